@@ -1,0 +1,82 @@
+# make demo   see it work            make test    run every test
+# make help   the other targets
+
+# The first Python here that is new enough and can make an environment.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+  $$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+  && { echo $$python; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+OTLP ?=
+INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
+COMPILE = $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --universal --generate-hashes \
+  --extra otlp --extra demo --extra postgres --group build --no-emit-index-url --no-emit-find-links \
+  --no-header --no-annotate --upgrade -q
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types imports format test-newest test-stack stack benchmarks build clean lock hosts
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	@$(if $(PYTHON),,echo 'Python 3.11 or newer with its venv module is needed; if it has another name, set PYTHON=that' >&2; exit 1)
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/tests.stamp: requirements/tests.txt pyproject.toml | $(VENV)/bin/python
+	$(INSTALL) --require-hashes -r requirements/tests.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/lint.stamp: requirements/lint.txt $(VENV)/tests.stamp
+	$(INSTALL) --require-hashes -r requirements/lint.txt
+	@touch $@
+
+demo: $(VENV)/tests.stamp ## Real migrations, webhooks, their trace, metrics and logs, on this machine
+	@$(BIN)/confiture webhooks demo $(if $(OTLP),--otlp $(OTLP))
+
+test: $(VENV)/tests.stamp ## Every test that needs no more than this machine
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS) tests --ignore=tests/stack
+
+test-newest: $(VENV)/tests.stamp ## The acceptance tests on the newest Confiture (Python 3.14)
+	@$(BIN)/python scripts/test_newest.py
+
+test-stack: $(VENV)/tests.stamp ## The live test of the observability stack (needs Go; six minutes cold)
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/stack
+
+stack: $(VENV)/tests.stamp ## The real collector, Jaeger, Prometheus and VictoriaLogs on loopback (needs Go)
+	@$(BIN)/python observability/native/stack.py
+
+lint: $(VENV)/lint.stamp hosts ## ruff, and no committed file names an index or this machine
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+hosts: $(VENV)/tests.stamp
+	@$(BIN)/python scripts/check_hosts.py
+
+types: $(VENV)/lint.stamp ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(VENV)/lint.stamp ## The layers: a file imports only from files above it
+	$(BIN)/lint-imports
+
+format: $(VENV)/lint.stamp ## Format the code
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format .
+
+benchmarks: $(VENV)/tests.stamp ## Speed against the alternative, as ratios
+	@cd benchmarks && for file in start_up transaction many; do ../$(BIN)/python $$file.py || exit 1; done
+
+build: $(VENV)/tests.stamp ## The wheel, installed into an empty environment and tried there
+	@PYTHON=$(BIN)/python sh scripts/try_wheel.sh
+
+lock: $(VENV)/bin/python ## Renew the hashed requirements
+	$(INSTALL) uv
+	export UV_DEFAULT_INDEX="$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)"; \
+	[ -n "$$UV_DEFAULT_INDEX" ] || unset UV_DEFAULT_INDEX; \
+	$(COMPILE) --group tests --group lint -o requirements/lint.txt && \
+	$(COMPILE) --group tests -c requirements/lint.txt -o requirements/tests.txt
+
+clean: ## Remove what these targets made
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,312 @@
+"""Confiture: what a run sees of it, through the two class attributes it offers embedders.
+
+``MigratorSession.default_engine`` makes the engine every session drives, and
+``default_lock`` the lock every mutating command takes with its own name on it; nothing else
+of the host is touched. ``observe`` wraps the ``apply`` and ``rollback`` of one engine object.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import conninfo
+from psycopg import sql as pgsql
+
+from ..event import Database, Direction, MigrationRef
+from ..invocation import Invocation
+from ..migration import Backend, Migration
+from ..run import Run
+from .failure import explain
+from .rows import RowTally
+
+LEDGER_TIMEOUT_S = 3
+OBSERVED = ("apply", "rollback", "_trigger_hook", "_execute_sql")
+_FACTS = (
+    "SELECT current_schema(), "
+    "(SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_backend_pid())"
+)
+
+_STATE = "SELECT state FROM pg_catalog.pg_stat_activity WHERE pid = %s"
+
+
+def observe(
+    engine: Any, run: Run, is_active: Callable[[Any], bool] = lambda _: True
+) -> Callable[[], None]:
+    """Have *run* told of every migration *engine* applies or rolls back for good.
+
+    A rehearsal (``commit=False``) and everything while *is_active* says no stays untold.
+    Returns what ends it: call it, and the engine is as it was.
+    """
+    before = dict(vars(engine))
+    watch = _Watch(engine, run, is_active)
+    engine.apply = functools.wraps(engine.apply)(watch.wrap_apply(engine.apply))
+    engine.rollback = functools.wraps(engine.rollback)(watch.wrap_rollback(engine.rollback))
+    for name, wrap in (("_trigger_hook", watch.wrap_hook), ("_execute_sql", watch.wrap_ledger)):
+        original = getattr(engine, name, None)
+        if original is not None:
+            setattr(engine, name, wrap(original))
+
+    def undo() -> None:
+        for name in OBSERVED:
+            vars(engine).pop(name, None)
+            if name in before:
+                setattr(engine, name, before[name])
+
+    return undo
+
+
+class _Watch:
+    """One engine under observation: who is told, and the migration under way."""
+
+    def __init__(self, engine: Any, run: Run, is_active: Callable[[Any], bool]) -> None:
+        self._engine = engine
+        self._run = run
+        self._is_active = is_active
+        self._backend: Backend | None = None
+        self._ledger: Ledger | None = None
+        self._tally: RowTally | None = None
+        self._window: ExitStack | None = None
+
+    def wrap_apply(self, apply: Callable[..., Any]) -> Callable[..., Any]:
+        def observed(migration: Any, force: bool = False, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002
+            if kwargs.get("commit", True) is False or not self._is_active(self._engine):
+                return apply(migration, force, *args, **kwargs)
+            with self._told(migration, Direction.UP, can_settle=not force):
+                return apply(migration, force, *args, **kwargs)
+
+        return observed
+
+    def wrap_rollback(self, rollback: Callable[..., Any]) -> Callable[..., Any]:
+        def observed(migration: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._is_active(self._engine):
+                return rollback(migration, *args, **kwargs)
+            with self._told(migration, Direction.DOWN, can_settle=True):
+                self._open_window()
+                return rollback(migration, *args, **kwargs)
+
+        return observed
+
+    def wrap_hook(self, trigger: Callable[..., Any]) -> Callable[..., Any]:
+        """Count rows between the host's own BEFORE_EXECUTE and AFTER_EXECUTE."""
+
+        def observed(phase: Any, *args: Any, **kwargs: Any) -> Any:
+            name = getattr(phase, "name", "")
+            if name == "AFTER_EXECUTE":
+                self._close_window()
+            result = trigger(phase, *args, **kwargs)
+            if name == "BEFORE_EXECUTE" and self._tally is not None:
+                self._open_window()
+            return result
+
+        return observed
+
+    def wrap_ledger(self, execute: Callable[..., Any]) -> Callable[..., Any]:
+        """Leave the ledger's own statements out of the count."""
+
+        def observed(*args: Any, **kwargs: Any) -> Any:
+            if self._tally is None:
+                return execute(*args, **kwargs)
+            with self._tally.paused():
+                return execute(*args, **kwargs)
+
+        return observed
+
+    @contextmanager
+    def _told(self, migration: Any, direction: Direction, *, can_settle: bool) -> Iterator[None]:
+        told = self._begin(migration, direction)
+        try:
+            yield
+        except BaseException as error:
+            self._end(told, error, can_settle=can_settle)
+            raise
+        else:
+            self._end(told, None, can_settle=can_settle)
+        finally:
+            self._tally = None
+
+    def _begin(self, migration: Any, direction: Direction) -> Migration | None:
+        try:
+            if self._backend is None:
+                self._ledger = Ledger(self._engine)
+                self._backend = backend_of(self._engine)
+            ref = MigrationRef(version=str(migration.version), slug=str(migration.name))
+            told = self._run.migration(ref, direction, self._backend)
+            self._tally = RowTally(steps_table(self._engine)) if told is not None else None
+        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
+            self._run.report("observing a migration", error)
+            return None
+        return told
+
+    def _end(
+        self, told: Migration | None, error: BaseException | None, *, can_settle: bool
+    ) -> None:
+        if told is None:
+            return
+        try:
+            told.stop_clock()
+            self._close_window()
+            tally = self._tally
+            if error is None:
+                told.succeeded(tally.total if tally is not None else None)
+                return
+            told.error = explain(error)
+            if can_settle and self._ledger and _is_uncertain(self._engine.connection, error):
+                told.unknown(functools.partial(self._ledger.has, told.ref.version))
+            else:
+                told.failed(told.error)
+        except Exception as fault:  # noqa: BLE001  ours to swallow: the migration comes first
+            self._run.report("recording a migration", fault)
+
+    def _open_window(self) -> None:
+        if self._tally is None or self._window is not None:
+            return
+        window = ExitStack()
+        try:
+            window.enter_context(self._tally.counting(self._engine.connection))
+            self._window = window
+        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
+            self._run.report("counting rows", error)
+
+    def _close_window(self) -> None:
+        window, self._window = self._window, None
+        try:
+            if window is not None:
+                window.close()
+        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
+            self._run.report("counting rows", error)
+
+
+def _is_uncertain(connection: Any, error: BaseException) -> bool:
+    """Whether the COMMIT may have happened although the call raised.
+
+    It may when the connection broke, or when something other than an ``Exception``
+    (Ctrl-C) came in between: then only the ledger knows.
+    """
+    return not isinstance(error, Exception) or bool(connection.closed or connection.broken)
+
+
+def backend_of(engine: Any) -> Backend:
+    """What is known of *engine*'s server process; asks it once, before any migration."""
+    connection = engine.connection
+    info = connection.info
+    schema, started_at = _facts(connection)
+    return Backend(
+        database=Database(
+            host=info.host or None,
+            port=info.port or None,
+            name=info.dbname or None,
+            schema=schema,
+        ),
+        ledger_table=str(engine.migration_table),
+        pid=info.backend_pid,
+        started_at=started_at,
+    )
+
+
+def _facts(connection: Any) -> tuple[str | None, datetime | None]:
+    """The current schema and when the backend started; leaves the transaction as it was."""
+    status = connection.info.transaction_status
+    if status not in (psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.INTRANS):
+        return None, None
+    with connection.transaction() as _, connection.cursor() as cursor:
+        cursor.execute(_FACTS)
+        schema, started_at = cursor.fetchone()
+    return schema, started_at
+
+
+def steps_table(engine: Any) -> str:
+    """The table in which the host keeps the checkpoints of ``--online`` migrations."""
+    return f"{str(engine.migration_table).rpartition('.')[2]}_steps"
+
+
+class Ledger:
+    """The host's table of applied migrations, asked over a connection of its own."""
+
+    def __init__(self, engine: Any) -> None:
+        info = engine.connection.info
+        # Taken while the connection lives: afterwards libpq no longer tells.
+        self._dsn = conninfo.make_conninfo(
+            **(info.get_parameters() | {"connect_timeout": str(LEDGER_TIMEOUT_S)}),
+            **({"password": info.password} if info.password else {}),
+        )
+        self._table = pgsql.Identifier(*str(engine.migration_table).split("."))
+        self._pid = info.backend_pid
+
+    def has(self, version: str) -> bool | None:
+        """Whether *version* is recorded; ``None`` when nobody can say in time.
+
+        A server process that is still at work may be inside its COMMIT: it is waited for.
+        """
+        try:
+            with psycopg.connect(self._dsn, autocommit=True) as connection:
+                connection.execute(f"SET statement_timeout = {LEDGER_TIMEOUT_S * 1000}")
+                if not self._is_at_rest(connection):
+                    return None
+                query = pgsql.SQL("SELECT 1 FROM {} WHERE version = %s").format(self._table)
+                return connection.execute(query, (version,)).fetchone() is not None
+        except psycopg.Error:
+            return None
+
+    def _is_at_rest(self, connection: Any) -> bool:
+        """Wait until the migration's server process is gone or idle; ``False``: it never was."""
+        until = time.monotonic() + LEDGER_TIMEOUT_S
+        while True:
+            row = connection.execute(_STATE, (self._pid,)).fetchone()
+            if row is None or str(row[0]).startswith("idle"):
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+
+
+def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
+    """Have *run* told of ``migrate steps --resume``, which writes the ledger past the engine.
+
+    The resumed migration begins when the ledger is first made sure of; how it ended is
+    asked of the ledger when the command is over.
+    """
+    initialize = engine.initialize
+
+    @functools.wraps(initialize)
+    def observed(*args: Any, **kwargs: Any) -> Any:
+        result = initialize(*args, **kwargs)
+        try:
+            _begin_resumed(engine, run, invocation)
+        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
+            run.report("observing a resumed migration", error)
+        return result
+
+    engine.initialize = observed
+
+
+def _begin_resumed(engine: Any, run: Run, invocation: Invocation) -> None:
+    version = invocation.resumes or ""
+    if version in engine.get_applied_versions():
+        return
+    found = next(invocation.migrations_dir.glob(f"{version}_*.up.sql"), None)
+    if found is None:
+        return
+    slug = found.name.removesuffix(".up.sql").removeprefix(f"{version}_")
+    ledger, backend = Ledger(engine), backend_of(engine)
+    told = run.migration(MigrationRef(version=version, slug=slug), Direction.UP, backend)
+    if told is not None:
+        told.unknown(functools.partial(ledger.has, version))
+
+
+def tell_unloadable(
+    engine: Any, run: Run, path: Path, direction: Direction, error: Exception
+) -> None:
+    """Tell that the migration in *path* could not even be loaded."""
+    version, _, slug = path.name.partition(".")[0].partition("_")
+    ref = MigrationRef(version=version, slug=slug)
+    told = run.migration(ref, direction, backend_of(engine))
+    if told is not None:
+        told.stop_clock()
+        told.failed(explain(error))

@@ -1,0 +1,229 @@
+"""The outbox's file: where it lies, how it is opened, and what a broken one is turned into."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..errors import OutboxError
+from .sqlite_schema import migrate
+
+PATIENCE_S = 2.0
+"""The longest an operation waits for others that use the file."""
+DIRECTORY = ".confiture"
+FILE = "webhooks.db"
+_BESIDE = ("-wal", "-shm", "-journal")
+_DAMAGED = ".damaged"
+"""Added to the file's name for a note that it is to be examined when it is next opened."""
+
+_REASONS = {
+    sqlite3.SQLITE_BUSY: "locked by another process",
+    sqlite3.SQLITE_LOCKED: "locked by another process",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_READONLY: "it, or its directory, cannot be written",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened or made",
+    sqlite3.SQLITE_PERM: "it, or its directory, cannot be written",
+    sqlite3.SQLITE_IOERR: "the disk failed to read or write",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged",
+    sqlite3.SQLITE_NOTADB: "the file is damaged",
+}
+
+
+class DamagedError(OutboxError):
+    """The file is not, or no longer, a database that can be read."""
+
+    connection: sqlite3.Connection | None = None
+    """Left open when opening failed: closing it would delete the log beside the file."""
+    inode: int | None = None
+    """Which file it was: by now another may have its name."""
+
+
+def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
+    """``.confiture/webhooks.db`` in the project, or in the user's state where that is read-only."""
+    path = project_dir / DIRECTORY / FILE
+    if _is_writable(path):
+        return path
+    import hashlib  # noqa: PLC0415  loads OpenSSL, which most runs need not wait for
+
+    given = environ.get("XDG_STATE_HOME", "")
+    home = environ.get("HOME", "") or os.path.expanduser("~")  # noqa: PTH111  never raises
+    state = Path(given) if Path(given).is_absolute() else Path(home) / ".local" / "state"
+    project = hashlib.sha256(os.fsencode(project_dir.resolve())).hexdigest()[:16]
+    return state / "confiture-webhooks" / project / FILE
+
+
+def _is_writable(path: Path) -> bool:
+    """Whether the file, and files beside it, can be made and written."""
+    directory = path.parent
+    if path.exists():
+        return os.access(path, os.W_OK) and os.access(directory, os.W_OK | os.X_OK)
+    return os.access(directory if directory.exists() else directory.parent, os.W_OK | os.X_OK)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite and of the file system into OutboxError, or DamagedError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        reason = _REASONS.get(code, f"SQLite refused ({type(error).__name__}: {error})")
+        kind = DamagedError if is_damage(error) else OutboxError
+        raise kind(f"outbox {path}: {reason}") from error
+    except UnicodeError as error:
+        raise OutboxError(f"outbox {path}: text that UTF-8 cannot carry") from error
+    except OSError as error:
+        raise OutboxError(f"outbox {path}: {error.strerror or type(error).__name__}") from error
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether *error* says that the file itself is broken."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection to the outbox at *path*, which is made, and migrated, when need be.
+
+    Raises OutboxError; DamagedError when the file is broken.
+    """
+    with translated(path):
+        _make_private(path)
+        inode = path.stat().st_ino
+        connection = _open(path)
+    try:
+        with translated(path):
+            if refusal := _refusal_of_wal(connection):
+                connection.close()
+                connection = _open(path)
+                _use_rollback_journal(connection, refusal)
+            _examine(connection, path)
+            migrate(connection, path)
+    except DamagedError as error:
+        error.connection, error.inode = connection, inode
+        raise
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def be_patient(connection: sqlite3.Connection, deadline: float) -> None:
+    """Let what follows wait for other processes until *deadline* (monotonic)."""
+    left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+    connection.execute(f"PRAGMA busy_timeout = {left_ms}")
+
+
+def note_damage(path: Path) -> None:
+    """Have the file examined when it is next opened: what broke now may be deep inside."""
+    with suppress(OSError):
+        path.with_name(path.name + _DAMAGED).touch(mode=0o600)
+
+
+def set_aside(path: Path, damage: DamagedError) -> Path | None:
+    """Rename the broken file, and what lies beside it, to ``<name>.corrupt-<time>``.
+
+    Returns the new path; ``None`` when another process has already done it.
+    """
+    with translated(path):
+        aside = None
+        if path.stat().st_ino == damage.inode:
+            aside = _unused(path)
+            # The log first: left behind, it would be replayed into the file that comes after.
+            for suffix in _BESIDE:
+                with suppress(FileNotFoundError):
+                    path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+            path.rename(aside)
+            path.with_name(path.name + _DAMAGED).unlink(missing_ok=True)
+        if damage.connection is not None:
+            damage.connection.close()
+        return aside
+
+
+def _unused(path: Path) -> Path:
+    """A name beside *path* that tells when it was found broken."""
+    stamp = f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    aside, number = path.with_name(stamp), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{stamp}-{number}")
+    return aside
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False)
+
+
+def _make_private(path: Path) -> None:
+    """The file, for its owner alone; a directory of our own, too, and out of version control."""
+    directory = path.parent
+    is_new = not directory.exists()
+    for missing in reversed(
+        [place for place in (directory, *directory.parents) if not place.exists()]
+    ):
+        missing.mkdir(mode=0o700, exist_ok=True)
+    ignored = "*" if is_new else f"{path.name}*"
+    if is_new or directory.name == DIRECTORY:
+        with suppress(OSError), (directory / ".gitignore").open("x") as file:
+            file.write(f"{ignored}\n")
+    # SQLite gives the files beside it the same mode. An existing file is not opened: closing it
+    # again would drop the locks that this process holds on it through another connection.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    if path.stat().st_mode & 0o077:
+        with suppress(PermissionError):  # somebody else's: whether it can be used is found out
+            path.chmod(0o600)
+
+
+def _refusal_of_wal(connection: sqlite3.Connection) -> sqlite3.OperationalError | None:
+    """Put the file into WAL mode; why not, where the file system cannot share memory."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        be_patient(connection, deadline)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            code = error.sqlite_errorcode & 0xFF
+            if is_damage(error) or code == sqlite3.SQLITE_FULL:
+                raise
+            if code != sqlite3.SQLITE_BUSY:
+                return error
+            # Two processes that make the same file get this at once, whatever the timeout.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return None
+
+
+def _use_rollback_journal(
+    connection: sqlite3.Connection, refusal: sqlite3.OperationalError
+) -> None:
+    """Put the file into the mode that shares no memory; raises *refusal* if that fails, too."""
+    try:
+        # Exclusively, a WAL that was begun elsewhere can be read without shared memory.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA locking_mode = NORMAL")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        # A write that changes nothing: a directory that takes no journal is found out now.
+        connection.execute(f"PRAGMA user_version = {version}")
+    except sqlite3.OperationalError as error:
+        raise refusal from error
+
+
+def _examine(connection: sqlite3.Connection, path: Path) -> None:
+    """Look through the whole file if it was noted as damaged."""
+    note = path.with_name(path.name + _DAMAGED)
+    if not note.exists():
+        return
+    if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
+        raise DamagedError(f"outbox {path}: the file is damaged")
+    note.unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""What the commands share: their options, the settings they use, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .config import Settings
+from .errors import ConfigError, Fault
+from .invocation import Invocation, parse
+from .session import settings_from
+from .variables import OFF_WORDS, SWITCH
+
+FAILED = 1
+CONFIG_INVALID = 5
+"""The host's exit code of an invalid configuration."""
+
+ConfigOpt = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Configuration file (default: db/environments/local.yaml)"),
+]
+FormatOpt = Annotated[str, typer.Option("--format", help="Output format: text or json")]
+
+
+def is_json(output: str) -> bool:
+    """Whether *output* asks for JSON; anything but text and json ends the command."""
+    if output not in ("text", "json"):
+        raise typer.BadParameter(f"{output!r} is not one of: text, json", param_hint="--format")
+    return output == "json"
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(document, indent=2))
+
+
+def settings_of(config: Path | None, output: str, *, is_sending: bool = False) -> Settings:
+    """The settings a ``confiture migrate`` here would use, or the end of the command."""
+    words = ["migrate", "up", *(["--config", str(config)] if config else [])]
+    invocation = parse(words, os.environ)
+    assert isinstance(invocation, Invocation)
+    if is_sending and os.environ.get(SWITCH, "").strip().lower() in OFF_WORDS:
+        refuse([Fault(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")], output)
+    if config is not None and not config.exists():
+        refuse([Fault("--config", "there is no such file", "Check the path")], output)
+    try:
+        settings = settings_from(os.environ, invocation.config_file)
+    except ConfigError as error:
+        refuse(error.faults, output)
+    if not settings.endpoints:
+        refuse(
+            [
+                Fault(
+                    "CONFITURE_WEBHOOK_URL",
+                    "no endpoint is configured",
+                    "Set it, or write a `webhooks:` block into "
+                    f"{invocation.config_file or 'the environment file'}",
+                )
+            ],
+            output,
+        )
+    return settings
+
+
+def refuse(faults: Any, output: str) -> NoReturn:
+    """Print every fault, on stderr or as JSON, and end with the host's exit code for them."""
+    if is_json(output):
+        print_json(
+            {
+                "ok": False,
+                "faults": [
+                    {"setting": f.setting, "problem": f.problem, "remedy": f.remedy} for f in faults
+                ],
+            }
+        )
+    else:
+        console = Console(stderr=True, soft_wrap=True)
+        for fault in faults:
+            console.print(f"[red]❌ {escape(fault.setting)}[/red]: {escape(fault.problem)}")
+            console.print(f"   {escape(fault.remedy)}")
+    raise typer.Exit(CONFIG_INVALID)

@@ -1,0 +1,43 @@
+"""Where to: an ``Endpoint`` and what it wants to hear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from .event import DEFAULT_SUBSCRIPTION, Event, EventType
+from .retry import RetryPolicy
+
+DEFAULT_TIMEOUT = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A receiver's address, secrets and subscription. Its ``repr`` shows none of them."""
+
+    name: str
+    """The only name of this endpoint in telemetry, logs and the outbox."""
+    url: str = field(repr=False)
+    """Without user and password: those are in ``basic_auth``."""
+    basic_auth: tuple[str, str] | None = field(default=None, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """Current first; more than one during a rotation."""
+    send_secret: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    events: frozenset[EventType] = DEFAULT_SUBSCRIPTION
+    environments: frozenset[str] | None = None
+    """``None``: all of them."""
+    format: str = "confiture"
+    include_sql: bool = False
+    timeout: timedelta = DEFAULT_TIMEOUT
+    """For the whole attempt, from name resolution to the end of the answer."""
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def wants(self, event: Event) -> bool:
+        """Whether *event* is to be told to this endpoint. A ping always is."""
+        if event.type is EventType.PING:
+            return True
+        if event.type not in self.events:
+            return False
+        return self.environments is None or event.environment in self.environments

@@ -1,0 +1,56 @@
+"""What can go wrong, as one tree.
+
+WebhooksError
+├── ConfigError      every fault of a configuration at once
+├── SignatureError   verification failed, whatever the cause: one class, one answer
+├── OutboxError      the store refused
+└── TransportError   no HTTP answer at all: DNS, TLS, refused, timed out
+
+An HTTP status is data on an ``Attempt``, never an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class WebhooksError(Exception):
+    """The root of every error this package raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a configuration: which setting, what, and what to do."""
+
+    setting: str
+    """As the user wrote it: ``webhooks.endpoints[0].url`` or ``CONFITURE_WEBHOOK_URL``."""
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.problem}. {self.remedy}"
+
+
+class ConfigError(WebhooksError):
+    """A configuration is wrong; ``faults`` holds every fault found, never only the first."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class SignatureError(WebhooksError):
+    """A request is not from who it says, is too old, or cannot be read."""
+
+
+class OutboxError(WebhooksError):
+    """The outbox could not do what was asked; the store's own error is ``__cause__``."""
+
+
+class TransportError(WebhooksError):
+    """No HTTP answer. ``error_type`` is one of the closed set in ``delivery.ERROR_TYPES``."""
+
+    def __init__(self, error_type: str) -> None:
+        self.error_type = error_type
+        super().__init__(error_type)

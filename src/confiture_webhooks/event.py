@@ -1,0 +1,174 @@
+"""What happened: an ``Event``, its kinds, and its wire form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+
+class EventType(StrEnum):
+    """The kinds of event; the value is ``event_type`` in the payload."""
+
+    MIGRATION_SUCCESS = "migration_success"
+    MIGRATION_ERROR = "migration_error"
+    MIGRATION_ROLLBACK = "migration_rollback"
+    MIGRATION_ROLLBACK_ERROR = "migration_rollback_error"
+    MIGRATION_STARTED = "migration_started"
+    RUN_SUCCESS = "run_success"
+    RUN_ERROR = "run_error"
+    PING = "ping"
+
+
+SUBSCRIBABLE = frozenset(EventType) - {EventType.PING}
+DEFAULT_SUBSCRIPTION = frozenset(
+    {
+        EventType.MIGRATION_SUCCESS,
+        EventType.MIGRATION_ERROR,
+        EventType.MIGRATION_ROLLBACK,
+        EventType.MIGRATION_ROLLBACK_ERROR,
+    }
+)
+
+
+class Direction(StrEnum):
+    """Which way a migration ran."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+def outcome_event(direction: Direction, *, is_success: bool) -> EventType:
+    """The event that tells how one migration ended."""
+    if direction is Direction.UP:
+        return EventType.MIGRATION_SUCCESS if is_success else EventType.MIGRATION_ERROR
+    return EventType.MIGRATION_ROLLBACK if is_success else EventType.MIGRATION_ROLLBACK_ERROR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """The migrated database, as much of it as may be told: never a user or password."""
+
+    host: str | None = None
+    port: int | None = None
+    name: str | None = None
+    schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationRef:
+    """Which migration: its version, and its name as the payload shows it."""
+
+    version: str
+    slug: str
+    """The part after the version: ``add_payment_table``."""
+
+    @property
+    def name(self) -> str:
+        """``<version>_<slug>``, as in ``005_add_payment_table``."""
+        return f"{self.version}_{self.slug}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorInfo:
+    """Why a migration failed: the root cause's class, its message, the server's SQLSTATE."""
+
+    type: str
+    message: str
+    """The server's primary message, or what may be told of another error: no SQL, no values."""
+    sqlstate: str | None = None
+    detail: str | None = field(default=None, repr=False)
+    """The whole text, SQL and all: only for endpoints that ask with ``include_sql``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened, once. Its ``id`` is the ``webhook-id`` of every attempt."""
+
+    id: str
+    type: EventType
+    occurred_at: datetime
+    trace_id: str
+    environment: str | None = None
+    database: Database = Database()
+    direction: Direction | None = None
+    migration: MigrationRef | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    duration_s: float | None = None
+    rows_affected: int | None = None
+    error: ErrorInfo | None = None
+    migrations: Sequence[Mapping[str, Any]] | None = None
+    """For ``run_*`` events: one row per migration, oldest first."""
+
+
+def rfc3339(instant: datetime) -> str:
+    """*instant* (aware) as UTC with milliseconds: ``2026-01-09T14:23:45.123Z``."""
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def payload(event: Event, endpoint_name: str, *, include_sql: bool = False) -> dict[str, Any]:
+    """The default format: the guide's keys, with the endpoint it is for in ``webhook_target``."""
+    document: dict[str, Any] = {
+        "event_id": event.id,
+        "event_type": event.type.value,
+        "timestamp": rfc3339(event.occurred_at),
+        "trace_id": event.trace_id,
+        "webhook_target": endpoint_name,
+        "database": {
+            "host": event.database.host,
+            "name": event.database.name,
+            "schema": event.database.schema,
+        },
+    }
+    if event.direction is not None:
+        document["direction"] = event.direction.value
+    if event.migration is not None:
+        document["migration"] = {
+            "environment": event.environment,
+            "name": event.migration.name,
+            "version": event.migration.version,
+        }
+    elif event.environment is not None:
+        document["environment"] = event.environment
+    if event.started_at is not None:
+        document["execution"] = {
+            "start_time": rfc3339(event.started_at),
+            "end_time": rfc3339(event.ended_at) if event.ended_at is not None else None,
+            "duration_seconds": event.duration_s,
+            "rows_affected": event.rows_affected,
+        }
+    if event.error is not None:
+        document["error"] = {
+            "type": event.error.type,
+            "message": event.error.message,
+            "sqlstate": event.error.sqlstate,
+        }
+        if include_sql and event.error.detail is not None:
+            document["error"]["detail"] = event.error.detail
+    if event.migrations is not None:
+        document["migrations"] = [dict(row) for row in event.migrations]
+    return document
+
+
+def body(document: Mapping[str, Any]) -> bytes:
+    """*document* as the bytes that are signed, stored and sent.
+
+    Keys are sorted and the text is ASCII, so that a receiver that parses and
+    serialises again with sorted keys gets the same bytes. Text that no UTF-8 can
+    carry (a file name that is not UTF-8) arrives with its bad bytes escaped.
+    """
+    return json.dumps(_encodable(document), sort_keys=True, allow_nan=False).encode()
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(item) for item in value]
+    return value

@@ -1,0 +1,118 @@
+"""What ``confiture`` calls on every command. Imports nothing heavy, does nothing unconfigured."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .session import CommandSession
+
+HELP = "Webhooks for migrations: check them, test them, see what was delivered"
+OFF = frozenset({"off", "0", "false", "no"})
+ENVIRONMENTS = "db/environments"
+DEFAULT_CONFIGS = (f"{ENVIRONMENTS}/local.yaml", "confiture.yaml")
+
+
+class LazyGroup(TyperGroup):
+    """The ``webhooks`` group, whose commands are imported only when one of them is meant."""
+
+    def _load(self) -> None:
+        if not self.commands:
+            from .cli import app  # noqa: PLC0415
+
+            self.commands.update(typer.main.get_group(app).commands)
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  the base class calls it so
+        """The names of the commands, in the order of their definition."""
+        self._load()
+        return list(self.commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command called *cmd_name*, or ``None``."""
+        self._load()
+        return super().get_command(ctx, cmd_name)
+
+
+def observing(group: type[TyperGroup]) -> type[TyperGroup]:
+    """*group* with a watch over ``confiture migrate …``: it ends after the command has."""
+
+    class ObservedGroup(group):  # type: ignore[misc, valid-type]
+        def invoke(self, ctx: Any) -> Any:
+            arguments = [*getattr(ctx, "_protected_args", ()), *ctx.args]
+            session = _open(arguments)
+            if session is None:
+                return super().invoke(ctx)
+            try:
+                result = super().invoke(ctx)
+            except BaseException as error:
+                session.finish(error)
+                raise
+            session.finish(None)
+            return result
+
+    return ObservedGroup
+
+
+def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
+    """Whether webhooks may be wanted: cheap, imports nothing, wrong only on the yes side."""
+    if environ.get("CONFITURE_WEBHOOKS", "").strip().lower() in OFF:
+        return False
+    if environ.get("CONFITURE_WEBHOOK_URL") or environ.get("CONFITURE_WEBHOOK_SECRET"):
+        return True
+    values = {value for word in arguments for value in _values(word)}
+    named = {path for value in values for path in (value, f"{ENVIRONMENTS}/{value}.yaml")}
+    return any(_mentions_webhooks(path) for path in {*named, *DEFAULT_CONFIGS})
+
+
+def _values(word: str) -> set[str]:
+    """What *word* may hold an option's value in: ``FILE``, ``--config=FILE``, ``-cFILE``."""
+    is_short = word.startswith("-") and not word.startswith("--")
+    marks = "ce" if is_short else "="
+    return {word, *(word.partition(mark)[2] for mark in marks)} - {""}
+
+
+def _mentions_webhooks(path: str) -> bool:
+    try:
+        # Not a pipe: what is read here would be missing where the host reads it.
+        if not os.path.isfile(path):  # noqa: PTH113  pathlib would be an import
+            return False
+        with open(path, "rb") as file:  # noqa: PTH123
+            return b"webhooks" in file.read()
+    except (OSError, ValueError):
+        return False
+
+
+def _open(arguments: list[str]) -> CommandSession | None:
+    """A session for a migrating command that has webhooks configured, else ``None``."""
+    if arguments[:1] != ["migrate"]:
+        return None
+    try:
+        if not may_be_configured(arguments, os.environ):
+            return None
+        from .session import open_session  # noqa: PLC0415
+
+        return open_session(arguments)
+    except Exception as error:  # noqa: BLE001  whatever is wrong with us, the migration goes on
+        # Only what is missing is told of an error: other texts may hold what was configured.
+        name = f" {error.name}" if isinstance(error, ImportError) and error.name else ""
+        print(
+            f"confiture-webhooks: cannot start ({type(error).__name__}{name}); "
+            "this run sends no webhooks, the migration goes on",
+            file=sys.stderr,
+        )
+        return None
+
+
+def register(app: typer.Typer) -> None:
+    """The entry point of group ``confiture.plugins``: adds ``confiture webhooks`` and the watch."""
+    app.add_typer(typer.Typer(cls=LazyGroup, help=HELP, no_args_is_help=True), name="webhooks")
+    current = app.info.cls
+    base = current if isinstance(current, type) else getattr(current, "value", None)
+    app.info.cls = observing(base or TyperGroup)

@@ -1,0 +1,318 @@
+"""Wiring: the one place that picks the parts of a run, for the command and for the library."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import Settings, is_configured, load
+from .errors import ConfigError, Fault
+from .invocation import Invocation, parse
+from .outgoing import TELEMETRY_BUDGET, Parts
+from .run import Run
+from .variables import SECRET
+
+if TYPE_CHECKING:
+    from .outbox import Outbox
+    from .telemetry import Telemetry
+    from .transport import Transport
+
+HOST = "fraiseql-confiture"
+
+
+def user_agent() -> str:
+    """``Confiture/<host version> confiture-webhooks/<version>``."""
+    return f"Confiture/{_version(HOST)} confiture-webhooks/{_version('confiture-webhooks')}"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def settings_from(environ: Mapping[str, str], config_file: Path | None) -> Settings:
+    """The settings, if this version can do what they ask. Raises ConfigError with every fault."""
+    settings = load(environ, config_file)
+    if settings.outbox.partition(":")[0] == "postgres":
+        problem = "the PostgreSQL outbox is not part of this version"
+        remedy = "Use `sqlite` on a disk that outlives the run, or `memory`"
+        raise ConfigError([Fault("outbox", problem, remedy)])
+    return settings
+
+
+def make_transport() -> Transport:
+    """The HTTP transport."""
+    from .adapters.http import HttpTransport  # noqa: PLC0415
+
+    return HttpTransport()
+
+
+def spare_outbox() -> Outbox:
+    """An outbox in memory."""
+    from .adapters.memory import InMemoryOutbox  # noqa: PLC0415
+
+    return InMemoryOutbox()
+
+
+def sqlite_path(settings: Settings, environ: Mapping[str, str]) -> Path:
+    """Where the SQLite outbox of the project in the current directory lies."""
+    from .adapters.sqlite import default_path  # noqa: PLC0415
+
+    given = settings.outbox.partition(":")[2]
+    return Path(given) if given else default_path(Path.cwd(), environ)
+
+
+def make_outbox(
+    settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]
+) -> Outbox:
+    """The outbox the settings name. Raises OutboxError when it cannot be opened."""
+    if settings.outbox == "memory":
+        return spare_outbox()
+    from .adapters.sqlite import open_outbox  # noqa: PLC0415
+
+    outbox, notices = open_outbox(sqlite_path(settings, environ))
+    for text in notices:
+        notice(text)
+    return outbox
+
+
+def parts(
+    settings: Settings, environ: Mapping[str, str], telemetry: Callable[[], Telemetry]
+) -> Parts:
+    """What a run with *settings* is put together from."""
+    return Parts(
+        telemetry=telemetry,
+        outbox=lambda made: make_outbox(settings, environ, made.outbox_failed),
+        spare_outbox=spare_outbox,
+        transport=make_transport,
+        user_agent=user_agent(),
+        has_leftovers=lambda: (
+            settings.outbox.startswith("sqlite") and sqlite_path(settings, environ).exists()
+        ),
+    )
+
+
+def command_telemetry(settings: Settings, environ: Mapping[str, str]) -> Telemetry:
+    """Telemetry of a ``confiture`` command: it sets the SDK up when an exporter is configured."""
+    from .telemetry import Telemetry  # noqa: PLC0415
+
+    return Telemetry.for_command(
+        environ=environ,
+        environment=settings.environment,
+        endpoints=[endpoint.name for endpoint in settings.endpoints],
+        log=settings.log,
+        log_level=settings.log_level,
+    )
+
+
+class CommandSession:
+    """One ``confiture migrate …`` command under observation."""
+
+    def __init__(self, run: Run, invocation: Invocation) -> None:
+        self._run = run
+        self._invocation = invocation
+        self._engine: Any = None
+        self._connections: list[Any] = []
+        """Held, not only known by id: an id is given again once its connection is gone."""
+        self._restore: Callable[[], None] = lambda: None
+
+    def install(self) -> None:
+        """Take the host's seams for embedders. What others put there before stays underneath."""
+        from confiture.core._migrator.session import MigratorSession  # noqa: PLC0415
+
+        seams = ("default_engine", "default_lock", "default_migration_loader")
+        before = {name: vars(MigratorSession)[name] for name in seams}
+        make_engine, make_lock, load_migration = (getattr(MigratorSession, name) for name in seams)
+
+        def engine(*args: Any, **kwargs: Any) -> Any:
+            made = make_engine(*args, **kwargs)
+            self._watch(made)
+            return made
+
+        def lock(connection: Any, config: Any) -> Any:
+            command = getattr(config, "command", None)
+            if command and not self._invocation.is_rehearsal:
+                self._connections.append(connection)
+                self._run.begin(command)
+            return make_lock(connection, config)
+
+        def loader(path: Path) -> Any:
+            try:
+                return load_migration(path)
+            except Exception as error:
+                self._tell_unloadable(path, error)
+                raise
+
+        def restore() -> None:
+            for name, value in before.items():
+                setattr(MigratorSession, name, value)
+
+        MigratorSession.default_engine = staticmethod(engine)
+        MigratorSession.default_lock = staticmethod(lock)
+        MigratorSession.default_migration_loader = staticmethod(loader)
+        self._restore = restore
+
+    def _watch(self, engine: Any) -> None:
+        from .adapters.confiture import observe, observe_resume  # noqa: PLC0415
+
+        try:
+            self._engine = engine
+            observe(engine, self._run, self._is_active)
+            if self._invocation.resumes:
+                self._connections.append(engine.connection)
+                self._run.begin("confiture migrate steps")
+                observe_resume(engine, self._run, self._invocation)
+        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
+            self._run.report("observing the engine", error)
+
+    def _tell_unloadable(self, path: Path, error: Exception) -> None:
+        """A migration file that cannot be loaded is a migration that failed."""
+        from .adapters.confiture import tell_unloadable  # noqa: PLC0415
+
+        try:
+            if self._engine is not None and self._is_active(self._engine):
+                direction = self._invocation.direction
+                tell_unloadable(self._engine, self._run, path, direction, error)
+        except Exception as fault:  # noqa: BLE001  ours to swallow: the migration comes first
+            self._run.report("recording a migration", fault)
+
+    def _is_active(self, engine: Any) -> bool:
+        """Whether *engine* belongs to the session that took the lock in a command's name.
+
+        Replays into scratch databases take it in nobody's name.
+        """
+        return any(engine.connection is known for known in self._connections)
+
+    def finish(self, error: BaseException | None) -> None:
+        """The command is over, its output written."""
+        self._restore()
+        if not self._connections:
+            return  # nothing was migrated, nor meant to be: left-overs wait for a real run
+        error_type = None
+        try:
+            error_type = _error_type(error)
+            self._explain_unsettled(error)
+        except Exception as fault:  # noqa: BLE001  ours to swallow: the migration comes first
+            self._run.report("ending a run", fault)
+        self._run.finish(error_type)
+
+    def _explain_unsettled(self, error: BaseException | None) -> None:
+        from .adapters.failure import explain  # noqa: PLC0415
+
+        if error is not None:
+            for migration in self._run.unsettled:
+                migration.error = migration.error or explain(error)
+
+
+def _error_type(error: BaseException | None) -> str | None:
+    """Why a command failed: the class of what it ended with; ``None`` for exit code 0."""
+    if error is None:
+        return None
+    code = getattr(error, "exit_code", getattr(error, "code", 1))
+    if code in (0, None):
+        return None
+    cause = error.__cause__ or error.__context__ or error
+    return type(cause).__name__ if cause is not error else f"exit_{code}"
+
+
+NEEDED = ("telemetry", "outgoing", "adapters.sqlite", "adapters.http_session")
+
+
+def preload() -> None:
+    """Import what a run will need, while the host connects and plans."""
+    with suppress(Exception):  # the run will meet the same fault, and tell it
+        for name in NEEDED:
+            import_module(f".{name}", __package__)
+        from .telemetry.plan import plan  # noqa: PLC0415
+
+        if plan(os.environ).exports:
+            import_module(".telemetry.setup", __package__)
+
+
+def open_session(arguments: list[str]) -> CommandSession | None:
+    """A session for the command line *arguments*, or ``None`` when nothing is configured for it.
+
+    Faults of the configuration are said aloud; the command then runs without webhooks.
+    """
+    invocation = parse(arguments, os.environ)
+    if invocation is None:
+        return None
+    # A secret without an address is a slip worth telling.
+    is_meant = is_configured(os.environ, invocation.config_file) or bool(os.environ.get(SECRET))
+    if not is_meant:
+        return None
+    try:
+        settings = settings_from(os.environ, invocation.config_file)
+    except ConfigError as error:
+        _say_faults(error)
+        return None
+    if not settings.endpoints:
+        return None
+    made = parts(settings, os.environ, lambda: command_telemetry(settings, os.environ))
+    if not invocation.is_rehearsal:
+        threading.Thread(target=preload, name="webhooks-preload", daemon=True).start()
+    session = CommandSession(Run(settings, made), invocation)
+    session.install()
+    return session
+
+
+def _say_faults(error: ConfigError) -> None:
+    """Every fault, on stderr and as one log event."""
+    print("confiture-webhooks: the configuration is wrong; no webhook is sent:", file=sys.stderr)
+    for fault in error.faults:
+        print(f"  {fault}", file=sys.stderr)
+    from .telemetry import Telemetry  # noqa: PLC0415
+
+    telemetry = Telemetry.for_command(
+        environ=os.environ, environment=None, endpoints=(), log=None, log_level="info"
+    )
+    telemetry.config_invalid(error.faults)
+    telemetry.shutdown(TELEMETRY_BUDGET)
+
+
+@contextmanager
+def attach(
+    session: Any,
+    settings: Settings | None = None,
+    *,
+    config_file: Path | str | None = None,
+    command: str = "confiture migrate",
+) -> Iterator[Run]:
+    """Tell webhooks what *session* (an entered MigratorSession, or an engine) does in the block.
+
+    Without *settings* they come from the environment variables and the ``webhooks:`` block of
+    *config_file*, if given. Uses the global OpenTelemetry providers and configures nothing.
+    Leaving the block waits up to ``flush_timeout`` for what is due. Raises ConfigError when
+    the settings are wrong, before anything runs.
+    """
+    from .adapters.confiture import observe  # noqa: PLC0415
+    from .telemetry import Telemetry  # noqa: PLC0415
+
+    chosen = settings or settings_from(os.environ, Path(config_file) if config_file else None)
+    engine = getattr(session, "migrator", session)
+    telemetry = Telemetry.for_library(
+        environ=os.environ,
+        environment=chosen.environment,
+        endpoints=[endpoint.name for endpoint in chosen.endpoints],
+        log=chosen.log,
+        log_level=chosen.log_level,
+    )
+    run = Run(chosen, parts(chosen, os.environ, lambda: telemetry))
+    run.begin(command)
+    undo = observe(engine, run)
+    try:
+        yield run
+    except BaseException as error:
+        undo()
+        run.finish(type(error).__name__)
+        raise
+    undo()
+    run.finish()

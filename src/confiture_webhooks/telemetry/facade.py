@@ -1,0 +1,239 @@
+"""``Telemetry``: what the rest of the package says about a run, and nothing else it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, get_current_span
+
+from ..delivery import Delivery, TraceContext
+from ..errors import Fault
+from ..event import Database, Direction, MigrationRef
+from . import names
+from .context import fresh, from_stored, to_stored, trace_id
+from .delivery_span import DeliverySpan
+from .logs import Form, Logs
+from .metrics import Metrics, Read
+from .providers import Providers, for_command, for_library, version
+from .signals import Signals, contained
+from .spans import HookSpan, MigrationSpan, RunSpan, WorkerPassSpan
+from .tracing import Tracing
+
+
+class Telemetry:
+    """Traces, metrics and logs of one run. No method raises, whatever breaks.
+
+    Made with ``for_command`` or ``for_library``; directly, with *providers* of one's own, in
+    tests. A signal without a provider is silent, but ids are real.
+    """
+
+    def __init__(
+        self,
+        providers: Providers | None = None,
+        *,
+        endpoints: Sequence[str] = (),
+        environment: str | None = None,
+        log: Form | None = "off",
+        log_level: str = "info",
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._providers = given = providers or Providers()
+        fallback = given.inherited or fresh()
+        self._signals = Signals(
+            tracing=Tracing(None, fallback, self._report),
+            metrics=Metrics(None, ()),
+            logs=Logs(
+                form=log,
+                level=log_level,
+                records=given.records,
+                correlation_id=lambda: self.correlation_id,
+                now=now,
+            ),
+            run=fallback,
+            environment=environment,
+            now=now,
+            migration_spans_left=given.migration_spans,
+            await_ready=given.sdk.await_ready if given.sdk is not None else lambda: None,
+        )
+        self._run: RunSpan | None = None
+        self._connect(endpoints)
+        if given.error is not None:
+            self.failed("telemetry.set_up", given.error)
+
+    @classmethod
+    def for_command(
+        cls,
+        *,
+        environ: Mapping[str, str],
+        environment: str | None,
+        endpoints: Sequence[str],
+        log: Form | None,
+        log_level: str,
+    ) -> Telemetry:
+        """For a ``confiture`` command: in ``TRACEPARENT``'s trace, exporting as ``OTEL_*`` say.
+
+        Where somebody has set a tracer provider already, theirs is used and nothing is set up.
+        """
+        return cls(
+            for_command(environ, environment),
+            endpoints=endpoints,
+            environment=environment,
+            log=log,
+            log_level=log_level,
+        )
+
+    @classmethod
+    def for_library(
+        cls,
+        *,
+        environment: str | None,
+        endpoints: Sequence[str],
+        log: Form | None,
+        log_level: str,
+        environ: Mapping[str, str],
+    ) -> Telemetry:
+        """For somebody's own process: the global providers, in the trace that is current there."""
+        return cls(
+            for_library(environ),
+            endpoints=endpoints,
+            environment=environment,
+            log=log,
+            log_level=log_level,
+        )
+
+    @property
+    def correlation_id(self) -> str:
+        """The run's trace id: 32 lower-case hex digits, never all zeros."""
+        return trace_id(self._signals.run)
+
+    def trace_of_run(self) -> TraceContext:
+        """What deliveries of the run's own events continue."""
+        return to_stored(self._signals.run)
+
+    @contained
+    def start_run(
+        self, command: str, database: Database, *, started_at: datetime | None = None
+    ) -> None:
+        """Open the run's span, under the current span, else under ``TRACEPARENT``."""
+        self._run = RunSpan(self._signals, command, database, self._parent(), started_at)
+        self._tell_faults()
+
+    @contained
+    def end_run(self, *, applied: int, failed: int, error_type: str | None) -> None:
+        """The migrations are over; *error_type* is set exactly when the run failed."""
+        if self._run is not None:
+            self._run.finish(applied=applied, failed=failed, error_type=error_type)
+
+    def migration(self, ref: MigrationRef, direction: Direction) -> MigrationSpan:
+        """A migration begins."""
+        return MigrationSpan(self._signals, self._run_span, ref, direction)
+
+    def delivery(
+        self, delivery: Delivery, *, remote: bool, pass_span: WorkerPassSpan | None = None
+    ) -> DeliverySpan:
+        """A delivery begins: in the run's process, or *remote*, from a worker."""
+        worker_pass = pass_span.span if pass_span is not None else None
+        return DeliverySpan(self._signals, delivery, remote=remote, worker_pass=worker_pass)
+
+    def hook(self, hook: str, event: str, parent: TraceContext | None = None) -> HookSpan:
+        """A user's hook ``<module>:<function>`` begins, under *parent* or the run."""
+        stored = from_stored(parent, is_remote=False) if parent is not None else None
+        return HookSpan(self._signals, hook, event, stored or self._signals.run)
+
+    def worker_pass(self) -> WorkerPassSpan:
+        """A pass over the outbox begins, under the current span, else under ``TRACEPARENT``."""
+        self._tell_faults()
+        return WorkerPassSpan(self._signals, self._parent())
+
+    @contained
+    def observe_outbox(self, read: Read) -> None:
+        """Measure the outbox with *read* whenever metrics are collected."""
+        self._signals.metrics.observe(read)
+
+    @contained
+    def config_invalid(self, faults: Sequence[Fault]) -> None:
+        """The configuration is wrong; every fault in one event."""
+        texts = [str(fault) for fault in faults]
+        self._signals.logs.emit(names.LOG_CONFIG_INVALID, self._signals.run, {"faults": texts})
+
+    @contained
+    def outbox_failed(self, reason: str) -> None:
+        """The outbox refused; *reason* is an OutboxError's text."""
+        self._signals.logs.emit(names.LOG_OUTBOX_FAILED, self._signals.run, {"reason": reason})
+
+    def failed(self, where: str, error: BaseException) -> None:
+        """A fault of our own; one event for each place and class of error."""
+        self._signals.logs.failed(where, error, self._signals.run)
+
+    @contained
+    def hook_failed(
+        self,
+        hook: str,
+        *,
+        file: str | None,
+        line: int | None,
+        error_type: str,
+        span: HookSpan | None = None,
+    ) -> None:
+        """A user's hook raised or ran out of time."""
+        context = span.span.get_span_context() if span is not None else self._signals.run
+        fields: dict[str, object] = {
+            "hook": hook,
+            "file": file,
+            "line": line,
+            "error_type": error_type,
+        }
+        self._signals.logs.emit(names.LOG_HOOK_FAILED, context, fields)
+
+    @contained
+    def shutdown(self, budget: timedelta) -> None:
+        """Export what is left within *budget*; say so when it did not all arrive.
+
+        Only what was set up here is shut down. A second call does nothing.
+        """
+        self._tell_faults()
+        if self._run is not None:
+            self._run.abandon()
+        sdk, self._providers.sdk = self._providers.sdk, None
+        if sdk is None:
+            return
+        deadline = monotonic() + budget.total_seconds()
+        self._providers.faults = sdk.faults(budget)
+        self._tell_faults()
+        lost = sdk.shutdown(timedelta(seconds=max(0.0, deadline - monotonic())))
+        sdk.uninstrument()
+        if lost is not None:
+            fields: dict[str, object] = {"budget_s": budget.total_seconds(), "lost": lost}
+            self._signals.logs.emit(names.LOG_FLUSH_INCOMPLETE, self._signals.run, fields)
+
+    @property
+    def _run_span(self) -> Span:
+        return self._run.span if self._run is not None else NonRecordingSpan(self._signals.run)
+
+    def _report(self, where: str, error: BaseException) -> None:
+        self._signals.failed(where, error)
+
+    @contained
+    def _connect(self, endpoints: Sequence[str]) -> None:
+        """Take tracer and meter from their providers; one that breaks stays silent."""
+        given, scope = self._providers, (names.SCOPE, version())
+        if given.tracer_provider is not None:
+            tracer = given.tracer_provider.get_tracer(*scope, schema_url=names.SCHEMA_URL)
+            self._signals.tracing.tracer = tracer
+        if given.meter_provider is not None:
+            meter = given.meter_provider.get_meter(*scope, schema_url=names.SCHEMA_URL)
+            self._signals.metrics = Metrics(meter, endpoints)
+
+    def _parent(self) -> SpanContext | None:
+        """The current span, else what ``TRACEPARENT`` names."""
+        around = get_current_span().get_span_context()
+        return around if around.is_valid else self._providers.inherited
+
+    @contained
+    def _tell_faults(self) -> None:
+        """Tell what set-up found wrong, once, when the run has its id."""
+        faults, self._providers.faults = self._providers.faults, []
+        if faults:
+            self.config_invalid(faults)

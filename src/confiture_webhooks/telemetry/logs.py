@@ -1,0 +1,137 @@
+"""One wide line per outcome on stderr, and the same as an OTLP log record."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from opentelemetry.trace import SpanContext
+
+from ..event import rfc3339
+from .context import span_id, trace_id
+from .names import COMMON_FIELDS, LOG_FAILED, LogSpec
+from .text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from .otlp_logs import Records
+
+Form = Literal["json", "console", "off"]
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+
+
+class Stderr:
+    """Where lines go: what ``sys.stderr`` is at that moment. An error in writing is swallowed."""
+
+    def write(self, line: str) -> None:
+        """Write *line* in one piece, so that lines of two threads do not mix."""
+        with suppress(Exception):  # closed, a broken pipe, a full disk: nobody reads it
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+    debug = info = warning = error = write
+
+
+class Logs:
+    """Log events of one run, each with the ids of the span it belongs to."""
+
+    def __init__(
+        self,
+        *,
+        form: Form | None,
+        level: str,
+        records: Records | None,
+        correlation_id: Callable[[], str],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._form = form
+        self._threshold = _LEVELS.get(level.strip().lower(), logging.INFO)
+        self._records = records
+        self._correlation_id = correlation_id
+        self._now = now
+        self._logger: Any = None
+        self._told: set[tuple[str, str]] = set()
+
+    def emit(self, spec: LogSpec, context: SpanContext, fields: dict[str, object]) -> None:
+        """Tell event *spec*; fields that *fields* leaves out are null. Unknown ones are dropped."""
+        if _LEVELS[spec.level] < self._threshold:
+            return
+        correlation_id = fields.get("correlation_id") or self._correlation_id()
+        known = {"correlation_id": clean(correlation_id)}
+        known |= {name: clean(fields.get(name)) for name in spec.fields}
+        if self._form != "off":
+            self._print(spec, context, known)
+        if self._records is not None:
+            self._records(spec.event, spec.level, known, context)
+
+    def _print(self, spec: LogSpec, context: SpanContext, known: dict[str, object]) -> None:
+        if self._logger is None:
+            self._logger = _make_logger(self._form)
+        getattr(self._logger, spec.level)(
+            spec.event,
+            timestamp=rfc3339(self._now()),
+            trace_id=trace_id(context),
+            span_id=span_id(context),
+            **known,
+        )
+
+    def failed(self, where: str, error: BaseException, context: SpanContext) -> None:
+        """Tell of a fault of our own, once for each place and class. Never raises.
+
+        The error's message stays untold: it may hold anything.
+        """
+        key = (where, type(error).__name__)
+        if key in self._told:
+            return
+        self._told.add(key)
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        fields: dict[str, object] = {
+            "where": where,
+            "error_type": type(error).__name__,
+            "file": frame.tb_frame.f_code.co_filename if frame else None,
+            "line": frame.tb_lineno if frame else None,
+        }
+        with suppress(Exception):  # the log itself is broken: nobody is left to tell
+            self.emit(LOG_FAILED, context, fields)
+
+
+def _arrange(_: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put the fields every line has first, in the order of the contract."""
+    event["level"] = method
+    first = {name: event.pop(name) for name in COMMON_FIELDS}
+    return {**first, **event}
+
+
+def _make_logger(form: Form | None) -> Any:
+    """A logger with processors of its own; the host's structlog configuration is not touched."""
+    import structlog  # noqa: PLC0415  tens of milliseconds, and many runs log nothing
+
+    is_terminal = _is_terminal()
+    renderer: Any
+    if form == "console" or (form is None and is_terminal):
+        colors = is_terminal and "NO_COLOR" not in os.environ
+        renderer = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
+    else:
+        renderer = structlog.processors.JSONRenderer()
+    return structlog.wrap_logger(
+        Stderr(),
+        processors=[_arrange, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        context_class=dict,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except Exception:  # noqa: BLE001  no stderr, or a closed one
+        return False

@@ -1,0 +1,96 @@
+"""The metrics: instruments made once, measurements with few attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.trace import Span
+
+from ..delivery import State
+from . import names
+from .context import around
+from .tracing import storable
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Counter, Histogram, Meter
+
+    from ..outbox import Summary
+    from .names import MetricSpec
+
+Read = Callable[[], "Summary"]
+
+
+class Metrics:
+    """Measures on *meter*; without one, measures nothing.
+
+    Counters of *endpoints* start at 0, so that an outcome is on a dashboard before it happens.
+    """
+
+    def __init__(self, meter: Meter | None, endpoints: Sequence[str]) -> None:
+        self._histograms: dict[str, Histogram] = {}
+        self._counters: dict[str, Counter] = {}
+        self._read: Read | None = None
+        if meter is not None:
+            self._make_instruments(meter)
+            self._start_at_zero(endpoints)
+
+    def measure(
+        self, spec: MetricSpec, seconds: float, attributes: Mapping[str, object], span: Span
+    ) -> None:
+        """Record a duration; *span* is its exemplar."""
+        if histogram := self._histograms.get(spec.name):
+            histogram.record(max(0.0, seconds), storable(attributes), context=around(span))
+
+    def count(self, spec: MetricSpec, attributes: Mapping[str, object], span: Span) -> None:
+        """Count one."""
+        if counter := self._counters.get(spec.name):
+            counter.add(1, storable(attributes), context=around(span))
+
+    def observe(self, read: Read) -> None:
+        """Ask *read* for the state of the outbox at every collection from now on."""
+        self._read = read
+
+    def _make_instruments(self, meter: Meter) -> None:
+        for spec in names.METRICS:
+            if spec.instrument == "histogram":
+                self._histograms[spec.name] = meter.create_histogram(
+                    spec.name, spec.unit, explicit_bucket_boundaries_advisory=list(spec.buckets)
+                )
+            elif spec.instrument == "counter":
+                self._counters[spec.name] = meter.create_counter(spec.name, spec.unit)
+        meter.create_observable_up_down_counter(
+            names.OUTBOX_SIZE.name, [self._sizes], names.OUTBOX_SIZE.unit
+        )
+        meter.create_observable_gauge(
+            names.OUTBOX_OLDEST.name, [self._oldest], names.OUTBOX_OLDEST.unit
+        )
+
+    def _start_at_zero(self, endpoints: Sequence[str]) -> None:
+        for endpoint in endpoints:
+            about = storable({names.WEBHOOK_ENDPOINT: endpoint})
+            for outcome in names.OUTCOMES:
+                self._counters[names.DELIVERIES.name].add(
+                    0, {**about, names.WEBHOOK_OUTCOME: outcome}
+                )
+            self._counters[names.RETRIES.name].add(0, about)
+            self._counters[names.FAILURES.name].add(0, about)
+
+    def _summary(self) -> Summary | None:
+        try:
+            return self._read() if self._read is not None else None
+        except Exception:  # noqa: BLE001  the outbox reports its own faults; no point is better
+            return None
+
+    def _sizes(self, _: CallbackOptions) -> Iterator[Observation]:
+        if summary := self._summary():
+            counts = summary.counts
+            pending = counts.get(State.PENDING, 0) + counts.get(State.IN_FLIGHT, 0)
+            dead = counts.get(State.DEAD_LETTER, 0)
+            for state, size in zip(names.STATES, (pending, dead), strict=True):
+                yield Observation(size, {names.WEBHOOK_STATE: state})
+
+    def _oldest(self, _: CallbackOptions) -> Iterator[Observation]:
+        if summary := self._summary():
+            yield Observation(summary.oldest_at.timestamp() if summary.oldest_at else 0)

@@ -1,0 +1,261 @@
+"""Every name this package gives to telemetry. Dashboards, alert rules and the docs rely on them.
+
+``docs/telemetry.md`` holds the same tables, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+SCOPE: Final = "confiture_webhooks"
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
+SERVICE_NAME: Final = "confiture"
+
+# Attributes of our own.
+MIGRATION_VERSION: Final = "confiture.migration.version"
+MIGRATION_NAME: Final = "confiture.migration.name"
+MIGRATION_DIRECTION: Final = "confiture.migration.direction"
+MIGRATION_ROWS_AFFECTED: Final = "confiture.migration.rows_affected"
+RUN_APPLIED: Final = "confiture.run.applied"
+RUN_FAILED: Final = "confiture.run.failed"
+WEBHOOK_ENDPOINT: Final = "confiture.webhook.endpoint"
+WEBHOOK_EVENT_TYPE: Final = "confiture.webhook.event_type"
+WEBHOOK_EVENT_ID: Final = "confiture.webhook.event_id"
+WEBHOOK_DELIVERY_ID: Final = "confiture.webhook.delivery_id"
+WEBHOOK_CORRELATION_ID: Final = "confiture.webhook.correlation_id"
+WEBHOOK_OUTCOME: Final = "confiture.webhook.outcome"
+WEBHOOK_ATTEMPTS: Final = "confiture.webhook.attempts"
+WEBHOOK_CLAIMED: Final = "confiture.webhook.claimed"
+WEBHOOK_STATE: Final = "confiture.webhook.state"
+HOOK_EVENT: Final = "confiture.hook.event"
+DELAY_S: Final = "delay_s"
+DURATION_S: Final = "duration_s"
+
+# The semantic conventions', copied so that importing them costs nothing.
+ERROR_TYPE: Final = "error.type"
+HTTP_STATUS_CODE: Final = "http.response.status_code"
+DB_SYSTEM: Final = "db.system.name"
+DB_NAMESPACE: Final = "db.namespace"
+DB_STATUS_CODE: Final = "db.response.status_code"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+
+# Spans.
+APPLY: Final = "apply migration"
+ROLL_BACK: Final = "roll back migration"
+DELIVER: Final = "deliver webhook"
+DRAIN: Final = "drain webhook outbox"
+RUN_HOOK: Final = "run hook"
+
+# Span events.
+RETRY_SCHEDULED: Final = "confiture.webhook.retry_scheduled"
+DEAD_LETTERED: Final = "confiture.webhook.dead_lettered"
+MIGRATION_DONE: Final = "confiture.migration.done"
+"""On the run's span, for a success beyond the cap of migration spans."""
+
+SPAN_EVENTS: Final = MappingProxyType(
+    {
+        RETRY_SCHEDULED: (DELAY_S, ERROR_TYPE, HTTP_STATUS_CODE),
+        DEAD_LETTERED: (),
+        MIGRATION_DONE: (
+            MIGRATION_VERSION,
+            MIGRATION_NAME,
+            MIGRATION_DIRECTION,
+            MIGRATION_ROWS_AFFECTED,
+            DURATION_S,
+        ),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SpanSpec:
+    """A span's name (a part in angle brackets varies), kinds and attributes of ours."""
+
+    name: str
+    kind: str
+    attributes: tuple[str, ...]
+
+
+SPANS: Final = MappingProxyType(
+    {
+        "run": SpanSpec(
+            "confiture migrate up",
+            "INTERNAL",
+            (
+                DB_SYSTEM,
+                DB_NAMESPACE,
+                SERVER_ADDRESS,
+                SERVER_PORT,
+                RUN_APPLIED,
+                RUN_FAILED,
+                ERROR_TYPE,
+            ),
+        ),
+        "migration": SpanSpec(
+            f"{APPLY}, {ROLL_BACK}",
+            "INTERNAL",
+            (
+                MIGRATION_VERSION,
+                MIGRATION_NAME,
+                MIGRATION_DIRECTION,
+                MIGRATION_ROWS_AFFECTED,
+                ERROR_TYPE,
+                DB_STATUS_CODE,
+            ),
+        ),
+        "delivery": SpanSpec(
+            f"{DELIVER} <endpoint>",
+            "INTERNAL, CONSUMER",
+            (
+                WEBHOOK_ENDPOINT,
+                WEBHOOK_EVENT_TYPE,
+                WEBHOOK_EVENT_ID,
+                WEBHOOK_DELIVERY_ID,
+                WEBHOOK_CORRELATION_ID,
+                WEBHOOK_OUTCOME,
+                WEBHOOK_ATTEMPTS,
+                ERROR_TYPE,
+            ),
+        ),
+        "attempt": SpanSpec("POST", "CLIENT", ("http.request.resend_count",)),
+        "user hook": SpanSpec(
+            f"{RUN_HOOK} <module>:<function>", "INTERNAL", (HOOK_EVENT, ERROR_TYPE)
+        ),
+        "worker pass": SpanSpec(DRAIN, "INTERNAL", (WEBHOOK_CLAIMED,)),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """A metric: its instrument, unit, attributes and bucket boundaries."""
+
+    name: str
+    instrument: str
+    unit: str
+    attributes: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+DELIVERY_DURATION: Final = MetricSpec(
+    "confiture.webhook.delivery.duration",
+    "histogram",
+    "s",
+    (WEBHOOK_ENDPOINT, WEBHOOK_EVENT_TYPE, WEBHOOK_OUTCOME, ERROR_TYPE),
+    (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+)
+DELIVERY_LAG: Final = MetricSpec(
+    "confiture.webhook.delivery.lag",
+    "histogram",
+    "s",
+    (WEBHOOK_ENDPOINT,),
+    (1, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400),
+)
+DELIVERIES: Final = MetricSpec(
+    "confiture.webhook.deliveries", "counter", "{delivery}", (WEBHOOK_ENDPOINT, WEBHOOK_OUTCOME)
+)
+RETRIES: Final = MetricSpec(
+    "confiture.webhook.retries", "counter", "{retry}", (WEBHOOK_ENDPOINT, ERROR_TYPE)
+)
+FAILURES: Final = MetricSpec(
+    "confiture.webhook.failures", "counter", "{failure}", (WEBHOOK_ENDPOINT, ERROR_TYPE)
+)
+OUTBOX_SIZE: Final = MetricSpec(
+    "confiture.webhook.outbox.size",
+    "observable up-down counter",
+    "{delivery}",
+    (WEBHOOK_STATE,),
+)
+OUTBOX_OLDEST: Final = MetricSpec(
+    "confiture.webhook.outbox.oldest_timestamp", "observable gauge", "s"
+)
+MIGRATION_DURATION: Final = MetricSpec(
+    "confiture.migration.duration",
+    "histogram",
+    "s",
+    (MIGRATION_DIRECTION, ERROR_TYPE),
+    (0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 1800, 3600),
+)
+METRICS: Final = (
+    DELIVERY_DURATION,
+    DELIVERY_LAG,
+    DELIVERIES,
+    RETRIES,
+    FAILURES,
+    OUTBOX_SIZE,
+    OUTBOX_OLDEST,
+    MIGRATION_DURATION,
+)
+
+DELIVERED: Final = "delivered"
+DEFERRED: Final = "deferred"
+DEAD_LETTER: Final = "dead_letter"
+GONE: Final = "gone"
+OUTCOMES: Final = (DELIVERED, DEFERRED, DEAD_LETTER, GONE)
+STATES: Final = ("pending", "dead_letter")
+
+
+@dataclass(frozen=True, slots=True)
+class LogSpec:
+    """A log event: its name, level and fields beyond those every line has."""
+
+    event: str
+    level: str
+    fields: tuple[str, ...]
+
+
+COMMON_FIELDS: Final = ("timestamp", "level", "event", "trace_id", "span_id", "correlation_id")
+_TOLD = ("endpoint", "event_type", "event_id", "delivery_id")
+_ABOUT = ("migration_version", "migration_name", "environment")
+_ENDED = (*_TOLD, "attempts", "status_code", "error_type", "duration_ms", *_ABOUT)
+_MIGRATED = (*_ABOUT, "direction", "duration_ms", "rows_affected")
+
+LOG_DELIVERED: Final = LogSpec(
+    "webhook.delivered",
+    "info",
+    (*_TOLD, "attempts", "status_code", "duration_ms", "lag_ms", *_ABOUT),
+)
+LOG_ATTEMPT_FAILED: Final = LogSpec(
+    "webhook.attempt_failed",
+    "warning",
+    (*_TOLD, *_ABOUT, "attempt", "status_code", "error_type", "duration_ms", "retry_in_s"),
+)
+LOG_DEFERRED: Final = LogSpec("webhook.deferred", "warning", (*_ENDED, "next_attempt_at"))
+LOG_DEAD_LETTERED: Final = LogSpec("webhook.dead_lettered", "error", _ENDED)
+LOG_ENDPOINT_GONE: Final = LogSpec("webhook.endpoint_gone", "error", _ENDED)
+LOG_HOOK_FAILED: Final = LogSpec("hook.failed", "error", ("hook", "file", "line", "error_type"))
+LOG_APPLIED: Final = LogSpec("migration.applied", "info", _MIGRATED)
+LOG_ROLLED_BACK: Final = LogSpec("migration.rolled_back", "info", _MIGRATED)
+LOG_MIGRATION_FAILED: Final = LogSpec(
+    "migration.failed", "error", (*_MIGRATED, "error_type", "sqlstate")
+)
+LOG_CONFIG_INVALID: Final = LogSpec("webhooks.config_invalid", "error", ("faults",))
+LOG_OUTBOX_FAILED: Final = LogSpec("webhooks.outbox_failed", "error", ("reason",))
+LOG_FAILED: Final = LogSpec("webhooks.failed", "error", ("where", "error_type", "file", "line"))
+LOG_FLUSH_INCOMPLETE: Final = LogSpec("telemetry.flush_incomplete", "warning", ("budget_s", "lost"))
+LOG_EVENTS: Final = (
+    LOG_DELIVERED,
+    LOG_ATTEMPT_FAILED,
+    LOG_DEFERRED,
+    LOG_DEAD_LETTERED,
+    LOG_ENDPOINT_GONE,
+    LOG_HOOK_FAILED,
+    LOG_APPLIED,
+    LOG_ROLLED_BACK,
+    LOG_MIGRATION_FAILED,
+    LOG_CONFIG_INVALID,
+    LOG_OUTBOX_FAILED,
+    LOG_FAILED,
+    LOG_FLUSH_INCOMPLETE,
+)
+ENDINGS: Final = MappingProxyType(
+    {
+        DELIVERED: LOG_DELIVERED,
+        DEFERRED: LOG_DEFERRED,
+        DEAD_LETTER: LOG_DEAD_LETTERED,
+        GONE: LOG_ENDPOINT_GONE,
+    }
+)

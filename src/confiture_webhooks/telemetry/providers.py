@@ -1,0 +1,132 @@
+"""Whose providers a run uses: its own, somebody else's, or none."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+
+from ..errors import Fault
+from .context import from_environ
+from .plan import Plan, plan
+from .tracing import made_here
+
+if TYPE_CHECKING:
+    from opentelemetry._logs import LoggerProvider
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import SpanContext, TracerProvider
+
+    from .otlp_logs import Records
+    from .setup import Sdk
+
+MIGRATION_SPANS = 200
+CAP_SETTING = "CONFITURE_WEBHOOK_MIGRATION_SPANS"
+
+
+@dataclass(slots=True, kw_only=True)
+class Providers:
+    """Where the signals of a run go. What is ``None`` is silent; ids are real all the same."""
+
+    tracer_provider: TracerProvider | None = None
+    meter_provider: MeterProvider | None = None
+    records: Records | None = None
+    sdk: Sdk | None = None
+    """What was set up here and has to be shut down."""
+    inherited: SpanContext | None = None
+    """The trace the environment asks to join."""
+    migration_spans: int = MIGRATION_SPANS
+    faults: list[Fault] = field(default_factory=list)
+    error: BaseException | None = None
+    """What broke while finding out; the run then goes on with what was found."""
+
+
+def for_command(environ: Mapping[str, str], environment: str | None) -> Providers:
+    """The owner's providers where there is one, else what ``OTEL_*`` ask for. Never raises."""
+    found = Providers()
+    try:
+        found.inherited = from_environ(environ)
+        _read_cap(environ, found)
+        if has_owner(trace.get_tracer_provider()):
+            _use_global(found)
+            return found
+        asked = plan(environ)
+        found.faults += asked.faults
+        if asked.exports:
+            _use_own(found, _set_up(asked, environ, environment))
+    except Exception as error:  # noqa: BLE001  a run without telemetry is still a run
+        found.error = error
+    return found
+
+
+def for_library(environ: Mapping[str, str]) -> Providers:
+    """The global providers; nothing is set up. Never raises."""
+    found = Providers()
+    try:
+        _read_cap(environ, found)
+        _use_global(found)
+    except Exception as error:  # noqa: BLE001  a run without telemetry is still a run
+        found.error = error
+    return found
+
+
+def has_owner(provider: TracerProvider) -> bool:
+    """Whether somebody else set *provider*: ``opentelemetry-instrument``, or the user."""
+    return not isinstance(provider, trace.ProxyTracerProvider) and provider not in made_here
+
+
+def _use_global(found: Providers) -> None:
+    from opentelemetry.metrics import get_meter_provider  # noqa: PLC0415
+
+    found.tracer_provider = trace.get_tracer_provider()
+    found.meter_provider = get_meter_provider()
+    found.records = _records(None)
+
+
+def _use_own(found: Providers, sdk: Sdk) -> None:
+    found.sdk = sdk
+    found.faults += sdk.faults_now
+    found.tracer_provider = sdk.tracer_provider
+    found.meter_provider = sdk.meter_provider
+    if sdk.logger_provider is not None:
+        found.records = _records(sdk.logger_provider)
+
+
+def _records(provider: LoggerProvider | None) -> Records:
+    from .otlp_logs import records  # noqa: PLC0415  its API is not imported where nobody exports
+
+    return records(provider, version())
+
+
+def _set_up(asked: Plan, environ: Mapping[str, str], environment: str | None) -> Sdk:
+    from .quiet import Complaints  # noqa: PLC0415
+    from .resource import describe, service_name  # noqa: PLC0415
+
+    complaints = Complaints()
+    complaints.open_book()  # before the import, which complains about resource attributes
+    from .setup import set_up  # noqa: PLC0415  the SDK: a tenth of a second
+
+    about, service = describe(environ, environment), service_name(environ)
+    return set_up(asked, environ, about, service, complaints)
+
+
+def _read_cap(environ: Mapping[str, str], found: Providers) -> None:
+    """How many migration spans a run may have."""
+    given = environ.get(CAP_SETTING, "").strip()
+    if given.isascii() and given.isdigit():
+        found.migration_spans = int(given)
+    elif given:
+        problem = f"is not a whole number, so {MIGRATION_SPANS} is used"
+        found.faults.append(Fault(CAP_SETTING, problem, "Correct or unset it"))
+
+
+@functools.cache
+def version() -> str:
+    """This package's version."""
+    try:
+        return metadata.version("confiture-webhooks")
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,225 @@
+"""Spans of a run: the run itself, its migrations, users' hooks, a pass of the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Span, SpanContext
+
+from ..delivery import TraceContext
+from ..event import Database, Direction, ErrorInfo, MigrationRef
+from . import names
+from .context import around, to_stored
+from .signals import Signals, contained
+from .tracing import nanoseconds, set_failed, storable
+
+
+@contextmanager
+def current(signals: Signals, span: Span) -> Iterator[None]:
+    """Make *span* the calling thread's current one, without baggage, for the block."""
+    signals.await_ready()
+    token = otel_context.attach(around(span))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
+class RunSpan:
+    """A run, from its command's start to the end of its migrations."""
+
+    def __init__(
+        self,
+        signals: Signals,
+        command: str,
+        database: Database,
+        parent: SpanContext | None,
+        started_at: datetime | None,
+    ) -> None:
+        self._signals = signals
+        self.span = signals.tracing.start(
+            command,
+            parent=parent,
+            started_at=started_at,
+            attributes={
+                names.DB_SYSTEM: "postgresql",
+                names.DB_NAMESPACE: _namespace(database),
+                names.SERVER_ADDRESS: database.host,
+                names.SERVER_PORT: database.port,
+            },
+        )
+        signals.run = self.span.get_span_context()
+        signals.has_run = True
+
+    @contained
+    def finish(self, *, applied: int, failed: int, error_type: str | None) -> None:
+        """End it with what it did; *error_type* is set exactly when it failed."""
+        self.span.set_attributes({names.RUN_APPLIED: applied, names.RUN_FAILED: failed})
+        if error_type is not None:
+            set_failed(self.span, error_type)
+        self.span.end()
+
+    @contained
+    def abandon(self) -> None:
+        """End it without a result; a span that never ends is never exported."""
+        if self.span.is_recording():
+            self.span.end()
+
+
+def _namespace(database: Database) -> str | None:
+    if database.name and database.schema:
+        return f"{database.name}|{database.schema}"
+    return database.name
+
+
+class MigrationSpan:
+    """One migration under way. Beyond the cap, a success is an event on the run's span."""
+
+    def __init__(
+        self, signals: Signals, run: Span, ref: MigrationRef, direction: Direction
+    ) -> None:
+        self._signals = signals
+        self._run = run
+        self._ref = ref
+        self._direction = direction
+        self._started_at = signals.now()
+        self._span: Span | None = None
+        self._is_finished = False
+        if signals.migration_spans_left > 0:
+            signals.migration_spans_left -= 1
+            self._span = self._start()
+
+    @property
+    def trace(self) -> TraceContext:
+        """What deliveries of this migration's events continue."""
+        return to_stored(self._shown.get_span_context())
+
+    @property
+    def span(self) -> Span:
+        """The span to put children under."""
+        return self._shown
+
+    @contained
+    def finish(
+        self, *, duration_s: float, rows_affected: int | None, error: ErrorInfo | None
+    ) -> None:
+        """End it: span, duration metric and log line. Later calls do nothing."""
+        if self._is_finished:
+            return
+        self._is_finished = True
+        if error is not None and self._span is None:
+            self._span = self._start()
+        try:
+            self._mark(duration_s, rows_affected, error)
+            self._measure(duration_s, error)
+            self._log(duration_s, rows_affected, error)
+        finally:
+            if self._span is not None:
+                ended_at = self._started_at + timedelta(seconds=max(0.0, duration_s))
+                self._span.end(nanoseconds(ended_at))
+
+    @property
+    def _shown(self) -> Span:
+        return self._span if self._span is not None else self._run
+
+    def _start(self) -> Span:
+        name = names.APPLY if self._direction is Direction.UP else names.ROLL_BACK
+        return self._signals.tracing.start(
+            name,
+            parent=self._run.get_span_context(),
+            attributes=self._about(),
+            started_at=self._started_at,
+        )
+
+    def _about(self) -> dict[str, object]:
+        return {
+            names.MIGRATION_VERSION: self._ref.version,
+            names.MIGRATION_NAME: self._ref.name,
+            names.MIGRATION_DIRECTION: self._direction.value,
+        }
+
+    def _mark(self, duration_s: float, rows_affected: int | None, error: ErrorInfo | None) -> None:
+        rows = {names.MIGRATION_ROWS_AFFECTED: rows_affected}
+        if self._span is None:
+            about = {**self._about(), **rows, names.DURATION_S: duration_s}
+            self._run.add_event(names.MIGRATION_DONE, storable(about))
+            return
+        self._span.set_attributes(storable(rows))
+        if error is not None:
+            set_failed(self._span, _error_type(error))
+            self._span.set_attributes(storable({names.DB_STATUS_CODE: error.sqlstate}))
+
+    def _measure(self, duration_s: float, error: ErrorInfo | None) -> None:
+        about = {
+            names.MIGRATION_DIRECTION: self._direction.value,
+            names.ERROR_TYPE: _error_type(error) if error else None,
+        }
+        self._signals.metrics.measure(names.MIGRATION_DURATION, duration_s, about, self._shown)
+
+    def _log(self, duration_s: float, rows_affected: int | None, error: ErrorInfo | None) -> None:
+        done = names.LOG_APPLIED if self._direction is Direction.UP else names.LOG_ROLLED_BACK
+        fields: dict[str, object] = {
+            "migration_version": self._ref.version,
+            "migration_name": self._ref.name,
+            "environment": self._signals.environment,
+            "direction": self._direction.value,
+            "duration_ms": milliseconds(duration_s),
+            "rows_affected": rows_affected,
+            "error_type": _error_type(error) if error else None,
+            "sqlstate": error.sqlstate if error else None,
+        }
+        spec = done if error is None else names.LOG_MIGRATION_FAILED
+        self._signals.logs.emit(spec, self._shown.get_span_context(), fields)
+
+
+def _error_type(error: ErrorInfo) -> str:
+    return error.sqlstate or error.type
+
+
+def milliseconds(seconds: float) -> float:
+    """*seconds* in milliseconds, to the microsecond."""
+    return round(seconds * 1000, 3)
+
+
+class HookSpan:
+    """One run of a user's hook, ``<module>:<function>``."""
+
+    def __init__(self, signals: Signals, hook: str, event: str, parent: SpanContext | None) -> None:
+        self._signals = signals
+        self.span = signals.tracing.start(
+            f"{names.RUN_HOOK} {hook}", parent=parent, attributes={names.HOOK_EVENT: event}
+        )
+
+    def current(self) -> AbstractContextManager[None]:
+        """Make it the calling thread's current span, so that the hook's requests are under it."""
+        return current(self._signals, self.span)
+
+    @contained
+    def finish(self, error_type: str | None = None) -> None:
+        """End it; *error_type* when the hook raised or ran out of time."""
+        if error_type is not None:
+            set_failed(self.span, error_type)
+        self.span.end()
+
+
+class WorkerPassSpan:
+    """One pass over the outbox by a worker that belongs to no run."""
+
+    def __init__(self, signals: Signals, parent: SpanContext | None) -> None:
+        self._signals = signals
+        self.span = signals.tracing.start(names.DRAIN, parent=parent)
+        self._claimed = 0
+
+    @contained
+    def claimed(self, count: int) -> None:
+        """*count* more deliveries were claimed."""
+        self._claimed += count
+
+    @contained
+    def finish(self) -> None:
+        """End it."""
+        self.span.set_attribute(names.WEBHOOK_CLAIMED, self._claimed)
+        self.span.end()

@@ -1,0 +1,107 @@
+"""The port to the network: one attempt, one answer or one reason why there was none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from .delivery import Delivery
+from .endpoint import Endpoint
+from .signature import body_signature, webhook_signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to send. Its ``repr`` shows neither address, headers nor body."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    endpoint: str
+    basic_auth: tuple[str, str] | None = field(default=None, repr=False)
+    resend_count: int = 0
+    """How many attempts were made before this one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What came back. The answer's body is never kept."""
+
+    status_code: int
+    retry_after: timedelta | None = None
+    """From ``Retry-After``, seconds or HTTP date; never negative; ``None`` when unreadable."""
+
+
+class Transport(Protocol):
+    """Sends one request. A 503 is an answer; no answer raises ``TransportError``.
+
+    - One attempt takes at most *timeout* as a whole, whatever the peer does: name
+      resolution, connecting, TLS, a header that drips, a body that never ends.
+    - Redirects are not followed: a 3xx is the answer.
+    - Connections are kept per endpoint and used again.
+    - The calling thread's OpenTelemetry context is the parent of the attempt's span.
+    - ``send`` may be called from several threads, one per endpoint.
+    """
+
+    def send(self, request: Request, *, timeout: timedelta) -> Response:
+        """POST *request*; raises ``TransportError`` with why there was no answer."""
+
+    def abort(self) -> None:
+        """End every attempt under way, now, as ``TransportError('timeout')``."""
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+
+
+def prepare(
+    endpoint: Endpoint, delivery: Delivery, *, attempt: int, at: datetime, user_agent: str
+) -> Request:
+    """The request of attempt number *attempt* (from 1), signed as of *at*.
+
+    The ``webhook-id`` is the event's on every attempt; the timestamp is the attempt's.
+    Headers the user configured come last and cannot replace one of these.
+    """
+    headers = {
+        "Content-Type": delivery.content_type,
+        "User-Agent": user_agent,
+        "X-Correlation-ID": delivery.correlation_id,
+        "traceparent": delivery.trace.traceparent,
+        "webhook-id": delivery.event_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "X-Confiture-Event": delivery.event_type.value,
+        "X-Confiture-Delivery": delivery.id,
+        "X-Confiture-Attempt": str(attempt),
+    }
+    optional = {
+        "tracestate": delivery.trace.tracestate,
+        "X-Migration-Version": delivery.migration_version,
+        "X-Environment": delivery.environment,
+    }
+    headers |= {name: header_text(value) for name, value in optional.items() if value}
+    if endpoint.secrets:
+        headers["X-Confiture-Signature"] = body_signature(endpoint.secrets[0], delivery.body)
+        headers["webhook-signature"] = webhook_signature(
+            endpoint.secrets, delivery.event_id, at, delivery.body
+        )
+        if endpoint.send_secret and endpoint.url.lower().startswith("https:"):
+            headers["X-Confiture-Secret"] = endpoint.secrets[0]
+    taken = {name.lower() for name in headers}
+    headers |= {k: v for k, v in endpoint.headers.items() if k.lower() not in taken}
+    return Request(
+        url=endpoint.url,
+        headers=headers,
+        body=delivery.body,
+        endpoint=endpoint.name,
+        basic_auth=endpoint.basic_auth,
+        resend_count=attempt - 1,
+    )
+
+
+def header_text(value: str) -> str:
+    """*value* as a header can carry it: what is not printable ASCII is escaped."""
+    return value.encode("ascii", "backslashreplace").decode().translate(_CONTROLS)
+
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}

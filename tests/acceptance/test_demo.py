@@ -1,0 +1,176 @@
+"""``confiture webhooks demo`` as a whole, on a PostgreSQL from a wheel."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from confiture_webhooks import demo as demo_module
+from confiture_webhooks.collector import LocalCollector
+from project import CONFITURE
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """The directory for temporary files of the commands under test."""
+    # A shell's background job has SIGINT ignored, and a child would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    yield scratch
+    signal.signal(signal.SIGINT, before)
+
+
+def start(scratch: Path, *arguments: str, **environ: str) -> subprocess.Popen[str]:
+    """The demo, as a user of this machine would start it."""
+    return subprocess.Popen(
+        [str(CONFITURE), "webhooks", "demo", *arguments],
+        cwd=scratch.parent,
+        env={**os.environ, "TMPDIR": str(scratch), **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def processes_of(scratch: Path) -> list[str]:
+    """Every process that was started, directly or not, by a demo with this scratch directory."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if str(scratch).encode() in (process / "environ").read_bytes():
+                found.append(process.name)
+    return found
+
+
+def run(scratch: Path, *arguments: str, **environ: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the demo."""
+    process = start(scratch, *arguments, **environ)
+    out, err = process.communicate(timeout=100)
+    return process.returncode, out, err
+
+
+def test_demo(scratch: Path) -> None:
+    """Everything is received and shown in plain text, no secret with it, and nothing is left."""
+    hostile = {"CONFITURE_WEBHOOKS": "off", "OTEL_SDK_DISABLED": "true", "PGHOST": "nowhere"}
+    code, out, err = run(scratch, **hostile, HTTP_PROXY="http://127.0.0.1:1")
+    assert (code, err) == (0, ""), out
+    for line in (
+        "Trace of confiture migrate up",
+        "Trace of confiture migrate down",
+        "migration_success, delivered, retry in",
+        "confiture.webhook.deliveries",
+        "webhook.attempt_failed",
+        "roll back migration",
+        "of 4 webhooks (4 signatures valid)",
+        "of 1 webhooks (1 signatures valid)",
+    ):
+        assert line in out
+    assert "\x1b" not in out
+    assert "postgresql://" not in out
+    assert "whsec_" not in out
+    assert list(scratch.iterdir()) == []
+
+
+def test_demo_sends_on(scratch: Path) -> None:
+    """With --otlp a running collector receives the same traces, metrics and log records."""
+    with LocalCollector() as collector:
+        code, out, err = run(scratch, "--otlp", collector.url)
+        assert (code, err) == (0, ""), out
+        runs = {s.name: s.trace_id for s in collector.spans if s.name.startswith("confiture ")}
+        assert set(runs) == {"confiture migrate up", "confiture migrate down"}
+        assert all(trace_id in out for trace_id in runs.values())
+        assert collector.metrics
+        assert {r.attributes["correlation_id"] for r in collector.logs} == set(runs.values())
+    assert f"sent on to {collector.url}" in out
+
+
+def test_demo_with_a_dead_collector(scratch: Path) -> None:
+    """When the collector of --otlp is not there, that is said and the exit code is 1."""
+    with LocalCollector() as gone:
+        url = gone.url
+    code, out, _ = run(scratch, "--otlp", url)
+    assert code == 1
+    assert "Not received: at --otlp: /v1/traces: ConnectionError" in out
+    assert "Not received: metric" not in out
+
+
+def test_demo_with_a_wrong_collector(scratch: Path) -> None:
+    """A wrong --otlp is one line and exit code 2, before anything is started."""
+    code, out, err = run(scratch, "--otlp", "localhost:4318")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "http or https" in err
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["Starting", "OTEL_EXPORTER_OTLP_ENDPOINT"])
+def test_ended_from_outside(scratch: Path, number: signal.Signals, moment: str) -> None:
+    """Ctrl-C and SIGTERM end the server and every process, and leave no file."""
+    process = start(scratch)
+    assert process.stdout is not None
+    while moment not in process.stdout.readline():
+        assert process.poll() is None
+    assert processes_of(scratch)
+    # A terminal sends Ctrl-C to the whole group, a supervisor SIGTERM to the one it started.
+    os.killpg(process.pid, number) if number is signal.SIGINT else process.send_signal(number)
+    rest = process.stdout.read()
+    assert process.wait(timeout=30) == 130, rest
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stdout.close()
+    process.stderr.close()
+    # A command that was just being started when the signal came ends by itself, at once.
+    deadline = time.monotonic() + 30
+    while processes_of(scratch) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_of(scratch) == []
+    assert list(scratch.iterdir()) == []
+
+
+def test_keep(scratch: Path) -> None:
+    """With --keep the project stays, without a secret in it, and is named."""
+    code, out, _ = run(scratch, "--keep")
+    assert code == 0
+    (kept,) = scratch.iterdir()
+    assert f"Kept: {kept}" in out
+    assert (kept / "db" / "migrations" / "001_create_customers.up.sql").exists()
+    files = [file for file in kept.rglob("*") if file.is_file()]
+    assert not [file for file in files if b"whsec_" in file.read_bytes()]
+
+
+def test_demo_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the rollback it is said to be missing, the commands' output shown, exit code 1."""
+    monkeypatch.setattr(demo_module, "COMMANDS", (("migrate", "up"),))
+    with pytest.raises(typer.Exit) as end:
+        demo_module.demo()
+    assert end.value.exit_code == 1
+    out = capsys.readouterr().out
+    assert "Not received: 1 x migration_rollback" in out
+    assert "output of confiture migrate up" in out
+
+
+def test_without_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the extra the exit code is 2 and the extra is named."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(typer.Exit) as end:
+        demo_module.demo()
+    assert end.value.exit_code == 2
+    assert "confiture-webhooks[demo]" in capsys.readouterr().err

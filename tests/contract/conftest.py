@@ -1,0 +1,39 @@
+"""Every outbox there is, for the one suite that all of them pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from confiture_webhooks.adapters.memory import InMemoryOutbox
+from confiture_webhooks.adapters.sqlite import SqliteOutbox
+from confiture_webhooks.outbox import Outbox
+
+
+def memory(_: Path) -> Callable[[], Outbox]:
+    """Everybody who opens it has the same one: there is only this process."""
+    outbox = InMemoryOutbox()
+    return lambda: outbox
+
+
+def sqlite(directory: Path) -> Callable[[], Outbox]:
+    """Everybody who opens it has a connection of their own to one file."""
+    return partial(SqliteOutbox, directory / "outbox" / "webhooks.db")
+
+
+@pytest.fixture(params=[memory, sqlite], ids=lambda kind: kind.__name__)
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Outbox]]:
+    """Opens the store under test: each call is another worker's view of the same store."""
+    with ExitStack() as stack:
+        opening = request.param(tmp_path)
+        yield lambda: stack.enter_context(closing(opening()))
+
+
+@pytest.fixture
+def outbox(opened: Callable[[], Outbox]) -> Outbox:
+    """The store under test."""
+    return opened()

@@ -1,0 +1,44 @@
+"""An outbox's file, and a directory that cannot be written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contract.made import filled
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def outbox_path(tmp_path: Path) -> Path:
+    """Where an outbox can be made, in a directory that is not there yet."""
+    return tmp_path / ".confiture" / "webhooks.db"
+
+
+@pytest.fixture
+def read_only_project() -> Iterator[Path]:
+    """A directory that cannot be written, with an outbox in one that cannot, either."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    inner = directory / ".confiture"
+    filled(inner / "webhooks.db")
+    for one in (inner, directory):
+        one.chmod(0o555)
+    (inner / "webhooks.db").chmod(0o644)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.setresuid(NOBODY, NOBODY, 0)
+    yield directory
+    if is_root:
+        os.setresuid(0, 0, 0)
+    for one in (directory, inner):
+        one.chmod(0o755)
+    for file in inner.iterdir():
+        file.unlink()
+    inner.rmdir()
+    directory.rmdir()

@@ -1,0 +1,245 @@
+"""The local collector with the real exporters of OpenTelemetry."""
+
+from __future__ import annotations
+
+import builtins
+import gzip
+import importlib.util
+import logging
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
+from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+
+from confiture_webhooks import otlp
+from confiture_webhooks.collector import PROTOBUF, LocalCollector
+from confiture_webhooks.errors import WebhooksError
+
+RESOURCE = Resource({"service.name": "confiture"})
+
+
+@pytest.fixture
+def collector() -> Iterator[LocalCollector]:
+    """A collector of this test's own."""
+    with LocalCollector() as collector:
+        yield collector
+
+
+def export_spans(url: str, compression: Compression = Compression.NoCompression) -> Any:
+    """Two spans, parent and child, exported for real; returns the parent's context."""
+    provider = TracerProvider(resource=RESOURCE, shutdown_on_exit=False)
+    exporter = OTLPSpanExporter(url + "/v1/traces", compression=compression)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("scope", "1.2", "https://example.test/schema")
+    with tracer.start_as_current_span("parent", attributes={"list": ["a", "b"]}) as parent:
+        linked = Link(parent.get_span_context(), {"why": "test"})
+        child = tracer.start_span("child", kind=SpanKind.CLIENT, links=[linked])
+        child.add_event("retry", {"delay_s": 1.5})
+        child.set_status(Status(StatusCode.ERROR, "503"))
+        child.end()
+    provider.shutdown()
+    return parent.get_span_context()
+
+
+@pytest.mark.parametrize("compression", list(Compression))
+def test_spans(collector: LocalCollector, compression: Compression) -> None:
+    """A span arrives with ids, parent, kind, status, attributes, events, links and origin."""
+    context = export_spans(collector.url, compression)
+    child, parent = collector.spans
+    assert (parent.name, parent.kind, parent.status) == ("parent", "INTERNAL", "UNSET")
+    assert parent.trace_id == f"{context.trace_id:032x}"
+    assert (parent.span_id, parent.parent_id) == (f"{context.span_id:016x}", None)
+    assert parent.attributes == {"list": ["a", "b"]}
+    assert (child.kind, child.parent_id) == ("CLIENT", parent.span_id)
+    assert (child.status, child.status_message) == ("ERROR", "503")
+    assert [(e.name, e.attributes) for e in child.events] == [("retry", {"delay_s": 1.5})]
+    assert [(n.span_id, n.attributes) for n in child.links] == [(parent.span_id, {"why": "test"})]
+    assert (child.scope, child.scope_version) == ("scope", "1.2")
+    assert child.schema_url == "https://example.test/schema"
+    assert child.resource["service.name"] == "confiture"
+    assert 0 <= child.duration_s <= parent.duration_s
+    assert parent.start_ns <= child.start_ns <= child.end_ns <= parent.end_ns
+
+
+def test_metrics(collector: LocalCollector) -> None:
+    """A point arrives with unit, attributes, value or buckets, temporality and monotonicity."""
+    delta = AggregationTemporality.DELTA
+    exporter = OTLPMetricExporter(
+        collector.url + "/v1/metrics", preferred_temporality={Counter: delta, Histogram: delta}
+    )
+    provider = MeterProvider(
+        [PeriodicExportingMetricReader(exporter)], RESOURCE, shutdown_on_exit=False
+    )
+    meter = provider.get_meter("scope")
+    meter.create_counter("sent", "{delivery}", "How many").add(2, {"endpoint": "a"})
+    meter.create_up_down_counter("size").add(-3)
+    meter.create_gauge("level").set(0.5)
+    histogram = meter.create_histogram("took", "s", explicit_bucket_boundaries_advisory=[1, 5])
+    histogram.record(0.2)
+    histogram.record(9)
+    provider.shutdown()
+    points = {point.name: point for point in collector.metrics}
+    sent, took = points["sent"], points["took"]
+    assert (sent.kind, sent.unit, sent.description) == ("sum", "{delivery}", "How many")
+    assert (sent.value, sent.attributes) == (2, {"endpoint": "a"})
+    assert (sent.temporality, sent.is_monotonic) == ("delta", True)
+    assert (points["size"].value, points["size"].is_monotonic) == (-3, False)
+    assert points["size"].temporality == "cumulative"
+    level = points["level"]
+    assert (level.kind, level.value, level.temporality) == ("gauge", 0.5, None)
+    assert (took.kind, took.count, took.sum) == ("histogram", 2, 9.2)
+    assert (took.buckets, took.bounds) == ((1, 0, 1), (1.0, 5.0))
+    assert (took.resource["service.name"], took.scope) == ("confiture", "scope")
+
+
+def test_logs(collector: LocalCollector) -> None:
+    """A record arrives with event name, severity, body, attributes and ids."""
+    provider = LoggerProvider(RESOURCE, shutdown_on_exit=False)
+    exporter = OTLPLogExporter(collector.url + "/v1/logs")
+    provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
+    provider.get_logger("scope").emit(
+        LogRecord(
+            timestamp=5,
+            event_name="webhook.delivered",
+            severity_text="INFO",
+            severity_number=SeverityNumber.INFO,
+            body={"nested": [1, True, None, b"bytes"]},
+            attributes={"attempts": 2},
+        )
+    )
+    provider.shutdown()
+    (record,) = collector.logs
+    assert (record.event_name, record.severity) == ("webhook.delivered", "INFO")
+    assert (record.severity_number, record.time_ns) == (9, 5)
+    assert record.body == {"nested": [1, True, None, b"bytes"]}
+    assert record.attributes == {"attempts": 2}
+    assert (record.trace_id, record.span_id) == (None, None)
+    assert (record.resource["service.name"], record.scope) == ("confiture", "scope")
+
+
+def test_raw_is_readable(collector: LocalCollector) -> None:
+    """Everything that arrived can be searched, though it was compressed on the way."""
+    export_spans(collector.url, Compression.Gzip)
+    assert b"delay_s" in collector.raw
+
+
+def test_forwarding(collector: LocalCollector) -> None:
+    """Each request goes on to another collector as it came."""
+    with LocalCollector(forward_to=collector.url + "/") as first:
+        export_spans(first.url, Compression.Gzip)
+        first.close()
+        assert collector.spans == first.spans != ()
+        assert first.forward_failures == ()
+
+
+def test_forwarding_to_nobody() -> None:
+    """A collector that is not there costs the sender nothing, and is told without its address."""
+    with LocalCollector() as gone:
+        address = gone.url
+    with LocalCollector(forward_to=address) as collector:
+        export_spans(collector.url)
+        collector.close()
+        assert len(collector.spans) == 2
+        assert collector.forward_failures == ("/v1/traces: ConnectionError",) * 2
+
+
+def test_forwarding_refused() -> None:
+    """A collector that refuses is told with its status."""
+    with LocalCollector(answers=[403, 403]) as second:
+        with LocalCollector(forward_to=second.url) as collector:
+            export_spans(collector.url)
+            collector.close()
+            assert collector.forward_failures == ("/v1/traces: HTTP 403",) * 2
+
+
+@pytest.mark.parametrize("url", ["", "localhost:4318", "ftp://127.0.0.1", "http://"])
+def test_forwarding_address(url: str) -> None:
+    """An address that is no URL is refused."""
+    with pytest.raises(WebhooksError, match="http or https"):
+        LocalCollector(forward_to=url)
+
+
+def test_scripted_refusal(caplog: pytest.LogCaptureFixture) -> None:
+    """What is answered with an error is not kept: it was not accepted."""
+    with LocalCollector(answers=[400, 400]) as collector, caplog.at_level(logging.CRITICAL):
+        export_spans(collector.url)
+        assert collector.spans == ()
+        assert b"parent" in collector.raw
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "body", "status"),
+    [
+        ("POST", "/v1/traces", {"Content-Type": PROTOBUF}, b"\xff\xff", 400),
+        ("POST", "/v1/logs", {"Content-Type": PROTOBUF, "Content-Encoding": "gzip"}, b"x", 400),
+        ("POST", "/v1/logs", {"Content-Type": PROTOBUF, "Content-Encoding": "br"}, b"", 415),
+        ("POST", "/v1/metrics", {"Content-Type": "application/json"}, b"{}", 415),
+        ("GET", "/v1/traces", {}, b"", 405),
+        ("POST", "/v2/traces", {"Content-Type": PROTOBUF}, b"", 404),
+    ],
+)
+def test_not_otlp(  # noqa: PLR0913
+    collector: LocalCollector,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    body: bytes,
+    status: int,
+) -> None:
+    """What is not OTLP in protobuf is refused with the status that says why."""
+    answer = requests.request(method, collector.url + path, headers=headers, data=body, timeout=5)
+    assert answer.status_code == status
+
+
+def test_cut_short(collector: LocalCollector) -> None:
+    """A compressed body that ends too early is refused."""
+    for encoding, whole in (("gzip", gzip.compress(b"a" * 99)), ("deflate", zlib.compress(b"a"))):
+        headers = {"Content-Type": PROTOBUF, "Content-Encoding": encoding}
+        url = collector.url + "/v1/logs"
+        answer = requests.post(url, headers=headers, data=whole[:-3], timeout=5)
+        assert answer.status_code == 400
+
+
+def test_wait_for(collector: LocalCollector) -> None:
+    """``wait_for`` returns once its predicate holds, and says what there is when it does not."""
+    export_spans(collector.url)
+    collector.wait_for(lambda seen: len(seen.spans) == 2)
+    with pytest.raises(TimeoutError, match="2 from /v1/traces"):
+        collector.wait_for(lambda seen: seen.logs, timeout=0.01)
+
+
+def test_without_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without opentelemetry-proto the error names the extra to install."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(WebhooksError, match=r"confiture-webhooks\[demo\]"):
+        LocalCollector()
+
+
+@pytest.mark.parametrize("decode", [otlp.spans, otlp.metric_points, otlp.log_records])
+def test_decoding_without_protobuf(decode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each decoder says the same when the package is not there."""
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **more: Any) -> Any:
+        if name.startswith("opentelemetry.proto"):
+            raise ImportError(name)
+        return real(name, *args, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(WebhooksError, match=r"\[demo\]"):
+        decode(b"")

@@ -1,0 +1,301 @@
+"""HttpTransport ends every attempt in time, at whatever it hangs, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import ExitStack, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from confiture_webhooks.adapters.http import HttpTransport
+from confiture_webhooks.adapters.http_session import EndpointSession
+from confiture_webhooks.errors import TransportError
+from confiture_webhooks.transport import Request
+from peer import OK, Peer, Talk, answers, hello_then, starts_with
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SHORT = timedelta(milliseconds=500)
+LONG = timedelta(seconds=50)
+BOUND_S = 10.0
+"""Far over the attempt's time, far below the test's: only a hang is longer."""
+
+REAL_GETADDRINFO = socket.getaddrinfo
+
+
+class Hang:
+    """A place to hang at: where to send to, and what is said there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._stack = ExitStack()
+        self._monkeypatch = monkeypatch
+        self.is_released = threading.Event()
+        self._stack.callback(self.is_released.set)
+        self.peers: list[Peer] = []
+
+    def close(self) -> None:
+        """Let go."""
+        self._stack.close()
+
+    def peer(self, behave: Callable[[Talk], object], scheme: str = "http") -> str:
+        """The URL of a peer that does *behave*."""
+        self.peers.append(self._stack.enter_context(Peer(behave)))
+        return self.peers[-1].url.replace("http", scheme)
+
+    def name(self) -> str:
+        """A URL whose host's addresses are looked up for ever."""
+        port = int(self.peer(answers(OK)).rpartition(":")[2])
+
+        def hang(host: str, *args: object) -> list[object]:
+            if host == "hangs.test":
+                self.is_released.wait()
+                host = "127.0.0.1"
+            return REAL_GETADDRINFO(host, *args)  # type: ignore[arg-type,return-value]
+
+        self._monkeypatch.setattr(socket, "getaddrinfo", hang)
+        return f"http://hangs.test:{port}/"
+
+    def proxy(self, behave: Callable[[Talk], object]) -> str:
+        """A URL that is reached through a proxy that does *behave*."""
+        self._monkeypatch.setenv("https_proxy", self.peer(behave))
+        return "https://receiver.test/"
+
+    def connect(self) -> str:
+        """A URL that no connection can be made to: its listener's queue is full."""
+        listener = self._stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            filler = self._stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            with suppress(BlockingIOError):
+                filler.connect(listener.getsockname())
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+
+NEVER_READS = "never reads"
+TLS_RECORD = b"\x16\x03\x03\x40\x00" + b"\x02\x00\x3f\xfc" + b"\x03\x03" + bytes(300)
+PLACES: dict[str, tuple[Callable[[Hang], str], str]] = {
+    "name": (Hang.name, "timeout"),
+    "connect": (Hang.connect, "timeout"),
+    "tls": (lambda hang: hang.peer(Talk.hang, "https"), "timeout"),
+    "tls drips": (
+        lambda hang: hang.peer(hello_then(lambda talk: talk.drip(TLS_RECORD)), "https"),
+        "timeout",
+    ),
+    NEVER_READS: (lambda hang: hang.peer(Talk.hang), "timeout"),
+    "no answer": (lambda hang: hang.peer(starts_with(b"", Talk.hang)), "timeout"),
+    "half a header": (
+        lambda hang: hang.peer(starts_with(b"HTTP/1.1 200 OK\r\n", Talk.hang)),
+        "too_slow",
+    ),
+    "header drips": (
+        lambda hang: hang.peer(
+            starts_with(b"HTTP/1.1 200 OK\r\n", lambda talk: talk.drip(b"X: y\r\n", 0.05))
+        ),
+        "too_slow",
+    ),
+    "one long header": (
+        lambda hang: hang.peer(
+            starts_with(b"HTTP/1.1 200 OK\r\nX: ", lambda talk: talk.drip(b"x"))
+        ),
+        "too_slow",
+    ),
+    "proxy drips": (
+        lambda hang: hang.proxy(starts_with(b"HTTP/1.1 200 ", lambda talk: talk.drip(b"x"))),
+        "too_slow",
+    ),
+    "continue": (
+        lambda hang: hang.peer(
+            starts_with(b"", lambda talk: talk.drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.001))
+        ),
+        "too_slow",
+    ),
+}
+EVERYWHERE = pytest.mark.parametrize("place", PLACES)
+
+
+@pytest.fixture
+def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hang]:
+    """Places to hang at, released afterwards."""
+    hang = Hang(monkeypatch)
+    yield hang
+    hang.close()
+
+
+@pytest.fixture
+def transport() -> Iterator[HttpTransport]:
+    """A transport that is closed afterwards."""
+    transport = HttpTransport()
+    yield transport
+    transport.abort()
+    transport.close()
+
+
+def request(url: str, endpoint: str = "analytics", *, body: bytes = b"{}") -> Request:
+    """A request to *url*."""
+    return Request(url=url, headers={}, body=body, endpoint=endpoint)
+
+
+def body(place: str) -> bytes:
+    """A short body, or one that no buffer holds where nobody reads it."""
+    return b"x" * 20_000_000 if place == NEVER_READS else b"{}"
+
+
+def own_threads() -> list[str]:
+    """The names of the transport's threads."""
+    return [one.name for one in threading.enumerate() if one.name.startswith("webhooks-")]
+
+
+def assert_soon(is_true: Callable[[], bool]) -> None:
+    """*is_true* becomes so before a hang would end."""
+    deadline = time.monotonic() + BOUND_S
+    while not is_true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert is_true()
+
+
+def in_background(transport: HttpTransport, url: str) -> threading.Thread:
+    """Start a thread that sends to *url* and is not surprised when there is no answer."""
+
+    def send() -> None:
+        with suppress(TransportError):
+            transport.send(request(url), timeout=LONG)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    return sender
+
+
+@EVERYWHERE
+def test_an_attempt_ends_in_time(transport: HttpTransport, hang: Hang, place: str) -> None:
+    """Wherever a peer hangs or drips, the attempt ends, with its word, and so does its thread."""
+    where, expected = PLACES[place]
+    url = where(hang)
+    started = time.monotonic()
+    with pytest.raises(TransportError) as caught:
+        transport.send(request(url, body=body(place)), timeout=SHORT)
+    assert time.monotonic() - started < BOUND_S
+    assert caught.value.error_type == expected
+    assert_soon(lambda: [name for name in own_threads() if name != "webhooks-dns"] == [])
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param(Talk.hang, id="silent"),
+        pytest.param(lambda talk: talk.drip(b"x"), id="drips"),
+        pytest.param(lambda talk: talk.drip(b"1\r\nx\r\n"), id="drips chunks"),
+    ],
+)
+def test_a_body_is_not_waited_for(
+    transport: HttpTransport, hang: Hang, then: Callable[[Talk], object]
+) -> None:
+    """An answer whose body does not come is there long before the attempt's time is up."""
+    url = hang.peer(starts_with(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", then))
+    started = time.monotonic()
+    assert transport.send(request(url), timeout=LONG).status_code == 200
+    assert time.monotonic() - started < BOUND_S
+
+
+@EVERYWHERE
+def test_abort_ends_an_attempt_now(transport: HttpTransport, hang: Hang, place: str) -> None:
+    """Wherever an attempt hangs, abort ends it as a timeout, and all later ones."""
+    url = PLACES[place][0](hang)
+    ends: list[str] = []
+
+    def send() -> None:
+        try:
+            transport.send(request(url, body=body(place)), timeout=LONG)
+        except TransportError as error:
+            ends.append(error.error_type)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    assert_soon(lambda: any(name.endswith("-attempt") for name in own_threads()))
+    time.sleep(0.1)  # so that it is where it hangs
+    transport.abort()
+    sender.join(BOUND_S)
+    assert ends == ["timeout"]
+    with pytest.raises(TransportError, match="timeout"):
+        transport.send(request(url), timeout=LONG)
+    assert_soon(lambda: [name for name in own_threads() if name != "webhooks-dns"] == [])
+
+
+def test_abort_ends_an_attempt_on_a_kept_connection(transport: HttpTransport, hang: Hang) -> None:
+    """An attempt that hangs on a connection used before ends on abort, with its thread."""
+
+    def behave(talk: Talk) -> None:
+        talk.read()
+        talk.sock.sendall(OK)
+        talk.read()
+        talk.hang()
+
+    url = hang.peer(behave)
+    transport.send(request(url), timeout=LONG)
+    in_background(transport, url)
+    assert_soon(lambda: [len(talk.requests) for talk in hang.peers[0].talks] == [2])
+    transport.abort()
+    assert_soon(lambda: own_threads() == [])
+
+
+def test_a_dead_name_costs_one_thread(transport: HttpTransport, hang: Hang) -> None:
+    """However often it is tried, one lookup is under way; none of the requests is sent later."""
+    url = hang.name()
+    before = own_threads().count("webhooks-dns")
+    for _ in range(10):
+        with pytest.raises(TransportError, match="timeout"):
+            transport.send(request(url), timeout=timedelta(milliseconds=20))
+    assert own_threads().count("webhooks-dns") == before + 1
+    hang.is_released.set()
+    assert_soon(lambda: "webhooks-dns" not in own_threads())
+    assert transport.send(request(url), timeout=LONG).status_code == 200
+    assert len(hang.peers[0].talks) == 1
+
+
+def test_what_cannot_be_interrupted_costs_three_threads(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt stuck where no deadline reaches is left behind; not more than three are."""
+    is_released = threading.Event()
+    stuck: list[object] = []
+
+    def stick(*args: object) -> None:
+        stuck.append(args)
+        is_released.wait()
+
+    monkeypatch.setattr(EndpointSession, "exchange", stick)
+    for _ in range(5):
+        with pytest.raises(TransportError, match="timeout"):
+            transport.send(request("http://a.test"), timeout=timedelta(milliseconds=20))
+    assert len(stuck) == 3
+    is_released.set()
+    assert_soon(lambda: own_threads() == [])
+
+
+def test_a_hang_delays_no_other_endpoint(transport: HttpTransport, hang: Hang) -> None:
+    """While one endpoint's attempt hangs, another's is made."""
+    url = hang.peer(Talk.hang)
+    sender = in_background(transport, url)
+    assert_soon(lambda: any(name.endswith("-attempt") for name in own_threads()))
+    with Peer(answers(OK)) as peer:
+        assert transport.send(request(peer.url, "other"), timeout=LONG).status_code == 200
+    assert sender.is_alive()
+
+
+def test_an_address_that_hangs_leaves_time_for_the_next(
+    transport: HttpTransport, hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host with a dead first address is reached at its second."""
+    dead = int(hang.connect().rstrip("/").rpartition(":")[2])
+    with Peer(answers(OK)) as peer:
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))
+            for port in (dead, peer.port)
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        timeout = timedelta(seconds=4.5)
+        assert transport.send(request("http://two.test"), timeout=timeout).status_code == 200

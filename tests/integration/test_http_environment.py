@@ -1,0 +1,217 @@
+"""HttpTransport takes proxies from the environment as ``requests`` does, but no credentials."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+import threading
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from confiture_webhooks.adapters.http import HttpTransport
+from confiture_webhooks.errors import TransportError
+from confiture_webhooks.transport import Request
+from peer import OK, Peer, Talk, answers, says
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+PATIENCE = timedelta(seconds=20)
+
+
+@pytest.fixture
+def transport() -> Iterator[HttpTransport]:
+    """A transport that is closed afterwards."""
+    transport = HttpTransport()
+    yield transport
+    transport.abort()
+    transport.close()
+
+
+def request(
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    basic_auth: tuple[str, str] | None = None,
+) -> Request:
+    """A request to *url*."""
+    return Request(
+        url=url, headers=headers or {}, body=b"{}", endpoint="analytics", basic_auth=basic_auth
+    )
+
+
+def credentials(sent: bytes) -> list[str]:
+    """The values of a request's Authorization headers."""
+    lines = sent.decode("latin-1").split("\r\n")
+    return [
+        value
+        for name, _, value in (line.partition(": ") for line in lines)
+        if name.lower() == "authorization"
+    ]
+
+
+def tunnel(talk: Talk) -> None:
+    """Behave as a proxy that opens a tunnel to the port asked for, wherever that is."""
+    asked = talk.read() or b""
+    port = int(asked.split()[1].rpartition(b":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as onward:
+        talk.sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        back = threading.Thread(target=pump, args=(onward, talk.sock), daemon=True)
+        back.start()
+        pump(talk.sock, onward)
+        back.join()
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what comes until there is no more."""
+    with suppress(OSError):
+        while data := source.recv(9999):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def test_plain_http_goes_through_the_proxy(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HTTP_PROXY is asked for the whole address, with its own credentials."""
+    with Peer(answers(OK)) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", "//user:word@"))
+        monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//user:word@"))
+        sent = request("http://receiver.test/hook?a=1")
+        assert transport.send(sent, timeout=PATIENCE).status_code == 200
+        (read,) = proxy.requests
+    assert read.startswith(b"POST http://receiver.test/hook?a=1 HTTP/1.1\r\n")
+    assert b"Proxy-Authorization: Basic " + base64.b64encode(b"user:word") in read
+
+
+def test_no_proxy(transport: HttpTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_PROXY names hosts that are reached directly."""
+    with Peer(answers(OK)) as proxy, Peer(answers(OK)) as peer:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+        assert proxy.talks == []
+        assert len(peer.requests) == 1
+
+
+def test_https_goes_through_a_tunnel(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """HTTPS_PROXY opens a tunnel, which is used again, and sees nothing of the request."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with Peer(tunnel) as proxy, Peer(answers(OK), tls=server(authority)) as peer:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        sent = request(f"https://receiver.test:{peer.port}/hook")
+        for _ in range(2):
+            assert transport.send(sent, timeout=PATIENCE).status_code == 200
+        assert len(proxy.talks) == 1
+        assert proxy.requests[0].startswith(b"CONNECT receiver.test:")
+        assert [read.split()[1] for read in peer.requests] == [b"/hook", b"/hook"]
+
+
+def server(authority: trustme.CA) -> ssl.SSLContext:
+    """The receiver's side of TLS."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("receiver.test").configure_cert(context)
+    return context
+
+
+@pytest.mark.parametrize(
+    ("behave", "expected"),
+    [
+        (says(b"HTTP/1.1 407 Authentication required\r\n\r\n"), "other"),
+        (says(b"HTTP/1.1 502 Bad gateway\r\n\r\n"), "other"),
+        (says(b"rubbish\r\n"), "protocol"),
+        (says(b""), "connection_reset"),
+        (Talk.hang, "timeout"),
+    ],
+)
+def test_a_proxy_that_fails(
+    transport: HttpTransport,
+    monkeypatch: pytest.MonkeyPatch,
+    behave: Callable[[Talk], object],
+    expected: str,
+) -> None:
+    """A proxy's answer is not the receiver's: there was none."""
+    with Peer(behave) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        with pytest.raises(TransportError) as caught:
+            transport.send(request("https://receiver.test/"), timeout=timedelta(seconds=1))
+    assert caught.value.error_type == expected
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "http://", "gopher://a.test"])
+def test_a_proxy_that_is_not_there(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    """A proxy that cannot be reached, or is none, is a failed attempt."""
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(TransportError) as caught:
+        transport.send(request("https://receiver.test/"), timeout=PATIENCE)
+    assert caught.value.error_type in {"connection_refused", "other"}
+
+
+def test_basic_auth_is_utf8(transport: HttpTransport) -> None:
+    """User and password are sent as UTF-8."""
+    with Peer(answers(OK)) as peer:
+        sent = request(peer.url, basic_auth=("j\u00fcrgen", "p:\u20ac"))
+        transport.send(sent, timeout=PATIENCE)
+        expected = base64.b64encode("j\u00fcrgen:p:\u20ac".encode()).decode()
+        assert credentials(peer.requests[0]) == [f"Basic {expected}"]
+
+
+def test_an_authorization_of_the_endpoints_own_wins(transport: HttpTransport) -> None:
+    """A configured Authorization header is sent instead of user and password."""
+    with Peer(answers(OK)) as peer:
+        sent = request(peer.url, headers={"authorization": "Bearer t"}, basic_auth=("u", "p"))
+        transport.send(sent, timeout=PATIENCE)
+        assert credentials(peer.requests[0]) == ["Bearer t"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"), [({}, []), ({"Authorization": "Bearer t"}, ["Bearer t"])]
+)
+def test_netrc_is_not_read(
+    transport: HttpTransport,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    headers: dict[str, str],
+    expected: list[str],
+) -> None:
+    """The user's netrc neither adds nor replaces an Authorization."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with Peer(answers(OK)) as peer:
+        transport.send(request(peer.url, headers=headers), timeout=PATIENCE)
+        assert credentials(peer.requests[0]) == expected
+
+
+def test_an_address_gives_no_credentials(transport: HttpTransport) -> None:
+    """User and password left in an address are not sent: they belong into basic_auth."""
+    with Peer(answers(OK)) as peer:
+        sent = request(
+            peer.url.replace("//", "//user:word@"), headers={"Authorization": "Bearer t"}
+        )
+        transport.send(sent, timeout=PATIENCE)
+        assert credentials(peer.requests[0]) == ["Bearer t"]
+
+
+def test_close_may_be_called_again(transport: HttpTransport) -> None:
+    """Closing ends the kept connections, twice as well as once; sending opens new ones."""
+    with Peer(answers(OK)) as peer:
+        for _ in range(2):
+            transport.send(request(peer.url), timeout=PATIENCE)
+            transport.close()
+            transport.close()
+            assert peer.talks[-1].is_closed.wait(20)
+        assert len(peer.talks) == 2

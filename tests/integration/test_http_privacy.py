@@ -1,0 +1,214 @@
+"""What an attempt leaves in traces, metrics, logs and errors: never a part of the address."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import pickle
+import ssl
+import traceback
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+import trustme
+from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
+from opentelemetry.sdk.trace import ReadableSpan
+from urllib3 import HTTPConnectionPool
+
+from confiture_webhooks.adapters.http import HttpTransport
+from confiture_webhooks.errors import TransportError
+from confiture_webhooks.transport import Request
+from observed import Observed
+from peer import OK, Peer, Talk, answers, hello_then, says, starts_with
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CANARY = "canary"
+SECRET_HEADERS = {
+    "Authorization": "Bearer header-canary",
+    "X-Confiture-Secret": "secret-canary",
+    "X-Api-Key": "key-canary",
+}
+ANSWER = (
+    b"HTTP/1.1 %d Reason-canary\r\nServer: canary\r\nSet-Cookie: canary=canary\r\n"
+    b"Location: http://canary.test/canary\r\nX-Canary: canary\r\nContent-Length: 6\r\n\r\ncanary"
+)
+SHORT = timedelta(milliseconds=500)
+
+
+@pytest.fixture(params=["http", "", "http/dup"])
+def conventions(request: pytest.FixtureRequest) -> str:
+    """The stable conventions, the old ones, both."""
+    return str(request.param)
+
+
+@pytest.fixture
+def observed(conventions: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Observed]:
+    """What is exported while requests is instrumented."""
+    observed = Observed(conventions, monkeypatch)
+    yield observed
+    observed.close()
+
+
+@pytest.fixture
+def transport() -> Iterator[HttpTransport]:
+    """A transport that is closed afterwards."""
+    transport = HttpTransport()
+    yield transport
+    transport.abort()
+    transport.close()
+
+
+def request(url: str, *, resend_count: int = 0) -> Request:
+    """A request to *url*, with a canary everywhere."""
+    address = url.replace("//", "//user-canary:word-canary@") + "/path-canary?query=canary#canary"
+    return Request(
+        url=address,
+        headers=SECRET_HEADERS,
+        body=b'{"body": "canary"}',
+        endpoint="analytics",
+        basic_auth=("user-canary", "word-canary"),
+        resend_count=resend_count,
+    )
+
+
+def untrusted() -> ssl.SSLContext:
+    """TLS with a certificate nobody trusts."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+BEHAVIOURS: dict[str, tuple[Callable[[Talk], object], object]] = {
+    "success": (answers(ANSWER % 200), 200),
+    "500": (answers(ANSWER % 500), 500),
+    "redirect": (answers(ANSWER % 302), 302),
+    "malformed header": (answers(b"HTTP/1.1 200 OK\r\ncanary canary\r\n\r\n" + OK), 200),
+    "bad cookie": (says(b"HTTP/1.1 200 OK\r\nSet-Cookie: canary; expires=canary\r\n\r\n"), 200),
+    "timeout": (Talk.hang, "timeout"),
+    "too slow": (starts_with(b"HTTP/1.1 200 canary\r\n", Talk.hang), "too_slow"),
+    "reset": (starts_with(b"", Talk.reset), "connection_reset"),
+    "rubbish": (says(b"canary canary\r\n\r\n"), "protocol"),
+    "long header": (says(b"HTTP/1.1 200 OK\r\n" + b"canary" * 20_000), "protocol"),
+    "drips TLS": (hello_then(Talk.hang), "timeout"),
+}
+
+
+@pytest.mark.parametrize("case", [*BEHAVIOURS, "untrusted", "refused", "dns", "scheme", "host"])
+def test_no_part_of_an_attempt_leaks(
+    transport: HttpTransport,
+    observed: Observed,
+    case: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A canary in address, headers, body and answer is in nothing exported, logged or raised."""
+    caplog.set_level(logging.DEBUG)
+    behave, expected = BEHAVIOURS.get(case, (answers(OK), case))
+    with Peer(behave, tls=untrusted() if case == "untrusted" else None) as peer:
+        url = {
+            "refused": "http://127.0.0.1:9",
+            "dns": "http://nosuch.invalid",
+            "scheme": "gopher://127.0.0.1",
+            "host": "http://[canary",
+            "drips TLS": peer.url.replace("http", "https"),
+        }.get(case, peer.url)
+        expected = {
+            "untrusted": "tls",
+            "refused": "connection_refused",
+            "scheme": "other",
+            "host": "other",
+        }.get(case, expected)
+        timeout = SHORT if expected in {"timeout", "too_slow"} else timedelta(seconds=20)
+        raised = ""
+        got: int | str
+        try:
+            got = transport.send(request(url, resend_count=1), timeout=timeout).status_code
+        except TransportError as error:
+            got = error.error_type
+            raised = told(error)
+    assert got == expected
+    written = "".join(capfd.readouterr())
+    records = "".join(f"{record.getMessage()} {record.exc_text}" for record in caplog.records)
+    for told_text in (observed.everything(), raised, written, records, caplog.text):
+        assert CANARY not in told_text.lower()
+    if case != "host":
+        (span,) = observed.attempts
+        assert is_described(span)
+
+
+def told(error: BaseException) -> str:
+    """Everything that *error* tells, with the local variables of its traceback."""
+    assert error.__context__ is None
+    report = traceback.TracebackException.from_exception(error, capture_locals=True)
+    ours = [frame for frame in report.stack if frame.filename != __file__]
+    locals_ = "".join(str(frame.locals) for frame in ours)
+    return f"{error!s}{error!r}{pickle.dumps(error)!r}{locals_}{''.join(report.stack.format()[1:])}"
+
+
+def is_described(span: ReadableSpan) -> bool:
+    """Whether a span names host, port and resends."""
+    keys = set(span.attributes or {})
+    return {"server.address", "server.port", "http.request.resend_count"} <= keys
+
+
+def test_deeper_instrumentation_is_kept_out(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instrumentation of urllib3, which would show the whole address, makes no span."""
+    seen: list[bool] = []
+    urlopen = HTTPConnectionPool.urlopen
+
+    def instrumented(self: HTTPConnectionPool, *args: Any, **kwargs: Any) -> Any:
+        seen.append(is_http_instrumentation_enabled())
+        return urlopen(self, *args, **kwargs)
+
+    monkeypatch.setattr(HTTPConnectionPool, "urlopen", instrumented)
+    with Peer(answers(OK)) as peer:
+        transport.send(request(peer.url), timeout=timedelta(seconds=20))
+    assert seen == [False]
+
+
+def test_nothing_is_printed(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not even where http.client is told to print what it sends and reads."""
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    with Peer(answers(OK)) as peer:
+        transport.send(request(peer.url), timeout=timedelta(seconds=20))
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_what_is_raised_within_the_span_has_no_chain(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wraps requests, and follows a chain of errors, finds no address there."""
+    seen: list[BaseException] = []
+    send = requests.Session.send
+
+    def instrumented(self: requests.Session, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return send(self, *args, **kwargs)
+        except Exception as error:
+            seen.append(error)
+            raise
+
+    monkeypatch.setattr(requests.Session, "send", instrumented)
+    with pytest.raises(TransportError):
+        transport.send(request("http://127.0.0.1:9"), timeout=SHORT)
+    assert [(error.__cause__, error.__context__) for error in seen] == [(None, None)]
+
+
+def test_others_logs_of_urllib3_stay(
+    transport: HttpTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only records about webhooks are dropped from urllib3's loggers."""
+    caplog.set_level(logging.DEBUG)
+    with Peer(answers(OK)) as peer:
+        transport.send(request(peer.url), timeout=timedelta(seconds=20))
+        assert [record for record in caplog.records if record.name.startswith("urllib3")] == []
+        logging.getLogger("urllib3.connectionpool").debug("somebody else's")
+    assert "somebody else's" in caplog.text

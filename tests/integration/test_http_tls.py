@@ -1,0 +1,132 @@
+"""HttpTransport over TLS: whom it trusts, and what it says of those it does not."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from confiture_webhooks.adapters.http import HttpTransport
+from confiture_webhooks.errors import TransportError
+from confiture_webhooks.transport import Request
+from peer import OK, Peer, Talk, answers, hello_then
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+PATIENCE = timedelta(seconds=20)
+
+
+@pytest.fixture
+def transport() -> Iterator[HttpTransport]:
+    """A transport that is closed afterwards."""
+    transport = HttpTransport()
+    yield transport
+    transport.abort()
+    transport.close()
+
+
+def request(url: str) -> Request:
+    """A request to *url*."""
+    return Request(url=url, headers={}, body=b"{}", endpoint="analytics")
+
+
+def error_type(transport: HttpTransport, sent: Request, timeout: timedelta = PATIENCE) -> str:
+    """Why *sent* has no answer."""
+    with pytest.raises(TransportError) as caught:
+        transport.send(sent, timeout=timeout)
+    return caught.value.error_type
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A certificate authority nobody trusts yet."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def bundle(authority: trustme.CA, tmp_path: Path) -> Path:
+    """The authority's certificate as a file."""
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+def tls(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    """The receiver's side of TLS, with a certificate for *names*."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
+
+
+def test_an_untrusted_certificate(transport: HttpTransport, authority: trustme.CA) -> None:
+    """A receiver with a certificate of its own making is not talked to."""
+    with Peer(answers(OK), tls=tls(authority, "127.0.0.1")) as peer:
+        assert error_type(transport, request(peer.url)) == "tls"
+        assert peer.requests == []
+
+
+def test_a_trusted_certificate(
+    transport: HttpTransport,
+    authority: trustme.CA,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """REQUESTS_CA_BUNDLE names whom to trust; a TLS connection is used again."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    with Peer(answers(OK), tls=tls(authority, "127.0.0.1")) as peer:
+        for _ in range(2):
+            assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+        assert len(peer.talks) == 1
+
+
+def test_another_hosts_certificate(
+    transport: HttpTransport,
+    authority: trustme.CA,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A trusted certificate for another name is a fault of TLS."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    with Peer(answers(OK), tls=tls(authority, "elsewhere.test")) as peer:
+        assert error_type(transport, request(peer.url)) == "tls"
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_bundle_that_is_none(
+    transport: HttpTransport,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    authority: trustme.CA,
+    content: str | None,
+) -> None:
+    """A missing or unreadable bundle is a fault of TLS."""
+    path = tmp_path / "bundle.pem"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
+    with Peer(answers(OK), tls=tls(authority, "127.0.0.1")) as peer:
+        assert error_type(transport, request(peer.url)) == "tls"
+
+
+@pytest.mark.parametrize(
+    ("behave", "expected"),
+    [
+        pytest.param(
+            hello_then(lambda talk: talk.sock.sendall(b"HTTP/1.1 400 No\r\n\r\n")),
+            "tls",
+            id="another protocol",
+        ),
+        pytest.param(hello_then(lambda _: None), "connection_reset", id="closes"),
+        pytest.param(hello_then(Talk.reset), "connection_reset", id="resets"),
+    ],
+)
+def test_no_tls(transport: HttpTransport, behave: Callable[[Talk], object], expected: str) -> None:
+    """A peer that does not speak TLS is told from one that just ends the connection."""
+    with Peer(behave) as peer:
+        sent = request(peer.url.replace("http", "https"))
+        assert error_type(transport, sent, timedelta(seconds=2)) == expected

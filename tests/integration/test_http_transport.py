@@ -1,0 +1,246 @@
+"""HttpTransport on real sockets: answers, connections, and every reason for no answer."""
+
+from __future__ import annotations
+
+import socket
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from confiture_webhooks.adapters.http import HttpTransport
+from confiture_webhooks.delivery import ERROR_TYPES
+from confiture_webhooks.errors import TransportError
+from confiture_webhooks.transport import Request, Response
+from peer import OK, Peer, Talk, answers, says, starts_with
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+PATIENCE = timedelta(seconds=20)
+SOON = timedelta(milliseconds=600)
+
+
+@pytest.fixture
+def transport() -> Iterator[HttpTransport]:
+    """A transport that is closed afterwards."""
+    transport = HttpTransport()
+    yield transport
+    transport.abort()
+    transport.close()
+
+
+def request(
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    basic_auth: tuple[str, str] | None = None,
+    endpoint: str = "analytics",
+    body: bytes = b"{}",
+) -> Request:
+    """A request to *url*."""
+    return Request(
+        url=url, headers=headers or {}, body=body, endpoint=endpoint, basic_auth=basic_auth
+    )
+
+
+def error_type(transport: HttpTransport, sent: Request, timeout: timedelta = PATIENCE) -> str:
+    """Why *sent* has no answer."""
+    with pytest.raises(TransportError) as caught:
+        transport.send(sent, timeout=timeout)
+    assert caught.value.error_type in ERROR_TYPES
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    return caught.value.error_type
+
+
+def test_exactly_the_given_request_is_sent(transport: HttpTransport) -> None:
+    """The receiver reads the given path, headers and body, and nothing of requests' own."""
+    given = {"webhook-id": "evt_1", "User-Agent": "Confiture/1", "traceparent": "00-1-2-01"}
+    with Peer(answers(OK)) as peer:
+        sent = request(f"{peer.url}/hook?a=1&b=%20", headers=given, body=b'{"\xc3\xa9": 1}')
+        assert transport.send(sent, timeout=PATIENCE) == Response(status_code=200)
+        head, _, body = peer.requests[0].partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    assert first == "POST /hook?a=1&b=%20 HTTP/1.1"
+    assert body == b'{"\xc3\xa9": 1}'
+    assert dict(line.split(": ") for line in lines) == given | {
+        "Host": f"127.0.0.1:{peer.port}",
+        "Accept-Encoding": "identity",
+        "Content-Length": str(len(body)),
+    }
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK,
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 500 No\r\nContent-Length: 4096\r\n\r\n" + b"x" * 4096,
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK,
+        b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_a_connection_is_used_again(transport: HttpTransport, answer: bytes) -> None:
+    """After an answer with a short body, the next delivery takes the same connection."""
+    status = int(answer.rpartition(b"HTTP/1.1 ")[2][:3])
+    with Peer(answers(answer)) as peer:
+        for _ in range(3):
+            response = transport.send(request(peer.url), timeout=PATIENCE)
+            assert response.status_code == status
+        assert len(peer.talks) == 1
+        assert len(peer.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param(lambda talk: talk.drip(b"x"), id="drips"),
+        pytest.param(Talk.hang, id="silent"),
+        pytest.param(lambda talk: talk.drip(b"x" * 100, every_s=0), id="endless"),
+        pytest.param(Talk.reset, id="reset"),
+    ],
+)
+@pytest.mark.parametrize(
+    "header", [b"Content-Length: 9999999", b"Transfer-Encoding: chunked\r\n", b"Connection: close"]
+)
+def test_the_header_is_the_answer(
+    transport: HttpTransport, header: bytes, then: Callable[[Talk], object]
+) -> None:
+    """Whatever the body does, the status counts; the connection is then not used again."""
+    answer = b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % header
+    with Peer(starts_with(answer, then)) as peer:
+        for _ in range(2):
+            response = transport.send(request(peer.url), timeout=SOON)
+            assert response == Response(status_code=200)
+        assert len(peer.talks) == 2
+
+
+def test_a_long_body_is_not_read(transport: HttpTransport) -> None:
+    """For a body over a few KiB, a new connection costs less than reading it."""
+    with Peer(answers(b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50_000)) as peer:
+        for _ in range(2):
+            assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+        assert len(peer.talks) == 2
+
+
+def test_a_connection_closed_meanwhile_is_no_failure(transport: HttpTransport) -> None:
+    """A receiver may close a kept connection between two deliveries."""
+    with Peer(says(OK)) as peer:
+        for _ in range(3):
+            assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+            assert peer.talks[-1].is_closed.wait(20)
+
+
+def test_a_connection_closed_under_the_request_is_no_failure(transport: HttpTransport) -> None:
+    """A kept connection that ends without a byte of an answer is replaced within the attempt."""
+
+    def behave(talk: Talk) -> None:
+        talk.read()
+        talk.sock.sendall(OK)
+        talk.read()
+
+    with Peer(behave) as peer:
+        for _ in range(2):
+            assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+        assert [len(talk.requests) for talk in peer.talks] == [2, 1]
+
+
+def test_a_redirect_is_the_answer(transport: HttpTransport) -> None:
+    """A 307 is not followed, neither its address looked at."""
+    with Peer(answers(OK)) as elsewhere:
+        moved = f"HTTP/1.1 307 Moved\r\nLocation: {elsewhere.url}\r\nContent-Length: 0\r\n\r\n"
+        with Peer(answers(moved.encode())) as peer:
+            assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 307
+        assert elsewhere.talks == []
+
+
+def test_cookies_are_not_kept(transport: HttpTransport) -> None:
+    """A receiver's cookie does not come back to it."""
+    answer = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b; Path=/\r\nContent-Length: 0\r\n\r\n"
+    with Peer(answers(answer)) as peer:
+        for _ in range(2):
+            transport.send(request(peer.url), timeout=PATIENCE)
+        assert b"ookie" not in peer.requests[1]
+
+
+def test_retry_after_is_read(transport: HttpTransport) -> None:
+    """An answer's Retry-After comes with its status."""
+    answer = b"HTTP/1.1 503 No\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n"
+    with Peer(answers(answer)) as peer:
+        response = transport.send(request(peer.url), timeout=PATIENCE)
+    assert response == Response(status_code=503, retry_after=timedelta(seconds=120))
+
+
+@pytest.mark.parametrize(
+    ("behave", "expected"),
+    [
+        pytest.param(Talk.reset, "connection_reset", id="reset"),
+        pytest.param(lambda _: None, "connection_reset", id="closes"),
+        pytest.param(says(b""), "connection_reset", id="reads and closes"),
+        pytest.param(starts_with(b"", Talk.reset), "connection_reset", id="reads and resets"),
+        pytest.param(says(b"HTTP/1.1 200 OK\r\nCont"), "connection_reset", id="breaks off"),
+        pytest.param(says(b"HTTP/1.1 200 OK\r\n"), "connection_reset", id="breaks off early"),
+        pytest.param(
+            starts_with(b"HTTP/1.1 200 OK\r\nCont", Talk.reset), "connection_reset", id="resets"
+        ),
+        pytest.param(says(b"SSH-2.0-OpenSSH_9.2\r\n"), "protocol", id="another protocol"),
+        pytest.param(says(b"rubbish"), "protocol", id="rubbish"),
+        pytest.param(says(b"\x00\xff" * 99), "protocol", id="binary"),
+        pytest.param(says(b"HTTP/1.1 abc OK\r\n\r\n"), "protocol", id="no status"),
+        pytest.param(says(b"HTTP/1.1 20 OK\r\n\r\n"), "protocol", id="status too small"),
+        pytest.param(says(b"HTTP/2.0 200 OK\r\n\r\n"), "protocol", id="version"),
+        pytest.param(
+            says(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000), "protocol", id="a header too long"
+        ),
+        pytest.param(
+            says(b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 200), "protocol", id="too many headers"
+        ),
+        pytest.param(says(b"HTTP/1.1 " + b"2" * 70_000), "protocol", id="a status too long"),
+    ],
+)
+def test_why_there_is_no_answer(
+    transport: HttpTransport, behave: Callable[[Talk], object], expected: str
+) -> None:
+    """Whatever a peer does instead of answering has a word, and is not sent twice."""
+    with Peer(behave) as peer:
+        assert error_type(transport, request(peer.url)) == expected
+        assert len(peer.talks) == 1
+
+
+def test_nobody_listens(transport: HttpTransport) -> None:
+    """A refused connection is told apart."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert error_type(transport, request(f"http://127.0.0.1:{port}")) == "connection_refused"
+
+
+def test_no_route(transport: HttpTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system says beyond that is other."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("255.255.255.255", 9))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+    assert error_type(transport, request("http://broadcast.test")) == "other"
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "a" * 64 + ".test", "a..test"])
+def test_no_such_name(transport: HttpTransport, host: str) -> None:
+    """A name that cannot be resolved, or is none, is a fault of DNS."""
+    assert error_type(transport, request(f"http://{host}/")) == "dns"
+
+
+@pytest.mark.parametrize("url", ["ftp://a.test/", "http://", "http://[/", "http://a.test:99999/"])
+def test_a_wrong_url(transport: HttpTransport, url: str) -> None:
+    """What the configuration should have refused ends as an attempt without an answer."""
+    assert error_type(transport, request(url)) == "other"
+
+
+@pytest.mark.parametrize(
+    "headers", [{"X": "a\r\nb"}, {"X": "\u20ac"}, {"X\r\nY": "a"}, {"\u20ac": "a"}, {"": "a"}]
+)
+def test_wrong_headers(transport: HttpTransport, headers: dict[str, str]) -> None:
+    """Headers that no request can carry are never sent, and break nothing else."""
+    with Peer(answers(OK)) as peer:
+        assert error_type(transport, request(peer.url, headers=headers)) == "other"
+        assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+        assert len(peer.requests) == 1

@@ -1,0 +1,194 @@
+"""What a full disk, a locked or a damaged file costs: an OutboxError, in time, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from confiture_webhooks.adapters.memory import InMemoryOutbox
+from confiture_webhooks.adapters.sqlite import SqliteOutbox, open_outbox
+from confiture_webhooks.adapters.sqlite_file import DamagedError, set_aside
+from confiture_webhooks.delivery import State
+from confiture_webhooks.errors import OutboxError
+from contract.made import LEASE, NOW, delivery, event_id, filled, intent
+
+TESTS = Path(__file__).parents[1]
+A_HANG_S = 20
+
+
+def test_a_locked_file_is_an_error_after_two_seconds(outbox_path: Path) -> None:
+    """While another process keeps it locked, use and opening end as OutboxError, in time."""
+    filled(outbox_path)
+    with (
+        closing(SqliteOutbox(outbox_path)) as outbox,
+        closing(sqlite3.connect(outbox_path)) as other,
+    ):
+        other.isolation_level = None
+        other.execute("BEGIN IMMEDIATE")
+        for refused in (
+            lambda: outbox.stage(intent(1)),
+            lambda: outbox.claim("a", now=NOW, lease=LEASE),
+            lambda: SqliteOutbox(outbox_path),
+        ):
+            started = time.monotonic()
+            with pytest.raises(OutboxError, match="locked by another process"):
+                refused()
+            assert time.monotonic() - started < A_HANG_S
+        other.execute("ROLLBACK")
+        outbox.stage(intent(1))
+
+
+def test_a_full_disk_keeps_all_or_nothing(outbox_path: Path) -> None:
+    """A release that runs out of space is an OutboxError and leaves no part of itself."""
+    with closing(SqliteOutbox(outbox_path)) as outbox:
+        outbox.stage(intent(1))
+        connection = outbox._file._connection
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+        many = [delivery(1, f"endpoint{number}") for number in range(200)]
+        with pytest.raises(OutboxError, match="the disk is full"):
+            outbox.release(event_id(1), many)
+        assert [one.event_id for one in outbox.intents()] == [event_id(1)]
+        assert not outbox.deliveries()
+        connection.execute("PRAGMA max_page_count = 100000")
+        outbox.release(event_id(1), many)
+        assert outbox.summary().counts == {State.PENDING: 200}
+
+
+def test_a_file_that_may_not_grow_breaks_nothing(outbox_path: Path) -> None:
+    """Writes that the system cuts off end as OutboxError; what was kept before is whole."""
+    script = (
+        "import resource, signal, sys\n"
+        "from itertools import count\n"
+        "from pathlib import Path\n"
+        "from contract.made import delivery, event_id\n"
+        "from confiture_webhooks.adapters.sqlite import SqliteOutbox\n"
+        "from confiture_webhooks.errors import OutboxError\n"
+        "outbox = SqliteOutbox(Path(sys.argv[1]))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n"
+        "try:\n"
+        "    for number in count():\n"
+        "        outbox.release(event_id(number), [delivery(number)])\n"
+        "except OutboxError:\n"
+        "    print(number)\n"
+        "    sys.stdout.flush()\n"
+        "    outbox.close()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(outbox_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=A_HANG_S,
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+    )
+    with closing(SqliteOutbox(outbox_path)) as outbox:
+        assert len(outbox.deliveries(limit=10**6)) == int(run.stdout) > 0
+
+
+def test_a_read_only_directory_is_an_error(read_only_project: Path) -> None:
+    """Neither a new file nor an existing one can be used where nothing can be written."""
+    with pytest.raises(OutboxError):
+        SqliteOutbox(read_only_project / "new.db")
+    with pytest.raises(OutboxError):
+        SqliteOutbox(read_only_project / "new" / "webhooks.db")
+    with pytest.raises(OutboxError, match="cannot be"):
+        SqliteOutbox(read_only_project / ".confiture" / "webhooks.db")
+    outbox, [notice] = open_outbox(read_only_project / "new.db")
+    assert isinstance(outbox, InMemoryOutbox)
+    assert "in memory only" in notice
+
+
+def test_a_corrupt_file_is_kept_aside_and_a_fresh_one_made(outbox_path: Path) -> None:
+    """What is no database is renamed, byte for byte, and said; a new outbox takes its place."""
+    outbox_path.parent.mkdir()
+    outbox_path.write_bytes(b"not a database" * 1000)
+    outbox_path.with_name("webhooks.db-wal").write_bytes(b"nor a log")
+    outbox, [notice] = open_outbox(outbox_path)
+    with closing(outbox):
+        assert outbox.is_durable
+        assert not outbox.deliveries()
+        outbox.release(event_id(1), [delivery(1)])
+    [aside] = outbox_path.parent.glob("webhooks.db.corrupt-*[0-9]Z")
+    assert aside.read_bytes() == b"not a database" * 1000
+    assert aside.with_name(f"{aside.name}-wal").read_bytes() == b"nor a log"
+    assert aside.name in notice
+    outbox, notices = open_outbox(outbox_path)
+    outbox.close()
+    assert notices == []
+
+
+def test_a_file_that_another_process_set_aside_is_not_touched(outbox_path: Path) -> None:
+    """Of two processes that find the damage, the slower leaves the fresh file where it is."""
+    outbox_path.parent.mkdir()
+    outbox_path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(DamagedError) as slower:
+        SqliteOutbox(outbox_path)
+    outbox, _ = open_outbox(outbox_path)
+    outbox.release(event_id(1), [delivery(1)])
+    outbox.close()
+    assert set_aside(outbox_path, slower.value) is None
+    with closing(SqliteOutbox(outbox_path)) as again:
+        assert len(again.deliveries()) == 1
+
+
+def test_two_corrupt_files_are_both_kept(outbox_path: Path) -> None:
+    """A second one set aside in the same second does not replace the first."""
+    outbox_path.parent.mkdir()
+    for content in (b"one" * 99, b"two" * 99, b"six" * 99):
+        outbox_path.write_bytes(content)
+        open_outbox(outbox_path)[0].close()
+    kept = {file.read_bytes() for file in outbox_path.parent.glob("webhooks.db.corrupt-*")}
+    assert kept == {b"one" * 99, b"two" * 99, b"six" * 99}
+
+
+def test_damage_found_in_use_is_dealt_with_at_the_next_opening(outbox_path: Path) -> None:
+    """A broken page is an OutboxError now; the next to open sets the file aside."""
+    filled(outbox_path, count=300)
+    page = outbox_path.read_bytes().index(delivery(150).body) // 4096
+    with outbox_path.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xff" * 100)
+    with closing(SqliteOutbox(outbox_path)) as outbox, pytest.raises(OutboxError, match="damaged"):
+        outbox.deliveries(limit=1000)
+    outbox, [notice] = open_outbox(outbox_path)
+    outbox.close()
+    assert "webhooks.db.corrupt-" in notice
+    assert outbox.is_durable
+
+
+def test_a_sound_file_that_was_noted_as_damaged_stays(outbox_path: Path) -> None:
+    """A note of damage that an examination does not find is dropped."""
+    filled(outbox_path)
+    note = outbox_path.with_name("webhooks.db.damaged")
+    note.touch()
+    with closing(SqliteOutbox(outbox_path)) as outbox:
+        assert len(outbox.deliveries()) == 1
+    assert not note.exists()
+
+
+def test_an_outbox_that_cannot_be_at_all_is_in_memory(tmp_path: Path) -> None:
+    """With a file where its directory should be, delivery goes on in memory, and says so."""
+    (tmp_path / "file").touch()
+    outbox, [notice] = open_outbox(tmp_path / "file" / "webhooks.db")
+    assert not outbox.is_durable
+    assert str(tmp_path / "file" / "webhooks.db") in notice
+
+
+def test_after_close_it_refuses(outbox_path: Path) -> None:
+    """What is asked of a closed outbox is an OutboxError, never SQLite's own."""
+    outbox = SqliteOutbox(outbox_path)
+    outbox.close()
+    with pytest.raises(OutboxError):
+        outbox.summary()
+    with pytest.raises(OutboxError):
+        outbox.prune(before=NOW - timedelta(days=30), keep=0)

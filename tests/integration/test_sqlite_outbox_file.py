@@ -1,0 +1,189 @@
+"""The SQLite outbox's file: where it is, who may read it, which versions, what it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from confiture_webhooks.adapters import sqlite_schema
+from confiture_webhooks.adapters.memory import InMemoryOutbox
+from confiture_webhooks.adapters.sqlite import SqliteOutbox, default_path, open_outbox
+from confiture_webhooks.errors import OutboxError
+from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, filled, intent
+
+
+def mode(path: Path) -> int:
+    """The permission bits of *path*."""
+    return path.stat().st_mode & 0o777
+
+
+# Where it is, and who may read it
+
+
+def test_only_the_owner_may_read_it(outbox_path: Path) -> None:
+    """The file and those beside it are 0600, their directory 0700, whatever the umask."""
+    before = os.umask(0)
+    try:
+        with closing(SqliteOutbox(outbox_path)) as outbox:
+            outbox.stage(intent(1))
+            files = {file.name: mode(file) for file in outbox_path.parent.glob("webhooks.db*")}
+    finally:
+        os.umask(before)
+    assert files == dict.fromkeys(("webhooks.db", "webhooks.db-wal", "webhooks.db-shm"), 0o600)
+    assert mode(outbox_path.parent) == 0o700
+
+
+def test_a_readable_file_is_made_private(outbox_path: Path) -> None:
+    """A file that others may read is closed to them when it is opened."""
+    filled(outbox_path)
+    outbox_path.chmod(0o644)
+    filled(outbox_path)
+    assert mode(outbox_path) == 0o600
+
+
+def test_a_directory_of_its_own_is_out_of_version_control(outbox_path: Path) -> None:
+    """A new directory ignores all it holds; one of the project's only the outbox."""
+    filled(outbox_path)
+    assert (outbox_path.parent / ".gitignore").read_text() == "*\n"
+    other = outbox_path.parents[1] / "project" / ".confiture" / "webhooks.db"
+    other.parent.mkdir(parents=True)
+    filled(other)
+    assert (other.parent / ".gitignore").read_text() == "webhooks.db*\n"
+
+
+def test_a_directory_of_others_is_left_as_it_is(tmp_path: Path) -> None:
+    """A directory that was there and is not ours keeps its mode and gets no .gitignore."""
+    tmp_path.chmod(0o755)
+    filled(tmp_path / "mine.db")
+    assert mode(tmp_path) == 0o755
+    assert not (tmp_path / ".gitignore").exists()
+
+
+def test_it_lies_in_the_project(tmp_path: Path) -> None:
+    """Where the project can be written, the outbox is its .confiture/webhooks.db."""
+    assert default_path(tmp_path, {}) == tmp_path / ".confiture" / "webhooks.db"
+
+
+def test_it_lies_in_the_users_state_when_the_project_is_read_only(read_only_project: Path) -> None:
+    """A project that cannot be written has its outbox in the user's state, one per project."""
+    there = default_path(read_only_project, {"HOME": "/home/ada"})
+    assert there.parents[1] == Path("/home/ada/.local/state/confiture-webhooks")
+    assert there.name == "webhooks.db"
+    given = default_path(read_only_project, {"XDG_STATE_HOME": "/state", "HOME": "/home/ada"})
+    assert given == Path("/state/confiture-webhooks") / there.parent.name / "webhooks.db"
+    assert (
+        default_path(read_only_project, {"XDG_STATE_HOME": "state", "HOME": "/home/ada"}) == there
+    )
+
+
+# Versions
+
+
+def test_what_is_stored_outlives_the_process(outbox_path: Path) -> None:
+    """Closed and opened again, it holds what it held, and leaves no log behind."""
+    filled(outbox_path)
+    assert not outbox_path.with_name("webhooks.db-wal").exists()
+    with closing(SqliteOutbox(outbox_path)) as outbox:
+        [claim] = outbox.claim("a", now=NOW, lease=LEASE)
+    assert claim.delivery == delivery(0)
+
+
+def test_an_older_file_is_brought_forward(
+    outbox_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of an earlier version gets the later migrations and keeps what it holds."""
+    filled(outbox_path)
+    later = (*sqlite_schema.MIGRATIONS, ("ALTER TABLE intents ADD COLUMN note TEXT",))
+    monkeypatch.setattr(sqlite_schema, "MIGRATIONS", later)
+    with closing(SqliteOutbox(outbox_path)) as outbox:
+        assert len(outbox.deliveries()) == 1
+    with closing(sqlite3.connect(outbox_path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(later),)
+        assert connection.execute("SELECT note FROM intents").fetchall() == []
+
+
+def test_a_newer_file_is_refused_and_left_alone(outbox_path: Path) -> None:
+    """A file of a later version is named with a remedy, not changed and not set aside."""
+    filled(outbox_path)
+    with closing(sqlite3.connect(outbox_path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    content = outbox_path.read_bytes()
+    with pytest.raises(OutboxError, match=r"webhooks\.db.*newer.*Upgrade confiture-webhooks"):
+        SqliteOutbox(outbox_path)
+    outbox, [notice] = open_outbox(outbox_path)
+    assert isinstance(outbox, InMemoryOutbox)
+    assert "newer" in notice
+    assert outbox_path.read_bytes() == content
+
+
+def test_another_programs_database_is_refused_and_left_alone(outbox_path: Path) -> None:
+    """No table is added to a database that is not an outbox."""
+    outbox_path.parent.mkdir()
+    with closing(sqlite3.connect(outbox_path)) as connection:
+        connection.execute("CREATE TABLE theirs (id)")
+    with pytest.raises(OutboxError, match="another program"):
+        SqliteOutbox(outbox_path)
+    with closing(sqlite3.connect(outbox_path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+
+
+def test_an_empty_file_becomes_an_outbox(outbox_path: Path) -> None:
+    """A process killed between making the file and filling it leaves nothing in the way."""
+    outbox_path.parent.mkdir()
+    outbox_path.touch()
+    filled(outbox_path)
+
+
+# Without a WAL
+
+
+def test_without_shared_memory_it_does_without_a_wal(outbox_path: Path) -> None:
+    """Where files beside it cannot be shared, two processes still share it, also one from a WAL."""
+    filled(outbox_path)
+    outbox_path.with_name("webhooks.db-shm").mkdir()
+    with closing(SqliteOutbox(outbox_path)) as first, closing(SqliteOutbox(outbox_path)) as second:
+        first.release(event_id(7), [delivery(7)])
+        claims = second.claim("a", now=NOW, lease=LEASE, limit=5)
+        assert [claim.delivery.id for claim in claims] == ["dlv_a_0", "dlv_a_7"]
+        assert first.record(claims[0], attempt(), DELIVERED)
+    with closing(sqlite3.connect(outbox_path)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+# What it holds
+
+
+def test_text_that_utf8_cannot_carry_does_not_stop_a_release(outbox_path: Path) -> None:
+    """A migration whose file name is not UTF-8 is told, with its bad bytes escaped."""
+    bad = dataclasses.replace(delivery(1), migration_name="001_caf\udce9")
+    with closing(SqliteOutbox(outbox_path)) as outbox:
+        outbox.release(event_id(1), [bad])
+        [row] = outbox.deliveries()
+        assert row.delivery.migration_name == "001_caf\\udce9"
+        with pytest.raises(OutboxError):
+            outbox.find("\udce9")
+
+
+def test_it_keeps_no_answer_and_no_address(outbox_path: Path) -> None:
+    """The tables have no column for a URL, a secret, a header or the body of an answer."""
+    filled(outbox_path)
+    with closing(sqlite3.connect(outbox_path)) as connection:
+        tables = [
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        columns = {
+            column[1]
+            for table in tables
+            for column in connection.execute(f"PRAGMA table_info({table})")
+        }
+    assert not [
+        name
+        for name in columns
+        if any(word in name for word in ("url", "secret", "header", "answer", "response", "auth"))
+    ]

@@ -1,0 +1,297 @@
+"""How a command's telemetry ends: with all arrived, or in time and with one line about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from confiture_webhooks.collector import LocalCollector
+
+BOUND_S = 6.0
+"""Start of the interpreter, its imports, 2 s of budget, and what a busy machine adds."""
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+COMMAND = """
+import os, sys, time
+from datetime import UTC, datetime, timedelta
+from confiture_webhooks.delivery import Attempt, Delivery
+from confiture_webhooks.event import Database, Direction, EventType, MigrationRef
+{before}
+from confiture_webhooks.telemetry import Telemetry
+telemetry = Telemetry.for_command(
+    environ=os.environ, environment="production", endpoints=["analytics"], log="json",
+    log_level="info",
+)
+telemetry.start_run("confiture migrate up", Database(name="shop"))
+migration = telemetry.migration(MigrationRef(version="1", slug="one"), Direction.UP)
+migration.finish(duration_s=0.1, rows_affected=1, error=None)
+delivery = telemetry.delivery(
+    Delivery(
+        id="dlv_1", event_id="evt_1", event_type=EventType.MIGRATION_SUCCESS,
+        endpoint="analytics", body=b"x", content_type="application/json",
+        trace=migration.trace, correlation_id=telemetry.correlation_id,
+        created_at=datetime.now(UTC),
+    ),
+    remote=False,
+)
+with delivery.current():
+    {during}
+attempt = Attempt(
+    number=1, started_at=datetime.now(UTC), duration=timedelta(seconds=0.1), status_code=200
+)
+delivery.finish("delivered", last=attempt, attempts=1, at=datetime.now(UTC))
+telemetry.end_run(applied=1, failed=0, error_type=None)
+started = time.monotonic()
+telemetry.shutdown(timedelta(seconds=2))
+telemetry.shutdown(timedelta(seconds=2))
+assert time.monotonic() - started < 3.5
+"""
+
+
+class Finished:
+    """A command that has ended."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str], took_s: float) -> None:
+        self.stdout = done.stdout
+        self.code = done.returncode
+        self.stderr = done.stderr
+        self.took_s = took_s
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Every line of stderr, each a JSON document."""
+        return [json.loads(line) for line in self.stderr.splitlines()]
+
+    def events(self) -> list[str]:
+        """The events in order."""
+        return [line["event"] for line in self.lines()]
+
+
+def run(before: str = "", during: str = "pass", **environ: str) -> Finished:
+    """Run the command in an interpreter of its own."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", COMMAND.format(before=before, during=during)],
+        env={**kept, **environ},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return Finished(done, time.monotonic() - started)
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """An address where nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """An address that accepts connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextmanager
+def unavailable() -> Iterator[str]:
+    """A collector that answers 503 to everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize("collector", [refusing, silent, unavailable])
+def test_a_dead_collector(collector: Any) -> None:
+    """A collector that refuses, hangs or is unavailable costs 2 s and one line, nothing else."""
+    with collector() as address:
+        ended = run(**{ENDPOINT: address})
+    assert ended.code == 0, ended.stderr
+    assert ended.stdout == ""
+    assert ended.events() == [
+        "migration.applied",
+        "webhook.delivered",
+        "telemetry.flush_incomplete",
+    ]
+    line = ended.lines()[-1]
+    assert (line["level"], line["budget_s"]) == ("warning", 2.0)
+    assert line["lost"] > 5
+    assert ended.took_s < BOUND_S
+
+
+def test_a_host_that_logs() -> None:
+    """Where the host has configured logging, the SDK still prints nothing of its own."""
+    with refusing() as address:
+        ended = run(before="import logging; logging.basicConfig()", **{ENDPOINT: address})
+    assert ended.events()[-1] == "telemetry.flush_incomplete"
+
+
+def test_a_slow_exporter_of_the_users_choice() -> None:
+    """A time-out of the user's own does not lengthen the end."""
+    with silent() as address:
+        ended = run(**{ENDPOINT: address, "OTEL_EXPORTER_OTLP_TIMEOUT": "60"})
+    assert ended.events()[-1] == "telemetry.flush_incomplete"
+    assert ended.took_s < BOUND_S
+
+
+def test_all_arrives() -> None:
+    """With a living collector everything arrives, and no line says otherwise."""
+    with LocalCollector() as collector:
+        ended = run(**{ENDPOINT: collector.url})
+        assert ended.events() == ["migration.applied", "webhook.delivered"], ended.stderr
+        names = {span.name for span in collector.spans}
+    assert names == {"confiture migrate up", "apply migration", "deliver webhook analytics"}
+
+
+def test_requests_of_users_are_traced() -> None:
+    """A ``requests`` call under a delivery is a span of the run's trace, with the stable names."""
+    with LocalCollector() as collector, unavailable() as receiver:
+        during = f"import requests; requests.post({receiver!r}, data=b'x', timeout=5)"
+        ended = run(during=during, **{ENDPOINT: collector.url})
+        assert ended.code == 0, ended.stderr
+        spans = {span.name: span for span in collector.spans}
+        (metric,) = [one for one in collector.metrics if one.name == "http.client.request.duration"]
+    assert spans["POST"].trace_id == spans["confiture migrate up"].trace_id
+    assert spans["POST"].parent_id == spans["deliver webhook analytics"].span_id
+    assert spans["POST"].attributes["http.request.method"] == "POST"
+    assert metric.unit == "s"
+
+
+@pytest.mark.parametrize(
+    ("environ", "setting", "remedy"),
+    [
+        ({ENDPOINT: "http://127.0.0.1:9"}, ENDPOINT, "pip install 'confiture-webhooks[otlp]'"),
+        (
+            {ENDPOINT: "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "pip install opentelemetry-exporter-otlp-proto-grpc",
+        ),
+    ],
+)
+def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) -> None:
+    """A package that is not installed is one line with the remedy, and the run goes on."""
+    ended = run(before="sys.modules['opentelemetry.exporter'] = None", **environ)
+    assert ended.code == 0, ended.stderr
+    (line,) = [one for one in ended.lines() if one["event"] == "webhooks.config_invalid"]
+    (fault,) = line["faults"]
+    assert fault.startswith(f"{setting}: ")
+    assert remedy in fault
+    assert "telemetry.flush_incomplete" not in ended.events()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "named"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "CANARY", "OTEL_BSP_MAX_QUEUE_SIZE"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-1", "OTEL_BSP_*"),
+        ("OTEL_TRACES_SAMPLER", "CANARY", "OTEL_TRACES_SAMPLER"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "CANARY", "OTEL_RESOURCE_ATTRIBUTES"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "CANARY", "OTEL_EXPORTER_OTLP_HEADERS"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "CANARY", "OTEL_EXPORTER_OTLP_COMPRESSION"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "CANARY", "OTEL_EXPORTER_OTLP_TIMEOUT"),
+    ],
+)
+def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
+    """A value OpenTelemetry does not take is one line that names it and does not quote it."""
+    with LocalCollector() as collector:
+        ended = run(**{ENDPOINT: collector.url, setting: value})
+    assert ended.code == 0, ended.stderr
+    (line,) = [one for one in ended.lines() if one["event"] == "webhooks.config_invalid"]
+    assert [fault.partition(":")[0] for fault in line["faults"]] == [named]
+    assert "CANARY" not in ended.stderr
+
+
+def test_the_console_is_stderr() -> None:
+    """Console exporters write to stderr: stdout belongs to Confiture."""
+    signals = ("TRACES", "METRICS", "LOGS")
+    ended = run(**{f"OTEL_{signal}_EXPORTER": "console" for signal in signals})
+    assert (ended.code, ended.stdout) == (0, "")
+    assert '"name": "apply migration"' in ended.stderr
+    assert "confiture.webhook.deliveries" in ended.stderr
+    assert '"event_name": "webhook.delivered"' in ended.stderr
+
+
+OWNED = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+owner = TracerProvider(shutdown_on_exit=False)
+owner.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr)))
+trace.set_tracer_provider(owner)
+"""
+
+
+def test_somebody_elses_provider() -> None:
+    """A provider that is set is used; nothing is set up, instrumented or shut down beside it."""
+    with refusing() as address:
+        check = (
+            "from opentelemetry.instrumentation.requests import RequestsInstrumentor as R; "
+            "assert not R().is_instrumented_by_opentelemetry"
+        )
+        ended = run(before=OWNED, during=check, **{ENDPOINT: address})
+    assert ended.code == 0, ended.stderr
+    assert '"name": "apply migration"' in ended.stderr
+    assert "flush_incomplete" not in ended.stderr
+
+
+def test_delta_and_resource() -> None:
+    """Counters leave as deltas, from a service with its environment and its CI run."""
+    with LocalCollector() as collector:
+        ended = run(
+            **{
+                ENDPOINT: collector.url,
+                "GITHUB_ACTIONS": "true",
+                "GITHUB_RUN_ID": "42",
+                "OTEL_RESOURCE_ATTRIBUTES": "team=db",
+            }
+        )
+        assert ended.code == 0, ended.stderr
+        deliveries = {
+            one.attributes["confiture.webhook.outcome"]: (one.value, one.temporality)
+            for one in collector.metrics
+            if one.name == "confiture.webhook.deliveries"
+        }
+        resource = collector.spans[0].resource
+    assert deliveries == {
+        "delivered": (1, "delta"),
+        "deferred": (0, "delta"),
+        "dead_letter": (0, "delta"),
+        "gone": (0, "delta"),
+    }
+    assert resource["service.name"] == "confiture"
+    assert resource["deployment.environment.name"] == "production"
+    assert resource["cicd.pipeline.run.id"] == "42"
+    assert resource["team"] == "db"

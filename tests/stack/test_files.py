@@ -1,0 +1,230 @@
+"""The shipped files, read by the programs they are for."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from project import CONFITURE
+from stack_scenario import until
+from stack_views import ROOT, Views
+
+OBSERVABILITY = ROOT / "observability"
+REAL_HOME = Path.home()
+"""Where the build is kept; inside a test HOME is an empty folder."""
+PROMETHEUS = OBSERVABILITY / "prometheus"
+COMPOSE_FILES = {
+    "default": ["docker-compose.yml"],
+    "loki": ["docker-compose.yml", "observability/loki/docker-compose.yml"],
+}
+OWN_ADDRESSES = re.compile(r"listen|^-httpListenAddr|storage|^--config|^-config")
+"""Flags that differ between a container and this machine."""
+
+
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run *command* at the top of the project."""
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def composed(programs: dict[str, Path], variant: str) -> dict[str, Any]:
+    """The compose file as Docker Compose understands it, with the demo."""
+    files = [argument for name in COMPOSE_FILES[variant] for argument in ("-f", name)]
+    done = run(
+        programs["docker-compose"], *files, "--profile", "demo", "config", "--format", "json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_the_rules_pass_their_tests(programs: dict[str, Path]) -> None:
+    """promtool accepts the configuration and every rule, and all rule tests pass."""
+    tests = sorted((PROMETHEUS / "tests").glob("*.yml"))
+    assert tests
+    for arguments in (
+        ("check", "config", PROMETHEUS / "prometheus.yml"),
+        ("test", "rules", *tests),
+    ):
+        done = run(programs["promtool"], *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("with_queue", [False, True])
+def test_the_collector_takes_its_configuration(
+    programs: dict[str, Path], tmp_path: Path, *, with_queue: bool
+) -> None:
+    """The collector's file is valid as it is, with no variable set, and with the queue on disk."""
+    files = ["otel-collector.yaml", *["observability/otel-collector-queue.yaml"] * with_queue]
+    configs = [f"--config={name}" for name in files]
+    done = run(programs["otelcol"], "validate", *configs, COLLECTOR_QUEUE_DIR=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("variant", COMPOSE_FILES)
+def test_compose_reads_the_file(programs: dict[str, Path], variant: str) -> None:
+    """Docker Compose accepts it; images are pinned, ports on loopback, files there, health known."""
+    services = composed(programs, variant)["services"]
+    for name, service in services.items():
+        image = service["image"]
+        assert re.search(r":v?\d+\.\d+", image) or "build" in service, image
+        for port in service.get("ports", ()):
+            assert port["host_ip"] == "127.0.0.1", name
+        for volume in service.get("volumes", ()):
+            if volume["type"] == "bind":
+                assert Path(volume["source"]).exists(), volume["source"]
+                assert volume["read_only"], volume["source"]
+        for needed, how in service.get("depends_on", {}).items():
+            assert needed in services
+            if how["condition"] == "service_healthy":
+                assert "healthcheck" in services[needed], needed
+        check = service.get("healthcheck", {}).get("test", ["CMD"])
+        assert check[0] == "CMD", f"{name}: a shell is not there in every image"
+
+
+def test_the_variant_has_no_victorialogs(programs: dict[str, Path]) -> None:
+    """With Loki nothing waits for VictoriaLogs or sends to it."""
+    assert "victorialogs" not in json.dumps(composed(programs, "loki"))
+    assert "loki" not in composed(programs, "default")["services"]
+
+
+def test_containers_and_the_native_stack_run_the_same_command(
+    programs: dict[str, Path], other_stack: Any
+) -> None:
+    """A program's flags are the same in both, addresses and folders apart."""
+    services = composed(programs, "default")["services"]
+    names = {"victoria-logs": "victorialogs", "otelcol": "otel-collector"}
+    for server in other_stack.servers.values():
+        container = services[names.get(server.name, server.name)]["command"]
+        assert _essence(container) == _essence(_joined(server.command[1:])), server.name
+
+
+def _essence(flags: list[str]) -> set[str]:
+    return {flag for flag in flags if not OWN_ADDRESSES.search(flag)}
+
+
+def _joined(words: list[str]) -> list[str]:
+    """Flags whose value is a word of its own, as one word."""
+    joined: list[str] = []
+    for word in words:
+        if word.startswith("-"):
+            joined.append(word)
+        else:
+            joined[-1] += f"={word}"
+    return joined
+
+
+def test_the_demo_migrates_in_the_stack(
+    other_stack: Any, database: str, receiver: Any, tmp_path: Path
+) -> None:
+    """The demo's own script sends its migrations, a failing one too, into the stack."""
+    views = Views(other_stack.addresses)
+    script = (OBSERVABILITY / "demo" / "migrate.sh").read_text()
+    script = script.replace("127.0.0.1:8000", f"127.0.0.1:{receiver.port}")
+    done = subprocess.run(
+        ["sh", "-c", script],
+        cwd=tmp_path,
+        env={
+            "PATH": f"{CONFITURE.parent}:{os.defpath}",
+            "HOME": str(tmp_path),
+            "DATABASE_URL": database,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": other_stack.url("otlp_http"),
+            "ROUNDS": "1",
+            "ROUNDS_FROM": "6",
+            "PAUSE": "0",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = [request.payload["event_type"] for request in receiver.requests]
+    assert told.count("migration_success") == 2, done.stderr
+    assert told.count("migration_error") == 1
+    assert told.count("migration_rollback") == 1
+    lines = '{service.name="confiture"} environment:="demo" event_name:="migration.applied"'
+    until(lambda: views.logs(lines), lambda found: len(found) == 2, 20, "log lines")
+
+
+def test_lines_from_a_file_are_as_those_from_otlp(
+    other_stack: Any, project: Any, receiver: Any
+) -> None:
+    """A run's JSON lines, sent as the Vector configuration sends them, have the same fields."""
+    views = Views(other_stack.addresses)
+    vector = yaml.safe_load((OBSERVABILITY / "vector.yaml").read_text())
+    added = dict(
+        re.findall(
+            r"^\.\"?([a-z_.]+)\"? = (\S+)$", vector["transforms"]["lines"]["source"], re.MULTILINE
+        )
+    )
+    project.migration("001", "step", up="CREATE TABLE step (id int)", down="DROP TABLE step")
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_LOG": "json"}
+    done = project.confiture("migrate", "up", env=env)
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    for line in lines:
+        for name, value in added.items():
+            line[name] = line[value[1:]] if value.startswith(".") else json.loads(value)
+    uri = vector["sinks"]["victorialogs"]["uri"]
+    uri = uri.replace("http://victorialogs:9428", other_stack.addresses["victorialogs"])
+    body = "\n".join(map(json.dumps, lines)).encode()
+    headers = {"Content-Type": "application/x-ndjson"}  # as Vector says it
+    urllib.request.urlopen(urllib.request.Request(uri, body, headers), timeout=10).close()
+    trace_id = receiver.requests[0].headers["X-Correlation-ID"]
+    query = f'_time:5m {{service.name="confiture"}} event_name:="webhook.delivered" trace_id:="{trace_id}"'
+    (found,) = until(lambda: views.logs(query), bool, 20, "the line")
+    assert found["_msg"] == "webhook.delivered"
+    assert found["endpoint"] == "default"
+    assert found["deployment.environment.name"] == "local"
+
+
+def test_the_launcher_says_when_go_is_missing(tmp_path: Path) -> None:
+    """Without Go and without a build the launcher ends with one clear line."""
+    python = shlex.quote(str(CONFITURE.with_name("python")))
+    launcher = OBSERVABILITY / "native" / "stack.py"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec {python} {launcher} --build-only"],
+        env={"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Go is not installed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_launcher_starts_and_ends_with_its_programs(programs: dict[str, Path]) -> None:
+    """``--json`` prints where everything answers; at SIGTERM all of it ends, and the exit code is 0."""
+    launcher = subprocess.Popen(
+        [CONFITURE.with_name("python"), OBSERVABILITY / "native" / "stack.py", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"HOME": str(REAL_HOME)},
+    )
+    try:
+        assert launcher.stdout
+        addresses = json.loads(launcher.stdout.readline())
+        with urllib.request.urlopen(addresses["prometheus"] + "/-/ready", timeout=10) as ready:
+            assert ready.status == 200
+    finally:
+        launcher.terminate()
+        code = launcher.wait(60)
+        launcher.communicate()
+    assert code == 0
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(addresses["prometheus"] + "/-/ready", timeout=10)

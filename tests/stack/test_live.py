@@ -1,0 +1,249 @@
+"""The stack shows what happened: every panel, alert, trace and log line, against the receivers' counts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from stack_scenario import CANARIES, ENVIRONMENT, Scenario, Told, until
+from stack_views import Asked, Views, alerts, asked
+
+SILENT = {"Trouble reported by runs"}
+"""Panels that show nothing as long as all is well."""
+FIRING = {
+    "ConfitureWebhookDeadLetter",
+    "ConfitureWebhookEndpointGone",
+    "ConfitureMigrationFailed",
+}
+
+
+@pytest.fixture(scope="session")
+def told(scenario: Scenario) -> Told:
+    """What the receiver had when the forty runs were over."""
+    assert scenario.runs == 40
+    return Told.to(scenario.receiver)
+
+
+@pytest.mark.parametrize(
+    "query", list(asked()), ids=lambda query: f"{query.dashboard}: {query.panel}"
+)
+def test_every_panel_has_data(views: Views, scenario: Scenario, query: Asked) -> None:
+    """No query of a panel fails, and none is empty that should show something."""
+    shown = views.panel(query)
+    assert shown or query.panel in SILENT
+
+
+def test_deliveries_are_counted_exactly(views: Views, told: Told, scenario: Scenario) -> None:
+    """The dashboard's counts by endpoint and outcome are the receivers' own."""
+    expected = told.outcomes() + Counter({("late", "deferred"): scenario.deferred})
+    shown = views.table(
+        "Deliveries by endpoint", "confiture_webhook_endpoint", "confiture_webhook_outcome"
+    )
+    assert shown == dict(expected)
+
+
+def test_the_graph_and_the_numbers_agree_with_the_receivers(views: Views, told: Told) -> None:
+    """Summed over its intervals the graph shows each outcome once; the single numbers fit."""
+    outcomes = Counter[str]()
+    for (_, outcome), count in told.outcomes().items():
+        outcomes[outcome] += count
+    graph = views.table("Deliveries by outcome", "confiture_webhook_outcome")
+    graph.pop("deferred")
+    assert graph == dict(outcomes)
+    assert views.number("Deliveries") == outcomes.total()
+    assert views.number("Dead letters") == outcomes["dead_letter"]
+    assert views.number("Success ratio") == pytest.approx(outcomes["delivered"] / outcomes.total())
+
+
+def test_failures_and_retries_are_counted_exactly(views: Views, told: Told) -> None:
+    """Failed attempts by reason, and retries, are what the receivers answered and saw."""
+    labels = ("confiture_webhook_endpoint", "error_type")
+    assert views.table("Failures by endpoint and reason", *labels) == dict(told.failures())
+    retries = Counter[str]()
+    for (endpoint, _), count in views.table("Retries by endpoint and reason", *labels).items():
+        retries[endpoint] += count
+    in_run = told.retries() - Counter({"late": 1})  # its second attempt was in another run
+    assert retries == in_run or retries == told.retries()
+    attempts = views.table("Attempts by server and status", "http_response_status_code")
+    statuses = Counter(str(request.answer.status) for request in told.requests)
+    assert attempts == dict(statuses)
+
+
+def test_migrations_are_counted_exactly(views: Views, scenario: Scenario) -> None:
+    """Runs, applied and failed migrations are what the commands did."""
+    assert views.number("Applied") == scenario.applied
+    assert views.number("Failed") == scenario.failed
+    assert views.number("Runs") == scenario.runs
+    assert views.number("Interrupted") == 0
+    reasons = views.table("Failures by reason", "confiture_migration_direction", "error_type")
+    assert reasons == {("up", "42703"): scenario.failed}
+
+
+def test_no_label_grows(views: Views, scenario: Scenario) -> None:
+    """After forty runs, a restart and an upgrade there are the series there were after four."""
+    assert scenario.early_series
+    assert views.series() == scenario.early_series
+
+
+def test_nothing_was_lost_on_the_way(views: Views, scenario: Scenario) -> None:
+    """The collector refused and dropped nothing, and added every point up."""
+    assert views.number("Lost in the collector") == 0
+
+
+@pytest.mark.parametrize("alert", sorted(alerts()))
+def test_every_alert_can_be_evaluated(views: Views, scenario: Scenario, alert: str) -> None:
+    """Each alert's expression, from its file, gives a result exactly when it should."""
+    assert bool(views.instant(alerts()[alert])) is (alert in FIRING)
+
+
+def test_alerts_fire_live(views: Views, scenario: Scenario) -> None:
+    """Dead letters, a 410 and failed migrations fire in Prometheus and reach Alertmanager."""
+    assert until(views.firing, FIRING.issubset, 60, "firing") == FIRING
+    assert until(views.routed, FIRING.issubset, 60, "routed") == FIRING
+
+
+def test_every_run_is_one_trace(views: Views, told: Told) -> None:
+    """Each event's trace holds its delivery and attempts, under its migration, under its run."""
+    for (endpoint, event_id), answers in told.answers.items():
+        trace = views.trace(told.trace_ids()[event_id])
+        deliveries = [
+            (span_id, span)
+            for span_id, span in trace.items()
+            if span["name"] == f"deliver webhook {endpoint}"
+            and span["tags"]["confiture.webhook.event_id"] == event_id
+        ]
+        assert deliveries, (endpoint, trace)
+        attempts = 0
+        for span_id, span in deliveries:
+            assert trace[span["parent"]]["name"] == "apply migration"
+            run = trace[trace[span["parent"]]["parent"]]
+            assert (run["name"], run["parent"]) == ("confiture migrate up", None)
+            attempts += sum(
+                (other["name"], other["kind"], other["parent"]) == ("POST", "client", span_id)
+                for other in trace.values()
+            )
+        assert attempts == len(answers)
+
+
+def test_a_late_delivery_continues_its_trace(views: Views, told: Told) -> None:
+    """What `webhooks deliver` sends is in the trace of its run, and links to the pass that sent it."""
+    (event_id,) = (
+        event_id
+        for (endpoint, event_id), answers in told.answers.items()
+        if (endpoint, answers) == ("late", [503, 200])
+    )
+    trace = views.trace(told.trace_ids()[event_id])
+    first, second = sorted(
+        (span for span in trace.values() if span["name"] == "deliver webhook late"),
+        key=lambda span: len(span["links"]),
+    )
+    assert first["tags"]["confiture.webhook.outcome"] == "deferred"
+    assert (second["kind"], second["parent"]) == ("consumer", first["parent"])
+    (link,) = second["links"]
+    worker = views.trace(link["traceID"])[link["spanID"]]
+    assert worker["name"] == "drain webhook outbox"
+
+
+def test_a_retry_is_an_event_of_its_delivery(views: Views, told: Told) -> None:
+    """A delivery that was retried says when and why."""
+    retried = next(key for key in told.answers if key[0] == "flaky")
+    trace = views.trace(told.trace_ids()[retried[1]])
+    (span,) = (span for span in trace.values() if span["name"] == "deliver webhook flaky")
+    events = [event for event in span["events"] if event["event"].endswith("retry_scheduled")]
+    assert [event["error.type"] for event in events] == ["503", "503"]
+    assert all(0 < event["delay_s"] <= 0.2 for event in events), events
+
+
+def test_traces_are_found_by_what_the_docs_name(views: Views, told: Told) -> None:
+    """Jaeger finds traces by endpoint, outcome, correlation id and error type."""
+    by_event = told.trace_ids()
+    dead = {by_event[event_id] for endpoint, event_id in told.answers if endpoint == "dead"}
+    assert views.search(**{"confiture.webhook.outcome": "dead_letter"}) == dead
+    assert views.search(**{"confiture.webhook.endpoint": "dead"}) == dead
+    assert views.search(**{"error.type": "500"}) == dead
+    one = next(iter(dead))
+    assert views.search(**{"confiture.webhook.correlation_id": one}) == {one}
+
+
+def test_the_monitor_tab_has_our_spans(views: Views, scenario: Scenario) -> None:
+    """Jaeger's Monitor tab shows calls and latencies of client and internal spans."""
+    for what in ("calls", "latencies", "errors"):
+        operations = {
+            label["value"]
+            for metric in views.monitor(what)
+            for label in metric["labels"]
+            if label["name"] == "operation"
+        }
+        assert {"POST", "apply migration", "confiture migrate up"} <= operations, what
+
+
+def test_exemplars_lead_to_traces(views: Views, scenario: Scenario) -> None:
+    """An exemplar of the latency panel names a trace that Jaeger has, with a delivery in it."""
+    panels = {query.expr for query in asked() if query.has_exemplars}
+    assert len(panels) == 3
+    for expr in panels:
+        found = [exemplar for series in views.exemplars(expr) for exemplar in series["exemplars"]]
+        assert found
+        trace = views.trace(found[-1]["labels"]["trace_id"])
+        assert any(span["name"].startswith("deliver webhook") for span in trace.values())
+
+
+def test_each_delivery_is_in_the_logs(views: Views, told: Told) -> None:
+    """VictoriaLogs finds each delivery's end by its trace id, with every field."""
+    for (endpoint, event_id), answers in told.answers.items():
+        lines = views.logs(f'{{service.name="confiture"}} trace_id:="{told.trace_ids()[event_id]}"')
+        ended = [
+            line
+            for line in lines
+            if line.get("event_id") == event_id
+            and line["endpoint"] == endpoint
+            and line["event_name"] not in {"webhook.attempt_failed", "webhook.deferred"}
+        ]
+        assert len(ended) == 1, (endpoint, lines)
+        assert ended[0]["severity_number"] == ("9" if answers[-1] < 300 else "17")
+        assert ended[0]["span_id"] and ended[0]["correlation_id"] == ended[0]["trace_id"]
+        assert ended[0]["environment"] == ENVIRONMENT
+
+
+def test_the_queries_of_the_docs_find_what_they_say(views: Views, told: Told) -> None:
+    """Failed attempts of an endpoint, everything about an id, and counts by event and severity."""
+    failed = views.logs(
+        '_time:7d {service.name="confiture"} event_name:="webhook.attempt_failed" endpoint:="dead"'
+    )
+    assert len(failed) == told.failures()[("dead", "500")]
+    counted = views.logs(
+        '_time:7d {service.name="confiture"} event_name:="webhook.dead_lettered"'
+        " | stats by (endpoint, error_type) count() n"
+    )
+    assert counted == [{"endpoint": "dead", "error_type": "500", "n": "4"}]
+    slow = views.logs(
+        '_time:7d {service.name="confiture"} event_name:="webhook.delivered" attempts:>1'
+    )
+    assert {line["endpoint"] for line in slow} >= {"flaky"}
+    events = views.logs('_time:7d {service.name="confiture"} | stats by (_stream) count() n')
+    assert len(events) == 1, "one stream for all runs"
+
+
+def test_the_stores_hold_no_secret(
+    views: Views, scenario: Scenario, told: Told, stack: Any
+) -> None:
+    """Neither paths, queries, secrets, header values nor SQL are in any store or on any disk."""
+    canaries = {**CANARIES, "sql": "nosuch_column", "password": scenario.password}
+    traces = json.dumps([views.trace(trace_id) for trace_id in set(told.trace_ids().values())])
+    stores = {
+        "traces": traces,
+        "metrics": views.every_label(),
+        "logs": json.dumps(views.logs("*")),
+    }
+    for store, text in stores.items():
+        for part, canary in canaries.items():
+            assert canary not in text, (store, part)
+    for path in stack.data.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not [part for part, canary in canaries.items() if canary.encode() in content], (
+                path
+            )

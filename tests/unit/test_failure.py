@@ -1,0 +1,256 @@
+"""Why a migration failed: the root cause, in words without SQL, value or address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from confiture.core.preconditions import CustomSQL, TableExists
+from confiture.exceptions import (
+    MigrationError,
+    PreconditionValidationError,
+    SQLError,
+)
+from psycopg import errors
+from psycopg.pq import DiagnosticField
+
+from confiture_webhooks.adapters.failure import explain
+
+CANARY = "canary-4711"
+
+
+def told(kind: type[psycopg.Error], message: str, **fields: str) -> psycopg.Error:
+    """An error as psycopg makes it of a server's report, with a value in every other field."""
+    report: dict[int, bytes | None] = {
+        DiagnosticField.MESSAGE_PRIMARY: message.encode(),
+        DiagnosticField.SQLSTATE: (kind.sqlstate or "XX000").encode(),
+        DiagnosticField.MESSAGE_DETAIL: CANARY.encode(),
+        DiagnosticField.MESSAGE_HINT: CANARY.encode(),
+        DiagnosticField.CONTEXT: CANARY.encode(),
+        DiagnosticField.INTERNAL_QUERY: CANARY.encode(),
+    }
+    return kind(f"{message}\nLINE 1: SELECT {CANARY}\nDETAIL:  {CANARY}", info=report)
+
+
+def as_the_host_raises(error: Exception) -> BaseException:
+    """*error* with the host's wrapping around it: MigrationError ← SQLError ← the error."""
+    try:
+        try:
+            try:
+                raise error
+            except Exception as inner:
+                raise SQLError(f"INSERT INTO t VALUES ('{CANARY}')", None, inner) from inner
+        except SQLError as middle:
+            text = f"Failed to apply migration 005 (t): {middle}"
+            raise MigrationError(text, "005", "t") from middle
+    except MigrationError as outer:
+        raised: BaseException = outer
+    return raised
+
+
+def test_a_servers_error_is_its_class_message_and_sqlstate() -> None:
+    """Through the host's wrapping, the server's own error is what is told."""
+    info = explain(
+        as_the_host_raises(told(errors.UndefinedTable, 'relation "nosuch" does not exist'))
+    )
+    assert (info.type, info.sqlstate) == ("UndefinedTable", "42P01")
+    assert info.message == 'relation "nosuch" does not exist'
+
+
+def test_the_whole_text_is_kept_apart() -> None:
+    """SQL and values are in ``detail`` alone, which no ``repr`` shows."""
+    info = explain(as_the_host_raises(told(errors.UndefinedTable, "no such relation")))
+    assert info.detail is not None
+    assert CANARY in info.detail
+    assert CANARY not in repr(info)
+    assert CANARY not in info.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "shown"),
+    [
+        (
+            errors.InvalidTextRepresentation,
+            f'invalid input syntax for type integer: "{CANARY}"',
+            "invalid input syntax for type integer",
+        ),
+        (
+            errors.InvalidTextRepresentation,
+            f"syntaxe en entrée invalide pour le type integer : « {CANARY} »",
+            "syntaxe en entrée invalide pour le type integer",
+        ),
+        (
+            errors.InvalidTextRepresentation,
+            f"ungültige Eingabesyntax für Typ integer: »{CANARY}«",
+            "ungültige Eingabesyntax für Typ integer",
+        ),
+        (
+            errors.NumericValueOutOfRange,
+            f'value "{CANARY}" is out of range for type integer',
+            "value is out of range for type integer",
+        ),
+        (
+            errors.InvalidTextRepresentation,
+            f'malformed array literal: "{{{CANARY},\n"{CANARY}"}}"',
+            "malformed array literal",
+        ),
+        (
+            errors.CharacterNotInRepertoire,
+            'invalid byte sequence for encoding "UTF8": 0xc3 0x28',
+            "invalid byte sequence for encoding",
+        ),
+        (
+            errors.SyntaxError,
+            f'syntax error at or near "{CANARY}"',
+            "syntax error at or near",
+        ),
+        (
+            errors.SyntaxError,
+            f'unterminated quoted string at or near "\'{CANARY}"',
+            "unterminated quoted string at or near",
+        ),
+        (errors.DivisionByZero, "division by zero", "division by zero"),
+    ],
+)
+def test_a_quoted_value_is_left_out(kind: type[psycopg.Error], message: str, shown: str) -> None:
+    """Where the server's message quotes a value or a token, only the words around it are told."""
+    assert explain(told(kind, message)).message == shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (errors.UniqueViolation, 'duplicate key value violates unique constraint "users_email"'),
+        (errors.UndefinedColumn, 'column "nosuch" does not exist'),
+        (errors.LockNotAvailable, "canceling statement due to lock timeout"),
+    ],
+)
+def test_names_are_told(kind: type[psycopg.Error], message: str) -> None:
+    """A message that names relations, columns or constraints is told as it is."""
+    assert explain(told(kind, message)).message == message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.OperationalError(f'connection to "{CANARY}" failed: password of "{CANARY}"'),
+        psycopg.InterfaceError(f"the connection is closed {CANARY}"),
+        errors.ConnectionTimeout(CANARY),
+    ],
+)
+def test_a_lost_connection_is_told_without_its_address(error: psycopg.Error) -> None:
+    """Where the server said nothing, the driver's text with host and user is left out."""
+    info = explain(error)
+    assert info.message == f"the database connection failed ({type(error).__name__})"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.ProgrammingError(f"the query has 1 placeholder but 2 values: {CANARY}"),
+        psycopg.DataError(f"cannot dump {CANARY}"),
+        errors.UndefinedTable(CANARY),
+    ],
+)
+def test_the_drivers_own_complaint_is_no_lost_connection(error: psycopg.Error) -> None:
+    """An error the driver raises by itself is told as such, without its text."""
+    info = explain(as_the_host_raises(error))
+    assert info.type == type(error).__name__
+    assert "connection" not in info.message
+    assert CANARY not in info.message
+
+
+def test_the_root_cause_is_told_of_a_chain_of_server_errors() -> None:
+    """Of several server errors the first that happened is told, not its consequence."""
+    try:
+        try:
+            raise told(errors.CheckViolation, "new row violates check constraint")
+        except psycopg.Error:
+            raise told(errors.InFailedSqlTransaction, "current transaction is aborted")  # noqa: B904
+    except psycopg.Error as error:
+        assert explain(error).type == "CheckViolation"
+
+
+def test_what_a_migrations_python_raised_is_told_by_its_class() -> None:
+    """The text of a foreign exception may hold anything, so only its class is told."""
+    info = explain(as_the_host_raises(KeyError(CANARY)))
+    assert (info.type, info.sqlstate) == ("KeyError", None)
+    assert CANARY not in info.message
+    assert "KeyError" in info.message
+
+
+def test_the_hosts_own_words_are_told() -> None:
+    """A refusal that the host itself wrote is told as it wrote it."""
+    info = explain(MigrationError("Migration 005 (t) has already been applied", "005", "t"))
+    assert info.type == "MigrationError"
+    assert "already been applied" in info.message
+
+
+def test_a_failed_precondition_is_named() -> None:
+    """A precondition that did not hold is told with the host's description."""
+    error = PreconditionValidationError([(TableExists("users"), "Table users does not exist")])
+    assert "Table users does not exist" in explain(error).message
+
+
+def test_a_precondition_whose_check_broke_tells_no_sql() -> None:
+    """The host pastes a broken check's own error into its text: that part is left out."""
+    broken = (
+        f'Check failed with error: column "x" does not exist\nLINE 1: SELECT {CANARY}\n  - {CANARY}'
+    )
+    error = PreconditionValidationError(
+        [
+            (CustomSQL("SELECT 1", "No pending users"), broken),
+            (TableExists("users"), "Table users does not exist"),
+        ]
+    )
+    info = explain(error)
+    assert CANARY not in info.message
+    assert "No pending users" in info.message
+    assert "Table users does not exist" in info.message
+
+
+def test_an_interruption_is_told() -> None:
+    """Ctrl-C is an error like others, told by its name."""
+    assert explain(KeyboardInterrupt()).type == "KeyboardInterrupt"
+
+
+def test_a_suppressed_context_is_no_cause() -> None:
+    """What ``from None`` hid stays hidden."""
+    try:
+        try:
+            raise KeyError(CANARY)
+        except KeyError:
+            raise RuntimeError from None
+    except RuntimeError as error:
+        assert explain(error).type == "RuntimeError"
+
+
+def test_a_chain_that_bites_its_tail_ends() -> None:
+    """An exception that is its own cause's cause does not go on for ever."""
+
+    class Equal(Exception):
+        def __eq__(self, other: object) -> bool:
+            raise ZeroDivisionError
+
+        __hash__ = None  # type: ignore[assignment]
+
+    first, second = Equal(), Equal()
+    first.__cause__, second.__cause__ = second, first
+    assert explain(first).type == "Equal"
+
+
+def test_no_class_of_error_tells_what_it_should_not() -> None:
+    """Whatever psycopg raises, no field but the primary message reaches what is told."""
+    kinds = [kind for kind in vars(errors).values() if _is_error(kind)]
+    assert len(kinds) > 200
+    for kind in kinds:
+        for error in (told(kind, "something is wrong"), kind(CANARY)):
+            info = explain(as_the_host_raises(error))
+            assert CANARY not in info.message
+            assert info.type == kind.__name__
+            assert info.sqlstate == error.sqlstate
+
+
+def _is_error(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, psycopg.Error)

@@ -1,0 +1,278 @@
+"""The watch over an engine: everything goes through unchanged, and what ended how is told."""
+
+from __future__ import annotations
+
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+
+from confiture_webhooks.adapters import confiture
+from confiture_webhooks.adapters.confiture import Ledger, observe, steps_table
+from confiture_webhooks.event import Direction, ErrorInfo
+from engines import FakeConnection, FakeEngine, a_migration
+
+
+class Phase(Enum):
+    """The host's two phases, by their names."""
+
+    BEFORE_EXECUTE = 1
+    AFTER_EXECUTE = 2
+
+
+class Told:
+    """One migration as the run hears of it."""
+
+    def __init__(self, ref: Any, direction: Direction) -> None:
+        self.ref = ref
+        self.direction = direction
+        self.error: ErrorInfo | None = None
+        self.end: tuple[Any, ...] = ("nothing",)
+
+    def stop_clock(self) -> None:
+        pass
+
+    def succeeded(self, rows: int | None) -> None:
+        self.end = ("succeeded", rows)
+
+    def failed(self, error: ErrorInfo) -> None:
+        self.end = ("failed", error.type)
+
+    def unknown(self, ask: Any) -> None:
+        self.end = ("unknown", ask.args)
+
+
+class FakeRun:
+    """Hears of migrations, or raises."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.told: list[Told] = []
+        self.reports: list[str] = []
+        self._error = error
+
+    def migration(self, ref: Any, direction: Direction, _: Any) -> Told:
+        if self._error is not None:
+            raise self._error
+        self.told.append(Told(ref, direction))
+        return self.told[-1]
+
+    def report(self, where: str, error: BaseException) -> None:
+        self.reports.append(f"{where}: {type(error).__name__}")
+
+    @property
+    def ends(self) -> list[tuple[Any, ...]]:
+        return [told.end for told in self.told]
+
+
+class Counting(FakeEngine):
+    """An engine whose migration runs statements between the host's two hooks."""
+
+    def __init__(self, *tags: str) -> None:
+        super().__init__()
+        self._tags = tags
+        self.hooks: list[str] = []
+
+    def apply(self, migration: Any, force: bool = False, *_: Any, **options: Any) -> str:  # noqa: FBT001, FBT002
+        self._trigger_hook(Phase.BEFORE_EXECUTE, migration)
+        cursor = self.connection.cursor()
+        for tag in self._tags:
+            cursor.pgresult = SimpleNamespace(status=1, command_status=tag.encode())
+            cursor.execute("x")
+        self._execute_sql("INSERT INTO ledger")
+        self._trigger_hook(Phase.AFTER_EXECUTE, migration)
+        self.connection.cursor().execute("after the hook")
+        return "applied"
+
+    def _trigger_hook(self, phase: Phase, _: Any) -> None:
+        self.hooks.append(phase.name)
+
+    def _execute_sql(self, query: str) -> None:
+        cursor = self.connection.cursor()
+        cursor.pgresult = SimpleNamespace(status=1, command_status=b"INSERT 0 1")
+        cursor.execute(query)
+
+
+def watched(engine: Any, run: Any = None) -> FakeRun:
+    """The run that is told of *engine*."""
+    run = run or FakeRun()
+    observe(engine, run)
+    return run  # type: ignore[no-any-return]
+
+
+def test_arguments_and_results_go_through() -> None:
+    """The engine is called as it was, and answers what it answered."""
+    engine: Any = FakeEngine()
+    watched(engine)
+    assert engine.apply(a_migration(), True, None, applied_by="dba") == "applied"
+    assert engine.apply(migration=a_migration(), force=False) == "applied"
+    assert engine.rollback(a_migration(), skip_preconditions=True) == "rolled back"
+    assert engine.applied == [("005", True, {"applied_by": "dba"}), ("005", False, {})]
+    assert engine.rolled_back == ["005"]
+
+
+def test_each_way_is_told_as_what_it_is() -> None:
+    """An apply is a migration up, a rollback one down, each with its version and name."""
+    engine: Any = FakeEngine()
+    run = watched(engine)
+    engine.apply(a_migration())
+    engine.rollback(a_migration())
+    assert [told.direction for told in run.told] == [Direction.UP, Direction.DOWN]
+    assert {told.ref.name for told in run.told} == {"005_add_payment_table"}
+    assert [end[0] for end in run.ends] == ["succeeded", "succeeded"]
+
+
+def test_a_rehearsal_is_not_told() -> None:
+    """``commit=False`` is the engine's business alone."""
+    engine: Any = FakeEngine()
+    run = watched(engine)
+    assert engine.apply(a_migration(), commit=False) == "applied"
+    assert run.told == []
+
+
+def test_an_inactive_engine_is_not_told() -> None:
+    """While it is not active, an engine applies and rolls back untold."""
+    engine: Any = FakeEngine()
+    run: Any = FakeRun()
+    observe(engine, run, lambda _: False)
+    engine.apply(a_migration())
+    engine.rollback(a_migration())
+    assert run.told == []
+
+
+@pytest.mark.parametrize("verb", ["apply", "rollback"])
+def test_an_error_goes_through_and_is_told(verb: str) -> None:
+    """The host gets the very error that was raised."""
+    error = ZeroDivisionError()
+    engine: Any = FakeEngine(error)
+    run = watched(engine)
+    with pytest.raises(ZeroDivisionError) as caught:
+        getattr(engine, verb)(a_migration())
+    assert caught.value is error
+    assert run.ends == [("failed", "ZeroDivisionError")]
+
+
+@pytest.mark.parametrize("state", ["closed", "broken"])
+def test_when_the_connection_broke_only_the_ledger_knows(state: str) -> None:
+    """A COMMIT whose answer was lost may have happened: the ledger is to be asked."""
+    engine: Any = FakeEngine(psycopg.OperationalError("gone"))
+    run = watched(engine)
+    setattr(engine.connection, state, True)
+    with pytest.raises(psycopg.OperationalError):
+        engine.apply(a_migration())
+    assert run.ends == [("unknown", ("005",))]
+    assert run.told[0].error is not None
+    assert run.told[0].error.type == "OperationalError"
+
+
+def test_after_ctrl_c_only_the_ledger_knows() -> None:
+    """Ctrl-C may have come after the COMMIT."""
+    engine: Any = FakeEngine(KeyboardInterrupt())
+    run = watched(engine)
+    with pytest.raises(KeyboardInterrupt):
+        engine.apply(a_migration())
+    assert run.ends == [("unknown", ("005",))]
+
+
+def test_of_a_forced_application_the_ledger_says_nothing() -> None:
+    """A forced re-application writes no second row, so the ledger is not asked."""
+    engine: Any = FakeEngine(KeyboardInterrupt())
+    run = watched(engine)
+    with pytest.raises(KeyboardInterrupt):
+        engine.apply(a_migration(), force=True)
+    assert run.ends == [("failed", "KeyboardInterrupt")]
+
+
+def test_rows_are_counted_between_the_hosts_hooks() -> None:
+    """What the migration ran counts; the ledger's row and what follows do not."""
+    engine: Any = Counting("INSERT 0 2", "UPDATE 3")
+    factory = engine.connection.cursor_factory
+    run = watched(engine)
+    engine.apply(a_migration())
+    assert run.ends == [("succeeded", 5)]
+    assert engine.hooks == ["BEFORE_EXECUTE", "AFTER_EXECUTE"]
+    assert engine.connection.cursor_factory is factory
+
+
+def test_rows_of_one_migration_are_not_the_nexts() -> None:
+    """Each migration has a count of its own."""
+    engine: Any = Counting("INSERT 0 2")
+    run = watched(engine)
+    engine.apply(a_migration("005"))
+    engine.apply(a_migration("006"))
+    assert run.ends == [("succeeded", 2), ("succeeded", 2)]
+
+
+def test_a_count_that_cannot_begin_costs_nothing() -> None:
+    """When the connection cannot be watched, the migration runs and its rows are unknown."""
+
+    class Rigid(FakeConnection):
+        """Its cursors cannot be changed."""
+
+        @property
+        def cursor_factory(self) -> Any:  # type: ignore[override]
+            return super().cursor_factory
+
+    engine: Any = Counting("INSERT 0 2")
+    engine.connection = Rigid()
+    run = watched(engine)
+    assert engine.apply(a_migration()) == "applied"
+    assert run.ends == [("succeeded", None)]
+    assert run.reports == ["counting rows: AttributeError"]
+
+
+def test_a_run_that_breaks_costs_the_migration_nothing() -> None:
+    """When telling of the beginning raises, the migration runs and its result is its own."""
+    engine: Any = Counting("INSERT 0 2")
+    run = watched(engine, FakeRun(ZeroDivisionError()))
+    assert engine.apply(a_migration()) == "applied"
+    assert run.reports == ["observing a migration: ZeroDivisionError"]
+
+
+@pytest.mark.parametrize("method", ["stop_clock", "succeeded", "failed", "unknown"])
+@pytest.mark.parametrize("error", [None, ZeroDivisionError(), KeyboardInterrupt()])
+def test_an_end_that_breaks_costs_the_migration_nothing(
+    monkeypatch: pytest.MonkeyPatch, method: str, error: BaseException | None
+) -> None:
+    """When telling of the end raises, the engine's own result or error still comes through."""
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(Told, method, refuse)
+    engine: Any = FakeEngine(error)
+    run = watched(engine)
+    if error is None:
+        assert engine.apply(a_migration()) == "applied"
+    else:
+        with pytest.raises(type(error)) as caught:
+            engine.apply(a_migration())
+        assert caught.value is error
+    assert set(run.reports) <= {"recording a migration: RuntimeError"}
+
+
+def test_an_engine_whose_server_does_not_answer_still_migrates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When asking the server about itself raises, the migration runs untold, with a report."""
+    monkeypatch.setattr(confiture, "backend_of", lambda _: 1 // 0)
+    engine: Any = FakeEngine()
+    run = watched(engine)
+    assert engine.apply(a_migration()) == "applied"
+    assert run.told == []
+    assert run.reports == ["observing a migration: ZeroDivisionError"]
+
+
+def test_a_ledger_never_shows_its_password() -> None:
+    """The ledger's address, password and all, is in no ``repr``."""
+    assert "canary" not in repr(Ledger(FakeEngine()))
+
+
+@pytest.mark.parametrize(
+    ("table", "steps"),
+    [("tb_confiture", "tb_confiture_steps"), ("ops.tb_confiture", "tb_confiture_steps")],
+)
+def test_the_hosts_table_of_checkpoints(table: str, steps: str) -> None:
+    """The checkpoints' table is called after the ledger, without its schema."""
+    assert steps_table(SimpleNamespace(migration_table=table)) == steps

@@ -1,0 +1,200 @@
+"""What goes out of a run: made on first use, replaced when its store breaks, bounded in its end."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from confiture_webhooks.adapters.memory import InMemoryOutbox
+from confiture_webhooks.config import Settings
+from confiture_webhooks.delivery import State
+from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.event import EventType
+from confiture_webhooks.outgoing import Outgoing, Parts
+from confiture_webhooks.retry import RetryPolicy
+from confiture_webhooks.testing import ScriptedTransport
+from fakes import Breaking, FakeTelemetry
+from samples import ERROR, TRACE, TRACE_ID, delivery, endpoint, event
+
+LONG_ENOUGH = timedelta(seconds=20)
+LATER = RetryPolicy(schedule=(timedelta(hours=1),))
+
+
+class Bench:
+    """What goes out, over parts that are counted as they are made."""
+
+    def __init__(self, *endpoints: Any, **parts: Any) -> None:
+        self.telemetry = FakeTelemetry()
+        self.outbox = InMemoryOutbox()
+        self.spare = InMemoryOutbox()
+        self.transport = ScriptedTransport()
+        self.made: list[str] = []
+        settings = Settings(endpoints=endpoints or (endpoint(name="a", retry=LATER),))
+        usual: dict[str, Any] = {
+            "telemetry": lambda: self.telemetry,
+            "outbox": lambda _: self._make("outbox"),
+            "spare_outbox": lambda: self._make("spare"),
+            "transport": lambda: self._make("transport"),
+            "user_agent": "agent",
+        }
+        self.outgoing = Outgoing(settings, Parts(**usual | parts), self.telemetry)  # type: ignore[arg-type]
+
+    def _make(self, name: str) -> Any:
+        self.made.append(name)
+        return getattr(self, name)
+
+    def end(self) -> str | None:
+        """Flush, stop and close; the line to read."""
+        self.outgoing.flush(LONG_ENOUGH)
+        line = self.outgoing.stop()
+        self.outgoing.close()
+        return line
+
+
+def test_nothing_told_makes_nothing() -> None:
+    """Without an event and without left-overs, no part is made and there is nothing to read."""
+    bench = Bench()
+    assert bench.end() is None
+    assert bench.made == []
+
+
+def test_an_event_nobody_wants_starts_no_worker() -> None:
+    """An event without a subscriber opens the outbox alone."""
+    bench = Bench()
+    bench.outgoing.tell(event(type=EventType.RUN_SUCCESS), TRACE)
+    assert bench.made == ["outbox"]
+    assert bench.end() is None
+
+
+def test_an_event_is_one_delivery_for_each_that_wants_it() -> None:
+    """Each subscribed endpoint gets the event, with its own name in it."""
+    bench = Bench(
+        endpoint(name="a"),
+        endpoint(name="b", events=frozenset({EventType.RUN_ERROR})),
+        endpoint(name="c"),
+    )
+    bench.outgoing.tell(event(), TRACE)
+    assert bench.end() is None
+    bodies = [json.loads(request.body) for request in bench.transport.sent]
+    assert sorted(body["webhook_target"] for body in bodies) == ["a", "c"]
+    assert {body["event_id"] for body in bodies} == {"evt_1"}
+
+
+def test_a_delivery_holds_what_is_needed_to_continue() -> None:
+    """Trace, correlation id, times and names of the event are kept with its delivery."""
+    bench = Bench()
+    bench.outgoing.tell(event(), TRACE)
+    bench.end()
+    (row,) = bench.outbox.deliveries()
+    kept = row.delivery
+    assert kept.id.startswith("dlv_")
+    assert (kept.event_id, kept.endpoint, kept.trace) == ("evt_1", "a", TRACE)
+    assert (kept.correlation_id, kept.created_at) == (TRACE_ID, event().occurred_at)
+    assert kept.migration_version == "005"
+    assert kept.migration_name == "005_add_payment_table"
+    assert (kept.environment, kept.content_type) == ("production", "application/json")
+
+
+def test_sql_goes_only_where_it_was_asked_for() -> None:
+    """The whole text of an error is in the body for the endpoint that asks, and in no other."""
+    bench = Bench(endpoint(name="a"), endpoint(name="b", include_sql=True))
+    bench.outgoing.tell(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
+    bench.end()
+    bodies = {request.endpoint: request.body for request in bench.transport.sent}
+    assert b"SELECT" in bodies["b"]
+    assert b"SELECT" not in bodies["a"]
+
+
+def test_each_part_is_made_once() -> None:
+    """Many events share one outbox and one transport."""
+    bench = Bench()
+    for number in range(5):
+        bench.outgoing.tell(event(id=f"evt_{number}"), TRACE)
+    bench.end()
+    assert sorted(bench.made) == ["outbox", "transport"]
+    assert len(bench.transport.sent) == 5
+
+
+def test_the_outbox_in_use_is_the_one_that_is_measured() -> None:
+    """Metrics read the configured outbox, and after it broke, the one that took its place."""
+    bench = Bench()
+    bench.outbox = Breaking(bench.outbox, "release", OutboxError("full"))  # type: ignore[assignment]
+    bench.outgoing.tell(event(), TRACE)
+    bench.end()
+    assert len(bench.telemetry.observed) == 2
+    assert bench.telemetry.observed[-1]().counts == {State.DELIVERED: 1}
+
+
+def test_a_store_that_breaks_is_closed_and_replaced() -> None:
+    """When the outbox refuses, it is let go of, the reason is told, and memory takes over."""
+    bench = Bench()
+    closed: list[str] = []
+    bench.outbox.close = lambda: closed.append("outbox")  # type: ignore[method-assign]
+    bench.outbox = Breaking(bench.outbox, "release", OutboxError("full"))  # type: ignore[assignment]
+    bench.outgoing.tell(event(), TRACE)
+    assert bench.end() is None
+    assert bench.made == ["outbox", "spare", "transport"]
+    assert bench.telemetry.outbox_failures == ["full"]
+    assert closed == ["outbox"]
+    assert len(bench.transport.sent) == 1
+
+
+def test_a_store_that_cannot_even_be_closed_is_replaced() -> None:
+    """A broken outbox that refuses to close does not keep the run from going on."""
+    bench = Bench()
+    broken = Breaking(bench.outbox, "release", OutboxError("full"))
+    bench.outbox = Breaking(broken, "close", OutboxError("worse"))  # type: ignore[assignment]
+    bench.outgoing.tell(event(), TRACE)
+    assert bench.end() is None
+    assert len(bench.transport.sent) == 1
+
+
+def test_a_store_that_cannot_be_opened_is_replaced_once() -> None:
+    """When opening fails, memory is used from then on, and the reason is told once."""
+
+    def refuse(_: Any) -> Any:
+        raise OutboxError("read-only")
+
+    bench = Bench(outbox=refuse)
+    for number in range(3):
+        bench.outgoing.tell(event(id=f"evt_{number}"), TRACE)
+    assert bench.end() is None
+    assert bench.made.count("spare") == 1
+    assert bench.telemetry.outbox_failures == ["read-only"]
+
+
+def test_left_overs_go_out_when_nothing_was_told() -> None:
+    """A flush without an event delivers what earlier runs left."""
+    bench = Bench(has_leftovers=lambda: True)
+    bench.outbox.release("evt_1", [delivery(endpoint="a")])
+    assert bench.end() is None
+    assert len(bench.transport.sent) == 1
+
+
+def test_what_is_not_sent_is_told_with_its_reason() -> None:
+    """After a failed attempt the line names the endpoint, the number and the answer."""
+    bench = Bench()
+    bench.transport = ScriptedTransport({"a": [503]})
+    bench.outgoing.tell(event(), TRACE)
+    line = bench.end()
+    assert line is not None
+    assert "1 delivery not sent (a: 1, last answer 503)" in line
+
+
+@pytest.mark.parametrize("part", ["outbox", "transport"])
+def test_a_part_that_cannot_be_closed_does_not_keep_the_other_open(part: str) -> None:
+    """When closing one part raises, the other is closed all the same."""
+    bench = Bench()
+    other = {"outbox": "transport", "transport": "outbox"}[part]
+    closed: list[str] = []
+    getattr(bench, other).close = lambda: closed.append(other)
+    setattr(bench, part, Breaking(getattr(bench, part), "close", ZeroDivisionError()))
+    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.flush(LONG_ENOUGH)
+    bench.outgoing.stop()
+    with pytest.raises(ZeroDivisionError):
+        bench.outgoing.close()
+    assert closed == [other]

@@ -1,0 +1,521 @@
+"""A run: what is told of it, and that nothing it is made of can reach a migration."""
+
+from __future__ import annotations
+
+import _thread
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from confiture_webhooks.adapters.memory import InMemoryOutbox
+from confiture_webhooks.config import Settings
+from confiture_webhooks.delivery import State
+from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.event import SUBSCRIBABLE, Direction, EventType, MigrationRef
+from confiture_webhooks.migration import Backend, Migration
+from confiture_webhooks.outgoing import TELEMETRY_BUDGET, Parts
+from confiture_webhooks.retry import RetryPolicy
+from confiture_webhooks.run import Run
+from confiture_webhooks.testing import ScriptedTransport
+from confiture_webhooks.transport import Request, Response
+from fakes import Breaking, FakeSpan, FakeTelemetry
+from samples import DATABASE, ERROR, REF, TRACE_ID, delivery, endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from confiture_webhooks.endpoint import Endpoint
+
+BACKEND = Backend(database=DATABASE, ledger_table="tb_confiture", pid=7)
+LATER = RetryPolicy(schedule=(timedelta(hours=1),))
+"""No test waits for a second attempt."""
+EVERYTHING = endpoint(name="all", events=SUBSCRIBABLE, retry=LATER)
+UP, DOWN = Direction.UP, Direction.DOWN
+SUMMARY = replace(EVERYTHING, events=frozenset({EventType.RUN_SUCCESS, EventType.RUN_ERROR}))
+
+
+class Bench:
+    """A run over fakes, any of which may be exchanged."""
+
+    def __init__(self, *endpoints: Endpoint, **parts: Any) -> None:
+        self.telemetry = FakeTelemetry()
+        self.outbox = InMemoryOutbox()
+        self.spare = InMemoryOutbox()
+        self.transport = ScriptedTransport()
+        self.said: list[str] = []
+        chosen = endpoints or (EVERYTHING,)
+        self.settings = Settings(endpoints=chosen, environment="production")
+        usual: dict[str, Any] = {
+            "telemetry": lambda: self.telemetry,
+            "outbox": lambda _: self.outbox,
+            "spare_outbox": lambda: self.spare,
+            "transport": lambda: self.transport,
+            "user_agent": "test",
+        }
+        self.run = Run(self.settings, Parts(**usual | parts), self.said.append)
+
+    def begin(self, direction: Direction = UP, ref: MigrationRef = REF) -> Migration:
+        """A migration under way."""
+        self.run.begin("confiture migrate up")
+        migration = self.run.migration(ref, direction, BACKEND)
+        assert migration is not None
+        return migration
+
+    def finish(self, error_type: str | None = None) -> list[dict[str, Any]]:
+        """End the run; what was sent."""
+        self.run.finish(error_type)
+        return [json.loads(request.body) for request in self.transport.sent]
+
+    def kinds(self, error_type: str | None = None) -> list[str]:
+        """End the run; the types of what was sent, in order."""
+        return [document["event_type"] for document in self.finish(error_type)]
+
+    def faults(self) -> list[str]:
+        """Every line that says something of ours is broken."""
+        told = [f"{where}: {error!r}" for where, error in self.telemetry.faults]
+        return told + [line for line in self.said if " failed (" in line]
+
+
+def unknown(bench: Bench, direction: Direction, answer: bool | None) -> None:  # noqa: FBT001
+    """A migration nobody saw end, of which the ledger says *answer*."""
+    migration = bench.begin(direction)
+    migration.error = ERROR
+    migration.unknown(lambda: answer)
+
+
+def test_a_run_in_which_nothing_happens_costs_nothing() -> None:
+    """Without a migration no part of the run is even made."""
+
+    def never(*_: Any) -> Any:
+        raise AssertionError
+
+    bench = Bench(telemetry=never, outbox=never, transport=never, spare_outbox=never)
+    bench.run.begin("confiture migrate up")
+    assert bench.finish() == []
+    assert bench.said == []
+
+
+@pytest.mark.parametrize(
+    ("direction", "kinds"),
+    [
+        (UP, ["migration_started", "migration_success", "run_success"]),
+        (DOWN, ["migration_rollback", "run_success"]),
+    ],
+)
+def test_a_migration_that_commits_is_told(direction: Direction, kinds: list[str]) -> None:
+    """A commit is told by its event, with the run's summary after it."""
+    bench = Bench()
+    bench.begin(direction).succeeded(5)
+    assert bench.kinds() == kinds
+    assert bench.telemetry.migrations() == [(REF.name, direction.value, None)]
+
+
+@pytest.mark.parametrize(
+    ("direction", "kinds"),
+    [
+        (UP, ["migration_started", "migration_error", "run_error"]),
+        (DOWN, ["migration_rollback_error", "run_error"]),
+    ],
+)
+def test_a_migration_that_fails_is_told(direction: Direction, kinds: list[str]) -> None:
+    """A failure is told by its event, and the run's summary says why the run failed."""
+    bench = Bench()
+    bench.begin(direction).failed(ERROR)
+    sent = bench.finish("Exit")
+    assert [document["event_type"] for document in sent] == kinds
+    assert (
+        sent[-1]["error"]
+        == sent[-2]["error"]
+        == {
+            "type": "UndefinedTable",
+            "message": 'relation "nosuch" does not exist',
+            "sqlstate": "42P01",
+        }
+    )
+    assert bench.telemetry.migrations() == [(REF.name, direction.value, "UndefinedTable")]
+
+
+def test_an_event_has_the_facts_of_its_migration() -> None:
+    """Database, environment, direction, times and rows of a migration are in its event."""
+    bench = Bench(endpoint(name="a", retry=LATER))
+    bench.begin().succeeded(5)
+    (document,) = bench.finish()
+    assert document["database"] == {"host": DATABASE.host, "name": "shop", "schema": "public"}
+    assert document["migration"] == {
+        "environment": "production", "name": REF.name, "version": "005",
+    }  # fmt: skip
+    assert (document["direction"], document["trace_id"]) == ("up", TRACE_ID)
+    execution = document["execution"]
+    assert execution["rows_affected"] == 5
+    assert execution["duration_seconds"] >= 0
+    assert execution["start_time"] <= execution["end_time"]
+
+
+def test_the_clock_of_a_migration_stops_once() -> None:
+    """The end of a migration is when it ended, not when its event was made."""
+    migration = Bench().begin()
+    migration.stop_clock()
+    first = (migration.ended_at, migration.duration_s)
+    migration.stop_clock()
+    assert (migration.ended_at, migration.duration_s) == first
+
+
+def test_the_event_of_the_outcome_has_the_id_of_the_intent() -> None:
+    """What was staged before the migration is released under the same id."""
+    bench = Bench(endpoint(name="a", retry=LATER))
+    migration = bench.begin()
+    (intent,) = bench.outbox.intents()
+    assert (intent.event_id, intent.ledger_table, intent.backend_pid) == (
+        migration.event_id, "tb_confiture", 7,
+    )  # fmt: skip
+    assert intent.correlation_id == TRACE_ID
+    migration.succeeded(None)
+    (document,) = bench.finish()
+    assert document["event_id"] == intent.event_id
+    assert bench.outbox.intents() == []
+
+
+def test_what_nobody_wants_is_staged_and_released_without_a_delivery() -> None:
+    """An outcome no endpoint wants leaves nothing behind and sends nothing."""
+    bench = Bench(endpoint(name="a", environments=frozenset({"staging"})))
+    bench.begin().succeeded(1)
+    assert bench.kinds() == []
+    assert bench.outbox.intents() == []
+
+
+def test_a_started_event_goes_out_before_the_migration_ends() -> None:
+    """``migration_started`` is on its way while the migration still runs."""
+    bench = Bench()
+    bench.begin()
+    rows = bench.outbox.deliveries()
+    assert [row.delivery.event_type for row in rows] == [EventType.MIGRATION_STARTED]
+    bench.finish()
+
+
+def test_the_summary_lists_every_migration() -> None:
+    """The event of the run lists its migrations, oldest first, each with how it ended."""
+    bench = Bench(SUMMARY)
+    bench.begin().succeeded(1)
+    bench.begin(ref=MigrationRef(version="006", slug="b")).failed(ERROR)
+    (document,) = bench.finish("Exit")
+    rows = [(row["version"], row["direction"], row["status"]) for row in document["migrations"]]
+    assert document["event_type"] == "run_error"
+    assert rows == [("005", "up", "success"), ("006", "up", "error")]
+
+
+def test_a_run_that_fails_before_any_migration_is_told_when_somebody_wants_it() -> None:
+    """A run without a single migration that fails is one ``run_error``."""
+    bench = Bench(SUMMARY)
+    bench.run.begin("confiture migrate up")
+    (document,) = bench.finish("LockAcquisitionError")
+    assert (document["event_type"], document["migrations"]) == ("run_error", [])
+    assert document["error"]["type"] == "LockAcquisitionError"
+
+
+def test_the_runs_span_tells_what_was_applied_and_why_it_failed() -> None:
+    """The run's span ends with its counts, and with the failure's SQLSTATE."""
+    bench = Bench()
+    bench.begin().succeeded(1)
+    bench.begin().failed(ERROR)
+    bench.finish()
+    assert bench.telemetry.runs == [("confiture migrate up", DATABASE)]
+    assert bench.telemetry.run_ends == [{"applied": 1, "failed": 1, "error_type": "42P01"}]
+
+
+@pytest.mark.parametrize(
+    ("direction", "answer", "kind"),
+    [
+        (UP, True, "migration_success"),
+        (UP, False, "migration_error"),
+        (DOWN, False, "migration_rollback"),
+        (DOWN, True, "migration_rollback_error"),
+    ],
+)
+def test_the_ledger_settles_what_nobody_saw_end(
+    direction: Direction,
+    answer: bool,
+    kind: str,  # noqa: FBT001
+) -> None:
+    """A migration up happened when the ledger has it; one down when it has it no more."""
+    bench = Bench(endpoint(name="a", retry=LATER))
+    unknown(bench, direction, answer)
+    (document,) = bench.finish()
+    assert document["event_type"] == kind
+    assert ("error" in document) is kind.endswith("error")
+
+
+def test_an_interruption_without_a_known_cause_is_told_as_one() -> None:
+    """When the ledger says no and nobody knows why, the error is ``Interrupted``."""
+    bench = Bench(endpoint(name="a", retry=LATER))
+    bench.begin().unknown(lambda: False)
+    (document,) = bench.finish()
+    assert document["error"]["type"] == "Interrupted"
+
+
+def test_what_the_ledger_cannot_say_is_not_told() -> None:
+    """When the database does not answer, no event says how the migration ended; the user reads so."""
+    bench = Bench()
+    unknown(bench, UP, None)
+    assert bench.kinds() == ["migration_started", "run_error"]
+    assert len(bench.said) == 1
+    assert REF.name in bench.said[0]
+    assert [intent.migration for intent in bench.outbox.intents()] == [REF]
+    assert bench.telemetry.migrations() == [(REF.name, "up", "Interrupted")]
+    assert bench.telemetry.run_ends[0]["error_type"] == "Interrupted"
+
+
+def test_a_ledger_that_breaks_costs_its_migration_alone() -> None:
+    """When asking the ledger raises, the run's other events are still told."""
+    bench = Bench(endpoint(name="a", retry=LATER))
+    bench.begin().unknown(lambda: 1 // 0 == 0)
+    unknown(bench, UP, True)
+    assert bench.kinds() == ["migration_success"]
+    assert len(bench.faults()) == 1
+
+
+def test_finishing_twice_is_finishing_once() -> None:
+    """A second ``finish`` sends nothing and says nothing."""
+    bench = Bench()
+    bench.begin().succeeded(1)
+    bench.finish()
+    before = list(bench.transport.sent), list(bench.telemetry.shutdowns)
+    bench.run.finish("Exit")
+    assert (bench.transport.sent, bench.telemetry.shutdowns) == before
+
+
+def test_a_finished_run_hears_nothing_more() -> None:
+    """A migration after the end of the run is not watched."""
+    bench = Bench()
+    bench.finish()
+    assert bench.run.migration(REF, UP, BACKEND) is None
+    assert bench.outbox.intents() == []
+    assert bench.faults() == []
+
+
+def test_everything_is_closed_in_the_end() -> None:
+    """The transport is stopped and closed, and telemetry is shut down within its budget."""
+    bench = Bench()
+    bench.begin().succeeded(1)
+    bench.finish()
+    assert bench.transport.is_closed
+    (budget,) = bench.telemetry.shutdowns
+    assert timedelta() < budget <= TELEMETRY_BUDGET
+
+
+def test_an_outbox_that_cannot_be_opened_is_replaced_by_memory() -> None:
+    """When the outbox cannot be opened, the run is told from memory and the reason once."""
+
+    def refuse(_: Any) -> Any:
+        raise OutboxError("disk full")
+
+    bench = Bench(endpoint(name="a", retry=LATER), outbox=refuse)
+    bench.begin().succeeded(1)
+    assert bench.kinds() == ["migration_success"]
+    assert bench.telemetry.outbox_failures == ["disk full"]
+    assert bench.faults() == []
+
+
+@pytest.mark.parametrize("method", ["stage", "release"])
+@pytest.mark.parametrize("spared", [0, 1])
+def test_an_outbox_that_refuses_on_the_way_is_replaced_by_memory(method: str, spared: int) -> None:
+    """When a store fails in the middle of a run, nothing is lost: what it had, it keeps."""
+    sent: list[Request] = []
+    bench = Bench(endpoint(name="a", retry=LATER), transport=lambda: ScriptedTransport(sent=sent))
+    store = bench.outbox
+    bench.outbox = Breaking(store, method, OutboxError("disk full"), spared=spared)  # type: ignore[assignment]
+    for ref in (REF, MigrationRef(version="006", slug="b")):
+        bench.begin(ref=ref).succeeded(1)
+    bench.finish()
+    told = {request.headers["X-Migration-Version"] for request in sent}
+    kept = {row.delivery.migration_version for row in store.deliveries(state=State.PENDING)}
+    assert told | kept == {"005", "006"}
+    assert "006" in told
+    assert bench.telemetry.outbox_failures == ["disk full"]
+    assert bench.faults() == []
+
+
+def test_what_is_left_is_told_in_one_line() -> None:
+    """A delivery that is not made in time is in the line the run ends with."""
+    bench = Bench(endpoint(name="a", retry=LATER))
+    bench.transport = ScriptedTransport({"a": [503]})
+    bench.begin().succeeded(1)
+    bench.finish()
+    (line,) = bench.said
+    assert line.startswith("confiture-webhooks: 1 delivery not sent (a: 1, last answer 503)")
+    assert "lost with this process" in line
+
+
+def test_what_an_earlier_run_left_is_sent_by_a_run_without_a_migration() -> None:
+    """A run in which nothing happens delivers what is left over."""
+    left = InMemoryOutbox()
+    left.release("evt_1", [delivery(endpoint="a")])
+    bench = Bench(
+        endpoint(name="a", retry=LATER), outbox=lambda _: left, has_leftovers=lambda: True
+    )
+    bench.finish()
+    assert [request.headers["webhook-id"] for request in bench.transport.sent] == ["evt_1"]
+    assert bench.telemetry.runs == []
+
+
+class Interrupting(ScriptedTransport):
+    """Presses Ctrl-C, then hangs until it is aborted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.is_pressed = False
+        self._free = _thread.allocate_lock()
+        self._free.acquire()
+
+    def send(self, request: Request, *, timeout: timedelta) -> Response:
+        if not self.is_pressed:
+            self.is_pressed = True
+            _thread.interrupt_main()
+        self._free.acquire(timeout=20)
+        return super().send(request, timeout=timeout)
+
+    def abort(self) -> None:
+        super().abort()
+        self._free.release()
+
+
+def test_ctrl_c_while_waiting_ends_the_wait_and_nothing_else() -> None:
+    """Ctrl-C during the flush is said in a line; the command's own end is not touched."""
+    bench = Bench(SUMMARY)
+    bench.transport = Interrupting()
+    bench.begin().succeeded(1)
+    bench.run.finish()
+    assert bench.transport.is_closed
+    assert bench.said[0].startswith("confiture-webhooks: interrupted")
+    assert len(bench.telemetry.shutdowns) == 1
+
+
+def test_ctrl_c_a_second_time_ends_at_once() -> None:
+    """Ctrl-C during the clean-up does not reach the command either."""
+    bench = Bench()
+    bench.telemetry.shutdown = Breaking(None, "shutdown", KeyboardInterrupt()).shutdown  # type: ignore[method-assign]
+    bench.begin().succeeded(1)
+    bench.run.finish()
+    assert bench.faults() == []
+
+
+def test_a_closed_stderr_breaks_nothing() -> None:
+    """When not even a line can be written, the run still ends and closes its parts."""
+    bench = Bench(endpoint(name="a", retry=LATER))
+
+    def closed(_: str) -> None:
+        raise BrokenPipeError
+
+    bench.run._write = closed
+    unknown(bench, UP, None)
+    bench.run.finish()
+    assert len(bench.telemetry.shutdowns) == 1
+
+
+def whole_run(bench: Bench) -> None:
+    """Everything a run can be asked to do."""
+    bench.run.begin("confiture migrate up")
+    ends: list[tuple[Direction, Callable[[Migration], None]]] = [
+        (UP, lambda migration: migration.succeeded(1)),
+        (UP, lambda migration: migration.failed(ERROR)),
+        (DOWN, lambda migration: migration.unknown(lambda: False)),
+        (UP, lambda migration: migration.unknown(lambda: None)),
+    ]
+    for direction, end in ends:
+        migration = bench.run.migration(REF, direction, BACKEND)
+        if migration is not None:
+            end(migration)
+    bench.run.finish("Exit")
+
+
+def breaking(part: str, method: str) -> Callable[[Bench], None]:
+    """Break *method* of *part*."""
+
+    def apply(bench: Bench) -> None:
+        broken = Breaking(getattr(bench, part), method, ZeroDivisionError())
+        setattr(bench, part, broken)
+
+    return apply
+
+
+PORTS = {
+    "telemetry": [
+        "correlation_id", "start_run", "end_run", "migration", "trace_of_run", "delivery",
+        "observe_outbox", "shutdown",
+    ],
+    "outbox": ["stage", "release", "claim", "record", "next_due_at", "summary", "close"],
+    "transport": ["send", "abort", "close"],
+}  # fmt: skip
+EVERY_CALL = [(part, method) for part, methods in PORTS.items() for method in methods]
+
+
+@pytest.mark.parametrize(("part", "method"), EVERY_CALL)
+def test_nothing_a_part_raises_leaves_the_run(part: str, method: str) -> None:
+    """Whichever call of whichever part breaks, the run goes on and says so in one line."""
+    bench = Bench()
+    breaking(part, method)(bench)
+    whole_run(bench)
+    assert len(bench.faults()) == 1, bench.faults()
+
+
+@pytest.mark.parametrize("part", ["telemetry", "outbox", "transport"])
+def test_a_part_that_cannot_be_made_is_one_line(part: str) -> None:
+    """When making a part raises, every call of the run still returns, with one line."""
+
+    def refuse(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    bench = Bench(**{part: refuse})
+    whole_run(bench)
+    assert len(bench.faults()) == 1, bench.faults()
+
+
+def test_left_overs_that_cannot_be_looked_for_are_one_line() -> None:
+    """When looking for left-overs raises, the run ends with one line."""
+
+    def refuse() -> bool:
+        raise ZeroDivisionError
+
+    bench = Bench(has_leftovers=refuse)
+    bench.finish()
+    assert len(bench.faults()) == 1
+    assert "flush failed (ZeroDivisionError)" in bench.said[0]
+
+
+@pytest.mark.parametrize("method", ["finish", "current", "attempt_failed"])
+def test_nothing_a_span_raises_leaves_the_run(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever call of a span breaks, the run goes on and says so."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(FakeSpan, method, refuse)
+    bench = Bench()
+    bench.transport = ScriptedTransport({"all": ["dns"] * 9})
+    whole_run(bench)
+    assert bench.faults()
+
+
+def test_telemetry_that_cannot_even_report_leaves_it_to_the_console() -> None:
+    """When telling a fault breaks too, one line on the console says it."""
+    bench = Bench()
+    breaking("transport", "close")(bench)
+    breaking("telemetry", "failed")(bench)
+    whole_run(bench)
+    said = [line for line in bench.said if " failed (" in line]
+    assert len(said) == 1
+    assert "let_go failed (ZeroDivisionError)" in said[0]
+
+
+def test_a_fault_is_told_without_its_text() -> None:
+    """The line names where and which class of error; an error's text may hold anything."""
+
+    def refuse(*_: Any) -> Any:
+        raise ValueError("canary")
+
+    bench = Bench(telemetry=refuse)
+    whole_run(bench)
+    assert "migration failed (ValueError)" in bench.said[0]
+    assert not any("canary" in line for line in bench.said)

@@ -1,0 +1,349 @@
+"""The wiring: the host's seams taken and given back, and who is told of what."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from confiture.core._migrator.session import MigratorSession
+
+from confiture_webhooks import session as wiring
+from confiture_webhooks.adapters.memory import InMemoryOutbox
+from confiture_webhooks.config import Settings
+from confiture_webhooks.errors import ConfigError
+from confiture_webhooks.event import SUBSCRIBABLE
+from confiture_webhooks.invocation import parse
+from confiture_webhooks.outgoing import TELEMETRY_BUDGET, Parts
+from confiture_webhooks.run import Run
+from confiture_webhooks.session import (
+    CommandSession,
+    attach,
+    open_session,
+    settings_from,
+    user_agent,
+)
+from confiture_webhooks.telemetry import Telemetry
+from confiture_webhooks.testing import ScriptedTransport
+from engines import FakeConnection, FakeEngine, a_migration
+from fakes import FakeTelemetry
+from samples import endpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SEAMS = ("default_engine", "default_lock", "default_migration_loader")
+UP = "confiture migrate up"
+
+
+class Bench:
+    """The session of one command line, over fakes, on the host's own session class."""
+
+    def __init__(self, line: str = "up") -> None:
+        self.telemetry = FakeTelemetry()
+        self.transport = ScriptedTransport()
+        self.said: list[str] = []
+        settings = Settings(endpoints=(endpoint(name="a", events=SUBSCRIBABLE),))
+        parts = Parts(
+            telemetry=lambda: self.telemetry,  # type: ignore[arg-type, return-value]
+            outbox=lambda _: InMemoryOutbox(),
+            spare_outbox=InMemoryOutbox,
+            transport=lambda: self.transport,
+            user_agent="test",
+        )
+        invocation = parse(["migrate", *line.split()], {})
+        assert invocation is not None
+        self.run = Run(settings, parts, self.said.append)
+        self.session = CommandSession(self.run, invocation)
+        self.session.install()
+
+    def kinds(self, error: BaseException | None = None) -> list[str]:
+        """End the command with *error*; the types of what was sent."""
+        self.session.finish(error)
+        return [json.loads(request.body)["event_type"] for request in self.transport.sent]
+
+
+@pytest.fixture(autouse=True)
+def _seams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host makes fake engines, and loads no file."""
+    monkeypatch.setattr(MigratorSession, "default_engine", staticmethod(_engine))
+    monkeypatch.setattr(MigratorSession, "default_migration_loader", staticmethod(_load))
+
+
+def _engine(connection: Any, migration_table: str) -> Any:
+    engine = FakeEngine(getattr(connection, "error", None))
+    engine.connection, engine.migration_table = connection, migration_table
+    return engine
+
+
+def _load(path: Path) -> type:
+    raise SyntaxError(f"{path} is no migration: canary")
+
+
+def host_session(
+    command: str | None = UP, error: BaseException | None = None, tmp_path: Any = "."
+) -> MigratorSession:
+    """A session of the host, as its commands open one."""
+    connection: Any = FakeConnection()
+    connection.error, connection.close = error, lambda: None
+    return MigratorSession(
+        None,
+        tmp_path,
+        database_url_override="postgresql://nowhere",
+        command=command,
+        connection_factory=lambda _: connection,
+    )
+
+
+def test_what_was_there_before_is_put_back() -> None:
+    """After the command the host's class attributes are the very objects they were."""
+    before = {name: vars(MigratorSession)[name] for name in SEAMS}
+    bench = Bench()
+    assert all(vars(MigratorSession)[name] is not before[name] for name in SEAMS)
+    bench.session.finish(None)
+    assert {name: vars(MigratorSession)[name] for name in SEAMS} == before
+
+
+def test_a_command_that_migrates_is_told() -> None:
+    """A migration under the lock taken in a command's name is told, with that name on the run."""
+    bench = Bench()
+    with host_session() as session:
+        session._migration_lock(no_lock=True, lock_timeout=1)
+        assert session.migrator.apply(a_migration()) == "applied"
+    assert bench.kinds() == ["migration_started", "migration_success", "run_success"]
+    assert [command for command, _ in bench.telemetry.runs] == [UP]
+
+
+def test_what_others_put_into_the_seam_stays_underneath() -> None:
+    """Another embedder's engine still does the work."""
+    bench = Bench()
+    with host_session() as session:
+        assert isinstance(session.migrator, FakeEngine)
+    bench.session.finish(None)
+
+
+def test_a_replay_in_nobodys_name_is_not_told() -> None:
+    """A session without a command, as replays into scratch databases have, tells nothing."""
+    bench = Bench()
+    with host_session(None) as session:
+        session._migration_lock(no_lock=True, lock_timeout=1)
+        session.migrator.apply(a_migration())
+    assert bench.kinds() == []
+
+
+def test_a_replay_beside_a_real_run_is_not_told() -> None:
+    """A scratch session opened within a real command stays untold; the real one is told."""
+    bench = Bench()
+    with host_session() as real:
+        real._migration_lock(no_lock=True, lock_timeout=1)
+        with host_session(None) as scratch:
+            scratch.migrator.apply(a_migration())
+        real.migrator.apply(a_migration())
+    assert bench.kinds().count("migration_success") == 1
+
+
+def test_the_id_of_the_real_connection_is_not_given_to_another() -> None:
+    """The connection that is told of stays while the command runs, so none is taken for it."""
+    bench = Bench()
+    with host_session() as real:
+        real._migration_lock(no_lock=True, lock_timeout=1)
+        connection = weakref.ref(real.connection)
+    del real
+    with host_session(None) as scratch:
+        gc.collect()
+        assert connection() is not None
+        scratch.migrator.apply(a_migration())
+    assert bench.kinds() == []
+
+
+@pytest.mark.parametrize("line", ["up --dry-run", "up --dry-run-execute", "down --dry-run"])
+def test_a_rehearsal_is_not_told(line: str) -> None:
+    """Whatever a dry run applies, nothing is told of it."""
+    bench = Bench(line)
+    with host_session() as session:
+        session._migration_lock(no_lock=True, lock_timeout=1)
+        session.migrator.apply(a_migration())
+    assert bench.kinds() == []
+
+
+def test_a_failing_migration_raises_as_before_and_is_told() -> None:
+    """The host gets its own error, and the receivers the event."""
+    bench = Bench()
+    with host_session(error=ZeroDivisionError()) as session:
+        session._migration_lock(no_lock=True, lock_timeout=1)
+        with pytest.raises(ZeroDivisionError):
+            session.migrator.apply(a_migration())
+    assert bench.kinds(SystemExit(3)) == ["migration_started", "migration_error", "run_error"]
+
+
+def test_a_file_that_cannot_be_loaded_is_a_failed_migration(tmp_path: Path) -> None:
+    """A migration file with an error in it raises as before, and is told by its name."""
+    bench = Bench()
+    with host_session() as session:
+        session._migration_lock(no_lock=True, lock_timeout=1)
+        with pytest.raises(SyntaxError):
+            session.migration_loader(tmp_path / "007_add_index.py")
+    assert bench.kinds() == ["migration_started", "migration_error", "run_error"]
+    document = json.loads(bench.transport.sent[1].body)
+    assert document["migration"]["name"] == "007_add_index"
+    assert document["error"]["type"] == "SyntaxError"
+    assert "canary" not in str(document)
+
+
+def test_loading_without_a_lock_tells_nothing(tmp_path: Path) -> None:
+    """A file that cannot be loaded where nothing is to be migrated is not told."""
+    bench = Bench()
+    with host_session() as session, pytest.raises(SyntaxError):
+        session.migration_loader(tmp_path / "007_add_index.py")
+    assert bench.kinds() == []
+
+
+def test_a_run_that_fails_without_a_migration_is_told_by_its_cause() -> None:
+    """A command that could not begin is one ``run_error`` with the class of its cause."""
+    bench = Bench()
+    with host_session() as session:
+        session._migration_lock(no_lock=True, lock_timeout=1)
+    error = SystemExit(6)
+    error.__cause__ = TimeoutError()
+    assert bench.kinds(error) == ["run_error"]
+    assert json.loads(bench.transport.sent[0].body)["error"]["type"] == "TimeoutError"
+
+
+@pytest.mark.parametrize("code", [0, None])
+def test_leaving_with_success_is_no_error(code: int | None) -> None:
+    """A command that exits with 0 did not fail."""
+    bench = Bench()
+    with host_session() as session:
+        session._migration_lock(no_lock=True, lock_timeout=1)
+        session.migrator.apply(a_migration())
+    assert bench.kinds(SystemExit(code))[-1] == "run_success"
+
+
+def test_a_fault_at_the_end_of_a_command_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When our own end breaks, the run is finished all the same and nothing is raised."""
+    bench = Bench()
+    monkeypatch.setattr(wiring, "_error_type", lambda _: 1 // 0)
+    with host_session() as session:
+        session._migration_lock(no_lock=True, lock_timeout=1)
+        session.migrator.apply(a_migration())
+    assert "migration_success" in bench.kinds(SystemExit(1))
+    assert len(bench.telemetry.faults) == 1
+
+
+def test_an_engine_that_cannot_be_watched_still_migrates() -> None:
+    """An engine of another make than we know goes on untold, with one line."""
+
+    class Bare:
+        """Nothing but a connection."""
+
+        def __init__(self, **made: Any) -> None:
+            self.connection = made["connection"]
+
+    MigratorSession.default_engine = Bare
+    bench = Bench()
+    with host_session() as session:
+        assert isinstance(session.migrator, Bare)
+    assert bench.kinds() == []
+    assert len(bench.said) == 1
+    assert "AttributeError" in bench.said[0]
+
+
+def test_attach_tells_what_happens_in_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the block migrations are told; after it the same engine is silent."""
+    transport = ScriptedTransport()
+    monkeypatch.setattr(wiring, "make_transport", lambda: transport)
+    settings = Settings(endpoints=(endpoint(name="a"),), outbox="memory", log="off")
+    engine: Any = FakeEngine()
+    with attach(engine, settings) as run:
+        assert isinstance(run, Run)
+        engine.apply(a_migration("005"))
+    engine.apply(a_migration("006"))
+    assert [r.headers["X-Migration-Version"] for r in transport.sent] == ["005"]
+    assert [version for version, _, _ in engine.applied] == ["005", "006"]
+
+
+def test_attach_lets_errors_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the block raises is raised, after the failure was told."""
+    transport = ScriptedTransport()
+    monkeypatch.setattr(wiring, "make_transport", lambda: transport)
+    settings = Settings(endpoints=(endpoint(name="a"),), outbox="memory", log="off")
+    engine: Any = FakeEngine(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError), attach(engine, settings):
+        engine.apply(a_migration())
+    assert [r.headers["X-Confiture-Event"] for r in transport.sent] == ["migration_error"]
+
+
+def test_attach_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without settings, ``attach`` takes those of the environment, and refuses wrong ones."""
+    monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "ftp://a.invalid")
+    with pytest.raises(ConfigError) as caught, attach(FakeEngine()):
+        pass
+    assert [fault.setting for fault in caught.value.faults] == ["CONFITURE_WEBHOOK_URL"]
+
+
+def test_attach_reads_the_file_it_is_given(tmp_path: Path) -> None:
+    """The block of the named file is read, its faults told before anything runs."""
+    file = tmp_path / "prod.yaml"
+    file.write_text("webhooks:\n  endpoints:\n    - name: a\n")
+    with pytest.raises(ConfigError), attach(FakeEngine(), config_file=file):
+        pass
+
+
+def test_an_outbox_of_another_version_is_a_fault() -> None:
+    """A setting this version cannot do is refused, with what to use instead."""
+    environ = {
+        "CONFITURE_WEBHOOK_URL": "https://a.invalid",
+        "CONFITURE_WEBHOOK_OUTBOX": "postgres",
+    }
+    with pytest.raises(ConfigError, match="sqlite"):
+        settings_from(environ, None)
+
+
+@pytest.mark.parametrize("line", ["build", "migrate up", "migrate status"])
+def test_nothing_is_opened_unconfigured(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a URL and a block there is no session, and the seams stay the host's."""
+    monkeypatch.chdir(tmp_path)
+    before = {name: vars(MigratorSession)[name] for name in SEAMS}
+    assert open_session(line.split()) is None
+    assert {name: vars(MigratorSession)[name] for name in SEAMS} == before
+
+
+def test_a_wrong_configuration_is_told_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every fault is on stderr, stdout is untouched, and the command runs without webhooks."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "ftp://canary.invalid")
+    monkeypatch.setenv("CONFITURE_WEBHOOK_OUTBOX", "nosuch")
+    assert open_session(["migrate", "up"]) is None
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "CONFITURE_WEBHOOK_URL" in told.err
+    assert "CONFITURE_WEBHOOK_OUTBOX" in told.err
+    assert "webhooks.config_invalid" in told.err
+    assert "canary" not in told.err
+
+
+def test_a_wrong_configuration_is_exported_before_the_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log event of the faults is flushed: nobody is left to do it later."""
+    telemetry = FakeTelemetry()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "ftp://a.invalid")
+    monkeypatch.setattr(Telemetry, "for_command", lambda **_: telemetry)
+    assert open_session(["migrate", "up"]) is None
+    assert [fault.setting for fault in telemetry.invalid] == ["CONFITURE_WEBHOOK_URL"]
+    assert telemetry.shutdowns == [TELEMETRY_BUDGET]
+
+
+def test_the_user_agent_names_both_versions() -> None:
+    """``User-Agent`` is the host with its version, then ours."""
+    host, ours = user_agent().split(" ")
+    assert host.startswith("Confiture/1.")
+    assert ours.startswith("confiture-webhooks/")
+    assert "unknown" not in user_agent()

@@ -1,0 +1,780 @@
+"""What a run looks like in traces, metrics and logs, seen through in-memory exporters."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from opentelemetry import baggage, trace
+from opentelemetry import context as otel_context
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from confiture_webhooks.delivery import Attempt, Delivery, State, TraceContext
+from confiture_webhooks.errors import Fault
+from confiture_webhooks.event import Database, Direction, ErrorInfo, EventType, MigrationRef
+from confiture_webhooks.outbox import Summary
+from confiture_webhooks.telemetry import Telemetry, names
+from confiture_webhooks.telemetry.context import from_environ, from_stored
+from confiture_webhooks.telemetry.otlp_logs import records
+from confiture_webhooks.telemetry.providers import Providers
+
+NOW = datetime(2026, 1, 9, 14, 23, 45, 123000, tzinfo=UTC)
+REF = MigrationRef(version="005", slug="add_payment_table")
+UNDEFINED_TABLE = ErrorInfo(type="UndefinedTable", message="CANARY", sqlstate="42P01")
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@dataclass
+class Bench:
+    """Telemetry whose signals stay in memory."""
+
+    telemetry: Telemetry
+    exporter: InMemorySpanExporter
+    reader: InMemoryMetricReader
+    log: InMemoryLogRecordExporter
+
+    def span(self, name: str) -> ReadableSpan:
+        (found,) = [span for span in self.spans() if span.name == name]
+        return found
+
+    def spans(self) -> tuple[ReadableSpan, ...]:
+        return self.exporter.get_finished_spans()
+
+    def points(self, name: str) -> dict[tuple[tuple[str, Any], ...], Any]:
+        """The data points of metric *name* by their sorted attributes."""
+        data = self.reader.get_metrics_data()
+        assert data is not None
+        return {
+            tuple(sorted((point.attributes or {}).items())): point
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.data.data_points
+        }
+
+
+def make(environ: Mapping[str, str] | None = None, **options: Any) -> Bench:
+    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    log = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
+    tracers = TracerProvider(shutdown_on_exit=False)
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    loggers = LoggerProvider(shutdown_on_exit=False)
+    loggers.add_log_record_processor(SimpleLogRecordProcessor(log))
+    providers = Providers(
+        tracer_provider=tracers,
+        meter_provider=MeterProvider([reader], shutdown_on_exit=False),
+        records=records(loggers, "1"),
+        inherited=from_environ(environ or {}),
+        migration_spans=options.pop("migration_spans", 200),
+    )
+    telemetry = Telemetry(providers, endpoints=["analytics"], environment="production", **options)
+    return Bench(telemetry, exporter, reader, log)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Telemetry with its run started."""
+    made = make(log="json", now=lambda: NOW)
+    database = Database(host="db.internal", port=5432, name="shop", schema="public")
+    made.telemetry.start_run("confiture migrate up", database)
+    return made
+
+
+def a_delivery(trace_context: TraceContext, **changes: Any) -> Delivery:
+    made = Delivery(
+        id="dlv_1",
+        event_id="evt_1",
+        event_type=EventType.MIGRATION_SUCCESS,
+        endpoint="analytics",
+        body=b"CANARY",
+        content_type="application/json",
+        trace=trace_context,
+        correlation_id="c" * 32,
+        created_at=NOW - timedelta(seconds=3),
+        migration_version="005",
+        migration_name=REF.name,
+        environment="production",
+    )
+    return replace(made, **changes)
+
+
+def an_attempt(number: int = 1, **outcome: Any) -> Attempt:
+    return Attempt(number=number, started_at=NOW, duration=timedelta(milliseconds=250), **outcome)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+class TestRun:
+    def test_span(self, bench: Bench) -> None:
+        """The run's span is named after the command and knows database and result."""
+        bench.telemetry.end_run(applied=2, failed=1, error_type="42P01")
+        span = bench.span("confiture migrate up")
+        assert span.kind is SpanKind.INTERNAL
+        assert span.parent is None
+        assert dict(span.attributes or {}) == {
+            "db.system.name": "postgresql",
+            "db.namespace": "shop|public",
+            "server.address": "db.internal",
+            "server.port": 5432,
+            "confiture.run.applied": 2,
+            "confiture.run.failed": 1,
+            "error.type": "42P01",
+        }
+        assert span.status.status_code is StatusCode.ERROR
+
+    def test_scope(self, bench: Bench) -> None:
+        """Spans have this package's scope and a schema URL."""
+        bench.telemetry.end_run(applied=0, failed=0, error_type=None)
+        scope = bench.span("confiture migrate up").instrumentation_scope
+        assert scope is not None
+        assert (scope.name, scope.schema_url) == ("confiture_webhooks", names.SCHEMA_URL)
+
+    def test_starts_when_the_command_did(self) -> None:
+        """The span begins when the command did, not when there was something to tell."""
+        made = make()
+        made.telemetry.start_run("confiture migrate up", Database(), started_at=NOW)
+        made.telemetry.end_run(applied=0, failed=0, error_type=None)
+        assert made.span("confiture migrate up").start_time == int(NOW.timestamp() * 1000) * 10**6
+
+    def test_joins_the_trace_of_the_environment(self) -> None:
+        """A valid TRACEPARENT is the run's parent."""
+        made = make({"TRACEPARENT": PARENT, "TRACESTATE": "vendor=1"})
+        made.telemetry.start_run("confiture migrate up", Database())
+        assert made.telemetry.correlation_id == PARENT[3:35]
+        assert made.telemetry.trace_of_run().tracestate == "vendor=1"
+        made.telemetry.end_run(applied=0, failed=0, error_type=None)
+        parent = made.span("confiture migrate up").parent
+        assert parent is not None
+        assert (parent.span_id, parent.is_remote) == (int(PARENT[36:52], 16), True)
+
+    @pytest.mark.parametrize(
+        "environ",
+        [
+            {"traceparent": PARENT},
+            {"TRACEPARENT": ""},
+            {"TRACEPARENT": "rubbish"},
+            {"TRACEPARENT": f"00-{'0' * 32}-00f067aa0ba902b7-01"},
+            {"TRACEPARENT": f"ff{PARENT[2:]}"},
+            {"TRACEPARENT": PARENT.upper()},
+        ],
+    )
+    def test_ignores_what_is_no_trace_context(self, environ: dict[str, str]) -> None:
+        """An invalid TRACEPARENT, or one in lower case, makes a root."""
+        assert from_environ(environ) is None
+
+    def test_an_unsampled_parent_keeps_its_id(self) -> None:
+        """Nothing is recorded under an unsampled parent, and the id is still its."""
+        made = make({"TRACEPARENT": f"{PARENT[:-1]}0"})
+        made.telemetry.start_run("confiture migrate up", Database())
+        span = made.telemetry.migration(REF, Direction.UP)
+        span.finish(duration_s=1, rows_affected=None, error=None)
+        made.telemetry.end_run(applied=1, failed=0, error_type=None)
+        assert made.telemetry.correlation_id == PARENT[3:35]
+        assert span.trace.traceparent[3:35] == PARENT[3:35]
+        assert made.spans() == ()
+
+    def test_is_under_the_current_span(self) -> None:
+        """In somebody's process the run is under the span that is current there."""
+        made = make({"TRACEPARENT": PARENT})
+        outer = TracerProvider(shutdown_on_exit=False).get_tracer("theirs").start_span("request")
+        with trace.use_span(outer):
+            made.telemetry.start_run("confiture migrate", Database())
+        assert made.telemetry.correlation_id == f"{outer.get_span_context().trace_id:032x}"
+
+    def test_shutdown_ends_an_open_run(self, bench: Bench) -> None:
+        """A run that was never ended is exported all the same."""
+        bench.telemetry.shutdown(timedelta(seconds=1))
+        assert bench.span("confiture migrate up").end_time is not None
+
+
+class TestWithoutProviders:
+    def test_ids_are_real(self) -> None:
+        """Without any provider there is one valid trace id, everywhere."""
+        telemetry = Telemetry()
+        before = telemetry.correlation_id
+        telemetry.start_run("confiture migrate up", Database())
+        span = telemetry.migration(REF, Direction.UP)
+        stored = from_stored(span.trace, is_remote=False)
+        assert stored is not None
+        assert telemetry.correlation_id == before == f"{stored.trace_id:032x}"
+        assert stored.trace_flags.sampled
+
+    def test_two_runs_differ(self) -> None:
+        """Every run has an id of its own."""
+        assert Telemetry().correlation_id != Telemetry().correlation_id
+
+    def test_passes_the_parent_on(self) -> None:
+        """Where nothing is recorded, receivers get the caller's span as their parent."""
+        telemetry = Telemetry(Providers(inherited=from_environ({"TRACEPARENT": PARENT})))
+        telemetry.start_run("confiture migrate up", Database())
+        assert telemetry.migration(REF, Direction.UP).trace.traceparent == PARENT
+
+    def test_a_stored_delivery_keeps_its_trace(self) -> None:
+        """However old it is: nobody records the new trace a link would point from."""
+        telemetry = Telemetry(now=lambda: NOW)
+        old = a_delivery(TraceContext(traceparent=PARENT), created_at=NOW - timedelta(days=9))
+        span = telemetry.delivery(old, remote=True, pass_span=telemetry.worker_pass())
+        assert f"{span.span.get_span_context().trace_id:032x}" == PARENT[3:35]
+
+    def test_a_disabled_sdk(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With OTEL_SDK_DISABLED a provider makes no ids, so we do."""
+        monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+        telemetry = Telemetry(Providers(tracer_provider=TracerProvider(shutdown_on_exit=False)))
+        telemetry.start_run("confiture migrate up", Database())
+        assert int(telemetry.correlation_id, 16) != 0
+
+
+class TestMigration:
+    def test_success(self, bench: Bench) -> None:
+        """A migration's span is under the run's and says which, which way and how many rows."""
+        migration = bench.telemetry.migration(REF, Direction.UP)
+        migration.finish(duration_s=2.5, rows_affected=7, error=None)
+        span = bench.span("apply migration")
+        assert span.parent is not None
+        assert f"{span.parent.span_id:016x}" == bench.telemetry.trace_of_run().traceparent[36:52]
+        assert dict(span.attributes or {}) == {
+            "confiture.migration.version": "005",
+            "confiture.migration.name": "005_add_payment_table",
+            "confiture.migration.direction": "up",
+            "confiture.migration.rows_affected": 7,
+        }
+        assert span.status.status_code is StatusCode.UNSET
+        assert (span.end_time or 0) - (span.start_time or 0) == 2_500_000_000
+
+    def test_failure(self, bench: Bench) -> None:
+        """A failed one has the SQLSTATE and no text of the error."""
+        migration = bench.telemetry.migration(REF, Direction.DOWN)
+        migration.finish(duration_s=1, rows_affected=None, error=UNDEFINED_TABLE)
+        span = bench.span("roll back migration")
+        attributes = dict(span.attributes or {})
+        assert span.status.status_code is StatusCode.ERROR
+        assert (attributes["error.type"], attributes["db.response.status_code"]) == (
+            "42P01",
+            "42P01",
+        )
+        assert "CANARY" not in span.to_json()
+
+    def test_error_type_without_sqlstate(self, bench: Bench) -> None:
+        """Without a SQLSTATE the error's class is its type."""
+        migration = bench.telemetry.migration(REF, Direction.UP)
+        error = ErrorInfo(type="PreconditionError", message="")
+        migration.finish(duration_s=1, rows_affected=None, error=error)
+        attributes = dict(bench.span("apply migration").attributes or {})
+        assert attributes["error.type"] == "PreconditionError"
+        assert "db.response.status_code" not in attributes
+
+    def test_ends_once(self, bench: Bench) -> None:
+        """A second end changes nothing."""
+        migration = bench.telemetry.migration(REF, Direction.UP)
+        migration.finish(duration_s=1, rows_affected=None, error=None)
+        migration.finish(duration_s=1, rows_affected=None, error=UNDEFINED_TABLE)
+        assert bench.span("apply migration").status.status_code is StatusCode.UNSET
+        (point,) = bench.points("confiture.migration.duration").values()
+        assert point.count == 1
+
+    def test_duration(self, bench: Bench) -> None:
+        """Its duration is a histogram with the contract's buckets, an exemplar and few attributes."""
+        migration = bench.telemetry.migration(REF, Direction.UP)
+        migration.finish(duration_s=2.5, rows_affected=None, error=UNDEFINED_TABLE)
+        ((attributes, point),) = bench.points("confiture.migration.duration").items()
+        assert dict(attributes) == {"confiture.migration.direction": "up", "error.type": "42P01"}
+        assert (point.sum, point.explicit_bounds) == (2.5, names.MIGRATION_DURATION.buckets)
+        (exemplar,) = point.exemplars
+        context = bench.span("apply migration").context
+        assert context is not None
+        assert exemplar.span_id == context.span_id
+
+    def test_beyond_the_cap(self) -> None:
+        """Beyond the cap a success is an event on the run, and a failure still has a span."""
+        made = make(migration_spans=1)
+        made.telemetry.start_run("confiture migrate up", Database())
+        for error in (None, None, UNDEFINED_TABLE):
+            span = made.telemetry.migration(REF, Direction.UP)
+            assert from_stored(span.trace, is_remote=False) is not None
+            span.finish(duration_s=0.5, rows_affected=3, error=error)
+        made.telemetry.end_run(applied=2, failed=1, error_type="42P01")
+        migrations = [one for one in made.spans() if one.name == "apply migration"]
+        (event,) = made.span("confiture migrate up").events
+        assert [one.status.status_code for one in migrations] == [
+            StatusCode.UNSET,
+            StatusCode.ERROR,
+        ]
+        assert event.name == "confiture.migration.done"
+        assert set(event.attributes or {}) == set(names.SPAN_EVENTS[event.name])
+
+    def test_deliveries_beyond_the_cap_are_under_the_run(self) -> None:
+        """Without a span of its own, a migration's deliveries continue the run's."""
+        made = make(migration_spans=0)
+        made.telemetry.start_run("confiture migrate up", Database())
+        span = made.telemetry.migration(REF, Direction.UP)
+        assert span.trace == made.telemetry.trace_of_run()
+
+
+class TestDelivery:
+    def test_delivered(self, bench: Bench) -> None:
+        """A delivery's span is under the migration's and ends unset."""
+        migration = bench.telemetry.migration(REF, Direction.UP)
+        migration.finish(duration_s=1, rows_affected=0, error=None)
+        span = bench.telemetry.delivery(a_delivery(migration.trace), remote=False)
+        span.finish("delivered", last=an_attempt(status_code=204), attempts=1, at=NOW)
+        found = bench.span("deliver webhook analytics")
+        above = bench.span("apply migration").context
+        assert found.parent is not None
+        assert above is not None
+        assert found.parent.span_id == above.span_id
+        assert (found.kind, found.status.status_code) == (SpanKind.INTERNAL, StatusCode.UNSET)
+        assert found.links == ()
+        assert dict(found.attributes or {}) == {
+            "confiture.webhook.endpoint": "analytics",
+            "confiture.webhook.event_type": "migration_success",
+            "confiture.webhook.event_id": "evt_1",
+            "confiture.webhook.delivery_id": "dlv_1",
+            "confiture.webhook.correlation_id": "c" * 32,
+            "confiture.webhook.outcome": "delivered",
+            "confiture.webhook.attempts": 1,
+        }
+
+    def test_retry(self, bench: Bench) -> None:
+        """A retry is an event on the span, and a delivery that succeeds in the end is no error."""
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span.attempt_failed(an_attempt(status_code=503), retry_in=timedelta(seconds=2))
+        span.finish("delivered", last=an_attempt(2, status_code=200), attempts=2, at=NOW)
+        found = bench.span("deliver webhook analytics")
+        (event,) = found.events
+        assert found.status.status_code is StatusCode.UNSET
+        assert event.name == "confiture.webhook.retry_scheduled"
+        assert dict(event.attributes or {}) == {
+            "delay_s": 2.0,
+            "error.type": "503",
+            "http.response.status_code": 503,
+        }
+
+    @pytest.mark.parametrize("outcome", ["deferred", "dead_letter", "gone"])
+    def test_not_delivered(self, bench: Bench, outcome: str) -> None:
+        """Every other outcome is an error with the last attempt's type; burial is an event."""
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span.attempt_failed(an_attempt(error_type="timeout"), retry_in=None)
+        span.finish(outcome, last=an_attempt(error_type="timeout"), attempts=1, at=NOW)
+        found = bench.span("deliver webhook analytics")
+        assert found.status.status_code is StatusCode.ERROR
+        assert found.status.description is None
+        assert dict(found.attributes or {})["error.type"] == "timeout"
+        buried = ["confiture.webhook.dead_lettered"] if outcome == "dead_letter" else []
+        assert [event.name for event in found.events] == buried
+
+    def test_cut_before_an_attempt(self, bench: Bench) -> None:
+        """A delivery put off before it was tried has no type of error."""
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span.finish("deferred", last=None, attempts=0, at=NOW)
+        assert "error.type" not in (bench.span("deliver webhook analytics").attributes or {})
+
+    def test_from_a_worker(self) -> None:
+        """A worker's delivery continues the stored trace and links to the worker's pass."""
+        made = make(now=lambda: NOW)
+        one_pass = made.telemetry.worker_pass()
+        stored = a_delivery(TraceContext(traceparent=PARENT))
+        span = made.telemetry.delivery(stored, remote=True, pass_span=one_pass)
+        span.finish("delivered", last=an_attempt(status_code=200), attempts=1, at=NOW)
+        one_pass.claimed(2)
+        one_pass.claimed(1)
+        one_pass.finish()
+        found, drained = made.span("deliver webhook analytics"), made.span("drain webhook outbox")
+        assert found.kind is SpanKind.CONSUMER
+        assert found.parent is not None
+        assert f"{found.parent.span_id:016x}" == PARENT[36:52]
+        assert found.parent.is_remote
+        assert [link.context for link in found.links] == [drained.context]
+        assert dict(drained.attributes or {}) == {"confiture.webhook.claimed": 3}
+
+    @pytest.mark.parametrize(
+        ("traceparent", "age"), [(PARENT, timedelta(hours=25)), (f"{PARENT[:-1]}0", timedelta())]
+    )
+    def test_out_of_reach(self, traceparent: str, age: timedelta) -> None:
+        """After a day, or when the stored trace was not sampled, there is only a link to it."""
+        made = make(now=lambda: NOW)
+        one_pass = made.telemetry.worker_pass()
+        stored = a_delivery(TraceContext(traceparent=traceparent), created_at=NOW - age)
+        span = made.telemetry.delivery(stored, remote=True, pass_span=one_pass)
+        span.finish("delivered", last=an_attempt(status_code=200), attempts=1, at=NOW)
+        one_pass.finish()
+        found, drained = made.span("deliver webhook analytics"), made.span("drain webhook outbox")
+        assert found.parent == drained.context
+        assert [f"{link.context.trace_id:032x}" for link in found.links] == [PARENT[3:35]]
+
+    def test_left_behind_by_an_earlier_run(self, bench: Bench) -> None:
+        """What an earlier run left behind stays in its trace and links to the run that sends it."""
+        left = a_delivery(TraceContext(traceparent=PARENT))
+        span = bench.telemetry.delivery(left, remote=False)
+        span.finish("delivered", last=an_attempt(status_code=200), attempts=2, at=NOW)
+        found = bench.span("deliver webhook analytics")
+        assert found.parent is not None
+        assert (found.kind, f"{found.parent.trace_id:032x}") == (SpanKind.CONSUMER, PARENT[3:35])
+        (link,) = found.links
+        assert f"{link.context.trace_id:032x}" == bench.telemetry.correlation_id
+
+    def test_current(self, bench: Bench) -> None:
+        """The span is the current one inside the block, without baggage, and not after it."""
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        token = otel_context.attach(baggage.set_baggage("user", "alice"))
+        try:
+            with span.current():
+                assert trace.get_current_span() is span.span
+                assert baggage.get_all() == {}
+            assert baggage.get_all() == {"user": "alice"}
+        finally:
+            otel_context.detach(token)
+
+    def test_metrics(self, bench: Bench) -> None:
+        """Attempts, retries, outcome, duration and lag are measured with the contract's names."""
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span.attempt_failed(an_attempt(status_code=503), retry_in=timedelta(seconds=2))
+        span.attempt_failed(an_attempt(2, error_type="tls"), retry_in=None)
+        span.finish("dead_letter", last=an_attempt(2, error_type="tls"), attempts=2, at=NOW)
+        about = ("confiture.webhook.endpoint", "analytics")
+        data = bench.reader.get_metrics_data()
+        assert data is not None
+        found: dict[tuple[Any, ...], Any] = {
+            (metric.name, *sorted((point.attributes or {}).items())): point
+            for scope in data.resource_metrics[0].scope_metrics
+            for metric in scope.metrics
+            for point in metric.data.data_points
+        }
+        failures, retries = "confiture.webhook.failures", "confiture.webhook.retries"
+        assert found[failures, about, ("error.type", "503")].value == 1
+        assert found[failures, about, ("error.type", "tls")].value == 1
+        assert found[retries, about, ("error.type", "503")].value == 1
+        assert (retries, about, ("error.type", "tls")) not in found
+        ended = ("confiture.webhook.outcome", "dead_letter")
+        assert found["confiture.webhook.deliveries", about, ended].value == 1
+        event_type = ("confiture.webhook.event_type", "migration_success")
+        key = (names.DELIVERY_DURATION.name, about, event_type, ended, ("error.type", "tls"))
+        assert found[key].explicit_bounds == names.DELIVERY_DURATION.buckets
+        assert not [name for name, *_ in found if name == "confiture.webhook.delivery.lag"]
+
+    def test_lag(self, bench: Bench) -> None:
+        """The time from the event to its delivery is measured when it is delivered."""
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span.finish("delivered", last=an_attempt(status_code=200), attempts=1, at=NOW)
+        ((attributes, point),) = bench.points("confiture.webhook.delivery.lag").items()
+        assert dict(attributes) == {"confiture.webhook.endpoint": "analytics"}
+        assert (point.sum, point.explicit_bounds) == (3.0, names.DELIVERY_LAG.buckets)
+
+
+class TestMetricsOfTheRun:
+    def test_counters_start_at_zero(self) -> None:
+        """Every outcome of a configured endpoint is there, at 0, before anything happens."""
+        points = make().points("confiture.webhook.deliveries")
+        found = {
+            dict(key)["confiture.webhook.outcome"]: point.value for key, point in points.items()
+        }
+        assert found == dict.fromkeys(names.OUTCOMES, 0)
+
+    def test_outbox(self, bench: Bench) -> None:
+        """Size counts what is in flight as pending; the oldest is a time."""
+        counts = {State.PENDING: 2, State.IN_FLIGHT: 1, State.DEAD_LETTER: 4, State.DELIVERED: 9}
+        bench.telemetry.observe_outbox(lambda: Summary(counts=counts, oldest_at=NOW))
+        sizes = bench.points("confiture.webhook.outbox.size")
+        assert {dict(key)["confiture.webhook.state"]: one.value for key, one in sizes.items()} == {
+            "pending": 3,
+            "dead_letter": 4,
+        }
+        (oldest,) = bench.points("confiture.webhook.outbox.oldest_timestamp").values()
+        assert oldest.value == NOW.timestamp()
+
+    def test_an_empty_outbox(self, bench: Bench) -> None:
+        """Nothing undelivered is the time 0."""
+        bench.telemetry.observe_outbox(Summary)
+        (oldest,) = bench.points("confiture.webhook.outbox.oldest_timestamp").values()
+        assert oldest.value == 0
+
+    def test_a_broken_outbox(self, bench: Bench) -> None:
+        """An outbox that cannot be read costs its own points and no others."""
+
+        def read() -> Summary:
+            raise OSError
+
+        bench.telemetry.observe_outbox(read)
+        assert bench.points("confiture.webhook.outbox.size") == {}
+        assert len(bench.points("confiture.webhook.deliveries")) == len(names.OUTCOMES)
+
+
+def everything(telemetry: Telemetry) -> None:
+    """Make every span, metric and log event of the contract once."""
+    fault = Fault("webhooks.outbox", "is not known", "Use sqlite")
+    for direction, error in (
+        (Direction.UP, None),
+        (Direction.DOWN, None),
+        (Direction.UP, UNDEFINED_TABLE),
+    ):
+        migration = telemetry.migration(REF, direction)
+        migration.finish(duration_s=0.25, rows_affected=None, error=error)
+    for outcome in names.OUTCOMES:
+        span = telemetry.delivery(a_delivery(telemetry.trace_of_run()), remote=False)
+        code = {"delivered": 200, "gone": 410}.get(outcome, 500)
+        if code != 200:
+            span.attempt_failed(an_attempt(status_code=code), retry_in=timedelta(seconds=1))
+        last = an_attempt(status_code=code)
+        span.finish(outcome, last=last, attempts=1, at=NOW, next_attempt_at=NOW)
+    hook = telemetry.hook("notify:send", "post_execute", telemetry.trace_of_run())
+    with hook.current():
+        pass
+    hook.finish("ValueError")
+    telemetry.hook_failed("notify:send", file="notify.py", line=3, error_type="ValueError")
+    telemetry.observe_outbox(Summary)
+    telemetry.config_invalid([fault])
+    telemetry.outbox_failed("disk full")
+    telemetry.failed("worker", ValueError("CANARY"))
+    one_pass = telemetry.worker_pass()
+    one_pass.finish()
+    telemetry.end_run(applied=2, failed=1, error_type="42P01")
+
+
+class TestLogs:
+    def test_every_event_with_its_fields(
+        self, bench: Bench, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Every line has the fields of the table, in its order, and nothing else."""
+        everything(bench.telemetry)
+        specs = {spec.event: spec for spec in names.LOG_EVENTS}
+        seen = lines(capsys)
+        for line in seen:
+            spec = specs[line["event"]]
+            assert tuple(line) == (*names.COMMON_FIELDS, *spec.fields)
+            assert (line["level"], line["timestamp"]) == (spec.level, "2026-01-09T14:23:45.123Z")
+        assert {line["event"] for line in seen} == set(specs) - {"telemetry.flush_incomplete"}
+
+    def test_every_event_is_an_otlp_record(self, bench: Bench) -> None:
+        """Every line is a log record with the event's name, its span and no repeated fields."""
+        everything(bench.telemetry)
+        found = bench.log.get_finished_logs()
+        assert {one.log_record.event_name for one in found} == {
+            spec.event for spec in names.LOG_EVENTS
+        } - {"telemetry.flush_incomplete"}
+        taken = {"timestamp", "level", "event", "trace_id", "span_id"}
+        for one in found:
+            record = one.log_record
+            assert record.body == record.event_name
+            assert record.severity_number is not None
+            assert record.trace_id is not None
+            assert not taken & set(record.attributes or {})
+            assert one.instrumentation_scope is not None
+            assert one.instrumentation_scope.name == "confiture_webhooks"
+
+    def test_a_line_belongs_to_its_own_span(
+        self, bench: Bench, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Ids are those of the span the line is about, whatever span is current."""
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        other = bench.telemetry.hook("a:b", "post_execute")
+        with other.current():
+            span.finish("delivered", last=an_attempt(status_code=200), attempts=1, at=NOW)
+        (line,) = lines(capsys)
+        context = bench.span("deliver webhook analytics").context
+        assert context is not None
+        assert line["span_id"] == f"{context.span_id:016x}"
+        assert line["trace_id"] == bench.telemetry.correlation_id
+        (record,) = bench.log.get_finished_logs()
+        assert record.log_record.span_id == context.span_id
+
+    def test_delivered(self, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+        """The line of a delivery tells which, of what, and how it went."""
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span.finish("delivered", last=an_attempt(2, status_code=201), attempts=2, at=NOW)
+        (line,) = lines(capsys)
+        assert line["correlation_id"] == "c" * 32
+        assert (line["attempts"], line["status_code"], line["lag_ms"]) == (2, 201, 3000.0)
+        assert line["migration_name"] == "005_add_payment_table"
+
+    def test_failed_names_the_place_and_no_message(
+        self, bench: Bench, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A fault of ours is told once, with class and place, without its message."""
+
+        def fail() -> None:
+            raise ValueError("CANARY")
+
+        for _ in range(3):
+            try:
+                fail()
+            except ValueError as error:
+                bench.telemetry.failed("worker", error)
+        (line,) = lines(capsys)
+        assert (line["where"], line["error_type"], line["file"]) == (
+            "worker",
+            "ValueError",
+            __file__,
+        )
+
+    def test_level(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Events below the level are told nowhere."""
+        made = make(log="json", log_level="WARNING")
+        everything(made.telemetry)
+        assert {line["level"] for line in lines(capsys)} == {"warning", "error"}
+        severities = {one.log_record.severity_text for one in made.log.get_finished_logs()}
+        assert severities == {"WARN", "ERROR"}
+
+    def test_off(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Off silences stderr and leaves the log records."""
+        made = make(log="off")
+        everything(made.telemetry)
+        assert capsys.readouterr() == ("", "")
+        assert made.log.get_finished_logs()
+
+    def test_console(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The console form is for reading, and is on stderr too."""
+        telemetry = Telemetry(log="console")
+        telemetry.outbox_failed("disk full")
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "webhooks.outbox_failed" in err
+        assert not err.startswith("{")
+
+    def test_a_terminal_gets_the_console_form(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Unless a form is chosen, a terminal gets the one for reading and all else JSON."""
+        Telemetry(log=None).outbox_failed("a")
+        assert json.loads(capsys.readouterr().err)["reason"] == "a"
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        Telemetry(log=None).outbox_failed("b")
+        assert not capsys.readouterr().err.startswith("{")
+
+    def test_what_is_no_utf8(self, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+        """A file name that is not UTF-8 breaks neither line nor span nor record."""
+        ref = MigrationRef(version="1", slug="caf\udce9")
+        migration = bench.telemetry.migration(ref, Direction.UP)
+        migration.finish(duration_s=1, rows_affected=None, error=None)
+        (line,) = lines(capsys)
+        (record,) = bench.log.get_finished_logs()
+        assert line["migration_name"] == "1_caf\\udce9"
+        assert bench.span("apply migration").to_json().encode()
+        assert str(record.log_record.attributes).encode()
+
+    def test_a_stderr_that_cannot_be_written(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A closed stderr, a full disk or a broken pipe costs the line and nothing else."""
+
+        class Broken:
+            def write(self, _: str) -> int:
+                raise BrokenPipeError
+
+            def isatty(self) -> bool:
+                raise ValueError("I/O operation on closed file")
+
+        monkeypatch.setattr(sys, "stderr", Broken())
+        everything(bench.telemetry)
+        assert len(bench.spans()) > 5
+
+    def test_structlog_is_left_as_it_is(self, bench: Bench) -> None:
+        """The host's structlog configuration is not touched."""
+        import structlog  # noqa: PLC0415
+
+        everything(bench.telemetry)
+        assert not structlog.is_configured()
+
+
+class TestTotality:
+    def test_every_metric_is_measured(self, bench: Bench) -> None:
+        """Every metric of the table comes out, with its unit and only its attributes."""
+        everything(bench.telemetry)
+        data = bench.reader.get_metrics_data()
+        assert data is not None
+        found = {one.name: one for one in data.resource_metrics[0].scope_metrics[0].metrics}
+        assert set(found) == {spec.name for spec in names.METRICS}
+        for spec in names.METRICS:
+            keys = {
+                key for point in found[spec.name].data.data_points for key in point.attributes or {}
+            }
+            assert keys == set(spec.attributes) or spec.name == "confiture.webhook.delivery.lag"
+            assert found[spec.name].unit == spec.unit
+
+    def test_every_span_is_made(self, bench: Bench) -> None:
+        """Every span of the table that is ours comes out, with only its attributes."""
+        everything(bench.telemetry)
+        of = {
+            "confiture migrate up": "run",
+            "apply migration": "migration",
+            "roll back migration": "migration",
+            "deliver webhook analytics": "delivery",
+            "run hook notify:send": "user hook",
+            "drain webhook outbox": "worker pass",
+        }
+        assert {span.name for span in bench.spans()} == set(of)
+        for span in bench.spans():
+            assert set(span.attributes or {}) <= set(names.SPANS[of[span.name]].attributes)
+            for event in span.events:
+                assert set(event.attributes or {}) <= set(names.SPAN_EVENTS[event.name])
+
+    def test_nothing_told_in_confidence(
+        self, bench: Bench, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """No body, error message or exception text is in any signal."""
+        everything(bench.telemetry)
+        data = bench.reader.get_metrics_data()
+        assert data is not None
+        told = [span.to_json() for span in bench.spans()]
+        told += [one.to_json() for one in bench.log.get_finished_logs()]
+        told += [data.to_json(), capsys.readouterr().err]
+        assert "CANARY" not in "".join(told)
+
+
+class Raising:
+    """Any provider, tracer or meter, where whatever is called raises."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class RaisingTracer:
+    """A provider whose tracer cannot start a span."""
+
+    def get_tracer(self, *_: object, **__: object) -> Any:
+        return Raising()
+
+
+class TestContainment:
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            {"tracer_provider": Raising()},
+            {"tracer_provider": RaisingTracer()},
+            {"meter_provider": Raising()},
+            {"records": lambda *_: Raising().emit},
+        ],
+    )
+    def test_nothing_raises(
+        self, broken: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Whatever breaks beneath, no method raises, and one line at most tells of it."""
+        telemetry = Telemetry(Providers(**broken), log="json", endpoints=["analytics"])
+        telemetry.start_run("confiture migrate up", Database())
+        everything(telemetry)
+        telemetry.shutdown(timedelta(seconds=1))
+        assert int(telemetry.correlation_id, 16) != 0
+        told = lines(capsys)
+        assert "migration.applied" in {line["event"] for line in told}
+        ours = [line["where"] for line in told if line["event"] == "webhooks.failed"]
+        assert len([where for where in ours if where.startswith("telemetry.")]) == 1
+
+    def test_a_failed_set_up_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What breaks during set-up is one line, and ids are still real."""
+        telemetry = Telemetry(Providers(error=ValueError("CANARY")), log="json")
+        (line,) = lines(capsys)
+        assert (line["where"], line["error_type"]) == ("telemetry.set_up", "ValueError")
+        assert line["correlation_id"] == telemetry.correlation_id

@@ -1,0 +1,283 @@
+"""The worker: lanes, retries, spans that stay open, and an end that is bounded."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from confiture_webhooks.adapters.memory import InMemoryOutbox
+from confiture_webhooks.delivery import Delivery, State, TraceContext
+from confiture_webhooks.endpoint import Endpoint
+from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.event import EventType
+from confiture_webhooks.retry import RetryPolicy
+from confiture_webhooks.testing import ScriptedTransport
+from confiture_webhooks.transport import Request, Response
+from confiture_webhooks.worker import FAILING_AFTER, Clock, Worker
+
+A_SECOND = timedelta(seconds=1)
+LONG_ENOUGH = timedelta(seconds=20)
+"""Only a hang would make a drain take this long."""
+
+
+class Spans:
+    """Stands in for telemetry: keeps what it was told, makes no spans."""
+
+    def __init__(self) -> None:
+        self.finished: list[tuple[str, str, int]] = []
+        self.failed_attempts: list[tuple[str, str | None, timedelta | None]] = []
+        self.outbox_failures: list[str] = []
+        self.faults: list[str] = []
+
+    def delivery(self, delivery: Delivery, *, remote: bool) -> Any:
+        spans = self
+
+        class Span:
+            @contextmanager
+            def current(self) -> Any:
+                yield
+
+            def attempt_failed(self, attempt: Any, *, retry_in: timedelta | None) -> None:
+                spans.failed_attempts.append((delivery.id, attempt.failure, retry_in))
+
+            def finish(self, outcome: str, *, attempts: int, **_: Any) -> None:
+                spans.finished.append((delivery.id, outcome, attempts))
+
+        return Span()
+
+    def outbox_failed(self, reason: str) -> None:
+        self.outbox_failures.append(reason)
+
+    def failed(self, where: str, error: BaseException) -> None:
+        self.faults.append(f"{where}: {error!r}")
+
+
+def endpoint(name: str = "a", *schedule: float) -> Endpoint:
+    """An endpoint whose retries wait *schedule* seconds, without jitter."""
+    policy = RetryPolicy(schedule=tuple(timedelta(seconds=s) for s in schedule), jitter=0)
+    return Endpoint(name=name, url=f"https://{name}.invalid/hook", retry=policy)
+
+
+def delivery(number: int = 1, name: str = "a") -> Delivery:
+    """A delivery of an event for endpoint *name*."""
+    return Delivery(
+        id=f"dlv_{name}_{number}",
+        event_id=f"evt_{number}",
+        event_type=EventType.MIGRATION_SUCCESS,
+        endpoint=name,
+        body=b'{"n": %d}' % number,
+        content_type="application/json",
+        trace=TraceContext(traceparent=f"00-{'a' * 32}-{'b' * 16}-01"),
+        correlation_id="a" * 32,
+        created_at=datetime.now(UTC),
+    )
+
+
+class Bench:
+    """A worker over memory and a scripted transport."""
+
+    def __init__(self, *endpoints: Endpoint, transport: Any = None, hold: float = 10) -> None:
+        self.outbox = InMemoryOutbox()
+        self.transport = transport or ScriptedTransport()
+        self.spans = Spans()
+        self.worker = Worker(
+            endpoints,
+            self.outbox,
+            self.transport,
+            self.spans,  # type: ignore[arg-type]
+            user_agent="test",
+            hold=timedelta(seconds=hold),
+        )
+
+    def run(self, *deliveries: Delivery, budget: timedelta = LONG_ENOUGH) -> bool:
+        """Release, start, drain and stop; whether all was done."""
+        for one in deliveries:
+            self.outbox.release(one.event_id, [one])
+        self.worker.start()
+        self.worker.wake()
+        is_done = self.worker.drain(budget)
+        self.worker.stop()
+        return is_done
+
+    def state(self, delivery_id: str) -> State:
+        return next(r.state for r in self.outbox.deliveries() if r.delivery.id == delivery_id)
+
+
+def test_what_is_released_is_sent_once_byte_for_byte() -> None:
+    """A released delivery is sent once, with its own bytes, and is then delivered."""
+    bench = Bench(endpoint())
+    assert bench.run(delivery())
+    assert [request.body for request in bench.transport.sent] == [b'{"n": 1}']
+    assert bench.state("dlv_a_1") is State.DELIVERED
+    assert bench.spans.finished == [("dlv_a_1", "delivered", 1)]
+
+
+def test_order_is_kept_while_deliveries_succeed() -> None:
+    """One endpoint's deliveries go out in the order of their release."""
+    bench = Bench(endpoint())
+    bench.run(*(delivery(n) for n in range(1, 30)))
+    assert [r.headers["webhook-id"] for r in bench.transport.sent] == [
+        f"evt_{n}" for n in range(1, 30)
+    ]
+
+
+def test_a_retry_keeps_the_event_id_and_counts_attempts() -> None:
+    """Attempts of one delivery share the webhook-id and are numbered from 1."""
+    bench = Bench(endpoint("a", 0.01), transport=ScriptedTransport({"a": [503]}))
+    bench.run(delivery())
+    first, second = bench.transport.sent
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert [r.headers["X-Confiture-Attempt"] for r in (first, second)] == ["1", "2"]
+    assert [r.resend_count for r in (first, second)] == [0, 1]
+    assert bench.spans.finished == [("dlv_a_1", "delivered", 2)]
+
+
+def test_a_near_retry_stays_in_one_span_and_a_far_one_ends_it_as_deferred() -> None:
+    """A wait longer than the hold ends the delivery's span; a shorter one does not."""
+    bench = Bench(endpoint("a", 0.01, 3600), transport=ScriptedTransport({"a": [500, 500]}))
+    assert bench.run(delivery())
+    assert bench.spans.finished == [("dlv_a_1", "deferred", 2)]
+    assert bench.state("dlv_a_1") is State.PENDING
+
+
+def test_a_used_up_schedule_is_a_dead_letter() -> None:
+    """After the schedule's last attempt the delivery is dead, not tried again."""
+    bench = Bench(endpoint("a", 0.01), transport=ScriptedTransport({"a": ["dns", "dns", 200]}))
+    bench.run(delivery())
+    assert len(bench.transport.sent) == 2
+    assert bench.state("dlv_a_1") is State.DEAD_LETTER
+    assert bench.spans.finished == [("dlv_a_1", "dead_letter", 2)]
+    assert bench.spans.failed_attempts[-1] == ("dlv_a_1", "dns", None)
+
+
+def test_gone_switches_the_endpoint_off() -> None:
+    """After a 410 the delivery is gone and what follows for that endpoint is not sent."""
+    bench = Bench(endpoint(), transport=ScriptedTransport({"a": [410]}))
+    bench.run(delivery(1), delivery(2))
+    assert len(bench.transport.sent) == 1
+    assert bench.state("dlv_a_1") is State.GONE
+    assert bench.state("dlv_a_2") is State.PENDING
+
+
+class Hanging(ScriptedTransport):
+    """Never answers endpoint ``stuck`` until it is aborted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.released = threading.Event()
+
+    def send(self, request: Request, *, timeout: timedelta) -> Response:
+        if request.endpoint == "stuck":
+            self.released.wait(LONG_ENOUGH.total_seconds())
+        return super().send(request, timeout=timeout)
+
+    def abort(self) -> None:
+        super().abort()
+        self.released.set()
+
+
+def test_a_hung_endpoint_delays_no_other() -> None:
+    """While one endpoint hangs, the other's deliveries are all made."""
+    bench = Bench(endpoint("stuck", 60), endpoint("a"), transport=Hanging())
+    is_done = bench.run(
+        delivery(1, "stuck"), *(delivery(n) for n in range(2, 9)), budget=A_SECOND / 2
+    )
+    assert not is_done
+    assert all(bench.state(f"dlv_a_{n}") is State.DELIVERED for n in range(2, 9))
+
+
+def test_stopping_cuts_the_attempt_under_way_and_defers_its_delivery() -> None:
+    """A stop ends a hanging attempt, whose delivery stays pending and is told as deferred."""
+    bench = Bench(endpoint("stuck", 60), transport=Hanging())
+    bench.run(delivery(1, "stuck"), budget=A_SECOND / 5)
+    assert bench.spans.finished == [("dlv_stuck_1", "deferred", 1)]
+    assert bench.state("dlv_stuck_1") is State.PENDING
+
+
+def test_an_endpoint_that_keeps_failing_is_given_a_rest() -> None:
+    """After a few failures in a row, the deliveries behind are not tried one by one."""
+    bench = Bench(endpoint("a", 60), transport=ScriptedTransport({"a": [503] * 100}), hold=1)
+    assert bench.run(*(delivery(n) for n in range(1, 60)), budget=A_SECOND)
+    assert len(bench.transport.sent) == FAILING_AFTER
+
+
+class Impatient(threading.Condition):
+    """Counts how often somebody waits, and says so when it never ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+        self.never_ends = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits += 1
+        if self.waits > 2000:
+            self.never_ends.set()
+        return super().wait(timeout)
+
+
+def test_endpoints_that_rest_let_each_other_rest() -> None:
+    """Several endpoints that keep failing wait for the end of their rest, not for each other."""
+    endpoints = [endpoint(name, 60) for name in "abc"]
+    bench = Bench(*endpoints, transport=ScriptedTransport({name: [503] * 100 for name in "abc"}))
+    bench.worker._changed = changed = Impatient()
+    for name in "abc":
+        for number in range(FAILING_AFTER + 1):
+            bench.outbox.release(f"evt_{name}_{number}", [delivery(number, name)])
+    bench.worker.start()
+    bench.worker.wake()
+    assert bench.worker.drain(A_SECOND)
+    bench.worker.wake()
+    assert not changed.never_ends.wait(0.2)
+    bench.worker.stop()
+    assert len(bench.transport.sent) == len(endpoints) * FAILING_AFTER
+
+
+def test_a_fault_of_the_outbox_is_told_and_the_lane_goes_on() -> None:
+    """When a claim fails, the failure is reported and the next claim still delivers."""
+    bench = Bench(endpoint())
+    claim, failures = bench.outbox.claim, iter([OutboxError("disk full")])
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        for error in failures:
+            raise error
+        return claim(*args, **kwargs)
+
+    bench.outbox.claim = failing  # type: ignore[method-assign]
+    assert bench.run(delivery())
+    assert bench.spans.outbox_failures == ["disk full"]
+    assert bench.state("dlv_a_1") is State.DELIVERED
+
+
+def test_a_bug_in_a_port_never_leaves_the_lane() -> None:
+    """Whatever a transport raises, the worker reports it and can be stopped."""
+
+    class Broken(ScriptedTransport):
+        def send(self, request: Request, *, timeout: timedelta) -> Response:
+            raise ZeroDivisionError
+
+    bench = Bench(endpoint(), transport=Broken())
+    bench.run(delivery(), budget=A_SECOND / 5)
+    assert bench.spans.faults == ["worker: ZeroDivisionError()"]
+
+
+def test_a_lost_lease_keeps_nothing() -> None:
+    """When the lease ran out under an attempt, its outcome is not recorded by this worker."""
+    bench = Bench(endpoint())
+    bench.outbox.record = lambda *_: False  # type: ignore[method-assign]
+    bench.run(delivery(), budget=A_SECOND / 5)
+    assert bench.spans.finished == [("dlv_a_1", "deferred", 1)]
+
+
+@pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(hours=-1)])
+def test_a_clock_that_jumps_does_not_hang_the_drain(jump: timedelta) -> None:
+    """A wall clock set an hour forth or back does not make the drain outlast its budget."""
+    bench = Bench(endpoint("a", 0.05), transport=ScriptedTransport({"a": [503]}))
+    offset = iter([timedelta()] * 3)
+    bench.worker._clock = Clock(now=lambda: datetime.now(UTC) + next(offset, jump))
+    bench.run(delivery(), budget=A_SECOND)
+    assert bench.transport.sent
