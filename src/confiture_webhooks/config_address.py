@@ -41,7 +41,12 @@ def address(value: object) -> Address:
         raise Invalid("is neither http nor https", "Write it as `https://host[:port]/path`")
     if "#" in found:
         raise Invalid("has a fragment (`#…`), which is never sent", "Remove it")
-    if not _is_host(parts.hostname or "") or port == 0:
+    if "@" in parts.netloc and found.count("@") > 1:
+        # A bare "@", "/" or "?" in a password would make part of it the host, and hosts are shown.
+        raise Invalid(
+            "has a user or password, and another `@`", "Write `%40` for each `@` but the one before the host"
+        )
+    if not _is_host(parts.hostname or "") or port == 0 or parts.netloc.endswith(":"):
         raise Invalid("has a bad host or port", "Write it as `https://host[:port]/path`")
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
     return Address(

@@ -156,11 +156,13 @@ def test_an_event_has_the_facts_of_its_migration() -> None:
 
 def test_the_clock_of_a_migration_stops_once() -> None:
     """The end of a migration is when it ended, not when its event was made."""
-    migration = Bench().begin()
+    bench = Bench()
+    migration = bench.begin()
     migration.stop_clock()
     first = (migration.ended_at, migration.duration_s)
     migration.stop_clock()
     assert (migration.ended_at, migration.duration_s) == first
+    bench.finish()
 
 
 def test_the_event_of_the_outcome_has_the_id_of_the_intent() -> None:
