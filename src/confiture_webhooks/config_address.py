@@ -44,7 +44,8 @@ def address(value: object) -> Address:
     if "@" in parts.netloc and found.count("@") > 1:
         # A bare "@", "/" or "?" in a password would make part of it the host, and hosts are shown.
         raise Invalid(
-            "has a user or password, and another `@`", "Write `%40` for each `@` but the one before the host"
+            "has a user or password, and another `@`",
+            "Write `%40` for each `@` but the one before the host",
         )
     if not _is_host(parts.hostname or "") or port == 0 or parts.netloc.endswith(":"):
         raise Invalid("has a bad host or port", "Write it as `https://host[:port]/path`")

@@ -424,11 +424,12 @@ def test_user_and_password_leave_the_url(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://u:p@ss@h.example/", "https://u:@CANARY?@h.example/", "https://u:/@h@example/"]
+    "url",
+    ["https://u:p@ss@h.example/", "https://u:@CANARY?@h.example/", "https://u:/CANARY@h.example/"],
 )
 def test_a_password_that_would_become_the_host_is_refused(project: Project, url: str) -> None:
     """Which part of such a URL is the host is a guess, and the host is shown."""
-    assert "%40" in project.endpoint_fault("url", url=url).remedy
+    assert "host" in project.endpoint_fault("url", url=url).remedy
 
 
 @pytest.mark.parametrize(
