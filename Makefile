@@ -15,7 +15,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --universal
   --no-header --no-annotate --upgrade -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports format test-newest test-stack stack benchmarks build clean lock hosts
+.PHONY: help demo test lint types imports docs format test-newest test-stack stack benchmarks build clean lock hosts
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ $(VENV)/tests.stamp: requirements/tests.txt pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/lint.stamp: requirements/lint.txt $(VENV)/tests.stamp
 	$(INSTALL) --require-hashes -r requirements/lint.txt
+	@touch $@
+
+$(VENV)/docs.stamp: requirements/docs.txt $(VENV)/tests.stamp
+	$(INSTALL) --require-hashes -r requirements/docs.txt
 	@touch $@
 
 demo: $(VENV)/tests.stamp ## Real migrations, webhooks, their trace, metrics and logs, on this machine
@@ -61,6 +65,10 @@ types: $(VENV)/lint.stamp ## mypy, strict
 imports: $(VENV)/lint.stamp ## The layers: a file imports only from files above it
 	$(BIN)/lint-imports
 
+docs: $(VENV)/docs.stamp ## The documentation as a site, built strictly into build/site
+	@$(BIN)/python scripts/commands_page.py --check
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: $(VENV)/lint.stamp ## Format the code
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format .
@@ -76,7 +84,8 @@ lock: $(VENV)/bin/python ## Renew the hashed requirements
 	export UV_DEFAULT_INDEX="$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)"; \
 	[ -n "$$UV_DEFAULT_INDEX" ] || unset UV_DEFAULT_INDEX; \
 	$(COMPILE) --group tests --group lint -o requirements/lint.txt && \
-	$(COMPILE) --group tests -c requirements/lint.txt -o requirements/tests.txt
+	$(COMPILE) --group tests -c requirements/lint.txt -o requirements/tests.txt && \
+	$(COMPILE) --group docs -c requirements/lint.txt -o requirements/docs.txt
 
 clean: ## Remove what these targets made
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
