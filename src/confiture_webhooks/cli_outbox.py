@@ -13,7 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .cli_settings import FAILED, ConfigOpt, FormatOpt, is_json, print_json, settings_of
+from .cli_settings import (
+    FAILED,
+    ConfigOpt,
+    FormatOpt,
+    ask_of,
+    is_json,
+    print_json,
+    settings_of,
+    unsettled_rows,
+)
 from .deliver import deliver_due
 from .delivery import State
 from .errors import OutboxError
@@ -165,17 +174,17 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """
     with _outbox(config, output) as outbox:
         summary, off = outbox.summary(), outbox.disabled()
-        unsettled = len(outbox.intents())
+        unsettled = unsettled_rows(outbox.intents(), config)
     document = {
         "counts": {state.value: summary.counts.get(state, 0) for state in State},
         "undelivered": dict(summary.undelivered),
         "oldest_at": rfc3339(summary.oldest_at) if summary.oldest_at else None,
         "endpoints_off": {name: rfc3339(at) for name, at in off.items()},
-        "unsettled": unsettled,
+        "unsettled": len(unsettled),
     }
     is_well = not summary.counts.get(State.DEAD_LETTER) and not off
     if is_json(output):
-        print_json({"ok": is_well, **document})
+        print_json({"ok": is_well, **document, "intents": unsettled})
     else:
         console = Console(soft_wrap=True)
         for key, value in document.items():
@@ -185,6 +194,8 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
                 else value
             )
             console.print(f"{key}: {escape(str(shown or '-'))}")
+        for row in unsettled:
+            console.print(f"  {escape(row['migration'])} since {row['since']}: {row['why']}")
     if not is_well:
         raise typer.Exit(FAILED)
 
@@ -253,7 +264,7 @@ def deliver(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """
     settings = settings_of(config, output, is_sending=True)
     try:
-        result = deliver_due(settings, os.environ)
+        result = deliver_due(settings, os.environ, ask_of(config))
     except OutboxError as error:
         _fail(str(error))
     if is_json(output):

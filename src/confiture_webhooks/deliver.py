@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from .delivery import State
 from .outgoing import TELEMETRY_BUDGET
 from .session import command_telemetry, make_outbox, make_transport, user_agent
+from .settler import settle_outbox
 from .worker import Worker
 
 if TYPE_CHECKING:
     from .config import Settings
     from .outbox import Outbox
+    from .settler import Ask
 
 LONGEST_PASS = timedelta(hours=1)
 
@@ -36,8 +38,12 @@ class PassResult:
         return not self.failures and not self.dead
 
 
-def deliver_due(settings: Settings, environ: Mapping[str, str]) -> PassResult:
+def deliver_due(
+    settings: Settings, environ: Mapping[str, str], ask: Ask | None = None
+) -> PassResult:
     """Make every delivery that is due now, once; what fails is put off on its schedule.
+
+    First, *ask* the database how the migrations of killed runs ended.
 
     Raises OutboxError when the outbox cannot be opened.
     """
@@ -57,6 +63,7 @@ def deliver_due(settings: Settings, environ: Mapping[str, str]) -> PassResult:
         pass_span=pass_span,
     )
     try:
+        settle_outbox(outbox, settings.endpoints, ask, telemetry)
         worker.start()
         worker.wake()
         worker.drain(LONGEST_PASS, horizon=timedelta())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -63,17 +63,20 @@ class Outgoing:
 
     def tell(self, event: Event, trace: TraceContext) -> None:
         """Release *event*: one delivery for each endpoint that wants it, on its way at once."""
-        deliveries = [
-            _delivery(event, endpoint, trace)
-            for endpoint in self._settings.endpoints
-            if endpoint.wants(event)
-        ]
+        deliveries = deliveries_of(event, self._settings.endpoints, trace)
         try:
             self._opened().release(event.id, deliveries)
         except OutboxError as error:
             self._replace(error).release(event.id, deliveries)
         if deliveries:
             self._working().wake()
+
+    def intents(self) -> Sequence[Intent]:
+        """Those that are staged and not released, of earlier runs too, oldest first."""
+        try:
+            return self._opened().intents()
+        except OutboxError as error:
+            return self._replace(error).intents()
 
     def flush(self, budget: timedelta) -> None:
         """Wait for what is due within *budget*, left-overs of earlier runs included."""
@@ -143,6 +146,13 @@ class Outgoing:
             )
             self._worker.start()
         return self._worker
+
+
+def deliveries_of(
+    event: Event, endpoints: Sequence[Endpoint], trace: TraceContext
+) -> list[Delivery]:
+    """One delivery of *event* for each of *endpoints* that wants it."""
+    return [_delivery(event, endpoint, trace) for endpoint in endpoints if endpoint.wants(event)]
 
 
 def _delivery(event: Event, endpoint: Endpoint, trace: TraceContext) -> Delivery:

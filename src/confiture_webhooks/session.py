@@ -113,6 +113,16 @@ def command_telemetry(settings: Settings, environ: Mapping[str, str]) -> Telemet
     )
 
 
+def consult(run: Run, connection: Any) -> None:
+    """Have *run* ask the database of *connection* how the migrations of killed runs ended."""
+    try:
+        from .adapters.ledger import Ledger  # noqa: PLC0415
+
+        run.consult(Ledger.beside(connection).ask)
+    except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
+        run.report("reading the database's address", error)
+
+
 class CommandSession:
     """One ``confiture migrate …`` command under observation."""
 
@@ -142,6 +152,7 @@ class CommandSession:
             if command and not self._invocation.is_rehearsal:
                 self._connections.append(connection)
                 self._run.begin(command)
+                consult(self._run, connection)
             return make_lock(connection, config)
 
         def loader(path: Path) -> Any:
@@ -169,6 +180,7 @@ class CommandSession:
             if self._invocation.resumes:
                 self._connections.append(engine.connection)
                 self._run.begin("confiture migrate steps")
+                consult(self._run, engine.connection)
                 observe_resume(engine, self._run, self._invocation)
         except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
             self._run.report("observing the engine", error)
@@ -307,6 +319,7 @@ def attach(
     )
     run = Run(chosen, parts(chosen, os.environ, lambda: telemetry))
     run.begin(command)
+    consult(run, engine.connection)
     undo = observe(engine, run)
     try:
         yield run
