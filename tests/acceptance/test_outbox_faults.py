@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.timeout(120)
+
 MIGRATIONS = 8
 NOWHERE = "/proc/nowhere"
 """Where nothing can be made, not even by root."""

@@ -16,6 +16,9 @@ from crashing import Moment, crash, outbox_of
 from project import CONFITURE
 
 
+pytestmark = pytest.mark.timeout(120)
+
+
 @pytest.fixture
 def shop(project: Any, receiver: Any) -> Any:
     """A project with one migration and one endpoint."""
