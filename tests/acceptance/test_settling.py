@@ -15,7 +15,6 @@ from confiture_webhooks.outbox import Intent
 from crashing import Moment, crash, outbox_of
 from project import CONFITURE
 
-
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -114,15 +113,19 @@ def test_two_processes_that_settle_at_once_tell_once(shop: Any, receiver: Any) -
 
 def test_a_migration_under_way_is_left_alone(shop: Any, receiver: Any) -> None:
     """While its process lives, nobody settles it; status does not count it."""
-    shop.migration("002", "slow", up="SELECT pg_sleep(6)", down="SELECT 1")
-    running = shop.spawn("migrate", "up")
-    while not outbox_of(shop).exists() or "002" not in [i.migration.version for i in staged(shop)]:
+    shop.migration("002", "waits", up="SELECT pg_advisory_xact_lock(42)", down="SELECT 1")
+    with psycopg.connect(shop.database_url) as gate:
+        gate.execute("SELECT pg_advisory_xact_lock(42)")
+        running = shop.spawn("migrate", "up")
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while gate.execute(waiting).fetchone() is None:
+            assert running.poll() is None
+        assert [one.migration.version for one in staged(shop)] == ["002"]
+        done = shop.confiture("webhooks", "deliver")
+        assert done.returncode == 0, done.stderr
+        status = shop.confiture("webhooks", "status", "--format", "json")
+        assert json.loads(status.stdout)["unsettled"] == 0
         assert running.poll() is None
-    done = shop.confiture("webhooks", "deliver")
-    assert done.returncode == 0, done.stderr
-    status = shop.confiture("webhooks", "status", "--format", "json")
-    assert json.loads(status.stdout)["unsettled"] == 0
-    assert running.poll() is None, "the migration was over too soon for the test to tell"
     running.communicate(timeout=60)
     assert told(receiver) == [("migration_success", None)] * 2
 
