@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import os
 import ssl
 from contextlib import suppress
 from contextvars import ContextVar
@@ -55,6 +56,14 @@ _PLAIN_REQUEST_HEADERS = frozenset(
 )
 """What a span may show where its owner asked for request headers."""
 _PLAIN_ANSWER_HEADERS = ("content-length", "content-type", "date", "retry-after")
+_SURROUNDINGS = (
+    *(f"{word}_{proxy}" for word in ("http", "https", "all", "no") for proxy in ("proxy", "PROXY")),
+    *(f"{word}_PROXY" for word in ("HTTP", "HTTPS", "ALL", "NO")),
+    "REQUEST_METHOD",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+)
+"""What ``requests`` and ``urllib`` read of the environment."""
 _CALLER: ContextVar[trace.Span] = ContextVar("confiture_webhooks_caller")
 
 
@@ -74,6 +83,9 @@ class EndpointSession(requests.Session):
 
     def __init__(self) -> None:
         super().__init__()
+        self._address: str | None = None
+        self._surroundings: tuple[str | None, ...] = ()
+        self._ways: tuple[str, dict[str, Any]] = ("", {})
         self.adapters.clear()
         # For every scheme, so that a wrong one is also refused where its text stays inside.
         self.mount("", _CleanAdapter(pool_connections=2, pool_maxsize=2))
@@ -86,10 +98,8 @@ class EndpointSession(requests.Session):
         context.attach(baggage.clear())
         _CALLER.set(trace.get_current_span())
         try:
-            prepared = _prepare(request)
-            settings = self.merge_environment_settings(
-                prepared.url, {}, stream=True, verify=None, cert=None
-            )
+            url, settings = self._way(request.url)
+            prepared = _prepare(request, url)
             self.send(prepared, timeout=exchange.left(), allow_redirects=False, **settings)
         except NoAnswer as error:
             return type(error).__name__
@@ -98,6 +108,24 @@ class EndpointSession(requests.Session):
         finally:
             _drain(exchange)
         return None
+
+    def _way(self, address: str) -> tuple[str, dict[str, Any]]:
+        """*address* as requests writes it, and the proxies and certificates for it.
+
+        They are worked out again only when one of the variables that they come from has
+        changed: that takes requests as long as the rest of a request.
+        """
+        surroundings = tuple(os.environ.get(name) for name in _SURROUNDINGS)
+        if address != self._address or surroundings != self._surroundings:
+            plain = requests.PreparedRequest()
+            plain.prepare_url(address, None)
+            url = plain.url or ""
+            settings = self.merge_environment_settings(
+                url, {}, stream=True, verify=None, cert=None
+            )
+            self._ways = url, dict(settings)
+            self._address, self._surroundings = address, surroundings
+        return self._ways
 
 
 class _CleanAdapter(HTTPAdapter):
@@ -156,20 +184,18 @@ class _NoBody(io.BytesIO):
     version: int | None = None
 
 
-def _prepare(request: Request) -> requests.PreparedRequest:
-    """The request as requests sends it. Given auth, it looks neither into the URL nor netrc."""
+def _prepare(request: Request, url: str) -> requests.PreparedRequest:
+    """The request as requests sends it, without looking for credentials in the URL or netrc."""
     headers = dict(request.headers)
     if request.basic_auth and "authorization" not in {name.lower() for name in headers}:
         credentials = base64.b64encode(":".join(request.basic_auth).encode())
         headers["Authorization"] = f"Basic {credentials.decode()}"
     prepared = requests.PreparedRequest()
-    prepared.prepare(
-        method="POST",
-        url=request.url,
-        headers=headers,
-        data=request.body,
-        auth=lambda unchanged: unchanged,
-    )
+    prepared.prepare_method("POST")
+    prepared.url = url
+    prepared.prepare_headers(headers)
+    prepared.headers["Content-Length"] = str(len(request.body))
+    prepared.body = request.body
     return prepared
 
 
