@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .delivery import State
 from .outgoing import TELEMETRY_BUDGET
+from .passes import Passes
 from .session import command_telemetry, make_outbox, make_transport, user_agent
 from .worker import Worker
 
@@ -45,7 +46,8 @@ def deliver_due(settings: Settings, environ: Mapping[str, str]) -> PassResult:
     outbox = make_outbox(settings, environ, telemetry.outbox_failed)
     transport = make_transport()
     telemetry.observe_outbox(outbox.summary)
-    pass_span = telemetry.worker_pass()
+    passes = Passes(telemetry)
+    passes.begin()
     before = outbox.summary().counts
     worker = Worker(
         settings.endpoints,
@@ -54,7 +56,7 @@ def deliver_due(settings: Settings, environ: Mapping[str, str]) -> PassResult:
         telemetry,
         user_agent=user_agent(),
         hold=timedelta(),
-        pass_span=pass_span,
+        passes=passes,
     )
     try:
         worker.start()
@@ -63,7 +65,6 @@ def deliver_due(settings: Settings, environ: Mapping[str, str]) -> PassResult:
     finally:
         worker.stop()
         result = _result(outbox, before, worker.failures())
-        pass_span.finish()
         telemetry.shutdown(TELEMETRY_BUDGET)
         transport.close()
         outbox.close()
