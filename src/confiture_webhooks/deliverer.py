@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING
 
 from .delivery import Attempt, Decision, Outcome, decide
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from .lane import Lane
     from .outbox import Claim, Outbox
     from .passes import Passes
-    from .recorder import Recorder
     from .telemetry import DeliverySpan, Telemetry
     from .transport import Transport
 
@@ -36,18 +34,13 @@ class Clock:
 
 
 class Deliverer:
-    """Makes attempts one after the other, lane by lane, and keeps what they led to.
-
-    While a lane has a backlog, outcomes are recorded behind its back: the next attempt is under
-    way meanwhile. Otherwise an outcome is recorded before anything else is done.
-    """
+    """Makes attempts one after the other, lane by lane, and keeps what they led to."""
 
     def __init__(
         self,
         outbox: Outbox,
         transport: Transport,
         telemetry: Telemetry,
-        recorder: Recorder,
         *,
         user_agent: str,
         hold: timedelta,
@@ -58,7 +51,6 @@ class Deliverer:
         self._outbox = outbox
         self._transport = transport
         self._telemetry = telemetry
-        self._recorder = recorder
         self._user_agent = user_agent
         self._hold = hold
         self._passes = passes
@@ -71,7 +63,7 @@ class Deliverer:
         It ends early when the worker stops, the endpoint needs a rest or is off, and at
         *stale_at* (monotonic): later attempts could outlast the lease.
         """
-        is_backlog, is_whole = lane.batch > 1, len(claims) == lane.batch
+        is_whole = len(claims) == lane.batch
         while claims and not self._is_stopping() and self._clock.monotonic() < stale_at:
             claim = claims.popleft()
             waiting = lane.open.get(claim.delivery.id)
@@ -89,11 +81,7 @@ class Deliverer:
             waiting.attempts, waiting.last = attempt.number, attempt
             waiting.next_attempt_at = decision.next_attempt_at
             lane.note(attempt, decision.outcome, now)
-            keep = partial(self._keep, lane, claim, waiting, decision)
-            if is_backlog:
-                self._recorder.put(lane.endpoint.name, keep)
-            else:
-                keep()
+            self._keep(lane, claim, waiting, decision)
             is_whole = is_whole and attempt.is_success
             if lane.is_gone or lane.is_resting(now):
                 return

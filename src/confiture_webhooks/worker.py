@@ -13,7 +13,6 @@ from .deliverer import Clock, Deliverer
 from .delivery import Outcome
 from .errors import OutboxError
 from .lane import LONGEST_REST, Lane
-from .recorder import Recorder
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -59,14 +58,12 @@ class Worker:
         self._poll = poll
         self._passes = passes
         self._clock = clock or Clock()
-        self._recorder = Recorder()
         self._changed = threading.Condition()
         self._is_stopping = False
         self._deliverer = Deliverer(
             outbox,
             transport,
             telemetry,
-            self._recorder,
             user_agent=user_agent,
             hold=hold,
             passes=passes,
@@ -125,7 +122,6 @@ class Worker:
             self._changed.notify_all()
         self._transport.abort()
         self._join(grace)
-        self._recorder.close(grace.total_seconds())
         for lane in self.lanes:
             for waiting in list(lane.open.values()):
                 self._deliverer.defer(waiting)
@@ -222,7 +218,6 @@ class Worker:
                         self._outbox.give_back(claim)
             if lane.is_resting(self._clock.now()):
                 break
-        self._recorder.settle(name)
         if self._is_stopping:
             return None
         if lane.is_resting(self._clock.now()):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from ..errors import TransportError
@@ -19,15 +19,21 @@ if TYPE_CHECKING:
     from ..transport import Request, Response
     from .http_session import EndpointSession
 
+IDLE_S = 1.0
+"""How long a thread is kept for the next attempt."""
 THREADS_PER_ENDPOINT = 3
 """One attempt is under way at a time; more are what a hang leaves behind, for a while."""
 
 
 class _Hand:
-    """A daemon thread that makes one attempt after the other, each in its caller's context."""
+    """A daemon thread that makes one attempt after the other until it is idle for a while.
 
-    def __init__(self, name: str) -> None:
+    *retires* is asked then: ``False`` when there is a job on its way after all.
+    """
+
+    def __init__(self, name: str, retires: Callable[[_Hand], bool]) -> None:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._retires = retires
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def do(self, job: Callable[[], None]) -> None:
@@ -39,7 +45,15 @@ class _Hand:
         self._jobs.put(None)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=IDLE_S)
+            except Empty:
+                if self._retires(self):
+                    return
+                continue
+            if job is None:
+                return
             job()
             del job  # what it holds (a body, a context) is not kept until the next comes
 
@@ -87,7 +101,7 @@ class HttpTransport:
             line.under_way.add(exchange)
             hand = line.free.pop() if line.free else None
         try:
-            hand = hand or _Hand(f"webhooks-{request.endpoint}-attempt")
+            hand = hand or _Hand(f"webhooks-{request.endpoint}-attempt", self._retires)
             context = contextvars.copy_context()
             hand.do(lambda: context.run(self._run, line, hand, request, exchange))
         except RuntimeError:
@@ -120,6 +134,14 @@ class HttpTransport:
         for hand in hands:
             hand.rest()
         return lines
+
+    def _retires(self, hand: _Hand) -> bool:
+        with self._changed:
+            for line in self._lines.values():
+                if hand in line.free:
+                    line.free.remove(hand)
+                    return True
+        return False
 
     def _run(self, line: _Line, hand: _Hand, request: Request, exchange: Exchange) -> None:
         error_type: str | None = "other"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import logging
 import os
@@ -131,6 +132,9 @@ class EndpointSession(requests.Session):
 class _CleanAdapter(HTTPAdapter):
     """Sends within the span of the attempt; neither it nor what it raises tells an address."""
 
+    _found: tuple[Any, ...] = ()
+    """What the last pool of connections was found by, and that pool."""
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Make the pools, of connections that end with their attempt."""
         super().init_poolmanager(*args, **kwargs)
@@ -142,6 +146,21 @@ class _CleanAdapter(HTTPAdapter):
         if not proxy.lower().startswith("socks"):
             manager.pool_classes_by_scheme = POOLS
         return manager
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Return the pool for *request*: the last one, when it is wanted by the same terms."""
+        terms = (request.url, args, kwargs)
+        if not self._found or self._found[0] != terms:
+            pool = super().get_connection_with_tls_context(request, *args, **kwargs)
+            self._found = (terms, pool)
+        return self._found[1]
+
+    def close(self) -> None:
+        """Close the pools, and know none of them any more."""
+        self._found = ()
+        super().close()  # type: ignore[no-untyped-call]
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Find the trusted certificates; that there are none is a fault of TLS."""
@@ -254,22 +273,29 @@ def _describe_span(url: str, resend_count: int) -> None:
     span = trace.get_current_span()
     if span is _CALLER.get() or not span.is_recording():
         return
-    parts = urlsplit(url)
-    address = parts.netloc.rpartition("@")[2]
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
-    attributes: dict[str, str | int] = {"server.address": parts.hostname or "", "server.port": port}
+    host, port, shown = _told_of(url)
+    attributes: dict[str, str | int] = {"server.address": host, "server.port": port}
     if resend_count:
         attributes["http.request.resend_count"] = resend_count
     # What was set cannot be removed. Without the SDK's spans nobody can tell what was.
     given: Mapping[str, Any] | None = getattr(span, "attributes", None)
     for name in ("url.full", "http.url"):
         if given is None or name in given:
-            attributes[name] = f"{parts.scheme}://{address}"
+            attributes[name] = shown
     for name in given or ():
         header = name.removeprefix("http.request.header.")
         if header not in (name, *_PLAIN_REQUEST_HEADERS):
             attributes[name] = "REDACTED"
     span.set_attributes(attributes)
+
+
+@functools.lru_cache(maxsize=16)
+def _told_of(url: str) -> tuple[str, int, str]:
+    """Host, port, and scheme with both, of *url*."""
+    parts = urlsplit(url)
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+    address = parts.netloc.rpartition("@")[2]
+    return parts.hostname or "", port, f"{parts.scheme}://{address}"
 
 
 def _is_not_ours(record: logging.LogRecord) -> bool:  # noqa: ARG001

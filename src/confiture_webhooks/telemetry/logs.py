@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -110,6 +111,13 @@ def _arrange(_: object, method: str, event: MutableMapping[str, Any]) -> Mutable
     return {**first, **event}
 
 
+_ENCODER = json.JSONEncoder(default=str)
+
+
+def _json(event: dict[str, Any], **_: Any) -> str:
+    return _ENCODER.encode(event)
+
+
 def _make_logger(form: Form | None) -> Any:
     """A logger with processors of its own; the host's structlog configuration is not touched."""
     import structlog  # noqa: PLC0415  tens of milliseconds, and many runs log nothing
@@ -120,7 +128,7 @@ def _make_logger(form: Form | None) -> Any:
         colors = is_terminal and "NO_COLOR" not in os.environ
         renderer = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
     else:
-        renderer = structlog.processors.JSONRenderer()
+        renderer = structlog.processors.JSONRenderer(serializer=_json)
     return structlog.wrap_logger(
         Stderr(),
         processors=[_arrange, renderer],

@@ -13,14 +13,13 @@ from opentelemetry.trace import SpanContext
 
 from . import names
 from .context import around
-from .tracing import storable
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
 
 
 class Records(Protocol):
-    """Takes log events as records."""
+    """Takes log events, their fields cleaned, as records."""
 
     def __call__(
         self, event: str, level: str, fields: Mapping[str, object], context: SpanContext
@@ -49,7 +48,7 @@ def records(provider: LoggerProvider | None, version: str) -> Records:
             severity_text=severity.name,
             body=event,
             event_name=event,
-            attributes=storable(fields),
+            attributes={name: value for name, value in fields.items() if value is not None},
         )
 
     return emit
