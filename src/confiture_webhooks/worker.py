@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ LEASE_MARGIN = timedelta(seconds=30)
 FRESH_FOR = LEASE_MARGIN - timedelta(seconds=5)
 """So long after a claim an attempt may begin that the lease outlasts; then the rest goes back."""
 OUTBOX_REST = timedelta(seconds=1)
+TELL_EVERY_S = 0.25
 FINISHING = timedelta(seconds=1)
 """How long an attempt may take to wind up beyond its endpoint's timeout."""
 
@@ -90,21 +91,31 @@ class Worker:
                 lane.is_poked = True
             self._changed.notify_all()
 
-    def drain(self, budget: timedelta, *, horizon: timedelta | None = None) -> bool:
+    def drain(
+        self,
+        budget: timedelta,
+        *,
+        horizon: timedelta | None = None,
+        tell: Callable[[float], None] | None = None,
+    ) -> bool:
         """Wait until nothing is due within *budget*, at most that long; whether all was done.
 
-        With *horizon*, what is due later than that from now is not waited for.
+        With *horizon*, what is due later than that from now is not waited for. *tell* is called
+        now and then with the seconds left.
         """
         deadline = self._clock.monotonic() + budget.total_seconds()
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 left = timedelta(seconds=max(0.0, deadline - self._clock.monotonic()))
                 ahead = left if horizon is None else min(left, horizon)
                 if self._is_idle(self._clock.now() + ahead):
                     return True
                 if not left:
                     return False
-                self._changed.wait(left.total_seconds())
+                step = left.total_seconds()
+                self._changed.wait(step if tell is None else min(step, TELL_EVERY_S))
+            if tell is not None:
+                tell(max(0.0, deadline - self._clock.monotonic()))
 
     def finish(self) -> None:
         """Stop, letting every attempt under way come to its end; nothing new is begun."""
@@ -137,6 +148,10 @@ class Worker:
         """By endpoint, why the latest attempt that failed did; without those that never failed."""
         return {lane.endpoint.name: lane.failed for lane in self.lanes if lane.failed}
 
+    def has_faults(self) -> bool:
+        """Whether the outbox, or we, failed last and have not been well since."""
+        return any(lane.faults for lane in self.lanes)
+
     def outcomes(self) -> Counter[Outcome]:
         """How many attempts led to what."""
         return sum((lane.outcomes for lane in self.lanes), Counter())
@@ -166,6 +181,7 @@ class Worker:
             except Exception as error:  # noqa: BLE001
                 self._telemetry.failed("worker", error)
                 due_at = self._clock.now() + LONGEST_REST
+                lane.faults += 1
             with self._changed:
                 lane.is_busy = False
                 lane.due_at = due_at

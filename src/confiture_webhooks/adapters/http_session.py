@@ -121,9 +121,7 @@ class EndpointSession(requests.Session):
             plain = requests.PreparedRequest()
             plain.prepare_url(address, None)
             url = plain.url or ""
-            settings = self.merge_environment_settings(
-                url, {}, stream=True, verify=None, cert=None
-            )
+            settings = self.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
             self._ways = url, dict(settings)
             self._address, self._surroundings = address, surroundings
         return self._ways

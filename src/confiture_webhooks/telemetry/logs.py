@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from opentelemetry.trace import SpanContext
 
 from ..event import rfc3339
+from ..status_line import status_line
 from .context import span_id, trace_id
 from .names import COMMON_FIELDS, LOG_FAILED, LogSpec
 from .text import clean
@@ -32,9 +33,7 @@ class Stderr:
 
     def write(self, line: str) -> None:
         """Write *line* in one piece, so that lines of two threads do not mix."""
-        with suppress(Exception):  # closed, a broken pipe, a full disk: nobody reads it
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+        status_line.above(line)
 
     debug = info = warning = error = write
 
