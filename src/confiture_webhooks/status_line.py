@@ -10,6 +10,9 @@ from contextlib import suppress
 _BACK = "\r\x1b[2K"
 """To the start of the line, and nothing is on it."""
 
+USUAL_COLUMNS = 80
+"""Of a terminal that does not say."""
+
 
 class StatusLine:
     """What is going on right now, below what standard error has shown so far.
@@ -51,9 +54,10 @@ def _is_terminal() -> bool:
 
 def _width() -> int:
     """How much fits on a line: what wraps cannot be written over."""
+    columns = 0
     with suppress(OSError, ValueError):
-        return max(1, os.get_terminal_size(sys.stderr.fileno()).columns - 1)
-    return 79
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    return (columns or USUAL_COLUMNS) - 1
 
 
 status_line = StatusLine()
