@@ -78,9 +78,8 @@ def _instant(value: str | None) -> datetime | None:
         return None
     try:
         return instant_of(value, datetime.now(UTC))
-    except ValueError:
-        message = f"{value!r} is neither an instant (2026-01-09T14:00) nor an age (90min, 2h, 7d)"
-        raise typer.BadParameter(message, param_hint="--since") from None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from None
 
 
 def _document(row: Row) -> dict[str, Any]:

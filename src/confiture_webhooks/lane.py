@@ -82,4 +82,4 @@ class Lane:
 def rest(failures: int) -> timedelta:
     """How long an endpoint is left alone after so many failures in a row."""
     doublings = min(failures - FAILING_AFTER, LONGEST_REST // FIRST_REST)
-    return min(LONGEST_REST, FIRST_REST * 2**doublings)
+    return min(LONGEST_REST, FIRST_REST * (1 << doublings))

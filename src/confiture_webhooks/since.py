@@ -26,5 +26,9 @@ def since(text: str, now: datetime) -> datetime:
             return now - int(ago[1]) * _UNITS[ago[2]]
         except OverflowError:
             return datetime.min.replace(tzinfo=UTC)
-    instant = datetime.fromisoformat(text.strip())
+    try:
+        instant = datetime.fromisoformat(text.strip())
+    except ValueError:
+        message = f"{text!r} is neither an instant (2026-01-09T14:00) nor an age (90min, 2h, 7d)"
+        raise ValueError(message) from None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

@@ -158,7 +158,7 @@ class _CleanAdapter(HTTPAdapter):
     def close(self) -> None:
         """Close the pools, and know none of them any more."""
         self._found = ()
-        super().close()  # type: ignore[no-untyped-call]
+        super().close()
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Find the trusted certificates; that there are none is a fault of TLS."""

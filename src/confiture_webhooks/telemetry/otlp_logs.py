@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.trace import SpanContext
 
@@ -41,6 +41,7 @@ def records(provider: LoggerProvider | None, version: str) -> Records:
 
     def emit(event: str, level: str, fields: Mapping[str, object], context: SpanContext) -> None:
         severity = severities[level]
+        attributes: Any = {name: value for name, value in fields.items() if value is not None}
         logger.emit(
             timestamp=time.time_ns(),
             context=around(context),
@@ -48,7 +49,7 @@ def records(provider: LoggerProvider | None, version: str) -> Records:
             severity_text=severity.name,
             body=event,
             event_name=event,
-            attributes={name: value for name, value in fields.items() if value is not None},
+            attributes=attributes,
         )
 
     return emit
