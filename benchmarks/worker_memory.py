@@ -117,13 +117,21 @@ def idle() -> str:
     with tempfile.TemporaryDirectory() as directory, peer("receiver") as receiver:
         fill(Path(directory) / ".confiture" / "webhooks.db", [])
         process = worker(directory, {"CONFITURE_WEBHOOK_URL": receiver.url})
-        time.sleep(10)
+        settle(process.pid)
         before = cpu_s(process.pid)
         time.sleep(60)
         spent = cpu_s(process.pid) - before
         process.terminate()
         process.wait(30)
     return f"an idle minute: {spent:.2f} s of processor time ({spent / 60:.2%} of a core)"
+
+
+def settle(pid: int) -> None:
+    """Wait until *pid* has started: it does nothing for two seconds."""
+    before = -1.0
+    while cpu_s(pid) - before > 0.02 or before < 0.1:
+        before = cpu_s(pid)
+        time.sleep(2)
 
 
 def cpu_s(pid: int) -> float:

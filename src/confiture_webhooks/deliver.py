@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LONGEST_PASS = timedelta(hours=1)
 POLL = timedelta(seconds=1)
 """How often a watching worker looks for what other processes released."""
-PRUNE_EVERY = timedelta(hours=1)
+TEND_EVERY = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +54,8 @@ class _Bench:
     telemetry: Telemetry
     worker: Worker
 
-    def prune(self) -> None:
-        """Forget what was delivered long ago."""
+    def tend(self) -> None:
+        """What a worker does now and then: forget what was delivered long ago."""
         try:
             self.outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
         except OutboxError as error:
@@ -89,7 +89,7 @@ def deliver_due(settings: Settings, environ: Mapping[str, str]) -> PassResult:
         bench.worker.wake()
         is_done = bench.worker.drain(LONGEST_PASS, horizon=timedelta())
         bench.worker.stop()
-        bench.prune()
+        bench.tend()
         return bench.result(is_done=is_done)
 
 
@@ -104,9 +104,9 @@ def deliver_until(
     with _bench(settings, environ, hold=settings.flush_timeout, poll=POLL) as (bench, _):
         bench.worker.start()
         try:
-            bench.prune()
-            while not stopped.wait(PRUNE_EVERY.total_seconds()):
-                bench.prune()
+            bench.tend()
+            while not stopped.wait(TEND_EVERY.total_seconds()):
+                bench.tend()
             bench.worker.finish()
         except KeyboardInterrupt:
             bench.worker.stop()
