@@ -13,6 +13,8 @@ Guarantees every outbox gives, each checked by the contract suite:
 - Deliveries of one endpoint are claimed in the order they were released, those that are due.
 - ``record`` moves a delivery and keeps the attempt in one step. A ``GONE`` decision switches
   the endpoint off in that step; nothing is claimed for an endpoint that is off.
+- A killed process undoes nothing that returned. A power cut undoes no release and nothing an
+  operator did; it may undo the latest claims and records, whose deliveries are then made again.
 - Instants are aware and come from the caller. A clock set forward ends leases early: what
   follows is one more attempt with the same event id, and the token lets one record stand. A
   clock set back makes retries and crashed workers' deliveries late by as much, never lost.

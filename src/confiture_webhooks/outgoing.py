@@ -14,6 +14,7 @@ from .endpoint import Endpoint
 from .errors import OutboxError
 from .event import Event, body, payload
 from .outbox import Intent, Outbox
+from .status_line import status_line
 from .summary import OFF, leftover_line
 from .worker import Worker
 
@@ -39,6 +40,8 @@ class Parts:
     """In memory, for when the configured one cannot be used."""
     transport: Callable[[], Transport]
     user_agent: str
+    shows_progress: bool = False
+    """Whether a terminal may show what is waited for at the end."""
     has_leftovers: Callable[[], bool] = lambda: False
     """Cheap: whether an earlier run may have left deliveries to make."""
 
@@ -85,7 +88,19 @@ class Outgoing:
                 return
             self._working().wake()
         assert self._worker is not None
-        self._worker.drain(budget)
+        if not self._parts.shows_progress:
+            self._worker.drain(budget)
+            return
+        try:
+            self._worker.drain(budget, tell=self._show)
+        finally:
+            status_line.show("")
+
+    def _show(self, left_s: float) -> None:
+        with suppress(OutboxError):
+            waiting = sum(self._opened().summary().undelivered.values())
+            noun = "webhook" if waiting == 1 else "webhooks"
+            status_line.show(f"{waiting} {noun} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
 
     def stop(self) -> str | None:
         """End the worker; the line to read when something is left, else ``None``."""

@@ -7,12 +7,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Settings, is_configured, load
-from .errors import ConfigError, Fault
+from .errors import ConfigError, Fault, OutboxError
 from .invocation import Invocation, parse
 from .outgoing import TELEMETRY_BUDGET, Parts
 from .run import Run
@@ -82,6 +83,23 @@ def make_outbox(
     for text in notices:
         notice(text)
     return outbox
+
+
+def operators_outbox(
+    settings: Settings, environ: Mapping[str, str], *, makes: bool = False
+) -> Outbox:
+    """The outbox that runs share, for a command of its own; nothing stands in for a broken one.
+
+    One that does not exist yet is made if *makes*, and is empty otherwise. Raises OutboxError.
+    """
+    if settings.outbox == "memory":
+        raise OutboxError("outbox memory: it is gone with its run, so there is nothing to look at")
+    if not settings.outbox.startswith("sqlite"):
+        return make_outbox(settings, environ, lambda _: None)
+    from .adapters.sqlite import SqliteOutbox  # noqa: PLC0415
+
+    path = sqlite_path(settings, environ)
+    return SqliteOutbox(path) if makes or path.exists() else spare_outbox()
 
 
 def parts(
@@ -268,7 +286,10 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         return None
     if not settings.endpoints:
         return None
-    made = parts(settings, os.environ, lambda: command_telemetry(settings, os.environ))
+    made = replace(
+        parts(settings, os.environ, lambda: command_telemetry(settings, os.environ)),
+        shows_progress=True,
+    )
     if not invocation.is_rehearsal:
         threading.Thread(target=preload, name="webhooks-preload", daemon=True).start()
     session = CommandSession(Run(settings, made), invocation)
