@@ -5,14 +5,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from .delivery import Delivery, TraceContext
-from .endpoint import Endpoint
+from .endpoint import DEFAULT_FORMAT, Endpoint
 from .errors import OutboxError
-from .event import Event, body, payload
+from .event import Event
+from .formats import Rendered, render
 from .outbox import Intent, Outbox
 from .summary import OFF, leftover_line
 from .worker import Worker
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .transport import Transport
 
 TELEMETRY_BUDGET = timedelta(seconds=2)
-CONTENT_TYPE = "application/json"
 KEPT_FOR = timedelta(days=30)
 KEPT_DELIVERED = 10_000
 """Delivered deliveries are kept so long and so many, for operators to look at."""
@@ -64,7 +64,7 @@ class Outgoing:
     def tell(self, event: Event, trace: TraceContext) -> None:
         """Release *event*: one delivery for each endpoint that wants it, on its way at once."""
         deliveries = [
-            _delivery(event, endpoint, trace)
+            _delivery(event, endpoint, trace, self._rendered(event, endpoint))
             for endpoint in self._settings.endpoints
             if endpoint.wants(event)
         ]
@@ -74,6 +74,17 @@ class Outgoing:
             self._replace(error).release(event.id, deliveries)
         if deliveries:
             self._working().wake()
+
+    def _rendered(self, event: Event, endpoint: Endpoint) -> Rendered:
+        """The body *endpoint* asked for; in the default format when that cannot be made.
+
+        The receiver then refuses it, and the delivery stays where an operator sees it.
+        """
+        try:
+            return render(event, endpoint)
+        except Exception as error:  # noqa: BLE001  one endpoint's format is nobody else's trouble
+            self._telemetry.failed("format", error)
+            return render(event, replace(endpoint, format=DEFAULT_FORMAT))
 
     def flush(self, budget: timedelta) -> None:
         """Wait for what is due within *budget*, left-overs of earlier runs included."""
@@ -145,15 +156,16 @@ class Outgoing:
         return self._worker
 
 
-def _delivery(event: Event, endpoint: Endpoint, trace: TraceContext) -> Delivery:
-    document = payload(event, endpoint.name, include_sql=endpoint.include_sql)
+def _delivery(
+    event: Event, endpoint: Endpoint, trace: TraceContext, rendered: Rendered
+) -> Delivery:
     return Delivery(
         id=f"dlv_{uuid.uuid4().hex}",
         event_id=event.id,
         event_type=event.type,
         endpoint=endpoint.name,
-        body=body(document),
-        content_type=CONTENT_TYPE,
+        body=rendered.body,
+        content_type=rendered.content_type,
         trace=trace,
         correlation_id=event.trace_id,
         created_at=event.occurred_at,
