@@ -82,7 +82,10 @@ class Outgoing:
         """
         try:
             return render(event, endpoint)
-        except Exception as error:  # noqa: BLE001  one endpoint's format is nobody else's trouble
+        except Exception as error:
+            if endpoint.format == DEFAULT_FORMAT:
+                raise
+            # One endpoint's format is nobody else's trouble.
             self._telemetry.failed("format", error)
             return render(event, replace(endpoint, format=DEFAULT_FORMAT))
 

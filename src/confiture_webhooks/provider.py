@@ -65,7 +65,7 @@ def attributes(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _cloudevents_binary(_: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
-    if not _NEEDED <= document.keys():
+    if not document.keys() >= _NEEDED:
         return plain
     headers = {
         f"ce-{name}": quote(value, safe=_PLAIN) for name, value in attributes(document).items()
