@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from confiture_webhooks import verify
 from confiture_webhooks.config_values import FORMATS
 from providers import ROUTING_KEY, accept
@@ -60,6 +62,7 @@ def everything_kept(directory: Path) -> bytes:
     return b"".join(path.read_bytes() for path in kept)
 
 
+@pytest.mark.timeout(180)
 def test_providers_accept_a_failure_its_repair_and_a_ping(project: Any, receiver: Any) -> None:
     """A failed run, the run that repairs it and a ping: every request is valid, signed, keyless."""
     project.environment_file(webhooks=block(receiver.url))

@@ -39,6 +39,7 @@ def is_all_there(collector: Any) -> bool:
     return any(ends) and any(span.name == "confiture migrate up" for span in collector.spans)
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", ["flask", "fastapi", "django", "wsgi"])
 def test_a_framework_receives(name: str, project: Any, collector: Any) -> None:
     """It handles each authentic event once, within the run's trace, and refuses the rest."""
