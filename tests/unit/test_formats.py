@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -274,3 +276,10 @@ def test_a_summary_is_one_line_with_all_that_matters() -> None:
         "Migration failed: 005_add_payment_table (up) in production: "
         'UndefinedTable: relation "nosuch" does not exist'
     )
+
+
+def test_every_format_is_documented() -> None:
+    """The table of docs/formats.md has every format, and no other."""
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    table = page.partition("| `format` |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == list(config_values.FORMATS)
