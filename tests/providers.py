@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -30,8 +31,14 @@ def _is_reference(value: object) -> bool:
 
 def check(name: str, document: Any) -> None:
     """Raise what is wrong with *document* by the provider's schema *name*."""
+    _validator(name).validate(document)
+
+
+@cache
+def _validator(name: str) -> Draft202012Validator:
     schema = json.loads((SCHEMAS / f"{name}.json").read_text())
-    Draft202012Validator(schema, format_checker=FORMATS).validate(document)
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema, format_checker=FORMATS)
 
 
 def accept(chosen: str, path: str, headers: Mapping[str, str], body: bytes) -> str:

@@ -48,10 +48,7 @@ WORDS: Mapping[str, Words] = {
         fits=lambda document: len(body(document)) <= chat.TEAMS_TOTAL,
     ),
     "pagerduty": Words(make=paging.pagerduty),
-    "opsgenie": Words(
-        make=paging.opsgenie,
-        fits=lambda document: paging.details_size(document) <= paging.OPSGENIE_DETAILS,
-    ),
+    "opsgenie": Words(make=paging.opsgenie),
 }
 
 

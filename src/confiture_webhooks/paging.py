@@ -14,8 +14,6 @@ from typing import Any
 from .event import Event, rfc3339
 from .message import Message, Tone, cut, key, plain
 
-OPSGENIE_DETAILS = 8000
-
 _SOURCE = "confiture"
 
 
@@ -64,9 +62,3 @@ def opsgenie(event: Event, message: Message) -> dict[str, Any]:
         "priority": "P2",
         "tags": [cut(plain(tag), 50) for tag in tags if tag],
     }
-
-
-def details_size(document: dict[str, Any]) -> int:
-    """What OpsGenie counts against ``OPSGENIE_DETAILS``."""
-    details = document.get("details", {}).items()
-    return sum(len(text.encode("utf-16-le")) // 2 for item in details for text in item)
