@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .config import Settings, load
     from .errors import ConfigError, OutboxError, SignatureError, TransportError, WebhooksError
-    from .receiver import verify
+    from .inbox import Inbox
     from .session import attach
+    from .verification import verify
 
 __all__ = [
     "ConfigError",
+    "Inbox",
     "OutboxError",
     "Settings",
     "SignatureError",
@@ -26,10 +28,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Inbox": "inbox",
     "Settings": "config",
     "attach": "session",
     "load": "config",
-    "verify": "receiver",
+    "verify": "verification",
 }
 
 

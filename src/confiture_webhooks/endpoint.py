@@ -9,6 +9,7 @@ from datetime import timedelta
 from .event import DEFAULT_SUBSCRIPTION, Event, EventType
 from .retry import RetryPolicy
 
+DEFAULT_FORMAT = "confiture"
 DEFAULT_TIMEOUT = timedelta(seconds=10)
 
 
@@ -28,7 +29,9 @@ class Endpoint:
     events: frozenset[EventType] = DEFAULT_SUBSCRIPTION
     environments: frozenset[str] | None = None
     """``None``: all of them."""
-    format: str = "confiture"
+    routing_key: str | None = field(default=None, repr=False)
+    """PagerDuty's, for the format of that name: put into a body when it is sent."""
+    format: str = DEFAULT_FORMAT
     include_sql: bool = False
     timeout: timedelta = DEFAULT_TIMEOUT
     """For the whole attempt, from name resolution to the end of the answer."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from .delivery import Delivery, TraceContext
-from .endpoint import Endpoint
+from .endpoint import DEFAULT_FORMAT, Endpoint
 from .errors import OutboxError
-from .event import Event, body, payload
+from .event import Event
+from .formats import Rendered, render
 from .outbox import Intent, Outbox
 from .status_line import status_line
 from .summary import OFF, leftover_line
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from .transport import Transport
 
 TELEMETRY_BUDGET = timedelta(seconds=2)
-CONTENT_TYPE = "application/json"
 KEPT_FOR = timedelta(days=30)
 KEPT_DELIVERED = 10_000
 """Delivered deliveries are kept so long and so many, for operators to look at."""
@@ -66,7 +66,9 @@ class Outgoing:
 
     def tell(self, event: Event, trace: TraceContext) -> None:
         """Release *event*: one delivery for each endpoint that wants it, on its way at once."""
-        deliveries = deliveries_of(event, self._settings.endpoints, trace)
+        deliveries = deliveries_of(
+            event, self._settings.endpoints, trace, report=self._telemetry.failed
+        )
         try:
             self._opened().release(event.id, deliveries)
         except OutboxError as error:
@@ -163,22 +165,46 @@ class Outgoing:
         return self._worker
 
 
+Report = Callable[[str, Exception], None]
+"""Told where a fault of ours was, and what it is."""
+
+
 def deliveries_of(
-    event: Event, endpoints: Sequence[Endpoint], trace: TraceContext
+    event: Event, endpoints: Sequence[Endpoint], trace: TraceContext, *, report: Report
 ) -> list[Delivery]:
     """One delivery of *event* for each of *endpoints* that wants it."""
-    return [_delivery(event, endpoint, trace) for endpoint in endpoints if endpoint.wants(event)]
+    return [
+        _delivery(event, endpoint, trace, _rendered(event, endpoint, report))
+        for endpoint in endpoints
+        if endpoint.wants(event)
+    ]
 
 
-def _delivery(event: Event, endpoint: Endpoint, trace: TraceContext) -> Delivery:
-    document = payload(event, endpoint.name, include_sql=endpoint.include_sql)
+def _rendered(event: Event, endpoint: Endpoint, report: Report) -> Rendered:
+    """The body *endpoint* asked for; in the default format when that cannot be made.
+
+    The receiver then refuses it, and the delivery stays where an operator sees it.
+    """
+    try:
+        return render(event, endpoint)
+    except Exception as error:
+        if endpoint.format == DEFAULT_FORMAT:
+            raise
+        # One endpoint's format is nobody else's trouble.
+        report("format", error)
+        return render(event, replace(endpoint, format=DEFAULT_FORMAT))
+
+
+def _delivery(
+    event: Event, endpoint: Endpoint, trace: TraceContext, rendered: Rendered
+) -> Delivery:
     return Delivery(
         id=f"dlv_{uuid.uuid4().hex}",
         event_id=event.id,
         event_type=event.type,
         endpoint=endpoint.name,
-        body=body(document),
-        content_type=CONTENT_TYPE,
+        body=rendered.body,
+        content_type=rendered.content_type,
         trace=trace,
         correlation_id=event.trace_id,
         created_at=event.occurred_at,

@@ -97,7 +97,8 @@ def settle_outbox(
     """
 
     def tell(event: Event, trace: TraceContext) -> None:
-        outbox.release(event.id, deliveries_of(event, endpoints, trace))
+        deliveries = deliveries_of(event, endpoints, trace, report=telemetry.failed)
+        outbox.release(event.id, deliveries)
 
     try:
         return settle(outbox.intents(), ask, tell, telemetry, seconds=seconds)
