@@ -159,7 +159,7 @@ def test_status_tells_what_is_stuck(operated: Project) -> None:
     done = operated.confiture("webhooks", "status", "--format", "json")
     told = json.loads(done.stdout)
     assert (done.returncode, told["ok"], told["counts"]["dead_letter"]) == (1, False, 3)
-    assert told["oldest_age_s"] == pytest.approx(7200, abs=120)
+    assert 7200 <= told["oldest_age_s"] < 3 * 3600
     assert told["stuck"]["x"] == "no such endpoint is configured (1 waiting)"
     assert told["stuck"]["a"].startswith("due since ")
     assert "oldest         2 h" in operated.confiture("webhooks", "status").stdout
