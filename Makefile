@@ -52,7 +52,8 @@ test-newest: $(VENV)/tests.stamp ## The acceptance tests on the newest Confiture
 	@$(BIN)/python scripts/test_newest.py
 
 test-stack: $(VENV)/tests.stamp ## The live test of the observability stack (needs Go; six minutes cold)
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/stack
+	-@$(BIN)/python observability/native/stack.py --build-only --checkers
+	$(BIN)/python -m pytest -q -rs $(PYTEST_ARGS) tests/stack
 
 stack: $(VENV)/tests.stamp ## The real collector, Jaeger, Prometheus and VictoriaLogs on loopback (needs Go)
 	@$(BIN)/python observability/native/stack.py
