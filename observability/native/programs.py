@@ -35,6 +35,8 @@ NO_GO = (
     "Go is not installed. The stack's programs are built from their Go modules: install Go 1.26.6 "
     "or newer and run this again, or use `docker compose up`, which needs no Go."
 )
+COMPILER = {"GOGC": "400"}
+"""A compiler lives for seconds: it need not collect its garbage often."""
 STRIPPED = ("-trimpath", "-ldflags", "-s -w")
 
 
@@ -72,7 +74,7 @@ class Go:
         done = subprocess.run(  # noqa: S603  fixed commands, no shell
             [command, *arguments],
             cwd=self.folder,
-            env={**os.environ, **environment},
+            env={**COMPILER, **os.environ, **environment},
             capture_output=True,
             text=True,
             check=False,
