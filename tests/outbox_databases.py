@@ -23,7 +23,8 @@ def emptied(dsn: str) -> Callable[[], PgmqOutbox]:
     """Opens the outbox at *dsn*, which holds nothing now: each call is another worker's."""
     PgmqOutbox(dsn).close()
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY")
+        for table in TABLES:  # TRUNCATE would make and sync forty files
+            connection.execute(f"DELETE FROM {table}")
     return partial(PgmqOutbox, dsn)
 
 

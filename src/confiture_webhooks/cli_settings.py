@@ -17,7 +17,7 @@ from .errors import ConfigError, Fault
 from .event import rfc3339
 from .invocation import Invocation, parse
 from .outbox import Intent
-from .session import settings_from
+from .session import in_database, settings_from
 from .settlement import Ending
 from .settler import LONGEST_QUESTION_S, Ask, examine
 from .variables import OFF_WORDS, SWITCH
@@ -82,7 +82,9 @@ def unsettled_rows(intents: Sequence[Intent], config: Path | None) -> list[dict[
     ]
 
 
-def settings_of(config: Path | None, output: str, *, is_sending: bool = False) -> Settings:
+def settings_of(
+    config: Path | None, output: str, *, is_sending: bool = False, needs_endpoint: bool = True
+) -> Settings:
     """The settings a ``confiture migrate`` here would use, or the end of the command."""
     invocation = invocation_of(config)
     if is_sending and os.environ.get(SWITCH, "").strip().lower() in OFF_WORDS:
@@ -93,7 +95,7 @@ def settings_of(config: Path | None, output: str, *, is_sending: bool = False) -
         settings = settings_from(os.environ, invocation.config_file)
     except ConfigError as error:
         refuse(error.faults, output)
-    if not settings.endpoints:
+    if needs_endpoint and not settings.endpoints:
         refuse(
             [
                 Fault(
@@ -105,7 +107,11 @@ def settings_of(config: Path | None, output: str, *, is_sending: bool = False) -
             ],
             output,
         )
-    return settings
+    if settings.outbox != "postgres":
+        return settings
+    from .adapters.database import project_dsn  # noqa: PLC0415
+
+    return in_database(settings, project_dsn(invocation.config_file, os.environ))
 
 
 def refuse(faults: Any, output: str) -> NoReturn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,11 +17,12 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
+from ..errors import OutboxError
 from ..event import EventType
 from ..outbox import Claim, Intent, Row, Summary
 from . import pgmq_schema as schema
 from . import pgmq_statements as sql
-from .pgmq_connection import PgmqConnection
+from .pgmq_connection import PgmqConnection, connect, conninfo_of
 
 PRUNE_BATCH = 500
 WAKE_BATCH = 5_000
@@ -60,7 +62,7 @@ class PgmqOutbox:
 
     def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
         """Replace the intent, if any, by its deliveries."""
-        self._rows(sql.RELEASE, (sql.text(event_id), sql.delivery_documents(deliveries)))
+        self._run(sql.RELEASE, (sql.text(event_id), sql.delivery_documents(deliveries)))
 
     def release_on(
         self, connection: psycopg.Connection[Any], event_id: str, deliveries: Sequence[Delivery]
@@ -76,8 +78,9 @@ class PgmqOutbox:
                 sql.RELEASE_WITHIN, (sql.text(event_id), sql.delivery_documents(deliveries))
             )
         except psycopg.Error:
-            if info.transaction_status == TransactionStatus.INERROR:
-                cursor.execute(sql.UNDO_RELEASE)
+            if connection.pgconn.transaction_status == TransactionStatus.INERROR:
+                with suppress(psycopg.Error):  # broken: the host will find out, and tell
+                    cursor.execute(sql.UNDO_RELEASE)
             return False
         return True
 
@@ -221,3 +224,10 @@ class PgmqOutbox:
             total += deleted
             if deleted < PRUNE_BATCH:
                 return total
+
+
+def has_outbox(dsn: str) -> bool:
+    """Whether the database at *dsn* has an outbox; ``False`` also when it does not answer."""
+    with suppress(OutboxError, psycopg.Error), connect(conninfo_of(dsn)) as connection:
+        return schema.version(connection) > 0
+    return False

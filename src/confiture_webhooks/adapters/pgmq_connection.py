@@ -169,7 +169,9 @@ def _reason(error: psycopg.Error) -> str:
             "the role may not use or create it. Have somebody who may run `confiture webhooks "
             "outbox init` once, then the GRANTs it prints"
         )
-    if isinstance(error, (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)):
+    if isinstance(
+        error, (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
+    ):
         return f"its tables are not there ({name}). `confiture webhooks outbox init` makes them"
     if isinstance(error, errors.LockNotAvailable):
         return "somebody keeps its tables locked"

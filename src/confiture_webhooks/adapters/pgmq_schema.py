@@ -144,8 +144,9 @@ MIGRATIONS: tuple[str, ...] = (f"{_TABLES};{_RELEASE};",)
 GRANTS = (
     "USAGE ON SCHEMA pgmq, confiture_webhooks",
     "SELECT, INSERT, UPDATE, DELETE ON pgmq.q_confiture_webhooks, confiture_webhooks.deliveries",
-    "SELECT, INSERT, DELETE ON pgmq.a_confiture_webhooks, confiture_webhooks.intents, "
-    "confiture_webhooks.released, confiture_webhooks.attempts, confiture_webhooks.endpoints_off",
+    "SELECT, INSERT, DELETE ON pgmq.a_confiture_webhooks, confiture_webhooks.attempts",
+    "SELECT, INSERT, DELETE ON confiture_webhooks.intents, confiture_webhooks.released",
+    "SELECT, INSERT, DELETE ON confiture_webhooks.endpoints_off",
     "SELECT ON confiture_webhooks.schema_version",
 )
 """What a role that may create nothing needs to use the outbox, and no more."""
@@ -174,7 +175,7 @@ def version(connection: Connection) -> int:
 
 
 def _found(connection: Connection, query: str, values: tuple[str, ...] = ()) -> Any:
-    row = connection.execute(query, values).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(query, values).fetchone()
     return row["found"] if row else None
 
 
@@ -187,15 +188,15 @@ def migrate(connection: Connection, where: str) -> bool:
     if _known(version(connection), where) == len(MIGRATIONS):
         return False
     with connection.transaction():
-        connection.execute(f"SET LOCAL statement_timeout = '{SETUP_TIMEOUT_S}s'")  # type: ignore[arg-type]
-        connection.execute(f"SET LOCAL lock_timeout = '{SETUP_TIMEOUT_S}s'")  # type: ignore[arg-type]
+        connection.execute(f"SET LOCAL statement_timeout = '{SETUP_TIMEOUT_S}s'")
+        connection.execute(f"SET LOCAL lock_timeout = '{SETUP_TIMEOUT_S}s'")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         # Again, now that nobody else is at it: another run may have just done it.
         had = _known(version(connection), where)
         if had == 0:
             _make_queue(connection, where)
         for statements in MIGRATIONS[had:]:
-            connection.execute(statements)  # type: ignore[arg-type]
+            connection.execute(statements)
         connection.execute(
             "UPDATE confiture_webhooks.schema_version SET version = %s", (len(MIGRATIONS),)
         )
