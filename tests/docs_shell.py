@@ -85,6 +85,10 @@ class Reader:
             "toml": lambda block: tomllib.loads(block.text) and None,
         }
 
+    def _sql(self, block: Block) -> None:
+        with psycopg.connect(self.project.database_url) as connection:
+            connection.execute(block.text)
+
     def _console(self, block: Block) -> None:
         lines = block.text.replace("\\\n", " ").splitlines()
         if any(line.startswith("$ ") for line in lines):
