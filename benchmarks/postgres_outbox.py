@@ -124,7 +124,8 @@ def work(dsn: str, endpoints: tuple[str, ...], send_s: float, start: object) -> 
         while left:
             for endpoint in sorted(left):
                 claims = outbox.claim(endpoint, now=datetime.now(UTC), lease=LEASE, limit=5)
-                if not claims and outbox.next_due_at(endpoint) is None:
+                due_at = None if claims else outbox.next_due_at(endpoint)
+                if not claims and (due_at is None or due_at > datetime.now(UTC) + LEASE):
                     left.discard(endpoint)
                 for claim in claims:
                     time.sleep(send_s)
@@ -157,7 +158,7 @@ def two_workers(dsn: str, count: int = 300, send_s: float = 0.01) -> Comparison:
         "deliveries a second, two workers against one",
         lambda: rate(2),
         lambda: rate(1),
-        rounds=5,
+        rounds=3,
         unit="1/s",
         target="at least 1.8 x",
     )
