@@ -18,8 +18,8 @@ import pytest
 from psycopg import sql
 
 from confiture_webhooks.adapters import pgmq_connection
+from confiture_webhooks.adapters import pgmq_rows as documents
 from confiture_webhooks.adapters import pgmq_schema as schema
-from confiture_webhooks.adapters import pgmq_statements as statements
 from confiture_webhooks.adapters.pgmq import PgmqOutbox, has_outbox
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import Announcing, Enlisting, Intent
@@ -132,9 +132,9 @@ def test_an_intent_of_another_version_is_read(outbox: PgmqOutbox, outbox_databas
 
 def test_every_field_of_an_intent_is_kept() -> None:
     """The document has each field of Intent, whatever fields it has."""
-    document = json.loads(statements.intent_document(intent(1)))
+    document = json.loads(documents.intent_document(intent(1)))
     assert set(document) == set(Intent.__dataclass_fields__)
-    assert statements.intent(document) == intent(1)
+    assert documents.intent(document) == intent(1)
 
 
 def test_what_no_text_can_hold_is_escaped(outbox: PgmqOutbox) -> None:

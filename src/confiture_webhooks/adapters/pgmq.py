@@ -20,6 +20,7 @@ from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..errors import OutboxError
 from ..event import EventType
 from ..outbox import Claim, Intent, Row, Summary
+from . import pgmq_rows as rows
 from . import pgmq_schema as schema
 from . import pgmq_statements as sql
 from .pgmq_connection import PgmqConnection, connect, conninfo_of
@@ -50,19 +51,19 @@ class PgmqOutbox:
     def stage(self, intent: Intent) -> None:
         """Remember that a migration is about to run; a second time, or late, changes nothing."""
         values = {
-            "event_id": sql.text(intent.event_id),
+            "event_id": rows.text(intent.event_id),
             "staged_at": intent.staged_at,
-            "intent": sql.intent_document(intent),
+            "intent": rows.intent_document(intent),
         }
         self._run(sql.STAGE, values)
 
     def intents(self) -> Sequence[Intent]:
         """Those staged and not released, oldest first."""
-        return [sql.intent(row["intent"]) for row in self._rows(sql.INTENTS)]
+        return [rows.intent(row["intent"]) for row in self._rows(sql.INTENTS)]
 
     def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
         """Replace the intent, if any, by its deliveries."""
-        self._run(sql.RELEASE, (sql.text(event_id), sql.delivery_documents(deliveries)))
+        self._run(sql.RELEASE, (rows.text(event_id), rows.delivery_documents(deliveries)))
 
     def release_on(
         self, connection: psycopg.Connection[Any], event_id: str, deliveries: Sequence[Delivery]
@@ -75,7 +76,7 @@ class PgmqOutbox:
         cursor = psycopg.ClientCursor(connection)
         try:
             cursor.execute(
-                sql.RELEASE_WITHIN, (sql.text(event_id), sql.delivery_documents(deliveries))
+                sql.RELEASE_WITHIN, (rows.text(event_id), rows.delivery_documents(deliveries))
             )
         except psycopg.Error:
             if connection.pgconn.transaction_status == TransactionStatus.INERROR:
@@ -88,7 +89,7 @@ class PgmqOutbox:
         self, endpoint: str, *, now: datetime, lease: timedelta, limit: int = 1
     ) -> Sequence[Claim]:
         """Up to *limit* deliveries for *endpoint* that are due at *now*, oldest first."""
-        values = {"endpoint": sql.text(endpoint), "now": now, "limit": limit}
+        values = {"endpoint": rows.text(endpoint), "now": now, "limit": limit}
         # Looking first writes nothing: an idle worker is in nobody's way.
         [found] = self._rows(sql.LOOK, values)
         is_woken = found["wakes_at"] is not None and found["wakes_at"] <= now
@@ -98,13 +99,13 @@ class PgmqOutbox:
         while woken == WAKE_BATCH:
             woken = self._run(sql.MAKE_READY, values | {"limit": WAKE_BATCH})
         leased = self._rows(sql.LEASE, values | {"lease_until": now + lease})
-        return [sql.claim(row) for row in leased]
+        return [rows.claim(row) for row in leased]
 
     def record(self, claim: Claim, attempt: Attempt, decision: Decision) -> bool:
         """Keep *attempt* and move the delivery as decided; ``False``: the lease was lost."""
         is_over = decision.outcome is not Outcome.RETRY
         finished_at = attempt.started_at + attempt.duration
-        values = sql.attempt_values(attempt) | {
+        values = rows.attempt_values(attempt) | {
             "id": claim.delivery.id,
             "token": claim.token,
             "next_attempt_at": decision.next_attempt_at,
@@ -121,7 +122,7 @@ class PgmqOutbox:
 
     def next_due_at(self, endpoint: str) -> datetime | None:
         """When there is something to claim for *endpoint*; ``None``: nothing is waiting."""
-        [found] = self._rows(sql.LOOK, {"endpoint": sql.text(endpoint)})
+        [found] = self._rows(sql.LOOK, {"endpoint": rows.text(endpoint)})
         if found["is_off"]:
             return None
         for row in self._rows(sql.DUE_AT, (found["ready"],)):
@@ -132,11 +133,11 @@ class PgmqOutbox:
 
     def disable(self, endpoint: str, at: datetime) -> None:
         """Switch *endpoint* off: its deliveries wait. Off already: since when stays."""
-        self._run(sql.DISABLE, (sql.text(endpoint), at))
+        self._run(sql.DISABLE, (rows.text(endpoint), at))
 
     def enable(self, endpoint: str) -> bool:
         """Switch *endpoint* on again; ``False``: it was not off."""
-        return self._run(sql.ENABLE, (sql.text(endpoint),)) > 0
+        return self._run(sql.ENABLE, (rows.text(endpoint),)) > 0
 
     def disabled(self) -> Mapping[str, datetime]:
         """The endpoints that are off, and since when."""
@@ -144,7 +145,7 @@ class PgmqOutbox:
 
     def redeliver(self, delivery_id: str, *, now: datetime) -> bool:
         """Start the schedule of a dead, gone or delivered one over; ``False``: no such one."""
-        return bool(self._rows(sql.REDELIVER, {"id": sql.text(delivery_id), "now": now}))
+        return bool(self._rows(sql.REDELIVER, {"id": rows.text(delivery_id), "now": now}))
 
     def prune(self, *, before: datetime, keep: int) -> int:
         """Forget deliveries delivered before *before*, and all but the last *keep* delivered."""
@@ -167,21 +168,21 @@ class PgmqOutbox:
         """Up to *limit* deliveries that match, newest first; *since* is about when made."""
         wanted = {
             "state": state.value if state else None,
-            "endpoint": sql.text(endpoint) if endpoint is not None else None,
+            "endpoint": rows.text(endpoint) if endpoint is not None else None,
             "event_type": event_type.value if event_type else None,
             "since": since,
             "limit": limit,
         }
-        return [sql.standing(row) for row in self._rows(sql.LIST, wanted)]
+        return [rows.standing(row) for row in self._rows(sql.LIST, wanted)]
 
     def find(self, delivery_id: str) -> Row | None:
         """The delivery with this id; ``None``: there is none."""
-        rows = self._rows(sql.FIND, (sql.text(delivery_id),))
-        return sql.standing(rows[0]) if rows else None
+        found = self._rows(sql.FIND, (rows.text(delivery_id),))
+        return rows.standing(found[0]) if found else None
 
     def attempts(self, delivery_id: str) -> Sequence[Attempt]:
         """The attempts of one delivery by number."""
-        return [sql.attempt(row) for row in self._rows(sql.ATTEMPTS, (sql.text(delivery_id),))]
+        return [rows.attempt(row) for row in self._rows(sql.ATTEMPTS, (rows.text(delivery_id),))]
 
     def summary(self) -> Summary:
         """Counts by state and endpoint, and the oldest undelivered."""
