@@ -247,7 +247,8 @@ def test_killed_after_the_commit_the_delivery_is_there(project: Any) -> None:
         )  # its lease, over
         done = project.confiture("webhooks", "deliver", env=on(receiver))
         assert done.returncode == 0, done.stderr
-        assert events(receiver) == ["migration_success"]
+        # The second migration is settled too, if its backend has found out by now.
+        assert events(receiver).count("migration_success") == 1
 
 
 def test_the_outbox_may_be_in_another_database(project: Any, receiver: Any, postgres: Any) -> None:
