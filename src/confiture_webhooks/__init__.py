@@ -7,14 +7,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import hook_alias
+
 if TYPE_CHECKING:
     from .config import Settings, load
-    from .errors import ConfigError, OutboxError, SignatureError, TransportError, WebhooksError
+    from .errors import (
+        ConfigError,
+        HookError,
+        OutboxError,
+        SignatureError,
+        TransportError,
+        WebhooksError,
+    )
+    from .hooks import HookContext, register_hook
     from .receiver import verify
     from .session import attach
 
 __all__ = [
     "ConfigError",
+    "HookContext",
+    "HookError",
     "OutboxError",
     "Settings",
     "SignatureError",
@@ -22,15 +34,21 @@ __all__ = [
     "WebhooksError",
     "attach",
     "load",
+    "register_hook",
     "verify",
 ]
 
 _HOMES = {
+    "HookContext": "hooks",
     "Settings": "config",
     "attach": "session",
     "load": "config",
+    "register_hook": "hooks",
     "verify": "receiver",
 }
+
+
+hook_alias.install()
 
 
 def __getattr__(name: str) -> object:

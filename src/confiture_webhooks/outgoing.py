@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from .worker import Worker
 
 if TYPE_CHECKING:
     from .config import Settings
+    from .hook_runner import HookRunner, Send
     from .telemetry import Telemetry
     from .transport import Transport
 
@@ -39,6 +41,8 @@ class Parts:
     """In memory, for when the configured one cannot be used."""
     transport: Callable[[], Transport]
     user_agent: str
+    hooks: Callable[[Telemetry, Send], HookRunner] | None = None
+    """What runs users' hooks; ``None``: there are none."""
     has_leftovers: Callable[[], bool] = lambda: False
     """Cheap: whether an earlier run may have left deliveries to make."""
 
@@ -53,13 +57,18 @@ class Outgoing:
         self._outbox: Outbox | None = None
         self._transport: Transport | None = None
         self._worker: Worker | None = None
+        self._guard = threading.RLock()
+        """Hooks send from threads of their own."""
 
     def stage(self, intent: Intent) -> None:
         """Remember an event whose outcome is not known yet."""
-        try:
-            self._opened().stage(intent)
-        except OutboxError as error:
-            self._replace(error)
+        if not self._settings.endpoints:
+            return
+        with self._guard:
+            try:
+                self._opened().stage(intent)
+            except OutboxError as error:
+                self._replace(error)
 
     def tell(self, event: Event, trace: TraceContext) -> None:
         """Release *event*: one delivery for each endpoint that wants it, on its way at once."""
@@ -68,17 +77,24 @@ class Outgoing:
             for endpoint in self._settings.endpoints
             if endpoint.wants(event)
         ]
-        try:
-            self._opened().release(event.id, deliveries)
-        except OutboxError as error:
-            self._replace(error).release(event.id, deliveries)
-        if deliveries:
-            self._working().wake()
+        self.release(event.id, deliveries)
+
+    def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
+        """Keep *deliveries* in place of the intent *event_id*, and begin to make them."""
+        if not self._settings.endpoints:
+            return
+        with self._guard:
+            try:
+                self._opened().release(event_id, deliveries)
+            except OutboxError as error:
+                self._replace(error).release(event_id, deliveries)
+            if deliveries:
+                self._working().wake()
 
     def flush(self, budget: timedelta) -> None:
         """Wait for what is due within *budget*, left-overs of earlier runs included."""
         if self._worker is None:
-            if not self._parts.has_leftovers():
+            if not self._settings.endpoints or not self._parts.has_leftovers():
                 return
             self._working().wake()
         assert self._worker is not None

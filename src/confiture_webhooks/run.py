@@ -10,7 +10,7 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -24,12 +24,16 @@ from .event import (
     MigrationRef,
     outcome_event,
 )
+from .hook_events import chosen, custom_delivery, ended_context, started_context
 from .migration import INTERRUPTED, UNKNOWN, Backend, Migration, new_event_id
 from .outbox import Intent
 from .outgoing import TELEMETRY_BUDGET, Outgoing, Parts
 
 if TYPE_CHECKING:
     from .config import Settings
+    from .delivery import TraceContext
+    from .hook_runner import HookRunner
+    from .hooks import HookContext
     from .telemetry import Telemetry
 
 LONGEST_QUESTION_S = 6.0
@@ -66,6 +70,8 @@ class Run:
         self._write = say or (lambda text: print(text, file=sys.stderr))
         self._telemetry: Telemetry | None = None
         self._outgoing: Outgoing | None = None
+        self._hooks: HookRunner | None = None
+        self._told_hooks: set[tuple[str, str]] = set()
         self._database = Database()
         self._command = "confiture migrate"
         self._started_at = datetime.now(UTC)
@@ -108,6 +114,10 @@ class Run:
             settle_later=self.unsettled.append,
         )
         outgoing.stage(self._intent(migration))
+        if self._hooks is not None:
+            self._hooks.await_loaded()
+            environment, trace_id = self._settings.environment, telemetry.correlation_id
+            self._tell_hooks(started_context(migration, environment, trace_id), migration)
         if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):
             started = self._event(
                 EventType.MIGRATION_STARTED, migration, started_at=migration.started_at
@@ -151,7 +161,31 @@ class Run:
             rows_affected=rows_affected,
             error=error,
         )
-        self._begun(migration.backend.database)[1].tell(event, migration.span.trace)
+        telemetry, outgoing = self._begun(migration.backend.database)
+        outgoing.tell(event, migration.span.trace)
+        environment, trace_id = self._settings.environment, telemetry.correlation_id
+        self._tell_hooks(ended_context(migration, environment, trace_id, rows_affected), migration)
+
+    @contained
+    def _tell_hooks(self, context: HookContext, migration: Migration) -> None:
+        told = (migration.event_id, context.event)
+        if self._hooks is not None and told not in self._told_hooks:
+            self._told_hooks.add(told)
+            self._hooks.tell(context, migration.span.trace)
+
+    def _send(
+        self,
+        payload: Mapping[str, Any],
+        name: str | None,
+        context: HookContext,
+        trace: TraceContext,
+    ) -> str:
+        """Keep what a hook sends; its ``webhook-id``. Raises HookError, in the hook."""
+        assert self._outgoing is not None
+        endpoint = chosen(self._settings.endpoints, name)
+        delivery = custom_delivery(payload, endpoint, context, trace)
+        self._outgoing.release(delivery.event_id, [delivery])
+        return delivery.event_id
 
     @contained
     def finish(self, error_type: str | None = None) -> None:
@@ -169,6 +203,8 @@ class Run:
                 self.conclude(*owed)
             self._settle()
             self._conclude_run(error_type)
+            if self._hooks is not None:
+                self._hooks.drain(deadline)
             self._flush(deadline)
         except KeyboardInterrupt:
             self._say("confiture-webhooks: interrupted; what is not sent stays as it is")
@@ -203,6 +239,9 @@ class Run:
             self._database = database
             self._telemetry.start_run(self._command, database, started_at=self._started_at)
             self._outgoing = Outgoing(self._settings, self._parts, self._telemetry)
+            if self._parts.hooks is not None:
+                self._hooks = self._parts.hooks(self._telemetry, self._send)
+                self._hooks.start()
         return self._telemetry, self._outgoing
 
     def _is_wanted(self, kind: EventType) -> bool:
@@ -332,6 +371,8 @@ class Run:
 
     @contained
     def _stop(self) -> None:
+        if self._hooks is not None:
+            self._hooks.stop()
         if self._outgoing is not None and (line := self._outgoing.stop()):
             self._say(line)
 

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 from psycopg import conninfo
@@ -27,6 +28,7 @@ from .failure import explain
 from .rows import RowTally
 
 LEDGER_TIMEOUT_S = 3
+DEFAULT_PORT = 5432
 OBSERVED = ("apply", "rollback", "_trigger_hook", "_execute_sql")
 _FACTS = (
     "SELECT current_schema(), "
@@ -205,9 +207,19 @@ def backend_of(engine: Any) -> Backend:
             schema=schema,
         ),
         ledger_table=str(engine.migration_table),
+        database_url=masked_url(info),
         pid=info.backend_pid,
         started_at=started_at,
     )
+
+
+def masked_url(info: Any) -> str:
+    """The connection's URL with ``***`` for a password, and no port when it is PostgreSQL's own."""
+    host, user = quote(info.host or "", safe=":"), quote(info.user or "", safe="")
+    host = f"[{host}]" if ":" in host else host
+    port = f":{info.port}" if info.port and info.port != DEFAULT_PORT else ""
+    password = ":***" if info.password else ""
+    return f"postgresql://{user}{password}@{host}{port}/{quote(info.dbname or '', safe='')}"
 
 
 def _facts(connection: Any) -> tuple[str | None, datetime | None]:
