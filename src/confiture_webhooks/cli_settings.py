@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from .adapters.hook_files import HookFile
 from .config import Settings
 from .errors import ConfigError, Fault
 from .invocation import Invocation, parse
-from .session import settings_from
+from .session import command_settings, settings_from
 from .variables import OFF_WORDS, SWITCH
 
 FAILED = 1
@@ -42,6 +43,32 @@ def print_json(document: dict[str, Any]) -> None:
 
 def settings_of(config: Path | None, output: str, *, is_sending: bool = False) -> Settings:
     """The settings a ``confiture migrate`` here would use, or the end of the command."""
+    invocation = invocation_of(config, output, is_sending=is_sending)
+    try:
+        settings = settings_from(os.environ, invocation.config_file)
+    except ConfigError as error:
+        refuse(error.faults, output)
+    if not settings.endpoints:
+        _refuse_nothing(invocation, output)
+    return settings
+
+
+def whole_settings_of(config: Path | None, output: str) -> tuple[Settings, list[HookFile]]:
+    """The same with the hook files, any fault of which ends the command too."""
+    invocation = invocation_of(config, output)
+    try:
+        settings, files = command_settings(os.environ, invocation.config_file)
+    except ConfigError as error:
+        refuse(error.faults, output)
+    if faults := [file.fault for file in files if file.fault is not None]:
+        refuse(faults, output)
+    if not (settings.endpoints or files):
+        _refuse_nothing(invocation, output)
+    return settings, files
+
+
+def invocation_of(config: Path | None, output: str, *, is_sending: bool = False) -> Invocation:
+    """What a `confiture migrate up` here would read, or the end of the command."""
     words = ["migrate", "up", *(["--config", str(config)] if config else [])]
     invocation = parse(words, os.environ)
     assert isinstance(invocation, Invocation)
@@ -49,23 +76,21 @@ def settings_of(config: Path | None, output: str, *, is_sending: bool = False) -
         refuse([Fault(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")], output)
     if config is not None and not config.exists():
         refuse([Fault("--config", "there is no such file", "Check the path")], output)
-    try:
-        settings = settings_from(os.environ, invocation.config_file)
-    except ConfigError as error:
-        refuse(error.faults, output)
-    if not settings.endpoints:
-        refuse(
-            [
-                Fault(
-                    "CONFITURE_WEBHOOK_URL",
-                    "no endpoint is configured",
-                    "Set it, or write a `webhooks:` block into "
-                    f"{invocation.config_file or 'the environment file'}",
-                )
-            ],
-            output,
-        )
-    return settings
+    return invocation
+
+
+def _refuse_nothing(invocation: Invocation, output: str) -> NoReturn:
+    refuse(
+        [
+            Fault(
+                "CONFITURE_WEBHOOK_URL",
+                "no endpoint is configured",
+                "Set it, or write a `webhooks:` block into "
+                f"{invocation.config_file or 'the environment file'}",
+            )
+        ],
+        output,
+    )
 
 
 def refuse(faults: Any, output: str) -> NoReturn:

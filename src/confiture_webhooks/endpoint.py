@@ -47,9 +47,7 @@ class Endpoint:
             names = [str(row["name"]) for row in event.migrations or ()]
         return self.refusal(event.type, event.environment, names) is None
 
-    def refusal(
-        self, kind: EventType, environment: str | None, names: Sequence[str]
-    ) -> str | None:
+    def refusal(self, kind: EventType, environment: str | None, names: Sequence[str]) -> str | None:
         """Why an event of *kind* is not told here, ``None`` when it is.
 
         *names* are the migrations it is about: one, or all of a run's, any of which will do.

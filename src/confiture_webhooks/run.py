@@ -10,7 +10,7 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -24,16 +24,13 @@ from .event import (
     MigrationRef,
     outcome_event,
 )
-from .hook_events import chosen, custom_delivery, ended_context, started_context
+from .hook_events import HookFeed
 from .migration import INTERRUPTED, UNKNOWN, Backend, Migration, new_event_id
 from .outbox import Intent
 from .outgoing import TELEMETRY_BUDGET, Outgoing, Parts
 
 if TYPE_CHECKING:
     from .config import Settings
-    from .delivery import TraceContext
-    from .hook_runner import HookRunner
-    from .hooks import HookContext
     from .telemetry import Telemetry
 
 LONGEST_QUESTION_S = 6.0
@@ -70,8 +67,7 @@ class Run:
         self._write = say or (lambda text: print(text, file=sys.stderr))
         self._telemetry: Telemetry | None = None
         self._outgoing: Outgoing | None = None
-        self._hooks: HookRunner | None = None
-        self._told_hooks: set[tuple[str, str]] = set()
+        self._hooks: HookFeed | None = None
         self._database = Database()
         self._command = "confiture migrate"
         self._started_at = datetime.now(UTC)
@@ -115,9 +111,7 @@ class Run:
         )
         outgoing.stage(self._intent(migration))
         if self._hooks is not None:
-            self._hooks.await_loaded()
-            environment, trace_id = self._settings.environment, telemetry.correlation_id
-            self._tell_hooks(started_context(migration, environment, trace_id), migration)
+            self._hooks.started(migration)
         if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):
             started = self._event(
                 EventType.MIGRATION_STARTED, migration, started_at=migration.started_at
@@ -161,31 +155,9 @@ class Run:
             rows_affected=rows_affected,
             error=error,
         )
-        telemetry, outgoing = self._begun(migration.backend.database)
-        outgoing.tell(event, migration.span.trace)
-        environment, trace_id = self._settings.environment, telemetry.correlation_id
-        self._tell_hooks(ended_context(migration, environment, trace_id, rows_affected), migration)
-
-    @contained
-    def _tell_hooks(self, context: HookContext, migration: Migration) -> None:
-        told = (migration.event_id, context.event)
-        if self._hooks is not None and told not in self._told_hooks:
-            self._told_hooks.add(told)
-            self._hooks.tell(context, migration.span.trace)
-
-    def _send(
-        self,
-        payload: Mapping[str, Any],
-        name: str | None,
-        context: HookContext,
-        trace: TraceContext,
-    ) -> str:
-        """Keep what a hook sends; its ``webhook-id``. Raises HookError, in the hook."""
-        assert self._outgoing is not None
-        endpoint = chosen(self._settings.endpoints, name)
-        delivery = custom_delivery(payload, endpoint, context, trace)
-        self._outgoing.release(delivery.event_id, [delivery])
-        return delivery.event_id
+        self._begun(migration.backend.database)[1].tell(event, migration.span.trace)
+        if self._hooks is not None:
+            self._hooks.ended(migration, rows_affected)
 
     @contained
     def finish(self, error_type: str | None = None) -> None:
@@ -240,8 +212,9 @@ class Run:
             self._telemetry.start_run(self._command, database, started_at=self._started_at)
             self._outgoing = Outgoing(self._settings, self._parts, self._telemetry)
             if self._parts.hooks is not None:
-                self._hooks = self._parts.hooks(self._telemetry, self._send)
-                self._hooks.start()
+                self._hooks = HookFeed(
+                    self._settings, self._parts.hooks, self._telemetry, self._outgoing
+                )
         return self._telemetry, self._outgoing
 
     def _is_wanted(self, kind: EventType) -> bool:

@@ -31,7 +31,9 @@ class _DiscreetTracer(Tracer):
         return self._tracer.start_span(name, *args, **_cut(kwargs))
 
     @contextmanager
-    def start_as_current_span(self, name: str, *args: Any, **kwargs: Any) -> Iterator[Span]:
+    def start_as_current_span(  # type: ignore[override]
+        self, name: str, *args: Any, **kwargs: Any
+    ) -> Iterator[Span]:
         # An exception's text holds the address, and so would the span's status and event.
         quiet = {"record_exception": False, "set_status_on_exception": False}
         with self._tracer.start_as_current_span(name, *args, **_cut(kwargs) | quiet) as span:

@@ -218,9 +218,7 @@ def _instrument_requests(sdk: Sdk) -> Fault | None:
         instrumentor = RequestsInstrumentor()
         if not instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.instrument(
-                tracer_provider=DiscreetProvider(
-                    sdk.tracer_provider or trace.NoOpTracerProvider()
-                ),
+                tracer_provider=DiscreetProvider(sdk.tracer_provider or trace.NoOpTracerProvider()),
                 meter_provider=sdk.meter_provider,
                 skip_dep_check=True,
             )
