@@ -50,7 +50,7 @@ def guided(project: Any) -> Any:
 @contextmanager
 def flask_receiver() -> Iterator[tuple[str, list[int]]]:
     """The guide's Flask receiver on loopback: its address, and the codes it answers."""
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"__name__": "guides_receiver"}
     exec(block("# Your webhook receiver"), namespace)
     app, answered = namespace["app"], list[int]()
     app.after_request(lambda response: answered.append(response.status_code) or response)
