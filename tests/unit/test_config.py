@@ -889,7 +889,9 @@ def test_documented_defaults_are_those_of_the_code(project: Project) -> None:
     endpoint = documented("webhooks.endpoints[]") | {
         "retry": documented("webhooks.endpoints[].retry")
     }
-    assert len(endpoint) == len(EndpointBlock.model_fields) - 4  # name, url, secret, environments
+    assert (
+        len(endpoint) == len(EndpointBlock.model_fields) - 5
+    )  # name, url, secret, environments, migrations
     assert project.endpoint(**endpoint) == project.endpoint()
     assert project.load(documented("webhooks")) == project.load({})
 
