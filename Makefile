@@ -9,13 +9,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 OTLP ?=
+N ?= 50
+OUTBOX ?= sqlite
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 COMPILE = $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --universal --generate-hashes \
   --extra otlp --extra demo --extra postgres --group build --no-emit-index-url --no-emit-find-links \
   --no-header --no-annotate --upgrade -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports docs format test-newest test-stack stack benchmarks build clean lock hosts
+.PHONY: help demo test lint types imports docs format test-kill test-newest test-stack stack benchmarks build clean lock hosts
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +44,9 @@ demo: $(VENV)/tests.stamp ## Real migrations, webhooks, their trace, metrics and
 
 test: $(VENV)/tests.stamp ## Every test that needs no more than this machine
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS) tests --ignore=tests/stack
+
+test-kill: $(VENV)/tests.stamp ## SIGKILL at N random instants (OUTBOX=sqlite|postgres): lost, invented, duplicated
+	@$(BIN)/python tests/kill/siege.py --kills $(N) --outbox $(OUTBOX)
 
 test-newest: $(VENV)/tests.stamp ## The acceptance tests on the newest Confiture (Python 3.14)
 	@$(BIN)/python scripts/test_newest.py
@@ -74,7 +79,7 @@ format: $(VENV)/lint.stamp ## Format the code
 	$(BIN)/ruff format .
 
 benchmarks: $(VENV)/tests.stamp ## Speed against the alternative, as ratios
-	@cd benchmarks && for file in start_up transaction hooks many; do ../$(BIN)/python $$file.py || exit 1; done
+	@cd benchmarks && for file in start_up transaction hooks many deliver stored worker_memory; do ../$(BIN)/python $$file.py || exit 1; done
 
 build: $(VENV)/tests.stamp ## The wheel, installed into an empty environment and tried there
 	@PYTHON=$(BIN)/python sh scripts/try_wheel.sh

@@ -23,7 +23,16 @@ SUITE = "forky"
 PACKAGES = "python3.14,python3.14-venv,ca-certificates"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 TARGET = "tests/acceptance"
-TRACKED = ("src", "tests", "requirements", "docs", "pyproject.toml", "README.md", "LICENSE")
+TRACKED = (
+    "src",
+    "tests",
+    "examples",
+    "requirements",
+    "docs",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 
 
 def run(command: Sequence[str | Path], **options: Any) -> int:

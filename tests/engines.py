@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 class FakeCursor:
-    """Answers the one question a watch asks before a migration."""
+    """Answers which process it is, before a migration, and refuses to say more."""
 
     pgresult = None
+    answer: tuple[object, ...] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -24,10 +25,11 @@ class FakeCursor:
         pass
 
     def execute(self, query: Any, params: Any = None) -> FakeCursor:
+        self.answer = ("public", 7, None) if "current_schema" in str(query) else None
         return self
 
-    def fetchone(self) -> tuple[str, None]:
-        return "public", None
+    def fetchone(self) -> tuple[object, ...] | None:
+        return self.answer
 
 
 class FakeConnection:

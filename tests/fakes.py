@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from confiture_webhooks.delivery import Delivery, TraceContext
-    from confiture_webhooks.event import Database, Direction, ErrorInfo, MigrationRef
+    from confiture_webhooks.event import Database, Direction, ErrorInfo, Event, MigrationRef
 
 
 class FakeSpan:
@@ -50,6 +50,7 @@ class FakeTelemetry:
         self.outbox_failures: list[str] = []
         self.faults: list[tuple[str, BaseException]] = []
         self.shutdowns: list[timedelta] = []
+        self.settlements: list[tuple[Event, TraceContext]] = []
 
     def start_run(self, command: str, database: Database, **_: Any) -> None:
         self.runs.append((command, database))
@@ -68,6 +69,9 @@ class FakeTelemetry:
 
     def observe_outbox(self, read: Callable[[], Any]) -> None:
         self.observed.append(read)
+
+    def settled(self, event: Event, trace: TraceContext) -> None:
+        self.settlements.append((event, trace))
 
     def config_invalid(self, faults: Any) -> None:
         self.invalid.extend(faults)

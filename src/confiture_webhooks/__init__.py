@@ -20,13 +20,15 @@ if TYPE_CHECKING:
         WebhooksError,
     )
     from .hooks import HookContext, register_hook
-    from .receiver import verify
+    from .inbox import Inbox
     from .session import attach
+    from .verification import verify
 
 __all__ = [
     "ConfigError",
     "HookContext",
     "HookError",
+    "Inbox",
     "OutboxError",
     "Settings",
     "SignatureError",
@@ -40,11 +42,12 @@ __all__ = [
 
 _HOMES = {
     "HookContext": "hooks",
+    "Inbox": "inbox",
     "Settings": "config",
     "attach": "session",
     "load": "config",
     "register_hook": "hooks",
-    "verify": "receiver",
+    "verify": "verification",
 }
 
 

@@ -11,8 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from .cli_check import check
+from .cli_deliver import deliver
 from .cli_doctor import doctor
-from .cli_outbox import deliver, enable, list_deliveries, redeliver, show, status
+from .cli_operate import enable, redeliver
+from .cli_outbox import list_deliveries, show, status
 from .cli_receiver import listen, verify_command
 from .cli_settings import FAILED, ConfigOpt, FormatOpt, is_json, print_json, refuse, settings_of
 from .demo import demo

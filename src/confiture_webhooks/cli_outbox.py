@@ -1,49 +1,75 @@
-"""``confiture webhooks list``, ``show``, ``status``, ``redeliver``, ``enable`` and ``deliver``."""
+"""``confiture webhooks list``, ``show`` and ``status``: what is in the outbox."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Annotated, Any, NoReturn
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from .cli_settings import FAILED, ConfigOpt, FormatOpt, is_json, print_json, settings_of
-from .deliver import deliver_due
-from .delivery import State
-from .errors import OutboxError
+from .cli_settings import (
+    FAILED,
+    ConfigOpt,
+    FormatOpt,
+    is_json,
+    print_json,
+    refuse,
+    settings_of,
+    unsettled_rows,
+)
+from .cli_tables import age, length, print_facts, print_table
+from .delivery import Attempt, State
+from .errors import Fault, OutboxError
 from .event import EventType, rfc3339
-from .outbox import Outbox, Row
-from .session import make_outbox
+from .session import operators_outbox
+from .since import since as instant_of
+from .standing import UNSETTLED_FOR, stuck
+
+if TYPE_CHECKING:
+    from .config import Settings
+    from .outbox import Outbox, Row
 
 LIMIT = 100
+LATE = timedelta(minutes=15)
 
 
-def _say(text: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(escape(text))
+def say(text: str) -> None:
+    """A line for people, on stderr."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(escape(text))
 
 
-def _fail(text: str) -> NoReturn:
-    _say(text)
+def fail(text: str) -> NoReturn:
+    """A line for people, and the end of the command."""
+    say(text)
     raise typer.Exit(FAILED)
 
 
 @contextmanager
-def _outbox(config: Any, output: str) -> Iterator[Outbox]:
+def opened(config: Any, output: str) -> Iterator[tuple[Settings, Outbox]]:
+    """The settings and the outbox they name; whatever it refuses ends the command in a line."""
     settings = settings_of(config, output)
     try:
-        outbox = make_outbox(settings, os.environ, _say)
+        outbox = operators_outbox(settings, os.environ)
+        try:
+            yield settings, outbox
+        finally:
+            outbox.close()
     except OutboxError as error:
-        _fail(str(error))
-    try:
-        yield outbox
-    finally:
-        outbox.close()
+        fail(str(error))
+
+
+def check_endpoint(settings: Settings, outbox: Outbox, name: str | None, output: str) -> None:
+    """End the command unless *name* is an endpoint's, configured or only in the outbox."""
+    names = [endpoint.name for endpoint in settings.endpoints]
+    if name is None or name in names or outbox.deliveries(endpoint=name, limit=1):
+        return
+    known = f"One of: {', '.join(names)}"
+    refuse([Fault("endpoint", f"no endpoint is called {name!r}", known)], output)
 
 
 def _known(kind: type[Any], value: str | None, option: str) -> Any:
@@ -54,6 +80,15 @@ def _known(kind: type[Any], value: str | None, option: str) -> Any:
     except ValueError:
         known = ", ".join(member.value for member in kind)
         raise typer.BadParameter(f"{value!r} is not one of: {known}", param_hint=option) from None
+
+
+def _instant(value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        return instant_of(value, datetime.now(UTC))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from None
 
 
 def _document(row: Row) -> dict[str, Any]:
@@ -74,7 +109,12 @@ def _document(row: Row) -> dict[str, Any]:
 def list_deliveries(
     state: Annotated[str | None, typer.Option("--state", help="Only this state")] = None,
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="Only this endpoint")] = None,
-    event: Annotated[str | None, typer.Option("--event", help="Only this event type")] = None,
+    event_type: Annotated[
+        str | None, typer.Option("--event-type", "--event", help="Only this event type")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Only made since: 2h, 7d, 2026-01-09T14:00 (UTC)")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many")] = LIMIT,
     config: ConfigOpt = None,
     output: FormatOpt = "text",
@@ -82,36 +122,46 @@ def list_deliveries(
     """List the outbox's deliveries, newest first.
 
     EXAMPLES:
-      confiture webhooks list --state dead_letter
-        ↳ What was given up
+      confiture webhooks list --state dead_letter --since 7d
+        ↳ What was given up this week
+
+      confiture webhooks list --endpoint analytics --format json
+        ↳ One endpoint's, for a script
 
     EXIT CODES:
       0  Listed, also when there is nothing to list.
-      5  The configuration is invalid.
+      1  The outbox cannot be read.
+      2  A filter is not one: an unknown state or event type, a date that is none.
+      5  The configuration is invalid, or there is no endpoint of that name.
     """
-    chosen, kind = _known(State, state, "--state"), _known(EventType, event, "--event")
-    with _outbox(config, output) as outbox:
-        rows = [
-            _document(row)
-            for row in outbox.deliveries(
-                state=chosen, endpoint=endpoint, event_type=kind, limit=limit
-            )
-        ]
+    chosen = _known(State, state, "--state")
+    kind, made_since = _known(EventType, event_type, "--event-type"), _instant(since)
+    with opened(config, output) as (settings, outbox):
+        check_endpoint(settings, outbox, endpoint, output)
+        found = outbox.deliveries(
+            state=chosen, endpoint=endpoint, event_type=kind, since=made_since, limit=limit
+        )
+        rows = [_document(row) for row in found]
     if is_json(output):
         print_json({"deliveries": rows})
         return
-    table = Table("id", "event", "endpoint", "state", "attempts", "created", "next attempt")
-    for row in rows:
-        table.add_row(
-            row["id"],
-            row["event_type"],
-            escape(row["endpoint"]),
-            row["state"],
-            str(row["attempts"]),
-            row["created_at"],
-            row["next_attempt_at"] or "-",
-        )
-    Console(soft_wrap=True).print(table)
+    print_table(
+        ("id", "event", "endpoint", "state", "attempts", "created", "next attempt"),
+        (
+            (
+                row["id"],
+                row["event_type"],
+                row["endpoint"],
+                row["state"],
+                str(row["attempts"]),
+                row["created_at"],
+                row["next_attempt_at"] or "-",
+            )
+            for row in rows
+        ),
+    )
+    if len(rows) == limit:
+        say(f"The newest {limit}; --limit shows more")
 
 
 def show(
@@ -119,158 +169,110 @@ def show(
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:
-    """Show one delivery, its attempts, and the trace id to look it up by.
+    """Show one delivery: its event, its attempts as a timeline, and its trace id.
 
     EXIT CODES:
       0  Shown.
-      1  There is no such delivery.
+      1  There is no such delivery, or the outbox cannot be read.
+      5  The configuration is invalid.
     """
-    with _outbox(config, output) as outbox:
-        row = outbox.find(delivery_id)
-        attempts = [
-            {
-                "number": attempt.number,
-                "started_at": rfc3339(attempt.started_at),
-                "duration_ms": round(attempt.duration.total_seconds() * 1000, 1),
-                "status_code": attempt.status_code,
-                "error_type": attempt.failure,
-            }
-            for attempt in outbox.attempts(delivery_id)
-        ]
+    with opened(config, output) as (_, outbox):
+        row, attempts = outbox.find(delivery_id), outbox.attempts(delivery_id)
     if row is None:
-        _fail(f"There is no delivery {delivery_id}; confiture webhooks list shows which there are")
-    document = {**_document(row), "timeline": attempts}
+        fail(f"There is no delivery {delivery_id}; confiture webhooks list shows which there are")
+    event = {
+        "environment": row.delivery.environment,
+        "migration_version": row.delivery.migration_version,
+        "migration_name": row.delivery.migration_name,
+    }
+    timeline = [_attempt(attempt) for attempt in attempts]
+    document = {**_document(row), **event, "trace_id": row.delivery.correlation_id}
     if is_json(output):
-        print_json(document)
+        print_json({**document, "timeline": timeline})
         return
-    console = Console(soft_wrap=True)
-    for key, value in document.items():
-        if key != "timeline":
-            console.print(f"{key}: {escape(str(value))}")
-    table = Table("attempt", "started", "took", "result")
-    for attempt in attempts:
-        result = attempt["error_type"] or attempt["status_code"]
-        took = f"{attempt['duration_ms']:g} ms"
-        table.add_row(str(attempt["number"]), str(attempt["started_at"]), took, str(result))
-    console.print(table)
+    del document["correlation_id"]
+    print_facts((key.replace("_", " "), str(value or "-")) for key, value in document.items())
+    print()
+    print_table(
+        ("attempt", "after", "started", "took", "result"),
+        (
+            (
+                str(attempt.number),
+                f"+{age(row.delivery.created_at, attempt.started_at)}",
+                rfc3339(attempt.started_at),
+                length(attempt.duration),
+                str(attempt.failure or attempt.status_code),
+            )
+            for attempt in attempts
+        ),
+    )
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "started_at": rfc3339(attempt.started_at),
+        "duration_ms": round(attempt.duration.total_seconds() * 1000, 1),
+        "status_code": attempt.status_code,
+        "error_type": attempt.failure,
+    }
 
 
 def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """Count the outbox's deliveries; a check for monitoring.
 
+    Stuck is what nobody will deliver: an endpoint that is off, or no longer configured; what
+    has been due for a quarter of an hour without a worker; a run that a day could not settle.
+
     EXIT CODES:
-      0  Nothing is dead, and no endpoint is off.
-      1  Something is.
+      0  Nothing is dead or stuck.
+      1  Something is, or the outbox cannot be read.
       5  The configuration is invalid.
     """
-    with _outbox(config, output) as outbox:
-        summary, off = outbox.summary(), outbox.disabled()
-        unsettled = len(outbox.intents())
-    document = {
-        "counts": {state.value: summary.counts.get(state, 0) for state in State},
-        "undelivered": dict(summary.undelivered),
-        "oldest_at": rfc3339(summary.oldest_at) if summary.oldest_at else None,
-        "endpoints_off": {name: rfc3339(at) for name, at in off.items()},
-        "unsettled": unsettled,
-    }
-    is_well = not summary.counts.get(State.DEAD_LETTER) and not off
+    now = datetime.now(UTC)
+    with opened(config, output) as (settings, outbox):
+        summary, off, intents = outbox.summary(), outbox.disabled(), outbox.intents()
+        names = [endpoint.name for endpoint in settings.endpoints]
+        late = {
+            name: due_at
+            for name in names
+            if (due_at := outbox.next_due_at(name)) is not None and due_at < now - LATE
+        }
+    unsettled = unsettled_rows(intents, config)
+    reasons = stuck(summary, names, off=off, late=late)
+    old = sum(1 for intent in intents if intent.staged_at < now - UNSETTLED_FOR)
+    if old:
+        reasons["unsettled"] = f"{old} for more than {length(UNSETTLED_FOR)}"
+    is_well = not summary.counts.get(State.DEAD_LETTER) and not reasons
+    counts = {state.value: summary.counts.get(state, 0) for state in State}
     if is_json(output):
-        print_json({"ok": is_well, **document})
+        oldest_at = summary.oldest_at
+        document = {
+            "ok": is_well,
+            "counts": counts,
+            "undelivered": dict(summary.undelivered),
+            "oldest_at": rfc3339(oldest_at) if oldest_at else None,
+            "oldest_age_s": round((now - oldest_at).total_seconds(), 1) if oldest_at else None,
+            "endpoints_off": {name: rfc3339(at) for name, at in off.items()},
+            "unsettled": len(unsettled),
+            "intents": unsettled,
+            "stuck": reasons,
+        }
+        print_json(document)
     else:
-        console = Console(soft_wrap=True)
-        for key, value in document.items():
-            shown = (
-                ", ".join(f"{k} {v}" for k, v in value.items())
-                if isinstance(value, dict)
-                else value
-            )
-            console.print(f"{key}: {escape(str(shown or '-'))}")
+        undelivered = ", ".join(f"{name} {count}" for name, count in summary.undelivered.items())
+        print_facts(
+            [
+                *((state.replace("_", " "), str(count)) for state, count in counts.items()),
+                ("undelivered", undelivered or "-"),
+                ("oldest", f"{age(summary.oldest_at, now)} ago" if summary.oldest_at else "-"),
+                ("endpoints off", ", ".join(off) or "-"),
+                ("unsettled", str(len(unsettled))),
+                ("stuck", "; ".join(f"{name}: {why}" for name, why in reasons.items()) or "-"),
+            ]
+        )
+        for row in unsettled:
+            console = Console(soft_wrap=True, highlight=False)
+            console.print(f"  {escape(row['migration'])} since {row['since']}: {row['why']}")
     if not is_well:
-        raise typer.Exit(FAILED)
-
-
-def redeliver(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Deliveries")] = None,
-    dead: Annotated[bool, typer.Option("--dead", help="Every dead letter")] = False,  # noqa: FBT002
-    endpoint: Annotated[
-        str | None, typer.Option("--endpoint", help="With --dead: only this endpoint's")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,  # noqa: FBT002
-    config: ConfigOpt = None,
-) -> None:
-    """Give deliveries a second chance: new attempts, the same event id.
-
-    EXAMPLES:
-      confiture webhooks redeliver --dead --endpoint analytics
-        ↳ Every dead letter of one endpoint, after a question
-
-    EXIT CODES:
-      0  They are due now; `confiture webhooks deliver` makes them.
-      1  One of the ids is none that can be redelivered, or the answer was no.
-    """
-    if bool(ids) is dead:
-        raise typer.BadParameter("give ids, or --dead", param_hint="ID")
-    with _outbox(config, "text") as outbox:
-        chosen = list(ids or ())
-        if dead:
-            rows = outbox.deliveries(state=State.DEAD_LETTER, endpoint=endpoint, limit=1_000_000)
-            chosen = [row.delivery.id for row in reversed(rows)]
-            if chosen and not yes and not typer.confirm(f"Redeliver {len(chosen)} dead letters?"):
-                raise typer.Exit(FAILED)
-        now = datetime.now(UTC)
-        refused = [one for one in chosen if not outbox.redeliver(one, now=now)]
-    _say(f"{len(chosen) - len(refused)} due now; confiture webhooks deliver makes them")
-    if refused:
-        _fail(f"Not to be redelivered (unknown, or still pending): {', '.join(refused)}")
-
-
-def enable(
-    name: Annotated[str, typer.Argument(help="The endpoint's name")], config: ConfigOpt = None
-) -> None:
-    """Switch an endpoint on again that answered 410.
-
-    EXIT CODES:
-      0  It is on.
-      1  It was not off.
-    """
-    with _outbox(config, "text") as outbox:
-        if not outbox.enable(name):
-            _fail(f"Endpoint {name} is not off")
-    _say(f"Endpoint {name} is on; its deliveries go out again")
-
-
-def deliver(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
-    """Make every delivery that is due now, once.
-
-    EXAMPLES:
-      confiture webhooks deliver
-        ↳ After a run that left deliveries behind; or from a cron job
-
-    EXIT CODES:
-      0  Whatever was due has been delivered.
-      1  Something failed; it is put off on its schedule, or dead.
-      5  The configuration is invalid.
-    """
-    settings = settings_of(config, output, is_sending=True)
-    try:
-        result = deliver_due(settings, os.environ)
-    except OutboxError as error:
-        _fail(str(error))
-    if is_json(output):
-        print_json(
-            {
-                "ok": result.is_clean,
-                "delivered": result.delivered,
-                "dead_letter": result.dead,
-                "left": result.left,
-                "failures": dict(result.failures),
-            }
-        )
-    else:
-        failed = "".join(f"; {name}: {why}" for name, why in result.failures.items())
-        _say(
-            f"{result.delivered} delivered, {result.dead} given up, {result.left} left for later"
-            f"{failed}"
-        )
-    if not result.is_clean:
         raise typer.Exit(FAILED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -14,8 +15,12 @@ from rich.markup import escape
 from .adapters.hook_files import HookFile
 from .config import Settings
 from .errors import ConfigError, Fault
+from .event import rfc3339
 from .invocation import Invocation, parse
+from .outbox import Intent
 from .session import command_settings, settings_from
+from .settlement import Ending
+from .settler import LONGEST_QUESTION_S, Ask, examine
 from .variables import OFF_WORDS, SWITCH
 
 FAILED = 1
@@ -39,6 +44,42 @@ def is_json(output: str) -> bool:
 def print_json(document: dict[str, Any]) -> None:
     """One JSON document on stdout."""
     print(json.dumps(document, indent=2))
+
+
+def _asked_for(config: Path | None) -> Invocation:
+    words = ["migrate", "up", *(["--config", str(config)] if config else [])]
+    invocation = parse(words, os.environ)
+    assert isinstance(invocation, Invocation)
+    return invocation
+
+
+def ask_of(config: Path | None) -> Ask | None:
+    """How to ask the database of a ``confiture migrate`` here; ``None``: none is named."""
+    from .adapters.ledger import project_ledger  # noqa: PLC0415
+
+    try:
+        ledger = project_ledger(_asked_for(config).config_file, os.environ)
+    except Exception:  # noqa: BLE001  a file or an address that the host cannot use, either
+        return None
+    return ledger.ask if ledger is not None else None
+
+
+def unsettled_rows(intents: Sequence[Intent], config: Path | None) -> list[dict[str, str]]:
+    """Which migrations' ends are not told yet, since when, and why; not those under way."""
+    judged = examine(intents, ask_of(config) if intents else None, LONGEST_QUESTION_S)
+    return [
+        {
+            "event_id": intent.event_id,
+            "migration": intent.migration.name,
+            "direction": intent.direction.value,
+            "since": rfc3339(intent.staged_at),
+            "why": f"{verdict.reason}; the next run tells it"
+            if verdict.is_settled
+            else verdict.reason,
+        }
+        for intent, verdict in judged
+        if verdict.ending is not Ending.OPEN
+    ]
 
 
 def settings_of(config: Path | None, output: str, *, is_sending: bool = False) -> Settings:
@@ -68,10 +109,8 @@ def whole_settings_of(config: Path | None, output: str) -> tuple[Settings, list[
 
 
 def invocation_of(config: Path | None, output: str, *, is_sending: bool = False) -> Invocation:
-    """What a `confiture migrate up` here would read, or the end of the command."""
-    words = ["migrate", "up", *(["--config", str(config)] if config else [])]
-    invocation = parse(words, os.environ)
-    assert isinstance(invocation, Invocation)
+    """What a ``confiture migrate up`` here would be asked for, or the end of the command."""
+    invocation = _asked_for(config)
     if is_sending and os.environ.get(SWITCH, "").strip().lower() in OFF_WORDS:
         refuse([Fault(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")], output)
     if config is not None and not config.exists():

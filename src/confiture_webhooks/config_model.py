@@ -75,9 +75,10 @@ class EndpointBlock(Block):
     environments: Some[Text] = []
     """Left out, and so empty: all of them."""
     migrations: Some[Text] = []
+    routing_key: Annotated[str, PlainValidator(values.routing_key)] = Field(default="", repr=False)
     format: Annotated[
         str, PlainValidator(lambda value: values.one_of(value, values.FORMATS, "a format"))
-    ] = values.FORMATS[0]
+    ] = Field(default=values.FORMATS[0], validate_default=True)
     headers: dict[
         Annotated[str, PlainValidator(values.header_name)],
         Annotated[str, PlainValidator(values.header_value)],
@@ -119,6 +120,18 @@ class EndpointBlock(Block):
                 ) from None
         return True
 
+    @field_validator("format")
+    @classmethod
+    def _has_its_key(cls, chosen: str, info: ValidationInfo) -> str:
+        key = info.data.get("routing_key")
+        if chosen == "pagerduty" and key == "":
+            raise Invalid("needs a `routing_key`", "Set `routing_key` to the integration key")
+        if chosen != "pagerduty" and key:
+            raise Invalid(
+                "is only for `format: pagerduty`", "Remove it, or set that format", of="routing_key"
+            )
+        return chosen
+
     @field_validator("headers")
     @classmethod
     def _are_distinct(cls, headers: dict[str, str], info: ValidationInfo) -> dict[str, str]:
@@ -144,6 +157,7 @@ class EndpointBlock(Block):
             events=frozenset(self.events),
             environments=frozenset(self.environments) or None,
             migrations=tuple(self.migrations),
+            routing_key=self.routing_key or None,
             format=self.format,
             include_sql=self.include_sql,
             timeout=self.timeout,

@@ -16,7 +16,16 @@ from .event import SUBSCRIBABLE, EventType
 from .signature import signing_key
 from .variables import OFF_WORDS, ON_WORDS
 
-FORMATS = ("confiture",)
+FORMATS = (
+    "confiture",
+    "cloudevents",
+    "cloudevents-binary",
+    "slack",
+    "discord",
+    "teams",
+    "pagerduty",
+    "opsgenie",
+)
 LOGS = ("json", "console", "off")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 OUTBOXES = ("sqlite", "postgres", "memory")
@@ -48,6 +57,7 @@ RESERVED_PREFIX = "x-confiture-"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+_ROUTING_KEY = re.compile(r"[A-Za-z0-9]{32}")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -163,6 +173,17 @@ def secret(value: object) -> str:
             "is not base64 after `whsec_`",
             "Copy the whole secret, or use one that does not begin with `whsec_`",
         ) from None
+    return found
+
+
+def routing_key(value: object) -> str:
+    """The integration key of a PagerDuty service."""
+    found = text(value)
+    if not _ROUTING_KEY.fullmatch(found):
+        raise Invalid(
+            "is not 32 letters and digits",
+            "Copy the integration key of an Events API v2 integration",
+        )
     return found
 
 

@@ -1,84 +1,171 @@
-"""``confiture webhooks deliver``: one pass over the outbox, outside of any run."""
+"""``confiture webhooks deliver``: a worker of its own, for one pass or until it is stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from .delivery import State
-from .outgoing import TELEMETRY_BUDGET
-from .session import command_telemetry, make_outbox, make_transport, user_agent
+from .delivery import Outcome
+from .errors import OutboxError
+from .outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
+from .passes import Passes
+from .session import command_telemetry, make_transport, operators_outbox, user_agent
+from .settler import settle_outbox
 from .worker import Worker
 
 if TYPE_CHECKING:
     from .config import Settings
     from .outbox import Outbox
+    from .settler import Ask
+    from .telemetry import Telemetry
 
 LONGEST_PASS = timedelta(hours=1)
+POLL = timedelta(seconds=1)
+"""How often a watching worker looks for what other processes released."""
+TEND_EVERY = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassResult:
-    """What one pass did, from the counts before and after it."""
+    """What a worker did."""
 
     delivered: int
     dead: int
     left: int
     """Deliveries still to make, due later or of endpoints that are off or not configured."""
     failures: Mapping[str, str]
-    """By endpoint, why its latest attempt failed."""
+    """By endpoint, why the latest attempt that failed did."""
+    is_done: bool = True
+    """Whether nothing due was left untried, and the outbox did not fail."""
 
     @property
     def is_clean(self) -> bool:
-        """Whether every attempt made was accepted."""
-        return not self.failures and not self.dead
+        """Whether nothing is left due, and every attempt made was accepted."""
+        return self.is_done and not self.failures
 
 
-def deliver_due(settings: Settings, environ: Mapping[str, str]) -> PassResult:
+@dataclass(slots=True, kw_only=True)
+class _Bench:
+    """A worker and what it works with."""
+
+    settings: Settings
+    ask: Ask | None
+    outbox: Outbox
+    telemetry: Telemetry
+    worker: Worker
+
+    def settle(self) -> None:
+        """Tell how the migrations of killed runs ended."""
+        try:
+            settle_outbox(self.outbox, self.settings.endpoints, self.ask, self.telemetry)
+        except OutboxError as error:
+            self.telemetry.outbox_failed(str(error))
+
+    def tend(self) -> None:
+        """Forget what was delivered long ago."""
+        try:
+            self.outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
+        except OutboxError as error:
+            self.telemetry.outbox_failed(str(error))
+
+    def result(self, *, is_done: bool) -> PassResult:
+        """What was done so far."""
+        outcomes = self.worker.outcomes()
+        try:
+            left = sum(self.outbox.summary().undelivered.values())
+        except OutboxError as error:
+            self.telemetry.outbox_failed(str(error))
+            left, is_done = 0, False
+        return PassResult(
+            delivered=outcomes[Outcome.DELIVERED],
+            dead=outcomes[Outcome.DEAD_LETTER] + outcomes[Outcome.GONE],
+            left=left,
+            failures=self.worker.failed(),
+            is_done=is_done and not self.worker.has_faults(),
+        )
+
+
+def deliver_due(
+    settings: Settings, environ: Mapping[str, str], ask: Ask | None = None
+) -> PassResult:
     """Make every delivery that is due now, once; what fails is put off on its schedule.
+
+    First, *ask* the database how the migrations of killed runs ended.
 
     Raises OutboxError when the outbox cannot be opened.
     """
+    with _bench(settings, environ, ask, hold=timedelta(), poll=None) as (bench, passes):
+        passes.begin()  # a pass that finds nothing is seen, too
+        bench.settle()
+        bench.worker.start()
+        bench.worker.wake()
+        is_done = bench.worker.drain(LONGEST_PASS, horizon=timedelta())
+        bench.worker.stop()
+        bench.tend()
+        return bench.result(is_done=is_done)
+
+
+def deliver_until(
+    stopped: threading.Event,
+    settings: Settings,
+    environ: Mapping[str, str],
+    ask: Ask | None = None,
+) -> PassResult:
+    """Make every delivery when it is due, until *stopped* is set.
+
+    Now and then, *ask* the database how the migrations of killed runs ended.
+
+    Then the attempts under way come to their end, and what was claimed beyond them goes back.
+    KeyboardInterrupt cuts that short. Raises OutboxError when the outbox cannot be opened.
+    """
+    with _bench(settings, environ, ask, hold=settings.flush_timeout, poll=POLL) as (bench, _):
+        bench.worker.start()
+        try:
+            while True:
+                bench.settle()
+                bench.tend()
+                if stopped.wait(TEND_EVERY.total_seconds()):
+                    break
+            bench.worker.finish()
+        except KeyboardInterrupt:
+            bench.worker.stop()
+        return bench.result(is_done=True)
+
+
+@contextmanager
+def _bench(
+    settings: Settings,
+    environ: Mapping[str, str],
+    ask: Ask | None,
+    *,
+    hold: timedelta,
+    poll: timedelta | None,
+) -> Iterator[tuple[_Bench, Passes]]:
+    outbox = operators_outbox(settings, environ, makes=True)
     telemetry = command_telemetry(settings, environ)
-    outbox = make_outbox(settings, environ, telemetry.outbox_failed)
-    transport = make_transport()
     telemetry.observe_outbox(outbox.summary)
-    pass_span = telemetry.worker_pass()
-    before = outbox.summary().counts
+    transport, passes = make_transport(), Passes(telemetry)
     worker = Worker(
         settings.endpoints,
         outbox,
         transport,
         telemetry,
         user_agent=user_agent(),
-        hold=timedelta(),
-        pass_span=pass_span,
+        hold=hold,
+        poll=poll,
+        passes=passes,
     )
     try:
-        worker.start()
-        worker.wake()
-        worker.drain(LONGEST_PASS, horizon=timedelta())
+        yield (
+            _Bench(settings=settings, ask=ask, outbox=outbox, telemetry=telemetry, worker=worker),
+            passes,
+        )
     finally:
         worker.stop()
-        result = _result(outbox, before, worker.failures())
-        pass_span.finish()
         telemetry.shutdown(TELEMETRY_BUDGET)
         transport.close()
         outbox.close()
-    return result
-
-
-def _result(outbox: Outbox, before: Mapping[State, int], failures: Mapping[str, str]) -> PassResult:
-    summary = outbox.summary()
-
-    def grown(state: State) -> int:
-        return summary.counts.get(state, 0) - before.get(state, 0)
-
-    return PassResult(
-        delivered=grown(State.DELIVERED),
-        dead=grown(State.DEAD_LETTER),
-        left=sum(summary.undelivered.values()),
-        failures=failures,
-    )

@@ -32,6 +32,9 @@ PLAIN_WIDTH = 120
 ANSWERS = (200, 503)
 """The second webhook's first attempt is refused; everything after is accepted."""
 COMMANDS = (("migrate", "up"), ("migrate", "down"))
+KILLED = ("migrate", "up")
+"""Killed in the middle of the migration that was just rolled back."""
+SETTLING = ("webhooks", "deliver")
 MIGRATIONS = {
     "001_create_customers": (
         """\
@@ -78,7 +81,8 @@ def demo(
       Starts a PostgreSQL from a wheel, a webhook receiver and an OTLP
       collector, all on 127.0.0.1, then runs the real `confiture` with nothing
       but environment variables set: two migrations that succeed (the webhook
-      of the second is answered 503 at first), one that fails, a rollback.
+      of the second is answered 503 at first), one that fails, a rollback,
+      and a run that is killed and settled by the next command.
       Shows what was received.
 
     EXAMPLES:
@@ -113,6 +117,7 @@ def demo(
 
 def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
     """Run, show and tidy up; what was not received."""
+    from . import demo_kill  # noqa: PLC0415
     from .collector import LocalCollector  # noqa: PLC0415
     from .demo_check import missing  # noqa: PLC0415
     from .demo_view import Seen  # noqa: PLC0415
@@ -126,7 +131,7 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
         collector = stack.enter_context(LocalCollector(forward_to=otlp))
         receiver = stack.enter_context(LocalReceiver(secret=secret, answers=ANSWERS))
         console.print(Text("Starting a PostgreSQL …", style="dim"))
-        server = stack.enter_context(LocalPostgres())
+        server = stack.enter_context(LocalPostgres(settings=demo_kill.NOTICED_AFTER))
         settings = {
             "CONFITURE_DATABASE_URL": _database(server),
             "CONFITURE_ENVIRONMENT": "demo",
@@ -136,9 +141,12 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
         }
         console.print(_exports(settings))
         ran = [_confiture(arguments, project, settings) for arguments in COMMANDS]
+        killed, traceparent = demo_kill.new_trace()
+        ran.append(_killed(project, {**settings, "TRACEPARENT": traceparent}, server.dsn()))
+        ran.append(_confiture(SETTLING, project, settings))
         receiver.close()
         collector.close()
-        seen = Seen(collector.spans, collector.metrics, collector.logs, receiver.requests)
+        seen = Seen(collector.spans, collector.metrics, collector.logs, receiver.requests, killed)
         lacking = missing(seen)
         lacking += [f"at --otlp: {failure}" for failure in collector.forward_failures]
         _show(console, ran, seen)
@@ -199,15 +207,20 @@ def _environ(settings: Mapping[str, str]) -> dict[str, str]:
     return {**inherited, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **settings}
 
 
-def _confiture(arguments: tuple[str, ...], project: Path, settings: Mapping[str, str]) -> Ran:
-    """The real console script in a process of its own."""
+def _script() -> str:
+    """The console script beside this Python."""
     script = shutil.which("confiture", path=sysconfig.get_path("scripts"))
     if script is None:
         raise WebhooksError("no `confiture` command beside this Python")
+    return script
+
+
+def _confiture(arguments: tuple[str, ...], project: Path, settings: Mapping[str, str]) -> Ran:
+    """The real console script in a process of its own."""
     started = time.monotonic()
     try:
         done = subprocess.run(
-            [script, *arguments],
+            [_script(), *arguments],
             cwd=project,
             env=_environ(settings),
             stdin=subprocess.DEVNULL,
@@ -224,6 +237,19 @@ def _confiture(arguments: tuple[str, ...], project: Path, settings: Mapping[str,
         duration_s=time.monotonic() - started,
         output=done.stdout.decode(errors="replace"),
     )
+
+
+def _killed(project: Path, settings: Mapping[str, str], dsn: str) -> Ran:
+    """The same, killed while its first migration runs."""
+    from .demo_kill import SLOW, run_until_asleep  # noqa: PLC0415
+
+    name = "002_add_payment_table"
+    file = project / "db" / "migrations" / f"{name}.up.sql"
+    file.write_text(MIGRATIONS[name][0] + SLOW, encoding="utf-8")
+    started = time.monotonic()
+    code, output = run_until_asleep([_script(), *KILLED], project, _environ(settings), dsn)
+    duration_s = time.monotonic() - started
+    return Ran(arguments=KILLED, exit_code=code, duration_s=duration_s, output=output)
 
 
 def _exports(settings: Mapping[str, str]) -> Text:
@@ -244,11 +270,14 @@ def _show(console: Console, ran: list[Ran], seen: Any) -> None:
     console.print()
     for one in ran:
         line = f"$ confiture {' '.join(one.arguments)}"
-        ended = f"   exit code {one.exit_code} after {one.duration_s:.1f} s"
+        how = "killed" if one.exit_code < 0 else f"exit code {one.exit_code}"
+        ended = f"   {how} after {one.duration_s:.1f} s"
         console.print(Text(line, style="bold") + Text(ended, style="dim"))
     for run in seen.runs:
         trace = view.trace_table(seen, run.trace_id, is_wide=console.width >= PLAIN_WIDTH)
         section(f"Trace of {run.name}", trace)
+    killed = view.trace_table(seen, seen.killed, is_wide=console.width >= PLAIN_WIDTH)
+    section("Trace of the killed run, as the next command told it", killed)
     section("Deliveries, attempt by attempt", view.deliveries_table(seen))
     section("Metrics", view.metrics_table(seen.points))
     section("Log lines", view.logs_table(seen.logs))

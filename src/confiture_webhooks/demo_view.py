@@ -48,6 +48,8 @@ class Seen:
     points: Sequence[MetricPoint]
     logs: Sequence[LogRecord]
     requests: Sequence[Received]
+    killed: str = ""
+    """The trace id that the killed run was given."""
 
     @property
     def runs(self) -> list[Span]:
@@ -153,7 +155,7 @@ def deliveries_table(seen: Seen) -> Table:
     by_id = {span.span_id: span for span in seen.spans}
     for delivery in seen.deliveries:
         parent = by_id.get(delivery.parent_id or "")
-        migration = parent.attributes.get(names.MIGRATION_NAME) if parent else None
+        migration = parent.attributes.get(names.MIGRATION_NAME) if parent else "of the killed run"
         attempts, delays = seen.attempts(delivery), _retry_delays(delivery)
         for index, attempt in enumerate(attempts):
             is_last = index == len(attempts) - 1
@@ -230,12 +232,15 @@ def _fields(record: LogRecord) -> str:
 def ties(seen: Seen) -> Text:
     """For each run the one id, and how much of what was received carries it."""
     text = Text()
-    for run in seen.runs:
-        own = [r for r in seen.requests if r.headers.get("X-Correlation-ID") == run.trace_id]
-        logs = [r for r in seen.logs if r.attributes.get("correlation_id") == run.trace_id]
+    runs = [(run.name, run.trace_id) for run in seen.runs]
+    if seen.killed:
+        runs.append(("confiture migrate up, killed", seen.killed))
+    for name, trace_id in runs:
+        own = [r for r in seen.requests if r.headers.get("X-Correlation-ID") == trace_id]
+        logs = [r for r in seen.logs if r.attributes.get("correlation_id") == trace_id]
         verdicts = Counter(request.verified for request in own)
-        spans = sum(span.trace_id == run.trace_id for span in seen.spans)
-        text.append(f"{run.name}  ").append(run.trace_id, style="bold")
+        spans = sum(span.trace_id == trace_id for span in seen.spans)
+        text.append(f"{name}  ").append(trace_id, style="bold")
         text.append(f"\n  trace id of {spans} spans, X-Correlation-ID of {len(own)} webhooks")
         text.append(f" ({verdicts[True]} signatures valid),\n")
         text.append(f"  correlation_id of {len(logs)} log lines\n")

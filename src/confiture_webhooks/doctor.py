@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from .delivery import Delivery, State, TraceContext
 from .errors import ConfigError, OutboxError, SignatureError
 from .event import EventType, body
-from .receiver import verify
 from .session import command_settings, make_outbox, user_agent
 from .telemetry.plan import CONSOLE, GRPC, INSTALL, Export, plan
 from .transport import prepare
 from .variables import OFF_WORDS, SWITCH
+from .verification import verify
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from .event import DEFAULT_SUBSCRIPTION, Event, EventType
 from .retry import RetryPolicy
 
+DEFAULT_FORMAT = "confiture"
 DEFAULT_TIMEOUT = timedelta(seconds=10)
 
 
@@ -31,7 +32,9 @@ class Endpoint:
     """``None``: all of them."""
     migrations: tuple[str, ...] = ()
     """Patterns of ``<version>_<name>``, case and all; none: every migration."""
-    format: str = "confiture"
+    routing_key: str | None = field(default=None, repr=False)
+    """PagerDuty's, for the format of that name: put into a body when it is sent."""
+    format: str = DEFAULT_FORMAT
     include_sql: bool = False
     timeout: timedelta = DEFAULT_TIMEOUT
     """For the whole attempt, from name resolution to the end of the answer."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from .delivery import Delivery, TraceContext
 from .errors import HookError
 from .event import Direction, ErrorInfo, EventType, body
+from .formats import JSON
 from .hooks import HookContext, MigrationFailed
 from .migration import Migration, new_event_id
-from .outgoing import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -86,7 +86,7 @@ def custom_delivery(
         event_type=EventType.CUSTOM,
         endpoint=endpoint.name,
         body=_encoded(payload),
-        content_type=CONTENT_TYPE,
+        content_type=JSON,
         trace=trace,
         correlation_id=context.correlation_id,
         created_at=datetime.now(UTC),

@@ -14,15 +14,15 @@ from .event import Database, Direction, ErrorInfo, MigrationRef
 if TYPE_CHECKING:
     from .telemetry import MigrationSpan
 
-INTERRUPTED = ErrorInfo(
-    type="Interrupted", message="the run ended before this migration did, and it did not commit"
-)
 UNKNOWN = ErrorInfo(type="Interrupted", message="how this migration ended is not known")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """Where a migration runs: the database, its ledger table, and the server process."""
+    """Where a migration runs: the database, its ledger, and the server process.
+
+    Its fields are those of ``Intent``; what could not be seen is ``None``.
+    """
 
     database: Database
     ledger_table: str
@@ -30,6 +30,12 @@ class Backend:
     """For users' hooks; without the password."""
     pid: int | None = None
     started_at: datetime | None = None
+    identity: str | None = None
+    timeline: int | None = None
+    ledger_oid: int | None = None
+    ledger_before: str | None = None
+    ledger_read_at: datetime | None = None
+    has_lock: bool = False
 
 
 class Migration:

@@ -13,6 +13,8 @@ Guarantees every outbox gives, each checked by the contract suite:
 - Deliveries of one endpoint are claimed in the order they were released, those that are due.
 - ``record`` moves a delivery and keeps the attempt in one step. A ``GONE`` decision switches
   the endpoint off in that step; nothing is claimed for an endpoint that is off.
+- A killed process undoes nothing that returned. A power cut undoes no release and nothing an
+  operator did; it may undo the latest claims and records, whose deliveries are then made again.
 - Instants are aware and come from the caller. A clock set forward ends leases early: what
   follows is one more attempt with the same event id, and the token lets one record stand. A
   clock set back makes retries and crashed workers' deliveries late by as much, never lost.
@@ -32,13 +34,17 @@ from typing import Protocol
 from .delivery import Attempt, Decision, Delivery, State
 from .event import Direction, EventType, MigrationRef
 
+NO_ROW = ""
+"""In the place of a ledger row's id: the version had none."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
     """An event whose outcome is not known yet: what must be known to settle it later.
 
     ``backend_pid`` and ``backend_started_at`` name the server process that runs the
-    migration: while it lives the outcome is open; once it is gone the ledger knows.
+    migration: while it lives the outcome is open; once it is gone the ledger knows. What
+    could not be seen is ``None``.
     """
 
     event_id: str
@@ -46,8 +52,23 @@ class Intent:
     migration: MigrationRef
     environment: str | None
     ledger_table: str
+    """With its schema, where that is known."""
     database_host: str | None
+    database_port: int | None = None
     database_name: str | None
+    database_schema: str | None = None
+    database_identity: str | None = None
+    """``<system identifier>/<oid>``: tells the database from every other, a copy included."""
+    timeline: int | None = None
+    """Of the server's history: another one after a failover or a restored backup."""
+    ledger_oid: int | None = None
+    """Tells the ledger's table from one made later under its name."""
+    ledger_before: str | None = None
+    """The id of the version's row before the migration; ``NO_ROW``: there was none."""
+    ledger_read_at: datetime | None = None
+    """When that was, by the server's clock."""
+    has_lock: bool = False
+    """Whether the backend held the migration lock."""
     backend_pid: int | None
     backend_started_at: datetime | None
     traceparent: str

@@ -6,15 +6,17 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from .delivery import Delivery, TraceContext
-from .endpoint import Endpoint
+from .endpoint import DEFAULT_FORMAT, Endpoint
 from .errors import OutboxError
-from .event import Event, body, payload
+from .event import Event
+from .formats import Rendered, render
 from .outbox import Intent, Outbox
+from .status_line import status_line
 from .summary import OFF, leftover_line
 from .worker import Worker
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from .transport import Transport
 
 TELEMETRY_BUDGET = timedelta(seconds=2)
-CONTENT_TYPE = "application/json"
 KEPT_FOR = timedelta(days=30)
 KEPT_DELIVERED = 10_000
 """Delivered deliveries are kept so long and so many, for operators to look at."""
@@ -43,6 +44,8 @@ class Parts:
     user_agent: str
     hooks: Callable[[Telemetry, Send], HookRunner] | None = None
     """What runs users' hooks; ``None``: there are none."""
+    shows_progress: bool = False
+    """Whether a terminal may show what is waited for at the end."""
     has_leftovers: Callable[[], bool] = lambda: False
     """Cheap: whether an earlier run may have left deliveries to make."""
 
@@ -72,12 +75,10 @@ class Outgoing:
 
     def tell(self, event: Event, trace: TraceContext) -> None:
         """Release *event*: one delivery for each endpoint that wants it, on its way at once."""
-        deliveries = [
-            _delivery(event, endpoint, trace)
-            for endpoint in self._settings.endpoints
-            if endpoint.wants(event)
-        ]
-        self.release(event.id, deliveries)
+        self.release(
+            event.id,
+            deliveries_of(event, self._settings.endpoints, trace, report=self._telemetry.failed),
+        )
 
     def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
         """Keep *deliveries* in place of the intent *event_id*, and begin to make them."""
@@ -91,6 +92,16 @@ class Outgoing:
             if deliveries:
                 self._working().wake()
 
+    def intents(self) -> Sequence[Intent]:
+        """Those that are staged and not released, of earlier runs too, oldest first."""
+        if not self._settings.endpoints:
+            return []
+        with self._guard:
+            try:
+                return self._opened().intents()
+            except OutboxError as error:
+                return self._replace(error).intents()
+
     def flush(self, budget: timedelta) -> None:
         """Wait for what is due within *budget*, left-overs of earlier runs included."""
         if self._worker is None:
@@ -98,7 +109,19 @@ class Outgoing:
                 return
             self._working().wake()
         assert self._worker is not None
-        self._worker.drain(budget)
+        if not self._parts.shows_progress:
+            self._worker.drain(budget)
+            return
+        try:
+            self._worker.drain(budget, tell=self._show)
+        finally:
+            status_line.show("")
+
+    def _show(self, left_s: float) -> None:
+        with suppress(OutboxError):
+            waiting = sum(self._opened().summary().undelivered.values())
+            noun = "webhook" if waiting == 1 else "webhooks"
+            status_line.show(f"{waiting} {noun} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
 
     def stop(self) -> str | None:
         """End the worker; the line to read when something is left, else ``None``."""
@@ -161,15 +184,46 @@ class Outgoing:
         return self._worker
 
 
-def _delivery(event: Event, endpoint: Endpoint, trace: TraceContext) -> Delivery:
-    document = payload(event, endpoint.name, include_sql=endpoint.include_sql)
+Report = Callable[[str, Exception], None]
+"""Told where a fault of ours was, and what it is."""
+
+
+def deliveries_of(
+    event: Event, endpoints: Sequence[Endpoint], trace: TraceContext, *, report: Report
+) -> list[Delivery]:
+    """One delivery of *event* for each of *endpoints* that wants it."""
+    return [
+        _delivery(event, endpoint, trace, _rendered(event, endpoint, report))
+        for endpoint in endpoints
+        if endpoint.wants(event)
+    ]
+
+
+def _rendered(event: Event, endpoint: Endpoint, report: Report) -> Rendered:
+    """The body *endpoint* asked for; in the default format when that cannot be made.
+
+    The receiver then refuses it, and the delivery stays where an operator sees it.
+    """
+    try:
+        return render(event, endpoint)
+    except Exception as error:
+        if endpoint.format == DEFAULT_FORMAT:
+            raise
+        # One endpoint's format is nobody else's trouble.
+        report("format", error)
+        return render(event, replace(endpoint, format=DEFAULT_FORMAT))
+
+
+def _delivery(
+    event: Event, endpoint: Endpoint, trace: TraceContext, rendered: Rendered
+) -> Delivery:
     return Delivery(
         id=f"dlv_{uuid.uuid4().hex}",
         event_id=event.id,
         event_type=event.type,
         endpoint=endpoint.name,
-        body=body(document),
-        content_type=CONTENT_TYPE,
+        body=rendered.body,
+        content_type=rendered.content_type,
         trace=trace,
         correlation_id=event.trace_id,
         created_at=event.occurred_at,

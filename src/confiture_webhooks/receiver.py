@@ -1,23 +1,18 @@
-"""For those who receive: ``verify`` a request, and a local receiver to try senders against.
-
-Source of the signature with a time: Standard Webhooks 1.0.0.
-"""
+"""For those who receive: ``verify`` and ``Inbox``, and a local receiver to try senders against."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from .errors import ConfigError, Fault, SignatureError
+from .errors import SignatureError
+from .inbox import Inbox, ReplayWindow, Reply
 from .receiver_server import (
     Answer,
     Headers,
@@ -26,150 +21,23 @@ from .receiver_server import (
     Scripted,
     answer_of,
 )
-from .signature import body_signature, signing_key
+from .verification import DEFAULT_MAX_BODY, DEFAULT_TOLERANCE, Verified, signing_keys, verify
 
 if TYPE_CHECKING:
     import ssl
 
-DEFAULT_TOLERANCE = timedelta(minutes=5)
-DEFAULT_MAX_BODY = 1024 * 1024
-REFUSAL = "the request is not authentic, too old, or cannot be read"
-_MAX_HEADER = 16 * 1024
-_MAX_TIMESTAMP_DIGITS = 11
-_SIGNED_HEADERS = frozenset(
-    {"webhook-id", "webhook-timestamp", "webhook-signature", "x-confiture-signature"}
-)
-_OTHER_HEADERS = frozenset({"x-correlation-id", "traceparent"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
-    """An authentic event. ``payload`` is what was signed; ``sent_at`` too, when it is there."""
-
-    id: str | None
-    """The ``webhook-id``, the same on every attempt: what to deduplicate by."""
-    type: str | None
-    sent_at: datetime | None
-    """When this attempt was signed; ``None`` with ``X-Confiture-Signature`` alone."""
-    correlation_id: str | None
-    """The run's trace id: the payload's, else the ``X-Correlation-ID`` header's."""
-    traceparent: str | None
-    """From its header, which no signature covers."""
-    payload: dict[str, Any] = field(repr=False)
-
-
-def verify(
-    headers: Mapping[str, str],
-    body: bytes,
-    secret: str | Sequence[str],
-    *,
-    tolerance: timedelta | None = DEFAULT_TOLERANCE,
-    now: datetime | None = None,
-    max_body: int = DEFAULT_MAX_BODY,
-    require_timestamp: bool = True,
-) -> Verified:
-    """The event in a request, or ``SignatureError``: one answer whatever the cause.
-
-    *body* is the bytes as received. Several secrets are all tried, as during a rotation.
-    The Standard Webhooks signature is checked when its header is there;
-    ``X-Confiture-Signature`` alone has no time, can be replayed for ever, and is accepted
-    only with ``require_timestamp=False``. ``tolerance=None`` accepts any time. Raises
-    ``ConfigError`` when a secret is empty or not base64 after ``whsec_``.
-    """
-    secrets = (secret,) if isinstance(secret, str) else tuple(secret)
-    keys = _keys(secrets)
-    try:
-        fields = _fields(headers)
-        if not isinstance(body, bytes | bytearray | memoryview) or len(body) > max_body:
-            raise SignatureError(REFUSAL)
-        content = bytes(body)
-        sent_at = None
-        if "webhook-signature" in fields or require_timestamp:
-            sent_at = _check_webhook_signature(fields, content, keys)
-            if tolerance is not None and abs((now or datetime.now(UTC)) - sent_at) > tolerance:
-                raise SignatureError(REFUSAL)
-        else:
-            _check_body_signature(fields, content, secrets)
-        payload = json.loads(content)
-        if not isinstance(payload, dict):
-            raise SignatureError(REFUSAL)
-    except (SignatureError, KeyError, ValueError, RecursionError):
-        raise SignatureError(REFUSAL) from None
-    return _verified(fields, payload, sent_at)
-
-
-def _keys(secrets: Sequence[str]) -> list[bytes]:
-    keys, faults = [], []
-    for secret in secrets:
-        try:
-            keys.append(signing_key(secret))
-        except ValueError as error:
-            faults.append(Fault("secret", str(error), "Use the secret the sender signs with."))
-    if not secrets:
-        faults.append(Fault("secret", "none given", "Use the secret the sender signs with."))
-    if faults:
-        raise ConfigError(faults)
-    return keys
-
-
-def _fields(headers: Any) -> dict[str, str]:
-    """The headers that matter, by lower-case name; one that decides is refused when repeated."""
-    fields: dict[str, str] = {}
-    items = getattr(headers, "items", dict[str, str]().items)
-    for name, value in items():
-        if not isinstance(name, str) or not isinstance(value, str) or len(value) > _MAX_HEADER:
-            continue
-        key = name.lower()
-        if key in fields and key in _SIGNED_HEADERS:
-            raise SignatureError(REFUSAL)
-        if key in _SIGNED_HEADERS or key in _OTHER_HEADERS:
-            fields.setdefault(key, value)
-    return fields
-
-
-def _check_webhook_signature(
-    fields: Mapping[str, str], body: bytes, keys: Sequence[bytes]
-) -> datetime:
-    """The time that one of *keys* signed with the id and *body*."""
-    event_id, timestamp = fields["webhook-id"], fields["webhook-timestamp"]
-    if not (timestamp.isascii() and timestamp.isdigit() and event_id):
-        raise SignatureError(REFUSAL)
-    if len(timestamp) > _MAX_TIMESTAMP_DIGITS:
-        raise SignatureError(REFUSAL)
-    signed = f"{event_id}.{timestamp}.".encode() + body
-    expected = [b"v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)) for key in keys]
-    candidates = [text.encode() for text in fields["webhook-signature"].split(" ")]
-    _check_any_equal(expected, candidates)
-    return datetime.fromtimestamp(int(timestamp), UTC)
-
-
-def _check_body_signature(fields: Mapping[str, str], body: bytes, secrets: Sequence[str]) -> None:
-    expected = [body_signature(secret, body).encode() for secret in secrets]
-    _check_any_equal(expected, [fields["x-confiture-signature"].strip().encode()])
-
-
-def _check_any_equal(expected: Iterable[bytes], candidates: Sequence[bytes]) -> None:
-    # Every pair is compared, so that the time taken does not tell which one matched.
-    matches = [hmac.compare_digest(one, other) for one in expected for other in candidates]
-    if not any(matches):
-        raise SignatureError(REFUSAL)
-
-
-def _verified(
-    fields: Mapping[str, str], payload: dict[str, Any], sent_at: datetime | None
-) -> Verified:
-    def text(key: str) -> str | None:
-        value = payload.get(key)
-        return value if isinstance(value, str) else None
-
-    return Verified(
-        id=text("event_id") if sent_at is None else fields["webhook-id"],
-        type=text("event_type"),
-        sent_at=sent_at,
-        correlation_id=text("trace_id") or fields.get("x-correlation-id"),
-        traceparent=fields.get("traceparent"),
-        payload=payload,
-    )
+__all__ = [
+    "DEFAULT_MAX_BODY",
+    "DEFAULT_TOLERANCE",
+    "Inbox",
+    "LocalReceiver",
+    "Received",
+    "ReplayWindow",
+    "Reply",
+    "SignatureError",
+    "Verified",
+    "verify",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +77,7 @@ class LocalReceiver:
     ) -> None:
         self._secret = secret
         if secret is not None:
-            _keys((secret,) if isinstance(secret, str) else tuple(secret))
+            signing_keys(secret)
         self._on_request = on_request
         self._tolerance = tolerance
         self._default: deque[Answer] = deque(answer_of(entry) for entry in answers)

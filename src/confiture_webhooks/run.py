@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,16 +24,15 @@ from .event import (
     outcome_event,
 )
 from .hook_events import HookFeed
-from .migration import INTERRUPTED, UNKNOWN, Backend, Migration, new_event_id
+from .migration import UNKNOWN, Backend, Migration, new_event_id
 from .outbox import Intent
 from .outgoing import TELEMETRY_BUDGET, Outgoing, Parts
+from .settlement import INTERRUPTED
+from .settler import Ask, in_time, seconds_left, settle
 
 if TYPE_CHECKING:
     from .config import Settings
     from .telemetry import Telemetry
-
-LONGEST_QUESTION_S = 6.0
-"""How long the ledger may take to answer, at most."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,6 +75,8 @@ class Run:
         self._deadline: float | None = None
         self._ended: list[tuple[Migration, bool]] = []
         self._owed: dict[str, tuple[Migration, int | None, ErrorInfo | None]] = {}
+        self._own: set[str] = set()
+        self._ask: Ask | None = None
         self.unsettled: list[Migration] = []
 
     @contained
@@ -84,6 +84,11 @@ class Run:
         """A command that migrates has started; costs nothing until there is something to tell."""
         self._command = command
         self._started_at = datetime.now(UTC)
+
+    @contained
+    def consult(self, ask: Ask) -> None:
+        """*ask* the database of this run how the migrations of killed runs ended."""
+        self._ask = ask
 
     @contained
     def migration(
@@ -100,6 +105,7 @@ class Run:
             self.unsettled.remove(earlier)
             self._settle_one(earlier)
         telemetry, outgoing = self._begun(backend.database)
+        self._settle_killed(ref.version)
         span = telemetry.migration(ref, direction)
         migration = Migration(
             ref,
@@ -109,6 +115,7 @@ class Run:
             conclude=self.conclude,
             settle_later=self.unsettled.append,
         )
+        self._own.add(migration.event_id)
         outgoing.stage(self._intent(migration))
         if self._hooks is not None:
             self._hooks.started(migration)
@@ -175,6 +182,7 @@ class Run:
                 self.conclude(*owed)
             self._settle()
             self._conclude_run(error_type)
+            self._settle_killed()
             if self._hooks is not None:
                 self._hooks.drain(deadline)
             self._flush(deadline)
@@ -230,7 +238,15 @@ class Run:
             environment=self._settings.environment,
             ledger_table=backend.ledger_table,
             database_host=backend.database.host,
+            database_port=backend.database.port,
             database_name=backend.database.name,
+            database_schema=backend.database.schema,
+            database_identity=backend.identity,
+            timeline=backend.timeline,
+            ledger_oid=backend.ledger_oid,
+            ledger_before=backend.ledger_before,
+            ledger_read_at=backend.ledger_read_at,
+            has_lock=backend.has_lock,
             backend_pid=backend.pid,
             backend_started_at=backend.started_at,
             traceparent=trace.traceparent,
@@ -267,28 +283,9 @@ class Run:
             self._settle_one(self.unsettled[0])
             self.unsettled.pop(0)
 
-    def _ask(self, migration: Migration) -> bool | None:
-        """The ledger's answer, if it comes in time: a server may accept and then fall silent."""
-        answers: list[bool | None] = []
-        faults: list[Exception] = []
-
-        def ask() -> None:
-            try:
-                answers.append(migration.ask_ledger())
-            except Exception as error:  # noqa: BLE001  raised again where it is contained
-                faults.append(error)
-
-        thread = threading.Thread(target=ask, name="webhooks-ledger", daemon=True)
-        thread.start()
-        left = LONGEST_QUESTION_S if self._deadline is None else self._deadline - time.monotonic()
-        thread.join(max(0.1, min(left, LONGEST_QUESTION_S)))
-        for fault in faults:
-            raise fault
-        return answers[0] if answers else None
-
     @contained
     def _settle_one(self, migration: Migration) -> None:
-        is_recorded = self._ask(migration)
+        is_recorded = in_time(migration.ask_ledger, seconds_left(self._deadline))
         if is_recorded is None:
             self._has_unknown = True
             self._say(
@@ -334,13 +331,38 @@ class Run:
         )
 
     @contained
+    def _settle_killed(self, version: str | None = None) -> None:
+        """Tell how the migrations of killed runs ended; of one *version*, before it runs again.
+
+        Asked later, the row of the attempt that is about to begin would be taken for theirs.
+        """
+        reached = self._reached()
+        if reached is None or self._ask is None or self._has_unknown:
+            return
+        telemetry, outgoing = reached
+        earlier = [
+            intent
+            for intent in outgoing.intents()
+            if intent.event_id not in self._own and version in (None, intent.migration.version)
+        ]
+        seconds = seconds_left(self._deadline)
+        settle(earlier, self._ask, outgoing.tell, telemetry, seconds=seconds)
+
+    @contained
     def _flush(self, deadline: float) -> None:
+        if reached := self._reached():
+            left = timedelta(seconds=max(0.0, deadline - time.monotonic()))
+            reached[1].flush(left)
+
+    def _reached(self) -> tuple[Telemetry, Outgoing] | None:
+        """Telemetry and outbox, if this run or an earlier one has something in it."""
         if self._outgoing is None:
             if not self._parts.has_leftovers():
-                return
+                return None
             self._telemetry = self._telemetry or self._parts.telemetry()
             self._outgoing = Outgoing(self._settings, self._parts, self._telemetry)
-        self._outgoing.flush(timedelta(seconds=max(0.0, deadline - time.monotonic())))
+        assert self._telemetry is not None
+        return self._telemetry, self._outgoing
 
     @contained
     def _stop(self) -> None:

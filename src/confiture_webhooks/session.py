@@ -7,13 +7,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Settings, is_configured, load
-from .errors import ConfigError, Fault
+from .errors import ConfigError, Fault, OutboxError
 from .invocation import HOOKS, Invocation, parse
 from .outgoing import TELEMETRY_BUDGET, Parts
 from .run import Run
@@ -135,6 +136,23 @@ def make_outbox(
     return outbox
 
 
+def operators_outbox(
+    settings: Settings, environ: Mapping[str, str], *, makes: bool = False
+) -> Outbox:
+    """The outbox that runs share, for a command of its own; nothing stands in for a broken one.
+
+    One that does not exist yet is made if *makes*, and is empty otherwise. Raises OutboxError.
+    """
+    if settings.outbox == "memory":
+        raise OutboxError("outbox memory: it is gone with its run, so there is nothing to look at")
+    if not settings.outbox.startswith("sqlite"):
+        return make_outbox(settings, environ, lambda _: None)
+    from .adapters.sqlite import SqliteOutbox  # noqa: PLC0415
+
+    path = sqlite_path(settings, environ)
+    return SqliteOutbox(path) if makes or path.exists() else spare_outbox()
+
+
 def parts(
     settings: Settings,
     environ: Mapping[str, str],
@@ -168,6 +186,16 @@ def command_telemetry(settings: Settings, environ: Mapping[str, str]) -> Telemet
     )
 
 
+def consult(run: Run, connection: Any) -> None:
+    """Have *run* ask the database of *connection* how the migrations of killed runs ended."""
+    try:
+        from .adapters.ledger import Ledger  # noqa: PLC0415
+
+        run.consult(Ledger.beside(connection).ask)
+    except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
+        run.report("reading the database's address", error)
+
+
 class CommandSession:
     """One ``confiture migrate …`` command under observation."""
 
@@ -197,6 +225,7 @@ class CommandSession:
             if command and not self._invocation.is_rehearsal:
                 self._connections.append(connection)
                 self._run.begin(command)
+                consult(self._run, connection)
             return make_lock(connection, config)
 
         def loader(path: Path) -> Any:
@@ -224,6 +253,7 @@ class CommandSession:
             if self._invocation.resumes:
                 self._connections.append(engine.connection)
                 self._run.begin("confiture migrate steps")
+                consult(self._run, engine.connection)
                 observe_resume(engine, self._run, self._invocation)
         except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
             self._run.report("observing the engine", error)
@@ -312,7 +342,10 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     if not (settings.endpoints or files):
         return None
     hooks = make_hooks(settings, files)
-    made = parts(settings, os.environ, lambda: command_telemetry(settings, os.environ), hooks)
+    made = replace(
+        parts(settings, os.environ, lambda: command_telemetry(settings, os.environ), hooks),
+        shows_progress=True,
+    )
     if not invocation.is_rehearsal:
         threading.Thread(target=preload, name="webhooks-preload", daemon=True).start()
     session = CommandSession(Run(settings, made), invocation)
@@ -363,6 +396,7 @@ def attach(
     )
     run = Run(chosen, parts(chosen, os.environ, lambda: telemetry))
     run.begin(command)
+    consult(run, engine.connection)
     undo = observe(engine, run)
     try:
         yield run

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from .delivery import Delivery
 from .endpoint import Endpoint
+from .provider import complete
 from .signature import body_signature, webhook_signature
 
 
@@ -63,6 +64,7 @@ def prepare(
     The ``webhook-id`` is the event's on every attempt; the timestamp is the attempt's.
     Headers the user configured come last and cannot replace one of these.
     """
+    completed = complete(endpoint, delivery)
     headers = {
         "Content-Type": delivery.content_type,
         "User-Agent": user_agent,
@@ -80,19 +82,20 @@ def prepare(
         "X-Environment": delivery.environment,
     }
     headers |= {name: header_text(value) for name, value in optional.items() if value}
+    headers |= completed.headers
     if endpoint.secrets:
-        headers["X-Confiture-Signature"] = body_signature(endpoint.secrets[0], delivery.body)
+        headers["X-Confiture-Signature"] = body_signature(endpoint.secrets[0], completed.body)
         headers["webhook-signature"] = webhook_signature(
-            endpoint.secrets, delivery.event_id, at, delivery.body
+            endpoint.secrets, delivery.event_id, at, completed.body
         )
         if endpoint.send_secret and endpoint.url.lower().startswith("https:"):
             headers["X-Confiture-Secret"] = endpoint.secrets[0]
     taken = {name.lower() for name in headers}
     headers |= {k: v for k, v in endpoint.headers.items() if k.lower() not in taken}
     return Request(
-        url=endpoint.url,
+        url=completed.url,
         headers=headers,
-        body=delivery.body,
+        body=completed.body,
         endpoint=endpoint.name,
         basic_auth=endpoint.basic_auth,
         resend_count=attempt - 1,

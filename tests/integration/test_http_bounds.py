@@ -181,6 +181,7 @@ def test_an_attempt_ends_in_time(transport: HttpTransport, hang: Hang, place: st
         transport.send(request(url, body=body(place)), timeout=SHORT)
     assert time.monotonic() - started < BOUND_S
     assert caught.value.error_type == expected
+    transport.close()
     assert_soon(lambda: [name for name in own_threads() if name != "webhooks-dns"] == [])
 
 
@@ -274,7 +275,16 @@ def test_what_cannot_be_interrupted_costs_three_threads(
             transport.send(request("http://a.test"), timeout=timedelta(milliseconds=20))
     assert len(stuck) == 3
     is_released.set()
+    transport.close()
     assert_soon(lambda: own_threads() == [])
+
+
+def test_one_thread_makes_many_attempts(transport: HttpTransport) -> None:
+    """While none hangs, all attempts to an endpoint are made by the same thread."""
+    with Peer(answers(OK)) as peer:
+        for _ in range(20):
+            transport.send(request(peer.url), timeout=LONG)
+            assert_soon(lambda: own_threads() == ["webhooks-analytics-attempt"])
 
 
 def test_a_hang_delays_no_other_endpoint(transport: HttpTransport, hang: Hang) -> None:

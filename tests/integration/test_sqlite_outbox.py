@@ -17,7 +17,7 @@ import pytest
 from confiture_webhooks.adapters import sqlite_statements
 from confiture_webhooks.adapters.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import State
-from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, retry
+from contract.made import DEAD, DELIVERED, LEASE, NOW, attempt, delivery, event_id
 
 TESTS = Path(__file__).parents[1]
 A_HANG = 50
@@ -205,8 +205,11 @@ def test_a_killed_process_loses_nothing_it_was_told_is_kept(path: Path) -> None:
     connection.close()
 
 
-def test_releases_and_records_are_on_the_disk_when_they_return(path: Path) -> None:
-    """What nobody may forget is synced at its commit; a claim need not be."""
+def test_what_nobody_may_forget_is_on_the_disk_when_it_returns(path: Path) -> None:
+    """A release and a redelivery are synced at their commit; claims and records need not be.
+
+    A power cut that undoes a record sends the event again, with the same id.
+    """
     outbox = SqliteOutbox(path)
     connection = outbox._file._connection
 
@@ -218,7 +221,9 @@ def test_releases_and_records_are_on_the_disk_when_they_return(path: Path) -> No
     assert level() == full
     [claim] = outbox.claim("a", now=NOW, lease=LEASE)
     assert level() == normal
-    outbox.record(claim, attempt(), retry(NOW))
+    outbox.record(claim, attempt(), DEAD)
+    assert level() == normal
+    assert outbox.redeliver(claim.delivery.id, now=NOW)
     assert level() == full
     assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     outbox.close()

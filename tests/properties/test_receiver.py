@@ -6,10 +6,11 @@ import hashlib
 import hmac
 import json
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from confiture_webhooks.capture import read_capture
@@ -95,6 +96,76 @@ def test_only_signature_error(headers: dict[Any, Any], content: bytes, has_time:
     """Whatever arrives, the answer is ``SignatureError``."""
     with pytest.raises(SignatureError):
         verify(headers, content, "secret", require_timestamp=has_time)
+
+
+FACTS = (
+    "occurred_at", "environment", "direction", "migration", "database",
+    "duration_s", "rows_affected", "error", "migrations",
+)  # fmt: skip
+RIGHT_AT = datetime(2026, 1, 9, tzinfo=UTC)
+RIGHT_BODY = body_of({"event_id": "evt_1", "event_type": "ping", "timestamp": "2026-01-09T00:00Z"})
+RIGHT_HEADERS: dict[Any, Any] = {
+    "webhook-id": "evt_1",
+    "webhook-timestamp": str(int(RIGHT_AT.timestamp())),
+    "webhook-signature": webhook_signature(["secret"], "evt_1", RIGHT_AT, RIGHT_BODY),
+    "X-Confiture-Signature": body_signature("secret", RIGHT_BODY),
+}
+ODD: tuple[Any, ...] = (
+    None, 0, b"", [], {}, "", " ", "v1,", "v1,é", "\ud800", "9" * 12, "-1", "1e9", "\x00", "a" * 20_000,
+)  # fmt: skip
+
+
+def damaged(chance: Random) -> tuple[Any, Any]:
+    """An authentic request after one to three accidents."""
+    headers, content = dict(RIGHT_HEADERS), RIGHT_BODY
+    for _ in range(chance.randint(1, 3)):
+        name = chance.choice(list(headers) or ["webhook-id"])
+        value = headers.get(name)
+        match chance.randrange(6):
+            case 0:
+                headers.pop(name, None)
+            case 1:
+                headers[name] = chance.choice(ODD)
+            case 2 if isinstance(value, str):
+                at = chance.randrange(len(value) + 1)
+                headers[name] = value[:at] + chr(chance.randrange(0x110000)) + value[at + 1 :]
+            case 3:
+                headers[chance.choice([repr(chance.choice(ODD)), name.upper()])] = value
+            case 4:
+                at = chance.randrange(len(content) + 1)
+                content = content[:at] + chance.randbytes(2) + content[at + 1 :]
+            case _:
+                headers[name], headers["webhook-id"] = headers.get("webhook-id"), value
+    shaped: Any = [headers, headers, list(headers.items()), chance.choice(ODD)]
+    return chance.choice(shaped), content if chance.random() < 0.9 else chance.choice(ODD)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**64), st.booleans())
+def test_ten_thousand_damaged_requests(seed: int, has_time: bool) -> None:
+    """A damaged request is the event that was signed, or ``SignatureError``; 50 in each example."""
+    chance = Random(seed)
+    for _ in range(50):
+        headers, content = damaged(chance)
+        try:
+            event = verify(headers, content, "secret", now=RIGHT_AT, require_timestamp=has_time)
+        except SignatureError:
+            continue
+        assert content == RIGHT_BODY
+        assert event.id == "evt_1"
+
+
+@given(
+    JSON_VALUES.map(lambda value: {"migration": value, "error": value, "execution": value})
+    | PAYLOADS
+)
+def test_whatever_was_signed_can_be_read(payload: dict[str, Any]) -> None:
+    """Every property of an authentic event has an answer, whatever the payload is."""
+    content = body_of(payload)
+    headers = {"X-Confiture-Signature": body_signature("secret", content)}
+    event = verify(headers, content, "secret", require_timestamp=False)
+    for fact in FACTS:
+        getattr(event, fact)
 
 
 @given(st.binary(max_size=200))

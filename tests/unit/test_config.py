@@ -551,6 +551,35 @@ def test_wrong_kind_of_value(project: Project, key: str, value: Any) -> None:
     project.endpoint_fault(key, **{key: value})
 
 
+@pytest.mark.parametrize("chosen", config_values.FORMATS)
+def test_every_format_can_be_asked_for(project: Project, chosen: str) -> None:
+    """Each format arrives; PagerDuty's with its routing key, which no ``repr`` shows."""
+    keys = {"routing_key": "${KEY}"} if chosen == "pagerduty" else {}
+    endpoint = project.endpoint({"KEY": "k3y" + "0" * 29}, format=chosen, **keys)
+    assert endpoint.format == chosen
+    assert endpoint.routing_key == ("k3y" + "0" * 29 if keys else None)
+    assert "k3y" not in repr(endpoint)
+
+
+def test_pagerduty_needs_its_key(project: Project) -> None:
+    """Without a routing key every event would be refused, so it is a fault."""
+    fault = project.endpoint_fault("format", format="pagerduty")
+    assert "routing_key" in fault.problem
+
+
+@pytest.mark.parametrize("chosen", ["confiture", "opsgenie"])
+def test_a_routing_key_is_pagerdutys(project: Project, chosen: str) -> None:
+    """A routing key that nothing would use is a fault."""
+    project.endpoint_fault("routing_key", format=chosen, routing_key="0" * 32)
+    project.endpoint_fault("routing_key", routing_key="0" * 32)
+
+
+@pytest.mark.parametrize("key", ["", " ", "0" * 31, "0" * 33, "é" * 32, 12, None, "-" * 32])
+def test_a_wrong_routing_key_is_the_only_fault(project: Project, key: Any) -> None:
+    """A key that is none is told at its own setting, and not shown."""
+    project.endpoint_fault("routing_key", format="pagerduty", routing_key=key)
+
+
 @pytest.mark.parametrize(
     "outbox",
     [
@@ -890,8 +919,8 @@ def test_documented_defaults_are_those_of_the_code(project: Project) -> None:
         "retry": documented("webhooks.endpoints[].retry")
     }
     assert (
-        len(endpoint) == len(EndpointBlock.model_fields) - 5
-    )  # name, url, secret, environments, migrations
+        len(endpoint) == len(EndpointBlock.model_fields) - 6
+    )  # name, url, secret, environments, migrations, routing_key
     assert project.endpoint(**endpoint) == project.endpoint()
     assert project.load(documented("webhooks")) == project.load({})
 

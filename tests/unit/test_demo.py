@@ -26,7 +26,7 @@ from confiture_webhooks.receiver import Received
 from confiture_webhooks.receiver_server import Answer, Headers
 from confiture_webhooks.telemetry import names
 
-UP, DOWN = "a" * 32, "b" * 32
+UP, DOWN, KILLED = "a" * 32, "b" * 32, "e" * 32
 MS = 1_000_000
 
 
@@ -118,14 +118,20 @@ def whole() -> Seen:
         span("confiture migrate down", "run2", None, (500, 600), trace_id=DOWN),
         *delivery(5, "run2", "migration_rollback", [200], trace_id=DOWN),
     ]
+    killed = delivery(6, "died with its run", "migration_error", [200], trace_id=KILLED)
     return Seen(
-        spans=(*reversed(up), *down),
+        spans=(*reversed(up), *down, *killed),
         points=tuple(point(name, 1) for name in METRICS),
         logs=tuple(record(event) for event, count in LOGS.items() for _ in range(count)),
-        requests=tuple(
-            [request(kind.value) for kind, count in EVENTS.items() for _ in range(count)]
-            + [request("migration_success", answer=Answer(status=503))]
+        requests=(
+            request("migration_success"),
+            request("migration_success"),
+            request("migration_error"),
+            request("migration_rollback"),
+            request("migration_success", answer=Answer(status=503)),
+            settled(),
         ),
+        killed=KILLED,
     )
 
 
@@ -183,6 +189,19 @@ def request(event_type: str, **more: Any) -> Received:
     )
 
 
+def settled(error_type: str = "Interrupted") -> Received:
+    """The request that tells of the killed run."""
+    return request(
+        "migration_error",
+        headers=Headers({"X-Correlation-ID": KILLED, "webhook-id": "evt_killed"}),
+        payload={
+            "event_type": "migration_error",
+            "trace_id": KILLED,
+            "error": {"type": error_type},
+        },
+    )
+
+
 def test_nothing_missing() -> None:
     """When everything arrived, nothing is missing."""
     assert missing(whole()) == []
@@ -215,6 +234,10 @@ def _without(seen: Seen) -> dict[str, tuple[Seen, str]]:
         "an attempt": (
             replace(seen, spans=[s for s in seen.spans if s.span_id != "d2a0"]),
             "tried twice",
+        ),
+        "the settlement": (
+            replace(seen, requests=(*seen.requests[:-1], settled("Other"))),
+            "of the killed run, Interrupted",
         ),
         "a run": (replace(seen, spans=[s for s in seen.spans if s.span_id != "run2"]), "traces of"),
     }
@@ -286,7 +309,7 @@ def test_no_trace() -> None:
 def test_deliveries_attempt_by_attempt() -> None:
     """A delivery has a line for each attempt, with its answer and what followed."""
     lines = shown(deliveries_table(whole())).splitlines()[1:]
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert lines[1].split()[:4] == ["migration_success", "001_create_customers", "1", "503"]
     assert "again in 2.2 s" in lines[1]
     assert lines[2].split() == ["2", "200", "5.0", "ms", "delivered"]
@@ -342,8 +365,9 @@ def test_ties() -> None:
     text = shown(ties(whole()))
     up, down = text.split("confiture migrate down")
     assert UP in up
-    for words in ("of 9 spans", "of 5 webhooks (5 signatures valid)", "of 9 log lines"):
+    for words in ("of 9 spans", "of 5 webhooks (5 signatures valid)", "of 11 log lines"):
         assert words in up
     assert DOWN in down
     for words in ("of 3 spans", "of 0 webhooks (0 signatures valid)", "of 0 log lines"):
         assert words in down
+    assert "of 1 webhooks (1 signatures valid)" in down.split(KILLED)[1]

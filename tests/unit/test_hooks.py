@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confiture_webhooks.adapters.confiture import masked_url
+from confiture_webhooks.adapters.backend import masked_url
 from confiture_webhooks.adapters.hook_files import find
 from confiture_webhooks.errors import HookError
 from confiture_webhooks.event import EventType

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from confiture_webhooks.adapters import confiture
-from confiture_webhooks.adapters.confiture import Ledger, observe, steps_table
+from confiture_webhooks.adapters.confiture import observe, steps_table
+from confiture_webhooks.adapters.ledger import Ledger
 from confiture_webhooks.event import Direction, ErrorInfo
 from engines import FakeConnection, FakeEngine, a_migration
 
@@ -25,8 +26,9 @@ class Phase(Enum):
 class Told:
     """One migration as the run hears of it."""
 
-    def __init__(self, ref: Any, direction: Direction) -> None:
+    def __init__(self, ref: Any, direction: Direction, backend: Any) -> None:
         self.ref = ref
+        self.backend = backend
         self.direction = direction
         self.error: ErrorInfo | None = None
         self.end: tuple[Any, ...] = ("nothing",)
@@ -52,10 +54,10 @@ class FakeRun:
         self.reports: list[str] = []
         self._error = error
 
-    def migration(self, ref: Any, direction: Direction, _: Any) -> Told:
+    def migration(self, ref: Any, direction: Direction, backend: Any) -> Told:
         if self._error is not None:
             raise self._error
-        self.told.append(Told(ref, direction))
+        self.told.append(Told(ref, direction, backend))
         return self.told[-1]
 
     def report(self, where: str, error: BaseException) -> None:
@@ -161,7 +163,7 @@ def test_when_the_connection_broke_only_the_ledger_knows(state: str) -> None:
     setattr(engine.connection, state, True)
     with pytest.raises(psycopg.OperationalError):
         engine.apply(a_migration())
-    assert run.ends == [("unknown", ("005",))]
+    assert run.ends == [("unknown", ("tb_confiture", "005", 7))]
     assert run.told[0].error is not None
     assert run.told[0].error.type == "OperationalError"
 
@@ -172,7 +174,7 @@ def test_after_ctrl_c_only_the_ledger_knows() -> None:
     run = watched(engine)
     with pytest.raises(KeyboardInterrupt):
         engine.apply(a_migration())
-    assert run.ends == [("unknown", ("005",))]
+    assert run.ends == [("unknown", ("tb_confiture", "005", 7))]
 
 
 def test_of_a_forced_application_the_ledger_says_nothing() -> None:
@@ -266,7 +268,7 @@ def test_an_engine_whose_server_does_not_answer_still_migrates(
 
 def test_a_ledger_never_shows_its_password() -> None:
     """The ledger's address, password and all, is in no ``repr``."""
-    assert "canary" not in repr(Ledger(FakeEngine()))
+    assert "canary" not in repr(Ledger.beside(FakeEngine().connection))
 
 
 @pytest.mark.parametrize(

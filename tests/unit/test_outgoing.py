@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from confiture_webhooks import formats
 from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.event import EventType
+from confiture_webhooks.event import EventType, payload
 from confiture_webhooks.outgoing import Outgoing, Parts
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.testing import ScriptedTransport
@@ -67,6 +68,24 @@ def test_an_event_nobody_wants_starts_no_worker() -> None:
     bench.outgoing.tell(event(type=EventType.RUN_SUCCESS), TRACE)
     assert bench.made == ["outbox"]
     assert bench.end() is None
+
+
+def test_a_format_that_cannot_be_made_is_told_and_delivered_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A renderer that breaks costs its endpoint the format, and the others nothing."""
+    monkeypatch.setitem(formats.WORDS, "slack", formats.Words(make=broken))
+    bench = Bench(endpoint(name="a", format="slack"), endpoint(name="b", format="discord"))
+    bench.outgoing.tell(event(), TRACE)
+    assert bench.end() is None
+    bodies = {sent.endpoint: json.loads(sent.body) for sent in bench.transport.sent}
+    assert bodies["a"] == payload(event(), "a")
+    assert "embeds" in bodies["b"]
+    assert [where for where, _ in bench.telemetry.faults] == ["format"]
+
+
+def broken(*_: Any) -> Any:
+    raise AttributeError("the host moved on")
 
 
 def test_an_event_is_one_delivery_for_each_that_wants_it() -> None:

@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from confiture_webhooks.adapters.memory import InMemoryOutbox
+from confiture_webhooks.deliverer import Clock
 from confiture_webhooks.delivery import Delivery, State, TraceContext
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import EventType
+from confiture_webhooks.lane import FAILING_AFTER
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
-from confiture_webhooks.worker import FAILING_AFTER, Clock, Worker
+from confiture_webhooks.worker import Worker
 
 A_SECOND = timedelta(seconds=1)
 LONG_ENOUGH = timedelta(seconds=20)
@@ -278,6 +280,7 @@ def test_a_clock_that_jumps_does_not_hang_the_drain(jump: timedelta) -> None:
     """A wall clock set an hour forth or back does not make the drain outlast its budget."""
     bench = Bench(endpoint("a", 0.05), transport=ScriptedTransport({"a": [503]}))
     offset = iter([timedelta()] * 3)
-    bench.worker._clock = Clock(now=lambda: datetime.now(UTC) + next(offset, jump))
+    clock = Clock(now=lambda: datetime.now(UTC) + next(offset, jump))
+    bench.worker._clock = bench.worker._deliverer._clock = clock
     bench.run(delivery(), budget=A_SECOND)
     assert bench.transport.sent

@@ -8,34 +8,21 @@ of the host is touched. ``observe`` wraps the ``apply`` and ``rollback`` of one 
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import psycopg
-from psycopg import conninfo
-from psycopg import sql as pgsql
-
-from ..event import Database, Direction, MigrationRef
+from ..event import Direction, MigrationRef
 from ..invocation import Invocation
 from ..migration import Backend, Migration
 from ..run import Run
+from .backend import backend_of, before
 from .failure import explain
+from .ledger import Ledger
 from .rows import RowTally
 
-LEDGER_TIMEOUT_S = 3
-DEFAULT_PORT = 5432
 OBSERVED = ("apply", "rollback", "_trigger_hook", "_execute_sql")
-_FACTS = (
-    "SELECT current_schema(), "
-    "(SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_backend_pid())"
-)
-
-_STATE = "SELECT state FROM pg_catalog.pg_stat_activity WHERE pid = %s"
 
 
 def observe(
@@ -136,10 +123,11 @@ class _Watch:
     def _begin(self, migration: Any, direction: Direction) -> Migration | None:
         try:
             if self._backend is None:
-                self._ledger = Ledger(self._engine)
+                self._ledger = Ledger.beside(self._engine.connection)
                 self._backend = backend_of(self._engine)
             ref = MigrationRef(version=str(migration.version), slug=str(migration.name))
-            told = self._run.migration(ref, direction, self._backend)
+            backend = before(self._backend, self._engine, ref.version)
+            told = self._run.migration(ref, direction, backend)
             self._tally = RowTally(steps_table(self._engine)) if told is not None else None
         except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
             self._run.report("observing a migration", error)
@@ -160,7 +148,7 @@ class _Watch:
                 return
             told.error = explain(error)
             if can_settle and self._ledger and _is_uncertain(self._engine.connection, error):
-                told.unknown(functools.partial(self._ledger.has, told.ref.version))
+                told.unknown(_question(self._ledger, told))
             else:
                 told.failed(told.error)
         except Exception as fault:  # noqa: BLE001  ours to swallow: the migration comes first
@@ -194,88 +182,15 @@ def _is_uncertain(connection: Any, error: BaseException) -> bool:
     return not isinstance(error, Exception) or bool(connection.closed or connection.broken)
 
 
-def backend_of(engine: Any) -> Backend:
-    """What is known of *engine*'s server process; asks it once, before any migration."""
-    connection = engine.connection
-    info = connection.info
-    schema, started_at = _facts(connection)
-    return Backend(
-        database=Database(
-            host=info.host or None,
-            port=info.port or None,
-            name=info.dbname or None,
-            schema=schema,
-        ),
-        ledger_table=str(engine.migration_table),
-        database_url=masked_url(info),
-        pid=info.backend_pid,
-        started_at=started_at,
-    )
-
-
-def masked_url(info: Any) -> str:
-    """The connection's URL with ``***`` for a password, and no port when it is PostgreSQL's own."""
-    host, user = quote(info.host or "", safe=":"), quote(info.user or "", safe="")
-    host = f"[{host}]" if ":" in host else host
-    port = f":{info.port}" if info.port and info.port != DEFAULT_PORT else ""
-    password = ":***" if info.password else ""
-    return f"postgresql://{user}{password}@{host}{port}/{quote(info.dbname or '', safe='')}"
-
-
-def _facts(connection: Any) -> tuple[str | None, datetime | None]:
-    """The current schema and when the backend started; leaves the transaction as it was."""
-    status = connection.info.transaction_status
-    if status not in (psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.INTRANS):
-        return None, None
-    with connection.transaction() as _, connection.cursor() as cursor:
-        cursor.execute(_FACTS)
-        schema, started_at = cursor.fetchone()
-    return schema, started_at
+def _question(ledger: Ledger, told: Migration) -> Callable[[], bool | None]:
+    """Asks whether the ledger has the migration *told* is about."""
+    backend = told.backend
+    return functools.partial(ledger.has, backend.ledger_table, told.ref.version, backend.pid)
 
 
 def steps_table(engine: Any) -> str:
     """The table in which the host keeps the checkpoints of ``--online`` migrations."""
     return f"{str(engine.migration_table).rpartition('.')[2]}_steps"
-
-
-class Ledger:
-    """The host's table of applied migrations, asked over a connection of its own."""
-
-    def __init__(self, engine: Any) -> None:
-        info = engine.connection.info
-        # Taken while the connection lives: afterwards libpq no longer tells.
-        self._dsn = conninfo.make_conninfo(
-            **(info.get_parameters() | {"connect_timeout": str(LEDGER_TIMEOUT_S)}),
-            **({"password": info.password} if info.password else {}),
-        )
-        self._table = pgsql.Identifier(*str(engine.migration_table).split("."))
-        self._pid = info.backend_pid
-
-    def has(self, version: str) -> bool | None:
-        """Whether *version* is recorded; ``None`` when nobody can say in time.
-
-        A server process that is still at work may be inside its COMMIT: it is waited for.
-        """
-        try:
-            with psycopg.connect(self._dsn, autocommit=True) as connection:
-                connection.execute(f"SET statement_timeout = {LEDGER_TIMEOUT_S * 1000}")
-                if not self._is_at_rest(connection):
-                    return None
-                query = pgsql.SQL("SELECT 1 FROM {} WHERE version = %s").format(self._table)
-                return connection.execute(query, (version,)).fetchone() is not None
-        except psycopg.Error:
-            return None
-
-    def _is_at_rest(self, connection: Any) -> bool:
-        """Wait until the migration's server process is gone or idle; ``False``: it never was."""
-        until = time.monotonic() + LEDGER_TIMEOUT_S
-        while True:
-            row = connection.execute(_STATE, (self._pid,)).fetchone()
-            if row is None or str(row[0]).startswith("idle"):
-                return True
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.1)
 
 
 def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
@@ -306,10 +221,11 @@ def _begin_resumed(engine: Any, run: Run, invocation: Invocation) -> None:
     if found is None:
         return
     slug = found.name.removesuffix(".up.sql").removeprefix(f"{version}_")
-    ledger, backend = Ledger(engine), backend_of(engine)
+    ledger, backend = Ledger.beside(engine.connection), backend_of(engine)
+    backend = before(backend, engine, version)
     told = run.migration(MigrationRef(version=version, slug=slug), Direction.UP, backend)
     if told is not None:
-        told.unknown(functools.partial(ledger.has, version))
+        told.unknown(_question(ledger, told))
 
 
 def tell_unloadable(

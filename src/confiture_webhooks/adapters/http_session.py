@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import logging
+import os
 import ssl
 from contextlib import suppress
 from contextvars import ContextVar
@@ -55,6 +57,14 @@ _PLAIN_REQUEST_HEADERS = frozenset(
 )
 """What a span may show where its owner asked for request headers."""
 _PLAIN_ANSWER_HEADERS = ("content-length", "content-type", "date", "retry-after")
+_SURROUNDINGS = (
+    *(f"{word}_{proxy}" for word in ("http", "https", "all", "no") for proxy in ("proxy", "PROXY")),
+    *(f"{word}_PROXY" for word in ("HTTP", "HTTPS", "ALL", "NO")),
+    "REQUEST_METHOD",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+)
+"""What ``requests`` and ``urllib`` read of the environment."""
 _CALLER: ContextVar[trace.Span] = ContextVar("confiture_webhooks_caller")
 
 
@@ -74,6 +84,9 @@ class EndpointSession(requests.Session):
 
     def __init__(self) -> None:
         super().__init__()
+        self._address: str | None = None
+        self._surroundings: tuple[str | None, ...] = ()
+        self._ways: tuple[str, dict[str, Any]] = ("", {})
         self.adapters.clear()
         # For every scheme, so that a wrong one is also refused where its text stays inside.
         self.mount("", _CleanAdapter(pool_connections=2, pool_maxsize=2))
@@ -86,10 +99,8 @@ class EndpointSession(requests.Session):
         context.attach(baggage.clear())
         _CALLER.set(trace.get_current_span())
         try:
-            prepared = _prepare(request)
-            settings = self.merge_environment_settings(
-                prepared.url, {}, stream=True, verify=None, cert=None
-            )
+            url, settings = self._way(request.url)
+            prepared = _prepare(request, url)
             self.send(prepared, timeout=exchange.left(), allow_redirects=False, **settings)
         except NoAnswer as error:
             return type(error).__name__
@@ -99,9 +110,28 @@ class EndpointSession(requests.Session):
             _drain(exchange)
         return None
 
+    def _way(self, address: str) -> tuple[str, dict[str, Any]]:
+        """*address* as requests writes it, and the proxies and certificates for it.
+
+        They are worked out again only when one of the variables that they come from has
+        changed: that takes requests as long as the rest of a request.
+        """
+        surroundings = tuple(os.environ.get(name) for name in _SURROUNDINGS)
+        if address != self._address or surroundings != self._surroundings:
+            plain = requests.PreparedRequest()
+            plain.prepare_url(address, None)
+            url = plain.url or ""
+            settings = self.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
+            self._ways = url, dict(settings)
+            self._address, self._surroundings = address, surroundings
+        return self._ways
+
 
 class _CleanAdapter(HTTPAdapter):
     """Sends within the span of the attempt; neither it nor what it raises tells an address."""
+
+    _found: tuple[Any, ...] = ()
+    """What the last pool of connections was found by, and that pool."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Make the pools, of connections that end with their attempt."""
@@ -114,6 +144,21 @@ class _CleanAdapter(HTTPAdapter):
         if not proxy.lower().startswith("socks"):
             manager.pool_classes_by_scheme = POOLS
         return manager
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Return the pool for *request*: the last one, when it is wanted by the same terms."""
+        terms = (request.url, args, kwargs)
+        if not self._found or self._found[0] != terms:
+            pool = super().get_connection_with_tls_context(request, *args, **kwargs)
+            self._found = (terms, pool)
+        return self._found[1]
+
+    def close(self) -> None:
+        """Close the pools, and know none of them any more."""
+        self._found = ()
+        super().close()
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Find the trusted certificates; that there are none is a fault of TLS."""
@@ -156,20 +201,18 @@ class _NoBody(io.BytesIO):
     version: int | None = None
 
 
-def _prepare(request: Request) -> requests.PreparedRequest:
-    """The request as requests sends it. Given auth, it looks neither into the URL nor netrc."""
+def _prepare(request: Request, url: str) -> requests.PreparedRequest:
+    """The request as requests sends it, without looking for credentials in the URL or netrc."""
     headers = dict(request.headers)
     if request.basic_auth and "authorization" not in {name.lower() for name in headers}:
         credentials = base64.b64encode(":".join(request.basic_auth).encode())
         headers["Authorization"] = f"Basic {credentials.decode()}"
     prepared = requests.PreparedRequest()
-    prepared.prepare(
-        method="POST",
-        url=request.url,
-        headers=headers,
-        data=request.body,
-        auth=lambda unchanged: unchanged,
-    )
+    prepared.prepare_method("POST")
+    prepared.url = url
+    prepared.prepare_headers(headers)
+    prepared.headers["Content-Length"] = str(len(request.body))
+    prepared.body = request.body
     return prepared
 
 
@@ -228,22 +271,29 @@ def _describe_span(url: str, resend_count: int) -> None:
     span = trace.get_current_span()
     if span is _CALLER.get() or not span.is_recording():
         return
-    parts = urlsplit(url)
-    address = parts.netloc.rpartition("@")[2]
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
-    attributes: dict[str, str | int] = {"server.address": parts.hostname or "", "server.port": port}
+    host, port, shown = _told_of(url)
+    attributes: dict[str, str | int] = {"server.address": host, "server.port": port}
     if resend_count:
         attributes["http.request.resend_count"] = resend_count
     # What was set cannot be removed. Without the SDK's spans nobody can tell what was.
     given: Mapping[str, Any] | None = getattr(span, "attributes", None)
     for name in ("url.full", "http.url"):
         if given is None or name in given:
-            attributes[name] = f"{parts.scheme}://{address}"
+            attributes[name] = shown
     for name in given or ():
         header = name.removeprefix("http.request.header.")
         if header not in (name, *_PLAIN_REQUEST_HEADERS):
             attributes[name] = "REDACTED"
     span.set_attributes(attributes)
+
+
+@functools.lru_cache(maxsize=16)
+def _told_of(url: str) -> tuple[str, int, str]:
+    """Host, port, and scheme with both, of *url*."""
+    parts = urlsplit(url)
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+    address = parts.netloc.rpartition("@")[2]
+    return parts.hostname or "", port, f"{parts.scheme}://{address}"
 
 
 def _is_not_ours(record: logging.LogRecord) -> bool:  # noqa: ARG001

@@ -1,7 +1,9 @@
 """The durable outbox in one SQLite file, shared by any number of processes of one machine.
 
-A transaction that nobody may forget (a release, a record) is on the disk when it returns.
-A claim is not: a power cut that undoes it leaves the delivery to be claimed again.
+A release is on the disk when it returns, as is what an operator changes. A claim and a record
+are with the operating system: a killed process loses neither. A power cut may undo the latest of
+them, in order, and leaves their deliveries to be made again, with the same event id; in return a
+delivery waits for no disk.
 """
 
 from __future__ import annotations
@@ -115,7 +117,7 @@ class SqliteOutbox:
             "next_attempt_at": sql.stored(next_at) if next_at else None,
             "finished_at": None if decision.outcome is Outcome.RETRY else finished_at,
         }
-        with self._file.writing() as connection:
+        with self._file.writing(is_synced=False) as connection:
             if connection.execute(sql.MOVE, move).rowcount == 0:
                 return False
             connection.execute(sql.ADD_ATTEMPT, sql.attempt_values(seq, attempt))

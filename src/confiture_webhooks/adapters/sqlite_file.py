@@ -113,9 +113,9 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def be_patient(connection: sqlite3.Connection, deadline: float) -> None:
-    """Let what follows wait for other processes until *deadline* (monotonic)."""
-    left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+def be_patient(connection: sqlite3.Connection, left_s: float) -> None:
+    """Let what follows wait *left_s* for other processes."""
+    left_ms = max(1, int(left_s * 1000))
     connection.execute(f"PRAGMA busy_timeout = {left_ms}")
 
 
@@ -184,7 +184,7 @@ def _refusal_of_wal(connection: sqlite3.Connection) -> sqlite3.OperationalError 
     """Put the file into WAL mode; why not, where the file system cannot share memory."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        be_patient(connection, deadline)
+        be_patient(connection, deadline - time.monotonic())
         try:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("BEGIN IMMEDIATE")

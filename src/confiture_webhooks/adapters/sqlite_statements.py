@@ -14,7 +14,9 @@ from ..outbox import Claim, Intent, Row
 STAGE = """
     INSERT OR IGNORE INTO intents
     SELECT :event_id, :direction, :migration_version, :migration_slug, :environment,
-           :ledger_table, :database_host, :database_name, :backend_pid, :backend_started_at,
+           :ledger_table, :database_host, :database_port, :database_name, :database_schema,
+           :database_identity, :timeline, :ledger_oid, :ledger_before, :ledger_read_at,
+           :has_lock, :backend_pid, :backend_started_at,
            :traceparent, :tracestate, :correlation_id, :staged_at
     WHERE NOT EXISTS (SELECT 1 FROM released WHERE event_id = :event_id)
 """
@@ -136,6 +138,8 @@ def intent(row: Mapping[str, Any]) -> Intent:
             version=values.pop("migration_version"), slug=values.pop("migration_slug")
         ),
         direction=Direction(values.pop("direction")),
+        has_lock=bool(values.pop("has_lock")),
+        ledger_read_at=instant(values.pop("ledger_read_at")),
         backend_started_at=instant(values.pop("backend_started_at")),
         staged_at=datetime.fromisoformat(values.pop("staged_at")),
         **values,

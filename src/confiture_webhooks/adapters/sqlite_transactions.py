@@ -22,6 +22,8 @@ _inherited: list[sqlite3.Connection] = []
 """Connections of a parent process, kept open: SQLite forbids a fork to touch them."""
 
 CLOSE_TIMEOUT_S = 0.5
+PATIENCE_STEP_S = 0.05
+"""Less than this is not worth a statement."""
 
 
 class Transactions:
@@ -40,6 +42,8 @@ class Transactions:
         mode = self._connection.execute("PRAGMA journal_mode").fetchone()[0]
         # Only a WAL may be left unsynced: a power cut could leave a rollback journal in part.
         self._relaxed = _SYNC_AT_CHECKPOINT if mode == "wal" else _SYNC_EVERY_COMMIT
+        self._sync: str | None = None
+        self._patience_s = 0.0
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
@@ -54,7 +58,7 @@ class Transactions:
             raise OutboxError(f"outbox {self._path}: busy with other threads' work")
         try:
             with translated(self._path):
-                be_patient(self._connection, deadline)
+                self._be_patient(deadline - time.monotonic())
                 yield self._connection
         except DamagedError:
             note_damage(self._path)
@@ -66,7 +70,10 @@ class Transactions:
     def writing(self, *, is_synced: bool = True) -> Iterator[sqlite3.Connection]:
         """A transaction: all of it is kept, or nothing; *is_synced*: also across a power cut."""
         with self.reading() as connection:
-            connection.execute(_SYNC_EVERY_COMMIT if is_synced else self._relaxed)
+            sync = _SYNC_EVERY_COMMIT if is_synced else self._relaxed
+            if sync != self._sync:
+                connection.execute(sync)
+                self._sync = sync
             connection.execute(_BEGIN)
             try:
                 yield connection
@@ -74,6 +81,12 @@ class Transactions:
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+
+    def _be_patient(self, left_s: float) -> None:
+        """Let what follows wait *left_s* for other processes, give or take a little."""
+        if abs(left_s - self._patience_s) > PATIENCE_STEP_S:
+            be_patient(self._connection, left_s)
+            self._patience_s = left_s
 
     def close(self) -> None:
         """Close the connection, and the WAL when no other process has it open."""

@@ -10,7 +10,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, get_current
 
 from ..delivery import Delivery, TraceContext
 from ..errors import Fault
-from ..event import Database, Direction, MigrationRef
+from ..event import Database, Direction, Event, MigrationRef
 from . import names
 from .context import fresh, from_stored, to_stored, trace_id
 from .delivery_span import DeliverySpan
@@ -18,7 +18,14 @@ from .logs import Form, Logs
 from .metrics import Metrics, Read
 from .providers import Providers, for_command, for_library, version
 from .signals import Signals, contained
-from .spans import HookSpan, MigrationSpan, RunSpan, WorkerPassSpan
+from .spans import (
+    HookSpan,
+    MigrationSpan,
+    RunSpan,
+    WorkerPassSpan,
+    measure_migration,
+    tell_migration,
+)
 from .tracing import Tracing
 
 
@@ -129,6 +136,30 @@ class Telemetry:
     def migration(self, ref: MigrationRef, direction: Direction) -> MigrationSpan:
         """A migration begins."""
         return MigrationSpan(self._signals, self._run_span, ref, direction)
+
+    @contained
+    def settled(self, event: Event, trace: TraceContext) -> None:
+        """How the migration of a killed run ended: log line and metric, in *trace*, the run's.
+
+        Its span died with the run. A duration that nobody knows counts as none.
+        """
+        if event.migration is None or event.direction is None:
+            return
+        context = from_stored(trace, is_remote=True) or self._signals.run
+        span = NonRecordingSpan(context)
+        duration_s = event.duration_s or 0.0
+        measure_migration(self._signals, event.direction, duration_s, event.error, span)
+        tell_migration(
+            self._signals,
+            event.migration,
+            event.direction,
+            duration_s=event.duration_s,
+            rows_affected=None,
+            error=event.error,
+            context=context,
+            environment=event.environment,
+            correlation_id=event.trace_id,
+        )
 
     def delivery(
         self, delivery: Delivery, *, remote: bool, pass_span: WorkerPassSpan | None = None

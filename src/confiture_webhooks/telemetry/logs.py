@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from opentelemetry.trace import SpanContext
 
 from ..event import rfc3339
+from ..status_line import status_line
 from .context import span_id, trace_id
 from .names import COMMON_FIELDS, LOG_FAILED, LogSpec
 from .text import clean
@@ -31,9 +33,7 @@ class Stderr:
 
     def write(self, line: str) -> None:
         """Write *line* in one piece, so that lines of two threads do not mix."""
-        with suppress(Exception):  # closed, a broken pipe, a full disk: nobody reads it
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+        status_line.above(line)
 
     debug = info = warning = error = write
 
@@ -110,6 +110,13 @@ def _arrange(_: object, method: str, event: MutableMapping[str, Any]) -> Mutable
     return {**first, **event}
 
 
+_ENCODER = json.JSONEncoder(default=str)
+
+
+def _json(event: dict[str, Any], **_: Any) -> str:
+    return _ENCODER.encode(event)
+
+
 def _make_logger(form: Form | None) -> Any:
     """A logger with processors of its own; the host's structlog configuration is not touched."""
     import structlog  # noqa: PLC0415  tens of milliseconds, and many runs log nothing
@@ -120,7 +127,7 @@ def _make_logger(form: Form | None) -> Any:
         colors = is_terminal and "NO_COLOR" not in os.environ
         renderer = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
     else:
-        renderer = structlog.processors.JSONRenderer()
+        renderer = structlog.processors.JSONRenderer(serializer=_json)
     return structlog.wrap_logger(
         Stderr(),
         processors=[_arrange, renderer],

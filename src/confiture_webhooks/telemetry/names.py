@@ -48,6 +48,7 @@ ROLL_BACK: Final = "roll back migration"
 DELIVER: Final = "deliver webhook"
 DRAIN: Final = "drain webhook outbox"
 RUN_HOOK: Final = "run hook"
+HANDLE: Final = "handle webhook"
 
 # Span events.
 RETRY_SCHEDULED: Final = "confiture.webhook.retry_scheduled"
@@ -125,6 +126,11 @@ SPANS: Final = MappingProxyType(
             f"{RUN_HOOK} <module>:<function>", "INTERNAL", (HOOK_EVENT, ERROR_TYPE)
         ),
         "worker pass": SpanSpec(DRAIN, "INTERNAL", (WEBHOOK_CLAIMED,)),
+        "receiver": SpanSpec(
+            HANDLE,
+            "CONSUMER",
+            (WEBHOOK_EVENT_TYPE, WEBHOOK_EVENT_ID, WEBHOOK_CORRELATION_ID, ERROR_TYPE),
+        ),
     }
 )
 

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.trace import SpanContext
 
 from . import names
 from .context import around
-from .tracing import storable
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
 
 
 class Records(Protocol):
-    """Takes log events as records."""
+    """Takes log events, their fields cleaned, as records."""
 
     def __call__(
         self, event: str, level: str, fields: Mapping[str, object], context: SpanContext
@@ -42,6 +41,7 @@ def records(provider: LoggerProvider | None, version: str) -> Records:
 
     def emit(event: str, level: str, fields: Mapping[str, object], context: SpanContext) -> None:
         severity = severities[level]
+        attributes: Any = {name: value for name, value in fields.items() if value is not None}
         logger.emit(
             timestamp=time.time_ns(),
             context=around(context),
@@ -49,7 +49,7 @@ def records(provider: LoggerProvider | None, version: str) -> Records:
             severity_text=severity.name,
             body=event,
             event_name=event,
-            attributes=storable(fields),
+            attributes=attributes,
         )
 
     return emit

@@ -114,8 +114,17 @@ class MigrationSpan:
             self._span = self._start()
         try:
             self._mark(duration_s, rows_affected, error)
-            self._measure(duration_s, error)
-            self._log(duration_s, rows_affected, error)
+            measure_migration(self._signals, self._direction, duration_s, error, self._shown)
+            tell_migration(
+                self._signals,
+                self._ref,
+                self._direction,
+                duration_s=duration_s,
+                rows_affected=rows_affected,
+                error=error,
+                context=self._shown.get_span_context(),
+                environment=self._signals.environment,
+            )
         finally:
             if self._span is not None:
                 ended_at = self._started_at + timedelta(seconds=max(0.0, duration_s))
@@ -152,27 +161,45 @@ class MigrationSpan:
             set_failed(self._span, _error_type(error))
             self._span.set_attributes(storable({names.DB_STATUS_CODE: error.sqlstate}))
 
-    def _measure(self, duration_s: float, error: ErrorInfo | None) -> None:
-        about = {
-            names.MIGRATION_DIRECTION: self._direction.value,
-            names.ERROR_TYPE: _error_type(error) if error else None,
-        }
-        self._signals.metrics.measure(names.MIGRATION_DURATION, duration_s, about, self._shown)
 
-    def _log(self, duration_s: float, rows_affected: int | None, error: ErrorInfo | None) -> None:
-        done = names.LOG_APPLIED if self._direction is Direction.UP else names.LOG_ROLLED_BACK
-        fields: dict[str, object] = {
-            "migration_version": self._ref.version,
-            "migration_name": self._ref.name,
-            "environment": self._signals.environment,
-            "direction": self._direction.value,
-            "duration_ms": milliseconds(duration_s),
-            "rows_affected": rows_affected,
-            "error_type": _error_type(error) if error else None,
-            "sqlstate": error.sqlstate if error else None,
-        }
-        spec = done if error is None else names.LOG_MIGRATION_FAILED
-        self._signals.logs.emit(spec, self._shown.get_span_context(), fields)
+def tell_migration(
+    signals: Signals,
+    ref: MigrationRef,
+    direction: Direction,
+    *,
+    duration_s: float | None,
+    rows_affected: int | None,
+    error: ErrorInfo | None,
+    context: SpanContext,
+    environment: str | None,
+    correlation_id: str | None = None,
+) -> None:
+    """One line that says how a migration ended."""
+    done = names.LOG_APPLIED if direction is Direction.UP else names.LOG_ROLLED_BACK
+    fields: dict[str, object] = {
+        "correlation_id": correlation_id,
+        "migration_version": ref.version,
+        "migration_name": ref.name,
+        "environment": environment,
+        "direction": direction.value,
+        "duration_ms": None if duration_s is None else milliseconds(duration_s),
+        "rows_affected": rows_affected,
+        "error_type": _error_type(error) if error else None,
+        "sqlstate": error.sqlstate if error else None,
+    }
+    spec = done if error is None else names.LOG_MIGRATION_FAILED
+    signals.logs.emit(spec, context, fields)
+
+
+def measure_migration(
+    signals: Signals, direction: Direction, duration_s: float, error: ErrorInfo | None, span: Span
+) -> None:
+    """Count a migration that ended, by how long it took."""
+    about = {
+        names.MIGRATION_DIRECTION: direction.value,
+        names.ERROR_TYPE: _error_type(error) if error else None,
+    }
+    signals.metrics.measure(names.MIGRATION_DURATION, duration_s, about, span)
 
 
 def _error_type(error: ErrorInfo) -> str:

@@ -9,6 +9,8 @@ def clean(value: object) -> object:
     One lone surrogate (a file name that is not UTF-8) would fail a whole OTLP batch.
     """
     if isinstance(value, str):
+        if value.isascii():
+            return value
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, list | tuple):
         return [clean(item) for item in value]

@@ -1,0 +1,111 @@
+"""The other side of a benchmark, in a process of its own: a receiver, or an OTLP collector.
+
+``python peers.py receiver`` and ``python peers.py collector`` print their address and serve
+until their standard input ends. ``GET /`` tells what has arrived, and forgets it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confiture_webhooks import otlp
+from confiture_webhooks.receiver_server import Answer, Incoming, LoopbackServer
+
+COLLECTED = {"/v1/traces": otlp.spans, "/v1/logs": otlp.log_records}
+
+
+class Counter:
+    """Counts requests, and notes when the first and the last came and whether ids repeat."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._times: list[float] = []
+        self._ids: list[str] = []
+
+    def answer(self, request: Incoming) -> Answer:
+        """200 to everything."""
+        with self._lock:
+            if request.method != "GET":
+                self._times.append(time.monotonic())
+                self._ids.append(request.headers.get("webhook-id", ""))
+                return Answer()
+            took = self._times[-1] - self._times[0] if self._times else 0.0
+            told = {
+                "count": len(self._times),
+                "seconds": took,
+                "distinct": len(set(self._ids)),
+                "is_in_order": self._ids == sorted(self._ids),
+            }
+            self._forget()
+        return Answer(body=json.dumps(told).encode())
+
+
+class Collector:
+    """Keeps what OTLP requests hold as they came; decodes it when asked, not while they come."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: list[Incoming] = []
+
+    def answer(self, request: Incoming) -> Answer:
+        """An empty success to everything."""
+        with self._lock:
+            if request.method != "GET":
+                self._kept.append(request)
+                return Answer(headers={"Content-Type": "application/x-protobuf"})
+            kept, self._kept = self._kept, []
+        told = {"/v1/traces": 0, "/v1/logs": 0, "/v1/metrics": 0}
+        for one in kept:
+            zipped = one.headers.get("Content-Encoding") == "gzip"
+            content = gzip.decompress(one.body) if zipped else one.body
+            told[one.path] += len(COLLECTED[one.path](content)) if one.path in COLLECTED else 1
+        return Answer(body=json.dumps(told).encode())
+
+
+class Peer:
+    """A peer's address, and what it tells."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def told(self) -> dict[str, Any]:
+        """What has arrived since the last time."""
+        with urllib.request.urlopen(self.url, timeout=60) as answer:
+            return dict(json.load(answer))
+
+
+@contextmanager
+def peer(kind: str) -> Iterator[Peer]:
+    """A receiver or a collector in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).resolve()), kind],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield Peer(process.stdout.readline().strip())
+    finally:
+        process.communicate(timeout=10)
+
+
+if __name__ == "__main__":
+    handler = {"receiver": Counter, "collector": Collector}[sys.argv[1]]()
+    server = LoopbackServer(handler.answer)
+    print(server.url, flush=True)
+    sys.stdin.read()
+    server.close()

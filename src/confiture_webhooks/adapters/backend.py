@@ -1,0 +1,123 @@
+"""Where a migration is about to run: what its own connection tells before its transaction."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql as pgsql
+from psycopg.pq import TransactionStatus
+
+from ..event import Database
+from ..migration import Backend
+from ..outbox import NO_ROW
+
+DEFAULT_PORT = 5432
+LOCK_NAMESPACE = 1751936052
+"""The first key of every migration lock, ``MigrationLock.DEFAULT_LOCK_NAMESPACE``."""
+
+IDENTITY = (
+    "SELECT system_identifier || '/' || database.oid, timeline_id "
+    "FROM pg_catalog.pg_control_system(), pg_catalog.pg_control_checkpoint(), "
+    "pg_catalog.pg_database AS database WHERE datname = current_database()"
+)
+_PROCESS = (
+    "SELECT current_schema(), pg_backend_pid(), "
+    "(SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_backend_pid())"
+)
+_TABLE = (
+    "SELECT nspname, relname, pg_class.oid FROM pg_catalog.pg_class "
+    "JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace "
+    "WHERE pg_class.oid = to_regclass(%s)"
+)
+_LOCK = (
+    "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted "
+    "AND classid = %s AND pid = pg_backend_pid())"
+)
+_ROW = "SELECT clock_timestamp(), (SELECT id::text FROM {} WHERE version = %s)"
+
+
+class _Process(NamedTuple):
+    """The server process behind a connection."""
+
+    schema: str | None
+    pid: int | None
+    started_at: datetime | None
+
+
+def backend_of(engine: Any) -> Backend:
+    """What is known of *engine*'s server process and ledger, the same for all its migrations.
+
+    To be asked under the migration lock, if the run takes it.
+    """
+    connection, table = engine.connection, str(engine.migration_table)
+    info = connection.info
+    process = _Process(*(_asked(connection, _PROCESS) or (None, None, None)))
+    identity, timeline = _asked(connection, IDENTITY) or (None, None)
+    found = _asked(connection, _TABLE, (quoted(table),))
+    locked = _asked(connection, _LOCK, (LOCK_NAMESPACE,))
+    # A pooler answers with a pid of its own making, and gives each transaction another process.
+    is_direct = process.pid == info.backend_pid
+    return Backend(
+        database=Database(
+            host=info.host or None,
+            port=info.port or None,
+            name=info.dbname or None,
+            schema=process.schema,
+        ),
+        ledger_table=f"{found[0]}.{found[1]}" if found else table,
+        database_url=masked_url(info),
+        pid=process.pid if is_direct else None,
+        started_at=process.started_at if is_direct else None,
+        identity=identity,
+        timeline=timeline,
+        ledger_oid=found[2] if found else None,
+        has_lock=bool(locked and locked[0]),
+    )
+
+
+def masked_url(info: Any) -> str:
+    """The connection's URL with ``***`` for a password, and no port when it is PostgreSQL's own."""
+    host, user = quote(info.host or "", safe=":"), quote(info.user or "", safe="")
+    host = f"[{host}]" if ":" in host else host
+    port = f":{info.port}" if info.port and info.port != DEFAULT_PORT else ""
+    password = ":***" if info.password else ""
+    return f"postgresql://{user}{password}@{host}{port}/{quote(info.dbname or '', safe='')}"
+
+
+def before(backend: Backend, engine: Any, version: str) -> Backend:
+    """*backend* with what its ledger says of *version* now."""
+    row = _asked(engine.connection, pgsql.SQL(_ROW).format(table(backend.ledger_table)), (version,))
+    return replace(
+        backend,
+        ledger_read_at=row[0] if row else None,
+        ledger_before=(row[1] or NO_ROW) if row else None,
+    )
+
+
+def table(name: str) -> pgsql.Identifier:
+    """The ledger's *name*, with its schema or without, as an identifier."""
+    schema, _, bare = name.rpartition(".")
+    return pgsql.Identifier(*filter(None, (schema, bare)))
+
+
+def quoted(name: str) -> str:
+    """The ledger's *name* as text that PostgreSQL reads as an identifier."""
+    return table(name).as_string(None)
+
+
+def _asked(connection: Any, query: Any, values: tuple[object, ...] = ()) -> Any:
+    """The row that answers *query*, ``None`` when refused; the transaction stays as it was."""
+    if connection.info.transaction_status not in (
+        TransactionStatus.IDLE,
+        TransactionStatus.INTRANS,
+    ):
+        return None
+    with suppress(psycopg.Error), connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(query, values)
+        return cursor.fetchone()
+    return None

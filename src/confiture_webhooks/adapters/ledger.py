@@ -1,0 +1,188 @@
+"""The questions that settle a migration, asked of the server over a connection of our own.
+
+Never over the migration's, and each within a few seconds: a database that is gone, or a table
+that somebody keeps locked, is no answer and costs no more than that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import conninfo
+from psycopg import sql as pgsql
+
+from ..config_file import expand
+from ..outbox import Intent
+from ..settlement import Known, LedgerRow
+from .backend import IDENTITY, LOCK_NAMESPACE, quoted, table
+
+TIMEOUT_S = 3
+_BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
+_STATE = "SELECT state FROM pg_catalog.pg_stat_activity WHERE pid = %s"
+_STANDBY = "SELECT pg_is_in_recovery()"
+_PIDS = (
+    "SELECT pid, backend_start FROM pg_catalog.pg_stat_activity "
+    "WHERE pid = ANY(%s) AND datname = current_database()"
+)
+_LOCKS = (
+    "SELECT pid FROM pg_catalog.pg_locks JOIN pg_catalog.pg_database ON oid = database "
+    "WHERE locktype = 'advisory' AND granted AND classid = %s AND datname = current_database()"
+)
+_HAS = "SELECT 1 FROM {} WHERE version = %s"
+_ROW = "SELECT id::text, applied_at, execution_time_ms FROM {} WHERE version = %s"
+_OID = "SELECT to_regclass(%s)::oid"
+_NO_ANSWER = (psycopg.OperationalError, psycopg.InterfaceError)
+
+
+class Ledger:
+    """The host's table of applied migrations, and what the server says of its backends."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = conninfo.make_conninfo(
+            dsn, connect_timeout=str(TIMEOUT_S), application_name="confiture-webhooks"
+        )
+
+    @classmethod
+    def beside(cls, connection: Any) -> Ledger:
+        """Over the same address as *connection*, which must be alive: later libpq keeps it."""
+        info = connection.info
+        password = {"password": info.password} if info.password else {}
+        return cls(conninfo.make_conninfo(**info.get_parameters(), **password))
+
+    def __repr__(self) -> str:
+        return "Ledger()"
+
+    def has(self, ledger_table: str, version: str, pid: int | None) -> bool | None:
+        """Whether *version* is recorded; ``None`` when nobody can say in time.
+
+        A server process *pid* that is still at work may be inside its COMMIT: it is waited for.
+        """
+        try:
+            with self._connected() as connection:
+                if not _is_at_rest(connection, pid):
+                    return None
+                query = pgsql.SQL(_HAS).format(table(ledger_table))
+                with _asking(connection):
+                    return connection.execute(query, (version,)).fetchone() is not None
+        except psycopg.Error:
+            return None
+
+    def ask(self, intents: Sequence[Intent]) -> Mapping[str, Known]:
+        """What the server says of each of *intents*, by event id; none when it does not answer."""
+        try:
+            with self._connected() as connection, _asking(connection):
+                return _known(connection, intents)
+        except psycopg.Error:
+            return {}
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        connection = psycopg.connect(self._dsn, autocommit=True, prepare_threshold=None)
+        # Not as the role or the database may have it: an older snapshot would miss a COMMIT.
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        connection.read_only = True
+        return connection
+
+
+@contextmanager
+def _asking(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """A short transaction whose statements are bounded, also where a pooler forbids options."""
+    with connection.transaction():
+        connection.execute(_BOUND)
+        yield
+
+
+def project_ledger(config_file: Path | None, environ: Mapping[str, str]) -> Ledger | None:
+    """The ledger of the database that Confiture would use here; ``None``: no database is named.
+
+    *config_file* is the environment file, ``None`` where the address comes from a variable.
+    """
+    from confiture.core.connection import dsn_from_config, load_config  # noqa: PLC0415
+
+    if config_file is None:
+        dsn = environ.get("CONFITURE_DATABASE_URL") or environ.get("DATABASE_URL")
+        return Ledger(dsn) if dsn else None
+    content, findings = expand(load_config(config_file), environ)
+    if any(finding.at[0] in ("database_url", "database") for finding in findings):
+        return None
+    return Ledger(dsn_from_config(content))
+
+
+def _known(connection: psycopg.Connection[Any], intents: Sequence[Intent]) -> dict[str, Known]:
+    """The backends first: read afterwards, the ledger has whatever they committed."""
+    info = connection.info
+    is_standby = _one(connection, _STANDBY)[0]
+    identity, timeline = _identity(connection)
+    pids = [intent.backend_pid for intent in intents if intent.backend_pid is not None]
+    started = dict(connection.execute(_PIDS, (pids,)).fetchall())
+    locks = connection.execute(_LOCKS, (LOCK_NAMESPACE,)).fetchall()
+    known = {}
+    for intent in intents:
+        is_read, oid, row = _row(connection, intent)
+        known[intent.event_id] = Known(
+            identity=identity,
+            timeline=timeline,
+            database_host=info.host or None,
+            database_port=info.port or None,
+            database_name=info.dbname or None,
+            is_standby=is_standby,
+            has_pid=intent.backend_pid in started,
+            pid_started_at=started.get(intent.backend_pid),
+            lock_holders=frozenset(pid for (pid,) in locks),
+            is_ledger_read=is_read,
+            ledger_oid=oid,
+            row=row,
+        )
+    return known
+
+
+def _identity(connection: psycopg.Connection[Any]) -> tuple[str | None, int | None]:
+    try:
+        with connection.transaction():
+            identity, timeline = _one(connection, IDENTITY)
+    except _NO_ANSWER:
+        raise
+    except psycopg.Error:
+        return None, None
+    return identity, timeline
+
+
+def _row(
+    connection: psycopg.Connection[Any], intent: Intent
+) -> tuple[bool, int | None, LedgerRow | None]:
+    """Whether the ledger can be read, which table it is, and its row of the intent's version."""
+    query = pgsql.SQL(_ROW).format(table(intent.ledger_table))
+    try:
+        with connection.transaction():
+            oid = _one(connection, _OID, (quoted(intent.ledger_table),))[0]
+            found = connection.execute(query, (intent.migration.version,)).fetchone()
+    except _NO_ANSWER:
+        raise
+    except psycopg.Error:
+        return False, None, None
+    row = LedgerRow(id=found[0], applied_at=found[1], execution_time_ms=found[2]) if found else None
+    return True, oid, row
+
+
+def _one(connection: psycopg.Connection[Any], query: Any, values: tuple[object, ...] = ()) -> Any:
+    """The one row that answers *query*."""
+    row = connection.execute(query, values).fetchone()
+    assert row is not None
+    return row
+
+
+def _is_at_rest(connection: psycopg.Connection[Any], pid: int | None) -> bool:
+    """Wait until the migration's server process is gone or idle; ``False``: it never was."""
+    until = time.monotonic() + TIMEOUT_S
+    while True:
+        with _asking(connection):
+            row = connection.execute(_STATE, (pid,)).fetchone()
+        if row is None or str(row[0]).startswith("idle"):
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)

@@ -1,0 +1,216 @@
+"""The rule that settles an intent: how a migration ended whose run was killed.
+
+First, whether it can be told at all; then, whether the migration is over; then what the ledger
+says. The first row that fits decides.
+
+| what is known | verdict |
+|---|---|
+| the database does not answer, or the server is a standby | unsettled |
+| it is another database, or a restored or failed-over one (its timeline is another) | unsettled |
+| the backend lives: its pid, with its start | open |
+| its pid is gone, belongs to another start or works in another database | over |
+| its start cannot be seen, but it held the migration lock: the pid still holds it | open |
+| … and the pid does not hold it | over |
+| it cannot be seen (a pooler, no lock): somebody holds the lock, or it is not a day old | open |
+| … and nobody holds the lock, and it is older | over |
+
+| over, direction, the ledger before | the ledger now | verdict |
+|---|---|---|
+| any | cannot be read, or is a table made since | unsettled |
+| up, no row | no row | not committed |
+| up, no row | a row that began at most a minute after | committed |
+| up, no row | a row that began later: another run's | unsettled |
+| up, a row (a forced re-application writes none) | any | unsettled |
+| up, not known | no row | not committed |
+| down, a row | no row | committed |
+| down, a row | that row | not committed |
+| down, a row | another row: applied again since | unsettled |
+| down, no row (the host refuses) | any | not committed |
+| any, not known | otherwise | unsettled |
+
+Pure: whoever asks the server asks first for the backend, then for the ledger. The other way
+round, a COMMIT in between would be missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from .event import Database, Direction, ErrorInfo, Event, outcome_event
+from .outbox import NO_ROW, Intent
+
+INTERRUPTED = ErrorInfo(
+    type="Interrupted", message="the run ended before this migration did, and it did not commit"
+)
+UNSEEN_FOR = timedelta(days=1)
+"""So old, and no migration lock held: a backend that nobody can see is taken to be gone."""
+LATE = timedelta(minutes=1)
+"""A ledger row that began later than this after its intent is another run's."""
+
+
+class Ending(StrEnum):
+    """What is known of how an intent's migration ended."""
+
+    OPEN = "open"
+    COMMITTED = "committed"
+    NOT_COMMITTED = "not_committed"
+    UNSETTLED = "unsettled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    """The ledger's row of a version."""
+
+    id: str
+    applied_at: datetime
+    execution_time_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a server says of one intent. What it would not say is ``None``."""
+
+    identity: str | None
+    timeline: int | None
+    database_host: str | None
+    database_port: int | None
+    database_name: str | None
+    is_standby: bool = False
+    has_pid: bool = False
+    """Whether a backend has the intent's pid, in the intent's database."""
+    pid_started_at: datetime | None = None
+    lock_holders: AbstractSet[int] = frozenset()
+    """The pids that hold the migration lock of the database."""
+    is_ledger_read: bool = True
+    ledger_oid: int | None = None
+    row: LedgerRow | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """How a migration ended, why that is said, and the ledger's row when it committed."""
+
+    ending: Ending
+    reason: str
+    row: LedgerRow | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether an event follows from it."""
+        return self.ending in (Ending.COMMITTED, Ending.NOT_COMMITTED)
+
+
+def judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
+    """How the migration of *intent* ended; ``None`` for *known*: the database did not answer."""
+    if known is None:
+        return _unsettled("its database does not answer")
+    if stranger := _not_its_database(intent, known):
+        return _unsettled(stranger)
+    if under_way := _still_open(intent, known, now):
+        return Verdict(ending=Ending.OPEN, reason=under_way)
+    if not known.is_ledger_read:
+        return _unsettled("the ledger cannot be read")
+    if intent.ledger_oid is not None and known.ledger_oid != intent.ledger_oid:
+        return _unsettled("the ledger was made anew since")
+    judge_row = _judge_up if intent.direction is Direction.UP else _judge_down
+    return judge_row(intent, known.row)
+
+
+def settled_event(intent: Intent, verdict: Verdict, now: datetime) -> Event:
+    """The event that *verdict*, a settled one, makes of *intent*: under the intent's own id."""
+    is_success = verdict.ending is Ending.COMMITTED
+    row = verdict.row
+    duration_ms = row.execution_time_ms if row is not None else None
+    duration = None if duration_ms is None else timedelta(milliseconds=duration_ms)
+    return Event(
+        id=intent.event_id,
+        type=outcome_event(intent.direction, is_success=is_success),
+        occurred_at=row.applied_at if row is not None else now,
+        trace_id=intent.correlation_id,
+        environment=intent.environment,
+        database=Database(
+            host=intent.database_host,
+            port=intent.database_port,
+            name=intent.database_name,
+            schema=intent.database_schema,
+        ),
+        direction=intent.direction,
+        migration=intent.migration,
+        started_at=intent.staged_at,
+        ended_at=intent.staged_at + duration if duration is not None else None,
+        duration_s=duration.total_seconds() if duration is not None else None,
+        error=None if is_success else INTERRUPTED,
+    )
+
+
+def _unsettled(reason: str) -> Verdict:
+    return Verdict(ending=Ending.UNSETTLED, reason=reason)
+
+
+def _not_its_database(intent: Intent, known: Known) -> str | None:
+    """Why what the server says is not about the database of *intent*; ``None``: it is."""
+    if known.is_standby:
+        return "the server that answers is a standby"
+    if intent.database_identity is not None or known.identity is not None:
+        is_same = intent.database_identity == known.identity
+    else:  # the role may not ask
+        address = (known.database_host, known.database_port, known.database_name)
+        is_same = address == (intent.database_host, intent.database_port, intent.database_name)
+    if not is_same:
+        return "it ran in another database than the one that answers"
+    if intent.timeline != known.timeline:
+        return "its database was restored or failed over since"
+    return None
+
+
+def _still_open(intent: Intent, known: Known, now: datetime) -> str | None:
+    """Why the migration may still be under way; ``None``: it is over."""
+    pid, started_at = intent.backend_pid, intent.backend_started_at
+    if pid is not None:
+        if not known.has_pid:
+            return None
+        if started_at is not None and known.pid_started_at is not None:
+            return "it is under way" if known.pid_started_at == started_at else None
+        if intent.has_lock:
+            is_holding = pid in known.lock_holders
+            return "its process holds the migration lock" if is_holding else None
+    if known.lock_holders:
+        return "its process cannot be seen, and somebody holds the migration lock"
+    if now - intent.staged_at < UNSEEN_FOR:
+        return "its process cannot be seen, and it began less than a day ago"
+    return None
+
+
+def _judge_up(intent: Intent, row: LedgerRow | None) -> Verdict:
+    if intent.ledger_before not in (None, NO_ROW):
+        return _unsettled("it was applied before, and a second application leaves no trace")
+    if row is None:
+        return Verdict(ending=Ending.NOT_COMMITTED, reason="the ledger does not have it")
+    if intent.ledger_before is None or intent.ledger_read_at is None:
+        return _unsettled("what the ledger had before it is not known")
+    if _began_at(row) > intent.ledger_read_at + LATE:
+        return _unsettled("a later run applied it")
+    return Verdict(ending=Ending.COMMITTED, reason="the ledger has it", row=row)
+
+
+def _judge_down(intent: Intent, row: LedgerRow | None) -> Verdict:
+    if intent.ledger_before is None:
+        return _unsettled("what the ledger had before it is not known")
+    if intent.ledger_before == NO_ROW:
+        return Verdict(ending=Ending.NOT_COMMITTED, reason="there was nothing to roll back")
+    if row is None:
+        return Verdict(ending=Ending.COMMITTED, reason="the ledger has it no more")
+    if row.id == intent.ledger_before:
+        return Verdict(ending=Ending.NOT_COMMITTED, reason="the ledger still has it")
+    return _unsettled("it was applied again since")
+
+
+def _began_at(row: LedgerRow) -> datetime:
+    """At the latest, when the migration of *row* began.
+
+    ``applied_at`` is when its transaction began; of a non-transactional one, when it ended.
+    """
+    return row.applied_at - timedelta(milliseconds=row.execution_time_ms or 0)

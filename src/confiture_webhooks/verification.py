@@ -1,0 +1,262 @@
+"""``verify``: from a request to its event, or one answer whatever the cause.
+
+Source of the signature with a time: Standard Webhooks 1.0.0.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from .errors import ConfigError, Fault, SignatureError
+from .event import Database, Direction, ErrorInfo, EventType, MigrationRef
+from .signature import body_signature, signing_key
+
+DEFAULT_TOLERANCE = timedelta(minutes=5)
+DEFAULT_MAX_BODY = 1024 * 1024
+REFUSAL = "the request is not authentic, too old, or cannot be read"
+_MAX_HEADER = 16 * 1024
+_MAX_TIMESTAMP_DIGITS = 11
+_SIGNED_HEADERS = frozenset(
+    {"webhook-id", "webhook-timestamp", "webhook-signature", "x-confiture-signature"}
+)
+_OTHER_HEADERS = frozenset({"x-correlation-id", "traceparent", "tracestate"})
+
+E = TypeVar("E", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """An authentic event. What its payload does not say, or says in another shape, is ``None``."""
+
+    id: str | None
+    """The ``webhook-id``, the same on every attempt: what to deduplicate by."""
+    type: EventType | str | None
+    """A text where this version does not know the event."""
+    sent_at: datetime | None
+    """When this attempt was signed; ``None`` with ``X-Confiture-Signature`` alone."""
+    correlation_id: str | None
+    """The run's trace id: the payload's, else the ``X-Correlation-ID`` header's."""
+    traceparent: str | None
+    """From its header, which no signature covers."""
+    tracestate: str | None = None
+    payload: dict[str, Any] = field(repr=False)
+    """What was signed, whole."""
+
+    @property
+    def occurred_at(self) -> datetime | None:
+        """When it happened."""
+        try:
+            found = datetime.fromisoformat(_text(_event_of(self.payload), "timestamp") or "")
+        except ValueError:
+            return None
+        return found if found.tzinfo else None
+
+    @property
+    def environment(self) -> str | None:
+        """Where it happened."""
+        document = _event_of(self.payload)
+        return _text(_part(document, "migration") or document, "environment")
+
+    @property
+    def direction(self) -> Direction | None:
+        """Which way the migration ran."""
+        return _member(Direction, _text(_event_of(self.payload), "direction"))
+
+    @property
+    def migration(self) -> MigrationRef | None:
+        """The migration it is about."""
+        document = _part(_event_of(self.payload), "migration")
+        version, name = _text(document, "version"), _text(document, "name")
+        if version is None or name is None:
+            return None
+        return MigrationRef(version=version, slug=name.removeprefix(f"{version}_"))
+
+    @property
+    def database(self) -> Database:
+        """The migrated database."""
+        document = _part(_event_of(self.payload), "database")
+        return Database(
+            host=_text(document, "host"),
+            name=_text(document, "name"),
+            schema=_text(document, "schema"),
+        )
+
+    @property
+    def duration_s(self) -> float | None:
+        """How long it took."""
+        found = _part(_event_of(self.payload), "execution").get("duration_seconds")
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            return None
+        return float(found) if abs(found) < timedelta.max.total_seconds() else None
+
+    @property
+    def rows_affected(self) -> int | None:
+        """How many rows the migration's own statements touched."""
+        found = _part(_event_of(self.payload), "execution").get("rows_affected")
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        """Why it failed."""
+        document = _part(_event_of(self.payload), "error")
+        kind, text = _text(document, "type"), _text(document, "message")
+        if kind is None or text is None:
+            return None
+        return ErrorInfo(
+            type=kind,
+            message=text,
+            sqlstate=_text(document, "sqlstate"),
+            detail=_text(document, "detail"),
+        )
+
+    @property
+    def migrations(self) -> tuple[Mapping[str, Any], ...]:
+        """For ``run_*`` events: one row per migration, oldest first."""
+        rows = _event_of(self.payload).get("migrations")
+        return tuple(row for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()
+
+
+def verify(
+    headers: Mapping[str, str] | Iterable[tuple[str, str]],
+    body: bytes,
+    secret: str | Sequence[str],
+    *,
+    tolerance: timedelta | None = DEFAULT_TOLERANCE,
+    now: datetime | None = None,
+    max_body: int = DEFAULT_MAX_BODY,
+    require_timestamp: bool = True,
+) -> Verified:
+    """The event in a request, or ``SignatureError``: one answer whatever the cause.
+
+    *body* is the bytes as received. Several secrets are all tried, as during a rotation.
+    The Standard Webhooks signature is checked when its header is there;
+    ``X-Confiture-Signature`` alone has no time, can be replayed for ever, and is accepted
+    only with ``require_timestamp=False``. ``tolerance=None`` accepts any time. Raises
+    ``ConfigError`` when a secret is empty or not base64 after ``whsec_``.
+
+    A second request with the same ``id`` is authentic too: senders repeat what was not
+    answered. ``Inbox`` tells the two apart.
+    """
+    secrets = (secret,) if isinstance(secret, str) else tuple(secret)
+    keys = signing_keys(secrets)
+    moment = (now or datetime.now(UTC)).astimezone(UTC)
+    try:
+        fields = _fields(headers)
+        if not isinstance(body, bytes | bytearray | memoryview) or len(body) > max_body:
+            raise SignatureError(REFUSAL)
+        content = bytes(body)
+        sent_at = None
+        if "webhook-signature" in fields or require_timestamp:
+            sent_at = _check_webhook_signature(fields, content, keys)
+            if tolerance is not None and abs(moment - sent_at) > tolerance:
+                raise SignatureError(REFUSAL)
+        else:
+            _check_body_signature(fields, content, secrets)
+        payload = json.loads(content)
+        if not isinstance(payload, dict):
+            raise SignatureError(REFUSAL)
+        return _verified(fields, payload, sent_at)
+    except Exception:  # noqa: BLE001  frameworks' headers and strangers' bodies are anything
+        raise SignatureError(REFUSAL) from None
+
+
+def signing_keys(secret: str | Sequence[str]) -> list[bytes]:
+    """The Standard Webhooks key of each secret. Raises ConfigError with what cannot be one."""
+    keys, faults = [], []
+    secrets = (secret,) if isinstance(secret, str) else tuple(secret)
+    for one in secrets:
+        try:
+            keys.append(signing_key(one))
+        except ValueError as error:
+            faults.append(Fault("secret", str(error), "Use the secret the sender signs with."))
+    if not secrets:
+        faults.append(Fault("secret", "none given", "Use the secret the sender signs with."))
+    if faults:
+        raise ConfigError(faults)
+    return keys
+
+
+def _fields(headers: Any) -> dict[str, str]:
+    """The headers that matter, by lower-case name; one that decides is refused when repeated."""
+    fields: dict[str, str] = {}
+    for name, value in headers.items() if hasattr(headers, "items") else headers:
+        if not isinstance(name, str) or not isinstance(value, str) or len(value) > _MAX_HEADER:
+            continue
+        key = name.lower()
+        if key in fields and key in _SIGNED_HEADERS:
+            raise SignatureError(REFUSAL)
+        if key in _SIGNED_HEADERS or key in _OTHER_HEADERS:
+            fields.setdefault(key, value)
+    return fields
+
+
+def _check_webhook_signature(
+    fields: Mapping[str, str], body: bytes, keys: Sequence[bytes]
+) -> datetime:
+    """The time that one of *keys* signed with the id and *body*."""
+    event_id, timestamp = fields["webhook-id"], fields["webhook-timestamp"]
+    if not (timestamp.isascii() and timestamp.isdigit() and event_id):
+        raise SignatureError(REFUSAL)
+    if len(timestamp) > _MAX_TIMESTAMP_DIGITS:
+        raise SignatureError(REFUSAL)
+    signed = f"{event_id}.{timestamp}.".encode() + body
+    expected = [b"v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)) for key in keys]
+    candidates = [text.encode() for text in fields["webhook-signature"].split(" ")]
+    _check_any_equal(expected, candidates)
+    return datetime.fromtimestamp(int(timestamp), UTC)
+
+
+def _check_body_signature(fields: Mapping[str, str], body: bytes, secrets: Sequence[str]) -> None:
+    expected = [body_signature(secret, body).encode() for secret in secrets]
+    _check_any_equal(expected, [fields["x-confiture-signature"].strip().encode()])
+
+
+def _check_any_equal(expected: Iterable[bytes], candidates: Sequence[bytes]) -> None:
+    # Every pair is compared, so that the time taken does not tell which one matched.
+    matches = [hmac.compare_digest(one, other) for one in expected for other in candidates]
+    if not any(matches):
+        raise SignatureError(REFUSAL)
+
+
+def _verified(
+    fields: Mapping[str, str], payload: dict[str, Any], sent_at: datetime | None
+) -> Verified:
+    document = _event_of(payload)
+    kind = _text(document, "event_type")
+    return Verified(
+        id=_text(document, "event_id") if sent_at is None else fields["webhook-id"],
+        type=_member(EventType, kind) or kind,
+        sent_at=sent_at,
+        correlation_id=_text(document, "trace_id") or fields.get("x-correlation-id"),
+        traceparent=fields.get("traceparent"),
+        tracestate=fields.get("tracestate"),
+        payload=payload,
+    )
+
+
+def _event_of(payload: dict[str, Any]) -> dict[str, Any]:
+    """The event in *payload*: itself, or the data of a CloudEvent."""
+    data = payload.get("data") if "specversion" in payload else None
+    return data if isinstance(data, dict) else payload
+
+
+def _part(document: dict[str, Any], key: str) -> dict[str, Any]:
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(document: dict[str, Any], key: str) -> str | None:
+    value = document.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _member(kind: type[E], value: str | None) -> E | None:
+    return kind(value) if value in [member.value for member in kind] else None

@@ -1,0 +1,257 @@
+"""``confiture webhooks deliver`` on an outbox that others fill: once, and as a worker."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import sys
+import time
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from confiture_webhooks.adapters.sqlite import SqliteOutbox
+from confiture_webhooks.delivery import State
+from confiture_webhooks.receiver import LocalReceiver
+from confiture_webhooks.receiver_server import Answer
+from project import Project
+from samples import TRACE_ID, delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BOUND_S = 30
+"""Only a hang would make anything here take this long."""
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Project]:
+    """A project whose database nobody needs: a worker never talks to it."""
+    project = Project(tmp_path / "project", "postgresql://nobody@127.0.0.1:1/none")
+    yield project
+    project.close()
+
+
+def configured(project: Project, *urls: str, **settings: Any) -> None:
+    """One endpoint for each of *urls*, called a, b, …"""
+    endpoints = [
+        {"name": name, "url": url, **settings} for name, url in zip("abcdef", urls, strict=False)
+    ]
+    project.environment_file(webhooks={"endpoints": endpoints})
+
+
+def database(project: Project) -> Path:
+    return project.path / ".confiture" / "webhooks.db"
+
+
+def release(project: Project, *numbers: int, endpoint: str = "a", **facts: Any) -> None:
+    """What a run of another process would leave in the project's outbox."""
+    with closing(SqliteOutbox(database(project))) as outbox:
+        for number in numbers:
+            one = delivery(
+                id=f"dlv_{endpoint}_{number}",
+                event_id=f"evt_{endpoint}_{number:04d}",
+                endpoint=endpoint,
+                created_at=datetime.now(UTC),
+            )
+            outbox.release(one.event_id, [one])
+
+
+def states(project: Project) -> list[State]:
+    with closing(SqliteOutbox(database(project))) as outbox:
+        return sorted(row.state for row in outbox.deliveries(limit=1000))
+
+
+def eventually(is_true: Callable[[], object]) -> None:
+    """*is_true* becomes so before a hang would end."""
+    deadline = time.monotonic() + BOUND_S
+    while not is_true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert is_true()
+
+
+def ids(receiver: LocalReceiver) -> list[str]:
+    return [request.headers["webhook-id"] for request in receiver.requests]
+
+
+def test_one_pass_makes_all_that_is_due_in_order(outside: Project, receiver: Any) -> None:
+    """A hundred waiting deliveries go out in the order of their release, each once; exit 0."""
+    configured(outside, receiver.url)
+    release(outside, *range(100))
+    done = outside.confiture("webhooks", "deliver", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["ok"], told["delivered"], told["left"]) == (True, 100, 0)
+    assert ids(receiver) == [f"evt_a_{number:04d}" for number in range(100)]
+
+
+def test_a_failure_is_told_though_the_next_delivery_succeeds(outside: Project) -> None:
+    """When one of several fails, deliver exits 1 and names the endpoint; the others are made."""
+    with LocalReceiver(answers=[503]) as receiver:
+        configured(outside, receiver.url)
+        release(outside, 1, 2, 3)
+        done = outside.confiture("webhooks", "deliver")
+    assert done.returncode == 1
+    assert "2 delivered, 0 given up, 1 left for later; a: 503" in done.stderr
+
+
+def test_an_endpoint_that_keeps_failing_does_not_spend_the_others_time(outside: Project) -> None:
+    """While one endpoint refuses all, it gets a few attempts and the other gets everything."""
+    with LocalReceiver(answers=[500] * 1000) as broken, LocalReceiver() as well:
+        configured(outside, broken.url, well.url)
+        release(outside, *range(50), endpoint="a")
+        release(outside, *range(50), endpoint="b")
+        assert outside.confiture("webhooks", "deliver").returncode == 1
+        assert len(well.requests) == 50
+        assert len(broken.requests) == 5
+
+
+def test_two_workers_share_what_is_due(outside: Project, receiver: Any) -> None:
+    """Two passes at once make every delivery once."""
+    configured(outside, receiver.url)
+    release(outside, *range(150))
+    both = [outside.spawn("webhooks", "deliver") for _ in range(2)]
+    assert [process.wait(BOUND_S) for process in both] == [0, 0]
+    assert sorted(ids(receiver)) == [f"evt_a_{number:04d}" for number in range(150)]
+
+
+def test_an_outbox_that_cannot_be_used_is_an_error(outside: Project, receiver: Any) -> None:
+    """A worker and a check do not go on in memory: the file's fault is said, and exit is 1."""
+    configured(outside, receiver.url)
+    database(outside).parent.mkdir()
+    database(outside).write_bytes(b"not a database" * 500)
+    for command in ("deliver", "list", "status"):
+        done = outside.confiture("webhooks", command)
+        assert done.returncode == 1
+        assert "damaged" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_memory_has_nothing_for_a_worker(outside: Project, receiver: Any) -> None:
+    """With the outbox in memory, a worker refuses instead of waiting for ever."""
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_OUTBOX": "memory"}
+    done = outside.confiture("webhooks", "deliver", "--watch", env=env)
+    assert done.returncode == 1
+    assert "gone with its run" in done.stderr
+
+
+def test_a_worker_sees_what_others_release(outside: Project, receiver: Any) -> None:
+    """deliver --watch makes what is released while it runs, and ends with exit 0 on SIGINT."""
+    configured(outside, receiver.url)
+    worker = outside.spawn("webhooks", "deliver", "--watch")
+    eventually(database(outside).exists)
+    for number in range(3):
+        release(outside, number)
+        eventually(lambda number=number: len(receiver.requests) == number + 1)
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(BOUND_S) == 0
+
+
+def test_sigterm_finishes_what_is_in_hand_and_gives_the_rest_back(
+    outside: Project, collector: Any
+) -> None:
+    """On SIGTERM the attempt under way is made and recorded, nothing stays claimed, exit 0."""
+    answers = [Answer()] * 6 + [Answer(delay_s=2.0)] * 100
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    with LocalReceiver(answers=answers) as receiver:
+        configured(outside, receiver.url)
+        release(outside, *range(20))
+        worker = outside.spawn("webhooks", "deliver", "--watch", env=env)
+        eventually(lambda: len(receiver.requests) == 7)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(BOUND_S) == 0
+        assert len(receiver.requests) == 7
+    assert states(outside) == [State.DELIVERED] * 7 + [State.PENDING] * 13
+    spans = [span for span in collector.spans if span.name == "deliver webhook a"]
+    assert [span.attributes["confiture.webhook.outcome"] for span in spans] == ["delivered"] * 7
+
+
+def test_a_killed_workers_delivery_is_made_again_after_its_lease(outside: Project) -> None:
+    """SIGKILL in mid-attempt loses nothing: once the lease is over the same event goes out."""
+    with LocalReceiver(answers=["hang"]) as receiver:
+        configured(outside, receiver.url)
+        release(outside, 1)
+        worker = outside.spawn("webhooks", "deliver", "--watch")
+        eventually(lambda: len(receiver.requests) == 1)
+        worker.kill()
+        worker.wait(BOUND_S)
+        assert outside.confiture("webhooks", "deliver").returncode == 0
+        assert states(outside) == [State.IN_FLIGHT]  # its lease is not over
+        past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat(timespec="microseconds")
+        with closing(sqlite3.connect(database(outside))) as connection, connection:
+            (wakes_at,) = connection.execute("SELECT wakes_at FROM deliveries").fetchone()
+            connection.execute("UPDATE deliveries SET wakes_at = ?", (past,))
+        assert datetime.fromisoformat(wakes_at) - datetime.now(UTC) < timedelta(seconds=41)
+        assert outside.confiture("webhooks", "deliver").returncode == 0
+        assert ids(receiver) == ["evt_a_0001"] * 2
+    assert states(outside) == [State.DELIVERED]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_an_idle_worker_costs_next_to_nothing(outside: Project, receiver: Any) -> None:
+    """Over seconds with nothing to do, a worker with six endpoints uses a few percent of a core."""
+    configured(outside, *[receiver.url] * 6)
+    release(outside, 1)
+    worker = outside.spawn("webhooks", "deliver", "--watch")
+    eventually(lambda: receiver.requests)
+    time.sleep(1.0)
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    time.sleep(5.0)
+    assert ticks() - before < 50  # hundredths of a second in 5 s
+    worker.terminate()
+    assert worker.wait(BOUND_S) == 0
+
+
+def test_a_workers_telemetry_is_true(outside: Project, receiver: Any, collector: Any) -> None:
+    """Deliveries continue their trace as CONSUMER and link to the pass; lag and size are true."""
+    configured(outside, receiver.url, receiver.url)
+    release(outside, 1, 2)
+    with closing(SqliteOutbox(database(outside))) as outbox:
+        made_at = min(row.delivery.created_at for row in outbox.deliveries())
+        old = delivery(
+            id="dlv_old",
+            event_id="evt_old",
+            endpoint="a",
+            created_at=datetime.now(UTC) - timedelta(days=2),
+        )
+        outbox.release("evt_old", [old])
+        unknown = delivery(id="dlv_x", event_id="evt_x", endpoint="x", created_at=made_at)
+        outbox.release("evt_x", [unknown])
+    time.sleep(1.1)
+    done = outside.confiture(
+        "webhooks", "deliver", env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    )
+    assert done.returncode == 0, done.stderr
+    (one_pass,) = [span for span in collector.spans if span.name == "drain webhook outbox"]
+    assert (one_pass.parent_id, one_pass.attributes["confiture.webhook.claimed"]) == (None, 3)
+    spans = {
+        span.attributes["confiture.webhook.delivery_id"]: span
+        for span in collector.spans
+        if span.name == "deliver webhook a"
+    }
+    assert {span.kind for span in spans.values()} == {"CONSUMER"}
+    near, far = spans["dlv_a_1"], spans["dlv_old"]
+    assert (near.trace_id, near.parent_id) == (TRACE_ID, "00f067aa0ba902b7")
+    assert [link.span_id for link in near.links] == [one_pass.span_id]
+    assert (far.trace_id, far.parent_id) == (one_pass.trace_id, one_pass.span_id)
+    assert [link.trace_id for link in far.links] == [TRACE_ID]
+    lag = next(m for m in collector.metrics if m.name == "confiture.webhook.delivery.lag")
+    assert lag.count == 3
+    assert 2 * 86400 + 2 < lag.sum < 2 * 86400 + 2 * BOUND_S
+    sizes = {
+        point.attributes["confiture.webhook.state"]: point.value
+        for point in collector.metrics
+        if point.name == "confiture.webhook.outbox.size"
+    }
+    assert sizes == {"pending": 1, "dead_letter": 0}
+    oldest = [m for m in collector.metrics if m.name.endswith("outbox.oldest_timestamp")]
+    assert oldest[-1].value == pytest.approx(made_at.timestamp(), abs=0.001)

@@ -1,0 +1,191 @@
+"""What operators see: frames and questions on a terminal, plain columns and refusals in a pipe."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from confiture_webhooks.adapters.sqlite import SqliteOutbox
+from confiture_webhooks.delivery import Decision, Outcome
+from confiture_webhooks.receiver import LocalReceiver
+from confiture_webhooks.receiver_server import Answer
+from project import Project
+from samples import TRACE_ID, attempt, delivery
+from terminal import on_terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOW = datetime.now(UTC)
+
+
+def put(outbox: SqliteOutbox, number: int, outcome: Outcome, *, endpoint: str = "a") -> None:
+    """A delivery made *number* days ago whose only attempt led to *outcome*."""
+    made_at = NOW - timedelta(days=number)
+    one = delivery(
+        id=f"dlv_{number}", event_id=f"evt_{number}", endpoint=endpoint, created_at=made_at
+    )
+    outbox.release(one.event_id, [one])
+    (claim,) = outbox.claim(endpoint, now=NOW, lease=timedelta(seconds=40))
+    outbox.record(claim, attempt(status_code=503), Decision(outcome=outcome))
+
+
+@pytest.fixture
+def operated(tmp_path: Path) -> Iterator[Project]:
+    """A project with endpoints a and b; three deliveries are dead, one is delivered."""
+    project = Project(tmp_path / "project", "postgresql://nobody@127.0.0.1:1/none")
+    urls = {name: f"http://127.0.0.1:1/{name}" for name in "ab"}
+    project.environment_file(
+        webhooks={"endpoints": [{"name": name, "url": url} for name, url in urls.items()]}
+    )
+    with closing(SqliteOutbox(project.path / ".confiture" / "webhooks.db")) as outbox:
+        put(outbox, 3, Outcome.DEAD_LETTER)
+        put(outbox, 2, Outcome.DEAD_LETTER)
+        put(outbox, 1, Outcome.DEAD_LETTER, endpoint="b")
+        put(outbox, 0, Outcome.DELIVERED)
+    yield project
+    project.close()
+
+
+def states(project: Project) -> dict[str, str]:
+    with closing(SqliteOutbox(project.path / ".confiture" / "webhooks.db")) as outbox:
+        return {row.delivery.id: row.state.value for row in outbox.deliveries()}
+
+
+def test_a_pipe_gets_columns_and_a_terminal_a_frame(operated: Project) -> None:
+    """Piped, a list is a line for each delivery, newest first; on a terminal it has a frame."""
+    piped = operated.confiture("webhooks", "list")
+    head, *rows = piped.stdout.splitlines()
+    assert head.split()[:3] == ["ID", "EVENT", "ENDPOINT"]
+    assert [row.split()[0] for row in rows] == ["dlv_0", "dlv_1", "dlv_2", "dlv_3"]
+    assert piped.stdout.isascii()
+    code, shown = on_terminal(operated, "webhooks", "list", "--limit", "2")
+    assert code == 0
+    assert "┃" in shown
+    assert "dlv_0" in shown
+    assert "The newest 2; --limit shows more" in shown
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        (("--state", "dead_letter"), [1, 2, 3]),
+        (("--endpoint", "b"), [1]),
+        (("--event-type", "migration_error"), []),
+        (("--since", "36h"), [0, 1]),
+        (("--since", (NOW - timedelta(days=2, hours=1)).isoformat()), [0, 1, 2]),
+        (("--state", "dead_letter", "--endpoint", "a", "--limit", "1"), [2]),
+    ],
+)
+def test_filters_narrow_the_list(
+    operated: Project, filters: tuple[str, ...], found: list[int]
+) -> None:
+    """Each filter leaves what it names, newest first."""
+    done = operated.confiture("webhooks", "list", "--format", "json", *filters)
+    ids = [row["id"] for row in json.loads(done.stdout)["deliveries"]]
+    assert ids == [f"dlv_{number}" for number in found]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (("list", "--endpoint", "nosuch"), 5, "no endpoint is called 'nosuch'"),
+        (("enable", "nosuch"), 5, "One of: a, b"),
+        (("redeliver", "--dead", "--endpoint", "nosuch"), 5, "no endpoint is called 'nosuch'"),
+        (("list", "--since", "yesterday"), 2, "neither an instant"),
+        (("redeliver", "dlv_0", "--endpoint", "a"), 2, "goes with --dead"),
+        (("redeliver", "dlv_0", "dlv_x"), 1, "dlv_x (unknown). Nothing was changed"),
+        (("redeliver", "--dead"), 1, "Add --yes"),
+        (("redeliver", "dlv_0"), 1, "Add --yes"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    operated: Project, arguments: tuple[str, ...], code: int, line: str
+) -> None:
+    """Unknown names, wrong dates and questions nobody can answer end with a line and a code."""
+    before = states(operated)
+    done = operated.confiture("webhooks", *arguments)
+    assert done.returncode == code
+    assert line in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+    assert states(operated) == before
+
+
+def test_a_terminal_is_asked(operated: Project) -> None:
+    """On a terminal a redelivery is told and asked for: no changes nothing, yes does it."""
+    code, shown = on_terminal(operated, "webhooks", "redeliver", "--dead", typed="n\n")
+    assert code == 1
+    assert "Redeliver every dead letter: 3 deliveries" in shown
+    assert set(states(operated).values()) == {"dead_letter", "delivered"}
+    code, shown = on_terminal(
+        operated, "webhooks", "redeliver", "--dead", "--endpoint", "a", typed="y\n"
+    )
+    assert code == 0
+    assert "2 deliveries due now" in shown
+    assert states(operated) == {
+        "dlv_0": "delivered",
+        "dlv_1": "dead_letter",
+        "dlv_2": "pending",
+        "dlv_3": "pending",
+    }
+
+
+def test_show_is_a_timeline_with_the_trace_id(operated: Project) -> None:
+    """show tells the event, each attempt with its distance from it, and the trace id."""
+    done = operated.confiture("webhooks", "show", "dlv_3")
+    assert f"trace id           {TRACE_ID}" in done.stdout
+    assert "005_add_payment_table" in done.stdout
+    assert done.stdout.splitlines()[-1].split()[0] == "1"
+    assert "100 ms" in done.stdout or "0.1 s" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("503")
+
+
+def test_status_tells_what_is_stuck(operated: Project) -> None:
+    """Waiting for an endpoint that is not configured is stuck, and so is what nobody delivers."""
+    with closing(SqliteOutbox(operated.path / ".confiture" / "webhooks.db")) as outbox:
+        for name in ("a", "x"):
+            one = delivery(
+                id=f"dlv_{name}",
+                event_id=f"evt_{name}",
+                endpoint=name,
+                created_at=NOW - timedelta(hours=2),
+            )
+            outbox.release(one.event_id, [one])
+    done = operated.confiture("webhooks", "status", "--format", "json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["ok"], told["counts"]["dead_letter"]) == (1, False, 3)
+    assert 7200 <= told["oldest_age_s"] < 3 * 3600
+    assert told["stuck"]["x"] == "no such endpoint is configured (1 waiting)"
+    assert told["stuck"]["a"].startswith("due since ")
+    assert "oldest         2 h" in operated.confiture("webhooks", "status").stdout
+
+
+def test_looking_makes_nothing(tmp_path: Path) -> None:
+    """Where no run has left an outbox, list and status find it empty and leave no file."""
+    project = Project(tmp_path / "project", "postgresql://nobody@127.0.0.1:1/none")
+    env = {"CONFITURE_WEBHOOK_URL": "http://127.0.0.1:1/hook"}
+    assert project.confiture("webhooks", "list", env=env).returncode == 0
+    assert project.confiture("webhooks", "status", env=env).returncode == 0
+    assert not (project.path / ".confiture").exists()
+
+
+def test_a_line_shows_what_a_run_waits_for_and_is_gone_afterwards(project: Any) -> None:
+    """On a terminal the flush is told in one line that is wiped; in a pipe there is none."""
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    waiting = "1 webhook to deliver"
+    with LocalReceiver(answers=[Answer(delay_s=1.5)] * 9) as receiver:
+        env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_LOG": "off"}
+        code, shown = on_terminal(project, "migrate", "up", env=env)
+        assert code == 0
+        assert waiting in shown
+        after = shown.rpartition(waiting)[2]
+        assert "\x1b[2K" in after
+        assert after.rpartition("\x1b[2K")[2].strip() == ""
+        project.migration("002", "b", up="CREATE TABLE b (id int)", down="DROP TABLE b")
+        piped = project.confiture("migrate", "up", env=env)
+        assert (piped.returncode, piped.stderr) == (0, "")

@@ -1,0 +1,194 @@
+"""An outbox that breaks costs the migration nothing, and the receiver is told all the same."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from confiture_webhooks.adapters.sqlite import SqliteOutbox
+from contract.made import filled
+from crashing import outbox_of
+from project import CONFITURE, Project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(120)
+
+MIGRATIONS = 8
+NOWHERE = "/proc/nowhere"
+"""Where nothing can be made, not even by root."""
+A_WAL_OF = 64
+"""Blocks of 512 bytes: the log of the outbox is full after a few migrations."""
+
+
+def garbage(path: Path, _: ExitStack) -> None:
+    """What is no database."""
+    path.parent.mkdir(mode=0o700)
+    path.write_bytes(b"not a database" * 1000)
+
+
+def locked(path: Path, stack: ExitStack) -> None:
+    """A file that another process keeps locked."""
+    filled(path, count=0)
+    other = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+    other.execute("BEGIN EXCLUSIVE")
+
+
+def newer(path: Path, _: ExitStack) -> None:
+    """A file that a later version wrote."""
+    filled(path, count=0)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+
+def no_directory(path: Path, _: ExitStack) -> None:
+    """A project that takes no directory; nor does the user's state."""
+    path.parent.touch()
+
+
+def full(path: Path, _: ExitStack) -> None:
+    """A sound file; what it may grow by is limited where the command is started."""
+    filled(path, count=0)
+
+
+def run(project: Any, *words: str, blocks: int | None = None, **env: str) -> tuple[int, str, str]:
+    """Exit code, stdout without times, and stderr of ``confiture``."""
+    limited = ["sh", "-c", f'ulimit -f {blocks}; exec "$0" "$@"'] if blocks else []
+    done = subprocess.run(
+        [*limited, str(CONFITURE), *words],
+        cwd=project.path,
+        env=project.environ(env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    stdout = re.sub(r"\d+(\.\d+)? ?m?s\b", "T", done.stdout)
+    return done.returncode, stdout, done.stderr
+
+
+def with_migrations(project: Project) -> Project:
+    """*project* with several migrations."""
+    for number in range(MIGRATIONS):
+        project.migration(
+            f"{number:03}",
+            "a",
+            up=f"CREATE TABLE a_{number} (id int)",
+            down=f"DROP TABLE a_{number}",
+        )
+    return project
+
+
+@pytest.fixture
+def many(project: Project) -> Project:
+    """A project with several migrations."""
+    return with_migrations(project)
+
+
+@pytest.fixture(scope="module")
+def alone(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
+    """Exit code and stdout of Confiture alone on those migrations, in a fresh database."""
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE alone TEMPLATE template0")
+        project = Project(tmp_path_factory.mktemp("alone") / "project", postgres.dsn("alone"))
+        yield run(with_migrations(project), "migrate", "up", CONFITURE_WEBHOOKS="off")[:2]
+        admin.execute("DROP DATABASE alone WITH (FORCE)")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (garbage, "the file is damaged"),
+        (locked, "locked by another process"),
+        (newer, "written by a newer confiture-webhooks"),
+        (no_directory, "in memory only"),
+        (full, "outbox"),
+    ],
+)
+def test_a_broken_outbox_costs_the_migration_nothing(
+    many: Any, receiver: Any, alone: Any, fault: Any, reason: str
+) -> None:
+    """Result, stdout and exit code are Confiture's own; every event arrives; the reason is said."""
+    path = outbox_of(many)
+    blocks = A_WAL_OF if fault is full else None
+    with ExitStack() as stack:
+        fault(path, stack)
+        before = path.read_bytes() if path.exists() else b""
+        env = {"CONFITURE_WEBHOOK_URL": receiver.url, "XDG_STATE_HOME": NOWHERE}
+        code, stdout, stderr = run(many, "migrate", "up", blocks=blocks, **env)
+        assert (code, stdout) == alone
+        assert reason in stderr
+        assert "Traceback" not in stderr
+        versions = {request.payload["migration"]["version"] for request in receiver.requests}
+        kinds = {request.payload["event_type"] for request in receiver.requests}
+        assert (len(versions), kinds) == (MIGRATIONS, {"migration_success"})
+        if fault is newer:
+            assert path.read_bytes() == before
+    if fault is garbage:
+        (aside,) = path.parent.glob("webhooks.db.corrupt-*")
+        assert aside.read_bytes() == before
+    if fault is full:
+        with closing(SqliteOutbox(path)) as outbox:
+            assert {row.state.value for row in outbox.deliveries()} <= {"delivered", "in_flight"}
+
+
+def test_two_runs_at_once_tell_each_migration_once(many: Any, receiver: Any) -> None:
+    """Of two ``migrate up`` at the same time one migrates: every event once."""
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url}
+    running = [many.spawn("migrate", "up", env=env) for _ in range(2)]
+    for process in running:
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
+    told = [request.payload["migration"]["version"] for request in receiver.requests]
+    assert sorted(told) == [f"{number:03}" for number in range(MIGRATIONS)]
+    assert len({request.headers["webhook-id"] for request in receiver.requests}) == MIGRATIONS
+
+
+_SHIFTED = """
+import datetime
+
+class Shifted(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(hours={hours})
+
+import confiture_webhooks.outgoing, confiture_webhooks.run, confiture_webhooks.worker
+import confiture_webhooks.migration, confiture_webhooks.settler
+for name in ("outgoing", "run", "worker", "migration", "settler"):
+    getattr(confiture_webhooks, name).datetime = Shifted
+"""
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_jumps_an_hour_loses_nothing(project: Any, receiver: Any, hours: int) -> None:
+    """What a run left while the clock was an hour off goes out when it is right again."""
+    planted = project.path.with_name("planted")
+    planted.mkdir()
+    (planted / "sitecustomize.py").write_text(_SHIFTED.format(hours=hours), encoding="utf-8")
+    project.environment_file(
+        webhooks={"flush_timeout": 0, "endpoints": [{"name": "a", "url": "http://127.0.0.1:9/"}]}
+    )
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    done = project.confiture("migrate", "up", env={"PYTHONPATH": str(planted)})
+    assert done.returncode == 0, done.stderr
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+    deliver = project.confiture("webhooks", "deliver")
+    if not receiver.requests:
+        # An attempt was made an hour ahead, and its retry is due then: redeliver does not wait.
+        assert hours == 1
+        assert "1 left for later" in deliver.stderr
+        with closing(SqliteOutbox(outbox_of(project))) as outbox:
+            (row,) = outbox.deliveries()
+        assert row.state.value in ("pending", "in_flight")
+        env = {"PYTHONPATH": str(planted)}
+        assert project.confiture("webhooks", "deliver", env=env).returncode == 0
+    assert [request.payload["event_type"] for request in receiver.requests] == ["migration_success"]

@@ -1,0 +1,178 @@
+"""A killed run is settled: told once, as what the ledger says, in the trace it ran in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+
+from confiture_webhooks.adapters.sqlite import SqliteOutbox
+from confiture_webhooks.outbox import Intent
+from crashing import Moment, crash, outbox_of
+from project import CONFITURE
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def shop(project: Any, receiver: Any) -> Any:
+    """A project with one migration and one endpoint."""
+    project.environment_file(
+        webhooks={"endpoints": [{"name": "a", "url": receiver.url}]}, name="local"
+    )
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    return project
+
+
+def staged(project: Any) -> list[Intent]:
+    """The intents that wait in the project's outbox."""
+    with closing(SqliteOutbox(outbox_of(project))) as outbox:
+        return list(outbox.intents())
+
+
+def told(receiver: Any) -> list[tuple[str, str | None]]:
+    """Event type and error type of every webhook, in order."""
+    payloads = [request.payload for request in receiver.requests]
+    return [(p["event_type"], p.get("error", {}).get("type")) for p in payloads]
+
+
+@pytest.mark.parametrize(
+    ("moment", "first"),
+    [
+        ("before commit", ("migration_error", "Interrupted")),
+        ("after commit", ("migration_success", None)),
+    ],
+)
+def test_the_next_run_settles_a_killed_one(
+    shop: Any, receiver: Any, moment: Moment, first: tuple[str, str | None]
+) -> None:
+    """Killed before its COMMIT it is an error, after it a success: same id, trace and intent."""
+    crash(shop, moment, "migrate", "up")
+    (intent,) = staged(shop)
+    assert not receiver.requests
+    done = shop.confiture("migrate", "up")
+    assert done.returncode == 0, done.stderr
+    assert told(receiver)[0] == first
+    request = receiver.requests[0]
+    assert request.headers["webhook-id"] == intent.event_id
+    assert request.headers["X-Correlation-ID"] == intent.correlation_id
+    assert request.headers["traceparent"].split("-")[1] == intent.correlation_id
+    assert request.payload["migration"]["environment"] == intent.environment == "local"
+    assert request.payload["database"]["schema"] == "public"
+    later = [request.headers["X-Correlation-ID"] for request in receiver.requests[1:]]
+    assert intent.correlation_id not in later
+    if moment == "before commit":
+        assert told(receiver)[1:] == [("migration_success", None)]
+    else:
+        assert told(receiver)[1:] == []
+        with psycopg.connect(shop.database_url) as connection:
+            row = connection.execute("SELECT execution_time_ms FROM tb_confiture").fetchone()
+        assert row is not None
+        execution = request.payload["execution"]
+        assert execution["duration_seconds"] == row[0] / 1000
+    assert staged(shop) == []
+    event = "migration.failed" if moment == "before commit" else "migration.applied"
+    line = next(json.loads(text) for text in done.stderr.splitlines() if event in text)
+    assert line["correlation_id"] == line["trace_id"] == intent.correlation_id
+
+
+@pytest.mark.parametrize(
+    ("moment", "first"),
+    [
+        ("before commit", ("migration_rollback_error", "Interrupted")),
+        ("after commit", ("migration_rollback", None)),
+    ],
+)
+def test_deliver_settles_a_killed_rollback(
+    shop: Any, receiver: Any, moment: Moment, first: tuple[str, str | None]
+) -> None:
+    """``webhooks deliver`` asks the database of the environment file, and tells."""
+    assert shop.confiture("migrate", "up").returncode == 0
+    crash(shop, moment, "migrate", "down")
+    (intent,) = staged(shop)
+    done = shop.confiture("webhooks", "deliver", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["delivered"] == 1
+    assert told(receiver)[1:] == [first]
+    assert receiver.requests[1].headers["webhook-id"] == intent.event_id
+
+
+def test_two_processes_that_settle_at_once_tell_once(shop: Any, receiver: Any) -> None:
+    """Four ``deliver`` at the same time send one event."""
+    crash(shop, "after commit", "migrate", "up")
+    running = [shop.spawn("webhooks", "deliver") for _ in range(4)]
+    for process in running:
+        process.communicate(timeout=60)
+    assert told(receiver) == [("migration_success", None)]
+    assert staged(shop) == []
+
+
+def test_a_migration_under_way_is_left_alone(shop: Any, receiver: Any) -> None:
+    """While its process lives, nobody settles it; status does not count it."""
+    shop.migration("002", "waits", up="SELECT pg_advisory_xact_lock(42)", down="SELECT 1")
+    with psycopg.connect(shop.database_url) as gate:
+        gate.execute("SELECT pg_advisory_xact_lock(42)")
+        running = shop.spawn("migrate", "up")
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while gate.execute(waiting).fetchone() is None:
+            assert running.poll() is None
+        assert [one.migration.version for one in staged(shop)] == ["002"]
+        done = shop.confiture("webhooks", "deliver")
+        assert done.returncode == 0, done.stderr
+        status = shop.confiture("webhooks", "status", "--format", "json")
+        assert json.loads(status.stdout)["unsettled"] == 0
+        assert running.poll() is None
+    running.communicate(timeout=60)
+    assert told(receiver) == [("migration_success", None)] * 2
+
+
+def test_another_database_settles_nothing(shop: Any, receiver: Any, postgres: Any) -> None:
+    """What ran in a database that is gone stays visible, and is told as nothing."""
+    crash(shop, "after commit", "migrate", "up")
+    other = shop.database_url
+    shop.database_url = postgres.dsn()
+    shop.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+    assert shop.confiture("webhooks", "deliver").returncode == 0
+    status = shop.confiture("webhooks", "status")
+    assert "001_a since 20" in status.stdout
+    assert "another database" in status.stdout
+    shop.database_url = "postgresql://postgres@127.0.0.1:9/gone"
+    shop.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+    status = shop.confiture("webhooks", "status", "--format", "json")
+    (row,) = json.loads(status.stdout)["intents"]
+    assert (row["migration"], row["why"]) == ("001_a", "its database does not answer")
+    assert not receiver.requests
+    shop.database_url = other
+    shop.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+    assert "the next run tells it" in shop.confiture("webhooks", "status").stdout
+    assert shop.confiture("webhooks", "deliver").returncode == 0
+    assert told(receiver) == [("migration_success", None)]
+
+
+def test_a_run_from_python_settles_too(shop: Any, receiver: Any) -> None:
+    """``attach`` settles what a killed command left, when its block is left."""
+    crash(shop, "after commit", "migrate", "up")
+    script = (
+        "import sys\n"
+        "from confiture.core._migrator.session import MigratorSession\n"
+        "from pathlib import Path\n"
+        "from confiture_webhooks import attach\n"
+        "session = MigratorSession(None, Path('db/migrations'), database_url_override=sys.argv[1])\n"
+        "with session as entered, attach(entered, config_file='db/environments/local.yaml'):\n"
+        "    entered.up()\n"
+    )
+    done = subprocess.run(
+        [str(CONFITURE.with_name("python")), "-c", script, shop.database_url],
+        cwd=shop.path,
+        env=shop.environ(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert told(receiver) == [("migration_success", None)]

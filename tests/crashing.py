@@ -1,0 +1,48 @@
+"""A ``confiture`` that is killed, as by SIGKILL, at a chosen instant of its first migration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from project import Project
+
+Moment = Literal["before commit", "after commit"]
+
+_PLANTED = """
+import os, signal
+import psycopg
+from confiture_webhooks.run import Run
+
+begin, commit = Run.migration, psycopg.Connection.commit
+under_way = []
+
+def noted(self, *args):
+    under_way.append(1)
+    return begin(self, *args)
+
+def cut(self):
+    if under_way and {is_after}:
+        commit(self)
+    if under_way:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return commit(self)
+
+Run.migration, psycopg.Connection.commit = noted, cut
+"""
+
+
+def crash(project: Project, moment: Moment, *arguments: str, **environ: str) -> None:
+    """Run ``confiture`` with *arguments*; it dies around the commit of its first migration."""
+    planted = project.path.with_name("planted")
+    planted.mkdir(exist_ok=True)
+    code = _PLANTED.format(is_after=moment == "after commit")
+    (planted / "sitecustomize.py").write_text(code, encoding="utf-8")
+    done = project.confiture(*arguments, env={"PYTHONPATH": str(planted), **environ})
+    assert done.returncode == -9, (done.returncode, done.stdout, done.stderr)
+
+
+def outbox_of(project: Project) -> Path:
+    """The file of the project's outbox."""
+    return project.path / ".confiture" / "webhooks.db"

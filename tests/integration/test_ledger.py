@@ -1,0 +1,292 @@
+"""What a real server tells of a migration before it, and of its backend and ledger afterwards."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from confiture_webhooks.adapters.backend import LOCK_NAMESPACE, backend_of, before
+from confiture_webhooks.adapters.ledger import TIMEOUT_S, Ledger, project_ledger
+from confiture_webhooks.event import Direction, MigrationRef
+from confiture_webhooks.migration import Backend
+from confiture_webhooks.outbox import NO_ROW, Intent
+from confiture_webhooks.settlement import Ending, Known, judge
+
+LEDGER = (
+    "CREATE TABLE {} (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), version text UNIQUE, "
+    "applied_at timestamptz DEFAULT now(), execution_time_ms int)"
+)
+ADD = "INSERT INTO {} (version, execution_time_ms) VALUES ('005', 7)"
+
+
+class Engine:
+    """As much of a migration engine as is looked at before a migration."""
+
+    def __init__(self, connection: Any, migration_table: str = "tb_confiture") -> None:
+        self.connection = connection
+        self.migration_table = migration_table
+
+
+@contextmanager
+def connected(dsn: str) -> Iterator[Any]:
+    """A connection that ends with the block, whatever its transaction."""
+    connection = psycopg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def shop(database: str) -> str:
+    """A database with an empty ledger."""
+    with psycopg.connect(database) as connection:
+        connection.execute(LEDGER.format("tb_confiture"))
+    return database
+
+
+@pytest.fixture
+def stranger(shop: str, postgres: Any) -> Iterator[str]:
+    """The DSN of an ordinary role that may read the ledger and nothing else."""
+    name, word = f"role_{secrets.token_hex(4)}", secrets.token_hex(8)
+    role = sql.Identifier(name)
+    with psycopg.connect(shop, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, word))
+        admin.execute(sql.SQL("GRANT SELECT ON tb_confiture TO {}").format(role))
+        url = urlsplit(shop)
+        yield url._replace(netloc=f"{name}:{word}@{url.hostname}:{url.port}").geturl()
+        admin.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        admin.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def intent(backend: Backend, direction: Direction = Direction.UP) -> Intent:
+    """The intent of a migration of version 005 on *backend*, as a run stages it."""
+    return Intent(
+        event_id="evt_1",
+        direction=direction,
+        migration=MigrationRef(version="005", slug="a"),
+        environment=None,
+        ledger_table=backend.ledger_table,
+        database_host=backend.database.host,
+        database_port=backend.database.port,
+        database_name=backend.database.name,
+        database_identity=backend.identity,
+        timeline=backend.timeline,
+        ledger_oid=backend.ledger_oid,
+        ledger_before=backend.ledger_before,
+        ledger_read_at=backend.ledger_read_at,
+        has_lock=backend.has_lock,
+        backend_pid=backend.pid,
+        backend_started_at=backend.started_at,
+        traceparent="",
+        tracestate=None,
+        correlation_id="",
+        staged_at=datetime.now(UTC),
+    )
+
+
+def staged(connection: Any, table: str = "tb_confiture") -> Intent:
+    """The intent of a migration that *connection* is about to run."""
+    engine = Engine(connection, table)
+    return intent(before(backend_of(engine), engine, "005"))
+
+
+def asked(dsn: str, one: Intent) -> Known:
+    """What the server at *dsn* says of *one*."""
+    return Ledger(dsn).ask([one])[one.event_id]
+
+
+def ending(dsn: str, one: Intent) -> Ending:
+    """How *one* ended, by what the server at *dsn* says."""
+    return judge(one, Ledger(dsn).ask([one]).get(one.event_id), datetime.now(UTC)).ending
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_open_while_its_process_lives_then_what_the_ledger_says(shop: str, is_kept: bool) -> None:
+    """Until the connection is gone it is open; then committed exactly when the row is there."""
+    with connected(shop) as connection:
+        one = staged(connection)
+        connection.execute(ADD.format("tb_confiture"))
+        assert ending(shop, one) is Ending.OPEN
+        if is_kept:
+            connection.commit()
+        assert ending(shop, one) is Ending.OPEN
+    wait_until_gone(shop, one.backend_pid)
+    assert ending(shop, one) is (Ending.COMMITTED if is_kept else Ending.NOT_COMMITTED)
+    if is_kept:
+        assert asked(shop, one).row is not None
+        assert asked(shop, one).row.execution_time_ms == 7
+
+
+def wait_until_gone(dsn: str, pid: int | None) -> None:
+    """Until no process has *pid*."""
+    with psycopg.connect(dsn, autocommit=True) as watch:
+        while watch.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone():
+            time.sleep(0.02)
+
+
+def test_what_is_asked_leaves_the_transaction_as_it_was(shop: str) -> None:
+    """Before a migration an idle connection stays idle, one in a transaction in it."""
+    with connected(shop) as connection:
+        staged(connection)
+        assert connection.info.transaction_status.name == "IDLE"
+        connection.execute("CREATE TABLE a ()")
+        staged(connection)
+        assert connection.info.transaction_status.name == "INTRANS"
+        connection.execute("SELECT 1 FROM a")
+
+
+def test_what_the_ledger_had_before_is_its_rows_id(shop: str) -> None:
+    """No row is told from a row, and one row from the next of the same version."""
+    with connected(shop) as connection:
+        assert staged(connection).ledger_before == NO_ROW
+        row = connection.execute(ADD.format("tb_confiture") + " RETURNING id::text").fetchone()
+        assert staged(connection).ledger_before == row[0]
+
+
+def test_a_ledger_that_is_not_there_is_not_known(database: str) -> None:
+    """Without a ledger nothing is known of it, before or after, and nothing raised."""
+    with connected(database) as connection:
+        one = staged(connection)
+    assert (one.ledger_before, one.ledger_oid, one.ledger_table) == (None, None, "tb_confiture")
+    wait_until_gone(database, one.backend_pid)
+    assert not asked(database, one).is_ledger_read
+    assert ending(database, one) is Ending.UNSETTLED
+
+
+def test_a_ledger_in_a_schema_is_found_whatever_the_search_path(database: str) -> None:
+    """The table is remembered with the schema it was found in, quoted where it must be."""
+    with psycopg.connect(database) as connection:
+        connection.execute('CREATE SCHEMA "Ops-1"')
+        connection.execute(LEDGER.format('"Ops-1".tb_confiture'))
+    with connected(database) as connection:
+        connection.execute('SET search_path = "Ops-1"')
+        one = staged(connection)
+        assert one.ledger_table == "Ops-1.tb_confiture"
+        connection.execute(ADD.format("tb_confiture"))
+        connection.commit()
+    wait_until_gone(database, one.backend_pid)
+    assert ending(database, one) is Ending.COMMITTED
+
+
+def test_a_ledger_made_anew_is_not_believed(shop: str) -> None:
+    """A table of the same name that was made since settles nothing."""
+    with connected(shop) as connection:
+        one = staged(connection)
+    with psycopg.connect(shop) as connection:
+        connection.execute("DROP TABLE tb_confiture")
+        connection.execute(LEDGER.format("tb_confiture"))
+    wait_until_gone(shop, one.backend_pid)
+    assert ending(shop, one) is Ending.UNSETTLED
+
+
+def test_another_database_of_the_same_server_is_not_the_same(shop: str, postgres: Any) -> None:
+    """Its identity differs although the server is the same."""
+    with connected(shop) as connection:
+        one = staged(connection)
+    assert one.database_identity is not None
+    assert ending(postgres.dsn(), one) is Ending.UNSETTLED
+
+
+@pytest.mark.parametrize("is_locked", [True, False])
+def test_a_role_that_cannot_see_the_start_goes_by_the_lock(
+    shop: str, stranger: str, is_locked: bool
+) -> None:
+    """To an ordinary role the start is hidden; while the pid holds the migration lock it is open."""
+    with connected(shop) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s, 1)", (LOCK_NAMESPACE,))
+        one = staged(connection)
+        assert one.has_lock
+        if not is_locked:
+            connection.execute("SELECT pg_advisory_unlock(%s, 1)", (LOCK_NAMESPACE,))
+        known = asked(stranger, one)
+        assert (known.has_pid, known.pid_started_at) == (True, None)
+        assert known.identity == one.database_identity
+        assert ending(stranger, one) is (Ending.OPEN if is_locked else Ending.NOT_COMMITTED)
+        assert ending(shop, one) is Ending.OPEN
+
+
+def test_behind_a_pooler_no_process_is_named(shop: str) -> None:
+    """When the pid the client was given is not the server's, nobody's process is remembered."""
+    with connected(shop) as connection:
+        info = connection.info
+        pooled = SimpleNamespace(
+            info=SimpleNamespace(
+                host=info.host,
+                port=info.port,
+                dbname=info.dbname,
+                backend_pid=info.backend_pid + 1,
+                transaction_status=info.transaction_status,
+            ),
+            transaction=connection.transaction,
+            cursor=connection.cursor,
+        )
+        one = staged(pooled)
+        assert (one.backend_pid, one.backend_started_at) == (None, None)
+        assert ending(shop, one) is Ending.OPEN
+
+
+def test_a_locked_ledger_is_no_answer_in_time(shop: str) -> None:
+    """While somebody keeps the ledger locked the question ends in seconds, and settles nothing."""
+    with connected(shop) as connection:
+        one = staged(connection)
+    wait_until_gone(shop, one.backend_pid)
+    with connected(shop) as other:
+        other.execute("LOCK TABLE tb_confiture IN ACCESS EXCLUSIVE MODE")
+        started = time.monotonic()
+        assert Ledger(shop).ask([one]) == {}
+        assert time.monotonic() - started < 10 * TIMEOUT_S
+    assert ending(shop, one) is Ending.NOT_COMMITTED
+
+
+def test_an_older_snapshot_does_not_hide_a_commit(shop: str) -> None:
+    """Where the database's default is REPEATABLE READ, the ledger is read as it is."""
+    with psycopg.connect(shop, autocommit=True) as admin:
+        name = sql.Identifier(admin.info.dbname)
+        level = "ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'"
+        admin.execute(sql.SQL(level).format(name))
+    with connected(shop) as connection:
+        one = staged(connection)
+    with psycopg.connect(shop, autocommit=True) as admin, Ledger(shop)._connected() as asking:
+        with asking.transaction():
+            asking.execute("SELECT 1")
+            admin.execute(ADD.format("tb_confiture"))
+            seen = asking.execute("SELECT count(*) FROM tb_confiture").fetchone()
+    assert seen == (1,)
+    assert replace(one, event_id="evt_2").ledger_before == NO_ROW
+
+
+def test_the_projects_database_is_the_files_or_the_variables(tmp_path: Any, shop: str) -> None:
+    """With a file its address, variables put in; without one ``CONFITURE_DATABASE_URL``."""
+    file = tmp_path / "local.yaml"
+    file.write_text("database_url: ${SHOP}\n", encoding="utf-8")
+    with connected(shop) as connection:
+        one = staged(connection)
+        for found in (
+            project_ledger(file, {"SHOP": shop}),
+            project_ledger(None, {"CONFITURE_DATABASE_URL": shop, "DATABASE_URL": "x"}),
+            project_ledger(None, {"DATABASE_URL": shop}),
+        ):
+            assert found is not None
+            assert found.ask([one])
+            assert shop not in repr(found)
+    assert project_ledger(file, {}) is None
+    assert project_ledger(None, {}) is None
+
+
+def test_a_database_that_is_gone_is_no_answer(shop: str) -> None:
+    """Where nobody listens nothing is known, soon."""
+    with connected(shop) as connection:
+        one = staged(connection)
+    assert Ledger("postgresql://a:b@127.0.0.1:9/shop").ask([one]) == {}

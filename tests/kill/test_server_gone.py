@@ -1,0 +1,119 @@
+"""The server goes, by force or in the middle of a COMMIT: told when it can be known, as it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from confiture_webhooks.postgres import LocalPostgres
+from crashing import crash
+from project import Project
+from vanishing import Vanishing
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def server() -> Iterator[LocalPostgres]:
+    """A server of this test's own that waits for the disk, and that can be started again."""
+    with tempfile.TemporaryDirectory() as above:
+        Path(above).chmod(0o755)  # where tests run as root, the server does not
+        with LocalPostgres(Path(above) / "server", durable=True) as server:
+            yield server
+
+
+def configure(project: Project, receiver: Any, dsn: str) -> None:
+    """Have the project use the database at *dsn*, and tell the receiver."""
+    project.database_url = dsn
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+
+
+@pytest.fixture
+def shop(tmp_path: Path, server: LocalPostgres, receiver: Any) -> Iterator[Project]:
+    """A project on that server."""
+    project = Project(tmp_path / "project", server.dsn())
+    configure(project, receiver, server.dsn())
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    yield project
+    project.close()
+
+
+def kill_and_restart(server: LocalPostgres) -> None:
+    """What ``pg_ctl stop -m immediate`` sends, then a start on the same data."""
+    os.kill(server.pid, signal.SIGQUIT)
+    server.stop()
+    server.start()
+
+
+def told(receiver: Any) -> list[tuple[str, str, str | None]]:
+    """Event type, version and error type of every webhook, in order."""
+    payloads = [request.payload for request in receiver.requests]
+    return [
+        (p["event_type"], p["migration"]["version"], p.get("error", {}).get("type"))
+        for p in payloads
+    ]
+
+
+def test_a_server_killed_in_a_migration(shop: Any, server: Any, receiver: Any) -> None:
+    """While it is gone nothing is told of the migration; restarted, it is told as interrupted."""
+    shop.migration("002", "slow", up="SELECT pg_sleep(30)", down="SELECT 1")
+    running = shop.spawn("migrate", "up")
+    with psycopg.connect(server.dsn(), autocommit=True) as watch:
+        asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        while watch.execute(asleep).fetchone() is None:
+            assert running.poll() is None
+    os.kill(server.pid, signal.SIGQUIT)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 3
+    assert "Traceback" not in stderr
+    assert "002_slow ended is not known" in stderr
+    assert told(receiver) == [("migration_success", "001", None)]
+    server.stop()
+    server.start()
+    configure(shop, receiver, server.dsn())
+    assert shop.confiture("webhooks", "deliver").returncode == 0
+    assert told(receiver)[1:] == [("migration_error", "002", "Interrupted")]
+
+
+def test_a_server_killed_after_a_commit_nobody_told(shop: Any, server: Any, receiver: Any) -> None:
+    """Process and server both killed right after the COMMIT: it is told as the success it was."""
+    crash(shop, "after commit", "migrate", "up")
+    kill_and_restart(server)
+    configure(shop, receiver, server.dsn())
+    assert shop.confiture("migrate", "up").returncode == 0
+    assert told(receiver) == [("migration_success", "001", None)]
+
+
+@pytest.mark.parametrize(
+    ("arrives", "event"),
+    [
+        (True, ("migration_success", "001", None)),
+        (False, ("migration_error", "001", "Interrupted")),
+    ],
+)
+def test_a_server_that_vanishes_in_mid_commit(
+    project: Any,
+    receiver: Any,
+    arrives: bool,
+    event: tuple[str, str, str | None],  # noqa: FBT001
+) -> None:
+    """Nothing is guessed while it is away; afterwards the ledger says whether the COMMIT arrived."""
+    direct = project.database_url
+    project.migration("001", "a", up="CREATE TABLE vanishing (id int)", down="SELECT 1")
+    with Vanishing(direct, b"CREATE TABLE vanishing", arrives=arrives) as way:
+        configure(project, receiver, way.dsn)
+        done = project.confiture("migrate", "up")
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert "ended is not known" in done.stderr
+    assert not receiver.requests
+    configure(project, receiver, direct)
+    assert project.confiture("webhooks", "deliver").returncode == 0
+    assert told(receiver) == [event]

@@ -1,0 +1,52 @@
+"""A command on a terminal of its own."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+from project import CONFITURE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from project import Project
+
+
+def on_terminal(
+    project: Project,
+    *arguments: str,
+    typed: str = "",
+    env: Mapping[str, str] | None = None,
+    timeout: float = 60,
+) -> tuple[int, str]:
+    """Run ``confiture`` with all three streams on a pseudo-terminal: exit code, what it showed."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [str(CONFITURE), *arguments],
+            cwd=project.path,
+            env={**project.environ(env), "TERM": "xterm"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        os.write(ours, typed.encode())
+        shown = b""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:  # Linux tells the end of a terminal so
+                break
+            if not chunk:
+                break
+            shown += chunk
+        return process.wait(10), shown.decode(errors="replace")
+    finally:
+        os.close(ours)

@@ -1,0 +1,233 @@
+"""Settling: whom a run asks, when, and what it tells of what it hears."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from confiture_webhooks.adapters.memory import InMemoryOutbox
+from confiture_webhooks.config import Settings
+from confiture_webhooks.delivery import TraceContext
+from confiture_webhooks.event import Database, Direction, MigrationRef
+from confiture_webhooks.migration import Backend
+from confiture_webhooks.outbox import NO_ROW, Intent
+from confiture_webhooks.outgoing import Parts
+from confiture_webhooks.run import Run
+from confiture_webhooks.settlement import Ending, Known, LedgerRow
+from confiture_webhooks.settler import examine, settle_outbox
+from confiture_webhooks.telemetry import Telemetry
+from confiture_webhooks.testing import ScriptedTransport
+from contract.made import NOW, intent
+from fakes import FakeTelemetry
+from samples import DATABASE, REF, delivery, endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+KILLED = replace(
+    intent(5),
+    direction=Direction.UP,
+    database_identity="7/1",
+    timeline=None,
+    ledger_oid=None,
+    ledger_before=NO_ROW,
+    ledger_read_at=NOW,
+    environment="production",
+)
+
+
+class Database7:
+    """The database of the intents, their backends gone, with the ledger rows of *versions*."""
+
+    def __init__(self, *versions: str) -> None:
+        self.versions = versions
+        self.asked: list[list[str]] = []
+
+    def ask(self, intents: Sequence[Intent]) -> Mapping[str, Known]:
+        self.asked.append([intent.migration.version for intent in intents])
+        row = LedgerRow(id="new", applied_at=NOW, execution_time_ms=20)
+        return {
+            intent.event_id: Known(
+                identity="7/1",
+                timeline=None,
+                database_host=None,
+                database_port=None,
+                database_name=None,
+                row=row if intent.migration.version in self.versions else None,
+            )
+            for intent in intents
+        }
+
+
+class Bench:
+    """A run over an outbox with intents of killed runs in it."""
+
+    def __init__(self, *intents: Intent, ask: Any = None) -> None:
+        self.telemetry = FakeTelemetry()
+        self.outbox = InMemoryOutbox()
+        self.transport = ScriptedTransport()
+        self.said: list[str] = []
+        for one in intents:
+            self.outbox.stage(one)
+        settings = Settings(endpoints=(endpoint(name="a"),), environment="staging")
+        parts = Parts(
+            telemetry=lambda: self.telemetry,  # type: ignore[arg-type, return-value]
+            outbox=lambda _: self.outbox,
+            spare_outbox=InMemoryOutbox,
+            transport=lambda: self.transport,
+            user_agent="test",
+            has_leftovers=lambda: True,
+        )
+        self.run = Run(settings, parts, self.said.append)
+        if ask is not None:
+            self.run.consult(ask)
+
+    def sent(self) -> list[tuple[str, str]]:
+        """End the run; event id and type of what was sent, in order."""
+        self.run.finish()
+        return [
+            (request.headers["webhook-id"], request.headers["X-Confiture-Event"])
+            for request in self.transport.sent
+        ]
+
+
+def test_a_run_that_migrates_nothing_settles() -> None:
+    """At its end, one question for all: committed is told, and what is not there, too."""
+    other = replace(KILLED, event_id="evt_6", migration=MigrationRef(version="006", slug="b"))
+    database = Database7("005")
+    bench = Bench(KILLED, other, ask=database.ask)
+    assert bench.sent() == [("evt_5", "migration_success"), ("evt_6", "migration_error")]
+    assert database.asked == [["005", "006"]]
+    assert bench.outbox.intents() == []
+    assert [event.id for event, _ in bench.telemetry.settlements] == ["evt_5", "evt_6"]
+    trace = TraceContext(traceparent=KILLED.traceparent, tracestate=KILLED.tracestate)
+    assert {found.traceparent for _, found in bench.telemetry.settlements} == {trace.traceparent}
+
+
+def test_what_was_staged_is_told_not_what_is_now() -> None:
+    """Environment, correlation id and trace are the intent's, not the settling run's."""
+    bench = Bench(KILLED, ask=Database7("005").ask)
+    bench.sent()
+    (request,) = bench.transport.sent
+    assert request.headers["X-Environment"] == "production"
+    assert request.headers["X-Correlation-ID"] == KILLED.correlation_id
+    assert request.headers["traceparent"] == KILLED.traceparent
+
+
+def test_the_same_version_is_settled_before_it_runs_again() -> None:
+    """Before a new intent is staged, the earlier one's end is asked for; others wait."""
+    other = replace(KILLED, event_id="evt_6", migration=MigrationRef(version="006", slug="b"))
+    database = Database7()
+    bench = Bench(KILLED, other, ask=database.ask)
+    ref = MigrationRef(version="005", slug="add_café")
+    backend = Backend(database=Database(), ledger_table="tb_confiture")
+    migration = bench.run.migration(ref, Direction.UP, backend)
+    assert database.asked == [["005"]]
+    assert migration is not None
+    assert {one.event_id for one in bench.outbox.intents()} == {migration.event_id, "evt_6"}
+    database.versions = ("005",)
+    migration.succeeded(1)
+    assert bench.sent() == [
+        ("evt_5", "migration_error"),
+        (migration.event_id, "migration_success"),
+        ("evt_6", "migration_error"),
+    ]
+
+
+def test_a_run_does_not_settle_its_own() -> None:
+    """An intent that this run staged and could not conclude is another command's to settle."""
+    database = Database7()
+    bench = Bench(ask=database.ask)
+    backend = Backend(
+        database=DATABASE,
+        ledger_table="tb_confiture",
+        pid=4711,
+        identity="7/1",
+        ledger_before=NO_ROW,
+    )
+    bench.run.migration(REF, Direction.UP, backend)
+    assert bench.sent() == []
+    (left,) = bench.outbox.intents()
+    assert [verdict.is_settled for _, verdict in examine([left], database.ask, 5)] == [True]
+
+
+def test_a_database_that_says_nothing_leaves_intents() -> None:
+    """No answer, no way to ask: nothing is told and nothing raised."""
+    for ask in (lambda _: {}, None):
+        bench = Bench(KILLED, ask=ask)
+        assert bench.sent() == []
+        assert bench.outbox.intents() == [KILLED]
+        assert bench.telemetry.faults == []
+
+
+def test_a_database_that_falls_silent_is_waited_for_so_long_only() -> None:
+    """A question without an answer ends in time, and its intent is unsettled."""
+    silence = threading.Event()
+
+    def ask(_: Any) -> Mapping[str, Known]:
+        silence.wait(20)
+        return {}
+
+    started = time.monotonic()
+    [(_, verdict)] = examine([KILLED], ask, 0.1)
+    silence.set()
+    assert time.monotonic() - started < 10
+    assert verdict.ending is Ending.UNSETTLED
+
+
+def test_two_that_settle_at_once_make_one_event() -> None:
+    """The second settlement of an intent that both have read changes nothing."""
+    outbox = InMemoryOutbox()
+    outbox.stage(KILLED)
+    endpoints = [endpoint(name="a")]
+    telemetry: Any = FakeTelemetry()
+
+    def meanwhile(intents: Sequence[Intent]) -> Mapping[str, Known]:
+        settle_outbox(outbox, endpoints, Database7("005").ask, telemetry)
+        return Database7().ask(intents)
+
+    assert settle_outbox(outbox, endpoints, meanwhile, telemetry) == []
+    (row,) = outbox.deliveries()
+    assert (row.delivery.event_id, row.delivery.event_type) == ("evt_5", "migration_success")
+
+
+def test_what_is_left_is_returned_with_the_reason() -> None:
+    """Who settles an outbox learns what stays, and why."""
+    outbox = InMemoryOutbox()
+    outbox.stage(replace(KILLED, database_identity="8/1"))
+    telemetry: Any = FakeTelemetry()
+    [(left, verdict)] = settle_outbox(outbox, [], Database7().ask, telemetry)
+    assert (left.event_id, verdict.ending) == ("evt_5", Ending.UNSETTLED)
+
+
+def test_telemetry_tells_a_settlement_in_the_runs_trace(capsys: Any) -> None:
+    """The log line of a settlement has the killed run's ids."""
+    outbox = InMemoryOutbox()
+    outbox.stage(replace(KILLED, staged_at=NOW - timedelta(hours=1)))
+    settle_outbox(outbox, [], Database7().ask, Telemetry(log="json"))
+    line = capsys.readouterr().err
+    assert '"event": "migration.failed"' in line
+    assert f'"trace_id": "{"a" * 32}"' in line
+    assert f'"correlation_id": "{KILLED.correlation_id}"' in line
+    assert '"error_type": "Interrupted"' in line
+
+
+def test_a_fault_in_settling_keeps_nobody_from_delivering() -> None:
+    """Whatever the question raises is told once, and the intent stays."""
+
+    def broken(_: object) -> Mapping[str, Known]:
+        raise ZeroDivisionError
+
+    outbox = InMemoryOutbox()
+    outbox.stage(KILLED)
+    telemetry: Any = FakeTelemetry()
+    assert settle_outbox(outbox, [], broken, telemetry) == []
+    assert [where for where, _ in telemetry.faults] == ["settle"]
+    assert outbox.intents() == [KILLED]
+    bench = Bench(KILLED, ask=broken)
+    bench.outbox.release("evt_1", [delivery(endpoint="a")])
+    assert bench.sent() == [("evt_1", "migration_success")]
+    assert len(bench.telemetry.faults) == 1

@@ -1,0 +1,43 @@
+"""``--since``: an instant, or how long ago."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from confiture_webhooks.since import since
+
+NOW = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "instant"),
+    [
+        ("90min", NOW - timedelta(minutes=90)),
+        ("30 s", NOW - timedelta(seconds=30)),
+        ("2H", NOW - timedelta(hours=2)),
+        ("7d", NOW - timedelta(days=7)),
+        ("2w", NOW - timedelta(days=14)),
+        ("2026-01-08", datetime(2026, 1, 8, tzinfo=UTC)),
+        ("2026-01-08T10:30", datetime(2026, 1, 8, 10, 30, tzinfo=UTC)),
+        ("2026-01-08T10:30:00Z", datetime(2026, 1, 8, 10, 30, tzinfo=UTC)),
+        ("2026-01-08T10:30+02:00", datetime(2026, 1, 8, 8, 30, tzinfo=UTC)),
+        ("999999w", datetime.min.replace(tzinfo=UTC)),
+    ],
+)
+def test_what_it_means(text: str, instant: datetime) -> None:
+    """An age counts back from now; an instant without an offset is UTC."""
+    assert since(text, NOW) == instant
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "7", "d", "-2h", "2026-13-01", "1y"])
+def test_what_it_is_not(text: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(ValueError, match="neither an instant"):
+        since(text, NOW)
+
+
+def test_an_offset_is_kept() -> None:
+    """An instant with an offset is the same instant."""
+    assert since("2026-01-08T10:30+02:00", NOW).tzinfo == timezone(timedelta(hours=2))

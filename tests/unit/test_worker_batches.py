@@ -1,0 +1,232 @@
+"""A worker with a backlog: batches, what goes back, an end that is not cut, and its passes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from confiture_webhooks.adapters.memory import InMemoryOutbox
+from confiture_webhooks.delivery import State
+from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.lane import LARGEST_BATCH
+from confiture_webhooks.passes import Passes
+from confiture_webhooks.retry import RetryPolicy
+from confiture_webhooks.telemetry import Telemetry
+from confiture_webhooks.testing import ScriptedTransport
+from confiture_webhooks.transport import Request, Response
+from confiture_webhooks.worker import FRESH_FOR, LEASE_MARGIN, Worker
+from samples import delivery, endpoint
+
+LONG_ENOUGH = timedelta(seconds=20)
+
+
+class Watched(InMemoryOutbox):
+    """Notes how much was claimed at once, for how long, and what went back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.claimed: list[int] = []
+        self.leases: list[timedelta] = []
+        self.returned: list[str] = []
+
+    def claim(self, *args: Any, **kwargs: Any) -> Any:
+        claims = super().claim(*args, **kwargs)
+        self.claimed.append(len(claims))
+        self.leases.append(kwargs["lease"])
+        return claims
+
+    def give_back(self, claim: Any) -> None:
+        self.returned.append(claim.delivery.id)
+        super().give_back(claim)
+
+
+class Slow(ScriptedTransport):
+    """Its answers to what comes *after* the first few wait until they are let go."""
+
+    def __init__(self, after: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.after = after
+        self.is_reached = threading.Event()
+        self.let_go = threading.Event()
+
+    def send(self, request: Request, *, timeout: timedelta) -> Response:
+        answer = super().send(request, timeout=timeout)
+        if len(self.sent) > self.after:
+            self.is_reached.set()
+            self.let_go.wait(LONG_ENOUGH.total_seconds())
+        return answer
+
+
+class Bench:
+    """A worker of its own over a watched outbox with *count* deliveries."""
+
+    def __init__(self, count: int, transport: Any = None, **terms: Any) -> None:
+        self.outbox = Watched()
+        for number in range(count):
+            one = delivery(
+                id=f"dlv_{number}", event_id=f"evt_{number}", created_at=datetime.now(UTC)
+            )
+            self.outbox.release(one.event_id, [one])
+        self.transport = transport or ScriptedTransport()
+        telemetry = Telemetry()
+        self.worker = Worker(
+            [endpoint(retry=RetryPolicy(schedule=(timedelta(hours=1),)))],
+            self.outbox,
+            self.transport,
+            telemetry,
+            user_agent="test",
+            hold=timedelta(),
+            passes=Passes(telemetry),
+            **terms,
+        )
+
+    def pass_once(self) -> bool:
+        self.worker.start()
+        self.worker.wake()
+        is_done = self.worker.drain(LONG_ENOUGH, horizon=timedelta())
+        self.worker.stop()
+        return is_done
+
+    def states(self) -> list[State]:
+        return [row.state for row in reversed(self.outbox.deliveries(limit=1000))]
+
+
+def soon(is_true: Callable[[], object]) -> bool:
+    deadline = time.monotonic() + LONG_ENOUGH.total_seconds()
+    while not is_true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(is_true())
+
+
+def test_a_backlog_is_claimed_in_growing_batches_and_sent_in_order() -> None:
+    """Claims double up to a bound while all goes well; the order is that of the release."""
+    bench = Bench(300)
+    assert bench.pass_once()
+    assert bench.outbox.claimed[:8] == [1, 2, 4, 8, 16, 32, LARGEST_BATCH, LARGEST_BATCH]
+    sent = [request.headers["webhook-id"] for request in bench.transport.sent]
+    assert sent == [f"evt_{number}" for number in range(300)]
+    assert bench.outbox.returned == []
+    assert bench.worker.outcomes().total() == 300
+
+
+def test_an_attempt_begins_only_while_the_lease_outlasts_it() -> None:
+    """What the lease of a batch would not outlast goes back, and is claimed anew."""
+    bench = Bench(7)
+    now = iter(range(10**6))
+    step = FRESH_FOR.total_seconds() / 4
+    clock = bench.worker._deliverer._clock
+    object.__setattr__(clock, "monotonic", lambda: next(now) * step)
+    bench.worker.start()
+    assert soon(lambda: bench.states() == [State.DELIVERED] * 7)
+    object.__setattr__(clock, "monotonic", time.monotonic)
+    bench.worker.stop()
+    assert bench.outbox.returned
+    assert len(bench.transport.sent) == 7
+    assert set(bench.outbox.leases) == {endpoint().timeout + LEASE_MARGIN}
+    assert FRESH_FOR < LEASE_MARGIN
+
+
+def test_a_rest_in_mid_batch_gives_the_others_back() -> None:
+    """An endpoint that begins to fail costs five attempts; what else was claimed is due again."""
+    answers = [200] * 7 + [500] * 100
+    bench = Bench(40, ScriptedTransport({"analytics": answers}))
+    bench.pass_once()
+    assert len(bench.transport.sent) == 12
+    assert State.IN_FLIGHT not in bench.states()
+
+
+def test_gone_in_mid_batch_ends_it() -> None:
+    """After a 410 nothing more of the batch is sent, and it waits for the endpoint."""
+    bench = Bench(20, ScriptedTransport({"analytics": [200] * 8 + [410]}))
+    bench.pass_once()
+    assert len(bench.transport.sent) == 9
+    assert bench.states() == [State.DELIVERED] * 8 + [State.GONE] + [State.PENDING] * 11
+
+
+def test_finishing_lets_the_attempt_in_hand_end() -> None:
+    """Asked to finish, a worker records the attempt under way and gives back the rest."""
+    transport = Slow(after=7)
+    bench = Bench(30, transport)
+    bench.worker.start()
+    assert transport.is_reached.wait(LONG_ENOUGH.total_seconds())
+    finishing = threading.Thread(target=bench.worker.finish)
+    finishing.start()
+    finishing.join(0.2)
+    assert finishing.is_alive()
+    transport.let_go.set()
+    finishing.join(LONG_ENOUGH.total_seconds())
+    assert bench.states() == [State.DELIVERED] * 8 + [State.PENDING] * 22
+    assert bench.worker.failed() == {}
+
+
+def test_a_watching_lane_looks_though_others_keep_it_awake() -> None:
+    """A lane that is woken all the time by another still looks for what others released."""
+    bench = Bench(0, poll=timedelta(seconds=0.05))
+    bench.worker.start()
+    is_over = threading.Event()
+
+    def disturb() -> None:
+        while not is_over.wait(0.005):
+            with bench.worker._changed:
+                bench.worker._changed.notify_all()
+
+    disturbing = threading.Thread(target=disturb)
+    disturbing.start()
+    time.sleep(0.2)
+    one = delivery(created_at=datetime.now(UTC))
+    bench.outbox.release("evt_1", [one])
+    assert soon(lambda: bench.transport.sent)
+    is_over.set()
+    disturbing.join()
+    bench.worker.stop()
+
+
+def test_an_outbox_that_keeps_failing_is_asked_less_and_less() -> None:
+    """Faults of the outbox are told at growing distances, and mean that the pass is not done."""
+    bench = Bench(0)
+    asked: list[float] = []
+
+    def failing(*_: Any, **__: Any) -> Any:
+        asked.append(time.monotonic())
+        raise OutboxError("disk full")
+
+    bench.outbox.claim = failing  # type: ignore[method-assign]
+    bench.worker.start()
+    assert soon(lambda: len(asked) == 3)
+    bench.worker.stop()
+    assert asked[2] - asked[1] > 1.5 * (asked[1] - asked[0]) - 1
+    assert bench.worker.has_faults()
+
+
+def test_a_pass_ends_when_nothing_is_left() -> None:
+    """A watching worker begins a pass with a claim and ends it when it is idle."""
+    ended: list[int] = []
+
+    class Span:
+        def __init__(self) -> None:
+            self.count = 0
+            self.span: Any = None
+
+        def claimed(self, count: int) -> None:
+            self.count += count
+
+        def finish(self) -> None:
+            ended.append(self.count)
+
+    class Passing(Telemetry):
+        def worker_pass(self) -> Any:
+            return Span()
+
+    bench = Bench(3)
+    bench.worker._passes = bench.worker._deliverer._passes = passes = Passes(Passing())
+    bench.worker.start()
+    assert soon(lambda: ended == [3])
+    one = delivery(id="dlv_x", event_id="evt_x", created_at=datetime.now(UTC))
+    bench.outbox.release("evt_x", [one])
+    bench.worker.wake()
+    assert soon(lambda: ended == [3, 1])
+    bench.worker.stop()
+    assert passes._span is None
