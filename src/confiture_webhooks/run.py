@@ -23,6 +23,7 @@ from .event import (
     MigrationRef,
     outcome_event,
 )
+from .hook_events import HookFeed
 from .migration import UNKNOWN, Backend, Migration, new_event_id
 from .outbox import Intent
 from .outgoing import TELEMETRY_BUDGET, Outgoing, Parts
@@ -64,6 +65,7 @@ class Run:
         self._write = say or (lambda text: print(text, file=sys.stderr))
         self._telemetry: Telemetry | None = None
         self._outgoing: Outgoing | None = None
+        self._hooks: HookFeed | None = None
         self._database = Database()
         self._command = "confiture migrate"
         self._started_at = datetime.now(UTC)
@@ -115,6 +117,8 @@ class Run:
         )
         self._own.add(migration.event_id)
         outgoing.stage(self._intent(migration))
+        if self._hooks is not None:
+            self._hooks.started(migration)
         if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):
             started = self._event(
                 EventType.MIGRATION_STARTED, migration, started_at=migration.started_at
@@ -179,6 +183,8 @@ class Run:
             error=error,
         )
         self._begun(migration.backend.database)[1].tell(event, migration.span.trace)
+        if self._hooks is not None:
+            self._hooks.ended(migration, rows_affected)
 
     @contained
     def finish(self, error_type: str | None = None) -> None:
@@ -197,6 +203,8 @@ class Run:
             self._settle()
             self._conclude_run(error_type)
             self._settle_killed()
+            if self._hooks is not None:
+                self._hooks.drain(deadline)
             self._flush(deadline)
         except KeyboardInterrupt:
             self._say("confiture-webhooks: interrupted; what is not sent stays as it is")
@@ -231,6 +239,10 @@ class Run:
             self._database = database
             self._telemetry.start_run(self._command, database, started_at=self._started_at)
             self._outgoing = Outgoing(self._settings, self._parts, self._telemetry)
+            if self._parts.hooks is not None:
+                self._hooks = HookFeed(
+                    self._settings, self._parts.hooks, self._telemetry, self._outgoing
+                )
         return self._telemetry, self._outgoing
 
     def _is_wanted(self, kind: EventType) -> bool:
@@ -374,6 +386,8 @@ class Run:
 
     @contained
     def _stop(self) -> None:
+        if self._hooks is not None:
+            self._hooks.stop()
         if self._outgoing is not None and (line := self._outgoing.stop()):
             self._say(line)
 

@@ -5,26 +5,31 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Settings, is_configured, load
 from .errors import ConfigError, OutboxError
-from .invocation import Invocation, parse
+from .invocation import HOOKS, Invocation, parse
 from .outgoing import TELEMETRY_BUDGET, Parts
 from .run import Run
-from .variables import SECRET
+from .variables import ALLOW_HTTP, SECRET, URL
 
 if TYPE_CHECKING:
+    from .adapters.hook_files import HookFile
+    from .hook_runner import HookRunner, Send
     from .outbox import Outbox
     from .telemetry import Telemetry
     from .transport import Transport
 
 HOST = "fraiseql-confiture"
+OF_DEFAULT = frozenset({URL, SECRET, ALLOW_HTTP})
+"""What makes the endpoint that variables alone make."""
 
 
 def user_agent() -> str:
@@ -42,6 +47,52 @@ def _version(distribution: str) -> str:
 def settings_from(environ: Mapping[str, str], config_file: Path | None) -> Settings:
     """The settings, if this version can do what they ask. Raises ConfigError with every fault."""
     return load(environ, config_file)
+
+
+def command_settings(
+    environ: Mapping[str, str], config_file: Path | None
+) -> tuple[Settings, list[HookFile]]:
+    """The settings of a command, and its hook files. Raises ConfigError with every fault.
+
+    A hook file that reads CONFITURE_WEBHOOK_URL itself tells that address: the variable then
+    makes no endpoint here, so that nobody is told twice.
+    """
+    from .adapters.hook_files import find  # noqa: PLC0415
+
+    project = Path.cwd()
+    files = find(project)
+    if not any(file.reads_url for file in files):
+        settings = settings_from(environ, config_file)
+        files = find(project, settings.hooks)
+        if not any(file.reads_url for file in files):
+            return settings, files
+    rest = {name: value for name, value in environ.items() if name not in OF_DEFAULT}
+    settings = settings_from(rest, config_file)
+    return settings, find(project, settings.hooks)
+
+
+def make_hooks(settings: Settings, files: Sequence[HookFile]) -> Callable[..., HookRunner] | None:
+    """What makes a run's hooks of *files*; ``None`` when there are none."""
+    if not files:
+        return None
+
+    def hooks(telemetry: Telemetry, send: Send) -> HookRunner:
+        from .adapters.hook_files import forget, load  # noqa: PLC0415
+        from .hook_runner import HookRunner, HookSource  # noqa: PLC0415
+
+        project = Path.cwd()
+        forget()
+        sources = [
+            HookSource(module=file.module, load=partial(load, file, project)) for file in files
+        ]
+        return HookRunner(sources, telemetry, send, timeout=settings.hook_timeout, say=_say)
+
+    return hooks
+
+
+def _say(text: str) -> None:
+    with suppress(Exception):  # a closed stderr: nobody is left to tell
+        print(text, file=sys.stderr)
 
 
 def make_transport() -> Transport:
@@ -123,6 +174,7 @@ def parts(
     environ: Mapping[str, str],
     telemetry: Callable[[], Telemetry],
     database: Callable[[], str | None] = lambda: None,
+    hooks: Callable[..., HookRunner] | None = None,
 ) -> Parts:
     """What a run with *settings* is put together from; *database* is the migrated one's DSN."""
     return Parts(
@@ -134,6 +186,7 @@ def parts(
         transport=make_transport,
         user_agent=user_agent(),
         has_leftovers=lambda: _has_outbox(in_database(settings, database()), environ),
+        hooks=hooks,
     )
 
 
@@ -319,21 +372,24 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         return None
     # A secret without an address is a slip worth telling.
     is_meant = is_configured(os.environ, invocation.config_file) or bool(os.environ.get(SECRET))
-    if not is_meant:
+    if not (is_meant or HOOKS.is_dir()):
         return None
     try:
-        settings = settings_from(os.environ, invocation.config_file)
+        settings, files = command_settings(os.environ, invocation.config_file)
     except ConfigError as error:
         _say_faults(error)
         return None
-    if not settings.endpoints:
+    if not (settings.endpoints or files):
         return None
+    hooks = make_hooks(settings, files)
 
     def database() -> str | None:
         return session.database
 
     made = replace(
-        parts(settings, os.environ, lambda: command_telemetry(settings, os.environ), database),
+        parts(
+            settings, os.environ, lambda: command_telemetry(settings, os.environ), database, hooks
+        ),
         shows_progress=True,
     )
     if not invocation.is_rehearsal:
