@@ -6,10 +6,12 @@ import json
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -78,6 +80,7 @@ class Reader:
             "sh": self._console,
             "python": self._python,
             "yaml": self._yaml,
+            "sql": self._sql,
             "json": lambda block: json.loads(block.text),
             "toml": lambda block: tomllib.loads(block.text) and None,
         }
@@ -197,6 +200,15 @@ class Reader:
             check=False,
         )
         assert done.returncode == 0, f"{block}:\n{done.stdout}{done.stderr}"
+
+    def _sql(self, block: Block) -> None:
+        """A question to the SQLite outbox."""
+        if not self.is_told:
+            self._confiture_up()
+        outbox = self.project.path / ".confiture" / "webhooks.db"
+        with closing(sqlite3.connect(f"file:{outbox}?mode=ro", uri=True)) as connection:
+            for statement in filter(str.strip, block.text.split(";")):
+                connection.execute(statement).fetchall()
 
     def _yaml(self, block: Block) -> None:
         document: Any = yaml.safe_load(block.text)
