@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 import yaml
 
 from pages import ROOT, Block
@@ -84,6 +85,10 @@ class Reader:
             "json": lambda block: json.loads(block.text),
             "toml": lambda block: tomllib.loads(block.text) and None,
         }
+
+    def _sql(self, block: Block) -> None:
+        with psycopg.connect(self.project.database_url) as connection:
+            connection.execute(block.text)
 
     def _console(self, block: Block) -> None:
         lines = block.text.replace("\\\n", " ").splitlines()

@@ -15,6 +15,7 @@ from .cli_deliver import deliver
 from .cli_doctor import doctor
 from .cli_operate import enable, redeliver
 from .cli_outbox import list_deliveries, show, status
+from .cli_postgres import outbox_app
 from .cli_receiver import listen, verify_command
 from .cli_settings import FAILED, ConfigOpt, FormatOpt, is_json, print_json, refuse, settings_of
 from .demo import demo
@@ -85,5 +86,6 @@ app.command()(show)
 app.command()(status)
 app.command()(redeliver)
 app.command()(enable)
+app.add_typer(outbox_app, name="outbox")
 app.command("listen")(listen)
 app.command("verify")(verify_command)

@@ -18,7 +18,7 @@ from .errors import ConfigError, Fault
 from .event import rfc3339
 from .invocation import Invocation, parse
 from .outbox import Intent
-from .session import command_settings, settings_from
+from .session import command_settings, in_database, settings_from
 from .settlement import Ending
 from .settler import LONGEST_QUESTION_S, Ask, examine
 from .variables import OFF_WORDS, SWITCH
@@ -82,16 +82,22 @@ def unsettled_rows(intents: Sequence[Intent], config: Path | None) -> list[dict[
     ]
 
 
-def settings_of(config: Path | None, output: str, *, is_sending: bool = False) -> Settings:
+def settings_of(
+    config: Path | None, output: str, *, is_sending: bool = False, needs_endpoint: bool = True
+) -> Settings:
     """The settings a ``confiture migrate`` here would use, or the end of the command."""
     invocation = invocation_of(config, output, is_sending=is_sending)
     try:
         settings = settings_from(os.environ, invocation.config_file)
     except ConfigError as error:
         refuse(error.faults, output)
-    if not settings.endpoints:
+    if needs_endpoint and not settings.endpoints:
         _refuse_nothing(invocation, output)
-    return settings
+    if settings.outbox != "postgres":
+        return settings
+    from .adapters.database import project_dsn  # noqa: PLC0415
+
+    return in_database(settings, project_dsn(invocation.config_file, os.environ))
 
 
 def whole_settings_of(config: Path | None, output: str) -> tuple[Settings, list[HookFile]]:

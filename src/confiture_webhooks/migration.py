@@ -72,6 +72,10 @@ class Migration:
             self.ended_at = datetime.now(UTC)
             self.duration_s = time.monotonic() - self._started
 
+    def so_far(self) -> tuple[datetime, float]:
+        """The time now, and the seconds since it began."""
+        return datetime.now(UTC), time.monotonic() - self._started
+
     def row(self, *, is_success: bool) -> dict[str, object]:
         """Itself in the list of a run's event."""
         return {

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .delivery import Delivery, TraceContext
 from .endpoint import DEFAULT_FORMAT, Endpoint
 from .errors import OutboxError
 from .event import Event
 from .formats import Rendered, render
-from .outbox import Intent, Outbox
+from .outbox import Enlisting, Intent, Outbox
 from .status_line import status_line
 from .summary import OFF, leftover_line
 from .worker import Worker
@@ -101,6 +101,19 @@ class Outgoing:
                 return self._opened().intents()
             except OutboxError as error:
                 return self._replace(error).intents()
+
+    def tell_on(self, connection: Any, event: Event, trace: TraceContext) -> None:
+        """Release *event* in the transaction of *connection*, where the outbox can.
+
+        It is to be told once more afterwards: that changes nothing, or makes up for it.
+        """
+        outbox = self._outbox
+        # Not under the guard: what a hook has on its way must not hold up a COMMIT.
+        if isinstance(outbox, Enlisting):
+            deliveries = deliveries_of(
+                event, self._settings.endpoints, trace, report=self._telemetry.failed
+            )
+            outbox.release_on(connection, event.id, deliveries)
 
     def flush(self, budget: timedelta) -> None:
         """Wait for what is due within *budget*, left-overs of earlier runs included."""

@@ -131,6 +131,26 @@ class Run:
         return migration
 
     @contained
+    def committing(self, migration: Migration, rows_affected: int | None, connection: Any) -> None:
+        """A migration is about to commit on *connection*: its success may go with it.
+
+        Nothing is certain before ``conclude``, which tells the same event once more.
+        """
+        if self._outgoing is None:
+            return
+        ended_at, duration_s = migration.so_far()
+        event = self._event(
+            outcome_event(migration.direction, is_success=True),
+            migration,
+            event_id=migration.event_id,
+            started_at=migration.started_at,
+            ended_at=ended_at,
+            duration_s=round(duration_s, 6),
+            rows_affected=rows_affected,
+        )
+        self._outgoing.tell_on(connection, event, migration.span.trace)
+
+    @contained
     def conclude(
         self, migration: Migration, rows_affected: int | None, error: ErrorInfo | None
     ) -> None:

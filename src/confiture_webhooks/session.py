@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Settings, is_configured, load
-from .errors import ConfigError, Fault, OutboxError
+from .errors import ConfigError, OutboxError
 from .invocation import HOOKS, Invocation, parse
 from .outgoing import TELEMETRY_BUDGET, Parts
 from .run import Run
@@ -46,12 +46,7 @@ def _version(distribution: str) -> str:
 
 def settings_from(environ: Mapping[str, str], config_file: Path | None) -> Settings:
     """The settings, if this version can do what they ask. Raises ConfigError with every fault."""
-    settings = load(environ, config_file)
-    if settings.outbox.partition(":")[0] == "postgres":
-        problem = "the PostgreSQL outbox is not part of this version"
-        remedy = "Use `sqlite` on a disk that outlives the run, or `memory`"
-        raise ConfigError([Fault("outbox", problem, remedy)])
-    return settings
+    return load(environ, config_file)
 
 
 def command_settings(
@@ -122,12 +117,33 @@ def sqlite_path(settings: Settings, environ: Mapping[str, str]) -> Path:
     return Path(given) if given else default_path(Path.cwd(), environ)
 
 
+def in_database(settings: Settings, dsn: str | None) -> Settings:
+    """*settings* whose PostgreSQL outbox, if no other database is named, is in that of *dsn*."""
+    is_open = dsn is not None and settings.outbox == "postgres"
+    return replace(settings, outbox=f"postgres:{dsn}") if is_open else settings
+
+
+def postgres_dsn(settings: Settings) -> str:
+    """The database of the PostgreSQL outbox. Raises OutboxError when none is named."""
+    dsn = settings.outbox.partition(":")[2]
+    if not dsn:
+        raise OutboxError(
+            "outbox postgres: no database is named. Set `database_url` in the environment file, "
+            "CONFITURE_DATABASE_URL, or CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
+        )
+    return dsn
+
+
 def make_outbox(
     settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]
 ) -> Outbox:
     """The outbox the settings name. Raises OutboxError when it cannot be opened."""
     if settings.outbox == "memory":
         return spare_outbox()
+    if settings.outbox.startswith("postgres"):
+        from .adapters.pgmq import PgmqOutbox  # noqa: PLC0415
+
+        return PgmqOutbox(postgres_dsn(settings))
     from .adapters.sqlite import open_outbox  # noqa: PLC0415
 
     outbox, notices = open_outbox(sqlite_path(settings, environ))
@@ -157,20 +173,31 @@ def parts(
     settings: Settings,
     environ: Mapping[str, str],
     telemetry: Callable[[], Telemetry],
+    database: Callable[[], str | None] = lambda: None,
     hooks: Callable[..., HookRunner] | None = None,
 ) -> Parts:
-    """What a run with *settings* is put together from."""
+    """What a run with *settings* is put together from; *database* is the migrated one's DSN."""
     return Parts(
         telemetry=telemetry,
-        outbox=lambda made: make_outbox(settings, environ, made.outbox_failed),
+        outbox=lambda made: make_outbox(
+            in_database(settings, database()), environ, made.outbox_failed
+        ),
         spare_outbox=spare_outbox,
         transport=make_transport,
         user_agent=user_agent(),
         hooks=hooks,
-        has_leftovers=lambda: (
-            settings.outbox.startswith("sqlite") and sqlite_path(settings, environ).exists()
-        ),
+        has_leftovers=lambda: _has_outbox(in_database(settings, database()), environ),
     )
+
+
+def _has_outbox(settings: Settings, environ: Mapping[str, str]) -> bool:
+    """Whether there is an outbox already. Makes none."""
+    kind, _, dsn = settings.outbox.partition(":")
+    if kind == "postgres":
+        from .adapters.pgmq import has_outbox  # noqa: PLC0415
+
+        return bool(dsn) and has_outbox(dsn)
+    return kind == "sqlite" and sqlite_path(settings, environ).exists()
 
 
 def command_telemetry(settings: Settings, environ: Mapping[str, str]) -> Telemetry:
@@ -206,6 +233,8 @@ class CommandSession:
         self._connections: list[Any] = []
         """Held, not only known by id: an id is given again once its connection is gone."""
         self._restore: Callable[[], None] = lambda: None
+        self.database: str | None = None
+        """The DSN of what is migrated, once it is known."""
 
     def install(self) -> None:
         """Take the host's seams for embedders. What others put there before stays underneath."""
@@ -224,6 +253,7 @@ class CommandSession:
             command = getattr(config, "command", None)
             if command and not self._invocation.is_rehearsal:
                 self._connections.append(connection)
+                self._note_database(connection)
                 self._run.begin(command)
                 consult(self._run, connection)
             return make_lock(connection, config)
@@ -244,6 +274,15 @@ class CommandSession:
         MigratorSession.default_migration_loader = staticmethod(loader)
         self._restore = restore
 
+    def _note_database(self, connection: Any) -> None:
+        """Keep the address while the connection tells it: the outbox may be there."""
+        from .adapters.database import dsn_of  # noqa: PLC0415
+
+        try:
+            self.database = self.database or dsn_of(connection)
+        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
+            self._run.report("reading the database's address", error)
+
     def _watch(self, engine: Any) -> None:
         from .adapters.confiture import observe, observe_resume  # noqa: PLC0415
 
@@ -252,6 +291,7 @@ class CommandSession:
             observe(engine, self._run, self._is_active)
             if self._invocation.resumes:
                 self._connections.append(engine.connection)
+                self._note_database(engine.connection)
                 self._run.begin("confiture migrate steps")
                 consult(self._run, engine.connection)
                 observe_resume(engine, self._run, self._invocation)
@@ -341,9 +381,14 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         return None
     if not (settings.endpoints or files):
         return None
+
+    def database() -> str | None:
+        return session.database
+
     hooks = make_hooks(settings, files)
+    telemetry = partial(command_telemetry, settings, os.environ)
     made = replace(
-        parts(settings, os.environ, lambda: command_telemetry(settings, os.environ), hooks),
+        parts(settings, os.environ, telemetry, database, hooks),
         shows_progress=True,
     )
     if not invocation.is_rehearsal:
@@ -383,6 +428,7 @@ def attach(
     the settings are wrong, before anything runs.
     """
     from .adapters.confiture import observe  # noqa: PLC0415
+    from .adapters.database import dsn_of  # noqa: PLC0415
     from .telemetry import Telemetry  # noqa: PLC0415
 
     chosen = settings or settings_from(os.environ, Path(config_file) if config_file else None)
@@ -394,7 +440,8 @@ def attach(
         log=chosen.log,
         log_level=chosen.log_level,
     )
-    run = Run(chosen, parts(chosen, os.environ, lambda: telemetry))
+    dsn = dsn_of(engine.connection) if chosen.outbox == "postgres" else None
+    run = Run(chosen, parts(chosen, os.environ, lambda: telemetry, lambda: dsn))
     run.begin(command)
     consult(run, engine.connection)
     undo = observe(engine, run)
