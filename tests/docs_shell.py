@@ -188,7 +188,10 @@ class Reader:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text, encoding="utf-8")
         if path.parent.name == "confiture_hooks":
-            done = self.project.confiture("migrate", "up", "--force", env=self.environ)
+            address = {"CONFITURE_WEBHOOK_URL": f"{self.receiver_url}/hook"}
+            done = self.project.confiture(
+                "migrate", "up", "--force", env={**address, **self.environ}
+            )
             assert done.returncode == 0, f"{block}:\n{done.stderr}"
             assert "hook.failed" not in done.stderr, f"{block}:\n{done.stderr}"
             path.unlink()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .delivery import Delivery, State, TraceContext
 from .errors import ConfigError, OutboxError, SignatureError
 from .event import EventType, body
-from .session import command_settings, make_outbox, user_agent
+from .session import command_settings, in_database, make_outbox, user_agent
 from .telemetry.plan import CONSOLE, GRPC, INSTALL, Export, plan
 from .transport import prepare
 from .variables import OFF_WORDS, SWITCH
@@ -111,7 +111,7 @@ def diagnose(
     for endpoint in settings.endpoints:
         yield from _endpoint(endpoint)
     if settings.endpoints:
-        yield _outbox(settings, environ)
+        yield _outbox(settings, environ, config_file)
         yield from _pings(settings, environ, is_pinging=is_pinging)
     yield from _collector(environ)
 
@@ -198,13 +198,17 @@ def _signs(endpoint: Endpoint) -> Check:
     )
 
 
-def _outbox(settings: Settings, environ: Mapping[str, str]) -> Check:
+def _outbox(settings: Settings, environ: Mapping[str, str], config_file: Path | None) -> Check:
     notices: list[str] = []
+    if settings.outbox == "postgres":
+        from .adapters.database import project_dsn  # noqa: PLC0415
+
+        settings = in_database(settings, project_dsn(config_file, environ))
     try:
         with closing(make_outbox(settings, environ, notices.append)) as outbox:
             summary, is_durable = outbox.summary(), outbox.is_durable
     except OutboxError as error:
-        return _wrong("outbox", str(error), "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX")
+        return _wrong("outbox", str(error), _outbox_remedy(settings))
     waiting = sum(summary.undelivered.values())
     dead = summary.counts.get(State.DEAD_LETTER, 0)
     counts = f"{waiting} waiting, {dead} given up"
@@ -216,6 +220,12 @@ def _outbox(settings: Settings, environ: Mapping[str, str]) -> Check:
         again = "redeliver --dead" if dead else "deliver"
         return _warn("outbox", counts, f"Run `confiture webhooks {again}`")
     return _ok("outbox", f"writable; {counts}")
+
+
+def _outbox_remedy(settings: Settings) -> str:
+    if settings.outbox.startswith("postgres"):
+        return "Make it with `confiture webhooks outbox init`, which prints a role's GRANTs too"
+    return "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
 
 
 def _pings(settings: Settings, environ: Mapping[str, str], *, is_pinging: bool) -> Iterator[Check]:

@@ -107,11 +107,13 @@ class Outgoing:
 
         It is to be told once more afterwards: that changes nothing, or makes up for it.
         """
-        if isinstance(self._outbox, Enlisting):
+        outbox = self._outbox
+        # Not under the guard: what a hook has on its way must not hold up a COMMIT.
+        if isinstance(outbox, Enlisting):
             deliveries = deliveries_of(
                 event, self._settings.endpoints, trace, report=self._telemetry.failed
             )
-            self._outbox.release_on(connection, event.id, deliveries)
+            outbox.release_on(connection, event.id, deliveries)
 
     def flush(self, budget: timedelta) -> None:
         """Wait for what is due within *budget*, left-overs of earlier runs included."""

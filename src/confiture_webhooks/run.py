@@ -25,13 +25,12 @@ from .event import (
 )
 from .hook_events import HookFeed
 from .migration import UNKNOWN, Backend, Migration, new_event_id
-from .outbox import Intent
 from .outgoing import TELEMETRY_BUDGET, Outgoing, Parts
-from .settlement import INTERRUPTED
-from .settler import Ask, in_time, seconds_left, settle
+from .settling import Settling
 
 if TYPE_CHECKING:
     from .config import Settings
+    from .settler import Ask
     from .telemetry import Telemetry
 
 P = ParamSpec("P")
@@ -70,14 +69,10 @@ class Run:
         self._command = "confiture migrate"
         self._started_at = datetime.now(UTC)
         self._has_reported = False
-        self._has_unknown = False
         self._is_finished = False
-        self._deadline: float | None = None
         self._ended: list[tuple[Migration, bool]] = []
         self._owed: dict[str, tuple[Migration, int | None, ErrorInfo | None]] = {}
-        self._own: set[str] = set()
-        self._ask: Ask | None = None
-        self.unsettled: list[Migration] = []
+        self._settling = Settling(self.conclude, self._say)
 
     @contained
     def begin(self, command: str) -> None:
@@ -88,7 +83,12 @@ class Run:
     @contained
     def consult(self, ask: Ask) -> None:
         """*ask* the database of this run how the migrations of killed runs ended."""
-        self._ask = ask
+        self._settling.ask = ask
+
+    @property
+    def unsettled(self) -> list[Migration]:
+        """The migrations of this run that nobody saw end."""
+        return self._settling.unsettled
 
     @contained
     def migration(
@@ -115,8 +115,12 @@ class Run:
             conclude=self.conclude,
             settle_later=self.unsettled.append,
         )
-        self._own.add(migration.event_id)
-        outgoing.stage(self._intent(migration))
+        self._settling.stage(
+            migration,
+            outgoing,
+            environment=self._settings.environment,
+            run_id=telemetry.correlation_id,
+        )
         if self._hooks is not None:
             self._hooks.started(migration)
         if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):
@@ -196,7 +200,7 @@ class Run:
             return
         self._is_finished = True
         deadline = time.monotonic() + self._settings.flush_timeout.total_seconds()
-        self._deadline = deadline
+        self._settling.deadline = deadline
         try:
             for owed in list(self._owed.values()):
                 self.conclude(*owed)
@@ -248,33 +252,6 @@ class Run:
     def _is_wanted(self, kind: EventType) -> bool:
         return any(kind in endpoint.events for endpoint in self._settings.endpoints)
 
-    def _intent(self, migration: Migration) -> Intent:
-        assert self._telemetry is not None
-        backend, trace = migration.backend, migration.span.trace
-        return Intent(
-            event_id=migration.event_id,
-            direction=migration.direction,
-            migration=migration.ref,
-            environment=self._settings.environment,
-            ledger_table=backend.ledger_table,
-            database_host=backend.database.host,
-            database_port=backend.database.port,
-            database_name=backend.database.name,
-            database_schema=backend.database.schema,
-            database_identity=backend.identity,
-            timeline=backend.timeline,
-            ledger_oid=backend.ledger_oid,
-            ledger_before=backend.ledger_before,
-            ledger_read_at=backend.ledger_read_at,
-            has_lock=backend.has_lock,
-            backend_pid=backend.pid,
-            backend_started_at=backend.started_at,
-            traceparent=trace.traceparent,
-            tracestate=trace.tracestate,
-            correlation_id=self._telemetry.correlation_id,
-            staged_at=migration.started_at,
-        )
-
     def _event(
         self,
         kind: EventType,
@@ -305,21 +282,7 @@ class Run:
 
     @contained
     def _settle_one(self, migration: Migration) -> None:
-        is_recorded = in_time(migration.ask_ledger, seconds_left(self._deadline))
-        if is_recorded is None:
-            self._has_unknown = True
-            self._say(
-                f"confiture-webhooks: how {migration.ref.name} ended is not known (the "
-                "database does not answer), so nothing is told of it now"
-            )
-            migration.stop_clock()
-            migration.span.finish(
-                duration_s=migration.duration_s, rows_affected=None, error=UNKNOWN
-            )
-        elif is_recorded is (migration.direction is Direction.UP):
-            self.conclude(migration, None, None)
-        else:
-            self.conclude(migration, None, migration.error or INTERRUPTED)
+        self._settling.end(migration)
 
     @contained
     def _conclude_run(self, error_type: str | None) -> None:
@@ -327,7 +290,7 @@ class Run:
         error = failed[-1].error if failed else None
         if error is not None:
             error_type = error.sqlstate or error.type
-        if error_type is None and self._has_unknown:
+        if error_type is None and self._settling.has_unknown:
             error_type = UNKNOWN.type
         kind = EventType.RUN_SUCCESS if error_type is None else EventType.RUN_ERROR
         is_wanted = self._is_wanted(kind)
@@ -357,16 +320,9 @@ class Run:
         Asked later, the row of the attempt that is about to begin would be taken for theirs.
         """
         reached = self._reached()
-        if reached is None or self._ask is None or self._has_unknown:
-            return
-        telemetry, outgoing = reached
-        earlier = [
-            intent
-            for intent in outgoing.intents()
-            if intent.event_id not in self._own and version in (None, intent.migration.version)
-        ]
-        seconds = seconds_left(self._deadline)
-        settle(earlier, self._ask, outgoing.tell, telemetry, seconds=seconds)
+        if reached is not None and not self._settling.has_unknown:
+            telemetry, outgoing = reached
+            self._settling.tell_killed(version, outgoing, telemetry)
 
     @contained
     def _flush(self, deadline: float) -> None:

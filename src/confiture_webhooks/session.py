@@ -185,8 +185,8 @@ def parts(
         spare_outbox=spare_outbox,
         transport=make_transport,
         user_agent=user_agent(),
-        has_leftovers=lambda: _has_outbox(in_database(settings, database()), environ),
         hooks=hooks,
+        has_leftovers=lambda: _has_outbox(in_database(settings, database()), environ),
     )
 
 
@@ -381,15 +381,14 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         return None
     if not (settings.endpoints or files):
         return None
-    hooks = make_hooks(settings, files)
 
     def database() -> str | None:
         return session.database
 
+    hooks = make_hooks(settings, files)
+    telemetry = partial(command_telemetry, settings, os.environ)
     made = replace(
-        parts(
-            settings, os.environ, lambda: command_telemetry(settings, os.environ), database, hooks
-        ),
+        parts(settings, os.environ, telemetry, database, hooks),
         shows_progress=True,
     )
     if not invocation.is_rehearsal:
