@@ -7,13 +7,13 @@ ours is one log line and a ``None``, never an exception.
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from . import stderr
 from .event import (
     Database,
     Direction,
@@ -61,7 +61,7 @@ class Run:
     ) -> None:
         self._settings = settings
         self._parts = parts
-        self._write = say or (lambda text: print(text, file=sys.stderr))
+        self._write = say or (lambda text: stderr.write(f"{text}\n"))
         self._telemetry: Telemetry | None = None
         self._outgoing: Outgoing | None = None
         self._database = Database()

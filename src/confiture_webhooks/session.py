@@ -12,6 +12,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import stderr
 from .config import Settings, is_configured, load
 from .errors import ConfigError, Fault, OutboxError
 from .invocation import Invocation, parse
@@ -223,6 +224,8 @@ class CommandSession:
 
     def finish(self, error: BaseException | None) -> None:
         """The command is over, its output written."""
+        with suppress(Exception):  # its result is not lost if the process is killed from here on
+            sys.stdout.flush()
         self._restore()
         if not self._connections:
             return  # nothing was migrated, nor meant to be: left-overs wait for a real run
@@ -299,9 +302,9 @@ def open_session(arguments: list[str]) -> CommandSession | None:
 
 def _say_faults(error: ConfigError) -> None:
     """Every fault, on stderr and as one log event."""
-    print("confiture-webhooks: the configuration is wrong; no webhook is sent:", file=sys.stderr)
-    for fault in error.faults:
-        print(f"  {fault}", file=sys.stderr)
+    lines = ["confiture-webhooks: the configuration is wrong; no webhook is sent:"]
+    lines += [f"  {fault}" for fault in error.faults]
+    stderr.write("".join(f"{line}\n" for line in lines))
     from .telemetry import Telemetry  # noqa: PLC0415
 
     telemetry = Telemetry.for_command(

@@ -26,7 +26,11 @@ HEAVY = (
     "yaml",
     "standardwebhooks",
 )
-OURS_UNCONFIGURED = ["confiture_webhooks", "confiture_webhooks.plugin"]
+OURS_UNCONFIGURED = [
+    "confiture_webhooks",
+    "confiture_webhooks.plugin",
+    "confiture_webhooks.stderr",
+]
 
 
 class Greeting(TyperGroup):
