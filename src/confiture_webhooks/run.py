@@ -161,16 +161,18 @@ class Run:
         self._begun(migration.backend.database)[1].tell(event, migration.span.trace)
 
     @contained
-    def finish(self, error_type: str | None = None) -> None:
+    def finish(self, error_type: str | None = None) -> bool:
         """The migrations are over: tell the rest within the flush budget. Later calls do nothing.
 
-        *error_type*: why the run failed, ``None`` when it did not.
+        *error_type*: why the run failed, ``None`` when it did not. Returns whether Ctrl-C cut
+        it short: it is not raised, for the command has its result already.
         """
         if self._is_finished:
-            return
+            return False
         self._is_finished = True
         deadline = time.monotonic() + self._settings.flush_timeout.total_seconds()
         self._deadline = deadline
+        is_interrupted = True
         try:
             for owed in list(self._owed.values()):
                 self.conclude(*owed)
@@ -178,12 +180,16 @@ class Run:
             self._conclude_run(error_type)
             self._settle_killed()
             self._flush(deadline)
+            is_interrupted = False
         except KeyboardInterrupt:
             self._say("confiture-webhooks: interrupted; what is not sent stays as it is")
-        with suppress(KeyboardInterrupt):  # asked twice: end at once, with the migration's answer
+        try:
             self._stop()
             self._end_telemetry(deadline + TELEMETRY_BUDGET.total_seconds())
             self._let_go()
+        except KeyboardInterrupt:  # asked twice: end at once, with the migration's answer
+            is_interrupted = True
+        return is_interrupted
 
     def report(self, where: str, error: BaseException) -> None:
         """One log line for the first fault of our own; the run goes on."""

@@ -326,8 +326,8 @@ def attach(
 
     Without *settings* they come from the environment variables and the ``webhooks:`` block of
     *config_file*, if given. Uses the global OpenTelemetry providers and configures nothing.
-    Leaving the block waits up to ``flush_timeout`` for what is due. Raises ConfigError when
-    the settings are wrong, before anything runs.
+    Leaving the block waits up to ``flush_timeout`` for what is due; Ctrl-C ends the wait and
+    is raised. Raises ConfigError when the settings are wrong, before anything runs.
     """
     from .adapters.confiture import observe  # noqa: PLC0415
     from .telemetry import Telemetry  # noqa: PLC0415
@@ -349,7 +349,9 @@ def attach(
         yield run
     except BaseException as error:
         undo()
-        run.finish(type(error).__name__)
+        if run.finish(type(error).__name__):
+            raise KeyboardInterrupt from error
         raise
     undo()
-    run.finish()
+    if run.finish():
+        raise KeyboardInterrupt
