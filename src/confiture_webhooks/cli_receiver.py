@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from . import stderr
 from .capture import Captured, as_document, describe, printable, read_capture
 from .errors import ConfigError, SignatureError, WebhooksError
 from .receiver import LocalReceiver, Received, verify
@@ -101,7 +102,7 @@ def listen(
         _refuse(f"{error}. Choose another with --port", NOT_RUN)
     with receiver:
         note = "signatures are checked" if secrets else "no secret: signatures are not checked"
-        print(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends.", file=sys.stderr, flush=True)
+        stderr.write(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends.\n")
         with _interrupt_is_the_end(arrived):
             _print_all(arrived, output)
 
