@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,35 +17,26 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from . import variables
 from .capture import Captured, as_document, describe, printable, read_capture
+from .cli_settings import CONFIG_INVALID, FormatOpt, is_json, print_json
 from .errors import ConfigError, SignatureError, WebhooksError
 from .receiver import LocalReceiver, Received, verify
 from .receiver_server import Answer, answer_of
 
 NOT_VALID = 1
 NOT_RUN = 2
-CONFIG_INVALID = 5
-SECRET_VARIABLE = "CONFITURE_WEBHOOK_SECRET"  # noqa: S105 - the variable's name
 DEFAULT_PORT = 8000
-
-
-class OutputFormat(StrEnum):
-    """How a command prints."""
-
-    TEXT = "text"
-    JSON = "json"
-
 
 SecretOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--secret",
-        help=f"The endpoint's secret; repeat it during a rotation (default: {SECRET_VARIABLE}, "
+        help=f"The endpoint's secret; repeat it during a rotation (default: {variables.SECRET}, "
         "which keeps it out of the list of processes)",
         show_default=False,
     ),
 ]
-FormatOpt = Annotated[OutputFormat, typer.Option("--format", help="Output format")]
 
 
 def listen(
@@ -63,7 +53,7 @@ def listen(
             show_default=False,
         ),
     ] = None,
-    output: FormatOpt = OutputFormat.TEXT,
+    output: FormatOpt = "text",
 ) -> None:
     """Receive webhooks on this machine and show them as they arrive.
 
@@ -114,7 +104,7 @@ def _answers(words: list[str]) -> list[Answer]:
 
 
 def _secrets(given: list[str] | None) -> list[str]:
-    return given or [value for value in [os.environ.get(SECRET_VARIABLE)] if value]
+    return given or [value for value in [os.environ.get(variables.SECRET)] if value]
 
 
 def _refuse(reason: str, code: int) -> NoReturn:
@@ -139,11 +129,11 @@ def _interrupt_is_the_end(arrived: queue.SimpleQueue[Received | None]) -> Iterat
         signal.signal(signal.SIGINT, before)
 
 
-def _print_all(arrived: queue.SimpleQueue[Received | None], output: OutputFormat) -> None:
+def _print_all(arrived: queue.SimpleQueue[Received | None], output: str) -> None:
     console = Console(soft_wrap=True)
     while (received := arrived.get()) is not None:
         document = as_document(received)
-        if output is OutputFormat.JSON:
+        if is_json(output):
             print(json.dumps(document), flush=True)
         else:
             console.print(describe(document))
@@ -158,7 +148,7 @@ def verify_command(
             "--tolerance", help="Seconds a signature may be old or early; 0: any time", min=0
         ),
     ] = 300,
-    output: FormatOpt = OutputFormat.TEXT,
+    output: FormatOpt = "text",
 ) -> None:
     """Check the signature of a captured request.
 
@@ -186,7 +176,7 @@ def verify_command(
     """
     secrets = _secrets(secret)
     if not secrets:
-        _refuse(f"no secret: set {SECRET_VARIABLE} or give --secret", CONFIG_INVALID)
+        _refuse(f"no secret: set {variables.SECRET} or give --secret", CONFIG_INVALID)
     try:
         content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         capture = read_capture(content)
@@ -198,8 +188,8 @@ def verify_command(
         document = _checked(capture, secrets, timedelta(seconds=tolerance) or None)
     except ConfigError as error:
         _refuse(str(error), CONFIG_INVALID)
-    if output is OutputFormat.JSON:
-        print(json.dumps(document, indent=2))
+    if is_json(output):
+        print_json(document)
     else:
         _show_verdict(document)
     if not document["valid"]:
