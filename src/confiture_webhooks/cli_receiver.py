@@ -48,8 +48,8 @@ def listen(
         list[str] | None,
         typer.Option(
             "--answer",
-            help="What to answer, in order, then 200: statuses, 'slow', 'hang', 'reset', 'close', "
-            "'drip', 'drip_body', 'rubbish', 'endless'; with commas or repeated",
+            help="What to answer, in order, then 200: a status, or a word of ANSWERS; with commas "
+            "or repeated",
             show_default=False,
         ),
     ] = None,
@@ -60,6 +60,17 @@ def listen(
     PROCESS:
       Serves every path on 127.0.0.1, checks signatures when it knows the secret,
       answers as told. Ctrl-C ends it. With --format json, one document per line.
+
+    ANSWERS:
+      503        A status from 200 to 599.
+      slow       200, after a second.
+      hang       Nothing, with the connection kept open.
+      close      Nothing: the connection is closed.
+      reset      Nothing: the connection is reset.
+      drip       200, and then headers without an end, a byte at a time.
+      drip_body  200, and then its body, a byte at a time.
+      endless    200, and then a body without an end, as fast as it is read.
+      rubbish    Bytes that are not HTTP.
 
     EXAMPLES:
       confiture webhooks listen
