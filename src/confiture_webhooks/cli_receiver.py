@@ -218,8 +218,8 @@ def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None)
             max_body=size,
             require_timestamp=tolerance is not None,
         )
-    except SignatureError as error:
-        return {"valid": False, "reason": _reason(capture, secrets) or str(error)}
+    except SignatureError:
+        return {"valid": False, "reason": _reason(capture, secrets)}
     return {
         "valid": True,
         "event_id": event.id,
@@ -229,8 +229,8 @@ def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None)
     }
 
 
-def _reason(capture: Captured, secrets: list[str]) -> str | None:
-    """Why a request was refused that is authentic but for its time; else ``None``.
+def _reason(capture: Captured, secrets: list[str]) -> str:
+    """Which check a refused request failed.
 
     A receiver must not tell senders; whoever runs this command holds the secret.
     """
@@ -245,11 +245,30 @@ def _reason(capture: Captured, secrets: list[str]) -> str | None:
             require_timestamp=False,
         )
     except SignatureError:
-        return None
+        return _unreadable(capture) or (
+            "signature: none in it was made with this secret, or the request was changed since"
+        )
     if event.sent_at is None:
-        return "only X-Confiture-Signature, which has no time; --tolerance 0 accepts it"
+        return "no time: only X-Confiture-Signature, which has no time; --tolerance 0 accepts it"
     age = (datetime.now(UTC) - event.sent_at).total_seconds()
-    return f"signed by this secret, but {age:.0f} s ago; --tolerance 0 accepts any time"
+    when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s from now"
+    kind = "too old" if age >= 0 else "too early"
+    return f"{kind}: signed with this secret, but {when}; --tolerance 0 accepts any time"
+
+
+def _unreadable(capture: Captured) -> str | None:
+    """What a request lacks for its signature to be checked; ``None``: nothing."""
+    names = {name.lower() for name in capture.headers}
+    if not names & {"webhook-signature", "x-confiture-signature"}:
+        return "unreadable: it has no signature header"
+    missing = {"webhook-id", "webhook-timestamp"} - names
+    if "webhook-signature" in names and missing:
+        return f"unreadable: it has no {' and no '.join(sorted(missing))} header"
+    try:
+        is_object = isinstance(json.loads(capture.body), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    return None if is_object else "unreadable: its body is not a JSON object"
 
 
 def _show_verdict(document: dict[str, Any]) -> None:
