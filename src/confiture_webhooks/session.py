@@ -408,7 +408,7 @@ def _say_faults(error: ConfigError) -> None:
     from .telemetry import Telemetry  # noqa: PLC0415
 
     telemetry = Telemetry.for_command(
-        environ=os.environ, environment=None, endpoints=(), log=None, log_level="info"
+        environ=os.environ, environment=None, endpoints=(), log=None, log_level=None
     )
     telemetry.config_invalid(error.faults)
     telemetry.shutdown(TELEMETRY_BUDGET)
