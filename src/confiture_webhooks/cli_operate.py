@@ -127,6 +127,6 @@ def enable(
     """
     with opened(config, "text") as (settings, outbox):
         check_endpoint(settings, outbox, name, "text")
-        if not outbox.enable(name):
+        if not outbox.enable(name, settings.environment):
             fail(f"Endpoint {name} is not off")
     say(f"Endpoint {name} is on; its deliveries go out again")

@@ -14,7 +14,7 @@ from .endpoint import DEFAULT_FORMAT, Endpoint
 from .errors import OutboxError
 from .event import Event
 from .formats import Rendered, render
-from .outbox import Intent, Outbox
+from .outbox import Intent, Outbox, Summary
 from .status_line import status_line
 from .summary import OFF, leftover_line
 from .worker import Worker
@@ -100,7 +100,8 @@ class Outgoing:
 
     def _show(self, left_s: float) -> None:
         with suppress(OutboxError):
-            waiting = sum(self._opened().summary().undelivered.values())
+            mine = self._opened().summaries().get(self._settings.environment, Summary())
+            waiting = sum(mine.undelivered.values())
             noun = "webhook" if waiting == 1 else "webhooks"
             status_line.show(f"{waiting} {noun} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
 
@@ -109,9 +110,10 @@ class Outgoing:
         if self._worker is None or self._outbox is None:
             return None
         self._worker.stop()
-        off = dict.fromkeys(self._outbox.disabled(), OFF)
+        off = dict.fromkeys(self._outbox.disabled(self._settings.environment), OFF)
         line = leftover_line(
-            self._outbox.summary(),
+            self._outbox.summaries(),
+            self._settings.environment,
             {**self._worker.failures(), **off},
             is_durable=self._outbox.is_durable,
         )
@@ -158,6 +160,7 @@ class Outgoing:
                 outbox,
                 self._transport,
                 self._telemetry,
+                environment=self._settings.environment,
                 user_agent=self._parts.user_agent,
                 hold=self._settings.flush_timeout,
             )

@@ -331,7 +331,9 @@ class Run:
         earlier = [
             intent
             for intent in outgoing.intents()
-            if intent.event_id not in self._own and version in (None, intent.migration.version)
+            if intent.event_id not in self._own
+            and intent.environment == self._settings.environment
+            and version in (None, intent.migration.version)
         ]
         seconds = seconds_left(self._deadline)
         settle(earlier, self._ask, outgoing.tell, telemetry, seconds=seconds)

@@ -6,12 +6,23 @@ from collections.abc import Mapping
 
 from .outbox import Summary
 
+NO_ENVIRONMENT = "(none)"
 OFF = "off"
 """In the place of a failure: the endpoint answered 410 once and is told nothing since."""
 
 
-def leftover_line(summary: Summary, failures: Mapping[str, str], *, is_durable: bool) -> str | None:
-    """How many deliveries are left, to which endpoints, why, and what to do; ``None``: none are."""
+def leftover_line(
+    summaries: Mapping[str | None, Summary],
+    environment: str | None,
+    failures: Mapping[str, str],
+    *,
+    is_durable: bool,
+) -> str | None:
+    """How many deliveries are left, to which endpoints, why, and what to do; ``None``: none are.
+
+    Those of other environments than *environment* are only counted, as an addition.
+    """
+    summary = summaries.get(environment, Summary())
     if not summary.undelivered:
         return None
     total = sum(summary.undelivered.values())
@@ -27,7 +38,38 @@ def leftover_line(summary: Summary, failures: Mapping[str, str], *, is_durable: 
         else "They are lost with this process: "
         "set CONFITURE_WEBHOOK_OUTBOX=sqlite to keep them for a later run."
     )
-    return f"confiture-webhooks: {total} {noun} not sent ({where}). {remedy}"
+    others = elsewhere(summaries, environment)
+    more = f" {elsewhere_line(others)}" if others else ""
+    return f"confiture-webhooks: {total} {noun} not sent ({where}). {remedy}{more}"
+
+
+def elsewhere(
+    summaries: Mapping[str | None, Summary], environment: str | None
+) -> dict[str | None, int]:
+    """By environment other than *environment*, how many deliveries are still to make."""
+    return {
+        other: sum(summary.undelivered.values())
+        for other, summary in summaries.items()
+        if other != environment and summary.undelivered
+    }
+
+
+def elsewhere_line(others: Mapping[str | None, int]) -> str:
+    """How many *others* there are, and what to do."""
+    return (
+        f"Waiting for other environments: {listed(others)}; "
+        "'confiture webhooks deliver --config' with the file of one makes what is due there."
+    )
+
+
+def listed(others: Mapping[str | None, int]) -> str:
+    """*others* in words."""
+    return ", ".join(f"{name} {count}" for name, count in by_environment(others).items())
+
+
+def by_environment(others: Mapping[str | None, int]) -> dict[str, int]:
+    """*others* with a word for no environment."""
+    return {name if name is not None else NO_ENVIRONMENT: n for name, n in others.items()}
 
 
 def _reason(failure: str | None) -> str:

@@ -69,7 +69,7 @@ def test_deliver_that_fails_says_so(left_behind: Any) -> None:
         left_behind.environment_file(webhooks={"endpoints": [{"name": "a", "url": down.url}]})
         done = left_behind.confiture("webhooks", "deliver")
     assert done.returncode == 1
-    assert "1 left for later; a: 500" in done.stderr
+    assert "1 left for later; a: 500" in done.stdout
     assert [row["state"] for row in listed(left_behind)] == ["pending"]
 
 

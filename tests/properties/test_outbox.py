@@ -109,7 +109,9 @@ class OutboxMachine(RuleBasedStateMachine):
     )
     def claim(self, worker: int, endpoint: str, lease_s: int, limit: int) -> None:
         lease = timedelta(seconds=lease_s)
-        claims = self.outboxes[worker].claim(endpoint, now=self.now, lease=lease, limit=limit)
+        claims = self.outboxes[worker].claim(
+            endpoint, environment="production", now=self.now, lease=lease, limit=limit
+        )
         expected = [] if endpoint in self.off else self.claimable(endpoint)[:limit]
         assert [claim.delivery for claim in claims] == [one.delivery for one in expected]
         for claim, one in zip(claims, expected, strict=True):
@@ -207,12 +209,12 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, endpoint=st.sampled_from(ENDPOINTS))
     def disable(self, worker: int, endpoint: str) -> None:
-        self.outboxes[worker].disable(endpoint, self.now)
+        self.outboxes[worker].disable(endpoint, "production", self.now)
         self.off.setdefault(endpoint, self.now)
 
     @rule(worker=WORKERS, endpoint=st.sampled_from(ENDPOINTS))
     def enable(self, worker: int, endpoint: str) -> None:
-        assert self.outboxes[worker].enable(endpoint) == (endpoint in self.off)
+        assert self.outboxes[worker].enable(endpoint, "production") == (endpoint in self.off)
         self.off.pop(endpoint, None)
 
     @rule(worker=WORKERS)
@@ -226,7 +228,7 @@ class OutboxMachine(RuleBasedStateMachine):
         first, second = self.outboxes
         assert list(first.deliveries()) == [one.row() for one in reversed(self.told)]
         assert {one.event_id for one in second.intents()} == set(map(event_id, self.intents))
-        assert second.disabled() == self.off
+        assert second.disabled("production") == self.off
         for one in self.told:
             assert list(first.attempts(one.delivery.id)) == one.attempts
 
@@ -248,7 +250,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def knows_when_to_look_again(self) -> None:
         """A worker that sleeps until next_due_at finds something then, and misses nothing."""
         for endpoint in ENDPOINTS:
-            due_at = self.outboxes[0].next_due_at(endpoint)
+            due_at = self.outboxes[0].next_due_at(endpoint, "production")
             waits = [
                 one.claimable_at
                 for one in self.told
@@ -313,6 +315,6 @@ def test_whatever_is_released_comes_back_equal(one: Delivery, now: datetime) -> 
         outbox.release(one.event_id, [one])
         outbox.close()
         outbox = sqlite(Path(directory))()
-        [claim] = outbox.claim(one.endpoint, now=now, lease=A_SECOND)
+        [claim] = outbox.claim(one.endpoint, environment="production", now=now, lease=A_SECOND)
         assert claim.delivery == one
         outbox.close()

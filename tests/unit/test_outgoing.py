@@ -33,7 +33,9 @@ class Bench:
         self.spare = InMemoryOutbox()
         self.transport = ScriptedTransport()
         self.made: list[str] = []
-        settings = Settings(endpoints=endpoints or (endpoint(name="a", retry=LATER),))
+        settings = Settings(
+            endpoints=endpoints or (endpoint(name="a", retry=LATER),), environment="production"
+        )
         usual: dict[str, Any] = {
             "telemetry": lambda: self.telemetry,
             "outbox": lambda _: self._make("outbox"),

@@ -91,6 +91,7 @@ class Bench:
             self.outbox,
             self.transport,
             self.spans,  # type: ignore[arg-type]
+            environment=None,
             user_agent="test",
             hold=timedelta(seconds=hold),
         )
