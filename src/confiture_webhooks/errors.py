@@ -48,8 +48,14 @@ class OutboxError(WebhooksError):
     """The outbox could not do what was asked; the store's own error is ``__cause__``."""
 
 
+CUT = "cut"
+
+
 class TransportError(WebhooksError):
-    """No HTTP answer. ``error_type`` is one of the closed set in ``delivery.ERROR_TYPES``."""
+    """No HTTP answer. ``error_type`` is one of the closed set in ``delivery.ERROR_TYPES``.
+
+    Or ``CUT``: we ended the attempt ourselves, so it says nothing of the receiver.
+    """
 
     def __init__(self, error_type: str) -> None:
         self.error_type = error_type

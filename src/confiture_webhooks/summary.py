@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .errors import CUT
 from .outbox import Summary
 
 NO_ENVIRONMENT = "(none)"
@@ -77,4 +78,6 @@ def _reason(failure: str | None) -> str:
         return "waiting for the next attempt"
     if failure == OFF:
         return "switched off by a 410; 'confiture webhooks enable' switches it on"
+    if failure == CUT:
+        return "no answer before the run's flush_timeout"
     return f"last answer {failure}" if failure.isdigit() else f"last attempt failed: {failure}"

@@ -136,14 +136,13 @@ class Worker:
         self._transport.abort()
         self._join(grace)
         for lane in self.lanes:
-            for waiting in list(lane.open.values()):
-                self._deliverer.defer(waiting)
-            lane.open.clear()
+            for delivery_id in list(lane.open):
+                self._deliverer.defer_open(lane, delivery_id)
         if self._passes is not None:
             self._passes.end()
 
     def failures(self) -> Mapping[str, str]:
-        """By endpoint, why its latest attempt failed; without those that last succeeded."""
+        """By endpoint, why its latest attempt failed, or CUT; without those that last succeeded."""
         return {lane.endpoint.name: lane.last_failure for lane in self.lanes if lane.last_failure}
 
     def failed(self) -> Mapping[str, str]:
