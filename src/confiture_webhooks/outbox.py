@@ -21,7 +21,8 @@ Guarantees every outbox gives, each checked by the contract suite:
 - Instants are aware and come from the caller. A clock set forward ends leases early: what
   follows is one more attempt with the same event id, and the token lets one record stand. A
   clock set back makes retries and crashed workers' deliveries late by as much, never lost.
-- Only delivered deliveries are pruned. A dead letter stays until somebody redelivers it.
+- Only delivered deliveries are pruned. A dead letter stays until somebody redelivers or
+  discards it.
 - It keeps no URL, no secret, no header value and no body of an answer.
 
 Every method raises ``OutboxError`` when the store refuses, with the store's error as cause.
@@ -179,10 +180,13 @@ class Outbox(Protocol):
         """The endpoints that are off in *environment*, and since when."""
 
     def redeliver(self, delivery_id: str, *, now: datetime) -> bool:
-        """Start the schedule of a dead, gone or delivered one over; ``False``: no such one.
+        """Start the schedule of one that is not in flight over, due now; ``False``: no such one.
 
         Attempt numbers count on, and its place in the endpoint's order stays.
         """
+
+    def discard(self, delivery_id: str, *, now: datetime) -> bool:
+        """Forget a delivery, unless a lease on it holds at *now*; ``False``: no such one."""
 
     def prune(self, *, before: datetime, keep: int) -> int:
         """Forget deliveries delivered before *before*, and all but the last *keep* delivered.

@@ -8,7 +8,7 @@ import pytest
 
 from confiture_webhooks.delivery import Decision, Delivery, State
 from confiture_webhooks.event import EventType
-from confiture_webhooks.outbox import Outbox, Row
+from confiture_webhooks.outbox import Outbox, Row, Summary
 from contract.made import A_SECOND, DEAD, DELIVERED, GONE, LEASE, NOW, attempt, delivery, event_id
 from contract.made import retry as again
 
@@ -113,12 +113,51 @@ def test_a_redelivered_one_keeps_its_place(outbox: Outbox) -> None:
 
 
 def test_what_is_under_way_is_not_redelivered(outbox: Outbox) -> None:
-    """A pending delivery and one in flight are left alone."""
+    """A delivery in flight is left alone."""
     outbox.release(event_id(1), [delivery(1)])
-    assert not outbox.redeliver("dlv_a_1", now=NOW)
     [claim] = outbox.claim("a", environment="production", now=NOW, lease=LEASE)
     assert not outbox.redeliver("dlv_a_1", now=NOW)
     assert outbox.record(claim, attempt(), DELIVERED)
+
+
+def test_what_waits_is_redelivered_now(outbox: Outbox) -> None:
+    """A pending delivery becomes due at once, its schedule over, and is claimed once."""
+    ended(outbox, delivery(1), again(NOW + timedelta(days=1)))
+    assert outbox.redeliver("dlv_a_1", now=NOW + A_SECOND)
+    assert outbox.redeliver("dlv_a_1", now=NOW + A_SECOND)
+    row = outbox.find("dlv_a_1")
+    assert row is not None
+    assert (row.state, row.next_attempt_at) == (State.PENDING, NOW + A_SECOND)
+    now = NOW + A_SECOND
+    claims = outbox.claim("a", environment="production", now=now, lease=LEASE, limit=5)
+    assert [(claim.attempts, claim.tries) for claim in claims] == [(1, 0)]
+    assert outbox.record(claims[0], attempt(2, at=now), DELIVERED)
+    later = NOW + timedelta(days=2)
+    assert not outbox.claim("a", environment="production", now=later, lease=LEASE)
+
+
+@pytest.mark.parametrize("decision", [DELIVERED, DEAD, GONE, again(NOW)], ids=lambda d: d.outcome)
+def test_what_is_discarded_is_forgotten(outbox: Outbox, decision: Decision) -> None:
+    """It is in no list, claim or count any more, and its event is not released again."""
+    ended(outbox, delivery(1), decision)
+    assert outbox.discard("dlv_a_1", now=NOW)
+    assert not outbox.discard("dlv_a_1", now=NOW)
+    outbox.release(event_id(1), [delivery(1)])
+    outbox.enable("a", "production")
+    assert outbox.find("dlv_a_1") is None
+    assert list(outbox.attempts("dlv_a_1")) == []
+    assert not outbox.claim("a", environment="production", now=NOW + A_SECOND, lease=LEASE)
+    assert outbox.next_due_at("a", "production") is None
+    assert outbox.summary() == Summary()
+
+
+def test_what_is_in_flight_is_not_discarded(outbox: Outbox) -> None:
+    """While a lease holds the delivery stays; once it is over, that of a killed worker goes."""
+    outbox.release(event_id(1), [delivery(1)])
+    [claim] = outbox.claim("a", environment="production", now=NOW, lease=LEASE)
+    assert not outbox.discard("dlv_a_1", now=NOW + LEASE - A_SECOND)
+    assert outbox.discard("dlv_a_1", now=NOW + LEASE)
+    assert not outbox.record(claim, attempt(), DELIVERED)
 
 
 def test_pruning_forgets_what_was_delivered_before(outbox: Outbox) -> None:

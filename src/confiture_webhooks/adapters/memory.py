@@ -15,7 +15,6 @@ from ..event import EventType
 from ..outbox import Claim, Intent, Row, Summary, total
 
 UNDELIVERED = frozenset({State.PENDING, State.IN_FLIGHT})
-FINAL = frozenset(State) - UNDELIVERED
 
 _Where = tuple[str, str | None]
 """An endpoint's name, and the environment it has that name in."""
@@ -195,14 +194,23 @@ class InMemoryOutbox:
             return {name: at for (name, where), at in self._off.items() if where == environment}
 
     def redeliver(self, delivery_id: str, *, now: datetime) -> bool:
-        """Start the schedule of a dead, gone or delivered one over; ``False``: no such one."""
+        """Start the schedule of one that is not in flight over, due now; ``False``: no such one."""
         with self._lock:
             entry = self._by_id.get(delivery_id)
-            if entry is None or entry.state not in FINAL:
+            if entry is None or entry.state is State.IN_FLIGHT:
                 return False
             entry.state, entry.tries, entry.due_at = State.PENDING, 0, now
             entry.finished_at = None
             self._make_ready(entry)
+            return True
+
+    def discard(self, delivery_id: str, *, now: datetime) -> bool:
+        """Forget a delivery, unless a lease on it holds at *now*; ``False``: no such one."""
+        with self._lock:
+            entry = self._by_id.get(delivery_id)
+            if entry is None or (entry.lease_until is not None and entry.lease_until > now):
+                return False
+            del self._by_id[self._entries.pop(entry.sequence).delivery.id]
             return True
 
     def prune(self, *, before: datetime, keep: int) -> int:

@@ -96,7 +96,7 @@ class SqliteOutbox:
         limit: int = 1,
     ) -> Sequence[Claim]:
         """Up to *limit* of *environment* for *endpoint* that are due at *now*, oldest first."""
-        where = (endpoint, environment)
+        where = sql.where(endpoint, environment)
         # Looking first costs no lock: an idle worker is in nobody's way.
         with self._file.reading() as connection:
             if not _has_due(connection, where, now):
@@ -129,7 +129,7 @@ class SqliteOutbox:
                 return False
             connection.execute(sql.ADD_ATTEMPT, sql.attempt_values(seq, attempt))
             if decision.outcome is Outcome.GONE:
-                where = (claim.delivery.endpoint, claim.delivery.environment)
+                where = sql.where(claim.delivery.endpoint, claim.delivery.environment)
                 connection.execute(sql.DISABLE, (*where, finished_at))
             return True
 
@@ -141,7 +141,7 @@ class SqliteOutbox:
     def next_due_at(self, endpoint: str, environment: str | None) -> datetime | None:
         """When there is something to claim for *endpoint* there; ``None``: nothing is waiting."""
         with self._file.reading() as connection:
-            where = (endpoint, environment)
+            where = sql.where(endpoint, environment)
             if connection.execute(sql.IS_OFF, where).fetchone():
                 return None
             for question in (sql.FIRST_READY, sql.NEXT_WAITING):
@@ -152,26 +152,33 @@ class SqliteOutbox:
     def disable(self, endpoint: str, environment: str | None, at: datetime) -> None:
         """Switch *endpoint* off there: its deliveries wait. Off already: since when stays."""
         with self._file.writing() as connection:
-            connection.execute(sql.DISABLE, (endpoint, environment, sql.stored(at)))
+            connection.execute(sql.DISABLE, (*sql.where(endpoint, environment), sql.stored(at)))
 
     def enable(self, endpoint: str, environment: str | None) -> bool:
         """Switch *endpoint* on again in *environment*; ``False``: it was not off."""
         with self._file.writing() as connection:
-            return connection.execute(sql.ENABLE, (endpoint, environment)).rowcount > 0
+            return connection.execute(sql.ENABLE, sql.where(endpoint, environment)).rowcount > 0
 
     def disabled(self, environment: str | None) -> Mapping[str, datetime]:
         """The endpoints that are off in *environment*, and since when."""
         with self._file.reading() as connection:
             return {
                 endpoint: datetime.fromisoformat(since)
-                for endpoint, since in connection.execute(sql.DISABLED, (environment,))
+                for endpoint, since in connection.execute(
+                    sql.DISABLED, sql.where("", environment)[1:]
+                )
             }
 
     def redeliver(self, delivery_id: str, *, now: datetime) -> bool:
-        """Start the schedule of a dead, gone or delivered one over; ``False``: no such one."""
+        """Start the schedule of one that is not in flight over, due now; ``False``: no such one."""
         with self._file.writing() as connection:
             values = (sql.stored(now), delivery_id)
             return connection.execute(sql.REDELIVER, values).rowcount > 0
+
+    def discard(self, delivery_id: str, *, now: datetime) -> bool:
+        """Forget a delivery, unless a lease on it holds at *now*; ``False``: no such one."""
+        with self._file.writing() as connection:
+            return connection.execute(sql.DISCARD, (delivery_id, sql.stored(now))).rowcount > 0
 
     def prune(self, *, before: datetime, keep: int) -> int:
         """Forget deliveries delivered before *before*, and all but the last *keep* delivered."""

@@ -68,8 +68,11 @@ GIVE_BACK = """
 """
 REDELIVER = """
     UPDATE deliveries
-    SET state = 'pending', is_ready = 1, due_at = ?, tries = 0, finished_at = NULL
-    WHERE id = ? AND finished_at IS NOT NULL
+    SET state = 'pending', is_ready = 1, wakes_at = NULL, due_at = ?, tries = 0, finished_at = NULL
+    WHERE id = ? AND state <> 'in_flight'
+"""
+DISCARD = """
+    DELETE FROM deliveries WHERE id = ? AND (state <> 'in_flight' OR is_ready = 1 OR wakes_at <= ?)
 """
 
 DISABLE = "INSERT OR IGNORE INTO endpoints_off VALUES (?, ifnull(?, ''), ?)"
@@ -128,6 +131,11 @@ def stored(instant: datetime) -> str:
 def instant(text: str | None) -> datetime | None:
     """The instant that was stored as *text*."""
     return datetime.fromisoformat(text) if text else None
+
+
+def where(endpoint: str, environment: str | None) -> tuple[Any, Any]:
+    """An endpoint and its environment, as stored."""
+    return _as_stored(endpoint), _as_stored(environment)
 
 
 def intent_values(intent: Intent) -> dict[str, Any]:
