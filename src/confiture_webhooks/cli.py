@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -11,13 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from .cli_deliver import deliver
-from .cli_operate import enable, redeliver
-from .cli_outbox import list_deliveries, show, status
+from .cli_operate import discard, enable, redeliver
+from .cli_outbox import list_deliveries, say, show, status
 from .cli_receiver import listen, verify_command
 from .cli_settings import FAILED, ConfigOpt, FormatOpt, is_json, print_json, refuse, settings_of
-from .config import redacted
+from .config import Settings, redacted
 from .demo import demo
-from .errors import Fault
+from .errors import Fault, OutboxError
+from .session import operators_outbox
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -95,6 +97,7 @@ def test(
         )
     from .ping import ping  # noqa: PLC0415
 
+    _warn_off(settings, [name] if name is not None else names)
     results = ping(settings, os.environ, name)
     is_delivered = all(result.is_delivered for result in results)
     if is_json(output):
@@ -103,6 +106,21 @@ def test(
         _show_pings([result.as_dict() for result in results])
     if not is_delivered:
         raise typer.Exit(FAILED)
+
+
+def _warn_off(settings: Settings, names: list[str]) -> None:
+    """Say which of *names* are off: a ping goes out all the same, events do not."""
+    with suppress(OutboxError):
+        outbox = operators_outbox(settings, os.environ)
+        try:
+            for name in names:
+                if name in outbox.disabled(settings.environment):
+                    say(
+                        f"Endpoint {name} is off since it answered 410: the ping goes out, "
+                        f"events do not. 'confiture webhooks enable {name}' switches it on"
+                    )
+        finally:
+            outbox.close()
 
 
 def _show_pings(rows: list[dict[str, Any]]) -> None:
@@ -125,6 +143,7 @@ app.command("list")(list_deliveries)
 app.command()(show)
 app.command()(status)
 app.command()(redeliver)
+app.command()(discard)
 app.command()(enable)
 app.command("listen")(listen)
 app.command("verify")(verify_command)

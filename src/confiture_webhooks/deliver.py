@@ -39,6 +39,8 @@ class PassResult:
     dead: int
     left: int
     """Deliveries still to make, due later or of endpoints that are off or not configured."""
+    next_at: datetime | None
+    """When the next of them is due."""
     elsewhere: Mapping[str | None, int]
     """By environment that is not this worker's, deliveries still to make."""
     failures: Mapping[str, str]
@@ -87,14 +89,20 @@ class _Bench:
         outcomes = self.worker.outcomes()
         try:
             summaries = self.outbox.summaries()
+            due = [
+                at
+                for endpoint in self.settings.endpoints
+                if (at := self.outbox.next_due_at(endpoint.name, self.settings.environment))
+            ]
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
-            summaries, is_done = {}, False
+            summaries, due, is_done = {}, [], False
         mine = summaries.get(self.settings.environment, Summary())
         return PassResult(
             delivered=outcomes[Outcome.DELIVERED],
             dead=outcomes[Outcome.DEAD_LETTER] + outcomes[Outcome.GONE],
             left=sum(mine.undelivered.values()),
+            next_at=min(due, default=None),
             elsewhere=elsewhere(summaries, self.settings.environment),
             failures=self.worker.failed(),
             is_done=is_done and not self.worker.has_faults(),

@@ -153,6 +153,10 @@ class Worker:
         """Whether the outbox, or we, failed last and have not been well since."""
         return any(lane.faults for lane in self.lanes)
 
+    def by_endpoint(self) -> Mapping[str, Counter[Outcome]]:
+        """By endpoint, how many attempts led to what."""
+        return {lane.endpoint.name: lane.outcomes for lane in self.lanes}
+
     def outcomes(self) -> Counter[Outcome]:
         """How many attempts led to what."""
         return sum((lane.outcomes for lane in self.lanes), Counter())
