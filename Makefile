@@ -52,7 +52,8 @@ test-newest: $(VENV)/tests.stamp ## The acceptance tests on the newest Confiture
 	@$(BIN)/python scripts/test_newest.py
 
 test-stack: $(VENV)/tests.stamp ## The live test of the observability stack (needs Go; six minutes cold)
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/stack
+	-@$(BIN)/python observability/native/stack.py --build-only --checkers
+	$(BIN)/python -m pytest -q -rs $(PYTEST_ARGS) tests/stack
 
 stack: $(VENV)/tests.stamp ## The real collector, Jaeger, Prometheus and VictoriaLogs on loopback (needs Go)
 	@$(BIN)/python observability/native/stack.py
@@ -79,7 +80,7 @@ format: $(VENV)/lint.stamp ## Format the code
 	$(BIN)/ruff format .
 
 benchmarks: $(VENV)/tests.stamp ## Speed against the alternative, as ratios
-	@cd benchmarks && for file in start_up transaction many deliver stored worker_memory; do ../$(BIN)/python $$file.py || exit 1; done
+	@cd benchmarks && for file in start_up transaction hooks many deliver stored worker_memory postgres_outbox; do ../$(BIN)/python $$file.py || exit 1; done
 
 build: $(VENV)/tests.stamp ## The wheel, installed into an empty environment and tried there
 	@PYTHON=$(BIN)/python sh scripts/try_wheel.sh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
@@ -94,16 +95,30 @@ def postgres() -> Iterator[Server]:
         yield server
 
 
+@contextmanager
+def _a_database(server: Server) -> Iterator[str]:
+    """The URL of an empty database, dropped afterwards."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+        try:
+            yield server.dsn(name)
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 @pytest.fixture
 def database(postgres: Server) -> Iterator[str]:
     """The URL of an empty database of this test's own, dropped afterwards."""
-    name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
-        try:
-            yield postgres.dsn(name)
-        finally:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with _a_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def outbox_database(postgres: Server) -> Iterator[str]:
+    """The URL of a database for the outboxes of all tests: each empties it first."""
+    with _a_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture

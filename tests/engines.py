@@ -43,6 +43,7 @@ class FakeConnection:
             host="127.0.0.1",
             port=5432,
             dbname="shop",
+            user="app",
             password="canary",
             backend_pid=7,
             transaction_status=TransactionStatus.IDLE,

@@ -35,11 +35,24 @@ NO_GO = (
     "Go is not installed. The stack's programs are built from their Go modules: install Go 1.26.6 "
     "or newer and run this again, or use `docker compose up`, which needs no Go."
 )
+COMPILER = {"GOGC": "400"}
+"""A compiler lives for seconds: it need not collect its garbage often."""
 STRIPPED = ("-trimpath", "-ldflags", "-s -w")
+
+
+REFUSED = re.compile(
+    r"dial tcp|no such host|connection refused|i/o timeout|TLS handshake|proxyconnect|unexpected EOF"
+    r"|: (403|404|407|410|429|5\d\d) |disabled by GOPROXY=off|requires go >=|toolchain not available"
+)
+"""What ``go`` says when it cannot have a module or a toolchain; anything else is a fault of ours."""
 
 
 class BuildError(Exception):
     """A program could not be built; the text says which, and what to do."""
+
+
+class UnavailableError(BuildError):
+    """This machine cannot build: Go is missing or too old, or its registry refuses a module."""
 
 
 class Go:
@@ -48,7 +61,7 @@ class Go:
     def __init__(self, folder: Path) -> None:
         command = shutil.which("go")
         if command is None:
-            raise BuildError(NO_GO)
+            raise UnavailableError(NO_GO)
         self._command = command
         self.folder = folder
 
@@ -61,7 +74,7 @@ class Go:
         done = subprocess.run(  # noqa: S603  fixed commands, no shell
             [command, *arguments],
             cwd=self.folder,
-            env={**os.environ, **environment},
+            env={**COMPILER, **os.environ, **environment},
             capture_output=True,
             text=True,
             check=False,
@@ -69,7 +82,8 @@ class Go:
         if done.returncode != 0:
             lines = [text for text in done.stderr.splitlines() if "downloading" not in text]
             what = " ".join([Path(command).name, *arguments])
-            raise BuildError(f"`{what}` failed:\n  " + "\n  ".join(lines[-12:]))
+            kind = UnavailableError if REFUSED.search(done.stderr) else BuildError
+            raise kind(f"`{what}` failed:\n  " + "\n  ".join(lines[-12:]))
         return done.stdout
 
 

@@ -7,15 +7,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import hook_alias
+
 if TYPE_CHECKING:
     from .config import Settings, load
-    from .errors import ConfigError, OutboxError, SignatureError, TransportError, WebhooksError
+    from .errors import (
+        ConfigError,
+        HookError,
+        OutboxError,
+        SignatureError,
+        TransportError,
+        WebhooksError,
+    )
+    from .hooks import HookContext, register_hook
     from .inbox import Inbox
     from .session import attach
     from .verification import verify
 
 __all__ = [
     "ConfigError",
+    "HookContext",
+    "HookError",
     "Inbox",
     "OutboxError",
     "Settings",
@@ -24,16 +36,22 @@ __all__ = [
     "WebhooksError",
     "attach",
     "load",
+    "register_hook",
     "verify",
 ]
 
 _HOMES = {
+    "HookContext": "hooks",
     "Inbox": "inbox",
     "Settings": "config",
     "attach": "session",
     "load": "config",
+    "register_hook": "hooks",
     "verify": "verification",
 }
+
+
+hook_alias.install()
 
 
 def __getattr__(name: str) -> object:

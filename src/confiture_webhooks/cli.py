@@ -11,61 +11,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .cli_check import check
 from .cli_deliver import deliver
+from .cli_doctor import doctor
 from .cli_operate import discard, enable, redeliver
 from .cli_outbox import list_deliveries, say, show, status
+from .cli_postgres import outbox_app
 from .cli_receiver import listen, verify_command
 from .cli_settings import FAILED, ConfigOpt, FormatOpt, is_json, print_json, refuse, settings_of
-from .config import Settings, redacted
+from .config import Settings
 from .demo import demo
 from .errors import Fault, OutboxError
 from .session import operators_outbox
 
 app = typer.Typer(no_args_is_help=True)
-
-
-@app.command()
-def check(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
-    """Validate the configuration and show the endpoints, secrets and addresses hidden.
-
-    PROCESS:
-      Reads the environment and the file's `webhooks:` block as `confiture migrate` would.
-      Sends nothing.
-
-    EXAMPLES:
-      confiture webhooks check
-        ↳ Check what a migration here would use
-
-      confiture webhooks check --config db/environments/production.yaml
-        ↳ Check another environment
-
-    EXIT CODES:
-      0  The configuration is valid.
-      5  It is not, or no endpoint is configured; every fault is printed.
-    """
-    settings = settings_of(config, output)
-    document = redacted(settings)
-    if is_json(output):
-        print_json({"ok": True, **document})
-        return
-    table = Table("endpoint", "address", "events", "environments", "secrets", "timeout")
-    for endpoint in document["endpoints"]:
-        table.add_row(
-            escape(endpoint["name"]),
-            escape(endpoint["url"]),
-            ", ".join(endpoint["events"]),
-            ", ".join(endpoint["environments"] or ["all"]),
-            str(endpoint["secrets"]),
-            f"{endpoint['timeout_s']:g} s",
-        )
-    console = Console(soft_wrap=True)
-    console.print(table)
-    console.print(
-        f"environment: {escape(str(settings.environment or '(none)'))}   "
-        f"outbox: {escape(document['outbox'])}   "
-        f"flush timeout: {document['flush_timeout_s']:g} s"
-    )
-    console.print("[green]✅ The configuration is valid[/green]")
+app.command()(check)
 
 
 @app.command()
@@ -138,6 +98,7 @@ def _show_pings(rows: list[dict[str, Any]]) -> None:
 
 
 app.command("demo")(demo)
+app.command()(doctor)
 app.command("deliver")(deliver)
 app.command("list")(list_deliveries)
 app.command()(show)
@@ -145,5 +106,6 @@ app.command()(status)
 app.command()(redeliver)
 app.command()(discard)
 app.command()(enable)
+app.add_typer(outbox_app, name="outbox")
 app.command("listen")(listen)
 app.command("verify")(verify_command)

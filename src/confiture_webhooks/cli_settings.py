@@ -12,12 +12,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from .adapters.hook_files import HookFile
 from .config import Settings
 from .errors import ConfigError, Fault
 from .event import rfc3339
 from .invocation import Invocation, parse
 from .outbox import Intent
-from .session import settings_from
+from .session import command_settings, in_database, settings_from
 from .settlement import Ending
 from .settler import LONGEST_QUESTION_S, Ask, examine
 from .variables import OFF_WORDS, SWITCH
@@ -45,8 +46,7 @@ def print_json(document: dict[str, Any]) -> None:
     print(json.dumps(document, indent=2))
 
 
-def invocation_of(config: Path | None) -> Invocation:
-    """What a ``confiture migrate up`` here would be asked for."""
+def _asked_for(config: Path | None) -> Invocation:
     words = ["migrate", "up", *(["--config", str(config)] if config else [])]
     invocation = parse(words, os.environ)
     assert isinstance(invocation, Invocation)
@@ -58,7 +58,7 @@ def ask_of(config: Path | None) -> Ask | None:
     from .adapters.ledger import project_ledger  # noqa: PLC0415
 
     try:
-        ledger = project_ledger(invocation_of(config).config_file, os.environ)
+        ledger = project_ledger(_asked_for(config).config_file, os.environ)
     except Exception:  # noqa: BLE001  a file or an address that the host cannot use, either
         return None
     return ledger.ask if ledger is not None else None
@@ -82,30 +82,60 @@ def unsettled_rows(intents: Sequence[Intent], config: Path | None) -> list[dict[
     ]
 
 
-def settings_of(config: Path | None, output: str, *, is_sending: bool = False) -> Settings:
+def settings_of(
+    config: Path | None, output: str, *, is_sending: bool = False, needs_endpoint: bool = True
+) -> Settings:
     """The settings a ``confiture migrate`` here would use, or the end of the command."""
-    invocation = invocation_of(config)
-    if is_sending and os.environ.get(SWITCH, "").strip().lower() in OFF_WORDS:
-        refuse([Fault(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")], output)
-    if config is not None and not config.exists():
-        refuse([Fault("--config", "there is no such file", "Check the path")], output)
+    invocation = invocation_of(config, output, is_sending=is_sending)
     try:
         settings = settings_from(os.environ, invocation.config_file)
     except ConfigError as error:
         refuse(error.faults, output)
-    if not settings.endpoints:
-        refuse(
-            [
-                Fault(
-                    "CONFITURE_WEBHOOK_URL",
-                    "no endpoint is configured",
-                    "Set it, or write a `webhooks:` block into "
-                    f"{invocation.config_file or 'the environment file'}",
-                )
-            ],
-            output,
-        )
-    return settings
+    if needs_endpoint and not settings.endpoints:
+        _refuse_nothing(invocation, output)
+    if settings.outbox != "postgres":
+        return settings
+    from .adapters.database import project_dsn  # noqa: PLC0415
+
+    return in_database(settings, project_dsn(invocation.config_file, os.environ))
+
+
+def whole_settings_of(config: Path | None, output: str) -> tuple[Settings, list[HookFile]]:
+    """The same with the hook files, any fault of which ends the command too."""
+    invocation = invocation_of(config, output)
+    try:
+        settings, files = command_settings(os.environ, invocation.config_file)
+    except ConfigError as error:
+        refuse(error.faults, output)
+    if faults := [file.fault for file in files if file.fault is not None]:
+        refuse(faults, output)
+    if not (settings.endpoints or files):
+        _refuse_nothing(invocation, output)
+    return settings, files
+
+
+def invocation_of(config: Path | None, output: str, *, is_sending: bool = False) -> Invocation:
+    """What a ``confiture migrate up`` here would be asked for, or the end of the command."""
+    invocation = _asked_for(config)
+    if is_sending and os.environ.get(SWITCH, "").strip().lower() in OFF_WORDS:
+        refuse([Fault(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")], output)
+    if config is not None and not config.exists():
+        refuse([Fault("--config", "there is no such file", "Check the path")], output)
+    return invocation
+
+
+def _refuse_nothing(invocation: Invocation, output: str) -> NoReturn:
+    refuse(
+        [
+            Fault(
+                "CONFITURE_WEBHOOK_URL",
+                "no endpoint is configured",
+                "Set it, or write a `webhooks:` block into "
+                f"{invocation.config_file or 'the environment file'}",
+            )
+        ],
+        output,
+    )
 
 
 def refuse(faults: Any, output: str) -> NoReturn:

@@ -37,6 +37,8 @@ class Settings:
     flush_timeout: timedelta = timedelta(seconds=10)
     hooks: tuple[str, ...] = ()
     """Modules to import for their hooks."""
+    hook_timeout: timedelta = timedelta(seconds=30)
+    """For one call of a hook, and for importing one file of them."""
     log: Log | None = None
     """``None``: JSON unless standard error is a terminal."""
     log_level: str = "info"
@@ -76,6 +78,7 @@ def load(environ: Mapping[str, str], config_file: Path | None) -> Settings:
         outbox=variable.value(variables.OUTBOX, values.outbox) or block.outbox,
         flush_timeout=block.flush_timeout if flush_timeout is None else flush_timeout,
         hooks=tuple(block.hooks),
+        hook_timeout=block.hook_timeout,
         log=cast("Log | None", variable.log()),
         log_level=variable.log_level() or "info",
         environment=file.environment or variable.value(variables.ENVIRONMENT, values.text),
@@ -116,6 +119,7 @@ def redacted(settings: Settings) -> dict[str, Any]:
         "outbox": redacted_outbox(settings.outbox),
         "flush_timeout_s": settings.flush_timeout.total_seconds(),
         "hooks": list(settings.hooks),
+        "hook_timeout_s": settings.hook_timeout.total_seconds(),
         "environment": settings.environment,
         "sources": list(settings.sources),
     }
@@ -127,6 +131,7 @@ def _redacted_endpoint(endpoint: Endpoint) -> dict[str, Any]:
         "url": redacted_url(endpoint.url),
         "events": sorted(event.value for event in endpoint.events),
         "environments": (None if endpoint.environments is None else sorted(endpoint.environments)),
+        "migrations": list(endpoint.migrations) or None,
         "format": endpoint.format,
         "headers": sorted(endpoint.headers),
         "secrets": len(endpoint.secrets),

@@ -32,6 +32,7 @@ from .retry import DEFAULT_JITTER, DEFAULT_SCHEDULE, RetryPolicy
 
 DEFAULT_OUTBOX = "sqlite"
 DEFAULT_FLUSH_TIMEOUT = timedelta(seconds=10)
+DEFAULT_HOOK_TIMEOUT = timedelta(seconds=30)
 
 T = TypeVar("T")
 M = TypeVar("M", bound="Block")
@@ -73,6 +74,7 @@ class EndpointBlock(Block):
     events: Some[Annotated[EventType, PlainValidator(values.event)]] = sorted(DEFAULT_SUBSCRIPTION)
     environments: Some[Text] = []
     """Left out, and so empty: all of them."""
+    migrations: Some[Text] = []
     routing_key: Annotated[str, PlainValidator(values.routing_key)] = Field(default="", repr=False)
     format: Annotated[
         str, PlainValidator(lambda value: values.one_of(value, values.FORMATS, "a format"))
@@ -154,6 +156,7 @@ class EndpointBlock(Block):
             headers=dict(self.headers),
             events=frozenset(self.events),
             environments=frozenset(self.environments) or None,
+            migrations=tuple(self.migrations),
             routing_key=self.routing_key or None,
             format=self.format,
             include_sql=self.include_sql,
@@ -173,6 +176,7 @@ class WebhooksBlock(Block):
         DEFAULT_FLUSH_TIMEOUT
     )
     hooks: list[Annotated[str, PlainValidator(values.module)]] = []
+    hook_timeout: Annotated[timedelta, PlainValidator(values.timeout)] = DEFAULT_HOOK_TIMEOUT
 
 
 _PROBLEMS = {

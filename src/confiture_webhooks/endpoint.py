@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from fnmatch import fnmatchcase
 
 from .event import DEFAULT_SUBSCRIPTION, Event, EventType
 from .retry import RetryPolicy
@@ -29,6 +30,8 @@ class Endpoint:
     events: frozenset[EventType] = DEFAULT_SUBSCRIPTION
     environments: frozenset[str] | None = None
     """``None``: all of them."""
+    migrations: tuple[str, ...] = ()
+    """Patterns of ``<version>_<name>``, case and all; none: every migration."""
     routing_key: str | None = field(default=None, repr=False)
     """PagerDuty's, for the format of that name: put into a body when it is sent."""
     format: str = DEFAULT_FORMAT
@@ -41,6 +44,24 @@ class Endpoint:
         """Whether *event* is to be told to this endpoint. A ping always is."""
         if event.type is EventType.PING:
             return True
-        if event.type not in self.events:
-            return False
-        return self.environments is None or event.environment in self.environments
+        if event.migration is not None:
+            names = [event.migration.name]
+        else:
+            names = [str(row["name"]) for row in event.migrations or ()]
+        return self.refusal(event.type, event.environment, names) is None
+
+    def refusal(self, kind: EventType, environment: str | None, names: Sequence[str]) -> str | None:
+        """Why an event of *kind* is not told here, ``None`` when it is.
+
+        *names* are the migrations it is about: one, or all of a run's, any of which will do.
+        """
+        if kind not in self.events:
+            return f"events has no {kind.value}"
+        if self.environments is not None and environment not in self.environments:
+            return f"environments has no {environment or 'unnamed environment'}"
+        if self.migrations and not any(self._is_among(name) for name in names):
+            return f"migrations has no pattern that fits {', '.join(names) or 'no migration'}"
+        return None
+
+    def _is_among(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.migrations)

@@ -4,6 +4,7 @@ WebhooksError
 ├── ConfigError      every fault of a configuration at once
 ├── SignatureError   verification failed, whatever the cause: one class, one answer
 ├── OutboxError      the store refused
+├── HookError        a hook file is wrong, or what it asks for cannot be done
 └── TransportError   no HTTP answer at all: DNS, TLS, refused, timed out
 
 An HTTP status is data on an ``Attempt``, never an exception.
@@ -46,6 +47,10 @@ class SignatureError(WebhooksError):
 
 class OutboxError(WebhooksError):
     """The outbox could not do what was asked; the store's own error is ``__cause__``."""
+
+
+class HookError(WebhooksError):
+    """A hook file is wrong, or what a hook asks for cannot be done."""
 
 
 CUT = "cut"

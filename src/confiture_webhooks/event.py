@@ -21,9 +21,11 @@ class EventType(StrEnum):
     RUN_SUCCESS = "run_success"
     RUN_ERROR = "run_error"
     PING = "ping"
+    CUSTOM = "custom"
+    """What a user's hook sends; its payload is the user's own."""
 
 
-SUBSCRIBABLE = frozenset(EventType) - {EventType.PING}
+SUBSCRIBABLE = frozenset(EventType) - {EventType.PING, EventType.CUSTOM}
 DEFAULT_SUBSCRIPTION = frozenset(
     {
         EventType.MIGRATION_SUCCESS,

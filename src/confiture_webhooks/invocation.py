@@ -15,6 +15,7 @@ ENVIRONMENTS = Path("db/environments")
 DEFAULT_CONFIG = ENVIRONMENTS / "local.yaml"
 APPLY_AS_CONFIG = Path("confiture.yaml")
 DEFAULT_MIGRATIONS = Path("db/migrations")
+HOOKS = Path("confiture_hooks")
 DSN_VARIABLE = "CONFITURE_DATABASE_URL"
 FILE_ONLY = frozenset({"apply-as", "squash-ledger", "steps"})
 """Mutating commands that take the DSN from their file and from nowhere else."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ class Backend:
 
     database: Database
     ledger_table: str
+    database_url: str = field(default="", repr=False)
+    """For users' hooks; without the password."""
     pid: int | None = None
     started_at: datetime | None = None
     identity: str | None = None
@@ -69,6 +71,10 @@ class Migration:
         if self.ended_at is None:
             self.ended_at = datetime.now(UTC)
             self.duration_s = time.monotonic() - self._started
+
+    def so_far(self) -> tuple[datetime, float]:
+        """The time now, and the seconds since it began."""
+        return datetime.now(UTC), time.monotonic() - self._started
 
     def row(self, *, is_success: bool) -> dict[str, object]:
         """Itself in the list of a run's event."""

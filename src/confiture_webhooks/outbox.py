@@ -31,10 +31,10 @@ Every method raises ``OutboxError`` when the store refuses, with the store's err
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .delivery import Attempt, Decision, Delivery, State
 from .event import Direction, EventType, MigrationRef
@@ -220,3 +220,26 @@ class Outbox(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections. Closing twice is allowed."""
+
+
+@runtime_checkable
+class Enlisting(Protocol):
+    """An outbox that may lie in the migrated database, and then goes with its transaction."""
+
+    def release_on(self, connection: Any, event_id: str, deliveries: Sequence[Delivery]) -> bool:
+        """Release in the transaction *connection* has open: it stays if that commits.
+
+        ``False``: not possible there, or refused; the transaction is as it was. Never raises
+        OutboxError: ``release``, later, is the way that tells what is wrong.
+        """
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """An outbox that tells of what other processes have put into it."""
+
+    def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call *wake*, in a thread of its own, whenever there is something new; what ends it.
+
+        A hint, not a promise: looking now and then is still needed.
+        """

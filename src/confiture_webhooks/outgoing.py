@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .delivery import Delivery, TraceContext
 from .endpoint import DEFAULT_FORMAT, Endpoint
 from .errors import OutboxError
 from .event import Event
 from .formats import Rendered, render
-from .outbox import Intent, Outbox, Summary
+from .outbox import Enlisting, Intent, Outbox, Summary
 from .status_line import status_line
 from .summary import OFF, given_up_line, leftover_line
 from .worker import Worker
 
 if TYPE_CHECKING:
     from .config import Settings
+    from .hook_runner import HookRunner, Send
     from .telemetry import Telemetry
     from .transport import Transport
 
@@ -40,6 +42,8 @@ class Parts:
     """In memory, for when the configured one cannot be used."""
     transport: Callable[[], Transport]
     user_agent: str
+    hooks: Callable[[Telemetry, Send], HookRunner] | None = None
+    """What runs users' hooks; ``None``: there are none."""
     shows_progress: bool = False
     """Whether a terminal may show what is waited for at the end."""
     has_leftovers: Callable[[], bool] = lambda: False
@@ -56,37 +60,65 @@ class Outgoing:
         self._outbox: Outbox | None = None
         self._transport: Transport | None = None
         self._worker: Worker | None = None
+        self._guard = threading.RLock()
+        """Hooks send from threads of their own."""
 
     def stage(self, intent: Intent) -> None:
         """Remember an event whose outcome is not known yet."""
-        try:
-            self._opened().stage(intent)
-        except OutboxError as error:
-            self._replace(error)
+        if not self._settings.endpoints:
+            return
+        with self._guard:
+            try:
+                self._opened().stage(intent)
+            except OutboxError as error:
+                self._replace(error)
 
     def tell(self, event: Event, trace: TraceContext) -> None:
         """Release *event*: one delivery for each endpoint that wants it, on its way at once."""
-        deliveries = deliveries_of(
-            event, self._settings.endpoints, trace, report=self._telemetry.failed
+        self.release(
+            event.id,
+            deliveries_of(event, self._settings.endpoints, trace, report=self._telemetry.failed),
         )
-        try:
-            self._opened().release(event.id, deliveries)
-        except OutboxError as error:
-            self._replace(error).release(event.id, deliveries)
-        if deliveries:
-            self._working().wake()
+
+    def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
+        """Keep *deliveries* in place of the intent *event_id*, and begin to make them."""
+        if not self._settings.endpoints:
+            return
+        with self._guard:
+            try:
+                self._opened().release(event_id, deliveries)
+            except OutboxError as error:
+                self._replace(error).release(event_id, deliveries)
+            if deliveries:
+                self._working().wake()
 
     def intents(self) -> Sequence[Intent]:
         """Those that are staged and not released, of earlier runs too, oldest first."""
-        try:
-            return self._opened().intents()
-        except OutboxError as error:
-            return self._replace(error).intents()
+        if not self._settings.endpoints:
+            return []
+        with self._guard:
+            try:
+                return self._opened().intents()
+            except OutboxError as error:
+                return self._replace(error).intents()
+
+    def tell_on(self, connection: Any, event: Event, trace: TraceContext) -> None:
+        """Release *event* in the transaction of *connection*, where the outbox can.
+
+        It is to be told once more afterwards: that changes nothing, or makes up for it.
+        """
+        outbox = self._outbox
+        # Not under the guard: what a hook has on its way must not hold up a COMMIT.
+        if isinstance(outbox, Enlisting):
+            deliveries = deliveries_of(
+                event, self._settings.endpoints, trace, report=self._telemetry.failed
+            )
+            outbox.release_on(connection, event.id, deliveries)
 
     def flush(self, budget: timedelta) -> None:
         """Wait for what is due within *budget*, left-overs of earlier runs included."""
         if self._worker is None:
-            if not self._parts.has_leftovers():
+            if not self._settings.endpoints or not self._parts.has_leftovers():
                 return
             self._working().wake()
         assert self._worker is not None

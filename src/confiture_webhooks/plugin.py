@@ -17,6 +17,22 @@ if TYPE_CHECKING:
 HELP = "Webhooks for migrations: check them, test them, see what was delivered"
 OFF = frozenset({"off", "0", "false", "no"})
 ENVIRONMENTS = "db/environments"
+HOOKS = "confiture_hooks"
+NOT_MIGRATING = frozenset(
+    (
+        "current",
+        "diff",
+        "fix",
+        "generate",
+        "introspect",
+        "preflight",
+        "status",
+        "validate",
+        "verify",
+        "verify-checksums",
+    )
+)
+"""Commands that apply nothing: hook files cost them nothing."""
 DEFAULT_CONFIGS = (f"{ENVIRONMENTS}/local.yaml", "confiture.yaml")
 
 
@@ -66,9 +82,16 @@ def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
         return False
     if environ.get("CONFITURE_WEBHOOK_URL") or environ.get("CONFITURE_WEBHOOK_SECRET"):
         return True
+    if may_have_hooks(arguments):
+        return True
     values = {value for word in arguments for value in _values(word)}
     named = {path for value in values for path in (value, f"{ENVIRONMENTS}/{value}.yaml")}
     return any(_mentions_webhooks(path) for path in {*named, *DEFAULT_CONFIGS})
+
+
+def may_have_hooks(arguments: list[str]) -> bool:
+    """Whether there are hook files, and the command is not known to leave them alone."""
+    return NOT_MIGRATING.isdisjoint(arguments[1:2]) and os.path.isdir(HOOKS)  # noqa: PTH112
 
 
 def _values(word: str) -> set[str]:

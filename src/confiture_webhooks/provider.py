@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from .delivery import Delivery
 from .endpoint import Endpoint
-from .event import body
+from .event import EventType, body
 
 CLOUDEVENTS_TYPE = "application/cloudevents+json"
 _EVENT_TYPE_PREFIX = "com.github.fraiseql.confiture."
@@ -36,7 +36,8 @@ class Completed:
 def complete(endpoint: Endpoint, delivery: Delivery) -> Completed:
     """The request of *delivery*, with what *endpoint*'s provider needs. The same every time."""
     plain = Completed(url=endpoint.url, body=delivery.body)
-    if endpoint.format not in _COMPLETIONS:
+    # What a user's hook sends is its own: it goes out as it was given.
+    if delivery.event_type is EventType.CUSTOM or endpoint.format not in _COMPLETIONS:
         return plain
     document = json.loads(delivery.body)
     # What was stored before the endpoint's format was changed is sent as it is.

@@ -23,14 +23,14 @@ from .event import (
     MigrationRef,
     outcome_event,
 )
+from .hook_events import HookFeed
 from .migration import UNKNOWN, Backend, Migration, new_event_id
-from .outbox import Intent
 from .outgoing import TELEMETRY_BUDGET, Outgoing, Parts
-from .settlement import INTERRUPTED
-from .settler import Ask, in_time, seconds_left, settle
+from .settling import Settling
 
 if TYPE_CHECKING:
     from .config import Settings
+    from .settler import Ask
     from .telemetry import Telemetry
 
 P = ParamSpec("P")
@@ -64,18 +64,15 @@ class Run:
         self._write = say or (lambda text: print(text, file=sys.stderr))
         self._telemetry: Telemetry | None = None
         self._outgoing: Outgoing | None = None
+        self._hooks: HookFeed | None = None
         self._database = Database()
         self._command = "confiture migrate"
         self._started_at = datetime.now(UTC)
         self._has_reported = False
-        self._has_unknown = False
         self._is_finished = False
-        self._deadline: float | None = None
         self._ended: list[tuple[Migration, bool]] = []
         self._owed: dict[str, tuple[Migration, int | None, ErrorInfo | None]] = {}
-        self._own: set[str] = set()
-        self._ask: Ask | None = None
-        self.unsettled: list[Migration] = []
+        self._settling = Settling(self.conclude, self._say, settings.environment)
 
     @contained
     def begin(self, command: str) -> None:
@@ -86,7 +83,12 @@ class Run:
     @contained
     def consult(self, ask: Ask) -> None:
         """*ask* the database of this run how the migrations of killed runs ended."""
-        self._ask = ask
+        self._settling.ask = ask
+
+    @property
+    def unsettled(self) -> list[Migration]:
+        """The migrations of this run that nobody saw end."""
+        return self._settling.unsettled
 
     @contained
     def migration(
@@ -113,14 +115,40 @@ class Run:
             conclude=self.conclude,
             settle_later=self.unsettled.append,
         )
-        self._own.add(migration.event_id)
-        outgoing.stage(self._intent(migration))
+        self._settling.stage(
+            migration,
+            outgoing,
+            environment=self._settings.environment,
+            run_id=telemetry.correlation_id,
+        )
+        if self._hooks is not None:
+            self._hooks.started(migration)
         if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):
             started = self._event(
                 EventType.MIGRATION_STARTED, migration, started_at=migration.started_at
             )
             outgoing.tell(started, span.trace)
         return migration
+
+    @contained
+    def committing(self, migration: Migration, rows_affected: int | None, connection: Any) -> None:
+        """A migration is about to commit on *connection*: its success may go with it.
+
+        Nothing is certain before ``conclude``, which tells the same event once more.
+        """
+        if self._outgoing is None:
+            return
+        ended_at, duration_s = migration.so_far()
+        event = self._event(
+            outcome_event(migration.direction, is_success=True),
+            migration,
+            event_id=migration.event_id,
+            started_at=migration.started_at,
+            ended_at=ended_at,
+            duration_s=round(duration_s, 6),
+            rows_affected=rows_affected,
+        )
+        self._outgoing.tell_on(connection, event, migration.span.trace)
 
     @contained
     def conclude(
@@ -159,6 +187,8 @@ class Run:
             error=error,
         )
         self._begun(migration.backend.database)[1].tell(event, migration.span.trace)
+        if self._hooks is not None:
+            self._hooks.ended(migration, rows_affected)
 
     @contained
     def finish(self, error_type: str | None = None) -> None:
@@ -170,13 +200,15 @@ class Run:
             return
         self._is_finished = True
         deadline = time.monotonic() + self._settings.flush_timeout.total_seconds()
-        self._deadline = deadline
+        self._settling.deadline = deadline
         try:
             for owed in list(self._owed.values()):
                 self.conclude(*owed)
             self._settle()
             self._conclude_run(error_type)
             self._settle_killed()
+            if self._hooks is not None:
+                self._hooks.drain(deadline)
             self._flush(deadline)
         except KeyboardInterrupt:
             self._say("confiture-webhooks: interrupted; what is not sent stays as it is")
@@ -211,37 +243,14 @@ class Run:
             self._database = database
             self._telemetry.start_run(self._command, database, started_at=self._started_at)
             self._outgoing = Outgoing(self._settings, self._parts, self._telemetry)
+            if self._parts.hooks is not None:
+                self._hooks = HookFeed(
+                    self._settings, self._parts.hooks, self._telemetry, self._outgoing
+                )
         return self._telemetry, self._outgoing
 
     def _is_wanted(self, kind: EventType) -> bool:
         return any(kind in endpoint.events for endpoint in self._settings.endpoints)
-
-    def _intent(self, migration: Migration) -> Intent:
-        assert self._telemetry is not None
-        backend, trace = migration.backend, migration.span.trace
-        return Intent(
-            event_id=migration.event_id,
-            direction=migration.direction,
-            migration=migration.ref,
-            environment=self._settings.environment,
-            ledger_table=backend.ledger_table,
-            database_host=backend.database.host,
-            database_port=backend.database.port,
-            database_name=backend.database.name,
-            database_schema=backend.database.schema,
-            database_identity=backend.identity,
-            timeline=backend.timeline,
-            ledger_oid=backend.ledger_oid,
-            ledger_before=backend.ledger_before,
-            ledger_read_at=backend.ledger_read_at,
-            has_lock=backend.has_lock,
-            backend_pid=backend.pid,
-            backend_started_at=backend.started_at,
-            traceparent=trace.traceparent,
-            tracestate=trace.tracestate,
-            correlation_id=self._telemetry.correlation_id,
-            staged_at=migration.started_at,
-        )
 
     def _event(
         self,
@@ -273,21 +282,7 @@ class Run:
 
     @contained
     def _settle_one(self, migration: Migration) -> None:
-        is_recorded = in_time(migration.ask_ledger, seconds_left(self._deadline))
-        if is_recorded is None:
-            self._has_unknown = True
-            self._say(
-                f"confiture-webhooks: how {migration.ref.name} ended is not known (the "
-                "database does not answer), so nothing is told of it now"
-            )
-            migration.stop_clock()
-            migration.span.finish(
-                duration_s=migration.duration_s, rows_affected=None, error=UNKNOWN
-            )
-        elif is_recorded is (migration.direction is Direction.UP):
-            self.conclude(migration, None, None)
-        else:
-            self.conclude(migration, None, migration.error or INTERRUPTED)
+        self._settling.end(migration)
 
     @contained
     def _conclude_run(self, error_type: str | None) -> None:
@@ -295,7 +290,7 @@ class Run:
         error = failed[-1].error if failed else None
         if error is not None:
             error_type = error.sqlstate or error.type
-        if error_type is None and self._has_unknown:
+        if error_type is None and self._settling.has_unknown:
             error_type = UNKNOWN.type
         kind = EventType.RUN_SUCCESS if error_type is None else EventType.RUN_ERROR
         is_wanted = self._is_wanted(kind)
@@ -334,18 +329,9 @@ class Run:
         Asked later, the row of the attempt that is about to begin would be taken for theirs.
         """
         reached = self._reached()
-        if reached is None or self._ask is None or self._has_unknown:
-            return
-        telemetry, outgoing = reached
-        earlier = [
-            intent
-            for intent in outgoing.intents()
-            if intent.event_id not in self._own
-            and intent.environment == self._settings.environment
-            and version in (None, intent.migration.version)
-        ]
-        seconds = seconds_left(self._deadline)
-        settle(earlier, self._ask, outgoing.tell, telemetry, seconds=seconds)
+        if reached is not None and not self._settling.has_unknown:
+            telemetry, outgoing = reached
+            self._settling.tell_killed(version, outgoing, telemetry)
 
     @contained
     def _flush(self, deadline: float) -> None:
@@ -365,13 +351,16 @@ class Run:
 
     @contained
     def _stop(self) -> None:
+        if self._hooks is not None:
+            self._hooks.stop()
         if self._outgoing is not None and (
             line := self._outgoing.stop(is_late=self._deadline_is_over())
         ):
             self._say(line)
 
     def _deadline_is_over(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        deadline = self._settling.deadline
+        return deadline is not None and time.monotonic() >= deadline
 
     @contained
     def _end_telemetry(self, deadline: float) -> None:

@@ -5,26 +5,31 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Settings, is_configured, load
-from .errors import ConfigError, Fault, OutboxError
-from .invocation import Invocation, parse
+from .errors import ConfigError, OutboxError
+from .invocation import HOOKS, Invocation, parse
 from .outgoing import TELEMETRY_BUDGET, Parts
 from .run import Run
-from .variables import SECRET
+from .variables import ALLOW_HTTP, SECRET, URL
 
 if TYPE_CHECKING:
+    from .adapters.hook_files import HookFile
+    from .hook_runner import HookRunner, Send
     from .outbox import Outbox
     from .telemetry import Telemetry
     from .transport import Transport
 
 HOST = "fraiseql-confiture"
+OF_DEFAULT = frozenset({URL, SECRET, ALLOW_HTTP})
+"""What makes the endpoint that variables alone make."""
 
 
 def user_agent() -> str:
@@ -41,12 +46,53 @@ def _version(distribution: str) -> str:
 
 def settings_from(environ: Mapping[str, str], config_file: Path | None) -> Settings:
     """The settings, if this version can do what they ask. Raises ConfigError with every fault."""
-    settings = load(environ, config_file)
-    if settings.outbox.partition(":")[0] == "postgres":
-        problem = "the PostgreSQL outbox is not part of this version"
-        remedy = "Use `sqlite` on a disk that outlives the run, or `memory`"
-        raise ConfigError([Fault("outbox", problem, remedy)])
-    return settings
+    return load(environ, config_file)
+
+
+def command_settings(
+    environ: Mapping[str, str], config_file: Path | None
+) -> tuple[Settings, list[HookFile]]:
+    """The settings of a command, and its hook files. Raises ConfigError with every fault.
+
+    A hook file that reads CONFITURE_WEBHOOK_URL itself tells that address: the variable then
+    makes no endpoint here, so that nobody is told twice.
+    """
+    from .adapters.hook_files import find  # noqa: PLC0415
+
+    project = Path.cwd()
+    files = find(project)
+    if not any(file.reads_url for file in files):
+        settings = settings_from(environ, config_file)
+        files = find(project, settings.hooks)
+        if not any(file.reads_url for file in files):
+            return settings, files
+    rest = {name: value for name, value in environ.items() if name not in OF_DEFAULT}
+    settings = settings_from(rest, config_file)
+    return settings, find(project, settings.hooks)
+
+
+def make_hooks(settings: Settings, files: Sequence[HookFile]) -> Callable[..., HookRunner] | None:
+    """What makes a run's hooks of *files*; ``None`` when there are none."""
+    if not files:
+        return None
+
+    def hooks(telemetry: Telemetry, send: Send) -> HookRunner:
+        from .adapters.hook_files import forget, load  # noqa: PLC0415
+        from .hook_runner import HookRunner, HookSource  # noqa: PLC0415
+
+        project = Path.cwd()
+        forget()
+        sources = [
+            HookSource(module=file.module, load=partial(load, file, project)) for file in files
+        ]
+        return HookRunner(sources, telemetry, send, timeout=settings.hook_timeout, say=_say)
+
+    return hooks
+
+
+def _say(text: str) -> None:
+    with suppress(Exception):  # a closed stderr: nobody is left to tell
+        print(text, file=sys.stderr)
 
 
 def make_transport() -> Transport:
@@ -71,12 +117,33 @@ def sqlite_path(settings: Settings, environ: Mapping[str, str]) -> Path:
     return Path(given) if given else default_path(Path.cwd(), environ)
 
 
+def in_database(settings: Settings, dsn: str | None) -> Settings:
+    """*settings* whose PostgreSQL outbox, if no other database is named, is in that of *dsn*."""
+    is_open = dsn is not None and settings.outbox == "postgres"
+    return replace(settings, outbox=f"postgres:{dsn}") if is_open else settings
+
+
+def postgres_dsn(settings: Settings) -> str:
+    """The database of the PostgreSQL outbox. Raises OutboxError when none is named."""
+    dsn = settings.outbox.partition(":")[2]
+    if not dsn:
+        raise OutboxError(
+            "outbox postgres: no database is named. Set `database_url` in the environment file, "
+            "CONFITURE_DATABASE_URL, or CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
+        )
+    return dsn
+
+
 def make_outbox(
     settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]
 ) -> Outbox:
     """The outbox the settings name. Raises OutboxError when it cannot be opened."""
     if settings.outbox == "memory":
         return spare_outbox()
+    if settings.outbox.startswith("postgres"):
+        from .adapters.pgmq import PgmqOutbox  # noqa: PLC0415
+
+        return PgmqOutbox(postgres_dsn(settings))
     from .adapters.sqlite import open_outbox  # noqa: PLC0415
 
     outbox, notices = open_outbox(sqlite_path(settings, environ))
@@ -103,19 +170,34 @@ def operators_outbox(
 
 
 def parts(
-    settings: Settings, environ: Mapping[str, str], telemetry: Callable[[], Telemetry]
+    settings: Settings,
+    environ: Mapping[str, str],
+    telemetry: Callable[[], Telemetry],
+    database: Callable[[], str | None] = lambda: None,
+    hooks: Callable[..., HookRunner] | None = None,
 ) -> Parts:
-    """What a run with *settings* is put together from."""
+    """What a run with *settings* is put together from; *database* is the migrated one's DSN."""
     return Parts(
         telemetry=telemetry,
-        outbox=lambda made: make_outbox(settings, environ, made.outbox_failed),
+        outbox=lambda made: make_outbox(
+            in_database(settings, database()), environ, made.outbox_failed
+        ),
         spare_outbox=spare_outbox,
         transport=make_transport,
         user_agent=user_agent(),
-        has_leftovers=lambda: (
-            settings.outbox.startswith("sqlite") and sqlite_path(settings, environ).exists()
-        ),
+        hooks=hooks,
+        has_leftovers=lambda: _has_outbox(in_database(settings, database()), environ),
     )
+
+
+def _has_outbox(settings: Settings, environ: Mapping[str, str]) -> bool:
+    """Whether there is an outbox already. Makes none."""
+    kind, _, dsn = settings.outbox.partition(":")
+    if kind == "postgres":
+        from .adapters.pgmq import has_outbox  # noqa: PLC0415
+
+        return bool(dsn) and has_outbox(dsn)
+    return kind == "sqlite" and sqlite_path(settings, environ).exists()
 
 
 def command_telemetry(settings: Settings, environ: Mapping[str, str]) -> Telemetry:
@@ -151,6 +233,8 @@ class CommandSession:
         self._connections: list[Any] = []
         """Held, not only known by id: an id is given again once its connection is gone."""
         self._restore: Callable[[], None] = lambda: None
+        self.database: str | None = None
+        """The DSN of what is migrated, once it is known."""
 
     def install(self) -> None:
         """Take the host's seams for embedders. What others put there before stays underneath."""
@@ -169,6 +253,7 @@ class CommandSession:
             command = getattr(config, "command", None)
             if command and not self._invocation.is_rehearsal:
                 self._connections.append(connection)
+                self._note_database(connection)
                 self._run.begin(command)
                 consult(self._run, connection)
             return make_lock(connection, config)
@@ -189,6 +274,15 @@ class CommandSession:
         MigratorSession.default_migration_loader = staticmethod(loader)
         self._restore = restore
 
+    def _note_database(self, connection: Any) -> None:
+        """Keep the address while the connection tells it: the outbox may be there."""
+        from .adapters.database import dsn_of  # noqa: PLC0415
+
+        try:
+            self.database = self.database or dsn_of(connection)
+        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
+            self._run.report("reading the database's address", error)
+
     def _watch(self, engine: Any) -> None:
         from .adapters.confiture import observe, observe_resume  # noqa: PLC0415
 
@@ -197,6 +291,7 @@ class CommandSession:
             observe(engine, self._run, self._is_active)
             if self._invocation.resumes:
                 self._connections.append(engine.connection)
+                self._note_database(engine.connection)
                 self._run.begin("confiture migrate steps")
                 consult(self._run, engine.connection)
                 observe_resume(engine, self._run, self._invocation)
@@ -277,17 +372,23 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         return None
     # A secret without an address is a slip worth telling.
     is_meant = is_configured(os.environ, invocation.config_file) or bool(os.environ.get(SECRET))
-    if not is_meant:
+    if not (is_meant or HOOKS.is_dir()):
         return None
     try:
-        settings = settings_from(os.environ, invocation.config_file)
+        settings, files = command_settings(os.environ, invocation.config_file)
     except ConfigError as error:
         _say_faults(error)
         return None
-    if not settings.endpoints:
+    if not (settings.endpoints or files):
         return None
+
+    def database() -> str | None:
+        return session.database
+
+    hooks = make_hooks(settings, files)
+    telemetry = partial(command_telemetry, settings, os.environ)
     made = replace(
-        parts(settings, os.environ, lambda: command_telemetry(settings, os.environ)),
+        parts(settings, os.environ, telemetry, database, hooks),
         shows_progress=True,
     )
     if not invocation.is_rehearsal:
@@ -327,6 +428,7 @@ def attach(
     the settings are wrong, before anything runs.
     """
     from .adapters.confiture import observe  # noqa: PLC0415
+    from .adapters.database import dsn_of  # noqa: PLC0415
     from .telemetry import Telemetry  # noqa: PLC0415
 
     chosen = settings or settings_from(os.environ, Path(config_file) if config_file else None)
@@ -338,7 +440,8 @@ def attach(
         log=chosen.log,
         log_level=chosen.log_level,
     )
-    run = Run(chosen, parts(chosen, os.environ, lambda: telemetry))
+    dsn = dsn_of(engine.connection) if chosen.outbox == "postgres" else None
+    run = Run(chosen, parts(chosen, os.environ, lambda: telemetry, lambda: dsn))
     run.begin(command)
     consult(run, engine.connection)
     undo = observe(engine, run)

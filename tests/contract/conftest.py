@@ -12,6 +12,7 @@ import pytest
 from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.adapters.sqlite import SqliteOutbox
 from confiture_webhooks.outbox import Outbox
+from outbox_databases import emptied
 
 
 def memory(_: Path) -> Callable[[], Outbox]:
@@ -25,11 +26,14 @@ def sqlite(directory: Path) -> Callable[[], Outbox]:
     return partial(SqliteOutbox, directory / "outbox" / "webhooks.db")
 
 
-@pytest.fixture(params=[memory, sqlite], ids=lambda kind: kind.__name__)
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Outbox]]:
     """Opens the store under test: each call is another worker's view of the same store."""
+    if request.param == "postgres":
+        opening = emptied(request.getfixturevalue("outbox_database"))
+    else:
+        opening = {"memory": memory, "sqlite": sqlite}[request.param](tmp_path)
     with ExitStack() as stack:
-        opening = request.param(tmp_path)
         yield lambda: stack.enter_context(closing(opening()))
 
 

@@ -5,19 +5,29 @@ from __future__ import annotations
 import string
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from confiture_webhooks.delivery import Attempt, Decision, Delivery, Outcome, State, TraceContext
 from confiture_webhooks.event import EventType
 from confiture_webhooks.outbox import Claim, Outbox, Row
 from contract.conftest import memory, sqlite
 from contract.made import A_SECOND, NOW, attempt, delivery, event_id, intent
+from outbox_databases import emptied
 
 ENDPOINTS = ("a", "b")
 NUMBERS = st.integers(0, 7)
@@ -283,6 +293,20 @@ TestSqlite = SqliteMachine.TestCase
 TestSqlite.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_postgres(outbox_database: str) -> None:
+    """The machine over PostgreSQL: each example begins with an emptied outbox."""
+
+    class PostgresMachine(OutboxMachine):
+        kind = staticmethod(lambda _: emptied(outbox_database))
+
+    # An example asks a server some thousand questions: fewer of them.
+    run_state_machine_as_test(
+        PostgresMachine, settings=settings(max_examples=15, stateful_step_count=40, deadline=None)
+    )
+
+
 TEXT = st.text(max_size=30)
 """Any characters, those that no UTF-8 can carry apart."""
 NAMES = st.text(alphabet=string.ascii_letters + string.digits + "-_. \u00e9", min_size=1)
@@ -304,6 +328,39 @@ DELIVERIES = st.builds(
     migration_name=st.none() | TEXT,
     environment=st.none() | TEXT,
 )
+
+
+def storable(value: str | None) -> str | None:
+    """*value* as PostgreSQL can hold it, whose text has no NUL."""
+    return value and value.replace("\0", "")
+
+
+@given(one=DELIVERIES, now=INSTANTS)
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_whatever_is_released_comes_back_equal_from_postgres(
+    outbox_database: str, one: Delivery, now: datetime
+) -> None:
+    """Any text without NUL, any bytes and any instant of a delivery survive the database."""
+    one = replace(
+        one,
+        content_type=storable(one.content_type) or "",
+        correlation_id=storable(one.correlation_id) or "",
+        migration_version=storable(one.migration_version),
+        migration_name=storable(one.migration_name),
+        environment=storable(one.environment),
+        trace=TraceContext(
+            traceparent=storable(one.trace.traceparent) or "",
+            tracestate=storable(one.trace.tracestate),
+        ),
+    )
+    with closing(emptied(outbox_database)()) as outbox:
+        outbox.release(one.event_id, [one])
+        [claim] = outbox.claim(one.endpoint, now=now, lease=A_SECOND)
+        assert claim.delivery == one
 
 
 @given(one=DELIVERIES, now=INSTANTS)

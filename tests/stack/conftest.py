@@ -42,12 +42,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def programs() -> dict[str, Path]:
-    """Every program of the stack, and what only its tests need; built now if need be."""
+    """Every program of the stack; built now if need be."""
+    import programs as native  # of observability/native
+
+    return built(native.PROGRAMS)
+
+
+@pytest.fixture(scope="session")
+def compose() -> Path:
+    """Docker Compose, which only the tests need; built now if need be."""
+    import programs as native  # of observability/native
+
+    return built(native.CHECKERS)["docker-compose"]
+
+
+def built(wanted: Any) -> dict[str, Path]:
+    """The programs; the test is skipped where this machine cannot build, and only there."""
     import programs as native  # of observability/native
 
     try:
-        return {**native.build(), **native.build(native.CHECKERS)}
-    except native.BuildError as error:
+        return dict(native.build(wanted))
+    except native.UnavailableError as error:
         pytest.skip(str(error))
 
 

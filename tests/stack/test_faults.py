@@ -37,12 +37,13 @@ def away(stack: Any, *names: str) -> Iterator[None]:
         stack.servers[name].wait_ready()
 
 
-def migrate(project: Any, receiver: Any, stack: Any) -> tuple[str, str, float]:
+def migrate(project: Any, receiver: Any, stack: Any, **environment: str) -> tuple[str, str, float]:
     """Apply one migration; its trace id, what was said on stderr, and the seconds it took."""
     project.migration("001", "step", up="CREATE TABLE step (id int)", down="DROP TABLE step")
     env = {
         "CONFITURE_WEBHOOK_URL": receiver.url,
         "OTEL_EXPORTER_OTLP_ENDPOINT": stack.url("otlp_http"),
+        **environment,
     }
     started = time.monotonic()
     done = project.confiture("migrate", "up", env=env)
@@ -70,15 +71,37 @@ def test_a_dead_collector_costs_one_line(project: Any, receiver: Any, other_stac
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "pigeon"),
+        ("OTEL_TRACES_EXPORTER", "jaeger"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "often"),
+    ],
+)
+def test_a_wrong_variable_costs_one_line(
+    project: Any, receiver: Any, other_stack: Any, variable: str, value: str
+) -> None:
+    """A value OpenTelemetry does not take is told in one line; the webhook goes out."""
+    _, said, _ = migrate(project, receiver, other_stack, **{variable: value})
+    (line,) = [line for line in said.splitlines() if "webhooks.config_invalid" in line]
+    assert "OTEL_" in line
+    assert value not in line
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("kill", "away_s"), [(False, 60), (True, 3)], ids=["stopped within a minute", "killed"]
+)
 def test_queues_outlive_the_collector(
-    project: Any, receiver: Any, other_stack: Any, views: Views, *, kill: bool
+    project: Any, receiver: Any, other_stack: Any, views: Views, *, kill: bool, away_s: int
 ) -> None:
     """With Jaeger and the log store away and the collector restarted meanwhile, nothing is lost."""
     with away(other_stack, "jaeger", "victoria-logs"):
         trace_id, said, _ = migrate(project, receiver, other_stack)
         assert "flush_incomplete" not in said
-        time.sleep(3)  # batched, tried, queued
+        time.sleep(away_s)  # batched, tried, queued
         other_stack.restart("otelcol", kill=kill)
     until(lambda: has_trace(views, trace_id), bool, 60, "the trace")
     lines = until(

@@ -43,12 +43,10 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def composed(programs: dict[str, Path], variant: str) -> dict[str, Any]:
+def composed(compose: Path, variant: str) -> dict[str, Any]:
     """The compose file as Docker Compose understands it, with the demo."""
     files = [argument for name in COMPOSE_FILES[variant] for argument in ("-f", name)]
-    done = run(
-        programs["docker-compose"], *files, "--profile", "demo", "config", "--format", "json"
-    )
+    done = run(compose, *files, "--profile", "demo", "config", "--format", "json")
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return dict(json.loads(done.stdout))
@@ -78,9 +76,9 @@ def test_the_collector_takes_its_configuration(
 
 
 @pytest.mark.parametrize("variant", COMPOSE_FILES)
-def test_compose_reads_the_file(programs: dict[str, Path], variant: str) -> None:
+def test_compose_reads_the_file(compose: Path, variant: str) -> None:
     """Docker Compose accepts it; images are pinned, ports on loopback, files there, health known."""
-    services = composed(programs, variant)["services"]
+    services = composed(compose, variant)["services"]
     for name, service in services.items():
         image = service["image"]
         assert re.search(r":v?\d+\.\d+", image) or "build" in service, image
@@ -98,17 +96,17 @@ def test_compose_reads_the_file(programs: dict[str, Path], variant: str) -> None
         assert check[0] == "CMD", f"{name}: a shell is not there in every image"
 
 
-def test_the_variant_has_no_victorialogs(programs: dict[str, Path]) -> None:
+def test_the_variant_has_no_victorialogs(compose: Path) -> None:
     """With Loki nothing waits for VictoriaLogs or sends to it."""
-    assert "victorialogs" not in json.dumps(composed(programs, "loki"))
-    assert "loki" not in composed(programs, "default")["services"]
+    assert "victorialogs" not in json.dumps(composed(compose, "loki"))
+    assert "loki" not in composed(compose, "default")["services"]
 
 
 def test_containers_and_the_native_stack_run_the_same_command(
-    programs: dict[str, Path], other_stack: Any
+    compose: Path, other_stack: Any
 ) -> None:
     """A program's flags are the same in both, addresses and folders apart."""
-    services = composed(programs, "default")["services"]
+    services = composed(compose, "default")["services"]
     names = {"victoria-logs": "victorialogs", "otelcol": "otel-collector"}
     for server in other_stack.servers.values():
         container = services[names.get(server.name, server.name)]["command"]
@@ -161,10 +159,10 @@ def test_the_demo_migrates_in_the_stack(
     until(lambda: views.logs(lines), lambda found: len(found) == 2, 20, "log lines")
 
 
-def test_lines_from_a_file_are_as_those_from_otlp(
+def test_the_vector_snippet_gives_lines_the_fields_they_have_over_otlp(
     other_stack: Any, project: Any, receiver: Any
 ) -> None:
-    """A run's JSON lines, sent as the Vector configuration sends them, have the same fields."""
+    """Sent to the address and with the fields of the Vector configuration, lines are found alike."""
     views = Views(other_stack.addresses)
     vector = yaml.safe_load((OBSERVABILITY / "vector.yaml").read_text())
     added = dict(
@@ -172,10 +170,7 @@ def test_lines_from_a_file_are_as_those_from_otlp(
             r"^\.\"?([a-z_.]+)\"? = (\S+)$", vector["transforms"]["lines"]["source"], re.MULTILINE
         )
     )
-    project.migration("001", "step", up="CREATE TABLE step (id int)", down="DROP TABLE step")
-    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_LOG": "json"}
-    done = project.confiture("migrate", "up", env=env)
-    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in logged(project, receiver) if line.startswith("{")]
     for line in lines:
         for name, value in added.items():
             line[name] = line[value[1:]] if value.startswith(".") else json.loads(value)
@@ -184,12 +179,64 @@ def test_lines_from_a_file_are_as_those_from_otlp(
     body = "\n".join(map(json.dumps, lines)).encode()
     headers = {"Content-Type": "application/x-ndjson"}  # as Vector says it
     urllib.request.urlopen(urllib.request.Request(uri, body, headers), timeout=10).close()
-    trace_id = receiver.requests[0].headers["X-Correlation-ID"]
-    query = f'_time:5m {{service.name="confiture"}} event_name:="webhook.delivered" trace_id:="{trace_id}"'
-    (found,) = until(lambda: views.logs(query), bool, 20, "the line")
+    found = delivered(views, receiver)
     assert found["_msg"] == "webhook.delivered"
     assert found["endpoint"] == "default"
     assert found["deployment.environment.name"] == "local"
+
+
+def test_an_agent_reads_the_file(
+    programs: dict[str, Path], other_stack: Any, project: Any, receiver: Any, tmp_path: Path
+) -> None:
+    """A collector beside a log file sends its JSON lines on, with the fields they have over OTLP."""
+    views = Views(other_stack.addresses)
+    file = tmp_path / "migrate.log"
+    over_otlp = {"OTEL_EXPORTER_OTLP_ENDPOINT": other_stack.url("otlp_http")}
+    written = logged(project, receiver, OTEL_LOGS_EXPORTER="none", **over_otlp)
+    file.write_text("\n".join(["a line for people", '{"of": "somebody else"}', *written, ""]))
+    said = tmp_path / "agent.log"
+    with said.open("w") as log:
+        agent = subprocess.Popen(
+            [programs["otelcol"], f"--config={OBSERVABILITY / 'otel-files.yaml'}"],
+            env={
+                **over_otlp,
+                "CONFITURE_LOG_FILES": str(file),
+                "COLLECTOR_QUEUE_DIR": str(tmp_path / "places"),
+            },
+            stderr=log,
+        )
+    try:
+        from_file = delivered(views, receiver)
+    finally:
+        agent.terminate()
+        agent.wait(20)
+    assert "warn" not in said.read_text(), said.read_text()
+    project.migration("002", "step", up="CREATE TABLE other (id int)", down="DROP TABLE other")
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, **over_otlp}
+    assert project.confiture("migrate", "up", env=env).returncode == 0
+    direct = delivered(views, receiver)
+    own = {name for name in direct if not name.startswith(("scope.", "telemetry.", "process."))}
+    assert {name for name in own if name not in from_file} <= {"observed_timestamp"}
+    alike = ("_msg", "_stream", "event_name", "severity_number", "endpoint", "environment")
+    assert {name: from_file[name] for name in alike} == {name: direct[name] for name in alike}
+    lines = views.logs(f'trace_id:="{from_file["trace_id"]}"')
+    assert {line["event_name"] for line in lines} == {"migration.applied", "webhook.delivered"}
+
+
+def logged(project: Any, receiver: Any, **environment: str) -> list[str]:
+    """The lines a run with one delivery writes to standard error."""
+    project.migration("001", "step", up="CREATE TABLE step (id int)", down="DROP TABLE step")
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_LOG": "json", **environment}
+    lines: list[str] = project.confiture("migrate", "up", env=env).stderr.splitlines()
+    return lines
+
+
+def delivered(views: Views, receiver: Any) -> dict[str, str]:
+    """The one line that tells of the last delivery, in the log store."""
+    trace_id = receiver.requests[-1].headers["X-Correlation-ID"]
+    query = f'_time:5m {{service.name="confiture"}} event_name:="webhook.delivered" trace_id:="{trace_id}"'
+    (line,) = until(lambda: views.logs(query), bool, 20, "the line")
+    return dict(line)
 
 
 def test_the_launcher_says_when_go_is_missing(tmp_path: Path) -> None:
@@ -206,6 +253,20 @@ def test_the_launcher_says_when_go_is_missing(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Go is not installed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_refusing_registry_is_no_fault_of_ours(tmp_path: Path) -> None:
+    """A module that cannot be had says so, and is told apart from one that does not compile."""
+    import programs as native  # of observability/native
+
+    go = native.Go(tmp_path)
+    (tmp_path / "main.go").write_text("package main\n\nfunc main() { nosuch() }\n")
+    with pytest.raises(native.BuildError) as broken:
+        go("build", "main.go")
+    assert not isinstance(broken.value, native.UnavailableError)
+    nothing = {"GOPROXY": "off", "GOMODCACHE": str(tmp_path / "modules")}
+    with pytest.raises(native.UnavailableError, match="alertmanager"):
+        go("install", native.ALERTMANAGER_MODULE, **nothing)
 
 
 def test_the_launcher_starts_and_ends_with_its_programs(programs: dict[str, Path]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
 import pytest
 
+from pages import blocks
 from stack_scenario import CANARIES, ENVIRONMENT, Scenario, Told, until
-from stack_views import Asked, Views, alerts, asked
+from stack_views import ROOT, Asked, Views, alerts, asked
 
 SILENT = {"Trouble reported by runs"}
 """Panels that show nothing as long as all is well."""
@@ -208,23 +210,42 @@ def test_each_delivery_is_in_the_logs(views: Views, told: Told) -> None:
         assert ended[0]["environment"] == ENVIRONMENT
 
 
+def documented(language: str) -> list[str]:
+    """The queries that the docs show, one a line, and the runbooks within their text."""
+    pages = [ROOT / "docs" / name for name in ("observability.md", "runbooks.md")]
+    shown = [block.text for page in pages for block in blocks(page) if block.language == language]
+    found = [line for text in shown for line in text.splitlines() if line.strip()]
+    if language == "logsql":
+        found += re.findall(r'`(\{service\.name="confiture"\} [^`]+)`', pages[1].read_text())
+    return found
+
+
 def test_the_queries_of_the_docs_find_what_they_say(views: Views, told: Told) -> None:
-    """Failed attempts of an endpoint, everything about an id, and counts by event and severity."""
-    failed = views.logs(
-        '_time:7d {service.name="confiture"} event_name:="webhook.attempt_failed" endpoint:="dead"'
-    )
-    assert len(failed) == told.failures()[("dead", "500")]
-    counted = views.logs(
-        '_time:7d {service.name="confiture"} event_name:="webhook.dead_lettered"'
-        " | stats by (endpoint, error_type) count() n"
-    )
-    assert counted == [{"endpoint": "dead", "error_type": "500", "n": "4"}]
-    slow = views.logs(
-        '_time:7d {service.name="confiture"} event_name:="webhook.delivered" attempts:>1'
-    )
-    assert {line["endpoint"] for line in slow} >= {"flaky"}
+    """Every LogsQL query of the docs finds lines; of failed attempts, as many as there were."""
+    trace_id = next(iter(told.trace_ids().values()))
+    queries = documented("logsql")
+    assert len(queries) >= 6
+    for query in queries:
+        filled = re.sub(r'trace_id:="[^"]*"', f'trace_id:="{trace_id}"', query)
+        filled = filled.replace('endpoint:="analytics"', 'endpoint:="dead"')
+        lines = views.logs(filled)
+        assert lines, query
+        if "webhook.attempt_failed" in query:
+            assert len(lines) == told.failures()[("dead", "500")]
+        if "stats by (endpoint, error_type)" in query:
+            dead = str(told.outcomes()[("dead", "dead_letter")])
+            assert lines == [{"endpoint": "dead", "error_type": "500", "n": dead}]
     events = views.logs('_time:7d {service.name="confiture"} | stats by (_stream) count() n')
     assert len(events) == 1, "one stream for all runs"
+
+
+def test_the_expressions_of_the_docs_give_something(views: Views, scenario: Scenario) -> None:
+    """Every PromQL expression of the docs is accepted and has a result."""
+    expressions = documented("promql")
+    assert len(expressions) >= 3
+    for expression in expressions:
+        waiting = "> 0" if "oldest" not in expression else ">= 0"  # nothing waits any more
+        assert views.instant(expression.replace("> 0", waiting)), expression
 
 
 def test_the_stores_hold_no_secret(

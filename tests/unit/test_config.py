@@ -822,6 +822,7 @@ def test_redacted_settings_show_what_an_operator_needs(project: Project) -> None
                 "url": "https://hooks.example.com:8443/…",
                 "events": ["migration_error", "run_error"],
                 "environments": ["production"],
+                "migrations": None,
                 "format": "confiture",
                 "headers": ["X-Key", "X-Team"],
                 "secrets": 2,
@@ -833,6 +834,7 @@ def test_redacted_settings_show_what_an_operator_needs(project: Project) -> None
         ],
         "outbox": "postgres:postgresql://db.example.com:5433/outbox",
         "flush_timeout_s": 10.0,
+        "hook_timeout_s": 30.0,
         "hooks": [],
         "environment": "staging",
         "sources": [f"the webhooks: block of {project.path}"],
@@ -917,8 +919,8 @@ def test_documented_defaults_are_those_of_the_code(project: Project) -> None:
         "retry": documented("webhooks.endpoints[].retry")
     }
     assert (
-        len(endpoint) == len(EndpointBlock.model_fields) - 5
-    )  # name, url, secret, environments, routing_key
+        len(endpoint) == len(EndpointBlock.model_fields) - 6
+    )  # name, url, secret, environments, migrations, routing_key
     assert project.endpoint(**endpoint) == project.endpoint()
     assert project.load(documented("webhooks")) == project.load({})
 

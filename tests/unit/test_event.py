@@ -80,10 +80,10 @@ def test_the_payload_is_the_one_the_design_shows() -> None:
 
 def test_every_kind_of_event_has_its_keys_in_the_table() -> None:
     """No kind of event is left out of the test below."""
-    assert set(KEYS) == set(EventType)
+    assert set(KEYS) == set(EventType) - {EventType.CUSTOM}
 
 
-@pytest.mark.parametrize("kind", EventType)
+@pytest.mark.parametrize("kind", KEYS)
 def test_a_kind_of_event_has_exactly_its_keys(kind: EventType) -> None:
     """A payload's top-level keys depend on the kind of event alone."""
     document = payload(made(kind), "analytics")
@@ -190,7 +190,7 @@ def test_what_is_on_by_default_is_how_migrations_ended() -> None:
         "migration_rollback",
         "migration_rollback_error",
     }
-    assert set(EventType) - SUBSCRIBABLE == {EventType.PING}
+    assert set(EventType) - SUBSCRIBABLE == {EventType.PING, EventType.CUSTOM}
 
 
 def test_an_error_never_shows_its_whole_text() -> None:

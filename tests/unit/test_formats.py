@@ -104,8 +104,8 @@ def accepted(chosen: str, what: Event, **changes: Any) -> str:
 
 
 def test_every_event_has_a_title_and_a_sample_here() -> None:
-    """No kind of event is left out, of the formats or of these tests."""
-    assert set(EVENTS) == set(EventType) == set(TITLES)
+    """No kind is left out, of the formats or of these tests, but a hook's own, sent as it is."""
+    assert set(EVENTS) == set(TITLES) == set(EventType) - {EventType.CUSTOM}
 
 
 @pytest.mark.parametrize("kind", EVENTS)
@@ -121,6 +121,16 @@ def test_the_provider_accepts(chosen: str, kind: EventType) -> None:
 def test_limits_are_kept_by_cutting_texts(chosen: str, long: str, kind: EventType) -> None:
     """Texts without end, of any characters, are cut: the JSON stays whole and small enough."""
     assert accepted(chosen, hostile(EVENTS[kind], LONG[long]), include_sql=True)
+
+
+@pytest.mark.parametrize("chosen", FORMATS)
+def test_what_a_hook_sends_goes_out_as_it_is(chosen: str) -> None:
+    """A hook's own payload is changed by no format, though it looks like one of the format's."""
+    document = payload(EVENTS[EventType.PING], "a") | {"event_action": "trigger", "alias": "x"}
+    own = delivery(event_type=EventType.CUSTOM, body=json.dumps(document).encode())
+    request = prepare(to(chosen), own, attempt=1, at=AT, user_agent="t")
+    assert (request.body, request.url) == (own.body, to(chosen).url)
+    assert not [name for name in request.headers if name.startswith("ce-")]
 
 
 @pytest.mark.parametrize("chosen", FORMATS)

@@ -26,7 +26,11 @@ HEAVY = (
     "yaml",
     "standardwebhooks",
 )
-OURS_UNCONFIGURED = ["confiture_webhooks", "confiture_webhooks.plugin"]
+OURS_UNCONFIGURED = [
+    "confiture_webhooks",
+    "confiture_webhooks.hook_alias",
+    "confiture_webhooks.plugin",
+]
 
 
 class Greeting(TyperGroup):

@@ -13,7 +13,7 @@ from confiture.core._migrator.session import MigratorSession
 from confiture_webhooks import session as wiring
 from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.config import Settings
-from confiture_webhooks.errors import ConfigError
+from confiture_webhooks.errors import ConfigError, OutboxError
 from confiture_webhooks.event import SUBSCRIBABLE
 from confiture_webhooks.invocation import parse
 from confiture_webhooks.outgoing import TELEMETRY_BUDGET, Parts
@@ -21,8 +21,9 @@ from confiture_webhooks.run import Run
 from confiture_webhooks.session import (
     CommandSession,
     attach,
+    in_database,
+    make_outbox,
     open_session,
-    settings_from,
     user_agent,
 )
 from confiture_webhooks.telemetry import Telemetry
@@ -291,14 +292,19 @@ def test_attach_reads_the_file_it_is_given(tmp_path: Path) -> None:
         pass
 
 
-def test_an_outbox_of_another_version_is_a_fault() -> None:
-    """A setting this version cannot do is refused, with what to use instead."""
-    environ = {
-        "CONFITURE_WEBHOOK_URL": "https://a.invalid",
-        "CONFITURE_WEBHOOK_OUTBOX": "postgres",
-    }
-    with pytest.raises(ConfigError, match="sqlite"):
-        settings_from(environ, None)
+def test_a_postgres_outbox_without_a_database_is_refused() -> None:
+    """With no DSN anywhere, opening it says which settings would name one."""
+    settings = Settings(outbox="postgres")
+    with pytest.raises(OutboxError, match="CONFITURE_DATABASE_URL"):
+        make_outbox(settings, {}, lambda _: None)
+
+
+def test_only_a_postgres_outbox_without_a_dsn_takes_the_migrated_database() -> None:
+    """A DSN of the outbox's own, and another kind, stay as they are."""
+    taken = in_database(Settings(outbox="postgres"), "postgresql://h/shop")
+    assert taken.outbox == "postgres:postgresql://h/shop"
+    for kept in ("postgres:postgresql://other/x", "sqlite", "memory"):
+        assert in_database(Settings(outbox=kept), "postgresql://h/shop").outbox == kept
 
 
 @pytest.mark.parametrize("line", ["build", "migrate up", "migrate status"])

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import psycopg
 from psycopg import sql as pgsql
@@ -15,6 +16,7 @@ from ..event import Database
 from ..migration import Backend
 from ..outbox import NO_ROW
 
+DEFAULT_PORT = 5432
 LOCK_NAMESPACE = 1751936052
 """The first key of every migration lock, ``MigrationLock.DEFAULT_LOCK_NAMESPACE``."""
 
@@ -68,6 +70,7 @@ def backend_of(engine: Any) -> Backend:
             schema=process.schema,
         ),
         ledger_table=f"{found[0]}.{found[1]}" if found else table,
+        database_url=masked_url(info),
         pid=process.pid if is_direct else None,
         started_at=process.started_at if is_direct else None,
         identity=identity,
@@ -75,6 +78,15 @@ def backend_of(engine: Any) -> Backend:
         ledger_oid=found[2] if found else None,
         has_lock=bool(locked and locked[0]),
     )
+
+
+def masked_url(info: Any) -> str:
+    """The connection's URL with ``***`` for a password, and no port when it is PostgreSQL's own."""
+    host, user = quote(info.host or "", safe=":"), quote(info.user or "", safe="")
+    host = f"[{host}]" if ":" in host else host
+    port = f":{info.port}" if info.port and info.port != DEFAULT_PORT else ""
+    password = ":***" if info.password else ""
+    return f"postgresql://{user}{password}@{host}{port}/{quote(info.dbname or '', safe='')}"
 
 
 def before(backend: Backend, engine: Any, version: str) -> Backend:

@@ -18,6 +18,7 @@ from ..invocation import Invocation
 from ..migration import Backend, Migration
 from ..run import Run
 from .backend import backend_of, before
+from .commit import Commit
 from .failure import explain
 from .ledger import Ledger
 from .rows import RowTally
@@ -62,6 +63,8 @@ class _Watch:
         self._ledger: Ledger | None = None
         self._tally: RowTally | None = None
         self._window: ExitStack | None = None
+        self._commit: Commit | None = None
+        self._direction = Direction.UP
 
     def wrap_apply(self, apply: Callable[..., Any]) -> Callable[..., Any]:
         def observed(migration: Any, force: bool = False, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002
@@ -89,7 +92,10 @@ class _Watch:
             name = getattr(phase, "name", "")
             if name == "AFTER_EXECUTE":
                 self._close_window()
+                self._set_due(is_due=False)
             result = trigger(phase, *args, **kwargs)
+            if name == "AFTER_EXECUTE":
+                self._set_due(is_due=bool(kwargs.get("success")))
             if name == "BEFORE_EXECUTE" and self._tally is not None:
                 self._open_window()
             return result
@@ -103,15 +109,21 @@ class _Watch:
             if self._tally is None:
                 return execute(*args, **kwargs)
             with self._tally.paused():
-                return execute(*args, **kwargs)
+                result = execute(*args, **kwargs)
+            # On the way down no hook fires: the ledger's row goes, and the COMMIT comes.
+            if self._direction is Direction.DOWN:
+                self._set_due(is_due=True)
+            return result
 
         return observed
 
     @contextmanager
     def _told(self, migration: Any, direction: Direction, *, can_settle: bool) -> Iterator[None]:
         told = self._begin(migration, direction)
+        self._direction = direction
         try:
-            yield
+            with self._before_commit(told):
+                yield
         except BaseException as error:
             self._end(told, error, can_settle=can_settle)
             raise
@@ -119,6 +131,29 @@ class _Watch:
             self._end(told, None, can_settle=can_settle)
         finally:
             self._tally = None
+
+    @contextmanager
+    def _before_commit(self, told: Migration | None) -> Iterator[None]:
+        """Have the run told of the COMMIT of *told* while there is still time to go with it."""
+        if told is None:
+            yield
+            return
+        connection = self._engine.connection
+
+        def committing() -> None:
+            rows = self._tally.total if self._tally is not None else None
+            self._run.committing(told, rows, connection)
+
+        self._commit = Commit(connection, committing)
+        try:
+            with self._commit.awaited():
+                yield
+        finally:
+            self._commit = None
+
+    def _set_due(self, *, is_due: bool) -> None:
+        if self._commit is not None:
+            self._commit.is_due = is_due
 
     def _begin(self, migration: Any, direction: Direction) -> Migration | None:
         try:

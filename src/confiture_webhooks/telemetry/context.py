@@ -58,6 +58,17 @@ def from_stored(stored: TraceContext, *, is_remote: bool) -> SpanContext | None:
     )
 
 
+def as_local(context: SpanContext) -> SpanContext:
+    """*context*, as of a span of this process."""
+    return SpanContext(
+        trace_id=context.trace_id,
+        span_id=context.span_id,
+        is_remote=False,
+        trace_flags=context.trace_flags,
+        trace_state=context.trace_state,
+    )
+
+
 def to_stored(context: SpanContext) -> TraceContext:
     """*context* as header values."""
     flags = f"{int(context.trace_flags) & 0xFF:02x}"

@@ -10,7 +10,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind
 from ..delivery import Attempt, Delivery
 from ..event import rfc3339
 from . import names
-from .context import from_stored
+from .context import as_local, from_stored
 from .signals import Signals, contained
 from .spans import current, milliseconds
 from .tracing import set_failed, storable
@@ -135,7 +135,7 @@ def _start(signals: Signals, delivery: Delivery, *, remote: bool, worker_pass: S
     if remote and (stored is None or _is_out_of_reach(signals, delivery, stored)):
         parent, linked = here, stored
     elif not remote and stored is not None:
-        parent = from_stored(delivery.trace, is_remote=False)
+        parent = as_local(stored)
     span = _started_under(signals, delivery, parent, linked, remote=remote)
     if stored is not None and not span.is_recording() and parent is not stored:
         return NonRecordingSpan(stored)  # nobody records, so the receiver gets the known trace

@@ -23,6 +23,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 
 from ..errors import Fault
+from .discreet import DiscreetProvider
 from .export import TalliedLogProcessor, TalliedMetricExporter, TalliedSpanProcessor
 from .exporters import Late, Workshop
 from .plan import SIGNALS, Plan
@@ -217,7 +218,7 @@ def _instrument_requests(sdk: Sdk) -> Fault | None:
         instrumentor = RequestsInstrumentor()
         if not instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.instrument(
-                tracer_provider=sdk.tracer_provider or trace.NoOpTracerProvider(),
+                tracer_provider=DiscreetProvider(sdk.tracer_provider or trace.NoOpTracerProvider()),
                 meter_provider=sdk.meter_provider,
                 skip_dep_check=True,
             )

@@ -220,6 +220,11 @@ class HookSpan:
             f"{names.RUN_HOOK} {hook}", parent=parent, attributes={names.HOOK_EVENT: event}
         )
 
+    @property
+    def trace(self) -> TraceContext:
+        """What deliveries the hook asks for continue."""
+        return to_stored(self.span.get_span_context())
+
     def current(self) -> AbstractContextManager[None]:
         """Make it the calling thread's current span, so that the hook's requests are under it."""
         return current(self._signals, self.span)

@@ -1,0 +1,264 @@
+"""The PostgreSQL outbox's own connection: one, for all threads, never waited for without end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg import conninfo, errors
+from psycopg import sql as pgsql
+from psycopg.rows import DictRow, dict_row
+
+from ..errors import OutboxError
+
+CONNECT_TIMEOUT_S = 3
+STATEMENT_TIMEOUT_S = 5
+LOCK_TIMEOUT_S = 2
+PATIENCE_S = 8.0
+"""After so long without an answer the connection is cut: a server may accept and fall silent."""
+SETUP_PATIENCE_S = 40.0
+_SETTINGS = f"""
+    SET statement_timeout = '{STATEMENT_TIMEOUT_S}s';
+    SET lock_timeout = '{LOCK_TIMEOUT_S}s';
+    SET default_transaction_isolation = 'read committed';
+    SET default_transaction_read_only = off;
+    SET synchronous_commit = on;
+    SET search_path = pg_catalog;
+    SET TimeZone = 'UTC';
+    SET enable_seqscan = off;
+    SET enable_bitmapscan = off
+"""
+"""Not as role or database may have them; a plan made for an empty queue must suit a full one."""
+
+Connection = psycopg.Connection[DictRow]
+
+
+class PgmqConnection:
+    """Gives the connection to one thread at a time, and makes a new one when it has broken.
+
+    Everything raises OutboxError. *prepare* is called with every new
+    connection and with how to name the server.
+    """
+
+    def __init__(self, dsn: str, prepare: Callable[[Connection, str], object]) -> None:
+        self._dsn = conninfo_of(dsn)
+        self.where = described(self._dsn)
+        self._prepare = prepare
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._address: tuple[str, int, str] | None = None
+        self._is_closed = False
+        self._watchdog = _Watchdog()
+        with self.working(SETUP_PATIENCE_S):
+            pass
+
+    def __repr__(self) -> str:
+        return f"PgmqConnection({self.where!r})"
+
+    @contextmanager
+    def working(self, patience_s: float = PATIENCE_S) -> Iterator[Connection]:
+        """The connection, in autocommit, for this thread alone."""
+        if not self._lock.acquire(timeout=patience_s):
+            raise OutboxError(f"outbox {self.where}: busy with other threads' work")
+        try:
+            with translated(self.where):
+                yield from self._lent(patience_s)
+        finally:
+            self._lock.release()
+
+    def _lent(self, patience_s: float) -> Iterator[Connection]:
+        if self._is_closed:
+            raise OutboxError(f"outbox {self.where}: closed")
+        if self._connection is None or self._connection.closed or self._connection.broken:
+            self._connection = None
+            made = connect(self._dsn)
+            try:
+                with self._watchdog.over(made, SETUP_PATIENCE_S):
+                    made.execute(_SETTINGS)
+                    self._prepare(made, self.where)
+            except BaseException:
+                made.close()
+                raise
+            self._connection, self._address = made, _address(made.info)
+        with self._watchdog.over(self._connection, patience_s):
+            yield self._connection
+
+    def is_at(self, info: Any) -> bool:
+        """Whether *info* is of a connection to the same database."""
+        ours = self._address
+        return ours is not None and ours == _address(info)
+
+    def listen(self, channel: str, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call *wake* after every NOTIFY on *channel*, over one more connection; what ends it.
+
+        A connection that breaks is made again, and *wake* called: something may have come.
+        """
+        return _Listener(self._dsn, channel, wake).stop
+
+    def close(self) -> None:
+        """Close the connection. What is called afterwards raises OutboxError."""
+        # A lane stuck on the server is freed by the watchdog, or by the process's end.
+        if not self._lock.acquire(timeout=0.5):
+            return
+        try:
+            self._is_closed = True
+            self._watchdog.stop()
+            if self._connection is not None:
+                with suppress(psycopg.Error):
+                    self._connection.close()
+        finally:
+            self._lock.release()
+
+
+def _address(info: Any) -> tuple[str, int, str]:
+    return info.hostaddr or info.host, info.port, info.dbname
+
+
+def conninfo_of(dsn: str) -> str:
+    """*dsn* with our bounds on connecting and on a network that drops packets."""
+    try:
+        parameters = conninfo.conninfo_to_dict(dsn)
+    except psycopg.Error:
+        # Its text quotes the DSN.
+        raise OutboxError(
+            "outbox postgres: its DSN cannot be read. Write it as "
+            "`postgres:postgresql://user:password@host:5432/database`"
+        ) from None
+    parameters |= {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "confiture-webhooks",
+        "keepalives_idle": 30,
+        "tcp_user_timeout": int(PATIENCE_S * 1000),
+    }
+    return conninfo.make_conninfo(**parameters)  # type: ignore[arg-type]
+
+
+def described(dsn: str) -> str:
+    """*dsn* as it may be shown: host and database."""
+    parameters = conninfo.conninfo_to_dict(dsn)
+    host = parameters.get("host") or parameters.get("hostaddr") or "the local server"
+    name = parameters.get("dbname") or parameters.get("user") or ""
+    return f"postgres {host}/{name}"
+
+
+def connect(dsn: str) -> Connection:
+    """A connection in autocommit with rows by name."""
+    return psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn psycopg's errors into OutboxError. Their texts may hold values: they are left out."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise OutboxError(f"outbox {where}: {_reason(error)}") from error
+
+
+def _reason(error: psycopg.Error) -> str:
+    """What went wrong and what to do, without the server's words."""
+    name = type(error).__name__
+    if isinstance(error, errors.InsufficientPrivilege):
+        return (
+            "the role may not use or create it. Have somebody who may run `confiture webhooks "
+            "outbox init` once, then the GRANTs it prints"
+        )
+    if isinstance(
+        error, (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
+    ):
+        return f"its tables are not there ({name}). `confiture webhooks outbox init` makes them"
+    if isinstance(error, errors.LockNotAvailable):
+        return "somebody keeps its tables locked"
+    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
+        return "the server does not answer or has closed the connection"
+    return f"the server refuses ({name}{f', {error.sqlstate}' if error.sqlstate else ''})"
+
+
+class _Watchdog:
+    """Cuts a connection that has not answered in time; sleeps while nothing is asked."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._asked: tuple[Connection, float] | None = None
+        self._thread: threading.Thread | None = None
+        self._is_stopped = False
+
+    @contextmanager
+    def over(self, connection: Connection, patience_s: float) -> Iterator[None]:
+        """Watch over what is asked of *connection* in the block."""
+        with self._changed:
+            self._asked = (connection, time.monotonic() + patience_s)
+            if self._thread is None and not self._is_stopped:
+                self._thread = threading.Thread(
+                    target=self._watch, name="webhooks-outbox-watch", daemon=True
+                )
+                self._thread.start()
+        try:
+            yield
+        finally:
+            self._asked = None
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+
+    def _watch(self) -> None:
+        """Cut what is overdue; with nothing asked for a while, end: the next question begins anew.
+
+        It is not woken by questions, of which there are thousands: it looks now and then.
+        """
+        with self._changed:
+            is_wanted = True
+            while is_wanted and not self._is_stopped:
+                before = self._asked
+                left = PATIENCE_S if before is None else before[1] - time.monotonic()
+                if before is not None and left <= 0:
+                    _cut(before[0])
+                    self._asked = None
+                else:
+                    self._changed.wait(min(left, PATIENCE_S))
+                is_wanted = before is not None or self._asked is not None
+            self._thread = None
+
+
+def _cut(connection: Connection) -> None:
+    """Shut the socket: whoever waits on it gets an error at once."""
+    with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as cut:
+        cut.shutdown(socket.SHUT_RDWR)
+
+
+class _Listener:
+    """A thread that waits for NOTIFY."""
+
+    def __init__(self, dsn: str, channel: str, wake: Callable[[], None]) -> None:
+        self._dsn = dsn
+        self._listen = pgsql.SQL("LISTEN {}").format(pgsql.Identifier(channel))
+        self._wake = wake
+        self._stopped = threading.Event()
+        self._connection: Connection | None = None
+        self._thread = threading.Thread(target=self._run, name="webhooks-listen", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            with suppress(psycopg.Error), connect(self._dsn) as self._connection:
+                self._connection.execute(self._listen)
+                self._wake()
+                for _ in self._connection.notifies():
+                    self._wake()
+            self._stopped.wait(1.0)
+
+    def stop(self) -> None:
+        """End it."""
+        self._stopped.set()
+        if self._connection is not None:
+            _cut(self._connection)
+        self._thread.join(CONNECT_TIMEOUT_S)

@@ -1,0 +1,204 @@
+"""Hook files under stress: bad ones, slow ones, what they send, and what is asked about it all."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from confiture_webhooks import verify
+
+TABLE = "CREATE TABLE a (id int)"
+HEAD = "from confiture.hooks import register_hook\n"
+
+
+@pytest.fixture
+def hooked(project: Any) -> Any:
+    """A project with one migration, into which hook files are put by name and source."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    (project.path / "confiture_hooks").mkdir()
+
+    def put(**files: str) -> Any:
+        for name, source in files.items():
+            path = project.path / "confiture_hooks" / f"{name}.py"
+            path.write_text(source, encoding="utf-8")
+        return project
+
+    return put
+
+
+def events(stderr: str, name: str) -> list[dict[str, Any]]:
+    """The log events called *name*."""
+    lines = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == name]
+
+
+def test_bad_hook_files_are_one_line_each_and_the_good_one_runs(hooked: Any) -> None:
+    """Each fault is told with file, line and reason; the migration and the last file go on."""
+    project = hooked(
+        a_syntax="x = (\n",
+        b_missing="import os\nimport nosuchpackage\n",
+        c_event=f"{HEAD}@register_hook('post_exec')\ndef f(context): ...\n",
+        d_arguments=f"{HEAD}@register_hook('post_execute')\ndef f(): ...\n",
+        e_twice=f"{HEAD}@register_hook('on_error')\n@register_hook('on_error')\ndef f(c): ...\n",
+        f_exit="raise SystemExit(7)\n",
+        g_good=f"{HEAD}@register_hook('post_execute')\ndef f(c): print('good', c.event)\n",
+    )
+    done = project.confiture("migrate", "up")
+    assert done.returncode == 0
+    assert "good post_execute" in done.stderr
+    assert "good" not in done.stdout
+    for told in (
+        "a_syntax.py:1: is not valid Python",
+        "b_missing.py:2: imports nosuchpackage, which is not installed",
+        "c_event.py:2: unknown hook event 'post_exec'; the events are pre_execute, post_execute",
+        "on_error, post_rollback. Did you mean 'post_execute'?",
+        "d_arguments.py:2: f cannot be called with one argument",
+        "e_twice.py:2: f is registered for on_error twice",
+        "f_exit.py:1: raised SystemExit when it was imported",
+    ):
+        lines = [line for line in done.stderr.splitlines() if told in line]
+        assert len(lines) == 1, told
+    failed = events(done.stderr, "hook.failed")
+    assert [one["hook"].rpartition(".")[2][0] for one in failed] == list("abcdef")
+    checked = project.confiture("webhooks", "check", "--format", "json")
+    assert checked.returncode == 5
+    assert json.loads(checked.stdout)["faults"][0]["setting"] == "confiture_hooks/a_syntax.py:1"
+
+
+def test_what_hooks_raise_or_take_too_long_is_theirs(hooked: Any) -> None:
+    """Exits, interrupts and a hook that hangs are log lines; later hooks run, the end is bounded."""
+    body = "".join(
+        f"@register_hook('post_execute')\ndef h{n}(context):\n    {line}\n"
+        for n, line in enumerate(
+            ("raise SystemExit(3)", "raise KeyboardInterrupt", "time.sleep(60)", "print('last')")
+        )
+    )
+    project = hooked(many=f"import time\n{HEAD}{body}")
+    project.environment_file(webhooks={"hook_timeout": 0.5})
+    plain = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOKS": "off"})
+    project.confiture("migrate", "down")
+    started = time.monotonic()
+    done = project.confiture("migrate", "up")
+    assert time.monotonic() - started < 30
+    assert done.returncode == plain.returncode == 0
+    assert "last" in done.stderr
+    failed = events(done.stderr, "hook.failed")
+    assert [one["error_type"] for one in failed] == ["SystemExit", "KeyboardInterrupt", "timeout"]
+    assert failed[0]["hook"] == "confiture_hooks.many:h0"
+    assert failed[0]["file"].endswith("many.py")
+    assert failed[0]["line"] == 5
+
+
+def test_every_event_reaches_its_hook_and_a_rehearsal_none(hooked: Any) -> None:
+    """Up, a failure and down are told in order; a dry run does not even import the files."""
+    body = "".join(
+        f"@register_hook('{event}')\ndef {event}(c): print('told', c.event, c.migration_name)\n"
+        for event in ("pre_execute", "post_execute", "on_error", "post_rollback")
+    )
+    project = hooked(all=f"print('imported')\n{HEAD}{body}")
+    project.migration("002", "b", up="SELECT nosuch", down="SELECT 1")
+    rehearsed = project.confiture("migrate", "up", "--dry-run")
+    assert "imported" not in rehearsed.stderr + rehearsed.stdout
+    up = project.confiture("migrate", "up")
+    down = project.confiture("migrate", "down")
+    told = [
+        line.removeprefix("told ")
+        for line in (up.stderr + down.stderr).splitlines()
+        if line.startswith("told")
+    ]
+    assert told == [
+        "pre_execute 001_a",
+        "post_execute 001_a",
+        "pre_execute 002_b",
+        "on_error 002_b",
+        "pre_execute 001_a",
+        "post_rollback 001_a",
+    ]
+    assert up.stderr.count("imported") == 1
+
+
+def test_a_payload_of_ones_own_takes_the_built_in_path(hooked: Any, receiver: Any) -> None:
+    """``context.send`` is signed, retried and traced; what is not JSON is refused at the call."""
+    receiver.script("/hook", [503])
+    project = hooked(
+        own=f"{HEAD}@register_hook('post_execute')\ndef f(c):\n"
+        "    for bad, name in (({'x': object()}, 'a'), ({'x': float('nan')}, 'a'), ({}, 'b')):\n"
+        "        try:\n            c.send(bad, endpoint=name)\n"
+        "        except Exception as error:\n            print('refused:', error)\n"
+        "    print('id', c.send({'z': 1, 'a': [c.migration_name]}, endpoint='a'))\n"
+    )
+    url = receiver.url.rstrip("/") + "/hook"
+    endpoint = {"name": "a", "url": url, "secret": "s3cret", "events": ["run_error"]}
+    endpoint["retry"] = {"schedule": [0.1]}
+    project.environment_file(webhooks={"endpoints": [endpoint]})
+    done = project.confiture("migrate", "up")
+    assert done.returncode == 0
+    assert "refused: the payload is not JSON (TypeError)" in done.stderr
+    assert "refused: the payload is not JSON (ValueError)" in done.stderr
+    assert "refused: no endpoint is called 'b'; there are: a" in done.stderr
+    first, second = receiver.requests
+    assert first.body == second.body == b'{"a": ["001_a"], "z": 1}'
+    assert second.headers["X-Confiture-Event"] == "custom"
+    assert second.headers["X-Migration-Version"] == "001"
+    assert f"id {second.headers['webhook-id']}" in done.stderr
+    (delivered,) = events(done.stderr, "webhook.delivered")
+    assert second.headers["X-Correlation-ID"] == delivered["correlation_id"]
+    verify(second.headers, second.body, "s3cret")
+
+
+def test_filters_say_who_is_told(project: Any, receiver: Any) -> None:
+    """Only fitting migrations are told, and ``check --explain`` says the same with reasons."""
+    project.migration("001", "add_billing_table", up=TABLE, down="DROP TABLE a")
+    project.migration("002", "other", up="CREATE TABLE b (id int)", down="DROP TABLE b")
+    endpoints = [
+        {"name": "billing", "url": receiver.url, "migrations": ["*_billing_*"]},
+        {"name": "runs", "url": receiver.url, "events": ["run_error"]},
+        {"name": "elsewhere", "url": receiver.url, "environments": ["production"]},
+    ]
+    project.environment_file(webhooks={"endpoints": endpoints})
+    assert project.confiture("migrate", "up").returncode == 0
+    assert [one.payload["migration"]["name"] for one in receiver.requests] == [
+        "001_add_billing_table"
+    ]
+    explain = ("webhooks", "check", "--explain", "migration_success", "--format", "json")
+    rows = json.loads(project.confiture(*explain).stdout)["explain"]["endpoints"]
+    assert [row["told"] for row in rows] == [None, False, False]
+    rows = json.loads(project.confiture(*explain, "--migration", "002_other").stdout)
+    assert [row["reason"] for row in rows["explain"]["endpoints"]] == [
+        "migrations has no pattern that fits 002_other",
+        "events has no migration_success",
+        "environments has no local",
+    ]
+    assert project.confiture("webhooks", "check", "--explain", "nosuch").returncode == 2
+
+
+def test_the_doctor_names_what_is_wrong(project: Any, receiver: Any) -> None:
+    """A dead receiver, a missing collector and a missing secret each come with a remedy."""
+    endpoints = [
+        {"name": "alive", "url": receiver.url, "secret": "s"},
+        {"name": "dead", "url": "http://127.0.0.1:9/", "secret": "s"},
+        {"name": "open", "url": receiver.url},
+    ]
+    project.environment_file(webhooks={"endpoints": endpoints[:1]})
+    well = project.confiture("webhooks", "doctor", "--ping")
+    assert well.returncode == 0, well.stdout
+    assert "alive: ping: delivered with 200" in well.stdout
+    project.environment_file(webhooks={"endpoints": endpoints})
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    done = project.confiture("webhooks", "doctor", "--format", "json", env=env)
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    status = {row["check"]: row["status"] for row in document["checks"]}
+    assert status["configuration"] == "ok"
+    assert status["alive: connects"] == status["alive: signs"] == status["alive: clock"] == "ok"
+    assert status["dead: connects"] == "problem"
+    assert status["open: signs"] == "warning"
+    assert status["outbox"] == "ok"
+    assert status["collector: traces, metrics, logs"] == "problem"
+    assert all(row["remedy"] for row in document["checks"] if row["status"] == "problem")
+    assert (
+        project.confiture("webhooks", "doctor", env={"CONFITURE_WEBHOOKS": "off"}).returncode == 5
+    )

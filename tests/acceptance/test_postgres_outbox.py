@@ -1,0 +1,282 @@
+"""The PostgreSQL outbox on the real command: what is in it after success, failure and kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import Any
+
+import psycopg
+import pytest
+
+from confiture_webhooks.receiver import LocalReceiver
+
+TABLE = "CREATE TABLE a (id int)"
+DEFERRED = """
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE child (parent int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+INSERT INTO child VALUES (1);
+"""
+
+
+def on(receiver: Any, **more: str) -> dict[str, str]:
+    """The environment of a command with *receiver* and the PostgreSQL outbox, no more."""
+    return {
+        "CONFITURE_WEBHOOK_URL": receiver.url,
+        "CONFITURE_WEBHOOK_OUTBOX": "postgres",
+        "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "5",
+        **more,
+    }
+
+
+def asked(dsn: str, query: str, *values: object) -> list[tuple[Any, ...]]:
+    """What the database answers."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return connection.execute(query, values).fetchall()
+
+
+def stored(dsn: str) -> list[tuple[str, str]]:
+    """Event type and outcome of every delivery in the outbox, in order."""
+    return asked(
+        dsn,
+        "SELECT event_type, coalesce(outcome, 'undelivered') FROM confiture_webhooks.deliveries "
+        "ORDER BY seq",
+    )
+
+
+def events(receiver: Any) -> list[str]:
+    """The types of the events that were received."""
+    return [json.loads(request.body)["event_type"] for request in receiver.requests]
+
+
+def test_up_and_down_are_told_and_kept_in_the_database(project: Any, receiver: Any) -> None:
+    """Success and rollback are delivered, kept as delivered, and released in the transaction."""
+    project.migration("001", "a", up=f"{TABLE}; INSERT INTO a VALUES (1), (2)", down="DROP TABLE a")
+    up = project.confiture("migrate", "up", env=on(receiver))
+    assert up.returncode == 0, up.stderr
+    down = project.confiture("migrate", "down", env=on(receiver))
+    assert down.returncode == 0, down.stderr
+    assert events(receiver) == ["migration_success", "migration_rollback"]
+    assert stored(project.database_url) == [
+        ("migration_success", "delivered"),
+        ("migration_rollback", "delivered"),
+    ]
+    first = json.loads(receiver.requests[0].body)
+    assert first["execution"]["rows_affected"] == 2
+    assert first["execution"]["duration_seconds"] > 0
+    assert not (project.path / ".confiture").exists()
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_success_goes_with_the_migrations_transaction(
+    project: Any, receiver: Any, direction: str
+) -> None:
+    """The delivery and the ledger's change have one transaction id: all of it, or nothing."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    assert project.confiture("migrate", "up", env=on(receiver)).returncode == 0
+    kind = {"up": "migration_success", "down": "migration_rollback"}[direction]
+    with psycopg.connect(project.database_url, autocommit=True) as admin:
+        admin.execute("CREATE SCHEMA spy")
+        admin.execute("CREATE TABLE spy.seen (what text, xid xid8)")
+        admin.execute(
+            "CREATE FUNCTION spy.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "INSERT INTO spy.seen VALUES (TG_TABLE_NAME, pg_current_xact_id()); RETURN NULL; END $$"
+        )
+        for event, table in (
+            ("INSERT", "confiture_webhooks.released"),
+            ("INSERT OR DELETE", "tb_confiture"),
+        ):
+            admin.execute(
+                f"CREATE TRIGGER note AFTER {event} ON {table} "
+                "FOR EACH ROW EXECUTE FUNCTION spy.note()"
+            )
+    if direction == "up":
+        project.migration("002", "b", up="CREATE TABLE b (id int)", down="DROP TABLE b")
+    done = project.confiture("migrate", direction, env=on(receiver))
+    assert done.returncode == 0, done.stderr
+    seen = asked(project.database_url, "SELECT what, xid::text FROM spy.seen")
+    assert {what for what, _ in seen} == {"released", "tb_confiture"}
+    assert len({xid for _, xid in seen}) == 1, seen
+    assert stored(project.database_url)[-1] == (kind, "delivered")
+
+
+def test_a_failure_is_told_over_the_plugins_own_connection(project: Any, receiver: Any) -> None:
+    """A migration that fails leaves one error event and no success."""
+    project.migration("001", "a", up=f"{TABLE}; SELECT nosuch", down="DROP TABLE a")
+    done = project.confiture("migrate", "up", env=on(receiver))
+    assert done.returncode != 0
+    assert events(receiver) == ["migration_error"]
+    assert stored(project.database_url) == [("migration_error", "delivered")]
+
+
+def test_a_failed_commit_leaves_no_success(project: Any, receiver: Any) -> None:
+    """A deferred constraint that fails the COMMIT takes the success event with it."""
+    project.migration("001", "a", up=DEFERRED, down="SELECT 1")
+    done = project.confiture("migrate", "up", env=on(receiver))
+    assert done.returncode != 0
+    assert events(receiver) == ["migration_error"]
+    assert stored(project.database_url) == [("migration_error", "delivered")]
+
+
+def test_a_rehearsal_leaves_nothing(project: Any, receiver: Any) -> None:
+    """--dry-run-execute tells nothing and makes no outbox."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    done = project.confiture("migrate", "up", "--dry-run-execute", env=on(receiver), stdin="n\n")
+    assert done.returncode == 0, done.stderr
+    assert not receiver.requests
+    assert asked(project.database_url, "SELECT to_regnamespace('confiture_webhooks')::text") == [
+        (None,)
+    ]
+
+
+def test_a_migration_without_a_transaction_is_told(project: Any, receiver: Any) -> None:
+    """CREATE INDEX CONCURRENTLY has no transaction to go with: it is told afterwards."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    project.migration(
+        "002",
+        "b",
+        up="-- confiture: transactional=false\nCREATE INDEX CONCURRENTLY i ON a (id)",
+        down="DROP INDEX i",
+    )
+    done = project.confiture("migrate", "up", env=on(receiver))
+    assert done.returncode == 0, done.stderr
+    assert events(receiver) == ["migration_success"] * 2
+
+
+def test_a_refused_insert_costs_the_migration_nothing(project: Any, receiver: Any) -> None:
+    """With the release broken in the database, the migration commits as it would without us."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    assert project.confiture("migrate", "up", env=on(receiver)).returncode == 0
+    with psycopg.connect(project.database_url, autocommit=True) as admin:
+        admin.execute(
+            "CREATE OR REPLACE FUNCTION confiture_webhooks.release(event text, deliveries jsonb) "
+            "RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$"
+        )
+    project.migration("002", "b", up="CREATE TABLE b (id int)", down="DROP TABLE b")
+    done = project.confiture("migrate", "up", env=on(receiver))
+    assert done.returncode == 0, done.stderr
+    assert asked(project.database_url, "SELECT version FROM tb_confiture ORDER BY 1") == [
+        ("001",),
+        ("002",),
+    ]
+    # The outbox in memory stands in, and says so.
+    assert events(receiver) == ["migration_success"] * 2
+    assert "outbox" in done.stderr
+
+
+def test_what_a_dead_receiver_misses_is_delivered_later(project: Any) -> None:
+    """Left in the database with the receiver down, `webhooks deliver` delivers it elsewhere."""
+    with LocalReceiver() as receiver:
+        url = receiver.url
+    project.environment_file(
+        webhooks={
+            "outbox": "postgres",
+            "flush_timeout": 1,
+            "endpoints": [
+                {"name": "a", "url": url, "retry": {"schedule": [0.2, 1.5, 30], "jitter": 0}}
+            ],
+        }
+    )
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    assert project.confiture("migrate", "up").returncode == 0
+    assert stored(project.database_url) == [("migration_success", "undelivered")]
+    listed = project.confiture("webhooks", "list", "--format", "json")
+    assert [row["state"] for row in json.loads(listed.stdout)["deliveries"]] == ["pending"]
+    with LocalReceiver(port=int(url.rpartition(":")[2].strip("/"))) as receiver:
+        time.sleep(1.6)
+        done = project.confiture("webhooks", "deliver", "--format", "json")
+        assert json.loads(done.stdout)["delivered"] == 1, done.stdout + done.stderr
+        assert events(receiver) == ["migration_success"]
+    assert stored(project.database_url) == [("migration_success", "delivered")]
+
+
+def _killed(project: Any, receiver: Any, until: str) -> None:
+    """Run `migrate up` and SIGKILL it once the database answers yes to *until*."""
+    process = project.spawn("migrate", "up", env=on(receiver))
+    deadline = time.monotonic() + 30
+    with psycopg.connect(project.database_url, autocommit=True) as admin:
+        while time.monotonic() < deadline:
+            row = admin.execute(until).fetchone()
+            if row and row[0]:
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail("it never came so far")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=10)
+
+
+def test_killed_before_the_commit_the_intent_is_there(project: Any, receiver: Any) -> None:
+    """A kill in the middle of the migration leaves its intent, and no event."""
+    project.migration("001", "a", up=f"{TABLE}; SELECT pg_sleep(20)", down="DROP TABLE a")
+    _killed(
+        project,
+        receiver,
+        "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE state = 'active' "
+        "AND query LIKE '%pg_sleep(20)%' AND pid <> pg_backend_pid())",
+    )
+    intents = asked(project.database_url, "SELECT intent FROM confiture_webhooks.intents")
+    assert [intent["migration"] for (intent,) in intents] == [{"version": "001", "slug": "a"}]
+    assert stored(project.database_url) == []
+    assert not receiver.requests
+
+
+def test_killed_after_the_commit_the_delivery_is_there(project: Any) -> None:
+    """A kill right after the COMMIT leaves the success to be delivered, and no intent."""
+    with LocalReceiver(answers=["hang"] * 10) as receiver:
+        project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+        project.migration("002", "b", up="SELECT pg_sleep(20)", down="SELECT 1")
+        _killed(
+            project,
+            receiver,
+            "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE state = 'active' "
+            "AND query LIKE '%pg_sleep(20)%' AND pid <> pg_backend_pid())",
+        )
+    assert stored(project.database_url) == [("migration_success", "undelivered")]
+    intents = asked(
+        project.database_url,
+        "SELECT intent->'migration'->>'version' FROM confiture_webhooks.intents",
+    )
+    assert intents == [("002",)]
+    with LocalReceiver() as receiver:
+        asked(
+            project.database_url,
+            "UPDATE pgmq.q_confiture_webhooks SET vt = '-infinity' RETURNING 1",
+        )  # its lease, over
+        done = project.confiture("webhooks", "deliver", env=on(receiver))
+        assert done.returncode == 0, done.stderr
+        # The second migration is settled too, if its backend has found out by now.
+        assert events(receiver).count("migration_success") == 1
+
+
+def test_the_outbox_may_be_in_another_database(project: Any, receiver: Any, postgres: Any) -> None:
+    """With a DSN, nothing of ours is in the migrated database."""
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE elsewhere TEMPLATE template0")
+    try:
+        other = postgres.dsn("elsewhere")
+        project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+        env = on(receiver, CONFITURE_WEBHOOK_OUTBOX=f"postgres:{other}")
+        done = project.confiture("migrate", "up", env=env)
+        assert done.returncode == 0, done.stderr
+        assert events(receiver) == ["migration_success"]
+        assert stored(other) == [("migration_success", "delivered")]
+        assert asked(project.database_url, "SELECT to_regnamespace('pgmq')::text") == [(None,)]
+    finally:
+        with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+            admin.execute("DROP DATABASE elsewhere WITH (FORCE)")
+
+
+def test_an_unreachable_outbox_is_said_and_the_run_goes_on(project: Any, receiver: Any) -> None:
+    """With nobody at the outbox's address the event is delivered from memory; stderr says so."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    env = on(receiver, CONFITURE_WEBHOOK_OUTBOX="postgres:postgresql://u:CANARY@127.0.0.1:1/x")
+    done = project.confiture("migrate", "up", env=env)
+    plain = project.confiture("migrate", "status")
+    assert done.returncode == 0, done.stderr
+    assert plain.returncode == 0
+    assert events(receiver) == ["migration_success"]
+    assert "outbox postgres 127.0.0.1/x: the server does not answer" in done.stderr
+    assert "CANARY" not in done.stderr + done.stdout

@@ -1,0 +1,146 @@
+"""The PostgreSQL outbox and the rest of Confiture: schema checks, rebuilds, a role with no rights."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import conninfo
+
+TABLE = "CREATE TABLE tb_order (pk_order int PRIMARY KEY)"
+NO_HELPERS: dict[str, Any] = {"migration": {"view_helpers": "off"}}
+"""Confiture's own helpers want a schema that the role may not create either."""
+ON = {"CONFITURE_WEBHOOK_OUTBOX": "postgres"}
+
+
+@pytest.fixture
+def migrated(project: Any, receiver: Any) -> Any:
+    """A project whose migration ran, told over a PostgreSQL outbox in its database."""
+    (project.path / "db" / "schema").mkdir()
+    (project.path / "db" / "schema" / "order.sql").write_text(f"{TABLE};\n")
+    project.environment_file(
+        name="local",
+        include_dirs=["db/schema"],
+        webhooks={"outbox": "postgres", "endpoints": [{"name": "a", "url": receiver.url}]},
+    )
+    project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
+    done = project.confiture("migrate", "up")
+    assert done.returncode == 0, done.stderr
+    assert len(receiver.requests) == 1
+    return project
+
+
+@pytest.mark.timeout(240)
+def test_no_check_of_the_host_sees_it(migrated: Any) -> None:
+    """drift finds nothing, and lint, build, status and verify do not name it."""
+    config = ("--config", "db/environments/local.yaml")
+    drift = migrated.confiture(
+        "drift", *config, "--schema", "db/schema/order.sql", "--fail-on-warning", "--format", "json"
+    )
+    assert drift.returncode == 0, drift.stdout + drift.stderr
+    for words in (
+        ("lint", "--env", "local", "--format", "json"),
+        ("build", "--env", "local"),
+        ("migrate", "status", *config, "--format", "json"),
+        ("migrate", "verify", *config),
+    ):
+        done = migrated.confiture(*words)
+        assert "pgmq" not in done.stdout, words
+        assert "confiture_webhooks" not in done.stdout, words
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("drops", [True, False])
+def test_a_rebuild_keeps_it_unless_told_to_drop_every_schema(migrated: Any, drops: bool) -> None:
+    """--drop-schemas drops the outbox with all else; without it, the outbox stays."""
+    with psycopg.connect(migrated.database_url, autocommit=True) as admin:
+        if not drops:
+            admin.execute("DROP TABLE tb_order")
+    words = ["migrate", "rebuild", "--yes", "--config", "db/environments/local.yaml"]
+    done = migrated.confiture(*words, *(["--drop-schemas"] if drops else []))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with psycopg.connect(migrated.database_url, autocommit=True) as admin:
+        row = admin.execute("SELECT to_regclass('confiture_webhooks.deliveries')::text").fetchone()
+    assert row == (None if drops else "confiture_webhooks.deliveries",)
+
+
+@pytest.mark.timeout(240)
+def test_a_role_without_create_migrates_with_what_init_printed(project: Any, receiver: Any) -> None:
+    """`outbox init` prints the GRANTs; with them a role that may not create schemas is told of."""
+    project.environment_file(
+        webhooks={"outbox": "postgres", "endpoints": [{"name": "a", "url": receiver.url}]}
+    )
+    project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
+    made = project.confiture("webhooks", "outbox", "init", "--role", "deployer", "--format", "json")
+    assert made.returncode == 0, made.stderr
+    document = json.loads(made.stdout)
+    assert document["created"]
+    again = project.confiture("webhooks", "outbox", "init", "--role", "deployer")
+    assert again.returncode == 0
+    assert again.stdout.splitlines() == document["grants"]
+    admin = psycopg.connect(project.database_url, autocommit=True)
+    admin.execute("DROP ROLE IF EXISTS deployer")
+    admin.execute("CREATE ROLE deployer LOGIN PASSWORD 'p'")
+    try:
+        admin.execute("GRANT USAGE, CREATE ON SCHEMA public TO deployer")
+        for statement in document["grants"]:
+            admin.execute(statement)
+        project.database_url = conninfo_url(project.database_url, "deployer", "p")
+        project.environment_file(
+            webhooks={"outbox": "postgres", "endpoints": [{"name": "a", "url": receiver.url}]},
+            **NO_HELPERS,
+        )
+        done = project.confiture("migrate", "up")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "outbox" not in done.stderr
+        assert [r.headers["X-Confiture-Event"] for r in receiver.requests] == ["migration_success"]
+        rows = admin.execute("SELECT outcome FROM confiture_webhooks.deliveries").fetchall()
+        assert rows == [("delivered",)]
+    finally:
+        admin.execute("DROP OWNED BY deployer CASCADE")
+        admin.execute("DROP ROLE deployer")
+        admin.close()
+
+
+@pytest.mark.timeout(240)
+def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiver: Any) -> None:
+    """A role that may not create the outbox migrates, delivers from memory, and names the remedy."""
+    admin = psycopg.connect(project.database_url, autocommit=True)
+    admin.execute("DROP ROLE IF EXISTS powerless")
+    admin.execute("CREATE ROLE powerless LOGIN PASSWORD 'p'")
+    try:
+        admin.execute("GRANT USAGE, CREATE ON SCHEMA public TO powerless")
+        project.database_url = conninfo_url(project.database_url, "powerless", "p")
+        project.environment_file(**NO_HELPERS)
+        project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
+        done = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url, **ON})
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(receiver.requests) == 1
+        assert "confiture webhooks outbox init" in done.stderr
+        refused = project.confiture(
+            "webhooks", "outbox", "init", env={"CONFITURE_WEBHOOK_URL": receiver.url, **ON}
+        )
+        assert refused.returncode == 1
+        assert "outbox init" in refused.stderr
+    finally:
+        admin.execute("DROP OWNED BY powerless CASCADE")
+        admin.execute("DROP ROLE powerless")
+        admin.close()
+
+
+def test_init_of_another_outbox_is_a_fault(project: Any) -> None:
+    """An outbox that needs no setting up is refused with the host's code for configurations."""
+    done = project.confiture("webhooks", "outbox", "init")
+    assert done.returncode == 5
+    assert "postgres" in done.stderr
+
+
+def conninfo_url(url: str, user: str, password: str) -> str:
+    """*url* with another user, as a URL."""
+    parameters = conninfo.conninfo_to_dict(url)
+    return (
+        f"postgresql://{user}:{password}@/{parameters['dbname']}"
+        f"?host={parameters['host']}&port={parameters['port']}"
+    )

@@ -1,0 +1,60 @@
+"""The instant before the COMMIT: which commit is meant, and that it is given back."""
+
+from __future__ import annotations
+
+import pytest
+
+from confiture_webhooks.adapters.commit import Commit
+
+
+class Connection:
+    """Commits by noting it."""
+
+    def __init__(self, done: list[str]) -> None:
+        self.done = done
+
+    def commit(self) -> None:
+        self.done.append("commit")
+
+
+@pytest.fixture
+def done() -> list[str]:
+    """What was done, in order."""
+    return []
+
+
+def test_only_the_commit_that_is_due_is_told_of(done: list[str]) -> None:
+    """Others go through untold; the one that is due is told of first, and once."""
+    connection = Connection(done)
+    commit = Commit(connection, lambda: done.append("before"))
+    with commit.awaited():
+        connection.commit()
+        commit.is_due = True
+        connection.commit()
+        connection.commit()
+    assert done == ["commit", "before", "commit", "commit"]
+
+
+def test_the_connection_is_as_it_was_afterwards(done: list[str]) -> None:
+    """After the block, also one that raised, commits are the connection's own."""
+    connection = Connection(done)
+    commit = Commit(connection, lambda: done.append("before"))
+    with pytest.raises(ValueError, match="x"), commit.awaited():
+        raise ValueError("x")
+    commit.is_due = True
+    connection.commit()
+    assert done == ["commit"]
+    assert "commit" not in vars(connection)
+
+
+def test_what_others_put_there_stays_underneath(done: list[str]) -> None:
+    """A commit that somebody else wrapped before is called, and put back."""
+    connection = Connection(done)
+    connection.commit = lambda: done.append("theirs")  # type: ignore[method-assign]
+    theirs = connection.commit
+    commit = Commit(connection, lambda: done.append("before"))
+    with commit.awaited():
+        commit.is_due = True
+        connection.commit()
+    assert done == ["before", "theirs"]
+    assert connection.commit is theirs
