@@ -90,7 +90,7 @@ def _tell(result: PassResult, output: str) -> None:
         return
     failed = "".join(f"; {name}: {why}" for name, why in result.failures.items())
     done = f"{result.delivered} delivered, {result.dead} given up"
-    due = f", the next due at {rfc3339(result.next_at)}" if result.next_at else ""
-    print(f"{done}, {result.left} left for later{due}{failed}")
+    due = f"; the next due at {rfc3339(result.next_at)}" if result.next_at else ""
+    print(f"{done}, {result.left} left for later{failed}{due}")
     if result.elsewhere:
         print(elsewhere_line(result.elsewhere))

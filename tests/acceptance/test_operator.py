@@ -127,7 +127,7 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     assert "the next is due at" in up.stderr
     assert "'confiture webhooks redeliver --pending'" in up.stderr
     waits = project.confiture("webhooks", "deliver")
-    assert "0 delivered, 0 given up, 1 left for later, the next due at" in waits.stdout
+    assert "0 delivered, 0 given up, 1 left for later; the next due at" in waits.stdout
     again = project.confiture("webhooks", "redeliver", "--pending", "--yes")
     assert "1 delivery due now" in again.stdout
     assert project.confiture("webhooks", "deliver").returncode == 1
