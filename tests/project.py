@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
@@ -90,14 +90,19 @@ class Project:
             check=False,
         )
 
-    def spawn(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    def spawn(
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        stdout: int | IO[str] = subprocess.PIPE,
+    ) -> subprocess.Popen[str]:
         """Start ``confiture`` in a session of its own; it is killed when the test ends."""
         process = subprocess.Popen(
             [str(CONFITURE), *arguments],
             cwd=self.path,
             env=self.environ(env),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from .cli_check import check
 from .cli_deliver import deliver
 from .cli_doctor import doctor
+from .cli_endpoint import show_pings
 from .cli_operate import discard, enable, redeliver
 from .cli_outbox import list_deliveries, say, show, status
 from .cli_postgres import outbox_app
@@ -63,7 +61,7 @@ def test(
     if is_json(output):
         print_json({"ok": is_delivered, "results": [result.as_dict() for result in results]})
     else:
-        _show_pings([result.as_dict() for result in results])
+        show_pings([result.as_dict() for result in results])
     if not is_delivered:
         raise typer.Exit(FAILED)
 
@@ -81,20 +79,6 @@ def _warn_off(settings: Settings, names: list[str]) -> None:
                     )
         finally:
             outbox.close()
-
-
-def _show_pings(rows: list[dict[str, Any]]) -> None:
-    table = Table("endpoint", "result", "status", "latency", "attempts", "trace id")
-    for row in rows:
-        table.add_row(
-            escape(row["endpoint"]),
-            "[green]delivered[/green]" if row["delivered"] else "[red]not delivered[/red]",
-            str(row["status_code"] or row["error_type"] or "-"),
-            f"{row['duration_ms']:g} ms" if row["duration_ms"] is not None else "-",
-            str(row["attempts"]),
-            row["trace_id"],
-        )
-    Console(soft_wrap=True).print(table)
 
 
 app.command("demo")(demo)

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from .cli_endpoint import show_endpoints
 from .cli_settings import ConfigOpt, FormatOpt, is_json, print_json, whole_settings_of
+from .cli_tables import print_block
 from .config import redacted
 from .config_values import Invalid, event
 from .event import EventType
@@ -75,7 +76,7 @@ def check(
         return
     console = Console(soft_wrap=True)
     if kind is not None:
-        _show_verdicts(console, verdicts)
+        _show_verdicts(verdicts)
         return
     _show(console, document)
     console.print("[green]✅ The configuration is valid[/green]")
@@ -93,20 +94,7 @@ def _event(name: str | None) -> EventType | None:
 
 
 def _show(console: Console, document: dict[str, Any]) -> None:
-    if document["endpoints"]:
-        columns = ("endpoint", "address", "events", "environments", "migrations")
-        table = Table(*columns, "secrets", "timeout")
-        for endpoint in document["endpoints"]:
-            table.add_row(
-                escape(endpoint["name"]),
-                escape(endpoint["url"]),
-                ", ".join(endpoint["events"]),
-                escape(", ".join(endpoint["environments"] or ["all"])),
-                escape(", ".join(endpoint["migrations"] or ["all"])),
-                str(endpoint["secrets"]),
-                f"{endpoint['timeout_s']:g} s",
-            )
-        console.print(table)
+    show_endpoints(document["endpoints"])
     for file in document["hook_files"]:
         console.print(f"hooks: {escape(file['file'])}")
     if taken := document["default_taken_over_by"]:
@@ -121,9 +109,7 @@ def _show(console: Console, document: dict[str, Any]) -> None:
     )
 
 
-def _show_verdicts(console: Console, verdicts: list[Verdict]) -> None:
-    table = Table("endpoint", "told", "why")
-    words = {True: "[green]yes[/green]", False: "[red]no[/red]", None: "[yellow]depends[/yellow]"}
+def _show_verdicts(verdicts: list[Verdict]) -> None:
+    words = {True: "told", False: "not told", None: "depends"}
     for verdict in verdicts:
-        table.add_row(escape(verdict.endpoint), words[verdict.is_told], escape(verdict.reason))
-    console.print(table)
+        print_block(f"{verdict.endpoint}: {words[verdict.is_told]}", [("why", verdict.reason)])

@@ -69,7 +69,7 @@ def _watch(settings: Settings, ask: Ask | None) -> PassResult:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         say("Delivering what is due, and what becomes due. Ctrl-C ends it.")
     return deliver_until(stopped, settings, os.environ, ask)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -40,14 +41,18 @@ LIMIT = 100
 LATE = timedelta(minutes=15)
 
 
-def say(text: str) -> None:
+SEARCHED = 10_000
+"""Among so many of the newest the beginning of an id is looked for."""
+
+
+def say(text: str, style: str | None = None) -> None:
     """A line for people, on stderr."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(escape(text))
+    Console(stderr=True, soft_wrap=True, highlight=False).print(escape(text), style=style)
 
 
 def fail(text: str) -> NoReturn:
     """A line for people, and the end of the command."""
-    say(text)
+    say(f"❌ {text}", style="red")
     raise typer.Exit(FAILED)
 
 
@@ -74,14 +79,18 @@ def check_endpoint(settings: Settings, outbox: Outbox, name: str | None, output:
     refuse([Fault("endpoint", f"no endpoint is called {name!r}", known)], output)
 
 
-def _known(kind: type[Any], value: str | None, option: str) -> Any:
+def _known(kind: type[StrEnum], value: str | None, option: str) -> Any:
     if value is None:
         return None
     try:
         return kind(value)
     except ValueError:
-        known = ", ".join(member.value for member in kind)
-        raise typer.BadParameter(f"{value!r} is not one of: {known}", param_hint=option) from None
+        reason = f"{value!r} is not one of: {_words(kind)}"
+        raise typer.BadParameter(reason, param_hint=option) from None
+
+
+def _words(kind: type[StrEnum]) -> str:
+    return ", ".join(member.value for member in kind)
 
 
 def _instant(value: str | None) -> datetime | None:
@@ -109,10 +118,13 @@ def _document(row: Row) -> dict[str, Any]:
 
 
 def list_deliveries(
-    state: Annotated[str | None, typer.Option("--state", help="Only this state")] = None,
+    state: Annotated[
+        str | None, typer.Option("--state", help=f"Only this state: {_words(State)}")
+    ] = None,
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="Only this endpoint")] = None,
     event_type: Annotated[
-        str | None, typer.Option("--event-type", "--event", help="Only this event type")
+        str | None,
+        typer.Option("--event-type", "--event", help=f"Only this event type: {_words(EventType)}"),
     ] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="Only made since: 2h, 7d, 2026-01-09T14:00 (UTC)")
@@ -167,21 +179,27 @@ def list_deliveries(
 
 
 def show(
-    delivery_id: Annotated[str, typer.Argument(metavar="ID", help="The delivery's id")],
+    delivery_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The delivery's id, or its beginning")
+    ],
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:
     """Show one delivery: its event, its attempts as a timeline, and its trace id.
 
+    EXAMPLES:
+      confiture webhooks show dlv_4bf92f35
+        ↳ The beginning of an id will do, if it is that of one delivery only
+
     EXIT CODES:
       0  Shown.
-      1  There is no such delivery, or the outbox cannot be read.
+      1  There is no such delivery, or more than one, or the outbox cannot be read.
+      2  Wrong option.
       5  The configuration is invalid.
     """
     with opened(config, output) as (_, outbox):
-        row, attempts = outbox.find(delivery_id), outbox.attempts(delivery_id)
-    if row is None:
-        fail(f"There is no delivery {delivery_id}; confiture webhooks list shows which there are")
+        row = _sought(outbox, delivery_id)
+        attempts = outbox.attempts(row.delivery.id)
     event = {
         "environment": row.delivery.environment,
         "migration_version": row.delivery.migration_version,
@@ -208,6 +226,19 @@ def show(
             for attempt in attempts
         ),
     )
+
+
+def _sought(outbox: Outbox, given: str) -> Row:
+    """The delivery called *given*, or the only one whose id begins so."""
+    row = outbox.find(given)
+    if row is not None:
+        return row
+    found = [row for row in outbox.deliveries(limit=SEARCHED) if row.delivery.id.startswith(given)]
+    if len(found) > 1:
+        fail(f"{len(found)} deliveries' ids begin with {given}; give more of it")
+    if not found:
+        fail(f"There is no delivery {given}; confiture webhooks list shows which there are")
+    return found[0]
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
@@ -284,6 +315,7 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
         )
         for row in unsettled:
             console = Console(soft_wrap=True, highlight=False)
-            console.print(f"  {escape(row['migration'])} since {row['since']}: {row['why']}")
+            told = f"{row['migration']} since {row['since']}: {row['why']}"
+            console.print(f"  {escape(told)}")
     if not is_well:
         raise typer.Exit(FAILED)

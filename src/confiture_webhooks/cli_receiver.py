@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,35 +17,26 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from . import stderr, variables
 from .capture import Captured, as_document, describe, printable, read_capture
+from .cli_settings import CONFIG_INVALID, FormatOpt, is_json, print_json
 from .errors import ConfigError, SignatureError, WebhooksError
 from .receiver import LocalReceiver, Received, verify
 from .receiver_server import Answer, answer_of
 
 NOT_VALID = 1
 NOT_RUN = 2
-CONFIG_INVALID = 5
-SECRET_VARIABLE = "CONFITURE_WEBHOOK_SECRET"  # noqa: S105 - the variable's name
 DEFAULT_PORT = 8000
-
-
-class OutputFormat(StrEnum):
-    """How a command prints."""
-
-    TEXT = "text"
-    JSON = "json"
-
 
 SecretOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--secret",
-        help=f"The endpoint's secret; repeat it during a rotation (default: {SECRET_VARIABLE}, "
+        help=f"The endpoint's secret; repeat it during a rotation (default: {variables.SECRET}, "
         "which keeps it out of the list of processes)",
         show_default=False,
     ),
 ]
-FormatOpt = Annotated[OutputFormat, typer.Option("--format", help="Output format")]
 
 
 def listen(
@@ -58,18 +48,29 @@ def listen(
         list[str] | None,
         typer.Option(
             "--answer",
-            help="What to answer, in order, then 200: statuses, 'slow', 'hang', 'reset', 'close', "
-            "'drip', 'drip_body', 'rubbish', 'endless'; with commas or repeated",
+            help="What to answer, in order, then 200: a status, or a word of ANSWERS; with commas "
+            "or repeated",
             show_default=False,
         ),
     ] = None,
-    output: FormatOpt = OutputFormat.TEXT,
+    output: FormatOpt = "text",
 ) -> None:
     """Receive webhooks on this machine and show them as they arrive.
 
     PROCESS:
       Serves every path on 127.0.0.1, checks signatures when it knows the secret,
       answers as told. Ctrl-C ends it. With --format json, one document per line.
+
+    ANSWERS:
+      503        A status from 200 to 599.
+      slow       200, after a second.
+      hang       Nothing, with the connection kept open.
+      close      Nothing: the connection is closed.
+      reset      Nothing: the connection is reset.
+      drip       200, and then headers without an end, a byte at a time.
+      drip_body  200, and then its body, a byte at a time.
+      endless    200, and then a body without an end, as fast as it is read.
+      rubbish    Bytes that are not HTTP.
 
     EXAMPLES:
       confiture webhooks listen
@@ -101,7 +102,7 @@ def listen(
         _refuse(f"{error}. Choose another with --port", NOT_RUN)
     with receiver:
         note = "signatures are checked" if secrets else "no secret: signatures are not checked"
-        print(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends.", file=sys.stderr, flush=True)
+        stderr.write(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends.\n")
         with _interrupt_is_the_end(arrived):
             _print_all(arrived, output)
 
@@ -114,7 +115,7 @@ def _answers(words: list[str]) -> list[Answer]:
 
 
 def _secrets(given: list[str] | None) -> list[str]:
-    return given or [value for value in [os.environ.get(SECRET_VARIABLE)] if value]
+    return given or [value for value in [os.environ.get(variables.SECRET)] if value]
 
 
 def _refuse(reason: str, code: int) -> NoReturn:
@@ -139,11 +140,11 @@ def _interrupt_is_the_end(arrived: queue.SimpleQueue[Received | None]) -> Iterat
         signal.signal(signal.SIGINT, before)
 
 
-def _print_all(arrived: queue.SimpleQueue[Received | None], output: OutputFormat) -> None:
+def _print_all(arrived: queue.SimpleQueue[Received | None], output: str) -> None:
     console = Console(soft_wrap=True)
     while (received := arrived.get()) is not None:
         document = as_document(received)
-        if output is OutputFormat.JSON:
+        if is_json(output):
             print(json.dumps(document), flush=True)
         else:
             console.print(describe(document))
@@ -158,7 +159,7 @@ def verify_command(
             "--tolerance", help="Seconds a signature may be old or early; 0: any time", min=0
         ),
     ] = 300,
-    output: FormatOpt = OutputFormat.TEXT,
+    output: FormatOpt = "text",
 ) -> None:
     """Check the signature of a captured request.
 
@@ -186,7 +187,7 @@ def verify_command(
     """
     secrets = _secrets(secret)
     if not secrets:
-        _refuse(f"no secret: set {SECRET_VARIABLE} or give --secret", CONFIG_INVALID)
+        _refuse(f"no secret: set {variables.SECRET} or give --secret", CONFIG_INVALID)
     try:
         content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         capture = read_capture(content)
@@ -198,8 +199,8 @@ def verify_command(
         document = _checked(capture, secrets, timedelta(seconds=tolerance) or None)
     except ConfigError as error:
         _refuse(str(error), CONFIG_INVALID)
-    if output is OutputFormat.JSON:
-        print(json.dumps(document, indent=2))
+    if is_json(output):
+        print_json(document)
     else:
         _show_verdict(document)
     if not document["valid"]:
@@ -217,8 +218,8 @@ def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None)
             max_body=size,
             require_timestamp=tolerance is not None,
         )
-    except SignatureError as error:
-        return {"valid": False, "reason": _reason(capture, secrets) or str(error)}
+    except SignatureError:
+        return {"valid": False, "reason": _reason(capture, secrets)}
     return {
         "valid": True,
         "event_id": event.id,
@@ -228,8 +229,8 @@ def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None)
     }
 
 
-def _reason(capture: Captured, secrets: list[str]) -> str | None:
-    """Why a request was refused that is authentic but for its time; else ``None``.
+def _reason(capture: Captured, secrets: list[str]) -> str:
+    """Which check a refused request failed.
 
     A receiver must not tell senders; whoever runs this command holds the secret.
     """
@@ -244,11 +245,30 @@ def _reason(capture: Captured, secrets: list[str]) -> str | None:
             require_timestamp=False,
         )
     except SignatureError:
-        return None
+        return _unreadable(capture) or (
+            "signature: none in it was made with this secret, or the request was changed since"
+        )
     if event.sent_at is None:
-        return "only X-Confiture-Signature, which has no time; --tolerance 0 accepts it"
+        return "no time: only X-Confiture-Signature, which has no time; --tolerance 0 accepts it"
     age = (datetime.now(UTC) - event.sent_at).total_seconds()
-    return f"signed by this secret, but {age:.0f} s ago; --tolerance 0 accepts any time"
+    when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s from now"
+    kind = "too old" if age >= 0 else "too early"
+    return f"{kind}: signed with this secret, but {when}; --tolerance 0 accepts any time"
+
+
+def _unreadable(capture: Captured) -> str | None:
+    """What a request lacks for its signature to be checked; ``None``: nothing."""
+    names = {name.lower() for name in capture.headers}
+    if not names & {"webhook-signature", "x-confiture-signature"}:
+        return "unreadable: it has no signature header"
+    missing = {"webhook-id", "webhook-timestamp"} - names
+    if "webhook-signature" in names and missing:
+        return f"unreadable: it has no {' and no '.join(sorted(missing))} header"
+    try:
+        is_object = isinstance(json.loads(capture.body), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    return None if is_object else "unreadable: its body is not a JSON object"
 
 
 def _show_verdict(document: dict[str, Any]) -> None:

@@ -31,13 +31,28 @@ ConfigOpt = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="Configuration file (default: db/environments/local.yaml)"),
 ]
-FormatOpt = Annotated[str, typer.Option("--format", help="Output format: text or json")]
+FORMATS = ("text", "json")
+
+
+def _known_format(output: str) -> str:
+    if output not in FORMATS:
+        raise typer.BadParameter(f"{output!r} is not one of: {', '.join(FORMATS)}")
+    return output
+
+
+FormatOpt = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar=f"<{'|'.join(FORMATS)}>",
+        callback=_known_format,
+        help="Output format: text or json",
+    ),
+]
 
 
 def is_json(output: str) -> bool:
-    """Whether *output* asks for JSON; anything but text and json ends the command."""
-    if output not in ("text", "json"):
-        raise typer.BadParameter(f"{output!r} is not one of: text, json", param_hint="--format")
+    """Whether *output* asks for JSON."""
     return output == "json"
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +18,8 @@ STYLES = {
     "dead_letter": "red",
     "gone": "red",
 }
+_INDENT = "  "
+_GAP = "   "
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -24,18 +27,55 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """One table on stdout: for people with a frame, for programs in columns and nothing else."""
     shown = [list(row) for row in rows]
     if sys.stdout.isatty():
-        table = Table()
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in shown:
-            table.add_row(*(_styled(cell) for cell in row))
-        Console().print(table)
+        _print_for_people(columns, shown)
         return
     lines = [[column.upper() for column in columns], *shown]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
     for line in lines:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         print("  ".join(padded).rstrip())
+
+
+def _print_for_people(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A frame where it fits; else a few lines for each row, so that no cell is ever cut."""
+    console = Console(highlight=False)
+    lines = [columns, *rows]
+    widths = [max(cell_len(line[place]) for line in lines) for place in range(len(columns))]
+    if sum(widths) + 3 * len(columns) + 1 <= console.width:
+        table = Table(*columns)
+        for row in rows:
+            table.add_row(*(_styled(cell) for cell in row))
+        console.print(table)
+        return
+    for head, *rest in rows:
+        console.print(f"[bold]{escape(columns[0])} {escape(head)}[/bold]", soft_wrap=True)
+        facts = [(f"{name}: ", cell) for name, cell in zip(columns[1:], rest, strict=True)]
+        for line in _filled(facts, console.width - len(_INDENT)):
+            shown = _GAP.join(f"{escape(name)}{_styled(cell)}" for name, cell in line)
+            console.print(f"{_INDENT}{shown}", soft_wrap=True)
+
+
+def _filled(facts: Iterable[tuple[str, str]], width: int) -> list[list[tuple[str, str]]]:
+    """*facts* in lines of *width*; one that is wider has a line to itself."""
+    lines: list[list[tuple[str, str]]] = []
+    left = 0
+    for name, cell in facts:
+        size = cell_len(name) + cell_len(cell)
+        if lines and len(_GAP) + size <= left:
+            lines[-1].append((name, cell))
+            left -= len(_GAP) + size
+        else:
+            lines.append([(name, cell)])
+            left = width - size
+    return lines
+
+
+def print_block(title: str, facts: Iterable[tuple[str, str]]) -> None:
+    """A title, and under it a ``name: value`` line for each fact, however long."""
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"[bold]{escape(title)}[/bold]")
+    for name, value in facts:
+        console.print(f"{_INDENT}{escape(name)}: {escape(value)}")
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:

@@ -41,7 +41,8 @@ class Settings:
     """For one call of a hook, and for importing one file of them."""
     log: Log | None = None
     """``None``: JSON unless standard error is a terminal."""
-    log_level: str = "info"
+    log_level: str | None = None
+    """``None``: ``info``; lines in the console form from ``warning``."""
     environment: str | None = None
     sources: tuple[str, ...] = ()
     """Where the settings came from, in words for people."""
@@ -80,7 +81,7 @@ def load(environ: Mapping[str, str], config_file: Path | None) -> Settings:
         hooks=tuple(block.hooks),
         hook_timeout=block.hook_timeout,
         log=cast("Log | None", variable.log()),
-        log_level=variable.log_level() or "info",
+        log_level=variable.log_level(),
         environment=file.environment or variable.value(variables.ENVIRONMENT, values.text),
         sources=_sources(variable, file, config_file, is_on=variable.is_on()),
     )

@@ -93,11 +93,9 @@ class EndpointBlock(Block):
         url = info.data.get("url")
         if is_allowed or url is None or url.is_https or url.is_loopback:
             return is_allowed
+        way = (info.context or {}).get("allow_http_as", "allow_http: true")
         raise Invalid(
-            "is plain http to another machine",
-            "Use https, or allow it: `allow_http: true`, and for CONFITURE_WEBHOOK_URL "
-            "`CONFITURE_WEBHOOK_ALLOW_HTTP=true`",
-            of="url",
+            "is plain http to another machine", f"Use https, or allow it: `{way}`", of="url"
         )
 
     @field_validator("send_secret")
@@ -191,10 +189,15 @@ _OTHER = ("is not valid", "See the documentation of this setting")
 _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-def checked(model: type[M], raw: Any) -> tuple[M | None, list[Finding]]:
-    """*raw* as *model*, or everything that is wrong with it."""
+def checked(
+    model: type[M], raw: Any, *, allow_http_as: str = "allow_http: true"
+) -> tuple[M | None, list[Finding]]:
+    """*raw* as *model*, or everything that is wrong with it.
+
+    *allow_http_as* is how plain http is allowed in the place that *raw* was read from.
+    """
     try:
-        return model.model_validate(raw), []
+        return model.model_validate(raw, context={"allow_http_as": allow_http_as}), []
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
     return None, [_finding(model, raw, detail) for detail in details]

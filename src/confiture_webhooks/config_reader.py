@@ -57,7 +57,7 @@ class EnvironmentReader:
                 raw[key] = text
         if not self.given(variables.URL):
             return None
-        model, findings = checked(EndpointBlock, raw)
+        model, findings = checked(EndpointBlock, raw, allow_http_as=f"{variables.ALLOW_HTTP}=true")
         self.faults += [
             Fault(_VARIABLE_OF[str(finding.at[0])], finding.problem, finding.remedy)
             for finding in findings

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
+
+from . import stderr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,10 +126,9 @@ def _open(arguments: list[str]) -> CommandSession | None:
     except Exception as error:  # noqa: BLE001  whatever is wrong with us, the migration goes on
         # Only what is missing is told of an error: other texts may hold what was configured.
         name = f" {error.name}" if isinstance(error, ImportError) and error.name else ""
-        print(
+        stderr.write(
             f"confiture-webhooks: cannot start ({type(error).__name__}{name}); "
-            "this run sends no webhooks, the migration goes on",
-            file=sys.stderr,
+            "this run sends no webhooks, the migration goes on\n"
         )
         return None
 

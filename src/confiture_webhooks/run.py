@@ -7,13 +7,13 @@ ours is one log line and a ``None``, never an exception.
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from . import stderr
 from .event import (
     Database,
     Direction,
@@ -61,7 +61,7 @@ class Run:
     ) -> None:
         self._settings = settings
         self._parts = parts
-        self._write = say or (lambda text: print(text, file=sys.stderr))
+        self._write = say or (lambda text: stderr.write(f"{text}\n"))
         self._telemetry: Telemetry | None = None
         self._outgoing: Outgoing | None = None
         self._hooks: HookFeed | None = None
@@ -191,16 +191,18 @@ class Run:
             self._hooks.ended(migration, rows_affected)
 
     @contained
-    def finish(self, error_type: str | None = None) -> None:
+    def finish(self, error_type: str | None = None) -> bool:
         """The migrations are over: tell the rest within the flush budget. Later calls do nothing.
 
-        *error_type*: why the run failed, ``None`` when it did not.
+        *error_type*: why the run failed, ``None`` when it did not. Returns whether Ctrl-C cut
+        it short: it is not raised, for the command has its result already.
         """
         if self._is_finished:
-            return
+            return False
         self._is_finished = True
         deadline = time.monotonic() + self._settings.flush_timeout.total_seconds()
         self._settling.deadline = deadline
+        is_interrupted = True
         try:
             for owed in list(self._owed.values()):
                 self.conclude(*owed)
@@ -210,12 +212,16 @@ class Run:
             if self._hooks is not None:
                 self._hooks.drain(deadline)
             self._flush(deadline)
+            is_interrupted = False
         except KeyboardInterrupt:
             self._say("confiture-webhooks: interrupted; what is not sent stays as it is")
-        with suppress(KeyboardInterrupt):  # asked twice: end at once, with the migration's answer
+        try:
             self._stop()
             self._end_telemetry(deadline + TELEMETRY_BUDGET.total_seconds())
             self._let_go()
+        except KeyboardInterrupt:  # asked twice: end at once, with the migration's answer
+            is_interrupted = True
+        return is_interrupted
 
     def report(self, where: str, error: BaseException) -> None:
         """One log line for the first fault of our own; the run goes on."""

@@ -13,6 +13,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import stderr
 from .config import Settings, is_configured, load
 from .errors import ConfigError, OutboxError
 from .invocation import HOOKS, Invocation, parse
@@ -91,8 +92,7 @@ def make_hooks(settings: Settings, files: Sequence[HookFile]) -> Callable[..., H
 
 
 def _say(text: str) -> None:
-    with suppress(Exception):  # a closed stderr: nobody is left to tell
-        print(text, file=sys.stderr)
+    stderr.write(f"{text}\n")
 
 
 def make_transport() -> Transport:
@@ -318,6 +318,8 @@ class CommandSession:
 
     def finish(self, error: BaseException | None) -> None:
         """The command is over, its output written."""
+        with suppress(Exception):  # its result is not lost if the process is killed from here on
+            sys.stdout.flush()
         self._restore()
         if not self._connections:
             return  # nothing was migrated, nor meant to be: left-overs wait for a real run
@@ -400,13 +402,13 @@ def open_session(arguments: list[str]) -> CommandSession | None:
 
 def _say_faults(error: ConfigError) -> None:
     """Every fault, on stderr and as one log event."""
-    print("confiture-webhooks: the configuration is wrong; no webhook is sent:", file=sys.stderr)
-    for fault in error.faults:
-        print(f"  {fault}", file=sys.stderr)
+    lines = ["confiture-webhooks: the configuration is wrong; no webhook is sent:"]
+    lines += [f"  {fault}" for fault in error.faults]
+    stderr.write("".join(f"{line}\n" for line in lines))
     from .telemetry import Telemetry  # noqa: PLC0415
 
     telemetry = Telemetry.for_command(
-        environ=os.environ, environment=None, endpoints=(), log=None, log_level="info"
+        environ=os.environ, environment=None, endpoints=(), log=None, log_level=None
     )
     telemetry.config_invalid(error.faults)
     telemetry.shutdown(TELEMETRY_BUDGET)
@@ -424,8 +426,8 @@ def attach(
 
     Without *settings* they come from the environment variables and the ``webhooks:`` block of
     *config_file*, if given. Uses the global OpenTelemetry providers and configures nothing.
-    Leaving the block waits up to ``flush_timeout`` for what is due. Raises ConfigError when
-    the settings are wrong, before anything runs.
+    Leaving the block waits up to ``flush_timeout`` for what is due; Ctrl-C ends the wait and
+    is raised. Raises ConfigError when the settings are wrong, before anything runs.
     """
     from .adapters.confiture import observe  # noqa: PLC0415
     from .adapters.database import dsn_of  # noqa: PLC0415
@@ -449,7 +451,9 @@ def attach(
         yield run
     except BaseException as error:
         undo()
-        run.finish(type(error).__name__)
+        if run.finish(type(error).__name__):
+            raise KeyboardInterrupt from error
         raise
     undo()
-    run.finish()
+    if run.finish():
+        raise KeyboardInterrupt

@@ -7,6 +7,8 @@ import sys
 import threading
 from contextlib import suppress
 
+from . import stderr
+
 _BACK = "\r\x1b[2K"
 """To the start of the line, and nothing is on it."""
 
@@ -40,9 +42,7 @@ class StatusLine:
                 self._write(f"{line}\n")
 
     def _write(self, text: str) -> None:
-        with suppress(Exception):  # closed, a broken pipe, a full disk: nobody reads it
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        stderr.write(text)
 
 
 def _is_terminal() -> bool:

@@ -136,7 +136,8 @@ def verify(
 ) -> Verified:
     """The event in a request, or ``SignatureError``: one answer whatever the cause.
 
-    *body* is the bytes as received. Several secrets are all tried, as during a rotation.
+    *body* is the bytes as received; anything else is a ``TypeError``. Several secrets are
+    all tried, as during a rotation.
     The Standard Webhooks signature is checked when its header is there;
     ``X-Confiture-Signature`` alone has no time, can be replayed for ever, and is accepted
     only with ``require_timestamp=False``. ``tolerance=None`` accepts any time. Raises
@@ -145,12 +146,14 @@ def verify(
     A second request with the same ``id`` is authentic too: senders repeat what was not
     answered. ``Inbox`` tells the two apart.
     """
+    if not isinstance(body, bytes | bytearray | memoryview):
+        raise TypeError(f"body must be the bytes as received, not {type(body).__name__}")
     secrets = (secret,) if isinstance(secret, str) else tuple(secret)
     keys = signing_keys(secrets)
     moment = (now or datetime.now(UTC)).astimezone(UTC)
     try:
         fields = _fields(headers)
-        if not isinstance(body, bytes | bytearray | memoryview) or len(body) > max_body:
+        if len(body) > max_body:
             raise SignatureError(REFUSAL)
         content = bytes(body)
         sent_at = None

@@ -197,6 +197,24 @@ def test_verify_old(here: Project) -> None:
     assert verify(here, content, "--tolerance", "0")[0].returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (raw(signed(secret="x")), "signature: none in it was made with this secret"),
+        (raw(signed(datetime.now(UTC) - timedelta(days=1))), "too old: signed with this secret"),
+        (raw(signed(datetime.now(UTC) + timedelta(days=1))), "too early: signed with this secret"),
+        (raw({"webhook-id": "evt_1"}), "unreadable: it has no signature header"),
+        (raw({"webhook-signature": "v1,x"}), "no webhook-id and no webhook-timestamp header"),
+        (raw(signed()).removesuffix(BODY) + b"[1]", "unreadable: its body is not a JSON object"),
+    ],
+)
+def test_verify_says_which_check_failed(here: Project, content: bytes, reason: str) -> None:
+    """Whoever runs it holds the secret, and is told what a sender is not."""
+    done, document = verify(here, content)
+    assert (done.returncode, document["valid"]) == (1, False)
+    assert reason in document["reason"]
+
+
 def test_verify_without_a_time(here: Project) -> None:
     """The guide's signature alone is accepted only where no time is asked for."""
     headers = {"X-Confiture-Signature": body_signature(SECRET, BODY)}

@@ -60,13 +60,14 @@ def states(project: Project) -> dict[str, str]:
 
 
 def test_a_pipe_gets_columns_and_a_terminal_a_frame(operated: Project) -> None:
-    """Piped, a list is a line for each delivery, newest first; on a terminal it has a frame."""
+    """Piped, a list is a line for each delivery, newest first; a wide terminal has a frame."""
     piped = operated.confiture("webhooks", "list")
     head, *rows = piped.stdout.splitlines()
     assert head.split()[:3] == ["ID", "EVENT", "ENDPOINT"]
     assert [row.split()[0] for row in rows] == ["dlv_0", "dlv_1", "dlv_2", "dlv_3"]
     assert piped.stdout.isascii()
-    code, shown = on_terminal(operated, "webhooks", "list", "--limit", "2")
+    wide = {"COLUMNS": "160"}
+    code, shown = on_terminal(operated, "webhooks", "list", "--limit", "2", env=wide)
     assert code == 0
     assert "┃" in shown
     assert "dlv_0" in shown
@@ -145,6 +146,18 @@ def test_show_is_a_timeline_with_the_trace_id(operated: Project) -> None:
     assert done.stdout.splitlines()[-1].split()[0] == "1"
     assert "100 ms" in done.stdout or "0.1 s" in done.stdout
     assert done.stdout.splitlines()[-1].endswith("503")
+
+
+def test_the_beginning_of_an_id_is_enough(operated: Project) -> None:
+    """show takes the beginning of one id; of several, or of none, it says so."""
+    with closing(SqliteOutbox(operated.path / ".confiture" / "webhooks.db")) as outbox:
+        outbox.release("evt_x", [delivery(id="dlv_long_id", event_id="evt_x", endpoint="a")])
+    done = operated.confiture("webhooks", "show", "dlv_lo", "--format", "json")
+    assert json.loads(done.stdout)["id"] == "dlv_long_id"
+    for given, words in (("dlv_", "5 deliveries' ids begin with dlv_"), ("x", "no delivery x")):
+        done = operated.confiture("webhooks", "show", given)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert words in done.stderr
 
 
 def test_status_tells_what_is_stuck(operated: Project) -> None:

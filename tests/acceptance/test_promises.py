@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from typing import Any
@@ -112,6 +113,27 @@ def test_a_silent_receiver_costs_at_most_the_flush_timeout(one_migration: Any) -
     assert done.returncode == 0
     assert "1 delivery not sent" in done.stderr
     assert took < 9
+
+
+def test_the_result_is_out_before_a_receiver_is_waited_for(one_migration: Any) -> None:
+    """A command that is killed while it waits for a receiver has written its JSON already."""
+    out = one_migration.path / "out.json"
+    with LocalReceiver(answers=["hang"] * 9) as receiver, out.open("w") as file:
+        process = one_migration.spawn(
+            "migrate",
+            "up",
+            "--format",
+            "json",
+            env={"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "50"},
+            stdout=file,
+        )
+        deadline = time.monotonic() + 30
+        while not out.stat().st_size and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert process.poll() is None
+        process.kill()
+        process.wait(10)
+    assert json.loads(out.read_text())["success"]
 
 
 def test_what_is_left_goes_out_with_the_next_run(one_migration: Any) -> None:

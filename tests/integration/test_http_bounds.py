@@ -108,6 +108,10 @@ PLACES: dict[str, tuple[Callable[[Hang], str], str]] = {
         lambda hang: hang.proxy(starts_with(b"HTTP/1.1 200 ", lambda talk: talk.drip(b"x"))),
         "too_slow",
     ),
+    "tunnel": (
+        lambda hang: hang.proxy(starts_with(b"HTTP/1.1 200 OK\r\n\r\n", Talk.hang)),
+        "timeout",
+    ),
     "continue": (
         lambda hang: hang.peer(
             starts_with(b"", lambda talk: talk.drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.001))

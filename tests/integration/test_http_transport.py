@@ -79,6 +79,7 @@ def test_exactly_the_given_request_is_sent(transport: HttpTransport) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         b"HTTP/1.1 500 No\r\nContent-Length: 4096\r\n\r\n" + b"x" * 4096,
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK,
+        b"HTTP/1.1 104 New\r\nX: y\r\n\r\nHTTP/1.1 199 Newer\r\n\r\n" + OK.replace(b"200", b"503"),
         b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
     ],
 )
@@ -114,6 +115,15 @@ def test_the_header_is_the_answer(
         for _ in range(2):
             response = transport.send(request(peer.url), timeout=SOON)
             assert response == Response(status_code=200)
+        assert len(peer.talks) == 2
+
+
+def test_another_protocol_is_no_answer(transport: HttpTransport) -> None:
+    """A 101 answers a question that was not asked; its connection is not used again."""
+    switches = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n"
+    with Peer(answers(switches, OK)) as peer:
+        assert error_type(transport, request(peer.url)) == "protocol"
+        assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
         assert len(peer.talks) == 2
 
 

@@ -151,6 +151,9 @@ def test_ten_thousand_damaged_requests(seed: int, has_time: bool) -> None:
             event = verify(headers, content, "secret", now=RIGHT_AT, require_timestamp=has_time)
         except SignatureError:
             continue
+        except TypeError:
+            assert not isinstance(content, bytes)
+            continue
         assert content == RIGHT_BODY
         assert event.id == "evt_1"
 

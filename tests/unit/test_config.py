@@ -410,8 +410,19 @@ def test_good_url_is_kept_as_it_is(project: Project, url: str) -> None:
 )
 def test_plain_http_beyond_loopback_must_be_allowed(project: Project, url: str) -> None:
     """``allow_http`` is needed, and enough."""
-    assert "allow_http" in project.endpoint_fault("url", url=url).remedy
+    remedy = project.endpoint_fault("url", url=url).remedy
+    assert remedy == "Use https, or allow it: `allow_http: true`"
     assert project.endpoint(url=url, allow_http=True).url == url
+
+
+def test_plain_http_from_the_variable_is_allowed_by_a_variable() -> None:
+    """The remedy names the way that is open there, and that way is enough."""
+    environ = {variables.URL: "http://example.com/"}
+    with pytest.raises(ConfigError) as refusal:
+        load(environ, None)
+    (fault,) = refusal.value.faults
+    assert fault.remedy == "Use https, or allow it: `CONFITURE_WEBHOOK_ALLOW_HTTP=true`"
+    assert load({**environ, variables.ALLOW_HTTP: "true"}, None).endpoints
 
 
 def test_user_and_password_leave_the_url(project: Project) -> None:
@@ -933,7 +944,7 @@ def test_documented_variables_are_those_of_the_code() -> None:
     plain = load({variables.URL: URL}, None)
     written = load({variables.URL: URL, **values}, None)
     assert {**redacted(written), "sources": []} == {**redacted(plain), "sources": []}
-    assert written.log_level == plain.log_level
+    assert (written.log_level, plain.log_level) == (None, None)
 
 
 def test_documented_example_is_a_configuration(project: Project) -> None:

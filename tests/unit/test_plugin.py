@@ -30,6 +30,7 @@ OURS_UNCONFIGURED = [
     "confiture_webhooks",
     "confiture_webhooks.hook_alias",
     "confiture_webhooks.plugin",
+    "confiture_webhooks.stderr",
 ]
 
 

@@ -136,6 +136,13 @@ def test_one_answer(case: str) -> None:
     assert refusal.value.__suppress_context__
 
 
+@pytest.mark.parametrize("body", [BODY.decode(), None, PAYLOAD])
+def test_a_body_that_is_not_bytes_is_the_callers_mistake(body: Any) -> None:
+    """A framework's text or parsed body is no attack: the call itself is wrong, and says how."""
+    with pytest.raises(TypeError, match=f"bytes as received, not {type(body).__name__}"):
+        verify(signed(), body, SECRET, now=NOW)
+
+
 def test_body_signature_when_asked() -> None:
     """The signature without a time is accepted only from those who ask for it."""
     headers = {"X-Confiture-Signature": body_signature(SECRET, BODY)}

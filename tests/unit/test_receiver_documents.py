@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import sys
 from datetime import UTC, datetime
 from importlib.util import module_from_spec, spec_from_file_location
@@ -43,6 +44,19 @@ def script() -> Any:
 def test_the_files_are_current(script: Any) -> None:
     """What is committed is what the code makes; `python scripts/receiver_documents.py` renews."""
     assert script.stale() == []
+
+
+def test_the_examples_of_the_page_are_events() -> None:
+    """Every whole event in docs/payload.md is one by the schema, a run's among them."""
+    page = (ROOT / "docs" / "payload.md").read_text()
+    blocks = [json.loads(block) for block in re.findall(r"```json\n(.+?)```", page, re.DOTALL)]
+    events = [block for block in blocks if "event_type" in block]
+    assert [one["event_type"] for one in events] == ["migration_success", "run_error"]
+    for one in events:
+        VALIDATOR.validate(one)
+    (run,) = (one for one in events if one["event_type"] == "run_error")
+    assert not {"direction", "migration"} & set(run)
+    assert {row["status"] for row in run["migrations"]} == {"success", "error"}
 
 
 @pytest.mark.parametrize("name", CASES)

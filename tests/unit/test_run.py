@@ -400,7 +400,7 @@ def test_ctrl_c_while_waiting_ends_the_wait_and_nothing_else() -> None:
     bench = Bench(SUMMARY)
     bench.transport = Interrupting()
     bench.begin().succeeded(1)
-    bench.run.finish()
+    assert bench.run.finish()
     assert bench.transport.is_closed
     assert bench.said[0].startswith("confiture-webhooks: interrupted")
     assert len(bench.telemetry.shutdowns) == 1
@@ -411,8 +411,16 @@ def test_ctrl_c_a_second_time_ends_at_once() -> None:
     bench = Bench()
     bench.telemetry.shutdown = Breaking(None, "shutdown", KeyboardInterrupt()).shutdown  # type: ignore[method-assign]
     bench.begin().succeeded(1)
-    bench.run.finish()
+    assert bench.run.finish()
     assert bench.faults() == []
+
+
+def test_a_run_that_nobody_interrupts_says_so() -> None:
+    """A run that ends by itself, and one that has ended already, was not interrupted."""
+    bench = Bench()
+    bench.begin().succeeded(1)
+    assert bench.run.finish() is False
+    assert bench.run.finish() is False
 
 
 def test_a_closed_stderr_breaks_nothing() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import json
+import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +36,10 @@ from fakes import FakeTelemetry
 from samples import endpoint
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from pathlib import Path
+
+    from confiture_webhooks.transport import Request, Response
 
 SEAMS = ("default_engine", "default_lock", "default_migration_loader")
 UP = "confiture migrate up"
@@ -274,6 +280,49 @@ def test_attach_lets_errors_through(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError), attach(engine, settings):
         engine.apply(a_migration())
     assert [r.headers["X-Confiture-Event"] for r in transport.sent] == ["migration_error"]
+
+
+class Pressed(ScriptedTransport):
+    """A transport that hangs; its user presses Ctrl-C once *run* waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._free = threading.Event()
+        self.run: Run | None = None
+
+    def send(self, request: Request, *, timeout: timedelta) -> Response:
+        while self.run is None or self.run._deadline is None:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        _thread.interrupt_main()
+        self._free.wait(20)
+        return super().send(request, timeout=timeout)
+
+    def abort(self) -> None:
+        super().abort()
+        self._free.set()
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError()])
+def test_attach_lets_ctrl_c_through(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """Ctrl-C while the block is left is raised, after the engine and the outbox were let go."""
+    transport = Pressed()
+    monkeypatch.setattr(wiring, "make_transport", lambda: transport)
+    settings = Settings(endpoints=(endpoint(name="a"),), outbox="memory", log="off")
+    engine: Any = FakeEngine(error)
+
+    def migrate() -> None:
+        with attach(engine, settings) as run:
+            transport.run = run
+            engine.apply(a_migration())
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        migrate()
+    assert caught.value.__cause__ is error
+    assert transport.is_closed
+    assert "apply" not in vars(engine)
 
 
 def test_attach_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

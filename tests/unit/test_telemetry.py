@@ -644,6 +644,33 @@ class TestLogs:
         assert "webhooks.outbox_failed" in err
         assert not err.startswith("{")
 
+    @pytest.mark.parametrize(
+        ("form", "level", "shown"),
+        [
+            ("console", None, {"warning", "error"}),
+            ("console", "info", {"info", "warning", "error"}),
+            ("json", None, {"info", "warning", "error"}),
+        ],
+    )
+    def test_what_went_well_is_not_told_to_people_unless_asked_for(
+        self,
+        form: Any,
+        level: str | None,
+        shown: set[str],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """The console form begins at warning; JSON and the log records at info."""
+        made = make(log=form, log_level=level)
+        everything(made.telemetry)
+        found = capsys.readouterr().err.splitlines()
+        if form == "json":
+            levels = {json.loads(line)["level"] for line in found}
+        else:
+            levels = {line.split()[1] for line in found}
+        assert levels == shown
+        severities = {one.log_record.severity_text for one in made.log.get_finished_logs()}
+        assert severities == {"INFO", "WARN", "ERROR"}
+
     def test_a_terminal_gets_the_console_form(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -74,7 +74,7 @@ def test_log_events() -> None:
 
 def test_common_fields() -> None:
     """The fields every line has are in the docs, in order."""
-    sentence = re.search(r"Every line has (.+?), in this order", DOCS.read_text())
+    sentence = re.search(r"Every JSON line has (.+?), in this order", DOCS.read_text())
     assert sentence is not None
     assert tuple(CODE.findall(sentence[1])) == names.COMMON_FIELDS
 

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from .http_exchange import Exchange
 
-_INTERIM = (102, 103)
-"""Answers before the answer; http.client knows only 100."""
+_SWITCHES = 101
+"""An answer, but only to who asked for another protocol (RFC 9110, 15.2.2): nobody did."""
+_INTERIM = range(102, 200)
+"""Answers before the answer, known or not (RFC 9110, 15.2); http.client knows only 100."""
 LEAST_PER_ADDRESS_S = 2.0
 """An address gets its share of the time left, and at least this: as with Go's dialer."""
 
@@ -138,6 +140,8 @@ class _Answer(http.client.HTTPResponse):
             super().begin()
         if self._incoming.is_ended:
             raise ConnectionResetError
+        if self.status == _SWITCHES:
+            raise http.client.UnknownProtocol(str(_SWITCHES))
 
 
 class _Bounded(HTTPConnection):
@@ -162,6 +166,11 @@ class _Bounded(HTTPConnection):
         finally:
             if plug:
                 plug.close()
+
+    def _tunnel(self) -> None:
+        super()._tunnel()
+        # What the proxy said is not the receiver's answer.
+        UNDER_WAY.get().is_heard = False
 
     def _new_conn(self) -> socket.socket:
         exchange = UNDER_WAY.get()

@@ -5,7 +5,6 @@ Their imports take as long as the SDK's. What they are put behind can be used at
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Fault
+from ..stderr import Stderr
 from .plan import CONSOLE, GRPC, INSTALL, Export
 from .quiet import Complaints
 
@@ -106,7 +106,7 @@ class Workshop:
 def _make(export: Export) -> Any:
     if export.protocol == CONSOLE:
         module, name = _CONSOLE[export.signal]
-        return getattr(import_module(module), name)(out=sys.stderr)
+        return getattr(import_module(module), name)(out=Stderr())
     module, name = _OTLP[export.signal]
     if export.protocol == GRPC:
         module = module.replace(".http.", ".grpc.")

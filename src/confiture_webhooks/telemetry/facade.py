@@ -43,7 +43,7 @@ class Telemetry:
         endpoints: Sequence[str] = (),
         environment: str | None = None,
         log: Form | None = "off",
-        log_level: str = "info",
+        log_level: str | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._providers = given = providers or Providers()
@@ -77,7 +77,7 @@ class Telemetry:
         environment: str | None,
         endpoints: Sequence[str],
         log: Form | None,
-        log_level: str,
+        log_level: str | None,
     ) -> Telemetry:
         """For a ``confiture`` command: in ``TRACEPARENT``'s trace, exporting as ``OTEL_*`` say.
 
@@ -98,7 +98,7 @@ class Telemetry:
         environment: str | None,
         endpoints: Sequence[str],
         log: Form | None,
-        log_level: str,
+        log_level: str | None,
         environ: Mapping[str, str],
     ) -> Telemetry:
         """For somebody's own process: the global providers, in the trace that is current there."""

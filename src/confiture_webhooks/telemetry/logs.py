@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry.trace import SpanContext
 
 from ..event import rfc3339
 from ..status_line import status_line
+from . import console
 from .context import span_id, trace_id
 from .names import COMMON_FIELDS, LOG_FAILED, LogSpec
 from .text import clean
@@ -45,13 +47,14 @@ class Logs:
         self,
         *,
         form: Form | None,
-        level: str,
+        level: str | None,
         records: Records | None,
         correlation_id: Callable[[], str],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._form = form
-        self._threshold = _LEVELS.get(level.strip().lower(), logging.INFO)
+        self._level = _LEVELS.get(level.strip().lower()) if level is not None else None
+        self._least_shown: int | None = None
         self._records = records
         self._correlation_id = correlation_id
         self._now = now
@@ -60,15 +63,25 @@ class Logs:
 
     def emit(self, spec: LogSpec, context: SpanContext, fields: dict[str, object]) -> None:
         """Tell event *spec*; fields that *fields* leaves out are null. Unknown ones are dropped."""
-        if _LEVELS[spec.level] < self._threshold:
+        severity = _LEVELS[spec.level]
+        is_recorded = severity >= (self._level or logging.INFO) and self._records is not None
+        is_shown = self._form != "off" and severity >= self._threshold()
+        if not is_recorded and not is_shown:
             return
         correlation_id = fields.get("correlation_id") or self._correlation_id()
         known = {"correlation_id": clean(correlation_id)}
         known |= {name: clean(fields.get(name)) for name in spec.fields}
-        if self._form != "off":
+        if is_shown:
             self._print(spec, context, known)
-        if self._records is not None:
+        if is_recorded and self._records is not None:
             self._records(spec.event, spec.level, known, context)
+
+    def _threshold(self) -> int:
+        """The least severe level of a line: where people read, what went well is not told."""
+        if self._least_shown is None:
+            default = logging.WARNING if _is_for_people(self._form) else logging.INFO
+            self._least_shown = default if self._level is None else self._level
+        return self._least_shown
 
     def _print(self, spec: LogSpec, context: SpanContext, known: dict[str, object]) -> None:
         if self._logger is None:
@@ -121,11 +134,10 @@ def _make_logger(form: Form | None) -> Any:
     """A logger with processors of its own; the host's structlog configuration is not touched."""
     import structlog  # noqa: PLC0415  tens of milliseconds, and many runs log nothing
 
-    is_terminal = _is_terminal()
     renderer: Any
-    if form == "console" or (form is None and is_terminal):
-        colors = is_terminal and "NO_COLOR" not in os.environ
-        renderer = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
+    if _is_for_people(form):
+        colors = _is_terminal() and "NO_COLOR" not in os.environ
+        renderer = partial(_for_people, colors=colors)
     else:
         renderer = structlog.processors.JSONRenderer(serializer=_json)
     return structlog.wrap_logger(
@@ -135,6 +147,14 @@ def _make_logger(form: Form | None) -> Any:
         context_class=dict,
         cache_logger_on_first_use=True,
     )
+
+
+def _for_people(_: object, __: str, event: MutableMapping[str, Any], *, colors: bool) -> str:
+    return console.line(event, colors=colors)
+
+
+def _is_for_people(form: Form | None) -> bool:
+    return form == "console" or (form is None and _is_terminal())
 
 
 def _is_terminal() -> bool:

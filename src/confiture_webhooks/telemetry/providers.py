@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace
 
 from ..errors import Fault
+from ..variables import MIGRATION_SPANS as CAP_SETTING
 from .context import from_environ
 from .plan import Plan, plan
 from .tracing import made_here
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from .setup import Sdk
 
 MIGRATION_SPANS = 200
-CAP_SETTING = "CONFITURE_WEBHOOK_MIGRATION_SPANS"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -186,15 +186,6 @@ def _preferences(
     return _TEMPORALITIES.get(wanted, _TEMPORALITIES["delta"]), aggregation
 
 
-def _logger_provider(exporters: list[Late], resource: Resource, sdk: Sdk) -> LoggerProvider:
-    provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
-    for exporter in exporters:
-        processor = TalliedLogProcessor(exporter)
-        sdk.counting.append(processor)
-        provider.add_log_record_processor(processor)
-    return provider
-
-
 def _make_global(sdk: Sdk) -> None:
     """So that users' own hooks are in the same trace. A second run in a process keeps its own."""
     if sdk.tracer_provider is not None:

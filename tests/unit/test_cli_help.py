@@ -1,0 +1,67 @@
+"""What ``--help`` promises: values by name, one way to ask for JSON, every exit code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from confiture_webhooks.cli import app
+from confiture_webhooks.delivery import State
+from confiture_webhooks.event import EventType
+from confiture_webhooks.receiver_faults import FAULTS
+
+COMMANDS: dict[str, Any] = typer.main.get_group(app).commands  # type: ignore[attr-defined]
+WITH_FORMAT = [
+    name
+    for name, command in COMMANDS.items()
+    if any("--format" in option.opts for option in command.params)
+]
+
+
+def helped(name: str) -> str:
+    """The command's help on a terminal of 200 columns."""
+    result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    return result.output
+
+
+def option(name: str, flag: str) -> str:
+    """The help of one option."""
+    (found,) = (one for one in COMMANDS[name].params if flag in one.opts)
+    return str(found.help)
+
+
+@pytest.mark.parametrize("name", WITH_FORMAT)
+def test_the_form_is_asked_for_alike(name: str) -> None:
+    """Each command says which forms there are, and refuses another before it does anything."""
+    assert "<text|json>" in helped(name)
+    result = CliRunner().invoke(app, [name, "--format", "xml"])
+    assert result.exit_code == 2
+    assert "text, json" in result.output
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"demo"}))
+def test_exit_codes_are_told(name: str) -> None:
+    """Each command that reads the configuration tells what 0 and 5 mean."""
+    section = inspect.cleandoc(COMMANDS[name].help or "").partition("EXIT CODES:")[2]
+    codes = re.findall(r"^ +(\d)  ", section, re.MULTILINE)
+    assert codes == sorted(codes)
+    assert {"0", "5"} <= set(codes)
+
+
+def test_list_names_what_its_filters_take() -> None:
+    """States and event types are in the help of the options that take them."""
+    assert all(state.value in option("list", "--state") for state in State)
+    assert all(kind.value in option("list", "--event-type") for kind in EventType)
+
+
+def test_listen_says_what_each_answer_does() -> None:
+    """Every word ``--answer`` takes has a line of its own."""
+    section = inspect.cleandoc(COMMANDS["listen"].help or "").partition("ANSWERS:")[2]
+    words = re.findall(r"^ +(\w+) {2,}\w", section.partition("EXAMPLES:")[0], re.MULTILINE)
+    assert set(words) == {"503", "slow", *FAULTS}

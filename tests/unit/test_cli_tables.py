@@ -1,0 +1,65 @@
+"""Tables on terminals of any width, and in pipes: no cell is ever cut."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from confiture_webhooks.cli_tables import print_table
+
+STYLE = re.compile(r"\x1b\[[0-9;]*m")
+COLUMNS = ("id", "event", "endpoint", "state", "attempts", "created", "next attempt")
+ROWS = [
+    (
+        f"dlv_{number:032x}",
+        "migration_rollback_error",
+        "analytics",
+        "dead_letter",
+        "8",
+        "2026-01-09T14:23:45.123Z",
+        "2026-01-10T14:23:45.123Z",
+    )
+    for number in (1, 2)
+]
+
+
+@pytest.mark.parametrize("columns", [20, 80, 100, 120, 200])
+def test_on_a_terminal_every_cell_is_whole(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At any width each cell stands on one line, and no line is longer than it must be."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(COLUMNS, ROWS)
+    shown = STYLE.sub("", capsys.readouterr().out)
+    for cell in (cell for row in ROWS for cell in row):
+        assert cell in shown
+    assert "…" not in shown
+    assert ("┃" in shown) is (columns == 200)
+    if columns >= 80:
+        assert max(map(len, shown.splitlines())) <= columns
+
+
+def test_narrow_rows_say_what_each_cell_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a frame does not fit, a row is its id and, below it, named values."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(COLUMNS, ROWS[:1])
+    assert STYLE.sub("", capsys.readouterr().out).splitlines() == [
+        f"id {ROWS[0][0]}",
+        "  event: migration_rollback_error   endpoint: analytics   state: dead_letter",
+        "  attempts: 8   created: 2026-01-09T14:23:45.123Z",
+        "  next attempt: 2026-01-10T14:23:45.123Z",
+    ]
+
+
+def test_a_pipe_gets_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a pipe there are columns, as wide as their widest cell."""
+    print_table(COLUMNS, ROWS)
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "ID"
+    assert [tuple(line.split()) for line in lines] == ROWS
