@@ -362,6 +362,18 @@ def test_what_an_earlier_run_left_is_sent_by_a_run_without_a_migration() -> None
     assert bench.telemetry.runs == []
 
 
+def test_a_run_that_fails_before_its_first_migration_has_a_span() -> None:
+    """No endpoint hears of it and no outbox is made, but the trace has the failed run."""
+    bench = Bench(endpoint(name="a"))
+    bench.run.begin("confiture migrate up")
+    bench.run.finish("ChecksumMismatchError")
+    assert [command for command, _ in bench.telemetry.runs] == ["confiture migrate up"]
+    (end,) = bench.telemetry.run_ends
+    assert end == {"applied": 0, "failed": 0, "error_type": "ChecksumMismatchError"}
+    assert list(bench.outbox.summaries()) == []
+    assert len(bench.telemetry.shutdowns) == 1
+
+
 class Interrupting(ScriptedTransport):
     """Presses Ctrl-C, then hangs until it is aborted."""
 
@@ -455,7 +467,7 @@ PORTS = {
         "correlation_id", "start_run", "end_run", "migration", "trace_of_run", "delivery",
         "observe_outbox", "shutdown",
     ],
-    "outbox": ["stage", "release", "claim", "record", "next_due_at", "summary", "close"],
+    "outbox": ["stage", "release", "claim", "record", "next_due_at", "summaries", "close"],
     "transport": ["send", "abort", "close"],
 }  # fmt: skip
 EVERY_CALL = [(part, method) for part, methods in PORTS.items() for method in methods]
