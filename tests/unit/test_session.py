@@ -311,8 +311,7 @@ def test_attach_lets_ctrl_c_through(
     monkeypatch.setattr(wiring, "make_transport", lambda: transport)
     settings = Settings(endpoints=(endpoint(name="a"),), outbox="memory", log="off")
     engine: Any = FakeEngine(error)
-    with pytest.raises(KeyboardInterrupt) as caught, attach(engine, settings) as run:
-        transport.run = run
+    with pytest.raises(KeyboardInterrupt) as caught, attach(engine, settings) as transport.run:
         engine.apply(a_migration())
     assert caught.value.__cause__ is error
     assert transport.is_closed
