@@ -68,6 +68,7 @@ class Run:
         self._database = Database()
         self._command = "confiture migrate"
         self._started_at = datetime.now(UTC)
+        self._started = time.monotonic()
         self._has_reported = False
         self._is_finished = False
         self._ended: list[tuple[Migration, bool]] = []
@@ -79,6 +80,7 @@ class Run:
         """A command that migrates has started; costs nothing until there is something to tell."""
         self._command = command
         self._started_at = datetime.now(UTC)
+        self._started = time.monotonic()
 
     @contained
     def consult(self, ask: Ask) -> None:
@@ -307,12 +309,13 @@ class Run:
             return
         telemetry, outgoing = self._begun(self._database)
         ended_at = datetime.now(UTC)
+        duration_s = round(time.monotonic() - self._started, 6)
         if is_wanted and (self._ended or error_type):
             event = self._event(
                 kind,
                 started_at=self._started_at,
                 ended_at=ended_at,
-                duration_s=round((ended_at - self._started_at).total_seconds(), 6),
+                duration_s=duration_s,
                 error=error
                 or (ErrorInfo(type=error_type, message="the run failed") if error_type else None),
                 migrations=[migration.row(is_success=ended) for migration, ended in self._ended],

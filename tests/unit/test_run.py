@@ -5,7 +5,7 @@ from __future__ import annotations
 import _thread
 import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +26,7 @@ from samples import DATABASE, ERROR, REF, TRACE_ID, delivery, endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import tzinfo
 
     from confiture_webhooks.endpoint import Endpoint
 
@@ -206,6 +207,21 @@ def test_the_summary_lists_every_migration() -> None:
     rows = [(row["version"], row["direction"], row["status"]) for row in document["migrations"]]
     assert document["event_type"] == "run_error"
     assert rows == [("005", "up", "success"), ("006", "up", "error")]
+
+
+def test_a_clock_that_is_set_back_does_not_shorten_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a run took does not come from the clock on the wall."""
+
+    class Back(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) - timedelta(hours=1)
+
+    bench = Bench(SUMMARY)
+    bench.begin().succeeded(1)
+    monkeypatch.setattr("confiture_webhooks.run.datetime", Back)
+    (document,) = bench.finish()
+    assert 0 <= document["execution"]["duration_seconds"] < 60
 
 
 def test_a_run_that_fails_before_any_migration_is_told_when_somebody_wants_it() -> None:
