@@ -75,6 +75,7 @@ def ours(receiver: Peer, collector: Peer) -> tuple[float, float]:
         env = {
             "CONFITURE_WEBHOOK_URL": receiver.url,
             "CONFITURE_WEBHOOK_SECRET": SECRET,
+            "CONFITURE_ENVIRONMENT": "production",  # the deliveries'
             "CONFITURE_WEBHOOK_LOG": "off" if os.environ.get("NO_LINES") else "json",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         }

@@ -100,7 +100,7 @@ def against_stored(few: str, many: str, count: int) -> Comparison:
             one = delivery(number)
             outbox.release(one.id, [one])
             started = time.perf_counter()
-            [claim] = outbox.claim("one", now=datetime.now(UTC), lease=LEASE)
+            [claim] = outbox.claim("one", environment=None, now=datetime.now(UTC), lease=LEASE)
             assert outbox.record(claim, attempt(), DELIVERED)
             times.append((time.perf_counter() - started) * 1000)
         return statistics.median(times)
@@ -123,8 +123,10 @@ def work(dsn: str, endpoints: tuple[str, ...], send_s: float, start: object) -> 
         left = set(endpoints)
         while left:
             for endpoint in sorted(left):
-                claims = outbox.claim(endpoint, now=datetime.now(UTC), lease=LEASE, limit=5)
-                due_at = None if claims else outbox.next_due_at(endpoint)
+                claims = outbox.claim(
+                    endpoint, environment=None, now=datetime.now(UTC), lease=LEASE, limit=5
+                )
+                due_at = None if claims else outbox.next_due_at(endpoint, None)
                 if not claims and (due_at is None or due_at > datetime.now(UTC) + LEASE):
                     left.discard(endpoint)
                 for claim in claims:
@@ -203,7 +205,7 @@ def against_pgmq(dsn: str) -> Comparison:
                 outbox.release(one.id, [one])
             started = time.perf_counter()
             for _ in range(100):
-                [claim] = outbox.claim("one", now=datetime.now(UTC), lease=LEASE)
+                [claim] = outbox.claim("one", environment=None, now=datetime.now(UTC), lease=LEASE)
                 outbox.record(claim, attempt(), DELIVERED)
             return (time.perf_counter() - started) * 10
 

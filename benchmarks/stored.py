@@ -28,11 +28,12 @@ LEASE = timedelta(seconds=40)
 FILL = """
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)
 INSERT INTO deliveries (id, event_id, event_type, endpoint, content_type, traceparent,
-                        correlation_id, created_at, state, due_at, is_ready, wakes_at,
+                        correlation_id, created_at, environment, state, due_at, is_ready, wakes_at,
                         attempts, tries, finished_at)
 SELECT 'old_' || i, 'old_' || i, 'migration_success', CASE i % 20 WHEN 1 THEN 'other' ELSE 'a' END,
        'application/json', '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01',
-       '4bf92f3577b34da6a3ce929d0e0e4736', :made, CASE WHEN i % 20 = 0 THEN 'dead_letter'
+       '4bf92f3577b34da6a3ce929d0e0e4736', :made, 'production',
+       CASE WHEN i % 20 = 0 THEN 'dead_letter'
        WHEN i % 20 < 3 THEN 'pending' ELSE 'delivered' END, :made, i % 20 = 1,
        CASE WHEN i % 20 = 2 THEN :later END, 1, 1,
        CASE WHEN i % 20 NOT IN (1, 2) THEN :made END

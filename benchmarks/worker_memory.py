@@ -61,6 +61,7 @@ def many() -> str:
             outbox.close()
         env = {
             "CONFITURE_WEBHOOK_URL": receiver.url,
+            "CONFITURE_ENVIRONMENT": "production",  # the deliveries'
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         }
         process, seen, done, begun = worker(directory, env), {}, 0, time.monotonic()
@@ -87,7 +88,11 @@ def dead() -> str:
         endpoints = [{"name": name, "url": "http://127.0.0.1:9/hook"} for name in names]
         file = Path(directory) / "db" / "environments" / "local.yaml"
         file.parent.mkdir(parents=True)
-        content = {"database_url": "postgresql:///none", "webhooks": {"endpoints": endpoints}}
+        content = {
+            "name": "production",
+            "database_url": "postgresql:///none",
+            "webhooks": {"endpoints": endpoints},
+        }
         file.write_text(yaml.safe_dump(content))
         path = Path(directory) / ".confiture" / "webhooks.db"
         for place, name in enumerate(names):
