@@ -60,7 +60,7 @@ def one(outbox: SqliteOutbox) -> float:
     """Microseconds of one delivery's claim and record."""
     started = time.perf_counter()
     now = datetime.now(UTC)
-    (claim,) = outbox.claim("a", now=now, lease=LEASE)
+    (claim,) = outbox.claim("a", environment="production", now=now, lease=LEASE)
     attempt = Attempt(number=1, started_at=now, duration=timedelta(), status_code=200)
     assert outbox.record(claim, attempt, Decision(outcome=Outcome.DELIVERED))
     return (time.perf_counter() - started) * 1e6

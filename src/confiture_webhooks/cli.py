@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -11,13 +12,15 @@ from .cli_check import check
 from .cli_deliver import deliver
 from .cli_doctor import doctor
 from .cli_endpoint import show_pings
-from .cli_operate import enable, redeliver
-from .cli_outbox import list_deliveries, show, status
+from .cli_operate import discard, enable, redeliver
+from .cli_outbox import list_deliveries, say, show, status
 from .cli_postgres import outbox_app
 from .cli_receiver import listen, verify_command
 from .cli_settings import FAILED, ConfigOpt, FormatOpt, is_json, print_json, refuse, settings_of
+from .config import Settings
 from .demo import demo
-from .errors import Fault
+from .errors import Fault, OutboxError
+from .session import operators_outbox
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(check)
@@ -52,6 +55,7 @@ def test(
         )
     from .ping import ping  # noqa: PLC0415
 
+    _warn_off(settings, [name] if name is not None else names)
     results = ping(settings, os.environ, name)
     is_delivered = all(result.is_delivered for result in results)
     if is_json(output):
@@ -62,6 +66,21 @@ def test(
         raise typer.Exit(FAILED)
 
 
+def _warn_off(settings: Settings, names: list[str]) -> None:
+    """Say which of *names* are off: a ping goes out all the same, events do not."""
+    with suppress(OutboxError):
+        outbox = operators_outbox(settings, os.environ)
+        try:
+            for name in names:
+                if name in outbox.disabled(settings.environment):
+                    say(
+                        f"Endpoint {name} is off since it answered 410: the ping goes out, "
+                        f"events do not. 'confiture webhooks enable {name}' switches it on"
+                    )
+        finally:
+            outbox.close()
+
+
 app.command("demo")(demo)
 app.command()(doctor)
 app.command("deliver")(deliver)
@@ -69,6 +88,7 @@ app.command("list")(list_deliveries)
 app.command()(show)
 app.command()(status)
 app.command()(redeliver)
+app.command()(discard)
 app.command()(enable)
 app.add_typer(outbox_app, name="outbox")
 app.command("listen")(listen)

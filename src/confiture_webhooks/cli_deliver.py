@@ -14,6 +14,8 @@ from .cli_outbox import fail, say
 from .cli_settings import FAILED, ConfigOpt, FormatOpt, ask_of, is_json, print_json, settings_of
 from .deliver import PassResult, deliver_due, deliver_until
 from .errors import OutboxError
+from .event import rfc3339
+from .summary import by_environment, elsewhere_line
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -80,10 +82,15 @@ def _tell(result: PassResult, output: str) -> None:
                 "delivered": result.delivered,
                 "dead_letter": result.dead,
                 "left": result.left,
+                "next_attempt_at": rfc3339(result.next_at) if result.next_at else None,
+                "elsewhere": by_environment(result.elsewhere),
                 "failures": dict(result.failures),
             }
         )
         return
     failed = "".join(f"; {name}: {why}" for name, why in result.failures.items())
     done = f"{result.delivered} delivered, {result.dead} given up"
-    say(f"{done}, {result.left} left for later{failed}")
+    due = f"; the next due at {rfc3339(result.next_at)}" if result.next_at else ""
+    print(f"{done}, {result.left} left for later{failed}{due}")
+    if result.elsewhere:
+        print(elsewhere_line(result.elsewhere))

@@ -1,31 +1,37 @@
-"""``confiture webhooks redeliver`` and ``enable``: the operator's second chance."""
+"""``confiture webhooks redeliver``, ``discard`` and ``enable``: the operator's second chance."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .cli_outbox import check_endpoint, fail, opened, say
-from .cli_settings import FAILED, ConfigOpt
+from .cli_settings import FAILED, ConfigOpt, refuse
 from .delivery import State
+from .errors import Fault
 
 if TYPE_CHECKING:
     from .outbox import Outbox, Row
 
 PAGE = 500
 """So many are read at once: a year of dead letters fits into no memory."""
-_UNFINISHED = (State.PENDING, State.IN_FLIGHT)
+EVERY = 100_000
+AGAIN = ": new attempts, the same webhook-id"
 
 
 def redeliver(
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Deliveries")] = None,
     dead: Annotated[bool, typer.Option("--dead", help="Every dead letter")] = False,  # noqa: FBT002
+    pending: Annotated[  # noqa: FBT002
+        bool, typer.Option("--pending", help="Everything that waits for its next attempt")
+    ] = False,
     endpoint: Annotated[
-        str | None, typer.Option("--endpoint", help="With --dead: only this endpoint's")
+        str | None, typer.Option("--endpoint", help="With --dead, --pending: only this endpoint's")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,  # noqa: FBT002
     config: ConfigOpt = None,
@@ -40,63 +46,124 @@ def redeliver(
       confiture webhooks redeliver --dead --endpoint analytics
         ↳ Every dead letter of one endpoint, after a question
 
+      confiture webhooks redeliver --pending --yes
+        ↳ What waits for its next attempt, now instead
+
       confiture webhooks redeliver dlv_4bf92f35 --yes
         ↳ One, also if it was delivered, from a script
 
     EXIT CODES:
       0  They are due now, or there was none.
       1  An id is none that can be redelivered, the answer was no, or nobody could be asked.
-      2  Neither ids nor --dead, or both.
+      2  Not exactly one of ids, --dead and --pending.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
-    if bool(ids) is dead:
-        raise typer.BadParameter("give ids, or --dead", param_hint="ID")
-    if endpoint is not None and not dead:
-        raise typer.BadParameter("goes with --dead", param_hint="--endpoint")
+    if (bool(ids), dead, pending).count(True) != 1:
+        raise typer.BadParameter("give ids, --dead or --pending", param_hint="ID")
+    if endpoint is not None and ids:
+        raise typer.BadParameter("goes with --dead or --pending", param_hint="--endpoint")
     with opened(config, "text") as (settings, outbox):
         check_endpoint(settings, outbox, endpoint, "text")
-        done = _dead(outbox, endpoint, yes=yes) if dead else _named(outbox, ids or [], yes=yes)
-    say(f"{_deliveries(done)} due now; confiture webhooks deliver makes them")
+        now = datetime.now(UTC)
+        what = f"Redeliver {{}}{AGAIN}"
+        if ids:
+            rows = _named(outbox, ids, lambda row: row.state is State.IN_FLIGHT)
+            _agree(what.format(_told(rows)), yes=yes)
+            done = sum(outbox.redeliver(row.delivery.id, now=now) for row in rows)
+        else:
+            state = State.DEAD_LETTER if dead else State.PENDING
+            done = _all(outbox, state, endpoint, now=now, yes=yes)
+    makes = "; confiture webhooks deliver makes them" if done else ""
+    print(f"{_deliveries(done)} due now{makes}" if done else "Nothing to redeliver")
 
 
-def _named(outbox: Outbox, ids: list[str], *, yes: bool) -> int:
+def discard(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Deliveries")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", help="Everything undelivered to this endpoint")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,  # noqa: FBT002
+    config: ConfigOpt = None,
+) -> None:
+    """Drop deliveries: nobody will make them, and nothing is left of them.
+
+    PROCESS:
+      Says what it will do and asks, unless --yes. For an endpoint that was renamed or removed.
+
+    EXAMPLES:
+      confiture webhooks discard --endpoint former
+        ↳ What waits, is dead or gone of an endpoint, of every environment
+
+    EXIT CODES:
+      0  They are forgotten, or there was none.
+      1  An id is unknown or in flight, the answer was no, or nobody could be asked.
+      2  Neither ids nor --endpoint, or both.
+      5  The configuration is invalid, or there is no endpoint of that name.
+    """
+    if bool(ids) is (endpoint is not None):
+        raise typer.BadParameter("give ids, or --endpoint", param_hint="ID")
+    with opened(config, "text") as (settings, outbox):
+        check_endpoint(settings, outbox, endpoint, "text")
+        if ids:
+            rows = _named(outbox, ids, lambda _: False)
+        else:
+            rows = [
+                row
+                for state in State
+                if state is not State.DELIVERED
+                for row in outbox.deliveries(state=state, endpoint=endpoint, limit=EVERY)
+            ]
+        if rows:
+            _agree(f"Discard {_told(rows)}: nobody will make them", yes=yes)
+        now = datetime.now(UTC)
+        done = sum(outbox.discard(row.delivery.id, now=now) for row in rows)
+    print(f"{_deliveries(done)} discarded" if done else "Nothing to discard")
+    if done < len(rows):
+        fail(f"{_deliveries(len(rows) - done)} under way: not discarded")
+
+
+def _named(outbox: Outbox, ids: list[str], is_refused: Callable[[Row], bool]) -> list[Row]:
     found = {one: outbox.find(one) for one in dict.fromkeys(ids)}
-    refused = [f"{one} ({_why_not(row)})" for one, row in found.items() if _why_not(row)]
+    refused = [
+        f"{one} ({'unknown' if row is None else 'in flight'})"
+        for one, row in found.items()
+        if row is None or is_refused(row)
+    ]
     if refused:
-        fail(f"Not to be redelivered: {', '.join(refused)}. Nothing was changed")
-    rows = [row for row in found.values() if row is not None]
+        fail(f"Not possible: {', '.join(refused)}. Nothing was changed")
+    return [row for row in found.values() if row is not None]
+
+
+def _told(rows: Sequence[Row]) -> str:
     where = Counter((row.delivery.endpoint, row.state.value) for row in rows)
     parts = ", ".join(f"{count} {state} to {name}" for (name, state), count in where.items())
-    _agree(f"Redeliver {_deliveries(len(rows))} ({parts})", yes=yes)
-    now = datetime.now(UTC)
-    return sum(outbox.redeliver(row.delivery.id, now=now) for row in rows)
+    return f"{_deliveries(len(rows))} ({parts})"
 
 
-def _dead(outbox: Outbox, endpoint: str | None, *, yes: bool) -> int:
-    first = outbox.deliveries(state=State.DEAD_LETTER, endpoint=endpoint, limit=PAGE)
+def _all(outbox: Outbox, state: State, endpoint: str | None, *, now: datetime, yes: bool) -> int:
+    """Redeliver everything in *state*; how many were."""
+    first = outbox.deliveries(state=state, endpoint=endpoint, limit=PAGE)
     if not first:
         return 0
-    total = outbox.summary().counts.get(State.DEAD_LETTER, 0)
+    total = outbox.summary().counts.get(state, 0)
     is_all = endpoint is None
     count = _deliveries(total if is_all else len(first))
     more = "" if is_all or len(first) < PAGE else " or more"
     where = "" if is_all else f" to {endpoint}"
-    _agree(f"Redeliver every dead letter{where}: {count}{more}", yes=yes)
-    now, done, page = datetime.now(UTC), 0, first
+    what = "dead letter" if state is State.DEAD_LETTER else "delivery that waits"
+    _agree(f"Redeliver every {what}{where}: {count}{more}{AGAIN}", yes=yes)
+    if state is State.PENDING:  # they stay pending: no page of them follows another
+        rows = outbox.deliveries(state=state, endpoint=endpoint, limit=EVERY)
+        return sum(outbox.redeliver(row.delivery.id, now=now) for row in rows)
+    done, page = 0, first
     # At most as many as there were: what a worker gives up meanwhile is not tried for ever.
     while page and done < total:
         changed = sum(outbox.redeliver(row.delivery.id, now=now) for row in page)
         if not changed:
             break
         done += changed
-        page = outbox.deliveries(state=State.DEAD_LETTER, endpoint=endpoint, limit=PAGE)
+        page = outbox.deliveries(state=state, endpoint=endpoint, limit=PAGE)
     return done
-
-
-def _why_not(row: Row | None) -> str | None:
-    if row is None:
-        return "unknown"
-    return f"still {row.state.value.replace('_', ' ')}" if row.state in _UNFINISHED else None
 
 
 def _deliveries(count: int) -> str:
@@ -105,7 +172,7 @@ def _deliveries(count: int) -> str:
 
 def _agree(what: str, *, yes: bool) -> None:
     """Say what will be done, and end the command unless somebody agrees."""
-    say(f"{what}: new attempts, the same webhook-id.")
+    say(f"{what}.")
     if yes:
         return
     if not sys.stdin.isatty():
@@ -126,7 +193,11 @@ def enable(
       5  The configuration is invalid, or there is no endpoint of that name.
     """
     with opened(config, "text") as (settings, outbox):
-        check_endpoint(settings, outbox, name, "text")
-        if not outbox.enable(name):
+        is_known = name in [endpoint.name for endpoint in settings.endpoints]
+        if not is_known and name not in outbox.disabled(settings.environment):
+            names = ", ".join(endpoint.name for endpoint in settings.endpoints)
+            problem = f"no endpoint called {name!r} is configured"
+            refuse([Fault("NAME", problem, f"One of: {names}")], "text")
+        if not outbox.enable(name, settings.environment):
             fail(f"Endpoint {name} is not off")
-    say(f"Endpoint {name} is on; its deliveries go out again")
+    print(f"Endpoint {name} is on; its deliveries go out again")

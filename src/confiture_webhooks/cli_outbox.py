@@ -27,9 +27,11 @@ from .cli_tables import age, length, print_facts, print_table
 from .delivery import Attempt, State
 from .errors import Fault, OutboxError
 from .event import EventType, rfc3339
+from .outbox import Summary
 from .session import operators_outbox
 from .since import since as instant_of
 from .standing import UNSETTLED_FOR, stuck
+from .summary import by_environment, elsewhere, listed
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -250,7 +252,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
 
 
 def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
-    """Count the outbox's deliveries; a check for monitoring.
+    """Count the deliveries of the environment in the outbox; a check for monitoring.
 
     Stuck is what nobody will deliver: an endpoint that is off, or no longer configured; what
     has been due for a quarter of an hour without a worker; a run that a day could not settle.
@@ -262,14 +264,18 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """
     now = datetime.now(UTC)
     with opened(config, output) as (settings, outbox):
-        summary, off, intents = outbox.summary(), outbox.disabled(), outbox.intents()
+        environment, summaries = settings.environment, outbox.summaries()
+        summary = summaries.get(environment, Summary())
+        off = outbox.disabled(environment)
+        intents = [one for one in outbox.intents() if one.environment == environment]
         names = [endpoint.name for endpoint in settings.endpoints]
         late = {
             name: due_at
             for name in names
-            if (due_at := outbox.next_due_at(name)) is not None and due_at < now - LATE
+            if (due_at := outbox.next_due_at(name, environment)) is not None and due_at < now - LATE
         }
     unsettled = unsettled_rows(intents, config)
+    others = elsewhere(summaries, environment)
     reasons = stuck(summary, names, off=off, late=late)
     old = sum(1 for intent in intents if intent.staged_at < now - UNSETTLED_FOR)
     if old:
@@ -281,7 +287,9 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
         document = {
             "ok": is_well,
             "counts": counts,
+            "environment": environment,
             "undelivered": dict(summary.undelivered),
+            "elsewhere": by_environment(others),
             "oldest_at": rfc3339(oldest_at) if oldest_at else None,
             "oldest_age_s": round((now - oldest_at).total_seconds(), 1) if oldest_at else None,
             "endpoints_off": {name: rfc3339(at) for name, at in off.items()},
@@ -292,10 +300,13 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
         print_json(document)
     else:
         undelivered = ", ".join(f"{name} {count}" for name, count in summary.undelivered.items())
+        remedy = f"{listed(others)} (--config of that environment delivers them)"
         print_facts(
             [
+                ("environment", environment or "-"),
                 *((state.replace("_", " "), str(count)) for state, count in counts.items()),
                 ("undelivered", undelivered or "-"),
+                *([("elsewhere", remedy)] if others else []),
                 ("oldest", f"{age(summary.oldest_at, now)} ago" if summary.oldest_at else "-"),
                 ("endpoints off", ", ".join(off) or "-"),
                 ("unsettled", str(len(unsettled))),

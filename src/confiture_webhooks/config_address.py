@@ -81,17 +81,18 @@ def _is_loopback(host: str) -> bool:
 
 
 def _basic_auth(parts: SplitResult) -> tuple[str, str] | None:
-    """User and password, decoded; refuses what Basic authentication cannot carry."""
-    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    """User and password, decoded; refuses what Basic authentication (RFC 7617) cannot carry."""
+    try:
+        user, password = (
+            unquote(part or "", errors="strict") for part in (parts.username, parts.password)
+        )
+    except UnicodeDecodeError:
+        raise Invalid(
+            "has a user or password that is not UTF-8 when decoded",
+            "Percent-encode its UTF-8 bytes, or use an `Authorization` header",
+        ) from None
     if not user and not password:
         return None
-    try:
-        (user + password).encode("latin-1")
-    except UnicodeEncodeError:
-        raise Invalid(
-            "has a user or password that Basic authentication cannot carry",
-            "Use characters of ISO 8859-1 (Latin-1), or an `Authorization` header",
-        ) from None
     if ":" in user or CONTROL.search(user + password):
         raise Invalid(
             "has a user with a colon, or a control character in user or password",

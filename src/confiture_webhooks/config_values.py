@@ -93,7 +93,10 @@ def text(value: object) -> str:
     if not isinstance(value, str):
         raise Invalid("must be text", "Put it in quotes if it is meant as text")
     if not value.strip():
-        raise Invalid("is blank", "Give it a value, or remove it")
+        raise Invalid(
+            "is blank",
+            "Give it a value, or remove it; a variable that is set to nothing counts as not set",
+        )
     return value
 
 
@@ -126,9 +129,13 @@ def number(value: object, least: float, most: float, unit: str = "") -> float:
 def wait(value: object, longest: timedelta = LONGEST_WAIT) -> timedelta:
     """A time above zero."""
     most = longest.total_seconds()
-    found = timedelta(seconds=number(value, 0, most, " of seconds"))
+    remedy = f"Write a number of seconds above 0, up to {most:g}"
+    try:
+        found = timedelta(seconds=number(value, 0, most, " of seconds"))
+    except Invalid as invalid:
+        raise Invalid(invalid.problem, remedy) from None
     if not found:
-        raise Invalid("must be more than 0", f"Write a number of seconds above 0, up to {most:g}")
+        raise Invalid("must be more than 0", remedy)
     return found
 
 

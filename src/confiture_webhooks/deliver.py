@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from .delivery import Outcome
 from .errors import OutboxError
+from .outbox import Summary
 from .outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
 from .passes import Passes
 from .session import command_telemetry, make_transport, operators_outbox, user_agent
 from .settler import settle_outbox
+from .summary import elsewhere
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ class PassResult:
     dead: int
     left: int
     """Deliveries still to make, due later or of endpoints that are off or not configured."""
+    next_at: datetime | None
+    """When the next of them is due."""
+    elsewhere: Mapping[str | None, int]
+    """By environment that is not this worker's, deliveries still to make."""
     failures: Mapping[str, str]
     """By endpoint, why the latest attempt that failed did."""
     is_done: bool = True
@@ -61,7 +67,13 @@ class _Bench:
     def settle(self) -> None:
         """Tell how the migrations of killed runs ended."""
         try:
-            settle_outbox(self.outbox, self.settings.endpoints, self.ask, self.telemetry)
+            settle_outbox(
+                self.outbox,
+                self.settings.endpoints,
+                self.ask,
+                self.telemetry,
+                environment=self.settings.environment,
+            )
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
 
@@ -76,14 +88,22 @@ class _Bench:
         """What was done so far."""
         outcomes = self.worker.outcomes()
         try:
-            left = sum(self.outbox.summary().undelivered.values())
+            summaries = self.outbox.summaries()
+            due = [
+                at
+                for endpoint in self.settings.endpoints
+                if (at := self.outbox.next_due_at(endpoint.name, self.settings.environment))
+            ]
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
-            left, is_done = 0, False
+            summaries, due, is_done = {}, [], False
+        mine = summaries.get(self.settings.environment, Summary())
         return PassResult(
             delivered=outcomes[Outcome.DELIVERED],
             dead=outcomes[Outcome.DEAD_LETTER] + outcomes[Outcome.GONE],
-            left=left,
+            left=sum(mine.undelivered.values()),
+            next_at=min(due, default=None),
+            elsewhere=elsewhere(summaries, self.settings.environment),
             failures=self.worker.failed(),
             is_done=is_done and not self.worker.has_faults(),
         )
@@ -154,6 +174,7 @@ def _bench(
         outbox,
         transport,
         telemetry,
+        environment=settings.environment,
         user_agent=user_agent(),
         hold=hold,
         poll=poll,

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from .delivery import Attempt, Decision, Outcome, decide
-from .errors import TransportError
+from .errors import CUT, TransportError
 from .lane import Open
 from .transport import prepare
 
@@ -70,6 +70,9 @@ class Deliverer:
             if waiting is None:
                 waiting = lane.open[claim.delivery.id] = Open(self._begin_span(claim))
             attempt = self._attempt(lane.endpoint, claim, waiting)
+            if attempt is None:
+                self._let_go(lane, claim)
+                return
             now = self._clock.now()
             decision = decide(
                 lane.endpoint.retry,
@@ -88,8 +91,11 @@ class Deliverer:
         if is_whole and not claims:
             lane.note_whole_batch()
 
-    def defer(self, waiting: Open) -> None:
-        """End the span of a delivery that is put off."""
+    def defer_open(self, lane: Lane, delivery_id: str) -> None:
+        """End the span of a delivery that is put off; of two threads that do, one does."""
+        waiting = lane.open.pop(delivery_id, None)
+        if waiting is None:
+            return
         waiting.span.finish(
             "deferred",
             last=waiting.last,
@@ -105,7 +111,8 @@ class Deliverer:
         pass_span.claimed(1)
         return self._telemetry.delivery(claim.delivery, remote=True, pass_span=pass_span)
 
-    def _attempt(self, endpoint: Endpoint, claim: Claim, waiting: Open) -> Attempt:
+    def _attempt(self, endpoint: Endpoint, claim: Claim, waiting: Open) -> Attempt | None:
+        """Send it; ``None``: we cut the attempt ourselves, which says nothing of the receiver."""
         number = claim.attempts + 1
         started_at, started = self._clock.now(), self._clock.monotonic()
         status_code, error_type, retry_after = None, None, None
@@ -117,6 +124,8 @@ class Deliverer:
                 response = self._transport.send(request, timeout=endpoint.timeout)
                 status_code, retry_after = response.status_code, response.retry_after
             except TransportError as error:
+                if error.error_type == CUT:
+                    return None
                 error_type = error.error_type
         return Attempt(
             number=number,
@@ -135,20 +144,29 @@ class Deliverer:
             self._tell(lane, claim, waiting, decision)
         else:
             # Our lease ran out under the attempt: whoever claimed it since tells the outcome.
-            lane.open.pop(claim.delivery.id, None)
-            self.defer(waiting)
+            self.defer_open(lane, claim.delivery.id)
+
+    def _let_go(self, lane: Lane, claim: Claim) -> None:
+        """Give back a delivery whose attempt was cut: it is due as before, with as many tries."""
+        lane.last_failure = CUT
+        try:
+            self._outbox.give_back(claim)
+        finally:
+            self.defer_open(lane, claim.delivery.id)
 
     def _tell(self, lane: Lane, claim: Claim, waiting: Open, decision: Decision) -> None:
         attempt = waiting.last
         assert attempt is not None
+        if claim.delivery.id not in lane.open:
+            return  # the worker was stopped during the record, and has told
         now = self._clock.now()
         wait = decision.next_attempt_at - now if decision.next_attempt_at else None
         if not attempt.is_success:
             waiting.span.attempt_failed(attempt, retry_in=wait)
         if decision.outcome is Outcome.RETRY:
             if wait is not None and (wait > self._hold or self._is_stopping()):
-                del lane.open[claim.delivery.id]
-                self.defer(waiting)
+                self.defer_open(lane, claim.delivery.id)
             return
-        del lane.open[claim.delivery.id]
+        if lane.open.pop(claim.delivery.id, None) is None:
+            return
         waiting.span.finish(decision.outcome.value, last=attempt, attempts=attempt.number, at=now)

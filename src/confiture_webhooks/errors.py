@@ -53,8 +53,14 @@ class HookError(WebhooksError):
     """A hook file is wrong, or what a hook asks for cannot be done."""
 
 
+CUT = "cut"
+
+
 class TransportError(WebhooksError):
-    """No HTTP answer. ``error_type`` is one of the closed set in ``delivery.ERROR_TYPES``."""
+    """No HTTP answer. ``error_type`` is one of the closed set in ``delivery.ERROR_TYPES``.
+
+    Or ``CUT``: we ended the attempt ourselves, so it says nothing of the receiver.
+    """
 
     def __init__(self, error_type: str) -> None:
         self.error_type = error_type

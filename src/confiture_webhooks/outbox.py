@@ -10,15 +10,19 @@ Guarantees every outbox gives, each checked by the contract suite:
 - A claim is a lease. Until ``lease`` has passed by the ``now`` of the claims, no other claim
   returns the delivery; from then on it is claimable again. The lease is lost when another
   claim takes the delivery: nothing recorded under it is kept, ``record`` answers ``False``.
+- A delivery is claimed for its endpoint in its own environment only (none is one, too): the
+  same name may be another receiver there. An endpoint is switched off in one environment.
 - Deliveries of one endpoint are claimed in the order they were released, those that are due.
 - ``record`` moves a delivery and keeps the attempt in one step. A ``GONE`` decision switches
-  the endpoint off in that step; nothing is claimed for an endpoint that is off.
+  the endpoint off in that step, in the delivery's environment; nothing is claimed for an
+  endpoint that is off.
 - A killed process undoes nothing that returned. A power cut undoes no release and nothing an
   operator did; it may undo the latest claims and records, whose deliveries are then made again.
 - Instants are aware and come from the caller. A clock set forward ends leases early: what
   follows is one more attempt with the same event id, and the token lets one record stand. A
   clock set back makes retries and crashed workers' deliveries late by as much, never lost.
-- Only delivered deliveries are pruned. A dead letter stays until somebody redelivers it.
+- Only delivered deliveries are pruned. A dead letter stays until somebody redelivers or
+  discards it.
 - It keeps no URL, no secret, no header value and no body of an answer.
 
 Every method raises ``OutboxError`` when the store refuses, with the store's error as cause.
@@ -26,7 +30,8 @@ Every method raises ``OutboxError`` when the store refuses, with the store's err
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
@@ -101,6 +106,20 @@ class Summary:
     """When the oldest undelivered delivery was made."""
 
 
+def total(summaries: Iterable[Summary]) -> Summary:
+    """*summaries* as one."""
+    counts: Counter[State] = Counter()
+    undelivered: Counter[str] = Counter()
+    oldest: list[datetime] = []
+    for summary in summaries:
+        counts.update(summary.counts)
+        undelivered.update(summary.undelivered)
+        oldest += [summary.oldest_at] if summary.oldest_at else []
+    return Summary(
+        counts=dict(counts), undelivered=dict(undelivered), oldest_at=min(oldest, default=None)
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """A delivery and where it stands, for operators."""
@@ -129,9 +148,15 @@ class Outbox(Protocol):
         """The outcome is known: replace the intent, if any, by its deliveries (maybe none)."""
 
     def claim(
-        self, endpoint: str, *, now: datetime, lease: timedelta, limit: int = 1
+        self,
+        endpoint: str,
+        *,
+        environment: str | None,
+        now: datetime,
+        lease: timedelta,
+        limit: int = 1,
     ) -> Sequence[Claim]:
-        """Up to *limit* deliveries for *endpoint* that are due at *now*, oldest first."""
+        """Up to *limit* of *environment* for *endpoint* that are due at *now*, oldest first."""
 
     def record(self, claim: Claim, attempt: Attempt, decision: Decision) -> bool:
         """Keep *attempt* and move the delivery as decided; ``False``: the lease was lost."""
@@ -139,26 +164,29 @@ class Outbox(Protocol):
     def give_back(self, claim: Claim) -> None:
         """End the lease without an attempt; the delivery is due as before."""
 
-    def next_due_at(self, endpoint: str) -> datetime | None:
-        """When there is something to claim for *endpoint*; ``None``: nothing is waiting.
+    def next_due_at(self, endpoint: str, environment: str | None) -> datetime | None:
+        """When there is something to claim for *endpoint* there; ``None``: nothing is waiting.
 
         The end of a lease counts, so that a crashed worker's delivery is taken up.
         """
 
-    def disable(self, endpoint: str, at: datetime) -> None:
-        """Switch *endpoint* off: its deliveries wait. Off already: since when stays."""
+    def disable(self, endpoint: str, environment: str | None, at: datetime) -> None:
+        """Switch *endpoint* off there: its deliveries wait. Off already: since when stays."""
 
-    def enable(self, endpoint: str) -> bool:
-        """Switch *endpoint* on again; ``False``: it was not off."""
+    def enable(self, endpoint: str, environment: str | None) -> bool:
+        """Switch *endpoint* on again in *environment*; ``False``: it was not off."""
 
-    def disabled(self) -> Mapping[str, datetime]:
-        """The endpoints that are off, and since when."""
+    def disabled(self, environment: str | None) -> Mapping[str, datetime]:
+        """The endpoints that are off in *environment*, and since when."""
 
     def redeliver(self, delivery_id: str, *, now: datetime) -> bool:
-        """Start the schedule of a dead, gone or delivered one over; ``False``: no such one.
+        """Start the schedule of one that is not in flight over, due now; ``False``: no such one.
 
         Attempt numbers count on, and its place in the endpoint's order stays.
         """
+
+    def discard(self, delivery_id: str, *, now: datetime) -> bool:
+        """Forget a delivery, unless a lease on it holds at *now*; ``False``: no such one."""
 
     def prune(self, *, before: datetime, keep: int) -> int:
         """Forget deliveries delivered before *before*, and all but the last *keep* delivered.
@@ -185,7 +213,10 @@ class Outbox(Protocol):
         """The attempts of one delivery by number; empty also when there is no such delivery."""
 
     def summary(self) -> Summary:
-        """Counts by state and endpoint, and the oldest undelivered."""
+        """Counts by state and endpoint, and the oldest undelivered, of all environments."""
+
+    def summaries(self) -> Mapping[str | None, Summary]:
+        """The same for each environment that has a delivery."""
 
     def close(self) -> None:
         """Let go of files and connections. Closing twice is allowed."""

@@ -15,9 +15,9 @@ from .endpoint import DEFAULT_FORMAT, Endpoint
 from .errors import OutboxError
 from .event import Event
 from .formats import Rendered, render
-from .outbox import Enlisting, Intent, Outbox
+from .outbox import Enlisting, Intent, Outbox, Summary
 from .status_line import status_line
-from .summary import OFF, leftover_line
+from .summary import OFF, given_up_line, leftover_line
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -132,23 +132,47 @@ class Outgoing:
 
     def _show(self, left_s: float) -> None:
         with suppress(OutboxError):
-            waiting = sum(self._opened().summary().undelivered.values())
+            mine = self._opened().summaries().get(self._settings.environment, Summary())
+            waiting = sum(mine.undelivered.values())
             noun = "webhook" if waiting == 1 else "webhooks"
             status_line.show(f"{waiting} {noun} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
 
-    def stop(self) -> str | None:
-        """End the worker; the line to read when something is left, else ``None``."""
+    def stop(self, *, is_late: bool = False) -> str | None:
+        """End the worker; the lines to read when not everything was delivered, else ``None``.
+
+        What was delivered long ago is forgotten, unless *is_late*: no time is left for it.
+        """
         if self._worker is None or self._outbox is None:
             return None
         self._worker.stop()
-        off = dict.fromkeys(self._outbox.disabled(), OFF)
+        lines = [
+            *self._given_up(self._worker, self._outbox),
+            *self._left(self._worker, self._outbox),
+        ]
+        if not is_late:
+            with suppress(OutboxError):  # a later run does it
+                self._outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
+        return "\n".join(lines) or None
+
+    def _given_up(self, worker: Worker, outbox: Outbox) -> list[str]:
+        line = given_up_line(worker.by_endpoint(), worker.failed(), is_durable=outbox.is_durable)
+        return [line] if line else []
+
+    def _left(self, worker: Worker, outbox: Outbox) -> list[str]:
+        environment, summaries = self._settings.environment, outbox.summaries()
+        if not summaries.get(environment, Summary()).undelivered:
+            return []
+        names = [endpoint.name for endpoint in self._settings.endpoints]
+        due = [at for name in names if (at := outbox.next_due_at(name, environment)) is not None]
         line = leftover_line(
-            self._outbox.summary(),
-            {**self._worker.failures(), **off},
-            is_durable=self._outbox.is_durable,
+            summaries,
+            environment,
+            {**worker.failures(), **dict.fromkeys(outbox.disabled(environment), OFF)},
+            configured=names,
+            next_at=min(due) if due and min(due) > datetime.now(UTC) else None,
+            is_durable=outbox.is_durable,
         )
-        self._outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
-        return line
+        return [line] if line else []
 
     def close(self) -> None:
         """Let go of connections and files."""
@@ -190,6 +214,7 @@ class Outgoing:
                 outbox,
                 self._transport,
                 self._telemetry,
+                environment=self._settings.environment,
                 user_agent=self._parts.user_agent,
                 hold=self._settings.flush_timeout,
             )

@@ -41,7 +41,8 @@ class PingResult:
             "endpoint": self.endpoint,
             "delivered": self.is_delivered,
             "status_code": last.status_code if last else None,
-            "error_type": last.failure if last else None,
+            # Without an attempt that ended, ours was cut at the flush timeout.
+            "error_type": last.failure if last else "timeout",
             "attempts": len(self.attempts),
             "duration_ms": round(last.duration.total_seconds() * 1000, 1) if last else None,
             "trace_id": self.correlation_id,

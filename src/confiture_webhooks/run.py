@@ -68,17 +68,19 @@ class Run:
         self._database = Database()
         self._command = "confiture migrate"
         self._started_at = datetime.now(UTC)
+        self._started = time.monotonic()
         self._has_reported = False
         self._is_finished = False
         self._ended: list[tuple[Migration, bool]] = []
         self._owed: dict[str, tuple[Migration, int | None, ErrorInfo | None]] = {}
-        self._settling = Settling(self.conclude, self._say)
+        self._settling = Settling(self.conclude, self._say, settings.environment)
 
     @contained
     def begin(self, command: str) -> None:
         """A command that migrates has started; costs nothing until there is something to tell."""
         self._command = command
         self._started_at = datetime.now(UTC)
+        self._started = time.monotonic()
 
     @contained
     def consult(self, ask: Ask) -> None:
@@ -300,16 +302,20 @@ class Run:
             error_type = UNKNOWN.type
         kind = EventType.RUN_SUCCESS if error_type is None else EventType.RUN_ERROR
         is_wanted = self._is_wanted(kind)
-        if self._outgoing is None and (error_type is None or not is_wanted):
+        if self._outgoing is None and error_type is None:
+            return
+        if self._outgoing is None and not is_wanted:
+            self._trace_failed(error_type)
             return
         telemetry, outgoing = self._begun(self._database)
         ended_at = datetime.now(UTC)
+        duration_s = round(time.monotonic() - self._started, 6)
         if is_wanted and (self._ended or error_type):
             event = self._event(
                 kind,
                 started_at=self._started_at,
                 ended_at=ended_at,
-                duration_s=round((ended_at - self._started_at).total_seconds(), 6),
+                duration_s=duration_s,
                 error=error
                 or (ErrorInfo(type=error_type, message="the run failed") if error_type else None),
                 migrations=[migration.row(is_success=ended) for migration, ended in self._ended],
@@ -318,6 +324,12 @@ class Run:
         telemetry.end_run(
             applied=len(self._ended) - len(failed), failed=len(failed), error_type=error_type
         )
+
+    def _trace_failed(self, error_type: str | None) -> None:
+        """The span of a run that failed before its first migration, which no endpoint hears of."""
+        self._telemetry = self._telemetry or self._parts.telemetry()
+        self._telemetry.start_run(self._command, self._database, started_at=self._started_at)
+        self._telemetry.end_run(applied=0, failed=0, error_type=error_type)
 
     @contained
     def _settle_killed(self, version: str | None = None) -> None:
@@ -350,8 +362,14 @@ class Run:
     def _stop(self) -> None:
         if self._hooks is not None:
             self._hooks.stop()
-        if self._outgoing is not None and (line := self._outgoing.stop()):
+        if self._outgoing is not None and (
+            line := self._outgoing.stop(is_late=self._deadline_is_over())
+        ):
             self._say(line)
+
+    def _deadline_is_over(self) -> bool:
+        deadline = self._settling.deadline
+        return deadline is not None and time.monotonic() >= deadline
 
     @contained
     def _end_telemetry(self, deadline: float) -> None:

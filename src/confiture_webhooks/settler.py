@@ -89,9 +89,10 @@ def settle_outbox(
     ask: Ask | None,
     telemetry: Telemetry,
     *,
+    environment: str | None,
     seconds: float = LONGEST_QUESTION_S,
 ) -> Judged:
-    """Settle what *outbox* holds, outside of any run; returns what stays open or unsettled.
+    """Settle what *outbox* holds of *environment*, outside of any run; returns what stays.
 
     A fault in it is told, and keeps nobody from delivering. Raises OutboxError.
     """
@@ -101,7 +102,8 @@ def settle_outbox(
         outbox.release(event.id, deliveries)
 
     try:
-        return settle(outbox.intents(), ask, tell, telemetry, seconds=seconds)
+        mine = [intent for intent in outbox.intents() if intent.environment == environment]
+        return settle(mine, ask, tell, telemetry, seconds=seconds)
     except OutboxError:
         raise
     except Exception as error:  # noqa: BLE001  a database that answers oddly, a bug of ours

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 class Settling:
     """What of a run is still to be asked, and what was staged by it."""
 
-    def __init__(self, conclude: Conclude, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, conclude: Conclude, say: Callable[[str], None], environment: str | None
+    ) -> None:
         self._conclude = conclude
         self._say = say
         self._own: set[str] = set()
+        self.environment = environment
+        """Killed runs of another one are left to it: whom they tell is configured there."""
         self.ask: Ask | None = None
         self.deadline: float | None = None
         """Until when answers are waited for (monotonic); ``None``: the longest time."""
@@ -61,7 +65,9 @@ class Settling:
         earlier = [
             intent
             for intent in outgoing.intents()
-            if intent.event_id not in self._own and version in (None, intent.migration.version)
+            if intent.event_id not in self._own
+            and intent.environment == self.environment
+            and version in (None, intent.migration.version)
         ]
         settle(earlier, self.ask, outgoing.tell, telemetry, seconds=seconds_left(self.deadline))
 

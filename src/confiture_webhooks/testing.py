@@ -13,7 +13,7 @@ from typing import Any
 from .adapters.memory import InMemoryOutbox
 from .config import Settings
 from .endpoint import Endpoint
-from .errors import TransportError
+from .errors import CUT, TransportError
 from .event import SUBSCRIBABLE
 from .transport import Request, Response
 
@@ -45,13 +45,13 @@ class ScriptedTransport:
             left = self._left.get(request.endpoint)
             reply: Reply = left.pop(0) if left else 200
         if self.is_aborted:
-            raise TransportError("timeout")
+            raise TransportError(CUT)
         if isinstance(reply, str):
             raise TransportError(reply)
         return reply if isinstance(reply, Response) else Response(status_code=reply)
 
     def abort(self) -> None:
-        """Make every later send a timeout."""
+        """Cut every later send."""
         self.is_aborted = True
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ class Transport(Protocol):
         """POST *request*; raises ``TransportError`` with why there was no answer."""
 
     def abort(self) -> None:
-        """End every attempt under way, now, as ``TransportError('timeout')``."""
+        """End every attempt under way, now, as ``TransportError(CUT)``; later ones too."""
 
     def close(self) -> None:
         """Close the connections that are kept."""

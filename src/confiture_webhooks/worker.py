@@ -37,7 +37,7 @@ class Worker:
     *hold* is how long a delivery's span may stay open for the next attempt; a longer
     wait ends it as ``deferred``. With *poll*, lanes also look for what other processes
     released; without, only when woken. With *passes* it belongs to no run: its deliveries
-    are linked to the pass that makes them.
+    are linked to the pass that makes them. What another *environment* recorded is not its.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Worker:
         transport: Transport,
         telemetry: Telemetry,
         *,
+        environment: str | None,
         user_agent: str,
         hold: timedelta,
         poll: timedelta | None = None,
@@ -56,6 +57,7 @@ class Worker:
         self._outbox = outbox
         self._transport = transport
         self._telemetry = telemetry
+        self._environment = environment
         self._poll = poll
         self._passes = passes
         self._clock = clock or Clock()
@@ -134,14 +136,13 @@ class Worker:
         self._transport.abort()
         self._join(grace)
         for lane in self.lanes:
-            for waiting in list(lane.open.values()):
-                self._deliverer.defer(waiting)
-            lane.open.clear()
+            for delivery_id in list(lane.open):
+                self._deliverer.defer_open(lane, delivery_id)
         if self._passes is not None:
             self._passes.end()
 
     def failures(self) -> Mapping[str, str]:
-        """By endpoint, why its latest attempt failed; without those that last succeeded."""
+        """By endpoint, why its latest attempt failed, or CUT; without those that last succeeded."""
         return {lane.endpoint.name: lane.last_failure for lane in self.lanes if lane.last_failure}
 
     def failed(self) -> Mapping[str, str]:
@@ -151,6 +152,10 @@ class Worker:
     def has_faults(self) -> bool:
         """Whether the outbox, or we, failed last and have not been well since."""
         return any(lane.faults for lane in self.lanes)
+
+    def by_endpoint(self) -> Mapping[str, Counter[Outcome]]:
+        """By endpoint, how many attempts led to what."""
+        return {lane.endpoint.name: lane.outcomes for lane in self.lanes}
 
     def outcomes(self) -> Counter[Outcome]:
         """How many attempts led to what."""
@@ -222,7 +227,13 @@ class Worker:
             lease = lane.endpoint.timeout + LEASE_MARGIN
             stale_at = self._clock.monotonic() + FRESH_FOR.total_seconds()
             claims = deque(
-                self._outbox.claim(name, now=self._clock.now(), lease=lease, limit=lane.batch)
+                self._outbox.claim(
+                    name,
+                    environment=self._environment,
+                    now=self._clock.now(),
+                    lease=lease,
+                    limit=lane.batch,
+                )
             )
             if not claims:
                 break
@@ -238,4 +249,4 @@ class Worker:
             return None
         if lane.is_resting(self._clock.now()):
             return lane.rests_until
-        return self._outbox.next_due_at(name)
+        return self._outbox.next_due_at(name, self._environment)

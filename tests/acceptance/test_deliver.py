@@ -96,7 +96,7 @@ def test_a_failure_is_told_though_the_next_delivery_succeeds(outside: Project) -
         release(outside, 1, 2, 3)
         done = outside.confiture("webhooks", "deliver")
     assert done.returncode == 1
-    assert "2 delivered, 0 given up, 1 left for later; a: 503" in done.stderr
+    assert "2 delivered, 0 given up, 1 left for later; a: 503" in done.stdout
 
 
 def test_an_endpoint_that_keeps_failing_does_not_spend_the_others_time(outside: Project) -> None:

@@ -69,7 +69,7 @@ def test_deliver_that_fails_says_so(left_behind: Any) -> None:
         left_behind.environment_file(webhooks={"endpoints": [{"name": "a", "url": down.url}]})
         done = left_behind.confiture("webhooks", "deliver")
     assert done.returncode == 1
-    assert "1 left for later; a: 500" in done.stderr
+    assert "1 left for later; a: 500" in done.stdout
     assert [row["state"] for row in listed(left_behind)] == ["pending"]
 
 
@@ -78,15 +78,21 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     with LocalReceiver(answers=[410]) as receiver:
         env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "1"}
-        project.confiture("migrate", "up", env=env)
+        up = project.confiture("migrate", "up", env=env)
+        assert "given up (default: answered 410 and is switched off)" in up.stderr
+        assert "'confiture webhooks enable default'" in up.stderr
         project.confiture("migrate", "down", env=env)
-        assert len(receiver.requests) == 1
+        ping = project.confiture("webhooks", "test", env=env)
+        assert "Endpoint default is off" in ping.stderr
+        assert len(receiver.requests) == 2
         status = project.confiture("webhooks", "status", "--format", "json", env=env)
         assert list(json.loads(status.stdout)["endpoints_off"]) == ["default"]
-        assert project.confiture("webhooks", "enable", "default", env=env).returncode == 0
+        enabled = project.confiture("webhooks", "enable", "default", env=env)
+        assert (enabled.returncode, enabled.stderr) == (0, "")
+        assert "is on" in enabled.stdout
         assert project.confiture("webhooks", "enable", "default", env=env).returncode == 1
         assert project.confiture("webhooks", "deliver", env=env).returncode == 0
-        assert len(receiver.requests) == 2
+        assert len(receiver.requests) == 3
 
 
 @pytest.mark.parametrize(
@@ -95,6 +101,9 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         (("show", "dlv_nosuch"), 1),
         (("redeliver", "dlv_nosuch"), 1),
         (("redeliver",), 2),
+        (("redeliver", "--dead", "--pending"), 2),
+        (("discard",), 2),
+        (("enable", "nosuch"), 5),
         (("list", "--state", "nosuch"), 2),
     ],
 )
@@ -106,3 +115,29 @@ def test_what_is_not_there_is_refused(
     done = project.confiture("webhooks", *arguments, env=env)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
+
+
+def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
+    """The closing line is true: deliver waits for the time, redeliver --pending does not."""
+    receiver.script("/", [503, 503, 200])
+    one = {"name": "a", "url": receiver.url, "retry": {"schedule": [600], "jitter": 0}}
+    project.environment_file(webhooks={"flush_timeout": 1, "endpoints": [one]})
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    up = project.confiture("migrate", "up")
+    assert "the next is due at" in up.stderr
+    assert "'confiture webhooks redeliver --pending'" in up.stderr
+    waits = project.confiture("webhooks", "deliver")
+    assert "0 delivered, 0 given up, 1 left for later; the next due at" in waits.stdout
+    again = project.confiture("webhooks", "redeliver", "--pending", "--yes")
+    assert "1 delivery due now" in again.stdout
+    assert project.confiture("webhooks", "deliver").returncode == 1
+    project.environment_file(
+        webhooks={"flush_timeout": 1, "endpoints": [{**one, "name": "renamed"}]}
+    )
+    down = project.confiture("migrate", "down")
+    assert "a: 1, no endpoint of that name is configured" in down.stderr
+    gone = project.confiture("webhooks", "discard", "--endpoint", "a", "--yes")
+    assert "1 delivery discarded" in gone.stdout
+    assert [row["endpoint"] for row in listed(project)] == ["renamed"]
+    nothing = project.confiture("webhooks", "redeliver", "--dead", "--yes")
+    assert (nothing.returncode, nothing.stdout) == (0, "Nothing to redeliver\n")

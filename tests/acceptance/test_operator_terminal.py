@@ -31,7 +31,9 @@ def put(outbox: SqliteOutbox, number: int, outcome: Outcome, *, endpoint: str = 
         id=f"dlv_{number}", event_id=f"evt_{number}", endpoint=endpoint, created_at=made_at
     )
     outbox.release(one.event_id, [one])
-    (claim,) = outbox.claim(endpoint, now=NOW, lease=timedelta(seconds=40))
+    (claim,) = outbox.claim(
+        endpoint, environment="production", now=NOW, lease=timedelta(seconds=40)
+    )
     outbox.record(claim, attempt(status_code=503), Decision(outcome=outcome))
 
 

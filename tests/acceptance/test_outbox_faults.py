@@ -185,7 +185,7 @@ def test_a_clock_that_jumps_an_hour_loses_nothing(project: Any, receiver: Any, h
     if not receiver.requests:
         # An attempt was made an hour ahead, and its retry is due then: redeliver does not wait.
         assert hours == 1
-        assert "1 left for later" in deliver.stderr
+        assert "1 left for later" in deliver.stdout
         with closing(SqliteOutbox(outbox_of(project))) as outbox:
             (row,) = outbox.deliveries()
         assert row.state.value in ("pending", "in_flight")

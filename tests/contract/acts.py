@@ -15,14 +15,14 @@ def release(outbox: Outbox, *numbers: int, endpoint: str = "a") -> None:
 
 def claim_ids(outbox: Outbox, endpoint: str = "a", **terms: object) -> list[str]:
     """The ids of the deliveries that a claim returns."""
-    defaults = {"now": NOW, "lease": LEASE, "limit": 10}
+    defaults = {"environment": "production", "now": NOW, "lease": LEASE, "limit": 10}
     claims = outbox.claim(endpoint, **(defaults | terms))  # type: ignore[arg-type]
     return [claim.delivery.id for claim in claims]
 
 
 def claim_one(outbox: Outbox, *, now: object = NOW, endpoint: str = "a") -> Claim:
     """The one delivery that a claim returns."""
-    [claim] = outbox.claim(endpoint, now=now, lease=LEASE)  # type: ignore[arg-type]
+    [claim] = outbox.claim(endpoint, environment="production", now=now, lease=LEASE)  # type: ignore[arg-type]
     return claim
 
 

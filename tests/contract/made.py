@@ -37,6 +37,7 @@ def delivery(
     *,
     event_type: EventType = EventType.MIGRATION_SUCCESS,
     created_at: datetime = NOW,
+    environment: str | None = "production",
 ) -> Delivery:
     """Event *number* for *endpoint*, its id ``dlv_<endpoint>_<number>``."""
     return Delivery(
@@ -51,7 +52,7 @@ def delivery(
         created_at=created_at,
         migration_version=f"{number:03}",
         migration_name=f"{number:03}_add_café",
-        environment="production",
+        environment=environment,
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from confiture_webhooks.delivery import Decision, Delivery, State
 from confiture_webhooks.event import EventType
-from confiture_webhooks.outbox import Outbox, Row
+from confiture_webhooks.outbox import Outbox, Row, Summary
 from contract.made import A_SECOND, DEAD, DELIVERED, GONE, LEASE, NOW, attempt, delivery, event_id
 from contract.made import retry as again
 
@@ -17,7 +17,7 @@ def ended(outbox: Outbox, one: Delivery, decision: Decision, after: int = 0) -> 
     """Release *one* and record an attempt *after* seconds that ends as decided."""
     at = NOW + timedelta(seconds=after)
     outbox.release(one.event_id, [one])
-    [claim] = outbox.claim(one.endpoint, now=at, lease=LEASE)
+    [claim] = outbox.claim(one.endpoint, environment="production", now=at, lease=LEASE)
     assert claim.delivery == one
     assert outbox.record(claim, attempt(claim.attempts + 1, at=at), decision)
 
@@ -67,7 +67,7 @@ def test_a_row_tells_where_a_delivery_stands(outbox: Outbox) -> None:
     row = Row(delivery=delivery(1), state=State.PENDING, attempts=1, next_attempt_at=NOW + A_SECOND)
     assert outbox.find("dlv_a_1") == row
     assert list(outbox.deliveries()) == [row]
-    outbox.claim("a", now=NOW + A_SECOND, lease=LEASE)
+    outbox.claim("a", environment="production", now=NOW + A_SECOND, lease=LEASE)
     assert outbox.find("dlv_a_1") == Row(delivery=delivery(1), state=State.IN_FLIGHT, attempts=1)
 
 
@@ -82,13 +82,13 @@ def test_what_is_not_there_is_not_found(outbox: Outbox) -> None:
 def test_redelivery_starts_the_schedule_over(outbox: Outbox, decision: Decision) -> None:
     """What has ended is due again with no tries, and its attempts count on."""
     ended(outbox, delivery(1), decision)
-    outbox.enable("a")
+    outbox.enable("a", "production")
     later = NOW + timedelta(days=1)
     assert outbox.redeliver("dlv_a_1", now=later)
     row = outbox.find("dlv_a_1")
     assert row is not None
     assert (row.state, row.attempts, row.next_attempt_at) == (State.PENDING, 1, later)
-    [claim] = outbox.claim("a", now=later, lease=LEASE)
+    [claim] = outbox.claim("a", environment="production", now=later, lease=LEASE)
     assert (claim.attempts, claim.tries) == (1, 0)
     assert outbox.record(claim, attempt(2, at=later), DELIVERED)
     assert [a.number for a in outbox.attempts("dlv_a_1")] == [1, 2]
@@ -108,17 +108,56 @@ def test_a_redelivered_one_keeps_its_place(outbox: Outbox) -> None:
     ended(outbox, delivery(1), DEAD)
     outbox.release(event_id(2), [delivery(2)])
     outbox.redeliver("dlv_a_1", now=NOW)
-    claims = outbox.claim("a", now=NOW, lease=LEASE, limit=5)
+    claims = outbox.claim("a", environment="production", now=NOW, lease=LEASE, limit=5)
     assert [claim.delivery.id for claim in claims] == ["dlv_a_1", "dlv_a_2"]
 
 
 def test_what_is_under_way_is_not_redelivered(outbox: Outbox) -> None:
-    """A pending delivery and one in flight are left alone."""
+    """A delivery in flight is left alone."""
     outbox.release(event_id(1), [delivery(1)])
-    assert not outbox.redeliver("dlv_a_1", now=NOW)
-    [claim] = outbox.claim("a", now=NOW, lease=LEASE)
+    [claim] = outbox.claim("a", environment="production", now=NOW, lease=LEASE)
     assert not outbox.redeliver("dlv_a_1", now=NOW)
     assert outbox.record(claim, attempt(), DELIVERED)
+
+
+def test_what_waits_is_redelivered_now(outbox: Outbox) -> None:
+    """A pending delivery becomes due at once, its schedule over, and is claimed once."""
+    ended(outbox, delivery(1), again(NOW + timedelta(days=1)))
+    assert outbox.redeliver("dlv_a_1", now=NOW + A_SECOND)
+    assert outbox.redeliver("dlv_a_1", now=NOW + A_SECOND)
+    row = outbox.find("dlv_a_1")
+    assert row is not None
+    assert (row.state, row.next_attempt_at) == (State.PENDING, NOW + A_SECOND)
+    now = NOW + A_SECOND
+    claims = outbox.claim("a", environment="production", now=now, lease=LEASE, limit=5)
+    assert [(claim.attempts, claim.tries) for claim in claims] == [(1, 0)]
+    assert outbox.record(claims[0], attempt(2, at=now), DELIVERED)
+    later = NOW + timedelta(days=2)
+    assert not outbox.claim("a", environment="production", now=later, lease=LEASE)
+
+
+@pytest.mark.parametrize("decision", [DELIVERED, DEAD, GONE, again(NOW)], ids=lambda d: d.outcome)
+def test_what_is_discarded_is_forgotten(outbox: Outbox, decision: Decision) -> None:
+    """It is in no list, claim or count any more, and its event is not released again."""
+    ended(outbox, delivery(1), decision)
+    assert outbox.discard("dlv_a_1", now=NOW)
+    assert not outbox.discard("dlv_a_1", now=NOW)
+    outbox.release(event_id(1), [delivery(1)])
+    outbox.enable("a", "production")
+    assert outbox.find("dlv_a_1") is None
+    assert list(outbox.attempts("dlv_a_1")) == []
+    assert not outbox.claim("a", environment="production", now=NOW + A_SECOND, lease=LEASE)
+    assert outbox.next_due_at("a", "production") is None
+    assert outbox.summary() == Summary()
+
+
+def test_what_is_in_flight_is_not_discarded(outbox: Outbox) -> None:
+    """While a lease holds the delivery stays; once it is over, that of a killed worker goes."""
+    outbox.release(event_id(1), [delivery(1)])
+    [claim] = outbox.claim("a", environment="production", now=NOW, lease=LEASE)
+    assert not outbox.discard("dlv_a_1", now=NOW + LEASE - A_SECOND)
+    assert outbox.discard("dlv_a_1", now=NOW + LEASE)
+    assert not outbox.record(claim, attempt(), DELIVERED)
 
 
 def test_pruning_forgets_what_was_delivered_before(outbox: Outbox) -> None:
@@ -147,7 +186,7 @@ def test_pruning_leaves_what_was_not_delivered(outbox: Outbox) -> None:
     ended(outbox, delivery(2), again(NOW + timedelta(days=9)))
     ended(outbox, delivery(3), GONE)
     outbox.release(event_id(4), [delivery(4, "b")])
-    outbox.claim("b", now=NOW, lease=LEASE)
+    outbox.claim("b", environment="production", now=NOW, lease=LEASE)
     assert outbox.prune(before=NOW + timedelta(days=99), keep=0) == 0
     assert len(outbox.deliveries()) == 4
 
@@ -158,7 +197,7 @@ def test_a_redelivered_one_is_pruned_by_its_last_delivery(outbox: Outbox) -> Non
     later = NOW + timedelta(days=1)
     outbox.redeliver("dlv_a_1", now=later)
     assert outbox.prune(before=later, keep=0) == 0
-    [claim] = outbox.claim("a", now=later, lease=LEASE)
+    [claim] = outbox.claim("a", environment="production", now=later, lease=LEASE)
     outbox.record(claim, attempt(2, at=later), DELIVERED)
     assert outbox.prune(before=later, keep=1) == 0
 
@@ -167,7 +206,7 @@ def test_more_than_a_batch_is_pruned(outbox: Outbox) -> None:
     """Pruning forgets everything it should, however much that is."""
     for number in range(1100):
         outbox.release(event_id(number), [delivery(number)])
-    for claim in outbox.claim("a", now=NOW, lease=LEASE, limit=2000):
+    for claim in outbox.claim("a", environment="production", now=NOW, lease=LEASE, limit=2000):
         outbox.record(claim, attempt(), DELIVERED)
     assert outbox.prune(before=NOW, keep=50) == 1050
     assert outbox.summary().counts == {State.DELIVERED: 50}
@@ -185,7 +224,7 @@ def test_the_summary_counts_by_state_and_endpoint(outbox: Outbox) -> None:
     ended(outbox, delivery(2), DEAD)
     ended(outbox, delivery(3), again(NOW + A_SECOND))
     outbox.release(event_id(4), [delivery(4, "b", created_at=NOW + A_SECOND), delivery(4, "c")])
-    outbox.claim("b", now=NOW + A_SECOND, lease=LEASE)
+    outbox.claim("b", environment="production", now=NOW + A_SECOND, lease=LEASE)
     summary = outbox.summary()
     assert summary.counts == {
         State.DELIVERED: 1,

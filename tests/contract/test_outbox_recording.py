@@ -35,7 +35,7 @@ def test_a_lost_lease_records_and_gives_back_nothing(outbox: Outbox) -> None:
     outbox.give_back(lost)
     assert state(outbox, "dlv_a_1") is State.IN_FLIGHT
     assert not outbox.attempts("dlv_a_1")
-    assert not outbox.disabled()
+    assert not outbox.disabled("production")
     assert outbox.record(held, attempt(), DELIVERED)
 
 
@@ -125,7 +125,7 @@ def test_nothing_is_due_where_nothing_waits(outbox: Outbox) -> None:
     release(outbox, 3, endpoint="b")
     finish(outbox)
     finish(outbox, DEAD)
-    assert outbox.next_due_at("a") is None
+    assert outbox.next_due_at("a", "production") is None
 
 
 def test_the_next_due_is_the_soonest(outbox: Outbox) -> None:
@@ -133,16 +133,16 @@ def test_the_next_due_is_the_soonest(outbox: Outbox) -> None:
     release(outbox, 1, 2)
     finish(outbox, retry(NOW + 2 * AN_HOUR))
     finish(outbox, retry(NOW + AN_HOUR))
-    assert outbox.next_due_at("a") == NOW + AN_HOUR
+    assert outbox.next_due_at("a", "production") == NOW + AN_HOUR
     release(outbox, 3)
-    assert outbox.next_due_at("a") == NOW
+    assert outbox.next_due_at("a", "production") == NOW
 
 
 def test_the_end_of_a_lease_is_waited_for(outbox: Outbox) -> None:
     """A delivery in flight is next due when its lease ends, so a crash is noticed."""
     release(outbox, 1)
     claim_ids(outbox)
-    assert outbox.next_due_at("a") == NOW + LEASE
+    assert outbox.next_due_at("a", "production") == NOW + LEASE
 
 
 # Endpoints that are off
@@ -153,24 +153,24 @@ def test_gone_switches_the_endpoint_off(outbox: Outbox) -> None:
     release(outbox, 1, 2)
     release(outbox, 2, endpoint="b")
     finish(outbox, GONE)
-    assert outbox.disabled() == {"a": NOW}
+    assert outbox.disabled("production") == {"a": NOW}
     assert claim_ids(outbox) == []
-    assert outbox.next_due_at("a") is None
+    assert outbox.next_due_at("a", "production") is None
     assert state(outbox, "dlv_a_2") is State.PENDING
 
 
 def test_enabling_lets_the_endpoints_deliveries_go(outbox: Outbox) -> None:
     """After enable, what waited is claimed; a second enable answers False."""
     release(outbox, 1)
-    outbox.disable("a", NOW)
+    outbox.disable("a", "production", NOW)
     assert claim_ids(outbox) == []
-    assert outbox.enable("a")
-    assert not outbox.enable("a")
+    assert outbox.enable("a", "production")
+    assert not outbox.enable("a", "production")
     assert claim_ids(outbox) == ["dlv_a_1"]
 
 
 def test_off_since_is_the_first_instant(outbox: Outbox) -> None:
     """Switching off an endpoint that is off keeps since when it is."""
-    outbox.disable("a", NOW)
-    outbox.disable("a", NOW + AN_HOUR)
-    assert outbox.disabled() == {"a": NOW}
+    outbox.disable("a", "production", NOW)
+    outbox.disable("a", "production", NOW + AN_HOUR)
+    assert outbox.disabled("production") == {"a": NOW}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from contextlib import ExitStack, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import urllib3.connection
 
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.adapters.http_session import EndpointSession
-from confiture_webhooks.errors import TransportError
+from confiture_webhooks.errors import CUT, TransportError
 from confiture_webhooks.transport import Request
 from peer import OK, Peer, Talk, answers, hello_then, starts_with
 
@@ -209,7 +211,7 @@ def test_a_body_is_not_waited_for(
 
 @EVERYWHERE
 def test_abort_ends_an_attempt_now(transport: HttpTransport, hang: Hang, place: str) -> None:
-    """Wherever an attempt hangs, abort ends it as a timeout, and all later ones."""
+    """Wherever an attempt hangs, abort ends it as cut, and all later ones."""
     url = PLACES[place][0](hang)
     ends: list[str] = []
 
@@ -225,8 +227,8 @@ def test_abort_ends_an_attempt_now(transport: HttpTransport, hang: Hang, place: 
     time.sleep(0.1)  # so that it is where it hangs
     transport.abort()
     sender.join(BOUND_S)
-    assert ends == ["timeout"]
-    with pytest.raises(TransportError, match="timeout"):
+    assert ends == [CUT]
+    with pytest.raises(TransportError, match=f"^{CUT}$"):
         transport.send(request(url), timeout=LONG)
     assert_soon(lambda: [name for name in own_threads() if name != "webhooks-dns"] == [])
 
@@ -246,6 +248,39 @@ def test_abort_ends_an_attempt_on_a_kept_connection(transport: HttpTransport, ha
     assert_soon(lambda: [len(talk.requests) for talk in hang.peers[0].talks] == [2])
     transport.abort()
     assert_soon(lambda: own_threads() == [])
+
+
+def test_a_reset_before_the_handshake_leaves_no_socket(
+    transport: HttpTransport, hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is cut and reset before TLS begins is closed, though ``ssl`` forgets it."""
+    wrap = urllib3.connection.ssl_wrap_socket
+    url = hang.peer(lambda talk: (is_cut.wait(BOUND_S), talk.reset()), "https")
+    is_cut = threading.Event()
+    raised: list[Exception] = []
+
+    def cut_first(sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
+        assert_soon(lambda: hang.peers[0].talks != [])
+        sock.shutdown(socket.SHUT_RDWR)
+        is_cut.set()
+        hang.peers[0].talks[0].is_closed.wait(BOUND_S)
+        try:
+            return wrap(sock, *args, **kwargs)
+        except OSError as error:
+            raised.append(error)
+            raise
+
+    monkeypatch.setattr(urllib3.connection, "ssl_wrap_socket", cut_first)
+    with pytest.raises(TransportError, match="connection_reset"):
+        transport.send(request(url), timeout=LONG)
+    assert [type(error) for error in raised] == [ConnectionResetError]
+    step = raised[0].__traceback__
+    made: list[ssl.SSLSocket] = []
+    while step is not None:
+        made += [v for v in step.tb_frame.f_locals.values() if isinstance(v, ssl.SSLSocket)]
+        step = step.tb_next
+    assert made
+    assert {sock.fileno() for sock in made} == {-1}
 
 
 def test_a_dead_name_costs_one_thread(transport: HttpTransport, hang: Hang) -> None:

@@ -182,8 +182,8 @@ def test_the_printed_grants_are_enough(role: tuple[str, str], database: str) -> 
         finish(outbox)
         finish(outbox)
         assert outbox.redeliver("dlv_a_1", now=NOW)
-        outbox.disable("a", NOW)
-        assert outbox.enable("a")
+        outbox.disable("a", "production", NOW)
+        assert outbox.enable("a", "production")
         assert outbox.summary().undelivered == {"a": 3}
         assert outbox.prune(before=NOW + timedelta(days=1), keep=0) == 1
         with psycopg.connect(dsn) as migrating:
@@ -212,7 +212,7 @@ def used_by(dsn: str) -> None:
     with closing(PgmqOutbox(dsn)) as outbox:
         release(outbox, 1)
         finish(outbox)
-        outbox.enable("a")
+        outbox.enable("a", "production")
 
 
 def test_a_newer_outbox_is_refused(outbox: PgmqOutbox, outbox_database: str) -> None:
@@ -384,8 +384,10 @@ def test_workers_share_the_work(opened: Callable[[], PgmqOutbox]) -> None:
     def work() -> None:
         with closing(opened_again()) as outbox:
             while True:
-                claims = outbox.claim("a", now=datetime.now(UTC), lease=LEASE, limit=3)
-                if not claims and outbox.next_due_at("a") is None:
+                claims = outbox.claim(
+                    "a", environment="production", now=datetime.now(UTC), lease=LEASE, limit=3
+                )
+                if not claims and outbox.next_due_at("a", "production") is None:
                     return
                 for claim in claims:
                     claimed.append(claim.delivery.id)
@@ -438,7 +440,7 @@ def test_a_message_says_to_pgmq_what_it_is(outbox: PgmqOutbox, outbox_database: 
     """In the queue: the delivery's id, its endpoint as the FIFO group; once ended, in the archive."""
     release(outbox, 1)
     query = "SELECT message, headers FROM pgmq.{}_confiture_webhooks"
-    told = [({"delivery": "dlv_a_1"}, {"x-pgmq-group": "a"})]
+    told = [({"delivery": "dlv_a_1"}, {"x-pgmq-group": '["a", "production"]'})]
     with psycopg.connect(outbox_database, autocommit=True) as connection:
         assert connection.execute(query.format("q")).fetchall() == told
         finish(outbox)

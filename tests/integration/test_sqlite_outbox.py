@@ -32,7 +32,7 @@ from confiture_webhooks.adapters.sqlite import SqliteOutbox
 outbox = SqliteOutbox(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
-while claims := outbox.claim("a", now=NOW, lease=LEASE, limit=3):
+while claims := outbox.claim("a", environment="production", now=NOW, lease=LEASE, limit=3):
     for claim in claims:
         print(claim.delivery.id, outbox.record(claim, attempt(), DELIVERED))
 outbox.close()
@@ -63,7 +63,7 @@ for number in count(int(sys.argv[2])):
     print("staged", number, flush=True)
     outbox.release(event_id(number), [delivery(number, "a"), delivery(number, "b")])
     print("released", number, flush=True)
-    [claim] = outbox.claim("a", now=NOW, lease=LEASE)
+    [claim] = outbox.claim("a", environment="production", now=NOW, lease=LEASE)
     assert outbox.record(claim, attempt(claim.attempts + 1), DELIVERED)
     print("recorded", claim.delivery.id, flush=True)
 """
@@ -151,7 +151,7 @@ def test_threads_share_one_outbox(path: Path) -> None:
     claimed: list[str] = []
 
     def work() -> None:
-        while claims := outbox.claim("a", now=NOW, lease=LEASE, limit=2):
+        while claims := outbox.claim("a", environment="production", now=NOW, lease=LEASE, limit=2):
             claimed.extend(c.delivery.id for c in claims if outbox.record(c, attempt(), DELIVERED))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
@@ -219,7 +219,7 @@ def test_what_nobody_may_forget_is_on_the_disk_when_it_returns(path: Path) -> No
     full, normal = 2, 1
     outbox.release(event_id(1), [delivery(1)])
     assert level() == full
-    [claim] = outbox.claim("a", now=NOW, lease=LEASE)
+    [claim] = outbox.claim("a", environment="production", now=NOW, lease=LEASE)
     assert level() == normal
     outbox.record(claim, attempt(), DEAD)
     assert level() == normal

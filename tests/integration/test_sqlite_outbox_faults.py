@@ -35,7 +35,7 @@ def test_a_locked_file_is_an_error_after_two_seconds(outbox_path: Path) -> None:
         other.execute("BEGIN IMMEDIATE")
         for refused in (
             lambda: outbox.stage(intent(1)),
-            lambda: outbox.claim("a", now=NOW, lease=LEASE),
+            lambda: outbox.claim("a", environment="production", now=NOW, lease=LEASE),
             lambda: SqliteOutbox(outbox_path),
         ):
             started = time.monotonic()

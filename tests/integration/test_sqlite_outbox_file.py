@@ -89,7 +89,7 @@ def test_what_is_stored_outlives_the_process(outbox_path: Path) -> None:
     filled(outbox_path)
     assert not outbox_path.with_name("webhooks.db-wal").exists()
     with closing(SqliteOutbox(outbox_path)) as outbox:
-        [claim] = outbox.claim("a", now=NOW, lease=LEASE)
+        [claim] = outbox.claim("a", environment="production", now=NOW, lease=LEASE)
     assert claim.delivery == delivery(0)
 
 
@@ -148,7 +148,7 @@ def test_without_shared_memory_it_does_without_a_wal(outbox_path: Path) -> None:
     outbox_path.with_name("webhooks.db-shm").mkdir()
     with closing(SqliteOutbox(outbox_path)) as first, closing(SqliteOutbox(outbox_path)) as second:
         first.release(event_id(7), [delivery(7)])
-        claims = second.claim("a", now=NOW, lease=LEASE, limit=5)
+        claims = second.claim("a", environment="production", now=NOW, lease=LEASE, limit=5)
         assert [claim.delivery.id for claim in claims] == ["dlv_a_0", "dlv_a_7"]
         assert first.record(claims[0], attempt(), DELIVERED)
     with closing(sqlite3.connect(outbox_path)) as connection:

@@ -119,7 +119,9 @@ class OutboxMachine(RuleBasedStateMachine):
     )
     def claim(self, worker: int, endpoint: str, lease_s: int, limit: int) -> None:
         lease = timedelta(seconds=lease_s)
-        claims = self.outboxes[worker].claim(endpoint, now=self.now, lease=lease, limit=limit)
+        claims = self.outboxes[worker].claim(
+            endpoint, environment="production", now=self.now, lease=lease, limit=limit
+        )
         expected = [] if endpoint in self.off else self.claimable(endpoint)[:limit]
         assert [claim.delivery for claim in claims] == [one.delivery for one in expected]
         for claim, one in zip(claims, expected, strict=True):
@@ -195,7 +197,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule(data=st.data(), worker=WORKERS)
     def redeliver(self, data: st.DataObject, worker: int) -> None:
         one = data.draw(st.sampled_from(self.told))
-        can = one.state not in UNDELIVERED
+        can = one.state is not State.IN_FLIGHT
         assert self.outboxes[worker].redeliver(one.delivery.id, now=self.now) == can
         if can:
             one.state, one.tries, one.due_at = State.PENDING, 0, self.now
@@ -217,12 +219,12 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, endpoint=st.sampled_from(ENDPOINTS))
     def disable(self, worker: int, endpoint: str) -> None:
-        self.outboxes[worker].disable(endpoint, self.now)
+        self.outboxes[worker].disable(endpoint, "production", self.now)
         self.off.setdefault(endpoint, self.now)
 
     @rule(worker=WORKERS, endpoint=st.sampled_from(ENDPOINTS))
     def enable(self, worker: int, endpoint: str) -> None:
-        assert self.outboxes[worker].enable(endpoint) == (endpoint in self.off)
+        assert self.outboxes[worker].enable(endpoint, "production") == (endpoint in self.off)
         self.off.pop(endpoint, None)
 
     @rule(worker=WORKERS)
@@ -236,7 +238,7 @@ class OutboxMachine(RuleBasedStateMachine):
         first, second = self.outboxes
         assert list(first.deliveries()) == [one.row() for one in reversed(self.told)]
         assert {one.event_id for one in second.intents()} == set(map(event_id, self.intents))
-        assert second.disabled() == self.off
+        assert second.disabled("production") == self.off
         for one in self.told:
             assert list(first.attempts(one.delivery.id)) == one.attempts
 
@@ -258,7 +260,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def knows_when_to_look_again(self) -> None:
         """A worker that sleeps until next_due_at finds something then, and misses nothing."""
         for endpoint in ENDPOINTS:
-            due_at = self.outboxes[0].next_due_at(endpoint)
+            due_at = self.outboxes[0].next_due_at(endpoint, "production")
             waits = [
                 one.claimable_at
                 for one in self.told
@@ -370,6 +372,6 @@ def test_whatever_is_released_comes_back_equal(one: Delivery, now: datetime) -> 
         outbox.release(one.event_id, [one])
         outbox.close()
         outbox = sqlite(Path(directory))()
-        [claim] = outbox.claim(one.endpoint, now=now, lease=A_SECOND)
+        [claim] = outbox.claim(one.endpoint, environment=one.environment, now=now, lease=A_SECOND)
         assert claim.delivery == one
         outbox.close()

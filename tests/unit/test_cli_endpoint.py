@@ -39,6 +39,7 @@ def test_an_endpoint_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
         "  address: https://a-host-with-a-long-name.department.example.com/…",
         f"  events: {', '.join(sorted(kind.value for kind in SUBSCRIBABLE))}",
         "  environments: production, staging",
+        "  migrations: all",
         "  format: confiture",
         "  header names: Authorization, X-Team",
         "  secrets: 2",

@@ -373,7 +373,7 @@ def test_good_name(project: Project, name: str) -> None:
         "https://evil\\@example.com/",
         "https://a%3Ab:p@example.com/",
         "https://u:%0d%0a@example.com/",
-        "https://u:%E2%82%AC@example.com/",
+        "https://u:%E9@example.com/",
         5,
         None,
         ["https://example.com"],
@@ -431,6 +431,7 @@ def test_user_and_password_leave_the_url(project: Project) -> None:
     assert endpoint.url == "https://example.com:8443/x?y=z"
     assert endpoint.basic_auth == ("us@er", "p:/w d")
     assert project.endpoint(url="https://token@example.com/").basic_auth == ("token", "")
+    assert project.endpoint(url="https://u:%E2%82%AC@example.com/").basic_auth == ("u", "\u20ac")
     assert project.endpoint(url="https://@example.com/").basic_auth is None
 
 
@@ -969,3 +970,16 @@ def test_documented_formats_are_those_of_the_code() -> None:
     """The row of ``format`` names every format."""
     meaning = tables()["webhooks.endpoints[]"]["format"][2]
     assert set(meaning.partition("[payload]")[0].split("`")[1::2]) == set(config_values.FORMATS)
+
+
+def test_a_number_out_of_range_is_told_what_is_taken(project: Project) -> None:
+    """The remedy for a time that is too long names no time that is refused, too."""
+    assert "above 0, up to 300" in project.endpoint_fault("timeout", timeout=1000).remedy
+    assert "above 0, up to 300" in project.endpoint_fault("timeout", timeout=0).remedy
+
+
+def test_a_variable_set_to_nothing_counts_as_not_set(project: Project) -> None:
+    """A setting that is nothing but an empty variable is a fault that says so."""
+    block = {"endpoints": [{"name": "a", "url": URL, "secret": "${EMPTY}"}]}
+    (fault,) = project.faults(block, {"EMPTY": ""}).values()
+    assert "set to nothing counts as not set" in fault.remedy

@@ -33,6 +33,15 @@ def told(kind: type[psycopg.Error], message: str, **fields: str) -> psycopg.Erro
     return kind(f"{message}\nLINE 1: SELECT {CANARY}\nDETAIL:  {CANARY}", info=report)
 
 
+def by_the_host(error: Exception) -> Exception:
+    """*error* raised in the host's own code, not in a migration's."""
+    try:
+        exec("raise error", {"__name__": "confiture.core.migrator", "error": error})
+    except Exception as raised:  # noqa: BLE001
+        return raised
+    raise AssertionError
+
+
 def as_the_host_raises(error: Exception) -> BaseException:
     """*error* with the host's wrapping around it: MigrationError ← SQLError ← the error."""
     try:
@@ -182,15 +191,40 @@ def test_what_a_migrations_python_raised_is_told_by_its_class() -> None:
 
 def test_the_hosts_own_words_are_told() -> None:
     """A refusal that the host itself wrote is told as it wrote it."""
-    info = explain(MigrationError("Migration 005 (t) has already been applied", "005", "t"))
+    error = MigrationError("Migration 005 (t) has already been applied", "005", "t")
+    info = explain(by_the_host(error))
     assert info.type == "MigrationError"
     assert "already been applied" in info.message
+
+
+def test_the_hosts_class_alone_does_not_make_the_hosts_words() -> None:
+    """A migration may raise the host's error with words of its own: they are left out."""
+    try:
+        raise MigrationError(f"row of alice: {CANARY}", "005", "t")
+    except MigrationError as error:
+        info = explain(error)
+    assert info.type == "MigrationError"
+    assert CANARY not in info.message
+    assert CANARY in (info.detail or "")
+
+
+@pytest.mark.parametrize("state", ["P0001", "P0004", "23514"])
+def test_what_a_function_raised_is_told_by_its_class(database: str, state: str) -> None:
+    """The text of a RAISE may hold row values, whatever SQLSTATE it is raised under."""
+    with psycopg.connect(database) as connection, pytest.raises(psycopg.Error) as caught:
+        connection.execute(
+            f"DO $$ BEGIN RAISE EXCEPTION 'card % is bad', '{CANARY}' USING ERRCODE = '{state}'; END $$"
+        )
+    info = explain(as_the_host_raises(caught.value))
+    assert (info.type, info.sqlstate) == (type(caught.value).__name__, state)
+    assert "card" not in info.message
+    assert CANARY not in info.message
 
 
 def test_a_failed_precondition_is_named() -> None:
     """A precondition that did not hold is told with the host's description."""
     error = PreconditionValidationError([(TableExists("users"), "Table users does not exist")])
-    assert "Table users does not exist" in explain(error).message
+    assert "Table users does not exist" in explain(by_the_host(error)).message
 
 
 def test_a_precondition_whose_check_broke_tells_no_sql() -> None:
@@ -204,7 +238,7 @@ def test_a_precondition_whose_check_broke_tells_no_sql() -> None:
             (TableExists("users"), "Table users does not exist"),
         ]
     )
-    info = explain(error)
+    info = explain(by_the_host(error))
     assert CANARY not in info.message
     assert "No pending users" in info.message
     assert "Table users does not exist" in info.message

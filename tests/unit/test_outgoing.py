@@ -33,7 +33,9 @@ class Bench:
         self.spare = InMemoryOutbox()
         self.transport = ScriptedTransport()
         self.made: list[str] = []
-        settings = Settings(endpoints=endpoints or (endpoint(name="a", retry=LATER),))
+        settings = Settings(
+            endpoints=endpoints or (endpoint(name="a", retry=LATER),), environment="production"
+        )
         usual: dict[str, Any] = {
             "telemetry": lambda: self.telemetry,
             "outbox": lambda _: self._make("outbox"),
@@ -201,6 +203,52 @@ def test_what_is_not_sent_is_told_with_its_reason() -> None:
     line = bench.end()
     assert line is not None
     assert "1 delivery not sent (a: 1, last answer 503)" in line
+
+
+def test_a_store_that_will_not_prune_keeps_no_line_back() -> None:
+    """When pruning is refused, what a run ends with is told all the same."""
+    bench = Bench()
+    bench.outbox = Breaking(bench.outbox, "prune", OutboxError("busy"))  # type: ignore[assignment]
+    bench.transport = ScriptedTransport({"a": [503]})
+    bench.outgoing.tell(event(), TRACE)
+    line = bench.end()
+    assert line is not None
+    assert "1 delivery not sent" in line
+
+
+def test_nothing_is_pruned_when_no_time_is_left() -> None:
+    """At the end of its time a run does not begin to tidy up."""
+    bench = Bench()
+    bench.outbox = broken = Breaking(bench.outbox, "prune", OutboxError("busy"))  # type: ignore[assignment]
+    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.flush(LONG_ENOUGH)
+    bench.outgoing.stop(is_late=True)
+    assert broken.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            410,
+            "(a: answered 410 and is switched off). Once the receiver is well: 'confiture webhooks",
+        ),
+        (
+            500,
+            "(a: 1 dead letter, last answer 500). Once the receiver is well: 'confiture webhooks",
+        ),
+    ],
+)
+def test_what_is_given_up_is_told(answer: int, said: str) -> None:
+    """A run whose delivery ended in a 410 or as a dead letter says so, with the remedy."""
+    once = RetryPolicy(schedule=())
+    bench = Bench(endpoint(name="a", retry=once))
+    bench.outbox.is_durable = True  # type: ignore[misc]
+    bench.transport = ScriptedTransport({"a": [answer]})
+    bench.outgoing.tell(event(), TRACE)
+    line = bench.end()
+    assert line is not None
+    assert said in line
 
 
 @pytest.mark.parametrize("part", ["outbox", "transport"])

@@ -43,6 +43,10 @@ class Cursor:
         self.statusmessage = params[-1]
         self.rowcount = sum(int(tag.split()[-1]) for tag in params)
 
+    def stream(self, query: str) -> Iterator[str]:
+        """One row."""
+        yield query
+
     @contextmanager
     def copy(self, status: ExecStatus, rows: int) -> Iterator[str]:
         """A COPY in the direction *status* tells, over *rows*."""
@@ -126,6 +130,36 @@ def test_a_servers_copy_counts_only_when_it_is_an_import(query: Any, rows: int |
 def test_a_copy_among_other_statements_is_unknown() -> None:
     """Of a text with several statements nobody can tell which of them imported."""
     assert counted(("COPY t FROM 'a'; COPY t TO 'b'", ["COPY 8", "COPY 8"])) is None
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("WITH m AS (DELETE FROM t RETURNING *) INSERT INTO u SELECT * FROM m", None),
+        (b"with m as materialized ( insert into t values (1) returning *) select 1", None),
+        (sql.SQL("WITH m AS (\n  UPDATE t SET a = 1 RETURNING a) DELETE FROM u"), None),
+        ("WITH m AS ( -- first\n DELETE FROM t RETURNING *) INSERT INTO u TABLE m", None),
+        ("WITH m AS /* a */ ( /* b */ MERGE INTO t USING v) INSERT INTO u TABLE m", None),
+        ("SELECT '(delete from t)'", None),
+        ("WITH m AS (SELECT 1) INSERT INTO u TABLE m", 3),
+        ("CREATE TABLE t (\n  -- keys\n  id int, deleted bool);\nINSERT INTO t VALUES (1)", 3),
+        ("INSERT INTO t (updated_at) VALUES ('now')", 3),
+    ],
+)
+def test_a_with_that_writes_is_unknown(query: Any, rows: int | None) -> None:
+    """The tag tells the statement's own rows: those its WITH wrote nobody can know."""
+    assert counted((query, ["INSERT 0 3"])) == rows
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"), [("INSERT INTO t VALUES (1) RETURNING id", None), ("SELECT 1", 0)]
+)
+def test_a_stream_that_writes_is_unknown(query: str, rows: int | None) -> None:
+    """Of a ``stream`` there is no sum: one that only reads counts none, another is unknown."""
+    tally, connection = RowTally(), Connection()
+    with tally.counting(connection):
+        assert list(connection.cursor().stream(query)) == [query]
+    assert tally.total == rows
 
 
 def test_a_failed_result_counts_nothing() -> None:

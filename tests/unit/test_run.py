@@ -5,7 +5,7 @@ from __future__ import annotations
 import _thread
 import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +26,7 @@ from samples import DATABASE, ERROR, REF, TRACE_ID, delivery, endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import tzinfo
 
     from confiture_webhooks.endpoint import Endpoint
 
@@ -208,6 +209,21 @@ def test_the_summary_lists_every_migration() -> None:
     assert rows == [("005", "up", "success"), ("006", "up", "error")]
 
 
+def test_a_clock_that_is_set_back_does_not_shorten_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a run took does not come from the clock on the wall."""
+
+    class Back(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) - timedelta(hours=1)
+
+    bench = Bench(SUMMARY)
+    bench.begin().succeeded(1)
+    monkeypatch.setattr("confiture_webhooks.run.datetime", Back)
+    (document,) = bench.finish()
+    assert 0 <= document["execution"]["duration_seconds"] < 60
+
+
 def test_a_run_that_fails_before_any_migration_is_told_when_somebody_wants_it() -> None:
     """A run without a single migration that fails is one ``run_error``."""
     bench = Bench(SUMMARY)
@@ -362,6 +378,18 @@ def test_what_an_earlier_run_left_is_sent_by_a_run_without_a_migration() -> None
     assert bench.telemetry.runs == []
 
 
+def test_a_run_that_fails_before_its_first_migration_has_a_span() -> None:
+    """No endpoint hears of it and no outbox is made, but the trace has the failed run."""
+    bench = Bench(endpoint(name="a"))
+    bench.run.begin("confiture migrate up")
+    bench.run.finish("ChecksumMismatchError")
+    assert [command for command, _ in bench.telemetry.runs] == ["confiture migrate up"]
+    (end,) = bench.telemetry.run_ends
+    assert end == {"applied": 0, "failed": 0, "error_type": "ChecksumMismatchError"}
+    assert list(bench.outbox.summaries()) == []
+    assert len(bench.telemetry.shutdowns) == 1
+
+
 class Interrupting(ScriptedTransport):
     """Presses Ctrl-C, then hangs until it is aborted."""
 
@@ -455,7 +483,7 @@ PORTS = {
         "correlation_id", "start_run", "end_run", "migration", "trace_of_run", "delivery",
         "observe_outbox", "shutdown",
     ],
-    "outbox": ["stage", "release", "claim", "record", "next_due_at", "summary", "close"],
+    "outbox": ["stage", "release", "claim", "record", "next_due_at", "summaries", "close"],
     "transport": ["send", "abort", "close"],
 }  # fmt: skip
 EVERY_CALL = [(part, method) for part, methods in PORTS.items() for method in methods]

@@ -291,7 +291,7 @@ class Pressed(ScriptedTransport):
         self.run: Run | None = None
 
     def send(self, request: Request, *, timeout: timedelta) -> Response:
-        while self.run is None or self.run._deadline is None:
+        while self.run is None or self.run._settling.deadline is None:
             time.sleep(0.01)
         time.sleep(0.05)
         _thread.interrupt_main()

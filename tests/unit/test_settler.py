@@ -72,7 +72,7 @@ class Bench:
         self.said: list[str] = []
         for one in intents:
             self.outbox.stage(one)
-        settings = Settings(endpoints=(endpoint(name="a"),), environment="staging")
+        settings = Settings(endpoints=(endpoint(name="a"),), environment="production")
         parts = Parts(
             telemetry=lambda: self.telemetry,  # type: ignore[arg-type, return-value]
             outbox=lambda _: self.outbox,
@@ -108,11 +108,10 @@ def test_a_run_that_migrates_nothing_settles() -> None:
 
 
 def test_what_was_staged_is_told_not_what_is_now() -> None:
-    """Environment, correlation id and trace are the intent's, not the settling run's."""
+    """Correlation id and trace are the intent's, not the settling run's."""
     bench = Bench(KILLED, ask=Database7("005").ask)
     bench.sent()
     (request,) = bench.transport.sent
-    assert request.headers["X-Environment"] == "production"
     assert request.headers["X-Correlation-ID"] == KILLED.correlation_id
     assert request.headers["traceparent"] == KILLED.traceparent
 
@@ -135,6 +134,17 @@ def test_the_same_version_is_settled_before_it_runs_again() -> None:
         (migration.event_id, "migration_success"),
         ("evt_6", "migration_error"),
     ]
+
+
+def test_another_environments_intent_is_left_to_it() -> None:
+    """Whom it is told to, and how, is in that environment's configuration."""
+    killed = replace(KILLED, environment="staging")
+    database = Database7("005")
+    bench = Bench(killed, ask=database.ask)
+    assert bench.sent() == []
+    telemetry: Any = FakeTelemetry()
+    settle_outbox(bench.outbox, [], database.ask, telemetry, environment="production")
+    assert bench.outbox.intents() == [killed]
 
 
 def test_a_run_does_not_settle_its_own() -> None:
@@ -186,10 +196,10 @@ def test_two_that_settle_at_once_make_one_event() -> None:
     telemetry: Any = FakeTelemetry()
 
     def meanwhile(intents: Sequence[Intent]) -> Mapping[str, Known]:
-        settle_outbox(outbox, endpoints, Database7("005").ask, telemetry)
+        settle_outbox(outbox, endpoints, Database7("005").ask, telemetry, environment="production")
         return Database7().ask(intents)
 
-    assert settle_outbox(outbox, endpoints, meanwhile, telemetry) == []
+    assert settle_outbox(outbox, endpoints, meanwhile, telemetry, environment="production") == []
     (row,) = outbox.deliveries()
     assert (row.delivery.event_id, row.delivery.event_type) == ("evt_5", "migration_success")
 
@@ -199,7 +209,9 @@ def test_what_is_left_is_returned_with_the_reason() -> None:
     outbox = InMemoryOutbox()
     outbox.stage(replace(KILLED, database_identity="8/1"))
     telemetry: Any = FakeTelemetry()
-    [(left, verdict)] = settle_outbox(outbox, [], Database7().ask, telemetry)
+    [(left, verdict)] = settle_outbox(
+        outbox, [], Database7().ask, telemetry, environment="production"
+    )
     assert (left.event_id, verdict.ending) == ("evt_5", Ending.UNSETTLED)
 
 
@@ -207,7 +219,7 @@ def test_telemetry_tells_a_settlement_in_the_runs_trace(capsys: Any) -> None:
     """The log line of a settlement has the killed run's ids."""
     outbox = InMemoryOutbox()
     outbox.stage(replace(KILLED, staged_at=NOW - timedelta(hours=1)))
-    settle_outbox(outbox, [], Database7().ask, Telemetry(log="json"))
+    settle_outbox(outbox, [], Database7().ask, Telemetry(log="json"), environment="production")
     line = capsys.readouterr().err
     assert '"event": "migration.failed"' in line
     assert f'"trace_id": "{"a" * 32}"' in line
@@ -224,7 +236,7 @@ def test_a_fault_in_settling_keeps_nobody_from_delivering() -> None:
     outbox = InMemoryOutbox()
     outbox.stage(KILLED)
     telemetry: Any = FakeTelemetry()
-    assert settle_outbox(outbox, [], broken, telemetry) == []
+    assert settle_outbox(outbox, [], broken, telemetry, environment="production") == []
     assert [where for where, _ in telemetry.faults] == ["settle"]
     assert outbox.intents() == [KILLED]
     bench = Bench(KILLED, ask=broken)

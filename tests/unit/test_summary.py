@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from datetime import UTC, datetime
+
+from confiture_webhooks.delivery import Outcome
 from confiture_webhooks.outbox import Summary
-from confiture_webhooks.summary import leftover_line
+from confiture_webhooks.summary import OFF, given_up_line, leftover_line
+
+NAMES = ["analytics", "chat", "ops", *(f"e{n}" for n in range(50))]
+AT = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 
 
 def test_nothing_left_is_no_line() -> None:
     """When everything was told there is nothing to read."""
-    assert leftover_line(Summary(), {}, is_durable=True) is None
+    assert leftover_line({None: Summary()}, None, {}, configured=NAMES, is_durable=True) is None
 
 
 def test_the_line_tells_how_many_where_why_and_what_to_do() -> None:
     """One line holds the number, each endpoint with its reason, and the remedy."""
     left = Summary(undelivered={"ops": 1, "analytics": 3, "chat": 2})
-    line = leftover_line(left, {"analytics": "503", "chat": "timeout"}, is_durable=True)
+    line = leftover_line(
+        {None: left},
+        None,
+        {"analytics": "503", "chat": "timeout"},
+        configured=NAMES,
+        is_durable=True,
+    )
     assert line == (
         "confiture-webhooks: 6 deliveries not sent (analytics: 3, last answer 503, "
         "chat: 2, last attempt failed: timeout, ops: 1, waiting for the next attempt). They are kept and "
@@ -25,14 +38,18 @@ def test_the_line_tells_how_many_where_why_and_what_to_do() -> None:
 
 def test_one_delivery_is_not_plural() -> None:
     """A single delivery is told as one."""
-    line = leftover_line(Summary(undelivered={"ops": 1}), {}, is_durable=True)
+    line = leftover_line(
+        {None: Summary(undelivered={"ops": 1})}, None, {}, configured=NAMES, is_durable=True
+    )
     assert line is not None
     assert "1 delivery not sent" in line
 
 
 def test_what_is_in_memory_is_said_to_be_lost() -> None:
     """Without a durable outbox the line says so, and names the setting that keeps them."""
-    line = leftover_line(Summary(undelivered={"ops": 1}), {}, is_durable=False)
+    line = leftover_line(
+        {None: Summary(undelivered={"ops": 1})}, None, {}, configured=NAMES, is_durable=False
+    )
     assert line is not None
     assert "lost with this process" in line
     assert "CONFITURE_WEBHOOK_OUTBOX=sqlite" in line
@@ -42,7 +59,61 @@ def test_what_is_in_memory_is_said_to_be_lost() -> None:
 def test_it_is_one_line() -> None:
     """However many endpoints there are, the line has no line end."""
     line = leftover_line(
-        Summary(undelivered={f"e{n}": n for n in range(1, 50)}), {}, is_durable=True
+        {None: Summary(undelivered={f"e{n}": n for n in range(1, 50)})},
+        None,
+        {},
+        configured=NAMES,
+        is_durable=True,
     )
     assert line is not None
     assert "\n" not in line
+
+
+def test_other_environments_are_named_with_the_remedy() -> None:
+    """What waits for another environment is not counted as this one's, and how to make it is said."""
+    left = {name: Summary(undelivered={"ops": n}) for n, name in enumerate(["a", "b", None], 1)}
+    line = leftover_line(left, "a", {}, configured=NAMES, is_durable=True)
+    assert line is not None
+    assert "1 delivery not sent (ops: 1," in line
+    assert (
+        "Waiting for other environments: b 2, (none) 3; 'confiture webhooks deliver --config'"
+        in line
+    )
+    assert leftover_line(left, "c", {}, configured=NAMES, is_durable=True) is None
+
+
+def test_the_line_says_when_the_next_is_due() -> None:
+    """What is not due yet is not promised now: its time is told, and what makes it due."""
+    left = {None: Summary(undelivered={"ops": 1})}
+    line = leftover_line(left, None, {}, configured=NAMES, next_at=AT, is_durable=True)
+    assert line is not None
+    assert "the next is due at 2026-01-09T14:00:00.000Z" in line
+    assert "'confiture webhooks redeliver --pending' makes them due now" in line
+    assert "or now with" not in line
+
+
+def test_what_nobody_sends_is_not_promised() -> None:
+    """An endpoint that is not configured, or is off, has its own remedy, and no next run's."""
+    left = {None: Summary(undelivered={"former": 2, "ops": 1})}
+    line = leftover_line(left, None, {"ops": OFF}, configured=NAMES, is_durable=True)
+    assert line is not None
+    assert "former: 2, no endpoint of that name is configured" in line
+    assert "'confiture webhooks discard --endpoint former'" in line
+    assert "'confiture webhooks enable ops'" in line
+    assert "migrate" not in line
+
+
+def test_what_was_given_up_is_told_with_the_remedy() -> None:
+    """Dead letters and a 410 have a line of their own; what was delivered has none."""
+    done = {"ops": Counter({Outcome.DELIVERED: 3, Outcome.RETRY: 1})}
+    assert given_up_line(done, {}, is_durable=True) is None
+    lost = {
+        "analytics": Counter({Outcome.DEAD_LETTER: 2}),
+        "ops": Counter({Outcome.GONE: 1}),
+    }
+    assert given_up_line(lost, {"analytics": "503", "ops": "410"}, is_durable=True) == (
+        "confiture-webhooks: given up (analytics: 2 dead letters, last answer 503, "
+        "ops: answered 410 and is switched off). Once the receiver is well: "
+        "'confiture webhooks redeliver --dead --endpoint analytics', "
+        "'confiture webhooks enable ops' and 'confiture webhooks redeliver ID'."
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confiture_webhooks.errors import TransportError
+from confiture_webhooks.errors import CUT, TransportError
 from confiture_webhooks.testing import ScriptedTransport, captured
 from confiture_webhooks.transport import Request, Response, prepare
 from engines import FakeEngine, a_migration
@@ -74,11 +74,11 @@ def test_what_was_sent_is_kept() -> None:
     assert transport.timeouts == [SECOND, SECOND]
 
 
-def test_after_an_abort_every_send_is_a_timeout() -> None:
+def test_after_an_abort_every_send_is_cut() -> None:
     """An aborted transport answers nothing more."""
     transport = ScriptedTransport()
     transport.abort()
-    assert answers(transport, 2) == ["timeout", "timeout"]
+    assert answers(transport, 2) == [CUT, CUT]
 
 
 def test_closing_is_noted() -> None:

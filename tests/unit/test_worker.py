@@ -91,6 +91,7 @@ class Bench:
             self.outbox,
             self.transport,
             self.spans,  # type: ignore[arg-type]
+            environment=None,
             user_agent="test",
             hold=timedelta(seconds=hold),
         )
@@ -193,11 +194,47 @@ def test_a_hung_endpoint_delays_no_other() -> None:
 
 
 def test_stopping_cuts_the_attempt_under_way_and_defers_its_delivery() -> None:
-    """A stop ends a hanging attempt, whose delivery stays pending and is told as deferred."""
+    """A stop ends a hanging attempt, whose delivery is due as before and told as deferred."""
     bench = Bench(endpoint("stuck", 60), transport=Hanging())
     bench.run(delivery(1, "stuck"), budget=A_SECOND / 5)
-    assert bench.spans.finished == [("dlv_stuck_1", "deferred", 1)]
+    assert bench.spans.finished == [("dlv_stuck_1", "deferred", 0)]
     assert bench.state("dlv_stuck_1") is State.PENDING
+
+
+def test_an_attempt_that_we_cut_is_no_failure_of_the_receivers() -> None:
+    """Cut on its last try, a delivery is no dead letter: nothing is recorded, it is due at once."""
+    bench = Bench(endpoint("stuck"), transport=Hanging())
+    bench.run(delivery(1, "stuck"), budget=A_SECOND / 5)
+    assert bench.state("dlv_stuck_1") is State.PENDING
+    assert bench.outbox.attempts("dlv_stuck_1") == []
+    assert bench.spans.failed_attempts == []
+    assert bench.worker.failed() == {}
+    (claim,) = bench.outbox.claim("stuck", environment=None, now=datetime.now(UTC), lease=A_SECOND)
+    assert (claim.attempts, claim.tries) == (0, 0)
+
+
+def test_a_stop_in_the_middle_of_a_record_tells_once() -> None:
+    """When the worker stops while a lane records, its delivery ends once and nothing breaks."""
+    bench = Bench(endpoint("a", 3600), transport=ScriptedTransport({"a": [503]}))
+    record, is_recording, let_go = bench.outbox.record, threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> bool:
+        is_recording.set()
+        let_go.wait(LONG_ENOUGH.total_seconds())
+        return record(*args)
+
+    bench.outbox.record = slow  # type: ignore[method-assign]
+    bench.outbox.release("evt_1", [delivery()])
+    bench.worker.start()
+    bench.worker.wake()
+    assert is_recording.wait(LONG_ENOUGH.total_seconds())
+    bench.worker.stop(grace=timedelta())
+    let_go.set()
+    for thread in bench.worker._threads:
+        thread.join(LONG_ENOUGH.total_seconds())
+    assert bench.spans.finished == [("dlv_a_1", "deferred", 1)]
+    assert bench.spans.failed_attempts == []
+    assert bench.spans.faults == []
 
 
 def test_an_endpoint_that_keeps_failing_is_given_a_rest() -> None:

@@ -77,6 +77,7 @@ class Bench:
             self.outbox,
             self.transport,
             telemetry,
+            environment="production",
             user_agent="test",
             hold=timedelta(),
             passes=Passes(telemetry),

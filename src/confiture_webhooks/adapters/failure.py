@@ -11,6 +11,8 @@ from ..event import ErrorInfo
 _VALUE_CLASSES = ("22",)
 """SQLSTATE classes whose primary message quotes the offending value."""
 _SYNTAX_ERROR = "42601"
+_RAISED_CLASS = "P0"
+"""PL/pgSQL: a function's own ``RAISE EXCEPTION``, in whatever words its author chose."""
 _QUOTED_TAIL = re.compile(r'[:\s]*["«»„“”].*["«»„“”]', re.DOTALL)
 """The quotes of every language PostgreSQL speaks (``lc_messages``)."""
 _BYTES = re.compile(r"[:\s]*\b0x[0-9a-f]+", re.IGNORECASE)
@@ -37,6 +39,7 @@ def explain(error: BaseException) -> ErrorInfo:
     root = chain[-1]
     kind = type(root).__name__
     is_hosts = type(root).__module__.partition(".")[0] == "confiture"
+    is_hosts = is_hosts and _is_raised_by_host(root)
     message = _hosts_message(root) if is_hosts else _NO_TEXT.format(kind)
     return ErrorInfo(type=kind, message=message, detail=str(error))
 
@@ -49,6 +52,15 @@ def _chain(error: BaseException) -> list[BaseException]:
         links.append(link)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return links
+
+
+def _is_raised_by_host(error: BaseException) -> bool:
+    """Whether the host itself raised it: users' migrations raise its classes, too."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    raised_in = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
+    return str(raised_in).partition(".")[0] == "confiture"
 
 
 def _hosts_message(error: BaseException) -> str:
@@ -68,6 +80,10 @@ def _server_message(error: psycopg.Error) -> str:
             return f"the database connection failed ({kind})"
         return _NO_TEXT.format(kind)
     state = error.sqlstate or ""
+    # Under another SQLSTATE only the place of the error tells (its word is not translated).
+    place = (error.diag.context or "").partition("\n")[0]
+    if state.startswith(_RAISED_CLASS) or place.endswith("RAISE"):
+        return _NO_TEXT.format(kind)
     if state.startswith(_VALUE_CLASSES) or state == _SYNTAX_ERROR:
         return _BYTES.sub("", _QUOTED_TAIL.sub("", message)).strip()
     return message

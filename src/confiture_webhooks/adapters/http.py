@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from ..errors import TransportError
+from ..errors import CUT, TransportError
 from .http_exchange import Exchange
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ class HttpTransport:
                 lambda: self._is_aborted or len(line.under_way) < THREADS_PER_ENDPOINT,
                 timeout.total_seconds(),
             )
-            if self._is_aborted or not is_free:
+            if self._is_aborted:
+                raise TransportError(CUT)
+            if not is_free:
                 raise TransportError("timeout")
             line.under_way.add(exchange)
             hand = line.free.pop() if line.free else None
@@ -110,7 +112,7 @@ class HttpTransport:
         return exchange.outcome()
 
     def abort(self) -> None:
-        """End every attempt under way, now, as ``TransportError('timeout')``; later ones too."""
+        """End every attempt under way, now, as ``TransportError(CUT)``; later ones too."""
         with self._changed:
             self._is_aborted = True
             self._changed.notify_all()

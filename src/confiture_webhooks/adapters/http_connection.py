@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import socket
+import ssl
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
@@ -222,6 +223,28 @@ class _Bounded(HTTPConnection):
 
 class _BoundedTls(_Bounded, HTTPSConnection):
     """The same over TLS."""
+
+    def connect(self) -> None:
+        """Open the connection, leaving no socket behind where it breaks off."""
+        try:
+            super().connect()
+        except OSError as error:
+            _close_lost(error)
+            raise
+
+
+def _close_lost(error: OSError) -> None:
+    """Close the socket that ``ssl`` made, and lost when it raised *error*.
+
+    It closes one whose handshake fails, but not one that is reset before: its traceback
+    alone still knows it.
+    """
+    step = error.__traceback__
+    while step is not None:
+        lost = step.tb_frame.f_locals.get("self")
+        if isinstance(lost, ssl.SSLSocket):
+            lost.close()
+        step = step.tb_next
 
 
 class _Pool(HTTPConnectionPool):

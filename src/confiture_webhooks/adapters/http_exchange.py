@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from ..errors import TransportError
+from ..errors import CUT, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +105,8 @@ class Exchange:
         with self._lock:
             if self._response is not None:
                 return self._response
+            if self._is_aborted:
+                raise TransportError(CUT)
             raise TransportError(self._error_type or self.late())
 
 

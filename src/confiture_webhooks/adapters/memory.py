@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,10 +12,12 @@ from itertools import count, islice
 
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..event import EventType
-from ..outbox import Claim, Intent, Row, Summary
+from ..outbox import Claim, Intent, Row, Summary, total
 
 UNDELIVERED = frozenset({State.PENDING, State.IN_FLIGHT})
-FINAL = frozenset(State) - UNDELIVERED
+
+_Where = tuple[str, str | None]
+"""An endpoint's name, and the environment it has that name in."""
 
 
 @dataclass(slots=True)
@@ -35,6 +37,11 @@ class _Entry:
     finished_at: datetime | None = None
 
     @property
+    def where(self) -> _Where:
+        """Whom it is for."""
+        return self.delivery.endpoint, self.delivery.environment
+
+    @property
     def wakes_at(self) -> datetime:
         """When it becomes claimable, unless it is ready."""
         return self.lease_until or self.due_at
@@ -51,7 +58,7 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Lane:
-    """What one endpoint has to deliver. Heap entries that no longer hold are skipped."""
+    """What an endpoint has to deliver. Heap entries that no longer hold are skipped."""
 
     ready: list[int] = field(default_factory=list)
     """Sequences of what is due, a heap: claims come in the order of release."""
@@ -72,8 +79,8 @@ class InMemoryOutbox:
         self._released: dict[str, datetime] = {}
         self._entries: dict[int, _Entry] = {}
         self._by_id: dict[str, _Entry] = {}
-        self._lanes: defaultdict[str, _Lane] = defaultdict(_Lane)
-        self._off: dict[str, datetime] = {}
+        self._lanes: defaultdict[_Where, _Lane] = defaultdict(_Lane)
+        self._off: dict[_Where, datetime] = {}
 
     def stage(self, intent: Intent) -> None:
         """Remember that a migration is about to run; a second time, or late, changes nothing."""
@@ -100,13 +107,19 @@ class InMemoryOutbox:
                 self._make_ready(entry)
 
     def claim(
-        self, endpoint: str, *, now: datetime, lease: timedelta, limit: int = 1
+        self,
+        endpoint: str,
+        *,
+        environment: str | None,
+        now: datetime,
+        lease: timedelta,
+        limit: int = 1,
     ) -> Sequence[Claim]:
-        """Up to *limit* deliveries for *endpoint* that are due at *now*, oldest first."""
+        """Up to *limit* of *environment* for *endpoint* that are due at *now*, oldest first."""
         with self._lock:
-            if endpoint in self._off:
+            if (endpoint, environment) in self._off:
                 return []
-            lane = self._lanes[endpoint]
+            lane = self._lanes[endpoint, environment]
             while (entry := self._next_waiting(lane)) and entry.wakes_at <= now:
                 self._make_ready(entry)
             claims: list[Claim] = []
@@ -137,12 +150,12 @@ class InMemoryOutbox:
             entry.lease_until = entry.token = None
             if decision.next_attempt_at is not None:
                 entry.due_at = decision.next_attempt_at
-                lane = self._lanes[entry.delivery.endpoint]
+                lane = self._lanes[entry.where]
                 heappush(lane.waiting, (entry.due_at, entry.sequence))
             else:
                 entry.finished_at = finished_at
             if decision.outcome is Outcome.GONE:
-                self._off.setdefault(entry.delivery.endpoint, finished_at)
+                self._off.setdefault(entry.where, finished_at)
             return True
 
     def give_back(self, claim: Claim) -> None:
@@ -153,42 +166,51 @@ class InMemoryOutbox:
                 entry.lease_until = entry.token = None
                 self._make_ready(entry)
 
-    def next_due_at(self, endpoint: str) -> datetime | None:
-        """When there is something to claim for *endpoint*; ``None``: nothing is waiting."""
+    def next_due_at(self, endpoint: str, environment: str | None) -> datetime | None:
+        """When there is something to claim for *endpoint* there; ``None``: nothing is waiting."""
         with self._lock:
-            if endpoint in self._off:
+            if (endpoint, environment) in self._off:
                 return None
-            lane = self._lanes[endpoint]
+            lane = self._lanes[endpoint, environment]
             if entry := self._next_ready(lane):
                 heappush(lane.ready, entry.sequence)
                 return entry.due_at
             entry = self._next_waiting(lane)
             return entry.wakes_at if entry else None
 
-    def disable(self, endpoint: str, at: datetime) -> None:
-        """Switch *endpoint* off: its deliveries wait. Off already: since when stays."""
+    def disable(self, endpoint: str, environment: str | None, at: datetime) -> None:
+        """Switch *endpoint* off there: its deliveries wait. Off already: since when stays."""
         with self._lock:
-            self._off.setdefault(endpoint, at)
+            self._off.setdefault((endpoint, environment), at)
 
-    def enable(self, endpoint: str) -> bool:
-        """Switch *endpoint* on again; ``False``: it was not off."""
+    def enable(self, endpoint: str, environment: str | None) -> bool:
+        """Switch *endpoint* on again in *environment*; ``False``: it was not off."""
         with self._lock:
-            return self._off.pop(endpoint, None) is not None
+            return self._off.pop((endpoint, environment), None) is not None
 
-    def disabled(self) -> Mapping[str, datetime]:
-        """The endpoints that are off, and since when."""
+    def disabled(self, environment: str | None) -> Mapping[str, datetime]:
+        """The endpoints that are off in *environment*, and since when."""
         with self._lock:
-            return dict(self._off)
+            return {name: at for (name, where), at in self._off.items() if where == environment}
 
     def redeliver(self, delivery_id: str, *, now: datetime) -> bool:
-        """Start the schedule of a dead, gone or delivered one over; ``False``: no such one."""
+        """Start the schedule of one that is not in flight over, due now; ``False``: no such one."""
         with self._lock:
             entry = self._by_id.get(delivery_id)
-            if entry is None or entry.state not in FINAL:
+            if entry is None or entry.state is State.IN_FLIGHT:
                 return False
             entry.state, entry.tries, entry.due_at = State.PENDING, 0, now
             entry.finished_at = None
             self._make_ready(entry)
+            return True
+
+    def discard(self, delivery_id: str, *, now: datetime) -> bool:
+        """Forget a delivery, unless a lease on it holds at *now*; ``False``: no such one."""
+        with self._lock:
+            entry = self._by_id.get(delivery_id)
+            if entry is None or (entry.lease_until is not None and entry.lease_until > now):
+                return False
+            del self._by_id[self._entries.pop(entry.sequence).delivery.id]
             return True
 
     def prune(self, *, before: datetime, keep: int) -> int:
@@ -249,18 +271,16 @@ class InMemoryOutbox:
             return list(entry.attempts) if entry else []
 
     def summary(self) -> Summary:
-        """Counts by state and endpoint, and the oldest undelivered."""
-        counts: defaultdict[State, int] = defaultdict(int)
-        undelivered: defaultdict[str, int] = defaultdict(int)
-        oldest_at: datetime | None = None
+        """Counts by state and endpoint, and the oldest undelivered, of all environments."""
+        return total(self.summaries().values())
+
+    def summaries(self) -> Mapping[str | None, Summary]:
+        """The same for each environment that has a delivery."""
+        by_environment: defaultdict[str | None, list[_Entry]] = defaultdict(list)
         with self._lock:
             for entry in self._entries.values():
-                counts[entry.state] += 1
-                if entry.state in UNDELIVERED:
-                    made_at = entry.delivery.created_at
-                    undelivered[entry.delivery.endpoint] += 1
-                    oldest_at = min(oldest_at, made_at) if oldest_at else made_at
-        return Summary(counts=dict(counts), undelivered=dict(undelivered), oldest_at=oldest_at)
+                by_environment[entry.delivery.environment].append(entry)
+            return {where: _summary(entries) for where, entries in by_environment.items()}
 
     def close(self) -> None:
         """Keep everything: there is nothing to let go of."""
@@ -272,7 +292,7 @@ class InMemoryOutbox:
 
     def _make_ready(self, entry: _Entry) -> None:
         entry.is_ready = True
-        heappush(self._lanes[entry.delivery.endpoint].ready, entry.sequence)
+        heappush(self._lanes[entry.where].ready, entry.sequence)
 
     def _next_ready(self, lane: _Lane) -> _Entry | None:
         """Take the oldest that is due off the lane."""
@@ -296,3 +316,12 @@ class InMemoryOutbox:
                 return entry
             heappop(lane.waiting)
         return None
+
+
+def _summary(entries: Sequence[_Entry]) -> Summary:
+    waiting = [entry.delivery for entry in entries if entry.state in UNDELIVERED]
+    return Summary(
+        counts=dict(Counter(entry.state for entry in entries)),
+        undelivered=dict(Counter(delivery.endpoint for delivery in waiting)),
+        oldest_at=min((delivery.created_at for delivery in waiting), default=None),
+    )

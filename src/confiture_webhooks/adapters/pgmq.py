@@ -7,7 +7,7 @@ the latest of them, and leaves their deliveries to be made again, with the same 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ from psycopg.pq import TransactionStatus
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..errors import OutboxError
 from ..event import EventType
-from ..outbox import Claim, Intent, Row, Summary
+from ..outbox import Claim, Intent, Row, Summary, total
 from . import pgmq_rows as rows
 from . import pgmq_schema as schema
 from . import pgmq_statements as sql
@@ -86,10 +86,16 @@ class PgmqOutbox:
         return True
 
     def claim(
-        self, endpoint: str, *, now: datetime, lease: timedelta, limit: int = 1
+        self,
+        endpoint: str,
+        *,
+        environment: str | None,
+        now: datetime,
+        lease: timedelta,
+        limit: int = 1,
     ) -> Sequence[Claim]:
-        """Up to *limit* deliveries for *endpoint* that are due at *now*, oldest first."""
-        values = {"endpoint": rows.text(endpoint), "now": now, "limit": limit}
+        """Up to *limit* of *environment* for *endpoint* that are due at *now*, oldest first."""
+        values = _where(endpoint, environment) | {"now": now, "limit": limit}
         # Looking first writes nothing: an idle worker is in nobody's way.
         [found] = self._rows(sql.LOOK, values)
         is_woken = found["wakes_at"] is not None and found["wakes_at"] <= now
@@ -120,9 +126,9 @@ class PgmqOutbox:
         values = {"id": claim.delivery.id, "token": claim.token}
         self._rows(sql.GIVE_BACK, values)
 
-    def next_due_at(self, endpoint: str) -> datetime | None:
-        """When there is something to claim for *endpoint*; ``None``: nothing is waiting."""
-        [found] = self._rows(sql.LOOK, {"endpoint": rows.text(endpoint)})
+    def next_due_at(self, endpoint: str, environment: str | None) -> datetime | None:
+        """When there is something to claim for *endpoint* there; ``None``: nothing is waiting."""
+        [found] = self._rows(sql.LOOK, _where(endpoint, environment))
         if found["is_off"]:
             return None
         for row in self._rows(sql.DUE_AT, (found["ready"],)):
@@ -131,21 +137,26 @@ class PgmqOutbox:
         wakes_at: datetime | None = found["wakes_at"]
         return wakes_at
 
-    def disable(self, endpoint: str, at: datetime) -> None:
-        """Switch *endpoint* off: its deliveries wait. Off already: since when stays."""
-        self._run(sql.DISABLE, (rows.text(endpoint), at))
+    def disable(self, endpoint: str, environment: str | None, at: datetime) -> None:
+        """Switch *endpoint* off there: its deliveries wait. Off already: since when stays."""
+        self._run(sql.DISABLE, _where(endpoint, environment) | {"at": at})
 
-    def enable(self, endpoint: str) -> bool:
-        """Switch *endpoint* on again; ``False``: it was not off."""
-        return self._run(sql.ENABLE, (rows.text(endpoint),)) > 0
+    def enable(self, endpoint: str, environment: str | None) -> bool:
+        """Switch *endpoint* on again in *environment*; ``False``: it was not off."""
+        return self._run(sql.ENABLE, _where(endpoint, environment)) > 0
 
-    def disabled(self) -> Mapping[str, datetime]:
-        """The endpoints that are off, and since when."""
-        return {row["endpoint"]: row["since"] for row in self._rows(sql.DISABLED)}
+    def disabled(self, environment: str | None) -> Mapping[str, datetime]:
+        """The endpoints that are off in *environment*, and since when."""
+        found = self._rows(sql.DISABLED, _where("", environment))
+        return {row["endpoint"]: row["since"] for row in found}
 
     def redeliver(self, delivery_id: str, *, now: datetime) -> bool:
-        """Start the schedule of a dead, gone or delivered one over; ``False``: no such one."""
+        """Start the schedule of one that is not in flight over, due now; ``False``: no such one."""
         return bool(self._rows(sql.REDELIVER, {"id": rows.text(delivery_id), "now": now}))
+
+    def discard(self, delivery_id: str, *, now: datetime) -> bool:
+        """Forget a delivery, unless a lease on it holds at *now*; ``False``: no such one."""
+        return bool(self._rows(sql.DISCARD, {"id": rows.text(delivery_id), "now": now}))
 
     def prune(self, *, before: datetime, keep: int) -> int:
         """Forget deliveries delivered before *before*, and all but the last *keep* delivered."""
@@ -185,19 +196,22 @@ class PgmqOutbox:
         return [rows.attempt(row) for row in self._rows(sql.ATTEMPTS, (rows.text(delivery_id),))]
 
     def summary(self) -> Summary:
-        """Counts by state and endpoint, and the oldest undelivered."""
-        counts: Counter[State] = Counter()
-        undelivered: Counter[str] = Counter()
-        waiting = self._rows(sql.UNDELIVERED)
-        for row in [*waiting, *self._rows(sql.ENDED)]:
-            counts[State(row["state"])] += row["count"]
-        for row in waiting:
-            undelivered[row["endpoint"]] += row["count"]
-        return Summary(
-            counts=dict(counts),
-            undelivered=dict(undelivered),
-            oldest_at=min((row["oldest_at"] for row in waiting), default=None),
-        )
+        """Counts by state and endpoint, and the oldest undelivered, of all environments."""
+        return total(self.summaries().values())
+
+    def summaries(self) -> Mapping[str | None, Summary]:
+        """The same for each environment that has a delivery."""
+        parts: defaultdict[str | None, list[Summary]] = defaultdict(list)
+        for row in self._rows(sql.UNDELIVERED):
+            one = Summary(
+                counts={State(row["state"]): row["count"]},
+                undelivered={row["endpoint"]: row["count"]},
+                oldest_at=row["oldest_at"],
+            )
+            parts[row["environment"]].append(one)
+        for row in self._rows(sql.ENDED):
+            parts[row["environment"]].append(Summary(counts={State(row["state"]): row["count"]}))
+        return {environment: total(each) for environment, each in parts.items()}
 
     def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call *wake* whenever a delivery was released or is to be redelivered; what ends it."""
@@ -225,6 +239,12 @@ class PgmqOutbox:
             total += deleted
             if deleted < PRUNE_BATCH:
                 return total
+
+
+def _where(endpoint: str, environment: str | None) -> dict[str, Any]:
+    """An endpoint and its environment, as named values."""
+    stored = rows.text(environment) if environment is not None else None
+    return {"endpoint": rows.text(endpoint), "environment": stored}
 
 
 def has_outbox(dsn: str) -> bool:

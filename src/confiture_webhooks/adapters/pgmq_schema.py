@@ -1,7 +1,8 @@
 """The PostgreSQL outbox's tables, beside a pgmq queue, and how a database comes to have them.
 
 pgmq keeps the queue: one for all endpoints, since a queue of its own for each would be DDL in
-the middle of a run. A message names a delivery, its header ``x-pgmq-group`` the endpoint; ``vt``
+the middle of a run. A message names a delivery, its header ``x-pgmq-group`` the endpoint and its
+environment; ``vt``
 is the lease, or when a retry is due, or ``-infinity``: waits for nothing but a claim. What has
 ended is in pgmq's archive. What pgmq cannot keep is in a schema of our own: exact bytes (its
 messages are ``jsonb``), attempts, intents, endpoints that are off.
@@ -85,8 +86,10 @@ CREATE TABLE confiture_webhooks.attempts (
 );
 
 CREATE TABLE confiture_webhooks.endpoints_off (
-    endpoint text PRIMARY KEY,
-    since timestamptz NOT NULL
+    endpoint text NOT NULL,
+    environment text NOT NULL,  -- empty: none
+    since timestamptz NOT NULL,
+    PRIMARY KEY (endpoint, environment)
 );
 
 -- Each holds only the rows its question is about, so that a claim costs the same however many
@@ -116,7 +119,10 @@ BEGIN
         SELECT * INTO STRICT message FROM pgmq.send(
             'confiture_webhooks',
             jsonb_build_object('delivery', one ->> 'id'),
-            jsonb_build_object('x-pgmq-group', one ->> 'endpoint'),
+            jsonb_build_object(
+                'x-pgmq-group',
+                jsonb_build_array(one ->> 'endpoint', one ->> 'environment')::text
+            ),
             '-infinity'::timestamptz
         );
         INSERT INTO confiture_webhooks.deliveries (

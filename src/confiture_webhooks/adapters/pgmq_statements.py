@@ -10,6 +10,9 @@ from __future__ import annotations
 _RELAXED = "(SELECT set_config('synchronous_commit', 'off', true)) AS relaxed"
 """In a statement's FROM: its commit waits for no disk."""
 GROUP = "headers ->> 'x-pgmq-group'"
+_WANTED = "jsonb_build_array(%(endpoint)s::text, %(environment)s::text)::text"
+"""The group of an endpoint in an environment."""
+_IS_OFF = "endpoint = %(endpoint)s AND environment = coalesce(%(environment)s::text, '')"
 
 STAGE = """
     INSERT INTO confiture_webhooks.intents (event_id, staged_at, intent)
@@ -33,17 +36,17 @@ UNDO_RELEASE = """
 
 LOOK = f"""
     SELECT
-        EXISTS (SELECT 1 FROM confiture_webhooks.endpoints_off WHERE endpoint = %(endpoint)s)
+        EXISTS (SELECT 1 FROM confiture_webhooks.endpoints_off WHERE {_IS_OFF})
             AS is_off,
         (SELECT msg_id FROM pgmq.q_confiture_webhooks
-         WHERE {GROUP} = %(endpoint)s AND vt = '-infinity' ORDER BY msg_id LIMIT 1) AS ready,
+         WHERE {GROUP} = {_WANTED} AND vt = '-infinity' ORDER BY msg_id LIMIT 1) AS ready,
         (SELECT vt FROM pgmq.q_confiture_webhooks
-         WHERE {GROUP} = %(endpoint)s AND vt > '-infinity' ORDER BY vt LIMIT 1) AS wakes_at
+         WHERE {GROUP} = {_WANTED} AND vt > '-infinity' ORDER BY vt LIMIT 1) AS wakes_at
 """
 MAKE_READY = f"""
     WITH woken AS (
         SELECT msg_id FROM pgmq.q_confiture_webhooks
-        WHERE {GROUP} = %(endpoint)s AND vt > '-infinity' AND vt <= %(now)s
+        WHERE {GROUP} = {_WANTED} AND vt > '-infinity' AND vt <= %(now)s
         ORDER BY vt LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     )
     UPDATE pgmq.q_confiture_webhooks AS queue SET vt = '-infinity'
@@ -52,7 +55,7 @@ MAKE_READY = f"""
 LEASE = f"""
     WITH picked AS (
         SELECT msg_id FROM pgmq.q_confiture_webhooks
-        WHERE {GROUP} = %(endpoint)s AND vt = '-infinity'
+        WHERE {GROUP} = {_WANTED} AND vt = '-infinity'
         ORDER BY msg_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     ), leased AS (
         UPDATE pgmq.q_confiture_webhooks AS queue
@@ -82,7 +85,7 @@ _RECORD = f"""
             due_at = coalesce(%(next_attempt_at)s::timestamptz, due_at),
             outcome = %(outcome)s, finished_at = %(finished_at)s
         FROM held WHERE seq = held.msg_id AND token = %(token)s
-        RETURNING seq, endpoint
+        RETURNING seq, endpoint, environment
     ), kept AS (
         INSERT INTO confiture_webhooks.attempts
         SELECT seq, %(number)s, %(started_at)s, %(duration)s, %(status_code)s, %(error_type)s,
@@ -90,7 +93,8 @@ _RECORD = f"""
         FROM moved
     ), switched AS (
         INSERT INTO confiture_webhooks.endpoints_off
-        SELECT endpoint, %(off_at)s FROM moved WHERE %(off_at)s::timestamptz IS NOT NULL
+        SELECT endpoint, coalesce(environment, ''), %(off_at)s FROM moved
+        WHERE %(off_at)s::timestamptz IS NOT NULL
         ON CONFLICT DO NOTHING
     )
 """
@@ -112,12 +116,13 @@ GIVE_BACK = f"""
         'confiture_webhooks', moved.seq, '-infinity'::timestamptz
     ) AS again
 """
-REDELIVER = """
-    WITH one AS (
+REDELIVER = f"""
+    {_HELD}, one AS (
         UPDATE confiture_webhooks.deliveries
         SET outcome = NULL, finished_at = NULL, tries = 0, due_at = %(now)s
-        WHERE id = %(id)s AND outcome IS NOT NULL
-        RETURNING seq, id, endpoint
+        FROM (SELECT count(*) FROM held) AS locked
+        WHERE id = %(id)s AND (outcome IS NOT NULL OR token IS NULL)
+        RETURNING seq, id, endpoint, environment
     ), history AS (
         DELETE FROM pgmq.a_confiture_webhooks USING one WHERE msg_id = one.seq
     )
@@ -125,17 +130,39 @@ REDELIVER = """
     -- emptied pgmq's archive.
     INSERT INTO pgmq.q_confiture_webhooks (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
     SELECT seq, '-infinity', jsonb_build_object('delivery', id),
-           jsonb_build_object('x-pgmq-group', endpoint)
+           jsonb_build_object('x-pgmq-group', jsonb_build_array(endpoint, environment)::text)
     FROM one
+    ON CONFLICT (msg_id) DO UPDATE SET vt = '-infinity'
     RETURNING pg_notify('pgmq.q_confiture_webhooks.INSERT', '')
+"""
+
+DISCARD = f"""
+    {_HELD}, one AS (
+        DELETE FROM confiture_webhooks.deliveries USING (SELECT count(*) FROM held) AS locked
+        WHERE id = %(id)s AND (token IS NULL OR NOT EXISTS (
+            SELECT 1 FROM pgmq.q_confiture_webhooks WHERE msg_id = seq AND vt > %(now)s
+        ))
+        RETURNING seq
+    ), tried AS (
+        DELETE FROM confiture_webhooks.attempts USING one WHERE attempts.seq = one.seq
+    ), queued AS (
+        DELETE FROM pgmq.q_confiture_webhooks USING one WHERE msg_id = one.seq
+    ), history AS (
+        DELETE FROM pgmq.a_confiture_webhooks USING one WHERE msg_id = one.seq
+    )
+    SELECT seq FROM one
 """
 
 DUE_AT = "SELECT due_at FROM confiture_webhooks.deliveries WHERE seq = %s"
 DISABLE = """
-    INSERT INTO confiture_webhooks.endpoints_off VALUES (%s, %s) ON CONFLICT DO NOTHING
+    INSERT INTO confiture_webhooks.endpoints_off
+    VALUES (%(endpoint)s, coalesce(%(environment)s::text, ''), %(at)s) ON CONFLICT DO NOTHING
 """
-ENABLE = "DELETE FROM confiture_webhooks.endpoints_off WHERE endpoint = %s"
-DISABLED = "SELECT endpoint, since FROM confiture_webhooks.endpoints_off ORDER BY endpoint"
+ENABLE = f"DELETE FROM confiture_webhooks.endpoints_off WHERE {_IS_OFF}"
+DISABLED = """
+    SELECT endpoint, since FROM confiture_webhooks.endpoints_off
+    WHERE environment = coalesce(%(environment)s::text, '') ORDER BY endpoint
+"""
 
 NEWEST_SURPLUS = """
     SELECT finished_at, seq FROM confiture_webhooks.deliveries WHERE outcome = 'delivered'
@@ -183,10 +210,11 @@ ATTEMPTS = """
 """
 # Counted, not kept in a row that every release and record would have to wait for.
 UNDELIVERED = f"""
-    SELECT endpoint, {STATE} AS state, count(*) AS count, min(created_at) AS oldest_at
-    FROM confiture_webhooks.deliveries WHERE outcome IS NULL GROUP BY 1, 2
+    SELECT environment, endpoint, {STATE} AS state, count(*) AS count,
+           min(created_at) AS oldest_at
+    FROM confiture_webhooks.deliveries WHERE outcome IS NULL GROUP BY 1, 2, 3
 """
 ENDED = """
-    SELECT outcome AS state, count(*) AS count FROM confiture_webhooks.deliveries
-    WHERE outcome IS NOT NULL GROUP BY 1
+    SELECT environment, outcome AS state, count(*) AS count FROM confiture_webhooks.deliveries
+    WHERE outcome IS NOT NULL GROUP BY 1, 2
 """

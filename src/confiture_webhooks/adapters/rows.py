@@ -14,6 +14,14 @@ _DML = frozenset({b"INSERT", b"UPDATE", b"DELETE", b"MERGE"})
 _OPAQUE = frozenset({b"DO", b"CALL"})
 """Tags that do not say what was done inside."""
 _COPY_FROM = re.compile(r"^\s*COPY\s+[^\s(]+\s*(\([^)]*\))?\s*FROM\b", re.IGNORECASE)
+_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE)
+_WRITES_WITHIN = re.compile(
+    r"\(\s*(INSERT|UPDATE|DELETE|MERGE)\b"
+    r"|(\bAS|\bMATERIALIZED|\*/|--[^\n]*\n)\s*\(\s*(--|/\*)",
+    re.IGNORECASE,
+)
+"""A data-modifying WITH: the tag is of the statement around it. One that begins with a comment
+may be one; in a string or a comment it is none, but then the total is only unknown."""
 _RESULTS = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
@@ -22,7 +30,8 @@ class RowTally:
 
     It counts what runs through the migration's connection between ``counting`` and its end.
     ``total`` is ``None`` when nothing ran through it, or when a statement hides what it
-    does (``DO``, ``CALL``, a server-side COPY that cannot be told from an export).
+    does (``DO``, ``CALL``, a data-modifying WITH, a ``stream`` that writes, a server-side COPY
+    that cannot be told from an export).
     """
 
     def __init__(self, hosts_table: str = "") -> None:
@@ -61,6 +70,8 @@ class RowTally:
         """Count every result *cursor* holds for *query*."""
         if self._is_paused:
             return
+        if _WRITES_WITHIN.search(_text(query)):
+            self._is_unknown = True
         results = getattr(cursor, "_results", None) or [cursor.pgresult]
         # Of a text with several statements nobody knows which one was the COPY FROM.
         told = query if len(results) == 1 else None
@@ -68,10 +79,20 @@ class RowTally:
             if result is not None and result.status in _RESULTS:
                 self._add(result.command_status or b"", told)
 
-    def add_many(self, cursor: Any) -> None:
+    def add_stream(self, query: Any) -> None:
+        """Nothing tells the sum of a ``stream``, which has its rows one by one."""
+        if self._is_paused:
+            return
+        self._statements += 1
+        if _WRITES.search(_text(query)):
+            self._is_unknown = True
+
+    def add_many(self, cursor: Any, query: Any) -> None:
         """Count an ``executemany``, whose ``rowcount`` is already the sum."""
         if self._is_paused:
             return
+        if _WRITES_WITHIN.search(_text(query)):
+            self._is_unknown = True
         tag = (cursor.statusmessage or "").encode()
         verb = tag.split(b" ", 1)[0]
         self._statements += 1
@@ -114,6 +135,17 @@ class RowTally:
         return any(self._hosts_table in str(value) for value in getattr(query, "values", ()))
 
 
+def _text(query: Any) -> str:
+    """The SQL of *query*, as far as it is written out."""
+    if isinstance(query, str):
+        return query
+    if isinstance(query, bytes):
+        return query.decode("utf-8", "replace")
+    if isinstance(query, Composable):
+        return query.as_string(None)
+    return "".join(getattr(query, "strings", ()))
+
+
 def _counting(factory: type[Any], tally: RowTally) -> type[Any]:
     """A cursor class like *factory* whose statements are counted; it never adds an error."""
 
@@ -123,9 +155,13 @@ def _counting(factory: type[Any], tally: RowTally) -> type[Any]:
             _contained(tally, tally.add_results, self, query)
             return result
 
-        def executemany(self, *args: Any, **kwargs: Any) -> None:
-            super().executemany(*args, **kwargs)
-            _contained(tally, tally.add_many, self)
+        def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
+            super().executemany(query, *args, **kwargs)
+            _contained(tally, tally.add_many, self, query)
+
+        def stream(self, query: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            _contained(tally, tally.add_stream, query)
+            return super().stream(query, *args, **kwargs)  # type: ignore[no-any-return]
 
         @contextmanager
         def copy(self, *args: Any, **kwargs: Any) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..errors import OutboxError
 from ..event import EventType
-from ..outbox import Claim, Intent, Outbox, Row, Summary
+from ..outbox import Claim, Intent, Outbox, Row, Summary, total
 from . import sqlite_statements as sql
 from .memory import UNDELIVERED, InMemoryOutbox
 from .sqlite_file import DamagedError, default_path, set_aside
@@ -87,19 +87,26 @@ class SqliteOutbox:
                 connection.execute(sql.ADD_BODY, (added.lastrowid, delivery.body))
 
     def claim(
-        self, endpoint: str, *, now: datetime, lease: timedelta, limit: int = 1
+        self,
+        endpoint: str,
+        *,
+        environment: str | None,
+        now: datetime,
+        lease: timedelta,
+        limit: int = 1,
     ) -> Sequence[Claim]:
-        """Up to *limit* deliveries for *endpoint* that are due at *now*, oldest first."""
+        """Up to *limit* of *environment* for *endpoint* that are due at *now*, oldest first."""
+        where = sql.where(endpoint, environment)
         # Looking first costs no lock: an idle worker is in nobody's way.
         with self._file.reading() as connection:
-            if not _has_due(connection, endpoint, now):
+            if not _has_due(connection, where, now):
                 return []
         with self._file.writing(is_synced=False) as connection:
-            if not _has_due(connection, endpoint, now):
+            if not _has_due(connection, where, now):
                 return []
-            connection.execute(sql.MAKE_READY, (endpoint, sql.stored(now)))
+            connection.execute(sql.MAKE_READY, (*where, sql.stored(now)))
             lease_until, claims = sql.stored(now + lease), []
-            for row in connection.execute(sql.READY, (endpoint, limit)).fetchall():
+            for row in connection.execute(sql.READY, (*where, limit)).fetchall():
                 token = f"{row['seq']}.{os.urandom(8).hex()}"
                 connection.execute(sql.LEASE, (lease_until, token, row["seq"]))
                 claims.append(sql.claim(row, token))
@@ -122,7 +129,8 @@ class SqliteOutbox:
                 return False
             connection.execute(sql.ADD_ATTEMPT, sql.attempt_values(seq, attempt))
             if decision.outcome is Outcome.GONE:
-                connection.execute(sql.DISABLE, (claim.delivery.endpoint, finished_at))
+                where = sql.where(claim.delivery.endpoint, claim.delivery.environment)
+                connection.execute(sql.DISABLE, (*where, finished_at))
             return True
 
     def give_back(self, claim: Claim) -> None:
@@ -130,39 +138,47 @@ class SqliteOutbox:
         with self._file.writing(is_synced=False) as connection:
             connection.execute(sql.GIVE_BACK, (claim.token.partition(".")[0], claim.token))
 
-    def next_due_at(self, endpoint: str) -> datetime | None:
-        """When there is something to claim for *endpoint*; ``None``: nothing is waiting."""
+    def next_due_at(self, endpoint: str, environment: str | None) -> datetime | None:
+        """When there is something to claim for *endpoint* there; ``None``: nothing is waiting."""
         with self._file.reading() as connection:
-            if connection.execute(sql.IS_OFF, (endpoint,)).fetchone():
+            where = sql.where(endpoint, environment)
+            if connection.execute(sql.IS_OFF, where).fetchone():
                 return None
             for question in (sql.FIRST_READY, sql.NEXT_WAITING):
-                if row := connection.execute(question, (endpoint,)).fetchone():
+                if row := connection.execute(question, where).fetchone():
                     return sql.instant(row[0])
             return None
 
-    def disable(self, endpoint: str, at: datetime) -> None:
-        """Switch *endpoint* off: its deliveries wait. Off already: since when stays."""
+    def disable(self, endpoint: str, environment: str | None, at: datetime) -> None:
+        """Switch *endpoint* off there: its deliveries wait. Off already: since when stays."""
         with self._file.writing() as connection:
-            connection.execute(sql.DISABLE, (endpoint, sql.stored(at)))
+            connection.execute(sql.DISABLE, (*sql.where(endpoint, environment), sql.stored(at)))
 
-    def enable(self, endpoint: str) -> bool:
-        """Switch *endpoint* on again; ``False``: it was not off."""
+    def enable(self, endpoint: str, environment: str | None) -> bool:
+        """Switch *endpoint* on again in *environment*; ``False``: it was not off."""
         with self._file.writing() as connection:
-            return connection.execute(sql.ENABLE, (endpoint,)).rowcount > 0
+            return connection.execute(sql.ENABLE, sql.where(endpoint, environment)).rowcount > 0
 
-    def disabled(self) -> Mapping[str, datetime]:
-        """The endpoints that are off, and since when."""
+    def disabled(self, environment: str | None) -> Mapping[str, datetime]:
+        """The endpoints that are off in *environment*, and since when."""
         with self._file.reading() as connection:
             return {
                 endpoint: datetime.fromisoformat(since)
-                for endpoint, since in connection.execute(sql.DISABLED)
+                for endpoint, since in connection.execute(
+                    sql.DISABLED, sql.where("", environment)[1:]
+                )
             }
 
     def redeliver(self, delivery_id: str, *, now: datetime) -> bool:
-        """Start the schedule of a dead, gone or delivered one over; ``False``: no such one."""
+        """Start the schedule of one that is not in flight over, due now; ``False``: no such one."""
         with self._file.writing() as connection:
             values = (sql.stored(now), delivery_id)
             return connection.execute(sql.REDELIVER, values).rowcount > 0
+
+    def discard(self, delivery_id: str, *, now: datetime) -> bool:
+        """Forget a delivery, unless a lease on it holds at *now*; ``False``: no such one."""
+        with self._file.writing() as connection:
+            return connection.execute(sql.DISCARD, (delivery_id, sql.stored(now))).rowcount > 0
 
     def prune(self, *, before: datetime, keep: int) -> int:
         """Forget deliveries delivered before *before*, and all but the last *keep* delivered."""
@@ -207,19 +223,28 @@ class SqliteOutbox:
             return [sql.attempt(row) for row in connection.execute(sql.ATTEMPTS, (delivery_id,))]
 
     def summary(self) -> Summary:
-        """Counts by state and endpoint, and the oldest undelivered."""
-        counts: Counter[State] = Counter()
-        undelivered: Counter[str] = Counter()
+        """Counts by state and endpoint, and the oldest undelivered, of all environments."""
+        return total(self.summaries().values())
+
+    def summaries(self) -> Mapping[str | None, Summary]:
+        """The same for each environment that has a delivery."""
+        counts: defaultdict[str | None, Counter[State]] = defaultdict(Counter)
+        undelivered: defaultdict[str | None, Counter[str]] = defaultdict(Counter)
         with self._file.reading() as connection:
-            tallies = connection.execute(sql.TALLIES).fetchall()
-            oldest_at = connection.execute(sql.OLDEST_UNDELIVERED).fetchone()[0]
-        for endpoint, state, count in tallies:
-            counts[State(state)] += count
-            if state in UNDELIVERED:
-                undelivered[endpoint] += count
-        return Summary(
-            counts=dict(counts), undelivered=dict(undelivered), oldest_at=sql.instant(oldest_at)
-        )
+            for endpoint, environment, state, count in connection.execute(sql.TALLIES).fetchall():
+                counts[environment][State(state)] += count
+                if state in UNDELIVERED:
+                    undelivered[environment][endpoint] += count
+            return {
+                environment: Summary(
+                    counts=dict(counted),
+                    undelivered=dict(undelivered[environment]),
+                    oldest_at=sql.instant(
+                        connection.execute(sql.OLDEST_UNDELIVERED, (environment,)).fetchone()[0]
+                    ),
+                )
+                for environment, counted in counts.items()
+            }
 
     def close(self) -> None:
         """Let go of the file. What is called afterwards raises OutboxError."""
@@ -236,11 +261,11 @@ class SqliteOutbox:
                 return total
 
 
-def _has_due(connection: sqlite3.Connection, endpoint: str, now: datetime) -> bool:
-    """Whether *endpoint* is on and has something due at *now*."""
-    if connection.execute(sql.IS_OFF, (endpoint,)).fetchone():
+def _has_due(connection: sqlite3.Connection, where: tuple[str, str | None], now: datetime) -> bool:
+    """Whether the endpoint is on in its environment and has something due at *now*."""
+    if connection.execute(sql.IS_OFF, where).fetchone():
         return False
-    if connection.execute(sql.FIRST_READY, (endpoint,)).fetchone():
+    if connection.execute(sql.FIRST_READY, where).fetchone():
         return True
-    waiting = connection.execute(sql.NEXT_WAITING, (endpoint,)).fetchone()
+    waiting = connection.execute(sql.NEXT_WAITING, where).fetchone()
     return waiting is not None and waiting[0] <= sql.stored(now)

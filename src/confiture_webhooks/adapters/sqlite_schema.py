@@ -86,13 +86,21 @@ _TABLES = (
         PRIMARY KEY (seq, number)
     ) WITHOUT ROWID
     """,
-    "CREATE TABLE endpoints_off (endpoint TEXT PRIMARY KEY, since TEXT NOT NULL) WITHOUT ROWID",
+    """
+    CREATE TABLE endpoints_off (
+        endpoint TEXT NOT NULL,
+        environment TEXT NOT NULL,  -- empty: none
+        since TEXT NOT NULL,
+        PRIMARY KEY (endpoint, environment)
+    ) WITHOUT ROWID
+    """,
     """
     CREATE TABLE tallies (  -- kept by triggers: counting a million rows takes too long
         endpoint TEXT NOT NULL,
+        environment TEXT NOT NULL,  -- empty: none
         state TEXT NOT NULL,
         count INTEGER NOT NULL,
-        PRIMARY KEY (endpoint, state)
+        PRIMARY KEY (endpoint, environment, state)
     ) WITHOUT ROWID
     """,
 )
@@ -100,20 +108,31 @@ _TABLES = (
 # Each holds only the rows its question is about, so that a claim costs the same however many
 # deliveries are stored, waiting, delivered or dead. An index entry ends with the row's seq.
 _INDEXES = (
-    "CREATE INDEX deliveries_ready ON deliveries (endpoint) WHERE is_ready = 1",
-    "CREATE INDEX deliveries_waiting ON deliveries (endpoint, wakes_at) WHERE wakes_at IS NOT NULL",
-    "CREATE INDEX deliveries_undelivered ON deliveries (created_at) WHERE finished_at IS NULL",
+    "CREATE INDEX deliveries_ready ON deliveries (endpoint, environment) WHERE is_ready = 1",
+    """
+    CREATE INDEX deliveries_waiting ON deliveries (endpoint, environment, wakes_at)
+    WHERE wakes_at IS NOT NULL
+    """,
+    """
+    CREATE INDEX deliveries_undelivered ON deliveries (environment, created_at)
+    WHERE finished_at IS NULL
+    """,
     "CREATE INDEX deliveries_delivered ON deliveries (finished_at) WHERE state = 'delivered'",
     "CREATE INDEX deliveries_event ON deliveries (event_id)",
     "CREATE INDEX released_age ON released (released_at)",
 )
 
-_TALLY_OLD = (
-    "UPDATE tallies SET count = count - 1 WHERE endpoint = OLD.endpoint AND state = OLD.state"
-)
+_TALLY_OLD = """
+    UPDATE tallies SET count = count - 1
+    WHERE endpoint = OLD.endpoint AND environment = ifnull(OLD.environment, '')
+      AND state = OLD.state
+"""
 _TALLY_NEW = """
-    INSERT OR IGNORE INTO tallies (endpoint, state, count) VALUES (NEW.endpoint, NEW.state, 0);
-    UPDATE tallies SET count = count + 1 WHERE endpoint = NEW.endpoint AND state = NEW.state
+    INSERT OR IGNORE INTO tallies VALUES
+        (NEW.endpoint, ifnull(NEW.environment, ''), NEW.state, 0);
+    UPDATE tallies SET count = count + 1
+    WHERE endpoint = NEW.endpoint AND environment = ifnull(NEW.environment, '')
+      AND state = NEW.state
 """
 
 _TRIGGERS = (

@@ -34,18 +34,22 @@ ADD_DELIVERY = """
 ADD_BODY = "INSERT INTO bodies (seq, body) VALUES (?, ?)"
 
 FIRST_READY = (
-    "SELECT due_at FROM deliveries WHERE endpoint = ? AND is_ready = 1 ORDER BY seq LIMIT 1"
+    "SELECT due_at FROM deliveries WHERE endpoint = ? AND environment IS ? AND is_ready = 1 "
+    "ORDER BY seq LIMIT 1"
 )
 NEXT_WAITING = """
-    SELECT wakes_at FROM deliveries WHERE endpoint = ? AND wakes_at IS NOT NULL
+    SELECT wakes_at FROM deliveries
+    WHERE endpoint = ? AND environment IS ? AND wakes_at IS NOT NULL
     ORDER BY wakes_at LIMIT 1
 """
 MAKE_READY = """
-    UPDATE deliveries SET is_ready = 1, wakes_at = NULL WHERE endpoint = ? AND wakes_at <= ?
+    UPDATE deliveries SET is_ready = 1, wakes_at = NULL
+    WHERE endpoint = ? AND environment IS ? AND wakes_at <= ?
 """
 READY = """
     SELECT deliveries.*, body FROM deliveries JOIN bodies USING (seq)
-    WHERE endpoint = ? AND is_ready = 1 ORDER BY deliveries.seq LIMIT ?
+    WHERE endpoint = ? AND environment IS ? AND is_ready = 1
+    ORDER BY deliveries.seq LIMIT ?
 """
 LEASE = """
     UPDATE deliveries SET state = 'in_flight', is_ready = 0, wakes_at = ?, token = ? WHERE seq = ?
@@ -64,14 +68,19 @@ GIVE_BACK = """
 """
 REDELIVER = """
     UPDATE deliveries
-    SET state = 'pending', is_ready = 1, due_at = ?, tries = 0, finished_at = NULL
-    WHERE id = ? AND finished_at IS NOT NULL
+    SET state = 'pending', is_ready = 1, wakes_at = NULL, due_at = ?, tries = 0, finished_at = NULL
+    WHERE id = ? AND state <> 'in_flight'
+"""
+DISCARD = """
+    DELETE FROM deliveries WHERE id = ? AND (state <> 'in_flight' OR is_ready = 1 OR wakes_at <= ?)
 """
 
-DISABLE = "INSERT OR IGNORE INTO endpoints_off (endpoint, since) VALUES (?, ?)"
-ENABLE = "DELETE FROM endpoints_off WHERE endpoint = ?"
-IS_OFF = "SELECT 1 FROM endpoints_off WHERE endpoint = ?"
-DISABLED = "SELECT endpoint, since FROM endpoints_off ORDER BY endpoint"
+DISABLE = "INSERT OR IGNORE INTO endpoints_off VALUES (?, ifnull(?, ''), ?)"
+ENABLE = "DELETE FROM endpoints_off WHERE endpoint = ? AND environment = ifnull(?, '')"
+IS_OFF = "SELECT 1 FROM endpoints_off WHERE endpoint = ? AND environment = ifnull(?, '')"
+DISABLED = """
+    SELECT endpoint, since FROM endpoints_off WHERE environment = ifnull(?, '') ORDER BY endpoint
+"""
 
 NEWEST_SURPLUS = """
     SELECT finished_at, seq FROM deliveries WHERE state = 'delivered'
@@ -104,8 +113,12 @@ FIND = "SELECT deliveries.*, body FROM deliveries JOIN bodies USING (seq) WHERE 
 ATTEMPTS = """
     SELECT attempts.* FROM attempts JOIN deliveries USING (seq) WHERE id = ? ORDER BY number
 """
-TALLIES = "SELECT endpoint, state, count FROM tallies WHERE count > 0"
-OLDEST_UNDELIVERED = "SELECT min(created_at) FROM deliveries WHERE finished_at IS NULL"
+TALLIES = """
+    SELECT endpoint, nullif(environment, ''), state, count FROM tallies WHERE count > 0
+"""
+OLDEST_UNDELIVERED = """
+    SELECT min(created_at) FROM deliveries WHERE finished_at IS NULL AND environment IS ?
+"""
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -118,6 +131,11 @@ def stored(instant: datetime) -> str:
 def instant(text: str | None) -> datetime | None:
     """The instant that was stored as *text*."""
     return datetime.fromisoformat(text) if text else None
+
+
+def where(endpoint: str, environment: str | None) -> tuple[Any, Any]:
+    """An endpoint and its environment, as stored."""
+    return _as_stored(endpoint), _as_stored(environment)
 
 
 def intent_values(intent: Intent) -> dict[str, Any]:
