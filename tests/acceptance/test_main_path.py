@@ -166,11 +166,12 @@ def test_one_trace_holds_run_migrations_deliveries_and_attempts(
     }
 
 
-def test_an_outbox_this_version_lacks_is_a_fault(project: Any, receiver: Any) -> None:
-    """Asking for the PostgreSQL outbox is a fault with a remedy, not a file named like a DSN."""
+def test_an_outbox_of_no_known_kind_is_a_fault(project: Any, receiver: Any) -> None:
+    """What is no outbox is a fault that names the setting, and the migration runs without it."""
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
-    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_OUTBOX": "postgres"}
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_OUTBOX": "redis://db/0"}
     done = project.confiture("migrate", "up", env=env)
     assert done.returncode == 0
-    assert "outbox" in done.stderr
+    assert "CONFITURE_WEBHOOK_OUTBOX" in done.stderr
+    assert not receiver.requests
     assert project.confiture("webhooks", "check", env=env).returncode == 5
