@@ -53,6 +53,7 @@ def release(project: Project, *numbers: int, endpoint: str = "a", **facts: Any) 
     with closing(SqliteOutbox(database(project))) as outbox:
         for number in numbers:
             one = delivery(
+                environment="local",
                 id=f"dlv_{endpoint}_{number}",
                 event_id=f"evt_{endpoint}_{number:04d}",
                 endpoint=endpoint,
@@ -218,13 +219,16 @@ def test_a_workers_telemetry_is_true(outside: Project, receiver: Any, collector:
     with closing(SqliteOutbox(database(outside))) as outbox:
         made_at = min(row.delivery.created_at for row in outbox.deliveries())
         old = delivery(
+            environment="local",
             id="dlv_old",
             event_id="evt_old",
             endpoint="a",
             created_at=datetime.now(UTC) - timedelta(days=2),
         )
         outbox.release("evt_old", [old])
-        unknown = delivery(id="dlv_x", event_id="evt_x", endpoint="x", created_at=made_at)
+        unknown = delivery(
+            id="dlv_x", event_id="evt_x", endpoint="x", created_at=made_at, environment="local"
+        )
         outbox.release("evt_x", [unknown])
     time.sleep(1.1)
     done = outside.confiture(

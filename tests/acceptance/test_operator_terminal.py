@@ -28,12 +28,14 @@ def put(outbox: SqliteOutbox, number: int, outcome: Outcome, *, endpoint: str = 
     """A delivery made *number* days ago whose only attempt led to *outcome*."""
     made_at = NOW - timedelta(days=number)
     one = delivery(
-        id=f"dlv_{number}", event_id=f"evt_{number}", endpoint=endpoint, created_at=made_at
+        id=f"dlv_{number}",
+        event_id=f"evt_{number}",
+        endpoint=endpoint,
+        created_at=made_at,
+        environment="local",
     )
     outbox.release(one.event_id, [one])
-    (claim,) = outbox.claim(
-        endpoint, environment="production", now=NOW, lease=timedelta(seconds=40)
-    )
+    (claim,) = outbox.claim(endpoint, environment="local", now=NOW, lease=timedelta(seconds=40))
     outbox.record(claim, attempt(status_code=503), Decision(outcome=outcome))
 
 
@@ -165,6 +167,7 @@ def test_status_tells_what_is_stuck(operated: Project) -> None:
     with closing(SqliteOutbox(operated.path / ".confiture" / "webhooks.db")) as outbox:
         for name in ("a", "x"):
             one = delivery(
+                environment="local",
                 id=f"dlv_{name}",
                 event_id=f"evt_{name}",
                 endpoint=name,
