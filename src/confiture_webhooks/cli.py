@@ -20,7 +20,7 @@ from .cli_settings import FAILED, ConfigOpt, FormatOpt, is_json, print_json, ref
 from .config import Settings
 from .demo import demo
 from .errors import Fault, OutboxError
-from .session import operators_outbox
+from .wiring import operators_outbox
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(check)

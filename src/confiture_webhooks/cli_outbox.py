@@ -28,10 +28,10 @@ from .delivery import Attempt, State
 from .errors import Fault, OutboxError
 from .event import EventType, rfc3339
 from .outbox import Summary
-from .session import operators_outbox
 from .since import since as instant_of
 from .standing import UNSETTLED_FOR, stuck
 from .summary import by_environment, elsewhere, listed
+from .wiring import operators_outbox
 
 if TYPE_CHECKING:
     from .config import Settings

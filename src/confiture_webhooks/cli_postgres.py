@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from .cli_settings import FAILED, ConfigOpt, FormatOpt, is_json, print_json, refuse, settings_of
 from .errors import Fault, OutboxError
-from .session import postgres_dsn
+from .wiring import postgres_dsn
 
 PLACEHOLDER = "the_role"
 

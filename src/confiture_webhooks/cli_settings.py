@@ -18,10 +18,10 @@ from .errors import ConfigError, Fault
 from .event import rfc3339
 from .invocation import Invocation, parse
 from .outbox import Intent
-from .session import command_settings, in_database, settings_from
 from .settlement import Ending
 from .settler import LONGEST_QUESTION_S, Ask, examine
 from .variables import OFF_WORDS, SWITCH
+from .wiring import command_settings, in_database, settings_from
 
 FAILED = 1
 CONFIG_INVALID = 5

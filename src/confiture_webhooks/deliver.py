@@ -14,9 +14,9 @@ from .errors import OutboxError
 from .outbox import Summary
 from .outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
 from .passes import Passes
-from .session import command_telemetry, make_transport, operators_outbox, user_agent
 from .settler import settle_outbox
 from .summary import elsewhere
+from .wiring import command_telemetry, make_transport, operators_outbox, user_agent
 from .worker import Worker
 
 if TYPE_CHECKING:

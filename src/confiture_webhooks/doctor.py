@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from .delivery import Delivery, State, TraceContext
 from .errors import ConfigError, OutboxError, SignatureError
 from .event import EventType, body
-from .session import command_settings, in_database, make_outbox, user_agent
 from .telemetry.plan import CONSOLE, GRPC, INSTALL, Export, plan
 from .transport import prepare
 from .variables import OFF_WORDS, SWITCH
 from .verification import verify
+from .wiring import command_settings, in_database, make_outbox, user_agent
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile

@@ -12,7 +12,7 @@ from .delivery import Attempt, State
 from .event import Database, Event, EventType
 from .migration import new_event_id
 from .outgoing import TELEMETRY_BUDGET, Outgoing
-from .session import command_telemetry, make_transport, parts
+from .wiring import command_telemetry, make_transport, parts
 
 if TYPE_CHECKING:
     from .config import Settings

@@ -76,8 +76,8 @@ def captured(session: Any) -> Iterator[list[Sent]]:
     from .adapters.confiture import observe  # noqa: PLC0415
     from .outgoing import Parts  # noqa: PLC0415
     from .run import Run  # noqa: PLC0415
-    from .session import user_agent  # noqa: PLC0415
     from .telemetry import Telemetry  # noqa: PLC0415
+    from .wiring import user_agent  # noqa: PLC0415
 
     endpoint = Endpoint(name="captured", url="https://captured.invalid/", events=SUBSCRIBABLE)
     settings = Settings(

@@ -238,7 +238,7 @@ def is_available(outbox: str) -> bool:
     """Whether this version has the outbox."""
     from confiture_webhooks.config import Settings
     from confiture_webhooks.errors import ConfigError
-    from confiture_webhooks.session import settings_from
+    from confiture_webhooks.wiring import settings_from
 
     try:
         settings = settings_from({"CONFITURE_WEBHOOK_OUTBOX": outbox}, None)

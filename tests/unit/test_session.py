@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confiture.core._migrator.session import MigratorSession
 
-from confiture_webhooks import session as wiring
+from confiture_webhooks import session as sessions
+from confiture_webhooks import wiring
 from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.config import Settings
 from confiture_webhooks.errors import ConfigError, OutboxError
@@ -21,16 +22,10 @@ from confiture_webhooks.event import SUBSCRIBABLE
 from confiture_webhooks.invocation import parse
 from confiture_webhooks.outgoing import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.run import Run
-from confiture_webhooks.session import (
-    CommandSession,
-    attach,
-    in_database,
-    make_outbox,
-    open_session,
-    user_agent,
-)
+from confiture_webhooks.session import CommandSession, attach, open_session
 from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport
+from confiture_webhooks.wiring import in_database, make_outbox, user_agent
 from engines import FakeConnection, FakeEngine, a_migration
 from fakes import FakeTelemetry
 from samples import endpoint
@@ -231,7 +226,7 @@ def test_leaving_with_success_is_no_error(code: int | None) -> None:
 def test_a_fault_at_the_end_of_a_command_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """When our own end breaks, the run is finished all the same and nothing is raised."""
     bench = Bench()
-    monkeypatch.setattr(wiring, "_error_type", lambda _: 1 // 0)
+    monkeypatch.setattr(sessions, "_error_type", lambda _: 1 // 0)
     with host_session() as session:
         session._migration_lock(no_lock=True, lock_timeout=1)
         session.migrator.apply(a_migration())

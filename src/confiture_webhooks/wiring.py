@@ -1,0 +1,207 @@
+"""Wiring: the one place that picks the parts of a run, for the command and for the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import stderr
+from .config import Settings, load
+from .errors import OutboxError
+from .outgoing import Parts
+from .variables import ALLOW_HTTP, SECRET, URL
+
+if TYPE_CHECKING:
+    from .adapters.hook_files import HookFile
+    from .hook_runner import HookRunner, Send
+    from .outbox import Outbox
+    from .telemetry import Telemetry
+    from .transport import Transport
+
+HOST = "fraiseql-confiture"
+OF_DEFAULT = frozenset({URL, SECRET, ALLOW_HTTP})
+"""What makes the endpoint that variables alone make."""
+
+
+def user_agent() -> str:
+    """``Confiture/<host version> confiture-webhooks/<version>``."""
+    return f"Confiture/{_version(HOST)} confiture-webhooks/{_version('confiture-webhooks')}"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def settings_from(environ: Mapping[str, str], config_file: Path | None) -> Settings:
+    """The settings, if this version can do what they ask. Raises ConfigError with every fault."""
+    return load(environ, config_file)
+
+
+def command_settings(
+    environ: Mapping[str, str], config_file: Path | None
+) -> tuple[Settings, list[HookFile]]:
+    """The settings of a command, and its hook files. Raises ConfigError with every fault.
+
+    A hook file that reads CONFITURE_WEBHOOK_URL itself tells that address: the variable then
+    makes no endpoint here, so that nobody is told twice.
+    """
+    from .adapters.hook_files import find  # noqa: PLC0415
+
+    project = Path.cwd()
+    files = find(project)
+    if not any(file.reads_url for file in files):
+        settings = settings_from(environ, config_file)
+        files = find(project, settings.hooks)
+        if not any(file.reads_url for file in files):
+            return settings, files
+    rest = {name: value for name, value in environ.items() if name not in OF_DEFAULT}
+    settings = settings_from(rest, config_file)
+    return settings, find(project, settings.hooks)
+
+
+def make_hooks(settings: Settings, files: Sequence[HookFile]) -> Callable[..., HookRunner] | None:
+    """What makes a run's hooks of *files*; ``None`` when there are none."""
+    if not files:
+        return None
+
+    def hooks(telemetry: Telemetry, send: Send) -> HookRunner:
+        from .adapters.hook_files import forget, load  # noqa: PLC0415
+        from .hook_runner import HookRunner, HookSource  # noqa: PLC0415
+
+        project = Path.cwd()
+        forget()
+        sources = [
+            HookSource(module=file.module, load=partial(load, file, project)) for file in files
+        ]
+        return HookRunner(sources, telemetry, send, timeout=settings.hook_timeout, say=_say)
+
+    return hooks
+
+
+def _say(text: str) -> None:
+    stderr.write(f"{text}\n")
+
+
+def make_transport() -> Transport:
+    """The HTTP transport."""
+    from .adapters.http import HttpTransport  # noqa: PLC0415
+
+    return HttpTransport()
+
+
+def spare_outbox() -> Outbox:
+    """An outbox in memory."""
+    from .adapters.memory import InMemoryOutbox  # noqa: PLC0415
+
+    return InMemoryOutbox()
+
+
+def sqlite_path(settings: Settings, environ: Mapping[str, str]) -> Path:
+    """Where the SQLite outbox of the project in the current directory lies."""
+    from .adapters.sqlite import default_path  # noqa: PLC0415
+
+    given = settings.outbox.partition(":")[2]
+    return Path(given) if given else default_path(Path.cwd(), environ)
+
+
+def in_database(settings: Settings, dsn: str | None) -> Settings:
+    """*settings* whose PostgreSQL outbox, if no other database is named, is in that of *dsn*."""
+    is_open = dsn is not None and settings.outbox == "postgres"
+    return replace(settings, outbox=f"postgres:{dsn}") if is_open else settings
+
+
+def postgres_dsn(settings: Settings) -> str:
+    """The database of the PostgreSQL outbox. Raises OutboxError when none is named."""
+    dsn = settings.outbox.partition(":")[2]
+    if not dsn:
+        raise OutboxError(
+            "outbox postgres: no database is named. Set `database_url` in the environment file, "
+            "CONFITURE_DATABASE_URL, or CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
+        )
+    return dsn
+
+
+def make_outbox(
+    settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]
+) -> Outbox:
+    """The outbox the settings name. Raises OutboxError when it cannot be opened."""
+    if settings.outbox == "memory":
+        return spare_outbox()
+    if settings.outbox.startswith("postgres"):
+        from .adapters.pgmq import PgmqOutbox  # noqa: PLC0415
+
+        return PgmqOutbox(postgres_dsn(settings))
+    from .adapters.sqlite import open_outbox  # noqa: PLC0415
+
+    outbox, notices = open_outbox(sqlite_path(settings, environ))
+    for text in notices:
+        notice(text)
+    return outbox
+
+
+def operators_outbox(
+    settings: Settings, environ: Mapping[str, str], *, makes: bool = False
+) -> Outbox:
+    """The outbox that runs share, for a command of its own; nothing stands in for a broken one.
+
+    One that does not exist yet is made if *makes*, and is empty otherwise. Raises OutboxError.
+    """
+    if settings.outbox == "memory":
+        raise OutboxError("outbox memory: it is gone with its run, so there is nothing to look at")
+    if not settings.outbox.startswith("sqlite"):
+        return make_outbox(settings, environ, lambda _: None)
+    from .adapters.sqlite import SqliteOutbox  # noqa: PLC0415
+
+    path = sqlite_path(settings, environ)
+    return SqliteOutbox(path) if makes or path.exists() else spare_outbox()
+
+
+def parts(
+    settings: Settings,
+    environ: Mapping[str, str],
+    telemetry: Callable[[], Telemetry],
+    database: Callable[[], str | None] = lambda: None,
+    hooks: Callable[..., HookRunner] | None = None,
+) -> Parts:
+    """What a run with *settings* is put together from; *database* is the migrated one's DSN."""
+    return Parts(
+        telemetry=telemetry,
+        outbox=lambda made: make_outbox(
+            in_database(settings, database()), environ, made.outbox_failed
+        ),
+        spare_outbox=spare_outbox,
+        transport=make_transport,
+        user_agent=user_agent(),
+        hooks=hooks,
+        has_leftovers=lambda: _has_outbox(in_database(settings, database()), environ),
+    )
+
+
+def _has_outbox(settings: Settings, environ: Mapping[str, str]) -> bool:
+    """Whether there is an outbox already. Makes none."""
+    kind, _, dsn = settings.outbox.partition(":")
+    if kind == "postgres":
+        from .adapters.pgmq import has_outbox  # noqa: PLC0415
+
+        return bool(dsn) and has_outbox(dsn)
+    return kind == "sqlite" and sqlite_path(settings, environ).exists()
+
+
+def command_telemetry(settings: Settings, environ: Mapping[str, str]) -> Telemetry:
+    """Telemetry of a ``confiture`` command: it sets the SDK up when an exporter is configured."""
+    from .telemetry import Telemetry  # noqa: PLC0415
+
+    return Telemetry.for_command(
+        environ=environ,
+        environment=settings.environment,
+        endpoints=[endpoint.name for endpoint in settings.endpoints],
+        log=settings.log,
+        log_level=settings.log_level,
+    )
