@@ -162,8 +162,8 @@ class Shifted(datetime.datetime):
         return super().now(tz) + datetime.timedelta(hours={hours})
 
 import confiture_webhooks.outgoing, confiture_webhooks.run, confiture_webhooks.worker
-import confiture_webhooks.migration, confiture_webhooks.settler
-for name in ("outgoing", "run", "worker", "migration", "settler"):
+import confiture_webhooks.migration, confiture_webhooks.settler, confiture_webhooks.deliverer
+for name in ("outgoing", "run", "worker", "deliverer", "migration", "settler"):
     getattr(confiture_webhooks, name).datetime = Shifted
 """
 

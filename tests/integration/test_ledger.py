@@ -224,6 +224,8 @@ def test_behind_a_pooler_no_process_is_named(shop: str) -> None:
         pooled = SimpleNamespace(
             info=SimpleNamespace(
                 host=info.host,
+                user=info.user,
+                password="",
                 port=info.port,
                 dbname=info.dbname,
                 backend_pid=info.backend_pid + 1,

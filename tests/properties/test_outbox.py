@@ -359,7 +359,7 @@ def test_whatever_is_released_comes_back_equal_from_postgres(
     )
     with closing(emptied(outbox_database)()) as outbox:
         outbox.release(one.event_id, [one])
-        [claim] = outbox.claim(one.endpoint, now=now, lease=A_SECOND)
+        [claim] = outbox.claim(one.endpoint, environment=one.environment, now=now, lease=A_SECOND)
         assert claim.delivery == one
 
 
