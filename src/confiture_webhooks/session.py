@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -204,6 +205,9 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         shows_progress=True,
     )
     if not invocation.is_rehearsal:
+        # The host's objects stay until the command ends: going through all of them again while
+        # ours are imported costs more than the imports.
+        gc.freeze()
         threading.Thread(target=preload, name="webhooks-preload", daemon=True).start()
     session = CommandSession(Run(settings, made), invocation)
     session.install()
