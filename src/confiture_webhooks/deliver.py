@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .delivery import Outcome
 from .errors import OutboxError
-from .outbox import Summary
+from .outbox import Announcing, Summary
 from .outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
 from .passes import Passes
 from .settler import settle_outbox
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LONGEST_PASS = timedelta(hours=1)
 POLL = timedelta(seconds=1)
 """How often a watching worker looks for what other processes released."""
+POLL_WHEN_TOLD = timedelta(minutes=1)
+"""How often where the outbox tells of it."""
 TEND_EVERY = timedelta(minutes=1)
 
 
@@ -63,6 +65,22 @@ class _Bench:
     outbox: Outbox
     telemetry: Telemetry
     worker: Worker
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Have the worker woken by an outbox that tells of news, which it else looks for."""
+
+        def heard(is_heard: bool) -> None:  # noqa: FBT001  the port's callback
+            self.worker.poll_every(POLL_WHEN_TOLD if is_heard else POLL)
+
+        if not isinstance(self.outbox, Announcing):
+            yield
+            return
+        stop = self.outbox.listen(self.worker.wake, heard)
+        try:
+            yield
+        finally:
+            stop()
 
     def settle(self) -> None:
         """Tell how the migrations of killed runs ended."""
@@ -142,7 +160,10 @@ def deliver_until(
     Then the attempts under way come to their end, and what was claimed beyond them goes back.
     KeyboardInterrupt cuts that short. Raises OutboxError when the outbox cannot be opened.
     """
-    with _bench(settings, environ, ask, hold=settings.flush_timeout, poll=POLL) as (bench, _):
+    with (
+        _bench(settings, environ, ask, hold=settings.flush_timeout, poll=POLL) as (bench, _),
+        bench.told(),
+    ):
         bench.worker.start()
         try:
             while True:

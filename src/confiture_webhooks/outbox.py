@@ -238,8 +238,10 @@ class Enlisting(Protocol):
 class Announcing(Protocol):
     """An outbox that tells of what other processes have put into it."""
 
-    def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
+    def listen(self, wake: Callable[[], None], heard: Callable[[bool], None]) -> Callable[[], None]:
         """Call *wake*, in a thread of its own, whenever there is something new; what ends it.
 
-        A hint, not a promise: looking now and then is still needed.
+        *heard* is told when that can be relied on, and when not any more: at both instants
+        something may have come that nobody was woken for. Even so it is a hint, not a promise:
+        looking now and then is still needed.
         """

@@ -93,6 +93,12 @@ class Worker:
                 lane.is_poked = True
             self._changed.notify_all()
 
+    def poll_every(self, poll: timedelta) -> None:
+        """Look now, and from now on so often, for what other processes released."""
+        with self._changed:
+            self._poll = poll
+        self.wake()
+
     def drain(
         self,
         budget: timedelta,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import builtins
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 import pytest
@@ -26,6 +25,7 @@ from confiture_webhooks.outbox import Announcing, Enlisting, Intent
 from contract.acts import claim_ids, claim_one, finish, release
 from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, intent
 from outbox_databases import count, emptied
+from passage import Passage
 
 
 @pytest.fixture
@@ -296,62 +296,13 @@ def test_a_server_that_falls_silent_is_not_waited_for(
     outbox_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that takes a question and never answers costs the patience, then an error."""
-    with Deaf(outbox_database) as deaf, closing(PgmqOutbox(deaf.dsn)) as outbox:
+    with Passage(outbox_database) as deaf, closing(PgmqOutbox(deaf.dsn)) as outbox:
         monkeypatch.setattr(pgmq_connection, "PATIENCE_S", 0.5)
         deaf.is_deaf = True
         started = time.monotonic()
         with pytest.raises(OutboxError), outbox._server.working(0.5) as connection:
             connection.execute("SELECT 1")
         assert time.monotonic() - started < 20
-
-
-class Deaf:
-    """A way to a server that at some point passes nothing on any more."""
-
-    def __init__(self, dsn: str) -> None:
-        parameters = psycopg.conninfo.conninfo_to_dict(dsn)
-        self._to = (str(parameters["host"]), int(str(parameters["port"])))
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self._sockets = [self._listening]
-        self.is_deaf = False
-        port = self._listening.getsockname()[1]
-        self.dsn = psycopg.conninfo.make_conninfo(
-            **parameters | {"host": "127.0.0.1", "port": port, "sslmode": "disable"}
-        )
-
-    def __enter__(self) -> Self:
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for one in self._sockets:
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-        for thread in self._threads:
-            thread.join(5)
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listening.accept()
-                host = self._to[0]
-                if host.startswith("/"):
-                    server = socket.socket(socket.AF_UNIX)
-                    server.connect(f"{host}/.s.PGSQL.{self._to[1]}")
-                else:
-                    server = socket.create_connection(self._to)
-                self._sockets += [client, server]
-                for pair in ((client, server), (server, client)):
-                    self._threads.append(threading.Thread(target=self._pass_on, args=pair))
-                    self._threads[-1].start()
-
-    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                if not self.is_deaf:
-                    sink.sendall(data)
 
 
 def test_after_closing_everything_is_refused(opened: Callable[[], PgmqOutbox]) -> None:
@@ -393,7 +344,7 @@ def test_workers_share_the_work(opened: Callable[[], PgmqOutbox]) -> None:
                     claimed.append(claim.delivery.id)
                     assert outbox.record(claim, attempt(at=datetime.now(UTC)), DELIVERED)
 
-    dsn = teller._server._dsn
+    dsn = teller._server.dsn
 
     def opened_again() -> PgmqOutbox:
         return PgmqOutbox(dsn)
@@ -418,22 +369,6 @@ def test_an_open_release_keeps_nobody_waiting(
     assert outbox.prune(before=NOW + timedelta(days=1), keep=0) == 1
     migrating.commit()
     assert claim_ids(outbox) == ["dlv_a_1"]
-
-
-def test_news_wakes_a_listener(opened: Callable[[], PgmqOutbox]) -> None:
-    """A release by another worker, and a redelivery, are told at once; a rollback is not."""
-    woken = threading.Semaphore(0)
-    with closing(opened()) as listening, closing(opened()) as telling:
-        stop = listening.listen(woken.release)
-        try:
-            assert woken.acquire(timeout=20)  # it listens now
-            release(telling, 1)
-            assert woken.acquire(timeout=20)
-            finish(telling)
-            telling.redeliver("dlv_a_1", now=NOW)
-            assert woken.acquire(timeout=20)
-        finally:
-            stop()
 
 
 def test_a_message_says_to_pgmq_what_it_is(outbox: PgmqOutbox, outbox_database: str) -> None:

@@ -185,6 +185,28 @@ def test_a_watching_lane_looks_though_others_keep_it_awake() -> None:
     bench.worker.stop()
 
 
+def test_a_worker_may_look_rarely_and_often_again() -> None:
+    """Told to look rarely, it looks once more and then not; told to look often, it looks at once."""
+    bench = Bench(0, poll=timedelta(seconds=0.02))
+    looks, claim = [], bench.outbox.claim
+
+    def counted(*name: Any, **terms: Any) -> Any:
+        looks.append(1)
+        return claim(*name, **terms)
+
+    bench.outbox.claim = counted  # type: ignore[method-assign]
+    bench.worker.start()
+    assert soon(lambda: len(looks) > 2)
+    bench.worker.poll_every(timedelta(hours=1))
+    assert soon(lambda: bench.worker.drain(LONG_ENOUGH))
+    seen = len(looks)
+    time.sleep(0.2)
+    assert len(looks) == seen
+    bench.worker.poll_every(timedelta(seconds=0.02))
+    assert soon(lambda: len(looks) > seen + 2)
+    bench.worker.stop()
+
+
 def test_an_outbox_that_keeps_failing_is_asked_less_and_less() -> None:
     """Faults of the outbox are told at growing distances, and mean that the pass is not done."""
     bench = Bench(0)

@@ -24,6 +24,7 @@ from . import pgmq_rows as rows
 from . import pgmq_schema as schema
 from . import pgmq_statements as sql
 from .pgmq_connection import PgmqConnection, connect, conninfo_of
+from .pgmq_listener import Listener
 
 PRUNE_BATCH = 500
 WAKE_BATCH = 5_000
@@ -213,9 +214,16 @@ class PgmqOutbox:
             parts[row["environment"]].append(Summary(counts={State(row["state"]): row["count"]}))
         return {environment: total(each) for environment, each in parts.items()}
 
-    def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """Call *wake* whenever a delivery was released or is to be redelivered; what ends it."""
-        return self._server.listen(schema.CHANNEL, wake)
+    def listen(self, wake: Callable[[], None], heard: Callable[[bool], None]) -> Callable[[], None]:
+        """Call *wake* whenever others made something claimable, or due earlier; what ends it.
+
+        It takes one more connection.
+        """
+
+        def tell(payload: str) -> None:
+            self._rows(sql.TELL, (payload,))
+
+        return Listener(self._server.dsn, schema.CHANNEL, tell, wake, heard).stop
 
     def close(self) -> None:
         """Let go of the connection. What is called afterwards raises OutboxError."""

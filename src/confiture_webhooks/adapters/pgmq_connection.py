@@ -12,7 +12,6 @@ from typing import Any
 
 import psycopg
 from psycopg import conninfo, errors
-from psycopg import sql as pgsql
 from psycopg.rows import DictRow, dict_row
 
 from ..errors import OutboxError
@@ -47,8 +46,8 @@ class PgmqConnection:
     """
 
     def __init__(self, dsn: str, prepare: Callable[[Connection, str], object]) -> None:
-        self._dsn = conninfo_of(dsn)
-        self.where = described(self._dsn)
+        self.dsn = conninfo_of(dsn)
+        self.where = described(self.dsn)
         self._prepare = prepare
         self._lock = threading.Lock()
         self._connection: Connection | None = None
@@ -77,7 +76,7 @@ class PgmqConnection:
             raise OutboxError(f"outbox {self.where}: closed")
         if self._connection is None or self._connection.closed or self._connection.broken:
             self._connection = None
-            made = connect(self._dsn)
+            made = connect(self.dsn)
             try:
                 with self._watchdog.over(made, SETUP_PATIENCE_S):
                     made.execute(_SETTINGS)
@@ -93,13 +92,6 @@ class PgmqConnection:
         """Whether *info* is of a connection to the same database."""
         ours = self._address
         return ours is not None and ours == _address(info)
-
-    def listen(self, channel: str, wake: Callable[[], None]) -> Callable[[], None]:
-        """Call *wake* after every NOTIFY on *channel*, over one more connection; what ends it.
-
-        A connection that breaks is made again, and *wake* called: something may have come.
-        """
-        return _Listener(self._dsn, channel, wake).stop
 
     def close(self) -> None:
         """Close the connection. What is called afterwards raises OutboxError."""
@@ -221,7 +213,7 @@ class _Watchdog:
                 before = self._asked
                 left = PATIENCE_S if before is None else before[1] - time.monotonic()
                 if before is not None and left <= 0:
-                    _cut(before[0])
+                    cut(before[0])
                     self._asked = None
                 else:
                     self._changed.wait(min(left, PATIENCE_S))
@@ -229,36 +221,7 @@ class _Watchdog:
             self._thread = None
 
 
-def _cut(connection: Connection) -> None:
+def cut(connection: Connection) -> None:
     """Shut the socket: whoever waits on it gets an error at once."""
     with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as cut:
         cut.shutdown(socket.SHUT_RDWR)
-
-
-class _Listener:
-    """A thread that waits for NOTIFY."""
-
-    def __init__(self, dsn: str, channel: str, wake: Callable[[], None]) -> None:
-        self._dsn = dsn
-        self._listen = pgsql.SQL("LISTEN {}").format(pgsql.Identifier(channel))
-        self._wake = wake
-        self._stopped = threading.Event()
-        self._connection: Connection | None = None
-        self._thread = threading.Thread(target=self._run, name="webhooks-listen", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            with suppress(psycopg.Error), connect(self._dsn) as self._connection:
-                self._connection.execute(self._listen)
-                self._wake()
-                for _ in self._connection.notifies():
-                    self._wake()
-            self._stopped.wait(1.0)
-
-    def stop(self) -> None:
-        """End it."""
-        self._stopped.set()
-        if self._connection is not None:
-            _cut(self._connection)
-        self._thread.join(CONNECT_TIMEOUT_S)

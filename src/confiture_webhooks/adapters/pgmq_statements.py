@@ -14,6 +14,10 @@ _WANTED = "jsonb_build_array(%(endpoint)s::text, %(environment)s::text)::text"
 """The group of an endpoint in an environment."""
 _IS_OFF = "endpoint = %(endpoint)s AND environment = coalesce(%(environment)s::text, '')"
 
+_NEWS = "pg_notify('pgmq.q_confiture_webhooks.INSERT', '')"
+"""In a SELECT or RETURNING: whoever listens looks again, once it is committed."""
+TELL = "SELECT pg_notify('pgmq.q_confiture_webhooks.INSERT', %s)"
+
 STAGE = """
     INSERT INTO confiture_webhooks.intents (event_id, staged_at, intent)
     SELECT %(event_id)s, %(staged_at)s, %(intent)s::jsonb
@@ -99,7 +103,7 @@ _RECORD = f"""
     )
 """
 RECORD_RETRY = f"""
-    {_RECORD} SELECT again.msg_id FROM {_RELAXED}, moved, LATERAL pgmq.set_vt(
+    {_RECORD} SELECT again.msg_id, {_NEWS} FROM {_RELAXED}, moved, LATERAL pgmq.set_vt(
         'confiture_webhooks', moved.seq, %(next_attempt_at)s::timestamptz
     ) AS again
 """
@@ -112,7 +116,7 @@ GIVE_BACK = f"""
         FROM held WHERE seq = held.msg_id AND token = %(token)s
         RETURNING seq
     )
-    SELECT again.msg_id FROM {_RELAXED}, moved, LATERAL pgmq.set_vt(
+    SELECT again.msg_id, {_NEWS} FROM {_RELAXED}, moved, LATERAL pgmq.set_vt(
         'confiture_webhooks', moved.seq, '-infinity'::timestamptz
     ) AS again
 """
@@ -133,7 +137,7 @@ REDELIVER = f"""
            jsonb_build_object('x-pgmq-group', jsonb_build_array(endpoint, environment)::text)
     FROM one
     ON CONFLICT (msg_id) DO UPDATE SET vt = '-infinity'
-    RETURNING pg_notify('pgmq.q_confiture_webhooks.INSERT', '')
+    RETURNING {_NEWS}
 """
 
 DISCARD = f"""
@@ -158,7 +162,7 @@ DISABLE = """
     INSERT INTO confiture_webhooks.endpoints_off
     VALUES (%(endpoint)s, coalesce(%(environment)s::text, ''), %(at)s) ON CONFLICT DO NOTHING
 """
-ENABLE = f"DELETE FROM confiture_webhooks.endpoints_off WHERE {_IS_OFF}"
+ENABLE = f"DELETE FROM confiture_webhooks.endpoints_off WHERE {_IS_OFF} RETURNING {_NEWS}"
 DISABLED = """
     SELECT endpoint, since FROM confiture_webhooks.endpoints_off
     WHERE environment = coalesce(%(environment)s::text, '') ORDER BY endpoint

@@ -1,0 +1,110 @@
+"""``confiture webhooks deliver --watch`` on the PostgreSQL outbox: told of news, it need not look."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from confiture_webhooks.adapters.pgmq import PgmqOutbox
+from confiture_webhooks.deliver import POLL, POLL_WHEN_TOLD
+from samples import delivery
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+
+    from project import Project
+
+BOUND_S = 30
+"""Only a hang would make anything here take this long."""
+OURS = "application_name = 'confiture-webhooks' AND datname = current_database()"
+RESTED = (
+    f"SELECT count(*) = 2 AND bool_and(clock_timestamp() - query_start > '{2 * POLL}') "
+    f"FROM pg_stat_activity WHERE {OURS}"
+)
+"""Whether a worker with two connections has stopped asking every second."""
+
+
+@pytest.fixture
+def admin(project: Project) -> Iterator[psycopg.Connection[Any]]:
+    """A connection of the test's own."""
+    with psycopg.connect(project.database_url, autocommit=True) as admin:
+        yield admin
+
+
+@pytest.fixture
+def worker(project: Project, receiver: Any) -> subprocess.Popen[str]:
+    """A worker that watches the outbox of the project's database, which has six endpoints."""
+    endpoints = [{"name": name, "url": receiver.url} for name in "abcdef"]
+    project.environment_file(webhooks={"outbox": "postgres", "endpoints": endpoints})
+    PgmqOutbox(project.database_url).close()
+    return project.spawn("webhooks", "deliver", "--watch")
+
+
+def eventually(is_true: Callable[[], object]) -> None:
+    """*is_true* becomes so before a hang would end."""
+    deadline = time.monotonic() + BOUND_S
+    while not is_true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert is_true()
+
+
+def is_so(admin: psycopg.Connection[Any], query: str) -> Callable[[], bool]:
+    """Whether *query* is answered with yes."""
+    return lambda: admin.execute(query).fetchone() == (True,)
+
+
+def release(project: Project, number: int) -> None:
+    """What a run of another process would leave in the outbox."""
+    one = delivery(
+        environment="local",
+        id=f"dlv_{number}",
+        event_id=f"evt_{number}",
+        endpoint="a",
+        created_at=datetime.now(UTC),
+    )
+    with closing(PgmqOutbox(project.database_url)) as outbox:
+        outbox.release(one.event_id, [one])
+
+
+def test_a_worker_is_told_what_others_release(
+    project: Project, receiver: Any, worker: Any, admin: Any
+) -> None:
+    """It looks once a minute, and delivers at once; also after the server cut its connections."""
+    assert POLL_WHEN_TOLD.total_seconds() > BOUND_S
+    eventually(is_so(admin, RESTED))
+    for number in range(3):
+        release(project, number)
+        eventually(lambda number=number: len(receiver.requests) == number + 1)
+    admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS}")
+    release(project, 3)
+    eventually(lambda: len(receiver.requests) == 4)
+    eventually(is_so(admin, RESTED))
+    release(project, 4)
+    eventually(lambda: len(receiver.requests) == 5)
+    worker.terminate()
+    assert worker.wait(BOUND_S) == 0
+    eventually(is_so(admin, f"SELECT count(*) = 0 FROM pg_stat_activity WHERE {OURS}"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_worker_that_is_told_costs_next_to_nothing(worker: Any, admin: Any) -> None:
+    """With nothing to do it asks the server nothing, and uses a few percent of a core at most."""
+    eventually(is_so(admin, RESTED))
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    time.sleep(5.0)
+    assert ticks() - before < 25  # hundredths of a second in 5 s
+    worker.terminate()
+    assert worker.wait(BOUND_S) == 0

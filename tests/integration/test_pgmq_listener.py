@@ -1,0 +1,170 @@
+"""Being told of news: by whom, and what if the connection breaks or nothing comes over it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from confiture_webhooks.adapters import pgmq_listener
+from confiture_webhooks.adapters.pgmq import PgmqOutbox
+from contract.acts import claim_one, finish, release
+from contract.made import LEASE, NOW, retry
+from outbox_databases import emptied
+from passage import Passage
+
+BOUND_S = 30
+"""Only a hang would make anything here take this long."""
+LISTENERS = "query LIKE 'LISTEN%' AND datname = current_database()"
+
+
+class Ears:
+    """What a listener has called."""
+
+    def __init__(self) -> None:
+        self.woken = threading.Semaphore(0)
+        self.heard: queue.Queue[bool] = queue.Queue()
+
+    def is_heard(self) -> bool:
+        """What it is told next of whether news come."""
+        return self.heard.get(timeout=BOUND_S)
+
+
+@contextmanager
+def listening(outbox: PgmqOutbox) -> Iterator[Ears]:
+    """Listen to what others tell *outbox*."""
+    ears = Ears()
+    stop = outbox.listen(ears.woken.release, ears.heard.put)
+    try:
+        yield ears
+    finally:
+        stop()
+
+
+@pytest.fixture
+def opened(outbox_database: str) -> Callable[[], PgmqOutbox]:
+    """Opens the outbox, which holds nothing: each call is another worker's."""
+    return emptied(outbox_database)
+
+
+@pytest.fixture
+def admin(outbox_database: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection of somebody else."""
+    with psycopg.connect(outbox_database, autocommit=True) as admin:
+        yield admin
+
+
+def test_news_wakes_a_listener(opened: Callable[[], PgmqOutbox]) -> None:
+    """Whatever another worker makes claimable, or due at another time, is told once committed."""
+
+    def given_back(outbox: PgmqOutbox) -> None:
+        outbox.give_back(claim_one(outbox))
+
+    acts: list[Callable[[PgmqOutbox], object]] = [
+        lambda outbox: release(outbox, 1),
+        given_back,
+        lambda outbox: finish(outbox, retry(NOW + LEASE)),
+        lambda outbox: outbox.redeliver("dlv_a_1", now=NOW),
+    ]
+    with closing(opened()) as here, closing(opened()) as there, listening(here) as ears:
+        assert ears.is_heard()
+        there.disable("a", "production", NOW)
+        there.enable("a", "production")
+        assert ears.woken.acquire(timeout=BOUND_S)
+        there.disable("a", "production", NOW)
+        there.enable("a", "production")
+        assert ears.woken.acquire(timeout=BOUND_S)
+        for act in acts:
+            act(there)
+            assert ears.woken.acquire(timeout=BOUND_S)
+        assert not ears.woken.acquire(blocking=False)  # a claim and a finding wake nobody
+
+
+def test_a_broken_connection_is_noticed_and_made_again(
+    opened: Callable[[], PgmqOutbox], admin: psycopg.Connection[Any]
+) -> None:
+    """A listener whose connection the server ends says so, comes back, and hears again."""
+    with closing(opened()) as here, closing(opened()) as there, listening(here) as ears:
+        assert ears.is_heard()
+        admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {LISTENERS}")
+        assert not ears.is_heard()
+        assert ears.is_heard()
+        release(there, 1)
+        assert ears.woken.acquire(timeout=BOUND_S)
+
+
+def test_a_way_that_loses_news_is_not_believed(
+    opened: Callable[[], PgmqOutbox], outbox_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a LISTEN is taken and nothing comes of it, news are never said to come."""
+    monkeypatch.setattr(pgmq_listener, "ECHO_S", 0.2)
+    asked = threading.Semaphore(0)
+
+    def lose(question: bytes) -> bytes:
+        start, listen, rest = question.partition(b"LISTEN ")
+        if not listen:
+            return question
+        asked.release()
+        name, _, rest = rest.partition(b"\x00")
+        return start + b"SELECT 1".ljust(len(listen + name)) + b"\x00" + rest
+
+    opened()
+    with (
+        Passage(outbox_database, lose) as way,
+        closing(PgmqOutbox(way.dsn)) as here,
+        listening(here) as ears,
+    ):
+        for _ in range(2):  # it is tried again
+            assert asked.acquire(timeout=BOUND_S)
+        assert ears.heard.empty()
+
+
+def test_news_that_stop_coming_are_noticed(
+    opened: Callable[[], PgmqOutbox],
+    outbox_database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A way that passed news on and falls silent is found out by the next echo."""
+    monkeypatch.setattr(pgmq_listener, "ECHO_S", 0.5)
+    monkeypatch.setattr(pgmq_listener, "CHECK_EVERY_S", 0.2)
+    opened()
+    with Passage(outbox_database) as way, closing(opened()) as telling:
+        heard: queue.Queue[bool] = queue.Queue()
+        listener = pgmq_listener.Listener(
+            way.dsn,
+            "news",
+            lambda payload: telling._rows("SELECT pg_notify('news', %s)", (payload,)),
+            lambda: None,
+            heard.put,
+        )
+        try:
+            assert heard.get(timeout=BOUND_S)
+            way.is_deaf = True
+            assert not heard.get(timeout=BOUND_S)
+        finally:
+            listener.stop()
+
+
+def test_nothing_is_left_of_a_listener(
+    opened: Callable[[], PgmqOutbox], admin: psycopg.Connection[Any]
+) -> None:
+    """Once stopped it calls nothing, and neither its thread nor its connection is there."""
+    with closing(opened()) as here, closing(opened()) as there:
+        with listening(here) as ears:
+            assert ears.is_heard()
+        assert "webhooks-listen" not in [thread.name for thread in threading.enumerate()]
+        release(there, 1)
+        assert not ears.woken.acquire(timeout=0.2)
+        assert ears.heard.empty()
+    query = f"SELECT count(*) FROM pg_stat_activity WHERE {LISTENERS}"
+    gone = threading.Event()
+    for _ in range(100):
+        if admin.execute(query).fetchone() == (0,):
+            return
+        gone.wait(0.1)
+    pytest.fail("the server still has its connection")
