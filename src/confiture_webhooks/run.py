@@ -83,9 +83,12 @@ class Run:
         self._started = time.monotonic()
 
     @contained
-    def consult(self, ask: Ask) -> None:
-        """*ask* the database of this run how the migrations of killed runs ended."""
-        self._settling.ask = ask
+    def consult(self, ask: Ask, ask_here: Ask | None = None) -> None:
+        """*ask* the database of this run how the migrations of killed runs ended.
+
+        *ask_here* does so over the connection that migrates.
+        """
+        self._settling.ask, self._settling.ask_here = ask, ask_here
 
     @property
     def unsettled(self) -> list[Migration]:
@@ -107,7 +110,7 @@ class Run:
             self.unsettled.remove(earlier)
             self._settle_one(earlier)
         telemetry, outgoing = self._begun(backend.database)
-        self._settle_killed(ref.version)
+        self._settle_earlier(ref.version, has_lock=backend.has_lock)
         span = telemetry.migration(ref, direction)
         migration = Migration(
             ref,
@@ -332,15 +335,19 @@ class Run:
         self._telemetry.end_run(applied=0, failed=0, error_type=error_type)
 
     @contained
-    def _settle_killed(self, version: str | None = None) -> None:
-        """Tell how the migrations of killed runs ended; of one *version*, before it runs again.
+    def _settle_earlier(self, version: str, *, has_lock: bool) -> None:
+        """Tell how *version* ended in killed runs, before it runs again."""
+        if self._telemetry is not None and self._outgoing is not None:
+            outgoing, telemetry = self._outgoing, self._telemetry
+            self._settling.tell_earlier(version, outgoing, telemetry, has_lock=has_lock)
 
-        Asked later, the row of the attempt that is about to begin would be taken for theirs.
-        """
+    @contained
+    def _settle_killed(self) -> None:
+        """Tell how the migrations of killed runs ended."""
         reached = self._reached()
         if reached is not None and not self._settling.has_unknown:
             telemetry, outgoing = reached
-            self._settling.tell_killed(version, outgoing, telemetry)
+            self._settling.tell_killed(outgoing, telemetry)
 
     @contained
     def _flush(self, deadline: float) -> None:

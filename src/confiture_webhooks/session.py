@@ -27,9 +27,9 @@ from .wiring import command_settings, command_telemetry, make_hooks, parts, sett
 def consult(run: Run, connection: Any) -> None:
     """Have *run* ask the database of *connection* how the migrations of killed runs ended."""
     try:
-        from .adapters.ledger import Ledger  # noqa: PLC0415
+        from .adapters.ledger import Ledger, ask_over  # noqa: PLC0415
 
-        run.consult(Ledger.beside(connection).ask)
+        run.consult(Ledger.beside(connection).ask, partial(ask_over, connection))
     except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
         run.report("reading the database's address", error)
 

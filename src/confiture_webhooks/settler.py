@@ -49,11 +49,17 @@ def in_time(question: Callable[[], R], seconds: float) -> R | None:
     return answers[0] if answers else None
 
 
-def examine(intents: Sequence[Intent], ask: Ask | None, seconds: float) -> Judged:
-    """How each of *intents* ended, as far as *ask* can tell; ``None``: no database is known."""
+def examine(intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -> Judged:
+    """How each of *intents* ended, as far as *ask* can tell; ``None``: no database is known.
+
+    Without *seconds* it is asked in this thread, and waited for as long as it takes.
+    """
     if not intents:
         return []
-    known = in_time(lambda: ask(intents), seconds) if ask is not None else None
+    if ask is None or seconds is None:
+        known = ask(intents) if ask is not None else None
+    else:
+        known = in_time(lambda: ask(intents), seconds)
     now = datetime.now(UTC)
     return [(intent, judge(intent, (known or {}).get(intent.event_id), now)) for intent in intents]
 
@@ -64,7 +70,7 @@ def settle(
     tell: Callable[[Event, TraceContext], None],
     telemetry: Telemetry,
     *,
-    seconds: float,
+    seconds: float | None,
 ) -> Judged:
     """Tell how those of *intents* ended that can be told; returns the others.
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .event import Direction
 from .migration import UNKNOWN, Conclude, Migration
 from .outbox import Intent
-from .settlement import INTERRUPTED
+from .settlement import INTERRUPTED, Ending
 from .settler import Ask, in_time, seconds_left, settle
 
 if TYPE_CHECKING:
     from .outgoing import Outgoing
     from .telemetry import Telemetry
+
+PARTING_S = 1.0
+PARTING_STEP_S = 0.02
+"""A server process lets go of the migration lock some milliseconds before it is seen gone."""
 
 
 class Settling:
@@ -28,6 +33,8 @@ class Settling:
         self.environment = environment
         """Killed runs of another one are left to it: whom they tell is configured there."""
         self.ask: Ask | None = None
+        self.ask_here: Ask | None = None
+        """Over the connection that migrates, and while it is there only."""
         self.deadline: float | None = None
         """Until when answers are waited for (monotonic); ``None``: the longest time."""
         self.unsettled: list[Migration] = []
@@ -58,18 +65,41 @@ class Settling:
         else:
             self._conclude(migration, None, migration.error or INTERRUPTED)
 
-    def tell_killed(self, version: str | None, outgoing: Outgoing, telemetry: Telemetry) -> None:
-        """Tell how the migrations of killed runs ended, or those of one *version*."""
-        if self.ask is None:
-            return
-        earlier = [
+    def tell_killed(self, outgoing: Outgoing, telemetry: Telemetry) -> None:
+        """Tell how the migrations of killed runs ended."""
+        if self.ask is not None:
+            seconds = seconds_left(self.deadline)
+            settle(self._killed(outgoing), self.ask, outgoing.tell, telemetry, seconds=seconds)
+
+    def tell_earlier(
+        self, version: str, outgoing: Outgoing, telemetry: Telemetry, *, has_lock: bool
+    ) -> None:
+        """Tell how *version* ended in killed runs, before it runs again; *has_lock*: ours holds it.
+
+        What is not told now may be told wrong: the row that is about to be written looks like
+        theirs. So the connection is asked that will write it, which is there in any case.
+        """
+        left = [one for one in self._killed(outgoing) if one.migration.version == version]
+        until = time.monotonic() + PARTING_S
+        while left and self.ask_here is not None:
+            judged = settle(left, self.ask_here, outgoing.tell, telemetry, seconds=None)
+            left = [intent for intent, _ in judged]
+            is_parting = has_lock and any(
+                intent.has_lock and verdict.ending is Ending.OPEN for intent, verdict in judged
+            )
+            if not is_parting or time.monotonic() >= until:
+                break
+            time.sleep(PARTING_STEP_S)
+        if left and self.ask is not None:
+            settle(left, self.ask, outgoing.tell, telemetry, seconds=seconds_left(self.deadline))
+
+    def _killed(self, outgoing: Outgoing) -> list[Intent]:
+        """What killed runs of this environment staged."""
+        return [
             intent
             for intent in outgoing.intents()
-            if intent.event_id not in self._own
-            and intent.environment == self.environment
-            and version in (None, intent.migration.version)
+            if intent.event_id not in self._own and intent.environment == self.environment
         ]
-        settle(earlier, self.ask, outgoing.tell, telemetry, seconds=seconds_left(self.deadline))
 
 
 def intent_of(migration: Migration, *, environment: str | None, run_id: str) -> Intent:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import TraceContext
@@ -134,6 +136,66 @@ def test_the_same_version_is_settled_before_it_runs_again() -> None:
         (migration.event_id, "migration_success"),
         ("evt_6", "migration_error"),
     ]
+
+
+def test_the_connection_that_migrates_is_asked_before_any_other() -> None:
+    """What runs again is settled over it, in this thread; another is asked for what is left."""
+    other, threads = Database7(), []
+    known = Database7("005").ask([KILLED])
+
+    def here(_: Any) -> Mapping[str, Known]:
+        threads.append(threading.current_thread())
+        return known
+
+    bench = Bench(KILLED)
+    bench.run.consult(other.ask, here)
+    backend = Backend(database=Database(), ledger_table="tb_confiture")
+    bench.run.migration(KILLED.migration, Direction.UP, backend)
+    assert (threads, other.asked) == ([threading.current_thread()], [])
+    bench = Bench(KILLED)
+    bench.run.consult(other.ask, lambda _: {})
+    bench.run.migration(KILLED.migration, Direction.UP, backend)
+    assert other.asked == [["005"]]
+
+
+@pytest.mark.parametrize("has_lock", [True, False])
+def test_a_process_that_has_just_let_go_of_the_lock_is_waited_for(has_lock: bool) -> None:
+    """With the lock in our hands it is about to be gone: settled as soon as it is, not taken on."""
+    killed = replace(KILLED, has_lock=True, backend_started_at=NOW)
+    gone = Database7()
+    asked: list[object] = []
+
+    def here(intents: Sequence[Intent]) -> Mapping[str, Known]:
+        asked.append(intents)
+        known = gone.ask(intents)
+        if len(asked) < 3:
+            parting = replace(known["evt_5"], has_pid=True, pid_started_at=NOW)
+            return {"evt_5": parting}
+        return known
+
+    bench = Bench(killed)
+    bench.run.consult(lambda _: {}, here)
+    backend = Backend(database=Database(), ledger_table="tb_confiture", has_lock=has_lock)
+    bench.run.migration(killed.migration, Direction.UP, backend)
+    assert len(asked) == (3 if has_lock else 1)
+    assert (killed in bench.outbox.intents()) is not has_lock
+
+
+def test_one_that_stays_is_not_waited_for_without_end() -> None:
+    """A process that lives on without its lock costs the wait once, and nothing is told of it."""
+    killed = replace(KILLED, has_lock=True, backend_started_at=NOW)
+
+    def here(intents: Sequence[Intent]) -> Mapping[str, Known]:
+        known = Database7().ask(intents)["evt_5"]
+        return {"evt_5": replace(known, has_pid=True, pid_started_at=NOW)}
+
+    bench = Bench(killed)
+    bench.run.consult(here, here)
+    backend = Backend(database=Database(), ledger_table="tb_confiture", has_lock=True)
+    started = time.monotonic()
+    assert bench.run.migration(killed.migration, Direction.UP, backend) is not None
+    assert time.monotonic() - started < 10
+    assert killed in bench.outbox.intents()
 
 
 def test_another_environments_intent_is_left_to_it() -> None:

@@ -110,12 +110,15 @@ def quoted(name: str) -> str:
     return table(name).as_string(None)
 
 
+def is_askable(connection: Any) -> bool:
+    """Whether *connection* takes a question now."""
+    status = connection.info.transaction_status
+    return status in (TransactionStatus.IDLE, TransactionStatus.INTRANS)
+
+
 def _asked(connection: Any, query: Any, values: tuple[object, ...] = ()) -> Any:
     """The row that answers *query*, ``None`` when refused; the transaction stays as it was."""
-    if connection.info.transaction_status not in (
-        TransactionStatus.IDLE,
-        TransactionStatus.INTRANS,
-    ):
+    if not is_askable(connection):
         return None
     with suppress(psycopg.Error), connection.transaction(), connection.cursor() as cursor:
         cursor.execute(query, values)

@@ -19,11 +19,12 @@ from psycopg import sql as pgsql
 from ..config_file import expand
 from ..outbox import Intent
 from ..settlement import Known, LedgerRow
-from .backend import IDENTITY, LOCK_NAMESPACE, quoted, table
+from .backend import IDENTITY, LOCK_NAMESPACE, is_askable, quoted, table
 
 TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
 _STATE = "SELECT state FROM pg_catalog.pg_stat_activity WHERE pid = %s"
+_FRESH = "SELECT pg_stat_clear_snapshot(), current_setting('transaction_isolation')"
 _STANDBY = "SELECT pg_is_in_recovery()"
 _PIDS = (
     "SELECT pid, backend_start FROM pg_catalog.pg_stat_activity "
@@ -110,6 +111,23 @@ def project_ledger(config_file: Path | None, environ: Mapping[str, str]) -> Ledg
     if any(finding.at[0] in ("database_url", "database") for finding in findings):
         return None
     return Ledger(dsn_from_config(content))
+
+
+def ask_over(connection: Any, intents: Sequence[Intent]) -> Mapping[str, Known]:
+    """The same over the connection of a migration that has not begun; none when it cannot say.
+
+    No limit on connections stands in its way. An older snapshot would miss a COMMIT, so it says
+    nothing in a transaction that has one.
+    """
+    if not is_askable(connection):
+        return {}
+    try:
+        with connection.transaction():
+            if _one(connection, _FRESH)[1] != "read committed":
+                return {}
+            return _known(connection, intents)
+    except psycopg.Error:
+        return {}
 
 
 def _known(connection: psycopg.Connection[Any], intents: Sequence[Intent]) -> dict[str, Known]:
