@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from .errors import HookError
-from .hook_thread import HookThread, StdoutGuard
+from .hook_thread import HookThread, StdoutGuard, end_left_behind
 from .hooks import Hook, HookContext
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class HookRunner:
                 f"confiture-webhooks: hooks had no time left: {left} {calls} not told to them "
                 "in full. Make the hooks faster, or raise `flush_timeout`."
             )
+        end_left_behind()
         self._stdout.stop()
         if self._set_variable:
             os.environ.pop(CORRELATION_ID, None)
@@ -159,7 +160,8 @@ class HookRunner:
         elif thread.error is not None:
             raise RuntimeError("importing a hook file") from thread.error
         else:
-            self._hooks += loaded
+            # A file may have imported another: its hooks are there already.
+            self._hooks += [hook for hook in loaded if hook not in self._hooks]
             self._stdout.modules |= {hook.module for hook in loaded}
             return
         self._say(f"confiture-webhooks: {fault}; its hooks do not run, the migration goes on")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -11,6 +12,8 @@ from types import FrameType
 from typing import Any
 
 _POLL_S = 0.1
+_ENDING_S = 0.2
+"""For calls that were told to end, all together."""
 
 
 class HookThread(threading.Thread):
@@ -36,6 +39,27 @@ class HookThread(threading.Thread):
             self.join(min(_POLL_S, left))
             left -= _POLL_S
         return not self.is_alive()
+
+
+def end_left_behind() -> None:
+    """Have the calls that still run raise SystemExit as soon as they run Python again.
+
+    A thread that writes to a standard stream while the interpreter ends makes it abort, and that
+    would be the command's exit code. One that waits in the system for ever does no harm.
+    """
+    running = [thread for thread in threading.enumerate() if isinstance(thread, HookThread)]
+    if not running:
+        return
+    import ctypes  # noqa: PLC0415  seldom needed
+
+    for thread in running:
+        assert thread.ident is not None
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
+        )
+    deadline = time.monotonic() + _ENDING_S
+    for thread in running:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class _HookAwareStdout:

@@ -97,6 +97,8 @@ class Hook:
     function: HookFunction
     module: str
     name: str
+    is_named: bool
+    """Whether *name* names this function and no other: not so for closures and lambdas."""
     file: str
     line: int
 
@@ -111,29 +113,32 @@ class Registry:
 
     def __init__(self) -> None:
         self._hooks: list[Hook] = []
-        self._is_strict = False
+        self._loading: dict[int, list[Hook]] = {}
+        """What is registered by each thread that loads a file: one may have been left behind."""
         self._guard = threading.Lock()
 
     def add(self, hook: Hook) -> None:
-        """Keep *hook*. While files are loaded, the same one again raises HookError."""
+        """Keep *hook*. While a file is loaded, the same one again raises HookError."""
         with self._guard:
-            same = [one for one in self._hooks if _key(one) == _key(hook)]
-            if same and self._is_strict:
+            loaded = self._loading.get(threading.get_ident())
+            same = [one for one in self._hooks if _is_same(one, hook)]
+            if same and loaded is not None:
                 raise HookError(
                     f"{hook.name} is registered for {hook.event} twice; register it once"
                 )
             self._hooks = [one for one in self._hooks if one not in same] + [hook]
+            if loaded is not None:
+                loaded.append(hook)
 
     @contextmanager
     def loading(self) -> Iterator[list[Hook]]:
-        """The list that fills, when the block is left, with what was registered in it."""
-        before, loaded = list(self._hooks), list[Hook]()
-        self._is_strict = True
+        """The list of what this thread registers in the block."""
+        thread, loaded = threading.get_ident(), list[Hook]()
+        self._loading[thread] = loaded
         try:
             yield loaded
         finally:
-            self._is_strict = False
-            loaded += [hook for hook in self._hooks if hook not in before]
+            del self._loading[thread]
 
     def of(self, module: str) -> list[Hook]:
         """The hooks that *module* registered."""
@@ -147,8 +152,11 @@ class Registry:
             ]
 
 
-def _key(hook: Hook) -> tuple[str, str, str]:
-    return hook.event, hook.module, hook.name
+def _is_same(one: Hook, other: Hook) -> bool:
+    if one.event != other.event:
+        return False
+    is_name_theirs = one.is_named and (one.module, one.name) == (other.module, other.name)
+    return is_name_theirs or one.function is other.function
 
 
 registry = Registry()
@@ -167,18 +175,22 @@ def register_hook(event: str) -> Callable[[F], F]:
         raise HookError(f"unknown hook event '{event}'; the events are {', '.join(EVENTS)}.{hint}")
 
     def register(function: F) -> F:
-        registry.add(_hook(event, function))
+        registry.add(hook_of(event, function))
         return function
 
     return register
 
 
-def _hook(event: str, function: Any) -> Hook:
-    name = getattr(function, "__qualname__", type(function).__name__)
+def hook_of(event: str, function: Any) -> Hook:
+    """*function* as a hook of *event*. Raises HookError for what cannot be one."""
+    qualified = getattr(function, "__qualname__", None)
+    name = qualified or type(function).__name__
     if not callable(function):
         raise HookError(f"{name} is not a function")
     if inspect.iscoroutinefunction(function):
         raise HookError(f"{name} is async; a hook is a plain function")
+    if inspect.isgeneratorfunction(function):
+        raise HookError(f"{name} is a generator, which calling does not run; remove its `yield`")
     try:
         inspect.signature(function).bind(None)
     except TypeError:
@@ -193,6 +205,7 @@ def _hook(event: str, function: Any) -> Hook:
         function=function,
         module=getattr(function, "__module__", None) or "?",
         name=name,
+        is_named=qualified is not None and "<" not in qualified,
         file=code.co_filename if code else "?",
         line=code.co_firstlineno if code else 0,
     )

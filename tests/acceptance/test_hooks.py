@@ -92,6 +92,43 @@ def test_what_hooks_raise_or_take_too_long_is_theirs(hooked: Any) -> None:
     assert failed[0]["line"] == 5
 
 
+def test_a_hook_that_prints_without_end_leaves_the_exit_code_alone(hooked: Any) -> None:
+    """Left behind at its limit, it still writes when the command ends: that aborts nothing."""
+    project = hooked(
+        a=f"{HEAD}@register_hook('post_execute')\ndef f(c):\n    while True: print('x' * 2000)\n"
+    )
+    project.environment_file(webhooks={"hook_timeout": 0.3})
+    ended = [project.confiture("migrate", way).returncode for way in ("up", "down", "up")]
+    assert ended == [0, 0, 0]
+
+
+def test_hook_files_share_what_they_like(hooked: Any, receiver: Any) -> None:
+    """A file that another imports is told once; an address in a private module is told once."""
+    project = hooked(
+        _shared="import os\nURL = os.environ['CONFITURE_WEBHOOK_URL']\n",
+        a="from confiture_hooks import b\n",
+        b=f"import requests\nfrom confiture_hooks._shared import URL\n{HEAD}"
+        "@register_hook('post_execute')\ndef f(c): requests.post(URL, json={'own': 1})\n",
+    )
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url}
+    assert project.confiture("migrate", "up", env=env).returncode == 0
+    assert [one.payload for one in receiver.requests] == [{"own": 1}]
+    assert (
+        "b.py reads CONFITURE_WEBHOOK_URL" in project.confiture("webhooks", "check", env=env).stdout
+    )
+
+
+def test_a_package_that_raises_is_each_files_trouble(hooked: Any) -> None:
+    """What ``__init__.py`` raises is told with its own line, and the migration goes on."""
+    project = hooked(
+        __init__="\nraise RuntimeError\n", a="print('a runs')\n", b="print('b runs')\n"
+    )
+    done = project.confiture("migrate", "up")
+    assert done.returncode == 0
+    assert done.stderr.count("__init__.py:2: raised RuntimeError") == 2
+    assert " runs" not in done.stderr
+
+
 def test_every_event_reaches_its_hook_and_a_rehearsal_none(hooked: Any) -> None:
     """Up, a failure and down are told in order; a dry run does not even import the files."""
     body = "".join(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import threading
 from datetime import timedelta
+from importlib.machinery import PathFinder
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,8 @@ from confiture_webhooks.adapters.hook_files import find
 from confiture_webhooks.errors import HookError
 from confiture_webhooks.event import EventType
 from confiture_webhooks.explain import explain
-from confiture_webhooks.hook_thread import HookThread, StdoutGuard
-from confiture_webhooks.hooks import HookContext, register_hook
+from confiture_webhooks.hook_thread import HookThread, StdoutGuard, end_left_behind
+from confiture_webhooks.hooks import HookContext, Registry, hook_of, register_hook
 from samples import endpoint
 
 if TYPE_CHECKING:
@@ -54,12 +56,17 @@ def test_a_module_of_the_hosts_own_wins(tmp_path: Path) -> None:
     assert python(code, tmp_path) == "the host\n"
 
 
+def _yields(_: object) -> Any:
+    yield
+
+
 @pytest.mark.parametrize(
     ("event", "function", "said"),
     [
         ("on_eror", lambda _: None, "Did you mean 'on_error'"),
         ("on_error", lambda: None, "one argument"),
         ("on_error", 7, "not a function"),
+        ("on_error", _yields, "is a generator"),
     ],
 )
 def test_what_cannot_be_a_hook_is_refused(event: str, function: Any, said: str) -> None:
@@ -72,6 +79,37 @@ def test_a_decorator_without_an_event_says_how() -> None:
     """``@register_hook`` without parentheses is explained."""
     with pytest.raises(HookError, match="post_execute"):
         register_hook(lambda _: None)  # type: ignore[arg-type, type-var]
+
+
+def test_hooks_made_in_a_loop_are_each_their_own() -> None:
+    """Closures, lambdas and partials share a name, and none takes another's place."""
+    kept = Registry()
+    hooks = [hook_of("on_error", made) for made in (*map(_closure, "ab"), *map(_partial, "ab"))]
+    with kept.loading() as loaded:
+        for hook in hooks:
+            kept.add(hook)
+    assert loaded == hooks
+    with kept.loading(), pytest.raises(HookError, match="twice"):
+        kept.add(hooks[0])
+
+
+def _closure(word: str) -> Any:
+    return lambda _: word
+
+
+def _partial(word: str) -> Any:
+    return functools.partial(print, word)
+
+
+def test_a_file_left_behind_adds_nothing_to_the_next() -> None:
+    """What another thread registers meanwhile is not of the file that is loaded here."""
+    kept = Registry()
+    other = threading.Thread(target=kept.add, args=(hook_of("on_error", _closure("a")),))
+    with kept.loading() as loaded:
+        other.start()
+        other.join()
+        kept.add(hook_of("on_error", _closure("b")))
+    assert len(loaded) == 1
 
 
 def test_sending_outside_a_run_is_an_error() -> None:
@@ -107,6 +145,68 @@ def test_files_are_found_in_order_and_read_without_running(tmp_path: Path) -> No
     ]
     assert [file.reads_url for file in found] == [True, False, False, False, False]
     assert [file.fault is not None for file in found] == [False, False, True, False, True]
+
+
+@pytest.mark.parametrize("name", ["_shared", "__init__"])
+def test_a_private_module_reads_the_variable_for_those_that_import_it(
+    tmp_path: Path, name: str
+) -> None:
+    """The address may be read in what hook files share; nobody is told twice for that."""
+    directory = tmp_path / "confiture_hooks"
+    directory.mkdir()
+    (directory / f"{name}.py").write_text("import os; URL = os.environ['CONFITURE_WEBHOOK_URL']")
+    (directory / "a.py").write_text(f"from confiture_hooks.{name} import URL")
+    (directory / "b.py").write_text("import os")
+    reads = [file.reads_url for file in find(tmp_path)]
+    assert reads == [True, name == "__init__"]
+
+
+def test_a_name_that_cannot_be_imported_is_said(tmp_path: Path) -> None:
+    """A file with a dot in its name is a fault with a remedy, not a missing module."""
+    directory = tmp_path / "confiture_hooks"
+    directory.mkdir()
+    (directory / "my.hooks.py").write_text("")
+    (file,) = find(tmp_path)
+    assert file.fault is not None
+    assert "has a dot in its name" in str(file.fault)
+
+
+def test_a_module_is_found_as_an_import_would_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packages that an editable install made known to a finder of its own are found too."""
+    (tmp_path / "ops").mkdir()
+    (tmp_path / "ops" / "notify.py").write_text("")
+
+    class Finder:
+        def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+            return PathFinder.find_spec(name, [str(tmp_path)]) if name == "ops" else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    found = find(tmp_path / "elsewhere", ["ops.notify", "ops.nosuch"])
+    assert [file.fault is None for file in found] == [True, False]
+
+
+def test_reading_a_file_says_nothing(tmp_path: Path) -> None:
+    """What Python warns of in a file is said when it is imported, and not before."""
+    directory = tmp_path / "confiture_hooks"
+    directory.mkdir()
+    (directory / "a.py").write_text(r"PATTERN = '\d'")
+    assert [file.fault for file in find(tmp_path)] == [None]
+
+
+def test_what_is_left_behind_ends(capsys: Any) -> None:
+    """A hook that prints without end is ended, for an interpreter that ends would abort."""
+
+    def endless() -> None:
+        while True:
+            print("x")
+
+    thread = HookThread(endless)
+    assert not thread.ends_within(timedelta(seconds=0.1), threading.Event())
+    end_left_behind()
+    thread.join(20)
+    assert isinstance(thread.error, SystemExit)
 
 
 def test_a_hooks_print_goes_to_stderr_the_commands_to_stdout(capsys: Any) -> None:

@@ -9,11 +9,12 @@ import ast
 import importlib
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -26,6 +27,7 @@ from ..variables import URL
 DIRECTORY = HOOKS.name
 """Beside ``db/``, in the directory ``confiture`` is run in; a package of this name, too."""
 REMEDY = "Correct it; until then its hooks do not run"
+DOTTED = "has a dot in its name, with which nothing can import it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,10 @@ class HookFile:
     """``None`` for a module whose source is not found."""
     fault: Fault | None = None
     reads_url: bool = False
-    """Whether it reads CONFITURE_WEBHOOK_URL itself, and so takes that variable over."""
+    """Whether it reads CONFITURE_WEBHOOK_URL, and so takes that variable over.
+
+    Itself, or in a private module beside it that it imports.
+    """
 
     @property
     def shown(self) -> str:
@@ -47,29 +52,31 @@ class HookFile:
 
 def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
     """The hook files of *project* in name order, then *modules* in theirs."""
-    files = [_read(f"{DIRECTORY}.{path.stem}", path) for path in _files(project / DIRECTORY)]
+    paths = _paths(project / DIRECTORY)
+    readers = (path for path in paths if path.name[0] in "._" and _names(path)[0])
+    private = frozenset(path.stem for path in readers)
+    files = [
+        _read(f"{DIRECTORY}.{path.stem}", path, private)
+        for path in paths
+        if path.name[0] not in "._"
+    ]
     return files + [_module(name, project) for name in modules]
 
 
-def _files(directory: Path) -> list[Path]:
+def _paths(directory: Path) -> list[Path]:
     try:
-        files = sorted(directory.iterdir())
+        return sorted(path for path in directory.iterdir() if path.suffix == ".py")
     except OSError:
         return []
-    return [file for file in files if file.suffix == ".py" and file.name[0] not in "._"]
 
 
 def _module(name: str, project: Path) -> HookFile:
     """The module called *name*, found without importing anything."""
-    search: list[str] | None = [*sys.path, str(project)]
-    spec: ModuleSpec | None = None
-    parts = name.split(".")
-    for length in range(1, len(parts) + 1):
-        spec = PathFinder.find_spec(".".join(parts[:length]), search)
+    first, *_ = parts = name.split(".")
+    spec = _top_level(first) or PathFinder.find_spec(first, [str(project)])
+    for length in range(2, len(parts) + 1):
         search = spec.submodule_search_locations if spec else None
-        if search is None and length < len(parts):
-            spec = None
-            break
+        spec = PathFinder.find_spec(".".join(parts[:length]), search) if search else None
     if spec is None:
         fault = Fault(f"webhooks.hooks: {name}", "there is no such module", "Install or correct it")
         return HookFile(module=name, path=None, fault=fault)
@@ -77,9 +84,16 @@ def _module(name: str, project: Path) -> HookFile:
     return _read(name, origin) if origin else HookFile(module=name, path=None)
 
 
-def _read(module: str, path: Path) -> HookFile:
+def _top_level(name: str) -> ModuleSpec | None:
     try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
+        return find_spec(name)
+    except (ImportError, ValueError):  # ``__main__`` and what else was made by hand
+        return None
+
+
+def _read(module: str, path: Path, private: frozenset[str] = frozenset()) -> HookFile:
+    try:
+        reads_url, imported = _parsed(path)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         place = f"{_shown(path)}:{line}" if line else _shown(path)
@@ -88,8 +102,31 @@ def _read(module: str, path: Path) -> HookFile:
     except OSError as error:
         fault = Fault(_shown(path), f"cannot be read ({type(error).__name__})", REMEDY)
         return HookFile(module=module, path=path, fault=fault)
-    names = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
-    return HookFile(module=module, path=path, reads_url=URL in names)
+    if "." in path.stem:
+        fault = Fault(_shown(path), DOTTED, "Rename it")
+        return HookFile(module=module, path=path, fault=fault)
+    # Importing a module of a package imports the package.
+    helped = not private.isdisjoint({*imported, "__init__"})
+    return HookFile(module=module, path=path, reads_url=reads_url or helped)
+
+
+def _parsed(path: Path) -> tuple[bool, set[str]]:
+    """Whether *path* names the variable, and every part of what it imports."""
+    with warnings.catch_warnings():  # the import gives them
+        warnings.simplefilter("ignore")
+        nodes = list(ast.walk(ast.parse(path.read_bytes(), filename=str(path))))
+    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [name.name for node in imports for name in node.names]
+    names += [node.module or "" for node in imports if isinstance(node, ast.ImportFrom)]
+    constants = (node.value for node in nodes if isinstance(node, ast.Constant))
+    return URL in constants, {part for name in names for part in name.split(".")}
+
+
+def _names(path: Path) -> tuple[bool, set[str]]:
+    try:
+        return _parsed(path)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
+        return False, set()  # told when a hook file imports it
 
 
 def _reason(error: BaseException) -> str:
@@ -120,11 +157,14 @@ def _importable(file: HookFile, project: Path) -> Iterator[None]:
         _package(project / DIRECTORY)
         yield
         return
+    if str(project) in sys.path:
+        yield
+        return
     sys.path.append(str(project))
     try:
         yield
     finally:
-        if str(project) in sys.path:
+        with suppress(ValueError):
             sys.path.remove(str(project))
 
 
@@ -142,7 +182,11 @@ def _package(directory: Path) -> None:
         assert spec.loader is not None
         package = module_from_spec(spec)
         sys.modules[DIRECTORY] = package
-        spec.loader.exec_module(package)
+        try:
+            spec.loader.exec_module(package)
+        except BaseException:
+            del sys.modules[DIRECTORY]  # so that it is each file's trouble, not the first one's
+            raise
     package.__path__ = [str(directory)]
     sys.modules[DIRECTORY] = package
 
@@ -157,13 +201,14 @@ def forget() -> None:
 def _fault(file: HookFile, error: BaseException) -> LoadFault:
     """What *error* says of *file*, in words that hold nothing of the users'."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if file.path and frame.filename == str(file.path)]
-    path, line = file.path, own[-1].lineno if own else None
+    path, line = _place(file.path, frames)
     if isinstance(error, SyntaxError) and error.filename:
         path, line = Path(error.filename), error.lineno
     problem = f"raised {type(error).__name__} when it was imported"
     if isinstance(error, HookError):
         problem = str(error)
+    elif path is not None and "." in path.stem:
+        problem = DOTTED
     elif isinstance(error, SyntaxError):
         problem = f"is not valid Python ({_reason(error)})"
     elif isinstance(error, ModuleNotFoundError) and error.name:
@@ -176,3 +221,16 @@ def _fault(file: HookFile, error: BaseException) -> LoadFault:
         line=line,
         error_type=type(error).__name__,
     )
+
+
+def _place(
+    path: Path | None, frames: Sequence[traceback.FrameSummary]
+) -> tuple[Path | None, int | None]:
+    """Where of *frames* a user can mend it: in *path*, else in the package it is a part of."""
+    if path is None:
+        return None, None
+    for known in (path, path.with_name("__init__.py")):
+        lines = [frame.lineno for frame in frames if frame.filename == str(known)]
+        if lines:
+            return known, lines[-1]
+    return path, None
