@@ -28,6 +28,7 @@ _VERDICTS = {
     None: Text("not checked", style="yellow"),
 }
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_MOST_DIGITS = 20
 _REQUEST_LINE = re.compile(r"[A-Z]+ \S+ HTTP/[\d.]+")
 
 
@@ -134,14 +135,17 @@ def _from_http(content: bytes) -> Captured:
     parts = _BLANK_LINE.split(content, maxsplit=1)
     if len(parts) == 1:
         raise WebhooksError("no blank line between headers and body")
-    lines = parts[0].decode("latin-1").splitlines()
+    lines = [line.removesuffix("\r") for line in parts[0].decode("latin-1").split("\n")]
     if lines and _REQUEST_LINE.fullmatch(lines[0]):
         del lines[0]
     pairs = [line.partition(":") for line in lines]
     if not all(colon for _, colon, _ in pairs):
         raise WebhooksError("a header line without a colon")
     headers = Headers([(name.strip(), value.strip()) for name, _, value in pairs])
-    length = headers.get("Content-Length", "")
-    # Editors end a file with a line break that was never sent.
-    body = parts[1][: int(length)] if length.isascii() and length.isdigit() else parts[1]
-    return Captured(headers=headers, body=body)
+    return Captured(headers=headers, body=_sent(parts[1], headers.get("Content-Length", "")))
+
+
+def _sent(body: bytes, length: str) -> bytes:
+    """As much of *body* as was sent: editors end a file with a line break that was not."""
+    is_a_length = length.isascii() and length.isdigit() and len(length) < _MOST_DIGITS
+    return body[: int(length)] if is_a_length else body

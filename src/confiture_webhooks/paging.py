@@ -53,8 +53,7 @@ def opsgenie(event: Event, message: Message) -> dict[str, Any]:
         return {**named, "note": cut(message.summary, 25_000)}
     facts = dict(message.facts)
     tags = [event.type.value, event.environment]
-    return {
-        **named,
+    alert: dict[str, Any] = {
         "message": cut(message.summary, 130),
         "description": cut("\n".join(f"{name}: {value}" for name, value in facts.items()), 15_000),
         "details": facts,
@@ -62,3 +61,4 @@ def opsgenie(event: Event, message: Message) -> dict[str, Any]:
         "priority": "P2",
         "tags": [cut(plain(tag), 50) for tag in tags if tag],
     }
+    return {**named, **{name: value for name, value in alert.items() if value}}

@@ -6,7 +6,6 @@ Source: Standard Webhooks 1.0.0, https://github.com/standard-webhooks/standard-w
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -20,15 +19,18 @@ SECRET_PREFIX = "whsec_"  # noqa: S105  what the standard puts before a secret
 def signing_key(secret: str) -> bytes:
     """The Standard Webhooks key of *secret*: base64 after ``whsec_``, else its UTF-8 bytes.
 
-    Raises ValueError when a ``whsec_`` secret is not base64 or a secret is empty.
+    Raises ValueError when a ``whsec_`` secret is not base64, another is not UTF-8, or one is
+    empty. Nothing of the secret is in its text.
     """
-    if not secret.startswith(SECRET_PREFIX):
-        key = secret.encode()
-    else:
-        try:
+    is_encoded = secret.startswith(SECRET_PREFIX)
+    try:
+        if is_encoded:
             key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-        except binascii.Error as error:
-            raise ValueError("not base64 after 'whsec_'") from error
+        else:
+            key = secret.encode()
+    except ValueError:
+        problem = "not base64 after 'whsec_'" if is_encoded else "not UTF-8"
+        raise ValueError(problem) from None
     if not key:
         raise ValueError("empty secret")
     return key

@@ -141,19 +141,19 @@ def verify(
     The Standard Webhooks signature is checked when its header is there;
     ``X-Confiture-Signature`` alone has no time, can be replayed for ever, and is accepted
     only with ``require_timestamp=False``. ``tolerance=None`` accepts any time. Raises
-    ``ConfigError`` when a secret is empty or not base64 after ``whsec_``.
+    ``ConfigError`` when a secret is missing, empty or not base64 after ``whsec_``.
 
     A second request with the same ``id`` is authentic too: senders repeat what was not
     answered. ``Inbox`` tells the two apart.
     """
     if not isinstance(body, bytes | bytearray | memoryview):
         raise TypeError(f"body must be the bytes as received, not {type(body).__name__}")
-    secrets = (secret,) if isinstance(secret, str) else tuple(secret)
+    secrets = _as_secrets(secret)
     keys = signing_keys(secrets)
     moment = (now or datetime.now(UTC)).astimezone(UTC)
     try:
         fields = _fields(headers)
-        if len(body) > max_body:
+        if _size(body) > max_body:
             raise SignatureError(REFUSAL)
         content = bytes(body)
         sent_at = None
@@ -174,7 +174,7 @@ def verify(
 def signing_keys(secret: str | Sequence[str]) -> list[bytes]:
     """The Standard Webhooks key of each secret. Raises ConfigError with what cannot be one."""
     keys, faults = [], []
-    secrets = (secret,) if isinstance(secret, str) else tuple(secret)
+    secrets = _as_secrets(secret)
     for one in secrets:
         try:
             keys.append(signing_key(one))
@@ -185,6 +185,21 @@ def signing_keys(secret: str | Sequence[str]) -> list[bytes]:
     if faults:
         raise ConfigError(faults)
     return keys
+
+
+def _as_secrets(secret: Any) -> tuple[str, ...]:
+    """One secret or several. Raises ConfigError for what is neither, such as an unset variable."""
+    if isinstance(secret, str) or secret is None:
+        return () if secret is None else (secret,)
+    if isinstance(secret, Iterable) and not isinstance(secret, bytes | bytearray | memoryview):
+        secrets = tuple(secret)
+        if all(isinstance(one, str) for one in secrets):
+            return secrets
+    raise ConfigError([Fault("secret", "is not text", "Give one as str, or a list of them.")])
+
+
+def _size(body: bytes | bytearray | memoryview) -> int:
+    return body.nbytes if isinstance(body, memoryview) else len(body)
 
 
 def _fields(headers: Any) -> dict[str, str]:

@@ -116,6 +116,15 @@ def test_the_provider_accepts(chosen: str, kind: EventType) -> None:
 
 
 @pytest.mark.parametrize("kind", EVENTS)
+@pytest.mark.parametrize("chosen", FORMATS)
+def test_what_is_not_known_is_left_out(chosen: str, kind: EventType) -> None:
+    """An event without environment, database, SQLSTATE or rows is valid too."""
+    bare = replace(EVENTS[kind], environment=None, database=Database(), rows_affected=None)
+    error = bare.error and ErrorInfo(type="E", message="")
+    assert accepted(chosen, replace(bare, error=error, migrations=bare.migrations and []))
+
+
+@pytest.mark.parametrize("kind", EVENTS)
 @pytest.mark.parametrize("long", LONG)
 @pytest.mark.parametrize("chosen", FORMATS)
 def test_limits_are_kept_by_cutting_texts(chosen: str, long: str, kind: EventType) -> None:

@@ -157,11 +157,36 @@ def test_no_downgrade() -> None:
         verify(headers, BODY, SECRET, now=NOW, require_timestamp=False)
 
 
-@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_not base64!", [], ["good", ""]])
-def test_unusable_secret(secret: str | list[str]) -> None:
-    """A secret that cannot sign is the receiver's own fault, and is said to be."""
-    with pytest.raises(ConfigError, match="secret"):
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "",
+        "whsec_",
+        "whsec_not base64!",
+        "whsec_é",
+        "canary\udc80",
+        [],
+        ["good", ""],
+        None,
+        b"bytes",
+        [None],
+        5,
+    ],
+)
+def test_unusable_secret(secret: Any) -> None:
+    """A secret that cannot sign is the receiver's own fault, and is said to be without showing it."""
+    with pytest.raises(ConfigError, match="secret") as refused:
         verify(signed(), BODY, secret, now=NOW)
+    assert not any(part in str(refused.value) for part in ("canary", "udc80", "é"))
+
+
+def test_a_view_is_measured_in_bytes() -> None:
+    """A memoryview of wide items is as large as its bytes."""
+    content = BODY + b" " * (-len(BODY) % 8)
+    view = memoryview(content).cast("Q")
+    assert verify(signed(body=content), view, SECRET, now=NOW, max_body=len(content)).id == "evt_1"
+    with pytest.raises(SignatureError):
+        verify(signed(body=content), view, SECRET, now=NOW, max_body=len(content) - 1)
 
 
 def test_verified_shows_no_payload() -> None:
@@ -241,6 +266,17 @@ def test_raw_request(line_break: str, request_line: str | None) -> None:
     head = line_break.join([request_line, *lines] if request_line else lines)
     capture = read_capture((head + line_break * 2).encode() + BODY)
     assert verify(capture.headers, capture.body, SECRET, now=NOW).id == "evt_1"
+
+
+def test_a_header_of_any_bytes() -> None:
+    """A byte that ends lines in other encodings ends none here."""
+    capture = read_capture("X-Environment: Ålesund\r\nX-Other: 1\r\n\r\n{}".encode())
+    assert set(capture.headers) == {"X-Environment", "X-Other"}
+
+
+def test_a_length_without_end() -> None:
+    """A length that no number holds is no length."""
+    assert read_capture(b"Content-Length: " + b"9" * 5000 + b"\n\n{}").body == b"{}"
 
 
 def test_line_break_after_the_body() -> None:
