@@ -160,7 +160,7 @@ def operators_outbox(
     from .adapters.sqlite import SqliteOutbox  # noqa: PLC0415
 
     path = sqlite_path(settings, environ)
-    return SqliteOutbox(path) if makes or path.exists() else spare_outbox()
+    return SqliteOutbox(path, follows=makes) if makes or path.exists() else spare_outbox()
 
 
 def parts(

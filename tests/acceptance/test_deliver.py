@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sqlite3
 import sys
@@ -149,6 +150,20 @@ def test_a_worker_sees_what_others_release(outside: Project, receiver: Any) -> N
         release(outside, number)
         eventually(lambda number=number: len(receiver.requests) == number + 1)
     worker.send_signal(signal.SIGINT)
+    assert worker.wait(BOUND_S) == 0
+
+
+def test_a_worker_survives_the_removal_of_the_file(outside: Project, receiver: Any) -> None:
+    """After ``git clean`` or the like, deliver --watch makes what the next run records."""
+    configured(outside, receiver.url)
+    worker = outside.spawn("webhooks", "deliver", "--watch")
+    eventually(database(outside).exists)
+    release(outside, 1)
+    eventually(lambda: len(receiver.requests) == 1)
+    shutil.rmtree(database(outside).parent)
+    release(outside, 2)
+    eventually(lambda: len(receiver.requests) == 2)
+    worker.send_signal(signal.SIGTERM)
     assert worker.wait(BOUND_S) == 0
 
 

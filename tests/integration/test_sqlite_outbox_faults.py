@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from confiture_webhooks.adapters.sqlite import SqliteOutbox, open_outbox
 from confiture_webhooks.adapters.sqlite_file import DamagedError, set_aside
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
-from contract.made import LEASE, NOW, delivery, event_id, filled, intent
+from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, filled, intent
 
 TESTS = Path(__file__).parents[1]
 A_HANG_S = 20
@@ -174,6 +175,49 @@ def test_a_sound_file_that_was_noted_as_damaged_stays(outbox_path: Path) -> None
     with closing(SqliteOutbox(outbox_path)) as outbox:
         assert len(outbox.deliveries()) == 1
     assert not note.exists()
+
+
+def test_a_worker_goes_over_to_the_file_that_takes_the_place_of_its_own(outbox_path: Path) -> None:
+    """Removed or set aside, the old one is used until there is a new one, which loses nothing."""
+    aside = outbox_path.parents[1] / "aside"
+    with closing(SqliteOutbox(outbox_path, follows=True)) as worker:
+        worker.release(event_id(1), [delivery(1)])
+        outbox_path.parent.rename(aside)
+        assert [row.delivery.id for row in worker.deliveries()] == ["dlv_a_1"]
+        with closing(SqliteOutbox(outbox_path)) as run:
+            run.release(event_id(2), [delivery(2)])
+            assert [row.delivery.id for row in worker.deliveries()] == ["dlv_a_2"]
+            [claim] = worker.claim("a", environment="production", now=NOW, lease=LEASE)
+            run.release(event_id(3), [delivery(3)])
+        assert worker.record(claim, attempt(), DELIVERED)
+    with closing(SqliteOutbox(outbox_path)) as run:
+        assert [row.state for row in run.deliveries()] == [State.PENDING, State.DELIVERED]
+
+
+def test_a_worker_waits_until_the_file_in_the_place_of_its_own_is_an_outbox(
+    outbox_path: Path,
+) -> None:
+    """While it is none, every operation says so; afterwards it is used."""
+    with closing(SqliteOutbox(outbox_path, follows=True)) as worker:
+        shutil.rmtree(outbox_path.parent)
+        outbox_path.parent.mkdir()
+        outbox_path.write_bytes(b"not a database" * 500)
+        for _ in range(2):
+            with pytest.raises(OutboxError, match="damaged"):
+                worker.deliveries()
+        outbox, _ = open_outbox(outbox_path)
+        outbox.close()
+        assert list(worker.deliveries()) == []
+
+
+def test_a_run_keeps_the_file_it_began_with(outbox_path: Path) -> None:
+    """What it has recorded is not out of its sight because somebody removed the file."""
+    with closing(SqliteOutbox(outbox_path)) as run:
+        run.release(event_id(1), [delivery(1)])
+        shutil.rmtree(outbox_path.parent)
+        filled(outbox_path)
+        [claim] = run.claim("a", environment="production", now=NOW, lease=LEASE)
+        assert claim.delivery == delivery(1)
 
 
 def test_an_outbox_that_cannot_be_at_all_is_in_memory(tmp_path: Path) -> None:

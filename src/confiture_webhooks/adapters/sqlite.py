@@ -57,13 +57,17 @@ class SqliteOutbox:
 
     Raises OutboxError when the file cannot be opened, is another program's or of a newer
     version. An operation waits at most two seconds for other processes, then raises it.
+
+    A file that is removed or set aside stays in use while it is open, so that a run loses nothing
+    of its own. With *follows* the file that comes in its place is taken instead: a worker is for
+    what others record.
     """
 
     is_durable = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, follows: bool = False) -> None:
         self.path = path
-        self._file = Transactions(path)
+        self._file = Transactions(path, follows=follows)
 
     def stage(self, intent: Intent) -> None:
         """Remember that a migration is about to run; a second time, or late, changes nothing."""

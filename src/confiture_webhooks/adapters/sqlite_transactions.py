@@ -18,8 +18,9 @@ _BEGIN = "BEGIN IMMEDIATE"
 _SYNC_EVERY_COMMIT = "PRAGMA synchronous = FULL"
 _SYNC_AT_CHECKPOINT = "PRAGMA synchronous = NORMAL"
 
-_inherited: list[sqlite3.Connection] = []
-"""Connections of a parent process, kept open: SQLite forbids a fork to touch them."""
+_left_open: list[sqlite3.Connection] = []
+"""Never closed: a parent process's, which SQLite forbids a fork to touch, and those of files that
+are gone, which by their name would take the log of the file that came after."""
 
 CLOSE_TIMEOUT_S = 0.5
 PATIENCE_STEP_S = 0.05
@@ -29,35 +30,43 @@ PATIENCE_STEP_S = 0.05
 class Transactions:
     """Gives the connection to one thread at a time; survives a fork.
 
+    With *follows* it goes over to the file that has taken the place of the one it had.
     Everything raises OutboxError, after at most two seconds of waiting for others.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, follows: bool = False) -> None:
         self._path = path
+        self._follows = follows
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._connect()
 
     def _connect(self) -> None:
         self._connection = connect(self._path)
+        self._place = _place_of(self._path)
         self._connection.row_factory = sqlite3.Row
         mode = self._connection.execute("PRAGMA journal_mode").fetchone()[0]
         # Only a WAL may be left unsynced: a power cut could leave a rollback journal in part.
         self._relaxed = _SYNC_AT_CHECKPOINT if mode == "wal" else _SYNC_EVERY_COMMIT
         self._sync: str | None = None
         self._patience_s = 0.0
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The connection, for this thread alone."""
         if self._pid != os.getpid():
-            _inherited.append(self._connection)
+            _left_open.append(self._connection)
+            self._lock, self._pid = threading.Lock(), os.getpid()
             self._connect()
         deadline = time.monotonic() + PATIENCE_S
         if not self._lock.acquire(timeout=PATIENCE_S):
             raise OutboxError(f"outbox {self._path}: busy with other threads' work")
         try:
             with translated(self._path):
+                if self._follows and _place_of(self._path) not in (None, self._place):
+                    before = self._connection
+                    self._connect()
+                    _left_open.append(before)
                 self._be_patient(deadline - time.monotonic())
                 yield self._connection
         except DamagedError:
@@ -98,3 +107,12 @@ class Transactions:
                 self._connection.close()
         finally:
             self._lock.release()
+
+
+def _place_of(path: Path) -> tuple[int, int] | None:
+    """Which file has the name *path*; ``None``: none has."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
