@@ -230,6 +230,7 @@ class Worker:
         """Deliver what is due; when to look again."""
         name = lane.endpoint.name
         while not self._is_stopping:
+            self._defer_taken_over(lane)
             lease = lane.endpoint.timeout + LEASE_MARGIN
             stale_at = self._clock.monotonic() + FRESH_FOR.total_seconds()
             claims = deque(
@@ -256,3 +257,10 @@ class Worker:
         if lane.is_resting(self._clock.now()):
             return lane.rests_until
         return self._outbox.next_due_at(name, self._environment)
+
+    def _defer_taken_over(self, lane: Lane) -> None:
+        """End the spans whose next attempt was due so long ago that another worker made it."""
+        long_ago = self._clock.now() - LONGEST_REST
+        for delivery_id, waiting in list(lane.open.items()):
+            if waiting.next_attempt_at is not None and waiting.next_attempt_at < long_ago:
+                self._deliverer.defer_open(lane, delivery_id)

@@ -312,6 +312,26 @@ def test_a_lost_lease_keeps_nothing() -> None:
     assert bench.spans.finished == [("dlv_a_1", "deferred", 1)]
 
 
+def test_what_another_worker_took_over_is_not_kept_open() -> None:
+    """The span of a retry that another worker made ends as put off, while this one goes on."""
+    bench = Bench(endpoint("a", 5), transport=ScriptedTransport({"a": [503]}))
+    ahead = timedelta()
+    clock = Clock(now=lambda: datetime.now(UTC) + ahead)
+    bench.worker._clock = bench.worker._deliverer._clock = clock
+    bench.outbox.release("evt_1", [delivery()])
+    bench.worker.start()
+    bench.worker.drain(LONG_ENOUGH, horizon=timedelta())
+    assert bench.spans.finished == []
+    at = datetime.now(UTC) + 6 * A_SECOND
+    assert bench.outbox.claim("a", environment=None, now=at, lease=timedelta(hours=1))
+    ahead = timedelta(minutes=1)
+    bench.outbox.release("evt_2", [delivery(2)])
+    bench.worker.wake()
+    assert bench.worker.drain(LONG_ENOUGH, horizon=timedelta())
+    assert bench.spans.finished == [("dlv_a_1", "deferred", 1), ("dlv_a_2", "delivered", 1)]
+    bench.worker.stop()
+
+
 @pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(hours=-1)])
 def test_a_clock_that_jumps_does_not_hang_the_drain(jump: timedelta) -> None:
     """A wall clock set an hour forth or back does not make the drain outlast its budget."""
