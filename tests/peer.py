@@ -164,3 +164,23 @@ def starts_with(answer: bytes, then: Callable[[Talk], object]) -> Callable[[Talk
         then(talk)
 
     return behave
+
+
+def tunnel(talk: Talk) -> None:
+    """Behave as a proxy that opens a tunnel to the port asked for, wherever that is."""
+    asked = talk.read() or b""
+    port = int(asked.split()[1].rpartition(b":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as onward:
+        talk.sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        back = threading.Thread(target=pump, args=(onward, talk.sock), daemon=True)
+        back.start()
+        pump(talk.sock, onward)
+        back.join()
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what comes until there is no more."""
+    with suppress(OSError):
+        while data := source.recv(9999):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)

@@ -18,7 +18,8 @@ from .cli_settings import (
     is_json,
     print_json,
 )
-from .doctor import Check, Health, diagnose
+from .doctor import diagnose
+from .health import Check, Health
 
 _MARKS = {
     Health.OK: "[green]✅[/green]",
@@ -39,8 +40,8 @@ def doctor(
 
     PROCESS:
       Checks the configuration and the hook files, then for each endpoint name resolution,
-      connection, TLS, signature and clock, then the outbox, then the telemetry exporter and
-      its collector. Sends receivers a bare HEAD request, and a ping only with --ping.
+      connection, proxy, TLS, signature and clock, then the outbox, then the telemetry exporter
+      and its collector. Sends receivers a bare HEAD request, and a ping only with --ping.
 
     EXAMPLES:
       confiture webhooks doctor

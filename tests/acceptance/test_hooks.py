@@ -210,32 +210,3 @@ def test_filters_say_who_is_told(project: Any, receiver: Any) -> None:
         "environments has no local",
     ]
     assert project.confiture("webhooks", "check", "--explain", "nosuch").returncode == 2
-
-
-def test_the_doctor_names_what_is_wrong(project: Any, receiver: Any) -> None:
-    """A dead receiver, a missing collector and a missing secret each come with a remedy."""
-    endpoints = [
-        {"name": "alive", "url": receiver.url, "secret": "s"},
-        {"name": "dead", "url": "http://127.0.0.1:9/", "secret": "s"},
-        {"name": "open", "url": receiver.url},
-    ]
-    project.environment_file(webhooks={"endpoints": endpoints[:1]})
-    well = project.confiture("webhooks", "doctor", "--ping")
-    assert well.returncode == 0, well.stdout
-    assert "alive: ping: delivered with 200" in well.stdout
-    project.environment_file(webhooks={"endpoints": endpoints})
-    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
-    done = project.confiture("webhooks", "doctor", "--format", "json", env=env)
-    assert done.returncode == 1
-    document = json.loads(done.stdout)
-    status = {row["check"]: row["status"] for row in document["checks"]}
-    assert status["configuration"] == "ok"
-    assert status["alive: connects"] == status["alive: signs"] == status["alive: clock"] == "ok"
-    assert status["dead: connects"] == "problem"
-    assert status["open: signs"] == "warning"
-    assert status["outbox"] == "ok"
-    assert status["collector: traces, metrics, logs"] == "problem"
-    assert all(row["remedy"] for row in document["checks"] if row["status"] == "problem")
-    assert (
-        project.confiture("webhooks", "doctor", env={"CONFITURE_WEBHOOKS": "off"}).returncode == 5
-    )

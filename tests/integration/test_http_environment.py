@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import socket
 import ssl
-import threading
-from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -16,7 +13,7 @@ import trustme
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.transport import Request
-from peer import OK, Peer, Talk, answers, says
+from peer import OK, Peer, Talk, answers, says, tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -54,26 +51,6 @@ def credentials(sent: bytes) -> list[str]:
         for name, _, value in (line.partition(": ") for line in lines)
         if name.lower() == "authorization"
     ]
-
-
-def tunnel(talk: Talk) -> None:
-    """Behave as a proxy that opens a tunnel to the port asked for, wherever that is."""
-    asked = talk.read() or b""
-    port = int(asked.split()[1].rpartition(b":")[2])
-    with socket.create_connection(("127.0.0.1", port)) as onward:
-        talk.sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        back = threading.Thread(target=pump, args=(onward, talk.sock), daemon=True)
-        back.start()
-        pump(talk.sock, onward)
-        back.join()
-
-
-def pump(source: socket.socket, target: socket.socket) -> None:
-    """Pass on what comes until there is no more."""
-    with suppress(OSError):
-        while data := source.recv(9999):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
 
 
 def test_plain_http_goes_through_the_proxy(

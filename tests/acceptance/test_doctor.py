@@ -1,0 +1,305 @@
+"""``confiture webhooks doctor`` on what stands in the way: real TLS, real proxies, real clocks."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from peer import OK, Peer, Talk, answers, hello_then, says, tunnel
+from project import Project
+
+NOW = datetime.now(UTC)
+DAY = timedelta(days=1)
+SECRET_PATH = "/hook/CANARY?token=CANARY"
+Side = Callable[[trustme.CA, Path], ssl.SSLContext]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Project:
+    """A directory to run the doctor in; no database is needed."""
+    return Project(tmp_path / "project", "postgresql://nobody@127.0.0.1:1/nothing")
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """An authority that only those trust who are told of it."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, tmp_path: Path) -> dict[str, str]:
+    """The environment of those who are."""
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return {"REQUESTS_CA_BUNDLE": str(tmp_path / "ca.pem")}
+
+
+def diagnosed(
+    project: Project, urls: dict[str, str], env: dict[str, str] | None = None
+) -> tuple[int, dict[str, dict[str, Any]]]:
+    """The exit code of the doctor for endpoints at *urls*, and its rows by name."""
+    endpoints = [
+        {"name": name, "url": url + SECRET_PATH, "secret": "s3cret", "allow_http": True}
+        for name, url in urls.items()
+    ]
+    project.environment_file(webhooks={"endpoints": endpoints})
+    # A machine without a name server is to say so at once.
+    given = {"RES_OPTIONS": "timeout:1 attempts:1", **(env or {})}
+    done = project.confiture("webhooks", "doctor", "--format", "json", env=given)
+    assert "CANARY" not in done.stdout + done.stderr
+    assert done.stderr == ""
+    return done.returncode, {row["check"]: row for row in json.loads(done.stdout)["checks"]}
+
+
+def problems(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """What is wrong, and its remedy, by row."""
+    return {
+        name: f"{row['detail']} | {row['remedy']}"
+        for name, row in rows.items()
+        if row["status"] == "problem"
+    }
+
+
+def issued(*names: str, **dates: datetime) -> Side:
+    """A receiver's side of TLS with a certificate of the authority for *names*."""
+
+    def side(authority: trustme.CA, _: Path) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert(*names, **dates).configure_cert(context)
+        return context
+
+    return side
+
+
+def self_signed(_: trustme.CA, directory: Path) -> ssl.SSLContext:
+    """A receiver's side of TLS with a certificate that it signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(NOW - DAY)
+        .not_valid_after(NOW + DAY)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = directory / "self-signed.pem"
+    pem = serialization.Encoding.PEM
+    path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + made.public_bytes(pem)
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(path)
+    return context
+
+
+def another_authority(_: trustme.CA, directory: Path) -> ssl.SSLContext:
+    """A receiver's side of TLS with a certificate of an authority nobody was told of."""
+    return issued("localhost")(trustme.CA(), directory)
+
+
+def of_localhost(peer: Peer, scheme: str = "https") -> str:
+    """The address of *peer* by the name that its certificate is for."""
+    return f"{scheme}://localhost:{peer.port}"
+
+
+FAULTS: dict[str, tuple[Side, str, str]] = {
+    "expired": (
+        issued("localhost", not_before=NOW - 9 * DAY, not_after=NOW - DAY),
+        "the certificate has expired",
+        "Renew the certificate",
+    ),
+    "early": (
+        issued("localhost", not_before=NOW + DAY, not_after=NOW + 9 * DAY),
+        "the certificate is not valid yet",
+        "Set this machine's clock",
+    ),
+    "elsewhere": (
+        issued("elsewhere.test"),
+        "the certificate is for another host",
+        "Write the host into `url` that the certificate is for",
+    ),
+    "own": (self_signed, "the certificate is signed by itself", "Set REQUESTS_CA_BUNDLE"),
+    "stranger": (
+        another_authority,
+        "the certificate is of an authority that is not trusted here",
+        "Set REQUESTS_CA_BUNDLE to the authority's file",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_with_a_certificate(
+    fault: str, here: Project, authority: trustme.CA, trusted: dict[str, str], tmp_path: Path
+) -> None:
+    """Each fault of a certificate is one problem in words of its own, with its remedy, and exit 1."""
+    side, symptom, remedy = FAULTS[fault]
+    with Peer(answers(OK), tls=side(authority, tmp_path)) as peer:
+        code, rows = diagnosed(here, {"a": of_localhost(peer)}, trusted)
+        assert peer.requests == []
+    assert code == 1
+    found = problems(rows)
+    assert list(found) == ["a: tls"]
+    assert found["a: tls"].startswith(f"tls, {symptom} | {remedy}")
+
+
+def test_a_right_certificate_and_none(
+    here: Project, authority: trustme.CA, trusted: dict[str, str], tmp_path: Path
+) -> None:
+    """A trusted certificate is no problem; a port without TLS, and an unreadable bundle, are."""
+    with (
+        Peer(answers(OK), tls=issued("localhost")(authority, tmp_path)) as right,
+        Peer(hello_then(lambda talk: talk.sock.sendall(b"HTTP/1.1 400 No\r\n\r\n"))) as plain,
+    ):
+        assert diagnosed(here, {"a": of_localhost(right)}, trusted)[0] == 0
+        assert right.requests[0].startswith(b"HEAD / HTTP/1.1\r\n")
+        code, rows = diagnosed(here, {"a": of_localhost(plain)}, trusted)
+        assert code == 1
+        assert "does not speak TLS | Check the port" in problems(rows)["a: tls"]
+        gone = {"REQUESTS_CA_BUNDLE": str(tmp_path / "nosuch.pem")}
+        code, rows = diagnosed(here, {"a": of_localhost(right)}, gone)
+    assert code == 1
+    assert "names cannot be read | Correct the variable" in problems(rows)["a: tls"]
+
+
+def refuses(status: int) -> Callable[[Talk], None]:
+    """Behave as a proxy that answers everything with *status*."""
+    return says(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "status", "remedy"),
+    [
+        ("https", 403, "Have the proxy let this host through, or name the host in NO_PROXY"),
+        ("https", 407, "Put the proxy's user and password into HTTPS_PROXY"),
+        ("https", 502, "The proxy does not reach that host"),
+        ("http", 407, "Put the proxy's user and password into HTTP_PROXY"),
+        ("http", 503, "The proxy does not reach that host"),
+    ],
+)
+def test_a_proxy_that_refuses(here: Project, scheme: str, status: int, remedy: str) -> None:
+    """What a proxy answers instead of passing on is the proxy's problem, and exit 1."""
+    with Peer(refuses(status)) as proxy:
+        env = {f"{scheme.upper()}_PROXY": f"http://user:CANARY@127.0.0.1:{proxy.port}"}
+        code, rows = diagnosed(here, {"a": f"{scheme}://receiver.test"}, env)
+        verb = b"CONNECT receiver.test:443" if scheme == "https" else b"HEAD http://receiver.test"
+        assert proxy.requests[0].startswith(verb)
+        assert b"Proxy-Authorization: Basic " in proxy.requests[0]
+    assert code == 1
+    assert list(problems(rows)) == ["a: proxy"]
+    assert problems(rows)["a: proxy"].startswith(f"{status} from the proxy | {remedy}")
+    assert rows["a: connects"]["detail"] == "yes (the proxy)"
+
+
+def test_a_403_through_a_proxy_may_be_the_receivers(here: Project) -> None:
+    """A plain request that is answered with 403 is a warning: nobody says who answered."""
+    with Peer(refuses(403)) as proxy:
+        code, rows = diagnosed(here, {"a": "http://receiver.test"}, {"HTTP_PROXY": proxy.url})
+    assert code == 0
+    assert rows["a: proxy"]["status"] == "warning"
+
+
+def test_a_proxy_that_is_not_there_and_hosts_without_one(here: Project, receiver: Any) -> None:
+    """A dead proxy is told as the proxy's fault; NO_PROXY names who is reached without it."""
+    env = {"HTTP_PROXY": "http://127.0.0.1:9"}
+    code, rows = diagnosed(here, {"a": receiver.url}, env)
+    assert code == 1
+    assert problems(rows) == {
+        "a: connects": "connection_refused (the proxy) | Check HTTP_PROXY; "
+        "NO_PROXY names hosts that are reached without it"
+    }
+    code, rows = diagnosed(here, {"a": receiver.url}, {**env, "NO_PROXY": "127.0.0.1"})
+    assert (code, problems(rows)) == (0, {})
+    assert rows["a: connects"]["detail"] == "yes"
+
+
+def test_what_is_behind_a_tunnel_is_looked_at(
+    here: Project, authority: trustme.CA, trusted: dict[str, str], tmp_path: Path
+) -> None:
+    """A proxy that opens a tunnel is no problem; a certificate behind it can be."""
+    with (
+        Peer(tunnel) as proxy,
+        Peer(answers(OK), tls=issued("receiver.test")(authority, tmp_path)) as peer,
+    ):
+        env = {**trusted, "HTTPS_PROXY": proxy.url}
+        code, rows = diagnosed(here, {"a": f"https://receiver.test:{peer.port}"}, env)
+        assert (code, problems(rows)) == (0, {})
+        assert rows["a: proxy"]["detail"] == rows["a: tls"]["detail"] == "yes"
+        code, rows = diagnosed(here, {"a": f"https://another.test:{peer.port}"}, env)
+    assert code == 1
+    assert list(problems(rows)) == ["a: tls"]
+
+
+def test_a_name_that_does_not_resolve(here: Project) -> None:
+    """The name is the problem, and nothing after it is guessed at."""
+    code, rows = diagnosed(here, {"a": "https://receiver.invalid"})
+    assert code == 1
+    assert problems(rows) == {
+        "a: resolves": "dns | Check the host's name in `url`, and that this machine can resolve it"
+    }
+    assert "a: connects" not in rows
+
+
+@pytest.mark.parametrize(
+    ("ahead", "code", "status", "detail"),
+    [
+        (timedelta(), 0, "ok", "s apart"),
+        (timedelta(minutes=3), 0, "warning", "ahead of this machine's"),
+        (timedelta(hours=-1), 1, "problem", "behind this machine's"),
+    ],
+)
+def test_a_clock_that_is_off(
+    here: Project, ahead: timedelta, code: int, status: str, detail: str
+) -> None:
+    """A receiver's clock beyond the tolerance of signatures is a problem, nearly so a warning."""
+
+    def tells_the_time(talk: Talk) -> None:
+        date = format_datetime(datetime.now(UTC) + ahead, usegmt=True)
+        says(f"HTTP/1.1 405 No\r\nDate: {date}\r\nContent-Length: 0\r\n\r\n".encode())(talk)
+
+    with Peer(tells_the_time) as peer:
+        ended, rows = diagnosed(here, {"a": peer.url})
+    assert ended == code
+    assert rows["a: clock"]["status"] == status
+    assert detail in rows["a: clock"]["detail"]
+    assert (rows["a: clock"]["remedy"] is None) is (status == "ok")
+
+
+def test_the_doctor_names_what_is_wrong(project: Any, receiver: Any) -> None:
+    """A dead receiver, a missing collector and a missing secret each come with a remedy."""
+    endpoints = [
+        {"name": "alive", "url": receiver.url, "secret": "s"},
+        {"name": "dead", "url": "http://127.0.0.1:9/", "secret": "s"},
+        {"name": "open", "url": receiver.url},
+    ]
+    project.environment_file(webhooks={"endpoints": endpoints[:1]})
+    well = project.confiture("webhooks", "doctor", "--ping")
+    assert well.returncode == 0, well.stdout
+    assert "alive: ping: delivered with 200" in well.stdout
+    project.environment_file(webhooks={"endpoints": endpoints})
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    done = project.confiture("webhooks", "doctor", "--format", "json", env=env)
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    status = {row["check"]: row["status"] for row in document["checks"]}
+    assert status["configuration"] == "ok"
+    assert status["alive: connects"] == status["alive: signs"] == status["alive: clock"] == "ok"
+    assert status["dead: connects"] == "problem"
+    assert status["open: signs"] == "warning"
+    assert status["outbox"] == "ok"
+    assert status["collector: traces, metrics, logs"] == "problem"
+    assert all(row["remedy"] for row in document["checks"] if row["status"] == "problem")
+    assert (
+        project.confiture("webhooks", "doctor", env={"CONFITURE_WEBHOOKS": "off"}).returncode == 5
+    )
