@@ -269,14 +269,14 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
         off = outbox.disabled(environment)
         intents = [one for one in outbox.intents() if one.environment == environment]
         names = [endpoint.name for endpoint in settings.endpoints]
-        late = {
-            name: due_at
-            for name in names
-            if (due_at := outbox.next_due_at(name, environment)) is not None and due_at < now - LATE
-        }
+        due = {name: outbox.next_due_at(name, environment) for name in names}
+    late = {name: at for name, at in due.items() if at is not None and at < now - LATE}
+    # Not of what is new: between two looks it may have been delivered.
+    is_old = summary.oldest_at is not None and summary.oldest_at < now - LATE
+    unqueued = [name for name, at in due.items() if at is None] if is_old else []
     unsettled = unsettled_rows(intents, config)
     others = elsewhere(summaries, environment)
-    reasons = stuck(summary, names, off=off, late=late)
+    reasons = stuck(summary, names, off=off, late=late, unqueued=unqueued)
     old = sum(1 for intent in intents if intent.staged_at < now - UNSETTLED_FOR)
     if old:
         reasons["unsettled"] = f"{old} for more than {length(UNSETTLED_FOR)}"

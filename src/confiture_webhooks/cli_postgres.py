@@ -73,9 +73,8 @@ def init(
 
 def _made(dsn: str) -> tuple[str, bool]:
     """Make the outbox at *dsn*; how to name it, and whether there was anything to make."""
-    from .adapters.pgmq import PgmqOutbox, has_outbox  # noqa: PLC0415
+    from .adapters.pgmq import PgmqOutbox  # noqa: PLC0415
 
-    was_there = has_outbox(dsn)
     outbox = PgmqOutbox(dsn)
     outbox.close()
-    return outbox.where, not was_there
+    return outbox.where, outbox.has_made

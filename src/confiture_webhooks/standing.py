@@ -21,16 +21,23 @@ def stuck(
     *,
     off: Mapping[str, datetime],
     late: Mapping[str, datetime],
+    unqueued: Collection[str] = (),
 ) -> dict[str, str]:
     """By endpoint, why what it waits for does not come.
 
     *off*: since when an endpoint is off. *late*: endpoints with something due for too long,
-    and since when.
+    and since when. *unqueued*: those of which nothing will ever be due.
     """
     reasons = {
         name: f"no such endpoint is configured ({count} waiting)"
         for name, count in summary.undelivered.items()
         if name not in configured and name not in off
+    }
+    reasons |= {
+        name: f"{count} waiting, and none of them in the queue; 'confiture webhooks redeliver "
+        "--pending' puts them there"
+        for name, count in summary.undelivered.items()
+        if name in unqueued
     }
     reasons |= {name: f"due since {rfc3339(at)}, no worker runs" for name, at in late.items()}
     reasons |= {

@@ -27,6 +27,20 @@ def test_what_nobody_sends_is_stuck() -> None:
     }
 
 
+def test_what_is_in_no_queue_is_stuck() -> None:
+    """Something waits, and nothing will be due: that is told, unless nothing waits or it is off."""
+    reasons = stuck(
+        Summary(undelivered={"a": 2, "b": 1}),
+        ["a", "b", "c"],
+        off={"b": AT},
+        late={},
+        unqueued=["a", "b", "c"],
+    )
+    assert reasons.keys() == {"a", "b"}
+    assert reasons["a"].startswith("2 waiting, and none of them in the queue")
+    assert reasons["b"].startswith("off since")
+
+
 def test_off_is_told_rather_than_unknown_or_late() -> None:
     """Of an endpoint that is off only that is told: enabling it comes first."""
     reasons = stuck(Summary(undelivered={"b": 2}), [], off={"b": AT}, late={"b": AT})

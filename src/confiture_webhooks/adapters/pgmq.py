@@ -49,6 +49,11 @@ class PgmqOutbox:
         """Host and database, fit for any log."""
         return self._server.where
 
+    @property
+    def has_made(self) -> bool:
+        """Whether it, or a part of it, was not there before."""
+        return self._server.has_made
+
     def stage(self, intent: Intent) -> None:
         """Remember that a migration is about to run; a second time, or late, changes nothing."""
         values = {

@@ -42,13 +42,15 @@ class PgmqConnection:
     """Gives the connection to one thread at a time, and makes a new one when it has broken.
 
     Everything raises OutboxError. *prepare* is called with every new
-    connection and with how to name the server.
+    connection and with how to name the server; it says whether it made anything.
     """
 
-    def __init__(self, dsn: str, prepare: Callable[[Connection, str], object]) -> None:
+    def __init__(self, dsn: str, prepare: Callable[[Connection, str], bool]) -> None:
         self.dsn = conninfo_of(dsn)
         self.where = described(self.dsn)
         self._prepare = prepare
+        self.has_made = False
+        """Whether anything had to be made in the database."""
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._address: tuple[str, int, str] | None = None
@@ -80,7 +82,7 @@ class PgmqConnection:
             try:
                 with self._watchdog.over(made, SETUP_PATIENCE_S):
                     made.execute(_SETTINGS)
-                    self._prepare(made, self.where)
+                    self.has_made |= self._prepare(made, self.where)
             except BaseException:
                 made.close()
                 raise

@@ -28,7 +28,16 @@ _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
 SETUP_TIMEOUT_S = 30
 
-_TABLES = """
+# Each holds only the rows its question is about, so that a claim costs the same however many
+# messages are in the queue, waiting for later.
+_QUEUE_INDEXES = """
+CREATE INDEX q_confiture_webhooks_ready ON pgmq.q_confiture_webhooks
+    ((headers ->> 'x-pgmq-group'), msg_id) WHERE vt = '-infinity';
+CREATE INDEX q_confiture_webhooks_waiting ON pgmq.q_confiture_webhooks
+    ((headers ->> 'x-pgmq-group'), vt) WHERE vt > '-infinity';
+"""
+
+_TABLES = f"""
 CREATE SCHEMA IF NOT EXISTS confiture_webhooks;
 
 CREATE TABLE confiture_webhooks.schema_version (version integer NOT NULL);
@@ -92,12 +101,7 @@ CREATE TABLE confiture_webhooks.endpoints_off (
     PRIMARY KEY (endpoint, environment)
 );
 
--- Each holds only the rows its question is about, so that a claim costs the same however many
--- messages are in the queue, waiting for later.
-CREATE INDEX q_confiture_webhooks_ready ON pgmq.q_confiture_webhooks
-    ((headers ->> 'x-pgmq-group'), msg_id) WHERE vt = '-infinity';
-CREATE INDEX q_confiture_webhooks_waiting ON pgmq.q_confiture_webhooks
-    ((headers ->> 'x-pgmq-group'), vt) WHERE vt > '-infinity';
+{_QUEUE_INDEXES}
 """
 
 # One statement, so that a migration's transaction is held up by one round trip. It takes no
@@ -145,6 +149,18 @@ END
 $$
 """
 
+# A queue that was dropped with pgmq takes no delivery with it: those that are not over get their
+# messages again, under the numbers they had. Leases are lost: what is under way is due as before.
+_QUEUE_AGAIN = f"""
+{_QUEUE_INDEXES}
+INSERT INTO pgmq.q_confiture_webhooks (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
+SELECT seq, due_at, jsonb_build_object('delivery', id),
+       jsonb_build_object('x-pgmq-group', jsonb_build_array(endpoint, environment)::text)
+FROM confiture_webhooks.deliveries WHERE outcome IS NULL;
+SELECT setval(pg_get_serial_sequence('pgmq.q_confiture_webhooks', 'msg_id'), max(seq))
+FROM confiture_webhooks.deliveries;
+"""
+
 MIGRATIONS: tuple[str, ...] = (f"{_TABLES};{_RELEASE};",)
 
 GRANTS = (
@@ -180,6 +196,11 @@ def version(connection: Connection) -> int:
     return int(_found(connection, _VERSION) or 0)
 
 
+def _has_queue(connection: Connection) -> bool:
+    """Whether it is there: who drops pgmq drops it, and leaves our tables."""
+    return bool(_found(connection, _HAS_TABLE, ("pgmq", f"q_{QUEUE}")))
+
+
 def _found(connection: Connection, query: str, values: tuple[str, ...] = ()) -> Any:
     row = connection.execute(query, values).fetchone()
     return row["found"] if row else None
@@ -191,7 +212,7 @@ def migrate(connection: Connection, where: str) -> bool:
     Raises OutboxError for a database that a newer version has been at, or when pgmq is needed
     and not installed here; psycopg.Error when the server refuses.
     """
-    if _known(version(connection), where) == len(MIGRATIONS):
+    if _known(version(connection), where) == len(MIGRATIONS) and _has_queue(connection):
         return False
     with connection.transaction():
         connection.execute(f"SET LOCAL statement_timeout = '{SETUP_TIMEOUT_S}s'")
@@ -199,10 +220,13 @@ def migrate(connection: Connection, where: str) -> bool:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         # Again, now that nobody else is at it: another run may have just done it.
         had = _known(version(connection), where)
-        if had == 0:
+        has_queue = had > 0 and _has_queue(connection)
+        if not has_queue:
             _make_queue(connection, where)
         for statements in MIGRATIONS[had:]:
             connection.execute(statements)
+        if had > 0 and not has_queue:
+            connection.execute(_QUEUE_AGAIN)
         connection.execute(
             "UPDATE confiture_webhooks.schema_version SET version = %s", (len(MIGRATIONS),)
         )
