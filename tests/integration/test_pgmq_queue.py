@@ -33,7 +33,9 @@ def test_a_queue_that_was_dropped_with_pgmq_is_made_again(database: str) -> None
         ids = [
             [claim.delivery.id for claim in claims]
             for at in (NOW, NOW + A_SECOND)
-            for claims in [outbox.claim("a", environment="production", now=at, lease=LEASE, limit=9)]
+            for claims in [
+                outbox.claim("a", environment="production", now=at, lease=LEASE, limit=9)
+            ]
         ]
         assert ids == [["dlv_a_3", "dlv_a_4", "dlv_a_5"], ["dlv_a_2"]]
         assert outbox.redeliver("dlv_a_1", now=NOW)
