@@ -14,12 +14,18 @@ if TYPE_CHECKING:
 
 
 class Passage:
-    """Forwards to the server of *dsn*: questions as *rewritten*, and nothing once it is deaf."""
+    """Forwards to the server of *dsn*: questions as *rewritten*, and nothing once it is deaf.
 
-    def __init__(self, dsn: str, rewritten: Callable[[bytes], bytes] = bytes) -> None:
+    With *pools* it tells the pid of a server process as a pooler does: not that of the process.
+    """
+
+    def __init__(
+        self, dsn: str, rewritten: Callable[[bytes], bytes] = bytes, *, pools: bool = False
+    ) -> None:
         parameters = psycopg.conninfo.conninfo_to_dict(dsn)
         self._to = (str(parameters["host"]), int(str(parameters["port"])))
         self._rewritten = rewritten
+        self._answered = _with_another_pid if pools else bytes
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._sockets = [self._listening]
         self.is_deaf = False
@@ -51,7 +57,7 @@ class Passage:
                 else:
                     server = socket.create_connection(self._to)
                 self._sockets += [client, server]
-                for ends in ((client, server, self._rewritten), (server, client, bytes)):
+                for ends in ((client, server, self._rewritten), (server, client, self._answered)):
                     self._threads.append(threading.Thread(target=self._pass_on, args=ends))
                     self._threads[-1].start()
 
@@ -63,3 +69,9 @@ class Passage:
                 if not self.is_deaf:
                     sink.sendall(rewritten(data))
             sink.shutdown(socket.SHUT_WR)
+
+
+def _with_another_pid(answer: bytes) -> bytes:
+    """*answer* with another pid in its BackendKeyData, if it has one."""
+    before, key, pid_and_secret = answer.partition(b"K\x00\x00\x00\x0c")
+    return before + key + b"\x00\x00\x00\x01" + pid_and_secret[4:] if key else answer

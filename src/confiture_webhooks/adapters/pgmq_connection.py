@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import psycopg
@@ -22,18 +22,25 @@ LOCK_TIMEOUT_S = 2
 PATIENCE_S = 8.0
 """After so long without an answer the connection is cut: a server may accept and fall silent."""
 SETUP_PATIENCE_S = 40.0
-_SETTINGS = f"""
-    SET statement_timeout = '{STATEMENT_TIMEOUT_S}s';
-    SET lock_timeout = '{LOCK_TIMEOUT_S}s';
-    SET default_transaction_isolation = 'read committed';
-    SET default_transaction_read_only = off;
-    SET synchronous_commit = on;
-    SET search_path = pg_catalog;
-    SET TimeZone = 'UTC';
-    SET enable_seqscan = off;
-    SET enable_bitmapscan = off
-"""
+_SETTINGS = {
+    "statement_timeout": f"'{STATEMENT_TIMEOUT_S}s'",
+    "lock_timeout": f"'{LOCK_TIMEOUT_S}s'",
+    "default_transaction_isolation": "'read committed'",
+    "default_transaction_read_only": "off",
+    "synchronous_commit": "on",
+    "search_path": "pg_catalog",
+    "TimeZone": "'UTC'",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+}
 """Not as role or database may have them; a plan made for an empty queue must suit a full one."""
+_OF_SESSION = "; ".join(f"SET {name} = {value}" for name, value in _SETTINGS.items())
+_OF_TRANSACTION = "; ".join(
+    [
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE",
+        *(f"SET LOCAL {name} = {value}" for name, value in _SETTINGS.items()),
+    ]
+)
 
 Connection = psycopg.Connection[DictRow]
 
@@ -54,6 +61,7 @@ class PgmqConnection:
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._address: tuple[str, int, str] | None = None
+        self._is_pooled = False
         self._is_closed = False
         self._watchdog = _Watchdog()
         with self.working(SETUP_PATIENCE_S):
@@ -81,14 +89,30 @@ class PgmqConnection:
             made = connect(self.dsn)
             try:
                 with self._watchdog.over(made, SETUP_PATIENCE_S):
-                    made.execute(_SETTINGS)
-                    self.has_made |= self._prepare(made, self.where)
+                    self._set_up(made)
             except BaseException:
                 made.close()
                 raise
             self._connection, self._address = made, _address(made.info)
-        with self._watchdog.over(self._connection, patience_s):
+        with self._watchdog.over(self._connection, patience_s), self._settled(self._connection):
             yield self._connection
+
+    def _set_up(self, made: Connection) -> None:
+        self._is_pooled = _is_pooled(made)
+        if self._is_pooled:
+            made.prepare_threshold = None
+        else:
+            made.execute(_OF_SESSION)
+        with self._settled(made):
+            self.has_made |= self._prepare(made, self.where)
+
+    def _settled(self, connection: Connection) -> AbstractContextManager[object]:
+        """Our settings for the block.
+
+        A pooler gives the session to others afterwards, a migration among them: there they last
+        for a transaction.
+        """
+        return _in_transaction(connection) if self._is_pooled else nullcontext()
 
     def is_at(self, info: Any) -> bool:
         """Whether *info* is of a connection to the same database."""
@@ -108,6 +132,19 @@ class PgmqConnection:
                     self._connection.close()
         finally:
             self._lock.release()
+
+
+def _is_pooled(connection: Connection) -> bool:
+    """Whether a pooler answers: it tells clients a pid of its own making."""
+    row = connection.execute("SELECT pg_catalog.pg_backend_pid() AS pid").fetchone()
+    return row is not None and row["pid"] != connection.info.backend_pid
+
+
+@contextmanager
+def _in_transaction(connection: Connection) -> Iterator[None]:
+    with connection.transaction():
+        connection.execute(_OF_TRANSACTION)
+        yield
 
 
 def _address(info: Any) -> tuple[str, int, str]:
