@@ -210,3 +210,36 @@ def test_filters_say_who_is_told(project: Any, receiver: Any) -> None:
         "environments has no local",
     ]
     assert project.confiture("webhooks", "check", "--explain", "nosuch").returncode == 2
+
+
+@pytest.mark.parametrize("then", [("webhooks", "deliver"), ("migrate", "up")])
+def test_hooks_that_use_up_the_flush_lose_no_webhook(
+    hooked: Any, receiver: Any, then: tuple[str, ...]
+) -> None:
+    """What no time was left for, built-in or a hook's own, goes out with ``deliver`` or a run."""
+    receiver.script("/hook", ["hang"])
+    project = hooked(
+        a=f"import time\n{HEAD}@register_hook('post_execute')\ndef f(c):\n"
+        "    c.send({'own': c.migration_name})\n    time.sleep(60)\n"
+    )
+    endpoint = {"name": "a", "url": f"{receiver.url}/hook"}
+    project.environment_file(webhooks={"endpoints": [endpoint], "flush_timeout": 1})
+    started = time.monotonic()
+    done = project.confiture("migrate", "up")
+    assert time.monotonic() - started < 30
+    assert done.returncode == 0
+    assert "hooks had no time left" in done.stderr
+    (hung,) = receiver.requests
+    assert "2 deliveries not sent" in done.stderr
+    listed = json.loads(project.confiture("webhooks", "list", "--format", "json").stdout)
+    waiting = {row["event_id"]: row["state"] for row in listed["deliveries"]}
+    assert len(waiting) == 2
+    assert waiting[hung.headers["webhook-id"]] == "pending"
+    assert project.confiture(*then).returncode == 0
+    answered = {
+        one.headers["webhook-id"]: one.headers["X-Confiture-Event"]
+        for one in receiver.requests
+        if one.answer.is_success
+    }
+    assert set(answered) == set(waiting)
+    assert sorted(answered.values()) == ["custom", "migration_success"]
