@@ -9,7 +9,8 @@ from typing import Any
 from .cli_tables import length, print_block
 
 _NAMES = {"url": "address", "headers": "header names", "timeout_s": "timeout"}
-_WHEN_NOTHING = {"environments": "all", "migrations": "all"}
+WHEN_NOTHING = {"environments": "all", "migrations": "all"}
+"""What an empty list of an endpoint stands for, where it is not nothing."""
 
 
 def endpoint_facts(endpoint: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -55,7 +56,7 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple) or value is None:
-        return ", ".join(value or ()) or _WHEN_NOTHING.get(key, "none")
+        return ", ".join(value or ()) or WHEN_NOTHING.get(key, "none")
     return str(value)
 
 

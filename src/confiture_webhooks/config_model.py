@@ -1,7 +1,8 @@
 """The ``webhooks:`` block as pydantic models; ``Endpoint`` is what comes out.
 
 Fields are in the order of their checks: a rule about two settings sits on the later one and
-is left out when the earlier is wrong already.
+is left out when the earlier is wrong already. A field's docstring is its row in the
+documentation: what it takes, a colon, what it means.
 """
 
 from __future__ import annotations
@@ -54,7 +55,11 @@ class RetryBlock(Block):
         list[Annotated[timedelta, PlainValidator(values.wait)]],
         Field(max_length=values.MOST_WAITS),
     ] = list(DEFAULT_SCHEDULE)
+    """list of seconds, each above 0, to 604800: the waits between attempts, at most 100; `[]` is
+    one attempt and no more
+    """
     jitter: Annotated[float, PlainValidator(values.jitter)] = DEFAULT_JITTER
+    """number, 0 to 1: spreads each wait evenly over ± this share of it"""
 
 
 def _as_list(value: object) -> object:
@@ -65,27 +70,59 @@ class EndpointBlock(Block):
     """One of ``endpoints:``."""
 
     name: Annotated[str, PlainValidator(values.name)]
+    """name: the endpoint's only name in logs, traces, metrics and commands: up to 64 letters,
+    digits, `.`, `-` and `_`, a letter or digit first; no two alike
+    """
     url: Annotated[Address, PlainValidator(address)]
+    """URL: `https://…`, or `http://…` as `allow_http` says; no fragment. A user and password in it
+    are percent-decoded, sent as Basic authentication and shown nowhere
+    """
     allow_http: Flag = Field(default=False, validate_default=True)
+    """true or false: plain http to other machines; to `localhost`, `127.0.0.0/8` and `::1` it is
+    always allowed
+    """
     secret: Annotated[
         Some[Annotated[str, PlainValidator(values.secret)]], BeforeValidator(_as_list)
     ] = Field(default=[], repr=False)
+    """text, or list of text: signs every request. A list while a secret is rotated, the current one
+    first. After `whsec_` comes base64
+    """
     send_secret: Flag = False
-    events: Some[Annotated[EventType, PlainValidator(values.event)]] = sorted(DEFAULT_SUBSCRIPTION)
+    """true or false: also sends the current secret itself, as `X-Confiture-Secret`; needs https"""
+    events: Some[Annotated[EventType, PlainValidator(values.event)]] = [
+        kind for kind in EventType if kind in DEFAULT_SUBSCRIPTION
+    ]
+    """list of events: what it is told: also `migration_started`, `run_success`, `run_error`"""
     environments: Some[Text] = []
-    """Left out, and so empty: all of them."""
+    """list of text: only migrations of these environments"""
     migrations: Some[Text] = []
+    """list of patterns: only migrations whose `<version>_<name>` fits one, as in `["*_billing_*"]`:
+    `*`, `?` and `[…]`, case and all. A run's own event is told when one of its migrations fits
+    """
     routing_key: Annotated[str, PlainValidator(values.routing_key)] = Field(default="", repr=False)
+    """text: the integration key of a PagerDuty service: 32 letters and digits, for `format:
+    pagerduty`
+    """
     format: Annotated[
         str, PlainValidator(lambda value: values.one_of(value, values.FORMATS, "a format"))
     ] = Field(default=values.FORMATS[0], validate_default=True)
+    """format: the shape of the body: `confiture`, `cloudevents`, `cloudevents-binary`, `slack`,
+    `discord`, `teams`, `pagerduty` or `opsgenie`, see [payload](payload.md) and
+    [formats](formats.md)
+    """
     headers: dict[
         Annotated[str, PlainValidator(values.header_name)],
         Annotated[str, PlainValidator(values.header_value)],
     ] = Field(default={}, repr=False)
+    """mapping of text: sent with every request"""
     timeout: Annotated[timedelta, PlainValidator(values.timeout)] = DEFAULT_TIMEOUT
+    """seconds, above 0, to 300: for a whole attempt: name resolution, connecting, TLS, and the
+    answer to its end
+    """
     retry: RetryBlock = RetryBlock()
+    """mapping: when a failed attempt is made again"""
     include_sql: Flag = False
+    """true or false: failures carry the whole error text, with its SQL and values"""
 
     @field_validator("allow_http")
     @classmethod
@@ -167,14 +204,26 @@ class WebhooksBlock(Block):
     """``webhooks:`` itself."""
 
     endpoints: list[EndpointBlock] = []
+    """list of endpoints: who is told"""
     outbox: Annotated[str, PlainValidator(values.outbox)] = Field(
         default=DEFAULT_OUTBOX, repr=False
     )
+    """text: where deliveries are kept until they are made: `sqlite`, `sqlite:<path>`, `postgres`
+    (the migrated database), `postgres:<dsn>` (another one; see [The PostgreSQL
+    outbox](outbox-postgres.md)), or `memory` (lost when the command ends)
+    """
     flush_timeout: Annotated[timedelta, PlainValidator(values.flush_timeout)] = (
         DEFAULT_FLUSH_TIMEOUT
     )
+    """seconds, 0 to 3600: how long a command waits for deliveries when its migrations are over;
+    what is left goes out later
+    """
     hooks: list[Annotated[str, PlainValidator(values.module)]] = []
+    """list of module names: Python modules that hold [hooks](hooks.md), beside the files in
+    `confiture_hooks/`
+    """
     hook_timeout: Annotated[timedelta, PlainValidator(values.timeout)] = DEFAULT_HOOK_TIMEOUT
+    """seconds, above 0, to 300: for one call of a hook, and for importing one file of them"""
 
 
 _PROBLEMS = {

@@ -13,16 +13,27 @@ from typing import Any
 class EventType(StrEnum):
     """The kinds of event; the value is ``event_type`` in the payload."""
 
+    # What stands below one is its row in the documentation.
     MIGRATION_SUCCESS = "migration_success"
+    """`up` committed"""
     MIGRATION_ERROR = "migration_error"
+    """`up` failed: its SQL, a precondition, its COMMIT, or loading its file"""
     MIGRATION_ROLLBACK = "migration_rollback"
+    """`down` committed"""
     MIGRATION_ROLLBACK_ERROR = "migration_rollback_error"
+    """`down` failed"""
     MIGRATION_STARTED = "migration_started"
+    """before the first statement"""
     RUN_SUCCESS = "run_success"
+    """a whole run ended well, listing its migrations"""
     RUN_ERROR = "run_error"
+    """a whole run failed, listing its migrations"""
     PING = "ping"
+    """`confiture webhooks test`"""
     CUSTOM = "custom"
-    """What a user's hook sends; its payload is the user's own."""
+    """a hook calls `context.send`: only `X-Confiture-Event` says so, the body is the [hook's
+    own](hooks.md#contextsend)
+    """
 
 
 SUBSCRIBABLE = frozenset(EventType) - {EventType.PING, EventType.CUSTOM}

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from .errors import SignatureError
-from .inbox import Inbox, ReplayWindow, Reply
+from .inbox import Inbox, ReplayWindow, Reply, Turn
 from .receiver_server import (
     Answer,
     Headers,
@@ -35,6 +35,7 @@ __all__ = [
     "ReplayWindow",
     "Reply",
     "SignatureError",
+    "Turn",
     "Verified",
     "verify",
 ]

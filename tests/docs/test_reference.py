@@ -5,14 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from pages import ROOT
 
 
-def test_the_page_of_commands_is_current() -> None:
-    """Every command, option, example and exit code is on the page as ``--help`` tells it."""
-    script = ROOT / "scripts" / "commands_page.py"
+@pytest.mark.parametrize("script", ["commands_page", "reference_tables", "python_page"])
+def test_what_is_made_from_the_code_is_current(script: str) -> None:
+    """Commands, settings, events, telemetry and the Python API are on their pages as the code has them."""
     done = subprocess.run(
-        [sys.executable, str(script), "--check"],
+        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--check"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ from confiture_webhooks.config import (
     redacted_outbox,
     redacted_url,
 )
-from confiture_webhooks.config_model import EndpointBlock, RetryBlock, WebhooksBlock
+from confiture_webhooks.config_model import EndpointBlock
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.errors import ConfigError, Fault
 from confiture_webhooks.event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
@@ -899,22 +899,6 @@ def tables() -> dict[str, dict[str, list[str]]]:
             cells = [cell.strip() for cell in line.strip("|").split(" | ")]
             found.setdefault(heading, {})[cells[0].strip("` ")] = cells[1:]
     return found
-
-
-@pytest.mark.parametrize(
-    ("heading", "model"),
-    [
-        ("webhooks", WebhooksBlock),
-        ("webhooks.endpoints[]", EndpointBlock),
-        ("webhooks.endpoints[].retry", RetryBlock),
-    ],
-)
-def test_documented_settings_are_those_of_the_code(heading: str, model: Any) -> None:
-    """Each table has every setting and no other, and says what is required."""
-    table = tables()[heading]
-    assert set(table) == set(model.model_fields)
-    for name, field in model.model_fields.items():
-        assert (table[name][1] == "required") is field.is_required(), name
 
 
 def test_documented_defaults_are_those_of_the_code(project: Project) -> None:

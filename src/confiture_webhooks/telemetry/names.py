@@ -1,6 +1,6 @@
-"""Every name this package gives to telemetry. Dashboards, alert rules and the docs rely on them.
+"""Every name this package gives to telemetry. Dashboards and alert rules rely on them.
 
-``docs/telemetry.md`` holds the same tables, and a test compares the two.
+The tables of ``docs/telemetry.md`` are made from it.
 """
 
 from __future__ import annotations
@@ -73,12 +73,20 @@ SPAN_EVENTS: Final = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class SpanSpec:
-    """A span's name (a part in angle brackets varies), kinds and attributes of ours."""
+    """A span's name (a part in angle brackets varies), kinds and attributes of ours.
+
+    *parent* and *note* are what the documentation says of it.
+    """
 
     name: str
     kind: str
     attributes: tuple[str, ...]
+    parent: str
+    note: str = ""
+    events: tuple[str, ...] = ()
 
+
+_OUTSIDE: Final = "`TRACEPARENT` of the environment if valid, else none"
 
 SPANS: Final = MappingProxyType(
     {
@@ -94,6 +102,9 @@ SPANS: Final = MappingProxyType(
                 RUN_FAILED,
                 ERROR_TYPE,
             ),
+            _OUTSIDE,
+            "ERROR if the run failed",
+            (MIGRATION_DONE,),
         ),
         "migration": SpanSpec(
             f"{APPLY}, {ROLL_BACK}",
@@ -106,6 +117,8 @@ SPANS: Final = MappingProxyType(
                 ERROR_TYPE,
                 DB_STATUS_CODE,
             ),
+            "run",
+            "ERROR if it failed; `error.type` is the SQLSTATE, or the class of the error",
         ),
         "delivery": SpanSpec(
             f"{DELIVER} <endpoint>",
@@ -120,16 +133,32 @@ SPANS: Final = MappingProxyType(
                 WEBHOOK_ATTEMPTS,
                 ERROR_TYPE,
             ),
+            "migration (run for the run's own events), or the stored context",
+            "ERROR unless delivered",
+            (RETRY_SCHEDULED, DEAD_LETTERED),
         ),
-        "attempt": SpanSpec("POST", "CLIENT", ("http.request.resend_count",)),
+        "attempt": SpanSpec(
+            "POST",
+            "CLIENT",
+            ("http.request.resend_count",),
+            "delivery",
+            "made by the `requests` instrumentation with the stable HTTP conventions; "
+            "`url.full` holds scheme, host and port only",
+        ),
         "user hook": SpanSpec(
-            f"{RUN_HOOK} <module>:<function>", "INTERNAL", (HOOK_EVENT, ERROR_TYPE)
+            f"{RUN_HOOK} <module>:<function>",
+            "INTERNAL",
+            (HOOK_EVENT, ERROR_TYPE),
+            "migration",
+            "ERROR if it raised or ran out of time",
         ),
-        "worker pass": SpanSpec(DRAIN, "INTERNAL", (WEBHOOK_CLAIMED,)),
+        "worker pass": SpanSpec(DRAIN, "INTERNAL", (WEBHOOK_CLAIMED,), _OUTSIDE),
         "receiver": SpanSpec(
             HANDLE,
             "CONSUMER",
             (WEBHOOK_EVENT_TYPE, WEBHOOK_EVENT_ID, WEBHOOK_CORRELATION_ID, ERROR_TYPE),
+            "the attempt, or the span a framework's instrumentation has opened",
+            "in a receiver that uses `Inbox`; ERROR if its handler raised",
         ),
     }
 )
