@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -14,6 +14,8 @@ from .errors import ConfigError, OutboxError, SignatureError
 from .event import EventType, body
 from .health import Check, ok, skipped, warn, wrong
 from .obstacles import PATIENCE, obstacle, remedy_of, way_to
+from .outbox import Summary
+from .standing import stuck
 from .telemetry.plan import CONSOLE, GRPC, INSTALL, Export, plan
 from .transport import prepare
 from .variables import OFF_WORDS, SWITCH
@@ -50,7 +52,7 @@ def diagnose(
         yield from way_to(endpoint)
         yield _signs(endpoint)
     if settings.endpoints:
-        yield _outbox(settings, environ, config_file)
+        yield from _outbox(settings, environ, config_file)
         yield from _pings(settings, environ, is_pinging=is_pinging)
     yield from _collector(environ)
 
@@ -105,7 +107,10 @@ def _signs(endpoint: Endpoint) -> Check:
     )
 
 
-def _outbox(settings: Settings, environ: Mapping[str, str], config_file: Path | None) -> Check:
+def _outbox(
+    settings: Settings, environ: Mapping[str, str], config_file: Path | None
+) -> Iterator[Check]:
+    """Whether it can be used, and what of this environment's waits in it for an operator."""
     notices: list[str] = []
     if settings.outbox == "postgres":
         from .adapters.database import project_dsn  # noqa: PLC0415
@@ -113,9 +118,23 @@ def _outbox(settings: Settings, environ: Mapping[str, str], config_file: Path | 
         settings = in_database(settings, project_dsn(config_file, environ))
     try:
         with closing(make_outbox(settings, environ, notices.append)) as outbox:
-            summary, is_durable = outbox.summary(), outbox.is_durable
+            summary = outbox.summaries().get(settings.environment, Summary())
+            off, is_durable = outbox.disabled(settings.environment), outbox.is_durable
     except OutboxError as error:
-        return wrong("outbox", str(error), _outbox_remedy(settings))
+        yield wrong("outbox", str(error), _outbox_remedy(settings))
+        return
+    yield _kept(summary, is_durable=is_durable, notices=notices)
+    configured = [endpoint.name for endpoint in settings.endpoints]
+    for name, reason in stuck(summary, configured, off=off, late={}).items():
+        remedy = (
+            f"Once its receiver is mended, run `confiture webhooks enable {name}`"
+            if name in off
+            else "Configure it again, or drop them with `confiture webhooks discard`"
+        )
+        yield wrong(f"{name}: outbox", reason, remedy)
+
+
+def _kept(summary: Summary, *, is_durable: bool, notices: Sequence[str]) -> Check:
     waiting = sum(summary.undelivered.values())
     dead = summary.counts.get(State.DEAD_LETTER, 0)
     counts = f"{waiting} waiting, {dead} given up"

@@ -276,6 +276,39 @@ def test_a_clock_that_is_off(
     assert (rows["a: clock"]["remedy"] is None) is (status == "ok")
 
 
+def test_what_waits_for_an_operator(project: Any, receiver: Any) -> None:
+    """An endpoint that a 410 switched off, and deliveries for one that is no more, are problems."""
+    receiver.script("/hook", [410])
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    gone = {"name": "gone", "url": f"{receiver.url}/hook"}
+    removed = {"name": "removed", "url": "http://127.0.0.1:9/", "retry": {"schedule": [300]}}
+    project.environment_file(webhooks={"endpoints": [gone, removed], "flush_timeout": 2})
+    assert project.confiture("migrate", "up").returncode == 0
+    project.environment_file(webhooks={"endpoints": [gone]})
+    done = project.confiture("webhooks", "doctor")
+    assert done.returncode == 1
+    assert "❌ gone: outbox: off since" in done.stdout
+    assert "run `confiture webhooks enable gone`" in done.stdout
+    assert "❌ removed: outbox: no such endpoint is configured (1 waiting)" in done.stdout
+    project.environment_file("other", webhooks={"endpoints": [gone]})
+    other = project.confiture("webhooks", "doctor", "--config", "db/environments/other.yaml")
+    assert "outbox: writable; 0 waiting" in other.stdout
+
+
+def test_a_collector_is_looked_for_the_way_exports_go(
+    here: Project, authority: trustme.CA, trusted: dict[str, str], tmp_path: Path
+) -> None:
+    """A proxy in between and a certificate authority of its own are taken into account."""
+    with Peer(answers(OK), tls=issued("localhost")(authority, tmp_path)) as peer:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": of_localhost(peer)}
+        row = "collector: traces, metrics, logs"
+        assert "not trusted here" in problems(diagnosed(here, {}, env)[1])[row]
+        known = {**env, "OTEL_EXPORTER_OTLP_CERTIFICATE": trusted["REQUESTS_CA_BUNDLE"]}
+        assert row not in problems(diagnosed(here, {}, known)[1])
+        proxied = {**known, "HTTPS_PROXY": "http://127.0.0.1:9"}
+        assert "(the proxy) | Check HTTPS_PROXY" in problems(diagnosed(here, {}, proxied)[1])[row]
+
+
 def test_the_doctor_names_what_is_wrong(project: Any, receiver: Any) -> None:
     """A dead receiver, a missing collector and a missing secret each come with a remedy."""
     endpoints = [
