@@ -53,7 +53,7 @@ def deliver(
         ask = ask_of(config)
         result = _watch(settings, ask) if watch else deliver_due(settings, os.environ, ask)
     except OutboxError as error:
-        fail(str(error))
+        fail(str(error), output)
     _tell(result, output)
     if not watch and not result.is_clean:
         raise typer.Exit(FAILED)

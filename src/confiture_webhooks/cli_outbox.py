@@ -50,9 +50,12 @@ def say(text: str, style: str | None = None) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(escape(text), style=style)
 
 
-def fail(text: str) -> NoReturn:
-    """A line for people, and the end of the command."""
-    say(f"❌ {text}", style="red")
+def fail(text: str, output: str = "text") -> NoReturn:
+    """A line for people, or a document for programs, and the end of the command."""
+    if is_json(output):
+        print_json({"ok": False, "error": text})
+    else:
+        say(f"❌ {text}", style="red")
     raise typer.Exit(FAILED)
 
 
@@ -67,7 +70,7 @@ def opened(config: Any, output: str) -> Iterator[tuple[Settings, Outbox]]:
         finally:
             outbox.close()
     except OutboxError as error:
-        fail(str(error))
+        fail(str(error), output)
 
 
 def check_endpoint(settings: Settings, outbox: Outbox, name: str | None, output: str) -> None:
@@ -198,7 +201,7 @@ def show(
       5  The configuration is invalid.
     """
     with opened(config, output) as (_, outbox):
-        row = _sought(outbox, delivery_id)
+        row = _sought(outbox, delivery_id, output)
         attempts = outbox.attempts(row.delivery.id)
     event = {
         "environment": row.delivery.environment,
@@ -228,16 +231,17 @@ def show(
     )
 
 
-def _sought(outbox: Outbox, given: str) -> Row:
+def _sought(outbox: Outbox, given: str, output: str) -> Row:
     """The delivery called *given*, or the only one whose id begins so."""
     row = outbox.find(given)
     if row is not None:
         return row
     found = [row for row in outbox.deliveries(limit=SEARCHED) if row.delivery.id.startswith(given)]
     if len(found) > 1:
-        fail(f"{len(found)} deliveries' ids begin with {given}; give more of it")
+        fail(f"{len(found)} deliveries' ids begin with {given}; give more of it", output)
     if not found:
-        fail(f"There is no delivery {given}; confiture webhooks list shows which there are")
+        problem = f"There is no delivery {given}; confiture webhooks list shows which there are"
+        fail(problem, output)
     return found[0]
 
 

@@ -131,6 +131,9 @@ def test_an_outbox_that_cannot_be_used_is_an_error(outside: Project, receiver: A
         assert done.returncode == 1
         assert "damaged" in done.stderr
         assert "Traceback" not in done.stderr
+        done = outside.confiture("webhooks", command, "--format", "json")
+        assert done.returncode == 1
+        assert "damaged" in json.loads(done.stdout)["error"]
 
 
 def test_memory_has_nothing_for_a_worker(outside: Project, receiver: Any) -> None:

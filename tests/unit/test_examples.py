@@ -64,7 +64,7 @@ def test_the_unit_says_what_a_worker_needs() -> None:
     check_command([Path(path).name, *words], is_watching=True)
     assert service["KillSignal"] == "SIGTERM"
     assert int(service["TimeoutStopSec"]) >= GRACE_S
-    assert service["ReadWritePaths"] == f"{service['WorkingDirectory']}/.confiture"
+    assert service["ReadWritePaths"] == service["WorkingDirectory"]
     assert service["RestartPreventExitStatus"].split() == ["2", "5"]
     assert unit()["Install"]["WantedBy"] == "multi-user.target"
 
