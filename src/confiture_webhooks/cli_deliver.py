@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -35,6 +35,7 @@ def deliver(
       Without --watch, everything that is due now is tried once. With it, also what becomes due
       and what other processes release. On SIGTERM or Ctrl-C the attempt under way comes to its
       end, what else was claimed goes back, telemetry is exported; asked twice, it ends at once.
+      Without --watch the attempt under way is cut, and counts as none.
 
     EXAMPLES:
       confiture webhooks deliver
@@ -51,12 +52,22 @@ def deliver(
     settings = settings_of(config, output, is_sending=True)
     try:
         ask = ask_of(config)
-        result = _watch(settings, ask) if watch else deliver_due(settings, os.environ, ask)
+        result = (_watch if watch else _once)(settings, ask)
     except OutboxError as error:
         fail(str(error), output)
     _tell(result, output)
     if not watch and not result.is_clean:
         raise typer.Exit(FAILED)
+
+
+def _once(settings: Settings, ask: Ask | None) -> PassResult:
+    """One pass. SIGTERM cuts it as Ctrl-C does: leases are given back, telemetry is exported."""
+
+    def stop(number: int, _: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    return deliver_due(settings, os.environ, ask)
 
 
 def _watch(settings: Settings, ask: Ask | None) -> PassResult:

@@ -189,6 +189,21 @@ def test_sigterm_finishes_what_is_in_hand_and_gives_the_rest_back(
     assert [span.attributes["confiture.webhook.outcome"] for span in spans] == ["delivered"] * 7
 
 
+def test_sigterm_cuts_a_single_pass_and_keeps_no_lease(outside: Project, collector: Any) -> None:
+    """A CronJob at its deadline: nothing stays claimed, the trace is exported, exit 143."""
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    with LocalReceiver(answers=["hang"]) as receiver:
+        configured(outside, receiver.url)
+        release(outside, 1, 2)
+        one = outside.spawn("webhooks", "deliver", env=env)
+        eventually(lambda: len(receiver.requests) == 1)
+        one.send_signal(signal.SIGTERM)
+        assert one.wait(BOUND_S) == 128 + signal.SIGTERM
+    assert states(outside) == [State.PENDING] * 2
+    (span,) = [span for span in collector.spans if span.name == "deliver webhook a"]
+    assert span.attributes["confiture.webhook.outcome"] == "deferred"
+
+
 def test_a_killed_workers_delivery_is_made_again_after_its_lease(outside: Project) -> None:
     """SIGKILL in mid-attempt loses nothing: once the lease is over the same event goes out."""
     with LocalReceiver(answers=["hang"]) as receiver:
