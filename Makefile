@@ -80,7 +80,7 @@ format: $(VENV)/lint.stamp ## Format the code
 	$(BIN)/ruff format .
 
 benchmarks: $(VENV)/tests.stamp ## Speed against the alternative, as ratios
-	@cd benchmarks && for file in start_up transaction hooks many deliver stored worker_memory postgres_outbox; do ../$(BIN)/python $$file.py || exit 1; done
+	@cd benchmarks && for file in start_up transaction hooks many deliver signals stored worker_memory postgres_outbox; do ../$(BIN)/python $$file.py || exit 1; done
 
 build: $(VENV)/tests.stamp ## The wheel, installed into an empty environment and tried there
 	@PYTHON=$(BIN)/python sh scripts/try_wheel.sh

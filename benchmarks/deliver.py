@@ -5,6 +5,9 @@ traces, metrics and logs going to a collector in a process of its own. The alter
 same bodies and headers from a process of their own: a loop over one ``requests.Session``, and
 the guide's ``requests.post`` for each event. All three meet the same receiver, which tells the
 time from the first to the last request.
+
+Twice: a receiver on loopback that answers at once, where all that counts is how much Python
+runs for a delivery; and one as they are met, over TLS and five milliseconds away.
 """
 
 from __future__ import annotations
@@ -14,10 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import requests
+import trustme
 from harness import CONFITURE, Comparison, environment
 from peers import Peer, peer
 
@@ -28,7 +35,9 @@ from confiture_webhooks.event import EventType
 from confiture_webhooks.transport import prepare
 
 COUNT = int(os.environ.get("DELIVERIES", "10000"))
+FAR_COUNT = int(os.environ.get("FAR_DELIVERIES", "2000"))
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
+FAR_MS = 5.0
 SECRET = "a secret of the benchmark"
 BODY = (
     b'{"database": {"host": "db.internal", "name": "shop", "schema": "public"}, "direction": "up", '
@@ -68,12 +77,43 @@ def fill(path: Path, waiting: list[Delivery]) -> None:
     outbox.close()
 
 
-def ours(receiver: Peer, collector: Peer) -> tuple[float, float]:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A receiver, how to reach it, and how much is sent to it."""
+
+    name: str
+    count: int
+    receiver: Peer
+    env: Mapping[str, str]
+
+
+@contextmanager
+def at_once() -> Iterator[Way]:
+    """A receiver on loopback that answers at once."""
+    with peer("receiver") as receiver:
+        yield Way("that answers at once", COUNT, receiver, {})
+
+
+@contextmanager
+def far_away() -> Iterator[Way]:
+    """A receiver over TLS that answers after FAR_MS."""
+    authority = trustme.CA()
+    with tempfile.TemporaryDirectory() as directory:
+        identity, bundle = Path(directory) / "identity.pem", Path(directory) / "authority.pem"
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(identity)
+        authority.cert_pem.write_to_path(bundle)
+        with peer("receiver", delay_ms=FAR_MS, identity=identity, authority=bundle) as receiver:
+            name = f"over TLS, {FAR_MS:g} ms away"
+            yield Way(name, FAR_COUNT, receiver, {"REQUESTS_CA_BUNDLE": str(bundle)})
+
+
+def ours(way: Way, collector: Peer) -> tuple[float, float]:
     """Deliveries a second as the receiver saw them, and seconds of the whole process."""
     with tempfile.TemporaryDirectory() as directory:
-        fill(Path(directory) / ".confiture" / "webhooks.db", deliveries(COUNT))
+        fill(Path(directory) / ".confiture" / "webhooks.db", deliveries(way.count))
         env = {
-            "CONFITURE_WEBHOOK_URL": receiver.url,
+            **way.env,
+            "CONFITURE_WEBHOOK_URL": way.receiver.url,
             "CONFITURE_WEBHOOK_SECRET": SECRET,
             "CONFITURE_ENVIRONMENT": "production",  # the deliveries'
             "CONFITURE_WEBHOOK_LOG": "off" if os.environ.get("NO_LINES") else "json",
@@ -89,27 +129,26 @@ def ours(receiver: Peer, collector: Peer) -> tuple[float, float]:
             check=False,
         )
         took = time.perf_counter() - started
-    told, exported = receiver.told(), collector.told()
-    if done.returncode or told["count"] != COUNT or not told["is_in_order"]:
+    told, exported = way.receiver.told(), collector.told()
+    if done.returncode or told["count"] != way.count or not told["is_in_order"]:
         raise RuntimeError(f"{told}, exit {done.returncode}: {done.stderr[-2000:]}")
     # A delivery's span, its attempt's, and the pass; a log record for each delivery.
-    wanted = {"/v1/traces": 2 * COUNT + 1, "/v1/logs": COUNT}
+    wanted = {"/v1/traces": 2 * way.count + 1, "/v1/logs": way.count}
     missing = {path: n - exported[path] for path, n in wanted.items() if n != exported[path]}
     if missing:
         print(f"not exported: {missing}", file=sys.stderr)
-    return COUNT / told["seconds"], took
+    return way.count / told["seconds"], took
 
 
-def alone(receiver: Peer, kind: str) -> tuple[float, float]:
+def alone(way: Way, kind: str) -> tuple[float, float]:
     """The same for the loop *kind*, in a process of its own."""
     started = time.perf_counter()
-    subprocess.run(
-        [sys.executable, __file__, kind, receiver.url, str(COUNT)], env=environment(), check=True
-    )
+    command = [sys.executable, __file__, kind, way.receiver.url, str(way.count)]
+    subprocess.run(command, env=environment(way.env), check=True)
     took = time.perf_counter() - started
-    told = receiver.told()
-    assert told["count"] == COUNT
-    return COUNT / told["seconds"], took
+    told = way.receiver.told()
+    assert told["count"] == way.count
+    return way.count / told["seconds"], took
 
 
 def loop(kind: str, url: str, count: int) -> None:
@@ -122,24 +161,24 @@ def loop(kind: str, url: str, count: int) -> None:
             post(url, data=made.body, headers=dict(made.headers), timeout=10).raise_for_status()
 
 
-def main() -> None:
+def compare(way: Way, collector: Peer) -> None:
     """Print both comparisons, and what whole processes take."""
-    with peer("receiver") as receiver, peer("collector") as collector:
-        rows = []
-        for number in range(ROUNDS + 1):
-            measured = {
-                "ours": lambda: ours(receiver, collector),
-                "session": lambda: alone(receiver, "session"),
-                "post": lambda: alone(receiver, "post"),
-            }
-            names = list(measured)
-            shift = number % len(names)
-            row = {name: measured[name]() for name in names[shift:] + names[:shift]}
-            if number:  # the first is a warm-up
-                rows.append(row)
+    rows = []
+    measured = {
+        "ours": lambda: ours(way, collector),
+        "session": lambda: alone(way, "session"),
+        "post": lambda: alone(way, "post"),
+    }
+    for number in range(ROUNDS + 1):
+        names = list(measured)
+        shift = number % len(names)
+        row = {name: measured[name]() for name in names[shift:] + names[:shift]}
+        if number:  # the first is a warm-up
+            rows.append(row)
     for name, target in (("session", "ratio at least 0.9"), ("post", "ratio at least 2")):
         line = Comparison(
-            f"deliver {COUNT} to one endpoint, every signal exported, against requests.{name}",
+            f"deliver {way.count} to one endpoint {way.name}, every signal exported, "
+            f"against requests.{name}",
             "/s",
             [row["ours"][0] for row in rows],
             [row[name][0] for row in rows],
@@ -152,7 +191,15 @@ def main() -> None:
             [row[name][1] for row in rows],
             "none",
         ).line()
-        print(f"{line}\n{whole}")
+        print(f"{line}\n{whole}", flush=True)
+
+
+def main() -> None:
+    """Print what is measured of either receiver."""
+    with peer("collector") as collector:
+        for place in (at_once, far_away):
+            with place() as way:
+                compare(way, collector)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """The other side of a benchmark, in a process of its own: a receiver, or an OTLP collector.
 
 ``python peers.py receiver`` and ``python peers.py collector`` print their address and serve
-until their standard input ends. ``GET /`` tells what has arrived, and forgets it.
+until their standard input ends. ``GET /`` tells what has arrived, and forgets it. A second
+argument is after how many milliseconds they answer, a third a file with key and certificate.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -27,7 +29,8 @@ COLLECTED = {"/v1/traces": otlp.spans, "/v1/logs": otlp.log_records}
 class Counter:
     """Counts requests, and notes when the first and the last came and whether ids repeat."""
 
-    def __init__(self) -> None:
+    def __init__(self, delay_s: float) -> None:
+        self._answer = Answer(delay_s=delay_s)
         self._lock = threading.Lock()
         self._forget()
 
@@ -41,7 +44,7 @@ class Counter:
             if request.method != "GET":
                 self._times.append(time.monotonic())
                 self._ids.append(request.headers.get("webhook-id", ""))
-                return Answer()
+                return self._answer
             took = self._times[-1] - self._times[0] if self._times else 0.0
             told = {
                 "count": len(self._times),
@@ -56,7 +59,8 @@ class Counter:
 class Collector:
     """Keeps what OTLP requests hold as they came; decodes it when asked, not while they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, delay_s: float) -> None:
+        self._answer = Answer(headers={"Content-Type": "application/x-protobuf"}, delay_s=delay_s)
         self._lock = threading.Lock()
         self._kept: list[Incoming] = []
 
@@ -65,7 +69,7 @@ class Collector:
         with self._lock:
             if request.method != "GET":
                 self._kept.append(request)
-                return Answer(headers={"Content-Type": "application/x-protobuf"})
+                return self._answer
             kept, self._kept = self._kept, []
         told = {"/v1/traces": 0, "/v1/logs": 0, "/v1/metrics": 0}
         for one in kept:
@@ -78,34 +82,42 @@ class Collector:
 class Peer:
     """A peer's address, and what it tells."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, authority: Path | None = None) -> None:
         self.url = url
+        self._tls = ssl.create_default_context(cafile=authority) if authority else None
 
     def told(self) -> dict[str, Any]:
         """What has arrived since the last time."""
-        with urllib.request.urlopen(self.url, timeout=60) as answer:
+        with urllib.request.urlopen(self.url, timeout=60, context=self._tls) as answer:
             return dict(json.load(answer))
 
 
 @contextmanager
-def peer(kind: str) -> Iterator[Peer]:
-    """A receiver or a collector in a process of its own."""
+def peer(
+    kind: str, *, delay_ms: float = 0, identity: Path | None = None, authority: Path | None = None
+) -> Iterator[Peer]:
+    """A receiver or a collector in a process of its own; over TLS with an *identity*."""
+    told = [str(identity)] if identity else []
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).resolve()), kind],
+        [sys.executable, str(Path(__file__).resolve()), kind, str(delay_ms), *told],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
     try:
-        yield Peer(process.stdout.readline().strip())
+        yield Peer(process.stdout.readline().strip(), authority)
     finally:
         process.communicate(timeout=10)
 
 
 if __name__ == "__main__":
-    handler = {"receiver": Counter, "collector": Collector}[sys.argv[1]]()
-    server = LoopbackServer(handler.answer)
+    kind, delay, *identity = sys.argv[1:]
+    handler = {"receiver": Counter, "collector": Collector}[kind](float(delay) / 1000)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if identity else None
+    if tls:
+        tls.load_cert_chain(identity[0])
+    server = LoopbackServer(handler.answer, tls=tls)
     print(server.url, flush=True)
     sys.stdin.read()
     server.close()

@@ -8,39 +8,19 @@ a process of their own: theirs is not the run's time.
 
 from __future__ import annotations
 
-import json
+import os
 import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from harness import CONFITURE, Bench, Comparison, bench, environment
-
-from confiture_webhooks.collector import LocalCollector
-from confiture_webhooks.receiver import LocalReceiver
+from peers import peer
 
 DELIVERIES = 1000
-ROUNDS = 5
-
-
-@contextmanager
-def peers() -> Iterator[Mapping[str, str]]:
-    """The URLs of a receiver and a collector in another process."""
-    command = [sys.executable, __file__, "serve"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as served:
-        assert served.stdout is not None
-        yield json.loads(served.stdout.readline())
-
-
-def serve() -> None:
-    """Receive until standard input ends; then say what came."""
-    with LocalReceiver() as receiver, LocalCollector() as collector:
-        print(json.dumps({"receiver": receiver.url, "collector": collector.url}), flush=True)
-        sys.stdin.read()
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
+DELAYS_MS = (5.0, 0.0)
+"""A receiver as they are met, and one where all that counts is how much Python runs."""
 
 
 def seconds(project: Bench, env: Mapping[str, str]) -> float:
@@ -63,17 +43,16 @@ def seconds(project: Bench, env: Mapping[str, str]) -> float:
     return took_s
 
 
-def main() -> tuple[Comparison, Comparison]:
-    """By delivery, and for the whole run."""
-    with bench() as project, peers() as urls:
-        project.migrations(DELIVERIES, lambda n: f"CREATE TABLE t{n} (id int);")
+def compare(project: Bench, delay_ms: float) -> tuple[Comparison, Comparison]:
+    """By delivery and for the whole run, to a receiver that answers after *delay_ms*."""
+    with peer("receiver", delay_ms=delay_ms) as receiver, peer("collector") as collector:
         silent = {
-            "CONFITURE_WEBHOOK_URL": urls["receiver"],
+            "CONFITURE_WEBHOOK_URL": receiver.url,
             "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "300",
             "CONFITURE_WEBHOOK_LOG": "json",
         }
         arms = {
-            "export": {**silent, "OTEL_EXPORTER_OTLP_ENDPOINT": urls["collector"]},
+            "export": {**silent, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url},
             "silent": silent,
             "off": {**silent, "CONFITURE_WEBHOOKS": "off"},
         }
@@ -86,27 +65,30 @@ def main() -> tuple[Comparison, Comparison]:
         name: [(took_s - bare) / DELIVERIES * 1000 for took_s in taken[name]]
         for name in ("export", "silent")
     }
+    about = f"all three signals exported, receiver {delay_ms:g} ms away"
+    target = "ratio at most 1.10"
     return (
         Comparison(
-            "all three signals exported, above webhooks off, by delivery",
+            f"{about}, above webhooks off, by delivery",
             "ms",
             above["export"],
             above["silent"],
-            "ratio at most 1.10",
+            target,
         ),
         Comparison(
-            "all three signals exported, the whole run of 1,000",
-            "s",
-            taken["export"],
-            taken["silent"],
-            "ratio at most 1.10",
+            f"{about}, the whole run of {DELIVERIES}", "s", taken["export"], taken["silent"], target
         ),
     )
 
 
+def main() -> None:
+    """Print what is measured with either receiver."""
+    with bench() as project:
+        project.migrations(DELIVERIES, lambda n: f"CREATE TABLE t{n} (id int);")
+        for delay_ms in DELAYS_MS:
+            for compared in compare(project, delay_ms):
+                print(compared.line(), flush=True)
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]:
-        serve()
-    else:
-        for compared in main():
-            print(compared.line())
+    main()

@@ -28,6 +28,9 @@ class FakeSpan:
     def current(self) -> Iterator[None]:
         yield
 
+    def accepted(self, at: float) -> None:
+        pass
+
     def attempt_failed(self, attempt: Any, *, retry_in: timedelta | None) -> None:
         pass
 

@@ -6,17 +6,17 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from .delivery import Attempt, Decision, Outcome, decide
 from .errors import CUT, TransportError
-from .lane import Open
+from .lane import Accepted, Open
 from .transport import prepare
 
 if TYPE_CHECKING:
-    from .endpoint import Endpoint
     from .lane import Lane
     from .outbox import Claim, Outbox
     from .passes import Passes
@@ -63,13 +63,19 @@ class Deliverer:
         It ends early when the worker stops, the endpoint needs a rest or is off, and at
         *stale_at* (monotonic): later attempts could outlast the lease.
         """
+        try:
+            self._deliver(lane, claims, stale_at)
+        finally:
+            self._keep_accepted(lane)
+
+    def _deliver(self, lane: Lane, claims: deque[Claim], stale_at: float) -> None:
         is_whole = len(claims) == lane.batch
         while claims and not self._is_stopping() and self._clock.monotonic() < stale_at:
             claim = claims.popleft()
             waiting = lane.open.get(claim.delivery.id)
             if waiting is None:
                 waiting = lane.open[claim.delivery.id] = Open(self._begin_span(claim))
-            attempt = self._attempt(lane.endpoint, claim, waiting)
+            attempt = self._attempt(lane, claim, waiting)
             if attempt is None:
                 self._let_go(lane, claim)
                 return
@@ -84,7 +90,14 @@ class Deliverer:
             waiting.attempts, waiting.last = attempt.number, attempt
             waiting.next_attempt_at = decision.next_attempt_at
             lane.note(attempt, decision.outcome, now)
-            self._keep(lane, claim, waiting, decision)
+            if attempt.is_success:
+                waiting.span.accepted(waiting.ended)
+                ended_at = attempt.started_at + attempt.duration
+                lane.accepted.append(Accepted(claim, waiting, decision, ended_at))
+            else:
+                self._keep(lane, claim, waiting, decision, now)
+            if len(lane.accepted) > 1:
+                self._keep_accepted(lane)  # raises what went wrong while the answer was awaited
             is_whole = is_whole and attempt.is_success
             if lane.is_gone or lane.is_resting(now):
                 return
@@ -111,37 +124,61 @@ class Deliverer:
         pass_span.claimed(1)
         return self._telemetry.delivery(claim.delivery, remote=True, pass_span=pass_span)
 
-    def _attempt(self, endpoint: Endpoint, claim: Claim, waiting: Open) -> Attempt | None:
+    def _attempt(self, lane: Lane, claim: Claim, waiting: Open) -> Attempt | None:
         """Send it; ``None``: we cut the attempt ourselves, which says nothing of the receiver."""
-        number = claim.attempts + 1
+        endpoint, number = lane.endpoint, claim.attempts + 1
         started_at, started = self._clock.now(), self._clock.monotonic()
-        status_code, error_type, retry_after = None, None, None
+        status_code, error_type, retry_after, ended = None, None, None, None
         request = prepare(
             endpoint, claim.delivery, attempt=number, at=started_at, user_agent=self._user_agent
         )
         with waiting.span.current():
             try:
-                response = self._transport.send(request, timeout=endpoint.timeout)
+                response = self._transport.send(
+                    request, timeout=endpoint.timeout, meanwhile=self._meanwhile(lane)
+                )
                 status_code, retry_after = response.status_code, response.retry_after
+                ended = response.ended
             except TransportError as error:
                 if error.error_type == CUT:
                     return None
                 error_type = error.error_type
+        waiting.ended = ended if ended is not None else self._clock.monotonic()
         return Attempt(
             number=number,
             started_at=started_at,
-            duration=timedelta(seconds=self._clock.monotonic() - started),
+            duration=timedelta(seconds=waiting.ended - started),
             status_code=status_code,
             error_type=error_type,
             retry_after=retry_after,
         )
 
-    def _keep(self, lane: Lane, claim: Claim, waiting: Open, decision: Decision) -> None:
-        """Record the attempt, then tell of it."""
+    def _meanwhile(self, lane: Lane) -> Callable[[], None] | None:
+        """What there is to do while an answer is awaited."""
+        if not lane.accepted:
+            return None
+
+        def keep() -> None:
+            with suppress(Exception):  # tried again, with the answer in hand
+                self._keep_accepted(lane)
+
+        return keep
+
+    def _keep_accepted(self, lane: Lane) -> None:
+        """Record what was accepted. The next request has gone out before: a crash repeats both."""
+        while lane.accepted:
+            one = lane.accepted[0]
+            self._keep(lane, one.claim, one.waiting, one.decision, one.at)
+            lane.accepted.popleft()
+
+    def _keep(
+        self, lane: Lane, claim: Claim, waiting: Open, decision: Decision, at: datetime
+    ) -> None:
+        """Record the attempt that was over *at*, then tell of it."""
         attempt = waiting.last
         assert attempt is not None
         if self._outbox.record(claim, attempt, decision):
-            self._tell(lane, claim, waiting, decision)
+            self._tell(lane, claim, waiting, decision, at)
         else:
             # Our lease ran out under the attempt: whoever claimed it since tells the outcome.
             self.defer_open(lane, claim.delivery.id)
@@ -154,13 +191,14 @@ class Deliverer:
         finally:
             self.defer_open(lane, claim.delivery.id)
 
-    def _tell(self, lane: Lane, claim: Claim, waiting: Open, decision: Decision) -> None:
+    def _tell(
+        self, lane: Lane, claim: Claim, waiting: Open, decision: Decision, at: datetime
+    ) -> None:
         attempt = waiting.last
         assert attempt is not None
         if claim.delivery.id not in lane.open:
             return  # the worker was stopped during the record, and has told
-        now = self._clock.now()
-        wait = decision.next_attempt_at - now if decision.next_attempt_at else None
+        wait = decision.next_attempt_at - at if decision.next_attempt_at else None
         if not attempt.is_success:
             waiting.span.attempt_failed(attempt, retry_in=wait)
         if decision.outcome is Outcome.RETRY:
@@ -169,4 +207,4 @@ class Deliverer:
             return
         if lane.open.pop(claim.delivery.id, None) is None:
             return
-        waiting.span.finish(decision.outcome.value, last=attempt, attempts=attempt.number, at=now)
+        waiting.span.finish(decision.outcome.value, last=attempt, attempts=attempt.number, at=at)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from .delivery import Attempt, Outcome
+from .delivery import Attempt, Decision, Outcome
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
+    from .outbox import Claim
     from .telemetry import DeliverySpan
 
 FAILING_AFTER = 5
@@ -26,8 +27,20 @@ class Open:
 
     span: DeliverySpan
     attempts: int = 0
+    ended: float = 0.0
+    """When the last attempt was over, by the monotonic clock."""
     last: Attempt | None = None
     next_attempt_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A delivery that was accepted, and is not yet recorded as such."""
+
+    claim: Claim
+    waiting: Open
+    decision: Decision
+    at: datetime
 
 
 @dataclass(slots=True)
@@ -55,6 +68,8 @@ class Lane:
     rests_until: datetime | None = None
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     open: dict[str, Open] = field(default_factory=dict)
+    accepted: deque[Accepted] = field(default_factory=deque)
+    """What the receiver took and the outbox does not know yet: the last one, as a rule."""
 
     def is_resting(self, now: datetime) -> bool:
         """Whether the endpoint failed so often that it is left alone for a while."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -33,6 +33,8 @@ class Response:
     status_code: int
     retry_after: timedelta | None = None
     """From ``Retry-After``, seconds or HTTP date; never negative; ``None`` when unreadable."""
+    ended: float | None = field(default=None, compare=False)
+    """When the attempt was over, by the monotonic clock; ``None``: when ``send`` returned."""
 
 
 class Transport(Protocol):
@@ -46,8 +48,18 @@ class Transport(Protocol):
     - ``send`` may be called from several threads, one per endpoint.
     """
 
-    def send(self, request: Request, *, timeout: timedelta) -> Response:
-        """POST *request*; raises ``TransportError`` with why there was no answer."""
+    def send(
+        self,
+        request: Request,
+        *,
+        timeout: timedelta,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Response:
+        """POST *request*; raises ``TransportError`` with why there was no answer.
+
+        *meanwhile* is called once, in the calling thread, as a rule while the answer is
+        awaited, and does not raise.
+        """
 
     def abort(self) -> None:
         """End every attempt under way, now, as ``TransportError(CUT)``; later ones too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -254,3 +255,40 @@ def test_wrong_headers(transport: HttpTransport, headers: dict[str, str]) -> Non
         assert error_type(transport, request(peer.url, headers=headers)) == "other"
         assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
         assert len(peer.requests) == 1
+
+
+def test_what_there_is_to_do_meanwhile_is_done_once_the_request_is_out(
+    transport: HttpTransport,
+) -> None:
+    """The receiver has the whole request before it; how long it takes is no part of the attempt."""
+    seen: list[int] = []
+
+    def meanwhile() -> None:
+        deadline = time.monotonic() + PATIENCE.total_seconds()
+        while not peer.requests and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append(len(peer.requests))
+        time.sleep(0.3)
+
+    with Peer(answers(OK)) as peer:
+        started = time.monotonic()
+        answer = transport.send(request(peer.url), timeout=PATIENCE, meanwhile=meanwhile)
+        over = time.monotonic()
+    assert seen == [1]
+    assert answer.ended is not None
+    assert started < answer.ended < over - 0.2
+
+
+def test_what_there_is_to_do_meanwhile_is_done_where_nothing_can_be_sent(
+    transport: HttpTransport,
+) -> None:
+    """It is done once, before the error is raised, when there is nobody to send to."""
+    seen: list[int] = []
+    with Peer(answers(OK)) as peer:
+        url = peer.url
+    with pytest.raises(TransportError):
+        transport.send(request(url), timeout=PATIENCE, meanwhile=lambda: seen.append(1))
+    transport.abort()
+    with pytest.raises(TransportError):
+        transport.send(request(url), timeout=PATIENCE, meanwhile=lambda: seen.append(2))
+    assert seen == [1, 2]

@@ -399,12 +399,12 @@ class Interrupting(ScriptedTransport):
         self._free = _thread.allocate_lock()
         self._free.acquire()
 
-    def send(self, request: Request, *, timeout: timedelta) -> Response:
+    def send(self, request: Request, **terms: Any) -> Response:
         if not self.is_pressed:
             self.is_pressed = True
             _thread.interrupt_main()
         self._free.acquire(timeout=20)
-        return super().send(request, timeout=timeout)
+        return super().send(request, **terms)
 
     def abort(self) -> None:
         super().abort()

@@ -31,7 +31,6 @@ from fakes import FakeTelemetry
 from samples import endpoint
 
 if TYPE_CHECKING:
-    from datetime import timedelta
     from pathlib import Path
 
     from confiture_webhooks.transport import Request, Response
@@ -285,13 +284,13 @@ class Pressed(ScriptedTransport):
         self._free = threading.Event()
         self.run: Run | None = None
 
-    def send(self, request: Request, *, timeout: timedelta) -> Response:
+    def send(self, request: Request, **terms: Any) -> Response:
         while self.run is None or self.run._settling.deadline is None:
             time.sleep(0.01)
         time.sleep(0.05)
         _thread.interrupt_main()
         self._free.wait(20)
-        return super().send(request, timeout=timeout)
+        return super().send(request, **terms)
 
     def abort(self) -> None:
         super().abort()

@@ -43,6 +43,9 @@ class Spans:
             def current(self) -> Any:
                 yield
 
+            def accepted(self, at: float) -> None:
+                pass
+
             def attempt_failed(self, attempt: Any, *, retry_in: timedelta | None) -> None:
                 spans.failed_attempts.append((delivery.id, attempt.failure, retry_in))
 
@@ -173,10 +176,10 @@ class Hanging(ScriptedTransport):
         super().__post_init__()
         self.released = threading.Event()
 
-    def send(self, request: Request, *, timeout: timedelta) -> Response:
+    def send(self, request: Request, **terms: Any) -> Response:
         if request.endpoint == "stuck":
             self.released.wait(LONG_ENOUGH.total_seconds())
-        return super().send(request, timeout=timeout)
+        return super().send(request, **terms)
 
     def abort(self) -> None:
         super().abort()
@@ -296,7 +299,7 @@ def test_a_bug_in_a_port_never_leaves_the_lane() -> None:
     """Whatever a transport raises, the worker reports it and can be stopped."""
 
     class Broken(ScriptedTransport):
-        def send(self, request: Request, *, timeout: timedelta) -> Response:
+        def send(self, request: Request, **terms: Any) -> Response:
             raise ZeroDivisionError
 
     bench = Bench(endpoint(), transport=Broken())

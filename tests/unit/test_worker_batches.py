@@ -52,8 +52,8 @@ class Slow(ScriptedTransport):
         self.is_reached = threading.Event()
         self.let_go = threading.Event()
 
-    def send(self, request: Request, *, timeout: timedelta) -> Response:
-        answer = super().send(request, timeout=timeout)
+    def send(self, request: Request, **terms: Any) -> Response:
+        answer = super().send(request, **terms)
         if len(self.sent) > self.after:
             self.is_reached.set()
             self.let_go.wait(LONG_ENOUGH.total_seconds())
@@ -111,6 +111,58 @@ def test_a_backlog_is_claimed_in_growing_batches_and_sent_in_order() -> None:
     assert sent == [f"evt_{number}" for number in range(300)]
     assert bench.outbox.returned == []
     assert bench.worker.outcomes().total() == 300
+
+
+class Between(ScriptedTransport):
+    """Notes what the outbox knew when a request was sent, and when its answer came."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.states: Callable[[], list[State]] = list
+        self.when_sent: list[list[State]] = []
+        self.when_answered: list[list[State]] = []
+
+    def send(self, request: Request, **terms: Any) -> Response:
+        self.when_sent.append(self.states())
+        answer = super().send(request, **terms)
+        self.when_answered.append(self.states())
+        return answer
+
+
+def test_what_was_accepted_is_recorded_while_the_next_answer_is_awaited() -> None:
+    """The receiver never waits for the outbox: the next request goes out, then the last is kept."""
+    done, held = State.DELIVERED, State.IN_FLIGHT
+    bench = Bench(3, Between())
+    bench.transport.states = bench.states
+    assert bench.pass_once()
+    assert bench.transport.when_sent[2] == [done, held, held]
+    assert bench.transport.when_answered[2] == [done, done, held]
+    assert bench.states() == [done] * 3
+
+
+def test_what_failed_is_recorded_before_the_next_is_sent() -> None:
+    """A failure decides what comes next, so it is kept at once."""
+    bench = Bench(2, Between(replies={endpoint().name: [200, 503]}))
+    bench.transport.states = bench.states
+    bench.pass_once()
+    assert State.DELIVERED in bench.transport.when_answered[1]
+
+
+def test_an_outbox_that_fails_in_between_loses_no_answer() -> None:
+    """A record that fails while an answer is awaited is made again once the answer is there."""
+    bench = Bench(3)
+    record = bench.outbox.record
+    faults = [OutboxError("disk full")]
+
+    def failing(*args: Any) -> bool:
+        if faults and len(bench.transport.sent) > 2:
+            raise faults.pop()
+        return record(*args)
+
+    bench.outbox.record = failing  # type: ignore[method-assign]
+    assert bench.pass_once()
+    assert bench.states() == [State.DELIVERED] * 3
+    assert len(bench.transport.sent) == 3
 
 
 def test_an_attempt_begins_only_while_the_lease_outlasts_it() -> None:

@@ -82,8 +82,24 @@ class HttpTransport:
         self._is_aborted = False
         self._is_ending = False
 
-    def send(self, request: Request, *, timeout: timedelta) -> Response:
+    def send(
+        self,
+        request: Request,
+        *,
+        timeout: timedelta,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Response:
         """POST *request*; raises ``TransportError`` with why there was no answer."""
+        try:
+            exchange = self._begin(request, timeout)
+            if meanwhile is not None:
+                exchange.wait_until_sent()
+        finally:
+            if meanwhile is not None:
+                meanwhile()
+        return exchange.outcome()
+
+    def _begin(self, request: Request, timeout: timedelta) -> Exchange:
         # requests costs a tenth of a second: not for who sends nothing, nor from *timeout*.
         from .http_session import EndpointSession  # noqa: PLC0415
 
@@ -109,7 +125,7 @@ class HttpTransport:
         except RuntimeError:
             # No thread to be had: out of memory, or the interpreter is on its way out.
             self._leave(line, exchange, "other")
-        return exchange.outcome()
+        return exchange
 
     def abort(self) -> None:
         """End every attempt under way, now, as ``TransportError(CUT)``; later ones too."""

@@ -130,7 +130,9 @@ class _Answer(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self._incoming = _Incoming(self.fp.detach(), sock, UNDER_WAY.get())
+        exchange = UNDER_WAY.get()
+        exchange.sent()
+        self._incoming = _Incoming(self.fp.detach(), sock, exchange)
         self.fp = io.BufferedReader(self._incoming)
 
     def begin(self) -> None:

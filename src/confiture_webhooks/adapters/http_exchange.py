@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 0.05
 """How long an attempt that was cut may take to wind up and end its span."""
+SENDING_S = 0.05
+"""How long whoever has something to do while the answer is awaited lets a request be sent first."""
 ANSWER_BODY = timedelta(seconds=1)
 """How long is waited for the body of an answer, only to use its connection again."""
 
@@ -36,6 +39,7 @@ class Exchange:
         """The answer whose body is still on its connection."""
         self._ends_at = time.monotonic() + timeout.total_seconds()
         self._lock = threading.Lock()
+        self._sent = threading.Event()
         self._over = threading.Event()
         self._finished = threading.Event()
         self._stop: Callable[[], None] | None = None
@@ -43,6 +47,7 @@ class Exchange:
         self._is_aborted = False
         self._response: Response | None = None
         self._error_type: str | None = None
+        self._finished_at = 0.0
 
     def left(self) -> float:
         """Seconds left; raises TimeoutError when the attempt is over."""
@@ -56,6 +61,14 @@ class Exchange:
         with self._lock:
             self._stop = stop
         self.left()
+
+    def sent(self) -> None:
+        """The request is on its way, and the answer is awaited."""
+        self._sent.set()
+
+    def wait_until_sent(self) -> None:
+        """Let the attempt's thread send first; it is not waited for where that takes long."""
+        self._sent.wait(SENDING_S)
 
     def answered(self, response: Response) -> None:
         """Status line and headers are in: that is the answer, whatever the body does.
@@ -85,14 +98,17 @@ class Exchange:
                 self._is_aborted = is_abort
                 if self._stop:
                     self._stop()
+        self._sent.set()
         self._over.set()
 
     def finish(self, error_type: str | None) -> None:
         """The attempt's thread is through with it; *error_type* counts if there is no answer."""
         with self._lock:
             self._error_type = error_type
+            self._finished_at = time.monotonic()
             self._stop = None
             self._finished.set()
+        self._sent.set()
         self._over.set()
 
     def outcome(self) -> Response:
@@ -104,7 +120,7 @@ class Exchange:
         self._finished.wait(GRACE_S)
         with self._lock:
             if self._response is not None:
-                return self._response
+                return replace(self._response, ended=self._finished_at or None)
             if self._is_aborted:
                 raise TransportError(CUT)
             raise TransportError(self._error_type or self.late())

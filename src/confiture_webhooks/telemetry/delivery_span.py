@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
@@ -28,12 +29,19 @@ class DeliverySpan:
         self._signals = signals
         self._delivery = delivery
         self._started = signals.monotonic()
+        self._ended: tuple[float, int] | None = None
         self._is_finished = False
         self.span = _start(signals, delivery, remote=remote, worker_pass=worker_pass)
 
     def current(self) -> AbstractContextManager[None]:
         """Make it the calling thread's current span, without baggage, for a block."""
         return current(self._signals, self.span)
+
+    @contained
+    def accepted(self, at: float) -> None:
+        """The receiver took it *at* (monotonic): there it ends, whenever it is finished."""
+        ago_ns = int((self._signals.monotonic() - at) * 1e9)
+        self._ended = at, time.time_ns() - max(0, ago_ns)
 
     @contained
     def attempt_failed(self, attempt: Attempt, *, retry_in: timedelta | None) -> None:
@@ -72,7 +80,8 @@ class DeliverySpan:
         if self._is_finished:
             return
         self._is_finished = True
-        duration_s = self._signals.monotonic() - self._started
+        ended, ended_ns = self._ended or (self._signals.monotonic(), None)
+        duration_s = ended - self._started
         failure = last.failure if last is not None else None
         lag_s = max(0.0, (at - self._delivery.created_at).total_seconds())
         try:
@@ -89,7 +98,7 @@ class DeliverySpan:
             context = self.span.get_span_context()
             self._signals.logs.emit(names.ENDINGS[outcome], context, fields)
         finally:
-            self.span.end()
+            self.span.end(ended_ns)
 
     def _mark(self, outcome: str, attempts: int, failure: str | None) -> None:
         self.span.set_attributes({names.WEBHOOK_OUTCOME: outcome, names.WEBHOOK_ATTEMPTS: attempts})
