@@ -202,6 +202,16 @@ class OutboxMachine(RuleBasedStateMachine):
         if can:
             one.state, one.tries, one.due_at = State.PENDING, 0, self.now
 
+    @precondition(lambda self: self.told)
+    @rule(data=st.data(), worker=WORKERS)
+    def discard(self, data: st.DataObject, worker: int) -> None:
+        """An operator drops a delivery, whose event is not released again."""
+        one = data.draw(st.sampled_from(self.told))
+        can = one.state is not State.IN_FLIGHT or one.claimable_at <= self.now
+        assert self.outboxes[worker].discard(one.delivery.id, now=self.now) == can
+        if can:
+            self.told.remove(one)
+
     @rule(worker=WORKERS, age_s=st.sampled_from([0, 30, 300]), keep=st.integers(0, 4))
     def prune(self, worker: int, age_s: int, keep: int) -> None:
         before = self.now - timedelta(seconds=age_s)
