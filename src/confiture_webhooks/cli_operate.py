@@ -200,4 +200,11 @@ def enable(
             refuse([Fault("NAME", problem, f"One of: {names}")], "text")
         if not outbox.enable(name, settings.environment):
             fail(f"Endpoint {name} is not off")
-    print(f"Endpoint {name} is on; its deliveries go out again")
+        gone = [
+            row.delivery.id
+            for row in outbox.deliveries(state=State.GONE, endpoint=name)
+            if row.delivery.environment == settings.environment
+        ]
+    print(f"Endpoint {name} is on; what waits for it goes out again")
+    if gone:
+        print(f"Not what it answered 410: confiture webhooks redeliver {' '.join(gone)}")

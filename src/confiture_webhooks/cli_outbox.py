@@ -258,6 +258,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
 def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """Count the deliveries of the environment in the outbox; a check for monitoring.
 
+    Dead is what was given up, and what a 410 ended: until it is redelivered or discarded.
     Stuck is what nobody will deliver: an endpoint that is off, or no longer configured; what
     has been due for a quarter of an hour without a worker; a run that a day could not settle.
 
@@ -284,7 +285,8 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     old = sum(1 for intent in intents if intent.staged_at < now - UNSETTLED_FOR)
     if old:
         reasons["unsettled"] = f"{old} for more than {length(UNSETTLED_FOR)}"
-    is_well = not summary.counts.get(State.DEAD_LETTER) and not reasons
+    is_dead = any(summary.counts.get(state) for state in (State.DEAD_LETTER, State.GONE))
+    is_well = not is_dead and not reasons
     counts = {state.value: summary.counts.get(state, 0) for state in State}
     if is_json(output):
         oldest_at = summary.oldest_at

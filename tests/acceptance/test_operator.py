@@ -74,7 +74,10 @@ def test_deliver_that_fails_says_so(left_behind: Any) -> None:
 
 
 def test_gone_is_off_until_enabled(project: Any) -> None:
-    """After a 410 the endpoint is off, which status tells; enable switches it on."""
+    """After a 410 the endpoint is off, which status tells; enable switches it on.
+
+    What a 410 ended stays dead, for status too, until it is redelivered as enable says.
+    """
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     with LocalReceiver(answers=[410]) as receiver:
         env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "1"}
@@ -93,6 +96,13 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         assert project.confiture("webhooks", "enable", "default", env=env).returncode == 1
         assert project.confiture("webhooks", "deliver", env=env).returncode == 0
         assert len(receiver.requests) == 3
+        assert project.confiture("webhooks", "status", env=env).returncode == 1
+        words = enabled.stdout.splitlines()[1].partition("confiture ")[2].split()
+        assert words[:2] == ["webhooks", "redeliver"]
+        assert project.confiture(*words, "--yes", env=env).returncode == 0
+        assert project.confiture("webhooks", "deliver", env=env).returncode == 0
+        assert len(receiver.requests) == 4
+        assert project.confiture("webhooks", "status", env=env).returncode == 0
 
 
 @pytest.mark.parametrize(
