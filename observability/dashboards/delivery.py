@@ -27,6 +27,13 @@ def quantiles(
     return [(f"p{q}", f"histogram_quantile(0.{q}, {rates})") for q in (50, 95, 99)]
 
 
+def _last_word(gauge: str) -> str:
+    """What the last process said of *gauge*, also after a restart of the collector, which forgets it."""
+    over = "max by (confiture_webhook_state, deployment_environment_name)"
+    shown = f"{gauge}{{{ENVIRONMENT}}}"
+    return f"{over} ({shown}) or {over} (last_over_time({shown}[$__range]))"
+
+
 def outcome() -> list[Panel | Row]:
     """What became of the deliveries."""
     delivered = count(DELIVERIES, where='confiture_webhook_outcome="delivered"')
@@ -93,7 +100,7 @@ def outcome() -> list[Panel | Row]:
             when_empty="no outbox has reported",
             queries=[
                 Query(
-                    f"sum by (confiture_webhook_state) (confiture_webhook_outbox_size{{{ENVIRONMENT}}})",
+                    f"sum by (confiture_webhook_state) ({_last_word('confiture_webhook_outbox_size')})",
                     "{{confiture_webhook_state}}",
                 )
             ],

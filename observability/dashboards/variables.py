@@ -38,7 +38,7 @@ def log_query(logs: str, events: str, *, is_by_endpoint: bool = False) -> str:
     if logs == "loki":
         query = (
             '{service_name="confiture", deployment_environment_name=~"$environment"} '
-            f'| event_name=~"{events}[.].*"'
+            f'|~ "^{events}[.]"'  # the line is the event's name; Loki 3.7 drops event_name itself
         )
         return query + (' | endpoint=~"$endpoint"' if is_by_endpoint else "")
     query = (
