@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import time
 import urllib.parse
 import urllib.request
@@ -57,6 +59,29 @@ def asked() -> Iterator[Asked]:
                 )
 
 
+def marks() -> dict[str, str]:
+    """Every annotation of every dashboard, by dashboard and name."""
+    found = {}
+    for path in sorted(DASHBOARDS.glob("*.json")):
+        dashboard = json.loads(path.read_text())
+        for mark in dashboard["annotations"]["list"]:
+            found[f"{dashboard['title']}: {mark['name']}"] = mark["expr"]
+    return found
+
+
+def choices() -> dict[str, tuple[str, str]]:
+    """The variables that offer a label's values: selector and label, by dashboard and name."""
+    found = {}
+    for path in sorted(DASHBOARDS.glob("*.json")):
+        dashboard = json.loads(path.read_text())
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "query":
+                asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+                assert asked, variable
+                found[f"{dashboard['title']}: {variable['name']}"] = (asked[1], asked[2])
+    return found
+
+
 def alerts() -> dict[str, str]:
     """Every alert's expression."""
     groups = (
@@ -87,7 +112,18 @@ class Views:
         """What a panel's query shows: series of a metric, or log lines."""
         if asked.kind == "logs":
             return self.logs(_filled(asked.expr, asked.step_s, self._window_s()))
-        return self.metrics(asked)
+        return [series for series in self.metrics(asked) if _has_number(series)]
+
+    def marks(self, expr: str) -> int:
+        """How many marks an annotation makes along the whole session."""
+        asked = Asked("", "", "", expr, is_instant=False, step_s=60, has_exemplars=False)
+        return sum(len(series["values"]) for series in self.metrics(asked))
+
+    def choice(self, selector: str, label: str) -> set[str]:
+        """What a variable offers."""
+        selector = _filled(selector, 60, self._window_s())
+        query = {"match[]": selector, "start": self._started_at}
+        return set(self._prometheus(f"label/{label}/values", **query)["data"])
 
     def metrics(self, asked: Asked) -> list[Any]:
         """The series a panel's query shows: instant values, or values along the whole session."""
@@ -213,6 +249,12 @@ def _filled(expr: str, step_s: int, window_s: int) -> str:
     for name, value in VARIABLES.items():
         expr = expr.replace(name, value)
     return expr.replace("$__range", f"{window_s}s").replace("$__interval", f"{step_s}s")
+
+
+def _has_number(series: Mapping[str, Any]) -> bool:
+    """Whether a series has anything to show: a quantile of nothing is not a number."""
+    samples = [series["value"]] if "value" in series else series["values"]
+    return any(not math.isnan(float(text)) for _, text in samples)
 
 
 def _exact(value: float) -> int:

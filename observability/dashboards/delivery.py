@@ -7,7 +7,7 @@ from variables import ENVIRONMENT, OF_ENDPOINT, endpoint, environment, log_query
 
 DELIVERIES = "confiture_webhook_deliveries_total"
 ENDED = 'confiture_webhook_outcome=~"delivered|dead_letter|gone"'
-SPANS = "traces_span_metrics_duration_seconds_bucket"
+SPANS = "traces_span_metrics_duration_milliseconds_bucket"
 HAS_REASON = 'error_type!=""'  # without: the zeros that every run begins with
 
 
@@ -164,7 +164,7 @@ def latency() -> list[Panel | Row]:
             about="From the first attempt's start to the end, retries included, of the deliveries in each interval. "
             "The dots are exemplars: click one to open its trace in Jaeger.",
             kind="timeseries",
-            unit="s",
+            unit="ms",
             min_interval="5m",
             queries=[
                 Query(expr, name, is_instant=False, has_exemplars=True)

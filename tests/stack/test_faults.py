@@ -11,8 +11,8 @@ from urllib.error import HTTPError
 
 import pytest
 
-from stack_scenario import until
-from stack_views import Views
+from stack_scenario import ENVIRONMENT, until
+from stack_views import Views, asked
 
 FLUSH_S = 10
 TELEMETRY_S = 2
@@ -108,6 +108,39 @@ def test_queues_outlive_the_collector(
         lambda: views.logs(f'trace_id:="{trace_id}"'), lambda found: len(found) == 2, 60, "lines"
     )
     assert {line["event_name"] for line in lines} == {"migration.applied", "webhook.delivered"}
+
+
+def test_what_waits_is_known_after_a_restart_of_the_collector(
+    project: Any, receiver: Any, other_stack: Any, views: Views
+) -> None:
+    """The collector forgets the outbox's gauges; the panels and the alert have their last word."""
+    (oldest,) = (query for query in asked() if query.panel == "Oldest undelivered")
+    (left,) = (query for query in asked() if query.panel == "In the outbox")
+    receiver.script("/", [503] * 20)
+    settings = {"CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "0.1", "CONFITURE_ENVIRONMENT": ENVIRONMENT}
+    project.migration("001", "step", up="CREATE TABLE step (id int)", down="DROP TABLE step")
+    config = str(project.environment_file(ENVIRONMENT).relative_to(project.path))
+    env = {
+        "CONFITURE_WEBHOOK_URL": receiver.url,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": other_stack.url("otlp_http"),
+        **settings,
+    }
+    assert project.confiture("migrate", "up", "--config", config, env=env).returncode == 0
+
+    def waited() -> float:
+        return float(views.metrics(oldest)[0]["value"][1])
+
+    until(waited, lambda age_s: age_s > 0, 40, "the age of what waits")
+    other_stack.restart("otelcol")
+    gauge = "confiture_webhook_outbox_oldest_timestamp_seconds"
+    until(lambda: views.instant(gauge), lambda found: not found, 40, "the gauge is forgotten")
+    before = until(waited, lambda age_s: age_s > 0, 1, "the age of what waits, still")
+    until(waited, lambda age_s: age_s > before, 30, "it grows")
+    states = {
+        series["metric"]["confiture_webhook_state"]: series["value"][1]
+        for series in views.metrics(left)
+    }
+    assert states == {"pending": "1", "dead_letter": "0"}
 
 
 def test_a_restart_of_the_stores_loses_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 
 from pages import blocks
-from stack_scenario import CANARIES, ENVIRONMENT, Scenario, Told, until
-from stack_views import ROOT, Asked, Views, alerts, asked
+from stack_scenario import CANARIES, ENDPOINTS, ENVIRONMENT, Scenario, Told, until
+from stack_views import ROOT, Asked, Views, alerts, asked, choices, marks
 
 SILENT = {"Trouble reported by runs"}
 """Panels that show nothing as long as all is well."""
@@ -36,6 +37,20 @@ def test_every_panel_has_data(views: Views, scenario: Scenario, query: Asked) ->
     """No query of a panel fails, and none is empty that should show something."""
     shown = views.panel(query)
     assert shown or query.panel in SILENT
+
+
+@pytest.mark.parametrize("name", sorted(marks()))
+def test_every_annotation_marks_something(views: Views, scenario: Scenario, name: str) -> None:
+    """Each annotation's expression, from its file, has marks: all that they tell of has happened."""
+    assert views.marks(marks()[name]) > 0
+
+
+@pytest.mark.parametrize("name", sorted(choices()))
+def test_every_variable_offers_what_there_is(views: Views, scenario: Scenario, name: str) -> None:
+    """Each variable's query, from its file, offers the environment, or the endpoints."""
+    selector, label = choices()[name]
+    expected = {ENVIRONMENT} if label == "deployment_environment_name" else set(ENDPOINTS)
+    assert views.choice(selector, label) == expected
 
 
 def test_deliveries_are_counted_exactly(views: Views, told: Told, scenario: Scenario) -> None:
@@ -180,6 +195,17 @@ def test_the_monitor_tab_has_our_spans(views: Views, scenario: Scenario) -> None
             if label["name"] == "operation"
         }
         assert {"POST", "apply migration", "confiture migrate up"} <= operations, what
+
+
+def test_the_monitor_tab_shows_milliseconds(views: Views, scenario: Scenario) -> None:
+    """The page shows every latency as milliseconds: a delivery with two waits of 0.2 s has over 400."""
+    (flaky,) = (
+        metric
+        for metric in views.monitor("latencies")
+        if {"name": "operation", "value": "deliver webhook flaky"} in metric["labels"]
+    )
+    shown = [float(point["gaugeValue"]["doubleValue"]) for point in flaky["metricPoints"]]
+    assert 400 < max(value for value in shown if not math.isnan(value)) < 60_000
 
 
 def test_exemplars_lead_to_traces(views: Views, scenario: Scenario) -> None:

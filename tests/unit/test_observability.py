@@ -64,7 +64,7 @@ def known() -> dict[str, set[str]]:
     spans = dimensions | {"service_name", "span_name", "span_kind", "status_code", "le"}
     for part in ("bucket", "sum", "count"):
         found[f"http_client_request_duration_seconds_{part}"] = http
-        found[f"traces_span_metrics_duration_seconds_{part}"] = spans
+        found[f"traces_span_metrics_duration_milliseconds_{part}"] = spans
     return found | {"traces_span_metrics_calls_total": spans}
 
 
