@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 OTLP ?=
+DATA ?=
 N ?= 50
 OUTBOX ?= sqlite
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
@@ -55,8 +56,8 @@ test-stack: $(VENV)/tests.stamp ## The live test of the observability stack (nee
 	-@$(BIN)/python observability/native/stack.py --build-only --checkers
 	$(BIN)/python -m pytest -q -rs $(PYTEST_ARGS) tests/stack
 
-stack: $(VENV)/tests.stamp ## The real collector, Jaeger, Prometheus and VictoriaLogs on loopback (needs Go)
-	@$(BIN)/python observability/native/stack.py
+stack: $(VENV)/tests.stamp ## The real collector, Jaeger, Prometheus and VictoriaLogs on loopback (needs Go; DATA=folder keeps what they store)
+	@$(BIN)/python observability/native/stack.py $(if $(DATA),--data $(DATA))
 
 lint: $(VENV)/lint.stamp hosts ## ruff, and no committed file names an index or this machine
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Migrations that go on for ever, for the dashboards: each round applies two and takes one back, every sixth one fails.
+# Migrations that go on for ever, for the dashboards: each round applies two and takes both back, so that nothing grows;
+# in every sixth round a third one fails.
 set -u
 mkdir -p db/migrations db/environments
 cat > db/environments/local.yaml <<YAML
@@ -24,7 +25,7 @@ while [ "$round" -lt "$last" ]; do
         echo "SELECT 1;" > "db/migrations/${round}3_demo_broken.down.sql"
     fi
     confiture migrate up
-    confiture migrate down
+    confiture migrate down --steps 2
     round=$((round + 1))
     sleep "${PAUSE:-15}"
 done

@@ -271,15 +271,27 @@ def free_ports(count: int) -> list[int]:
 
 
 def describe(stack: Stack) -> str:
-    """What a person needs: where to look and what to export."""
-    rows = [f"  {name:24}{where}" for name, where in stack.addresses.items()]
+    """What a person needs: how to fill it and where to look."""
+    otlp, prometheus = stack.url("otlp_http"), stack.url("prometheus")
+    rows = {
+        "log lines": f"{stack.url('victorialogs')}/select/vmui",
+        "alerts": stack.url("alertmanager"),
+        "traces (API)": f"{stack.url('jaeger_query')}/api/traces/<trace id>",
+        "metrics (API)": f"{prometheus}/api/v1/query?query=<expression>",
+        "OTLP over HTTP": otlp,
+        "OTLP over gRPC": stack.address("otlp_grpc"),
+        "stored in": str(stack.data),
+    }
     return "\n".join(
         [
             "The stack is up:",
-            *rows,
+            *(f"  {name:16}{where}" for name, where in rows.items()),
+            "Jaeger and Prometheus built from their modules have no pages; `docker compose up` has them, and Grafana.",
             "",
-            "Send to it from another terminal:",
-            f"  export OTEL_EXPORTER_OTLP_ENDPOINT={stack.url('otlp_http')}",
+            "Fill it from another terminal:",
+            f"  make demo OTLP={otlp}",
+            "or with migrations of your own:",
+            f"  export OTEL_EXPORTER_OTLP_ENDPOINT={otlp}",
             "  confiture migrate up",
             "",
             "Ctrl-C stops it.",
