@@ -26,7 +26,7 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         for name, value in environ.items()
         if name.startswith("HTTP_")
     }
-    length = environ.get("CONTENT_LENGTH") or ""
+    length = (environ.get("CONTENT_LENGTH") or "")[:9]
     size = min(int(length) if length.isdecimal() else 0, inbox.max_body + 1)
     reply = inbox.receive(headers, environ["wsgi.input"].read(size))
     status = HTTPStatus(reply.status)
