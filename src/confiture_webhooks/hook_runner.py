@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from .errors import HookError
-from .hook_thread import HookThread, StdoutGuard, end_left_behind
+from .hook_thread import HookThread, OutputGuard, end_left_behind
 from .hooks import Hook, HookContext
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class HookRunner:
         self._guard = threading.Lock()
         self._is_loaded = threading.Event()
         self._is_over = threading.Event()
-        self._stdout = StdoutGuard()
+        self._output = OutputGuard()
         self._set_variable = False
         self._thread = threading.Thread(target=self._work, name="webhooks-hooks", daemon=True)
 
@@ -94,8 +94,8 @@ class HookRunner:
         if not os.environ.get(CORRELATION_ID):
             os.environ[CORRELATION_ID] = self._telemetry.correlation_id
             self._set_variable = True
-        self._stdout.modules |= {source.module for source in self._sources}
-        self._stdout.start()
+        self._output.modules |= {source.module for source in self._sources}
+        self._output.start()
         self._thread.start()
 
     def await_loaded(self, budget: timedelta = LOAD_WAIT) -> None:
@@ -126,7 +126,7 @@ class HookRunner:
                 "in full. Make the hooks faster, or raise `flush_timeout`."
             )
         end_left_behind()
-        self._stdout.stop()
+        self._output.stop()
         if self._set_variable:
             os.environ.pop(CORRELATION_ID, None)
 
@@ -162,7 +162,7 @@ class HookRunner:
         else:
             # A file may have imported another: its hooks are there already.
             self._hooks += [hook for hook in loaded if hook not in self._hooks]
-            self._stdout.modules |= {hook.module for hook in loaded}
+            self._output.modules |= {hook.module for hook in loaded}
             return
         self._say(f"confiture-webhooks: {fault}; its hooks do not run, the migration goes on")
         self._telemetry.hook_failed(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
 from typing import Any
+
+from . import stderr
 
 _POLL_S = 0.1
 _ENDING_S = 0.2
@@ -30,6 +32,7 @@ class HookThread(threading.Thread):
             self._call()
         except BaseException as error:  # noqa: BLE001  SystemExit and KeyboardInterrupt are theirs too
             self.error = error
+        _output.flush()
 
     def ends_within(self, budget: timedelta, is_over: threading.Event) -> bool:
         """Start it and wait; ``False`` when it runs on after *budget*, or when *is_over* is set."""
@@ -62,18 +65,58 @@ def end_left_behind() -> None:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
-class _HookAwareStdout:
-    """Standard output for the command's own threads, standard error for hooks'.
+class _HookOutput(io.TextIOBase):
+    """What hooks print, on standard error: in whole lines, and it raises nothing in them.
 
-    What a hook prints must not end up in what the command prints, which scripts may read.
+    Nothing stays in a buffer: what cannot be written would fail again at the interpreter's end.
     """
 
-    def __init__(self, stdout: Any, modules: set[str]) -> None:
-        self._stdout = stdout
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self._begun = threading.local()
+
+    def write(self, text: str, /) -> int:
+        """Write the lines that *text* ends, and keep the rest for the thread's next."""
+        lines, end, rest = (getattr(self._begun, "text", "") + text).rpartition("\n")
+        self._begun.text = rest
+        if end:
+            stderr.write(lines + end)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what the thread has begun."""
+        begun, self._begun.text = getattr(self._begun, "text", ""), ""
+        if begun:
+            stderr.write(begun)
+
+    def fileno(self) -> int:
+        """Standard error's, for programs that hooks start."""
+        stream = stderr.itself()
+        return stream.fileno() if stream is not None else super().fileno()
+
+    @property
+    def buffer(self) -> Any:
+        """Standard error's, for bytes."""
+        return stderr.itself().buffer
+
+
+_output = _HookOutput()
+
+
+class _Aware:
+    """A stream of the command's for its own threads; for hooks' it is ``_HookOutput``.
+
+    What a hook prints must not end up in what the command prints, which scripts may read, and
+    must not fail as the command would where standard error is full, broken or closed.
+    """
+
+    def __init__(self, behind: Any, modules: set[str]) -> None:
+        self.behind = behind
         self._modules = modules
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr if self._is_hooks() else self._stdout, name)
+        return getattr(_output if self._is_hooks() else self.behind, name)
 
     def _is_hooks(self) -> bool:
         thread = threading.current_thread()
@@ -92,24 +135,31 @@ def _runs(frame: FrameType | None, modules: set[str]) -> bool:
     return False
 
 
-class StdoutGuard:
-    """Keeps what hooks print off standard output from ``start`` to ``stop``."""
+class OutputGuard:
+    """Keeps what hooks print apart from the command's streams, from ``start`` to ``stop``."""
+
+    NAMES = ("stdout", "stderr")
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
         """Whose functions count as hooks' in threads that hooks started."""
-        self._before: Any = None
-        self._guard: _HookAwareStdout | None = None
+        self._guards: dict[str, _Aware] = {}
 
     def start(self) -> None:
-        """Take the place of ``sys.stdout``."""
-        self._before = sys.stdout
-        self._guard = _HookAwareStdout(self._before, self.modules)
-        sys.stdout = self._guard
+        """Take the place of ``sys.stdout`` and ``sys.stderr``, where they are open.
+
+        A closed one is ``None``, to which ``print`` prints nothing: that has to stay so.
+        """
+        for name in self.NAMES:
+            stream = getattr(sys, name)
+            if stream is not None:
+                self._guards[name] = _Aware(stream, self.modules)
+                setattr(sys, name, self._guards[name])
 
     def stop(self) -> None:
-        """Give it back, unless a hook that runs on could still print."""
-        is_quiet = not any(isinstance(thread, HookThread) for thread in threading.enumerate())
-        with suppress(Exception):
-            if is_quiet and sys.stdout is self._guard:
-                sys.stdout = self._before
+        """Give them back, unless a hook that runs on could still print."""
+        if any(isinstance(thread, HookThread) for thread in threading.enumerate()):
+            return
+        for name, guard in self._guards.items():
+            if getattr(sys, name) is guard:
+                setattr(sys, name, guard.behind)

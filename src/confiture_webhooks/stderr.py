@@ -16,13 +16,18 @@ def write(text: str) -> None:
     again when the interpreter flushes at exit, and change the command's exit code. Without a
     standard error it goes nowhere; ``print`` would take standard output instead.
     """
-    stream = sys.stderr
+    stream = itself()
     if stream is None:
         return
     with suppress(Exception):  # what others wrote before stays before
         stream.flush()
     with suppress(Exception):  # closed, a broken pipe, a full disk: nobody reads it
         _write(stream, text)
+
+
+def itself() -> Any:
+    """Standard error, behind whatever keeps what hooks print apart from it."""
+    return getattr(sys.stderr, "behind", sys.stderr)
 
 
 def _write(stream: Any, text: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from typing import Any
 
 import pytest
 
 from confiture_webhooks import verify
+from project import CONFITURE
 
 TABLE = "CREATE TABLE a (id int)"
 HEAD = "from confiture.hooks import register_hook\n"
@@ -243,3 +245,32 @@ def test_hooks_that_use_up_the_flush_lose_no_webhook(
     }
     assert set(answered) == set(waiting)
     assert sorted(answered.values()) == ["custom", "migration_success"]
+
+
+@pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", ">&-"])
+def test_a_stream_that_takes_nothing_is_no_hooks_trouble(
+    hooked: Any, receiver: Any, where: str
+) -> None:
+    """With a full or closed stream a hook that prints and logs runs on, and changes no exit code."""
+    project = hooked(
+        a=f"import logging, sys\nimport requests\n{HEAD}@register_hook('post_execute')\n"
+        "def f(c):\n    print('before')\n    print('there', file=sys.stderr)\n"
+        f"    logging.error('and there')\n    requests.post('{receiver.url}', json={{}})\n"
+        "    print('after')\n"
+    )
+
+    def ended(**env: str) -> int:
+        return subprocess.run(
+            ["sh", "-c", f'exec "$0" migrate up --force {where}', str(CONFITURE)],
+            cwd=project.path,
+            env=project.environ(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+            check=False,
+        ).returncode
+
+    plain = ended(CONFITURE_WEBHOOKS="off")
+    project.confiture("migrate", "down", env={"CONFITURE_WEBHOOKS": "off"})
+    assert ended() == plain
+    assert len(receiver.requests) == 1

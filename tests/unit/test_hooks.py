@@ -18,7 +18,7 @@ from confiture_webhooks.adapters.hook_files import find
 from confiture_webhooks.errors import HookError
 from confiture_webhooks.event import EventType
 from confiture_webhooks.explain import explain
-from confiture_webhooks.hook_thread import HookThread, StdoutGuard, end_left_behind
+from confiture_webhooks.hook_thread import HookThread, OutputGuard, end_left_behind
 from confiture_webhooks.hooks import HookContext, Registry, hook_of, register_hook
 from samples import endpoint
 
@@ -209,7 +209,7 @@ def test_what_is_left_behind_ends(capsys: Any) -> None:
     assert isinstance(thread.error, SystemExit)
 
 
-def test_a_hooks_print_goes_to_stderr_the_commands_to_stdout(capsys: Any) -> None:
+def test_a_hooks_print_goes_to_stderr_the_commands_to_output(capsys: Any) -> None:
     """While hooks are loaded, only their threads are kept off standard output."""
 
     def of_a_thread() -> None:
@@ -221,7 +221,7 @@ def test_a_hooks_print_goes_to_stderr_the_commands_to_stdout(capsys: Any) -> Non
         thread.start()
         thread.join()
 
-    guard = StdoutGuard()
+    guard = OutputGuard()
     guard.modules.add(__name__)
     guard.start()
     try:
