@@ -205,7 +205,8 @@ def _size(body: bytes | bytearray | memoryview) -> int:
 def _fields(headers: Any) -> dict[str, str]:
     """The headers that matter, by lower-case name; one that decides is refused when repeated."""
     fields: dict[str, str] = {}
-    for name, value in headers.items() if hasattr(headers, "items") else headers:
+    pairs = headers.items() if hasattr(headers, "items") else headers
+    for name, value in ((_as_text(name), _as_text(value)) for name, value in pairs):
         if not isinstance(name, str) or not isinstance(value, str) or len(value) > _MAX_HEADER:
             continue
         key = name.lower()
@@ -214,6 +215,11 @@ def _fields(headers: Any) -> dict[str, str]:
         if key in _SIGNED_HEADERS or key in _OTHER_HEADERS:
             fields.setdefault(key, value)
     return fields
+
+
+def _as_text(part: Any) -> Any:
+    """A name or value of a header; ASGI's are bytes."""
+    return part.decode("latin-1") if isinstance(part, bytes) else part
 
 
 def _check_webhook_signature(

@@ -47,6 +47,14 @@ def test_header_names_in_any_case() -> None:
     assert verify(shouted, BODY, SECRET, now=NOW).id == "evt_1"
 
 
+def test_headers_as_asgi_has_them() -> None:
+    """Pairs of bytes are headers as well, and one that is there twice is refused all the same."""
+    raw: Any = [(name.encode(), value.encode()) for name, value in signed().items()]
+    assert verify(raw, BODY, SECRET, now=NOW).id == "evt_1"
+    with pytest.raises(SignatureError):
+        verify([*raw, ("webhook-id", "evt_1")], BODY, SECRET, now=NOW)
+
+
 def test_repeated_header_of_no_concern() -> None:
     """A header that a proxy repeated does not matter, as frameworks hand it over."""
     message = Message()
