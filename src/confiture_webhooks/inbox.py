@@ -127,7 +127,9 @@ class Inbox:
         self.max_body = max_body
         """The most bytes a body may have: reading more is of no use."""
 
-    def receive(self, headers: Mapping[str, str] | Iterable[tuple[str, str]], body: bytes) -> Reply:
+    def receive(
+        self, headers: Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]], body: bytes
+    ) -> Reply:
         """Handle the event in a request, if it is authentic and new; what to answer."""
         try:
             event = verify(

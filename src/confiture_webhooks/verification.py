@@ -125,7 +125,7 @@ class Verified:
 
 
 def verify(
-    headers: Mapping[str, str] | Iterable[tuple[str, str]],
+    headers: Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]],
     body: bytes,
     secret: str | Sequence[str],
     *,
