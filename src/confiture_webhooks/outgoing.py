@@ -15,6 +15,7 @@ from .endpoint import DEFAULT_FORMAT, Endpoint
 from .errors import OutboxError
 from .event import Event
 from .formats import Rendered, render
+from .handover import hand_over, undelivered
 from .outbox import Enlisting, Intent, Outbox, Summary
 from .status_line import status_line
 from .summary import OFF, given_up_line, leftover_line
@@ -60,6 +61,8 @@ class Outgoing:
         self._outbox: Outbox | None = None
         self._transport: Transport | None = None
         self._worker: Worker | None = None
+        self._spared: list[str] | None = None
+        """Events that were released into memory instead; ``None``: the outbox works."""
         self._guard = threading.RLock()
         """Hooks send from threads of their own."""
 
@@ -89,6 +92,8 @@ class Outgoing:
                 self._opened().release(event_id, deliveries)
             except OutboxError as error:
                 self._replace(error).release(event_id, deliveries)
+            if self._spared is not None:
+                self._spared.append(event_id)
             if deliveries:
                 self._working().wake()
 
@@ -145,14 +150,31 @@ class Outgoing:
         if self._worker is None or self._outbox is None:
             return None
         self._worker.stop()
+        is_back = self._go_back(self._outbox)
         lines = [
-            *self._given_up(self._worker, self._outbox),
+            *([] if is_back else self._given_up(self._worker, self._outbox)),
             *self._left(self._worker, self._outbox),
         ]
         if not is_late:
             with suppress(OutboxError):  # a later run does it
                 self._outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
         return "\n".join(lines) or None
+
+    def _go_back(self, memory: Outbox) -> bool:
+        """Keep what *memory* did not deliver in the configured outbox, if that works again."""
+        if self._spared is None or not undelivered(memory):
+            return False
+        with suppress(OutboxError), ExitStack() as refused:
+            outbox = self._parts.outbox(self._telemetry)
+            refused.callback(outbox.close)
+            if not outbox.is_durable:
+                return False
+            hand_over(memory, outbox, self._spared)
+            refused.pop_all()
+            self._outbox, self._spared = outbox, None
+            self._telemetry.observe_outbox(outbox.summary)
+            return True
+        return False
 
     def _given_up(self, worker: Worker, outbox: Outbox) -> list[str]:
         line = given_up_line(worker.by_endpoint(), worker.failed(), is_durable=outbox.is_durable)
@@ -187,6 +209,7 @@ class Outgoing:
                 self._outbox = self._parts.outbox(self._telemetry)
             except OutboxError as error:
                 return self._replace(error)
+            self._spared = None if self._outbox.is_durable else []
             self._telemetry.observe_outbox(self._outbox.summary)
         return self._outbox
 
@@ -195,7 +218,7 @@ class Outgoing:
         self._telemetry.outbox_failed(str(error))
         worker, transport, outbox = self._worker, self._transport, self._outbox
         self._worker, self._transport = None, None
-        self._outbox = self._parts.spare_outbox()
+        self._outbox, self._spared = self._parts.spare_outbox(), []
         with suppress(OutboxError), ExitStack() as last:
             for part in (outbox, transport):
                 if part is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import subprocess
+import time
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +140,33 @@ def test_a_broken_outbox_costs_the_migration_nothing(
     if fault is full:
         with closing(SqliteOutbox(path)) as outbox:
             assert {row.state.value for row in outbox.deliveries()} <= {"delivered", "in_flight"}
+
+
+def test_what_a_locked_file_kept_out_is_in_it_in_the_end(project: Any, receiver: Any) -> None:
+    """Locked when the migration began and free when the run ends: nothing is lost."""
+    project.migration("000", "first", up="SELECT 1", down="SELECT 1")
+    failing = {"name": "a", "url": "http://127.0.0.1:9/"}
+    project.environment_file(webhooks={"endpoints": [failing], "flush_timeout": 0})
+    assert project.confiture("migrate", "up").returncode == 0
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    project.environment_file(webhooks={"endpoints": [failing], "flush_timeout": 3})
+    with closing(sqlite3.connect(outbox_of(project), isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        running = project.spawn("migrate", "up")
+        with psycopg.connect(project.database_url, autocommit=True) as watch:
+            while watch.execute("SELECT to_regclass('a')").fetchone() == (None,):
+                assert running.poll() is None
+                time.sleep(0.02)
+        holder.execute("ROLLBACK")
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert "locked by another process" in stderr
+    assert "They are kept" in stderr
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+    assert project.confiture("webhooks", "redeliver", "--pending", "--yes").returncode == 0
+    assert project.confiture("webhooks", "deliver").returncode == 0
+    told = [request.payload["migration"]["version"] for request in receiver.requests]
+    assert sorted(told) == ["000", "001"]
 
 
 def test_two_runs_at_once_tell_each_migration_once(many: Any, receiver: Any) -> None:

@@ -17,6 +17,7 @@ from confiture_webhooks.event import EventType, payload
 from confiture_webhooks.outgoing import Outgoing, Parts
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.testing import ScriptedTransport
+from contract.made import event_id, intent
 from fakes import Breaking, FakeTelemetry
 from samples import ERROR, TRACE, TRACE_ID, delivery, endpoint, event
 
@@ -33,9 +34,13 @@ class Bench:
         self.spare = InMemoryOutbox()
         self.transport = ScriptedTransport()
         self.made: list[str] = []
-        settings = Settings(
+        self.settings = Settings(
             endpoints=endpoints or (endpoint(name="a", retry=LATER),), environment="production"
         )
+        self.outgoing = self.with_parts(**parts)
+
+    def with_parts(self, **parts: Any) -> Outgoing:
+        """What goes out over the usual parts and these."""
         usual: dict[str, Any] = {
             "telemetry": lambda: self.telemetry,
             "outbox": lambda _: self._make("outbox"),
@@ -43,7 +48,7 @@ class Bench:
             "transport": lambda: self._make("transport"),
             "user_agent": "agent",
         }
-        self.outgoing = Outgoing(settings, Parts(**usual | parts), self.telemetry)  # type: ignore[arg-type]
+        return Outgoing(self.settings, Parts(**usual | parts), self.telemetry)  # type: ignore[arg-type]
 
     def _make(self, name: str) -> Any:
         self.made.append(name)
@@ -185,6 +190,63 @@ def test_a_store_that_cannot_be_opened_is_replaced_once() -> None:
     assert bench.end() is None
     assert bench.made.count("spare") == 1
     assert bench.telemetry.outbox_failures == ["read-only"]
+
+
+@pytest.mark.parametrize("is_opened", [True, False])
+def test_what_memory_holds_goes_back_into_a_store_that_works_again(is_opened: bool) -> None:
+    """Locked for a while, full for a while: what is not delivered at the end is not lost."""
+    bench = Bench(endpoint(name="a", retry=LATER), endpoint(name="b"))
+    bench.transport = ScriptedTransport({"a": [503, 200, 503]})
+    store = bench.outbox
+    store.is_durable = True
+    states = iter(
+        [Breaking(store, "release", OutboxError("locked")) if is_opened else bench.spare, store]
+    )
+    bench.outgoing = bench.with_parts(outbox=lambda _: next(states))
+    store.stage(intent(1))
+    for number in (1, 2, 3):
+        bench.outgoing.tell(event(id=event_id(number)), TRACE)
+        bench.outgoing.flush(LONG_ENOUGH)
+    line = bench.end()
+    assert line is not None
+    assert line.startswith("confiture-webhooks: 2 deliveries not sent (a: 2")
+    assert "They are kept and go out with the next 'confiture migrate'" in line
+    kept = [(row.delivery.event_id, row.delivery.endpoint) for row in store.deliveries()]
+    assert sorted(kept) == [(event_id(1), "a"), (event_id(3), "a")]
+    assert store.intents() == []
+    store.release(event_id(2), [delivery(event_id=event_id(2))])
+    assert len(store.deliveries()) == 2  # told already: not a second time
+
+
+def test_what_memory_gave_up_is_not_lost_either() -> None:
+    """A dead letter of memory is due again in the store, and the line does not call it lost."""
+    bench = Bench(endpoint(name="a", retry=RetryPolicy(schedule=())))
+    bench.transport = ScriptedTransport({"a": [500]})
+    store = bench.outbox
+    store.is_durable = True
+    states = iter([Breaking(store, "release", OutboxError("locked")), store])
+    bench.outgoing = bench.with_parts(outbox=lambda _: next(states))
+    bench.outgoing.tell(event(), TRACE)
+    line = bench.end()
+    assert line is not None
+    assert "lost" not in line
+    assert [row.state for row in store.deliveries()] == [State.PENDING]
+
+
+def test_what_memory_holds_stays_there_while_the_store_refuses() -> None:
+    """A store that still refuses costs one more try, and the line says that it is lost."""
+    bench = Bench()
+    bench.transport = ScriptedTransport({"a": [503]})
+    closed: list[str] = []
+    bench.outbox.close = lambda: closed.append("outbox")  # type: ignore[method-assign]
+    bench.outbox.is_durable = True
+    bench.outbox = Breaking(bench.outbox, "release", OutboxError("full"))  # type: ignore[assignment]
+    bench.outgoing.tell(event(), TRACE)
+    line = bench.end()
+    assert line is not None
+    assert "lost with this process" in line
+    assert bench.made == ["outbox", "spare", "transport", "outbox"]
+    assert closed == ["outbox", "outbox"]
 
 
 def test_left_overs_go_out_when_nothing_was_told() -> None:
