@@ -70,13 +70,14 @@ def _asked_for(config: Path | None) -> Invocation:
 
 def ask_of(config: Path | None) -> Ask | None:
     """How to ask the database of a ``confiture migrate`` here; ``None``: none is named."""
-    from .adapters.ledger import project_ledger  # noqa: PLC0415
+    from .adapters.database import project_dsn  # noqa: PLC0415
+    from .adapters.ledger import Ledger  # noqa: PLC0415
 
     try:
-        ledger = project_ledger(_asked_for(config).config_file, os.environ)
-    except Exception:  # noqa: BLE001  a file or an address that the host cannot use, either
+        dsn = project_dsn(_asked_for(config).config_file, os.environ)
+        return Ledger(dsn).ask if dsn is not None else None
+    except Exception:  # noqa: BLE001  an address that libpq cannot read
         return None
-    return ledger.ask if ledger is not None else None
 
 
 def unsettled_rows(intents: Sequence[Intent], config: Path | None) -> list[dict[str, str]]:

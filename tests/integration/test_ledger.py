@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg import conninfo, sql
 
 from confiture_webhooks.adapters.backend import LOCK_NAMESPACE, backend_of, before
-from confiture_webhooks.adapters.ledger import TIMEOUT_S, Ledger, project_ledger
+from confiture_webhooks.adapters.database import project_dsn
+from confiture_webhooks.adapters.ledger import TIMEOUT_S, Ledger
 from confiture_webhooks.event import Direction, MigrationRef
 from confiture_webhooks.migration import Backend
 from confiture_webhooks.outbox import NO_ROW, Intent
@@ -269,22 +270,30 @@ def test_an_older_snapshot_does_not_hide_a_commit(shop: str) -> None:
     assert replace(one, event_id="evt_2").ledger_before == NO_ROW
 
 
-def test_the_projects_database_is_the_files_or_the_variables(tmp_path: Any, shop: str) -> None:
-    """With a file its address, variables put in; without one ``CONFITURE_DATABASE_URL``."""
+def test_the_projects_database_is_the_files_or_the_variables(tmp_path: Any) -> None:
+    """With a file its address, variables put in, or the host's own; without one a variable's."""
     file = tmp_path / "local.yaml"
-    file.write_text("database_url: ${SHOP}\n", encoding="utf-8")
-    with connected(shop) as connection:
-        one = staged(connection)
-        for found in (
-            project_ledger(file, {"SHOP": shop}),
-            project_ledger(None, {"CONFITURE_DATABASE_URL": shop, "DATABASE_URL": "x"}),
-            project_ledger(None, {"DATABASE_URL": shop}),
-        ):
-            assert found is not None
-            assert found.ask([one])
-            assert shop not in repr(found)
-    assert project_ledger(file, {}) is None
-    assert project_ledger(None, {}) is None
+    file.write_text("database_url: ${SHOP}\nother: ${UNSET}\n", encoding="utf-8")
+    assert project_dsn(file, {"SHOP": "a", "DATABASE_URL": "x"}) == "a"
+    assert project_dsn(file, {}) is None
+    assert project_dsn(None, {"CONFITURE_DATABASE_URL": "a", "DATABASE_URL": "x"}) == "a"
+    assert project_dsn(None, {"DATABASE_URL": "a"}) == "a"
+    assert project_dsn(None, {}) is None
+    assert project_dsn(tmp_path / "none.yaml", {}) is None
+    for text, address in (
+        ("database: {host: db, database: shop, user: u}", {"host": "db", "dbname": "shop"}),
+        ("name: local", {"host": "localhost", "port": "5432", "dbname": "postgres"}),
+    ):
+        file.write_text(text, encoding="utf-8")
+        found = conninfo.conninfo_to_dict(project_dsn(file, {}))
+        assert address.items() <= found.items()
+    file.write_text("database: 5", encoding="utf-8")
+    assert project_dsn(file, {}) is None
+
+
+def test_a_ledger_shows_nothing_of_its_address(shop: str) -> None:
+    """Its ``repr`` holds no DSN."""
+    assert repr(Ledger(shop)) == "Ledger()"
 
 
 def test_a_database_that_is_gone_is_no_answer(shop: str) -> None:

@@ -11,6 +11,7 @@ from psycopg import conninfo
 from ..config_file import expand, read
 from ..config_values import Invalid
 
+KEYS = ("database_url", "database")
 VARIABLES = ("CONFITURE_DATABASE_URL", "DATABASE_URL")
 
 
@@ -22,7 +23,7 @@ def dsn_of(connection: Any) -> str:
 
 
 def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | None:
-    """The database Confiture would use here; ``None``: none is named.
+    """The database Confiture would use here; ``None``: none can be made out.
 
     *config_file* is the environment file, ``None`` where the address comes from a variable.
     """
@@ -34,6 +35,9 @@ def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | N
         content = read(config_file)
     except Invalid:
         return None
-    named = {key: content[key] for key in ("database_url", "database") if content.get(key)}
-    found, findings = expand(named, environ)
-    return dsn_from_config(found) if named and not findings else None
+    # No more than this: a variable of another part that is not set is no fault of the address.
+    found, findings = expand({key: content.get(key) for key in KEYS}, environ)
+    try:
+        return None if findings else dsn_from_config(found)
+    except Exception:  # noqa: BLE001  what the host cannot use, either
+        return None

@@ -9,17 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import conninfo
 from psycopg import sql as pgsql
 
-from ..config_file import expand
 from ..outbox import Intent
 from ..settlement import Known, LedgerRow
 from .backend import IDENTITY, LOCK_NAMESPACE, is_askable, quoted, table
+from .database import dsn_of
 
 TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
@@ -51,9 +50,7 @@ class Ledger:
     @classmethod
     def beside(cls, connection: Any) -> Ledger:
         """Over the same address as *connection*, which must be alive: later libpq keeps it."""
-        info = connection.info
-        password = {"password": info.password} if info.password else {}
-        return cls(conninfo.make_conninfo(**info.get_parameters(), **password))
+        return cls(dsn_of(connection))
 
     def __repr__(self) -> str:
         return "Ledger()"
@@ -95,22 +92,6 @@ def _asking(connection: psycopg.Connection[Any]) -> Iterator[None]:
     with connection.transaction():
         connection.execute(_BOUND)
         yield
-
-
-def project_ledger(config_file: Path | None, environ: Mapping[str, str]) -> Ledger | None:
-    """The ledger of the database that Confiture would use here; ``None``: no database is named.
-
-    *config_file* is the environment file, ``None`` where the address comes from a variable.
-    """
-    from confiture.core.connection import dsn_from_config, load_config  # noqa: PLC0415
-
-    if config_file is None:
-        dsn = environ.get("CONFITURE_DATABASE_URL") or environ.get("DATABASE_URL")
-        return Ledger(dsn) if dsn else None
-    content, findings = expand(load_config(config_file), environ)
-    if any(finding.at[0] in ("database_url", "database") for finding in findings):
-        return None
-    return Ledger(dsn_from_config(content))
 
 
 def ask_over(connection: Any, intents: Sequence[Intent]) -> Mapping[str, Known]:
