@@ -12,11 +12,13 @@ import typer
 
 from .cli_outbox import check_endpoint, fail, opened, say
 from .cli_settings import FAILED, ConfigOpt, refuse
+from .cli_unsettled import forget, runs, told_unsettled, unsettled
 from .delivery import State
 from .errors import Fault
 
 if TYPE_CHECKING:
     from .outbox import Outbox, Row
+    from .settler import Judged
 
 PAGE = 500
 """So many are read at once: a year of dead letters fits into no memory."""
@@ -78,25 +80,33 @@ def redeliver(
 
 
 def discard(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Deliveries")] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ID", help="Deliveries, or events of runs that stay unsettled"),
+    ] = None,
     endpoint: Annotated[
         str | None, typer.Option("--endpoint", help="Everything undelivered to this endpoint")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,  # noqa: FBT002
     config: ConfigOpt = None,
 ) -> None:
-    """Drop deliveries: nobody will make them, and nothing is left of them.
+    """Drop deliveries, or killed runs that nobody can settle: nothing is left of them.
 
     PROCESS:
-      Says what it will do and asks, unless --yes. For an endpoint that was renamed or removed.
+      Says what it will do and asks, unless --yes. For an endpoint that was renamed or removed, and
+      for a database that is gone: how its killed migrations ended will never be known, and
+      `confiture webhooks status` shows them, with the ids of their events.
 
     EXAMPLES:
       confiture webhooks discard --endpoint former
         ↳ What waits, is dead or gone of an endpoint, of every environment
 
+      confiture webhooks discard evt_4bf92f3577b34da6
+        ↳ A killed run that stays unsettled: nobody is told how it ended
+
     EXIT CODES:
       0  They are forgotten, or there was none.
-      1  An id is unknown or in flight, the answer was no, or nobody could be asked.
+      1  An id is unknown, in flight or can be settled, the answer was no, or nobody could be asked.
       2  Neither ids nor --endpoint, or both.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
@@ -104,8 +114,11 @@ def discard(
         raise typer.BadParameter("give ids, or --endpoint", param_hint="ID")
     with opened(config, "text") as (settings, outbox):
         check_endpoint(settings, outbox, endpoint, "text")
+        killed: Judged = []
         if ids:
-            rows = _named(outbox, ids, lambda _: False)
+            killed = unsettled(settings, outbox, ids, config)
+            events = {intent.event_id for intent, _ in killed}
+            rows = _named(outbox, [one for one in ids if one not in events], lambda _: False)
         else:
             rows = [
                 row
@@ -113,11 +126,16 @@ def discard(
                 if state is not State.DELIVERED
                 for row in outbox.deliveries(state=state, endpoint=endpoint, limit=EVERY)
             ]
-        if rows:
-            _agree(f"Discard {_told(rows)}: nobody will make them", yes=yes)
+        plan = [f"Discard {_told(rows)}: nobody will make them"] if rows else []
+        plan += [f"Discard {told_unsettled(killed)}: nobody will be told"] if killed else []
+        if plan:
+            _agree(". ".join(plan), yes=yes)
         now = datetime.now(UTC)
         done = sum(outbox.discard(row.delivery.id, now=now) for row in rows)
-    print(f"{_deliveries(done)} discarded" if done else "Nothing to discard")
+        forget(settings, outbox, killed)
+    gone = [_deliveries(done)] if done else []
+    gone += [runs(len(killed))] if killed else []
+    print(f"{' and '.join(gone)} discarded" if gone else "Nothing to discard")
     if done < len(rows):
         fail(f"{_deliveries(len(rows) - done)} under way: not discarded")
 

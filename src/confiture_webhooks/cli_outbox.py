@@ -321,7 +321,7 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
         )
         for row in unsettled:
             console = Console(soft_wrap=True, highlight=False)
-            told = f"{row['migration']} since {row['since']}: {row['why']}"
+            told = f"{row['event_id']}  {row['migration']} since {row['since']}: {row['why']}"
             console.print(f"  {escape(told)}")
     if not is_well:
         raise typer.Exit(FAILED)

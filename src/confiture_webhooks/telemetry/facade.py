@@ -11,6 +11,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, get_current
 from ..delivery import Delivery, TraceContext
 from ..errors import Fault
 from ..event import Database, Direction, Event, MigrationRef
+from ..outbox import Intent
 from . import names
 from .context import fresh, from_stored, to_stored, trace_id
 from .delivery_span import DeliverySpan
@@ -160,6 +161,22 @@ class Telemetry:
             environment=event.environment,
             correlation_id=event.trace_id,
         )
+
+    @contained
+    def intent_discarded(self, intent: Intent, reason: str) -> None:
+        """An operator gave up to learn how a killed run's migration ended: log line, in its trace."""
+        trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
+        context = from_stored(trace, is_remote=True) or self._signals.run
+        fields: dict[str, object] = {
+            "correlation_id": intent.correlation_id,
+            "event_id": intent.event_id,
+            "reason": reason,
+            "direction": intent.direction.value,
+            "migration_version": intent.migration.version,
+            "migration_name": intent.migration.name,
+            "environment": intent.environment,
+        }
+        self._signals.logs.emit(names.LOG_INTENT_DISCARDED, context, fields)
 
     def delivery(
         self, delivery: Delivery, *, remote: bool, pass_span: WorkerPassSpan | None = None

@@ -267,6 +267,9 @@ LOG_ROLLED_BACK: Final = LogSpec("migration.rolled_back", "info", _MIGRATED)
 LOG_MIGRATION_FAILED: Final = LogSpec(
     "migration.failed", "error", (*_MIGRATED, "error_type", "sqlstate")
 )
+LOG_INTENT_DISCARDED: Final = LogSpec(
+    "webhooks.intent_discarded", "warning", ("event_id", "reason", "direction", *_ABOUT)
+)
 LOG_CONFIG_INVALID: Final = LogSpec("webhooks.config_invalid", "error", ("faults",))
 LOG_OUTBOX_FAILED: Final = LogSpec("webhooks.outbox_failed", "error", ("reason",))
 LOG_FAILED: Final = LogSpec("webhooks.failed", "error", ("where", "error_type", "file", "line"))
@@ -281,6 +284,7 @@ LOG_EVENTS: Final = (
     LOG_APPLIED,
     LOG_ROLLED_BACK,
     LOG_MIGRATION_FAILED,
+    LOG_INTENT_DISCARDED,
     LOG_CONFIG_INVALID,
     LOG_OUTBOX_FAILED,
     LOG_FAILED,

@@ -1,0 +1,85 @@
+"""``confiture webhooks discard`` of killed runs that nobody can settle any more."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import psycopg
+import pytest
+
+from confiture_webhooks.adapters.sqlite import SqliteOutbox
+from crashing import crash
+
+
+@pytest.fixture
+def killed(project: Any, receiver: Any) -> tuple[Any, str]:
+    """A project whose run was killed before its COMMIT, and the id of the event left open."""
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    crash(project, "before commit", "migrate", "up")
+    [one] = status(project)["intents"]
+    return project, one["event_id"]
+
+
+def status(project: Any) -> dict[str, Any]:
+    """What ``status`` says."""
+    done = project.confiture("webhooks", "status", "--format", "json")
+    return dict(json.loads(done.stdout))
+
+
+def test_what_can_still_be_told_is_not_dropped(killed: Any, receiver: Any) -> None:
+    """While its database can say how it ended, the event is refused, and deliver tells it."""
+    project, event_id = killed
+    done = project.confiture("webhooks", "discard", event_id, "--yes")
+    assert done.returncode == 1
+    assert "confiture webhooks deliver tells it" in done.stderr
+    assert project.confiture("webhooks", "deliver").returncode == 0
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [event_id]
+
+
+def test_a_run_whose_database_is_gone_is_dropped(killed: Any, receiver: Any, database: str) -> None:
+    """status shows its id; discard asks first, says why, forgets it for good, and logs that."""
+    project, event_id = killed
+    project.database_url = "postgresql://nobody@127.0.0.1:1/none"
+    endpoint = {"name": "a", "url": receiver.url}
+    project.environment_file(webhooks={"endpoints": [endpoint]})
+    shown = project.confiture("webhooks", "status").stdout
+    assert f"{event_id}  001_a since" in shown
+    assert "its database does not answer" in shown
+    asked = project.confiture("webhooks", "discard", event_id)
+    assert asked.returncode == 1
+    assert "Discard 1 unsettled migration (001_a: its database does not answer)" in asked.stderr
+    assert "Add --yes" in asked.stderr
+    assert status(project)["unsettled"] == 1
+    done = project.confiture("webhooks", "discard", event_id, "--yes")
+    assert (done.returncode, done.stdout) == (0, "1 unsettled migration discarded\n")
+    [line] = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert (line["event"], line["event_id"]) == ("webhooks.intent_discarded", event_id)
+    assert (line["migration_name"], line["level"]) == ("001_a", "warning")
+    assert status(project)["unsettled"] == 0
+    project.database_url = database
+    project.environment_file(webhooks={"endpoints": [endpoint]})
+    assert project.confiture("webhooks", "deliver").returncode == 0
+    assert not receiver.requests
+
+
+def test_a_migration_under_way_is_not_dropped(project: Any, receiver: Any) -> None:
+    """The event of a run that is at work is refused, with the reason; the run goes on."""
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+    project.migration("001", "a", up="SELECT pg_advisory_xact_lock(7)", down="SELECT 1")
+    with psycopg.connect(project.database_url, autocommit=True) as admin:
+        admin.execute("SELECT pg_advisory_lock(7)")
+        running = project.spawn("migrate", "up")
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while admin.execute(waiting).fetchone() is None:
+            assert running.poll() is None
+        outbox = SqliteOutbox(project.path / ".confiture" / "webhooks.db")
+        [intent] = outbox.intents()
+        outbox.close()
+        done = project.confiture("webhooks", "discard", intent.event_id, "--yes")
+        assert done.returncode == 1
+        assert f"{intent.event_id} (it is under way). Nothing was changed" in done.stderr
+        admin.execute("SELECT pg_advisory_unlock(7)")
+        assert running.wait(60) == 0
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [intent.event_id]
