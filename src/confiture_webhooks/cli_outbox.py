@@ -64,7 +64,7 @@ def opened(config: Any, output: str) -> Iterator[tuple[Settings, Outbox]]:
     """The settings and the outbox they name; whatever it refuses ends the command in a line."""
     settings = settings_of(config, output)
     try:
-        outbox = operators_outbox(settings, os.environ)
+        outbox = operators_outbox(settings, os.environ, notice=say)
         try:
             yield settings, outbox
         finally:

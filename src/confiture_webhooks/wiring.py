@@ -147,7 +147,11 @@ def make_outbox(
 
 
 def operators_outbox(
-    settings: Settings, environ: Mapping[str, str], *, makes: bool = False
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    makes: bool = False,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> Outbox:
     """The outbox that runs share, for a command of its own; nothing stands in for a broken one.
 
@@ -156,7 +160,15 @@ def operators_outbox(
     if settings.outbox == "memory":
         raise OutboxError("outbox memory: it is gone with its run, so there is nothing to look at")
     if not settings.outbox.startswith("sqlite"):
-        return make_outbox(settings, environ, lambda _: None)
+        from .adapters.pgmq import is_there  # noqa: PLC0415
+
+        if makes or is_there(postgres_dsn(settings)):
+            return make_outbox(settings, environ, notice)
+        notice(
+            "There is no outbox in the database yet: the first run makes it where its role may, "
+            "'confiture webhooks outbox init' anywhere"
+        )
+        return spare_outbox()
     from .adapters.sqlite import SqliteOutbox  # noqa: PLC0415
 
     path = sqlite_path(settings, environ)

@@ -280,3 +280,34 @@ def test_an_unreachable_outbox_is_said_and_the_run_goes_on(project: Any, receive
     assert events(receiver) == ["migration_success"]
     assert "outbox postgres 127.0.0.1/x: the server does not answer" in done.stderr
     assert "CANARY" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "stdout"),
+    [
+        (("list", "--format", "json"), 0, '{ "deliveries": [] }'),
+        (("show", "dlv_1"), 1, ""),
+        (("status", "--format", "json"), 0, '"ok": true'),
+        (("redeliver", "--dead", "--yes"), 0, "Nothing to redeliver"),
+    ],
+)
+def test_a_look_makes_no_outbox(
+    project: Any, receiver: Any, words: tuple[str, ...], code: int, stdout: str
+) -> None:
+    """Where there is none yet, a line says so and how to make it; the database stays as it was."""
+    done = project.confiture("webhooks", *words, env=on(receiver))
+    assert done.returncode == code
+    assert stdout in " ".join(done.stdout.split())
+    assert "There is no outbox in the database yet" in done.stderr
+    assert "'confiture webhooks outbox init'" in done.stderr
+    made = "SELECT to_regnamespace('confiture_webhooks'), to_regnamespace('pgmq')"
+    assert asked(project.database_url, made) == [(None, None)]
+
+
+def test_a_look_at_an_unreachable_outbox_fails(project: Any, receiver: Any) -> None:
+    """Nobody at its address is no empty outbox: exit 1, and why."""
+    env = on(receiver, CONFITURE_WEBHOOK_OUTBOX="postgres:postgresql://u:CANARY@127.0.0.1:1/x")
+    done = project.confiture("webhooks", "status", env=env)
+    assert done.returncode == 1
+    assert "outbox postgres 127.0.0.1/x: the server does not answer" in done.stderr
+    assert "CANARY" not in done.stderr + done.stdout

@@ -29,6 +29,7 @@ from confiture_webhooks.telemetry import Telemetry, names
 from confiture_webhooks.telemetry.context import from_environ, from_stored
 from confiture_webhooks.telemetry.otlp_logs import records
 from confiture_webhooks.telemetry.providers import Providers
+from contract.made import intent
 
 NOW = datetime(2026, 1, 9, 14, 23, 45, 123000, tzinfo=UTC)
 REF = MigrationRef(version="005", slug="add_payment_table")
@@ -537,6 +538,7 @@ def everything(telemetry: Telemetry) -> None:
     telemetry.hook_failed("notify:send", file="notify.py", line=3, error_type="ValueError")
     telemetry.observe_outbox(Summary)
     telemetry.config_invalid([fault])
+    telemetry.intent_discarded(intent(1), "its database does not answer")
     telemetry.outbox_failed("disk full")
     telemetry.failed("worker", ValueError("CANARY"))
     one_pass = telemetry.worker_pass()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..outbox import Claim, Intent, Row, Summary, total
 from . import pgmq_rows as rows
 from . import pgmq_schema as schema
 from . import pgmq_statements as sql
-from .pgmq_connection import PgmqConnection, connect, conninfo_of
+from .pgmq_connection import PgmqConnection, connect, conninfo_of, described, translated
 from .pgmq_listener import Listener
 
 PRUNE_BATCH = 500
@@ -260,8 +260,15 @@ def _where(endpoint: str, environment: str | None) -> dict[str, Any]:
     return {"endpoint": rows.text(endpoint), "environment": stored}
 
 
-def has_outbox(dsn: str) -> bool:
-    """Whether the database at *dsn* has an outbox; ``False`` also when it does not answer."""
-    with suppress(OutboxError, psycopg.Error), connect(conninfo_of(dsn)) as connection:
+def is_there(dsn: str) -> bool:
+    """Whether the database at *dsn* has an outbox. Raises OutboxError when it cannot be asked."""
+    address = conninfo_of(dsn)
+    with translated(described(address)), closing(connect(address)) as connection:
         return schema.version(connection) > 0
+
+
+def has_outbox(dsn: str) -> bool:
+    """The same; ``False`` also when it cannot be asked."""
+    with suppress(OutboxError):
+        return is_there(dsn)
     return False
