@@ -36,6 +36,8 @@ class Backend:
     ledger_before: str | None = None
     ledger_read_at: datetime | None = None
     has_lock: bool = False
+    is_gone: bool = False
+    """Its connection is broken before the migration begins: nothing can be committed on it."""
 
 
 class Migration:

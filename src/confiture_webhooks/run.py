@@ -120,12 +120,13 @@ class Run:
             conclude=self.conclude,
             settle_later=self.unsettled.append,
         )
-        self._settling.stage(
-            migration,
-            outgoing,
-            environment=self._settings.environment,
-            run_id=telemetry.correlation_id,
-        )
+        if not backend.is_gone:  # it fails, and there is nothing to settle
+            self._settling.stage(
+                migration,
+                outgoing,
+                environment=self._settings.environment,
+                run_id=telemetry.correlation_id,
+            )
         if self._hooks is not None:
             self._hooks.started(migration)
         if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):

@@ -158,14 +158,32 @@ def test_an_error_goes_through_and_is_told(verb: str) -> None:
 @pytest.mark.parametrize("state", ["closed", "broken"])
 def test_when_the_connection_broke_only_the_ledger_knows(state: str) -> None:
     """A COMMIT whose answer was lost may have happened: the ledger is to be asked."""
-    engine: Any = FakeEngine(psycopg.OperationalError("gone"))
+
+    class Breaking(FakeEngine):
+        def apply(self, *values: Any, **options: Any) -> str:
+            setattr(self.connection, state, True)
+            return super().apply(*values, **options)
+
+    engine: Any = Breaking(psycopg.OperationalError("gone"))
     run = watched(engine)
-    setattr(engine.connection, state, True)
     with pytest.raises(psycopg.OperationalError):
         engine.apply(a_migration())
     assert run.ends == [("unknown", ("tb_confiture", "005", 7))]
     assert run.told[0].error is not None
     assert run.told[0].error.type == "OperationalError"
+
+
+@pytest.mark.parametrize("state", ["closed", "broken"])
+@pytest.mark.parametrize("verb", ["apply", "rollback"])
+def test_on_a_connection_that_was_broken_already_nothing_commits(verb: str, state: str) -> None:
+    """A migration that begins after the connection broke has failed: nobody need be asked."""
+    engine: Any = FakeEngine(psycopg.OperationalError("gone"))
+    run = watched(engine)
+    setattr(engine.connection, state, True)
+    with pytest.raises(psycopg.OperationalError):
+        getattr(engine, verb)(a_migration())
+    assert run.ends == [("failed", "OperationalError")]
+    assert run.told[0].backend.is_gone
 
 
 def test_after_ctrl_c_only_the_ledger_knows() -> None:

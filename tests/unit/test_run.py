@@ -14,7 +14,7 @@ from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.event import SUBSCRIBABLE, Direction, EventType, MigrationRef
+from confiture_webhooks.event import SUBSCRIBABLE, Direction, ErrorInfo, EventType, MigrationRef
 from confiture_webhooks.migration import Backend, Migration
 from confiture_webhooks.outgoing import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.retry import RetryPolicy
@@ -187,6 +187,17 @@ def test_what_nobody_wants_is_staged_and_released_without_a_delivery() -> None:
     bench.begin().succeeded(1)
     assert bench.kinds() == []
     assert bench.outbox.intents() == []
+
+
+def test_a_migration_that_cannot_commit_leaves_nothing_to_settle() -> None:
+    """On a connection that is broken already nothing is staged; that it failed is told."""
+    bench = Bench()
+    bench.run.begin("confiture migrate up")
+    migration = bench.run.migration(REF, UP, replace(BACKEND, is_gone=True))
+    assert migration is not None
+    assert bench.outbox.intents() == []
+    migration.failed(ErrorInfo(type="OperationalError", message="gone"))
+    assert "migration_error" in bench.kinds()
 
 
 def test_a_started_event_goes_out_before_the_migration_ends() -> None:

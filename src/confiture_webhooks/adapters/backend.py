@@ -96,6 +96,7 @@ def before(backend: Backend, engine: Any, version: str) -> Backend:
         backend,
         ledger_read_at=row[0] if row else None,
         ledger_before=(row[1] or NO_ROW) if row else None,
+        is_gone=bool(engine.connection.closed or engine.connection.broken),
     )
 
 

@@ -182,7 +182,8 @@ class _Watch:
                 told.succeeded(tally.total if tally is not None else None)
                 return
             told.error = explain(error)
-            if can_settle and self._ledger and _is_uncertain(self._engine.connection, error):
+            is_open = can_settle and not told.backend.is_gone
+            if is_open and self._ledger and _is_uncertain(self._engine.connection, error):
                 told.unknown(_question(self._ledger, told))
             else:
                 told.failed(told.error)

@@ -164,7 +164,7 @@ class Telemetry:
 
     @contained
     def intent_discarded(self, intent: Intent, reason: str) -> None:
-        """An operator gave up to learn how a killed run's migration ended: log line, in its trace."""
+        """How a killed run's migration ended will not be told: log line, in the run's trace."""
         trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
         context = from_stored(trace, is_remote=True) or self._signals.run
         fields: dict[str, object] = {
