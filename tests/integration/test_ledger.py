@@ -234,6 +234,8 @@ def test_behind_a_pooler_no_process_is_named(shop: str) -> None:
             ),
             transaction=connection.transaction,
             cursor=connection.cursor,
+            closed=False,
+            broken=False,
         )
         one = staged(pooled)
         assert (one.backend_pid, one.backend_started_at) == (None, None)

@@ -113,7 +113,6 @@ def test_a_way_that_loses_news_is_not_believed(
         name, _, rest = rest.partition(b"\x00")
         return start + b"SELECT 1".ljust(len(listen + name)) + b"\x00" + rest
 
-    opened()
     with (
         Passage(outbox_database, lose) as way,
         closing(PgmqOutbox(way.dsn)) as here,
@@ -132,7 +131,6 @@ def test_news_that_stop_coming_are_noticed(
     """A way that passed news on and falls silent is found out by the next echo."""
     monkeypatch.setattr(pgmq_listener, "ECHO_S", 0.5)
     monkeypatch.setattr(pgmq_listener, "CHECK_EVERY_S", 0.2)
-    opened()
     with Passage(outbox_database) as way, closing(opened()) as telling:
         heard: queue.Queue[bool] = queue.Queue()
         listener = pgmq_listener.Listener(
