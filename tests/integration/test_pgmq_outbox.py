@@ -305,6 +305,25 @@ def test_a_server_that_falls_silent_is_not_waited_for(
         assert time.monotonic() - started < 20
 
 
+def test_whether_there_is_an_outbox_is_not_waited_for_without_end(
+    outbox_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that takes the question and gives no answer has none, before a run would hang."""
+    monkeypatch.setattr(pgmq_connection, "PATIENCE_S", 1.0)
+    emptied(outbox_database)
+    found: list[bool] = []
+
+    def lose(question: bytes) -> bytes:
+        return b"" if b"schema_version" in question else question
+
+    with Passage(outbox_database, lose) as way:
+        asking = threading.Thread(target=lambda: found.append(has_outbox(way.dsn)), daemon=True)
+        asking.start()
+        asking.join(20)
+        assert found == [False]
+    assert has_outbox(outbox_database)
+
+
 def test_after_closing_everything_is_refused(opened: Callable[[], PgmqOutbox]) -> None:
     """A closed outbox raises OutboxError, and leaves no thread behind."""
     outbox = opened()

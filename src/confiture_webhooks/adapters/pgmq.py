@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..outbox import Claim, Intent, Row, Summary, total
 from . import pgmq_rows as rows
 from . import pgmq_schema as schema
 from . import pgmq_statements as sql
-from .pgmq_connection import PgmqConnection, connect, conninfo_of, described, translated
+from .pgmq_connection import PgmqConnection, briefly, conninfo_of, described, translated
 from .pgmq_listener import Listener
 
 PRUNE_BATCH = 500
@@ -262,8 +262,7 @@ def _where(endpoint: str, environment: str | None) -> dict[str, Any]:
 
 def is_there(dsn: str) -> bool:
     """Whether the database at *dsn* has an outbox. Raises OutboxError when it cannot be asked."""
-    address = conninfo_of(dsn)
-    with translated(described(address)), closing(connect(address)) as connection:
+    with translated(described(conninfo_of(dsn))), briefly(dsn) as connection:
         return schema.version(connection) > 0
 
 

@@ -184,6 +184,17 @@ def connect(dsn: str) -> Connection:
 
 
 @contextmanager
+def briefly(dsn: str) -> Iterator[Connection]:
+    """A connection for a question, cut when the answer does not come. Raises psycopg.Error, too."""
+    watchdog = _Watchdog()
+    try:
+        with connect(conninfo_of(dsn)) as connection, watchdog.over(connection, PATIENCE_S):
+            yield connection
+    finally:
+        watchdog.stop()
+
+
+@contextmanager
 def translated(where: str) -> Iterator[None]:
     """Turn psycopg's errors into OutboxError. Their texts may hold values: they are left out."""
     try:
