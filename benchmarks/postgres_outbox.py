@@ -32,7 +32,7 @@ FILL = """
     ), sent AS (
         INSERT INTO pgmq.{table} (msg_id, vt, message, headers) {overriding}
         SELECT %(base)s + n, %(vt)s, jsonb_build_object('delivery', id),
-               jsonb_build_object('x-pgmq-group', 'one')
+               jsonb_build_object('x-pgmq-group', jsonb_build_array('one', NULL)::text)
         FROM numbers
     )
     INSERT INTO confiture_webhooks.deliveries (

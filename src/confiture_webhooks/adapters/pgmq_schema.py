@@ -82,6 +82,9 @@ CREATE INDEX deliveries_undelivered ON confiture_webhooks.deliveries (endpoint, 
     WHERE outcome IS NULL;
 CREATE INDEX deliveries_ended ON confiture_webhooks.deliveries (outcome, finished_at, seq)
     WHERE outcome IS NOT NULL;
+-- Counted from the index alone, in which equal rows are one entry.
+CREATE INDEX deliveries_counted ON confiture_webhooks.deliveries (environment, outcome)
+    WHERE outcome IS NOT NULL;
 
 CREATE TABLE confiture_webhooks.attempts (
     seq bigint NOT NULL,

@@ -213,10 +213,12 @@ ATTEMPTS = """
     JOIN confiture_webhooks.deliveries USING (seq) WHERE id = %s ORDER BY number
 """
 # Counted, not kept in a row that every release and record would have to wait for.
-UNDELIVERED = f"""
-    SELECT environment, endpoint, {STATE} AS state, count(*) AS count,
-           min(created_at) AS oldest_at
-    FROM confiture_webhooks.deliveries WHERE outcome IS NULL GROUP BY 1, 2, 3
+UNDELIVERED = """
+    SELECT environment, endpoint,
+           CASE WHEN token IS NULL THEN 'pending' ELSE 'in_flight' END AS state,
+           count(*) AS count, min(created_at) AS oldest_at
+    FROM confiture_webhooks.deliveries WHERE outcome IS NULL
+    GROUP BY environment, endpoint, token IS NULL
 """
 ENDED = """
     SELECT environment, outcome AS state, count(*) AS count FROM confiture_webhooks.deliveries
