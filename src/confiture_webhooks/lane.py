@@ -72,8 +72,11 @@ class Lane:
     """What the receiver took and the outbox does not know yet: the last one, as a rule."""
 
     def is_resting(self, now: datetime) -> bool:
-        """Whether the endpoint failed so often that it is left alone for a while."""
-        return self.rests_until is not None and now < self.rests_until
+        """Whether the endpoint failed so often that it is left alone for a while.
+
+        A rest that is longer than there are is one of before the clock was set back: it is over.
+        """
+        return self.rests_until is not None and now < self.rests_until <= now + LONGEST_REST
 
     def note(self, attempt: Attempt, outcome: Outcome, now: datetime) -> None:
         """*attempt* led to *outcome*: how many to claim next, and whether to rest."""

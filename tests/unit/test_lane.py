@@ -42,3 +42,11 @@ def test_gone_needs_no_rest() -> None:
     lane.note(attempt(status_code=410), Outcome.GONE, NOW)
     assert lane.is_gone
     assert not lane.is_resting(NOW)
+
+
+def test_a_clock_that_is_set_back_ends_a_rest() -> None:
+    """A rest of before the clock went back an hour does not last an hour."""
+    lane = Lane(endpoint(), failures=FAILING_AFTER)
+    lane.note(attempt(status_code=500), Outcome.RETRY, NOW)
+    assert lane.is_resting(NOW)
+    assert not lane.is_resting(NOW - timedelta(hours=1))
