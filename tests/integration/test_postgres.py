@@ -103,7 +103,7 @@ def test_control_c_ends_it() -> None:
 
 
 def test_a_kept_directory_keeps_its_data() -> None:
-    """A server started again on its directory has the same data and the same password."""
+    """A server started again on its directory has the same data, password and port."""
     import tempfile
 
     with tempfile.TemporaryDirectory(dir="/tmp") as above:
@@ -111,7 +111,8 @@ def test_a_kept_directory_keeps_its_data() -> None:
         server = LocalPostgres(Path(above) / "kept")
         with server, psycopg.connect(server.dsn(), autocommit=True) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 42 AS n")
-        with server, psycopg.connect(server.dsn()) as connection:
+            address = server.dsn()
+        with server, psycopg.connect(address) as connection:
             assert connection.execute("SELECT n FROM kept").fetchone() == (42,)
 
 

@@ -1,5 +1,8 @@
 """SIGKILL at random instants of real ``confiture`` processes, and the count of what that cost.
 
+Among them is a worker that watches, while the others are at work. Now and then it is the server that
+goes, at once and without a word, and is started again.
+
 ``python tests/kill/siege.py --kills 1000`` prints what was lost, invented and told twice.
 """
 
@@ -9,13 +12,12 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +26,11 @@ import psycopg
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from kill.toll import HISTORY, Toll
 from project import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from confiture_webhooks.postgres import LocalPostgres
     from confiture_webhooks.receiver import LocalReceiver
 
 VERSIONS = 12
@@ -37,48 +39,32 @@ STEPS = 5
 LEASE_S = 31
 """A delivery whose worker was killed is sent again after its endpoint's timeout and 30 s."""
 ANSWERS = (200, 200, 500, 200, 200, 200)
-_HISTORY = """
-    CREATE SCHEMA siege;
-    CREATE TABLE siege.history (n bigserial, did text, version text);
-    CREATE FUNCTION siege.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO siege.history (did, version) VALUES (TG_OP, coalesce(NEW.version, OLD.version));
-        RETURN NULL;
-    END $$;
-    CREATE TRIGGER note AFTER INSERT OR DELETE ON tb_confiture
-    FOR EACH ROW EXECUTE FUNCTION siege.note();
-"""
-_COMMITTED = {"INSERT": "migration_success", "DELETE": "migration_rollback"}
-
-
-@dataclass
-class Toll:
-    """What the kills cost; ``details`` says which."""
-
-    kills: Counter[str] = field(default_factory=Counter)
-    events: int = 0
-    lost: int = 0
-    invented: int = 0
-    duplicated: int = 0
-    """Webhooks accepted more than once, under the same webhook-id and with the same body."""
-    details: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        kills = ", ".join(f"{count} x {what}" for what, count in sorted(self.kills.items()))
-        return (
-            f"{self.kills.total()} kills ({kills}), {self.events} events: {self.lost} lost, "
-            f"{self.invented} invented, {self.duplicated} duplicated (same webhook-id)"
-        )
+WAVE = ["run"] * 6 + ["deliver"] * 3 + ["watch"] * 2 + ["server"]
+"""What is struck, in an order of chance; a run goes up or down, as the ledger allows."""
 
 
 class Siege:
-    """A project whose every command may be killed. The ledger's own history is the truth."""
+    """A project on *server* whose every command may be killed, and the server with it.
+
+    The ledger's own history is the truth. *server* keeps its data, and what it has committed.
+    """
 
     def __init__(
-        self, project: Project, receiver: LocalReceiver, *, outbox: str, seed: int
+        self,
+        project: Project,
+        receiver: LocalReceiver,
+        server: LocalPostgres,
+        *,
+        outbox: str,
+        seed: int,
     ) -> None:
         self._project = project
         self._receiver = receiver
+        self._server = server
         self._chance = random.Random(seed)
+        self._wave: list[str] = []
+        self._worker: subprocess.Popen[str] | None = None
+        self._spared: subprocess.Popen[str] | None = None
         self._env = {"CONFITURE_WEBHOOK_OUTBOX": outbox}
         self._took: dict[str, float] = {}
         self._watch: psycopg.Connection[Any]
@@ -92,7 +78,7 @@ class Siege:
         self._project.migration("000", "first", up="SELECT 1", down="SELECT 1")
         self._run("migrate", "up")
         with psycopg.connect(self._project.database_url) as connection:
-            connection.execute(_HISTORY)
+            connection.execute(HISTORY)
             connection.execute("INSERT INTO siege.history (did, version) VALUES ('INSERT', '000')")
         for number in range(1, VERSIONS + 1):
             self._project.migration(
@@ -102,33 +88,66 @@ class Siege:
                 down=f"SELECT pg_sleep(0.02); DROP TABLE step_{number}",
             )
         self._took = {what: self._run(*self._words(what)) for what in ("up", "down", "deliver")}
+        self._took["watch"] = 3 * self._took["deliver"]
 
     def strike(self) -> None:
-        """Start a command and kill it before it ends."""
+        """Start a command and kill it before it ends, or the server under it."""
         while True:
-            what = self._choose()
-            leave = {"CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "0"} if self._chance.random() < 0.5 else {}
-            process = self._project.spawn(*self._words(what), env={**self._env, **leave})
+            blow = self._next_blow()
+            what = self._direction() if blow in ("run", "server") else blow
+            process = self._started(what)
             self._wait(process, what)
+            if blow == "watch" and process is not self._spared and self._chance.random() < 0.5:
+                self._spared = process  # it works beside others until its turn comes again
+                continue
+            if blow == "server":
+                self._fell(process)
+                self.toll.kills["server"] += 1
+                return
             process.kill()
             process.communicate(timeout=60)
             if process.returncode == -9:
                 self.toll.kills[what] += 1
                 return
 
+    def _next_blow(self) -> str:
+        if not self._wave:
+            self._wave = self._chance.sample(WAVE, len(WAVE))
+        return self._wave.pop()
+
+    def _started(self, what: str) -> subprocess.Popen[str]:
+        if what == "watch" and self._worker is not None and self._worker.poll() is None:
+            return self._worker
+        leave = {"CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "0"} if self._chance.random() < 0.5 else {}
+        process = self._project.spawn(*self._words(what), env={**self._env, **leave})
+        if what == "watch":
+            self._worker = process
+        return process
+
+    def _fell(self, process: subprocess.Popen[str]) -> None:
+        """What ``pg_ctl stop -m immediate`` sends, with or without *process*; and start again."""
+        os.kill(self._server.pid, signal.SIGQUIT)
+        if self._chance.random() < 0.5:
+            process.kill()
+        process.communicate(timeout=60)
+        self._server.stop()
+        self._server.start()
+        assert self._project.database_url == self._server.dsn()
+
     def _wait(self, process: subprocess.Popen[str], what: str) -> None:
         """Until it has done some of its work, and a random instant longer.
 
-        By what it has done, not by the clock: how fast this machine is changes all the time.
+        By what it has done, not by the clock: how fast this machine is changes all the time. But a
+        worker may have nothing to do.
         """
-        progress = self._answered if what == "deliver" else self._committed
+        progress = self._committed if what in ("up", "down") else self._answered
         with psycopg.connect(self._project.database_url, autocommit=True) as watch:
             self._watch = watch
             steps = self._chance.randint(0, STEPS)
             goal = progress() + steps
             until = time.monotonic() + self._chance.uniform(0.2, 1.0) * self._took[what]
             while progress() < goal:
-                if process.poll() is not None:
+                if process.poll() is not None or (what == "watch" and time.monotonic() > until):
                     return
                 time.sleep(0.002)
             if steps == 0 or self._chance.random() < 0.3:
@@ -147,17 +166,21 @@ class Siege:
 
     def drain(self) -> Toll:
         """Run commands in peace until everything is told, and count."""
+        if self._worker is not None and self._worker.poll() is None:
+            self._worker.terminate()
+            assert self._worker.wait(60) == 0
         until = time.monotonic() + 10 * LEASE_S
         self._run("migrate", "up")
         while not self._is_drained() and time.monotonic() < until:
             self._run("webhooks", "deliver")
             time.sleep(1)
-        self._count()
+        with psycopg.connect(self._project.database_url) as connection:
+            history = connection.execute("SELECT did, version FROM siege.history").fetchall()
+        self.toll.count(history, self._receiver.requests, self._status())
         return self.toll
 
-    def _choose(self) -> str:
-        if self._chance.random() < 0.25:
-            return "deliver"
+    def _direction(self) -> str:
+        """Up or down, whichever has something to do."""
         with psycopg.connect(self._project.database_url) as connection:
             applied = connection.execute("SELECT count(*) FROM tb_confiture").fetchone()
         assert applied is not None
@@ -169,6 +192,7 @@ class Siege:
             "up": ("migrate", "up"),
             "down": ("migrate", "down", "--steps", str(STEPS)),
             "deliver": ("webhooks", "deliver"),
+            "watch": ("webhooks", "deliver", "--watch"),
         }[what]
 
     def _run(self, *words: str) -> float:
@@ -185,44 +209,6 @@ class Siege:
         done = self._project.confiture("webhooks", "status", "--format", "json", env=self._env)
         return dict(json.loads(done.stdout))
 
-    def _count(self) -> None:
-        """Compare what the ledger did with what the receiver accepted."""
-        told = self._accepted()
-        with psycopg.connect(self._project.database_url) as connection:
-            history = connection.execute("SELECT did, version FROM siege.history").fetchall()
-        committed = Counter((_COMMITTED[did], version) for did, version in history)
-        heard = Counter(kind for kind in told.values() if not kind[0].endswith("error"))
-        status, toll = self._status(), self.toll
-        toll.events = len(told)
-        for kind in committed.keys() | heard.keys():
-            missing = committed[kind] - heard[kind]
-            toll.lost += max(0, missing)
-            toll.invented += max(0, -missing)
-            if missing:
-                toll.details.append(f"{kind}: {committed[kind]} happened, {heard[kind]} were told")
-        waiting = {name: count for name, count in status["counts"].items() if name != "delivered"}
-        left = sum(waiting.values()) + status["unsettled"]
-        toll.lost += left
-        if left:
-            toll.details.append(f"left: {waiting}, unsettled {status['unsettled']}")
-
-    def _accepted(self) -> Mapping[str, tuple[str, str]]:
-        """Event type and version by webhook-id; two bodies of one id are an invention."""
-        bodies: defaultdict[str, list[bytes]] = defaultdict(list)
-        told: dict[str, tuple[str, str]] = {}
-        for request in self._receiver.requests:
-            if request.answer.is_success:
-                event_id = request.headers["webhook-id"]
-                payload: Any = request.payload
-                bodies[event_id].append(request.body)
-                told[event_id] = (payload["event_type"], payload["migration"]["version"])
-        for event_id, received in bodies.items():
-            self.toll.duplicated += len(received) - 1
-            if len(set(received)) > 1:
-                self.toll.invented += 1
-                self.toll.details.append(f"{event_id} came with {len(set(received))} bodies")
-        return told
-
 
 def besiege(siege: Siege, kills: int) -> Toll:
     """Kill *kills* processes, then count."""
@@ -234,22 +220,19 @@ def besiege(siege: Siege, kills: int) -> Toll:
     return siege.drain()
 
 
-def is_available(outbox: str) -> bool:
-    """Whether this version has the outbox."""
-    from confiture_webhooks.config import Settings
-    from confiture_webhooks.errors import ConfigError
-    from confiture_webhooks.wiring import settings_from
+def keeping_server(directory: Path) -> LocalPostgres:
+    """A server under *directory* that can be killed and started again, and keeps what it says.
 
-    try:
-        settings = settings_from({"CONFITURE_WEBHOOK_OUTBOX": outbox}, None)
-    except ConfigError:
-        return False
-    return isinstance(settings, Settings)
+    This machine does not lose its power: what is written need not be on the disk.
+    """
+    from confiture_webhooks.postgres import LocalPostgres
+
+    directory.chmod(0o755)  # where tests run as root, the server does not
+    return LocalPostgres(directory / "server", settings={"synchronous_commit": "on"})
 
 
 def main() -> int:
     """The siege as a command."""
-    from confiture_webhooks.postgres import LocalPostgres
     from confiture_webhooks.receiver import LocalReceiver
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -257,18 +240,15 @@ def main() -> int:
     parser.add_argument("--outbox", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     chosen = parser.parse_args()
-    if not is_available(chosen.outbox):
-        print(f"the {chosen.outbox} outbox is not part of this version", file=sys.stderr)
-        return 2
     print(f"seed {chosen.seed}", file=sys.stderr)
     with ExitStack() as stack:
-        server = stack.enter_context(LocalPostgres())
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(keeping_server(directory))
         answers = list(islice(cycle(ANSWERS), 100 * chosen.kills))
         receiver = stack.enter_context(LocalReceiver(answers=answers))
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         project = Project(directory / "project", server.dsn())
         stack.callback(project.close)
-        siege = Siege(project, receiver, outbox=chosen.outbox, seed=chosen.seed)
+        siege = Siege(project, receiver, server, outbox=chosen.outbox, seed=chosen.seed)
         toll = besiege(siege, chosen.kills)
     for line in (*toll.details, str(toll)):
         print(line)

@@ -1,0 +1,85 @@
+"""What was killed, and what that cost: the ledger's own history against what a receiver heard."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from confiture_webhooks.receiver import Received
+
+HISTORY = """
+    CREATE SCHEMA siege;
+    CREATE TABLE siege.history (n bigserial, did text, version text);
+    CREATE FUNCTION siege.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO siege.history (did, version) VALUES (TG_OP, coalesce(NEW.version, OLD.version));
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER note AFTER INSERT OR DELETE ON tb_confiture
+    FOR EACH ROW EXECUTE FUNCTION siege.note();
+"""
+"""Has the ledger note what is done to it."""
+_COMMITTED = {"INSERT": "migration_success", "DELETE": "migration_rollback"}
+
+
+@dataclass
+class Toll:
+    """What the kills cost; ``details`` says which."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    events: int = 0
+    lost: int = 0
+    invented: int = 0
+    duplicated: int = 0
+    """Webhooks accepted more than once, under the same webhook-id and with the same body."""
+    details: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        kills = ", ".join(f"{count} x {what}" for what, count in sorted(self.kills.items()))
+        return (
+            f"{self.kills.total()} kills ({kills}), {self.events} events: {self.lost} lost, "
+            f"{self.invented} invented, {self.duplicated} duplicated (same webhook-id)"
+        )
+
+    def count(
+        self,
+        history: Iterable[tuple[str, str]],
+        requests: Iterable[Received],
+        status: Mapping[str, Any],
+    ) -> None:
+        """Compare what the ledger did with what the receiver accepted and what is left."""
+        told = self._accepted(requests)
+        committed = Counter((_COMMITTED[did], version) for did, version in history)
+        heard = Counter(kind for kind in told.values() if not kind[0].endswith("error"))
+        self.events = len(told)
+        for kind in committed.keys() | heard.keys():
+            missing = committed[kind] - heard[kind]
+            self.lost += max(0, missing)
+            self.invented += max(0, -missing)
+            if missing:
+                self.details.append(f"{kind}: {committed[kind]} happened, {heard[kind]} were told")
+        waiting = {name: count for name, count in status["counts"].items() if name != "delivered"}
+        left = sum(waiting.values()) + status["unsettled"]
+        self.lost += left
+        if left:
+            self.details.append(f"left: {waiting}, unsettled {status['intents']}")
+
+    def _accepted(self, requests: Iterable[Received]) -> Mapping[str, tuple[str, str]]:
+        """Event type and version by webhook-id; two bodies of one id are an invention."""
+        bodies: defaultdict[str, list[bytes]] = defaultdict(list)
+        told: dict[str, tuple[str, str]] = {}
+        for request in requests:
+            if request.answer.is_success:
+                event_id = request.headers["webhook-id"]
+                payload: Any = request.payload
+                bodies[event_id].append(request.body)
+                told[event_id] = (payload["event_type"], payload["migration"]["version"])
+        for event_id, received in bodies.items():
+            self.duplicated += len(received) - 1
+            if len(set(received)) > 1:
+                self.invented += 1
+                self.details.append(f"{event_id} came with {len(set(received))} bodies")
+        return told
