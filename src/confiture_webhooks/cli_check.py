@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -9,12 +10,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from .cli_endpoint import show_endpoints
-from .cli_settings import ConfigOpt, FormatOpt, is_json, print_json, whole_settings_of
+from .cli_settings import (
+    ConfigOpt,
+    FormatOpt,
+    invocation_of,
+    is_json,
+    print_json,
+    whole_settings_of,
+)
 from .cli_tables import print_block
 from .config import redacted
 from .config_values import Invalid, event
 from .event import EventType
 from .explain import Verdict, explain
+from .wiring import unread_block
 
 
 def check(
@@ -56,10 +65,12 @@ def check(
     kind = _event(explained)
     as_json = is_json(output)
     settings, files = whole_settings_of(config, output)
+    unread = unread_block(os.environ, invocation_of(config, output).config_file)
     document: dict[str, Any] = {
         **redacted(settings),
         "hook_files": [{"module": file.module, "file": file.shown} for file in files],
         "default_taken_over_by": next((file.shown for file in files if file.reads_url), None),
+        "warnings": [str(unread)] if unread else [],
     }
     verdicts: list[Verdict] = []
     if kind is not None:
@@ -107,6 +118,8 @@ def _show(console: Console, document: dict[str, Any]) -> None:
         f"outbox: {escape(document['outbox'])}   "
         f"flush timeout: {document['flush_timeout_s']:g} s"
     )
+    for text in document["warnings"]:
+        console.print(f"[yellow]⚠️  {escape(text)}[/yellow]")
 
 
 def _show_verdicts(verdicts: list[Verdict]) -> None:

@@ -21,7 +21,7 @@ from .outbox import Intent
 from .settlement import Ending
 from .settler import LONGEST_QUESTION_S, Ask, examine
 from .variables import OFF_WORDS, SWITCH
-from .wiring import command_settings, in_database, settings_from
+from .wiring import command_settings, in_database, settings_from, unread_block
 
 FAILED = 1
 CONFIG_INVALID = 5
@@ -141,6 +141,8 @@ def invocation_of(config: Path | None, output: str, *, is_sending: bool = False)
 
 
 def _refuse_nothing(invocation: Invocation, output: str) -> NoReturn:
+    if fault := unread_block(os.environ, invocation.config_file):
+        refuse([fault], output)
     refuse(
         [
             Fault(

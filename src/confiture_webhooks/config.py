@@ -93,6 +93,17 @@ def load(environ: Mapping[str, str], config_file: Path | None) -> Settings:
     return settings
 
 
+def log_form(environ: Mapping[str, str]) -> tuple[Log | None, str | None]:
+    """How lines are logged, and from which level, when the other settings are wrong.
+
+    A variable that is wrong itself counts as not set.
+    """
+    from .config_reader import EnvironmentReader  # noqa: PLC0415
+
+    reader = EnvironmentReader(environ)
+    return cast("Log | None", reader.log()), reader.log_level()
+
+
 _UNUSED_SECRET = Fault(
     variables.SECRET,
     "is set, but no endpoint uses it",

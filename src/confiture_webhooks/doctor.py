@@ -20,7 +20,7 @@ from .telemetry.plan import CONSOLE, GRPC, INSTALL, Export, plan
 from .transport import prepare
 from .variables import OFF_WORDS, SWITCH
 from .verification import verify
-from .wiring import command_settings, in_database, make_outbox, user_agent
+from .wiring import command_settings, in_database, make_outbox, unread_block, user_agent
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
@@ -47,6 +47,8 @@ def diagnose(
             yield wrong("configuration", f"{fault.setting}: {fault.problem}", fault.remedy)
         return
     yield _configured(settings, files)
+    if unread := unread_block(environ, config_file):
+        yield warn("environment file", f"{unread.setting} {unread.problem}", unread.remedy)
     yield from _hook_files(files)
     for endpoint in settings.endpoints:
         yield from way_to(endpoint)
@@ -138,10 +140,12 @@ def _kept(summary: Summary, *, is_durable: bool, notices: Sequence[str]) -> Chec
     waiting = sum(summary.undelivered.values())
     dead = summary.counts.get(State.DEAD_LETTER, 0)
     counts = f"{waiting} waiting, {dead} given up"
+    if notices and not is_durable:
+        return wrong("outbox", "; ".join(notices), "Make it writable, or set another `outbox`")
+    if notices:
+        return warn("outbox", "; ".join(notices), "Nothing else is to be done")
     if not is_durable:
         return warn("outbox", f"in memory; {counts}", "Use `sqlite`: memory ends with the command")
-    if notices:
-        return warn("outbox", "; ".join(notices), "Make its directory writable")
     if dead or waiting:
         again = "redeliver --dead" if dead else "deliver"
         return warn("outbox", counts, f"Run `confiture webhooks {again}`")

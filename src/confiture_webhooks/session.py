@@ -219,10 +219,12 @@ def _say_faults(error: ConfigError) -> None:
     lines = ["confiture-webhooks: the configuration is wrong; no webhook is sent:"]
     lines += [f"  {fault}" for fault in error.faults]
     stderr.write("".join(f"{line}\n" for line in lines))
+    from .config import log_form  # noqa: PLC0415
     from .telemetry import Telemetry  # noqa: PLC0415
 
+    log, log_level = log_form(os.environ)
     telemetry = Telemetry.for_command(
-        environ=os.environ, environment=None, endpoints=(), log=None, log_level=None
+        environ=os.environ, environment=None, endpoints=(), log=log, log_level=log_level
     )
     telemetry.config_invalid(error.faults)
     telemetry.shutdown(TELEMETRY_BUDGET)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import stderr
-from .config import Settings, load
-from .errors import OutboxError
+from .config import Settings, is_configured, load
+from .errors import Fault, OutboxError
+from .invocation import DEFAULT_CONFIG, DSN_VARIABLE
 from .outgoing import Parts
 from .variables import ALLOW_HTTP, SECRET, URL
 
@@ -42,6 +43,19 @@ def _version(distribution: str) -> str:
 def settings_from(environ: Mapping[str, str], config_file: Path | None) -> Settings:
     """The settings, if this version can do what they ask. Raises ConfigError with every fault."""
     return load(environ, config_file)
+
+
+def unread_block(environ: Mapping[str, str], config_file: Path | None) -> Fault | None:
+    """That the usual file has a block which is not used, as the host reads no file; else None."""
+    has_dsn = bool(environ.get(DSN_VARIABLE))
+    if config_file is not None or not has_dsn or not is_configured({}, DEFAULT_CONFIG):
+        return None
+    return Fault(
+        DSN_VARIABLE,
+        "is set, so Confiture reads no environment file, and the `webhooks:` block of "
+        f"{DEFAULT_CONFIG} is not used",
+        f"Unset it and write `database_url` into the file, or configure webhooks with {URL}",
+    )
 
 
 def command_settings(

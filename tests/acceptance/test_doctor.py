@@ -336,3 +336,15 @@ def test_the_doctor_names_what_is_wrong(project: Any, receiver: Any) -> None:
     assert (
         project.confiture("webhooks", "doctor", env={"CONFITURE_WEBHOOKS": "off"}).returncode == 5
     )
+
+
+def test_an_outbox_that_cannot_be_made(here: Project) -> None:
+    """The row says which file and why, and not that memory had been chosen."""
+    here.environment_file(webhooks={"endpoints": [{"name": "down", "url": "http://127.0.0.1:9"}]})
+    env = {"CONFITURE_WEBHOOK_OUTBOX": "sqlite:/proc/nowhere/x.db"}
+    done = here.confiture("webhooks", "doctor", "--format", "json", env=env)
+    assert done.returncode == 1
+    rows = {row["check"]: row for row in json.loads(done.stdout)["checks"]}
+    assert rows["outbox"]["status"] == "problem"
+    assert "outbox /proc/nowhere/x.db" in rows["outbox"]["detail"]
+    assert "memory ends with the command" not in rows["outbox"]["remedy"]

@@ -377,6 +377,37 @@ def test_a_wrong_configuration_is_told_whole(
     assert "canary" not in told.err
 
 
+@pytest.mark.parametrize(
+    ("log", "level", "is_event", "is_json"),
+    [
+        ("json", "info", True, True),
+        ("console", "info", True, False),
+        ("off", "info", False, False),
+        ("json", "critical", False, False),
+        ("jsno", "loud", True, True),
+    ],
+)
+def test_a_wrong_configuration_is_logged_as_asked(  # noqa: PLR0913
+    log: str,
+    level: str,
+    is_event: bool,  # noqa: FBT001
+    is_json: bool,  # noqa: FBT001
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The log's form and level hold although another setting is wrong; a wrong one is none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "ftp://canary.invalid")
+    monkeypatch.setenv("CONFITURE_WEBHOOK_LOG", log)
+    monkeypatch.setenv("CONFITURE_WEBHOOK_LOG_LEVEL", level)
+    assert open_session(["migrate", "up"]) is None
+    told = capsys.readouterr().err
+    assert "CONFITURE_WEBHOOK_URL: " in told
+    assert ("webhooks.config_invalid" in told) is is_event
+    assert any(line.startswith("{") for line in told.splitlines()) is is_json
+
+
 def test_a_wrong_configuration_is_exported_before_the_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

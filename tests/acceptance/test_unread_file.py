@@ -1,0 +1,62 @@
+"""With CONFITURE_DATABASE_URL the host reads no environment file: its block is not used."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from project import Project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DSN = "postgresql://nobody@127.0.0.1:1/nothing"
+URL = "http://127.0.0.1:9/hook"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project whose usual file has an endpoint."""
+    made = Project(tmp_path / "project", DSN)
+    made.environment_file(webhooks={"endpoints": [{"name": "filed", "url": URL}]})
+    return made
+
+
+@pytest.mark.parametrize("command", [("check",), ("list",), ("test",)])
+def test_a_block_that_is_not_read_is_named(project: Project, command: tuple[str, ...]) -> None:
+    """Where nothing else is configured, the refusal names the variable and the file."""
+    done = project.confiture("webhooks", *command, env={"CONFITURE_DATABASE_URL": DSN})
+    assert done.returncode == 5
+    assert "CONFITURE_DATABASE_URL: is set, so Confiture reads no environment file" in done.stderr
+    assert "db/environments/local.yaml is not used" in done.stderr
+
+
+def test_check_warns_of_it(project: Project) -> None:
+    """With an endpoint from a variable too, the check holds, and tells what is left out."""
+    env = {"CONFITURE_DATABASE_URL": DSN, "CONFITURE_WEBHOOK_URL": URL}
+    done = project.confiture("webhooks", "check", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "`webhooks:` block of db/environments/local.yaml is not used" in done.stdout
+    done = project.confiture("webhooks", "check", "--format", "json", env=env)
+    (warning,) = json.loads(done.stdout)["warnings"]
+    assert warning.startswith("CONFITURE_DATABASE_URL: is set")
+
+
+def test_the_doctor_warns_of_it(project: Project) -> None:
+    """The doctor has a line of its own for it."""
+    env = {"CONFITURE_DATABASE_URL": DSN, "CONFITURE_WEBHOOK_URL": URL}
+    done = project.confiture("webhooks", "doctor", "--format", "json", env=env)
+    rows = {row["check"]: row for row in json.loads(done.stdout)["checks"]}
+    assert rows["environment file"]["status"] == "warning"
+
+
+def test_nothing_is_said_of_a_file_that_is_read(project: Project) -> None:
+    """Without the variable, or with the file named, there is no warning."""
+    done = project.confiture("webhooks", "check", "--format", "json")
+    assert json.loads(done.stdout)["warnings"] == []
+    named = ("--config", "db/environments/local.yaml")
+    env = {"CONFITURE_DATABASE_URL": DSN}
+    done = project.confiture("webhooks", "check", *named, "--format", "json", env=env)
+    assert json.loads(done.stdout)["warnings"] == []
