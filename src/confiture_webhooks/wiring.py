@@ -183,10 +183,10 @@ def operators_outbox(
             "'confiture webhooks outbox init' anywhere"
         )
         return spare_outbox()
-    from .adapters.sqlite import SqliteOutbox  # noqa: PLC0415
+    from .adapters.sqlite import SqliteOutbox, may_be_there  # noqa: PLC0415
 
     path = sqlite_path(settings, environ)
-    return SqliteOutbox(path, follows=makes) if makes or path.exists() else spare_outbox()
+    return SqliteOutbox(path, follows=makes) if makes or may_be_there(path) else spare_outbox()
 
 
 def parts(
@@ -217,7 +217,11 @@ def _has_outbox(settings: Settings, environ: Mapping[str, str]) -> bool:
         from .adapters.pgmq import has_outbox  # noqa: PLC0415
 
         return bool(dsn) and has_outbox(dsn)
-    return kind == "sqlite" and sqlite_path(settings, environ).exists()
+    if kind != "sqlite":
+        return False
+    from .adapters.sqlite import may_be_there  # noqa: PLC0415
+
+    return may_be_there(sqlite_path(settings, environ))
 
 
 def command_telemetry(settings: Settings, environ: Mapping[str, str]) -> Telemetry:

@@ -21,10 +21,10 @@ from ..event import EventType
 from ..outbox import Claim, Intent, Outbox, Row, Summary, total
 from . import sqlite_statements as sql
 from .memory import UNDELIVERED, InMemoryOutbox
-from .sqlite_file import DamagedError, default_path, set_aside
+from .sqlite_file import DamagedError, default_path, may_be_there, set_aside
 from .sqlite_transactions import Transactions
 
-__all__ = ["SqliteOutbox", "default_path", "open_outbox"]
+__all__ = ["SqliteOutbox", "default_path", "may_be_there", "open_outbox"]
 
 PRUNE_BATCH = 500
 """So many deliveries are pruned at once: others wait no longer than that takes."""

@@ -44,9 +44,12 @@ class DamagedError(OutboxError):
 
 
 def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
-    """``.confiture/webhooks.db`` in the project, or in the user's state where that is read-only."""
+    """``.confiture/webhooks.db`` in the project, or in the user's state where that is read-only.
+
+    One that another user keeps closed is not passed over: what it holds would seem not to be.
+    """
     path = project_dir / DIRECTORY / FILE
-    if _is_writable(path):
+    if _is_closed(path) or _is_writable(path):
         return path
     import hashlib  # noqa: PLC0415  loads OpenSSL, which most runs need not wait for
 
@@ -55,6 +58,34 @@ def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
     state = Path(given) if Path(given).is_absolute() else Path(home) / ".local" / "state"
     project = hashlib.sha256(os.fsencode(project_dir.resolve())).hexdigest()[:16]
     return state / "confiture-webhooks" / project / FILE
+
+
+def may_be_there(path: Path) -> bool:
+    """Whether there is an outbox, or may be one in a directory that is closed to this user."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether there is, or may be, an outbox that this user cannot read."""
+    return may_be_there(path) and not os.access(path, os.R_OK)
+
+
+def _closed(path: Path) -> OutboxError:
+    owner = "another user"
+    for place in (path, path.parent):
+        with suppress(OSError, KeyError):
+            owner = place.owner()
+            break
+    return OutboxError(
+        f"outbox {path}: closed to this user; it belongs to {owner}. Run this as {owner}, or give "
+        "each user an outbox of its own: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
+    )
 
 
 def _is_writable(path: Path) -> bool:
@@ -92,6 +123,8 @@ def connect(path: Path) -> sqlite3.Connection:
 
     Raises OutboxError; DamagedError when the file is broken.
     """
+    if _is_closed(path):
+        raise _closed(path)
     with translated(path):
         _make_private(path)
         inode = path.stat().st_ino
