@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _ENDED = {Direction.UP: "post_execute", Direction.DOWN: "post_rollback"}
 LARGEST = 1024 * 1024
 """Bytes of a payload, at most."""
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def started_context(migration: Migration, environment: str | None, trace_id: str) -> HookContext:
@@ -73,7 +75,9 @@ def chosen(endpoints: Sequence[Endpoint], name: str | None) -> Endpoint:
     for endpoint in endpoints:
         if endpoint.name == name:
             return endpoint
-    raise HookError(f"no endpoint is called {name!r}; there are: {known}")
+    # An address that was given in its place may hold a secret.
+    given = repr(name) if isinstance(name, str) and _NAME.fullmatch(name) else "that"
+    raise HookError(f"no endpoint is called {given}; there are: {known}")
 
 
 def custom_delivery(

@@ -177,10 +177,16 @@ class HookRunner:
     def _call(self, hook: Hook, call: _Call) -> None:
         span = self._telemetry.hook(hook.label, hook.event, call.parent)
 
+        refusals: list[HookError] = []
+
         def send(payload: Mapping[str, Any], endpoint: str | None) -> str:
             if self._is_over.is_set():
                 raise HookError("the run is over; nothing more can be sent")
-            return self._send(payload, endpoint, call.context, span.trace)
+            try:
+                return self._send(payload, endpoint, call.context, span.trace)
+            except HookError as refusal:
+                refusals.append(refusal)
+                raise
 
         context = replace(call.context, sender=send)
 
@@ -197,6 +203,9 @@ class HookRunner:
         error_type = type(error).__name__ if error is not None else TIMEOUT
         line = _line_in(hook, error) if error is not None else hook.line
         span.finish(error_type)
+        # Only our own words: what else a hook raises may hold what nobody is to read here.
+        if any(error is refusal for refusal in refusals):
+            self._say(f"confiture-webhooks: {hook.label}, line {line}: {error}; it is not sent")
         self._telemetry.hook_failed(
             hook.label, file=hook.file, line=line, error_type=error_type, span=span
         )

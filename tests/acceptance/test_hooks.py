@@ -159,6 +159,26 @@ def test_every_event_reaches_its_hook_and_a_rehearsal_none(hooked: Any) -> None:
     assert up.stderr.count("imported") == 1
 
 
+def test_a_refused_payload_says_why(hooked: Any) -> None:
+    """What ``context.send`` refuses is one line with reason and place; what else is raised is not."""
+    project = hooked(
+        own=f"{HEAD}@register_hook('post_execute')\ndef f(c):\n    c.send({{}}, endpoint='b')\n"
+        "@register_hook('post_execute')\ndef g(c):\n"
+        "    c.send({}, endpoint='https://CANARY.invalid/')\n"
+        "@register_hook('post_execute')\ndef h(c):\n"
+        "    from confiture.hooks import HookError\n    raise HookError('CANARY')\n"
+    )
+    endpoint = {"name": "a", "url": "http://127.0.0.1:9/", "events": ["run_error"]}
+    project.environment_file(webhooks={"endpoints": [endpoint]})
+    done = project.confiture("migrate", "up")
+    assert done.returncode == 0
+    place = "confiture-webhooks: confiture_hooks.own:"
+    assert f"{place}f, line 4: no endpoint is called 'b'; there are: a; it is" in done.stderr
+    assert f"{place}g, line 7: no endpoint is called that; there are: a; it is" in done.stderr
+    assert len(events(done.stderr, "hook.failed")) == 3
+    assert "CANARY" not in done.stderr
+
+
 def test_a_payload_of_ones_own_takes_the_built_in_path(hooked: Any, receiver: Any) -> None:
     """``context.send`` is signed, retried and traced; what is not JSON is refused at the call."""
     receiver.script("/hook", [503])
