@@ -76,6 +76,7 @@ def describe(document: dict[str, Any]) -> Text:
         part if isinstance(part, dict) else {}
         for part in map(payload.get, ("migration", "execution", "error"))
     )
+    duration_s = execution.get("duration_seconds")
     text = Text()
     text.append(f"{document['received_at'][11:19]} ", style="dim")
     text.append(printable(document["event_type"] or "not an event of ours"), style="bold")
@@ -89,7 +90,7 @@ def describe(document: dict[str, Any]) -> Text:
         "correlation id": document["correlation_id"],
         "event id": document["event_id"],
         "environment": migration.get("environment"),
-        "duration": f"{execution.get('duration_seconds')} s" if execution else None,
+        "duration": None if duration_s is None else f"{duration_s} s",
         "rows affected": execution.get("rows_affected"),
         "error": f"{error.get('type')}: {error.get('message')}" if error else None,
     }

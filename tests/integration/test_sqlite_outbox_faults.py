@@ -128,6 +128,15 @@ def test_a_corrupt_file_is_kept_aside_and_a_fresh_one_made(outbox_path: Path) ->
     assert notices == []
 
 
+def test_a_command_says_what_mends_a_damaged_file(outbox_path: Path) -> None:
+    """Who only looks sets nothing aside; the reason says who does."""
+    outbox_path.parent.mkdir()
+    outbox_path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(OutboxError, match="'confiture webhooks doctor', or the next 'confiture"):
+        SqliteOutbox(outbox_path)
+    assert outbox_path.read_bytes() == b"not a database" * 1000
+
+
 def test_a_file_that_another_process_set_aside_is_not_touched(outbox_path: Path) -> None:
     """Of two processes that find the damage, the slower leaves the fresh file where it is."""
     outbox_path.parent.mkdir()

@@ -346,3 +346,12 @@ def test_description_of_anything(payload: Any) -> None:
     """A request that is not an event of ours is shown too."""
     text = describe(as_document(received(payload=payload, headers=Headers({})))).plain
     assert "not an event of ours" in text
+
+
+def test_no_duration_is_shown_where_none_is_known() -> None:
+    """A run that was killed has none: nothing is said of it, rather than "None"."""
+    execution = {"duration_seconds": None, "rows_affected": 0}
+    text = describe(as_document(received(payload={**PAYLOAD, "execution": execution}))).plain
+    assert "None" not in text
+    assert "duration" not in text
+    assert "rows affected" in text

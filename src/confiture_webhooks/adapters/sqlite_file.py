@@ -21,6 +21,10 @@ _BESIDE = ("-wal", "-shm", "-journal")
 _DAMAGED = ".damaged"
 """Added to the file's name for a note that it is to be examined when it is next opened."""
 
+_IS_DAMAGED = (
+    "the file is damaged. 'confiture webhooks doctor', or the next 'confiture migrate up', keeps it "
+    "aside and goes on with a new one"
+)
 _REASONS = {
     sqlite3.SQLITE_BUSY: "locked by another process",
     sqlite3.SQLITE_LOCKED: "locked by another process",
@@ -29,8 +33,8 @@ _REASONS = {
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened or made",
     sqlite3.SQLITE_PERM: "it, or its directory, cannot be written",
     sqlite3.SQLITE_IOERR: "the disk failed to read or write",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged",
-    sqlite3.SQLITE_NOTADB: "the file is damaged",
+    sqlite3.SQLITE_CORRUPT: _IS_DAMAGED,
+    sqlite3.SQLITE_NOTADB: _IS_DAMAGED,
 }
 
 
@@ -258,5 +262,5 @@ def _examine(connection: sqlite3.Connection, path: Path) -> None:
     if not note.exists():
         return
     if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
-        raise DamagedError(f"outbox {path}: the file is damaged")
+        raise DamagedError(f"outbox {path}: {_IS_DAMAGED}")
     note.unlink(missing_ok=True)
