@@ -22,8 +22,8 @@ _DAMAGED = ".damaged"
 """Added to the file's name for a note that it is to be examined when it is next opened."""
 
 _IS_DAMAGED = (
-    "the file is damaged. 'confiture webhooks doctor', or the next 'confiture migrate up', keeps it "
-    "aside and goes on with a new one"
+    "the file is damaged. 'confiture webhooks doctor', or the next 'confiture migrate up', keeps "
+    "it aside and goes on with a new one"
 )
 _REASONS = {
     sqlite3.SQLITE_BUSY: "locked by another process",
