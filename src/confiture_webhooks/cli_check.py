@@ -23,6 +23,7 @@ from .config import redacted
 from .config_values import Invalid, event
 from .event import EventType
 from .explain import Verdict, explain
+from .variables import OFF_WORDS, SWITCH
 from .wiring import unread_block
 
 
@@ -66,11 +67,15 @@ def check(
     as_json = is_json(output)
     settings, files = whole_settings_of(config, output)
     unread = unread_block(os.environ, invocation_of(config, output).config_file)
+    is_off = os.environ.get(SWITCH, "").strip().lower() in OFF_WORDS
     document: dict[str, Any] = {
         **redacted(settings),
         "hook_files": [{"module": file.module, "file": file.shown} for file in files],
         "default_taken_over_by": next((file.shown for file in files if file.reads_url), None),
-        "warnings": [str(unread)] if unread else [],
+        "warnings": [
+            *([f"{SWITCH}: is off, so nothing is sent. Unset it"] if is_off else []),
+            *([str(unread)] if unread else []),
+        ],
     }
     verdicts: list[Verdict] = []
     if kind is not None:

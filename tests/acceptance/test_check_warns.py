@@ -1,4 +1,4 @@
-"""With CONFITURE_DATABASE_URL the host reads no environment file: its block is not used."""
+"""What ``confiture webhooks check`` warns of: settings that are there, and of no effect."""
 
 from __future__ import annotations
 
@@ -60,3 +60,10 @@ def test_nothing_is_said_of_a_file_that_is_read(project: Project) -> None:
     env = {"CONFITURE_DATABASE_URL": DSN}
     done = project.confiture("webhooks", "check", *named, "--format", "json", env=env)
     assert json.loads(done.stdout)["warnings"] == []
+
+
+def test_check_says_that_webhooks_are_off(project: Project) -> None:
+    """What is switched off is still checked, and the check says that nothing is sent."""
+    done = project.confiture("webhooks", "check", env={"CONFITURE_WEBHOOKS": "off"})
+    assert done.returncode == 0, done.stderr
+    assert "CONFITURE_WEBHOOKS: is off, so nothing is sent" in done.stdout
