@@ -39,6 +39,9 @@ _WORDS: Final = MappingProxyType(
         "reason": "{}",
         "budget_s": "within {} s",
         "lost": "lost: {}",
+        "lost_spans": "spans: {}",
+        "lost_metric_points": "metric points: {}",
+        "lost_log_records": "log records: {}",
     }
 )
 SHOWN: Final = frozenset(_WORDS) | {"migration_name", "endpoint"}

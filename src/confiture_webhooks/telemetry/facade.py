@@ -253,7 +253,9 @@ class Telemetry:
         lost = sdk.shutdown(timedelta(seconds=max(0.0, deadline - monotonic())))
         sdk.uninstrument()
         if lost is not None:
-            fields: dict[str, object] = {"budget_s": budget.total_seconds(), "lost": lost}
+            total = sum(lost.values())
+            fields: dict[str, object] = {"budget_s": budget.total_seconds(), "lost": total}
+            fields.update(lost)
             self._signals.logs.emit(names.LOG_FLUSH_INCOMPLETE, self._signals.run, fields)
 
     @property

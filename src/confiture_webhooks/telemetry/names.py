@@ -273,7 +273,13 @@ LOG_INTENT_DISCARDED: Final = LogSpec(
 LOG_CONFIG_INVALID: Final = LogSpec("webhooks.config_invalid", "error", ("faults",))
 LOG_OUTBOX_FAILED: Final = LogSpec("webhooks.outbox_failed", "error", ("reason",))
 LOG_FAILED: Final = LogSpec("webhooks.failed", "error", ("where", "error_type", "file", "line"))
-LOG_FLUSH_INCOMPLETE: Final = LogSpec("telemetry.flush_incomplete", "warning", ("budget_s", "lost"))
+LOST_SPANS: Final = "lost_spans"
+LOST_POINTS: Final = "lost_metric_points"
+LOST_RECORDS: Final = "lost_log_records"
+LOST: Final = (LOST_SPANS, LOST_POINTS, LOST_RECORDS)
+LOG_FLUSH_INCOMPLETE: Final = LogSpec(
+    "telemetry.flush_incomplete", "warning", ("budget_s", "lost", *LOST)
+)
 LOG_EVENTS: Final = (
     LOG_DELIVERED,
     LOG_ATTEMPT_FAILED,

@@ -23,6 +23,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 
 from ..errors import Fault
+from . import names
 from .discreet import DiscreetProvider
 from .export import TalliedLogProcessor, TalliedMetricExporter, TalliedSpanProcessor
 from .exporters import Late, Workshop
@@ -53,7 +54,10 @@ class Sdk:
     tracer_provider: TracerProvider | None = None
     meter_provider: MeterProvider | None = None
     logger_provider: LoggerProvider | None = None
-    counting: list[_Counting] = field(default_factory=list)
+    counting: dict[str, list[_Counting]] = field(
+        default_factory=lambda: {what: [] for what in names.LOST}
+    )
+    """Who counts what did not arrive, by what it is."""
     faults_now: list[Fault] = field(default_factory=list)
     workshop: Workshop | None = None
     uninstrument: Callable[[], None] = lambda: None
@@ -67,10 +71,10 @@ class Sdk:
         """What turned out wrong by the time all is set up."""
         return self.workshop.finish(within) if self.workshop is not None else []
 
-    def shutdown(self, budget: timedelta) -> int | None:
+    def shutdown(self, budget: timedelta) -> Mapping[str, int] | None:
         """Export what is left, all signals at once, and leave after *budget* whatever happens.
 
-        How many items did not arrive; ``None`` when all is known to have arrived.
+        How many of each kind did not arrive; ``None`` when all is known to have arrived.
         The providers' own time-outs are not kept when a collector is dead, hence the threads.
         """
         deadline = time.monotonic() + budget.total_seconds()
@@ -85,8 +89,8 @@ class Sdk:
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         is_cut = any(thread.is_alive() for thread in threads)
-        lost = sum(counted.lost for counted in self.counting)
-        return lost if lost or is_cut else None
+        lost = {what: sum(one.lost for one in them) for what, them in self.counting.items()}
+        return lost if is_cut or any(lost.values()) else None
 
 
 def _shut(provider: TracerProvider | MeterProvider | LoggerProvider) -> None:
@@ -136,7 +140,7 @@ def _add_traces(
     provider = TracerProvider(resource=resource, shutdown_on_exit=False, span_limits=limits)
     for late in exporters:
         processor = TalliedSpanProcessor(late)
-        sdk.counting.append(processor)
+        sdk.counting[names.LOST_SPANS].append(processor)
         provider.add_span_processor(processor)
     sdk.tracer_provider = provider
 
@@ -146,7 +150,7 @@ def _add_metrics(
 ) -> None:
     temporality, aggregation = _preferences(environ)
     tallied = [TalliedMetricExporter(late, temporality, aggregation) for late in exporters]
-    sdk.counting += tallied
+    sdk.counting[names.LOST_POINTS] += tallied
     sdk.meter_provider = MeterProvider(
         metric_readers=[PeriodicExportingMetricReader(exporter) for exporter in tallied],
         resource=resource,
@@ -161,7 +165,7 @@ def _add_logs(
     provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
     for late in exporters:
         processor = TalliedLogProcessor(late)
-        sdk.counting.append(processor)
+        sdk.counting[names.LOST_RECORDS].append(processor)
         provider.add_log_record_processor(processor)
     sdk.logger_provider = provider
 
