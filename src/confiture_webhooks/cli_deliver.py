@@ -15,7 +15,7 @@ from .cli_settings import FAILED, ConfigOpt, FormatOpt, ask_of, is_json, print_j
 from .deliver import PassResult, deliver_due, deliver_until
 from .errors import OutboxError
 from .event import rfc3339
-from .summary import by_environment, elsewhere_line
+from .summary import barred_line, by_environment, elsewhere_line
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -96,6 +96,7 @@ def _tell(result: PassResult, output: str) -> None:
                 "next_attempt_at": rfc3339(result.next_at) if result.next_at else None,
                 "elsewhere": by_environment(result.elsewhere),
                 "failures": dict(result.failures),
+                "barred": dict(result.barred),
             }
         )
         return
@@ -103,5 +104,7 @@ def _tell(result: PassResult, output: str) -> None:
     done = f"{result.delivered} delivered, {result.dead} given up"
     due = f"; the next due at {rfc3339(result.next_at)}" if result.next_at else ""
     print(f"{done}, {result.left} left for later{failed}{due}")
+    for name, why in result.barred.items():
+        print(barred_line(name, why))
     if result.elsewhere:
         print(elsewhere_line(result.elsewhere))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from .outbox import Announcing, Summary
 from .outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
 from .passes import Passes
 from .settler import settle_outbox
-from .summary import elsewhere
+from .summary import barred, elsewhere
 from .wiring import command_telemetry, make_transport, operators_outbox, user_agent
 from .worker import Worker
 
@@ -47,6 +47,8 @@ class PassResult:
     """By environment that is not this worker's, deliveries still to make."""
     failures: Mapping[str, str]
     """By endpoint, why the latest attempt that failed did."""
+    barred: Mapping[str, str] = field(default_factory=dict)
+    """By endpoint that waits and gets nothing, why: off, or unknown."""
     is_done: bool = True
     """Whether nothing due was left untried, and the outbox did not fail."""
 
@@ -107,6 +109,7 @@ class _Bench:
         outcomes = self.worker.outcomes()
         try:
             summaries = self.outbox.summaries()
+            off = self.outbox.disabled(self.settings.environment)
             due = [
                 at
                 for endpoint in self.settings.endpoints
@@ -114,7 +117,7 @@ class _Bench:
             ]
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
-            summaries, due, is_done = {}, [], False
+            summaries, due, off, is_done = {}, [], {}, False
         mine = summaries.get(self.settings.environment, Summary())
         return PassResult(
             delivered=outcomes[Outcome.DELIVERED],
@@ -123,6 +126,7 @@ class _Bench:
             next_at=min(due, default=None),
             elsewhere=elsewhere(summaries, self.settings.environment),
             failures=self.worker.failed(),
+            barred=barred(mine, off, [endpoint.name for endpoint in self.settings.endpoints]),
             is_done=is_done and not self.worker.has_faults(),
         )
 

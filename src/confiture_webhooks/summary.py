@@ -54,6 +54,20 @@ def leftover_line(
     return f"confiture-webhooks: {total} {noun} not sent ({where}). {remedy}{more}"
 
 
+def barred(summary: Summary, off: Collection[str], configured: Collection[str]) -> dict[str, str]:
+    """By endpoint that deliveries wait for and none goes out to, why: ``OFF`` or ``UNKNOWN``."""
+    return {
+        name: OFF if name in configured else UNKNOWN
+        for name in sorted(summary.undelivered)
+        if name in off or name not in configured
+    }
+
+
+def barred_line(name: str, why: str) -> str:
+    """What waits for endpoint *name* goes out to nobody, and what to do."""
+    return f"Not sent to {name}: {_reason(name, why)}"
+
+
 def given_up_line(
     given_up: Mapping[str, Counter[Outcome]], failures: Mapping[str, str], *, is_durable: bool
 ) -> str | None:

@@ -146,6 +146,8 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     )
     down = project.confiture("migrate", "down")
     assert "a: 1, no endpoint of that name is configured" in down.stderr
+    left = project.confiture("webhooks", "deliver")
+    assert "Not sent to a: no endpoint of that name is configured; 'confiture" in left.stdout
     gone = project.confiture("webhooks", "discard", "--endpoint", "a", "--yes")
     assert "1 delivery discarded" in gone.stdout
     assert [row["endpoint"] for row in listed(project)] == ["renamed"]

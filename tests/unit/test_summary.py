@@ -7,7 +7,14 @@ from datetime import UTC, datetime
 
 from confiture_webhooks.delivery import Outcome
 from confiture_webhooks.outbox import Summary
-from confiture_webhooks.summary import OFF, given_up_line, leftover_line
+from confiture_webhooks.summary import (
+    OFF,
+    UNKNOWN,
+    barred,
+    barred_line,
+    given_up_line,
+    leftover_line,
+)
 
 NAMES = ["analytics", "chat", "ops", *(f"e{n}" for n in range(50))]
 AT = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
@@ -116,4 +123,13 @@ def test_what_was_given_up_is_told_with_the_remedy() -> None:
         "ops: answered 410 and is switched off). Once the receiver is well: "
         "'confiture webhooks redeliver --dead --endpoint analytics', "
         "'confiture webhooks enable ops' and 'confiture webhooks redeliver ID'."
+    )
+
+
+def test_who_gets_nothing_and_why() -> None:
+    """Of the endpoints that deliveries wait for: those that are off, and unknown ones."""
+    summary = Summary(undelivered={"a": 1, "b": 2, "c": 3})
+    assert barred(summary, ["b", "idle"], ["a", "b", "idle"]) == {"b": OFF, "c": UNKNOWN}
+    assert barred_line("b", OFF) == (
+        "Not sent to b: switched off by a 410; 'confiture webhooks enable b' switches it on"
     )
