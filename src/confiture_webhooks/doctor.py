@@ -60,7 +60,7 @@ def diagnose(
 
 
 def _configured(settings: Settings, files: list[HookFile]) -> Check:
-    counts = f"{len(settings.endpoints)} endpoints, {len(files)} hook files"
+    counts = f"endpoints: {len(settings.endpoints)}, hook files: {len(files)}"
     if settings.endpoints or files:
         return ok("configuration", f"{counts}; {'; '.join(settings.sources) or 'hook files'}")
     remedy = "Set CONFITURE_WEBHOOK_URL, or write a `webhooks:` block into the environment file"

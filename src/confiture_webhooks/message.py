@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -131,7 +131,7 @@ def _facts(event: Event, *, include_sql: bool) -> list[Fact]:
         ("Database", "/".join(part for part in (database.host, database.name) if part)),
         ("Duration", _duration(event.duration_s)),
         ("Rows", event.rows_affected),
-        ("Migrations", _listed([str(row["name"]) for row in event.migrations or ()])),
+        ("Migrations", _listed([_named(row) for row in event.migrations or ()])),
     ]
     if error is not None:
         found += [("Error", f"{error.type}: {error.message}"), ("SQLSTATE", error.sqlstate)]
@@ -143,6 +143,10 @@ def _facts(event: Event, *, include_sql: bool) -> list[Fact]:
 
 def _duration(seconds: float | None) -> str | None:
     return None if seconds is None else f"{round(seconds, _SECONDS_SHOWN):g} s"
+
+
+def _named(row: Mapping[str, object]) -> str:
+    return f"{row['name']}{'' if row['status'] == 'success' else ' (failed)'}"
 
 
 def _listed(names: Sequence[str]) -> str:

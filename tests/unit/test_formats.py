@@ -159,6 +159,14 @@ def test_a_failure_tells_what_why_and_where(chosen: str) -> None:
 
 
 @pytest.mark.parametrize("chosen", WORDS)
+def test_a_run_that_failed_tells_which_migration_did(chosen: str) -> None:
+    """Of the migrations of a run, the one that failed is marked."""
+    rows = [*ROWS, {**ROWS[0], "name": "006_b", "status": "error"}]
+    run = event(type=EventType.RUN_ERROR, migrations=rows, error=ERROR, **NOTHING)
+    assert "005_a, 006_b (failed)" in sent(run, to(chosen)).body.decode()
+
+
+@pytest.mark.parametrize("chosen", WORDS)
 def test_sql_is_told_only_when_asked_for(chosen: str) -> None:
     """The whole error text, SQL and all, needs ``include_sql``."""
     failure = EVENTS[EventType.MIGRATION_ERROR]
