@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .delivery import Delivery, TraceContext
 from .endpoint import DEFAULT_FORMAT, Endpoint
 from .errors import OutboxError
-from .event import Event
+from .event import Event, EventType
 from .formats import Rendered, render
 from .handover import hand_over, undelivered
 from .outbox import Enlisting, Intent, Outbox, Summary
@@ -63,6 +63,8 @@ class Outgoing:
         self._worker: Worker | None = None
         self._spared: list[str] | None = None
         """Events that were released into memory instead; ``None``: the outbox works."""
+        self._enlisted: dict[str, tuple[EventType, Sequence[Delivery]]] = {}
+        """What goes with a transaction, by event: told elsewhere, it has the same bytes."""
         self._guard = threading.RLock()
         """Hooks send from threads of their own."""
 
@@ -78,10 +80,12 @@ class Outgoing:
 
     def tell(self, event: Event, trace: TraceContext) -> None:
         """Release *event*: one delivery for each endpoint that wants it, on its way at once."""
-        self.release(
-            event.id,
-            deliveries_of(event, self._settings.endpoints, trace, report=self._telemetry.failed),
-        )
+        type_, deliveries = self._enlisted.pop(event.id, (None, ()))
+        if type_ is not event.type:
+            deliveries = deliveries_of(
+                event, self._settings.endpoints, trace, report=self._telemetry.failed
+            )
+        self.release(event.id, deliveries)
 
     def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
         """Keep *deliveries* in place of the intent *event_id*, and begin to make them."""
@@ -118,7 +122,8 @@ class Outgoing:
             deliveries = deliveries_of(
                 event, self._settings.endpoints, trace, report=self._telemetry.failed
             )
-            outbox.release_on(connection, event.id, deliveries)
+            if outbox.release_on(connection, event.id, deliveries):
+                self._enlisted[event.id] = event.type, deliveries
 
     def flush(self, budget: timedelta) -> None:
         """Wait for what is due within *budget*, left-overs of earlier runs included."""

@@ -249,6 +249,41 @@ def test_what_memory_holds_stays_there_while_the_store_refuses() -> None:
     assert closed == ["outbox", "outbox"]
 
 
+class Joining(InMemoryOutbox):
+    """Goes with a transaction, and refuses all afterwards: its server was killed."""
+
+    def release_on(self, connection: Any, event_id: str, deliveries: Any) -> bool:
+        super().release(event_id, deliveries)
+        return True
+
+    def release(self, event_id: str, deliveries: Any) -> None:
+        raise OutboxError("gone")
+
+
+def test_what_went_with_a_transaction_is_told_elsewhere_with_the_same_bytes() -> None:
+    """When the store is gone after the COMMIT, memory delivers what the store still holds."""
+    bench = Bench()
+    bench.outbox = Joining()
+    bench.outgoing.intents()
+    bench.outgoing.tell_on(None, event(duration_s=1.0), TRACE)
+    bench.outgoing.tell(event(duration_s=1.1), TRACE)
+    [held], [told] = bench.outbox.deliveries(), bench.spare.deliveries()
+    assert told.delivery == held.delivery
+    bench.end()
+
+
+def test_an_error_is_not_told_as_the_success_that_was_to_commit() -> None:
+    """After a COMMIT that failed, what was to go with it is not told."""
+    bench = Bench()
+    bench.outbox = Joining()
+    bench.outgoing.intents()
+    bench.outgoing.tell_on(None, event(), TRACE)
+    bench.outgoing.tell(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
+    [told] = bench.spare.deliveries()
+    assert told.delivery.event_type is EventType.MIGRATION_ERROR
+    bench.end()
+
+
 def test_left_overs_go_out_when_nothing_was_told() -> None:
     """A flush without an event delivers what earlier runs left."""
     bench = Bench(has_leftovers=lambda: True)
