@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -68,6 +69,12 @@ def _is_scrubbed(name: str) -> bool:
     return (
         name in _SCRUBBED or name.startswith(_SCRUBBED_PREFIXES) or name.lower().endswith("_proxy")
     )
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C also where a shell started this in the background, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
