@@ -142,10 +142,10 @@ def test_what_was_accepted_is_recorded_while_the_next_answer_is_awaited() -> Non
 
 def test_what_failed_is_recorded_before_the_next_is_sent() -> None:
     """A failure decides what comes next, so it is kept at once."""
-    bench = Bench(2, Between(replies={endpoint().name: [200, 503]}))
+    bench = Bench(3, Between(replies={endpoint().name: [200, 503]}))
     bench.transport.states = bench.states
     bench.pass_once()
-    assert State.DELIVERED in bench.transport.when_answered[1]
+    assert bench.transport.when_sent[2] == [State.DELIVERED, State.PENDING, State.IN_FLIGHT]
 
 
 def test_an_outbox_that_fails_in_between_loses_no_answer() -> None:
