@@ -2,7 +2,8 @@
 
 ``python peers.py receiver`` and ``python peers.py collector`` print their address and serve
 until their standard input ends. ``GET /`` tells what has arrived, and forgets it. A second
-argument is after how many milliseconds they answer, a third a file with key and certificate.
+argument is how many milliseconds a round trip to them takes, a third a file with key and
+certificate.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distance import Distance
+
 from confiture_webhooks import otlp
 from confiture_webhooks.receiver_server import Answer, Incoming, LoopbackServer
 
@@ -29,8 +32,7 @@ COLLECTED = {"/v1/traces": otlp.spans, "/v1/logs": otlp.log_records}
 class Counter:
     """Counts requests, and notes when the first and the last came and whether ids repeat."""
 
-    def __init__(self, delay_s: float) -> None:
-        self._answer = Answer(delay_s=delay_s)
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._forget()
 
@@ -44,7 +46,7 @@ class Counter:
             if request.method != "GET":
                 self._times.append(time.monotonic())
                 self._ids.append(request.headers.get("webhook-id", ""))
-                return self._answer
+                return Answer()
             took = self._times[-1] - self._times[0] if self._times else 0.0
             told = {
                 "count": len(self._times),
@@ -59,8 +61,7 @@ class Counter:
 class Collector:
     """Keeps what OTLP requests hold as they came; decodes it when asked, not while they come."""
 
-    def __init__(self, delay_s: float) -> None:
-        self._answer = Answer(headers={"Content-Type": "application/x-protobuf"}, delay_s=delay_s)
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: list[Incoming] = []
 
@@ -69,7 +70,7 @@ class Collector:
         with self._lock:
             if request.method != "GET":
                 self._kept.append(request)
-                return self._answer
+                return Answer(headers={"Content-Type": "application/x-protobuf"})
             kept, self._kept = self._kept, []
         told = {"/v1/traces": 0, "/v1/logs": 0, "/v1/metrics": 0}
         for one in kept:
@@ -94,12 +95,15 @@ class Peer:
 
 @contextmanager
 def peer(
-    kind: str, *, delay_ms: float = 0, identity: Path | None = None, authority: Path | None = None
+    kind: str, *, away_ms: float = 0, identity: Path | None = None, authority: Path | None = None
 ) -> Iterator[Peer]:
-    """A receiver or a collector in a process of its own; over TLS with an *identity*."""
+    """A receiver or a collector in a process of its own; over TLS with an *identity*.
+
+    A round trip to it takes *away_ms* more than on loopback.
+    """
     told = [str(identity)] if identity else []
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).resolve()), kind, str(delay_ms), *told],
+        [sys.executable, str(Path(__file__).resolve()), kind, str(away_ms), *told],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -112,12 +116,15 @@ def peer(
 
 
 if __name__ == "__main__":
-    kind, delay, *identity = sys.argv[1:]
-    handler = {"receiver": Counter, "collector": Collector}[kind](float(delay) / 1000)
+    kind, away_ms, *identity = sys.argv[1:]
+    handler = {"receiver": Counter, "collector": Collector}[kind]()
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if identity else None
     if tls:
         tls.load_cert_chain(identity[0])
     server = LoopbackServer(handler.answer, tls=tls)
-    print(server.url, flush=True)
+    url, port = server.url, server.port
+    if float(away_ms):
+        url = url.replace(f":{port}", f":{Distance(port, float(away_ms) / 1000).port}")
+    print(url, flush=True)
     sys.stdin.read()
     server.close()

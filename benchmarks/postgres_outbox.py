@@ -160,7 +160,7 @@ def two_workers(dsn: str, count: int = 300, send_s: float = 0.01) -> Comparison:
         "deliveries a second, two workers against one",
         lambda: rate(2),
         lambda: rate(1),
-        rounds=3,
+        rounds=7,
         unit="1/s",
         target="at least 1.8 x",
     )

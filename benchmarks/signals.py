@@ -19,7 +19,7 @@ from peers import peer
 
 DELIVERIES = 1000
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
-DELAYS_MS = (5.0, 0.0)
+AWAY_MS = (5.0, 0.0)
 """A receiver as they are met, and one where all that counts is how much Python runs."""
 
 
@@ -43,9 +43,9 @@ def seconds(project: Bench, env: Mapping[str, str]) -> float:
     return took_s
 
 
-def compare(project: Bench, delay_ms: float) -> tuple[Comparison, Comparison]:
-    """By delivery and for the whole run, to a receiver that answers after *delay_ms*."""
-    with peer("receiver", delay_ms=delay_ms) as receiver, peer("collector") as collector:
+def compare(project: Bench, away_ms: float) -> tuple[Comparison, Comparison]:
+    """By delivery and for the whole run, to a receiver a round trip of *away_ms* away."""
+    with peer("receiver", away_ms=away_ms) as receiver, peer("collector") as collector:
         silent = {
             "CONFITURE_WEBHOOK_URL": receiver.url,
             "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "300",
@@ -65,7 +65,7 @@ def compare(project: Bench, delay_ms: float) -> tuple[Comparison, Comparison]:
         name: [(took_s - bare) / DELIVERIES * 1000 for took_s in taken[name]]
         for name in ("export", "silent")
     }
-    about = f"all three signals exported, receiver {delay_ms:g} ms away"
+    about = f"all three signals exported, receiver {away_ms:g} ms away"
     target = "ratio at most 1.10"
     return (
         Comparison(
@@ -85,8 +85,8 @@ def main() -> None:
     """Print what is measured with either receiver."""
     with bench() as project:
         project.migrations(DELIVERIES, lambda n: f"CREATE TABLE t{n} (id int);")
-        for delay_ms in DELAYS_MS:
-            for compared in compare(project, delay_ms):
+        for away_ms in AWAY_MS:
+            for compared in compare(project, away_ms):
                 print(compared.line(), flush=True)
 
 
