@@ -9,9 +9,9 @@ import subprocess
 import yaml
 from harness import CONFITURE, Comparison, bench, environment, peak_memory
 
-from confiture_webhooks.collector import LocalCollector
 from confiture_webhooks.receiver import LocalReceiver
-from confiture_webhooks.receiver_server import Answer
+from confiture_webhooks.receiver.collector import LocalCollector
+from confiture_webhooks.receiver.server import Answer
 
 FEW, MANY = 200, 1700
 LAG = re.compile(r'"lag_ms": ([\d.]+)')

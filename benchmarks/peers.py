@@ -23,8 +23,8 @@ from typing import Any
 
 from distance import Distance
 
-from confiture_webhooks import otlp
-from confiture_webhooks.receiver_server import Answer, Incoming, LoopbackServer
+from confiture_webhooks.receiver import otlp
+from confiture_webhooks.receiver.server import Answer, Incoming, LoopbackServer
 
 COLLECTED = {"/v1/traces": otlp.spans, "/v1/logs": otlp.log_records}
 

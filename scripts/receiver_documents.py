@@ -28,7 +28,7 @@ from confiture_webhooks.event import (
     payload,
 )
 from confiture_webhooks.formats import render
-from confiture_webhooks.migration import Backend, Migration
+from confiture_webhooks.run.migration import Backend, Migration
 from confiture_webhooks.transport import prepare
 from confiture_webhooks.verification import DEFAULT_TOLERANCE
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from attributes import described
 
-from confiture_webhooks import variables
-from confiture_webhooks.cli_endpoint import WHEN_NOTHING
-from confiture_webhooks.config_model import Block, EndpointBlock, RetryBlock, WebhooksBlock
+from confiture_webhooks.cli.endpoint import WHEN_NOTHING
+from confiture_webhooks.config import variables
+from confiture_webhooks.config.model import Block, EndpointBlock, RetryBlock, WebhooksBlock
 from confiture_webhooks.event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
 from confiture_webhooks.telemetry import names
 

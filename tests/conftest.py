@@ -20,8 +20,8 @@ from project import Project
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from confiture_webhooks.collector import LocalCollector
     from confiture_webhooks.receiver import LocalReceiver
+    from confiture_webhooks.receiver.collector import LocalCollector
 
 TEST_DSN = "CONFITURE_WEBHOOKS_TEST_DSN"
 """Names a server to use, as a URL of a role that may create databases."""
@@ -148,7 +148,7 @@ def receiver() -> Iterator[LocalReceiver]:
 @pytest.fixture
 def collector() -> Iterator[LocalCollector]:
     """An OTLP/HTTP collector on loopback that decodes what it is sent."""
-    from confiture_webhooks.collector import LocalCollector  # needs the otlp extra
+    from confiture_webhooks.receiver.collector import LocalCollector  # needs the otlp extra
 
     with LocalCollector() as collector:
         yield collector

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 from .delivery import Outcome
 from .errors import OutboxError
 from .outbox import Announcing, Summary
-from .outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
-from .passes import Passes
-from .settler import settle_outbox
-from .summary import barred, elsewhere
+from .run.outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
+from .run.settler import settle_outbox
+from .run.summary import barred, elsewhere
 from .wiring import command_telemetry, make_transport, operators_outbox, user_agent
 from .worker import Worker
+from .worker.passes import Passes
 
 if TYPE_CHECKING:
     from .config import Settings
     from .outbox import Outbox
-    from .settler import Ask
+    from .run.settler import Ask
     from .telemetry import Telemetry
 
 LONGEST_PASS = timedelta(hours=1)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from .adapters.memory import InMemoryOutbox
 from .delivery import Attempt, State
 from .event import Database, Event, EventType
-from .migration import new_event_id
-from .outgoing import TELEMETRY_BUDGET, Outgoing
+from .run.migration import new_event_id
+from .run.outgoing import TELEMETRY_BUDGET, Outgoing
 from .wiring import command_telemetry, make_transport, parts
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from typing import Any
 
 from . import stderr
 from .config import Settings, is_configured
+from .config.variables import SECRET
 from .errors import ConfigError
-from .invocation import HOOKS, Invocation, parse
-from .outgoing import TELEMETRY_BUDGET
 from .run import Run
-from .variables import SECRET
+from .run.invocation import HOOKS, Invocation, parse
+from .run.outgoing import TELEMETRY_BUDGET
 from .wiring import command_settings, command_telemetry, make_hooks, parts, settings_from
 
 
@@ -161,7 +161,7 @@ def _error_type(error: BaseException | None) -> str | None:
     return type(cause).__name__ if cause is not error else f"exit_{code}"
 
 
-NEEDED = ("telemetry", "outgoing", "adapters.sqlite", "adapters.http_session")
+NEEDED = ("telemetry", "run.outgoing", "adapters.sqlite", "adapters.http_session")
 
 
 def preload() -> None:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 from . import stderr
 from .config import Settings, is_configured, load
+from .config.variables import ALLOW_HTTP, SECRET, URL
 from .errors import Fault, OutboxError
-from .invocation import DEFAULT_CONFIG, DSN_VARIABLE
-from .outgoing import Parts
-from .variables import ALLOW_HTTP, SECRET, URL
+from .run.invocation import DEFAULT_CONFIG, DSN_VARIABLE
+from .run.outgoing import Parts
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
-    from .hook_runner import HookRunner, Send
     from .outbox import Outbox
+    from .run.hook_runner import HookRunner, Send
     from .telemetry import Telemetry
     from .transport import Transport
 
@@ -87,7 +87,7 @@ def make_hooks(settings: Settings, files: Sequence[HookFile]) -> Callable[..., H
 
     def hooks(telemetry: Telemetry, send: Send) -> HookRunner:
         from .adapters.hook_files import forget, load  # noqa: PLC0415
-        from .hook_runner import HookRunner, HookSource  # noqa: PLC0415
+        from .run.hook_runner import HookRunner, HookSource  # noqa: PLC0415
 
         project = Path.cwd()
         forget()

@@ -18,7 +18,7 @@ import pytest
 from confiture_webhooks.adapters.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import State
 from confiture_webhooks.receiver import LocalReceiver
-from confiture_webhooks.receiver_server import Answer
+from confiture_webhooks.receiver.server import Answer
 from project import Project
 from samples import TRACE_ID, delivery
 

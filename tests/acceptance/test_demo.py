@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from confiture_webhooks import demo as demo_module
-from confiture_webhooks.collector import LocalCollector
+from confiture_webhooks.demo import command as demo_module
+from confiture_webhooks.receiver.collector import LocalCollector
 from project import CONFITURE
 
 pytestmark = pytest.mark.timeout(120)

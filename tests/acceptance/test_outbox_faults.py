@@ -189,10 +189,12 @@ class Shifted(datetime.datetime):
     def now(cls, tz=None):
         return super().now(tz) + datetime.timedelta(hours={hours})
 
-import confiture_webhooks.outgoing, confiture_webhooks.run, confiture_webhooks.worker
-import confiture_webhooks.migration, confiture_webhooks.settler, confiture_webhooks.deliverer
-for name in ("outgoing", "run", "worker", "deliverer", "migration", "settler"):
-    getattr(confiture_webhooks, name).datetime = Shifted
+from importlib import import_module
+
+for name in ("run.outgoing", "run.run", "run.migration", "run.settler", "worker.worker", "worker.deliverer"):
+    module = import_module(f"confiture_webhooks.{{name}}")
+    assert module.datetime
+    module.datetime = Shifted
 """
 
 

@@ -26,9 +26,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
-from confiture_webhooks import otlp
-from confiture_webhooks.collector import PROTOBUF, LocalCollector
 from confiture_webhooks.errors import WebhooksError
+from confiture_webhooks.receiver import otlp
+from confiture_webhooks.receiver.collector import PROTOBUF, LocalCollector
 
 RESOURCE = Resource({"service.name": "confiture"})
 

@@ -20,8 +20,8 @@ from confiture_webhooks.adapters.backend import LOCK_NAMESPACE, backend_of, befo
 from confiture_webhooks.adapters.database import project_dsn
 from confiture_webhooks.adapters.ledger import TIMEOUT_S, Ledger
 from confiture_webhooks.event import Direction, MigrationRef
-from confiture_webhooks.migration import Backend
 from confiture_webhooks.outbox import NO_ROW, Intent
+from confiture_webhooks.run.migration import Backend
 from confiture_webhooks.settlement import Ending, Known, judge
 
 LEDGER = (

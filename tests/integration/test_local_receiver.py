@@ -15,7 +15,7 @@ import trustme
 
 from confiture_webhooks.errors import ConfigError, WebhooksError
 from confiture_webhooks.receiver import LocalReceiver, Received
-from confiture_webhooks.receiver_server import Answer
+from confiture_webhooks.receiver.server import Answer
 from confiture_webhooks.signature import body_signature, webhook_signature
 
 BODY = b'{"event_type": "ping"}'

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from confiture_webhooks.collector import LocalCollector
+from confiture_webhooks.receiver.collector import LocalCollector
 
 BOUND_S = 6.0
 """Start of the interpreter, its imports, 2 s of budget, and what a busy machine adds."""

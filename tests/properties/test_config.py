@@ -13,9 +13,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confiture_webhooks import variables
-from confiture_webhooks.config import Settings, is_configured, load, redacted, redacted_outbox
-from confiture_webhooks.config_model import EndpointBlock, RetryBlock, WebhooksBlock
+from confiture_webhooks.config import Settings, is_configured, load, redacted, variables
+from confiture_webhooks.config.model import EndpointBlock, RetryBlock, WebhooksBlock
+from confiture_webhooks.config.settings import redacted_outbox
 from confiture_webhooks.errors import ConfigError
 
 CANARY = "cAnArY7"

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confiture_webhooks.capture import read_capture
 from confiture_webhooks.errors import SignatureError, WebhooksError
 from confiture_webhooks.event import body as body_of
 from confiture_webhooks.receiver import verify
+from confiture_webhooks.receiver.capture import read_capture
 from confiture_webhooks.signature import body_signature, webhook_signature
 
 NAMES = ["webhook-id", "webhook-timestamp", "webhook-signature", "X-Confiture-Signature"]

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from confiture_webhooks.cli_endpoint import endpoint_facts, show_endpoints, show_pings
+from confiture_webhooks.cli.endpoint import endpoint_facts, show_endpoints, show_pings
 from confiture_webhooks.config import Settings, redacted
 from confiture_webhooks.event import SUBSCRIBABLE
 from confiture_webhooks.retry import RetryPolicy

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from confiture_webhooks.cli_tables import print_table
+from confiture_webhooks.cli.tables import print_table
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 COLUMNS = ("id", "event", "endpoint", "state", "attempts", "created", "next attempt")

@@ -12,16 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from confiture_webhooks import config_values, variables
-from confiture_webhooks.config import (
-    Settings,
-    is_configured,
-    load,
-    redacted,
-    redacted_outbox,
-    redacted_url,
-)
-from confiture_webhooks.config_model import EndpointBlock
+from confiture_webhooks.config import Settings, is_configured, load, redacted, variables
+from confiture_webhooks.config import values as config_values
+from confiture_webhooks.config.model import EndpointBlock
+from confiture_webhooks.config.settings import redacted_outbox, redacted_url
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.errors import ConfigError, Fault
 from confiture_webhooks.event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
@@ -655,7 +649,7 @@ def test_expansion_agrees_with_the_host(monkeypatch: pytest.MonkeyPatch) -> None
     from confiture.config._env_vars import expand_env_vars  # noqa: PLC0415
     from confiture.exceptions import ConfigurationError  # noqa: PLC0415
 
-    from confiture_webhooks.config_file import expand  # noqa: PLC0415
+    from confiture_webhooks.config.file import expand  # noqa: PLC0415
 
     environ = {"A": "1", "B_2": "x y", "NESTED": "${A}", "EMPTY": "", "DOLLAR": "$"}
     for variable, value in environ.items():

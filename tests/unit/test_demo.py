@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from confiture_webhooks.demo_check import EVENTS, LOGS, METRICS, missing
-from confiture_webhooks.demo_view import (
+from confiture_webhooks.demo.check import EVENTS, LOGS, METRICS, missing
+from confiture_webhooks.demo.view import (
     Seen,
     deliveries_table,
     logs_table,
@@ -21,9 +21,9 @@ from confiture_webhooks.demo_view import (
     ties,
     trace_table,
 )
-from confiture_webhooks.otlp import LogRecord, MetricPoint, Span, SpanEvent
 from confiture_webhooks.receiver import Received
-from confiture_webhooks.receiver_server import Answer, Headers
+from confiture_webhooks.receiver.otlp import LogRecord, MetricPoint, Span, SpanEvent
+from confiture_webhooks.receiver.server import Answer, Headers
 from confiture_webhooks.telemetry import names
 
 UP, DOWN, KILLED = "a" * 32, "b" * 32, "e" * 32

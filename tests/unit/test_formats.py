@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from confiture_webhooks import config_values
+from confiture_webhooks.config import values as config_values
 from confiture_webhooks.delivery import Delivery
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.event import (
@@ -24,8 +24,9 @@ from confiture_webhooks.event import (
     MigrationRef,
     payload,
 )
-from confiture_webhooks.formats import WORDS, render
-from confiture_webhooks.message import TITLES, cut, message
+from confiture_webhooks.formats import render
+from confiture_webhooks.formats.message import TITLES, cut, message
+from confiture_webhooks.formats.render import WORDS
 from confiture_webhooks.provider import complete
 from confiture_webhooks.signature import body_signature
 from confiture_webhooks.transport import Request, prepare

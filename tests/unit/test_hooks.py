@@ -18,8 +18,8 @@ from confiture_webhooks.adapters.hook_files import find
 from confiture_webhooks.errors import HookError
 from confiture_webhooks.event import EventType
 from confiture_webhooks.explain import explain
-from confiture_webhooks.hook_thread import HookThread, OutputGuard, end_left_behind
 from confiture_webhooks.hooks import HookContext, Registry, hook_of, register_hook
+from confiture_webhooks.run.hook_thread import HookThread, OutputGuard, end_left_behind
 from samples import endpoint
 
 if TYPE_CHECKING:

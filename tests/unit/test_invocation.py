@@ -12,8 +12,8 @@ from confiture.cli.main import app
 from confiture.exceptions import ConfigurationError
 
 from confiture_webhooks.event import Direction
-from confiture_webhooks.invocation import DEFAULT_CONFIG, FILE_ONLY, Invocation, parse
 from confiture_webhooks.plugin import may_be_configured
+from confiture_webhooks.run.invocation import DEFAULT_CONFIG, FILE_ONLY, Invocation, parse
 
 DSN = "postgresql://canary@127.0.0.1/shop"
 GIVEN = Path("conf/prod.yaml")

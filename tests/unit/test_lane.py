@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from confiture_webhooks.delivery import Outcome
-from confiture_webhooks.lane import FAILING_AFTER, LARGEST_BATCH, LONGEST_REST, Lane, rest
+from confiture_webhooks.worker.lane import FAILING_AFTER, LARGEST_BATCH, LONGEST_REST, Lane, rest
 from samples import attempt, endpoint
 
 NOW = datetime(2026, 1, 9, tzinfo=UTC)

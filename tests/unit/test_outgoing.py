@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from confiture_webhooks import formats
 from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import EventType, payload
-from confiture_webhooks.outgoing import Outgoing, Parts
+from confiture_webhooks.formats.render import WORDS, Words
 from confiture_webhooks.retry import RetryPolicy
+from confiture_webhooks.run.outgoing import Outgoing, Parts
 from confiture_webhooks.testing import ScriptedTransport
 from contract.made import event_id, intent
 from fakes import Breaking, FakeTelemetry
@@ -81,7 +81,7 @@ def test_a_format_that_cannot_be_made_is_told_and_delivered_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A renderer that breaks costs its endpoint the format, and the others nothing."""
-    monkeypatch.setitem(formats.WORDS, "slack", formats.Words(make=broken))
+    monkeypatch.setitem(WORDS, "slack", Words(make=broken))
     bench = Bench(endpoint(name="a", format="slack"), endpoint(name="b", format="discord"))
     bench.outgoing.tell(event(), TRACE)
     assert bench.end() is None

@@ -15,7 +15,8 @@ import typer.main
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from confiture_webhooks import plugin, variables
+from confiture_webhooks import plugin
+from confiture_webhooks.config import variables
 
 HEAVY = (
     "psycopg",

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from confiture_webhooks.capture import HIDDEN, as_document, describe, read_capture
 from confiture_webhooks.errors import ConfigError, SignatureError, WebhooksError
 from confiture_webhooks.event import body as body_of
 from confiture_webhooks.receiver import Received, verify
-from confiture_webhooks.receiver_server import Answer, Headers, answer_of
+from confiture_webhooks.receiver.capture import HIDDEN, as_document, describe, read_capture
+from confiture_webhooks.receiver.server import Answer, Headers, answer_of
 from confiture_webhooks.signature import body_signature, webhook_signature
 
 NOW = datetime(2026, 1, 9, 14, 23, 45, tzinfo=UTC)

@@ -15,10 +15,10 @@ from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import SUBSCRIBABLE, Direction, ErrorInfo, EventType, MigrationRef
-from confiture_webhooks.migration import Backend, Migration
-from confiture_webhooks.outgoing import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.run import Run
+from confiture_webhooks.run.migration import Backend, Migration
+from confiture_webhooks.run.outgoing import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
 from fakes import Breaking, FakeSpan, FakeTelemetry
@@ -230,7 +230,7 @@ def test_a_clock_that_is_set_back_does_not_shorten_a_run(monkeypatch: pytest.Mon
 
     bench = Bench(SUMMARY)
     bench.begin().succeeded(1)
-    monkeypatch.setattr("confiture_webhooks.run.datetime", Back)
+    monkeypatch.setattr("confiture_webhooks.run.run.datetime", Back)
     (document,) = bench.finish()
     assert 0 <= document["execution"]["duration_seconds"] < 60
 

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 import weakref
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,9 +20,9 @@ from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.config import Settings
 from confiture_webhooks.errors import ConfigError, OutboxError
 from confiture_webhooks.event import SUBSCRIBABLE
-from confiture_webhooks.invocation import parse
-from confiture_webhooks.outgoing import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.run import Run
+from confiture_webhooks.run.invocation import parse
+from confiture_webhooks.run.outgoing import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.session import CommandSession, attach, open_session
 from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport
@@ -427,3 +428,9 @@ def test_the_user_agent_names_both_versions() -> None:
     assert host.startswith("Confiture/1.")
     assert ours.startswith("confiture-webhooks/")
     assert "unknown" not in user_agent()
+
+
+@pytest.mark.parametrize("name", sessions.NEEDED)
+def test_what_is_imported_ahead_exists(name: str) -> None:
+    """A part that was moved would be missed by nobody: loading ahead holds its tongue."""
+    assert import_module(f"confiture_webhooks.{name}")

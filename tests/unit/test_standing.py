@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from confiture_webhooks.doctor.standing import stuck
 from confiture_webhooks.outbox import Summary
-from confiture_webhooks.standing import stuck
 
 AT = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from confiture_webhooks.delivery import Outcome
 from confiture_webhooks.outbox import Summary
-from confiture_webhooks.summary import (
+from confiture_webhooks.run.summary import (
     OFF,
     UNKNOWN,
     barred,

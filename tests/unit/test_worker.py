@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from confiture_webhooks.adapters.memory import InMemoryOutbox
-from confiture_webhooks.deliverer import Clock
 from confiture_webhooks.delivery import Delivery, State, TraceContext
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import EventType
-from confiture_webhooks.lane import FAILING_AFTER
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
 from confiture_webhooks.worker import Worker
+from confiture_webhooks.worker.deliverer import Clock
+from confiture_webhooks.worker.lane import FAILING_AFTER
 
 A_SECOND = timedelta(seconds=1)
 LONG_ENOUGH = timedelta(seconds=20)

@@ -11,13 +11,14 @@ from typing import Any
 from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.lane import LARGEST_BATCH
-from confiture_webhooks.passes import Passes
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
-from confiture_webhooks.worker import FRESH_FOR, LEASE_MARGIN, Worker
+from confiture_webhooks.worker import Worker
+from confiture_webhooks.worker.lane import LARGEST_BATCH
+from confiture_webhooks.worker.passes import Passes
+from confiture_webhooks.worker.worker import FRESH_FOR, LEASE_MARGIN
 from samples import delivery, endpoint
 
 LONG_ENOUGH = timedelta(seconds=20)

@@ -13,8 +13,8 @@ from psycopg import sql as pgsql
 from psycopg.pq import TransactionStatus
 
 from ..event import Database
-from ..migration import Backend
 from ..outbox import NO_ROW
+from ..run.migration import Backend
 
 DEFAULT_PORT = 5432
 LOCK_NAMESPACE = 1751936052

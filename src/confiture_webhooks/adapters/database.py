@@ -8,8 +8,8 @@ from typing import Any
 
 from psycopg import conninfo
 
-from ..config_file import expand, read
-from ..config_values import Invalid
+from ..config.file import expand, read
+from ..config.values import Invalid
 
 KEYS = ("database_url", "database")
 VARIABLES = ("CONFITURE_DATABASE_URL", "DATABASE_URL")

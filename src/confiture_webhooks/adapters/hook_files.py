@@ -18,11 +18,11 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from ..config.variables import URL
 from ..errors import Fault, HookError
-from ..hook_runner import LoadFault
 from ..hooks import Hook, registry
-from ..invocation import HOOKS
-from ..variables import URL
+from ..run.hook_runner import LoadFault
+from ..run.invocation import HOOKS
 
 DIRECTORY = HOOKS.name
 """Beside ``db/``, in the directory ``confiture`` is run in; a package of this name, too."""

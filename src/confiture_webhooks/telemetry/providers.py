@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
+from ..config.variables import MIGRATION_SPANS as CAP_SETTING
 from ..errors import Fault
-from ..variables import MIGRATION_SPANS as CAP_SETTING
 from .context import from_environ
 from .plan import Plan, plan
 from .tracing import made_here

@@ -1,0 +1,5 @@
+"""``confiture webhooks …``: the commands, in the host's style; a file for a group of them."""
+
+from .commands import app
+
+__all__ = ["app"]

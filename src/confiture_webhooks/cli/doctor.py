@@ -1,0 +1,78 @@
+"""``confiture webhooks doctor``: what is wrong here, and what to do."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..doctor import diagnose
+from ..doctor.health import Check, Health
+from .settings import (
+    CONFIG_INVALID,
+    FAILED,
+    ConfigOpt,
+    FormatOpt,
+    invocation_of,
+    is_json,
+    print_json,
+)
+
+_MARKS = {
+    Health.OK: "[green]✅[/green]",
+    Health.WARNING: "[yellow]⚠️ [/yellow]",
+    Health.PROBLEM: "[red]❌[/red]",
+    Health.SKIPPED: "[dim]-[/dim]",
+}
+
+
+def doctor(
+    is_pinging: Annotated[  # noqa: FBT002  an option
+        bool, typer.Option("--ping", help="Also send a ping to every endpoint")
+    ] = False,
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Find out what is wrong with the webhooks of this project, and what to do about it.
+
+    PROCESS:
+      Checks the configuration and the hook files, then for each endpoint name resolution,
+      connection, proxy, TLS, signature and clock, then the outbox, then the telemetry exporter
+      and its collector. Sends receivers a bare HEAD request, and a ping only with --ping.
+
+    EXAMPLES:
+      confiture webhooks doctor
+        ↳ Check everything that can be checked without sending a webhook
+
+      confiture webhooks doctor --ping --format json
+        ↳ Send a ping too, and print the result for a script
+
+    EXIT CODES:
+      0  Nothing is wrong; there may be warnings.
+      1  Something is.
+      5  The configuration is invalid, or nothing is configured.
+    """
+    as_json = is_json(output)
+    invocation = invocation_of(config, output)
+    console = Console(soft_wrap=True)
+    checks: list[Check] = []
+    for check in diagnose(os.environ, invocation.config_file, is_pinging=is_pinging):
+        checks.append(check)
+        if not as_json:
+            _show(console, check)
+    wrong = [check for check in checks if check.health is Health.PROBLEM]
+    if as_json:
+        print_json({"ok": not wrong, "checks": [check.as_dict() for check in checks]})
+    if any(check.name == "configuration" for check in wrong):
+        raise typer.Exit(CONFIG_INVALID)
+    if wrong:
+        raise typer.Exit(FAILED)
+
+
+def _show(console: Console, check: Check) -> None:
+    console.print(f"{_MARKS[check.health]} {escape(check.name)}: {escape(check.detail)}")
+    if check.remedy is not None:
+        console.print(f"   {escape(check.remedy)}")

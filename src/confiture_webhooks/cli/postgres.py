@@ -1,0 +1,80 @@
+"""``confiture webhooks outbox init``: the PostgreSQL outbox, made by somebody who may."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..errors import Fault, OutboxError
+from ..wiring import postgres_dsn
+from .settings import FAILED, ConfigOpt, FormatOpt, is_json, print_json, refuse, settings_of
+
+PLACEHOLDER = "the_role"
+
+outbox_app = typer.Typer(no_args_is_help=True, help="The PostgreSQL outbox")
+
+
+@outbox_app.callback()
+def _outbox() -> None:
+    """Set the PostgreSQL outbox up."""
+
+
+@outbox_app.command()
+def init(
+    role: Annotated[
+        str, typer.Option("--role", help="The role that migrates, for the GRANTs")
+    ] = PLACEHOLDER,
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Create the PostgreSQL outbox, and print what a role that may not needs to use it.
+
+    PROCESS:
+      Connects as `database_url` says, or as CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn> does, and
+      makes pgmq, its queue and the outbox's tables. What is there already is left as it is.
+
+    EXAMPLES:
+      CONFITURE_WEBHOOK_OUTBOX=postgres confiture webhooks outbox init --role deployer
+        ↳ Create it, and print the GRANTs for the role called deployer
+
+    EXIT CODES:
+      0  It is there.
+      1  It could not be made.
+      5  The configuration is invalid, or names another outbox.
+    """
+    settings = settings_of(config, output, needs_endpoint=False)
+    kind = settings.outbox.partition(":")[0]
+    if kind != "postgres":
+        fault = Fault("outbox", f"is {kind}, which needs no setting up", "Set it to `postgres`")
+        refuse([fault], output)
+    from ..adapters.pgmq_schema import grants  # noqa: PLC0415
+
+    try:
+        where, is_made = _made(postgres_dsn(settings))
+    except OutboxError as error:
+        if is_json(output):
+            print_json({"ok": False, "error": str(error)})
+        else:
+            Console(stderr=True, soft_wrap=True).print(f"[red]❌ {escape(str(error))}[/red]")
+        raise typer.Exit(FAILED) from None
+    if is_json(output):
+        print_json({"ok": True, "outbox": where, "created": is_made, "grants": grants(role)})
+        return
+    console = Console(stderr=True, soft_wrap=True)
+    done = "created" if is_made else "already there, nothing to do"
+    console.print(f"[green]✅ outbox {escape(where)}: {done}[/green]")
+    console.print("A role that may not create it needs:")
+    for statement in grants(role):
+        print(statement)
+
+
+def _made(dsn: str) -> tuple[str, bool]:
+    """Make the outbox at *dsn*; how to name it, and whether there was anything to make."""
+    from ..adapters.pgmq import PgmqOutbox  # noqa: PLC0415
+
+    outbox = PgmqOutbox(dsn)
+    outbox.close()
+    return outbox.where, outbox.has_made

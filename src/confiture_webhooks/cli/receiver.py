@@ -1,0 +1,283 @@
+"""``confiture webhooks listen`` and ``verify``: the receiver's side."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from .. import stderr
+from ..config import variables
+from ..errors import ConfigError, SignatureError, WebhooksError
+from ..receiver import LocalReceiver, Received, verify
+from ..receiver.capture import Captured, as_document, describe, printable, read_capture
+from ..receiver.server import Answer, answer_of
+from .settings import CONFIG_INVALID, FormatOpt, is_json, print_json
+
+NOT_VALID = 1
+NOT_RUN = 2
+DEFAULT_PORT = 8000
+
+SecretOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--secret",
+        help=f"The endpoint's secret; repeat it during a rotation (default: {variables.SECRET}, "
+        "which keeps it out of the list of processes)",
+        show_default=False,
+    ),
+]
+
+
+def listen(
+    port: Annotated[
+        int, typer.Option("--port", help="Port on 127.0.0.1; 0 picks a free one", min=0, max=65535)
+    ] = DEFAULT_PORT,
+    secret: SecretOpt = None,
+    answer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--answer",
+            help="What to answer, in order, then 200: a status, or a word of ANSWERS; with commas "
+            "or repeated",
+            show_default=False,
+        ),
+    ] = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Receive webhooks on this machine and show them as they arrive.
+
+    PROCESS:
+      Serves every path on 127.0.0.1, checks signatures when it knows the secret,
+      answers as told. Ctrl-C ends it. With --format json, one document per line.
+
+    ANSWERS:
+      503        A status from 200 to 599.
+      slow       200, after a second.
+      hang       Nothing, with the connection kept open.
+      close      Nothing: the connection is closed.
+      reset      Nothing: the connection is reset.
+      drip       200, and then headers without an end, a byte at a time.
+      drip_body  200, and then its body, a byte at a time.
+      endless    200, and then a body without an end, as fast as it is read.
+      rubbish    Bytes that are not HTTP.
+
+    EXAMPLES:
+      confiture webhooks listen
+        ↳ Then: CONFITURE_WEBHOOK_URL=http://127.0.0.1:8000/ confiture migrate up
+
+      confiture webhooks listen --answer 503,503
+        ↳ See the sender try three times
+
+      confiture webhooks listen --format json | jq .payload
+        ↳ Only what was sent
+
+    RELATED:
+      confiture webhooks verify  - Check a captured request
+      confiture webhooks test    - Send a ping
+
+    EXIT CODES:
+      0  Ended with Ctrl-C.
+      2  Wrong option, or the port is not free.
+      5  The secret cannot be used.
+    """
+    arrived: queue.SimpleQueue[Received | None] = queue.SimpleQueue()
+    answers = _answers(answer or [])
+    secrets = _secrets(secret)
+    try:
+        receiver = LocalReceiver(port, secrets or None, answers, arrived.put)
+    except ConfigError as error:
+        _refuse(str(error), CONFIG_INVALID)
+    except WebhooksError as error:
+        _refuse(f"{error}. Choose another with --port", NOT_RUN)
+    with receiver:
+        note = "signatures are checked" if secrets else "no secret: signatures are not checked"
+        stderr.write(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends.\n")
+        with _interrupt_is_the_end(arrived):
+            _print_all(arrived, output)
+
+
+def _answers(words: list[str]) -> list[Answer]:
+    try:
+        return [answer_of(part.strip()) for word in words for part in word.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--answer") from error
+
+
+def _secrets(given: list[str] | None) -> list[str]:
+    return given or [value for value in [os.environ.get(variables.SECRET)] if value]
+
+
+def _refuse(reason: str, code: int) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(Text(f"❌ {reason}", style="red"))
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _interrupt_is_the_end(arrived: queue.SimpleQueue[Received | None]) -> Iterator[None]:
+    """Ctrl-C ends the queue, so that what arrived before it is shown; a second one is at once."""
+
+    def end(_: int, __: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        arrived.put(None)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _print_all(arrived: queue.SimpleQueue[Received | None], output: str) -> None:
+    console = Console(soft_wrap=True)
+    while (received := arrived.get()) is not None:
+        document = as_document(received)
+        if is_json(output):
+            print(json.dumps(document), flush=True)
+        else:
+            console.print(describe(document))
+
+
+def verify_command(
+    file: Annotated[Path, typer.Argument(help="The captured request; - reads standard input")],
+    secret: SecretOpt = None,
+    tolerance: Annotated[
+        int,
+        typer.Option(
+            "--tolerance", help="Seconds a signature may be old or early; 0: any time", min=0
+        ),
+    ] = 300,
+    output: FormatOpt = "text",
+) -> None:
+    """Check the signature of a captured request.
+
+    PROCESS:
+      FILE is a raw HTTP request (headers, blank line, body) or one JSON document
+      as `listen --format json` prints it. The Standard Webhooks signature is
+      checked; with --tolerance 0, X-Confiture-Signature alone will do: it has
+      no time in it.
+
+    EXAMPLES:
+      confiture webhooks verify request.txt
+        ↳ With the secret in CONFITURE_WEBHOOK_SECRET
+
+      confiture webhooks verify --tolerance 0 - < request.json
+        ↳ One that was captured long ago
+
+    RELATED:
+      confiture webhooks listen  - Receive and capture requests
+
+    EXIT CODES:
+      0  The signature is valid.
+      1  It is not.
+      2  Wrong option, or FILE cannot be read as a request.
+      5  No secret, or one that cannot be used.
+    """
+    secrets = _secrets(secret)
+    if not secrets:
+        _refuse(f"no secret: set {variables.SECRET} or give --secret", CONFIG_INVALID)
+    try:
+        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        capture = read_capture(content)
+    except OSError as error:
+        _refuse(f"cannot read {printable(file)}: {error.strerror}", NOT_RUN)
+    except WebhooksError as error:
+        _refuse(f"{printable(file)} is not a captured request: {error}", NOT_RUN)
+    try:
+        document = _checked(capture, secrets, timedelta(seconds=tolerance) or None)
+    except ConfigError as error:
+        _refuse(str(error), CONFIG_INVALID)
+    if is_json(output):
+        print_json(document)
+    else:
+        _show_verdict(document)
+    if not document["valid"]:
+        raise typer.Exit(NOT_VALID)
+
+
+def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None) -> dict[str, Any]:
+    size = len(capture.body)
+    try:
+        event = verify(
+            capture.headers,
+            capture.body,
+            secrets,
+            tolerance=tolerance,
+            max_body=size,
+            require_timestamp=tolerance is not None,
+        )
+    except SignatureError:
+        return {"valid": False, "reason": _reason(capture, secrets)}
+    return {
+        "valid": True,
+        "event_id": event.id,
+        "event_type": event.type,
+        "correlation_id": event.correlation_id,
+        "sent_at": event.sent_at.isoformat() if event.sent_at else None,
+    }
+
+
+def _reason(capture: Captured, secrets: list[str]) -> str:
+    """Which check a refused request failed.
+
+    A receiver must not tell senders; whoever runs this command holds the secret.
+    """
+    size = len(capture.body)
+    try:
+        event = verify(
+            capture.headers,
+            capture.body,
+            secrets,
+            tolerance=None,
+            max_body=size,
+            require_timestamp=False,
+        )
+    except SignatureError:
+        return _unreadable(capture) or (
+            "signature: none in it was made with this secret, or the request was changed since"
+        )
+    if event.sent_at is None:
+        return "no time: only X-Confiture-Signature, which has no time; --tolerance 0 accepts it"
+    age = (datetime.now(UTC) - event.sent_at).total_seconds()
+    when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s from now"
+    kind = "too old" if age >= 0 else "too early"
+    return f"{kind}: signed with this secret, but {when}; --tolerance 0 accepts any time"
+
+
+def _unreadable(capture: Captured) -> str | None:
+    """What a request lacks for its signature to be checked; ``None``: nothing."""
+    names = {name.lower() for name in capture.headers}
+    if not names & {"webhook-signature", "x-confiture-signature"}:
+        return "unreadable: it has no signature header"
+    missing = {"webhook-id", "webhook-timestamp"} - names
+    if "webhook-signature" in names and missing:
+        return f"unreadable: it has no {' and no '.join(sorted(missing))} header"
+    try:
+        is_object = isinstance(json.loads(capture.body), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    return None if is_object else "unreadable: its body is not a JSON object"
+
+
+def _show_verdict(document: dict[str, Any]) -> None:
+    console = Console(soft_wrap=True)
+    if not document["valid"]:
+        console.print(Text(f"❌ Not valid: {document['reason']}", style="red"))
+        return
+    console.print(Text("✅ The signature is valid", style="green"))
+    for name, value in document.items():
+        if name != "valid" and value is not None:
+            console.print(Text(f"   {name.replace('_', ' '):<15} {printable(value)}"))

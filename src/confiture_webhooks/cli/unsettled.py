@@ -1,0 +1,72 @@
+"""What ``discard`` does about killed runs that nobody can settle any more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..run.outgoing import TELEMETRY_BUDGET
+from ..run.settler import LONGEST_QUESTION_S, examine
+from ..settlement import Ending
+from ..wiring import command_telemetry
+from .outbox import fail
+from .settings import ask_of
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..outbox import Intent, Outbox
+    from ..run.settler import Judged
+    from ..settlement import Verdict
+
+
+def unsettled(
+    settings: Settings, outbox: Outbox, ids: Collection[str], config: Path | None
+) -> Judged:
+    """The intents among *ids*, or the end of the command if one is not to be given up."""
+    named = [intent for intent in outbox.intents() if intent.event_id in ids]
+    judged = examine(named, ask_of(config) if named else None, LONGEST_QUESTION_S)
+    refused = [
+        f"{intent.event_id} ({why})"
+        for intent, verdict in judged
+        if (why := _why_not(intent, verdict, settings.environment))
+    ]
+    if refused:
+        fail(f"Not possible: {', '.join(refused)}. Nothing was changed")
+    return judged
+
+
+def _why_not(intent: Intent, verdict: Verdict, environment: str | None) -> str | None:
+    """Why the intent is not to be discarded; ``None``: it may be."""
+    if intent.environment != environment:
+        return f"of environment {intent.environment or '-'}: add its --config"
+    if verdict.ending is Ending.OPEN:
+        return verdict.reason
+    if verdict.is_settled:
+        return "its end is known: confiture webhooks deliver tells it"
+    return None
+
+
+def told_unsettled(judged: Judged) -> str:
+    """What is about to be discarded, and why each of it is not settled."""
+    each = ", ".join(f"{intent.migration.name}: {verdict.reason}" for intent, verdict in judged)
+    return f"{runs(len(judged))} ({each})"
+
+
+def runs(count: int) -> str:
+    """So many of them."""
+    return "1 unsettled migration" if count == 1 else f"{count} unsettled migrations"
+
+
+def forget(settings: Settings, outbox: Outbox, judged: Judged) -> None:
+    """Forget the intents: nobody is told how they ended. That is logged."""
+    if not judged:
+        return
+    telemetry = command_telemetry(settings, os.environ)
+    try:
+        for intent, verdict in judged:
+            outbox.release(intent.event_id, [])
+            telemetry.intent_discarded(intent, verdict.reason)
+    finally:
+        telemetry.shutdown(TELEMETRY_BUDGET)

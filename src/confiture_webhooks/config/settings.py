@@ -1,0 +1,179 @@
+"""Settings from the environment and the ``webhooks:`` block of the file Confiture reads.
+
+Importing this costs nothing but the standard library: pydantic and YAML come with ``load``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import urlsplit
+
+from ..endpoint import Endpoint
+from ..errors import ConfigError, Fault
+from . import variables
+
+if TYPE_CHECKING:
+    from .reader import EnvironmentReader, FileReader
+
+Log = Literal["json", "console", "off"]
+
+_BLOCK_KEY = re.compile(rb"""(?:^|[\r\n{,]|\xef\xbb\xbf)[ \t]*["']?webhooks["']?[ \t]*:""")
+_HOSTS = re.compile(r"[\w.,:-]*|\[[0-9a-fA-F:]+\](:\d+)?")
+_DATABASE = re.compile(r"[\w.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What was configured. Its ``repr`` shows no secret, address or DSN."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    outbox: str = field(default="sqlite", repr=False)
+    """``sqlite[:path]``, ``postgres[:dsn]`` or ``memory``."""
+    flush_timeout: timedelta = timedelta(seconds=10)
+    hooks: tuple[str, ...] = ()
+    """Modules to import for their hooks."""
+    hook_timeout: timedelta = timedelta(seconds=30)
+    """For one call of a hook, and for importing one file of them."""
+    log: Log | None = None
+    """``None``: JSON unless standard error is a terminal."""
+    log_level: str | None = None
+    """``None``: ``info``; lines in the console form from ``warning``."""
+    environment: str | None = None
+    sources: tuple[str, ...] = ()
+    """Where the settings came from, in words for people."""
+
+
+def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
+    """Whether webhooks may be wanted. Cheap; errs only on the yes side; never raises."""
+    if environ.get(variables.SWITCH, "").strip().lower() in variables.OFF_WORDS:
+        return False
+    if environ.get(variables.URL):
+        return True
+    try:
+        return config_file is not None and _BLOCK_KEY.search(config_file.read_bytes()) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def load(environ: Mapping[str, str], config_file: Path | None) -> Settings:
+    """The settings. Raises ConfigError with every fault there is, not only the first.
+
+    ``CONFITURE_WEBHOOKS=off`` does not empty them: what is switched off can still be checked.
+    """
+    from . import values  # noqa: PLC0415
+    from .reader import EnvironmentReader, FileReader  # noqa: PLC0415
+
+    variable, file = EnvironmentReader(environ), FileReader(config_file, environ)
+    block, default = file.block(), variable.endpoint()
+    endpoints = [endpoint.endpoint() for endpoint in block.endpoints]
+    if variable.given(variables.URL):
+        file.refuse_default()
+    flush_timeout = variable.value(variables.FLUSH_TIMEOUT, values.flush_timeout)
+    settings = Settings(
+        endpoints=tuple([default, *endpoints] if default else endpoints),
+        outbox=variable.value(variables.OUTBOX, values.outbox) or block.outbox,
+        flush_timeout=block.flush_timeout if flush_timeout is None else flush_timeout,
+        hooks=tuple(block.hooks),
+        hook_timeout=block.hook_timeout,
+        log=cast("Log | None", variable.log()),
+        log_level=variable.log_level(),
+        environment=file.environment or variable.value(variables.ENVIRONMENT, values.text),
+        sources=_sources(variable, file, config_file, is_on=variable.is_on()),
+    )
+    faults = [*file.faults, *variable.faults]
+    if not file.names and not variable.given(variables.URL) and variable.given(variables.SECRET):
+        faults.append(_UNUSED_SECRET)
+    if faults:
+        raise ConfigError(tuple(dict.fromkeys(faults)))
+    return settings
+
+
+def log_form(environ: Mapping[str, str]) -> tuple[Log | None, str | None]:
+    """How lines are logged, and from which level, when the other settings are wrong.
+
+    A variable that is wrong itself counts as not set.
+    """
+    from .reader import EnvironmentReader  # noqa: PLC0415
+
+    reader = EnvironmentReader(environ)
+    return cast("Log | None", reader.log()), reader.log_level()
+
+
+_UNUSED_SECRET = Fault(
+    variables.SECRET,
+    "is set, but no endpoint uses it",
+    f"Set {variables.URL} too, or write a `webhooks:` block with endpoints",
+)
+
+
+def _sources(
+    variable: EnvironmentReader, file: FileReader, config_file: Path | None, *, is_on: bool
+) -> tuple[str, ...]:
+    """Where settings came from; the switch is named only when it is off."""
+    names = variable.given(*(name for name in variables.ALL if name != variables.SWITCH))
+    sources = [f"environment: {', '.join(names)}"] if names else []
+    if file.has_block:
+        sources.append(f"the webhooks: block of {config_file}")
+    if not is_on:
+        sources.append(f"{variables.SWITCH} is off: nothing is sent")
+    return tuple(sources)
+
+
+def redacted(settings: Settings) -> dict[str, Any]:
+    """*settings* as ``confiture webhooks check --format json`` prints them: fit for any log."""
+    return {
+        "endpoints": [_redacted_endpoint(endpoint) for endpoint in settings.endpoints],
+        "outbox": redacted_outbox(settings.outbox),
+        "flush_timeout_s": settings.flush_timeout.total_seconds(),
+        "hooks": list(settings.hooks),
+        "hook_timeout_s": settings.hook_timeout.total_seconds(),
+        "environment": settings.environment,
+        "sources": list(settings.sources),
+    }
+
+
+def _redacted_endpoint(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "name": endpoint.name,
+        "url": redacted_url(endpoint.url),
+        "events": sorted(event.value for event in endpoint.events),
+        "environments": (None if endpoint.environments is None else sorted(endpoint.environments)),
+        "migrations": list(endpoint.migrations) or None,
+        "format": endpoint.format,
+        "headers": sorted(endpoint.headers),
+        "secrets": len(endpoint.secrets),
+        "send_secret": endpoint.send_secret,
+        "include_sql": endpoint.include_sql,
+        "timeout_s": endpoint.timeout.total_seconds(),
+        "retry": {
+            "schedule_s": [wait.total_seconds() for wait in endpoint.retry.schedule],
+            "jitter": endpoint.retry.jitter,
+        },
+    }
+
+
+def redacted_url(url: str) -> str:
+    """``scheme://host[:port]/…`` of *url*: no user, password, path or query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/…"
+
+
+def redacted_outbox(outbox: str) -> str:
+    """*outbox*, its DSN cut down to host and database; to nothing when in doubt."""
+    kind, _, rest = outbox.partition(":")
+    if kind != "postgres" or not rest:
+        return outbox
+    _, is_url, tail = rest.partition("://")
+    user, _, address = tail.rpartition("@")
+    # A password with a bare "@", "/" or "?" would end up on the wrong side of these cuts.
+    if not is_url or set(user) & set("@/?"):
+        return f"{kind}:…"
+    authority, _, path = address.partition("?")[0].partition("/")
+    if not _HOSTS.fullmatch(authority) or not _DATABASE.fullmatch(path):
+        return f"{kind}:…"
+    return f"{kind}:postgresql://{authority}/{path}"

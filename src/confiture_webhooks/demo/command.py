@@ -1,0 +1,298 @@
+"""``confiture webhooks demo``: the whole product on this machine, with nothing installed."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from ..errors import WebhooksError
+
+NOT_RECEIVED = 1
+NOT_RUN = 2
+INTERRUPTED = 130
+COMMAND_TIMEOUT_S = 60
+PLAIN_WIDTH = 120
+ANSWERS = (200, 503)
+"""The second webhook's first attempt is refused; everything after is accepted."""
+COMMANDS = (("migrate", "up"), ("migrate", "down"))
+KILLED = ("migrate", "up")
+"""Killed in the middle of the migration that was just rolled back."""
+SETTLING = ("webhooks", "deliver")
+MIGRATIONS = {
+    "001_create_customers": (
+        """\
+CREATE TABLE customers (id int PRIMARY KEY, email text NOT NULL);
+INSERT INTO customers SELECT n, 'customer' || n FROM generate_series(1, 500) n;
+""",
+        "DROP TABLE customers;\n",
+    ),
+    "002_add_payment_table": (
+        """\
+CREATE TABLE payments (id int PRIMARY KEY, customer_id int REFERENCES customers);
+INSERT INTO payments SELECT id, id FROM customers;
+""",
+        "DROP TABLE payments;\n",
+    ),
+    "003_add_refunds": ("ALTER TABLE refunds ADD COLUMN reason text;\n", "SELECT 1;\n"),
+}
+"""Names with their way up and down. The third fails: there is no such table."""
+_INHERITED_NOT = ("CONFITURE_", "OTEL_", "PG", "TRACE", "BAGGAGE", "CORRELATION_ID", "DATABASE_URL")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """One command of the host, run to its end."""
+
+    arguments: tuple[str, ...]
+    exit_code: int
+    duration_s: float
+    output: str
+
+
+def demo(
+    otlp: Annotated[
+        str | None,
+        typer.Option("--otlp", help="OTLP/HTTP URL of a running collector to send to as well"),
+    ] = None,
+    keep: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--keep", help="Keep the demo's project directory")
+    ] = False,
+) -> None:
+    """Show everything on this machine: migrations, webhooks, a trace, metrics and logs.
+
+    PROCESS:
+      Starts a PostgreSQL from a wheel, a webhook receiver and an OTLP
+      collector, all on 127.0.0.1, then runs the real `confiture` with nothing
+      but environment variables set: two migrations that succeed (the webhook
+      of the second is answered 503 at first), one that fails, a rollback,
+      and a run that is killed and settled by the next command.
+      Shows what was received.
+
+    EXAMPLES:
+      confiture webhooks demo
+        ↳ Needs the extra `demo` of confiture-webhooks
+
+      confiture webhooks demo --otlp http://127.0.0.1:4318
+        ↳ See it in your own Jaeger and Grafana too
+
+    RELATED:
+      confiture webhooks listen  - Receive your own migrations' webhooks
+      confiture webhooks test    - Send a ping
+
+    EXIT CODES:
+      0    Everything was received.
+      1    Something was not; it is named.
+      2    The demo could not run: the extra is missing, or a wrong option.
+      130  Ended with Ctrl-C; everything is cleaned up.
+    """
+    stdout = Console()
+    console = stdout if stdout.is_terminal else Console(width=PLAIN_WIDTH)
+    try:
+        lacking = _run(console, otlp, is_kept=keep)
+    except WebhooksError as error:
+        Console(stderr=True, soft_wrap=True).print(Text(f"❌ {error}", style="red"))
+        raise typer.Exit(NOT_RUN) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if lacking:
+        raise typer.Exit(NOT_RECEIVED)
+
+
+def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
+    """Run, show and tidy up; what was not received."""
+    from ..postgres import LocalPostgres  # noqa: PLC0415
+    from ..receiver import LocalReceiver  # noqa: PLC0415
+    from ..receiver.collector import LocalCollector  # noqa: PLC0415
+    from . import kill as demo_kill  # noqa: PLC0415
+    from .check import missing  # noqa: PLC0415
+    from .view import Seen  # noqa: PLC0415
+
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
+    with ExitStack() as stack:
+        stack.enter_context(_orderly_end())
+        project = stack.enter_context(_project(console, is_kept=is_kept))
+        collector = stack.enter_context(LocalCollector(forward_to=otlp))
+        receiver = stack.enter_context(LocalReceiver(secret=secret, answers=ANSWERS))
+        console.print(Text("Starting a PostgreSQL …", style="dim"))
+        server = stack.enter_context(LocalPostgres(settings=demo_kill.NOTICED_AFTER))
+        settings = {
+            "CONFITURE_DATABASE_URL": _database(server),
+            "CONFITURE_ENVIRONMENT": "demo",
+            "CONFITURE_WEBHOOK_URL": f"{receiver.url}/webhooks/migrations",
+            "CONFITURE_WEBHOOK_SECRET": secret,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        }
+        console.print(_exports(settings))
+        ran = [_confiture(arguments, project, settings) for arguments in COMMANDS]
+        killed, traceparent = demo_kill.new_trace()
+        ran.append(_killed(project, {**settings, "TRACEPARENT": traceparent}, server.dsn()))
+        ran.append(_confiture(SETTLING, project, settings))
+        receiver.close()
+        collector.close()
+        seen = Seen(collector.spans, collector.metrics, collector.logs, receiver.requests, killed)
+        lacking = missing(seen)
+        lacking += [f"at --otlp: {failure}" for failure in collector.forward_failures]
+        _show(console, ran, seen)
+        _conclude(console, ran, lacking, otlp)
+    return lacking
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Ctrl-C and SIGTERM both end what runs; a second one does not interrupt the tidying up."""
+    chosen = (signal.SIGINT, signal.SIGTERM)
+
+    def end(_: int, __: object) -> NoReturn:
+        for number in chosen:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = [signal.signal(number, end) for number in chosen]
+    try:
+        yield
+    finally:
+        for number, handler in zip(chosen, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _project(console: Console, *, is_kept: bool) -> Iterator[Path]:
+    """A directory with the demo's migrations, removed at the end unless it is kept."""
+    path = Path(tempfile.mkdtemp(prefix="confiture-webhooks-demo-"))
+    try:
+        migrations = path / "db" / "migrations"
+        migrations.mkdir(parents=True)
+        for name, (up, down) in MIGRATIONS.items():
+            (migrations / f"{name}.up.sql").write_text(up, encoding="utf-8")
+            (migrations / f"{name}.down.sql").write_text(down, encoding="utf-8")
+        yield path
+    finally:
+        if is_kept:
+            console.print(Text(f"Kept: {path}"), soft_wrap=True)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _database(server: Any) -> str:
+    """The URL of an empty database on *server*."""
+    import psycopg  # noqa: PLC0415
+
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE shop")
+    return str(server.dsn("shop"))
+
+
+def _environ(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment as it is here, without what would change the demo, and *settings*."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(_INHERITED_NOT)
+    }
+    return {**inherited, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **settings}
+
+
+def _script() -> str:
+    """The console script beside this Python."""
+    script = shutil.which("confiture", path=sysconfig.get_path("scripts"))
+    if script is None:
+        raise WebhooksError("no `confiture` command beside this Python")
+    return script
+
+
+def _confiture(arguments: tuple[str, ...], project: Path, settings: Mapping[str, str]) -> Ran:
+    """The real console script in a process of its own."""
+    started = time.monotonic()
+    try:
+        done = subprocess.run(
+            [_script(), *arguments],
+            cwd=project,
+            env=_environ(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise WebhooksError(f"`confiture {' '.join(arguments)}` did not end") from error
+    return Ran(
+        arguments=arguments,
+        exit_code=done.returncode,
+        duration_s=time.monotonic() - started,
+        output=done.stdout.decode(errors="replace"),
+    )
+
+
+def _killed(project: Path, settings: Mapping[str, str], dsn: str) -> Ran:
+    """The same, killed while its first migration runs."""
+    from .kill import SLOW, run_until_asleep  # noqa: PLC0415
+
+    name = "002_add_payment_table"
+    file = project / "db" / "migrations" / f"{name}.up.sql"
+    file.write_text(MIGRATIONS[name][0] + SLOW, encoding="utf-8")
+    started = time.monotonic()
+    code, output = run_until_asleep([_script(), *KILLED], project, _environ(settings), dsn)
+    duration_s = time.monotonic() - started
+    return Ran(arguments=KILLED, exit_code=code, duration_s=duration_s, output=output)
+
+
+def _exports(settings: Mapping[str, str]) -> Text:
+    """The settings as a shell would have them, without what is secret."""
+    hidden = ("CONFITURE_DATABASE_URL", "CONFITURE_WEBHOOK_SECRET")
+    lines = [f"export {k}={'…' if k in hidden else v}" for k, v in settings.items()]
+    return Text("\n".join(lines), style="dim", no_wrap=True, overflow="ignore")
+
+
+def _show(console: Console, ran: list[Ran], seen: Any) -> None:
+    from . import view  # noqa: PLC0415
+
+    def section(title: str, content: Any) -> None:
+        console.print()
+        console.print(Text(title, style="bold"))
+        console.print(Padding(content, (0, 0, 0, 2)))
+
+    console.print()
+    for one in ran:
+        line = f"$ confiture {' '.join(one.arguments)}"
+        how = "killed" if one.exit_code < 0 else f"exit code {one.exit_code}"
+        ended = f"   {how} after {one.duration_s:.1f} s"
+        console.print(Text(line, style="bold") + Text(ended, style="dim"))
+    for run in seen.runs:
+        trace = view.trace_table(seen, run.trace_id, is_wide=console.width >= PLAIN_WIDTH)
+        section(f"Trace of {run.name}", trace)
+    killed = view.trace_table(seen, seen.killed, is_wide=console.width >= PLAIN_WIDTH)
+    section("Trace of the killed run, as the next command told it", killed)
+    section("Deliveries, attempt by attempt", view.deliveries_table(seen))
+    section("Metrics", view.metrics_table(seen.points))
+    section("Log lines", view.logs_table(seen.logs))
+    section("One id ties them", view.ties(seen))
+
+
+def _conclude(console: Console, ran: list[Ran], lacking: list[str], otlp: str | None) -> None:
+    console.print()
+    if not lacking:
+        words = "✅ All of this was sent by the commands above and received here"
+        words += f", and sent on to {otlp}" if otlp else ""
+        console.print(Text(words, style="green"))
+        return
+    for one in ran:
+        console.print(Text(f"--- output of confiture {' '.join(one.arguments)}", style="dim"))
+        console.print(Text(one.output), soft_wrap=True)
+    for thing in lacking:
+        console.print(Text(f"❌ Not received: {thing}", style="red"), soft_wrap=True)

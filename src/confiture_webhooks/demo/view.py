@@ -1,0 +1,248 @@
+"""What the demo shows, made only of what its receiver and its collector received."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from ..telemetry import names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ..receiver import Received
+    from ..receiver.otlp import LogRecord, MetricPoint, Span
+
+BAR = 24
+RESEND_COUNT = "http.request.resend_count"
+_DETAILS = (
+    names.MIGRATION_NAME,
+    names.WEBHOOK_EVENT_TYPE,
+    names.WEBHOOK_OUTCOME,
+    names.HTTP_STATUS_CODE,
+    names.ERROR_TYPE,
+)
+_SHOWN_FIELDS = (
+    "migration_name",
+    "event_type",
+    "status_code",
+    "error_type",
+    "attempts",
+    "retry_in_s",
+    "duration_ms",
+    "rows_affected",
+)
+_STYLES = {"ERROR": "red", "WARN": "yellow", "WARNING": "yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Everything that was received."""
+
+    spans: Sequence[Span]
+    points: Sequence[MetricPoint]
+    logs: Sequence[LogRecord]
+    requests: Sequence[Received]
+    killed: str = ""
+    """The trace id that the killed run was given."""
+
+    @property
+    def runs(self) -> list[Span]:
+        """The run spans, oldest first."""
+        found = [span for span in self.spans if span.name.startswith("confiture ")]
+        return sorted(found, key=lambda span: span.start_ns)
+
+    @property
+    def deliveries(self) -> list[Span]:
+        """The delivery spans, oldest first."""
+        found = [span for span in self.spans if span.name.startswith(names.DELIVER)]
+        return sorted(found, key=lambda span: span.start_ns)
+
+    def attempts(self, delivery: Span) -> list[Span]:
+        """The attempts of *delivery*, oldest first."""
+        found = [
+            span
+            for span in self.spans
+            if span.kind == "CLIENT" and span.parent_id == delivery.span_id
+        ]
+        return sorted(found, key=lambda span: span.start_ns)
+
+
+def short(identifier: str | None) -> str:
+    """The first eight digits of an id, enough to recognise it."""
+    return f"{identifier[:8]}…" if identifier else "-"
+
+
+def seconds(duration_s: float) -> str:
+    """A duration for eyes: ``1.23 s`` or ``4.5 ms``."""
+    return f"{duration_s:.2f} s" if duration_s >= 1 else f"{duration_s * 1000:.1f} ms"
+
+
+def trace_table(seen: Seen, trace_id: str, *, is_wide: bool = True) -> Table:
+    """One trace as a tree, each span with its duration and, when wide, its place in time."""
+    spans = [span for span in seen.spans if span.trace_id == trace_id]
+    titles = ("span", "what", "duration", "time") if is_wide else ("span", "what", "duration")
+    table = Table(*titles, box=None, pad_edge=False, header_style="dim")
+    table.columns[0].no_wrap = True
+    table.columns[2].justify = "right"
+    begin = min((span.start_ns for span in spans), default=0)
+    end = max((span.end_ns for span in spans), default=0)
+    for prefix, span in _walk(spans):
+        style = "red" if span.status == "ERROR" else ""
+        cells: list[str | Text] = [
+            Text(prefix, style="dim") + Text(span.name, style=style),
+            Text(_what(span), style=style),
+            seconds(span.duration_s),
+            Text(_bar(span, begin, end), style=style or "cyan"),
+        ]
+        table.add_row(*cells[: len(titles)])
+    return table
+
+
+def _walk(spans: Sequence[Span]) -> Iterator[tuple[str, Span]]:
+    """Every span under its parent, oldest first, with the lines of the tree before it."""
+    known = {span.span_id for span in spans}
+    children: dict[str | None, list[Span]] = {}
+    for span in sorted(spans, key=lambda span: span.start_ns):
+        parent = span.parent_id if span.parent_id in known else None
+        children.setdefault(parent, []).append(span)
+
+    def below(parent: str, lines: str) -> Iterator[tuple[str, Span]]:
+        family = children.get(parent, [])
+        for span in family:
+            is_last = span is family[-1]
+            yield lines + ("└─ " if is_last else "├─ "), span
+            yield from below(span.span_id, lines + ("   " if is_last else "│  "))
+
+    for root in children.get(None, []):
+        yield "", root
+        yield from below(root.span_id, "")
+
+
+def _what(span: Span) -> str:
+    details = [str(span.attributes[key]) for key in _DETAILS if key in span.attributes]
+    if names.RUN_APPLIED in span.attributes:
+        applied, failed = (span.attributes.get(k) for k in (names.RUN_APPLIED, names.RUN_FAILED))
+        details.insert(0, f"{applied} done, {failed} failed")
+    details += [f"retry in {delay:.1f} s" for delay in _retry_delays(span)]
+    return ", ".join(dict.fromkeys(details))
+
+
+def _retry_delays(span: Span) -> list[float]:
+    return [
+        float(event.attributes[names.DELAY_S])
+        for event in span.events
+        if event.name == names.RETRY_SCHEDULED
+    ]
+
+
+def _bar(span: Span, begin: int, end: int) -> str:
+    scale = BAR / max(1, end - begin)
+    left = min(BAR - 1, int((span.start_ns - begin) * scale))
+    right = max(left + 1, min(BAR, round((span.end_ns - begin) * scale)))
+    return "·" * left + "━" * (right - left) + "·" * (BAR - right)
+
+
+def deliveries_table(seen: Seen) -> Table:
+    """Every delivery, attempt by attempt, from its spans."""
+    table = Table("event", "migration", "#", "answer", "took", "then", box=None, pad_edge=False)
+    table.columns[2].justify = table.columns[4].justify = "right"
+    by_id = {span.span_id: span for span in seen.spans}
+    for delivery in seen.deliveries:
+        parent = by_id.get(delivery.parent_id or "")
+        migration = parent.attributes.get(names.MIGRATION_NAME) if parent else "of the killed run"
+        attempts, delays = seen.attempts(delivery), _retry_delays(delivery)
+        for index, attempt in enumerate(attempts):
+            is_last = index == len(attempts) - 1
+            delay = f"again in {delays[index]:.1f} s" if index < len(delays) else "-"
+            outcome = delivery.attributes.get(names.WEBHOOK_OUTCOME, "-")
+            table.add_row(
+                str(delivery.attributes.get(names.WEBHOOK_EVENT_TYPE, "-")) if not index else "",
+                str(migration or "-") if not index else "",
+                str(attempt.attributes.get(RESEND_COUNT, 0) + 1),
+                _answer(attempt),
+                seconds(attempt.duration_s),
+                Text(str(outcome), style="green") if is_last else Text(delay, style="yellow"),
+            )
+    return table
+
+
+def _answer(attempt: Span) -> str:
+    status = attempt.attributes.get(names.HTTP_STATUS_CODE)
+    return str(status or attempt.attributes.get(names.ERROR_TYPE, "-"))
+
+
+def metrics_table(points: Sequence[MetricPoint]) -> Table:
+    """Every exported series, the runs' deltas added up."""
+    table = Table("metric", "attributes", "value", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    table.columns[1].overflow = "fold"
+    table.columns[2].justify = "right"
+    series: dict[tuple[str, str, str], list[MetricPoint]] = {}
+    for point in sorted(points, key=lambda point: point.time_ns):
+        attributes = ", ".join(f"{_tail(k)}={v}" for k, v in sorted(point.attributes.items()))
+        series.setdefault((point.name, attributes, point.unit), []).append(point)
+    for (name, attributes, unit), found in sorted(series.items()):
+        table.add_row(name, attributes, _measured(found, unit))
+    return table
+
+
+def _tail(key: str) -> str:
+    """The last part of an attribute's name, which is enough beside its metric."""
+    return key if key.startswith(("http.", "error.")) else key.rpartition(".")[2]
+
+
+def _measured(points: Sequence[MetricPoint], unit: str) -> str:
+    added = points if points[-1].temporality == "delta" else points[-1:]
+    if points[-1].kind.endswith("histogram"):
+        count = sum(point.count or 0 for point in added)
+        mean = sum(point.sum or 0.0 for point in added) / count if count else 0.0
+        return f"{count} x {seconds(mean)}" if unit == "s" else f"{count} x {mean:g}"
+    total = sum(point.value or 0 for point in added)
+    return f"{total:g}" if unit.startswith("{") else f"{total:g} {unit}"
+
+
+def logs_table(logs: Sequence[LogRecord]) -> Table:
+    """Every exported log record, oldest first."""
+    table = Table("time", "level", "event", "fields", box=None, pad_edge=False)
+    table.columns[2].no_wrap = True
+    for record in sorted(logs, key=lambda record: record.time_ns):
+        at = datetime.fromtimestamp(record.time_ns / 1e9, UTC)
+        style = _STYLES.get(record.severity.upper(), "")
+        table.add_row(
+            f"{at:%H:%M:%S.%f}"[:-3],
+            Text(record.severity.lower(), style=style),
+            Text(record.event_name, style=style),
+            Text(_fields(record), style="dim", overflow="fold"),
+        )
+    return table
+
+
+def _fields(record: LogRecord) -> str:
+    found = [(key, record.attributes.get(key)) for key in _SHOWN_FIELDS]
+    found.append(("correlation_id", short(record.attributes.get("correlation_id"))))
+    return " ".join(f"{key}={value}" for key, value in found if value is not None)
+
+
+def ties(seen: Seen) -> Text:
+    """For each run the one id, and how much of what was received carries it."""
+    text = Text()
+    runs = [(run.name, run.trace_id) for run in seen.runs]
+    if seen.killed:
+        runs.append(("confiture migrate up, killed", seen.killed))
+    for name, trace_id in runs:
+        own = [r for r in seen.requests if r.headers.get("X-Correlation-ID") == trace_id]
+        logs = [r for r in seen.logs if r.attributes.get("correlation_id") == trace_id]
+        verdicts = Counter(request.verified for request in own)
+        spans = sum(span.trace_id == trace_id for span in seen.spans)
+        text.append(f"{name}  ").append(trace_id, style="bold")
+        text.append(f"\n  trace id of {spans} spans, X-Correlation-ID of {len(own)} webhooks")
+        text.append(f" ({verdicts[True]} signatures valid),\n")
+        text.append(f"  correlation_id of {len(logs)} log lines\n")
+    text.rstrip()
+    return text

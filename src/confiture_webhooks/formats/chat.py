@@ -1,0 +1,131 @@
+"""Messages for chat: Slack and Discord on the host's own renderers, Teams as it is today.
+
+The host's Teams renderer makes a MessageCard, which the workflows that replaced connectors do
+not all take; an Adaptive Card is what they are made for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..event import Event
+from .message import Message, Tone, cut, tone
+
+if TYPE_CHECKING:
+    from confiture.core.hooks.notifications import NotificationContext, Renderer
+
+DISCORD_TOTAL = 6000
+TEAMS_TOTAL = 28_000
+"""Bytes; the documented limit is 28 KB."""
+
+_SHORT = 40
+"""A value up to this stands beside another."""
+_NEUTRAL = 0x5865A6
+_COLORS = {Tone.GOOD: "Good", Tone.BAD: "Attention", Tone.NEUTRAL: "Default"}
+
+
+def slack(event: Event, message: Message) -> dict[str, Any]:
+    """A message for a Slack incoming webhook.
+
+    Source: Slack, Reference: Secondary message attachments; Formatting message text.
+    """
+    from confiture.core.hooks.notifications import SlackRenderer  # noqa: PLC0415
+
+    document = _host_document(SlackRenderer(), event)
+    (card,) = document["attachments"]
+    own = [
+        {"title": name, "value": _slack_text(value), "short": len(value) <= _SHORT}
+        for name, value in message.facts
+    ]
+    card["fields"] = own + [field for field in card["fields"] if field["title"] == "Time"]
+    card["title"] = message.title
+    card["text"] = _slack_text(message.text or message.title)
+    card["fallback"] = _slack_text(message.summary)
+    if message.tone is Tone.NEUTRAL:
+        card["color"] = f"#{_NEUTRAL:06x}"
+    return document
+
+
+def discord(event: Event, message: Message) -> dict[str, Any]:
+    """A message for a Discord webhook; it mentions nobody, whatever a text says.
+
+    Source: Discord, Webhook resource: Execute Webhook; Message resource: Embed limits.
+    """
+    from confiture.core.hooks.notifications import DiscordRenderer  # noqa: PLC0415
+
+    document = _host_document(DiscordRenderer(), event)
+    (embed,) = document["embeds"]
+    own = [
+        {"name": name, "value": cut(value, 1024), "inline": len(value) <= _SHORT}
+        for name, value in message.facts
+    ]
+    embed["fields"] = own
+    embed["title"] = cut(message.title, 256)
+    embed["description"] = cut(message.text or message.title, 4096)
+    if message.tone is Tone.NEUTRAL:
+        embed["color"] = _NEUTRAL
+    return document | {"allowed_mentions": {"parse": []}}
+
+
+def discord_size(document: Mapping[str, Any]) -> int:
+    """What Discord counts against ``DISCORD_TOTAL``, in the units of ``cut``."""
+    (embed,) = document["embeds"]
+    texts = [embed["title"], embed["description"]]
+    texts += [text for item in embed["fields"] for text in (item["name"], item["value"])]
+    return sum(len(text.encode("utf-16-le")) // 2 for text in texts)
+
+
+def teams(_: Event, message: Message) -> dict[str, Any]:
+    """A message for a Teams workflow that starts with a webhook request.
+
+    Source: Microsoft, Create incoming webhooks with Workflows; Adaptive Cards 1.4.
+    """
+    title = {
+        "type": "TextBlock",
+        "text": message.title,
+        "size": "Large",
+        "weight": "Bolder",
+        "color": _COLORS[message.tone],
+        "wrap": True,
+    }
+    body: list[dict[str, Any]] = [title]
+    if message.text:
+        body.append({"type": "TextBlock", "text": message.text, "wrap": True})
+    facts = [{"title": name, "value": value} for name, value in message.facts]
+    body.append({"type": "FactSet", "facts": facts})
+    card = {
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+        "type": "AdaptiveCard",
+        "version": "1.4",
+        "fallbackText": message.summary,
+        "body": body,
+    }
+    return {
+        "type": "message",
+        "attachments": [
+            {
+                "contentType": "application/vnd.microsoft.card.adaptive",
+                "contentUrl": None,
+                "content": card,
+            }
+        ],
+    }
+
+
+def _host_document(renderer: Renderer, event: Event) -> dict[str, Any]:
+    """What the host's own *renderer* makes of *event*: its frame, colours and times are kept."""
+    document: dict[str, Any] = json.loads(renderer.render(_context(event)).body)
+    return document
+
+
+def _context(event: Event) -> NotificationContext:
+    from confiture.core.hooks.notifications import NotificationContext  # noqa: PLC0415
+
+    return NotificationContext(success=tone(event) is not Tone.BAD, timestamp=event.occurred_at)
+
+
+def _slack_text(text: str) -> str:
+    """*text* with the three characters escaped that Slack gives a meaning to."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

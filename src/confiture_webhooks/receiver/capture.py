@@ -1,0 +1,152 @@
+"""A request on paper: as ``listen`` shows it, and read back from a file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from ..errors import WebhooksError
+from ..event import rfc3339
+from .server import Headers
+
+if TYPE_CHECKING:
+    from .local import Received
+
+HIDDEN = "(hidden)"
+_HIDDEN_HEADERS = frozenset(
+    {"authorization", "cookie", "proxy-authorization", "x-confiture-secret"}
+)
+_VERDICTS = {
+    True: Text("✅ valid", style="green"),
+    False: Text("❌ not valid", style="bold red"),
+    None: Text("not checked", style="yellow"),
+}
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_MOST_DIGITS = 20
+_REQUEST_LINE = re.compile(r"[A-Z]+ \S+ HTTP/[\d.]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captured:
+    """What a signature is checked on."""
+
+    headers: Headers = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+def as_document(received: Received) -> dict[str, Any]:
+    """*received* as JSON can say it; credentials in its headers are hidden."""
+    payload = received.payload if isinstance(received.payload, dict) else {}
+    return {
+        "received_at": rfc3339(received.received_at),
+        "method": received.method,
+        "path": received.path,
+        "event_type": payload.get("event_type"),
+        "event_id": received.headers.get("webhook-id") or payload.get("event_id"),
+        "correlation_id": received.headers.get("X-Correlation-ID") or payload.get("trace_id"),
+        "attempt": received.headers.get("X-Confiture-Attempt"),
+        "verified": received.verified,
+        "answer": received.answer.fault or received.answer.status,
+        "headers": {
+            name: HIDDEN if name.lower() in _HIDDEN_HEADERS else value
+            for name, value in received.headers.items()
+        },
+        "payload": received.payload,
+        **_body_as_text(received.body),
+    }
+
+
+def _body_as_text(body: bytes) -> dict[str, str]:
+    try:
+        return {"body": body.decode()}
+    except UnicodeDecodeError:
+        return {"body_base64": base64.b64encode(body).decode()}
+
+
+def describe(document: dict[str, Any]) -> Text:
+    """A request for human eyes: what happened, whose signature, which run."""
+    payload = document["payload"] if isinstance(document["payload"], dict) else {}
+    migration, execution, error = (
+        part if isinstance(part, dict) else {}
+        for part in map(payload.get, ("migration", "execution", "error"))
+    )
+    duration_s = execution.get("duration_seconds")
+    text = Text()
+    text.append(f"{document['received_at'][11:19]} ", style="dim")
+    text.append(printable(document["event_type"] or "not an event of ours"), style="bold")
+    text.append(f" {printable(migration.get('name') or '')}")
+    text.append(f"  {document['method']} {printable(document['path'])}", style="dim")
+    attempt = f"attempt {printable(document['attempt'])}, " if document["attempt"] else ""
+    text.append(f"  {attempt}answered {document['answer']}\n", style="dim")
+    text.append("  signature       ")
+    text.append_text(_VERDICTS[document["verified"]])
+    facts = {
+        "correlation id": document["correlation_id"],
+        "event id": document["event_id"],
+        "environment": migration.get("environment"),
+        "duration": None if duration_s is None else f"{duration_s} s",
+        "rows affected": execution.get("rows_affected"),
+        "error": f"{error.get('type')}: {error.get('message')}" if error else None,
+    }
+    for name, value in facts.items():
+        if value is not None:
+            text.append(
+                f"\n  {name:<15} {printable(value)}", style="red" if name == "error" else ""
+            )
+    return text
+
+
+def printable(value: object) -> str:
+    """*value* on one line, unable to steer the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+
+
+def read_capture(content: bytes) -> Captured:
+    """The request in *content*: JSON as ``listen --format json`` prints it, or raw HTTP.
+
+    Raises WebhooksError when it is neither.
+    """
+    if content.lstrip().startswith(b"{"):
+        return _from_json(content)
+    return _from_http(content)
+
+
+def _from_json(content: bytes) -> Captured:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise WebhooksError("not one JSON document") from error
+    headers, text, encoded = (document.get(k) for k in ("headers", "body", "body_base64"))
+    if not isinstance(headers, dict) or not all(isinstance(v, str) for v in headers.values()):
+        raise WebhooksError('no "headers" with the request\'s headers in it')
+    try:
+        body = text.encode() if isinstance(text, str) else base64.b64decode(encoded, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise WebhooksError('neither "body" nor "body_base64" holds the body') from error
+    return Captured(headers=Headers(headers), body=body)
+
+
+def _from_http(content: bytes) -> Captured:
+    parts = _BLANK_LINE.split(content, maxsplit=1)
+    if len(parts) == 1:
+        raise WebhooksError("no blank line between headers and body")
+    lines = [line.removesuffix("\r") for line in parts[0].decode("latin-1").split("\n")]
+    if lines and _REQUEST_LINE.fullmatch(lines[0]):
+        del lines[0]
+    pairs = [line.partition(":") for line in lines]
+    if not all(colon for _, colon, _ in pairs):
+        raise WebhooksError("a header line without a colon")
+    headers = Headers([(name.strip(), value.strip()) for name, _, value in pairs])
+    return Captured(headers=headers, body=_sent(parts[1], headers.get("Content-Length", "")))
+
+
+def _sent(body: bytes, length: str) -> bytes:
+    """As much of *body* as was sent: editors end a file with a line break that was not."""
+    is_a_length = length.isascii() and length.isdigit() and len(length) < _MOST_DIGITS
+    return body[: int(length)] if is_a_length else body

@@ -1,0 +1,204 @@
+"""A real OTLP/HTTP receiver on loopback that keeps what arrives as plain values."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import queue
+import threading
+import time
+import zlib
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from ..errors import WebhooksError
+from . import otlp
+from .server import Answer, Incoming, LoopbackServer, Scripted, answer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .otlp import LogRecord, MetricPoint, Span
+
+PROTOBUF = "application/x-protobuf"
+MAX_BODY = 64 * 1024 * 1024
+FORWARD_TIMEOUT_S = 5.0
+_PASSED_ON = ("Content-Type", "Content-Encoding")
+
+
+class LocalCollector:
+    """An OTLP/HTTP receiver on 127.0.0.1, serving inside its ``with`` block.
+
+    ``url`` is what ``OTEL_EXPORTER_OTLP_ENDPOINT`` takes. *forward_to* is the same of another
+    collector, which gets every accepted request too, in order, without making the sender
+    wait. *answers* are what ``LocalReceiver`` takes; a request that is not answered with
+    success adds to ``raw`` only. Raises WebhooksError when opentelemetry-proto is not
+    installed or *forward_to* is not an http or https URL.
+    """
+
+    def __init__(
+        self, *, port: int = 0, forward_to: str | None = None, answers: Iterable[Scripted] = ()
+    ) -> None:
+        if importlib.util.find_spec("opentelemetry.proto") is None:
+            raise WebhooksError(otlp.MISSING)
+        self._forwarder = _Forwarder(forward_to) if forward_to is not None else None
+        self._script = deque(answer_of(entry) for entry in answers)
+        self._changed = threading.Condition()
+        self._raw: list[bytes] = []
+        self._kept: dict[str, list[Any]] = {path: [] for path in _DECODERS}
+        self._server = LoopbackServer(self._receive, port=port, max_body=MAX_BODY)
+        self.url = self._server.url
+        self.port = self._server.port
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Every span so far, in order of arrival."""
+        return self._snapshot("/v1/traces")
+
+    @property
+    def metrics(self) -> tuple[MetricPoint, ...]:
+        """Every metric point so far, in order of arrival."""
+        return self._snapshot("/v1/metrics")
+
+    @property
+    def logs(self) -> tuple[LogRecord, ...]:
+        """Every log record so far, in order of arrival."""
+        return self._snapshot("/v1/logs")
+
+    @property
+    def raw(self) -> bytes:
+        """Every body that arrived, decompressed: what to search for what must not be there."""
+        with self._changed:
+            return b"\n".join(self._raw)
+
+    @property
+    def forward_failures(self) -> tuple[str, ...]:
+        """What could not be forwarded: the path and the reason, never the address."""
+        return tuple(self._forwarder.failures) if self._forwarder is not None else ()
+
+    def wait_for(
+        self, predicate: Callable[[LocalCollector], object], timeout: float = 10.0
+    ) -> None:
+        """Return once *predicate* holds of this collector; raises TimeoutError if never."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while not predicate(self):
+                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                    kept = ", ".join(f"{len(v)} from {k}" for k, v in self._kept.items())
+                    raise TimeoutError(f"not in {timeout} s; so far: {kept}")
+
+    def close(self) -> None:
+        """Stop listening and finish forwarding, within bounds. Closing twice is allowed."""
+        self._server.close()
+        if self._forwarder is not None:
+            self._forwarder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _snapshot(self, path: str) -> tuple[Any, ...]:
+        with self._changed:
+            return tuple(self._kept[path])
+
+    def _receive(self, request: Incoming) -> Answer:
+        refusal = _refusal(request)
+        if refusal is not None:
+            return Answer(status=refusal)
+        try:
+            content = _decompressed(request)
+            records = _DECODERS[request.path](content)
+        except (ValueError, LookupError, OSError, EOFError, zlib.error):
+            return Answer(status=400)
+        with self._changed:
+            answer = self._script.popleft() if self._script else Answer()
+            self._raw.append(content)
+            if answer.is_success:
+                self._kept[request.path].extend(records)
+            self._changed.notify_all()
+        if answer.is_success and self._forwarder is not None:
+            self._forwarder.pass_on(request)
+        return answer if answer.headers else _as_protobuf(answer)
+
+
+_DECODERS: Mapping[str, Callable[[bytes], list[Any]]] = {
+    "/v1/traces": otlp.spans,
+    "/v1/metrics": otlp.metric_points,
+    "/v1/logs": otlp.log_records,
+}
+
+
+def _refusal(request: Incoming) -> int | None:
+    """The status that tells a sender why its request is not OTLP over HTTP in protobuf."""
+    if request.path not in _DECODERS:
+        return 404
+    if request.method != "POST":
+        return 405
+    if request.headers.get("Content-Type", "").partition(";")[0].strip() != PROTOBUF:
+        return 415
+    if request.headers.get("Content-Encoding", "identity") not in ("identity", "gzip", "deflate"):
+        return 415
+    return None
+
+
+def _decompressed(request: Incoming) -> bytes:
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding == "gzip":
+        return gzip.decompress(request.body)
+    return zlib.decompress(request.body) if encoding == "deflate" else request.body
+
+
+def _as_protobuf(answer: Answer) -> Answer:
+    # An empty body is an empty Export…ServiceResponse: everything was accepted.
+    return Answer(
+        status=answer.status,
+        headers={"Content-Type": PROTOBUF},
+        body=answer.body,
+        delay_s=answer.delay_s,
+        fault=answer.fault,
+    )
+
+
+class _Forwarder:
+    """Passes requests on to another collector, one after the other, on a thread of its own."""
+
+    def __init__(self, url: str) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise WebhooksError("the collector to forward to must be an http or https URL")
+        self._url = url.rstrip("/")
+        self.failures: list[str] = []
+        self._waiting: queue.SimpleQueue[Incoming | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="forwarder", daemon=True)
+        self._thread.start()
+
+    def pass_on(self, request: Incoming) -> None:
+        self._waiting.put(request)
+
+    def close(self) -> None:
+        """Wait for what is still to be passed on; what takes too long is given up."""
+        self._waiting.put(None)
+        self._thread.join(2 * FORWARD_TIMEOUT_S)
+        if self._thread.is_alive():
+            self.failures.append("forwarding did not end in time")
+
+    def _run(self) -> None:
+        import requests  # noqa: PLC0415
+
+        with requests.Session() as session:
+            while (request := self._waiting.get()) is not None:
+                headers = {n: request.headers[n] for n in _PASSED_ON if n in request.headers}
+                try:
+                    answer = session.post(
+                        self._url + request.path,
+                        data=request.body,
+                        headers=headers,
+                        timeout=FORWARD_TIMEOUT_S,
+                    )
+                except requests.RequestException as error:
+                    self.failures.append(f"{request.path}: {type(error).__name__}")
+                else:
+                    if not answer.ok:
+                        self.failures.append(f"{request.path}: HTTP {answer.status_code}")

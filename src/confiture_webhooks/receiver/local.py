@@ -1,0 +1,169 @@
+"""A local receiver: verifies, keeps and answers what senders send, as it is told to."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+from ..errors import SignatureError
+from ..inbox import Inbox, ReplayWindow, Reply, Turn
+from ..verification import DEFAULT_MAX_BODY, DEFAULT_TOLERANCE, Verified, signing_keys, verify
+from .server import (
+    Answer,
+    Headers,
+    Incoming,
+    LoopbackServer,
+    Scripted,
+    answer_of,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = [
+    "DEFAULT_MAX_BODY",
+    "DEFAULT_TOLERANCE",
+    "Inbox",
+    "LocalReceiver",
+    "Received",
+    "ReplayWindow",
+    "Reply",
+    "SignatureError",
+    "Turn",
+    "Verified",
+    "verify",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """One request as the local receiver got it, and how it was answered."""
+
+    method: str
+    path: str
+    headers: Headers
+    body: bytes
+    payload: Any
+    """The body as JSON; ``None`` when it is not."""
+    received_at: datetime
+    verified: bool | None
+    """``None``: no secret to check with."""
+    answer: Answer
+
+
+class LocalReceiver:
+    """A real HTTP receiver on 127.0.0.1, serving inside its ``with`` block.
+
+    Requests are answered from *answers*, then with 200. An entry is a status, a status
+    with headers and maybe a body, ``"slow"``, or a fault: ``hang``, ``reset``, ``close``,
+    ``drip``, ``drip_body``, ``rubbish``, ``endless``. *on_request* is called with each
+    request before its answer is sent, on the connection's thread.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        secret: str | Sequence[str] | None = None,
+        answers: Iterable[Scripted] = (),
+        on_request: Callable[[Received], None] | None = None,
+        *,
+        tolerance: timedelta | None = DEFAULT_TOLERANCE,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._secret = secret
+        if secret is not None:
+            signing_keys(secret)
+        self._on_request = on_request
+        self._tolerance = tolerance
+        self._default: deque[Answer] = deque(answer_of(entry) for entry in answers)
+        self._scripts: dict[str, deque[Answer]] = {}
+        self._requests: list[Received] = []
+        self._changed = threading.Condition()
+        self._server = LoopbackServer(self._receive, port=port, tls=tls)
+        self.url = self._server.url
+        self.port = self._server.port
+
+    def script(self, path: str, answers: Iterable[Scripted]) -> None:
+        """Answer requests for *path* (without query) from *answers* first."""
+        with self._changed:
+            self._scripts.setdefault(path, deque()).extend(answer_of(entry) for entry in answers)
+
+    @property
+    def requests(self) -> tuple[Received, ...]:
+        """Every request so far, in order of arrival."""
+        with self._changed:
+            return tuple(self._requests)
+
+    @property
+    def connections(self) -> int:
+        """How many connections were ever accepted."""
+        return self._server.connections
+
+    def wait_for(self, n: int = 1, timeout: float = 10.0) -> tuple[Received, ...]:
+        """The requests, once there are *n*; raises TimeoutError after *timeout* seconds."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while len(self._requests) < n:
+                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError(f"{len(self._requests)} of {n} requests in {timeout} s")
+            return tuple(self._requests)
+
+    def close(self) -> None:
+        """End every connection and stop listening. Closing twice is allowed."""
+        self._server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _receive(self, request: Incoming) -> Answer:
+        verdict = self._verdict(request)
+        with self._changed:
+            own = self._scripts.get(request.path.partition("?")[0])
+            script = own or self._default
+            received = Received(
+                method=request.method,
+                path=request.path,
+                headers=request.headers,
+                body=request.body,
+                payload=_json(request.body),
+                received_at=datetime.now(UTC),
+                verified=verdict,
+                answer=script.popleft() if script else Answer(),
+            )
+            self._requests.append(received)
+            self._changed.notify_all()
+        if self._on_request is not None:
+            self._on_request(received)
+        return received.answer
+
+    def _verdict(self, request: Incoming) -> bool | None:
+        if self._secret is None:
+            return None
+        try:
+            verify(
+                request.headers,
+                request.body,
+                self._secret,
+                tolerance=self._tolerance,
+                max_body=len(request.body),
+                require_timestamp=False,
+            )
+        except SignatureError:
+            return False
+        return True
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None

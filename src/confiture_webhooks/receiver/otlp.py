@@ -1,0 +1,275 @@
+"""OTLP requests, decoded from their protobuf into plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import WebhooksError
+
+MISSING = "decoding OTLP needs opentelemetry-proto: install confiture-webhooks[demo] or [otlp]"
+SPAN_KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+STATUS_CODES = ("UNSET", "OK", "ERROR")
+_TEMPORALITIES = (None, "delta", "cumulative")
+
+Attributes = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanEvent:
+    """Something that happened during a span."""
+
+    name: str
+    time_ns: int
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanLink:
+    """Another span that a span points at."""
+
+    trace_id: str
+    span_id: str
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A finished span; ids are lower-case hex."""
+
+    name: str
+    kind: str
+    """One of ``SPAN_KINDS``."""
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    start_ns: int
+    end_ns: int
+    status: str
+    """One of ``STATUS_CODES``."""
+    status_message: str
+    attributes: Attributes = field(default_factory=dict)
+    events: tuple[SpanEvent, ...] = ()
+    links: tuple[SpanLink, ...] = ()
+    trace_state: str = ""
+    resource: Attributes = field(default_factory=dict)
+    scope: str = ""
+    scope_version: str = ""
+    schema_url: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        """How long it took."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricPoint:
+    """One point of a metric: a ``value``, or a histogram's ``count``, ``sum`` and ``buckets``."""
+
+    name: str
+    description: str
+    unit: str
+    kind: str
+    """``sum``, ``gauge``, ``histogram``, ``exponential_histogram`` or ``summary``."""
+    attributes: Attributes
+    start_ns: int
+    time_ns: int
+    value: float | None = None
+    count: int | None = None
+    sum: float | None = None
+    buckets: tuple[int, ...] = ()
+    bounds: tuple[float, ...] = ()
+    temporality: str | None = None
+    """``delta``, ``cumulative``, or ``None`` where there is no such thing."""
+    is_monotonic: bool | None = None
+    exemplar_trace_ids: tuple[str, ...] = ()
+    resource: Attributes = field(default_factory=dict)
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRecord:
+    """One log record; ``None`` for ids that are not there."""
+
+    event_name: str
+    severity: str
+    severity_number: int
+    body: Any
+    attributes: Attributes
+    trace_id: str | None
+    span_id: str | None
+    time_ns: int
+    resource: Attributes = field(default_factory=dict)
+    scope: str = ""
+
+
+def spans(content: bytes) -> list[Span]:
+    """The spans of an ``ExportTraceServiceRequest``; raises ValueError when it is none."""
+    try:
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: PLC0415
+            ExportTraceServiceRequest,
+        )
+    except ImportError as error:
+        raise WebhooksError(MISSING) from error
+    request = _parsed(ExportTraceServiceRequest(), content)
+    return [
+        _span(span, resource, group)
+        for resource, group in _groups(request.resource_spans, "scope_spans")
+        for span in group.spans
+    ]
+
+
+def metric_points(content: bytes) -> list[MetricPoint]:
+    """The points of an ``ExportMetricsServiceRequest``; raises ValueError when it is none."""
+    try:
+        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (  # noqa: PLC0415
+            ExportMetricsServiceRequest,
+        )
+    except ImportError as error:
+        raise WebhooksError(MISSING) from error
+    request = _parsed(ExportMetricsServiceRequest(), content)
+    return [
+        point
+        for resource, group in _groups(request.resource_metrics, "scope_metrics")
+        for metric in group.metrics
+        for point in _points(metric, resource, group.scope.name)
+    ]
+
+
+def log_records(content: bytes) -> list[LogRecord]:
+    """The records of an ``ExportLogsServiceRequest``; raises ValueError when it is none."""
+    try:
+        from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (  # noqa: PLC0415
+            ExportLogsServiceRequest,
+        )
+    except ImportError as error:
+        raise WebhooksError(MISSING) from error
+    request = _parsed(ExportLogsServiceRequest(), content)
+    return [
+        _log_record(record, resource, group.scope.name)
+        for resource, group in _groups(request.resource_logs, "scope_logs")
+        for record in group.log_records
+    ]
+
+
+def _parsed(message: Any, content: bytes) -> Any:
+    from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        DecodeError,
+    )
+
+    try:
+        message.ParseFromString(content)
+    except DecodeError as error:
+        raise ValueError("not an OTLP request") from error
+    return message
+
+
+def _groups(resources: Any, scopes: str) -> Iterator[tuple[Attributes, Any]]:
+    for entry in resources:
+        resource = _attributes(entry.resource.attributes)
+        for group in getattr(entry, scopes):
+            yield resource, group
+
+
+def _span(span: Any, resource: Attributes, group: Any) -> Span:
+    return Span(
+        name=span.name,
+        kind=SPAN_KINDS[span.kind],
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_id=span.parent_span_id.hex() or None,
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        status=STATUS_CODES[span.status.code],
+        status_message=span.status.message,
+        attributes=_attributes(span.attributes),
+        events=tuple(
+            SpanEvent(
+                name=event.name,
+                time_ns=event.time_unix_nano,
+                attributes=_attributes(event.attributes),
+            )
+            for event in span.events
+        ),
+        links=tuple(
+            SpanLink(
+                trace_id=link.trace_id.hex(),
+                span_id=link.span_id.hex(),
+                attributes=_attributes(link.attributes),
+            )
+            for link in span.links
+        ),
+        trace_state=span.trace_state,
+        resource=resource,
+        scope=group.scope.name,
+        scope_version=group.scope.version,
+        schema_url=group.schema_url,
+    )
+
+
+def _points(metric: Any, resource: Attributes, scope: str) -> Iterator[MetricPoint]:
+    kind = metric.WhichOneof("data")
+    if kind is None:
+        return
+    data = getattr(metric, kind)
+    for point in data.data_points:
+        yield MetricPoint(
+            name=metric.name,
+            description=metric.description,
+            unit=metric.unit,
+            kind=kind,
+            attributes=_attributes(point.attributes),
+            start_ns=point.start_time_unix_nano,
+            time_ns=point.time_unix_nano,
+            temporality=_TEMPORALITIES[getattr(data, "aggregation_temporality", 0)],
+            is_monotonic=data.is_monotonic if kind == "sum" else None,
+            exemplar_trace_ids=tuple(
+                exemplar.trace_id.hex() for exemplar in getattr(point, "exemplars", ())
+            ),
+            resource=resource,
+            scope=scope,
+            **_measured(kind, point),
+        )
+
+
+def _measured(kind: str, point: Any) -> dict[str, Any]:
+    if kind in ("sum", "gauge"):
+        which = point.WhichOneof("value")
+        return {"value": getattr(point, which) if which else None}
+    measured: dict[str, Any] = {"count": point.count, "sum": point.sum}
+    if kind == "histogram":
+        measured["buckets"] = tuple(point.bucket_counts)
+        measured["bounds"] = tuple(point.explicit_bounds)
+    return measured
+
+
+def _log_record(record: Any, resource: Attributes, scope: str) -> LogRecord:
+    return LogRecord(
+        event_name=record.event_name,
+        severity=record.severity_text,
+        severity_number=record.severity_number,
+        body=_value(record.body),
+        attributes=_attributes(record.attributes),
+        trace_id=record.trace_id.hex() or None,
+        span_id=record.span_id.hex() or None,
+        time_ns=record.time_unix_nano or record.observed_time_unix_nano,
+        resource=resource,
+        scope=scope,
+    )
+
+
+def _attributes(pairs: Any) -> dict[str, Any]:
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind is None:
+        return None
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    if kind == "kvlist_value":
+        return _attributes(value.kvlist_value.values)
+    return getattr(value, kind)

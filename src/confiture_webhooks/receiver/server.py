@@ -1,0 +1,273 @@
+"""A real HTTP server on loopback that answers as it is told to, badly if it is told to.
+
+Standard library only. It closes at once whatever its connections are doing: a
+handler never waits for anything but its own socket or the server's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from ..errors import WebhooksError
+from .faults import FAULTS, has_reset
+
+if TYPE_CHECKING:
+    import ssl
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_MAX_BODY = 16 * 1024 * 1024
+SLOW_S = 1.0
+CLOSE_S = 2.0
+_NO_BODY = frozenset({204, 304})
+
+
+class Headers(Mapping[str, str]):
+    """Header fields as they arrived; looked up whatever their case, repeated ones joined."""
+
+    def __init__(self, fields: Mapping[str, str] | list[tuple[str, str]]) -> None:
+        pairs = fields.items() if isinstance(fields, Mapping) else fields
+        self._fields: dict[str, tuple[str, str]] = {}
+        for name, value in pairs:
+            known = self._fields.get(name.lower())
+            joined = f"{known[1]}, {value}" if known else value
+            self._fields[name.lower()] = (known[0] if known else name, joined)
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.lower()][1]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._fields.values())
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """One request, read to its end."""
+
+    method: str
+    path: str
+    """With its query, as in the request line."""
+    headers: Headers
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What to do with one request: a status, or a fault instead of an answer."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    delay_s: float = 0.0
+    fault: str | None = None
+    """A key of ``FAULTS``; then status, headers and body are not used."""
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the sender is told that all went well."""
+        return self.fault is None and 200 <= self.status < 300  # noqa: PLR2004
+
+
+Scripted = int | str | tuple[int, Mapping[str, str]] | tuple[int, Mapping[str, str], bytes] | Answer
+
+
+def answer_of(entry: Scripted) -> Answer:
+    """The answer a script's *entry* stands for.
+
+    A status (``503``), a status with headers (``(503, {"Retry-After": "1"})``) and a
+    body, ``"slow"`` (200 after a second), a fault by its name, or an ``Answer``.
+    Raises ValueError for anything else.
+    """
+    if isinstance(entry, Answer):
+        return entry
+    if isinstance(entry, tuple):
+        return Answer(status=entry[0], headers=entry[1], body=b"".join(entry[2:]))
+    if entry == "slow":
+        return Answer(delay_s=SLOW_S)
+    if isinstance(entry, str) and entry in FAULTS:
+        return Answer(fault=entry)
+    if isinstance(entry, str) and entry.isascii() and entry.isdigit():
+        entry = int(entry)
+    if isinstance(entry, int) and 200 <= entry <= 599:  # noqa: PLR2004
+        return Answer(status=entry)
+    words = ", ".join(["slow", *sorted(FAULTS)])
+    raise ValueError(f"{entry!r} is not an answer: a status from 200 to 599, or one of {words}")
+
+
+class LoopbackServer:
+    """Serves *handle* on 127.0.0.1 from construction to ``close``, a thread per connection."""
+
+    def __init__(
+        self,
+        handle: Callable[[Incoming], Answer],
+        *,
+        port: int = 0,
+        max_body: int = DEFAULT_MAX_BODY,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        try:
+            self._server = _Server(port, handle, max_body, tls)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise WebhooksError(f"cannot listen on {LOOPBACK}:{port}: {reason}") from error
+        self.port: int = self._server.server_address[1]
+        self.url = f"{'https' if tls else 'http'}://{LOOPBACK}:{self.port}"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="loopback", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def connections(self) -> int:
+        """How many connections were ever accepted."""
+        return self._server.accepted
+
+    def close(self) -> None:
+        """Stop listening and end every connection. Closing twice is allowed."""
+        if not self._server.stopping.is_set():
+            self._server.shutdown()
+            self._server.end_connections()
+            self._server.server_close()
+            self._thread.join(CLOSE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Server(socketserver.TCPServer):
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        port: int,
+        handle: Callable[[Incoming], Answer],
+        max_body: int,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self.handle = handle
+        self.max_body = max_body
+        self.stopping = threading.Event()
+        self.accepted = 0
+        self._tls = tls
+        self._open: dict[Any, threading.Thread] = {}
+        self._lock = threading.Lock()
+        super().__init__((LOOPBACK, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        thread = threading.Thread(
+            target=self._serve, args=(request, client_address), name="connection", daemon=True
+        )
+        with self._lock:
+            self.accepted += 1
+            self._open[request] = thread
+        thread.start()
+
+    def _serve(self, plain: Any, client_address: Any) -> None:
+        request = plain
+        try:
+            if self._tls is not None:
+                request = self._tls.wrap_socket(plain, server_side=True)
+                with self._lock:
+                    self._open[request] = self._open.pop(plain)
+            self.finish_request(request, client_address)
+        except Exception:  # noqa: BLE001 - one connection's end is not the server's
+            self.handle_error(request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        if has_reset(request):
+            self.close_request(request)
+        else:
+            super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+    def end_connections(self) -> None:
+        """Wake every handler by ending its socket, and wait for them, not for ever."""
+        self.stopping.set()
+        with self._lock:
+            ending = dict(self._open)
+        for request in ending:
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+        deadline = time.monotonic() + CLOSE_S
+        for thread in ending.values():
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_POST(self) -> None:
+        server = cast("_Server", self.server)
+        body = self._read_body(server.max_body)
+        if body is None:
+            return
+        headers = Headers(list(self.headers.items()))
+        request = Incoming(method=self.command, path=self.path, headers=headers, body=body)
+        answer = server.handle(request)
+        if answer.delay_s and server.stopping.wait(answer.delay_s):
+            self.close_connection = True
+        elif answer.fault is not None:
+            self.close_connection = True
+            FAULTS[answer.fault](self.connection, server.stopping)
+        else:
+            self._respond(answer)
+
+    do_GET = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_POST
+
+    def _read_body(self, limit: int) -> bytes | None:
+        """The body by its Content-Length; ``None``: refused, and answered."""
+        length = self.headers.get("Content-Length", "0")
+        status = None
+        if "Transfer-Encoding" in self.headers:
+            status = 411
+        elif not (length.isascii() and length.isdigit()):
+            status = 400
+        elif len(length) > len(str(limit)) or int(length) > limit:
+            status = 413
+        if status is not None:
+            self.close_connection = True
+            self._respond(Answer(status=status, headers={"Connection": "close"}))
+            return None
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            self.close_connection = True
+            return None
+        return body
+
+    def _respond(self, answer: Answer) -> None:
+        has_body = answer.status not in _NO_BODY and self.command != "HEAD"
+        self.send_response(answer.status)
+        if answer.status not in _NO_BODY:
+            self.send_header("Content-Length", str(len(answer.body)))
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if has_body:
+            self.wfile.write(answer.body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing: the owner of the server tells what arrived."""

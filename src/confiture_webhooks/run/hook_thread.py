@@ -1,0 +1,165 @@
+"""Threads that run users' code: bounded, contained, and never heard on standard output."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import FrameType
+from typing import Any
+
+from .. import stderr
+
+_POLL_S = 0.1
+_ENDING_S = 0.2
+"""For calls that were told to end, all together."""
+
+
+class HookThread(threading.Thread):
+    """One call of users' code. ``error`` is what it raised, whatever that was."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        super().__init__(name="webhooks-hook", daemon=True)
+        self._call = call
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Make the call; nothing leaves it."""
+        try:
+            self._call()
+        except BaseException as error:  # noqa: BLE001  SystemExit and KeyboardInterrupt are theirs too
+            self.error = error
+        _output.flush()
+
+    def ends_within(self, budget: timedelta, is_over: threading.Event) -> bool:
+        """Start it and wait; ``False`` when it runs on after *budget*, or when *is_over* is set."""
+        self.start()
+        left = budget.total_seconds()
+        while self.is_alive() and left > 0 and not is_over.is_set():
+            self.join(min(_POLL_S, left))
+            left -= _POLL_S
+        return not self.is_alive()
+
+
+def end_left_behind() -> None:
+    """Have the calls that still run raise SystemExit as soon as they run Python again.
+
+    A thread that writes to a standard stream while the interpreter ends makes it abort, and that
+    would be the command's exit code. One that waits in the system for ever does no harm.
+    """
+    running = [thread for thread in threading.enumerate() if isinstance(thread, HookThread)]
+    if not running:
+        return
+    import ctypes  # noqa: PLC0415  seldom needed
+
+    for thread in running:
+        assert thread.ident is not None
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
+        )
+    deadline = time.monotonic() + _ENDING_S
+    for thread in running:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+class _HookOutput(io.TextIOBase):
+    """What hooks print, on standard error: in whole lines, and it raises nothing in them.
+
+    Nothing stays in a buffer: what cannot be written would fail again at the interpreter's end.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self._begun = threading.local()
+
+    def write(self, text: str, /) -> int:
+        """Write the lines that *text* ends, and keep the rest for the thread's next."""
+        lines, end, rest = (getattr(self._begun, "text", "") + text).rpartition("\n")
+        self._begun.text = rest
+        if end:
+            stderr.write(lines + end)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what the thread has begun."""
+        begun, self._begun.text = getattr(self._begun, "text", ""), ""
+        if begun:
+            stderr.write(begun)
+
+    def fileno(self) -> int:
+        """Standard error's, for programs that hooks start."""
+        stream = stderr.itself()
+        return stream.fileno() if stream is not None else super().fileno()
+
+    @property
+    def buffer(self) -> Any:
+        """Standard error's, for bytes."""
+        return stderr.itself().buffer
+
+
+_output = _HookOutput()
+
+
+class _Aware:
+    """A stream of the command's for its own threads; for hooks' it is ``_HookOutput``.
+
+    What a hook prints must not end up in what the command prints, which scripts may read, and
+    must not fail as the command would where standard error is full, broken or closed.
+    """
+
+    def __init__(self, behind: Any, modules: set[str]) -> None:
+        self.behind = behind
+        self._modules = modules
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_output if self._is_hooks() else self.behind, name)
+
+    def _is_hooks(self) -> bool:
+        thread = threading.current_thread()
+        if thread is threading.main_thread():
+            return False
+        return isinstance(thread, HookThread) or _runs(sys._getframe(), self._modules)  # noqa: SLF001
+
+
+def _runs(frame: FrameType | None, modules: set[str]) -> bool:
+    """Whether a function of one of *modules*, or of what is inside them, is being run."""
+    while frame is not None:
+        name = frame.f_globals.get("__name__") or ""
+        if name in modules or name.partition(".")[0] in modules:
+            return True
+        frame = frame.f_back
+    return False
+
+
+class OutputGuard:
+    """Keeps what hooks print apart from the command's streams, from ``start`` to ``stop``."""
+
+    NAMES = ("stdout", "stderr")
+
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+        """Whose functions count as hooks' in threads that hooks started."""
+        self._guards: dict[str, _Aware] = {}
+
+    def start(self) -> None:
+        """Take the place of ``sys.stdout`` and ``sys.stderr``, where they are open.
+
+        A closed one is ``None``, to which ``print`` prints nothing: that has to stay so.
+        """
+        for name in self.NAMES:
+            stream = getattr(sys, name)
+            if stream is not None:
+                self._guards[name] = _Aware(stream, self.modules)
+                setattr(sys, name, self._guards[name])
+
+    def stop(self) -> None:
+        """Give them back, unless a hook that runs on could still print."""
+        if any(isinstance(thread, HookThread) for thread in threading.enumerate()):
+            return
+        for name, guard in self._guards.items():
+            if getattr(sys, name) is guard:
+                setattr(sys, name, guard.behind)

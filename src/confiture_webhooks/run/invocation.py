@@ -1,0 +1,100 @@
+"""What a ``confiture migrate …`` command line asks for, as far as webhooks must know it.
+
+Cheap to import: this is read before it is known whether webhooks are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..event import Direction
+
+ENVIRONMENTS = Path("db/environments")
+DEFAULT_CONFIG = ENVIRONMENTS / "local.yaml"
+APPLY_AS_CONFIG = Path("confiture.yaml")
+DEFAULT_MIGRATIONS = Path("db/migrations")
+HOOKS = Path("confiture_hooks")
+DSN_VARIABLE = "CONFITURE_DATABASE_URL"
+FILE_ONLY = frozenset({"apply-as", "squash-ledger", "steps"})
+"""Mutating commands that take the DSN from their file and from nowhere else."""
+_FLAGS = "vy"
+"""Short options without a value, which others may follow in one word: ``-vc FILE``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """One command line of the ``migrate`` group."""
+
+    command: str
+    """The word after ``migrate``; empty when there is none."""
+    config_file: Path | None
+    """The environment file the host reads, or ``None`` when the DSN comes from elsewhere."""
+    is_rehearsal: bool
+    """Whether nothing it does is meant to last."""
+    resumes: str | None = None
+    """The version ``migrate steps --resume`` continues."""
+    migrations_dir: Path = DEFAULT_MIGRATIONS
+
+    @property
+    def direction(self) -> Direction:
+        """Which way the command takes migrations."""
+        return Direction.DOWN if self.command.startswith("down") else Direction.UP
+
+
+def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | None:
+    """The invocation *arguments* (without the program's name) stand for; ``None``: not migrate."""
+    if not arguments or arguments[0] != "migrate":
+        return None
+    rest = list(arguments[1:])
+    if "--" in rest:
+        rest = rest[: rest.index("--")]
+    command = next((word for word in rest if not word.startswith("-")), "")
+    resumes = _option(rest, "--resume") if command == "steps" else None
+    migrations = _option(rest, "--migrations-dir")
+    return Invocation(
+        command=command,
+        config_file=_readable(_config_file(command, rest, environ)),
+        is_rehearsal=any(word.startswith("--dry-run") for word in rest),
+        resumes=resumes,
+        migrations_dir=Path(migrations) if migrations else DEFAULT_MIGRATIONS,
+    )
+
+
+def _config_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:
+    """The host's own precedence: an explicit DSN beats the file, an explicit file the default."""
+    given = _option(rest, "--config", "-c")
+    if given is not None:
+        return Path(given)
+    if command == "apply-as":
+        environment = _option(rest, "--env", "-e")
+        return ENVIRONMENTS / f"{environment}.yaml" if environment else APPLY_AS_CONFIG
+    if command in FILE_ONLY:
+        return DEFAULT_CONFIG
+    has_dsn = _option(rest, "--database-url", "-d") is not None or environ.get(DSN_VARIABLE)
+    return None if has_dsn or "--no-config" in rest else DEFAULT_CONFIG
+
+
+def _readable(path: Path | None) -> Path | None:
+    """*path* when it is a file. A pipe can be read once, and that is for the host to do."""
+    return path if path is not None and path.is_file() else None
+
+
+def _option(words: Sequence[str], *names: str) -> str | None:
+    """The value of the last of *names* on the command line, in any spelling the host takes."""
+    value = None
+    for index, word in enumerate(words):
+        name, attached = _split(word)
+        if name in names:
+            value = attached if attached is not None else next(iter(words[index + 1 :]), None)
+    return value
+
+
+def _split(word: str) -> tuple[str, str | None]:
+    """The option *word* names, and the value that is attached to it, if any."""
+    if word.startswith("--") or not word.startswith("-"):
+        name, equals, attached = word.partition("=")
+        return name, attached if equals else None
+    letters = word[1:].lstrip(_FLAGS)
+    return f"-{letters[:1]}", letters[1:] or None
