@@ -9,6 +9,8 @@ time from the first to the last request.
 Twice: a receiver on loopback that answers at once, where all that counts is how much Python
 runs for a delivery; and one as they are met, over TLS and five milliseconds away: a round trip
 through the relay of ``distance.py``, which a new connection pays three times (TCP, TLS, request).
+The latter once more from the PostgreSQL outbox, against a worker that is pgmq's client and one
+``requests.Session`` alone: read a batch, send each, archive it.
 """
 
 from __future__ import annotations
@@ -18,17 +20,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import count as counting
 from pathlib import Path
 
 import requests
 import trustme
-from harness import CONFITURE, Comparison, environment
+from harness import CONFITURE, Comparison, bench, environment
 from peers import Peer, peer
+from pgmq import PGMQueue
 
+from confiture_webhooks.adapters.pgmq import PgmqOutbox
 from confiture_webhooks.adapters.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import Delivery, TraceContext
 from confiture_webhooks.endpoint import Endpoint
@@ -39,6 +45,9 @@ COUNT = int(os.environ.get("DELIVERIES", "10000"))
 FAR_COUNT = int(os.environ.get("FAR_DELIVERIES", "2000"))
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 FAR_MS = 5.0
+BATCH, LEASE_S = 64, 40
+FIRST = counting(0, max(COUNT, FAR_COUNT))
+"""No delivery is stored twice."""
 SECRET = "a secret of the benchmark"
 BODY = (
     b'{"database": {"host": "db.internal", "name": "shop", "schema": "public"}, "direction": "up", '
@@ -71,10 +80,10 @@ def deliveries(count: int, *, endpoint: str = "default", first: int = 0) -> list
     ]
 
 
-def fill(path: Path, waiting: list[Delivery]) -> None:
-    """An outbox at *path* that holds *waiting*, released as one."""
-    outbox = SqliteOutbox(path)
-    outbox.release("evt_all", waiting)
+def fill(store: Path | str, waiting: list[Delivery]) -> None:
+    """An outbox, a file or at a DSN, that holds *waiting*, released as one."""
+    outbox = SqliteOutbox(store) if isinstance(store, Path) else PgmqOutbox(store)
+    outbox.release(f"evt_all_{time.monotonic_ns()}", waiting)
     outbox.close()
 
 
@@ -86,13 +95,21 @@ class Way:
     count: int
     receiver: Peer
     env: Mapping[str, str]
+    against: Mapping[str, str]
+    """By alternative, what ours should be."""
+    dsn: str = ""
+    """Of the PostgreSQL outbox; else it is a file."""
+
+
+REQUESTS = {"requests.Session": "ratio at least 0.9", "requests.post": "ratio at least 2"}
+PGMQ = {"pgmq and requests.Session": "ratio at least 0.9"}
 
 
 @contextmanager
 def at_once() -> Iterator[Way]:
     """A receiver on loopback that answers at once."""
     with peer("receiver") as receiver:
-        yield Way("that answers at once", COUNT, receiver, {})
+        yield Way("that answers at once", COUNT, receiver, {}, REQUESTS)
 
 
 @contextmanager
@@ -105,13 +122,22 @@ def far_away() -> Iterator[Way]:
         authority.cert_pem.write_to_path(bundle)
         with peer("receiver", away_ms=FAR_MS, identity=identity, authority=bundle) as receiver:
             name = f"over TLS, {FAR_MS:g} ms away"
-            yield Way(name, FAR_COUNT, receiver, {"REQUESTS_CA_BUNDLE": str(bundle)})
+            yield Way(name, FAR_COUNT, receiver, {"REQUESTS_CA_BUNDLE": str(bundle)}, REQUESTS)
+
+
+@contextmanager
+def from_postgres() -> Iterator[Way]:
+    """The same receiver, and the outbox in a database."""
+    with far_away() as way, bench() as project:
+        name = f"{way.name}, from PostgreSQL"
+        yield replace(way, name=name, dsn=project.fresh_database(), against=PGMQ)
 
 
 def ours(way: Way, collector: Peer) -> tuple[float, float]:
     """Deliveries a second as the receiver saw them, and seconds of the whole process."""
     with tempfile.TemporaryDirectory() as directory:
-        fill(Path(directory) / ".confiture" / "webhooks.db", deliveries(way.count))
+        file = Path(directory) / ".confiture" / "webhooks.db"
+        fill(way.dsn or file, deliveries(way.count, first=next(FIRST)))
         env = {
             **way.env,
             "CONFITURE_WEBHOOK_URL": way.receiver.url,
@@ -119,6 +145,7 @@ def ours(way: Way, collector: Peer) -> tuple[float, float]:
             "CONFITURE_ENVIRONMENT": "production",  # the deliveries'
             "CONFITURE_WEBHOOK_LOG": "off" if os.environ.get("NO_LINES") else "json",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "CONFITURE_WEBHOOK_OUTBOX": f"postgres:{way.dsn}" if way.dsn else "sqlite",
         }
         started = time.perf_counter()
         done = subprocess.run(
@@ -144,7 +171,7 @@ def ours(way: Way, collector: Peer) -> tuple[float, float]:
 def alone(way: Way, kind: str) -> tuple[float, float]:
     """The same for the loop *kind*, in a process of its own."""
     started = time.perf_counter()
-    command = [sys.executable, __file__, kind, way.receiver.url, str(way.count)]
+    command = [sys.executable, __file__, kind, way.receiver.url, str(way.count), way.dsn]
     subprocess.run(command, env=environment(way.env), check=True)
     took = time.perf_counter() - started
     told = way.receiver.told()
@@ -152,14 +179,36 @@ def alone(way: Way, kind: str) -> tuple[float, float]:
     return way.count / told["seconds"], took
 
 
-def loop(kind: str, url: str, count: int) -> None:
+def loop(kind: str, url: str, count: int, dsn: str) -> None:
     """The alternatives: the same requests, sent with requests alone."""
     endpoint = Endpoint(name="default", url=url, secrets=(SECRET,))
     with requests.Session() as session:
-        post = session.post if kind == "session" else requests.post
-        for one in deliveries(count):
+        post = requests.post if kind == "requests.post" else session.post
+
+        def send(one: Delivery) -> None:
             made = prepare(endpoint, one, attempt=1, at=datetime.now(UTC), user_agent="bench")
             post(url, data=made.body, headers=dict(made.headers), timeout=10).raise_for_status()
+
+        if dsn:
+            work(dsn, send, deliveries(count))
+            return
+        for one in deliveries(count):
+            send(one)
+
+
+def work(dsn: str, send: Callable[[Delivery], None], waiting: list[Delivery]) -> None:
+    """A worker as one writes it with pgmq's client: what it knows of a delivery is its number."""
+    client = PGMQueue(conn_string=dsn, init_extension=False, pool_size=1)
+    client.create_queue("plain")
+    client.purge("plain")
+    client.send_batch(
+        "plain", [{"n": n, "body": one.body.decode()} for n, one in enumerate(waiting)]
+    )
+    while batch := client.read_batch("plain", vt=LEASE_S, batch_size=BATCH):
+        for message in batch:
+            send(waiting[message.message["n"]])
+            client.archive("plain", message.msg_id)
+    client.close()
 
 
 def compare(way: Way, collector: Peer) -> None:
@@ -167,8 +216,7 @@ def compare(way: Way, collector: Peer) -> None:
     rows = []
     measured = {
         "ours": lambda: ours(way, collector),
-        "session": lambda: alone(way, "session"),
-        "post": lambda: alone(way, "post"),
+        **{kind: partial(alone, way, kind) for kind in way.against},
     }
     for number in range(ROUNDS + 1):
         names = list(measured)
@@ -176,17 +224,17 @@ def compare(way: Way, collector: Peer) -> None:
         row = {name: measured[name]() for name in names[shift:] + names[:shift]}
         if number:  # the first is a warm-up
             rows.append(row)
-    for name, target in (("session", "ratio at least 0.9"), ("post", "ratio at least 2")):
+    for name, target in way.against.items():
         line = Comparison(
             f"deliver {way.count} to one endpoint {way.name}, every signal exported, "
-            f"against requests.{name}",
+            f"against {name}",
             "/s",
             [row["ours"][0] for row in rows],
             [row[name][0] for row in rows],
             target,
         ).line()
         whole = Comparison(
-            f"  the whole process, against requests.{name}",
+            f"  the whole process, against {name}",
             "s",
             [row["ours"][1] for row in rows],
             [row[name][1] for row in rows],
@@ -198,13 +246,13 @@ def compare(way: Way, collector: Peer) -> None:
 def main() -> None:
     """Print what is measured of either receiver."""
     with peer("collector") as collector:
-        for place in (at_once, far_away):
+        for place in (at_once, far_away, from_postgres):
             with place() as way:
                 compare(way, collector)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        loop(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+        loop(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
     else:
         main()
