@@ -13,7 +13,7 @@ Moment = Literal["before commit", "after commit"]
 _PLANTED = """
 import os, signal
 import psycopg
-from confiture_webhooks.run import Run
+from confiture_webhooks.run.run import Run
 
 begin, commit = Run.migration, psycopg.Connection.commit
 under_way = []

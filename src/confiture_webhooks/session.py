@@ -18,9 +18,9 @@ from . import stderr
 from .config import Settings, is_configured
 from .config.variables import SECRET
 from .errors import ConfigError
-from .run import Run
 from .run.invocation import HOOKS, Invocation, parse
 from .run.outgoing import TELEMETRY_BUDGET
+from .run.run import Run
 from .wiring import command_settings, command_telemetry, make_hooks, parts, settings_from
 
 

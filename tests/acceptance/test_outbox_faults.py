@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import time
 from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -210,6 +211,10 @@ def test_a_clock_that_jumps_an_hour_loses_nothing(project: Any, receiver: Any, h
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     done = project.confiture("migrate", "up", env={"PYTHONPATH": str(planted)})
     assert done.returncode == 0, done.stderr
+    with closing(SqliteOutbox(outbox_of(project))) as outbox:
+        (left,) = outbox.deliveries()
+    off = left.delivery.created_at - datetime.now(UTC)
+    assert abs(off - timedelta(hours=hours)) < timedelta(minutes=10)
     project.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
     deliver = project.confiture("webhooks", "deliver")
     if not receiver.requests:

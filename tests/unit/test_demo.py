@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from confiture_webhooks.demo.check import EVENTS, LOGS, METRICS, missing
+from confiture_webhooks.demo.expected import EVENTS, LOGS, METRICS, missing
 from confiture_webhooks.demo.view import (
     Seen,
     deliveries_table,

@@ -16,9 +16,9 @@ from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import SUBSCRIBABLE, Direction, ErrorInfo, EventType, MigrationRef
 from confiture_webhooks.retry import RetryPolicy
-from confiture_webhooks.run import Run
 from confiture_webhooks.run.migration import Backend, Migration
 from confiture_webhooks.run.outgoing import TELEMETRY_BUDGET, Parts
+from confiture_webhooks.run.run import Run
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
 from fakes import Breaking, FakeSpan, FakeTelemetry

@@ -20,9 +20,9 @@ from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.config import Settings
 from confiture_webhooks.errors import ConfigError, OutboxError
 from confiture_webhooks.event import SUBSCRIBABLE
-from confiture_webhooks.run import Run
 from confiture_webhooks.run.invocation import parse
 from confiture_webhooks.run.outgoing import TELEMETRY_BUDGET, Parts
+from confiture_webhooks.run.run import Run
 from confiture_webhooks.session import CommandSession, attach, open_session
 from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport

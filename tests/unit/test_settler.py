@@ -15,9 +15,9 @@ from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import TraceContext
 from confiture_webhooks.event import Database, Direction, MigrationRef
 from confiture_webhooks.outbox import NO_ROW, Intent
-from confiture_webhooks.run import Run
 from confiture_webhooks.run.migration import Backend
 from confiture_webhooks.run.outgoing import Parts
+from confiture_webhooks.run.run import Run
 from confiture_webhooks.run.settler import examine, settle_outbox
 from confiture_webhooks.settlement import Ending, Known, LedgerRow
 from confiture_webhooks.telemetry import Telemetry

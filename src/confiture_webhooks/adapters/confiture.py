@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..event import Direction, MigrationRef
-from ..run import Run
 from ..run.invocation import Invocation
 from ..run.migration import Backend, Migration
+from ..run.run import Run
 from .backend import backend_of, before
 from .commit import Commit
 from .failure import explain

@@ -16,14 +16,9 @@ from ..event import EventType
 from ..explain import Verdict, explain
 from ..wiring import unread_block
 from .endpoint import show_endpoints
-from .settings import (
-    ConfigOpt,
-    FormatOpt,
-    invocation_of,
-    is_json,
-    print_json,
-    whole_settings_of,
-)
+from .options import ConfigOpt, FormatOpt, is_json
+from .output import print_json
+from .project import invocation_of, whole_settings_of
 from .tables import print_block
 
 

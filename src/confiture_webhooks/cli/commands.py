@@ -14,13 +14,16 @@ from ..errors import Fault, OutboxError
 from ..wiring import operators_outbox
 from .check import check
 from .deliver import deliver
+from .deliveries import list_deliveries, show
 from .doctor import doctor
 from .endpoint import show_pings
 from .operate import discard, enable, redeliver
-from .outbox import list_deliveries, say, show, status
-from .postgres import outbox_app
+from .options import ConfigOpt, FormatOpt, is_json
+from .outbox_init import outbox_app
+from .output import FAILED, print_json, refuse, say
+from .project import settings_of
 from .receiver import listen, verify_command
-from .settings import FAILED, ConfigOpt, FormatOpt, is_json, print_json, refuse, settings_of
+from .status import status
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(check)

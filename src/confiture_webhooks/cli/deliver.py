@@ -14,8 +14,9 @@ from ..deliver import PassResult, deliver_due, deliver_until
 from ..errors import OutboxError
 from ..event import rfc3339
 from ..run.summary import barred_line, by_environment, elsewhere_line
-from .outbox import fail, say
-from .settings import FAILED, ConfigOpt, FormatOpt, ask_of, is_json, print_json, settings_of
+from .options import ConfigOpt, FormatOpt, is_json
+from .output import FAILED, fail, print_json, say
+from .project import ask_of, settings_of
 
 if TYPE_CHECKING:
     from ..config import Settings

@@ -11,15 +11,9 @@ from rich.markup import escape
 
 from ..doctor import diagnose
 from ..doctor.health import Check, Health
-from .settings import (
-    CONFIG_INVALID,
-    FAILED,
-    ConfigOpt,
-    FormatOpt,
-    invocation_of,
-    is_json,
-    print_json,
-)
+from .options import ConfigOpt, FormatOpt, is_json
+from .output import CONFIG_INVALID, FAILED, print_json
+from .project import invocation_of
 
 _MARKS = {
     Health.OK: "[green]✅[/green]",

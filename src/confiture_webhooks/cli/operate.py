@@ -12,8 +12,9 @@ import typer
 
 from ..delivery import State
 from ..errors import Fault
-from .outbox import check_endpoint, fail, opened, say
-from .settings import FAILED, ConfigOpt, refuse
+from .options import ConfigOpt
+from .output import FAILED, fail, refuse, say
+from .project import check_endpoint, opened
 from .unsettled import forget, runs, told_unsettled, unsettled
 
 if TYPE_CHECKING:

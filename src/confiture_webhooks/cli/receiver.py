@@ -23,7 +23,8 @@ from ..errors import ConfigError, SignatureError, WebhooksError
 from ..receiver import LocalReceiver, Received, verify
 from ..receiver.capture import Captured, as_document, describe, printable, read_capture
 from ..receiver.server import Answer, answer_of
-from .settings import CONFIG_INVALID, FormatOpt, is_json, print_json
+from .options import FormatOpt, is_json
+from .output import CONFIG_INVALID, print_json
 
 NOT_VALID = 1
 NOT_RUN = 2

@@ -1,24 +1,43 @@
-"""What ``discard`` does about killed runs that nobody can settle any more."""
+"""Killed runs that are not settled: what ``status`` shows and ``discard`` does about them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..event import rfc3339
 from ..run.outgoing import TELEMETRY_BUDGET
 from ..run.settler import LONGEST_QUESTION_S, examine
 from ..settlement import Ending
 from ..wiring import command_telemetry
-from .outbox import fail
-from .settings import ask_of
+from .output import fail
+from .project import ask_of
 
 if TYPE_CHECKING:
     from ..config import Settings
     from ..outbox import Intent, Outbox
     from ..run.settler import Judged
     from ..settlement import Verdict
+
+
+def unsettled_rows(intents: Sequence[Intent], config: Path | None) -> list[dict[str, str]]:
+    """Which migrations' ends are not told yet, since when, and why; not those under way."""
+    judged = examine(intents, ask_of(config) if intents else None, LONGEST_QUESTION_S)
+    return [
+        {
+            "event_id": intent.event_id,
+            "migration": intent.migration.name,
+            "direction": intent.direction.value,
+            "since": rfc3339(intent.staged_at),
+            "why": f"{verdict.reason}; the next run tells it"
+            if verdict.is_settled
+            else verdict.reason,
+        }
+        for intent, verdict in judged
+        if verdict.ending is not Ending.OPEN
+    ]
 
 
 def unsettled(

@@ -120,8 +120,8 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
     from ..postgres import LocalPostgres  # noqa: PLC0415
     from ..receiver import LocalReceiver  # noqa: PLC0415
     from ..receiver.collector import LocalCollector  # noqa: PLC0415
-    from . import kill as demo_kill  # noqa: PLC0415
-    from .check import missing  # noqa: PLC0415
+    from . import kill  # noqa: PLC0415
+    from .expected import missing  # noqa: PLC0415
     from .view import Seen  # noqa: PLC0415
 
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
@@ -131,7 +131,7 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
         collector = stack.enter_context(LocalCollector(forward_to=otlp))
         receiver = stack.enter_context(LocalReceiver(secret=secret, answers=ANSWERS))
         console.print(Text("Starting a PostgreSQL …", style="dim"))
-        server = stack.enter_context(LocalPostgres(settings=demo_kill.NOTICED_AFTER))
+        server = stack.enter_context(LocalPostgres(settings=kill.NOTICED_AFTER))
         settings = {
             "CONFITURE_DATABASE_URL": _database(server),
             "CONFITURE_ENVIRONMENT": "demo",
@@ -141,7 +141,7 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
         }
         console.print(_exports(settings))
         ran = [_confiture(arguments, project, settings) for arguments in COMMANDS]
-        killed, traceparent = demo_kill.new_trace()
+        killed, traceparent = kill.new_trace()
         ran.append(_killed(project, {**settings, "TRACEPARENT": traceparent}, server.dsn()))
         ran.append(_confiture(SETTLING, project, settings))
         receiver.close()

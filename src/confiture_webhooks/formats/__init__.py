@@ -1,5 +1,5 @@
 """The body of a delivery in the format its endpoint asks for, made once and stored."""
 
-from .render import JSON, Rendered, render
+from .rendering import JSON, Rendered, render
 
 __all__ = ["JSON", "Rendered", "render"]

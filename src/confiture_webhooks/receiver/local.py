@@ -12,8 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import SignatureError
-from ..inbox import Inbox, ReplayWindow, Reply, Turn
-from ..verification import DEFAULT_MAX_BODY, DEFAULT_TOLERANCE, Verified, signing_keys, verify
+from ..verification import DEFAULT_TOLERANCE, signing_keys, verify
 from .server import (
     Answer,
     Headers,
@@ -25,20 +24,6 @@ from .server import (
 
 if TYPE_CHECKING:
     import ssl
-
-__all__ = [
-    "DEFAULT_MAX_BODY",
-    "DEFAULT_TOLERANCE",
-    "Inbox",
-    "LocalReceiver",
-    "Received",
-    "ReplayWindow",
-    "Reply",
-    "SignatureError",
-    "Turn",
-    "Verified",
-    "verify",
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

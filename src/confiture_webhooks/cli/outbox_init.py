@@ -10,7 +10,9 @@ from rich.markup import escape
 
 from ..errors import Fault, OutboxError
 from ..wiring import postgres_dsn
-from .settings import FAILED, ConfigOpt, FormatOpt, is_json, print_json, refuse, settings_of
+from .options import ConfigOpt, FormatOpt, is_json
+from .output import fail, print_json, refuse
+from .project import settings_of
 
 PLACEHOLDER = "the_role"
 
@@ -55,11 +57,7 @@ def init(
     try:
         where, is_made = _made(postgres_dsn(settings))
     except OutboxError as error:
-        if is_json(output):
-            print_json({"ok": False, "error": str(error)})
-        else:
-            Console(stderr=True, soft_wrap=True).print(f"[red]❌ {escape(str(error))}[/red]")
-        raise typer.Exit(FAILED) from None
+        fail(str(error), output)
     if is_json(output):
         print_json({"ok": True, "outbox": where, "created": is_made, "grants": grants(role)})
         return

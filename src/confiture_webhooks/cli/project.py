@@ -1,64 +1,24 @@
-"""What the commands share: their options, the settings they use, and how they refuse."""
+"""What a ``confiture migrate`` here would use: settings, hook files, database and outbox."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
-
-import typer
-from rich.console import Console
-from rich.markup import escape
+from typing import TYPE_CHECKING, NoReturn
 
 from ..adapters.hook_files import HookFile
 from ..config import Settings
 from ..config.variables import OFF_WORDS, SWITCH
-from ..errors import ConfigError, Fault
-from ..event import rfc3339
-from ..outbox import Intent
+from ..errors import ConfigError, Fault, OutboxError
 from ..run.invocation import Invocation, parse
-from ..run.settler import LONGEST_QUESTION_S, Ask, examine
-from ..settlement import Ending
-from ..wiring import command_settings, in_database, settings_from, unread_block
+from ..run.settler import Ask
+from ..wiring import command_settings, in_database, operators_outbox, settings_from, unread_block
+from .output import fail, refuse, say
 
-FAILED = 1
-CONFIG_INVALID = 5
-"""The host's exit code of an invalid configuration."""
-
-ConfigOpt = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Configuration file (default: db/environments/local.yaml)"),
-]
-FORMATS = ("text", "json")
-
-
-def _known_format(output: str) -> str:
-    if output not in FORMATS:
-        raise typer.BadParameter(f"{output!r} is not one of: {', '.join(FORMATS)}")
-    return output
-
-
-FormatOpt = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        metavar=f"<{'|'.join(FORMATS)}>",
-        callback=_known_format,
-        help="Output format: text or json",
-    ),
-]
-
-
-def is_json(output: str) -> bool:
-    """Whether *output* asks for JSON."""
-    return output == "json"
-
-
-def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(document, indent=2))
+if TYPE_CHECKING:
+    from ..outbox import Outbox
 
 
 def _asked_for(config: Path | None) -> Invocation:
@@ -78,24 +38,6 @@ def ask_of(config: Path | None) -> Ask | None:
         return Ledger(dsn).ask if dsn is not None else None
     except Exception:  # noqa: BLE001  an address that libpq cannot read
         return None
-
-
-def unsettled_rows(intents: Sequence[Intent], config: Path | None) -> list[dict[str, str]]:
-    """Which migrations' ends are not told yet, since when, and why; not those under way."""
-    judged = examine(intents, ask_of(config) if intents else None, LONGEST_QUESTION_S)
-    return [
-        {
-            "event_id": intent.event_id,
-            "migration": intent.migration.name,
-            "direction": intent.direction.value,
-            "since": rfc3339(intent.staged_at),
-            "why": f"{verdict.reason}; the next run tells it"
-            if verdict.is_settled
-            else verdict.reason,
-        }
-        for intent, verdict in judged
-        if verdict.ending is not Ending.OPEN
-    ]
 
 
 def settings_of(
@@ -140,6 +82,29 @@ def invocation_of(config: Path | None, output: str, *, is_sending: bool = False)
     return invocation
 
 
+@contextmanager
+def opened(config: Path | None, output: str) -> Iterator[tuple[Settings, Outbox]]:
+    """The settings and the outbox they name; whatever it refuses ends the command in a line."""
+    settings = settings_of(config, output)
+    try:
+        outbox = operators_outbox(settings, os.environ, notice=say)
+        try:
+            yield settings, outbox
+        finally:
+            outbox.close()
+    except OutboxError as error:
+        fail(str(error), output)
+
+
+def check_endpoint(settings: Settings, outbox: Outbox, name: str | None, output: str) -> None:
+    """End the command unless *name* is an endpoint's, configured or only in the outbox."""
+    names = [endpoint.name for endpoint in settings.endpoints]
+    if name is None or name in names or outbox.deliveries(endpoint=name, limit=1):
+        return
+    known = f"One of: {', '.join(names)}"
+    refuse([Fault("endpoint", f"no endpoint is called {name!r}", known)], output)
+
+
 def _refuse_nothing(invocation: Invocation, output: str) -> NoReturn:
     if fault := unread_block(os.environ, invocation.config_file):
         refuse([fault], output)
@@ -154,22 +119,3 @@ def _refuse_nothing(invocation: Invocation, output: str) -> NoReturn:
         ],
         output,
     )
-
-
-def refuse(faults: Any, output: str) -> NoReturn:
-    """Print every fault, on stderr or as JSON, and end with the host's exit code for them."""
-    if is_json(output):
-        print_json(
-            {
-                "ok": False,
-                "faults": [
-                    {"setting": f.setting, "problem": f.problem, "remedy": f.remedy} for f in faults
-                ],
-            }
-        )
-    else:
-        console = Console(stderr=True, soft_wrap=True)
-        for fault in faults:
-            console.print(f"[red]❌ {escape(fault.setting)}[/red]: {escape(fault.problem)}")
-            console.print(f"   {escape(fault.remedy)}")
-    raise typer.Exit(CONFIG_INVALID)
