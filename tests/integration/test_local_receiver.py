@@ -179,10 +179,11 @@ def test_on_request() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
 def test_any_method(method: str) -> None:
-    """Other methods are answered and kept as well."""
-    with LocalReceiver(answers=[(200, {}, b"body")]) as receiver:
+    """Other methods are answered 200 and kept, and use up no answer that is for a webhook."""
+    with LocalReceiver(answers=[503]) as receiver:
         assert requests.request(method, receiver.url, timeout=5).status_code == 200
         assert receiver.requests[0].method == method
+        assert requests.post(receiver.url, timeout=5).status_code == 503
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,15 @@ def test_description() -> None:
 @pytest.mark.parametrize(("verdict", "words"), [(False, "not valid"), (None, "not checked")])
 def test_description_of_the_verdict(verdict: bool | None, words: str) -> None:
     """A wrong signature and an unchecked one look different."""
-    assert words in describe(as_document(received(verified=verdict))).plain
+    signature = Headers({"X-Confiture-Signature": "sha256=00"})
+    assert words in describe(as_document(received(verified=verdict, headers=signature))).plain
+
+
+def test_a_request_without_a_signature_is_not_called_wrong() -> None:
+    """Who forgot the sender's secret reads that nothing is signed, not that a signature is wrong."""
+    text = describe(as_document(received(verified=False, headers=Headers({})))).plain
+    assert "❌ not signed" in text
+    assert "not valid" not in text
 
 
 def test_description_steers_no_terminal() -> None:

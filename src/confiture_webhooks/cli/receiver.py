@@ -21,7 +21,14 @@ from .. import stderr
 from ..config import variables
 from ..errors import ConfigError, SignatureError, WebhooksError
 from ..receiver import LocalReceiver, Received, verify
-from ..receiver.capture import Captured, as_document, describe, printable, read_capture
+from ..receiver.capture import (
+    Captured,
+    as_document,
+    describe,
+    is_signed,
+    printable,
+    read_capture,
+)
 from ..receiver.server import Answer, answer_of
 from .options import FormatOpt, is_json
 from .output import CONFIG_INVALID, print_json
@@ -50,8 +57,8 @@ def listen(
         list[str] | None,
         typer.Option(
             "--answer",
-            help="What to answer, in order, then 200: a status, or a word of ANSWERS; with commas "
-            "or repeated",
+            help="What to answer to POSTs, in order, then 200: a status, or a word of ANSWERS; "
+            "with commas or repeated",
             show_default=False,
         ),
     ] = None,
@@ -261,7 +268,7 @@ def _reason(capture: Captured, secrets: list[str]) -> str:
 def _unreadable(capture: Captured) -> str | None:
     """What a request lacks for its signature to be checked; ``None``: nothing."""
     names = {name.lower() for name in capture.headers}
-    if not names & {"webhook-signature", "x-confiture-signature"}:
+    if not is_signed(names):
         return "unreadable: it has no signature header"
     missing = {"webhook-id", "webhook-timestamp"} - names
     if "webhook-signature" in names and missing:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ _VERDICTS = {
     False: Text("❌ not valid", style="bold red"),
     None: Text("not checked", style="yellow"),
 }
+_NOT_SIGNED = Text("❌ not signed", style="bold red")
+_SIGNATURES = frozenset({"webhook-signature", "x-confiture-signature"})
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _MOST_DIGITS = 20
 _REQUEST_LINE = re.compile(r"[A-Z]+ \S+ HTTP/[\d.]+")
@@ -85,7 +88,7 @@ def describe(document: dict[str, Any]) -> Text:
     attempt = f"attempt {printable(document['attempt'])}, " if document["attempt"] else ""
     text.append(f"  {attempt}answered {document['answer']}\n", style="dim")
     text.append("  signature       ")
-    text.append_text(_VERDICTS[document["verified"]])
+    text.append_text(_verdict(document))
     facts = {
         "correlation id": document["correlation_id"],
         "event id": document["event_id"],
@@ -100,6 +103,17 @@ def describe(document: dict[str, Any]) -> Text:
                 f"\n  {name:<15} {printable(value)}", style="red" if name == "error" else ""
             )
     return text
+
+
+def _verdict(document: dict[str, Any]) -> Text:
+    if document["verified"] is False and not is_signed(document["headers"]):
+        return _NOT_SIGNED
+    return _VERDICTS[document["verified"]]
+
+
+def is_signed(headers: Iterable[str]) -> bool:
+    """Whether one of the *headers*, by their names, is a signature; true or not."""
+    return not _SIGNATURES.isdisjoint(name.lower() for name in headers)
 
 
 def printable(value: object) -> str:

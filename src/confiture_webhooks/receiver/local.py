@@ -45,7 +45,7 @@ class Received:
 class LocalReceiver:
     """A real HTTP receiver on 127.0.0.1, serving inside its ``with`` block.
 
-    Requests are answered from *answers*, then with 200. An entry is a status, a status
+    POSTs are answered from *answers*, then with 200, as every other request is. An entry is a status, a status
     with headers and maybe a body, ``"slow"``, or a fault: ``hang``, ``reset``, ``close``,
     ``drip``, ``drip_body``, ``rubbish``, ``endless``. *on_request* is called with each
     request before its answer is sent, on the connection's thread.
@@ -114,6 +114,8 @@ class LocalReceiver:
         with self._changed:
             own = self._scripts.get(request.path.partition("?")[0])
             script = own or self._default
+            # A look whether somebody is there, as `doctor` takes it, is no webhook.
+            is_scripted = bool(script) and request.method == "POST"
             received = Received(
                 method=request.method,
                 path=request.path,
@@ -122,7 +124,7 @@ class LocalReceiver:
                 payload=_json(request.body),
                 received_at=datetime.now(UTC),
                 verified=verdict,
-                answer=script.popleft() if script else Answer(),
+                answer=script.popleft() if is_scripted else Answer(),
             )
             self._requests.append(received)
             self._changed.notify_all()
