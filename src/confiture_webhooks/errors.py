@@ -48,6 +48,11 @@ class SignatureError(WebhooksError):
 class OutboxError(WebhooksError):
     """The outbox could not do what was asked; the store's own error is ``__cause__``."""
 
+    def __init__(self, problem: str, remedy: str | None = None) -> None:
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{problem}. {remedy}" if remedy else problem)
+
 
 class HookError(WebhooksError):
     """A hook file is wrong, or what a hook asks for cannot be done."""

@@ -136,8 +136,9 @@ def postgres_dsn(settings: Settings) -> str:
     dsn = settings.outbox.partition(":")[2]
     if not dsn:
         raise OutboxError(
-            "outbox postgres: no database is named. Set `database_url` in the environment file, "
-            "CONFITURE_DATABASE_URL, or CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
+            "outbox postgres: no database is named",
+            "Set `database_url` in the environment file, CONFITURE_DATABASE_URL, or "
+            "CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>",
         )
     return dsn
 
@@ -172,7 +173,10 @@ def operators_outbox(
     One that does not exist yet is made if *makes*, and is empty otherwise. Raises OutboxError.
     """
     if settings.outbox == "memory":
-        raise OutboxError("outbox memory: it is gone with its run, so there is nothing to look at")
+        raise OutboxError(
+            "outbox memory: it is gone with its run, so there is nothing to look at",
+            "Set `outbox`, or CONFITURE_WEBHOOK_OUTBOX, to sqlite or postgres",
+        )
     if not settings.outbox.startswith("sqlite"):
         from .adapters.pgmq import is_there  # noqa: PLC0415
 

@@ -348,3 +348,17 @@ def test_an_outbox_that_cannot_be_made(here: Project) -> None:
     assert rows["outbox"]["status"] == "problem"
     assert "outbox /proc/nowhere/x.db" in rows["outbox"]["detail"]
     assert "memory ends with the command" not in rows["outbox"]["remedy"]
+
+
+def test_a_damaged_outbox_is_only_looked_at(here: Project, receiver: Any) -> None:
+    """The row says that the file is damaged and which command sets it aside; it stays as it is."""
+    here.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+    file = here.path / ".confiture" / "webhooks.db"
+    file.parent.mkdir(mode=0o700)
+    file.write_bytes(b"not a database" * 1000)
+    code, rows = diagnosed(here, {"a": receiver.url})
+    assert code == 1
+    assert rows["outbox"]["detail"].endswith("the file is damaged")
+    assert rows["outbox"]["remedy"].startswith("The next 'confiture migrate up' keeps it aside")
+    assert file.read_bytes() == b"not a database" * 1000
+    assert sorted(found.name for found in file.parent.iterdir()) == [".gitignore", "webhooks.db"]

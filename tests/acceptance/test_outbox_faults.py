@@ -112,7 +112,7 @@ def alone(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         (garbage, "the file is damaged"),
         (locked, "locked by another process"),
         (newer, "written by a newer confiture-webhooks"),
-        (no_directory, "in memory only"),
+        (no_directory, "it cannot be opened or made"),
         (full, "outbox"),
     ],
 )

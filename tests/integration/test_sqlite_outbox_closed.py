@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.adapters.sqlite import SqliteOutbox, default_path, open_outbox
 from confiture_webhooks.config import Settings
 from confiture_webhooks.errors import OutboxError
@@ -66,11 +65,11 @@ def test_opening_it_says_whose_it_is(closed: Path) -> None:
         SqliteOutbox(closed)
 
 
-def test_a_run_goes_on_in_memory(closed: Path) -> None:
-    """A run says why, and delivers from memory."""
-    outbox, [notice] = open_outbox(closed)
-    assert isinstance(outbox, InMemoryOutbox)
-    assert "closed to this user" in notice
+def test_a_run_is_refused_it_too(closed: Path) -> None:
+    """What a run opens sets nothing aside that is only closed."""
+    with pytest.raises(OutboxError, match="closed to this user"):
+        open_outbox(closed)
+    assert list(closed.parent.parent.rglob("*.corrupt-*")) == []
 
 
 @pytest.mark.usefixtures("closed")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.adapters.sqlite import SqliteOutbox, open_outbox
 from confiture_webhooks.adapters.sqlite_file import DamagedError, set_aside
 from confiture_webhooks.delivery import State
@@ -55,7 +54,7 @@ def test_a_full_disk_keeps_all_or_nothing(outbox_path: Path) -> None:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 2}")
         many = [delivery(1, f"endpoint{number}") for number in range(200)]
-        with pytest.raises(OutboxError, match="the disk is full"):
+        with pytest.raises(OutboxError, match="the disk is full. Make room"):
             outbox.release(event_id(1), many)
         assert [one.event_id for one in outbox.intents()] == [event_id(1)]
         assert not outbox.deliveries()
@@ -104,9 +103,8 @@ def test_a_read_only_directory_is_an_error(read_only_project: Path) -> None:
         SqliteOutbox(read_only_project / "new" / "webhooks.db")
     with pytest.raises(OutboxError, match="cannot be"):
         SqliteOutbox(read_only_project / ".confiture" / "webhooks.db")
-    outbox, [notice] = open_outbox(read_only_project / "new.db")
-    assert isinstance(outbox, InMemoryOutbox)
-    assert "in memory only" in notice
+    with pytest.raises(OutboxError, match="Make it writable, or name another file: CONFITURE_"):
+        open_outbox(read_only_project / "new.db")
 
 
 def test_a_corrupt_file_is_kept_aside_and_a_fresh_one_made(outbox_path: Path) -> None:
@@ -132,7 +130,7 @@ def test_a_command_says_what_mends_a_damaged_file(outbox_path: Path) -> None:
     """Who only looks sets nothing aside; the reason says who does."""
     outbox_path.parent.mkdir()
     outbox_path.write_bytes(b"not a database" * 1000)
-    with pytest.raises(OutboxError, match="'confiture webhooks doctor', or the next 'confiture"):
+    with pytest.raises(OutboxError, match="The next 'confiture migrate up' keeps it aside"):
         SqliteOutbox(outbox_path)
     assert outbox_path.read_bytes() == b"not a database" * 1000
 
@@ -229,12 +227,12 @@ def test_a_run_keeps_the_file_it_began_with(outbox_path: Path) -> None:
         assert claim.delivery == delivery(1)
 
 
-def test_an_outbox_that_cannot_be_at_all_is_in_memory(tmp_path: Path) -> None:
-    """With a file where its directory should be, delivery goes on in memory, and says so."""
+def test_an_outbox_that_cannot_be_at_all_says_where_and_what_to_do(tmp_path: Path) -> None:
+    """With a file where its directory should be, the path and the setting are named."""
     (tmp_path / "file").touch()
-    outbox, [notice] = open_outbox(tmp_path / "file" / "webhooks.db")
-    assert not outbox.is_durable
-    assert str(tmp_path / "file" / "webhooks.db") in notice
+    with pytest.raises(OutboxError, match="CONFITURE_WEBHOOK_OUTBOX=sqlite:") as refused:
+        open_outbox(tmp_path / "file" / "webhooks.db")
+    assert str(tmp_path / "file" / "webhooks.db") in str(refused.value)
 
 
 def test_after_close_it_refuses(outbox_path: Path) -> None:

@@ -63,6 +63,25 @@ def test_what_is_in_memory_is_said_to_be_lost() -> None:
     assert "deliver'" not in line
 
 
+def test_what_an_outbox_refused_is_not_put_down_to_the_setting() -> None:
+    """Where memory stands in for an outbox, the line says why, not to set what is set."""
+    why = "outbox /x/webhooks.db: the disk is full. Make room on it"
+    line = leftover_line(
+        {None: Summary(undelivered={"ops": 1})},
+        None,
+        {},
+        configured=NAMES,
+        is_durable=False,
+        refusal=why,
+    )
+    assert line is not None
+    assert line.endswith(f"lost with this process, which could not use its {why}.")
+    lost = {"ops": Counter({Outcome.DEAD_LETTER: 1})}
+    given_up = given_up_line(lost, {}, is_durable=False, refusal=why)
+    assert given_up is not None
+    assert given_up.endswith(f"which could not use its {why}.")
+
+
 def test_it_is_one_line() -> None:
     """However many endpoints there are, the line has no line end."""
     line = leftover_line(

@@ -158,8 +158,8 @@ def conninfo_of(dsn: str) -> str:
     except psycopg.Error:
         # Its text quotes the DSN.
         raise OutboxError(
-            "outbox postgres: its DSN cannot be read. Write it as "
-            "`postgres:postgresql://user:password@host:5432/database`"
+            "outbox postgres: its DSN cannot be read",
+            "Write it as `postgres:postgresql://user:password@host:5432/database`",
         ) from None
     parameters |= {
         "connect_timeout": CONNECT_TIMEOUT_S,
@@ -200,26 +200,33 @@ def translated(where: str) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        raise OutboxError(f"outbox {where}: {_reason(error)}") from error
+        reason, remedy = _reason(error)
+        raise OutboxError(f"outbox {where}: {reason}", remedy) from error
 
 
-def _reason(error: psycopg.Error) -> str:
+def _reason(error: psycopg.Error) -> tuple[str, str]:
     """What went wrong and what to do, without the server's words."""
     name = type(error).__name__
     if isinstance(error, errors.InsufficientPrivilege):
         return (
-            "the role may not use or create it. Have somebody who may run `confiture webhooks "
-            "outbox init` once, then the GRANTs it prints"
+            "the role may not use or create it",
+            "Have somebody who may run `confiture webhooks outbox init` once, then its GRANTs",
         )
     if isinstance(
         error, (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
     ):
-        return f"its tables are not there ({name}). `confiture webhooks outbox init` makes them"
+        return f"its tables are not there ({name})", "`confiture webhooks outbox init` makes them"
     if isinstance(error, errors.LockNotAvailable):
-        return "somebody keeps its tables locked"
+        return "somebody keeps its tables locked", "Try again when they are free"
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
-        return "the server does not answer or has closed the connection"
-    return f"the server refuses ({name}{f', {error.sqlstate}' if error.sqlstate else ''})"
+        return (
+            "the server does not answer or has closed the connection",
+            "Check that it runs, and `database_url`, or CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>",
+        )
+    return (
+        f"the server refuses ({name}{f', {error.sqlstate}' if error.sqlstate else ''})",
+        "See its log, or name another database: CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>",
+    )
 
 
 class _Watchdog:

@@ -241,8 +241,9 @@ def _known(found: int, where: str) -> int:
     if found > len(MIGRATIONS):
         raise OutboxError(
             f"outbox {where}: made by a newer confiture-webhooks (schema {found}; this one knows "
-            f"{len(MIGRATIONS)}). Upgrade confiture-webhooks, or name another database: "
-            "CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
+            f"{len(MIGRATIONS)})",
+            "Upgrade confiture-webhooks, or name another database: "
+            "CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>",
         )
     return found
 
@@ -254,8 +255,8 @@ def _make_queue(connection: Connection, where: str) -> None:
             from pgmq import get_embedded_install_sql  # noqa: PLC0415
         except ImportError as error:
             raise OutboxError(
-                f"outbox {where}: setting it up needs the `postgres` extra: "
-                "pip install 'confiture-webhooks[postgres]'"
+                f"outbox {where}: setting it up needs the `postgres` extra",
+                "pip install 'confiture-webhooks[postgres]'",
             ) from error
         # As its `install_pgmq_sql` does, whose error would hide the server's.
         connection.execute(get_embedded_install_sql())

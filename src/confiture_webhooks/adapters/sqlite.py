@@ -16,11 +16,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
-from ..errors import OutboxError
 from ..event import EventType
-from ..outbox import Claim, Intent, Outbox, Row, Summary, total
+from ..outbox import Claim, Intent, Row, Summary, total
 from . import sqlite_statements as sql
-from .memory import UNDELIVERED, InMemoryOutbox
+from .memory import UNDELIVERED
 from .sqlite_file import DamagedError, default_path, may_be_there, set_aside
 from .sqlite_transactions import Transactions
 
@@ -30,26 +29,22 @@ PRUNE_BATCH = 500
 """So many deliveries are pruned at once: others wait no longer than that takes."""
 
 
-def open_outbox(path: Path) -> tuple[Outbox, list[str]]:
-    """The outbox at *path*, and what its user must be told. Never raises OutboxError.
+def open_outbox(path: Path) -> tuple[SqliteOutbox, list[str]]:
+    """The outbox at *path*, and what its user must be told.
 
     A damaged file is set aside, never deleted, and a fresh one takes its place. What cannot be
-    opened otherwise is left as it is, and an outbox in memory stands in for it.
+    opened otherwise is left as it is: raises OutboxError.
     """
     notices: list[str] = []
     try:
-        try:
-            return SqliteOutbox(path), notices
-        except DamagedError as damage:
-            if aside := set_aside(path, damage):
-                notices.append(
-                    f"outbox {path}: the file is damaged. It is kept as {aside.name}, what it "
-                    "holds is not sent, and a fresh one takes its place"
-                )
         return SqliteOutbox(path), notices
-    except OutboxError as error:
-        notices.append(f"{error}. Webhooks of this run are kept in memory only")
-        return InMemoryOutbox(), notices
+    except DamagedError as damage:
+        if aside := set_aside(path, damage):
+            notices.append(
+                f"outbox {path}: the file is damaged. It is kept as {aside.name}, what it "
+                "holds is not sent, and a fresh one takes its place"
+            )
+    return SqliteOutbox(path), notices
 
 
 class SqliteOutbox:

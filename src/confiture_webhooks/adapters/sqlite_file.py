@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -21,10 +22,21 @@ _BESIDE = ("-wal", "-shm", "-journal")
 _DAMAGED = ".damaged"
 """Added to the file's name for a note that it is to be examined when it is next opened."""
 
-_IS_DAMAGED = (
-    "the file is damaged. 'confiture webhooks doctor', or the next 'confiture migrate up', keeps "
-    "it aside and goes on with a new one"
-)
+_IS_DAMAGED = "the file is damaged"
+_SETS_ASIDE = "The next 'confiture migrate up' keeps it aside and goes on with a new one"
+_ELSEWHERE = "or name another file: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
+_WRITABLE = f"Make it writable, {_ELSEWHERE}"
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: "End that process, or try again when it is done",
+    sqlite3.SQLITE_LOCKED: "End that process, or try again when it is done",
+    sqlite3.SQLITE_READONLY: _WRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
+    sqlite3.SQLITE_PERM: _WRITABLE,
+    sqlite3.SQLITE_FULL: f"Make room on it, {_ELSEWHERE}",
+    sqlite3.SQLITE_IOERR: f"See what the system says of the disk, {_ELSEWHERE}",
+    sqlite3.SQLITE_CORRUPT: _SETS_ASIDE,
+    sqlite3.SQLITE_NOTADB: _SETS_ASIDE,
+}
 _REASONS = {
     sqlite3.SQLITE_BUSY: "locked by another process",
     sqlite3.SQLITE_LOCKED: "locked by another process",
@@ -87,8 +99,9 @@ def _closed(path: Path) -> OutboxError:
             owner = place.owner()
             break
     return OutboxError(
-        f"outbox {path}: closed to this user; it belongs to {owner}. Run this as {owner}, or give "
-        "each user an outbox of its own: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
+        f"outbox {path}: closed to this user; it belongs to {owner}",
+        f"Run this as {owner}, or give each user an outbox of its own: "
+        "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>",
     )
 
 
@@ -109,11 +122,13 @@ def translated(path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         reason = _REASONS.get(code, f"SQLite refused ({type(error).__name__}: {error})")
         kind = DamagedError if is_damage(error) else OutboxError
-        raise kind(f"outbox {path}: {reason}") from error
+        raise kind(f"outbox {path}: {reason}", _REMEDIES.get(code)) from error
     except UnicodeError as error:
         raise OutboxError(f"outbox {path}: text that UTF-8 cannot carry") from error
     except OSError as error:
-        raise OutboxError(f"outbox {path}: {error.strerror or type(error).__name__}") from error
+        reason = f"it cannot be opened or made ({error.strerror or type(error).__name__})"
+        remedy = f"Make room on it, {_ELSEWHERE}" if error.errno == errno.ENOSPC else _WRITABLE
+        raise OutboxError(f"outbox {path}: {reason}", remedy) from error
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -262,5 +277,5 @@ def _examine(connection: sqlite3.Connection, path: Path) -> None:
     if not note.exists():
         return
     if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
-        raise DamagedError(f"outbox {path}: {_IS_DAMAGED}")
+        raise DamagedError(f"outbox {path}: {_IS_DAMAGED}", _SETS_ASIDE)
     note.unlink(missing_ok=True)

@@ -182,13 +182,14 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     if application_id != APPLICATION_ID and not is_empty:
         raise OutboxError(
-            f"outbox {path}: this is another program's SQLite database. "
-            "Name another file: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
+            f"outbox {path}: this is another program's SQLite database",
+            "Name another file: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>",
         )
     if version > len(MIGRATIONS):
         raise OutboxError(
             f"outbox {path}: written by a newer confiture-webhooks (schema {version}; this one "
-            f"knows {len(MIGRATIONS)}). Upgrade confiture-webhooks, or name another file: "
-            "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
+            f"knows {len(MIGRATIONS)})",
+            "Upgrade confiture-webhooks, or name another file: "
+            "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>",
         )
     return version

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING
 from ..config.variables import OFF_WORDS, SWITCH
 from ..delivery import Delivery, State, TraceContext
 from ..errors import ConfigError, OutboxError, SignatureError
-from ..event import EventType, body
+from ..event import EventType, body, rfc3339
 from ..outbox import Summary
 from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Export, plan
 from ..transport import prepare
 from ..verification import verify
-from ..wiring import command_settings, in_database, make_outbox, unread_block, user_agent
+from ..wiring import (
+    command_settings,
+    in_database,
+    operators_outbox,
+    spare_outbox,
+    unread_block,
+    user_agent,
+)
 from .health import Check, ok, skipped, warn, wrong
 from .obstacles import PATIENCE, obstacle, remedy_of, way_to
 from .standing import stuck
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
     from ..adapters.hook_files import HookFile
     from ..config import Settings
     from ..endpoint import Endpoint
+    from ..outbox import Outbox
 
 _PACKAGES = {
     GRPC: "opentelemetry.exporter.otlp.proto.grpc",
@@ -119,13 +127,15 @@ def _outbox(
 
         settings = in_database(settings, project_dsn(config_file, environ))
     try:
-        with closing(make_outbox(settings, environ, notices.append)) as outbox:
+        with closing(_opened(settings, environ, notices.append)) as outbox:
             summary = outbox.summaries().get(settings.environment, Summary())
             off, is_durable = outbox.disabled(settings.environment), outbox.is_durable
+            due = [outbox.next_due_at(one.name, settings.environment) for one in settings.endpoints]
     except OutboxError as error:
-        yield wrong("outbox", str(error), _outbox_remedy(settings))
+        yield wrong("outbox", error.problem, error.remedy or _outbox_remedy(settings))
         return
-    yield _kept(summary, is_durable=is_durable, notices=notices)
+    next_at = min((at for at in due if at is not None), default=None)
+    yield _kept(summary, next_at, is_durable=is_durable, notices=notices)
     configured = [endpoint.name for endpoint in settings.endpoints]
     for name, reason in stuck(summary, configured, off=off, late={}).items():
         remedy = (
@@ -136,19 +146,36 @@ def _outbox(
         yield wrong(f"{name}: outbox", reason, remedy)
 
 
-def _kept(summary: Summary, *, is_durable: bool, notices: Sequence[str]) -> Check:
+def _opened(
+    settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]
+) -> Outbox:
+    """The outbox as it is: a damaged file is not set aside, and nothing made in a database."""
+    if settings.outbox == "memory":
+        return spare_outbox()
+    makes = settings.outbox.startswith("sqlite")
+    return operators_outbox(settings, environ, makes=makes, notice=notice)
+
+
+def _kept(
+    summary: Summary, next_at: datetime | None, *, is_durable: bool, notices: Sequence[str]
+) -> Check:
     waiting = sum(summary.undelivered.values())
     dead = summary.counts.get(State.DEAD_LETTER, 0)
     counts = f"{waiting} waiting, {dead} given up"
-    if notices and not is_durable:
-        return wrong("outbox", "; ".join(notices), "Make it writable, or set another `outbox`")
     if notices:
-        return warn("outbox", "; ".join(notices), "Nothing else is to be done")
+        return warn("outbox", "; ".join(notices), "Make it before a run whose role may not")
     if not is_durable:
         return warn("outbox", f"in memory; {counts}", "Use `sqlite`: memory ends with the command")
-    if dead or waiting:
-        again = "redeliver --dead" if dead else "deliver"
-        return warn("outbox", counts, f"Run `confiture webhooks {again}`")
+    if dead:
+        return warn("outbox", counts, "Run `confiture webhooks redeliver --dead`")
+    if waiting and next_at is not None and next_at > datetime.now(UTC):
+        return warn(
+            "outbox",
+            f"{counts}; the next is due at {rfc3339(next_at)}",
+            "Run `confiture webhooks deliver` then, or `confiture webhooks redeliver --pending`",
+        )
+    if waiting:
+        return warn("outbox", counts, "Run `confiture webhooks deliver`")
     return ok("outbox", f"writable; {counts}")
 
 

@@ -45,9 +45,9 @@ class Received:
 class LocalReceiver:
     """A real HTTP receiver on 127.0.0.1, serving inside its ``with`` block.
 
-    POSTs are answered from *answers*, then with 200, as every other request is. An entry is a status, a status
-    with headers and maybe a body, ``"slow"``, or a fault: ``hang``, ``reset``, ``close``,
-    ``drip``, ``drip_body``, ``rubbish``, ``endless``. *on_request* is called with each
+    POSTs are answered from *answers*, then with 200, as every other request is. An entry is a
+    status, a status with headers and maybe a body, ``"slow"``, or a fault: ``hang``, ``reset``,
+    ``close``, ``drip``, ``drip_body``, ``rubbish``, ``endless``. *on_request* is called with each
     request before its answer is sent, on the connection's thread.
     """
 

@@ -63,6 +63,8 @@ class Outgoing:
         self._worker: Worker | None = None
         self._spared: list[str] | None = None
         """Events that were released into memory instead; ``None``: the outbox works."""
+        self._refusal: str | None = None
+        """Why they were."""
         self._enlisted: dict[str, tuple[EventType, Sequence[Delivery]]] = {}
         """What goes with a transaction, by event: told elsewhere, it has the same bytes."""
         self._guard = threading.RLock()
@@ -182,7 +184,12 @@ class Outgoing:
         return False
 
     def _given_up(self, worker: Worker, outbox: Outbox) -> list[str]:
-        line = given_up_line(worker.by_endpoint(), worker.failed(), is_durable=outbox.is_durable)
+        line = given_up_line(
+            worker.by_endpoint(),
+            worker.failed(),
+            is_durable=outbox.is_durable,
+            refusal=self._refusal,
+        )
         return [line] if line else []
 
     def _left(self, worker: Worker, outbox: Outbox) -> list[str]:
@@ -198,6 +205,7 @@ class Outgoing:
             configured=names,
             next_at=min(due) if due and min(due) > datetime.now(UTC) else None,
             is_durable=outbox.is_durable,
+            refusal=self._refusal,
         )
         return [line] if line else []
 
@@ -220,7 +228,8 @@ class Outgoing:
 
     def _replace(self, error: OutboxError) -> Outbox:
         """Go on in memory: what the broken outbox holds stays there for a later run."""
-        self._telemetry.outbox_failed(str(error))
+        self._refusal = str(error)
+        self._telemetry.outbox_failed(self._refusal)
         worker, transport, outbox = self._worker, self._transport, self._outbox
         self._worker, self._transport = None, None
         self._outbox, self._spared = self._parts.spare_outbox(), []

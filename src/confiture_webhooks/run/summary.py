@@ -13,10 +13,8 @@ from ..outbox import Summary
 
 UNKNOWN = "unknown"
 """In the place of a failure: no endpoint of that name is configured."""
-LOST = (
-    "They are lost with this process: "
-    "set CONFITURE_WEBHOOK_OUTBOX=sqlite to keep them for a later run."
-)
+_LOST = "They are lost with this process"
+_KEEP = f"{_LOST}: set CONFITURE_WEBHOOK_OUTBOX=sqlite to keep them for a later run."
 NO_ENVIRONMENT = "(none)"
 OFF = "off"
 """In the place of a failure: the endpoint answered 410 once and is told nothing since."""
@@ -30,11 +28,13 @@ def leftover_line(
     configured: Collection[str],
     next_at: datetime | None = None,
     is_durable: bool,
+    refusal: str | None = None,
 ) -> str | None:
     """How many deliveries are left, to which endpoints, why, and what to do; ``None``: none are.
 
-    *next_at*: when the next of them is due, ``None``: now, or never. Those of other environments
-    than *environment* are only counted, as an addition.
+    *next_at*: when the next of them is due, ``None``: now, or never. *refusal*: why memory stands
+    in for the outbox. Those of other environments than *environment* are only counted, as an
+    addition.
     """
     summary = summaries.get(environment, Summary())
     if not summary.undelivered:
@@ -48,7 +48,7 @@ def leftover_line(
     )
     noun = "delivery" if total == 1 else "deliveries"
     is_sent_some_day = any(reasons.get(name) not in (OFF, UNKNOWN) for name in summary.undelivered)
-    remedy = _remedy(next_at, is_sent_some_day=is_sent_some_day) if is_durable else LOST
+    remedy = _remedy(next_at, is_sent_some_day=is_sent_some_day) if is_durable else _lost(refusal)
     others = elsewhere(summaries, environment)
     more = f" {elsewhere_line(others)}" if others else ""
     return f"confiture-webhooks: {total} {noun} not sent ({where}). {remedy}{more}"
@@ -69,7 +69,11 @@ def barred_line(name: str, why: str) -> str:
 
 
 def given_up_line(
-    given_up: Mapping[str, Counter[Outcome]], failures: Mapping[str, str], *, is_durable: bool
+    given_up: Mapping[str, Counter[Outcome]],
+    failures: Mapping[str, str],
+    *,
+    is_durable: bool,
+    refusal: str | None = None,
 ) -> str | None:
     """What the run gave up for good, and what to do; ``None``: nothing."""
     parts, remedies = [], []
@@ -85,8 +89,13 @@ def given_up_line(
             )
     if not parts:
         return None
-    remedy = f"Once the receiver is well: {', '.join(remedies)}." if is_durable else LOST
+    again = f"Once the receiver is well: {', '.join(remedies)}."
+    remedy = again if is_durable else _lost(refusal)
     return f"confiture-webhooks: given up ({', '.join(parts)}). {remedy}"
+
+
+def _lost(refusal: str | None) -> str:
+    return f"{_LOST}, which could not use its {refusal}." if refusal else _KEEP
 
 
 def _remedy(next_at: datetime | None, *, is_sent_some_day: bool) -> str:
