@@ -75,7 +75,7 @@ def test_demo(scratch: Path) -> None:
         "webhook.attempt_failed",
         "roll back migration",
         "of 4 webhooks (4 signatures valid)",
-        "of 1 webhooks (1 signatures valid)",
+        "of 1 webhook (1 signature valid)",
         "Trace of the killed run",
         "error_type=Interrupted",
     ):

@@ -134,12 +134,12 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     project.environment_file(webhooks={"flush_timeout": 1, "endpoints": [one]})
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     up = project.confiture("migrate", "up")
-    assert "the next is due at" in up.stderr
+    assert "It is kept and due at" in up.stderr
     assert "'confiture webhooks redeliver --pending'" in up.stderr
     waits = project.confiture("webhooks", "deliver")
     assert "0 delivered, 0 given up, 1 left for later; the next due at" in waits.stdout
     again = project.confiture("webhooks", "redeliver", "--pending", "--yes")
-    assert "1 delivery due now" in again.stdout
+    assert "1 delivery due now; confiture webhooks deliver makes it" in again.stdout
     assert project.confiture("webhooks", "deliver").returncode == 1
     project.environment_file(
         webhooks={"flush_timeout": 1, "endpoints": [{**one, "name": "renamed"}]}

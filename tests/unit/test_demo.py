@@ -370,4 +370,4 @@ def test_ties() -> None:
     assert DOWN in down
     for words in ("of 3 spans", "of 0 webhooks (0 signatures valid)", "of 0 log lines"):
         assert words in down
-    assert "of 1 webhooks (1 signatures valid)" in down.split(KILLED)[1]
+    assert "of 1 webhook (1 signature valid)" in down.split(KILLED)[1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime
 
+import pytest
+
 from confiture_webhooks.delivery import Outcome
 from confiture_webhooks.outbox import Summary
 from confiture_webhooks.run.summary import (
@@ -43,13 +45,35 @@ def test_the_line_tells_how_many_where_why_and_what_to_do() -> None:
     )
 
 
-def test_one_delivery_is_not_plural() -> None:
-    """A single delivery is told as one."""
-    line = leftover_line(
-        {None: Summary(undelivered={"ops": 1})}, None, {}, configured=NAMES, is_durable=True
-    )
+@pytest.mark.parametrize(
+    ("is_durable", "next_at", "told"),
+    [
+        (True, None, "It is kept and goes out with the next"),
+        (True, AT, "It is kept and due at 2026-01-09T14:00:00.000Z."),
+        (True, AT, "redeliver --pending' makes it due now."),
+        (
+            False,
+            None,
+            "It is lost with this process: set CONFITURE_WEBHOOK_OUTBOX=sqlite to keep it",
+        ),
+    ],
+)
+def test_one_delivery_is_not_plural(is_durable: bool, next_at: datetime | None, told: str) -> None:
+    """A single delivery is told as one, and so is what becomes of it."""
+    left = {None: Summary(undelivered={"ops": 1})}
+    line = leftover_line(left, None, {}, configured=NAMES, next_at=next_at, is_durable=is_durable)
     assert line is not None
     assert "1 delivery not sent" in line
+    assert told in line
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "It is lost with"), (2, "They are lost with")])
+def test_one_dead_letter_is_not_plural(count: int, told: str) -> None:
+    """What memory gave up is lost, one or several."""
+    dead = {"ops": Counter({Outcome.DEAD_LETTER: count})}
+    line = given_up_line(dead, {}, is_durable=False)
+    assert line is not None
+    assert told in line
 
 
 def test_what_is_in_memory_is_said_to_be_lost() -> None:
@@ -110,7 +134,7 @@ def test_other_environments_are_named_with_the_remedy() -> None:
 
 def test_the_line_says_when_the_next_is_due() -> None:
     """What is not due yet is not promised now: its time is told, and what makes it due."""
-    left = {None: Summary(undelivered={"ops": 1})}
+    left = {None: Summary(undelivered={"ops": 2})}
     line = leftover_line(left, None, {}, configured=NAMES, next_at=AT, is_durable=True)
     assert line is not None
     assert "the next is due at 2026-01-09T14:00:00.000Z" in line

@@ -12,6 +12,7 @@ import typer
 
 from ..delivery import State
 from ..errors import Fault
+from ..wording import counted
 from .options import ConfigOpt
 from .output import FAILED, fail, refuse, say
 from .project import check_endpoint, opened
@@ -76,7 +77,7 @@ def redeliver(
         else:
             state = State.DEAD_LETTER if dead else State.PENDING
             done = _all(outbox, state, endpoint, now=now, yes=yes)
-    makes = "; confiture webhooks deliver makes them" if done else ""
+    makes = f"; confiture webhooks deliver makes {_them(done)}"
     print(f"{_deliveries(done)} due now{makes}" if done else "Nothing to redeliver")
 
 
@@ -127,7 +128,7 @@ def discard(
                 if state is not State.DELIVERED
                 for row in outbox.deliveries(state=state, endpoint=endpoint, limit=EVERY)
             ]
-        plan = [f"Discard {_told(rows)}: nobody will make them"] if rows else []
+        plan = [f"Discard {_told(rows)}: nobody will make {_them(len(rows))}"] if rows else []
         plan += [f"Discard {told_unsettled(killed)}: nobody will be told"] if killed else []
         if plan:
             _agree(". ".join(plan), yes=yes)
@@ -186,7 +187,11 @@ def _all(outbox: Outbox, state: State, endpoint: str | None, *, now: datetime, y
 
 
 def _deliveries(count: int) -> str:
-    return "1 delivery" if count == 1 else f"{count} deliveries"
+    return counted(count, "delivery", "deliveries")
+
+
+def _them(count: int) -> str:
+    return "it" if count == 1 else "them"
 
 
 def _agree(what: str, *, yes: bool) -> None:

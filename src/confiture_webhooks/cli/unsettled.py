@@ -12,6 +12,7 @@ from ..run.outgoing import TELEMETRY_BUDGET
 from ..run.settler import LONGEST_QUESTION_S, examine
 from ..settlement import Ending
 from ..wiring import command_telemetry
+from ..wording import counted
 from .output import fail
 from .project import ask_of
 
@@ -75,7 +76,7 @@ def told_unsettled(judged: Judged) -> str:
 
 def runs(count: int) -> str:
     """So many of them."""
-    return "1 unsettled migration" if count == 1 else f"{count} unsettled migrations"
+    return counted(count, "unsettled migration", "unsettled migrations")
 
 
 def forget(settings: Settings, outbox: Outbox, judged: Judged) -> None:

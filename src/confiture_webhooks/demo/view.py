@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..telemetry import names
+from ..wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -239,10 +240,14 @@ def ties(seen: Seen) -> Text:
         own = [r for r in seen.requests if r.headers.get("X-Correlation-ID") == trace_id]
         logs = [r for r in seen.logs if r.attributes.get("correlation_id") == trace_id]
         verdicts = Counter(request.verified for request in own)
-        spans = sum(span.trace_id == trace_id for span in seen.spans)
+        carrying = sum(span.trace_id == trace_id for span in seen.spans)
+        spans = counted(carrying, "span", "spans")
+        webhooks = counted(len(own), "webhook", "webhooks")
+        signatures = counted(verdicts[True], "signature", "signatures")
+        lines = counted(len(logs), "log line", "log lines")
         text.append(f"{name}  ").append(trace_id, style="bold")
-        text.append(f"\n  trace id of {spans} spans, X-Correlation-ID of {len(own)} webhooks")
-        text.append(f" ({verdicts[True]} signatures valid),\n")
-        text.append(f"  correlation_id of {len(logs)} log lines\n")
+        text.append(f"\n  trace id of {spans}, X-Correlation-ID of {webhooks}")
+        text.append(f" ({signatures} valid),\n")
+        text.append(f"  correlation_id of {lines}\n")
     text.rstrip()
     return text

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import HookError
 from ..hooks import Hook, HookContext
+from ..wording import counted
 from .hook_thread import HookThread, OutputGuard, end_left_behind
 
 if TYPE_CHECKING:
@@ -120,9 +121,9 @@ class HookRunner:
         self._thread.join(0.5)
         left = self._waiting
         if left:
-            calls = "event was" if left == 1 else "events were"
+            events = counted(left, "event was", "events were")
             self._say(
-                f"confiture-webhooks: hooks had no time left: {left} {calls} not told to them "
+                f"confiture-webhooks: hooks had no time left: {events} not told to them "
                 "in full. Make the hooks faster, or raise `flush_timeout`."
             )
         end_left_behind()

@@ -17,6 +17,7 @@ from ..event import Event, EventType
 from ..formats import Rendered, render
 from ..outbox import Enlisting, Intent, Outbox, Summary
 from ..status_line import status_line
+from ..wording import counted
 from ..worker import Worker
 from .handover import hand_over, undelivered
 from .summary import OFF, given_up_line, leftover_line
@@ -146,8 +147,8 @@ class Outgoing:
         with suppress(OutboxError):
             mine = self._opened().summaries().get(self._settings.environment, Summary())
             waiting = sum(mine.undelivered.values())
-            noun = "webhook" if waiting == 1 else "webhooks"
-            status_line.show(f"{waiting} {noun} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
+            webhooks = counted(waiting, "webhook", "webhooks")
+            status_line.show(f"{webhooks} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
 
     def stop(self, *, is_late: bool = False) -> str | None:
         """End the worker; the lines to read when not everything was delivered, else ``None``.

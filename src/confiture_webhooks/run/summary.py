@@ -10,11 +10,10 @@ from ..delivery import Outcome
 from ..errors import CUT
 from ..event import rfc3339
 from ..outbox import Summary
+from ..wording import counted
 
 UNKNOWN = "unknown"
 """In the place of a failure: no endpoint of that name is configured."""
-_LOST = "They are lost with this process"
-_KEEP = f"{_LOST}: set CONFITURE_WEBHOOK_OUTBOX=sqlite to keep them for a later run."
 NO_ENVIRONMENT = "(none)"
 OFF = "off"
 """In the place of a failure: the endpoint answered 410 once and is told nothing since."""
@@ -46,12 +45,17 @@ def leftover_line(
         f"{name}: {count}, {_reason(name, reasons.get(name))}"
         for name, count in sorted(summary.undelivered.items())
     )
-    noun = "delivery" if total == 1 else "deliveries"
     is_sent_some_day = any(reasons.get(name) not in (OFF, UNKNOWN) for name in summary.undelivered)
-    remedy = _remedy(next_at, is_sent_some_day=is_sent_some_day) if is_durable else _lost(refusal)
+    is_one = total == 1
+    remedy = (
+        _remedy(next_at, is_one=is_one, is_sent_some_day=is_sent_some_day)
+        if is_durable
+        else _lost(refusal, is_one=is_one)
+    )
     others = elsewhere(summaries, environment)
     more = f" {elsewhere_line(others)}" if others else ""
-    return f"confiture-webhooks: {total} {noun} not sent ({where}). {remedy}{more}"
+    left = counted(total, "delivery", "deliveries")
+    return f"confiture-webhooks: {left} not sent ({where}). {remedy}{more}"
 
 
 def barred(summary: Summary, off: Collection[str], configured: Collection[str]) -> dict[str, str]:
@@ -76,12 +80,13 @@ def given_up_line(
     refusal: str | None = None,
 ) -> str | None:
     """What the run gave up for good, and what to do; ``None``: nothing."""
-    parts, remedies = [], []
+    parts, remedies, lost = [], [], 0
     for name, counts in sorted(given_up.items()):
         if dead := counts[Outcome.DEAD_LETTER]:
-            noun = "dead letter" if dead == 1 else "dead letters"
-            parts.append(f"{name}: {dead} {noun}, {_reason(name, failures.get(name))}")
+            letters = counted(dead, "dead letter", "dead letters")
+            parts.append(f"{name}: {letters}, {_reason(name, failures.get(name))}")
             remedies.append(f"'confiture webhooks redeliver --dead --endpoint {name}'")
+        lost += dead + counts[Outcome.GONE]
         if counts[Outcome.GONE]:
             parts.append(f"{name}: answered 410 and is switched off")
             remedies.append(
@@ -90,26 +95,34 @@ def given_up_line(
     if not parts:
         return None
     again = f"Once the receiver is well: {', '.join(remedies)}."
-    remedy = again if is_durable else _lost(refusal)
+    remedy = again if is_durable else _lost(refusal, is_one=lost == 1)
     return f"confiture-webhooks: given up ({', '.join(parts)}). {remedy}"
 
 
-def _lost(refusal: str | None) -> str:
-    return f"{_LOST}, which could not use its {refusal}." if refusal else _KEEP
-
-
-def _remedy(next_at: datetime | None, *, is_sent_some_day: bool) -> str:
+def _remedy(next_at: datetime | None, *, is_one: bool, is_sent_some_day: bool) -> str:
+    kept, go = ("It is kept", "goes") if is_one else ("They are kept", "go")
     if not is_sent_some_day:
-        return "They are kept."
+        return f"{kept}."
     if next_at is None:
         return (
-            "They are kept and go out with the next 'confiture migrate' command, "
+            f"{kept} and {go} out with the next 'confiture migrate' command, "
             "or now with 'confiture webhooks deliver'."
         )
+    due, them = (" and", "it") if is_one else ("; the next is", "them")
     return (
-        f"They are kept; the next is due at {rfc3339(next_at)}. From then on the next 'confiture "
+        f"{kept}{due} due at {rfc3339(next_at)}. From then on the next 'confiture "
         "migrate' command or 'confiture webhooks deliver' makes it; "
-        "'confiture webhooks redeliver --pending' makes them due now."
+        f"'confiture webhooks redeliver --pending' makes {them} due now."
+    )
+
+
+def _lost(refusal: str | None, *, is_one: bool) -> str:
+    lost, them = ("It is lost", "it") if is_one else ("They are lost", "them")
+    if refusal:
+        return f"{lost} with this process, which could not use its {refusal}."
+    return (
+        f"{lost} with this process: "
+        f"set CONFITURE_WEBHOOK_OUTBOX=sqlite to keep {them} for a later run."
     )
 
 
