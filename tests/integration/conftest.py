@@ -1,4 +1,4 @@
-"""An outbox's file, and a directory that cannot be written."""
+"""An outbox's file, a directory that cannot be written, and a database with a ledger."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from contract.made import filled
+from ledgers import LEDGER
 
 NOBODY = 65534
 
@@ -42,3 +44,11 @@ def read_only_project() -> Iterator[Path]:
         file.unlink()
     inner.rmdir()
     directory.rmdir()
+
+
+@pytest.fixture
+def shop(database: str) -> str:
+    """A database with an empty ledger."""
+    with psycopg.connect(database) as connection:
+        connection.execute(LEDGER.format("tb_confiture"))
+    return database

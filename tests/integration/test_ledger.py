@@ -19,24 +19,9 @@ from psycopg import conninfo, sql
 from confiture_webhooks.adapters.backend import LOCK_NAMESPACE, backend_of, before
 from confiture_webhooks.adapters.database import project_dsn
 from confiture_webhooks.adapters.ledger import TIMEOUT_S, Ledger
-from confiture_webhooks.event import Direction, MigrationRef
 from confiture_webhooks.outbox import NO_ROW, Intent
-from confiture_webhooks.run.migration import Backend
 from confiture_webhooks.settlement import Ending, Known, judge
-
-LEDGER = (
-    "CREATE TABLE {} (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), version text UNIQUE, "
-    "applied_at timestamptz DEFAULT now(), execution_time_ms int)"
-)
-ADD = "INSERT INTO {} (version, execution_time_ms) VALUES ('005', 7)"
-
-
-class Engine:
-    """As much of a migration engine as is looked at before a migration."""
-
-    def __init__(self, connection: Any, migration_table: str = "tb_confiture") -> None:
-        self.connection = connection
-        self.migration_table = migration_table
+from ledgers import ADD, LEDGER, Engine, intent
 
 
 @contextmanager
@@ -47,14 +32,6 @@ def connected(dsn: str) -> Iterator[Any]:
         yield connection
     finally:
         connection.close()
-
-
-@pytest.fixture
-def shop(database: str) -> str:
-    """A database with an empty ledger."""
-    with psycopg.connect(database) as connection:
-        connection.execute(LEDGER.format("tb_confiture"))
-    return database
 
 
 @pytest.fixture
@@ -69,32 +46,6 @@ def stranger(shop: str, postgres: Any) -> Iterator[str]:
         yield url._replace(netloc=f"{name}:{word}@{url.hostname}:{url.port}").geturl()
         admin.execute(sql.SQL("DROP OWNED BY {}").format(role))
         admin.execute(sql.SQL("DROP ROLE {}").format(role))
-
-
-def intent(backend: Backend, direction: Direction = Direction.UP) -> Intent:
-    """The intent of a migration of version 005 on *backend*, as a run stages it."""
-    return Intent(
-        event_id="evt_1",
-        direction=direction,
-        migration=MigrationRef(version="005", slug="a"),
-        environment=None,
-        ledger_table=backend.ledger_table,
-        database_host=backend.database.host,
-        database_port=backend.database.port,
-        database_name=backend.database.name,
-        database_identity=backend.identity,
-        timeline=backend.timeline,
-        ledger_oid=backend.ledger_oid,
-        ledger_before=backend.ledger_before,
-        ledger_read_at=backend.ledger_read_at,
-        has_lock=backend.has_lock,
-        backend_pid=backend.pid,
-        backend_started_at=backend.started_at,
-        traceparent="",
-        tracestate=None,
-        correlation_id="",
-        staged_at=datetime.now(UTC),
-    )
 
 
 def staged(connection: Any, table: str = "tb_confiture") -> Intent:

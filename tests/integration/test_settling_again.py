@@ -16,17 +16,9 @@ from confiture_webhooks.adapters.backend import backend_of, before
 from confiture_webhooks.adapters.ledger import ask_over
 from confiture_webhooks.settlement import Ending, judge
 from crashing import crash
-from integration.test_ledger import ADD, LEDGER, Engine, intent
+from ledgers import ADD, Engine, intent
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def shop(database: str) -> str:
-    """A database with an empty ledger."""
-    with psycopg.connect(database) as connection:
-        connection.execute(LEDGER.format("tb_confiture"))
-    return database
 
 
 @pytest.fixture
