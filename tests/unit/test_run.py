@@ -457,7 +457,7 @@ def test_a_closed_stderr_breaks_nothing() -> None:
     def closed(_: str) -> None:
         raise BrokenPipeError
 
-    bench.run._write = closed
+    bench.run._opened._write = closed
     unknown(bench, UP, None)
     bench.run.finish()
     assert len(bench.telemetry.shutdowns) == 1

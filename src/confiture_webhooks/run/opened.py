@@ -1,0 +1,147 @@
+"""What one run has open: telemetry, outbox and hooks, made on first use and ended in time."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+
+from ..event import Database
+from .hook_events import HookFeed
+from .outgoing import TELEMETRY_BUDGET, Outgoing, Parts
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..telemetry import Telemetry
+
+
+class Reporting(Protocol):
+    """What has somewhere to tell a fault of ours."""
+
+    def report(self, where: str, error: BaseException) -> None:
+        """Tell it. Raises nothing."""
+
+
+S = TypeVar("S", bound=Reporting)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def contained(
+    method: Callable[Concatenate[S, P], R],
+) -> Callable[Concatenate[S, P], R | None]:
+    """Turn any fault of *method* into one log line and ``None``."""
+
+    @functools.wraps(method)
+    def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001  a bug of ours must never reach a migration
+            self.report(method.__name__.strip("_"), error)
+            return None
+
+    return wrapper
+
+
+class Opened:
+    """The parts of a run that are in use. A run that has nothing to tell opens none."""
+
+    def __init__(self, settings: Settings, parts: Parts, write: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._parts = parts
+        self._write = write
+        self._has_reported = False
+        self.telemetry: Telemetry | None = None
+        self.outgoing: Outgoing | None = None
+        self.hooks: HookFeed | None = None
+        self.database = Database()
+        """Of the run's first migration."""
+        self.command = "confiture migrate"
+        self.started_at = datetime.now(UTC)
+
+    def begun(self, database: Database) -> tuple[Telemetry, Outgoing]:
+        """Telemetry and outbox, with the run's span open."""
+        if self.telemetry is None:
+            self.telemetry = self._parts.telemetry()
+        if self.outgoing is None:
+            self.database = database
+            self.telemetry.start_run(self.command, database, started_at=self.started_at)
+            self.outgoing = Outgoing(self._settings, self._parts, self.telemetry)
+            if self._parts.hooks is not None:
+                self.hooks = HookFeed(
+                    self._settings, self._parts.hooks, self.telemetry, self.outgoing
+                )
+        return self.telemetry, self.outgoing
+
+    def reached(self) -> tuple[Telemetry, Outgoing] | None:
+        """Telemetry and outbox, if this run or an earlier one has something in it."""
+        if self.outgoing is None:
+            if not self._parts.has_leftovers():
+                return None
+            self.telemetry = self.telemetry or self._parts.telemetry()
+            self.outgoing = Outgoing(self._settings, self._parts, self.telemetry)
+        assert self.telemetry is not None
+        return self.telemetry, self.outgoing
+
+    def trace_failed(self, error_type: str | None) -> None:
+        """The span of a run that failed before its first migration, which no endpoint hears of."""
+        self.telemetry = self.telemetry or self._parts.telemetry()
+        self.telemetry.start_run(self.command, self.database, started_at=self.started_at)
+        self.telemetry.end_run(applied=0, failed=0, error_type=error_type)
+
+    def report(self, where: str, error: BaseException) -> None:
+        """One log line for the first fault of our own; the run goes on."""
+        if self._has_reported:
+            return
+        self._has_reported = True
+        if self.telemetry is not None:
+            with suppress(Exception):
+                self.telemetry.failed(where, error)
+                return
+        self.say(
+            f"confiture-webhooks: {where} failed ({type(error).__name__}); "
+            "webhooks of this run may be missing, the migration goes on"
+        )
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        with suppress(Exception):  # a closed stderr: nobody is left to tell
+            self._write(text)
+
+    def drain_hooks(self, deadline: float) -> None:
+        """Wait for users' hooks until *deadline* (monotonic)."""
+        if self.hooks is not None:
+            self.hooks.drain(deadline)
+
+    @contained
+    def flush(self, deadline: float) -> None:
+        """Wait until *deadline* (monotonic) for what is due, of earlier runs too."""
+        if reached := self.reached():
+            left = timedelta(seconds=max(0.0, deadline - time.monotonic()))
+            reached[1].flush(left)
+
+    @contained
+    def stop(self, deadline: float) -> None:
+        """End hooks and worker, and say what is left."""
+        if self.hooks is not None:
+            self.hooks.stop()
+        if self.outgoing is not None and (
+            line := self.outgoing.stop(is_late=time.monotonic() >= deadline)
+        ):
+            self.say(line)
+
+    @contained
+    def end_telemetry(self, deadline: float) -> None:
+        """Export what is left, until *deadline* (monotonic)."""
+        if self.telemetry is not None:
+            left = timedelta(seconds=max(0.1, deadline - time.monotonic()))
+            self.telemetry.shutdown(min(TELEMETRY_BUDGET, left))
+
+    @contained
+    def let_go(self) -> None:
+        """Close connections and files."""
+        if self.outgoing is not None:
+            self.outgoing.close()
