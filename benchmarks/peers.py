@@ -99,7 +99,7 @@ def peer(
 ) -> Iterator[Peer]:
     """A receiver or a collector in a process of its own; over TLS with an *identity*.
 
-    A round trip to it takes *away_ms* more than on loopback.
+    A round trip to it takes *away_ms* more than on loopback, and what the relay itself takes.
     """
     told = [str(identity)] if identity else []
     process = subprocess.Popen(
