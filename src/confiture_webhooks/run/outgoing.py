@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import Delivery, TraceContext
-from ..endpoint import DEFAULT_FORMAT, Endpoint
 from ..errors import OutboxError
 from ..event import Event, EventType
-from ..formats import Rendered, render
 from ..outbox import Enlisting, Intent, Outbox, Summary
 from ..status_line import status_line
 from ..wording import counted
 from ..worker import Worker
+from .deliveries import deliveries_of
 from .handover import hand_over, undelivered
 from .summary import OFF, given_up_line, leftover_line
 
@@ -258,52 +256,3 @@ class Outgoing:
             )
             self._worker.start()
         return self._worker
-
-
-Report = Callable[[str, Exception], None]
-"""Told where a fault of ours was, and what it is."""
-
-
-def deliveries_of(
-    event: Event, endpoints: Sequence[Endpoint], trace: TraceContext, *, report: Report
-) -> list[Delivery]:
-    """One delivery of *event* for each of *endpoints* that wants it."""
-    return [
-        _delivery(event, endpoint, trace, _rendered(event, endpoint, report))
-        for endpoint in endpoints
-        if endpoint.wants(event)
-    ]
-
-
-def _rendered(event: Event, endpoint: Endpoint, report: Report) -> Rendered:
-    """The body *endpoint* asked for; in the default format when that cannot be made.
-
-    The receiver then refuses it, and the delivery stays where an operator sees it.
-    """
-    try:
-        return render(event, endpoint)
-    except Exception as error:
-        if endpoint.format == DEFAULT_FORMAT:
-            raise
-        # One endpoint's format is nobody else's trouble.
-        report("format", error)
-        return render(event, replace(endpoint, format=DEFAULT_FORMAT))
-
-
-def _delivery(
-    event: Event, endpoint: Endpoint, trace: TraceContext, rendered: Rendered
-) -> Delivery:
-    return Delivery(
-        id=f"dlv_{uuid.uuid4().hex}",
-        event_id=event.id,
-        event_type=event.type,
-        endpoint=endpoint.name,
-        body=rendered.body,
-        content_type=rendered.content_type,
-        trace=trace,
-        correlation_id=event.trace_id,
-        created_at=event.occurred_at,
-        migration_version=event.migration.version if event.migration else None,
-        migration_name=event.migration.name if event.migration else None,
-        environment=event.environment,
-    )

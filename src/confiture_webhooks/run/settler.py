@@ -13,7 +13,7 @@ from ..errors import OutboxError
 from ..event import Event
 from ..outbox import Intent
 from ..settlement import Known, Verdict, judge, settled_event
-from .outgoing import deliveries_of
+from .deliveries import deliveries_of
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
