@@ -94,7 +94,14 @@ def make_hooks(settings: Settings, files: Sequence[HookFile]) -> Callable[..., H
         sources = [
             HookSource(module=file.module, load=partial(load, file, project)) for file in files
         ]
-        return HookRunner(sources, telemetry, send, timeout=settings.hook_timeout, say=_say)
+        return HookRunner(
+            sources,
+            telemetry,
+            send,
+            timeout=settings.hook_timeout,
+            say=_say,
+            is_logged=settings.log != "off" and settings.log_level != "critical",
+        )
 
     return hooks
 

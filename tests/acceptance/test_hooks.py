@@ -52,19 +52,30 @@ def test_bad_hook_files_are_one_line_each_and_the_good_one_runs(hooked: Any) -> 
     assert done.returncode == 0
     assert "good post_execute" in done.stderr
     assert "good" not in done.stdout
-    for told in (
-        "a_syntax.py:1: is not valid Python",
-        "b_missing.py:2: imports nosuchpackage, which is not installed",
-        "c_event.py:2: unknown hook event 'post_exec'; the events are pre_execute, post_execute",
+    reasons = {
+        "a_syntax.py:1": "is not valid Python",
+        "b_missing.py:2": "imports nosuchpackage, which is not installed",
+        "c_event.py:2": "unknown hook event 'post_exec'; the events are pre_execute, post_execute, "
         "on_error, post_rollback. Did you mean 'post_execute'?",
-        "d_arguments.py:2: f cannot be called with one argument",
-        "e_twice.py:2: f is registered for on_error twice",
-        "f_exit.py:1: raised SystemExit when it was imported",
-    ):
-        lines = [line for line in done.stderr.splitlines() if told in line]
-        assert len(lines) == 1, told
+        "d_arguments.py:2": "f cannot be called with one argument",
+        "e_twice.py:2": "f is registered for on_error twice",
+        "f_exit.py:1": "raised SystemExit when it was imported",
+    }
     failed = events(done.stderr, "hook.failed")
-    assert [one["hook"].rpartition(".")[2][0] for one in failed] == list("abcdef")
+    assert [f"{one['file']}:{one['line']}" for one in failed] == [
+        f"confiture_hooks/{place}" for place in reasons
+    ]
+    for one, reason in zip(failed, reasons.values(), strict=True):
+        assert one["reason"].startswith(reason)
+        assert one["reason"].endswith("; its hooks do not run")
+        assert done.stderr.count(one["hook"]) == 1
+    for way, unlogged in (("down", ("LOG", "off")), ("up", ("LOG_LEVEL", "critical"))):
+        done = project.confiture(
+            "migrate", way, env={f"CONFITURE_WEBHOOK_{unlogged[0]}": unlogged[1]}
+        )
+        for place, reason in reasons.items():
+            said = f"confiture-webhooks: confiture_hooks/{place}: {reason}"
+            assert done.stderr.count(said) == 1, said
     checked = project.confiture("webhooks", "check", "--format", "json")
     assert checked.returncode == 5
     assert json.loads(checked.stdout)["faults"][0]["setting"] == "confiture_hooks/a_syntax.py:1"
@@ -127,7 +138,10 @@ def test_a_package_that_raises_is_each_files_trouble(hooked: Any) -> None:
     )
     done = project.confiture("migrate", "up")
     assert done.returncode == 0
-    assert done.stderr.count("__init__.py:2: raised RuntimeError") == 2
+    for one in (told := events(done.stderr, "hook.failed")):
+        assert (one["file"], one["line"]) == ("confiture_hooks/__init__.py", 2)
+        assert one["reason"].startswith("raised RuntimeError")
+    assert len(told) == 2
     assert " runs" not in done.stderr
 
 
@@ -172,10 +186,14 @@ def test_a_refused_payload_says_why(hooked: Any) -> None:
     project.environment_file(webhooks={"endpoints": [endpoint]})
     done = project.confiture("migrate", "up")
     assert done.returncode == 0
-    place = "confiture-webhooks: confiture_hooks.own:"
-    assert f"{place}f, line 4: no endpoint is called 'b'; there are: a; it is" in done.stderr
-    assert f"{place}g, line 7: no endpoint is called that; there are: a; it is" in done.stderr
-    assert len(events(done.stderr, "hook.failed")) == 3
+    told = [(one["line"], one["reason"]) for one in events(done.stderr, "hook.failed")]
+    assert [reason for _, reason in told] == [
+        "no endpoint is called 'b'; there are: a; it is not sent",
+        "no endpoint is called that; there are: a; it is not sent",
+        None,
+    ]
+    assert [line for line, _ in told][:2] == [4, 7]
+    assert "confiture-webhooks:" not in done.stderr
     assert "CANARY" not in done.stderr
 
 

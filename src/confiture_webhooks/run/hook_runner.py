@@ -73,12 +73,15 @@ class HookRunner:
         *,
         timeout: timedelta,
         say: Callable[[str], None],
+        is_logged: bool = True,
     ) -> None:
         self._sources = sources
         self._telemetry = telemetry
         self._send = send
         self._timeout = timeout
         self._say = say
+        self._is_logged = is_logged
+        """Whether log lines are written, which tell why a hook failed."""
         self._hooks: list[Hook] = []
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._waiting = 0
@@ -165,9 +168,14 @@ class HookRunner:
             self._hooks += [hook for hook in loaded if hook not in self._hooks]
             self._output.modules |= {hook.module for hook in loaded}
             return
-        self._say(f"confiture-webhooks: {fault}; its hooks do not run, the migration goes on")
+        if not self._is_logged:
+            self._say(f"confiture-webhooks: {fault}; its hooks do not run, the migration goes on")
         self._telemetry.hook_failed(
-            source.module, file=fault.file, line=fault.line, error_type=fault.error_type
+            source.module,
+            file=fault.file,
+            line=fault.line,
+            error_type=fault.error_type,
+            reason=f"{fault.args[0]}; its hooks do not run",
         )
 
     def _call_all(self, call: _Call) -> None:
@@ -205,10 +213,17 @@ class HookRunner:
         line = _line_in(hook, error) if error is not None else hook.line
         span.finish(error_type)
         # Only our own words: what else a hook raises may hold what nobody is to read here.
-        if any(error is refusal for refusal in refusals):
-            self._say(f"confiture-webhooks: {hook.label}, line {line}: {error}; it is not sent")
+        is_ours = any(error is refusal for refusal in refusals)
+        reason = f"{error}; it is not sent" if is_ours else None
+        if reason is not None and not self._is_logged:
+            self._say(f"confiture-webhooks: {hook.label}, line {line}: {reason}")
         self._telemetry.hook_failed(
-            hook.label, file=hook.file, line=line, error_type=error_type, span=span
+            hook.label,
+            file=hook.file,
+            line=line,
+            error_type=error_type,
+            reason=reason,
+            span=span,
         )
 
 

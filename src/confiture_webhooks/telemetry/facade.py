@@ -223,15 +223,17 @@ class Telemetry:
         file: str | None,
         line: int | None,
         error_type: str,
+        reason: str | None = None,
         span: HookSpan | None = None,
     ) -> None:
-        """A user's hook raised or ran out of time."""
+        """A user's hook raised or ran out of time; *reason*: in our own words, if any."""
         context = span.span.get_span_context() if span is not None else self._signals.run
         fields: dict[str, object] = {
             "hook": hook,
             "file": file,
             "line": line,
             "error_type": error_type,
+            "reason": reason,
         }
         self._signals.logs.emit(names.LOG_HOOK_FAILED, context, fields)
 

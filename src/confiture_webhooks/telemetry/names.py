@@ -261,7 +261,9 @@ LOG_ATTEMPT_FAILED: Final = LogSpec(
 LOG_DEFERRED: Final = LogSpec("webhook.deferred", "warning", (*_ENDED, "next_attempt_at"))
 LOG_DEAD_LETTERED: Final = LogSpec("webhook.dead_lettered", "error", _ENDED)
 LOG_ENDPOINT_GONE: Final = LogSpec("webhook.endpoint_gone", "error", _ENDED)
-LOG_HOOK_FAILED: Final = LogSpec("hook.failed", "error", ("hook", "file", "line", "error_type"))
+LOG_HOOK_FAILED: Final = LogSpec(
+    "hook.failed", "error", ("hook", "file", "line", "error_type", "reason")
+)
 LOG_APPLIED: Final = LogSpec("migration.applied", "info", _MIGRATED)
 LOG_ROLLED_BACK: Final = LogSpec("migration.rolled_back", "info", _MIGRATED)
 LOG_MIGRATION_FAILED: Final = LogSpec(
