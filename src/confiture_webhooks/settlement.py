@@ -16,8 +16,8 @@ says. The first row that fits decides.
 
 | over, direction, the ledger before | the ledger now | verdict |
 |---|---|---|
-| any | cannot be read, or is a table made since | unsettled |
-| up, no row | no row | not committed |
+| any | cannot be read, or was made or written anew since | unsettled |
+| up, no row | no row, or one that only marks it as applied | not committed |
 | up, no row | a row that began at most a minute after | committed |
 | up, no row | a row that began later: another run's | unsettled |
 | up, a row (a forced re-application writes none) | any | unsettled |
@@ -67,6 +67,8 @@ class LedgerRow:
     id: str
     applied_at: datetime
     execution_time_ms: int | None = None
+    is_marked: bool = False
+    """Whether no run wrote it: the host marks only what the ledger does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,8 @@ class Known:
     """The pids that hold the migration lock of the database."""
     is_ledger_read: bool = True
     ledger_oid: int | None = None
+    written_anew_at: datetime | None = None
+    """When the host last emptied the ledger, and marked what it found on disk."""
     row: LedgerRow | None = None
 
 
@@ -113,7 +117,7 @@ def judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
         return Verdict(ending=Ending.OPEN, reason=under_way)
     if not known.is_ledger_read:
         return _unsettled("the ledger cannot be read")
-    if intent.ledger_oid is not None and known.ledger_oid != intent.ledger_oid:
+    if _is_anew(intent, known):
         return _unsettled("the ledger was made anew since")
     judge_row = _judge_up if intent.direction is Direction.UP else _judge_down
     return judge_row(intent, known.row)
@@ -144,6 +148,14 @@ def settled_event(intent: Intent, verdict: Verdict, now: datetime) -> Event:
         duration_s=duration.total_seconds() if duration is not None else None,
         error=None if is_success else INTERRUPTED,
     )
+
+
+def _is_anew(intent: Intent, known: Known) -> bool:
+    """Whether the ledger of *intent* is gone, or its rows are."""
+    if intent.ledger_oid is not None and known.ledger_oid != intent.ledger_oid:
+        return True
+    read_at, anew_at = intent.ledger_read_at, known.written_anew_at
+    return read_at is not None and anew_at is not None and anew_at > read_at
 
 
 def _unsettled(reason: str) -> Verdict:
@@ -191,6 +203,9 @@ def _judge_up(intent: Intent, row: LedgerRow | None) -> Verdict:
         return Verdict(ending=Ending.NOT_COMMITTED, reason="the ledger does not have it")
     if intent.ledger_before is None or intent.ledger_read_at is None:
         return _unsettled("what the ledger had before it is not known")
+    if row.is_marked:
+        reason = "the ledger has it only as marked"
+        return Verdict(ending=Ending.NOT_COMMITTED, reason=reason)
     if _began_at(row) > intent.ledger_read_at + LATE:
         return _unsettled("a later run applied it")
     return Verdict(ending=Ending.COMMITTED, reason="the ledger has it", row=row)

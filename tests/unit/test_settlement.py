@@ -27,6 +27,7 @@ OPEN, COMMITTED, NOT_COMMITTED, UNSETTLED = Ending
 STARTED = AT - timedelta(minutes=5)
 A_SECOND = timedelta(seconds=1)
 ROW = LedgerRow(id="new", applied_at=AT, execution_time_ms=1500)
+MARKED = LedgerRow(id="new", applied_at=AT, execution_time_ms=0, is_marked=True)
 SOON = AT + timedelta(minutes=10)
 
 _UP = Intent(
@@ -147,6 +148,11 @@ def test_a_clock_that_jumps_settles_nothing_early(jump: timedelta) -> None:
         pytest.param(up(), known(is_ledger_read=False), "cannot be read", id="no ledger"),
         pytest.param(up(), known(ledger_oid=16999), "made anew", id="another ledger"),
         pytest.param(up(), known(ledger_oid=None), "made anew", id="the ledger is gone"),
+        pytest.param(up(), known(written_anew_at=SOON), "made anew", id="up, written anew"),
+        pytest.param(down(), known(written_anew_at=SOON), "made anew", id="down, written anew"),
+        pytest.param(
+            up(ledger_before=None), known(row=MARKED), "not known", id="marked, maybe before"
+        ),
         pytest.param(up(ledger_before="old"), known(), "before", id="forced, and gone"),
         pytest.param(up(ledger_before="old"), known(row=ROW), "before", id="forced"),
         pytest.param(up(ledger_before=None), known(row=ROW), "not known", id="up, not known"),
@@ -167,6 +173,7 @@ def test_what_cannot_be_told_is_not_guessed(intent: Intent, seen: Known | None, 
     [
         pytest.param(up(), None, NOT_COMMITTED, id="up, no row"),
         pytest.param(up(), ROW, COMMITTED, id="up, a row"),
+        pytest.param(up(), MARKED, NOT_COMMITTED, id="up, a row that no run wrote"),
         pytest.param(up(ledger_before=None), None, NOT_COMMITTED, id="up, not known, no row"),
         pytest.param(down(), None, COMMITTED, id="down, no row"),
         pytest.param(down(), replace(ROW, id="old"), NOT_COMMITTED, id="down, the row"),
@@ -195,6 +202,12 @@ def test_a_later_runs_row_is_not_taken_for_its_own(
     """A row whose migration began more than a minute after the intent is somebody else's."""
     row = LedgerRow(id="new", applied_at=AT + after, execution_time_ms=took_ms)
     assert judge(up(), known(row=row), SOON).ending is ending
+
+
+def test_what_was_written_anew_before_it_changes_nothing() -> None:
+    """A ledger that was emptied before the run says of it what it always says."""
+    assert judge(up(), known(row=ROW, written_anew_at=AT), SOON).ending is COMMITTED
+    assert judge(up(ledger_read_at=None), known(written_anew_at=AT), SOON).ending is NOT_COMMITTED
 
 
 def test_without_any_identity_the_address_decides() -> None:

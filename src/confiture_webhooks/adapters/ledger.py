@@ -6,9 +6,11 @@ that somebody keeps locked, is no answer and costs no more than that.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -34,7 +36,16 @@ _LOCKS = (
     "WHERE locktype = 'advisory' AND granted AND classid = %s AND datname = current_database()"
 )
 _HAS = "SELECT 1 FROM {} WHERE version = %s"
-_ROW = "SELECT id::text, applied_at, execution_time_ms FROM {} WHERE version = %s"
+_ROW = (
+    "SELECT id::text, applied_at, execution_time_ms, to_jsonb(ledger) ->> 'name', "
+    "to_jsonb(ledger) ->> 'slug' FROM {} AS ledger WHERE version = %s"
+)
+_WRITTEN_ANEW = (
+    "SELECT max(applied_at) FROM {} AS ledger WHERE to_jsonb(ledger) ->> 'slug' ~ '_reinit$'"
+)
+"""When the host last emptied the ledger and marked what is in it: ``reinit`` and ``rebuild``."""
+_REASON = re.compile(r"[0-9]{8}_[0-9]{6}_.")
+"""After name and version a slug has the time, and of a row without a run why it was written."""
 _OID = "SELECT to_regclass(%s)::oid"
 _NO_ANSWER = (psycopg.OperationalError, psycopg.InterfaceError)
 
@@ -121,7 +132,7 @@ def _known(connection: psycopg.Connection[Any], intents: Sequence[Intent]) -> di
     locks = connection.execute(_LOCKS, (LOCK_NAMESPACE,)).fetchall()
     known = {}
     for intent in intents:
-        is_read, oid, row = _row(connection, intent)
+        is_read, oid, written_anew_at, row = _row(connection, intent)
         known[intent.event_id] = Known(
             identity=identity,
             timeline=timeline,
@@ -134,6 +145,7 @@ def _known(connection: psycopg.Connection[Any], intents: Sequence[Intent]) -> di
             lock_holders=frozenset(pid for (pid,) in locks),
             is_ledger_read=is_read,
             ledger_oid=oid,
+            written_anew_at=written_anew_at,
             row=row,
         )
     return known
@@ -152,19 +164,33 @@ def _identity(connection: psycopg.Connection[Any]) -> tuple[str | None, int | No
 
 def _row(
     connection: psycopg.Connection[Any], intent: Intent
-) -> tuple[bool, int | None, LedgerRow | None]:
-    """Whether the ledger can be read, which table it is, and its row of the intent's version."""
-    query = pgsql.SQL(_ROW).format(table(intent.ledger_table))
+) -> tuple[bool, int | None, datetime | None, LedgerRow | None]:
+    """Whether the ledger can be read, which table it is, since when, and the intent's row."""
+    ledger, version = table(intent.ledger_table), intent.migration.version
     try:
         with connection.transaction():
             oid = _one(connection, _OID, (quoted(intent.ledger_table),))[0]
-            found = connection.execute(query, (intent.migration.version,)).fetchone()
+            anew = _one(connection, pgsql.SQL(_WRITTEN_ANEW).format(ledger))[0]
+            found = connection.execute(pgsql.SQL(_ROW).format(ledger), (version,)).fetchone()
     except _NO_ANSWER:
         raise
     except psycopg.Error:
-        return False, None, None
-    row = LedgerRow(id=found[0], applied_at=found[1], execution_time_ms=found[2]) if found else None
-    return True, oid, row
+        return False, None, None, None
+    if found is None:
+        return True, oid, anew, None
+    row_id, applied_at, execution_time_ms, name, slug = found
+    row = LedgerRow(
+        id=row_id,
+        applied_at=applied_at,
+        execution_time_ms=execution_time_ms,
+        is_marked=_is_marked(slug, f"{name}_{version}_"),
+    )
+    return True, oid, anew, row
+
+
+def _is_marked(slug: str | None, prefix: str) -> bool:
+    """Whether the row with *slug* was written by something else than a run."""
+    return bool(slug and slug.startswith(prefix) and _REASON.match(slug, len(prefix)))
 
 
 def _one(connection: psycopg.Connection[Any], query: Any, values: tuple[object, ...] = ()) -> Any:

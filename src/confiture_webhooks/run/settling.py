@@ -77,7 +77,8 @@ class Settling:
         """Tell how *version* ended in killed runs, before it runs again; *has_lock*: ours holds it.
 
         What is not told now may be told wrong: the row that is about to be written looks like
-        theirs. So the connection is asked that will write it, which is there in any case.
+        theirs. So the connection is asked that will write it, which is there in any case. It has
+        no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
         """
         left = [one for one in self._killed(outgoing) if one.migration.version == version]
         until = time.monotonic() + PARTING_S
