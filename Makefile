@@ -8,6 +8,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+# Tests mostly wait for processes and sockets: more of them at once than there are cores.
+JOBS ?= 3
 OTLP ?=
 DATA ?=
 N ?= 50
@@ -44,7 +46,7 @@ demo: $(VENV)/tests.stamp ## Real migrations, webhooks, their trace, metrics and
 	@$(BIN)/confiture webhooks demo $(if $(OTLP),--otlp $(OTLP))
 
 test: $(VENV)/tests.stamp ## Every test that needs no more than this machine
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS) tests --ignore=tests/stack
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST_ARGS) tests --ignore=tests/stack
 
 test-kill: $(VENV)/tests.stamp ## SIGKILL at N random instants (OUTBOX=sqlite|postgres): lost, invented, duplicated
 	@$(BIN)/python tests/kill/siege.py --kills $(N) --outbox $(OUTBOX)

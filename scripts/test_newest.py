@@ -62,7 +62,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 {venv}/bin/python -m pip install -q --require-hashes -r requirements/tests.txt
 {venv}/bin/python -m pip install -q --no-deps -e .
 {venv}/bin/python -m pip list 2>/dev/null | grep -i fraiseql
-{venv}/bin/python -m pytest -q -m "not slow" {TARGET}
+{venv}/bin/python -m pytest -q -n 3 --dist worksteal -m "not slow" {TARGET}
 """
     return run([*prefix, "sh", "-ec", script], env=environ)
 
