@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from confiture_webhooks.demo import command as demo_module
+from confiture_webhooks.receiver import LocalReceiver
 from confiture_webhooks.receiver.collector import LocalCollector
 from project import CONFITURE
 
@@ -102,12 +103,29 @@ def test_demo_sends_on(scratch: Path) -> None:
 
 
 def test_demo_with_a_dead_collector(scratch: Path) -> None:
-    """When the collector of --otlp is not there, that is said and the exit code is 1."""
+    """When the collector of --otlp is not there, that is one line, before anything is started."""
     with LocalCollector() as gone:
         url = gone.url
-    code, out, _ = run(scratch, "--otlp", url)
+    code, out, err = run(scratch, "--otlp", url)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "--otlp: no collector answers there (ConnectionError). Start one" in err
+
+
+def test_demo_with_what_is_no_collector(scratch: Path, receiver: LocalReceiver) -> None:
+    """An address where something else answers is refused as well, with what it answered."""
+    receiver.script("/v1/traces", [404])
+    code, out, err = run(scratch, "--otlp", receiver.url)
+    assert (code, out) == (2, "")
+    assert "--otlp: what is there answers 404 to /v1/traces" in err
+
+
+def test_demo_with_a_collector_that_fails_later(scratch: Path) -> None:
+    """What --otlp did not take after all is named, and the exit code is 1."""
+    with LocalCollector(answers=[200, *[503] * 100]) as failing:
+        code, out, _ = run(scratch, "--otlp", failing.url)
     assert code == 1
-    assert "Not received: at --otlp: /v1/traces: ConnectionError" in out
+    assert "Not received: at --otlp: /v1/traces: HTTP 503" in out
     assert "Not received: metric" not in out
 
 

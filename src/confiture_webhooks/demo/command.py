@@ -99,7 +99,7 @@ def demo(
     EXIT CODES:
       0    Everything was received.
       1    Something was not; it is named.
-      2    The demo could not run: the extra is missing, or a wrong option.
+      2    The demo could not run: the extra is missing, or --otlp names no collector.
       130  Ended with Ctrl-C; everything is cleaned up.
     """
     stdout = Console()
@@ -119,11 +119,13 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
     """Run, show and tidy up; what was not received."""
     from ..postgres import LocalPostgres  # noqa: PLC0415
     from ..receiver import LocalReceiver  # noqa: PLC0415
-    from ..receiver.collector import LocalCollector  # noqa: PLC0415
+    from ..receiver.collector import LocalCollector, try_collector  # noqa: PLC0415
     from . import kill  # noqa: PLC0415
     from .expected import missing  # noqa: PLC0415
     from .view import Seen  # noqa: PLC0415
 
+    if otlp is not None:
+        try_collector(otlp, "--otlp")
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
     with ExitStack() as stack:
         stack.enter_context(_orderly_end())

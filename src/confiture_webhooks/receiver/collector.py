@@ -162,12 +162,43 @@ def _as_protobuf(answer: Answer) -> Answer:
     )
 
 
+def try_collector(url: str, setting: str) -> None:
+    """Export nothing to the collector at *url*.
+
+    Raises WebhooksError with the name of the *setting* if it does not take that.
+    """
+    import requests  # noqa: PLC0415
+
+    _check_address(url)
+    try:
+        answer = requests.post(
+            url.rstrip("/") + "/v1/traces",
+            data=b"",  # an Export…ServiceRequest without a span
+            headers={"Content-Type": PROTOBUF},
+            timeout=FORWARD_TIMEOUT_S,
+        )
+    except requests.RequestException as error:
+        reason = f"no collector answers there ({type(error).__name__})"
+    else:
+        if answer.ok:
+            return
+        reason = f"what is there answers {answer.status_code} to /v1/traces"
+    raise WebhooksError(
+        f"{setting}: {reason}. Start one, or give the address at which one takes OTLP over HTTP, "
+        "mostly port 4318"
+    )
+
+
+def _check_address(url: str) -> None:
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise WebhooksError("the collector to forward to must be an http or https URL")
+
+
 class _Forwarder:
     """Passes requests on to another collector, one after the other, on a thread of its own."""
 
     def __init__(self, url: str) -> None:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise WebhooksError("the collector to forward to must be an http or https URL")
+        _check_address(url)
         self._url = url.rstrip("/")
         self.failures: list[str] = []
         self._waiting: queue.SimpleQueue[Incoming | None] = queue.SimpleQueue()
