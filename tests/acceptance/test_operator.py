@@ -90,6 +90,11 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         assert len(receiver.requests) == 2
         status = project.confiture("webhooks", "status", "--format", "json", env=env)
         assert list(json.loads(status.stdout)["endpoints_off"]) == ["default"]
+        kept = project.confiture("webhooks", "redeliver", "--pending", "--yes", env=env)
+        assert kept.stdout == (
+            "1 delivery kept. Not sent to default: switched off by a 410; "
+            "'confiture webhooks enable default' switches it on\n"
+        )
         enabled = project.confiture("webhooks", "enable", "default", env=env)
         assert (enabled.returncode, enabled.stderr) == (0, "")
         assert "is on" in enabled.stdout
@@ -97,7 +102,8 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         assert project.confiture("webhooks", "deliver", env=env).returncode == 0
         assert len(receiver.requests) == 3
         assert project.confiture("webhooks", "status", env=env).returncode == 1
-        words = enabled.stdout.splitlines()[1].partition("confiture ")[2].split()
+        assert enabled.stdout.splitlines()[1].startswith("Waiting for it: 1;")
+        words = enabled.stdout.splitlines()[2].partition("confiture ")[2].split()
         assert words[:2] == ["webhooks", "redeliver"]
         assert project.confiture(*words, "--yes", env=env).returncode == 0
         assert project.confiture("webhooks", "deliver", env=env).returncode == 0
@@ -125,6 +131,39 @@ def test_what_is_not_there_is_refused(
     done = project.confiture("webhooks", *arguments, env=env)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
+
+
+def document(project: Any, *words: str, code: int = 0) -> dict[str, Any]:
+    """The one JSON document that a command of the operator prints."""
+    done = project.confiture("webhooks", *words, "--format", "json")
+    assert done.returncode == code, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_the_operators_commands_answer_programs(left_behind: Any) -> None:
+    """redeliver, discard and enable print one document: what was done, what waits, or why not."""
+    (dead,) = listed(left_behind)
+    nobody = document(left_behind, "redeliver", "--dead", code=1)
+    assert (nobody["ok"], "Add --yes" in nobody["error"]) == (False, True)
+    short = dead["id"][:12]
+    assert document(left_behind, "redeliver", short, "--yes") == {
+        "ok": True,
+        "redelivered": 1,
+        "due": 1,
+        "barred": {},
+        "elsewhere": {},
+    }
+    left_behind.environment_file(
+        webhooks={"endpoints": [{"name": "b", "url": "http://127.0.0.1:9"}]}
+    )
+    again = document(left_behind, "redeliver", "--pending", "--yes")
+    assert (again["redelivered"], again["due"], again["barred"]) == (1, 0, {"a": "unknown"})
+    assert "unknown" in document(left_behind, "discard", dead["id"][:8], "--yes", code=1)["error"]
+    gone = {"ok": True, "discarded": 1, "unsettled": 0, "under_way": 0}
+    assert document(left_behind, "discard", short, "--yes") == gone
+    assert document(left_behind, "redeliver", "--dead", "--yes")["redelivered"] == 0
+    assert document(left_behind, "enable", "b", code=1)["error"] == "Endpoint b is not off"
+    assert document(left_behind, "enable", "a", code=5)["faults"][0]["setting"] == "NAME"
 
 
 def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:

@@ -12,7 +12,7 @@ from ..delivery import Attempt, State
 from ..event import EventType, rfc3339
 from .options import ConfigOpt, FormatOpt, is_json
 from .output import fail, print_json, say
-from .project import check_endpoint, opened
+from .project import check_endpoint, opened, rows_called
 from .since import since as instant_of
 from .tables import age, length, print_facts, print_table
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ..outbox import Outbox, Row
 
 LIMIT = 100
-SEARCHED = 10_000
-"""Among so many of the newest the beginning of an id is looked for."""
 
 
 def _known(kind: type[StrEnum], value: str | None, option: str) -> Any:
@@ -175,10 +173,7 @@ def show(
 
 def _sought(outbox: Outbox, given: str, output: str) -> Row:
     """The delivery called *given*, or the only one whose id begins so."""
-    row = outbox.find(given)
-    if row is not None:
-        return row
-    found = [row for row in outbox.deliveries(limit=SEARCHED) if row.delivery.id.startswith(given)]
+    found = rows_called(outbox, given)
     if len(found) > 1:
         fail(f"{len(found)} deliveries' ids begin with {given}; give more of it", output)
     if not found:

@@ -6,16 +6,20 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..delivery import State
 from ..errors import Fault
+from ..outbox import Summary
+from ..run.summary import UNKNOWN, barred_line
 from ..wording import counted
-from .options import ConfigOpt
-from .output import FAILED, fail, refuse, say
-from .project import check_endpoint, opened
+from .options import ConfigOpt, FormatOpt, is_json
+from .output import FAILED, fail, print_json, refuse, say
+from .project import check_endpoint, opened, rows_called
+from .prospect import Place, prospect_of
 from .unsettled import forget, runs, told_unsettled, unsettled
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 PAGE = 500
 """So many are read at once: a year of dead letters fits into no memory."""
 EVERY = 100_000
+SHORTEST = len("dlv_") + 8
+"""So much of an id names a delivery that is to be changed."""
 AGAIN = ": new attempts, the same webhook-id"
 
 
@@ -39,12 +45,14 @@ def redeliver(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,  # noqa: FBT002
     config: ConfigOpt = None,
+    output: FormatOpt = "text",
 ) -> None:
     """Give deliveries a second chance: new attempts, the same event id.
 
     PROCESS:
       Says what it will do and asks, unless --yes. They are due at once; the next
-      `confiture migrate` command or `confiture webhooks deliver` makes them.
+      `confiture migrate` command or `confiture webhooks deliver` makes them. Those of an
+      endpoint that is off, or is no longer configured, wait until that is changed.
 
     EXAMPLES:
       confiture webhooks redeliver --dead --endpoint analytics
@@ -57,7 +65,7 @@ def redeliver(
         ↳ One, also if it was delivered, from a script
 
     EXIT CODES:
-      0  They are due now, or there was none.
+      0  They have new attempts, or there was none.
       1  An id is none that can be redelivered, the answer was no, or nobody could be asked.
       2  Not exactly one of ids, --dead and --pending.
       5  The configuration is invalid, or there is no endpoint of that name.
@@ -66,19 +74,22 @@ def redeliver(
         raise typer.BadParameter("give ids, --dead or --pending", param_hint="ID")
     if endpoint is not None and ids:
         raise typer.BadParameter("goes with --dead or --pending", param_hint="--endpoint")
-    with opened(config, "text") as (settings, outbox):
-        check_endpoint(settings, outbox, endpoint, "text")
-        now = datetime.now(UTC)
-        what = f"Redeliver {{}}{AGAIN}"
+    with opened(config, output) as (settings, outbox):
+        check_endpoint(settings, outbox, endpoint, output)
+        agree = partial(_agree, yes=yes, output=output)
         if ids:
-            rows = _named(outbox, ids, lambda row: row.state is State.IN_FLIGHT)
-            _agree(what.format(_told(rows)), yes=yes)
-            done = sum(outbox.redeliver(row.delivery.id, now=now) for row in rows)
+            rows = _named(outbox, ids, lambda row: row.state is State.IN_FLIGHT, output)
+            agree(f"Redeliver {_told(rows)}{AGAIN}")
+            done = _again(outbox, rows)
         else:
             state = State.DEAD_LETTER if dead else State.PENDING
-            done = _all(outbox, state, endpoint, now=now, yes=yes)
-    makes = f"; confiture webhooks deliver makes {_them(done)}"
-    print(f"{_deliveries(done)} due now{makes}" if done else "Nothing to redeliver")
+            done = _all(outbox, state, endpoint, agree)
+        prospect = prospect_of(settings, outbox, done)
+    if is_json(output):
+        print_json({"ok": True, "redelivered": done.total(), **prospect.as_dict()})
+        return
+    for line in prospect.lines() or ["Nothing to redeliver"]:
+        print(line)
 
 
 def discard(
@@ -91,6 +102,7 @@ def discard(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,  # noqa: FBT002
     config: ConfigOpt = None,
+    output: FormatOpt = "text",
 ) -> None:
     """Drop deliveries, or killed runs that nobody can settle: nothing is left of them.
 
@@ -103,7 +115,7 @@ def discard(
       confiture webhooks discard --endpoint former
         ↳ What waits, is dead or gone of an endpoint, of every environment
 
-      confiture webhooks discard evt_4bf92f3577b34da6
+      confiture webhooks discard evt_4bf92f3577b34da6a3ce929d0e0e4736
         ↳ A killed run that stays unsettled: nobody is told how it ended
 
     EXIT CODES:
@@ -114,13 +126,14 @@ def discard(
     """
     if bool(ids) is (endpoint is not None):
         raise typer.BadParameter("give ids, or --endpoint", param_hint="ID")
-    with opened(config, "text") as (settings, outbox):
-        check_endpoint(settings, outbox, endpoint, "text")
+    with opened(config, output) as (settings, outbox):
+        check_endpoint(settings, outbox, endpoint, output)
         killed: Judged = []
         if ids:
-            killed = unsettled(settings, outbox, ids, config)
+            killed = unsettled(settings, outbox, ids, config, output)
             events = {intent.event_id for intent, _ in killed}
-            rows = _named(outbox, [one for one in ids if one not in events], lambda _: False)
+            others = [one for one in ids if one not in events]
+            rows = _named(outbox, others, lambda _: False, output)
         else:
             rows = [
                 row
@@ -128,30 +141,53 @@ def discard(
                 if state is not State.DELIVERED
                 for row in outbox.deliveries(state=state, endpoint=endpoint, limit=EVERY)
             ]
-        plan = [f"Discard {_told(rows)}: nobody will make {_them(len(rows))}"] if rows else []
+        plan = [f"Discard {_told(rows)}: nothing is left of {_them(len(rows))}"] if rows else []
         plan += [f"Discard {told_unsettled(killed)}: nobody will be told"] if killed else []
         if plan:
-            _agree(". ".join(plan), yes=yes)
+            _agree(". ".join(plan), yes=yes, output=output)
         now = datetime.now(UTC)
         done = sum(outbox.discard(row.delivery.id, now=now) for row in rows)
         forget(settings, outbox, killed)
-    gone = [_deliveries(done)] if done else []
-    gone += [runs(len(killed))] if killed else []
-    print(f"{' and '.join(gone)} discarded" if gone else "Nothing to discard")
-    if done < len(rows):
-        fail(f"{_deliveries(len(rows) - done)} under way: not discarded")
+    left = len(rows) - done
+    if is_json(output):
+        print_json({"ok": not left, "discarded": done, "unsettled": len(killed), "under_way": left})
+    else:
+        gone = [_deliveries(done)] if done else []
+        gone += [runs(len(killed))] if killed else []
+        print(f"{' and '.join(gone)} discarded" if gone else "Nothing to discard")
+        if left:
+            say(f"❌ {_deliveries(left)} under way: not discarded", style="red")
+    if left:
+        raise typer.Exit(FAILED)
 
 
-def _named(outbox: Outbox, ids: list[str], is_refused: Callable[[Row], bool]) -> list[Row]:
-    found = {one: outbox.find(one) for one in dict.fromkeys(ids)}
-    refused = [
-        f"{one} ({'unknown' if row is None else 'in flight'})"
-        for one, row in found.items()
-        if row is None or is_refused(row)
-    ]
+def _named(
+    outbox: Outbox, ids: list[str], is_refused: Callable[[Row], bool], output: str
+) -> list[Row]:
+    """The deliveries called *ids*, or the end of the command if one of them is not to be had."""
+    rows: dict[str, Row] = {}
+    refused = []
+    for one in ids:
+        found = rows_called(outbox, one) if len(one) >= SHORTEST else []
+        if len(found) == 1 and not is_refused(found[0]):
+            rows[found[0].delivery.id] = found[0]
+        elif len(found) > 1:
+            refused.append(f"{one} (the beginning of {len(found)})")
+        else:
+            refused.append(f"{one} ({'in flight' if found else 'unknown'})")
     if refused:
-        fail(f"Not possible: {', '.join(refused)}. Nothing was changed")
-    return [row for row in found.values() if row is not None]
+        fail(f"Not possible: {', '.join(refused)}. Nothing was changed", output)
+    return list(rows.values())
+
+
+def _again(outbox: Outbox, rows: Sequence[Row]) -> Counter[Place]:
+    """Redeliver *rows*; how many were, by endpoint and environment."""
+    now = datetime.now(UTC)
+    return Counter(
+        (row.delivery.endpoint, row.delivery.environment)
+        for row in rows
+        if outbox.redeliver(row.delivery.id, now=now)
+    )
 
 
 def _told(rows: Sequence[Row]) -> str:
@@ -160,25 +196,28 @@ def _told(rows: Sequence[Row]) -> str:
     return f"{_deliveries(len(rows))} ({parts})"
 
 
-def _all(outbox: Outbox, state: State, endpoint: str | None, *, now: datetime, yes: bool) -> int:
-    """Redeliver everything in *state*; how many were."""
+def _all(
+    outbox: Outbox, state: State, endpoint: str | None, agree: Callable[[str], None]
+) -> Counter[Place]:
+    """Redeliver everything in *state*; how many were, by endpoint and environment."""
+    done: Counter[Place] = Counter()
     first = outbox.deliveries(state=state, endpoint=endpoint, limit=PAGE)
     if not first:
-        return 0
+        return done
     total = outbox.summary().counts.get(state, 0)
     is_all = endpoint is None
     count = _deliveries(total if is_all else len(first))
     more = "" if is_all or len(first) < PAGE else " or more"
     where = "" if is_all else f" to {endpoint}"
     what = "dead letter" if state is State.DEAD_LETTER else "delivery that waits"
-    _agree(f"Redeliver every {what}{where}: {count}{more}{AGAIN}", yes=yes)
+    agree(f"Redeliver every {what}{where}: {count}{more}{AGAIN}")
     if state is State.PENDING:  # they stay pending: no page of them follows another
         rows = outbox.deliveries(state=state, endpoint=endpoint, limit=EVERY)
-        return sum(outbox.redeliver(row.delivery.id, now=now) for row in rows)
-    done, page = 0, first
+        return _again(outbox, rows)
+    page = first
     # At most as many as there were: what a worker gives up meanwhile is not tried for ever.
-    while page and done < total:
-        changed = sum(outbox.redeliver(row.delivery.id, now=now) for row in page)
+    while page and done.total() < total:
+        changed = _again(outbox, page)
         if not changed:
             break
         done += changed
@@ -194,41 +233,55 @@ def _them(count: int) -> str:
     return "it" if count == 1 else "them"
 
 
-def _agree(what: str, *, yes: bool) -> None:
+def _agree(what: str, *, yes: bool, output: str) -> None:
     """Say what will be done, and end the command unless somebody agrees."""
     say(f"{what}.")
     if yes:
         return
     if not sys.stdin.isatty():
-        fail("Nobody can be asked here: this is not a terminal. Add --yes to do it")
+        fail("Nobody can be asked here: this is not a terminal. Add --yes to do it", output)
     if not typer.confirm("Go on?", err=True):
-        say("Nothing was changed")
-        raise typer.Exit(FAILED)
+        fail("Nothing was changed", output)
 
 
 def enable(
-    name: Annotated[str, typer.Argument(help="The endpoint's name")], config: ConfigOpt = None
+    name: Annotated[str, typer.Argument(help="The endpoint's name")],
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
 ) -> None:
     """Switch an endpoint on again that answered 410.
+
+    EXAMPLES:
+      confiture webhooks enable analytics
+        ↳ What waits for it goes out with the next `confiture webhooks deliver`
 
     EXIT CODES:
       0  It is on.
       1  It was not off.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
-    with opened(config, "text") as (settings, outbox):
+    with opened(config, output) as (settings, outbox):
         is_known = name in [endpoint.name for endpoint in settings.endpoints]
         if not is_known and name not in outbox.disabled(settings.environment):
             names = ", ".join(endpoint.name for endpoint in settings.endpoints)
             problem = f"no endpoint called {name!r} is configured"
-            refuse([Fault("NAME", problem, f"One of: {names}")], "text")
+            refuse([Fault("NAME", problem, f"One of: {names}")], output)
         if not outbox.enable(name, settings.environment):
-            fail(f"Endpoint {name} is not off")
+            fail(f"Endpoint {name} is not off", output)
+        summary = outbox.summaries().get(settings.environment, Summary())
+        waiting = summary.undelivered.get(name, 0)
         gone = [
             row.delivery.id
             for row in outbox.deliveries(state=State.GONE, endpoint=name)
             if row.delivery.environment == settings.environment
         ]
-    print(f"Endpoint {name} is on; what waits for it goes out again")
+    if is_json(output):
+        print_json({"ok": True, "endpoint": name, "waiting": waiting, "gone": gone})
+        return
+    print(f"Endpoint {name} is on")
+    if waiting and is_known:
+        print(f"Waiting for it: {waiting}; confiture webhooks deliver makes what is due of that")
+    elif waiting:
+        print(barred_line(name, UNKNOWN))
     if gone:
         print(f"Not what it answered 410: confiture webhooks redeliver {' '.join(gone)}")

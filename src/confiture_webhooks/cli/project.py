@@ -18,7 +18,10 @@ from ..wiring import command_settings, in_database, operators_outbox, settings_f
 from .output import fail, refuse, say
 
 if TYPE_CHECKING:
-    from ..outbox import Outbox
+    from ..outbox import Outbox, Row
+
+SEARCHED = 10_000
+"""Among so many of the newest the beginning of an id is looked for."""
 
 
 def _asked_for(config: Path | None) -> Invocation:
@@ -103,6 +106,14 @@ def check_endpoint(settings: Settings, outbox: Outbox, name: str | None, output:
         return
     known = f"One of: {', '.join(names)}"
     refuse([Fault("endpoint", f"no endpoint is called {name!r}", known)], output)
+
+
+def rows_called(outbox: Outbox, given: str) -> list[Row]:
+    """The delivery called *given*, or those whose ids begin so."""
+    row = outbox.find(given)
+    if row is not None:
+        return [row]
+    return [row for row in outbox.deliveries(limit=SEARCHED) if row.delivery.id.startswith(given)]
 
 
 def _refuse_nothing(invocation: Invocation, output: str) -> NoReturn:

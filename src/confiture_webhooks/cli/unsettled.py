@@ -42,7 +42,7 @@ def unsettled_rows(intents: Sequence[Intent], config: Path | None) -> list[dict[
 
 
 def unsettled(
-    settings: Settings, outbox: Outbox, ids: Collection[str], config: Path | None
+    settings: Settings, outbox: Outbox, ids: Collection[str], config: Path | None, output: str
 ) -> Judged:
     """The intents among *ids*, or the end of the command if one is not to be given up."""
     named = [intent for intent in outbox.intents() if intent.event_id in ids]
@@ -53,7 +53,7 @@ def unsettled(
         if (why := _why_not(intent, verdict, settings.environment))
     ]
     if refused:
-        fail(f"Not possible: {', '.join(refused)}. Nothing was changed")
+        fail(f"Not possible: {', '.join(refused)}. Nothing was changed", output)
     return judged
 
 
