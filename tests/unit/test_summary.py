@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from confiture_webhooks.delivery import Outcome
-from confiture_webhooks.outbox import Summary
+from confiture_webhooks.delivery import Outcome, State
+from confiture_webhooks.outbox import Row, Summary
 from confiture_webhooks.run.summary import (
+    LOOKED_AT,
     OFF,
     UNKNOWN,
     barred,
     barred_line,
     given_up_line,
+    is_all_due,
     leftover_line,
 )
+from contract.made import delivery
 
 NAMES = ["analytics", "chat", "ops", *(f"e{n}" for n in range(50))]
 AT = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
@@ -140,6 +143,38 @@ def test_the_line_says_when_the_next_is_due() -> None:
     assert "the next is due at 2026-01-09T14:00:00.000Z" in line
     assert "'confiture webhooks redeliver --pending' makes them due now" in line
     assert "or now with" not in line
+
+
+def test_the_line_does_not_promise_now_what_has_to_wait() -> None:
+    """Where only some are due, 'now' is said of those, and what makes the others due."""
+    left = {None: Summary(undelivered={"ops": 3})}
+    line = leftover_line(left, None, {}, configured=NAMES, is_all_due=False, is_durable=True)
+    assert line is not None
+    assert "They are kept, and some are due:" in line
+    assert "'confiture webhooks redeliver --pending' makes the others due now" in line
+    assert "or now with" not in line
+
+
+def test_what_another_worker_has_in_hand_is_not_asked_for() -> None:
+    """While all that is left is under way elsewhere, there is nothing to do and no date."""
+    left = {None: Summary(undelivered={"ops": 1}, counts={State.IN_FLIGHT: 1})}
+    line = leftover_line(left, None, {}, configured=NAMES, next_at=AT, is_durable=True)
+    assert line is not None
+    assert line.endswith("Another worker has it in hand.")
+
+
+def test_all_is_due_when_nothing_of_this_environment_waits() -> None:
+    """What waits of other environments, or of endpoints that get nothing, is no matter."""
+
+    def waiting(at: datetime, name: str = "ops", environment: str | None = None) -> Row:
+        made = delivery(1, endpoint=name, environment=environment)
+        return Row(delivery=made, state=State.PENDING, attempts=1, next_attempt_at=at)
+
+    due, later = AT - timedelta(seconds=1), AT + timedelta(seconds=1)
+    assert is_all_due([waiting(due)], None, ["ops"], AT)
+    assert not is_all_due([waiting(due), waiting(later)], None, ["ops"], AT)
+    assert is_all_due([waiting(later, "off"), waiting(later, "ops", "x")], None, ["ops"], AT)
+    assert not is_all_due([waiting(due)] * LOOKED_AT, None, ["ops"], AT)
 
 
 def test_what_nobody_sends_is_not_promised() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..delivery import Delivery, TraceContext
+from ..delivery import Delivery, State, TraceContext
 from ..errors import OutboxError
 from ..event import Event, EventType
 from ..outbox import Enlisting, Intent, Outbox, Summary
@@ -18,7 +18,7 @@ from ..wording import counted
 from ..worker import Worker
 from .deliveries import deliveries_of
 from .handover import hand_over, undelivered
-from .summary import OFF, given_up_line, leftover_line
+from .summary import LOOKED_AT, OFF, given_up_line, is_all_due, leftover_line
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -195,14 +195,17 @@ class Outgoing:
         environment, summaries = self._settings.environment, outbox.summaries()
         if not summaries.get(environment, Summary()).undelivered:
             return []
-        names = [endpoint.name for endpoint in self._settings.endpoints]
+        names = {endpoint.name for endpoint in self._settings.endpoints}
+        off, now = outbox.disabled(environment), datetime.now(UTC)
         due = [at for name in names if (at := outbox.next_due_at(name, environment)) is not None]
+        pending = outbox.deliveries(state=State.PENDING, limit=LOOKED_AT)
         line = leftover_line(
             summaries,
             environment,
-            {**worker.failures(), **dict.fromkeys(outbox.disabled(environment), OFF)},
+            {**worker.failures(), **dict.fromkeys(off, OFF)},
             configured=names,
-            next_at=min(due) if due and min(due) > datetime.now(UTC) else None,
+            next_at=min(due) if due and min(due) > now else None,
+            is_all_due=is_all_due(pending, environment, names - off.keys(), now),
             is_durable=outbox.is_durable,
             refusal=self._refusal,
         )

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from ..delivery import Outcome
+from ..delivery import Outcome, State
 from ..errors import CUT
 from ..event import rfc3339
 from ..outbox import Summary
 from ..wording import counted
 
+if TYPE_CHECKING:
+    from ..outbox import Row
+
+LOOKED_AT = 500
+"""Of so many that wait a run that ends finds out whether all of them are due."""
 UNKNOWN = "unknown"
 """In the place of a failure: no endpoint of that name is configured."""
+_SOME_DUE = (
+    "They are kept, and some are due: the next 'confiture migrate' command or 'confiture webhooks "
+    "deliver' makes those; 'confiture webhooks redeliver --pending' makes the others due now."
+)
 NO_ENVIRONMENT = "(none)"
 OFF = "off"
 """In the place of a failure: the endpoint answered 410 once and is told nothing since."""
@@ -26,14 +36,15 @@ def leftover_line(
     *,
     configured: Collection[str],
     next_at: datetime | None = None,
+    is_all_due: bool = True,
     is_durable: bool,
     refusal: str | None = None,
 ) -> str | None:
     """How many deliveries are left, to which endpoints, why, and what to do; ``None``: none are.
 
-    *next_at*: when the next of them is due, ``None``: now, or never. *refusal*: why memory stands
-    in for the outbox. Those of other environments than *environment* are only counted, as an
-    addition.
+    *next_at*: when the next of them is due, ``None``: now, or never. *is_all_due*: whether none of
+    them has to wait when one is due. *refusal*: why memory stands in for the outbox. Those of
+    other environments than *environment* are only counted, as an addition.
     """
     summary = summaries.get(environment, Summary())
     if not summary.undelivered:
@@ -47,15 +58,29 @@ def leftover_line(
     )
     is_sent_some_day = any(reasons.get(name) not in (OFF, UNKNOWN) for name in summary.undelivered)
     is_one = total == 1
-    remedy = (
-        _remedy(next_at, is_one=is_one, is_sent_some_day=is_sent_some_day)
-        if is_durable
-        else _lost(refusal, is_one=is_one)
-    )
+    if not is_durable:
+        remedy = _lost(refusal, is_one=is_one)
+    elif summary.counts.get(State.IN_FLIGHT) == total:
+        remedy = f"Another worker has {'it' if is_one else 'them'} in hand."
+    elif is_sent_some_day and next_at is None and not is_all_due:
+        remedy = _SOME_DUE
+    else:
+        remedy = _remedy(next_at, is_one=is_one, is_sent_some_day=is_sent_some_day)
     others = elsewhere(summaries, environment)
     more = f" {elsewhere_line(others)}" if others else ""
     left = counted(total, "delivery", "deliveries")
     return f"confiture-webhooks: {left} not sent ({where}). {remedy}{more}"
+
+
+def is_all_due(
+    pending: Sequence[Row], environment: str | None, names: Collection[str], now: datetime
+) -> bool:
+    """Whether of *pending* everything to endpoints *names* there is due; too many: it is not."""
+    return len(pending) < LOOKED_AT and all(
+        row.next_attempt_at is None or row.next_attempt_at <= now
+        for row in pending
+        if row.delivery.environment == environment and row.delivery.endpoint in names
+    )
 
 
 def barred(summary: Summary, off: Collection[str], configured: Collection[str]) -> dict[str, str]:
