@@ -30,7 +30,7 @@ PAGE = 500
 """So many are read at once: a year of dead letters fits into no memory."""
 EVERY = 100_000
 SHORTEST = len("dlv_") + 8
-"""So much of an id names a delivery that is to be changed."""
+"""So much of an id names a delivery that is to be changed, or all of it."""
 AGAIN = ": new attempts, the same webhook-id"
 
 
@@ -168,7 +168,9 @@ def _named(
     rows: dict[str, Row] = {}
     refused = []
     for one in ids:
-        found = rows_called(outbox, one) if len(one) >= SHORTEST else []
+        found = rows_called(outbox, one)
+        if len(one) < SHORTEST:  # a slip of the pen, if it is no whole id
+            found = [row for row in found if row.delivery.id == one]
         if len(found) == 1 and not is_refused(found[0]):
             rows[found[0].delivery.id] = found[0]
         elif len(found) > 1:
