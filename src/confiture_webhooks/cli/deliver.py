@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -103,9 +104,15 @@ def _tell(result: PassResult, output: str) -> None:
         return
     failed = "".join(f"; {name}: {why}" for name, why in result.failures.items())
     done = f"{result.delivered} delivered, {result.dead} given up"
-    due = f"; the next due at {rfc3339(result.next_at)}" if result.next_at else ""
+    due = _when(result.next_at) if result.next_at else ""
     print(f"{done}, {result.left} left for later{failed}{due}")
     for name, why in result.barred.items():
         print(barred_line(name, why))
     if result.elsewhere:
         print(elsewhere_line(result.elsewhere))
+
+
+def _when(next_at: datetime) -> str:
+    """When the next is due: a worker that was asked to end leaves what is due already."""
+    is_due = next_at <= datetime.now(UTC)
+    return "; the next is due now" if is_due else f"; the next due at {rfc3339(next_at)}"

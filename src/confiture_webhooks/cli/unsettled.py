@@ -32,7 +32,7 @@ def unsettled_rows(intents: Sequence[Intent], config: Path | None) -> list[dict[
             "migration": intent.migration.name,
             "direction": intent.direction.value,
             "since": rfc3339(intent.staged_at),
-            "why": f"{verdict.reason}; the next run tells it"
+            "why": f"{verdict.reason}; the next run or 'confiture webhooks deliver' tells it"
             if verdict.is_settled
             else verdict.reason,
         }
