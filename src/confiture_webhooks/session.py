@@ -27,9 +27,11 @@ from .wiring import command_settings, command_telemetry, make_hooks, parts, sett
 def consult(run: Run, connection: Any) -> None:
     """Have *run* ask the database of *connection* how the migrations of killed runs ended."""
     try:
+        from .adapters.backend import database_of  # noqa: PLC0415
         from .adapters.ledger import Ledger, ask_over  # noqa: PLC0415
 
-        run.consult(Ledger.beside(connection).ask, partial(ask_over, connection))
+        ask_here = partial(ask_over, connection)
+        run.consult(Ledger.beside(connection).ask, ask_here, database_of(connection))
     except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
         run.report("reading the database's address", error)
 

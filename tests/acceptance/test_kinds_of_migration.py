@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 PYTHON = """
 from confiture.models.migration import Migration
@@ -350,3 +351,26 @@ def test_apply_as_is_told(project: Any, receiver: Any, up: Any) -> None:
     project.environment_file(apply_as={"postgres": {"url": project.database_url}})
     up("apply-as", "postgres", "001", "--config", "db/environments/local.yaml")
     assert [row[:2] for row in told(receiver)] == [("migration_success", "001_s")]
+
+
+def test_a_run_that_fails_before_its_first_migration_says_where(
+    project: Any, receiver: Any, up: Any
+) -> None:
+    """No migration tells the database of such a ``run_error``: its connection does."""
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    up()
+    project.environment_file(
+        apply_as={"postgres": {"url": project.database_url}},
+        webhooks={"endpoints": [{"name": "r", "url": receiver.url, "events": ["run_error"]}]},
+    )
+    failed = ("apply-as", "postgres", "001", "--config", "db/environments/local.yaml")
+    assert project.confiture("migrate", *failed).returncode
+    told_of = receiver.requests[-1].payload
+    address = conninfo_to_dict(project.database_url)
+    assert told_of["event_type"] == "run_error"
+    assert told_of["migrations"] == []
+    assert told_of["database"] == {
+        "host": address["host"],
+        "name": address["dbname"],
+        "schema": None,
+    }

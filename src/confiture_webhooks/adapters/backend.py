@@ -63,12 +63,7 @@ def backend_of(engine: Any) -> Backend:
     # A pooler answers with a pid of its own making, and gives each transaction another process.
     is_direct = process.pid == info.backend_pid
     return Backend(
-        database=Database(
-            host=info.host or None,
-            port=info.port or None,
-            name=info.dbname or None,
-            schema=process.schema,
-        ),
+        database=replace(database_of(connection), schema=process.schema),
         ledger_table=f"{found[0]}.{found[1]}" if found else table,
         database_url=masked_url(info),
         pid=process.pid if is_direct else None,
@@ -78,6 +73,12 @@ def backend_of(engine: Any) -> Backend:
         ledger_oid=found[2] if found else None,
         has_lock=bool(locked and locked[0]),
     )
+
+
+def database_of(connection: Any) -> Database:
+    """The database of *connection*, as far as it tells without being asked."""
+    info = connection.info
+    return Database(host=info.host or None, port=info.port or None, name=info.dbname or None)
 
 
 def masked_url(info: Any) -> str:

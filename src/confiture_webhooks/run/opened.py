@@ -58,7 +58,7 @@ class Opened:
         self.outgoing: Outgoing | None = None
         self.hooks: HookFeed | None = None
         self.database = Database()
-        """Of the run's first migration."""
+        """Of the run's first migration; before it, of its connection."""
         self.command = "confiture migrate"
         self.started_at = datetime.now(UTC)
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .. import stderr
-from ..event import Direction, ErrorInfo, EventType, MigrationRef
+from ..event import Database, Direction, ErrorInfo, EventType, MigrationRef
 from .events import ended_event, run_event, started_event
 from .migration import UNKNOWN, Backend, Migration
 from .opened import Opened, contained
@@ -46,11 +46,14 @@ class Run:
         self._started = time.monotonic()
 
     @contained
-    def consult(self, ask: Ask, ask_here: Ask | None = None) -> None:
-        """*ask* the database of this run how the migrations of killed runs ended.
+    def consult(
+        self, ask: Ask, ask_here: Ask | None = None, database: Database | None = None
+    ) -> None:
+        """*ask* the *database* of this run how the migrations of killed runs ended.
 
         *ask_here* does so over the connection that migrates.
         """
+        self._opened.database = database or self._opened.database
         self._settling.ask, self._settling.ask_here = ask, ask_here
 
     @property
