@@ -100,10 +100,15 @@ def make_hooks(settings: Settings, files: Sequence[HookFile]) -> Callable[..., H
             send,
             timeout=settings.hook_timeout,
             say=_say,
-            is_logged=settings.log != "off" and settings.log_level != "critical",
+            is_logged=_is_logged(settings),
         )
 
     return hooks
+
+
+def _is_logged(settings: Settings) -> bool:
+    """Whether an error is a log line; else it is told in words."""
+    return settings.log != "off" and settings.log_level != "critical"
 
 
 def _say(text: str) -> None:
@@ -211,7 +216,7 @@ def parts(
     return Parts(
         telemetry=telemetry,
         outbox=lambda made: make_outbox(
-            in_database(settings, database()), environ, made.outbox_failed
+            in_database(settings, database()), environ, partial(_tell_outbox, settings, made)
         ),
         spare_outbox=spare_outbox,
         transport=make_transport,
@@ -219,6 +224,13 @@ def parts(
         hooks=hooks,
         has_leftovers=lambda: _has_outbox(in_database(settings, database()), environ),
     )
+
+
+def _tell_outbox(settings: Settings, telemetry: Telemetry, text: str) -> None:
+    """Say what became of an outbox that opens all the same."""
+    telemetry.outbox_failed(text)
+    if not _is_logged(settings):
+        _say(f"confiture-webhooks: {text}")
 
 
 def _has_outbox(settings: Settings, environ: Mapping[str, str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import sqlite3
 import subprocess
 import time
@@ -100,10 +101,11 @@ def many(project: Project) -> Project:
 def alone(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
     """Exit code and stdout of Confiture alone on those migrations, in a fresh database."""
     with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
-        admin.execute("CREATE DATABASE alone TEMPLATE template0")
-        project = Project(tmp_path_factory.mktemp("alone") / "project", postgres.dsn("alone"))
+        name = f"alone_{secrets.token_hex(6)}"
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        project = Project(tmp_path_factory.mktemp("alone") / "project", postgres.dsn(name))
         yield run(with_migrations(project), "migrate", "up", CONFITURE_WEBHOOKS="off")[:2]
-        admin.execute("DROP DATABASE alone WITH (FORCE)")
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,21 @@ def test_a_broken_outbox_costs_the_migration_nothing(
     if fault is full:
         with closing(SqliteOutbox(path)) as outbox:
             assert {row.state.value for row in outbox.deliveries()} <= {"delivered", "in_flight"}
+
+
+@pytest.mark.parametrize("log", ["off", "json", "console"])
+def test_a_damaged_file_is_said_once_whatever_is_logged(
+    project: Any, receiver: Any, log: str
+) -> None:
+    """Also without log lines: what the file held is not sent."""
+    path = outbox_of(project)
+    garbage(path, ExitStack())
+    project.migration("001", "a", up="SELECT 1", down="SELECT 1")
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_LOG": log}
+    code, _, stderr = run(project, "migrate", "up", **env)
+    (aside,) = path.parent.glob("webhooks.db.corrupt-*")
+    assert code == 0
+    assert stderr.count(f"It is kept as {aside.name}") == 1
 
 
 def test_what_a_locked_file_kept_out_is_in_it_in_the_end(project: Any, receiver: Any) -> None:
