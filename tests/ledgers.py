@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from confiture_webhooks.event import Direction, MigrationRef
 from confiture_webhooks.outbox import Intent
-from confiture_webhooks.run.migration import Backend
+from confiture_webhooks.run.migration import Backend, Migration
+from confiture_webhooks.run.settling import intent_of
+from fakes import FakeTelemetry
 
 LEDGER = (
     "CREATE TABLE {} (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), version text UNIQUE, "
@@ -26,25 +27,8 @@ class Engine:
 
 def intent(backend: Backend, direction: Direction = Direction.UP) -> Intent:
     """The intent of a migration of version 005 on *backend*, as a run stages it."""
-    return Intent(
-        event_id="evt_1",
-        direction=direction,
-        migration=MigrationRef(version="005", slug="a"),
-        environment=None,
-        ledger_table=backend.ledger_table,
-        database_host=backend.database.host,
-        database_port=backend.database.port,
-        database_name=backend.database.name,
-        database_identity=backend.identity,
-        timeline=backend.timeline,
-        ledger_oid=backend.ledger_oid,
-        ledger_before=backend.ledger_before,
-        ledger_read_at=backend.ledger_read_at,
-        has_lock=backend.has_lock,
-        backend_pid=backend.pid,
-        backend_started_at=backend.started_at,
-        traceparent="",
-        tracestate=None,
-        correlation_id="",
-        staged_at=datetime.now(UTC),
-    )
+    ref = MigrationRef(version="005", slug="a")
+    span = FakeTelemetry().migration(ref, direction)
+    migration = Migration(ref, direction, backend, span, conclude=print, settle_later=print)  # type: ignore[arg-type]
+    migration.event_id = "evt_1"
+    return intent_of(migration, environment=None, run_id="")

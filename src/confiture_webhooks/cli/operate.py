@@ -16,7 +16,7 @@ from ..errors import Fault
 from ..outbox import Summary
 from ..run.summary import UNKNOWN, barred_line
 from ..wording import counted
-from .options import ConfigOpt, FormatOpt, is_json
+from .options import ConfigOpt, FormatOpt, YesOpt, is_json
 from .output import FAILED, fail, print_json, refuse, say
 from .project import check_endpoint, opened, rows_called
 from .prospect import Place, prospect_of
@@ -43,7 +43,7 @@ def redeliver(
     endpoint: Annotated[
         str | None, typer.Option("--endpoint", help="With --dead, --pending: only this endpoint's")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,  # noqa: FBT002
+    yes: YesOpt = False,  # noqa: FBT002
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:
@@ -100,7 +100,7 @@ def discard(
     endpoint: Annotated[
         str | None, typer.Option("--endpoint", help="Everything undelivered to this endpoint")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,  # noqa: FBT002
+    yes: YesOpt = False,  # noqa: FBT002
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:

@@ -11,6 +11,7 @@ ConfigOpt = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="Configuration file (default: db/environments/local.yaml)"),
 ]
+YesOpt = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
 FORMATS = ("text", "json")
 
 
