@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ssl
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import pytest
 import trustme
 
 from confiture_webhooks.adapters.http import HttpTransport
+from confiture_webhooks.adapters.http_session import LOOKS_AROUND_EVERY_S
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.transport import Request
 from peer import OK, Peer, Talk, answers, says, tunnel
@@ -75,6 +77,20 @@ def test_no_proxy(transport: HttpTransport, monkeypatch: pytest.MonkeyPatch) -> 
         assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
         assert proxy.talks == []
         assert len(peer.requests) == 1
+
+
+def test_a_changed_proxy_is_seen_soon(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hook or a host may set it in mid-run; the kept connection is not used past it."""
+    with Peer(answers(OK)) as proxy, Peer(answers(OK)) as peer:
+        assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+        assert proxy.talks == []
+        monkeypatch.setenv("http_proxy", proxy.url)
+        time.sleep(LOOKS_AROUND_EVERY_S + 0.1)
+        assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+        assert len(peer.requests) == 1
+        assert proxy.requests[0].startswith(f"POST {peer.url}".encode())
 
 
 def test_https_goes_through_a_tunnel(

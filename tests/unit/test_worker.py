@@ -35,6 +35,9 @@ class Spans:
         self.outbox_failures: list[str] = []
         self.faults: list[str] = []
 
+    def foresee(self, delivery: Delivery) -> None:
+        pass
+
     def delivery(self, delivery: Delivery, *, remote: bool) -> Any:
         spans = self
 

@@ -6,8 +6,8 @@ import base64
 import functools
 import io
 import logging
-import os
 import ssl
+import time
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -57,14 +57,8 @@ _PLAIN_REQUEST_HEADERS = frozenset(
 )
 """What a span may show where its owner asked for request headers."""
 _PLAIN_ANSWER_HEADERS = ("content-length", "content-type", "date", "retry-after")
-_SURROUNDINGS = (
-    *(f"{word}_{proxy}" for word in ("http", "https", "all", "no") for proxy in ("proxy", "PROXY")),
-    *(f"{word}_PROXY" for word in ("HTTP", "HTTPS", "ALL", "NO")),
-    "REQUEST_METHOD",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-)
-"""What ``requests`` and ``urllib`` read of the environment."""
+LOOKS_AROUND_EVERY_S = 1.0
+"""How soon a change of proxies and certificates in the environment is seen, at the latest."""
 _CALLER: ContextVar[trace.Span] = ContextVar("confiture_webhooks_caller")
 
 
@@ -85,8 +79,8 @@ class EndpointSession(requests.Session):
     def __init__(self) -> None:
         super().__init__()
         self._address: str | None = None
-        self._surroundings: tuple[str | None, ...] = ()
-        self._ways: tuple[str, dict[str, Any]] = ("", {})
+        self._way_found: tuple[str, dict[str, Any]] = ("", {})
+        self._way_found_at = 0.0
         self.adapters.clear()
         # For every scheme, so that a wrong one is also refused where its text stays inside.
         self.mount("", _CleanAdapter(pool_connections=2, pool_maxsize=2))
@@ -113,18 +107,17 @@ class EndpointSession(requests.Session):
     def _way(self, address: str) -> tuple[str, dict[str, Any]]:
         """*address* as requests writes it, and the proxies and certificates for it.
 
-        They are worked out again only when one of the variables that they come from has
-        changed: that takes requests as long as the rest of a request.
+        They are not worked out anew for each request: that takes as long as the rest of one.
         """
-        surroundings = tuple(os.environ.get(name) for name in _SURROUNDINGS)
-        if address != self._address or surroundings != self._surroundings:
+        now = time.monotonic()
+        if address != self._address or now - self._way_found_at > LOOKS_AROUND_EVERY_S:
             plain = requests.PreparedRequest()
             plain.prepare_url(address, None)
             url = plain.url or ""
             settings = self.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
-            self._ways = url, dict(settings)
-            self._address, self._surroundings = address, surroundings
-        return self._ways
+            self._way_found = url, dict(settings)
+            self._address, self._way_found_at = address, now
+        return self._way_found
 
 
 class _CleanAdapter(HTTPAdapter):

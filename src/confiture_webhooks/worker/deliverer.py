@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from ..delivery import Attempt, Decision, Outcome, decide
 from ..errors import CUT, TransportError
 from ..transport import prepare
-from .lane import Accepted, Open
+from .lane import Accepted, Ahead, Open
 
 if TYPE_CHECKING:
     from ..outbox import Claim, Outbox
     from ..telemetry import DeliverySpan, Telemetry
-    from ..transport import Transport
+    from ..transport import Request, Transport
     from .lane import Lane
     from .passes import Passes
 
@@ -66,6 +66,7 @@ class Deliverer:
         try:
             self._deliver(lane, claims, stale_at)
         finally:
+            lane.ahead = None
             self._keep_accepted(lane)
 
     def _deliver(self, lane: Lane, claims: deque[Claim], stale_at: float) -> None:
@@ -75,7 +76,7 @@ class Deliverer:
             waiting = lane.open.get(claim.delivery.id)
             if waiting is None:
                 waiting = lane.open[claim.delivery.id] = Open(self._begin_span(claim))
-            attempt = self._attempt(lane, claim, waiting)
+            attempt = self._attempt(lane, claim, waiting, claims[0] if claims else None)
             if attempt is None:
                 self._let_go(lane, claim)
                 return
@@ -124,18 +125,19 @@ class Deliverer:
         pass_span.claimed(1)
         return self._telemetry.delivery(claim.delivery, remote=True, pass_span=pass_span)
 
-    def _attempt(self, lane: Lane, claim: Claim, waiting: Open) -> Attempt | None:
+    def _attempt(
+        self, lane: Lane, claim: Claim, waiting: Open, following: Claim | None
+    ) -> Attempt | None:
         """Send it; ``None``: we cut the attempt ourselves, which says nothing of the receiver."""
-        endpoint, number = lane.endpoint, claim.attempts + 1
         started_at, started = self._clock.now(), self._clock.monotonic()
         status_code, error_type, retry_after, ended = None, None, None, None
-        request = prepare(
-            endpoint, claim.delivery, attempt=number, at=started_at, user_agent=self._user_agent
-        )
+        request = self._request(lane, claim, started_at)
         with waiting.span.current():
             try:
                 response = self._transport.send(
-                    request, timeout=endpoint.timeout, meanwhile=self._meanwhile(lane)
+                    request,
+                    timeout=lane.endpoint.timeout,
+                    meanwhile=self._meanwhile(lane, following),
                 )
                 status_code, retry_after = response.status_code, response.retry_after
                 ended = response.ended
@@ -145,7 +147,7 @@ class Deliverer:
                 error_type = error.error_type
         waiting.ended = ended if ended is not None else self._clock.monotonic()
         return Attempt(
-            number=number,
+            number=claim.attempts + 1,
             started_at=started_at,
             duration=timedelta(seconds=waiting.ended - started),
             status_code=status_code,
@@ -153,16 +155,39 @@ class Deliverer:
             retry_after=retry_after,
         )
 
-    def _meanwhile(self, lane: Lane) -> Callable[[], None] | None:
+    def _request(self, lane: Lane, claim: Claim, at: datetime) -> Request:
+        """What to send *at*: the request made ahead, when it was signed in the same second."""
+        ahead, lane.ahead = lane.ahead, None
+        if ahead is None or ahead.claim is not claim:
+            return self._prepared(lane, claim, at)
+        is_of_now = int(ahead.at.timestamp()) == int(at.timestamp())
+        return ahead.request if is_of_now else self._prepared(lane, claim, at)
+
+    def _prepared(self, lane: Lane, claim: Claim, at: datetime) -> Request:
+        return prepare(
+            lane.endpoint,
+            claim.delivery,
+            attempt=claim.attempts + 1,
+            at=at,
+            user_agent=self._user_agent,
+        )
+
+    def _meanwhile(self, lane: Lane, following: Claim | None) -> Callable[[], None] | None:
         """What there is to do while an answer is awaited."""
-        if not lane.accepted:
+        if not lane.accepted and following is None:
             return None
 
-        def keep() -> None:
+        def use_the_wait() -> None:
             with suppress(Exception):  # tried again, with the answer in hand
                 self._keep_accepted(lane)
+            if following is None:
+                return
+            with suppress(Exception):  # tried again when it is its turn
+                self._telemetry.foresee(following.delivery)
+                at = self._clock.now()
+                lane.ahead = Ahead(following, at, self._prepared(lane, following, at))
 
-        return keep
+        return use_the_wait
 
     def _keep_accepted(self, lane: Lane) -> None:
         """Record what was accepted. The next request has gone out before: a crash repeats both."""

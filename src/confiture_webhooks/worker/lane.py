@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..outbox import Claim
     from ..telemetry import DeliverySpan
+    from ..transport import Request
 
 FAILING_AFTER = 5
 """So many failures in a row, and the endpoint gets a rest instead of the next delivery."""
@@ -43,6 +44,16 @@ class Accepted:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The next request, made while an answer is awaited."""
+
+    claim: Claim
+    at: datetime
+    """When it was signed."""
+    request: Request
+
+
 @dataclass(slots=True)
 class Lane:
     """One endpoint's part of the worker. What its thread shares is guarded by the worker."""
@@ -70,6 +81,7 @@ class Lane:
     open: dict[str, Open] = field(default_factory=dict)
     accepted: deque[Accepted] = field(default_factory=deque)
     """What the receiver took and the outbox does not know yet: the last one, as a rule."""
+    ahead: Ahead | None = None
 
     def is_resting(self, now: datetime) -> bool:
         """Whether the endpoint failed so often that it is left alone for a while.
