@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,12 @@ from distance import Distance
 from confiture_webhooks.receiver import otlp
 from confiture_webhooks.receiver.server import Answer, Incoming, LoopbackServer
 
-COLLECTED = {"/v1/traces": otlp.spans, "/v1/logs": otlp.log_records}
+NAMES: dict[str, Callable[[bytes], list[str]]] = {
+    "/v1/traces": lambda content: [span.name for span in otlp.spans(content)],
+    "/v1/logs": lambda content: [record.event_name for record in otlp.log_records(content)],
+    "/v1/metrics": lambda content: [point.name for point in otlp.metric_points(content)],
+}
+"""What an OTLP request at a path holds."""
 
 
 class Counter:
@@ -45,7 +51,7 @@ class Counter:
         with self._lock:
             if request.method != "GET":
                 self._times.append(time.monotonic())
-                self._ids.append(request.headers.get("webhook-id", ""))
+                self._ids.append(request.headers.get("X-Confiture-Delivery", ""))
                 return Answer()
             took = self._times[-1] - self._times[0] if self._times else 0.0
             told = {
@@ -72,12 +78,12 @@ class Collector:
                 self._kept.append(request)
                 return Answer(headers={"Content-Type": "application/x-protobuf"})
             kept, self._kept = self._kept, []
-        told = {"/v1/traces": 0, "/v1/logs": 0, "/v1/metrics": 0}
+        names: dict[str, Tally[str]] = {path: Tally() for path in NAMES}
         for one in kept:
             zipped = one.headers.get("Content-Encoding") == "gzip"
             content = gzip.decompress(one.body) if zipped else one.body
-            told[one.path] += len(COLLECTED[one.path](content)) if one.path in COLLECTED else 1
-        return Answer(body=json.dumps(told).encode())
+            names[one.path].update(NAMES[one.path](content))
+        return Answer(body=json.dumps(names).encode())
 
 
 class Peer:

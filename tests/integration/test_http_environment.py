@@ -83,6 +83,7 @@ def test_a_changed_proxy_is_seen_soon(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hook or a host may set it in mid-run; the kept connection is not used past it."""
+    assert LOOKS_AROUND_EVERY_S <= 1
     with Peer(answers(OK)) as proxy, Peer(answers(OK)) as peer:
         assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
         assert proxy.talks == []
@@ -91,6 +92,36 @@ def test_a_changed_proxy_is_seen_soon(
         assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
         assert len(peer.requests) == 1
         assert proxy.requests[0].startswith(f"POST {peer.url}".encode())
+
+
+def test_a_changed_bundle_is_seen_soon(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whom to trust no more is not trusted because a connection was kept."""
+    trusted, other = trustme.CA(), trustme.CA()
+    for name, authority in (("trusted", trusted), ("other", other)):
+        authority.cert_pem.write_to_path(tmp_path / f"{name}.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "trusted.pem"))
+    with Peer(answers(OK), tls=server(trusted, "127.0.0.1")) as peer:
+        assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "other.pem"))
+        time.sleep(LOOKS_AROUND_EVERY_S + 0.1)
+        with pytest.raises(TransportError) as raised:
+            transport.send(request(peer.url), timeout=PATIENCE)
+    assert raised.value.error_type == "tls"
+
+
+def test_each_address_of_an_endpoint_is_reached(transport: HttpTransport) -> None:
+    """Some providers have one address for an alert and another for its end."""
+    with Peer(answers(OK)) as peer:
+        for path in ("/alerts", "/alerts/1/close", "/alerts"):
+            assert transport.send(request(peer.url + path), timeout=PATIENCE).status_code == 200
+        paths = [read.split()[1] for read in peer.requests]
+    assert [path.decode().removeprefix("/hook") for path in paths] == [
+        "/alerts",
+        "/alerts/1/close",
+        "/alerts",
+    ]
 
 
 def test_https_goes_through_a_tunnel(
@@ -110,10 +141,10 @@ def test_https_goes_through_a_tunnel(
         assert [read.split()[1] for read in peer.requests] == [b"/hook", b"/hook"]
 
 
-def server(authority: trustme.CA) -> ssl.SSLContext:
+def server(authority: trustme.CA, name: str = "receiver.test") -> ssl.SSLContext:
     """The receiver's side of TLS."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("receiver.test").configure_cert(context)
+    authority.issue_cert(name).configure_cert(context)
     return context
 
 

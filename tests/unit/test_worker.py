@@ -35,9 +35,6 @@ class Spans:
         self.outbox_failures: list[str] = []
         self.faults: list[str] = []
 
-    def foresee(self, delivery: Delivery) -> None:
-        pass
-
     def delivery(self, delivery: Delivery, *, remote: bool) -> Any:
         spans = self
 

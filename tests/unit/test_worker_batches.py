@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.delivery import Delivery, State
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.outbox import Claim
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport
@@ -104,6 +106,12 @@ class Bench:
         self.worker.stop()
         return is_done
 
+    def claims(self, limit: int) -> deque[Claim]:
+        """What a lane would claim, of all that is due."""
+        terms: dict[str, Any] = {"environment": "production", "lease": LEASE_MARGIN}
+        now = self.worker._clock.now()
+        return deque(self.outbox.claim(endpoint().name, now=now, limit=limit, **terms))
+
     def states(self) -> list[State]:
         return [row.state for row in reversed(self.outbox.deliveries(limit=1000))]
 
@@ -181,8 +189,8 @@ def test_an_outbox_that_fails_in_between_loses_no_answer() -> None:
 class Late(ScriptedTransport):
     """Its answers come *late* seconds later, by a clock that nothing else moves."""
 
-    def __init__(self, late: float = 0) -> None:
-        super().__init__()
+    def __init__(self, late: float = 0, **terms: Any) -> None:
+        super().__init__(**terms)
         self.late = late
         self.now = datetime(2026, 1, 9, 14, 23, 45, tzinfo=UTC)
         self.sent_at: list[datetime] = []
@@ -202,7 +210,7 @@ def bench_of(transport: Late, count: int) -> Bench:
     return Bench(count, transport, created_at=transport.now, clock=clock)
 
 
-@pytest.mark.parametrize("late", [0.3, 7.0])
+@pytest.mark.parametrize("late", [0.3, 7.0, -3600.0])
 def test_a_request_is_signed_in_the_second_in_which_it_is_sent(late: float) -> None:
     """One that was made before the answer to the last came is not sent with an old time."""
     transport = Late(late)
@@ -228,6 +236,35 @@ def test_the_next_request_is_made_while_an_answer_is_awaited(
     assert bench_of(transport, 7).pass_once()
     answered_before = [0, 1, 1, 3, 3, 4, 5]  # batches of one, two and four
     assert made == [(f"dlv_{number}", before) for number, before in enumerate(answered_before)]
+
+
+def test_a_request_that_was_made_ahead_and_not_sent_is_sent_for_no_other() -> None:
+    """A worker that stops in mid-batch forgets it: the next delivery has its own."""
+    transport = Late()
+    bench = bench_of(transport, 3)
+    lane, one = bench.worker.lanes[0], bench.worker._deliverer
+    claims = bench.claims(3)
+    one._is_stopping = lambda: bool(transport.sent)
+    one.deliver(lane, claims, time.monotonic() + 60)
+    assert [claim.delivery.id for claim in claims] == ["dlv_1", "dlv_2"]
+    assert lane.ahead is None
+    one._is_stopping = lambda: False
+    claims.popleft()
+    one.deliver(lane, claims, time.monotonic() + 60)
+    assert [sent.headers["X-Confiture-Delivery"] for sent in transport.sent] == ["dlv_0", "dlv_2"]
+
+
+def test_a_retry_that_is_made_ahead_has_its_own_number() -> None:
+    """``X-Confiture-Attempt`` goes on where the attempts before ended, for each of a batch."""
+    transport = Late(replies={endpoint().name: [500] * 3})
+    bench = bench_of(transport, 3)
+    lane, one = bench.worker.lanes[0], bench.worker._deliverer
+    for _ in range(2):
+        one.deliver(lane, bench.claims(3), time.monotonic() + 60)
+        transport.now += timedelta(hours=2)
+    numbers = [sent.headers["X-Confiture-Attempt"] for sent in transport.sent]
+    assert numbers == ["1"] * 3 + ["2"] * 3
+    assert [sent.resend_count for sent in transport.sent] == [0] * 3 + [1] * 3
 
 
 def test_a_fault_in_making_the_next_request_harms_no_other(

@@ -73,7 +73,8 @@ class HttpTransport:
     Every attempt runs in a daemon thread with the caller's context: the caller gets an
     answer in time even where nothing can interrupt what the thread is waiting for. A thread
     is kept for the next attempt; one that hangs is left behind, and another takes its place.
-    Proxies and trusted certificates come from the environment, as with ``requests``.
+    Proxies and trusted certificates come from the environment, as with ``requests``; it is
+    looked at once a second.
     """
 
     def __init__(self) -> None:

@@ -78,9 +78,7 @@ class EndpointSession(requests.Session):
 
     def __init__(self) -> None:
         super().__init__()
-        self._address: str | None = None
-        self._way_found: tuple[str, dict[str, Any]] = ("", {})
-        self._way_found_at = 0.0
+        self._found: tuple[str, float, tuple[str, dict[str, Any]]] | None = None
         self.adapters.clear()
         # For every scheme, so that a wrong one is also refused where its text stays inside.
         self.mount("", _CleanAdapter(pool_connections=2, pool_maxsize=2))
@@ -109,15 +107,16 @@ class EndpointSession(requests.Session):
 
         They are not worked out anew for each request: that takes as long as the rest of one.
         """
-        now = time.monotonic()
-        if address != self._address or now - self._way_found_at > LOOKS_AROUND_EVERY_S:
-            plain = requests.PreparedRequest()
-            plain.prepare_url(address, None)
-            url = plain.url or ""
-            settings = self.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
-            self._way_found = url, dict(settings)
-            self._address, self._way_found_at = address, now
-        return self._way_found
+        found, now = self._found, time.monotonic()
+        if found and found[0] == address and now - found[1] <= LOOKS_AROUND_EVERY_S:
+            return found[2]
+        plain = requests.PreparedRequest()
+        plain.prepare_url(address, None)
+        url = plain.url or ""
+        settings = self.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
+        way = url, dict(settings)
+        self._found = address, now, way
+        return way
 
 
 class _CleanAdapter(HTTPAdapter):

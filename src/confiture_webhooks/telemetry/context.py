@@ -5,7 +5,6 @@ Only ``traceparent`` and ``tracestate``; baggage is neither read nor kept.
 
 from __future__ import annotations
 
-import functools
 import secrets
 from collections.abc import Mapping
 
@@ -46,12 +45,8 @@ def from_environ(environ: Mapping[str, str]) -> SpanContext | None:
     return from_stored(stored, is_remote=True)
 
 
-@functools.lru_cache(maxsize=64)
 def from_stored(stored: TraceContext, *, is_remote: bool) -> SpanContext | None:
-    """The context *stored* names, ``None`` when it is not a valid one.
-
-    Every attempt and every endpoint of an event asks for the same one.
-    """
+    """The context *stored* names, ``None`` when it is not a valid one."""
     carrier = {"traceparent": stored.traceparent}
     if stored.tracestate:
         carrier["tracestate"] = stored.tracestate

@@ -178,10 +178,6 @@ class Telemetry:
         }
         self._signals.logs.emit(names.LOG_INTENT_DISCARDED, context, fields)
 
-    def foresee(self, delivery: Delivery) -> None:
-        """*delivery* is next: what can be known of its span is worked out before it begins."""
-        from_stored(delivery.trace, is_remote=True)
-
     def delivery(
         self, delivery: Delivery, *, remote: bool, pass_span: WorkerPassSpan | None = None
     ) -> DeliverySpan:

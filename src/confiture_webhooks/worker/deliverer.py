@@ -66,7 +66,7 @@ class Deliverer:
         try:
             self._deliver(lane, claims, stale_at)
         finally:
-            lane.ahead = None
+            lane.ahead = None  # no request, with what it holds, outlasts its batch
             self._keep_accepted(lane)
 
     def _deliver(self, lane: Lane, claims: deque[Claim], stale_at: float) -> None:
@@ -147,7 +147,7 @@ class Deliverer:
                 error_type = error.error_type
         waiting.ended = ended if ended is not None else self._clock.monotonic()
         return Attempt(
-            number=claim.attempts + 1,
+            number=claim.number,
             started_at=started_at,
             duration=timedelta(seconds=waiting.ended - started),
             status_code=status_code,
@@ -167,7 +167,7 @@ class Deliverer:
         return prepare(
             lane.endpoint,
             claim.delivery,
-            attempt=claim.attempts + 1,
+            attempt=claim.number,
             at=at,
             user_agent=self._user_agent,
         )
@@ -183,7 +183,6 @@ class Deliverer:
             if following is None:
                 return
             with suppress(Exception):  # tried again when it is its turn
-                self._telemetry.foresee(following.delivery)
                 at = self._clock.now()
                 lane.ahead = Ahead(following, at, self._prepared(lane, following, at))
 
