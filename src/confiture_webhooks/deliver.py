@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -49,13 +49,15 @@ class PassResult:
     """By endpoint, why the latest attempt that failed did."""
     barred: Mapping[str, str] = field(default_factory=dict)
     """By endpoint that waits and gets nothing, why: off, or unknown."""
+    left_alone: Collection[str] = ()
+    """Endpoints that failed so often in a row that the pass went on without them."""
     is_done: bool = True
     """Whether nothing due was left untried, and the outbox did not fail."""
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing is left due, and every attempt made was accepted."""
-        return self.is_done and not self.failures
+        """Whether every attempt made was accepted, and nothing waits that is due, or in vain."""
+        return self.is_done and not (self.failures or self.barred)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,6 +129,7 @@ class _Bench:
             elsewhere=elsewhere(summaries, self.settings.environment),
             failures=self.worker.failed(),
             barred=barred(mine, off, [endpoint.name for endpoint in self.settings.endpoints]),
+            left_alone=self.worker.left_alone(),
             is_done=is_done and not self.worker.has_faults(),
         )
 

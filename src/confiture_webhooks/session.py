@@ -18,9 +18,10 @@ from . import stderr
 from .config import Settings, is_configured
 from .config.variables import SECRET
 from .errors import ConfigError
-from .run.invocation import HOOKS, Invocation, parse
+from .run.invocation import DEFAULT_CONFIG, HOOKS, Invocation, parse
 from .run.outgoing import TELEMETRY_BUDGET
 from .run.run import Run
+from .run.summary import naming
 from .wiring import command_settings, command_telemetry, make_hooks, parts, settings_from
 
 
@@ -211,9 +212,15 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         # ours are imported costs more than the imports.
         gc.freeze()
         threading.Thread(target=preload, name="webhooks-preload", daemon=True).start()
-    session = CommandSession(Run(settings, made), invocation)
+    session = CommandSession(Run(settings, made, partial(_say, invocation)), invocation)
     session.install()
     return session
+
+
+def _say(invocation: Invocation, text: str) -> None:
+    """A line for people; its commands find the outbox that this one used."""
+    given = invocation.config_file
+    stderr.write(f"{naming(text, None if given == DEFAULT_CONFIG else given)}\n")
 
 
 def _say_faults(error: ConfigError) -> None:

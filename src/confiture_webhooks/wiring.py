@@ -196,7 +196,7 @@ def operators_outbox(
             return make_outbox(settings, environ, notice)
         notice(
             "There is no outbox in the database yet: the first run makes it where its role may, "
-            "'confiture webhooks outbox init' anywhere"
+            "or somebody who may with 'confiture webhooks outbox init'"
         )
         return spare_outbox()
     from .adapters.sqlite import SqliteOutbox, may_be_there  # noqa: PLC0415

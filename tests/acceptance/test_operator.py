@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import pytest
@@ -73,6 +74,23 @@ def test_deliver_that_fails_says_so(left_behind: Any) -> None:
     assert [row["state"] for row in listed(left_behind)] == ["pending"]
 
 
+def test_what_a_run_advises_can_be_pasted(project: Any) -> None:
+    """A run with an environment file of another name names it in the commands that it advises."""
+    project.migration("001", "a", up="CREATE TABLE a (id int)")
+    with LocalReceiver(answers=[500]) as receiver:
+        once = {"schedule": [], "jitter": 0}
+        webhooks = {"endpoints": [{"name": "a", "url": receiver.url, "retry": once}]}
+        project.environment_file("nightly", webhooks=webhooks)
+        words = ("--config", "db/environments/nightly.yaml")
+        up = project.confiture("migrate", "up", *words)
+        advised = f"'confiture webhooks redeliver --dead --endpoint a {' '.join(words)}'"
+        assert advised in up.stderr
+        pasted = shlex.split(advised.strip("'"))[1:]
+        assert "1 delivery" in project.confiture(*pasted, "--yes").stdout
+        assert project.confiture("webhooks", "deliver", *words).returncode == 0
+        assert len(receiver.requests) == 2
+
+
 def test_gone_is_off_until_enabled(project: Any) -> None:
     """After a 410 the endpoint is off, which status tells; enable switches it on.
 
@@ -90,6 +108,12 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         assert len(receiver.requests) == 2
         status = project.confiture("webhooks", "status", "--format", "json", env=env)
         assert list(json.loads(status.stdout)["endpoints_off"]) == ["default"]
+        deliver = project.confiture("webhooks", "deliver", env=env)
+        assert deliver.returncode == 1
+        assert deliver.stdout == (
+            "0 delivered, 0 given up, 1 left\nNot sent to default: switched off by a 410; "
+            "'confiture webhooks enable default' switches it on\n"
+        )
         kept = project.confiture("webhooks", "redeliver", "--pending", "--yes", env=env)
         assert kept.stdout == (
             "1 delivery kept. Not sent to default: switched off by a 410; "

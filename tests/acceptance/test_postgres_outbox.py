@@ -278,7 +278,7 @@ def test_an_unreachable_outbox_is_said_and_the_run_goes_on(project: Any, receive
     assert done.returncode == 0, done.stderr
     assert plain.returncode == 0
     assert events(receiver) == ["migration_success"]
-    assert "outbox postgres 127.0.0.1/x: the server does not answer" in done.stderr
+    assert "outbox postgres 127.0.0.1:1/x: the server does not answer" in done.stderr
     assert "CANARY" not in done.stderr + done.stdout
 
 
@@ -309,5 +309,5 @@ def test_a_look_at_an_unreachable_outbox_fails(project: Any, receiver: Any) -> N
     env = on(receiver, CONFITURE_WEBHOOK_OUTBOX="postgres:postgresql://u:CANARY@127.0.0.1:1/x")
     done = project.confiture("webhooks", "status", env=env)
     assert done.returncode == 1
-    assert "outbox postgres 127.0.0.1/x: the server does not answer" in done.stderr
+    assert "outbox postgres 127.0.0.1:1/x: the server does not answer" in done.stderr
     assert "CANARY" not in done.stderr + done.stdout

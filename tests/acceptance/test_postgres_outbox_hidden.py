@@ -115,9 +115,13 @@ def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiv
         project.database_url = conninfo_url(project.database_url, "powerless", "p")
         project.environment_file(**NO_HELPERS)
         project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
-        done = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url, **ON})
+        env = {"CONFITURE_WEBHOOK_URL": receiver.url, **ON}
+        foretold = project.confiture("webhooks", "doctor", env=env)
+        assert foretold.returncode == 1
+        assert "this role may not make it" in foretold.stdout
+        done = project.confiture("migrate", "up", env=env)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert len(receiver.requests) == 1
+        assert [one.method for one in receiver.requests] == ["HEAD", "POST"]  # the doctor's look
         assert "confiture webhooks outbox init" in done.stderr
         refused = project.confiture(
             "webhooks", "outbox", "init", env={"CONFITURE_WEBHOOK_URL": receiver.url, **ON}

@@ -336,7 +336,7 @@ def test_no_password_is_told() -> None:
     """Neither an error, nor a repr, shows more of a DSN than host and database."""
     with pytest.raises(OutboxError) as caught:
         PgmqOutbox("postgresql://user:CANARY@127.0.0.1:1/shop?options=CANARY")
-    assert str(caught.value).startswith("outbox postgres 127.0.0.1/shop: the server does not")
+    assert str(caught.value).startswith("outbox postgres 127.0.0.1:1/shop: the server does not")
     with pytest.raises(OutboxError) as caught:
         PgmqOutbox("postgresql://user:CANARY@[broken")
     assert "CANARY" not in str(caught.value) + repr(caught.value.__cause__)

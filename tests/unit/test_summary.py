@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from confiture_webhooks.run.summary import (
     given_up_line,
     is_all_due,
     leftover_line,
+    naming,
 )
 from contract.made import delivery
 
@@ -156,11 +158,36 @@ def test_the_line_does_not_promise_now_what_has_to_wait() -> None:
 
 
 def test_what_another_worker_has_in_hand_is_not_asked_for() -> None:
-    """While all that is left is under way elsewhere, there is nothing to do and no date."""
+    """What is under way elsewhere is somebody's; a claim of one that was killed has an end."""
     left = {None: Summary(undelivered={"ops": 1}, counts={State.IN_FLIGHT: 1})}
     line = leftover_line(left, None, {}, configured=NAMES, next_at=AT, is_durable=True)
     assert line is not None
-    assert line.endswith("Another worker has it in hand.")
+    assert line == (
+        "confiture-webhooks: 1 delivery not sent (ops: 1, under way). Another worker has it in hand. "
+        "If that one was killed, it goes out from 2026-01-09T14:00:00.000Z on, with the next "
+        "'confiture migrate' command or 'confiture webhooks deliver'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (None, "deliver'"),
+        (Path("db/environments/ci.yaml"), "deliver --config db/environments/ci.yaml'"),
+        (Path("my files/ci.yaml"), 'deliver --config "my files/ci.yaml"\''),
+    ],
+)
+def test_a_command_that_is_advised_names_the_environment_file(
+    config: Path | None, named: str
+) -> None:
+    """Pasted as it stands, it finds the outbox and the endpoints that the run had."""
+    left = {None: Summary(undelivered={"ops": 1}), "b": Summary(undelivered={"ops": 1})}
+    line = leftover_line(left, None, {}, configured=NAMES, is_durable=True)
+    assert line is not None
+    told = naming(line, config)
+    assert f"'confiture webhooks {named}. Waiting for other environments" in told
+    assert "'confiture migrate' command" in told
+    assert told.count("--config") == (2 if config else 1)
 
 
 def test_all_is_due_when_nothing_of_this_environment_waits() -> None:

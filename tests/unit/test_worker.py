@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,14 @@ from typing import Any
 import pytest
 
 from confiture_webhooks.adapters.memory import InMemoryOutbox
-from confiture_webhooks.delivery import Delivery, State, TraceContext
+from confiture_webhooks.delivery import (
+    Attempt,
+    Decision,
+    Delivery,
+    Outcome,
+    State,
+    TraceContext,
+)
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import EventType
@@ -31,6 +39,7 @@ class Spans:
 
     def __init__(self) -> None:
         self.finished: list[tuple[str, str, int]] = []
+        self.next_attempts: list[datetime | None] = []
         self.failed_attempts: list[tuple[str, str | None, timedelta | None]] = []
         self.outbox_failures: list[str] = []
         self.faults: list[str] = []
@@ -49,8 +58,9 @@ class Spans:
             def attempt_failed(self, attempt: Any, *, retry_in: timedelta | None) -> None:
                 spans.failed_attempts.append((delivery.id, attempt.failure, retry_in))
 
-            def finish(self, outcome: str, *, attempts: int, **_: Any) -> None:
+            def finish(self, outcome: str, *, attempts: int, **more: Any) -> None:
                 spans.finished.append((delivery.id, outcome, attempts))
+                spans.next_attempts.append(more.get("next_attempt_at"))
 
         return Span()
 
@@ -216,6 +226,19 @@ def test_an_attempt_that_we_cut_is_no_failure_of_the_receivers() -> None:
     assert (claim.attempts, claim.tries) == (0, 0)
 
 
+def test_a_cut_attempt_is_none_beyond_those_before_it() -> None:
+    """A delivery that is put off so has as many attempts as before, and is due now."""
+    bench = Bench(endpoint("stuck", 60), transport=Hanging())
+    bench.outbox.release("evt_1", [delivery(1, "stuck")])
+    now = datetime.now(UTC)
+    (claim,) = bench.outbox.claim("stuck", environment=None, now=now, lease=A_SECOND)
+    failed = Attempt(number=1, started_at=now, duration=A_SECOND, status_code=503)
+    bench.outbox.record(claim, failed, Decision(outcome=Outcome.RETRY, next_attempt_at=now))
+    bench.run(budget=A_SECOND / 5)
+    assert bench.spans.finished == [("dlv_stuck_1", "deferred", 1)]
+    assert bench.spans.next_attempts[0] is not None
+
+
 def test_a_stop_in_the_middle_of_a_record_tells_once() -> None:
     """When the worker stops while a lane records, its delivery ends once and nothing breaks."""
     bench = Bench(endpoint("a", 3600), transport=ScriptedTransport({"a": [503]}))
@@ -293,6 +316,21 @@ def test_a_fault_of_the_outbox_is_told_and_the_lane_goes_on() -> None:
     assert bench.run(delivery())
     assert bench.spans.outbox_failures == ["disk full"]
     assert bench.state("dlv_a_1") is State.DELIVERED
+
+
+def test_a_broken_outbox_is_asked_less_and_less_often() -> None:
+    """A lane that looks for others' deliveries all the time rests, too, while that fails."""
+    bench = Bench(endpoint())
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise OutboxError("the server does not answer")
+
+    bench.outbox.claim = failing  # type: ignore[method-assign]
+    bench.worker.start()
+    bench.worker.poll_every(timedelta(milliseconds=10))
+    time.sleep(1.5)
+    bench.worker.stop()
+    assert 2 <= len(bench.spans.outbox_failures) <= 4  # at once, as woken, and a second later
 
 
 def test_a_bug_in_a_port_never_leaves_the_lane() -> None:

@@ -266,6 +266,14 @@ def is_there(dsn: str) -> bool:
         return schema.version(connection) > 0
 
 
+def may_make(dsn: str) -> bool:
+    """Whether the role of *dsn* may make one there. Raises OutboxError when it cannot be asked."""
+    question = "SELECT has_database_privilege(current_database(), 'CREATE') AS may"
+    with translated(described(conninfo_of(dsn))), briefly(dsn) as connection:
+        row = connection.execute(question).fetchone()
+        return row is not None and bool(row["may"])
+
+
 def has_outbox(dsn: str) -> bool:
     """The same; ``False`` also when it cannot be asked."""
     with suppress(OutboxError):

@@ -171,11 +171,12 @@ def conninfo_of(dsn: str) -> str:
 
 
 def described(dsn: str) -> str:
-    """*dsn* as it may be shown: host and database."""
+    """*dsn* as it may be shown: host, port if it names one, and database."""
     parameters = conninfo.conninfo_to_dict(dsn)
     host = parameters.get("host") or parameters.get("hostaddr") or "the local server"
+    port = f":{parameters['port']}" if parameters.get("port") else ""
     name = parameters.get("dbname") or parameters.get("user") or ""
-    return f"postgres {host}/{name}"
+    return f"postgres {host}{port}/{name}"
 
 
 def connect(dsn: str) -> Connection:

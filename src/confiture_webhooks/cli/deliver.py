@@ -14,14 +14,19 @@ import typer
 from ..deliver import PassResult, deliver_due, deliver_until
 from ..errors import OutboxError
 from ..event import rfc3339
-from ..run.summary import barred_line, by_environment, elsewhere_line
+from ..run.summary import barred_line, by_environment, elsewhere_line, naming
+from ..worker.lane import FAILING_AFTER
 from .options import ConfigOpt, FormatOpt, is_json
 from .output import FAILED, fail, print_json, say
 from .project import ask_of, settings_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..config import Settings
     from ..run.settler import Ask
+
+LEFT_ALONE = f", left alone after {FAILING_AFTER} failures in a row"
 
 
 def deliver(
@@ -34,8 +39,9 @@ def deliver(
     """Make every delivery that is due: once, or as a worker that goes on.
 
     PROCESS:
-      Without --watch, everything that is due now is tried once. With it, also what becomes due
-      and what other processes release. On SIGTERM or Ctrl-C the attempt under way comes to its
+      Without --watch, everything that is due now is tried once, except where five attempts of
+      one endpoint fail in a row: the others are left to its retries. With it, also what becomes
+      due and what other processes release. On SIGTERM or Ctrl-C the attempt under way comes to its
       end, what else was claimed goes back, telemetry is exported; asked twice, it ends at once.
       Without --watch the attempt under way is cut, and counts as none.
 
@@ -48,7 +54,8 @@ def deliver(
 
     EXIT CODES:
       0  Nothing is left due, or the worker was asked to end.
-      1  Something failed (it is put off on its schedule, or dead), or the outbox cannot be used.
+      1  Something failed (it is put off on its schedule, or dead), waits for an endpoint that
+         is off or not configured, or the outbox cannot be used.
       5  The configuration is invalid.
     """
     settings = settings_of(config, output, is_sending=True)
@@ -57,7 +64,7 @@ def deliver(
         result = (_watch if watch else _once)(settings, ask)
     except OutboxError as error:
         fail(str(error), output)
-    _tell(result, output)
+    _tell(result, output, config)
     if not watch and not result.is_clean:
         raise typer.Exit(FAILED)
 
@@ -87,7 +94,7 @@ def _watch(settings: Settings, ask: Ask | None) -> PassResult:
     return deliver_until(stopped, settings, os.environ, ask)
 
 
-def _tell(result: PassResult, output: str) -> None:
+def _tell(result: PassResult, output: str, config: Path | None) -> None:
     if is_json(output):
         print_json(
             {
@@ -99,15 +106,20 @@ def _tell(result: PassResult, output: str) -> None:
                 "elsewhere": by_environment(result.elsewhere),
                 "failures": dict(result.failures),
                 "barred": dict(result.barred),
+                "left_alone": list(result.left_alone),
             }
         )
         return
-    failed = "".join(f"; {name}: {why}" for name, why in result.failures.items())
+    failed = "".join(
+        f"; {name}: {why}{LEFT_ALONE if name in result.left_alone else ''}"
+        for name, why in result.failures.items()
+    )
     done = f"{result.delivered} delivered, {result.dead} given up"
     due = _when(result.next_at) if result.next_at else ""
-    print(f"{done}, {result.left} left for later{failed}{due}")
+    left = "left" if result.barred else "left for later"
+    print(f"{done}, {result.left} {left}{failed}{due}")
     for name, why in result.barred.items():
-        print(barred_line(name, why))
+        print(naming(barred_line(name, why), config))
     if result.elsewhere:
         print(elsewhere_line(result.elsewhere))
 

@@ -21,6 +21,7 @@ from ..wiring import (
     command_settings,
     in_database,
     operators_outbox,
+    postgres_dsn,
     spare_outbox,
     unread_block,
     user_agent,
@@ -131,8 +132,13 @@ def _outbox(
             summary = outbox.summaries().get(settings.environment, Summary())
             off, is_durable = outbox.disabled(settings.environment), outbox.is_durable
             due = [outbox.next_due_at(one.name, settings.environment) for one in settings.endpoints]
+        is_in_reach = not notices or _may_make(settings)
     except OutboxError as error:
         yield wrong("outbox", error.problem, error.remedy or _outbox_remedy(settings))
+        return
+    if not is_in_reach:
+        missing = "there is none in the database, and this role may not make it"
+        yield wrong("outbox", missing, f"{_outbox_remedy(settings)}, as a role that may")
         return
     next_at = min((at for at in due if at is not None), default=None)
     yield _kept(summary, next_at, is_durable=is_durable, notices=notices)
@@ -154,6 +160,13 @@ def _opened(
         return spare_outbox()
     makes = settings.outbox.startswith("sqlite")
     return operators_outbox(settings, environ, makes=makes, notice=notice)
+
+
+def _may_make(settings: Settings) -> bool:
+    """Whether the first run can make the outbox that is not there yet."""
+    from ..adapters.pgmq import may_make  # noqa: PLC0415
+
+    return may_make(postgres_dsn(settings))
 
 
 def _kept(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -14,6 +15,8 @@ from ..outbox import Summary
 from ..wording import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..outbox import Row
 
 LOOKED_AT = 500
@@ -24,6 +27,7 @@ _SOME_DUE = (
     "They are kept, and some are due: the next 'confiture migrate' command or 'confiture webhooks "
     "deliver' makes those; 'confiture webhooks redeliver --pending' makes the others due now."
 )
+_COMMAND = re.compile(r"'(confiture webhooks (?![^']*--config)[^']+)'")
 NO_ENVIRONMENT = "(none)"
 OFF = "off"
 """In the place of a failure: the endpoint answered 410 once and is told nothing since."""
@@ -52,16 +56,17 @@ def leftover_line(
     reasons = dict.fromkeys(summary.undelivered.keys() - set(configured), UNKNOWN)
     reasons = {**failures, **reasons}
     total = sum(summary.undelivered.values())
+    is_taken = summary.counts.get(State.IN_FLIGHT) == total
     where = ", ".join(
-        f"{name}: {count}, {_reason(name, reasons.get(name))}"
+        f"{name}: {count}, {'under way' if is_taken else _reason(name, reasons.get(name))}"
         for name, count in sorted(summary.undelivered.items())
     )
     is_sent_some_day = any(reasons.get(name) not in (OFF, UNKNOWN) for name in summary.undelivered)
     is_one = total == 1
     if not is_durable:
         remedy = _lost(refusal, is_one=is_one)
-    elif summary.counts.get(State.IN_FLIGHT) == total:
-        remedy = f"Another worker has {'it' if is_one else 'them'} in hand."
+    elif is_taken:
+        remedy = _taken(next_at, is_one=is_one)
     elif is_sent_some_day and next_at is None and not is_all_due:
         remedy = _SOME_DUE
     else:
@@ -141,6 +146,16 @@ def _remedy(next_at: datetime | None, *, is_one: bool, is_sent_some_day: bool) -
     )
 
 
+def _taken(next_at: datetime | None, *, is_one: bool) -> str:
+    """What another worker claimed: it delivers it, or was killed, and its claim ends."""
+    them, they = ("it", "it goes") if is_one else ("them", "they go")
+    when = f"from {rfc3339(next_at)} on" if next_at else "when its claim has ended"
+    return (
+        f"Another worker has {them} in hand. If that one was killed, {they} out {when}, "
+        "with the next 'confiture migrate' command or 'confiture webhooks deliver'."
+    )
+
+
 def _lost(refusal: str | None, *, is_one: bool) -> str:
     lost, them = ("It is lost", "it") if is_one else ("They are lost", "them")
     if refusal:
@@ -149,6 +164,14 @@ def _lost(refusal: str | None, *, is_one: bool) -> str:
         f"{lost} with this process: "
         f"set CONFITURE_WEBHOOK_OUTBOX=sqlite to keep {them} for a later run."
     )
+
+
+def naming(text: str, config: Path | None) -> str:
+    """*text* whose commands name the environment file *config*: so they find the same outbox."""
+    if config is None:
+        return text
+    file = f'"{config}"' if " " in str(config) else str(config)
+    return _COMMAND.sub(lambda found: f"'{found[1]} --config {file}'", text)
 
 
 def elsewhere(

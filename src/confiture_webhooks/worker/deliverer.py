@@ -75,7 +75,8 @@ class Deliverer:
             claim = claims.popleft()
             waiting = lane.open.get(claim.delivery.id)
             if waiting is None:
-                waiting = lane.open[claim.delivery.id] = Open(self._begin_span(claim))
+                waiting = Open(self._begin_span(claim), attempts=claim.attempts)
+                lane.open[claim.delivery.id] = waiting
             attempt = self._attempt(lane, claim, waiting, claims[0] if claims else None)
             if attempt is None:
                 self._let_go(lane, claim)
@@ -210,6 +211,9 @@ class Deliverer:
     def _let_go(self, lane: Lane, claim: Claim) -> None:
         """Give back a delivery whose attempt was cut: it is due as before, with as many tries."""
         lane.last_failure = CUT
+        waiting = lane.open.get(claim.delivery.id)
+        if waiting is not None:
+            waiting.next_attempt_at = self._clock.now()
         try:
             self._outbox.give_back(claim)
         finally:

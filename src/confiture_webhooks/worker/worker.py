@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..delivery import Outcome
 from ..errors import OutboxError
 from .deliverer import Clock, Deliverer
-from .lane import LONGEST_REST, Lane
+from .lane import FAILING_AFTER, LONGEST_REST, Lane
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
@@ -155,6 +155,10 @@ class Worker:
         """By endpoint, why the latest attempt that failed did; without those that never failed."""
         return {lane.endpoint.name: lane.failed for lane in self.lanes if lane.failed}
 
+    def left_alone(self) -> Sequence[str]:
+        """The endpoints that failed last, and so often in a row that they get a rest."""
+        return [lane.endpoint.name for lane in self.lanes if lane.failures >= FAILING_AFTER]
+
     def has_faults(self) -> bool:
         """Whether the outbox, or we, failed last and have not been well since."""
         return any(lane.faults for lane in self.lanes)
@@ -207,7 +211,8 @@ class Worker:
             while not self._is_stopping:
                 now, clock = self._clock.now(), self._clock.monotonic()
                 is_resting = lane.is_resting(now)
-                polls = self._poll is not None and not is_resting
+                # A broken outbox is not asked more often because others may have news for it.
+                polls = self._poll is not None and not (is_resting or lane.faults)
                 if polls and clock >= lane.polls_at:
                     lane.is_poked = True
                 if (lane.is_poked and not is_resting) or (lane.due_at and lane.due_at <= now):
