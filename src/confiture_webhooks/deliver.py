@@ -15,7 +15,9 @@ from .outbox import Announcing, Summary
 from .run.outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
 from .run.settler import settle_outbox
 from .run.summary import barred, elsewhere
+from .status_line import status_line
 from .wiring import command_telemetry, make_transport, operators_outbox, user_agent
+from .wording import counted
 from .worker import Worker
 from .worker.passes import Passes
 
@@ -106,6 +108,13 @@ class _Bench:
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
 
+    def show(self, _: float) -> None:
+        """How far the pass is, on a terminal. The outbox has other things to do than to count."""
+        outcomes = self.worker.outcomes()
+        done = outcomes[Outcome.DELIVERED]
+        failed = counted(outcomes.total() - done, "attempt", "attempts")
+        status_line.show(f"{done} delivered, {failed} failed … Ctrl-C ends it")
+
     def result(self, *, is_done: bool) -> PassResult:
         """What was done so far."""
         outcomes = self.worker.outcomes()
@@ -148,7 +157,10 @@ def deliver_due(
         bench.settle()
         bench.worker.start()
         bench.worker.wake()
-        is_done = bench.worker.drain(LONGEST_PASS, horizon=timedelta())
+        try:
+            is_done = bench.worker.drain(LONGEST_PASS, horizon=timedelta(), tell=bench.show)
+        finally:
+            status_line.show("")
         bench.worker.stop()
         bench.tend()
         return bench.result(is_done=is_done)

@@ -76,7 +76,7 @@ def test_deliver_that_fails_says_so(left_behind: Any) -> None:
 
 def test_what_a_run_advises_can_be_pasted(project: Any) -> None:
     """A run with an environment file of another name names it in the commands that it advises."""
-    project.migration("001", "a", up="CREATE TABLE a (id int)")
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     with LocalReceiver(answers=[500]) as receiver:
         once = {"schedule": [], "jitter": 0}
         webhooks = {"endpoints": [{"name": "a", "url": receiver.url, "retry": once}]}

@@ -192,6 +192,21 @@ def test_looking_makes_nothing(tmp_path: Path) -> None:
     assert not (project.path / ".confiture").exists()
 
 
+def test_a_line_shows_how_far_a_pass_is(project: Any) -> None:
+    """On a terminal deliver tells how it goes on; the line is wiped before its last word."""
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    with LocalReceiver(answers=[Answer(delay_s=1.5)]) as receiver:
+        env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_LOG": "off"}
+        later = {**env, "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "0"}
+        assert project.confiture("migrate", "up", env=later).returncode == 0
+        code, shown = on_terminal(project, "webhooks", "deliver", env=env)
+    assert code == 0
+    line = "0 delivered, 0 attempts failed … Ctrl-C ends it"
+    assert line in shown
+    left_standing = shown.rpartition("\x1b[2K")[2]
+    assert left_standing.strip() == "1 delivered, 0 given up, 0 left for later"
+
+
 def test_a_line_shows_what_a_run_waits_for_and_is_gone_afterwards(project: Any) -> None:
     """On a terminal the flush is told in one line that is wiped; in a pipe there is none."""
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
