@@ -195,7 +195,7 @@ def test_looking_makes_nothing(tmp_path: Path) -> None:
 def test_a_line_shows_how_far_a_pass_is(project: Any) -> None:
     """On a terminal deliver tells how it goes on; the line is wiped before its last word."""
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
-    with LocalReceiver(answers=[Answer(delay_s=1.5)]) as receiver:
+    with LocalReceiver(answers=[Answer(delay_s=1.5)] * 9) as receiver:
         env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_LOG": "off"}
         later = {**env, "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "0"}
         assert project.confiture("migrate", "up", env=later).returncode == 0
