@@ -333,7 +333,7 @@ def test_after_closing_everything_is_refused(opened: Callable[[], PgmqOutbox]) -
 
 
 def test_no_password_is_told() -> None:
-    """Neither an error, nor a repr, shows more of a DSN than host and database."""
+    """Neither an error, nor a repr, shows more of a DSN than host, port and database."""
     with pytest.raises(OutboxError) as caught:
         PgmqOutbox("postgresql://user:CANARY@127.0.0.1:1/shop?options=CANARY")
     assert str(caught.value).startswith("outbox postgres 127.0.0.1:1/shop: the server does not")

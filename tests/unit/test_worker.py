@@ -328,9 +328,9 @@ def test_a_broken_outbox_is_asked_less_and_less_often() -> None:
     bench.outbox.claim = failing  # type: ignore[method-assign]
     bench.worker.start()
     bench.worker.poll_every(timedelta(milliseconds=10))
-    time.sleep(1.5)
+    time.sleep(0.5)
     bench.worker.stop()
-    assert 1 <= len(bench.spans.outbox_failures) <= 4  # at once, as woken, and a second later
+    assert 1 <= len(bench.spans.outbox_failures) <= 4  # fifty, if it looked as often as it polls
 
 
 def test_a_bug_in_a_port_never_leaves_the_lane() -> None:

@@ -39,8 +39,8 @@ def deliver(
     """Make every delivery that is due: once, or as a worker that goes on.
 
     PROCESS:
-      Without --watch, everything that is due now is tried once, except where five attempts of
-      one endpoint fail in a row: the others are left to its retries. With it, also what becomes
+      Without --watch, everything that is due now is tried once; where five attempts of one
+      endpoint fail in a row, the rest of its deliveries stay due. With it, also what becomes
       due and what other processes release. On SIGTERM or Ctrl-C the attempt under way comes to its
       end, what else was claimed goes back, telemetry is exported; asked twice, it ends at once.
       Without --watch the attempt under way is cut, and counts as none.

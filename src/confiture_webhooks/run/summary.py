@@ -56,17 +56,17 @@ def leftover_line(
     reasons = dict.fromkeys(summary.undelivered.keys() - set(configured), UNKNOWN)
     reasons = {**failures, **reasons}
     total = sum(summary.undelivered.values())
-    is_taken = summary.counts.get(State.IN_FLIGHT) == total
+    is_claimed = is_durable and summary.counts.get(State.IN_FLIGHT) == total
     where = ", ".join(
-        f"{name}: {count}, {'under way' if is_taken else _reason(name, reasons.get(name))}"
+        f"{name}: {count}, {'under way' if is_claimed else _reason(name, reasons.get(name))}"
         for name, count in sorted(summary.undelivered.items())
     )
     is_sent_some_day = any(reasons.get(name) not in (OFF, UNKNOWN) for name in summary.undelivered)
     is_one = total == 1
     if not is_durable:
         remedy = _lost(refusal, is_one=is_one)
-    elif is_taken:
-        remedy = _taken(next_at, is_one=is_one)
+    elif is_claimed:
+        remedy = _claimed(next_at, is_one=is_one)
     elif is_sent_some_day and next_at is None and not is_all_due:
         remedy = _SOME_DUE
     else:
@@ -146,10 +146,10 @@ def _remedy(next_at: datetime | None, *, is_one: bool, is_sent_some_day: bool) -
     )
 
 
-def _taken(next_at: datetime | None, *, is_one: bool) -> str:
-    """What another worker claimed: it delivers it, or was killed, and its claim ends."""
+def _claimed(next_at: datetime | None, *, is_one: bool) -> str:
+    """What another worker has claimed: it delivers it, or was killed, and its lease ends."""
     them, they = ("it", "it goes") if is_one else ("them", "they go")
-    when = f"from {rfc3339(next_at)} on" if next_at else "when its claim has ended"
+    when = f"from {rfc3339(next_at)} on" if next_at else "when its lease has ended"
     return (
         f"Another worker has {them} in hand. If that one was killed, {they} out {when}, "
         "with the next 'confiture migrate' command or 'confiture webhooks deliver'."

@@ -66,7 +66,7 @@ class Deliverer:
         try:
             self._deliver(lane, claims, stale_at)
         finally:
-            lane.ahead = None  # no request, with what it holds, outlasts its batch
+            lane.ahead = None  # it holds headers and a body
             self._keep_accepted(lane)
 
     def _deliver(self, lane: Lane, claims: deque[Claim], stale_at: float) -> None:

@@ -82,6 +82,7 @@ class Lane:
     accepted: deque[Accepted] = field(default_factory=deque)
     """What the receiver took and the outbox does not know yet: the last one, as a rule."""
     ahead: Ahead | None = None
+    """What comes next, if it was made in time; never longer than its batch lasts."""
 
     def is_resting(self, now: datetime) -> bool:
         """Whether the endpoint failed so often that it is left alone for a while.
