@@ -1,0 +1,163 @@
+"""Which deliveries wait in vain, why, and the command that changes it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from os import PathLike
+
+from .event import rfc3339
+from .remedy import shown
+from .wording import counted
+
+NO_ENVIRONMENT = "(none)"
+"""An environment without a name, on every screen."""
+LATE = timedelta(minutes=15)
+"""A delivery that was due for so long has no worker."""
+
+Standing = tuple[datetime | None, datetime | None]
+"""Since when an endpoint is off, and until when it rests."""
+Config = str | PathLike[str] | None
+
+
+class Why(StrEnum):
+    """Why deliveries to an endpoint are not sent."""
+
+    OFF = "off"
+    UNKNOWN = "unknown"
+    FAULTY = "faulty"
+    RESTS = "rests"
+    UNSERVED = "unserved"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Deliveries to one endpoint of one environment that wait, and why."""
+
+    endpoint: str
+    count: int
+    why: Why
+    at: datetime | None = None
+    """Since when it is off or its deliveries are due; until when it rests."""
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether only an operator can change it: a rest ends by itself."""
+        return self.why is not Why.RESTS
+
+    @property
+    def reason(self) -> str:
+        """Why, in words that go after a colon."""
+        at = rfc3339(self.at) if self.at else None
+        return {
+            Why.OFF: f"switched off since {at}" if at else "switched off",
+            Why.UNKNOWN: "no endpoint of that name is configured",
+            Why.FAULTY: "its configuration is wrong",
+            Why.RESTS: f"the receiver asked for a pause until {at}",
+            Why.UNSERVED: f"due since {at}, and no worker sends them",
+        }[self.why]
+
+    def remedy(self, config: Config = None) -> str:
+        """What to do, with the command, as a sentence without its end."""
+        name = self.endpoint
+        return {
+            Why.OFF: f"Switch it on: {shown('enable', name, config=config)}",
+            Why.UNKNOWN: "Configure it again, or drop its deliveries: "
+            + shown("discard", "--endpoint", name, config=config),
+            Why.FAULTY: f"See the fault: {shown('check', config=config)}",
+            Why.RESTS: "To send now: "
+            + shown("redeliver", "--pending", "--endpoint", name, config=config),
+            Why.UNSERVED: f"Send them now: {shown('deliver', config=config)}",
+        }[self.why]
+
+    def line(self, config: Config = None) -> str:
+        """All of it: how many, to which endpoint, why, and the remedy."""
+        verb = "waits" if self.count == 1 else "wait"
+        waiting = f"{counted(self.count, 'delivery', 'deliveries')} {verb}"
+        return f"{self.endpoint}: {waiting}, {self.reason}. {self.remedy(config)}"
+
+
+def outlook(
+    undelivered: Mapping[str, int],
+    *,
+    configured: Collection[str],
+    now: datetime,
+    standing: Mapping[str, Standing] | None = None,
+    faulty: Collection[str] = (),
+    due: Mapping[str, datetime | None] | None = None,
+) -> list[Wait]:
+    """The endpoints of one environment whose deliveries are not sent, by name.
+
+    *undelivered*: how many wait, by endpoint. *standing*: as the outbox has it. *faulty*: the
+    endpoints whose configuration is wrong. *due*: when the next delivery of each is due.
+    """
+    waits = []
+    for name, count in sorted(undelivered.items()):
+        off_since, rests_until = (standing or {}).get(name, (None, None))
+        due_at = (due or {}).get(name)
+        reason: tuple[Why, datetime | None] | None = None
+        if name in faulty:
+            reason = (Why.FAULTY, None)
+        elif name not in configured:
+            reason = (Why.UNKNOWN, None)
+        elif off_since is not None:
+            reason = (Why.OFF, off_since)
+        elif rests_until is not None and rests_until > now:
+            reason = (Why.RESTS, rests_until)
+        elif due_at is not None and due_at < now - LATE:
+            reason = (Why.UNSERVED, due_at)
+        if count and reason is not None:
+            waits.append(Wait(endpoint=name, count=count, why=reason[0], at=reason[1]))
+    return waits
+
+
+def shown_environment(name: str | None) -> str:
+    """*name* as screens show it."""
+    return name or NO_ENVIRONMENT
+
+
+def elsewhere(
+    undelivered: Mapping[str | None, int], environment: str | None
+) -> dict[str | None, int]:
+    """Of *undelivered* by environment, what is not of *environment*."""
+    return {
+        name: count
+        for name, count in undelivered.items()
+        if (name or None) != (environment or None) and count
+    }
+
+
+def by_environment(counts: Mapping[str | None, int]) -> dict[str, int]:
+    """*counts* by environment as screens and documents name it."""
+    return {shown_environment(name): count for name, count in counts.items()}
+
+
+def listed(counts: Mapping[str | None, int]) -> str:
+    """*counts* by environment in words: ``production 2, (none) 1``."""
+    return ", ".join(f"{name} {count}" for name, count in by_environment(counts).items())
+
+
+def elsewhere_line(counts: Mapping[str | None, int]) -> str:
+    """How many deliveries wait in other environments, and how each is sent."""
+    return (
+        f"Other environments have deliveries that wait: {listed(counts)}. "
+        "Send them with the file of that environment: `confiture webhooks deliver --config FILE`"
+    )
+
+
+def unserved_line(environment: str | None, count: int, since: datetime, *, mine: str | None) -> str:
+    """That no worker serves *environment*, and which run needs which setting.
+
+    *mine*: the environment of the command that says so.
+    """
+    deliveries = f"{counted(count, 'delivery', 'deliveries')} of environment "
+    late = f"{deliveries}{shown_environment(environment)} due since {rfc3339(since)}: no worker"
+    if environment:
+        return f"{late} serves it. Run `confiture webhooks deliver` with the file of {environment}"
+    wanted = f"CONFITURE_ENVIRONMENT={mine}" if mine else "CONFITURE_ENVIRONMENT"
+    return (
+        f"{late} serves it. Set {wanted} for the run that recorded them; "
+        "`confiture webhooks deliver` without CONFITURE_ENVIRONMENT and --config sends these"
+    )

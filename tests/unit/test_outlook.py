@@ -1,0 +1,100 @@
+"""Who waits in vain, and the command that changes it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from confiture_webhooks.outlook import Why, by_environment, elsewhere, outlook, unserved_line
+from confiture_webhooks.remedy import command
+
+NOW = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
+EARLIER = NOW - timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"configured": ["a"], "standing": {"a": (EARLIER, None)}}, Why.OFF),
+        ({"configured": []}, Why.UNKNOWN),
+        ({"configured": [], "standing": {"a": (EARLIER, None)}}, Why.UNKNOWN),
+        ({"configured": ["a"], "faulty": ["a"]}, Why.FAULTY),
+        (
+            {"configured": ["a"], "standing": {"a": (None, NOW + timedelta(minutes=1))}},
+            Why.RESTS,
+        ),
+        ({"configured": ["a"], "due": {"a": EARLIER}}, Why.UNSERVED),
+    ],
+)
+def test_a_reason_for_each_kind_of_wait(given: dict[str, Any], why: Why) -> None:
+    """Each state an endpoint can be in has its own reason and its own command."""
+    (wait,) = outlook({"a": 2}, now=NOW, **given)
+    assert (wait.endpoint, wait.count, wait.why) == ("a", 2, why)
+    assert wait.line("x.yaml").startswith("a: 2 deliveries wait, ")
+    assert "`confiture webhooks " in wait.remedy("x.yaml")
+    assert wait.remedy("x.yaml").endswith("--config x.yaml`")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"standing": {"a": (None, NOW)}},
+        {"due": {"a": NOW - timedelta(minutes=14)}},
+        {"due": {"a": None}},
+        {},
+    ],
+)
+def test_deliveries_that_are_sent_when_due_have_no_reason(given: dict[str, Any]) -> None:
+    """An endpoint that is on, configured and not late is not named."""
+    assert outlook({"a": 2}, now=NOW, configured=["a"], **given) == []
+
+
+def test_an_endpoint_without_deliveries_is_not_named() -> None:
+    """Nothing waits, so nothing waits in vain."""
+    assert outlook({"a": 0}, now=NOW, configured=[]) == []
+
+
+def test_the_environment_without_a_name_is_none_on_screens() -> None:
+    """Inside it is empty or absent; shown it is (none)."""
+    assert elsewhere({None: 1, "a": 2, "b": 0}, "a") == {None: 1}
+    assert elsewhere({"": 1, "a": 2}, None) == {"a": 2}
+    assert by_environment({None: 1}) == by_environment({"": 1}) == {"(none)": 1}
+
+
+def test_a_run_without_an_environment_is_named_with_its_setting() -> None:
+    """The line says which setting the run lacks."""
+    line = unserved_line(None, 1, EARLIER, mine="production")
+    assert line.startswith("1 delivery of environment (none) due since ")
+    assert "CONFITURE_ENVIRONMENT=production" in line
+
+
+@pytest.mark.parametrize(
+    "word", ["a b", "$(date)", "`x`", "it's", "a\nb", "\x1b[31m", "\\", "ä", "\u202ex", ""]
+)
+def test_a_shell_reads_back_every_word(word: str) -> None:
+    """Whatever a name holds, the shell passes it on as it is, and the line is one line."""
+    line = command("enable", word, config="db/my env.yaml")
+    assert line.isprintable()
+    ran = subprocess.run(
+        ["bash", "-c", f"confiture() {{ printf '%s\\0' \"$@\"; }}; {line}"],
+        capture_output=True,
+        check=True,
+    )
+    assert ran.stdout.decode().split("\0")[:-1] == [
+        "webhooks",
+        "enable",
+        word,
+        "--config",
+        "db/my env.yaml",
+    ]
+
+
+def test_plain_words_stay_plain() -> None:
+    """What needs no quotes has none."""
+    line = command("redeliver", "dlv_1", config="x.yaml")
+    assert line == "confiture webhooks redeliver dlv_1 --config x.yaml"
+    assert shlex.split(line)[-1] == "x.yaml"
