@@ -17,6 +17,7 @@ from typing import Any
 from . import stderr
 from .config import Settings, is_configured
 from .config.variables import SECRET
+from .contained import containing
 from .errors import ConfigError
 from .run.invocation import DEFAULT_CONFIG, HOOKS, Invocation, parse
 from .run.outgoing import TELEMETRY_BUDGET
@@ -27,14 +28,12 @@ from .wiring import command_settings, command_telemetry, make_hooks, parts, sett
 
 def consult(run: Run, connection: Any) -> None:
     """Have *run* ask the database of *connection* how the migrations of killed runs ended."""
-    try:
+    with containing("reading the database's address", run.report):
         from .adapters.backend import database_of  # noqa: PLC0415
         from .adapters.ledger import Ledger, ask_over  # noqa: PLC0415
 
         ask_here = partial(ask_over, connection)
         run.consult(Ledger.beside(connection).ask, ask_here, database_of(connection))
-    except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
-        run.report("reading the database's address", error)
 
 
 class CommandSession:
@@ -92,15 +91,13 @@ class CommandSession:
         """Keep the address while the connection tells it: the outbox may be there."""
         from .adapters.database import dsn_of  # noqa: PLC0415
 
-        try:
+        with containing("reading the database's address", self._run.report):
             self.database = self.database or dsn_of(connection)
-        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
-            self._run.report("reading the database's address", error)
 
     def _watch(self, engine: Any) -> None:
         from .adapters.confiture import observe, observe_resume  # noqa: PLC0415
 
-        try:
+        with containing("observing the engine", self._run.report):
             self._engine = engine
             observe(engine, self._run, self._is_active)
             if self._invocation.resumes:
@@ -109,19 +106,15 @@ class CommandSession:
                 self._run.begin("confiture migrate steps")
                 consult(self._run, engine.connection)
                 observe_resume(engine, self._run, self._invocation)
-        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
-            self._run.report("observing the engine", error)
 
     def _tell_unloadable(self, path: Path, error: Exception) -> None:
         """A migration file that cannot be loaded is a migration that failed."""
         from .adapters.confiture import tell_unloadable  # noqa: PLC0415
 
-        try:
+        with containing("recording a migration", self._run.report):
             if self._engine is not None and self._is_active(self._engine):
                 direction = self._invocation.direction
                 tell_unloadable(self._engine, self._run, path, direction, error)
-        except Exception as fault:  # noqa: BLE001  ours to swallow: the migration comes first
-            self._run.report("recording a migration", fault)
 
     def _is_active(self, engine: Any) -> bool:
         """Whether *engine* belongs to the session that took the lock in a command's name.
@@ -138,11 +131,9 @@ class CommandSession:
         if not self._connections:
             return  # nothing was migrated, nor meant to be: left-overs wait for a real run
         error_type = None
-        try:
+        with containing("ending a run", self._run.report):
             error_type = _error_type(error)
             self._explain_unsettled(error)
-        except Exception as fault:  # noqa: BLE001  ours to swallow: the migration comes first
-            self._run.report("ending a run", fault)
         self._run.finish(error_type)
 
     def _explain_unsettled(self, error: BaseException | None) -> None:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..contained import containing
 from ..event import Direction, MigrationRef
 from ..run.invocation import Invocation
 from ..run.migration import Backend, Migration
@@ -156,7 +157,8 @@ class _Watch:
             self._commit.is_due = is_due
 
     def _begin(self, migration: Any, direction: Direction) -> Migration | None:
-        try:
+        told = None
+        with containing("observing a migration", self._run.report):
             if self._backend is None:
                 self._ledger = Ledger.beside(self._engine.connection)
                 self._backend = backend_of(self._engine)
@@ -164,9 +166,6 @@ class _Watch:
             backend = before(self._backend, self._engine, ref.version)
             told = self._run.migration(ref, direction, backend)
             self._tally = RowTally(steps_table(self._engine)) if told is not None else None
-        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
-            self._run.report("observing a migration", error)
-            return None
         return told
 
     def _end(
@@ -174,7 +173,7 @@ class _Watch:
     ) -> None:
         if told is None:
             return
-        try:
+        with containing("recording a migration", self._run.report):
             told.stop_clock()
             self._close_window()
             tally = self._tally
@@ -187,26 +186,20 @@ class _Watch:
                 told.unknown(_question(self._ledger, told))
             else:
                 told.failed(told.error)
-        except Exception as fault:  # noqa: BLE001  ours to swallow: the migration comes first
-            self._run.report("recording a migration", fault)
 
     def _open_window(self) -> None:
         if self._tally is None or self._window is not None:
             return
         window = ExitStack()
-        try:
+        with containing("counting rows", self._run.report):
             window.enter_context(self._tally.counting(self._engine.connection))
             self._window = window
-        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
-            self._run.report("counting rows", error)
 
     def _close_window(self) -> None:
         window, self._window = self._window, None
-        try:
+        with containing("counting rows", self._run.report):
             if window is not None:
                 window.close()
-        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
-            self._run.report("counting rows", error)
 
 
 def _is_uncertain(connection: Any, error: BaseException) -> bool:
@@ -240,10 +233,8 @@ def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
     @functools.wraps(initialize)
     def observed(*args: Any, **kwargs: Any) -> Any:
         result = initialize(*args, **kwargs)
-        try:
+        with containing("observing a resumed migration", run.report):
             _begin_resumed(engine, run, invocation)
-        except Exception as error:  # noqa: BLE001  ours to swallow: the migration comes first
-            run.report("observing a resumed migration", error)
         return result
 
     engine.initialize = observed

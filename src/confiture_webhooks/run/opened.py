@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
+from ..contained import contained
 from ..event import Database
 from .hook_events import HookFeed
 from .outgoing import TELEMETRY_BUDGET, Outgoing, Parts
@@ -16,34 +16,6 @@ from .outgoing import TELEMETRY_BUDGET, Outgoing, Parts
 if TYPE_CHECKING:
     from ..config import Settings
     from ..telemetry import Telemetry
-
-
-class Reporting(Protocol):
-    """What has somewhere to tell a fault of ours."""
-
-    def report(self, where: str, error: BaseException) -> None:
-        """Tell it. Raises nothing."""
-
-
-S = TypeVar("S", bound=Reporting)
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def contained(
-    method: Callable[Concatenate[S, P], R],
-) -> Callable[Concatenate[S, P], R | None]:
-    """Turn any fault of *method* into one log line and ``None``."""
-
-    @functools.wraps(method)
-    def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
-        try:
-            return method(self, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001  a bug of ours must never reach a migration
-            self.report(method.__name__.strip("_"), error)
-            return None
-
-    return wrapper
 
 
 class Opened:

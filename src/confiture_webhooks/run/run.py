@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .. import stderr
+from ..contained import contained
 from ..event import Database, Direction, ErrorInfo, EventType, MigrationRef
 from .events import ended_event, run_event, started_event
 from .migration import UNKNOWN, Backend, Migration
-from .opened import Opened, contained
+from .opened import Opened
 from .outgoing import TELEMETRY_BUDGET, Parts
 from .settling import Settling
 

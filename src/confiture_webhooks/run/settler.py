@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from ..bounded import TimedOut, bounded
 from ..delivery import TraceContext
 from ..errors import OutboxError
 from ..event import Event
@@ -25,28 +25,16 @@ LONGEST_QUESTION_S = 6.0
 
 Ask = Callable[[Sequence[Intent]], Mapping[str, Known]]
 """What is known of each intent, by event id; of none when the database does not answer."""
+R = TypeVar("R")
 Judged = list[tuple[Intent, Verdict]]
 
-R = TypeVar("R")
 
-
-def in_time(question: Callable[[], R], seconds: float) -> R | None:
+def answered(question: Callable[[], R], seconds: float) -> R | None:
     """The answer to *question*, if it comes in time: a server may accept and then fall silent."""
-    answers: list[R] = []
-    faults: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            answers.append(question())
-        except Exception as error:  # noqa: BLE001  raised again where it is contained
-            faults.append(error)
-
-    thread = threading.Thread(target=ask, name="webhooks-ledger", daemon=True)
-    thread.start()
-    thread.join(max(0.1, min(seconds, LONGEST_QUESTION_S)))
-    for fault in faults:
-        raise fault
-    return answers[0] if answers else None
+    try:
+        return bounded(question, max(0.1, min(seconds, LONGEST_QUESTION_S)))
+    except TimedOut:
+        return None
 
 
 def examine(intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -> Judged:
@@ -59,7 +47,7 @@ def examine(intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -
     if ask is None or seconds is None:
         known = ask(intents) if ask is not None else None
     else:
-        known = in_time(lambda: ask(intents), seconds)
+        known = answered(lambda: ask(intents), seconds)
     now = datetime.now(UTC)
     return [(intent, judge(intent, (known or {}).get(intent.event_id), now)) for intent in intents]
 

@@ -10,7 +10,7 @@ from ..event import Direction
 from ..outbox import Intent
 from ..settlement import INTERRUPTED, Ending
 from .migration import UNKNOWN, Conclude, Migration
-from .settler import Ask, in_time, seconds_left, settle
+from .settler import Ask, answered, seconds_left, settle
 
 if TYPE_CHECKING:
     from ..telemetry import Telemetry
@@ -49,7 +49,7 @@ class Settling:
 
     def end(self, migration: Migration) -> None:
         """Conclude *migration*, one of this run's, by what the ledger says of it."""
-        is_recorded = in_time(migration.ask_ledger, seconds_left(self.deadline))
+        is_recorded = answered(migration.ask_ledger, seconds_left(self.deadline))
         if is_recorded is None:
             self.has_unknown = True
             self._say(

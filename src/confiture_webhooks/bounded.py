@@ -1,0 +1,49 @@
+"""A call that nothing can interrupt, waited for only so long."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+R = TypeVar("R")
+
+
+class TimedOut(Exception):  # noqa: N818  it says what happened, as TimeoutError does not for OSError
+    """The call has not returned in time; its thread ends with it."""
+
+
+def bounded(call: Callable[[], R], seconds: float, *, cut: Callable[[], object] | None = None) -> R:
+    """What *call* returns or raises, if it does within *seconds*. Raises TimedOut.
+
+    It runs on a daemon thread of its own, in the caller's context. *cut* ends a call that is not
+    waited for any longer (it closes a socket), also when Ctrl-C ends the wait.
+    """
+    answers: list[R] = []
+    faults: list[BaseException] = []
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            answers.append(context.run(call))
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+            faults.append(error)
+
+    thread = threading.Thread(target=run, name="webhooks-bounded", daemon=True)
+    thread.start()
+    try:
+        thread.join(max(0.0, seconds))
+    finally:
+        if thread.is_alive() and cut is not None:
+            with suppress(Exception):
+                cut()
+    if faults:
+        try:
+            raise faults[0]
+        finally:
+            faults.clear()  # the traceback refers to this frame
+    if not answers:
+        raise TimedOut(f"no answer within {max(0.0, seconds):g} s")
+    return answers[0]
