@@ -17,7 +17,13 @@ from attributes import described
 
 from confiture_webhooks.cli.endpoint import WHEN_NOTHING
 from confiture_webhooks.config import variables
-from confiture_webhooks.config.model import Block, EndpointBlock, RetryBlock, WebhooksBlock
+from confiture_webhooks.config.model import (
+    Block,
+    EndpointBlock,
+    RetryBlock,
+    TlsBlock,
+    WebhooksBlock,
+)
 from confiture_webhooks.event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
 from confiture_webhooks.telemetry import names
 
@@ -25,6 +31,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 MARK = "<!-- made by scripts/reference_tables.py: {} -->\n\n"
 OLD_TABLE = re.compile(r"\A(?:\|[^\n]*\n)*")
 VARIABLE = re.compile(r"(?P<takes>.+?) \((?P<default>.+?)\): (?P<meaning>.+)")
+NONE = ("secret", "allow_networks", "deny_networks")
 
 Rows = Iterable[Sequence[str]]
 
@@ -45,7 +52,7 @@ def _default(name: str, value: Any) -> str:
         return "see below"
     if name in WHEN_NOTHING and not value:
         return WHEN_NOTHING[name]
-    if value == "" or (name == "secret" and not value):
+    if value in ("", None) or (name in NONE and not value):
         return "none"
     return f"`{_written(value)}`"
 
@@ -124,6 +131,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], Rows]]] = {
         "webhooks": lambda: settings(WebhooksBlock),
         "endpoints": lambda: settings(EndpointBlock),
         "retry": lambda: settings(RetryBlock),
+        "tls": lambda: settings(TlsBlock),
         "variables": environment,
     },
     "payload.md": {"events": events},

@@ -7,11 +7,27 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 
+from .errors import Fault
 from .event import DEFAULT_SUBSCRIPTION, Event, EventType
+from .networks import Networks
 from .retry import RetryPolicy
 
 DEFAULT_FORMAT = "confiture"
 DEFAULT_TIMEOUT = timedelta(seconds=10)
+DEFAULT_CONCURRENCY = 4
+SIGNATURES = ("standard", "confiture")
+"""``webhook-signature`` over id, time and body; ``X-Confiture-Signature`` over the body alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files for TLS, by path. They are read at each new connection: they may be renewed."""
+
+    client_certificate: str | None = None
+    """PEM, with its chain; the key may be in it."""
+    client_key: str | None = None
+    ca_bundle: str | None = None
+    """PEM; takes the place of the system's authorities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +55,17 @@ class Endpoint:
     timeout: timedelta = DEFAULT_TIMEOUT
     """For the whole attempt, from name resolution to the end of the answer."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    concurrency: int = DEFAULT_CONCURRENCY
+    """How many runs' deliveries are sent at once; those of one run keep their order."""
+    rate: timedelta | None = None
+    """The least time between the beginnings of two requests; ``None``: no limit."""
+    tls: Tls = field(default_factory=Tls)
+    networks: Networks = field(default_factory=Networks)
+    """Which addresses may be dialled."""
+    signatures: tuple[str, ...] = SIGNATURES
+    """Which signatures are sent when there is a secret."""
+    faults: tuple[Fault, ...] = ()
+    """What is wrong with it: its events are recorded and wait, and nothing is sent."""
 
     def wants(self, event: Event) -> bool:
         """Whether *event* is to be told to this endpoint. A ping always is."""

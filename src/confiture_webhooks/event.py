@@ -116,6 +116,12 @@ class Event:
     error: ErrorInfo | None = None
     migrations: Sequence[Mapping[str, Any]] | None = None
     """For ``run_*`` events: one row per migration, oldest first."""
+    command: str | None = None
+    """What was run: ``confiture migrate up``."""
+    run_url: str | None = None
+    """The CI run it was part of: ``Settings.run_url``."""
+    trace_url: str | None = None
+    """A link to the run's trace: ``Settings.trace_link(trace_id)``."""
 
 
 def rfc3339(instant: datetime) -> str:
@@ -137,6 +143,10 @@ def payload(event: Event, endpoint_name: str, *, include_sql: bool = False) -> d
             "schema": event.database.schema,
         },
     }
+    if event.command is not None or event.run_url is not None:
+        document["run"] = {"command": event.command, "url": event.run_url}
+    if event.trace_url is not None:
+        document["trace_url"] = event.trace_url
     if event.direction is not None:
         document["direction"] = event.direction.value
     if event.migration is not None:

@@ -909,8 +909,8 @@ def test_documented_defaults_are_those_of_the_code(project: Project) -> None:
         "retry": documented("webhooks.endpoints[].retry")
     }
     assert (
-        len(endpoint) == len(EndpointBlock.model_fields) - 6
-    )  # name, url, secret, environments, migrations, routing_key
+        len(endpoint) == len(EndpointBlock.model_fields) - 10
+    )  # name, url, secret, environments, migrations, routing_key, rate, tls, both networks
     assert project.endpoint(**endpoint) == project.endpoint()
     assert project.load(documented("webhooks")) == project.load({})
 

@@ -23,8 +23,9 @@ from pydantic import (
     field_validator,
 )
 
-from ..endpoint import DEFAULT_TIMEOUT, Endpoint
+from ..endpoint import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, SIGNATURES, Endpoint, Tls
 from ..event import DEFAULT_SUBSCRIPTION, EventType
+from ..networks import Networks
 from ..retry import DEFAULT_JITTER, DEFAULT_SCHEDULE, RetryPolicy
 from . import values
 from .address import Address, address
@@ -39,6 +40,10 @@ T = TypeVar("T")
 M = TypeVar("M", bound="Block")
 Text = Annotated[str, PlainValidator(values.text)]
 Flag = Annotated[bool, PlainValidator(values.flag)]
+Network = Annotated[str, PlainValidator(values.network)]
+Signature = Annotated[
+    str, PlainValidator(lambda value: values.one_of(value, SIGNATURES, "a signature"))
+]
 Some = Annotated[list[T], Field(min_length=1)]
 
 
@@ -60,6 +65,17 @@ class RetryBlock(Block):
     """
     jitter: Annotated[float, PlainValidator(values.jitter)] = DEFAULT_JITTER
     """number, 0 to 1: spreads each wait evenly over ± this share of it"""
+
+
+class TlsBlock(Block):
+    """``tls:`` of an endpoint."""
+
+    client_certificate: Text = ""
+    """path: a PEM file with the certificate, and its chain, that is shown to the receiver"""
+    client_key: Text = ""
+    """path: a PEM file with its key, when that is not in the same file"""
+    ca_bundle: Text = ""
+    """path: a PEM file with the authorities that are believed, in place of the system's"""
 
 
 def _as_list(value: object) -> object:
@@ -121,6 +137,24 @@ class EndpointBlock(Block):
     """
     retry: RetryBlock = RetryBlock()
     """mapping: when a failed attempt is made again"""
+    concurrency: Annotated[int, PlainValidator(values.concurrency)] = DEFAULT_CONCURRENCY
+    """whole number, 1 to 64: how many runs' deliveries are sent at once; those of one run keep
+    their order. `1` keeps the order of all
+    """
+    rate: Annotated[timedelta, PlainValidator(values.rate)] | None = None
+    """rate: the most requests in a time, as in `1/s`, `30/m` or `100/h`"""
+    tls: TlsBlock = TlsBlock()
+    """mapping: files for TLS; they are read again when they change"""
+    allow_networks: Some[Network] = []
+    """list of networks: the only addresses that may be dialled: `10.0.0.0/8`, `2001:db8::1`,
+    `private`, `link-local` or `metadata`. In place of the file's
+    """
+    deny_networks: Some[Network] = []
+    """list of networks: addresses that are never dialled. In place of the file's"""
+    signatures: Some[Signature] = list(SIGNATURES)
+    """list: the signatures that are sent when there is a secret: `standard` (`webhook-signature`,
+    which covers the time) and `confiture` (`X-Confiture-Signature`, which covers the body alone)
+    """
     include_sql: Flag = False
     """true or false: failures carry the whole error text, with its SQL and values"""
 
@@ -180,8 +214,8 @@ class EndpointBlock(Block):
             )
         return headers
 
-    def endpoint(self) -> Endpoint:
-        """The endpoint that was described."""
+    def endpoint(self, allowed: Sequence[str] = (), denied: Sequence[str] = ()) -> Endpoint:
+        """The endpoint that was described; networks that it does not name are the file's."""
         return Endpoint(
             name=self.name,
             url=self.url.url,
@@ -197,6 +231,18 @@ class EndpointBlock(Block):
             include_sql=self.include_sql,
             timeout=self.timeout,
             retry=RetryPolicy(schedule=tuple(self.retry.schedule), jitter=self.retry.jitter),
+            concurrency=self.concurrency,
+            rate=self.rate,
+            tls=Tls(
+                client_certificate=self.tls.client_certificate or None,
+                client_key=self.tls.client_key or None,
+                ca_bundle=self.tls.ca_bundle or None,
+            ),
+            networks=Networks(
+                allowed=tuple(self.allow_networks or allowed),
+                denied=tuple(self.deny_networks or denied),
+            ),
+            signatures=tuple(self.signatures),
         )
 
 
@@ -224,6 +270,16 @@ class WebhooksBlock(Block):
     """
     hook_timeout: Annotated[timedelta, PlainValidator(values.timeout)] = DEFAULT_HOOK_TIMEOUT
     """seconds, above 0, to 300: for one call of a hook, and for importing one file of them"""
+    allow_networks: Some[Network] = []
+    """list of networks: the only addresses that endpoints may be at, see the same setting there"""
+    deny_networks: Some[Network] = []
+    """list of networks: addresses that are never dialled"""
+    trace_url: Annotated[str, PlainValidator(values.trace_url)] = ""
+    """URL: a link to a trace for payloads and messages, as in
+    `https://jaeger.example/trace/{trace_id}`
+    """
+    database_label: Flag = True
+    """true or false: whether the database's name is an attribute of the run's metrics"""
 
 
 _PROBLEMS = {
@@ -286,6 +342,8 @@ def _keys(model: type[Block], at: Sequence[str | int]) -> list[str]:
     """The keys that may stand at the place *at* of *model*."""
     if "retry" in at:
         model = RetryBlock
+    elif "tls" in at:
+        model = TlsBlock
     elif at:
         model = EndpointBlock
     return list(model.model_fields)

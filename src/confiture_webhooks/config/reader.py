@@ -47,7 +47,7 @@ class EnvironmentReader:
         """Those of the variables that are set to something."""
         return [name for name in names if self._environ.get(name)]
 
-    def endpoint(self) -> Endpoint | None:
+    def endpoint(self, allowed: Sequence[str] = (), denied: Sequence[str] = ()) -> Endpoint | None:
         """The endpoint that variables alone make."""
         raw: dict[str, Any] = {"name": DEFAULT_NAME}
         for key, variable in _VARIABLE_OF.items():
@@ -62,7 +62,7 @@ class EnvironmentReader:
             for finding in findings
             if finding.at[0] in raw
         ]
-        return model.endpoint() if model is not None else None
+        return model.endpoint(allowed, denied) if model is not None else None
 
     def is_on(self) -> bool:
         """Whether ``CONFITURE_WEBHOOKS`` leaves webhooks on."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..endpoint import Endpoint
 from ..errors import ConfigError, Fault
@@ -24,6 +24,8 @@ Log = Literal["json", "console", "off"]
 
 _BLOCK_KEY = re.compile(rb"""(?:^|[\r\n{,]|\xef\xbb\xbf)[ \t]*["']?webhooks["']?[ \t]*:""")
 _HOSTS = re.compile(r"[\w.,:-]*|\[[0-9a-fA-F:]+\](:\d+)?")
+_PLAIN_URL = re.compile(r"https?://[\w.:\[\]-]+(/[\x21-\x7e]*)?")
+"""A web address without user and password, of printable characters."""
 _DATABASE = re.compile(r"[\w.-]*")
 
 
@@ -46,6 +48,22 @@ class Settings:
     environment: str | None = None
     sources: tuple[str, ...] = ()
     """Where the settings came from, in words for people."""
+    trace_url: str | None = None
+    """A link to a trace, with ``{trace_id}`` in it, for payloads and messages."""
+    run_url: str | None = None
+    """The CI run's address, for payloads and messages."""
+    database_label: bool = True
+    """Whether ``db.namespace`` is an attribute of the run's metrics."""
+    faulty: tuple[Endpoint, ...] = ()
+    """Endpoints with a name and a fault: their events are recorded and wait."""
+    faults: tuple[Fault, ...] = ()
+    """Everything that is wrong; each costs only what it is about."""
+    warnings: tuple[Fault, ...] = ()
+    """What is probably a slip, and costs nothing: a variable that nothing reads."""
+
+    def trace_link(self, trace_id: str) -> str | None:
+        """The link to a trace, if ``trace_url`` is set."""
+        return self.trace_url and self.trace_url.replace("{trace_id}", trace_id)
 
 
 def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
@@ -69,8 +87,10 @@ def load(environ: Mapping[str, str], config_file: Path | None) -> Settings:
     from .reader import EnvironmentReader, FileReader  # noqa: PLC0415
 
     variable, file = EnvironmentReader(environ), FileReader(config_file, environ)
-    block, default = file.block(), variable.endpoint()
-    endpoints = [endpoint.endpoint() for endpoint in block.endpoints]
+    block = file.block()
+    networks = block.allow_networks, block.deny_networks
+    default = variable.endpoint(*networks)
+    endpoints = [endpoint.endpoint(*networks) for endpoint in block.endpoints]
     if variable.given(variables.URL):
         file.refuse_default()
     flush_timeout = variable.value(variables.FLUSH_TIMEOUT, values.flush_timeout)
@@ -84,6 +104,9 @@ def load(environ: Mapping[str, str], config_file: Path | None) -> Settings:
         log_level=variable.log_level(),
         environment=file.environment or variable.value(variables.ENVIRONMENT, values.text),
         sources=_sources(variable, file, config_file, is_on=variable.is_on()),
+        trace_url=block.trace_url or None,
+        run_url=run_url(environ),
+        database_label=block.database_label,
     )
     faults = [*file.faults, *variable.faults]
     if not file.names and not variable.given(variables.URL) and variable.given(variables.SECRET):
@@ -91,6 +114,21 @@ def load(environ: Mapping[str, str], config_file: Path | None) -> Settings:
     if faults:
         raise ConfigError(tuple(dict.fromkeys(faults)))
     return settings
+
+
+def run_url(environ: Mapping[str, str]) -> str | None:
+    """The address of the CI run: OpenTelemetry's attribute, else GitHub's or GitLab's variables."""
+    attributes = environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
+    named = dict(part.partition("=")[::2] for part in attributes)
+    found = unquote(named.get("cicd.pipeline.run.url.full", "").strip())
+    if not found and environ.get("GITHUB_RUN_ID") and environ.get("GITHUB_REPOSITORY"):
+        server = environ.get("GITHUB_SERVER_URL") or "https://github.com"
+        run = environ["GITHUB_RUN_ID"]
+        found = f"{server}/{environ['GITHUB_REPOSITORY']}/actions/runs/{run}"
+    found = found or environ.get("CI_JOB_URL") or environ.get("CI_PIPELINE_URL") or ""
+    found = found or environ.get("BUILD_URL") or ""
+    is_plain = _PLAIN_URL.fullmatch(found) is not None
+    return found if is_plain else None
 
 
 def log_form(environ: Mapping[str, str]) -> tuple[Log | None, str | None]:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 
 from ..event import SUBSCRIBABLE, EventType
+from ..networks import NAMED, members
 from ..signature import signing_key
 from .variables import OFF_WORDS, ON_WORDS
 
@@ -57,6 +58,7 @@ RESERVED_PREFIX = "x-confiture-"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*(s|m|h)")
 _ROUTING_KEY = re.compile(r"[A-Za-z0-9]{32}")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -251,3 +253,47 @@ def outbox(value: object) -> str:
 
 def _is_postgres_url(dsn: str) -> bool:
     return dsn.startswith(("postgresql://", "postgres://"))
+
+
+_RATE_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def rate(value: object) -> timedelta:
+    """Requests per second, minute or hour, as the least time between two: ``1/s``, ``30/m``."""
+    found = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None or not float(found[1]):
+        raise Invalid("is not a rate", "Write it as `1/s`, `30/m` or `100/h`")
+    gap = timedelta(seconds=_RATE_SECONDS[found[2]] / float(found[1]))
+    if not timedelta(milliseconds=1) <= gap <= timedelta(hours=1):
+        raise Invalid("is out of range", "Write a rate from `1/h` to `1000/s`")
+    return gap
+
+
+def network(value: object) -> str:
+    """A network, an address, or a name for networks."""
+    try:
+        members(str(value) if isinstance(value, str) else "")
+    except ValueError:
+        near = did_you_mean(value, NAMED)
+        raise Invalid(
+            "is not a network", f"{near}Write it as `10.0.0.0/8`, or {', '.join(NAMED)}"
+        ) from None
+    return str(value)
+
+
+def concurrency(value: object) -> int:
+    """How many runs' deliveries are sent at once."""
+    found = number(value, 1, 64)
+    if found != int(found):
+        raise Invalid("must be a whole number", "Write a number from 1 to 64")
+    return int(found)
+
+
+def trace_url(value: object) -> str:
+    """A web address with ``{trace_id}`` in it."""
+    found = text(value)
+    if not found.startswith(("https://", "http://")) or "{trace_id}" not in found:
+        raise Invalid(
+            "is not a link to a trace", "Write it as `https://jaeger.example/trace/{trace_id}`"
+        )
+    return found

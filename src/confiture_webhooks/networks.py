@@ -1,0 +1,70 @@
+"""Which addresses may be dialled: ``allow_networks`` and ``deny_networks``, asked of an address."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+NAMED = {
+    "private": (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+        *("172.16.0.0/12", "192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "240.0.0.0/4"),
+        *("::/128", "::1/128", "fc00::/7", "fe80::/10"),
+    ),
+    "link-local": ("169.254.0.0/16", "fe80::/10"),
+    "metadata": (
+        *("169.254.169.254/32", "169.254.170.2/32", "169.254.170.23/32"),  # clouds, ECS, EKS
+        *("100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32"),  # Alibaba, Azure, Oracle
+        *("fd00:ec2::254/128", "fd00:ec2::23/128", "fd20:ce::254/128"),  # AWS, EKS, Google
+    ),
+}
+"""Names for networks. ``private`` is every address that no public host can have, loopback too."""
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def members(name: str) -> tuple[Network, ...]:
+    """The networks of a name, a network or an address. Raises ValueError for anything else."""
+    return tuple(ipaddress.ip_network(one) for one in NAMED.get(name, (name,)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Networks:
+    """The addresses that an endpoint may be at. Without a rule: all of them."""
+
+    allowed: tuple[str, ...] = ()
+    """Networks and names; when there are any, an address has to lie in one."""
+    denied: tuple[str, ...] = ()
+    """An address in one of these is refused, whatever is allowed."""
+
+    def refusal(self, address: str) -> str | None:
+        """Why *address* (an IP, as it is dialled) is refused; ``None`` when it may be used."""
+        if not (self.allowed or self.denied):
+            return None
+        faces = _faces(ipaddress.ip_address(address.partition("%")[0]))
+        if denied := _first(faces, self.denied):
+            return f"deny_networks has {denied}"
+        if self.allowed and not _first(faces[-1:], self.allowed):
+            return "allow_networks has no network for it"
+        return None
+
+
+def _first(faces: Sequence[Ip], names: Sequence[str]) -> str | None:
+    """The first of *names* that holds one of the *faces*."""
+    return next(
+        (name for name in names if any(face in one for one in members(name) for face in faces)),
+        None,
+    )
+
+
+def _faces(address: Ip) -> list[Ip]:
+    """*address*, and the IPv4 address that is reached through it, if it is a form of one."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return [address]
+    inner = address.ipv4_mapped or address.sixtofour
+    if address in _NAT64:
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return [address] if inner is None else [address, inner]
