@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
+import forked
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CONFITURE = Path(sys.executable).with_name("confiture")
-"""The console script of the environment the tests run in."""
+CONFITURE = forked.CONFITURE
 
 
 class Project:
@@ -66,8 +66,7 @@ class Project:
         fixed = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.home),
-            "LANG": "C.UTF-8",
-            "COLUMNS": "100",
+            **forked.FIXED,
         }
         return {**fixed, **measured, **(extra or {})}
 
@@ -79,15 +78,8 @@ class Project:
         stdin: str = "",
     ) -> subprocess.CompletedProcess[str]:
         """Run ``confiture`` to its end; the exit code is the caller's to judge."""
-        return subprocess.run(
-            [str(CONFITURE), *arguments],
-            cwd=self.path,
-            env=self.environ(env),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
+        return forked.run(
+            [*arguments], timeout=timeout, stdin=stdin, cwd=self.path, env=self.environ(env)
         )
 
     def spawn(
@@ -97,14 +89,13 @@ class Project:
         stdout: int | IO[str] = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
         """Start ``confiture`` in a session of its own; it is killed when the test ends."""
-        process = subprocess.Popen(
-            [str(CONFITURE), *arguments],
+        process = forked.popen(
+            [*arguments],
             cwd=self.path,
             env=self.environ(env),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,
-            text=True,
             start_new_session=True,
         )
         self._spawned.append(process)

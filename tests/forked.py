@@ -1,0 +1,237 @@
+"""Each ``confiture`` command as a fork of one process that has imported the host.
+
+Importing the host takes 0.8 s, a fork 0.01 s. Arguments, environment, working directory, the three
+streams, exit codes and signals are those of a real process; interpreter shutdown is Python's own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+CONFITURE = Path(sys.executable).with_name("confiture")
+"""The console script of the environment the tests run in."""
+
+READ_LATE = re.compile(
+    r"PATH|HOME|XDG_\w+|CONFITURE_\w+|OTEL_(EXPORTER|SERVICE|RESOURCE|SDK)_\w+|TRACEPARENT|TRACESTATE"
+    r"|BAGGAGE|CORRELATION_ID|DATABASE_URL|PG\w+|\w+_proxy|\w+_PROXY|REQUESTS_CA_BUNDLE"
+    r"|SSL_CERT_\w+|CURL_CA_BUNDLE|CI|CI_\w+|GITHUB_\w+|GITLAB_\w+|(WEBHOOK|SLACK|API|DB)\w*"
+)
+"""Variables that are first read when a command runs; with any other, a command starts cold."""
+FIXED = {"LANG": "C.UTF-8", "COLUMNS": "100"}
+"""What the importing process has, and each of its commands too."""
+FOREIGN = (
+    "confiture.cli.main",
+    "opentelemetry.exporter.otlp.proto.http._log_exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.instrumentation.requests",
+    "opentelemetry.sdk._logs.export",
+    "opentelemetry.sdk.metrics.export",
+    "opentelemetry.sdk.trace.export",
+    "psycopg.types.json",
+    "requests",
+    "structlog",
+)
+STATUS = struct.Struct("i")
+
+
+class Forked(subprocess.Popen[str]):
+    """A ``Popen`` whose process a :class:`Template` forks and waits for."""
+
+    def __init__(self, template: Template, arguments: list[str], **options: Any) -> None:
+        self._template = template
+        super().__init__(arguments, text=True, **options)
+
+    def _execute_child(self, *given: Any) -> None:
+        names = list(inspect.signature(subprocess.Popen._execute_child).parameters)[1:]
+        asked = dict(zip(names, given, strict=True))
+        streams = []
+        for number, name in enumerate(("p2cread", "c2pwrite", "errwrite")):
+            streams.append(number if asked[name] == -1 else asked[name])
+        self._status, theirs = socket.socketpair()
+        with theirs:
+            what = {
+                "arguments": asked["args"],
+                "cwd": os.fspath(asked["cwd"]),
+                "env": asked["env"],
+                "new_session": asked["start_new_session"],
+            }
+            self._template.ask(json.dumps(what).encode(), [*streams, theirs.fileno()])
+        self.pid = STATUS.unpack(self._status.recv(STATUS.size))[0]
+        self._child_created = True
+        self._close_pipe_fds(
+            *(asked[name] for name in names if name.startswith(("p2c", "c2p", "err")))
+        )
+
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        if wait_flags == os.WNOHANG and not select.select([self._status], [], [], 0)[0]:
+            return 0, 0
+        with self._status:
+            return self.pid, STATUS.unpack(self._status.recv(STATUS.size))[0]
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        with self._waitpid_lock:
+            if self.returncode is None:
+                pid, status = self._try_wait(os.WNOHANG)
+                if pid:
+                    self._handle_exitstatus(status)
+        return self.returncode
+
+
+class Template:
+    """The client of one process that has imported the host; it ends with this one."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.Lock()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno())],
+                env={"PATH": os.environ.get("PATH", os.defpath), **FIXED},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the process; what it forked goes on."""
+        self._socket.close()
+        self._process.wait(10)
+
+    def ask(self, what: bytes, descriptors: list[int]) -> None:
+        """Have a command forked, with its three streams and where to report."""
+        with self._lock:
+            socket.send_fds(self._socket, [what], descriptors)
+
+
+_template: Template | None = None
+_started = threading.Lock()
+
+
+def can_fork(env: dict[str, str]) -> bool:
+    """Whether *env* holds nothing that is read while the host is imported."""
+    others = {name: value for name, value in env.items() if not READ_LATE.fullmatch(name)}
+    return others == FIXED
+
+
+def popen(
+    arguments: list[str], *, cwd: Path, env: dict[str, str], **options: Any
+) -> subprocess.Popen[str]:
+    """Start ``confiture`` with *arguments*: a fork, or a cold start where *env* needs one."""
+    if not can_fork(env):
+        return subprocess.Popen([CONFITURE, *arguments], cwd=cwd, env=env, text=True, **options)
+    global _template  # noqa: PLW0603  one for the whole session
+    with _started:
+        _template = _template or Template()
+    return Forked(_template, arguments, cwd=cwd, env=env, **options)
+
+
+def run(
+    arguments: list[str], *, timeout: float, stdin: str = "", **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run ``confiture`` to its end; the exit code is the caller's to judge."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with popen(arguments, **{**pipes, **options}) as process:
+        try:
+            out, err = process.communicate(stdin, timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess([*arguments], process.returncode, out, err)
+
+
+def serve(requests: socket.socket) -> dict[str, Any]:
+    """Fork for each request; return what was asked in the fork, and never here."""
+    woken, wakes = socket.socketpair()
+    wakes.setblocking(False)  # noqa: FBT003
+    signal.set_wakeup_fd(wakes.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    running: dict[int, socket.socket] = {}
+    while True:
+        if woken in select.select([requests, woken], [], [])[0]:
+            woken.recv(4096)
+            report(running)
+            continue
+        data, descriptors, _, _ = socket.recv_fds(requests, 1 << 20, 4)
+        if not data:
+            os._exit(0)
+        *streams, status = descriptors
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+            for one in (requests, woken, wakes, *running.values()):
+                one.detach()
+            os.closerange(3, 65536)
+            return dict(json.loads(data))
+        for stream in streams:
+            os.close(stream)
+        running[pid] = socket.socket(fileno=status)
+        running[pid].send(STATUS.pack(pid))
+
+
+def report(running: dict[int, socket.socket]) -> None:
+    """Pass on the status of each process that has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            with running.pop(pid) as listener, contextlib.suppress(OSError):
+                listener.send(STATUS.pack(status))
+
+
+def become(asked: dict[str, Any]) -> None:
+    """Take on the arguments, environment and directory of the command."""
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    os.chdir(asked["cwd"])
+    if asked["new_session"]:
+        os.setsid()
+    sys.argv[:] = [str(CONFITURE), *asked["arguments"]]
+    sys.path[0] = str(CONFITURE.parent)
+
+
+def import_the_host() -> None:
+    """Everything that a command may need; nothing of it runs yet, and no thread starts."""
+    for name in FOREIGN:
+        importlib.import_module(name)
+    import confiture_webhooks
+
+    for module in pkgutil.walk_packages(confiture_webhooks.__path__, "confiture_webhooks."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    assert len([*Path("/proc/self/task").iterdir()]) == 1, "a fork of several threads is not safe"
+    gc.collect()
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    given = socket.socket(fileno=int(sys.argv[1]))
+    sys.path[0] = str(CONFITURE.parent)
+    import_the_host()
+    become(serve(given))
+    from confiture.cli.main import app
+
+    sys.exit(app())
