@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import stderr
+from .command_watch import watching
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,26 +56,6 @@ class LazyGroup(TyperGroup):
         """The command called *cmd_name*, or ``None``."""
         self._load()
         return super().get_command(ctx, cmd_name)
-
-
-def observing(group: type[TyperGroup]) -> type[TyperGroup]:
-    """*group* with a watch over ``confiture migrate …``: it ends after the command has."""
-
-    class ObservedGroup(group):  # type: ignore[misc, valid-type]
-        def invoke(self, ctx: Any) -> Any:
-            arguments = [*getattr(ctx, "_protected_args", ()), *ctx.args]
-            session = _open(arguments)
-            if session is None:
-                return super().invoke(ctx)
-            try:
-                result = super().invoke(ctx)
-            except BaseException as error:
-                session.finish(error)
-                raise
-            session.finish(None)
-            return result
-
-    return ObservedGroup
 
 
 def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
@@ -138,4 +119,4 @@ def register(app: typer.Typer) -> None:
     app.add_typer(typer.Typer(cls=LazyGroup, help=HELP, no_args_is_help=True), name="webhooks")
     current = app.info.cls
     base = current if isinstance(current, type) else getattr(current, "value", None)
-    app.info.cls = observing(base or TyperGroup)
+    app.info.cls = watching(base or TyperGroup, _open)

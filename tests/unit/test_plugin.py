@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from confiture_webhooks import plugin
+from confiture_webhooks.command_watch import sees_commands
 from confiture_webhooks.config import variables
 
 HEAVY = (
@@ -29,6 +30,7 @@ HEAVY = (
 )
 OURS_UNCONFIGURED = [
     "confiture_webhooks",
+    "confiture_webhooks.command_watch",
     "confiture_webhooks.hook_alias",
     "confiture_webhooks.plugin",
     "confiture_webhooks.stderr",
@@ -153,6 +155,35 @@ def test_an_error_goes_through_the_watch(watch: Watch) -> None:
     result = run(host(), "migrate", "broken")
     assert isinstance(result.exception, ZeroDivisionError)
     assert [type(end) for end in watch.ends] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--nosuch"], ["--code", "word"]])
+def test_a_command_line_that_does_not_parse_is_no_command(
+    watch: Watch, arguments: list[str]
+) -> None:
+    """Help and usage errors open no watch: nothing has begun."""
+    run(host(), "migrate", "up", *arguments)
+    assert watch.ends == []
+
+
+def test_a_tree_that_is_used_again_is_watched_once(watch: Watch) -> None:
+    """Two commands of one process are two watches."""
+    group = typer.main.get_group(host())
+    for _ in range(2):
+        group.main(["migrate", "up"], standalone_mode=False)
+    assert len(watch.ends) == 2
+
+
+def test_the_real_host_lets_its_commands_be_seen() -> None:
+    """The proof dispatches the real ``migrate up``, and runs nothing of it."""
+    assert sees_commands()
+
+
+def test_a_host_without_the_watch_fails_the_proof() -> None:
+    """Where the root has lost our class, the proof says so."""
+    app = host()
+    app.info.cls = TyperGroup
+    assert not sees_commands(app)
 
 
 def test_other_commands_are_not_watched(watch: Watch) -> None:

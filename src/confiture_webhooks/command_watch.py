@@ -1,0 +1,103 @@
+"""How a ``confiture migrate …`` command is seen: by the public methods of click's groups.
+
+``resolve_command`` finds a sub-command and ``invoke`` runs it, in every click and in Typer's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from typer.core import TyperGroup
+
+GROUP = "migrate"
+
+
+class Finishing(Protocol):
+    """A command under observation."""
+
+    def finish(self, error: BaseException | None) -> None:
+        """The command has ended, with *error* or without."""
+
+
+Open = Callable[[list[str]], "Finishing | None"]
+"""Begins to observe the command of these words, unless there is no reason to. Raises nothing."""
+
+_seen: list[list[str]] | None = None
+"""During a proof, the commands that were seen: none of them is opened."""
+
+
+def watching(group: type[TyperGroup], open_: Open) -> type[TyperGroup]:
+    """*group* as the root of commands, with a watch over every command of ``migrate``.
+
+    The watch begins when the command line is parsed, and ends when the command has.
+    """
+
+    class WatchedGroup(group):  # type: ignore[misc, valid-type]
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            name, command, rest = super().resolve_command(ctx, args)
+            if name == GROUP and hasattr(command, "resolve_command"):
+                _watch_group(command, open_)
+            return name, command, rest
+
+    return WatchedGroup
+
+
+def _watch_group(group: Any, open_: Open) -> None:
+    resolve = group.resolve_command
+
+    def resolve_command(ctx: Any, args: list[str]) -> Any:
+        group.resolve_command = resolve
+        words = [GROUP, *args]
+        name, command, rest = resolve(ctx, args)
+        if command is not None:
+            _watch_command(command, words, open_)
+        return name, command, rest
+
+    group.resolve_command = resolve_command
+
+
+def _watch_command(command: Any, words: list[str], open_: Open) -> None:
+    run = command.invoke
+
+    def invoke(ctx: Any) -> Any:
+        command.invoke = run
+        if _seen is not None:
+            _seen.append(words)
+            return run(ctx)
+        session = open_(words)
+        if session is None:
+            return run(ctx)
+        try:
+            result = run(ctx)
+        except BaseException as error:
+            session.finish(error)
+            raise
+        session.finish(None)
+        return result
+
+    command.invoke = invoke
+
+
+def sees_commands(app: Any = None) -> bool:
+    """Whether ``confiture migrate up`` is seen here: it is dispatched, with nothing in it to run.
+
+    *app* is the host's Typer app. Raises whatever the host's command line raises.
+    """
+    global _seen  # noqa: PLW0603  one proof at a time
+    import typer  # noqa: PLC0415
+
+    if app is None:
+        app = import_module("confiture.cli.main").app
+    root: Any = typer.main.get_command(app)
+    group = root.commands[GROUP]
+    group.commands["up"].callback = None
+    seen: list[list[str]] = []
+    _seen = seen
+    try:
+        root.main([GROUP, "up"], prog_name="confiture", standalone_mode=False)
+    finally:
+        _seen = None
+    return seen == [[GROUP, "up"]]
