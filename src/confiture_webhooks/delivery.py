@@ -5,7 +5,7 @@ Everything here is a pure function of values: no clock, no randomness, no I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from http import HTTPStatus
@@ -14,6 +14,8 @@ from .event import EventType
 from .retry import RetryPolicy
 
 ACCEPTED = range(HTTPStatus.OK, HTTPStatus.MULTIPLE_CHOICES)
+LIMITS = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+"""With a ``Retry-After``, answers about the endpoint's limit (RFC 9110, 10.2.3; RFC 6585, 4)."""
 
 ERROR_TYPES = frozenset(
     {
@@ -23,6 +25,7 @@ ERROR_TYPES = frozenset(
         "dns",
         "tls",
         "protocol",
+        "proxy",
         "too_slow",
         "other",
     }
@@ -92,6 +95,8 @@ class Attempt:
     status_code: int | None = None
     error_type: str | None = None
     retry_after: timedelta | None = None
+    reason: str | None = field(default=None, compare=False)
+    """Why it could not be made, for the log; not stored."""
 
     @property
     def is_success(self) -> bool:
@@ -112,6 +117,8 @@ class Decision:
 
     outcome: Outcome
     next_attempt_at: datetime | None = None
+    rests_until: datetime | None = None
+    """The receiver limits all requests until then: the attempt is no try of the schedule."""
 
 
 def decide(
@@ -121,12 +128,16 @@ def decide(
 
     2xx is delivered; 410 is final; every other status, redirects included, and every
     network error is tried again while the schedule lasts. *tries* starts over when an
-    operator redelivers; ``attempt.number`` does not.
+    operator redelivers; ``attempt.number`` does not. 429 and 503 with a ``Retry-After``
+    are a limit of the endpoint, not of this delivery, and use up no try.
     """
     if attempt.is_success:
         return Decision(outcome=Outcome.DELIVERED)
     if attempt.status_code == HTTPStatus.GONE:
         return Decision(outcome=Outcome.GONE)
+    if attempt.status_code in LIMITS and attempt.retry_after:
+        until = now + policy.rest(tries, spread=spread, retry_after=attempt.retry_after)
+        return Decision(outcome=Outcome.RETRY, next_attempt_at=until, rests_until=until)
     wait = policy.backoff(tries, spread=spread, retry_after=attempt.retry_after)
     if wait is None:
         return Decision(outcome=Outcome.DEAD_LETTER)

@@ -1,8 +1,9 @@
-"""Which addresses may be dialled: ``allow_networks`` and ``deny_networks``, asked of an address."""
+"""Which hosts are this machine, and which addresses may be dialled."""
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,27 @@ class Networks:
         if self.allowed and not _first(faces[-1:], self.allowed):
             return "allow_networks has no network for it"
         return None
+
+
+def ip(host: str) -> Ip | None:
+    """The address that *host* is, in every form the system's resolver takes; else ``None``."""
+    bare = host.strip("[]").partition("%")[0]
+    try:
+        return ipaddress.ip_address(bare)
+    except ValueError:
+        pass
+    try:  # 127.1, 0x7f.1, 2130706433
+        return ipaddress.IPv4Address(socket.inet_aton(bare)) if bare[:1].isdigit() else None
+    except (OSError, UnicodeError):
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* is this machine, whatever a resolver would answer (RFC 6761, 6.3)."""
+    found, name = ip(host), host.lower().removesuffix(".")
+    if found is not None:
+        return any(face.is_loopback for face in _faces(found))
+    return name == "localhost" or name.endswith(".localhost")
 
 
 def _first(faces: Sequence[Ip], names: Sequence[str]) -> str | None:

@@ -24,6 +24,16 @@ class RetryPolicy:
         """How many attempts are made before a delivery is a dead letter."""
         return len(self.schedule) + 1
 
+    @property
+    def longest_hint(self) -> timedelta:
+        """The longest wait that a ``Retry-After`` is given."""
+        return max(*self.schedule, RETRY_AFTER_FLOOR, timedelta())
+
+    @property
+    def longest_wait(self) -> timedelta:
+        """No wait is longer: an instant further ahead was written by a clock that was wrong."""
+        return self.longest_hint * (1 + self.jitter)
+
     def backoff(
         self, attempt: int, *, spread: float = 0.5, retry_after: timedelta | None = None
     ) -> timedelta | None:
@@ -38,6 +48,10 @@ class RetryPolicy:
         if attempt > len(self.schedule):
             return None
         planned = self.schedule[attempt - 1] * (1 + self.jitter * (2 * spread - 1))
-        if retry_after is None:
-            return planned
-        return max(planned, min(retry_after, max(*self.schedule, RETRY_AFTER_FLOOR)))
+        return max(planned, min(retry_after or planned, self.longest_hint))
+
+    def rest(self, tries: int, *, spread: float, retry_after: timedelta) -> timedelta:
+        """How long an endpoint rests that refused a delivery's try number *tries* for now."""
+        used_up = tries > len(self.schedule)
+        planned = None if used_up else self.backoff(tries, spread=spread)
+        return max(planned or timedelta(), min(retry_after, self.longest_hint))

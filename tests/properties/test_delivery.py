@@ -7,7 +7,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confiture_webhooks.delivery import ERROR_TYPES, Attempt, Outcome, decide
+from confiture_webhooks.delivery import ERROR_TYPES, LIMITS, Attempt, Outcome, decide
 from confiture_webhooks.retry import RetryPolicy
 from samples import AT, attempt
 
@@ -36,7 +36,9 @@ def test_a_decision_is_consistent(
     assert (decision.outcome is Outcome.DELIVERED) is made.is_success
     assert (decision.outcome is Outcome.GONE) is (made.status_code == 410)
     if not made.is_success and made.status_code != 410:
-        assert is_retry is (tries < policy.max_attempts)
+        is_limit = made.status_code in LIMITS and bool(made.retry_after)
+        assert (decision.rests_until is not None) is is_limit
+        assert is_retry is (is_limit or tries < policy.max_attempts)
 
 
 @given(policies, silences, st.floats(0, 1))

@@ -104,3 +104,25 @@ def test_a_failure_is_the_status_or_why_there_was_none(
     """A failed attempt's ``error.type`` is its status code, or the reason it had no answer."""
     assert attempt(**facts).failure == failure
     assert attempt(**facts).is_success is (failure is None)
+
+
+@pytest.mark.parametrize("status_code", [429, 503])
+def test_a_limit_uses_up_no_try(status_code: int) -> None:
+    """A 429 or 503 with a Retry-After rests the endpoint, even after the schedule's last try."""
+    policy = RetryPolicy(schedule=(timedelta(seconds=2),), jitter=0)
+    limited = attempt(status_code=status_code, retry_after=timedelta(seconds=20))
+    for tries in (1, 2, 9):
+        decision = decide(policy, limited, tries=tries, now=AT, spread=0.5)
+        until = AT + timedelta(seconds=20)
+        assert decision == Decision(outcome=Outcome.RETRY, next_attempt_at=until, rests_until=until)
+
+
+@pytest.mark.parametrize(
+    ("status_code", "wait"), [(429, None), (503, timedelta()), (500, timedelta(seconds=20))]
+)
+def test_other_failures_use_up_a_try(status_code: int, wait: timedelta | None) -> None:
+    """Without a wait that the receiver asks for, or with another status, it is a try as any."""
+    failed = attempt(status_code=status_code, retry_after=wait)
+    policy = RetryPolicy(schedule=(timedelta(seconds=2),), jitter=0)
+    assert decide(policy, failed, tries=1, now=AT, spread=0.5).rests_until is None
+    assert decide(policy, failed, tries=2, now=AT, spread=0.5).outcome is Outcome.DEAD_LETTER

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from ..networks import is_loopback
 from .values import CONTROL, Invalid, text
 
 LONGEST_HOST = 253
@@ -54,7 +55,7 @@ def address(value: object) -> Address:
         url=bare.geturl(),
         basic_auth=_basic_auth(parts),
         is_https=parts.scheme == "https",
-        is_loopback=_is_loopback(parts.hostname or ""),
+        is_loopback=is_loopback(parts.hostname or ""),
     )
 
 
@@ -73,11 +74,6 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
-
-
-def _is_loopback(host: str) -> bool:
-    found = _ip(host)
-    return host == "localhost" or (found is not None and found.is_loopback)
 
 
 def _basic_auth(parts: SplitResult) -> tuple[str, str] | None:
