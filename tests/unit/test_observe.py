@@ -80,7 +80,7 @@ class Counting(FakeEngine):
         self._trigger_hook(Phase.BEFORE_EXECUTE, migration)
         cursor = self.connection.cursor()
         for tag in self._tags:
-            cursor.pgresult = SimpleNamespace(status=1, command_status=tag.encode())
+            cursor._results = [SimpleNamespace(status=1, command_status=tag.encode())]
             cursor.execute("x")
         self._execute_sql("INSERT INTO ledger")
         self._trigger_hook(Phase.AFTER_EXECUTE, migration)
@@ -92,7 +92,7 @@ class Counting(FakeEngine):
 
     def _execute_sql(self, query: str) -> None:
         cursor = self.connection.cursor()
-        cursor.pgresult = SimpleNamespace(status=1, command_status=b"INSERT 0 1")
+        cursor._results = [SimpleNamespace(status=1, command_status=b"INSERT 0 1")]
         cursor.execute(query)
 
 

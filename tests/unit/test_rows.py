@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pytest
 from psycopg import sql
 from psycopg.pq import ExecStatus
 
-from confiture_webhooks.adapters.rows import RowTally
+from confiture_webhooks.adapters.rows import Hides, RowTally, _contained, look_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,7 +170,7 @@ def test_a_failed_result_counts_nothing() -> None:
         cursor = connection.cursor()
         cursor.execute("x", ["INSERT 0 5"])
         cursor._results = [Result("INSERT 0 5", ExecStatus.FATAL_ERROR)]
-        tally.add_results(cursor, "x")
+        tally.add_results(cursor, "x", Hides())
     assert tally.total == 5
 
 
@@ -259,3 +260,48 @@ def test_an_error_of_the_statement_is_the_migrations() -> None:
     connection.cursor_factory = Failing
     with RowTally().counting(connection), pytest.raises(ZeroDivisionError):
         connection.cursor().execute("x")
+
+
+LONG = "".join(f"('{n}', '-- {n}'),\n" for n in range(6000))
+
+
+@pytest.mark.parametrize(
+    ("query", "tags", "rows"),
+    [
+        (f"INSERT INTO t (a, b) VALUES {LONG}(1, 2)", ["INSERT 0 6001"], 6001),
+        (f"-- certificates\nINSERT INTO t SELECT * FROM (VALUES {LONG}(1, 2))", ["INSERT 0 6"], 6),
+        (f"WITH m AS (SELECT 1) INSERT INTO t VALUES {LONG}(1, 2)", ["INSERT 0 6"], None),
+        (f"INSERT INTO t WITH m AS (DELETE FROM u) SELECT {LONG}", ["INSERT 0 6"], None),
+        (f"INSERT INTO t VALUES {LONG}(1, 2); DELETE FROM t", ["INSERT 0 6", "DELETE 4"], 10),
+        (f"INSERT INTO t VALUES {LONG}(1, 'with')", ["INSERT 0 6", "DELETE 4"], None),
+        (f"{'-- ' * 30000}\nWITH m AS (DELETE FROM u) SELECT 1", ["SELECT 1"], None),
+    ],
+)
+def test_a_long_text_is_counted_by_its_tags_or_unknown(
+    query: str, tags: list[str], rows: int | None
+) -> None:
+    """Of a long text only the beginning is read: what that does not settle is unknown."""
+    assert counted((query, tags)) == rows
+
+
+@pytest.mark.parametrize(
+    "piece", ["--", "/*", "'", "(", "( ", "-- '", "E'\\'", "WITH m AS (", "COPY t ", " "]
+)
+def test_looking_at_a_text_takes_time_in_proportion(piece: str) -> None:
+    """Whatever a text of 2 MB on one line repeats, it costs less than its transfer does."""
+    text = piece * (2_000_000 // len(piece))
+    started = time.process_time()
+    look_at(text)
+    look_at(text[:65_536])
+    assert time.process_time() - started < 0.5
+
+
+def test_results_that_cannot_be_seen_are_unknown() -> None:
+    """A cursor without what the tags are read from makes the total unknown, not smaller."""
+    tally = RowTally()
+    cursor = Cursor()
+    cursor.execute("a", ["INSERT 0 2"])
+    del cursor._results
+    with tally.counting(Connection()):
+        _contained(tally, tally.add_results, cursor, "a", tally.hides("a"))
+    assert tally.total is None

@@ -5,23 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg.pq import ExecStatus
 from psycopg.sql import Composable
 
+from ..contained import containing
+
 _DML = frozenset({b"INSERT", b"UPDATE", b"DELETE", b"MERGE"})
 _OPAQUE = frozenset({b"DO", b"CALL"})
 """Tags that do not say what was done inside."""
-_COPY_FROM = re.compile(r"^\s*COPY\s+[^\s(]+\s*(\([^)]*\))?\s*FROM\b", re.IGNORECASE)
+_COPY_FROM = re.compile(r"\s*+COPY\s++[^\s(]++\s*+(?:\([^)]*+\)\s*+)?FROM\b", re.IGNORECASE)
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE)
-_WRITES_WITHIN = re.compile(
-    r"\(\s*(INSERT|UPDATE|DELETE|MERGE)\b"
-    r"|(\bAS|\bMATERIALIZED|\*/|--[^\n]*\n)\s*\(\s*(--|/\*)",
+_COMMENT = re.compile(r"'(?:[^']|'')*+'|--[^\n]*+|/\*(?:[^*]|\*(?!/))*+(?:\*/|\Z)")
+"""Comments, and the strings that may look like one."""
+_WRITES_WITHIN = re.compile(r"\(\s*+(?:INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE)
+"""A data-modifying WITH: the tag is of the statement around it. In a string it is none, but then
+the total is only unknown."""
+_WRITES_ITSELF = re.compile(
+    r"\s*+(?:UPDATE|DELETE|MERGE|INSERT\s++INTO\s++[^\s(]++\s*+(?:\([^()]*+\)\s*+)?(?:VALUES|SELECT))\b",
     re.IGNORECASE,
 )
-"""A data-modifying WITH: the tag is of the statement around it. One that begins with a comment
-may be one; in a string or a comment it is none, but then the total is only unknown."""
+"""A statement that has no WITH of its own: the server takes a data-modifying one nowhere else."""
+LOOKED_THROUGH = 65_536
+"""Characters of a text that are looked through for such a WITH."""
+SEARCHED = 4_194_304
+"""Of a longer text it is only asked whether it has the word; of one longer than this, nothing."""
 _RESULTS = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
@@ -66,32 +76,38 @@ class RowTally:
         finally:
             self._is_paused = before
 
-    def add_results(self, cursor: Any, query: Any) -> None:
+    def hides(self, query: Any) -> Hides:
+        """What *query*, about to be run, may write without a tag that says so."""
+        return Hides() if self._is_paused else look_at(query)
+
+    def add_results(self, cursor: Any, query: Any, hides: Hides) -> None:
         """Count every result *cursor* holds for *query*."""
         if self._is_paused:
             return
-        if _WRITES_WITHIN.search(_text(query)):
+        # The public ways to the results move the user's cursor.
+        results = [result for result in cursor._results if result is not None]  # noqa: SLF001
+        is_one = len(results) == 1
+        if hides.alone if is_one else hides.among_others:
             self._is_unknown = True
-        results = getattr(cursor, "_results", None) or [cursor.pgresult]
-        # Of a text with several statements nobody knows which one was the COPY FROM.
-        told = query if len(results) == 1 else None
+        # Of a text with several statements no tag says which was the COPY FROM.
         for result in results:
-            if result is not None and result.status in _RESULTS:
-                self._add(result.command_status or b"", told)
+            if result.status in _RESULTS:
+                self._add(result.command_status or b"", query if is_one else None)
 
     def add_stream(self, query: Any) -> None:
-        """Nothing tells the sum of a ``stream``, which has its rows one by one."""
+        """A ``stream`` has its rows one by one, and no sum."""
         if self._is_paused:
             return
         self._statements += 1
-        if _WRITES.search(_text(query)):
+        text = _text(query)
+        if len(text) > LOOKED_THROUGH or _WRITES.search(text):
             self._is_unknown = True
 
-    def add_many(self, cursor: Any, query: Any) -> None:
+    def add_many(self, cursor: Any, hides: Hides) -> None:
         """Count an ``executemany``, whose ``rowcount`` is already the sum."""
         if self._is_paused:
             return
-        if _WRITES_WITHIN.search(_text(query)):
+        if hides.alone:
             self._is_unknown = True
         tag = (cursor.statusmessage or "").encode()
         verb = tag.split(b" ", 1)[0]
@@ -119,7 +135,7 @@ class RowTally:
         if verb in _DML and not self._is_hosts(query):
             self._rows += int(rest.rpartition(b" ")[2])
         elif verb == b"COPY":
-            if isinstance(query, str) and _COPY_FROM.match(query):
+            if isinstance(query, str) and _COPY_FROM.match(query[:LOOKED_THROUGH]):
                 self._rows += int(rest)
             else:
                 self._is_unknown = True
@@ -133,6 +149,30 @@ class RowTally:
         if isinstance(query, Composable):
             return self._hosts_table in query.as_string(None)
         return any(self._hosts_table in str(value) for value in getattr(query, "values", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Hides:
+    """Whether a text may write more than its tags say: if it is one statement, or several."""
+
+    alone: bool = False
+    among_others: bool = False
+
+
+def look_at(query: Any) -> Hides:
+    """What the text of *query* may hide, found in time that does not grow beyond its length.
+
+    It is looked at before it runs: between a migration's last statement and its COMMIT is nothing.
+    """
+    text = _text(query)
+    if len(text) <= LOOKED_THROUGH:
+        hides = _WRITES_WITHIN.search(_COMMENT.sub(" ", text)) or _WRITES_WITHIN.search(text)
+        return Hides(alone=hides is not None, among_others=hides is not None)
+    begin = _COMMENT.sub(" ", text[:LOOKED_THROUGH])
+    return Hides(
+        alone=_WRITES_ITSELF.match(begin) is None,
+        among_others=len(text) > SEARCHED or "with" in text.lower(),
+    )
 
 
 def _text(query: Any) -> str:
@@ -151,13 +191,15 @@ def _counting(factory: type[Any], tally: RowTally) -> type[Any]:
 
     class CountingCursor(factory):  # type: ignore[misc]
         def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            hides = _contained(tally, tally.hides, query)
             result = super().execute(query, *args, **kwargs)
-            _contained(tally, tally.add_results, self, query)
+            _contained(tally, tally.add_results, self, query, hides)
             return result
 
         def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
+            hides = _contained(tally, tally.hides, query)
             super().executemany(query, *args, **kwargs)
-            _contained(tally, tally.add_many, self, query)
+            _contained(tally, tally.add_many, self, hides)
 
         def stream(self, query: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
             _contained(tally, tally.add_stream, query)
@@ -175,8 +217,8 @@ def _counting(factory: type[Any], tally: RowTally) -> type[Any]:
     return CountingCursor
 
 
-def _contained(tally: RowTally, count: Any, *args: Any, **kwargs: Any) -> None:
-    try:
-        count(*args, **kwargs)
-    except Exception:  # noqa: BLE001  a count that breaks must never fail a migration
-        tally.give_up()
+def _contained(tally: RowTally, count: Any, *args: Any, **kwargs: Any) -> Any:
+    """What *count* returns; a count that breaks never fails a migration."""
+    with containing("counting rows", lambda *_: tally.give_up()):
+        return count(*args, **kwargs)
+    return None
