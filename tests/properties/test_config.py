@@ -17,6 +17,7 @@ from confiture_webhooks.config import Settings, is_configured, load, redacted, v
 from confiture_webhooks.config.model import EndpointBlock, RetryBlock, WebhooksBlock
 from confiture_webhooks.config.settings import redacted_outbox
 from confiture_webhooks.errors import ConfigError
+from often import often
 
 CANARY = "cAnArY7"
 KEYS = sorted({*WebhooksBlock.model_fields, *EndpointBlock.model_fields, *RetryBlock.model_fields})
@@ -73,7 +74,7 @@ def outcome(environ: dict[str, str], path: Path) -> Settings | ConfigError:
         return error
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=often(200))
 @given(document=documents, environ=environs)
 def test_any_document_is_settings_or_faults(
     path: Path, document: Any, environ: dict[str, str]
@@ -91,7 +92,6 @@ def test_any_document_is_settings_or_faults(
         redacted(found)
 
 
-@settings(deadline=None)
 @given(content=st.binary() | st.text().map(str.encode))
 def test_any_file_is_settings_or_faults(path: Path, content: bytes) -> None:
     """Whatever a file can hold, there is an answer."""
@@ -100,7 +100,6 @@ def test_any_file_is_settings_or_faults(path: Path, content: bytes) -> None:
     is_configured({}, path)
 
 
-@settings(deadline=None)
 @given(document=st.fixed_dictionaries({"webhooks": blocks}), style=st.sampled_from([False, True]))
 def test_a_block_is_always_noticed(path: Path, document: Any, style: Any) -> None:
     """The cheap question never says no to a file whose block would be loaded."""
@@ -111,7 +110,6 @@ def test_a_block_is_always_noticed(path: Path, document: Any, style: Any) -> Non
 odd = st.text("@/?#:%&=' \\é", max_size=3)
 
 
-@settings(deadline=None)
 @given(before=odd, after=odd, write=st.sampled_from([str, quote]), source=st.sampled_from("ab"))
 def test_what_is_secret_is_never_shown(
     path: Path, before: str, after: str, write: Callable[[str], str], source: str
