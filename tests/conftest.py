@@ -7,7 +7,7 @@ import secrets
 import signal
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import psycopg
@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 from psycopg import sql
 
+from confiture_webhooks import terminal
 from confiture_webhooks.postgres import LocalPostgres
 from often import often
 from project import Project
@@ -45,6 +46,19 @@ _SCRUBBED = {
     "TRACEPARENT",
     "TRACESTATE",
 }
+
+
+@pytest.fixture
+def capsys(capsys: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
+    """pytest's own, which reads when the writer of standard error has written."""
+    read = capsys.readouterr
+
+    def settled() -> Any:
+        terminal.settle()
+        return read()
+
+    capsys.readouterr = settled  # type: ignore[method-assign]
+    return capsys
 
 
 class Server(Protocol):

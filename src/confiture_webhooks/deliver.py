@@ -15,9 +15,8 @@ from .outbox import Announcing, Summary
 from .run.outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
 from .run.settler import settle_outbox
 from .run.summary import barred, elsewhere
-from .status_line import status_line
+from .terminal import counted, progress
 from .wiring import command_telemetry, make_transport, operators_outbox, user_agent
-from .wording import counted
 from .worker import Worker
 from .worker.passes import Passes
 
@@ -113,7 +112,7 @@ class _Bench:
         outcomes = self.worker.outcomes()
         done = outcomes[Outcome.DELIVERED]
         failed = counted(outcomes.total() - done, "attempt", "attempts")
-        status_line.show(f"{done} delivered, {failed} failed … Ctrl-C ends it")
+        progress(f"{done} delivered, {failed} failed … Ctrl-C ends it")
 
     def result(self, *, is_done: bool) -> PassResult:
         """What was done so far."""
@@ -160,7 +159,7 @@ def deliver_due(
         try:
             is_done = bench.worker.drain(LONGEST_PASS, horizon=timedelta(), tell=bench.show)
         finally:
-            status_line.show("")
+            progress("")
         bench.worker.stop()
         bench.tend()
         return bench.result(is_done=is_done)

@@ -10,7 +10,7 @@ from os import PathLike
 
 from .event import rfc3339
 from .remedy import shown
-from .wording import counted
+from .terminal import counted
 
 NO_ENVIRONMENT = "(none)"
 """An environment without a name, on every screen."""

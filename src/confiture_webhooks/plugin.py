@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from . import stderr
 from .command_watch import watching
 
 if TYPE_CHECKING:
@@ -107,9 +106,11 @@ def _open(arguments: list[str]) -> CommandSession | None:
     except Exception as error:  # noqa: BLE001  whatever is wrong with us, the migration goes on
         # Only what is missing is told of an error: other texts may hold what was configured.
         name = f" {error.name}" if isinstance(error, ImportError) and error.name else ""
-        stderr.write(
+        from .terminal import say  # noqa: PLC0415
+
+        say(
             f"confiture-webhooks: cannot start ({type(error).__name__}{name}); "
-            "this run sends no webhooks, the migration goes on\n"
+            "this run sends no webhooks, the migration goes on"
         )
         return None
 

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from . import stderr
+from . import terminal
 from .config import Settings, is_configured
 from .config.variables import SECRET
 from .contained import containing
@@ -46,6 +46,7 @@ class CommandSession:
         self._connections: list[Any] = []
         """Held, not only known by id: an id is given again once its connection is gone."""
         self._restore: Callable[[], None] = lambda: None
+        self._end_line: Callable[[], None] = lambda: None
         self.database: str | None = None
         """The DSN of what is migrated, once it is known."""
 
@@ -86,6 +87,7 @@ class CommandSession:
         MigratorSession.default_lock = staticmethod(lock)
         MigratorSession.default_migration_loader = staticmethod(loader)
         self._restore = restore
+        self._end_line = terminal.keep_whole()
 
     def _note_database(self, connection: Any) -> None:
         """Keep the address while the connection tells it: the outbox may be there."""
@@ -128,6 +130,7 @@ class CommandSession:
         with suppress(Exception):  # its result is not lost if the process is killed from here on
             sys.stdout.flush()
         self._restore()
+        self._end_line()
         if not self._connections:
             return  # nothing was migrated, nor meant to be: left-overs wait for a real run
         error_type = None
@@ -211,14 +214,15 @@ def open_session(arguments: list[str]) -> CommandSession | None:
 def _say(invocation: Invocation, text: str) -> None:
     """A line for people; its commands find the outbox that this one used."""
     given = invocation.config_file
-    stderr.write(f"{naming(text, None if given == DEFAULT_CONFIG else given)}\n")
+    named = naming(text, None if given == DEFAULT_CONFIG else given)
+    terminal.say(*named.split("\n"))
 
 
 def _say_faults(error: ConfigError) -> None:
     """Every fault, on stderr and as one log event."""
     lines = ["confiture-webhooks: the configuration is wrong; no webhook is sent:"]
     lines += [f"  {fault}" for fault in error.faults]
-    stderr.write("".join(f"{line}\n" for line in lines))
+    terminal.say(*lines)
     from .config import log_form  # noqa: PLC0415
     from .telemetry import Telemetry  # noqa: PLC0415
 

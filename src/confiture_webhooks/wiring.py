@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import stderr
+from . import terminal
 from .config import Settings, is_configured, load
 from .config.variables import ALLOW_HTTP, SECRET, URL
 from .errors import Fault, OutboxError
@@ -112,7 +112,7 @@ def _is_logged(settings: Settings) -> bool:
 
 
 def _say(text: str) -> None:
-    stderr.write(f"{text}\n")
+    terminal.say(*text.split("\n"))
 
 
 def make_transport() -> Transport:

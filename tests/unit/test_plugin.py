@@ -33,7 +33,6 @@ OURS_UNCONFIGURED = [
     "confiture_webhooks.command_watch",
     "confiture_webhooks.hook_alias",
     "confiture_webhooks.plugin",
-    "confiture_webhooks.stderr",
 ]
 
 

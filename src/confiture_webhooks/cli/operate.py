@@ -15,7 +15,7 @@ from ..delivery import State
 from ..errors import Fault
 from ..outbox import Summary
 from ..run.summary import UNKNOWN, barred_line
-from ..wording import counted
+from ..terminal import counted
 from .options import ConfigOpt, FormatOpt, YesOpt, is_json
 from .output import FAILED, fail, print_json, refuse, say
 from .project import check_endpoint, opened, rows_called

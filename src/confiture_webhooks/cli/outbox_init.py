@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from ..errors import Fault, OutboxError
+from ..terminal import say
 from ..wiring import postgres_dsn
 from .options import ConfigOpt, FormatOpt, is_json
 from .output import fail, print_json, refuse
@@ -61,10 +60,9 @@ def init(
     if is_json(output):
         print_json({"ok": True, "outbox": where, "created": is_made, "grants": grants(role)})
         return
-    console = Console(stderr=True, soft_wrap=True)
     done = "created" if is_made else "already there, nothing to do"
-    console.print(f"[green]✅ outbox {escape(where)}: {done}[/green]")
-    console.print("A role that may not create it needs:")
+    say(f"✅ outbox {where}: {done}", style="green")
+    say("A role that may not create it needs:")
     for statement in grants(role):
         print(statement)
 

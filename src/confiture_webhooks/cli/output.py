@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from .. import terminal
 from ..errors import Fault
 from .options import is_json
 
@@ -25,7 +24,7 @@ def print_json(document: dict[str, Any]) -> None:
 
 def say(text: str, style: str | None = None) -> None:
     """A line for people, on stderr."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(escape(text), style=style)
+    terminal.say(*text.split("\n"), style=style)
 
 
 def fail(text: str, output: str = "text") -> NoReturn:
@@ -49,8 +48,7 @@ def refuse(faults: Sequence[Fault], output: str) -> NoReturn:
             }
         )
     else:
-        console = Console(stderr=True, soft_wrap=True)
         for fault in faults:
-            console.print(f"[red]❌ {escape(fault.setting)}[/red]: {escape(fault.problem)}")
-            console.print(f"   {escape(fault.remedy)}")
+            terminal.say(f"❌ {fault.setting}: {fault.problem}", style="red")
+            terminal.say(f"   {fault.remedy}")
     raise typer.Exit(CONFIG_INVALID)

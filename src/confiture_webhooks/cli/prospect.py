@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..outbox import Summary
 from ..run.summary import barred, barred_line, by_environment, elsewhere_line
-from ..wording import counted
+from ..terminal import counted
 
 if TYPE_CHECKING:
     from ..config import Settings

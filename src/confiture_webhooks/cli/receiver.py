@@ -17,7 +17,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from .. import stderr
 from ..config import variables
 from ..errors import ConfigError, SignatureError, WebhooksError
 from ..receiver import LocalReceiver, Received, verify
@@ -30,6 +29,7 @@ from ..receiver.capture import (
     read_capture,
 )
 from ..receiver.server import Answer, answer_of
+from ..terminal import say
 from .options import FormatOpt, is_json
 from .output import CONFIG_INVALID, print_json
 
@@ -111,7 +111,7 @@ def listen(
         _refuse(f"{error}. Choose another with --port", NOT_RUN)
     with receiver:
         note = "signatures are checked" if secrets else "no secret: signatures are not checked"
-        stderr.write(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends.\n")
+        say(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends.")
         with _interrupt_is_the_end(arrived):
             _print_all(arrived, output)
 
@@ -128,7 +128,7 @@ def _secrets(given: list[str] | None) -> list[str]:
 
 
 def _refuse(reason: str, code: int) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(Text(f"❌ {reason}", style="red"))
+    say(f"❌ {reason}", style="red")
     raise typer.Exit(code)
 
 

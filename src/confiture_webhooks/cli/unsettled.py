@@ -11,8 +11,8 @@ from ..event import rfc3339
 from ..run.outgoing import TELEMETRY_BUDGET
 from ..run.settler import LONGEST_QUESTION_S, examine
 from ..settlement import Ending
+from ..terminal import counted
 from ..wiring import command_telemetry
-from ..wording import counted
 from .output import fail
 from .project import ask_of
 

@@ -23,6 +23,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..errors import WebhooksError
+from ..terminal import say
 
 NOT_RECEIVED = 1
 NOT_RUN = 2
@@ -107,7 +108,7 @@ def demo(
     try:
         lacking = _run(console, otlp, is_kept=keep)
     except WebhooksError as error:
-        Console(stderr=True, soft_wrap=True).print(Text(f"❌ {error}", style="red"))
+        say(f"❌ {error}", style="red")
         raise typer.Exit(NOT_RUN) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

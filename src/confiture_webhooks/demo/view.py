@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..telemetry import names
-from ..wording import counted
+from ..terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import HookError
 from ..hooks import Hook, HookContext
-from ..wording import counted
+from ..terminal import counted
 from .hook_thread import HookThread, OutputGuard, end_left_behind
 
 if TYPE_CHECKING:

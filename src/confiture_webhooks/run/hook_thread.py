@@ -11,7 +11,7 @@ from datetime import timedelta
 from types import FrameType
 from typing import Any
 
-from .. import stderr
+from .. import terminal
 
 _POLL_S = 0.1
 _ENDING_S = 0.2
@@ -81,24 +81,24 @@ class _HookOutput(io.TextIOBase):
         lines, end, rest = (getattr(self._begun, "text", "") + text).rpartition("\n")
         self._begun.text = rest
         if end:
-            stderr.write(lines + end)
+            terminal.write(lines + end)
         return len(text)
 
     def flush(self) -> None:
         """Write what the thread has begun."""
         begun, self._begun.text = getattr(self._begun, "text", ""), ""
         if begun:
-            stderr.write(begun)
+            terminal.write(begun)
 
     def fileno(self) -> int:
         """Standard error's, for programs that hooks start."""
-        stream = stderr.itself()
+        stream = terminal.itself()
         return stream.fileno() if stream is not None else super().fileno()
 
     @property
     def buffer(self) -> Any:
         """Standard error's, for bytes."""
-        return stderr.itself().buffer
+        return terminal.itself().buffer
 
 
 _output = _HookOutput()

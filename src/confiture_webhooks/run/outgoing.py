@@ -13,8 +13,7 @@ from ..delivery import Delivery, State, TraceContext
 from ..errors import OutboxError
 from ..event import Event, EventType
 from ..outbox import Enlisting, Intent, Outbox, Summary
-from ..status_line import status_line
-from ..wording import counted
+from ..terminal import counted, progress
 from ..worker import Worker
 from .deliveries import deliveries_of
 from .handover import hand_over, undelivered
@@ -139,14 +138,14 @@ class Outgoing:
         try:
             self._worker.drain(budget, tell=self._show)
         finally:
-            status_line.show("")
+            progress("")
 
     def _show(self, left_s: float) -> None:
         with suppress(OutboxError):
             mine = self._opened().summaries().get(self._settings.environment, Summary())
             waiting = sum(mine.undelivered.values())
             webhooks = counted(waiting, "webhook", "webhooks")
-            status_line.show(f"{webhooks} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
+            progress(f"{webhooks} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
 
     def stop(self, *, is_late: bool = False) -> str | None:
         """End the worker; the lines to read when not everything was delivered, else ``None``.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from .. import stderr
+from .. import terminal
 from ..contained import contained
 from ..event import Database, Direction, ErrorInfo, EventType, MigrationRef
 from .events import ended_event, run_event, started_event
@@ -32,7 +32,7 @@ class Run:
         self, settings: Settings, parts: Parts, say: Callable[[str], None] | None = None
     ) -> None:
         self._settings = settings
-        self._opened = Opened(settings, parts, say or (lambda text: stderr.write(f"{text}\n")))
+        self._opened = Opened(settings, parts, say or _say)
         self._started = time.monotonic()
         self._is_finished = False
         self._ended: list[tuple[Migration, bool]] = []
@@ -263,3 +263,7 @@ class Run:
         if reached is not None and not self._settling.has_unknown:
             telemetry, outgoing = reached
             self._settling.tell_killed(outgoing, telemetry)
+
+
+def _say(text: str) -> None:
+    terminal.say(*text.split("\n"))

@@ -12,7 +12,7 @@ from ..delivery import Outcome, State
 from ..errors import CUT
 from ..event import rfc3339
 from ..outbox import Summary
-from ..wording import counted
+from ..terminal import counted
 
 if TYPE_CHECKING:
     from pathlib import Path

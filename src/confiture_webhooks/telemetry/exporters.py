@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Fault
-from ..stderr import Stderr
+from ..terminal import Stderr
 from .plan import CONSOLE, GRPC, INSTALL, Export
 from .quiet import Complaints
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry.trace import SpanContext
 
+from .. import terminal
 from ..event import rfc3339
-from ..status_line import status_line
 from . import console
 from .context import span_id, trace_id
 from .names import COMMON_FIELDS, LOG_FAILED, LogSpec
@@ -35,7 +34,7 @@ class Stderr:
 
     def write(self, line: str) -> None:
         """Write *line* in one piece, so that lines of two threads do not mix."""
-        status_line.above(line)
+        terminal.write(f"{line}\n")
 
     debug = info = warning = error = write
 
@@ -136,7 +135,7 @@ def _make_logger(form: Form | None) -> Any:
 
     renderer: Any
     if _is_for_people(form):
-        colors = _is_terminal() and "NO_COLOR" not in os.environ
+        colors = terminal.is_terminal() and "NO_COLOR" not in os.environ
         renderer = partial(_for_people, colors=colors)
     else:
         renderer = structlog.processors.JSONRenderer(serializer=_json)
@@ -154,11 +153,4 @@ def _for_people(_: object, __: str, event: MutableMapping[str, Any], *, colors: 
 
 
 def _is_for_people(form: Form | None) -> bool:
-    return form == "console" or (form is None and _is_terminal())
-
-
-def _is_terminal() -> bool:
-    try:
-        return sys.stderr.isatty()
-    except Exception:  # noqa: BLE001  no stderr, or a closed one
-        return False
+    return form == "console" or (form is None and terminal.is_terminal())

@@ -1,0 +1,358 @@
+"""Standard error: one writer thread, a bounded queue, and no caller that waits for a reader.
+
+Whatever another party can set passes ``printable`` before it is shown. While the command's own
+line on standard output is open, lines are held, so that it stays whole.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import os
+import select
+import stat
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+LIMIT: Final = 4_000_000
+"""Characters that wait for a reader. What comes beyond them is dropped and counted."""
+STUCK_S: Final = 0.2
+"""A write that takes longer has no reader: it is not waited for."""
+END_S: Final = 1.0
+"""The longest wait for a slow reader."""
+GAP_S: Final = 0.01
+"""The longest wait between two lines of the host's."""
+USUAL_COLUMNS: Final = 80
+"""Of a terminal that does not say."""
+_ATOMIC: Final = 4096
+_BACK: Final = "\r\x1b[2K"
+"""To the start of the line, and nothing is on it."""
+_STYLES: Final = {"dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+def printable(value: object) -> str:
+    """*value* as text on one line: what moves, colours or reverses a terminal is escaped."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """*count* and its noun: ``1 delivery``, ``2 deliveries``."""
+    return f"{count} {one if count == 1 else many}"
+
+
+def say(*lines: str, style: str | None = None) -> None:
+    """Write *lines* for people, each made printable. Never raises, never waits for a reader."""
+    shown = [printable(line) for line in lines]
+    if style is not None and is_terminal() and "NO_COLOR" not in os.environ:
+        shown = [f"\x1b[{_STYLES[style]}m{line}\x1b[0m" for line in shown]
+    write("".join(f"{line}\n" for line in shown))
+    settle()
+
+
+def write(text: str) -> None:
+    """Queue *text* as it is. Never raises."""
+    _writer.put(text)
+
+
+def progress(text: str) -> None:
+    """Show *text* below all lines in place of the last one, on a terminal only; ``""`` clears."""
+    if _moves():
+        _writer.put(printable(text)[: _columns() - 1], is_progress=True)
+
+
+def settle() -> None:
+    """Wait until everything is written; not while nobody reads, and not for held lines."""
+    _writer.settle()
+
+
+def is_terminal(stream: Any = None) -> bool:
+    """Whether *stream*, by default standard error, is a terminal."""
+    try:
+        return bool((itself() if stream is None else stream).isatty())
+    except Exception:  # noqa: BLE001  none, or a closed one
+        return False
+
+
+def degrade() -> None:
+    """Have both standard streams escape what their encoding lacks, instead of raising."""
+    streams: tuple[Any, Any] = sys.stdout, sys.stderr
+    for stream in streams:
+        with suppress(Exception):  # none, closed, or somebody's stand-in
+            stream.reconfigure(errors="backslashreplace")
+
+
+def itself() -> Any:
+    """Standard error, behind whatever keeps hooks' output apart from it."""
+    return getattr(sys.stderr, "behind", sys.stderr)
+
+
+def keep_whole() -> Callable[[], None]:
+    """Hold lines while one is open on standard output, until the returned function is called.
+
+    Without effect where the two streams cannot end up in the same place.
+    """
+    out = getattr(sys.stdout, "behind", sys.stdout)
+    try:
+        return _HostLines(out).end if _may_meet(out, itself()) else lambda: None
+    except Exception:  # noqa: BLE001  a stand-in that cannot be watched
+        return lambda: None
+
+
+class Stderr(io.TextIOBase):
+    """Standard error as a file, for rich's consoles and the SDK's exporters."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of the stream behind it."""
+        return getattr(itself(), "encoding", None) or "utf-8"
+
+    def write(self, text: str, /) -> int:
+        """Queue *text*, as ``write`` does."""
+        write(text)
+        return len(text)
+
+    def isatty(self) -> bool:
+        """Whether a terminal is behind it."""
+        return is_terminal()
+
+    def fileno(self) -> int:
+        """Of the stream behind it."""
+        return int(itself().fileno())
+
+    def flush(self) -> None:
+        """Wait, as ``settle`` does."""
+        settle()
+
+
+class _Piece(NamedTuple):
+    stream: Any
+    text: str
+    is_progress: bool
+
+
+class _Writer:
+    """The queue and its thread. The lock is never held while something is written."""
+
+    def __init__(self) -> None:
+        self._news = threading.Condition()
+        self._waiting: deque[_Piece] = deque()
+        self._size = 0
+        self._dropped = 0
+        self._busy_since: float | None = None
+        self._is_held = False
+        self._process = 0
+        self._begin = ""
+        self._progress = ""
+        """What a terminal shows below all lines; the thread's own."""
+
+    def put(self, text: str, *, is_progress: bool = False) -> None:
+        """Queue *text*, or count its lines as dropped."""
+        stream = itself()
+        if stream is None or not (text or is_progress):
+            return
+        with self._news:
+            if is_progress and self._waiting and self._waiting[-1].is_progress:
+                self._size -= len(self._waiting.pop().text)
+            if self._size > LIMIT:
+                self._dropped += text.count("\n")
+                return
+            self._waiting.append(_Piece(stream, text, is_progress))
+            self._size += len(text)
+            self._start()
+            self._news.notify_all()
+
+    def settle(self, within: float = END_S) -> None:
+        """Wait for the thread *within* seconds, and no longer than it makes headway."""
+        deadline = time.monotonic() + within
+        with self._news:
+            while self._busy_since is not None or (self._waiting and not self._is_held):
+                left = min(deadline, self._stuck_at()) - time.monotonic()
+                if left <= 0:
+                    return
+                self._news.wait(left)
+
+    def hold(self) -> None:
+        """Write nothing from now on; what is being written comes to its end first."""
+        with self._news:
+            self._is_held = True
+            while self._busy_since is not None:
+                left = self._stuck_at() - time.monotonic()
+                if left <= 0:
+                    return
+                self._news.wait(left)
+
+    def release(self, begin: str = "") -> None:
+        """Write what was held, and *begin* before whatever comes next."""
+        with self._news:
+            self._is_held, self._begin = False, begin
+            self._news.notify_all()
+
+    def _stuck_at(self) -> float:
+        since = self._busy_since if self._busy_since is not None else time.monotonic()
+        return since + STUCK_S
+
+    def _start(self) -> None:
+        """Start the thread, again in a forked child."""
+        if self._process != os.getpid():
+            self._busy_since = None
+            thread = threading.Thread(target=self._run, name="webhooks-stderr", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter ends: nothing is shown any more
+                self._waiting.clear()
+                return
+            if not self._process:
+                atexit.register(self.settle)
+            self._process = os.getpid()
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                while self._is_held or not self._waiting:
+                    self._news.wait()
+                piece = self._waiting.popleft()
+                self._size -= len(piece.text)
+                begin, self._begin = self._begin, ""
+                dropped = 0
+                if not self._waiting:
+                    dropped, self._dropped = self._dropped, 0
+                self._beat()
+            with suppress(Exception):  # closed, a broken pipe, a full disk: nobody reads it
+                text = begin + self._shown(piece)
+                if dropped:
+                    lost = counted(dropped, "line was", "lines were")
+                    text += f"confiture-webhooks: {lost} dropped: standard error was not read\n"
+                _write(piece.stream, text, self._beat)
+            with self._news:
+                self._busy_since = None
+                self._news.notify_all()
+
+    def _beat(self) -> None:
+        """Headway."""
+        self._busy_since = time.monotonic()
+
+    def _shown(self, piece: _Piece) -> str:
+        """*piece* with what a terminal shows below it."""
+        if piece.is_progress:
+            last, self._progress = self._progress, piece.text
+            return _BACK + piece.text if piece.text != last else ""
+        return f"{_BACK}{piece.text}{self._progress}" if self._progress else piece.text
+
+
+class _HostLines:
+    """Standard output under watch: lines are held from a write to the flush of a line's end."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._write, self._flush = stream.write, stream.flush
+        self._is_open = self._is_waiting = False
+        stream.write, stream.flush = self.write, self.flush
+
+    def write(self, text: str) -> Any:
+        if text:
+            _writer.hold()
+            self._is_open, self._is_waiting = not text.endswith("\n"), True
+        written = self._write(text)
+        if getattr(self._stream, "line_buffering", False):
+            self._closed()
+        return written
+
+    def flush(self) -> None:
+        self._flush()
+        self._closed()
+
+    def _closed(self) -> None:
+        if not self._is_open:
+            self._is_waiting = False
+            _writer.release()
+            _writer.settle(GAP_S)  # else the next line of the host's could open first
+
+    def end(self) -> None:
+        """Write what was held, on a line of its own."""
+        for name in ("write", "flush"):
+            with suppress(Exception):  # somebody else has put it back
+                delattr(self._stream, name)
+        if self._is_waiting:
+            with suppress(Exception):  # the host meets the same fault
+                self._flush()
+        _writer.release(begin="\n" if self._is_open else "")
+
+
+def _may_meet(out: Any, err: Any) -> bool:
+    """Whether a reader may see both streams mixed: anything but two different files."""
+    ours, theirs = os.fstat(err.fileno()), os.fstat(out.fileno())
+    if os.path.samestat(ours, theirs):
+        return True
+    return not (_is_file(ours) or _is_file(theirs))
+
+
+def _is_file(found: os.stat_result) -> bool:
+    is_null = stat.S_ISCHR(found.st_mode) and os.path.samestat(found, os.stat(os.devnull))  # noqa: PTH116
+    return stat.S_ISREG(found.st_mode) or is_null
+
+
+def _moves() -> bool:
+    """Whether a line on standard error can be written over."""
+    return is_terminal() and os.environ.get("TERM", "") not in ("", "dumb")
+
+
+def _columns() -> int:
+    columns = 0
+    with suppress(OSError, ValueError):
+        columns = os.get_terminal_size(itself().fileno()).columns
+    return columns or USUAL_COLUMNS
+
+
+def _write(stream: Any, text: str, beat: Callable[[], None]) -> None:
+    """Write *text*; where *stream* is a file, past its buffer.
+
+    What stays in a buffer and cannot be written would fail again when the interpreter flushes
+    at exit, and change the command's exit code.
+    """
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    data = text.encode(encoding, "backslashreplace")
+    descriptor = _descriptor(stream)
+    if descriptor is None:
+        stream.write(data.decode(encoding))
+        stream.flush()
+        return
+    if _is_ready(descriptor, 0):
+        with suppress(Exception):  # what others wrote before stays before
+            stream.flush()
+    while data:
+        try:
+            data = data[os.write(descriptor, data[:_ATOMIC]) :]
+            beat()
+        except BlockingIOError:  # whoever started the command has set it so
+            _is_ready(descriptor, None)
+
+
+def _is_ready(descriptor: int, timeout: float | None) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(timeout))
+
+
+def _descriptor(stream: Any) -> int | None:
+    """Where bytes for *stream* end up; ``None`` where that is its own affair.
+
+    Somebody's replacement may have the ``fileno`` of another file than it writes to.
+    """
+    if not isinstance(stream, io.TextIOWrapper):
+        return None
+    raw = getattr(stream.buffer, "raw", stream.buffer)
+    return raw.fileno() if isinstance(raw, io.FileIO) else None
+
+
+_writer: Final = _Writer()
+"""The process's: there is one standard error."""
