@@ -15,7 +15,7 @@ from typing import Any
 
 from attributes import described
 
-from confiture_webhooks.cli.endpoint import WHEN_NOTHING
+from confiture_webhooks.cli.check import WHEN_NOTHING
 from confiture_webhooks.config import variables
 from confiture_webhooks.config.model import (
     Block,

@@ -1,15 +1,15 @@
-"""``confiture webhooks test``: one ping to each endpoint, through the real path."""
+"""``confiture webhooks test``: a ping or a sample to each endpoint, through the real path."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .adapters.memory import InMemoryOutbox
 from .delivery import Attempt, State
-from .event import Database, Event, EventType
+from .event import SUBSCRIBABLE, Database, Direction, ErrorInfo, Event, EventType, MigrationRef
 from .run.migration import new_event_id
 from .run.outgoing import TELEMETRY_BUDGET, Outgoing
 from .wiring import command_telemetry, make_transport, parts
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from .config import Settings
 
 COMMAND = "confiture webhooks test"
+SAMPLE = MigrationRef(version="000", slug="confiture_webhooks_test")
+"""The migration that samples are about."""
+_FAILURES = (EventType.MIGRATION_ERROR, EventType.MIGRATION_ROLLBACK_ERROR, EventType.RUN_ERROR)
+_DOWN = (EventType.MIGRATION_ROLLBACK, EventType.MIGRATION_ROLLBACK_ERROR)
+_RUNS = (EventType.RUN_SUCCESS, EventType.RUN_ERROR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +54,51 @@ class PingResult:
         }
 
 
-def ping(settings: Settings, environ: Mapping[str, str], name: str | None) -> list[PingResult]:
-    """Tell a ``ping`` to the endpoint called *name*, or to all, and wait as a run would."""
-    chosen = tuple(e for e in settings.endpoints if name is None or e.name == name)
+def sample(kind: EventType, trace_id: str, environment: str | None, at: datetime) -> Event:
+    """An event of *kind* as a run would report it, about a migration that says what it is."""
+    event = Event(
+        id=new_event_id(), type=kind, occurred_at=at, trace_id=trace_id, environment=environment
+    )
+    if kind in (EventType.PING, EventType.CUSTOM):
+        return event
+    is_started = kind is EventType.MIGRATION_STARTED
+    row: dict[str, Any] = {
+        "version": SAMPLE.version,
+        "name": SAMPLE.name,
+        "direction": "up",
+        "status": "error" if kind in _FAILURES else "success",
+        "duration_seconds": 0.0,
+    }
+    return replace(
+        event,
+        direction=Direction.DOWN if kind in _DOWN else Direction.UP,
+        database=Database(host="db.example", name="sample"),
+        migration=None if kind in _RUNS else SAMPLE,
+        migrations=[row] if kind in _RUNS else None,
+        started_at=at,
+        ended_at=None if is_started else at,
+        duration_s=None if is_started else 0.0,
+        error=ErrorInfo(type="Sample", message="a sample sent by confiture webhooks test")
+        if kind in _FAILURES
+        else None,
+    )
+
+
+def ping(
+    settings: Settings,
+    environ: Mapping[str, str],
+    name: str | None,
+    kind: EventType = EventType.PING,
+) -> list[PingResult]:
+    """Send a ping, or a sample of *kind*, to the endpoint called *name* or to all, as a run would.
+
+    An endpoint gets it whatever it subscribes to.
+    """
+    chosen = tuple(
+        replace(e, events=SUBSCRIBABLE, environments=None, migrations=())
+        for e in settings.endpoints
+        if name is None or e.name == name
+    )
     narrowed = replace(settings, endpoints=chosen)
     telemetry = command_telemetry(narrowed, environ)
     outbox = InMemoryOutbox()
@@ -62,14 +109,7 @@ def ping(settings: Settings, environ: Mapping[str, str], name: str | None) -> li
     )
     telemetry.start_run(COMMAND, Database())
     outgoing = Outgoing(narrowed, made, telemetry)
-    now = datetime.now(UTC)
-    event = Event(
-        id=new_event_id(),
-        type=EventType.PING,
-        occurred_at=now,
-        trace_id=telemetry.correlation_id,
-        environment=settings.environment,
-    )
+    event = sample(kind, telemetry.correlation_id, settings.environment, datetime.now(UTC))
     outgoing.tell(event, telemetry.trace_of_run())
     outgoing.flush(settings.flush_timeout)
     outgoing.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -115,9 +115,33 @@ def _open(arguments: list[str]) -> CommandSession | None:
         return None
 
 
+def webhooks_app() -> typer.Typer:
+    """The ``webhooks`` group; its commands are imported when one of them is meant."""
+    group = typer.Typer(cls=LazyGroup, help=HELP, no_args_is_help=True)
+
+    @group.callback(help=HELP)
+    def webhooks(
+        _: Annotated[  # noqa: FBT002  an option
+            bool,
+            typer.Option("--version", callback=_version, is_eager=True, help="Show the version"),
+        ] = False,
+    ) -> None:
+        pass
+
+    return group
+
+
+def _version(is_asked: bool) -> None:  # noqa: FBT001  typer's callback
+    if is_asked:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        print(f"confiture-webhooks {version('confiture-webhooks')}")
+        raise typer.Exit
+
+
 def register(app: typer.Typer) -> None:
     """The entry point of group ``confiture.plugins``: adds ``confiture webhooks`` and the watch."""
-    app.add_typer(typer.Typer(cls=LazyGroup, help=HELP, no_args_is_help=True), name="webhooks")
+    app.add_typer(webhooks_app(), name="webhooks")
     current = app.info.cls
     base = current if isinstance(current, type) else getattr(current, "value", None)
     app.info.cls = watching(base or TyperGroup, _open)

@@ -24,12 +24,19 @@ def project(tmp_path: Path) -> Project:
     return made
 
 
-@pytest.mark.parametrize("command", [("check",), ("list",), ("test",)])
+@pytest.mark.parametrize("command", [("check",), ("deliver",), ("test",)])
 def test_a_block_that_is_not_read_is_named(project: Project, command: tuple[str, ...]) -> None:
     """Where nothing else is configured, the refusal names the variable and the file."""
     done = project.confiture("webhooks", *command, env={"CONFITURE_DATABASE_URL": DSN})
     assert done.returncode == 5
     assert "CONFITURE_DATABASE_URL: is set, so Confiture reads no environment file" in done.stderr
+    assert "db/environments/local.yaml is not used" in done.stderr
+
+
+def test_a_command_that_reads_warns_of_it(project: Project) -> None:
+    """list needs no endpoint: it reads the outbox, and names the block that is not read."""
+    done = project.confiture("webhooks", "list", env={"CONFITURE_DATABASE_URL": DSN})
+    assert done.returncode == 0
     assert "db/environments/local.yaml is not used" in done.stderr
 
 

@@ -33,7 +33,7 @@ def test_what_can_still_be_told_is_not_dropped(killed: Any, receiver: Any) -> No
     project, event_id = killed
     done = project.confiture("webhooks", "discard", event_id, "--yes")
     assert done.returncode == 1
-    assert "confiture webhooks deliver tells it" in done.stderr
+    assert "`confiture webhooks deliver` reports it" in done.stderr
     assert project.confiture("webhooks", "deliver").returncode == 0
     assert [request.headers["webhook-id"] for request in receiver.requests] == [event_id]
 
@@ -53,7 +53,7 @@ def test_a_run_whose_database_is_gone_is_dropped(killed: Any, receiver: Any, dat
     assert "Add --yes" in asked.stderr
     assert status(project)["unsettled"] == 1
     done = project.confiture("webhooks", "discard", event_id, "--yes")
-    assert (done.returncode, done.stdout) == (0, "1 unsettled migration discarded\n")
+    assert (done.returncode, done.stdout) == (0, "Discarded 1 unsettled migration\n")
     [line] = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert (line["event"], line["event_id"]) == ("webhooks.intent_discarded", event_id)
     assert (line["migration_name"], line["level"]) == ("001_a", "warning")

@@ -30,5 +30,5 @@ def test_a_left_over_never_goes_to_another_environments_receiver(project: Any) -
         status = json.loads(run("staging", "webhooks", "status", "--format", "json").stdout)
         assert (status["counts"]["pending"], status["elsewhere"]) == (0, {"production": 1})
         delivered = run("staging", "webhooks", "deliver")
-        assert "Waiting for other environments: production 1" in delivered.stdout
+        assert "Other environments have deliveries that wait: production 1" in delivered.stdout
         assert len(production.requests) == 1

@@ -43,17 +43,24 @@ def test_a_dead_letter_is_seen_shown_and_redelivered(left_behind: Any, receiver:
         "event_id",
         "event_type",
         "endpoint",
+        "environment",
+        "migration_version",
+        "migration_name",
         "state",
         "attempts",
+        "last_answer",
         "created_at",
         "next_attempt_at",
         "correlation_id",
     }
-    assert (dead["attempts"], dead["next_attempt_at"]) == (2, None)
+    assert (dead["attempts"], dead["next_attempt_at"], dead["last_answer"]) == (2, None, "503")
+    assert (dead["environment"], dead["migration_name"]) == ("local", "001_a")
     shown = left_behind.confiture("webhooks", "show", dead["id"], "--format", "json")
     assert [a["status_code"] for a in json.loads(shown.stdout)["timeline"]] == [503, 503]
     assert left_behind.confiture("webhooks", "status").returncode == 1
-    assert left_behind.confiture("webhooks", "redeliver", "--dead", "--yes").returncode == 0
+    assert (
+        left_behind.confiture("webhooks", "redeliver", "--dead", "--later", "--yes").returncode == 0
+    )
     done = left_behind.confiture("webhooks", "deliver", "--format", "json")
     assert json.loads(done.stdout)["delivered"] == 1
     assert done.returncode == 0
@@ -65,7 +72,7 @@ def test_a_dead_letter_is_seen_shown_and_redelivered(left_behind: Any, receiver:
 
 def test_deliver_that_fails_says_so(left_behind: Any) -> None:
     """When the receiver is still down, deliver exits 1 and the delivery stays."""
-    left_behind.confiture("webhooks", "redeliver", "--dead", "--yes")
+    left_behind.confiture("webhooks", "redeliver", "--dead", "--later", "--yes")
     with LocalReceiver(answers=[500]) as down:
         left_behind.environment_file(webhooks={"endpoints": [{"name": "a", "url": down.url}]})
         done = left_behind.confiture("webhooks", "deliver")
@@ -87,7 +94,6 @@ def test_what_a_run_advises_can_be_pasted(project: Any) -> None:
         assert advised in up.stderr
         pasted = shlex.split(advised.strip("'"))[1:]
         assert "1 delivery" in project.confiture(*pasted, "--yes").stdout
-        assert project.confiture("webhooks", "deliver", *words).returncode == 0
         assert len(receiver.requests) == 2
 
 
@@ -111,14 +117,15 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         deliver = project.confiture("webhooks", "deliver", env=env)
         assert deliver.returncode == 1
         assert deliver.stdout == (
-            "0 delivered, 0 given up, 1 left\nNot sent to default: switched off by a 410; "
-            "'confiture webhooks enable default' switches it on\n"
+            "0 delivered, 0 given up, 1 left\nNot sent to default: switched off. "
+            "Switch it on: `confiture webhooks enable default`\n"
         )
         kept = project.confiture("webhooks", "redeliver", "--pending", "--yes", env=env)
-        assert kept.stdout == (
-            "1 delivery kept. Not sent to default: switched off by a 410; "
-            "'confiture webhooks enable default' switches it on\n"
-        )
+        assert kept.returncode == 1
+        first, second = kept.stdout.splitlines()
+        assert first == "1 delivery due again: local 1"
+        assert second.startswith("default: 1 delivery waits, switched off since ")
+        assert second.endswith("Switch it on: `confiture webhooks enable default`")
         enabled = project.confiture("webhooks", "enable", "default", env=env)
         assert (enabled.returncode, enabled.stderr) == (0, "")
         assert "is on" in enabled.stdout
@@ -126,11 +133,10 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         assert project.confiture("webhooks", "deliver", env=env).returncode == 0
         assert len(receiver.requests) == 3
         assert project.confiture("webhooks", "status", env=env).returncode == 1
-        assert enabled.stdout.splitlines()[1].startswith("Waiting for it: 1;")
-        words = enabled.stdout.splitlines()[2].partition("confiture ")[2].split()
-        assert words[:2] == ["webhooks", "redeliver"]
+        assert enabled.stdout.splitlines()[1].startswith("1 delivery is waiting for it. Send now: ")
+        words = enabled.stdout.splitlines()[2].partition("`confiture ")[2].strip("`").split()
+        assert words == ["webhooks", "redeliver", "--gone", "--endpoint", "default"]
         assert project.confiture(*words, "--yes", env=env).returncode == 0
-        assert project.confiture("webhooks", "deliver", env=env).returncode == 0
         assert len(receiver.requests) == 4
         assert project.confiture("webhooks", "status", env=env).returncode == 0
 
@@ -170,9 +176,10 @@ def test_the_operators_commands_answer_programs(left_behind: Any) -> None:
     nobody = document(left_behind, "redeliver", "--dead", code=1)
     assert (nobody["ok"], "Add --yes" in nobody["error"]) == (False, True)
     short = dead["id"][:12]
-    assert document(left_behind, "redeliver", short, "--yes") == {
+    assert document(left_behind, "redeliver", short, "--later", "--yes") == {
         "ok": True,
         "redelivered": 1,
+        "environments": {"local": 1},
         "due": 1,
         "barred": {},
         "elsewhere": {},
@@ -180,10 +187,16 @@ def test_the_operators_commands_answer_programs(left_behind: Any) -> None:
     left_behind.environment_file(
         webhooks={"endpoints": [{"name": "b", "url": "http://127.0.0.1:9"}]}
     )
-    again = document(left_behind, "redeliver", "--pending", "--yes")
+    again = document(left_behind, "redeliver", "--pending", "--yes", code=1)
     assert (again["redelivered"], again["due"], again["barred"]) == (1, 0, {"a": "unknown"})
     assert "unknown" in document(left_behind, "discard", dead["id"][:8], "--yes", code=1)["error"]
-    gone = {"ok": True, "discarded": 1, "unsettled": 0, "under_way": 0}
+    gone = {
+        "ok": True,
+        "discarded": 1,
+        "environments": {"local": 1},
+        "unsettled": 0,
+        "under_way": 0,
+    }
     assert document(left_behind, "discard", short, "--yes") == gone
     assert document(left_behind, "redeliver", "--dead", "--yes")["redelivered"] == 0
     assert document(left_behind, "enable", "b", code=1)["error"] == "Endpoint b is not off"
@@ -200,19 +213,20 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     assert "It is kept and due at" in up.stderr
     assert "'confiture webhooks redeliver --pending'" in up.stderr
     waits = project.confiture("webhooks", "deliver")
-    assert "0 delivered, 0 given up, 1 left for later; the next due at" in waits.stdout
+    assert "0 delivered, 0 given up, 1 left for later; the next is due at" in waits.stdout
     again = project.confiture("webhooks", "redeliver", "--pending", "--yes")
-    assert "1 delivery due now; confiture webhooks deliver makes it" in again.stdout
-    assert project.confiture("webhooks", "deliver").returncode == 1
+    assert again.stdout.splitlines()[0] == "1 delivery due again: local 1"
+    assert "1 left for later; a: 503" in again.stdout
+    assert again.returncode == 1
     project.environment_file(
         webhooks={"flush_timeout": 1, "endpoints": [{**one, "name": "renamed"}]}
     )
     down = project.confiture("migrate", "down")
     assert "a: 1, no endpoint of that name is configured" in down.stderr
     left = project.confiture("webhooks", "deliver")
-    assert "Not sent to a: no endpoint of that name is configured; 'confiture" in left.stdout
+    assert "Not sent to a: no endpoint of that name is configured. Configure it" in left.stdout
     gone = project.confiture("webhooks", "discard", "--endpoint", "a", "--yes")
-    assert "1 delivery discarded" in gone.stdout
+    assert "Discarded 1 delivery (local 1)" in gone.stdout
     assert [row["endpoint"] for row in listed(project)] == ["renamed"]
     nothing = project.confiture("webhooks", "redeliver", "--dead", "--yes")
     assert (nothing.returncode, nothing.stdout) == (0, "Nothing to redeliver\n")

@@ -65,10 +65,10 @@ def test_a_pipe_gets_columns_and_a_terminal_a_frame(operated: Project) -> None:
     """Piped, a list is a line for each delivery, newest first; a wide terminal has a frame."""
     piped = operated.confiture("webhooks", "list")
     head, *rows = piped.stdout.splitlines()
-    assert head.split()[:3] == ["ID", "EVENT", "ENDPOINT"]
+    assert head.split()[:3] == ["ID", "EVENT", "MIGRATION"]
     assert [row.split()[0] for row in rows] == ["dlv_0", "dlv_1", "dlv_2", "dlv_3"]
     assert piped.stdout.isascii()
-    wide = {"COLUMNS": "160"}
+    wide = {"COLUMNS": "240"}
     code, shown = on_terminal(operated, "webhooks", "list", "--limit", "2", env=wide)
     assert code == 0
     assert "┃" in shown
@@ -125,13 +125,14 @@ def test_a_terminal_is_asked(operated: Project) -> None:
     """On a terminal a redelivery is told and asked for: no changes nothing, yes does it."""
     code, shown = on_terminal(operated, "webhooks", "redeliver", "--dead", typed="n\n")
     assert code == 1
-    assert "Redeliver every dead letter: 3 deliveries" in shown
+    assert "Redeliver 3 dead letters: local 3?" in shown
     assert set(states(operated).values()) == {"dead_letter", "delivered"}
     code, shown = on_terminal(
-        operated, "webhooks", "redeliver", "--dead", "--endpoint", "a", typed="y\n"
+        operated, "webhooks", "redeliver", "--dead", "--later", "--endpoint", "a", typed="y\n"
     )
     assert code == 0
-    assert "2 deliveries due now" in shown
+    assert "2 deliveries due again: local 2" in shown
+    assert "Send now: `confiture webhooks deliver`" in shown
     assert states(operated) == {
         "dlv_0": "delivered",
         "dlv_1": "dead_letter",
@@ -156,7 +157,7 @@ def test_the_beginning_of_an_id_is_enough(operated: Project) -> None:
         outbox.release("evt_x", [delivery(id="dlv_long_id", event_id="evt_x", endpoint="a")])
     done = operated.confiture("webhooks", "show", "dlv_lo", "--format", "json")
     assert json.loads(done.stdout)["id"] == "dlv_long_id"
-    for given, words in (("dlv_", "5 deliveries' ids begin with dlv_"), ("x", "no delivery x")):
+    for given, words in (("dlv_", "5 ids begin with dlv_"), ("x", "There is no delivery x")):
         done = operated.confiture("webhooks", "show", given)
         assert (done.returncode, done.stdout) == (1, "")
         assert words in done.stderr
@@ -178,7 +179,7 @@ def test_status_tells_what_is_stuck(operated: Project) -> None:
     told = json.loads(done.stdout)
     assert (done.returncode, told["ok"], told["counts"]["dead_letter"]) == (1, False, 3)
     assert 7200 <= told["oldest_age_s"] < 3 * 3600
-    assert told["stuck"]["x"] == "no such endpoint is configured (1 waiting)"
+    assert told["stuck"]["x"] == "no endpoint of that name is configured (1 waiting)"
     assert told["stuck"]["a"].startswith("due since ")
     assert "oldest         2 h" in operated.confiture("webhooks", "status").stdout
 

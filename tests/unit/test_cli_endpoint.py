@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from confiture_webhooks.cli.endpoint import endpoint_facts, show_endpoints, show_pings
+from confiture_webhooks.cli.check import endpoint_facts, show_endpoints
+from confiture_webhooks.cli.send import show_pings
 from confiture_webhooks.config import Settings, redacted
 from confiture_webhooks.event import SUBSCRIBABLE
 from confiture_webhooks.retry import RetryPolicy
@@ -87,7 +88,7 @@ def test_every_fact_of_an_endpoint_is_shown() -> None:
             {"delivered": False, "status_code": None, "error_type": None, "duration_ms": None},
             [
                 f"❌ {LONG}: not delivered",
-                "  reason: no attempt came to its end within the flush timeout",
+                "  reason: no attempt ended within the flush timeout",
                 "  attempts: 1",
             ],
         ),

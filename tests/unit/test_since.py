@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from confiture_webhooks.cli.since import since
+from confiture_webhooks.cli.options import since
 
 NOW = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 

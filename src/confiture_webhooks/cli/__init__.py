@@ -1,5 +1,5 @@
 """``confiture webhooks …``: the commands, in the host's style; a file for a group of them."""
 
-from .commands import app
+from .app import app
 
 __all__ = ["app"]

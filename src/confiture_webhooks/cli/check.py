@@ -1,13 +1,13 @@
-"""``confiture webhooks check``: what a migration here would use, and who would be told what."""
+"""``confiture webhooks check``: what a run here would use, and which events are sent where."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from ..config import redacted
 from ..config.values import Invalid, event
@@ -15,22 +15,25 @@ from ..config.variables import OFF_WORDS, SWITCH
 from ..event import EventType
 from ..explain import Verdict, explain
 from ..wiring import unread_block
-from .endpoint import show_endpoints
+from .context import invocation_of, outbox_place, whole_settings_of
 from .options import ConfigOpt, FormatOpt, is_json
-from .output import print_json
-from .project import invocation_of, whole_settings_of
-from .tables import print_block
+from .output import line, print_json
+from .tables import length, print_block
+
+_NAMES = {"url": "address", "headers": "header names", "timeout_s": "timeout"}
+WHEN_NOTHING = {"environments": "all", "migrations": "all"}
+"""What an empty list of an endpoint stands for, where it is not nothing."""
 
 
 def check(
     config: ConfigOpt = None,
     explained: Annotated[
         str | None,
-        typer.Option("--explain", help="Say who would be told of this event, and why not"),
+        typer.Option("--explain", help="Say which endpoints are sent this event, and why not"),
     ] = None,
     migration: Annotated[
         str | None,
-        typer.Option("--migration", help="With --explain: of this one, as <version>_<name>"),
+        typer.Option("--migration", help="With --explain: about this one, as <version>_<name>"),
     ] = None,
     environment: Annotated[
         str | None, typer.Option("--environment", help="With --explain: in this environment")
@@ -51,12 +54,12 @@ def check(
         ↳ Check another environment
 
       confiture webhooks check --explain migration_error --migration 007_billing
-        ↳ Who would be told if that migration failed, and why not the others
+        ↳ Which endpoints are sent its failure, and why the others are not
 
     EXIT CODES:
       0  The configuration is valid.
       2  --explain names no event.
-      5  It is not, or neither an endpoint nor a hook file is there; every fault is printed.
+      5  It is not, or there is neither an endpoint nor a hook file; every fault is printed.
     """
     kind = _event(explained)
     as_json = is_json(output)
@@ -65,6 +68,7 @@ def check(
     is_off = os.environ.get(SWITCH, "").strip().lower() in OFF_WORDS
     document: dict[str, Any] = {
         **redacted(settings),
+        "outbox_at": outbox_place(settings),
         "hook_files": [{"module": file.module, "file": file.shown} for file in files],
         "default_taken_over_by": next((file.shown for file in files if file.reads_url), None),
         "warnings": [
@@ -85,12 +89,11 @@ def check(
     if as_json:
         print_json({"ok": True, **document})
         return
-    console = Console(soft_wrap=True)
     if kind is not None:
         _show_verdicts(verdicts)
         return
-    _show(console, document)
-    console.print("[green]✅ The configuration is valid[/green]")
+    _show(document)
+    line("✅ The configuration is valid", "green")
 
 
 def _event(name: str | None) -> EventType | None:
@@ -104,25 +107,58 @@ def _event(name: str | None) -> EventType | None:
         ) from None
 
 
-def _show(console: Console, document: dict[str, Any]) -> None:
+def _show(document: dict[str, Any]) -> None:
     show_endpoints(document["endpoints"])
     for file in document["hook_files"]:
-        console.print(f"hooks: {escape(file['file'])}")
+        line(f"hooks: {file['file']}")
     if taken := document["default_taken_over_by"]:
-        console.print(
-            f"{escape(taken)} reads CONFITURE_WEBHOOK_URL itself: the built-in endpoint `default` "
-            "stands down, so that nobody is told twice"
+        line(
+            f"{taken} reads CONFITURE_WEBHOOK_URL itself: the built-in endpoint `default` "
+            "stands down, so that no event is sent twice"
         )
-    console.print(
-        f"environment: {escape(str(document['environment'] or '(none)'))}   "
-        f"outbox: {escape(document['outbox'])}   "
+    line(
+        f"environment: {document['environment'] or '(none)'}   outbox: {document['outbox_at']}   "
         f"flush timeout: {document['flush_timeout_s']:g} s"
     )
     for text in document["warnings"]:
-        console.print(f"[yellow]⚠️  {escape(text)}[/yellow]")
+        line(f"⚠️  {text}", "yellow")
 
 
 def _show_verdicts(verdicts: list[Verdict]) -> None:
-    words = {True: "told", False: "not told", None: "depends"}
+    words = {True: "sent", False: "not sent", None: "depends"}
     for verdict in verdicts:
         print_block(f"{verdict.endpoint}: {words[verdict.is_told]}", [("why", verdict.reason)])
+
+
+def show_endpoints(endpoints: Iterable[Mapping[str, Any]]) -> None:
+    """A block for each redacted endpoint."""
+    for endpoint in endpoints:
+        print_block(endpoint["name"], endpoint_facts(endpoint))
+
+
+def endpoint_facts(endpoint: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every setting of a redacted *endpoint* but its name, each on a line."""
+    return [
+        (_NAMES.get(key, key), _shown(key, value))
+        for key, value in endpoint.items()
+        if key != "name"
+    ]
+
+
+def _shown(key: str, value: Any) -> str:
+    if key == "retry":
+        return _retry(value)
+    if key == "timeout_s":
+        return length(timedelta(seconds=value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple) or value is None:
+        return ", ".join(str(one) for one in value or ()) or WHEN_NOTHING.get(key, "none")
+    return str(value)
+
+
+def _retry(retry: Mapping[str, Any]) -> str:
+    waits = [length(timedelta(seconds=wait)) for wait in retry["schedule_s"]]
+    if not waits:
+        return "none: one attempt"
+    return f"after {', '.join(waits)}; each ± {retry['jitter']:.0%}"

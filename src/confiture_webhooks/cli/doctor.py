@@ -6,20 +6,18 @@ import os
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from ..doctor import diagnose
 from ..doctor.health import Check, Health
+from .context import invocation_of
 from .options import ConfigOpt, FormatOpt, is_json
-from .output import CONFIG_INVALID, FAILED, print_json
-from .project import invocation_of
+from .output import CONFIG_INVALID, FAILED, line, print_json
 
 _MARKS = {
-    Health.OK: "[green]✅[/green]",
-    Health.WARNING: "[yellow]⚠️ [/yellow]",
-    Health.PROBLEM: "[red]❌[/red]",
-    Health.SKIPPED: "[dim]-[/dim]",
+    Health.OK: ("✅", "green"),
+    Health.WARNING: ("⚠️ ", "yellow"),
+    Health.PROBLEM: ("❌", "red"),
+    Health.SKIPPED: ("-", "dim"),
 }
 
 
@@ -51,12 +49,11 @@ def doctor(
     """
     as_json = is_json(output)
     invocation = invocation_of(config, output)
-    console = Console(soft_wrap=True)
     checks: list[Check] = []
     for check in diagnose(os.environ, invocation.config_file, is_pinging=is_pinging):
         checks.append(check)
         if not as_json:
-            _show(console, check)
+            _show(check)
     wrong = [check for check in checks if check.health is Health.PROBLEM]
     if as_json:
         print_json({"ok": not wrong, "checks": [check.as_dict() for check in checks]})
@@ -66,7 +63,8 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
-def _show(console: Console, check: Check) -> None:
-    console.print(f"{_MARKS[check.health]} {escape(check.name)}: {escape(check.detail)}")
+def _show(check: Check) -> None:
+    mark, style = _MARKS[check.health]
+    line(f"{mark} {check.name}: {check.detail}", style)
     if check.remedy is not None:
-        console.print(f"   {escape(check.remedy)}")
+        line(f"   {check.remedy}")

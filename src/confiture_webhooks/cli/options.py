@@ -1,9 +1,12 @@
-"""The options that commands share."""
+"""The options that commands share, and the values they take."""
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -12,7 +15,13 @@ ConfigOpt = Annotated[
     typer.Option("--config", "-c", help="Configuration file (default: db/environments/local.yaml)"),
 ]
 YesOpt = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
+EverywhereOpt = Annotated[
+    bool,
+    typer.Option("--all-environments", help="Every environment, not only that of --config"),
+]
 FORMATS = ("text", "json")
+
+Word = TypeVar("Word", bound=StrEnum)
 
 
 def _known_format(output: str) -> str:
@@ -25,6 +34,7 @@ FormatOpt = Annotated[
     str,
     typer.Option(
         "--format",
+        "-f",
         metavar=f"<{'|'.join(FORMATS)}>",
         callback=_known_format,
         help="Output format: text or json",
@@ -35,3 +45,58 @@ FormatOpt = Annotated[
 def is_json(output: str) -> bool:
     """Whether *output* asks for JSON."""
     return output == "json"
+
+
+def words(kind: type[StrEnum]) -> str:
+    """The values of *kind*, for a help text."""
+    return ", ".join(member.value for member in kind)
+
+
+def known(kind: type[Word], value: str | None, option: str) -> Word | None:
+    """The member of *kind* that *option* was given; a wrong one ends the command."""
+    if value is None:
+        return None
+    try:
+        return kind(value)
+    except ValueError:
+        reason = f"{value!r} is not one of: {words(kind)}"
+        raise typer.BadParameter(reason, param_hint=option) from None
+
+
+def instant(value: str | None, option: str) -> datetime | None:
+    """The instant that *option* was given; a wrong one ends the command."""
+    if value is None:
+        return None
+    try:
+        return since(value, datetime.now(UTC))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+_AGO = re.compile(r"(\d{1,6})\s*(s|min|m|h|d|w)")
+_UNITS = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "min": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+
+
+def since(text: str, now: datetime) -> datetime:
+    """The instant *text* means: ``90min``, ``2h``, ``7d``, a date, or a date with a time.
+
+    Without an offset it is UTC, as everything the commands print. Raises ValueError.
+    """
+    if ago := _AGO.fullmatch(text.strip().lower()):
+        try:
+            return now - int(ago[1]) * _UNITS[ago[2]]
+        except OverflowError:
+            return datetime.min.replace(tzinfo=UTC)
+    try:
+        given = datetime.fromisoformat(text.strip())
+    except ValueError:
+        message = f"{text!r} is neither an instant (2026-01-09T14:00) nor an age (90min, 2h, 7d)"
+        raise ValueError(message) from None
+    return given if given.tzinfo else given.replace(tzinfo=UTC)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import typer
+from rich.console import Console
+from rich.markup import escape
 
-from .. import terminal
 from ..errors import Fault
+from ..terminal import printable, say
 from .options import is_json
 
 FAILED = 1
@@ -22,33 +24,36 @@ def print_json(document: dict[str, Any]) -> None:
     print(json.dumps(document, indent=2))
 
 
-def say(text: str, style: str | None = None) -> None:
-    """A line for people, on stderr."""
-    terminal.say(*text.split("\n"), style=style)
+def line(text: str, style: str | None = None) -> None:
+    """A line for people, on stdout."""
+    Console(soft_wrap=True, highlight=False).print(escape(printable(text)), style=style)
 
 
-def fail(text: str, output: str = "text") -> NoReturn:
-    """A line for people, or a document for programs, and the end of the command."""
+def fail(text: str, output: str = "text", **more: Any) -> NoReturn:
+    """A line for people, or a document with *more* for programs, and the end of the command."""
     if is_json(output):
-        print_json({"ok": False, "error": text})
+        print_json({"ok": False, "error": text, **more})
     else:
         say(f"❌ {text}", style="red")
     raise typer.Exit(FAILED)
 
 
+def say_faults(faults: Sequence[Fault]) -> None:
+    """Every fault with its remedy, on stderr."""
+    for fault in faults:
+        say(f"❌ {fault.setting}: {fault.problem}", style="red")
+        say(f"   {fault.remedy}")
+
+
+def fault_rows(faults: Sequence[Fault]) -> list[dict[str, str]]:
+    """The faults as JSON has them."""
+    return [{"setting": f.setting, "problem": f.problem, "remedy": f.remedy} for f in faults]
+
+
 def refuse(faults: Sequence[Fault], output: str) -> NoReturn:
     """Print every fault, on stderr or as JSON, and end with the host's exit code for them."""
     if is_json(output):
-        print_json(
-            {
-                "ok": False,
-                "faults": [
-                    {"setting": f.setting, "problem": f.problem, "remedy": f.remedy} for f in faults
-                ],
-            }
-        )
+        print_json({"ok": False, "faults": fault_rows(faults)})
     else:
-        for fault in faults:
-            terminal.say(f"❌ {fault.setting}: {fault.problem}", style="red")
-            terminal.say(f"   {fault.remedy}")
+        say_faults(faults)
     raise typer.Exit(CONFIG_INVALID)

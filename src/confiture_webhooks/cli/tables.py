@@ -1,4 +1,4 @@
-"""What the operator's commands show: rich on a terminal, plain columns in a pipe."""
+"""What commands show: frames on a terminal, plain columns in a pipe, nothing that steers either."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from ..terminal import printable
 
 STYLES = {
     "delivered": "green",
@@ -25,7 +27,7 @@ _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """One table on stdout: for people with a frame, for programs in columns and nothing else."""
-    shown = [list(row) for row in rows]
+    shown = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _print_for_people(columns, shown)
         return
@@ -73,14 +75,14 @@ def _filled(facts: Iterable[tuple[str, str]], width: int) -> list[list[tuple[str
 def print_block(title: str, facts: Iterable[tuple[str, str]]) -> None:
     """A title, and under it a ``name: value`` line for each fact, however long."""
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"[bold]{escape(title)}[/bold]")
+    console.print(f"[bold]{escape(printable(title))}[/bold]")
     for name, value in facts:
-        console.print(f"{_INDENT}{escape(name)}: {escape(value)}")
+        console.print(f"{_INDENT}{escape(name)}: {escape(printable(value))}")
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     """A name and a value on each line."""
-    listed = list(facts)
+    listed = [(name, printable(value)) for name, value in facts]
     width = max((len(name) for name, _ in listed), default=0)
     console = Console(soft_wrap=True, highlight=False)
     for name, value in listed:
@@ -106,6 +108,16 @@ def length(span: timedelta) -> str:
         if count:
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2])
+
+
+def took(duration: timedelta) -> str:
+    """How long an attempt took, always in the same unit."""
+    return milliseconds(duration.total_seconds() * 1000)
+
+
+def milliseconds(ms: float) -> str:
+    """*ms* to a tenth: ``12.5 ms``, ``1200 ms``."""
+    return f"{ms:.1f}".removesuffix(".0") + " ms"
 
 
 def _styled(cell: str) -> str:

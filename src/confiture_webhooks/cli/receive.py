@@ -57,7 +57,7 @@ def listen(
         list[str] | None,
         typer.Option(
             "--answer",
-            help="What to answer to POSTs, in order, then 200: a status, or a word of ANSWERS; "
+            help="The answers to POSTs, in order, then 200: a status, or a word of ANSWERS; "
             "with commas or repeated",
             show_default=False,
         ),
@@ -67,8 +67,8 @@ def listen(
     """Receive webhooks on this machine and show them as they arrive.
 
     PROCESS:
-      Serves every path on 127.0.0.1, checks signatures when it knows the secret,
-      answers as told. Ctrl-C ends it. With --format json, one document per line.
+      Serves every path on 127.0.0.1, checks signatures if it has the secret, and answers as
+      --answer says. Ctrl-C ends it. With --format json, one document per line.
 
     ANSWERS:
       503        A status from 200 to 599.
@@ -111,7 +111,7 @@ def listen(
         _refuse(f"{error}. Choose another with --port", NOT_RUN)
     with receiver:
         note = "signatures are checked" if secrets else "no secret: signatures are not checked"
-        say(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends.")
+        say(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends it")
         with _interrupt_is_the_end(arrived):
             _print_all(arrived, output)
 

@@ -1,4 +1,4 @@
-"""``confiture webhooks outbox init``: the PostgreSQL outbox, made by somebody who may."""
+"""``confiture webhooks outbox init`` and ``drop``: the outbox created, and removed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import typer
 from ..errors import Fault, OutboxError
 from ..terminal import say
 from ..wiring import postgres_dsn
+from .context import settings_of
 from .options import ConfigOpt, FormatOpt, is_json
 from .output import fail, print_json, refuse
-from .project import settings_of
 
 PLACEHOLDER = "the_role"
 
-outbox_app = typer.Typer(no_args_is_help=True, help="The PostgreSQL outbox")
+outbox_app = typer.Typer(no_args_is_help=True, help="Create or remove the outbox")
 
 
 @outbox_app.callback()
 def _outbox() -> None:
-    """Set the PostgreSQL outbox up."""
+    """Create or remove the outbox."""
 
 
 @outbox_app.command()

@@ -5,23 +5,64 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ..adapters.hook_files import HookFile
 from ..config import Settings
+from ..config.settings import redacted_outbox
 from ..config.variables import OFF_WORDS, SWITCH
 from ..errors import ConfigError, Fault, OutboxError
+from ..remedy import shown
 from ..run.invocation import Invocation, parse
 from ..run.settler import Ask
-from ..wiring import command_settings, in_database, operators_outbox, settings_from, unread_block
-from .output import fail, refuse, say
+from ..terminal import say
+from ..wiring import (
+    command_settings,
+    in_database,
+    operators_outbox,
+    settings_from,
+    sqlite_path,
+    unread_block,
+)
+from .output import fail, refuse, say_faults
 
 if TYPE_CHECKING:
-    from ..outbox import Outbox, Row
+    from ..outbox import Outbox
 
-SEARCHED = 10_000
-"""Among so many of the newest the beginning of an id is looked for."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The project of the current directory, as one command sees it."""
+
+    config: Path | None
+    output: str
+    settings: Settings
+    outbox: Outbox
+    is_there: bool
+    """Whether there is an outbox; a command that reads makes none."""
+
+    @property
+    def environment(self) -> str | None:
+        """The environment of ``--config``."""
+        return self.settings.environment
+
+    @property
+    def where(self) -> str:
+        """Where the outbox lies, without what is secret."""
+        return outbox_place(self.settings)
+
+    def command(self, *words: str) -> str:
+        """A command of ours that works here, for a message."""
+        return shown(*words, config=self.config)
+
+
+def outbox_place(settings: Settings) -> str:
+    """Where the outbox lies: a whole path, or host and database."""
+    if settings.outbox.startswith("sqlite"):
+        return f"sqlite:{sqlite_path(settings, os.environ).absolute()}"
+    return redacted_outbox(settings.outbox)
 
 
 def _asked_for(config: Path | None) -> Invocation:
@@ -53,7 +94,12 @@ def settings_of(
     except ConfigError as error:
         refuse(error.faults, output)
     if needs_endpoint and not settings.endpoints:
-        _refuse_nothing(invocation, output)
+        refuse_nothing(invocation, output)
+    return _placed(settings, invocation)
+
+
+def _placed(settings: Settings, invocation: Invocation) -> Settings:
+    """*settings* whose PostgreSQL outbox names its database."""
     if settings.outbox != "postgres":
         return settings
     from ..adapters.database import project_dsn  # noqa: PLC0415
@@ -71,8 +117,8 @@ def whole_settings_of(config: Path | None, output: str) -> tuple[Settings, list[
     if faults := [file.fault for file in files if file.fault is not None]:
         refuse(faults, output)
     if not (settings.endpoints or files):
-        _refuse_nothing(invocation, output)
-    return settings, files
+        refuse_nothing(invocation, output)
+    return _placed(settings, invocation), files
 
 
 def invocation_of(config: Path | None, output: str, *, is_sending: bool = False) -> Invocation:
@@ -86,37 +132,39 @@ def invocation_of(config: Path | None, output: str, *, is_sending: bool = False)
 
 
 @contextmanager
-def opened(config: Path | None, output: str) -> Iterator[tuple[Settings, Outbox]]:
-    """The settings and the outbox they name; whatever it refuses ends the command in a line."""
-    settings = settings_of(config, output)
+def opened(config: Path | None, output: str, *, makes: bool = False) -> Iterator[Context]:
+    """The settings and the outbox they name; what the outbox refuses ends the command in a line.
+
+    Reading needs no endpoint, no secret and no address. An outbox is made only if *makes*.
+    """
+    settings = settings_of(config, output, needs_endpoint=False)
+    if not settings.endpoints and (
+        fault := unread_block(os.environ, _asked_for(config).config_file)
+    ):
+        say_faults([fault])
     try:
-        outbox = operators_outbox(settings, os.environ, notice=say)
+        outbox = operators_outbox(settings, os.environ, makes=makes)
         try:
-            yield settings, outbox
+            yield Context(
+                config=config,
+                output=output,
+                settings=settings,
+                outbox=outbox,
+                is_there=outbox.is_durable,
+            )
         finally:
             outbox.close()
     except OutboxError as error:
         fail(str(error), output)
 
 
-def check_endpoint(settings: Settings, outbox: Outbox, name: str | None, output: str) -> None:
-    """End the command unless *name* is an endpoint's, configured or only in the outbox."""
-    names = [endpoint.name for endpoint in settings.endpoints]
-    if name is None or name in names or outbox.deliveries(endpoint=name, limit=1):
-        return
-    known = f"One of: {', '.join(names)}"
-    refuse([Fault("endpoint", f"no endpoint is called {name!r}", known)], output)
+def say_none(context: Context) -> None:
+    """Say that there is no outbox, and where it would lie."""
+    say(f"There is no outbox at {context.where} yet: no run has recorded anything here")
 
 
-def rows_called(outbox: Outbox, given: str) -> list[Row]:
-    """The delivery called *given*, or those whose ids begin so."""
-    row = outbox.find(given)
-    if row is not None:
-        return [row]
-    return [row for row in outbox.deliveries(limit=SEARCHED) if row.delivery.id.startswith(given)]
-
-
-def _refuse_nothing(invocation: Invocation, output: str) -> NoReturn:
+def refuse_nothing(invocation: Invocation, output: str) -> NoReturn:
+    """End the command: no endpoint is configured."""
     if fault := unread_block(os.environ, invocation.config_file):
         refuse([fault], output)
     refuse(

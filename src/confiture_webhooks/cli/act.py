@@ -1,0 +1,422 @@
+"""``confiture webhooks redeliver``, ``discard``, ``enable`` and ``disable``: what operators do."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..delivery import State
+from ..errors import Fault
+from ..outlook import by_environment, elsewhere, elsewhere_line, listed, outlook, shown_environment
+from ..terminal import counted, say
+from .context import Context, invocation_of, opened
+from .look import check_endpoint
+from .lookup import find, is_short
+from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json
+from .output import FAILED, fail, line, print_json, refuse
+from .send import send_now
+from .status import standing_of
+from .unsettled import described, forget, runs, unsettled
+
+if TYPE_CHECKING:
+    from ..outbox import Row
+    from ..run.settler import Judged
+
+EVERY = 100_000
+AGAIN = "new attempts, the same webhook-id"
+_KINDS = {
+    State.DEAD_LETTER: ("dead letter", "dead letters"),
+    State.PENDING: ("waiting delivery", "waiting deliveries"),
+    State.GONE: ("delivery answered with 410", "deliveries answered with 410"),
+}
+
+
+def redeliver(
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ID", help="Ids of deliveries, events or traces, or beginnings"),
+    ] = None,
+    dead: Annotated[bool, typer.Option("--dead", help="Every dead letter")] = False,  # noqa: FBT002
+    pending: Annotated[  # noqa: FBT002
+        bool, typer.Option("--pending", help="Everything that waits for its next attempt")
+    ] = False,
+    gone: Annotated[  # noqa: FBT002
+        bool, typer.Option("--gone", help="Everything that was answered with 410")
+    ] = False,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", help="With --dead, --pending, --gone: only this endpoint's"),
+    ] = None,
+    later: Annotated[  # noqa: FBT002
+        bool, typer.Option("--later", help="Only make them due; the next worker sends them")
+    ] = False,
+    everywhere: EverywhereOpt = False,  # noqa: FBT002
+    yes: YesOpt = False,  # noqa: FBT002
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Send deliveries again: new attempts, the same event id.
+
+    PROCESS:
+      Says what it is about to do and asks, unless --yes. It acts on the environment of --config,
+      and sends at once. Deliveries of an endpoint that is off or not configured wait until that is
+      changed; those of other environments wait for their own worker.
+
+    EXAMPLES:
+      confiture webhooks redeliver --dead --endpoint analytics
+        ↳ Every dead letter of one endpoint, after a question
+
+      confiture webhooks redeliver evt_4bf92f35 --yes
+        ↳ One event, also if it was delivered, from a script
+
+      confiture webhooks redeliver --pending --later --yes
+        ↳ Make everything that waits due now, for a worker that runs
+
+    EXIT CODES:
+      0  They were delivered, or made due with --later, or there was none.
+      1  A delivery failed or waits in vain, an id cannot be redelivered, or the answer was no.
+      2  Not exactly one of ids, --dead, --pending and --gone.
+      5  The configuration is invalid, or there is no endpoint of that name.
+    """
+    chosen = {State.DEAD_LETTER: dead, State.PENDING: pending, State.GONE: gone}
+    states = [state for state, is_chosen in chosen.items() if is_chosen]
+    if len(states) + bool(ids) != 1:
+        raise typer.BadParameter("give ids, --dead, --pending or --gone", param_hint="ID")
+    if endpoint is not None and ids:
+        raise typer.BadParameter("goes with --dead, --pending, --gone", param_hint="--endpoint")
+    if not later:
+        invocation_of(config, output, is_sending=True)
+    with opened(config, output) as context:
+        check_endpoint(context, endpoint)
+        if ids:
+            rows = _named(context, ids, everywhere=everywhere)
+            kind = ("delivery", "deliveries")
+        else:
+            rows = _all(context, states, endpoint, everywhere=everywhere)
+            kind = _KINDS[states[0]]
+        if rows:
+            _agree(f"Redeliver {counted(len(rows), *kind)}: {_where(rows)}", yes=yes, output=output)
+        now = datetime.now(UTC)
+        done = [row for row in rows if context.outbox.redeliver(row.delivery.id, now=now)]
+        prospect = _Prospect(context, done, now)
+    if not is_json(output):
+        line(
+            f"{_deliveries(len(done))} due again: {_where(done)}"
+            if done
+            else "Nothing to redeliver"
+        )
+    document = {
+        "ok": later or not prospect.waits,
+        "redelivered": len(done),
+        "environments": by_environment(_environments(done)),
+        **prospect.as_dict(),
+    }
+    _conclude(context, prospect, document, is_sent=bool(prospect.names) and not later)
+
+
+def _conclude(
+    context: Context, prospect: _Prospect, document: dict[str, Any], *, is_sent: bool
+) -> None:
+    """Send what was made due, or say how it is sent; end with the exit code of that."""
+    as_json = is_json(context.output)
+    if is_sent:
+        result = send_now(context.settings, context.config, prospect.names, context.output)
+        document = {**result, **document, "ok": document["ok"] and result["ok"]}
+    if as_json:
+        print_json(document)
+    else:
+        for text in prospect.lines(is_sent=is_sent):
+            line(text)
+    if not document["ok"]:
+        raise typer.Exit(FAILED)
+
+
+class _Prospect:
+    """What becomes of deliveries that were made due."""
+
+    def __init__(self, context: Context, rows: Sequence[Row], now: datetime) -> None:
+        environment = context.environment or None
+        mine = Counter(row.delivery.endpoint for row in rows if _environment(row) == environment)
+        self.waits = outlook(
+            mine,
+            configured=[one.name for one in context.settings.endpoints],
+            standing=standing_of(context.outbox, environment),
+            now=now,
+        )
+        self.others = elsewhere(_environments(rows), environment)
+        self.names = sorted(mine.keys() - {wait.endpoint for wait in self.waits})
+        self._due = sum(mine[name] for name in self.names)
+        self._context = context
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "due": self._due,
+            "barred": {wait.endpoint: wait.why.value for wait in self.waits},
+            "elsewhere": by_environment(self.others),
+        }
+
+    def lines(self, *, is_sent: bool) -> list[str]:
+        due = self._due and not is_sent
+        return [
+            *([f"Send now: {self._context.command('deliver')}"] if due else []),
+            *(wait.line(self._context.config) for wait in self.waits),
+            *([elsewhere_line(self.others)] if self.others else []),
+        ]
+
+
+def discard(
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ID",
+            help="Ids of deliveries, events or traces, or of events that stay unsettled",
+        ),
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", help="Everything undelivered to this endpoint")
+    ] = None,
+    everywhere: EverywhereOpt = False,  # noqa: FBT002
+    yes: YesOpt = False,  # noqa: FBT002
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Delete deliveries, or killed runs that cannot be settled.
+
+    PROCESS:
+      Says what it is about to do and asks, unless --yes. It acts on the environment of --config.
+      For an endpoint that was renamed or removed, and for a database that is gone: the end of its
+      killed migrations stays unknown, and `confiture webhooks status` shows them with their ids.
+
+    EXAMPLES:
+      confiture webhooks discard --endpoint former
+        ↳ Every delivery to an endpoint that waits, is dead or was answered with 410
+
+      confiture webhooks discard evt_4bf92f3577b34da6a3ce929d0e0e4736
+        ↳ A killed run that stays unsettled: no event reports its end
+
+    EXIT CODES:
+      0  They are deleted, or there was none.
+      1  An id is unknown, in flight or can be settled, the answer was no, or there is no terminal.
+      2  Neither ids nor --endpoint, or both.
+      5  The configuration is invalid, or there is no endpoint of that name.
+    """
+    if bool(ids) is (endpoint is not None):
+        raise typer.BadParameter("give ids, or --endpoint", param_hint="ID")
+    with opened(config, output) as context:
+        check_endpoint(context, endpoint)
+        killed: Judged = []
+        if ids:
+            killed = unsettled(context, ids)
+            events = {intent.event_id for intent, _ in killed}
+            others = [one for one in ids if one not in events]
+            rows = _named(context, others, everywhere=everywhere, may_be_in_flight=True)
+        else:
+            undelivered = [state for state in State if state is not State.DELIVERED]
+            rows = _all(context, undelivered, endpoint, everywhere=everywhere)
+        plan = [f"{_deliveries(len(rows))}: {_where(rows)} ({_kinds(rows)})"] if rows else []
+        plan += [described(killed)] if killed else []
+        if plan:
+            _agree(f"Discard {' and '.join(plan)}", yes=yes, output=output)
+        now = datetime.now(UTC)
+        done = [row for row in rows if context.outbox.discard(row.delivery.id, now=now)]
+        forget(context, killed)
+    left = len(rows) - len(done)
+    if is_json(output):
+        document = {
+            "ok": not left,
+            "discarded": len(done),
+            "environments": by_environment(_environments(done)),
+            "unsettled": len(killed),
+            "under_way": left,
+        }
+        print_json(document)
+    else:
+        gone = [f"{_deliveries(len(done))} ({_where(done)})"] if done else []
+        gone += [runs(len(killed))] if killed else []
+        line(f"Discarded {' and '.join(gone)}" if gone else "Nothing to discard")
+        if left:
+            say(f"❌ {_deliveries(left)} in flight: not discarded", style="red")
+    if left:
+        raise typer.Exit(FAILED)
+
+
+def _named(
+    context: Context, ids: list[str], *, everywhere: bool, may_be_in_flight: bool = False
+) -> list[Row]:
+    """The deliveries called *ids*, or the end of the command if one of them is not to be had."""
+    rows: dict[str, Row] = {}
+    refused = []
+    for one in ids:
+        found = find(context.outbox, one)
+        if found.is_ambiguous:
+            for text in found.candidates():
+                say(text)
+            refused.append(f"{one} (the beginning of {len(found.ids)})")
+        elif not found.rows or (is_short(one) and one not in found.ids):
+            refused.append(f"{one} (unknown)")
+        elif why := _why_not(
+            context, found.rows, everywhere=everywhere, any_state=may_be_in_flight
+        ):
+            refused.append(f"{one} ({why})")
+        else:
+            rows |= {row.delivery.id: row for row in found.rows}
+    if refused:
+        fail(f"Not possible: {', '.join(refused)}. Nothing was changed", context.output)
+    return list(rows.values())
+
+
+def _why_not(
+    context: Context, rows: Sequence[Row], *, everywhere: bool, any_state: bool
+) -> str | None:
+    for row in rows:
+        if not everywhere and _environment(row) != (context.environment or None):
+            name = shown_environment(row.delivery.environment)
+            return f"of environment {name}: use its --config, or add --all-environments"
+        if not any_state and row.state is State.IN_FLIGHT:
+            return "in flight"
+    return None
+
+
+def _all(
+    context: Context, states: Iterable[State], endpoint: str | None, *, everywhere: bool
+) -> list[Row]:
+    """Every delivery in one of *states*, of the environment unless *everywhere*."""
+    return [
+        row
+        for state in states
+        for row in context.outbox.deliveries(state=state, endpoint=endpoint, limit=EVERY)
+        if everywhere or _environment(row) == (context.environment or None)
+    ]
+
+
+def _environment(row: Row) -> str | None:
+    return row.delivery.environment or None
+
+
+def _environments(rows: Sequence[Row]) -> Counter[str | None]:
+    return Counter(_environment(row) for row in rows)
+
+
+def _where(rows: Sequence[Row]) -> str:
+    """How many of *rows* are of each environment."""
+    return listed(_environments(rows))
+
+
+def _kinds(rows: Sequence[Row]) -> str:
+    where = Counter((row.delivery.endpoint, row.state.value) for row in rows)
+    return ", ".join(f"{count} {state} to {name}" for (name, state), count in where.items())
+
+
+def _deliveries(count: int) -> str:
+    return counted(count, "delivery", "deliveries")
+
+
+def _agree(plan: str, *, yes: bool, output: str) -> None:
+    """Say what will be done, and end the command unless somebody agrees."""
+    if yes:
+        say(f"{plan}.")
+        return
+    if not sys.stdin.isatty():
+        fail(f"{plan}? No terminal to confirm on. Add --yes", output)
+    say(f"{plan}?")
+    if not typer.confirm("Go on", err=True):
+        fail("Nothing was changed", output)
+
+
+def enable(
+    name: Annotated[str, typer.Argument(help="The endpoint's name")],
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Switch an endpoint on again, after a 410 or `disable`.
+
+    EXAMPLES:
+      confiture webhooks enable analytics
+        ↳ The next `confiture webhooks deliver` sends the deliveries that wait
+
+    EXIT CODES:
+      0  It is on.
+      1  It was not off.
+      5  The configuration is invalid, or there is no endpoint of that name.
+    """
+    with opened(config, output) as context:
+        settings, outbox, environment = context.settings, context.outbox, context.environment
+        _check_name(context, name)
+        if not outbox.enable(name, environment):
+            fail(f"Endpoint {name} is not off", output)
+        waiting = _waiting(context, name)
+        gone = [row.delivery.id for row in _all(context, [State.GONE], name, everywhere=False)]
+        waits = outlook(
+            {name: waiting},
+            configured=[endpoint.name for endpoint in settings.endpoints],
+            now=datetime.now(UTC),
+        )
+    if is_json(output):
+        print_json({"ok": True, "endpoint": name, "waiting": waiting, "gone": gone})
+        return
+    line(f"Endpoint {name} is on in environment {shown_environment(environment)}")
+    for wait in waits:
+        line(wait.line(config))
+    if waiting and not waits:
+        verb = "is" if waiting == 1 else "are"
+        now = context.command("deliver")
+        line(f"{_deliveries(waiting)} {verb} waiting for it. Send now: {now}")
+    if gone:
+        again = context.command("redeliver", "--gone", "--endpoint", name)
+        line(f"Deliveries answered with 410 are not retried. To send them again: {again}")
+
+
+def disable(
+    name: Annotated[str, typer.Argument(help="The endpoint's name")],
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Switch an endpoint off: its events are recorded and wait.
+
+    EXAMPLES:
+      confiture webhooks disable analytics
+        ↳ Before its receiver is taken down for long; `enable` switches it on again
+
+    EXIT CODES:
+      0  It is off.
+      1  It was off already, or the outbox cannot be used.
+      5  The configuration is invalid, or there is no endpoint of that name.
+    """
+    with opened(config, output, makes=True) as context:
+        _check_name(context, name)
+        if name in context.outbox.disabled(context.environment):
+            on = context.command("enable", name)
+            fail(f"Endpoint {name} is off already. Switch it on: {on}", output)
+        context.outbox.disable(name, context.environment, datetime.now(UTC))
+        waiting = _waiting(context, name)
+    if is_json(output):
+        print_json({"ok": True, "endpoint": name, "waiting": waiting})
+        return
+    where = shown_environment(context.environment)
+    line(f"Endpoint {name} is off in environment {where}: its events are recorded and wait")
+    line(f"Switch it on: {context.command('enable', name)}")
+
+
+def _check_name(context: Context, name: str) -> None:
+    names = [endpoint.name for endpoint in context.settings.endpoints]
+    if name not in names and name not in context.outbox.disabled(context.environment):
+        problem = f"no endpoint called {name!r} is configured"
+        one_of = f"One of: {', '.join(names)}" if names else "None is configured"
+        refuse([Fault("NAME", problem, one_of)], context.output)
+
+
+def _waiting(context: Context, name: str) -> int:
+    """How many deliveries to endpoint *name* wait in the environment."""
+    return next(
+        (
+            summary.undelivered.get(name, 0)
+            for environment, summary in context.outbox.summaries().items()
+            if (environment or None) == (context.environment or None)
+        ),
+        0,
+    )

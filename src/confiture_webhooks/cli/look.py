@@ -1,0 +1,279 @@
+"""``confiture webhooks list`` and ``show``: the deliveries in the outbox."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..delivery import Attempt, State
+from ..errors import Fault
+from ..event import EventType, rfc3339
+from ..outlook import NO_ENVIRONMENT, shown_environment
+from ..terminal import say
+from .context import Context, opened, say_none
+from .lookup import find
+from .options import ConfigOpt, FormatOpt, instant, is_json, known, words
+from .output import fail, print_json, refuse
+from .tables import age, print_facts, print_table, took
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..outbox import Outbox, Row
+
+LIMIT = 100
+EVERY = 100_000
+
+
+def document(row: Row, outbox: Outbox) -> dict[str, Any]:
+    """A delivery as JSON has it."""
+    delivery = row.delivery
+    return {
+        "id": delivery.id,
+        "event_id": delivery.event_id,
+        "event_type": delivery.event_type.value,
+        "endpoint": delivery.endpoint,
+        "environment": delivery.environment or None,
+        "migration_version": delivery.migration_version,
+        "migration_name": delivery.migration_name,
+        "state": row.state.value,
+        "attempts": row.attempts,
+        "last_answer": _last_answer(row, outbox),
+        "created_at": rfc3339(delivery.created_at),
+        "next_attempt_at": rfc3339(row.next_attempt_at) if row.next_attempt_at else None,
+        "correlation_id": delivery.correlation_id,
+    }
+
+
+def _last_answer(row: Row, outbox: Outbox) -> str | None:
+    if not row.attempts:
+        return None
+    attempts = outbox.attempts(row.delivery.id)
+    return _result(attempts[-1]) if attempts else None
+
+
+def _result(attempt: Attempt) -> str:
+    return str(attempt.failure or attempt.status_code)
+
+
+def check_endpoint(context: Context, name: str | None) -> None:
+    """End the command unless *name* is an endpoint's, configured or only in the outbox."""
+    names = [endpoint.name for endpoint in context.settings.endpoints]
+    if name is None or name in names or context.outbox.deliveries(endpoint=name, limit=1):
+        return
+    one_of = f"One of: {', '.join(names)}" if names else "None is configured"
+    refuse([Fault("endpoint", f"no endpoint is called {name!r}", one_of)], context.output)
+
+
+def list_deliveries(
+    state: Annotated[
+        str | None, typer.Option("--state", help=f"Only this state: {words(State)}")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="Only this endpoint")] = None,
+    event_type: Annotated[
+        str | None,
+        typer.Option("--event-type", "--event", help=f"Only this event type: {words(EventType)}"),
+    ] = None,
+    migration: Annotated[
+        str | None,
+        typer.Option("--migration", help="Only this migration: version, name, or <version>_<name>"),
+    ] = None,
+    environment: Annotated[
+        str | None,
+        typer.Option("--environment", help=f"Only this environment; {NO_ENVIRONMENT}: without one"),
+    ] = None,
+    trace: Annotated[
+        str | None, typer.Option("--trace", help="Only this trace id, or the beginning of it")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Only made since: 2h, 7d, 2026-01-09T14:00 (UTC)")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many")] = LIMIT,
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """List the outbox's deliveries, newest first, of every environment.
+
+    EXAMPLES:
+      confiture webhooks list --state dead_letter --since 7d
+        ↳ The dead letters of this week
+
+      confiture webhooks list --migration 007 --environment production
+        ↳ Everything about one migration
+
+      confiture webhooks list --endpoint analytics --format json
+        ↳ One endpoint's, for a script
+
+    EXIT CODES:
+      0  Listed, also when there is nothing to list.
+      1  The outbox cannot be read.
+      2  A filter is wrong: an unknown state or event type, a date that is none.
+      5  The configuration is invalid, or there is no endpoint of that name.
+    """
+    chosen = known(State, state, "--state")
+    kind, made_since = known(EventType, event_type, "--event-type"), instant(since, "--since")
+    is_narrowed = any(one is not None for one in (migration, environment, trace))
+    with opened(config, output) as context:
+        check_endpoint(context, endpoint)
+        found = [
+            row
+            for row in context.outbox.deliveries(
+                state=chosen,
+                endpoint=endpoint,
+                event_type=kind,
+                since=made_since,
+                limit=EVERY if is_narrowed else limit,
+            )
+            if _matches(row, migration, environment, trace)
+        ][:limit]
+        rows = [document(row, context.outbox) for row in found]
+        if not context.is_there:
+            say_none(context)
+    if is_json(output):
+        print_json({"ok": True, "outbox": context.where, "deliveries": rows})
+        return
+    print_table(
+        (
+            "id",
+            "event",
+            "migration",
+            "endpoint",
+            "environment",
+            "state",
+            "attempts",
+            "last answer",
+            "created",
+            "next attempt",
+            "trace",
+        ),
+        (
+            (
+                row["id"],
+                row["event_type"],
+                row["migration_name"] or "-",
+                row["endpoint"],
+                shown_environment(row["environment"]),
+                row["state"],
+                str(row["attempts"]),
+                row["last_answer"] or "-",
+                row["created_at"],
+                row["next_attempt_at"] or "-",
+                row["correlation_id"],
+            )
+            for row in rows
+        ),
+    )
+    if len(rows) == limit:
+        say(f"The newest {limit}; --limit shows more")
+
+
+def _matches(row: Row, migration: str | None, environment: str | None, trace: str | None) -> bool:
+    one = row.delivery
+    version, name = one.migration_version or "", one.migration_name or ""
+    names = {version, name, name.removeprefix(f"{version}_")}
+    return (
+        (migration is None or migration in names)
+        and (environment is None or environment == shown_environment(one.environment))
+        and (trace is None or one.correlation_id.startswith(trace))
+    )
+
+
+def show(
+    identifier: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="The id of a delivery, an event or a trace, or its beginning"
+        ),
+    ],
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Show a delivery: its event, its attempts as a timeline, and its trace id.
+
+    EXAMPLES:
+      confiture webhooks show evt_4bf92f35
+        ↳ What a receiver has: the `webhook-id`. The beginning is enough if it names one event
+
+    EXIT CODES:
+      0  Shown.
+      1  There is no such delivery, several begin so, or the outbox cannot be read.
+      2  Wrong option.
+      5  The configuration is invalid.
+    """
+    with opened(config, output) as context:
+        found = [
+            (row, document(row, context.outbox), context.outbox.attempts(row.delivery.id))
+            for row in _sought(context, identifier)
+        ]
+    if is_json(output):
+        wholes = [
+            {
+                **facts,
+                "trace_id": facts["correlation_id"],
+                "timeline": [_attempt(attempt) for attempt in attempts],
+            }
+            for _, facts, attempts in found
+        ]
+        print_json(
+            {"ok": True, **wholes[0]} if len(wholes) == 1 else {"ok": True, "deliveries": wholes}
+        )
+        return
+    for index, (row, facts, attempts) in enumerate(found):
+        if index:
+            print()
+        _show(row, facts, attempts)
+
+
+def _show(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> None:
+    named = {**facts, "environment": shown_environment(row.delivery.environment)}
+    named["trace_id"] = named.pop("correlation_id")
+    print_facts(
+        (key.replace("_", " "), "-" if value is None else str(value))
+        for key, value in named.items()
+    )
+    print()
+    made_at = row.delivery.created_at
+    print_table(
+        ("attempt", "after", "started", "took", "result"),
+        (
+            (
+                str(attempt.number),
+                f"+{age(made_at, attempt.started_at)}",
+                rfc3339(attempt.started_at),
+                took(attempt.duration),
+                _result(attempt),
+            )
+            for attempt in attempts
+        ),
+    )
+
+
+def _sought(context: Context, given: str) -> list[Row]:
+    """The deliveries called *given*, or the end of the command with what may be meant."""
+    found = find(context.outbox, given)
+    if found.is_ambiguous:
+        lines = found.candidates()
+        problem = f"{len(found.ids)} ids begin with {given}; give more of it"
+        if is_json(context.output):
+            fail(problem, context.output, candidates=lines)
+        for line in lines:
+            say(line)
+        fail(problem)
+    if not found.rows:
+        problem = f"There is no delivery {given} in {context.where}"
+        if any(intent.event_id.startswith(given) for intent in context.outbox.intents()):
+            problem = f"{given} is the event of a migration whose end is not known yet"
+            fail(f"{problem}. See {context.command('status')}", context.output)
+        fail(f"{problem}. List them: {context.command('list')}", context.output)
+    return list(found.rows)
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "started_at": rfc3339(attempt.started_at),
+        "duration_ms": round(attempt.duration.total_seconds() * 1000, 1),
+        "status_code": attempt.status_code,
+        "error_type": attempt.failure,
+    }

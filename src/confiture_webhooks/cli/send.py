@@ -1,0 +1,262 @@
+"""``confiture webhooks test`` and ``deliver``: webhooks sent now."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from ..deliver import PassResult, deliver_due, deliver_until
+from ..doctor.obstacles import remedy_of
+from ..errors import Fault, OutboxError
+from ..event import SUBSCRIBABLE, EventType, rfc3339
+from ..outlook import Wait, Why, by_environment, elsewhere_line
+from ..remedy import shown
+from ..run.summary import UNKNOWN
+from ..terminal import say
+from ..wiring import operators_outbox
+from ..worker.lane import FAILING_AFTER
+from .context import ask_of, settings_of
+from .options import ConfigOpt, FormatOpt, is_json, known
+from .output import FAILED, fail, line, print_json, refuse
+from .tables import milliseconds, print_block
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..run.settler import Ask
+
+LEFT_ALONE = f", paused after {FAILING_AFTER} failures in a row"
+
+
+def test(
+    name: Annotated[str | None, typer.Argument(help="Endpoint (default: all of them)")] = None,
+    event: Annotated[
+        str | None,
+        typer.Option(
+            "--event", help=f"A sample of this event type: {', '.join(sorted(SUBSCRIBABLE))}"
+        ),
+    ] = None,
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Send a ping, or a sample of any event, to an endpoint now: signed, retried, traced.
+
+    PROCESS:
+      A sample is sent whatever the endpoint's `events` say. It names the migration
+      `000_confiture_webhooks_test`; a sample of a failure alarms a pager as a real one does, and a
+      sample of `migration_success` ends that alarm.
+
+    EXAMPLES:
+      confiture webhooks test
+        ↳ Ping every endpoint
+
+      confiture webhooks test pager --event migration_error
+        ↳ Try the pager before it is needed
+
+      confiture webhooks test analytics --format json
+        ↳ Ping one, for a script
+
+    EXIT CODES:
+      0  Every webhook was delivered.
+      1  One was not within the flush timeout.
+      2  --event names no event type.
+      5  The configuration is invalid, or there is no endpoint of that name.
+    """
+    kind = known(EventType, event, "--event") or EventType.PING
+    if event is not None and kind not in SUBSCRIBABLE:
+        raise typer.BadParameter(f"{event!r} has no sample", param_hint="--event")
+    settings = settings_of(config, output, is_sending=True)
+    names = [endpoint.name for endpoint in settings.endpoints]
+    if name is not None and name not in names:
+        refuse(
+            [Fault("NAME", f"no endpoint is called {name!r}", f"One of: {', '.join(names)}")],
+            output,
+        )
+    from ..ping import ping  # noqa: PLC0415
+
+    _warn_off(settings, [name] if name is not None else names, config)
+    results = [result.as_dict() for result in ping(settings, os.environ, name, kind)]
+    for result in results:
+        result["event_type"] = kind.value
+        failure = str(result["error_type"] or "timeout")
+        result["remedy"] = None if result["delivered"] else remedy_of(failure)
+    is_delivered = all(result["delivered"] for result in results)
+    if is_json(output):
+        print_json({"ok": is_delivered, "results": results})
+    else:
+        show_pings(results)
+    if not is_delivered:
+        raise typer.Exit(FAILED)
+
+
+def _warn_off(settings: Settings, names: list[str], config: Path | None) -> None:
+    """Say which of *names* are off: a test is sent all the same, events are not."""
+    with suppress(OutboxError):
+        outbox = operators_outbox(settings, os.environ)
+        try:
+            off = outbox.disabled(settings.environment)
+        finally:
+            outbox.close()
+        for name in names:
+            if name in off:
+                say(
+                    f"Endpoint {name} is off: this test is sent, events are not. "
+                    f"Switch it on: {shown('enable', name, config=config)}"
+                )
+
+
+def show_pings(results: Iterable[Mapping[str, Any]]) -> None:
+    """A block for each test: whether it arrived, the answer, the remedy, the whole trace id."""
+    for result in results:
+        mark, end = ("✅", "delivered") if result["delivered"] else ("❌", "not delivered")
+        print_block(f"{mark} {result['endpoint']}: {end}", _ping_facts(result))
+
+
+def _ping_facts(result: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    if result["status_code"] is not None:
+        yield "answer", str(result["status_code"])
+    elif result["duration_ms"] is not None:
+        yield "reason", str(result["error_type"])
+    else:
+        yield "reason", "no attempt ended within the flush timeout"
+    if result.get("remedy"):
+        yield "remedy", result["remedy"]
+    yield "attempts", str(result["attempts"])
+    if result["duration_ms"] is not None:
+        yield "last took", milliseconds(result["duration_ms"])
+    yield "trace id", result["trace_id"]
+
+
+def deliver(
+    watch: Annotated[  # noqa: FBT002
+        bool, typer.Option("--watch", help="Go on until SIGTERM or Ctrl-C")
+    ] = False,
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Send every delivery that is due: once, or as a worker that goes on.
+
+    PROCESS:
+      Without --watch, everything that is due now is tried once; if five attempts of one endpoint
+      fail in a row, the rest of its deliveries stay due. With --watch, also everything that becomes
+      due or that other processes record. On SIGTERM or Ctrl-C the attempt in flight ends,
+      everything else that was claimed is given back, and telemetry is exported; a second one ends
+      the worker at once. Without --watch the attempt in flight is cut and not counted.
+
+    EXAMPLES:
+      confiture webhooks deliver
+        ↳ After a run that left deliveries behind; or from a cron job
+
+      confiture webhooks deliver --watch
+        ↳ A worker, for systemd or Kubernetes
+
+    EXIT CODES:
+      0  Nothing is left due, or the worker was asked to end.
+      1  A delivery failed (it is retried on its schedule, or a dead letter), waits for an endpoint
+         that is off or not configured, or the outbox cannot be used.
+      5  The configuration is invalid.
+    """
+    settings = settings_of(config, output, is_sending=True)
+    try:
+        ask = ask_of(config)
+        result = (_watch if watch else _once)(settings, ask)
+    except OutboxError as error:
+        fail(str(error), output)
+    if is_json(output):
+        print_json(as_document(result))
+    else:
+        _show(result, config)
+    if not watch and not result.is_clean:
+        raise typer.Exit(FAILED)
+
+
+def send_now(
+    settings: Settings, config: Path | None, names: Collection[str], output: str
+) -> dict[str, Any]:
+    """Send what is due to endpoints *names*; the result as a document, shown unless as JSON."""
+    chosen = tuple(endpoint for endpoint in settings.endpoints if endpoint.name in names)
+    try:
+        result = _once(replace(settings, endpoints=chosen), None)
+    except OutboxError as error:
+        fail(str(error), output)
+    result = replace(
+        result,
+        barred={name: why for name, why in result.barred.items() if name in names},
+        elsewhere={},
+    )
+    if not is_json(output):
+        _show(result, config)
+    return as_document(result)
+
+
+def _once(settings: Settings, ask: Ask | None) -> PassResult:
+    """One pass. SIGTERM cuts it as Ctrl-C does: leases are given back, telemetry is exported."""
+
+    def stop(number: int, _: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    return deliver_due(settings, os.environ, ask)
+
+
+def _watch(settings: Settings, ask: Ask | None) -> PassResult:
+    stopped = threading.Event()
+
+    def stop(*_: Any) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    if sys.stderr is not None and sys.stderr.isatty():
+        say("Sending deliveries as they become due. Ctrl-C ends it.")
+    return deliver_until(stopped, settings, os.environ, ask)
+
+
+def as_document(result: PassResult) -> dict[str, Any]:
+    """*result* as JSON has it."""
+    return {
+        "ok": result.is_clean,
+        "delivered": result.delivered,
+        "dead_letter": result.dead,
+        "left": result.left,
+        "next_attempt_at": rfc3339(result.next_at) if result.next_at else None,
+        "elsewhere": by_environment(result.elsewhere),
+        "failures": dict(result.failures),
+        "barred": dict(result.barred),
+        "left_alone": list(result.left_alone),
+    }
+
+
+def _show(result: PassResult, config: Path | None) -> None:
+    failed = "".join(
+        f"; {name}: {why}{LEFT_ALONE if name in result.left_alone else ''}"
+        for name, why in result.failures.items()
+    )
+    done = f"{result.delivered} delivered, {result.dead} given up"
+    due = _when(result.next_at) if result.next_at else ""
+    left = "left" if result.barred else "left for later"
+    line(f"{done}, {result.left} {left}{failed}{due}")
+    for name, why in result.barred.items():
+        wait = Wait(endpoint=name, count=1, why=Why.UNKNOWN if why == UNKNOWN else Why.OFF)
+        line(f"Not sent to {name}: {wait.reason}. {wait.remedy(config)}")
+    if result.dead:
+        line(f"Send dead letters again: {shown('redeliver', '--dead', config=config)}")
+    if result.elsewhere:
+        line(elsewhere_line(result.elsewhere))
+
+
+def _when(next_at: datetime) -> str:
+    """When the next is due: a worker that was asked to end leaves what is due already."""
+    is_due = next_at <= datetime.now(UTC)
+    return "; the next is due now" if is_due else f"; the next is due at {rfc3339(next_at)}"
