@@ -15,15 +15,8 @@ from typing import Any
 
 from attributes import described
 
-from confiture_webhooks.cli.check import WHEN_NOTHING
 from confiture_webhooks.config import variables
-from confiture_webhooks.config.model import (
-    Block,
-    EndpointBlock,
-    RetryBlock,
-    TlsBlock,
-    WebhooksBlock,
-)
+from confiture_webhooks.config.block import ENDPOINT, RETRY, TLS, WEBHOOKS, Table
 from confiture_webhooks.event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
 from confiture_webhooks.telemetry import names
 
@@ -31,30 +24,16 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 MARK = "<!-- made by scripts/reference_tables.py: {} -->\n\n"
 OLD_TABLE = re.compile(r"\A(?:\|[^\n]*\n)*")
 VARIABLE = re.compile(r"(?P<takes>.+?) \((?P<default>.+?)\): (?P<meaning>.+)")
-NONE = ("secret", "allow_networks", "deny_networks")
-
 Rows = Iterable[Sequence[str]]
 
 
-def settings(block: type[Block]) -> Rows:
-    """A row for each setting of *block*."""
-    words = described(block)
+def settings(table: Table) -> Rows:
+    """A row for each setting of *table*."""
     yield "setting", "type", "default", "meaning"
-    for name, field in block.model_fields.items():
-        takes, _, meaning = words[name].partition(": ")
-        default = "required" if field.is_required() else _default(name, field.default)
-        yield f"`{name}`", takes, default, meaning
-
-
-def _default(name: str, value: Any) -> str:
-    """A setting's default as a user would write it."""
-    if isinstance(value, Block):
-        return "see below"
-    if name in WHEN_NOTHING and not value:
-        return WHEN_NOTHING[name]
-    if value in ("", None) or (name in NONE and not value):
-        return "none"
-    return f"`{_written(value)}`"
+    for name, one in table.items():
+        takes, _, meaning = one.row.partition(": ")
+        default = "see below" if isinstance(one.kind, Mapping) else f"`{_written(one.default)}`"
+        yield f"`{name}`", takes, one.absent or default, meaning
 
 
 def _written(value: Any) -> str:
@@ -64,7 +43,7 @@ def _written(value: Any) -> str:
         return str(value.value)
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g}"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"[{', '.join(map(_written, value))}]"
     return str(value)
 
@@ -128,10 +107,10 @@ def log_events() -> Rows:
 
 PAGES: Mapping[str, Mapping[str, Callable[[], Rows]]] = {
     "configuration.md": {
-        "webhooks": lambda: settings(WebhooksBlock),
-        "endpoints": lambda: settings(EndpointBlock),
-        "retry": lambda: settings(RetryBlock),
-        "tls": lambda: settings(TlsBlock),
+        "webhooks": lambda: settings(WEBHOOKS),
+        "endpoints": lambda: settings(ENDPOINT),
+        "retry": lambda: settings(RETRY),
+        "tls": lambda: settings(TLS),
         "variables": environment,
     },
     "payload.md": {"events": events},

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from confiture_webhooks.config import Settings, is_configured, load, redacted, variables
-from confiture_webhooks.config.model import EndpointBlock, RetryBlock, WebhooksBlock
+from confiture_webhooks.config.block import ENDPOINT, RETRY, TLS, WEBHOOKS
 from confiture_webhooks.config.settings import redacted_outbox
 from confiture_webhooks.errors import ConfigError
 from often import often
 
 CANARY = "cAnArY7"
-KEYS = sorted({*WebhooksBlock.model_fields, *EndpointBlock.model_fields, *RetryBlock.model_fields})
+KEYS = sorted({*WEBHOOKS, *ENDPOINT, *RETRY, *TLS})
 
 texts = st.one_of(
     st.text(max_size=12),
@@ -48,7 +48,7 @@ retries = st.fixed_dictionaries(
     {}, optional={"schedule": values | st.lists(scalars), "jitter": values}
 )
 rows = st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(EndpointBlock.model_fields, values) | {"retry": retries | values}
+    {}, optional=dict.fromkeys(ENDPOINT, values) | {"retry": retries | values}
 )
 blocks = st.fixed_dictionaries(
     {"endpoints": st.lists(rows | values, max_size=3)},

@@ -9,7 +9,6 @@ from typing import Any
 from psycopg import conninfo
 
 from ..config.file import expand, read
-from ..config.values import Invalid
 
 KEYS = ("database_url", "database")
 VARIABLES = ("CONFITURE_DATABASE_URL", "DATABASE_URL")
@@ -33,11 +32,8 @@ def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | N
         return next((environ[name] for name in VARIABLES if environ.get(name)), None)
     try:
         content = read(config_file)
-    except Invalid:
-        return None
-    # No more than this: a variable of another part that is not set is no fault of the address.
-    found, findings = expand({key: content.get(key) for key in KEYS}, environ)
-    try:
-        return None if findings else dsn_from_config(found)
+        # No more than this: a variable of another part that is not set is no fault of the address.
+        found = expand({key: content.get(key) for key in KEYS}, environ)
+        return str(dsn_from_config(found) or "") or None
     except Exception:  # noqa: BLE001  what the host cannot use, either
         return None

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..config import redacted
-from ..config.values import Invalid, event
+from ..config.rules import Invalid, event
 from ..config.variables import OFF_WORDS, SWITCH
 from ..event import EventType
 from ..explain import Verdict, explain

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..networks import is_loopback
-from .values import CONTROL, Invalid, text
+from .rules import CONTROL, Invalid, text
 
 LONGEST_HOST = 253
 

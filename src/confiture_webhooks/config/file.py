@@ -5,96 +5,73 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
-from .values import Invalid
+from .rules import Invalid
 
-DEEPEST = 5
-"""Where the deepest setting lies, a wait: what is below cannot be one, and may hold itself."""
+MOST = 10_000
+"""So many values are read of a block, and so many merged keys of a mapping."""
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
-class Finding(NamedTuple):
-    """A fault at a place in the block, not yet named as the user knows it."""
+class _Loader(yaml.SafeLoader):
+    """The safe loader; merge keys (``<<``) that multiply are refused."""
 
-    at: tuple[str | int, ...]
-    problem: str
-    remedy: str
+    def flatten_mapping(self, node: Any) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MOST:
+            raise yaml.MarkedYAMLError(problem_mark=node.start_mark)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The mapping in the file. Raises Invalid when there is none, as Confiture does."""
+def read(path: Path, needs: str | None = None) -> dict[str, Any]:
+    """The mapping in the file. Raises Invalid when there is none, or no key that it *needs*."""
     try:
         content = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise Invalid(
             f"cannot be read ({type(error).__name__})", "Check the path and its permissions"
         ) from None
-    except UnicodeDecodeError:
+    except ValueError:
         raise Invalid("is not UTF-8", "Save it as UTF-8") from None
     document = _parsed(content)
-    if not isinstance(document, dict):
-        raise Invalid(
-            f"holds {_kind(document)} instead of `key: value` lines", "Write `key: value` lines"
-        )
-    return document
+    if isinstance(document, dict) and (needs is None or needs in document):
+        return document
+    if isinstance(document, dict):
+        raise Invalid(f"has no `{needs}:` block", f"Put the settings below `{needs}:`")
+    kind = {type(None): "nothing", list: "a list"}.get(type(document), "a single value")
+    raise Invalid(f"holds {kind} instead of `key: value` lines", "Write `key: value` lines")
 
 
 def _parsed(content: str) -> Any:
     """The document. PyYAML quotes the offending line in its messages: only its place is kept."""
+    place = ""
     try:
-        return yaml.safe_load(content)
+        return yaml.load(content, _Loader)  # noqa: S506  a safe one
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-    except Exception:  # noqa: BLE001  its constructors raise whatever they trip over
-        place = ""
+        if mark := error.problem_mark:
+            place = f" (line {mark.line + 1}, column {mark.column + 1})"
+    except Exception:  # noqa: BLE001, S110  its constructors raise whatever they trip over
+        pass
     raise Invalid(f"is not valid YAML{place}", "Check indentation, quotes and colons")
 
 
-def _kind(document: object) -> str:
-    if document is None:
-        return "nothing"
-    return "a list" if isinstance(document, list) else "a single value"
+def expand(value: Any, environ: Mapping[str, str]) -> Any:
+    """*value* with every text in it expanded. Raises Invalid for the first that cannot be."""
+    if isinstance(value, dict):
+        return {key: expand(item, environ) for key, item in value.items()}
+    return expanded(value, environ) if isinstance(value, str) else value
 
 
-def expand(block: Any, environ: Mapping[str, str]) -> tuple[Any, list[Finding]]:
-    """*block* with every ``${VAR}`` replaced; what cannot be is ``None``, and a finding.
+def expanded(value: str, environ: Mapping[str, str]) -> str:
+    """*value* with every ``${VAR}`` replaced. Raises Invalid when one cannot be.
 
     The rules are those of ``confiture.config._env_vars``, which cannot be used: it
     reads only ``os.environ``, stops at the first fault and quotes the text in it.
     """
-    findings: list[Finding] = []
-
-    def walk(value: Any, at: tuple[str | int, ...]) -> Any:
-        if len(at) > DEEPEST:
-            return None
-        if isinstance(value, dict):
-            named = {_key(key): item for key, item in value.items()}
-            return {key: walk(item, (*at, key)) for key, item in named.items()}
-        if isinstance(value, list):
-            return [walk(item, (*at, index)) for index, item in enumerate(value)]
-        if not isinstance(value, str):
-            return value
-        try:
-            return _expanded(value, environ)
-        except Invalid as invalid:
-            findings.append(Finding(at, invalid.problem, invalid.remedy))
-            return None
-
-    return walk(block, ()), findings
-
-
-def _key(key: object) -> str:
-    """A key as text: YAML makes booleans, numbers and dates of some."""
-    return key if isinstance(key, str) else str(key).lower()
-
-
-def _expanded(value: str, environ: Mapping[str, str]) -> str:
     if "${" in _REFERENCE.sub("", value):
         raise Invalid("has a `${` without a `}`", "Write `${NAME}`")
     result = _REFERENCE.sub(lambda match: _value_of(match.group(1), environ), value)
@@ -103,7 +80,7 @@ def _expanded(value: str, environ: Mapping[str, str]) -> str:
             "still holds a `${…}` after its variables were put in",
             "Resolve it in the environment: variables are not expanded twice",
         )
-    return encodable(result)
+    return result
 
 
 def _value_of(variable: str, environ: Mapping[str, str]) -> str:
@@ -117,12 +94,3 @@ def _value_of(variable: str, environ: Mapping[str, str]) -> str:
             f"needs the environment variable {variable}, which is not set", f"Set {variable}"
         )
     return environ[variable]
-
-
-def encodable(value: str) -> str:
-    """*value*, if UTF-8 can carry it. Raises Invalid otherwise."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise Invalid("holds bytes that are not text", "Use UTF-8") from None
-    return value

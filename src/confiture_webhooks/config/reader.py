@@ -1,28 +1,44 @@
-"""Reads the two places settings come from, and collects what is wrong in either."""
+"""Reads the two places settings come from; a fault costs only the setting or endpoint it is in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import unquote
 
 from ..endpoint import Endpoint
 from ..errors import Fault
-from . import values, variables
-from .file import Finding, encodable, expand, read
-from .model import EndpointBlock, WebhooksBlock, checked, setting
-from .values import Invalid
-
-T = TypeVar("T")
+from ..signature import signing_key
+from . import rules, variables
+from .block import ENDPOINT, WEBHOOKS
+from .endpoints import endpoint
+from .file import read
+from .reading import AT, Place, Reading
+from .rules import Invalid
 
 BLOCK = "webhooks"
 DEFAULT_NAME = "default"
 """The name of the endpoint that ``CONFITURE_WEBHOOK_URL`` makes."""
+SAFE_SECRET = 24
+"""Bytes of a signing key, at least; the standard's own secrets have 24 to 64."""
+_NEAR = 0.9
+"""How like a known variable's name another program's would not be."""
 _VARIABLE_OF = {
     "url": variables.URL,
-    "secret": variables.SECRET,
+    "format": variables.FORMAT,
+    "events": variables.EVENTS,
+    "headers": variables.HEADERS,
     "allow_http": variables.ALLOW_HTTP,
 }
+_SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_PLAIN_URL = re.compile(r"https?://[\w.:\[\]-]+(/[\x21-\x7e]*)?")
+"""A web address without user and password, of printable characters."""
+_FLUSH: Any = WEBHOOKS["flush_timeout"].kind
+_TAKES = {variables.FLUSH_TIMEOUT: WEBHOOKS["flush_timeout"].takes}
 
 
 class EnvironmentReader:
@@ -32,73 +48,132 @@ class EnvironmentReader:
         self._environ = environ
         self.faults: list[Fault] = []
 
-    def value(self, variable: str, rule: Callable[[str], T]) -> T | None:
+    def value(self, variable: str, rule: Callable[[str], Any]) -> Any:
         """The variable's value as *rule* has it; ``None`` when unset, empty or wrong."""
         given = self._environ.get(variable)
         if not given:
             return None
         try:
-            return rule(encodable(given))
+            return rule(given)
         except Invalid as invalid:
-            self.faults.append(Fault(variable, invalid.problem, invalid.remedy))
+            remedy = invalid.remedy or f"It takes {_TAKES[variable]}"
+            self.faults.append(Fault(variable, invalid.problem, remedy))
             return None
 
     def given(self, *names: str) -> list[str]:
         """Those of the variables that are set to something."""
         return [name for name in names if self._environ.get(name)]
 
-    def endpoint(self, allowed: Sequence[str] = (), denied: Sequence[str] = ()) -> Endpoint | None:
-        """The endpoint that variables alone make."""
-        raw: dict[str, Any] = {"name": DEFAULT_NAME}
-        for key, variable in _VARIABLE_OF.items():
-            text = self.value(variable, str)
-            if text is not None:
-                raw[key] = text
+    def endpoint(self, file: Mapping[str, Any]) -> Endpoint | None:
+        """The endpoint that variables alone make, good or bad; ``None``: there is no address."""
         if not self.given(variables.URL):
             return None
-        model, findings = checked(EndpointBlock, raw, allow_http_as=f"{variables.ALLOW_HTTP}=true")
-        self.faults += [
-            Fault(_VARIABLE_OF[str(finding.at[0])], finding.problem, finding.remedy)
-            for finding in findings
-            if finding.at[0] in raw
-        ]
-        return model.endpoint(allowed, denied) if model is not None else None
+        get = self._environ.get
+        raw: dict[str, Any] = {
+            "name": DEFAULT_NAME,
+            **{key: get(name) for key, name in _VARIABLE_OF.items() if get(name)},
+        }
+        secrets = [get(variables.SECRET), get(variables.SECRET_PREVIOUS)]
+        if secrets[0] is not None:
+            raw["secret"] = secrets if all(secrets) else secrets[0]
+        if "events" in raw:
+            raw["events"] = [name.strip() for name in raw["events"].split(",") if name.strip()]
+        if "headers" in raw:
+            raw["headers"] = self.value(variables.HEADERS, _headers) or {}
+        reading = Reading(_variable)
+        found = reading.table(ENDPOINT, raw)
+        if secrets[1] and not secrets[0]:
+            reading.fault(
+                ("secret", 1), Invalid("needs a current secret", f"Set {variables.SECRET}")
+            )
+        made = endpoint(reading, found, file, f"{variables.ALLOW_HTTP}=true")
+        faults = tuple(dict.fromkeys([*self.faults, *reading.faults]))
+        self.faults = list(faults)
+        own = tuple(fault for fault in faults if fault.setting in variables.OF_DEFAULT)
+        return made and replace(made, faults=own)
 
-    def is_on(self) -> bool:
-        """Whether ``CONFITURE_WEBHOOKS`` leaves webhooks on."""
-        return self.value(variables.SWITCH, values.flag) is not False
+    def slips(self, *, is_used: bool) -> list[Fault]:
+        """Variables that are set and that nothing reads."""
+        known = (*variables.ALL, variables.MIGRATION_SPANS)
+        found = []
+        for name in sorted(self._environ.keys() - known):
+            near = get_close_matches(name, known, 1, _NEAR)
+            if near or name.startswith(variables.PREFIX):
+                near = near or get_close_matches(name, known, 1)
+                remedy = f"Did you mean {near[0]}?" if near else "Remove it"
+                found.append(Fault(name, "is a variable that nothing reads", remedy))
+        if not self.given(variables.URL):
+            found += [
+                Fault(name, "is set, but no endpoint uses it", f"Set {variables.URL} too")
+                for name in self.given(*variables.OF_DEFAULT)
+                if is_used or name != variables.SECRET
+            ]
+        return found
 
     def log_level(self) -> str | None:
         """The least severe level that is logged."""
-        return self.value(
-            variables.LOG_LEVEL,
-            lambda given: values.one_of(given.strip().lower(), values.LOG_LEVELS, "a log level"),
-        )
+        rule = rules.one_of(rules.LOG_LEVELS, "a log level")
+        found: str | None = self.value(variables.LOG_LEVEL, lambda text: rule(text.strip().lower()))
+        return found
 
     def log(self) -> str | None:
         """How log lines are written."""
-        return self.value(
-            variables.LOG,
-            lambda given: values.one_of(given.strip().lower(), values.LOGS, "a kind of log"),
-        )
+        rule = rules.one_of(rules.LOGS, "a kind of log")
+        found: str | None = self.value(variables.LOG, lambda text: rule(text.strip().lower()))
+        return found
+
+
+def _variable(at: Place) -> str:
+    """The variable that the setting at *at* comes from."""
+    if at[:2] == ("secret", 1):
+        return variables.SECRET_PREVIOUS
+    return {**_VARIABLE_OF, "secret": variables.SECRET}[str(at[0])]
+
+
+def _headers(given: str) -> dict[str, str]:
+    """``name=value`` with commas, percent-decoded: the form of OTEL_EXPORTER_OTLP_HEADERS."""
+    found: dict[str, str] = {}
+    for part in rules.text(given).split(","):
+        name, equals, value = part.partition("=")
+        if not equals and part.strip():
+            raise Invalid("has a part without `=`", "Write `name=value`, with commas between")
+        if equals:
+            found[unquote(name.strip())] = unquote(value.strip())
+    return found
+
+
+def setting(at: Place) -> str:
+    """The place *at* of the block as the user would write it: ``webhooks.endpoints[0].url``."""
+    shown = BLOCK
+    for step in at:
+        if isinstance(step, int):
+            shown += f"[{step}]"
+        else:
+            shown += f".{step if _SHOWABLE.fullmatch(step) else '(unnamed)'}"
+    return shown
 
 
 class FileReader:
     """The file's part of the settings: its ``webhooks:`` block and its name."""
 
-    def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
+    def __init__(self, config_file: Path | None, environ: Mapping[str, str]) -> None:
+        given = environ.get(variables.CONFIG)
         self._environ = environ
-        self._path = path
+        self._host_file = config_file
+        self._is_named = bool(given)
+        self.path = Path(given) if given else config_file
         self._document: Mapping[str, Any] = {}
+        self.reading = Reading(setting, environ)
         self.faults: list[Fault] = []
-        self.names: list[object] = []
-        """Of the endpoints in the order of the block, good and bad."""
-        if path is None:
+        """Of the file itself; the block's are in ``reading``."""
+        if self.path is None:
             return
         try:
-            self._document = read(path)
+            self._document = read(self.path, needs=BLOCK if given else None)
         except Invalid as invalid:
-            self.faults.append(Fault(str(path), invalid.problem, invalid.remedy))
+            problem = f"names a file that {invalid.problem}" if given else invalid.problem
+            name = variables.CONFIG if given else str(self.path)
+            self.faults.append(Fault(name, problem, invalid.remedy))
 
     @property
     def has_block(self) -> bool:
@@ -107,66 +182,141 @@ class FileReader:
 
     @property
     def environment(self) -> str | None:
-        """The file's ``name:``, else its stem; ``None`` without a file."""
-        if self._path is None:
+        """The file's ``name:``, else its stem.
+
+        A file that holds nothing but the block is named for itself: then the file that Confiture
+        was given comes before it, and CONFITURE_ENVIRONMENT.
+        """
+        if self.path is None:
             return None
         name = self._document.get("name")
-        is_name = isinstance(name, str) and name.strip()
-        return str(name) if is_name else self._path.stem or None
+        if isinstance(name, str) and name.strip():
+            return name
+        if self._is_named and self._host_file not in {None, variables.USUAL_FILE}:
+            return FileReader(self._host_file, {}).environment
+        named = self._environ.get(variables.ENVIRONMENT, "").strip() if self._is_named else ""
+        return named or self.path.stem or None
 
-    def block(self) -> WebhooksBlock:
-        """The block as far as it is right; an absent or wrong one is empty."""
+    def block(self) -> Mapping[str, Any]:
+        """The settings of the block; those that are wrong or absent have their defaults."""
         if not self.has_block:
             self._look_for_near_miss()
-            return WebhooksBlock()
-        raw, unexpanded = expand(self._document[BLOCK], self._environ)
-        bad = [finding.at for finding in unexpanded]
-        block, findings = checked(WebhooksBlock, raw)
-        self.names = _names(raw)
-        new = [f for f in findings if not any(f.at[: len(at)] == at for at in bad)]
-        self._fault(sorted([*unexpanded, *new], key=lambda f: [_order(step) for step in f.at]))
-        self._fault(_repeated(self.names))
-        return block or WebhooksBlock()
+            return self.reading.table(WEBHOOKS, {})
+        found = self.reading.value(WEBHOOKS, self._document[BLOCK], (), "a mapping")
+        return found if isinstance(found, dict) else self.reading.table(WEBHOOKS, {})
 
-    def refuse_default(self) -> None:
-        """Fault an endpoint that has the name of the environment's."""
-        if DEFAULT_NAME in self.names:
-            at = ("endpoints", self.names.index(DEFAULT_NAME), "name")
-            problem = f"is the name of the endpoint that {variables.URL} makes"
-            self._fault([Finding(at, problem, f"Use another name, or unset {variables.URL}")])
+    def endpoints(
+        self, block: Mapping[str, Any], default: Endpoint | None
+    ) -> tuple[list[Endpoint], list[Fault]]:
+        """The endpoints that have a name of their own, good and bad, and advice about them."""
+        first: dict[str, str] = {}
+        if default is not None:
+            first[DEFAULT_NAME] = f"the endpoint that {variables.URL} makes"
+        found, advice = [], []
+        for row in block["endpoints"]:
+            made = endpoint(self.reading, row, block, "allow_http: true")
+            at = row[AT]
+            if made is not None and made.name in first:
+                problem = f"is the name of {first[made.name]} already"
+                remedy = "Give each endpoint a name of its own"
+                self.reading.fault((*at, "name"), Invalid(problem, remedy))
+            elif made is not None:
+                first[made.name] = setting(at)
+                found.append(made)
+                advice += weak(made, setting((*at, "secret")))
+        return found, advice
 
     def _look_for_near_miss(self) -> None:
         for key, value in self._document.items():
-            is_block = isinstance(value, dict) and not value.keys().isdisjoint(
-                WebhooksBlock.model_fields
-            )
-            if is_block and values.did_you_mean(key, [BLOCK]):
+            is_block = isinstance(value, dict) and not value.keys().isdisjoint(WEBHOOKS)
+            if is_block and rules.did_you_mean(key, [BLOCK]):
                 remedy = f"Did you mean `{BLOCK}`?"
                 self.faults.append(Fault(str(key), "is a key that nothing reads", remedy))
 
-    def _fault(self, findings: Sequence[Finding]) -> None:
-        self.faults += [Fault(setting(f.at), f.problem, f.remedy) for f in findings]
 
-
-def _order(step: str | int) -> tuple[int, str]:
-    return (step, "") if isinstance(step, int) else (0, step)
-
-
-def _names(raw: Any) -> list[object]:
-    rows = raw.get("endpoints") if isinstance(raw, dict) else None
-    if not isinstance(rows, list):
+def weak(endpoint: Endpoint, setting: str) -> list[Fault]:
+    """Advice if a secret of *endpoint* could be guessed."""
+    if all(len(signing_key(secret)) >= SAFE_SECRET for secret in endpoint.secrets):
         return []
-    return [row.get("name") if isinstance(row, dict) else None for row in rows]
+    problem = f"is shorter than {SAFE_SECRET} bytes, so it could be guessed"
+    return [Fault(setting, problem, "Use a long random one: `openssl rand -base64 32`")]
 
 
-def _repeated(names: Sequence[object]) -> list[Finding]:
-    """A finding for each endpoint whose name an earlier one has."""
-    return [
-        Finding(
-            ("endpoints", index, "name"),
-            f"is the name of {setting(('endpoints', names.index(name)))} already",
-            "Give each endpoint a name of its own",
-        )
-        for index, name in enumerate(names)
-        if isinstance(name, str) and names.index(name) < index
-    ]
+def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, Any]:
+    """The fields of ``Settings``, with every fault there is.
+
+    ``CONFITURE_WEBHOOKS=off`` does not empty them: what is switched off can still be checked.
+    """
+    variable, file = EnvironmentReader(environ), FileReader(config_file, environ)
+    block = file.block()
+    default = variable.endpoint(block)
+    endpoints, advice = file.endpoints(block, default)
+    if default is not None:
+        endpoints = [default, *endpoints]
+        advice = weak(default, variables.SECRET) + advice
+    outbox = variable.value(variables.OUTBOX, rules.outbox)
+    flush_timeout = variable.value(variables.FLUSH_TIMEOUT, _FLUSH)
+    is_on = variable.value(variables.SWITCH, rules.flag) is not False
+    settings = {
+        "endpoints": tuple(one for one in endpoints if not one.faults),
+        "faulty": tuple(one for one in endpoints if one.faults),
+        "outbox": outbox or block["outbox"],
+        "flush_timeout": block["flush_timeout"] if flush_timeout is None else flush_timeout,
+        "log": variable.log(),
+        "log_level": variable.log_level(),
+        "environment": file.environment or variable.value(variables.ENVIRONMENT, rules.text),
+        "sources": _sources(variable, file, is_on=is_on),
+        "run_url": run_url(environ),
+        **{key: block[key] for key in ("hooks", "hook_timeout", "trace_url", "database_label")},
+    }
+    faults = [*file.faults, *file.reading.faults, *variable.faults]
+    named = {variables.OUTBOX} if variable.given(variables.OUTBOX) else {setting(("outbox",))}
+    outbox_fault = next((fault for fault in faults if fault.setting in named), None)
+    if outbox_fault is not None:
+        settings["outbox"] = "memory"
+    is_used = bool(block["endpoints"])
+    if variable.given(variables.SECRET) and not (is_used or default):
+        faults.append(_UNUSED_SECRET)
+    return {
+        **settings,
+        "outbox_fault": outbox_fault,
+        "faults": tuple(dict.fromkeys(faults)),
+        "warnings": tuple(variable.slips(is_used=is_used)),
+        "advice": tuple(advice),
+    }
+
+
+_UNUSED_SECRET = Fault(
+    variables.SECRET,
+    "is set, but no endpoint uses it",
+    f"Set {variables.URL} too, or write a `webhooks:` block with endpoints",
+)
+
+
+def _sources(variable: EnvironmentReader, file: FileReader, *, is_on: bool) -> tuple[str, ...]:
+    """Where settings came from; the switch is named only when it is off."""
+    names = variable.given(*(name for name in variables.ALL if name != variables.SWITCH))
+    sources = [f"environment: {', '.join(names)}"] if names else []
+    if file.has_block:
+        sources.append(f"the webhooks: block of {file.path}")
+    if not is_on:
+        sources.append(f"{variables.SWITCH} is off: nothing is sent")
+    return tuple(sources)
+
+
+def run_url(environ: Mapping[str, str]) -> str | None:
+    """The address of the CI run: OpenTelemetry's attribute, else the CI's own variables."""
+    get = environ.get
+    attributes = get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
+    named = {name.strip(): value for name, _, value in (one.partition("=") for one in attributes)}
+    github = ""
+    if get("GITHUB_RUN_ID") and get("GITHUB_REPOSITORY"):
+        server = get("GITHUB_SERVER_URL") or "https://github.com"
+        github = f"{server}/{get('GITHUB_REPOSITORY')}/actions/runs/{get('GITHUB_RUN_ID')}"
+    candidates = (
+        unquote(named.get("cicd.pipeline.run.url.full", "").strip()),
+        github,
+        *(get(name, "") for name in ("CI_JOB_URL", "CI_PIPELINE_URL", "BUILD_URL")),
+    )
+    found = next(filter(None, candidates), "")
+    return found if _PLAIN_URL.fullmatch(found) else None

@@ -10,22 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from ..endpoint import Endpoint
 from ..errors import ConfigError, Fault
 from . import variables
 
-if TYPE_CHECKING:
-    from .reader import EnvironmentReader, FileReader
-
 Log = Literal["json", "console", "off"]
 
 _BLOCK_KEY = re.compile(rb"""(?:^|[\r\n{,]|\xef\xbb\xbf)[ \t]*["']?webhooks["']?[ \t]*:""")
 _HOSTS = re.compile(r"[\w.,:-]*|\[[0-9a-fA-F:]+\](:\d+)?")
-_PLAIN_URL = re.compile(r"https?://[\w.:\[\]-]+(/[\x21-\x7e]*)?")
-"""A web address without user and password, of printable characters."""
 _DATABASE = re.compile(r"[\w.-]*")
 
 
@@ -54,12 +49,21 @@ class Settings:
     """The CI run's address, for payloads and messages."""
     database_label: bool = True
     """Whether ``db.namespace`` is an attribute of the run's metrics."""
+    outbox_fault: Fault | None = None
+    """Why ``outbox`` is memory although something else was meant."""
     faulty: tuple[Endpoint, ...] = ()
     """Endpoints with a name and a fault: their events are recorded and wait."""
     faults: tuple[Fault, ...] = ()
     """Everything that is wrong; each costs only what it is about."""
     warnings: tuple[Fault, ...] = ()
     """What is probably a slip, and costs nothing: a variable that nothing reads."""
+    advice: tuple[Fault, ...] = ()
+    """What could be better: a secret that could be guessed."""
+
+    @property
+    def recorded(self) -> tuple[Endpoint, ...]:
+        """The endpoints whose events are recorded: the faulty ones', too."""
+        return self.endpoints + self.faulty
 
     def trace_link(self, trace_id: str) -> str | None:
         """The link to a trace, if ``trace_url`` is set."""
@@ -70,65 +74,35 @@ def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
     """Whether webhooks may be wanted. Cheap; errs only on the yes side; never raises."""
     if environ.get(variables.SWITCH, "").strip().lower() in variables.OFF_WORDS:
         return False
-    if environ.get(variables.URL):
+    if environ.get(variables.URL) or environ.get(variables.CONFIG):
         return True
+    return config_file is not None and has_block(config_file)
+
+
+def has_block(path: Path) -> bool:
+    """Whether the file seems to have a ``webhooks:`` block. Cheap; never raises."""
     try:
-        return config_file is not None and _BLOCK_KEY.search(config_file.read_bytes()) is not None
+        return _BLOCK_KEY.search(path.read_bytes()) is not None
     except (OSError, ValueError):
         return False
 
 
-def load(environ: Mapping[str, str], config_file: Path | None) -> Settings:
-    """The settings. Raises ConfigError with every fault there is, not only the first.
+def read(environ: Mapping[str, str], config_file: Path | None) -> Settings:
+    """The settings as far as they are right; what is wrong is in ``faults``. Raises nothing.
 
-    ``CONFITURE_WEBHOOKS=off`` does not empty them: what is switched off can still be checked.
+    *config_file* is Confiture's; CONFITURE_WEBHOOK_CONFIG comes before it.
     """
-    from . import values  # noqa: PLC0415
-    from .reader import EnvironmentReader, FileReader  # noqa: PLC0415
+    from .reader import gathered  # noqa: PLC0415
 
-    variable, file = EnvironmentReader(environ), FileReader(config_file, environ)
-    block = file.block()
-    networks = block.allow_networks, block.deny_networks
-    default = variable.endpoint(*networks)
-    endpoints = [endpoint.endpoint(*networks) for endpoint in block.endpoints]
-    if variable.given(variables.URL):
-        file.refuse_default()
-    flush_timeout = variable.value(variables.FLUSH_TIMEOUT, values.flush_timeout)
-    settings = Settings(
-        endpoints=tuple([default, *endpoints] if default else endpoints),
-        outbox=variable.value(variables.OUTBOX, values.outbox) or block.outbox,
-        flush_timeout=block.flush_timeout if flush_timeout is None else flush_timeout,
-        hooks=tuple(block.hooks),
-        hook_timeout=block.hook_timeout,
-        log=cast("Log | None", variable.log()),
-        log_level=variable.log_level(),
-        environment=file.environment or variable.value(variables.ENVIRONMENT, values.text),
-        sources=_sources(variable, file, config_file, is_on=variable.is_on()),
-        trace_url=block.trace_url or None,
-        run_url=run_url(environ),
-        database_label=block.database_label,
-    )
-    faults = [*file.faults, *variable.faults]
-    if not file.names and not variable.given(variables.URL) and variable.given(variables.SECRET):
-        faults.append(_UNUSED_SECRET)
-    if faults:
-        raise ConfigError(tuple(dict.fromkeys(faults)))
+    return Settings(**gathered(environ, config_file))
+
+
+def load(environ: Mapping[str, str], config_file: Path | None) -> Settings:
+    """The settings. Raises ConfigError with every fault there is, not only the first."""
+    settings = read(environ, config_file)
+    if settings.faults:
+        raise ConfigError(settings.faults)
     return settings
-
-
-def run_url(environ: Mapping[str, str]) -> str | None:
-    """The address of the CI run: OpenTelemetry's attribute, else GitHub's or GitLab's variables."""
-    attributes = environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
-    named = dict(part.partition("=")[::2] for part in attributes)
-    found = unquote(named.get("cicd.pipeline.run.url.full", "").strip())
-    if not found and environ.get("GITHUB_RUN_ID") and environ.get("GITHUB_REPOSITORY"):
-        server = environ.get("GITHUB_SERVER_URL") or "https://github.com"
-        run = environ["GITHUB_RUN_ID"]
-        found = f"{server}/{environ['GITHUB_REPOSITORY']}/actions/runs/{run}"
-    found = found or environ.get("CI_JOB_URL") or environ.get("CI_PIPELINE_URL") or ""
-    found = found or environ.get("BUILD_URL") or ""
-    is_plain = _PLAIN_URL.fullmatch(found) is not None
-    return found if is_plain else None
 
 
 def log_form(environ: Mapping[str, str]) -> tuple[Log | None, str | None]:
@@ -136,30 +110,8 @@ def log_form(environ: Mapping[str, str]) -> tuple[Log | None, str | None]:
 
     A variable that is wrong itself counts as not set.
     """
-    from .reader import EnvironmentReader  # noqa: PLC0415
-
-    reader = EnvironmentReader(environ)
-    return cast("Log | None", reader.log()), reader.log_level()
-
-
-_UNUSED_SECRET = Fault(
-    variables.SECRET,
-    "is set, but no endpoint uses it",
-    f"Set {variables.URL} too, or write a `webhooks:` block with endpoints",
-)
-
-
-def _sources(
-    variable: EnvironmentReader, file: FileReader, config_file: Path | None, *, is_on: bool
-) -> tuple[str, ...]:
-    """Where settings came from; the switch is named only when it is off."""
-    names = variable.given(*(name for name in variables.ALL if name != variables.SWITCH))
-    sources = [f"environment: {', '.join(names)}"] if names else []
-    if file.has_block:
-        sources.append(f"the webhooks: block of {config_file}")
-    if not is_on:
-        sources.append(f"{variables.SWITCH} is off: nothing is sent")
-    return tuple(sources)
+    settings = read(environ, None)
+    return settings.log, settings.log_level
 
 
 def redacted(settings: Settings) -> dict[str, Any]:
@@ -187,11 +139,26 @@ def _redacted_endpoint(endpoint: Endpoint) -> dict[str, Any]:
         "secrets": len(endpoint.secrets),
         "send_secret": endpoint.send_secret,
         "include_sql": endpoint.include_sql,
+        **{key: value for key, value in _seldom(endpoint).items() if value},
         "timeout_s": endpoint.timeout.total_seconds(),
         "retry": {
             "schedule_s": [wait.total_seconds() for wait in endpoint.retry.schedule],
             "jitter": endpoint.retry.jitter,
         },
+    }
+
+
+def _seldom(endpoint: Endpoint) -> dict[str, Any]:
+    """Settings that are shown when they are set to something."""
+    tls = (key for key in ("client_certificate", "client_key", "ca_bundle"))
+    plain = Endpoint(name="", url="")
+    return {
+        "signatures": endpoint.signatures != plain.signatures and list(endpoint.signatures),
+        "concurrency": endpoint.concurrency != plain.concurrency and endpoint.concurrency,
+        "rate": endpoint.rate and f"1 request in {endpoint.rate.total_seconds():g} s",
+        "tls": [key for key in tls if getattr(endpoint.tls, key)],
+        "allow_networks": list(endpoint.networks.allowed),
+        "deny_networks": list(endpoint.networks.denied),
     }
 
 

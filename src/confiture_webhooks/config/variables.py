@@ -5,12 +5,30 @@ What stands below one is its row in the documentation: what it takes, the defaul
 
 from __future__ import annotations
 
+from pathlib import Path
+
+ENVIRONMENTS = Path("db/environments")
+USUAL_FILE = ENVIRONMENTS / "local.yaml"
+"""The environment file that Confiture reads when it is given none."""
+DSN = "CONFITURE_DATABASE_URL"
+"""Confiture's own: with it, it reads no environment file."""
+
 URL = "CONFITURE_WEBHOOK_URL"
-"""URL (none): makes an endpoint named `default`, before those of the block"""
+"""URL (none): an endpoint named `default`, before those of the block"""
 SECRET = "CONFITURE_WEBHOOK_SECRET"  # noqa: S105  a variable's name
 """text (none): its secret"""
+SECRET_PREVIOUS = "CONFITURE_WEBHOOK_SECRET_PREVIOUS"  # noqa: S105  a variable's name
+"""text (none): the secret before, while receivers change to the new one"""
+FORMAT = "CONFITURE_WEBHOOK_FORMAT"
+"""format (`confiture`): its `format`"""
+EVENTS = "CONFITURE_WEBHOOK_EVENTS"
+"""events with commas (the four of migrations): its `events`"""
+HEADERS = "CONFITURE_WEBHOOK_HEADERS"
+"""`name=value` with commas, percent-encoded (none): its `headers`"""
 ALLOW_HTTP = "CONFITURE_WEBHOOK_ALLOW_HTTP"
 """true or false (`false`): its `allow_http`"""
+CONFIG = "CONFITURE_WEBHOOK_CONFIG"
+"""path (none): the file that holds the `webhooks:` block; before any other file"""
 OUTBOX = "CONFITURE_WEBHOOK_OUTBOX"
 """text (`sqlite`): `outbox`; wins over the block"""
 FLUSH_TIMEOUT = "CONFITURE_WEBHOOK_FLUSH_TIMEOUT"
@@ -25,23 +43,18 @@ that is logged
 """
 MIGRATION_SPANS = "CONFITURE_WEBHOOK_MIGRATION_SPANS"
 ENVIRONMENT = "CONFITURE_ENVIRONMENT"
-"""text (none): the environment's name when no file is read"""
+"""text (none): the environment's name when no file is read. With `CONFITURE_DATABASE_URL` set, the
+block is that of `db/environments/<it>.yaml`
+"""
 SWITCH = "CONFITURE_WEBHOOKS"
 """true or false (`on`): `off` (or `false`, `no`, `0`): nothing is sent, whatever else is set.
 `check` still checks
 """
 
-ALL = (
-    URL,
-    SECRET,
-    ALLOW_HTTP,
-    OUTBOX,
-    FLUSH_TIMEOUT,
-    LOG,
-    LOG_LEVEL,
-    ENVIRONMENT,
-    SWITCH,
-)
+PREFIX = "CONFITURE_WEBHOOK"
+OF_DEFAULT = (URL, SECRET, SECRET_PREVIOUS, FORMAT, EVENTS, HEADERS, ALLOW_HTTP)
+"""Those that describe the endpoint named ``default``."""
+ALL = (*OF_DEFAULT, CONFIG, OUTBOX, FLUSH_TIMEOUT, LOG, LOG_LEVEL, ENVIRONMENT, SWITCH)
 """Those that settings come from; ``MIGRATION_SPANS`` is telemetry's own."""
 
 ON_WORDS = frozenset({"true", "yes", "on", "1"})

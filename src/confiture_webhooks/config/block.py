@@ -1,0 +1,261 @@
+"""The ``webhooks:`` block as tables of settings: the rule, the default, and the row of each.
+
+A row stands in the documentation and is the remedy of a rule that has none of its own: what the
+setting takes, a colon, what it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from ..endpoint import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, SIGNATURES
+from ..event import DEFAULT_SUBSCRIPTION, EventType
+from ..retry import DEFAULT_JITTER, DEFAULT_SCHEDULE
+from . import rules
+from .address import address
+
+Rule = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """A list, each item of it by *rule*."""
+
+    rule: Kind
+    most: int | None = None
+    may_be_empty: bool = False
+    may_be_one: bool = False
+    """Whether a value alone is a list of one."""
+    skips_empty: bool = False
+    """Whether empty text among others counts as not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """A mapping of the user's own keys."""
+
+    key: Rule
+    value: Rule
+
+
+Table = Mapping[str, "Setting"]
+Kind = Rule | Many | Pairs | Table
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of a mapping."""
+
+    kind: Kind
+    row: str
+    default: Any = None
+    absent: str = ""
+    """How the documentation shows that there is no default; ``required``: there must be a value."""
+
+    @property
+    def takes(self) -> str:
+        """What may be written."""
+        return self.row.partition(": ")[0]
+
+
+RETRY: Table = {
+    "schedule": Setting(
+        Many(rules.seconds(rules.LONGEST_WAIT), most=100, may_be_empty=True),
+        "list of seconds, each above 0, up to 604800: the waits between attempts, at most 100; "
+        "`[]` is one attempt and no more",
+        DEFAULT_SCHEDULE,
+    ),
+    "jitter": Setting(
+        rules.share,
+        "number, 0 to 1: spreads each wait evenly over ± this share of it",
+        DEFAULT_JITTER,
+    ),
+}
+TLS: Table = {
+    "client_certificate": Setting(
+        rules.text,
+        "path: a PEM file with the certificate that is shown to the receiver, and its chain",
+        absent="none",
+    ),
+    "client_key": Setting(
+        rules.text, "path: a PEM file with its key, if that is in another file", absent="none"
+    ),
+    "ca_bundle": Setting(
+        rules.text,
+        "path: a PEM file with the authorities to trust in place of the system's",
+        absent="none",
+    ),
+}
+ENDPOINT: Table = {
+    "name": Setting(
+        rules.name,
+        "name: the endpoint's only name in logs, traces, metrics and commands: up to 64 letters, "
+        "digits, `.`, `-` and `_`, a letter or digit first; no two alike",
+        absent="required",
+    ),
+    "url": Setting(
+        address,
+        "URL: `https://…`, or `http://…` as `allow_http` says; no fragment. A user and password in "
+        "it are percent-decoded, sent as Basic authentication and shown nowhere",
+        absent="required",
+    ),
+    "allow_http": Setting(
+        rules.flag,
+        "true or false: plain http to other machines; to `localhost`, `127.0.0.0/8` and `::1` it "
+        "is always allowed",
+        default=False,
+    ),
+    "secret": Setting(
+        Many(rules.secret, may_be_one=True, skips_empty=True),
+        "text, or list of text: signs every request. A list while a secret is rotated, the current "
+        "one first; an empty one among others is skipped. After `whsec_` comes base64. 24 bytes or "
+        "more are safe",
+        default=(),
+        absent="none",
+    ),
+    "send_secret": Setting(
+        rules.flag,
+        "true or false: also sends the current secret itself, as `X-Confiture-Secret`; needs https",
+        default=False,
+    ),
+    "signatures": Setting(
+        Many(rules.signature),
+        "list of signatures: those that are sent if there is a secret: `standard` "
+        "(`webhook-signature`, over id, time and body), `confiture` (`X-Confiture-Signature`, over "
+        "the body alone). `[standard]` is for receivers that check the time",
+        SIGNATURES,
+    ),
+    "events": Setting(
+        Many(rules.event),
+        "list of events: the events that are sent; `migration_started`, `run_success` and "
+        "`run_error` can be added",
+        tuple(kind for kind in EventType if kind in DEFAULT_SUBSCRIPTION),
+    ),
+    "environments": Setting(
+        Many(rules.text),
+        "list of text: only migrations of these environments",
+        default=(),
+        absent="all",
+    ),
+    "migrations": Setting(
+        Many(rules.text),
+        'list of patterns: only migrations whose `<version>_<name>` fits one, as in `["*_billing_*'
+        '"]`: `*`, `?` and `[…]`, case and all. An event of a run is sent if one of its migrations '
+        "fits",
+        default=(),
+        absent="all",
+    ),
+    "routing_key": Setting(
+        rules.routing_key,
+        "text: the integration key of a PagerDuty service: 32 letters and digits, for `format: "
+        "pagerduty`",
+        absent="none",
+    ),
+    "format": Setting(
+        rules.format_name,
+        "format: the shape of the body: `confiture`, `cloudevents`, `cloudevents-binary`, `slack`, "
+        "`discord`, `teams`, `pagerduty` or `opsgenie`, see [payload](payload.md) and [formats]"
+        "(formats.md)",
+        rules.FORMATS[0],
+    ),
+    "headers": Setting(
+        Pairs(rules.header_name, rules.header_value),
+        "mapping of text: sent with every request",
+        {},
+    ),
+    "timeout": Setting(
+        rules.seconds(300),
+        "seconds, above 0, up to 300: for a whole attempt: name resolution, connecting, TLS, and "
+        "the answer to its end",
+        DEFAULT_TIMEOUT,
+    ),
+    "retry": Setting(RETRY, "mapping: when a failed attempt is repeated"),
+    "concurrency": Setting(
+        rules.whole(1, 64),
+        "whole number, 1 to 64: how many runs' deliveries are sent at once; those of one run keep "
+        "their order. `1` keeps the order of all",
+        DEFAULT_CONCURRENCY,
+    ),
+    "rate": Setting(
+        rules.rate,
+        "rate, as in `1/s`, `30/m` or `100/h`: the most requests in a second, minute or hour",
+        absent="none",
+    ),
+    "tls": Setting(TLS, "mapping: files for TLS; they are read again when they change"),
+    "allow_networks": Setting(
+        Many(rules.network),
+        "list of networks: the only addresses that may be dialled, asked after the name is "
+        "resolved: `10.0.0.0/8`, `2001:db8::1`, `private`, `link-local`, `metadata`. Takes the "
+        "place of the file's",
+        default=(),
+        absent="all",
+    ),
+    "deny_networks": Setting(
+        Many(rules.network),
+        "list of networks: addresses that are never dialled, even if allowed. Takes the place of "
+        "the file's",
+        default=(),
+        absent="none",
+    ),
+    "include_sql": Setting(
+        rules.flag,
+        "true or false: failures carry the whole error text, with its SQL and values, up to 64 KiB",
+        default=False,
+    ),
+}
+WEBHOOKS: Table = {
+    "endpoints": Setting(
+        Many(ENDPOINT, may_be_empty=True), "list of endpoints: where events are sent", default=()
+    ),
+    "outbox": Setting(
+        rules.outbox,
+        "text: where deliveries are kept until they are sent: `sqlite`, `sqlite:<path>`, `postgres`"
+        " (the migrated database), `postgres:<dsn>` (another one; see [The PostgreSQL outbox]"
+        "(outbox-postgres.md)), or `memory` (lost when the command ends)",
+        "sqlite",
+    ),
+    "flush_timeout": Setting(
+        rules.seconds(3600, may_be_zero=True),
+        "seconds, 0 to 3600: how long a command waits for deliveries when its migrations are over; "
+        "the rest is sent later",
+        timedelta(seconds=10),
+    ),
+    "hooks": Setting(
+        Many(rules.module, may_be_empty=True),
+        "list of module names: Python modules that hold [hooks](hooks.md), beside the files in "
+        "`confiture_hooks/`",
+        default=(),
+    ),
+    "hook_timeout": Setting(
+        rules.seconds(300),
+        "seconds, above 0, up to 300: for one call of a hook, and for importing one file of them",
+        timedelta(seconds=30),
+    ),
+    "allow_networks": Setting(
+        Many(rules.network),
+        "list of networks: the same for every endpoint that has none of its own",
+        default=(),
+        absent="all",
+    ),
+    "deny_networks": Setting(
+        Many(rules.network),
+        "list of networks: the same for every endpoint that has none of its own",
+        default=(),
+        absent="none",
+    ),
+    "trace_url": Setting(
+        rules.trace_url,
+        "URL: a link to a trace for payloads and messages, as in `https://jaeger.example/trace/"
+        "{trace_id}`",
+        absent="none",
+    ),
+    "database_label": Setting(
+        rules.flag,
+        "true or false: whether metrics of runs and of the outbox name the database; false for a "
+        "database per tenant",
+        default=True,
+    ),
+}

@@ -1,0 +1,285 @@
+"""What one setting may be, wherever it was written: each rule returns it or says why not.
+
+No problem here holds what the user wrote: it may be a secret. A rule without a remedy of its own
+leaves it to the setting's row in the documentation.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from difflib import get_close_matches
+
+from ..endpoint import SIGNATURES
+from ..event import SUBSCRIBABLE, EventType
+from ..networks import NAMED, members
+from ..signature import signing_key
+from .variables import OFF_WORDS, ON_WORDS
+
+FORMATS = (
+    *("confiture", "cloudevents", "cloudevents-binary", "slack", "discord", "teams"),
+    *("pagerduty", "opsgenie"),
+)
+LOGS = ("json", "console", "off")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+OUTBOXES = ("sqlite", "postgres", "memory")
+LONGEST_WAIT = 7 * 24 * 3600
+RESERVED_HEADERS = frozenset(
+    (
+        *("baggage", "connection", "content-length", "content-type", "host", "traceparent"),
+        *("tracestate", "transfer-encoding", "user-agent", "webhook-id", "webhook-signature"),
+        *("webhook-timestamp", "x-correlation-id", "x-environment", "x-migration-version"),
+    )
+)
+RESERVED_PREFIX = "x-confiture-"
+CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+"""Line breaks, control characters, and characters that nobody sees."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+_RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*/\s*(s|m|h)")
+_RATE_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_ROUTING_KEY = re.compile(r"[A-Za-z0-9]{32}")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
+
+
+class Invalid(ValueError):  # noqa: N818  a rule's answer: it never leaves the reading
+    """A value that will not do: what is wrong with it, and the remedy."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(problem)
+
+
+def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """``Did you mean …? `` for a near miss, else nothing."""
+    names = list(known)
+    near = get_close_matches(word.lower(), names, 1, cutoff) if isinstance(word, str) else []
+    return f"Did you mean `{near[0]}`? " if near else ""
+
+
+def one_of(known: Iterable[str], what: str) -> Callable[[object], str]:
+    """The rule for a word out of *known*."""
+    names = list(known)
+
+    def rule(value: object) -> str:
+        if isinstance(value, str) and value in names:
+            return value
+        raise Invalid(
+            f"is not {what}", f"{did_you_mean(value, names)}It can be: {', '.join(names)}"
+        )
+
+    return rule
+
+
+format_name = one_of(FORMATS, "a format")
+signature = one_of(SIGNATURES, "a signature")
+_event = one_of((kind.value for kind in EventType if kind in SUBSCRIBABLE), "an event")
+
+
+def event(value: object) -> EventType:
+    """An event an endpoint can ask for."""
+    return EventType(_event(value))
+
+
+def text(value: object) -> str:
+    """Text as it was meant: no white space around it, no line break, no quotes of its own."""
+    if not isinstance(value, str):
+        raise Invalid("must be text", "Put it in quotes if it is meant as text")
+    if not value.strip():
+        raise Invalid(
+            "is blank",
+            "Give it a value, or remove it; a variable that is set to nothing counts as not set",
+        )
+    if value != value.strip():
+        raise Invalid(
+            "begins or ends with white space",
+            "Remove it; the last line break of a file is often the reason",
+        )
+    if CONTROL.search(value):
+        raise Invalid(
+            "holds a line break, a byte order mark or another character that cannot be seen",
+            "Write it on one line, without them",
+        )
+    if len(value) > 1 and value[0] + value[-1] in _QUOTES:
+        raise Invalid("is in quotes that are part of it", "Remove the quotes around it")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Invalid("holds bytes that are not text", "Use UTF-8") from None
+    return value
+
+
+def flag(value: object) -> bool:
+    """A yes or a no; as text too, because environment variables are."""
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word not in ON_WORDS | OFF_WORDS:
+        raise Invalid(
+            "must be true or false", "Write true or false; on, off, yes, no, 1 and 0 will do"
+        )
+    return word in ON_WORDS
+
+
+def number(value: object, least: float, most: float) -> float:
+    """A finite number from *least* to *most*, or the text of one."""
+    found = math.nan
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        found = float(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        found = math.inf if abs(value) > most else float(value)
+    if math.isnan(found):
+        raise Invalid("must be a number")
+    if not least <= found <= most:
+        raise Invalid("is out of range")
+    return found
+
+
+def whole(least: int, most: int) -> Callable[[object], int]:
+    """The rule for a whole number."""
+
+    def rule(value: object) -> int:
+        found = number(value, least, most)
+        if found != int(found):
+            raise Invalid("must be a whole number")
+        return int(found)
+
+    return rule
+
+
+def seconds(most: float, *, may_be_zero: bool = False) -> Callable[[object], timedelta]:
+    """The rule for a time of up to *most* seconds."""
+
+    def rule(value: object) -> timedelta:
+        found = timedelta(seconds=number(value, 0, most))
+        if not found and not may_be_zero:
+            raise Invalid("must be more than 0")
+        return found
+
+    return rule
+
+
+def share(value: object) -> float:
+    """A share, from 0 to 1."""
+    return number(value, 0, 1)
+
+
+def rate(value: object) -> timedelta:
+    """Requests per second, minute or hour, as the least time between two."""
+    found = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None or not float(found[1]):
+        raise Invalid("is not a rate")
+    gap = timedelta(seconds=_RATE_SECONDS[found[2]] / float(found[1]))
+    if not timedelta(milliseconds=1) <= gap <= timedelta(hours=1):
+        raise Invalid("is out of range", "Write a rate from `1/h` to `1000/s`")
+    return gap
+
+
+def name(value: object) -> str:
+    """An endpoint's name: it becomes a label in telemetry and a word on command lines."""
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    raise Invalid(
+        "is not a name",
+        "Use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
+    )
+
+
+def secret(value: object) -> str:
+    """A secret that both signatures can be keyed with."""
+    found = text(value)
+    try:
+        signing_key(found)
+    except ValueError:
+        raise Invalid(
+            "is not base64 after `whsec_`",
+            "Copy the whole secret, or use one that does not begin with `whsec_`",
+        ) from None
+    return found
+
+
+def routing_key(value: object) -> str:
+    """The integration key of a PagerDuty service."""
+    found = text(value)
+    if not _ROUTING_KEY.fullmatch(found):
+        raise Invalid(
+            "is not 32 letters and digits",
+            "Copy the integration key of an Events API v2 integration",
+        )
+    return found
+
+
+def header_name(value: object) -> str:
+    """The name of a header that is the user's to set."""
+    found = value if isinstance(value, str) else ""
+    if not _TOKEN.fullmatch(found):
+        raise Invalid("is not a header name", "Use letters, digits and dashes")
+    if found.lower() in RESERVED_HEADERS or found.lower().startswith(RESERVED_PREFIX):
+        raise Invalid("is set by confiture-webhooks itself", "Remove it, or use another name")
+    return found
+
+
+def header_value(value: object) -> str:
+    """Text that a header carries as it is."""
+    found = text(value)
+    try:
+        found.encode("latin-1")
+    except UnicodeEncodeError:
+        raise Invalid(
+            "holds characters that a header cannot carry", "Use characters of ISO 8859-1 (Latin-1)"
+        ) from None
+    return found
+
+
+def module(value: object) -> str:
+    """The dotted name of a Python module."""
+    if isinstance(value, str) and all(
+        part.isidentifier() and not keyword.iskeyword(part) for part in value.split(".")
+    ):
+        return value
+    raise Invalid("is not a module's name", "Write it as in an import: `package.module`")
+
+
+def network(value: object) -> str:
+    """A network, an address, or a name for networks."""
+    try:
+        members(text(value))
+    except ValueError:
+        near = did_you_mean(value, NAMED)
+        raise Invalid(
+            "is not a network", f"{near}Write it as `10.0.0.0/8`, or one of: {', '.join(NAMED)}"
+        ) from None
+    return str(value)
+
+
+def trace_url(value: object) -> str:
+    """A web address with ``{trace_id}`` in it."""
+    found = text(value)
+    if not re.match(r"https?://[^\s/@]+/", found) or "{trace_id}" not in found:
+        raise Invalid(
+            "is not a link to a trace", "Write it as `https://jaeger.example/trace/{trace_id}`"
+        )
+    return found
+
+
+def outbox(value: object) -> str:
+    """``sqlite[:path]``, ``postgres[:dsn]`` or ``memory``."""
+    remedy = "Write `sqlite`, `sqlite:<path>`, `postgres`, `postgres:<dsn>` or `memory`"
+    found = text(value)
+    kind, colon, rest = found.partition(":")
+    if kind == "postgresql" or (kind == "postgres" and rest.startswith("//")):
+        raise Invalid("is a bare DSN", "Put `postgres:` before it: `postgres:postgresql://…`")
+    if kind not in OUTBOXES:
+        raise Invalid("is not an outbox", did_you_mean(kind, OUTBOXES) + remedy)
+    if colon and (kind == "memory" or not rest.strip()):
+        raise Invalid(f"has {'something' if rest.strip() else 'nothing'} after the colon", remedy)
+    is_dsn = "=" in rest or rest.startswith(("postgresql://", "postgres://"))
+    if rest and kind == "postgres" and not is_dsn:
+        raise Invalid("has no DSN after the colon", "Write `postgres:postgresql://…`")
+    return found
