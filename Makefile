@@ -12,6 +12,7 @@ PYTEST_ARGS ?=
 JOBS ?= 3
 OTLP ?=
 DATA ?=
+BACKEND ?= prometheus
 N ?= 50
 OUTBOX ?= sqlite
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
@@ -58,8 +59,8 @@ test-stack: $(VENV)/tests.stamp ## The live test of the observability stack (nee
 	-@$(BIN)/python observability/native/stack.py --build-only --checkers
 	$(BIN)/python -m pytest -q -rs $(PYTEST_ARGS) tests/stack
 
-stack: $(VENV)/tests.stamp ## The real collector, Jaeger, Prometheus and VictoriaLogs on loopback (needs Go; DATA=folder keeps what they store)
-	@$(BIN)/python observability/native/stack.py $(if $(DATA),--data $(DATA))
+stack: $(VENV)/tests.stamp ## The real collector, Jaeger, Prometheus and VictoriaLogs on loopback (needs Go; BACKEND=prometheus|prometheus-3.5|victoriametrics, DATA=folder keeps what they store)
+	@$(BIN)/python observability/native/stack.py --backend $(BACKEND) $(if $(DATA),--data $(DATA))
 
 lint: $(VENV)/lint.stamp hosts ## ruff, and no committed file names an index or this machine
 	$(BIN)/ruff check .

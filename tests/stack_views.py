@@ -16,13 +16,22 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-DASHBOARDS = ROOT / "observability" / "dashboards"
-RULES = ROOT / "observability" / "prometheus" / "rules"
+OBSERVABILITY = ROOT / "observability"
+DIALECTS = {
+    "prometheus": "prometheus",
+    "prometheus-3.5": "compatible",
+    "victoriametrics": "victoriametrics",
+}
+"""Which folder's dashboards and rules are for which server."""
 SCRAPE_S = 10
-SETTLED_S = 45  # two flushes of span_metrics, a scrape, an evaluation of the rules
+SETTLED_S = (
+    14  # two flushes of span_metrics, a scrape, an evaluation of the rules, at a test's pace
+)
 VARIABLES = {
+    "${service:regex}": ".+",
     "${environment:regex}": "production",
     "${endpoint:regex}": ".*",
+    "$service": ".+",
     "$environment": "production",
     "$endpoint": ".*",
 }
@@ -30,8 +39,9 @@ VARIABLES = {
 
 @dataclass(frozen=True)
 class Asked:
-    """One query of a panel, as it is in the dashboard's file."""
+    """One query of a panel, as it is in the dashboard's file of one server."""
 
+    server: str
     dashboard: str
     panel: str
     kind: str
@@ -39,16 +49,23 @@ class Asked:
     is_instant: bool
     step_s: int
     has_exemplars: bool
+    is_logs: bool = False
 
 
-def asked() -> Iterator[Asked]:
-    """Every query of every panel of every dashboard."""
-    for path in sorted(DASHBOARDS.glob("*.json")):
-        dashboard = json.loads(path.read_text())
+def dashboards(server: str = "prometheus", store: str = "victorialogs") -> Iterator[dict[str, Any]]:
+    """The dashboards that are for *server* and *store*."""
+    for path in sorted((OBSERVABILITY / DIALECTS[server] / "dashboards" / store).glob("*.json")):
+        yield json.loads(path.read_text())
+
+
+def asked(server: str = "prometheus") -> Iterator[Asked]:
+    """Every query of every panel of a server's dashboards."""
+    for dashboard in dashboards(server):
         for panel in dashboard["panels"]:
             step_s = {"1m": 60, "5m": 300}.get(panel.get("interval", ""), 15)
             for target in panel.get("targets", ()):
                 yield Asked(
+                    server,
                     dashboard["title"],
                     panel["title"],
                     panel["type"],
@@ -56,14 +73,14 @@ def asked() -> Iterator[Asked]:
                     bool(target.get("instant")),
                     step_s,
                     bool(target.get("exemplar")),
+                    target["datasource"]["uid"] == "${logs}",
                 )
 
 
-def marks() -> dict[str, str]:
+def marks(server: str = "prometheus") -> dict[str, str]:
     """Every annotation of every dashboard, by dashboard and name."""
     found = {}
-    for path in sorted(DASHBOARDS.glob("*.json")):
-        dashboard = json.loads(path.read_text())
+    for dashboard in dashboards(server):
         for mark in dashboard["annotations"]["list"]:
             found[f"{dashboard['title']}: {mark['name']}"] = mark["expr"]
     return found
@@ -72,8 +89,7 @@ def marks() -> dict[str, str]:
 def choices() -> dict[str, tuple[str, str]]:
     """The variables that offer a label's values: selector and label, by dashboard and name."""
     found = {}
-    for path in sorted(DASHBOARDS.glob("*.json")):
-        dashboard = json.loads(path.read_text())
+    for dashboard in dashboards():
         for variable in dashboard["templating"]["list"]:
             if variable["type"] == "query":
                 asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
@@ -82,15 +98,15 @@ def choices() -> dict[str, tuple[str, str]]:
     return found
 
 
-def alerts() -> dict[str, str]:
-    """Every alert's expression."""
+def alerts(server: str = "prometheus") -> dict[str, str]:
+    """Every alert's expression, by name and severity."""
     groups = (
         group
-        for path in RULES.glob("*.yml")
+        for path in (OBSERVABILITY / DIALECTS[server] / "rules").glob("*.yml")
         for group in yaml.safe_load(path.read_text())["groups"]
     )
     return {
-        rule["alert"]: rule["expr"]
+        f"{rule['alert']} {rule['labels']['severity']}": rule["expr"]
         for group in groups
         for rule in group["rules"]
         if "alert" in rule
@@ -100,9 +116,16 @@ def alerts() -> dict[str, str]:
 class Views:
     """Asks the stores what a person would."""
 
-    def __init__(self, addresses: Mapping[str, str]) -> None:
+    def __init__(self, addresses: Mapping[str, Any], server: str = "prometheus") -> None:
         self._at = addresses
+        self.server = server
         self._started_at = time.time()
+
+    def on(self, server: str) -> Views:
+        """The same, as *server* shows it."""
+        other = Views(self._at, server)
+        other._started_at = self._started_at
+        return other
 
     def settle(self) -> None:
         """Wait until everything that was sent can be seen."""
@@ -110,13 +133,13 @@ class Views:
 
     def panel(self, asked: Asked) -> list[Any]:
         """What a panel's query shows: series of a metric, or log lines."""
-        if asked.kind == "logs":
+        if asked.is_logs:
             return self.logs(_filled(asked.expr, asked.step_s, self._window_s()))
         return [series for series in self.metrics(asked) if _has_number(series)]
 
     def marks(self, expr: str) -> int:
         """How many marks an annotation makes along the whole session."""
-        asked = Asked("", "", "", expr, is_instant=False, step_s=60, has_exemplars=False)
+        asked = Asked("", "", "", "", expr, is_instant=False, step_s=60, has_exemplars=False)
         return sum(len(series["values"]) for series in self.metrics(asked))
 
     def choice(self, selector: str, label: str) -> set[str]:
@@ -139,7 +162,7 @@ class Views:
 
     def table(self, title: str, *labels: str) -> dict[Any, int]:
         """A panel's values by some of its labels, without the zeros."""
-        (found,) = (query for query in asked() if query.panel == title)
+        found = next(query for query in asked(self.server) if query.panel == title)
         rows: dict[Any, float] = {}
         for series in self.metrics(found):
             key = tuple(series["metric"].get(label, "") for label in labels)
@@ -153,7 +176,7 @@ class Views:
 
     def number(self, title: str) -> float:
         """The one value of a panel."""
-        (found,) = (query for query in asked() if query.panel == title)
+        (found,) = (query for query in asked(self.server) if query.panel == title)
         (series,) = self.metrics(found)
         return float(series["value"][1])
 
@@ -163,7 +186,8 @@ class Views:
 
     def firing(self) -> set[str]:
         """Names of the alerts that fire in Prometheus."""
-        found = self._prometheus("alerts")["data"]["alerts"]
+        at = self._at["vmalert"] if self.server == "victoriametrics" else self._metrics_at
+        found = self._json(f"{at}/api/v1/alerts")["data"]["alerts"]
         return {alert["labels"]["alertname"] for alert in found if alert["state"] == "firing"}
 
     def routed(self) -> set[str]:
@@ -234,7 +258,11 @@ class Views:
         return int(time.time() - self._started_at) + SCRAPE_S
 
     def _prometheus(self, path: str, **query: Any) -> Any:
-        return self._json(f"{self._at['prometheus']}/api/v1/{path}?{urllib.parse.urlencode(query)}")
+        return self._json(f"{self._metrics_at}/api/v1/{path}?{urllib.parse.urlencode(query)}")
+
+    @property
+    def _metrics_at(self) -> str:
+        return str(self._at["metrics"][self.server])
 
     def _json(self, url: str) -> Any:
         return json.loads(_read(url))
@@ -248,7 +276,8 @@ def _read(url: str) -> bytes:
 def _filled(expr: str, step_s: int, window_s: int) -> str:
     for name, value in VARIABLES.items():
         expr = expr.replace(name, value)
-    return expr.replace("$__range", f"{window_s}s").replace("$__interval", f"{step_s}s")
+    expr = expr.replace("$__range", f"{window_s}s").replace("$__interval", f"{step_s}s")
+    return expr.replace("$__rate_interval", f"{step_s + 2}s")  # and a scrape, at a test's pace
 
 
 def _has_number(series: Mapping[str, Any]) -> bool:

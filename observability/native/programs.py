@@ -23,6 +23,10 @@ JAEGER = "2.13.0"
 JAEGER_MODULE = "github.com/jaegertracing/jaeger@v1.76.0"
 PROMETHEUS = "3.16.0"
 PROMETHEUS_MODULE = "github.com/prometheus/prometheus/cmd/{}@v0.316.0"
+PROMETHEUS_LTS = "3.5.1"
+PROMETHEUS_LTS_MODULE = "github.com/prometheus/prometheus@v0.305.1"
+VICTORIA_METRICS = "1.151.0"
+VICTORIA_METRICS_MODULE = "github.com/VictoriaMetrics/VictoriaMetrics@v1.151.0"
 VICTORIA_LOGS = "1.51.1"
 VICTORIA_LOGS_PROGRAM = "github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs"
 ALERTMANAGER = "0.28.1"
@@ -121,6 +125,28 @@ def build_prometheus(go: Go) -> None:
     go("install", "-tags", "remove_all_sd", *STRIPPED, *modules, GOBIN=str(go.folder))
 
 
+def build_prometheus_lts(go: Go) -> None:
+    """Compile the Prometheus of long-term support; it has no build tag that leaves the cloud providers out."""
+    module = json.loads(go("mod", "download", "-json", PROMETHEUS_LTS_MODULE))["Dir"]
+    sources = go.folder / "sources"
+    shutil.copytree(module, sources, ignore=shutil.ignore_patterns("plugins.go", "testdata"))
+    for path in (sources, sources / "go.mod", sources / "go.sum"):
+        path.chmod(0o755)
+    for name in ("prometheus", "promtool"):
+        output = str(go.folder / f"{name}-3.5")
+        Go(sources)("build", "-mod=mod", *STRIPPED, "-o", output, f"./cmd/{name}")
+
+
+def build_victoria_metrics(go: Go) -> None:
+    """Compile VictoriaMetrics and vmalert, which evaluates its rules, with the checksums they publish."""
+    shutil.copy(HERE / "victoria-metrics" / "go.mod", go.folder)
+    module = json.loads(go("mod", "download", "-json", VICTORIA_METRICS_MODULE))["Dir"]
+    (go.folder / "go.sum").write_bytes((Path(module) / "go.sum").read_bytes())
+    for name in ("victoria-metrics", "vmalert"):
+        program = f"{VICTORIA_METRICS_MODULE.partition('@')[0]}/app/{name}"
+        go("build", "-mod=mod", *STRIPPED, "-o", name, program)
+
+
 def build_victoria_logs(go: Go) -> None:
     """Compile VictoriaLogs with the checksums kept beside this file."""
     for name in ("go.mod", "go.sum"):
@@ -164,8 +190,31 @@ PROGRAMS = (
     Program("otelcol", OTELCOL, build_otelcol, ("otelcol",)),
     Program("jaeger", JAEGER, build_jaeger, ("jaeger",)),
 )
-CHECKERS = (Program("compose", COMPOSE, build_compose, ("docker-compose",)),)
-"""Not part of the stack: only its tests need them."""
+BACKENDS = {
+    "prometheus": (),
+    "prometheus-3.5": (
+        Program(
+            "prometheus-lts",
+            PROMETHEUS_LTS,
+            build_prometheus_lts,
+            ("prometheus-3.5", "promtool-3.5"),
+        ),
+    ),
+    "victoriametrics": (
+        Program(
+            "victoria-metrics",
+            VICTORIA_METRICS,
+            build_victoria_metrics,
+            ("victoria-metrics", "vmalert"),
+        ),
+    ),
+}
+"""What may keep the metrics, and what it needs beside PROGRAMS."""
+CHECKERS = (
+    *(program for programs in BACKENDS.values() for program in programs),
+    Program("compose", COMPOSE, build_compose, ("docker-compose",)),
+)
+"""Not part of the stack that starts by itself: its tests need them."""
 
 
 def cache() -> Path:

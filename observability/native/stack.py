@@ -19,12 +19,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from programs import CHECKERS, HERE, BuildError, build
+from programs import BACKENDS, CHECKERS, HERE, PROGRAMS, BuildError, build
 
 ROOT = HERE.parent.parent
 OBSERVABILITY = HERE.parent
@@ -33,8 +34,16 @@ STOP_WITHIN_S = 15.0
 PORTS = (
     "otlp_grpc otlp_http collector_health collector_self collector_prometheus "
     "jaeger_grpc jaeger_http jaeger_query jaeger_query_grpc jaeger_health jaeger_self "
-    "prometheus victorialogs alertmanager"
+    "prometheus prometheus-3.5 victoriametrics vmalert victorialogs alertmanager"
 ).split()
+DIALECTS = {
+    "prometheus": "prometheus",
+    "prometheus-3.5": "compatible",
+    "victoriametrics": "victoriametrics",
+}
+"""Which folder's rules and dashboards fit which keeper of metrics."""
+QUICK = {"10s": "2s", "1m": "4s", "15s": "3s"}
+"""How often things are read and written in a test that cannot wait."""
 
 
 class StackError(Exception):
@@ -102,15 +111,25 @@ class Server:
 class Stack:
     """All programs with the shipped files, on loopback; a context manager that leaves none behind."""
 
-    def __init__(self, programs: Mapping[str, Path], data: Path) -> None:
+    def __init__(
+        self,
+        programs: Mapping[str, Path],
+        data: Path,
+        backends: Sequence[str] = ("prometheus",),
+        *,
+        is_quick: bool = False,
+    ) -> None:
         self.data = data
+        self.backends = backends
+        self._is_quick = is_quick
         self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         self._programs = programs
         self.servers = {server.name: server for server in self._servers()}
 
     def __enter__(self) -> Stack:
         try:
-            self._write_prometheus_configuration()
+            for backend in self.backends:
+                self._write_configuration(backend)
             for server in self.servers.values():
                 server.start()
             for server in self.servers.values():
@@ -135,17 +154,20 @@ class Stack:
         self.servers[name].wait_ready()
 
     @property
-    def addresses(self) -> dict[str, str]:
+    def addresses(self) -> dict[str, Any]:
         """Where each program answers."""
         return {
             "otlp_http": self.url("otlp_http"),
             "otlp_grpc": self.address("otlp_grpc"),
             "jaeger": self.url("jaeger_query"),
-            "prometheus": self.url("prometheus"),
+            "prometheus": self.url(self.backends[0]),
+            "metrics": {backend: self.url(backend) for backend in self.backends},
+            "vmalert": self.url("vmalert"),
             "victorialogs": self.url("victorialogs"),
             "alertmanager": self.url("alertmanager"),
             "collector_metrics": self.url("collector_prometheus") + "/metrics",
             "collector_self_metrics": self.url("collector_self") + "/metrics",
+            "dialect": DIALECTS[self.backends[0]],
             "promtool": str(self._programs["promtool"]),
             "logs": str(self.data),
         }
@@ -162,15 +184,12 @@ class Stack:
         """Stores first, the collector last."""
         at, url, data = self.address, self.url, self.data
         logs = ["-storageDataPath", str(data / "victorialogs"), "-retentionPeriod=30d"]
-        metrics = [
-            "--storage.tsdb.path",
-            str(data / "prometheus"),
-            "--storage.tsdb.retention.time=30d",
-        ]
-        features = "--enable-feature=exemplar-storage,created-timestamp-zero-ingestion"
         alerts = ["--storage.path", str(data / "alertmanager"), "--cluster.listen-address="]
         collector = [f"--config={ROOT / 'otel-collector.yaml'}"]
         collector += [f"--config={OBSERVABILITY / 'otel-collector-queue.yaml'}"]
+        if self._is_quick:
+            flush = f"connectors::span_metrics::metrics_flush_interval: {self._pace('15s')}"
+            collector.append(f"--config=yaml:{flush}")
         return [
             self._server(
                 "victoria-logs",
@@ -183,19 +202,11 @@ class Stack:
                     f"--config.file={OBSERVABILITY / 'alertmanager' / 'alertmanager.yml'}",
                     *alerts,
                     f"--web.listen-address={at('alertmanager')}",
+                    f"--web.external-url={url('alertmanager')}",
                 ],
                 url("alertmanager") + "/-/ready",
             ),
-            self._server(
-                "prometheus",
-                [
-                    f"--config.file={data / 'config' / 'prometheus.yml'}",
-                    *metrics,
-                    features,
-                    f"--web.listen-address={at('prometheus')}",
-                ],
-                url("prometheus") + "/-/ready",
-            ),
+            *(server for backend in self.backends for server in self._metrics(backend)),
             self._server(
                 "jaeger",
                 [f"--config={OBSERVABILITY / 'jaeger.yaml'}"],
@@ -203,6 +214,47 @@ class Stack:
             ),
             self._server("otelcol", collector, url("collector_health")),
         ]
+
+    def _metrics(self, backend: str) -> list[Server]:
+        """What keeps the metrics and evaluates the rules."""
+        at, url, data = self.address, self.url, self.data
+        config = data / "config" / backend
+        if backend == "victoriametrics":
+            store = [
+                f"-promscrape.config={config / 'scrape.yml'}",
+                "-storageDataPath",
+                str(data / "victoriametrics"),
+                "-retentionPeriod=30d",
+                "-search.latencyOffset=5s",  # a person who looks now wants what is there now
+                "-httpListenAddr",
+                at(backend),
+            ]
+            rules = [
+                f"-rule={config / 'rules'}/*.yml",
+                f"-datasource.url={url(backend)}",
+                f"-remoteRead.url={url(backend)}",
+                f"-remoteWrite.url={url(backend)}",
+                f"-notifier.url={url('alertmanager')}",
+                f"-external.url={url('vmalert')}",
+                f"-evaluationInterval={self._pace('10s')}",
+                "-rule.evalDelay=5s",
+                "-remoteWrite.flushInterval=1s",
+                f"-httpListenAddr={at('vmalert')}",
+            ]
+            return [
+                self._server("victoria-metrics", store, url(backend) + "/health"),
+                self._server("vmalert", rules, url("vmalert") + "/health"),
+            ]
+        arguments = [
+            f"--config.file={config / 'prometheus.yml'}",
+            "--storage.tsdb.path",
+            str(data / backend),
+            "--storage.tsdb.retention.time=30d",
+            "--enable-feature=exemplar-storage,created-timestamp-zero-ingestion",
+            f"--web.listen-address={at(backend)}",
+            f"--web.external-url={url(backend)}",
+        ]
+        return [self._server(backend, arguments, url(backend) + "/-/ready")]
 
     def _server(self, name: str, arguments: list[str], ready_url: str) -> Server:
         command = [str(self._programs[name]), *arguments]
@@ -228,7 +280,7 @@ class Stack:
             "JAEGER_STORAGE_EPHEMERAL": "false",
             "JAEGER_STORAGE_DIR": str(self.data / "jaeger"),
             "JAEGER_OTLP_GRPC_ENDPOINT": self.address("jaeger_grpc"),
-            "PROMETHEUS_URL": self.url("prometheus"),
+            "PROMETHEUS_URL": self.url(self.backends[0]),
             "VICTORIALOGS_OTLP_ENDPOINT": self.url("victorialogs")
             + "/insert/opentelemetry/v1/logs",
             "OTEL_TRACES_SAMPLER": "always_off",  # Jaeger would trace itself
@@ -236,15 +288,26 @@ class Stack:
         theirs = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
         return theirs | ours
 
-    def _write_prometheus_configuration(self) -> None:
-        """Copy the shipped folder; only the targets differ, as Prometheus expands no variables."""
-        config = self.data / "config"
+    def _pace(self, shipped: str) -> str:
+        """How often something happens."""
+        return QUICK[shipped] if self._is_quick else shipped
+
+    def _write_configuration(self, backend: str) -> None:
+        """Copy a server's files; only targets and pace differ, as Prometheus expands no variables."""
+        config = self.data / "config" / backend
         shutil.rmtree(config, ignore_errors=True)
-        shutil.copytree(OBSERVABILITY / "prometheus", config)
+        (config / "targets").mkdir(parents=True)
+        shutil.copytree(OBSERVABILITY / DIALECTS[backend] / "rules", config / "rules")
+        for name in ("prometheus/prometheus.yml", "victoriametrics/scrape.yml"):
+            shutil.copy(OBSERVABILITY / name, config)
+        for path in (*config.glob("*.yml"), *config.glob("rules/*.yml")):
+            for key, shipped in (("interval", "10s"), ("interval", "1m")):
+                text = path.read_text()
+                path.write_text(text.replace(f"{key}: {shipped}", f"{key}: {self._pace(shipped)}"))
         targets = {
             "confiture": ["collector_prometheus"],
             "otel-collector": ["collector_self"],
-            "backends": ["jaeger_self", "victorialogs", "alertmanager", "prometheus"],
+            "backends": ["jaeger_self", "victorialogs", "alertmanager", backend],
             "alertmanager": ["alertmanager"],
         }
         for name, ports in targets.items():
@@ -272,7 +335,7 @@ def free_ports(count: int) -> list[int]:
 
 def describe(stack: Stack) -> str:
     """What a person needs: how to fill it and where to look."""
-    otlp, prometheus = stack.url("otlp_http"), stack.url("prometheus")
+    otlp, prometheus = stack.url("otlp_http"), stack.url(stack.backends[0])
     rows = {
         "log lines": f"{stack.url('victorialogs')}/select/vmui",
         "alerts": stack.url("alertmanager"),
@@ -286,7 +349,7 @@ def describe(stack: Stack) -> str:
         [
             "The stack is up:",
             *(f"  {name:16}{where}" for name, where in rows.items()),
-            "Jaeger and Prometheus built from their modules have no pages; `docker compose up` has them, and Grafana.",
+            f"Dashboards and rules for it: observability/{DIALECTS[stack.backends[0]]}. Jaeger and Prometheus, built from their modules, have no pages.",
             "",
             "Fill it from another terminal:",
             f"  make demo OTLP={otlp}",
@@ -315,6 +378,9 @@ def main() -> int:
     parser.add_argument(
         "--checkers", action="store_true", help="build what only the tests need, too"
     )
+    parser.add_argument(
+        "--backend", choices=list(BACKENDS), default="prometheus", help="what keeps the metrics"
+    )
     parser.add_argument("--data", type=Path, help="keep everything stored in this folder")
     options = parser.parse_args()
     ended = threading.Event()
@@ -323,7 +389,7 @@ def main() -> int:
         ended.set()
 
     try:
-        programs = build()
+        programs = dict(build((*PROGRAMS, *BACKENDS[options.backend])))
         if options.checkers:
             build(CHECKERS)
         if options.build_only:
@@ -333,7 +399,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="confiture-stack.") as scratch:
             data = (options.data or Path(scratch)).resolve()
             data.mkdir(parents=True, exist_ok=True)
-            with Stack(programs, data) as stack:
+            with Stack(programs, data, [options.backend]) as stack:
                 print(json.dumps(stack.addresses) if options.json else describe(stack), flush=True)
                 serve(stack, ended)
     except (BuildError, StackError) as error:
