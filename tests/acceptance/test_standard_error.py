@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -78,3 +79,44 @@ def test_it_changes_nothing(project: Any, receiver: Any, state: str) -> None:
     assert migrated(project, {"CONFITURE_WEBHOOK_URL": receiver.url}, state) == off
     assert migrated(project, {"CONFITURE_WEBHOOK_URL": "ftp://nowhere"}, state) == off
     assert [request.payload["event_type"] for request in receiver.requests] == ["migration_success"]
+
+
+def test_one_that_is_not_read_stops_nothing(project: Any, receiver: Any) -> None:
+    """A pipe that is full takes no more lines; migrations, webhooks and the end do not wait."""
+    for number in range(1, 13):
+        project.migration(f"{number:03}", f"t{number}", up="SELECT 1", down="SELECT 1")
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_LOG": "json"}
+    done = run(project, env, stderr=writing)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    assert 0 < len(text) <= 4096
+    assert done.returncode == 0, text + done.stdout
+    assert len(receiver.requests) == 12
+
+
+def test_lines_of_the_command_stay_whole(project: Any, receiver: Any) -> None:
+    """In a log of both streams ours begin lines of their own, as soon as the command's ends."""
+    for number in range(1, 4):
+        project.migration(f"{number:03}", f"t{number}", up="SELECT 1", down="SELECT 1")
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_LOG": "json"}
+    lines = run(project, env, stderr=subprocess.STDOUT).stdout.splitlines()
+    assert sum("Applying" in line and "✅" in line for line in lines) == 3
+    events = [json.loads(line)["event"] for line in lines if line.startswith("{")]
+    assert events.count("migration.applied") == events.count("webhook.delivered") == 3
+
+
+def run(project: Any, env: Mapping[str, str], **streams: Any) -> subprocess.CompletedProcess[str]:
+    """``migrate up``, in text."""
+    return subprocess.run(
+        [CONFITURE, "migrate", "up"],
+        cwd=project.path,
+        env=project.environ(env),
+        stdin=subprocess.DEVNULL,
+        check=False,
+        text=True,
+        timeout=60,
+        **{"stdout": subprocess.PIPE, **streams},
+    )
