@@ -126,7 +126,7 @@ def webhooks_app() -> typer.Typer:
             typer.Option("--version", callback=_version, is_eager=True, help="Show the version"),
         ] = False,
     ) -> None:
-        pass
+        terminal.degrade()
 
     return group
 

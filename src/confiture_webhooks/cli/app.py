@@ -7,7 +7,6 @@ from collections.abc import Callable
 import typer
 
 from ..demo import demo
-from ..terminal import degrade
 from .act import disable, discard, enable, redeliver
 from .check import check
 from .doctor import doctor
@@ -17,7 +16,6 @@ from .receive import listen, verify_command
 from .send import deliver, test
 from .status import status
 
-degrade()
 app = typer.Typer(no_args_is_help=True)
 COMMANDS: dict[str, Callable[..., None]] = {
     "check": check,
