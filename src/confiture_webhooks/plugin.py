@@ -126,7 +126,9 @@ def webhooks_app() -> typer.Typer:
             typer.Option("--version", callback=_version, is_eager=True, help="Show the version"),
         ] = False,
     ) -> None:
-        terminal.degrade()
+        from .terminal import degrade  # noqa: PLC0415
+
+        degrade()
 
     return group
 

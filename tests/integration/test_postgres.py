@@ -140,3 +140,30 @@ def test_root_runs_it_as_nobody_and_widens_nothing() -> None:
         assert Path(f"/proc/{server.pid}").stat().st_uid != 0
     assert [path.stat().st_mode for path in watched] == before
     assert Path("/etc/passwd").read_bytes() == accounts
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account")
+def test_root_writes_nothing_where_the_server_could_plant_a_name() -> None:
+    """As root only the data directory is the server's; nobody but root can change what is above."""
+    with LocalPostgres() as server:
+        home = server.log.parent
+        owners = {path.name: path.stat().st_uid for path in home.iterdir()}
+        assert home.stat().st_uid == 0
+        assert home.stat().st_mode & 0o022 == 0
+        assert owners.pop("data") != 0
+        assert set(owners.values()) == {0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    """A kept directory that belongs to somebody else is named, and stays as it is."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as above:
+        Path(above).chmod(0o755)
+        theirs = Path(above) / "kept"
+        theirs.mkdir()
+        os.chown(theirs, 65534, 65534)
+        with pytest.raises(WebhooksError, match="belongs to another user"):
+            LocalPostgres(theirs).start()
+        assert list(theirs.iterdir()) == []

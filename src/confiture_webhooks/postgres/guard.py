@@ -6,8 +6,9 @@ included, and the server is then stopped and what was made for it removed. One p
 endings.
 
 PostgreSQL refuses to run as root. As root it runs as an unprivileged account that exists
-already, in a private directory of that account; no account is made and no permission is widened.
-Where that account cannot read the wheel, it is copied into the private directory.
+already. Only its data directory belongs to that account: root creates and writes nothing in a
+directory where the account could plant a name. No account is made, and no directory above is
+changed. Where that account cannot read the wheel, it is copied beside the data.
 """
 
 from __future__ import annotations
@@ -91,13 +92,9 @@ def _enterable(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def _home(order: Order, account: _Account) -> Iterator[Path]:
-    """The private directory of the server, removed at the end unless it was asked for."""
+    """Our own directory, with one of the server's for its data; removed unless it was asked for."""
     if order.directory is not None:
-        home = Path(order.directory)
-        if account.identity() and not all(_enterable(parent) for parent in home.parents):
-            raise WebhooksError(f"it does not run as root, and no other account can enter {home}")
-        os.chown(home, account.uid, account.gid)
-        yield home
+        yield _prepared(Path(order.directory), account)
         return
     roots = [Path(root) for root in (tempfile.gettempdir(), "/tmp", "/var/tmp")]  # noqa: S108
     if account.identity():
@@ -106,10 +103,22 @@ def _home(order: Order, account: _Account) -> Iterator[Path]:
         raise WebhooksError("no temporary directory that an unprivileged account may enter")
     home = Path(tempfile.mkdtemp(prefix="confiture-webhooks-pg-", dir=roots[0]))
     try:
-        os.chown(home, account.uid, account.gid)
-        yield home
+        yield _prepared(home, account)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _prepared(home: Path, account: _Account) -> Path:
+    """*home*, which the account may enter but not change, with its data directory in it."""
+    if account.identity() and not all(_enterable(parent) for parent in home.parents):
+        raise WebhooksError(f"it does not run as root, and no other account can enter {home}")
+    data = home / "data"
+    if account.identity():
+        home.chmod(0o711)
+    if not data.exists():
+        data.mkdir(mode=0o700)
+        os.chown(data, account.uid, account.gid)
+    return home
 
 
 def _binaries(order: Order, account: _Account, home: Path) -> Path:
@@ -137,9 +146,9 @@ def _binaries(order: Order, account: _Account, home: Path) -> Path:
 
 def _run_initdb(order: Order, account: _Account, bin_dir: Path, home: Path) -> None:
     word = home / "initdb.password"
-    word.touch(mode=0o600)
-    os.chown(word, account.uid, account.gid)
+    word.touch(mode=0o600, exist_ok=False)
     word.write_text(order.password, encoding="ascii")
+    os.chown(word, account.uid, account.gid)
     options = ["--no-sync", "--no-instructions", "--no-locale", "--encoding=UTF8"]
     options += ["--auth=scram-sha-256", f"--username={SUPERUSER}", f"--pwfile={word}"]
     done = subprocess.run(
@@ -186,13 +195,18 @@ def _wait_until_ready(server: subprocess.Popen[bytes], home: Path) -> None:
         if server.poll() is not None:
             log = (home / "server.log").read_text(encoding="utf-8", errors="replace")
             raise WebhooksError(_last_line(log))
-        with contextlib.suppress(OSError):
-            lines = status.read_text(encoding="utf-8").splitlines()
+        with contextlib.suppress(OSError), open(status, opener=_plain_file) as file:
+            lines = file.read().splitlines()
             # A file left by a killed server names another process.
             if lines[:1] == [str(server.pid)] and lines[-1].strip() == "ready":
                 return
         time.sleep(0.01)
     raise WebhooksError(f"it was not ready after {_START_S:.0f} s")
+
+
+def _plain_file(path: str, flags: int) -> int:
+    """Open the server's own *path*: no link is followed and no pipe waited for."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

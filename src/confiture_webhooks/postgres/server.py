@@ -141,8 +141,10 @@ def _password(directory: Path | None) -> str:
     if directory is None:
         return secrets.token_urlsafe(18)
     kept = directory / "password"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if directory.stat().st_uid != os.getuid():
+        raise WebhooksError(f"{directory} belongs to another user")
     if not kept.exists():
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         kept.touch(mode=0o600)
         kept.write_text(secrets.token_urlsafe(18), encoding="ascii")
     return kept.read_text(encoding="ascii")
