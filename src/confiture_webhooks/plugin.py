@@ -34,6 +34,8 @@ NOT_MIGRATING = frozenset(
     )
 )
 """Commands that apply nothing: hook files cost them nothing."""
+NO_FILE = ("-d", "--database-url", "--no-config")
+"""Options with which Confiture reads no environment file."""
 DEFAULT_CONFIGS = (f"{ENVIRONMENTS}/local.yaml", "confiture.yaml")
 
 
@@ -61,13 +63,23 @@ def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
     """Whether webhooks may be wanted: cheap, imports nothing, wrong only on the yes side."""
     if environ.get("CONFITURE_WEBHOOKS", "").strip().lower() in OFF:
         return False
-    if environ.get("CONFITURE_WEBHOOK_URL") or environ.get("CONFITURE_WEBHOOK_SECRET"):
+    if any(name.startswith("CONFITURE_WEBHOOK") and value for name, value in environ.items()):
         return True
     if may_have_hooks(arguments):
         return True
     values = {value for word in arguments for value in _values(word)}
     named = {path for value in values for path in (value, f"{ENVIRONMENTS}/{value}.yaml")}
+    if environ.get("CONFITURE_DATABASE_URL") or any(word.startswith(NO_FILE) for word in arguments):
+        named |= set(_environments())
     return any(_mentions_webhooks(path) for path in {*named, *DEFAULT_CONFIGS})
+
+
+def _environments() -> list[str]:
+    """The environment files: where Confiture reads none, any of them may be meant."""
+    try:
+        return [f"{ENVIRONMENTS}/{name}" for name in os.listdir(ENVIRONMENTS)]  # noqa: PTH208
+    except OSError:
+        return []
 
 
 def may_have_hooks(arguments: list[str]) -> bool:

@@ -16,14 +16,20 @@ from typing import Any
 
 from . import terminal
 from .config import Settings, is_configured
-from .config.variables import SECRET
+from .config.variables import URL
 from .contained import containing
-from .errors import ConfigError
-from .run.invocation import DEFAULT_CONFIG, HOOKS, Invocation, parse
+from .run.invocation import DEFAULT_CONFIG, HOOKS, MUTATING, Invocation, parse
 from .run.outgoing import TELEMETRY_BUDGET
 from .run.run import Run
 from .run.summary import naming
-from .wiring import command_settings, command_telemetry, make_hooks, parts, settings_from
+from .wiring import (
+    command_telemetry,
+    found_settings,
+    make_hooks,
+    parts,
+    settings_from,
+    unread_block,
+)
 
 
 def consult(run: Run, connection: Any) -> None:
@@ -175,21 +181,26 @@ def preload() -> None:
 def open_session(arguments: list[str]) -> CommandSession | None:
     """A session for the command line *arguments*, or ``None`` when nothing is configured for it.
 
-    Faults of the configuration are said aloud; the command then runs without webhooks.
+    Faults of the configuration are said; each costs only what it is about.
     """
     invocation = parse(arguments, os.environ)
     if invocation is None:
         return None
-    # A secret without an address is a slip worth telling.
-    is_meant = is_configured(os.environ, invocation.config_file) or bool(os.environ.get(SECRET))
-    if not (is_meant or HOOKS.is_dir()):
+    file = invocation.settings_file
+    is_meant = is_configured(os.environ, file)
+    unread = unread_block(os.environ, file) if invocation.command in MUTATING else None
+    if not (is_meant or unread or HOOKS.is_dir()):
         return None
-    try:
-        settings, files = command_settings(os.environ, invocation.config_file)
-    except ConfigError as error:
-        _say_faults(error)
-        return None
-    if not (settings.endpoints or files):
+    settings, files = found_settings(os.environ, file)
+    notices = [str(slip) for slip in settings.warnings]
+    if takers := [one.shown for one in files if one.reads_url and os.environ.get(URL)]:
+        notices.append(f"{takers[0]} reads {URL} itself, so the endpoint default is not used")
+    if unread is not None and not settings.recorded:
+        notices.append(str(unread))
+    terminal.say(*(f"confiture-webhooks: {notice}" for notice in notices))
+    if settings.faults:
+        _say_faults(settings)
+    if not (settings.recorded or files):
         return None
 
     def database() -> str | None:
@@ -218,19 +229,28 @@ def _say(invocation: Invocation, text: str) -> None:
     terminal.say(*named.split("\n"))
 
 
-def _say_faults(error: ConfigError) -> None:
-    """Every fault, on stderr and as one log event."""
-    lines = ["confiture-webhooks: the configuration is wrong; no webhook is sent:"]
-    lines += [f"  {fault}" for fault in error.faults]
-    terminal.say(*lines)
-    from .config import log_form  # noqa: PLC0415
+def _say_faults(settings: Settings) -> None:
+    """Every fault, on stderr and as one log event, and what becomes of the events."""
+    waiting = ", ".join(endpoint.name for endpoint in settings.faulty)
+    costs = [f"events for {waiting} are recorded and wait until this is fixed"] if waiting else []
+    if settings.outbox_fault is not None:
+        costs.append("events are kept in memory and are lost when the command ends")
+    if not settings.recorded:
+        costs.append("no webhook is sent")
+    lines = [
+        f"confiture-webhooks: the configuration is wrong; {'; '.join(costs) or 'the rest is used'}:"
+    ]
+    terminal.say(*lines, *(f"  {fault}" for fault in settings.faults))
     from .telemetry import Telemetry  # noqa: PLC0415
 
-    log, log_level = log_form(os.environ)
     telemetry = Telemetry.for_command(
-        environ=os.environ, environment=None, endpoints=(), log=log, log_level=log_level
+        environ=os.environ,
+        environment=None,
+        endpoints=(),
+        log=settings.log,
+        log_level=settings.log_level,
     )
-    telemetry.config_invalid(error.faults)
+    telemetry.config_invalid(settings.faults)
     telemetry.shutdown(TELEMETRY_BUDGET)
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import terminal
-from .config import Settings, is_configured, load
-from .config.variables import ALLOW_HTTP, SECRET, URL
-from .errors import Fault, OutboxError
-from .run.invocation import DEFAULT_CONFIG, DSN_VARIABLE
+from .config import Settings, has_block, load, read
+from .config.variables import CONFIG, DSN, ENVIRONMENT, ENVIRONMENTS, OF_DEFAULT
+from .errors import ConfigError, Fault, OutboxError
 from .run.outgoing import Parts
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from .transport import Transport
 
 HOST = "fraiseql-confiture"
-OF_DEFAULT = frozenset({URL, SECRET, ALLOW_HTTP})
-"""What makes the endpoint that variables alone make."""
 
 
 def user_agent() -> str:
@@ -45,39 +42,49 @@ def settings_from(environ: Mapping[str, str], config_file: Path | None) -> Setti
     return load(environ, config_file)
 
 
-def unread_block(environ: Mapping[str, str], config_file: Path | None) -> Fault | None:
-    """That the usual file has a block which is not used, as the host reads no file; else None."""
-    has_dsn = bool(environ.get(DSN_VARIABLE))
-    if config_file is not None or not has_dsn or not is_configured({}, DEFAULT_CONFIG):
+def unread_block(environ: Mapping[str, str], settings_file: Path | None) -> Fault | None:
+    """That an environment's file has a block which is not used, as no file is read; else None."""
+    if settings_file is not None or environ.get(CONFIG):
         return None
+    blocks = sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(path))
+    if not blocks:
+        return None
+    names = " or ".join(path.stem for path in blocks)
+    has_dsn = bool(environ.get(DSN))
     return Fault(
-        DSN_VARIABLE,
-        "is set, so Confiture reads no environment file, and the `webhooks:` block of "
-        f"{DEFAULT_CONFIG} is not used",
-        f"Unset it and write `database_url` into the file, or configure webhooks with {URL}",
+        DSN if has_dsn else "--config",
+        f"{'is set' if has_dsn else 'names no file'}, so Confiture reads no environment file, and "
+        f"the `webhooks:` block of {', '.join(map(str, blocks))} is not used",
+        f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file",
     )
+
+
+def found_settings(
+    environ: Mapping[str, str], config_file: Path | None
+) -> tuple[Settings, list[HookFile]]:
+    """The settings of a command as far as they are right, and its hook files. Raises nothing.
+
+    A hook file that reads CONFITURE_WEBHOOK_URL itself sends to that address: the variable then
+    makes no endpoint here, so that no event is sent there twice.
+    """
+    from .adapters.hook_files import find  # noqa: PLC0415
+
+    settings = read(environ, config_file)
+    files = find(Path.cwd(), settings.hooks)
+    if any(file.reads_url for file in files):
+        rest = {name: value for name, value in environ.items() if name not in OF_DEFAULT}
+        settings = read(rest, config_file)
+    return settings, files
 
 
 def command_settings(
     environ: Mapping[str, str], config_file: Path | None
 ) -> tuple[Settings, list[HookFile]]:
-    """The settings of a command, and its hook files. Raises ConfigError with every fault.
-
-    A hook file that reads CONFITURE_WEBHOOK_URL itself tells that address: the variable then
-    makes no endpoint here, so that nobody is told twice.
-    """
-    from .adapters.hook_files import find  # noqa: PLC0415
-
-    project = Path.cwd()
-    files = find(project)
-    if not any(file.reads_url for file in files):
-        settings = settings_from(environ, config_file)
-        files = find(project, settings.hooks)
-        if not any(file.reads_url for file in files):
-            return settings, files
-    rest = {name: value for name, value in environ.items() if name not in OF_DEFAULT}
-    settings = settings_from(rest, config_file)
-    return settings, find(project, settings.hooks)
+    """The same. Raises ConfigError with every fault."""
+    settings, files = found_settings(environ, config_file)
+    if settings.faults:
+        raise ConfigError(settings.faults)
+    return settings, files
 
 
 def make_hooks(settings: Settings, files: Sequence[HookFile]) -> Callable[..., HookRunner] | None:
@@ -184,6 +191,11 @@ def operators_outbox(
 
     One that does not exist yet is made if *makes*, and is empty otherwise. Raises OutboxError.
     """
+    if settings.outbox_fault is not None:
+        raise OutboxError(
+            f"{settings.outbox_fault.setting}: {settings.outbox_fault.problem}",
+            settings.outbox_fault.remedy,
+        )
     if settings.outbox == "memory":
         raise OutboxError(
             "outbox memory: it is gone with its run, so there is nothing to look at",

@@ -64,7 +64,7 @@ def check(
     kind = _event(explained)
     as_json = is_json(output)
     settings, files = whole_settings_of(config, output)
-    unread = unread_block(os.environ, invocation_of(config, output).config_file)
+    unread = unread_block(os.environ, invocation_of(config, output).settings_file)
     is_off = os.environ.get(SWITCH, "").strip().lower() in OFF_WORDS
     document: dict[str, Any] = {
         **redacted(settings),

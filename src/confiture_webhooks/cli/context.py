@@ -90,7 +90,7 @@ def settings_of(
     """The settings a ``confiture migrate`` here would use, or the end of the command."""
     invocation = invocation_of(config, output, is_sending=is_sending)
     try:
-        settings = settings_from(os.environ, invocation.config_file)
+        settings = settings_from(os.environ, invocation.settings_file)
     except ConfigError as error:
         refuse(error.faults, output)
     if needs_endpoint and not settings.endpoints:
@@ -111,7 +111,7 @@ def whole_settings_of(config: Path | None, output: str) -> tuple[Settings, list[
     """The same with the hook files, any fault of which ends the command too."""
     invocation = invocation_of(config, output)
     try:
-        settings, files = command_settings(os.environ, invocation.config_file)
+        settings, files = command_settings(os.environ, invocation.settings_file)
     except ConfigError as error:
         refuse(error.faults, output)
     if faults := [file.fault for file in files if file.fault is not None]:
@@ -139,7 +139,7 @@ def opened(config: Path | None, output: str, *, makes: bool = False) -> Iterator
     """
     settings = settings_of(config, output, needs_endpoint=False)
     if not settings.endpoints and (
-        fault := unread_block(os.environ, _asked_for(config).config_file)
+        fault := unread_block(os.environ, _asked_for(config).settings_file)
     ):
         say_faults([fault])
     try:
@@ -165,7 +165,7 @@ def say_none(context: Context) -> None:
 
 def refuse_nothing(invocation: Invocation, output: str) -> NoReturn:
     """End the command: no endpoint is configured."""
-    if fault := unread_block(os.environ, invocation.config_file):
+    if fault := unread_block(os.environ, invocation.settings_file):
         refuse([fault], output)
     refuse(
         [

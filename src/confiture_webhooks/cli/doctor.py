@@ -50,7 +50,9 @@ def doctor(
     as_json = is_json(output)
     invocation = invocation_of(config, output)
     checks: list[Check] = []
-    for check in diagnose(os.environ, invocation.config_file, is_pinging=is_pinging):
+    for check in diagnose(
+        os.environ, invocation.config_file, invocation.settings_file, is_pinging=is_pinging
+    ):
         checks.append(check)
         if not as_json:
             _show(check)

@@ -1,5 +1,5 @@
 """Settings: the environment and the ``webhooks:`` block, read and checked, every fault at once."""
 
-from .settings import Settings, has_block, is_configured, load, log_form, read, redacted
+from .settings import Settings, has_block, is_configured, load, read, redacted
 
-__all__ = ["Settings", "has_block", "is_configured", "load", "log_form", "read", "redacted"]
+__all__ = ["Settings", "has_block", "is_configured", "load", "read", "redacted"]

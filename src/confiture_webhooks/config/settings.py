@@ -74,7 +74,7 @@ def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
     """Whether webhooks may be wanted. Cheap; errs only on the yes side; never raises."""
     if environ.get(variables.SWITCH, "").strip().lower() in variables.OFF_WORDS:
         return False
-    if environ.get(variables.URL) or environ.get(variables.CONFIG):
+    if any(value and name.startswith(f"{variables.PREFIX}_") for name, value in environ.items()):
         return True
     return config_file is not None and has_block(config_file)
 
@@ -103,15 +103,6 @@ def load(environ: Mapping[str, str], config_file: Path | None) -> Settings:
     if settings.faults:
         raise ConfigError(settings.faults)
     return settings
-
-
-def log_form(environ: Mapping[str, str]) -> tuple[Log | None, str | None]:
-    """How lines are logged, and from which level, when the other settings are wrong.
-
-    A variable that is wrong itself counts as not set.
-    """
-    settings = read(environ, None)
-    return settings.log, settings.log_level
 
 
 def redacted(settings: Settings) -> dict[str, Any]:

@@ -44,19 +44,23 @@ _COLLECTORS = {GRPC: "http://localhost:4317", "http/protobuf": "http://localhost
 
 
 def diagnose(
-    environ: Mapping[str, str], config_file: Path | None, *, is_pinging: bool
+    environ: Mapping[str, str],
+    config_file: Path | None,
+    settings_file: Path | None,
+    *,
+    is_pinging: bool,
 ) -> Iterator[Check]:
     """One check after the other; with *is_pinging* every endpoint is sent a ping."""
     if environ.get(SWITCH, "").strip().lower() in OFF_WORDS:
         yield wrong("configuration", f"{SWITCH} is off: nothing is sent", "Unset it")
     try:
-        settings, files = command_settings(environ, config_file)
+        settings, files = command_settings(environ, settings_file)
     except ConfigError as error:
         for fault in error.faults:
             yield wrong("configuration", f"{fault.setting}: {fault.problem}", fault.remedy)
         return
     yield _configured(settings, files)
-    if unread := unread_block(environ, config_file):
+    if unread := unread_block(environ, settings_file):
         yield warn("environment file", f"{unread.setting} {unread.problem}", unread.remedy)
     yield from _hook_files(files)
     for endpoint in settings.endpoints:

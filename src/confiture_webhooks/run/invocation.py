@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config.variables import DSN, ENVIRONMENT, ENVIRONMENTS, USUAL_FILE
 from ..event import Direction
 
-ENVIRONMENTS = Path("db/environments")
-DEFAULT_CONFIG = ENVIRONMENTS / "local.yaml"
+DEFAULT_CONFIG = USUAL_FILE
 APPLY_AS_CONFIG = Path("confiture.yaml")
 DEFAULT_MIGRATIONS = Path("db/migrations")
 HOOKS = Path("confiture_hooks")
-DSN_VARIABLE = "CONFITURE_DATABASE_URL"
+MUTATING = frozenset({"up", "down", "down-to", "apply-as", "steps", "squash-ledger"})
+"""The commands that take the migration lock in their own name."""
 FILE_ONLY = frozenset({"apply-as", "squash-ledger", "steps"})
 """Mutating commands that take the DSN from their file and from nowhere else."""
 _FLAGS = "vy"
@@ -31,6 +32,8 @@ class Invocation:
     """The word after ``migrate``; empty when there is none."""
     config_file: Path | None
     """The environment file the host reads, or ``None`` when the DSN comes from elsewhere."""
+    settings_file: Path | None
+    """Where the ``webhooks:`` block is looked for: there, or in CONFITURE_ENVIRONMENT's file."""
     is_rehearsal: bool
     """Whether nothing it does is meant to last."""
     resumes: str | None = None
@@ -53,9 +56,11 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
     command = next((word for word in rest if not word.startswith("-")), "")
     resumes = _option(rest, "--resume") if command == "steps" else None
     migrations = _option(rest, "--migrations-dir")
+    config_file = _config_file(command, rest, environ)
     return Invocation(
         command=command,
-        config_file=_readable(_config_file(command, rest, environ)),
+        config_file=_readable(config_file),
+        settings_file=_readable(config_file or _environment_file(environ)),
         is_rehearsal=any(word.startswith("--dry-run") for word in rest),
         resumes=resumes,
         migrations_dir=Path(migrations) if migrations else DEFAULT_MIGRATIONS,
@@ -72,8 +77,14 @@ def _config_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) 
         return ENVIRONMENTS / f"{environment}.yaml" if environment else APPLY_AS_CONFIG
     if command in FILE_ONLY:
         return DEFAULT_CONFIG
-    has_dsn = _option(rest, "--database-url", "-d") is not None or environ.get(DSN_VARIABLE)
+    has_dsn = _option(rest, "--database-url", "-d") is not None or environ.get(DSN)
     return None if has_dsn or "--no-config" in rest else DEFAULT_CONFIG
+
+
+def _environment_file(environ: Mapping[str, str]) -> Path | None:
+    """The file of CONFITURE_ENVIRONMENT, for where the host reads none."""
+    name = environ.get(ENVIRONMENT, "").strip()
+    return ENVIRONMENTS / f"{name}.yaml" if name and Path(name).name == name else None
 
 
 def _readable(path: Path | None) -> Path | None:

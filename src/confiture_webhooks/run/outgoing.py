@@ -70,7 +70,7 @@ class Outgoing:
 
     def stage(self, intent: Intent) -> None:
         """Remember an event whose outcome is not known yet."""
-        if not self._settings.endpoints:
+        if not self._settings.recorded:
             return
         with self._guard:
             try:
@@ -83,13 +83,13 @@ class Outgoing:
         type_, deliveries = self._enlisted.pop(event.id, (None, ()))
         if type_ is not event.type:
             deliveries = deliveries_of(
-                event, self._settings.endpoints, trace, report=self._telemetry.failed
+                event, self._settings.recorded, trace, report=self._telemetry.failed
             )
         self.release(event.id, deliveries)
 
     def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
         """Keep *deliveries* in place of the intent *event_id*, and begin to make them."""
-        if not self._settings.endpoints:
+        if not self._settings.recorded:
             return
         with self._guard:
             try:
@@ -103,7 +103,7 @@ class Outgoing:
 
     def intents(self) -> Sequence[Intent]:
         """Those that are staged and not released, of earlier runs too, oldest first."""
-        if not self._settings.endpoints:
+        if not self._settings.recorded:
             return []
         with self._guard:
             try:
@@ -120,7 +120,7 @@ class Outgoing:
         # Not under the guard: what a hook has on its way must not hold up a COMMIT.
         if isinstance(outbox, Enlisting):
             deliveries = deliveries_of(
-                event, self._settings.endpoints, trace, report=self._telemetry.failed
+                event, self._settings.recorded, trace, report=self._telemetry.failed
             )
             if outbox.release_on(connection, event.id, deliveries):
                 self._enlisted[event.id] = event.type, deliveries
@@ -128,7 +128,7 @@ class Outgoing:
     def flush(self, budget: timedelta) -> None:
         """Wait for what is due within *budget*, left-overs of earlier runs included."""
         if self._worker is None:
-            if not self._settings.endpoints or not self._parts.has_leftovers():
+            if not self._settings.recorded or not self._parts.has_leftovers():
                 return
             self._working().wake()
         assert self._worker is not None

@@ -195,7 +195,7 @@ class Run:
         self._opened.report(where, error)
 
     def _is_wanted(self, kind: EventType) -> bool:
-        return any(kind in endpoint.events for endpoint in self._settings.endpoints)
+        return any(kind in endpoint.events for endpoint in self._settings.recorded)
 
     def _where(self) -> tuple[str | None, str]:
         """The environment, and the id of the run's trace."""
