@@ -178,6 +178,29 @@ def tunnel(talk: Talk) -> None:
         back.join()
 
 
+def socks(talk: Talk) -> None:
+    """Behave as a SOCKS proxy (4, 4a, 5) that connects to the port asked for, wherever that is."""
+    read = talk._incoming.read
+    if read(1) == b"\x05":
+        read(read(1)[0])
+        talk.sock.sendall(b"\x05\x00")
+        _, _, _, kind = read(4)
+        read({1: 4, 4: 16}.get(kind) or read(1)[0])
+        port = int.from_bytes(read(2))
+        granted = b"\x05\x00\x00\x01" + bytes(6)
+    else:
+        port = int.from_bytes(read(3)[1:])
+        is_named = read(4)[:3] == bytes(3)
+        for _ in range(1 + is_named):
+            while read(1) != b"\x00":
+                pass
+        granted = b"\x00\x5a" + bytes(6)
+    with socket.create_connection(("127.0.0.1", port)) as onward:
+        talk.sock.sendall(granted)
+        threading.Thread(target=pump, args=(onward, talk.sock), daemon=True).start()
+        pump(talk.sock, onward)
+
+
 def pump(source: socket.socket, target: socket.socket) -> None:
     """Pass on what comes until there is no more."""
     with suppress(OSError):

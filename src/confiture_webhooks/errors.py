@@ -67,6 +67,8 @@ class TransportError(WebhooksError):
     Or ``CUT``: we ended the attempt ourselves, so it says nothing of the receiver.
     """
 
-    def __init__(self, error_type: str) -> None:
+    def __init__(self, error_type: str, reason: str | None = None) -> None:
         self.error_type = error_type
+        self.reason = reason
+        """More about it, where it is known; holds no address."""
         super().__init__(error_type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -37,21 +37,13 @@ class ScriptedTransport:
         self._left = {name: list(replies) for name, replies in self.replies.items()}
         self._lock = threading.Lock()
 
-    def send(
-        self,
-        request: Request,
-        *,
-        timeout: timedelta,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> Response:
+    def send(self, request: Request, *, timeout: timedelta) -> Response:
         """The next reply for the request's endpoint; raises TransportError for an error type."""
         with self._lock:
             self.sent.append(request)
             self.timeouts.append(timeout)
             left = self._left.get(request.endpoint)
             reply: Reply = left.pop(0) if left else 200
-        if meanwhile is not None:
-            meanwhile()
         if self.is_aborted:
             raise TransportError(CUT)
         if isinstance(reply, str):

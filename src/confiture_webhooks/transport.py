@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from .delivery import Delivery
-from .endpoint import Endpoint
+from .endpoint import Endpoint, Tls
+from .networks import Networks
 from .provider import complete
 from .signature import body_signature, webhook_signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to send. Its ``repr`` shows neither address, headers nor body."""
+    """A request to send. Its ``repr`` shows neither address, headers nor body."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
@@ -24,17 +25,22 @@ class Request:
     basic_auth: tuple[str, str] | None = field(default=None, repr=False)
     resend_count: int = 0
     """How many attempts were made before this one."""
+    method: str = "POST"
+    lanes: int = 1
+    """How many requests to this endpoint may be under way at once."""
+    tls: Tls = field(default_factory=Tls)
+    networks: Networks = field(default_factory=Networks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What came back. The answer's body is never kept."""
+    """The answer, without its body."""
 
     status_code: int
     retry_after: timedelta | None = None
     """From ``Retry-After``, seconds or HTTP date; never negative; ``None`` when unreadable."""
-    ended: float | None = field(default=None, compare=False)
-    """When the attempt was over, by the monotonic clock; ``None``: when ``send`` returned."""
+    date: str | None = field(default=None, compare=False)
+    """Its ``Date``."""
 
 
 class Transport(Protocol):
@@ -45,21 +51,12 @@ class Transport(Protocol):
     - Redirects are not followed: a 3xx is the answer.
     - Connections are kept per endpoint and used again.
     - The calling thread's OpenTelemetry context is the parent of the attempt's span.
-    - ``send`` may be called from several threads, one per endpoint.
+    - An address outside the request's networks is not dialled.
+    - ``send`` may be called from several threads, also for one endpoint.
     """
 
-    def send(
-        self,
-        request: Request,
-        *,
-        timeout: timedelta,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> Response:
-        """POST *request*; raises ``TransportError`` with why there was no answer.
-
-        *meanwhile* is called once, in the calling thread, as a rule while the answer is
-        awaited, and does not raise.
-        """
+    def send(self, request: Request, *, timeout: timedelta) -> Response:
+        """POST *request*; raises ``TransportError`` with why there was no answer."""
 
     def abort(self) -> None:
         """End every attempt under way, now, as ``TransportError(CUT)``; later ones too."""
@@ -96,10 +93,12 @@ def prepare(
     headers |= {name: header_text(value) for name, value in optional.items() if value}
     headers |= completed.headers
     if endpoint.secrets:
-        headers["X-Confiture-Signature"] = body_signature(endpoint.secrets[0], completed.body)
-        headers["webhook-signature"] = webhook_signature(
-            endpoint.secrets, delivery.event_id, at, completed.body
-        )
+        if "confiture" in endpoint.signatures:
+            headers["X-Confiture-Signature"] = body_signature(endpoint.secrets[0], completed.body)
+        if "standard" in endpoint.signatures:
+            headers["webhook-signature"] = webhook_signature(
+                endpoint.secrets, delivery.event_id, at, completed.body
+            )
         if endpoint.send_secret and endpoint.url.lower().startswith("https:"):
             headers["X-Confiture-Secret"] = endpoint.secrets[0]
     taken = {name.lower() for name in headers}
@@ -111,6 +110,9 @@ def prepare(
         endpoint=endpoint.name,
         basic_auth=endpoint.basic_auth,
         resend_count=attempt - 1,
+        lanes=endpoint.concurrency,
+        tls=endpoint.tls,
+        networks=endpoint.networks,
     )
 
 

@@ -90,22 +90,6 @@ PLACES: dict[str, tuple[Callable[[Hang], str], str]] = {
     ),
     NEVER_READS: (lambda hang: hang.peer(Talk.hang), "timeout"),
     "no answer": (lambda hang: hang.peer(starts_with(b"", Talk.hang)), "timeout"),
-    "half a header": (
-        lambda hang: hang.peer(starts_with(b"HTTP/1.1 200 OK\r\n", Talk.hang)),
-        "too_slow",
-    ),
-    "header drips": (
-        lambda hang: hang.peer(
-            starts_with(b"HTTP/1.1 200 OK\r\n", lambda talk: talk.drip(b"X: y\r\n", 0.05))
-        ),
-        "too_slow",
-    ),
-    "one long header": (
-        lambda hang: hang.peer(
-            starts_with(b"HTTP/1.1 200 OK\r\nX: ", lambda talk: talk.drip(b"x"))
-        ),
-        "too_slow",
-    ),
     "proxy drips": (
         lambda hang: hang.proxy(starts_with(b"HTTP/1.1 200 ", lambda talk: talk.drip(b"x"))),
         "too_slow",
@@ -114,9 +98,17 @@ PLACES: dict[str, tuple[Callable[[Hang], str], str]] = {
         lambda hang: hang.proxy(starts_with(b"HTTP/1.1 200 OK\r\n\r\n", Talk.hang)),
         "timeout",
     ),
+    "half a status line": (
+        lambda hang: hang.peer(starts_with(b"HTTP/1.1 200 O", Talk.hang)),
+        "too_slow",
+    ),
+    "status line drips": (
+        lambda hang: hang.peer(starts_with(b"HTTP/1.1 200 ", lambda talk: talk.drip(b"x"))),
+        "too_slow",
+    ),
     "continue": (
         lambda hang: hang.peer(
-            starts_with(b"", lambda talk: talk.drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.001))
+            starts_with(b"", lambda talk: talk.drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.005))
         ),
         "too_slow",
     ),
@@ -154,7 +146,7 @@ def body(place: str) -> bytes:
 def own_threads() -> list[str]:
     """The names of the transport's threads, and of nothing else that may still be running."""
     names = [one.name for one in threading.enumerate()]
-    return [name for name in names if name == "webhooks-dns" or name.endswith("-attempt")]
+    return [name for name in names if name in {"webhooks-dns", "webhooks-bounded"}]
 
 
 def assert_soon(is_true: Callable[[], bool]) -> None:
@@ -209,6 +201,26 @@ def test_a_body_is_not_waited_for(
     assert time.monotonic() - started < BOUND_S
 
 
+HEADERS: dict[str, Callable[[Talk], object]] = {
+    "silent": Talk.hang,
+    "drip": lambda talk: talk.drip(b"X: y\r\n", 0.05),
+    "one long header drips": lambda talk: talk.drip(b"x"),
+}
+
+
+@pytest.mark.parametrize("then", HEADERS.values(), ids=HEADERS)
+def test_a_status_line_is_the_answer(
+    transport: HttpTransport, hang: Hang, then: Callable[[Talk], object]
+) -> None:
+    """Headers that do not end change nothing of an answer, and are waited for no longer than an attempt."""
+    url = hang.peer(starts_with(b"HTTP/1.1 200 OK\r\n", then))
+    started = time.monotonic()
+    assert transport.send(request(url), timeout=SHORT).status_code == 200
+    assert time.monotonic() - started < BOUND_S
+    transport.close()
+    assert_soon(lambda: own_threads() == [])
+
+
 @EVERYWHERE
 def test_abort_ends_an_attempt_now(transport: HttpTransport, hang: Hang, place: str) -> None:
     """Wherever an attempt hangs, abort ends it as cut, and all later ones."""
@@ -223,7 +235,7 @@ def test_abort_ends_an_attempt_now(transport: HttpTransport, hang: Hang, place: 
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
-    assert_soon(lambda: any(name.endswith("-attempt") for name in own_threads()))
+    assert_soon(lambda: "webhooks-bounded" in own_threads())
     time.sleep(0.1)  # so that it is where it hangs
     transport.abort()
     sender.join(BOUND_S)
@@ -318,19 +330,19 @@ def test_what_cannot_be_interrupted_costs_three_threads(
     assert_soon(lambda: own_threads() == [])
 
 
-def test_one_thread_makes_many_attempts(transport: HttpTransport) -> None:
-    """While none hangs, all attempts to an endpoint are made by the same thread."""
+def test_an_attempt_leaves_no_thread(transport: HttpTransport) -> None:
+    """When an attempt is over, so is its thread."""
     with Peer(answers(OK)) as peer:
-        for _ in range(20):
+        for _ in range(3):
             transport.send(request(peer.url), timeout=LONG)
-            assert_soon(lambda: own_threads() == ["webhooks-analytics-attempt"])
+        assert_soon(lambda: own_threads() == [])
 
 
 def test_a_hang_delays_no_other_endpoint(transport: HttpTransport, hang: Hang) -> None:
     """While one endpoint's attempt hangs, another's is made."""
     url = hang.peer(Talk.hang)
     sender = in_background(transport, url)
-    assert_soon(lambda: any(name.endswith("-attempt") for name in own_threads()))
+    assert_soon(lambda: "webhooks-bounded" in own_threads())
     with Peer(answers(OK)) as peer:
         assert transport.send(request(peer.url, "other"), timeout=LONG).status_code == 200
     assert sender.is_alive()

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import base64
+import socket
 import ssl
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+import requests.adapters
 import trustme
 
 from confiture_webhooks.adapters.http import HttpTransport
-from confiture_webhooks.adapters.http_session import LOOKS_AROUND_EVERY_S
+from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S, way_to
+from confiture_webhooks.adapters.reach import reach
 from confiture_webhooks.errors import TransportError
+from confiture_webhooks.networks import Networks
 from confiture_webhooks.transport import Request
-from peer import OK, Peer, Talk, answers, says, tunnel
+from peer import OK, Peer, Talk, answers, says, socks, tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -71,12 +76,153 @@ def test_plain_http_goes_through_the_proxy(
 
 def test_no_proxy(transport: HttpTransport, monkeypatch: pytest.MonkeyPatch) -> None:
     """NO_PROXY names hosts that are reached directly."""
+    resolves_to_loopback(monkeypatch)
     with Peer(answers(OK)) as proxy, Peer(answers(OK)) as peer:
         monkeypatch.setenv("http_proxy", proxy.url)
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+        monkeypatch.setenv("no_proxy", "other.test,receiver.test")
+        url = peer.url.replace("127.0.0.1", "receiver.test")
+        assert transport.send(request(url), timeout=PATIENCE).status_code == 200
         assert proxy.talks == []
         assert len(peer.requests) == 1
+
+
+def resolves_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every name of the domain ``test`` lead here."""
+    real = socket.getaddrinfo
+
+    def look_up(host: str, *args: object) -> object:
+        return real("127.0.0.1" if host.endswith(".test") else host, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "a.localhost", "127.1"])
+def test_loopback_is_never_proxied(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """A token for this machine is not sent to another, whatever the environment names."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda *_: [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", peer.port))],
+    )
+    with Peer(answers(OK)) as proxy, Peer(answers(OK)) as peer:
+        for name in ("http_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        url = peer.url.replace("127.0.0.1", host)
+        assert transport.send(request(url), timeout=PATIENCE).status_code == 200
+        assert proxy.talks == []
+
+
+@pytest.mark.parametrize(
+    ("entries", "url", "expected"),
+    [
+        ("*", "https://receiver.test/", True),
+        ("receiver.test", "https://receiver.test/", True),
+        (" Receiver.Test ", "https://receiver.test/", True),
+        (".test", "https://receiver.test/", True),
+        ("*.test", "https://receiver.test/", True),
+        ("ceiver.example", "https://receiver.test/", False),
+        ("receiver.test:443", "https://receiver.test/", True),
+        ("receiver.test:8443", "https://receiver.test/", False),
+        ("10.0.0.0/8", "https://10.1.2.3/", True),
+        ("10.0.0.0/8", "https://11.1.2.3/", False),
+        ("fd00::/8", "https://[fd00::1]/", True),
+        ("[fd00::]/8", "https://[fd00::1]/", True),
+        ("fd00::/8", "https://[fe80::1]/", False),
+        ("fd00::1", "https://[fd00::1]/", True),
+        ("[fd00::1]", "https://[fd00:0::1]/", True),
+        ("[fd00::1]:8443", "https://[fd00::1]:8443/", True),
+        ("[fd00::1]:8443", "https://[fd00::1]/", False),
+        ("", "https://receiver.test/", False),
+        (",", "https://receiver.test/", False),
+        ("", "http://[::1]:8080/", True),
+    ],
+)
+def test_who_is_reached_directly(
+    monkeypatch: pytest.MonkeyPatch, *, entries: str, url: str, expected: bool
+) -> None:
+    """NO_PROXY holds names, addresses and networks, in brackets or not, with a port or without."""
+    monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
+    monkeypatch.setenv("http_proxy", "http://proxy.test:3128")
+    monkeypatch.setenv("no_proxy", entries)
+    assert (way_to(url).proxy is None) is expected
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "socks4", "socks4a"])
+def test_a_socks_proxy(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """With the extra ``socks``, webhooks pass through such a proxy, over a kept connection."""
+    resolves_to_loopback(monkeypatch)
+    with Peer(socks) as proxy, Peer(answers(OK)) as peer:
+        monkeypatch.setenv("all_proxy", proxy.url.replace("http", scheme))
+        url = f"http://receiver.test:{peer.port}/"
+        for _ in range(2):
+            assert transport.send(request(url), timeout=PATIENCE).status_code == 200
+        assert len(peer.talks) == len(proxy.talks) == 1
+
+
+@pytest.mark.parametrize(
+    ("behave", "expected"),
+    [(Talk.hang, "timeout"), (lambda _: None, "proxy"), (Talk.reset, "proxy")],
+)
+def test_a_socks_proxy_that_fails(
+    transport: HttpTransport,
+    monkeypatch: pytest.MonkeyPatch,
+    behave: Callable[[Talk], object],
+    expected: str,
+) -> None:
+    """An attempt through it is bounded, and its failure is the proxy's."""
+    with Peer(behave) as proxy:
+        monkeypatch.setenv("all_proxy", proxy.url.replace("http", "socks5h"))
+        with pytest.raises(TransportError) as caught:
+            transport.send(request("http://receiver.test/"), timeout=timedelta(seconds=1))
+    assert caught.value.error_type == expected
+
+
+def test_a_socks_proxy_without_pysocks(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the extra, sender and inspector name the same reason."""
+
+    def missing(*_: object, **__: object) -> None:
+        raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
+
+    monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", missing)
+    monkeypatch.setenv("all_proxy", "socks5://proxy.test")
+    with pytest.raises(TransportError) as caught:
+        transport.send(request("http://receiver.test/"), timeout=PATIENCE)
+    assert (caught.value.error_type, caught.value.reason) == ("proxy", "socks_missing")
+    found = reach("http://receiver.test/", PATIENCE)
+    assert (found.error_type, found.reason, found.is_proxied) == ("proxy", "socks_missing", True)
+
+
+def test_a_proxy_reaches_no_network_that_is_denied(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that a proxy would resolve is resolved here first."""
+    resolves_to_loopback(monkeypatch)
+    with Peer(answers(OK)) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        sent = replace(request("http://receiver.test/"), networks=Networks(denied=("private",)))
+        with pytest.raises(TransportError) as caught:
+            transport.send(sent, timeout=PATIENCE)
+        assert (caught.value.error_type, proxy.talks) == ("other", [])
+
+
+def test_the_proxys_status_is_known(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sender and inspector know what the proxy answered to CONNECT."""
+    with Peer(says(b"HTTP/1.1 407 Authentication required\r\n\r\n")) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        with pytest.raises(TransportError) as caught:
+            transport.send(request("https://receiver.test/"), timeout=PATIENCE)
+        found = reach("https://receiver.test/", PATIENCE)
+    assert caught.value.reason == "407"
+    assert (found.step, found.error_type, found.is_proxied) == ("proxy", "407", True)
 
 
 def test_a_changed_proxy_is_seen_soon(
@@ -84,14 +230,16 @@ def test_a_changed_proxy_is_seen_soon(
 ) -> None:
     """A hook or a host may set it in mid-run; the kept connection is not used past it."""
     assert LOOKS_AROUND_EVERY_S <= 1
+    resolves_to_loopback(monkeypatch)
     with Peer(answers(OK)) as proxy, Peer(answers(OK)) as peer:
-        assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+        url = peer.url.replace("127.0.0.1", "receiver.test")
+        assert transport.send(request(url), timeout=PATIENCE).status_code == 200
         assert proxy.talks == []
         monkeypatch.setenv("http_proxy", proxy.url)
         time.sleep(LOOKS_AROUND_EVERY_S + 0.1)
-        assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+        assert transport.send(request(url), timeout=PATIENCE).status_code == 200
         assert len(peer.requests) == 1
-        assert proxy.requests[0].startswith(f"POST {peer.url}".encode())
+        assert proxy.requests[0].startswith(f"POST {url}".encode())
 
 
 def test_a_changed_bundle_is_seen_soon(
@@ -151,10 +299,10 @@ def server(authority: trustme.CA, name: str = "receiver.test") -> ssl.SSLContext
 @pytest.mark.parametrize(
     ("behave", "expected"),
     [
-        (says(b"HTTP/1.1 407 Authentication required\r\n\r\n"), "other"),
-        (says(b"HTTP/1.1 502 Bad gateway\r\n\r\n"), "other"),
-        (says(b"rubbish\r\n"), "protocol"),
-        (says(b""), "connection_reset"),
+        (says(b"HTTP/1.1 407 Authentication required\r\n\r\n"), "proxy"),
+        (says(b"HTTP/1.1 502 Bad gateway\r\n\r\n"), "proxy"),
+        (says(b"rubbish\r\n"), "proxy"),
+        (says(b""), "proxy"),
         (Talk.hang, "timeout"),
     ],
 )
@@ -180,7 +328,7 @@ def test_a_proxy_that_is_not_there(
     monkeypatch.setenv("https_proxy", proxy)
     with pytest.raises(TransportError) as caught:
         transport.send(request("https://receiver.test/"), timeout=PATIENCE)
-    assert caught.value.error_type in {"connection_refused", "other"}
+    assert caught.value.error_type == "proxy"
 
 
 def test_basic_auth_is_utf8(transport: HttpTransport) -> None:

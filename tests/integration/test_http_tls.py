@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,9 @@ import pytest
 import trustme
 
 from confiture_webhooks.adapters.http import HttpTransport
+from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S
+from confiture_webhooks.adapters.reach import reach
+from confiture_webhooks.endpoint import Tls
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.transport import Request
 from peer import OK, Peer, Talk, answers, hello_then
@@ -130,3 +135,54 @@ def test_no_tls(transport: HttpTransport, behave: Callable[[Talk], object], expe
     with Peer(behave) as peer:
         sent = request(peer.url.replace("http", "https"))
         assert error_type(transport, sent, timedelta(seconds=2)) == expected
+
+
+def test_a_client_certificate(
+    transport: HttpTransport, authority: trustme.CA, bundle: Path, tmp_path: Path
+) -> None:
+    """A receiver that asks for one gets it; a renewed file is read again, without a new worker."""
+    server = tls(authority, "127.0.0.1")
+    server.verify_mode = ssl.CERT_REQUIRED
+    clients = trustme.CA()
+    clients.configure_trust(server)
+    certificate, key = tmp_path / "client.pem", tmp_path / "client.key"
+    files = Tls(client_certificate=str(certificate), client_key=str(key), ca_bundle=str(bundle))
+
+    def renew(by: trustme.CA) -> None:
+        made = by.issue_cert("client.test")
+        made.private_key_pem.write_to_path(key)
+        made.cert_chain_pems[0].write_to_path(certificate)
+
+    with Peer(answers(OK), tls=server) as peer:
+        sent = replace(request(peer.url), tls=files)
+        assert error_type(transport, sent) == "tls"  # the files are not there
+        assert reach(peer.url, PATIENCE, tls=files).reason == "bundle"
+        renew(clients)
+        time.sleep(LOOKS_AROUND_EVERY_S + 0.1)
+        for _ in range(2):
+            assert transport.send(sent, timeout=PATIENCE).status_code == 200
+        assert len(peer.talks) == 1
+        assert reach(peer.url, PATIENCE, tls=files).step == "answers"
+        renew(authority)
+        time.sleep(LOOKS_AROUND_EVERY_S + 0.1)
+        assert error_type(transport, sent) in {"tls", "connection_reset"}
+        renew(clients)
+        time.sleep(LOOKS_AROUND_EVERY_S + 0.1)
+        assert transport.send(sent, timeout=PATIENCE).status_code == 200
+
+
+def test_key_and_certificate_in_one_file(
+    transport: HttpTransport, authority: trustme.CA, bundle: Path, tmp_path: Path
+) -> None:
+    """The key may stand in the certificate's file."""
+    server = tls(authority, "127.0.0.1")
+    server.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(server)
+    path = tmp_path / "both.pem"
+    authority.issue_cert("client.test").private_key_and_cert_chain_pem.write_to_path(path)
+    with Peer(answers(OK), tls=server) as peer:
+        files = Tls(client_certificate=str(path), ca_bundle=str(bundle))
+        sent = replace(request(peer.url), tls=files)
+        assert transport.send(sent, timeout=PATIENCE).status_code == 200
+        bare = replace(request(peer.url), tls=Tls(ca_bundle=str(bundle)))
+        assert error_type(HttpTransport(), bare) in {"tls", "connection_reset"}

@@ -150,40 +150,12 @@ class Between(ScriptedTransport):
         return answer
 
 
-def test_what_was_accepted_is_recorded_while_the_next_answer_is_awaited() -> None:
-    """The receiver never waits for the outbox: the next request goes out, then the last is kept."""
-    done, held = State.DELIVERED, State.IN_FLIGHT
-    bench = Bench(3, Between())
-    bench.transport.states = bench.states
-    assert bench.pass_once()
-    assert bench.transport.when_sent[2] == [done, held, held]
-    assert bench.transport.when_answered[2] == [done, done, held]
-    assert bench.states() == [done] * 3
-
-
 def test_what_failed_is_recorded_before_the_next_is_sent() -> None:
     """A failure decides what comes next, so it is kept at once."""
     bench = Bench(3, Between(replies={endpoint().name: [200, 503]}))
     bench.transport.states = bench.states
     bench.pass_once()
     assert bench.transport.when_sent[2] == [State.DELIVERED, State.PENDING, State.IN_FLIGHT]
-
-
-def test_an_outbox_that_fails_in_between_loses_no_answer() -> None:
-    """A record that fails while an answer is awaited is made again once the answer is there."""
-    bench = Bench(3)
-    record = bench.outbox.record
-    faults = [OutboxError("disk full")]
-
-    def failing(*args: Any) -> bool:
-        if faults and len(bench.transport.sent) > 2:
-            raise faults.pop()
-        return record(*args)
-
-    bench.outbox.record = failing  # type: ignore[method-assign]
-    assert bench.pass_once()
-    assert bench.states() == [State.DELIVERED] * 3
-    assert len(bench.transport.sent) == 3
 
 
 class Late(ScriptedTransport):
@@ -219,39 +191,6 @@ def test_a_request_is_signed_in_the_second_in_which_it_is_sent(late: float) -> N
     assert stamps == [int(at.timestamp()) for at in transport.sent_at]
     for one, at in zip(transport.sent, transport.sent_at, strict=True):
         verify(one.headers, one.body, SECRET, now=at, tolerance=timedelta(seconds=1))
-
-
-def test_the_next_request_is_made_while_an_answer_is_awaited(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The receiver does not wait for a signature; only the first of a batch is made in its turn."""
-    transport = Late()
-    made: list[tuple[str, int]] = []
-
-    def counted(to: Endpoint, one: Delivery, **terms: Any) -> Request:
-        made.append((one.id, transport.answered))
-        return prepare(to, one, **terms)
-
-    monkeypatch.setattr(deliverer, "prepare", counted)
-    assert bench_of(transport, 7).pass_once()
-    answered_before = [0, 1, 1, 3, 3, 4, 5]  # batches of one, two and four
-    assert made == [(f"dlv_{number}", before) for number, before in enumerate(answered_before)]
-
-
-def test_a_request_that_was_made_ahead_and_not_sent_is_sent_for_no_other() -> None:
-    """A worker that stops in mid-batch forgets it: the next delivery has its own."""
-    transport = Late()
-    bench = bench_of(transport, 3)
-    lane, one = bench.worker.lanes[0], bench.worker._deliverer
-    claims = bench.claims(3)
-    one._is_stopping = lambda: bool(transport.sent)
-    one.deliver(lane, claims, time.monotonic() + 60)
-    assert [claim.delivery.id for claim in claims] == ["dlv_1", "dlv_2"]
-    assert lane.ahead is None
-    one._is_stopping = lambda: False
-    claims.popleft()
-    one.deliver(lane, claims, time.monotonic() + 60)
-    assert [sent.headers["X-Confiture-Delivery"] for sent in transport.sent] == ["dlv_0", "dlv_2"]
 
 
 def test_a_retry_that_is_made_ahead_has_its_own_number() -> None:

@@ -4,29 +4,50 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 import socket
 import ssl
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import NewConnectionError, ProxyError
 from urllib3.util import connection
 
+from ..transport import Response
 from .http_exchange import UNDER_WAY
+from .http_reason import BundleError, DeniedError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+    from ..networks import Networks
     from .http_exchange import Exchange
 
 _SWITCHES = 101
-"""An answer, but only to who asked for another protocol (RFC 9110, 15.2.2): nobody did."""
-_INTERIM = range(102, 200)
+"""An answer to a request for another protocol (RFC 9110, 15.2.2), which none of ours is."""
+_INTERIM = range(100, 200)
 """Answers before the answer, known or not (RFC 9110, 15.2); http.client knows only 100."""
+MOST_INTERIM = 5
+"""A receiver that sends more of them before its answer speaks no HTTP."""
+IDLE_AT_MOST_S = 60.0
+"""A connection that was idle for longer is not used again: a gateway may have forgotten it."""
+_PROBES = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+KEEP_ALIVE = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in _PROBES
+        if hasattr(socket, name)
+    ),
+]
+"""Socket options: probes find out that a connection is gone, and keep a gateway from forgetting."""
+SOCKS_PORT = 1080
 LEAST_PER_ADDRESS_S = 2.0
 """An address gets its share of the time left, and at least this: as with Go's dialer."""
 
@@ -124,27 +145,40 @@ class _Incoming(io.RawIOBase):
 
 
 class _Answer(http.client.HTTPResponse):
-    """An answer whose header has to be complete and in time."""
+    """An answer: its status line decides, whatever comes after it."""
 
     fp: io.BufferedReader
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        exchange = UNDER_WAY.get()
-        exchange.sent()
-        self._incoming = _Incoming(self.fp.detach(), sock, exchange)
+        self._exchange = UNDER_WAY.get()
+        self._incoming = _Incoming(self.fp.detach(), sock, self._exchange)
+        self._interim = 0
+        self._is_receivers = False
         self.fp = io.BufferedReader(self._incoming)
 
     def begin(self) -> None:
         """Read the header. http.client takes one that breaks off for a whole one."""
+        self._is_receivers = True
+        self._exchange.sent()
         super().begin()
         while self.status in _INTERIM:
             self.headers = self.msg = None  # type: ignore[assignment]
             super().begin()
         if self._incoming.is_ended:
             raise ConnectionResetError
-        if self.status == _SWITCHES:
-            raise http.client.UnknownProtocol(str(_SWITCHES))
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        if self._incoming.is_ended:
+            raise ConnectionResetError
+        if status in _INTERIM:
+            self._interim += 1
+            if status == _SWITCHES or self._interim > MOST_INTERIM:
+                raise http.client.UnknownProtocol(str(status))
+        elif self._is_receivers and version.startswith(("HTTP/1.", "HTTP/0.9")):
+            self._exchange.answered(Response(status_code=status), is_whole=False)
+        return version, status, reason
 
 
 class _Bounded(HTTPConnection):
@@ -154,12 +188,21 @@ class _Bounded(HTTPConnection):
     debuglevel = 0
     """Whatever http.client's is set to: it prints headers and addresses."""
     _plug: Plug | None = None
+    used_at = 0.0
+    """When the last request over it began, by the monotonic clock."""
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         """Send a request, over the connection there is or a new one."""
         if self._plug:
             UNDER_WAY.get().stops_with(self._plug.pull)
+        self.used_at = time.monotonic()
         super().request(*args, **kwargs)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can be used again: open, with nothing to read, and not idle for too long."""
+        is_recent = time.monotonic() - self.used_at <= IDLE_AT_MOST_S
+        return is_recent and super().is_connected
 
     def close(self) -> None:
         """Close the connection, and the handle on it."""
@@ -171,31 +214,50 @@ class _Bounded(HTTPConnection):
                 plug.close()
 
     def _tunnel(self) -> None:
-        super()._tunnel()
-        # What the proxy said is not the receiver's answer.
-        UNDER_WAY.get().is_heard = False
+        exchange = UNDER_WAY.get()
+        exchange.step = "proxy"
+        try:
+            super()._tunnel()
+        except (OSError, http.client.HTTPException) as error:
+            status = re.match(r"Tunnel connection failed: (\d+)", str(error))
+            exchange.reason = status[1] if status else None
+            raise ProxyError("no tunnel", error) from error
+        exchange.step = "tls"
+        # The proxy's answer is not the receiver's.
+        exchange.is_heard = False
 
     def _new_conn(self) -> socket.socket:
         exchange = UNDER_WAY.get()
         exchange.is_fresh = True
         try:
-            return self._dial(exchange)
+            sock = self._dial(exchange)
         except OSError as error:
             raise NewConnectionError(self, "no connection") from error
+        exchange.step = "tls"
+        return sock
 
     def _dial(self, exchange: Exchange) -> socket.socket:
         """Try one address after the other; one that hangs leaves time for the next."""
         addresses = RESOLVER.addresses(self._dns_host, self.port, exchange)
+        if self.proxy is None:
+            addresses = permitted(addresses, exchange.networks)
+        return self._first(addresses, exchange)
+
+    def _first(self, addresses: list[Any], exchange: Exchange) -> socket.socket:
+        exchange.step = "connects"
         fault: OSError = socket.gaierror("no address")
         for tried, (family, kind, proto, _, address) in enumerate(addresses):
             left = exchange.left()
             share = max(left / (len(addresses) - tried), min(left, LEAST_PER_ADDRESS_S))
-            sock = socket.socket(family, kind, proto)
+            sock = self._socket(family, kind, proto)
             try:
                 return self._connect(sock, address, share, exchange)
             except OSError as error:
                 fault = error
         raise fault
+
+    def _socket(self, family: int, kind: int, proto: int) -> socket.socket:
+        return socket.socket(family, kind, proto)
 
     def _connect(
         self,
@@ -206,7 +268,7 @@ class _Bounded(HTTPConnection):
     ) -> socket.socket:
         plug = Plug(sock)
         try:
-            for option in self.socket_options or ():
+            for option in KEEP_ALIVE:
                 sock.setsockopt(*option)
             if self.source_address:
                 sock.bind(self.source_address)
@@ -223,30 +285,71 @@ class _Bounded(HTTPConnection):
         return sock
 
 
-class _BoundedTls(_Bounded, HTTPSConnection):
-    """The same over TLS."""
+class _Tls(HTTPSConnection):
+    """TLS whose files are ours to read."""
 
     def connect(self) -> None:
-        """Open the connection, leaving no socket behind where it breaks off."""
+        """Open the connection; a file that cannot be read is a fault of TLS."""
         try:
             super().connect()
         except OSError as error:
             _close_lost(error)
+            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+                raise BundleError(*error.args) from error
             raise
 
 
 def _close_lost(error: OSError) -> None:
-    """Close the socket that ``ssl`` made, and lost when it raised *error*.
-
-    It closes one whose handshake fails, but not one that is reset before: its traceback
-    alone still knows it.
-    """
+    """Close the socket that ``ssl`` made, and lost when the peer reset it before the handshake."""
     step = error.__traceback__
     while step is not None:
         lost = step.tb_frame.f_locals.get("self")
         if isinstance(lost, ssl.SSLSocket):
             lost.close()
         step = step.tb_next
+
+
+class _BoundedTls(_Tls, _Bounded):
+    """The same over TLS."""
+
+
+class _Socks(_Bounded):
+    """A connection through a SOCKS proxy, with PySocks."""
+
+    def __init__(self, *args: Any, _socks_options: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._options = _socks_options
+
+    def _dial(self, exchange: Exchange) -> socket.socket:
+        host = self._dns_host
+        if not self._options["rdns"]:
+            found = RESOLVER.addresses(host, self.port, exchange)
+            host = permitted(found, exchange.networks)[0][4][0]
+        self._target = host, self.port
+        proxy = self._options["proxy_host"], int(self._options["proxy_port"] or SOCKS_PORT)
+        try:
+            return self._first(RESOLVER.addresses(*proxy, exchange), exchange)
+        except OSError as error:
+            raise ProxyError("no way through", error) from error
+
+    def _socket(self, family: int, kind: int, proto: int) -> socket.socket:
+        import socks  # noqa: PLC0415  the extra of that name; without it there is no such pool
+
+        made: socket.socket = socks.socksocket(family, kind, proto)
+        return made
+
+    def _connect(
+        self, sock: Any, address: tuple[Any, ...], share: float, exchange: Exchange
+    ) -> socket.socket:
+        o = self._options
+        version, rdns = o["socks_version"], o["rdns"]
+        sock.set_proxy(version, address[0], address[1], rdns, o["username"], o["password"])
+        exchange.step = "proxy"
+        return super()._connect(sock, self._target, share, exchange)
+
+
+class _TlsSocks(_Tls, _Socks):
+    """The same over TLS."""
 
 
 class _Pool(HTTPConnectionPool):
@@ -257,6 +360,24 @@ class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _BoundedTls
 
 
+class _SocksPool(HTTPConnectionPool):
+    ConnectionCls = _Socks
+
+
+class _TlsSocksPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsSocks
+
+
 RESOLVER = Resolver()
 POOLS = {"http": _Pool, "https": _TlsPool}
 """For a urllib3 ``PoolManager``."""
+SOCKS_POOLS = {"http": _SocksPool, "https": _TlsSocksPool}
+
+
+def permitted(addresses: list[Any], networks: Networks, *, every: bool = False) -> list[Any]:
+    """Those of *addresses* that may be dialled. Raises DeniedError when none, or not *every*."""
+    refusals = [networks.refusal(one[4][0]) for one in addresses]
+    allowed = [one for one, refusal in zip(addresses, refusals, strict=True) if refusal is None]
+    if len(allowed) < (len(addresses) if every else min(1, len(addresses))):
+        raise DeniedError(next(refusal for refusal in refusals if refusal))
+    return allowed

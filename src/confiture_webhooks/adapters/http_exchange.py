@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from contextvars import ContextVar
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ..errors import CUT, TransportError
+from ..networks import Networks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,34 +20,44 @@ if TYPE_CHECKING:
 
 GRACE_S = 0.05
 """How long an attempt that was cut may take to wind up and end its span."""
-SENDING_S = 0.05
-"""How long whoever has something to do while the answer is awaited lets a request be sent first."""
-ANSWER_BODY = timedelta(seconds=1)
+ANSWER_BODY_S = 1.0
 """How long is waited for the body of an answer, only to use its connection again."""
 
 
 class Exchange:
     """One request and its answer. Made where ``send`` is called, used in the attempt's thread."""
 
-    def __init__(self, timeout: timedelta, *, resend_count: int = 0) -> None:
+    def __init__(
+        self,
+        timeout: timedelta,
+        *,
+        resend_count: int = 0,
+        networks: Networks | None = None,
+        answer_within: float | None = None,
+    ) -> None:
         self.resend_count = resend_count
+        self.networks = networks or Networks()
+        self.step = "resolves"
+        """How far it came: ``resolves``, ``connects``, ``proxy``, ``tls``, ``answers``."""
+        self.reason: str | None = None
+        """More about why there is no answer, where it is known."""
         self.is_heard = False
         """Whether a byte of an answer came."""
         self.is_fresh = False
         """Whether a connection was opened for it, instead of a kept one used."""
         self.unread: BaseHTTPResponse | None = None
         """The answer whose body is still on its connection."""
+        self.excerpt = b""
+        """The beginning of the answer's body."""
+        self.response: Response | None = None
+        self._answer_within = answer_within
         self._ends_at = time.monotonic() + timeout.total_seconds()
         self._lock = threading.Lock()
-        self._sent = threading.Event()
-        self._over = threading.Event()
         self._finished = threading.Event()
         self._stop: Callable[[], None] | None = None
         self._is_cut = False
         self._is_aborted = False
-        self._response: Response | None = None
         self._error_type: str | None = None
-        self._finished_at = 0.0
 
     def left(self) -> float:
         """Seconds left; raises TimeoutError when the attempt is over."""
@@ -64,23 +74,24 @@ class Exchange:
 
     def sent(self) -> None:
         """The request is on its way, and the answer is awaited."""
-        self._sent.set()
+        self.step = "answers"
+        if self._answer_within is not None:
+            self._shorten(self._answer_within)
 
-    def wait_until_sent(self) -> None:
-        """Let the attempt's thread send first; it is not waited for where that takes long."""
-        self._sent.wait(SENDING_S)
-
-    def answered(self, response: Response) -> None:
-        """Status line and headers are in: that is the answer, whatever the body does.
+    def answered(self, response: Response, *, is_whole: bool = True) -> None:
+        """A status line is in: that is the answer, whatever comes after it.
 
         An attempt that was cut is not answered: its headers may be those that came before.
         """
         with self._lock:
             if self._is_cut:
                 raise TimeoutError
-            self._response = response
-            drained_at = time.monotonic() + ANSWER_BODY.total_seconds()
-            self._ends_at = min(self._ends_at, drained_at)
+            self.response = response
+            if is_whole:
+                self._shorten(ANSWER_BODY_S)
+
+    def _shorten(self, seconds: float) -> None:
+        self._ends_at = min(self._ends_at, time.monotonic() + seconds)
 
     def late(self) -> str:
         """The error type of an attempt that ran out of time."""
@@ -98,32 +109,23 @@ class Exchange:
                 self._is_aborted = is_abort
                 if self._stop:
                     self._stop()
-        self._sent.set()
-        self._over.set()
 
     def finish(self, error_type: str | None) -> None:
         """The attempt's thread is through with it; *error_type* counts if there is no answer."""
         with self._lock:
             self._error_type = error_type
-            self._finished_at = time.monotonic()
             self._stop = None
             self._finished.set()
-        self._sent.set()
-        self._over.set()
 
     def outcome(self) -> Response:
-        """Wait for the answer; raises TransportError when there is none in time."""
-        try:
-            self._over.wait(max(0.0, self._ends_at - time.monotonic()))
-        finally:
-            self.cut()
+        """The answer; raises TransportError when there is none."""
         self._finished.wait(GRACE_S)
         with self._lock:
-            if self._response is not None:
-                return replace(self._response, ended=self._finished_at or None)
+            if self.response is not None:
+                return self.response
             if self._is_aborted:
                 raise TransportError(CUT)
-            raise TransportError(self._error_type or self.late())
+            raise TransportError(self._error_type or self.late(), self.reason)
 
 
 UNDER_WAY: ContextVar[Exchange] = ContextVar("confiture_webhooks_exchange")

@@ -7,15 +7,36 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from urllib3.exceptions import HeaderParsingError, ReadTimeoutError
+from requests.exceptions import InvalidProxyURL, InvalidSchema
+from requests.exceptions import ProxyError as RequestsProxyError
+from urllib3.exceptions import (
+    HeaderParsingError,
+    ProxyError,
+    ProxySchemeUnknown,
+    ReadTimeoutError,
+)
 from urllib3.exceptions import SSLError as UrllibSSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
+class BundleError(ssl.SSLError):
+    """A file with certificates or a key cannot be read."""
+
+
+class DeniedError(OSError):
+    """No address of the host may be dialled; its text is the rule that says so."""
+
+
 _TYPES: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
     ("timeout", (TimeoutError, ReadTimeoutError)),
+    # Whatever went wrong before the proxy connected us says nothing of the receiver.
+    (
+        "proxy",
+        (ProxyError, ProxySchemeUnknown, RequestsProxyError, InvalidProxyURL, InvalidSchema),
+    ),
     ("dns", (socket.gaierror,)),
     ("connection_refused", (ConnectionRefusedError,)),
     (
@@ -27,6 +48,20 @@ _TYPES: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
     ("protocol", (http.client.HTTPException, HeaderParsingError)),
 )
 """In this order: what comes first wins over what it led to."""
+_CERTIFICATE = {
+    9: "not_yet_valid",
+    10: "expired",
+    18: "self_signed",
+    19: "untrusted",
+    20: "untrusted",
+    62: "wrong_host",
+    64: "wrong_host",
+}
+"""Of OpenSSL's codes for a certificate that does not verify."""
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNSUPPORTED_PROTOCOL"})
+"""What OpenSSL says of bytes that are no TLS."""
+_NO_FILE = frozenset({"NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", "KEY_VALUES_MISMATCH"})
+"""What OpenSSL says of a file that holds no certificate, or of a key that fits none."""
 
 
 def error_type_of(error: BaseException) -> str:
@@ -36,6 +71,27 @@ def error_type_of(error: BaseException) -> str:
         if any(isinstance(link, classes) for link in chain):
             return error_type
     return "other"
+
+
+def reason_of(error: BaseException) -> str | None:
+    """More about *error* than its type, where it is known: ``expired``, ``no_tls``, …"""
+    found = (_reason(link) for link in _chain(error))
+    return next((reason for reason in found if reason), None)
+
+
+def _reason(error: BaseException) -> str | None:
+    reason: str | None = None
+    if isinstance(error, InvalidSchema) and "SOCKS" in str(error):
+        reason = "socks_missing"
+    elif isinstance(error, DeniedError):
+        reason = str(error)
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        reason = _CERTIFICATE.get(error.verify_code, "not_verified")
+    elif isinstance(error, BundleError) or getattr(error, "reason", None) in _NO_FILE:
+        reason = "bundle"
+    elif isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
+        reason = "no_tls"
+    return reason
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

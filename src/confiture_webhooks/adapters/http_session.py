@@ -6,8 +6,7 @@ import base64
 import functools
 import io
 import logging
-import ssl
-import time
+import re
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -22,9 +21,10 @@ from requests.adapters import HTTPAdapter
 
 from ..delivery import ERROR_TYPES
 from ..transport import Response
-from .http_connection import POOLS
+from .http_connection import POOLS, RESOLVER, SOCKS_POOLS, permitted
 from .http_exchange import UNDER_WAY
-from .http_reason import error_type_of
+from .http_reason import BundleError, error_type_of, reason_of
+from .http_way import Way, way_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 BODY_LIMIT = 4096
 """How much of an answer's body is read, and thrown away, to use its connection again."""
 LONGEST_RETRY_AFTER = timedelta(days=365)
+MOST_KEPT = 32
+"""Connections that are kept for one endpoint, at most."""
 
-_SECONDS_DIGITS = 9
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PLAIN_REQUEST_HEADERS = frozenset(
     {
@@ -57,8 +59,6 @@ _PLAIN_REQUEST_HEADERS = frozenset(
 )
 """What a span may show where its owner asked for request headers."""
 _PLAIN_ANSWER_HEADERS = ("content-length", "content-type", "date", "retry-after")
-LOOKS_AROUND_EVERY_S = 1.0
-"""How soon a change of proxies and certificates in the environment is seen, at the latest."""
 _CALLER: ContextVar[trace.Span] = ContextVar("confiture_webhooks_caller")
 
 
@@ -78,10 +78,10 @@ class EndpointSession(requests.Session):
 
     def __init__(self) -> None:
         super().__init__()
-        self._found: tuple[str, float, tuple[str, dict[str, Any]]] | None = None
+        self._way: tuple[object, Way] | None = None
         self.adapters.clear()
         # For every scheme, so that a wrong one is also refused where its text stays inside.
-        self.mount("", _CleanAdapter(pool_connections=2, pool_maxsize=2))
+        self.mount("", _CleanAdapter(pool_connections=2, pool_maxsize=MOST_KEPT))
         for name in ("connection", "connectionpool", "poolmanager", "response", "util.retry"):
             logging.getLogger(f"urllib3.{name}").addFilter(_is_not_ours)
 
@@ -91,39 +91,44 @@ class EndpointSession(requests.Session):
         context.attach(baggage.clear())
         _CALLER.set(trace.get_current_span())
         try:
-            url, settings = self._way(request.url)
-            prepared = _prepare(request, url)
-            self.send(prepared, timeout=exchange.left(), allow_redirects=False, **settings)
+            way = self.way(request)
+            if way.proxy is not None:
+                _check_networks(way.url, exchange)
+            self.send(_prepare(request, way.url), timeout=exchange.left(), **way.settings)
         except NoAnswer as error:
             return type(error).__name__
         except Exception as error:  # noqa: BLE001  (its text may hold the address)
+            exchange.reason = exchange.reason or reason_of(error)
             return exchange.verdict(error_type_of(error))
         finally:
             _drain(exchange)
         return None
 
-    def _way(self, address: str) -> tuple[str, dict[str, Any]]:
-        """*address* as requests writes it, and the proxies and certificates for it.
+    def way(self, request: Request) -> Way:
+        """The way to *request*'s address; connections over another one are closed.
 
-        They are not worked out anew for each request: that takes as long as the rest of one.
+        It is not worked out anew for each request: that takes as long as the rest of one.
         """
-        found, now = self._found, time.monotonic()
-        if found and found[0] == address and now - found[1] <= LOOKS_AROUND_EVERY_S:
-            return found[2]
-        plain = requests.PreparedRequest()
-        plain.prepare_url(address, None)
-        url = plain.url or ""
-        settings = self.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
-        way = url, dict(settings)
-        self._found = address, now, way
+        key, known = (request.url, request.tls), self._way
+        if known and known[0] == key and known[1].is_recent:
+            return known[1]
+        way = way_to(request.url, request.tls)
+        if known and known[1].stamp != way.stamp:
+            self.close()
+        self._way = key, way
         return way
 
 
-class _CleanAdapter(HTTPAdapter):
-    """Sends within the span of the attempt; neither it nor what it raises tells an address."""
+def _check_networks(url: str, exchange: Exchange) -> None:
+    """Resolve here what a proxy will connect to, where it may not go everywhere."""
+    if not exchange.networks.has_rules:
+        return
+    host, port, _ = _address_of(url)
+    permitted(RESOLVER.addresses(host, port, exchange), exchange.networks, every=True)
 
-    _found: tuple[Any, ...] = ()
-    """What the last pool of connections was found by, and that pool."""
+
+class _CleanAdapter(HTTPAdapter):
+    """Sends within the span of the attempt; neither it nor an error it raises has an address."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Make the pools, of connections that end with their attempt."""
@@ -133,31 +138,16 @@ class _CleanAdapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         """Return the pools of a proxy, of connections that end with their attempt."""
         manager = super().proxy_manager_for(proxy, **kwargs)
-        if not proxy.lower().startswith("socks"):
-            manager.pool_classes_by_scheme = POOLS
+        is_socks = proxy.lower().startswith("socks")
+        manager.pool_classes_by_scheme = SOCKS_POOLS if is_socks else POOLS
         return manager
-
-    def get_connection_with_tls_context(
-        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Return the pool for *request*: the last one, when it is wanted by the same terms."""
-        terms = (request.url, args, kwargs)
-        if not self._found or self._found[0] != terms:
-            pool = super().get_connection_with_tls_context(request, *args, **kwargs)
-            self._found = (terms, pool)
-        return self._found[1]
-
-    def close(self) -> None:
-        """Close the pools, and know none of them any more."""
-        self._found = ()
-        super().close()
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Find the trusted certificates; that there are none is a fault of TLS."""
         try:
             super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
         except OSError as error:
-            raise ssl.SSLError from error
+            raise BundleError from error
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # type: ignore[override]
         """Send *request*; raises NoAnswer, made outside the handler so that it has no context."""
@@ -169,22 +159,25 @@ class _CleanAdapter(HTTPAdapter):
             exchange.unread = answer.raw
             exchange.answered(_response(answer))
         except Exception as error:  # noqa: BLE001  (its text may hold the address)
+            if exchange.response is not None:
+                return _shown(exchange.response.status_code, {}, 11)
+            exchange.reason = exchange.reason or reason_of(error)
             error_type = exchange.verdict(error_type_of(error))
         else:
-            return _shown(answer)
+            return _shown(answer.status_code, answer.headers, answer.raw.version)
         raise _NO_ANSWER[error_type](error_type)
 
     def _send(
         self, request: requests.PreparedRequest, exchange: Exchange, kwargs: dict[str, Any]
     ) -> requests.Response:
-        """Send it; once more if the kept connection turns out to be closed. Same ``webhook-id``."""
-        try:
-            return super().send(request, **kwargs)
-        except Exception as error:
-            is_stale = not (exchange.is_fresh or exchange.is_heard)
-            if not is_stale or error_type_of(error) != "connection_reset":
-                raise
-        return super().send(request, **kwargs | {"timeout": exchange.left()})
+        """Send it; again if a kept connection turns out to be closed. Same ``webhook-id``."""
+        while True:
+            try:
+                return super().send(request, **kwargs | {"timeout": exchange.left()})
+            except Exception as error:
+                is_stale = not (exchange.is_fresh or exchange.is_heard)
+                if not is_stale or error_type_of(error) != "connection_reset":
+                    raise
 
 
 class _NoBody(io.BytesIO):
@@ -200,7 +193,7 @@ def _prepare(request: Request, url: str) -> requests.PreparedRequest:
         credentials = base64.b64encode(":".join(request.basic_auth).encode())
         headers["Authorization"] = f"Basic {credentials.decode()}"
     prepared = requests.PreparedRequest()
-    prepared.prepare_method("POST")
+    prepared.prepare_method(request.method)
     prepared.url = url
     prepared.prepare_headers(headers)
     prepared.headers["Content-Length"] = str(len(request.body))
@@ -212,17 +205,15 @@ def _response(answer: requests.Response) -> Response:
     return Response(
         status_code=answer.status_code,
         retry_after=retry_after(answer.headers.get("Retry-After"), datetime.now(UTC)),
+        date=answer.headers.get("Date"),
     )
 
 
 def retry_after(text: str | None, now: datetime) -> timedelta | None:
-    """What a ``Retry-After`` asks for (RFC 9110, 10.2.3); ``None`` when it cannot be read."""
+    """The wait that a ``Retry-After`` asks for (RFC 9110, 10.2.3); ``None``: it is unreadable."""
     text = (text or "").strip()
-    if text.isascii() and text.isdecimal():
-        # A number can be longer than int() or timedelta() take.
-        is_long = len(text) > _SECONDS_DIGITS
-        wait = LONGEST_RETRY_AFTER if is_long else timedelta(seconds=int(text))
-        return min(wait, LONGEST_RETRY_AFTER)
+    if _SECONDS.fullmatch(text):
+        return timedelta(seconds=min(float(text), LONGEST_RETRY_AFTER.total_seconds()))
     try:
         at = parsedate_to_datetime(text)
         wait = (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
@@ -231,27 +222,25 @@ def retry_after(text: str | None, now: datetime) -> timedelta | None:
     return min(max(wait, timedelta(0)), LONGEST_RETRY_AFTER)
 
 
-def _shown(answer: requests.Response) -> requests.Response:
-    """The answer as instrumentation sees it: without body, address, and what may be secret."""
+def _shown(status_code: int, headers: Mapping[str, str], version: int) -> requests.Response:
+    """The answer as instrumentation sees it: without body, address, and possible secrets."""
     shown = requests.Response()
-    shown.status_code = answer.status_code
+    shown.status_code = status_code
     shown.reason = ""
     shown.raw = _NoBody()
-    shown.raw.version = answer.raw.version
-    shown.headers.update(
-        {name: answer.headers[name] for name in _PLAIN_ANSWER_HEADERS if name in answer.headers}
-    )
+    shown.raw.version = version
+    shown.headers.update({name: headers[name] for name in _PLAIN_ANSWER_HEADERS if name in headers})
     return shown
 
 
 def _drain(exchange: Exchange) -> None:
     """Read the rest of a short answer, so that its connection is kept; else close it."""
-    # Let go of it: a cycle through it would keep a closed session's connections open.
+    # Not kept on the exchange: a cycle through it would keep a closed session's connections open.
     raw, exchange.unread = exchange.unread, None
     if raw is None:
         return
     with suppress(Exception):
-        raw.read(BODY_LIMIT, decode_content=False)
+        exchange.excerpt = raw.read(BODY_LIMIT, decode_content=False)
     with suppress(Exception):
         if raw.connection is not None:
             raw.close()
@@ -263,7 +252,7 @@ def _describe_span(url: str, resend_count: int) -> None:
     span = trace.get_current_span()
     if span is _CALLER.get() or not span.is_recording():
         return
-    host, port, shown = _told_of(url)
+    host, port, shown = _address_of(url)
     attributes: dict[str, str | int] = {"server.address": host, "server.port": port}
     if resend_count:
         attributes["http.request.resend_count"] = resend_count
@@ -280,7 +269,7 @@ def _describe_span(url: str, resend_count: int) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def _told_of(url: str) -> tuple[str, int, str]:
+def _address_of(url: str) -> tuple[str, int, str]:
     """Host, port, and scheme with both, of *url*."""
     parts = urlsplit(url)
     port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)

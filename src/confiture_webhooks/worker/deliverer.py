@@ -6,7 +6,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING
 from ..delivery import Attempt, Decision, Outcome, decide
 from ..errors import CUT, TransportError
 from ..transport import prepare
-from .lane import Accepted, Ahead, Open
+from .lane import Open
 
 if TYPE_CHECKING:
     from ..outbox import Claim, Outbox
     from ..telemetry import DeliverySpan, Telemetry
-    from ..transport import Request, Transport
+    from ..transport import Transport
     from .lane import Lane
     from .passes import Passes
 
@@ -63,13 +62,6 @@ class Deliverer:
         It ends early when the worker stops, the endpoint needs a rest or is off, and at
         *stale_at* (monotonic): later attempts could outlast the lease.
         """
-        try:
-            self._deliver(lane, claims, stale_at)
-        finally:
-            lane.ahead = None  # it holds headers and a body
-            self._keep_accepted(lane)
-
-    def _deliver(self, lane: Lane, claims: deque[Claim], stale_at: float) -> None:
         is_whole = len(claims) == lane.batch
         while claims and not self._is_stopping() and self._clock.monotonic() < stale_at:
             claim = claims.popleft()
@@ -77,7 +69,7 @@ class Deliverer:
             if waiting is None:
                 waiting = Open(self._begin_span(claim), attempts=claim.attempts)
                 lane.open[claim.delivery.id] = waiting
-            attempt = self._attempt(lane, claim, waiting, claims[0] if claims else None)
+            attempt = self._attempt(lane, claim, waiting)
             if attempt is None:
                 self._let_go(lane, claim)
                 return
@@ -92,14 +84,7 @@ class Deliverer:
             waiting.attempts, waiting.last = attempt.number, attempt
             waiting.next_attempt_at = decision.next_attempt_at
             lane.note(attempt, decision.outcome, now)
-            if attempt.is_success:
-                waiting.span.accepted(waiting.ended)
-                ended_at = attempt.started_at + attempt.duration
-                lane.accepted.append(Accepted(claim, waiting, decision, ended_at))
-            else:
-                self._keep(lane, claim, waiting, decision, now)
-            if len(lane.accepted) > 1:
-                self._keep_accepted(lane)  # raises what went wrong while the answer was awaited
+            self._keep(lane, claim, waiting, decision, now)
             is_whole = is_whole and attempt.is_success
             if lane.is_gone or lane.is_resting(now):
                 return
@@ -126,75 +111,34 @@ class Deliverer:
         pass_span.claimed(1)
         return self._telemetry.delivery(claim.delivery, remote=True, pass_span=pass_span)
 
-    def _attempt(
-        self, lane: Lane, claim: Claim, waiting: Open, following: Claim | None
-    ) -> Attempt | None:
+    def _attempt(self, lane: Lane, claim: Claim, waiting: Open) -> Attempt | None:
         """Send it; ``None``: we cut the attempt ourselves, which says nothing of the receiver."""
         started_at, started = self._clock.now(), self._clock.monotonic()
-        status_code, error_type, retry_after, ended = None, None, None, None
-        request = self._request(lane, claim, started_at)
-        with waiting.span.current():
-            try:
-                response = self._transport.send(
-                    request,
-                    timeout=lane.endpoint.timeout,
-                    meanwhile=self._meanwhile(lane, following),
-                )
-                status_code, retry_after = response.status_code, response.retry_after
-                ended = response.ended
-            except TransportError as error:
-                if error.error_type == CUT:
-                    return None
-                error_type = error.error_type
-        waiting.ended = ended if ended is not None else self._clock.monotonic()
-        return Attempt(
-            number=claim.number,
-            started_at=started_at,
-            duration=timedelta(seconds=waiting.ended - started),
-            status_code=status_code,
-            error_type=error_type,
-            retry_after=retry_after,
-        )
-
-    def _request(self, lane: Lane, claim: Claim, at: datetime) -> Request:
-        """What to send *at*: the request made ahead, when it was signed in the same second."""
-        ahead, lane.ahead = lane.ahead, None
-        if ahead is None or ahead.claim is not claim:
-            return self._prepared(lane, claim, at)
-        is_of_now = int(ahead.at.timestamp()) == int(at.timestamp())
-        return ahead.request if is_of_now else self._prepared(lane, claim, at)
-
-    def _prepared(self, lane: Lane, claim: Claim, at: datetime) -> Request:
-        return prepare(
+        status_code, error_type, retry_after, reason = None, None, None, None
+        request = prepare(
             lane.endpoint,
             claim.delivery,
             attempt=claim.number,
-            at=at,
+            at=started_at,
             user_agent=self._user_agent,
         )
-
-    def _meanwhile(self, lane: Lane, following: Claim | None) -> Callable[[], None] | None:
-        """What there is to do while an answer is awaited."""
-        if not lane.accepted and following is None:
-            return None
-
-        def use_the_wait() -> None:
-            with suppress(Exception):  # tried again, with the answer in hand
-                self._keep_accepted(lane)
-            if following is None:
-                return
-            with suppress(Exception):  # tried again when it is its turn
-                at = self._clock.now()
-                lane.ahead = Ahead(following, at, self._prepared(lane, following, at))
-
-        return use_the_wait
-
-    def _keep_accepted(self, lane: Lane) -> None:
-        """Record what was accepted. The next request has gone out before: a crash repeats both."""
-        while lane.accepted:
-            one = lane.accepted[0]
-            self._keep(lane, one.claim, one.waiting, one.decision, one.at)
-            lane.accepted.popleft()
+        with waiting.span.current():
+            try:
+                response = self._transport.send(request, timeout=lane.endpoint.timeout)
+                status_code, retry_after = response.status_code, response.retry_after
+            except TransportError as error:
+                if error.error_type == CUT:
+                    return None
+                error_type, reason = error.error_type, error.reason
+        return Attempt(
+            number=claim.number,
+            started_at=started_at,
+            duration=timedelta(seconds=self._clock.monotonic() - started),
+            status_code=status_code,
+            error_type=error_type,
+            retry_after=retry_after,
+            reason=reason,
+        )
 
     def _keep(
         self, lane: Lane, claim: Claim, waiting: Open, decision: Decision, at: datetime

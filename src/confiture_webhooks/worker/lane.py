@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ..delivery import Attempt, Decision, Outcome
+from ..delivery import Attempt, Outcome
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
-    from ..outbox import Claim
     from ..telemetry import DeliverySpan
-    from ..transport import Request
 
 FAILING_AFTER = 5
 """So many failures in a row, and the endpoint gets a rest instead of the next delivery."""
@@ -28,30 +26,8 @@ class Open:
 
     span: DeliverySpan
     attempts: int = 0
-    ended: float = 0.0
-    """When the last attempt was over, by the monotonic clock."""
     last: Attempt | None = None
     next_attempt_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A delivery that was accepted, and is not yet recorded as such."""
-
-    claim: Claim
-    waiting: Open
-    decision: Decision
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Ahead:
-    """The next request, made while an answer is awaited."""
-
-    claim: Claim
-    at: datetime
-    """When it was signed."""
-    request: Request
 
 
 @dataclass(slots=True)
@@ -79,10 +55,6 @@ class Lane:
     rests_until: datetime | None = None
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     open: dict[str, Open] = field(default_factory=dict)
-    accepted: deque[Accepted] = field(default_factory=deque)
-    """What the receiver took and the outbox does not know yet: the last one, as a rule."""
-    ahead: Ahead | None = None
-    """What comes next, if it was made in time; never longer than its batch lasts."""
 
     def is_resting(self, now: datetime) -> bool:
         """Whether the endpoint failed so often that it is left alone for a while.

@@ -1,0 +1,121 @@
+"""The way to an address: which proxy, which certificates. One answer for sender and inspector."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.utils import get_environ_proxies, select_proxy
+
+from ..networks import ip, is_loopback
+
+if TYPE_CHECKING:
+    from ..endpoint import Tls
+
+LOOKS_AROUND_EVERY_S = 1.0
+"""How soon a change of proxies and certificates is seen, at the latest."""
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_NO_BRACKETS = str.maketrans("", "", "[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How requests get to one address."""
+
+    url: str
+    """As requests writes it."""
+    proxies: dict[str, str]
+    proxy: str | None
+    verify: str | bool
+    cert: tuple[str, str] | None
+    stamp: tuple[Any, ...]
+    """Of the certificates' files: another one when a file has changed."""
+    looked_at: float
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether the environment need not be looked at again."""
+        return time.monotonic() - self.looked_at <= LOOKS_AROUND_EVERY_S
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As ``requests.Session.send`` takes them."""
+        return {
+            "proxies": self.proxies,
+            "verify": self.verify,
+            "cert": self.cert,
+            "stream": True,
+            "allow_redirects": False,
+        }
+
+
+def way_to(address: str, tls: Tls | None = None) -> Way:
+    """The way to *address* as the environment is now."""
+    plain = requests.PreparedRequest()
+    plain.prepare_url(address, None)
+    url = plain.url or ""
+    proxies = {} if is_direct(url) else dict(get_environ_proxies(url))
+    named = (tls.ca_bundle if tls else None, *(os.environ.get(name) for name in _CA_VARIABLES))
+    verify = next((path for path in named if path), True)
+    cert = None
+    if tls and tls.client_certificate:
+        cert = (tls.client_certificate, tls.client_key or tls.client_certificate)
+    return Way(
+        url,
+        proxies,
+        select_proxy(url, proxies),
+        verify,
+        cert,
+        tuple(_stamp(path) for path in (verify, *(cert or ())) if isinstance(path, str)),
+        time.monotonic(),
+    )
+
+
+def is_direct(url: str) -> bool:
+    """Whether *url* is reached without a proxy: this machine, or a match of ``NO_PROXY``.
+
+    What requests itself matches beyond this is direct, too.
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").removesuffix(".")
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    return is_loopback(host) or any(
+        _matches(entry.strip().lower(), host, port) for entry in given.split(",")
+    )
+
+
+def _matches(entry: str, host: str, port: int | None) -> bool:
+    """Whether an *entry* of ``NO_PROXY`` is about *host*: a name, address or network."""
+    if entry == "*":
+        return True
+    name, _, wanted = entry.rpartition(":") if _has_port(entry) else (entry, "", "")
+    if wanted and wanted != str(port):
+        return False
+    address, name = ip(host), name.translate(_NO_BRACKETS)
+    if address is not None:
+        with suppress(ValueError):
+            network = ip_network(name, strict=False)
+            return network.version == address.version and address in network
+        return False
+    name = name.removeprefix("*").strip(".")
+    return bool(name) and (host == name or host.endswith(f".{name}"))
+
+
+def _has_port(entry: str) -> bool:
+    return entry.rpartition(":")[2].isdecimal() and (entry.count(":") == 1 or "]:" in entry)
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path)  # noqa: PTH116  a path is made of each for nothing
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ino, found.st_size
