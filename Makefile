@@ -21,7 +21,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --universal
   --no-header --no-annotate --upgrade -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports docs format test-kill test-newest test-stack stack benchmarks build clean lock hosts
+.PHONY: help demo test lint types imports docs format test-kill test-newest test-lowest components mutants test-stack stack benchmarks build clean lock hosts
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,15 @@ test-kill: $(VENV)/tests.stamp ## SIGKILL at N random instants (OUTBOX=sqlite|po
 
 test-newest: $(VENV)/tests.stamp ## The acceptance tests on the newest Confiture (Python 3.14)
 	@$(BIN)/python scripts/test_newest.py
+
+test-lowest: $(VENV)/tests.stamp ## The main path on the lowest versions that are allowed, and on PostgreSQL 15
+	@PYTHON=$(BIN)/python sh scripts/test_lowest.sh
+
+components: ## Debian's PgBouncer, libfaketime and PostgreSQL, for the tests that use them
+	@sh scripts/components.sh
+
+mutants: $(VENV)/tests.stamp ## Plant twenty faults and name the tests that catch each (ONLY=lease,gone)
+	@$(BIN)/python scripts/mutants.py $(if $(ONLY),--only $(ONLY))
 
 test-stack: $(VENV)/tests.stamp ## The live test of the observability stack (needs Go; six minutes cold)
 	-@$(BIN)/python observability/native/stack.py --build-only --checkers
@@ -95,7 +104,8 @@ lock: $(VENV)/bin/python ## Renew the hashed requirements
 	[ -n "$$UV_DEFAULT_INDEX" ] || unset UV_DEFAULT_INDEX; \
 	$(COMPILE) --group tests --group lint -o requirements/lint.txt && \
 	$(COMPILE) --group tests -c requirements/lint.txt -o requirements/tests.txt && \
-	$(COMPILE) --group docs -c requirements/lint.txt -o requirements/docs.txt
+	$(COMPILE) --group docs -c requirements/lint.txt -o requirements/docs.txt && \
+	$(COMPILE) --group lowest --resolution lowest-direct -o requirements/lowest.txt
 
 clean: ## Remove what these targets made
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -31,8 +31,6 @@ RINGS = (
     ("tests/acceptance",),
 )
 """Asked in this order, after the files near the rule, until one catches the fault."""
-COPIED = ("src", "tests", "examples", "docs", "scripts", "observability", "pyproject.toml")
-COPIED_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "requirements")
 PATIENCE_S = 1200
 
 
@@ -169,7 +167,7 @@ MUTANTS = (
         "raised-text",
         "the text of a RAISE is not sent",
         "failure",
-        r"if state\.startswith\(_RAISED_CLASS\)",
+        r"if state\.startswith\(_RAISED_CLASS\) or place\.endswith\(\"RAISE\"\)",
         "if state.startswith('nothing')",
     ),
     mutant(
@@ -228,12 +226,12 @@ def plant(one: Mutant, tree: Path) -> Path | None:
 
 
 def copy(tree: Path, to: Path) -> None:
-    """The parts of *tree* that its tests need."""
-    for name in (*COPIED, *COPIED_PAGES):
-        if (tree / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(tree / name, to / name, ignore=ignored)
-        elif (tree / name).is_file():
+    """The files of *tree* that Git knows, or would."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(listed, cwd=tree, capture_output=True, text=True, check=True)
+    for name in filter(None, done.stdout.split("\0")):
+        if (tree / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(tree / name, to / name)
 
 

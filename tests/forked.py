@@ -215,13 +215,13 @@ def become(asked: dict[str, Any]) -> None:
 
 def import_the_host() -> None:
     """Everything that a command may need; nothing of it runs yet, and no thread starts."""
-    for name in FOREIGN:
-        importlib.import_module(name)
     import confiture_webhooks
 
-    for module in pkgutil.walk_packages(confiture_webhooks.__path__, "confiture_webhooks."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    ours = pkgutil.walk_packages(confiture_webhooks.__path__, "confiture_webhooks.")
+    for name in (*FOREIGN, *(module.name for module in ours)):
+        if not name.endswith("__main__"):
+            with contextlib.suppress(ImportError):  # an extra that is not installed
+                importlib.import_module(name)
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "a fork of several threads is not safe"
     gc.collect()
     gc.freeze()
