@@ -144,7 +144,8 @@ class _Prospect:
         mine = Counter(row.delivery.endpoint for row in rows if _environment(row) == environment)
         self.waits = outlook(
             mine,
-            configured=[one.name for one in context.settings.endpoints],
+            configured=context.names,
+            faulty=context.faulty,
             standing=standing_of(context.outbox, environment),
             now=now,
         )
@@ -345,7 +346,7 @@ def enable(
       5  The configuration is invalid, or there is no endpoint of that name.
     """
     with opened(config, output) as context:
-        settings, outbox, environment = context.settings, context.outbox, context.environment
+        outbox, environment = context.outbox, context.environment
         _check_name(context, name)
         if not outbox.enable(name, environment):
             fail(f"Endpoint {name} is not off", output)
@@ -353,7 +354,8 @@ def enable(
         gone = [row.delivery.id for row in _all(context, [State.GONE], name, everywhere=False)]
         waits = outlook(
             {name: waiting},
-            configured=[endpoint.name for endpoint in settings.endpoints],
+            configured=context.names,
+            faulty=context.faulty,
             now=datetime.now(UTC),
         )
     if is_json(output):
@@ -403,7 +405,7 @@ def disable(
 
 
 def _check_name(context: Context, name: str) -> None:
-    names = [endpoint.name for endpoint in context.settings.endpoints]
+    names = context.names
     if name not in names and name not in context.outbox.disabled(context.environment):
         problem = f"no endpoint called {name!r} is configured"
         one_of = f"One of: {', '.join(names)}" if names else "None is configured"

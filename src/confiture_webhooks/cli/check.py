@@ -74,6 +74,7 @@ def check(
         "warnings": [
             *([f"{SWITCH}: is off, so nothing is sent. Unset it"] if is_off else []),
             *([str(unread)] if unread else []),
+            *(str(fault) for fault in (*settings.warnings, *settings.advice)),
         ],
     }
     verdicts: list[Verdict] = []

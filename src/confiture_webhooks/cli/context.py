@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ..adapters.hook_files import HookFile
-from ..config import Settings
+from ..config import Settings, read
 from ..config.settings import redacted_outbox
-from ..config.variables import OFF_WORDS, SWITCH
+from ..config.variables import CONFIG, OFF_WORDS, SWITCH
 from ..errors import ConfigError, Fault, OutboxError
 from ..remedy import shown
 from ..run.invocation import Invocation, parse
@@ -22,7 +22,6 @@ from ..wiring import (
     command_settings,
     in_database,
     operators_outbox,
-    settings_from,
     sqlite_path,
     unread_block,
 )
@@ -52,6 +51,16 @@ class Context:
     def where(self) -> str:
         """Where the outbox lies, without what is secret."""
         return outbox_place(self.settings)
+
+    @property
+    def names(self) -> list[str]:
+        """The configured endpoints, those with a fault too."""
+        return [endpoint.name for endpoint in self.settings.recorded]
+
+    @property
+    def faulty(self) -> list[str]:
+        """Those whose configuration is wrong."""
+        return [endpoint.name for endpoint in self.settings.faulty]
 
     def command(self, *words: str) -> str:
         """A command of ours that works here, for a message."""
@@ -87,13 +96,18 @@ def ask_of(config: Path | None) -> Ask | None:
 def settings_of(
     config: Path | None, output: str, *, is_sending: bool = False, needs_endpoint: bool = True
 ) -> Settings:
-    """The settings a ``confiture migrate`` here would use, or the end of the command."""
+    """The settings a ``confiture migrate`` here would use, or the end of the command.
+
+    A fault of one endpoint costs that endpoint alone.
+    """
     invocation = invocation_of(config, output, is_sending=is_sending)
-    try:
-        settings = settings_from(os.environ, invocation.settings_file)
-    except ConfigError as error:
-        refuse(error.faults, output)
+    settings = read(os.environ, invocation.settings_file)
+    where = {settings.outbox_fault and settings.outbox_fault.setting, str(invocation.settings_file)}
+    if decisive := [fault for fault in settings.faults if fault.setting in {CONFIG, *where}]:
+        refuse(decisive, output)
     if needs_endpoint and not settings.endpoints:
+        if settings.faults:
+            refuse(settings.faults, output)
         refuse_nothing(invocation, output)
     return _placed(settings, invocation)
 
@@ -138,7 +152,7 @@ def opened(config: Path | None, output: str, *, makes: bool = False) -> Iterator
     Reading needs no endpoint, no secret and no address. An outbox is made only if *makes*.
     """
     settings = settings_of(config, output, needs_endpoint=False)
-    if not settings.endpoints and (
+    if not settings.recorded and (
         fault := unread_block(os.environ, _asked_for(config).settings_file)
     ):
         say_faults([fault])

@@ -59,7 +59,7 @@ def _result(attempt: Attempt) -> str:
 
 def check_endpoint(context: Context, name: str | None) -> None:
     """End the command unless *name* is an endpoint's, configured or only in the outbox."""
-    names = [endpoint.name for endpoint in context.settings.endpoints]
+    names = context.names
     if name is None or name in names or context.outbox.deliveries(endpoint=name, limit=1):
         return
     one_of = f"One of: {', '.join(names)}" if names else "None is configured"

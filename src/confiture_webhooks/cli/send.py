@@ -21,13 +21,12 @@ from ..errors import Fault, OutboxError
 from ..event import SUBSCRIBABLE, EventType, rfc3339
 from ..outlook import Wait, Why, by_environment, elsewhere_line
 from ..remedy import shown
-from ..run.summary import UNKNOWN
 from ..terminal import say
 from ..wiring import operators_outbox
 from ..worker.lane import FAILING_AFTER
 from .context import ask_of, settings_of
 from .options import ConfigOpt, FormatOpt, is_json, known
-from .output import FAILED, fail, line, print_json, refuse
+from .output import CONFIG_INVALID, FAILED, fail, fault_rows, line, print_json, refuse, say_faults
 from .tables import milliseconds, print_block
 
 if TYPE_CHECKING:
@@ -76,6 +75,8 @@ def test(
         raise typer.BadParameter(f"{event!r} has no sample", param_hint="--event")
     settings = settings_of(config, output, is_sending=True)
     names = [endpoint.name for endpoint in settings.endpoints]
+    if faults := [fault for one in settings.faulty if one.name == name for fault in one.faults]:
+        refuse(faults, output)
     if name is not None and name not in names:
         refuse(
             [Fault("NAME", f"no endpoint is called {name!r}", f"One of: {', '.join(names)}")],
@@ -83,6 +84,8 @@ def test(
         )
     from ..ping import ping  # noqa: PLC0415
 
+    if name is None and not is_json(output):
+        say_faults(settings.faults)
     _warn_off(settings, [name] if name is not None else names, config)
     results = [result.as_dict() for result in ping(settings, os.environ, name, kind)]
     for result in results:
@@ -90,12 +93,19 @@ def test(
         failure = str(result["error_type"] or "timeout")
         result["remedy"] = None if result["delivered"] else remedy_of(failure)
     is_delivered = all(result["delivered"] for result in results)
+    is_valid = name is not None or not settings.faults
     if is_json(output):
-        print_json({"ok": is_delivered, "results": results})
+        print_json(
+            {
+                "ok": is_delivered and is_valid,
+                "results": results,
+                "faults": fault_rows(settings.faults),
+            }
+        )
     else:
         show_pings(results)
-    if not is_delivered:
-        raise typer.Exit(FAILED)
+    if not (is_delivered and is_valid):
+        raise typer.Exit(FAILED if is_valid else CONFIG_INVALID)
 
 
 def _warn_off(settings: Settings, names: list[str], config: Path | None) -> None:
@@ -166,13 +176,18 @@ def deliver(
       5  The configuration is invalid.
     """
     settings = settings_of(config, output, is_sending=True)
+    if not is_json(output):
+        say_faults((*settings.faults, *settings.warnings))
     try:
         ask = ask_of(config)
         result = (_watch if watch else _once)(settings, ask)
     except OutboxError as error:
         fail(str(error), output)
+    faulty = {endpoint.name: Why.FAULTY.value for endpoint in settings.faulty}
+    barred = {name: faulty.get(name, why) for name, why in result.barred.items()}
+    result = replace(result, barred=barred)
     if is_json(output):
-        print_json(as_document(result))
+        print_json({**as_document(result), "faults": fault_rows(settings.faults)})
     else:
         _show(result, config)
     if not watch and not result.is_clean:
@@ -248,7 +263,7 @@ def _show(result: PassResult, config: Path | None) -> None:
     left = "left" if result.barred else "left for later"
     line(f"{done}, {result.left} {left}{failed}{due}")
     for name, why in result.barred.items():
-        wait = Wait(endpoint=name, count=1, why=Why.UNKNOWN if why == UNKNOWN else Why.OFF)
+        wait = Wait(endpoint=name, count=1, why=Why(why))
         line(f"Not sent to {name}: {wait.reason}. {wait.remedy(config)}")
     if result.dead:
         line(f"Send dead letters again: {shown('redeliver', '--dead', config=config)}")

@@ -75,7 +75,8 @@ def examine(context: Context, intents: list[Intent], now: datetime) -> Findings:
         summary=summary,
         waits=outlook(
             summary.undelivered,
-            configured=[endpoint.name for endpoint in context.settings.endpoints],
+            configured=context.names,
+            faulty=context.faulty,
             standing=standing,
             due={name: outbox.next_due_at(name, environment) for name in summary.undelivered},
             now=now,
