@@ -211,15 +211,15 @@ def test_a_403_through_a_proxy_may_be_the_receivers(here: Project) -> None:
 
 
 def test_a_proxy_that_is_not_there_and_hosts_without_one(here: Project, receiver: Any) -> None:
-    """A dead proxy is told as the proxy's fault; NO_PROXY names who is reached without it."""
-    env = {"HTTP_PROXY": "http://127.0.0.1:9"}
-    code, rows = diagnosed(here, {"a": receiver.url}, env)
+    """A dead proxy is the proxy's fault; this machine and hosts of NO_PROXY are reached without."""
+    env = {"HTTPS_PROXY": "http://127.0.0.1:9"}
+    code, rows = diagnosed(here, {"a": "https://receiver.test"}, env)
     assert code == 1
     assert problems(rows) == {
-        "a: connects": "connection_refused (the proxy) | Check HTTP_PROXY; "
+        "a: connects": "connection_refused (the proxy) | Check HTTPS_PROXY; "
         "NO_PROXY names hosts that are reached without it"
     }
-    code, rows = diagnosed(here, {"a": receiver.url}, {**env, "NO_PROXY": "127.0.0.1"})
+    code, rows = diagnosed(here, {"a": receiver.url}, {"HTTP_PROXY": "http://127.0.0.1:9"})
     assert (code, problems(rows)) == (0, {})
     assert rows["a: connects"]["detail"] == "yes"
 

@@ -66,17 +66,28 @@ _NO_FILE = frozenset({"NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", "KEY_VALUE
 
 def error_type_of(error: BaseException) -> str:
     """The error type of *error*: the first in the table that its chain has."""
-    chain = list(_chain(error))
-    for error_type, classes in _TYPES:
-        if any(isinstance(link, classes) for link in chain):
-            return error_type
-    return "other"
+    return _types(error)[0]
 
 
 def reason_of(error: BaseException) -> str | None:
-    """More about *error* than its type, where it is known: ``expired``, ``no_tls``, …"""
-    found = (_reason(link) for link in _chain(error))
+    """More about *error* than its type, where it is known: ``expired``, ``no_tls``, …
+
+    Of a proxy that is not reached: the error type that a receiver would have.
+    """
+    types = _types(error)
+    found = [_reason(link) for link in _chain(error)]
+    found += types[1:2] if types[0] == "proxy" else []
     return next((reason for reason in found if reason), None)
+
+
+def _types(error: BaseException) -> list[str]:
+    chain = list(_chain(error))
+    found = [
+        error_type
+        for error_type, classes in _TYPES
+        if any(isinstance(link, classes) for link in chain)
+    ]
+    return [*found, "other"]
 
 
 def _reason(error: BaseException) -> str | None:

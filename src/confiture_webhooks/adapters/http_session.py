@@ -76,8 +76,9 @@ _NO_ANSWER = {
 class EndpointSession(requests.Session):
     """One endpoint's connections. Keeps no cookies, follows no redirect, reads no netrc."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_export: bool = False) -> None:
         super().__init__()
+        self._is_export = is_export
         self._way: tuple[object, Way] | None = None
         self.adapters.clear()
         # For every scheme, so that a wrong one is also refused where its text stays inside.
@@ -112,7 +113,7 @@ class EndpointSession(requests.Session):
         key, known = (request.url, request.tls), self._way
         if known and known[0] == key and known[1].is_recent:
             return known[1]
-        way = way_to(request.url, request.tls)
+        way = way_to(request.url, request.tls, is_export=self._is_export)
         if known and known[1].stamp != way.stamp:
             self.close()
         self._way = key, way

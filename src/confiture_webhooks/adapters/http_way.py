@@ -56,12 +56,13 @@ class Way:
         }
 
 
-def way_to(address: str, tls: Tls | None = None) -> Way:
-    """The way to *address* as the environment is now."""
+def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> Way:
+    """The way to *address* as the environment is now; an export's is that of ``requests``."""
     plain = requests.PreparedRequest()
     plain.prepare_url(address, None)
     url = plain.url or ""
-    proxies = {} if is_direct(url) else dict(get_environ_proxies(url))
+    is_ours = not is_export and is_direct(url)
+    proxies = {} if is_ours else dict(get_environ_proxies(url))
     named = (tls.ca_bundle if tls else None, *(os.environ.get(name) for name in _CA_VARIABLES))
     verify = next((path for path in named if path), True)
     cert = None

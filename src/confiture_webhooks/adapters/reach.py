@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 
 from ..bounded import TimedOut, bounded
+from ..delivery import ERROR_TYPES
 from ..endpoint import Tls
 from ..networks import Networks
 from ..transport import Request
@@ -50,10 +51,12 @@ def reach(
     *,
     tls: Tls | None = None,
     networks: Networks | None = None,
+    is_export: bool = False,
 ) -> Reach:
     """Ask *url*'s host for its clock, in at most about *timeout*; sends no path or credentials.
 
-    *ca_bundle*: whom to trust, if not those that *tls* or the environment names.
+    *ca_bundle*: whom to trust, if not those that *tls* or the environment names. An export of
+    OpenTelemetry takes the proxies that ``requests`` takes, also to this machine.
     """
     parts = urlsplit(url)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path="/", query="", fragment="")
@@ -67,7 +70,7 @@ def reach(
         networks=networks or Networks(),
     )
     exchange = Exchange(timeout, networks=request.networks, answer_within=_ANSWER_WITHIN_S)
-    session = EndpointSession()
+    session = EndpointSession(is_export=is_export)
 
     def look() -> tuple[bool, str | None]:
         with suppress_http_instrumentation():
@@ -91,9 +94,10 @@ def _found(exchange: Exchange, error_type: str | None, *, is_proxied: bool) -> R
     if step == "answers" and error_type != "tls":
         return Reach(step, is_proxied=is_proxied)
     step = "tls" if error_type == "tls" else step
-    if error_type == "proxy" and exchange.reason and exchange.reason.isdecimal():
-        error_type = exchange.reason
-    return Reach(step, error_type, exchange.reason, is_proxied)
+    reason = exchange.reason
+    if error_type == "proxy" and reason and (reason.isdecimal() or reason in ERROR_TYPES):
+        error_type, reason = reason, None
+    return Reach(step, error_type, reason, is_proxied)
 
 
 def _skew(answer: Response) -> timedelta | None:

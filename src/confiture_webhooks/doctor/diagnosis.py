@@ -248,7 +248,7 @@ def _exporter(protocol: str, address: str, signals: str, ca_bundle: str | None) 
     if not _is_installed(_PACKAGES[protocol]):
         remedy = INSTALL if protocol != GRPC else "Install opentelemetry-exporter-otlp-proto-grpc"
         return wrong(name, "the exporter's package is not installed", remedy)
-    found = reach(address, PATIENCE, ca_bundle)
+    found = reach(address, PATIENCE, ca_bundle, is_export=True)
     if stopped := obstacle(found, address.partition(":")[0]):
         symptom, remedy = stopped
         if not found.is_proxied and found.reason is None:

@@ -99,7 +99,8 @@ def way_to(endpoint: Endpoint) -> Iterator[Check]:
     from ..adapters.reach import reach  # noqa: PLC0415
 
     scheme = endpoint.url.partition(":")[0]
-    found = reach(endpoint.url, min(endpoint.timeout, PATIENCE))
+    patience = min(endpoint.timeout, PATIENCE)
+    found = reach(endpoint.url, patience, tls=endpoint.tls, networks=endpoint.networks)
     stopped = obstacle(found, scheme)
     for step in _steps(found, scheme):
         name = f"{endpoint.name}: {step}"
