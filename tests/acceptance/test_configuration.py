@@ -1,0 +1,195 @@
+"""Where settings are read from, and what a wrong one costs: only what it is about."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+TABLE = "CREATE TABLE a (id int)"
+
+
+@pytest.fixture
+def one_migration(project: Any) -> Any:
+    """A project with one migration."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    return project
+
+
+def _targets(receiver: Any) -> list[str]:
+    return [json.loads(request.body)["webhook_target"] for request in receiver.requests]
+
+
+def test_an_endpoint_whose_variable_is_not_set_waits_and_the_others_deliver(
+    one_migration: Any, receiver: Any
+) -> None:
+    """Its events are recorded, the run says so, and they are sent once it is set."""
+    good = {"name": "good", "url": receiver.url}
+    one_migration.environment_file(
+        webhooks={"endpoints": [{"name": "bad", "url": "${HOOK_OF_BAD}"}, good]}
+    )
+    done = one_migration.confiture("migrate", "up")
+    assert done.returncode == 0
+    assert _targets(receiver) == ["good"]
+    assert "events for bad are recorded and wait" in done.stderr
+    assert "needs the environment variable HOOK_OF_BAD" in done.stderr
+    env = {"HOOK_OF_BAD": receiver.url}
+    sent = one_migration.confiture("webhooks", "deliver", env=env)
+    assert sent.returncode == 0, sent.stderr
+    assert _targets(receiver) == ["good", "bad"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"secert": "x"},
+        {"secret": "line\n"},
+        {"secret": "\ufeffbom"},
+        {"secret": '"quoted"'},
+        {"headers": {"X-Key": "padded "}},
+        {"events": ["migration_sucess"]},
+        {"rate": "often"},
+        {"retry": {"schedule": ["soon"]}},
+    ],
+)
+def test_any_fault_of_an_endpoint_costs_that_endpoint_alone(
+    one_migration: Any, receiver: Any, wrong: dict[str, Any]
+) -> None:
+    """Whatever is wrong with one, the other delivers and the run names the one."""
+    rows = [{"name": "bad", "url": receiver.url, **wrong}, {"name": "good", "url": receiver.url}]
+    one_migration.environment_file(webhooks={"endpoints": rows})
+    done = one_migration.confiture("migrate", "up")
+    assert done.returncode == 0
+    assert _targets(receiver) == ["good"]
+    assert "events for bad are recorded and wait" in done.stderr
+    assert one_migration.confiture("webhooks", "check").returncode == 5
+
+
+def test_with_a_dsn_the_block_is_that_of_the_environment(one_migration: Any, receiver: Any) -> None:
+    """The commonest CI: the address in one variable, the environment's name in another."""
+    one_migration.environment_file()
+    one_migration.environment_file(
+        "production", webhooks={"endpoints": [{"name": "a", "url": receiver.url}]}
+    )
+    dsn = {"CONFITURE_DATABASE_URL": one_migration.database_url}
+    done = one_migration.confiture(
+        "migrate", "up", env={**dsn, "CONFITURE_ENVIRONMENT": "production"}
+    )
+    assert done.returncode == 0, done.stderr
+    (request,) = receiver.requests
+    assert json.loads(request.body)["migration"]["environment"] == "production"
+
+
+def test_a_run_whose_block_is_not_read_says_so(one_migration: Any, receiver: Any) -> None:
+    """Without the environment's name nothing is guessed: one line, with both remedies."""
+    one_migration.environment_file(
+        "production", webhooks={"endpoints": [{"name": "a", "url": receiver.url}]}
+    )
+    dsn = {"CONFITURE_DATABASE_URL": one_migration.database_url}
+    done = one_migration.confiture("migrate", "up", env=dsn)
+    assert done.returncode == 0
+    assert receiver.requests == ()
+    (line,) = done.stderr.splitlines()
+    assert "CONFITURE_DATABASE_URL" in line
+    assert "Set CONFITURE_ENVIRONMENT to production, or CONFITURE_WEBHOOK_CONFIG" in line
+    remedy = {"CONFITURE_WEBHOOK_CONFIG": "db/environments/production.yaml"}
+    one_migration.migration("002", "b", up="SELECT 1")
+    one_migration.confiture("migrate", "up", env={**dsn, **remedy})
+    assert len(receiver.requests) == 1
+
+
+def test_the_file_of_the_variable_comes_before_the_commands(
+    one_migration: Any, receiver: Any
+) -> None:
+    """One block for all environments; the environment is that of the file Confiture was given."""
+    shared = one_migration.environment_file(
+        "hooks", webhooks={"endpoints": [{"name": "shared", "url": receiver.url}]}
+    )
+    staging = one_migration.environment_file(
+        "staging", webhooks={"endpoints": [{"name": "own", "url": receiver.url}]}
+    )
+    env = {"CONFITURE_WEBHOOK_CONFIG": str(shared)}
+    done = one_migration.confiture("migrate", "up", "--config", str(staging), env=env)
+    assert done.returncode == 0, done.stderr
+    (body,) = (json.loads(request.body) for request in receiver.requests)
+    assert body["webhook_target"] == "shared"
+    assert body["migration"]["environment"] == "staging"
+
+
+def test_variables_alone_describe_a_whole_endpoint(one_migration: Any, receiver: Any) -> None:
+    """Format, events, headers and both secrets of ``default`` come from variables."""
+    env = {
+        "CONFITURE_WEBHOOK_URL": receiver.url,
+        "CONFITURE_WEBHOOK_FORMAT": "slack",
+        "CONFITURE_WEBHOOK_EVENTS": "run_success, migration_error",
+        "CONFITURE_WEBHOOK_HEADERS": "X-Team=data%20base,X-Key=k",
+        "CONFITURE_WEBHOOK_SECRET": "n" * 24,
+        "CONFITURE_WEBHOOK_SECRET_PREVIOUS": "p" * 24,
+    }
+    done = one_migration.confiture("migrate", "up", env=env)
+    assert done.returncode == 0
+    (request,) = receiver.requests
+    assert request.headers["X-Confiture-Event"] == "run_success"
+    assert request.headers["X-Team"] == "data base"
+    assert len(request.headers["webhook-signature"].split()) == 2
+    assert "attachments" in json.loads(request.body)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CONFITURE_WEBHOOK_SECRT", "CONFITURE_WEBHOOK_SECRET"),
+        ("CONFITURE_WEBHOOK_OUTBX", "CONFITURE_WEBHOOK_OUTBOX"),
+        ("CONFITURE_WEBHOK_URL", "CONFITURE_WEBHOOK_URL"),
+        ("CONFITURE_ENVIROMENT", "CONFITURE_ENVIRONMENT"),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(
+    one_migration: Any, receiver: Any, name: str, meant: str
+) -> None:
+    """It is a warning: the run and what is configured go on."""
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, name: "x"}
+    done = one_migration.confiture("migrate", "up", env=env)
+    assert done.returncode == 0
+    assert len(receiver.requests) == 1
+    assert f"{name}: is a variable that nothing reads. Did you mean {meant}?" in done.stderr
+
+
+def test_a_misspelt_variable_alone_is_named(one_migration: Any) -> None:
+    """Also when it was the only one."""
+    done = one_migration.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_ULR": "https://x/"})
+    assert done.returncode == 0
+    assert "CONFITURE_WEBHOOK_ULR: is a variable that nothing reads" in done.stderr
+
+
+@pytest.mark.parametrize("marks", ["[{}]", "{{<<: [{}]}}"])
+def test_an_alias_bomb_is_a_fault_at_once(one_migration: Any, marks: str) -> None:
+    """Nothing is expanded beyond a bound, in lists and in merged mappings."""
+    path = one_migration.environment_file()
+    lines = ["webhooks:", "  x0: &x0 {name: a, url: 'https://x/'}"]
+    for level in range(1, 10):
+        many = ", ".join([f"*x{level - 1}"] * 9)
+        lines.append(f"  x{level}: &x{level} {marks.format(many)}")
+    lines.append("  endpoints: [*x9, *x9]")
+    path.write_text(path.read_text() + "\n".join(lines) + "\n")
+    started = time.monotonic()
+    done = one_migration.confiture("webhooks", "check", timeout=20)
+    assert done.returncode == 5
+    assert time.monotonic() - started < 10
+
+
+def test_an_empty_only_secret_is_a_fault_and_an_empty_further_one_is_skipped(
+    one_migration: Any, receiver: Any
+) -> None:
+    """Nothing is sent unsigned that was meant to be signed."""
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_SECRET": ""}
+    done = one_migration.confiture("migrate", "up", env=env)
+    assert done.returncode == 0
+    assert receiver.requests == ()
+    assert "CONFITURE_WEBHOOK_SECRET: is blank" in done.stderr
+    env |= {"CONFITURE_WEBHOOK_SECRET": "x" * 24, "CONFITURE_WEBHOOK_SECRET_PREVIOUS": ""}
+    assert one_migration.confiture("webhooks", "deliver", env=env).returncode == 0
+    (request,) = receiver.requests
+    assert len(request.headers["webhook-signature"].split()) == 1
