@@ -18,7 +18,7 @@ from pathlib import Path
 from deliver import deliveries
 from harness import Comparison
 
-from confiture_webhooks.adapters.sqlite import SqliteOutbox
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import Attempt, Decision, Outcome
 
 FEW, MANY = 10, int(os.environ.get("STORED", "1000000"))

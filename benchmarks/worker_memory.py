@@ -19,7 +19,7 @@ from deliver import deliveries, fill
 from harness import CONFITURE, environment
 from peers import peer
 
-from confiture_webhooks.adapters.sqlite import SqliteOutbox
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import State
 
 COUNT = int(os.environ.get("DELIVERIES", "100000"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .delivery import Outcome
 from .errors import OutboxError
-from .outbox import Announcing, Summary
+from .outbox import Summary
 from .run.outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
 from .run.settler import settle_outbox
 from .run.summary import barred, elsewhere
@@ -78,9 +78,6 @@ class _Bench:
         def heard(is_heard: bool) -> None:  # noqa: FBT001  the port's callback
             self.worker.poll_every(POLL_WHEN_TOLD if is_heard else POLL)
 
-        if not isinstance(self.outbox, Announcing):
-            yield
-            return
         stop = self.outbox.listen(self.worker.wake, heard)
         try:
             yield

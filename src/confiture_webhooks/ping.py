@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from .adapters.memory import InMemoryOutbox
 from .delivery import Attempt, State
 from .event import SUBSCRIBABLE, Database, Direction, ErrorInfo, Event, EventType, MigrationRef
+from .outbox.sqlite import InMemoryOutbox
 from .run.migration import new_event_id
 from .run.outgoing import TELEMETRY_BUDGET, Outgoing
 from .wiring import command_telemetry, make_transport, parts

@@ -164,7 +164,7 @@ def _error_type(error: BaseException | None) -> str | None:
     return type(cause).__name__ if cause is not error else f"exit_{code}"
 
 
-NEEDED = ("telemetry", "run.outgoing", "adapters.sqlite", "adapters.http_session")
+NEEDED = ("telemetry", "run.outgoing", "outbox.sqlite", "adapters.http_session")
 
 
 def preload() -> None:

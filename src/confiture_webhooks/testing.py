@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from .adapters.memory import InMemoryOutbox
 from .config import Settings
 from .endpoint import Endpoint
 from .errors import CUT, TransportError
 from .event import SUBSCRIBABLE
+from .outbox.sqlite import InMemoryOutbox
 from .transport import Request, Response
 
 __all__ = ["InMemoryOutbox", "ScriptedTransport", "Sent", "captured"]

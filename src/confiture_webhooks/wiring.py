@@ -131,14 +131,14 @@ def make_transport() -> Transport:
 
 def spare_outbox() -> Outbox:
     """An outbox in memory."""
-    from .adapters.memory import InMemoryOutbox  # noqa: PLC0415
+    from .outbox.sqlite import InMemoryOutbox  # noqa: PLC0415
 
     return InMemoryOutbox()
 
 
 def sqlite_path(settings: Settings, environ: Mapping[str, str]) -> Path:
     """Where the SQLite outbox of the project in the current directory lies."""
-    from .adapters.sqlite import default_path  # noqa: PLC0415
+    from .outbox.sqlite import default_path  # noqa: PLC0415
 
     given = settings.outbox.partition(":")[2]
     return Path(given) if given else default_path(Path.cwd(), environ)
@@ -172,7 +172,7 @@ def make_outbox(
         from .adapters.pgmq import PgmqOutbox  # noqa: PLC0415
 
         return PgmqOutbox(postgres_dsn(settings))
-    from .adapters.sqlite import open_outbox  # noqa: PLC0415
+    from .outbox.sqlite import open_outbox  # noqa: PLC0415
 
     outbox, notices = open_outbox(sqlite_path(settings, environ))
     for text in notices:
@@ -211,7 +211,7 @@ def operators_outbox(
             "or somebody who may with 'confiture webhooks outbox init'"
         )
         return spare_outbox()
-    from .adapters.sqlite import SqliteOutbox, may_be_there  # noqa: PLC0415
+    from .outbox.sqlite import SqliteOutbox, may_be_there  # noqa: PLC0415
 
     path = sqlite_path(settings, environ)
     return SqliteOutbox(path, follows=makes) if makes or may_be_there(path) else spare_outbox()
@@ -254,7 +254,7 @@ def _has_outbox(settings: Settings, environ: Mapping[str, str]) -> bool:
         return bool(dsn) and has_outbox(dsn)
     if kind != "sqlite":
         return False
-    from .adapters.sqlite import may_be_there  # noqa: PLC0415
+    from .outbox.sqlite import may_be_there  # noqa: PLC0415
 
     return may_be_there(sqlite_path(settings, environ))
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confiture_webhooks.adapters.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import State
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.receiver import LocalReceiver
 from confiture_webhooks.receiver.server import Answer
 from project import Project

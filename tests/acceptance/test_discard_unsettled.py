@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from confiture_webhooks.adapters.sqlite import SqliteOutbox
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from crashing import crash
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confiture_webhooks.adapters.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import Decision, Outcome
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.receiver import LocalReceiver
 from confiture_webhooks.receiver.server import Answer
 from project import Project

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from confiture_webhooks.adapters.sqlite import SqliteOutbox
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from contract.made import filled
 from crashing import outbox_of
 from project import CONFITURE, Project

@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from confiture_webhooks.adapters.sqlite import SqliteOutbox
 from confiture_webhooks.outbox import Intent
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from crashing import Moment, crash, outbox_of
 from project import CONFITURE
 

@@ -9,16 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from confiture_webhooks.adapters.memory import InMemoryOutbox
-from confiture_webhooks.adapters.sqlite import SqliteOutbox
 from confiture_webhooks.outbox import Outbox
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from outbox_databases import emptied
-
-
-def memory(_: Path) -> Callable[[], Outbox]:
-    """Everybody who opens it has the same one: there is only this process."""
-    outbox = InMemoryOutbox()
-    return lambda: outbox
 
 
 def sqlite(directory: Path) -> Callable[[], Outbox]:
@@ -26,13 +19,13 @@ def sqlite(directory: Path) -> Callable[[], Outbox]:
     return partial(SqliteOutbox, directory / "outbox" / "webhooks.db")
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Outbox]]:
     """Opens the store under test: each call is another worker's view of the same store."""
     if request.param == "postgres":
         opening = emptied(request.getfixturevalue("outbox_database"))
     else:
-        opening = {"memory": memory, "sqlite": sqlite}[request.param](tmp_path)
+        opening = sqlite(tmp_path)
     with ExitStack() as stack:
         yield lambda: stack.enter_context(closing(opening()))
 

@@ -6,10 +6,10 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from confiture_webhooks.adapters.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import Attempt, Decision, Delivery, Outcome, TraceContext
 from confiture_webhooks.event import Direction, EventType, MigrationRef
 from confiture_webhooks.outbox import Intent
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 
 NOW = datetime(2020, 1, 9, 14, 23, 45, 123456, tzinfo=UTC)
 A_SECOND = timedelta(seconds=1)

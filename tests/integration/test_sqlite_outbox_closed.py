@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confiture_webhooks.adapters.sqlite import SqliteOutbox, default_path, open_outbox
 from confiture_webhooks.config import Settings
 from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.outbox.sqlite import SqliteOutbox, default_path, open_outbox
 from confiture_webhooks.wiring import operators_outbox
 from contract.made import filled
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from confiture_webhooks.adapters.sqlite import SqliteOutbox, open_outbox
-from confiture_webhooks.adapters.sqlite_file import DamagedError, set_aside
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.outbox.sqlite import SqliteOutbox, open_outbox
+from confiture_webhooks.outbox.sqlite_file import DamagedError, set_aside
 from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, filled, intent
 
 TESTS = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ def test_a_full_disk_keeps_all_or_nothing(outbox_path: Path) -> None:
     """A release that runs out of space is an OutboxError and leaves no part of itself."""
     with closing(SqliteOutbox(outbox_path)) as outbox:
         outbox.stage(intent(1))
-        connection = outbox._file._connection
+        connection = outbox._store._connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 2}")
         many = [delivery(1, f"endpoint{number}") for number in range(200)]
@@ -70,7 +70,7 @@ def test_a_file_that_may_not_grow_breaks_nothing(outbox_path: Path) -> None:
         "from itertools import count\n"
         "from pathlib import Path\n"
         "from contract.made import delivery, event_id\n"
-        "from confiture_webhooks.adapters.sqlite import SqliteOutbox\n"
+        "from confiture_webhooks.outbox.sqlite import SqliteOutbox\n"
         "from confiture_webhooks.errors import OutboxError\n"
         "outbox = SqliteOutbox(Path(sys.argv[1]))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

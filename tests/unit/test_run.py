@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import SUBSCRIBABLE, Direction, ErrorInfo, EventType, MigrationRef
+from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.run.migration import Backend, Migration
 from confiture_webhooks.run.outgoing import TELEMETRY_BUDGET, Parts

@@ -16,10 +16,10 @@ from confiture.core._migrator.session import MigratorSession
 
 from confiture_webhooks import session as sessions
 from confiture_webhooks import wiring
-from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.config import Settings
 from confiture_webhooks.errors import ConfigError, OutboxError
 from confiture_webhooks.event import SUBSCRIBABLE
+from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.run.invocation import parse
 from confiture_webhooks.run.outgoing import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.run.run import Run

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import TraceContext
 from confiture_webhooks.event import Database, Direction, MigrationRef
 from confiture_webhooks.outbox import NO_ROW, Intent
+from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.run.migration import Backend
 from confiture_webhooks.run.outgoing import Parts
 from confiture_webhooks.run.run import Run

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.delivery import (
     Attempt,
     Decision,
@@ -22,6 +22,7 @@ from confiture_webhooks.delivery import (
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import EventType
+from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
@@ -366,7 +367,7 @@ def test_what_another_worker_took_over_is_not_kept_open() -> None:
     at = datetime.now(UTC) + 6 * A_SECOND
     assert bench.outbox.claim("a", environment=None, now=at, lease=timedelta(hours=1))
     ahead = timedelta(minutes=1)
-    bench.outbox.release("evt_2", [delivery(2)])
+    bench.outbox.release("evt_2", [replace(delivery(2), correlation_id="b" * 32)])
     bench.worker.wake()
     assert bench.worker.drain(LONG_ENOUGH, horizon=timedelta())
     assert bench.spans.finished == [("dlv_a_1", "deferred", 1), ("dlv_a_2", "delivered", 1)]

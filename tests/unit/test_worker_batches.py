@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from confiture_webhooks.adapters.memory import InMemoryOutbox
 from confiture_webhooks.delivery import Delivery, State
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import Claim
+from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport

@@ -19,7 +19,7 @@ from psycopg.pq import TransactionStatus
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..errors import OutboxError
 from ..event import EventType
-from ..outbox import Claim, Intent, Row, Summary, total
+from ..outbox import Claim, Intent, Outbox, Row, Standing, Summary, total
 from . import pgmq_rows as rows
 from . import pgmq_schema as schema
 from . import pgmq_statements as sql
@@ -31,7 +31,7 @@ WAKE_BATCH = 5_000
 """So many retries become ready at once: a statement must end in its time."""
 
 
-class PgmqOutbox:
+class PgmqOutbox(Outbox):
     """Keeps what happened in the database at *dsn* until it has been told.
 
     Makes its schema where there is none, if the role may. Raises OutboxError when it may not,
@@ -39,7 +39,9 @@ class PgmqOutbox:
     that comes back is used again.
     """
 
-    is_durable = True
+    @property
+    def is_durable(self) -> bool:
+        return True
 
     def __init__(self, dsn: str) -> None:
         self._server = PgmqConnection(dsn, schema.migrate)
@@ -99,6 +101,7 @@ class PgmqOutbox:
         now: datetime,
         lease: timedelta,
         limit: int = 1,
+        **_: Any,
     ) -> Sequence[Claim]:
         """Up to *limit* of *environment* for *endpoint* that are due at *now*, oldest first."""
         values = _where(endpoint, environment) | {"now": now, "limit": limit}
@@ -113,7 +116,9 @@ class PgmqOutbox:
         leased = self._rows(sql.LEASE, values | {"lease_until": now + lease})
         return [rows.claim(row) for row in leased]
 
-    def record(self, claim: Claim, attempt: Attempt, decision: Decision) -> bool:
+    def record(
+        self, claim: Claim, attempt: Attempt, decision: Decision, **_: Any
+    ) -> bool:
         """Keep *attempt* and move the delivery as decided; ``False``: the lease was lost."""
         is_over = decision.outcome is not Outcome.RETRY
         finished_at = attempt.started_at + attempt.duration
@@ -132,7 +137,7 @@ class PgmqOutbox:
         values = {"id": claim.delivery.id, "token": claim.token}
         self._rows(sql.GIVE_BACK, values)
 
-    def next_due_at(self, endpoint: str, environment: str | None) -> datetime | None:
+    def next_due_at(self, endpoint: str, environment: str | None, **_: Any) -> datetime | None:
         """When there is something to claim for *endpoint* there; ``None``: nothing is waiting."""
         [found] = self._rows(sql.LOOK, _where(endpoint, environment))
         if found["is_off"]:
@@ -150,6 +155,10 @@ class PgmqOutbox:
     def enable(self, endpoint: str, environment: str | None) -> bool:
         """Switch *endpoint* on again in *environment*; ``False``: it was not off."""
         return self._run(sql.ENABLE, _where(endpoint, environment)) > 0
+
+    def standing(self, environment: str | None) -> Mapping[str, Standing]:
+        """The endpoints that are off in *environment*."""
+        return {name: Standing(at, None) for name, at in self.disabled(environment).items()}
 
     def disabled(self, environment: str | None) -> Mapping[str, datetime]:
         """The endpoints that are off in *environment*, and since when."""
@@ -181,6 +190,7 @@ class PgmqOutbox:
         event_type: EventType | None = None,
         since: datetime | None = None,
         limit: int = 100,
+        **_: Any,
     ) -> Sequence[Row]:
         """Up to *limit* deliveries that match, newest first; *since* is about when made."""
         wanted = {

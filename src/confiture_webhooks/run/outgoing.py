@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..delivery import Delivery, State, TraceContext
 from ..errors import OutboxError
 from ..event import Event, EventType
-from ..outbox import Enlisting, Intent, Outbox, Summary
+from ..outbox import Intent, Outbox, Summary
 from ..terminal import counted, progress
 from ..worker import Worker
 from .deliveries import deliveries_of
@@ -118,7 +118,7 @@ class Outgoing:
         """
         outbox = self._outbox
         # Not under the guard: what a hook has on its way must not hold up a COMMIT.
-        if isinstance(outbox, Enlisting):
+        if outbox is not None:
             deliveries = deliveries_of(
                 event, self._settings.recorded, trace, report=self._telemetry.failed
             )

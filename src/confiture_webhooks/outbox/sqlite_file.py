@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import OutboxError
-from .sqlite_schema import migrate
+from . import schema
 
+APPLICATION_ID = 0x43465748
+"""``CFWH``, in the file's header: tells an outbox from another program's database."""
 PATIENCE_S = 2.0
 """The longest an operation waits for others that use the file."""
 DIRECTORY = ".confiture"
@@ -279,3 +281,41 @@ def _examine(connection: sqlite3.Connection, path: Path) -> None:
     if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
         raise DamagedError(f"outbox {path}: {_IS_DAMAGED}", _SETS_ASIDE)
     note.unlink(missing_ok=True)
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the file to the newest schema, in one transaction.
+
+    Raises OutboxError for a file of another version that cannot be brought there, or of another
+    program.
+    """
+    if _version(connection, path) == schema.VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Again, now that no other process can write: one may have just done it.
+        had = _version(connection, path)
+        for statement in schema.statements("sqlite", had):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """The schema's version in the file; 0: it has none."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if application_id != APPLICATION_ID and not is_empty:
+        raise OutboxError(
+            f"outbox {path}: this is another program's SQLite database",
+            "Name another file: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>",
+        )
+    schema.check(
+        0 if is_empty else version, f"outbox {path}", "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
+    )
+    return 0 if is_empty else version

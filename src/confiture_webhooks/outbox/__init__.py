@@ -1,0 +1,28 @@
+"""The outbox: keeps every event until each endpoint has it, in SQLite, PostgreSQL or memory."""
+
+from .outbox import Outbox, Store
+from .values import (
+    NO_ROW,
+    Claim,
+    Intent,
+    Row,
+    Standing,
+    Summary,
+    Unreadable,
+    UnreadableIntent,
+    total,
+)
+
+__all__ = [
+    "NO_ROW",
+    "Claim",
+    "Intent",
+    "Outbox",
+    "Row",
+    "Standing",
+    "Store",
+    "Summary",
+    "Unreadable",
+    "UnreadableIntent",
+    "total",
+]

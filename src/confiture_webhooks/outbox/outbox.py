@@ -1,0 +1,551 @@
+"""The outbox's operations, once for every store.
+
+Guarantees, each checked by the contract suite on each store:
+
+- ``release`` is atomic and idempotent: the intent is gone and every delivery is there, or
+  neither; releasing an event id a second time changes nothing, until ``prune`` has forgotten
+  the first. A released delivery is due at once.
+- A delivery comes back from ``claim`` byte for byte as it was released: body, trace context,
+  correlation id. One that cannot be read comes back as an ``Unreadable`` and costs itself alone.
+- A claim is a lease. Until ``lease`` has passed by the ``now`` of the claims, no other claim
+  returns the delivery; from then on it is claimable again. The lease is lost when another
+  claim takes the delivery: nothing recorded under it is kept, ``record`` answers ``False``.
+- A claim returns deliveries of one run (``correlation_id``) to one endpoint, those that are due,
+  in the order they were released, and of no run that another lease of that endpoint holds. Of
+  several runs the one with the oldest comes first.
+- A delivery is claimed for its endpoint in its own environment only (none is one, too): the
+  same name may be another receiver there. An endpoint rests, or is off, in one environment.
+- ``record`` moves a delivery and keeps the attempt in one step. A ``GONE`` decision switches
+  the endpoint off in that step, in the delivery's environment; nothing is claimed for an
+  endpoint that is off or rests.
+- A killed process undoes nothing that returned. A power cut undoes no release and nothing an
+  operator did; it may undo the latest claims and records, whose deliveries are sent again.
+- Instants are aware and come from the caller. With *max_wait*, one that lies further ahead than
+  that is of a wrong clock: the retry, lease or rest is over. A clock set forward ends leases
+  early: one more attempt with the same event id follows, and the token lets one record stand.
+- Only delivered deliveries are pruned. A dead letter stays until an operator redelivers or
+  discards it.
+- It keeps no URL, no secret, no header value and no body of an answer.
+
+Every method raises ``OutboxError`` when the store refuses, with the store's error as cause.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from ..delivery import Attempt, Decision, Delivery, Outcome, State
+from ..event import EventType
+from . import rows
+from .values import Claim, Intent, Row, Standing, Summary, UnreadableIntent, total
+
+PRUNE_BATCH = 500
+WAKE_BATCH = 5_000
+"""So many retries become ready at once: a statement must end in its time."""
+LONGEST_LEASE = timedelta(days=1)
+"""A lease that ends later is of a wrong clock."""
+WINDOW = 64
+"""So many of the first deliveries are looked at to find a run to claim."""
+CANDIDATES = 4
+END_OF_TIME = 2**62
+QUICK_S = 0.005
+PASSED = 1_000
+"""A look that takes longer is not repeated for each claim, once so many have been passed."""
+
+Step = tuple[str, Mapping[str, Any]]
+"""A statement's name and values."""
+Found = Sequence[rows.Stored]
+
+
+class Store(Protocol):
+    """Where the rows lie: the statements of ``queries.sql``, and transactions."""
+
+    is_durable: bool
+    """Whether what is stored outlives this process."""
+    where: str
+    """The file, or host and database, fit for any log."""
+
+    def read(self, *steps: Step) -> list[Found]:
+        """The rows that each of *steps* returns, of one moment or nearly."""
+
+    def write(self, *steps: Step, is_synced: bool = True) -> list[int]:
+        """Do all of *steps* or none; how many rows each found or changed.
+
+        *is_synced*: what is done outlives a power cut.
+        """
+
+    def close(self) -> None:
+        """Close files and connections. Closing twice is allowed."""
+
+
+@dataclass(slots=True)
+class _Front:
+    """What is known of the front of one endpoint's line, where looking there takes long.
+
+    Rows that a long transaction keeps alive for others are passed over by each look.
+    """
+
+    origin: int | None = None
+    floor: int = 0
+    """No delivery that is ready was released before this one."""
+    cost_s: float = 0.0
+    looked_at: float = 0.0
+    waiting: tuple[Found, Found] = field(default_factory=lambda: ((), ()))
+
+    @property
+    def is_known(self) -> bool:
+        has_passed = self.origin is not None and self.floor - self.origin > PASSED
+        is_slow = has_passed and self.cost_s > QUICK_S
+        return is_slow and time.monotonic() - self.looked_at < 20 * self.cost_s
+
+
+class Outbox:
+    """Keeps every event until each endpoint has it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.is_durable = store.is_durable
+        """Whether what is stored outlives this process."""
+        self.where = store.where
+        """The file, or host and database, fit for any log."""
+        self._fronts: defaultdict[tuple[str, str], _Front] = defaultdict(_Front)
+
+    # A run
+
+    def stage(self, intent: Intent) -> None:
+        """Remember that a migration is about to run; a second time, or late, changes nothing."""
+        self._store.write(("stage", rows.intent_values(intent)))
+
+    def stage_on(self, connection: Any, intent: Intent) -> bool:  # noqa: ARG002
+        """Stage over *connection*, in a transaction of its own, if it is idle in this database.
+
+        ``False``: not possible there, or refused. Nothing is left on the session.
+        """
+        return False
+
+    def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
+        """The outcome is known: replace the intent, if any, by its deliveries (maybe none)."""
+        self._store.write(*releasing(event_id, deliveries))
+
+    def release_on(self, connection: Any, event_id: str, deliveries: Sequence[Delivery]) -> bool:
+        """Release in the transaction *connection* has open: it stays if that commits.
+
+        ``False``: not possible there, or refused; the transaction is as it was.
+        """
+        return False
+
+    def intents(self) -> Sequence[Intent]:
+        """Those staged and not released, oldest first, without those that cannot be read."""
+        return [one for one in self._intents() if isinstance(one, Intent)]
+
+    def unreadable_intents(self) -> Sequence[UnreadableIntent]:
+        """Those staged and not released that this version cannot read."""
+        return [one for one in self._intents() if isinstance(one, UnreadableIntent)]
+
+    def _intents(self) -> list[Intent | UnreadableIntent]:
+        [found] = self._store.read(("intents", {}))
+        return [rows.intent(row) for row in found]
+
+    # A worker
+
+    def claim(
+        self,
+        endpoint: str,
+        *,
+        environment: str | None,
+        now: datetime,
+        lease: timedelta,
+        limit: int = 1,
+        max_wait: timedelta | None = None,
+    ) -> Sequence[Claim]:
+        """Up to *limit* of one run of *environment* for *endpoint* that are due at *now*."""
+        values = _place(endpoint, environment)
+        for _ in range(3):  # another worker may take the runs that were seen
+            heads = self._ready(values, now=now, max_wait=max_wait)
+            if not heads:
+                return []
+            token = os.urandom(8).hex()
+            leasing = values | {
+                "token": token,
+                "limit": limit,
+                "lease_until": rows.instant(now + lease),
+            }
+            for place in range(CANDIDATES):
+                head = heads[min(place, len(heads) - 1)]
+                leasing |= {f"head{place}": head["head"], f"run{place}": head["run"]}
+            [count] = self._store.write(("lease", leasing), is_synced=False)
+            if count:
+                [found] = self._store.read(("leased", leasing))
+                return [rows.claim(row, token) for row in found]
+        return []
+
+    def record(self, claim: Claim, attempt: Attempt, decision: Decision) -> bool:
+        """Keep *attempt* and move the delivery as decided; ``False``: the lease was lost.
+
+        An attempt after which the endpoint rests is no try of the schedule.
+        """
+        is_over = decision.outcome is not Outcome.RETRY
+        finished_at = rows.instant(attempt.started_at + attempt.duration)
+        next_at = decision.next_attempt_at
+        values = rows.attempt_values(attempt) | {
+            **_held(claim),
+            "state": decision.outcome.state.value,
+            "next_attempt_at": rows.instant(next_at) if next_at else None,
+            "finished_at": finished_at,
+            "ended_at": finished_at if is_over else None,
+            "counts": int(decision.rests_until is None),
+        }
+        steps = ["hold", "add_attempt", "move"]
+        if decision.outcome is Outcome.GONE:
+            steps.insert(2, "switch_off")
+        is_held, *_ = self._store.write(
+            *((name, values) for name in steps),
+            *(() if is_over else (NEWS,)),
+            is_synced=False,
+        )
+        return bool(is_held)
+
+    def give_back(self, claim: Claim) -> None:
+        """End the lease without an attempt; the delivery is due as before."""
+        self._store.write(("give_back", _held(claim)), NEWS, is_synced=False)
+
+    def next_due_at(
+        self,
+        endpoint: str,
+        environment: str | None,
+        *,
+        now: datetime | None = None,
+        max_wait: timedelta | None = None,
+    ) -> datetime | None:
+        """When there is something to claim for *endpoint* there; ``None``: nothing is waiting.
+
+        The end of a lease counts, so that a crashed worker's delivery is taken up.
+        """
+        now = now or datetime.now(UTC)
+        values = _place(endpoint, environment)
+        front = self._fronts[endpoint, values["environment"]]
+        stands, heads = self._look(values, front)
+        off_since, rests_until = stands
+        if off_since is not None:
+            return None
+        due = [at for head in heads if (at := rows.at_best(head["due_at"]) or now)]
+        first, last = front.waiting
+        due += [rows.at_best(row["wakes_at"]) or now for row in first]
+        if any(_is_due(row["wakes_at"], None, _horizon(now, max_wait)) for row in last):
+            due.append(now)
+        if not due:
+            return None
+        if rests_until is not None and not _is_due(
+            rows.instant(rests_until), rows.instant(now), _horizon(now, max_wait)
+        ):
+            return max(min(due), rests_until)
+        return min(due)
+
+    def _ready(
+        self, values: dict[str, Any], *, now: datetime, max_wait: timedelta | None
+    ) -> list[rows.Stored]:
+        """The first deliveries of runs that can be claimed at *now*, oldest first."""
+        front = self._fronts[values["endpoint"], values["environment"]]
+        limits = {"now": rows.instant(now), "horizon": _horizon(now, max_wait)}
+        stands, heads = self._look(values, front)
+        if stands.off_since is not None:
+            return []
+        if stands.rests_until is not None and not _is_due(
+            rows.instant(stands.rests_until), limits["now"], limits["horizon"]
+        ):
+            return []
+        is_woken = False
+        for waiting, name in zip(
+            front.waiting, ("make_ready", "make_unbelievable_ready"), strict=True
+        ):
+            bound = limits["now"] if name == "make_ready" else None
+            if any(_is_due(row["wakes_at"], bound, limits["horizon"]) for row in waiting):
+                is_woken = True
+                self._wake(name, values | limits)
+        if is_woken:
+            front.cost_s = 0.0
+            _, heads = self._look(values, front)
+        return heads[:CANDIDATES]
+
+    def _wake(self, name: str, values: Mapping[str, Any]) -> None:
+        woken = WAKE_BATCH
+        while woken == WAKE_BATCH:
+            [woken] = self._store.write((name, {**values, "limit": WAKE_BATCH}), is_synced=False)
+
+    def _look(self, values: Mapping[str, Any], front: _Front) -> tuple[Standing, list[rows.Stored]]:
+        """Whether the endpoint is on, and the first deliveries of runs that no lease holds."""
+        looking = {**values, "window": WINDOW, "floor": front.floor if front.is_known else 0}
+        if front.is_known:
+            standing, seen = self._store.read(("standing", values), ("look", looking))
+            if seen:
+                front.floor = seen[0]["first"]
+                return _standing(standing), self._free(seen, looking)
+            looking["floor"] = 0
+        started = time.monotonic()
+        standing, *waiting, seen = self._store.read(
+            ("standing", values),
+            ("first_waiting", values),
+            ("last_waiting", values),
+            ("look", looking),
+        )
+        front.looked_at = time.monotonic()
+        front.cost_s = front.looked_at - started
+        front.waiting = waiting[0], waiting[1]
+        front.floor = seen[0]["first"] if seen else 0
+        if front.origin is None and seen:
+            front.origin = front.floor
+        return _standing(standing), self._free(seen, looking)
+
+    def _free(self, seen: Found, looking: Mapping[str, Any]) -> list[rows.Stored]:
+        free = [row for row in seen if not row["is_held"]]
+        if not free and seen:  # runs that are held may hide others
+            [seen] = self._store.read(("look_elsewhere", looking))
+            free = [row for row in seen if not row["is_held"]]
+        return free
+
+    # Endpoints
+
+    def rest(
+        self,
+        endpoint: str,
+        environment: str | None,
+        until: datetime,
+        *,
+        max_wait: timedelta = timedelta(days=1),
+    ) -> None:
+        """Let *endpoint* rest there: nothing is claimed for it before the latest *until*."""
+        horizon = rows.instant(until + max_wait)
+        values = {"until": rows.instant(until), "horizon": horizon}
+        self._store.write(("rest", _place(endpoint, environment) | values), is_synced=False)
+
+    def disable(self, endpoint: str, environment: str | None, at: datetime) -> None:
+        """Switch *endpoint* off there: its deliveries wait. Off already: since when stays."""
+        self._store.write(("disable", _place(endpoint, environment) | {"at": rows.instant(at)}))
+
+    def enable(self, endpoint: str, environment: str | None) -> bool:
+        """Switch *endpoint* on again in *environment*; ``False``: it was not off."""
+        count, *_ = self._store.write(("enable", _place(endpoint, environment)), NEWS)
+        return count > 0
+
+    def standing(self, environment: str | None) -> Mapping[str, Standing]:
+        """The endpoints that are off in *environment*, or were asked to rest, and until when."""
+        [found] = self._store.read(("standing", _place("", environment)))
+        return {row["endpoint"]: _standing([row]) for row in found if any(_standing([row]))}
+
+    def disabled(self, environment: str | None) -> Mapping[str, datetime]:
+        """The endpoints that are off in *environment*, and since when."""
+        return {
+            name: one.off_since
+            for name, one in self.standing(environment).items()
+            if one.off_since is not None
+        }
+
+    # Operators
+
+    def redeliver(self, delivery_id: str, *, now: datetime) -> bool:
+        """Start the schedule of one that is not in flight over, due now; ``False``: no such one.
+
+        Attempt numbers count on, and its place in the endpoint's order stays.
+        """
+        values = {"id": rows.text(delivery_id), "now": rows.instant(now)}
+        count, *_ = self._store.write(("redeliver", values), NEWS)
+        return count > 0
+
+    def discard(self, delivery_id: str, *, now: datetime) -> bool:
+        """Forget a delivery, unless a lease on it holds at *now*; ``False``: no such one."""
+        values = {
+            "id": rows.text(delivery_id),
+            "now": rows.instant(now),
+            "horizon": rows.instant(now + LONGEST_LEASE),
+        }
+        [count] = self._store.write(("discard", values))
+        return count > 0
+
+    def prune(self, *, before: datetime, keep: int) -> int:
+        """Forget deliveries delivered before *before*, and all but the last *keep* delivered.
+
+        Returns how many. An event id released before *before*, by this machine's clock, may be
+        forgotten once it has no delivery left.
+        """
+        cutoff = (rows.instant(before), 0)
+        [surplus] = self._store.read(("newest_surplus", {"keep": keep}))
+        for row in surplus:
+            cutoff = max(cutoff, (row["finished_at"], row["seq"]))
+        pruned = self._delete("prune", {"at": cutoff[0], "last": cutoff[1]})
+        self._delete("forget_released", {"at": rows.instant(before)})
+        self._store.write(("forget_standing", {"at": rows.instant(before)}))
+        return pruned
+
+    def _delete(self, name: str, values: Mapping[str, Any]) -> int:
+        """Delete in batches until nothing is left to delete; how many were."""
+        deleted = 0
+        while True:
+            [count] = self._store.write((name, {**values, "limit": PRUNE_BATCH}))
+            deleted += count
+            if count < PRUNE_BATCH:
+                return deleted
+
+    def deliveries(
+        self,
+        *,
+        state: State | None = None,
+        endpoint: str | None = None,
+        event_type: EventType | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+        **named: str | None,
+    ) -> Sequence[Row]:
+        """Up to *limit* deliveries that match, newest first; *since* is about when made.
+
+        *named*: ``environment`` (``""`` or ``None``: those without one), ``migration`` (version,
+        or version and name), ``trace``, ``event_id``, or ``id``.
+        """
+        wanted: dict[str, Any] = {
+            "state": state.value if state else None,
+            "endpoint": endpoint,
+            "event_type": event_type.value if event_type else None,
+            "since": rows.instant(since) if since else None,
+        }
+        if "environment" in named:
+            named["environment"] = named["environment"] or ""
+        wanted |= {name: value for name, value in named.items() if value is not None}
+        return self._rows(limit, **{name: one for name, one in wanted.items() if one is not None})
+
+    def find(self, delivery_id: str) -> Row | None:
+        """The delivery with this id; ``None``: there is none."""
+        return next(iter(self._rows(1, id=delivery_id)), None)
+
+    def look_up(self, beginning: str, *, limit: int = 20) -> Sequence[Row]:
+        """Deliveries whose id, event id or trace id is *beginning*, else begins so; newest first.
+
+        Of an event or a run they are all its deliveries, in every environment.
+        """
+        if not beginning:
+            return []
+        return self._rows(limit, any_id=beginning) or self._rows(limit, beginning=beginning)
+
+    def _rows(self, limit: int, **wanted: Any) -> Sequence[Row]:
+        values = {
+            name: rows.text(value) if isinstance(value, str) else value
+            for name, value in wanted.items()
+        } | {"limit": limit}
+        if "beginning" in values:
+            values["end"] = f"{values['beginning']}~"  # ids are ASCII, and less than that
+        name = " AND ".join(_FILTERS[one] for one in wanted) or "1 = 1"
+        [found] = self._store.read((f"list {name}", values))
+        return [rows.standing(row) for row in found]
+
+    def attempts(self, delivery_id: str) -> Sequence[Attempt]:
+        """The attempts of one delivery by number; empty also when there is no such delivery."""
+        [found] = self._store.read(("attempts", {"id": rows.text(delivery_id)}))
+        return [one for row in found if (one := rows.attempt(row)) is not None]
+
+    def summary(self) -> Summary:
+        """Counts by state and endpoint, and the oldest undelivered, of all environments."""
+        return total(self.summaries().values())
+
+    def summaries(self) -> Mapping[str | None, Summary]:
+        """The same for each environment that has a delivery."""
+        undelivered, ended = self._store.read(("undelivered", {}), ("ended", {}))
+        parts: defaultdict[str | None, list[Summary]] = defaultdict(list)
+        for row in undelivered:
+            one = Summary(
+                counts=Counter({rows.state_of(row): row["count"]}),
+                undelivered={row["endpoint"]: row["count"]},
+                oldest_at=rows.at_best(row["oldest_at"]),
+                newest_at=rows.at_best(row["newest_at"]),
+            )
+            parts[row["environment"] or None].append(one)
+        for row in ended:
+            parts[row["environment"] or None].append(
+                Summary(counts={rows.state_of(row): row["count"]})
+            )
+        return {environment: total(each) for environment, each in parts.items()}
+
+    def listen(
+        self,
+        wake: Callable[[], None],  # noqa: ARG002
+        heard: Callable[[bool], None],  # noqa: ARG002
+    ) -> Callable[[], None]:
+        """Call *wake*, in a thread of its own, whenever there is something new; what ends it.
+
+        *heard* is called with ``True`` when that can be relied on, and with ``False`` when not
+        any more: at both instants something may have come without a call. It is a hint, not a
+        promise: looking now and then is still needed. A store that cannot call never does.
+        """
+        return lambda: None
+
+    def close(self) -> None:
+        """Close files and connections. Closing twice is allowed."""
+        self._store.close()
+
+
+NEWS: Step = ("news", {})
+"""Whoever listens looks again, once it is committed."""
+
+_FILTERS = {
+    "state": "deliveries.state = :state",
+    "endpoint": "endpoint = :endpoint",
+    "event_type": "event_type = :event_type",
+    "since": "created_at >= :since",
+    "environment": "environment = :environment",
+    "migration": "(migration_version = :migration OR migration_name = :migration)",
+    "trace": "correlation_id = :trace",
+    "event_id": "event_id = :event_id",
+    "id": "id = :id",
+    "any_id": "(id = :any_id OR event_id = :any_id OR correlation_id = :any_id)",
+    "beginning": " OR ".join(
+        f"({column} >= :beginning AND {column} < :end)"
+        for column in ("id", "event_id", "correlation_id")
+    ).join("()"),
+}
+
+
+def releasing(event_id: str, deliveries: Sequence[Delivery]) -> list[Step]:
+    """The steps of a release."""
+    values = {
+        "event_id": rows.text(event_id),
+        "environment": rows.environment(deliveries[0].environment if deliveries else None),
+        "released_at": rows.instant(datetime.now(UTC)),
+        "token": os.urandom(8).hex(),
+    }
+    steps: list[Step] = [("mark_released", values), ("unstage", values)]
+    for delivery in deliveries:
+        stored = rows.delivery_values(delivery) | {
+            "event_id": values["event_id"],
+            "token": values["token"],
+        }
+        steps += [("add_delivery", stored), ("add_body", stored)]
+    return [*steps, NEWS] if deliveries else steps
+
+
+def _place(endpoint: str, environment: str | None) -> dict[str, Any]:
+    return {"endpoint": rows.text(endpoint), "environment": rows.environment(environment)}
+
+
+def _held(claim: Claim) -> dict[str, Any]:
+    seq, _, token = claim.token.partition(".")
+    return {"seq": int(seq), "token": token}
+
+
+def _standing(found: Found) -> Standing:
+    if not found:
+        return Standing(None, None)
+    return Standing(rows.at_best(found[0]["off_since"]), rows.at_best(found[0]["rests_until"]))
+
+
+def _horizon(now: datetime, max_wait: timedelta | None) -> int:
+    return rows.instant(now + max_wait) if max_wait is not None else END_OF_TIME
+
+
+def _is_due(stored: object, now: int | None, horizon: int) -> bool:
+    """Whether what waits for *stored* is due at *now*, or waits longer than can be."""
+    if not isinstance(stored, int):
+        return True
+    return (now is not None and stored <= now) or stored > horizon

@@ -1,0 +1,281 @@
+"""Values as what a store keeps, and rows as values; a row that cannot be read says why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast, get_type_hints
+
+from ..delivery import Attempt, Delivery, State, TraceContext
+from ..event import Direction, EventType, MigrationRef
+from .values import Claim, Intent, Row, Unreadable, UnreadableIntent
+
+Stored = Mapping[str, Any]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
+"""What reading a value that nobody of this version wrote may raise."""
+
+
+def instant(at: datetime) -> int:
+    """*at* in microseconds since 1970."""
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def at(stored: object) -> datetime | None:
+    """The instant *stored* is, ``None`` where it is none."""
+    return _EPOCH + _number(stored) * _MICROSECOND if stored is not None else None
+
+
+def at_best(stored: object) -> datetime | None:
+    """The same; ``None`` also for what cannot be read."""
+    try:
+        return at(stored)
+    except _FAULTS:
+        return None
+
+
+def text(value: str) -> str:
+    """*value* with what a store cannot hold escaped: NUL, and halves of surrogate pairs."""
+    return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def environment(name: str | None) -> str:
+    """An environment's name as stored: the empty text for none."""
+    return text(name or "")
+
+
+def delivery_values(delivery: Delivery) -> dict[str, Any]:
+    """*delivery* as values of ``add_delivery`` and ``add_body``."""
+    values = asdict(delivery)
+    values |= values.pop("trace")
+    values = {
+        key: text(value) if isinstance(value, str) else value for key, value in values.items()
+    }
+    return values | {
+        "event_type": delivery.event_type.value,
+        "environment": environment(delivery.environment),
+        "created_at": instant(delivery.created_at),
+    }
+
+
+def delivery(row: Stored) -> Delivery:
+    """The delivery in *row*; an ``Unreadable`` when this version cannot read it."""
+    try:
+        body = row["body"]
+        if not isinstance(body, bytes):
+            raise TypeError("it has no body" if body is None else "its body is not bytes")
+        if "json" in row["content_type"]:
+            body.decode()  # JSON is UTF-8, and a signature is made of text
+        State(row["state"])
+        _number(row["attempts"])
+        _number(row["tries"])
+        return Delivery(
+            id=_text(row["id"]),
+            event_id=_text(row["event_id"]),
+            event_type=EventType(row["event_type"]),
+            endpoint=_text(row["endpoint"]),
+            body=body,
+            content_type=_text(row["content_type"]),
+            trace=TraceContext(
+                traceparent=_text(row["traceparent"]), tracestate=_text_or_none(row["tracestate"])
+            ),
+            correlation_id=_text(row["correlation_id"]),
+            created_at=_EPOCH + _number(row["created_at"]) * _MICROSECOND,
+            migration_version=_text_or_none(row["migration_version"]),
+            migration_name=_text_or_none(row["migration_name"]),
+            environment=_text(row["environment"]) or None,
+        )
+    except _FAULTS as fault:
+        return _unreadable(row, fault)
+
+
+class _UnknownType(str):
+    """An event type of another version, with the ``value`` that a known one has."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
+def _unreadable(row: Stored, fault: Exception) -> Unreadable:
+    event_type = _shown(row["event_type"])
+    known = event_type in set(EventType)
+    return Unreadable(
+        id=_shown(row["id"]),
+        event_id=_shown(row["event_id"]),
+        event_type=EventType(event_type) if known else cast("EventType", _UnknownType(event_type)),
+        endpoint=_shown(row["endpoint"]),
+        body=b"",
+        content_type=_shown(row["content_type"]),
+        trace=TraceContext(traceparent=_shown(row["traceparent"])),
+        correlation_id=_shown(row["correlation_id"]),
+        created_at=at_best(row["created_at"]) or _EPOCH,
+        migration_version=_shown_or_none(row["migration_version"]),
+        migration_name=_shown_or_none(row["migration_name"]),
+        environment=_shown(row["environment"]) or None,
+        reason=text(str(fault)),
+    )
+
+
+def claim(row: Stored, token: str) -> Claim:
+    """The claim of the delivery in *row*."""
+    return Claim(
+        delivery=delivery(row),
+        token=f"{row['seq']}.{token}",
+        attempts=_count(row["attempts"]),
+        tries=_count(row["tries"]),
+    )
+
+
+def standing(row: Stored) -> Row:
+    """The delivery in *row* and where it stands."""
+    one, state = delivery(row), state_of(row)
+    last = {
+        key.removeprefix("last_"): row[key]
+        for key in row.keys()  # noqa: SIM118  a Row iterates over values
+        if key.startswith("last_")
+    }
+    return Row(
+        delivery=one,
+        state=state,
+        attempts=_count(row["attempts"]),
+        next_attempt_at=at_best(row["due_at"]) if state is State.PENDING else None,
+        last_attempt=attempt(last) if last.get("number") is not None else None,
+    )
+
+
+def state_of(row: Stored) -> State:
+    """The state in *row*; one that another version made counts as pending."""
+    return State(row["state"]) if row["state"] in set(State) else State.PENDING
+
+
+def attempt_values(one: Attempt) -> dict[str, Any]:
+    """*one* as values of ``add_attempt``."""
+    return {
+        "number": one.number,
+        "started_at": instant(one.started_at),
+        "duration": one.duration // _MICROSECOND,
+        "status_code": one.status_code,
+        "error_type": one.error_type,
+        "retry_after": None if one.retry_after is None else one.retry_after // _MICROSECOND,
+    }
+
+
+def attempt(row: Stored) -> Attempt | None:
+    """The attempt in *row*; ``None`` when this version cannot read it."""
+    try:
+        wished = row["retry_after"]
+        status = row["status_code"]
+        return Attempt(
+            number=_number(row["number"]),
+            started_at=_EPOCH + _number(row["started_at"]) * _MICROSECOND,
+            duration=_number(row["duration"]) * _MICROSECOND,
+            status_code=None if status is None else _number(status),
+            error_type=_text_or_none(row["error_type"]),
+            retry_after=None if wished is None else _number(wished) * _MICROSECOND,
+        )
+    except _FAULTS:
+        return None
+
+
+def intent_values(intent: Intent) -> dict[str, Any]:
+    """*intent* as values of ``stage``: a document with every field it has."""
+    return {
+        "event_id": text(intent.event_id),
+        "environment": environment(intent.environment),
+        "staged_at": instant(intent.staged_at),
+        "intent": json.dumps(_plain(intent)),
+    }
+
+
+def intent(row: Stored) -> Intent | UnreadableIntent:
+    """The intent in *row*, maybe of another version.
+
+    A field that this version does not know is left out; one that the other did not know has its
+    default, else ``None``.
+    """
+    try:
+        document = json.loads(_text(row["intent"]))
+        hints = get_type_hints(Intent)
+        values: dict[str, Any] = {}
+        for field in fields(Intent):
+            if field.name in document:
+                values[field.name] = _typed(hints[field.name], document[field.name])
+            elif field.default is field.default_factory:  # both are missing: there is none
+                values[field.name] = None
+        found = Intent(**values)
+        for needed in (found.event_id, found.traceparent, found.correlation_id):
+            _text(needed)
+        if found.event_id != row["event_id"] or not isinstance(found.staged_at, datetime):
+            raise ValueError("its document is of another event")
+    except (*_FAULTS, RecursionError) as fault:
+        return UnreadableIntent(
+            event_id=_shown(row["event_id"]),
+            environment=_shown(row["environment"]) or None,
+            reason=text(str(fault)),
+        )
+    return found
+
+
+def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds")
+    return text(value) if isinstance(value, str) else value
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """*value* out of JSON as what *hint* says it is."""
+    if value is None:
+        return None
+    kinds = {hint, *getattr(hint, "__args__", ())}
+    if datetime in kinds:
+        found = datetime.fromisoformat(value)
+        if found.tzinfo is None:
+            raise ValueError("an instant without a time zone")
+        return found
+    if Direction in kinds:
+        return Direction(value)
+    if MigrationRef in kinds:
+        return MigrationRef(version=_text(value["version"]), slug=_text(value["slug"]))
+    if not any(isinstance(value, kind) for kind in kinds if isinstance(kind, type)):
+        raise TypeError(f"{type(value).__name__} where {hint} belongs")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where text belongs")
+    value.encode()  # what was read with surrogates is not UTF-8
+    return value
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{type(value).__name__} where a number belongs")
+    return value
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return "" if value is None else text(str(value))
+
+
+def _shown_or_none(value: object) -> str | None:
+    return None if value is None else _shown(value)

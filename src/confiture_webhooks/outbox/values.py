@@ -1,0 +1,157 @@
+"""What an outbox keeps and gives back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from ..delivery import Attempt, Delivery, State
+from ..event import Direction, MigrationRef
+
+NO_ROW = ""
+"""In the place of a ledger row's id: the version had none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """An event whose outcome is not known yet: what must be known to settle it later.
+
+    ``backend_pid`` and ``backend_started_at`` name the server process that runs the
+    migration: while it lives the outcome is open; once it is gone the ledger knows. What
+    could not be seen is ``None``.
+    """
+
+    event_id: str
+    direction: Direction
+    migration: MigrationRef
+    environment: str | None
+    ledger_table: str
+    """With its schema, where that is known."""
+    database_host: str | None
+    database_port: int | None = None
+    database_name: str | None
+    database_schema: str | None = None
+    database_identity: str | None = None
+    """``<system identifier>/<oid>``: tells the database from every other, a copy included."""
+    timeline: int | None = None
+    """Of the server's history: another one after a failover or a restored backup."""
+    ledger_oid: int | None = None
+    """Tells the ledger's table from one made later under its name."""
+    ledger_before: str | None = None
+    """The id of the version's row before the migration; ``NO_ROW``: there was none."""
+    ledger_read_at: datetime | None = None
+    """When that was, by the server's clock."""
+    has_lock: bool = False
+    """Whether the backend held the migration lock."""
+    backend_pid: int | None
+    backend_started_at: datetime | None
+    traceparent: str
+    tracestate: str | None
+    correlation_id: str
+    staged_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable(Delivery):
+    """A stored delivery that this version cannot read: the fields it can, and why not the rest.
+
+    ``event_type`` has the stored text as its ``value``; ``body`` is empty, and ``created_at`` is
+    1970 where it cannot be read. It is claimed, listed, redelivered and discarded like any other.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableIntent:
+    """A stored intent that this version cannot read. ``release(event_id, [])`` discards it."""
+
+    event_id: str
+    environment: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A delivery that is ours to send until the lease ends."""
+
+    delivery: Delivery
+    """An ``Unreadable`` cannot be sent: record an attempt with the error type ``other``."""
+    token: str
+    """Fences ``record``: another claim of the same delivery has another token."""
+    attempts: int
+    """Attempts recorded before this claim, over all schedules."""
+    tries: int
+    """Attempts recorded in the current schedule; 0 again after a redelivery."""
+
+    @property
+    def number(self) -> int:
+        """Of the attempt that is made under this claim, from 1."""
+        return self.attempts + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The outbox at a glance, for metrics and for the line a run ends with."""
+
+    counts: Mapping[State, int] = field(default_factory=dict)
+    undelivered: Mapping[str, int] = field(default_factory=dict)
+    """Pending and in-flight deliveries by endpoint name."""
+    oldest_at: datetime | None = None
+    """When the oldest undelivered delivery was made."""
+    newest_at: datetime | None = field(default=None, compare=False)
+    """When the newest undelivered one was made: in the future, if a clock was wrong."""
+
+
+def total(summaries: Iterable[Summary]) -> Summary:
+    """*summaries* as one."""
+    counts: Counter[State] = Counter()
+    undelivered: Counter[str] = Counter()
+    oldest: list[datetime] = []
+    newest: list[datetime] = []
+    for summary in summaries:
+        counts.update(summary.counts)
+        undelivered.update(summary.undelivered)
+        oldest += [summary.oldest_at] if summary.oldest_at else []
+        newest += [summary.newest_at] if summary.newest_at else []
+    return Summary(
+        counts=dict(counts),
+        undelivered=dict(undelivered),
+        oldest_at=min(oldest, default=None),
+        newest_at=max(newest, default=None),
+    )
+
+
+class Standing(NamedTuple):
+    """Why nothing is claimed for an endpoint in an environment."""
+
+    off_since: datetime | None
+    """It is switched off since then, until an operator enables it."""
+    rests_until: datetime | None
+    """It asked for a rest until then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A delivery and where it stands, for operators."""
+
+    delivery: Delivery
+    """An ``Unreadable`` when this version cannot read it."""
+    state: State
+    attempts: int
+    """Attempts recorded, over all schedules."""
+    next_attempt_at: datetime | None = None
+    """When a pending one is due; ``None`` in every other state."""
+    last_attempt: Attempt | None = field(default=None, compare=False)
+    """The latest one recorded."""
+
+    @property
+    def last_answer(self) -> str | None:
+        """The status code as text, or why there was none; ``None``: no attempt was made."""
+        last = self.last_attempt
+        if last is None:
+            return None
+        return str(last.status_code) if last.status_code is not None else last.error_type
