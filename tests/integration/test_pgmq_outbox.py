@@ -21,7 +21,7 @@ from confiture_webhooks.adapters import pgmq_rows as documents
 from confiture_webhooks.adapters import pgmq_schema as schema
 from confiture_webhooks.adapters.pgmq import PgmqOutbox, has_outbox
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.outbox import Announcing, Enlisting, Intent
+from confiture_webhooks.outbox import Intent
 from contract.acts import claim_ids, claim_one, finish, release
 from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, intent
 from outbox_databases import count, emptied
@@ -52,12 +52,6 @@ def migrating(outbox_database: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 # In the migration's transaction
-
-
-def test_it_can_do_more_than_the_port(outbox: PgmqOutbox) -> None:
-    """It releases in a transaction and tells of news, as the two optional ports ask."""
-    assert isinstance(outbox, Enlisting)
-    assert isinstance(outbox, Announcing)
 
 
 def test_a_release_comes_with_the_transaction(

@@ -27,6 +27,7 @@ from confiture_webhooks.event import EventType
 from confiture_webhooks.outbox import Claim, Outbox, Row
 from contract.conftest import sqlite
 from contract.made import A_SECOND, NOW, attempt, delivery, event_id, intent
+from often import often
 from outbox_databases import emptied
 
 ENDPOINTS = ("a", "b")
@@ -309,7 +310,7 @@ class SqliteMachine(OutboxMachine):
 
 
 TestSqlite = SqliteMachine.TestCase
-TestSqlite.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSqlite.settings = settings(max_examples=often(200), stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.slow
@@ -322,7 +323,8 @@ def test_postgres(outbox_database: str) -> None:
 
     # An example asks a server some thousand questions: fewer of them.
     run_state_machine_as_test(
-        PostgresMachine, settings=settings(max_examples=15, stateful_step_count=40, deadline=None)
+        PostgresMachine,
+        settings=settings(max_examples=often(15), stateful_step_count=40, deadline=None),
     )
 
 
@@ -366,7 +368,7 @@ def test_whatever_is_released_comes_back_equal_from_postgres(
 
 
 @given(one=DELIVERIES, now=INSTANTS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=often(100), deadline=None)
 def test_whatever_is_released_comes_back_equal(one: Delivery, now: datetime) -> None:
     """Any text, any bytes and any instant of a delivery survive the file."""
     with tempfile.TemporaryDirectory() as directory:

@@ -39,15 +39,13 @@ class PgmqOutbox(Outbox):
     that comes back is used again.
     """
 
-    @property
-    def is_durable(self) -> bool:
-        return True
+    is_durable = True
 
     def __init__(self, dsn: str) -> None:
         self._server = PgmqConnection(dsn, schema.migrate)
 
     @property
-    def where(self) -> str:
+    def where(self) -> str:  # type: ignore[override]
         """Host and database, fit for any log."""
         return self._server.where
 
@@ -116,9 +114,7 @@ class PgmqOutbox(Outbox):
         leased = self._rows(sql.LEASE, values | {"lease_until": now + lease})
         return [rows.claim(row) for row in leased]
 
-    def record(
-        self, claim: Claim, attempt: Attempt, decision: Decision, **_: Any
-    ) -> bool:
+    def record(self, claim: Claim, attempt: Attempt, decision: Decision, **_: Any) -> bool:
         """Keep *attempt* and move the delivery as decided; ``False``: the lease was lost."""
         is_over = decision.outcome is not Outcome.RETRY
         finished_at = attempt.started_at + attempt.duration

@@ -122,8 +122,8 @@ class Outbox:
         """Remember that a migration is about to run; a second time, or late, changes nothing."""
         self._store.write(("stage", rows.intent_values(intent)))
 
-    def stage_on(self, connection: Any, intent: Intent) -> bool:  # noqa: ARG002
-        """Stage over *connection*, in a transaction of its own, if it is idle in this database.
+    def stage_on(self, _connection: Any, _intent: Intent, /) -> bool:
+        """Stage over a connection, in a transaction of its own, if it is idle in this database.
 
         ``False``: not possible there, or refused. Nothing is left on the session.
         """
@@ -133,8 +133,16 @@ class Outbox:
         """The outcome is known: replace the intent, if any, by its deliveries (maybe none)."""
         self._store.write(*releasing(event_id, deliveries))
 
-    def release_on(self, connection: Any, event_id: str, deliveries: Sequence[Delivery]) -> bool:
-        """Release in the transaction *connection* has open: it stays if that commits.
+    def intents_on(self, _connection: Any, /) -> Sequence[Intent] | None:
+        """The intents over a connection; ``None``: not possible there."""
+        return None
+
+    def release_on(
+        self, _connection: Any, _event_id: str, _deliveries: Sequence[Delivery], /
+    ) -> bool:
+        """Release in the transaction a connection has open: it stays if that commits.
+
+        One that is idle releases in a transaction of its own.
 
         ``False``: not possible there, or refused; the transaction is as it was.
         """
@@ -415,11 +423,11 @@ class Outbox:
         if "environment" in named:
             named["environment"] = named["environment"] or ""
         wanted |= {name: value for name, value in named.items() if value is not None}
-        return self._rows(limit, **{name: one for name, one in wanted.items() if one is not None})
+        return self._listed(limit, **{name: one for name, one in wanted.items() if one is not None})
 
     def find(self, delivery_id: str) -> Row | None:
         """The delivery with this id; ``None``: there is none."""
-        return next(iter(self._rows(1, id=delivery_id)), None)
+        return next(iter(self._listed(1, id=delivery_id)), None)
 
     def look_up(self, beginning: str, *, limit: int = 20) -> Sequence[Row]:
         """Deliveries whose id, event id or trace id is *beginning*, else begins so; newest first.
@@ -428,9 +436,9 @@ class Outbox:
         """
         if not beginning:
             return []
-        return self._rows(limit, any_id=beginning) or self._rows(limit, beginning=beginning)
+        return self._listed(limit, any_id=beginning) or self._listed(limit, beginning=beginning)
 
-    def _rows(self, limit: int, **wanted: Any) -> Sequence[Row]:
+    def _listed(self, limit: int, **wanted: Any) -> Sequence[Row]:
         values = {
             name: rows.text(value) if isinstance(value, str) else value
             for name, value in wanted.items()
