@@ -31,7 +31,7 @@ CONFITURE = Path(sys.executable).with_name("confiture")
 READ_LATE = re.compile(
     r"PATH|HOME|XDG_\w+|CONFITURE_\w+|OTEL_(EXPORTER|SERVICE|RESOURCE|SDK)_\w+|TRACEPARENT|TRACESTATE"
     r"|BAGGAGE|CORRELATION_ID|DATABASE_URL|PG\w+|\w+_proxy|\w+_PROXY|REQUESTS_CA_BUNDLE"
-    r"|SSL_CERT_\w+|CURL_CA_BUNDLE|CI|CI_\w+|GITHUB_\w+|GITLAB_\w+|(WEBHOOK|SLACK|API|DB)\w*"
+    r"|RES_OPTIONS|SSL_CERT_\w+|CURL_CA_BUNDLE|CI|CI_\w+|GITHUB_\w+|GITLAB_\w+|(WEBHOOK|SLACK|API|DB)\w*"
 )
 """Variables that are first read when a command runs; with any other, a command starts cold."""
 FIXED = {"LANG": "C.UTF-8", "COLUMNS": "100"}
@@ -137,7 +137,7 @@ def popen(
     arguments: list[str], *, cwd: Path, env: dict[str, str], **options: Any
 ) -> subprocess.Popen[str]:
     """Start ``confiture`` with *arguments*: a fork, or a cold start where *env* needs one."""
-    if not can_fork(env):
+    if not can_fork(env) or "preexec_fn" in options:
         return subprocess.Popen([CONFITURE, *arguments], cwd=cwd, env=env, text=True, **options)
     global _template  # noqa: PLW0603  one for the whole session
     with _started:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+import forked
 from project import CONFITURE
 
 if TYPE_CHECKING:
@@ -43,15 +44,11 @@ def standard_error(state: str) -> Iterator[dict[str, Any]]:
 def migrated(project: Any, env: Mapping[str, str], state: str) -> tuple[int, Any, bool]:
     """Exit code and document of ``migrate up``, and whether it was applied; it is undone then."""
     with standard_error(state) as streams:
-        done = subprocess.run(
-            [CONFITURE, "migrate", "up", "--format", "json"],
+        done = forked.run(
+            ["migrate", "up", "--format", "json"],
+            timeout=60,
             cwd=project.path,
             env=project.environ(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
             **streams,
         )
     with psycopg.connect(project.database_url) as connection:

@@ -34,23 +34,24 @@ def unit() -> configparser.ConfigParser:
     return parser
 
 
-def check_command(words: list[str], *, is_watching: bool) -> None:
+def check_command(words: list[str], *, is_watching: bool, config: str | None = None) -> None:
     """*words* are a ``confiture webhooks deliver`` that this version takes."""
     assert words[:2] == ["confiture", "webhooks"]
     command = get_group(app).commands[words[2]]
     context = command.make_context("deliver", words[3:], resilient_parsing=False)
     assert context.params["watch"] is is_watching
-    assert context.params["config"] == Path("db/environments/production.yaml")
+    assert context.params["config"] == (Path(config) if config else None)
 
 
 def check_pod(pod: dict[str, Any]) -> None:
-    """It ends in time, runs as nobody special, keeps the outbox elsewhere and has its secrets."""
+    """It ends in time, runs without rights, keeps the outbox elsewhere and has its secrets."""
     assert pod["terminationGracePeriodSeconds"] >= GRACE_S
     assert pod["securityContext"]["runAsNonRoot"] is True
     (container,) = pod["containers"]
     env = {one["name"]: one for one in container["env"]}
     assert env["CONFITURE_WEBHOOK_OUTBOX"]["value"] == "postgres"
-    for name in ("DATABASE_URL", "CONFITURE_WEBHOOK_URL", "CONFITURE_WEBHOOK_SECRET"):
+    assert env["CONFITURE_ENVIRONMENT"]["value"] == "production"
+    for name in ("CONFITURE_DATABASE_URL", "CONFITURE_WEBHOOK_URL", "CONFITURE_WEBHOOK_SECRET"):
         assert set(env[name]["valueFrom"]["secretKeyRef"]) == {"name", "key"}
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert set(container["resources"]) == {"requests", "limits"}
@@ -61,10 +62,11 @@ def test_the_unit_says_what_a_worker_needs() -> None:
     service = unit()["Service"]
     path, *words = service["ExecStart"].split()
     assert path.startswith(service["WorkingDirectory"])
-    check_command([Path(path).name, *words], is_watching=True)
+    file = "db/environments/production.yaml"
+    check_command([Path(path).name, *words], is_watching=True, config=file)
     assert service["KillSignal"] == "SIGTERM"
     assert int(service["TimeoutStopSec"]) >= GRACE_S
-    assert service["ReadWritePaths"] == service["WorkingDirectory"]
+    assert service["ReadWritePaths"] == f"{service['WorkingDirectory']}/.confiture"
     assert service["RestartPreventExitStatus"].split() == ["2", "5"]
     assert unit()["Install"]["WantedBy"] == "multi-user.target"
 
@@ -106,3 +108,20 @@ def test_the_cron_job_says_what_a_pass_needs() -> None:
     assert job["template"]["spec"]["restartPolicy"] == "Never"
     check_pod(job["template"]["spec"])
     check_command(job["template"]["spec"]["containers"][0]["command"], is_watching=False)
+
+
+def test_the_job_migrates_once() -> None:
+    """The Job runs the migrations, is not repeated by itself, and has what its worker has."""
+    document = parsed("job.yaml")
+    assert (document["apiVersion"], document["kind"]) == ("batch/v1", "Job")
+    template = document["spec"]["template"]
+    assert document["spec"]["backoffLimit"] == 0
+    check_pod(template["spec"])
+    (container,) = template["spec"]["containers"]
+    assert container["command"] == ["confiture", "migrate", "up"]
+    assert container["env"] == worker_env()
+
+
+def worker_env() -> list[dict[str, Any]]:
+    (container,) = parsed("deployment.yaml")["spec"]["template"]["spec"]["containers"]
+    return list(container["env"])
