@@ -1,31 +1,32 @@
-"""Why a migration failed, in words that may be told: the root cause, without SQL or values."""
+"""Why a migration failed, in words that may be sent: the root cause, without SQL or values."""
 
 from __future__ import annotations
-
-import re
 
 import psycopg
 
 from ..event import ErrorInfo
 
-_VALUE_CLASSES = ("22",)
-"""SQLSTATE classes whose primary message quotes the offending value."""
-_SYNTAX_ERROR = "42601"
-_RAISED_CLASS = "P0"
-"""PL/pgSQL: a function's own ``RAISE EXCEPTION``, in whatever words its author chose."""
-_QUOTED_TAIL = re.compile(r'[:\s]*["«»„“”].*["«»„“”]', re.DOTALL)
-"""The quotes of every language PostgreSQL speaks (``lc_messages``)."""
-_BYTES = re.compile(r"[:\s]*\b0x[0-9a-f]+", re.IGNORECASE)
+SENT_CLASSES = frozenset(
+    ("0A", "21", "23", "25", "2B", "3D", "3F", "40", "42", "44", "53", "54", "55", "57")
+)
+"""SQLSTATE classes whose primary message holds names and no values."""
+SYNTAX_ERROR = "42601"
+"""Its message quotes a token, which may be a value."""
+FOREIGN_FILES = ("pl", "copy", "dblink.", "connection.", "remote_commands.")
+"""Sources of the server that report in others' words: RAISE, command lines, another server's."""
+MOST_DETAIL = 64 * 1024
+"""Bytes of the whole text, at most."""
+_CUT = "\n[cut here: {} bytes in all]"
 _NO_TEXT = "the migration raised {}; its text is left out, it may hold data"
 _FOREIGN = "Check failed with error:"
 """The host's words before the text of whatever a precondition's own check raised."""
 
 
 def explain(error: BaseException) -> ErrorInfo:
-    """The root cause of *error*: its class, the message that may be told, and SQLSTATE.
+    """The root cause of *error*: its class, the message that may be sent, and SQLSTATE.
 
-    A server's primary message is told without the value or token it quotes. Text of other
-    exceptions may hold anything, so it is told only when the host itself wrote it.
+    A server's primary message is sent for ``SENT_CLASSES``. Text of other exceptions may hold
+    anything, so it is sent only when the host itself wrote it.
     """
     chain = list(_chain(error))
     server = next((link for link in reversed(chain) if isinstance(link, psycopg.Error)), None)
@@ -34,14 +35,14 @@ def explain(error: BaseException) -> ErrorInfo:
             type=type(server).__name__,
             message=_server_message(server),
             sqlstate=server.sqlstate,
-            detail=str(error),
+            detail=_cut(str(error)),
         )
     root = chain[-1]
     kind = type(root).__name__
     is_hosts = type(root).__module__.partition(".")[0] == "confiture"
     is_hosts = is_hosts and _is_raised_by_host(root)
     message = _hosts_message(root) if is_hosts else _NO_TEXT.format(kind)
-    return ErrorInfo(type=kind, message=message, detail=str(error))
+    return ErrorInfo(type=kind, message=message, detail=_cut(str(error)))
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -80,10 +81,17 @@ def _server_message(error: psycopg.Error) -> str:
             return f"the database connection failed ({kind})"
         return _NO_TEXT.format(kind)
     state = error.sqlstate or ""
-    # Under another SQLSTATE only the place of the error tells (its word is not translated).
-    place = (error.diag.context or "").partition("\n")[0]
-    if state.startswith(_RAISED_CLASS) or place.endswith("RAISE"):
+    source = (error.diag.source_file or "").rpartition("/")[2]
+    if state == SYNTAX_ERROR:
+        return f"syntax error at character {error.diag.statement_position or '?'} of the statement"
+    if state[:2] not in SENT_CLASSES or source.startswith(FOREIGN_FILES):
         return _NO_TEXT.format(kind)
-    if state.startswith(_VALUE_CLASSES) or state == _SYNTAX_ERROR:
-        return _BYTES.sub("", _QUOTED_TAIL.sub("", message)).strip()
     return message
+
+
+def _cut(text: str) -> str:
+    """*text*, or as much of it as ``MOST_DETAIL`` leaves, marked as cut."""
+    whole = text.encode("utf-8", "backslashreplace")
+    if len(whole) <= MOST_DETAIL:
+        return text
+    return whole[:MOST_DETAIL].decode("utf-8", "ignore") + _CUT.format(len(whole))
