@@ -33,7 +33,7 @@ NOT_MIGRATING = frozenset(
         "verify-checksums",
     )
 )
-"""Commands that apply nothing: hook files cost them nothing."""
+"""Commands that change no database: they are not watched."""
 NO_FILE = ("-d", "--database-url", "--no-config")
 """Options with which Confiture reads no environment file."""
 DEFAULT_CONFIGS = (f"{ENVIRONMENTS}/local.yaml", "confiture.yaml")
@@ -65,7 +65,7 @@ def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
         return False
     if any(name.startswith("CONFITURE_WEBHOOK") and value for name, value in environ.items()):
         return True
-    if may_have_hooks(arguments):
+    if os.path.isdir(HOOKS):  # noqa: PTH112  pathlib would be an import
         return True
     values = {value for word in arguments for value in _values(word)}
     named = {path for value in values for path in (value, f"{ENVIRONMENTS}/{value}.yaml")}
@@ -80,11 +80,6 @@ def _environments() -> list[str]:
         return [f"{ENVIRONMENTS}/{name}" for name in os.listdir(ENVIRONMENTS)]  # noqa: PTH208
     except OSError:
         return []
-
-
-def may_have_hooks(arguments: list[str]) -> bool:
-    """Whether there are hook files, and the command is not known to leave them alone."""
-    return NOT_MIGRATING.isdisjoint(arguments[1:2]) and os.path.isdir(HOOKS)  # noqa: PTH112
 
 
 def _values(word: str) -> set[str]:
@@ -107,7 +102,7 @@ def _mentions_webhooks(path: str) -> bool:
 
 def _open(arguments: list[str]) -> CommandSession | None:
     """A session for a migrating command that has webhooks configured, else ``None``."""
-    if arguments[:1] != ["migrate"]:
+    if arguments[:1] != ["migrate"] or not NOT_MIGRATING.isdisjoint(arguments[1:2]):
         return None
     try:
         if not may_be_configured(arguments, os.environ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from . import terminal
 from .config import Settings, is_configured
 from .config.variables import URL
 from .contained import containing
+from .event import Database, ErrorInfo
 from .run.invocation import DEFAULT_CONFIG, HOOKS, MUTATING, Invocation, parse
 from .run.outgoing import TELEMETRY_BUDGET
 from .run.run import Run
@@ -49,6 +51,8 @@ class CommandSession:
         self._run = run
         self._invocation = invocation
         self._engine: Any = None
+        self._is_run = invocation.is_run
+        self._sigterm = Sigterm()
         self._connections: list[Any] = []
         """Held, not only known by id: an id is given again once its connection is gone."""
         self._restore: Callable[[], None] = lambda: None
@@ -57,7 +61,7 @@ class CommandSession:
         """The DSN of what is migrated, once it is known."""
 
     def install(self) -> None:
-        """Take the host's seams for embedders. What others put there before stays underneath."""
+        """Begin the run, and take the host's seams for embedders: what was there stays beneath."""
         from confiture.core._migrator.session import MigratorSession  # noqa: PLC0415
 
         seams = ("default_engine", "default_lock", "default_migration_loader")
@@ -72,10 +76,9 @@ class CommandSession:
         def lock(connection: Any, config: Any) -> Any:
             command = getattr(config, "command", None)
             if command and not self._invocation.is_rehearsal:
-                self._connections.append(connection)
-                self._note_database(connection)
-                self._run.begin(command)
-                consult(self._run, connection)
+                if not self._is_run:
+                    self._begin(command)
+                self._connected(connection)
             return make_lock(connection, config)
 
         def loader(path: Path) -> Any:
@@ -94,6 +97,19 @@ class CommandSession:
         MigratorSession.default_migration_loader = staticmethod(loader)
         self._restore = restore
         self._end_line = terminal.keep_whole()
+        if self._is_run:
+            self._begin(f"confiture migrate {self._invocation.command}")
+
+    def _begin(self, command: str) -> None:
+        """The command is a run, also if it fails before it has a connection."""
+        self._is_run = True
+        self._sigterm.catch()
+        self._run.begin(command)
+
+    def _connected(self, connection: Any) -> None:
+        self._connections.append(connection)
+        self._note_database(connection)
+        consult(self._run, connection)
 
     def _note_database(self, connection: Any) -> None:
         """Keep the address while the connection tells it: the outbox may be there."""
@@ -109,10 +125,7 @@ class CommandSession:
             self._engine = engine
             observe(engine, self._run, self._is_active)
             if self._invocation.resumes:
-                self._connections.append(engine.connection)
-                self._note_database(engine.connection)
-                self._run.begin("confiture migrate steps")
-                consult(self._run, engine.connection)
+                self._connected(engine.connection)
                 observe_resume(engine, self._run, self._invocation)
 
     def _tell_unloadable(self, path: Path, error: Exception) -> None:
@@ -137,13 +150,23 @@ class CommandSession:
             sys.stdout.flush()
         self._restore()
         self._end_line()
-        if not self._connections:
-            return  # nothing was migrated, nor meant to be: left-overs wait for a real run
-        error_type = None
+        if not self._is_run:
+            return  # nothing was to be changed: left-overs wait for a real run
+        failure = None
         with containing("ending a run", self._run.report):
-            error_type = _error_type(error)
+            failure = self._sigterm.failure() or _failure(error)
             self._explain_unsettled(error)
-        self._run.finish(error_type)
+            if failure is not None and not self._connections:
+                self._run.aim(self._database())
+        self._run.finish(failure.type if failure else None, failure)
+        self._sigterm.pass_on()
+
+    def _database(self) -> Database:
+        """The database the command was to change, from its configured address."""
+        from .adapters.database import named, project_dsn  # noqa: PLC0415
+
+        invocation = self._invocation
+        return named(invocation.database_url or project_dsn(invocation.config_file, os.environ))
 
     def _explain_unsettled(self, error: BaseException | None) -> None:
         from .adapters.failure import explain  # noqa: PLC0415
@@ -153,15 +176,56 @@ class CommandSession:
                 migration.error = migration.error or explain(error)
 
 
-def _error_type(error: BaseException | None) -> str | None:
-    """Why a command failed: the class of what it ended with; ``None`` for exit code 0."""
+def _failure(error: BaseException | None) -> ErrorInfo | None:
+    """Why a command failed: the root cause of what it ended with; ``None`` for exit code 0."""
     if error is None:
         return None
     code = getattr(error, "exit_code", getattr(error, "code", 1))
     if code in (0, None):
         return None
-    cause = error.__cause__ or error.__context__ or error
-    return type(cause).__name__ if cause is not error else f"exit_{code}"
+    if isinstance(error, KeyboardInterrupt):
+        return ErrorInfo(type="KeyboardInterrupt", message="the command was interrupted")
+    is_exit = hasattr(error, "exit_code") or isinstance(error, SystemExit)
+    if is_exit and error.__cause__ is None and error.__context__ is None:
+        return ErrorInfo(type=f"exit_{code}", message=f"the command ended with exit code {code}")
+    from .adapters.failure import explain  # noqa: PLC0415
+
+    return explain(error)
+
+
+class Sigterm:
+    """A run that is asked to end: it rolls back as with Ctrl-C, and then ends by the signal.
+
+    Only where nothing else has been chosen for the signal. A second one ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self._is_caught = self._has_come = False
+
+    def catch(self) -> None:
+        """From now on the signal interrupts the command."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._interrupt)
+            self._is_caught = True
+
+    def failure(self) -> ErrorInfo | None:
+        """Why the run failed, if the signal has come."""
+        words = "the command was ended by SIGTERM"
+        return ErrorInfo(type="SIGTERM", message=words) if self._has_come else None
+
+    def pass_on(self) -> None:
+        """The run is over: end by the signal if it has come, and catch it no longer."""
+        if self._is_caught:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self._has_come:
+            terminal.settle()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _interrupt(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._has_come = True
+        raise KeyboardInterrupt
 
 
 NEEDED = ("telemetry", "run.outgoing", "outbox.sqlite", "adapters.http_session")

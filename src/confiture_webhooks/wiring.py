@@ -234,8 +234,16 @@ def parts(
         transport=make_transport,
         user_agent=user_agent(),
         hooks=hooks,
+        exports=lambda: exports(environ),
         has_leftovers=lambda: _has_outbox(in_database(settings, database()), environ),
     )
+
+
+def exports(environ: Mapping[str, str]) -> bool:
+    """Whether telemetry of a command leaves the process."""
+    from .telemetry.plan import plan  # noqa: PLC0415
+
+    return bool(plan(environ).exports)
 
 
 def _tell_outbox(settings: Settings, telemetry: Telemetry, text: str) -> None:

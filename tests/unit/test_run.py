@@ -13,7 +13,14 @@ import pytest
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.event import SUBSCRIBABLE, Direction, ErrorInfo, EventType, MigrationRef
+from confiture_webhooks.event import (
+    SUBSCRIBABLE,
+    Database,
+    Direction,
+    ErrorInfo,
+    EventType,
+    MigrationRef,
+)
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.run.migration import Backend, Migration
@@ -391,7 +398,7 @@ def test_what_an_earlier_run_left_is_sent_by_a_run_without_a_migration() -> None
 
 def test_a_run_that_fails_before_its_first_migration_has_a_span() -> None:
     """No endpoint hears of it and no outbox is made, but the trace has the failed run."""
-    bench = Bench(endpoint(name="a"))
+    bench = Bench(endpoint(name="a", events=frozenset({EventType.MIGRATION_SUCCESS})))
     bench.run.begin("confiture migrate up")
     bench.run.finish("ChecksumMismatchError")
     assert [command for command, _ in bench.telemetry.runs] == ["confiture migrate up"]
@@ -399,6 +406,37 @@ def test_a_run_that_fails_before_its_first_migration_has_a_span() -> None:
     assert end == {"applied": 0, "failed": 0, "error_type": "ChecksumMismatchError"}
     assert list(bench.outbox.summaries()) == []
     assert len(bench.telemetry.shutdowns) == 1
+
+
+def test_a_failed_run_without_a_failed_migration_is_reported_by_default() -> None:
+    """Whoever has the default events gets run_error when no migration's event reports it."""
+    bench = Bench(
+        endpoint(name="default"),
+        endpoint(name="chosen", events=frozenset({EventType.MIGRATION_ERROR})),
+    )
+    bench.run.begin("confiture migrate up")
+    bench.run.aim(Database(name="shop"))
+    (sent,) = bench.finish("ChecksumVerificationError")
+    assert (sent["event_type"], sent["webhook_target"]) == ("run_error", "default")
+    assert sent["database"]["name"] == "shop"
+    assert sent["run"]["command"] == "confiture migrate up"
+    assert sent["error"]["type"] == "ChecksumVerificationError"
+
+
+def test_a_failed_migration_reports_its_run_by_itself() -> None:
+    """By default there is no second event for one failure."""
+    bench = Bench(endpoint(name="default"))
+    bench.begin().failed(ERROR)
+    assert bench.kinds("MigrationError") == ["migration_error"]
+
+
+def test_a_run_with_nothing_to_do_is_counted_where_it_is_seen() -> None:
+    """With an exporter it has a span and a success; no event, and no outbox."""
+    bench = Bench(exports=lambda: True)
+    bench.run.begin("confiture migrate up")
+    assert bench.finish() == []
+    assert bench.telemetry.run_ends == [{"applied": 0, "failed": 0, "error_type": None}]
+    assert list(bench.outbox.summaries()) == []
 
 
 class Interrupting(ScriptedTransport):
@@ -555,7 +593,7 @@ def test_telemetry_that_cannot_even_report_leaves_it_to_the_console() -> None:
     whole_run(bench)
     said = [line for line in bench.said if " failed (" in line]
     assert len(said) == 1
-    assert "let_go failed (ZeroDivisionError)" in said[0]
+    assert "close failed (ZeroDivisionError)" in said[0]
 
 
 def test_a_fault_is_told_without_its_text() -> None:

@@ -226,7 +226,7 @@ def test_leaving_with_success_is_no_error(code: int | None) -> None:
 def test_a_fault_at_the_end_of_a_command_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """When our own end breaks, the run is finished all the same and nothing is raised."""
     bench = Bench()
-    monkeypatch.setattr(sessions, "_error_type", lambda _: 1 // 0)
+    monkeypatch.setattr(sessions, "_failure", lambda _: 1 // 0)
     with host_session() as session:
         session._migration_lock(no_lock=True, lock_timeout=1)
         session.migrator.apply(a_migration())

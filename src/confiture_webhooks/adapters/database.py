@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from psycopg import conninfo
+from psycopg import ProgrammingError, conninfo
 
 from ..config.file import expand, read
+from ..event import Database
 
 KEYS = ("database_url", "database")
 VARIABLES = ("CONFITURE_DATABASE_URL", "DATABASE_URL")
@@ -19,6 +20,24 @@ def dsn_of(connection: Any) -> str:
     info = connection.info
     password = {"password": info.password} if info.password else {}
     return conninfo.make_conninfo(**info.get_parameters(), **password)
+
+
+def named(dsn: str | None) -> Database:
+    """The database that *dsn* names, without asking it."""
+    try:
+        given = conninfo.conninfo_to_dict(dsn or "")
+    except ProgrammingError:
+        return Database()
+    port = str(given.get("port") or "")
+    return Database(
+        host=_text(given.get("host")),
+        port=int(port) if port.isdecimal() else None,
+        name=_text(given.get("dbname")),
+    )
+
+
+def _text(value: object) -> str | None:
+    return str(value) if value else None
 
 
 def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | None:

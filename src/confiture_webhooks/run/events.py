@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..event import Database, ErrorInfo, Event, EventType, outcome_event
 from .migration import new_event_id
 
 if TYPE_CHECKING:
     from .migration import Migration
+
+
+class Begun(Protocol):
+    """A run under way, as far as its events show it."""
+
+    command: str
+    database: Database
+    started_at: datetime
 
 
 def started_event(migration: Migration, environment: str | None, trace_id: str) -> Event:
@@ -54,22 +62,22 @@ def run_event(
     environment: str | None,
     trace_id: str,
     *,
-    database: Database,
-    started_at: datetime,
-    ended_at: datetime,
+    run: Begun,
     duration_s: float,
     error: ErrorInfo | None,
 ) -> Event:
-    """How a run ended in which these migrations *ended*, each with whether it succeeded."""
+    """How *run* ended in which these migrations *ended*, each with whether it succeeded."""
+    now = datetime.now(UTC)
     return Event(
         id=new_event_id(),
         type=kind,
-        occurred_at=datetime.now(UTC),
+        occurred_at=now,
         trace_id=trace_id,
         environment=environment,
-        database=database,
-        started_at=started_at,
-        ended_at=ended_at,
+        database=run.database,
+        command=run.command,
+        started_at=run.started_at,
+        ended_at=now,
         duration_s=round(duration_s, 6),
         error=error,
         migrations=[migration.row(is_success=is_success) for migration, is_success in ended],

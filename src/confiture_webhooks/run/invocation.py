@@ -6,7 +6,7 @@ Cheap to import: this is read before it is known whether webhooks are wanted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config.variables import DSN, ENVIRONMENT, ENVIRONMENTS, USUAL_FILE
@@ -16,8 +16,10 @@ DEFAULT_CONFIG = USUAL_FILE
 APPLY_AS_CONFIG = Path("confiture.yaml")
 DEFAULT_MIGRATIONS = Path("db/migrations")
 HOOKS = Path("confiture_hooks")
-MUTATING = frozenset({"up", "down", "down-to", "apply-as", "steps", "squash-ledger"})
-"""The commands that take the migration lock in their own name."""
+MUTATING = frozenset(
+    {"apply-as", "baseline", "down", "down-to", "rebuild", "reinit", "squash-ledger", "steps", "up"}
+)
+"""The commands that change a database or its ledger."""
 FILE_ONLY = frozenset({"apply-as", "squash-ledger", "steps"})
 """Mutating commands that take the DSN from their file and from nowhere else."""
 _FLAGS = "vy"
@@ -39,6 +41,15 @@ class Invocation:
     resumes: str | None = None
     """The version ``migrate steps --resume`` continues."""
     migrations_dir: Path = DEFAULT_MIGRATIONS
+
+    database_url: str | None = field(default=None, repr=False)
+    """The address that is given on the command line."""
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is meant to change a database."""
+        is_steps = self.command == "steps" and self.resumes is None  # it only shows them
+        return self.command in MUTATING and not (self.is_rehearsal or is_steps)
 
     @property
     def direction(self) -> Direction:
@@ -63,6 +74,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
         settings_file=_readable(config_file or _environment_file(environ)),
         is_rehearsal=any(word.startswith("--dry-run") for word in rest),
         resumes=resumes,
+        database_url=_option(rest, "--database-url", "-d"),
         migrations_dir=Path(migrations) if migrations else DEFAULT_MIGRATIONS,
     )
 

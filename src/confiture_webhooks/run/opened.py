@@ -19,34 +19,43 @@ if TYPE_CHECKING:
 
 
 class Opened:
-    """The parts of a run that are in use. A run that has nothing to tell opens none."""
+    """The parts of a run that are in use. A run in which nothing happens opens none."""
 
     def __init__(self, settings: Settings, parts: Parts, write: Callable[[str], None]) -> None:
         self._settings = settings
         self._parts = parts
         self._write = write
         self._has_reported = False
+        self._has_span = False
         self.telemetry: Telemetry | None = None
         self.outgoing: Outgoing | None = None
         self.hooks: HookFeed | None = None
         self.database = Database()
-        """Of the run's first migration; before it, of its connection."""
+        """As far as it is known: of the command's address, its connection, its first migration."""
         self.command = "confiture migrate"
         self.started_at = datetime.now(UTC)
 
-    def begun(self, database: Database) -> tuple[Telemetry, Outgoing]:
-        """Telemetry and outbox, with the run's span open."""
+    def traced(self) -> Telemetry:
+        """Telemetry, with the run's span open."""
         if self.telemetry is None:
             self.telemetry = self._parts.telemetry()
+        if not self._has_span:
+            self._has_span = True
+            self.telemetry.start_run(self.command, self.database, started_at=self.started_at)
+        return self.telemetry
+
+    def is_traced(self) -> bool:
+        """Whether anybody would see the span of a run in which nothing happened."""
+        return self._has_span or self._parts.exports()
+
+    def begun(self) -> tuple[Telemetry, Outgoing]:
+        """Telemetry and outbox, with the run's span open and the hooks being imported."""
+        telemetry = self.traced()
         if self.outgoing is None:
-            self.database = database
-            self.telemetry.start_run(self.command, database, started_at=self.started_at)
-            self.outgoing = Outgoing(self._settings, self._parts, self.telemetry)
-            if self._parts.hooks is not None:
-                self.hooks = HookFeed(
-                    self._settings, self._parts.hooks, self.telemetry, self.outgoing
-                )
-        return self.telemetry, self.outgoing
+            self.outgoing = Outgoing(self._settings, self._parts, telemetry)
+        if self.hooks is None and self._parts.hooks is not None:
+            self.hooks = HookFeed(self._settings, self._parts.hooks, telemetry, self.outgoing)
+        return telemetry, self.outgoing
 
     def reached(self) -> tuple[Telemetry, Outgoing] | None:
         """Telemetry and outbox, if this run or an earlier one has something in it."""
@@ -57,12 +66,6 @@ class Opened:
             self.outgoing = Outgoing(self._settings, self._parts, self.telemetry)
         assert self.telemetry is not None
         return self.telemetry, self.outgoing
-
-    def trace_failed(self, error_type: str | None) -> None:
-        """The span of a run that failed before its first migration, which no endpoint hears of."""
-        self.telemetry = self.telemetry or self._parts.telemetry()
-        self.telemetry.start_run(self.command, self.database, started_at=self.started_at)
-        self.telemetry.end_run(applied=0, failed=0, error_type=error_type)
 
     def report(self, where: str, error: BaseException) -> None:
         """One log line for the first fault of our own; the run goes on."""
@@ -113,7 +116,7 @@ class Opened:
             self.telemetry.shutdown(min(TELEMETRY_BUDGET, left))
 
     @contained
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Close connections and files."""
         if self.outgoing is not None:
             self.outgoing.close()

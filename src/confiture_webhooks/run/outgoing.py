@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from .summary import LOOKED_AT, OFF, given_up_line, is_all_due, leftover_line
 
 if TYPE_CHECKING:
     from ..config import Settings
+    from ..endpoint import Endpoint
     from ..telemetry import Telemetry
     from ..transport import Transport
     from .hook_runner import HookRunner, Send
@@ -45,6 +46,8 @@ class Parts:
     """What runs users' hooks; ``None``: there are none."""
     shows_progress: bool = False
     """Whether a terminal may show what is waited for at the end."""
+    exports: Callable[[], bool] = lambda: False
+    """Whether telemetry leaves the process: then a run with nothing to do is counted, too."""
     has_leftovers: Callable[[], bool] = lambda: False
     """Cheap: whether an earlier run may have left deliveries to make."""
 
@@ -78,13 +81,16 @@ class Outgoing:
             except OutboxError as error:
                 self._replace(error)
 
-    def tell(self, event: Event, trace: TraceContext) -> None:
-        """Release *event*: one delivery for each endpoint that wants it, on its way at once."""
+    def tell(
+        self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
+    ) -> None:
+        """Release *event*: one delivery for each endpoint that wants it, on its way at once.
+
+        *wanting*: of these endpoints, instead of all.
+        """
         type_, deliveries = self._enlisted.pop(event.id, (None, ()))
         if type_ is not event.type:
-            deliveries = deliveries_of(
-                event, self._settings.recorded, trace, report=self._telemetry.failed
-            )
+            deliveries = self._deliveries(event, trace, wanting)
         self.release(event.id, deliveries)
 
     def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
@@ -100,6 +106,17 @@ class Outgoing:
                 self._spared.append(event_id)
             if deliveries:
                 self._working().wake()
+
+    def _deliveries(
+        self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
+    ) -> Sequence[Delivery]:
+        endpoints = self._settings.recorded if wanting is None else wanting
+        event = replace(
+            event,
+            run_url=self._settings.run_url,
+            trace_url=self._settings.trace_link(event.trace_id),
+        )
+        return deliveries_of(event, endpoints, trace, report=self._telemetry.failed)
 
     def intents(self) -> Sequence[Intent]:
         """Those that are staged and not released, of earlier runs too, oldest first."""
@@ -119,9 +136,7 @@ class Outgoing:
         outbox = self._outbox
         # Not under the guard: what a hook has on its way must not hold up a COMMIT.
         if outbox is not None:
-            deliveries = deliveries_of(
-                event, self._settings.recorded, trace, report=self._telemetry.failed
-            )
+            deliveries = self._deliveries(event, trace)
             if outbox.release_on(connection, event.id, deliveries):
                 self._enlisted[event.id] = event.type, deliveries
 

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .. import terminal
 from ..contained import contained
-from ..event import Database, Direction, ErrorInfo, EventType, MigrationRef
+from ..event import (
+    DEFAULT_SUBSCRIPTION,
+    Database,
+    Direction,
+    ErrorInfo,
+    EventType,
+    MigrationRef,
+)
 from .events import ended_event, run_event, started_event
 from .migration import UNKNOWN, Backend, Migration
 from .opened import Opened
@@ -22,6 +30,7 @@ from .settling import Settling
 
 if TYPE_CHECKING:
     from ..config import Settings
+    from ..endpoint import Endpoint
     from .settler import Ask
 
 
@@ -41,10 +50,15 @@ class Run:
 
     @contained
     def begin(self, command: str) -> None:
-        """A command that migrates has started; costs nothing until there is something to tell."""
+        """A command that migrates has started; costs nothing until something happens."""
         self._opened.command = command
         self._opened.started_at = datetime.now(UTC)
         self._started = time.monotonic()
+
+    @contained
+    def aim(self, database: Database) -> None:
+        """The run was to migrate *database*, and has no connection that would say so."""
+        self._opened.database = database
 
     @contained
     def consult(
@@ -76,7 +90,9 @@ class Run:
             # Asked later, its ledger row could be the one this attempt is about to write.
             self.unsettled.remove(earlier)
             self._settle_one(earlier)
-        telemetry, outgoing = self._opened.begun(backend.database)
+        if self._opened.outgoing is None:
+            self._opened.database = backend.database
+        telemetry, outgoing = self._opened.begun()
         self._settle_earlier(ref.version, has_lock=backend.has_lock)
         span = telemetry.migration(ref, direction)
         migration = Migration(
@@ -153,17 +169,17 @@ class Run:
             rows_affected=rows_affected,
             error=error,
         )
-        _, outgoing = self._opened.begun(migration.backend.database)
+        _, outgoing = self._opened.begun()
         outgoing.tell(event, migration.span.trace)
         if self._opened.hooks is not None:
             self._opened.hooks.ended(migration, rows_affected)
 
     @contained
-    def finish(self, error_type: str | None = None) -> bool:
-        """The migrations are over: tell the rest within the flush budget. Later calls do nothing.
+    def finish(self, error_type: str | None = None, error: ErrorInfo | None = None) -> bool:
+        """The migrations are over: send the rest within the flush budget. Later calls do nothing.
 
-        *error_type*: why the run failed, ``None`` when it did not. Returns whether Ctrl-C cut
-        it short: it is not raised, for the command has its result already.
+        *error_type*: why the run failed, ``None`` when it did not; *error*: more of it. Returns
+        whether Ctrl-C cut it short: it is not raised, for the command has its result already.
         """
         if self._is_finished:
             return False
@@ -175,7 +191,7 @@ class Run:
             for owed in list(self._owed.values()):
                 self.conclude(*owed)
             self._settle()
-            self._conclude_run(error_type)
+            self._conclude_run(error_type, error)
             self._settle_killed()
             self._opened.drain_hooks(deadline)
             self._opened.flush(deadline)
@@ -185,7 +201,7 @@ class Run:
         try:
             self._opened.stop(deadline)
             self._opened.end_telemetry(deadline + TELEMETRY_BUDGET.total_seconds())
-            self._opened.let_go()
+            self._opened.close()
         except KeyboardInterrupt:  # asked twice: end at once, with the migration's answer
             is_interrupted = True
         return is_interrupted
@@ -215,39 +231,49 @@ class Run:
         self._settling.end(migration)
 
     @contained
-    def _conclude_run(self, error_type: str | None) -> None:
+    def _conclude_run(self, error_type: str | None, error: ErrorInfo | None) -> None:
+        """Close the run's span, count it, and release its event."""
         failed = [migration for migration, is_success in self._ended if not is_success]
-        error = failed[-1].error if failed else None
+        is_known = not self._settling.has_unknown
+        if failed and failed[-1].error is not None:
+            error = failed[-1].error
         if error is not None:
             error_type = error.sqlstate or error.type
-        if error_type is None and self._settling.has_unknown:
-            error_type = UNKNOWN.type
+        if not is_known:
+            error_type = error_type or UNKNOWN.type
         kind = EventType.RUN_SUCCESS if error_type is None else EventType.RUN_ERROR
-        is_wanted = self._is_wanted(kind)
-        if self._opened.outgoing is None and error_type is None:
-            return
-        if self._opened.outgoing is None and not is_wanted:
-            self._opened.trace_failed(error_type)
-            return
-        telemetry, outgoing = self._opened.begun(self._opened.database)
-        ended_at = datetime.now(UTC)
-        duration_s = time.monotonic() - self._started
-        if is_wanted and (self._ended or error_type):
+        wanting = self._wanting(kind, is_silent=is_known and not failed)
+        if wanting and (self._ended or error_type):
+            telemetry, outgoing = self._opened.begun()
             event = run_event(
                 kind,
                 self._ended,
                 *self._where(),
-                database=self._opened.database,
-                started_at=self._opened.started_at,
-                ended_at=ended_at,
-                duration_s=duration_s,
+                run=self._opened,
+                duration_s=time.monotonic() - self._started,
                 error=error
                 or (ErrorInfo(type=error_type, message="the run failed") if error_type else None),
             )
-            outgoing.tell(event, telemetry.trace_of_run())
-        telemetry.end_run(
-            applied=len(self._ended) - len(failed), failed=len(failed), error_type=error_type
-        )
+            outgoing.tell(event, telemetry.trace_of_run(), wanting)
+        if error_type is not None or self._opened.is_traced():
+            self._opened.traced().end_run(
+                applied=len(self._ended) - len(failed), failed=len(failed), error_type=error_type
+            )
+
+    def _wanting(self, kind: EventType, *, is_silent: bool) -> list[Endpoint]:
+        """Who wants the run's event of *kind*.
+
+        Of a failed run that no migration's event tells of, *is_silent*, that is also everybody
+        who has the default events.
+        """
+        wanting = []
+        for endpoint in self._settings.recorded:
+            is_default = endpoint.events >= DEFAULT_SUBSCRIPTION
+            if kind is EventType.RUN_ERROR and is_silent and is_default:
+                endpoint = replace(endpoint, events=endpoint.events | {kind})  # noqa: PLW2901
+            if kind in endpoint.events:
+                wanting.append(endpoint)
+        return wanting
 
     @contained
     def _settle_earlier(self, version: str, *, has_lock: bool) -> None:

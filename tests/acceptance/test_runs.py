@@ -1,0 +1,143 @@
+"""Runs are seen, also those that fail before they have a migration, or even a connection."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from typing import Any
+
+import psycopg
+import pytest
+
+pytestmark = pytest.mark.timeout(60)
+LOCK = 1751936052
+NOWHERE = "postgresql://app@127.0.0.1:1/shop"
+
+
+@pytest.fixture
+def shop(project: Any, receiver: Any) -> Any:
+    """A project with one migration and an endpoint with the default events."""
+    project.migration("001", "create_users", "CREATE TABLE tb_user (pk int)", "DROP TABLE tb_user")
+    webhooks = {"endpoints": [{"name": "a", "url": receiver.url}]}
+    project.environment_file(webhooks=webhooks)
+    project.webhooks = webhooks
+    return project
+
+
+def sent(receiver: Any, after: int = 0) -> list[tuple[str, str | None]]:
+    """Event type and class of the error of every webhook *after* so many."""
+    payloads = [request.payload for request in receiver.requests[after:]]
+    return [(one["event_type"], (one.get("error") or {}).get("type")) for one in payloads]
+
+
+def down(shop: Any) -> None:
+    shop.database_url = NOWHERE
+    shop.environment_file(webhooks=shop.webhooks)
+
+
+def absent(shop: Any) -> None:
+    shop.database_url += "_absent"
+    shop.environment_file(webhooks=shop.webhooks)
+
+
+def changed(shop: Any) -> None:
+    assert shop.confiture("migrate", "up").returncode == 0
+    shop.migration("001", "create_users", "CREATE TABLE tb_user (pk bigint)", "DROP TABLE tb_user")
+
+
+def twice(shop: Any) -> None:
+    shop.migration("001", "create_orders", "CREATE TABLE tb_order (pk int)", "DROP TABLE tb_order")
+
+
+def broken(shop: Any) -> None:
+    assert shop.confiture("migrate", "up").returncode == 0
+    shop.python_migration("002", "broken", "this is no Python")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "event", "error"),
+    [
+        (down, "run_error", "OperationalError"),
+        (absent, "run_error", "OperationalError"),
+        (changed, "run_error", "ChecksumVerificationError"),
+        (twice, "run_error", "exit_3"),
+        (broken, "migration_error", "SyntaxError"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_run_that_fails_is_reported(
+    shop: Any, receiver: Any, break_it: Any, event: str, error: str
+) -> None:
+    """One event reports it, of the migration if there is one, and the exit code is the host's."""
+    break_it(shop)
+    before = len(receiver.requests)
+    off = shop.confiture("migrate", "up", env={"CONFITURE_WEBHOOKS": "off"})
+    done = shop.confiture("migrate", "up")
+    assert (done.returncode, done.stdout) == (off.returncode, off.stdout)
+    assert done.returncode != 0
+    assert sent(receiver, before)[-1] == (event, error)
+    assert [kind for kind, _ in sent(receiver)].count("run_error") == (event == "run_error")
+    payload = receiver.requests[-1].payload
+    assert payload["database"]["name"]
+    assert "canary" not in str(payload)
+
+
+def test_a_lock_that_somebody_else_holds_is_reported(shop: Any, receiver: Any) -> None:
+    """A lock time-out is a failed run."""
+    assert shop.confiture("migrate", "up").returncode == 0
+    with psycopg.connect(shop.database_url, autocommit=True) as other:
+        holder = "SELECT pg_advisory_lock(%s, ('x' || substr(encode(sha256(current_database()::text::bytea), 'hex'), 1, 8))::bit(32)::int & 2147483647)"
+        other.execute(holder, (LOCK,))
+        done = shop.confiture("migrate", "up", "--lock-timeout", "200")
+    assert done.returncode != 0
+    (one,) = sent(receiver, 1)
+    assert one[0] == "run_error"
+
+
+def test_a_command_that_changes_nothing_is_no_run(shop: Any, receiver: Any) -> None:
+    """Neither status, nor help, nor a usage error, nor a dry run reports anything."""
+    down(shop)
+    for words in (["status"], ["up", "--help"], ["up", "--nosuch"], ["up", "--dry-run"]):
+        shop.confiture("migrate", *words)
+    assert sent(receiver) == []
+
+
+def test_nothing_to_do_is_a_success(shop: Any, receiver: Any, collector: Any) -> None:
+    """A run with nothing to do has a span that did not fail, and no event."""
+    assert shop.confiture("migrate", "up").returncode == 0
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_TRACES_EXPORTER": "otlp"}
+    assert shop.confiture("migrate", "up", env=env).returncode == 0
+    assert sent(receiver, 1) == []
+    (span,) = [span for span in collector.spans if span.name == "confiture migrate up"]
+    assert "error.type" not in span.attributes
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", -signal.SIGTERM)])
+def test_a_run_that_is_asked_to_end_reports_its_migration(
+    shop: Any, receiver: Any, name: str, code: int
+) -> None:
+    """The migration under way is rolled back and reported, and the process ends as it would."""
+    shop.migration("002", "wait", "SELECT pg_sleep(60)", "SELECT 1")
+    process = shop.spawn("migrate", "up")
+    with psycopg.connect(shop.database_url, autocommit=True) as admin:
+        asked = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND datname = current_database() AND pid <> pg_backend_pid()"
+        while admin.execute(asked).fetchone() is None:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(getattr(signal, name))
+        process.communicate(timeout=30)
+        assert process.returncode == code
+        assert admin.execute(asked).fetchone() is None
+    assert sent(receiver) == [("migration_success", None), ("migration_error", "KeyboardInterrupt")]
+
+
+@pytest.mark.skip(reason="telemetry does not write it yet")
+def test_a_failed_run_is_one_line(shop: Any) -> None:
+    """The log has one run.failed with why, and the database it was about."""
+    down(shop)
+    done = shop.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_LOG": "json"})
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    (line,) = [line for line in lines if line["event"] == "run.failed"]
+    assert (line["error_type"], line["migrations_applied"]) == ("OperationalError", 0)
+    assert line["command"] == "confiture migrate up"
