@@ -257,6 +257,8 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         return None
     settings, files = found_settings(os.environ, file)
     notices = [str(slip) for slip in settings.warnings]
+    notices += [str(one.fault) for one in files if not one.is_trusted]
+    files = [one for one in files if one.is_trusted]
     if takers := [one.shown for one in files if one.reads_url and os.environ.get(URL)]:
         notices.append(f"{takers[0]} reads {URL} itself, so the endpoint default is not used")
     if unread is not None and not settings.recorded:

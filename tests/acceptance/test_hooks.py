@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from typing import Any
@@ -312,3 +313,61 @@ def test_a_stream_that_takes_nothing_is_no_hooks_trouble(
     project.confiture("migrate", "down", env={"CONFITURE_WEBHOOKS": "off"})
     assert ended() == plain
     assert len(receiver.requests) == 1
+
+
+WRITES = (
+    f"{HEAD}open('ran', 'w').close()\n@register_hook('post_execute')\ndef f(c): print('hooked')\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "owner"),
+    [
+        ("confiture_hooks", 0o777, None),
+        ("confiture_hooks/a.py", 0o666, None),
+        ("confiture_hooks", 0o755, 65534),
+        ("confiture_hooks/a.py", 0o644, 65534),
+        ("confiture_hooks/_shared.py", 0o644, 65534),
+    ],
+)
+def test_hook_files_of_others_are_not_used(
+    hooked: Any, receiver: Any, path: str, mode: int, owner: int | None
+) -> None:
+    """One line says why, nothing of it is run, and the built-in endpoint does not stand down."""
+    project = hooked(a=WRITES + "import os\nos.environ.get('CONFITURE_WEBHOOK_URL')\n", _shared="")
+    (project.path / path).chmod(mode)
+    if owner is not None:
+        if os.geteuid():
+            pytest.skip("only root can give a file away")
+        os.chown(project.path / path, owner, owner)
+    done = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url})
+    assert done.returncode == 0
+    why = "belongs to another user" if owner else "may be written by others"
+    assert done.stderr.count(f"{path}: {why}") == 1
+    assert "hooked" not in done.stderr
+    assert not (project.path / "ran").exists()
+    assert len(receiver.requests) == 1
+    checked = project.confiture("webhooks", "check")
+    assert checked.returncode == 5
+    assert why in checked.stderr
+
+
+def test_that_the_default_endpoint_stands_down_is_said(hooked: Any, receiver: Any) -> None:
+    """The run names the file that reads the variable itself."""
+    project = hooked(a=f"{HEAD}import os\nos.environ.get('CONFITURE_WEBHOOK_URL')\n")
+    done = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url})
+    assert done.returncode == 0
+    assert "confiture_hooks/a.py reads CONFITURE_WEBHOOK_URL itself" in done.stderr
+    assert receiver.requests == ()
+
+
+@pytest.mark.parametrize("where", ["import", "call"])
+def test_a_hook_that_changes_the_directory_changes_its_own(hooked: Any, where: str) -> None:
+    """The host's relative paths hold, whenever a hook leaves for another directory."""
+    call = "@register_hook('pre_execute')\ndef f(c): os.chdir('/'); print('in', os.getcwd())\n"
+    at_import = "os.chdir('/')\n" if where == "import" else ""
+    project = hooked(a=f"{HEAD}import os\n{at_import}{call}")
+    project.migration("002", "b", up="SELECT 1", down="SELECT 1")
+    done = project.confiture("migrate", "up")
+    assert done.returncode == 0, done.stderr
+    assert "in /" in done.stderr

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 import threading
 from datetime import timedelta
 from importlib.machinery import PathFinder
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -19,11 +21,9 @@ from confiture_webhooks.errors import HookError
 from confiture_webhooks.event import EventType
 from confiture_webhooks.explain import explain
 from confiture_webhooks.hooks import HookContext, Registry, hook_of, register_hook
+from confiture_webhooks.run import hook_thread
 from confiture_webhooks.run.hook_thread import HookThread, OutputGuard, end_left_behind
 from samples import endpoint
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def python(code: str, path: Path) -> str:
@@ -248,3 +248,14 @@ def test_explaining_tells_what_depends_on_the_migration() -> None:
     assert told("1_other") is False
     assert told(None) is None
     assert explain([one], EventType.RUN_ERROR, None, None)[0].is_told is False
+
+
+def test_the_directory_is_put_back_where_a_thread_cannot_have_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container that forbids it, what a hook changed is changed back when it ends."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hook_thread, "_has_own_directory", lambda: False)
+    thread = HookThread(lambda: os.chdir("/"))
+    assert thread.ends_within(timedelta(seconds=5), threading.Event())
+    assert Path.cwd() == tmp_path

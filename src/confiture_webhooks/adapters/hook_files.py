@@ -23,6 +23,7 @@ from ..errors import Fault, HookError
 from ..hooks import Hook, registry
 from ..run.hook_runner import LoadFault
 from ..run.invocation import HOOKS
+from .trust import doubt_of
 
 DIRECTORY = HOOKS.name
 """Beside ``db/``, in the directory ``confiture`` is run in; a package of this name, too."""
@@ -43,6 +44,8 @@ class HookFile:
 
     Itself, or in a private module beside it that it imports.
     """
+    is_trusted: bool = True
+    """Whether it is this user's or root's, and nobody else may write it; else it is not read."""
 
     @property
     def shown(self) -> str:
@@ -52,7 +55,13 @@ class HookFile:
 
 def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
     """The hook files of *project* in name order, then *modules* in theirs."""
-    paths = _paths(project / DIRECTORY)
+    directory = project / DIRECTORY
+    paths = _paths(directory)
+    # Importing a file may use the others, and what was compiled before.
+    for path in [directory, directory / "__pycache__", *paths] if paths else []:
+        if fault := _distrust(path):
+            files = [HookFile(module=DIRECTORY, path=path, fault=fault, is_trusted=False)]
+            return files + [_module(name, project) for name in modules]
     readers = (path for path in paths if path.name[0] in "._" and _names(path)[0])
     private = frozenset(path.stem for path in readers)
     files = [
@@ -61,6 +70,18 @@ def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
         if path.name[0] not in "._"
     ]
     return files + [_module(name, project) for name in modules]
+
+
+def _distrust(path: Path) -> Fault | None:
+    """Why what lies at *path* is not used, if it is not ours alone."""
+    try:
+        why = doubt_of(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        why = f"cannot be read ({type(error).__name__})"
+    remedy = "No hook of this directory runs. See `ls -l`, then chown it, or `chmod go-w` it"
+    return Fault(_shown(path), why, remedy) if why else None
 
 
 def _paths(directory: Path) -> list[Path]:
@@ -81,7 +102,11 @@ def _module(name: str, project: Path) -> HookFile:
         fault = Fault(f"webhooks.hooks: {name}", "there is no such module", "Install or correct it")
         return HookFile(module=name, path=None, fault=fault)
     origin = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
-    return _read(name, origin) if origin else HookFile(module=name, path=None)
+    if origin is None:
+        return HookFile(module=name, path=None)
+    if origin.is_relative_to(project) and (doubt := _distrust(origin) or _distrust(origin.parent)):
+        return HookFile(module=name, path=origin, fault=doubt, is_trusted=False)
+    return _read(name, origin)
 
 
 def _top_level(name: str) -> ModuleSpec | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -27,11 +29,16 @@ class HookThread(threading.Thread):
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Make the call; nothing leaves it."""
+        """Make the call; nothing leaves it, and the command stays in its working directory."""
+        directory = None if _has_own_directory() else _open_directory()
         try:
             self._call()
         except BaseException as error:  # noqa: BLE001  SystemExit and KeyboardInterrupt are theirs too
             self.error = error
+        if directory is not None:
+            with suppress(OSError):
+                os.fchdir(directory)
+            os.close(directory)
         _output.flush()
 
     def ends_within(self, budget: timedelta, is_over: threading.Event) -> bool:
@@ -42,6 +49,27 @@ class HookThread(threading.Thread):
             self.join(min(_POLL_S, left))
             left -= _POLL_S
         return not self.is_alive()
+
+
+_CLONE_FS = 0x200
+
+
+def _has_own_directory() -> bool:
+    """Whether this thread now has a working directory of its own, as it can on Linux."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes  # noqa: PLC0415  only for hooks
+
+    try:
+        return bool(ctypes.CDLL(None).unshare(_CLONE_FS) == 0)
+    except (OSError, AttributeError):
+        return False
+
+
+def _open_directory() -> int | None:
+    with suppress(OSError):
+        return os.open(".", os.O_RDONLY)
+    return None
 
 
 def end_left_behind() -> None:
