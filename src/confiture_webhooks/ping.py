@@ -107,7 +107,7 @@ def ping(
         outbox=lambda _: outbox,
         transport=make_transport,
     )
-    telemetry.start_run(COMMAND, Database())
+    telemetry.start_run(COMMAND, is_counted=False)
     outgoing = Outgoing(narrowed, made, telemetry)
     event = sample(kind, telemetry.correlation_id, settings.environment, datetime.now(UTC))
     outgoing.tell(event, telemetry.trace_of_run())

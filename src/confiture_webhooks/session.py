@@ -238,8 +238,8 @@ def preload() -> None:
             import_module(f".{name}", __package__)
         from .telemetry.plan import plan  # noqa: PLC0415
 
-        if plan(os.environ).exports:
-            import_module(".telemetry.setup", __package__)
+        if exports := plan(os.environ).exports:
+            import_module(".telemetry.sdk", __package__).preload(exports)
 
 
 def open_session(arguments: list[str]) -> CommandSession | None:
@@ -347,6 +347,7 @@ def attach(
         endpoints=[endpoint.name for endpoint in chosen.endpoints],
         log=chosen.log,
         log_level=chosen.log_level,
+        database_label=chosen.database_label,
     )
     dsn = dsn_of(engine.connection) if chosen.outbox == "postgres" else None
     run = Run(chosen, parts(chosen, os.environ, lambda: telemetry, lambda: dsn))

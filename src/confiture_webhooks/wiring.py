@@ -277,4 +277,5 @@ def command_telemetry(settings: Settings, environ: Mapping[str, str]) -> Telemet
         endpoints=[endpoint.name for endpoint in settings.endpoints],
         log=settings.log,
         log_level=settings.log_level,
+        database_label=settings.database_label,
     )

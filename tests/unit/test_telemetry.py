@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,12 +25,20 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from confiture_webhooks.delivery import Attempt, Delivery, State, TraceContext
 from confiture_webhooks.errors import Fault
-from confiture_webhooks.event import Database, Direction, ErrorInfo, EventType, MigrationRef
+from confiture_webhooks.event import (
+    Database,
+    Direction,
+    ErrorInfo,
+    Event,
+    EventType,
+    MigrationRef,
+)
 from confiture_webhooks.outbox import Summary
 from confiture_webhooks.telemetry import Telemetry, names
 from confiture_webhooks.telemetry.context import from_environ, from_stored
-from confiture_webhooks.telemetry.otlp_logs import records
+from confiture_webhooks.telemetry.logs import records
 from confiture_webhooks.telemetry.providers import Providers
+from confiture_webhooks.telemetry.sentences import sentence
 from contract.made import intent
 
 NOW = datetime(2026, 1, 9, 14, 23, 45, 123000, tzinfo=UTC)
@@ -514,6 +524,130 @@ class TestMetricsOfTheRun:
         assert len(bench.points("confiture.webhook.deliveries")) == len(names.OUTCOMES)
 
 
+class TestRuns:
+    SHOP = Database(name="shop", schema="public")
+
+    def keys(self, bench: Bench, name: str) -> list[dict[str, Any]]:
+        return [dict(key) for key in bench.points(name)]
+
+    def test_a_success(self, bench: Bench) -> None:
+        """A run that ended well is counted once, with its command and database, and its time."""
+        bench.telemetry.end_run(applied=0, failed=0, error_type=None)
+        bench.telemetry.end_run(applied=0, failed=0, error_type="X")
+        about = {"confiture.command": "migrate up", "db.namespace": "shop"}
+        assert self.keys(bench, "confiture.runs") == [{**about, "confiture.run.outcome": "success"}]
+        ((key, point),) = bench.points("confiture.run.last_success_timestamp").items()
+        assert (dict(key), point.value) == (about, NOW.timestamp())
+        assert bench.points("confiture.run.last_failure_timestamp") == {}
+
+    def test_a_failure_before_the_connection(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A run that never had a database has a span, a count, a time and a line."""
+        bench = make(log="json", now=lambda: NOW)
+        bench.telemetry.start_run("confiture migrate up")
+        bench.telemetry.end_run(applied=0, failed=0, error_type="OperationalError")
+        assert self.keys(bench, "confiture.runs") == [
+            {
+                "confiture.command": "migrate up",
+                "confiture.run.outcome": "failure",
+                "error.type": "OperationalError",
+            }
+        ]
+        assert bench.points("confiture.run.last_failure_timestamp")
+        assert bench.span("confiture migrate up").status.status_code is StatusCode.ERROR
+        (line,) = lines(capsys)
+        assert line["event"] == "run.failed"
+        assert (line["command"], line["environment"]) == ("migrate up", "production")
+        assert (line["database"], line["migrations_applied"]) == (None, 0)
+
+    def test_the_database_is_known_later(self, bench: Bench) -> None:
+        """The span begins before the connection, which names its database."""
+        bench = make()
+        bench.telemetry.start_run("confiture migrate up")
+        bench.telemetry.connected(self.SHOP)
+        bench.telemetry.end_run(applied=1, failed=0, error_type=None)
+        (span,) = bench.spans()
+        assert span.attributes is not None
+        assert span.attributes["db.namespace"] == "shop|public"
+        assert self.keys(bench, "confiture.runs")[0]["db.namespace"] == "shop"
+
+    def test_the_outbox_has_an_owner(self, bench: Bench) -> None:
+        """Size and age of the outbox carry the database, too."""
+        bench.telemetry.observe_outbox(Summary)
+        for name in ("size", "oldest_timestamp"):
+            for key in self.keys(bench, f"confiture.webhook.outbox.{name}"):
+                assert key["db.namespace"] == "shop"
+
+    def test_the_label_can_be_left_off(self) -> None:
+        """Without it no metric has a database, and the span still does."""
+        bench = make(database_label=False)
+        bench.telemetry.start_run("confiture migrate up", self.SHOP)
+        bench.telemetry.observe_outbox(Summary)
+        bench.telemetry.end_run(applied=1, failed=0, error_type=None)
+        for spec in names.METRICS:
+            assert not any("db.namespace" in key for key in self.keys(bench, spec.name))
+        (span,) = bench.spans()
+        assert span.attributes is not None
+        assert span.attributes["db.namespace"] == "shop|public"
+
+    def test_a_ping_is_no_run(self) -> None:
+        """What is not counted has a span and neither number nor line."""
+        bench = make()
+        bench.telemetry.start_run("confiture webhooks test", is_counted=False)
+        bench.telemetry.end_run(applied=0, failed=0, error_type="timeout")
+        assert bench.points("confiture.runs") == {}
+        assert bench.log.get_finished_logs() == ()
+
+    def test_a_killed_run_failed(self, bench: Bench) -> None:
+        """However many of its migrations are settled, and however they ended, it counts once."""
+        event = Event(
+            id="evt_1",
+            type=EventType.MIGRATION_SUCCESS,
+            occurred_at=NOW - timedelta(hours=1),
+            trace_id="a" * 32,
+            direction=Direction.DOWN,
+            migration=REF,
+        )
+        for _ in range(2):
+            bench.telemetry.settled(event, TraceContext(traceparent=PARENT, tracestate=None))
+        ((key, point),) = bench.points("confiture.runs").items()
+        assert (dict(key), point.value) == (
+            {
+                "confiture.command": "migrate down",
+                "confiture.run.outcome": "failure",
+                "db.namespace": "shop",
+                "error.type": "Interrupted",
+            },
+            1,
+        )
+
+
+class TestLibrary:
+    def test_events_go_to_logging(
+        self, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A library writes sentences to its owner's logging, with its fields, and no line."""
+        caplog.set_level(logging.INFO, logger="confiture_webhooks")
+        telemetry = Telemetry(is_library=True, log="json", log_level="critical")
+        telemetry.outbox_failed("disk full")
+        ((name, level, text),) = caplog.record_tuples
+        assert (name, level, text) == (
+            "confiture_webhooks",
+            logging.ERROR,
+            "outbox failed: disk full",
+        )
+        assert caplog.records[0].event == "webhooks.outbox_failed"  # type: ignore[attr-defined]
+        assert capsys.readouterr() == ("", "")
+
+    def test_without_handlers_it_is_silent(self) -> None:
+        """An owner who has set up no logging sees nothing on standard error."""
+        code = (
+            "from confiture_webhooks.telemetry import Telemetry\n"
+            "Telemetry(is_library=True, log=None).outbox_failed('disk full')"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        assert (done.stdout, done.stderr) == (b"", b"")
+
+
 def everything(telemetry: Telemetry) -> None:
     """Make every span, metric and log event of the contract once."""
     fault = Fault("webhooks.outbox", "is not known", "Use sqlite")
@@ -570,7 +704,8 @@ class TestLogs:
         taken = {"timestamp", "level", "event", "trace_id", "span_id"}
         for one in found:
             record = one.log_record
-            assert record.body == record.event_name
+            assert record.body == sentence(record.event_name, record.attributes or {})
+            assert record.event_name not in str(record.body)
             assert record.severity_number is not None
             assert record.trace_id is not None
             assert not taken & set(record.attributes or {})
@@ -722,6 +857,8 @@ class TestTotality:
     def test_every_metric_is_measured(self, bench: Bench) -> None:
         """Every metric of the table comes out, with its unit and only its attributes."""
         everything(bench.telemetry)
+        bench.telemetry.start_run("confiture migrate down", Database(name="shop"))
+        bench.telemetry.end_run(applied=0, failed=0, error_type=None)
         data = bench.reader.get_metrics_data()
         assert data is not None
         found = {one.name: one for one in data.resource_metrics[0].scope_metrics[0].metrics}

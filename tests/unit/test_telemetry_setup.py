@@ -10,11 +10,10 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from confiture_webhooks.telemetry.plan import Export, plan
+from confiture_webhooks.telemetry.complaints import Complaints
+from confiture_webhooks.telemetry.context import made_here
+from confiture_webhooks.telemetry.plan import Export, describe, plan, service_name
 from confiture_webhooks.telemetry.providers import MIGRATION_SPANS, for_command, has_owner
-from confiture_webhooks.telemetry.quiet import Complaints
-from confiture_webhooks.telemetry.resource import describe, service_name
-from confiture_webhooks.telemetry.tracing import made_here
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 COLLECTOR = "http://collector:4318"

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import requests
 from opentelemetry import baggage, context, trace
-from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 from requests.adapters import HTTPAdapter
 
 from ..delivery import ERROR_TYPES
+from ..telemetry.context import without_http_spans
 from ..transport import Response
 from .http_connection import POOLS, RESOLVER, SOCKS_POOLS, permitted
 from .http_exchange import UNDER_WAY
@@ -155,7 +155,7 @@ class _CleanAdapter(HTTPAdapter):
         exchange = UNDER_WAY.get()
         try:
             _describe_span(request.url or "", exchange.resend_count)
-            with suppress_http_instrumentation():
+            with without_http_spans():
                 answer = self._send(request, exchange, kwargs)
             exchange.unread = answer.raw
             exchange.answered(_response(answer))

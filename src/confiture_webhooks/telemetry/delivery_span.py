@@ -8,25 +8,24 @@ from datetime import datetime, timedelta
 
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind
 
+from ..contained import contained
 from ..delivery import Attempt, Delivery
 from ..event import rfc3339
 from . import names
-from .context import as_local, from_stored
-from .signals import Signals, contained
-from .spans import current, milliseconds
-from .tracing import set_failed, storable
+from .context import as_local, from_stored, set_failed, storable
+from .spans import Part, Signals, current, milliseconds
 
 LINK_ONLY_AFTER = timedelta(hours=24)
 """Traces are often kept no longer: a span that continues an older one would stand alone."""
 
 
-class DeliverySpan:
+class DeliverySpan(Part):
     """One delivery while it is being tried. It ends once."""
 
     def __init__(
         self, signals: Signals, delivery: Delivery, *, remote: bool, worker_pass: Span | None
     ) -> None:
-        self._signals = signals
+        super().__init__(signals)
         self._delivery = delivery
         self._started = signals.monotonic()
         self._ended: tuple[float, int] | None = None
@@ -35,7 +34,7 @@ class DeliverySpan:
 
     def current(self) -> AbstractContextManager[None]:
         """Make it the calling thread's current span, without baggage, for a block."""
-        return current(self._signals, self.span)
+        return current(self.span)
 
     @contained
     def accepted(self, at: float) -> None:

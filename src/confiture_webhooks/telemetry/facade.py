@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from time import monotonic
 
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, get_current_span
 
+from ..contained import contained
 from ..delivery import Delivery, TraceContext
 from ..errors import Fault
 from ..event import Database, Direction, Event, MigrationRef
 from ..outbox import Intent
 from . import names
-from .context import fresh, from_stored, to_stored, trace_id
+from .context import Tracing, fresh, from_stored, to_stored, trace_id
 from .delivery_span import DeliverySpan
 from .logs import Form, Logs
 from .metrics import Metrics, Read
 from .providers import Providers, for_command, for_library, version
-from .signals import Signals, contained
 from .spans import (
     HookSpan,
     MigrationSpan,
     RunSpan,
+    Signals,
     WorkerPassSpan,
+    log_migration,
     measure_migration,
-    tell_migration,
 )
-from .tracing import Tracing
 
 
 class Telemetry:
@@ -46,11 +45,15 @@ class Telemetry:
         log: Form | None = "off",
         log_level: str | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        is_library: bool = False,
+        database_label: bool = True,
     ) -> None:
+        self._database_label = database_label
+        self._killed: set[str] = set()
         self._providers = given = providers or Providers()
         fallback = given.inherited or fresh()
         self._signals = Signals(
-            tracing=Tracing(None, fallback, self._report),
+            tracing=Tracing(None, fallback, self.report),
             metrics=Metrics(None, ()),
             logs=Logs(
                 form=log,
@@ -58,12 +61,12 @@ class Telemetry:
                 records=given.records,
                 correlation_id=lambda: self.correlation_id,
                 now=now,
+                is_library=is_library,
             ),
             run=fallback,
             environment=environment,
             now=now,
             migration_spans_left=given.migration_spans,
-            await_ready=given.sdk.await_ready if given.sdk is not None else lambda: None,
         )
         self._run: RunSpan | None = None
         self._connect(endpoints)
@@ -79,6 +82,7 @@ class Telemetry:
         endpoints: Sequence[str],
         log: Form | None,
         log_level: str | None,
+        database_label: bool = True,
     ) -> Telemetry:
         """For a ``confiture`` command: in ``TRACEPARENT``'s trace, exporting as ``OTEL_*`` say.
 
@@ -90,6 +94,7 @@ class Telemetry:
             environment=environment,
             log=log,
             log_level=log_level,
+            database_label=database_label,
         )
 
     @classmethod
@@ -101,14 +106,20 @@ class Telemetry:
         log: Form | None,
         log_level: str | None,
         environ: Mapping[str, str],
+        database_label: bool = True,
     ) -> Telemetry:
-        """For somebody's own process: the global providers, in the trace that is current there."""
+        """For somebody's own process: the global providers, in the trace that is current there.
+
+        Log events go to the ``logging`` logger ``confiture_webhooks``, none to standard error.
+        """
         return cls(
             for_library(environ),
             endpoints=endpoints,
             environment=environment,
             log=log,
             log_level=log_level,
+            database_label=database_label,
+            is_library=True,
         )
 
     @property
@@ -122,11 +133,31 @@ class Telemetry:
 
     @contained
     def start_run(
-        self, command: str, database: Database, *, started_at: datetime | None = None
+        self,
+        command: str,
+        database: Database | None = None,
+        *,
+        started_at: datetime | None = None,
+        is_counted: bool = True,
     ) -> None:
-        """Open the run's span, under the current span, else under ``TRACEPARENT``."""
-        self._run = RunSpan(self._signals, command, database, self._parent(), started_at)
-        self._tell_faults()
+        """Open the run's span, under the current span, else under ``TRACEPARENT``.
+
+        *is_counted*: whether it is a run in the sense of ``confiture.runs``.
+        """
+        self._run = RunSpan(
+            self._signals, command, self._parent(), started_at, is_counted=is_counted
+        )
+        if database is not None:
+            self.connected(database)
+        self._log_faults()
+
+    @contained
+    def connected(self, database: Database) -> None:
+        """The migrated *database* is known: it owns the run's numbers and the outbox's."""
+        if self._database_label:
+            self._signals.metrics.database = database.name or self._signals.metrics.database
+        if self._run is not None:
+            self._run.connected(database)
 
     @contained
     def end_run(self, *, applied: int, failed: int, error_type: str | None) -> None:
@@ -140,9 +171,9 @@ class Telemetry:
 
     @contained
     def settled(self, event: Event, trace: TraceContext) -> None:
-        """How the migration of a killed run ended: log line and metric, in *trace*, the run's.
+        """How the migration of a killed run ended: log line and metrics, in *trace*, the run's.
 
-        Its span died with the run. A duration that nobody knows counts as none.
+        Its span died with the run, which counts as failed. An unknown duration counts as none.
         """
         if event.migration is None or event.direction is None:
             return
@@ -150,7 +181,8 @@ class Telemetry:
         span = NonRecordingSpan(context)
         duration_s = event.duration_s or 0.0
         measure_migration(self._signals, event.direction, duration_s, event.error, span)
-        tell_migration(
+        self._count_killed(event, span)
+        log_migration(
             self._signals,
             event.migration,
             event.direction,
@@ -161,6 +193,16 @@ class Telemetry:
             environment=event.environment,
             correlation_id=event.trace_id,
         )
+
+    def _count_killed(self, event: Event, span: Span) -> None:
+        """Count the run of *event* once, however many of its migrations are settled."""
+        if event.trace_id in self._killed:
+            return
+        self._killed.add(event.trace_id)
+        usual = "migrate up" if event.direction is Direction.UP else "migrate down"
+        command = (event.command or usual).removeprefix("confiture ")
+        metrics = self._signals.metrics
+        metrics.count_run(command, names.INTERRUPTED, event.occurred_at, span)
 
     @contained
     def intent_discarded(self, intent: Intent, reason: str) -> None:
@@ -192,7 +234,7 @@ class Telemetry:
 
     def worker_pass(self) -> WorkerPassSpan:
         """A pass over the outbox begins, under the current span, else under ``TRACEPARENT``."""
-        self._tell_faults()
+        self._log_faults()
         return WorkerPassSpan(self._signals, self._parent())
 
     @contained
@@ -239,33 +281,29 @@ class Telemetry:
 
     @contained
     def shutdown(self, budget: timedelta) -> None:
-        """Export what is left within *budget*; say so when it did not all arrive.
+        """Export what is left within *budget*; log when it did not all arrive.
 
         Only what was set up here is shut down. A second call does nothing.
         """
-        self._tell_faults()
+        self._log_faults()
         if self._run is not None:
             self._run.abandon()
         sdk, self._providers.sdk = self._providers.sdk, None
         if sdk is None:
             return
-        deadline = monotonic() + budget.total_seconds()
-        self._providers.faults = sdk.faults(budget)
-        self._tell_faults()
-        lost = sdk.shutdown(timedelta(seconds=max(0.0, deadline - monotonic())))
+        lost = sdk.shutdown(budget)
         sdk.uninstrument()
         if lost is not None:
-            total = sum(lost.values())
-            fields: dict[str, object] = {"budget_s": budget.total_seconds(), "lost": total}
-            fields.update(lost)
+            fields: dict[str, object] = {"budget_s": budget.total_seconds(), **lost}
             self._signals.logs.emit(names.LOG_FLUSH_INCOMPLETE, self._signals.run, fields)
+
+    def report(self, where: str, error: BaseException) -> None:
+        """Log the first fault in telemetry itself."""
+        self._signals.failed(f"telemetry.{where.removeprefix('telemetry.')}", error)
 
     @property
     def _run_span(self) -> Span:
         return self._run.span if self._run is not None else NonRecordingSpan(self._signals.run)
-
-    def _report(self, where: str, error: BaseException) -> None:
-        self._signals.failed(where, error)
 
     @contained
     def _connect(self, endpoints: Sequence[str]) -> None:
@@ -284,8 +322,8 @@ class Telemetry:
         return around if around.is_valid else self._providers.inherited
 
     @contained
-    def _tell_faults(self) -> None:
-        """Tell what set-up found wrong, once, when the run has its id."""
+    def _log_faults(self) -> None:
+        """Log what set-up found wrong, once, when the run has its id."""
         faults, self._providers.faults = self._providers.faults, []
         if faults:
             self.config_invalid(faults)

@@ -10,11 +10,12 @@ from opentelemetry.trace import Span
 
 from ..delivery import State
 from . import names
-from .context import around
-from .tracing import storable
+from .context import around, storable
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Counter, Histogram, Meter
+    from datetime import datetime
+
+    from opentelemetry.metrics import Counter, Histogram, Meter, _Gauge
 
     from ..outbox import Summary
     from .names import MetricSpec
@@ -31,6 +32,9 @@ class Metrics:
     def __init__(self, meter: Meter | None, endpoints: Sequence[str]) -> None:
         self._histograms: dict[str, Histogram] = {}
         self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, _Gauge] = {}
+        self.database: str | None = None
+        """The migrated one's name, for runs and outbox gauges; ``None``: unknown, or unwanted."""
         self._read: Read | None = None
         if meter is not None:
             self._make_instruments(meter)
@@ -48,6 +52,22 @@ class Metrics:
         if counter := self._counters.get(spec.name):
             counter.add(1, storable(attributes), context=around(span))
 
+    def count_run(
+        self, command: str, error_type: str | None, ended_at: datetime, span: Span
+    ) -> None:
+        """Count a run of *command*, which failed exactly when there is an *error_type*."""
+        is_failed = error_type is not None
+        about = {names.COMMAND: command, **self._where()}
+        outcome = names.FAILURE if is_failed else names.SUCCESS
+        ended = {**about, names.RUN_OUTCOME: outcome, names.ERROR_TYPE: error_type}
+        self.count(names.RUNS, ended, span)
+        spec = names.LAST_FAILURE if is_failed else names.LAST_SUCCESS
+        if gauge := self._gauges.get(spec.name):
+            gauge.set(ended_at.timestamp(), storable(about))
+
+    def _where(self) -> dict[str, object]:
+        return {names.DB_NAMESPACE: self.database}
+
     def observe(self, read: Read) -> None:
         """Ask *read* for the state of the outbox at every collection from now on."""
         self._read = read
@@ -60,6 +80,8 @@ class Metrics:
                 )
             elif spec.instrument == "counter":
                 self._counters[spec.name] = meter.create_counter(spec.name, spec.unit)
+            elif spec.instrument == "gauge":
+                self._gauges[spec.name] = meter.create_gauge(spec.name, spec.unit)
         meter.create_observable_up_down_counter(
             names.OUTBOX_SIZE.name, [self._sizes], names.OUTBOX_SIZE.unit
         )
@@ -89,8 +111,9 @@ class Metrics:
             pending = counts.get(State.PENDING, 0) + counts.get(State.IN_FLIGHT, 0)
             dead = counts.get(State.DEAD_LETTER, 0)
             for state, size in zip(names.STATES, (pending, dead), strict=True):
-                yield Observation(size, {names.WEBHOOK_STATE: state})
+                yield Observation(size, storable({names.WEBHOOK_STATE: state, **self._where()}))
 
     def _oldest(self, _: CallbackOptions) -> Iterator[Observation]:
         if summary := self._summary():
-            yield Observation(summary.oldest_at.timestamp() if summary.oldest_at else 0)
+            oldest = summary.oldest_at.timestamp() if summary.oldest_at else 0
+            yield Observation(oldest, storable(self._where()))

@@ -20,6 +20,8 @@ MIGRATION_DIRECTION: Final = "confiture.migration.direction"
 MIGRATION_ROWS_AFFECTED: Final = "confiture.migration.rows_affected"
 RUN_APPLIED: Final = "confiture.run.applied"
 RUN_FAILED: Final = "confiture.run.failed"
+COMMAND: Final = "confiture.command"
+RUN_OUTCOME: Final = "confiture.run.outcome"
 WEBHOOK_ENDPOINT: Final = "confiture.webhook.endpoint"
 WEBHOOK_EVENT_TYPE: Final = "confiture.webhook.event_type"
 WEBHOOK_EVENT_ID: Final = "confiture.webhook.event_id"
@@ -202,10 +204,19 @@ OUTBOX_SIZE: Final = MetricSpec(
     "confiture.webhook.outbox.size",
     "observable up-down counter",
     "{delivery}",
-    (WEBHOOK_STATE,),
+    (WEBHOOK_STATE, DB_NAMESPACE),
 )
 OUTBOX_OLDEST: Final = MetricSpec(
-    "confiture.webhook.outbox.oldest_timestamp", "observable gauge", "s"
+    "confiture.webhook.outbox.oldest_timestamp", "observable gauge", "s", (DB_NAMESPACE,)
+)
+RUNS: Final = MetricSpec(
+    "confiture.runs", "counter", "{run}", (COMMAND, RUN_OUTCOME, ERROR_TYPE, DB_NAMESPACE)
+)
+LAST_SUCCESS: Final = MetricSpec(
+    "confiture.run.last_success_timestamp", "gauge", "s", (COMMAND, DB_NAMESPACE)
+)
+LAST_FAILURE: Final = MetricSpec(
+    "confiture.run.last_failure_timestamp", "gauge", "s", (COMMAND, DB_NAMESPACE)
 )
 MIGRATION_DURATION: Final = MetricSpec(
     "confiture.migration.duration",
@@ -222,6 +233,9 @@ METRICS: Final = (
     FAILURES,
     OUTBOX_SIZE,
     OUTBOX_OLDEST,
+    RUNS,
+    LAST_SUCCESS,
+    LAST_FAILURE,
     MIGRATION_DURATION,
 )
 
@@ -230,6 +244,10 @@ DEFERRED: Final = "deferred"
 DEAD_LETTER: Final = "dead_letter"
 GONE: Final = "gone"
 OUTCOMES: Final = (DELIVERED, DEFERRED, DEAD_LETTER, GONE)
+SUCCESS: Final = "success"
+FAILURE: Final = "failure"
+INTERRUPTED: Final = "Interrupted"
+"""``error.type`` of a run that was killed."""
 STATES: Final = ("pending", "dead_letter")
 
 
@@ -269,6 +287,11 @@ LOG_ROLLED_BACK: Final = LogSpec("migration.rolled_back", "info", _MIGRATED)
 LOG_MIGRATION_FAILED: Final = LogSpec(
     "migration.failed", "error", (*_MIGRATED, "error_type", "sqlstate")
 )
+LOG_RUN_FAILED: Final = LogSpec(
+    "run.failed",
+    "error",
+    ("command", "environment", "database", "error_type", "migrations_applied"),
+)
 LOG_INTENT_DISCARDED: Final = LogSpec(
     "webhooks.intent_discarded", "warning", ("event_id", "reason", "direction", *_ABOUT)
 )
@@ -280,7 +303,7 @@ LOST_POINTS: Final = "lost_metric_points"
 LOST_RECORDS: Final = "lost_log_records"
 LOST: Final = (LOST_SPANS, LOST_POINTS, LOST_RECORDS)
 LOG_FLUSH_INCOMPLETE: Final = LogSpec(
-    "telemetry.flush_incomplete", "warning", ("budget_s", "lost", *LOST)
+    "telemetry.flush_incomplete", "warning", ("budget_s", "lost", *LOST, "reason")
 )
 LOG_EVENTS: Final = (
     LOG_DELIVERED,
@@ -292,6 +315,7 @@ LOG_EVENTS: Final = (
     LOG_APPLIED,
     LOG_ROLLED_BACK,
     LOG_MIGRATION_FAILED,
+    LOG_RUN_FAILED,
     LOG_INTENT_DISCARDED,
     LOG_CONFIG_INVALID,
     LOG_OUTBOX_FAILED,

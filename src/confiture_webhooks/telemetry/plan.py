@@ -1,4 +1,4 @@
-"""What the ``OTEL_*`` variables ask for, decided without importing the SDK."""
+"""What the ``OTEL_*`` variables ask for, and who asks: decided without importing the SDK."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from ..errors import Fault
+from .names import SERVICE_NAME
 
+RESOURCE: Final = "OTEL_RESOURCE_ATTRIBUTES"
+TEMPORALITY: Final = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 SIGNALS: Final = ("traces", "metrics", "logs")
 HTTP: Final = "http/protobuf"
 GRPC: Final = "grpc"
 CONSOLE: Final = "console"
 _OTLP = {"otlp": None, "otlp_proto_http": HTTP, "otlp_proto_grpc": GRPC}
+TEMPORALITIES: Final = ("delta", "cumulative", "lowmemory")
 DEFAULT_TIMEOUT_S: Final = 2.0
 INSTALL: Final = "Run: pip install 'confiture-webhooks[otlp]'"
 
@@ -50,7 +55,16 @@ def plan(environ: Mapping[str, str]) -> Plan:
         for name in _names(environ, signal)
         if (export := _export(environ, signal, name, faults)) is not None
     ]
+    if exports:
+        faults += _temporality_faults(environ)
     return Plan(tuple(exports), tuple(dict.fromkeys(faults)))
+
+
+def _temporality_faults(environ: Mapping[str, str]) -> list[Fault]:
+    if environ.get(TEMPORALITY, "").strip().lower() in ("", *TEMPORALITIES):
+        return []
+    problem = "is not a temporality, so delta is used"
+    return [Fault(TEMPORALITY, problem, f"Use one of: {', '.join(TEMPORALITIES)}")]
 
 
 def _names(environ: Mapping[str, str], signal: str) -> list[str]:
@@ -130,3 +144,52 @@ def _timeout(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> fl
         return seconds
     faults.append(Fault(setting, "is not a number of seconds above 0", "Correct or unset it"))
     return DEFAULT_TIMEOUT_S
+
+
+def describe(environ: Mapping[str, str], environment: str | None) -> dict[str, str]:
+    """Resource attributes of ours; whatever ``OTEL_RESOURCE_ATTRIBUTES`` says comes before them."""
+    about = {"deployment.environment.name": environment or "", **_ci(environ)}
+    return {key: value for key, value in about.items() if value}
+
+
+def service_name(environ: Mapping[str, str]) -> str | None:
+    """Our default, unless the environment names the service."""
+    pairs = (pair.partition("=") for pair in environ.get(RESOURCE, "").split(","))
+    named = {unquote(key.strip()): value.strip() for key, _, value in pairs}
+    is_named = named.get("service.name") or environ.get("OTEL_SERVICE_NAME", "").strip()
+    return None if is_named else SERVICE_NAME
+
+
+def _ci(environ: Mapping[str, str]) -> dict[str, str]:
+    """``cicd.pipeline.*`` and ``vcs.ref.head.revision`` from GitHub, GitLab or Jenkins."""
+    get = environ.get
+    if get("GITHUB_ACTIONS"):
+        run_id = get("GITHUB_RUN_ID", "")
+        server, repository = get("GITHUB_SERVER_URL", ""), get("GITHUB_REPOSITORY", "")
+        url = f"{server}/{repository}/actions/runs/{run_id}" if server and run_id else ""
+        return _pipeline(get("GITHUB_WORKFLOW", ""), run_id, url, get("GITHUB_SHA", ""))
+    if get("GITLAB_CI"):
+        name = get("CI_PIPELINE_NAME") or get("CI_PROJECT_PATH", "")
+        run_id, url = get("CI_PIPELINE_ID", ""), get("CI_PIPELINE_URL", "")
+        return _pipeline(name, run_id, url, get("CI_COMMIT_SHA", ""))
+    if get("JENKINS_URL"):
+        run_id, url = get("BUILD_NUMBER", ""), get("BUILD_URL", "")
+        return _pipeline(get("JOB_NAME", ""), run_id, url, get("GIT_COMMIT", ""))
+    return {}
+
+
+def _pipeline(name: str, run_id: str, url: str, revision: str) -> dict[str, str]:
+    return {
+        "cicd.pipeline.name": name,
+        "cicd.pipeline.run.id": run_id,
+        "cicd.pipeline.run.url.full": url if _is_plain(url) else "",
+        "vcs.ref.head.revision": revision,
+    }
+
+
+def _is_plain(url: str) -> bool:
+    """Whether *url* carries no user or password."""
+    try:
+        return "@" not in urlsplit(url).netloc
+    except ValueError:
+        return False

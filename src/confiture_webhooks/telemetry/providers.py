@@ -12,17 +12,16 @@ from opentelemetry import trace
 
 from ..config.variables import MIGRATION_SPANS as CAP_SETTING
 from ..errors import Fault
-from .context import from_environ
+from .complaints import Complaints
+from .context import ensure_propagators, from_environ, made_here
+from .logs import Records, records
 from .plan import Plan, plan
-from .tracing import made_here
 
 if TYPE_CHECKING:
-    from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import SpanContext, TracerProvider
 
-    from .otlp_logs import Records
-    from .setup import Sdk
+    from .sdk import Sdk
 
 MIGRATION_SPANS = 200
 
@@ -56,6 +55,7 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
         asked = plan(environ)
         found.faults += asked.faults
         if asked.exports:
+            found.faults += filter(None, [ensure_propagators()])
             _use_own(found, _set_up(asked, environ, environment))
     except Exception as error:  # noqa: BLE001  a run without telemetry is still a run
         found.error = error
@@ -83,34 +83,24 @@ def _use_global(found: Providers) -> None:
 
     found.tracer_provider = trace.get_tracer_provider()
     found.meter_provider = get_meter_provider()
-    found.records = _records(None)
+    found.records = records(None, version())
 
 
 def _use_own(found: Providers, sdk: Sdk) -> None:
     found.sdk = sdk
-    found.faults += sdk.faults_now
+    found.faults += sdk.faults
     found.tracer_provider = sdk.tracer_provider
     found.meter_provider = sdk.meter_provider
     if sdk.logger_provider is not None:
-        found.records = _records(sdk.logger_provider)
-
-
-def _records(provider: LoggerProvider | None) -> Records:
-    from .otlp_logs import records  # noqa: PLC0415  its API is not imported where nobody exports
-
-    return records(provider, version())
+        found.records = records(sdk.logger_provider, version())
 
 
 def _set_up(asked: Plan, environ: Mapping[str, str], environment: str | None) -> Sdk:
-    from .quiet import Complaints  # noqa: PLC0415
-    from .resource import describe, service_name  # noqa: PLC0415
-
     complaints = Complaints()
-    complaints.open_book()  # before the import, which complains about resource attributes
-    from .setup import set_up  # noqa: PLC0415  the SDK: a tenth of a second
+    complaints.begin()  # before the import, which complains about resource attributes
+    from .sdk import set_up  # noqa: PLC0415  the SDK: a tenth of a second
 
-    about, service = describe(environ, environment), service_name(environ)
-    return set_up(asked, environ, about, service, complaints)
+    return set_up(asked, environ, environment, complaints)
 
 
 def _read_cap(environ: Mapping[str, str], found: Providers) -> None:

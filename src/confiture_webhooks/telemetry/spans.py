@@ -2,25 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry.trace import Span, SpanContext
 
+from ..contained import contained
 from ..delivery import TraceContext
 from ..event import Database, Direction, ErrorInfo, MigrationRef
 from . import names
-from .context import around, to_stored
-from .signals import Signals, contained
-from .tracing import nanoseconds, set_failed, storable
+from .context import around, nanoseconds, set_failed, storable, to_stored
+
+if TYPE_CHECKING:
+    from .context import Tracing
+    from .logs import Logs
+    from .metrics import Metrics
+
+
+@dataclass(slots=True)
+class Signals:
+    """What spans of a run are made with, and where the run stands in its trace."""
+
+    tracing: Tracing
+    metrics: Metrics
+    logs: Logs
+    run: SpanContext
+    """The run's span; before it starts, what it will have at least the trace id of."""
+    environment: str | None = None
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    monotonic: Callable[[], float] = monotonic
+    migration_spans_left: int = 0
+    has_run: bool = False
+    has_failed: bool = False
+
+    @property
+    def started(self) -> SpanContext | None:
+        """The run's span, once it has started."""
+        return self.run if self.has_run else None
+
+    def failed(self, where: str, error: BaseException) -> None:
+        """Log the first fault in telemetry itself; later ones are silent. Never raises."""
+        if not self.has_failed:
+            self.has_failed = True
+            self.logs.failed(where, error, self.run)
+
+
+class Part:
+    """What is made with *signals*, and reports its own faults to them."""
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+
+    def report(self, where: str, error: BaseException) -> None:
+        """At most one log line, whatever breaks."""
+        self._signals.failed(f"telemetry.{where}", error)
 
 
 @contextmanager
-def current(signals: Signals, span: Span) -> Iterator[None]:
+def current(span: Span) -> Iterator[None]:
     """Make *span* the calling thread's current one, without baggage, for the block."""
-    signals.await_ready()
     token = otel_context.attach(around(span))
     try:
         yield
@@ -28,45 +73,77 @@ def current(signals: Signals, span: Span) -> Iterator[None]:
         otel_context.detach(token)
 
 
-class RunSpan:
+class RunSpan(Part):
     """A run, from its command's start to the end of its migrations."""
 
     def __init__(
         self,
         signals: Signals,
         command: str,
-        database: Database,
         parent: SpanContext | None,
         started_at: datetime | None,
+        *,
+        is_counted: bool,
     ) -> None:
-        self._signals = signals
+        super().__init__(signals)
+        self._command = command.removeprefix("confiture ")
+        self._database: str | None = None
+        self._is_open = True
+        self._is_counted = is_counted
         self.span = signals.tracing.start(
             command,
             parent=parent,
             started_at=started_at,
-            attributes={
-                names.DB_SYSTEM: "postgresql",
-                names.DB_NAMESPACE: _namespace(database),
-                names.SERVER_ADDRESS: database.host,
-                names.SERVER_PORT: database.port,
-            },
+            attributes={names.DB_SYSTEM: "postgresql"},
         )
         signals.run = self.span.get_span_context()
         signals.has_run = True
 
     @contained
+    def connected(self, database: Database) -> None:
+        """The run's *database* is known."""
+        self._database = database.name or self._database
+        about = {
+            names.DB_NAMESPACE: _namespace(database),
+            names.SERVER_ADDRESS: database.host,
+            names.SERVER_PORT: database.port,
+        }
+        self.span.set_attributes(storable(about))
+
+    @contained
     def finish(self, *, applied: int, failed: int, error_type: str | None) -> None:
-        """End it with what it did; *error_type* is set exactly when it failed."""
+        """End and count it; *error_type* is set exactly when it failed. Later calls do nothing."""
+        if not self._is_open:
+            return
+        self._is_open = False
         self.span.set_attributes({names.RUN_APPLIED: applied, names.RUN_FAILED: failed})
         if error_type is not None:
             set_failed(self.span, error_type)
-        self.span.end()
+        try:
+            if self._is_counted:
+                self._count(applied, error_type)
+        finally:
+            self.span.end()
 
     @contained
     def abandon(self) -> None:
         """End it without a result; a span that never ends is never exported."""
-        if self.span.is_recording():
+        if self._is_open:
+            self._is_open = False
             self.span.end()
+
+    def _count(self, applied: int, error_type: str | None) -> None:
+        signals = self._signals
+        signals.metrics.count_run(self._command, error_type, signals.now(), self.span)
+        if error_type is not None:
+            fields: dict[str, object] = {
+                "command": self._command,
+                "environment": signals.environment,
+                "database": self._database,
+                "error_type": error_type,
+                "migrations_applied": applied,
+            }
+            signals.logs.emit(names.LOG_RUN_FAILED, self.span.get_span_context(), fields)
 
 
 def _namespace(database: Database) -> str | None:
@@ -75,13 +152,13 @@ def _namespace(database: Database) -> str | None:
     return database.name
 
 
-class MigrationSpan:
+class MigrationSpan(Part):
     """One migration under way. Beyond the cap, a success is an event on the run's span."""
 
     def __init__(
         self, signals: Signals, run: Span, ref: MigrationRef, direction: Direction
     ) -> None:
-        self._signals = signals
+        super().__init__(signals)
         self._run = run
         self._ref = ref
         self._direction = direction
@@ -115,7 +192,7 @@ class MigrationSpan:
         try:
             self._mark(duration_s, rows_affected, error)
             measure_migration(self._signals, self._direction, duration_s, error, self._shown)
-            tell_migration(
+            log_migration(
                 self._signals,
                 self._ref,
                 self._direction,
@@ -162,7 +239,7 @@ class MigrationSpan:
             self._span.set_attributes(storable({names.DB_STATUS_CODE: error.sqlstate}))
 
 
-def tell_migration(
+def log_migration(
     signals: Signals,
     ref: MigrationRef,
     direction: Direction,
@@ -211,11 +288,11 @@ def milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-class HookSpan:
+class HookSpan(Part):
     """One run of a user's hook, ``<module>:<function>``."""
 
     def __init__(self, signals: Signals, hook: str, event: str, parent: SpanContext | None) -> None:
-        self._signals = signals
+        super().__init__(signals)
         self.span = signals.tracing.start(
             f"{names.RUN_HOOK} {hook}", parent=parent, attributes={names.HOOK_EVENT: event}
         )
@@ -227,7 +304,7 @@ class HookSpan:
 
     def current(self) -> AbstractContextManager[None]:
         """Make it the calling thread's current span, so that the hook's requests are under it."""
-        return current(self._signals, self.span)
+        return current(self.span)
 
     @contained
     def finish(self, error_type: str | None = None) -> None:
@@ -237,11 +314,11 @@ class HookSpan:
         self.span.end()
 
 
-class WorkerPassSpan:
+class WorkerPassSpan(Part):
     """One pass over the outbox by a worker that belongs to no run."""
 
     def __init__(self, signals: Signals, parent: SpanContext | None) -> None:
-        self._signals = signals
+        super().__init__(signals)
         self.span = signals.tracing.start(names.DRAIN, parent=parent)
         self._claimed = 0
 

@@ -1,4 +1,4 @@
-"""The SDK's own complaints: none reaches stderr, and those about settings become faults."""
+"""The SDK's own complaints: none reaches standard error, those about settings become faults."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _HINTS = (
 
 
 class Complaints(logging.Handler):
-    """Collects what ``opentelemetry`` logs while it is open, and mutes it from then on.
+    """Collects what ``opentelemetry`` logs about settings, and keeps it off standard error.
 
-    It is muted for the rest of the process: exporters print tracebacks about a dead collector,
-    and the tally of exports says that better.
+    It is kept off for the rest of the process: exporters print tracebacks about a dead
+    collector, and the tally of exports says that better.
     """
 
     def __init__(self) -> None:
@@ -30,14 +30,14 @@ class Complaints(logging.Handler):
         self._settings: dict[str, None] = {}
         self._logger = logging.getLogger("opentelemetry")
 
-    def open_book(self) -> None:
+    def begin(self) -> None:
         """Begin to collect."""
         self._logger.propagate = False
         if not any(isinstance(handler, logging.NullHandler) for handler in self._logger.handlers):
             self._logger.addHandler(logging.NullHandler())
         self._logger.addHandler(self)
 
-    def close_book(self) -> None:
+    def end(self) -> None:
         """Stop collecting."""
         self._logger.removeHandler(self)
 
@@ -56,5 +56,4 @@ class Complaints(logging.Handler):
     def faults(self) -> list[Fault]:
         """One fault for each setting that was complained about."""
         problem = "has a value OpenTelemetry does not accept, so its default is used"
-        settings = list(self._settings)
-        return [Fault(setting, problem, "Correct or unset it") for setting in settings]
+        return [Fault(setting, problem, "Correct or unset it") for setting in self._settings]
