@@ -38,10 +38,10 @@ from peers import Peer, peer
 from pgmq import PGMQueue
 
 from confiture_webhooks.adapters.pgmq import PgmqOutbox
-from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import Delivery, TraceContext
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.event import EventType
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.transport import prepare
 
 COUNT = int(os.environ.get("DELIVERIES", "10000"))

@@ -18,8 +18,8 @@ from pathlib import Path
 from deliver import deliveries
 from harness import Comparison
 
-from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import Attempt, Decision, Outcome
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 
 FEW, MANY = 10, int(os.environ.get("STORED", "1000000"))
 ROUNDS, EACH = 15, 100

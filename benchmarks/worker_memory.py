@@ -19,8 +19,8 @@ from deliver import deliveries, fill
 from harness import CONFITURE, environment
 from peers import peer
 
-from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import State
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 
 COUNT = int(os.environ.get("DELIVERIES", "100000"))
 DEAD = int(os.environ.get("ENDPOINTS", "20"))
