@@ -597,6 +597,13 @@ class TestRuns:
         assert bench.points("confiture.runs") == {}
         assert bench.log.get_finished_logs() == ()
 
+    def test_an_unknown_end_is_not_counted(self, bench: Bench) -> None:
+        """Whoever settles the run counts it; until then it is neither success nor failure."""
+        bench.telemetry.end_run(applied=0, failed=1, error_type="Interrupted", is_known=False)
+        assert bench.span("confiture migrate up").status.status_code is StatusCode.ERROR
+        assert bench.points("confiture.runs") == {}
+        assert bench.log.get_finished_logs() == ()
+
     def test_a_killed_run_failed(self, bench: Bench) -> None:
         """However many of its migrations are settled, and however they ended, it counts once."""
         event = Event(

@@ -60,6 +60,7 @@ class DeliverySpan(Part):
             "attempt": attempt.number,
             "status_code": attempt.status_code,
             "error_type": attempt.failure,
+            "reason": attempt.reason,
             "duration_ms": milliseconds(attempt.duration.total_seconds()),
             "retry_in_s": round(delay_s, 3) if delay_s is not None else None,
         }

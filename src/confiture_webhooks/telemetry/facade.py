@@ -160,10 +160,17 @@ class Telemetry:
             self._run.connected(database)
 
     @contained
-    def end_run(self, *, applied: int, failed: int, error_type: str | None) -> None:
-        """The migrations are over; *error_type* is set exactly when the run failed."""
+    def end_run(
+        self, *, applied: int, failed: int, error_type: str | None, is_known: bool = True
+    ) -> None:
+        """The migrations are over; *error_type* is set exactly when the run failed.
+
+        *is_known*: whether it is certain; else whoever settles the run counts it.
+        """
         if self._run is not None:
-            self._run.finish(applied=applied, failed=failed, error_type=error_type)
+            self._run.finish(
+                applied=applied, failed=failed, error_type=error_type, is_known=is_known
+            )
 
     def migration(self, ref: MigrationRef, direction: Direction) -> MigrationSpan:
         """A migration begins."""

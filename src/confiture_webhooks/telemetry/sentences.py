@@ -41,6 +41,7 @@ PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "not accepted",
             " by {endpoint}",
             ": {error_type}",
+            ", {reason}",
             ", attempt {attempt}",
             ", {duration_ms}",
             ", again in {retry_in_s} s",

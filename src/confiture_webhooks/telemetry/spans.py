@@ -111,8 +111,10 @@ class RunSpan(Part):
         self.span.set_attributes(storable(about))
 
     @contained
-    def finish(self, *, applied: int, failed: int, error_type: str | None) -> None:
-        """End and count it; *error_type* is set exactly when it failed. Later calls do nothing."""
+    def finish(
+        self, *, applied: int, failed: int, error_type: str | None, is_known: bool = True
+    ) -> None:
+        """End it, and count it if *is_known*. Later calls do nothing."""
         if not self._is_open:
             return
         self._is_open = False
@@ -120,7 +122,7 @@ class RunSpan(Part):
         if error_type is not None:
             set_failed(self.span, error_type)
         try:
-            if self._is_counted:
+            if self._is_counted and is_known:
                 self._count(applied, error_type)
         finally:
             self.span.end()
