@@ -274,7 +274,16 @@ LOG_DELIVERED: Final = LogSpec(
 LOG_ATTEMPT_FAILED: Final = LogSpec(
     "webhook.attempt_failed",
     "warning",
-    (*_TOLD, *_ABOUT, "attempt", "status_code", "error_type", "reason", "duration_ms", "retry_in_s"),
+    (
+        *_TOLD,
+        *_ABOUT,
+        "attempt",
+        "status_code",
+        "error_type",
+        "reason",
+        "duration_ms",
+        "retry_in_s",
+    ),
 )
 LOG_DEFERRED: Final = LogSpec("webhook.deferred", "warning", (*_ENDED, "next_attempt_at"))
 LOG_DEAD_LETTERED: Final = LogSpec("webhook.dead_lettered", "error", _ENDED)
