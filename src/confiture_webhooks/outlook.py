@@ -90,7 +90,7 @@ def outlook(
 ) -> list[Wait]:
     """The endpoints of one environment whose deliveries are not sent, by name.
 
-    *undelivered*: how many wait, by endpoint. *standing*: as the outbox has it. *faulty*: the
+    *undelivered*: how many wait, by endpoint; of none, only that it is off is named. *standing*: as the outbox has it. *faulty*: the
     endpoints whose configuration is wrong. *due*: when the next delivery of each is due.
     """
     waits = []
@@ -108,7 +108,7 @@ def outlook(
             reason = (Why.RESTS, rests_until)
         elif due_at is not None and due_at < now - LATE:
             reason = (Why.UNSERVED, due_at)
-        if count and reason is not None:
+        if reason is not None and (count or reason[0] is Why.OFF):
             waits.append(Wait(endpoint=name, count=count, why=reason[0], at=reason[1]))
     return waits
 

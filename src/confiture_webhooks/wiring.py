@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import terminal
 from .config import Settings, has_block, load, read
+from .config.settings import redacted_outbox
 from .config.variables import CONFIG, DSN, ENVIRONMENT, ENVIRONMENTS, OF_DEFAULT
 from .errors import ConfigError, Fault, OutboxError
 from .run.outgoing import Parts
@@ -142,6 +143,13 @@ def sqlite_path(settings: Settings, environ: Mapping[str, str]) -> Path:
 
     given = settings.outbox.partition(":")[2]
     return Path(given) if given else default_path(Path.cwd(), environ)
+
+
+def outbox_place(settings: Settings, environ: Mapping[str, str]) -> str:
+    """Where the outbox lies, for people: a whole path, or host and database; nothing secret."""
+    if settings.outbox.startswith("sqlite"):
+        return f"sqlite:{sqlite_path(settings, environ).absolute()}"
+    return redacted_outbox(settings.outbox)
 
 
 def in_database(settings: Settings, dsn: str | None) -> Settings:

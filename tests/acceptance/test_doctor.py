@@ -170,7 +170,7 @@ def test_a_right_certificate_and_none(
         gone = {"REQUESTS_CA_BUNDLE": str(tmp_path / "nosuch.pem")}
         code, rows = diagnosed(here, {"a": of_localhost(right)}, gone)
     assert code == 1
-    assert "names cannot be read | Correct the variable" in problems(rows)["a: tls"]
+    assert "names cannot be read | Correct the setting" in problems(rows)["a: tls"]
 
 
 def refuses(status: int) -> Callable[[Talk], None]:
@@ -287,12 +287,12 @@ def test_what_waits_for_an_operator(project: Any, receiver: Any) -> None:
     project.environment_file(webhooks={"endpoints": [gone]})
     done = project.confiture("webhooks", "doctor")
     assert done.returncode == 1
-    assert "❌ gone: outbox: off since" in done.stdout
-    assert "run `confiture webhooks enable gone`" in done.stdout
-    assert "❌ removed: outbox: no such endpoint is configured (1 waiting)" in done.stdout
+    assert "❌ gone: outbox: switched off since" in done.stdout
+    assert "Switch it on: `confiture webhooks enable gone`" in done.stdout
+    assert "❌ removed: outbox: no endpoint of that name is configured (1 waiting)" in done.stdout
     project.environment_file("other", webhooks={"endpoints": [gone]})
     other = project.confiture("webhooks", "doctor", "--config", "db/environments/other.yaml")
-    assert "outbox: writable; 0 waiting" in other.stdout
+    assert "outbox: 0 waiting, 0 given up; environment other in sqlite:" in other.stdout
 
 
 def test_a_collector_is_looked_for_the_way_exports_go(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..delivery import State
+from ..doctor.findings import standing_of
 from ..errors import Fault
 from ..outlook import by_environment, elsewhere, elsewhere_line, listed, outlook, shown_environment
 from ..terminal import counted, say
@@ -20,7 +21,6 @@ from .lookup import find, is_short
 from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json
 from .output import FAILED, fail, line, print_json, refuse
 from .send import send_now
-from .status import standing_of
 from .unsettled import described, forget, runs, unsettled
 
 if TYPE_CHECKING:

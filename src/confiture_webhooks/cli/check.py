@@ -14,8 +14,8 @@ from ..config.rules import Invalid, event
 from ..config.variables import OFF_WORDS, SWITCH
 from ..event import EventType
 from ..explain import Verdict, explain
-from ..wiring import unread_block
-from .context import invocation_of, outbox_place, whole_settings_of
+from ..wiring import outbox_place, unread_block
+from .context import invocation_of, whole_settings_of
 from .options import ConfigOpt, FormatOpt, is_json
 from .output import line, print_json
 from .tables import length, print_block
@@ -68,7 +68,7 @@ def check(
     is_off = os.environ.get(SWITCH, "").strip().lower() in OFF_WORDS
     document: dict[str, Any] = {
         **redacted(settings),
-        "outbox_at": outbox_place(settings),
+        "outbox_at": outbox_place(settings, os.environ),
         "hook_files": [{"module": file.module, "file": file.shown} for file in files],
         "default_taken_over_by": next((file.shown for file in files if file.reads_url), None),
         "warnings": [

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ..adapters.hook_files import HookFile
 from ..config import Settings, read
-from ..config.settings import redacted_outbox
 from ..config.variables import CONFIG, OFF_WORDS, SWITCH
 from ..errors import ConfigError, Fault, OutboxError
 from ..remedy import shown
@@ -22,7 +21,7 @@ from ..wiring import (
     command_settings,
     in_database,
     operators_outbox,
-    sqlite_path,
+    outbox_place,
     unread_block,
 )
 from .output import fail, refuse, say_faults
@@ -50,7 +49,7 @@ class Context:
     @property
     def where(self) -> str:
         """Where the outbox lies, without what is secret."""
-        return outbox_place(self.settings)
+        return outbox_place(self.settings, os.environ)
 
     @property
     def names(self) -> list[str]:
@@ -65,13 +64,6 @@ class Context:
     def command(self, *words: str) -> str:
         """A command of ours that works here, for a message."""
         return shown(*words, config=self.config)
-
-
-def outbox_place(settings: Settings) -> str:
-    """Where the outbox lies: a whole path, or host and database."""
-    if settings.outbox.startswith("sqlite"):
-        return f"sqlite:{sqlite_path(settings, os.environ).absolute()}"
-    return redacted_outbox(settings.outbox)
 
 
 def _asked_for(config: Path | None) -> Invocation:

@@ -31,9 +31,10 @@ def doctor(
     """Find out what is wrong with the webhooks of this project, and what to do about it.
 
     PROCESS:
-      Checks the configuration and the hook files, then for each endpoint name resolution,
-      connection, proxy, TLS, signature and clock, then the outbox, then the telemetry exporter
-      and its collector. Sends receivers a bare HEAD request, and a ping only with --ping.
+      Says what a run here would do: checks the configuration, the hook files and whether the host
+      shows its commands; for each endpoint name resolution, connection, proxy, TLS, signature,
+      format and clock; then the database, the outbox, the telemetry exporter and its collector.
+      Sends receivers a bare HEAD request, and a ping only with --ping.
 
     EXAMPLES:
       confiture webhooks doctor
@@ -50,9 +51,7 @@ def doctor(
     as_json = is_json(output)
     invocation = invocation_of(config, output)
     checks: list[Check] = []
-    for check in diagnose(
-        os.environ, invocation.config_file, invocation.settings_file, is_pinging=is_pinging
-    ):
+    for check in diagnose(os.environ, invocation, config, is_pinging=is_pinging):
         checks.append(check)
         if not as_json:
             _show(check)

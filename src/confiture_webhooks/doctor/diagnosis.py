@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config.variables import OFF_WORDS, SWITCH
-from ..delivery import Delivery, State, TraceContext
-from ..errors import ConfigError, OutboxError, SignatureError
-from ..event import EventType, body, rfc3339
-from ..outbox import Summary
 from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Export, plan
-from ..transport import prepare
-from ..verification import verify
-from ..wiring import (
-    command_settings,
-    in_database,
-    operators_outbox,
-    postgres_dsn,
-    spare_outbox,
-    unread_block,
-    user_agent,
-)
+from ..wiring import found_settings, unread_block
+from .database import database
+from .endpoints import address, signs
 from .health import Check, ok, skipped, warn, wrong
 from .obstacles import PATIENCE, obstacle, remedy_of, way_to
-from .standing import stuck
+from .outbox import outbox_checks
 
 if TYPE_CHECKING:
     from ..adapters.hook_files import HookFile
     from ..config import Settings
-    from ..endpoint import Endpoint
-    from ..outbox import Outbox
+    from ..run.invocation import Invocation
 
 _PACKAGES = {
     GRPC: "opentelemetry.exporter.otlp.proto.grpc",
@@ -44,30 +29,32 @@ _COLLECTORS = {GRPC: "http://localhost:4317", "http/protobuf": "http://localhost
 
 
 def diagnose(
-    environ: Mapping[str, str],
-    config_file: Path | None,
-    settings_file: Path | None,
-    *,
-    is_pinging: bool,
+    environ: Mapping[str, str], invocation: Invocation, config: Path | None, *, is_pinging: bool
 ) -> Iterator[Check]:
-    """One check after the other; with *is_pinging* every endpoint is sent a ping."""
+    """One check after the other; with *is_pinging* every endpoint is sent a ping.
+
+    *config* is the file that the commands in remedies name.
+    """
+    settings, files = found_settings(environ, invocation.settings_file)
     if environ.get(SWITCH, "").strip().lower() in OFF_WORDS:
         yield wrong("configuration", f"{SWITCH} is off: nothing is sent", "Unset it")
-    try:
-        settings, files = command_settings(environ, settings_file)
-    except ConfigError as error:
-        for fault in error.faults:
-            yield wrong("configuration", f"{fault.setting}: {fault.problem}", fault.remedy)
-        return
-    yield _configured(settings, files)
-    if unread := unread_block(environ, settings_file):
+    for fault in settings.faults:
+        yield wrong("configuration", f"{fault.setting}: {fault.problem}", fault.remedy)
+    if not settings.faults:
+        yield _configured(settings, files)
+    for fault in (*settings.warnings, *settings.advice):
+        yield warn("settings", f"{fault.setting}: {fault.problem}", fault.remedy)
+    if unread := unread_block(environ, invocation.settings_file):
         yield warn("environment file", f"{unread.setting} {unread.problem}", unread.remedy)
+    yield _commands()
     yield from _hook_files(files)
     for endpoint in settings.endpoints:
         yield from way_to(endpoint)
-        yield _signs(endpoint)
-    if settings.endpoints:
-        yield from _outbox(settings, environ, config_file)
+        yield signs(endpoint)
+        yield from address(endpoint)
+    yield from database(invocation.config_file, environ)
+    if settings.recorded:
+        yield from outbox_checks(settings, environ, invocation, config)
         yield from _pings(settings, environ, is_pinging=is_pinging)
     yield from _collector(environ)
 
@@ -77,129 +64,33 @@ def _configured(settings: Settings, files: list[HookFile]) -> Check:
     if settings.endpoints or files:
         return ok("configuration", f"{counts}; {'; '.join(settings.sources) or 'hook files'}")
     remedy = "Set CONFITURE_WEBHOOK_URL, or write a `webhooks:` block into the environment file"
-    return wrong("configuration", "no endpoint and no hook file: nothing is told", remedy)
+    return wrong("configuration", "no endpoint and no hook file: no webhook is sent", remedy)
+
+
+def _commands() -> Check:
+    """Whether the installed host shows us its ``migrate`` commands."""
+    from ..command_watch import sees_commands  # noqa: PLC0415
+
+    name, remedy = "commands", "Report this with the versions of confiture, typer and click"
+    try:
+        is_seen = sees_commands()
+    except Exception as error:  # noqa: BLE001  whatever the host's command line raises
+        return wrong(name, f"`confiture migrate up` is not seen: {type(error).__name__}", remedy)
+    if not is_seen:
+        return wrong(name, "`confiture migrate up` is not seen: no webhook is sent", remedy)
+    return ok(name, "`confiture migrate up` is seen")
 
 
 def _hook_files(files: list[HookFile]) -> Iterator[Check]:
     for file in files:
         if file.fault is not None:
-            yield wrong(
-                "hook file", f"{file.fault.setting} {file.fault.problem}", file.fault.remedy
-            )
+            problem = f"{file.fault.setting} {file.fault.problem}"
+            yield wrong("hook file", problem, file.fault.remedy)
         elif file.reads_url:
-            yield ok(
-                "hook file", f"{file.shown}; tells CONFITURE_WEBHOOK_URL in place of `default`"
-            )
+            sends = "sends to CONFITURE_WEBHOOK_URL in place of `default`"
+            yield ok("hook file", f"{file.shown}; {sends}")
         else:
             yield ok("hook file", file.shown)
-
-
-def _signs(endpoint: Endpoint) -> Check:
-    name = f"{endpoint.name}: signs"
-    if not endpoint.secrets:
-        return warn(name, "no secret: anybody can send what you send", "Set `secret`")
-    at = datetime.now(UTC)
-    trace = TraceContext(traceparent=f"00-{'1' * 32}-{'1' * 16}-01")
-    sample = Delivery(
-        id="dlv_doctor",
-        event_id="evt_doctor",
-        event_type=EventType.PING,
-        endpoint=endpoint.name,
-        body=body({"event_id": "evt_doctor", "event_type": "ping"}),
-        content_type="application/json",
-        trace=trace,
-        correlation_id="1" * 32,
-        created_at=at,
-    )
-    request = prepare(endpoint, sample, attempt=1, at=at, user_agent=user_agent())
-    try:
-        for secret in endpoint.secrets:
-            verify(request.headers, request.body, secret, require_timestamp=True)
-    except (SignatureError, ConfigError):
-        return wrong(name, "a sample does not verify", "Set another secret, and report this")
-    return ok(
-        name, f"a sample verifies with {'each' if len(endpoint.secrets) > 1 else 'the'} secret"
-    )
-
-
-def _outbox(
-    settings: Settings, environ: Mapping[str, str], config_file: Path | None
-) -> Iterator[Check]:
-    """Whether it can be used, and what of this environment's waits in it for an operator."""
-    notices: list[str] = []
-    if settings.outbox == "postgres":
-        from ..adapters.database import project_dsn  # noqa: PLC0415
-
-        settings = in_database(settings, project_dsn(config_file, environ))
-    try:
-        with closing(_opened(settings, environ, notices.append)) as outbox:
-            summary = outbox.summaries().get(settings.environment, Summary())
-            off, is_durable = outbox.disabled(settings.environment), outbox.is_durable
-            due = [outbox.next_due_at(one.name, settings.environment) for one in settings.endpoints]
-        is_in_reach = not notices or _may_make(settings)
-    except OutboxError as error:
-        yield wrong("outbox", error.problem, error.remedy or _outbox_remedy(settings))
-        return
-    if not is_in_reach:
-        missing = "there is none in the database, and this role may not make it"
-        yield wrong("outbox", missing, f"{_outbox_remedy(settings)}, as a role that may")
-        return
-    next_at = min((at for at in due if at is not None), default=None)
-    yield _kept(summary, next_at, is_durable=is_durable, notices=notices)
-    configured = [endpoint.name for endpoint in settings.endpoints]
-    for name, reason in stuck(summary, configured, off=off, late={}).items():
-        remedy = (
-            f"Once its receiver is mended, run `confiture webhooks enable {name}`"
-            if name in off
-            else "Configure it again, or drop them with `confiture webhooks discard`"
-        )
-        yield wrong(f"{name}: outbox", reason, remedy)
-
-
-def _opened(
-    settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]
-) -> Outbox:
-    """The outbox as it is: a damaged file is not set aside, and nothing made in a database."""
-    if settings.outbox == "memory":
-        return spare_outbox()
-    makes = settings.outbox.startswith("sqlite")
-    return operators_outbox(settings, environ, makes=makes, notice=notice)
-
-
-def _may_make(settings: Settings) -> bool:
-    """Whether the first run can make the outbox that is not there yet."""
-    from ..adapters.pgmq import may_make  # noqa: PLC0415
-
-    return may_make(postgres_dsn(settings))
-
-
-def _kept(
-    summary: Summary, next_at: datetime | None, *, is_durable: bool, notices: Sequence[str]
-) -> Check:
-    waiting = sum(summary.undelivered.values())
-    dead = summary.counts.get(State.DEAD_LETTER, 0)
-    counts = f"{waiting} waiting, {dead} given up"
-    if notices:
-        return warn("outbox", "; ".join(notices), "Make it before a run whose role may not")
-    if not is_durable:
-        return warn("outbox", f"in memory; {counts}", "Use `sqlite`: memory ends with the command")
-    if dead:
-        return warn("outbox", counts, "Run `confiture webhooks redeliver --dead`")
-    if waiting and next_at is not None and next_at > datetime.now(UTC):
-        return warn(
-            "outbox",
-            f"{counts}; the next is due at {rfc3339(next_at)}",
-            "Run `confiture webhooks deliver` then, or `confiture webhooks redeliver --pending`",
-        )
-    if waiting:
-        return warn("outbox", counts, "Run `confiture webhooks deliver`")
-    return ok("outbox", f"writable; {counts}")
-
-
-def _outbox_remedy(settings: Settings) -> str:
-    if settings.outbox.startswith("postgres"):
-        return "Make it with `confiture webhooks outbox init`, which prints a role's GRANTs too"
-    return "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
 
 
 def _pings(settings: Settings, environ: Mapping[str, str], *, is_pinging: bool) -> Iterator[Check]:
@@ -228,16 +119,16 @@ def _collector(environ: Mapping[str, str]) -> Iterator[Check]:
     for export in wanted.exports:
         if export.protocol != CONSOLE:
             by_address.setdefault((export.protocol, _address(export)), []).append(export.signal)
-    for (protocol, address), signals in by_address.items():
+    for (protocol, place), signals in by_address.items():
         bundle = environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
-        yield _exporter(protocol, address, ", ".join(signals), bundle)
+        yield _exporter(protocol, place, ", ".join(signals), bundle)
 
 
 def _address(export: Export) -> str:
     """Scheme, host and port of the collector *export* goes to."""
-    address = export.endpoint or _COLLECTORS[export.protocol]
-    address = address if "://" in address else f"http://{address}"
-    scheme, _, rest = address.partition("://")
+    place = export.endpoint or _COLLECTORS[export.protocol]
+    place = place if "://" in place else f"http://{place}"
+    scheme, _, rest = place.partition("://")
     return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
 
 

@@ -23,17 +23,18 @@ _REMEDIES = {
     "connection_reset": "Something on the way closes connections: check proxy and firewall",
     "timeout": "Check firewall and network; a receiver that is only slow needs a higher `timeout`",
     "tls": "Check the certificate; for a private authority set REQUESTS_CA_BUNDLE to its file",
+    "proxy": "Check HTTPS_PROXY; NO_PROXY names hosts that are reached without it",
     "protocol": "Something else than an HTTP server answers there: check the port in `url`",
     "401": _SECRETS,
     "403": _SECRETS,
     "404": "Check the path in `url`",
-    "410": "The receiver wants nothing more; `confiture webhooks enable` takes it up again",
+    "410": "The receiver is gone for good: remove the endpoint, or correct the path in `url`",
 }
-_OTHER = "Look into the receiver's own log; `confiture webhooks test` tries again"
+_OTHER = "Read the receiver's own log; `confiture webhooks test` tries again"
 _TLS = {
     "bundle": (
-        "the file that REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names cannot be read",
-        "Correct the variable, or unset it",
+        "the file of certificates that `tls` or REQUESTS_CA_BUNDLE names cannot be read",
+        "Correct the setting, or unset it",
     ),
     "expired": (
         "the certificate has expired",
@@ -54,6 +55,10 @@ _TLS = {
     "wrong_host": (
         "the certificate is for another host",
         "Write the host into `url` that the certificate is for, or have one made for this host",
+    ),
+    "socks_missing": (
+        "the proxy speaks SOCKS, and its package is not installed",
+        "pip install 'confiture-webhooks[socks]'",
     ),
     "no_tls": (
         "what answers there does not speak TLS",
@@ -79,6 +84,8 @@ def obstacle(found: Reach, scheme: str) -> tuple[str, str] | None:
     if found.reason in _TLS:
         symptom, remedy = _TLS[found.reason]
         return f"{found.error_type}, {symptom}", remedy
+    if found.reason is not None and "_networks" in found.reason:
+        return f"the address is refused: {found.reason}", "Change allow_networks or deny_networks"
     return found.error_type, remedy_of(found.error_type)
 
 
@@ -123,7 +130,7 @@ def _steps(found: Reach, scheme: str) -> list[str]:
 def _clock(endpoint: str, skew: timedelta | None) -> Check:
     name = f"{endpoint}: clock"
     if skew is None:
-        return skipped(name, "no answer told the time")
+        return skipped(name, "no answer had a Date")
     off_s = round(skew.total_seconds())
     if abs(skew) < CLOCK_OFF:
         return ok(name, f"{off_s} s apart")

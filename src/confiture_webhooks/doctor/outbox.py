@@ -1,0 +1,130 @@
+"""Whether a run can use the outbox, and whether deliveries in it wait for an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from ..delivery import State
+from ..errors import OutboxError
+from ..event import rfc3339
+from ..outlook import shown_environment, unserved_line
+from ..remedy import shown
+from ..wiring import (
+    in_database,
+    operators_outbox,
+    outbox_place,
+    postgres_dsn,
+    spare_outbox,
+    sqlite_path,
+)
+from .database import may_make
+from .findings import Findings, examine
+from .health import Check, ok, warn, wrong
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..run.invocation import Invocation
+
+
+def outbox_checks(
+    settings: Settings, environ: Mapping[str, str], invocation: Invocation, config: Path | None
+) -> Iterator[Check]:
+    """Whether a run can use it, and whether deliveries in it wait for an operator."""
+    if fault := settings.outbox_fault:
+        yield wrong("outbox", f"{fault.setting}: {fault.problem}", fault.remedy)
+        return
+    if settings.outbox == "postgres":
+        from ..adapters.database import project_dsn  # noqa: PLC0415
+
+        settings = in_database(settings, project_dsn(invocation.config_file, environ))
+    try:
+        yield from _checked(settings, environ, config)
+    except OutboxError as error:
+        is_postgres = settings.outbox.startswith("postgres")
+        usual = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
+        remedy = error.remedy or (_init(config) if is_postgres else usual)
+        yield wrong("outbox", error.problem, remedy)
+
+
+def _checked(
+    settings: Settings, environ: Mapping[str, str], config: Path | None
+) -> Iterator[Check]:
+    is_memory = settings.outbox == "memory"
+    opened = spare_outbox() if is_memory else operators_outbox(settings, environ)
+    with closing(opened) as outbox:
+        findings = examine(outbox, settings, datetime.now(UTC))
+        names = [endpoint.name for endpoint in settings.recorded]
+        due = [outbox.next_due_at(name, settings.environment) for name in names]
+        is_missing = not (is_memory or outbox.is_durable)
+    if is_missing:
+        yield _missing(settings, environ, config)
+        return
+    next_at = min((at for at in due if at is not None), default=None)
+    yield _kept(settings, outbox_place(settings, environ), findings, next_at, config)
+    for wait in findings.waits:
+        check = wrong if wait.is_in_vain else warn
+        row = f"{wait.endpoint}: outbox"
+        yield check(row, f"{wait.reason} ({wait.count} waiting)", wait.remedy(config))
+    for name, (count, since) in findings.unserved.items():
+        text = unserved_line(name, count, since, mine=settings.environment)
+        problem, _, what_to_do = text.partition(". ")
+        yield wrong(f"outbox: environment {shown_environment(name)}", problem, what_to_do)
+
+
+def _missing(settings: Settings, environ: Mapping[str, str], config: Path | None) -> Check:
+    """Whether the first run can create the outbox that is not there yet."""
+    place = outbox_place(settings, environ)
+    if settings.outbox.startswith("postgres"):
+        if not may_make(postgres_dsn(settings)):
+            problem = f"there is none in the database ({place}), and this role may not create it"
+            return wrong("outbox", problem, f"{_init(config)}, as a role that may")
+        problem = f"there is none in the database yet ({place}); the first run creates it"
+        return warn("outbox", problem, _init(config))
+    path = sqlite_path(settings, environ)
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with TemporaryDirectory(dir=above):
+            pass
+    except OSError as error:
+        problem = f"outbox {path}: {error.strerror or type(error).__name__}"
+        raise OutboxError(problem) from error
+    return ok("outbox", f"there is none yet; the first run creates {place}")
+
+
+def _init(config: Path | None) -> str:
+    return f"Create it, and print a role's GRANTs: {shown('outbox', 'init', config=config)}"
+
+
+def _kept(
+    settings: Settings,
+    place: str,
+    findings: Findings,
+    next_at: datetime | None,
+    config: Path | None,
+) -> Check:
+    summary = findings.summary
+    waiting = sum(summary.undelivered.values())
+    dead, gone = (summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE))
+    counts = f"{waiting} waiting, {dead} given up"
+    if settings.outbox == "memory":
+        return warn("outbox", f"in memory; {counts}", "Use `sqlite`: memory ends with the command")
+    if dead:
+        again = shown("redeliver", "--dead", config=config)
+        return warn("outbox", counts, f"Send them again: {again}")
+    if gone:
+        again = shown("redeliver", "--gone", config=config)
+        return warn("outbox", f"{counts}, {gone} answered with 410", f"Send them again: {again}")
+    if waiting and next_at is not None and next_at > findings.now:
+        now = shown("redeliver", "--pending", config=config)
+        return warn(
+            "outbox", f"{counts}; the next is due at {rfc3339(next_at)}", f"Send them now: {now}"
+        )
+    if waiting:
+        return warn("outbox", counts, f"Send them now: {shown('deliver', config=config)}")
+    where = f"environment {shown_environment(settings.environment)} in {place}"
+    return ok("outbox", f"{counts}; {where}")

@@ -1,0 +1,84 @@
+"""What an outbox holds that waits for an operator."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from confiture_webhooks.config import Settings
+from confiture_webhooks.delivery import Decision, Outcome
+from confiture_webhooks.doctor.findings import examine
+from confiture_webhooks.testing import InMemoryOutbox
+from samples import attempt, delivery, endpoint
+
+NOW = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
+SETTINGS = Settings(endpoints=(endpoint(name="a"),), environment="production")
+
+
+@pytest.fixture
+def outbox() -> InMemoryOutbox:
+    """An empty outbox."""
+    return InMemoryOutbox()
+
+
+def put(outbox: InMemoryOutbox, *, environment: str | None, at: datetime, name: str = "a") -> None:
+    """A delivery that was made, and is due, at *at*."""
+    number = len(outbox.deliveries())
+    one = delivery(
+        id=f"dlv_{number}",
+        event_id=f"evt_{number}",
+        endpoint=name,
+        environment=environment,
+        created_at=at,
+    )
+    outbox.release(one.event_id, [one])
+    (claim,) = outbox.claim(name, environment=environment, now=NOW, lease=timedelta(seconds=1))
+    decision = Decision(outcome=Outcome.RETRY, next_attempt_at=at)
+    outbox.record(claim, attempt(status_code=503), decision)
+
+
+def test_an_empty_outbox_is_well(outbox: InMemoryOutbox) -> None:
+    """Nothing waits for an operator."""
+    assert examine(outbox, SETTINGS, NOW).is_well
+
+
+def test_deliveries_on_their_way_are_well(outbox: InMemoryOutbox) -> None:
+    """What is due soon, here or elsewhere, has its worker."""
+    for environment in ("production", "staging", None):
+        put(outbox, environment=environment, at=NOW + timedelta(minutes=5))
+    found = examine(outbox, SETTINGS, NOW)
+    assert found.is_well
+    assert found.others == {"staging": 1, None: 1}
+
+
+def test_an_environment_without_a_worker_is_named(outbox: InMemoryOutbox) -> None:
+    """A delivery that is due for longer than fifteen minutes elsewhere has no worker."""
+    due_at = NOW - timedelta(minutes=16)
+    put(outbox, environment=None, at=due_at)
+    put(outbox, environment="staging", at=NOW - timedelta(minutes=14))
+    found = examine(outbox, SETTINGS, NOW)
+    assert not found.is_well
+    assert found.unserved == {None: (1, due_at)}
+
+
+def test_an_endpoint_that_is_off_elsewhere_is_not_without_a_worker(outbox: InMemoryOutbox) -> None:
+    """Its deliveries wait for its operator, not for a worker."""
+    put(outbox, environment="staging", at=NOW - timedelta(hours=1))
+    outbox.disable("a", "staging", NOW)
+    assert examine(outbox, SETTINGS, NOW).is_well
+
+
+def test_deliveries_of_the_future_are_named(outbox: InMemoryOutbox) -> None:
+    """A delivery that was made tomorrow was made by a clock that was wrong."""
+    put(outbox, environment="production", at=NOW + timedelta(days=1))
+    put(outbox, environment="production", at=NOW)
+    assert examine(outbox, SETTINGS, NOW).future == ["dlv_0"]
+
+
+def test_an_endpoint_that_is_off_is_not_late(outbox: InMemoryOutbox) -> None:
+    """Off comes before late: switching it on comes first."""
+    put(outbox, environment="production", at=NOW - timedelta(hours=1))
+    assert [wait.why for wait in examine(outbox, SETTINGS, NOW).waits] == ["unserved"]
+    outbox.disable("a", "production", NOW)
+    assert [wait.why for wait in examine(outbox, SETTINGS, NOW).waits] == ["off"]
