@@ -136,7 +136,7 @@ def decide(
     if attempt.status_code == HTTPStatus.GONE:
         return Decision(outcome=Outcome.GONE)
     if attempt.status_code in LIMITS and attempt.retry_after:
-        until = now + policy.rest(tries, spread=spread, retry_after=attempt.retry_after)
+        until = now + policy.rest(attempt.retry_after)
         return Decision(outcome=Outcome.RETRY, next_attempt_at=until, rests_until=until)
     wait = policy.backoff(tries, spread=spread, retry_after=attempt.retry_after)
     if wait is None:

@@ -10,6 +10,8 @@ DEFAULT_JITTER = 0.2
 RETRY_AFTER_FLOOR = timedelta(hours=1)
 """A receiver's ``Retry-After`` may ask for at least this much, however short the schedule."""
 
+SHORTEST_REST = timedelta(seconds=1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -50,8 +52,6 @@ class RetryPolicy:
         planned = self.schedule[attempt - 1] * (1 + self.jitter * (2 * spread - 1))
         return max(planned, min(retry_after or planned, self.longest_hint))
 
-    def rest(self, tries: int, *, spread: float, retry_after: timedelta) -> timedelta:
-        """How long an endpoint rests that refused a delivery's try number *tries* for now."""
-        used_up = tries > len(self.schedule)
-        planned = None if used_up else self.backoff(tries, spread=spread)
-        return max(planned or timedelta(), min(retry_after, self.longest_hint))
+    def rest(self, retry_after: timedelta) -> timedelta:
+        """How long an endpoint rests that refused a request for now, and asked for a wait."""
+        return min(max(retry_after, SHORTEST_REST), self.longest_hint)

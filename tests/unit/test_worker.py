@@ -27,8 +27,8 @@ from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
 from confiture_webhooks.worker import Worker
-from confiture_webhooks.worker.deliverer import Clock
-from confiture_webhooks.worker.lane import FAILING_AFTER
+from confiture_webhooks.worker.pace import FAILING_AFTER
+from confiture_webhooks.worker.sender import Clock
 
 A_SECOND = timedelta(seconds=1)
 LONG_ENOUGH = timedelta(seconds=20)
@@ -257,7 +257,7 @@ def test_a_stop_in_the_middle_of_a_record_tells_once() -> None:
     assert is_recording.wait(LONG_ENOUGH.total_seconds())
     bench.worker.stop(grace=timedelta())
     let_go.set()
-    for thread in bench.worker._threads:
+    for thread in (one for lanes in bench.worker._threads.values() for one in lanes):
         thread.join(LONG_ENOUGH.total_seconds())
     assert bench.spans.finished == [("dlv_a_1", "deferred", 1)]
     assert bench.spans.failed_attempts == []
@@ -343,7 +343,7 @@ def test_a_bug_in_a_port_never_leaves_the_lane() -> None:
 
     bench = Bench(endpoint(), transport=Broken())
     bench.run(delivery(), budget=A_SECOND / 5)
-    assert bench.spans.faults == ["worker: ZeroDivisionError()"]
+    assert bench.spans.faults == ["attempt: ZeroDivisionError()"]
 
 
 def test_a_lost_lease_keeps_nothing() -> None:
@@ -359,7 +359,7 @@ def test_what_another_worker_took_over_is_not_kept_open() -> None:
     bench = Bench(endpoint("a", 5), transport=ScriptedTransport({"a": [503]}))
     ahead = timedelta()
     clock = Clock(now=lambda: datetime.now(UTC) + ahead)
-    bench.worker._clock = bench.worker._deliverer._clock = clock
+    bench.worker._clock = bench.worker._sender._clock = clock
     bench.outbox.release("evt_1", [delivery()])
     bench.worker.start()
     bench.worker.drain(LONG_ENOUGH, horizon=timedelta())
@@ -380,6 +380,6 @@ def test_a_clock_that_jumps_does_not_hang_the_drain(jump: timedelta) -> None:
     bench = Bench(endpoint("a", 0.05), transport=ScriptedTransport({"a": [503]}))
     offset = iter([timedelta()] * 3)
     clock = Clock(now=lambda: datetime.now(UTC) + next(offset, jump))
-    bench.worker._clock = bench.worker._deliverer._clock = clock
+    bench.worker._clock = bench.worker._sender._clock = clock
     bench.run(delivery(), budget=A_SECOND)
     assert bench.transport.sent

@@ -23,7 +23,7 @@ from ..outlook import Wait, Why, by_environment, elsewhere_line
 from ..remedy import shown
 from ..terminal import say
 from ..wiring import operators_outbox
-from ..worker.lane import FAILING_AFTER
+from ..worker.pace import FAILING_AFTER
 from .context import ask_of, settings_of
 from .options import ConfigOpt, FormatOpt, is_json, known
 from .output import CONFIG_INVALID, FAILED, fail, fault_rows, line, print_json, refuse, say_faults

@@ -1,4 +1,4 @@
-"""The worker: a lane for each endpoint, its thread, and when it waits, rests and ends."""
+"""The worker: lanes for each endpoint, their threads, and when they wait, rest and end."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from ..delivery import Outcome
 from ..errors import OutboxError
-from .deliverer import Clock, Deliverer
-from .lane import FAILING_AFTER, LONGEST_REST, Lane
+from .pace import FAILING_AFTER, LONGEST_REST, Pace
+from .sender import Clock, Sender
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
-    from ..outbox import Outbox
+    from ..outbox import Claim, Outbox
     from ..telemetry import Telemetry
     from ..transport import Transport
     from .passes import Passes
@@ -34,10 +34,12 @@ FINISHING = timedelta(seconds=1)
 class Worker:
     """Delivers what is due until it is stopped; never raises into its caller.
 
-    *hold* is how long a delivery's span may stay open for the next attempt; a longer
-    wait ends it as ``deferred``. With *poll*, lanes also look for what other processes
-    released; without, only when woken. With *passes* it belongs to no run: its deliveries
-    are linked to the pass that makes them. What another *environment* recorded is not its.
+    An endpoint has up to ``concurrency`` lanes, a thread each: one claim is one run's, so
+    deliveries of one run keep their order. *hold* is how long a delivery's span may stay open for
+    the next attempt; a longer wait ends it as ``deferred``. With *poll*, lanes also look for what
+    other processes released; without, only when woken. With *passes* it belongs to no run: its
+    deliveries are linked to the pass that makes them. What another *environment* recorded is not
+    its.
     """
 
     def __init__(
@@ -62,35 +64,45 @@ class Worker:
         self._passes = passes
         self._clock = clock or Clock()
         self._changed = threading.Condition()
-        self._is_stopping = False
-        self._deliverer = Deliverer(
+        self._stopping = threading.Event()
+        self._sender = Sender(
             outbox,
             transport,
             telemetry,
+            environment=environment,
             user_agent=user_agent,
             hold=hold,
             passes=passes,
             clock=self._clock,
-            is_stopping=lambda: self._is_stopping,
+            stopping=self._stopping,
         )
-        self.lanes = [Lane(endpoint) for endpoint in endpoints]
-        self._threads = [
-            threading.Thread(
-                target=self._run, args=(lane,), name=f"webhooks-{lane.endpoint.name}", daemon=True
-            )
-            for lane in self.lanes
-        ]
+        self.paces = [Pace(endpoint) for endpoint in endpoints]
+        self._threads: dict[str, list[threading.Thread]] = {
+            endpoint.name: [] for endpoint in endpoints
+        }
 
     def start(self) -> None:
-        """Start the lanes."""
-        for thread in self._threads:
+        """Start a lane for each endpoint; the others start when there is work for them."""
+        for pace in self.paces:
+            self._add_lane(pace)
+
+    def _add_lane(self, pace: Pace) -> None:
+        lanes = self._threads[pace.endpoint.name]
+        if len(lanes) >= pace.endpoint.concurrency or self._stopping.is_set():
+            return
+        name = f"webhooks-{pace.endpoint.name}-{len(lanes) + 1}"
+        thread = threading.Thread(target=self._run, args=(pace,), name=name, daemon=True)
+        lanes.append(thread)
+        try:
             thread.start()
+        except RuntimeError:  # no thread to be had: the lanes there are do it
+            lanes.remove(thread)
 
     def wake(self) -> None:
         """Something was released: look now."""
         with self._changed:
-            for lane in self.lanes:
-                lane.is_poked = True
+            for pace in self.paces:
+                pace.is_poked = True
             self._changed.notify_all()
 
     def poll_every(self, poll: timedelta) -> None:
@@ -128,144 +140,172 @@ class Worker:
     def finish(self) -> None:
         """Stop, letting every attempt under way come to its end; nothing new is begun."""
         with self._changed:
-            self._is_stopping = True
+            self._stopping.set()
             self._changed.notify_all()
-        longest = max((lane.endpoint.timeout for lane in self.lanes), default=timedelta())
+        longest = max((pace.endpoint.timeout for pace in self.paces), default=timedelta())
         self._join(longest + FINISHING)
         self.stop()
 
     def stop(self, grace: timedelta = timedelta(milliseconds=500)) -> None:
         """End the lanes, cutting attempts under way; what is open ends as ``deferred``."""
         with self._changed:
-            self._is_stopping = True
+            self._stopping.set()
             self._changed.notify_all()
         self._transport.abort()
         self._join(grace)
-        for lane in self.lanes:
-            for delivery_id in list(lane.open):
-                self._deliverer.defer_open(lane, delivery_id)
+        for pace in self.paces:
+            for delivery_id in list(pace.open):
+                self._sender.defer_open(pace, delivery_id)
         if self._passes is not None:
             self._passes.end()
 
     def failures(self) -> Mapping[str, str]:
         """By endpoint, why its latest attempt failed, or CUT; without those that last succeeded."""
-        return {lane.endpoint.name: lane.last_failure for lane in self.lanes if lane.last_failure}
+        return {pace.endpoint.name: pace.last_failure for pace in self.paces if pace.last_failure}
 
     def failed(self) -> Mapping[str, str]:
         """By endpoint, why the latest attempt that failed did; without those that never failed."""
-        return {lane.endpoint.name: lane.failed for lane in self.lanes if lane.failed}
+        return {pace.endpoint.name: pace.failed for pace in self.paces if pace.failed}
 
     def left_alone(self) -> Sequence[str]:
         """The endpoints that failed last, and so often in a row that they get a rest."""
-        return [lane.endpoint.name for lane in self.lanes if lane.failures >= FAILING_AFTER]
+        return [pace.endpoint.name for pace in self.paces if pace.failures >= FAILING_AFTER]
 
     def has_faults(self) -> bool:
         """Whether the outbox, or we, failed last and have not been well since."""
-        return any(lane.faults for lane in self.lanes)
+        return any(pace.faults for pace in self.paces)
 
     def by_endpoint(self) -> Mapping[str, Counter[Outcome]]:
         """By endpoint, how many attempts led to what."""
-        return {lane.endpoint.name: lane.outcomes for lane in self.lanes}
+        return {pace.endpoint.name: pace.outcomes for pace in self.paces}
 
     def outcomes(self) -> Counter[Outcome]:
         """How many attempts led to what."""
-        return sum((lane.outcomes for lane in self.lanes), Counter())
+        return sum((pace.outcomes for pace in self.paces), Counter())
 
     def _join(self, patience: timedelta) -> None:
         deadline = self._clock.monotonic() + patience.total_seconds()
-        for thread in self._threads:
+        for thread in [one for lanes in self._threads.values() for one in list(lanes)]:
             if thread.is_alive():
                 thread.join(max(0.0, deadline - self._clock.monotonic()))
 
     def _is_idle(self, until: datetime) -> bool:
         return not any(
-            lane.is_busy or lane.is_poked or (lane.due_at is not None and lane.due_at <= until)
-            for lane in self.lanes
+            pace.busy or pace.is_poked or (pace.due_at is not None and pace.due_at <= until)
+            for pace in self.paces
         )
 
-    def _run(self, lane: Lane) -> None:
-        while self._wait(lane):
+    def _run(self, pace: Pace) -> None:
+        while self._wait(pace):
             try:
-                due_at = self._work(lane)
-                lane.faults = 0
+                due_at = self._work(pace)
+                pace.faults = 0
             except OutboxError as error:
                 self._telemetry.outbox_failed(str(error))
-                due_at = self._clock.now() + min(OUTBOX_REST * 2**lane.faults, LONGEST_REST)
-                lane.faults = min(lane.faults + 1, LONGEST_REST // OUTBOX_REST)
-            # A bug of ours must cost this lane a rest, never the run.
+                due_at = self._clock.now() + min(OUTBOX_REST * 2**pace.faults, LONGEST_REST)
+                pace.faults = min(pace.faults + 1, LONGEST_REST // OUTBOX_REST)
+            # A bug of ours must cost this endpoint a rest, never the run.
             except Exception as error:  # noqa: BLE001
                 self._telemetry.failed("worker", error)
                 due_at = self._clock.now() + LONGEST_REST
-                lane.faults += 1
+                pace.faults += 1
             with self._changed:
-                lane.is_busy = False
-                lane.due_at = due_at
-                is_over = not any(one.is_busy or one.is_poked for one in self.lanes)
+                pace.busy -= 1
+                # Another lane may know of something that is due earlier.
+                pace.due_at = min((at for at in (pace.due_at, due_at) if at), default=None)
+                is_over = not any(one.busy or one.is_poked for one in self.paces)
                 self._changed.notify_all()
             if is_over and self._passes is not None:
                 self._passes.end()
 
-    def _wait(self, lane: Lane) -> bool:
-        """Block until *lane* has something to do; ``False``: the worker is stopping."""
+    def _wait(self, pace: Pace) -> bool:
+        """Block until a lane of *pace* has something to do; ``False``: the worker is stopping."""
         with self._changed:
-            while not self._is_stopping:
+            while not self._stopping.is_set():
                 now, clock = self._clock.now(), self._clock.monotonic()
-                is_resting = lane.is_resting(now)
+                is_resting = pace.is_resting(now)
                 # A broken outbox is not asked more often because others may have news for it.
-                polls = self._poll is not None and not (is_resting or lane.faults)
-                if polls and clock >= lane.polls_at:
-                    lane.is_poked = True
-                if (lane.is_poked and not is_resting) or (lane.due_at and lane.due_at <= now):
-                    lane.is_poked = False
-                    lane.is_busy = True
+                polls = self._poll is not None and not (is_resting or pace.faults)
+                if polls and clock >= pace.polls_at:
+                    pace.is_poked = True
+                is_due = (pace.is_poked and not is_resting) or (pace.due_at and pace.due_at <= now)
+                has_turn = clock >= pace.next_start
+                if is_due and has_turn and pace.busy < pace.width:
+                    pace.is_poked, pace.due_at = False, None
+                    pace.busy += 1
                     if self._poll is not None:
-                        lane.polls_at = clock + self._poll.total_seconds()
+                        pace.polls_at = clock + self._poll.total_seconds()
                     return True
-                # Told only once: two resting lanes would wake each other without end.
-                if is_resting and (lane.is_poked or lane.due_at != lane.rests_until):
-                    lane.is_poked = False
-                    lane.due_at = lane.rests_until
+                # Noted only once: two resting lanes would wake each other without end.
+                if is_resting and (pace.is_poked or pace.due_at != pace.rests_until):
+                    pace.is_poked = False
+                    pace.due_at = pace.rests_until
                     self._changed.notify_all()
-                waits = [(lane.due_at - now).total_seconds()] if lane.due_at else []
-                waits += [lane.polls_at - clock] if polls else []
+                waits = [] if is_due or not pace.due_at else [(pace.due_at - now).total_seconds()]
+                waits += [pace.polls_at - clock] if polls else []
+                waits += [] if has_turn else [pace.next_start - clock]
                 self._changed.wait(min(waits, default=None))
             return False
 
-    def _work(self, lane: Lane) -> datetime | None:
+    def _work(self, pace: Pace) -> datetime | None:
         """Deliver what is due; when to look again."""
-        name = lane.endpoint.name
-        while not self._is_stopping:
-            self._defer_taken_over(lane)
-            lease = lane.endpoint.timeout + LEASE_MARGIN
+        run = None
+        while not self._stopping.is_set():
+            self._defer_taken_over(pace)
             stale_at = self._clock.monotonic() + FRESH_FOR.total_seconds()
-            claims = deque(
-                self._outbox.claim(
-                    name,
-                    environment=self._environment,
-                    now=self._clock.now(),
-                    lease=lease,
-                    limit=lane.batch,
-                )
-            )
+            claims = self._claim(pace)
             if not claims:
                 break
+            pace.is_gone = False  # the outbox gives nothing for an endpoint that is off
+            if claims[0].delivery.correlation_id != run:
+                run = claims[0].delivery.correlation_id
+                self._invite(pace)
             try:
-                self._deliverer.deliver(lane, claims, stale_at)
+                self._sender.deliver(pace, claims, stale_at)
             finally:
                 for claim in claims:
                     with suppress(OutboxError):  # its lease ends
                         self._outbox.give_back(claim)
-            if lane.is_resting(self._clock.now()):
+            if pace.is_resting(self._clock.now()) or pace.busy > pace.width:
                 break
-        if self._is_stopping:
+        if self._stopping.is_set():
             return None
-        if lane.is_resting(self._clock.now()):
-            return lane.rests_until
-        return self._outbox.next_due_at(name, self._environment)
+        now = self._clock.now()
+        if pace.is_resting(now):
+            return pace.rests_until
+        return self._outbox.next_due_at(
+            pace.endpoint.name,
+            self._environment,
+            now=now,
+            max_wait=pace.endpoint.retry.longest_wait,
+        )
 
-    def _defer_taken_over(self, lane: Lane) -> None:
+    def _invite(self, pace: Pace) -> None:
+        """Other runs may be due, too: have another lane look."""
+        with self._changed:
+            if pace.busy >= pace.width:
+                return
+            pace.is_poked = True
+            if pace.busy == len(self._threads[pace.endpoint.name]):
+                self._add_lane(pace)
+            self._changed.notify_all()
+
+    def _claim(self, pace: Pace) -> deque[Claim]:
+        """Due deliveries of one run, in their order."""
+        return deque(
+            self._outbox.claim(
+                pace.endpoint.name,
+                environment=self._environment,
+                now=self._clock.now(),
+                lease=pace.endpoint.timeout + LEASE_MARGIN,
+                limit=pace.limit,
+                max_wait=pace.endpoint.retry.longest_wait,
+            )
+        )
+
+    def _defer_taken_over(self, pace: Pace) -> None:
         """End the spans whose next attempt was due so long ago that another worker made it."""
         long_ago = self._clock.now() - LONGEST_REST
-        for delivery_id, waiting in list(lane.open.items()):
+        for delivery_id, waiting in list(pace.open.items()):
             if waiting.next_attempt_at is not None and waiting.next_attempt_at < long_ago:
-                self._deliverer.defer_open(lane, delivery_id)
+                self._sender.defer_open(pace, delivery_id)

@@ -1,0 +1,126 @@
+"""One endpoint's pace: how many lanes, when it rests, how much is claimed at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ..delivery import Attempt, Decision, Outcome
+
+if TYPE_CHECKING:
+    from ..endpoint import Endpoint
+    from ..telemetry import DeliverySpan
+
+FAILING_AFTER = 5
+"""So many failures in a row, and the endpoint gets a rest instead of the next delivery."""
+FIRST_REST = timedelta(seconds=2)
+LONGEST_REST = timedelta(seconds=30)
+LARGEST_BATCH = 64
+RATED_AHEAD = timedelta(seconds=10)
+"""With a rate, no more is claimed than is sent in this time: a lease lasts not much longer."""
+
+
+@dataclass(slots=True)
+class Open:
+    """A delivery whose span stays open while its next attempt is near."""
+
+    span: DeliverySpan
+    attempts: int = 0
+    last: Attempt | None = None
+    next_attempt_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class Pace:
+    """What the lanes of one endpoint share; guarded by the worker."""
+
+    endpoint: Endpoint
+    is_poked: bool = True
+    """Something may be due: a lane has to look."""
+    due_at: datetime | None = None
+    """When something is due again, as the outbox said last."""
+    polls_at: float = 0.0
+    """When to look for what other processes recorded, by the monotonic clock."""
+    busy: int = 0
+    """Lanes that claim or send."""
+    batch: int = 1
+    """How many deliveries to claim at once: more while all goes well, one after a failure."""
+    last_failure: str | None = None
+    failed: str | None = None
+    """Why an attempt failed, the latest that did."""
+    failures: int = 0
+    """Failed attempts in a row."""
+    faults: int = 0
+    """Faults of the outbox, or ours, in a row."""
+    is_gone: bool = False
+    """The endpoint answered 410: it is off from then on."""
+    rests_until: datetime | None = None
+    longest_rest: timedelta = timedelta()
+    """How long that rest was when it began: one that seems longer is of another clock."""
+    next_start: float = 0.0
+    """When the rate allows the next request, by the monotonic clock."""
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    open: dict[str, Open] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """How many lanes may be busy: one where the endpoint failed last, and finds out."""
+        if self.failures:
+            return 1
+        rate = self.endpoint.rate
+        return self.endpoint.concurrency if not rate else self._in_time(self.endpoint.concurrency)
+
+    @property
+    def limit(self) -> int:
+        """How many deliveries to claim at once."""
+        return self._in_time(self.batch) if self.endpoint.rate else self.batch
+
+    def _in_time(self, most: int) -> int:
+        assert self.endpoint.rate
+        return max(1, min(most, RATED_AHEAD // self.endpoint.rate))
+
+    def is_resting(self, now: datetime) -> bool:
+        """Whether the endpoint is left alone for a while.
+
+        A rest that is longer than there are is one of before the clock was set back: it is over.
+        """
+        until = self.rests_until
+        return until is not None and now < until <= now + self.longest_rest
+
+    def turn(self, clock: float) -> float:
+        """Take the next turn that the rate allows; the seconds until then."""
+        if self.endpoint.rate is None:
+            return 0.0
+        start = max(clock, self.next_start)
+        self.next_start = start + self.endpoint.rate.total_seconds()
+        return start - clock
+
+    def note(self, attempt: Attempt, decision: Decision, now: datetime) -> None:
+        """*attempt* led to *decision*: how many to claim next, and whether to rest."""
+        self.outcomes[decision.outcome] += 1
+        self.last_failure = attempt.failure
+        if attempt.is_success:
+            self.failures = 0
+            return
+        self.is_gone = decision.outcome is Outcome.GONE
+        self.failed = attempt.failure
+        self.failures += 1
+        self.batch = 1
+        rests = [decision.rests_until] if decision.rests_until else []
+        if not self.is_gone and self.failures >= FAILING_AFTER:
+            rests.append(now + rest(self.failures))
+        if rests:
+            self.rests_until = max(rests)
+            self.longest_rest = self.rests_until - now
+
+    def note_whole_batch(self) -> None:
+        """All that was claimed at once was accepted: claim more at once."""
+        self.batch = min(2 * self.batch, LARGEST_BATCH)
+
+
+def rest(failures: int) -> timedelta:
+    """How long an endpoint is left alone after so many failures in a row."""
+    doublings = min(failures - FAILING_AFTER, LONGEST_REST // FIRST_REST)
+    return min(LONGEST_REST, FIRST_REST * (1 << doublings))

@@ -1,0 +1,245 @@
+"""Claim in hand → send → record: the attempts of a worker, and their telemetry."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from ..delivery import Attempt, Decision, Outcome, decide
+from ..errors import CUT, OutboxError, TransportError
+from ..outbox import Unreadable
+from ..transport import prepare
+from .pace import Open
+
+if TYPE_CHECKING:
+    from ..outbox import Claim, Outbox
+    from ..telemetry import DeliverySpan, Telemetry
+    from ..transport import Response, Transport
+    from .pace import Pace
+    from .passes import Passes
+
+RECORD_AGAIN_S = (0.1, 0.5, 2.0)
+"""Waits before a record that the outbox refused is tried again: the answer is not to be lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """Where the worker gets time and chance from."""
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic
+    spread: Callable[[], float] = random.random
+
+
+class _NoSpan:
+    """In the place of a span that could not be made."""
+
+    def current(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def attempt_failed(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+    def finish(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+
+class Sender:
+    """Makes attempts one after the other, lane by lane, and records each before the next."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        transport: Transport,
+        telemetry: Telemetry,
+        *,
+        environment: str | None,
+        user_agent: str,
+        hold: timedelta,
+        passes: Passes | None,
+        clock: Clock,
+        stopping: threading.Event,
+    ) -> None:
+        self._outbox = outbox
+        self._transport = transport
+        self._telemetry = telemetry
+        self._environment = environment
+        self._user_agent = user_agent
+        self._hold = hold
+        self._passes = passes
+        self._clock = clock
+        self._stopping = stopping
+        self._guard = threading.Lock()
+        """Of the paces that lanes share."""
+
+    def deliver(self, pace: Pace, claims: deque[Claim], stale_at: float) -> None:
+        """Make one attempt for each of *claims*, from the front; what is not tried stays in it.
+
+        It ends early when the worker stops, the endpoint needs a rest or is off, and at
+        *stale_at* (monotonic): later attempts could outlast the lease.
+        """
+        is_whole = len(claims) == pace.limit
+        while claims and self._may_begin(pace, stale_at):
+            claim = claims.popleft()
+            waiting = pace.open.get(claim.delivery.id)
+            if waiting is None:
+                waiting = Open(self._begin_span(claim), attempts=claim.attempts)
+                pace.open[claim.delivery.id] = waiting
+            attempt = self._attempt(pace, claim, waiting)
+            if attempt is None:
+                self._give_up_attempt(pace, claim)
+                return
+            now = self._clock.now()
+            decision = decide(
+                pace.endpoint.retry,
+                attempt,
+                tries=claim.tries + 1,
+                now=now,
+                spread=self._clock.spread(),
+            )
+            waiting.attempts, waiting.last = attempt.number, attempt
+            waiting.next_attempt_at = decision.next_attempt_at
+            with self._guard:
+                pace.note(attempt, decision, now)
+            self._keep(pace, claim, waiting, decision, now)
+            is_whole = is_whole and attempt.is_success
+            if pace.is_gone or pace.is_resting(now):
+                return
+        if is_whole and not claims:
+            with self._guard:
+                pace.note_whole_batch()
+
+    def _may_begin(self, pace: Pace, stale_at: float) -> bool:
+        """Wait for the endpoint's rate; whether an attempt may begin then."""
+        if pace.is_gone or pace.is_resting(self._clock.now()):
+            return False  # another lane found out
+        with self._guard:
+            wait = pace.turn(self._clock.monotonic())
+        if self._clock.monotonic() + wait >= stale_at:
+            return False
+        if wait > 0:
+            self._stopping.wait(wait)
+        return not self._stopping.is_set()
+
+    def defer_open(self, pace: Pace, delivery_id: str) -> None:
+        """End the span of a delivery that is put off; of two threads that do, one does."""
+        waiting = pace.open.pop(delivery_id, None)
+        if waiting is None:
+            return
+        waiting.span.finish(
+            "deferred",
+            last=waiting.last,
+            attempts=waiting.attempts,
+            at=self._clock.now(),
+            next_attempt_at=waiting.next_attempt_at,
+        )
+
+    def _begin_span(self, claim: Claim) -> DeliverySpan:
+        try:
+            if self._passes is None:
+                return self._telemetry.delivery(claim.delivery, remote=False)
+            pass_span = self._passes.begin()
+            pass_span.claimed(1)
+            return self._telemetry.delivery(claim.delivery, remote=True, pass_span=pass_span)
+        except Exception as error:  # noqa: BLE001  telemetry never breaks a delivery
+            self._telemetry.failed("span", error)
+            return _NoSpan()  # type: ignore[return-value]
+
+    def _attempt(self, pace: Pace, claim: Claim, waiting: Open) -> Attempt | None:
+        """Send it; ``None``: we cut the attempt ourselves, which says nothing of the receiver."""
+        started_at, started = self._clock.now(), self._clock.monotonic()
+        response, error_type, reason = None, None, None
+        try:
+            response = self._send(pace, claim, waiting, started_at)
+        except TransportError as error:
+            if error.error_type == CUT:
+                return None
+            error_type, reason = error.error_type, error.reason
+        except Exception as error:  # noqa: BLE001  one delivery costs itself alone
+            error_type, reason = "other", type(error).__name__
+            if isinstance(claim.delivery, Unreadable):
+                reason = claim.delivery.reason
+            else:
+                self._telemetry.failed("attempt", error)
+        return Attempt(
+            number=claim.number,
+            started_at=started_at,
+            duration=timedelta(seconds=max(0.0, self._clock.monotonic() - started)),
+            status_code=response.status_code if response else None,
+            error_type=error_type,
+            retry_after=response.retry_after if response else None,
+            reason=reason,
+        )
+
+    def _send(self, pace: Pace, claim: Claim, waiting: Open, at: datetime) -> Response:
+        if isinstance(claim.delivery, Unreadable):
+            raise ValueError  # noqa: TRY004  of what is stored, not of a type
+        request = prepare(
+            pace.endpoint,
+            claim.delivery,
+            attempt=claim.number,
+            at=at,
+            user_agent=self._user_agent,
+        )
+        with waiting.span.current():
+            return self._transport.send(request, timeout=pace.endpoint.timeout)
+
+    def _keep(
+        self, pace: Pace, claim: Claim, waiting: Open, decision: Decision, at: datetime
+    ) -> None:
+        """Record the attempt that was over *at*, then report it."""
+        assert waiting.last is not None
+        if not self._record(claim, waiting.last, decision):
+            # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
+            self.defer_open(pace, claim.delivery.id)
+            return
+        if decision.rests_until is not None:
+            with suppress(OutboxError):  # this worker rests all the same
+                self._outbox.rest(pace.endpoint.name, self._environment, decision.rests_until)
+        self._report(pace, claim, waiting, decision, at)
+
+    def _record(self, claim: Claim, attempt: Attempt, decision: Decision) -> bool:
+        for wait in RECORD_AGAIN_S:
+            try:
+                return self._outbox.record(claim, attempt, decision)
+            except OutboxError as error:
+                self._telemetry.outbox_failed(str(error))
+                if self._stopping.wait(wait):
+                    break
+        return self._outbox.record(claim, attempt, decision)
+
+    def _give_up_attempt(self, pace: Pace, claim: Claim) -> None:
+        """Give back a delivery whose attempt was cut: it is due as before, with as many tries."""
+        pace.last_failure = CUT
+        waiting = pace.open.get(claim.delivery.id)
+        if waiting is not None:
+            waiting.next_attempt_at = self._clock.now()
+        try:
+            self._outbox.give_back(claim)
+        finally:
+            self.defer_open(pace, claim.delivery.id)
+
+    def _report(
+        self, pace: Pace, claim: Claim, waiting: Open, decision: Decision, at: datetime
+    ) -> None:
+        attempt = waiting.last
+        assert attempt is not None
+        if claim.delivery.id not in pace.open:
+            return  # the worker was stopped during the record, and has reported it
+        wait = decision.next_attempt_at - at if decision.next_attempt_at else None
+        if not attempt.is_success:
+            waiting.span.attempt_failed(attempt, retry_in=wait)
+        if decision.outcome is Outcome.RETRY:
+            if wait is not None and (wait > self._hold or self._stopping.is_set()):
+                self.defer_open(pace, claim.delivery.id)
+            return
+        if pace.open.pop(claim.delivery.id, None) is None:
+            return
+        waiting.span.finish(decision.outcome.value, last=attempt, attempts=attempt.number, at=at)

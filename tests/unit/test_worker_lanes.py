@@ -1,0 +1,214 @@
+"""Lanes: runs side by side, each in order; limits of a receiver; records that cannot be sent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from confiture_webhooks.delivery import State
+from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.outbox import Unreadable
+from confiture_webhooks.outbox.sqlite import InMemoryOutbox
+from confiture_webhooks.retry import RetryPolicy
+from confiture_webhooks.telemetry import Telemetry
+from confiture_webhooks.testing import ScriptedTransport
+from confiture_webhooks.transport import Request, Response
+from confiture_webhooks.worker import Worker
+from samples import delivery, endpoint
+
+LONG_ENOUGH = timedelta(seconds=20)
+
+
+class Meeting(ScriptedTransport):
+    """Notes how many requests are under way at once; each waits until *expected* are."""
+
+    def __init__(self, expected: int = 1, **terms: Any) -> None:
+        super().__init__(**terms)
+        self.most = 0
+        self._here = 0
+        self._expected = expected
+        self._changed = threading.Condition()
+
+    def send(self, request: Request, **terms: Any) -> Response:
+        with self._changed:
+            self._here += 1
+            self.most = max(self.most, self._here)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self.most >= self._expected, 1.0)
+        answer = super().send(request, **terms)
+        with self._changed:
+            self._here -= 1
+        return answer
+
+
+def worker_of(outbox: Any, transport: Any, **facts: Any) -> Worker:
+    """A worker for one endpoint."""
+    to = endpoint(retry=RetryPolicy(schedule=(timedelta(hours=1),), jitter=0), **facts)
+    return Worker(
+        [to],
+        outbox,
+        transport,
+        Telemetry(),
+        environment="production",
+        user_agent="test",
+        hold=timedelta(),
+    )
+
+
+def backlog(runs: int, each: int) -> InMemoryOutbox:
+    """An outbox with *runs* of *each* deliveries."""
+    outbox = InMemoryOutbox()
+    for run in range(runs):
+        for number in range(each):
+            name = f"{run}_{number}"
+            one = delivery(
+                id=f"dlv_{name}",
+                event_id=f"evt_{name}",
+                correlation_id=f"{run:032x}",
+                created_at=datetime.now(UTC),
+            )
+            outbox.release(one.event_id, [one])
+    return outbox
+
+
+def pass_once(worker: Worker) -> bool:
+    """Deliver what is due."""
+    worker.start()
+    worker.wake()
+    is_done = worker.drain(LONG_ENOUGH, horizon=timedelta())
+    worker.stop()
+    return is_done
+
+
+def test_runs_are_delivered_side_by_side_each_in_order() -> None:
+    """Four lanes are busy at once; the deliveries of one run keep their order."""
+    transport = Meeting(expected=4)
+    assert pass_once(worker_of(backlog(8, 5), transport))
+    assert transport.most == 4
+    numbers = defaultdict(list)
+    for sent in transport.sent:
+        _, run, number = sent.headers["webhook-id"].split("_")
+        numbers[run].append(int(number))
+    assert len(numbers) == 8
+    assert all(order == [0, 1, 2, 3, 4] for order in numbers.values())
+
+
+def test_one_run_has_one_lane() -> None:
+    """However many lanes there are, the deliveries of one run are sent one after the other."""
+    transport = Meeting()
+    assert pass_once(worker_of(backlog(1, 40), transport, concurrency=8))
+    assert transport.most == 1
+    sent = [one.headers["webhook-id"] for one in transport.sent]
+    assert sent == [f"evt_0_{number}" for number in range(40)]
+
+
+def test_one_lane_keeps_the_order_of_all() -> None:
+    """``concurrency: 1`` sends everything in the order in which it was recorded."""
+    transport = Meeting()
+    assert pass_once(worker_of(backlog(3, 3), transport, concurrency=1))
+    assert transport.most == 1
+    sent = [one.headers["webhook-id"] for one in transport.sent]
+    assert sent == [f"evt_{run}_{number}" for run in range(3) for number in range(3)]
+
+
+def test_a_limit_rests_every_lane_and_uses_up_no_try() -> None:
+    """After a 429 with Retry-After nothing is sent until then, also by another worker."""
+    limited = Response(status_code=429, retry_after=timedelta(seconds=20))
+    transport = ScriptedTransport({"analytics": [200, limited, limited, limited, limited]})
+    outbox = backlog(8, 2)
+    assert pass_once(worker_of(outbox, transport))
+    assert len(transport.sent) <= 5  # those under way in the other lanes, and no more
+    rows = [row for row in outbox.deliveries() if row.attempts and row.state is State.PENDING]
+    assert rows
+    now = datetime.now(UTC)
+    terms: Any = {"environment": "production", "lease": timedelta(minutes=1)}
+    for seconds, is_due in ((19, False), (21, True)):
+        at = now + timedelta(seconds=seconds)
+        claims = outbox.claim("analytics", now=at, **terms)
+        assert bool(claims) is is_due
+    assert [claim.tries for claim in claims] == [0] * len(claims)
+
+
+def test_a_rate_is_kept_by_all_lanes_together() -> None:
+    """Requests begin no closer than the rate allows, in whatever lane."""
+    begun: list[float] = []
+
+    class Timed(ScriptedTransport):
+        def send(self, request: Request, **terms: Any) -> Response:
+            begun.append(time.monotonic())
+            return super().send(request, **terms)
+
+    rate = timedelta(milliseconds=50)
+    assert pass_once(worker_of(backlog(6, 1), Timed(), rate=rate))
+    assert len(begun) == 6
+    steps = [later - earlier for earlier, later in pairwise(begun)]
+    assert sum(steps) >= 5 * 0.05 - 0.01
+
+
+class WithUnreadable(InMemoryOutbox):
+    """One of its deliveries cannot be read."""
+
+    def claim(self, *args: Any, **kwargs: Any) -> Any:
+        claims = list(super().claim(*args, **kwargs))
+        for claim in claims:
+            if claim.delivery.id == "dlv_0_1":
+                fields = {
+                    name: getattr(claim.delivery, name)
+                    for name in claim.delivery.__dataclass_fields__
+                }
+                object.__setattr__(
+                    claim, "delivery", Unreadable(**fields, reason="event_type: later")
+                )
+        return claims
+
+
+def test_a_record_that_cannot_be_read_costs_itself_alone() -> None:
+    """It counts attempts with the type ``other``, and is buried when its schedule is used up."""
+    outbox = WithUnreadable()
+    for one in reversed(backlog(1, 3).deliveries()):
+        outbox.release(one.delivery.event_id, [one.delivery])
+    transport = ScriptedTransport()
+    assert pass_once(worker_of(outbox, transport))
+    assert [one.headers["webhook-id"] for one in transport.sent] == ["evt_0_0", "evt_0_2"]
+    (row,) = outbox.deliveries(state=State.PENDING)
+    assert (row.delivery.id, row.attempts, row.last_answer) == ("dlv_0_1", 1, "other")
+    outbox.redeliver("dlv_0_1", now=datetime.now(UTC))
+    worker = worker_of(outbox, transport)
+    object.__setattr__(worker.paces[0].endpoint, "retry", RetryPolicy(schedule=()))
+    assert pass_once(worker)
+    assert outbox.find("dlv_0_1").state is State.DEAD_LETTER  # type: ignore[union-attr]
+
+
+def test_an_outbox_that_fails_in_between_loses_no_answer() -> None:
+    """A record that is refused is made again, with the answer in hand: nothing is sent twice."""
+    outbox, refused = backlog(1, 3), [True, False, True]
+    record = outbox.record
+
+    def failing(*args: Any) -> bool:
+        if refused and refused.pop():
+            raise OutboxError("locked")
+        return record(*args)
+
+    outbox.record = failing  # type: ignore[method-assign]
+    transport = ScriptedTransport()
+    assert pass_once(worker_of(outbox, transport))
+    assert len(transport.sent) == 3
+    assert {row.state for row in outbox.deliveries()} == {State.DELIVERED}
+
+
+def test_telemetry_that_cannot_begin_a_span_breaks_no_delivery() -> None:
+    """The webhook is sent without one."""
+
+    class Broken(Telemetry):
+        def delivery(self, *_: Any, **__: Any) -> Any:
+            raise ImportError("b3")
+
+    outbox, transport = backlog(1, 1), ScriptedTransport()
+    worker = worker_of(outbox, transport)
+    worker._sender._telemetry = Broken()
+    assert pass_once(worker)
+    assert [row.state for row in outbox.deliveries()] == [State.DELIVERED]
