@@ -37,7 +37,8 @@ from harness import CONFITURE, Comparison, bench, environment
 from peers import Peer, peer
 from pgmq import PGMQueue
 
-from confiture_webhooks.adapters.pgmq import PgmqOutbox
+from confiture_webhooks.outbox.postgres import PostgresOutbox
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import Delivery, TraceContext
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.event import EventType
@@ -93,7 +94,7 @@ def deliveries(count: int, *, endpoint: str = "default", first: int = 0) -> list
 
 def fill(store: Path | str, waiting: list[Delivery]) -> None:
     """An outbox, a file or at a DSN, that holds *waiting*, released as one."""
-    outbox = SqliteOutbox(store) if isinstance(store, Path) else PgmqOutbox(store)
+    outbox = SqliteOutbox(store) if isinstance(store, Path) else PostgresOutbox(store)
     outbox.release(f"evt_all_{time.monotonic_ns()}", waiting)
     outbox.close()
 

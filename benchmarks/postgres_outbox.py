@@ -16,7 +16,7 @@ import psycopg
 from harness import Comparison, bench, paired
 from pgmq import PGMQueue
 
-from confiture_webhooks.adapters.pgmq import PgmqOutbox
+from confiture_webhooks.outbox.postgres import PostgresOutbox
 from confiture_webhooks.delivery import Attempt, Decision, Delivery, Outcome, TraceContext
 from confiture_webhooks.event import EventType
 
@@ -94,7 +94,7 @@ def fill(dsn: str, count: int) -> None:
 def against_stored(few: str, many: str, count: int) -> Comparison:
     """Claim and record one delivery, with many stored and with few."""
 
-    def cost(outbox: PgmqOutbox) -> float:
+    def cost(outbox: PostgresOutbox) -> float:
         times = []
         for number in range(60):
             one = delivery(number)
@@ -105,7 +105,7 @@ def against_stored(few: str, many: str, count: int) -> Comparison:
             times.append((time.perf_counter() - started) * 1000)
         return statistics.median(times)
 
-    with closing(PgmqOutbox(few)) as small, closing(PgmqOutbox(many)) as large:
+    with closing(PostgresOutbox(few)) as small, closing(PostgresOutbox(many)) as large:
         return paired(
             f"claim and record with {count:,} stored, against {FEW}",
             lambda: cost(large),
@@ -118,7 +118,7 @@ def against_stored(few: str, many: str, count: int) -> Comparison:
 
 def work(dsn: str, endpoints: tuple[str, ...], send_s: float, start: object) -> None:
     """Deliver everything, each attempt taking *send_s*, as a worker's lane does."""
-    with closing(PgmqOutbox(dsn)) as outbox:
+    with closing(PostgresOutbox(dsn)) as outbox:
         start.wait()  # type: ignore[attr-defined]
         left = set(endpoints)
         while left:
@@ -138,7 +138,7 @@ def two_workers(dsn: str, count: int = 300, send_s: float = 0.01) -> Comparison:
     """Deliveries a second of two worker processes, against one; a send takes 10 ms."""
 
     def rate(workers: int) -> float:
-        with closing(PgmqOutbox(dsn)) as outbox:
+        with closing(PostgresOutbox(dsn)) as outbox:
             for number in range(count):
                 one = delivery(number, ENDPOINTS[number % len(ENDPOINTS)])
                 outbox.release(one.id, [one])
@@ -168,7 +168,7 @@ def two_workers(dsn: str, count: int = 300, send_s: float = 0.01) -> Comparison:
 
 def in_the_transaction(dsn: str) -> Comparison:
     """From the last statement to the COMMIT: what the release adds."""
-    with closing(PgmqOutbox(dsn)) as outbox, psycopg.connect(dsn) as connection:
+    with closing(PostgresOutbox(dsn)) as outbox, psycopg.connect(dsn) as connection:
 
         def ended(*, is_told: bool) -> float:
             times = []
@@ -197,7 +197,7 @@ def against_pgmq(dsn: str) -> Comparison:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT pgmq.create('plain')")
     client = PGMQueue(conn_string=dsn, init_extension=False, pool_size=1)
-    with closing(PgmqOutbox(dsn)) as outbox:
+    with closing(PostgresOutbox(dsn)) as outbox:
 
         def ours() -> float:
             for number in range(100):
@@ -236,10 +236,10 @@ def main() -> None:
     with bench() as project:
         few, many = project.fresh_database(), project.fresh_database()
         for dsn, rows in ((few, FEW), (many, count)):
-            PgmqOutbox(dsn).close()
+            PostgresOutbox(dsn).close()
             fill(dsn, rows)
         print(against_stored(few, many, count).line())
-        with closing(PgmqOutbox(many)) as outbox:
+        with closing(PostgresOutbox(many)) as outbox:
             started = time.perf_counter()
             outbox.summary()
             print(f"summary of {count:,} stored: {time.perf_counter() - started:.2f} s")

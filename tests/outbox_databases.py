@@ -7,30 +7,21 @@ from functools import partial
 
 import psycopg
 
-from confiture_webhooks.adapters.pgmq import PgmqOutbox
-
-TABLES = (
-    "pgmq.q_confiture_webhooks",
-    "pgmq.a_confiture_webhooks",
-    *(
-        f"confiture_webhooks.{name}"
-        for name in ("intents", "released", "deliveries", "attempts", "endpoints_off")
-    ),
-)
+from confiture_webhooks.outbox.postgres import SCHEMA, TABLES, PostgresOutbox
 
 
-def emptied(dsn: str) -> Callable[[], PgmqOutbox]:
+def emptied(dsn: str) -> Callable[[], PostgresOutbox]:
     """Opens the outbox at *dsn*, which holds nothing now: each call is another worker's."""
-    PgmqOutbox(dsn).close()
+    PostgresOutbox(dsn).close()
     with psycopg.connect(dsn, autocommit=True) as connection:
-        for table in TABLES:  # TRUNCATE would make and sync forty files
-            connection.execute(f"DELETE FROM {table}")
-    return partial(PgmqOutbox, dsn)
+        for table in TABLES:  # TRUNCATE would make and sync many files
+            connection.execute(f"DELETE FROM {SCHEMA}.{table}")
+    return partial(PostgresOutbox, dsn)
 
 
 def count(dsn: str, table: str) -> int:
     """How many rows *table* of an outbox has."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+        row = connection.execute(f"SELECT count(*) FROM {SCHEMA}.{table}").fetchone()
     assert row is not None
     return int(row[0])

@@ -177,9 +177,9 @@ def make_outbox(
     if settings.outbox == "memory":
         return spare_outbox()
     if settings.outbox.startswith("postgres"):
-        from .adapters.pgmq import PgmqOutbox  # noqa: PLC0415
+        from .outbox.postgres import PostgresOutbox  # noqa: PLC0415
 
-        return PgmqOutbox(postgres_dsn(settings))
+        return PostgresOutbox(postgres_dsn(settings))
     from .outbox.sqlite import open_outbox  # noqa: PLC0415
 
     outbox, notices = open_outbox(sqlite_path(settings, environ))
@@ -210,7 +210,7 @@ def operators_outbox(
             "Set `outbox`, or CONFITURE_WEBHOOK_OUTBOX, to sqlite or postgres",
         )
     if not settings.outbox.startswith("sqlite"):
-        from .adapters.pgmq import is_there  # noqa: PLC0415
+        from .outbox.postgres import is_there  # noqa: PLC0415
 
         if makes or is_there(postgres_dsn(settings)):
             return make_outbox(settings, environ, notice)
@@ -265,7 +265,7 @@ def _has_outbox(settings: Settings, environ: Mapping[str, str]) -> bool:
     """Whether there is an outbox already. Makes none."""
     kind, _, dsn = settings.outbox.partition(":")
     if kind == "postgres":
-        from .adapters.pgmq import has_outbox  # noqa: PLC0415
+        from .outbox.postgres import has_outbox  # noqa: PLC0415
 
         return bool(dsn) and has_outbox(dsn)
     if kind != "sqlite":

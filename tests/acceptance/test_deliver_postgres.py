@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from confiture_webhooks.adapters.pgmq import PgmqOutbox
 from confiture_webhooks.deliver import POLL, POLL_WHEN_TOLD
+from confiture_webhooks.outbox.postgres import PostgresOutbox
 from samples import delivery
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def worker(project: Project, receiver: Any) -> subprocess.Popen[str]:
     """A worker that watches the outbox of the project's database, which has six endpoints."""
     endpoints = [{"name": name, "url": receiver.url} for name in "abcdef"]
     project.environment_file(webhooks={"outbox": "postgres", "endpoints": endpoints})
-    PgmqOutbox(project.database_url).close()
+    PostgresOutbox(project.database_url).close()
     return project.spawn("webhooks", "deliver", "--watch")
 
 
@@ -70,7 +70,7 @@ def release(project: Project, number: int) -> None:
         endpoint="a",
         created_at=datetime.now(UTC),
     )
-    with closing(PgmqOutbox(project.database_url)) as outbox:
+    with closing(PostgresOutbox(project.database_url)) as outbox:
         outbox.release(one.event_id, [one])
 
 

@@ -47,7 +47,6 @@ def test_no_check_of_the_host_sees_it(migrated: Any) -> None:
         ("migrate", "verify", *config),
     ):
         done = migrated.confiture(*words)
-        assert "pgmq" not in done.stdout, words
         assert "confiture_webhooks" not in done.stdout, words
 
 
@@ -96,7 +95,7 @@ def test_a_role_without_create_migrates_with_what_init_printed(project: Any, rec
         assert done.returncode == 0, done.stdout + done.stderr
         assert "outbox" not in done.stderr
         assert [r.headers["X-Confiture-Event"] for r in receiver.requests] == ["migration_success"]
-        rows = admin.execute("SELECT outcome FROM confiture_webhooks.deliveries").fetchall()
+        rows = admin.execute("SELECT state FROM confiture_webhooks.deliveries").fetchall()
         assert rows == [("delivered",)]
     finally:
         admin.execute("DROP OWNED BY deployer CASCADE")

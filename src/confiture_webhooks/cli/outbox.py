@@ -51,7 +51,7 @@ def init(
     if kind != "postgres":
         fault = Fault("outbox", f"is {kind}, which needs no setting up", "Set it to `postgres`")
         refuse([fault], output)
-    from ..adapters.pgmq_schema import grants  # noqa: PLC0415
+    from ..outbox.postgres import grants  # noqa: PLC0415
 
     try:
         where, is_made = _made(postgres_dsn(settings))
@@ -69,8 +69,8 @@ def init(
 
 def _made(dsn: str) -> tuple[str, bool]:
     """Make the outbox at *dsn*; how to name it, and whether there was anything to make."""
-    from ..adapters.pgmq import PgmqOutbox  # noqa: PLC0415
+    from ..outbox.postgres import PostgresOutbox  # noqa: PLC0415
 
-    outbox = PgmqOutbox(dsn)
+    outbox = PostgresOutbox(dsn)
     outbox.close()
     return outbox.where, outbox.has_made

@@ -7,9 +7,10 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from confiture_webhooks.adapters.pgmq import PgmqOutbox
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.outbox.postgres import PostgresOutbox
+from confiture_webhooks.outbox.postgres_session import settings
 from contract.acts import claim_ids, claim_one
 from contract.made import A_SECOND, DELIVERED, NOW, attempt, delivery, event_id, intent, retry
 from outbox_databases import emptied
@@ -29,7 +30,7 @@ def test_a_poolers_sessions_are_left_as_they_were(outbox_database: str) -> None:
         before = fresh.execute(*SETTINGS).fetchall()
     with (
         Passage(outbox_database, pools=True) as pooler,
-        closing(PgmqOutbox(pooler.dsn)) as outbox,
+        closing(PostgresOutbox(pooler.dsn)) as outbox,
     ):
         for number in range(1, 9):
             outbox.stage(intent(number))
@@ -39,9 +40,9 @@ def test_a_poolers_sessions_are_left_as_they_were(outbox_database: str) -> None:
         assert outbox.redeliver("dlv_a_2", now=NOW)
         assert outbox.prune(before=NOW + A_SECOND, keep=0) == 6
         assert outbox.summary().counts == {State.PENDING: 2}
-        with pytest.raises(OutboxError), outbox._server.working() as connection:
-            connection.execute("SELECT 1 / 0")
-        session = outbox._server._connection
+        with pytest.raises(OutboxError):
+            outbox._store.read(("list 1 / 0 = 1", {"limit": 1}))
+        session = outbox._store.session._connection
         assert session is not None
         left = [tuple(row.values()) for row in session.execute(*SETTINGS).fetchall()]
         assert left == before
@@ -58,16 +59,16 @@ def test_behind_a_pooler_it_has_its_settings_in_a_transaction(outbox_database: s
         try:
             with (
                 Passage(outbox_database, pools=True) as pooler,
-                closing(PgmqOutbox(pooler.dsn)) as outbox,
+                closing(PostgresOutbox(pooler.dsn)) as outbox,
                 closing(opened()) as other,
             ):
                 other.release(event_id(1), [delivery(1)])
                 assert claim_ids(outbox) == ["dlv_a_1"]
-                with outbox._server.working() as connection:
-                    path = connection.execute("SHOW search_path").fetchone()
-                    level = connection.execute("SHOW transaction_isolation").fetchone()
-                assert path == {"search_path": "pg_catalog"}
-                assert level == {"transaction_isolation": "read committed"}
+                answers = outbox._store.session.ask(
+                    lambda _: [settings(), "SHOW search_path", "SHOW transaction_isolation"]
+                )
+                assert answers[-2] == [{"search_path": "pg_catalog"}]
+                assert answers[-1] == [{"transaction_isolation": "read committed"}]
         finally:
             admin.execute("SET default_transaction_read_only = off")
             admin.execute(f"ALTER DATABASE {name} RESET ALL")
@@ -75,7 +76,7 @@ def test_behind_a_pooler_it_has_its_settings_in_a_transaction(outbox_database: s
 
 def test_a_new_outbox_is_made_through_a_pooler(database: str) -> None:
     """Making it needs nothing that a pooler would not give."""
-    with Passage(database, pools=True) as pooler, closing(PgmqOutbox(pooler.dsn)) as outbox:
+    with Passage(database, pools=True) as pooler, closing(PostgresOutbox(pooler.dsn)) as outbox:
         assert outbox.has_made
         outbox.release(event_id(1), [delivery(1)])
         assert claim_ids(outbox) == ["dlv_a_1"]

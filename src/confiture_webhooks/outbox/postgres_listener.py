@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import selectors
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing, suppress
+from typing import Any
 
 import psycopg
 from psycopg import sql as pgsql
 
 from ..errors import OutboxError
-from .pgmq_connection import CONNECT_TIMEOUT_S, Connection, connect, cut
+from .postgres_session import CONNECT_TIMEOUT_S, is_pooled
 
 ECHO = "echo "
 """How a NOTIFY begins that tells nothing but that it came."""
@@ -47,7 +51,7 @@ class Listener:
         self._heard = heard
         self._is_heard = False
         self._stopped = threading.Event()
-        self._connection: Connection | None = None
+        self._connection: psycopg.Connection[Any] | None = None
         self._thread = threading.Thread(target=self._run, name="webhooks-listen", daemon=True)
         self._thread.start()
 
@@ -55,13 +59,16 @@ class Listener:
         """End it. Nothing is called afterwards."""
         self._stopped.set()
         if self._connection is not None:
-            cut(self._connection)
+            _cut(self._connection)
         self._thread.join(CONNECT_TIMEOUT_S)
 
     def _run(self) -> None:
         rest_s = FIRST_REST_S
         while not self._stopped.is_set():
-            with suppress(psycopg.Error, OutboxError), closing(connect(self._dsn)) as connection:
+            with (
+                suppress(psycopg.Error, OutboxError),
+                closing(psycopg.connect(self._dsn, autocommit=True)) as connection,
+            ):
                 self._connection = connection
                 self._attend(connection)
             if self._is_heard and not self._stopped.is_set():
@@ -70,8 +77,10 @@ class Listener:
             self._stopped.wait(rest_s)
             rest_s = min(2 * rest_s, LONGEST_REST_S)
 
-    def _attend(self, connection: Connection) -> None:
+    def _attend(self, connection: psycopg.Connection[Any]) -> None:
         """Pass on what comes, until nothing would."""
+        if is_pooled(connection):  # a LISTEN would stay on a session that others are given
+            return
         connection.execute(pgsql.SQL("LISTEN {}").format(self._channel))
         # Nothing more is asked of it: one that has fallen silent would never answer.
         while not self._stopped.is_set():
@@ -83,18 +92,32 @@ class Listener:
                 self._note(is_heard=True)
             self._take(connection, CHECK_EVERY_S)
 
-    def _take(self, connection: Connection, seconds: float, echo: str | None = None) -> bool:
+    def _take(
+        self, connection: psycopg.Connection[Any], seconds: float, echo: str | None = None
+    ) -> bool:
         """Pass on what comes for so many *seconds*, or until *echo* does; whether it did."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self._stopped.is_set():
-            # The whole of what has come: a generator left early would drop the rest.
-            told = [one.payload for one in connection.notifies(timeout=left, stop_after=1)]
-            if any(not payload.startswith(ECHO) for payload in told):
-                self._wake()
-            if echo in told:
-                return True
+        pgconn = connection.pgconn
+        with selectors.DefaultSelector() as selector:
+            selector.register(pgconn.socket, selectors.EVENT_READ)
+            while (left := until - time.monotonic()) > 0 and not self._stopped.is_set():
+                if selector.select(left):
+                    pgconn.consume_input()
+                payloads = []
+                while one := pgconn.notifies():
+                    payloads.append(one.extra.decode())
+                if any(not payload.startswith(ECHO) for payload in payloads):
+                    self._wake()
+                if echo in payloads:
+                    return True
         return False
 
     def _note(self, *, is_heard: bool) -> None:
         self._is_heard = is_heard
         self._heard(is_heard)
+
+
+def _cut(connection: psycopg.Connection[Any]) -> None:
+    """Shut the socket: whoever waits on it gets an error at once."""
+    with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as cut:
+        cut.shutdown(socket.SHUT_RDWR)

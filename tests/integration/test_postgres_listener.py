@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from confiture_webhooks.adapters import pgmq_listener
-from confiture_webhooks.adapters.pgmq import PgmqOutbox
+from confiture_webhooks.outbox import postgres_listener
+from confiture_webhooks.outbox.postgres import PostgresOutbox
 from contract.acts import claim_one, finish, release
 from contract.made import LEASE, NOW, retry
 from outbox_databases import emptied
@@ -36,7 +36,7 @@ class Ears:
 
 
 @contextmanager
-def listening(outbox: PgmqOutbox) -> Iterator[Ears]:
+def listening(outbox: PostgresOutbox) -> Iterator[Ears]:
     """Listen to what others tell *outbox*."""
     ears = Ears()
     stop = outbox.listen(ears.woken.release, ears.heard.put)
@@ -47,7 +47,7 @@ def listening(outbox: PgmqOutbox) -> Iterator[Ears]:
 
 
 @pytest.fixture
-def opened(outbox_database: str) -> Callable[[], PgmqOutbox]:
+def opened(outbox_database: str) -> Callable[[], PostgresOutbox]:
     """Opens the outbox, which holds nothing: each call is another worker's."""
     return emptied(outbox_database)
 
@@ -59,13 +59,13 @@ def admin(outbox_database: str) -> Iterator[psycopg.Connection[Any]]:
         yield admin
 
 
-def test_news_wakes_a_listener(opened: Callable[[], PgmqOutbox]) -> None:
+def test_news_wakes_a_listener(opened: Callable[[], PostgresOutbox]) -> None:
     """Whatever another worker makes claimable, or due at another time, is told once committed."""
 
-    def given_back(outbox: PgmqOutbox) -> None:
+    def given_back(outbox: PostgresOutbox) -> None:
         outbox.give_back(claim_one(outbox))
 
-    acts: list[Callable[[PgmqOutbox], object]] = [
+    acts: list[Callable[[PostgresOutbox], object]] = [
         lambda outbox: release(outbox, 1),
         given_back,
         lambda outbox: finish(outbox, retry(NOW + LEASE)),
@@ -86,7 +86,7 @@ def test_news_wakes_a_listener(opened: Callable[[], PgmqOutbox]) -> None:
 
 
 def test_a_broken_connection_is_noticed_and_made_again(
-    opened: Callable[[], PgmqOutbox], admin: psycopg.Connection[Any]
+    opened: Callable[[], PostgresOutbox], admin: psycopg.Connection[Any]
 ) -> None:
     """A listener whose connection the server ends says so, comes back, and hears again."""
     with closing(opened()) as here, closing(opened()) as there, listening(here) as ears:
@@ -99,10 +99,10 @@ def test_a_broken_connection_is_noticed_and_made_again(
 
 
 def test_a_way_that_loses_news_is_not_believed(
-    opened: Callable[[], PgmqOutbox], outbox_database: str, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[[], PostgresOutbox], outbox_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a LISTEN is taken and nothing comes of it, news are never said to come."""
-    monkeypatch.setattr(pgmq_listener, "ECHO_S", 0.2)
+    monkeypatch.setattr(postgres_listener, "ECHO_S", 0.2)
     asked = threading.Semaphore(0)
 
     def lose(question: bytes) -> bytes:
@@ -115,7 +115,7 @@ def test_a_way_that_loses_news_is_not_believed(
 
     with (
         Passage(outbox_database, lose) as way,
-        closing(PgmqOutbox(way.dsn)) as here,
+        closing(PostgresOutbox(way.dsn)) as here,
         listening(here) as ears,
     ):
         for _ in range(2):  # it is tried again
@@ -124,19 +124,19 @@ def test_a_way_that_loses_news_is_not_believed(
 
 
 def test_news_that_stop_coming_are_noticed(
-    opened: Callable[[], PgmqOutbox],
+    opened: Callable[[], PostgresOutbox],
     outbox_database: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A way that passed news on and falls silent is found out by the next echo."""
-    monkeypatch.setattr(pgmq_listener, "ECHO_S", 0.5)
-    monkeypatch.setattr(pgmq_listener, "CHECK_EVERY_S", 0.2)
+    monkeypatch.setattr(postgres_listener, "ECHO_S", 0.5)
+    monkeypatch.setattr(postgres_listener, "CHECK_EVERY_S", 0.2)
     with Passage(outbox_database) as way, closing(opened()) as telling:
         heard: queue.Queue[bool] = queue.Queue()
-        listener = pgmq_listener.Listener(
+        listener = postgres_listener.Listener(
             way.dsn,
-            "news",
-            lambda payload: telling._rows("SELECT pg_notify('news', %s)", (payload,)),
+            "confiture_webhooks",
+            lambda payload: telling._store.read(("tell", {"payload": payload})),
             lambda: None,
             heard.put,
         )
@@ -149,7 +149,7 @@ def test_news_that_stop_coming_are_noticed(
 
 
 def test_nothing_is_left_of_a_listener(
-    opened: Callable[[], PgmqOutbox], admin: psycopg.Connection[Any]
+    opened: Callable[[], PostgresOutbox], admin: psycopg.Connection[Any]
 ) -> None:
     """Once stopped it calls nothing, and neither its thread nor its connection is there."""
     with closing(opened()) as here, closing(opened()) as there:

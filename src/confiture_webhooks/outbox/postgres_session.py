@@ -1,0 +1,319 @@
+"""The PostgreSQL outbox's own connection: one, for all threads, never waited for without end.
+
+Each question is one message in the simple protocol, which the server runs as one transaction.
+Nothing outlives it: no prepared statement, no lock, no setting. So a pooler may give the session
+to others, and no setting of a role or database changes what is asked or how the answer reads.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg import conninfo, errors
+from psycopg.rows import dict_row
+from psycopg.types.string import TextLoader
+from psycopg.waiting import Ready, Wait
+
+from ..errors import OutboxError
+
+CONNECT_TIMEOUT_S = 3
+PATIENCE_S = 8.0
+"""After so long without an answer the connection is cut: a server may accept and fall silent."""
+_SETTINGS = {
+    "statement_timeout": "5s",
+    "lock_timeout": "2s",
+    "search_path": "pg_catalog",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+}
+"""Not as role or database may have them; a plan made for an empty table must suit a full one."""
+_BEGINNING = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
+NAMED = "; write another as CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
+
+
+def settings(**more: str) -> str:
+    """The statement that has our settings, and *more*, until the transaction ends."""
+    calls = ", ".join(
+        f"pg_catalog.set_config('{name}', '{value}', true)"
+        for name, value in {**_SETTINGS, **more}.items()
+    )
+    return f"{_BEGINNING} SELECT {calls}"
+
+
+class _Connection(psycopg.Connection[Any]):
+    """Is closed when an answer does not come in time."""
+
+    def wait(self, gen: Any, *_: Any, **__: Any) -> Any:
+        """The answer that *gen* waits for."""
+        deadline = time.monotonic() + PATIENCE_S
+        try:
+            with selectors.DefaultSelector() as selector:
+                wanted = next(gen)
+                while True:
+                    selector.register(self.pgconn.socket, _EVENTS[wanted])
+                    found = selector.select(max(0.0, deadline - time.monotonic()))
+                    selector.unregister(self.pgconn.socket)
+                    if not found:
+                        raise LateError("no answer in time")  # noqa: TRY301
+                    wanted = gen.send(_READY[found[0][1]])
+        except StopIteration as answer:
+            return answer.value
+        except (LateError, KeyboardInterrupt):
+            self.pgconn.finish()
+            raise
+
+
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_EVENTS = {Wait.R: _READ, Wait.W: _WRITE, Wait.RW: _READ | _WRITE}
+_READY = {_READ: Ready.R, _WRITE: Ready.W, _READ | _WRITE: Ready.RW}
+
+
+class LateError(psycopg.OperationalError):
+    """The server did not answer in time."""
+
+
+class _LenientLoader(TextLoader):
+    """Text whatever its bytes are: a database may have no encoding."""
+
+    def load(self, data: Any) -> str:
+        return bytes(data).decode("utf-8", "surrogateescape")
+
+
+def connect(dsn: str) -> psycopg.Connection[Any]:
+    """A connection in autocommit with rows by name, which is closed when it is not answered."""
+    connection = _Connection.connect(dsn, autocommit=True, row_factory=dict_row)
+    connection.adapters.register_loader("text", _LenientLoader)
+    return connection
+
+
+def ask(connection: psycopg.Connection[Any], *messages: str) -> list[Any]:
+    """What each of *messages* answers in one transaction: its rows, or how many it changed."""
+    cursor = psycopg.ClientCursor(connection, row_factory=dict_row)
+    cursor.execute(";\n".join(messages))
+    answers: list[Any] = []
+    while True:
+        answers.append(cursor.fetchall() if cursor.description else cursor.rowcount)
+        if not cursor.nextset():
+            return answers
+
+
+class Session:
+    """Gives the connection to one thread at a time, and makes a new one when it has broken.
+
+    Everything raises OutboxError. *prepare* is called with every new connection.
+    """
+
+    def __init__(self, dsn: str, prepare: Any) -> None:
+        self.dsn = conninfo_of(dsn)
+        self.where = described(self.dsn)
+        self._prepare = prepare
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._connection: psycopg.Connection[Any] | None = None
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"Session({self.where!r})"
+
+    @contextmanager
+    def lent(self) -> Iterator[psycopg.Connection[Any]]:
+        """The connection, for this thread alone."""
+        if self._pid != os.getpid():  # the socket is the parent's
+            self._lock, self._pid, self._connection = threading.Lock(), os.getpid(), None
+        if not self._lock.acquire(timeout=PATIENCE_S):
+            raise OutboxError(f"outbox {self.where}: busy with other threads' work")
+        try:
+            with translated(self.where):
+                yield self._open()
+        finally:
+            self._lock.release()
+
+    def ask(self, compose: Any) -> list[Any]:
+        """The answers to the messages that *compose* makes for the connection.
+
+        A connection that was ended while it was idle is made anew, once. Asking again is safe:
+        each thing that is asked may be done twice.
+        """
+        with self.lent() as connection:
+            try:
+                return ask(connection, *compose(connection))
+            except LateError:
+                raise
+            except psycopg.Error:
+                if not (connection.closed or connection.broken):
+                    raise
+            again = self._open()
+            return ask(again, *compose(again))
+
+    def _open(self) -> psycopg.Connection[Any]:
+        if self._is_closed:
+            raise OutboxError(f"outbox {self.where}: closed")
+        if self._connection is None or self._connection.closed or self._connection.broken:
+            self._connection = None
+            made = connect(self.dsn)
+            try:
+                self._prepare(made)
+            except BaseException:
+                made.close()
+                raise
+            self._connection = made
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection. What is called afterwards raises OutboxError."""
+        # A lane stuck on the server is freed by its deadline, or by the process's end.
+        if not self._lock.acquire(timeout=0.5):
+            return
+        try:
+            self._is_closed = True
+            if self._connection is not None and self._pid == os.getpid():
+                with suppress(psycopg.Error):
+                    self._connection.close()
+        finally:
+            self._lock.release()
+
+
+def is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a pooler answers: it gives its clients a pid of its own making."""
+    [[row]] = ask(connection, "SELECT pg_catalog.pg_backend_pid() AS pid")
+    return bool(row["pid"] != connection.pgconn.backend_pid)
+
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def is_at(dsn: str, info: Any) -> bool:
+    """Whether *info* is of a connection to the database of *dsn*, by the names of both."""
+    defaults = {
+        option.keyword.decode(): option.val.decode()
+        for option in psycopg.pq.Conninfo.get_defaults()
+        if option.val is not None
+    }
+    ours = defaults | {key: str(value) for key, value in conninfo.conninfo_to_dict(dsn).items()}
+    hosts = f"{ours.get('host', '')},{ours.get('hostaddr', '')}".split(",")
+    ports = ours.get("port", "5432").split(",")
+    is_host = info.host in hosts or (
+        info.host in LOOPBACK and any(host in LOOPBACK for host in hosts)
+    )
+    name = ours.get("dbname") or ours.get("user")
+    return is_host and str(info.port) in ports and info.dbname == name
+
+
+def conninfo_of(dsn: str) -> str:
+    """*dsn* with our bounds on connecting and on a network that drops packets."""
+    try:
+        parameters = conninfo.conninfo_to_dict(dsn)
+    except psycopg.Error:
+        # Its text quotes the DSN.
+        raise OutboxError(
+            "outbox postgres: its DSN cannot be read",
+            "Write it as `postgres:postgresql://user:password@host:5432/database`",
+        ) from None
+    parameters |= {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "confiture-webhooks",
+        "client_encoding": "utf8",
+        "keepalives_idle": 30,
+        "tcp_user_timeout": int(PATIENCE_S * 1000),
+    }
+    return conninfo.make_conninfo(**parameters)  # type: ignore[arg-type]
+
+
+def described(dsn: str) -> str:
+    """*dsn* as it may be shown: host, port if it names one, and database."""
+    parameters = conninfo.conninfo_to_dict(dsn)
+    host = parameters.get("host") or parameters.get("hostaddr") or "the local server"
+    port = f":{parameters['port']}" if parameters.get("port") else ""
+    name = parameters.get("dbname") or parameters.get("user") or ""
+    return f"postgres {host}{port}/{name}"
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn psycopg's errors into OutboxError. Their texts may hold values: they are left out."""
+    try:
+        yield
+    except psycopg.Error as error:
+        reason, remedy = reason_of(error)
+        raise OutboxError(f"outbox {where}: {reason}", remedy) from error
+
+
+_DSN = f"Check the DSN: `database_url`, or CONFITURE_DATABASE_URL{NAMED}"
+_REFUSALS: Sequence[tuple[tuple[str, ...], str, str]] = (
+    # libpq gives no SQLSTATE of a refused connection: its text, or the server's, has the words.
+    (("password authentication failed", "no password supplied"), "the password is wrong", _DSN),
+    (("certificate",), "the TLS certificates do not fit", "Check sslmode, sslrootcert and sslcert"),
+    (
+        ("no pg_hba.conf entry", "pg_hba.conf rejects"),
+        "pg_hba.conf does not let this role in from here",
+        "Add an entry for it to pg_hba.conf; if the server wants TLS, add sslmode=require",
+    ),
+    (("server does not support SSL",), "the server does not speak TLS", "Check sslmode in the DSN"),
+    (
+        ("SSL required", "requires SSL", "sslmode"),
+        "the server wants TLS",
+        "Add sslmode=require to the DSN",
+    ),
+    (
+        ("too many clients", "too many connections", "remaining connection slots", "no more conn"),
+        "the server, role or database has no connection left",
+        "Raise max_connections or the role's CONNECTION LIMIT, or end idle sessions",
+    ),
+    (("role ", " does not exist"), "the role does not exist", _DSN),
+    (("database ", " does not exist"), "the database does not exist", _DSN),
+    (
+        ("lock timeout",),
+        "another session keeps its tables locked",
+        "Try again when they are free",
+    ),
+    (("read-only",), "the server is a standby", "Name its primary in the DSN"),
+    (
+        ("could not translate host name", "resolve host"),
+        "the server's host name does not resolve",
+        _DSN,
+    ),
+)
+_ALL_OF = ("role ", "database ")
+_STATES = {
+    "28P01": "password authentication failed",
+    "53300": "too many clients",
+    "3D000": "database  does not exist",
+    "55P03": "lock timeout",
+    "25006": "read-only",
+}
+
+
+def reason_of(error: psycopg.Error) -> tuple[str, str]:
+    """Why *error*, and what to do, without the server's words."""
+    name = type(error).__name__
+    if isinstance(error, errors.InsufficientPrivilege):
+        return (
+            "the role may not use or create it",
+            "Have somebody who may run `confiture webhooks outbox init` once, then its GRANTs",
+        )
+    if isinstance(
+        error, (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
+    ):
+        return f"its tables are not there ({name})", "Create them: `confiture webhooks outbox init`"
+    text = _STATES.get(error.sqlstate or "", str(error) if error.sqlstate is None else "")
+    for words, reason, remedy in _REFUSALS:
+        fits = all if words[0] in _ALL_OF else any
+        if fits(word in text for word in words):
+            return reason, remedy
+    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
+        return (
+            "the server does not answer or has closed the connection",
+            f"Check that it runs, and `database_url`{NAMED}",
+        )
+    return (
+        f"the server refuses ({name}{f', {error.sqlstate}' if error.sqlstate else ''})",
+        f"See its log{NAMED}",
+    )
