@@ -272,17 +272,17 @@ def test_no_printed_grant_is_too_much(role: tuple[str, str], database: str) -> N
                     admin.execute(statement)
         with pytest.raises(OutboxError, match="may not use"):
             used_by(dsn, number)
-            pytest.fail(f"needless: {missing}")
 
 
 def used_by(dsn: str, number: int) -> None:
     """Tell, deliver and switch an endpoint on, as one that may do no more than it must."""
     with closing(PostgresOutbox(dsn)) as outbox:
         outbox.stage(intent(number))
-        release(outbox, number)
-        finish(outbox)
-        outbox.disable("a", "production", NOW)
-        outbox.enable("a", "production")
+        name = f"a{number}"  # what an earlier one left in flight holds its run
+        release(outbox, number, endpoint=name)
+        finish(outbox, endpoint=name)
+        outbox.disable(name, "production", NOW)
+        outbox.enable(name, "production")
 
 
 def test_a_role_has_the_rows_of_its_environment_only(role: tuple[str, str], database: str) -> None:
