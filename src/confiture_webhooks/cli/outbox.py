@@ -35,7 +35,7 @@ def init(
 
     PROCESS:
       Connects as `database_url` says, or as CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn> does, and
-      makes pgmq, its queue and the outbox's tables. What is there already is left as it is.
+      creates the schema confiture_webhooks. What is there already is left as it is.
 
     EXAMPLES:
       CONFITURE_WEBHOOK_OUTBOX=postgres confiture webhooks outbox init --role deployer

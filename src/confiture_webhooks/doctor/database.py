@@ -56,6 +56,6 @@ def _asked(dsn: str) -> tuple[bool, str]:
 
 def may_make(dsn: str) -> bool:
     """Whether the role of *dsn* may create the outbox there. Raises OutboxError."""
-    from ..adapters.pgmq import may_make as asked  # noqa: PLC0415
+    from ..outbox.postgres import may_make as asked  # noqa: PLC0415
 
     return asked(dsn)
