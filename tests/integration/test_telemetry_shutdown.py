@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from confiture_webhooks.receiver.collector import LocalCollector
 
 BOUND_S = 6.0
 """Start of the interpreter, its imports, 2 s of budget, and what a busy machine adds."""
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 
 COMMAND = """
 import os, sys, time
@@ -110,15 +114,18 @@ def silent() -> Iterator[str]:
 
 
 @contextmanager
-def unavailable() -> Iterator[str]:
-    """A collector that answers 503 to everything."""
+def answering(status: int, body: bytes = b"", **headers: str) -> Iterator[str]:
+    """A server that answers *status* to everything."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(503)
-            self.send_header("Content-Length", "0")
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
             self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -132,6 +139,41 @@ def unavailable() -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def unavailable() -> AbstractContextManager[str]:
+    """A collector that answers 503 to everything."""
+    return answering(503)
+
+
+@pytest.mark.parametrize(
+    ("collector", "reason"),
+    [
+        (answering(401), "the collector answers 401"),
+        (
+            answering(400, b"invalid temporality and type combination for metric x"),
+            f"this collector refuses delta metrics. Set {TEMPORALITY}=cumulative, or send to an OpenTelemetry collector with deltatocumulative",
+        ),
+        (answering(301, Location="https://CANARY/"), "no collector answers there (HTTP 301)"),
+        (
+            answering(200, b"<p>hello", Content_Type="text/html"),
+            "no collector answers there (HTTP 200)",
+        ),
+    ],
+    ids=["401", "temporality", "redirect", "page"],
+)
+def test_what_is_refused_is_one_line(collector: AbstractContextManager[str], reason: str) -> None:
+    """A collector that refuses, or is none, is one line with the reason and all that was lost."""
+    with collector as address:
+        ended = run(**{ENDPOINT: address})
+    assert ended.code == 0, ended.stderr
+    assert ended.events() == [
+        "migration.applied",
+        "webhook.delivered",
+        "telemetry.flush_incomplete",
+    ]
+    assert ended.lines()[-1]["reason"] == reason
+    assert ended.lines()[-1]["lost_spans"] == 3
 
 
 @pytest.mark.parametrize("collector", [refusing, silent, unavailable])
@@ -224,6 +266,8 @@ def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) 
         ("OTEL_EXPORTER_OTLP_HEADERS", "CANARY", "OTEL_EXPORTER_OTLP_HEADERS"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "CANARY", "OTEL_EXPORTER_OTLP_COMPRESSION"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "CANARY", "OTEL_EXPORTER_OTLP_TIMEOUT"),
+        ("OTEL_PROPAGATORS", "tracecontext,CANARY", "OTEL_PROPAGATORS"),
+        (TEMPORALITY, "CANARY", TEMPORALITY),
     ],
 )
 def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
@@ -297,3 +341,61 @@ def test_delta_and_resource() -> None:
     assert resource["deployment.environment.name"] == "production"
     assert resource["cicd.pipeline.run.id"] == "42"
     assert resource["team"] == "db"
+
+
+@pytest.mark.parametrize("given", ["caf\udce9=\udce9,team=db", "peer.service.name=db", "=,team=db"])
+def test_odd_resource_attributes(given: str) -> None:
+    """Attributes that are no UTF-8, or look like others, cost neither a batch nor the name."""
+    with LocalCollector() as collector:
+        ended = run(**{ENDPOINT: collector.url, "OTEL_RESOURCE_ATTRIBUTES": given})
+        assert ended.code == 0, ended.stderr
+        assert "telemetry.flush_incomplete" not in ended.events()
+        resource = collector.spans[0].resource
+    assert resource["service.name"] == "confiture"
+
+
+def test_both_certificates_hold_as_documented(tmp_path: Path) -> None:
+    """OTLP's own certificate variable wins over REQUESTS_CA_BUNDLE, which holds without it."""
+    ours, others = trustme.CA(), trustme.CA()
+    ours.cert_pem.write_to_path(str(tmp_path / "ours.pem"))
+    others.cert_pem.write_to_path(str(tmp_path / "others.pem"))
+    bundle = {"REQUESTS_CA_BUNDLE": str(tmp_path / "others.pem")}
+    own = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "ours.pem")}
+    with over_tls(ours) as address:
+        assert lost(run(**{ENDPOINT: address}, **bundle, **own)) == 0
+        assert lost(run(**{ENDPOINT: address}, **bundle)) > 0
+    with over_tls(others) as address:
+        assert lost(run(**{ENDPOINT: address}, **bundle)) == 0
+
+
+def lost(ended: Finished) -> int:
+    assert ended.code == 0, ended.stderr
+    return sum(line.get("lost", 0) for line in ended.lines())
+
+
+@contextmanager
+def over_tls(ca: trustme.CA) -> Iterator[str]:
+    """A collector whose certificate *ca* has signed."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

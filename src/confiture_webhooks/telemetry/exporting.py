@@ -13,7 +13,7 @@ from typing import Any
 import requests
 from opentelemetry.sdk._logs import ReadWriteLogRecord
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExportResult
-from opentelemetry.sdk.metrics.export import MetricExportResult
+from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
@@ -101,6 +101,21 @@ def exporter_for(export: Export, tally: Tally, **preferences: Any) -> Any:
     if export.protocol != GRPC:
         preferences["session"] = CollectorSession(tally)
     return maker_of(export)(endpoint=export.endpoint, timeout=export.timeout_s, **preferences)
+
+
+def probe(export: Export) -> str | None:
+    """Send an empty batch of *export*'s signal: why the collector does not take it, if so.
+
+    With the address, headers and certificates of a run. Waits up to its time-out and raises
+    what the exporter raises.
+    """
+    tally = Tally()
+    exporter = exporter_for(export, tally)
+    try:
+        result = exporter.export(MetricsData([]) if export.signal == "metrics" else [])
+    finally:
+        exporter.shutdown()
+    return None if result.name == "SUCCESS" else tally.reason or "the collector does not answer"
 
 
 def fault_of(export: Export, error: Exception) -> Fault:

@@ -13,7 +13,7 @@ from opentelemetry import trace
 from ..config.variables import MIGRATION_SPANS as CAP_SETTING
 from ..errors import Fault
 from .complaints import Complaints
-from .context import ensure_propagators, from_environ, made_here
+from .context import PROPAGATORS, ensure_propagators, from_environ, made_here
 from .logs import Records, records
 from .plan import Plan, plan
 
@@ -52,10 +52,11 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
         if has_owner(trace.get_tracer_provider()):
             _use_global(found)
             return found
+        if environ.get(PROPAGATORS):
+            found.faults += filter(None, [ensure_propagators()])
         asked = plan(environ)
         found.faults += asked.faults
         if asked.exports:
-            found.faults += filter(None, [ensure_propagators()])
             _use_own(found, _set_up(asked, environ, environment))
     except Exception as error:  # noqa: BLE001  a run without telemetry is still a run
         found.error = error

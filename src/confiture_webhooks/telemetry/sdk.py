@@ -116,7 +116,9 @@ def set_up(
             sdk.faults.append(Fault(_TUNING[signal], problem, "Correct or unset it"))
     _make_global(sdk)
     sdk.faults += filter(None, [_instrument_requests(sdk)])
-    sdk.faults = list(dict.fromkeys([*sdk.faults, *complaints.faults()]))
+    known = {fault.setting for fault in (*plan.faults, *sdk.faults)}
+    sdk.faults += (fault for fault in complaints.faults() if fault.setting not in known)
+    sdk.faults = list(dict.fromkeys(sdk.faults))
     return sdk
 
 
