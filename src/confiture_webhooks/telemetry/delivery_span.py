@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
@@ -28,19 +27,12 @@ class DeliverySpan(Part):
         super().__init__(signals)
         self._delivery = delivery
         self._started = signals.monotonic()
-        self._ended: tuple[float, int] | None = None
         self._is_finished = False
         self.span = _start(signals, delivery, remote=remote, worker_pass=worker_pass)
 
     def current(self) -> AbstractContextManager[None]:
         """Make it the calling thread's current span, without baggage, for a block."""
         return current(self.span)
-
-    @contained
-    def accepted(self, at: float) -> None:
-        """The receiver took it *at* (monotonic): there it ends, whenever it is finished."""
-        ago_ns = int((self._signals.monotonic() - at) * 1e9)
-        self._ended = at, time.time_ns() - max(0, ago_ns)
 
     @contained
     def attempt_failed(self, attempt: Attempt, *, retry_in: timedelta | None) -> None:
@@ -80,8 +72,7 @@ class DeliverySpan(Part):
         if self._is_finished:
             return
         self._is_finished = True
-        ended, ended_ns = self._ended or (self._signals.monotonic(), None)
-        duration_s = ended - self._started
+        duration_s = self._signals.monotonic() - self._started
         failure = last.failure if last is not None else None
         lag_s = max(0.0, (at - self._delivery.created_at).total_seconds())
         try:
@@ -98,7 +89,7 @@ class DeliverySpan(Part):
             context = self.span.get_span_context()
             self._signals.logs.emit(names.ENDINGS[outcome], context, fields)
         finally:
-            self.span.end(ended_ns)
+            self.span.end()
 
     def _mark(self, outcome: str, attempts: int, failure: str | None) -> None:
         self.span.set_attributes({names.WEBHOOK_OUTCOME: outcome, names.WEBHOOK_ATTEMPTS: attempts})
@@ -147,7 +138,7 @@ def _start(signals: Signals, delivery: Delivery, *, remote: bool, worker_pass: S
         parent = as_local(stored)
     span = _started_under(signals, delivery, parent, linked, remote=remote)
     if stored is not None and not span.is_recording() and parent is not stored:
-        return NonRecordingSpan(stored)  # nobody records, so the receiver gets the known trace
+        return NonRecordingSpan(stored)  # not recorded: the receiver gets the known trace
     return span
 
 
@@ -181,6 +172,6 @@ def _is_of_another_run(signals: Signals, stored: SpanContext | None) -> bool:
 
 
 def _is_out_of_reach(signals: Signals, delivery: Delivery, stored: SpanContext) -> bool:
-    """Whether nobody could see a continuation: nothing was recorded, or it is gone by now."""
+    """Whether a continuation would stand alone: nothing was recorded, or it is gone by now."""
     is_old = signals.now() - delivery.created_at > LINK_ONLY_AFTER
     return is_old or not stored.trace_flags.sampled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, get_current_span
 
@@ -75,52 +76,23 @@ class Telemetry:
 
     @classmethod
     def for_command(
-        cls,
-        *,
-        environ: Mapping[str, str],
-        environment: str | None,
-        endpoints: Sequence[str],
-        log: Form | None,
-        log_level: str | None,
-        database_label: bool = True,
+        cls, *, environ: Mapping[str, str], environment: str | None, **options: Any
     ) -> Telemetry:
         """For a ``confiture`` command: in ``TRACEPARENT``'s trace, exporting as ``OTEL_*`` say.
 
         Where somebody has set a tracer provider already, theirs is used and nothing is set up.
         """
-        return cls(
-            for_command(environ, environment),
-            endpoints=endpoints,
-            environment=environment,
-            log=log,
-            log_level=log_level,
-            database_label=database_label,
-        )
+        return cls(for_command(environ, environment), environment=environment, **options)
 
     @classmethod
     def for_library(
-        cls,
-        *,
-        environment: str | None,
-        endpoints: Sequence[str],
-        log: Form | None,
-        log_level: str | None,
-        environ: Mapping[str, str],
-        database_label: bool = True,
+        cls, *, environ: Mapping[str, str], environment: str | None, **options: Any
     ) -> Telemetry:
         """For somebody's own process: the global providers, in the trace that is current there.
 
         Log events go to the ``logging`` logger ``confiture_webhooks``, none to standard error.
         """
-        return cls(
-            for_library(environ),
-            endpoints=endpoints,
-            environment=environment,
-            log=log,
-            log_level=log_level,
-            database_label=database_label,
-            is_library=True,
-        )
+        return cls(for_library(environ), environment=environment, is_library=True, **options)
 
     @property
     def correlation_id(self) -> str:
@@ -213,7 +185,7 @@ class Telemetry:
 
     @contained
     def intent_discarded(self, intent: Intent, reason: str) -> None:
-        """How a killed run's migration ended will not be told: log line, in the run's trace."""
+        """No event will say how a killed run's migration ended: log line, in the run's trace."""
         trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
         context = from_stored(trace, is_remote=True) or self._signals.run
         fields: dict[str, object] = {

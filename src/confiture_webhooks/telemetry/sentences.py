@@ -26,91 +26,34 @@ HIDDEN: Final = frozenset(
     }
 )
 """In the sentence in other words, or of use to programs only: they read the JSON form."""
-_ATTEMPTED: Final = (": {error_type}", ", {attempts}", ", {duration_ms}")
-PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+_ATTEMPTED: Final = "|: {error_type}|, {attempts}|, {duration_ms}"
+_MIGRATED: Final = "| in {duration_ms}|, {rows_affected}"
+_WHERE: Final = "|: {error_type}|, {reason}|, file {file}|, line {line}"
+SENTENCES: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "webhook.delivered": (
-            "{subject} ",
-            "delivered",
-            " to {endpoint}",
-            " in {duration_ms}",
-            ", {attempts}",
-        ),
-        "webhook.attempt_failed": (
-            "{subject} ",
-            "not accepted",
-            " by {endpoint}",
-            ": {error_type}",
-            ", {reason}",
-            ", attempt {attempt}",
-            ", {duration_ms}",
-            ", again in {retry_in_s} s",
-        ),
-        "webhook.deferred": (
-            "{subject} ",
-            "deferred",
-            " for {endpoint}",
-            *_ATTEMPTED,
-            ", next attempt {next_attempt_at}",
-        ),
-        "webhook.dead_lettered": ("{subject} ", "given up", " for {endpoint}", *_ATTEMPTED),
-        "webhook.endpoint_gone": (
-            "{subject} ",
-            "refused for good",
-            " by {endpoint}",
-            *_ATTEMPTED,
-        ),
-        "hook.failed": (
-            "hook ",
-            "{hook} ",
-            "failed",
-            ": {error_type}",
-            ", {reason}",
-            ", file {file}",
-            ", line {line}",
-        ),
-        "migration.applied": ("{subject} ", "applied", " in {duration_ms}", ", {rows_affected}"),
-        "migration.rolled_back": (
-            "{subject} ",
-            "rolled back",
-            " in {duration_ms}",
-            ", {rows_affected}",
-        ),
-        "migration.failed": (
-            "{subject} ",
-            "failed",
-            " after {duration_ms}",
-            ": {error_type}",
-            ", {rows_affected}",
-        ),
-        "run.failed": (
-            "{command} ",
-            "failed",
-            " on {database}",
-            ": {error_type}",
-            ", {migrations_applied} applied",
-        ),
-        "webhooks.intent_discarded": ("{subject} ", "ended unknown", ": {reason}"),
-        "webhooks.config_invalid": ("wrong configuration", ": {faults}"),
-        "webhooks.outbox_failed": ("outbox failed", ": {reason}"),
-        "webhooks.failed": (
-            "internal fault",
-            " in {where}",
-            ": {error_type}",
-            ", file {file}",
-            ", line {line}",
-        ),
-        "telemetry.flush_incomplete": (
-            "telemetry lost",
-            ": {lost}",
-            ", {lost_spans}",
-            ", {lost_metric_points}",
-            ", {lost_log_records}",
-            ", within {budget_s} s",
-            ": {reason}",
-        ),
+        "webhook.delivered": "{subject} |delivered| to {endpoint}| in {duration_ms}|, {attempts}",
+        "webhook.attempt_failed": "{subject} |not accepted| by {endpoint}|: {error_type}|, {reason}"
+        "|, attempt {attempt}|, {duration_ms}|, again in {retry_in_s} s",
+        "webhook.deferred": "{subject} |deferred| for {endpoint}"
+        f"{_ATTEMPTED}|, next attempt {{next_attempt_at}}",
+        "webhook.dead_lettered": f"{{subject}} |given up| for {{endpoint}}{_ATTEMPTED}",
+        "webhook.endpoint_gone": f"{{subject}} |refused for good| by {{endpoint}}{_ATTEMPTED}",
+        "hook.failed": f"hook |{{hook}} |failed{_WHERE}",
+        "migration.applied": f"{{subject}} |applied{_MIGRATED}",
+        "migration.rolled_back": f"{{subject}} |rolled back{_MIGRATED}",
+        "migration.failed": "{subject} |failed| after {duration_ms}|: {error_type}"
+        "|, {rows_affected}",
+        "run.failed": "{command} |failed| on {database}|: {error_type}"
+        "|, {migrations_applied} applied",
+        "webhooks.intent_discarded": "{subject} |ended unknown|: {reason}",
+        "webhooks.config_invalid": "wrong configuration|: {faults}",
+        "webhooks.outbox_failed": "outbox failed|: {reason}",
+        "webhooks.failed": f"internal fault| in {{where}}{_WHERE}",
+        "telemetry.flush_incomplete": "telemetry lost|: {lost}|, {lost_spans}"
+        "|, {lost_metric_points}|, {lost_log_records}|, within {budget_s} s|: {reason}",
     }
 )
+"""By event; a part between bars is left out when its field is not known."""
 _COUNTED: Final = MappingProxyType(
     {
         "attempts": ("attempt", "attempts"),
@@ -132,7 +75,7 @@ def sentence(name: str, fields: Mapping[str, Any]) -> str:
     """``005_add_payment_table applied in 12 ms, 7 rows``, of the event *name*, on one line."""
     subject = fields.get("migration_name") or fields.get("event_type")
     known = {**fields, "subject": subject}
-    parts = (_filled(part, known) for part in PARTS[name])
+    parts = (_filled(part, known) for part in SENTENCES[name].split("|"))
     return printable("".join(parts))
 
 
