@@ -103,12 +103,17 @@ class Scenario:
         self.failed = 0
         self.deferred = 0
         self.early_series: set[str] = set()
+        self.databases: set[str] = set()
+        self.plain: Project
+        self.dead: Project
+        self.gone: Project
         self.outputs: list[subprocess.CompletedProcess[str]] = []
 
     def project(self, *endpoints: str, retry: Any = QUICK, **settings: Any) -> Project:
         """A new project on a new database that tells *endpoints*."""
         folder = self._folder / f"project{len(list(self._folder.iterdir()))}"
         url = self._new_database()
+        self.databases.add(urlsplit(url).path.strip("/"))
         self.password = urlsplit(url).password or self.password
         project = Project(folder, url)
         block = {"endpoints": [self._endpoint(name, retry) for name in endpoints], **settings}
@@ -133,8 +138,12 @@ class Scenario:
 
     def deliver(self, project: Project) -> None:
         """Deliver what *project* has left over, by the operator's command."""
+        self.webhooks(project, "deliver")
+
+    def webhooks(self, project: Project, *command: str) -> None:
+        """An operator's command in *project*, which succeeds."""
         config = f"db/environments/{ENVIRONMENT}.yaml"
-        done = project.confiture("webhooks", "deliver", "--config", config, env=self.environment)
+        done = project.confiture("webhooks", *command, "--config", config, env=self.environment)
         assert done.returncode == 0, done.stderr
 
     def run_at_once(self, projects: list[Project]) -> None:

@@ -195,6 +195,13 @@ class Views:
         found = self._json(self._at["alertmanager"] + "/api/v2/alerts")
         return {alert["labels"]["alertname"] for alert in found}
 
+    def links(self) -> set[str]:
+        """Where the alerts that Alertmanager holds lead to."""
+        return {
+            alert["generatorURL"]
+            for alert in self._json(self._at["alertmanager"] + "/api/v2/alerts")
+        }
+
     def series(self) -> set[str]:
         """Every series of ours there ever was, for successes of endpoint analytics."""
         chosen = (

@@ -105,7 +105,7 @@ def webhooks(dialect: Dialect) -> list[Json]:
         },
         {
             "name": "confiture-webhook-objective",
-            "interval": "1m",
+            "interval": "5m",  # of thirty days
             "rules": list(objective(dialect)),
         },
         {"name": "confiture-webhooks", "rules": webhook_alerts(dialect)},

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -28,7 +29,7 @@ COMPOSE_FILES = {
     "default": ["docker-compose.yml"],
     "loki": ["docker-compose.yml", "observability/loki/docker-compose.yml"],
 }
-OWN_ADDRESSES = re.compile(r"listen|^-httpListenAddr|storage|^--config|^-config")
+OWN_ADDRESSES = re.compile(r"listen|external-url|^-httpListenAddr|storage|^--config|^-config")
 """Flags that differ between a container and this machine."""
 
 
@@ -53,16 +54,42 @@ def composed(compose: Path, variant: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def test_the_rules_pass_their_tests(programs: dict[str, Path]) -> None:
-    """promtool accepts the configuration and every rule, and all rule tests pass."""
-    tests = sorted((PROMETHEUS / "tests").glob("*.yml"))
+@pytest.mark.parametrize(
+    ("dialect", "promtool"), [("prometheus", "promtool"), ("compatible", "promtool-3.5")]
+)
+def test_the_rules_pass_their_tests(
+    programs: dict[str, Path], tmp_path: Path, dialect: str, promtool: str
+) -> None:
+    """promtool of that server accepts its configuration and rules, and all rule tests pass."""
+    shutil.copytree(OBSERVABILITY / "tests", tmp_path / "tests")
+    shutil.copytree(OBSERVABILITY / dialect, tmp_path / "prometheus", dirs_exist_ok=True)
+    shutil.copytree(PROMETHEUS / "targets", tmp_path / "prometheus" / "targets", dirs_exist_ok=True)
+    shutil.copy(PROMETHEUS / "prometheus.yml", tmp_path / "prometheus")
+    tests = sorted((tmp_path / "tests").glob("*.yml"))
     assert tests
     for arguments in (
-        ("check", "config", PROMETHEUS / "prometheus.yml"),
+        ("check", "config", tmp_path / "prometheus" / "prometheus.yml"),
         ("test", "rules", *tests),
     ):
-        done = run(programs["promtool"], *arguments)
+        done = run(programs[promtool], *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_vmalert_takes_its_rules(programs: dict[str, Path]) -> None:
+    """vmalert accepts every rule, and VictoriaMetrics the scrape configuration."""
+    rules = OBSERVABILITY / "victoriametrics"
+    done = run(programs["vmalert"], "-dryRun", f"-rule={rules}/rules*/*.yml")
+    assert done.returncode == 0, done.stderr
+    config = f"-promscrape.config={rules / 'scrape.yml'}"
+    done = run(programs["victoria-metrics"], "-dryRun", config, "-promscrape.config.strictParse")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_wrong_folder_is_said(programs: dict[str, Path]) -> None:
+    """Rules for Prometheus 3.16 are refused by 3.5 with the file and the word it does not know."""
+    done = run(programs["promtool-3.5"], "check", "rules", PROMETHEUS / "rules" / "webhooks.yml")
+    assert done.returncode != 0
+    assert "anchored" in done.stderr + done.stdout
 
 
 @pytest.mark.parametrize("with_queue", [False, True])
@@ -104,12 +131,14 @@ def test_the_variant_has_no_victorialogs(compose: Path) -> None:
 
 
 def test_containers_and_the_native_stack_run_the_same_command(
-    compose: Path, other_stack: Any
+    compose: Path, programs: dict[str, Path], tmp_path: Path
 ) -> None:
     """A program's flags are the same in both, addresses and folders apart."""
+    from stack import Stack  # of observability/native
+
     services = composed(compose, "default")["services"]
     names = {"victoria-logs": "victorialogs", "otelcol": "otel-collector"}
-    for server in other_stack.servers.values():
+    for server in Stack(programs, tmp_path).servers.values():
         container = services[names.get(server.name, server.name)]["command"]
         assert _essence(container) == _essence(_joined(server.command[1:])), server.name
 
@@ -185,7 +214,6 @@ def test_the_vector_snippet_gives_lines_the_fields_they_have_over_otlp(
     headers = {"Content-Type": "application/x-ndjson"}  # as Vector says it
     urllib.request.urlopen(urllib.request.Request(uri, body, headers), timeout=10).close()
     found = delivered(views, receiver)
-    assert found["_msg"] == "webhook.delivered"
     assert found["endpoint"] == "default"
     assert found["deployment.environment.name"] == "local"
 
@@ -222,7 +250,7 @@ def test_an_agent_reads_the_file(
     direct = delivered(views, receiver)
     own = {name for name in direct if not name.startswith(("scope.", "telemetry.", "process."))}
     assert {name for name in own if name not in from_file} <= {"observed_timestamp"}
-    alike = ("_msg", "_stream", "event_name", "severity_number", "endpoint", "environment")
+    alike = ("_stream", "event_name", "severity_number", "endpoint", "environment")
     assert {name: from_file[name] for name in alike} == {name: direct[name] for name in alike}
     lines = views.logs(f'trace_id:="{from_file["trace_id"]}"')
     assert {line["event_name"] for line in lines} == {"migration.applied", "webhook.delivered"}

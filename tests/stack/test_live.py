@@ -12,15 +12,32 @@ import pytest
 
 from pages import blocks
 from stack_scenario import CANARIES, ENDPOINTS, ENVIRONMENT, Scenario, Told, until
-from stack_views import ROOT, Asked, Views, alerts, asked, choices, marks
+from stack_views import DIALECTS, ROOT, Asked, Views, asked, choices, marks
 
-SILENT = {"Trouble reported by runs"}
+SILENT = {
+    "Trouble reported by runs",
+    "Refused",
+    "Failed to send",
+    "Failed to queue",
+}
 """Panels that show nothing as long as all is well."""
 FIRING = {
+    "ConfitureRunFailed",
     "ConfitureWebhookDeadLetter",
     "ConfitureWebhookEndpointGone",
-    "ConfitureMigrationFailed",
+    "ConfitureWebhookErrorBudgetBurnFast",
+    "ConfitureWebhookErrorBudgetBurnSlow",
 }
+REPAIRED = {"ConfitureRunFailed", "ConfitureWebhookDeadLetter", "ConfitureWebhookEndpointGone"}
+"""Alerts that clear as soon as somebody has repaired the cause."""
+SHORT_OF = 1
+"""What a bar of a `compatible` graph may miss at a test's pace, where a scrape is a large part of it."""
+
+
+@pytest.fixture(params=DIALECTS)
+def shown(request: pytest.FixtureRequest, views: Views) -> Views:
+    """What each server shows, on its own dashboards."""
+    return views.on(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -31,72 +48,93 @@ def told(scenario: Scenario) -> Told:
 
 
 @pytest.mark.parametrize(
-    "query", list(asked()), ids=lambda query: f"{query.dashboard}: {query.panel}"
+    "query",
+    [query for server in DIALECTS for query in asked(server)],
+    ids=lambda query: f"{query.server}: {query.dashboard}: {query.panel}",
 )
 def test_every_panel_has_data(views: Views, scenario: Scenario, query: Asked) -> None:
-    """No query of a panel fails, and none is empty that should show something."""
-    shown = views.panel(query)
+    """No query of a panel fails on its server, and none is empty that should show something."""
+    shown = views.on(query.server).panel(query)
     assert shown or query.panel in SILENT
 
 
-@pytest.mark.parametrize("name", sorted(marks()))
-def test_every_annotation_marks_something(views: Views, scenario: Scenario, name: str) -> None:
-    """Each annotation's expression, from its file, has marks: all that they tell of has happened."""
-    assert views.marks(marks()[name]) > 0
+def test_every_annotation_marks_something(shown: Views, scenario: Scenario) -> None:
+    """Each annotation's expression, from its file, has marks: all of it has happened."""
+    for name, expr in marks(shown.server).items():
+        assert shown.marks(expr) > 0, name
 
 
 @pytest.mark.parametrize("name", sorted(choices()))
-def test_every_variable_offers_what_there_is(views: Views, scenario: Scenario, name: str) -> None:
-    """Each variable's query, from its file, offers the environment, or the endpoints."""
+def test_every_variable_offers_what_there_is(shown: Views, scenario: Scenario, name: str) -> None:
+    """Each variable's query, from its file, offers the services, the environments or the endpoints."""
     selector, label = choices()[name]
-    expected = {ENVIRONMENT} if label == "deployment_environment_name" else set(ENDPOINTS)
-    assert views.choice(selector, label) == expected
+    expected = {
+        "job": {"confiture"},
+        "deployment_environment_name": {ENVIRONMENT},
+        "confiture_webhook_endpoint": set(ENDPOINTS),
+    }
+    assert shown.choice(selector, label) == expected[label]
 
 
-def test_deliveries_are_counted_exactly(views: Views, told: Told, scenario: Scenario) -> None:
+def test_deliveries_are_counted_exactly(shown: Views, told: Told, scenario: Scenario) -> None:
     """The dashboard's counts by endpoint and outcome are the receivers' own."""
     expected = told.outcomes() + Counter({("late", "deferred"): scenario.deferred})
-    shown = views.table(
+    found = shown.table(
         "Deliveries by endpoint", "confiture_webhook_endpoint", "confiture_webhook_outcome"
     )
-    assert shown == dict(expected)
+    assert found == dict(expected)
 
 
-def test_the_graph_and_the_numbers_agree_with_the_receivers(views: Views, told: Told) -> None:
+def test_the_graph_and_the_numbers_agree_with_the_receivers(shown: Views, told: Told) -> None:
     """Summed over its intervals the graph shows each outcome once; the single numbers fit."""
     outcomes = Counter[str]()
     for (_, outcome), count in told.outcomes().items():
         outcomes[outcome] += count
-    graph = views.table("Deliveries by outcome", "confiture_webhook_outcome")
+    graph = shown.table("Deliveries by outcome", "confiture_webhook_outcome")
     graph.pop("deferred")
-    assert graph == dict(outcomes)
-    assert views.number("Deliveries") == outcomes.total()
-    assert views.number("Dead letters") == outcomes["dead_letter"]
-    assert views.number("Success ratio") == pytest.approx(outcomes["delivered"] / outcomes.total())
+    if shown.server == "prometheus-3.5":
+        for outcome, count in outcomes.items():
+            assert abs(graph[outcome] - count) <= SHORT_OF
+    else:
+        assert graph == dict(outcomes)
+    assert shown.number("Deliveries") == outcomes.total()
+    assert shown.number("Dead letters") == outcomes["dead_letter"]
+    assert shown.number("Success ratio") == pytest.approx(outcomes["delivered"] / outcomes.total())
 
 
-def test_failures_and_retries_are_counted_exactly(views: Views, told: Told) -> None:
+def test_failures_and_retries_are_counted_exactly(shown: Views, told: Told) -> None:
     """Failed attempts by reason, and retries, are what the receivers answered and saw."""
     labels = ("confiture_webhook_endpoint", "error_type")
-    assert views.table("Failures by endpoint and reason", *labels) == dict(told.failures())
+    assert shown.table("Failures by endpoint and reason", *labels) == dict(told.failures())
     retries = Counter[str]()
-    for (endpoint, _), count in views.table("Retries by endpoint and reason", *labels).items():
+    for (endpoint, _), count in shown.table("Retries by endpoint and reason", *labels).items():
         retries[endpoint] += count
     in_run = told.retries() - Counter({"late": 1})  # its second attempt was in another run
-    assert retries == in_run or retries == told.retries()
-    attempts = views.table("Attempts by server and status", "http_response_status_code")
+    assert retries in (in_run, told.retries())
+    attempts = shown.table("Attempts by server and status", "http_response_status_code")
     statuses = Counter(str(request.answer.status) for request in told.requests)
     assert attempts == dict(statuses)
 
 
-def test_migrations_are_counted_exactly(views: Views, scenario: Scenario) -> None:
+def test_migrations_are_counted_exactly(shown: Views, scenario: Scenario) -> None:
     """Runs, applied and failed migrations are what the commands did."""
-    assert views.number("Applied") == scenario.applied
-    assert views.number("Failed") == scenario.failed
-    assert views.number("Runs") == scenario.runs
-    assert views.number("Interrupted") == 0
-    reasons = views.table("Failures by reason", "confiture_migration_direction", "error_type")
+    assert shown.number("Applied") == scenario.applied
+    assert shown.number("Failed") == scenario.failed
+    assert shown.number("Runs") == scenario.runs
+    assert shown.number("Failed runs") == scenario.failed
+    assert shown.number("Interrupted") == 0
+    reasons = shown.table("Failures by reason", "confiture_migration_direction", "error_type")
     assert reasons == {("up", "42703"): scenario.failed}
+
+
+def test_what_the_outboxes_hold_adds_up(shown: Views, scenario: Scenario, told: Told) -> None:
+    """Projects of one environment have rows of their own, and their dead letters add up."""
+    (_, dead) = (query for query in asked(shown.server) if query.panel == "In the outboxes")
+    rows = {
+        series["metric"]["db_namespace"]: int(series["value"][1]) for series in shown.metrics(dead)
+    }
+    assert len(rows) == len(scenario.databases)
+    assert sum(rows.values()) == told.outcomes()[("dead", "dead_letter")]
 
 
 def test_no_label_grows(views: Views, scenario: Scenario) -> None:
@@ -110,16 +148,15 @@ def test_nothing_was_lost_on_the_way(views: Views, scenario: Scenario) -> None:
     assert views.number("Lost in the collector") == 0
 
 
-@pytest.mark.parametrize("alert", sorted(alerts()))
-def test_every_alert_can_be_evaluated(views: Views, scenario: Scenario, alert: str) -> None:
-    """Each alert's expression, from its file, gives a result exactly when it should."""
-    assert bool(views.instant(alerts()[alert])) is (alert in FIRING)
+def test_alerts_fire(shown: Views, scenario: Scenario) -> None:
+    """Dead letters, a 410, a failed run and lost deliveries fire on every server, and nothing else does."""
+    assert until(shown.firing, FIRING.issubset, 30, "firing") == FIRING
 
 
-def test_alerts_fire_live(views: Views, scenario: Scenario) -> None:
-    """Dead letters, a 410 and failed migrations fire in Prometheus and reach Alertmanager."""
-    assert until(views.firing, FIRING.issubset, 60, "firing") == FIRING
-    assert until(views.routed, FIRING.issubset, 60, "routed") == FIRING
+def test_alerts_reach_alertmanager(views: Views, scenario: Scenario) -> None:
+    """Alertmanager has every alert, with a link to a server that answers."""
+    assert until(views.routed, FIRING.issubset, 30, "routed") == FIRING
+    assert all(link.startswith("http://127.0.0.1:") for link in views.links())
 
 
 def test_every_run_is_one_trace(views: Views, told: Told) -> None:
@@ -294,3 +331,13 @@ def test_the_stores_hold_no_secret(
             assert not [part for part, canary in canaries.items() if canary.encode() in content], (
                 path
             )
+
+
+def test_alerts_clear_when_the_cause_is_gone(views: Views, scenario: Scenario, told: Told) -> None:
+    """A later success, redelivered dead letters and an endpoint that is well again end their alerts everywhere."""
+    scenario.run(scenario.plain)
+    scenario.webhooks(scenario.dead, "redeliver", "--dead", "--yes")
+    scenario.webhooks(scenario.gone, "enable", "gone")
+    scenario.run(scenario.gone)
+    for server in DIALECTS:
+        until(views.on(server).firing, REPAIRED.isdisjoint, 40, server)
