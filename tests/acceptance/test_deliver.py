@@ -299,3 +299,29 @@ def test_a_workers_telemetry_is_true(outside: Project, receiver: Any, collector:
     assert sizes == {"pending": 1, "dead_letter": 0}
     oldest = [m for m in collector.metrics if m.name.endswith("outbox.oldest_timestamp")]
     assert oldest[-1].value == pytest.approx(made_at.timestamp(), abs=0.001)
+
+
+def test_a_watching_worker_takes_a_changed_file_over(outside: Project) -> None:
+    """New addresses, secrets and endpoints are in force within seconds; a wrong file changes nothing."""
+    with LocalReceiver(secret="old") as old, LocalReceiver(secret="new") as new:
+        block = {"name": "a", "url": old.url, "secret": "old"}
+        outside.environment_file(webhooks={"endpoints": [block]})
+        release(outside, 1)
+        worker = outside.spawn("webhooks", "deliver", "--watch")
+        eventually(lambda: len(old.requests) == 1)
+        outside.environment_file(webhooks={"endpoints": [{"name": "a", "url": "no address"}]})
+        time.sleep(3)
+        release(outside, 2)
+        eventually(lambda: len(old.requests) == 2)
+        changed = {"name": "a", "url": new.url, "secret": "new"}
+        outside.environment_file(webhooks={"endpoints": [changed, {**changed, "name": "b"}]})
+        time.sleep(4)
+        release(outside, 3)
+        eventually(lambda: len(new.requests) == 1)
+        assert len(old.requests) == 2
+        assert all(request.verified for request in (*old.requests, *new.requests))
+        worker.terminate()
+        output, errors = worker.communicate(timeout=BOUND_S)
+    assert "3 delivered" in output
+    assert errors.count("the one before it stays in force") == 1
+    assert "Endpoints now: a, b" in errors

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from confiture_webhooks.deliver import POLL, POLL_WHEN_TOLD
 from confiture_webhooks.outbox.postgres import PostgresOutbox
+from confiture_webhooks.watch import POLL, POLL_WHEN_WOKEN
 from samples import delivery
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_a_worker_is_told_what_others_release(
     project: Project, receiver: Any, worker: Any, admin: Any
 ) -> None:
     """It looks once a minute, and delivers at once; also after the server cut its connections."""
-    assert POLL_WHEN_TOLD.total_seconds() > BOUND_S
+    assert POLL_WHEN_WOKEN.total_seconds() > BOUND_S
     eventually(is_so(admin, RESTED))
     for number in range(3):
         release(project, number)

@@ -17,6 +17,7 @@ from ..remedy import shown
 from ..run.invocation import Invocation, parse
 from ..run.settler import Ask
 from ..terminal import say
+from ..watch import Source
 from ..wiring import (
     command_settings,
     in_database,
@@ -83,6 +84,19 @@ def ask_of(config: Path | None) -> Ask | None:
         return Ledger(dsn).ask if dsn is not None else None
     except Exception:  # noqa: BLE001  an address that libpq cannot read
         return None
+
+
+def source_of(config: Path | None) -> Source:
+    """Where the configuration comes from, to be read again when its files change."""
+
+    def again() -> tuple[Settings, Ask | None]:
+        invocation = _asked_for(config)
+        settings = read(os.environ, invocation.settings_file)
+        return _placed(settings, invocation), ask_of(config)
+
+    invocation = _asked_for(config)
+    named = (invocation.settings_file, invocation.config_file, os.environ.get(CONFIG))
+    return Source(tuple(dict.fromkeys(path for path in named if path)), again)
 
 
 def settings_of(

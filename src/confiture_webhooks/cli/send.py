@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from ..deliver import PassResult, deliver_due, deliver_until
 from ..doctor.obstacles import remedy_of
 from ..errors import Fault, OutboxError
 from ..event import SUBSCRIBABLE, EventType, rfc3339
 from ..outlook import Wait, Why, by_environment, elsewhere_line
 from ..remedy import shown
 from ..terminal import say
+from ..watch import PassResult, Source, deliver_due, deliver_until
 from ..wiring import operators_outbox
 from ..worker.pace import FAILING_AFTER
-from .context import ask_of, settings_of
+from .context import ask_of, settings_of, source_of
 from .options import ConfigOpt, FormatOpt, is_json, known
 from .output import CONFIG_INVALID, FAILED, fail, fault_rows, line, print_json, refuse, say_faults
 from .tables import milliseconds, print_block
@@ -180,7 +180,7 @@ def deliver(
         say_faults((*settings.faults, *settings.warnings))
     try:
         ask = ask_of(config)
-        result = (_watch if watch else _once)(settings, ask)
+        result = _watch(settings, ask, source_of(config)) if watch else _once(settings, ask)
     except OutboxError as error:
         fail(str(error), output)
     faulty = {endpoint.name: Why.FAULTY.value for endpoint in settings.faulty}
@@ -223,7 +223,7 @@ def _once(settings: Settings, ask: Ask | None) -> PassResult:
     return deliver_due(settings, os.environ, ask)
 
 
-def _watch(settings: Settings, ask: Ask | None) -> PassResult:
+def _watch(settings: Settings, ask: Ask | None, source: Source) -> PassResult:
     stopped = threading.Event()
 
     def stop(*_: Any) -> None:
@@ -235,7 +235,7 @@ def _watch(settings: Settings, ask: Ask | None) -> PassResult:
         signal.signal(number, stop)
     if sys.stderr is not None and sys.stderr.isatty():
         say("Sending deliveries as they become due. Ctrl-C ends it.")
-    return deliver_until(stopped, settings, os.environ, ask)
+    return deliver_until(stopped, settings, os.environ, ask, source)
 
 
 def as_document(result: PassResult) -> dict[str, Any]:

@@ -1,0 +1,341 @@
+"""``confiture webhooks deliver``: a worker of its own, for one pass or until it is stopped."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from .delivery import Outcome
+from .errors import OutboxError
+from .outbox import Summary
+from .run.outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
+from .run.settler import settle_outbox
+from .run.summary import barred, elsewhere
+from .terminal import counted, progress, say
+from .wiring import command_telemetry, make_transport, operators_outbox, user_agent
+from .worker import Worker
+from .worker.passes import Passes
+
+if TYPE_CHECKING:
+    from .config import Settings
+    from .outbox import Outbox
+    from .run.settler import Ask
+    from .telemetry import Telemetry
+
+LONGEST_PASS = timedelta(hours=1)
+POLL = timedelta(seconds=1)
+"""How often a watching worker looks for what other processes released."""
+POLL_WHEN_WOKEN = timedelta(minutes=1)
+"""How often where the outbox wakes it."""
+TEND_EVERY = timedelta(minutes=1)
+LOOK_EVERY_S = 1.0
+"""How often a watching worker looks whether its files have changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassResult:
+    """The work of a worker."""
+
+    delivered: int
+    dead: int
+    left: int
+    """Deliveries still to make, due later or of endpoints that are off or not configured."""
+    next_at: datetime | None
+    """When the next of them is due."""
+    elsewhere: Mapping[str | None, int]
+    """By environment that is not this worker's, deliveries still to make."""
+    failures: Mapping[str, str]
+    """By endpoint, why the latest attempt that failed did."""
+    barred: Mapping[str, str] = field(default_factory=dict)
+    """By endpoint that waits and gets nothing, why: off, or unknown."""
+    left_alone: Collection[str] = ()
+    """Endpoints that failed so often in a row that the pass went on without them."""
+    resting: Mapping[str, datetime] = field(default_factory=dict)
+    """Endpoints that asked for a rest, and until when."""
+    is_done: bool = True
+    """Whether nothing due was left untried, and the outbox did not fail."""
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every attempt made was accepted, and nothing waits that is due, or in vain."""
+        return self.is_done and not (self.failures or self.barred)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Bench:
+    """A worker and its parts."""
+
+    settings: Settings
+    ask: Ask | None
+    outbox: Outbox
+    telemetry: Telemetry
+    worker: Worker
+    before: Counter[Outcome]
+    """Outcomes of the workers before this one, with an older configuration."""
+
+    @contextmanager
+    def woken(self) -> Iterator[None]:
+        """Have the outbox wake the worker where it can; else the worker looks for news."""
+
+        def heard(is_heard: bool) -> None:  # noqa: FBT001  the port's callback
+            self.worker.poll_every(POLL_WHEN_WOKEN if is_heard else POLL)
+
+        stop = self.outbox.listen(self.worker.wake, heard)
+        try:
+            yield
+        finally:
+            stop()
+
+    def settle(self) -> None:
+        """Report how the migrations of killed runs ended."""
+        try:
+            settle_outbox(
+                self.outbox,
+                self.settings.recorded,
+                self.ask,
+                self.telemetry,
+                environment=self.settings.environment,
+            )
+        except OutboxError as error:
+            self.telemetry.outbox_failed(str(error))
+
+    def tend(self) -> None:
+        """Forget what was delivered long ago."""
+        try:
+            self.outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
+        except OutboxError as error:
+            self.telemetry.outbox_failed(str(error))
+
+    def show(self, _: float) -> None:
+        """How far the pass is, on a terminal. The outbox has other things to do than to count."""
+        outcomes = self.worker.outcomes()
+        done = outcomes[Outcome.DELIVERED]
+        failed = counted(outcomes.total() - done, "attempt", "attempts")
+        progress(f"{done} delivered, {failed} failed … Ctrl-C ends it")
+
+    def outcomes(self) -> Counter[Outcome]:
+        """How many attempts led to which outcome, since the command began."""
+        return self.worker.outcomes() + self.before
+
+    def result(self, *, is_done: bool) -> PassResult:
+        """The result so far."""
+        outcomes, now = self.outcomes(), datetime.now(UTC)
+        try:
+            summaries = self.outbox.summaries()
+            standing = self.outbox.standing(self.settings.environment)
+            due = [
+                at
+                for endpoint in self.settings.endpoints
+                if (at := self.outbox.next_due_at(endpoint.name, self.settings.environment))
+            ]
+        except OutboxError as error:
+            self.telemetry.outbox_failed(str(error))
+            summaries, due, standing, is_done = {}, [], {}, False
+        mine = summaries.get(self.settings.environment, Summary())
+        return PassResult(
+            delivered=outcomes[Outcome.DELIVERED],
+            dead=outcomes[Outcome.DEAD_LETTER] + outcomes[Outcome.GONE],
+            left=sum(mine.undelivered.values()),
+            next_at=min(due, default=None),
+            elsewhere=elsewhere(summaries, self.settings.environment),
+            failures=self.worker.failed(),
+            resting={
+                name: one.rests_until
+                for name, one in standing.items()
+                if one.rests_until is not None and one.rests_until > now
+            },
+            barred=barred(
+                mine,
+                [n for n, one in standing.items() if one.off_since],
+                [endpoint.name for endpoint in self.settings.endpoints],
+            ),
+            left_alone=self.worker.left_alone(),
+            is_done=is_done and not self.worker.has_faults(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the configuration comes from, for a worker that takes changes over."""
+
+    files: Sequence[str | os.PathLike[str]]
+    read: Callable[[], tuple[Settings, Ask | None]]
+
+    def stamp(self) -> tuple[object, ...]:
+        """Another value when a file, or the target of a symbolic link to it, has changed."""
+        return tuple(_stamp(path) for path in self.files)
+
+
+def _stamp(path: str | os.PathLike[str]) -> tuple[object, ...]:
+    try:
+        real = os.path.realpath(path)
+        found = os.stat(real)  # noqa: PTH116
+    except OSError:
+        return ()
+    return real, found.st_mtime_ns, found.st_ino, found.st_size
+
+
+class _Changes:
+    """Notices that a source has changed, and is whole: unchanged since the last look."""
+
+    def __init__(self, source: Source | None) -> None:
+        self._source = source
+        self._known = self._seen = source.stamp() if source else ()
+
+    def news(self) -> tuple[Settings, Ask | None] | None:
+        """The configuration that is to be taken over; a wrong one is said in a line."""
+        if self._source is None:
+            return None
+        seen, self._seen = self._seen, self._source.stamp()
+        if self._seen in (self._known, ()) or seen != self._seen:
+            return None
+        self._known = self._seen
+        try:
+            settings, ask = self._source.read()
+        except Exception as error:  # noqa: BLE001  nothing in a file ends a worker
+            self.refuse(type(error).__name__)
+            return None
+        if faults := settings.faults:
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            self.refuse(f"{faults[0]}{more}")
+            return None
+        if not settings.endpoints:
+            self.refuse("no endpoint is configured")
+            return None
+        names = ", ".join(endpoint.name for endpoint in settings.endpoints)
+        say(f"The configuration has changed. Endpoints now: {names}")
+        return settings, ask
+
+    @staticmethod
+    def refuse(why: str) -> None:
+        """Say that what is new is not taken over."""
+        say(f"The changed configuration is wrong, the one before it stays in force: {why}")
+
+
+def deliver_due(
+    settings: Settings, environ: Mapping[str, str], ask: Ask | None = None
+) -> PassResult:
+    """Send every delivery that is due now, once; what fails is put off on its schedule.
+
+    First, *ask* the database how the migrations of killed runs ended.
+
+    Raises OutboxError when the outbox cannot be opened.
+    """
+    with _bench(settings, ask, environ=environ, hold=timedelta(), poll=None) as (bench, passes):
+        passes.begin()  # a pass that finds nothing is seen, too
+        bench.settle()
+        bench.worker.start()
+        bench.worker.wake()
+        try:
+            is_done = bench.worker.drain(LONGEST_PASS, horizon=timedelta(), tell=bench.show)
+        finally:
+            progress("")
+        bench.worker.stop()
+        bench.tend()
+        return bench.result(is_done=is_done)
+
+
+def deliver_until(
+    stopped: threading.Event,
+    settings: Settings,
+    environ: Mapping[str, str],
+    ask: Ask | None = None,
+    source: Source | None = None,
+) -> PassResult:
+    """Send every delivery when it is due, until *stopped* is set.
+
+    Now and then, *ask* the database how the migrations of killed runs ended. When *source* has
+    changed, attempts under way end, and a new worker goes on with the new configuration.
+
+    At the end attempts under way come to their end, and what was claimed beyond them goes back.
+    KeyboardInterrupt cuts that short. Raises OutboxError when the outbox cannot be opened.
+    """
+    changes, before = _Changes(source), Counter[Outcome]()
+    in_force = settings, ask
+    current = in_force
+    while True:
+        try:
+            with _bench(*current, environ=environ, before=before) as (bench, _), bench.woken():
+                news = _serve(bench, stopped, changes)
+                result = bench.result(is_done=True)
+        except OutboxError as error:
+            if current is in_force:
+                raise
+            changes.refuse(str(error))
+            current = in_force
+            continue
+        if news is None:
+            return result
+        before, in_force, current = bench.outcomes(), current, news
+
+
+def _serve(
+    bench: _Bench, stopped: threading.Event, changes: _Changes
+) -> tuple[Settings, Ask | None] | None:
+    """Run the worker until *stopped* is set, or there is a new configuration."""
+    news = None
+    bench.worker.start()
+    try:
+        tends_at = 0.0
+        while not stopped.is_set() and news is None:
+            if time.monotonic() >= tends_at:
+                bench.settle()
+                bench.tend()
+                tends_at = time.monotonic() + TEND_EVERY.total_seconds()
+            if not stopped.wait(LOOK_EVERY_S):
+                news = changes.news()
+        bench.worker.finish()
+    except KeyboardInterrupt:
+        bench.worker.stop()
+        stopped.set()
+        return None
+    return news
+
+
+@contextmanager
+def _bench(
+    settings: Settings,
+    ask: Ask | None,
+    *,
+    environ: Mapping[str, str],
+    hold: timedelta | None = None,
+    poll: timedelta | None = POLL,
+    before: Counter[Outcome] | None = None,
+) -> Iterator[tuple[_Bench, Passes]]:
+    outbox = operators_outbox(settings, environ, makes=True)
+    telemetry = command_telemetry(settings, environ)
+    telemetry.observe_outbox(outbox.summary)
+    transport, passes = make_transport(), Passes(telemetry)
+    worker = Worker(
+        settings.endpoints,
+        outbox,
+        transport,
+        telemetry,
+        environment=settings.environment,
+        user_agent=user_agent(),
+        hold=settings.flush_timeout if hold is None else hold,
+        poll=poll,
+        passes=passes,
+    )
+    bench = _Bench(
+        settings=settings,
+        ask=ask,
+        outbox=outbox,
+        telemetry=telemetry,
+        worker=worker,
+        before=before or Counter(),
+    )
+    try:
+        yield bench, passes
+    finally:
+        worker.stop()
+        telemetry.shutdown(TELEMETRY_BUDGET)
+        transport.close()
+        outbox.close()
