@@ -76,6 +76,9 @@ def full(kind: EventType) -> Event:
         trace_id=TRACE_ID,
         environment="production",
         database=Database(host="db.production.internal", port=5432, name="shop", schema="public"),
+        command="confiture migrate up",
+        run_url="https://ci.example.com/shop/runs/4711",
+        trace_url=f"https://jaeger.example.com/trace/{TRACE_ID}",
     )
     if kind is EventType.PING:
         return replace(made, database=Database())
@@ -93,7 +96,8 @@ def full(kind: EventType) -> Event:
 def sparse(kind: EventType) -> Event:
     """An event of *kind* with no more than every one has."""
     made = replace(full(kind), environment=None, database=Database(), rows_affected=None)
-    made = replace(made, duration_s=None, ended_at=None)
+    made = replace(made, duration_s=None, ended_at=None, run_url=None, trace_url=None)
+    made = replace(made, command=None)
     if made.error is not None:
         made = replace(made, error=replace(ERROR, sqlstate=None, detail=None))
     return replace(made, migrations=[] if made.migrations is not None else None)
@@ -129,10 +133,9 @@ def schema() -> dict[str, Any]:
 
 
 def _schema_of_kind(kind: EventType) -> dict[str, Any]:
-    samples = [
-        payload(event, "analytics", include_sql=is_whole)
-        for event, is_whole in ((full(kind), True), (full(kind), False), (sparse(kind), False))
-    ]
+    by_hand = replace(full(kind), run_url=None)
+    made = ((full(kind), True), (full(kind), False), (by_hand, False), (sparse(kind), False))
+    samples = [payload(event, "analytics", include_sql=is_whole) for event, is_whole in made]
     found = _schema_of(samples, "")
     found["properties"]["event_type"] = {"const": kind.value}
     return found

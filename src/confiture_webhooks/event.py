@@ -27,7 +27,9 @@ class EventType(StrEnum):
     RUN_SUCCESS = "run_success"
     """a whole run ended well, listing its migrations"""
     RUN_ERROR = "run_error"
-    """a whole run failed, listing its migrations"""
+    """a whole run failed, listing its migrations; also sent, to endpoints without `events`, when no
+    migration's event says so: no connection, a lock, a checksum
+    """
     PING = "ping"
     """`confiture webhooks test`"""
     CUSTOM = "custom"

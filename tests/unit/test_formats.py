@@ -25,7 +25,7 @@ from confiture_webhooks.event import (
     payload,
 )
 from confiture_webhooks.formats import render
-from confiture_webhooks.formats.message import TITLES, cut, message
+from confiture_webhooks.formats.message import RUNS, TITLES, cut, message
 from confiture_webhooks.formats.rendering import WORDS
 from confiture_webhooks.provider import complete
 from confiture_webhooks.signature import body_signature
@@ -106,7 +106,7 @@ def accepted(chosen: str, what: Event, **changes: Any) -> str:
 
 def test_every_event_has_a_title_and_a_sample_here() -> None:
     """No kind is left out, of the formats or of these tests, but a hook's own, sent as it is."""
-    assert set(EVENTS) == set(TITLES) == set(EventType) - {EventType.CUSTOM}
+    assert set(EVENTS) == set(TITLES) | RUNS == set(EventType) - {EventType.CUSTOM}
 
 
 @pytest.mark.parametrize("kind", EVENTS)
@@ -154,7 +154,7 @@ def test_a_body_is_the_same_every_time(chosen: str) -> None:
 @pytest.mark.parametrize("chosen", WORDS)
 def test_a_failure_tells_what_why_and_where(chosen: str) -> None:
     """Migration, error, SQLSTATE, environment and trace are in every message of a failure."""
-    content = sent(EVENTS[EventType.MIGRATION_ERROR], to(chosen)).body.decode()
+    content = sent(EVENTS[EventType.MIGRATION_ERROR], to(chosen)).body.decode().replace("\\", "")
     for word in ("005_add_payment_table", "UndefinedTable", "42P01", "production", "4bf92f35"):
         assert word in content
 
@@ -164,7 +164,45 @@ def test_a_run_that_failed_tells_which_migration_did(chosen: str) -> None:
     """Of the migrations of a run, the one that failed is marked."""
     rows = [*ROWS, {**ROWS[0], "name": "006_b", "status": "error"}]
     run = event(type=EventType.RUN_ERROR, migrations=rows, error=ERROR, **NOTHING)
-    assert "005_a, 006_b (failed)" in sent(run, to(chosen)).body.decode()
+    content = sent(run, to(chosen)).body.decode().replace("\\", "")
+    assert "005_a, 006_b (failed)" in content
+    assert "Migration 006_b failed in production" in content
+
+
+@pytest.mark.parametrize("chosen", ["slack", "discord", "teams"])
+def test_a_run_that_rolled_back_is_announced_as_such(chosen: str) -> None:
+    """It names what it rolled back and where, and is not green."""
+    rows = [{**ROWS[0], "name": name, "direction": "down"} for name in ("011_b", "010_a")]
+    run = event(type=EventType.RUN_SUCCESS, migrations=rows, **NOTHING)
+    content = sent(run, to(chosen)).body.decode()
+    title = "Rolled back 2 migrations in production: 011_b, 010_a"
+    assert title in content.replace("\\", "")
+    green = sent(EVENTS[EventType.RUN_SUCCESS], to(chosen)).body.decode()
+    assert not {"#36a64f", "Good"} & set(re.findall(r'"(?:color)": "([^"]+)"', content))
+    assert "Applied 1 migration in production: 005_a" in green.replace("\\", "")
+
+
+LINKS = {"run_url": "https://ci.example/run/7?a=1", "trace_url": "https://jaeger.example/trace/4b"}
+
+
+@pytest.mark.parametrize("chosen", [name for name in FORMATS if name != "cloudevents-binary"])
+@pytest.mark.parametrize("kind", [EventType.MIGRATION_ERROR, EventType.RUN_ERROR])
+def test_every_message_leads_to_the_ci_run_and_the_trace(chosen: str, kind: EventType) -> None:
+    """Both addresses are in it, and the provider accepts them."""
+    what = replace(EVENTS[kind], command="confiture migrate up", **LINKS)
+    assert accepted(chosen, what)
+    content = sent(what, to(chosen)).body.decode()
+    assert all(url in content for url in LINKS.values())
+
+
+def test_discord_shows_marks_as_text() -> None:
+    """What Discord's Markdown would underline, hide or embolden stays as it was written."""
+    error = ErrorInfo(type="E", message="a__b__ ||c|| *d* ~~e~~ `f` [g](https://h)")
+    content = json.loads(
+        sent(event(type=EventType.MIGRATION_ERROR, error=error), to("discord")).body
+    )
+    (field,) = [one for one in content["embeds"][0]["fields"] if one["name"] == "Error"]
+    assert not re.search(r"(?<!\\)[*_~`|\[]", field["value"])
 
 
 @pytest.mark.parametrize("chosen", WORDS)
@@ -225,6 +263,30 @@ def test_the_next_success_closes_what_a_failure_opened(
     verb, _, name = accepted(chosen, EVENTS[bad]).partition(" ")
     assert verb == opened
     assert accepted(chosen, later) == f"{closed} {name}"
+
+
+@pytest.mark.parametrize("chosen", ["pagerduty", "opsgenie"])
+@pytest.mark.parametrize(
+    ("bad", "down"),
+    [
+        (
+            EventType.MIGRATION_ERROR,
+            event(type=EventType.MIGRATION_ROLLBACK, direction=Direction.DOWN),
+        ),
+        (
+            EventType.RUN_ERROR,
+            event(
+                type=EventType.RUN_SUCCESS,
+                migrations=[{**ROWS[0], "direction": "down"}],
+                **NOTHING,
+            ),
+        ),
+    ],
+)
+def test_a_rollback_closes_no_alert_of_an_up(chosen: str, bad: EventType, down: Event) -> None:
+    """What failed on the way up is still to be done: only the next success of it closes it."""
+    opened = accepted(chosen, EVENTS[bad]).partition(" ")[2]
+    assert accepted(chosen, down).partition(" ")[2] != opened
 
 
 @pytest.mark.parametrize("chosen", ["pagerduty", "opsgenie"])

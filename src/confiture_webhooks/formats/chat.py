@@ -7,6 +7,7 @@ not all take; an Adaptive Card is what they are made for.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ TEAMS_TOTAL = 28_000
 _SHORT = 40
 """A value up to this stands beside another."""
 _NEUTRAL = 0x5865A6
+_MARKS = re.compile(r"[\\*_~`|\[\]<>#@]|(?m:^[-+])")
 _COLORS = {Tone.GOOD: "Good", Tone.BAD: "Attention", Tone.NEUTRAL: "Default"}
 
 
@@ -39,8 +41,13 @@ def slack(event: Event, message: Message) -> dict[str, Any]:
         {"title": name, "value": _slack_text(value), "short": len(value) <= _SHORT}
         for name, value in message.facts
     ]
+    own += [
+        {"title": f"{name} link", "value": _slack_text(url), "short": False}
+        for name, url in message.links
+    ]
+    card["mrkdwn_in"] = []
     card["fields"] = own + [field for field in card["fields"] if field["title"] == "Time"]
-    card["title"] = message.title
+    card["title"] = _slack_text(message.title)
     card["text"] = _slack_text(message.text or message.title)
     card["fallback"] = _slack_text(message.summary)
     if message.tone is Tone.NEUTRAL:
@@ -58,12 +65,15 @@ def discord(event: Event, message: Message) -> dict[str, Any]:
     document = _host_document(DiscordRenderer(), event)
     (embed,) = document["embeds"]
     own = [
-        {"name": name, "value": cut(value, 1024), "inline": len(value) <= _SHORT}
+        {"name": name, "value": cut(_marked(value), 1024), "inline": len(value) <= _SHORT}
         for name, value in message.facts
     ]
+    own += [
+        {"name": f"{name} link", "value": _open(url), "inline": True} for name, url in message.links
+    ]
     embed["fields"] = own
-    embed["title"] = cut(message.title, 256)
-    embed["description"] = cut(message.text or message.title, 4096)
+    embed["title"] = cut(_marked(message.title), 256)
+    embed["description"] = cut(_marked(message.text or message.title), 4096)
     if message.tone is Tone.NEUTRAL:
         embed["color"] = _NEUTRAL
     return document | {"allowed_mentions": {"parse": []}}
@@ -84,7 +94,7 @@ def teams(_: Event, message: Message) -> dict[str, Any]:
     """
     title = {
         "type": "TextBlock",
-        "text": message.title,
+        "text": _no_link(message.title),
         "size": "Large",
         "weight": "Bolder",
         "color": _COLORS[message.tone],
@@ -92,8 +102,9 @@ def teams(_: Event, message: Message) -> dict[str, Any]:
     }
     body: list[dict[str, Any]] = [title]
     if message.text:
-        body.append({"type": "TextBlock", "text": message.text, "wrap": True})
-    facts = [{"title": name, "value": value} for name, value in message.facts]
+        body.append({"type": "TextBlock", "text": _no_link(message.text), "wrap": True})
+    facts = [{"title": name, "value": _no_link(value)} for name, value in message.facts]
+    facts += [{"title": f"{name} link", "value": _open(url)} for name, url in message.links]
     body.append({"type": "FactSet", "facts": facts})
     card = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
@@ -124,6 +135,21 @@ def _context(event: Event) -> NotificationContext:
     from confiture.core.hooks.notifications import NotificationContext  # noqa: PLC0415
 
     return NotificationContext(success=tone(event) is not Tone.BAD, timestamp=event.occurred_at)
+
+
+def _marked(text: str) -> str:
+    """*text* with the characters escaped that Discord's Markdown gives a meaning to."""
+    return _MARKS.sub(r"\\\g<0>", text)
+
+
+def _no_link(text: str) -> str:
+    """*text* in which nothing is a link of a card's Markdown."""
+    return text.replace("](", "] (")
+
+
+def _open(url: str) -> str:
+    """A link in Markdown."""
+    return f"[Open]({url.replace('(', '%28').replace(')', '%29')})"
 
 
 def _slack_text(text: str) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ..event import Event, EventType
+from ..event import Direction, Event, EventType
+from ..terminal import counted
 
 Fact = tuple[str, str]
 
@@ -17,17 +18,16 @@ TITLES = {
     EventType.MIGRATION_ROLLBACK: "Migration rolled back",
     EventType.MIGRATION_ROLLBACK_ERROR: "Rollback failed",
     EventType.MIGRATION_STARTED: "Migration started",
-    EventType.RUN_SUCCESS: "Run succeeded",
-    EventType.RUN_ERROR: "Run failed",
     EventType.PING: "Ping: webhooks arrive here",
 }
+"""Of events that are about one migration, or none; a run's is made of its migrations."""
+RUNS = frozenset({EventType.RUN_SUCCESS, EventType.RUN_ERROR})
 _FAILURES = frozenset(
     {EventType.MIGRATION_ERROR, EventType.MIGRATION_ROLLBACK_ERROR, EventType.RUN_ERROR}
 )
-_SUCCESSES = frozenset(
-    {EventType.MIGRATION_SUCCESS, EventType.MIGRATION_ROLLBACK, EventType.RUN_SUCCESS}
-)
+_SUCCESSES = frozenset({EventType.MIGRATION_SUCCESS, EventType.RUN_SUCCESS})
 _SECONDS_SHOWN = 3
+IN_TITLE = 3
 LONGEST_LIST = 50
 """So many migrations of a run are named; the others are counted."""
 
@@ -49,6 +49,8 @@ class Message:
     text: str
     """The migration and where it ran; empty when the title says it all."""
     facts: tuple[Fact, ...] = ()
+    links: tuple[Fact, ...] = ()
+    """Names and web addresses: of the CI run, and of the trace."""
 
     @property
     def summary(self) -> str:
@@ -68,19 +70,37 @@ class Message:
 
 def message(event: Event, *, include_sql: bool = False) -> Message:
     """*event* in words; with *include_sql* the whole error text is one of the facts."""
+    links = (("CI run", event.run_url), ("Trace", event.trace_url))
     return Message(
         tone=tone(event),
-        title=TITLES.get(event.type) or event.type.value.replace("_", " ").capitalize(),
-        text=_text(event),
+        title=_run_title(event) if event.type in RUNS else TITLES[event.type],
+        text="" if event.type in RUNS else _text(event),
         facts=tuple(_facts(event, include_sql=include_sql)),
+        links=tuple((name, url) for name, url in links if url),
     )
 
 
 def tone(event: Event) -> Tone:
-    """Whether *event* is good news, bad news, or none."""
+    """Whether *event* is good news, bad news, or none: a rollback is none."""
     if event.type in _FAILURES:
         return Tone.BAD
-    return Tone.GOOD if event.type in _SUCCESSES else Tone.NEUTRAL
+    is_good = event.type in _SUCCESSES and not is_down(event)
+    return Tone.GOOD if is_good else Tone.NEUTRAL
+
+
+def is_down(event: Event) -> bool:
+    """Whether *event* is about rolling back."""
+    if event.direction is not None:
+        return event.direction is Direction.DOWN
+    directions = {row["direction"] for row in event.migrations or ()}
+    if directions:
+        return directions == {Direction.DOWN.value}
+    return (event.command or "").partition("migrate ")[2].startswith("down")
+
+
+def is_over(event: Event) -> bool:
+    """Whether *event* ends the trouble that its ``key`` names."""
+    return event.type in {*_SUCCESSES, EventType.MIGRATION_ROLLBACK}
 
 
 def cut(text: str, limit: int) -> str:
@@ -97,14 +117,15 @@ def cut(text: str, limit: int) -> str:
 def key(event: Event, limit: int) -> str:
     """What names the trouble *event* is about: the same for its failure and its next success.
 
-    A migration in one environment and database, or a run there. Events that open and
-    close nothing have a key of their own, so that nothing goes by it.
+    A migration in one environment and database, or a run there, in one direction: a rollback
+    ends no trouble of an ``up``. Events that open and close nothing have a key of their own.
     """
     about = event.migration.version if event.migration else "run"
-    if tone(event) is Tone.NEUTRAL:
+    if tone(event) is not Tone.BAD and not is_over(event):
         about = event.id
-    place = (event.environment, event.database.host, event.database.name, about)
+    place = [event.environment, event.database.host, event.database.name, about]
     whole = plain("confiture:" + ":".join(part or "-" for part in place))
+    whole += ":down" if is_down(event) else ""
     if len(whole) <= limit:
         return whole
     digest = hashlib.sha256(whole.encode()).hexdigest()
@@ -114,6 +135,24 @@ def key(event: Event, limit: int) -> str:
 def plain(text: str) -> str:
     """*text* as UTF-8 can carry it, before it is measured: bad bytes are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _run_title(event: Event) -> str:
+    """What a run did, to which migrations, where: the failed one, or the first few."""
+    rows = event.migrations or ()
+    where = f" in {event.environment}" if event.environment else ""
+    failed = [str(row["name"]) for row in rows if row["status"] != "success"]
+    names = failed[-1:] or [str(row["name"]) for row in rows]
+    if event.type is EventType.RUN_ERROR and failed:
+        doing = "Rollback of" if is_down(event) else "Migration"
+        return plain(f"{doing} {names[0]} failed{where}")
+    if event.type is EventType.RUN_ERROR:
+        return plain(f"Run failed{where}")
+    if not names:
+        return plain(f"Run succeeded{where}: nothing to do")
+    verb = "Rolled back" if is_down(event) else "Applied"
+    number = counted(len(names), "migration", "migrations")
+    return plain(f"{verb} {number}{where}: {_listed(names, IN_TITLE)}")
 
 
 def _text(event: Event) -> str:
@@ -131,13 +170,13 @@ def _facts(event: Event, *, include_sql: bool) -> list[Fact]:
         ("Database", "/".join(part for part in (database.host, database.name) if part)),
         ("Duration", _duration(event.duration_s)),
         ("Rows", event.rows_affected),
-        ("Migrations", _listed([_named(row) for row in event.migrations or ()])),
+        ("Migrations", _listed([_named(row) for row in event.migrations or ()], LONGEST_LIST)),
     ]
     if error is not None:
         found += [("Error", f"{error.type}: {error.message}"), ("SQLSTATE", error.sqlstate)]
         if include_sql:
             found.append(("Detail", error.detail))
-    found.append(("Trace", event.trace_id))
+    found += [("Command", event.command), ("Trace", event.trace_id)]
     return [(name, plain(str(value))) for name, value in found if value not in (None, "")]
 
 
@@ -149,7 +188,7 @@ def _named(row: Mapping[str, object]) -> str:
     return f"{row['name']}{'' if row['status'] == 'success' else ' (failed)'}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:LONGEST_LIST])
-    left = len(names) - LONGEST_LIST
+def _listed(names: Sequence[str], most: int) -> str:
+    shown = ", ".join(names[:most])
+    left = len(names) - most
     return f"{shown} and {left} more" if left > 0 else shown

@@ -33,12 +33,13 @@ def pagerduty(event: Event, message: Message) -> dict[str, Any]:
         "component": cut(plain(event.database.name or ""), 255),
         "group": cut(plain(event.environment or ""), 255),
         "class": event.type.value,
-        "custom_details": dict(message.facts),
+        "custom_details": _details(message),
     }
     return {
         "event_action": "trigger",
         **named,
         "client": "Confiture",
+        **({"client_url": message.links[0][1]} if message.links else {}),
         "payload": {name: value for name, value in alert.items() if value},
     }
 
@@ -51,7 +52,7 @@ def opsgenie(event: Event, message: Message) -> dict[str, Any]:
     named = {"alias": key(event, 512), "source": _SOURCE}
     if message.tone is not Tone.BAD:
         return {**named, "note": cut(message.summary, 25_000)}
-    facts = dict(message.facts)
+    facts = _details(message)
     tags = [event.type.value, event.environment]
     alert: dict[str, Any] = {
         "message": cut(message.summary, 130),
@@ -62,3 +63,7 @@ def opsgenie(event: Event, message: Message) -> dict[str, Any]:
         "tags": [cut(plain(tag), 50) for tag in tags if tag],
     }
     return {**named, **{name: value for name, value in alert.items() if value}}
+
+
+def _details(message: Message) -> dict[str, str]:
+    return dict(message.facts) | {f"{name} link": url for name, url in message.links}
