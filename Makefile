@@ -95,8 +95,8 @@ format: $(VENV)/lint.stamp ## Format the code
 benchmarks: $(VENV)/tests.stamp ## Speed against the alternative, as ratios
 	@cd benchmarks && for file in start_up transaction hooks many deliver signals stored worker_memory postgres_outbox; do ../$(BIN)/python $$file.py || exit 1; done
 
-build: $(VENV)/tests.stamp ## The wheel, installed into an empty environment and tried there
-	@PYTHON=$(BIN)/python sh scripts/try_wheel.sh
+build: $(VENV)/tests.stamp ## dist/: wheel and sdist, reproducible, checked and tried in an empty environment; its SBOM
+	@PYTHON=$(BIN)/python sh scripts/build.sh
 
 lock: $(VENV)/bin/python ## Renew the hashed requirements
 	$(INSTALL) uv
@@ -105,7 +105,9 @@ lock: $(VENV)/bin/python ## Renew the hashed requirements
 	$(COMPILE) --group tests --group lint -o requirements/lint.txt && \
 	$(COMPILE) --group tests -c requirements/lint.txt -o requirements/tests.txt && \
 	$(COMPILE) --group docs -c requirements/lint.txt -o requirements/docs.txt && \
-	$(COMPILE) --group lowest --resolution lowest-direct -o requirements/lowest.txt
+	$(COMPILE) --group lowest --resolution lowest-direct -o requirements/lowest.txt && \
+	$(BIN)/uv pip compile --group publish --python-version 3.11 --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --no-annotate --upgrade -q -o requirements/publish.txt
 
 clean: ## Remove what these targets made
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

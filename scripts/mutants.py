@@ -180,14 +180,14 @@ MUTANTS = (
     mutant(
         "flush",
         "a run waits for receivers no longer than its flush timeout",
-        "run session out_of_the_way",
+        "out_of_the_way main_path promises",
         r"deadline = time\.monotonic\(\) \+ self\._settings\.flush_timeout\.total_seconds\(\)",
         "deadline = time.monotonic() + 9 * self._settings.flush_timeout.total_seconds()",
     ),
     mutant(
         "pooler",
         "a pooler's process is not taken for the migration's own",
-        "pooler settling backend",
+        "pooler settling",
         r"is_direct = process\.pid == info\.backend_pid",
         "is_direct = process.pid is not None",
     ),
