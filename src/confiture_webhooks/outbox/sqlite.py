@@ -11,10 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from .outbox import Outbox
-from .sqlite_file import DamagedError, default_path, may_be_there, set_aside
+from .sqlite_file import DamagedError, default_path, drop, may_be_there, set_aside
 from .sqlite_store import FileStore, MemoryStore
 
-__all__ = ["InMemoryOutbox", "SqliteOutbox", "default_path", "may_be_there", "open_outbox"]
+__all__ = ["InMemoryOutbox", "SqliteOutbox", "default_path", "drop", "may_be_there", "open_outbox"]
 
 
 class SqliteOutbox(Outbox):

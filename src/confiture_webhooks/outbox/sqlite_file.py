@@ -1,4 +1,4 @@
-"""The outbox's file: where it lies, how it is opened, and what a broken one is turned into."""
+"""The outbox's file: where it lies, how it is opened, and how a broken one is set aside."""
 
 from __future__ import annotations
 
@@ -13,29 +13,33 @@ from pathlib import Path
 
 from ..errors import OutboxError
 from . import schema
+from .sqlite_trust import (
+    APPLICATION_ID,
+    BESIDE,
+    DIRECTORY,
+    ELSEWHERE,
+    FILE,
+    not_ours,
+    own,
+    untrusted,
+)
 
-APPLICATION_ID = 0x43465748
-"""``CFWH``, in the file's header: tells an outbox from another program's database."""
 PATIENCE_S = 2.0
 """The longest an operation waits for others that use the file."""
-DIRECTORY = ".confiture"
-FILE = "webhooks.db"
-_BESIDE = ("-wal", "-shm", "-journal")
 _DAMAGED = ".damaged"
 """Added to the file's name for a note that it is to be examined when it is next opened."""
 
 _IS_DAMAGED = "the file is damaged"
 _SETS_ASIDE = "The next 'confiture migrate up' keeps it aside and goes on with a new one"
-_ELSEWHERE = "or name another file: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
-_WRITABLE = f"Make it writable, {_ELSEWHERE}"
+_WRITABLE = f"Make it writable, {ELSEWHERE}"
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "End that process, or try again when it is done",
     sqlite3.SQLITE_LOCKED: "End that process, or try again when it is done",
     sqlite3.SQLITE_READONLY: _WRITABLE,
     sqlite3.SQLITE_CANTOPEN: _WRITABLE,
     sqlite3.SQLITE_PERM: _WRITABLE,
-    sqlite3.SQLITE_FULL: f"Make room on it, {_ELSEWHERE}",
-    sqlite3.SQLITE_IOERR: f"See what the system says of the disk, {_ELSEWHERE}",
+    sqlite3.SQLITE_FULL: f"Make room on it, {ELSEWHERE}",
+    sqlite3.SQLITE_IOERR: f"See what the system says of the disk, {ELSEWHERE}",
     sqlite3.SQLITE_CORRUPT: _SETS_ASIDE,
     sqlite3.SQLITE_NOTADB: _SETS_ASIDE,
 }
@@ -81,7 +85,7 @@ def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
 def may_be_there(path: Path) -> bool:
     """Whether there is an outbox, or may be one in a directory that is closed to this user."""
     try:
-        path.stat()
+        path.lstat()
     except PermissionError:
         return True
     except OSError:
@@ -91,7 +95,7 @@ def may_be_there(path: Path) -> bool:
 
 def _is_closed(path: Path) -> bool:
     """Whether there is, or may be, an outbox that this user cannot read."""
-    return may_be_there(path) and not os.access(path, os.R_OK)
+    return may_be_there(path) and not (os.access(path, os.R_OK) or os.path.islink(path))  # noqa: PTH114  never raises
 
 
 def _closed(path: Path) -> OutboxError:
@@ -129,7 +133,7 @@ def translated(path: Path) -> Iterator[None]:
         raise OutboxError(f"outbox {path}: text that UTF-8 cannot carry") from error
     except OSError as error:
         reason = f"it cannot be opened or made ({error.strerror or type(error).__name__})"
-        remedy = f"Make room on it, {_ELSEWHERE}" if error.errno == errno.ENOSPC else _WRITABLE
+        remedy = f"Make room on it, {ELSEWHERE}" if error.errno == errno.ENOSPC else _WRITABLE
         raise OutboxError(f"outbox {path}: {reason}", remedy) from error
 
 
@@ -142,16 +146,18 @@ def is_damage(error: sqlite3.Error) -> bool:
 def connect(path: Path) -> sqlite3.Connection:
     """A connection to the outbox at *path*, which is made, and migrated, when need be.
 
-    Raises OutboxError; DamagedError when the file is broken.
+    Nothing of the file is touched before it is known to be an outbox of ours. Raises OutboxError;
+    DamagedError when the file is broken.
     """
     if _is_closed(path):
         raise _closed(path)
     with translated(path):
-        _make_private(path)
-        inode = path.stat().st_ino
+        inode = own(path, makes=True)
         connection = _open(path)
     try:
         with translated(path):
+            if path.lstat().st_ino != inode:
+                raise untrusted(path, "another file took its place", "Try again")  # noqa: TRY301
             if refusal := _refusal_of_wal(connection):
                 connection.close()
                 connection = _open(path)
@@ -189,7 +195,7 @@ def set_aside(path: Path, damage: DamagedError) -> Path | None:
         if path.stat().st_ino == damage.inode:
             aside = _unused(path)
             # The log first: left behind, it would be replayed into the file that comes after.
-            for suffix in _BESIDE:
+            for suffix in BESIDE:
                 with suppress(FileNotFoundError):
                     path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
             path.rename(aside)
@@ -211,27 +217,6 @@ def _unused(path: Path) -> Path:
 
 def _open(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False)
-
-
-def _make_private(path: Path) -> None:
-    """The file, for its owner alone; a directory of our own, too, and out of version control."""
-    directory = path.parent
-    is_new = not directory.exists()
-    for missing in reversed(
-        [place for place in (directory, *directory.parents) if not place.exists()]
-    ):
-        missing.mkdir(mode=0o700, exist_ok=True)
-    ignored = "*" if is_new else f"{path.name}*"
-    if is_new or directory.name == DIRECTORY:
-        with suppress(OSError), (directory / ".gitignore").open("x") as file:
-            file.write(f"{ignored}\n")
-    # SQLite gives the files beside it the same mode. An existing file is not opened: closing it
-    # again would drop the locks that this process holds on it through another connection.
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    if path.stat().st_mode & 0o077:
-        with suppress(PermissionError):  # somebody else's: whether it can be used is found out
-            path.chmod(0o600)
 
 
 def _refusal_of_wal(connection: sqlite3.Connection) -> sqlite3.OperationalError | None:
@@ -311,11 +296,29 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     if application_id != APPLICATION_ID and not is_empty:
-        raise OutboxError(
-            f"outbox {path}: this is another program's SQLite database",
-            "Name another file: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>",
-        )
+        raise not_ours(path)
     schema.check(
         0 if is_empty else version, f"outbox {path}", "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
     )
     return 0 if is_empty else version
+
+
+def drop(path: Path) -> list[Path]:
+    """Remove the outbox at *path*, with all it holds; the files that were removed.
+
+    Its directory goes with it when it is ours and nothing else is in it. Raises OutboxError for
+    a file that is not an outbox of ours.
+    """
+    if not may_be_there(path):
+        return []
+    with translated(path):
+        own(path, makes=False)
+        there = [path.with_name(path.name + suffix) for suffix in (*BESIDE, _DAMAGED, "")]
+        removed = [file for file in there if file.exists()]
+        for file in removed:
+            file.unlink()
+        ignore = path.with_name(".gitignore")
+        if path.parent.name == DIRECTORY and {*path.parent.iterdir()} <= {ignore}:
+            ignore.unlink(missing_ok=True)
+            path.parent.rmdir()
+        return removed

@@ -23,6 +23,7 @@ from .sqlite_file import (
     note_damage,
     translated,
 )
+from .sqlite_trust import in_use
 
 _BEGIN = "BEGIN IMMEDIATE"
 """Takes the write lock at once: a transaction that waited for it later could not go on."""
@@ -123,12 +124,14 @@ class FileStore(_Store):
         self.where = str(path)
         self._follows = follows
         self._pid = os.getpid()
+        self._is_closed = False
         self._connect()
 
     def _connect(self) -> None:
         self._connection = connect(self._path)
         fit(self._connection)
         self._place = _place_of(self._path)
+        in_use[self._place] += 1
         mode = self._connection.execute("PRAGMA journal_mode").fetchone()[0]
         # Only a WAL may be left unsynced: a power cut could leave a rollback journal in part.
         self._relaxed = _SYNC_AT_CHECKPOINT if mode == "wal" else _SYNC_EVERY_COMMIT
@@ -174,6 +177,8 @@ class FileStore(_Store):
         """Close the connection, unless it is a parent process's."""
         if self._pid == os.getpid():
             super().close()
+            in_use[self._place] -= not self._is_closed
+            self._is_closed = True
 
 
 def fit(connection: sqlite3.Connection) -> None:

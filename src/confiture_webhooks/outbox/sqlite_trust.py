@@ -1,0 +1,180 @@
+"""Whether a file is an outbox of ours: by descriptor, before SQLite opens it.
+
+A file or directory of another user, or one that others may write, is not used: whoever can write
+it could have forged events signed and sent, or read what is sent. A symbolic link is not followed,
+and a file that is no outbox is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import OutboxError
+
+DIRECTORY = ".confiture"
+FILE = "webhooks.db"
+BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite adds to the file's name for the files beside it."""
+ELSEWHERE = "or name another file: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
+APPLICATION_ID = 0x43465748
+"""``CFWH``, in the file's header: tells an outbox from another program's database."""
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER = 100
+_LOOK = getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC
+"""A directory that this user may not list can be looked at."""
+in_use: Counter[tuple[int, int] | None] = Counter()
+"""This process's connections, by the file's device and inode: reading a header again, and closing
+it, would drop their locks."""
+_guard = threading.Lock()
+
+
+def untrusted(path: Path, problem: str, remedy: str) -> OutboxError:
+    """That the outbox at *path* is not used."""
+    return OutboxError(f"outbox {path}: {problem}", remedy)
+
+
+def not_ours(path: Path) -> OutboxError:
+    """That there is another program's database."""
+    return untrusted(
+        path,
+        "this is another program's SQLite database",
+        "Name another file: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>",
+    )
+
+
+def own(path: Path, *, makes: bool) -> int:
+    """The inode of the outbox at *path*, which is for its owner alone.
+
+    With *makes* a missing one, and its directory, are made. Raises OutboxError for one that is
+    not to be trusted or is none; OSError.
+    """
+    ignored = _make_directory(path) if makes else None
+    with _guard, _opened(path) as place:
+        _check(os.fstat(place), path.parent, path)
+        if makes:
+            if ignored:
+                with suppress(OSError), open(_made(".gitignore", place, 0o644), "w") as file:
+                    file.write(f"{ignored}\n")
+            with suppress(FileExistsError):
+                os.close(_made(path.name, place, 0o600))
+        for suffix in BESIDE:
+            with suppress(FileNotFoundError):
+                beside = os.stat(path.name + suffix, dir_fd=place, follow_symlinks=False)
+                _check(beside, path.with_name(path.name + suffix), path)
+        # Nobody else can write the directory: what has the name keeps it.
+        found = os.stat(path.name, dir_fd=place, follow_symlinks=False)
+        _check(found, path, path)
+        if not stat.S_ISREG(found.st_mode):
+            raise untrusted(path, "it is not a regular file", f"Remove it, {ELSEWHERE}")
+        if not in_use[found.st_dev, found.st_ino]:
+            _identify(path, found, place)
+        # SQLite gives the files beside it the same mode.
+        if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+            os.chmod(path.name, 0o600, dir_fd=place)
+        return found.st_ino
+
+
+def _made(name: str, place: int, mode: int) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, mode, dir_fd=place)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """The directory of *path*; one of our own name is no link."""
+    directory = path.parent
+    follows = 0 if directory.name != DIRECTORY else os.O_NOFOLLOW
+    try:
+        descriptor = os.open(directory, _LOOK | os.O_DIRECTORY | follows)
+    except OSError as error:
+        if follows and directory.is_symlink():
+            raise _link(directory, path) from error
+        raise
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _link(place: Path, path: Path) -> OutboxError:
+    return untrusted(
+        path, f"{_named(place, path)} is a symbolic link", f"Name what it points to, {ELSEWHERE}"
+    )
+
+
+def _named(place: Path, path: Path) -> str:
+    return "it" if place == path else f"{place}"
+
+
+def _check(found: os.stat_result, place: Path, path: Path) -> None:
+    """Raise OutboxError unless *place* is this user's, or root's, and only the owner writes it."""
+    if stat.S_ISLNK(found.st_mode):
+        raise _link(place, path)
+    if found.st_uid not in (os.geteuid(), 0):
+        raise untrusted(
+            path,
+            f"{_named(place, path)} belongs to another user ({_owner(found.st_uid)})",
+            f"Give it to {_owner(os.geteuid())} with chown, {ELSEWHERE}",
+        )
+    # A group that has its user's number is the user's own.
+    is_shared = found.st_mode & 0o020 and found.st_gid != found.st_uid
+    if found.st_mode & 0o002 or is_shared:
+        raise untrusted(
+            path,
+            f"others may write {_named(place, path)} (mode {stat.S_IMODE(found.st_mode):04o})",
+            f"Close it with chmod go-w, {ELSEWHERE}",
+        )
+
+
+def _owner(uid: int) -> str:
+    with suppress(ImportError, KeyError):
+        import pwd  # noqa: PLC0415  where there are users
+
+        return pwd.getpwuid(uid).pw_name
+    return f"uid {uid}"
+
+
+def _identify(path: Path, found: os.stat_result, place: int) -> None:
+    """Raise OutboxError unless the file's header is an outbox's, or it has none yet."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path.name, flags, dir_fd=place)
+    try:
+        header = os.read(descriptor, _HEADER)
+    finally:
+        os.close(descriptor)
+    if not header:
+        return
+    if header.startswith(_MAGIC) and len(header) == _HEADER:
+        page = int.from_bytes(header[16:18], "big")
+        is_fresh = not any(header[40:44]) and found.st_size <= (page if page > 1 else 65536)
+        app = int.from_bytes(header[68:72], "big")
+        if app == APPLICATION_ID or (app == 0 and is_fresh):
+            return
+        raise not_ours(path)
+    if (path.parent.name, path.name) != (DIRECTORY, FILE):  # there it is an outbox that broke
+        raise untrusted(
+            path,
+            "this file is not an outbox",
+            "Name another file: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>",
+        )
+
+
+def _make_directory(path: Path) -> str | None:
+    """Make the directory of *path*, for its owner alone; which files version control is to ignore.
+
+    A directory that was there and is not ours gets no such file.
+    """
+    directory = path.parent
+    missing = [one for one in (directory, *directory.parents) if not os.path.lexists(one)]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+    if missing:
+        return "*"
+    return f"{path.name}*" if directory.name == DIRECTORY else None

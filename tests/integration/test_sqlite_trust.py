@@ -1,0 +1,120 @@
+"""Which files are used as an outbox: ours, closed to others; every other is left as it is."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.outbox.sqlite import SqliteOutbox, drop, open_outbox
+from contract.made import filled
+
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+
+def refused(path: Path, words: str) -> None:
+    """Whoever opens *path* is refused with *words*, and nothing beside it changes."""
+    before = snapshot(path.parent)
+    for opening in (SqliteOutbox, open_outbox):
+        with pytest.raises(OutboxError, match=words) as error:
+            opening(path)
+        assert str(path) in str(error.value)
+        assert error.value.remedy
+    assert snapshot(path.parent) == before
+
+
+def snapshot(directory: Path) -> dict[str, object]:
+    """Name, mode, owner and content of all that is in *directory*."""
+    return {
+        file.name: (file.lstat().st_mode, file.lstat().st_uid, file.read_bytes())
+        for file in directory.iterdir()
+        if file.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    "content", [b"name: local\ndatabase_url: postgresql://x\n", b"x", b"SQLite format 3\0"]
+)
+def test_a_file_that_is_no_outbox_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    """A slip in the setting renames no environment file and changes no mode."""
+    path = tmp_path / "local.yaml"
+    path.write_bytes(content)
+    path.chmod(0o644)
+    refused(path, "this file is not an outbox")
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_another_programs_database_is_left_as_it_is(tmp_path: Path, journal: str) -> None:
+    """Neither its mode nor its journal changes, and no file appears beside it."""
+    path = tmp_path / "theirs.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {journal}")
+        connection.execute("CREATE TABLE theirs (id)")
+    path.chmod(0o644)
+    refused(path, "another program's SQLite database")
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    """Neither to a file, nor for the file's own directory."""
+    filled(tmp_path / "real" / "webhooks.db")
+    (tmp_path / "link.db").symlink_to(tmp_path / "real" / "webhooks.db")
+    refused(tmp_path / "link.db", "it is a symbolic link")
+    (tmp_path / ".confiture").symlink_to(tmp_path / "real")
+    refused(tmp_path / ".confiture" / "webhooks.db", ".confiture is a symbolic link")
+
+
+def test_a_log_that_is_a_link_is_not_followed(outbox_path: Path) -> None:
+    """SQLite would replay it into the outbox."""
+    filled(outbox_path)
+    (outbox_path.parent / "webhooks.db-wal").symlink_to("/dev/null")
+    refused(outbox_path, "webhooks.db-wal is a symbolic link")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o707])
+def test_a_directory_that_others_may_write_is_not_used(outbox_path: Path, mode: int) -> None:
+    """They could put another file in the outbox's place, or a log beside it."""
+    filled(outbox_path)
+    outbox_path.parent.chmod(mode)
+    refused(outbox_path, r"others may write .*\.confiture \(mode ")
+
+
+def test_a_file_that_others_may_write_is_not_used(outbox_path: Path) -> None:
+    """Its rows may be anybody's."""
+    filled(outbox_path)
+    outbox_path.chmod(0o666)
+    refused(outbox_path, r"others may write it \(mode 0666\)")
+
+
+@needs_root
+@pytest.mark.parametrize("place", ["file", "directory", "log"])
+def test_what_belongs_to_another_user_is_not_used(outbox_path: Path, place: str) -> None:
+    """Root, too, sends nothing that another user has stored."""
+    filled(outbox_path)
+    log = outbox_path.with_name("webhooks.db-wal")
+    log.touch()
+    os.chown({"file": outbox_path, "directory": outbox_path.parent, "log": log}[place], NOBODY, -1)
+    refused(outbox_path, "belongs to another user")
+
+
+def test_what_is_not_a_file_is_not_used(tmp_path: Path) -> None:
+    """A pipe is not waited for."""
+    os.mkfifo(tmp_path / "pipe.db")
+    refused(tmp_path / "pipe.db", "not a regular file")
+
+
+def test_a_dropped_outbox_leaves_nothing(outbox_path: Path) -> None:
+    """Its files go, and its directory when nothing else is in it; what is no outbox stays."""
+    filled(outbox_path)
+    assert drop(outbox_path) == [outbox_path]
+    assert not outbox_path.parent.exists()
+    assert drop(outbox_path) == []
+    other = outbox_path.parents[1] / "notes.txt"
+    other.write_text("x")
+    with pytest.raises(OutboxError, match="not an outbox"):
+        drop(other)
+    assert other.read_text() == "x"
