@@ -123,8 +123,7 @@ def _check(found: os.stat_result, place: Path, path: Path) -> None:
             f"{_named(place, path)} belongs to another user ({_owner(found.st_uid)})",
             f"Give it to {_owner(os.geteuid())} with chown, {ELSEWHERE}",
         )
-    # A group that has its user's number is the user's own.
-    is_shared = found.st_mode & 0o020 and found.st_gid != found.st_uid
+    is_shared = found.st_mode & 0o020 and found.st_gid not in (os.getegid(), 0)
     if found.st_mode & 0o002 or is_shared:
         raise untrusted(
             path,
