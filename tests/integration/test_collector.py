@@ -186,6 +186,13 @@ def test_scripted_refusal(caplog: pytest.LogCaptureFixture) -> None:
     ("method", "path", "headers", "body", "status"),
     [
         ("POST", "/v1/traces", {"Content-Type": PROTOBUF}, b"\xff\xff", 400),
+        (
+            "POST",
+            "/v1/logs",
+            {"Content-Type": PROTOBUF, "Content-Encoding": "gzip"},
+            gzip.compress(bytes(65 * 1024 * 1024)),
+            413,
+        ),
         ("POST", "/v1/logs", {"Content-Type": PROTOBUF, "Content-Encoding": "gzip"}, b"x", 400),
         ("POST", "/v1/logs", {"Content-Type": PROTOBUF, "Content-Encoding": "br"}, b"", 415),
         ("POST", "/v1/metrics", {"Content-Type": "application/json"}, b"{}", 415),

@@ -6,6 +6,7 @@ import http.client
 import socket
 import ssl
 import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ import requests
 import trustme
 
 from confiture_webhooks.errors import ConfigError, WebhooksError
-from confiture_webhooks.receiver import LocalReceiver, Received
+from confiture_webhooks.receiver import LocalReceiver, Received, server
 from confiture_webhooks.receiver.server import Answer
 from confiture_webhooks.signature import body_signature, webhook_signature
 
@@ -236,3 +237,40 @@ def test_tls() -> None:
             post(receiver)
         assert post(receiver, verify=bundle).status_code == 200
         assert len(receiver.requests) == 1
+
+
+def test_a_receiver_keeps_the_last_requests() -> None:
+    """One that runs for days forgets older requests, and large bodies sooner."""
+    with LocalReceiver(keeps=3) as receiver:
+        for number in range(5):
+            requests.post(receiver.url, data=str(number), timeout=10)
+        receiver.wait_for(5)
+        assert [one.body for one in receiver.requests] == [b"2", b"3", b"4"]
+    with LocalReceiver() as receiver:
+        for _ in range(6):
+            requests.post(receiver.url, data=bytes(15 * 1024 * 1024), timeout=30)
+        assert len(receiver.requests) == 4
+
+
+def test_headers_that_are_too_large_are_refused() -> None:
+    """Over 16 KiB of headers are answered with 431, as the docs say."""
+    with LocalReceiver() as receiver:
+        fits = requests.post(receiver.url, headers={"X": "x" * 15_000}, timeout=10)
+        large = requests.post(receiver.url, headers={"X": "x" * 16_400}, timeout=10)
+        assert (fits.status_code, large.status_code) == (200, 431)
+        assert len(receiver.requests) == 1
+
+
+def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More connections than a person needs are closed; a silent one ends after a while."""
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(server, "SILENT_S", 0.3)
+    monkeypatch.setattr(server._Handler, "timeout", 0.3)
+    with LocalReceiver() as receiver, ExitStack() as stack:
+        held = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", receiver.port), 10))
+            for _ in range(4)
+        ]
+        assert held[3].recv(1) == b""
+        assert held[0].recv(1) == b""  # silent for too long
+        assert requests.post(receiver.url, data="x", timeout=10).status_code == 200

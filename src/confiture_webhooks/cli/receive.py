@@ -104,7 +104,7 @@ def listen(
     answers = _answers(answer or [])
     secrets = _secrets(secret)
     try:
-        receiver = LocalReceiver(port, secrets or None, answers, arrived.put)
+        receiver = LocalReceiver(port, secrets or None, answers, arrived.put, keeps=100)
     except ConfigError as error:
         _refuse(str(error), CONFIG_INVALID)
     except WebhooksError as error:

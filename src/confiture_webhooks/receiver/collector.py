@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import queue
 import threading
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 PROTOBUF = "application/x-protobuf"
 MAX_BODY = 64 * 1024 * 1024
+KEPT = 100_000
+"""So many of the last spans, points and records each, and as many bytes as one body may have."""
 FORWARD_TIMEOUT_S = 5.0
 _PASSED_ON = ("Content-Type", "Content-Encoding")
 
@@ -45,30 +46,30 @@ class LocalCollector:
         self._forwarder = _Forwarder(forward_to) if forward_to is not None else None
         self._script = deque(answer_of(entry) for entry in answers)
         self._changed = threading.Condition()
-        self._raw: list[bytes] = []
-        self._kept: dict[str, list[Any]] = {path: [] for path in _DECODERS}
+        self._raw: deque[bytes] = deque()
+        self._kept: dict[str, deque[Any]] = {path: deque(maxlen=KEPT) for path in _DECODERS}
         self._server = LoopbackServer(self._receive, port=port, max_body=MAX_BODY)
         self.url = self._server.url
         self.port = self._server.port
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """Every span so far, in order of arrival."""
+        """The last spans, in order of arrival."""
         return self._snapshot("/v1/traces")
 
     @property
     def metrics(self) -> tuple[MetricPoint, ...]:
-        """Every metric point so far, in order of arrival."""
+        """The last metric points, in order of arrival."""
         return self._snapshot("/v1/metrics")
 
     @property
     def logs(self) -> tuple[LogRecord, ...]:
-        """Every log record so far, in order of arrival."""
+        """The last log records, in order of arrival."""
         return self._snapshot("/v1/logs")
 
     @property
     def raw(self) -> bytes:
-        """Every body that arrived, decompressed: what to search for what must not be there."""
+        """The last bodies, unpacked, to search for a text that must not be there."""
         with self._changed:
             return b"\n".join(self._raw)
 
@@ -111,11 +112,15 @@ class LocalCollector:
         try:
             content = _decompressed(request)
             records = _DECODERS[request.path](content)
+        except OverflowError:
+            return Answer(status=413)
         except (ValueError, LookupError, OSError, EOFError, zlib.error):
             return Answer(status=400)
         with self._changed:
             answer = self._script.popleft() if self._script else Answer()
             self._raw.append(content)
+            while sum(map(len, self._raw)) > MAX_BODY:
+                self._raw.popleft()
             if answer.is_success:
                 self._kept[request.path].extend(records)
             self._changed.notify_all()
@@ -145,10 +150,19 @@ def _refusal(request: Incoming) -> int | None:
 
 
 def _decompressed(request: Incoming) -> bytes:
-    encoding = request.headers.get("Content-Encoding", "identity")
-    if encoding == "gzip":
-        return gzip.decompress(request.body)
-    return zlib.decompress(request.body) if encoding == "deflate" else request.body
+    """The body, unpacked; raises OverflowError for one that grows beyond all bounds."""
+    if request.headers.get("Content-Encoding", "identity") == "identity":
+        return request.body
+    unpacked, packed = b"", request.body
+    while packed:
+        unpacking = zlib.decompressobj(wbits=47)  # gzip or zlib
+        unpacked += unpacking.decompress(packed, MAX_BODY + 1 - len(unpacked))
+        if len(unpacked) > MAX_BODY:
+            raise OverflowError
+        if not unpacking.eof:
+            raise EOFError
+        packed = unpacking.unused_data
+    return unpacked
 
 
 def _as_protobuf(answer: Answer) -> Answer:

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     import ssl
 
 
+KEPT_REQUESTS = 10_000
+KEPT_BYTES = 64 * 1024 * 1024
+"""A receiver keeps its last requests: so many, with bodies of so many bytes together."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
     """One request as the local receiver got it, and how it was answered."""
@@ -60,6 +65,7 @@ class LocalReceiver:
         *,
         tolerance: timedelta | None = DEFAULT_TOLERANCE,
         tls: ssl.SSLContext | None = None,
+        keeps: int = KEPT_REQUESTS,
     ) -> None:
         self._secret = secret
         if secret is not None:
@@ -68,7 +74,9 @@ class LocalReceiver:
         self._tolerance = tolerance
         self._default: deque[Answer] = deque(answer_of(entry) for entry in answers)
         self._scripts: dict[str, deque[Answer]] = {}
-        self._requests: list[Received] = []
+        self._requests: deque[Received] = deque(maxlen=keeps)
+        self._kept_bytes = 0
+        self._count = 0
         self._changed = threading.Condition()
         self._server = LoopbackServer(self._receive, port=port, tls=tls)
         self.url = self._server.url
@@ -81,7 +89,7 @@ class LocalReceiver:
 
     @property
     def requests(self) -> tuple[Received, ...]:
-        """Every request so far, in order of arrival."""
+        """The last requests, in order of arrival; older ones are forgotten."""
         with self._changed:
             return tuple(self._requests)
 
@@ -94,9 +102,9 @@ class LocalReceiver:
         """The requests, once there are *n*; raises TimeoutError after *timeout* seconds."""
         deadline = time.monotonic() + timeout
         with self._changed:
-            while len(self._requests) < n:
+            while self._count < n:
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError(f"{len(self._requests)} of {n} requests in {timeout} s")
+                    raise TimeoutError(f"{self._count} of {n} requests in {timeout} s")
             return tuple(self._requests)
 
     def close(self) -> None:
@@ -126,11 +134,22 @@ class LocalReceiver:
                 verified=verdict,
                 answer=script.popleft() if is_scripted else Answer(),
             )
-            self._requests.append(received)
+            self._keep(received)
             self._changed.notify_all()
         if self._on_request is not None:
             self._on_request(received)
         return received.answer
+
+    def _keep(self, received: Received) -> None:
+        """Keep it, and forget the oldest where there are too many, or they are too large."""
+        kept = self._requests
+        if len(kept) == kept.maxlen:
+            self._kept_bytes -= len(kept.popleft().body)
+        kept.append(received)
+        self._count += 1
+        self._kept_bytes += len(received.body)
+        while self._kept_bytes > KEPT_BYTES and len(kept) > 1:
+            self._kept_bytes -= len(kept.popleft().body)
 
     def _verdict(self, request: Incoming) -> bool | None:
         if self._secret is None:

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_MAX_BODY = 16 * 1024 * 1024
+MAX_HEADERS = 16 * 1024
+MOST_CONNECTIONS = 256
+"""More are closed at once: each costs a thread."""
+SILENT_S = 60.0
+"""A connection on which nothing comes for so long is closed."""
 SLOW_S = 1.0
 CLOSE_S = 2.0
 _NO_BODY = frozenset({204, 304})
@@ -64,7 +69,7 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What to do with one request: a status, or a fault instead of an answer."""
+    """The answer to one request: a status, or a fault instead of one."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -75,7 +80,7 @@ class Answer:
 
     @property
     def is_success(self) -> bool:
-        """Whether the sender is told that all went well."""
+        """Whether it accepts the request."""
         return self.fault is None and 200 <= self.status < 300  # noqa: PLR2004
 
 
@@ -173,9 +178,15 @@ class _Server(socketserver.TCPServer):
             target=self._serve, args=(request, client_address), name="connection", daemon=True
         )
         with self._lock:
-            self.accepted += 1
-            self._open[request] = thread
-        thread.start()
+            is_full = len(self._open) >= MOST_CONNECTIONS
+            if not is_full:
+                self.accepted += 1
+                self._open[request] = thread
+        if is_full:
+            self.close_request(request)
+        else:
+            request.settimeout(SILENT_S)
+            thread.start()
 
     def _serve(self, plain: Any, client_address: Any) -> None:
         request = plain
@@ -217,6 +228,7 @@ class _Server(socketserver.TCPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    timeout = SILENT_S
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
@@ -242,7 +254,9 @@ class _Handler(BaseHTTPRequestHandler):
         """The body by its Content-Length; ``None``: refused, and answered."""
         length = self.headers.get("Content-Length", "0")
         status = None
-        if "Transfer-Encoding" in self.headers:
+        if sum(len(name) + len(value) for name, value in self.headers.items()) > MAX_HEADERS:
+            status = 431
+        elif "Transfer-Encoding" in self.headers:
             status = 411
         elif not (length.isascii() and length.isdigit()):
             status = 400
@@ -270,4 +284,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: the owner of the server tells what arrived."""
+        """Say nothing: the owner of the server reports requests."""
