@@ -13,6 +13,7 @@ JOBS ?= 3
 OTLP ?=
 DATA ?=
 BACKEND ?= prometheus
+LOCAL ?=
 N ?= 50
 OUTBOX ?= sqlite
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
@@ -21,7 +22,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --universal
   --no-header --no-annotate --upgrade -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports docs format test-kill test-newest test-lowest components mutants test-stack stack benchmarks build clean lock hosts
+.PHONY: help demo test lint types imports docs format test-kill test-newest test-lowest components mutants test-stack test-compose stack benchmarks build clean lock hosts
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,9 +65,15 @@ components: ## Debian's PgBouncer, libfaketime and PostgreSQL, for the tests tha
 mutants: $(VENV)/tests.stamp ## Plant twenty faults and name the tests that catch each (ONLY=lease,gone)
 	@$(BIN)/python scripts/mutants.py $(if $(ONLY),--only $(ONLY))
 
-test-stack: $(VENV)/tests.stamp ## The live test of the observability stack (needs Go; six minutes cold)
+test-test-compose: $(VENV)/tests.stamp ## docker-compose.yml, brought up by a Docker engine (says so where there is none; LOCAL=1 pulls no image)
+	@$(BIN)/python observability/native/containers.py $(if $(LOCAL),--local)
+
+stack: $(VENV)/tests.stamp ## The live test of the observability stack (needs Go; six minutes cold)
 	-@$(BIN)/python observability/native/stack.py --build-only --checkers
 	$(BIN)/python -m pytest -q -rs $(PYTEST_ARGS) tests/stack
+
+test-compose: $(VENV)/tests.stamp ## docker-compose.yml, brought up by a Docker engine (says so where there is none; LOCAL=1 pulls no image)
+	@$(BIN)/python observability/native/containers.py $(if $(LOCAL),--local)
 
 stack: $(VENV)/tests.stamp ## The real collector, Jaeger, Prometheus and VictoriaLogs on loopback (needs Go; BACKEND=prometheus|prometheus-3.5|victoriametrics, DATA=folder keeps what they store)
 	@$(BIN)/python observability/native/stack.py --backend $(BACKEND) $(if $(DATA),--data $(DATA))

@@ -265,7 +265,9 @@ def test_the_outbox_may_be_in_another_database(project: Any, receiver: Any, post
         assert done.returncode == 0, done.stderr
         assert events(receiver) == ["migration_success"]
         assert stored(other) == [("migration_success", "delivered")]
-        assert asked(project.database_url, "SELECT to_regnamespace('confiture_webhooks')::text") == [(None,)]
+        assert asked(
+            project.database_url, "SELECT to_regnamespace('confiture_webhooks')::text"
+        ) == [(None,)]
     finally:
         with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
             admin.execute("DROP DATABASE elsewhere WITH (FORCE)")

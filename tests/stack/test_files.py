@@ -92,6 +92,25 @@ def test_the_wrong_folder_is_said(programs: dict[str, Path]) -> None:
     assert "anchored" in done.stderr + done.stdout
 
 
+def test_the_dashboards_are_what_grafana_takes() -> None:
+    """Every dashboard compiles against the types of Grafana's own schema."""
+    script = OBSERVABILITY / "preview" / "check_types.py"
+    done = run(CONFITURE.with_name("python"), script, HOME=str(REAL_HOME))
+    if done.returncode == 3:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_containers_script_says_when_there_is_no_engine(tmp_path: Path) -> None:
+    """Without a Docker engine `make test-compose` says so in one line and is no failure."""
+    script = OBSERVABILITY / "native" / "containers.py"
+    nowhere = f"unix://{tmp_path}/docker.sock"
+    done = run(CONFITURE.with_name("python"), script, DOCKER_HOST=nowhere)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+    assert "no Docker engine" in done.stdout
+
+
 @pytest.mark.parametrize("with_queue", [False, True])
 def test_the_collector_takes_its_configuration(
     programs: dict[str, Path], tmp_path: Path, *, with_queue: bool

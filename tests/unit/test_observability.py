@@ -31,17 +31,6 @@ RECORDED = re.compile(r"\b[a-z]+:[a-z_]+:\w+")
 BUILT_IN = {"__range", "__interval", "__rate_interval", "__all", "__data", "__from", "__to"}
 
 
-_RUN = {"confiture_command", "db_namespace"}
-AGREED = {
-    "confiture_runs_total": _RUN | {"confiture_run_outcome", "error_type"},
-    "confiture_run_last_success_timestamp_seconds": _RUN,
-    "confiture_run_last_failure_timestamp_seconds": _RUN,
-    "confiture_webhook_outbox_size": {"confiture_webhook_state", "db_namespace"},
-    "confiture_webhook_outbox_oldest_timestamp_seconds": {"db_namespace"},
-}
-"""The series that say whose they are, with their labels."""
-
-
 def named(path: Path) -> str:
     """A dashboard's file as a test's name."""
     return f"{path.parent.parent.parent.name}-{path.parent.name}-{path.stem}"
@@ -83,10 +72,7 @@ def known() -> dict[str, set[str]]:
     for part in ("bucket", "sum", "count"):
         found[f"http_client_request_duration_seconds_{part}"] = http
         found[f"traces_span_metrics_duration_milliseconds_{part}"] = spans
-    found |= {"traces_span_metrics_calls_total": spans}
-    for series, labels in AGREED.items():
-        found[series] = found.get(series, set()) | labels
-    return found
+    return found | {"traces_span_metrics_calls_total": spans}
 
 
 def is_gauge(selector: str) -> bool:
@@ -96,7 +82,7 @@ def is_gauge(selector: str) -> bool:
         for spec in names.METRICS
         if "gauge" in spec.instrument or spec.instrument.startswith("observable")
         for series in series_of(spec)
-    } | {name for name in AGREED if not name.endswith("_total")}
+    }
     name = selector.partition("{")[0].strip()
     if RECORDED.fullmatch(name):
         return True
@@ -296,8 +282,8 @@ def test_the_dialects_differ_in_nothing_else() -> None:
 def test_log_panels_use_fields_that_exist() -> None:
     """Log panels ask for event names and fields of the contract."""
     fields = {field for spec in names.LOG_EVENTS for field in spec.fields} | {"event_name"}
-    fields |= {"name", "database", "service_name", "deployment_environment_name"}
-    prefixes = {spec.event.partition(".")[0] for spec in names.LOG_EVENTS} | {"run"}
+    fields |= {"name", "service_name", "deployment_environment_name"}
+    prefixes = {spec.event.partition(".")[0] for spec in names.LOG_EVENTS}
     for path in DASHBOARDS:
         for panel in panels(json.loads(path.read_text())):
             for target in panel["targets"]:
@@ -464,4 +450,4 @@ def test_the_page_names_series_as_they_are() -> None:
         for spec in names.METRICS
         for series in series_of(spec)
     }
-    assert shown == expected | AGREED
+    assert shown == expected
