@@ -76,7 +76,7 @@ class Wait:
         """All of it: how many, to which endpoint, why, and the remedy."""
         verb = "waits" if self.count == 1 else "wait"
         waiting = f"{counted(self.count, 'delivery', 'deliveries')} {verb}"
-        return f"{self.endpoint}: {waiting}, {self.reason}. {self.remedy(config)}"
+        return f"{self.endpoint}: {waiting} ({self.reason}). {self.remedy(config)}"
 
 
 def outlook(
@@ -90,8 +90,9 @@ def outlook(
 ) -> list[Wait]:
     """The endpoints of one environment whose deliveries are not sent, by name.
 
-    *undelivered*: how many wait, by endpoint; of none, only that it is off is named. *standing*: as the outbox has it. *faulty*: the
-    endpoints whose configuration is wrong. *due*: when the next delivery of each is due.
+    *undelivered*: how many wait, by endpoint; one without any is named only if it is off.
+    *standing*: as the outbox has it. *faulty*: the endpoints whose configuration is wrong.
+    *due*: when the next delivery of each is due.
     """
     waits = []
     for name, count in sorted(undelivered.items()):

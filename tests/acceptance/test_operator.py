@@ -124,7 +124,7 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         assert kept.returncode == 1
         first, second = kept.stdout.splitlines()
         assert first == "1 delivery due again: local 1"
-        assert second.startswith("default: 1 delivery waits, switched off since ")
+        assert second.startswith("default: 1 delivery waits (switched off since ")
         assert second.endswith("Switch it on: `confiture webhooks enable default`")
         enabled = project.confiture("webhooks", "enable", "default", env=env)
         assert (enabled.returncode, enabled.stderr) == (0, "")

@@ -34,7 +34,7 @@ def test_a_reason_for_each_kind_of_wait(given: dict[str, Any], why: Why) -> None
     """Each state an endpoint can be in has its own reason and its own command."""
     (wait,) = outlook({"a": 2}, now=NOW, **given)
     assert (wait.endpoint, wait.count, wait.why) == ("a", 2, why)
-    assert wait.line("x.yaml").startswith("a: 2 deliveries wait, ")
+    assert wait.line("x.yaml").startswith("a: 2 deliveries wait (")
     assert "`confiture webhooks " in wait.remedy("x.yaml")
     assert wait.remedy("x.yaml").endswith("--config x.yaml`")
 

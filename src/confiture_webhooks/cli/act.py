@@ -211,9 +211,11 @@ def discard(
     with opened(config, output) as context:
         check_endpoint(context, endpoint)
         killed: Judged = []
+        broken: list[str] = []
         if ids:
             killed = unsettled(context, ids)
-            events = {intent.event_id for intent, _ in killed}
+            broken = _unreadable(context, ids)
+            events = {*broken, *(intent.event_id for intent, _ in killed)}
             others = [one for one in ids if one not in events]
             rows = _named(context, others, everywhere=everywhere, may_be_in_flight=True)
         else:
@@ -221,29 +223,42 @@ def discard(
             rows = _all(context, undelivered, endpoint, everywhere=everywhere)
         plan = [f"{_deliveries(len(rows))}: {_where(rows)} ({_kinds(rows)})"] if rows else []
         plan += [described(killed)] if killed else []
+        plan += [runs(len(broken), "unreadable")] if broken else []
         if plan:
             _agree(f"Discard {' and '.join(plan)}", yes=yes, output=output)
         now = datetime.now(UTC)
         done = [row for row in rows if context.outbox.discard(row.delivery.id, now=now)]
         forget(context, killed)
+        for event_id in broken:
+            context.outbox.release(event_id, [])
     left = len(rows) - len(done)
     if is_json(output):
         document = {
             "ok": not left,
             "discarded": len(done),
             "environments": by_environment(_environments(done)),
-            "unsettled": len(killed),
+            "unsettled": len(killed) + len(broken),
             "under_way": left,
         }
         print_json(document)
     else:
         gone = [f"{_deliveries(len(done))} ({_where(done)})"] if done else []
         gone += [runs(len(killed))] if killed else []
+        gone += [runs(len(broken), "unreadable")] if broken else []
         line(f"Discarded {' and '.join(gone)}" if gone else "Nothing to discard")
         if left:
             say(f"❌ {_deliveries(left)} in flight: not discarded", style="red")
     if left:
         raise typer.Exit(FAILED)
+
+
+def _unreadable(context: Context, ids: list[str]) -> list[str]:
+    """Those of *ids* that are events of the environment's runs which no version can settle."""
+    return [
+        one.event_id
+        for one in context.outbox.unreadable_intents()
+        if one.event_id in ids and (one.environment or None) == (context.environment or None)
+    ]
 
 
 def _named(

@@ -9,6 +9,7 @@ import typer
 from ..delivery import Attempt, State
 from ..errors import Fault
 from ..event import EventType, rfc3339
+from ..outbox import Unreadable
 from ..outlook import NO_ENVIRONMENT, shown_environment
 from ..terminal import say
 from .context import Context, opened, say_none
@@ -20,13 +21,12 @@ from .tables import age, print_facts, print_table, took
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..outbox import Outbox, Row
+    from ..outbox import Row
 
 LIMIT = 100
-EVERY = 100_000
 
 
-def document(row: Row, outbox: Outbox) -> dict[str, Any]:
+def document(row: Row) -> dict[str, Any]:
     """A delivery as JSON has it."""
     delivery = row.delivery
     return {
@@ -39,18 +39,12 @@ def document(row: Row, outbox: Outbox) -> dict[str, Any]:
         "migration_name": delivery.migration_name,
         "state": row.state.value,
         "attempts": row.attempts,
-        "last_answer": _last_answer(row, outbox),
+        "last_answer": row.last_answer,
         "created_at": rfc3339(delivery.created_at),
         "next_attempt_at": rfc3339(row.next_attempt_at) if row.next_attempt_at else None,
         "correlation_id": delivery.correlation_id,
+        **({"unreadable": delivery.reason} if isinstance(delivery, Unreadable) else {}),
     }
-
-
-def _last_answer(row: Row, outbox: Outbox) -> str | None:
-    if not row.attempts:
-        return None
-    attempts = outbox.attempts(row.delivery.id)
-    return _result(attempts[-1]) if attempts else None
 
 
 def _result(attempt: Attempt) -> str:
@@ -77,15 +71,13 @@ def list_deliveries(
     ] = None,
     migration: Annotated[
         str | None,
-        typer.Option("--migration", help="Only this migration: version, name, or <version>_<name>"),
+        typer.Option("--migration", help="Only this migration: its version, or <version>_<name>"),
     ] = None,
     environment: Annotated[
         str | None,
         typer.Option("--environment", help=f"Only this environment; {NO_ENVIRONMENT}: without one"),
     ] = None,
-    trace: Annotated[
-        str | None, typer.Option("--trace", help="Only this trace id, or the beginning of it")
-    ] = None,
+    trace: Annotated[str | None, typer.Option("--trace", help="Only this trace id")] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="Only made since: 2h, 7d, 2026-01-09T14:00 (UTC)")
     ] = None,
@@ -113,21 +105,22 @@ def list_deliveries(
     """
     chosen = known(State, state, "--state")
     kind, made_since = known(EventType, event_type, "--event-type"), instant(since, "--since")
-    is_narrowed = any(one is not None for one in (migration, environment, trace))
     with opened(config, output) as context:
         check_endpoint(context, endpoint)
-        found = [
-            row
-            for row in context.outbox.deliveries(
-                state=chosen,
-                endpoint=endpoint,
-                event_type=kind,
-                since=made_since,
-                limit=EVERY if is_narrowed else limit,
-            )
-            if _matches(row, migration, environment, trace)
-        ][:limit]
-        rows = [document(row, context.outbox) for row in found]
+        named = {
+            "environment": "" if environment == NO_ENVIRONMENT else environment,
+            "migration": migration,
+            "trace": trace,
+        }
+        found = context.outbox.deliveries(
+            state=chosen,
+            endpoint=endpoint,
+            event_type=kind,
+            since=made_since,
+            limit=limit,
+            **{name: value for name, value in named.items() if value is not None},
+        )
+        rows = [document(row) for row in found]
         if not context.is_there:
             say_none(context)
     if is_json(output):
@@ -168,17 +161,6 @@ def list_deliveries(
         say(f"The newest {limit}; --limit shows more")
 
 
-def _matches(row: Row, migration: str | None, environment: str | None, trace: str | None) -> bool:
-    one = row.delivery
-    version, name = one.migration_version or "", one.migration_name or ""
-    names = {version, name, name.removeprefix(f"{version}_")}
-    return (
-        (migration is None or migration in names)
-        and (environment is None or environment == shown_environment(one.environment))
-        and (trace is None or one.correlation_id.startswith(trace))
-    )
-
-
 def show(
     identifier: Annotated[
         str,
@@ -203,7 +185,7 @@ def show(
     """
     with opened(config, output) as context:
         found = [
-            (row, document(row, context.outbox), context.outbox.attempts(row.delivery.id))
+            (row, document(row), context.outbox.attempts(row.delivery.id))
             for row in _sought(context, identifier)
         ]
     if is_json(output):

@@ -41,7 +41,7 @@ class Found:
 
 def find(outbox: Outbox, given: str) -> Found:
     """The deliveries that *given* names; a whole id is never ambiguous."""
-    rows = _beginning_with(outbox, given)
+    rows = outbox.look_up(given, limit=SEARCHED)
     whole = [row for row in rows if given in _ids(row.delivery)]
     if whole:
         return Found(rows=whole, ids={given})
@@ -68,16 +68,3 @@ def candidate(row: Row) -> str:
 
 def _ids(one: Delivery) -> tuple[str, str, str]:
     return one.id, one.event_id, one.correlation_id
-
-
-def _beginning_with(outbox: Outbox, given: str) -> list[Row]:
-    if not given:
-        return []
-    row = outbox.find(given)
-    if row is not None:
-        return [row]
-    return [
-        row
-        for row in outbox.deliveries(limit=SEARCHED)
-        if any(one.startswith(given) for one in _ids(row.delivery))
-    ]

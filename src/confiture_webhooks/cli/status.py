@@ -8,9 +8,10 @@ from typing import Any
 import typer
 
 from ..delivery import State
-from ..doctor.findings import UNSETTLED_FOR, Findings, examine
+from ..doctor.findings import MOST_NAMED, UNSETTLED_FOR, Findings, examine
 from ..event import rfc3339
 from ..outlook import Why, by_environment, listed, shown_environment, unserved_line
+from ..terminal import counted
 from .context import Context, opened
 from .options import ConfigOpt, FormatOpt, is_json
 from .output import FAILED, line, print_json
@@ -129,7 +130,10 @@ def _lines(context: Context, findings: Findings) -> list[str]:
         for name, (count, since) in findings.unserved.items()
     ]
     if findings.unreadable:
-        lines.append(f"{findings.unreadable} records cannot be read: {context.command('list')}")
+        ids = findings.unreadable
+        drop = context.command("discard", *ids[:MOST_NAMED])
+        records = counted(len(ids), "record", "records")
+        lines.append(f"{records} cannot be read by this version. Drop them: {drop}")
     if findings.future:
         lines.append(
             f"Made in the future by a clock that was wrong: {', '.join(findings.future)}. "

@@ -71,9 +71,9 @@ def described(judged: Judged) -> str:
     return f"{runs(len(judged))} ({each})"
 
 
-def runs(count: int) -> str:
+def runs(count: int, kind: str = "unsettled") -> str:
     """So many of them."""
-    return counted(count, "unsettled migration", "unsettled migrations")
+    return counted(count, f"{kind} migration", f"{kind} migrations")
 
 
 def forget(context: Context, judged: Judged) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ..delivery import State
-from ..outbox import Summary
+from ..outbox import Summary, Unreadable
 from ..outlook import LATE, Standing, Wait, elsewhere, outlook
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ UNSETTLED_FOR = timedelta(days=1)
 FUTURE = timedelta(minutes=1)
 """A delivery made so far in the future was made by a clock that was wrong."""
 MOST_NAMED = 20
+SEARCHED = 1000
+"""Among so many of the newest, unreadable records are looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,8 @@ class Findings:
     """By other environment, how many deliveries are due without a worker, and since when."""
     future: list[str] = field(default_factory=list)
     """The ids of deliveries made in the future."""
-    unreadable: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    """The ids of undelivered records that this version cannot read."""
     old_intents: int = 0
 
     @property
@@ -89,13 +92,14 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
             if name != environment and (late := _late(outbox, name, one, now))
         },
         future=_from_the_future(outbox, now),
+        unreadable=_unreadable(outbox, environment),
         old_intents=sum(1 for intent in intents if intent.staged_at < now - UNSETTLED_FOR),
     )
 
 
 def standing_of(outbox: Outbox, environment: str | None) -> Mapping[str, Standing]:
     """Which endpoints are off or rest in *environment*."""
-    return {name: (since, None) for name, since in outbox.disabled(environment).items()}
+    return dict(outbox.standing(environment))
 
 
 def off_of(standing: Mapping[str, Standing]) -> dict[str, datetime]:
@@ -118,6 +122,22 @@ def _late(
     if not due:
         return None
     return sum(summary.undelivered[name] for name in due), min(due.values())
+
+
+def _unreadable(outbox: Outbox, environment: str | None) -> list[str]:
+    return [
+        *(
+            row.delivery.id
+            for state in (State.PENDING, State.DEAD_LETTER)
+            for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
+            if isinstance(row.delivery, Unreadable)
+        ),
+        *(
+            one.event_id
+            for one in outbox.unreadable_intents()
+            if (one.environment or None) == environment
+        ),
+    ]
 
 
 def _from_the_future(outbox: Outbox, now: datetime) -> list[str]:

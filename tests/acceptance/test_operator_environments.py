@@ -1,0 +1,292 @@
+"""Environments that share an outbox, ids that people have, and commands that do what they say."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from confiture_webhooks.delivery import Decision, Outcome
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
+from confiture_webhooks.receiver import LocalReceiver
+from project import Project
+from samples import attempt, delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NOW = datetime.now(UTC)
+TRACES = {"production": "a" * 32, "staging": "b" * 32}
+
+
+def opened(project: Project) -> Any:
+    """The project's outbox, to close."""
+    return closing(SqliteOutbox(project.path / ".confiture" / "webhooks.db"))
+
+
+def put(project: Project, name: str, outcome: Outcome, **facts: Any) -> None:
+    """A delivery whose only attempt led to *outcome*."""
+    one = delivery(id=f"dlv_{name}", event_id=f"evt_{name}", **{"endpoint": "ops", **facts})
+    with opened(project) as outbox:
+        outbox.release(one.event_id, [one])
+        (claim,) = outbox.claim(
+            one.endpoint, environment=one.environment, now=NOW, lease=timedelta(seconds=40)
+        )
+        next_at = NOW + timedelta(hours=1) if outcome is Outcome.RETRY else None
+        decision = Decision(outcome=outcome, next_attempt_at=next_at)
+        outbox.record(claim, attempt(status_code=503), decision)
+
+
+def states(project: Project) -> dict[str, str]:
+    """The state of each delivery by its id."""
+    with opened(project) as outbox:
+        return {row.delivery.id: row.state.value for row in outbox.deliveries()}
+
+
+@pytest.fixture
+def down() -> Iterator[LocalReceiver]:
+    """A receiver for every environment."""
+    with LocalReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def shared(tmp_path: Path, down: LocalReceiver) -> Iterator[Project]:
+    """A project with two dead letters of production and two of staging."""
+    project = Project(tmp_path / "project", "postgresql://nobody@127.0.0.1:1/none")
+    for environment in TRACES:
+        endpoint = {"name": "ops", "url": down.url, "retry": {"schedule": []}}
+        project.environment_file(environment, webhooks={"endpoints": [endpoint]})
+    for environment, trace in TRACES.items():
+        for number in (1, 2):
+            put(
+                project,
+                f"{environment}_0000{number}",
+                Outcome.DEAD_LETTER,
+                environment=environment,
+                correlation_id=trace,
+                created_at=NOW - timedelta(minutes=number),
+            )
+    yield project
+    project.close()
+
+
+def of(environment: str) -> tuple[str, str]:
+    """The options that name the file of *environment*."""
+    return "--config", f"db/environments/{environment}.yaml"
+
+
+@pytest.mark.parametrize("words", [("discard", "--endpoint", "ops"), ("redeliver", "--dead")])
+def test_an_acting_command_keeps_to_its_environment(
+    shared: Project, down: LocalReceiver, words: tuple[str, ...]
+) -> None:
+    """It leaves other environments alone; the question and the answer count by environment."""
+    asked = shared.confiture("webhooks", *words, *of("production"))
+    assert asked.returncode == 1
+    assert "2 de" in asked.stderr
+    assert ": production 2" in asked.stderr
+    assert "No terminal to confirm on. Add --yes" in asked.stderr
+    assert set(states(shared).values()) == {"dead_letter"}
+    done = shared.confiture("webhooks", *words, "--yes", *of("production"))
+    assert done.returncode == 0, done.stderr
+    assert "production 2" in done.stdout
+    left = states(shared)
+    assert {left[f"dlv_staging_0000{n}"] for n in (1, 2)} == {"dead_letter"}
+    assert "dead_letter" not in {v for k, v in left.items() if "production" in k}
+    assert {r.headers["X-Environment"] for r in down.requests} <= {"production"}
+
+
+def test_all_environments_are_meant_only_when_named(shared: Project) -> None:
+    """With --all-environments every environment is counted in the question and changed."""
+    done = shared.confiture(
+        "webhooks", "discard", "--endpoint", "ops", "--all-environments", *of("staging"), "--yes"
+    )
+    assert "Discard 4 deliveries: production 2, staging 2" in done.stderr.replace(
+        "staging 2, production 2", "production 2, staging 2"
+    )
+    assert states(shared) == {}
+
+
+def test_an_id_of_another_environment_is_refused(shared: Project) -> None:
+    """The refusal names the environment and what to add; nothing is changed."""
+    words = ("redeliver", "evt_staging_00001", "--yes")
+    done = shared.confiture("webhooks", *words, *of("production"))
+    assert done.returncode == 1
+    assert "of environment staging: use its --config, or add --all-environments" in done.stderr
+    assert set(states(shared).values()) == {"dead_letter"}
+
+
+@pytest.mark.parametrize("given", ["dlv_staging_00001", "evt_staging_00001"])
+def test_a_delivery_is_found_by_what_people_have(shared: Project, given: str) -> None:
+    """The id of the delivery or of its event, which is a receiver's webhook-id, shows it."""
+    done = shared.confiture("webhooks", "show", given, "--format", "json")
+    document = json.loads(done.stdout)
+    assert (document["ok"], document["id"]) == (True, "dlv_staging_00001")
+    assert (document["environment"], document["last_answer"]) == ("staging", "503")
+    assert [one["status_code"] for one in document["timeline"]] == [503]
+
+
+def test_a_trace_is_all_its_deliveries(shared: Project) -> None:
+    """show with a trace id, or its beginning, shows each delivery of the run."""
+    for given in (TRACES["staging"], TRACES["staging"][:9]):
+        done = shared.confiture("webhooks", "show", given, "-f", "json")
+        shown = json.loads(done.stdout)["deliveries"]
+        assert {one["id"] for one in shown} == {"dlv_staging_00001", "dlv_staging_00002"}
+
+
+def test_an_ambiguous_beginning_lists_the_candidates(shared: Project) -> None:
+    """Nothing is guessed: each delivery that may be meant is on a line."""
+    done = shared.confiture("webhooks", "show", "evt_staging")
+    assert done.returncode == 1
+    assert "2 ids begin with evt_staging" in done.stderr
+    assert "dlv_staging_00001" in done.stderr
+    assert "dlv_staging_00002" in done.stderr
+    words = ("discard", "evt_staging_0", "--yes", *of("staging"))
+    assert shared.confiture("webhooks", *words).returncode == 1
+    assert len(states(shared)) == 4
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        (("--environment", "staging"), {"dlv_staging_00001", "dlv_staging_00002"}),
+        (("--trace", "a" * 32), {"dlv_production_00001", "dlv_production_00002"}),
+        (("--environment", "(none)"), set()),
+        (("--migration", "999"), set()),
+        (
+            ("--migration", "005", "--environment", "production"),
+            {"dlv_production_00001", "dlv_production_00002"},
+        ),
+    ],
+)
+def test_list_is_narrowed(shared: Project, filters: tuple[str, ...], found: set[str]) -> None:
+    """By environment, migration and trace, of every environment at once."""
+    done = shared.confiture("webhooks", "list", "--format", "json", *filters, *of("production"))
+    document = json.loads(done.stdout)
+    assert document["ok"] is True
+    assert {row["id"] for row in document["deliveries"]} == found
+
+
+def test_redeliver_sends_and_later_only_makes_due(shared: Project, down: LocalReceiver) -> None:
+    """One command is enough to send again; --later leaves that to a worker."""
+    later = shared.confiture(
+        "webhooks", "redeliver", "evt_staging_00001", "--later", "--yes", *of("staging")
+    )
+    assert later.returncode == 0
+    advised = later.stdout.splitlines()[-1]
+    assert advised == f"Send now: `confiture webhooks deliver {' '.join(of('staging'))}`"
+    assert not down.requests
+    words = shlex.split(advised.partition("`")[2].rstrip("`"))[1:]
+    assert shared.confiture(*words).returncode == 0
+    now = shared.confiture("webhooks", "redeliver", "--dead", "--yes", *of("staging"))
+    assert now.returncode == 0
+    assert "1 delivered, 0 given up" in now.stdout
+    ids = [request.headers["webhook-id"] for request in down.requests]
+    assert ids == ["evt_staging_00001", "evt_staging_00002"]
+
+
+def test_redeliver_that_fails_says_so(shared: Project, down: LocalReceiver) -> None:
+    """Exit 1 when the receiver still refuses."""
+    down.script("/", [500])
+    done = shared.confiture(
+        "webhooks", "redeliver", "evt_staging_00001", "--yes", *of("staging"), "-f", "json"
+    )
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["ok"]) == (1, False)
+    assert document["failures"] == {"ops": "500"}
+
+
+def test_an_endpoint_is_switched_off_and_on(shared: Project) -> None:
+    """disable keeps deliveries waiting and names the command that ends it."""
+    put(shared, "waiting_1", Outcome.RETRY, environment="staging")
+    off = shared.confiture("webhooks", "disable", "ops", *of("staging"))
+    assert off.returncode == 0
+    assert f"`confiture webhooks enable ops {' '.join(of('staging'))}`" in off.stdout
+    assert shared.confiture("webhooks", "disable", "ops", *of("staging")).returncode == 1
+    kept = shared.confiture("webhooks", "redeliver", "--pending", "--yes", *of("staging"))
+    assert kept.returncode == 1
+    assert "ops: 1 delivery waits (switched off since" in kept.stdout
+    assert shared.confiture("webhooks", "enable", "ops", *of("staging")).returncode == 0
+    sent = shared.confiture("webhooks", "redeliver", "--pending", "--yes", *of("staging"))
+    assert sent.returncode == 0, sent.stdout
+
+
+def test_events_that_no_worker_serves_are_named(shared: Project) -> None:
+    """A run without CONFITURE_ENVIRONMENT: the status of production fails and says what to set."""
+    with opened(shared) as outbox:
+        made_at = NOW - timedelta(minutes=20)
+        one = delivery(id="dlv_n", event_id="evt_n", environment=None, created_at=made_at)
+        outbox.release(one.event_id, [one])
+    shared.confiture("webhooks", "discard", "--endpoint", "ops", "--yes", *of("production"))
+    done = shared.confiture("webhooks", "status", *of("production"))
+    assert done.returncode == 1
+    assert "environment (none) due since" in done.stdout
+    assert "Set CONFITURE_ENVIRONMENT=production for the run that recorded them" in done.stdout
+    document = shared.confiture("webhooks", "status", *of("production"), "-f", "json")
+    assert json.loads(document.stdout)["unserved"]["(none)"]["due"] == 1
+
+
+def test_reading_needs_no_endpoint_and_no_secret(shared: Project) -> None:
+    """list, show and status read the outbox although an address is not set."""
+    broken = {"endpoints": [{"name": "ops", "url": "${NOT_SET}", "secret": "${NOR_THIS}"}]}
+    shared.environment_file("staging", webhooks=broken)
+    for words in (("list",), ("show", "dlv_staging_00001")):
+        done = shared.confiture("webhooks", *words, *of("staging"))
+        assert (done.returncode, done.stderr) == (0, "")
+    done = shared.confiture("webhooks", "status", *of("staging"))
+    assert done.returncode == 1
+    assert str(shared.path / ".confiture" / "webhooks.db") in done.stdout
+
+
+def test_a_directory_without_an_outbox_says_so(tmp_path: Path) -> None:
+    """No zeros, where it would lie, and no file is made."""
+    project = Project(tmp_path / "project", "postgresql://nobody@127.0.0.1:1/none")
+    env = {"CONFITURE_WEBHOOK_URL": "http://127.0.0.1:9/"}
+    for words in (("status",), ("list",), ("doctor",)):
+        done = project.confiture("webhooks", *words, env=env)
+        assert f"sqlite:{project.path}/.confiture/webhooks.db" in done.stdout + done.stderr
+    shown = project.confiture("webhooks", "status")
+    assert shown.returncode == 0
+    assert f"No outbox at sqlite:{project.path}/.confiture/webhooks.db" in shown.stdout
+    assert not (project.path / ".confiture").exists()
+
+
+def test_what_others_named_cannot_steer_a_terminal_or_a_shell(shared: Project) -> None:
+    """Escapes, line ends and directions are shown escaped; commands are quoted."""
+    name = "x\x1b[31m\n\u202e$(date)"
+    with opened(shared) as outbox:
+        one = delivery(
+            id="dlv_evil",
+            event_id="evt_evil",
+            endpoint=name,
+            environment="staging",
+            migration_name=name,
+        )
+        outbox.release(one.event_id, [one])
+    for words in (("list",), ("show", "dlv_evil"), ("status",)):
+        done = shared.confiture("webhooks", *words, *of("staging"))
+        shown = done.stdout + done.stderr
+        assert "\x1b" not in shown
+        assert "\u202e" not in shown
+        assert not any(line.startswith("\u202e") for line in shown.splitlines())
+    assert "--endpoint $'x\\x1b[31m\\x0a" in shown
+
+
+def test_output_degrades_where_a_terminal_cannot_show_it(shared: Project) -> None:
+    """Nothing ends in a traceback on a terminal that knows ASCII only."""
+    env = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for words in (("check",), ("status",), ("list",), ("doctor",)):
+        done = shared.confiture("webhooks", *words, *of("staging"), env=env)
+        assert "Traceback" not in done.stderr
+        assert done.stdout.isascii()
+
+
+def test_the_version_is_shown(shared: Project) -> None:
+    """`confiture webhooks --version` prints it."""
+    done = shared.confiture("webhooks", "--version")
+    assert done.stdout.startswith("confiture-webhooks ")
