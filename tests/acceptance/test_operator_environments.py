@@ -290,3 +290,54 @@ def test_the_version_is_shown(shared: Project) -> None:
     """`confiture webhooks --version` prints it."""
     done = shared.confiture("webhooks", "--version")
     assert done.stdout.startswith("confiture-webhooks ")
+
+
+def test_the_outbox_is_removed_after_a_question(shared: Project) -> None:
+    """outbox drop says how many deliveries of which environment it removes, and needs a yes."""
+    file = shared.path / ".confiture" / "webhooks.db"
+    asked = shared.confiture("webhooks", "outbox", "drop", *of("staging"))
+    assert asked.returncode == 1
+    assert f"Remove the outbox sqlite:{file} with 4 deliveries" in asked.stderr
+    assert file.exists()
+    done = shared.confiture("webhooks", "outbox", "drop", "--yes", *of("staging"))
+    assert (done.returncode, done.stdout) == (0, f"Removed the outbox sqlite:{file}\n")
+    assert not file.exists()
+    again = shared.confiture("webhooks", "outbox", "drop", "--yes", *of("staging"))
+    assert (again.returncode, again.stdout) == (0, f"There is no outbox at sqlite:{file}\n")
+
+
+def test_doctor_knows_who_needs_no_secret_and_which_format(tmp_path: Path) -> None:
+    """Headers and chat addresses authenticate by themselves; a chat host reads its own format."""
+    project = Project(tmp_path / "project", "postgresql://nobody@127.0.0.1:1/none")
+    here = "http://127.0.0.1:9/"
+    slack = "https://hooks.slack.com/services/T0/B0/x"
+    project.environment_file(
+        webhooks={
+            "deny_networks": ["0.0.0.0/0", "::/0"],
+            "endpoints": [
+                {"name": "open", "url": here},
+                {"name": "header", "url": here, "headers": {"Authorization": "Bearer x"}},
+                {"name": "slack", "url": slack, "format": "slack"},
+                {"name": "slip", "url": slack},
+            ],
+        }
+    )
+    env = {"RES_OPTIONS": "timeout:1 attempts:1"}
+    done = project.confiture("webhooks", "doctor", "-f", "json", env=env)
+    rows = {row["check"]: row for row in json.loads(done.stdout)["checks"]}
+    signs = {name: rows[f"{name}: signs"]["status"] for name in ("open", "header", "slack")}
+    assert signs == {"open": "warning", "header": "ok", "slack": "ok"}
+    assert rows["slip: format"]["remedy"] == "Set `format: slack`"
+    assert "slack: format" not in rows
+    assert rows["commands"]["status"] == "ok"
+
+
+def test_a_sample_of_any_event_is_sent(shared: Project, down: LocalReceiver) -> None:
+    """test --event sends it although the endpoint does not subscribe, and names no real migration."""
+    words = ("test", "ops", "--event", "run_error", *of("staging"))
+    assert shared.confiture("webhooks", *words).returncode == 0
+    (request,) = down.requests
+    assert request.payload["event_type"] == "run_error"
+    assert request.payload["migrations"][0]["name"] == "000_confiture_webhooks_test"
+    wrong = shared.confiture("webhooks", "test", "--event", "nosuch", *of("staging"))
+    assert wrong.returncode == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from .context import Context, invocation_of, opened
 from .look import check_endpoint
 from .lookup import find, is_short
 from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json
-from .output import FAILED, fail, line, print_json, refuse
+from .output import FAILED, agree, fail, line, print_json, refuse
 from .send import send_now
 from .unsettled import described, forget, runs, unsettled
 
@@ -100,7 +99,7 @@ def redeliver(
             rows = _all(context, states, endpoint, everywhere=everywhere)
             kind = _KINDS[states[0]]
         if rows:
-            _agree(f"Redeliver {counted(len(rows), *kind)}: {_where(rows)}", yes=yes, output=output)
+            agree(f"Redeliver {counted(len(rows), *kind)}: {_where(rows)}", yes=yes, output=output)
         now = datetime.now(UTC)
         done = [row for row in rows if context.outbox.redeliver(row.delivery.id, now=now)]
         prospect = _Prospect(context, done, now)
@@ -225,7 +224,7 @@ def discard(
         plan += [described(killed)] if killed else []
         plan += [runs(len(broken), "unreadable")] if broken else []
         if plan:
-            _agree(f"Discard {' and '.join(plan)}", yes=yes, output=output)
+            agree(f"Discard {' and '.join(plan)}", yes=yes, output=output)
         now = datetime.now(UTC)
         done = [row for row in rows if context.outbox.discard(row.delivery.id, now=now)]
         forget(context, killed)
@@ -330,18 +329,6 @@ def _kinds(rows: Sequence[Row]) -> str:
 
 def _deliveries(count: int) -> str:
     return counted(count, "delivery", "deliveries")
-
-
-def _agree(plan: str, *, yes: bool, output: str) -> None:
-    """Say what will be done, and end the command unless somebody agrees."""
-    if yes:
-        say(f"{plan}.")
-        return
-    if not sys.stdin.isatty():
-        fail(f"{plan}? No terminal to confirm on. Add --yes", output)
-    say(f"{plan}?")
-    if not typer.confirm("Go on", err=True):
-        fail("Nothing was changed", output)
 
 
 def enable(

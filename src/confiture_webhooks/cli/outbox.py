@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import Fault, OutboxError
-from ..terminal import say
-from ..wiring import postgres_dsn
-from .context import settings_of
-from .options import ConfigOpt, FormatOpt, is_json
-from .output import fail, print_json, refuse
+from ..outlook import listed
+from ..terminal import counted, say
+from ..wiring import postgres_dsn, sqlite_path
+from .context import opened, settings_of
+from .options import ConfigOpt, FormatOpt, YesOpt, is_json
+from .output import agree, fail, line, print_json, refuse
+from .unsettled import runs
+
+if TYPE_CHECKING:
+    from ..config import Settings
 
 PLACEHOLDER = "the_role"
 
@@ -28,6 +35,10 @@ def init(
     role: Annotated[
         str, typer.Option("--role", help="The role that migrates, for the GRANTs")
     ] = PLACEHOLDER,
+    environment: Annotated[
+        str | None,
+        typer.Option("--environment", help="The GRANTs are for this environment's rows only"),
+    ] = None,
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:
@@ -41,9 +52,12 @@ def init(
       CONFITURE_WEBHOOK_OUTBOX=postgres confiture webhooks outbox init --role deployer
         ↳ Create it, and print the GRANTs for the role called deployer
 
+      confiture webhooks outbox init --role staging --environment staging
+        ↳ A role that reads and writes its own environment's rows, and no others
+
     EXIT CODES:
       0  It is there.
-      1  It could not be made.
+      1  It could not be created.
       5  The configuration is invalid, or names another outbox.
     """
     settings = settings_of(config, output, needs_endpoint=False)
@@ -58,13 +72,76 @@ def init(
     except OutboxError as error:
         fail(str(error), output)
     if is_json(output):
-        print_json({"ok": True, "outbox": where, "created": is_made, "grants": grants(role)})
+        print_json(
+            {"ok": True, "outbox": where, "created": is_made, "grants": grants(role, environment)}
+        )
         return
     done = "created" if is_made else "already there, nothing to do"
     say(f"✅ outbox {where}: {done}", style="green")
     say("A role that may not create it needs:")
-    for statement in grants(role):
+    for statement in grants(role, environment):
         print(statement)
+
+
+@outbox_app.command()
+def drop(
+    yes: YesOpt = False,  # noqa: FBT002
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Remove the outbox with everything in it, of every environment.
+
+    PROCESS:
+      Says what it is about to remove and asks, unless --yes: the SQLite file, or the schema
+      confiture_webhooks of the database. The next run creates an empty outbox.
+
+    EXAMPLES:
+      confiture webhooks outbox drop
+        ↳ Before `pip uninstall confiture-webhooks`
+
+    EXIT CODES:
+      0  It is removed, or there was none.
+      1  It cannot be read or removed, the answer was no, or there is no terminal.
+      5  The configuration is invalid.
+    """
+    with opened(config, output) as context:
+        place, is_there = context.where, context.is_there
+        counts: Counter[str | None] = Counter()
+        if is_there:
+            for name, summary in context.outbox.summaries().items():
+                counts[name or None] += sum(summary.counts.values())
+            intents = len(context.outbox.intents())
+    if is_there:
+        deliveries = counted(counts.total(), "delivery", "deliveries")
+        held = f" ({listed(counts)})" if counts else ""
+        open_ends = f" and {runs(intents)}" if intents else ""
+        agree(
+            f"Remove the outbox {place} with {deliveries}{held}{open_ends}", yes=yes, output=output
+        )
+        try:
+            _remove(context.settings)
+        except OutboxError as error:
+            fail(str(error), output)
+    if is_json(output):
+        print_json({"ok": True, "outbox": place, "dropped": is_there})
+    elif is_there:
+        line(f"Removed the outbox {place}")
+    else:
+        line(f"There is no outbox at {place}")
+
+
+def _remove(settings: Settings) -> None:
+    if settings.outbox.startswith("postgres"):
+        from ..outbox.postgres import drop as drop_schema  # noqa: PLC0415
+
+        drop_schema(postgres_dsn(settings))
+        return
+    path = sqlite_path(settings, os.environ)
+    try:
+        for suffix in ("-wal", "-shm", ""):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutboxError(f"outbox {path}: cannot be removed: {error.strerror}") from error
 
 
 def _made(dsn: str) -> tuple[str, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -57,3 +58,15 @@ def refuse(faults: Sequence[Fault], output: str) -> NoReturn:
     else:
         say_faults(faults)
     raise typer.Exit(CONFIG_INVALID)
+
+
+def agree(plan: str, *, yes: bool, output: str) -> None:
+    """Say what will be done, and end the command unless somebody agrees."""
+    if yes:
+        say(f"{plan}.")
+        return
+    if not sys.stdin.isatty():
+        fail(f"{plan}? No terminal to confirm on. Add --yes", output)
+    say(f"{plan}?")
+    if not typer.confirm("Go on", err=True):
+        fail("Nothing was changed", output)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, LiteralString
 
 from ..bounded import bounded
 from .health import Check, ok, skipped, wrong
 
 WAIT_S = 5
+_RIGHTS = """
+SELECT DISTINCT right_ FROM pg_class JOIN pg_namespace AS home ON home.oid = relnamespace,
+unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS right_
+WHERE home.nspname = 'confiture_webhooks' AND relname = 'deliveries' AND NOT CASE
+  WHEN has_schema_privilege(home.oid, 'USAGE') THEN has_table_privilege(pg_class.oid, right_) END
+ORDER BY right_
+"""
 _STANDBY = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
 
 
@@ -24,7 +32,7 @@ def database(config_file: Path | None, environ: Mapping[str, str]) -> Iterator[C
         yield skipped("database", "no address is configured")
         return
     try:
-        is_standby, read_only = bounded(lambda: _asked(dsn), WAIT_S + 1)
+        [[is_standby, read_only]] = bounded(lambda: _asked(dsn, _STANDBY), WAIT_S + 1)
     except Exception as error:  # noqa: BLE001  its text may hold the address
         yield skipped("database", f"not reached: {type(error).__name__}")
         return
@@ -44,18 +52,16 @@ def database(config_file: Path | None, environ: Mapping[str, str]) -> Iterator[C
         yield ok("database", "takes writes")
 
 
-def _asked(dsn: str) -> tuple[bool, str]:
+def missing_rights(dsn: str) -> list[str]:
+    """The rights on deliveries that the role of *dsn* lacks; none if it cannot be asked."""
+    try:
+        return [row[0] for row in bounded(lambda: _asked(dsn, _RIGHTS), WAIT_S + 1)]
+    except Exception:  # noqa: BLE001  the outbox itself says what is wrong
+        return []
+
+
+def _asked(dsn: str, question: LiteralString) -> list[tuple[Any, ...]]:
     import psycopg  # noqa: PLC0415
 
     with psycopg.connect(dsn, autocommit=True, connect_timeout=WAIT_S) as connection:
-        connection.prepare_threshold = None
-        row = connection.execute(_STANDBY).fetchone()
-    assert row is not None
-    return bool(row[0]), str(row[1])
-
-
-def may_make(dsn: str) -> bool:
-    """Whether the role of *dsn* may create the outbox there. Raises OutboxError."""
-    from ..outbox.postgres import may_make as asked  # noqa: PLC0415
-
-    return asked(dsn)
+        return connection.execute(question, prepare=False).fetchall()

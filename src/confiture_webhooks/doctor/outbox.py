@@ -22,7 +22,7 @@ from ..wiring import (
     spare_outbox,
     sqlite_path,
 )
-from .database import may_make
+from .database import missing_rights
 from .findings import Findings, examine
 from .health import Check, ok, warn, wrong
 
@@ -64,6 +64,12 @@ def _checked(
     if is_missing:
         yield _missing(settings, environ, config)
         return
+    if settings.outbox.startswith("postgres") and (
+        lacking := missing_rights(postgres_dsn(settings))
+    ):
+        problem = f"this role may not {', '.join(lacking)} in {outbox_place(settings, environ)}"
+        yield wrong("outbox", problem, f"{_init(config)}, and run them as its owner")
+        return
     next_at = min((at for at in due if at is not None), default=None)
     yield _kept(settings, outbox_place(settings, environ), findings, next_at, config)
     for wait in findings.waits:
@@ -80,6 +86,8 @@ def _missing(settings: Settings, environ: Mapping[str, str], config: Path | None
     """Whether the first run can create the outbox that is not there yet."""
     place = outbox_place(settings, environ)
     if settings.outbox.startswith("postgres"):
+        from ..outbox.postgres import may_make  # noqa: PLC0415
+
         if not may_make(postgres_dsn(settings)):
             problem = f"there is none in the database ({place}), and this role may not create it"
             return wrong("outbox", problem, f"{_init(config)}, as a role that may")
