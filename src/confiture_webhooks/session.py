@@ -333,11 +333,13 @@ def attach(
     Without *settings* they come from the environment variables and the ``webhooks:`` block of
     *config_file*, if given. Uses the global OpenTelemetry providers and configures nothing.
     Leaving the block waits up to ``flush_timeout`` for what is due; Ctrl-C ends the wait and
-    is raised. Raises ConfigError when the settings are wrong, before anything runs.
+    is raised. Raises ConfigError when the settings are wrong, before anything runs. Log events and
+    lines for people go to the ``logging`` logger ``confiture_webhooks``.
     """
     from .adapters.confiture import observe  # noqa: PLC0415
     from .adapters.database import dsn_of  # noqa: PLC0415
     from .telemetry import Telemetry  # noqa: PLC0415
+    from .telemetry.logs import note  # noqa: PLC0415
 
     chosen = settings or settings_from(os.environ, Path(config_file) if config_file else None)
     engine = getattr(session, "migrator", session)
@@ -350,7 +352,10 @@ def attach(
         database_label=chosen.database_label,
     )
     dsn = dsn_of(engine.connection) if chosen.outbox == "postgres" else None
-    run = Run(chosen, parts(chosen, os.environ, lambda: telemetry, lambda: dsn))
+    made = parts(chosen, os.environ, lambda: telemetry, lambda: dsn)
+    run = Run(chosen, made, note)
+    if not chosen.recorded:
+        note(f"no webhook endpoint is configured, so nothing will be sent. Set {URL}")
     run.begin(command)
     consult(run, engine.connection)
     undo = observe(engine, run)

@@ -266,6 +266,34 @@ def test_attach_tells_what_happens_in_its_block(monkeypatch: pytest.MonkeyPatch)
     assert [version for version, _, _ in engine.applied] == ["005", "006"]
 
 
+def test_attach_writes_nothing_to_standard_error(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Log events and lines for people go to the owner's logging, also what is left to send."""
+    monkeypatch.setattr(wiring, "make_transport", lambda: ScriptedTransport(503))
+    settings = Settings(
+        endpoints=(endpoint(name="a"),), outbox="memory", log="json", flush_timeout=timedelta()
+    )
+    engine: Any = FakeEngine()
+    caplog.set_level("DEBUG", logger="confiture_webhooks")
+    with attach(engine, settings):
+        engine.apply(a_migration("005"))
+    assert any("005" in record.getMessage() for record in caplog.records)
+    assert any(record.levelname == "WARNING" for record in caplog.records)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_attach_with_nothing_configured_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever attaches webhooks and configures none finds one warning about it."""
+    engine: Any = FakeEngine()
+    with attach(engine, Settings(outbox="memory")):
+        engine.apply(a_migration("005"))
+    (record,) = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert "CONFITURE_WEBHOOK_URL" in record.getMessage()
+
+
 def test_attach_lets_errors_through(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the block raises is raised, after the failure was told."""
     transport = ScriptedTransport()

@@ -117,6 +117,12 @@ class Logs:
         )
 
 
+def note(text: str) -> None:
+    """Lines for the people behind a library: warnings of its owner's logger."""
+    for one in text.split("\n"):
+        library().warning("%s", terminal.printable(one))
+
+
 def library() -> logging.Logger:
     """The owner's logger for a library. Without a handler of the owner's it is silent."""
     logger = logging.getLogger(LIBRARY)
