@@ -8,6 +8,7 @@ import json
 import threading
 import time
 import weakref
+from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
