@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -115,10 +115,20 @@ class _Bench:
 
     def show(self, _: float) -> None:
         """How far the pass is, on a terminal. The outbox has other things to do than to count."""
-        outcomes = self.worker.outcomes()
+        outcomes = self.outcomes()
         done = outcomes[Outcome.DELIVERED]
         failed = counted(outcomes.total() - done, "attempt", "attempts")
         progress(f"{done} delivered, {failed} failed … Ctrl-C ends it")
+
+    def has_due(self) -> bool:
+        """Whether there is anything to send: with nothing, nothing flashes on a terminal."""
+        now, environment = datetime.now(UTC), self.settings.environment
+        with suppress(OutboxError):
+            due = [
+                self.outbox.next_due_at(one.name, environment) for one in self.settings.endpoints
+            ]
+            return any(at is not None and at <= now for at in due)
+        return False
 
     def outcomes(self) -> Counter[Outcome]:
         """How many attempts led to which outcome, since the command began."""
@@ -234,7 +244,8 @@ def deliver_due(
         bench.worker.start()
         bench.worker.wake()
         try:
-            is_done = bench.worker.drain(LONGEST_PASS, horizon=timedelta(), tell=bench.show)
+            show = bench.show if bench.has_due() else None
+            is_done = bench.worker.drain(LONGEST_PASS, horizon=timedelta(), tell=show)
         finally:
             progress("")
         bench.worker.stop()
@@ -289,6 +300,7 @@ def _serve(
                 bench.settle()
                 bench.tend()
                 tends_at = time.monotonic() + TEND_EVERY.total_seconds()
+            bench.show(0)
             if not stopped.wait(LOOK_EVERY_S):
                 news = changes.news()
         bench.worker.finish()
@@ -296,6 +308,8 @@ def _serve(
         bench.worker.stop()
         stopped.set()
         return None
+    finally:
+        progress("")
     return news
 
 
