@@ -273,7 +273,7 @@ def test_attach_writes_nothing_to_standard_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Log events and lines for people go to the owner's logging, also what is left to send."""
-    monkeypatch.setattr(wiring, "make_transport", lambda: ScriptedTransport(503))
+    monkeypatch.setattr(wiring, "make_transport", lambda: ScriptedTransport({"a": [503]}))
     settings = Settings(
         endpoints=(endpoint(name="a"),), outbox="memory", log="json", flush_timeout=timedelta()
     )
