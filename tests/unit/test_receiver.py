@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
+from confiture_webhooks.config.rules import FORMATS
 from confiture_webhooks.errors import ConfigError, SignatureError, WebhooksError
 from confiture_webhooks.event import body as body_of
+from confiture_webhooks.formats import render
 from confiture_webhooks.receiver import Received, verify
 from confiture_webhooks.receiver.capture import HIDDEN, as_document, describe, read_capture
 from confiture_webhooks.receiver.server import Answer, Headers, answer_of
 from confiture_webhooks.signature import body_signature, webhook_signature
+from samples import endpoint, event
 
 NOW = datetime(2026, 1, 9, 14, 23, 45, tzinfo=UTC)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -363,3 +366,24 @@ def test_no_duration_is_shown_where_none_is_known() -> None:
     assert "None" not in text
     assert "duration" not in text
     assert "rows affected" in text
+
+
+@pytest.mark.parametrize("chosen", FORMATS)
+def test_our_own_formats_are_named(chosen: str) -> None:
+    """A body in another format is shown with the event that its header names, and the format."""
+    key = {"routing_key": "0" * 32} if chosen == "pagerduty" else {}
+    body = render(event(), endpoint(format=chosen, **key)).body
+    binary = {"ce-specversion": "1.0"} if chosen == "cloudevents-binary" else {}
+    headers = Headers({**signed(), **binary, "X-Confiture-Event": "migration_success"})
+    document = as_document(received(body=body, payload=json.loads(body), headers=headers))
+    assert (document["event_type"], document["format"]) == ("migration_success", chosen)
+    title = describe(document).plain.splitlines()[0]
+    assert ("migration_success (" in title) is (chosen != "confiture")
+
+
+def test_the_signature_that_was_valid_is_named() -> None:
+    """The one over id, time and body where it is there; else the one over the body alone."""
+    assert "valid (webhook-signature)" in describe(as_document(received())).plain
+    only_body = Headers({"X-Confiture-Signature": "sha256=00"})
+    text = describe(as_document(received(headers=only_body))).plain
+    assert "valid (X-Confiture-Signature)" in text

@@ -25,11 +25,10 @@ from ..receiver.capture import (
     as_document,
     describe,
     is_signed,
-    printable,
     read_capture,
 )
 from ..receiver.server import Answer, answer_of
-from ..terminal import say
+from ..terminal import printable, say
 from .options import FormatOpt, is_json
 from .output import CONFIG_INVALID, print_json
 

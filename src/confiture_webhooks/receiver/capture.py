@@ -14,12 +14,23 @@ from rich.text import Text
 
 from ..errors import WebhooksError
 from ..event import rfc3339
+from ..terminal import printable
 from .server import Headers
 
 if TYPE_CHECKING:
     from .local import Received
 
 HIDDEN = "(hidden)"
+_KEYS = {
+    "cloudevents": "specversion",
+    "confiture": "event_id",
+    "pagerduty": "event_action",
+    "discord": "embeds",
+    "teams": "type",
+    "slack": "attachments",
+    "opsgenie": "source",
+}
+"""A key that only the body of this format has, among those that follow."""
 _HIDDEN_HEADERS = frozenset(
     {"authorization", "cookie", "proxy-authorization", "x-confiture-secret"}
 )
@@ -50,7 +61,8 @@ def as_document(received: Received) -> dict[str, Any]:
         "received_at": rfc3339(received.received_at),
         "method": received.method,
         "path": received.path,
-        "event_type": payload.get("event_type"),
+        "event_type": payload.get("event_type") or received.headers.get("X-Confiture-Event"),
+        "format": _format_of(payload, received.headers),
         "event_id": received.headers.get("webhook-id") or payload.get("event_id"),
         "correlation_id": received.headers.get("X-Correlation-ID") or payload.get("trace_id"),
         "attempt": received.headers.get("X-Confiture-Attempt"),
@@ -63,6 +75,16 @@ def as_document(received: Received) -> dict[str, Any]:
         "payload": received.payload,
         **_body_as_text(received.body),
     }
+
+
+def _format_of(payload: dict[str, Any], headers: Headers) -> str | None:
+    """The format of a request of ours; ``None``: it is none."""
+    if "X-Confiture-Event" not in headers:
+        return None
+    if "ce-specversion" in headers:
+        return "cloudevents-binary"
+    found = (name for name, key in _KEYS.items() if key in payload)
+    return next(found, "another format")
 
 
 def _body_as_text(body: bytes) -> dict[str, str]:
@@ -82,7 +104,9 @@ def describe(document: dict[str, Any]) -> Text:
     duration_s = execution.get("duration_seconds")
     text = Text()
     text.append(f"{document['received_at'][11:19]} ", style="dim")
-    text.append(printable(document["event_type"] or "not an event of ours"), style="bold")
+    known = document["format"] not in {None, "confiture"}
+    title = f"{document['event_type']} ({document['format']})" if known else document["event_type"]
+    text.append(printable(title or "not an event of ours"), style="bold")
     text.append(f" {printable(migration.get('name') or '')}")
     text.append(f"  {document['method']} {printable(document['path'])}", style="dim")
     attempt = f"attempt {printable(document['attempt'])}, " if document["attempt"] else ""
@@ -108,17 +132,17 @@ def describe(document: dict[str, Any]) -> Text:
 def _verdict(document: dict[str, Any]) -> Text:
     if document["verified"] is False and not is_signed(document["headers"]):
         return _NOT_SIGNED
-    return _VERDICTS[document["verified"]]
+    verdict = _VERDICTS[document["verified"]]
+    if not document["verified"]:
+        return verdict
+    names = {name.lower() for name in document["headers"]}
+    checked = "webhook-signature" if "webhook-signature" in names else "X-Confiture-Signature"
+    return verdict.copy().append(f" ({checked})")
 
 
 def is_signed(headers: Iterable[str]) -> bool:
     """Whether one of the *headers*, by their names, is a signature; true or not."""
     return not _SIGNATURES.isdisjoint(name.lower() for name in headers)
-
-
-def printable(value: object) -> str:
-    """*value* on one line, unable to steer the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
 
 
 def read_capture(content: bytes) -> Captured:
