@@ -8,6 +8,7 @@ import subprocess
 import time
 from typing import Any
 
+import psycopg
 import pytest
 
 from confiture_webhooks import verify
@@ -371,3 +372,17 @@ def test_a_hook_that_changes_the_directory_changes_its_own(hooked: Any, where: s
     done = project.confiture("migrate", "up")
     assert done.returncode == 0, done.stderr
     assert "in /" in done.stderr
+
+
+def test_slow_imports_do_not_hold_up_an_idle_transaction(hooked: Any) -> None:
+    """Where the server ends idle transactions soon, hook files that import slowly cost nothing."""
+    project = hooked(a=f"import time\ntime.sleep(1)\n{HEAD}@register_hook('post_execute')\n"
+                       "def f(c): print('hooked')\n")
+    with psycopg.connect(project.database_url, autocommit=True) as connection:
+        connection.execute(
+            f'ALTER DATABASE "{connection.info.dbname}" '
+            "SET idle_in_transaction_session_timeout = '400ms'"
+        )
+    done = project.confiture("migrate", "up")
+    assert done.returncode == 0, done.stderr
+    assert "hooked" in done.stderr

@@ -86,7 +86,8 @@ def _distrust(path: Path) -> Fault | None:
 
 def _paths(directory: Path) -> list[Path]:
     try:
-        return sorted(path for path in directory.iterdir() if path.suffix == ".py")
+        found = (path for path in directory.iterdir() if path.suffix == ".py" and path.is_file())
+        return sorted(found)
     except OSError:
         return []
 

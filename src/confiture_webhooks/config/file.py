@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import yaml
 
 from .rules import Invalid
 
+LARGEST = 1024 * 1024
+"""Bytes of a file."""
 MOST = 10_000
 """So many values are read of a block, and so many merged keys of a mapping."""
 
-_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+_REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
@@ -30,13 +33,17 @@ class _Loader(yaml.SafeLoader):
 def read(path: Path, needs: str | None = None) -> dict[str, Any]:
     """The mapping in the file. Raises Invalid when there is none, or no key that it *needs*."""
     try:
-        content = path.read_bytes().decode("utf-8")
+        if stat.S_ISFIFO((found := path.stat()).st_mode) or found.st_size > LARGEST:
+            problem, remedy = "is a pipe, or larger than 1 MiB", "Name an environment file"
+        else:
+            content, problem = path.read_bytes().decode("utf-8"), None
     except OSError as error:
-        raise Invalid(
-            f"cannot be read ({type(error).__name__})", "Check the path and its permissions"
-        ) from None
+        problem = f"cannot be read ({type(error).__name__})"
+        remedy = "Check the path and its permissions"
     except ValueError:
-        raise Invalid("is not UTF-8", "Save it as UTF-8") from None
+        problem, remedy = "is not UTF-8", "Save it as UTF-8"
+    if problem is not None:
+        raise Invalid(problem, remedy)
     document = _parsed(content)
     if isinstance(document, dict) and (needs is None or needs in document):
         return document

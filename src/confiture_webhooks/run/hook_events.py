@@ -134,11 +134,9 @@ class HookFeed:
             self._runner = runner
 
     def started(self, migration: Migration) -> None:
-        """*migration* is about to run; the first one waits a little for the imports."""
+        """*migration* is about to run."""
         with self._contained():
-            if self._runner is not None:
-                self._runner.await_loaded()
-                self._tell(started_context(migration, *self._where()), migration)
+            self._tell(started_context(migration, *self._where()), migration)
 
     def ended(self, migration: Migration, rows_affected: int | None) -> None:
         """*migration* committed or failed, and that is certain."""
@@ -174,7 +172,7 @@ class HookFeed:
         trace: TraceContext,
     ) -> str:
         """Keep what a hook sends; its ``webhook-id``. Raises HookError, in the hook."""
-        endpoint = chosen(self._settings.endpoints, name)
+        endpoint = chosen(self._settings.recorded, name)
         delivery = custom_delivery(payload, endpoint, context, trace)
         self._outgoing.release(delivery.event_id, [delivery])
         return delivery.event_id

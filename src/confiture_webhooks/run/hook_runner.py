@@ -1,7 +1,6 @@
 """Runs users' hooks: in order, one at a time, each bounded, on threads of their own.
 
-Nothing here waits for a hook but ``await_loaded``, before a run's first migration, and
-``drain``, when the migrations are over; both are bounded.
+Nothing here waits for a hook but ``drain``, when the migrations are over; it is bounded.
 """
 
 from __future__ import annotations
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 CORRELATION_ID = "CORRELATION_ID"
 """The variable hook files read the run's id from."""
 TIMEOUT = "timeout"
-LOAD_WAIT = timedelta(seconds=1)
-"""How long the first migration waits for hook files to be imported beside it."""
 
 Send = Callable[[Mapping[str, Any], "str | None", HookContext, "TraceContext"], str]
 
@@ -87,7 +84,6 @@ class HookRunner:
         self._waiting = 0
         """Calls that are not made yet; written by the run's thread and by ours, under a lock."""
         self._guard = threading.Lock()
-        self._is_loaded = threading.Event()
         self._is_over = threading.Event()
         self._output = OutputGuard()
         self._set_variable = False
@@ -101,10 +97,6 @@ class HookRunner:
         self._output.modules |= {source.module for source in self._sources}
         self._output.start()
         self._thread.start()
-
-    def await_loaded(self, budget: timedelta = LOAD_WAIT) -> None:
-        """Wait for the imports, so that they are not made while a migration holds locks."""
-        self._is_loaded.wait(budget.total_seconds())
 
     def tell(self, context: HookContext, parent: TraceContext) -> None:
         """Have every hook of ``context.event`` called, under *parent*. Returns at once."""
@@ -140,8 +132,6 @@ class HookRunner:
                 self._load(source)
         except Exception as error:  # noqa: BLE001  a bug of ours costs hooks, not the run
             self._telemetry.failed("loading hooks", error)
-        finally:
-            self._is_loaded.set()
         while (call := self._calls.get()) is not None and not self._is_over.is_set():
             try:
                 self._call_all(call)
