@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from .delivery import Attempt, State
 from .event import SUBSCRIBABLE, Database, Direction, ErrorInfo, Event, EventType, MigrationRef
@@ -16,8 +17,11 @@ from .wiring import command_telemetry, make_transport, parts
 
 if TYPE_CHECKING:
     from .config import Settings
+    from .endpoint import Endpoint
 
 COMMAND = "confiture webhooks test"
+LONGEST_EXCERPT = 300
+SHORTEST_SECRET = 4
 SAMPLE = MigrationRef(version="000", slug="confiture_webhooks_test")
 """The migration that samples are about."""
 _FAILURES = (EventType.MIGRATION_ERROR, EventType.MIGRATION_ROLLBACK_ERROR, EventType.RUN_ERROR)
@@ -33,6 +37,8 @@ class PingResult:
     state: State
     attempts: tuple[Attempt, ...]
     correlation_id: str
+    answer: str = field(default="", repr=False)
+    """The beginning of the last answer's body, in one line, without our credentials; not stored."""
 
     @property
     def is_delivered(self) -> bool:
@@ -101,11 +107,11 @@ def ping(
     )
     narrowed = replace(settings, endpoints=chosen)
     telemetry = command_telemetry(narrowed, environ)
-    outbox = InMemoryOutbox()
+    outbox, answers = InMemoryOutbox(), dict[str, bytes]()
     made = replace(
         parts(narrowed, environ, lambda: telemetry),
         outbox=lambda _: outbox,
-        transport=make_transport,
+        transport=lambda: make_transport(answers.__setitem__),
     )
     telemetry.start_run(COMMAND, is_counted=False)
     outgoing = Outgoing(narrowed, made, telemetry)
@@ -119,6 +125,7 @@ def ping(
             state=row.state,
             attempts=tuple(outbox.attempts(row.delivery.id)),
             correlation_id=telemetry.correlation_id,
+            answer=_excerpt(answers, next(e for e in chosen if e.name == row.delivery.endpoint)),
         )
         for row in outbox.deliveries()
     ]
@@ -128,3 +135,15 @@ def ping(
     telemetry.shutdown(TELEMETRY_BUDGET)
     outgoing.close()
     return sorted(results, key=lambda result: [e.name for e in chosen].index(result.endpoint))
+
+
+def _excerpt(answers: Mapping[str, bytes], endpoint: Endpoint) -> str:
+    """The beginning of *endpoint*'s answer; a receiver that repeats our secrets is not repeated."""
+    text = " ".join(answers.get(endpoint.name, b"").decode(errors="replace").split())
+    parts = urlsplit(endpoint.url)
+    hidden = {*endpoint.secrets, *endpoint.headers.values(), *(endpoint.basic_auth or ())}
+    hidden |= {endpoint.routing_key or "", parts.path, parts.query}
+    for secret in sorted(hidden, key=len, reverse=True):
+        if len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, "(hidden)")
+    return text[:LONGEST_EXCERPT]

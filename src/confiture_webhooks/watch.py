@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .delivery import Outcome
 from .errors import OutboxError
+from .event import Database
 from .outbox import Summary
 from .run.outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
 from .run.settler import settle_outbox
@@ -230,7 +231,10 @@ class _Changes:
 
 
 def deliver_due(
-    settings: Settings, environ: Mapping[str, str], ask: Ask | None = None
+    settings: Settings,
+    environ: Mapping[str, str],
+    ask: Ask | None = None,
+    database: Database | None = None,
 ) -> PassResult:
     """Send every delivery that is due now, once; what fails is put off on its schedule.
 
@@ -239,6 +243,7 @@ def deliver_due(
     Raises OutboxError when the outbox cannot be opened.
     """
     with _bench(settings, ask, environ=environ, hold=timedelta(), poll=None) as (bench, passes):
+        bench.telemetry.connected(database or Database())
         passes.begin()  # a pass that finds nothing is seen, too
         bench.settle()
         bench.worker.start()
@@ -259,6 +264,7 @@ def deliver_until(
     environ: Mapping[str, str],
     ask: Ask | None = None,
     source: Source | None = None,
+    database: Database | None = None,
 ) -> PassResult:
     """Send every delivery when it is due, until *stopped* is set.
 
@@ -274,6 +280,7 @@ def deliver_until(
     while True:
         try:
             with _bench(*current, environ=environ, before=before) as (bench, _), bench.woken():
+                bench.telemetry.connected(database or Database())
                 news = _serve(bench, stopped, changes)
                 result = bench.result(is_done=True)
         except OutboxError as error:

@@ -123,11 +123,11 @@ def _say(text: str) -> None:
     terminal.say(*text.split("\n"))
 
 
-def make_transport() -> Transport:
-    """The HTTP transport."""
+def make_transport(on_answer: Callable[[str, bytes], None] | None = None) -> Transport:
+    """The HTTP transport; *on_answer* gets an endpoint and the beginning of its answer's body."""
     from .adapters.http import HttpTransport  # noqa: PLC0415
 
-    return HttpTransport()
+    return HttpTransport(on_answer)
 
 
 def spare_outbox() -> Outbox:

@@ -164,6 +164,25 @@ def test_a_socks_proxy(
         assert len(peer.talks) == len(proxy.talks) == 1
 
 
+def test_tls_through_a_socks_proxy(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The receiver's certificate is checked behind such a proxy, by sender and inspector."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with Peer(socks) as proxy, Peer(answers(OK), tls=server(authority)) as peer:
+        monkeypatch.setenv("all_proxy", proxy.url.replace("http", "socks5h"))
+        for host, is_good in (("receiver.test", True), ("another.test", False)):
+            url = f"https://{host}:{peer.port}/"
+            found = reach(url, PATIENCE)
+            assert (found.step, found.reason) == (
+                ("answers", None) if is_good else ("tls", "wrong_host")
+            )
+            if is_good:
+                assert transport.send(request(url), timeout=PATIENCE).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("behave", "expected"),
     [(Talk.hang, "timeout"), (lambda _: None, "proxy"), (Talk.reset, "proxy")],

@@ -309,7 +309,7 @@ def _close_lost(error: OSError) -> None:
         step = step.tb_next
 
 
-class _BoundedTls(_Tls, _Bounded):
+class _BoundedTls(_Bounded, _Tls):
     """The same over TLS."""
 
 
@@ -348,7 +348,7 @@ class _Socks(_Bounded):
         return super()._connect(sock, self._target, share, exchange)
 
 
-class _TlsSocks(_Tls, _Socks):
+class _TlsSocks(_Socks, _Tls):
     """The same over TLS."""
 
 

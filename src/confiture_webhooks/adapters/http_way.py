@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.utils import get_environ_proxies, select_proxy
 
+from ..errors import Fault
 from ..networks import ip, is_loopback
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ LOOKS_AROUND_EVERY_S = 1.0
 """How soon a change of proxies and certificates is seen, at the latest."""
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
 _NO_BRACKETS = str.maketrans("", "", "[]")
 
 
@@ -77,6 +80,21 @@ def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> 
         tuple(_stamp(path) for path in (verify, *(cert or ())) if isinstance(path, str)),
         time.monotonic(),
     )
+
+
+def proxy_fault(url: str) -> Fault | None:
+    """Why no request to *url* can pass through the proxy that the environment names."""
+    proxy = way_to(url).proxy
+    scheme = proxy.partition("://")[0].lower() if proxy and "://" in proxy else "http"
+    names = (f"{urlsplit(url).scheme}_proxy", "all_proxy")
+    given = (one for name in names for one in (name, name.upper()) if os.environ.get(one))
+    variable = next(given, "all_proxy").upper()
+    if scheme in _SOCKS and find_spec("socks") is None:
+        remedy = "Install it: pip install 'confiture-webhooks[socks]'"
+        return Fault(variable, "names a SOCKS proxy, which needs PySocks", remedy)
+    if scheme not in ("http", "https", *_SOCKS):
+        return Fault(variable, "names neither an HTTP nor a SOCKS proxy", "Correct or unset it")
+    return None
 
 
 def is_direct(url: str) -> bool:

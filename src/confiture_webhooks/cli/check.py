@@ -9,15 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import redacted
+from ..config import Settings, redacted
 from ..config.rules import Invalid, event
 from ..config.variables import OFF_WORDS, SWITCH
+from ..errors import Fault
 from ..event import EventType
 from ..explain import Verdict, explain
 from ..wiring import outbox_place, unread_block
 from .context import invocation_of, whole_settings_of
 from .options import ConfigOpt, FormatOpt, is_json
-from .output import line, print_json
+from .output import line, print_json, refuse
 from .tables import length, print_block
 
 _NAMES = {"url": "address", "headers": "header names", "timeout_s": "timeout"}
@@ -64,6 +65,8 @@ def check(
     kind = _event(explained)
     as_json = is_json(output)
     settings, files = whole_settings_of(config, output)
+    if faults := _proxy_faults(settings):
+        refuse(faults, output)
     unread = unread_block(os.environ, invocation_of(config, output).settings_file)
     is_off = os.environ.get(SWITCH, "").strip().lower() in OFF_WORDS
     document: dict[str, Any] = {
@@ -95,6 +98,13 @@ def check(
         return
     _show(document)
     line("✅ The configuration is valid", "green")
+
+
+def _proxy_faults(settings: Settings) -> list[Fault]:
+    from ..adapters.http_way import proxy_fault  # noqa: PLC0415
+
+    found = (proxy_fault(endpoint.url) for endpoint in settings.endpoints)
+    return list(dict.fromkeys(fault for fault in found if fault is not None))
 
 
 def _event(name: str | None) -> EventType | None:

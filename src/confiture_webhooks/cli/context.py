@@ -13,6 +13,7 @@ from ..adapters.hook_files import HookFile
 from ..config import Settings, read
 from ..config.variables import CONFIG, OFF_WORDS, SWITCH
 from ..errors import ConfigError, Fault, OutboxError
+from ..event import Database
 from ..remedy import shown
 from ..run.invocation import Invocation, parse
 from ..run.settler import Ask
@@ -84,6 +85,13 @@ def ask_of(config: Path | None) -> Ask | None:
         return Ledger(dsn).ask if dsn is not None else None
     except Exception:  # noqa: BLE001  an address that libpq cannot read
         return None
+
+
+def database_of(config: Path | None) -> Database:
+    """The database of a ``confiture migrate`` here, without asking it."""
+    from ..adapters.database import named, project_dsn  # noqa: PLC0415
+
+    return named(project_dsn(_asked_for(config).config_file, os.environ))
 
 
 def source_of(config: Path | None) -> Source:

@@ -17,14 +17,14 @@ import typer
 
 from ..doctor.obstacles import remedy_of
 from ..errors import Fault, OutboxError
-from ..event import SUBSCRIBABLE, EventType, rfc3339
+from ..event import SUBSCRIBABLE, Database, EventType, rfc3339
 from ..outlook import Wait, Why, by_environment, elsewhere_line
 from ..remedy import shown
-from ..terminal import say
+from ..terminal import is_terminal, say
 from ..watch import PassResult, Source, deliver_due, deliver_until
 from ..wiring import operators_outbox
 from ..worker.pace import FAILING_AFTER
-from .context import ask_of, settings_of, source_of
+from .context import ask_of, database_of, settings_of, source_of
 from .options import ConfigOpt, FormatOpt, is_json, known
 from .output import CONFIG_INVALID, FAILED, fail, fault_rows, line, print_json, refuse, say_faults
 from .tables import milliseconds, print_block
@@ -44,6 +44,9 @@ def test(
             "--event", help=f"A sample of this event type: {', '.join(sorted(SUBSCRIBABLE))}"
         ),
     ] = None,
+    show_answer: Annotated[  # noqa: FBT002
+        bool, typer.Option("--show-answer", help="Show the beginning of each answer's body")
+    ] = False,
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:
@@ -87,8 +90,12 @@ def test(
     if name is None and not is_json(output):
         say_faults(settings.faults)
     _warn_off(settings, [name] if name is not None else names, config)
-    results = [result.as_dict() for result in ping(settings, os.environ, name, kind)]
-    for result in results:
+    pinged = ping(settings, os.environ, name, kind)
+    results = [result.as_dict() for result in pinged]
+    is_shown = show_answer or (not is_json(output) and is_terminal(sys.stdout))
+    for result, one in zip(results, pinged, strict=True):
+        if is_shown and one.answer:
+            result["answer"] = one.answer
         result["event_type"] = kind.value
         failure = str(result["error_type"] or "timeout")
         result["remedy"] = None if result["delivered"] else remedy_of(failure)
@@ -138,6 +145,8 @@ def _ping_facts(result: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield "reason", str(result["error_type"])
     else:
         yield "reason", "no attempt ended within the flush timeout"
+    if result.get("answer"):
+        yield "it said", result["answer"]
     if result.get("remedy"):
         yield "remedy", result["remedy"]
     yield "attempts", str(result["attempts"])
@@ -180,7 +189,12 @@ def deliver(
         say_faults((*settings.faults, *settings.warnings))
     try:
         ask = ask_of(config)
-        result = _watch(settings, ask, source_of(config)) if watch else _once(settings, ask)
+        database = database_of(config)
+        result = (
+            _watch(settings, ask, source_of(config), database)
+            if watch
+            else _once(settings, ask, database)
+        )
     except OutboxError as error:
         fail(str(error), output)
     faulty = {endpoint.name: Why.FAULTY.value for endpoint in settings.faulty}
@@ -213,17 +227,17 @@ def send_now(
     return as_document(result)
 
 
-def _once(settings: Settings, ask: Ask | None) -> PassResult:
+def _once(settings: Settings, ask: Ask | None, database: Database | None = None) -> PassResult:
     """One pass. SIGTERM cuts it as Ctrl-C does: leases are given back, telemetry is exported."""
 
     def stop(number: int, _: Any) -> NoReturn:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
-    return deliver_due(settings, os.environ, ask)
+    return deliver_due(settings, os.environ, ask, database)
 
 
-def _watch(settings: Settings, ask: Ask | None, source: Source) -> PassResult:
+def _watch(settings: Settings, ask: Ask | None, source: Source, database: Database) -> PassResult:
     stopped = threading.Event()
 
     def stop(*_: Any) -> None:
@@ -235,7 +249,7 @@ def _watch(settings: Settings, ask: Ask | None, source: Source) -> PassResult:
         signal.signal(number, stop)
     if sys.stderr is not None and sys.stderr.isatty():
         say("Sending deliveries as they become due. Ctrl-C ends it.")
-    return deliver_until(stopped, settings, os.environ, ask, source)
+    return deliver_until(stopped, settings, os.environ, ask, source, database)
 
 
 def as_document(result: PassResult) -> dict[str, Any]:

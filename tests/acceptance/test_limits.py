@@ -1,0 +1,98 @@
+"""A receiver's limits and a proxy that cannot be used, on the real commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confiture_webhooks.delivery import State
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
+from confiture_webhooks.receiver import LocalReceiver
+from project import Project
+from samples import delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Project]:
+    """A project whose database is not asked for anything."""
+    project = Project(tmp_path / "project", "postgresql://nobody@127.0.0.1:1/none")
+    yield project
+    project.close()
+
+
+def test_a_limit_is_the_receivers(outside: Project) -> None:
+    """After 429 with Retry-After nothing is sent before; no delivery's schedule is shorter for it."""
+    answers = [(429, {"Retry-After": "20"})] * 4
+    with LocalReceiver(answers=answers) as receiver:
+        outside.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+        outbox = SqliteOutbox(outside.path / ".confiture" / "webhooks.db")
+        for number in range(20):
+            one = delivery(
+                environment="local",
+                id=f"dlv_{number}",
+                event_id=f"evt_{number}",
+                correlation_id=f"{number:032x}",
+                endpoint="a",
+            )
+            outbox.release(one.event_id, [one])
+        assert outside.confiture("webhooks", "deliver").returncode == 1
+        assert 1 <= len(receiver.requests) <= 4  # one for each lane, at most
+        before = len(receiver.requests)
+        outside.confiture("webhooks", "deliver")
+        assert len(receiver.requests) == before
+        tried = [row for row in outbox.deliveries() if row.attempts]
+        assert {row.state for row in tried} == {State.PENDING}
+        standing = outbox.standing("local")["a"]
+        assert standing.rests_until is not None
+        outbox.close()
+
+
+def test_loopback_is_never_proxied(outside: Project) -> None:
+    """A receiver here gets its webhook though every proxy variable names a proxy."""
+    env = {f"{name}_PROXY": "http://127.0.0.1:9" for name in ("HTTP", "HTTPS", "ALL")}
+    with LocalReceiver() as receiver:
+        outside.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+        assert outside.confiture("webhooks", "test", env=env).returncode == 0
+        assert len(receiver.requests) == 1
+
+
+def test_a_proxy_of_no_known_kind_is_a_fault(outside: Project) -> None:
+    """``check`` names the variable of a proxy that no webhook can pass."""
+    url = "https://receiver.example/"
+    outside.environment_file(webhooks={"endpoints": [{"name": "a", "url": url}]})
+    done = outside.confiture(
+        "webhooks", "check", "--format", "json", env={"ALL_PROXY": "gopher://a.test"}
+    )
+    assert done.returncode == 5
+    assert "ALL_PROXY" in done.stdout + done.stderr
+
+
+def test_the_answer_is_shown_on_request(outside: Project) -> None:
+    """``test --show-answer`` shows how the receiver refused; a secret it repeats is hidden."""
+    refusal = b"bad field 'x', not a-long-secret-of-ours\x1b[31m"
+    with LocalReceiver(answers=[(422, {}, refusal)] * 9) as receiver:
+        block = {
+            "name": "a",
+            "url": receiver.url,
+            "secret": "a-long-secret-of-ours",
+            "retry": {"schedule": []},
+        }
+        outside.environment_file(webhooks={"endpoints": [block]})
+        shown = outside.confiture("webhooks", "test", "--show-answer", "--format", "json")
+        (result,) = json.loads(shown.stdout)["results"]
+        assert result["answer"].startswith("bad field 'x', not (hidden)")
+        text = outside.confiture("webhooks", "test", "--show-answer").stdout
+        assert "bad field" in text
+        assert "\x1b[31m" not in text
+        assert (
+            "answer"
+            not in json.loads(outside.confiture("webhooks", "test", "--format", "json").stdout)[
+                "results"
+            ][0]
+        )
