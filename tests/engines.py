@@ -24,7 +24,7 @@ class FakeCursor:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def execute(self, query: Any, params: Any = None) -> FakeCursor:
+    def execute(self, query: Any, params: Any = None, **_: Any) -> FakeCursor:
         self.answer = ("public", 7, None) if "current_schema" in str(query) else None
         return self
 
@@ -51,7 +51,7 @@ class FakeConnection:
             get_parameters=lambda: {"host": "127.0.0.1", "port": "1", "dbname": "shop"},
         )
 
-    def cursor(self) -> Any:
+    def cursor(self, **_: Any) -> Any:
         return self.cursor_factory()
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from confiture_webhooks.run.migration import UNKNOWN
 from samples import TRACE, TRACE_ID
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class FakeSpan:
     def attempt_failed(self, attempt: Any, *, retry_in: timedelta | None) -> None:
         pass
 
+    def leave(self, *, duration_s: float) -> None:
+        self._ends.append((self._what, {"error": UNKNOWN, "duration_s": duration_s}))
+
     def finish(self, *outcome: str, **facts: Any) -> None:
         self._ends.append((self._what, *outcome, facts))
 
@@ -57,6 +61,9 @@ class FakeTelemetry:
 
     def start_run(self, command: str, database: Database, **_: Any) -> None:
         self.runs.append((command, database))
+
+    def connected(self, database: Database) -> None:
+        pass
 
     def end_run(self, **facts: Any) -> None:
         self.run_ends.append(facts)

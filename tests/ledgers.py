@@ -6,9 +6,9 @@ from typing import Any
 
 from confiture_webhooks.event import Direction, MigrationRef
 from confiture_webhooks.outbox import Intent
-from confiture_webhooks.run.migration import Backend, Migration
+from confiture_webhooks.run.migration import Backend
 from confiture_webhooks.run.settling import intent_of
-from fakes import FakeTelemetry
+from samples import TRACE
 
 LEDGER = (
     "CREATE TABLE {} (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), version text UNIQUE, "
@@ -28,7 +28,4 @@ class Engine:
 def intent(backend: Backend, direction: Direction = Direction.UP) -> Intent:
     """The intent of a migration of version 005 on *backend*, as a run stages it."""
     ref = MigrationRef(version="005", slug="a")
-    span = FakeTelemetry().migration(ref, direction)
-    migration = Migration(ref, direction, backend, span, conclude=print, settle_later=print)  # type: ignore[arg-type]
-    migration.event_id = "evt_1"
-    return intent_of(migration, environment=None, run_id="")
+    return intent_of("evt_1", ref, direction, backend, TRACE, environment=None, run_id="")

@@ -110,6 +110,7 @@ class CommandSession:
         self._connections.append(connection)
         self._note_database(connection)
         consult(self._run, connection)
+        self._run.lend(connection)
 
     def _note_database(self, connection: Any) -> None:
         """Keep the address while the connection tells it: the outbox may be there."""
@@ -352,12 +353,13 @@ def attach(
         database_label=chosen.database_label,
     )
     dsn = dsn_of(engine.connection) if chosen.outbox == "postgres" else None
-    made = parts(chosen, os.environ, lambda: telemetry, lambda: dsn)
+    made = replace(parts(chosen, os.environ, lambda: telemetry, lambda: dsn), exports=lambda: True)
     run = Run(chosen, made, note)
     if not chosen.recorded:
         note(f"no webhook endpoint is configured, so nothing will be sent. Set {URL}")
     run.begin(command)
     consult(run, engine.connection)
+    run.lend(engine.connection)
     undo = observe(engine, run)
     try:
         yield run

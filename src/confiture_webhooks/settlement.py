@@ -11,8 +11,10 @@ says. The first row that fits decides.
 | its pid is gone, belongs to another start or works in another database | over |
 | its start cannot be seen, but it held the migration lock: the pid still holds it | open |
 | … and the pid does not hold it | over |
-| it cannot be seen (a pooler, no lock): somebody holds the lock, or it is not a day old | open |
-| … and nobody holds the lock, and it is older | over |
+| it cannot be seen (a pooler), but it held the lock: that is free, or the asker's now | over |
+| it cannot be seen, and another process holds the lock | unsettled, unless the ledger has it |
+| it cannot be seen, took no lock, and is not a day old | unsettled, unless the ledger has it |
+| … and is older | over |
 
 | over, direction, the ledger before | the ledger now | verdict |
 |---|---|---|
@@ -86,6 +88,8 @@ class Known:
     pid_started_at: datetime | None = None
     lock_holders: AbstractSet[int] = frozenset()
     """The pids that hold the migration lock of the database."""
+    is_lock_ours: bool = False
+    """Whether whoever asks holds it: then no other run does."""
     is_ledger_read: bool = True
     ledger_oid: int | None = None
     written_anew_at: datetime | None = None
@@ -113,14 +117,18 @@ def judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
         return _unsettled("its database does not answer")
     if stranger := _not_its_database(intent, known):
         return _unsettled(stranger)
-    if under_way := _still_open(intent, known, now):
+    under_way = _still_open(intent, known)
+    if under_way is not None:
         return Verdict(ending=Ending.OPEN, reason=under_way)
+    unseen = _unseen(intent, known, now)
     if not known.is_ledger_read:
-        return _unsettled("the ledger cannot be read")
+        return _unsettled(unseen or "the ledger cannot be read")
     if _is_anew(intent, known):
         return _unsettled("the ledger was made anew since")
     judge_row = _judge_up if intent.direction is Direction.UP else _judge_down
-    return judge_row(intent, known.row)
+    verdict = judge_row(intent, known.row)
+    # A ledger that has what was to be written proves it; one that does not may have it soon.
+    return verdict if unseen is None or verdict.ending is Ending.COMMITTED else _unsettled(unseen)
 
 
 def settled_event(intent: Intent, verdict: Verdict, now: datetime) -> Event:
@@ -178,22 +186,31 @@ def _not_its_database(intent: Intent, known: Known) -> str | None:
     return None
 
 
-def _still_open(intent: Intent, known: Known, now: datetime) -> str | None:
-    """Why the migration may still be under way; ``None``: it is over."""
+def _still_open(intent: Intent, known: Known) -> str | None:
+    """Why the migration is still under way; ``None``: it is over, or cannot be seen."""
     pid, started_at = intent.backend_pid, intent.backend_started_at
-    if pid is not None:
-        if not known.has_pid:
-            return None
-        if started_at is not None and known.pid_started_at is not None:
-            return "it is under way" if known.pid_started_at == started_at else None
-        if intent.has_lock:
-            is_holding = pid in known.lock_holders
-            return "its process holds the migration lock" if is_holding else None
-    if known.lock_holders:
-        return "its process cannot be seen, and somebody holds the migration lock"
-    if now - intent.staged_at < UNSEEN_FOR:
-        return "its process cannot be seen, and it began less than a day ago"
+    if pid is None or not known.has_pid:
+        return None
+    if started_at is not None and known.pid_started_at is not None:
+        return "it is under way" if known.pid_started_at == started_at else None
+    if intent.has_lock and pid in known.lock_holders:
+        return "its process holds the migration lock"
     return None
+
+
+def _unseen(intent: Intent, known: Known, now: datetime) -> str | None:
+    """Why nothing proves that the migration is over; ``None``: something does."""
+    pid, started_at = intent.backend_pid, intent.backend_started_at
+    is_seen = pid is not None and (
+        not known.has_pid or (started_at is not None and known.pid_started_at is not None)
+    )
+    if is_seen or (intent.has_lock and (pid is not None or known.is_lock_ours)):
+        return None
+    if known.lock_holders:
+        return "its process cannot be seen, and the migration lock is held"
+    if intent.has_lock or now - intent.staged_at >= UNSEEN_FOR:
+        return None
+    return "its process cannot be seen, and it began less than a day ago"
 
 
 def _judge_up(intent: Intent, row: LedgerRow | None) -> Verdict:

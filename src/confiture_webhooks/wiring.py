@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import terminal
 from .config import Settings, has_block, load, read
@@ -171,15 +171,22 @@ def postgres_dsn(settings: Settings) -> str:
 
 
 def make_outbox(
-    settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]
+    settings: Settings,
+    environ: Mapping[str, str],
+    notice: Callable[[str], None],
+    *,
+    connects: bool = True,
 ) -> Outbox:
-    """The outbox the settings name. Raises OutboxError when it cannot be opened."""
+    """The outbox the settings name. Raises OutboxError when it cannot be opened.
+
+    Without *connects* PostgreSQL is connected to when something is asked of it.
+    """
     if settings.outbox == "memory":
         return spare_outbox()
     if settings.outbox.startswith("postgres"):
         from .outbox.postgres import PostgresOutbox  # noqa: PLC0415
 
-        return PostgresOutbox(postgres_dsn(settings))
+        return PostgresOutbox(postgres_dsn(settings), connects=connects)
     from .outbox.sqlite import open_outbox  # noqa: PLC0415
 
     outbox, notices = open_outbox(sqlite_path(settings, environ))
@@ -236,15 +243,28 @@ def parts(
     return Parts(
         telemetry=telemetry,
         outbox=lambda made: make_outbox(
-            in_database(settings, database()), environ, partial(_tell_outbox, settings, made)
+            in_database(settings, database()),
+            environ,
+            partial(_tell_outbox, settings, made),
+            connects=False,
         ),
         spare_outbox=spare_outbox,
         transport=make_transport,
         user_agent=user_agent(),
         hooks=hooks,
         exports=lambda: exports(environ),
+        is_in=partial(is_outbox_in, settings),
         has_leftovers=lambda: _has_outbox(in_database(settings, database()), environ),
     )
+
+
+def is_outbox_in(settings: Settings, connection: Any) -> bool:
+    """Whether the outbox lies in the database of *connection*."""
+    from .adapters.backend import database_of  # noqa: PLC0415
+    from .adapters.database import named  # noqa: PLC0415
+
+    kind, _, dsn = settings.outbox.partition(":")
+    return kind == "postgres" and (not dsn or named(dsn) == database_of(connection))
 
 
 def exports(environ: Mapping[str, str]) -> bool:

@@ -132,7 +132,6 @@ def test_a_run_that_is_asked_to_end_reports_its_migration(
     assert sent(receiver) == [("migration_success", None), ("migration_error", "KeyboardInterrupt")]
 
 
-@pytest.mark.skip(reason="telemetry does not write it yet")
 def test_a_failed_run_is_one_line(shop: Any) -> None:
     """The log has one run.failed with why, and the database it was about."""
     down(shop)
@@ -140,4 +139,4 @@ def test_a_failed_run_is_one_line(shop: Any) -> None:
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     (line,) = [line for line in lines if line["event"] == "run.failed"]
     assert (line["error_type"], line["migrations_applied"]) == ("OperationalError", 0)
-    assert line["command"] == "confiture migrate up"
+    assert line["command"] == "migrate up"

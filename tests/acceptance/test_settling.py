@@ -148,7 +148,7 @@ def test_another_database_settles_nothing(shop: Any, receiver: Any, postgres: An
     assert not receiver.requests
     shop.database_url = other
     shop.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
-    assert "'confiture webhooks deliver' tells it" in shop.confiture("webhooks", "status").stdout
+    assert "The next run reports it" in shop.confiture("webhooks", "status").stdout
     assert shop.confiture("webhooks", "deliver").returncode == 0
     assert told(receiver) == [("migration_success", None)]
 

@@ -190,7 +190,7 @@ def test_behind_a_pooler_no_process_is_named(shop: str) -> None:
         )
         one = staged(pooled)
         assert (one.backend_pid, one.backend_started_at) == (None, None)
-        assert ending(shop, one) is Ending.OPEN
+        assert ending(shop, one) is Ending.UNSETTLED
 
 
 def test_a_locked_ledger_is_no_answer_in_time(shop: str) -> None:

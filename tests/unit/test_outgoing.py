@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from psycopg.pq import TransactionStatus
 
+from confiture_webhooks.bounded import bounded
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
@@ -15,9 +18,11 @@ from confiture_webhooks.event import EventType, payload
 from confiture_webhooks.formats.rendering import WORDS, Words
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
+from confiture_webhooks.run import outgoing as outgoing_module
 from confiture_webhooks.run.outgoing import Outgoing, Parts
 from confiture_webhooks.testing import ScriptedTransport
 from contract.made import event_id, intent
+from engines import FakeConnection
 from fakes import Breaking, FakeTelemetry
 from samples import ERROR, TRACE, TRACE_ID, delivery, endpoint, event
 
@@ -252,6 +257,9 @@ def test_what_memory_holds_stays_there_while_the_store_refuses() -> None:
 class Joining(InMemoryOutbox):
     """Goes with a transaction, and refuses all afterwards: its server was killed."""
 
+    def intents_on(self, connection: Any) -> list[Any]:
+        return []
+
     def release_on(self, connection: Any, event_id: str, deliveries: Any) -> bool:
         super().release(event_id, deliveries)
         return True
@@ -260,13 +268,114 @@ class Joining(InMemoryOutbox):
         raise OutboxError("gone")
 
 
+class Lying(InMemoryOutbox):
+    """Lies in the migrated database: notes what is written over its connection, and what not."""
+
+    is_durable = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over: list[str] = []
+        self.beside: list[str] = []
+        self.refuses = False
+
+    def intents_on(self, connection: Any) -> list[Any]:
+        return list(super().intents())
+
+    def stage_on(self, connection: Any, intent: Any) -> bool:
+        self.over += [] if self.refuses else [f"stage {intent.event_id}"]
+        return not self.refuses
+
+    def release_on(self, connection: Any, event_id: str, deliveries: Any) -> bool:
+        self.over += [] if self.refuses else [f"release {event_id}"]
+        super().release(event_id, deliveries)
+        return not self.refuses
+
+    def stage(self, intent: Any) -> None:
+        self.beside.append(f"stage {intent.event_id}")
+
+    def release(self, event_id: str, deliveries: Any) -> None:
+        self.beside.append(f"release {event_id}")
+        super().release(event_id, deliveries)
+
+
+def lent(outbox: Any) -> tuple[Any, Any]:
+    """A bench whose outbox lies in the database of a connection that it was lent."""
+    bench, connection = Bench(is_in=lambda _: True), FakeConnection()
+    bench.outbox = outbox
+    bench.outgoing.lend(connection)
+    return bench, connection
+
+
+def test_while_the_run_migrates_everything_goes_over_its_connection() -> None:
+    """No second session, and no worker, until the connection is given back."""
+    bench, _ = lent(outbox := Lying())
+    bench.outgoing.stage(intent(1))
+    bench.outgoing.tell(event(), TRACE)
+    assert outbox.over == [f"stage {event_id(1)}", "release evt_1"]
+    assert bench.made == ["outbox"]
+    bench.outgoing.give_back()
+    assert bench.end() is None
+    assert outbox.beside == []
+    assert len(bench.transport.sent) == 1
+
+
+@pytest.mark.parametrize("why", ["busy", "thread", "refused"])
+def test_what_cannot_be_written_over_it_is_written_afterwards_once(why: str) -> None:
+    """In a transaction, from a hook's thread, or refused: it waits, in order."""
+    bench, connection = lent(outbox := Lying())
+    outbox.refuses = why == "refused"
+    if why == "busy":
+        connection.info.transaction_status = TransactionStatus.INTRANS
+
+    def record() -> None:
+        bench.outgoing.stage(intent(1))
+        bench.outgoing.tell(event(), TRACE)
+
+    if why == "thread":
+        bounded(record, 5)
+    else:
+        record()
+    assert outbox.over == outbox.beside == []
+    connection.closed = True
+    bench.outgoing.give_back()
+    assert outbox.beside == [f"stage {event_id(1)}", "release evt_1"]
+    assert bench.end() is None
+
+
+class Silent(InMemoryOutbox):
+    """Never answers a ``stage`` until it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = threading.Event()
+
+    def stage(self, intent: Any) -> None:
+        self.free.wait(20)
+
+
+def test_a_silent_outbox_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is replaced by memory; while the host's transaction is open, that is not even waited for."""
+    monkeypatch.setattr(outgoing_module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(outgoing_module, "IMPATIENCE_S", 0.01)
+    bench = Bench()
+    bench.outbox = silent = Silent()
+    bench.outgoing.stage(intent(1), is_idle=False)
+    assert bench.telemetry.outbox_failures == []
+    bench.outgoing.stage(intent(2))
+    (reason,) = bench.telemetry.outbox_failures
+    assert "did not answer" in reason
+    assert [one.event_id for one in bench.spare.intents()] == [event_id(2)]
+    silent.free.set()
+
+
 def test_what_went_with_a_transaction_is_told_elsewhere_with_the_same_bytes() -> None:
     """When the store is gone after the COMMIT, memory delivers what the store still holds."""
-    bench = Bench()
-    bench.outbox = Joining()
-    bench.outgoing.intents()
-    bench.outgoing.tell_on(None, event(duration_s=1.0), TRACE)
+    bench, connection = lent(Joining())
+    bench.outgoing.tell_on(connection, event(duration_s=1.0), TRACE)
+    connection.broken = True
     bench.outgoing.tell(event(duration_s=1.1), TRACE)
+    bench.outgoing.give_back()
     [held], [told] = bench.outbox.deliveries(), bench.spare.deliveries()
     assert told.delivery == held.delivery
     bench.end()
@@ -274,11 +383,11 @@ def test_what_went_with_a_transaction_is_told_elsewhere_with_the_same_bytes() ->
 
 def test_an_error_is_not_told_as_the_success_that_was_to_commit() -> None:
     """After a COMMIT that failed, what was to go with it is not told."""
-    bench = Bench()
-    bench.outbox = Joining()
-    bench.outgoing.intents()
-    bench.outgoing.tell_on(None, event(), TRACE)
+    bench, connection = lent(Joining())
+    bench.outgoing.tell_on(connection, event(), TRACE)
+    connection.broken = True
     bench.outgoing.tell(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
+    bench.outgoing.give_back()
     [told] = bench.spare.deliveries()
     assert told.delivery.event_type is EventType.MIGRATION_ERROR
     bench.end()

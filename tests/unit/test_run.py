@@ -258,7 +258,9 @@ def test_the_runs_span_tells_what_was_applied_and_why_it_failed() -> None:
     bench.begin().failed(ERROR)
     bench.finish()
     assert bench.telemetry.runs == [("confiture migrate up", DATABASE)]
-    assert bench.telemetry.run_ends == [{"applied": 1, "failed": 1, "error_type": "42P01"}]
+    assert bench.telemetry.run_ends == [
+        {"applied": 1, "failed": 1, "error_type": "42P01", "is_known": True}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -403,7 +405,12 @@ def test_a_run_that_fails_before_its_first_migration_has_a_span() -> None:
     bench.run.finish("ChecksumMismatchError")
     assert [command for command, _ in bench.telemetry.runs] == ["confiture migrate up"]
     (end,) = bench.telemetry.run_ends
-    assert end == {"applied": 0, "failed": 0, "error_type": "ChecksumMismatchError"}
+    assert end == {
+        "applied": 0,
+        "failed": 0,
+        "error_type": "ChecksumMismatchError",
+        "is_known": True,
+    }
     assert list(bench.outbox.summaries()) == []
     assert len(bench.telemetry.shutdowns) == 1
 
@@ -435,7 +442,9 @@ def test_a_run_with_nothing_to_do_is_counted_where_it_is_seen() -> None:
     bench = Bench(exports=lambda: True)
     bench.run.begin("confiture migrate up")
     assert bench.finish() == []
-    assert bench.telemetry.run_ends == [{"applied": 0, "failed": 0, "error_type": None}]
+    assert bench.telemetry.run_ends == [
+        {"applied": 0, "failed": 0, "error_type": None, "is_known": True}
+    ]
     assert list(bench.outbox.summaries()) == []
 
 

@@ -78,6 +78,10 @@ def known(**changes: Any) -> Known:
     return replace(_GONE, **changes)
 
 
+POOLED = up(backend_pid=None, backend_started_at=None)
+"""Behind a pooler, under the migration lock."""
+
+
 def alive(**changes: Any) -> Known:
     """What a server says where a backend has the intent's pid."""
     return known(has_pid=True, row=ROW, **changes)
@@ -98,33 +102,53 @@ def alive(**changes: Any) -> Known:
             OPEN,
             id="its own start was hidden, it has the lock",
         ),
-        pytest.param(up(has_lock=False), alive(), OPEN, id="hidden, it never had the lock"),
-        pytest.param(up(has_lock=False), known(row=ROW), COMMITTED, id="no lock, no such pid"),
-        pytest.param(up(backend_pid=None), known(row=ROW), OPEN, id="a pooler, young"),
         pytest.param(
-            up(backend_pid=None), known(row=ROW, lock_holders={1}), OPEN, id="a pooler, locked"
+            up(has_lock=False),
+            known(has_pid=True),
+            UNSETTLED,
+            id="hidden, it never had the lock",
+        ),
+        pytest.param(up(has_lock=False), alive(), COMMITTED, id="hidden, the ledger has it"),
+        pytest.param(up(has_lock=False), known(row=ROW), COMMITTED, id="no lock, no such pid"),
+        pytest.param(POOLED, known(row=ROW), COMMITTED, id="a pooler, the ledger has it"),
+        pytest.param(POOLED, known(), NOT_COMMITTED, id="a pooler, the lock is free"),
+        pytest.param(
+            POOLED,
+            known(lock_holders={1}, is_lock_ours=True),
+            NOT_COMMITTED,
+            id="a pooler, the next run has the lock",
+        ),
+        pytest.param(POOLED, known(lock_holders={1}), UNSETTLED, id="a pooler, locked"),
+        pytest.param(
+            replace(POOLED, has_lock=False), known(), UNSETTLED, id="a pooler, no lock, young"
+        ),
+        pytest.param(
+            replace(POOLED, has_lock=False),
+            known(lock_holders={1}, is_lock_ours=True),
+            UNSETTLED,
+            id="a pooler, no lock, and the next run's proves nothing",
         ),
     ],
 )
 def test_whether_it_is_over(intent: Intent, seen: Known, ending: Ending) -> None:
-    """Its backend tells; where that is hidden, the migration lock; else it stays open."""
+    """Its backend tells; where that is hidden, the migration lock; else it is unsettled."""
     assert judge(intent, seen, SOON).ending is ending
 
 
-@pytest.mark.parametrize("intent", [up(backend_pid=None), up(has_lock=False)])
+@pytest.mark.parametrize("intent", [up(backend_pid=None, has_lock=False), up(has_lock=False)])
 def test_what_nobody_can_see_is_over_after_a_day(intent: Intent) -> None:
-    """A day old and no lock held it is over, to the second; a held lock keeps it open."""
-    seen = alive() if intent.backend_pid else known(row=ROW)
-    assert judge(intent, seen, AT + UNSEEN_FOR - A_SECOND).ending is OPEN
-    assert judge(intent, seen, AT + UNSEEN_FOR).ending is COMMITTED
+    """A day old and no lock held it is over, to the second; a held lock keeps it unsettled."""
+    seen = known(has_pid=intent.backend_pid is not None)
+    assert judge(intent, seen, AT + UNSEEN_FOR - A_SECOND).ending is UNSETTLED
+    assert judge(intent, seen, AT + UNSEEN_FOR).ending is NOT_COMMITTED
     locked = replace(seen, lock_holders=frozenset({1}))
-    assert judge(intent, locked, AT + UNSEEN_FOR).ending is OPEN
+    assert judge(intent, locked, AT + UNSEEN_FOR).ending is UNSETTLED
 
 
 @pytest.mark.parametrize("jump", [timedelta(hours=-1), timedelta(hours=1)])
 def test_a_clock_that_jumps_settles_nothing_early(jump: timedelta) -> None:
-    """An hour either way leaves what nobody can see open, and what is over settled."""
-    assert judge(up(backend_pid=None), known(row=ROW), AT + jump).ending is OPEN
+    """An hour either way leaves what nobody can see unsettled, and what is over settled."""
+    assert judge(replace(POOLED, has_lock=False), known(), AT + jump).ending is UNSETTLED
     assert judge(up(), known(row=ROW), AT + jump).ending is COMMITTED
 
 

@@ -123,6 +123,7 @@ def test_the_same_version_is_settled_before_it_runs_again() -> None:
     other = replace(KILLED, event_id="evt_6", migration=MigrationRef(version="006", slug="b"))
     database = Database7()
     bench = Bench(KILLED, other, ask=database.ask)
+    bench.run.consult(database.ask, database.ask)
     ref = MigrationRef(version="005", slug="add_café")
     backend = Backend(database=Database(), ledger_table="tb_confiture")
     migration = bench.run.migration(ref, Direction.UP, backend)
@@ -139,7 +140,7 @@ def test_the_same_version_is_settled_before_it_runs_again() -> None:
 
 
 def test_the_connection_that_migrates_is_asked_before_any_other() -> None:
-    """What runs again is settled over it, in this thread; another is asked for what is left."""
+    """What runs again is settled over it, in this thread, and over no second session."""
     other, threads = Database7(), []
     known = Database7("005").ask([KILLED])
 
@@ -155,7 +156,27 @@ def test_the_connection_that_migrates_is_asked_before_any_other() -> None:
     bench = Bench(KILLED)
     bench.run.consult(other.ask, lambda _: {})
     bench.run.migration(KILLED.migration, Direction.UP, backend)
-    assert other.asked == [["005"]]
+    assert other.asked == []
+
+
+def test_what_a_later_run_applied_did_not_commit_before() -> None:
+    """What could not be settled before its version ran again is, when that has been applied."""
+    left = replace(KILLED, has_lock=False, backend_pid=None, database_identity="7/1")
+    bench = Bench(left)
+    bench.run.consult(lambda _: {}, lambda _: {})
+    backend = Backend(
+        database=Database(),
+        ledger_table=left.ledger_table,
+        ledger_before=NO_ROW,
+        identity="7/1",
+        timeline=left.timeline,
+        ledger_oid=left.ledger_oid,
+    )
+    migration = bench.run.migration(left.migration, Direction.UP, backend)
+    assert migration is not None
+    migration.succeeded(1)
+    kinds = [kind for _, kind in bench.sent()]
+    assert kinds == ["migration_success", "migration_error"]
 
 
 @pytest.mark.parametrize("has_lock", [True, False])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import psycopg
 from psycopg import sql as pgsql
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from ..event import Database
 from ..outbox import NO_ROW
@@ -20,6 +21,19 @@ DEFAULT_PORT = 5432
 LOCK_NAMESPACE = 1751936052
 """The first key of every migration lock, ``MigrationLock.DEFAULT_LOCK_NAMESPACE``."""
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def micros(instant: str) -> str:
+    """SQL for *instant* as a whole number: its text depends on no DateStyle."""
+    return f"(extract(epoch FROM {instant}) * 1000000)::bigint"
+
+
+def instant_of(value: int | None) -> datetime | None:
+    """What ``micros`` has answered."""
+    return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
 IDENTITY = (
     "SELECT system_identifier || '/' || database.oid, timeline_id "
     "FROM pg_catalog.pg_control_system(), pg_catalog.pg_control_checkpoint(), "
@@ -27,7 +41,8 @@ IDENTITY = (
 )
 _PROCESS = (
     "SELECT current_schema(), pg_backend_pid(), "
-    "(SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_backend_pid())"
+    f"(SELECT {micros('backend_start')} FROM pg_catalog.pg_stat_activity "
+    "WHERE pid = pg_backend_pid())"
 )
 _TABLE = (
     "SELECT nspname, relname, pg_class.oid FROM pg_catalog.pg_class "
@@ -38,7 +53,7 @@ _LOCK = (
     "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted "
     "AND classid = %s AND pid = pg_backend_pid())"
 )
-_ROW = "SELECT clock_timestamp(), (SELECT id::text FROM {} WHERE version = %s)"
+_ROW = f"SELECT {micros('clock_timestamp()')}, (SELECT id::text FROM {{}} WHERE version = %s)"
 
 
 class _Process(NamedTuple):
@@ -46,7 +61,7 @@ class _Process(NamedTuple):
 
     schema: str | None
     pid: int | None
-    started_at: datetime | None
+    started_at: int | None
 
 
 def backend_of(engine: Any) -> Backend:
@@ -67,7 +82,7 @@ def backend_of(engine: Any) -> Backend:
         ledger_table=f"{found[0]}.{found[1]}" if found else table,
         database_url=masked_url(info),
         pid=process.pid if is_direct else None,
-        started_at=process.started_at if is_direct else None,
+        started_at=instant_of(process.started_at) if is_direct else None,
         identity=identity,
         timeline=timeline,
         ledger_oid=found[2] if found else None,
@@ -95,8 +110,9 @@ def before(backend: Backend, engine: Any, version: str) -> Backend:
     row = _asked(engine.connection, pgsql.SQL(_ROW).format(table(backend.ledger_table)), (version,))
     return replace(
         backend,
-        ledger_read_at=row[0] if row else None,
+        ledger_read_at=instant_of(row[0]) if row else None,
         ledger_before=(row[1] or NO_ROW) if row else None,
+        is_idle=is_idle(engine.connection),
         is_gone=bool(engine.connection.closed or engine.connection.broken),
     )
 
@@ -112,6 +128,11 @@ def quoted(name: str) -> str:
     return table(name).as_string(None)
 
 
+def is_idle(connection: Any) -> bool:
+    """Whether *connection* is outside a transaction."""
+    return bool(connection.info.transaction_status == TransactionStatus.IDLE)
+
+
 def is_askable(connection: Any) -> bool:
     """Whether *connection* takes a question now."""
     status = connection.info.transaction_status
@@ -122,7 +143,11 @@ def _asked(connection: Any, query: Any, values: tuple[object, ...] = ()) -> Any:
     """The row that answers *query*, ``None`` when refused; the transaction stays as it was."""
     if not is_askable(connection):
         return None
-    with suppress(psycopg.Error), connection.transaction(), connection.cursor() as cursor:
-        cursor.execute(query, values)
+    with (
+        suppress(psycopg.Error),
+        connection.transaction(),
+        connection.cursor(row_factory=tuple_row) as cursor,
+    ):
+        cursor.execute(query, values, prepare=False)  # a pooler would hand it to others
         return cursor.fetchone()
     return None

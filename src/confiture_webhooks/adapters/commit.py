@@ -17,6 +17,8 @@ class Commit:
         self._connection = connection
         self._before = before
         self.is_due = False
+        self.was_sent = False
+        """Whether the migration's COMMIT was sent, or nobody can say."""
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
@@ -24,6 +26,7 @@ class Commit:
         attributes = vars(self._connection)
         had, original = attributes.get("commit"), getattr(self._connection, "commit", None)
         if original is None:
+            self.was_sent = True
             yield
             return
 
@@ -31,6 +34,7 @@ class Commit:
             if self.is_due:
                 self.is_due = False
                 self._before()
+                self.was_sent = True
             return original()
 
         attributes["commit"] = commit

@@ -18,13 +18,20 @@ from ..event import Direction, MigrationRef
 from ..run.invocation import Invocation
 from ..run.migration import Backend, Migration
 from ..run.run import Run
-from .backend import backend_of, before
+from .backend import backend_of, before, is_idle
 from .commit import Commit
 from .failure import explain
 from .ledger import Ledger
 from .rows import RowTally
 
-OBSERVED = ("apply", "rollback", "_trigger_hook", "_execute_sql")
+OBSERVED = (
+    "apply",
+    "rollback",
+    "find_pending",
+    "get_applied_versions",
+    "_trigger_hook",
+    "_execute_sql",
+)
 
 
 def observe(
@@ -39,7 +46,12 @@ def observe(
     watch = _Watch(engine, run, is_active)
     engine.apply = functools.wraps(engine.apply)(watch.wrap_apply(engine.apply))
     engine.rollback = functools.wraps(engine.rollback)(watch.wrap_rollback(engine.rollback))
-    for name, wrap in (("_trigger_hook", watch.wrap_hook), ("_execute_sql", watch.wrap_ledger)):
+    for name, wrap in (
+        ("find_pending", watch.wrap_pending),
+        ("get_applied_versions", watch.wrap_planning),
+        ("_trigger_hook", watch.wrap_hook),
+        ("_execute_sql", watch.wrap_ledger),
+    ):
         original = getattr(engine, name, None)
         if original is not None:
             setattr(engine, name, wrap(original))
@@ -71,7 +83,8 @@ class _Watch:
         def observed(migration: Any, force: bool = False, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002
             if kwargs.get("commit", True) is False or not self._is_active(self._engine):
                 return apply(migration, force, *args, **kwargs)
-            with self._told(migration, Direction.UP, can_settle=not force):
+            is_one = kwargs.get("strategy") is None and _is_transactional(migration)
+            with self._told(migration, Direction.UP, can_settle=not force, is_one=is_one):
                 return apply(migration, force, *args, **kwargs)
 
         return observed
@@ -80,9 +93,40 @@ class _Watch:
         def observed(migration: Any, *args: Any, **kwargs: Any) -> Any:
             if not self._is_active(self._engine):
                 return rollback(migration, *args, **kwargs)
-            with self._told(migration, Direction.DOWN, can_settle=True):
+            is_one = _is_transactional(migration)
+            with self._told(migration, Direction.DOWN, can_settle=True, is_one=is_one):
                 self._open_window()
                 return rollback(migration, *args, **kwargs)
+
+        return observed
+
+    def wrap_planning(self, read: Callable[..., Any]) -> Callable[..., Any]:
+        """Let what the host reads to plan leave its connection as idle as it was.
+
+        Otherwise the first migration begins in the transaction that reading has opened.
+        """
+
+        def observed(*args: Any, **kwargs: Any) -> Any:
+            connection = self._engine.connection
+            if not (self._is_active(self._engine) and is_idle(connection)):
+                return read(*args, **kwargs)
+            with connection.transaction():
+                return read(*args, **kwargs)
+
+        return observed
+
+    def wrap_pending(self, find: Callable[..., Any]) -> Callable[..., Any]:
+        """Expect the first of the pending migrations while the connection is idle."""
+        planned = self.wrap_planning(find)
+
+        def observed(*args: Any, **kwargs: Any) -> Any:
+            found = planned(*args, **kwargs)
+            if self._is_active(self._engine) and is_idle(self._engine.connection):
+                with containing("expecting a migration", self._run.report):
+                    for path in list(found)[:1]:
+                        ref = _ref_of(path)
+                        self._run.expect(ref, Direction.UP, self._before(ref.version))
+            return found
 
         return observed
 
@@ -119,14 +163,22 @@ class _Watch:
         return observed
 
     @contextmanager
-    def _told(self, migration: Any, direction: Direction, *, can_settle: bool) -> Iterator[None]:
+    def _told(
+        self, migration: Any, direction: Direction, *, can_settle: bool, is_one: bool
+    ) -> Iterator[None]:
+        """Have the run told of *migration*; *is_one*: its work is one transaction, its COMMIT one.
+
+        *can_settle*: the ledger knows how it ended.
+        """
         told = self._begin(migration, direction)
         self._direction = direction
+        commit = None
         try:
-            with self._before_commit(told):
+            with self._before_commit(told) as commit:
                 yield
         except BaseException as error:
-            self._end(told, error, can_settle=can_settle)
+            may_have = commit is None or commit.was_sent or not is_one
+            self._end(told, error, can_settle=can_settle and may_have)
             raise
         else:
             self._end(told, None, can_settle=can_settle)
@@ -134,21 +186,24 @@ class _Watch:
             self._tally = None
 
     @contextmanager
-    def _before_commit(self, told: Migration | None) -> Iterator[None]:
+    def _before_commit(self, told: Migration | None) -> Iterator[Commit | None]:
         """Have the run told of the COMMIT of *told* while there is still time to go with it."""
         if told is None:
-            yield
+            yield None
             return
         connection = self._engine.connection
 
         def committing() -> None:
-            rows = self._tally.total if self._tally is not None else None
-            self._run.committing(told, rows, connection)
+            if self._tally is None:
+                self._run.committing(told, None, connection)
+                return
+            with self._tally.paused():  # what is recorded here are no rows of the migration
+                self._run.committing(told, self._tally.total, connection)
 
         self._commit = Commit(connection, committing)
         try:
             with self._commit.awaited():
-                yield
+                yield self._commit
         finally:
             self._commit = None
 
@@ -159,14 +214,17 @@ class _Watch:
     def _begin(self, migration: Any, direction: Direction) -> Migration | None:
         told = None
         with containing("observing a migration", self._run.report):
-            if self._backend is None:
-                self._ledger = Ledger.beside(self._engine.connection)
-                self._backend = backend_of(self._engine)
             ref = MigrationRef(version=str(migration.version), slug=str(migration.name))
-            backend = before(self._backend, self._engine, ref.version)
-            told = self._run.migration(ref, direction, backend)
+            told = self._run.migration(ref, direction, self._before(ref.version))
             self._tally = RowTally(steps_table(self._engine)) if told is not None else None
         return told
+
+    def _before(self, version: str) -> Backend:
+        """Where *version* is about to run."""
+        if self._backend is None:
+            self._ledger = Ledger.beside(self._engine.connection)
+            self._backend = backend_of(self._engine)
+        return before(self._backend, self._engine, version)
 
     def _end(
         self, told: Migration | None, error: BaseException | None, *, can_settle: bool
@@ -259,9 +317,17 @@ def tell_unloadable(
     engine: Any, run: Run, path: Path, direction: Direction, error: Exception
 ) -> None:
     """Tell that the migration in *path* could not even be loaded."""
-    version, _, slug = path.name.partition(".")[0].partition("_")
-    ref = MigrationRef(version=version, slug=slug)
-    told = run.migration(ref, direction, backend_of(engine))
+    told = run.migration(_ref_of(path), direction, backend_of(engine))
     if told is not None:
         told.stop_clock()
         told.failed(explain(error))
+
+
+def _ref_of(path: Path) -> MigrationRef:
+    """The migration in *path*, as its name tells."""
+    version, _, slug = path.name.partition(".")[0].partition("_")
+    return MigrationRef(version=version, slug=slug)
+
+
+def _is_transactional(migration: Any) -> bool:
+    return bool(getattr(migration, "transactional", True))

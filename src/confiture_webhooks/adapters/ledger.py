@@ -16,10 +16,20 @@ from typing import Any
 import psycopg
 from psycopg import conninfo
 from psycopg import sql as pgsql
+from psycopg.rows import tuple_row
 
 from ..outbox import Intent
 from ..settlement import Known, LedgerRow
-from .backend import IDENTITY, LOCK_NAMESPACE, is_askable, quoted, table
+from .backend import (
+    EPOCH,
+    IDENTITY,
+    LOCK_NAMESPACE,
+    instant_of,
+    is_askable,
+    micros,
+    quoted,
+    table,
+)
 from .database import dsn_of
 
 TIMEOUT_S = 3
@@ -28,21 +38,21 @@ _STATE = "SELECT state FROM pg_catalog.pg_stat_activity WHERE pid = %s"
 _FRESH = "SELECT pg_stat_clear_snapshot(), current_setting('transaction_isolation')"
 _STANDBY = "SELECT pg_is_in_recovery()"
 _PIDS = (
-    "SELECT pid, backend_start FROM pg_catalog.pg_stat_activity "
+    f"SELECT pid, {micros('backend_start')} FROM pg_catalog.pg_stat_activity "
     "WHERE pid = ANY(%s) AND datname = current_database()"
 )
 _LOCKS = (
-    "SELECT pid FROM pg_catalog.pg_locks JOIN pg_catalog.pg_database ON oid = database "
+    "SELECT pid, pid = pg_backend_pid() FROM pg_catalog.pg_locks "
+    "JOIN pg_catalog.pg_database ON oid = database "
     "WHERE locktype = 'advisory' AND granted AND classid = %s AND datname = current_database()"
 )
 _HAS = "SELECT 1 FROM {} WHERE version = %s"
 _ROW = (
-    "SELECT id::text, applied_at, execution_time_ms, to_jsonb(ledger) ->> 'name', "
+    f"SELECT id::text, {micros('applied_at')}, execution_time_ms, to_jsonb(ledger) ->> 'name', "
     "to_jsonb(ledger) ->> 'slug' FROM {} AS ledger WHERE version = %s"
 )
-_WRITTEN_ANEW = (
-    "SELECT max(applied_at) FROM {} AS ledger WHERE to_jsonb(ledger) ->> 'slug' ~ '_reinit$'"
-)
+_REINIT = "WHERE to_jsonb(ledger) ->> 'slug' ~ '_reinit$'"
+_WRITTEN_ANEW = f"SELECT {micros('max(applied_at)')} FROM {{}} AS ledger {_REINIT}"
 """When the host last emptied the ledger and marked what is in it: ``reinit`` and ``rebuild``."""
 _REASON = re.compile(r"[0-9]{8}_[0-9]{6}_.")
 """After name and version a slug has the time, and of a row without a run why it was written."""
@@ -77,7 +87,7 @@ class Ledger:
                     return None
                 query = pgsql.SQL(_HAS).format(table(ledger_table))
                 with _asking(connection):
-                    return connection.execute(query, (version,)).fetchone() is not None
+                    return _run(connection, query, (version,)).fetchone() is not None
         except psycopg.Error:
             return None
 
@@ -101,7 +111,7 @@ class Ledger:
 def _asking(connection: psycopg.Connection[Any]) -> Iterator[None]:
     """A short transaction whose statements are bounded, also where a pooler forbids options."""
     with connection.transaction():
-        connection.execute(_BOUND)
+        _run(connection, _BOUND)
         yield
 
 
@@ -128,8 +138,8 @@ def _known(connection: psycopg.Connection[Any], intents: Sequence[Intent]) -> di
     is_standby = _one(connection, _STANDBY)[0]
     identity, timeline = _identity(connection)
     pids = [intent.backend_pid for intent in intents if intent.backend_pid is not None]
-    started = dict(connection.execute(_PIDS, (pids,)).fetchall())
-    locks = connection.execute(_LOCKS, (LOCK_NAMESPACE,)).fetchall()
+    started = dict(_run(connection, _PIDS, (pids,)).fetchall())
+    locks = _run(connection, _LOCKS, (LOCK_NAMESPACE,)).fetchall()
     known = {}
     for intent in intents:
         is_read, oid, written_anew_at, row = _row(connection, intent)
@@ -141,8 +151,9 @@ def _known(connection: psycopg.Connection[Any], intents: Sequence[Intent]) -> di
             database_name=info.dbname or None,
             is_standby=is_standby,
             has_pid=intent.backend_pid in started,
-            pid_started_at=started.get(intent.backend_pid),
-            lock_holders=frozenset(pid for (pid,) in locks),
+            pid_started_at=instant_of(started.get(intent.backend_pid)),
+            lock_holders=frozenset(pid for pid, _ in locks),
+            is_lock_ours=any(is_ours for _, is_ours in locks),
             is_ledger_read=is_read,
             ledger_oid=oid,
             written_anew_at=written_anew_at,
@@ -171,21 +182,21 @@ def _row(
         with connection.transaction():
             oid = _one(connection, _OID, (quoted(intent.ledger_table),))[0]
             anew = _one(connection, pgsql.SQL(_WRITTEN_ANEW).format(ledger))[0]
-            found = connection.execute(pgsql.SQL(_ROW).format(ledger), (version,)).fetchone()
+            found = _run(connection, pgsql.SQL(_ROW).format(ledger), (version,)).fetchone()
     except _NO_ANSWER:
         raise
     except psycopg.Error:
         return False, None, None, None
     if found is None:
-        return True, oid, anew, None
+        return True, oid, instant_of(anew), None
     row_id, applied_at, execution_time_ms, name, slug = found
     row = LedgerRow(
         id=row_id,
-        applied_at=applied_at,
+        applied_at=instant_of(applied_at) or EPOCH,
         execution_time_ms=execution_time_ms,
         is_marked=_is_marked(slug, f"{name}_{version}_"),
     )
-    return True, oid, anew, row
+    return True, oid, instant_of(anew), row
 
 
 def _is_marked(slug: str | None, prefix: str) -> bool:
@@ -193,9 +204,16 @@ def _is_marked(slug: str | None, prefix: str) -> bool:
     return bool(slug and slug.startswith(prefix) and _REASON.match(slug, len(prefix)))
 
 
+def _run(
+    connection: psycopg.Connection[Any], query: Any, values: tuple[object, ...] = ()
+) -> psycopg.Cursor[Any]:
+    """*query*, prepared nowhere: a pooler would hand that to others."""
+    return connection.cursor(row_factory=tuple_row).execute(query, values, prepare=False)
+
+
 def _one(connection: psycopg.Connection[Any], query: Any, values: tuple[object, ...] = ()) -> Any:
     """The one row that answers *query*."""
-    row = connection.execute(query, values).fetchone()
+    row = _run(connection, query, values).fetchone()
     assert row is not None
     return row
 
@@ -205,7 +223,7 @@ def _is_at_rest(connection: psycopg.Connection[Any], pid: int | None) -> bool:
     until = time.monotonic() + TIMEOUT_S
     while True:
         with _asking(connection):
-            row = connection.execute(_STATE, (pid,)).fetchone()
+            row = _run(connection, _STATE, (pid,)).fetchone()
         if row is None or str(row[0]).startswith("idle"):
             return True
         if time.monotonic() > until:

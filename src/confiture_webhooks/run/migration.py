@@ -36,6 +36,8 @@ class Backend:
     ledger_before: str | None = None
     ledger_read_at: datetime | None = None
     has_lock: bool = False
+    is_idle: bool = True
+    """Its connection is outside a transaction: waiting now costs nobody's locks."""
     is_gone: bool = False
     """Its connection is broken before the migration begins: nothing can be committed on it."""
 
@@ -52,10 +54,11 @@ class Migration:
         *,
         conclude: Conclude,
         settle_later: Callable[[Migration], None],
+        event_id: str | None = None,
     ) -> None:
         self._conclude = conclude
         self._settle_later = settle_later
-        self.event_id = new_event_id()
+        self.event_id = event_id or new_event_id()
         self.ref = ref
         self.direction = direction
         self.backend = backend

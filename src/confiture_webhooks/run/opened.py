@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..contained import contained
+from ..contained import contained, containing
 from ..event import Database
 from .hook_events import HookFeed
 from .outgoing import TELEMETRY_BUDGET, Outgoing, Parts
@@ -32,6 +32,8 @@ class Opened:
         self.hooks: HookFeed | None = None
         self.database = Database()
         """As far as it is known: of the command's address, its connection, its first migration."""
+        self.lent: Any = None
+        """The connection that migrates."""
         self.command = "confiture migrate"
         self.started_at = datetime.now(UTC)
 
@@ -48,11 +50,22 @@ class Opened:
         """Whether anybody would see the span of a run in which nothing happened."""
         return self._has_span or self._parts.exports()
 
+    def begun_at(self, database: Database) -> tuple[Telemetry, Outgoing]:
+        """The same, as of a run that migrates *database*."""
+        if self.outgoing is None:
+            self.database = database
+            if self.telemetry is not None:
+                self.telemetry.connected(database)
+        return self.begun()
+
     def begun(self) -> tuple[Telemetry, Outgoing]:
         """Telemetry and outbox, with the run's span open and the hooks being imported."""
         telemetry = self.traced()
         if self.outgoing is None:
             self.outgoing = Outgoing(self._settings, self._parts, telemetry)
+            if self.lent is not None:
+                with containing("reaching the outbox", self.report):
+                    self.outgoing.lend(self.lent)
         if self.hooks is None and self._parts.hooks is not None:
             self.hooks = HookFeed(self._settings, self._parts.hooks, telemetry, self.outgoing)
         return telemetry, self.outgoing

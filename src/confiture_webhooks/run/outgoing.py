@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..bounded import TimedOut, bounded
 from ..delivery import Delivery, State, TraceContext
 from ..errors import OutboxError
 from ..event import Event, EventType
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
     from ..transport import Transport
     from .hook_runner import HookRunner, Send
 
+R = TypeVar("R")
+
+IDLE = 0
+"""libpq's ``PQTRANS_IDLE``."""
 TELEMETRY_BUDGET = timedelta(seconds=2)
+PATIENCE_S = 3.0
+"""How long the outbox may take to answer, as connecting may; then memory takes its place."""
+IMPATIENCE_S = 0.25
+"""The same while the host's transaction is open: what takes longer goes on beside it."""
 KEPT_FOR = timedelta(days=30)
 KEPT_DELIVERED = 10_000
 """Delivered deliveries are kept so long and so many, for operators to look at."""
@@ -48,12 +57,41 @@ class Parts:
     """Whether a terminal may show what is waited for at the end."""
     exports: Callable[[], bool] = lambda: False
     """Whether telemetry leaves the process: then a run with nothing to do is counted, too."""
+    is_in: Callable[[Any], bool] = lambda _: False
+    """Whether the outbox lies in the database of a connection."""
     has_leftovers: Callable[[], bool] = lambda: False
     """Cheap: whether an earlier run may have left deliveries to make."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An intent, or the deliveries of an event, that could not be written yet."""
+
+    event_id: str
+    intent: Intent | None = None
+    deliveries: Sequence[Delivery] = ()
+
+    def into(self, outbox: Outbox) -> None:
+        """Write it. Raises OutboxError."""
+        if self.intent is not None:
+            outbox.stage(self.intent)
+        else:
+            outbox.release(self.event_id, self.deliveries)
+
+    def over(self, connection: Any, outbox: Outbox) -> bool:
+        """Write it over *connection*, which is idle; ``False``: it is refused there."""
+        if self.intent is not None:
+            return outbox.stage_on(connection, self.intent)
+        return outbox.release_on(connection, self.event_id, self.deliveries)
+
+
 class Outgoing:
-    """Keeps and sends what one run has to tell. An outbox that breaks is replaced by memory."""
+    """Records and sends the events of one run.
+
+    An outbox that breaks, or is silent, is replaced by memory. One that lies in the migrated
+    database is written over the migration's own connection while the run has that, whenever it
+    is idle outside a transaction; no other session is opened, and nothing is sent until then.
+    """
 
     def __init__(self, settings: Settings, parts: Parts, telemetry: Telemetry) -> None:
         self._settings = settings
@@ -68,18 +106,60 @@ class Outgoing:
         """Why they were."""
         self._enlisted: dict[str, tuple[EventType, Sequence[Delivery]]] = {}
         """What goes with a transaction, by event: told elsewhere, it has the same bytes."""
-        self._guard = threading.RLock()
-        """Hooks send from threads of their own."""
+        self._guard = threading.Lock()
+        """Hooks record from threads of their own; the outbox is asked one thing at a time."""
+        self._lent: Any = None
+        """The connection that migrates the database in which the outbox lies, while it does."""
+        self._lent_to = 0
+        self._kept: list[Kept] = []
+        """What waits until that connection is idle, or given back."""
+        self._has_kept = threading.Lock()
 
-    def stage(self, intent: Intent) -> None:
-        """Remember an event whose outcome is not known yet."""
+    def lend(self, connection: Any) -> None:
+        """From now on write over *connection*, where the outbox lies in its database."""
+        is_in = self._settings.recorded and self._parts.is_in(connection)
+        if is_in and self._opened().intents_on(connection) is not None:
+            self._lent, self._lent_to = connection, threading.get_ident()
+
+    def give_back(self) -> None:
+        """The run needs its connection no more: write what is left, over another if need be."""
+        if self._lent is None:
+            return
+        self._write_kept()
+        self._lent = None
+        for kept in self._kept:
+            self._ask(kept.into, PATIENCE_S)
+            self._note_spared(kept.event_id)
+        self._kept.clear()
+
+    def _keep(self, kept: Kept) -> None:
+        with self._has_kept:
+            self._kept.append(kept)
+        self._write_kept()
+
+    def _write_kept(self) -> None:
+        """Write what waits, if this is the run's thread and its connection is idle."""
+        if threading.get_ident() != self._lent_to or not _is_idle(self._lent):
+            return
+        assert self._outbox is not None
+        while self._kept and self._kept[0].over(self._lent, self._outbox):
+            with self._has_kept:
+                self._kept.pop(0)
+
+    def stage(self, intent: Intent, *, is_idle: bool = True) -> None:
+        """Remember an event whose outcome is not known yet.
+
+        Not *is_idle*: the host's transaction is open, so a slow outbox is not waited for.
+        """
         if not self._settings.recorded:
             return
-        with self._guard:
-            try:
-                self._opened().stage(intent)
-            except OutboxError as error:
-                self._replace(error)
+        if self._lent is not None:
+            self._keep(Kept(intent.event_id, intent=intent))
+        elif is_idle:
+            self._ask(lambda outbox: outbox.stage(intent), PATIENCE_S)
+        else:
+            with suppress(TimedOut):
+                self._ask(lambda outbox: outbox.stage(intent), IMPATIENCE_S, replaces=False)
 
     def tell(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
@@ -97,15 +177,40 @@ class Outgoing:
         """Keep *deliveries* in place of the intent *event_id*, and begin to make them."""
         if not self._settings.recorded:
             return
-        with self._guard:
-            try:
-                self._opened().release(event_id, deliveries)
-            except OutboxError as error:
-                self._replace(error).release(event_id, deliveries)
-            if self._spared is not None:
-                self._spared.append(event_id)
-            if deliveries:
-                self._working().wake()
+        if self._lent is not None:
+            self._keep(Kept(event_id, deliveries=deliveries))
+            return
+        self._ask(lambda outbox: outbox.release(event_id, deliveries), PATIENCE_S)
+        self._note_spared(event_id)
+        if deliveries:
+            self._working().wake()
+
+    def _note_spared(self, event_id: str) -> None:
+        if self._spared is not None:
+            self._spared.append(event_id)
+
+    def _ask(self, call: Callable[[Outbox], R], patience_s: float, *, replaces: bool = True) -> R:
+        """The outbox's answer to *call*; memory's, if it breaks or takes longer.
+
+        Not *replaces*: raises TimedOut if it takes longer, and the call goes on.
+        """
+        guard = self._guard
+
+        def asked() -> R:
+            with guard:
+                return call(self._opened())
+
+        try:
+            return bounded(asked, patience_s)
+        except OutboxError as error:
+            return call(self._replace(error))
+        except TimedOut:
+            if not replaces:
+                raise
+            where = self._outbox.where if self._outbox is not None else self._settings.outbox
+            kind = where.partition(":")[0]
+            silent = OutboxError(f"outbox {kind}: it did not answer within {patience_s:g} s")
+            return call(self._replace(silent))
 
     def _deliveries(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
@@ -122,28 +227,28 @@ class Outgoing:
         """Those that are staged and not released, of earlier runs too, oldest first."""
         if not self._settings.recorded:
             return []
-        with self._guard:
-            try:
-                return self._opened().intents()
-            except OutboxError as error:
-                return self._replace(error).intents()
+        if self._lent is not None:
+            assert self._outbox is not None
+            return self._outbox.intents_on(self._lent) or []
+        return self._ask(lambda outbox: outbox.intents(), PATIENCE_S)
 
     def tell_on(self, connection: Any, event: Event, trace: TraceContext) -> None:
         """Release *event* in the transaction of *connection*, where the outbox can.
 
         It is to be told once more afterwards: that changes nothing, or makes up for it.
         """
-        outbox = self._outbox
-        # Not under the guard: what a hook has on its way must not hold up a COMMIT.
-        if outbox is not None:
-            deliveries = self._deliveries(event, trace)
-            if outbox.release_on(connection, event.id, deliveries):
-                self._enlisted[event.id] = event.type, deliveries
+        if self._lent is None or self._lent is not connection:
+            return
+        assert self._outbox is not None
+        deliveries = self._deliveries(event, trace)
+        if self._outbox.release_on(connection, event.id, deliveries):
+            self._enlisted[event.id] = event.type, deliveries
 
     def flush(self, budget: timedelta) -> None:
         """Wait for what is due within *budget*, left-overs of earlier runs included."""
         if self._worker is None:
-            if not self._settings.recorded or not self._parts.has_leftovers():
+            is_opened = self._outbox is not None
+            if not self._settings.recorded or not (is_opened or self._parts.has_leftovers()):
                 return
             self._working().wake()
         assert self._worker is not None
@@ -170,10 +275,22 @@ class Outgoing:
         if self._worker is None or self._outbox is None:
             return None
         self._worker.stop()
+        try:
+            return self._rest(self._worker, is_late=is_late)
+        except OutboxError as error:  # it is gone by now: what was recorded is in it
+            self._telemetry.outbox_failed(str(error))
+            return (
+                f"confiture-webhooks: {error}; what it holds is sent when it is back, by the "
+                f"next 'confiture migrate' command or 'confiture webhooks deliver'"
+            )
+
+    def _rest(self, worker: Worker, *, is_late: bool) -> str | None:
+        """What is left, in lines to read."""
+        assert self._outbox is not None
         is_back = self._go_back(self._outbox)
         lines = [
-            *([] if is_back else self._given_up(self._worker, self._outbox)),
-            *self._left(self._worker, self._outbox),
+            *([] if is_back else self._given_up(worker, self._outbox)),
+            *self._left(worker, self._outbox),
         ]
         if not is_late:
             with suppress(OutboxError):  # a later run does it
@@ -192,7 +309,6 @@ class Outgoing:
             hand_over(memory, outbox, self._spared)
             refused.pop_all()
             self._outbox, self._spared = outbox, None
-            self._telemetry.observe_outbox(outbox.summary)
             return True
         return False
 
@@ -233,30 +349,44 @@ class Outgoing:
                     last.callback(part.close)
 
     def _opened(self) -> Outbox:
+        """The outbox, made on first use. Raises OutboxError when it cannot be opened."""
         if self._outbox is None:
-            try:
-                self._outbox = self._parts.outbox(self._telemetry)
-            except OutboxError as error:
-                return self._replace(error)
-            self._spared = None if self._outbox.is_durable else []
-            self._telemetry.observe_outbox(self._outbox.summary)
+            made = self._parts.outbox(self._telemetry)
+            if self._outbox is not None:  # it took too long, and memory has its place
+                made.close()
+                return self._outbox
+            self._outbox = made
+            self._spared = None if made.is_durable else []
+            self._telemetry.observe_outbox(self._summary)
         return self._outbox
+
+    def _summary(self) -> Summary:
+        """For metrics. Raises OutboxError, also while asking would open a second session."""
+        outbox = self._outbox
+        if outbox is None or self._lent is not None:
+            raise OutboxError("the outbox is not read while the run migrates its database")
+        return outbox.summary()
 
     def _replace(self, error: OutboxError) -> Outbox:
         """Go on in memory: what the broken outbox holds stays there for a later run."""
         self._refusal = str(error)
         self._telemetry.outbox_failed(self._refusal)
-        worker, transport, outbox = self._worker, self._transport, self._outbox
+        worker, parts = self._worker, [one for one in (self._outbox, self._transport) if one]
         self._worker, self._transport = None, None
-        self._outbox, self._spared = self._parts.spare_outbox(), []
-        with suppress(OutboxError), ExitStack() as last:
-            for part in (outbox, transport):
-                if part is not None:
-                    last.callback(part.close)
+        self._guard = threading.Lock()
+        self._outbox, self._spared = spare, _ = self._parts.spare_outbox(), []
+        self._telemetry.observe_outbox(self._summary)
+
+        def close() -> None:
             if worker is not None:
                 worker.stop()
-        self._telemetry.observe_outbox(self._outbox.summary)
-        return self._outbox
+            for part in parts:
+                with suppress(OutboxError):
+                    part.close()
+
+        with suppress(OutboxError, TimedOut):
+            bounded(close, IMPATIENCE_S)
+        return spare
 
     def _working(self) -> Worker:
         if self._worker is None:
@@ -273,3 +403,9 @@ class Outgoing:
             )
             self._worker.start()
         return self._worker
+
+
+def _is_idle(connection: Any) -> bool:
+    """Whether *connection* is alive and outside a transaction."""
+    is_alive = connection is not None and not (connection.closed or connection.broken)
+    return is_alive and connection.info.transaction_status == IDLE

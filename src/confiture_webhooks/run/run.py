@@ -77,6 +77,23 @@ class Run:
         return self._settling.unsettled
 
     @contained
+    def lend(self, connection: Any) -> None:
+        """*connection* is the one that migrates: an outbox in its database is written over it."""
+        self._opened.lent = connection
+
+    @contained
+    def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
+        """A migration is to begin next, and its connection is idle outside a transaction.
+
+        What takes time is done now: the outbox is opened, and it is staged.
+        """
+        if self._is_finished:
+            return
+        telemetry, outgoing = self._opened.begun_at(backend.database)
+        self._settle_earlier(ref.version, has_lock=backend.has_lock)
+        self._settling.expect(ref, direction, backend, outgoing, telemetry)
+
+    @contained
     def migration(
         self, ref: MigrationRef, direction: Direction, backend: Backend
     ) -> Migration | None:
@@ -90,10 +107,10 @@ class Run:
             # Asked later, its ledger row could be the one this attempt is about to write.
             self.unsettled.remove(earlier)
             self._settle_one(earlier)
-        if self._opened.outgoing is None:
-            self._opened.database = backend.database
-        telemetry, outgoing = self._opened.begun()
-        self._settle_earlier(ref.version, has_lock=backend.has_lock)
+        telemetry, outgoing = self._opened.begun_at(backend.database)
+        event_id = self._settling.take_expected(ref, direction, outgoing)
+        if event_id is None:
+            self._settle_earlier(ref.version, has_lock=backend.has_lock)
         span = telemetry.migration(ref, direction)
         migration = Migration(
             ref,
@@ -102,14 +119,10 @@ class Run:
             span,
             conclude=self.conclude,
             settle_later=self.unsettled.append,
+            event_id=event_id,
         )
-        if not backend.is_gone:  # it fails, and there is nothing to settle
-            self._settling.stage(
-                migration,
-                outgoing,
-                environment=self._settings.environment,
-                run_id=telemetry.correlation_id,
-            )
+        if event_id is None and not backend.is_gone:  # else it fails: there is nothing to settle
+            self._settling.stage(migration, outgoing, telemetry)
         if self._opened.hooks is not None:
             self._opened.hooks.started(migration)
         if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):
@@ -169,8 +182,10 @@ class Run:
             rows_affected=rows_affected,
             error=error,
         )
-        _, outgoing = self._opened.begun()
+        telemetry, outgoing = self._opened.begun()
         outgoing.tell(event, migration.span.trace)
+        if error is None:
+            self._settling.tell_outlived(migration, outgoing, telemetry)
         if self._opened.hooks is not None:
             self._opened.hooks.ended(migration, rows_affected)
 
@@ -190,6 +205,7 @@ class Run:
         try:
             for owed in list(self._owed.values()):
                 self.conclude(*owed)
+            self._give_back()
             self._settle()
             self._conclude_run(error_type, error)
             self._settle_killed()
@@ -218,6 +234,14 @@ class Run:
         telemetry = self._opened.telemetry
         assert telemetry is not None
         return self._settings.environment, telemetry.correlation_id
+
+    @contained
+    def _give_back(self) -> None:
+        """The host's connection is free, or gone: nothing is expected on it any more."""
+        if self._opened.outgoing is not None:
+            self._settling.give_up_expected(self._opened.outgoing)
+            self._opened.outgoing.give_back()
+        self._opened.lent = None
 
     @contained
     def _settle(self) -> None:
@@ -257,7 +281,10 @@ class Run:
             outgoing.tell(event, telemetry.trace_of_run(), wanting)
         if error_type is not None or self._opened.is_traced():
             self._opened.traced().end_run(
-                applied=len(self._ended) - len(failed), failed=len(failed), error_type=error_type
+                applied=len(self._ended) - len(failed),
+                failed=len(failed),
+                error_type=error_type,
+                is_known=is_known,
             )
 
     def _wanting(self, kind: EventType, *, is_silent: bool) -> list[Endpoint]:

@@ -26,6 +26,8 @@ LONGEST_QUESTION_S = 6.0
 Ask = Callable[[Sequence[Intent]], Mapping[str, Known]]
 """What is known of each intent, by event id; of none when the database does not answer."""
 R = TypeVar("R")
+Record = Callable[[Event, TraceContext], None]
+"""Keeps an event, with the trace that its deliveries continue."""
 Judged = list[tuple[Intent, Verdict]]
 
 
@@ -55,7 +57,7 @@ def examine(intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -
 def settle(
     intents: Sequence[Intent],
     ask: Ask | None,
-    tell: Callable[[Event, TraceContext], None],
+    record: Record,
     telemetry: Telemetry,
     *,
     seconds: float | None,
@@ -70,11 +72,16 @@ def settle(
         if not verdict.is_settled:
             left.append((intent, verdict))
             continue
-        event = settled_event(intent, verdict, datetime.now(UTC))
-        trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
-        tell(event, trace)
-        telemetry.settled(event, trace)
+        tell(intent, verdict, record, telemetry)
     return left
+
+
+def tell(intent: Intent, verdict: Verdict, record: Record, telemetry: Telemetry) -> None:
+    """Record how the migration of *intent* ended, by *verdict*, in its run's trace."""
+    event = settled_event(intent, verdict, datetime.now(UTC))
+    trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
+    record(event, trace)
+    telemetry.settled(event, trace)
 
 
 def settle_outbox(
@@ -91,13 +98,13 @@ def settle_outbox(
     A fault in it is told, and keeps nobody from delivering. Raises OutboxError.
     """
 
-    def tell(event: Event, trace: TraceContext) -> None:
+    def record(event: Event, trace: TraceContext) -> None:
         deliveries = deliveries_of(event, endpoints, trace, report=telemetry.failed)
         outbox.release(event.id, deliveries)
 
     try:
         mine = [intent for intent in outbox.intents() if intent.environment == environment]
-        return settle(mine, ask, tell, telemetry, seconds=seconds)
+        return settle(mine, ask, record, telemetry, seconds=seconds)
     except OutboxError:
         raise
     except Exception as error:  # noqa: BLE001  a database that answers oddly, a bug of ours

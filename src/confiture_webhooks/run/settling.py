@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ..event import Direction
-from ..outbox import Intent
-from ..settlement import INTERRUPTED, Ending
-from .migration import UNKNOWN, Conclude, Migration
-from .settler import Ask, answered, seconds_left, settle
+from ..event import Direction, MigrationRef
+from ..outbox import NO_ROW, Intent
+from ..settlement import INTERRUPTED, Ending, Verdict
+from .migration import Backend, Conclude, Migration, new_event_id
+from .settler import Ask, answered, seconds_left, settle, tell
 
 if TYPE_CHECKING:
+    from ..delivery import TraceContext
     from ..telemetry import Telemetry
     from .outgoing import Outgoing
 
@@ -37,15 +39,72 @@ class Settling:
         """Over the connection that migrates, and while it is there only."""
         self.deadline: float | None = None
         """Until when answers are waited for (monotonic); ``None``: the longest time."""
+        self._expected: tuple[MigrationRef, Direction, str] | None = None
+        """What is staged and has not begun, with its event id."""
+        self._earlier: list[Intent] = []
+        """Of the version that runs now, what killed runs left and nobody could settle."""
         self.unsettled: list[Migration] = []
         self.has_unknown = False
 
-    def stage(
-        self, migration: Migration, outgoing: Outgoing, *, environment: str | None, run_id: str
+    def expect(
+        self,
+        ref: MigrationRef,
+        direction: Direction,
+        backend: Backend,
+        outgoing: Outgoing,
+        telemetry: Telemetry,
     ) -> None:
-        """Have *outgoing* remember that *migration* is under way in the run *run_id*."""
-        self._own.add(migration.event_id)
-        outgoing.stage(intent_of(migration, environment=environment, run_id=run_id))
+        """Stage what is to begin next: its connection is idle, which it may not be then."""
+        self.give_up_expected(outgoing)
+        event_id = new_event_id()
+        self._expected = (ref, direction, event_id)
+        self._stage(
+            event_id, ref, direction, backend, telemetry.trace_of_run(), outgoing, telemetry
+        )
+
+    def take_expected(
+        self, ref: MigrationRef, direction: Direction, outgoing: Outgoing
+    ) -> str | None:
+        """The event id under which what begins now was staged; ``None``: it was not."""
+        if self._expected is not None and self._expected[:2] == (ref, direction):
+            event_id, self._expected = self._expected[2], None
+            return event_id
+        self.give_up_expected(outgoing)
+        return None
+
+    def give_up_expected(self, outgoing: Outgoing) -> None:
+        """What was to begin next does not."""
+        if self._expected is not None:
+            event_id, self._expected = self._expected[2], None
+            outgoing.release(event_id, [])
+
+    def stage(self, migration: Migration, outgoing: Outgoing, telemetry: Telemetry) -> None:
+        """Have *outgoing* remember that *migration* is under way."""
+        ref, trace = migration.ref, migration.span.trace
+        direction, backend = migration.direction, migration.backend
+        self._stage(migration.event_id, ref, direction, backend, trace, outgoing, telemetry)
+
+    def _stage(
+        self,
+        event_id: str,
+        ref: MigrationRef,
+        direction: Direction,
+        backend: Backend,
+        trace: TraceContext,
+        outgoing: Outgoing,
+        telemetry: Telemetry,
+    ) -> None:
+        self._own.add(event_id)
+        intent = intent_of(
+            event_id,
+            ref,
+            direction,
+            backend,
+            trace,
+            environment=self.environment,
+            run_id=telemetry.correlation_id,
+        )
+        outgoing.stage(intent, is_idle=backend.is_idle)
 
     def end(self, migration: Migration) -> None:
         """Conclude *migration*, one of this run's, by what the ledger says of it."""
@@ -53,13 +112,11 @@ class Settling:
         if is_recorded is None:
             self.has_unknown = True
             self._say(
-                f"confiture-webhooks: how {migration.ref.name} ended is not known (the "
-                "database does not answer), so nothing is told of it now"
+                f"confiture-webhooks: the database does not say how {migration.ref.name} ended. "
+                "The next run reports it, once the database answers"
             )
             migration.stop_clock()
-            migration.span.finish(
-                duration_s=migration.duration_s, rows_affected=None, error=UNKNOWN
-            )
+            migration.span.leave(duration_s=migration.duration_s)
         elif is_recorded is (migration.direction is Direction.UP):
             self._conclude(migration, None, None)
         else:
@@ -91,8 +148,26 @@ class Settling:
             if not is_parting or time.monotonic() >= until:
                 break
             time.sleep(PARTING_STEP_S)
-        if left and self.ask is not None:
-            settle(left, self.ask, outgoing.tell, telemetry, seconds=seconds_left(self.deadline))
+        self._earlier = left
+
+    def tell_outlived(self, migration: Migration, outgoing: Outgoing, telemetry: Telemetry) -> None:
+        """*migration* was applied: what killed runs of it left open did not commit, then.
+
+        The ledger had no row before, and has one of each version.
+        """
+        earlier, self._earlier = self._earlier, []
+        for intent in earlier:
+            is_same = intent.migration.version == migration.ref.version
+            is_up = migration.direction is intent.direction is Direction.UP
+            had_none = migration.backend.ledger_before == NO_ROW == intent.ledger_before
+            if is_same and is_up and had_none and _is_same_ledger(intent, migration.backend):
+                reason = "a later run applied it"
+                tell(
+                    intent,
+                    Verdict(ending=Ending.NOT_COMMITTED, reason=reason),
+                    outgoing.tell,
+                    telemetry,
+                )
 
     def _killed(self, outgoing: Outgoing) -> list[Intent]:
         """What killed runs of this environment staged."""
@@ -103,13 +178,31 @@ class Settling:
         ]
 
 
-def intent_of(migration: Migration, *, environment: str | None, run_id: str) -> Intent:
-    """What is to be known of *migration* by whoever settles it, should its process be killed."""
-    backend, trace = migration.backend, migration.span.trace
+def _is_same_ledger(intent: Intent, backend: Backend) -> bool:
+    """Whether *intent* is about the ledger that *backend* writes."""
+    return (intent.database_identity, intent.timeline, intent.ledger_oid, intent.ledger_table) == (
+        backend.identity,
+        backend.timeline,
+        backend.ledger_oid,
+        backend.ledger_table,
+    )
+
+
+def intent_of(
+    event_id: str,
+    ref: MigrationRef,
+    direction: Direction,
+    backend: Backend,
+    trace: TraceContext,
+    *,
+    environment: str | None,
+    run_id: str,
+) -> Intent:
+    """What is to be known of a migration by whoever settles it, should its process be killed."""
     return Intent(
-        event_id=migration.event_id,
-        direction=migration.direction,
-        migration=migration.ref,
+        event_id=event_id,
+        direction=direction,
+        migration=ref,
         environment=environment,
         ledger_table=backend.ledger_table,
         database_host=backend.database.host,
@@ -127,5 +220,5 @@ def intent_of(migration: Migration, *, environment: str | None, run_id: str) -> 
         traceparent=trace.traceparent,
         tracestate=trace.tracestate,
         correlation_id=run_id,
-        staged_at=migration.started_at,
+        staged_at=datetime.now(UTC),
     )

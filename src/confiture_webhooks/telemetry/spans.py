@@ -209,6 +209,15 @@ class MigrationSpan(Part):
                 ended_at = self._started_at + timedelta(seconds=max(0.0, duration_s))
                 self._span.end(nanoseconds(ended_at))
 
+    @contained
+    def leave(self, *, duration_s: float) -> None:
+        """End it without a result: whoever settles the migration logs and counts that."""
+        if not self._is_finished:
+            self._is_finished = True
+            self._mark(duration_s, None, None)
+            if self._span is not None:
+                self._span.end()
+
     @property
     def _shown(self) -> Span:
         return self._span if self._span is not None else self._run
