@@ -106,6 +106,8 @@ MUTANTS = (
         "outbox_environments",
         r"(READY = \"\"\"\n[^\"]*WHERE endpoint = \?) AND environment IS \?( AND is_ready = 1)",
         r"\1 AND (environment IS ? OR 1)\2",
+        r"AND environment = :environment AND is_ready = 1",
+        "AND (environment = :environment OR 1 = 1) AND is_ready = 1",
     ),
     mutant(
         "settled-up",
@@ -169,6 +171,8 @@ MUTANTS = (
         "failure",
         r"if state\.startswith\(_RAISED_CLASS\) or place\.endswith\(\"RAISE\"\)",
         "if state.startswith('nothing')",
+        r"if state\[:2\] not in SENT_CLASSES or source\.startswith\(FOREIGN_FILES\)",
+        "if state == ''",
     ),
     mutant(
         "rows",
@@ -220,7 +224,7 @@ def plant(one: Mutant, tree: Path) -> Path | None:
         found = [path for path in sources(tree) if re.search(pattern, path.read_text("utf-8"))]
         if len(found) == 1:
             text = found[0].read_text(encoding="utf-8")
-            found[0].write_text(re.sub(pattern, replacement, text, count=1), encoding="utf-8")
+            found[0].write_text(re.sub(pattern, replacement, text), encoding="utf-8")
             return found[0].relative_to(tree)
     return None
 
