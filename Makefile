@@ -5,6 +5,7 @@
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14 python; do \
   $$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
   && { echo $$python; break; }; done)
+SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
@@ -92,15 +93,18 @@ imports: $(VENV)/lint.stamp ## The layers: a file imports only from files above 
 	$(BIN)/lint-imports
 
 docs: $(VENV)/docs.stamp ## The documentation as a site, built strictly into build/site
-	@for page in commands_page reference_tables python_page; do $(BIN)/python scripts/$$page.py --check || exit; done
+	@for page in commands_page reference_tables python_page survived_page; do $(BIN)/python scripts/$$page.py --check || exit; done
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/lint.stamp ## Format the code
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format .
 
-benchmarks: $(VENV)/tests.stamp ## Speed against the alternative, as ratios
-	@cd benchmarks && for file in start_up transaction hooks many deliver signals stored worker_memory postgres_outbox; do ../$(BIN)/python $$file.py || exit 1; done
+benchmarks: $(VENV)/tests.stamp ## Speed against the alternative, as ratios, into docs/benchmarks.md
+	@mkdir -p build && rm -f build/benchmarks.txt
+	@cd benchmarks && set -o pipefail && for file in start_up transaction hooks many deliver signals stored worker_memory postgres_outbox; do \
+	  ../$(BIN)/python $$file.py | tee -a ../build/benchmarks.txt || exit 1; done
+	@$(BIN)/python scripts/benchmarks_page.py build/benchmarks.txt
 
 build: $(VENV)/tests.stamp ## dist/: wheel and sdist, reproducible, checked and tried in an empty environment; its SBOM
 	@PYTHON=$(BIN)/python sh scripts/build.sh

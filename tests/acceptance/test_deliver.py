@@ -101,6 +101,7 @@ def test_a_failure_is_told_though_the_next_delivery_succeeds(outside: Project) -
     assert "2 delivered, 0 given up, 1 left for later; a: 503" in done.stdout
 
 
+@pytest.mark.survived("An endpoint that fails all the time beside one that works", "kept")
 def test_an_endpoint_that_keeps_failing_does_not_spend_the_others_time(outside: Project) -> None:
     """While one endpoint refuses all, it gets a few attempts and the other gets everything."""
     with LocalReceiver(answers=[500] * 1000) as broken, LocalReceiver() as well:
@@ -160,6 +161,7 @@ def test_a_worker_sees_what_others_release(outside: Project, receiver: Any) -> N
     assert worker.wait(BOUND_S) == 0
 
 
+@pytest.mark.survived("The file is removed under a worker", "kept")
 def test_a_worker_survives_the_removal_of_the_file(outside: Project, receiver: Any) -> None:
     """After ``git clean`` or the like, deliver --watch makes what the next run records."""
     configured(outside, receiver.url)
@@ -174,6 +176,7 @@ def test_a_worker_survives_the_removal_of_the_file(outside: Project, receiver: A
     assert worker.wait(BOUND_S) == 0
 
 
+@pytest.mark.survived("SIGTERM of a worker", "kept")
 def test_sigterm_finishes_what_is_in_hand_and_gives_the_rest_back(
     outside: Project, collector: Any
 ) -> None:
@@ -195,6 +198,7 @@ def test_sigterm_finishes_what_is_in_hand_and_gives_the_rest_back(
     assert [span.attributes["confiture.webhook.outcome"] for span in spans] == ["delivered"] * 7
 
 
+@pytest.mark.survived("SIGTERM of a single pass", "kept")
 def test_sigterm_cuts_a_single_pass_and_keeps_no_lease(outside: Project, collector: Any) -> None:
     """A CronJob at its deadline: nothing stays claimed, the trace is exported, exit 143."""
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
@@ -210,6 +214,7 @@ def test_sigterm_cuts_a_single_pass_and_keeps_no_lease(outside: Project, collect
     assert span.attributes["confiture.webhook.outcome"] == "deferred"
 
 
+@pytest.mark.survived("SIGKILL of a worker in mid-attempt", "kept")
 def test_a_killed_workers_delivery_is_made_again_after_its_lease(outside: Project) -> None:
     """SIGKILL in mid-attempt loses nothing: once the lease is over the same event goes out."""
     with LocalReceiver(answers=["hang"]) as receiver:
@@ -301,6 +306,7 @@ def test_a_workers_telemetry_is_true(outside: Project, receiver: Any, collector:
     assert oldest[-1].value == pytest.approx(made_at.timestamp(), abs=0.001)
 
 
+@pytest.mark.survived("A configuration that changes under a worker, to a wrong one too", "kept")
 def test_a_watching_worker_takes_a_changed_file_over(outside: Project) -> None:
     """New addresses, secrets and endpoints are in force within seconds; a wrong file changes nothing."""
     with LocalReceiver(secret="old") as old, LocalReceiver(secret="new") as new:

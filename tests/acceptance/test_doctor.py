@@ -139,6 +139,9 @@ FAULTS: dict[str, tuple[Side, str, str]] = {
 }
 
 
+@pytest.mark.survived(
+    "A certificate that is expired, unknown or of another host", "private", "said"
+)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_wrong_with_a_certificate(
     fault: str, here: Project, authority: trustme.CA, trusted: dict[str, str], tmp_path: Path
@@ -178,6 +181,7 @@ def refuses(status: int) -> Callable[[Talk], None]:
     return says(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())
 
 
+@pytest.mark.survived("A proxy that refuses, hangs or is none", "said")
 @pytest.mark.parametrize(
     ("scheme", "status", "remedy"),
     [

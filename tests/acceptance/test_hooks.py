@@ -39,6 +39,9 @@ def events(stderr: str, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
+@pytest.mark.survived(
+    "Hook files that raise, exit, hang or print without end", "unharmed", "kept", "said"
+)
 def test_bad_hook_files_are_one_line_each_and_the_good_one_runs(hooked: Any) -> None:
     """Each fault is told with file, line and reason; the migration and the last file go on."""
     project = hooked(
@@ -83,6 +86,9 @@ def test_bad_hook_files_are_one_line_each_and_the_good_one_runs(hooked: Any) -> 
     assert json.loads(checked.stdout)["faults"][0]["setting"] == "confiture_hooks/a_syntax.py:1"
 
 
+@pytest.mark.survived(
+    "Hook files that raise, exit, hang or print without end", "unharmed", "kept", "said"
+)
 def test_what_hooks_raise_or_take_too_long_is_theirs(hooked: Any) -> None:
     """Exits, interrupts and a hook that hangs are log lines; later hooks run, the end is bounded."""
     body = "".join(
@@ -107,6 +113,9 @@ def test_what_hooks_raise_or_take_too_long_is_theirs(hooked: Any) -> None:
     assert failed[0]["line"] == 5
 
 
+@pytest.mark.survived(
+    "Hook files that raise, exit, hang or print without end", "unharmed", "kept", "said"
+)
 def test_a_hook_that_prints_without_end_leaves_the_exit_code_alone(hooked: Any) -> None:
     """Left behind at its limit, it still writes when the command ends: that aborts nothing."""
     project = hooked(
@@ -321,6 +330,7 @@ WRITES = (
 )
 
 
+@pytest.mark.survived("Hook files of another user", "unharmed", "private", "said")
 @pytest.mark.parametrize(
     ("path", "mode", "owner"),
     [
@@ -362,6 +372,7 @@ def test_that_the_default_endpoint_stands_down_is_said(hooked: Any, receiver: An
     assert receiver.requests == ()
 
 
+@pytest.mark.survived("A hook that changes the working directory", "unharmed")
 @pytest.mark.parametrize("where", ["import", "call"])
 def test_a_hook_that_changes_the_directory_changes_its_own(hooked: Any, where: str) -> None:
     """The host's relative paths hold, whenever a hook leaves for another directory."""

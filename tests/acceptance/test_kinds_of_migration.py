@@ -227,6 +227,7 @@ def test_forced_reapplication_is_told_again(project: Any, receiver: Any, up: Any
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 2
 
 
+@pytest.mark.survived("A COMMIT that fails", "true")
 def test_failed_commit(project: Any, receiver: Any, up: Any) -> None:
     """A COMMIT that fails (a deferred constraint) is one error and never a success."""
     project.migration(
@@ -277,6 +278,7 @@ def test_down_to(project: Any, receiver: Any, up: Any) -> None:
     ]
 
 
+@pytest.mark.survived("A rehearsal, and a rehearsal that fails", "true")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -297,6 +299,7 @@ def test_rehearsals_and_questions_tell_nothing(
     assert receiver.requests == ()
 
 
+@pytest.mark.survived("A rehearsal, and a rehearsal that fails", "true")
 def test_a_rehearsal_that_fails_tells_nothing(project: Any, receiver: Any) -> None:
     """A failure inside ``--dry-run-execute`` is not a failed migration."""
     project.migration("001", "t", up="SELECT nosuch", down="SELECT 1")

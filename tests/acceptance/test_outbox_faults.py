@@ -108,6 +108,9 @@ def alone(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.mark.survived(
+    "A file that is locked, damaged, read-only or cannot be created", "unharmed", "kept", "said"
+)
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -187,6 +190,7 @@ def test_what_a_locked_file_kept_out_is_in_it_in_the_end(project: Any, receiver:
     assert sorted(told) == ["000", "001"]
 
 
+@pytest.mark.survived("Two runs at the same time", "true")
 def test_two_runs_at_once_tell_each_migration_once(many: Any, receiver: Any) -> None:
     """Of two ``migrate up`` at the same time one migrates: every event once."""
     env = {"CONFITURE_WEBHOOK_URL": receiver.url}
@@ -216,6 +220,7 @@ for name in ("run.outgoing", "run.run", "run.opened", "run.events", "run.migrati
 """
 
 
+@pytest.mark.survived("A clock that jumps by an hour", "kept", "true")
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_a_clock_that_jumps_an_hour_loses_nothing(project: Any, receiver: Any, hours: int) -> None:
     """What a run left while the clock was an hour off goes out when it is right again."""

@@ -112,6 +112,7 @@ def test_a_failure_is_told_over_the_plugins_own_connection(project: Any, receive
     assert stored(project.database_url) == [("migration_error", "delivered")]
 
 
+@pytest.mark.survived("A COMMIT that fails", "true")
 def test_a_failed_commit_leaves_no_success(project: Any, receiver: Any) -> None:
     """A deferred constraint that fails the COMMIT takes the success event with it."""
     project.migration("001", "a", up=DEFERRED, down="SELECT 1")
@@ -146,6 +147,9 @@ def test_a_migration_without_a_transaction_is_told(project: Any, receiver: Any) 
     assert events(receiver) == ["migration_success"] * 2
 
 
+@pytest.mark.survived(
+    "A release that the outbox's database refuses, inside the migration's transaction", "unharmed"
+)
 def test_a_refused_insert_costs_the_migration_nothing(project: Any, receiver: Any) -> None:
     """With the release broken in the database, the migration commits as it would without us."""
     project.migration("001", "a", up=TABLE, down="DROP TABLE a")
@@ -210,6 +214,7 @@ def _killed(project: Any, receiver: Any, until: str) -> None:
     process.wait(timeout=10)
 
 
+@pytest.mark.survived("SIGKILL before the COMMIT", "kept", "true")
 def test_killed_before_the_commit_the_intent_is_there(project: Any, receiver: Any) -> None:
     """A kill in the middle of the migration leaves its intent, and no event."""
     project.migration("001", "a", up=f"{TABLE}; SELECT pg_sleep(20)", down="DROP TABLE a")
@@ -225,6 +230,7 @@ def test_killed_before_the_commit_the_intent_is_there(project: Any, receiver: An
     assert not receiver.requests
 
 
+@pytest.mark.survived("SIGKILL after the COMMIT, before the event is recorded", "kept", "true")
 def test_killed_after_the_commit_the_delivery_is_there(project: Any) -> None:
     """A kill right after the COMMIT leaves the success to be delivered, and no intent."""
     with LocalReceiver(answers=["hang"] * 10) as receiver:

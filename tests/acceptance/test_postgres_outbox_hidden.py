@@ -103,6 +103,7 @@ def test_a_role_without_create_migrates_with_what_init_printed(project: Any, rec
         admin.close()
 
 
+@pytest.mark.survived("A role without rights on the outbox", "unharmed", "kept", "said")
 @pytest.mark.timeout(240)
 def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiver: Any) -> None:
     """A role that may not create the outbox migrates, delivers from memory, and names the remedy."""

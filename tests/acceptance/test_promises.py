@@ -26,6 +26,7 @@ def one_migration(project: Any) -> Any:
     return project
 
 
+@pytest.mark.survived("Secrets in addresses, headers, SQL and answers", "private")
 def test_nothing_secret_leaves(project: Any, collector: Any) -> None:
     """Canaries in URL, headers, secret, database password, SQL and answers are found nowhere."""
     canaries = {
@@ -76,6 +77,7 @@ def test_nothing_secret_leaves(project: Any, collector: Any) -> None:
             assert canary not in shown.stdout + shown.stderr, name
 
 
+@pytest.mark.survived("A collector that is dead, silent or refuses", "unharmed", "said")
 @pytest.mark.parametrize("collector_is", ["refused", "silent"])
 def test_a_dead_collector_costs_at_most_its_budget(one_migration: Any, collector_is: str) -> None:
     """With nobody, or somebody silent, at the OTLP address the command ends in time and says so."""
@@ -100,6 +102,7 @@ def test_a_dead_collector_costs_at_most_its_budget(one_migration: Any, collector
     assert took < 12
 
 
+@pytest.mark.survived("A receiver that accepts and never answers", "unharmed")
 def test_a_silent_receiver_costs_at_most_the_flush_timeout(one_migration: Any) -> None:
     """A receiver that accepts and never answers holds the command no longer than promised."""
     with LocalReceiver(answers=["hang"] * 9) as receiver:
@@ -115,6 +118,7 @@ def test_a_silent_receiver_costs_at_most_the_flush_timeout(one_migration: Any) -
     assert took < 9
 
 
+@pytest.mark.survived("SIGKILL while receivers are waited for", "unharmed")
 def test_the_result_is_out_before_a_receiver_is_waited_for(one_migration: Any) -> None:
     """A command that is killed while it waits for a receiver has written its JSON already."""
     out = one_migration.path / "out.json"
@@ -136,6 +140,7 @@ def test_the_result_is_out_before_a_receiver_is_waited_for(one_migration: Any) -
     assert json.loads(out.read_text())["success"]
 
 
+@pytest.mark.survived("A receiver that is not there", "unharmed", "kept", "said")
 def test_what_is_left_goes_out_with_the_next_run(one_migration: Any) -> None:
     """A delivery put off by a dead receiver is made by the next command that migrates."""
     with LocalReceiver(answers=[503]) as receiver:
@@ -157,6 +162,7 @@ def test_what_is_left_goes_out_with_the_next_run(one_migration: Any) -> None:
     assert len(ids) == len(traces) == 1
 
 
+@pytest.mark.survived("Ten slow endpoints", "kept")
 def test_ten_slow_endpoints_take_as_long_as_one(one_migration: Any) -> None:
     """Endpoints deliver side by side, and one that hangs keeps no other from being told."""
     with LocalReceiver(answers=["slow"] * 9 + ["hang"]) as receiver:
@@ -216,6 +222,7 @@ def test_rotation_sends_both_signatures(one_migration: Any) -> None:
         assert [request.verified for request in (*new.requests, *old.requests)] == [True, True]
 
 
+@pytest.mark.survived("A fault of our own code", "unharmed", "said")
 def test_a_bug_of_ours_leaves_the_migration_alone(one_migration: Any) -> None:
     """When our own code cannot even be imported, the migration runs and one line says so."""
     broken = one_migration.path / "broken"

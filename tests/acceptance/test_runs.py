@@ -83,6 +83,7 @@ def test_a_run_that_fails_is_reported(
     assert "canary" not in str(payload)
 
 
+@pytest.mark.survived("The migration lock is held by somebody else", "unharmed", "said")
 def test_a_lock_that_somebody_else_holds_is_reported(shop: Any, receiver: Any) -> None:
     """A lock time-out is a failed run."""
     assert shop.confiture("migrate", "up").returncode == 0
@@ -113,6 +114,7 @@ def test_nothing_to_do_is_a_success(shop: Any, receiver: Any, collector: Any) ->
     assert "error.type" not in span.attributes
 
 
+@pytest.mark.survived("SIGTERM or SIGINT of a migrating run", "unharmed", "said")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", -signal.SIGTERM)])
 def test_a_run_that_is_asked_to_end_reports_its_migration(
     shop: Any, receiver: Any, name: str, code: int

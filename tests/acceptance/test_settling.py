@@ -40,6 +40,8 @@ def told(receiver: Any) -> list[tuple[str, str | None]]:
     return [(p["event_type"], p.get("error", {}).get("type")) for p in payloads]
 
 
+@pytest.mark.survived("SIGKILL after the COMMIT, before the event is recorded", "kept", "true")
+@pytest.mark.survived("SIGKILL before the COMMIT", "kept", "true")
 @pytest.mark.parametrize(
     ("moment", "first"),
     [
@@ -80,6 +82,7 @@ def test_the_next_run_settles_a_killed_one(
     assert line["correlation_id"] == line["trace_id"] == intent.correlation_id
 
 
+@pytest.mark.survived("SIGKILL of a rollback", "kept", "true")
 @pytest.mark.parametrize(
     ("moment", "first"),
     [
@@ -101,6 +104,7 @@ def test_deliver_settles_a_killed_rollback(
     assert receiver.requests[1].headers["webhook-id"] == intent.event_id
 
 
+@pytest.mark.survived("Four processes that settle the same killed run", "true")
 def test_two_processes_that_settle_at_once_tell_once(shop: Any, receiver: Any) -> None:
     """Four ``deliver`` at the same time send one event."""
     crash(shop, "after commit", "migrate", "up")
@@ -130,6 +134,7 @@ def test_a_migration_under_way_is_left_alone(shop: Any, receiver: Any) -> None:
     assert told(receiver) == [("migration_success", None)] * 2
 
 
+@pytest.mark.survived("A copy, a restored or another database answers for a killed run", "true")
 def test_another_database_settles_nothing(shop: Any, receiver: Any, postgres: Any) -> None:
     """What ran in a database that is gone stays visible, and is told as nothing."""
     crash(shop, "after commit", "migrate", "up")

@@ -10,7 +10,9 @@ import pytest
 from pages import ROOT
 
 
-@pytest.mark.parametrize("script", ["commands_page", "reference_tables", "python_page"])
+@pytest.mark.parametrize(
+    "script", ["commands_page", "reference_tables", "python_page", "survived_page"]
+)
 def test_what_is_made_from_the_code_is_current(script: str) -> None:
     """Commands, settings, events, telemetry and the Python API are on their pages as the code has them."""
     done = subprocess.run(

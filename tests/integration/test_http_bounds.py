@@ -169,6 +169,7 @@ def in_background(transport: HttpTransport, url: str) -> threading.Thread:
     return sender
 
 
+@pytest.mark.survived("A receiver that hangs or drips at any point of an attempt", "unharmed")
 @EVERYWHERE
 def test_an_attempt_ends_in_time(transport: HttpTransport, hang: Hang, place: str) -> None:
     """Wherever a peer hangs or drips, the attempt ends, with its word, and so does its thread."""
@@ -183,6 +184,7 @@ def test_an_attempt_ends_in_time(transport: HttpTransport, hang: Hang, place: st
     assert_soon(lambda: [name for name in own_threads() if name != "webhooks-dns"] == [])
 
 
+@pytest.mark.survived("An answer whose body does not end", "unharmed")
 @pytest.mark.parametrize(
     "then",
     [
@@ -208,6 +210,7 @@ HEADERS: dict[str, Callable[[Talk], object]] = {
 }
 
 
+@pytest.mark.survived("Headers or interim answers that do not end", "unharmed")
 @pytest.mark.parametrize("then", HEADERS.values(), ids=HEADERS)
 def test_a_status_line_is_the_answer(
     transport: HttpTransport, hang: Hang, then: Callable[[Talk], object]
@@ -295,6 +298,7 @@ def test_a_reset_before_the_handshake_leaves_no_socket(
     assert {sock.fileno() for sock in made} == {-1}
 
 
+@pytest.mark.survived("A host name that does not resolve, or whose lookup hangs", "unharmed")
 def test_a_dead_name_costs_one_thread(transport: HttpTransport, hang: Hang) -> None:
     """However often it is tried, one lookup is under way; none of the requests is sent later."""
     url = hang.name()

@@ -96,6 +96,7 @@ def resolves_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
 
 
+@pytest.mark.survived("A proxy in the environment, and a receiver on this machine", "private")
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "a.localhost", "127.1"])
 def test_loopback_is_never_proxied(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, host: str
@@ -218,6 +219,7 @@ def test_a_socks_proxy_without_pysocks(
     assert (found.error_type, found.reason, found.is_proxied) == ("proxy", "socks_missing", True)
 
 
+@pytest.mark.survived("An address in a denied network, behind a name or a proxy", "private")
 def test_a_proxy_reaches_no_network_that_is_denied(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +263,7 @@ def test_a_changed_proxy_is_seen_soon(
         assert proxy.requests[0].startswith(f"POST {url}".encode())
 
 
+@pytest.mark.survived("A certificate authority that is taken away in mid-run", "private")
 def test_a_changed_bundle_is_seen_soon(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -315,6 +318,7 @@ def server(authority: trustme.CA, name: str = "receiver.test") -> ssl.SSLContext
     return context
 
 
+@pytest.mark.survived("A proxy that refuses, hangs or is none", "kept")
 @pytest.mark.parametrize(
     ("behave", "expected"),
     [

@@ -120,6 +120,7 @@ def test_the_header_is_the_answer(
         assert len(peer.talks) == 2
 
 
+@pytest.mark.survived("Headers or interim answers that do not end", "unharmed")
 @pytest.mark.parametrize(
     "rest",
     [
@@ -179,6 +180,7 @@ def test_a_kept_connection_is_probed(
         assert plugs[0]._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
+@pytest.mark.survived("An address in a denied network, behind a name or a proxy", "private")
 @pytest.mark.parametrize("rule", [{"denied": ("private",)}, {"allowed": ("10.0.0.0/8",)}])
 def test_an_address_that_is_not_permitted_is_not_dialled(
     transport: HttpTransport, rule: dict[str, tuple[str, ...]]
@@ -223,6 +225,7 @@ def test_a_connection_closed_meanwhile_is_no_failure(transport: HttpTransport) -
             assert peer.talks[-1].is_closed.wait(20)
 
 
+@pytest.mark.survived("A connection that is closed under a request", "true")
 def test_a_connection_closed_under_the_request_is_no_failure(transport: HttpTransport) -> None:
     """A kept connection that ends without a byte of an answer is replaced within the attempt."""
 
@@ -237,6 +240,7 @@ def test_a_connection_closed_under_the_request_is_no_failure(transport: HttpTran
         assert [len(talk.requests) for talk in peer.talks] == [2, 1]
 
 
+@pytest.mark.survived("A redirect", "private")
 def test_a_redirect_is_the_answer(transport: HttpTransport) -> None:
     """A 307 is not followed, neither its address looked at."""
     with Peer(answers(OK)) as elsewhere:

@@ -239,6 +239,7 @@ def test_tls() -> None:
         assert len(receiver.requests) == 1
 
 
+@pytest.mark.survived("A receiver of ours that is asked without end", "unharmed")
 def test_a_receiver_keeps_the_last_requests() -> None:
     """One that runs for days forgets older requests, and large bodies sooner."""
     with LocalReceiver(keeps=3) as receiver:
@@ -252,6 +253,7 @@ def test_a_receiver_keeps_the_last_requests() -> None:
         assert len(receiver.requests) == 4
 
 
+@pytest.mark.survived("A receiver of ours that is asked without end", "unharmed")
 def test_headers_that_are_too_large_are_refused() -> None:
     """Over 16 KiB of headers are answered with 431, as the docs say."""
     with LocalReceiver() as receiver:
@@ -261,6 +263,7 @@ def test_headers_that_are_too_large_are_refused() -> None:
         assert len(receiver.requests) == 1
 
 
+@pytest.mark.survived("A receiver of ours that is asked without end", "unharmed")
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """More connections than a person needs are closed; a silent one ends after a while."""
     monkeypatch.setattr(server, "MOST_CONNECTIONS", 3)

@@ -81,6 +81,9 @@ def test_a_release_goes_with_the_transaction(
     assert claim_ids(outbox) == ["dlv_a_1"]
 
 
+@pytest.mark.survived(
+    "A release that the outbox's database refuses, inside the migration's transaction", "unharmed"
+)
 def test_a_refused_release_leaves_the_transaction_as_it_was(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any]
 ) -> None:
@@ -145,6 +148,7 @@ def test_without_a_question_there_is_no_connection(database: str) -> None:
     assert has_outbox(database)
 
 
+@pytest.mark.survived("DateStyle, IntervalStyle, search_path and TimeZone of a database", "kept")
 @pytest.mark.parametrize(
     "setting",
     [
@@ -285,6 +289,7 @@ def used_by(dsn: str, number: int) -> None:
         outbox.enable(name, "production")
 
 
+@pytest.mark.survived("A role that reads or forges rows of another environment", "private", "true")
 def test_a_role_has_the_rows_of_its_environment_only(role: tuple[str, str], database: str) -> None:
     """It reads, forges, moves and switches off nothing of another environment."""
     name, dsn = role
@@ -361,6 +366,7 @@ def test_two_that_find_no_outbox_make_one(database: str) -> None:
         outbox.close()
 
 
+@pytest.mark.survived("An outbox of the unreleased version on pgmq", "kept", "said")
 def test_an_outbox_on_pgmq_is_refused_and_left_alone(database: str) -> None:
     """What the unreleased version on pgmq made is named with the remedy, and not touched."""
     with psycopg.connect(database) as admin:
@@ -379,6 +385,7 @@ def test_an_outbox_on_pgmq_is_refused_and_left_alone(database: str) -> None:
 # Breakdowns
 
 
+@pytest.mark.survived("The outbox's connection is ended while it is idle", "kept")
 def test_a_connection_ended_while_idle_is_made_again(
     outbox: PostgresOutbox, outbox_database: str
 ) -> None:
@@ -394,6 +401,7 @@ def test_a_connection_ended_while_idle_is_made_again(
     assert claim_ids(outbox) == ["dlv_a_1"]
 
 
+@pytest.mark.survived("A server of the outbox that takes a question and never answers", "unharmed")
 def test_a_server_that_falls_silent_is_not_waited_for(
     outbox_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +455,7 @@ def test_no_password_is_told() -> None:
 # Several workers
 
 
+@pytest.mark.survived("Workers that claim at the same time", "true")
 def test_workers_share_the_work(opened: Callable[[], PostgresOutbox]) -> None:
     """Four workers at once claim each delivery exactly once."""
     with closing(opened()) as teller:

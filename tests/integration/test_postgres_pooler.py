@@ -23,6 +23,7 @@ SETTINGS = (
 PREPARED = "SELECT count(*) FROM pg_prepared_statements"
 
 
+@pytest.mark.survived("A pooler that gives sessions to others", "unharmed")
 def test_a_poolers_sessions_are_left_as_they_were(outbox_database: str) -> None:
     """After everything the outbox does a session has no setting and no statement of ours."""
     emptied(outbox_database)

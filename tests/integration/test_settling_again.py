@@ -40,6 +40,7 @@ def role(database: str) -> Iterator[tuple[str, Any]]:
         admin.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
+@pytest.mark.survived("Run again at once after a kill, at the limit of connections", "true")
 def test_without_a_second_connection_no_success_is_invented(
     project: Any, receiver: Any, role: tuple[str, Any]
 ) -> None:

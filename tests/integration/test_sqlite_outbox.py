@@ -111,6 +111,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "outbox" / "webhooks.db"
 
 
+@pytest.mark.survived("Workers that claim at the same time", "true")
 def test_processes_never_claim_one_delivery_twice(path: Path) -> None:
     """Four processes that claim at once share the deliveries: each goes to exactly one."""
     outbox = SqliteOutbox(path)
@@ -178,6 +179,7 @@ def test_a_fork_and_its_parent_both_go_on(path: Path) -> None:
     connection.close()
 
 
+@pytest.mark.survived("SIGKILL of a process that writes the outbox file, ten times", "kept")
 def test_a_killed_process_loses_nothing_it_was_told_is_kept(path: Path) -> None:
     """Killed at random instants, ten times: all that a call returned for is in a sound file."""
     chance = random.Random()  # noqa: S311  instants, not secrets

@@ -46,6 +46,7 @@ def test_a_locked_file_is_an_error_after_two_seconds(outbox_path: Path) -> None:
         outbox.stage(intent(1))
 
 
+@pytest.mark.survived("A disk that is full", "kept")
 def test_a_full_disk_keeps_all_or_nothing(outbox_path: Path) -> None:
     """A release that runs out of space is an OutboxError and leaves no part of itself."""
     with closing(SqliteOutbox(outbox_path)) as outbox:
@@ -63,6 +64,7 @@ def test_a_full_disk_keeps_all_or_nothing(outbox_path: Path) -> None:
         assert outbox.summary().counts == {State.PENDING: 200}
 
 
+@pytest.mark.survived("A limit on the size of files", "kept")
 def test_a_file_that_may_not_grow_breaks_nothing(outbox_path: Path) -> None:
     """Writes that the system cuts off end as OutboxError; what was kept before is whole."""
     script = (
@@ -107,6 +109,7 @@ def test_a_read_only_directory_is_an_error(read_only_project: Path) -> None:
         open_outbox(read_only_project / "new.db")
 
 
+@pytest.mark.survived("A file that is damaged while it is in use", "kept")
 def test_a_corrupt_file_is_kept_aside_and_a_fresh_one_made(outbox_path: Path) -> None:
     """What is no database is renamed, byte for byte, and said; a new outbox takes its place."""
     outbox_path.parent.mkdir()
@@ -159,6 +162,7 @@ def test_two_corrupt_files_are_both_kept(outbox_path: Path) -> None:
     assert kept == {b"one" * 99, b"two" * 99, b"six" * 99}
 
 
+@pytest.mark.survived("A file that is damaged while it is in use", "kept")
 def test_damage_found_in_use_is_dealt_with_at_the_next_opening(outbox_path: Path) -> None:
     """A broken page is an OutboxError now; the next to open sets the file aside."""
     filled(outbox_path, count=300)

@@ -68,6 +68,7 @@ def test_it_lies_in_the_project(tmp_path: Path) -> None:
     assert default_path(tmp_path, {}) == tmp_path / ".confiture" / "webhooks.db"
 
 
+@pytest.mark.survived("A directory that cannot be written", "kept")
 def test_it_lies_in_the_users_state_when_the_project_is_read_only(read_only_project: Path) -> None:
     """A project that cannot be written has its outbox in the user's state, one per project."""
     there = default_path(read_only_project, {"HOME": "/home/ada"})
@@ -92,6 +93,7 @@ def test_what_is_stored_outlives_the_process(outbox_path: Path) -> None:
     assert claim.delivery == delivery(0)
 
 
+@pytest.mark.survived("A file of an older version", "kept")
 def test_an_older_file_is_brought_forward(
     outbox_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +109,7 @@ def test_an_older_file_is_brought_forward(
         assert connection.execute("SELECT note FROM intents").fetchall() == []
 
 
+@pytest.mark.survived("A file of a newer version", "kept", "said")
 def test_a_newer_file_is_refused_and_left_alone(outbox_path: Path) -> None:
     """A file of a later version is named with a remedy, not changed and not set aside."""
     filled(outbox_path)

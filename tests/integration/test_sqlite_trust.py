@@ -37,6 +37,7 @@ def snapshot(directory: Path) -> dict[str, object]:
     }
 
 
+@pytest.mark.survived("The setting names a file that is no outbox", "unharmed")
 @pytest.mark.parametrize(
     "content", [b"name: local\ndatabase_url: postgresql://x\n", b"x", b"SQLite format 3\0"]
 )
@@ -48,6 +49,7 @@ def test_a_file_that_is_no_outbox_is_left_as_it_is(tmp_path: Path, content: byte
     refused(path, "this file is not an outbox")
 
 
+@pytest.mark.survived("The setting names another program's database", "unharmed")
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 def test_another_programs_database_is_left_as_it_is(tmp_path: Path, journal: str) -> None:
     """Neither its mode nor its journal changes, and no file appears beside it."""
@@ -59,6 +61,7 @@ def test_another_programs_database_is_left_as_it_is(tmp_path: Path, journal: str
     refused(path, "another program's SQLite database")
 
 
+@pytest.mark.survived("A symbolic link in the outbox's place, or in its log's", "private")
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     """Neither to a file, nor for the file's own directory."""
     filled(tmp_path / "real" / "webhooks.db")
@@ -68,6 +71,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     refused(tmp_path / ".confiture" / "webhooks.db", ".confiture is a symbolic link")
 
 
+@pytest.mark.survived("A symbolic link in the outbox's place, or in its log's", "private")
 def test_a_log_that_is_a_link_is_not_followed(outbox_path: Path) -> None:
     """SQLite would replay it into the outbox."""
     filled(outbox_path)
@@ -75,6 +79,7 @@ def test_a_log_that_is_a_link_is_not_followed(outbox_path: Path) -> None:
     refused(outbox_path, "webhooks.db-wal is a symbolic link")
 
 
+@pytest.mark.survived("An outbox of another user, or one that others may write", "private")
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o707])
 def test_a_directory_that_others_may_write_is_not_used(outbox_path: Path, mode: int) -> None:
     """They could put another file in the outbox's place, or a log beside it."""
@@ -83,6 +88,7 @@ def test_a_directory_that_others_may_write_is_not_used(outbox_path: Path, mode: 
     refused(outbox_path, r"others may write .*\.confiture \(mode ")
 
 
+@pytest.mark.survived("An outbox of another user, or one that others may write", "private")
 def test_a_file_that_others_may_write_is_not_used(outbox_path: Path) -> None:
     """Its rows may be anybody's."""
     filled(outbox_path)
@@ -90,6 +96,7 @@ def test_a_file_that_others_may_write_is_not_used(outbox_path: Path) -> None:
     refused(outbox_path, r"others may write it \(mode 0666\)")
 
 
+@pytest.mark.survived("An outbox of another user, or one that others may write", "private")
 @needs_root
 @pytest.mark.parametrize("place", ["file", "directory", "log"])
 def test_what_belongs_to_another_user_is_not_used(outbox_path: Path, place: str) -> None:
@@ -101,6 +108,7 @@ def test_what_belongs_to_another_user_is_not_used(outbox_path: Path, place: str)
     refused(outbox_path, "belongs to another user")
 
 
+@pytest.mark.survived("A pipe in the outbox's place", "unharmed")
 def test_what_is_not_a_file_is_not_used(tmp_path: Path) -> None:
     """A pipe is not waited for."""
     os.mkfifo(tmp_path / "pipe.db")

@@ -146,6 +146,7 @@ def unavailable() -> AbstractContextManager[str]:
     return answering(503)
 
 
+@pytest.mark.survived("A collector that is dead, silent or refuses", "unharmed", "said")
 @pytest.mark.parametrize(
     ("collector", "reason"),
     [
@@ -176,6 +177,7 @@ def test_what_is_refused_is_one_line(collector: AbstractContextManager[str], rea
     assert ended.lines()[-1]["lost_spans"] == 3
 
 
+@pytest.mark.survived("A collector that is dead, silent or refuses", "unharmed", "said")
 @pytest.mark.parametrize("collector", [refusing, silent, unavailable])
 def test_a_dead_collector(collector: Any) -> None:
     """A collector that refuses, hangs or is unavailable costs 2 s and one line, nothing else."""
@@ -343,6 +345,7 @@ def test_delta_and_resource() -> None:
     assert resource["team"] == "db"
 
 
+@pytest.mark.survived("Odd resource attributes, two certificate variables", "kept")
 @pytest.mark.parametrize("given", ["caf\udce9=\udce9,team=db", "peer.service.name=db", "=,team=db"])
 def test_odd_resource_attributes(given: str) -> None:
     """Attributes that are no UTF-8, or look like others, cost neither a batch nor the name."""
@@ -354,6 +357,7 @@ def test_odd_resource_attributes(given: str) -> None:
     assert resource["service.name"] == "confiture"
 
 
+@pytest.mark.survived("Odd resource attributes, two certificate variables", "kept")
 def test_both_certificates_hold_as_documented(tmp_path: Path) -> None:
     """OTLP's own certificate variable wins over REQUESTS_CA_BUNDLE, which holds without it."""
     ours, others = trustme.CA(), trustme.CA()

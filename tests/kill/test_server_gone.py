@@ -61,6 +61,7 @@ def told(receiver: Any) -> list[tuple[str, str, str | None]]:
     ]
 
 
+@pytest.mark.survived("The server is killed in mid-migration", "true")
 def test_a_server_killed_in_a_migration(shop: Any, server: Any, receiver: Any) -> None:
     """While it is gone nothing is told of the migration; restarted, it is told as interrupted."""
     shop.migration("002", "slow", up="SELECT pg_sleep(30)", down="SELECT 1")
@@ -82,6 +83,7 @@ def test_a_server_killed_in_a_migration(shop: Any, server: Any, receiver: Any) -
     assert told(receiver)[1:] == [("migration_error", "002", "Interrupted")]
 
 
+@pytest.mark.survived("The server and the run are killed right after a COMMIT", "kept")
 def test_a_server_killed_after_a_commit_nobody_told(shop: Any, server: Any, receiver: Any) -> None:
     """Process and server both killed right after the COMMIT: it is told as the success it was."""
     crash(shop, "after commit", "migrate", "up")
@@ -91,6 +93,7 @@ def test_a_server_killed_after_a_commit_nobody_told(shop: Any, server: Any, rece
     assert told(receiver) == [("migration_success", "001", None)]
 
 
+@pytest.mark.survived("The server vanishes while a COMMIT is under way", "kept", "true")
 @pytest.mark.parametrize(
     ("arrives", "event"),
     [

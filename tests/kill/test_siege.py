@@ -27,6 +27,7 @@ def server() -> Iterator[LocalPostgres]:
 KILLS = {"sqlite": 50, "postgres": 20} if IS_CI else {"sqlite": 12, "postgres": 8}
 
 
+@pytest.mark.survived("SIGKILL of a run, a rollback or a worker at random instants", "kept", "true")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("outbox", "kills"), KILLS.items())

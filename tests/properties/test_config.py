@@ -74,6 +74,7 @@ def outcome(environ: dict[str, str], path: Path) -> Settings | ConfigError:
         return error
 
 
+@pytest.mark.survived("Any document in place of the configuration", "unharmed", "private")
 @settings(max_examples=often(200))
 @given(document=documents, environ=environs)
 def test_any_document_is_settings_or_faults(
@@ -110,6 +111,7 @@ def test_a_block_is_always_noticed(path: Path, document: Any, style: Any) -> Non
 odd = st.text("@/?#:%&=' \\é", max_size=3)
 
 
+@pytest.mark.survived("Any document in place of the configuration", "unharmed", "private")
 @given(before=odd, after=odd, write=st.sampled_from([str, quote]), source=st.sampled_from("ab"))
 def test_what_is_secret_is_never_shown(
     path: Path, before: str, after: str, write: Callable[[str], str], source: str

@@ -351,6 +351,7 @@ DELIVERIES = st.builds(
 )
 
 
+@pytest.mark.survived("Any bytes and any text in stored rows", "kept")
 @given(one=DELIVERIES, now=INSTANTS)
 @settings(
     max_examples=60,
@@ -367,6 +368,7 @@ def test_whatever_is_released_comes_back_equal_from_postgres(
         assert claim.delivery == one
 
 
+@pytest.mark.survived("Any bytes and any text in stored rows", "kept")
 @given(one=DELIVERIES, now=INSTANTS)
 @settings(max_examples=often(100), deadline=None)
 def test_whatever_is_released_comes_back_equal(one: Delivery, now: datetime) -> None:

@@ -88,6 +88,7 @@ def test_guide_sender(secret: str, payload: dict[str, Any]) -> None:
     assert event.payload == json.loads(content)
 
 
+@pytest.mark.survived("Whatever may be signed, whatever arrives", "true")
 @given(
     st.dictionaries(st.sampled_from(NAMES) | HASHABLE, ANYTHING),
     st.binary() | PAYLOADS.map(body_of),
@@ -141,6 +142,7 @@ def damaged(chance: Random) -> tuple[Any, Any]:
     return chance.choice(shaped), content if chance.random() < 0.9 else chance.choice(ODD)
 
 
+@pytest.mark.survived("Ten thousand damaged requests", "true")
 @settings(max_examples=often(200))
 @given(st.integers(0, 2**64), st.booleans())
 def test_ten_thousand_damaged_requests(seed: int, has_time: bool) -> None:
@@ -172,6 +174,7 @@ def test_whatever_was_signed_can_be_read(payload: dict[str, Any]) -> None:
         getattr(event, fact)
 
 
+@pytest.mark.survived("Whatever may be signed, whatever arrives", "true")
 @given(st.binary(max_size=200))
 def test_signed_by_the_right_one(content: bytes) -> None:
     """Bytes that are signed right become an event or ``SignatureError``, never anything else."""

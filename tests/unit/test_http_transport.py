@@ -23,6 +23,7 @@ NOW = datetime(2026, 1, 9, 14, 23, 45, tzinfo=UTC)
 LONG = timedelta(hours=1)
 
 
+@pytest.mark.survived("A Retry-After of any text", "kept")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -145,6 +145,7 @@ def test_what_nobody_can_see_is_over_after_a_day(intent: Intent) -> None:
     assert judge(intent, locked, AT + UNSEEN_FOR).ending is UNSETTLED
 
 
+@pytest.mark.survived("A clock that jumps while a killed run is judged", "true")
 @pytest.mark.parametrize("jump", [timedelta(hours=-1), timedelta(hours=1)])
 def test_a_clock_that_jumps_settles_nothing_early(jump: timedelta) -> None:
     """An hour either way leaves what nobody can see unsettled, and what is over settled."""

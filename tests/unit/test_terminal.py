@@ -164,6 +164,7 @@ def test_what_cannot_be_encoded_is_escaped(monkeypatch: pytest.MonkeyPatch, tmp_
     assert (tmp_path / "ascii").read_text() == "caf\\xe9 \\udcff\n"
 
 
+@pytest.mark.survived("A terminal that cannot encode the text", "unharmed")
 def test_output_that_cannot_be_encoded_degrades() -> None:
     """What a command prints is escaped where the terminal's encoding lacks it."""
     code = "from confiture_webhooks import terminal; terminal.degrade(); print('caf\u00e9')"
@@ -171,6 +172,7 @@ def test_output_that_cannot_be_encoded_degrades() -> None:
     assert done.stdout == "caf\\xe9\n"
 
 
+@pytest.mark.survived("Control characters, line breaks and forged log lines in names", "private")
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -187,6 +189,7 @@ def test_printable_text_stays_where_it_is(text: object, shown: str) -> None:
     assert terminal.printable(text) == shown
 
 
+@pytest.mark.survived("Control characters, line breaks and forged log lines in names", "private")
 def test_a_line_cannot_be_forged(capsys: pytest.CaptureFixture[str]) -> None:
     """What is said is one line, whatever is in it."""
     terminal.say('x\n{"event": "forged"}', "y")

@@ -1,0 +1,227 @@
+"""Writes ``docs/survived.md`` from the tests' own marks; ``--check`` only compares.
+
+A test says what it asserts: ``@pytest.mark.survived("a clock that jumps by an hour", "kept", "true")``.
+Every cell that FAULTS asks for has to have a test, and every mark has to name a fault and a column.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "survived.md"
+COLUMNS = {
+    "unharmed": "migration unharmed",
+    "kept": "nothing lost",
+    "true": "nothing invented",
+    "private": "nothing leaked",
+    "said": "said once",
+}
+HEAD = """# What it survives
+
+Each fault below is produced by a test, most of them on the real command with a real PostgreSQL and real
+receivers. A cell names the tests that assert it, by file in `tests/` and name. A cell without a test says
+nothing: there the fault has no bearing on that promise, or it is asserted by tests of other rows.
+
+| column | the promise |
+|---|---|
+| migration unharmed | exit code, standard output, result and time are those of a run without webhooks |
+| nothing lost | every event is delivered, or kept and shown |
+| nothing invented | no event of what did not happen, and no second event of what happened once |
+| nothing leaked | no secret, address, SQL or row value reaches anyone it is not for |
+| said once | the fault is named in one line, with what fixes it |
+
+`make test-kill N=1000` strikes as often as asked at random instants and counts what was lost, invented and
+sent twice; `OUTBOX=postgres` does so on the other outbox.
+
+<!-- made by scripts/survived_page.py: change the marks of the tests, not this page -->
+"""
+FAULTS = {
+    "Processes that end": {
+        "SIGKILL of a run, a rollback or a worker at random instants": "kept true",
+        "SIGKILL before the COMMIT": "kept true",
+        "SIGKILL after the COMMIT, before the event is recorded": "kept true",
+        "SIGKILL of a rollback": "kept true",
+        "SIGKILL of a worker in mid-attempt": "kept",
+        "SIGKILL of a process that writes the outbox file, ten times": "kept",
+        "SIGKILL while receivers are waited for": "unharmed",
+        "Run again at once after a kill, at the limit of connections": "true",
+        "SIGTERM of a worker": "kept",
+        "SIGTERM of a single pass": "kept",
+        "SIGTERM or SIGINT of a migrating run": "unharmed said",
+        "Two runs at the same time": "true",
+        "Four processes that settle the same killed run": "true",
+        "Workers that claim at the same time": "true",
+    },
+    "The database server": {
+        "The server is killed in mid-migration": "true",
+        "The server and the run are killed right after a COMMIT": "kept",
+        "The server vanishes while a COMMIT is under way": "kept true",
+        "A COMMIT that fails": "true",
+        "A rehearsal, and a rehearsal that fails": "true",
+        "Ledger rows that no run wrote: baseline, reinit, squash": "true",
+        "A copy, a restored or another database answers for a killed run": "true",
+        "The ledger is locked by somebody else": "true",
+        "The migration lock is held by somebody else": "unharmed said",
+    },
+    "Poolers and sessions": {
+        "A pooler that gives sessions to others": "unharmed",
+        "A pooler's process in place of the migration's own": "true",
+        "DateStyle, IntervalStyle, search_path and TimeZone of a database": "kept",
+        "The outbox's connection is ended while it is idle": "kept",
+        "A server of the outbox that takes a question and never answers": "unharmed",
+        "A release that the outbox's database refuses, inside the migration's transaction": "unharmed",
+        "A role without rights on the outbox": "unharmed kept said",
+    },
+    "The outbox's file": {
+        "A file that is locked, damaged, read-only or cannot be created": "unharmed kept said",
+        "A disk that is full": "kept",
+        "A limit on the size of files": "kept",
+        "A directory that cannot be written": "kept",
+        "A file that is damaged while it is in use": "kept",
+        "The file is removed under a worker": "kept",
+        "A file of a newer version": "kept said",
+        "A file of an older version": "kept",
+        "An outbox of the unreleased version on pgmq": "kept said",
+    },
+    "Files of others": {
+        "The setting names a file that is no outbox": "unharmed",
+        "The setting names another program's database": "unharmed",
+        "A symbolic link in the outbox's place, or in its log's": "private",
+        "An outbox of another user, or one that others may write": "private",
+        "A pipe in the outbox's place": "unharmed",
+        "Hook files of another user": "unharmed private said",
+        "A role that reads or forges rows of another environment": "private true",
+    },
+    "Clocks": {
+        "A clock that jumps by an hour": "kept true",
+        "A clock set back while a lease holds": "kept",
+        "A clock set forward while a lease holds": "true",
+        "A clock that jumps while a killed run is judged": "true",
+    },
+    "Receivers": {
+        "A receiver that accepts and never answers": "unharmed",
+        "A receiver that is not there": "unharmed kept said",
+        "A receiver that hangs or drips at any point of an attempt": "unharmed",
+        "An answer whose body does not end": "unharmed",
+        "Headers or interim answers that do not end": "unharmed",
+        "A connection that is closed under a request": "true",
+        "A redirect": "private",
+        "A 410": "kept",
+        "An endpoint that fails all the time beside one that works": "kept",
+        "Ten slow endpoints": "kept",
+        "A Retry-After of any text": "kept",
+    },
+    "Names, TLS and proxies": {
+        "A host name that does not resolve, or whose lookup hangs": "unharmed",
+        "A certificate that is expired, unknown or of another host": "private said",
+        "A certificate authority that is taken away in mid-run": "private",
+        "A proxy that refuses, hangs or is none": "said kept",
+        "A proxy in the environment, and a receiver on this machine": "private",
+        "An address in a denied network, behind a name or a proxy": "private",
+    },
+    "Telemetry and output": {
+        "A collector that is dead, silent or refuses": "unharmed said",
+        "A propagator that is not installed": "kept said",
+        "Odd resource attributes, two certificate variables": "kept",
+        "A standard error that is full, broken or closed": "unharmed",
+        "A standard error that is not read": "unharmed kept",
+        "Control characters, line breaks and forged log lines in names": "private",
+        "A terminal that cannot encode the text": "unharmed",
+    },
+    "Configuration and hooks": {
+        "Any document in place of the configuration": "unharmed private",
+        "An alias bomb in the file": "unharmed said",
+        "A variable of one endpoint that is not set": "kept said",
+        "A wrong setting of one endpoint": "kept said",
+        "A misspelt variable": "said",
+        "A block that is not read": "said",
+        "A configuration that changes under a worker, to a wrong one too": "kept",
+        "Hook files that raise, exit, hang or print without end": "unharmed kept said",
+        "A hook that changes the working directory": "unharmed",
+        "A fault of our own code": "unharmed said",
+    },
+    "Secrets and strangers": {
+        "Secrets in addresses, headers, SQL and answers": "private",
+        "The text of RAISE, of a syntax error and of a COPY's command line": "private",
+        "Ten thousand damaged requests": "true",
+        "Whatever may be signed, whatever arrives": "true",
+        "A receiver of ours that is asked without end": "unharmed",
+        "Any bytes and any text in stored rows": "kept",
+    },
+}
+
+
+class Mark(NamedTuple):
+    """What one test asserts of one fault."""
+
+    test: str
+    fault: str
+    columns: tuple[str, ...]
+
+
+def marks() -> Iterator[Mark]:
+    """The marks of all tests."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        where = path.relative_to(ROOT / "tests")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            for mark in node.decorator_list:
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith("mark.survived"):
+                    fault, *columns = (ast.literal_eval(one) for one in mark.args)
+                    yield Mark(f"`{where}` `{node.name}`", fault, tuple(columns))
+
+
+def problems(cells: Mapping[tuple[str, str], list[str]]) -> Iterator[str]:
+    """Cells without a test, and marks that name no fault or no column."""
+    wanted = {
+        (fault, column)
+        for faults in FAULTS.values()
+        for fault, columns in faults.items()
+        for column in columns.split()
+    }
+    for fault, column in sorted(wanted - cells.keys()):
+        yield f"no test is marked with {fault!r}, {column!r}"
+    for fault, column in sorted(cells.keys() - wanted):
+        yield f"FAULTS does not have {fault!r} with {column!r}, which {cells[fault, column]} asserts"
+
+
+def page(cells: Mapping[tuple[str, str], list[str]]) -> str:
+    """The page, whole."""
+    lines = [HEAD]
+    for area, faults in FAULTS.items():
+        lines += [f"## {area}", "", f"| fault | {' | '.join(COLUMNS.values())} |"]
+        lines.append("|---" * (len(COLUMNS) + 1) + "|")
+        for fault in faults:
+            found = ("<br>".join(cells.get((fault, column), [])) for column in COLUMNS)
+            lines.append(f"| {fault} | {' | '.join(found)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """0 when every cell has its test and the page is current."""
+    cells: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for mark in marks():
+        for column in mark.columns:
+            cells[mark.fault, column].append(mark.test)
+    found = list(problems(cells))
+    for problem in found:
+        print(f"survived_page: {problem}", file=sys.stderr)
+    text = page(cells)
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(text, encoding="utf-8")
+    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
+        print("docs/survived.md is not current: python scripts/survived_page.py", file=sys.stderr)
+        return 1
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
