@@ -27,12 +27,12 @@ LEASE = timedelta(seconds=40)
 
 FILL = """
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)
-INSERT INTO deliveries (id, event_id, event_type, endpoint, content_type, traceparent,
-                        correlation_id, created_at, environment, state, due_at, is_ready, wakes_at,
-                        attempts, tries, finished_at)
+INSERT INTO deliveries (id, event_id, event_type, endpoint, environment, content_type,
+                        traceparent, correlation_id, created_at, state, due_at, is_ready,
+                        wakes_at, attempts, tries, finished_at)
 SELECT 'old_' || i, 'old_' || i, 'migration_success', CASE i % 20 WHEN 1 THEN 'other' ELSE 'a' END,
-       'application/json', '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01',
-       '4bf92f3577b34da6a3ce929d0e0e4736', :made, 'production',
+       'production', 'application/json', '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01',
+       printf('%032x', i / 10), :made,
        CASE WHEN i % 20 = 0 THEN 'dead_letter'
        WHEN i % 20 < 3 THEN 'pending' ELSE 'delivered' END, :made, i % 20 = 1,
        CASE WHEN i % 20 = 2 THEN :later END, 1, 1,
@@ -46,10 +46,9 @@ def stored(path: Path, count: int) -> SqliteOutbox:
     outbox = SqliteOutbox(path)
     now = datetime.now(UTC)
     with closing(sqlite3.connect(path)) as connection, connection:
-        made, later = now - timedelta(days=1), now + timedelta(days=1)
-        texts = {"count": count, "made": made.isoformat(), "later": later.isoformat()}
+        at, a_day = int(now.timestamp() * 1e6), 86_400_000_000
         connection.execute("PRAGMA synchronous = OFF")
-        connection.execute(FILL, texts)
+        connection.execute(FILL, {"count": count, "made": at - a_day, "later": at + a_day})
         connection.execute("INSERT INTO bodies SELECT seq, randomblob(400) FROM deliveries")
         connection.execute(
             "INSERT INTO attempts SELECT seq, 1, created_at, 1000, 200, NULL, NULL FROM deliveries"
