@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attributes import described
+from span_table import SPAN_EVENTS, SPANS
 
 from confiture_webhooks.config import variables
 from confiture_webhooks.config.block import ENDPOINT, RETRY, TLS, WEBHOOKS, Table
@@ -75,7 +76,7 @@ def _coded(words: Iterable[str]) -> str:
 def spans() -> Rows:
     """A row for each span."""
     yield "span", "name", "kind", "parent", "attributes", "status and events"
-    for name, spec in names.SPANS.items():
+    for name, spec in SPANS.items():
         told = f"{'Event' if len(spec.events) == 1 else 'Events'}: {_coded(spec.events)}"
         note = f"{spec.note}. {told}" if spec.events else spec.note
         attributes = _coded(spec.attributes)
@@ -85,8 +86,8 @@ def spans() -> Rows:
 def span_events() -> Rows:
     """A row for each event of a span."""
     yield "span event", "on", "attributes"
-    for event, attributes in names.SPAN_EVENTS.items():
-        (on,) = (span for span, spec in names.SPANS.items() if event in spec.events)
+    for event, attributes in SPAN_EVENTS.items():
+        (on,) = (span for span, spec in SPANS.items() if event in spec.events)
         yield f"`{event}`", on, _coded(attributes)
 
 

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from span_table import SPAN_EVENTS, SPANS
 
 from confiture_webhooks.delivery import Attempt, Delivery, State, TraceContext
 from confiture_webhooks.errors import Fault
@@ -326,7 +327,7 @@ class TestMigration:
             StatusCode.ERROR,
         ]
         assert event.name == "confiture.migration.done"
-        assert set(event.attributes or {}) == set(names.SPAN_EVENTS[event.name])
+        assert set(event.attributes or {}) == set(SPAN_EVENTS[event.name])
 
     def test_deliveries_beyond_the_cap_are_under_the_run(self) -> None:
         """Without a span of its own, a migration's deliveries continue the run's."""
@@ -890,9 +891,9 @@ class TestTotality:
         }
         assert {span.name for span in bench.spans()} == set(of)
         for span in bench.spans():
-            assert set(span.attributes or {}) <= set(names.SPANS[of[span.name]].attributes)
+            assert set(span.attributes or {}) <= set(SPANS[of[span.name]].attributes)
             for event in span.events:
-                assert set(event.attributes or {}) <= set(names.SPAN_EVENTS[event.name])
+                assert set(event.attributes or {}) <= set(SPAN_EVENTS[event.name])
 
     def test_nothing_told_in_confidence(
         self, bench: Bench, capsys: pytest.CaptureFixture[str]

@@ -10,9 +10,8 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from confiture_webhooks.telemetry.complaints import Complaints
 from confiture_webhooks.telemetry.context import made_here
-from confiture_webhooks.telemetry.plan import Export, describe, plan, service_name
+from confiture_webhooks.telemetry.plan import Complaints, Export, describe, plan, service_name
 from confiture_webhooks.telemetry.providers import MIGRATION_SPANS, for_command, has_owner
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"

@@ -12,10 +12,9 @@ from opentelemetry import trace
 
 from ..config.variables import MIGRATION_SPANS as CAP_SETTING
 from ..errors import Fault
-from .complaints import Complaints
 from .context import PROPAGATORS, ensure_propagators, from_environ, made_here
 from .logs import Records, records
-from .plan import Plan, plan
+from .plan import Complaints, Plan, plan
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider

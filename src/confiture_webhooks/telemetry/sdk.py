@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry import _logs, metrics, trace
@@ -36,10 +36,7 @@ from .exporting import (
     maker_of,
     tallied_metrics,
 )
-from .plan import RESOURCE, SIGNALS, TEMPORALITY, Export, Plan, describe, service_name
-
-if TYPE_CHECKING:
-    from .complaints import Complaints
+from .plan import RESOURCE, SIGNALS, TEMPORALITY, Complaints, Export, Plan, describe, service_name
 
 RUN_EVENTS = 2000
 """Successes beyond the cap of migration spans are events of the run's span, 128 by default."""
