@@ -19,7 +19,7 @@ N ?= 50
 OUTBOX ?= sqlite
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 COMPILE = $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --universal --generate-hashes \
-  --extra otlp --extra demo --extra postgres --group build --no-emit-index-url --no-emit-find-links \
+  --extra otlp --extra socks --extra demo --group build --no-emit-index-url --no-emit-find-links \
   --no-header --no-annotate --upgrade -q
 
 .DEFAULT_GOAL := help
