@@ -97,6 +97,17 @@ def test_runs_are_delivered_side_by_side_each_in_order() -> None:
     assert all(order == [0, 1, 2, 3, 4] for order in numbers.values())
 
 
+def test_lanes_that_are_done_wait_for_no_lease() -> None:
+    """A lane that found the others' leases does not wait for their end once they are done."""
+    worker = worker_of(backlog(8, 5), Meeting(expected=4))
+    worker.start()
+    worker.wake()
+    started = time.monotonic()
+    assert worker.drain(timedelta(minutes=5))
+    worker.stop()
+    assert time.monotonic() - started < 20  # the leases last 40 s
+
+
 def test_one_run_has_one_lane() -> None:
     """However many lanes there are, the deliveries of one run are sent one after the other."""
     transport = Meeting()

@@ -45,6 +45,8 @@ class Pace:
     """When to look for what other processes recorded, by the monotonic clock."""
     busy: int = 0
     """Lanes that claim or send."""
+    ended: int = 0
+    """How often a lane had nothing more to do."""
     batch: int = 1
     """How many deliveries to claim at once: more while all goes well, one after a failure."""
     last_failure: str | None = None

@@ -198,21 +198,29 @@ class Worker:
     def _run(self, pace: Pace) -> None:
         while self._wait(pace):
             try:
-                due_at = self._work(pace)
+                self._work(pace)
+                ended = pace.ended
+                due_at = self._next_due_at(pace)
                 pace.faults = 0
             except OutboxError as error:
                 self._telemetry.outbox_failed(str(error))
+                ended = pace.ended
                 due_at = self._clock.now() + min(OUTBOX_REST * 2**pace.faults, LONGEST_REST)
                 pace.faults = min(pace.faults + 1, LONGEST_REST // OUTBOX_REST)
             # A bug of ours must cost this endpoint a rest, never the run.
             except Exception as error:  # noqa: BLE001
                 self._telemetry.failed("worker", error)
                 due_at = self._clock.now() + LONGEST_REST
+                ended = pace.ended
                 pace.faults += 1
             with self._changed:
                 pace.busy -= 1
-                # Another lane may know of something that is due earlier.
-                pace.due_at = min((at for at in (pace.due_at, due_at) if at), default=None)
+                if pace.busy:  # another lane may know of something that is due earlier
+                    due_at = min((at for at in (pace.due_at, due_at) if at), default=None)
+                elif ended != pace.ended:  # one ended while this one asked: ask again
+                    pace.is_poked = True
+                pace.due_at = due_at
+                pace.ended += 1
                 is_over = not any(one.busy or one.is_poked for one in self.paces)
                 self._changed.notify_all()
             if is_over and self._passes is not None:
@@ -247,8 +255,8 @@ class Worker:
                 self._changed.wait(min(waits, default=None))
             return False
 
-    def _work(self, pace: Pace) -> datetime | None:
-        """Deliver what is due; when to look again."""
+    def _work(self, pace: Pace) -> None:
+        """Deliver what is due."""
         run = None
         while not self._stopping.is_set():
             self._defer_taken_over(pace)
@@ -268,6 +276,9 @@ class Worker:
                         self._outbox.give_back(claim)
             if pace.is_resting(self._clock.now()) or pace.busy > pace.width:
                 break
+
+    def _next_due_at(self, pace: Pace) -> datetime | None:
+        """When to look again."""
         if self._stopping.is_set():
             return None
         now = self._clock.now()
