@@ -1,0 +1,94 @@
+"""Why a server refuses a connection: the few kinds are named, and nothing is quoted."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from confiture_webhooks.outbox.postgres_session import described, is_at, reason_of
+
+FATAL = 'connection to server at "db.internal", port 5432 failed: FATAL:  {}'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('password authentication failed for user "CANARY"', "the password is wrong"),
+        ("fe_sendauth: no password supplied", "the password is wrong"),
+        (
+            'no pg_hba.conf entry for host "10.0.0.1", user "CANARY", database "x", no encryption',
+            "pg_hba.conf does not let this role in from here",
+        ),
+        ('role "CANARY" does not exist', "the role does not exist"),
+        ('database "CANARY" does not exist', "the database does not exist"),
+        ("sorry, too many clients already", "the server, role or database has no connection left"),
+        (
+            "remaining connection slots are reserved for roles with the SUPERUSER attribute",
+            "the server, role or database has no connection left",
+        ),
+        ('too many connections for role "CANARY"', "the server, role or database has no connect"),
+        ("server does not support SSL, but SSL was required", "the server does not speak TLS"),
+        ("SSL error: certificate verify failed", "the TLS certificates do not fit"),
+        ('root certificate file "/CANARY" does not exist', "the TLS certificates do not fit"),
+        ("connection requires a valid client certificate", "the TLS certificates do not fit"),
+        ('could not translate host name "CANARY"', "the server's host name does not resolve"),
+        ("Connection refused", "the server does not answer"),
+    ],
+)
+def test_the_kind_of_a_refusal_is_named(text: str, reason: str) -> None:
+    """With what to do about it, and without a name that the server quotes."""
+    found, remedy = reason_of(psycopg.OperationalError(FATAL.format(text)))
+    assert found.startswith(reason)
+    assert remedy
+    assert "CANARY" not in found + remedy
+
+
+def test_a_refusal_in_another_language_is_one_all_the_same() -> None:
+    """What no rule knows is the server that does not answer or has closed the connection."""
+    error = psycopg.OperationalError(FATAL.format("Passwort-Authentifizierung fehlgeschlagen"))
+    assert "closed the connection" in reason_of(error)[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (psycopg.errors.InsufficientPrivilege, "the role may not use or create it"),
+        (psycopg.errors.UndefinedTable, "its tables are not there"),
+        (psycopg.errors.TooManyConnections, "the server, role or database has no connection left"),
+        (psycopg.errors.LockNotAvailable, "another session keeps its tables locked"),
+        (psycopg.errors.ReadOnlySqlTransaction, "the server is a standby"),
+        (psycopg.errors.DiskFull, "the server refuses (DiskFull, 53100)"),
+    ],
+)
+def test_the_kind_of_an_answer_is_named(error: type[psycopg.Error], reason: str) -> None:
+    """By its SQLSTATE, in whatever language its text is."""
+    assert reason_of(error("CANARY"))[0].startswith(reason)
+
+
+class Info:
+    """What a connection says of itself."""
+
+    def __init__(self, host: str, port: int, dbname: str) -> None:
+        self.host, self.port, self.dbname = host, port, dbname
+
+
+@pytest.mark.parametrize(
+    ("dsn", "is_same"),
+    [
+        ("host=db port=5433 dbname=shop", True),
+        ("postgresql://u:p@db:5433/shop?sslmode=require", True),
+        ("host=other,db port=5432,5433 dbname=shop", True),
+        ("host=db port=5432 dbname=shop", False),
+        ("host=db port=5433 dbname=other", False),
+        ("host=db2 port=5433 dbname=shop", False),
+    ],
+)
+def test_a_connection_is_to_the_database_of_a_dsn(dsn: str, is_same: bool) -> None:
+    """By host, port and name, without asking anybody."""
+    assert is_at(dsn, Info("db", 5433, "shop")) == is_same
+    assert is_at("host=localhost dbname=x port=1", Info("127.0.0.1", 1, "x"))
+
+
+def test_no_password_is_shown() -> None:
+    """Host, port and database name the server."""
+    assert described("postgresql://u:CANARY@db:1/shop") == "postgres db:1/shop"
