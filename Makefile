@@ -93,7 +93,7 @@ imports: $(VENV)/lint.stamp ## The layers: a file imports only from files above 
 	$(BIN)/lint-imports
 
 docs: $(VENV)/docs.stamp ## The documentation as a site, built strictly into build/site
-	@for page in commands_page reference_tables python_page survived_page; do $(BIN)/python scripts/$$page.py --check || exit; done
+	@for page in commands_page reference_tables python_page survived_page map_page; do $(BIN)/python scripts/$$page.py --check || exit; done
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/lint.stamp ## Format the code

@@ -11,7 +11,7 @@ from pages import ROOT
 
 
 @pytest.mark.parametrize(
-    "script", ["commands_page", "reference_tables", "python_page", "survived_page"]
+    "script", ["commands_page", "reference_tables", "python_page", "survived_page", "map_page"]
 )
 def test_what_is_made_from_the_code_is_current(script: str) -> None:
     """Commands, settings, events, telemetry and the Python API are on their pages as the code has them."""
