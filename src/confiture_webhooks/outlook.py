@@ -20,6 +20,9 @@ LATE = timedelta(minutes=15)
 Standing = tuple[datetime | None, datetime | None]
 """Since when an endpoint is off, and until when it rests."""
 Config = str | PathLike[str] | None
+Files = Mapping[str, str | PathLike[str]]
+"""By environment, the file that ``--config`` takes."""
+NO_FILES: Files = {}
 
 
 class Why(StrEnum):
@@ -67,8 +70,7 @@ class Wait:
             Why.UNKNOWN: "Configure it again, or drop its deliveries: "
             + shown("discard", "--endpoint", name, config=config),
             Why.FAULTY: f"See the fault: {shown('check', config=config)}",
-            Why.RESTS: "To send now: "
-            + shown("redeliver", "--pending", "--endpoint", name, config=config),
+            Why.RESTS: f"Send them then: {shown('deliver', config=config)}",
             Why.UNSERVED: f"Send them now: {shown('deliver', config=config)}",
         }[self.why]
 
@@ -140,25 +142,39 @@ def listed(counts: Mapping[str | None, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in by_environment(counts).items())
 
 
-def elsewhere_line(counts: Mapping[str | None, int]) -> str:
+def elsewhere_line(counts: Mapping[str | None, int], files: Files = NO_FILES) -> str:
     """How many deliveries wait in other environments, and how each is sent."""
-    return (
-        f"Other environments have deliveries that wait: {listed(counts)}. "
-        "Send them with the file of that environment: `confiture webhooks deliver --config FILE`"
-    )
+    ways = ", ".join(_way(name, files) for name in counts)
+    return f"Other environments have deliveries that wait: {listed(counts)}. Send them with {ways}"
 
 
-def unserved_line(environment: str | None, count: int, since: datetime, *, mine: str | None) -> str:
+def _way(environment: str | None, files: Files) -> str:
+    """The command that sends what waits in *environment*."""
+    if not environment:
+        return f"{shown('deliver')} without --config and CONFITURE_ENVIRONMENT"
+    if environment in files:
+        return shown("deliver", config=files[environment])
+    return f"{shown('deliver')} and the --config of {environment}"
+
+
+def unserved_line(
+    environment: str | None,
+    count: int,
+    since: datetime,
+    *,
+    mine: str | None,
+    files: Files = NO_FILES,
+) -> str:
     """That no worker serves *environment*, and which run needs which setting.
 
     *mine*: the environment of the command that says so.
     """
-    deliveries = f"{counted(count, 'delivery', 'deliveries')} of environment "
-    late = f"{deliveries}{shown_environment(environment)} due since {rfc3339(since)}: no worker"
-    if environment:
-        return f"{late} serves it. Run `confiture webhooks deliver` with the file of {environment}"
-    wanted = f"CONFITURE_ENVIRONMENT={mine}" if mine else "CONFITURE_ENVIRONMENT"
-    return (
-        f"{late} serves it. Set {wanted} for the run that recorded them; "
-        "`confiture webhooks deliver` without CONFITURE_ENVIRONMENT and --config sends these"
+    late = (
+        f"{counted(count, 'delivery', 'deliveries')} of environment "
+        f"{shown_environment(environment)} due since {rfc3339(since)}: no worker serves it"
     )
+    if environment:
+        return f"{late}. Send them with {_way(environment, files)}"
+    wanted = f"CONFITURE_ENVIRONMENT={mine}" if mine else "CONFITURE_ENVIRONMENT"
+    ways = _way(environment, files)
+    return f"{late}. Set {wanted} for the run that recorded them. Send these with {ways}"

@@ -152,6 +152,14 @@ def outbox_place(settings: Settings, environ: Mapping[str, str]) -> str:
     return redacted_outbox(settings.outbox)
 
 
+def outbox_exists(settings: Settings, environ: Mapping[str, str]) -> bool:
+    """Whether the outbox's file is there; of a database nothing is asked."""
+    from .outbox.sqlite import may_be_there  # noqa: PLC0415
+
+    is_file = settings.outbox.startswith("sqlite")
+    return not is_file or may_be_there(sqlite_path(settings, environ))
+
+
 def in_database(settings: Settings, dsn: str | None) -> Settings:
     """*settings* whose PostgreSQL outbox, if no other database is named, is in that of *dsn*."""
     is_open = dsn is not None and settings.outbox == "postgres"

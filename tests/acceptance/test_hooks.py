@@ -387,8 +387,10 @@ def test_a_hook_that_changes_the_directory_changes_its_own(hooked: Any, where: s
 
 def test_slow_imports_do_not_hold_up_an_idle_transaction(hooked: Any) -> None:
     """Where the server ends idle transactions soon, hook files that import slowly cost nothing."""
-    project = hooked(a=f"import time\ntime.sleep(1)\n{HEAD}@register_hook('post_execute')\n"
-                       "def f(c): print('hooked')\n")
+    project = hooked(
+        a=f"import time\ntime.sleep(1)\n{HEAD}@register_hook('post_execute')\n"
+        "def f(c): print('hooked')\n"
+    )
     with psycopg.connect(project.database_url, autocommit=True) as connection:
         connection.execute(
             f'ALTER DATABASE "{connection.info.dbname}" '

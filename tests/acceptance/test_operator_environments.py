@@ -341,3 +341,16 @@ def test_a_sample_of_any_event_is_sent(shared: Project, down: LocalReceiver) -> 
     assert request.payload["migrations"][0]["name"] == "000_confiture_webhooks_test"
     wrong = shared.confiture("webhooks", "test", "--event", "nosuch", *of("staging"))
     assert wrong.returncode == 2
+
+
+def test_a_failed_test_is_not_deferred_and_has_a_remedy(
+    shared: Project, down: LocalReceiver
+) -> None:
+    """Nothing is sent later, so no line says so; the remedy is doctor's."""
+    endpoint = {"name": "ops", "url": "http://127.0.0.1:9/"}
+    shared.environment_file("staging", webhooks={"endpoints": [endpoint], "flush_timeout": 0.5})
+    done = shared.confiture("webhooks", "test", *of("staging"))
+    assert done.returncode == 1
+    assert "webhook.attempt_failed" in done.stderr
+    assert "webhook.deferred" not in done.stderr
+    assert "remedy: Start the receiver, or correct host and port in `url`" in done.stdout

@@ -11,14 +11,13 @@ import typer
 
 from ..delivery import State
 from ..doctor.findings import standing_of
-from ..errors import Fault
 from ..outlook import by_environment, elsewhere, elsewhere_line, listed, outlook, shown_environment
 from ..terminal import counted, say
-from .context import Context, invocation_of, opened
+from .context import Context, files_of, invocation_of, opened
 from .look import check_endpoint
 from .lookup import find, is_short
 from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json
-from .output import FAILED, agree, fail, line, print_json, refuse
+from .output import FAILED, agree, fail, line, print_json
 from .send import send_now
 from .unsettled import described, forget, runs, unsettled
 
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
     from ..outbox import Row
     from ..run.settler import Judged
 
-EVERY = 100_000
+EVERY = 10_000
+"""So many are read at once: a year of dead letters fits into no memory."""
 AGAIN = "new attempts, the same webhook-id"
 _KINDS = {
     State.DEAD_LETTER: ("dead letter", "dead letters"),
@@ -165,7 +165,7 @@ class _Prospect:
         return [
             *([f"Send now: {self._context.command('deliver')}"] if due else []),
             *(wait.line(self._context.config) for wait in self.waits),
-            *([elsewhere_line(self.others)] if self.others else []),
+            *([elsewhere_line(self.others, files_of(self.others))] if self.others else []),
         ]
 
 
@@ -301,12 +301,15 @@ def _all(
     context: Context, states: Iterable[State], endpoint: str | None, *, everywhere: bool
 ) -> list[Row]:
     """Every delivery in one of *states*, of the environment unless *everywhere*."""
-    return [
+    named: dict[str, Any] = {} if everywhere else {"environment": context.environment or ""}
+    rows = [
         row
         for state in states
-        for row in context.outbox.deliveries(state=state, endpoint=endpoint, limit=EVERY)
-        if everywhere or _environment(row) == (context.environment or None)
+        for row in context.outbox.deliveries(state=state, endpoint=endpoint, limit=EVERY, **named)
     ]
+    if len(rows) >= EVERY:
+        say(f"These are the newest {EVERY}. Run the command again for the others")
+    return rows
 
 
 def _environment(row: Row) -> str | None:
@@ -329,98 +332,3 @@ def _kinds(rows: Sequence[Row]) -> str:
 
 def _deliveries(count: int) -> str:
     return counted(count, "delivery", "deliveries")
-
-
-def enable(
-    name: Annotated[str, typer.Argument(help="The endpoint's name")],
-    config: ConfigOpt = None,
-    output: FormatOpt = "text",
-) -> None:
-    """Switch an endpoint on again, after a 410 or `disable`.
-
-    EXAMPLES:
-      confiture webhooks enable analytics
-        ↳ The next `confiture webhooks deliver` sends the deliveries that wait
-
-    EXIT CODES:
-      0  It is on.
-      1  It was not off.
-      5  The configuration is invalid, or there is no endpoint of that name.
-    """
-    with opened(config, output) as context:
-        outbox, environment = context.outbox, context.environment
-        _check_name(context, name)
-        if not outbox.enable(name, environment):
-            fail(f"Endpoint {name} is not off", output)
-        waiting = _waiting(context, name)
-        gone = [row.delivery.id for row in _all(context, [State.GONE], name, everywhere=False)]
-        waits = outlook(
-            {name: waiting},
-            configured=context.names,
-            faulty=context.faulty,
-            now=datetime.now(UTC),
-        )
-    if is_json(output):
-        print_json({"ok": True, "endpoint": name, "waiting": waiting, "gone": gone})
-        return
-    line(f"Endpoint {name} is on in environment {shown_environment(environment)}")
-    for wait in waits:
-        line(wait.line(config))
-    if waiting and not waits:
-        verb = "is" if waiting == 1 else "are"
-        now = context.command("deliver")
-        line(f"{_deliveries(waiting)} {verb} waiting for it. Send now: {now}")
-    if gone:
-        again = context.command("redeliver", "--gone", "--endpoint", name)
-        line(f"Deliveries answered with 410 are not retried. To send them again: {again}")
-
-
-def disable(
-    name: Annotated[str, typer.Argument(help="The endpoint's name")],
-    config: ConfigOpt = None,
-    output: FormatOpt = "text",
-) -> None:
-    """Switch an endpoint off: its events are recorded and wait.
-
-    EXAMPLES:
-      confiture webhooks disable analytics
-        ↳ Before its receiver is taken down for long; `enable` switches it on again
-
-    EXIT CODES:
-      0  It is off.
-      1  It was off already, or the outbox cannot be used.
-      5  The configuration is invalid, or there is no endpoint of that name.
-    """
-    with opened(config, output, makes=True) as context:
-        _check_name(context, name)
-        if name in context.outbox.disabled(context.environment):
-            on = context.command("enable", name)
-            fail(f"Endpoint {name} is off already. Switch it on: {on}", output)
-        context.outbox.disable(name, context.environment, datetime.now(UTC))
-        waiting = _waiting(context, name)
-    if is_json(output):
-        print_json({"ok": True, "endpoint": name, "waiting": waiting})
-        return
-    where = shown_environment(context.environment)
-    line(f"Endpoint {name} is off in environment {where}: its events are recorded and wait")
-    line(f"Switch it on: {context.command('enable', name)}")
-
-
-def _check_name(context: Context, name: str) -> None:
-    names = context.names
-    if name not in names and name not in context.outbox.disabled(context.environment):
-        problem = f"no endpoint called {name!r} is configured"
-        one_of = f"One of: {', '.join(names)}" if names else "None is configured"
-        refuse([Fault("NAME", problem, one_of)], context.output)
-
-
-def _waiting(context: Context, name: str) -> int:
-    """How many deliveries to endpoint *name* wait in the environment."""
-    return next(
-        (
-            summary.undelivered.get(name, 0)
-            for environment, summary in context.outbox.summaries().items()
-            if (environment or None) == (context.environment or None)
-        ),
-        0,
-    )

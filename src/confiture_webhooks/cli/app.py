@@ -7,9 +7,10 @@ from collections.abc import Callable
 import typer
 
 from ..demo import demo
-from .act import disable, discard, enable, redeliver
+from .act import discard, redeliver
 from .check import check
 from .doctor import doctor
+from .endpoints import disable, enable
 from .look import list_deliveries, show
 from .outbox import outbox_app
 from .receive import listen, verify_command

@@ -15,7 +15,7 @@ from ..config.variables import OFF_WORDS, SWITCH
 from ..errors import Fault
 from ..event import EventType
 from ..explain import Verdict, explain
-from ..wiring import outbox_place, unread_block
+from ..wiring import outbox_exists, outbox_place, unread_block
 from .context import invocation_of, whole_settings_of
 from .options import ConfigOpt, FormatOpt, is_json
 from .output import line, print_json, refuse
@@ -72,6 +72,7 @@ def check(
     document: dict[str, Any] = {
         **redacted(settings),
         "outbox_at": outbox_place(settings, os.environ),
+        "outbox_exists": outbox_exists(settings, os.environ),
         "hook_files": [{"module": file.module, "file": file.shown} for file in files],
         "default_taken_over_by": next((file.shown for file in files if file.reads_url), None),
         "warnings": [
@@ -127,8 +128,10 @@ def _show(document: dict[str, Any]) -> None:
             f"{taken} reads CONFITURE_WEBHOOK_URL itself: the built-in endpoint `default` "
             "stands down, so that no event is sent twice"
         )
+    is_missing = "" if document["outbox_exists"] else " (not there yet)"
     line(
-        f"environment: {document['environment'] or '(none)'}   outbox: {document['outbox_at']}   "
+        f"environment: {document['environment'] or '(none)'}   "
+        f"outbox: {document['outbox_at']}{is_missing}   "
         f"flush timeout: {document['flush_timeout_s']:g} s"
     )
     for text in document["warnings"]:

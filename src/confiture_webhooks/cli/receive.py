@@ -227,8 +227,9 @@ def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None)
             require_timestamp=tolerance is not None,
         )
     except SignatureError:
-        return {"valid": False, "reason": _reason(capture, secrets)}
+        return {"ok": False, "valid": False, "reason": _reason(capture, secrets)}
     return {
+        "ok": True,
         "valid": True,
         "event_id": event.id,
         "event_type": event.type,
@@ -286,5 +287,5 @@ def _show_verdict(document: dict[str, Any]) -> None:
         return
     console.print(Text("✅ The signature is valid", style="green"))
     for name, value in document.items():
-        if name != "valid" and value is not None:
+        if name not in {"ok", "valid"} and value is not None:
             console.print(Text(f"   {name.replace('_', ' '):<15} {printable(value)}"))

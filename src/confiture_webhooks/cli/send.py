@@ -24,7 +24,7 @@ from ..terminal import is_terminal, say
 from ..watch import PassResult, Source, deliver_due, deliver_until
 from ..wiring import operators_outbox
 from ..worker.pace import FAILING_AFTER
-from .context import ask_of, database_of, settings_of, source_of
+from .context import ask_of, database_of, files_of, settings_of, source_of
 from .options import ConfigOpt, FormatOpt, is_json, known
 from .output import CONFIG_INVALID, FAILED, fail, fault_rows, line, print_json, refuse, say_faults
 from .tables import milliseconds, print_block
@@ -264,6 +264,7 @@ def as_document(result: PassResult) -> dict[str, Any]:
         "failures": dict(result.failures),
         "barred": dict(result.barred),
         "left_alone": list(result.left_alone),
+        "resting": {name: rfc3339(at) for name, at in result.resting.items()},
     }
 
 
@@ -279,10 +280,13 @@ def _show(result: PassResult, config: Path | None) -> None:
     for name, why in result.barred.items():
         wait = Wait(endpoint=name, count=1, why=Why(why))
         line(f"Not sent to {name}: {wait.reason}. {wait.remedy(config)}")
+    for name, at in result.resting.items():
+        wait = Wait(endpoint=name, count=1, why=Why.RESTS, at=at)
+        line(f"Paused for {name}: {wait.reason}. The next delivery follows then")
     if result.dead:
         line(f"Send dead letters again: {shown('redeliver', '--dead', config=config)}")
     if result.elsewhere:
-        line(elsewhere_line(result.elsewhere))
+        line(elsewhere_line(result.elsewhere, files_of(result.elsewhere)))
 
 
 def _when(next_at: datetime) -> str:

@@ -12,7 +12,7 @@ from ..doctor.findings import MOST_NAMED, UNSETTLED_FOR, Findings, examine
 from ..event import rfc3339
 from ..outlook import Why, by_environment, listed, shown_environment, unserved_line
 from ..terminal import counted
-from .context import Context, opened
+from .context import Context, files_of, opened
 from .options import ConfigOpt, FormatOpt, is_json
 from .output import FAILED, line, print_json
 from .tables import age, length, print_facts
@@ -126,7 +126,13 @@ def _lines(context: Context, findings: Findings) -> list[str]:
             + context.command("redeliver", "--gone")
         )
     lines += [
-        unserved_line(name, count, since, mine=context.environment)
+        unserved_line(
+            name,
+            count,
+            since,
+            mine=context.environment,
+            files=files_of(findings.unserved),
+        )
         for name, (count, since) in findings.unserved.items()
     ]
     if findings.unreadable:

@@ -77,6 +77,8 @@ class DeliverySpan(Part):
         lag_s = max(0.0, (at - self._delivery.created_at).total_seconds())
         try:
             self._mark(outcome, attempts, failure)
+            if outcome == names.DEFERRED and self._signals.is_test:
+                return
             self._measure(outcome, duration_s, lag_s, failure)
             fields = self._about() | {
                 "attempts": attempts,

@@ -116,6 +116,7 @@ class Telemetry:
 
         *is_counted*: whether it is a run in the sense of ``confiture.runs``.
         """
+        self._signals.is_test = not is_counted
         self._run = RunSpan(
             self._signals, command, self._parent(), started_at, is_counted=is_counted
         )

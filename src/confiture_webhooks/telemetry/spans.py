@@ -39,6 +39,8 @@ class Signals:
     migration_spans_left: int = 0
     has_run: bool = False
     has_failed: bool = False
+    is_test: bool = False
+    """Whether nothing is sent later: a delivery that is put off is neither logged nor counted."""
 
     @property
     def started(self) -> SpanContext | None:

@@ -1,0 +1,112 @@
+"""``confiture webhooks enable`` and ``disable``: an endpoint in one environment."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from ..delivery import State
+from ..errors import Fault
+from ..outlook import outlook, shown_environment
+from ..terminal import counted
+from .context import Context, opened
+from .options import ConfigOpt, FormatOpt, is_json
+from .output import fail, line, print_json, refuse
+
+
+def enable(
+    name: Annotated[str, typer.Argument(help="The endpoint's name")],
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Switch an endpoint on again, after a 410 or `disable`.
+
+    EXAMPLES:
+      confiture webhooks enable analytics
+        ↳ The next `confiture webhooks deliver` sends the deliveries that wait
+
+    EXIT CODES:
+      0  It is on.
+      1  It was not off.
+      5  The configuration is invalid, or there is no endpoint of that name.
+    """
+    with opened(config, output) as context:
+        outbox, environment = context.outbox, context.environment
+        _check_name(context, name)
+        if not outbox.enable(name, environment):
+            fail(f"Endpoint {name} is not off", output)
+        waiting = _waiting(context, name)
+        found = outbox.deliveries(state=State.GONE, endpoint=name, environment=environment)
+        gone = [row.delivery.id for row in found]
+        waits = outlook(
+            {name: waiting},
+            configured=context.names,
+            faulty=context.faulty,
+            now=datetime.now(UTC),
+        )
+    if is_json(output):
+        print_json({"ok": True, "endpoint": name, "waiting": waiting, "gone": gone})
+        return
+    line(f"Endpoint {name} is on in environment {shown_environment(environment)}")
+    for wait in waits:
+        line(wait.line(config))
+    if waiting and not waits:
+        verb = "is" if waiting == 1 else "are"
+        now = context.command("deliver")
+        line(f"{counted(waiting, 'delivery', 'deliveries')} {verb} waiting for it. Send now: {now}")
+    if gone:
+        again = context.command("redeliver", "--gone", "--endpoint", name)
+        line(f"Deliveries answered with 410 are not retried. To send them again: {again}")
+
+
+def disable(
+    name: Annotated[str, typer.Argument(help="The endpoint's name")],
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Switch an endpoint off: its events are recorded and wait.
+
+    EXAMPLES:
+      confiture webhooks disable analytics
+        ↳ Before its receiver is taken down for long; `enable` switches it on again
+
+    EXIT CODES:
+      0  It is off.
+      1  It was off already, or the outbox cannot be used.
+      5  The configuration is invalid, or there is no endpoint of that name.
+    """
+    with opened(config, output, makes=True) as context:
+        _check_name(context, name)
+        if name in context.outbox.disabled(context.environment):
+            on = context.command("enable", name)
+            fail(f"Endpoint {name} is off already. Switch it on: {on}", output)
+        context.outbox.disable(name, context.environment, datetime.now(UTC))
+        waiting = _waiting(context, name)
+    if is_json(output):
+        print_json({"ok": True, "endpoint": name, "waiting": waiting})
+        return
+    where = shown_environment(context.environment)
+    line(f"Endpoint {name} is off in environment {where}: its events are recorded and wait")
+    line(f"Switch it on: {context.command('enable', name)}")
+
+
+def _check_name(context: Context, name: str) -> None:
+    names = context.names
+    if name not in names and name not in context.outbox.disabled(context.environment):
+        problem = f"no endpoint called {name!r} is configured"
+        one_of = f"One of: {', '.join(names)}" if names else "None is configured"
+        refuse([Fault("NAME", problem, one_of)], context.output)
+
+
+def _waiting(context: Context, name: str) -> int:
+    """How many deliveries to endpoint *name* wait in the environment."""
+    return next(
+        (
+            summary.undelivered.get(name, 0)
+            for environment, summary in context.outbox.summaries().items()
+            if (environment or None) == (context.environment or None)
+        ),
+        0,
+    )
