@@ -27,7 +27,7 @@ from .run.summary import naming
 from .wiring import (
     command_telemetry,
     found_settings,
-    make_hooks,
+    hook_sources,
     parts,
     settings_from,
     unread_block,
@@ -273,7 +273,7 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     def database() -> str | None:
         return session.database
 
-    hooks = make_hooks(settings, files)
+    hooks = hook_sources(files)
     telemetry = partial(command_telemetry, settings, os.environ)
     made = replace(
         parts(settings, os.environ, telemetry, database, hooks),

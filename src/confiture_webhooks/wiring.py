@@ -19,7 +19,7 @@ from .run.outgoing import Parts
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
     from .outbox import Outbox
-    from .run.hook_runner import HookRunner, Send
+    from .run.hook_events import HookSource
     from .telemetry import Telemetry
     from .transport import Transport
 
@@ -88,35 +88,17 @@ def command_settings(
     return settings, files
 
 
-def make_hooks(settings: Settings, files: Sequence[HookFile]) -> Callable[..., HookRunner] | None:
-    """What makes a run's hooks of *files*; ``None`` when there are none."""
-    if not files:
-        return None
+def hook_sources(files: Sequence[HookFile]) -> Callable[[], list[HookSource]] | None:
+    """What a run imports for its hooks, of *files*; ``None`` when there are none."""
 
-    def hooks(telemetry: Telemetry, send: Send) -> HookRunner:
+    def sources() -> list[HookSource]:
         from .adapters.hook_files import forget, load  # noqa: PLC0415
-        from .run.hook_runner import HookRunner, HookSource  # noqa: PLC0415
+        from .run.hook_events import HookSource  # noqa: PLC0415
 
-        project = Path.cwd()
         forget()
-        sources = [
-            HookSource(module=file.module, load=partial(load, file, project)) for file in files
-        ]
-        return HookRunner(
-            sources,
-            telemetry,
-            send,
-            timeout=settings.hook_timeout,
-            say=_say,
-            is_logged=_is_logged(settings),
-        )
+        return [HookSource(one.module, partial(load, one, Path.cwd())) for one in files]
 
-    return hooks
-
-
-def _is_logged(settings: Settings) -> bool:
-    """Whether an error is a log line; else it is told in words."""
-    return settings.log != "off" and settings.log_level != "critical"
+    return sources if files else None
 
 
 def _say(text: str) -> None:
@@ -245,7 +227,7 @@ def parts(
     environ: Mapping[str, str],
     telemetry: Callable[[], Telemetry],
     database: Callable[[], str | None] = lambda: None,
-    hooks: Callable[..., HookRunner] | None = None,
+    hooks: Callable[[], list[HookSource]] | None = None,
 ) -> Parts:
     """What a run with *settings* is put together from; *database* is the migrated one's DSN."""
     return Parts(
@@ -285,7 +267,7 @@ def exports(environ: Mapping[str, str]) -> bool:
 def _tell_outbox(settings: Settings, telemetry: Telemetry, text: str) -> None:
     """Say what became of an outbox that opens all the same."""
     telemetry.outbox_failed(text)
-    if not _is_logged(settings):
+    if not settings.is_logged:
         _say(f"confiture-webhooks: {text}")
 
 

@@ -61,6 +61,11 @@ class Settings:
     """What could be better: a secret that could be guessed."""
 
     @property
+    def is_logged(self) -> bool:
+        """Whether an error is a log line; else it is said in words."""
+        return self.log != "off" and self.log_level != "critical"
+
+    @property
     def recorded(self) -> tuple[Endpoint, ...]:
         """The endpoints whose events are recorded: the faulty ones', too."""
         return self.endpoints + self.faulty

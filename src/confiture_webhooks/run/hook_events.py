@@ -1,12 +1,11 @@
-"""What a run gives its hooks, a context, and what they give it: deliveries of their own."""
+"""What a run gives its hooks, a context, and what they give it, deliveries. Pure."""
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +13,24 @@ from ..delivery import Delivery, TraceContext
 from ..errors import HookError
 from ..event import Direction, ErrorInfo, EventType, body
 from ..formats import JSON
-from ..hooks import HookContext, MigrationFailed
+from ..hooks import Hook, HookContext, MigrationFailed
 from .migration import Migration, new_event_id
 
 if TYPE_CHECKING:
-    from ..config import Settings
     from ..endpoint import Endpoint
-    from ..telemetry import Telemetry
-    from .hook_runner import HookRunner, Send
-    from .outgoing import Outgoing
 
 _ENDED = {Direction.UP: "post_execute", Direction.DOWN: "post_rollback"}
 LARGEST = 1024 * 1024
 """Bytes of a payload, at most."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class HookSource:
+    """A module with hooks, and how to import it: ``load`` raises LoadFault, or anything."""
+
+    module: str
+    load: Callable[[], Sequence[Hook]]
 
 
 def started_context(migration: Migration, environment: str | None, trace_id: str) -> HookContext:
@@ -111,75 +114,3 @@ def _encoded(payload: Mapping[str, Any]) -> bytes:
     if len(encoded) > LARGEST:
         raise HookError(f"the payload is larger than {LARGEST} bytes")
     return encoded
-
-
-class HookFeed:
-    """Tells a run's hooks of its migrations, each event once. No method raises."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        make: Callable[[Telemetry, Send], HookRunner],
-        telemetry: Telemetry,
-        outgoing: Outgoing,
-    ) -> None:
-        self._settings = settings
-        self._telemetry = telemetry
-        self._outgoing = outgoing
-        self._told: set[tuple[str, str]] = set()
-        self._runner: HookRunner | None = None
-        with self._contained():
-            runner = make(telemetry, self._send)
-            runner.start()
-            self._runner = runner
-
-    def started(self, migration: Migration) -> None:
-        """*migration* is about to run."""
-        with self._contained():
-            self._tell(started_context(migration, *self._where()), migration)
-
-    def ended(self, migration: Migration, rows_affected: int | None) -> None:
-        """*migration* committed or failed, and that is certain."""
-        with self._contained():
-            self._tell(ended_context(migration, *self._where(), rows_affected), migration)
-
-    def drain(self, deadline: float) -> None:
-        """Wait for the hooks until *deadline* (monotonic)."""
-        with self._contained():
-            if self._runner is not None:
-                self._runner.drain(deadline)
-
-    def stop(self) -> None:
-        """Call no more of them."""
-        with self._contained():
-            if self._runner is not None:
-                self._runner.stop()
-
-    def _where(self) -> tuple[str | None, str]:
-        return self._settings.environment, self._telemetry.correlation_id
-
-    def _tell(self, context: HookContext, migration: Migration) -> None:
-        told = (migration.event_id, context.event)
-        if self._runner is not None and told not in self._told:
-            self._told.add(told)
-            self._runner.tell(context, migration.span.trace)
-
-    def _send(
-        self,
-        payload: Mapping[str, Any],
-        name: str | None,
-        context: HookContext,
-        trace: TraceContext,
-    ) -> str:
-        """Keep what a hook sends; its ``webhook-id``. Raises HookError, in the hook."""
-        endpoint = chosen(self._settings.recorded, name)
-        delivery = custom_delivery(payload, endpoint, context, trace)
-        self._outgoing.release(delivery.event_id, [delivery])
-        return delivery.event_id
-
-    @contextmanager
-    def _contained(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  a bug of ours costs hooks, not the migration
-            self._telemetry.failed("telling hooks", error)

@@ -12,23 +12,24 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from ..contained import contained
 from ..errors import HookError
 from ..hooks import Hook, HookContext
-from ..terminal import counted
+from ..terminal import counted, say
+from .hook_events import HookSource, chosen, custom_delivery, ended_context, started_context
 from .hook_thread import HookThread, OutputGuard, end_left_behind
 
 if TYPE_CHECKING:
-    from ..delivery import TraceContext
+    from ..config import Settings
+    from ..delivery import Delivery, TraceContext
     from ..telemetry import Telemetry
+    from .migration import Migration
 
 CORRELATION_ID = "CORRELATION_ID"
 """The variable hook files read the run's id from."""
 TIMEOUT = "timeout"
-
-Send = Callable[[Mapping[str, Any], "str | None", HookContext, "TraceContext"], str]
 
 
 class LoadFault(HookError):  # noqa: N818  a fault with a place, as in the settings
@@ -45,14 +46,6 @@ class LoadFault(HookError):  # noqa: N818  a fault with a place, as in the setti
         return f"{place}: {self.args[0]}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HookSource:
-    """A module with hooks, and how to import it: ``load`` raises LoadFault, or anything."""
-
-    module: str
-    load: Callable[[], Sequence[Hook]]
-
-
 @dataclass(frozen=True, slots=True)
 class _Call:
     context: HookContext
@@ -64,23 +57,18 @@ class HookRunner:
 
     def __init__(
         self,
-        sources: Sequence[HookSource],
+        settings: Settings,
+        sources: Callable[[], Sequence[HookSource]],
         telemetry: Telemetry,
-        send: Send,
-        *,
-        timeout: timedelta,
-        say: Callable[[str], None],
-        is_logged: bool = True,
+        release: Callable[[str, Sequence[Delivery]], None],
     ) -> None:
-        self._sources = sources
+        self._settings = settings
         self._telemetry = telemetry
-        self._send = send
-        self._timeout = timeout
-        self._say = say
-        self._is_logged = is_logged
-        """Whether log lines are written, which tell why a hook failed."""
+        self._release = release
+        """What keeps and sends a delivery of a hook's own."""
         self._hooks: list[Hook] = []
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._given: set[tuple[str, str]] = set()
         self._waiting = 0
         """Calls that are not made yet; written by the run's thread and by ours, under a lock."""
         self._guard = threading.Lock()
@@ -88,9 +76,13 @@ class HookRunner:
         self._output = OutputGuard()
         self._set_variable = False
         self._thread = threading.Thread(target=self._work, name="webhooks-hooks", daemon=True)
+        self._sources: Sequence[HookSource] = ()
+        self._start(sources)
 
-    def start(self) -> None:
+    @contained
+    def _start(self, sources: Callable[[], Sequence[HookSource]]) -> None:
         """Begin to import, with the run's id in the environment."""
+        self._sources = sources()
         if not os.environ.get(CORRELATION_ID):
             os.environ[CORRELATION_ID] = self._telemetry.correlation_id
             self._set_variable = True
@@ -98,28 +90,50 @@ class HookRunner:
         self._output.start()
         self._thread.start()
 
-    def tell(self, context: HookContext, parent: TraceContext) -> None:
-        """Have every hook of ``context.event`` called, under *parent*. Returns at once."""
-        with self._guard:
-            self._waiting += 1
-        self._calls.put(_Call(context, parent))
+    def report(self, where: str, error: Exception) -> None:
+        """A bug of ours costs hooks, not the migration."""
+        self._telemetry.failed(f"hooks: {where}", error)
 
+    @contained
+    def started(self, migration: Migration) -> None:
+        """*migration* is about to run."""
+        self._give(started_context(migration, *self._where()), migration)
+
+    @contained
+    def ended(self, migration: Migration, rows_affected: int | None) -> None:
+        """*migration* committed or failed, and that is certain."""
+        self._give(ended_context(migration, *self._where(), rows_affected), migration)
+
+    def _where(self) -> tuple[str | None, str]:
+        return self._settings.environment, self._telemetry.correlation_id
+
+    def _give(self, context: HookContext, migration: Migration) -> None:
+        """Have every hook of ``context.event`` called, once. Returns at once."""
+        given = (migration.event_id, context.event)
+        if given not in self._given:
+            self._given.add(given)
+            with self._guard:
+                self._waiting += 1
+            self._calls.put(_Call(context, migration.span.trace))
+
+    @contained
     def drain(self, deadline: float) -> None:
         """Wait for the calls until *deadline* (monotonic)."""
         self._calls.put(None)
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.ident is not None:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
 
+    @contained
     def stop(self) -> None:
-        """Make no more calls, say how many were left, and let go of what was taken."""
+        """Make no more calls, say how many were left, and give back what was taken."""
         self._is_over.set()
-        self._calls.put(None)
-        self._thread.join(0.5)
-        left = self._waiting
-        if left:
-            events = counted(left, "event was", "events were")
-            self._say(
-                f"confiture-webhooks: hooks had no time left: {events} not told to them "
-                "in full. Make the hooks faster, or raise `flush_timeout`."
+        self.drain(time.monotonic() + 0.5)
+        if left := self._waiting:
+            events = counted(left, "event", "events")
+            say(
+                f"confiture-webhooks: hooks ran out of time (flush_timeout "
+                f"{self._settings.flush_timeout.total_seconds():g} s): {events} did not reach "
+                "every hook. Make the hooks faster, or raise `flush_timeout`."
             )
         end_left_behind()
         self._output.stop()
@@ -127,26 +141,24 @@ class HookRunner:
             os.environ.pop(CORRELATION_ID, None)
 
     def _work(self) -> None:
-        try:
-            for source in self._sources:
-                self._load(source)
-        except Exception as error:  # noqa: BLE001  a bug of ours costs hooks, not the run
-            self._telemetry.failed("loading hooks", error)
+        for source in self._sources:
+            self._load(source)
         while (call := self._calls.get()) is not None and not self._is_over.is_set():
-            try:
-                self._call_all(call)
-            except Exception as error:  # noqa: BLE001  a bug of ours costs hooks, not the run
-                self._telemetry.failed("running hooks", error)
+            for hook in self._hooks:
+                if hook.event == call.context.event and not self._is_over.is_set():
+                    self._call(hook, call)
             if not self._is_over.is_set():
                 with self._guard:
                     self._waiting -= 1
 
+    @contained
     def _load(self, source: HookSource) -> None:
         loaded: list[Hook] = []
+        timeout = self._settings.hook_timeout
         thread = HookThread(lambda: loaded.extend(source.load()))
-        if not thread.ends_within(self._timeout, self._is_over):
+        if not thread.ends_within(timeout, self._is_over):
+            longer = f"takes longer than {timeout.total_seconds():g} s to import"
             is_cut = self._is_over.is_set()
-            longer = f"takes longer than {self._timeout.total_seconds():g} s to import"
             problem = "was still being imported when the run ended" if is_cut else longer
             fault = LoadFault(problem, file=source.module, line=None, error_type=TIMEOUT)
         elif isinstance(thread.error, LoadFault):
@@ -158,8 +170,8 @@ class HookRunner:
             self._hooks += [hook for hook in loaded if hook not in self._hooks]
             self._output.modules |= {hook.module for hook in loaded}
             return
-        if not self._is_logged:
-            self._say(f"confiture-webhooks: {fault}; its hooks do not run, the migration goes on")
+        if not self._settings.is_logged:
+            say(f"confiture-webhooks: {fault}; its hooks do not run, the migration goes on")
         self._telemetry.hook_failed(
             source.module,
             file=fault.file,
@@ -168,33 +180,29 @@ class HookRunner:
             reason=f"{fault.args[0]}; its hooks do not run",
         )
 
-    def _call_all(self, call: _Call) -> None:
-        for hook in self._hooks:
-            if hook.event == call.context.event and not self._is_over.is_set():
-                self._call(hook, call)
-
+    @contained
     def _call(self, hook: Hook, call: _Call) -> None:
         span = self._telemetry.hook(hook.label, hook.event, call.parent)
-
         refusals: list[HookError] = []
 
-        def send(payload: Mapping[str, Any], endpoint: str | None) -> str:
+        def send(payload: Mapping[str, Any], name: str | None) -> str:
             if self._is_over.is_set():
                 raise HookError("the run is over; nothing more can be sent")
             try:
-                return self._send(payload, endpoint, call.context, span.trace)
+                endpoint = chosen(self._settings.recorded, name)
+                delivery = custom_delivery(payload, endpoint, call.context, span.trace)
+                self._release(delivery.event_id, [delivery])
             except HookError as refusal:
                 refusals.append(refusal)
                 raise
-
-        context = replace(call.context, sender=send)
+            return delivery.event_id
 
         def run() -> None:
             with span.current():
-                hook.function(context)
+                hook.function(replace(call.context, sender=send))
 
         thread = HookThread(run)
-        is_ended = thread.ends_within(self._timeout, self._is_over)
+        is_ended = thread.ends_within(self._settings.hook_timeout, self._is_over)
         error = thread.error
         if is_ended and error is None:
             span.finish()
@@ -202,11 +210,11 @@ class HookRunner:
         error_type = type(error).__name__ if error is not None else TIMEOUT
         line = _line_in(hook, error) if error is not None else hook.line
         span.finish(error_type)
-        # Only our own words: what else a hook raises may hold what nobody is to read here.
+        # Only our own words: what else a hook raises may hold what is not to be read here.
         is_ours = any(error is refusal for refusal in refusals)
         reason = f"{error}; it is not sent" if is_ours else None
-        if reason is not None and not self._is_logged:
-            self._say(f"confiture-webhooks: {hook.label}, line {line}: {reason}")
+        if reason is not None and not self._settings.is_logged:
+            say(f"confiture-webhooks: {hook.label}, line {line}: {reason}")
         self._telemetry.hook_failed(
             hook.label,
             file=hook.file,

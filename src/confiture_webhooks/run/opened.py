@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contained import contained, containing
 from ..event import Database
-from .hook_events import HookFeed
+from .hook_runner import HookRunner
 from .outgoing import TELEMETRY_BUDGET, Outgoing, Parts
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Opened:
         self._has_span = False
         self.telemetry: Telemetry | None = None
         self.outgoing: Outgoing | None = None
-        self.hooks: HookFeed | None = None
+        self.hooks: HookRunner | None = None
         self.database = Database()
         """As far as it is known: of the command's address, its connection, its first migration."""
         self.lent: Any = None
@@ -67,7 +67,9 @@ class Opened:
                 with containing("reaching the outbox", self.report):
                     self.outgoing.lend(self.lent)
         if self.hooks is None and self._parts.hooks is not None:
-            self.hooks = HookFeed(self._settings, self._parts.hooks, telemetry, self.outgoing)
+            self.hooks = HookRunner(
+                self._settings, self._parts.hooks, telemetry, self.outgoing.release
+            )
         return telemetry, self.outgoing
 
     def reached(self) -> tuple[Telemetry, Outgoing] | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..telemetry import Telemetry
     from ..transport import Transport
-    from .hook_runner import HookRunner, Send
+    from .hook_events import HookSource
 
 R = TypeVar("R")
 
@@ -51,8 +51,8 @@ class Parts:
     """In memory, for when the configured one cannot be used."""
     transport: Callable[[], Transport]
     user_agent: str
-    hooks: Callable[[Telemetry, Send], HookRunner] | None = None
-    """What runs users' hooks; ``None``: there are none."""
+    hooks: Callable[[], Sequence[HookSource]] | None = None
+    """What finds users' hooks; ``None``: there are none."""
     shows_progress: bool = False
     """Whether a terminal may show what is waited for at the end."""
     exports: Callable[[], bool] = lambda: False
