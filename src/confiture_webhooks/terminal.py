@@ -144,7 +144,9 @@ class _Writer:
     """The queue and its thread. The lock is never held while something is written."""
 
     def __init__(self) -> None:
-        self._news = threading.Condition()
+        self._lock = threading.RLock()
+        """Taken itself, not by ``_news``: a hook that is ended in between would keep it."""
+        self._news = threading.Condition(self._lock)
         self._waiting: deque[_Piece] = deque()
         self._size = 0
         self._dropped = 0
@@ -160,7 +162,7 @@ class _Writer:
         stream = itself()
         if stream is None or not (text or is_progress):
             return
-        with self._news:
+        with self._lock:
             if is_progress and self._waiting and self._waiting[-1].is_progress:
                 self._size -= len(self._waiting.pop().text)
             if self._size > LIMIT:
@@ -174,7 +176,7 @@ class _Writer:
     def settle(self, within: float = END_S) -> None:
         """Wait for the thread *within* seconds, and no longer than it makes headway."""
         deadline = time.monotonic() + within
-        with self._news:
+        with self._lock:
             while self._busy_since is not None or (self._waiting and not self._is_held):
                 left = min(deadline, self._stuck_at()) - time.monotonic()
                 if left <= 0:
@@ -183,7 +185,7 @@ class _Writer:
 
     def hold(self) -> None:
         """Write nothing from now on; what is being written comes to its end first."""
-        with self._news:
+        with self._lock:
             self._is_held = True
             while self._busy_since is not None:
                 left = self._stuck_at() - time.monotonic()
@@ -193,7 +195,7 @@ class _Writer:
 
     def release(self, begin: str = "") -> None:
         """Write what was held, and *begin* before whatever comes next."""
-        with self._news:
+        with self._lock:
             self._is_held, self._begin = False, begin
             self._news.notify_all()
 
@@ -217,7 +219,7 @@ class _Writer:
 
     def _run(self) -> None:
         while True:
-            with self._news:
+            with self._lock:
                 while self._is_held or not self._waiting:
                     self._news.wait()
                 piece = self._waiting.popleft()
@@ -233,7 +235,7 @@ class _Writer:
                     lost = counted(dropped, "line was", "lines were")
                     text += f"confiture-webhooks: {lost} dropped: standard error was not read\n"
                 _write(piece.stream, text, self._beat)
-            with self._news:
+            with self._lock:
                 self._busy_since = None
                 self._news.notify_all()
 
