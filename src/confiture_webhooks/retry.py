@@ -10,6 +10,8 @@ DEFAULT_JITTER = 0.2
 RETRY_AFTER_FLOOR = timedelta(hours=1)
 """A receiver's ``Retry-After`` may ask for at least this much, however short the schedule."""
 
+CLOCK_SKEW = timedelta(minutes=5)
+"""The clocks of two workers may differ by so much, and neither is wrong."""
 SHORTEST_REST = timedelta(seconds=1)
 
 
@@ -34,7 +36,7 @@ class RetryPolicy:
     @property
     def longest_wait(self) -> timedelta:
         """No wait is longer: an instant further ahead was written by a clock that was wrong."""
-        return self.longest_hint * (1 + self.jitter)
+        return self.longest_hint * (1 + self.jitter) + CLOCK_SKEW
 
     def backoff(
         self, attempt: int, *, spread: float = 0.5, retry_after: timedelta | None = None

@@ -81,3 +81,13 @@ def test_a_rate_gives_turns() -> None:
     assert (slow.width, slow.limit) == (1, 1)
     free = Pace(endpoint())
     assert [free.turn(5.0), free.turn(5.0)] == [0.0, 0.0]
+
+
+def test_a_record_that_cannot_be_sent_rests_no_endpoint() -> None:
+    """However many there are in front of others, those are sent as if they were alone."""
+    pace = Pace(endpoint(), batch=8)
+    for _ in range(100):
+        failed = attempt(error_type="other")
+        pace.note(failed, Decision(outcome=Outcome.RETRY), NOW, is_ours=True)
+    assert not pace.is_resting(NOW)
+    assert (pace.width, pace.batch, pace.failures, pace.failed) == (4, 8, 0, "other")

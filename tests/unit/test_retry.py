@@ -67,3 +67,12 @@ def test_attempts_are_counted_from_one(number: int) -> None:
     """There is no attempt 0."""
     with pytest.raises(ValueError, match="from 1"):
         STEADY.backoff(number)
+
+
+def test_every_wait_is_believed() -> None:
+    """An instant that another worker wrote is no clock's fault while the clocks nearly agree."""
+    for policy in (STEADY, RetryPolicy(), RetryPolicy(schedule=()), RetryPolicy(jitter=1)):
+        longest = [policy.backoff(n + 1, spread=1) for n in range(len(policy.schedule))]
+        longest += [policy.rest(168 * HOUR)]
+        assert all(wait + 60 * SECOND < policy.longest_wait for wait in longest if wait)
+    assert RetryPolicy().longest_wait < 24 * HOUR

@@ -30,6 +30,8 @@ class Open:
     attempts: int = 0
     last: Attempt | None = None
     next_attempt_at: datetime | None = None
+    is_ours: bool = False
+    """The last attempt failed before anything was sent: it says nothing of the endpoint."""
 
 
 @dataclass(slots=True)
@@ -99,15 +101,22 @@ class Pace:
         self.next_start = start + self.endpoint.rate.total_seconds()
         return start - clock
 
-    def note(self, attempt: Attempt, decision: Decision, now: datetime) -> None:
-        """*attempt* led to *decision*: how many to claim next, and whether to rest."""
+    def note(
+        self, attempt: Attempt, decision: Decision, now: datetime, *, is_ours: bool = False
+    ) -> None:
+        """*attempt* led to *decision*: how many to claim next, and whether to rest.
+
+        One that *is_ours*, a record that cannot be sent, costs the endpoint nothing.
+        """
         self.outcomes[decision.outcome] += 1
         self.last_failure = attempt.failure
         if attempt.is_success:
             self.failures = 0
             return
-        self.is_gone = decision.outcome is Outcome.GONE
         self.failed = attempt.failure
+        if is_ours:
+            return
+        self.is_gone = decision.outcome is Outcome.GONE
         self.failures += 1
         self.batch = 1
         rests = [decision.rests_until] if decision.rests_until else []

@@ -107,7 +107,7 @@ class Sender:
             waiting.attempts, waiting.last = attempt.number, attempt
             waiting.next_attempt_at = decision.next_attempt_at
             with self._guard:
-                pace.note(attempt, decision, now)
+                pace.note(attempt, decision, now, is_ours=waiting.is_ours)
             self._keep(pace, claim, waiting, decision, now)
             is_whole = is_whole and attempt.is_success
             if pace.is_gone or pace.is_resting(now):
@@ -156,6 +156,7 @@ class Sender:
         """Send it; ``None``: we cut the attempt ourselves, which says nothing of the receiver."""
         started_at, started = self._clock.now(), self._clock.monotonic()
         response, error_type, reason = None, None, None
+        waiting.is_ours = False
         try:
             response = self._send(pace, claim, waiting, started_at)
         except TransportError as error:
@@ -163,6 +164,7 @@ class Sender:
                 return None
             error_type, reason = error.error_type, error.reason
         except Exception as error:  # noqa: BLE001  one delivery costs itself alone
+            waiting.is_ours = True
             error_type, reason = "other", type(error).__name__
             if isinstance(claim.delivery, Unreadable):
                 reason = claim.delivery.reason
