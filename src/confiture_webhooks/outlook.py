@@ -124,7 +124,7 @@ def shown_environment(name: str | None) -> str:
 def elsewhere(
     undelivered: Mapping[str | None, int], environment: str | None
 ) -> dict[str | None, int]:
-    """Of *undelivered* by environment, what is not of *environment*."""
+    """Those of *undelivered*, by environment, that are not of *environment*."""
     return {
         name: count
         for name, count in undelivered.items()

@@ -41,7 +41,7 @@ def test_a_command_that_reads_warns_of_it(project: Project) -> None:
 
 
 def test_check_warns_of_it(project: Project) -> None:
-    """With an endpoint from a variable too, the check holds, and tells what is left out."""
+    """With an endpoint from a variable too, the check holds, and names the block that is left out."""
     env = {"CONFITURE_DATABASE_URL": DSN, "CONFITURE_WEBHOOK_URL": URL}
     done = project.confiture("webhooks", "check", env=env)
     assert done.returncode == 0, done.stderr

@@ -209,7 +209,7 @@ def test_verify_old(here: Project) -> None:
     ],
 )
 def test_verify_says_which_check_failed(here: Project, content: bytes, reason: str) -> None:
-    """Whoever runs it holds the secret, and is told what a sender is not."""
+    """Its user holds the secret, and gets the reason that a sender does not get."""
     done, document = verify(here, content)
     assert (done.returncode, document["valid"]) == (1, False)
     assert reason in document["reason"]

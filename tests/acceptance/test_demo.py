@@ -96,9 +96,9 @@ def test_demo_sends_on(scratch: Path) -> None:
         assert set(runs) == {"confiture migrate up", "confiture migrate down"}
         assert all(trace_id in out for trace_id in runs.values())
         assert collector.metrics
-        told = {r.attributes["correlation_id"] for r in collector.logs}
-        assert told > set(runs.values())
-        assert len(told) == len(runs) + 1  # the killed run's
+        found = {r.attributes["correlation_id"] for r in collector.logs}
+        assert found > set(runs.values())
+        assert len(found) == len(runs) + 1  # the killed run's
     assert f"sent on to {collector.url}" in out
 
 

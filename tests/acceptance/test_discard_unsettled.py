@@ -1,4 +1,4 @@
-"""``confiture webhooks discard`` of killed runs that nobody can settle any more."""
+"""``confiture webhooks discard`` of killed runs that cannot be settled any more."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def status(project: Any) -> dict[str, Any]:
 
 
 def test_what_can_still_be_told_is_not_dropped(killed: Any, receiver: Any) -> None:
-    """While its database can say how it ended, the event is refused, and deliver tells it."""
+    """While its database can say how it ended, the event is refused, and deliver reports it."""
     project, event_id = killed
     done = project.confiture("webhooks", "discard", event_id, "--yes")
     assert done.returncode == 1

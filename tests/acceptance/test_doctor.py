@@ -34,7 +34,7 @@ def here(tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """An authority that only those trust who are told of it."""
+    """An authority that only those trust who have its certificate."""
     return trustme.CA()
 
 
@@ -105,7 +105,7 @@ def self_signed(_: trustme.CA, directory: Path) -> ssl.SSLContext:
 
 
 def another_authority(_: trustme.CA, directory: Path) -> ssl.SSLContext:
-    """A receiver's side of TLS with a certificate of an authority nobody was told of."""
+    """A receiver's side of TLS with a certificate of an unknown authority."""
     return issued("localhost")(trustme.CA(), directory)
 
 
@@ -207,7 +207,7 @@ def test_a_proxy_that_refuses(here: Project, scheme: str, status: int, remedy: s
 
 
 def test_a_403_through_a_proxy_may_be_the_receivers(here: Project) -> None:
-    """A plain request that is answered with 403 is a warning: nobody says who answered."""
+    """A plain request that is answered with 403 is a warning: the answer does not say whose it is."""
     with Peer(refuses(403)) as proxy:
         code, rows = diagnosed(here, {"a": "http://receiver.test"}, {"HTTP_PROXY": proxy.url})
     assert code == 0

@@ -25,8 +25,8 @@ def test_a_left_over_never_goes_to_another_environments_receiver(project: Any) -
         assert run("production", "migrate", "up").returncode == 0
         assert run("staging", "migrate", "down").returncode == 0
         assert run("staging", "webhooks", "deliver").returncode == 0
-        told = {r.headers["X-Environment"] for r in staging.requests}
-        assert told == {"staging"}
+        environments = {r.headers["X-Environment"] for r in staging.requests}
+        assert environments == {"staging"}
         status = json.loads(run("staging", "webhooks", "status", "--format", "json").stdout)
         assert (status["counts"]["pending"], status["elsewhere"]) == (0, {"production": 1})
         delivered = run("staging", "webhooks", "deliver")

@@ -36,7 +36,7 @@ def listed(project: Any, *options: str) -> list[dict[str, Any]]:
 
 
 def test_a_dead_letter_is_seen_shown_and_redelivered(left_behind: Any, receiver: Any) -> None:
-    """list, show and status tell of a dead letter; redeliver and deliver make it, same id."""
+    """list, show and status name a dead letter; redeliver and deliver send it with the same id."""
     (dead,) = listed(left_behind, "--state", "dead_letter")
     assert set(dead) == {
         "id",
@@ -99,7 +99,7 @@ def test_what_a_run_advises_can_be_pasted(project: Any) -> None:
 
 @pytest.mark.survived("A 410", "kept")
 def test_gone_is_off_until_enabled(project: Any) -> None:
-    """After a 410 the endpoint is off, which status tells; enable switches it on.
+    """After a 410 the endpoint is off, which status shows; enable switches it on.
 
     What a 410 ended stays dead, for status too, until it is redelivered as enable says.
     """
@@ -174,8 +174,8 @@ def document(project: Any, *words: str, code: int = 0) -> dict[str, Any]:
 def test_the_operators_commands_answer_programs(left_behind: Any) -> None:
     """redeliver, discard and enable print one document: what was done, what waits, or why not."""
     (dead,) = listed(left_behind)
-    nobody = document(left_behind, "redeliver", "--dead", code=1)
-    assert (nobody["ok"], "Add --yes" in nobody["error"]) == (False, True)
+    refused = document(left_behind, "redeliver", "--dead", code=1)
+    assert (refused["ok"], "Add --yes" in refused["error"]) == (False, True)
     short = dead["id"][:12]
     assert document(left_behind, "redeliver", short, "--later", "--yes") == {
         "ok": True,

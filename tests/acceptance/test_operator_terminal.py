@@ -112,7 +112,7 @@ def test_filters_narrow_the_list(
 def test_what_cannot_be_done_is_said_in_a_line(
     operated: Project, arguments: tuple[str, ...], code: int, line: str
 ) -> None:
-    """Unknown names, wrong dates and questions nobody can answer end with a line and a code."""
+    """Unknown names, wrong dates and questions without a terminal end with a line and a code."""
     before = states(operated)
     done = operated.confiture("webhooks", *arguments)
     assert done.returncode == code
@@ -122,7 +122,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
 
 
 def test_a_terminal_is_asked(operated: Project) -> None:
-    """On a terminal a redelivery is told and asked for: no changes nothing, yes does it."""
+    """On a terminal a redelivery is asked for: no changes nothing, yes does it."""
     code, shown = on_terminal(operated, "webhooks", "redeliver", "--dead", typed="n\n")
     assert code == 1
     assert "Redeliver 3 dead letters: local 3?" in shown
@@ -142,7 +142,7 @@ def test_a_terminal_is_asked(operated: Project) -> None:
 
 
 def test_show_is_a_timeline_with_the_trace_id(operated: Project) -> None:
-    """show tells the event, each attempt with its distance from it, and the trace id."""
+    """show has the event, each attempt with its distance from it, and the trace id."""
     done = operated.confiture("webhooks", "show", "dlv_3")
     assert f"trace id           {TRACE_ID}" in done.stdout
     assert "005_add_payment_table" in done.stdout
@@ -164,7 +164,7 @@ def test_the_beginning_of_an_id_is_enough(operated: Project) -> None:
 
 
 def test_status_tells_what_is_stuck(operated: Project) -> None:
-    """Waiting for an endpoint that is not configured is stuck, and so is what nobody delivers."""
+    """Waiting for an endpoint that is not configured is stuck, and so is a delivery without a worker."""
     with closing(SqliteOutbox(operated.path / ".confiture" / "webhooks.db")) as outbox:
         for name in ("a", "x"):
             one = delivery(
@@ -176,11 +176,15 @@ def test_status_tells_what_is_stuck(operated: Project) -> None:
             )
             outbox.release(one.event_id, [one])
     done = operated.confiture("webhooks", "status", "--format", "json")
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["ok"], told["counts"]["dead_letter"]) == (1, False, 3)
-    assert 7200 <= told["oldest_age_s"] < 3 * 3600
-    assert told["stuck"]["x"] == "no endpoint of that name is configured (1 waiting)"
-    assert told["stuck"]["a"].startswith("due since ")
+    shown_status = json.loads(done.stdout)
+    assert (done.returncode, shown_status["ok"], shown_status["counts"]["dead_letter"]) == (
+        1,
+        False,
+        3,
+    )
+    assert 7200 <= shown_status["oldest_age_s"] < 3 * 3600
+    assert shown_status["stuck"]["x"] == "no endpoint of that name is configured (1 waiting)"
+    assert shown_status["stuck"]["a"].startswith("due since ")
     assert "oldest         2 h" in operated.confiture("webhooks", "status").stdout
 
 
@@ -194,7 +198,7 @@ def test_looking_makes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_line_shows_how_far_a_pass_is(project: Any) -> None:
-    """On a terminal deliver tells how it goes on; the line is wiped before its last word."""
+    """On a terminal deliver shows its progress; the line is wiped before the result."""
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     with LocalReceiver(answers=[Answer(delay_s=1.5)] * 9) as receiver:
         env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_LOG": "off"}
@@ -209,7 +213,7 @@ def test_a_line_shows_how_far_a_pass_is(project: Any) -> None:
 
 
 def test_a_line_shows_what_a_run_waits_for_and_is_gone_afterwards(project: Any) -> None:
-    """On a terminal the flush is told in one line that is wiped; in a pipe there is none."""
+    """On a terminal the flush is shown in one line that is wiped; in a pipe there is none."""
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     waiting = "1 webhook to deliver"
     with LocalReceiver(answers=[Answer(delay_s=1.5)] * 9) as receiver:

@@ -52,7 +52,7 @@ def test_an_endpoint_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_fact_of_an_endpoint_is_shown() -> None:
-    """What ``--format json`` tells of an endpoint, the text tells too."""
+    """Everything that ``--format json`` has of an endpoint, the text has too."""
     one = endpoint(retry=RetryPolicy(schedule=()), timeout=timedelta(seconds=90))
     (document,) = redacted(Settings(endpoints=(one,)))["endpoints"]
     facts = dict(endpoint_facts(document))

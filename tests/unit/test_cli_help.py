@@ -60,8 +60,8 @@ def test_the_form_is_asked_for_alike(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"demo"}))
-def test_exit_codes_are_told(name: str) -> None:
-    """Each command that reads the configuration tells what 0 and 5 mean."""
+def test_exit_codes_are_documented(name: str) -> None:
+    """Each command that reads the configuration says the meaning of 0 and 5."""
     section = inspect.cleandoc(COMMANDS[name].help or "").partition("EXIT CODES:")[2]
     codes = re.findall(r"^ +(\d)  ", section, re.MULTILINE)
     assert codes == sorted(codes)

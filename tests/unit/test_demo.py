@@ -190,7 +190,7 @@ def request(event_type: str, **more: Any) -> Received:
 
 
 def settled(error_type: str = "Interrupted") -> Received:
-    """The request that tells of the killed run."""
+    """The request about the killed run."""
     return request(
         "migration_error",
         headers=Headers({"X-Correlation-ID": KILLED, "webhook-id": "evt_killed"}),

@@ -112,7 +112,7 @@ def test_captured_sees_a_failure_and_lets_it_through() -> None:
 
 
 def test_a_rehearsal_is_not_captured() -> None:
-    """``apply(commit=False)`` tells nothing."""
+    """``apply(commit=False)`` sends nothing."""
     engine: Any = FakeEngine()
     with captured(engine) as sent:
         engine.apply(a_migration(), commit=False)

@@ -1,4 +1,4 @@
-"""``confiture webhooks doctor``: what is wrong here, and what to do."""
+"""``confiture webhooks doctor``: the faults of a set-up, each with its remedy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def doctor(
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:
-    """Find out what is wrong with the webhooks of this project, and what to do about it.
+    """Find the faults of this project's webhooks, each with its remedy.
 
     PROCESS:
       Says what a run here would do: checks the configuration, the hook files and whether the host

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SEARCHED = 10_000
 SHORTEST = 8
-"""So many characters after its kind name what is to be changed; a shorter beginning is a slip."""
+"""An acting command takes a beginning with so many characters after ``dlv_`` or ``evt_``."""
 MOST_SHOWN = 20
 
 
@@ -57,7 +57,7 @@ def is_short(given: str) -> bool:
 
 
 def candidate(row: Row) -> str:
-    """One delivery on a line: its ids, and enough to tell it from others."""
+    """One delivery on a line: its ids, and the facts that distinguish it."""
     one = row.delivery
     return (
         f"{one.id}  {one.event_id}  {one.event_type.value}  {one.migration_name or '-'}  "

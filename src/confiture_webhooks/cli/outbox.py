@@ -46,7 +46,7 @@ def init(
 
     PROCESS:
       Connects as `database_url` says, or as CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn> does, and
-      creates the schema confiture_webhooks. What is there already is left as it is.
+      creates the schema confiture_webhooks. An outbox that is there already does not change.
 
     EXAMPLES:
       CONFITURE_WEBHOOK_OUTBOX=postgres confiture webhooks outbox init --role deployer

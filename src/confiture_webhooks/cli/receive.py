@@ -241,7 +241,7 @@ def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None)
 def _reason(capture: Captured, secrets: list[str]) -> str:
     """Which check a refused request failed.
 
-    A receiver must not tell senders; whoever runs this command holds the secret.
+    A receiver must not give senders the reason; this command's user holds the secret.
     """
     size = len(capture.body)
     try:

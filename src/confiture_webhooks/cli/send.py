@@ -211,7 +211,7 @@ def deliver(
 def send_now(
     settings: Settings, config: Path | None, names: Collection[str], output: str
 ) -> dict[str, Any]:
-    """Send what is due to endpoints *names*; the result as a document, shown unless as JSON."""
+    """Send the due deliveries of endpoints *names*; the result as a document, shown as text."""
     chosen = tuple(endpoint for endpoint in settings.endpoints if endpoint.name in names)
     try:
         result = _once(replace(settings, endpoints=chosen), None)
@@ -290,6 +290,6 @@ def _show(result: PassResult, config: Path | None) -> None:
 
 
 def _when(next_at: datetime) -> str:
-    """When the next is due: a worker that was asked to end leaves what is due already."""
+    """When the next is due: a worker that was asked to end may leave some that are due."""
     is_due = next_at <= datetime.now(UTC)
     return "; the next is due now" if is_due else f"; the next is due at {rfc3339(next_at)}"

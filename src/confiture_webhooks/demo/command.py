@@ -280,7 +280,7 @@ def _show(console: Console, ran: list[Ran], seen: Any) -> None:
         trace = view.trace_table(seen, run.trace_id, is_wide=console.width >= PLAIN_WIDTH)
         section(f"Trace of {run.name}", trace)
     killed = view.trace_table(seen, seen.killed, is_wide=console.width >= PLAIN_WIDTH)
-    section("Trace of the killed run, as the next command told it", killed)
+    section("Trace of the killed run, as the next command reported it", killed)
     section("Deliveries, attempt by attempt", view.deliveries_table(seen))
     section("Metrics", view.metrics_table(seen.points))
     section("Log lines", view.logs_table(seen.logs))

@@ -1,4 +1,4 @@
-"""What the demo must have received; what is not there is said, not glossed over."""
+"""Everything that the demo must receive; the rest is named as missing."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def missing(seen: Seen) -> list[str]:
 
 def _missing_webhooks(seen: Seen) -> Iterator[str]:
     accepted = [request for request in seen.requests if request.answer.is_success]
-    told = Counter(
+    received = Counter(
         request.payload.get("event_type")
         for request in accepted
         if isinstance(request.payload, dict)
     )
     for event_type, count in EVENTS.items():
-        if told[event_type.value] != count:
-            yield f"{count} x {event_type.value} by webhook (received {told[event_type.value]})"
+        if received[event_type.value] != count:
+            yield f"{count} x {event_type.value} by webhook (received {received[event_type.value]})"
     refused = {r.headers.get("webhook-id") for r in seen.requests if not r.answer.is_success}
     if not refused or not refused <= {r.headers.get("webhook-id") for r in accepted}:
         yield "a webhook answered 503 and sent again with the same webhook-id"
@@ -67,13 +67,13 @@ def _missing_webhooks(seen: Seen) -> Iterator[str]:
 
 def _missing_settlement(seen: Seen) -> Iterator[str]:
     """The one webhook of the killed run, in the trace that the run was given."""
-    told = [
+    received = [
         request.payload.get("error", {}).get("type")
         for request in seen.requests
         if isinstance(request.payload, dict) and request.payload.get("trace_id") == seen.killed
     ]
-    if told != ["Interrupted"]:
-        yield f"one migration_error of the killed run, Interrupted (received {told})"
+    if received != ["Interrupted"]:
+        yield f"one migration_error of the killed run, Interrupted (received {received})"
 
 
 def _missing_telemetry(seen: Seen) -> Iterator[str]:

@@ -19,7 +19,7 @@ _ASLEEP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 
 
 def new_trace() -> tuple[str, str]:
-    """A trace id for a run that cannot tell its own any more, and the ``TRACEPARENT`` to give."""
+    """A trace id for a run that cannot report its own any more, and the ``TRACEPARENT`` to give."""
     trace_id = secrets.token_hex(16)
     return trace_id, f"00-{trace_id}-{secrets.token_hex(8)}-01"
 

@@ -1,4 +1,4 @@
-"""``confiture webhooks doctor``: what is wrong with a user's own set-up, and what mends it."""
+"""``confiture webhooks doctor``: the faults of a user's own set-up, each with its remedy."""
 
 from .diagnosis import diagnose
 

@@ -56,7 +56,7 @@ def missing_rights(dsn: str) -> list[str]:
     """The rights on deliveries that the role of *dsn* lacks; none if it cannot be asked."""
     try:
         return [row[0] for row in bounded(lambda: _asked(dsn, _RIGHTS), WAIT_S + 1)]
-    except Exception:  # noqa: BLE001  the outbox itself says what is wrong
+    except Exception:  # noqa: BLE001  the outbox's own check names the fault
         return []
 
 

@@ -45,7 +45,7 @@ def signs(endpoint: Endpoint) -> Check:
             return ok(name, "no secret; the receiver knows the sender by its headers")
         if endpoint.format not in _SIGNED or _format_of(endpoint.url):
             return ok(name, "no secret; the receiver knows the sender by the address")
-        return warn(name, "no secret: the receiver cannot tell who sent a webhook", "Set `secret`")
+        return warn(name, "no secret: the receiver cannot verify the sender", "Set `secret`")
     at = datetime.now(UTC)
     sample = Delivery(
         id="dlv_doctor",

@@ -56,7 +56,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class _Account:
-    """Whom the server runs as; nobody else's when this process is not root."""
+    """The account that the server runs as; our own if this process is not root."""
 
     uid: int
     gid: int
@@ -267,7 +267,7 @@ def _end(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _say(answer: dict[str, object]) -> None:
-    # Whoever asked may be gone already: then nobody reads, and the end of the pipe says so.
+    # The process that asked may be gone: the end of the pipe says so.
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
