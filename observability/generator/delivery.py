@@ -54,14 +54,14 @@ def now(store: LogStore) -> list[Panel | Row]:
             title="Alerts",
             about="What fires now, of webhooks, runs and telemetry. Its name is a section of the runbooks.",
             kind="table",
-            width=9,
-            height=7,
+            width=11,
+            height=8,
             when_empty="no alert fires",
             queries=[
                 Query('ALERTS{alertname=~"Confiture.+|OtelCollectorDown", alertstate="firing"}')
             ],
             columns=[
-                Column("alertname", "Alert", width=270, links=[runbook()]),
+                Column("alertname", "Alert", width=255, links=[runbook()]),
                 Column(
                     "severity",
                     "Severity",
@@ -81,13 +81,12 @@ def now(store: LogStore) -> list[Panel | Row]:
             about="Of the deliveries that ended in the last 30 days, whatever time range is chosen. The budget is the part "
             "that may be lost, one delivery at least. Below 0: runbook ConfitureWebhookErrorBudgetBurnSlow.",
             kind="table",
-            width=15,
-            height=7,
+            width=13,
+            height=8,
             when_empty="no delivery ended in 30 days",
             queries=[
-                Query(f"{RATIO_30D}{{{OF_ENDPOINT}}}"),
-                Query(f"{LEFT_30D}{{{OF_ENDPOINT}}}"),
-                Query(f"{lost_in('30d')}{{{OF_ENDPOINT}}}"),
+                Query(f"max by ({WHO}) ({recorded}{{{OF_ENDPOINT}}})")
+                for recorded in (RATIO_30D, LEFT_30D, lost_in("30d"))
             ],
             columns=[
                 *of_endpoint(store),
@@ -345,6 +344,7 @@ def retries(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             kind="timeseries",
             unit="locale",
             is_stacked=True,
+            shades=RED if selector == failures else YELLOW,
             min_interval=dialect.shortest,
             when_empty=when_empty,
             queries=[

@@ -53,7 +53,7 @@ def now(store: LogStore) -> list[Panel | Row]:
             when_empty="no run has reported",
             sort_by="Last run",
             queries=[
-                Query(f"{FAILED}{{{CHOSEN}}}"),
+                Query(f"max by ({OWNER}) ({FAILED}{{{CHOSEN}}})"),
                 Query(f"({SUCCESS}{{{CHOSEN}}} > 0) * 1000"),
                 Query(f"({FAILURE}{{{CHOSEN}}} > 0) * 1000"),
             ],

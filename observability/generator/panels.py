@@ -90,6 +90,8 @@ class Panel:
     min_interval: str = ""
     colors: Sequence[tuple[str, str]] = ()
     """The colour of a series, by its name in the legend."""
+    shades: str = ""
+    """One colour for all series, in shades."""
     columns: Sequence[Column] = ()
     sort_by: str = ""
     """The heading a table is sorted by, the largest first."""
@@ -158,6 +160,7 @@ class Panel:
             # A table's defaults are for its numbers: a string that looks like one stays as it is.
             plain = [{"id": "unit", "value": "string"}, {"id": "noValue", "value": "-"}]
             found.append(override("byType", "string", *plain))
+            found.append(override("byType", "number", plain[1]))
         return found + [made for column in self.columns if (made := column.override())]
 
     def _defaults(self) -> Json:
@@ -165,14 +168,18 @@ class Panel:
         defaults: Json = {
             "noValue": self.when_empty,
             "thresholds": {"mode": "absolute", "steps": self._steps()},
-            "color": {"mode": "palette-classic" if is_graph else "thresholds"},
+            "color": self._color(),
         }
         if self.unit:
             defaults["unit"] = self.unit
-        if self.unit == "percentunit":
+        if self.unit == "percentunit" and not is_graph:
             defaults |= {"min": 0, "max": 1}
         if self.unit == "locale":
             defaults |= {"decimals": 0}
+        if self.kind in {"timeseries", "bargauge"}:
+            defaults |= {"min": 0}
+        if self.kind == "table":
+            defaults["custom"] = {"minWidth": 70}
         if is_graph:
             defaults["custom"] = {
                 "drawStyle": "bars" if self.is_stacked else "line",
@@ -181,6 +188,11 @@ class Panel:
                 "stacking": {"mode": "normal" if self.is_stacked else "none", "group": "A"},
             }
         return defaults
+
+    def _color(self) -> Json:
+        if self.shades:
+            return {"mode": "shades", "fixedColor": self.shades}
+        return {"mode": "palette-classic" if self.kind == "timeseries" else "thresholds"}
 
     def _steps(self) -> list[Json]:
         if self.red_below is not None:

@@ -4,7 +4,7 @@ import * as React from 'react';
 import { createRoot } from 'react-dom/client';
 import { firstValueFrom } from 'rxjs';
 import {
-  applyFieldOverrides, createTheme, DataFrame, dataLinksOverrideProcessor, displayNameOverrideProcessor,
+  applyFieldOverrides, cacheFieldDisplayNames, createTheme, DataFrame, dataLinksOverrideProcessor, displayNameOverrideProcessor,
   FieldColorModeId, FieldConfigOptionsRegistry, FieldConfigSource, fieldColorModeRegistry, FieldType,
   getDisplayProcessor, getFieldDisplayName, getFieldDisplayValues, identityOverrideProcessor,
   numberOverrideProcessor, standardFieldConfigEditorRegistry, standardTransformers, standardTransformersRegistry,
@@ -28,10 +28,10 @@ const properties = [
   property('mappings', 'mappings', valueMappingsOverrideProcessor), property('links', 'links', dataLinksOverrideProcessor),
 ];
 standardFieldConfigEditorRegistry.setInit(() => properties as any);
-standardTransformersRegistry.setInit(() => Object.values(standardTransformers).map((t: any) => ({ id: t.id, name: t.name, transformation: t, editor: () => null })) as any);
+standardTransformersRegistry.setInit(() => [...new Map(Object.values(standardTransformers).map((t: any) => [t.id, t])).values()].map((t: any) => ({ id: t.id, name: t.name, transformation: async () => t, editor: () => null })) as any);
 const registry = new FieldConfigOptionsRegistry(() => [
   ...properties,
-  ...['width', 'cellOptions', 'drawStyle', 'fillOpacity', 'showPoints', 'stacking'].map((name) =>
+  ...['width', 'minWidth', 'cellOptions', 'drawStyle', 'fillOpacity', 'showPoints', 'stacking'].map((name) =>
     ({ ...property(`custom.${name}`, name, identityOverrideProcessor), isCustom: true })),
 ] as any);
 
@@ -85,10 +85,12 @@ async function prepared(panel: any, results: any[]): Promise<DataFrame[]> {
     frames = step.id === 'extractFields' ? extractFields(frames, step.options.source)
       : await firstValueFrom(transformDataFrame([step], frames));
   }
-  return applyFieldOverrides({
+  const shown = applyFieldOverrides({
     data: frames, fieldConfig: panel.fieldConfig as FieldConfigSource, theme, timeZone: 'utc',
     fieldConfigRegistry: registry as any, replaceVariables: (text: string) => text,
   });
+  cacheFieldDisplayNames(shown);
+  return shown;
 }
 
 function Body({ panel, frames, width, height }: { panel: any; frames: DataFrame[]; width: number; height: number }) {

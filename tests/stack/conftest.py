@@ -49,6 +49,14 @@ def programs() -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def prometheus_program() -> Path:
+    """Prometheus alone; built now if need be."""
+    import programs as native  # of observability/native
+
+    return built([one for one in native.PROGRAMS if one.name == "prometheus"])["prometheus"]
+
+
+@pytest.fixture(scope="session")
 def compose() -> Path:
     """Docker Compose, which only the tests need; built now if need be."""
     import programs as native  # of observability/native
@@ -108,6 +116,13 @@ def databases(postgres: Any) -> Iterator[Callable[[], str]]:
     with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
         for name in made:
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def new_database(postgres: Any) -> Iterator[Callable[[], str]]:
+    """Makes databases for one test."""
+    with databases(postgres) as new:
+        yield new
 
 
 @pytest.fixture(scope="session")
