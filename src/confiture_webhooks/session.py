@@ -162,12 +162,17 @@ class CommandSession:
         self._run.finish(failure.type if failure else None, failure)
         self._sigterm.pass_on()
 
-    def _database(self) -> Database:
-        """The database the command was to change, from its configured address."""
-        from .adapters.database import named, project_dsn  # noqa: PLC0415
+    def dsn(self) -> str | None:
+        """Of what is migrated; before there is a connection, as it is configured."""
+        from .adapters.database import project_dsn  # noqa: PLC0415
 
-        invocation = self._invocation
-        return named(invocation.database_url or project_dsn(invocation.config_file, os.environ))
+        given = self._invocation
+        return self.database or given.database_url or project_dsn(given.config_file, os.environ)
+
+    def _database(self) -> Database:
+        from .adapters.database import named  # noqa: PLC0415
+
+        return named(self.dsn())
 
     def _explain_unsettled(self, error: BaseException | None) -> None:
         from .adapters.failure import explain  # noqa: PLC0415
@@ -271,7 +276,7 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         return None
 
     def database() -> str | None:
-        return session.database
+        return session.dsn()
 
     hooks = hook_sources(files)
     telemetry = partial(command_telemetry, settings, os.environ)

@@ -19,7 +19,7 @@ NOWHERE = "postgresql://app@127.0.0.1:1/shop"
 def shop(project: Any, receiver: Any) -> Any:
     """A project with one migration and an endpoint with the default events."""
     project.migration("001", "create_users", "CREATE TABLE tb_user (pk int)", "DROP TABLE tb_user")
-    webhooks = {"endpoints": [{"name": "a", "url": receiver.url}]}
+    webhooks: dict[str, Any] = {"endpoints": [{"name": "a", "url": receiver.url}]}
     project.environment_file(webhooks=webhooks)
     project.webhooks = webhooks
     return project
@@ -55,10 +55,16 @@ def broken(shop: Any) -> None:
     shop.python_migration("002", "broken", "this is no Python")
 
 
+def down_with_the_outbox(shop: Any) -> None:
+    shop.webhooks["outbox"] = "postgres"
+    down(shop)
+
+
 @pytest.mark.parametrize(
     ("break_it", "event", "error"),
     [
         (down, "run_error", "OperationalError"),
+        (down_with_the_outbox, "run_error", "OperationalError"),
         (absent, "run_error", "OperationalError"),
         (changed, "run_error", "ChecksumVerificationError"),
         (twice, "run_error", "exit_3"),

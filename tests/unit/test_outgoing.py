@@ -343,6 +343,25 @@ def test_what_cannot_be_written_over_it_is_written_afterwards_once(why: str) -> 
     assert bench.end() is None
 
 
+def test_a_store_that_is_gone_at_the_end_is_named_with_what_it_keeps() -> None:
+    """What was recorded in it is not lost, and the run says what sends it."""
+    bench, connection = lent(outbox := Lying())
+    bench.outgoing.tell(event(), TRACE)
+    connection.closed = True
+    bench.outgoing.give_back()
+    bench.outbox = outbox
+    outbox.intents = broken_outbox  # type: ignore[method-assign]
+    assert bench.outgoing.intents() == []
+    line = bench.end()
+    assert line is not None
+    assert "gone. It keeps what was recorded in it" in line
+    assert bench.telemetry.outbox_failures == ["gone"]
+
+
+def broken_outbox() -> Any:
+    raise OutboxError("gone")
+
+
 class Silent(InMemoryOutbox):
     """Never answers a ``stage`` until it is freed."""
 

@@ -14,7 +14,7 @@ from ..delivery import Delivery, State, TraceContext
 from ..errors import OutboxError
 from ..event import Event, EventType
 from ..outbox import Intent, Outbox, Summary
-from ..terminal import counted, progress
+from ..terminal import counted, is_terminal, progress
 from ..worker import Worker
 from .deliveries import deliveries_of
 from .handover import hand_over, undelivered
@@ -39,6 +39,12 @@ IMPATIENCE_S = 0.25
 KEPT_FOR = timedelta(days=30)
 KEPT_DELIVERED = 10_000
 """Delivered deliveries are kept so long and so many, for operators to look at."""
+
+
+_IN_IT = (
+    "It keeps what was recorded in it: once it answers, the next 'confiture migrate' command or "
+    "'confiture webhooks deliver' sends that."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +110,10 @@ class Outgoing:
         """Events that were released into memory instead; ``None``: the outbox works."""
         self._refusal: str | None = None
         """Why they were."""
+        self._is_holding = False
+        """Whether a durable outbox has something of this run."""
+        self._has_left = False
+        """Whether it had when it broke."""
         self._enlisted: dict[str, tuple[EventType, Sequence[Delivery]]] = {}
         """What goes with a transaction, by event: told elsewhere, it has the same bytes."""
         self._guard = threading.Lock()
@@ -143,6 +153,7 @@ class Outgoing:
             return
         assert self._outbox is not None
         while self._kept and self._kept[0].over(self._lent, self._outbox):
+            self._is_holding = True
             with self._has_kept:
                 self._kept.pop(0)
 
@@ -188,6 +199,8 @@ class Outgoing:
     def _note_spared(self, event_id: str) -> None:
         if self._spared is not None:
             self._spared.append(event_id)
+        else:
+            self._is_holding = True
 
     def _ask(self, call: Callable[[Outbox], R], patience_s: float, *, replaces: bool = True) -> R:
         """The outbox's answer to *call*; memory's, if it breaks or takes longer.
@@ -252,7 +265,7 @@ class Outgoing:
                 return
             self._working().wake()
         assert self._worker is not None
-        if not self._parts.shows_progress:
+        if not (self._parts.shows_progress and is_terminal()):
             self._worker.drain(budget)
             return
         try:
@@ -272,30 +285,27 @@ class Outgoing:
 
         What was delivered long ago is forgotten, unless *is_late*: no time is left for it.
         """
-        if self._worker is None or self._outbox is None:
-            return None
-        self._worker.stop()
-        try:
-            return self._rest(self._worker, is_late=is_late)
-        except OutboxError as error:  # it is gone by now: what was recorded is in it
-            self._telemetry.outbox_failed(str(error))
-            return (
-                f"confiture-webhooks: {error}; what it holds is sent when it is back, by the "
-                f"next 'confiture migrate' command or 'confiture webhooks deliver'"
-            )
+        lines = [f"confiture-webhooks: {self._refusal}. {_IN_IT}"] if self._has_left else []
+        if self._worker is not None and self._outbox is not None:
+            self._worker.stop()
+            try:
+                lines += self._rest(self._worker, self._outbox, is_late=is_late)
+            except OutboxError as error:  # it is gone by now
+                self._telemetry.outbox_failed(str(error))
+                lines.append(f"confiture-webhooks: {error}. {_IN_IT}")
+        return "\n".join(lines) or None
 
-    def _rest(self, worker: Worker, *, is_late: bool) -> str | None:
+    def _rest(self, worker: Worker, outbox: Outbox, *, is_late: bool) -> list[str]:
         """What is left, in lines to read."""
-        assert self._outbox is not None
-        is_back = self._go_back(self._outbox)
-        lines = [
-            *([] if is_back else self._given_up(worker, self._outbox)),
-            *self._left(worker, self._outbox),
-        ]
+        if self._go_back(outbox) and self._outbox is not None:
+            outbox, given_up = self._outbox, []
+        else:
+            given_up = self._given_up(worker, outbox)
+        lines = given_up + self._left(worker, outbox)
         if not is_late:
             with suppress(OutboxError):  # a later run does it
-                self._outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
-        return "\n".join(lines) or None
+                outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
+        return lines
 
     def _go_back(self, memory: Outbox) -> bool:
         """Keep what *memory* did not deliver in the configured outbox, if that works again."""
@@ -308,7 +318,7 @@ class Outgoing:
                 return False
             hand_over(memory, outbox, self._spared)
             refused.pop_all()
-            self._outbox, self._spared = outbox, None
+            self._outbox, self._spared, self._has_left = outbox, None, False
             return True
         return False
 
@@ -370,6 +380,8 @@ class Outgoing:
     def _replace(self, error: OutboxError) -> Outbox:
         """Go on in memory: what the broken outbox holds stays there for a later run."""
         self._refusal = str(error)
+        self._has_left |= self._is_holding
+        self._is_holding = False
         self._telemetry.outbox_failed(self._refusal)
         worker, parts = self._worker, [one for one in (self._outbox, self._transport) if one]
         self._worker, self._transport = None, None
