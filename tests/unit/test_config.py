@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,21 @@ from typing import Any
 import pytest
 import yaml
 
-from confiture_webhooks.config import Settings, is_configured, load, redacted, rules, variables
+from confiture_webhooks.config import (
+    Settings,
+    is_configured,
+    load,
+    read,
+    redacted,
+    rules,
+    variables,
+)
 from confiture_webhooks.config.block import ENDPOINT
 from confiture_webhooks.config.settings import redacted_outbox, redacted_url
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.errors import ConfigError, Fault
 from confiture_webhooks.event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
+from confiture_webhooks.networks import Networks
 from confiture_webhooks.retry import RetryPolicy
 
 URL = "https://hooks.example.com/migrations"
@@ -966,3 +976,111 @@ def test_a_variable_set_to_nothing_counts_as_not_set(project: Project) -> None:
     block = {"endpoints": [{"name": "a", "url": URL, "secret": "${EMPTY}"}]}
     (fault,) = project.faults(block, {"EMPTY": ""}).values()
     assert "set to nothing counts as not set" in fault.remedy
+
+
+def test_a_variable_that_the_block_names_is_no_slip(project: Project) -> None:
+    """A variable of the user's own may begin as ours do; one that nothing names is a warning."""
+    block = {"endpoints": [{"name": "a", "url": "${CONFITURE_WEBHOOK_STAGING}"}]}
+    settings = project.load(block, {"CONFITURE_WEBHOOK_STAGING": URL})
+    assert settings.warnings == ()
+    settings = project.load({}, {"CONFITURE_WEBHOOK_STAGING": URL})
+    assert [slip.setting for slip in settings.warnings] == ["CONFITURE_WEBHOOK_STAGING"]
+
+
+def test_a_faulty_endpoint_keeps_what_is_right(project: Project) -> None:
+    """Its events are recorded by its own filters; a filter that is wrong lets everything pass."""
+    row = {"name": "a", "url": "${UNSET}", "events": ["run_error"], "environments": ["x", 5]}
+    project.path.write_text(yaml.safe_dump({"webhooks": {"endpoints": [row]}}))
+    settings = read({}, project.path)
+    (faulty,) = settings.faulty
+    assert (settings.endpoints, settings.recorded) == ((), (faulty,))
+    assert faulty.events == {EventType.RUN_ERROR}
+    assert [fault.setting for fault in faulty.faults] == [
+        "webhooks.endpoints[0].url",
+        "webhooks.endpoints[0].environments[1]",
+    ]
+
+
+def test_a_wrong_outbox_is_memory_and_said(project: Project) -> None:
+    """A run keeps its events as far as it can; what was meant is not guessed."""
+    project.path.write_text("webhooks: {outbox: postgre, flush_timeout: -1}")
+    settings = read({}, project.path)
+    assert settings.outbox == "memory"
+    assert settings.outbox_fault is not None
+    assert settings.flush_timeout == timedelta(seconds=10)
+
+
+@pytest.mark.parametrize("text", ["${" * 200_000, "${A" * 100_000, "{" * 400_000])
+def test_a_text_of_references_is_read_at_once(project: Project, text: str) -> None:
+    """Nothing is scanned again and again."""
+    started = time.monotonic()
+    assert project.faults({"trace_url": text})
+    assert time.monotonic() - started < 20
+
+
+def test_advice_is_for_secrets_that_could_be_guessed(project: Project) -> None:
+    """24 bytes are enough; fewer are advice, and no fault."""
+    rows = [{"name": n, "url": URL, "secret": n * size} for n, size in (("a", 23), ("b", 24))]
+    settings = project.load({"endpoints": rows})
+    assert [fault.setting for fault in settings.advice] == ["webhooks.endpoints[0].secret"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "at"),
+    [
+        ({"rate": "1/y"}, "rate"),
+        ({"rate": "0/s"}, "rate"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"concurrency": 1.5}, "concurrency"),
+        ({"allow_networks": ["10.0.0.0/33"]}, "allow_networks[0]"),
+        ({"deny_networks": ["privat"]}, "deny_networks[0]"),
+        ({"signatures": ["hmac"]}, "signatures[0]"),
+        ({"tls": {"client_key": "k.pem"}}, "tls"),
+        ({"tls": {"cert": "k.pem"}}, "tls.cert"),
+        ({"tls": {"ca_bundle": "c.pem"}, "url": "http://localhost/"}, "tls"),
+    ],
+)
+def test_wrong_limits_and_files(project: Project, keys: dict[str, Any], at: str) -> None:
+    """Each is a fault at its own place."""
+    project.endpoint_fault(at, **keys)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "denied", "address", "is_refused"),
+    [
+        ((), (), "10.0.0.1", False),
+        ((), ("private",), "10.0.0.1", True),
+        ((), ("private",), "127.0.0.1", True),
+        ((), ("private",), "::ffff:10.0.0.1", True),
+        ((), ("private",), "64:ff9b::a00:1", True),
+        ((), ("private",), "fe80::1%eth0", True),
+        ((), ("private",), "93.184.216.34", False),
+        ((), ("metadata",), "169.254.169.254", True),
+        ((), ("metadata",), "169.254.1.1", False),
+        ((), ("link-local",), "169.254.1.1", True),
+        (("10.0.0.0/8",), (), "10.1.2.3", False),
+        (("10.0.0.0/8",), (), "::ffff:10.1.2.3", False),
+        (("10.0.0.0/8",), (), "11.0.0.1", True),
+        (("10.0.0.0/8",), ("10.1.0.0/16",), "10.1.2.3", True),
+    ],
+)
+def test_networks(
+    allowed: tuple[str, ...],
+    denied: tuple[str, ...],
+    address: str,
+    is_refused: bool,  # noqa: FBT001
+) -> None:
+    """What is denied is refused, in every form of the address; what is allowed is exclusive."""
+    found = Networks(allowed=allowed, denied=denied).refusal(address)
+    assert (found is not None) is is_refused
+
+
+def test_a_list_of_an_endpoint_takes_the_place_of_the_files(project: Project) -> None:
+    """The file's networks hold for the endpoints that have none of their own."""
+    rows = [{"name": "a", "url": URL}, {"name": "b", "url": URL, "deny_networks": ["metadata"]}]
+    settings = project.load({"endpoints": rows, "deny_networks": ["private"]}, {variables.URL: URL})
+    assert [one.networks.denied for one in settings.endpoints] == [
+        ("private",),
+        ("private",),
+        ("metadata",),
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -92,13 +92,14 @@ class EnvironmentReader:
         own = tuple(fault for fault in faults if fault.setting in variables.OF_DEFAULT)
         return made and replace(made, faults=own)
 
-    def slips(self, *, is_used: bool) -> list[Fault]:
-        """Variables that are set and that nothing reads."""
+    def slips(self, texts: Sequence[str], *, is_used: bool) -> list[Fault]:
+        """Variables that are set and that nothing reads, not even the *texts* of the block."""
         known = (*variables.ALL, variables.MIGRATION_SPANS)
         found = []
         for name in sorted(self._environ.keys() - known):
-            near = get_close_matches(name, known, 1, _NEAR)
-            if near or name.startswith(variables.PREFIX):
+            near = get_close_matches(name, known, 1, _NEAR) if name.startswith("CONF") else []
+            is_ours = near or name.startswith(variables.PREFIX)
+            if is_ours and not any(f"${{{name}}}" in text for text in texts):
                 near = near or get_close_matches(name, known, 1)
                 remedy = f"Did you mean {near[0]}?" if near else "Remove it"
                 found.append(Fault(name, "is a variable that nothing reads", remedy))
@@ -281,7 +282,7 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
         **settings,
         "outbox_fault": outbox_fault,
         "faults": tuple(dict.fromkeys(faults)),
-        "warnings": tuple(variable.slips(is_used=is_used)),
+        "warnings": tuple(variable.slips(file.reading.texts, is_used=is_used)),
         "advice": tuple(advice),
     }
 

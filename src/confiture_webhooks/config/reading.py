@@ -30,6 +30,8 @@ class Reading:
         self._environ = environ
         """For ``${VAR}``; ``None``: there are none."""
         self._left = MOST
+        self.texts: list[str] = []
+        """Every text that was read, as it was written."""
         self.faults: list[Fault] = []
         self.places: list[Place] = []
 
@@ -80,6 +82,7 @@ class Reading:
             return _WRONG
         try:
             if isinstance(raw, str) and self._environ is not None:
+                self.texts.append(raw)
                 raw = expanded(raw, self._environ)
             if raw is None:
                 raise _EMPTY
