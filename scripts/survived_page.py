@@ -67,6 +67,13 @@ FAULTS = {
         "Ledger rows that no run wrote: baseline, reinit, squash": "true",
         "A copy, a restored or another database answers for a killed run": "true",
         "The ledger is locked by somebody else": "true",
+        "A pooler with one connection, in session and transaction mode": "unharmed kept",
+        "Killed behind a pooler, and run again at once": "kept true",
+        "A transaction may idle for half a second, and the outbox or a hook file is slow": "unharmed kept",
+        "Dates and strings are written in the user's way": "kept",
+        "A session is ended in mid-statement": "kept true",
+        "A run fails before its first migration, or has no connection": "unharmed said",
+        "20 MB of SQL on one line": "unharmed",
         "The migration lock is held by somebody else": "unharmed said",
     },
     "Poolers and sessions": {

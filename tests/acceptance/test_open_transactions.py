@@ -41,6 +41,11 @@ def migrations(project: Any, *versions: str) -> list[tuple[str, str, None]]:
     return [("migration_success", version, None) for version in versions]
 
 
+@pytest.mark.survived(
+    "A transaction may idle for half a second, and the outbox or a hook file is slow",
+    "unharmed",
+    "kept",
+)
 def test_a_silent_outbox_costs_no_idle_transaction(project: Any, receiver: Any) -> None:
     """With a time-out of half a second the migrations commit, and memory sends their events."""
     expected = migrations(project, "001", "002", "003")
@@ -53,6 +58,11 @@ def test_a_silent_outbox_costs_no_idle_transaction(project: Any, receiver: Any) 
     assert sent(receiver) == expected
 
 
+@pytest.mark.survived(
+    "A transaction may idle for half a second, and the outbox or a hook file is slow",
+    "unharmed",
+    "kept",
+)
 @pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
 def test_slow_hook_files_cost_no_idle_transaction(project: Any, receiver: Any, outbox: str) -> None:
     """A hook file that takes longer to import than a transaction may idle ends no migration."""
@@ -67,6 +77,7 @@ def test_slow_hook_files_cost_no_idle_transaction(project: Any, receiver: Any, o
     assert sent(receiver) == expected
 
 
+@pytest.mark.survived("Dates and strings are written in the user's way", "kept")
 @pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
 def test_text_formats_are_the_users(project: Any, receiver: Any, outbox: str) -> None:
     """Whatever dates look like in a session, also from the middle of a run on, all is sent."""
@@ -87,6 +98,7 @@ def test_text_formats_are_the_users(project: Any, receiver: Any, outbox: str) ->
     assert "failed" not in done.stderr
 
 
+@pytest.mark.survived("A session is ended in mid-statement", "kept", "true")
 @pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
 def test_a_session_that_is_ended_in_mid_statement_failed(
     project: Any, receiver: Any, outbox: str

@@ -53,6 +53,9 @@ def sent(receiver: Any) -> list[tuple[str, str, str | None]]:
     ]
 
 
+@pytest.mark.survived(
+    "A pooler with one connection, in session and transaction mode", "unharmed", "kept"
+)
 @pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
 @pytest.mark.parametrize(("mode", "size"), POOLS)
 def test_a_pool_of_one_is_enough(
@@ -75,6 +78,7 @@ def test_a_pool_of_one_is_enough(
     assert sent(receiver) == [("migration_success", version, None) for version in versions]
 
 
+@pytest.mark.survived("Killed behind a pooler, and run again at once", "kept", "true")
 @pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
 @pytest.mark.parametrize(("mode", "size"), POOLS)
 def test_killed_and_run_again_at_once(

@@ -60,6 +60,9 @@ def down_with_the_outbox(shop: Any) -> None:
     down(shop)
 
 
+@pytest.mark.survived(
+    "A run fails before its first migration, or has no connection", "unharmed", "said"
+)
 @pytest.mark.parametrize(
     ("break_it", "event", "error"),
     [

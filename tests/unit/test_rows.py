@@ -284,6 +284,7 @@ def test_a_long_text_is_counted_by_its_tags_or_unknown(
     assert counted((query, tags)) == rows
 
 
+@pytest.mark.survived("20 MB of SQL on one line", "unharmed")
 @pytest.mark.parametrize(
     "piece", ["--", "/*", "'", "(", "( ", "-- '", "E'\\'", "WITH m AS (", "COPY t ", " "]
 )
