@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +29,7 @@ def outside(tmp_path: Path) -> Iterator[Project]:
     project.close()
 
 
+@pytest.mark.survived("A limit: 429 or 503 with Retry-After", "kept")
 def test_a_limit_is_the_receivers(outside: Project) -> None:
     """After 429 with Retry-After nothing is sent before; no delivery's schedule is shorter for it."""
     answers = [(429, {"Retry-After": "20"})] * 4
@@ -96,3 +100,29 @@ def test_the_answer_is_shown_on_request(outside: Project) -> None:
                 "results"
             ][0]
         )
+
+
+@pytest.mark.survived("A first attempt with the clock three days ahead", "kept")
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="needs Debian's faketime")
+def test_a_clock_that_was_ahead_delays_nothing(outside: Project) -> None:
+    """A retry that a wrong clock put off by days is due once the clock is right."""
+    with LocalReceiver(answers=[503]) as receiver:
+        block = {"name": "a", "url": receiver.url, "retry": {"schedule": [5]}}
+        outside.environment_file(webhooks={"endpoints": [block]})
+        outbox = SqliteOutbox(outside.path / ".confiture" / "webhooks.db")
+        one = delivery(environment="local", endpoint="a")
+        outbox.release(one.event_id, [one])
+        library = subprocess.run(
+            ["faketime", "1 day", "printenv", "LD_PRELOAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        ahead = {"LD_PRELOAD": library, "FAKETIME": "+3d"}
+        assert outside.confiture("webhooks", "deliver", env=ahead).returncode == 1
+        (row,) = outbox.deliveries()
+        assert row.next_attempt_at is not None
+        assert row.next_attempt_at > datetime.now(UTC) + timedelta(days=2)
+        assert outside.confiture("webhooks", "deliver").returncode == 0
+        assert [request.answer.status for request in receiver.requests] == [503, 200]
+        outbox.close()

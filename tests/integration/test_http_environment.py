@@ -151,6 +151,7 @@ def test_who_is_reached_directly(
     assert (way_to(url).proxy is None) is expected
 
 
+@pytest.mark.survived("A SOCKS proxy, with and without its package", "kept")
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h", "socks4", "socks4a"])
 def test_a_socks_proxy(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, scheme: str
@@ -202,6 +203,7 @@ def test_a_socks_proxy_that_fails(
     assert caught.value.error_type == expected
 
 
+@pytest.mark.survived("A SOCKS proxy, with and without its package", "said")
 def test_a_socks_proxy_without_pysocks(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:

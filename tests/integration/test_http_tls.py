@@ -143,6 +143,7 @@ def test_no_tls(transport: HttpTransport, behave: Callable[[Talk], object], expe
         assert error_type(transport, sent, timedelta(seconds=2)) == expected
 
 
+@pytest.mark.survived("A client certificate that is renewed", "kept")
 def test_a_client_certificate(
     transport: HttpTransport, authority: trustme.CA, bundle: Path, tmp_path: Path
 ) -> None:

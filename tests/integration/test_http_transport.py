@@ -120,6 +120,7 @@ def test_the_header_is_the_answer(
         assert len(peer.talks) == 2
 
 
+@pytest.mark.survived("Odd, broken or too many headers after a status line", "kept", "true")
 @pytest.mark.survived("Headers or interim answers that do not end", "unharmed")
 @pytest.mark.parametrize(
     "rest",
@@ -149,6 +150,7 @@ def test_a_status_line_is_the_answer(
         assert len(peer.talks) == 1
 
 
+@pytest.mark.survived("A connection that a gateway forgot", "kept")
 @pytest.mark.parametrize("is_old", [True, False])
 def test_a_connection_that_was_idle_for_long_is_not_used(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, *, is_old: bool

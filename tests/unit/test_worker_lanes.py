@@ -177,6 +177,7 @@ class WithUnreadable(InMemoryOutbox):
         return claims
 
 
+@pytest.mark.survived("A record that cannot be read in front of others", "kept")
 def test_a_record_that_cannot_be_read_costs_itself_alone() -> None:
     """It counts attempts with the type ``other``, and is buried when its schedule is used up."""
     outbox = WithUnreadable()
