@@ -1,9 +1,9 @@
-"""Where to: an ``Endpoint`` and what it wants to hear."""
+"""Where events are sent: an ``Endpoint``, its subscription, and why an event is not for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
 
@@ -68,7 +68,7 @@ class Endpoint:
     """What is wrong with it: its events are recorded and wait, and nothing is sent."""
 
     def wants(self, event: Event) -> bool:
-        """Whether *event* is to be told to this endpoint. A ping always is."""
+        """Whether *event* is sent here. A ping always is."""
         if event.type is EventType.PING:
             return True
         if event.migration is not None:
@@ -78,7 +78,7 @@ class Endpoint:
         return self.refusal(event.type, event.environment, names) is None
 
     def refusal(self, kind: EventType, environment: str | None, names: Sequence[str]) -> str | None:
-        """Why an event of *kind* is not told here, ``None`` when it is.
+        """Why an event of *kind* is not sent here, ``None`` when it is.
 
         *names* are the migrations it is about: one, or all of a run's, any of which will do.
         """
@@ -92,3 +92,37 @@ class Endpoint:
 
     def _is_among(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.migrations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether an event is sent to one endpoint; ``None``: that depends on the migration."""
+
+    endpoint: str
+    is_told: bool | None
+    reason: str
+
+    def as_dict(self) -> dict[str, object]:
+        """The verdict as ``--format json`` prints it."""
+        return {"endpoint": self.endpoint, "told": self.is_told, "reason": self.reason}
+
+
+def explain(
+    endpoints: Sequence[Endpoint], kind: EventType, environment: str | None, migration: str | None
+) -> list[Verdict]:
+    """A verdict for each endpoint on an event of *kind* about *migration*, if one is named."""
+    return [_verdict(endpoint, kind, environment, migration) for endpoint in endpoints]
+
+
+def _verdict(
+    endpoint: Endpoint, kind: EventType, environment: str | None, migration: str | None
+) -> Verdict:
+    is_open = migration is None and bool(endpoint.migrations)
+    asked = replace(endpoint, migrations=()) if is_open else endpoint
+    refusal = asked.refusal(kind, environment, [migration] if migration is not None else [])
+    if refusal is not None:
+        return Verdict(endpoint=endpoint.name, is_told=False, reason=refusal)
+    if is_open:
+        only = f"only of migrations like {', '.join(endpoint.migrations)}"
+        return Verdict(endpoint=endpoint.name, is_told=None, reason=only)
+    return Verdict(endpoint=endpoint.name, is_told=True, reason="it asks for this")

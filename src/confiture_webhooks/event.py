@@ -57,7 +57,7 @@ class Direction(StrEnum):
 
 
 def outcome_event(direction: Direction, *, is_success: bool) -> EventType:
-    """The event that tells how one migration ended."""
+    """The event of how one migration ended."""
     if direction is Direction.UP:
         return EventType.MIGRATION_SUCCESS if is_success else EventType.MIGRATION_ERROR
     return EventType.MIGRATION_ROLLBACK if is_success else EventType.MIGRATION_ROLLBACK_ERROR
@@ -65,7 +65,7 @@ def outcome_event(direction: Direction, *, is_success: bool) -> EventType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """The migrated database, as much of it as may be told: never a user or password."""
+    """The migrated database, as much of it as may be sent: never a user or password."""
 
     host: str | None = None
     port: int | None = None
@@ -93,7 +93,7 @@ class ErrorInfo:
 
     type: str
     message: str
-    """The server's primary message, or what may be told of another error: no SQL, no values."""
+    """The server's primary message, or what may be sent of another error: no SQL, no values."""
     sqlstate: str | None = None
     detail: str | None = field(default=None, repr=False)
     """The whole text, SQL and all: only for endpoints that ask with ``include_sql``."""

@@ -1,6 +1,6 @@
 """``confiture.hooks``, where Confiture itself has no such module.
 
-The finder comes last: it is asked only for what nobody else could find.
+The finder comes last: it is asked only for what no other found.
 """
 
 from __future__ import annotations

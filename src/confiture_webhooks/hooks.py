@@ -91,7 +91,7 @@ F = TypeVar("F", bound=HookFunction)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hook:
-    """One function that wants to hear of one event."""
+    """One function that is called for one event."""
 
     event: str
     function: HookFunction
@@ -197,7 +197,7 @@ def hook_of(event: str, function: Any) -> Hook:
         raise HookError(
             f"{name} cannot be called with one argument; a hook takes one, the context"
         ) from None
-    except ValueError:  # something built in, which tells no signature
+    except ValueError:  # something built in, without a signature
         pass
     code = getattr(inspect.unwrap(function), "__code__", None)
     return Hook(

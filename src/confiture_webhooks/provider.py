@@ -2,7 +2,7 @@
 
 The stored body of a delivery holds no secret and no address. PagerDuty wants its routing key
 in the body; OpsGenie closes an alert under an address of its own; CloudEvents in binary mode
-are told in headers.
+are sent in headers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Completed:
 def complete(endpoint: Endpoint, delivery: Delivery) -> Completed:
     """The request of *delivery*, with what *endpoint*'s provider needs. The same every time."""
     plain = Completed(url=endpoint.url, body=delivery.body)
-    # What a user's hook sends is its own: it goes out as it was given.
+    # What a user's hook sends is its own: it is sent as it was given.
     if delivery.event_type is EventType.CUSTOM or endpoint.format not in _COMPLETIONS:
         return plain
     document = json.loads(delivery.body)

@@ -17,9 +17,9 @@ import pytest
 
 from confiture_webhooks.adapters.backend import masked_url
 from confiture_webhooks.adapters.hook_files import find
+from confiture_webhooks.endpoint import explain
 from confiture_webhooks.errors import HookError
 from confiture_webhooks.event import EventType
-from confiture_webhooks.explain import explain
 from confiture_webhooks.hooks import HookContext, Registry, hook_of, register_hook
 from confiture_webhooks.run import hook_thread
 from confiture_webhooks.run.hook_thread import HookThread, OutputGuard, end_left_behind

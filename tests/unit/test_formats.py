@@ -24,9 +24,8 @@ from confiture_webhooks.event import (
     MigrationRef,
     payload,
 )
-from confiture_webhooks.formats import render
+from confiture_webhooks.formats import WORDS, render
 from confiture_webhooks.formats.message import RUNS, TITLES, cut, message
-from confiture_webhooks.formats.rendering import WORDS
 from confiture_webhooks.provider import complete
 from confiture_webhooks.signature import body_signature
 from confiture_webhooks.transport import Request, prepare

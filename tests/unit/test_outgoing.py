@@ -15,7 +15,7 @@ from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import EventType, payload
-from confiture_webhooks.formats.rendering import WORDS, Words
+from confiture_webhooks.formats import WORDS, Words
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.run import outgoing as outgoing_module

@@ -45,7 +45,7 @@ class HookFile:
     Itself, or in a private module beside it that it imports.
     """
     is_trusted: bool = True
-    """Whether it is this user's or root's, and nobody else may write it; else it is not read."""
+    """Whether it is this user's or root's, and no other user may write it; else it is not read."""
 
     @property
     def shown(self) -> str:
@@ -152,7 +152,7 @@ def _names(path: Path) -> tuple[bool, set[str]]:
     try:
         return _parsed(path)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
-        return False, set()  # told when a hook file imports it
+        return False, set()  # reported when a hook file imports it
 
 
 def _reason(error: BaseException) -> str:
@@ -252,7 +252,7 @@ def _fault(file: HookFile, error: BaseException) -> LoadFault:
 def _place(
     path: Path | None, frames: Sequence[traceback.FrameSummary]
 ) -> tuple[Path | None, int | None]:
-    """Where of *frames* a user can mend it: in *path*, else in the package it is a part of."""
+    """Where of *frames* a user can fix it: in *path*, else in the package it is a part of."""
     if path is None:
         return None, None
     for known in (path, path.with_name("__init__.py")):

@@ -11,7 +11,7 @@ def doubt(descriptor: int) -> str | None:
     """Why the open file or directory is not to be trusted; ``None``: it is ours, or root's.
 
     A group that is this user's own may write. What lies on a read-only mount (a ConfigMap) may
-    have any mode: nobody writes there.
+    have any mode: no one writes there.
     """
     found = os.fstat(descriptor)
     if os.name != "posix":

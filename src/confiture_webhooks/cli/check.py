@@ -12,9 +12,9 @@ import typer
 from ..config import Settings, redacted
 from ..config.rules import Invalid, event
 from ..config.variables import OFF_WORDS, SWITCH
+from ..endpoint import Verdict, explain
 from ..errors import Fault
 from ..event import EventType
-from ..explain import Verdict, explain
 from ..wiring import outbox_exists, outbox_place, unread_block
 from .context import invocation_of, whole_settings_of
 from .options import ConfigOpt, FormatOpt, is_json

@@ -36,7 +36,7 @@ RESERVED_HEADERS = frozenset(
 )
 RESERVED_PREFIX = "x-confiture-"
 CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-"""Line breaks, control characters, and characters that nobody sees."""
+"""Line breaks, control characters, and characters that cannot be seen."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
@@ -68,6 +68,7 @@ def one_of(known: Iterable[str], what: str) -> Callable[[object], str]:
     names = list(known)
 
     def rule(value: object) -> str:
+        """The word, if it is a known one."""
         if isinstance(value, str) and value in names:
             return value
         raise Invalid(

@@ -1,5 +1,73 @@
-"""The body of a delivery in the format its endpoint asks for, made once and stored."""
+"""The body of a delivery in the format its endpoint asks for, made once and stored.
 
-from .rendering import JSON, Rendered, render
+A format's size limit is kept by cutting texts, never the JSON.
+"""
 
-__all__ = ["JSON", "Rendered", "render"]
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..endpoint import Endpoint
+from ..event import Event, body, payload
+from ..provider import CLOUDEVENTS_TYPE, attributes
+from . import chat, paging
+from .message import Message, message
+
+JSON = "application/json"
+BUDGETS = (1000, 500, 200, 80, 40)
+"""How long each text may be: the first with which the whole fits is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """What is stored and sent."""
+
+    body: bytes = field(repr=False)
+    content_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """A format made of an event's ``Message``, and whether what was made is small enough."""
+
+    make: Callable[[Event, Message], dict[str, Any]]
+    fits: Callable[[dict[str, Any]], bool] = lambda _: True
+
+
+WORDS: Mapping[str, Words] = {
+    "slack": Words(make=chat.slack),
+    "discord": Words(
+        make=chat.discord,
+        fits=lambda document: chat.discord_size(document) <= chat.DISCORD_TOTAL,
+    ),
+    "teams": Words(
+        make=chat.teams,
+        fits=lambda document: len(body(document)) <= chat.TEAMS_TOTAL,
+    ),
+    "pagerduty": Words(make=paging.pagerduty),
+    "opsgenie": Words(make=paging.opsgenie),
+}
+
+
+def render(event: Event, endpoint: Endpoint) -> Rendered:
+    """*event* as *endpoint* asked for it. Holds no secret: ``provider`` adds what is one."""
+    if words := WORDS.get(endpoint.format):
+        return Rendered(body=_in_words(event, words, include_sql=endpoint.include_sql))
+    document = payload(event, endpoint.name, include_sql=endpoint.include_sql)
+    if endpoint.format == "cloudevents":
+        data = json.loads(body(document))
+        whole = {**attributes(data), "datacontenttype": JSON, "data": data}
+        return Rendered(body=body(whole), content_type=CLOUDEVENTS_TYPE)
+    return Rendered(body=body(document))
+
+
+def _in_words(event: Event, words: Words, *, include_sql: bool) -> bytes:
+    whole = message(event, include_sql=include_sql)
+    for budget in BUDGETS:
+        document = words.make(event, whole.cut(budget))
+        if words.fits(document):
+            break
+    return body(document)

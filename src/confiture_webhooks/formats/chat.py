@@ -56,7 +56,7 @@ def slack(event: Event, message: Message) -> dict[str, Any]:
 
 
 def discord(event: Event, message: Message) -> dict[str, Any]:
-    """A message for a Discord webhook; it mentions nobody, whatever a text says.
+    """A message for a Discord webhook; it mentions no one, whatever a text says.
 
     Source: Discord, Webhook resource: Execute Webhook; Message resource: Embed limits.
     """

@@ -1,4 +1,4 @@
-"""Threads that run users' code: bounded, contained, and never heard on standard output."""
+"""Threads that run users' code: bounded, contained, and never on standard output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .. import terminal
 
 _POLL_S = 0.1
 _ENDING_S = 0.2
-"""For calls that were told to end, all together."""
+"""For calls that were asked to end, all together."""
 
 
 class HookThread(threading.Thread):
@@ -75,7 +75,7 @@ def _open_directory() -> int | None:
 def end_left_behind() -> None:
     """Have the calls that still run raise SystemExit as soon as they run Python again.
 
-    A thread that writes to a standard stream while the interpreter ends makes it abort, and that
+    A thread that writes to a standard stream while the interpreter ends aborts it, and that
     would be the command's exit code. One that waits in the system for ever does no harm.
     """
     running = [thread for thread in threading.enumerate() if isinstance(thread, HookThread)]
