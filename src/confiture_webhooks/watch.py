@@ -246,10 +246,10 @@ def deliver_due(
         bench.telemetry.connected(database or Database())
         passes.begin()  # a pass that finds nothing is seen, too
         bench.settle()
+        show = bench.show if bench.has_due() else None
         bench.worker.start()
         bench.worker.wake()
         try:
-            show = bench.show if bench.has_due() else None
             is_done = bench.worker.drain(LONGEST_PASS, horizon=timedelta(), tell=show)
         finally:
             progress("")

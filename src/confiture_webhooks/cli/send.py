@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from ..doctor.obstacles import remedy_of
+from ..doctor.endpoints import remedy_of
 from ..errors import Fault, OutboxError
 from ..event import SUBSCRIBABLE, Database, EventType, rfc3339
 from ..outlook import Wait, Why, by_environment, elsewhere_line

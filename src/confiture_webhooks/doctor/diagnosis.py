@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bounded import bounded
 from ..config.variables import OFF_WORDS, SWITCH
-from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Export, plan
+from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Complaints, Export, plan
 from ..wiring import found_settings, unread_block
-from .database import database
-from .endpoints import address, signs
+from .endpoints import PATIENCE, address, obstacle, remedy_of, signs, way_to
 from .health import Check, ok, skipped, warn, wrong
-from .obstacles import PATIENCE, obstacle, remedy_of, way_to
-from .outbox import outbox_checks
+from .outbox import database, outbox_checks
 
 if TYPE_CHECKING:
     from ..adapters.hook_files import HookFile
@@ -115,13 +115,13 @@ def _collector(environ: Mapping[str, str]) -> Iterator[Check]:
         yield wrong("collector", f"{fault.setting}: {fault.problem}", fault.remedy)
     if not wanted.exports:
         yield skipped("collector", "nothing is exported; OTEL_EXPORTER_OTLP_ENDPOINT would")
-    by_address: dict[tuple[str, str], list[str]] = {}
+    by_address: dict[tuple[str, str], list[Export]] = {}
     for export in wanted.exports:
         if export.protocol != CONSOLE:
-            by_address.setdefault((export.protocol, _address(export)), []).append(export.signal)
-    for (protocol, place), signals in by_address.items():
+            by_address.setdefault((export.protocol, _address(export)), []).append(export)
+    for (protocol, place), exports in by_address.items():
         bundle = environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
-        yield _exporter(protocol, place, ", ".join(signals), bundle)
+        yield _exporter(protocol, place, exports, bundle)
 
 
 def _address(export: Export) -> str:
@@ -132,10 +132,14 @@ def _address(export: Export) -> str:
     return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
 
 
-def _exporter(protocol: str, address: str, signals: str, ca_bundle: str | None) -> Check:
+def _exporter(
+    protocol: str, address: str, exports: Sequence[Export], ca_bundle: str | None
+) -> Check:
+    """Whether the collector is reached, and takes an empty batch of each signal."""
     from ..adapters.reach import reach  # noqa: PLC0415
+    from ..telemetry.exporting import probe  # noqa: PLC0415
 
-    name = f"collector: {signals}"
+    name = f"collector: {', '.join(export.signal for export in exports)}"
     if not _is_installed(_PACKAGES[protocol]):
         remedy = INSTALL if protocol != GRPC else "Install opentelemetry-exporter-otlp-proto-grpc"
         return wrong(name, "the exporter's package is not installed", remedy)
@@ -145,7 +149,16 @@ def _exporter(protocol: str, address: str, signals: str, ca_bundle: str | None) 
         if not found.is_proxied and found.reason is None:
             remedy = "Start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT"
         return wrong(name, f"{address} is not reached: {symptom}", remedy)
-    return ok(name, f"{address} takes connections")
+    Complaints().begin()  # what an exporter logs is the row's to say
+    for export in exports:
+        try:
+            reason = bounded(partial(probe, export), PATIENCE.total_seconds())
+        except Exception as error:  # noqa: BLE001  its text may hold the address
+            reason = type(error).__name__
+        if reason is not None:
+            remedy = "Check the OTEL_EXPORTER_OTLP_* variables, and the collector's own log"
+            return wrong(name, f"{address} does not take {export.signal}: {reason}", remedy)
+    return ok(name, f"{address} takes them")
 
 
 def _is_installed(package: str) -> bool:
