@@ -74,8 +74,8 @@ class Store(Protocol):
     def read(self, *steps: Step) -> list[Found]:
         """The rows that each of *steps* returns, of one moment or nearly."""
 
-    def write(self, *steps: Step, is_synced: bool = True) -> list[int]:
-        """Do all of *steps* or none; how many rows each found or changed.
+    def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
+        """Do all of *steps* or none; the rows each returns, or how many it changed.
 
         *is_synced*: what is done outlives a power cut.
         """
@@ -187,9 +187,8 @@ class Outbox:
             for place in range(CANDIDATES):
                 head = heads[min(place, len(heads) - 1)]
                 leasing |= {f"head{place}": head["head"], f"run{place}": head["run"]}
-            [count] = self._store.write(("lease", leasing), is_synced=False)
-            if count:
-                [found] = self._store.read(("leased", leasing))
+            _, found = self._store.write(("lease", leasing), ("leased", leasing), is_synced=False)
+            if found:
                 return [rows.claim(row, token) for row in found]
         return []
 
@@ -339,7 +338,7 @@ class Outbox:
     def enable(self, endpoint: str, environment: str | None) -> bool:
         """Switch *endpoint* on again in *environment*; ``False``: it was not off."""
         count, *_ = self._store.write(("enable", _place(endpoint, environment)), NEWS)
-        return count > 0
+        return bool(count)
 
     def standing(self, environment: str | None) -> Mapping[str, Standing]:
         """The endpoints that are off in *environment*, or were asked to rest, and until when."""
@@ -363,7 +362,7 @@ class Outbox:
         """
         values = {"id": rows.text(delivery_id), "now": rows.instant(now)}
         count, *_ = self._store.write(("redeliver", values), NEWS)
-        return count > 0
+        return bool(count)
 
     def discard(self, delivery_id: str, *, now: datetime) -> bool:
         """Forget a delivery, unless a lease on it holds at *now*; ``False``: no such one."""
@@ -373,7 +372,7 @@ class Outbox:
             "horizon": rows.instant(now + LONGEST_LEASE),
         }
         [count] = self._store.write(("discard", values))
-        return count > 0
+        return bool(count)
 
     def prune(self, *, before: datetime, keep: int) -> int:
         """Forget deliveries delivered before *before*, and all but the last *keep* delivered.
@@ -392,7 +391,7 @@ class Outbox:
 
     def _delete(self, name: str, values: Mapping[str, Any]) -> int:
         """Delete in batches until nothing is left to delete; how many were."""
-        deleted = 0
+        deleted: int = 0
         while True:
             [count] = self._store.write((name, {**values, "limit": PRUNE_BATCH}))
             deleted += count

@@ -79,11 +79,9 @@ class PostgresStore:
         """The rows that each of *steps* returns."""
         return self._done(steps, settings())
 
-    def write(self, *steps: Step, is_synced: bool = True) -> list[int]:
-        """Do all of *steps* or none; how many rows each found or changed."""
-        beginning = settings(**(_SYNCHRONOUS if is_synced else _ASYNCHRONOUS))
-        answers = self._done(steps, beginning)
-        return [one if isinstance(one, int) else len(one) for one in answers]
+    def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
+        """Do all of *steps* or none; the rows each returns, or how many it changed."""
+        return self._done(steps, settings(**(_SYNCHRONOUS if is_synced else _ASYNCHRONOUS)))
 
     def _done(self, steps: Sequence[Step], beginning: str) -> list[Any]:
         def compose(connection: psycopg.Connection[Any]) -> list[str]:

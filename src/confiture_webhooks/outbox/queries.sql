@@ -1,5 +1,6 @@
 -- The statements of both stores by name. `main` is the schema: SQLite's own name for it, and
 -- `confiture_webhooks` in PostgreSQL. SQLite has one writer, so it needs no FOR UPDATE.
+-- A probe for one row is a SELECT with LIMIT 1: an EXISTS may be planned as a look at all of them.
 -- Instants and durations are whole microseconds (since 1970, UTC): no session setting changes
 -- how they read. An environment without a name is the empty text.
 
@@ -79,14 +80,15 @@ WITH front AS (
     GROUP BY correlation_id ORDER BY 2 LIMIT 16
 )
 SELECT run, first, among, head.seq AS head, head.due_at,
-       EXISTS (
+       (
            SELECT 1 FROM main.deliveries AS held
            WHERE held.endpoint = :endpoint AND held.environment = :environment
              AND held.correlation_id = run AND held.state = 'in_flight' AND held.is_ready = 0
+           LIMIT 1
        ) AS is_held
 FROM runs JOIN main.deliveries AS head ON head.seq = (
     SELECT seq FROM main.deliveries
-    WHERE endpoint = :endpoint AND environment = :environment AND is_ready = 1
+    WHERE endpoint = :endpoint AND environment = :environment AND is_ready + 0 = 1
       AND correlation_id = run
     ORDER BY seq LIMIT 1
 )
@@ -97,27 +99,28 @@ ORDER BY first
 WITH RECURSIVE runs (run, place) AS (
     SELECT (
         SELECT correlation_id FROM main.deliveries
-        WHERE endpoint = :endpoint AND environment = :environment AND is_ready = 1
+        WHERE endpoint = :endpoint AND environment = :environment AND is_ready + 0 = 1
         ORDER BY correlation_id LIMIT 1
     ), 1
     UNION ALL
     SELECT (
         SELECT correlation_id FROM main.deliveries
-        WHERE endpoint = :endpoint AND environment = :environment AND is_ready = 1
+        WHERE endpoint = :endpoint AND environment = :environment AND is_ready + 0 = 1
           AND correlation_id > run
         ORDER BY correlation_id LIMIT 1
     ), place + 1
     FROM runs WHERE run IS NOT NULL AND place < :window
 )
 SELECT run, head.seq AS head, head.due_at,
-       EXISTS (
+       (
            SELECT 1 FROM main.deliveries AS held
            WHERE held.endpoint = :endpoint AND held.environment = :environment
              AND held.correlation_id = run AND held.state = 'in_flight' AND held.is_ready = 0
+           LIMIT 1
        ) AS is_held
 FROM runs JOIN main.deliveries AS head ON head.seq = (
     SELECT seq FROM main.deliveries
-    WHERE endpoint = :endpoint AND environment = :environment AND is_ready = 1
+    WHERE endpoint = :endpoint AND environment = :environment AND is_ready + 0 = 1
       AND correlation_id = run
     ORDER BY seq LIMIT 1
 )
@@ -126,19 +129,21 @@ ORDER BY head.seq
 -- name: lease
 WITH head AS (
     SELECT correlation_id FROM main.deliveries AS one
-    WHERE seq IN (:head0, :head1, :head2, :head3) AND is_ready = 1 AND NOT EXISTS (
+    WHERE endpoint = :endpoint AND environment = :environment AND is_ready = 1
+      AND seq IN (:head0, :head1, :head2, :head3) AND (
         SELECT 1 FROM main.deliveries AS held
         WHERE held.endpoint = :endpoint AND held.environment = :environment
           AND held.correlation_id = one.correlation_id
           AND held.state = 'in_flight' AND held.is_ready = 0
-    )
+        LIMIT 1
+    ) IS NULL
     ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 UPDATE main.deliveries
 SET state = 'in_flight', is_ready = 0, wakes_at = :lease_until, token = :token
 WHERE seq IN (
     SELECT seq FROM main.deliveries
-    WHERE endpoint = :endpoint AND environment = :environment AND is_ready = 1
+    WHERE endpoint = :endpoint AND environment = :environment AND is_ready + 0 = 1
       AND correlation_id = (SELECT correlation_id FROM head)
     ORDER BY seq LIMIT :limit FOR UPDATE SKIP LOCKED
 )

@@ -67,8 +67,9 @@ CREATE TABLE endpoints (                  -- those that are off, or asked for a 
 -- Each holds only the rows its question is about, so that a claim costs the same however many
 -- deliveries are stored, waiting, delivered or dead.
 CREATE INDEX deliveries_ready ON deliveries (endpoint, environment, seq) WHERE is_ready = 1;
+-- Its condition is written otherwise than the first's, so that no planner takes one for the other.
 CREATE INDEX deliveries_runs ON deliveries (endpoint, environment, correlation_id, seq)
-    WHERE is_ready = 1;
+    WHERE is_ready + 0 = 1;
 CREATE INDEX deliveries_held ON deliveries (endpoint, environment, correlation_id)
     WHERE state = 'in_flight' AND is_ready = 0;
 CREATE INDEX deliveries_waiting ON deliveries (endpoint, environment, wakes_at)

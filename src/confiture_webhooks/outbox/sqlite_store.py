@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ..errors import OutboxError
 from .outbox import NEWS, Found, Step
@@ -65,18 +66,18 @@ class _Store:
         with self._lent() as connection:
             return [_done(connection, step).fetchall() for step in steps]
 
-    def write(self, *steps: Step, is_synced: bool = True) -> list[int]:
-        """Do all of *steps* or none; how many rows each found or changed."""
+    def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
+        """Do all of *steps* or none; the rows each returns, or how many it changed."""
         with self._lent() as connection:
             self._sync(connection, is_synced=is_synced)
             connection.execute(_BEGIN)
             try:
-                counts = [_count(_done(connection, step)) for step in steps if step is not NEWS]
+                answers = [_answer(_done(connection, step)) for step in steps if step is not NEWS]
                 connection.execute("COMMIT")
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-            return counts
+            return answers
 
     def close(self) -> None:
         """Close the connection, and the WAL when no other process has it open."""
@@ -197,9 +198,8 @@ def _done(connection: sqlite3.Connection, step: Step) -> sqlite3.Cursor:
     return connection.execute(statement(name), values)
 
 
-def _count(cursor: sqlite3.Cursor) -> int:
-    """How many rows a statement changed, or found."""
-    return len(cursor.fetchall()) if cursor.description else cursor.rowcount
+def _answer(cursor: sqlite3.Cursor) -> Any:
+    return cursor.fetchall() if cursor.description else cursor.rowcount
 
 
 def _place_of(path: Path) -> tuple[int, int] | None:
