@@ -12,7 +12,7 @@ told not to (``trust_env``) is faster, so it is measured, too; deliver looks onc
 Twice: a receiver on loopback that answers at once, where all that counts is how much Python
 runs for a delivery; and one as they are met, over TLS and five milliseconds away: a round trip
 through the relay of ``distance.py``, which a new connection pays three times (TCP, TLS, request).
-The latter once more from the PostgreSQL outbox, against a worker that is pgmq's client and one
+The latter once more from the PostgreSQL outbox, against a worker that is a plain table and one
 ``requests.Session`` alone: read a batch, send each, archive it.
 """
 
@@ -31,17 +31,16 @@ from functools import partial
 from itertools import count as counting
 from pathlib import Path
 
+import psycopg
 import requests
 import trustme
 from harness import CONFITURE, Comparison, bench, environment
 from peers import Peer, peer
-from pgmq import PGMQueue
 
-from confiture_webhooks.outbox.postgres import PostgresOutbox
-from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.delivery import Delivery, TraceContext
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.event import EventType
+from confiture_webhooks.outbox.postgres import PostgresOutbox
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.transport import prepare
 
@@ -57,7 +56,7 @@ METRICS = {
     "http.client.request.duration",
 }
 BLIND = "requests.Session that does not look at its environment"
-BATCH, LEASE_S = 64, 40
+BATCH = 64
 FIRST = counting(0, max(COUNT, FAR_COUNT))
 """No delivery is stored twice."""
 SECRET = "a secret of the benchmark"
@@ -118,7 +117,7 @@ REQUESTS = {
     BLIND: "none",
     "requests.post": "ratio at least 2",
 }
-PGMQ = {"pgmq and requests.Session": "ratio at least 0.9"}
+TABLE = {"a plain table and requests.Session": "ratio at least 0.9"}
 
 
 @contextmanager
@@ -146,7 +145,7 @@ def from_postgres() -> Iterator[Way]:
     """The same receiver, and the outbox in a database."""
     with far_away() as way, bench() as project:
         name = f"{way.name}, from PostgreSQL"
-        yield replace(way, name=name, dsn=project.fresh_database(), against=PGMQ)
+        yield replace(way, name=name, dsn=project.fresh_database(), against=TABLE)
 
 
 def ours(way: Way, collector: Peer) -> tuple[float, float]:
@@ -224,18 +223,19 @@ def loop(kind: str, url: str, count: int, dsn: str) -> None:
 
 
 def work(dsn: str, send: Callable[[Delivery], None], waiting: list[Delivery]) -> None:
-    """A worker as one writes it with pgmq's client: what it knows of a delivery is its number."""
-    client = PGMQueue(conn_string=dsn, init_extension=False, pool_size=1)
-    client.create_queue("plain")
-    client.purge("plain")
-    client.send_batch(
-        "plain", [{"n": n, "body": one.body.decode()} for n, one in enumerate(waiting)]
-    )
-    while batch := client.read_batch("plain", vt=LEASE_S, batch_size=BATCH):
-        for message in batch:
-            send(waiting[message.message["n"]])
-            client.archive("plain", message.msg_id)
-    client.close()
+    """A worker as one writes it on a table: what it knows of a delivery is its number."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS plain")
+        connection.execute("CREATE TABLE plain (n int PRIMARY KEY, until timestamptz)")
+        connection.execute("INSERT INTO plain SELECT generate_series(0, %s)", (len(waiting) - 1,))
+        lease = (
+            "UPDATE plain SET until = now() + interval '40 s' WHERE n IN (SELECT n FROM plain "
+            "WHERE until IS NULL ORDER BY n LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING n"
+        )
+        while batch := connection.execute(lease, (BATCH,)).fetchall():
+            for (number,) in batch:
+                send(waiting[number])
+                connection.execute("DELETE FROM plain WHERE n = %s", (number,))
 
 
 def compare(way: Way, collector: Peer) -> None:
