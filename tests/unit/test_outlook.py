@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -70,27 +69,6 @@ def test_a_run_without_an_environment_is_named_with_its_setting() -> None:
     line = unserved_line(None, 1, EARLIER, mine="production")
     assert line.startswith("1 delivery of environment (none) due since ")
     assert "CONFITURE_ENVIRONMENT=production" in line
-
-
-@pytest.mark.parametrize(
-    "word", ["a b", "$(date)", "`x`", "it's", "a\nb", "\x1b[31m", "\\", "ä", "\u202ex", ""]
-)
-def test_a_shell_reads_back_every_word(word: str) -> None:
-    """Whatever a name holds, the shell passes it on as it is, and the line is one line."""
-    line = command("enable", word, config="db/my env.yaml")
-    assert line.isprintable()
-    ran = subprocess.run(
-        ["bash", "-c", f"confiture() {{ printf '%s\\0' \"$@\"; }}; {line}"],
-        capture_output=True,
-        check=True,
-    )
-    assert ran.stdout.decode().split("\0")[:-1] == [
-        "webhooks",
-        "enable",
-        word,
-        "--config",
-        "db/my env.yaml",
-    ]
 
 
 def test_plain_words_stay_plain() -> None:
