@@ -8,8 +8,7 @@ import typer
 
 from ..demo import demo
 from .act import discard, redeliver
-from .check import check
-from .doctor import doctor
+from .check import check, doctor
 from .endpoints import disable, enable
 from .look import list_deliveries, show
 from .outbox import outbox_app

@@ -1,4 +1,4 @@
-"""``confiture webhooks check``: what a run here would use, and which events are sent where."""
+"""``confiture webhooks check`` and ``doctor``: the configuration, and a run that would use it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ import typer
 from ..config import Settings, redacted
 from ..config.rules import Invalid, event
 from ..config.variables import OFF_WORDS, SWITCH
+from ..doctor import diagnose
+from ..doctor.health import Check, Health
 from ..endpoint import Verdict, explain
 from ..errors import Fault
 from ..event import EventType
 from ..wiring import outbox_exists, outbox_place, unread_block
 from .context import invocation_of, whole_settings_of
 from .options import ConfigOpt, FormatOpt, is_json
-from .output import line, print_json, refuse
+from .output import CONFIG_INVALID, FAILED, line, print_json, refuse
 from .tables import length, print_block
 
 _NAMES = {"url": "address", "headers": "header names", "timeout_s": "timeout"}
 WHEN_NOTHING = {"environments": "all", "migrations": "all"}
 """What an empty list of an endpoint stands for, where it is not nothing."""
+_MARKS = {
+    Health.OK: ("✅", "green"),
+    Health.WARNING: ("⚠️ ", "yellow"),
+    Health.PROBLEM: ("❌", "red"),
+    Health.SKIPPED: ("-", "dim"),
+}
 
 
 def check(
@@ -176,3 +184,53 @@ def _retry(retry: Mapping[str, Any]) -> str:
     if not waits:
         return "none: one attempt"
     return f"after {', '.join(waits)}; each ± {retry['jitter']:.0%}"
+
+
+def doctor(
+    is_pinging: Annotated[  # noqa: FBT002  an option
+        bool, typer.Option("--ping", help="Also send a ping to every endpoint")
+    ] = False,
+    config: ConfigOpt = None,
+    output: FormatOpt = "text",
+) -> None:
+    """Find the faults of this project's webhooks, each with its remedy.
+
+    PROCESS:
+      Says what a run here would do: checks the configuration, the hook files and whether the host
+      shows its commands; for each endpoint name resolution, connection, proxy, TLS, signature,
+      format and clock; then the database, the outbox, the telemetry exporter and its collector.
+      Sends receivers a bare HEAD request, and a ping only with --ping.
+
+    EXAMPLES:
+      confiture webhooks doctor
+        ↳ Check everything that can be checked without sending a webhook
+
+      confiture webhooks doctor --ping --format json
+        ↳ Send a ping too, and print the result for a script
+
+    EXIT CODES:
+      0  Nothing is wrong; there may be warnings.
+      1  Something is.
+      5  The configuration is invalid, or nothing is configured.
+    """
+    as_json = is_json(output)
+    invocation = invocation_of(config, output)
+    checks: list[Check] = []
+    for check in diagnose(os.environ, invocation, config, is_pinging=is_pinging):
+        checks.append(check)
+        if not as_json:
+            _show_check(check)
+    wrong = [check for check in checks if check.health is Health.PROBLEM]
+    if as_json:
+        print_json({"ok": not wrong, "checks": [check.as_dict() for check in checks]})
+    if any(check.name == "configuration" for check in wrong):
+        raise typer.Exit(CONFIG_INVALID)
+    if wrong:
+        raise typer.Exit(FAILED)
+
+
+def _show_check(check: Check) -> None:
+    mark, style = _MARKS[check.health]
+    line(f"{mark} {check.name}: {check.detail}", style)
+    if check.remedy is not None:
+        line(f"   {check.remedy}")
