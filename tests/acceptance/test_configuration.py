@@ -198,3 +198,29 @@ def test_an_empty_only_secret_is_a_fault_and_an_empty_further_one_is_skipped(
     assert one_migration.confiture("webhooks", "deliver", env=env).returncode == 0
     (request,) = receiver.requests
     assert len(request.headers["webhook-signature"].split()) == 1
+
+
+def test_every_payload_leads_to_the_ci_run_and_the_trace(one_migration: Any, receiver: Any) -> None:
+    """The command, the CI run's address and the link to the trace are in each event of a run."""
+    block = {
+        "trace_url": "https://jaeger.example/trace/{trace_id}",
+        "endpoints": [
+            {"name": "a", "url": receiver.url, "events": ["migration_started", "run_success"]},
+            {"name": "b", "url": receiver.url},
+        ],
+    }
+    one_migration.environment_file(webhooks=block)
+    env = {
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_RUN_ID": "7",
+        "GITHUB_REPOSITORY": "o/shop",
+        "GITHUB_SERVER_URL": "https://github.example",
+    }
+    done = one_migration.confiture("migrate", "up", env=env)
+    assert done.returncode == 0, done.stderr
+    bodies = [json.loads(request.body) for request in receiver.requests]
+    assert len(bodies) == 3
+    for body in bodies:
+        url = "https://github.example/o/shop/actions/runs/7"
+        assert body["run"] == {"command": "confiture migrate up", "url": url}
+        assert body["trace_url"] == f"https://jaeger.example/trace/{body['trace_id']}"

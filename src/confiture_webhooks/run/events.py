@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 class Begun(Protocol):
     """A run under way, as far as its events show it."""
 
-    command: str
     database: Database
     started_at: datetime
 
@@ -75,7 +74,6 @@ def run_event(
         trace_id=trace_id,
         environment=environment,
         database=run.database,
-        command=run.command,
         started_at=run.started_at,
         ended_at=now,
         duration_s=round(duration_s, 6),

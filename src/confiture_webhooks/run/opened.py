@@ -62,7 +62,7 @@ class Opened:
         """Telemetry and outbox, with the run's span open and the hooks being imported."""
         telemetry = self.traced()
         if self.outgoing is None:
-            self.outgoing = Outgoing(self._settings, self._parts, telemetry)
+            self.outgoing = Outgoing(self._settings, self._parts, telemetry, self.command)
             if self.lent is not None:
                 with containing("reaching the outbox", self.report):
                     self.outgoing.lend(self.lent)
@@ -78,7 +78,7 @@ class Opened:
             if not self._parts.has_leftovers():
                 return None
             self.telemetry = self.telemetry or self._parts.telemetry()
-            self.outgoing = Outgoing(self._settings, self._parts, self.telemetry)
+            self.outgoing = Outgoing(self._settings, self._parts, self.telemetry, self.command)
         assert self.telemetry is not None
         return self.telemetry, self.outgoing
 

@@ -99,8 +99,15 @@ class Outgoing:
     is idle outside a transaction; no other session is opened, and nothing is sent until then.
     """
 
-    def __init__(self, settings: Settings, parts: Parts, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        parts: Parts,
+        telemetry: Telemetry,
+        command: str | None = None,
+    ) -> None:
         self._settings = settings
+        self._command = command
         self._parts = parts
         self._telemetry = telemetry
         self._outbox: Outbox | None = None
@@ -229,11 +236,9 @@ class Outgoing:
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
     ) -> Sequence[Delivery]:
         endpoints = self._settings.recorded if wanting is None else wanting
-        event = replace(
-            event,
-            run_url=self._settings.run_url,
-            trace_url=self._settings.trace_link(event.trace_id),
-        )
+        event = replace(event, trace_url=self._settings.trace_link(event.trace_id))
+        if event.trace_id == self._telemetry.correlation_id:  # not of a killed run
+            event = replace(event, command=self._command, run_url=self._settings.run_url)
         return deliveries_of(event, endpoints, trace, report=self._telemetry.failed)
 
     def intents(self) -> Sequence[Intent]:
