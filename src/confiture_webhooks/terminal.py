@@ -14,9 +14,9 @@ import stat
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple
 
 LIMIT: Final = 4_000_000
@@ -67,7 +67,7 @@ def write(text: str) -> None:
 def progress(text: str) -> None:
     """Show *text* below all lines in place of the last one, on a terminal only; ``""`` clears."""
     if _moves():
-        _writer.put(printable(text)[: _columns() - 1], is_progress=True)
+        _writer.progress(printable(text)[: _columns() - 1])
 
 
 def settle() -> None:
@@ -136,119 +136,131 @@ class Stderr(io.TextIOBase):
 
 class _Piece(NamedTuple):
     stream: Any
-    text: str
-    is_progress: bool
+    text: str | None
+    """``None``: the progress line that is wanted by then."""
 
 
 class _Writer:
-    """The queue and its thread. The lock is never held while something is written."""
+    """The queue and its thread.
+
+    Nothing here takes a lock: an exception that strikes a caller anywhere (Ctrl-C, the end of a
+    hook that runs on) leaves none behind for the others to wait for.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        """Taken itself, not by ``_news``: a hook that is ended in between would keep it."""
-        self._news = threading.Condition(self._lock)
-        self._waiting: deque[_Piece] = deque()
-        self._size = 0
+        self._queue: SimpleQueue[_Piece | SimpleQueue[None]] = SimpleQueue()
+        """Pieces, and marks that are answered when everything before them is written."""
+        self._released: SimpleQueue[None] = SimpleQueue()
+        self._put = self._taken = 0
         self._dropped = 0
         self._busy_since: float | None = None
-        self._is_held = False
+        self._is_held = self._is_parked = self._is_progressing = False
         self._process = 0
-        self._begin = ""
-        self._progress = ""
-        """What a terminal shows below all lines; the thread's own."""
+        self._begin = self._wanted = self._shown = ""
 
-    def put(self, text: str, *, is_progress: bool = False) -> None:
+    def put(self, text: str) -> None:
         """Queue *text*, or count its lines as dropped."""
         stream = itself()
-        if stream is None or not (text or is_progress):
+        if stream is None or not text:
             return
-        with self._lock:
-            if is_progress and self._waiting and self._waiting[-1].is_progress:
-                self._size -= len(self._waiting.pop().text)
-            if self._size > LIMIT:
-                self._dropped += text.count("\n")
-                return
-            self._waiting.append(_Piece(stream, text, is_progress))
-            self._size += len(text)
-            self._start()
-            self._news.notify_all()
+        self._start()
+        if self._put - self._taken > LIMIT:
+            self._dropped += text.count("\n")
+            return
+        self._put += len(text)
+        self._queue.put(_Piece(stream, text))
+
+    def progress(self, text: str) -> None:
+        """Have *text* shown below all lines."""
+        self._start()
+        self._wanted = text
+        if not self._is_progressing:
+            self._is_progressing = True
+            self._queue.put(_Piece(itself(), None))
 
     def settle(self, within: float = END_S) -> None:
         """Wait for the thread *within* seconds, and no longer than it makes headway."""
         deadline = time.monotonic() + within
-        with self._lock:
-            while self._busy_since is not None or (self._waiting and not self._is_held):
-                left = min(deadline, self._stuck_at()) - time.monotonic()
-                if left <= 0:
-                    return
-                self._news.wait(left)
+        if self._is_held or not self._process or self._stuck_at() <= time.monotonic():
+            return
+        mark: SimpleQueue[None] = SimpleQueue()
+        self._queue.put(mark)
+        while (left := min(deadline, self._stuck_at()) - time.monotonic()) > 0:
+            with suppress(Empty):
+                mark.get(timeout=left)
+                return
 
     def hold(self) -> None:
         """Write nothing from now on; what is being written comes to its end first."""
-        with self._lock:
-            self._is_held = True
-            while self._busy_since is not None:
-                left = self._stuck_at() - time.monotonic()
-                if left <= 0:
-                    return
-                self._news.wait(left)
+        self._is_held = True
+        while self._busy_since is not None and time.monotonic() < self._stuck_at():
+            time.sleep(0.0005)
 
     def release(self, begin: str = "") -> None:
         """Write what was held, and *begin* before whatever comes next."""
-        with self._lock:
-            self._is_held, self._begin = False, begin
-            self._news.notify_all()
+        self._is_held, self._begin = False, begin
+        if self._is_parked:
+            self._released.put(None)
 
     def _stuck_at(self) -> float:
-        since = self._busy_since if self._busy_since is not None else time.monotonic()
-        return since + STUCK_S
-
-    def _start(self) -> None:
-        """Start the thread, again in a forked child."""
-        if self._process != os.getpid():
-            self._busy_since = None
-            thread = threading.Thread(target=self._run, name="webhooks-stderr", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # the interpreter ends: nothing is shown any more
-                self._waiting.clear()
-                return
-            if not self._process:
-                atexit.register(self.settle)
-            self._process = os.getpid()
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                while self._is_held or not self._waiting:
-                    self._news.wait()
-                piece = self._waiting.popleft()
-                self._size -= len(piece.text)
-                begin, self._begin = self._begin, ""
-                dropped = 0
-                if not self._waiting:
-                    dropped, self._dropped = self._dropped, 0
-                self._beat()
-            with suppress(Exception):  # closed, a broken pipe, a full disk: nobody reads it
-                text = begin + self._shown(piece)
-                if dropped:
-                    lost = counted(dropped, "line was", "lines were")
-                    text += f"confiture-webhooks: {lost} dropped: standard error was not read\n"
-                _write(piece.stream, text, self._beat)
-            with self._lock:
-                self._busy_since = None
-                self._news.notify_all()
+        since = self._busy_since
+        return (time.monotonic() if since is None else since) + STUCK_S
 
     def _beat(self) -> None:
         """Headway."""
         self._busy_since = time.monotonic()
 
-    def _shown(self, piece: _Piece) -> str:
+    def _start(self) -> None:
+        """Start the thread, again in a forked child."""
+        if self._process == os.getpid():
+            return
+        if not self._process:
+            atexit.register(self.settle)
+        self._queue, self._busy_since, self._process = SimpleQueue(), None, os.getpid()
+        with suppress(RuntimeError):  # the interpreter ends: nothing is shown any more
+            threading.Thread(target=self._run, name="webhooks-stderr", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            piece = self._queue.get()
+            if isinstance(piece, SimpleQueue):
+                piece.put(None)
+                continue
+            self._begin_writing()
+            self._taken += len(piece.text or "")
+            with suppress(Exception):  # closed, a broken pipe, a full disk
+                _write(piece.stream, self._text(piece), self._beat)
+                if self._dropped and self._queue.empty():
+                    _write(piece.stream, self._loss(), self._beat)
+            self._busy_since = None
+            if self._queue.empty():
+                self._put = self._taken  # sums of several threads may have gone apart
+
+    def _begin_writing(self) -> None:
+        """Return when nothing is held; whoever holds from then on sees the writer busy."""
+        while True:
+            self._beat()
+            if not self._is_held:
+                return
+            self._busy_since = None
+            self._is_parked = True
+            if self._is_held:
+                self._released.get()
+            self._is_parked = False
+
+    def _text(self, piece: _Piece) -> str:
         """*piece* with what a terminal shows below it."""
-        if piece.is_progress:
-            last, self._progress = self._progress, piece.text
-            return _BACK + piece.text if piece.text != last else ""
-        return f"{_BACK}{piece.text}{self._progress}" if self._progress else piece.text
+        begin, self._begin = self._begin, ""
+        if piece.text is None:
+            self._is_progressing = False
+            last, self._shown = self._shown, self._wanted
+            return begin + (_BACK + self._shown if self._shown != last else "")
+        return begin + (f"{_BACK}{piece.text}{self._shown}" if self._shown else piece.text)
+
+    def _loss(self) -> str:
+        dropped, self._dropped = self._dropped, 0
+        lost = counted(dropped, "line was", "lines were")
+        return f"confiture-webhooks: {lost} dropped: standard error was not read\n"
 
 
 class _HostLines:
