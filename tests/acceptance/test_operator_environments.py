@@ -256,6 +256,7 @@ def test_a_directory_without_an_outbox_says_so(tmp_path: Path) -> None:
     assert not (project.path / ".confiture").exists()
 
 
+@pytest.mark.survived("Control characters, line breaks and forged log lines in names", "private")
 def test_what_others_named_cannot_steer_a_terminal_or_a_shell(shared: Project) -> None:
     """Escapes, line ends and directions are shown escaped; commands are quoted."""
     name = "x\x1b[31m\n\u202e$(date)"
@@ -277,6 +278,7 @@ def test_what_others_named_cannot_steer_a_terminal_or_a_shell(shared: Project) -
     assert "--endpoint $'x\\x1b[31m\\x0a" in shown
 
 
+@pytest.mark.survived("A terminal that cannot encode the text", "unharmed")
 def test_output_degrades_where_a_terminal_cannot_show_it(shared: Project) -> None:
     """Nothing ends in a traceback on a terminal that knows ASCII only."""
     env = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
