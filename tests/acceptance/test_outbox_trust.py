@@ -1,0 +1,84 @@
+"""What is no outbox of ours, and what an outbox holds that cannot be read, on the real command."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from confiture_webhooks.outbox.postgres import PostgresOutbox
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
+from contract.made import delivery, event_id
+
+TABLE = "CREATE TABLE a (id int)"
+
+
+def test_a_slip_in_the_path_costs_no_file(project: Any, receiver: Any) -> None:
+    """The environment file named as the outbox stays as it is; a line says so; it is delivered."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    file = Path(project.path) / "db" / "environments" / "local.yaml"
+    before, mode = file.read_bytes(), file.stat().st_mode
+    env = {
+        "CONFITURE_WEBHOOK_URL": receiver.url,
+        "CONFITURE_WEBHOOK_OUTBOX": "sqlite:db/environments/local.yaml",
+    }
+    done = project.confiture("migrate", "up", env=env)
+    assert done.returncode == 0, done.stderr
+    assert (file.read_bytes(), file.stat().st_mode) == (before, mode)
+    assert [one.name for one in file.parent.iterdir()] == ["local.yaml"]
+    assert "this file is not an outbox" in done.stderr
+    assert len(receiver.requests) == 1
+
+
+def test_a_directory_that_others_may_write_is_refused(project: Any, receiver: Any) -> None:
+    """The run says why in a line and delivers from memory; nothing is put there."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    place = Path(project.path) / ".confiture"
+    place.mkdir()
+    place.chmod(0o777)
+    done = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url})
+    assert done.returncode == 0, done.stderr
+    assert "others may write" in done.stderr
+    assert list(place.iterdir()) == []
+    assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_delivery_of_another_version_costs_itself_alone(
+    project: Any, receiver: Any, kind: str
+) -> None:
+    """The others are delivered; it is listed, makes status fail, and is discarded by its id."""
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_OUTBOX": kind}
+    path = Path(project.path) / ".confiture" / "webhooks.db"
+    outbox = PostgresOutbox(project.database_url) if kind == "postgres" else SqliteOutbox(path)
+    change = "UPDATE {}deliveries SET event_type = 'migration_paused' WHERE id = 'dlv_default_1'"
+    with closing(outbox):
+        for number in range(1, 6):
+            one = delivery(number, "default", environment="local")
+            outbox.release(event_id(number), [one])
+        if isinstance(outbox, PostgresOutbox):
+            with psycopg.connect(project.database_url) as connection:
+                connection.execute(change.format("confiture_webhooks."))
+        else:
+            with outbox._store._lent() as connection:
+                connection.execute(change.format(""))
+    done = project.confiture("webhooks", "deliver", env=env)
+    assert len(receiver.requests) == 4, done.stderr
+    assert "Traceback" not in done.stderr
+    listed = json.loads(project.confiture("webhooks", "list", "--format", "json", env=env).stdout)[
+        "deliveries"
+    ]
+    [bad] = [row for row in listed if row["id"] == "dlv_default_1"]
+    assert (bad["event_type"], bad["attempts"], bad["last_answer"]) == (
+        "migration_paused",
+        1,
+        "other",
+    )
+    assert project.confiture("webhooks", "status", env=env).returncode == 1
+    words = ("webhooks", "discard", "dlv_default_1", "--yes")
+    assert project.confiture(*words, env=env).returncode == 0
+    assert project.confiture("webhooks", "status", env=env).returncode == 0
