@@ -107,13 +107,7 @@ class LogRecord:
 
 def spans(content: bytes) -> list[Span]:
     """The spans of an ``ExportTraceServiceRequest``; raises ValueError when it is none."""
-    try:
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: PLC0415
-            ExportTraceServiceRequest,
-        )
-    except ImportError as error:
-        raise WebhooksError(MISSING) from error
-    request = _parsed(ExportTraceServiceRequest(), content)
+    request = _parsed("trace", "ExportTraceServiceRequest", content)
     return [
         _span(span, resource, group)
         for resource, group in _groups(request.resource_spans, "scope_spans")
@@ -123,13 +117,7 @@ def spans(content: bytes) -> list[Span]:
 
 def metric_points(content: bytes) -> list[MetricPoint]:
     """The points of an ``ExportMetricsServiceRequest``; raises ValueError when it is none."""
-    try:
-        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (  # noqa: PLC0415
-            ExportMetricsServiceRequest,
-        )
-    except ImportError as error:
-        raise WebhooksError(MISSING) from error
-    request = _parsed(ExportMetricsServiceRequest(), content)
+    request = _parsed("metrics", "ExportMetricsServiceRequest", content)
     return [
         point
         for resource, group in _groups(request.resource_metrics, "scope_metrics")
@@ -140,13 +128,7 @@ def metric_points(content: bytes) -> list[MetricPoint]:
 
 def log_records(content: bytes) -> list[LogRecord]:
     """The records of an ``ExportLogsServiceRequest``; raises ValueError when it is none."""
-    try:
-        from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (  # noqa: PLC0415
-            ExportLogsServiceRequest,
-        )
-    except ImportError as error:
-        raise WebhooksError(MISSING) from error
-    request = _parsed(ExportLogsServiceRequest(), content)
+    request = _parsed("logs", "ExportLogsServiceRequest", content)
     return [
         _log_record(record, resource, group.scope.name)
         for resource, group in _groups(request.resource_logs, "scope_logs")
@@ -154,11 +136,15 @@ def log_records(content: bytes) -> list[LogRecord]:
     ]
 
 
-def _parsed(message: Any, content: bytes) -> Any:
-    from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415
-        DecodeError,
-    )
-
+def _parsed(signal: str, request: str, content: bytes) -> Any:
+    service = f"opentelemetry.proto.collector.{signal}.v1.{signal}_service_pb2"
+    try:
+        message = getattr(__import__(service, fromlist=[request]), request)()
+        from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415
+            DecodeError,
+        )
+    except ImportError as error:
+        raise WebhooksError(MISSING) from error
     try:
         message.ParseFromString(content)
     except DecodeError as error:
