@@ -129,7 +129,7 @@ def build_prometheus_lts(go: Go) -> None:
     """Compile the Prometheus of long-term support; it has no build tag that leaves the cloud providers out."""
     module = json.loads(go("mod", "download", "-json", PROMETHEUS_LTS_MODULE))["Dir"]
     sources = go.folder / "sources"
-    shutil.copytree(module, sources, ignore=shutil.ignore_patterns("plugins.go", "testdata"))
+    shutil.copytree(module, sources, ignore=shutil.ignore_patterns("plugins.go"))
     for path in (sources, sources / "go.mod", sources / "go.sum"):
         path.chmod(0o755)
     for name in ("prometheus", "promtool"):
