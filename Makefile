@@ -23,7 +23,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --universal
   --no-header --no-annotate --upgrade -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports docs format test-kill test-newest test-lowest components mutants test-stack test-compose stack benchmarks build clean lock hosts
+.PHONY: help demo test lint types imports docs format test-kill test-fuzz test-newest test-lowest components mutants test-stack test-compose stack benchmarks build clean lock hosts
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test: $(VENV)/tests.stamp ## Every test that needs no more than this machine
 
 test-kill: $(VENV)/tests.stamp ## SIGKILL at N random instants (OUTBOX=sqlite|postgres): lost, invented, duplicated
 	@$(BIN)/python tests/kill/siege.py --kills $(N) --outbox $(OUTBOX)
+
+test-fuzz: $(VENV)/tests.stamp ## Each property N times (N=10000)
+	EXAMPLES=$(if $(filter-out 50,$(N)),$(N),10000) $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal --timeout 3600 $(PYTEST_ARGS) tests/properties
 
 test-newest: $(VENV)/tests.stamp ## The acceptance tests on the newest Confiture (Python 3.14)
 	@$(BIN)/python scripts/test_newest.py

@@ -191,7 +191,7 @@ MUTANTS = (
     mutant(
         "pooler",
         "a pooler's process is not taken for the migration's own",
-        "pooler settling",
+        "ledger pooler",
         r"is_direct = process\.pid == info\.backend_pid",
         "is_direct = process.pid is not None",
     ),
