@@ -84,6 +84,7 @@ FAULTS = {
         "A server of the outbox that takes a question and never answers": "unharmed",
         "A release that the outbox's database refuses, inside the migration's transaction": "unharmed",
         "A role without rights on the outbox": "unharmed kept said",
+        "Killed behind a pooler, and nothing runs again": "kept true",
     },
     "The outbox's file": {
         "A file that is locked, damaged, read-only or cannot be created": "unharmed kept said",
@@ -111,6 +112,7 @@ FAULTS = {
         "A clock set forward while a lease holds": "true",
         "A clock that jumps while a killed run is judged": "true",
         "A first attempt with the clock three days ahead": "kept",
+        "A clock that was ahead by days": "kept",
     },
     "Receivers": {
         "A receiver that accepts and never answers": "unharmed",
@@ -128,6 +130,7 @@ FAULTS = {
         "Odd, broken or too many headers after a status line": "kept true",
         "A connection that a gateway forgot": "kept",
         "A record that cannot be read in front of others": "kept",
+        "A limit of the receiver: 429 or 503 with Retry-After": "kept",
     },
     "Names, TLS and proxies": {
         "A host name that does not resolve, or whose lookup hangs": "unharmed",
@@ -138,6 +141,7 @@ FAULTS = {
         "A client certificate that is renewed": "kept",
         "A proxy in the environment, and a receiver on this machine": "private",
         "An address in a denied network, behind a name or a proxy": "private",
+        "A client certificate that is renewed": "kept",
     },
     "Telemetry and output": {
         "A collector that is dead, silent or refuses": "unharmed said",
@@ -167,6 +171,9 @@ FAULTS = {
         "Whatever may be signed, whatever arrives": "true",
         "A receiver of ours that is asked without end": "unharmed",
         "Any bytes and any text in stored rows": "kept",
+        "Rows of a delivery or an intent that cannot be read": "kept said",
+        "Any bytes in place of OTLP": "unharmed",
+        "Any text in a header or on a terminal": "private",
     },
 }
 

@@ -119,6 +119,7 @@ def wait_for_sleep(dsn: str, process: Any) -> None:
             time.sleep(0.05)
 
 
+@pytest.mark.survived("Killed behind a pooler, and nothing runs again", "kept", "true")
 def test_a_killed_run_is_settled_without_another(project: Any, receiver: Any) -> None:
     """Where nothing runs again, the free lock proves that it is over."""
     project.migration("001", "a", "SELECT pg_sleep(20)", "SELECT 1")
