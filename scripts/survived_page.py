@@ -85,6 +85,8 @@ FAULTS = {
         "A release that the outbox's database refuses, inside the migration's transaction": "unharmed",
         "A role without rights on the outbox": "unharmed kept said",
         "Killed behind a pooler, and nothing runs again": "kept true",
+        "A time-out of idle transactions, and an outbox or hook files that are slow": "unharmed",
+        "A session that is ended in mid-statement": "true",
     },
     "The outbox's file": {
         "A file that is locked, damaged, read-only or cannot be created": "unharmed kept said",
@@ -141,7 +143,6 @@ FAULTS = {
         "A client certificate that is renewed": "kept",
         "A proxy in the environment, and a receiver on this machine": "private",
         "An address in a denied network, behind a name or a proxy": "private",
-        "A client certificate that is renewed": "kept",
     },
     "Telemetry and output": {
         "A collector that is dead, silent or refuses": "unharmed said",
