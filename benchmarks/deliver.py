@@ -3,8 +3,8 @@
 Ten thousand deliveries of a thousand runs wait for one endpoint. ``confiture webhooks deliver``
 sends them, with traces, metrics and logs going to a collector in a process of its own. The
 alternatives send the same bodies and headers from a process of their own: a loop over one
-``requests.Session`` as one writes it, and the guide's ``requests.post`` for each event. All three meet the same receiver, which
-tells the time from the first to the last request.
+``requests.Session`` as one writes it, and the guide's ``requests.post`` for each event. All three
+meet the same receiver, which reports the time from the first to the last request.
 
 A ``requests.Session`` looks for proxies, certificates and a netrc before each request. One that is
 told not to (``trust_env``) is faster, so it is measured, too; deliver looks once a second.

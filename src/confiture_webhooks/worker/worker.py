@@ -197,6 +197,7 @@ class Worker:
 
     def _run(self, pace: Pace) -> None:
         while self._wait(pace):
+            ended = pace.ended
             try:
                 self._work(pace)
                 ended = pace.ended
@@ -204,20 +205,18 @@ class Worker:
                 pace.faults = 0
             except OutboxError as error:
                 self._telemetry.outbox_failed(str(error))
-                ended = pace.ended
                 due_at = self._clock.now() + min(OUTBOX_REST * 2**pace.faults, LONGEST_REST)
                 pace.faults = min(pace.faults + 1, LONGEST_REST // OUTBOX_REST)
             # A bug of ours must cost this endpoint a rest, never the run.
             except Exception as error:  # noqa: BLE001
                 self._telemetry.failed("worker", error)
                 due_at = self._clock.now() + LONGEST_REST
-                ended = pace.ended
                 pace.faults += 1
             with self._changed:
                 pace.busy -= 1
                 if pace.busy:  # another lane may know of something that is due earlier
                     due_at = min((at for at in (pace.due_at, due_at) if at), default=None)
-                elif ended != pace.ended:  # one ended while this one asked: ask again
+                elif ended != pace.ended and not pace.faults:  # one ended meanwhile: ask again
                     pace.is_poked = True
                 pace.due_at = due_at
                 pace.ended += 1
