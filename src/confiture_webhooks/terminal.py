@@ -277,7 +277,8 @@ class _HostLines:
             _writer.hold()
             self._is_open, self._is_waiting = not text.endswith("\n"), True
         written = self._write(text)
-        if getattr(self._stream, "line_buffering", False):
+        stream = self._stream
+        if getattr(stream, "line_buffering", False) or getattr(stream, "write_through", False):
             self._closed()
         return written
 

@@ -327,6 +327,16 @@ def test_a_line_that_stays_open_is_ended() -> None:
     ]
 
 
+def test_an_unbuffered_output_holds_nothing_back() -> None:
+    """Where every write is shown at once, ours follow it at once."""
+    code = (
+        "from confiture_webhooks import terminal; end = terminal.keep_whole()\n"
+        "print('a'); terminal.say('log'); print('b'); end()"
+    )
+    done = python(code, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert done.stdout.splitlines() == ["a", "log", "b"]
+
+
 def test_what_is_not_flushed_comes_before_ours() -> None:
     """Text that waits in a buffer when the command ends is written first."""
     code = f"{HOST}\nprint('x' * 10_000); terminal.say('log'); end()"
