@@ -339,6 +339,7 @@ WRITES = (
         ("confiture_hooks", 0o755, 65534),
         ("confiture_hooks/a.py", 0o644, 65534),
         ("confiture_hooks/_shared.py", 0o644, 65534),
+        ("confiture_hooks/sub", 0o777, None),
     ],
 )
 def test_hook_files_of_others_are_not_used(
@@ -346,6 +347,8 @@ def test_hook_files_of_others_are_not_used(
 ) -> None:
     """One line says why, nothing of it is run, and the built-in endpoint does not stand down."""
     project = hooked(a=WRITES + "import os\nos.environ.get('CONFITURE_WEBHOOK_URL')\n", _shared="")
+    (project.path / "confiture_hooks" / "sub").mkdir()
+    (project.path / "confiture_hooks" / "sub" / "__init__.py").touch()
     (project.path / path).chmod(mode)
     if owner is not None:
         if os.geteuid():

@@ -58,7 +58,9 @@ def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
     directory = project / DIRECTORY
     paths = _paths(directory)
     # Importing a file may use the others, and what was compiled before.
-    for path in [directory, directory / "__pycache__", *paths] if paths else []:
+    used = [path for one in directory.rglob("*.py") for path in (one.parent, one)] if paths else []
+    used += [path / "__pycache__" for path in {*used} if path.suffix != ".py"]
+    for path in dict.fromkeys(used):
         if fault := _distrust(path):
             files = [HookFile(module=DIRECTORY, path=path, fault=fault, is_trusted=False)]
             return files + [_module(name, project) for name in modules]
@@ -76,10 +78,8 @@ def _distrust(path: Path) -> Fault | None:
     """Why what lies at *path* is not used, if it is not ours alone."""
     try:
         why = doubt_of(path)
-    except FileNotFoundError:
+    except OSError:  # not there, or it cannot be read, nor imported
         return None
-    except OSError as error:
-        why = f"cannot be read ({type(error).__name__})"
     remedy = "No hook of this directory runs. See `ls -l`, then chown it, or `chmod go-w` it"
     return Fault(_shown(path), why, remedy) if why else None
 
