@@ -1,4 +1,4 @@
-"""One event for one endpoint: a ``Delivery``, its ``Attempt``s, and what follows from them.
+"""One event for one endpoint: a ``Delivery``, its ``Attempt``s, and the decision after each.
 
 Everything here is a pure function of values: no clock, no randomness, no I/O.
 """
@@ -44,7 +44,7 @@ class State(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What an attempt led to. ``RETRY`` keeps the delivery pending; the others are final."""
+    """The result of an attempt. ``RETRY`` keeps the delivery pending; the others are final."""
 
     DELIVERED = "delivered"
     RETRY = "retry"
@@ -113,7 +113,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What follows an attempt; ``next_attempt_at`` is set exactly when ``outcome`` is RETRY."""
+    """After an attempt; ``next_attempt_at`` is set exactly when ``outcome`` is RETRY."""
 
     outcome: Outcome
     next_attempt_at: datetime | None = None
@@ -124,7 +124,7 @@ class Decision:
 def decide(
     policy: RetryPolicy, attempt: Attempt, *, tries: int, now: datetime, spread: float
 ) -> Decision:
-    """What to do after *attempt*, the *tries*-th (from 1) of the current schedule.
+    """The decision after *attempt*, the *tries*-th (from 1) of the current schedule.
 
     2xx is delivered; 410 is final; every other status, redirects included, and every
     network error is tried again while the schedule lasts. *tries* starts over when an

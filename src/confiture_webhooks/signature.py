@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from standardwebhooks import Webhook
 
-SECRET_PREFIX = "whsec_"  # noqa: S105  what the standard puts before a secret
+SECRET_PREFIX = "whsec_"  # noqa: S105  the standard's prefix of a secret
 
 
 def signing_key(secret: str) -> bytes:
@@ -44,7 +44,7 @@ def body_signature(secret: str, body: bytes) -> str:
 def webhook_signature(secrets: Sequence[str], event_id: str, at: datetime, body: bytes) -> str:
     """The ``webhook-signature`` header: one ``v1,<base64>`` per secret, current first.
 
-    *at* is aware, whatever its zone; its whole seconds are what is signed.
+    *at* is aware, whatever its zone; its whole seconds are signed.
     """
     text = body.decode()
     instant = at.astimezone(UTC)

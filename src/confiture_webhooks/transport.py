@@ -117,7 +117,7 @@ def prepare(
 
 
 def header_text(value: str) -> str:
-    """*value* as a header can carry it: what is not printable ASCII is escaped."""
+    """*value* as a header can carry it: all but printable ASCII is escaped."""
     return value.encode("ascii", "backslashreplace").decode().translate(_CONTROLS)
 
 

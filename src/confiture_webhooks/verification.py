@@ -34,10 +34,10 @@ E = TypeVar("E", bound=StrEnum)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """An authentic event. What its payload does not say, or says in another shape, is ``None``."""
+    """An authentic event. A field that its payload lacks, or has in another shape, is ``None``."""
 
     id: str | None
-    """The ``webhook-id``, the same on every attempt: what to deduplicate by."""
+    """The ``webhook-id``, the same on every attempt: deduplicate by it."""
     type: EventType | str | None
     """A text where this version does not know the event."""
     sent_at: datetime | None
@@ -48,7 +48,7 @@ class Verified:
     """From its header, which no signature covers."""
     tracestate: str | None = None
     payload: dict[str, Any] = field(repr=False)
-    """What was signed, whole."""
+    """The whole signed body, decoded."""
 
     @property
     def occurred_at(self) -> datetime | None:
@@ -143,8 +143,8 @@ def verify(
     only with ``require_timestamp=False``. ``tolerance=None`` accepts any time. Raises
     ``ConfigError`` when a secret is missing, empty or not base64 after ``whsec_``.
 
-    A second request with the same ``id`` is authentic too: senders repeat what was not
-    answered. ``Inbox`` tells the two apart.
+    A second request with the same ``id`` is authentic too: senders repeat requests that were not
+    answered. ``Inbox`` distinguishes the two.
     """
     if not isinstance(body, bytes | bytearray | memoryview):
         raise TypeError(f"body must be the bytes as received, not {type(body).__name__}")
@@ -172,7 +172,7 @@ def verify(
 
 
 def signing_keys(secret: str | Sequence[str]) -> list[bytes]:
-    """The Standard Webhooks key of each secret. Raises ConfigError with what cannot be one."""
+    """The Standard Webhooks key of each secret. Raises ConfigError for one that cannot be a key."""
     keys, faults = [], []
     secrets = _as_secrets(secret)
     for one in secrets:
@@ -188,7 +188,7 @@ def signing_keys(secret: str | Sequence[str]) -> list[bytes]:
 
 
 def _as_secrets(secret: Any) -> tuple[str, ...]:
-    """One secret or several. Raises ConfigError for what is neither, such as an unset variable."""
+    """One secret or several. Raises ConfigError for anything else, such as an unset variable."""
     if isinstance(secret, str) or secret is None:
         return () if secret is None else (secret,)
     if isinstance(secret, Iterable) and not isinstance(secret, bytes | bytearray | memoryview):
@@ -244,7 +244,7 @@ def _check_body_signature(fields: Mapping[str, str], body: bytes, secrets: Seque
 
 
 def _check_any_equal(expected: Iterable[bytes], candidates: Sequence[bytes]) -> None:
-    # Every pair is compared, so that the time taken does not tell which one matched.
+    # Every pair is compared, so that the time taken does not show which one matched.
     matches = [hmac.compare_digest(one, other) for one in expected for other in candidates]
     if not any(matches):
         raise SignatureError(REFUSAL)

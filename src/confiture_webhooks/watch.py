@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 LONGEST_PASS = timedelta(hours=1)
 POLL = timedelta(seconds=1)
-"""How often a watching worker looks for what other processes released."""
+"""How often a watching worker looks for deliveries of other processes."""
 POLL_WHEN_WOKEN = timedelta(minutes=1)
 """How often where the outbox wakes it."""
 TEND_EVERY = timedelta(minutes=1)
@@ -108,7 +108,7 @@ class _Bench:
             self.telemetry.outbox_failed(str(error))
 
     def tend(self) -> None:
-        """Forget what was delivered long ago."""
+        """Forget deliveries that were delivered long ago."""
         try:
             self.outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
         except OutboxError as error:
@@ -226,7 +226,7 @@ class _Changes:
 
     @staticmethod
     def refuse(why: str) -> None:
-        """Say that what is new is not taken over."""
+        """Say that the new configuration is not taken over."""
         say(f"The changed configuration is wrong, the one before it stays in force: {why}")
 
 
@@ -236,7 +236,7 @@ def deliver_due(
     ask: Ask | None = None,
     database: Database | None = None,
 ) -> PassResult:
-    """Send every delivery that is due now, once; what fails is put off on its schedule.
+    """Send every delivery that is due now, once; one that fails is put off on its schedule.
 
     First, *ask* the database how the migrations of killed runs ended.
 
@@ -250,7 +250,7 @@ def deliver_due(
         bench.worker.start()
         bench.worker.wake()
         try:
-            is_done = bench.worker.drain(LONGEST_PASS, horizon=timedelta(), tell=show)
+            is_done = bench.worker.drain(LONGEST_PASS, horizon=timedelta(), show=show)
         finally:
             progress("")
         bench.worker.stop()
@@ -271,7 +271,7 @@ def deliver_until(
     Now and then, *ask* the database how the migrations of killed runs ended. When *source* has
     changed, attempts under way end, and a new worker goes on with the new configuration.
 
-    At the end attempts under way come to their end, and what was claimed beyond them goes back.
+    At the end attempts under way end, and other claims go back.
     KeyboardInterrupt cuts that short. Raises OutboxError when the outbox cannot be opened.
     """
     changes, before = _Changes(source), Counter[Outcome]()

@@ -117,7 +117,7 @@ def test_demo_with_what_is_no_collector(scratch: Path, receiver: LocalReceiver) 
     receiver.script("/v1/traces", [404])
     code, out, err = run(scratch, "--otlp", receiver.url)
     assert (code, out) == (2, "")
-    assert "--otlp: what is there answers 404 to /v1/traces" in err
+    assert "--otlp: its server answers 404 to /v1/traces" in err
 
 
 def test_demo_with_a_collector_that_fails_later(scratch: Path) -> None:

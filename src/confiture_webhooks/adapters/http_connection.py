@@ -1,4 +1,4 @@
-"""Connections that end with their attempt: every wait is for what the attempt has left."""
+"""Connections that end with their attempt: every wait ends with the attempt."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Resolver:
         self._lookups: dict[tuple[str, int], Future[list[Any]]] = {}
 
     def addresses(self, host: str, port: int, exchange: Exchange) -> list[Any]:
-        """Return what getaddrinfo does; raises gaierror, or TimeoutError when time is up."""
+        """As getaddrinfo returns them; raises gaierror, or TimeoutError when time is up."""
         is_known = threading.Event()
         exchange.stops_with(is_known.set)
         lookup = self._lookup((host, port))
@@ -87,7 +87,7 @@ class Resolver:
             found = socket.getaddrinfo(*key, family, socket.SOCK_STREAM)
         except UnicodeError:
             fault = socket.gaierror("not a host name")
-        except Exception as error:  # noqa: BLE001  (whoever waits says what it means)
+        except Exception as error:  # noqa: BLE001  (raised again where it is waited for)
             fault = error
         with self._lock:
             del self._lookups[key]
@@ -98,7 +98,7 @@ class Resolver:
 
 
 class Plug:
-    """A second handle on a socket, so that another thread can end what is done with it."""
+    """A second handle on a socket, so that another thread can end its use."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock.dup()
@@ -110,13 +110,13 @@ class Plug:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close it."""
         with self._lock:
             self._sock.close()
 
 
 class _Incoming(io.RawIOBase):
-    """What comes from a socket, each read bounded by the exchange's time left."""
+    """The bytes of a socket, each read bounded by the exchange's time left."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, exchange: Exchange) -> None:
         self._raw = raw
@@ -129,7 +129,7 @@ class _Incoming(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
-        """Read what is there, waiting for it while the exchange lasts."""
+        """Read, waiting for it while the exchange lasts."""
         self._sock.settimeout(self._exchange.left())
         count = self._raw.readinto(buffer)
         if count:
@@ -139,7 +139,7 @@ class _Incoming(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close it."""
         self._raw.close()
         super().close()
 

@@ -67,7 +67,7 @@ class Exchange:
         return left
 
     def stops_with(self, stop: Callable[[], None]) -> None:
-        """What is done next ends when another thread calls *stop*; TimeoutError if it is over."""
+        """The next step ends when another thread calls *stop*; TimeoutError if it is over."""
         with self._lock:
             self._stop = stop
         self.left()

@@ -47,7 +47,7 @@ _TYPES: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
     ("tls", (ssl.SSLError, UrllibSSLError, CertificateError)),
     ("protocol", (http.client.HTTPException, HeaderParsingError)),
 )
-"""In this order: what comes first wins over what it led to."""
+"""In this order: a cause comes before its effects."""
 _CERTIFICATE = {
     9: "not_yet_valid",
     10: "expired",
@@ -59,9 +59,9 @@ _CERTIFICATE = {
 }
 """Of OpenSSL's codes for a certificate that does not verify."""
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNSUPPORTED_PROTOCOL"})
-"""What OpenSSL says of bytes that are no TLS."""
+"""OpenSSL's reasons for bytes that are no TLS."""
 _NO_FILE = frozenset({"NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", "KEY_VALUES_MISMATCH"})
-"""What OpenSSL says of a file that holds no certificate, or of a key that fits none."""
+"""OpenSSL's reasons for a file without a certificate, or a key that fits none."""
 
 
 def error_type_of(error: BaseException) -> str:

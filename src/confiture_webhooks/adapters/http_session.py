@@ -1,4 +1,4 @@
-"""An endpoint's ``requests`` session, and what its attempts leave in traces and logs."""
+"""An endpoint's ``requests`` session, and the traces and logs of its attempts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _PLAIN_REQUEST_HEADERS = frozenset(
         "x_migration_version",
     }
 )
-"""What a span may show where its owner asked for request headers."""
+"""Request headers that a span may show if its owner asked for some."""
 _PLAIN_ANSWER_HEADERS = ("content-length", "content-type", "date", "retry-after")
 _CALLER: ContextVar[trace.Span] = ContextVar("confiture_webhooks_caller")
 
@@ -121,7 +121,7 @@ class EndpointSession(requests.Session):
 
 
 def _check_networks(url: str, exchange: Exchange) -> None:
-    """Resolve here what a proxy will connect to, where it may not go everywhere."""
+    """Resolve here the host that a proxy will connect to, if some networks are denied."""
     if not exchange.networks.has_rules:
         return
     host, port, _ = _address_of(url)
@@ -182,7 +182,7 @@ class _CleanAdapter(HTTPAdapter):
 
 
 class _NoBody(io.BytesIO):
-    """What a session's hooks find in place of an answer's body."""
+    """A session's hooks find this in place of an answer's body."""
 
     version: int | None = None
 
@@ -257,7 +257,7 @@ def _describe_span(url: str, resend_count: int) -> None:
     attributes: dict[str, str | int] = {"server.address": host, "server.port": port}
     if resend_count:
         attributes["http.request.resend_count"] = resend_count
-    # What was set cannot be removed. Without the SDK's spans nobody can tell what was.
+    # An attribute cannot be removed. Spans without the SDK do not show theirs.
     given: Mapping[str, Any] | None = getattr(span, "attributes", None)
     for name in ("url.full", "http.url"):
         if given is None or name in given:

@@ -100,7 +100,7 @@ def proxy_fault(url: str) -> Fault | None:
 def is_direct(url: str) -> bool:
     """Whether *url* is reached without a proxy: this machine, or a match of ``NO_PROXY``.
 
-    What requests itself matches beyond this is direct, too.
+    Hosts that requests itself matches beyond this are reached directly, too.
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").removesuffix(".")

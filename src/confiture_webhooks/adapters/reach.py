@@ -1,4 +1,4 @@
-"""Whether an address can be reached, the way a webhook goes; and what time it is there."""
+"""Whether an address can be reached, on the way of a webhook; and the time there."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ _REQUEST_LINE = re.compile(r"[A-Z]+ \S+ HTTP/[\d.]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """What a signature is checked on."""
+    """A request whose signature is checked."""
 
     headers: Headers = field(repr=False)
     body: bytes = field(repr=False)
@@ -95,7 +95,7 @@ def _body_as_text(body: bytes) -> dict[str, str]:
 
 
 def describe(document: dict[str, Any]) -> Text:
-    """A request for human eyes: what happened, whose signature, which run."""
+    """A request for human eyes: event, signature and run."""
     payload = document["payload"] if isinstance(document["payload"], dict) else {}
     migration, execution, error = (
         part if isinstance(part, dict) else {}

@@ -1,4 +1,4 @@
-"""A real OTLP/HTTP receiver on loopback that keeps what arrives as plain values."""
+"""A real OTLP/HTTP receiver on loopback that keeps spans, points and records as plain values."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class LocalCollector:
 
     @property
     def forward_failures(self) -> tuple[str, ...]:
-        """What could not be forwarded: the path and the reason, never the address."""
+        """The failures to forward: the path and the reason, never the address."""
         return tuple(self._forwarder.failures) if self._forwarder is not None else ()
 
     def wait_for(
@@ -137,7 +137,7 @@ _DECODERS: Mapping[str, Callable[[bytes], list[Any]]] = {
 
 
 def _refusal(request: Incoming) -> int | None:
-    """The status that tells a sender why its request is not OTLP over HTTP in protobuf."""
+    """The status for a request that is not OTLP over HTTP in protobuf."""
     if request.path not in _DECODERS:
         return 404
     if request.method != "POST":
@@ -196,7 +196,7 @@ def try_collector(url: str, setting: str) -> None:
     else:
         if answer.ok:
             return
-        reason = f"what is there answers {answer.status_code} to /v1/traces"
+        reason = f"its server answers {answer.status_code} to /v1/traces"
     raise WebhooksError(
         f"{setting}: {reason}. Start one, or give the address at which one takes OTLP over HTTP, "
         "mostly port 4318"
@@ -223,7 +223,7 @@ class _Forwarder:
         self._waiting.put(request)
 
     def close(self) -> None:
-        """Wait for what is still to be passed on; what takes too long is given up."""
+        """Wait until all is passed on, within bounds."""
         self._waiting.put(None)
         self._thread.join(2 * FORWARD_TIMEOUT_S)
         if self._thread.is_alive():

@@ -1,4 +1,4 @@
-"""How a receiver misbehaves: what is done to a connection instead of an answer.
+"""How a receiver misbehaves: faults of a connection instead of an answer.
 
 Each fault gets the connection, its request read, and an event that is set when the
 server ends; it returns when the peer is gone or the server ends.

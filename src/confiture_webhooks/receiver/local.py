@@ -1,4 +1,4 @@
-"""A local receiver: verifies, keeps and answers what senders send, as it is told to."""
+"""A local receiver: verifies, keeps and answers requests, as a script says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers as it is told to, badly if it is told to.
+"""A real HTTP server on loopback that answers as scripted, badly if so scripted.
 
 Standard library only. It closes at once whatever its connections are doing: a
 handler never waits for anything but its own socket or the server's end.

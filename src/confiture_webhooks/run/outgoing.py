@@ -274,7 +274,7 @@ class Outgoing:
             self._worker.drain(budget)
             return
         try:
-            self._worker.drain(budget, tell=self._show)
+            self._worker.drain(budget, show=self._show)
         finally:
             progress("")
 

@@ -36,7 +36,7 @@ class Open:
 
 @dataclass(slots=True)
 class Pace:
-    """What the lanes of one endpoint share; guarded by the worker."""
+    """The state that the lanes of one endpoint share; guarded by the worker."""
 
     endpoint: Endpoint
     is_poked: bool = True
@@ -44,7 +44,7 @@ class Pace:
     due_at: datetime | None = None
     """When something is due again, as the outbox said last."""
     polls_at: float = 0.0
-    """When to look for what other processes recorded, by the monotonic clock."""
+    """When to look for deliveries of other processes, by the monotonic clock."""
     busy: int = 0
     """Lanes that claim or send."""
     ended: int = 0

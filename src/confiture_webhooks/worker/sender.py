@@ -80,7 +80,7 @@ class Sender:
         """Of the paces that lanes share."""
 
     def deliver(self, pace: Pace, claims: deque[Claim], stale_at: float) -> None:
-        """Make one attempt for each of *claims*, from the front; what is not tried stays in it.
+        """Make one attempt for each of *claims*, from the front; the rest stays in it.
 
         It ends early when the worker stops, the endpoint needs a rest or is off, and at
         *stale_at* (monotonic): later attempts could outlast the lease.
@@ -182,7 +182,7 @@ class Sender:
 
     def _send(self, pace: Pace, claim: Claim, waiting: Open, at: datetime) -> Response:
         if isinstance(claim.delivery, Unreadable):
-            raise ValueError  # noqa: TRY004  of what is stored, not of a type
+            raise ValueError  # noqa: TRY004  of a record, not of a type
         request = prepare(
             pace.endpoint,
             claim.delivery,

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from .passes import Passes
 
 LEASE_MARGIN = timedelta(seconds=30)
-"""What a lease outlasts the longest attempt by."""
+"""A lease outlasts the longest attempt by this."""
 FRESH_FOR = LEASE_MARGIN - timedelta(seconds=5)
 """So long after a claim an attempt may begin that the lease outlasts; then the rest goes back."""
 OUTBOX_REST = timedelta(seconds=1)
-TELL_EVERY_S = 0.25
+SHOW_EVERY_S = 0.25
 FINISHING = timedelta(seconds=1)
 """How long an attempt may take to wind up beyond its endpoint's timeout."""
 
@@ -36,10 +36,10 @@ class Worker:
 
     An endpoint has up to ``concurrency`` lanes, a thread each: one claim is one run's, so
     deliveries of one run keep their order. *hold* is how long a delivery's span may stay open for
-    the next attempt; a longer wait ends it as ``deferred``. With *poll*, lanes also look for what
-    other processes released; without, only when woken. With *passes* it belongs to no run: its
-    deliveries are linked to the pass that makes them. What another *environment* recorded is not
-    its.
+    the next attempt; a longer wait ends it as ``deferred``. With *poll*, lanes also look for
+    deliveries of other processes; without, only when woken. With *passes* it belongs to no run: its
+    deliveries are linked to the pass that makes them. Deliveries of another *environment* are not
+    sent.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Worker:
             self._changed.notify_all()
 
     def poll_every(self, poll: timedelta) -> None:
-        """Look now, and from now on so often, for what other processes released."""
+        """Look now, and from now on so often, for deliveries of other processes."""
         with self._changed:
             self._poll = poll
         self.wake()
@@ -116,11 +116,11 @@ class Worker:
         budget: timedelta,
         *,
         horizon: timedelta | None = None,
-        tell: Callable[[float], None] | None = None,
+        show: Callable[[float], None] | None = None,
     ) -> bool:
         """Wait until nothing is due within *budget*, at most that long; whether all was done.
 
-        With *horizon*, what is due later than that from now is not waited for. *tell* is called
+        With *horizon*, deliveries due later than that from now are not waited for. *show* is called
         now and then with the seconds left.
         """
         deadline = self._clock.monotonic() + budget.total_seconds()
@@ -133,9 +133,9 @@ class Worker:
                 if not left:
                     return False
                 step = left.total_seconds()
-                self._changed.wait(step if tell is None else min(step, TELL_EVERY_S))
-            if tell is not None:
-                tell(max(0.0, deadline - self._clock.monotonic()))
+                self._changed.wait(step if show is None else min(step, SHOW_EVERY_S))
+            if show is not None:
+                show(max(0.0, deadline - self._clock.monotonic()))
 
     def finish(self) -> None:
         """Stop, letting every attempt under way come to its end; nothing new is begun."""
@@ -176,11 +176,11 @@ class Worker:
         return any(pace.faults for pace in self.paces)
 
     def by_endpoint(self) -> Mapping[str, Counter[Outcome]]:
-        """By endpoint, how many attempts led to what."""
+        """By endpoint, how many attempts led to each outcome."""
         return {pace.endpoint.name: pace.outcomes for pace in self.paces}
 
     def outcomes(self) -> Counter[Outcome]:
-        """How many attempts led to what."""
+        """How many attempts led to each outcome."""
         return sum((pace.outcomes for pace in self.paces), Counter())
 
     def _join(self, patience: timedelta) -> None:
