@@ -214,7 +214,7 @@ def send_now(
     """Send the due deliveries of endpoints *names*; the result as a document, shown as text."""
     chosen = tuple(endpoint for endpoint in settings.endpoints if endpoint.name in names)
     try:
-        result = _once(replace(settings, endpoints=chosen), None)
+        result = _once(replace(settings, endpoints=chosen), None, database_of(config))
     except OutboxError as error:
         fail(str(error), output)
     result = replace(

@@ -1,0 +1,69 @@
+"""A changed configuration: noticed through links, once it is whole, and refused when it is wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from confiture_webhooks import terminal
+from confiture_webhooks.config import read
+from confiture_webhooks.watch import Source, _Changes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+GOOD = "webhooks: {endpoints: [{name: %s, url: 'https://a.example/'}]}\n"
+
+
+def changes_of(path: Path) -> _Changes:
+    """Of the configuration in *path*."""
+    return _Changes(Source((path,), lambda: (read({}, path), None)))
+
+
+def names(news: Any) -> list[str] | None:
+    """The endpoints of *news*."""
+    return news and [endpoint.name for endpoint in news[0].endpoints]
+
+
+def test_a_file_is_taken_over_once_it_is_whole(tmp_path: Path) -> None:
+    """A change counts when the file is the same for two looks, and counts once."""
+    path = tmp_path / "local.yaml"
+    path.write_text(GOOD % "first")
+    changes = changes_of(path)
+    assert changes.news() is None
+    path.write_text(GOOD % "second")
+    assert changes.news() is None
+    assert names(changes.news()) == ["second"]
+    assert changes.news() is None
+
+
+def test_a_link_that_moves_on_is_a_change(tmp_path: Path) -> None:
+    """Kubernetes swaps a symbolic link to a directory: the path and its text may be the same."""
+    for version in ("v1", "v2"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "local.yaml").write_text(GOOD % version)
+    (tmp_path / "data").symlink_to("v1")
+    (tmp_path / "local.yaml").symlink_to("data/local.yaml")
+    changes = changes_of(tmp_path / "local.yaml")
+    (tmp_path / "new").symlink_to("v2")
+    (tmp_path / "new").replace(tmp_path / "data")
+    changes.news()
+    assert names(changes.news()) == ["v2"]
+
+
+def test_a_wrong_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file with a fault, without an endpoint, or that is gone leaves the old one in force."""
+    path = tmp_path / "local.yaml"
+    path.write_text(GOOD % "first")
+    changes = changes_of(path)
+    for text in ("webhooks: {endpoints: [{name: a, url: ftp://a}]}", "webhooks: [", "{}"):
+        path.write_text(text)
+        assert [changes.news() for _ in range(4)] == [None] * 4
+        terminal.settle()
+        assert capsys.readouterr().err.count("stays in force") == 1
+    path.unlink()
+    assert [changes.news() for _ in range(4)] == [None] * 4
+    path.write_text(GOOD % "again")
+    changes.news()
+    assert names(changes.news()) == ["again"]
