@@ -29,12 +29,12 @@ def python(version: str, name: str, up: str, down: str = "pass", attributes: str
     return PYTHON.format(version=version, name=name, up=up, down=down, attributes=attributes)
 
 
-def told(receiver: Any) -> list[tuple[str, str, int | None]]:
+def told(receiver: Any) -> list[tuple[str, str | None, int | None]]:
     """Event type, migration name and rows of every webhook received, in order."""
     return [
         (
             request.payload["event_type"],
-            request.payload["migration"]["name"],
+            request.payload.get("migration", {}).get("name"),
             request.payload["execution"]["rows_affected"],
         )
         for request in receiver.requests
@@ -209,13 +209,16 @@ def test_a_migration_that_cannot_be_loaded(project: Any, receiver: Any, up: Any)
 
 
 def test_superuser_halt_tells_what_ran_before(project: Any, receiver: Any, up: Any) -> None:
-    """A migration that needs a superuser is not run, so nothing is told of it."""
+    """A migration that needs a superuser is not run: only the run's end is reported of it."""
     project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
     project.python_migration(
         "002", "s", python("002", "s", "pass", attributes="requires_superuser = True")
     )
     up(fails=True)
-    assert [row[1] for row in told(receiver)] == ["001_t"]
+    assert [row[:2] for row in told(receiver)] == [
+        ("migration_success", "001_t"),
+        ("run_error", None),
+    ]
 
 
 def test_forced_reapplication_is_told_again(project: Any, receiver: Any, up: Any) -> None:
