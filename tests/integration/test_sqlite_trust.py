@@ -11,6 +11,7 @@ import pytest
 
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox.sqlite import SqliteOutbox, drop, open_outbox
+from confiture_webhooks.outbox.sqlite_trust import own
 from contract.made import filled
 
 NOBODY = 65534
@@ -126,3 +127,16 @@ def test_a_dropped_outbox_leaves_nothing(outbox_path: Path) -> None:
     with pytest.raises(OutboxError, match="not an outbox"):
         drop(other)
     assert other.read_text() == "x"
+
+
+def test_where_files_have_no_owners_only_the_header_counts(
+    outbox_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows: an outbox is made and used, and another file is left as it is."""
+    monkeypatch.setattr("confiture_webhooks.outbox.sqlite_trust.os.name", "nt")
+    outbox_path.parent.mkdir()
+    own(outbox_path, makes=True)
+    assert outbox_path.exists()
+    outbox_path.with_name("notes.txt").write_text("x")
+    with pytest.raises(OutboxError, match="not an outbox"):
+        own(outbox_path.with_name("notes.txt"), makes=True)

@@ -32,27 +32,22 @@ _DAMAGED = ".damaged"
 _IS_DAMAGED = "the file is damaged"
 _SETS_ASIDE = "The next 'confiture migrate up' keeps it aside and goes on with a new one"
 _WRITABLE = f"Make it writable, {ELSEWHERE}"
-_REMEDIES = {
-    sqlite3.SQLITE_BUSY: "End that process, or try again when it is done",
-    sqlite3.SQLITE_LOCKED: "End that process, or try again when it is done",
-    sqlite3.SQLITE_READONLY: _WRITABLE,
-    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
-    sqlite3.SQLITE_PERM: _WRITABLE,
-    sqlite3.SQLITE_FULL: f"Make room on it, {ELSEWHERE}",
-    sqlite3.SQLITE_IOERR: f"See what the system says of the disk, {ELSEWHERE}",
-    sqlite3.SQLITE_CORRUPT: _SETS_ASIDE,
-    sqlite3.SQLITE_NOTADB: _SETS_ASIDE,
-}
+_BUSY = ("locked by another process", "End that process, or try again when it is done")
+_CLOSED = ("it, or its directory, cannot be written", _WRITABLE)
+_BROKEN = (_IS_DAMAGED, _SETS_ASIDE)
 _REASONS = {
-    sqlite3.SQLITE_BUSY: "locked by another process",
-    sqlite3.SQLITE_LOCKED: "locked by another process",
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_READONLY: "it, or its directory, cannot be written",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened or made",
-    sqlite3.SQLITE_PERM: "it, or its directory, cannot be written",
-    sqlite3.SQLITE_IOERR: "the disk failed to read or write",
-    sqlite3.SQLITE_CORRUPT: _IS_DAMAGED,
-    sqlite3.SQLITE_NOTADB: _IS_DAMAGED,
+    sqlite3.SQLITE_BUSY: _BUSY,
+    sqlite3.SQLITE_LOCKED: _BUSY,
+    sqlite3.SQLITE_READONLY: _CLOSED,
+    sqlite3.SQLITE_PERM: _CLOSED,
+    sqlite3.SQLITE_CANTOPEN: ("it cannot be opened or made", _WRITABLE),
+    sqlite3.SQLITE_FULL: ("the disk is full", f"Make room on it, {ELSEWHERE}"),
+    sqlite3.SQLITE_IOERR: (
+        "the disk failed to read or write",
+        f"See what the system says of the disk, {ELSEWHERE}",
+    ),
+    sqlite3.SQLITE_CORRUPT: _BROKEN,
+    sqlite3.SQLITE_NOTADB: _BROKEN,
 }
 
 
@@ -126,9 +121,10 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        reason = _REASONS.get(code, f"SQLite refused ({type(error).__name__}: {error})")
+        unknown = (f"SQLite refused ({type(error).__name__}: {error})", None)
+        reason, remedy = _REASONS.get(code, unknown)
         kind = DamagedError if is_damage(error) else OutboxError
-        raise kind(f"outbox {path}: {reason}", _REMEDIES.get(code)) from error
+        raise kind(f"outbox {path}: {reason}", remedy) from error
     except UnicodeError as error:
         raise OutboxError(f"outbox {path}: text that UTF-8 cannot carry") from error
     except OSError as error:

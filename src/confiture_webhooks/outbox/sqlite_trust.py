@@ -27,7 +27,8 @@ APPLICATION_ID = 0x43465748
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 100
-_LOOK = getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_LOOK = getattr(os, "O_PATH", os.O_RDONLY) | _CLOEXEC
 """A directory that this user may not list can be looked at."""
 in_use: Counter[tuple[int, int] | None] = Counter()
 """This process's connections, by the file's device and inode: reading a header again, and closing
@@ -56,6 +57,8 @@ def own(path: Path, *, makes: bool) -> int:
     not to be trusted or is none; OSError.
     """
     ignored = _make_directory(path) if makes else None
+    if os.name != "posix":  # no owners and modes of this kind
+        return _plain(path, makes=makes)
     with _guard, _opened(path) as place:
         _check(os.fstat(place), path.parent, path)
         if makes:
@@ -74,15 +77,25 @@ def own(path: Path, *, makes: bool) -> int:
         if not stat.S_ISREG(found.st_mode):
             raise untrusted(path, "it is not a regular file", f"Remove it, {ELSEWHERE}")
         if not in_use[found.st_dev, found.st_ino]:
-            _identify(path, found, place)
+            _judge(path, found, _header(path, place))
         # SQLite gives the files beside it the same mode.
         if found.st_mode & 0o077 and found.st_uid == os.geteuid():
             os.chmod(path.name, 0o600, dir_fd=place)
         return found.st_ino
 
 
+def _plain(path: Path, *, makes: bool) -> int:
+    if makes:
+        path.touch()
+    found = path.stat()
+    if not in_use[found.st_dev, found.st_ino]:
+        with path.open("rb") as file:
+            _judge(path, found, file.read(_HEADER))
+    return found.st_ino
+
+
 def _made(name: str, place: int, mode: int) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _CLOEXEC
     return os.open(name, flags, mode, dir_fd=place)
 
 
@@ -140,14 +153,17 @@ def _owner(uid: int) -> str:
     return f"uid {uid}"
 
 
-def _identify(path: Path, found: os.stat_result, place: int) -> None:
-    """Raise OutboxError unless the file's header is an outbox's, or it has none yet."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+def _header(path: Path, place: int) -> bytes:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | _CLOEXEC
     descriptor = os.open(path.name, flags, dir_fd=place)
     try:
-        header = os.read(descriptor, _HEADER)
+        return os.read(descriptor, _HEADER)
     finally:
         os.close(descriptor)
+
+
+def _judge(path: Path, found: os.stat_result, header: bytes) -> None:
+    """Raise OutboxError unless *header* is an outbox's, or of a file that is to be one."""
     if not header:
         return
     if header.startswith(_MAGIC) and len(header) == _HEADER:
