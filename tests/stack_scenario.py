@@ -103,7 +103,7 @@ class Scenario:
         self.failed = 0
         self.deferred = 0
         self.early_series: set[str] = set()
-        self.databases: set[str] = set()
+        self.databases: dict[Path, str] = {}
         self.plain: Project
         self.dead: Project
         self.gone: Project
@@ -113,12 +113,16 @@ class Scenario:
         """A new project on a new database that tells *endpoints*."""
         folder = self._folder / f"project{len(list(self._folder.iterdir()))}"
         url = self._new_database()
-        self.databases.add(urlsplit(url).path.strip("/"))
         self.password = urlsplit(url).password or self.password
         project = Project(folder, url)
+        self.databases[project.path] = urlsplit(url).path.strip("/")
         block = {"endpoints": [self._endpoint(name, retry) for name in endpoints], **settings}
         project.environment_file(ENVIRONMENT, block)
         return project
+
+    def database_of(self, project: Project) -> str:
+        """The name of *project*'s database."""
+        return self.databases[project.path]
 
     def run(self, project: Project, sql: str | None = None, **environment: str) -> None:
         """One more migration, applied by the real command."""

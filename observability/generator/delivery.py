@@ -46,6 +46,12 @@ def chosen(metric: str, *where: str) -> str:
     return f"{metric}{{{', '.join((*where, OF_ENDPOINT))}}}"
 
 
+def _held(state: str) -> str:
+    """How many deliveries in *state* each outbox holds that is not empty."""
+    of_state = f'sum by ({OWNER}) ({SIZE}{{confiture_webhook_state="{state}", {CHOSEN}}})'
+    return f"{of_state} and on ({OWNER}) (sum by ({OWNER}) ({SIZE}{{{CHOSEN}}}) > 0)"
+
+
 def now(store: LogStore) -> list[Panel | Row]:
     """What needs somebody."""
     return [
@@ -61,7 +67,7 @@ def now(store: LogStore) -> list[Panel | Row]:
                 Query('ALERTS{alertname=~"Confiture.+|OtelCollectorDown", alertstate="firing"}')
             ],
             columns=[
-                Column("alertname", "Alert", width=255, links=[runbook()]),
+                Column("alertname", "Alert", width=285, links=[runbook()]),
                 Column(
                     "severity",
                     "Severity",
@@ -159,12 +165,7 @@ def outcome(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             width=8,
             height=5,
             when_empty="nothing waits",
-            queries=[
-                Query(f'sum by ({OWNER}) ({SIZE}{{confiture_webhook_state="pending", {CHOSEN}}})'),
-                Query(
-                    f'sum by ({OWNER}) ({SIZE}{{confiture_webhook_state="dead_letter", {CHOSEN}}})'
-                ),
-            ],
+            queries=[Query(_held("pending")), Query(_held("dead_letter"))],
             columns=[
                 *of_owner(store),
                 Column("Value #A", "Pending", "locale"),

@@ -350,7 +350,12 @@ _LINK: Json = {
 _REDUCE: Json = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 _OPTIONS: dict[str, Json] = {
     "stat": {"reduceOptions": _REDUCE, "colorMode": "value", "graphMode": "none"},
-    "bargauge": {"reduceOptions": _REDUCE, "orientation": "horizontal", "displayMode": "basic"},
+    "bargauge": {
+        "reduceOptions": _REDUCE,
+        "orientation": "horizontal",
+        "displayMode": "basic",
+        "namePlacement": "top",
+    },
     "timeseries": {
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
         "tooltip": {"mode": "multi", "sort": "desc"},

@@ -117,7 +117,7 @@ function Body({ panel, frames, width, height }: { panel: any; frames: DataFrame[
       <BigValue key={number} value={{ ...value.display, title: values.length > 1 ? value.display.title : undefined }} width={Math.max(width / values.length, 90)} height={height} colorMode={BigValueColorMode.Value} graphMode={BigValueGraphMode.None} textMode={BigValueTextMode.Auto} theme={theme} />)}</div>;
   }
   const each = Math.min(height / values.length, 60);
-  return <>{values.map((value, number) => <BarGauge key={number} value={value.display} field={value.field} display={value.view?.getFieldDisplayProcessor(value.colIndex!)} width={width} height={each} orientation={VizOrientation.Horizontal} theme={theme} itemSpacing={8} lcdCellWidth={12} displayMode={'basic' as any} />)}</>;
+  return <>{values.map((value, number) => <BarGauge key={number} value={value.display} field={value.field} display={value.view?.getFieldDisplayProcessor(value.colIndex!)} width={width} height={each} orientation={VizOrientation.Horizontal} theme={theme} itemSpacing={8} lcdCellWidth={12} displayMode={'basic' as any} namePlacement={'top' as any} />)}</>;
 }
 
 async function main() {
