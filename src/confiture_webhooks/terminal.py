@@ -7,11 +7,14 @@ line on standard output is open, lines are held, so that it stays whole.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import io
 import os
 import select
 import stat
+import struct
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -155,6 +158,7 @@ class _Writer:
         self._dropped = 0
         self._busy_since: float | None = None
         self._is_held = self._is_parked = self._is_progressing = False
+        self.is_ending = False
         self._process = 0
         self._begin = self._wanted = self._shown = ""
 
@@ -190,6 +194,12 @@ class _Writer:
                 mark.get(timeout=left)
                 return
 
+    def end(self) -> None:
+        """The host has no more to say: what it had room for is ours."""
+        self.is_ending = True
+        time.sleep(0.04 if self._busy_since is not None else 0)
+        self.settle()
+
     def hold(self) -> None:
         """Write nothing from now on; what is being written comes to its end first."""
         self._is_held = True
@@ -215,7 +225,7 @@ class _Writer:
         if self._process == os.getpid():
             return
         if not self._process:
-            atexit.register(self.settle)
+            atexit.register(self.end)
         self._queue, self._busy_since, self._process = SimpleQueue(), None, os.getpid()
         with suppress(RuntimeError):  # the interpreter ends: nothing is shown any more
             threading.Thread(target=self._run, name="webhooks-stderr", daemon=True).start()
@@ -346,10 +356,25 @@ def _write(stream: Any, text: str, beat: Callable[[], None]) -> None:
             stream.flush()
     while data:
         try:
-            data = data[os.write(descriptor, data[:_ATOMIC]) :]
-            beat()
+            if _has_room(descriptor):
+                data = data[os.write(descriptor, data[:_ATOMIC]) :]
+                beat()
+            else:
+                time.sleep(0.02)
         except BlockingIOError:  # whoever started the command has set it so
             _is_ready(descriptor, None)
+
+
+def _has_room(descriptor: int) -> bool:
+    """Whether a pipe keeps room for the host's own messages, which it does wait to write."""
+    if _writer.is_ending:
+        return True
+    try:
+        capacity: int = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+        unread: int = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0]
+    except (AttributeError, OSError):  # no pipe
+        return True
+    return unread == 0 or unread + _ATOMIC <= capacity * 3 // 8
 
 
 def _is_ready(descriptor: int, timeout: float | None) -> bool:

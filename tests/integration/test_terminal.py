@@ -102,6 +102,21 @@ def test_a_pipe_that_is_not_read_stops_no_caller() -> None:
     assert float(done.stdout) < 2
 
 
+def test_the_host_can_still_write() -> None:
+    """Of a pipe that is not read, room is left for the messages that the host waits to write."""
+    reading, writing = os.pipe()
+    code = (
+        "import os, time; from confiture_webhooks import terminal\n"
+        "for i in range(1000): terminal.write('x' * 499 + '\\n')\n"
+        "terminal.settle(); time.sleep(0.1); os.write(2, b'y' * 4000)"
+    )
+    done = python(code, stderr=writing, timeout=30)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert "y" * 4000 in pipe.read()
+    assert done.returncode == 0
+
+
 def test_dropped_lines_are_counted_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit the queue is said, as a number, as soon as somebody reads."""
     monkeypatch.setattr(terminal, "LIMIT", 100)
