@@ -358,7 +358,9 @@ def attach(
         database_label=chosen.database_label,
     )
     dsn = dsn_of(engine.connection) if chosen.outbox == "postgres" else None
-    made = replace(parts(chosen, os.environ, lambda: telemetry, lambda: dsn), exports=lambda: True)
+    made = replace(
+        parts(chosen, os.environ, lambda: telemetry, lambda: dsn, say=note), exports=lambda: True
+    )
     run = Run(chosen, made, note)
     if not chosen.recorded:
         note(f"no webhook endpoint is configured, so nothing will be sent. Set {URL}")

@@ -228,6 +228,7 @@ def parts(
     telemetry: Callable[[], Telemetry],
     database: Callable[[], str | None] = lambda: None,
     hooks: Callable[[], list[HookSource]] | None = None,
+    say: Callable[[str], None] = _say,
 ) -> Parts:
     """What a run with *settings* is put together from; *database* is the migrated one's DSN."""
     return Parts(
@@ -235,7 +236,7 @@ def parts(
         outbox=lambda made: make_outbox(
             in_database(settings, database()),
             environ,
-            partial(_tell_outbox, settings, made),
+            partial(_tell_outbox, settings, say, made),
             connects=False,
         ),
         spare_outbox=spare_outbox,
@@ -264,11 +265,13 @@ def exports(environ: Mapping[str, str]) -> bool:
     return bool(plan(environ).exports)
 
 
-def _tell_outbox(settings: Settings, telemetry: Telemetry, text: str) -> None:
+def _tell_outbox(
+    settings: Settings, say: Callable[[str], None], telemetry: Telemetry, text: str
+) -> None:
     """Say what became of an outbox that opens all the same."""
     telemetry.outbox_failed(text)
     if not settings.is_logged:
-        _say(f"confiture-webhooks: {text}")
+        say(f"confiture-webhooks: {text}")
 
 
 def _has_outbox(settings: Settings, environ: Mapping[str, str]) -> bool:

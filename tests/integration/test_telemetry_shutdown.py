@@ -21,8 +21,9 @@ import trustme
 
 from confiture_webhooks.receiver.collector import LocalCollector
 
-BOUND_S = 6.0
-"""Start of the interpreter, its imports, 2 s of budget, and what a busy machine adds."""
+BOUND_S = 10.0
+"""2 s of budget, and what a busy machine adds. An export that is waited for takes 30 s or more."""
+SLOW = {"OTEL_EXPORTER_OTLP_TIMEOUT": "60"}
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 
@@ -56,21 +57,20 @@ attempt = Attempt(
 )
 delivery.finish("delivered", last=attempt, attempts=1, at=datetime.now(UTC))
 telemetry.end_run(applied=1, failed=0, error_type=None)
-started = time.monotonic()
+print(time.monotonic(), flush=True)
 telemetry.shutdown(timedelta(seconds=2))
 telemetry.shutdown(timedelta(seconds=2))
-assert time.monotonic() - started < 3.5
 """
 
 
 class Finished:
-    """A command that has ended."""
+    """A command that has ended well and in time; *done* began with the instant its end began."""
 
-    def __init__(self, done: subprocess.CompletedProcess[str], took_s: float) -> None:
-        self.stdout = done.stdout
-        self.code = done.returncode
+    def __init__(self, done: subprocess.CompletedProcess[str], ended_at: float) -> None:
+        assert done.returncode == 0, done.stderr
+        began_at, _, self.stdout = done.stdout.partition("\n")
+        assert ended_at - float(began_at) < BOUND_S
         self.stderr = done.stderr
-        self.took_s = took_s
 
     def lines(self) -> list[dict[str, Any]]:
         """Every line of stderr, each a JSON document."""
@@ -84,16 +84,15 @@ class Finished:
 def run(before: str = "", during: str = "pass", **environ: str) -> Finished:
     """Run the command in an interpreter of its own."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", COMMAND.format(before=before, during=during)],
         env={**kept, **environ},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
-    return Finished(done, time.monotonic() - started)
+    return Finished(done, time.monotonic())
 
 
 @contextmanager
@@ -167,7 +166,6 @@ def test_what_is_refused_is_one_line(collector: AbstractContextManager[str], rea
     """A collector that refuses, or is none, is one line with the reason and all that was lost."""
     with collector as address:
         ended = run(**{ENDPOINT: address})
-    assert ended.code == 0, ended.stderr
     assert ended.events() == [
         "migration.applied",
         "webhook.delivered",
@@ -180,10 +178,12 @@ def test_what_is_refused_is_one_line(collector: AbstractContextManager[str], rea
 @pytest.mark.survived("A collector that is dead, silent or refuses", "unharmed", "said")
 @pytest.mark.parametrize("collector", [refusing, silent, unavailable])
 def test_a_dead_collector(collector: Any) -> None:
-    """A collector that refuses, hangs or is unavailable costs 2 s and one line, nothing else."""
+    """A collector that refuses, hangs or is unavailable costs 2 s and one line, nothing else.
+
+    A time-out of the user's own does not lengthen the end.
+    """
     with collector() as address:
-        ended = run(**{ENDPOINT: address})
-    assert ended.code == 0, ended.stderr
+        ended = run(**{ENDPOINT: address}, **SLOW)
     assert ended.stdout == ""
     assert ended.events() == [
         "migration.applied",
@@ -195,7 +195,6 @@ def test_a_dead_collector(collector: Any) -> None:
     kinds = [line[f"lost_{what}"] for what in ("spans", "metric_points", "log_records")]
     assert all(kinds)
     assert line["lost"] == sum(kinds)
-    assert ended.took_s < BOUND_S
 
 
 def test_a_host_that_logs() -> None:
@@ -203,14 +202,6 @@ def test_a_host_that_logs() -> None:
     with refusing() as address:
         ended = run(before="import logging; logging.basicConfig()", **{ENDPOINT: address})
     assert ended.events()[-1] == "telemetry.flush_incomplete"
-
-
-def test_a_slow_exporter_of_the_users_choice() -> None:
-    """A time-out of the user's own does not lengthen the end."""
-    with silent() as address:
-        ended = run(**{ENDPOINT: address, "OTEL_EXPORTER_OTLP_TIMEOUT": "60"})
-    assert ended.events()[-1] == "telemetry.flush_incomplete"
-    assert ended.took_s < BOUND_S
 
 
 def test_all_arrives() -> None:
@@ -226,8 +217,7 @@ def test_requests_of_users_are_traced() -> None:
     """A ``requests`` call under a delivery is a span of the run's trace, with the stable names."""
     with LocalCollector() as collector, unavailable() as receiver:
         during = f"import requests; requests.post({receiver!r}, data=b'x', timeout=5)"
-        ended = run(during=during, **{ENDPOINT: collector.url})
-        assert ended.code == 0, ended.stderr
+        run(during=during, **{ENDPOINT: collector.url})
         spans = {span.name: span for span in collector.spans}
         (metric,) = [one for one in collector.metrics if one.name == "http.client.request.duration"]
     assert spans["POST"].trace_id == spans["confiture migrate up"].trace_id
@@ -250,7 +240,6 @@ def test_requests_of_users_are_traced() -> None:
 def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) -> None:
     """A package that is not installed is one line with the remedy, and the run goes on."""
     ended = run(before="sys.modules['opentelemetry.exporter'] = None", **environ)
-    assert ended.code == 0, ended.stderr
     (line,) = [one for one in ended.lines() if one["event"] == "webhooks.config_invalid"]
     (fault,) = line["faults"]
     assert fault.startswith(f"{setting}: ")
@@ -276,7 +265,6 @@ def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
     """A value OpenTelemetry does not take is one line that names it and does not quote it."""
     with LocalCollector() as collector:
         ended = run(**{ENDPOINT: collector.url, setting: value})
-    assert ended.code == 0, ended.stderr
     (line,) = [one for one in ended.lines() if one["event"] == "webhooks.config_invalid"]
     assert [fault.partition(":")[0] for fault in line["faults"]] == [named]
     assert "CANARY" not in ended.stderr
@@ -286,7 +274,7 @@ def test_the_console_is_stderr() -> None:
     """Console exporters write to stderr: stdout belongs to Confiture."""
     signals = ("TRACES", "METRICS", "LOGS")
     ended = run(**{f"OTEL_{signal}_EXPORTER": "console" for signal in signals})
-    assert (ended.code, ended.stdout) == (0, "")
+    assert ended.stdout == ""
     assert '"name": "apply migration"' in ended.stderr
     assert "confiture.webhook.deliveries" in ended.stderr
     assert '"event_name": "webhook.delivered"' in ended.stderr
@@ -310,7 +298,6 @@ def test_somebody_elses_provider() -> None:
             "assert not R().is_instrumented_by_opentelemetry"
         )
         ended = run(before=OWNED, during=check, **{ENDPOINT: address})
-    assert ended.code == 0, ended.stderr
     assert '"name": "apply migration"' in ended.stderr
     assert "flush_incomplete" not in ended.stderr
 
@@ -318,7 +305,7 @@ def test_somebody_elses_provider() -> None:
 def test_delta_and_resource() -> None:
     """Counters leave as deltas, from a service with its environment and its CI run."""
     with LocalCollector() as collector:
-        ended = run(
+        run(
             **{
                 ENDPOINT: collector.url,
                 "GITHUB_ACTIONS": "true",
@@ -326,7 +313,6 @@ def test_delta_and_resource() -> None:
                 "OTEL_RESOURCE_ATTRIBUTES": "team=db",
             }
         )
-        assert ended.code == 0, ended.stderr
         deliveries = {
             one.attributes["confiture.webhook.outcome"]: (one.value, one.temporality)
             for one in collector.metrics
@@ -351,7 +337,6 @@ def test_odd_resource_attributes(given: str) -> None:
     """Attributes that are no UTF-8, or look like others, cost neither a batch nor the name."""
     with LocalCollector() as collector:
         ended = run(**{ENDPOINT: collector.url, "OTEL_RESOURCE_ATTRIBUTES": given})
-        assert ended.code == 0, ended.stderr
         assert "telemetry.flush_incomplete" not in ended.events()
         resource = collector.spans[0].resource
     assert resource["service.name"] == "confiture"
@@ -373,7 +358,6 @@ def test_both_certificates_hold_as_documented(tmp_path: Path) -> None:
 
 
 def lost(ended: Finished) -> int:
-    assert ended.code == 0, ended.stderr
     return sum(line.get("lost", 0) for line in ended.lines())
 
 

@@ -286,6 +286,24 @@ def test_attach_writes_nothing_to_standard_error(
     assert capsys.readouterr() == ("", "")
 
 
+def test_attach_leaves_standard_error_alone_where_nothing_is_logged(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With ``log: off`` a notice about the outbox goes to the owner's logging."""
+    monkeypatch.setattr(wiring, "make_transport", ScriptedTransport)
+    monkeypatch.setattr(
+        "confiture_webhooks.outbox.sqlite.open_outbox",
+        lambda _: (wiring.spare_outbox(), ["it was damaged"]),
+    )
+    engine: Any = FakeEngine()
+    with attach(engine, Settings(endpoints=(endpoint(name="a"),), outbox="sqlite", log="off")):
+        engine.apply(a_migration("005"))
+    assert "confiture-webhooks: it was damaged" in caplog.messages
+    assert capsys.readouterr() == ("", "")
+
+
 def test_attach_with_nothing_configured_says_so(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever attaches webhooks and configures none finds one warning about it."""
     engine: Any = FakeEngine()
