@@ -69,10 +69,7 @@ components: ## Debian's PgBouncer, libfaketime and PostgreSQL, for the tests tha
 mutants: $(VENV)/tests.stamp ## Plant twenty faults and name the tests that catch each (ONLY=lease,gone)
 	@$(BIN)/python scripts/mutants.py $(if $(ONLY),--only $(ONLY))
 
-test-test-compose: $(VENV)/tests.stamp ## docker-compose.yml, brought up by a Docker engine (says so where there is none; LOCAL=1 pulls no image)
-	@$(BIN)/python observability/native/containers.py $(if $(LOCAL),--local)
-
-stack: $(VENV)/tests.stamp ## The live test of the observability stack (needs Go; six minutes cold)
+test-stack: $(VENV)/tests.stamp ## The live test of the observability stack (needs Go; six minutes cold)
 	-@$(BIN)/python observability/native/stack.py --build-only --checkers
 	$(BIN)/python -m pytest -q -rs $(PYTEST_ARGS) tests/stack
 

@@ -578,15 +578,27 @@ class TestRuns:
             for key in self.keys(bench, f"confiture.webhook.outbox.{name}"):
                 assert key["db.namespace"] == "shop"
 
+    def test_a_migrations_line_names_the_database(self, bench: Bench) -> None:
+        """How a migration ended says where, as the run's numbers do."""
+        migration = bench.telemetry.migration(REF, Direction.UP)
+        migration.finish(duration_s=1, rows_affected=None, error=None)
+        (one,) = bench.log.get_finished_logs()
+        assert one.log_record.attributes is not None
+        assert one.log_record.attributes["database"] == "shop"
+
     def test_the_label_can_be_left_off(self) -> None:
-        """Without it no metric has a database, and the span still does."""
+        """Without it no metric and no migration's line has a database, and the span still does."""
         bench = make(database_label=False)
         bench.telemetry.start_run("confiture migrate up", self.SHOP)
+        migration = bench.telemetry.migration(REF, Direction.UP)
+        migration.finish(duration_s=1, rows_affected=None, error=None)
         bench.telemetry.observe_outbox(Summary)
         bench.telemetry.end_run(applied=1, failed=0, error_type=None)
         for spec in names.METRICS:
             assert not any("db.namespace" in key for key in self.keys(bench, spec.name))
-        (span,) = bench.spans()
+        (one,) = bench.log.get_finished_logs()
+        assert "database" not in (one.log_record.attributes or {})
+        span = bench.span("confiture migrate up")
         assert span.attributes is not None
         assert span.attributes["db.namespace"] == "shop|public"
 

@@ -157,7 +157,7 @@ COMMON_FIELDS: Final = ("timestamp", "level", "event", "trace_id", "span_id", "c
 _TOLD = ("endpoint", "event_type", "event_id", "delivery_id")
 _ABOUT = ("migration_version", "migration_name", "environment")
 _ENDED = (*_TOLD, "attempts", "status_code", "error_type", "duration_ms", *_ABOUT)
-_MIGRATED = (*_ABOUT, "direction", "duration_ms", "rows_affected")
+_MIGRATED = (*_ABOUT, "database", "direction", "duration_ms", "rows_affected")
 
 LOG_DELIVERED: Final = LogSpec(
     "webhook.delivered",

@@ -12,6 +12,7 @@ from ..terminal import counted, printable
 HIDDEN: Final = frozenset(
     {
         "correlation_id",
+        "database",
         "delivery_id",
         "direction",
         "environment",

@@ -271,6 +271,7 @@ def log_migration(
         "migration_version": ref.version,
         "migration_name": ref.name,
         "environment": environment,
+        "database": signals.metrics.database,
         "direction": direction.value,
         "duration_ms": None if duration_s is None else milliseconds(duration_s),
         "rows_affected": rows_affected,
