@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from confiture_webhooks.delivery import Decision, State
 from confiture_webhooks.outbox import Claim, Outbox
 from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id
@@ -38,3 +40,9 @@ def state(outbox: Outbox, delivery_id: str) -> State:
     row = outbox.find(delivery_id)
     assert row is not None
     return row.state
+
+
+def disabled(outbox: Outbox, environment: str | None) -> dict[str, datetime]:
+    """The endpoints that are off in *environment*, and since when."""
+    standing = outbox.standing(environment)
+    return {name: one.off_since for name, one in standing.items() if one.off_since}

@@ -11,7 +11,7 @@ import pytest
 
 from confiture_webhooks.delivery import Decision, Outcome, State
 from confiture_webhooks.outbox import Outbox, Standing, Unreadable
-from contract.acts import claim_ids, claim_one, finish, release
+from contract.acts import claim_ids, claim_one, disabled, finish, release
 from contract.made import (
     A_SECOND,
     DEAD,
@@ -101,7 +101,7 @@ def test_nothing_is_claimed_for_one_that_rests(outbox: Outbox) -> None:
     assert claim_ids(outbox) == []
     assert outbox.standing("production") == {"a": Standing(None, NOW + AN_HOUR)}
     assert outbox.standing("staging") == outbox.standing(None) == {}
-    assert outbox.disabled("production") == {}
+    assert disabled(outbox, "production") == {}
     assert outbox.next_due_at("a", "production", now=NOW) == NOW + AN_HOUR
     assert claim_ids(outbox, now=NOW + AN_HOUR) == ["dlv_a_1"]
 

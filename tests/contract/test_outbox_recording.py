@@ -8,7 +8,7 @@ import pytest
 
 from confiture_webhooks.delivery import Attempt, Decision, State
 from confiture_webhooks.outbox import Outbox
-from contract.acts import claim_ids, claim_one, finish, release, state
+from contract.acts import claim_ids, claim_one, disabled, finish, release, state
 from contract.made import (
     A_SECOND,
     DEAD,
@@ -35,7 +35,7 @@ def test_a_lost_lease_records_and_gives_back_nothing(outbox: Outbox) -> None:
     outbox.give_back(lost)
     assert state(outbox, "dlv_a_1") is State.IN_FLIGHT
     assert not outbox.attempts("dlv_a_1")
-    assert not outbox.disabled("production")
+    assert not disabled(outbox, "production")
     assert outbox.record(held, attempt(), DELIVERED)
 
 
@@ -153,7 +153,7 @@ def test_gone_switches_the_endpoint_off(outbox: Outbox) -> None:
     release(outbox, 1, 2)
     release(outbox, 2, endpoint="b")
     finish(outbox, GONE)
-    assert outbox.disabled("production") == {"a": NOW}
+    assert disabled(outbox, "production") == {"a": NOW}
     assert claim_ids(outbox) == []
     assert outbox.next_due_at("a", "production") is None
     assert state(outbox, "dlv_a_2") is State.PENDING
@@ -173,4 +173,4 @@ def test_off_since_is_the_first_instant(outbox: Outbox) -> None:
     """Switching off an endpoint that is off keeps since when it is."""
     outbox.disable("a", "production", NOW)
     outbox.disable("a", "production", NOW + AN_HOUR)
-    assert outbox.disabled("production") == {"a": NOW}
+    assert disabled(outbox, "production") == {"a": NOW}

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 from confiture_webhooks.delivery import Attempt, Decision, Delivery, Outcome, State, TraceContext
 from confiture_webhooks.event import EventType
 from confiture_webhooks.outbox import Claim, Outbox, Row
+from contract.acts import disabled
 from contract.conftest import sqlite
 from contract.made import A_SECOND, NOW, attempt, delivery, event_id, intent
 from often import often
@@ -259,7 +260,7 @@ class OutboxMachine(RuleBasedStateMachine):
         first, second = self.outboxes
         assert list(first.deliveries()) == [one.row() for one in reversed(self.told)]
         assert {one.event_id for one in second.intents()} == set(map(event_id, self.intents))
-        assert second.disabled("production") == self.off
+        assert disabled(second, "production") == self.off
         for one in self.told:
             assert list(first.attempts(one.delivery.id)) == one.attempts
 

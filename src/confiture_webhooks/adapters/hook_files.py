@@ -23,7 +23,7 @@ from ..errors import Fault, HookError
 from ..hooks import Hook, registry
 from ..run.hook_runner import LoadFault
 from ..run.invocation import HOOKS
-from .trust import doubt_of
+from ..trust import doubt_of
 
 DIRECTORY = HOOKS.name
 """Beside ``db/``, in the directory ``confiture`` is run in; a package of this name, too."""

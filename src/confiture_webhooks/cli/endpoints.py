@@ -79,7 +79,7 @@ def disable(
     """
     with opened(config, output, makes=True) as context:
         _check_name(context, name)
-        if name in context.outbox.disabled(context.environment):
+        if _is_off(context, name):
             on = context.command("enable", name)
             fail(f"Endpoint {name} is off already. Switch it on: {on}", output)
         context.outbox.disable(name, context.environment, datetime.now(UTC))
@@ -92,9 +92,14 @@ def disable(
     line(f"Switch it on: {context.command('enable', name)}")
 
 
+def _is_off(context: Context, name: str) -> bool:
+    standing = context.outbox.standing(context.environment).get(name)
+    return standing is not None and standing.off_since is not None
+
+
 def _check_name(context: Context, name: str) -> None:
     names = context.names
-    if name not in names and name not in context.outbox.disabled(context.environment):
+    if name not in names and not _is_off(context, name):
         problem = f"no endpoint called {name!r} is configured"
         one_of = f"One of: {', '.join(names)}" if names else "None is configured"
         refuse([Fault("NAME", problem, one_of)], context.output)

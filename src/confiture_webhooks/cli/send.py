@@ -120,11 +120,11 @@ def _warn_off(settings: Settings, names: list[str], config: Path | None) -> None
     with suppress(OutboxError):
         outbox = operators_outbox(settings, os.environ)
         try:
-            off = outbox.disabled(settings.environment)
+            standing = outbox.standing(settings.environment)
         finally:
             outbox.close()
         for name in names:
-            if name in off:
+            if name in standing and standing[name].off_since:
                 say(
                     f"Endpoint {name} is off: this test is sent, events are not. "
                     f"Switch it on: {shown('enable', name, config=config)}"

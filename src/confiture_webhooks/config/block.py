@@ -162,9 +162,7 @@ ENDPOINT: Table = {
         rules.FORMATS[0],
     ),
     "headers": Setting(
-        Pairs(rules.header_name, rules.header_value),
-        "mapping of text: sent with every request",
-        {},
+        Pairs(rules.header_name, rules.header_value), "mapping of text: sent with every request", {}
     ),
     "timeout": Setting(
         rules.seconds(300),

@@ -40,13 +40,9 @@ class Words:
 WORDS: Mapping[str, Words] = {
     "slack": Words(make=chat.slack),
     "discord": Words(
-        make=chat.discord,
-        fits=lambda document: chat.discord_size(document) <= chat.DISCORD_TOTAL,
+        make=chat.discord, fits=lambda document: chat.discord_size(document) <= chat.DISCORD_TOTAL
     ),
-    "teams": Words(
-        make=chat.teams,
-        fits=lambda document: len(body(document)) <= chat.TEAMS_TOTAL,
-    ),
+    "teams": Words(make=chat.teams, fits=lambda document: len(body(document)) <= chat.TEAMS_TOTAL),
     "pagerduty": Words(make=paging.pagerduty),
     "opsgenie": Words(make=paging.opsgenie),
 }

@@ -212,9 +212,7 @@ class Outbox:
         if decision.outcome is Outcome.GONE:
             steps.insert(2, "switch_off")
         is_held, *_ = self._store.write(
-            *((name, values) for name in steps),
-            *(() if is_over else (NEWS,)),
-            is_synced=False,
+            *((name, values) for name in steps), *(() if is_over else (NEWS,)), is_synced=False
         )
         return bool(is_held)
 
@@ -344,14 +342,6 @@ class Outbox:
         """The endpoints that are off in *environment*, or were asked to rest, and until when."""
         [found] = self._store.read(("standing", _place("", environment)))
         return {row["endpoint"]: _standing([row]) for row in found if any(_standing([row]))}
-
-    def disabled(self, environment: str | None) -> Mapping[str, datetime]:
-        """The endpoints that are off in *environment*, and since when."""
-        return {
-            name: one.off_since
-            for name, one in self.standing(environment).items()
-            if one.off_since is not None
-        }
 
     # Operators
 

@@ -136,11 +136,7 @@ class PostgresOutbox(Outbox):
         return [one for row in answers[0] if isinstance(one := rows.intent(row), Intent)]
 
     def release_on(
-        self,
-        connection: psycopg.Connection[Any],
-        event_id: str,
-        deliveries: Sequence[Delivery],
-        /,
+        self, connection: psycopg.Connection[Any], event_id: str, deliveries: Sequence[Delivery], /
     ) -> bool:
         """Release in the transaction *connection* has open: it stays if that commits.
 

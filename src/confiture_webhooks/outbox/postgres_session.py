@@ -269,11 +269,7 @@ _REFUSALS: Sequence[tuple[tuple[str, ...], str, str]] = (
     ),
     (("role ", " does not exist"), "the role does not exist", _DSN),
     (("database ", " does not exist"), "the database does not exist", _DSN),
-    (
-        ("lock timeout",),
-        "another session keeps its tables locked",
-        "Try again when they are free",
-    ),
+    (("lock timeout",), "another session keeps its tables locked", "Try again when they are free"),
     (("read-only",), "the server is a standby", "Name its primary in the DSN"),
     (
         ("could not translate host name", "resolve host"),

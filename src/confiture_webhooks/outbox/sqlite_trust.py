@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutboxError
+from ..trust import FOREIGN, SHARED, doubt
 
 DIRECTORY = ".confiture"
 FILE = "webhooks.db"
@@ -130,14 +131,14 @@ def _check(found: os.stat_result, place: Path, path: Path) -> None:
     """Raise OutboxError unless *place* is this user's, or root's, and only the owner writes it."""
     if stat.S_ISLNK(found.st_mode):
         raise _link(place, path)
-    if found.st_uid not in (os.geteuid(), 0):
+    why = doubt(found)
+    if why == FOREIGN:
         raise untrusted(
             path,
-            f"{_named(place, path)} belongs to another user ({_owner(found.st_uid)})",
+            f"{_named(place, path)} {why} ({_owner(found.st_uid)})",
             f"Give it to {_owner(os.geteuid())} with chown, {ELSEWHERE}",
         )
-    is_shared = found.st_mode & 0o020 and found.st_gid not in (os.getegid(), 0)
-    if found.st_mode & 0o002 or is_shared:
+    if why == SHARED:
         raise untrusted(
             path,
             f"others may write {_named(place, path)} (mode {stat.S_IMODE(found.st_mode):04o})",

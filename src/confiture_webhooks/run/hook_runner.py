@@ -216,12 +216,7 @@ class HookRunner:
         if reason is not None and not self._settings.is_logged:
             say(f"confiture-webhooks: {hook.label}, line {line}: {reason}")
         self._telemetry.hook_failed(
-            hook.label,
-            file=hook.file,
-            line=line,
-            error_type=error_type,
-            reason=reason,
-            span=span,
+            hook.label, file=hook.file, line=line, error_type=error_type, reason=reason, span=span
         )
 
 

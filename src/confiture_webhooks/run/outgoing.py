@@ -341,7 +341,8 @@ class Outgoing:
         if not summaries.get(environment, Summary()).undelivered:
             return []
         names = {endpoint.name for endpoint in self._settings.endpoints}
-        off, now = outbox.disabled(environment), datetime.now(UTC)
+        off = {name for name, one in outbox.standing(environment).items() if one.off_since}
+        now = datetime.now(UTC)
         due = [at for name in names if (at := outbox.next_due_at(name, environment)) is not None]
         pending = outbox.deliveries(state=State.PENDING, limit=LOOKED_AT)
         line = leftover_line(
@@ -350,7 +351,7 @@ class Outgoing:
             {**worker.failures(), **dict.fromkeys(off, OFF)},
             configured=names,
             next_at=min(due) if due and min(due) > now else None,
-            is_all_due=is_all_due(pending, environment, names - off.keys(), now),
+            is_all_due=is_all_due(pending, environment, names - off, now),
             is_durable=outbox.is_durable,
             refusal=self._refusal,
         )
