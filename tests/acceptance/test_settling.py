@@ -82,6 +82,24 @@ def test_the_next_run_settles_a_killed_one(
     assert line["correlation_id"] == line["trace_id"] == intent.correlation_id
 
 
+def test_a_killed_runs_end_does_not_wait_for_its_own_attempt(project: Any, receiver: Any) -> None:
+    """Its attempt under way was cut with it: the next run sends both, in their order."""
+    receiver.script("/", ["hang"])
+    webhook = {
+        "name": "a",
+        "url": receiver.url + "/",
+        "events": ["migration_started", "migration_error"],
+    }
+    project.environment_file(webhooks={"endpoints": [webhook]}, name="local")
+    project.migration("001", "a", up="SELECT pg_sleep(1)", down="SELECT 1")
+    crash(project, "before commit", "migrate", "up")
+    assert told(receiver) == [("migration_started", None)]
+    done = project.confiture("migrate", "up")
+    assert done.returncode == 0, done.stderr
+    assert told(receiver)[1:3] == [("migration_started", None), ("migration_error", "Interrupted")]
+    assert receiver.requests[0].headers["webhook-id"] == receiver.requests[1].headers["webhook-id"]
+
+
 @pytest.mark.survived("SIGKILL of a rollback", "kept", "true")
 @pytest.mark.parametrize(
     ("moment", "first"),

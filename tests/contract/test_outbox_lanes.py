@@ -72,6 +72,29 @@ def test_a_run_has_one_lease(opened: Callable[[], Outbox]) -> None:
     assert claim_ids(first, now=NOW + LEASE) == ["dlv_a_2", "dlv_a_3"]
 
 
+def test_the_end_of_a_killed_run_ends_its_own_leases(opened: Callable[[], Outbox]) -> None:
+    """Another process that reports how it ended sends its events at once, in their order."""
+    killed, other = opened(), opened()
+    killed.run = RUNS["x"]
+    release_of(killed, "x", 1)
+    claim = claim_one(killed)
+    release_of(other, "x", 2)
+    assert claim_ids(other) == ["dlv_a_1", "dlv_a_2"]
+    assert not killed.record(claim, attempt(), DELIVERED)
+
+
+@pytest.mark.parametrize("holder", ["y", "x"])
+def test_no_other_lease_ends_early(opened: Callable[[], Outbox], holder: str) -> None:
+    """One of another worker, or of a run that reports its own end, lasts."""
+    first, second = opened(), opened()
+    first.run = RUNS[holder]
+    release_of(first, "x", 1)
+    claim = claim_one(first)
+    release_of(second if holder == "y" else first, "x", 2)
+    assert claim_ids(second) == []
+    assert first.record(claim, attempt(), DELIVERED)
+
+
 def test_the_end_of_a_runs_lease_is_waited_for(outbox: Outbox) -> None:
     """What is ready of a run that is held is due when the lease ends."""
     release_of(outbox, "x", 1, 2)

@@ -15,6 +15,8 @@ Guarantees, each checked by the contract suite on each store:
   several runs the one with the oldest comes first.
 - A delivery is claimed for its endpoint in its own environment only (none is one, too): the
   same name may be another receiver there. An endpoint rests, or is off, in one environment.
+- When another process releases an event of a run, that run's process is over: its own leases end,
+  and no lease of another worker.
 - ``record`` moves a delivery and keeps the attempt in one step. A ``GONE`` decision switches
   the endpoint off in that step, in the delivery's environment; nothing is claimed for an
   endpoint that is off or rests.
@@ -114,6 +116,8 @@ class Outbox:
         """Whether what is stored outlives this process."""
         self.where = store.where
         """The file, or host and database, fit for any log."""
+        self.run = ""
+        """The run whose process this is: its leases end when another process reports its end."""
         self._fronts: defaultdict[tuple[str, str], _Front] = defaultdict(_Front)
 
     # A run
@@ -131,7 +135,7 @@ class Outbox:
 
     def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
         """The outcome is known: replace the intent, if any, by its deliveries (maybe none)."""
-        self._store.write(*releasing(event_id, deliveries))
+        self._store.write(*releasing(event_id, deliveries, self.run))
 
     def intents_on(self, _connection: Any, /) -> Sequence[Intent] | None:
         """The intents over a connection; ``None``: not possible there."""
@@ -178,7 +182,7 @@ class Outbox:
             heads = self._ready(values, now=now, max_wait=max_wait)
             if not heads:
                 return []
-            token = os.urandom(8).hex()
+            token = self.run + os.urandom(8).hex()
             leasing = values | {
                 "token": token,
                 "limit": limit,
@@ -504,8 +508,11 @@ _FILTERS = {
 }
 
 
-def releasing(event_id: str, deliveries: Sequence[Delivery]) -> list[Step]:
-    """The steps of a release."""
+def releasing(event_id: str, deliveries: Sequence[Delivery], run: str) -> list[Step]:
+    """The steps of a release by the process of *run*.
+
+    An event of another run is the end of one whose process was killed: so are its leases.
+    """
     values = {
         "event_id": rows.text(event_id),
         "environment": rows.environment(deliveries[0].environment if deliveries else None),
@@ -519,6 +526,8 @@ def releasing(event_id: str, deliveries: Sequence[Delivery]) -> list[Step]:
             "token": values["token"],
         }
         steps += [("add_delivery", stored), ("add_body", stored)]
+        if delivery.correlation_id != run:
+            steps.append(("end_leases", stored))
     return [*steps, NEWS] if deliveries else steps
 
 

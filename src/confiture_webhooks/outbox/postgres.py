@@ -143,7 +143,7 @@ class PostgresOutbox(Outbox):
         One that is idle releases in a transaction of its own. ``False``: not possible there, or
         refused; the transaction is as it was. Never raises OutboxError.
         """
-        return self._asked_on(connection, releasing(event_id, deliveries)) is not None
+        return self._asked_on(connection, releasing(event_id, deliveries, self.run)) is not None
 
     def _asked_on(
         self, connection: psycopg.Connection[Any], steps: Sequence[Step]
