@@ -58,7 +58,7 @@ class Wait:
             Why.OFF: f"switched off since {at}" if at else "switched off",
             Why.UNKNOWN: "no endpoint of that name is configured",
             Why.FAULTY: "its configuration is wrong",
-            Why.RESTS: f"the receiver asked for a pause until {at}",
+            Why.RESTS: f"rests until {at}, as the receiver asked",
             Why.UNSERVED: f"due since {at}, and no worker sends them",
         }[self.why]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confiture_webhooks.delivery import State
+from confiture_webhooks.event import rfc3339
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.receiver import LocalReceiver
 from project import Project
@@ -56,6 +57,14 @@ def test_a_limit_is_the_receivers(outside: Project) -> None:
         standing = outbox.standing("local")["a"]
         assert standing.rests_until is not None
         outbox.close()
+        words = f"rests until {rfc3339(standing.rests_until)}"
+        for command in ("list", "status"):
+            assert words in outside.confiture("webhooks", command).stdout
+        status = json.loads(outside.confiture("webhooks", "status", "--format", "json").stdout)
+        assert status["endpoints_resting"] == {"a": rfc3339(standing.rests_until)}
+        assert status["waits"]["a"].startswith(words)
+        rows = json.loads(outside.confiture("webhooks", "list", "--format", "json").stdout)
+        assert {row["rests_until"] for row in rows["deliveries"]} == {words.split()[-1]}
 
 
 def test_loopback_is_never_proxied(outside: Project) -> None:

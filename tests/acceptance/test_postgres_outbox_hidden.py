@@ -118,7 +118,7 @@ def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiv
         env = {"CONFITURE_WEBHOOK_URL": receiver.url, **ON}
         foretold = project.confiture("webhooks", "doctor", env=env)
         assert foretold.returncode == 1
-        assert "this role may not make it" in foretold.stdout
+        assert "this role may not create it" in foretold.stdout
         done = project.confiture("migrate", "up", env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         assert [one.method for one in receiver.requests] == ["HEAD", "POST"]  # the doctor's look

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 LIMIT = 100
 
 
-def document(row: Row) -> dict[str, Any]:
+def document(row: Row, rests_until: datetime | None = None) -> dict[str, Any]:
     """A delivery as JSON has it."""
     delivery = row.delivery
     return {
@@ -43,8 +44,29 @@ def document(row: Row) -> dict[str, Any]:
         "created_at": rfc3339(delivery.created_at),
         "next_attempt_at": rfc3339(row.next_attempt_at) if row.next_attempt_at else None,
         "correlation_id": delivery.correlation_id,
+        **({"rests_until": rfc3339(rests_until)} if rests_until else {}),
         **({"unreadable": delivery.reason} if isinstance(delivery, Unreadable) else {}),
     }
+
+
+def _rests(context: Context, rows: Sequence[Row]) -> dict[str, datetime]:
+    """By id of each pending delivery whose endpoint rests, until when."""
+    now = datetime.now(UTC)
+    environments = {row.delivery.environment for row in rows}
+    standing = {one: context.outbox.standing(one) for one in environments}
+    return {
+        row.delivery.id: stands.rests_until
+        for row in rows
+        if row.state is State.PENDING
+        and (stands := standing[row.delivery.environment].get(row.delivery.endpoint))
+        and stands.rests_until
+        and stands.rests_until > now
+    }
+
+
+def _next(row: dict[str, Any]) -> str:
+    until = row.get("rests_until")
+    return f"rests until {until}" if until else row["next_attempt_at"] or "-"
 
 
 def _result(attempt: Attempt) -> str:
@@ -120,7 +142,8 @@ def list_deliveries(
             limit=limit,
             **{name: value for name, value in named.items() if value is not None},
         )
-        rows = [document(row) for row in found]
+        rests = _rests(context, found)
+        rows = [document(row, rests.get(row.delivery.id)) for row in found]
         if not context.is_there:
             say_none(context)
     if is_json(output):
@@ -151,7 +174,7 @@ def list_deliveries(
                 str(row["attempts"]),
                 row["last_answer"] or "-",
                 row["created_at"],
-                row["next_attempt_at"] or "-",
+                _next(row),
                 row["correlation_id"],
             )
             for row in rows
@@ -184,9 +207,11 @@ def show(
       5  The configuration is invalid.
     """
     with opened(config, output) as context:
+        outbox, rows = context.outbox, _sought(context, identifier)
+        rests = _rests(context, rows)
         found = [
-            (row, document(row), context.outbox.attempts(row.delivery.id))
-            for row in _sought(context, identifier)
+            (row, document(row, rests.get(row.delivery.id)), outbox.attempts(row.delivery.id))
+            for row in rows
         ]
     if is_json(output):
         wholes = [

@@ -282,7 +282,7 @@ def _show(result: PassResult, config: Path | None) -> None:
         line(f"Not sent to {name}: {wait.reason}. {wait.remedy(config)}")
     for name, at in result.resting.items():
         wait = Wait(endpoint=name, count=1, why=Why.RESTS, at=at)
-        line(f"Paused for {name}: {wait.reason}. The next delivery follows then")
+        line(f"{name} {wait.reason}. The next delivery follows then")
     if result.dead:
         line(f"Send dead letters again: {shown('redeliver', '--dead', config=config)}")
     if result.elsewhere:

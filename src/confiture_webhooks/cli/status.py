@@ -70,6 +70,7 @@ def _document(
         "oldest_age_s": round((findings.now - oldest_at).total_seconds(), 1) if oldest_at else None,
         "endpoints_off": {name: rfc3339(at) for name, at in findings.off.items()},
         "endpoints_resting": {name: rfc3339(at) for name, at in rests.items() if at},
+        "waits": {one.endpoint: f"{one.reason} ({one.count} waiting)" for one in findings.waits},
         "unsettled": len(unsettled),
         "intents": unsettled,
         "unreadable": findings.unreadable,
