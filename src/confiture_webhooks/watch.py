@@ -21,8 +21,7 @@ from .run.settler import settle_outbox
 from .run.summary import barred, elsewhere
 from .terminal import counted, progress, say
 from .wiring import command_telemetry, make_transport, operators_outbox, user_agent
-from .worker import Worker
-from .worker.passes import Passes
+from .worker import Passes, Worker
 
 if TYPE_CHECKING:
     from .config import Settings

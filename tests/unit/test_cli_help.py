@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from confiture_webhooks.cli import app
 from confiture_webhooks.delivery import State
 from confiture_webhooks.event import EventType
-from confiture_webhooks.receiver.faults import FAULTS
+from confiture_webhooks.receiver.server import FAULTS
 
 
 def commands(group: Any, *path: str) -> dict[str, Any]:

@@ -359,7 +359,7 @@ def test_what_another_worker_took_over_is_not_kept_open() -> None:
     bench = Bench(endpoint("a", 5), transport=ScriptedTransport({"a": [503]}))
     ahead = timedelta()
     clock = Clock(now=lambda: datetime.now(UTC) + ahead)
-    bench.worker._clock = bench.worker._sender._clock = clock
+    bench.worker._clock = bench.worker._sender.clock = clock
     bench.outbox.release("evt_1", [delivery()])
     bench.worker.start()
     bench.worker.drain(LONG_ENOUGH, horizon=timedelta())
@@ -380,6 +380,6 @@ def test_a_clock_that_jumps_does_not_hang_the_drain(jump: timedelta) -> None:
     bench = Bench(endpoint("a", 0.05), transport=ScriptedTransport({"a": [503]}))
     offset = iter([timedelta()] * 3)
     clock = Clock(now=lambda: datetime.now(UTC) + next(offset, jump))
-    bench.worker._clock = bench.worker._sender._clock = clock
+    bench.worker._clock = bench.worker._sender.clock = clock
     bench.run(delivery(), budget=A_SECOND)
     assert bench.transport.sent

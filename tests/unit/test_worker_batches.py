@@ -21,9 +21,8 @@ from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response, prepare
 from confiture_webhooks.verification import verify
-from confiture_webhooks.worker import Worker, sender
+from confiture_webhooks.worker import Passes, Worker, sender
 from confiture_webhooks.worker.pace import LARGEST_BATCH
-from confiture_webhooks.worker.passes import Passes
 from confiture_webhooks.worker.sender import Clock
 from confiture_webhooks.worker.worker import FRESH_FOR, LEASE_MARGIN
 from samples import delivery, endpoint
@@ -238,7 +237,7 @@ def test_an_attempt_begins_only_while_the_lease_outlasts_it() -> None:
     bench = Bench(7)
     now = iter(range(10**6))
     step = FRESH_FOR.total_seconds() / 4
-    clock = bench.worker._sender._clock
+    clock = bench.worker._sender.clock
     object.__setattr__(clock, "monotonic", lambda: next(now) * step)
     bench.worker.start()
     assert soon(lambda: bench.states() == [State.DELIVERED] * 7)
@@ -364,7 +363,7 @@ def test_a_pass_ends_when_nothing_is_left() -> None:
             return Span()
 
     bench = Bench(3)
-    bench.worker._passes = bench.worker._sender._passes = passes = Passes(Passing())
+    bench.worker._passes = bench.worker._sender.passes = passes = Passes(Passing())
     bench.worker.start()
     assert soon(lambda: ended == [3])
     one = delivery(id="dlv_x", event_id="evt_x", created_at=datetime.now(UTC))

@@ -223,6 +223,6 @@ def test_telemetry_that_cannot_begin_a_span_breaks_no_delivery() -> None:
 
     outbox, transport = backlog(1, 1), ScriptedTransport()
     worker = worker_of(outbox, transport)
-    worker._sender._telemetry = Broken()
+    worker._sender.telemetry = Broken()
     assert pass_once(worker)
     assert [row.state for row in outbox.deliveries()] == [State.DELIVERED]

@@ -260,11 +260,7 @@ class _Bounded(HTTPConnection):
         return socket.socket(family, kind, proto)
 
     def _connect(
-        self,
-        sock: socket.socket,
-        address: tuple[Any, ...],
-        share: float,
-        exchange: Exchange,
+        self, sock: socket.socket, address: tuple[Any, ...], share: float, exchange: Exchange
     ) -> socket.socket:
         plug = Plug(sock)
         try:

@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING
 
 from requests.exceptions import InvalidProxyURL, InvalidSchema
 from requests.exceptions import ProxyError as RequestsProxyError
-from urllib3.exceptions import (
-    HeaderParsingError,
-    ProxyError,
-    ProxySchemeUnknown,
-    ReadTimeoutError,
-)
+from urllib3.exceptions import HeaderParsingError, ProxyError, ProxySchemeUnknown, ReadTimeoutError
 from urllib3.exceptions import SSLError as UrllibSSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
@@ -33,10 +28,7 @@ class DeniedError(OSError):
 _TYPES: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
     ("timeout", (TimeoutError, ReadTimeoutError)),
     # Whatever went wrong before the proxy connected us says nothing of the receiver.
-    (
-        "proxy",
-        (ProxyError, ProxySchemeUnknown, RequestsProxyError, InvalidProxyURL, InvalidSchema),
-    ),
+    ("proxy", (ProxyError, ProxySchemeUnknown, RequestsProxyError, InvalidProxyURL, InvalidSchema)),
     ("dns", (socket.gaierror,)),
     ("connection_refused", (ConnectionRefusedError,)),
     (

@@ -8,6 +8,7 @@ import threading
 import time
 import zlib
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -126,7 +127,8 @@ class LocalCollector:
             self._changed.notify_all()
         if answer.is_success and self._forwarder is not None:
             self._forwarder.pass_on(request)
-        return answer if answer.headers else _as_protobuf(answer)
+        # An empty body is an empty Export…ServiceResponse: everything was accepted.
+        return answer if answer.headers else replace(answer, headers={"Content-Type": PROTOBUF})
 
 
 _DECODERS: Mapping[str, Callable[[bytes], list[Any]]] = {
@@ -163,17 +165,6 @@ def _decompressed(request: Incoming) -> bytes:
             raise EOFError
         packed = unpacking.unused_data
     return unpacked
-
-
-def _as_protobuf(answer: Answer) -> Answer:
-    # An empty body is an empty Export…ServiceResponse: everything was accepted.
-    return Answer(
-        status=answer.status,
-        headers={"Content-Type": PROTOBUF},
-        body=answer.body,
-        delay_s=answer.delay_s,
-        fault=answer.fault,
-    )
 
 
 def try_collector(url: str, setting: str) -> None:

@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import SignatureError
 from ..verification import DEFAULT_TOLERANCE, signing_keys, verify
-from .server import (
-    Answer,
-    Headers,
-    Incoming,
-    LoopbackServer,
-    Scripted,
-    answer_of,
-)
+from .server import Answer, Headers, Incoming, LoopbackServer, Scripted, answer_of
 
 if TYPE_CHECKING:
     import ssl

@@ -7,18 +7,18 @@ handler never waits for anything but its own socket or the server's end.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import socketserver
-import sys
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import WebhooksError
-from .faults import FAULTS, has_reset
 
 if TYPE_CHECKING:
     import ssl
@@ -31,8 +31,66 @@ MOST_CONNECTIONS = 256
 SILENT_S = 60.0
 """A connection on which nothing comes for so long is closed."""
 SLOW_S = 1.0
+DRIP_S = 0.1
 CLOSE_S = 2.0
 _NO_BODY = frozenset({204, 304})
+
+
+def _hang(connection: socket.socket, _: threading.Event) -> None:
+    while connection.recv(4096):
+        pass
+
+
+def _reset(connection: socket.socket, _: threading.Event) -> None:
+    # Closing with a linger of zero sends RST, but only if nothing sent FIN before.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    os.close(connection.detach())
+
+
+def _close(_: socket.socket, __: threading.Event) -> None:
+    pass
+
+
+def _drip(connection: socket.socket, stopping: threading.Event) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+    _dots(connection, stopping)
+
+
+def _drip_body(connection: socket.socket, stopping: threading.Event) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+    _dots(connection, stopping)
+
+
+def _dots(connection: socket.socket, stopping: threading.Event) -> None:
+    while not stopping.wait(DRIP_S):
+        connection.sendall(b".")
+
+
+def _rubbish(connection: socket.socket, _: threading.Event) -> None:
+    connection.sendall(b"\x16\x03\x00 this is \xff not HTTP\r\n\r\n")
+
+
+def _endless(connection: socket.socket, stopping: threading.Event) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
+    block = b"." * 65536
+    while not stopping.is_set():
+        connection.sendall(block)
+
+
+FAULTS: Mapping[str, Callable[[socket.socket, threading.Event], None]] = {
+    "close": _close,
+    "drip": _drip,
+    "drip_body": _drip_body,
+    "endless": _endless,
+    "hang": _hang,
+    "reset": _reset,
+    "rubbish": _rubbish,
+}
+"""By the name that a script uses: how a receiver misbehaves instead of answering.
+
+Each gets the connection, its request read, and an event that is set when the server ends; it
+returns when the peer is gone or the server ends.
+"""
 
 
 class Headers(Mapping[str, str]):
@@ -110,8 +168,11 @@ def answer_of(entry: Scripted) -> Answer:
     raise ValueError(f"{entry!r} is not an answer: a status from 200 to 599, or one of {words}")
 
 
-class LoopbackServer:
+class LoopbackServer(socketserver.TCPServer):
     """Serves *handle* on 127.0.0.1 from construction to ``close``, a thread per connection."""
+
+    allow_reuse_address = True
+    request_queue_size = 128
 
     def __init__(
         self,
@@ -121,66 +182,46 @@ class LoopbackServer:
         max_body: int = DEFAULT_MAX_BODY,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        self.handle = handle
+        self.max_body = max_body
+        self.stopping = threading.Event()
+        self.connections = 0
+        """How many were ever accepted."""
+        self._tls = tls
+        self._open: dict[Any, threading.Thread] = {}
+        self._lock = threading.Lock()
         try:
-            self._server = _Server(port, handle, max_body, tls)
+            super().__init__((LOOPBACK, port), _Handler)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise WebhooksError(f"cannot listen on {LOOPBACK}:{port}: {reason}") from error
-        self.port: int = self._server.server_address[1]
+        self.port: int = self.server_address[1]
         self.url = f"{'https' if tls else 'http'}://{LOOPBACK}:{self.port}"
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name="loopback", daemon=True
+            target=self.serve_forever, args=(0.05,), name="loopback", daemon=True
         )
         self._thread.start()
 
-    @property
-    def connections(self) -> int:
-        """How many connections were ever accepted."""
-        return self._server.accepted
-
     def close(self) -> None:
         """Stop listening and end every connection. Closing twice is allowed."""
-        if not self._server.stopping.is_set():
-            self._server.shutdown()
-            self._server.end_connections()
-            self._server.server_close()
+        if not self.stopping.is_set():
+            self.shutdown()
+            self._end_connections()
+            self.server_close()
             self._thread.join(CLOSE_S)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-
-class _Server(socketserver.TCPServer):
-    allow_reuse_address = True
-    request_queue_size = 128
-
-    def __init__(
-        self,
-        port: int,
-        handle: Callable[[Incoming], Answer],
-        max_body: int,
-        tls: ssl.SSLContext | None,
-    ) -> None:
-        self.handle = handle
-        self.max_body = max_body
-        self.stopping = threading.Event()
-        self.accepted = 0
-        self._tls = tls
-        self._open: dict[Any, threading.Thread] = {}
-        self._lock = threading.Lock()
-        super().__init__((LOOPBACK, port), _Handler)
-
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection on a thread of its own."""
         thread = threading.Thread(
             target=self._serve, args=(request, client_address), name="connection", daemon=True
         )
         with self._lock:
             is_full = len(self._open) >= MOST_CONNECTIONS
             if not is_full:
-                self.accepted += 1
+                self.connections += 1
                 self._open[request] = thread
         if is_full:
             self.close_request(request)
@@ -196,24 +237,16 @@ class _Server(socketserver.TCPServer):
                 with self._lock:
                     self._open[request] = self._open.pop(plain)
             self.finish_request(request, client_address)
+        except OSError:
+            pass
         except Exception:  # noqa: BLE001 - one connection's end is not the server's
             self.handle_error(request, client_address)
         finally:
+            with self._lock:
+                self._open.pop(request, None)
             self.shutdown_request(request)
 
-    def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._open.pop(request, None)
-        if has_reset(request):
-            self.close_request(request)
-        else:
-            super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
-
-    def end_connections(self) -> None:
+    def _end_connections(self) -> None:
         """Wake every handler by ending its socket, and wait for them, not for ever."""
         self.stopping.set()
         with self._lock:
@@ -233,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
-        server = cast("_Server", self.server)
+        server = cast("LoopbackServer", self.server)
         body = self._read_body(server.max_body)
         if body is None:
             return

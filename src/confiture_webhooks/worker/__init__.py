@@ -1,5 +1,6 @@
-"""Claim → send → record. One lane, a thread, per endpoint, so that none delays another."""
+"""Claim → send → record. Lanes, a thread each, per endpoint, so that none delays another."""
 
+from .sender import Passes
 from .worker import Worker
 
-__all__ = ["Worker"]
+__all__ = ["Passes", "Worker"]

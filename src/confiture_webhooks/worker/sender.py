@@ -1,4 +1,4 @@
-"""Claim in hand → send → record: the attempts of a worker, and their telemetry."""
+"""Send → record: the attempts of a worker for its claims, and their telemetry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,14 @@ from .pace import Open
 
 if TYPE_CHECKING:
     from ..outbox import Claim, Outbox
-    from ..telemetry import DeliverySpan, Telemetry
+    from ..telemetry import DeliverySpan, Telemetry, WorkerPassSpan
     from ..transport import Response, Transport
     from .pace import Pace
-    from .passes import Passes
 
 RECORD_AGAIN_S = (0.1, 0.5, 2.0)
 """Waits before a record that the outbox refused is tried again: the answer is not to be lost."""
+LONGEST_PASS_SPAN = timedelta(minutes=1)
+"""A worker that is never idle begins a new pass so often: a span that never ends is never seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,36 @@ class Clock:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     monotonic: Callable[[], float] = time.monotonic
     spread: Callable[[], float] = random.random
+
+
+class Passes:
+    """One pass after the other: each begins with a claim and ends when nothing is left to do."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+        self._lock = threading.Lock()
+        self._span: WorkerPassSpan | None = None
+        self._ends_at = 0.0
+
+    def begin(self) -> WorkerPassSpan:
+        """The pass under way, which is begun if there is none."""
+        with self._lock:
+            if time.monotonic() >= self._ends_at:
+                self._finish()
+            if self._span is None:
+                self._span = self._telemetry.worker_pass()
+                self._ends_at = time.monotonic() + LONGEST_PASS_SPAN.total_seconds()
+            return self._span
+
+    def end(self) -> None:
+        """Nothing is left to do for now."""
+        with self._lock:
+            self._finish()
+
+    def _finish(self) -> None:
+        span, self._span = self._span, None
+        if span is not None:
+            span.finish()
 
 
 class _NoSpan:
@@ -51,33 +82,24 @@ class _NoSpan:
         """Nothing."""
 
 
+@dataclass(slots=True, kw_only=True)
 class Sender:
-    """Makes attempts one after the other, lane by lane, and records each before the next."""
+    """Sends one delivery after the other, lane by lane, and records each attempt before the next.
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        transport: Transport,
-        telemetry: Telemetry,
-        *,
-        environment: str | None,
-        user_agent: str,
-        hold: timedelta,
-        passes: Passes | None,
-        clock: Clock,
-        stopping: threading.Event,
-    ) -> None:
-        self._outbox = outbox
-        self._transport = transport
-        self._telemetry = telemetry
-        self._environment = environment
-        self._user_agent = user_agent
-        self._hold = hold
-        self._passes = passes
-        self._clock = clock
-        self._stopping = stopping
-        self._guard = threading.Lock()
-        """Of the paces that lanes share."""
+    Spans of deliveries stay open for the next attempt for *hold*, and are linked to *passes*.
+    """
+
+    outbox: Outbox
+    transport: Transport
+    telemetry: Telemetry
+    environment: str | None
+    user_agent: str
+    hold: timedelta
+    passes: Passes | None
+    clock: Clock
+    stopping: threading.Event
+    guard: threading.Lock = field(default_factory=threading.Lock)
+    """Of the paces that lanes share."""
 
     def deliver(self, pace: Pace, claims: deque[Claim], stale_at: float) -> None:
         """Make one attempt for each of *claims*, from the front; the rest stays in it.
@@ -96,37 +118,32 @@ class Sender:
             if attempt is None:
                 self._give_up_attempt(pace, claim)
                 return
-            now = self._clock.now()
-            decision = decide(
-                pace.endpoint.retry,
-                attempt,
-                tries=claim.tries + 1,
-                now=now,
-                spread=self._clock.spread(),
-            )
+            now = self.clock.now()
+            retry, spread = pace.endpoint.retry, self.clock.spread()
+            decision = decide(retry, attempt, tries=claim.tries + 1, now=now, spread=spread)
             waiting.attempts, waiting.last = attempt.number, attempt
             waiting.next_attempt_at = decision.next_attempt_at
-            with self._guard:
+            with self.guard:
                 pace.note(attempt, decision, now, is_ours=waiting.is_ours)
             self._keep(pace, claim, waiting, decision, now)
             is_whole = is_whole and attempt.is_success
             if pace.is_gone or pace.is_resting(now):
                 return
         if is_whole and not claims:
-            with self._guard:
+            with self.guard:
                 pace.note_whole_batch()
 
     def _may_begin(self, pace: Pace, stale_at: float) -> bool:
         """Wait for the endpoint's rate; whether an attempt may begin then."""
-        if pace.is_gone or pace.is_resting(self._clock.now()):
+        if pace.is_gone or pace.is_resting(self.clock.now()):
             return False  # another lane found out
-        with self._guard:
-            wait = pace.turn(self._clock.monotonic())
-        if self._clock.monotonic() + wait >= stale_at:
+        with self.guard:
+            wait = pace.turn(self.clock.monotonic())
+        if self.clock.monotonic() + wait >= stale_at:
             return False
         if wait > 0:
-            self._stopping.wait(wait)
-        return not self._stopping.is_set()
+            self.stopping.wait(wait)
+        return not self.stopping.is_set()
 
     def defer_open(self, pace: Pace, delivery_id: str) -> None:
         """End the span of a delivery that is put off; of two threads that do, one does."""
@@ -137,24 +154,24 @@ class Sender:
             "deferred",
             last=waiting.last,
             attempts=waiting.attempts,
-            at=self._clock.now(),
+            at=self.clock.now(),
             next_attempt_at=waiting.next_attempt_at,
         )
 
     def _begin_span(self, claim: Claim) -> DeliverySpan:
         try:
-            if self._passes is None:
-                return self._telemetry.delivery(claim.delivery, remote=False)
-            pass_span = self._passes.begin()
+            if self.passes is None:
+                return self.telemetry.delivery(claim.delivery, remote=False)
+            pass_span = self.passes.begin()
             pass_span.claimed(1)
-            return self._telemetry.delivery(claim.delivery, remote=True, pass_span=pass_span)
+            return self.telemetry.delivery(claim.delivery, remote=True, pass_span=pass_span)
         except Exception as error:  # noqa: BLE001  telemetry never breaks a delivery
-            self._telemetry.failed("span", error)
+            self.telemetry.failed("span", error)
             return _NoSpan()  # type: ignore[return-value]
 
     def _attempt(self, pace: Pace, claim: Claim, waiting: Open) -> Attempt | None:
         """Send it; ``None``: we cut the attempt ourselves, which says nothing of the receiver."""
-        started_at, started = self._clock.now(), self._clock.monotonic()
+        started_at, started = self.clock.now(), self.clock.monotonic()
         response, error_type, reason = None, None, None
         waiting.is_ours = False
         try:
@@ -169,11 +186,11 @@ class Sender:
             if isinstance(claim.delivery, Unreadable):
                 reason = claim.delivery.reason
             else:
-                self._telemetry.failed("attempt", error)
+                self.telemetry.failed("attempt", error)
         return Attempt(
             number=claim.number,
             started_at=started_at,
-            duration=timedelta(seconds=max(0.0, self._clock.monotonic() - started)),
+            duration=timedelta(seconds=max(0.0, self.clock.monotonic() - started)),
             status_code=response.status_code if response else None,
             error_type=error_type,
             retry_after=response.retry_after if response else None,
@@ -184,14 +201,10 @@ class Sender:
         if isinstance(claim.delivery, Unreadable):
             raise ValueError  # noqa: TRY004  of a record, not of a type
         request = prepare(
-            pace.endpoint,
-            claim.delivery,
-            attempt=claim.number,
-            at=at,
-            user_agent=self._user_agent,
+            pace.endpoint, claim.delivery, attempt=claim.number, at=at, user_agent=self.user_agent
         )
         with waiting.span.current():
-            return self._transport.send(request, timeout=pace.endpoint.timeout)
+            return self.transport.send(request, timeout=pace.endpoint.timeout)
 
     def _keep(
         self, pace: Pace, claim: Claim, waiting: Open, decision: Decision, at: datetime
@@ -204,27 +217,27 @@ class Sender:
             return
         if decision.rests_until is not None:
             with suppress(OutboxError):  # this worker rests all the same
-                self._outbox.rest(pace.endpoint.name, self._environment, decision.rests_until)
+                self.outbox.rest(pace.endpoint.name, self.environment, decision.rests_until)
         self._report(pace, claim, waiting, decision, at)
 
     def _record(self, claim: Claim, attempt: Attempt, decision: Decision) -> bool:
         for wait in RECORD_AGAIN_S:
             try:
-                return self._outbox.record(claim, attempt, decision)
+                return self.outbox.record(claim, attempt, decision)
             except OutboxError as error:
-                self._telemetry.outbox_failed(str(error))
-                if self._stopping.wait(wait):
+                self.telemetry.outbox_failed(str(error))
+                if self.stopping.wait(wait):
                     break
-        return self._outbox.record(claim, attempt, decision)
+        return self.outbox.record(claim, attempt, decision)
 
     def _give_up_attempt(self, pace: Pace, claim: Claim) -> None:
         """Give back a delivery whose attempt was cut: it is due as before, with as many tries."""
         pace.last_failure = CUT
         waiting = pace.open.get(claim.delivery.id)
         if waiting is not None:
-            waiting.next_attempt_at = self._clock.now()
+            waiting.next_attempt_at = self.clock.now()
         try:
-            self._outbox.give_back(claim)
+            self.outbox.give_back(claim)
         finally:
             self.defer_open(pace, claim.delivery.id)
 
@@ -239,7 +252,7 @@ class Sender:
         if not attempt.is_success:
             waiting.span.attempt_failed(attempt, retry_in=wait)
         if decision.outcome is Outcome.RETRY:
-            if wait is not None and (wait > self._hold or self._stopping.is_set()):
+            if wait is not None and (wait > self.hold or self.stopping.is_set()):
                 self.defer_open(pace, claim.delivery.id)
             return
         if pace.open.pop(claim.delivery.id, None) is None:

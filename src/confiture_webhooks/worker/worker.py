@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..outbox import Claim, Outbox
     from ..telemetry import Telemetry
     from ..transport import Transport
-    from .passes import Passes
+    from .sender import Passes
 
 LEASE_MARGIN = timedelta(seconds=30)
 """A lease outlasts the longest attempt by this."""
@@ -57,7 +57,6 @@ class Worker:
         clock: Clock | None = None,
     ) -> None:
         self._outbox = outbox
-        self._transport = transport
         self._telemetry = telemetry
         self._environment = environment
         self._poll = poll
@@ -66,9 +65,9 @@ class Worker:
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._sender = Sender(
-            outbox,
-            transport,
-            telemetry,
+            outbox=outbox,
+            transport=transport,
+            telemetry=telemetry,
             environment=environment,
             user_agent=user_agent,
             hold=hold,
@@ -139,19 +138,20 @@ class Worker:
 
     def finish(self) -> None:
         """Stop, letting every attempt under way come to its end; nothing new is begun."""
-        with self._changed:
-            self._stopping.set()
-            self._changed.notify_all()
+        self._begin_stop()
         longest = max((pace.endpoint.timeout for pace in self.paces), default=timedelta())
         self._join(longest + FINISHING)
         self.stop()
 
-    def stop(self, grace: timedelta = timedelta(milliseconds=500)) -> None:
-        """End the lanes, cutting attempts under way; what is open ends as ``deferred``."""
+    def _begin_stop(self) -> None:
         with self._changed:
             self._stopping.set()
             self._changed.notify_all()
-        self._transport.abort()
+
+    def stop(self, grace: timedelta = timedelta(milliseconds=500)) -> None:
+        """End the lanes, cutting attempts under way; what is open ends as ``deferred``."""
+        self._begin_stop()
+        self._sender.transport.abort()
         self._join(grace)
         for pace in self.paces:
             for delivery_id in list(pace.open):
@@ -280,15 +280,11 @@ class Worker:
         """When to look again."""
         if self._stopping.is_set():
             return None
-        now = self._clock.now()
+        now, endpoint = self._clock.now(), pace.endpoint
         if pace.is_resting(now):
             return pace.rests_until
-        return self._outbox.next_due_at(
-            pace.endpoint.name,
-            self._environment,
-            now=now,
-            max_wait=pace.endpoint.retry.longest_wait,
-        )
+        longest = endpoint.retry.longest_wait
+        return self._outbox.next_due_at(endpoint.name, self._environment, now=now, max_wait=longest)
 
     def _invite(self, pace: Pace) -> None:
         """Other runs may be due, too: have another lane look."""
