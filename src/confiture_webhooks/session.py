@@ -23,7 +23,6 @@ from .event import Database, ErrorInfo
 from .run.invocation import DEFAULT_CONFIG, HOOKS, MUTATING, Invocation, parse
 from .run.outgoing import TELEMETRY_BUDGET
 from .run.run import Run
-from .run.summary import naming
 from .wiring import (
     command_telemetry,
     found_settings,
@@ -283,22 +282,16 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     made = replace(
         parts(settings, os.environ, telemetry, database, hooks),
         shows_progress=True,
+        config=None if invocation.config_file == DEFAULT_CONFIG else invocation.config_file,
     )
     if not invocation.is_rehearsal:
         # The host's objects stay until the command ends: going through all of them again while
         # ours are imported costs more than the imports.
         gc.freeze()
         threading.Thread(target=preload, name="webhooks-preload", daemon=True).start()
-    session = CommandSession(Run(settings, made, partial(_say, invocation)), invocation)
+    session = CommandSession(Run(settings, made), invocation)
     session.install()
     return session
-
-
-def _say(invocation: Invocation, text: str) -> None:
-    """A line for people; its commands find the outbox that this one used."""
-    given = invocation.config_file
-    named = naming(text, None if given == DEFAULT_CONFIG else given)
-    terminal.say(*named.split("\n"))
 
 
 def _say_faults(settings: Settings) -> None:
@@ -359,7 +352,9 @@ def attach(
     )
     dsn = dsn_of(engine.connection) if chosen.outbox == "postgres" else None
     made = replace(
-        parts(chosen, os.environ, lambda: telemetry, lambda: dsn, say=note), exports=lambda: True
+        parts(chosen, os.environ, lambda: telemetry, lambda: dsn, say=note),
+        exports=lambda: True,
+        config=Path(config_file) if config_file else None,
     )
     run = Run(chosen, made, note)
     if not chosen.recorded:

@@ -16,9 +16,10 @@ from .delivery import Outcome
 from .errors import OutboxError
 from .event import Database
 from .outbox import Summary
+from .outlook import elsewhere, outlook
 from .run.outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
 from .run.settler import settle_outbox
-from .run.summary import barred, elsewhere
+from .run.summary import undelivered
 from .terminal import counted, progress, say
 from .wiring import command_telemetry, make_transport, operators_outbox, user_agent
 from .worker import Passes, Worker
@@ -149,23 +150,21 @@ class _Bench:
             self.telemetry.outbox_failed(str(error))
             summaries, due, standing, is_done = {}, [], {}, False
         mine = summaries.get(self.settings.environment, Summary())
+        names = [endpoint.name for endpoint in self.settings.endpoints]
+        waits = outlook(mine.undelivered, configured=names, now=now, standing=standing)
         return PassResult(
             delivered=outcomes[Outcome.DELIVERED],
             dead=outcomes[Outcome.DEAD_LETTER] + outcomes[Outcome.GONE],
             left=sum(mine.undelivered.values()),
             next_at=min(due, default=None),
-            elsewhere=elsewhere(summaries, self.settings.environment),
+            elsewhere=elsewhere(undelivered(summaries), self.settings.environment),
             failures=self.worker.failed(),
             resting={
                 name: one.rests_until
                 for name, one in standing.items()
                 if one.rests_until is not None and one.rests_until > now
             },
-            barred=barred(
-                mine,
-                [n for n, one in standing.items() if one.off_since],
-                [endpoint.name for endpoint in self.settings.endpoints],
-            ),
+            barred={wait.endpoint: wait.why.value for wait in waits if wait.is_in_vain},
             left_alone=self.worker.left_alone(),
             is_done=is_done and not self.worker.has_faults(),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -14,6 +14,7 @@ from .config import Settings, has_block, load, read
 from .config.settings import redacted_outbox
 from .config.variables import CONFIG, DSN, ENVIRONMENT, ENVIRONMENTS, OF_DEFAULT
 from .errors import ConfigError, Fault, OutboxError
+from .remedy import shown
 from .run.outgoing import Parts
 
 if TYPE_CHECKING:
@@ -58,6 +59,13 @@ def unread_block(environ: Mapping[str, str], settings_file: Path | None) -> Faul
         f"the `webhooks:` block of {', '.join(map(str, blocks))} is not used",
         f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file",
     )
+
+
+def files_of(environments: Iterable[str | None]) -> dict[str, Path]:
+    """The usual file of each of *environments* that has one."""
+    names = [name for name in environments if name and Path(name).name == name]
+    usual = {name: ENVIRONMENTS / f"{name}.yaml" for name in names}
+    return {name: path for name, path in usual.items() if path.is_file()}
 
 
 def found_settings(
@@ -212,8 +220,8 @@ def operators_outbox(
         if makes or is_there(postgres_dsn(settings)):
             return make_outbox(settings, environ, notice)
         notice(
-            "There is no outbox in the database yet: the first run makes it where its role may, "
-            "or somebody who may with 'confiture webhooks outbox init'"
+            "There is no outbox in the database yet. The first run creates it if its role may. "
+            f"To create it now: {shown('outbox', 'init')}"
         )
         return spare_outbox()
     from .outbox.sqlite import SqliteOutbox, may_be_there  # noqa: PLC0415
@@ -246,6 +254,7 @@ def parts(
         exports=lambda: exports(environ),
         is_in=partial(is_outbox_in, settings),
         has_leftovers=lambda: _has_outbox(in_database(settings, database()), environ),
+        files_of=files_of,
     )
 
 

@@ -90,9 +90,9 @@ def test_what_a_run_advises_can_be_pasted(project: Any) -> None:
         project.environment_file("nightly", webhooks=webhooks)
         words = ("--config", "db/environments/nightly.yaml")
         up = project.confiture("migrate", "up", *words)
-        advised = f"'confiture webhooks redeliver --dead --endpoint a {' '.join(words)}'"
+        advised = f"`confiture webhooks redeliver --dead --endpoint a {' '.join(words)}`"
         assert advised in up.stderr
-        pasted = shlex.split(advised.strip("'"))[1:]
+        pasted = shlex.split(advised.strip("`"))[1:]
         assert "1 delivery" in project.confiture(*pasted, "--yes").stdout
         assert len(receiver.requests) == 2
 
@@ -108,7 +108,7 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "1"}
         up = project.confiture("migrate", "up", env=env)
         assert "given up (default: answered 410 and is switched off)" in up.stderr
-        assert "'confiture webhooks enable default'" in up.stderr
+        assert "`confiture webhooks enable default`" in up.stderr
         project.confiture("migrate", "down", env=env)
         ping = project.confiture("webhooks", "test", env=env)
         assert "Endpoint default is off" in ping.stderr
@@ -212,7 +212,7 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     up = project.confiture("migrate", "up")
     assert "It is kept and due at" in up.stderr
-    assert "'confiture webhooks redeliver --pending'" in up.stderr
+    assert "`confiture webhooks redeliver --pending`" in up.stderr
     waits = project.confiture("webhooks", "deliver")
     assert "0 delivered, 0 given up, 1 left for later; the next is due at" in waits.stdout
     again = project.confiture("webhooks", "redeliver", "--pending", "--yes")

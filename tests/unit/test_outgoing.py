@@ -215,7 +215,7 @@ def test_what_memory_holds_goes_back_into_a_store_that_works_again(is_opened: bo
     line = bench.end()
     assert line is not None
     assert line.startswith("confiture-webhooks: 2 deliveries not sent (a: 2")
-    assert "They are kept and go out with the next 'confiture migrate'" in line
+    assert "They are kept, and the next run sends them." in line
     kept = [(row.delivery.event_id, row.delivery.endpoint) for row in store.deliveries()]
     assert sorted(kept) == [(event_id(1), "a"), (event_id(3), "a")]
     assert store.intents() == []
@@ -354,7 +354,7 @@ def test_a_store_that_is_gone_at_the_end_is_named_with_what_it_keeps() -> None:
     assert bench.outgoing.intents() == []
     line = bench.end()
     assert line is not None
-    assert "gone. It keeps what was recorded in it" in line
+    assert "gone. Deliveries recorded before that are kept in it" in line
     assert bench.telemetry.outbox_failures == ["gone"]
 
 
@@ -456,11 +456,11 @@ def test_nothing_is_pruned_when_no_time_is_left() -> None:
     [
         (
             410,
-            "(a: answered 410 and is switched off). Once the receiver is well: 'confiture webhooks",
+            "(a: answered 410 and is switched off). Once the receiver works again: `confiture webhooks",
         ),
         (
             500,
-            "(a: 1 dead letter, last answer 500). Once the receiver is well: 'confiture webhooks",
+            "(a: 1 dead letter, last answer 500). Once the receiver works again: `confiture webhooks",
         ),
     ],
 )

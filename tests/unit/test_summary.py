@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from confiture_webhooks.delivery import Outcome, State
 from confiture_webhooks.outbox import Row, Summary
-from confiture_webhooks.run.summary import (
-    LOOKED_AT,
-    OFF,
-    UNKNOWN,
-    barred,
-    barred_line,
-    given_up_line,
-    is_all_due,
-    leftover_line,
-    naming,
-)
+from confiture_webhooks.outlook import Wait, Why
+from confiture_webhooks.run.summary import LOOKED_AT, given_up_line, is_all_due, leftover_line
 from contract.made import delivery
 
-NAMES = ["analytics", "chat", "ops", *(f"e{n}" for n in range(50))]
 AT = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 
 
 def test_nothing_left_is_no_line() -> None:
     """When everything was told there is nothing to read."""
-    assert leftover_line({None: Summary()}, None, {}, configured=NAMES, is_durable=True) is None
+    assert leftover_line({None: Summary()}, None, {}, is_durable=True) is None
 
 
 def test_the_line_tells_how_many_where_why_and_what_to_do() -> None:
@@ -39,34 +28,28 @@ def test_the_line_tells_how_many_where_why_and_what_to_do() -> None:
         {None: left},
         None,
         {"analytics": "503", "chat": "timeout"},
-        configured=NAMES,
         is_durable=True,
     )
     assert line == (
         "confiture-webhooks: 6 deliveries not sent (analytics: 3, last answer 503, "
-        "chat: 2, last attempt failed: timeout, ops: 1, waiting for the next attempt). They are kept and "
-        "go out with the next 'confiture migrate' command, or now with 'confiture webhooks "
-        "deliver'."
+        "chat: 2, last attempt failed: timeout, ops: 1, waiting for the next attempt). They are kept, "
+        "and the next run sends them. Send them now: `confiture webhooks deliver`."
     )
 
 
 @pytest.mark.parametrize(
     ("is_durable", "next_at", "told"),
     [
-        (True, None, "It is kept and goes out with the next"),
+        (True, None, "It is kept, and the next run sends it. Send it now: "),
         (True, AT, "It is kept and due at 2026-01-09T14:00:00.000Z."),
-        (True, AT, "redeliver --pending' makes it due now."),
-        (
-            False,
-            None,
-            "It is lost with this process: set CONFITURE_WEBHOOK_OUTBOX=sqlite to keep it",
-        ),
+        (True, AT, "Send it now: `confiture webhooks redeliver --pending`."),
+        (False, None, "It is lost with this process. To keep it for a later run, set CONFITURE"),
     ],
 )
 def test_one_delivery_is_not_plural(is_durable: bool, next_at: datetime | None, told: str) -> None:
     """A single delivery is told as one, and so is what becomes of it."""
     left = {None: Summary(undelivered={"ops": 1})}
-    line = leftover_line(left, None, {}, configured=NAMES, next_at=next_at, is_durable=is_durable)
+    line = leftover_line(left, None, {}, next_at=next_at, is_durable=is_durable)
     assert line is not None
     assert "1 delivery not sent" in line
     assert told in line
@@ -83,13 +66,11 @@ def test_one_dead_letter_is_not_plural(count: int, told: str) -> None:
 
 def test_what_is_in_memory_is_said_to_be_lost() -> None:
     """Without a durable outbox the line says so, and names the setting that keeps them."""
-    line = leftover_line(
-        {None: Summary(undelivered={"ops": 1})}, None, {}, configured=NAMES, is_durable=False
-    )
+    line = leftover_line({None: Summary(undelivered={"ops": 1})}, None, {}, is_durable=False)
     assert line is not None
     assert "lost with this process" in line
     assert "CONFITURE_WEBHOOK_OUTBOX=sqlite" in line
-    assert "deliver'" not in line
+    assert "deliver`" not in line
 
 
 def test_what_an_outbox_refused_is_not_put_down_to_the_setting() -> None:
@@ -99,7 +80,6 @@ def test_what_an_outbox_refused_is_not_put_down_to_the_setting() -> None:
         {None: Summary(undelivered={"ops": 1})},
         None,
         {},
-        configured=NAMES,
         is_durable=False,
         refusal=why,
     )
@@ -117,7 +97,6 @@ def test_it_is_one_line() -> None:
         {None: Summary(undelivered={f"e{n}": n for n in range(1, 50)})},
         None,
         {},
-        configured=NAMES,
         is_durable=True,
     )
     assert line is not None
@@ -127,67 +106,63 @@ def test_it_is_one_line() -> None:
 def test_other_environments_are_named_with_the_remedy() -> None:
     """What waits for another environment is not counted as this one's, and how to make it is said."""
     left = {name: Summary(undelivered={"ops": n}) for n, name in enumerate(["a", "b", None], 1)}
-    line = leftover_line(left, "a", {}, configured=NAMES, is_durable=True)
+    line = leftover_line(left, "a", {}, is_durable=True)
     assert line is not None
     assert "1 delivery not sent (ops: 1," in line
-    assert (
-        "Waiting for other environments: b 2, (none) 3; 'confiture webhooks deliver --config'"
-        in line
-    )
-    assert leftover_line(left, "c", {}, configured=NAMES, is_durable=True) is None
+    assert "Other environments have deliveries that wait: b 2, (none) 3. Send them with " in line
+    assert "`confiture webhooks deliver` and the --config of b" in line
+    assert leftover_line(left, "c", {}, is_durable=True) is None
 
 
 def test_the_line_says_when_the_next_is_due() -> None:
     """What is not due yet is not promised now: its time is told, and what makes it due."""
     left = {None: Summary(undelivered={"ops": 2})}
-    line = leftover_line(left, None, {}, configured=NAMES, next_at=AT, is_durable=True)
+    line = leftover_line(left, None, {}, next_at=AT, is_durable=True)
     assert line is not None
     assert "the next is due at 2026-01-09T14:00:00.000Z" in line
-    assert "'confiture webhooks redeliver --pending' makes them due now" in line
-    assert "or now with" not in line
+    assert "Send them now: `confiture webhooks redeliver --pending`." in line
+    assert "`confiture webhooks deliver`" not in line
 
 
 def test_the_line_does_not_promise_now_what_has_to_wait() -> None:
     """Where only some are due, 'now' is said of those, and what makes the others due."""
     left = {None: Summary(undelivered={"ops": 3})}
-    line = leftover_line(left, None, {}, configured=NAMES, is_all_due=False, is_durable=True)
+    line = leftover_line(left, None, {}, is_all_due=False, is_durable=True)
     assert line is not None
-    assert "They are kept, and some are due:" in line
-    assert "'confiture webhooks redeliver --pending' makes the others due now" in line
-    assert "or now with" not in line
+    assert line.endswith(
+        "They are kept, and some are due. Send those now: `confiture webhooks deliver`. "
+        "Send all now: `confiture webhooks redeliver --pending`."
+    )
 
 
 def test_what_another_worker_has_in_hand_is_not_asked_for() -> None:
     """What is under way elsewhere is somebody's; a claim of one that was killed has an end."""
     left = {None: Summary(undelivered={"ops": 1}, counts={State.IN_FLIGHT: 1})}
-    line = leftover_line(left, None, {}, configured=NAMES, next_at=AT, is_durable=True)
+    line = leftover_line(left, None, {}, next_at=AT, is_durable=True)
     assert line is not None
     assert line == (
-        "confiture-webhooks: 1 delivery not sent (ops: 1, under way). Another worker has it in hand. "
-        "If that one was killed, it goes out from 2026-01-09T14:00:00.000Z on, with the next "
-        "'confiture migrate' command or 'confiture webhooks deliver'."
+        "confiture-webhooks: 1 delivery not sent (ops: 1, under way). Another worker is sending it. "
+        "If it was killed, send it from 2026-01-09T14:00:00.000Z on: `confiture webhooks deliver`."
     )
 
 
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        (None, "deliver'"),
-        (Path("db/environments/ci.yaml"), "deliver --config db/environments/ci.yaml'"),
-        (Path("my files/ci.yaml"), 'deliver --config "my files/ci.yaml"\''),
+        (None, "deliver`"),
+        ("db/environments/ci.yaml", "deliver --config db/environments/ci.yaml`"),
+        ("my files/ci.yaml", "deliver --config 'my files/ci.yaml'`"),
     ],
 )
 def test_a_command_that_is_advised_names_the_environment_file(
-    config: Path | None, named: str
+    config: str | None, named: str
 ) -> None:
     """Pasted as it stands, it finds the outbox and the endpoints that the run had."""
     left = {None: Summary(undelivered={"ops": 1}), "b": Summary(undelivered={"ops": 1})}
-    line = leftover_line(left, None, {}, configured=NAMES, is_durable=True)
+    line = leftover_line(left, None, {}, is_durable=True, config=config, files={"b": "b.yaml"})
     assert line is not None
-    told = naming(line, config)
-    assert f"'confiture webhooks {named}. Waiting for other environments" in told
-    assert "'confiture migrate' command" in told
-    assert told.count("--config") == (2 if config else 1)
+    assert f"Send it now: `confiture webhooks {named}. Other environments" in line
+    assert "`confiture webhooks deliver --config b.yaml`" in line
 
 
 def test_all_is_due_when_nothing_of_this_environment_waits() -> None:
@@ -204,19 +179,36 @@ def test_all_is_due_when_nothing_of_this_environment_waits() -> None:
     assert not is_all_due([waiting(due)] * LOOKED_AT, None, ["ops"], AT)
 
 
-def test_what_nobody_sends_is_not_promised() -> None:
+def test_deliveries_that_wait_in_vain_are_not_promised() -> None:
     """An endpoint that is not configured, or is off, has its own remedy, and no next run's."""
     left = {None: Summary(undelivered={"former": 2, "ops": 1})}
-    line = leftover_line(left, None, {"ops": OFF}, configured=NAMES, is_durable=True)
-    assert line is not None
-    assert "former: 2, no endpoint of that name is configured" in line
-    assert "'confiture webhooks discard --endpoint former'" in line
-    assert "'confiture webhooks enable ops'" in line
-    assert "migrate" not in line
+    waits = [
+        Wait(endpoint="former", count=2, why=Why.UNKNOWN),
+        Wait(endpoint="ops", count=1, why=Why.OFF, at=AT),
+    ]
+    line = leftover_line(left, None, {}, waits=waits, is_durable=True, config="x.yaml")
+    assert line == (
+        "confiture-webhooks: 3 deliveries not sent (former: 2, no endpoint of that name is "
+        "configured, ops: 1, switched off since 2026-01-09T14:00:00.000Z). They are kept. former: "
+        "Configure it again, or drop its deliveries: `confiture webhooks discard --endpoint former "
+        "--config x.yaml`. ops: Switch it on: `confiture webhooks enable ops --config x.yaml`."
+    )
 
 
-def test_what_was_given_up_is_told_with_the_remedy() -> None:
-    """Dead letters and a 410 have a line of their own; what was delivered has none."""
+def test_an_endpoint_that_rests_is_named_with_the_end_of_its_rest() -> None:
+    """Deliveries to it are not advised before: no command sends them."""
+    left = {None: Summary(undelivered={"ops": 2})}
+    rests = Wait(endpoint="ops", count=2, why=Why.RESTS, at=AT)
+    line = leftover_line(left, None, {"ops": "429"}, waits=[rests], next_at=AT, is_durable=True)
+    assert line == (
+        "confiture-webhooks: 2 deliveries not sent (ops: 2, last answer 429, rests until "
+        "2026-01-09T14:00:00.000Z). They are kept; the next is due at 2026-01-09T14:00:00.000Z. "
+        "The next run after that sends them. Send them then: `confiture webhooks deliver`."
+    )
+
+
+def test_given_up_deliveries_are_reported_with_the_remedy() -> None:
+    """Dead letters and a 410 have a line of their own; delivered ones have none."""
     done = {"ops": Counter({Outcome.DELIVERED: 3, Outcome.RETRY: 1})}
     assert given_up_line(done, {}, is_durable=True) is None
     lost = {
@@ -225,16 +217,7 @@ def test_what_was_given_up_is_told_with_the_remedy() -> None:
     }
     assert given_up_line(lost, {"analytics": "503", "ops": "410"}, is_durable=True) == (
         "confiture-webhooks: given up (analytics: 2 dead letters, last answer 503, "
-        "ops: answered 410 and is switched off). Once the receiver is well: "
-        "'confiture webhooks redeliver --dead --endpoint analytics', "
-        "'confiture webhooks enable ops' and 'confiture webhooks redeliver ID'."
-    )
-
-
-def test_who_gets_nothing_and_why() -> None:
-    """Of the endpoints that deliveries wait for: those that are off, and unknown ones."""
-    summary = Summary(undelivered={"a": 1, "b": 2, "c": 3})
-    assert barred(summary, ["b", "idle"], ["a", "b", "idle"]) == {"b": OFF, "c": UNKNOWN}
-    assert barred_line("b", OFF) == (
-        "Not sent to b: switched off by a 410; 'confiture webhooks enable b' switches it on"
+        "ops: answered 410 and is switched off). Once the receiver works again: "
+        "`confiture webhooks redeliver --dead --endpoint analytics`, "
+        "`confiture webhooks enable ops` and `confiture webhooks redeliver --gone --endpoint ops`."
     )

@@ -13,7 +13,8 @@ from ..delivery import State
 from ..doctor.findings import standing_of
 from ..outlook import by_environment, elsewhere, elsewhere_line, listed, outlook, shown_environment
 from ..terminal import counted, say
-from .context import Context, files_of, invocation_of, opened
+from ..wiring import files_of
+from .context import Context, invocation_of, opened
 from .look import check_endpoint
 from .lookup import find, is_short
 from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ..adapters.hook_files import HookFile
 from ..config import Settings, read
-from ..config.variables import CONFIG, ENVIRONMENTS, OFF_WORDS, SWITCH
+from ..config.variables import CONFIG, OFF_WORDS, SWITCH
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
 from ..remedy import shown
@@ -157,13 +157,6 @@ def invocation_of(config: Path | None, output: str, *, is_sending: bool = False)
     if config is not None and not config.exists():
         refuse([Fault("--config", "there is no such file", "Check the path")], output)
     return invocation
-
-
-def files_of(environments: Iterable[str | None]) -> dict[str, Path]:
-    """The usual file of each of *environments* that has one."""
-    names = [name for name in environments if name and Path(name).name == name]
-    usual = {name: ENVIRONMENTS / f"{name}.yaml" for name in names}
-    return {name: path for name, path in usual.items() if path.is_file()}
 
 
 @contextmanager

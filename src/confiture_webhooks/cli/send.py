@@ -22,9 +22,9 @@ from ..outlook import Wait, Why, by_environment, elsewhere_line
 from ..remedy import shown
 from ..terminal import is_terminal, say
 from ..watch import PassResult, Source, deliver_due, deliver_until
-from ..wiring import operators_outbox
+from ..wiring import files_of, operators_outbox
 from ..worker.pace import FAILING_AFTER
-from .context import ask_of, database_of, files_of, settings_of, source_of
+from .context import ask_of, database_of, settings_of, source_of
 from .options import ConfigOpt, FormatOpt, is_json, known
 from .output import CONFIG_INVALID, FAILED, fail, fault_rows, line, print_json, refuse, say_faults
 from .tables import milliseconds, print_block

@@ -12,7 +12,8 @@ from ..doctor.findings import MOST_NAMED, UNSETTLED_FOR, Findings, examine
 from ..event import rfc3339
 from ..outlook import Why, by_environment, listed, shown_environment, unserved_line
 from ..terminal import counted
-from .context import Context, files_of, opened
+from ..wiring import files_of
+from .context import Context, opened
 from .options import ConfigOpt, FormatOpt, is_json
 from .output import FAILED, line, print_json
 from .tables import age, length, print_facts

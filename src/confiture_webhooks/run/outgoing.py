@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bounded import TimedOut, bounded
@@ -14,11 +15,13 @@ from ..delivery import Delivery, State, TraceContext
 from ..errors import OutboxError
 from ..event import Event, EventType
 from ..outbox import Intent, Outbox, Summary
+from ..outlook import NO_FILES, Files, outlook
+from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..worker import Worker
 from .deliveries import deliveries_of
 from .handover import hand_over, undelivered
-from .summary import LOOKED_AT, OFF, given_up_line, is_all_due, leftover_line
+from .summary import LOOKED_AT, given_up_line, is_all_due, leftover_line
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -41,12 +44,6 @@ KEPT_DELIVERED = 10_000
 """Delivered deliveries are kept so long and so many, for operators to look at."""
 
 
-_IN_IT = (
-    "It keeps what was recorded in it: once it answers, the next 'confiture migrate' command or "
-    "'confiture webhooks deliver' sends that."
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What a run is put together from; each is made on first use and at most once."""
@@ -66,7 +63,11 @@ class Parts:
     is_in: Callable[[Any], bool] = lambda _: False
     """Whether the outbox lies in the database of a connection."""
     has_leftovers: Callable[[], bool] = lambda: False
-    """Cheap: whether an earlier run may have left deliveries to make."""
+    """Cheap: whether an earlier run may have left deliveries."""
+    config: Path | None = None
+    """The environment file that commands in messages name."""
+    files_of: Callable[[Iterable[str | None]], Files] = lambda _: NO_FILES
+    """The environment file of each of these environments that has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,15 +291,22 @@ class Outgoing:
 
         What was delivered long ago is forgotten, unless *is_late*: no time is left for it.
         """
-        lines = [f"confiture-webhooks: {self._refusal}. {_IN_IT}"] if self._has_left else []
+        lines = [self._broken_line(self._refusal)] if self._has_left else []
         if self._worker is not None and self._outbox is not None:
             self._worker.stop()
             try:
                 lines += self._rest(self._worker, self._outbox, is_late=is_late)
             except OutboxError as error:  # it is gone by now
                 self._telemetry.outbox_failed(str(error))
-                lines.append(f"confiture-webhooks: {error}. {_IN_IT}")
+                lines.append(self._broken_line(error))
         return "\n".join(lines) or None
+
+    def _broken_line(self, why: object) -> str:
+        return (
+            f"confiture-webhooks: {why}. Deliveries recorded before that are kept in it. Once it "
+            "answers, the next run sends them. Or send them then: "
+            f"{shown('deliver', config=self._parts.config)}."
+        )
 
     def _rest(self, worker: Worker, outbox: Outbox, *, is_late: bool) -> list[str]:
         """What is left, in lines to read."""
@@ -333,27 +341,38 @@ class Outgoing:
             worker.failed(),
             is_durable=outbox.is_durable,
             refusal=self._refusal,
+            config=self._parts.config,
         )
         return [line] if line else []
 
     def _left(self, worker: Worker, outbox: Outbox) -> list[str]:
         environment, summaries = self._settings.environment, outbox.summaries()
-        if not summaries.get(environment, Summary()).undelivered:
+        waiting = summaries.get(environment, Summary()).undelivered
+        if not waiting:
             return []
         names = {endpoint.name for endpoint in self._settings.endpoints}
-        off = {name for name, one in outbox.standing(environment).items() if one.off_since}
         now = datetime.now(UTC)
+        waits = outlook(
+            waiting,
+            configured=names,
+            faulty=[endpoint.name for endpoint in self._settings.faulty],
+            standing=outbox.standing(environment),
+            now=now,
+        )
+        sent = names - {wait.endpoint for wait in waits if wait.is_in_vain}
         due = [at for name in names if (at := outbox.next_due_at(name, environment)) is not None]
         pending = outbox.deliveries(state=State.PENDING, limit=LOOKED_AT)
         line = leftover_line(
             summaries,
             environment,
-            {**worker.failures(), **dict.fromkeys(off, OFF)},
-            configured=names,
+            worker.failures(),
+            waits=waits,
             next_at=min(due) if due and min(due) > now else None,
-            is_all_due=is_all_due(pending, environment, names - off, now),
+            is_all_due=is_all_due(pending, environment, sent, now),
             is_durable=outbox.is_durable,
             refusal=self._refusal,
+            config=self._parts.config,
+            files=self._parts.files_of(summaries),
         )
         return [line] if line else []
 
