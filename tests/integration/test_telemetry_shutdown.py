@@ -150,9 +150,13 @@ def unavailable() -> AbstractContextManager[str]:
     ("collector", "reason"),
     [
         (answering(401), "the collector answers 401"),
-        (
-            answering(400, b"invalid temporality and type combination for metric x"),
-            f"this collector refuses delta metrics. Set {TEMPORALITY}=cumulative, or send to an OpenTelemetry collector with deltatocumulative",
+        (answering(500), "the collector answers 500"),
+        *(
+            (
+                answering(status, b"invalid temporality and type combination for metric x"),
+                f"this collector refuses delta metrics. Set {TEMPORALITY}=cumulative, or send to an OpenTelemetry collector with deltatocumulative",
+            )
+            for status in (400, 500)  # Prometheus answers 500
         ),
         (answering(301, Location="https://CANARY/"), "no collector answers there (HTTP 301)"),
         (
@@ -160,7 +164,7 @@ def unavailable() -> AbstractContextManager[str]:
             "no collector answers there (HTTP 200)",
         ),
     ],
-    ids=["401", "temporality", "redirect", "page"],
+    ids=["401", "500", "temporality", "temporality-500", "redirect", "page"],
 )
 def test_what_is_refused_is_one_line(collector: AbstractContextManager[str], reason: str) -> None:
     """A collector that refuses, or is none, is one line with the reason and all that was lost."""

@@ -19,9 +19,11 @@ from stack_scenario import CANARIES, Scenario, Told, until
 AT_ONCE = 8
 
 
-@pytest.fixture
-def prometheus(prometheus_program: Path, tmp_path: Path) -> Iterator[str]:
-    """A Prometheus that takes deltas, with the flags that the docs name."""
+@pytest.fixture(params=["--enable-feature=otlp-native-delta-ingestion"])
+def prometheus(
+    request: pytest.FixtureRequest, prometheus_program: Path, tmp_path: Path
+) -> Iterator[str]:
+    """A Prometheus that takes OTLP: deltas, too, with the flag that the docs name."""
     from stack import answers, free_ports  # of observability/native
 
     (port,) = free_ports(1)
@@ -35,7 +37,7 @@ def prometheus(prometheus_program: Path, tmp_path: Path) -> Iterator[str]:
             f"--storage.tsdb.path={tmp_path / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
             "--web.enable-otlp-receiver",
-            "--enable-feature=otlp-native-delta-ingestion",
+            *filter(None, [request.param]),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -92,3 +94,22 @@ def test_deltas_are_counted_exactly(
     assert until(counted, lambda found: found == expected, 20, "the counts") == expected
     (runs,) = asked(prometheus, "sum(sum_over_time(confiture_runs_total[1h]))")
     assert int(runs["value"][1]) == scenario.runs
+
+
+@pytest.mark.parametrize("prometheus", [""], ids=["without the flag"], indirect=True)
+def test_a_server_that_refuses_deltas_costs_one_line(
+    prometheus: str, project: Any, receiver: Any
+) -> None:
+    """The run succeeds and delivers, and one line says what was refused and what helps."""
+    project.migration("001", "step", up="CREATE TABLE step (id int)", down="DROP TABLE step")
+    env = {
+        "CONFITURE_WEBHOOK_URL": receiver.url,
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{prometheus}/api/v1/otlp/v1/metrics",
+    }
+    done = project.confiture("migrate", "up", env=env)
+    assert done.returncode == 0, done.stderr
+    assert len(receiver.requests) == 1
+    (line,) = [json.loads(one) for one in done.stderr.splitlines() if "flush_incomplete" in one]
+    assert line["reason"].startswith("this collector refuses delta metrics. Set OTEL_EXPORTER_OTLP")
+    assert line["lost_metric_points"] > 0
+    assert "Traceback" not in done.stderr

@@ -32,7 +32,7 @@ _CONSOLE = {
     "logs": ("opentelemetry.sdk._logs.export", "ConsoleLogRecordExporter"),
 }
 _REDIRECTS = range(300, 400)
-_REFUSALS = range(400, 500)
+_REFUSALS = range(400, 600)
 _REFUSED_DELTA = (
     f"this collector refuses delta metrics. Set {TEMPORALITY}=cumulative, or send to an "
     "OpenTelemetry collector with deltatocumulative"
