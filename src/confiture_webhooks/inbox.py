@@ -157,7 +157,7 @@ class Inbox:
         return RECEIVED
 
     def _handle_traced(self, event: Verified) -> None:
-        from .telemetry.receiving import handling  # noqa: PLC0415
+        from .telemetry.delivery_span import handling  # noqa: PLC0415
 
         with handling(event):
             self._handle(event)

@@ -7,7 +7,24 @@ import re
 import pytest
 
 from confiture_webhooks.telemetry import names
-from confiture_webhooks.telemetry.sentences import HIDDEN, SENTENCES, line, sentence
+from confiture_webhooks.telemetry.logs import SENTENCES, line, sentence
+
+HIDDEN = {
+    "correlation_id",
+    "database",
+    "delivery_id",
+    "direction",
+    "environment",
+    "event_id",
+    "event_type",
+    "lag_ms",
+    "migration_name",
+    "migration_version",
+    "span_id",
+    "sqlstate",
+    "status_code",
+}
+"""In the sentence in other words, or of use to programs only: they read the JSON form."""
 
 COMMON = {
     "timestamp": "2026-01-09T14:23:45.123Z",

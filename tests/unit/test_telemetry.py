@@ -37,9 +37,8 @@ from confiture_webhooks.event import (
 from confiture_webhooks.outbox import Summary
 from confiture_webhooks.telemetry import Telemetry, names
 from confiture_webhooks.telemetry.context import from_environ, from_stored
-from confiture_webhooks.telemetry.logs import records
+from confiture_webhooks.telemetry.logs import records, sentence
 from confiture_webhooks.telemetry.providers import Providers
-from confiture_webhooks.telemetry.sentences import sentence
 from contract.made import intent
 
 NOW = datetime(2026, 1, 9, 14, 23, 45, 123000, tzinfo=UTC)

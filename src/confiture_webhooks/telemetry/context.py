@@ -1,15 +1,11 @@
-"""Trace contexts and spans: real ids whether or not an SDK records them.
-
-Of the environment and of stored deliveries only ``traceparent`` and ``tracestate`` are read;
-baggage is neither read nor kept.
-"""
+"""Trace contexts: read and written without baggage, real ids with or without an SDK."""
 
 from __future__ import annotations
 
 import functools
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import datetime
 from importlib import metadata
@@ -18,11 +14,9 @@ from weakref import WeakSet
 
 from opentelemetry.context import Context
 from opentelemetry.trace import (
-    Link,
     NonRecordingSpan,
     Span,
     SpanContext,
-    SpanKind,
     Status,
     StatusCode,
     TraceFlags,
@@ -38,7 +32,7 @@ from ..errors import Fault
 from .names import ERROR_TYPE
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer, TracerProvider
+    from opentelemetry.trace import TracerProvider
     from opentelemetry.util.types import AttributeValue
 
 Attributes = Mapping[str, object]
@@ -80,85 +74,19 @@ def from_stored(stored: TraceContext, *, is_remote: bool) -> SpanContext | None:
     )
 
 
-def as_local(context: SpanContext) -> SpanContext:
-    """*context*, as of a span of this process."""
-    return SpanContext(
-        trace_id=context.trace_id,
-        span_id=context.span_id,
-        is_remote=False,
-        trace_flags=context.trace_flags,
-        trace_state=context.trace_state,
-    )
-
-
 def to_stored(context: SpanContext) -> TraceContext:
     """*context* as header values."""
-    flags = f"{int(context.trace_flags) & 0xFF:02x}"
+    ids = f"{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}"
     return TraceContext(
-        traceparent=f"00-{trace_id(context)}-{span_id(context)}-{flags}",
+        traceparent=f"00-{ids}-{int(context.trace_flags) & 0xFF:02x}",
         tracestate=context.trace_state.to_header() or None,
     )
-
-
-def trace_id(context: SpanContext) -> str:
-    """32 lower-case hex digits."""
-    return format_trace_id(context.trace_id)
-
-
-def span_id(context: SpanContext) -> str:
-    """16 lower-case hex digits."""
-    return format_span_id(context.span_id)
 
 
 def around(span: Span | SpanContext) -> Context:
     """A context that holds *span* and nothing else, so no baggage."""
     active = NonRecordingSpan(span) if isinstance(span, SpanContext) else span
     return set_span_in_context(active, Context())
-
-
-class Tracing:
-    """Spans from *tracer*. Where it makes none, a span has its parent's context.
-
-    That is what OpenTelemetry's own no-op tracer does; a root then has *fallback*, so that
-    an id is there without an SDK, with a disabled one, and under an unsampled parent.
-    """
-
-    def __init__(
-        self,
-        tracer: Tracer | None,
-        fallback: SpanContext,
-        report: Callable[[str, BaseException], None],
-    ) -> None:
-        self.tracer = tracer
-        self._report = report
-        self.fallback = fallback
-
-    def start(
-        self,
-        name: str,
-        *,
-        parent: SpanContext | None,
-        kind: SpanKind = SpanKind.INTERNAL,
-        attributes: Attributes | None = None,
-        links: Sequence[SpanContext] = (),
-        started_at: datetime | None = None,
-    ) -> Span:
-        """A new span; it is not made the current one. Never raises."""
-        if self.tracer is not None:
-            try:
-                span = self.tracer.start_span(
-                    name,
-                    context=around(parent) if parent else Context(),
-                    kind=kind,
-                    attributes=storable(attributes or {}),
-                    links=[Link(context) for context in links],
-                    start_time=nanoseconds(started_at) if started_at else None,
-                )
-                if span.get_span_context().is_valid:
-                    return span
-            except Exception as error:  # noqa: BLE001  somebody's provider: go on unrecorded
-                self._report("telemetry.start_span", error)
-        return NonRecordingSpan(parent or self.fallback)
 
 
 def nanoseconds(instant: datetime) -> int:

@@ -1,18 +1,25 @@
-"""The span of one delivery: its attempts, its end, and what is counted and logged of them."""
+"""The span of one delivery, at the sender's and at the receiver's, and what is counted of it."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from time import monotonic
+from typing import TYPE_CHECKING
 
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind
+from opentelemetry import trace
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind
 
 from ..contained import contained
-from ..delivery import Attempt, Delivery
+from ..delivery import Attempt, Delivery, TraceContext
 from ..event import rfc3339
 from . import names
-from .context import as_local, from_stored, set_failed, storable
-from .spans import Part, Signals, current, milliseconds
+from .context import around, from_stored, set_failed, storable
+from .spans import Part, Signals, milliseconds
+
+if TYPE_CHECKING:
+    from ..verification import Verified
 
 LINK_ONLY_AFTER = timedelta(hours=24)
 """Traces are often kept no longer: a span that continues an older one would stand alone."""
@@ -24,15 +31,10 @@ class DeliverySpan(Part):
     def __init__(
         self, signals: Signals, delivery: Delivery, *, remote: bool, worker_pass: Span | None
     ) -> None:
-        super().__init__(signals)
         self._delivery = delivery
-        self._started = signals.monotonic()
+        self._started = monotonic()
         self._is_finished = False
-        self.span = _start(signals, delivery, remote=remote, worker_pass=worker_pass)
-
-    def current(self) -> AbstractContextManager[None]:
-        """Make it the calling thread's current span, without baggage, for a block."""
-        return current(self.span)
+        super().__init__(signals, _start(signals, delivery, worker_pass, remote=remote))
 
     @contained
     def attempt_failed(self, attempt: Attempt, *, retry_in: timedelta | None) -> None:
@@ -48,15 +50,15 @@ class DeliverySpan(Part):
                 names.HTTP_STATUS_CODE: attempt.status_code,
             }
             self.span.add_event(names.RETRY_SCHEDULED, storable(event))
-        fields = self._about() | {
-            "attempt": attempt.number,
-            "status_code": attempt.status_code,
-            "error_type": attempt.failure,
-            "reason": attempt.reason,
-            "duration_ms": milliseconds(attempt.duration.total_seconds()),
-            "retry_in_s": round(delay_s, 3) if delay_s is not None else None,
-        }
-        self._signals.logs.emit(names.LOG_ATTEMPT_FAILED, self.span.get_span_context(), fields)
+        self._log(
+            names.LOG_ATTEMPT_FAILED,
+            attempt=attempt.number,
+            status_code=attempt.status_code,
+            error_type=attempt.failure,
+            reason=attempt.reason,
+            duration_ms=milliseconds(attempt.duration.total_seconds()),
+            retry_in_s=round(delay_s, 3) if delay_s is not None else None,
+        )
 
     @contained
     def finish(
@@ -72,7 +74,7 @@ class DeliverySpan(Part):
         if self._is_finished:
             return
         self._is_finished = True
-        duration_s = self._signals.monotonic() - self._started
+        duration_s = monotonic() - self._started
         failure = last.failure if last is not None else None
         lag_s = max(0.0, (at - self._delivery.created_at).total_seconds())
         try:
@@ -80,16 +82,15 @@ class DeliverySpan(Part):
             if outcome == names.DEFERRED and self._signals.is_test:
                 return
             self._measure(outcome, duration_s, lag_s, failure)
-            fields = self._about() | {
-                "attempts": attempts,
-                "status_code": last.status_code if last is not None else None,
-                "error_type": failure,
-                "duration_ms": milliseconds(duration_s),
-                "lag_ms": milliseconds(lag_s),
-                "next_attempt_at": rfc3339(next_attempt_at) if next_attempt_at else None,
-            }
-            context = self.span.get_span_context()
-            self._signals.logs.emit(names.ENDINGS[outcome], context, fields)
+            self._log(
+                names.ENDINGS[outcome],
+                attempts=attempts,
+                status_code=last.status_code if last is not None else None,
+                error_type=failure,
+                duration_ms=milliseconds(duration_s),
+                lag_ms=milliseconds(lag_s),
+                next_attempt_at=rfc3339(next_attempt_at) if next_attempt_at else None,
+            )
         finally:
             self.span.end()
 
@@ -114,45 +115,36 @@ class DeliverySpan(Part):
         if outcome == names.DELIVERED:
             metrics.measure(names.DELIVERY_LAG, lag_s, endpoint, self.span)
 
-    def _about(self) -> dict[str, object]:
+    def _log(self, spec: names.LogSpec, **fields: object) -> None:
         delivery = self._delivery
-        return {
-            "endpoint": delivery.endpoint,
-            "event_type": delivery.event_type.value,
-            "event_id": delivery.event_id,
-            "delivery_id": delivery.id,
-            "correlation_id": delivery.correlation_id,
-            "migration_version": delivery.migration_version,
-            "migration_name": delivery.migration_name,
-            "environment": delivery.environment,
-        }
+        self._signals.log(
+            spec,
+            self.span.get_span_context(),
+            endpoint=delivery.endpoint,
+            event_type=delivery.event_type.value,
+            event_id=delivery.event_id,
+            delivery_id=delivery.id,
+            correlation_id=delivery.correlation_id,
+            migration_version=delivery.migration_version,
+            migration_name=delivery.migration_name,
+            environment=delivery.environment,
+            **fields,
+        )
 
 
-def _start(signals: Signals, delivery: Delivery, *, remote: bool, worker_pass: Span | None) -> Span:
+def _start(signals: Signals, delivery: Delivery, worker_pass: Span | None, *, remote: bool) -> Span:
     """A span under the stored context; one of its own, with a link, when that is out of reach."""
     stored = from_stored(delivery.trace, is_remote=True)
-    remote = remote or _is_of_another_run(signals, stored)
+    # What an earlier run left behind is as far away as another machine.
+    is_earlier = signals.started and stored and signals.started.trace_id != stored.trace_id
+    remote = remote or bool(is_earlier)
     here = worker_pass.get_span_context() if worker_pass is not None else signals.started
     parent, linked = stored, here if remote else None
     if remote and (stored is None or _is_out_of_reach(signals, delivery, stored)):
         parent, linked = here, stored
-    elif not remote and stored is not None:
-        parent = as_local(stored)
-    span = _started_under(signals, delivery, parent, linked, remote=remote)
-    if stored is not None and not span.is_recording() and parent is not stored:
-        return NonRecordingSpan(stored)  # not recorded: the receiver gets the known trace
-    return span
-
-
-def _started_under(
-    signals: Signals,
-    delivery: Delivery,
-    parent: SpanContext | None,
-    linked: SpanContext | None,
-    *,
-    remote: bool,
-) -> Span:
-    return signals.tracing.start(
+    elif not remote:
+        parent = from_stored(delivery.trace, is_remote=False)
+    span = signals.start(
         f"{names.DELIVER} {delivery.endpoint}",
         parent=parent,
         kind=SpanKind.CONSUMER if remote else SpanKind.INTERNAL,
@@ -165,15 +157,48 @@ def _started_under(
             names.WEBHOOK_CORRELATION_ID: delivery.correlation_id,
         },
     )
-
-
-def _is_of_another_run(signals: Signals, stored: SpanContext | None) -> bool:
-    """Whether an earlier run left *stored* behind: that is as far as another machine."""
-    run = signals.started
-    return run is not None and stored is not None and run.trace_id != stored.trace_id
+    if stored is not None and not span.is_recording() and parent is not stored:
+        return NonRecordingSpan(stored)  # not recorded: the receiver gets the known trace
+    return span
 
 
 def _is_out_of_reach(signals: Signals, delivery: Delivery, stored: SpanContext) -> bool:
     """Whether a continuation would stand alone: nothing was recorded, or it is gone by now."""
     is_old = signals.now() - delivery.created_at > LINK_ONLY_AFTER
     return is_old or not stored.trace_flags.sampled
+
+
+@contextmanager
+def handling(event: Verified) -> Iterator[None]:
+    """A span around the handling of *event*, by the global providers, current in the block.
+
+    It continues the sender's trace. Where a framework's instrumentation has opened a span it is
+    that one's child, linked to the sender when that is another trace. What is raised leaves its
+    class on the span and nothing of its text.
+    """
+    sender = None
+    if event.traceparent is not None:
+        stored = TraceContext(traceparent=event.traceparent, tracestate=event.tracestate)
+        sender = from_stored(stored, is_remote=True)
+    current = trace.get_current_span().get_span_context()
+    is_elsewhere = sender is not None and current.is_valid and current.trace_id != sender.trace_id
+    found = {
+        names.WEBHOOK_EVENT_TYPE: event.type,
+        names.WEBHOOK_EVENT_ID: event.id,
+        names.WEBHOOK_CORRELATION_ID: event.correlation_id,
+    }
+    span = trace.get_tracer(names.SCOPE, schema_url=names.SCHEMA_URL).start_span(
+        names.HANDLE,
+        context=around(sender) if sender is not None and not current.is_valid else None,
+        kind=SpanKind.CONSUMER,
+        attributes={name: str(value) for name, value in found.items() if value is not None},
+        links=[Link(sender)] if sender is not None and is_elsewhere else [],
+    )
+    with trace.use_span(
+        span, end_on_exit=True, record_exception=False, set_status_on_exception=False
+    ):
+        try:
+            yield
+        except BaseException as error:
+            set_failed(span, type(error).__name__)
+            raise

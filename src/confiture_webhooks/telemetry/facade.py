@@ -1,4 +1,4 @@
-"""``Telemetry``: what the rest of the package says about a run, and nothing else it sees."""
+"""``Telemetry``: all that the rest of the package uses. No method raises, whatever breaks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, get_current_span
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    format_trace_id,
+    get_current_span,
+)
 
 from ..contained import contained
 from ..delivery import Delivery, TraceContext
@@ -14,24 +20,16 @@ from ..errors import Fault
 from ..event import Database, Direction, Event, MigrationRef
 from ..outbox import Intent
 from . import names
-from .context import Tracing, fresh, from_stored, to_stored, trace_id
+from .context import fresh, from_stored, to_stored
 from .delivery_span import DeliverySpan
 from .logs import Form, Logs
 from .metrics import Metrics, Read
 from .providers import Providers, for_command, for_library, version
-from .spans import (
-    HookSpan,
-    MigrationSpan,
-    RunSpan,
-    Signals,
-    WorkerPassSpan,
-    log_migration,
-    measure_migration,
-)
+from .spans import HookSpan, MigrationSpan, RunSpan, Signals, WorkerPassSpan, migrated
 
 
 class Telemetry:
-    """Traces, metrics and logs of one run. No method raises, whatever breaks.
+    """Traces, metrics and logs of one run.
 
     Made with ``for_command`` or ``for_library``; directly, with *providers* of one's own, in
     tests. A signal without a provider is silent, but ids are real.
@@ -52,19 +50,12 @@ class Telemetry:
         self._database_label = database_label
         self._killed: set[str] = set()
         self._providers = given = providers or Providers()
-        fallback = given.inherited or fresh()
         self._signals = Signals(
-            tracing=Tracing(None, fallback, self.report),
+            fallback=given.inherited or fresh(),
             metrics=Metrics(None, ()),
             logs=Logs(
-                form=log,
-                level=log_level,
-                records=given.records,
-                correlation_id=lambda: self.correlation_id,
-                now=now,
-                is_library=is_library,
+                form=log, level=log_level, records=given.records, now=now, is_library=is_library
             ),
-            run=fallback,
             environment=environment,
             now=now,
             migration_spans_left=given.migration_spans,
@@ -97,7 +88,7 @@ class Telemetry:
     @property
     def correlation_id(self) -> str:
         """The run's trace id: 32 lower-case hex digits, never all zeros."""
-        return trace_id(self._signals.run)
+        return format_trace_id(self._signals.run.trace_id)
 
     def trace_of_run(self) -> TraceContext:
         """What deliveries of the run's own events continue."""
@@ -157,19 +148,15 @@ class Telemetry:
         """
         if event.migration is None or event.direction is None:
             return
-        context = from_stored(trace, is_remote=True) or self._signals.run
-        span = NonRecordingSpan(context)
-        duration_s = event.duration_s or 0.0
-        measure_migration(self._signals, event.direction, duration_s, event.error, span)
+        span = NonRecordingSpan(from_stored(trace, is_remote=True) or self._signals.run)
         self._count_killed(event, span)
-        log_migration(
+        migrated(
             self._signals,
             event.migration,
             event.direction,
+            span,
+            event.error,
             duration_s=event.duration_s,
-            rows_affected=None,
-            error=event.error,
-            context=context,
             environment=event.environment,
             correlation_id=event.trace_id,
         )
@@ -181,24 +168,23 @@ class Telemetry:
         self._killed.add(event.trace_id)
         usual = "migrate up" if event.direction is Direction.UP else "migrate down"
         command = (event.command or usual).removeprefix("confiture ")
-        metrics = self._signals.metrics
-        metrics.count_run(command, names.INTERRUPTED, event.occurred_at, span)
+        self._signals.metrics.count_run(command, names.INTERRUPTED, event.occurred_at, span)
 
     @contained
     def intent_discarded(self, intent: Intent, reason: str) -> None:
         """No event will say how a killed run's migration ended: log line, in the run's trace."""
         trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
-        context = from_stored(trace, is_remote=True) or self._signals.run
-        fields: dict[str, object] = {
-            "correlation_id": intent.correlation_id,
-            "event_id": intent.event_id,
-            "reason": reason,
-            "direction": intent.direction.value,
-            "migration_version": intent.migration.version,
-            "migration_name": intent.migration.name,
-            "environment": intent.environment,
-        }
-        self._signals.logs.emit(names.LOG_INTENT_DISCARDED, context, fields)
+        self._signals.log(
+            names.LOG_INTENT_DISCARDED,
+            from_stored(trace, is_remote=True),
+            correlation_id=intent.correlation_id,
+            event_id=intent.event_id,
+            reason=reason,
+            direction=intent.direction.value,
+            migration_version=intent.migration.version,
+            migration_name=intent.migration.name,
+            environment=intent.environment,
+        )
 
     def delivery(
         self, delivery: Delivery, *, remote: bool, pass_span: WorkerPassSpan | None = None
@@ -210,12 +196,18 @@ class Telemetry:
     def hook(self, hook: str, event: str, parent: TraceContext | None = None) -> HookSpan:
         """A user's hook ``<module>:<function>`` begins, under *parent* or the run."""
         stored = from_stored(parent, is_remote=False) if parent is not None else None
-        return HookSpan(self._signals, hook, event, stored or self._signals.run)
+        span = self._signals.start(
+            f"{names.RUN_HOOK} {hook}",
+            parent=stored or self._signals.run,
+            attributes={names.HOOK_EVENT: event},
+        )
+        return HookSpan(self._signals, span)
 
     def worker_pass(self) -> WorkerPassSpan:
         """A pass over the outbox begins, under the current span, else under ``TRACEPARENT``."""
         self._log_faults()
-        return WorkerPassSpan(self._signals, self._parent())
+        span = self._signals.start(names.DRAIN, parent=self._parent())
+        return WorkerPassSpan(self._signals, span)
 
     @contained
     def observe_outbox(self, read: Read) -> None:
@@ -225,17 +217,16 @@ class Telemetry:
     @contained
     def config_invalid(self, faults: Sequence[Fault]) -> None:
         """The configuration is wrong; every fault in one event."""
-        texts = [str(fault) for fault in faults]
-        self._signals.logs.emit(names.LOG_CONFIG_INVALID, self._signals.run, {"faults": texts})
+        self._signals.log(names.LOG_CONFIG_INVALID, faults=[str(fault) for fault in faults])
 
     @contained
     def outbox_failed(self, reason: str) -> None:
         """The outbox refused; *reason* is an OutboxError's text."""
-        self._signals.logs.emit(names.LOG_OUTBOX_FAILED, self._signals.run, {"reason": reason})
+        self._signals.log(names.LOG_OUTBOX_FAILED, reason=reason)
 
     def failed(self, where: str, error: BaseException) -> None:
         """A fault of our own; one event for each place and class of error."""
-        self._signals.logs.failed(where, error, self._signals.run)
+        self._signals.failed(where, error)
 
     @contained
     def hook_failed(
@@ -249,15 +240,15 @@ class Telemetry:
         span: HookSpan | None = None,
     ) -> None:
         """A user's hook raised or ran out of time; *reason*: in our own words, if any."""
-        context = span.span.get_span_context() if span is not None else self._signals.run
-        fields: dict[str, object] = {
-            "hook": hook,
-            "file": file,
-            "line": line,
-            "error_type": error_type,
-            "reason": reason,
-        }
-        self._signals.logs.emit(names.LOG_HOOK_FAILED, context, fields)
+        self._signals.log(
+            names.LOG_HOOK_FAILED,
+            span.span.get_span_context() if span is not None else None,
+            hook=hook,
+            file=file,
+            line=line,
+            error_type=error_type,
+            reason=reason,
+        )
 
     @contained
     def shutdown(self, budget: timedelta) -> None:
@@ -274,12 +265,12 @@ class Telemetry:
         lost = sdk.shutdown(budget)
         sdk.uninstrument()
         if lost is not None:
-            fields: dict[str, object] = {"budget_s": budget.total_seconds(), **lost}
-            self._signals.logs.emit(names.LOG_FLUSH_INCOMPLETE, self._signals.run, fields)
+            budget_s = budget.total_seconds()
+            self._signals.log(names.LOG_FLUSH_INCOMPLETE, budget_s=budget_s, **lost)
 
     def report(self, where: str, error: BaseException) -> None:
         """Log the first fault in telemetry itself."""
-        self._signals.failed(f"telemetry.{where.removeprefix('telemetry.')}", error)
+        self._signals.report(where, error)
 
     @property
     def _run_span(self) -> Span:
@@ -291,7 +282,7 @@ class Telemetry:
         given, scope = self._providers, (names.SCOPE, version())
         if given.tracer_provider is not None:
             tracer = given.tracer_provider.get_tracer(*scope, schema_url=names.SCHEMA_URL)
-            self._signals.tracing.tracer = tracer
+            self._signals.tracer = tracer
         if given.meter_provider is not None:
             meter = given.meter_provider.get_meter(*scope, schema_url=names.SCHEMA_URL)
             self._signals.metrics = Metrics(meter, endpoints)

@@ -1,27 +1,24 @@
-"""One wide line per outcome, and the same as an OTLP log record.
-
-A command writes its lines to standard error, a library to ``logging``.
-"""
+"""Log events: a JSON line or a sentence on standard error or in ``logging``, and an OTLP record."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 
 from .. import terminal
 from ..event import rfc3339
 from . import names
-from .context import around, clean, span_id, trace_id
-from .names import COMMON_FIELDS, LOG_FAILED, LogSpec
-from .sentences import line, sentence
+from .context import around, clean
+from .names import COMMON_FIELDS, LogSpec
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -33,11 +30,25 @@ Records = Callable[[LogSpec, Mapping[str, object], SpanContext], None]
 """Takes log events, their fields cleaned, as records that belong to a span."""
 LIBRARY = "confiture_webhooks"
 """The name of the logger that ``attach()`` writes to."""
+SENTENCES: Final = MappingProxyType({spec.event: spec.sentence for spec in names.LOG_EVENTS})
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_COLORS = {"info": "32", "warning": "33", "error": "31"}
+_COUNTED = {
+    "attempts": ("attempt", "attempts"),
+    "rows_affected": ("row", "rows"),
+    "migrations_applied": ("migration", "migrations"),
+    "lost": ("item", "items"),
+    "lost_spans": ("span", "spans"),
+    "lost_metric_points": ("metric point", "metric points"),
+    "lost_log_records": ("log record", "log records"),
+}
+_FIELD = re.compile(r"{(\w+)}")
+_TRACE_DIGITS = 8
+_EXACT_BELOW_MS = 10
 
 
 class Logs:
-    """Log events of one run, each with the ids of the span it belongs to."""
+    """Writes log events, each with the ids of the span it belongs to."""
 
     def __init__(
         self,
@@ -45,55 +56,29 @@ class Logs:
         form: Form | None,
         level: str | None,
         records: Records | None,
-        correlation_id: Callable[[], str],
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        is_library: bool = False,
+        now: Callable[[], datetime],
+        is_library: bool,
     ) -> None:
         self._form = form
         self._level = _LEVELS.get(level.strip().lower()) if level is not None else None
         self._least_shown: int | None = None
         self._records = records
-        self._correlation_id = correlation_id
         self._now = now
         self._logger: Any = None
         self._is_library = is_library
-        self._reported: set[tuple[str, str]] = set()
 
-    def emit(self, spec: LogSpec, context: SpanContext, fields: dict[str, object]) -> None:
+    def emit(self, spec: LogSpec, context: SpanContext, fields: Mapping[str, object]) -> None:
         """Write event *spec*; *fields* that are left out are null, unknown ones are dropped."""
         severity = _LEVELS[spec.level]
         is_recorded = severity >= (self._level or logging.INFO) and self._records is not None
         is_shown = self._form != "off" and severity >= self._threshold()
         if not is_recorded and not is_shown:
             return
-        correlation_id = fields.get("correlation_id") or self._correlation_id()
-        known = {"correlation_id": clean(correlation_id)}
-        known |= {name: clean(fields.get(name)) for name in spec.fields}
+        known = {name: clean(fields.get(name)) for name in ("correlation_id", *spec.fields)}
         if is_shown:
             self._show(spec, context, known)
         if is_recorded and self._records is not None:
             self._records(spec, known, context)
-
-    def failed(self, where: str, error: BaseException, context: SpanContext) -> None:
-        """Log a fault of our own, once for each place and class. Never raises.
-
-        The error's message is left out: it may hold anything.
-        """
-        key = (where, type(error).__name__)
-        if key in self._reported:
-            return
-        self._reported.add(key)
-        frame = error.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        fields: dict[str, object] = {
-            "where": where,
-            "error_type": type(error).__name__,
-            "file": frame.tb_frame.f_code.co_filename if frame else None,
-            "line": frame.tb_lineno if frame else None,
-        }
-        with suppress(Exception):  # the log itself is broken
-            self.emit(LOG_FAILED, context, fields)
 
     def _threshold(self) -> int:
         """The least severe level of a line: where people read, what went well is not shown."""
@@ -105,16 +90,18 @@ class Logs:
         return self._least_shown
 
     def _show(self, spec: LogSpec, context: SpanContext, known: dict[str, object]) -> None:
-        ids = {"trace_id": trace_id(context), "span_id": span_id(context)}
+        ids = {
+            "trace_id": format_trace_id(context.trace_id),
+            "span_id": format_span_id(context.span_id),
+        }
         if self._is_library:
             extra = {"event": spec.event, **ids, **known}
             library().log(_LEVELS[spec.level], "%s", sentence(spec.event, known), extra=extra)
             return
         if self._logger is None:
             self._logger = _make_logger(self._form)
-        getattr(self._logger, spec.level)(
-            spec.event, timestamp=rfc3339(self._now()), **ids, **known
-        )
+        write = getattr(self._logger, spec.level)
+        write(spec.event, timestamp=rfc3339(self._now()), **ids, **known)
 
 
 def note(text: str) -> None:
@@ -139,7 +126,6 @@ def records(provider: LoggerProvider | None, version: str) -> Records:
     from opentelemetry._logs import SeverityNumber, get_logger  # noqa: PLC0415
 
     severities = {
-        "debug": SeverityNumber.DEBUG,
         "info": SeverityNumber.INFO,
         "warning": SeverityNumber.WARN,
         "error": SeverityNumber.ERROR,
@@ -162,41 +148,70 @@ def records(provider: LoggerProvider | None, version: str) -> Records:
     return emit
 
 
+def sentence(name: str, fields: Mapping[str, Any]) -> str:
+    """``005_add_payment_table applied in 12 ms, 7 rows``, of the event *name*, on one line."""
+    subject = fields.get("migration_name") or fields.get("event_type")
+    known = {**fields, "subject": subject}
+    return terminal.printable("".join(_filled(part, known) for part in SENTENCES[name].split("|")))
+
+
+def line(event: Mapping[str, Any], *, colors: bool) -> str:
+    """``14:23:45Z warning webhook.deferred: 005_a deferred for ops: 503 (trace 4bf92f35)``."""
+    level = str(event["level"])
+    shown = f"\x1b[{_COLORS.get(level, '0')}m{level}\x1b[0m" if colors else level
+    moment, trace = event["timestamp"][11:19], event["trace_id"][:_TRACE_DIGITS]
+    name = event["event"]
+    return f"{moment}Z {shown} {name}: {sentence(name, event)} (trace {trace})"
+
+
+def _filled(part: str, known: Mapping[str, Any]) -> str:
+    """*part* with its field; nothing when that is not known."""
+    field = _FIELD.search(part)
+    if field is None:
+        return part
+    value = known.get(field[1])
+    return "" if value is None else part.replace(field[0], _shown(field[1], value))
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in _COUNTED and isinstance(value, int):
+        return terminal.counted(value, *_COUNTED[name])
+    if name == "duration_ms":
+        return f"{value:.0f} ms" if value >= _EXACT_BELOW_MS else f"{value:g} ms"
+    if isinstance(value, list | tuple):
+        return "; ".join(map(str, value))
+    return str(value)
+
+
 class _StandardError:
     """Where structlog's lines go."""
 
     def write(self, text: str) -> None:
         terminal.write(f"{text}\n")
 
-    debug = info = warning = error = write
+    info = warning = error = write
 
 
 def _make_logger(form: Form | None) -> Any:
     """A logger with processors of its own; the host's structlog configuration is not touched."""
     import structlog  # noqa: PLC0415  tens of milliseconds, and many runs log nothing
 
+    is_for_people = _is_for_people(form)
+
+    def render(_: object, level: str, event: MutableMapping[str, Any]) -> str:
+        event["level"] = level
+        ordered = {**{name: event.pop(name) for name in COMMON_FIELDS}, **event}
+        if is_for_people:
+            return line(ordered, colors=terminal.is_terminal() and "NO_COLOR" not in os.environ)
+        return json.dumps(ordered, default=str)
+
     return structlog.wrap_logger(
         _StandardError(),
-        processors=[_arrange, _console if _is_for_people(form) else _json],
+        processors=[render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         context_class=dict,
         cache_logger_on_first_use=True,
     )
-
-
-def _arrange(_: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put the fields every line has first, in the order of the contract."""
-    event["level"] = method
-    first = {name: event.pop(name) for name in COMMON_FIELDS}
-    return {**first, **event}
-
-
-def _json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
-    return json.dumps(event, default=str)
-
-
-def _console(_: object, __: str, event: MutableMapping[str, Any]) -> str:
-    return line(event, colors=terminal.is_terminal() and "NO_COLOR" not in os.environ)
 
 
 def _is_for_people(form: Form | None) -> bool:

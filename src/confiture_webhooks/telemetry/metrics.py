@@ -57,16 +57,13 @@ class Metrics:
     ) -> None:
         """Count a run of *command*, which failed exactly when there is an *error_type*."""
         is_failed = error_type is not None
-        about = {names.COMMAND: command, **self._where()}
+        about = {names.COMMAND: command, names.DB_NAMESPACE: self.database}
         outcome = names.FAILURE if is_failed else names.SUCCESS
         ended = {**about, names.RUN_OUTCOME: outcome, names.ERROR_TYPE: error_type}
         self.count(names.RUNS, ended, span)
         spec = names.LAST_FAILURE if is_failed else names.LAST_SUCCESS
         if gauge := self._gauges.get(spec.name):
             gauge.set(ended_at.timestamp(), storable(about))
-
-    def _where(self) -> dict[str, object]:
-        return {names.DB_NAMESPACE: self.database}
 
     def observe(self, read: Read) -> None:
         """Ask *read* for the state of the outbox at every collection from now on."""
@@ -82,20 +79,16 @@ class Metrics:
                 self._counters[spec.name] = meter.create_counter(spec.name, spec.unit)
             elif spec.instrument == "gauge":
                 self._gauges[spec.name] = meter.create_gauge(spec.name, spec.unit)
-        meter.create_observable_up_down_counter(
-            names.OUTBOX_SIZE.name, [self._sizes], names.OUTBOX_SIZE.unit
-        )
-        meter.create_observable_gauge(
-            names.OUTBOX_OLDEST.name, [self._oldest], names.OUTBOX_OLDEST.unit
-        )
+        size, oldest = names.OUTBOX_SIZE, names.OUTBOX_OLDEST
+        meter.create_observable_up_down_counter(size.name, [self._sizes], size.unit)
+        meter.create_observable_gauge(oldest.name, [self._oldest], oldest.unit)
 
     def _start_at_zero(self, endpoints: Sequence[str]) -> None:
         for endpoint in endpoints:
             about = storable({names.WEBHOOK_ENDPOINT: endpoint})
             for outcome in names.OUTCOMES:
-                self._counters[names.DELIVERIES.name].add(
-                    0, {**about, names.WEBHOOK_OUTCOME: outcome}
-                )
+                counted = {**about, names.WEBHOOK_OUTCOME: outcome}
+                self._counters[names.DELIVERIES.name].add(0, counted)
             self._counters[names.RETRIES.name].add(0, about)
             self._counters[names.FAILURES.name].add(0, about)
 
@@ -111,9 +104,10 @@ class Metrics:
             pending = counts.get(State.PENDING, 0) + counts.get(State.IN_FLIGHT, 0)
             dead = counts.get(State.DEAD_LETTER, 0)
             for state, size in zip(names.STATES, (pending, dead), strict=True):
-                yield Observation(size, storable({names.WEBHOOK_STATE: state, **self._where()}))
+                about = {names.WEBHOOK_STATE: state, names.DB_NAMESPACE: self.database}
+                yield Observation(size, storable(about))
 
     def _oldest(self, _: CallbackOptions) -> Iterator[Observation]:
         if summary := self._summary():
             oldest = summary.oldest_at.timestamp() if summary.oldest_at else 0
-            yield Observation(oldest, storable(self._where()))
+            yield Observation(oldest, storable({names.DB_NAMESPACE: self.database}))

@@ -1,7 +1,4 @@
-"""Every name this package gives to telemetry. Dashboards and alert rules rely on them.
-
-The tables of ``docs/telemetry.md`` are made from it.
-"""
+"""Every name this package gives to telemetry. Dashboards, alerts and docs are made from them."""
 
 from __future__ import annotations
 
@@ -118,19 +115,8 @@ MIGRATION_DURATION: Final = MetricSpec(
     (MIGRATION_DIRECTION, ERROR_TYPE),
     (0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 1800, 3600),
 )
-METRICS: Final = (
-    DELIVERY_DURATION,
-    DELIVERY_LAG,
-    DELIVERIES,
-    RETRIES,
-    FAILURES,
-    OUTBOX_SIZE,
-    OUTBOX_OLDEST,
-    RUNS,
-    LAST_SUCCESS,
-    LAST_FAILURE,
-    MIGRATION_DURATION,
-)
+METRICS: Final = tuple(value for value in list(globals().values()) if type(value) is MetricSpec)
+"""In the order they stand here."""
 
 DELIVERED: Final = "delivered"
 DEFERRED: Final = "deferred"
@@ -146,84 +132,116 @@ STATES: Final = ("pending", "dead_letter")
 
 @dataclass(frozen=True, slots=True)
 class LogSpec:
-    """A log event: its name, level and fields beyond those every line has."""
+    """A log event: its name, level, fields beyond those every line has, and its sentence."""
 
     event: str
     level: str
     fields: tuple[str, ...]
+    sentence: str
+    """For people; a part between bars is left out when its field is not known."""
 
 
 COMMON_FIELDS: Final = ("timestamp", "level", "event", "trace_id", "span_id", "correlation_id")
-_TOLD = ("endpoint", "event_type", "event_id", "delivery_id")
+LOST_SPANS: Final = "lost_spans"
+LOST_POINTS: Final = "lost_metric_points"
+LOST_RECORDS: Final = "lost_log_records"
+LOST: Final = (LOST_SPANS, LOST_POINTS, LOST_RECORDS)
+_DELIVERY = ("endpoint", "event_type", "event_id", "delivery_id")
 _ABOUT = ("migration_version", "migration_name", "environment")
-_ENDED = (*_TOLD, "attempts", "status_code", "error_type", "duration_ms", *_ABOUT)
+_WHY = ("error_type", "reason")
+_ENDED = (*_DELIVERY, "attempts", "status_code", "error_type", "duration_ms", *_ABOUT)
 _MIGRATED = (*_ABOUT, "database", "direction", "duration_ms", "rows_affected")
+_ATTEMPTED = "|: {error_type}|, {attempts}|, {duration_ms}"
+_WHERE = "|: {error_type}|, {reason}|, file {file}|, line {line}"
 
 LOG_DELIVERED: Final = LogSpec(
     "webhook.delivered",
     "info",
-    (*_TOLD, "attempts", "status_code", "duration_ms", "lag_ms", *_ABOUT),
+    (*_DELIVERY, "attempts", "status_code", "duration_ms", "lag_ms", *_ABOUT),
+    "{subject} |delivered| to {endpoint}| in {duration_ms}|, {attempts}",
 )
 LOG_ATTEMPT_FAILED: Final = LogSpec(
     "webhook.attempt_failed",
     "warning",
-    (
-        *_TOLD,
-        *_ABOUT,
-        "attempt",
-        "status_code",
-        "error_type",
-        "reason",
-        "duration_ms",
-        "retry_in_s",
-    ),
+    (*_DELIVERY, *_ABOUT, "attempt", "status_code", *_WHY, "duration_ms", "retry_in_s"),
+    "{subject} |not accepted| by {endpoint}|: {error_type}|, {reason}|, attempt {attempt}"
+    "|, {duration_ms}|, again in {retry_in_s} s",
 )
-LOG_DEFERRED: Final = LogSpec("webhook.deferred", "warning", (*_ENDED, "next_attempt_at"))
-LOG_DEAD_LETTERED: Final = LogSpec("webhook.dead_lettered", "error", _ENDED)
-LOG_ENDPOINT_GONE: Final = LogSpec("webhook.endpoint_gone", "error", _ENDED)
+LOG_DEFERRED: Final = LogSpec(
+    "webhook.deferred",
+    "warning",
+    (*_ENDED, "next_attempt_at"),
+    f"{{subject}} |deferred| for {{endpoint}}{_ATTEMPTED}|, next attempt {{next_attempt_at}}",
+)
+LOG_DEAD_LETTERED: Final = LogSpec(
+    "webhook.dead_lettered",
+    "error",
+    _ENDED,
+    f"{{subject}} |given up| for {{endpoint}}{_ATTEMPTED}",
+)
+LOG_ENDPOINT_GONE: Final = LogSpec(
+    "webhook.endpoint_gone",
+    "error",
+    _ENDED,
+    f"{{subject}} |refused for good| by {{endpoint}}{_ATTEMPTED}",
+)
 LOG_HOOK_FAILED: Final = LogSpec(
-    "hook.failed", "error", ("hook", "file", "line", "error_type", "reason")
+    "hook.failed",
+    "error",
+    ("hook", "file", "line", *_WHY),
+    f"hook |{{hook}} |failed{_WHERE}",
 )
-LOG_APPLIED: Final = LogSpec("migration.applied", "info", _MIGRATED)
-LOG_ROLLED_BACK: Final = LogSpec("migration.rolled_back", "info", _MIGRATED)
+LOG_APPLIED: Final = LogSpec(
+    "migration.applied",
+    "info",
+    _MIGRATED,
+    "{subject} |applied| in {duration_ms}|, {rows_affected}",
+)
+LOG_ROLLED_BACK: Final = LogSpec(
+    "migration.rolled_back",
+    "info",
+    _MIGRATED,
+    "{subject} |rolled back| in {duration_ms}|, {rows_affected}",
+)
 LOG_MIGRATION_FAILED: Final = LogSpec(
-    "migration.failed", "error", (*_MIGRATED, "error_type", "sqlstate")
+    "migration.failed",
+    "error",
+    (*_MIGRATED, "error_type", "sqlstate"),
+    "{subject} |failed| after {duration_ms}|: {error_type}|, {rows_affected}",
 )
 LOG_RUN_FAILED: Final = LogSpec(
     "run.failed",
     "error",
     ("command", "environment", "database", "error_type", "migrations_applied"),
+    "{command} |failed| on {database}|: {error_type}|, {migrations_applied} applied",
 )
 LOG_INTENT_DISCARDED: Final = LogSpec(
-    "webhooks.intent_discarded", "warning", ("event_id", "reason", "direction", *_ABOUT)
+    "webhooks.intent_discarded",
+    "warning",
+    ("event_id", "reason", "direction", *_ABOUT),
+    "{subject} |ended unknown|: {reason}",
 )
-LOG_CONFIG_INVALID: Final = LogSpec("webhooks.config_invalid", "error", ("faults",))
-LOG_OUTBOX_FAILED: Final = LogSpec("webhooks.outbox_failed", "error", ("reason",))
-LOG_FAILED: Final = LogSpec("webhooks.failed", "error", ("where", "error_type", "file", "line"))
-LOST_SPANS: Final = "lost_spans"
-LOST_POINTS: Final = "lost_metric_points"
-LOST_RECORDS: Final = "lost_log_records"
-LOST: Final = (LOST_SPANS, LOST_POINTS, LOST_RECORDS)
+LOG_CONFIG_INVALID: Final = LogSpec(
+    "webhooks.config_invalid", "error", ("faults",), "wrong configuration|: {faults}"
+)
+LOG_OUTBOX_FAILED: Final = LogSpec(
+    "webhooks.outbox_failed", "error", ("reason",), "outbox failed|: {reason}"
+)
+LOG_FAILED: Final = LogSpec(
+    "webhooks.failed",
+    "error",
+    ("where", "error_type", "file", "line"),
+    f"internal fault| in {{where}}{_WHERE}",
+)
 LOG_FLUSH_INCOMPLETE: Final = LogSpec(
-    "telemetry.flush_incomplete", "warning", ("budget_s", "lost", *LOST, "reason")
+    "telemetry.flush_incomplete",
+    "warning",
+    ("budget_s", "lost", *LOST, "reason"),
+    "telemetry lost|: {lost}|, {lost_spans}|, {lost_metric_points}|, {lost_log_records}"
+    "|, within {budget_s} s|: {reason}",
 )
-LOG_EVENTS: Final = (
-    LOG_DELIVERED,
-    LOG_ATTEMPT_FAILED,
-    LOG_DEFERRED,
-    LOG_DEAD_LETTERED,
-    LOG_ENDPOINT_GONE,
-    LOG_HOOK_FAILED,
-    LOG_APPLIED,
-    LOG_ROLLED_BACK,
-    LOG_MIGRATION_FAILED,
-    LOG_RUN_FAILED,
-    LOG_INTENT_DISCARDED,
-    LOG_CONFIG_INVALID,
-    LOG_OUTBOX_FAILED,
-    LOG_FAILED,
-    LOG_FLUSH_INCOMPLETE,
-)
+LOG_EVENTS: Final = tuple(value for value in list(globals().values()) if type(value) is LogSpec)
+"""In the order they stand here."""
 ENDINGS: Final = MappingProxyType(
     {
         DELIVERED: LOG_DELIVERED,

@@ -66,33 +66,18 @@ def plan(environ: Mapping[str, str]) -> Plan:
         for name in _names(environ, signal)
         if (export := _export(environ, signal, name, faults)) is not None
     ]
-    if exports:
-        faults += _temporality_faults(environ)
+    if exports and environ.get(TEMPORALITY, "").strip().lower() not in ("", *TEMPORALITIES):
+        problem = "is not a temporality, so delta is used"
+        faults.append(Fault(TEMPORALITY, problem, f"Use one of: {', '.join(TEMPORALITIES)}"))
     return Plan(tuple(exports), tuple(dict.fromkeys(faults)))
-
-
-def _temporality_faults(environ: Mapping[str, str]) -> list[Fault]:
-    if environ.get(TEMPORALITY, "").strip().lower() in ("", *TEMPORALITIES):
-        return []
-    problem = "is not a temporality, so delta is used"
-    return [Fault(TEMPORALITY, problem, f"Use one of: {', '.join(TEMPORALITIES)}")]
 
 
 def _names(environ: Mapping[str, str], signal: str) -> list[str]:
     given = environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
     if not given:
-        return ["otlp"] if _endpoint(environ, signal)[1] else []
+        return ["otlp"] if _either(environ, signal, "ENDPOINT")[1] else []
     named = [name.strip().lower() for name in given.split(",")]
     return [name for name in dict.fromkeys(named) if name and name != "none"]
-
-
-def _endpoint(environ: Mapping[str, str], signal: str) -> tuple[str, str | None]:
-    """The variable that names the collector for *signal*, and its value."""
-    own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
-    if environ.get(own, "").strip():
-        return own, environ[own].strip()
-    shared = "OTEL_EXPORTER_OTLP_ENDPOINT"
-    return shared, environ.get(shared, "").strip() or None
 
 
 def _export(
@@ -102,19 +87,17 @@ def _export(
     if name == CONSOLE:
         return Export(signal=signal, protocol=CONSOLE, setting=exporter)
     if name not in _OTLP:
-        faults.append(
-            Fault(exporter, "names an exporter this command does not have", "Use otlp or none")
-        )
+        problem = "names an exporter this command does not have"
+        faults.append(Fault(exporter, problem, "Use otlp or none"))
         return None
     protocol = _OTLP[name] or _protocol(environ, signal, faults)
-    setting, endpoint = _endpoint(environ, signal)
+    setting, endpoint = _either(environ, signal, "ENDPOINT")
     timeout_s = _timeout(environ, signal, faults)
     if protocol is None:
         return None
     if protocol == HTTP and endpoint and not endpoint.lower().startswith(("http://", "https://")):
-        faults.append(
-            Fault(setting, "is not a URL that starts with http:// or https://", "Correct it")
-        )
+        problem = "is not a URL that starts with http:// or https://"
+        faults.append(Fault(setting, problem, "Correct it"))
         return None
     if protocol == HTTP and endpoint and setting == "OTEL_EXPORTER_OTLP_ENDPOINT":
         endpoint = f"{endpoint.removesuffix('/')}/v1/{signal}"
@@ -122,7 +105,7 @@ def _export(
         signal=signal,
         protocol=protocol,
         setting=setting if endpoint else exporter,
-        endpoint=endpoint,
+        endpoint=endpoint or None,
         timeout_s=timeout_s,
     )
 

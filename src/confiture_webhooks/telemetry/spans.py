@@ -2,77 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from time import monotonic
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
-from opentelemetry.trace import Span, SpanContext
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind
 
 from ..contained import contained
-from ..delivery import TraceContext
 from ..event import Database, Direction, ErrorInfo, MigrationRef
 from . import names
-from .context import around, nanoseconds, set_failed, storable, to_stored
+from .context import Attributes, around, nanoseconds, set_failed, storable, to_stored
 
 if TYPE_CHECKING:
-    from .context import Tracing
+    from opentelemetry.trace import Tracer
+
+    from ..delivery import TraceContext
     from .logs import Logs
     from .metrics import Metrics
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Signals:
-    """What spans of a run are made with, and where the run stands in its trace."""
+    """What the parts of a run are traced, measured and logged with."""
 
-    tracing: Tracing
-    metrics: Metrics
+    fallback: SpanContext
+    """The context of a root where no tracer makes one: without an SDK, or with a disabled one."""
     logs: Logs
-    run: SpanContext
-    """The run's span; before it starts, what it will have at least the trace id of."""
-    environment: str | None = None
-    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
-    monotonic: Callable[[], float] = monotonic
-    migration_spans_left: int = 0
-    has_run: bool = False
-    has_failed: bool = False
+    metrics: Metrics
+    now: Callable[[], datetime]
+    environment: str | None
+    migration_spans_left: int
+    tracer: Tracer | None = None
+    started: SpanContext | None = None
+    """The run's span, once it has started."""
     is_test: bool = False
     """Whether nothing is sent later: a delivery that is put off is neither logged nor counted."""
+    _reported: set[tuple[str, str]] = field(default_factory=set)
+    _has_failed: bool = False
 
     @property
-    def started(self) -> SpanContext | None:
-        """The run's span, once it has started."""
-        return self.run if self.has_run else None
+    def run(self) -> SpanContext:
+        """The run's span; before it starts, what it will have at least the trace id of."""
+        return self.started or self.fallback
+
+    def start(
+        self,
+        name: str,
+        *,
+        parent: SpanContext | None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes | None = None,
+        links: Sequence[SpanContext] = (),
+        started_at: datetime | None = None,
+    ) -> Span:
+        """A new span, not made the current one; with its parent's context if none is made."""
+        if self.tracer is not None:
+            try:
+                span = self.tracer.start_span(
+                    name,
+                    context=around(parent) if parent else Context(),
+                    kind=kind,
+                    attributes=storable(attributes or {}),
+                    links=[Link(context) for context in links],
+                    start_time=nanoseconds(started_at) if started_at else None,
+                )
+                if span.get_span_context().is_valid:
+                    return span
+            except Exception as error:  # noqa: BLE001  somebody's provider: go on unrecorded
+                self.report("start_span", error)
+        return NonRecordingSpan(parent or self.fallback)
+
+    def log(
+        self, spec: names.LogSpec, context: SpanContext | None = None, /, **fields: object
+    ) -> None:
+        """Log the event *spec* with the ids of *context*, by default the run's."""
+        fields["correlation_id"] = fields.get("correlation_id") or f"{self.run.trace_id:032x}"
+        self.logs.emit(spec, context or self.run, fields)
 
     def failed(self, where: str, error: BaseException) -> None:
+        """Log a fault of our own, once for each place and class. Never raises.
+
+        The error's message is left out: it may hold anything.
+        """
+        key = (where, type(error).__name__)
+        if key in self._reported:
+            return
+        self._reported.add(key)
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        file = frame.tb_frame.f_code.co_filename if frame else None
+        line = frame.tb_lineno if frame else None
+        with suppress(Exception):  # the log itself is broken
+            self.log(names.LOG_FAILED, where=where, error_type=key[1], file=file, line=line)
+
+    def report(self, where: str, error: BaseException) -> None:
         """Log the first fault in telemetry itself; later ones are silent. Never raises."""
-        if not self.has_failed:
-            self.has_failed = True
-            self.logs.failed(where, error, self.run)
+        if not self._has_failed:
+            self._has_failed = True
+            self.failed(f"telemetry.{where}", error)
 
 
 class Part:
-    """What is made with *signals*, and reports its own faults to them."""
+    """A part of a run that is under way, with its span."""
 
-    def __init__(self, signals: Signals) -> None:
+    def __init__(self, signals: Signals, span: Span) -> None:
         self._signals = signals
+        self.span = span
+
+    @property
+    def trace(self) -> TraceContext:
+        """What deliveries from this part continue."""
+        return to_stored(self.span.get_span_context())
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make its span the calling thread's current one, without baggage, for the block."""
+        token = otel_context.attach(around(self.span))
+        try:
+            yield
+        finally:
+            otel_context.detach(token)
 
     def report(self, where: str, error: BaseException) -> None:
         """At most one log line, whatever breaks."""
-        self._signals.failed(f"telemetry.{where}", error)
-
-
-@contextmanager
-def current(span: Span) -> Iterator[None]:
-    """Make *span* the calling thread's current one, without baggage, for the block."""
-    token = otel_context.attach(around(span))
-    try:
-        yield
-    finally:
-        otel_context.detach(token)
+        self._signals.report(where, error)
 
 
 class RunSpan(Part):
@@ -87,35 +145,31 @@ class RunSpan(Part):
         *,
         is_counted: bool,
     ) -> None:
-        super().__init__(signals)
+        about = {names.DB_SYSTEM: "postgresql"}
+        span = signals.start(command, parent=parent, started_at=started_at, attributes=about)
+        super().__init__(signals, span)
         self._command = command.removeprefix("confiture ")
         self._database: str | None = None
         self._is_open = True
         self._is_counted = is_counted
-        self.span = signals.tracing.start(
-            command,
-            parent=parent,
-            started_at=started_at,
-            attributes={names.DB_SYSTEM: "postgresql"},
-        )
-        signals.run = self.span.get_span_context()
-        signals.has_run = True
+        signals.started = span.get_span_context()
 
     @contained
     def connected(self, database: Database) -> None:
         """The run's *database* is known."""
         self._database = database.name or self._database
+        namespace = database.name
+        if database.name and database.schema:
+            namespace = f"{database.name}|{database.schema}"
         about = {
-            names.DB_NAMESPACE: _namespace(database),
+            names.DB_NAMESPACE: namespace,
             names.SERVER_ADDRESS: database.host,
             names.SERVER_PORT: database.port,
         }
         self.span.set_attributes(storable(about))
 
     @contained
-    def finish(
-        self, *, applied: int, failed: int, error_type: str | None, is_known: bool = True
-    ) -> None:
+    def finish(self, *, applied: int, failed: int, error_type: str | None, is_known: bool) -> None:
         """End it, and count it if *is_known*. Later calls do nothing."""
         if not self._is_open:
             return
@@ -140,20 +194,14 @@ class RunSpan(Part):
         signals = self._signals
         signals.metrics.count_run(self._command, error_type, signals.now(), self.span)
         if error_type is not None:
-            fields: dict[str, object] = {
-                "command": self._command,
-                "environment": signals.environment,
-                "database": self._database,
-                "error_type": error_type,
-                "migrations_applied": applied,
-            }
-            signals.logs.emit(names.LOG_RUN_FAILED, self.span.get_span_context(), fields)
-
-
-def _namespace(database: Database) -> str | None:
-    if database.name and database.schema:
-        return f"{database.name}|{database.schema}"
-    return database.name
+            signals.log(
+                names.LOG_RUN_FAILED,
+                command=self._command,
+                environment=signals.environment,
+                database=self._database,
+                error_type=error_type,
+                migrations_applied=applied,
+            )
 
 
 class MigrationSpan(Part):
@@ -162,26 +210,16 @@ class MigrationSpan(Part):
     def __init__(
         self, signals: Signals, run: Span, ref: MigrationRef, direction: Direction
     ) -> None:
-        super().__init__(signals)
+        super().__init__(signals, run)
         self._run = run
         self._ref = ref
         self._direction = direction
         self._started_at = signals.now()
-        self._span: Span | None = None
         self._is_finished = False
+        self._has_span = False
         if signals.migration_spans_left > 0:
             signals.migration_spans_left -= 1
-            self._span = self._start()
-
-    @property
-    def trace(self) -> TraceContext:
-        """What deliveries of this migration's events continue."""
-        return to_stored(self._shown.get_span_context())
-
-    @property
-    def span(self) -> Span:
-        """The span to put children under."""
-        return self._shown
+            self._start()
 
     @contained
     def finish(
@@ -191,25 +229,24 @@ class MigrationSpan(Part):
         if self._is_finished:
             return
         self._is_finished = True
-        if error is not None and self._span is None:
-            self._span = self._start()
+        if error is not None and not self._has_span:
+            self._start()
         try:
             self._mark(duration_s, rows_affected, error)
-            measure_migration(self._signals, self._direction, duration_s, error, self._shown)
-            log_migration(
+            migrated(
                 self._signals,
                 self._ref,
                 self._direction,
+                self.span,
+                error,
                 duration_s=duration_s,
                 rows_affected=rows_affected,
-                error=error,
-                context=self._shown.get_span_context(),
                 environment=self._signals.environment,
             )
         finally:
-            if self._span is not None:
+            if self._has_span:
                 ended_at = self._started_at + timedelta(seconds=max(0.0, duration_s))
-                self._span.end(nanoseconds(ended_at))
+                self.span.end(nanoseconds(ended_at))
 
     @contained
     def leave(self, *, duration_s: float) -> None:
@@ -217,17 +254,13 @@ class MigrationSpan(Part):
         if not self._is_finished:
             self._is_finished = True
             self._mark(duration_s, None, None)
-            if self._span is not None:
-                self._span.end()
+            if self._has_span:
+                self.span.end()
 
-    @property
-    def _shown(self) -> Span:
-        return self._span if self._span is not None else self._run
-
-    def _start(self) -> Span:
-        name = names.APPLY if self._direction is Direction.UP else names.ROLL_BACK
-        return self._signals.tracing.start(
-            name,
+    def _start(self) -> None:
+        self._has_span = True
+        self.span = self._signals.start(
+            names.APPLY if self._direction is Direction.UP else names.ROLL_BACK,
             parent=self._run.get_span_context(),
             attributes=self._about(),
             started_at=self._started_at,
@@ -242,59 +275,43 @@ class MigrationSpan(Part):
 
     def _mark(self, duration_s: float, rows_affected: int | None, error: ErrorInfo | None) -> None:
         rows = {names.MIGRATION_ROWS_AFFECTED: rows_affected}
-        if self._span is None:
+        if not self._has_span:
             about = {**self._about(), **rows, names.DURATION_S: duration_s}
             self._run.add_event(names.MIGRATION_DONE, storable(about))
             return
-        self._span.set_attributes(storable(rows))
+        self.span.set_attributes(storable(rows))
         if error is not None:
-            set_failed(self._span, _error_type(error))
-            self._span.set_attributes(storable({names.DB_STATUS_CODE: error.sqlstate}))
+            set_failed(self.span, error.sqlstate or error.type)
+            self.span.set_attributes(storable({names.DB_STATUS_CODE: error.sqlstate}))
 
 
-def log_migration(
+def migrated(
     signals: Signals,
     ref: MigrationRef,
     direction: Direction,
+    span: Span,
+    error: ErrorInfo | None,
     *,
     duration_s: float | None,
-    rows_affected: int | None,
-    error: ErrorInfo | None,
-    context: SpanContext,
-    environment: str | None,
-    correlation_id: str | None = None,
+    **fields: object,
 ) -> None:
-    """One line that says how a migration ended."""
-    done = names.LOG_APPLIED if direction is Direction.UP else names.LOG_ROLLED_BACK
-    fields: dict[str, object] = {
-        "correlation_id": correlation_id,
-        "migration_version": ref.version,
-        "migration_name": ref.name,
-        "environment": environment,
-        "database": signals.metrics.database,
-        "direction": direction.value,
-        "duration_ms": None if duration_s is None else milliseconds(duration_s),
-        "rows_affected": rows_affected,
-        "error_type": _error_type(error) if error else None,
-        "sqlstate": error.sqlstate if error else None,
-    }
-    spec = done if error is None else names.LOG_MIGRATION_FAILED
-    signals.logs.emit(spec, context, fields)
-
-
-def measure_migration(
-    signals: Signals, direction: Direction, duration_s: float, error: ErrorInfo | None, span: Span
-) -> None:
-    """Count a migration that ended, by how long it took."""
-    about = {
-        names.MIGRATION_DIRECTION: direction.value,
-        names.ERROR_TYPE: _error_type(error) if error else None,
-    }
-    signals.metrics.measure(names.MIGRATION_DURATION, duration_s, about, span)
-
-
-def _error_type(error: ErrorInfo) -> str:
-    return error.sqlstate or error.type
+    """Count how long a migration took, and log how it ended."""
+    error_type = error.sqlstate or error.type if error else None
+    about = {names.MIGRATION_DIRECTION: direction.value, names.ERROR_TYPE: error_type}
+    signals.metrics.measure(names.MIGRATION_DURATION, duration_s or 0.0, about, span)
+    spec = names.LOG_APPLIED if direction is Direction.UP else names.LOG_ROLLED_BACK
+    signals.log(
+        spec if error is None else names.LOG_MIGRATION_FAILED,
+        span.get_span_context(),
+        migration_version=ref.version,
+        migration_name=ref.name,
+        database=signals.metrics.database,
+        direction=direction.value,
+        duration_ms=None if duration_s is None else milliseconds(duration_s),
+        error_type=error_type,
+        sqlstate=error.sqlstate if error else None,
+        **fields,
+    )
 
 
 def milliseconds(seconds: float) -> float:
@@ -304,21 +321,6 @@ def milliseconds(seconds: float) -> float:
 
 class HookSpan(Part):
     """One run of a user's hook, ``<module>:<function>``."""
-
-    def __init__(self, signals: Signals, hook: str, event: str, parent: SpanContext | None) -> None:
-        super().__init__(signals)
-        self.span = signals.tracing.start(
-            f"{names.RUN_HOOK} {hook}", parent=parent, attributes={names.HOOK_EVENT: event}
-        )
-
-    @property
-    def trace(self) -> TraceContext:
-        """What deliveries the hook asks for continue."""
-        return to_stored(self.span.get_span_context())
-
-    def current(self) -> AbstractContextManager[None]:
-        """Make it the calling thread's current span, so that the hook's requests are under it."""
-        return current(self.span)
 
     @contained
     def finish(self, error_type: str | None = None) -> None:
@@ -331,10 +333,7 @@ class HookSpan(Part):
 class WorkerPassSpan(Part):
     """One pass over the outbox by a worker that belongs to no run."""
 
-    def __init__(self, signals: Signals, parent: SpanContext | None) -> None:
-        super().__init__(signals)
-        self.span = signals.tracing.start(names.DRAIN, parent=parent)
-        self._claimed = 0
+    _claimed = 0
 
     @contained
     def claimed(self, count: int) -> None:
