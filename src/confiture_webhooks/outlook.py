@@ -125,11 +125,7 @@ def elsewhere(
     undelivered: Mapping[str | None, int], environment: str | None
 ) -> dict[str | None, int]:
     """Those of *undelivered*, by environment, that are not of *environment*."""
-    return {
-        name: count
-        for name, count in undelivered.items()
-        if (name or None) != (environment or None) and count
-    }
+    return {name: count for name, count in undelivered.items() if name != environment and count}
 
 
 def by_environment(counts: Mapping[str | None, int]) -> dict[str, int]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -78,41 +78,38 @@ class _Bench:
     outbox: Outbox
     telemetry: Telemetry
     worker: Worker
+    passes: Passes
     before: Counter[Outcome]
     """Outcomes of the workers before this one, with an older configuration."""
 
-    @contextmanager
-    def woken(self) -> Iterator[None]:
-        """Have the outbox wake the worker where it can; else the worker looks for news."""
+    def listen(self) -> Callable[[], None]:
+        """Have the outbox wake the worker where it can; the call that ends it."""
 
         def heard(is_heard: bool) -> None:  # noqa: FBT001  the port's callback
             self.worker.poll_every(POLL_WHEN_WOKEN if is_heard else POLL)
 
-        stop = self.outbox.listen(self.worker.wake, heard)
+        return self.outbox.listen(self.worker.wake, heard)
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """A fault of the outbox is reported, and ends nothing."""
         try:
             yield
-        finally:
-            stop()
+        except OutboxError as error:
+            self.telemetry.outbox_failed(str(error))
 
     def settle(self) -> None:
         """Report how the migrations of killed runs ended."""
-        try:
+        one = self.settings
+        with self.reporting():
             settle_outbox(
-                self.outbox,
-                self.settings.recorded,
-                self.ask,
-                self.telemetry,
-                environment=self.settings.environment,
+                self.outbox, one.recorded, self.ask, self.telemetry, environment=one.environment
             )
-        except OutboxError as error:
-            self.telemetry.outbox_failed(str(error))
 
     def tend(self) -> None:
         """Forget deliveries that were delivered long ago."""
-        try:
+        with self.reporting():
             self.outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
-        except OutboxError as error:
-            self.telemetry.outbox_failed(str(error))
 
     def show(self, _: float) -> None:
         """How far the pass is, on a terminal. The outbox has other things to do than to count."""
@@ -123,13 +120,16 @@ class _Bench:
 
     def has_due(self) -> bool:
         """Whether there is anything to send: with nothing, nothing flashes on a terminal."""
-        now, environment = datetime.now(UTC), self.settings.environment
+        now = datetime.now(UTC)
         with suppress(OutboxError):
-            due = [
-                self.outbox.next_due_at(one.name, environment) for one in self.settings.endpoints
-            ]
-            return any(at is not None and at <= now for at in due)
+            return any(at <= now for at in self.due())
         return False
+
+    def due(self) -> list[datetime]:
+        """When the next delivery of each endpoint is due. Raises OutboxError."""
+        environment = self.settings.environment
+        due = [self.outbox.next_due_at(one.name, environment) for one in self.settings.endpoints]
+        return [at for at in due if at is not None]
 
     def outcomes(self) -> Counter[Outcome]:
         """How many attempts led to which outcome, since the command began."""
@@ -141,11 +141,7 @@ class _Bench:
         try:
             summaries = self.outbox.summaries()
             standing = self.outbox.standing(self.settings.environment)
-            due = [
-                at
-                for endpoint in self.settings.endpoints
-                if (at := self.outbox.next_due_at(endpoint.name, self.settings.environment))
-            ]
+            due = self.due()
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
             summaries, due, standing, is_done = {}, [], {}, False
@@ -240,9 +236,10 @@ def deliver_due(
 
     Raises OutboxError when the outbox cannot be opened.
     """
-    with _bench(settings, ask, environ=environ, hold=timedelta(), poll=None) as (bench, passes):
-        bench.telemetry.connected(database or Database())
-        passes.begin()  # a pass that finds nothing is seen, too
+    with _bench(
+        settings, ask, environ=environ, database=database, hold=timedelta(), poll=None
+    ) as bench:
+        bench.passes.begin()  # a pass that finds nothing is seen, too
         bench.settle()
         show = bench.show if bench.has_due() else None
         bench.worker.start()
@@ -273,12 +270,13 @@ def deliver_until(
     KeyboardInterrupt cuts that short. Raises OutboxError when the outbox cannot be opened.
     """
     changes, before = _Changes(source), Counter[Outcome]()
-    in_force = settings, ask
-    current = in_force
+    in_force = current = settings, ask
     while True:
         try:
-            with _bench(*current, environ=environ, before=before) as (bench, _), bench.woken():
-                bench.telemetry.connected(database or Database())
+            with ExitStack() as ending:
+                opening = _bench(*current, environ=environ, database=database, before=before)
+                bench = ending.enter_context(opening)
+                ending.callback(bench.listen())
                 news = _serve(bench, stopped, changes)
                 result = bench.result(is_done=True)
         except OutboxError as error:
@@ -324,13 +322,15 @@ def _bench(
     ask: Ask | None,
     *,
     environ: Mapping[str, str],
+    database: Database | None,
     hold: timedelta | None = None,
     poll: timedelta | None = POLL,
     before: Counter[Outcome] | None = None,
-) -> Iterator[tuple[_Bench, Passes]]:
+) -> Iterator[_Bench]:
     outbox = operators_outbox(settings, environ, makes=True)
     telemetry = command_telemetry(settings, environ)
     telemetry.observe_outbox(outbox.summary)
+    telemetry.connected(database or Database())
     transport, passes = make_transport(), Passes(telemetry)
     worker = Worker(
         settings.endpoints,
@@ -349,10 +349,11 @@ def _bench(
         outbox=outbox,
         telemetry=telemetry,
         worker=worker,
+        passes=passes,
         before=before or Counter(),
     )
     try:
-        yield bench, passes
+        yield bench
     finally:
         worker.stop()
         telemetry.shutdown(TELEMETRY_BUDGET)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..bounded import TimedOut, bounded
@@ -22,14 +21,6 @@ SPARE_THREADS = 2
 """Beyond an endpoint's lanes, so many attempts may hang where nothing can interrupt them."""
 
 
-@dataclass(slots=True)
-class _Line:
-    """One endpoint's connections, and its attempts under way."""
-
-    session: EndpointSession
-    under_way: set[Exchange] = field(default_factory=set)
-
-
 class HttpTransport:
     """Sends webhooks with ``requests``, one kept session per endpoint.
 
@@ -42,55 +33,55 @@ class HttpTransport:
     def __init__(self, on_answer: Callable[[str, bytes], None] | None = None) -> None:
         self._on_answer = on_answer
         self._changed = threading.Condition()
-        self._lines: dict[str, _Line] = {}
+        self._sessions: dict[str, EndpointSession] = {}
         self._is_aborted = False
 
     def send(self, request: Request, *, timeout: timedelta) -> Response:
         """POST *request*; raises ``TransportError`` with why there was no answer."""
         exchange = Exchange(timeout, resend_count=request.resend_count, networks=request.networks)
-        line = self._enter(request, exchange, timeout)
+        session = self._enter(request, exchange, timeout)
 
         def attempt() -> None:
             error_type: str | None = "other"
             try:
                 with suppress(Exception):
-                    error_type = line.session.exchange(request, exchange)
+                    error_type = session.exchange(request, exchange)
             finally:
-                self._leave(line, exchange, error_type)
+                self._leave(session, exchange, error_type)
 
         try:
             bounded(attempt, exchange.left(), cut=exchange.cut)
         except (TimedOut, TimeoutError):
             pass
         except RuntimeError:  # no thread to be had: the interpreter is on its way out
-            self._leave(line, exchange, "other")
+            self._leave(session, exchange, "other")
         response = exchange.outcome()
         if self._on_answer is not None:
             self._on_answer(request.endpoint, exchange.excerpt)
         return response
 
-    def _enter(self, request: Request, exchange: Exchange, timeout: timedelta) -> _Line:
+    def _enter(self, request: Request, exchange: Exchange, timeout: timedelta) -> EndpointSession:
         # requests costs a tenth of a second: not for a command that sends nothing.
         from .http_session import EndpointSession  # noqa: PLC0415
 
         with self._changed:
-            line = self._lines.get(request.endpoint)
-            if line is None:
-                line = self._lines[request.endpoint] = _Line(EndpointSession())
+            session = self._sessions.get(request.endpoint)
+            if session is None:
+                session = self._sessions[request.endpoint] = EndpointSession()
+            most, under_way = request.lanes + SPARE_THREADS, session.under_way
             is_free = self._changed.wait_for(
-                lambda: self._is_aborted or len(line.under_way) < request.lanes + SPARE_THREADS,
-                timeout.total_seconds(),
+                lambda: self._is_aborted or len(under_way) < most, timeout.total_seconds()
             )
             if self._is_aborted:
                 raise TransportError(CUT)
             if not is_free:
                 raise TransportError("timeout")
-            line.under_way.add(exchange)
-        return line
+            under_way.add(exchange)
+        return session
 
-    def _leave(self, line: _Line, exchange: Exchange, error_type: str | None) -> None:
+    def _leave(self, session: EndpointSession, exchange: Exchange, error_type: str | None) -> None:
         with self._changed:
-            line.under_way.discard(exchange)
+            session.under_way.discard(exchange)
             self._changed.notify_all()
         exchange.finish(error_type)
 
@@ -99,14 +90,12 @@ class HttpTransport:
         with self._changed:
             self._is_aborted = True
             self._changed.notify_all()
-            under_way = [one for line in self._lines.values() for one in line.under_way]
+            under_way = [one for each in self._sessions.values() for one in each.under_way]
         for exchange in under_way:
             exchange.cut(is_abort=True)
 
     def close(self) -> None:
         """Close the connections that are kept."""
-        with self._changed:
-            lines = list(self._lines.values())
-        for line in lines:
+        for session in list(self._sessions.values()):
             with suppress(Exception):
-                line.session.close()
+                session.close()

@@ -80,21 +80,18 @@ class Resolver:
             return self._lookups[key]
 
     def _resolve(self, key: tuple[str, int], future: Future[list[Any]]) -> None:
-        found: list[Any] = []
-        fault: Exception | None = None
+        family, settle = connection.allowed_gai_family(), future.set_exception
+        found: Any
         try:
-            family = connection.allowed_gai_family()
             found = socket.getaddrinfo(*key, family, socket.SOCK_STREAM)
+            settle = future.set_result
         except UnicodeError:
-            fault = socket.gaierror("not a host name")
+            found = socket.gaierror("not a host name")
         except Exception as error:  # noqa: BLE001  (raised again where it is waited for)
-            fault = error
+            found = error
         with self._lock:
             del self._lookups[key]
-        if fault:
-            future.set_exception(fault)
-        else:
-            future.set_result(found)
+        settle(found)
 
 
 class Plug:
@@ -125,11 +122,9 @@ class _Incoming(io.RawIOBase):
         self.is_ended = False
 
     def readable(self) -> bool:
-        """Say that it can be read."""
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
-        """Read, waiting for it while the exchange lasts."""
         self._sock.settimeout(self._exchange.left())
         count = self._raw.readinto(buffer)
         if count:
@@ -139,7 +134,6 @@ class _Incoming(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """Close it."""
         self._raw.close()
         super().close()
 
@@ -192,7 +186,6 @@ class _Bounded(HTTPConnection):
     """When the last request over it began, by the monotonic clock."""
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        """Send a request, over the connection there is or a new one."""
         if self._plug:
             UNDER_WAY.get().stops_with(self._plug.pull)
         self.used_at = time.monotonic()
@@ -200,12 +193,10 @@ class _Bounded(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether it can be used again: open, with nothing to read, and not idle for too long."""
         is_recent = time.monotonic() - self.used_at <= IDLE_AT_MOST_S
         return is_recent and super().is_connected
 
     def close(self) -> None:
-        """Close the connection, and the handle on it."""
         plug, self._plug = self._plug, None
         try:
             super().close()
@@ -285,7 +276,6 @@ class _Tls(HTTPSConnection):
     """TLS whose files are ours to read."""
 
     def connect(self) -> None:
-        """Open the connection; a file that cannot be read is a fault of TLS."""
         try:
             super().connect()
         except OSError as error:
@@ -306,7 +296,7 @@ def _close_lost(error: OSError) -> None:
 
 
 class _BoundedTls(_Bounded, _Tls):
-    """The same over TLS."""
+    pass
 
 
 class _Socks(_Bounded):
@@ -345,29 +335,20 @@ class _Socks(_Bounded):
 
 
 class _TlsSocks(_Socks, _Tls):
-    """The same over TLS."""
+    pass
 
 
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Bounded
-
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _BoundedTls
-
-
-class _SocksPool(HTTPConnectionPool):
-    ConnectionCls = _Socks
-
-
-class _TlsSocksPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsSocks
+def _pools(plain: type, tls: type) -> dict[str, type]:
+    """The classes of pools for a urllib3 ``PoolManager``."""
+    return {
+        "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("TlsPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
+    }
 
 
 RESOLVER = Resolver()
-POOLS = {"http": _Pool, "https": _TlsPool}
-"""For a urllib3 ``PoolManager``."""
-SOCKS_POOLS = {"http": _SocksPool, "https": _TlsSocksPool}
+POOLS = _pools(_Bounded, _BoundedTls)
+SOCKS_POOLS = _pools(_Socks, _TlsSocks)
 
 
 def permitted(addresses: list[Any], networks: Networks, *, every: bool = False) -> list[Any]:

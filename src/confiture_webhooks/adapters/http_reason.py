@@ -74,11 +74,7 @@ def reason_of(error: BaseException) -> str | None:
 
 def _types(error: BaseException) -> list[str]:
     chain = list(_chain(error))
-    found = [
-        error_type
-        for error_type, classes in _TYPES
-        if any(isinstance(link, classes) for link in chain)
-    ]
+    found = [name for name, kinds in _TYPES if any(isinstance(link, kinds) for link in chain)]
     return [*found, "other"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import io
 import logging
 import re
@@ -12,7 +11,6 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import requests
 from opentelemetry import baggage, context, trace
@@ -24,7 +22,7 @@ from ..transport import Response
 from .http_connection import POOLS, RESOLVER, SOCKS_POOLS, permitted
 from .http_exchange import UNDER_WAY
 from .http_reason import BundleError, error_type_of, reason_of
-from .http_way import Way, way_to
+from .http_way import Way, address_of, way_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +37,6 @@ MOST_KEPT = 32
 """Connections that are kept for one endpoint, at most."""
 
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?", re.ASCII)
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _PLAIN_REQUEST_HEADERS = frozenset(
     {
         "content_length",
@@ -79,6 +76,8 @@ class EndpointSession(requests.Session):
     def __init__(self, *, is_export: bool = False) -> None:
         super().__init__()
         self._is_export = is_export
+        self.under_way: set[Exchange] = set()
+        """Its attempts under way."""
         self._way: tuple[object, Way] | None = None
         self.adapters.clear()
         # For every scheme, so that a wrong one is also refused where its text stays inside.
@@ -99,8 +98,7 @@ class EndpointSession(requests.Session):
         except NoAnswer as error:
             return type(error).__name__
         except Exception as error:  # noqa: BLE001  (its text may hold the address)
-            exchange.reason = exchange.reason or reason_of(error)
-            return exchange.verdict(error_type_of(error))
+            return _error_type(exchange, error)
         finally:
             _drain(exchange)
         return None
@@ -120,11 +118,16 @@ class EndpointSession(requests.Session):
         return way
 
 
+def _error_type(exchange: Exchange, error: Exception) -> str:
+    exchange.reason = exchange.reason or reason_of(error)
+    return exchange.verdict(error_type_of(error))
+
+
 def _check_networks(url: str, exchange: Exchange) -> None:
     """Resolve here the host that a proxy will connect to, if some networks are denied."""
     if not exchange.networks.has_rules:
         return
-    host, port, _ = _address_of(url)
+    host, port, _ = address_of(url)
     permitted(RESOLVER.addresses(host, port, exchange), exchange.networks, every=True)
 
 
@@ -132,19 +135,16 @@ class _CleanAdapter(HTTPAdapter):
     """Sends within the span of the attempt; neither it nor an error it raises has an address."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pools, of connections that end with their attempt."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = POOLS
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        """Return the pools of a proxy, of connections that end with their attempt."""
         manager = super().proxy_manager_for(proxy, **kwargs)
         is_socks = proxy.lower().startswith("socks")
         manager.pool_classes_by_scheme = SOCKS_POOLS if is_socks else POOLS
         return manager
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Find the trusted certificates; that there are none is a fault of TLS."""
         try:
             super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
         except OSError as error:
@@ -162,8 +162,7 @@ class _CleanAdapter(HTTPAdapter):
         except Exception as error:  # noqa: BLE001  (its text may hold the address)
             if exchange.response is not None:
                 return _shown(exchange.response.status_code, {}, 11)
-            exchange.reason = exchange.reason or reason_of(error)
-            error_type = exchange.verdict(error_type_of(error))
+            error_type = _error_type(exchange, error)
         else:
             return _shown(answer.status_code, answer.headers, answer.raw.version)
         raise _NO_ANSWER[error_type](error_type)
@@ -253,7 +252,7 @@ def _describe_span(url: str, resend_count: int) -> None:
     span = trace.get_current_span()
     if span is _CALLER.get() or not span.is_recording():
         return
-    host, port, shown = _address_of(url)
+    host, port, shown = address_of(url)
     attributes: dict[str, str | int] = {"server.address": host, "server.port": port}
     if resend_count:
         attributes["http.request.resend_count"] = resend_count
@@ -267,15 +266,6 @@ def _describe_span(url: str, resend_count: int) -> None:
         if header not in (name, *_PLAIN_REQUEST_HEADERS):
             attributes[name] = "REDACTED"
     span.set_attributes(attributes)
-
-
-@functools.lru_cache(maxsize=16)
-def _address_of(url: str) -> tuple[str, int, str]:
-    """Host, port, and scheme with both, of *url*."""
-    parts = urlsplit(url)
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
-    address = parts.netloc.rpartition("@")[2]
-    return parts.hostname or "", port, f"{parts.scheme}://{address}"
 
 
 def _is_not_ours(record: logging.LogRecord) -> bool:  # noqa: ARG001

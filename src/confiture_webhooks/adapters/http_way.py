@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from contextlib import suppress
@@ -102,16 +103,24 @@ def is_direct(url: str) -> bool:
 
     Hosts that requests itself matches beyond this are reached directly, too.
     """
-    parts = urlsplit(url)
-    host = (parts.hostname or "").removesuffix(".")
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    name, port, _ = address_of(url)
+    host = name.removesuffix(".")
     given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     return is_loopback(host) or any(
         _matches(entry.strip().lower(), host, port) for entry in given.split(",")
     )
 
 
-def _matches(entry: str, host: str, port: int | None) -> bool:
+@functools.lru_cache(maxsize=16)
+def address_of(url: str) -> tuple[str, int, str]:
+    """Host, port, and scheme with both, of *url*."""
+    parts = urlsplit(url)
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+    address = parts.netloc.rpartition("@")[2]
+    return parts.hostname or "", port, f"{parts.scheme}://{address}"
+
+
+def _matches(entry: str, host: str, port: int) -> bool:
     """Whether an *entry* of ``NO_PROXY`` is about *host*: a name, address or network."""
     if entry == "*":
         return True

@@ -210,15 +210,26 @@ class Sender:
         self, pace: Pace, claim: Claim, waiting: Open, decision: Decision, at: datetime
     ) -> None:
         """Record the attempt that was over *at*, then report it."""
-        assert waiting.last is not None
-        if not self._record(claim, waiting.last, decision):
+        attempt, delivery_id = waiting.last, claim.delivery.id
+        assert attempt is not None
+        if not self._record(claim, attempt, decision):
             # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
-            self.defer_open(pace, claim.delivery.id)
+            self.defer_open(pace, delivery_id)
             return
         if decision.rests_until is not None:
             with suppress(OutboxError):  # this worker rests all the same
                 self.outbox.rest(pace.endpoint.name, self.environment, decision.rests_until)
-        self._report(pace, claim, waiting, decision, at)
+        if delivery_id not in pace.open:
+            return  # the worker was stopped during the record, and has reported it
+        wait = decision.next_attempt_at - at if decision.next_attempt_at else None
+        if not attempt.is_success:
+            waiting.span.attempt_failed(attempt, retry_in=wait)
+        if decision.outcome is not Outcome.RETRY:
+            if pace.open.pop(delivery_id, None) is not None:
+                outcome = decision.outcome.value
+                waiting.span.finish(outcome, last=attempt, attempts=attempt.number, at=at)
+        elif wait is not None and (wait > self.hold or self.stopping.is_set()):
+            self.defer_open(pace, delivery_id)
 
     def _record(self, claim: Claim, attempt: Attempt, decision: Decision) -> bool:
         for wait in RECORD_AGAIN_S:
@@ -240,21 +251,3 @@ class Sender:
             self.outbox.give_back(claim)
         finally:
             self.defer_open(pace, claim.delivery.id)
-
-    def _report(
-        self, pace: Pace, claim: Claim, waiting: Open, decision: Decision, at: datetime
-    ) -> None:
-        attempt = waiting.last
-        assert attempt is not None
-        if claim.delivery.id not in pace.open:
-            return  # the worker was stopped during the record, and has reported it
-        wait = decision.next_attempt_at - at if decision.next_attempt_at else None
-        if not attempt.is_success:
-            waiting.span.attempt_failed(attempt, retry_in=wait)
-        if decision.outcome is Outcome.RETRY:
-            if wait is not None and (wait > self.hold or self.stopping.is_set()):
-                self.defer_open(pace, claim.delivery.id)
-            return
-        if pace.open.pop(claim.delivery.id, None) is None:
-            return
-        waiting.span.finish(decision.outcome.value, last=attempt, attempts=attempt.number, at=at)
