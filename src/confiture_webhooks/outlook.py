@@ -125,7 +125,11 @@ def elsewhere(
     undelivered: Mapping[str | None, int], environment: str | None
 ) -> dict[str | None, int]:
     """Those of *undelivered*, by environment, that are not of *environment*."""
-    return {name: count for name, count in undelivered.items() if name != environment and count}
+    return {
+        name: count
+        for name, count in undelivered.items()
+        if (name or None) != (environment or None) and count
+    }
 
 
 def by_environment(counts: Mapping[str | None, int]) -> dict[str, int]:

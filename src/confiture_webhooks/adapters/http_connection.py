@@ -23,6 +23,8 @@ from .http_exchange import UNDER_WAY
 from .http_reason import BundleError, DeniedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from _typeshed import WriteableBuffer
 
     from ..networks import Networks
@@ -80,8 +82,9 @@ class Resolver:
             return self._lookups[key]
 
     def _resolve(self, key: tuple[str, int], future: Future[list[Any]]) -> None:
-        family, settle = connection.allowed_gai_family(), future.set_exception
+        family = connection.allowed_gai_family()
         found: Any
+        settle: Callable[[Any], None] = future.set_exception
         try:
             found = socket.getaddrinfo(*key, family, socket.SOCK_STREAM)
             settle = future.set_result
