@@ -1,7 +1,4 @@
-"""Exporters that keep count, because a finished flush proves nothing.
-
-Importing this file imports the SDK.
-"""
+"""Exporters that keep count, because a finished flush proves nothing. Imports the SDK."""
 
 from __future__ import annotations
 
@@ -13,7 +10,11 @@ from typing import Any
 import requests
 from opentelemetry.sdk._logs import ReadWriteLogRecord
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExportResult
-from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
+from opentelemetry.sdk.metrics.export import (
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
@@ -40,22 +41,17 @@ _REFUSED_DELTA = (
 
 
 class Tally:
-    """How many items of one export were made and accepted, and why the others were not."""
+    """How many items of one export have not arrived so far, and why."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lost = 0
+        self.lost = 0
         self.reason: str | None = None
 
     def made(self, count: int) -> None:
-        """*count* more items want to be exported."""
+        """*count* more items want to be exported; fewer, when it is negative."""
         with self._lock:
-            self._lost += count
-
-    @property
-    def lost(self) -> int:
-        """How many did not arrive so far."""
-        return self._lost
+            self.lost += count
 
 
 class CollectorSession(requests.Session):
@@ -129,11 +125,22 @@ def fault_of(export: Export, error: Exception) -> Fault:
     return Fault(export.setting, "needs the OTLP exporter, which is not installed", INSTALL)
 
 
-def tallied(exporter: Any, tally: Tally, count: Callable[[Any], int], failure: Any) -> Any:
-    """*exporter*, whose exceptions are failures and whose successes *tally* takes off."""
+def tallied(
+    exporter: Any,
+    tally: Tally,
+    failure: Any,
+    count: Callable[[Any], int] = len,
+    *,
+    makes: bool = False,
+) -> Any:
+    """*exporter*, whose exceptions are failures and whose successes *tally* takes off.
+
+    *makes*: whether items are made when they are exported, as data points are.
+    """
     export = exporter.export
 
     def counted(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        tally.made(count(batch) if makes else 0)
         try:
             result = export(batch, *args, **kwargs)
         except Exception:  # noqa: BLE001  said once, at the end, with the tally
@@ -151,7 +158,7 @@ class SpanProcessor(BatchSpanProcessor):
 
     def __init__(self, exporter: Any, tally: Tally) -> None:
         self._tally = tally
-        super().__init__(tallied(exporter, tally, len, SpanExportResult.FAILURE))
+        super().__init__(tallied(exporter, tally, SpanExportResult.FAILURE))
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue *span*."""
@@ -165,7 +172,7 @@ class LogProcessor(BatchLogRecordProcessor):
 
     def __init__(self, exporter: Any, tally: Tally) -> None:
         self._tally = tally
-        super().__init__(tallied(exporter, tally, len, LogRecordExportResult.FAILURE))
+        super().__init__(tallied(exporter, tally, LogRecordExportResult.FAILURE))
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         """Queue *log_record*."""
@@ -173,20 +180,13 @@ class LogProcessor(BatchLogRecordProcessor):
         super().on_emit(log_record)
 
 
-def tallied_metrics(exporter: Any, tally: Tally) -> Any:
-    """*exporter*, counting data points on their way."""
-    counted = tallied(exporter, tally, _points, MetricExportResult.FAILURE)
-    export = counted.export
-
-    def made(batch: Any, *args: Any, **kwargs: Any) -> Any:
-        tally.made(_points(batch))
-        return export(batch, *args, **kwargs)
-
-    counted.export = made
-    return counted
+def metric_reader(exporter: Any, tally: Tally) -> PeriodicExportingMetricReader:
+    """A reader that counts data points on their way."""
+    failure = MetricExportResult.FAILURE
+    return PeriodicExportingMetricReader(tallied(exporter, tally, failure, _points, makes=True))
 
 
-def _points(metrics_data: Any) -> int:
+def _points(metrics_data: MetricsData) -> int:
     return sum(
         len(metric.data.data_points)
         for resource in metrics_data.resource_metrics

@@ -56,7 +56,7 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
         asked = plan(environ)
         found.faults += asked.faults
         if asked.exports:
-            _use_own(found, _set_up(asked, environ, environment))
+            _set_up(found, asked, environ, environment)
     except Exception as error:  # noqa: BLE001  a run without telemetry is still a run
         found.error = error
     return found
@@ -86,21 +86,19 @@ def _use_global(found: Providers) -> None:
     found.records = records(None, version())
 
 
-def _use_own(found: Providers, sdk: Sdk) -> None:
-    found.sdk = sdk
-    found.faults += sdk.faults
-    found.tracer_provider = sdk.tracer_provider
-    found.meter_provider = sdk.meter_provider
-    if sdk.logger_provider is not None:
-        found.records = records(sdk.logger_provider, version())
-
-
-def _set_up(asked: Plan, environ: Mapping[str, str], environment: str | None) -> Sdk:
+def _set_up(
+    found: Providers, asked: Plan, environ: Mapping[str, str], environment: str | None
+) -> None:
     complaints = Complaints()
     complaints.begin()  # before the import, which complains about resource attributes
     from .sdk import set_up  # noqa: PLC0415  the SDK: a tenth of a second
 
-    return set_up(asked, environ, environment, complaints)
+    found.sdk = sdk = set_up(asked, environ, environment, complaints)
+    found.faults += sdk.faults
+    found.tracer_provider = sdk.providers.get("traces")
+    found.meter_provider = sdk.providers.get("metrics")
+    if "logs" in sdk.providers:
+        found.records = records(sdk.providers["logs"], version())
 
 
 def _read_cap(environ: Mapping[str, str], found: Providers) -> None:

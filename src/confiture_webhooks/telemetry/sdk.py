@@ -1,7 +1,4 @@
-"""The SDK for the ``confiture`` command: set up from ``OTEL_*``, shut down within a budget.
-
-Importing this file imports the SDK; only a run with an exporter does.
-"""
+"""The SDK for the ``confiture`` command: set up from ``OTEL_*``, shut down within a budget."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from urllib.parse import urlsplit
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, ObservableCounter
-from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import AggregationTemporality
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
@@ -34,7 +31,7 @@ from .exporting import (
     exporter_for,
     fault_of,
     maker_of,
-    tallied_metrics,
+    metric_reader,
 )
 from .plan import RESOURCE, SIGNALS, TEMPORALITY, Complaints, Export, Plan, describe, service_name
 
@@ -48,12 +45,10 @@ _ADDRESSES = ("url.full", "http.url")
 
 @dataclass(slots=True)
 class Sdk:
-    """The providers that were set up; ``None`` for a signal without an exporter."""
+    """The providers that were set up, by signal."""
 
     complaints: Complaints
-    tracer_provider: TracerProvider | None = None
-    meter_provider: MeterProvider | None = None
-    logger_provider: LoggerProvider | None = None
+    providers: dict[str, Any] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     tallies: list[tuple[str, Tally]] = field(default_factory=list)
     uninstrument: Callable[[], None] = lambda: None
@@ -65,11 +60,9 @@ class Sdk:
         The providers' own time-outs are not kept when a collector is dead, hence the threads.
         """
         deadline = time.monotonic() + budget.total_seconds()
-        providers = (self.tracer_provider, self.meter_provider, self.logger_provider)
         threads = [
             threading.Thread(target=_shut, args=(provider,), daemon=True, name="webhooks-flush")
-            for provider in providers
-            if provider is not None
+            for provider in self.providers.values()
         ]
         for thread in threads:
             thread.start()
@@ -92,7 +85,7 @@ def preload(exports: Iterable[Export]) -> None:
         maker_of(export)
 
 
-def _shut(provider: TracerProvider | MeterProvider | LoggerProvider) -> None:
+def _shut(provider: Any) -> None:
     with suppress(Exception):  # what did not arrive is counted
         provider.shutdown()
 
@@ -105,14 +98,13 @@ def set_up(
     resource = _resource(environ, environment, sdk)
     for signal in SIGNALS:
         try:
-            made = list(_exporters(plan, signal, environ, sdk))
-            if made:
-                _MAKERS[signal](sdk, made, environ, resource)
+            if made := list(_exporters(plan, signal, environ, sdk)):
+                sdk.providers[signal] = _provider(signal, made, environ, resource)
         except Exception as error:  # noqa: BLE001  its text may quote the value
             problem = f"has a value OpenTelemetry refuses ({type(error).__name__}): no {signal}"
             sdk.faults.append(Fault(_TUNING[signal], problem, "Correct or unset it"))
-    _make_global(sdk)
-    sdk.faults += filter(None, [_instrument_requests(sdk)])
+    _make_global(sdk.providers)
+    _instrument_requests(sdk)
     known = {fault.setting for fault in (*plan.faults, *sdk.faults)}
     sdk.faults += (fault for fault in complaints.faults() if fault.setting not in known)
     sdk.faults = list(dict.fromkeys(sdk.faults))
@@ -155,63 +147,41 @@ def _resource(environ: Mapping[str, str], environment: str | None, sdk: Sdk) -> 
     return Resource(storable(ours), schema_url)
 
 
-def _add_traces(
-    sdk: Sdk,
-    exporters: list[tuple[Any, Tally]],
-    environ: Mapping[str, str],
-    resource: Resource,
-) -> None:
+def _provider(
+    signal: str, made: list[tuple[Any, Tally]], environ: Mapping[str, str], resource: Resource
+) -> Any:
+    if signal == "metrics":
+        readers = [metric_reader(*one) for one in made]
+        return MeterProvider(readers, resource=resource, shutdown_on_exit=False)
+    if signal == "logs":
+        loggers = LoggerProvider(resource=resource, shutdown_on_exit=False)
+        for one in made:
+            loggers.add_log_record_processor(LogProcessor(*one))
+        return loggers
     is_limited = bool(environ.get("OTEL_SPAN_EVENT_COUNT_LIMIT"))
     limits = SpanLimits() if is_limited else SpanLimits(max_events=RUN_EVENTS)
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False, span_limits=limits)
-    for exporter, tally in exporters:
-        provider.add_span_processor(SpanProcessor(exporter, tally))
-    sdk.tracer_provider = provider
+    tracers = TracerProvider(resource=resource, shutdown_on_exit=False, span_limits=limits)
+    for one in made:
+        tracers.add_span_processor(SpanProcessor(*one))
+    return tracers
 
 
-def _add_metrics(
-    sdk: Sdk,
-    exporters: list[tuple[Any, Tally]],
-    _: Mapping[str, str],
-    resource: Resource,
-) -> None:
-    readers = [
-        PeriodicExportingMetricReader(tallied_metrics(exporter, tally))
-        for exporter, tally in exporters
-    ]
-    sdk.meter_provider = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
-
-
-def _add_logs(
-    sdk: Sdk,
-    exporters: list[tuple[Any, Tally]],
-    _: Mapping[str, str],
-    resource: Resource,
-) -> None:
-    provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
-    for exporter, tally in exporters:
-        provider.add_log_record_processor(LogProcessor(exporter, tally))
-    sdk.logger_provider = provider
-
-
-_MAKERS = {"traces": _add_traces, "metrics": _add_metrics, "logs": _add_logs}
-
-
-def _make_global(sdk: Sdk) -> None:
+def _make_global(providers: Mapping[str, Any]) -> None:
     """So that users' own hooks are in the same trace. A second run in a process keeps its own."""
-    if sdk.tracer_provider is not None:
-        made_here.add(sdk.tracer_provider)
-        trace.set_tracer_provider(sdk.tracer_provider)
-    if sdk.meter_provider is not None:
-        metrics.set_meter_provider(sdk.meter_provider)
-    if sdk.logger_provider is not None:
-        _logs.set_logger_provider(sdk.logger_provider)
+    if tracers := providers.get("traces"):
+        made_here.add(tracers)
+        trace.set_tracer_provider(tracers)
+    if meters := providers.get("metrics"):
+        metrics.set_meter_provider(meters)
+    if loggers := providers.get("logs"):
+        _logs.set_logger_provider(loggers)
 
 
-def _instrument_requests(sdk: Sdk) -> Fault | None:
+def _instrument_requests(sdk: Sdk) -> None:
     """Trace every ``requests`` call of the process, users' hooks included."""
-    if sdk.tracer_provider is None and sdk.meter_provider is None:
-        return None
+    tracers, meters = sdk.providers.get("traces"), sdk.providers.get("metrics")
+    if tracers is None and meters is None:
+        return
     # Read once per process, at the first instrumentor: without it the HTTP names are the old ones.
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
     try:
@@ -221,16 +191,15 @@ def _instrument_requests(sdk: Sdk) -> Fault | None:
         instrumentor = RequestsInstrumentor()
         if not instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.instrument(
-                tracer_provider=DiscreetProvider(sdk.tracer_provider or trace.NoOpTracerProvider()),
-                meter_provider=sdk.meter_provider,
+                tracer_provider=DiscreetProvider(tracers or trace.NoOpTracerProvider()),
+                meter_provider=meters,
                 skip_dep_check=True,
             )
             sdk.uninstrument = instrumentor.uninstrument
     except Exception as error:  # noqa: BLE001  deliveries have no attempt spans then
         problem = f"requests cannot be traced ({type(error).__name__})"
         remedy = "Run: pip install -U opentelemetry-instrumentation-requests"
-        return Fault("opentelemetry-instrumentation-requests", problem, remedy)
-    return None
+        sdk.faults.append(Fault("opentelemetry-instrumentation-requests", problem, remedy))
 
 
 class DiscreetProvider(AnyTracerProvider):
