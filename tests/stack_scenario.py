@@ -24,6 +24,8 @@ CANARIES = {
     part: f"canary{part}{secrets.token_hex(8)}" for part in ("path", "query", "secret", "header")
 }
 ENDPOINTS = ("analytics", "flaky", "dead", "gone", "late")
+TIMEOUT_S = 180
+"""Of a command: ten at once on a busy machine take long."""
 
 
 @dataclass
@@ -132,7 +134,7 @@ class Scenario:
         project.migration(version, "step", up=up, down=f"DROP TABLE {table}")
         config = f"db/environments/{ENVIRONMENT}.yaml"
         env = {**self.environment, **environment}
-        done = project.confiture("migrate", "up", "--config", config, env=env)
+        done = project.confiture("migrate", "up", "--config", config, env=env, timeout=TIMEOUT_S)
         assert (done.returncode == 0) is (sql is None), done.stderr
         with self._lock:
             self.outputs.append(done)
