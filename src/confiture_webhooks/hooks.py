@@ -123,9 +123,8 @@ class Registry:
             loaded = self._loading.get(threading.get_ident())
             same = [one for one in self._hooks if _is_same(one, hook)]
             if same and loaded is not None:
-                raise HookError(
-                    f"{hook.name} is registered for {hook.event} twice; register it once"
-                )
+                twice = f"{hook.name} is registered for {hook.event} twice"
+                raise HookError(f"{twice}; register it once")
             self._hooks = [one for one in self._hooks if one not in same] + [hook]
             if loaded is not None:
                 loaded.append(hook)
@@ -147,9 +146,7 @@ class Registry:
     def forget(self, package: str) -> None:
         """Drop the hooks of *package*, which is about to be imported anew."""
         with self._guard:
-            self._hooks = [
-                hook for hook in self._hooks if f"{hook.module}.".partition(".")[0] != package
-            ]
+            self._hooks = [one for one in self._hooks if one.module.partition(".")[0] != package]
 
 
 def _is_same(one: Hook, other: Hook) -> bool:
@@ -194,9 +191,8 @@ def hook_of(event: str, function: Any) -> Hook:
     try:
         inspect.signature(function).bind(None)
     except TypeError:
-        raise HookError(
-            f"{name} cannot be called with one argument; a hook takes one, the context"
-        ) from None
+        problem = f"{name} cannot be called with one argument; a hook takes one, the context"
+        raise HookError(problem) from None
     except ValueError:  # something built in, without a signature
         pass
     code = getattr(inspect.unwrap(function), "__code__", None)

@@ -20,7 +20,7 @@ from .run.outgoing import Parts
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
     from .outbox import Outbox
-    from .run.hook_events import HookSource
+    from .run.hook_runner import HookSource
     from .telemetry import Telemetry
     from .transport import Transport
 
@@ -101,7 +101,7 @@ def hook_sources(files: Sequence[HookFile]) -> Callable[[], list[HookSource]] | 
 
     def sources() -> list[HookSource]:
         from .adapters.hook_files import forget, load  # noqa: PLC0415
-        from .run.hook_events import HookSource  # noqa: PLC0415
+        from .run.hook_runner import HookSource  # noqa: PLC0415
 
         forget()
         return [HookSource(one.module, partial(load, one, Path.cwd())) for one in files]

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from confiture_webhooks.delivery import State
-from confiture_webhooks.outbox.sqlite import SqliteOutbox
-from confiture_webhooks.outbox.sqlite_store import statement
+from confiture_webhooks.outbox.sqlite import SqliteOutbox, statement
 from contract.made import DEAD, DELIVERED, LEASE, NOW, attempt, delivery, event_id
 
 TESTS = Path(__file__).parents[1]
@@ -29,7 +28,7 @@ import sys
 from pathlib import Path
 from contract.made import DELIVERED, LEASE, NOW, attempt
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
-from confiture_webhooks.outbox.sqlite_store import statement
+from confiture_webhooks.outbox.sqlite import statement
 
 outbox = SqliteOutbox(Path(sys.argv[1]))
 print("ready", flush=True)
@@ -45,7 +44,7 @@ import sys
 from pathlib import Path
 from contract.made import delivery
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
-from confiture_webhooks.outbox.sqlite_store import statement
+from confiture_webhooks.outbox.sqlite import statement
 
 sys.stdin.readline()
 outbox = SqliteOutbox(Path(sys.argv[1]))
@@ -59,7 +58,7 @@ from itertools import count
 from pathlib import Path
 from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, intent
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
-from confiture_webhooks.outbox.sqlite_store import statement
+from confiture_webhooks.outbox.sqlite import statement
 
 outbox = SqliteOutbox(Path(sys.argv[1]))
 for number in count(int(sys.argv[2])):
@@ -77,7 +76,7 @@ import os, sys
 from pathlib import Path
 from contract.made import delivery, event_id
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
-from confiture_webhooks.outbox.sqlite_store import statement
+from confiture_webhooks.outbox.sqlite import statement
 
 outbox = SqliteOutbox(Path(sys.argv[1]))
 outbox.release(event_id(1), [delivery(1)])

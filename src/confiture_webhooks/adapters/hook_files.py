@@ -29,6 +29,8 @@ DIRECTORY = HOOKS.name
 """Beside ``db/``, in the directory ``confiture`` is run in; a package of this name, too."""
 REMEDY = "Correct it; until then its hooks do not run"
 DOTTED = "has a dot in its name, with which nothing can import it"
+_NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
+"""What parsing raises for a file that cannot be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +66,10 @@ def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
         if fault := _distrust(path):
             files = [HookFile(module=DIRECTORY, path=path, fault=fault, is_trusted=False)]
             return files + [_module(name, project) for name in modules]
-    readers = (path for path in paths if path.name[0] in "._" and _names(path)[0])
-    private = frozenset(path.stem for path in readers)
-    files = [
-        _read(f"{DIRECTORY}.{path.stem}", path, private)
-        for path in paths
-        if path.name[0] not in "._"
-    ]
+    hidden = [path for path in paths if path.name[0] in "._"]
+    private = frozenset(path.stem for path in hidden if _is_reader(path))
+    own = [path for path in paths if path not in hidden]
+    files = [_read(f"{DIRECTORY}.{path.stem}", path, private) for path in own]
     return files + [_module(name, project) for name in modules]
 
 
@@ -85,11 +84,9 @@ def _distrust(path: Path) -> Fault | None:
 
 
 def _paths(directory: Path) -> list[Path]:
-    try:
-        found = (path for path in directory.iterdir() if path.suffix == ".py" and path.is_file())
-        return sorted(found)
-    except OSError:
-        return []
+    with suppress(OSError):
+        return sorted(one for one in directory.iterdir() if one.suffix == ".py" and one.is_file())
+    return []
 
 
 def _module(name: str, project: Path) -> HookFile:
@@ -120,7 +117,7 @@ def _top_level(name: str) -> ModuleSpec | None:
 def _read(module: str, path: Path, private: frozenset[str] = frozenset()) -> HookFile:
     try:
         reads_url, imported = _parsed(path)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except _NO_PYTHON as error:
         line = getattr(error, "lineno", None)
         place = f"{_shown(path)}:{line}" if line else _shown(path)
         fault = Fault(place, f"is not valid Python ({_reason(error)})", REMEDY)
@@ -148,11 +145,11 @@ def _parsed(path: Path) -> tuple[bool, set[str]]:
     return URL in constants, {part for name in names for part in name.split(".")}
 
 
-def _names(path: Path) -> tuple[bool, set[str]]:
+def _is_reader(path: Path) -> bool:
     try:
-        return _parsed(path)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
-        return False, set()  # reported when a hook file imports it
+        return _parsed(path)[0]
+    except (*_NO_PYTHON, OSError):
+        return False  # reported when a hook file imports it
 
 
 def _reason(error: BaseException) -> str:

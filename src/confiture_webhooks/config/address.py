@@ -60,20 +60,13 @@ def address(value: object) -> Address:
 
 
 def _is_host(host: str) -> bool:
-    if ":" in host:
-        return _ip(host) is not None
     try:
+        if ":" in host:
+            return bool(ipaddress.ip_address(host))
         labels = host.encode("idna").decode().removesuffix(".").split(".")
-    except UnicodeError:
+    except ValueError:
         return False
     return len(host) <= LONGEST_HOST and all(_LABEL.fullmatch(label) for label in labels)
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
 
 
 def _basic_auth(parts: SplitResult) -> tuple[str, str] | None:

@@ -22,7 +22,7 @@ def endpoint(
     """
     at: Place = found[AT]
     for keys, problem, remedy in _contradictions(found, allow_http_as):
-        if not any(reading.is_wrong(*at, key) for key in keys):
+        if not any(reading.faults_in((*at, key)) for key in keys):
             reading.fault((*at, keys[0]), Invalid(problem, remedy))
     if found["name"] is None:
         return None

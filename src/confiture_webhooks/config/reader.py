@@ -83,9 +83,8 @@ class EnvironmentReader:
         reading = Reading(_variable)
         found = reading.table(ENDPOINT, raw)
         if secrets[1] and not secrets[0]:
-            reading.fault(
-                ("secret", 1), Invalid("needs a current secret", f"Set {variables.SECRET}")
-            )
+            invalid = Invalid("needs a current secret", f"Set {variables.SECRET}")
+            reading.fault(("secret", 1), invalid)
         made = endpoint(reading, found, file, f"{variables.ALLOW_HTTP}=true")
         faults = tuple(dict.fromkeys([*self.faults, *reading.faults]))
         self.faults = list(faults)
@@ -111,16 +110,10 @@ class EnvironmentReader:
             ]
         return found
 
-    def log_level(self) -> str | None:
-        """The least severe level that is logged."""
-        rule = rules.one_of(rules.LOG_LEVELS, "a log level")
-        found: str | None = self.value(variables.LOG_LEVEL, lambda text: rule(text.strip().lower()))
-        return found
-
-    def log(self) -> str | None:
-        """How log lines are written."""
-        rule = rules.one_of(rules.LOGS, "a kind of log")
-        found: str | None = self.value(variables.LOG, lambda text: rule(text.strip().lower()))
+    def word(self, variable: str, known: Sequence[str], kind: str) -> str | None:
+        """The variable's word out of *known*."""
+        rule = rules.one_of(known, kind)
+        found: str | None = self.value(variable, lambda text: rule(text.strip().lower()))
         return found
 
 
@@ -263,8 +256,8 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
         "faulty": tuple(one for one in endpoints if one.faults),
         "outbox": outbox or block["outbox"],
         "flush_timeout": block["flush_timeout"] if flush_timeout is None else flush_timeout,
-        "log": variable.log(),
-        "log_level": variable.log_level(),
+        "log": variable.word(variables.LOG, rules.LOGS, "a kind of log"),
+        "log_level": variable.word(variables.LOG_LEVEL, rules.LOG_LEVELS, "a log level"),
         "environment": file.environment or variable.value(variables.ENVIRONMENT, rules.text),
         "sources": _sources(variable, file, is_on=is_on),
         "run_url": run_url(environ),
@@ -277,7 +270,8 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
         settings["outbox"] = "memory"
     is_used = bool(block["endpoints"])
     if variable.given(variables.SECRET) and not (is_used or default):
-        faults.append(_UNUSED_SECRET)
+        remedy = f"Set {variables.URL} too, or write a `webhooks:` block with endpoints"
+        faults.append(Fault(variables.SECRET, "is set, but no endpoint uses it", remedy))
     return {
         **settings,
         "outbox_fault": outbox_fault,
@@ -285,13 +279,6 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
         "warnings": tuple(variable.slips(file.reading.texts, is_used=is_used)),
         "advice": tuple(advice),
     }
-
-
-_UNUSED_SECRET = Fault(
-    variables.SECRET,
-    "is set, but no endpoint uses it",
-    f"Set {variables.URL} too, or write a `webhooks:` block with endpoints",
-)
 
 
 def _sources(variable: EnvironmentReader, file: FileReader, *, is_on: bool) -> tuple[str, ...]:

@@ -33,22 +33,18 @@ class Reading:
         self.texts: list[str] = []
         """Every text that was read, as it was written."""
         self.faults: list[Fault] = []
-        self.places: list[Place] = []
+        self._places: list[Place] = []
 
     def fault(self, at: Place, invalid: Invalid, takes: str = "") -> None:
         """Keep what is wrong at a place."""
-        self.places.append(at)
+        self._places.append(at)
         remedy = invalid.remedy or f"It takes {takes}"
         self.faults.append(Fault(self._shown(at), invalid.problem, remedy))
 
     def faults_in(self, at: Place) -> tuple[Fault, ...]:
         """What is wrong at a place, or in it."""
-        pairs = zip(self.places, self.faults, strict=True)
+        pairs = zip(self._places, self.faults, strict=True)
         return tuple(fault for place, fault in pairs if place[: len(at)] == at)
-
-    def is_wrong(self, *at: str | int) -> bool:
-        """Whether there is a fault at this place, or in it."""
-        return any(place[: len(at)] == at for place in self.places)
 
     def table(self, table: Table, raw: object, at: Place = ()) -> dict[str, Any]:
         """The settings of a mapping: those that are wrong or not there have their defaults."""

@@ -71,9 +71,8 @@ def one_of(known: Iterable[str], what: str) -> Callable[[object], str]:
         """The word, if it is a known one."""
         if isinstance(value, str) and value in names:
             return value
-        raise Invalid(
-            f"is not {what}", f"{did_you_mean(value, names)}It can be: {', '.join(names)}"
-        )
+        near = did_you_mean(value, names)
+        raise Invalid(f"is not {what}", f"{near}It can be: {', '.join(names)}")
 
     return rule
 
@@ -93,15 +92,11 @@ def text(value: object) -> str:
     if not isinstance(value, str):
         raise Invalid("must be text", "Put it in quotes if it is meant as text")
     if not value.strip():
-        raise Invalid(
-            "is blank",
-            "Give it a value, or remove it; a variable that is set to nothing counts as not set",
-        )
+        unset = "a variable that is set to nothing counts as not set"
+        raise Invalid("is blank", f"Give it a value, or remove it; {unset}")
     if value != value.strip():
-        raise Invalid(
-            "begins or ends with white space",
-            "Remove it; the last line break of a file is often the reason",
-        )
+        remedy = "Remove it; the last line break of a file is often the reason"
+        raise Invalid("begins or ends with white space", remedy)
     if CONTROL.search(value):
         raise Invalid(
             "holds a line break, a byte order mark or another character that cannot be seen",
@@ -122,9 +117,8 @@ def flag(value: object) -> bool:
         return value
     word = value.strip().lower() if isinstance(value, str) else ""
     if word not in ON_WORDS | OFF_WORDS:
-        raise Invalid(
-            "must be true or false", "Write true or false; on, off, yes, no, 1 and 0 will do"
-        )
+        remedy = "Write true or false; on, off, yes, no, 1 and 0 will do"
+        raise Invalid("must be true or false", remedy)
     return word in ON_WORDS
 
 
@@ -186,10 +180,8 @@ def name(value: object) -> str:
     """An endpoint's name: it becomes a label in telemetry and a word on command lines."""
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
-    raise Invalid(
-        "is not a name",
-        "Use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
-    )
+    remedy = "Use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first"
+    raise Invalid("is not a name", remedy)
 
 
 def secret(value: object) -> str:
@@ -198,10 +190,8 @@ def secret(value: object) -> str:
     try:
         signing_key(found)
     except ValueError:
-        raise Invalid(
-            "is not base64 after `whsec_`",
-            "Copy the whole secret, or use one that does not begin with `whsec_`",
-        ) from None
+        remedy = "Copy the whole secret, or use one that does not begin with `whsec_`"
+        raise Invalid("is not base64 after `whsec_`", remedy) from None
     return found
 
 
@@ -209,10 +199,8 @@ def routing_key(value: object) -> str:
     """The integration key of a PagerDuty service."""
     found = text(value)
     if not _ROUTING_KEY.fullmatch(found):
-        raise Invalid(
-            "is not 32 letters and digits",
-            "Copy the integration key of an Events API v2 integration",
-        )
+        remedy = "Copy the integration key of an Events API v2 integration"
+        raise Invalid("is not 32 letters and digits", remedy)
     return found
 
 
@@ -232,9 +220,8 @@ def header_value(value: object) -> str:
     try:
         found.encode("latin-1")
     except UnicodeEncodeError:
-        raise Invalid(
-            "holds characters that a header cannot carry", "Use characters of ISO 8859-1 (Latin-1)"
-        ) from None
+        remedy = "Use characters of ISO 8859-1 (Latin-1)"
+        raise Invalid("holds characters that a header cannot carry", remedy) from None
     return found
 
 
@@ -252,10 +239,8 @@ def network(value: object) -> str:
     try:
         members(text(value))
     except ValueError:
-        near = did_you_mean(value, NAMED)
-        raise Invalid(
-            "is not a network", f"{near}Write it as `10.0.0.0/8`, or one of: {', '.join(NAMED)}"
-        ) from None
+        remedy = f"Write it as `10.0.0.0/8`, or one of: {', '.join(NAMED)}"
+        raise Invalid("is not a network", did_you_mean(value, NAMED) + remedy) from None
     return str(value)
 
 
@@ -263,9 +248,8 @@ def trace_url(value: object) -> str:
     """A web address with ``{trace_id}`` in it."""
     found = text(value)
     if not re.match(r"https?://[^\s/@]+/", found) or "{trace_id}" not in found:
-        raise Invalid(
-            "is not a link to a trace", "Write it as `https://jaeger.example/trace/{trace_id}`"
-        )
+        remedy = "Write it as `https://jaeger.example/trace/{trace_id}`"
+        raise Invalid("is not a link to a trace", remedy)
     return found
 
 

@@ -1,19 +1,19 @@
 """Settings from the environment and the ``webhooks:`` block of the file Confiture reads.
 
-Importing this costs nothing but the standard library: pydantic and YAML come with ``load``.
+Importing this costs nothing but the standard library: YAML comes with ``read``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from ..endpoint import Endpoint
+from ..endpoint import Endpoint, Tls
 from ..errors import ConfigError, Fault
 from . import variables
 
@@ -128,7 +128,7 @@ def _redacted_endpoint(endpoint: Endpoint) -> dict[str, Any]:
         "name": endpoint.name,
         "url": redacted_url(endpoint.url),
         "events": sorted(event.value for event in endpoint.events),
-        "environments": (None if endpoint.environments is None else sorted(endpoint.environments)),
+        "environments": None if endpoint.environments is None else sorted(endpoint.environments),
         "migrations": list(endpoint.migrations) or None,
         "format": endpoint.format,
         "headers": sorted(endpoint.headers),
@@ -146,13 +146,12 @@ def _redacted_endpoint(endpoint: Endpoint) -> dict[str, Any]:
 
 def _seldom(endpoint: Endpoint) -> dict[str, Any]:
     """Settings that are shown when they are set to something."""
-    tls = (key for key in ("client_certificate", "client_key", "ca_bundle"))
     plain = Endpoint(name="", url="")
     return {
         "signatures": endpoint.signatures != plain.signatures and list(endpoint.signatures),
         "concurrency": endpoint.concurrency != plain.concurrency and endpoint.concurrency,
         "rate": endpoint.rate and f"1 request in {endpoint.rate.total_seconds():g} s",
-        "tls": [key for key in tls if getattr(endpoint.tls, key)],
+        "tls": [one.name for one in fields(Tls) if getattr(endpoint.tls, one.name)],
         "allow_networks": list(endpoint.networks.allowed),
         "deny_networks": list(endpoint.networks.denied),
     }

@@ -15,7 +15,7 @@ from ..event import Event
 from .message import Message, Tone, cut, tone
 
 if TYPE_CHECKING:
-    from confiture.core.hooks.notifications import NotificationContext, Renderer
+    from confiture.core.hooks.notifications import Renderer
 
 DISCORD_TOTAL = 6000
 TEAMS_TOTAL = 28_000
@@ -113,28 +113,19 @@ def teams(_: Event, message: Message) -> dict[str, Any]:
         "fallbackText": message.summary,
         "body": body,
     }
-    return {
-        "type": "message",
-        "attachments": [
-            {
-                "contentType": "application/vnd.microsoft.card.adaptive",
-                "contentUrl": None,
-                "content": card,
-            }
-        ],
-    }
+    kind = "application/vnd.microsoft.card.adaptive"
+    attachment = {"contentType": kind, "contentUrl": None, "content": card}
+    return {"type": "message", "attachments": [attachment]}
 
 
 def _host_document(renderer: Renderer, event: Event) -> dict[str, Any]:
     """What the host's own *renderer* makes of *event*: its frame, colours and times are kept."""
-    document: dict[str, Any] = json.loads(renderer.render(_context(event)).body)
-    return document
-
-
-def _context(event: Event) -> NotificationContext:
     from confiture.core.hooks.notifications import NotificationContext  # noqa: PLC0415
 
-    return NotificationContext(success=tone(event) is not Tone.BAD, timestamp=event.occurred_at)
+    is_success = tone(event) is not Tone.BAD
+    context = NotificationContext(success=is_success, timestamp=event.occurred_at)
+    document: dict[str, Any] = json.loads(renderer.render(context).body)
+    return document
 
 
 def _marked(text: str) -> str:
@@ -148,7 +139,6 @@ def _no_link(text: str) -> str:
 
 
 def _open(url: str) -> str:
-    """A link in Markdown."""
     return f"[Open]({url.replace('(', '%28').replace(')', '%29')})"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -162,15 +162,19 @@ def _text(event: Event) -> str:
 
 
 def _facts(event: Event, *, include_sql: bool) -> list[Fact]:
-    database, error = event.database, event.error
+    database, error, seconds = event.database, event.error, event.duration_s
+    named = [
+        f"{row['name']}{'' if row['status'] == 'success' else ' (failed)'}"
+        for row in event.migrations or ()
+    ]
     found: list[tuple[str, object]] = [
         ("Migration", event.migration.name if event.migration else None),
         ("Direction", event.direction.value if event.direction else None),
         ("Environment", event.environment),
         ("Database", "/".join(part for part in (database.host, database.name) if part)),
-        ("Duration", _duration(event.duration_s)),
+        ("Duration", None if seconds is None else f"{round(seconds, _SECONDS_SHOWN):g} s"),
         ("Rows", event.rows_affected),
-        ("Migrations", _listed([_named(row) for row in event.migrations or ()], LONGEST_LIST)),
+        ("Migrations", _listed(named, LONGEST_LIST)),
     ]
     if error is not None:
         found += [("Error", f"{error.type}: {error.message}"), ("SQLSTATE", error.sqlstate)]
@@ -178,14 +182,6 @@ def _facts(event: Event, *, include_sql: bool) -> list[Fact]:
             found.append(("Detail", error.detail))
     found += [("Command", event.command), ("Trace", event.trace_id)]
     return [(name, plain(str(value))) for name, value in found if value not in (None, "")]
-
-
-def _duration(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{round(seconds, _SECONDS_SHOWN):g} s"
-
-
-def _named(row: Mapping[str, object]) -> str:
-    return f"{row['name']}{'' if row['status'] == 'success' else ' (failed)'}"
 
 
 def _listed(names: Sequence[str], most: int) -> str:

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -183,11 +183,8 @@ class Outbox:
             if not heads:
                 return []
             token = self.run + os.urandom(8).hex()
-            leasing = values | {
-                "token": token,
-                "limit": limit,
-                "lease_until": rows.instant(now + lease),
-            }
+            leasing = values | {"token": token, "limit": limit}
+            leasing["lease_until"] = rows.instant(now + lease)
             for place in range(CANDIDATES):
                 head = heads[min(place, len(heads) - 1)]
                 leasing |= {f"head{place}": head["head"], f"run{place}": head["run"]}
@@ -239,53 +236,40 @@ class Outbox:
         now = now or datetime.now(UTC)
         values = _place(endpoint, environment)
         front = self._fronts[endpoint, values["environment"]]
-        stands, heads = self._look(values, front)
-        off_since, rests_until = stands
+        (off_since, rests_until), heads = self._look(values, front)
         if off_since is not None:
             return None
-        due = [at for head in heads if (at := rows.at_best(head["due_at"]) or now)]
+        due = [rows.at_best(head["due_at"]) or now for head in heads]
         first, last = front.waiting
         due += [rows.at_best(row["wakes_at"]) or now for row in first]
         if any(_is_due(row["wakes_at"], None, _horizon(now, max_wait)) for row in last):
             due.append(now)
-        if not due:
-            return None
-        if rests_until is not None and not _is_due(
-            rows.instant(rests_until), rows.instant(now), _horizon(now, max_wait)
-        ):
-            return max(min(due), rests_until)
-        return min(due)
+        if due and rests_until is not None and _rests(rests_until, now, max_wait):
+            due = [max(min(due), rests_until)]
+        return min(due, default=None)
 
     def _ready(
         self, values: dict[str, Any], *, now: datetime, max_wait: timedelta | None
     ) -> list[rows.Stored]:
         """The first deliveries of runs that can be claimed at *now*, oldest first."""
         front = self._fronts[values["endpoint"], values["environment"]]
-        limits = {"now": rows.instant(now), "horizon": _horizon(now, max_wait)}
-        stands, heads = self._look(values, front)
-        if stands.off_since is not None:
+        at, horizon = rows.instant(now), _horizon(now, max_wait)
+        (off_since, rests_until), heads = self._look(values, front)
+        if off_since or (rests_until and _rests(rests_until, now, max_wait)):
             return []
-        if stands.rests_until is not None and not _is_due(
-            rows.instant(stands.rests_until), limits["now"], limits["horizon"]
-        ):
-            return []
+        waking = values | {"now": at, "horizon": horizon, "limit": WAKE_BATCH}
         is_woken = False
-        for waiting, name in zip(
-            front.waiting, ("make_ready", "make_unbelievable_ready"), strict=True
-        ):
-            bound = limits["now"] if name == "make_ready" else None
-            if any(_is_due(row["wakes_at"], bound, limits["horizon"]) for row in waiting):
+        names = ("make_ready", at), ("make_unbelievable_ready", None)
+        for waiting, (name, bound) in zip(front.waiting, names, strict=True):
+            woken = WAKE_BATCH
+            if any(_is_due(row["wakes_at"], bound, horizon) for row in waiting):
                 is_woken = True
-                self._wake(name, values | limits)
+                while woken == WAKE_BATCH:
+                    [woken] = self._store.write((name, waking), is_synced=False)
         if is_woken:
             front.cost_s = 0.0
             _, heads = self._look(values, front)
         return heads[:CANDIDATES]
-
-    def _wake(self, name: str, values: Mapping[str, Any]) -> None:
-        woken = WAKE_BATCH
-        while woken == WAKE_BATCH:
-            [woken] = self._store.write((name, {**values, "limit": WAKE_BATCH}), is_synced=False)
 
     def _look(self, values: Mapping[str, Any], front: _Front) -> tuple[Standing, list[rows.Stored]]:
         """Whether the endpoint is on, and the first deliveries of runs that no lease holds."""
@@ -360,11 +344,8 @@ class Outbox:
 
     def discard(self, delivery_id: str, *, now: datetime) -> bool:
         """Forget a delivery, unless a lease on it holds at *now*; ``False``: no such one."""
-        values = {
-            "id": rows.text(delivery_id),
-            "now": rows.instant(now),
-            "horizon": rows.instant(now + LONGEST_LEASE),
-        }
+        values = {"id": rows.text(delivery_id), "now": rows.instant(now)}
+        values["horizon"] = rows.instant(now + LONGEST_LEASE)
         [count] = self._store.write(("discard", values))
         return bool(count)
 
@@ -407,15 +388,14 @@ class Outbox:
         *named*: ``environment`` (``""`` or ``None``: those without one), ``migration`` (version,
         or version and name), ``trace``, ``event_id``, or ``id``.
         """
-        wanted: dict[str, Any] = {
-            "state": state.value if state else None,
-            "endpoint": endpoint,
-            "event_type": event_type.value if event_type else None,
-            "since": rows.instant(since) if since else None,
-        }
         if "environment" in named:
             named["environment"] = named["environment"] or ""
-        wanted |= {name: value for name, value in named.items() if value is not None}
+        wanted = named | {
+            "state": state and state.value,
+            "endpoint": endpoint,
+            "event_type": event_type and event_type.value,
+            "since": rows.instant(since) if since else None,
+        }
         return self._listed(limit, **{name: one for name, one in wanted.items() if one is not None})
 
     def find(self, delivery_id: str) -> Row | None:
@@ -457,16 +437,15 @@ class Outbox:
         parts: defaultdict[str | None, list[Summary]] = defaultdict(list)
         for row in undelivered:
             one = Summary(
-                counts=Counter({rows.state_of(row): row["count"]}),
+                counts={rows.state_of(row): row["count"]},
                 undelivered={row["endpoint"]: row["count"]},
                 oldest_at=rows.at_best(row["oldest_at"]),
                 newest_at=rows.at_best(row["newest_at"]),
             )
             parts[row["environment"] or None].append(one)
         for row in ended:
-            parts[row["environment"] or None].append(
-                Summary(counts={rows.state_of(row): row["count"]})
-            )
+            one = Summary(counts={rows.state_of(row): row["count"]})
+            parts[row["environment"] or None].append(one)
         return {environment: total(each) for environment, each in parts.items()}
 
     def listen(
@@ -521,10 +500,8 @@ def releasing(event_id: str, deliveries: Sequence[Delivery], run: str) -> list[S
     }
     steps: list[Step] = [("mark_released", values), ("unstage", values)]
     for delivery in deliveries:
-        stored = rows.delivery_values(delivery) | {
-            "event_id": values["event_id"],
-            "token": values["token"],
-        }
+        ours = {"event_id": values["event_id"], "token": values["token"]}
+        stored = rows.delivery_values(delivery) | ours
         steps += [("add_delivery", stored), ("add_body", stored)]
         if delivery.correlation_id != run:
             steps.append(("end_leases", stored))
@@ -544,6 +521,10 @@ def _standing(found: Found) -> Standing:
     if not found:
         return Standing(None, None)
     return Standing(rows.at_best(found[0]["off_since"]), rows.at_best(found[0]["rests_until"]))
+
+
+def _rests(until: datetime, now: datetime, max_wait: timedelta | None) -> bool:
+    return not _is_due(rows.instant(until), rows.instant(now), _horizon(now, max_wait))
 
 
 def _horizon(now: datetime, max_wait: timedelta | None) -> int:

@@ -33,27 +33,24 @@ from .postgres_session import (
     settings,
     translated,
 )
-from .queries import queries
 from .values import Intent
 
 SCHEMA = "confiture_webhooks"
-CHANNEL = SCHEMA
 TABLES = ("intents", "released", "deliveries", "bodies", "attempts", "endpoints")
 _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
 _VERSION = f"SELECT version FROM {SCHEMA}.outbox_version"
 _OF_PGMQ = f"SELECT pg_catalog.to_regclass('{SCHEMA}.schema_version') IS NOT NULL AS is_there"
-_TELL = f"SELECT pg_catalog.pg_notify('{CHANNEL}', :payload)"
+_TELL = f"SELECT pg_catalog.pg_notify('{SCHEMA}', :payload)"
+_NEWS = _TELL.replace(":payload", "''")
 _MISSING = (errors.UndefinedTable, errors.InvalidSchemaName)
-_ASYNCHRONOUS = {"synchronous_commit": "off"}
-_SYNCHRONOUS = {"synchronous_commit": "on"}
 
 
 @cache
 def statement(name: str) -> str:
     """The statement *name* in PostgreSQL's dialect; ``list <filters>`` has its filters in it."""
     name, _, filters = name.partition(" ")
-    text = {"news": _TELL.replace(":payload", "''"), "tell": _TELL}.get(name) or queries()[name]
+    text = {"news": _NEWS, "tell": _TELL}.get(name) or schema.queries()[name]
     text = text.replace("{filters}", filters).replace("main.", f"{SCHEMA}.")
     return re.sub(r"(?<!:):(\w+)", r"%(\1)s", text)
 
@@ -81,13 +78,10 @@ class PostgresStore:
 
     def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
         """Do all of *steps* or none; the rows each returns, or how many it changed."""
-        return self._done(steps, settings(**(_SYNCHRONOUS if is_synced else _ASYNCHRONOUS)))
+        return self._done(steps, settings(synchronous_commit="on" if is_synced else "off"))
 
     def _done(self, steps: Sequence[Step], beginning: str) -> list[Any]:
-        def compose(connection: psycopg.Connection[Any]) -> list[str]:
-            return [beginning, *_composed(connection, steps)]
-
-        return self.session.ask(compose)[2:]
+        return self.session.ask(lambda lent: [beginning, *_composed(lent, steps)])[2:]
 
     def _prepare(self, connection: psycopg.Connection[Any]) -> None:
         self.has_made |= prepare(connection, self.where)
@@ -120,10 +114,7 @@ class PostgresOutbox(Outbox):
         return self._store.has_made
 
     def stage_on(self, connection: psycopg.Connection[Any], intent: Intent, /) -> bool:
-        """Stage over *connection*, in a transaction of its own, if it is idle in this database.
-
-        ``False``: not possible there, or refused. Nothing is left on the session.
-        """
+        """Stage over *connection*, if it is idle in this database."""
         if connection.info.transaction_status != TransactionStatus.IDLE:
             return False
         return self._asked_on(connection, [("stage", rows.intent_values(intent))]) is not None
@@ -138,11 +129,7 @@ class PostgresOutbox(Outbox):
     def release_on(
         self, connection: psycopg.Connection[Any], event_id: str, deliveries: Sequence[Delivery], /
     ) -> bool:
-        """Release in the transaction *connection* has open: it stays if that commits.
-
-        One that is idle releases in a transaction of its own. ``False``: not possible there, or
-        refused; the transaction is as it was. Never raises OutboxError.
-        """
+        """Release over *connection*, if it is to this database. Never raises OutboxError."""
         return self._asked_on(connection, releasing(event_id, deliveries, self.run)) is not None
 
     def _asked_on(
@@ -158,23 +145,19 @@ class PostgresOutbox(Outbox):
                     if not self._is_known:
                         prepare(connection, self.where)
                         self._is_known = True
-                    return ask(connection, settings(**_SYNCHRONOUS), *_composed(connection, steps))[
-                        2:
-                    ]
+                    beginning = settings(synchronous_commit="on")
+                    return ask(connection, beginning, *_composed(connection, steps))[2:]
             if status == TransactionStatus.INTRANS:
                 return _within(connection, steps)
         return None
 
     def listen(self, wake: Callable[[], None], heard: Callable[[bool], None]) -> Callable[[], None]:
-        """Call *wake* whenever others made something claimable, or due earlier; what ends it.
-
-        It takes one more connection.
-        """
+        """Listen, over one more connection."""
 
         def tell(payload: str) -> None:
             self._store.read(("tell", {"payload": payload}))
 
-        return Listener(self._store.session.dsn, CHANNEL, tell, wake, heard).stop
+        return Listener(self._store.session.dsn, SCHEMA, tell, wake, heard).stop
 
 
 @contextmanager
@@ -191,18 +174,14 @@ def _committing(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 def _within(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> list[Any]:
     """What *steps* answer in a savepoint of the transaction that is open: one round trip."""
+    saved, released = f"SAVEPOINT {SCHEMA}", f"RELEASE SAVEPOINT {SCHEMA}"
     composed = _composed(connection, steps)
     try:
-        return ask(connection, f"SAVEPOINT {SCHEMA}", *composed, f"RELEASE SAVEPOINT {SCHEMA}")[
-            1:-1
-        ]
+        return ask(connection, saved, *composed, released)[1:-1]
     except psycopg.Error:
         if connection.pgconn.transaction_status == TransactionStatus.INERROR:
-            ask(connection, f"ROLLBACK TO SAVEPOINT {SCHEMA}", f"RELEASE SAVEPOINT {SCHEMA}")
+            ask(connection, f"ROLLBACK TO {saved}", released)
         raise
-
-
-# The schema
 
 
 def version(connection: psycopg.Connection[Any]) -> int:
@@ -250,13 +229,11 @@ _VERSION_TABLE = (
     f"CREATE TABLE {SCHEMA}.outbox_version (version integer NOT NULL); "
     f"INSERT INTO {SCHEMA}.outbox_version VALUES (0)"
 )
-_FITTINGS = (
+_FITTINGS = tuple(
+    f"ALTER TABLE {SCHEMA}.{table} {change}"
     # Rows are moved often and soon dead: they are cleared away early.
-    *(
-        f"ALTER TABLE {SCHEMA}.{table} SET (autovacuum_vacuum_scale_factor = 0.05)"
-        for table in TABLES
-    ),
-    *(f"ALTER TABLE {SCHEMA}.{table} ENABLE ROW LEVEL SECURITY" for table in TABLES),
+    for change in ("SET (autovacuum_vacuum_scale_factor = 0.05)", "ENABLE ROW LEVEL SECURITY")
+    for table in TABLES
 )
 
 
@@ -277,12 +254,11 @@ def grants(role: str, environment: str | None = None) -> list[str]:
     }
     if environment is not None:  # an event without intent and deliveries has none
         rules["released"] += " OR environment = ''"
+    whole = ("deliveries", "endpoints", "intents")
     statements = [
         f"GRANT USAGE ON SCHEMA {SCHEMA} TO {name};",
         f"GRANT SELECT ON {SCHEMA}.outbox_version TO {name};",
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.deliveries TO {name};",
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.endpoints TO {name};",
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.intents TO {name};",
+        *(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.{one} TO {name};" for one in whole),
         f"GRANT SELECT, INSERT, DELETE ON {SCHEMA}.released TO {name};",
         f"GRANT SELECT, INSERT ON {SCHEMA}.bodies, {SCHEMA}.attempts TO {name};",
     ]
@@ -293,9 +269,6 @@ def grants(role: str, environment: str | None = None) -> list[str]:
             f"CREATE POLICY {policy} {place} TO {name} USING ({rule}) WITH CHECK ({rule});",
         ]
     return statements
-
-
-# Questions of commands
 
 
 @contextmanager

@@ -187,9 +187,6 @@ def is_pooled(connection: psycopg.Connection[Any]) -> bool:
     return bool(row["pid"] != connection.pgconn.backend_pid)
 
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
 def is_at(dsn: str, info: Any) -> bool:
     """Whether *info* is of a connection to the database of *dsn*, by the names of both."""
     defaults = {
@@ -200,9 +197,8 @@ def is_at(dsn: str, info: Any) -> bool:
     ours = defaults | {key: str(value) for key, value in conninfo.conninfo_to_dict(dsn).items()}
     hosts = f"{ours.get('host', '')},{ours.get('hostaddr', '')}".split(",")
     ports = ours.get("port", "5432").split(",")
-    is_host = info.host in hosts or (
-        info.host in LOOPBACK and any(host in LOOPBACK for host in hosts)
-    )
+    loopback = {"localhost", "127.0.0.1", "::1"}
+    is_host = info.host in hosts or (info.host in loopback and not loopback.isdisjoint(hosts))
     name = ours.get("dbname") or ours.get("user")
     return is_host and str(info.port) in ports and info.dbname == name
 
@@ -277,6 +273,7 @@ _REFUSALS: Sequence[tuple[tuple[str, ...], str, str]] = (
         _DSN,
     ),
 )
+_MISSING = (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
 _ALL_OF = ("role ", "database ")
 _STATES = {
     "28P01": "password authentication failed",
@@ -295,9 +292,7 @@ def reason_of(error: psycopg.Error) -> tuple[str, str]:
             "the role may not use or create it",
             "Have somebody who may run `confiture webhooks outbox init` once, then its GRANTs",
         )
-    if isinstance(
-        error, (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
-    ):
+    if isinstance(error, _MISSING):
         return f"its tables are not there ({name})", "Create them: `confiture webhooks outbox init`"
     text = _STATES.get(error.sqlstate or "", str(error) if error.sqlstate is None else "")
     for words, reason, remedy in _REFUSALS:

@@ -75,18 +75,10 @@ UPDATE main.deliveries SET is_ready = 1, wakes_at = NULL WHERE seq IN (
     ORDER BY wakes_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 
--- The runs among the first deliveries that are ready, oldest first: each with its first one,
--- which is the run's lock, and whether another lease holds the run.
--- name: look
-WITH front AS (
-    SELECT seq, correlation_id FROM main.deliveries
-    WHERE endpoint = :endpoint AND environment = :environment AND is_ready = 1 AND seq >= :floor
-    ORDER BY seq LIMIT :window
-), runs AS (
-    SELECT correlation_id AS run, min(seq) AS first, count(*) AS among FROM front
-    GROUP BY correlation_id ORDER BY 2 LIMIT 16
-)
-SELECT run, first, among, head.seq AS head, head.due_at,
+-- Part of the next two: of each run its first delivery that is ready, which is the run's lock, and
+-- whether another lease holds the run.
+-- name: heads
+head.seq AS head, head.due_at,
        (
            SELECT 1 FROM main.deliveries AS held
            WHERE held.endpoint = :endpoint AND held.environment = :environment
@@ -99,6 +91,18 @@ FROM runs JOIN main.deliveries AS head ON head.seq = (
       AND correlation_id = run
     ORDER BY seq LIMIT 1
 )
+
+-- The runs among the first deliveries that are ready, oldest first.
+-- name: look
+WITH front AS (
+    SELECT seq, correlation_id FROM main.deliveries
+    WHERE endpoint = :endpoint AND environment = :environment AND is_ready = 1 AND seq >= :floor
+    ORDER BY seq LIMIT :window
+), runs AS (
+    SELECT correlation_id AS run, min(seq) AS first FROM front
+    GROUP BY correlation_id ORDER BY 2 LIMIT 16
+)
+SELECT run, first, {heads}
 ORDER BY first
 
 -- The same for runs in the order of their ids: a run with many deliveries hides none of them.
@@ -118,19 +122,7 @@ WITH RECURSIVE runs (run, place) AS (
     ), place + 1
     FROM runs WHERE run IS NOT NULL AND place < :window
 )
-SELECT run, head.seq AS head, head.due_at,
-       (
-           SELECT 1 FROM main.deliveries AS held
-           WHERE held.endpoint = :endpoint AND held.environment = :environment
-             AND held.correlation_id = run AND held.state = 'in_flight' AND held.is_ready = 0
-           LIMIT 1
-       ) AS is_held
-FROM runs JOIN main.deliveries AS head ON head.seq = (
-    SELECT seq FROM main.deliveries
-    WHERE endpoint = :endpoint AND environment = :environment AND is_ready + 0 = 1
-      AND correlation_id = run
-    ORDER BY seq LIMIT 1
-)
+SELECT run, {heads}
 ORDER BY head.seq
 
 -- name: lease

@@ -25,15 +25,10 @@ def instant(at: datetime) -> int:
     return (at - _EPOCH) // _MICROSECOND
 
 
-def at(stored: object) -> datetime | None:
-    """The instant *stored* is, ``None`` where it is none."""
-    return _EPOCH + _number(stored) * _MICROSECOND if stored is not None else None
-
-
 def at_best(stored: object) -> datetime | None:
-    """The same; ``None`` also for what cannot be read."""
+    """The instant *stored* is; ``None`` where it is none, or cannot be read."""
     try:
-        return at(stored)
+        return None if stored is None else _instant(stored)
     except _FAULTS:
         return None
 
@@ -52,9 +47,7 @@ def delivery_values(delivery: Delivery) -> dict[str, Any]:
     """*delivery* as values of ``add_delivery`` and ``add_body``."""
     values = asdict(delivery)
     values |= values.pop("trace")
-    values = {
-        key: text(value) if isinstance(value, str) else value for key, value in values.items()
-    }
+    values = {key: text(one) if isinstance(one, str) else one for key, one in values.items()}
     return values | {
         "event_type": delivery.event_type.value,
         "environment": environment(delivery.environment),
@@ -84,7 +77,7 @@ def delivery(row: Stored) -> Delivery:
                 traceparent=_text(row["traceparent"]), tracestate=_text_or_none(row["tracestate"])
             ),
             correlation_id=_text(row["correlation_id"]),
-            created_at=_EPOCH + _number(row["created_at"]) * _MICROSECOND,
+            created_at=_instant(row["created_at"]),
             migration_version=_text_or_none(row["migration_version"]),
             migration_name=_text_or_none(row["migration_name"]),
             environment=_text(row["environment"]) or None,
@@ -135,14 +128,11 @@ def claim(row: Stored, token: str) -> Claim:
 
 def standing(row: Stored) -> Row:
     """The delivery in *row* and where it stands."""
-    one, state = delivery(row), state_of(row)
-    last = {
-        key.removeprefix("last_"): row[key]
-        for key in row.keys()  # noqa: SIM118  a Row iterates over values
-        if key.startswith("last_")
-    }
+    state = state_of(row)
+    # A Row of SQLite iterates over its values.
+    last = {key.removeprefix("last_"): row[key] for key in row.keys() if key[:5] == "last_"}  # noqa: SIM118
     return Row(
-        delivery=one,
+        delivery=delivery(row),
         state=state,
         attempts=_count(row["attempts"]),
         next_attempt_at=at_best(row["due_at"]) if state is State.PENDING else None,
@@ -170,11 +160,10 @@ def attempt_values(one: Attempt) -> dict[str, Any]:
 def attempt(row: Stored) -> Attempt | None:
     """The attempt in *row*; ``None`` when this version cannot read it."""
     try:
-        wished = row["retry_after"]
-        status = row["status_code"]
+        wished, status = row["retry_after"], row["status_code"]
         return Attempt(
             number=_number(row["number"]),
-            started_at=_EPOCH + _number(row["started_at"]) * _MICROSECOND,
+            started_at=_instant(row["started_at"]),
             duration=_number(row["duration"]) * _MICROSECOND,
             status_code=None if status is None else _number(status),
             error_type=_text_or_none(row["error_type"]),
@@ -265,6 +254,10 @@ def _number(value: object) -> int:
     if not isinstance(value, int):
         raise TypeError(f"{type(value).__name__} where a number belongs")
     return value
+
+
+def _instant(value: object) -> datetime:
+    return _EPOCH + _number(value) * _MICROSECOND
 
 
 def _count(value: object) -> int:

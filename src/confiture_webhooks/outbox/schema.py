@@ -1,4 +1,4 @@
-"""The tables of both stores, out of ``schema.sql``, and their version.
+"""The SQL of both stores: tables and their version from ``schema.sql``, ``queries.sql`` by name.
 
 Versions only go forward: a released one is never edited, the next is appended.
 """
@@ -6,6 +6,7 @@ Versions only go forward: a released one is never edited, the next is appended.
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 from ..errors import OutboxError
@@ -53,3 +54,15 @@ def check(found: int, where: str, setting: str) -> None:
             f"Deliver what it holds with that version and remove it, or name another place: "
             f"{setting}",
         )
+
+
+@cache
+def queries() -> dict[str, str]:
+    """The statements of ``queries.sql`` by name, with ``:name`` for values."""
+    text = Path(__file__).with_name("queries.sql").read_text(encoding="utf-8")
+    _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    found = {
+        name: re.sub(r"^--.*\n?|^\n", "", body.strip(), flags=re.MULTILINE).rstrip()
+        for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
+    return {name: text.replace("{heads}", found["heads"]) for name, text in found.items()}

@@ -19,6 +19,7 @@ from .sqlite_trust import (
     DIRECTORY,
     ELSEWHERE,
     FILE,
+    SETTING,
     not_ours,
     own,
     untrusted,
@@ -99,15 +100,14 @@ def _closed(path: Path) -> OutboxError:
         with suppress(OSError, KeyError):
             owner = place.owner()
             break
-    return OutboxError(
-        f"outbox {path}: closed to this user; it belongs to {owner}",
-        f"Run this as {owner}, or give each user an outbox of its own: "
-        "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>",
+    return untrusted(
+        path,
+        f"closed to this user; it belongs to {owner}",
+        f"Run this as {owner}, or give each user an outbox of its own: {SETTING}",
     )
 
 
 def _is_writable(path: Path) -> bool:
-    """Whether the file, and files beside it, can be made and written."""
     directory = path.parent
     if path.exists():
         return os.access(path, os.W_OK) and os.access(directory, os.W_OK | os.X_OK)
@@ -202,7 +202,7 @@ def set_aside(path: Path, damage: DamagedError) -> Path | None:
 
 
 def _unused(path: Path) -> Path:
-    """A name beside *path* that tells when it was found broken."""
+    """A name beside *path* with the time it was found broken."""
     stamp = f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     aside, number = path.with_name(stamp), 1
     while aside.exists():
@@ -211,7 +211,7 @@ def _unused(path: Path) -> Path:
     return aside
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path | str) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False)
 
 
@@ -293,10 +293,9 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     if application_id != APPLICATION_ID and not is_empty:
         raise not_ours(path)
-    schema.check(
-        0 if is_empty else version, f"outbox {path}", "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
-    )
-    return 0 if is_empty else version
+    found = 0 if is_empty else version
+    schema.check(found, f"outbox {path}", SETTING)
+    return found
 
 
 def drop(path: Path) -> list[Path]:

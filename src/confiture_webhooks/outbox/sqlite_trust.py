@@ -22,7 +22,8 @@ DIRECTORY = ".confiture"
 FILE = "webhooks.db"
 BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite adds to the file's name for the files beside it."""
-ELSEWHERE = "or name another file: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
+SETTING = "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
+ELSEWHERE = f"or name another file: {SETTING}"
 APPLICATION_ID = 0x43465748
 """``CFWH``, in the file's header: tells an outbox from another program's database."""
 
@@ -45,9 +46,7 @@ def untrusted(path: Path, problem: str, remedy: str) -> OutboxError:
 def not_ours(path: Path) -> OutboxError:
     """That there is another program's database."""
     return untrusted(
-        path,
-        "this is another program's SQLite database",
-        "Name another file: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>",
+        path, "this is another program's SQLite database", f"Name another file: {SETTING}"
     )
 
 
@@ -71,10 +70,10 @@ def own(path: Path, *, makes: bool) -> int:
         for suffix in BESIDE:
             with suppress(FileNotFoundError):
                 beside = os.stat(path.name + suffix, dir_fd=place, follow_symlinks=False)
-                _check(beside, path.with_name(path.name + suffix), path)
-        # Nobody else can write the directory: what has the name keeps it.
+                _check(beside, f"{path}{suffix}", path)
+        # No one else can write the directory: what has the name keeps it.
         found = os.stat(path.name, dir_fd=place, follow_symlinks=False)
-        _check(found, path, path)
+        _check(found, "it", path)
         if not stat.S_ISREG(found.st_mode):
             raise untrusted(path, "it is not a regular file", f"Remove it, {ELSEWHERE}")
         if not in_use[found.st_dev, found.st_ino]:
@@ -117,33 +116,21 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _link(place: Path, path: Path) -> OutboxError:
-    return untrusted(
-        path, f"{_named(place, path)} is a symbolic link", f"Name what it points to, {ELSEWHERE}"
-    )
+def _link(shown: object, path: Path) -> OutboxError:
+    return untrusted(path, f"{shown} is a symbolic link", f"Name what it points to, {ELSEWHERE}")
 
 
-def _named(place: Path, path: Path) -> str:
-    return "it" if place == path else f"{place}"
-
-
-def _check(found: os.stat_result, place: Path, path: Path) -> None:
-    """Raise OutboxError unless *place* is this user's, or root's, and only the owner writes it."""
+def _check(found: os.stat_result, shown: object, path: Path) -> None:
+    """Raise OutboxError unless what was *found* is this user's, or root's, and theirs to write."""
     if stat.S_ISLNK(found.st_mode):
-        raise _link(place, path)
+        raise _link(shown, path)
     why = doubt(found)
     if why == FOREIGN:
-        raise untrusted(
-            path,
-            f"{_named(place, path)} {why} ({_owner(found.st_uid)})",
-            f"Give it to {_owner(os.geteuid())} with chown, {ELSEWHERE}",
-        )
+        remedy = f"Give it to {_owner(os.geteuid())} with chown, {ELSEWHERE}"
+        raise untrusted(path, f"{shown} {why} ({_owner(found.st_uid)})", remedy)
     if why == SHARED:
-        raise untrusted(
-            path,
-            f"others may write {_named(place, path)} (mode {stat.S_IMODE(found.st_mode):04o})",
-            f"Close it with chmod go-w, {ELSEWHERE}",
-        )
+        problem = f"others may write {shown} (mode {stat.S_IMODE(found.st_mode):04o})"
+        raise untrusted(path, problem, f"Close it with chmod go-w, {ELSEWHERE}")
 
 
 def _owner(uid: int) -> str:
@@ -175,11 +162,7 @@ def _judge(path: Path, found: os.stat_result, header: bytes) -> None:
             return
         raise not_ours(path)
     if (path.parent.name, path.name) != (DIRECTORY, FILE):  # there it is an outbox that broke
-        raise untrusted(
-            path,
-            "this file is not an outbox",
-            "Name another file: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>",
-        )
+        raise untrusted(path, "this file is not an outbox", f"Name another file: {SETTING}")
 
 
 def _make_directory(path: Path) -> str | None:

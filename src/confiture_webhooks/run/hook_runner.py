@@ -7,29 +7,47 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..contained import contained
+from ..delivery import Delivery, TraceContext
 from ..errors import HookError
-from ..hooks import Hook, HookContext
+from ..event import Direction, EventType, body
+from ..formats import JSON
+from ..hooks import Hook, HookContext, MigrationFailed
 from ..terminal import counted, say
-from .hook_events import HookSource, chosen, custom_delivery, ended_context, started_context
 from .hook_thread import HookThread, OutputGuard, end_left_behind
+from .migration import Migration, new_event_id
 
 if TYPE_CHECKING:
     from ..config import Settings
-    from ..delivery import Delivery, TraceContext
+    from ..endpoint import Endpoint
+    from ..event import ErrorInfo
     from ..telemetry import Telemetry
-    from .migration import Migration
 
 CORRELATION_ID = "CORRELATION_ID"
 """The variable hook files read the run's id from."""
 TIMEOUT = "timeout"
+_ENDED = {Direction.UP: "post_execute", Direction.DOWN: "post_rollback"}
+LARGEST = 1024 * 1024
+"""Bytes of a payload, at most."""
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class HookSource:
+    """A module with hooks, and how to import it: ``load`` raises LoadFault, or anything."""
+
+    module: str
+    load: Callable[[], Sequence[Hook]]
 
 
 class LoadFault(HookError):  # noqa: N818  a fault with a place, as in the settings
@@ -44,12 +62,6 @@ class LoadFault(HookError):  # noqa: N818  a fault with a place, as in the setti
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         return f"{place}: {self.args[0]}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    context: HookContext
-    parent: TraceContext
 
 
 class HookRunner:
@@ -67,7 +79,9 @@ class HookRunner:
         self._release = release
         """What keeps and sends a delivery of a hook's own."""
         self._hooks: list[Hook] = []
-        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[HookContext, TraceContext] | None] = (
+            queue.SimpleQueue()
+        )
         self._given: set[tuple[str, str]] = set()
         self._waiting = 0
         """Calls that are not made yet; written by the run's thread and by ours, under a lock."""
@@ -97,12 +111,12 @@ class HookRunner:
     @contained
     def started(self, migration: Migration) -> None:
         """*migration* is about to run."""
-        self._give(started_context(migration, *self._where()), migration)
+        self._give(_started(migration, *self._where()), migration)
 
     @contained
     def ended(self, migration: Migration, rows_affected: int | None) -> None:
         """*migration* committed or failed, and that is certain."""
-        self._give(ended_context(migration, *self._where(), rows_affected), migration)
+        self._give(_ended(migration, *self._where(), rows_affected), migration)
 
     def _where(self) -> tuple[str | None, str]:
         return self._settings.environment, self._telemetry.correlation_id
@@ -114,7 +128,7 @@ class HookRunner:
             self._given.add(given)
             with self._guard:
                 self._waiting += 1
-            self._calls.put(_Call(context, migration.span.trace))
+            self._calls.put((context, migration.span.trace))
 
     @contained
     def drain(self, deadline: float) -> None:
@@ -145,8 +159,8 @@ class HookRunner:
             self._load(source)
         while (call := self._calls.get()) is not None and not self._is_over.is_set():
             for hook in self._hooks:
-                if hook.event == call.context.event and not self._is_over.is_set():
-                    self._call(hook, call)
+                if hook.event == call[0].event and not self._is_over.is_set():
+                    self._call(hook, *call)
             if not self._is_over.is_set():
                 with self._guard:
                     self._waiting -= 1
@@ -181,16 +195,16 @@ class HookRunner:
         )
 
     @contained
-    def _call(self, hook: Hook, call: _Call) -> None:
-        span = self._telemetry.hook(hook.label, hook.event, call.parent)
+    def _call(self, hook: Hook, context: HookContext, parent: TraceContext) -> None:
+        span = self._telemetry.hook(hook.label, hook.event, parent)
         refusals: list[HookError] = []
 
         def send(payload: Mapping[str, Any], name: str | None) -> str:
             if self._is_over.is_set():
                 raise HookError("the run is over; nothing more can be sent")
             try:
-                endpoint = chosen(self._settings.recorded, name)
-                delivery = custom_delivery(payload, endpoint, call.context, span.trace)
+                endpoint = _chosen(self._settings.recorded, name)
+                delivery = _custom(payload, endpoint, context, span.trace)
                 self._release(delivery.event_id, [delivery])
             except HookError as refusal:
                 refusals.append(refusal)
@@ -199,7 +213,7 @@ class HookRunner:
 
         def run() -> None:
             with span.current():
-                hook.function(replace(call.context, sender=send))
+                hook.function(replace(context, sender=send))
 
         thread = HookThread(run)
         is_ended = thread.ends_within(self._settings.hook_timeout, self._is_over)
@@ -225,3 +239,86 @@ def _line_in(hook: Hook, error: BaseException) -> int:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame.lineno for frame in frames if frame.filename == hook.file]
     return next((line for line in reversed(own) if line is not None), hook.line)
+
+
+def _started(migration: Migration, environment: str | None, trace_id: str) -> HookContext:
+    """For ``pre_execute``: *migration* is about to run."""
+    return HookContext(
+        event="pre_execute",
+        migration_name=migration.ref.name,
+        migration_version=migration.ref.version,
+        environment=environment,
+        start_time=migration.started_at,
+        database_url=migration.backend.database_url,
+        schema_name=migration.backend.database.schema,
+        trace_id=trace_id,
+    )
+
+
+def _ended(
+    migration: Migration, environment: str | None, trace_id: str, rows_affected: int | None
+) -> HookContext:
+    """For the event of how *migration* ended."""
+    return replace(
+        _started(migration, environment, trace_id),
+        event=_ENDED[migration.direction] if migration.error is None else "on_error",
+        end_time=migration.ended_at,
+        duration=timedelta(seconds=migration.duration_s),
+        rows_affected=rows_affected,
+        error=_raised(migration.error) if migration.error is not None else None,
+    )
+
+
+def _raised(info: ErrorInfo) -> MigrationFailed:
+    """*info* as an exception of its root cause's name."""
+    failed: MigrationFailed = type(info.type, (MigrationFailed,), {})(info.message)
+    failed.sqlstate, failed.detail = info.sqlstate, info.detail
+    return failed
+
+
+def _chosen(endpoints: Sequence[Endpoint], name: str | None) -> Endpoint:
+    """The endpoint called *name*, or the only one there is. Raises HookError."""
+    known = ", ".join(endpoint.name for endpoint in endpoints) or "none is configured"
+    if name is None:
+        if len(endpoints) == 1:
+            return endpoints[0]
+        raise HookError(f"context.send needs endpoint=…, one of: {known}")
+    for endpoint in endpoints:
+        if endpoint.name == name:
+            return endpoint
+    # An address that was given in its place may hold a secret.
+    given = repr(name) if isinstance(name, str) and _NAME.fullmatch(name) else "that"
+    raise HookError(f"no endpoint is called {given}; there are: {known}")
+
+
+def _custom(
+    payload: Mapping[str, Any], endpoint: Endpoint, context: HookContext, trace: TraceContext
+) -> Delivery:
+    """*payload* for *endpoint*, about *context*'s migration. Raises HookError if it is not JSON."""
+    return Delivery(
+        id=f"dlv_{uuid.uuid4().hex}",
+        event_id=new_event_id(),
+        event_type=EventType.CUSTOM,
+        endpoint=endpoint.name,
+        body=_encoded(payload),
+        content_type=JSON,
+        trace=trace,
+        correlation_id=context.correlation_id,
+        created_at=datetime.now(UTC),
+        migration_version=context.migration_version,
+        migration_name=context.migration_name,
+        environment=context.environment,
+    )
+
+
+def _encoded(payload: Mapping[str, Any]) -> bytes:
+    if not isinstance(payload, Mapping):
+        raise HookError(f"a payload is a JSON object, not {type(payload).__name__}")
+    try:
+        encoded = body(payload)
+    except (TypeError, ValueError, RecursionError) as error:
+        # Its text may quote the payload.
+        raise HookError(f"the payload is not JSON ({type(error).__name__})") from None
+    if len(encoded) > LARGEST:
+        raise HookError(f"the payload is larger than {LARGEST} bytes")
+    return encoded

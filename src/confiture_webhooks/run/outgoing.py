@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..telemetry import Telemetry
     from ..transport import Transport
-    from .hook_events import HookSource
+    from .hook_runner import HookSource
 
 R = TypeVar("R")
 
