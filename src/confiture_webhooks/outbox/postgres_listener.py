@@ -19,7 +19,7 @@ from ..errors import OutboxError
 from .postgres_session import CONNECT_TIMEOUT_S, is_pooled
 
 ECHO = "echo "
-"""How a NOTIFY begins that tells nothing but that it came."""
+"""How a NOTIFY begins that says nothing but that it came."""
 ECHO_S = 5.0
 """So long such a one may take."""
 CHECK_EVERY_S = 30.0

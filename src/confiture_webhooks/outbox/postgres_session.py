@@ -19,7 +19,6 @@ import psycopg
 from psycopg import conninfo, errors
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
-from psycopg.waiting import Ready, Wait
 
 from ..errors import OutboxError
 
@@ -52,28 +51,23 @@ class _Connection(psycopg.Connection[Any]):
     """Is closed when an answer does not come in time."""
 
     def wait(self, gen: Any, *_: Any, **__: Any) -> Any:
-        """The answer that *gen* waits for."""
+        """The answer that *gen* waits for; psycopg's names for it are those of ``selectors``."""
         deadline = time.monotonic() + PATIENCE_S
         try:
             with selectors.DefaultSelector() as selector:
                 wanted = next(gen)
                 while True:
-                    selector.register(self.pgconn.socket, _EVENTS[wanted])
+                    selector.register(self.pgconn.socket, wanted)
                     found = selector.select(max(0.0, deadline - time.monotonic()))
                     selector.unregister(self.pgconn.socket)
                     if not found:
                         raise LateError("no answer in time")  # noqa: TRY301
-                    wanted = gen.send(_READY[found[0][1]])
+                    wanted = gen.send(found[0][1])
         except StopIteration as answer:
             return answer.value
         except (LateError, KeyboardInterrupt):
             self.pgconn.finish()
             raise
-
-
-_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-_EVENTS = {Wait.R: _READ, Wait.W: _WRITE, Wait.RW: _READ | _WRITE}
-_READY = {_READ: Ready.R, _WRITE: Ready.W, _READ | _WRITE: Ready.RW}
 
 
 class LateError(psycopg.OperationalError):
@@ -290,7 +284,7 @@ def reason_of(error: psycopg.Error) -> tuple[str, str]:
     if isinstance(error, errors.InsufficientPrivilege):
         return (
             "the role may not use or create it",
-            "Have somebody who may run `confiture webhooks outbox init` once, then its GRANTs",
+            "Have an administrator run `confiture webhooks outbox init` once, then its GRANTs",
         )
     if isinstance(error, _MISSING):
         return f"its tables are not there ({name})", "Create them: `confiture webhooks outbox init`"

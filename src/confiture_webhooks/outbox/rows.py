@@ -17,7 +17,7 @@ Stored = Mapping[str, Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
-"""What reading a value that nobody of this version wrote may raise."""
+"""What reading a value that another version wrote may raise."""
 
 
 def instant(at: datetime) -> int:

@@ -25,7 +25,7 @@ BESIDE = ("-wal", "-shm", "-journal")
 SETTING = "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
 ELSEWHERE = f"or name another file: {SETTING}"
 APPLICATION_ID = 0x43465748
-"""``CFWH``, in the file's header: tells an outbox from another program's database."""
+"""``CFWH``, in the file's header: another program's database has another."""
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 100

@@ -35,11 +35,11 @@ class Intent:
     database_name: str | None
     database_schema: str | None = None
     database_identity: str | None = None
-    """``<system identifier>/<oid>``: tells the database from every other, a copy included."""
+    """``<system identifier>/<oid>``: every other database, a copy included, has another."""
     timeline: int | None = None
     """Of the server's history: another one after a failover or a restored backup."""
     ledger_oid: int | None = None
-    """Tells the ledger's table from one made later under its name."""
+    """A table that is made later under the ledger's name has another."""
     ledger_before: str | None = None
     """The id of the version's row before the migration; ``NO_ROW``: there was none."""
     ledger_read_at: datetime | None = None

@@ -30,7 +30,10 @@ class HookThread(threading.Thread):
 
     def run(self) -> None:
         """Make the call; nothing leaves it, and the command stays in its working directory."""
-        directory = None if _has_own_directory() else _open_directory()
+        directory = None
+        if not _has_own_directory():
+            with suppress(OSError):
+                directory = os.open(".", os.O_RDONLY)
         try:
             self._call()
         except BaseException as error:  # noqa: BLE001  SystemExit and KeyboardInterrupt are theirs too
@@ -64,12 +67,6 @@ def _has_own_directory() -> bool:
         return bool(ctypes.CDLL(None).unshare(_CLONE_FS) == 0)
     except (OSError, AttributeError):
         return False
-
-
-def _open_directory() -> int | None:
-    with suppress(OSError):
-        return os.open(".", os.O_RDONLY)
-    return None
 
 
 def end_left_behind() -> None:
