@@ -69,8 +69,11 @@ def write(text: str) -> None:
 
 def progress(text: str) -> None:
     """Show *text* below all lines in place of the last one, on a terminal only; ``""`` clears."""
-    if _moves():
-        _writer.progress(printable(text)[: _columns() - 1])
+    if is_terminal() and os.environ.get("TERM", "") not in ("", "dumb"):
+        columns = 0
+        with suppress(OSError, ValueError):
+            columns = os.get_terminal_size(itself().fileno()).columns
+        _writer.progress(printable(text)[: (columns or USUAL_COLUMNS) - 1])
 
 
 def settle() -> None:
@@ -111,26 +114,13 @@ def keep_whole() -> Callable[[], None]:
         return lambda: None
 
 
-class Stderr(io.TextIOBase):
-    """Standard error as a file, for rich's consoles and the SDK's exporters."""
+class Stderr:
+    """Standard error as a file, for the SDK's exporters."""
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """Of the stream behind it."""
-        return getattr(itself(), "encoding", None) or "utf-8"
-
-    def write(self, text: str, /) -> int:
+    def write(self, text: str) -> int:
         """Queue *text*, as ``write`` does."""
         write(text)
         return len(text)
-
-    def isatty(self) -> bool:
-        """Whether a terminal is behind it."""
-        return is_terminal()
-
-    def fileno(self) -> int:
-        """Of the stream behind it."""
-        return int(itself().fileno())
 
     def flush(self) -> None:
         """Wait, as ``settle`` does."""
@@ -144,11 +134,7 @@ class _Piece(NamedTuple):
 
 
 class _Writer:
-    """The queue and its thread.
-
-    Nothing here takes a lock: an exception that strikes a caller anywhere (Ctrl-C, the end of a
-    hook that runs on) leaves none behind for the others to wait for.
-    """
+    """The queue and its thread. No lock: an exception in a caller could leave it taken."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[_Piece | SimpleQueue[None]] = SimpleQueue()
@@ -163,7 +149,6 @@ class _Writer:
         self._begin = self._wanted = self._shown = ""
 
     def put(self, text: str) -> None:
-        """Queue *text*, or count its lines as dropped."""
         stream = itself()
         if stream is None or not text:
             return
@@ -175,7 +160,6 @@ class _Writer:
         self._queue.put(_Piece(stream, text))
 
     def progress(self, text: str) -> None:
-        """Have *text* shown below all lines."""
         self._start()
         self._wanted = text
         if not self._is_progressing:
@@ -217,7 +201,6 @@ class _Writer:
         return (time.monotonic() if since is None else since) + STUCK_S
 
     def _beat(self) -> None:
-        """Headway."""
         self._busy_since = time.monotonic()
 
     def _start(self) -> None:
@@ -316,26 +299,12 @@ class _HostLines:
 def _may_meet(out: Any, err: Any) -> bool:
     """Whether a reader may see both streams mixed: anything but two different files."""
     ours, theirs = os.fstat(err.fileno()), os.fstat(out.fileno())
-    if os.path.samestat(ours, theirs):
-        return True
-    return not (_is_file(ours) or _is_file(theirs))
+    return os.path.samestat(ours, theirs) or not (_is_file(ours) or _is_file(theirs))
 
 
 def _is_file(found: os.stat_result) -> bool:
     is_null = stat.S_ISCHR(found.st_mode) and os.path.samestat(found, os.stat(os.devnull))  # noqa: PTH116
     return stat.S_ISREG(found.st_mode) or is_null
-
-
-def _moves() -> bool:
-    """Whether a line on standard error can be written over."""
-    return is_terminal() and os.environ.get("TERM", "") not in ("", "dumb")
-
-
-def _columns() -> int:
-    columns = 0
-    with suppress(OSError, ValueError):
-        columns = os.get_terminal_size(itself().fileno()).columns
-    return columns or USUAL_COLUMNS
 
 
 def _write(stream: Any, text: str, beat: Callable[[], None]) -> None:

@@ -20,12 +20,12 @@ from ..errors import Fault
 from ..event import Database, Direction, Event, MigrationRef
 from ..outbox import Intent
 from . import names
-from .context import fresh, from_stored, to_stored
+from .context import fresh, from_stored, set_failed, storable, to_stored
 from .delivery_span import DeliverySpan
 from .logs import Form, Logs
 from .metrics import Metrics, Read
 from .providers import Providers, for_command, for_library, version
-from .spans import HookSpan, MigrationSpan, RunSpan, Signals, WorkerPassSpan, migrated
+from .spans import HookSpan, MigrationSpan, Signals, WorkerPassSpan, migrated
 
 
 class Telemetry:
@@ -60,7 +60,10 @@ class Telemetry:
             now=now,
             migration_spans_left=given.migration_spans,
         )
-        self._run: RunSpan | None = None
+        self._run: Span | None = None
+        self._is_run_open = False
+        self._command = ""
+        self._database: str | None = None
         self._connect(endpoints)
         if given.error is not None:
             self.failed("telemetry.set_up", given.error)
@@ -107,10 +110,15 @@ class Telemetry:
 
         *is_counted*: whether it is a run in the sense of ``confiture.runs``.
         """
-        self._signals.is_test = not is_counted
-        self._run = RunSpan(
-            self._signals, command, self._parent(), started_at, is_counted=is_counted
+        signals = self._signals
+        signals.is_test = not is_counted
+        self._command = command.removeprefix("confiture ")
+        about = {names.DB_SYSTEM: "postgresql"}
+        self._run = signals.start(
+            command, parent=self._parent(), started_at=started_at, attributes=about
         )
+        self._is_run_open = True
+        signals.started = self._run.get_span_context()
         if database is not None:
             self.connected(database)
         self._log_faults()
@@ -118,10 +126,17 @@ class Telemetry:
     @contained
     def connected(self, database: Database) -> None:
         """The migrated *database* is known: it owns the run's numbers and the outbox's."""
+        self._database = database.name or self._database
         if self._database_label:
             self._signals.metrics.database = database.name or self._signals.metrics.database
         if self._run is not None:
-            self._run.connected(database)
+            named = filter(None, (database.name, database.schema))
+            about = {
+                names.DB_NAMESPACE: database.name and "|".join(named),
+                names.SERVER_ADDRESS: database.host,
+                names.SERVER_PORT: database.port,
+            }
+            self._run.set_attributes(storable(about))
 
     @contained
     def end_run(
@@ -131,14 +146,42 @@ class Telemetry:
 
         *is_known*: whether it is certain; else whoever settles the run counts it.
         """
-        if self._run is not None:
-            self._run.finish(
-                applied=applied, failed=failed, error_type=error_type, is_known=is_known
+        if self._run is None or not self._is_run_open:
+            return
+        self._is_run_open = False
+        self._run.set_attributes({names.RUN_APPLIED: applied, names.RUN_FAILED: failed})
+        if error_type is not None:
+            set_failed(self._run, error_type)
+        try:
+            if is_known and not self._signals.is_test:
+                self._count_run(self._run, applied, error_type)
+        finally:
+            self._run.end()
+
+    def _count_run(self, run: Span, applied: int, error_type: str | None) -> None:
+        signals = self._signals
+        signals.metrics.count_run(self._command, error_type, signals.now(), run)
+        if error_type is not None:
+            signals.log(
+                names.LOG_RUN_FAILED,
+                command=self._command,
+                environment=signals.environment,
+                database=self._database,
+                error_type=error_type,
+                migrations_applied=applied,
             )
+
+    @contained
+    def _abandon_run(self) -> None:
+        """End it without a result; a span that never ends is never exported."""
+        if self._run is not None and self._is_run_open:
+            self._is_run_open = False
+            self._run.end()
 
     def migration(self, ref: MigrationRef, direction: Direction) -> MigrationSpan:
         """A migration begins."""
-        return MigrationSpan(self._signals, self._run_span, ref, direction)
+        run = self._run or NonRecordingSpan(self._signals.run)
+        return MigrationSpan(self._signals, run, ref, direction)
 
     @contained
     def settled(self, event: Event, trace: TraceContext) -> None:
@@ -257,8 +300,7 @@ class Telemetry:
         Only what was set up here is shut down. A second call does nothing.
         """
         self._log_faults()
-        if self._run is not None:
-            self._run.abandon()
+        self._abandon_run()
         sdk, self._providers.sdk = self._providers.sdk, None
         if sdk is None:
             return
@@ -271,10 +313,6 @@ class Telemetry:
     def report(self, where: str, error: BaseException) -> None:
         """Log the first fault in telemetry itself."""
         self._signals.report(where, error)
-
-    @property
-    def _run_span(self) -> Span:
-        return self._run.span if self._run is not None else NonRecordingSpan(self._signals.run)
 
     @contained
     def _connect(self, endpoints: Sequence[str]) -> None:

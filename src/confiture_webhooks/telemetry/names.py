@@ -142,10 +142,7 @@ class LogSpec:
 
 
 COMMON_FIELDS: Final = ("timestamp", "level", "event", "trace_id", "span_id", "correlation_id")
-LOST_SPANS: Final = "lost_spans"
-LOST_POINTS: Final = "lost_metric_points"
-LOST_RECORDS: Final = "lost_log_records"
-LOST: Final = (LOST_SPANS, LOST_POINTS, LOST_RECORDS)
+LOST: Final = ("lost_spans", "lost_metric_points", "lost_log_records")
 _DELIVERY = ("endpoint", "event_type", "event_id", "delivery_id")
 _ABOUT = ("migration_version", "migration_name", "environment")
 _WHY = ("error_type", "reason")

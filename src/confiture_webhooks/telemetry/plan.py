@@ -154,25 +154,25 @@ def service_name(environ: Mapping[str, str]) -> str | None:
     return None if is_named else SERVICE_NAME
 
 
+_CI = {
+    "GITHUB_ACTIONS": ("GITHUB_WORKFLOW", "GITHUB_RUN_ID", "", "GITHUB_SHA"),
+    "GITLAB_CI": ("CI_PIPELINE_NAME", "CI_PIPELINE_ID", "CI_PIPELINE_URL", "CI_COMMIT_SHA"),
+    "JENKINS_URL": ("JOB_NAME", "BUILD_NUMBER", "BUILD_URL", "GIT_COMMIT"),
+}
+"""By the variable that marks it: those of a pipeline's name, its run, its page, and the commit."""
+
+
 def _ci(environ: Mapping[str, str]) -> dict[str, str]:
     """``cicd.pipeline.*`` and ``vcs.ref.head.revision`` from GitHub, GitLab or Jenkins."""
-    get = environ.get
-    if get("GITHUB_ACTIONS"):
-        run_id = get("GITHUB_RUN_ID", "")
-        server, repository = get("GITHUB_SERVER_URL", ""), get("GITHUB_REPOSITORY", "")
-        url = f"{server}/{repository}/actions/runs/{run_id}" if server and run_id else ""
-        return _pipeline(get("GITHUB_WORKFLOW", ""), run_id, url, get("GITHUB_SHA", ""))
-    if get("GITLAB_CI"):
-        name = get("CI_PIPELINE_NAME") or get("CI_PROJECT_PATH", "")
-        run_id, url = get("CI_PIPELINE_ID", ""), get("CI_PIPELINE_URL", "")
-        return _pipeline(name, run_id, url, get("CI_COMMIT_SHA", ""))
-    if get("JENKINS_URL"):
-        run_id, url = get("BUILD_NUMBER", ""), get("BUILD_URL", "")
-        return _pipeline(get("JOB_NAME", ""), run_id, url, get("GIT_COMMIT", ""))
-    return {}
-
-
-def _pipeline(name: str, run_id: str, url: str, revision: str) -> dict[str, str]:
+    mark = next((mark for mark in _CI if environ.get(mark)), None)
+    if mark is None:
+        return {}
+    name, run_id, url, revision = (environ.get(variable, "") for variable in _CI[mark])
+    server, repository = environ.get("GITHUB_SERVER_URL"), environ.get("GITHUB_REPOSITORY", "")
+    if mark == "GITHUB_ACTIONS" and server and run_id:
+        url = f"{server}/{repository}/actions/runs/{run_id}"
+    if mark == "GITLAB_CI":
+        name = name or environ.get("CI_PROJECT_PATH", "")
     return {
         "cicd.pipeline.name": name,
         "cicd.pipeline.run.id": run_id,
@@ -192,8 +192,7 @@ def _is_plain(url: str) -> bool:
 class Complaints(logging.Handler):
     """Collects what ``opentelemetry`` logs about settings, and keeps it off standard error.
 
-    It is kept off for the rest of the process: exporters print tracebacks about a dead
-    collector, and the tally of exports says that better.
+    For the rest of the process: the tally of exports reports a dead collector, not a traceback.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Spans of a run: the run itself, its migrations, users' hooks, a pass of the worker."""
+"""Spans within a run: migrations, users' hooks; a pass of the worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind
 
 from ..contained import contained
-from ..event import Database, Direction, ErrorInfo, MigrationRef
+from ..event import Direction, ErrorInfo, MigrationRef
 from . import names
 from .context import Attributes, around, nanoseconds, set_failed, storable, to_stored
 
@@ -131,77 +131,6 @@ class Part:
     def report(self, where: str, error: BaseException) -> None:
         """At most one log line, whatever breaks."""
         self._signals.report(where, error)
-
-
-class RunSpan(Part):
-    """A run, from its command's start to the end of its migrations."""
-
-    def __init__(
-        self,
-        signals: Signals,
-        command: str,
-        parent: SpanContext | None,
-        started_at: datetime | None,
-        *,
-        is_counted: bool,
-    ) -> None:
-        about = {names.DB_SYSTEM: "postgresql"}
-        span = signals.start(command, parent=parent, started_at=started_at, attributes=about)
-        super().__init__(signals, span)
-        self._command = command.removeprefix("confiture ")
-        self._database: str | None = None
-        self._is_open = True
-        self._is_counted = is_counted
-        signals.started = span.get_span_context()
-
-    @contained
-    def connected(self, database: Database) -> None:
-        """The run's *database* is known."""
-        self._database = database.name or self._database
-        namespace = database.name
-        if database.name and database.schema:
-            namespace = f"{database.name}|{database.schema}"
-        about = {
-            names.DB_NAMESPACE: namespace,
-            names.SERVER_ADDRESS: database.host,
-            names.SERVER_PORT: database.port,
-        }
-        self.span.set_attributes(storable(about))
-
-    @contained
-    def finish(self, *, applied: int, failed: int, error_type: str | None, is_known: bool) -> None:
-        """End it, and count it if *is_known*. Later calls do nothing."""
-        if not self._is_open:
-            return
-        self._is_open = False
-        self.span.set_attributes({names.RUN_APPLIED: applied, names.RUN_FAILED: failed})
-        if error_type is not None:
-            set_failed(self.span, error_type)
-        try:
-            if self._is_counted and is_known:
-                self._count(applied, error_type)
-        finally:
-            self.span.end()
-
-    @contained
-    def abandon(self) -> None:
-        """End it without a result; a span that never ends is never exported."""
-        if self._is_open:
-            self._is_open = False
-            self.span.end()
-
-    def _count(self, applied: int, error_type: str | None) -> None:
-        signals = self._signals
-        signals.metrics.count_run(self._command, error_type, signals.now(), self.span)
-        if error_type is not None:
-            signals.log(
-                names.LOG_RUN_FAILED,
-                command=self._command,
-                environment=signals.environment,
-                database=self._database,
-                error_type=error_type,
-                migrations_applied=applied,
-            )
 
 
 class MigrationSpan(Part):
