@@ -31,7 +31,7 @@ END_S: Final = 1.0
 GAP_S: Final = 0.01
 """The longest wait between two lines of the host's."""
 USUAL_COLUMNS: Final = 80
-"""Of a terminal that does not say."""
+"""Of a terminal that does not report its width."""
 _ATOMIC: Final = 4096
 _BACK: Final = "\r\x1b[2K"
 """To the start of the line, and nothing is on it."""
@@ -77,7 +77,7 @@ def progress(text: str) -> None:
 
 
 def settle() -> None:
-    """Wait until everything is written; not while nobody reads, and not for held lines."""
+    """Wait until everything is written; not while there is no reader, and not for held lines."""
     _writer.settle()
 
 
@@ -93,7 +93,7 @@ def degrade() -> None:
     """Have both standard streams escape what their encoding lacks, instead of raising."""
     streams: tuple[Any, Any] = sys.stdout, sys.stderr
     for stream in streams:
-        with suppress(Exception):  # none, closed, or somebody's stand-in
+        with suppress(Exception):  # none, closed, or a stand-in
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -179,7 +179,7 @@ class _Writer:
                 return
 
     def end(self) -> None:
-        """The host has no more to say: what it had room for is ours."""
+        """The host writes no more, so the room kept for it is free."""
         self.is_ending = True
         time.sleep(0.04 if self._busy_since is not None else 0)
         self.settle()
@@ -288,7 +288,7 @@ class _HostLines:
     def end(self) -> None:
         """Write what was held, on a line of its own."""
         for name in ("write", "flush"):
-            with suppress(Exception):  # somebody else has put it back
+            with suppress(Exception):  # it was put back already
                 delattr(self._stream, name)
         if self._is_waiting:
             with suppress(Exception):  # the host meets the same fault

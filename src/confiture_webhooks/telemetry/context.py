@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Attributes = Mapping[str, object]
 PROPAGATORS = "OTEL_PROPAGATORS"
 made_here: WeakSet[TracerProvider] = WeakSet()
-"""Tracer providers of earlier runs in this process: they are nobody else's."""
+"""Tracer providers of earlier runs in this process: no other owner has set them."""
 _W3C = TraceContextTextMapPropagator()
 
 
@@ -53,7 +53,7 @@ def fresh() -> SpanContext:
 
 
 def from_environ(environ: Mapping[str, str]) -> SpanContext | None:
-    """What ``TRACEPARENT`` and ``TRACESTATE`` say, upper case only; ``None`` when invalid."""
+    """The context in ``TRACEPARENT`` and ``TRACESTATE``, upper case only; ``None`` when invalid."""
     traceparent = environ.get("TRACEPARENT")
     if not traceparent:
         return None
@@ -128,7 +128,7 @@ def clean(value: object) -> object:
 
 @functools.cache
 def ensure_propagators() -> Fault | None:
-    """Import ``opentelemetry.propagate``, which raises when one of its variable is missing.
+    """Import ``opentelemetry.propagate``, which fails when a propagator it reads is missing.
 
     Every instrumentation imports it. The propagators that are installed are kept.
     """

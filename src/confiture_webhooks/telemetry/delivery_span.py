@@ -1,4 +1,4 @@
-"""The span of one delivery, at the sender's and at the receiver's, and what is counted of it."""
+"""The span of one delivery, at the sender and at the receiver, with its metrics and log lines."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def maker_of(export: Export) -> Any:
 
 
 def exporter_for(export: Export, tally: Tally, **preferences: Any) -> Any:
-    """The exporter; *tally* gets the reason of what a collector refuses. Raises ImportError."""
+    """The exporter; *tally* gets a collector's reason to refuse. Raises ImportError."""
     if export.protocol == CONSOLE:
         return maker_of(export)(out=Stderr(), **preferences)
     if export.protocol != GRPC:
@@ -115,7 +115,7 @@ def probe(export: Export) -> str | None:
 
 
 def fault_of(export: Export, error: Exception) -> Fault:
-    """Why *export* has no exporter."""
+    """The reason *export* has no exporter."""
     if not isinstance(error, ImportError):  # its text may quote a header or a password
         problem = f"the exporter cannot be made ({type(error).__name__})"
         return Fault(export.setting, problem, "Check the OTEL_* variables")

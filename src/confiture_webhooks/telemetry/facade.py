@@ -74,7 +74,7 @@ class Telemetry:
     ) -> Telemetry:
         """For a ``confiture`` command: in ``TRACEPARENT``'s trace, exporting as ``OTEL_*`` say.
 
-        Where somebody has set a tracer provider already, theirs is used and nothing is set up.
+        A tracer provider that is set already is used, and nothing is set up.
         """
         return cls(for_command(environ, environment), environment=environment, **options)
 
@@ -82,7 +82,7 @@ class Telemetry:
     def for_library(
         cls, *, environ: Mapping[str, str], environment: str | None, **options: Any
     ) -> Telemetry:
-        """For somebody's own process: the global providers, in the trace that is current there.
+        """For a program of its own: the global providers, in the trace that is current there.
 
         Log events go to the ``logging`` logger ``confiture_webhooks``, none to standard error.
         """
@@ -94,7 +94,7 @@ class Telemetry:
         return format_trace_id(self._signals.run.trace_id)
 
     def trace_of_run(self) -> TraceContext:
-        """What deliveries of the run's own events continue."""
+        """The context that deliveries of the run's own events continue."""
         return to_stored(self._signals.run)
 
     @contained
@@ -185,7 +185,7 @@ class Telemetry:
 
     @contained
     def settled(self, event: Event, trace: TraceContext) -> None:
-        """How the migration of a killed run ended: log line and metrics, in *trace*, the run's.
+        """Log and measure how the migration of a killed run ended, in *trace*, the run's.
 
         Its span died with the run, which counts as failed. An unknown duration counts as none.
         """
@@ -215,7 +215,7 @@ class Telemetry:
 
     @contained
     def intent_discarded(self, intent: Intent, reason: str) -> None:
-        """No event will say how a killed run's migration ended: log line, in the run's trace."""
+        """Log, in the run's trace, that no event reports how a killed run's migration ended."""
         trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
         self._signals.log(
             names.LOG_INTENT_DISCARDED,
@@ -255,7 +255,7 @@ class Telemetry:
     @contained
     def observe_outbox(self, read: Read) -> None:
         """Measure the outbox with *read* whenever metrics are collected."""
-        self._signals.metrics.observe(read)
+        self._signals.metrics.read = read
 
     @contained
     def config_invalid(self, faults: Sequence[Fault]) -> None:

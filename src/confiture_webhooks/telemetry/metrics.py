@@ -35,7 +35,8 @@ class Metrics:
         self._gauges: dict[str, _Gauge] = {}
         self.database: str | None = None
         """The migrated one's name, for runs and outbox gauges; ``None``: unknown, or unwanted."""
-        self._read: Read | None = None
+        self.read: Read | None = None
+        """Gives the state of the outbox at every collection."""
         if meter is not None:
             self._make_instruments(meter)
             self._start_at_zero(endpoints)
@@ -65,10 +66,6 @@ class Metrics:
         if gauge := self._gauges.get(spec.name):
             gauge.set(ended_at.timestamp(), storable(about))
 
-    def observe(self, read: Read) -> None:
-        """Ask *read* for the state of the outbox at every collection from now on."""
-        self._read = read
-
     def _make_instruments(self, meter: Meter) -> None:
         for spec in names.METRICS:
             if spec.instrument == "histogram":
@@ -94,7 +91,7 @@ class Metrics:
 
     def _summary(self) -> Summary | None:
         try:
-            return self._read() if self._read is not None else None
+            return self.read() if self.read is not None else None
         except Exception:  # noqa: BLE001  the outbox reports its own faults; no point is better
             return None
 

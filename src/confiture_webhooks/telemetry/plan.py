@@ -1,4 +1,4 @@
-"""What the ``OTEL_*`` variables ask for, who asks, and what is wrong with them: without the SDK."""
+"""The exporters and the resource that ``OTEL_*`` variables ask for, and their faults."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The exporters to set up, and what is wrong with the variables."""
+    """The exporters to set up, and the faults of the variables."""
 
     exports: tuple[Export, ...] = ()
     faults: tuple[Fault, ...] = ()
 
 
 def plan(environ: Mapping[str, str]) -> Plan:
-    """What to export where. Without an exporter asked for, or with the SDK disabled: nothing."""
+    """The plan; an empty one without an exporter in *environ*, or with the SDK disabled."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Plan()
     faults: list[Fault] = []
@@ -141,7 +141,7 @@ def _timeout(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> fl
 
 
 def describe(environ: Mapping[str, str], environment: str | None) -> dict[str, str]:
-    """Resource attributes of ours; whatever ``OTEL_RESOURCE_ATTRIBUTES`` says comes before them."""
+    """Resource attributes of ours; those of ``OTEL_RESOURCE_ATTRIBUTES`` come before them."""
     about = {"deployment.environment.name": environment or "", **_ci(environ)}
     return {key: value for key, value in about.items() if value}
 

@@ -1,4 +1,4 @@
-"""Whose providers a run uses: its own, somebody else's, or none."""
+"""The providers a run uses: its own, its process's, or none."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Providers:
     meter_provider: MeterProvider | None = None
     records: Records | None = None
     sdk: Sdk | None = None
-    """What was set up here and has to be shut down."""
+    """Set up here, so it has to be shut down."""
     inherited: SpanContext | None = None
     """The trace the environment asks to join."""
     migration_spans: int = MIGRATION_SPANS
     faults: list[Fault] = field(default_factory=list)
     error: BaseException | None = None
-    """What broke while finding out; the run then goes on with what was found."""
+    """A fault while finding out; the run then goes on with the providers found."""
 
 
 def for_command(environ: Mapping[str, str], environment: str | None) -> Providers:
@@ -74,7 +74,7 @@ def for_library(environ: Mapping[str, str]) -> Providers:
 
 
 def has_owner(provider: TracerProvider) -> bool:
-    """Whether somebody else set *provider*: ``opentelemetry-instrument``, or the user."""
+    """Whether *provider* was set by ``opentelemetry-instrument`` or by the user."""
     return not isinstance(provider, trace.ProxyTracerProvider) and provider not in made_here
 
 
@@ -102,7 +102,7 @@ def _set_up(
 
 
 def _read_cap(environ: Mapping[str, str], found: Providers) -> None:
-    """How many migration spans a run may have."""
+    """Read the number of migration spans a run may have."""
     given = environ.get(CAP_SETTING, "").strip()
     if given.isascii() and given.isdigit():
         found.migration_spans = int(given)

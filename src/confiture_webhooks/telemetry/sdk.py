@@ -138,7 +138,7 @@ def _resource(environ: Mapping[str, str], environment: str | None, sdk: Sdk) -> 
         detected = Resource.create()
         ours |= detected.attributes
         schema_url = detected.schema_url
-    except Exception as error:  # noqa: BLE001  a detector of somebody's
+    except Exception as error:  # noqa: BLE001  a detector of the user's
         problem = f"cannot be read ({type(error).__name__}), so it is left out"
         sdk.faults.append(Fault(RESOURCE, problem, "Correct or unset it"))
     service = service_name(environ)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Signals:
-    """What the parts of a run are traced, measured and logged with."""
+    """Traces, measures and logs the parts of a run."""
 
     fallback: SpanContext
     """The context of a root where no tracer makes one: without an SDK, or with a disabled one."""
@@ -72,7 +72,7 @@ class Signals:
                 )
                 if span.get_span_context().is_valid:
                     return span
-            except Exception as error:  # noqa: BLE001  somebody's provider: go on unrecorded
+            except Exception as error:  # noqa: BLE001  a provider of the user's: go on unrecorded
                 self.report("start_span", error)
         return NonRecordingSpan(parent or self.fallback)
 
@@ -116,7 +116,7 @@ class Part:
 
     @property
     def trace(self) -> TraceContext:
-        """What deliveries from this part continue."""
+        """The context that deliveries from this part continue."""
         return to_stored(self.span.get_span_context())
 
     @contextmanager
