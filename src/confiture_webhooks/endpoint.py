@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from typing import Any
 
 from .errors import Fault
 from .event import DEFAULT_SUBSCRIPTION, Event, EventType
@@ -94,35 +95,21 @@ class Endpoint:
         return any(fnmatchcase(name, pattern) for pattern in self.migrations)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Whether an event is sent to one endpoint; ``None``: that depends on the migration."""
-
-    endpoint: str
-    is_told: bool | None
-    reason: str
-
-    def as_dict(self) -> dict[str, object]:
-        """The verdict as ``--format json`` prints it."""
-        return {"endpoint": self.endpoint, "told": self.is_told, "reason": self.reason}
-
-
 def explain(
     endpoints: Sequence[Endpoint], kind: EventType, environment: str | None, migration: str | None
-) -> list[Verdict]:
-    """A verdict for each endpoint on an event of *kind* about *migration*, if one is named."""
-    return [_verdict(endpoint, kind, environment, migration) for endpoint in endpoints]
+) -> list[dict[str, Any]]:
+    """Whether an event of *kind* is sent to each endpoint, and why, as ``--format json`` has it.
 
-
-def _verdict(
-    endpoint: Endpoint, kind: EventType, environment: str | None, migration: str | None
-) -> Verdict:
-    is_open = migration is None and bool(endpoint.migrations)
-    asked = replace(endpoint, migrations=()) if is_open else endpoint
-    refusal = asked.refusal(kind, environment, [migration] if migration is not None else [])
-    if refusal is not None:
-        return Verdict(endpoint=endpoint.name, is_told=False, reason=refusal)
-    if is_open:
-        only = f"only of migrations like {', '.join(endpoint.migrations)}"
-        return Verdict(endpoint=endpoint.name, is_told=None, reason=only)
-    return Verdict(endpoint=endpoint.name, is_told=True, reason="it asks for this")
+    ``told`` is ``None`` where that depends on the migration, and *migration* names none.
+    """
+    verdicts = []
+    for endpoint in endpoints:
+        is_open = migration is None and bool(endpoint.migrations)
+        asked = replace(endpoint, migrations=()) if is_open else endpoint
+        refusal = asked.refusal(kind, environment, [migration] if migration is not None else [])
+        is_sent: bool | None = refusal is None
+        reason = refusal or "it asks for this"
+        if is_sent and is_open:
+            is_sent, reason = None, f"only of migrations like {', '.join(endpoint.migrations)}"
+        verdicts.append({"endpoint": endpoint.name, "told": is_sent, "reason": reason})
+    return verdicts

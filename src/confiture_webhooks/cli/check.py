@@ -14,7 +14,7 @@ from ..config.rules import Invalid, event
 from ..config.variables import OFF_WORDS, SWITCH
 from ..doctor import diagnose
 from ..doctor.health import Check, Health
-from ..endpoint import Verdict, explain
+from ..endpoint import explain
 from ..errors import Fault
 from ..event import EventType
 from ..wiring import outbox_exists, outbox_place, unread_block
@@ -89,7 +89,7 @@ def check(
             *(str(fault) for fault in (*settings.warnings, *settings.advice)),
         ],
     }
-    verdicts: list[Verdict] = []
+    verdicts: list[dict[str, Any]] = []
     if kind is not None:
         where = settings.environment if environment is None else environment
         verdicts = explain(settings.endpoints, kind, where, migration)
@@ -97,7 +97,7 @@ def check(
             "event": kind.value,
             "migration": migration,
             "environment": where,
-            "endpoints": [verdict.as_dict() for verdict in verdicts],
+            "endpoints": verdicts,
         }
     if as_json:
         print_json({"ok": True, **document})
@@ -146,10 +146,11 @@ def _show(document: dict[str, Any]) -> None:
         line(f"⚠️  {text}", "yellow")
 
 
-def _show_verdicts(verdicts: list[Verdict]) -> None:
+def _show_verdicts(verdicts: list[dict[str, Any]]) -> None:
     words = {True: "sent", False: "not sent", None: "depends"}
     for verdict in verdicts:
-        print_block(f"{verdict.endpoint}: {words[verdict.is_told]}", [("why", verdict.reason)])
+        heading = f"{verdict['endpoint']}: {words[verdict['told']]}"
+        print_block(heading, [("why", verdict["reason"])])
 
 
 def show_endpoints(endpoints: Iterable[Mapping[str, Any]]) -> None:

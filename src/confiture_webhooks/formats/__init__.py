@@ -13,7 +13,7 @@ from typing import Any
 from ..endpoint import Endpoint
 from ..event import Event, body, payload
 from ..provider import CLOUDEVENTS_TYPE, attributes
-from . import chat, paging
+from . import services
 from .message import Message, message
 
 JSON = "application/json"
@@ -38,13 +38,11 @@ class Words:
 
 
 WORDS: Mapping[str, Words] = {
-    "slack": Words(make=chat.slack),
-    "discord": Words(
-        make=chat.discord, fits=lambda document: chat.discord_size(document) <= chat.DISCORD_TOTAL
-    ),
-    "teams": Words(make=chat.teams, fits=lambda document: len(body(document)) <= chat.TEAMS_TOTAL),
-    "pagerduty": Words(make=paging.pagerduty),
-    "opsgenie": Words(make=paging.opsgenie),
+    "slack": Words(make=services.slack),
+    "discord": Words(make=services.discord, fits=services.discord_fits),
+    "teams": Words(make=services.teams, fits=lambda made: len(body(made)) <= services.TEAMS_TOTAL),
+    "pagerduty": Words(make=services.pagerduty),
+    "opsgenie": Words(make=services.opsgenie),
 }
 
 

@@ -396,11 +396,20 @@ class Outbox:
             "event_type": event_type and event_type.value,
             "since": rows.instant(since) if since else None,
         }
-        return self._listed(limit, **{name: one for name, one in wanted.items() if one is not None})
+        values: dict[str, Any] = {
+            name: rows.text(one) if isinstance(one, str) else one
+            for name, one in wanted.items()
+            if one is not None
+        }
+        filters = " AND ".join(_FILTERS[name] for name in values) or "1 = 1"
+        if "beginning" in values:
+            values["end"] = f"{values['beginning']}~"  # ids are ASCII, and less than that
+        [found] = self._store.read((f"list {filters}", values | {"limit": limit}))
+        return [rows.standing(row) for row in found]
 
     def find(self, delivery_id: str) -> Row | None:
         """The delivery with this id; ``None``: there is none."""
-        return next(iter(self._listed(1, id=delivery_id)), None)
+        return next(iter(self.deliveries(id=delivery_id, limit=1)), None)
 
     def look_up(self, beginning: str, *, limit: int = 20) -> Sequence[Row]:
         """Deliveries whose id, event id or trace id is *beginning*, else begins so; newest first.
@@ -409,18 +418,8 @@ class Outbox:
         """
         if not beginning:
             return []
-        return self._listed(limit, any_id=beginning) or self._listed(limit, beginning=beginning)
-
-    def _listed(self, limit: int, **wanted: Any) -> Sequence[Row]:
-        values = {
-            name: rows.text(value) if isinstance(value, str) else value
-            for name, value in wanted.items()
-        } | {"limit": limit}
-        if "beginning" in values:
-            values["end"] = f"{values['beginning']}~"  # ids are ASCII, and less than that
-        name = " AND ".join(_FILTERS[one] for one in wanted) or "1 = 1"
-        [found] = self._store.read((f"list {name}", values))
-        return [rows.standing(row) for row in found]
+        whole = self.deliveries(any_id=beginning, limit=limit)
+        return whole or self.deliveries(beginning=beginning, limit=limit)
 
     def attempts(self, delivery_id: str) -> Sequence[Attempt]:
         """The attempts of one delivery by number; empty also when there is no such delivery."""

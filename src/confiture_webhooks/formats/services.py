@@ -1,7 +1,13 @@
-"""Messages for chat: Slack and Discord on the host's own renderers, Teams as it is today.
+"""What services for chat and for paging take, made of an event's ``Message``.
 
-The host's Teams renderer makes a MessageCard, which the workflows that replaced connectors do
-not all take; an Adaptive Card is what they are made for.
+Slack and Discord are made on the host's own renderers. Its Teams renderer makes a MessageCard,
+which the workflows that replaced connectors do not all take; an Adaptive Card is what they are
+made for. Its renderers for paging name an alert by the migration's version alone, so that a
+success in one environment closes the alert of another, and OpsGenie's opens one for each success.
+
+An alert is opened by a failure and closed by the next success. What the outbox may not keep is put
+in when a delivery is sent, by ``provider``: PagerDuty's routing key, and the address that closes an
+alert of OpsGenie.
 """
 
 from __future__ import annotations
@@ -11,16 +17,17 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..event import Event
-from .message import Message, Tone, cut, tone
+from ..event import Event, rfc3339
+from .message import Message, Tone, cut, key, plain, tone
 
 if TYPE_CHECKING:
     from confiture.core.hooks.notifications import Renderer
 
-DISCORD_TOTAL = 6000
+_DISCORD_TOTAL = 6000
 TEAMS_TOTAL = 28_000
 """Bytes; the documented limit is 28 KB."""
 
+_SOURCE = "confiture"
 _SHORT = 40
 """A value up to this stands beside another."""
 _NEUTRAL = 0x5865A6
@@ -79,12 +86,12 @@ def discord(event: Event, message: Message) -> dict[str, Any]:
     return document | {"allowed_mentions": {"parse": []}}
 
 
-def discord_size(document: Mapping[str, Any]) -> int:
-    """What Discord counts against ``DISCORD_TOTAL``, in the units of ``cut``."""
+def discord_fits(document: Mapping[str, Any]) -> bool:
+    """Whether Discord takes *document*; it counts texts in the units of ``cut``."""
     (embed,) = document["embeds"]
     texts = [embed["title"], embed["description"]]
     texts += [text for item in embed["fields"] for text in (item["name"], item["value"])]
-    return sum(len(text.encode("utf-16-le")) // 2 for text in texts)
+    return sum(len(text.encode("utf-16-le")) // 2 for text in texts) <= _DISCORD_TOTAL
 
 
 def teams(_: Event, message: Message) -> dict[str, Any]:
@@ -116,6 +123,58 @@ def teams(_: Event, message: Message) -> dict[str, Any]:
     kind = "application/vnd.microsoft.card.adaptive"
     attachment = {"contentType": kind, "contentUrl": None, "content": card}
     return {"type": "message", "attachments": [attachment]}
+
+
+def pagerduty(event: Event, message: Message) -> dict[str, Any]:
+    """An event for PagerDuty, all but its ``routing_key``.
+
+    Source: PagerDuty, Events API v2: Send an Alert Event.
+    """
+    named = {"dedup_key": key(event, 255)}
+    if message.tone is not Tone.BAD:
+        return {"event_action": "resolve", **named}
+    alert = {
+        "summary": cut(message.summary, 1024),
+        "source": cut(plain(event.database.host or _SOURCE), 255),
+        "severity": "critical",
+        "timestamp": rfc3339(event.occurred_at),
+        "component": cut(plain(event.database.name or ""), 255),
+        "group": cut(plain(event.environment or ""), 255),
+        "class": event.type.value,
+        "custom_details": _details(message),
+    }
+    return {
+        "event_action": "trigger",
+        **named,
+        "client": "Confiture",
+        **({"client_url": message.links[0][1]} if message.links else {}),
+        "payload": {name: value for name, value in alert.items() if value},
+    }
+
+
+def opsgenie(event: Event, message: Message) -> dict[str, Any]:
+    """An alert for OpsGenie, or, without a ``message``, the end of the one named ``alias``.
+
+    Source: Opsgenie, Alert API: Create Alert, Close Alert.
+    """
+    named = {"alias": key(event, 512), "source": _SOURCE}
+    if message.tone is not Tone.BAD:
+        return {**named, "note": cut(message.summary, 25_000)}
+    facts = _details(message)
+    tags = [event.type.value, event.environment]
+    alert: dict[str, Any] = {
+        "message": cut(message.summary, 130),
+        "description": cut("\n".join(f"{name}: {value}" for name, value in facts.items()), 15_000),
+        "details": facts,
+        "entity": cut(message.text, 512),
+        "priority": "P2",
+        "tags": [cut(plain(tag), 50) for tag in tags if tag],
+    }
+    return {**named, **{name: value for name, value in alert.items() if value}}
+
+
+def _details(message: Message) -> dict[str, str]:
+    return dict(message.facts) | {f"{name} link": url for name, url in message.links}
 
 
 def _host_document(renderer: Renderer, event: Event) -> dict[str, Any]:
