@@ -119,22 +119,24 @@ def ping(
     outgoing.tell(event, telemetry.trace_of_run())
     outgoing.flush(settings.flush_timeout)
     outgoing.stop()
+    rows = {row.delivery.endpoint: row for row in outbox.deliveries()}
     results = [
         PingResult(
-            endpoint=row.delivery.endpoint,
+            endpoint=endpoint.name,
             state=row.state,
             attempts=tuple(outbox.attempts(row.delivery.id)),
             correlation_id=telemetry.correlation_id,
-            answer=_excerpt(answers, next(e for e in chosen if e.name == row.delivery.endpoint)),
+            answer=_excerpt(answers, endpoint),
         )
-        for row in outbox.deliveries()
+        for endpoint in chosen
+        if (row := rows.get(endpoint.name)) is not None
     ]
     failed = [result for result in results if not result.is_delivered]
     last = failed[0].attempts[-1].failure if failed and failed[0].attempts else None
     telemetry.end_run(applied=0, failed=0, error_type=(last or "timeout") if failed else None)
     telemetry.shutdown(TELEMETRY_BUDGET)
     outgoing.close()
-    return sorted(results, key=lambda result: [e.name for e in chosen].index(result.endpoint))
+    return results
 
 
 def _excerpt(answers: Mapping[str, bytes], endpoint: Endpoint) -> str:

@@ -83,11 +83,8 @@ class Verified:
     def database(self) -> Database:
         """The migrated database."""
         document = _part(_event_of(self.payload), "database")
-        return Database(
-            host=_text(document, "host"),
-            name=_text(document, "name"),
-            schema=_text(document, "schema"),
-        )
+        host, name, schema = (_text(document, key) for key in ("host", "name", "schema"))
+        return Database(host=host, name=name, schema=schema)
 
     @property
     def duration_s(self) -> float | None:
@@ -110,12 +107,8 @@ class Verified:
         kind, text = _text(document, "type"), _text(document, "message")
         if kind is None or text is None:
             return None
-        return ErrorInfo(
-            type=kind,
-            message=text,
-            sqlstate=_text(document, "sqlstate"),
-            detail=_text(document, "detail"),
-        )
+        more = {name: _text(document, name) for name in ("sqlstate", "detail")}
+        return ErrorInfo(type=kind, message=text, **more)
 
     @property
     def migrations(self) -> tuple[Mapping[str, Any], ...]:
@@ -153,7 +146,7 @@ def verify(
     moment = (now or datetime.now(UTC)).astimezone(UTC)
     try:
         fields = _fields(headers)
-        if _size(body) > max_body:
+        if memoryview(body).nbytes > max_body:
             raise SignatureError(REFUSAL)
         content = bytes(body)
         sent_at = None
@@ -196,10 +189,6 @@ def _as_secrets(secret: Any) -> tuple[str, ...]:
         if all(isinstance(one, str) for one in secrets):
             return secrets
     raise ConfigError([Fault("secret", "is not text", "Give one as str, or a list of them.")])
-
-
-def _size(body: bytes | bytearray | memoryview) -> int:
-    return body.nbytes if isinstance(body, memoryview) else len(body)
 
 
 def _fields(headers: Any) -> dict[str, str]:

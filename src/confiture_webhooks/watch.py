@@ -156,9 +156,9 @@ class _Bench:
             elsewhere=elsewhere(undelivered(summaries), self.settings.environment),
             failures=self.worker.failed(),
             resting={
-                name: one.rests_until
+                name: until
                 for name, one in standing.items()
-                if one.rests_until is not None and one.rests_until > now
+                if (until := one.rests_until) is not None and until > now
             },
             barred={wait.endpoint: wait.why.value for wait in waits if wait.is_in_vain},
             left_alone=self.worker.left_alone(),

@@ -37,22 +37,9 @@ MOST_KEPT = 32
 """Connections that are kept for one endpoint, at most."""
 
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?", re.ASCII)
-_PLAIN_REQUEST_HEADERS = frozenset(
-    {
-        "content_length",
-        "content_type",
-        "traceparent",
-        "tracestate",
-        "user_agent",
-        "webhook_id",
-        "webhook_timestamp",
-        "x_confiture_attempt",
-        "x_confiture_delivery",
-        "x_confiture_event",
-        "x_correlation_id",
-        "x_environment",
-        "x_migration_version",
-    }
+_PLAIN_REQUEST_HEADER = re.compile(
+    r"content_(length|type)|trace(parent|state)|user_agent|webhook_(id|timestamp)"
+    r"|x_confiture_(attempt|delivery|event)|x_(correlation_id|environment|migration_version)"
 )
 """Request headers that a span may show if its owner asked for some."""
 _PLAIN_ANSWER_HEADERS = ("content-length", "content-type", "date", "retry-after")
@@ -263,7 +250,7 @@ def _describe_span(url: str, resend_count: int) -> None:
             attributes[name] = shown
     for name in given or ():
         header = name.removeprefix("http.request.header.")
-        if header not in (name, *_PLAIN_REQUEST_HEADERS):
+        if header != name and not _PLAIN_REQUEST_HEADER.fullmatch(header):
             attributes[name] = "REDACTED"
     span.set_attributes(attributes)
 

@@ -35,10 +35,9 @@ class Way:
 
     url: str
     """As requests writes it."""
-    proxies: dict[str, str]
     proxy: str | None
-    verify: str | bool
-    cert: tuple[str, str] | None
+    settings: dict[str, Any]
+    """As ``requests.Session.send`` takes them."""
     stamp: tuple[Any, ...]
     """Of the certificates' files: another one when a file has changed."""
     looked_at: float
@@ -47,17 +46,6 @@ class Way:
     def is_recent(self) -> bool:
         """Whether the environment need not be looked at again."""
         return time.monotonic() - self.looked_at <= LOOKS_AROUND_EVERY_S
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """As ``requests.Session.send`` takes them."""
-        return {
-            "proxies": self.proxies,
-            "verify": self.verify,
-            "cert": self.cert,
-            "stream": True,
-            "allow_redirects": False,
-        }
 
 
 def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> Way:
@@ -72,12 +60,11 @@ def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> 
     cert = None
     if tls and tls.client_certificate:
         cert = (tls.client_certificate, tls.client_key or tls.client_certificate)
+    settings = {"proxies": proxies, "verify": verify, "cert": cert}
     return Way(
         url,
-        proxies,
         select_proxy(url, proxies),
-        verify,
-        cert,
+        settings | {"stream": True, "allow_redirects": False},
         tuple(_stamp(path) for path in (verify, *(cert or ())) if isinstance(path, str)),
         time.monotonic(),
     )

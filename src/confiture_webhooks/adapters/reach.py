@@ -86,15 +86,15 @@ def reach(
 
 
 def _found(exchange: Exchange, error_type: str | None, *, is_proxied: bool) -> Reach:
-    answer, step = exchange.response, exchange.step
+    answer, step, reason = exchange.response, exchange.step, exchange.reason
     if answer is not None:
         if is_proxied and step == "answers" and answer.status_code in _OF_THE_PROXY:
             return Reach("proxy", str(answer.status_code), is_proxied=True)
         return Reach("answers", is_proxied=is_proxied, skew=_skew(answer))
-    if step == "answers" and error_type != "tls":
+    if error_type == "tls":
+        step = "tls"
+    elif step == "answers":
         return Reach(step, is_proxied=is_proxied)
-    step = "tls" if error_type == "tls" else step
-    reason = exchange.reason
     if error_type == "proxy" and reason and (reason.isdecimal() or reason in ERROR_TYPES):
         error_type, reason = reason, None
     return Reach(step, error_type, reason, is_proxied)

@@ -42,7 +42,7 @@ _VERDICTS = {
 _NOT_SIGNED = Text("❌ not signed", style="bold red")
 _SIGNATURES = frozenset({"webhook-signature", "x-confiture-signature"})
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-_MOST_DIGITS = 20
+_LENGTH = re.compile(r"[0-9]{1,19}")
 _REQUEST_LINE = re.compile(r"[A-Z]+ \S+ HTTP/[\d.]+")
 
 
@@ -123,9 +123,8 @@ def describe(document: dict[str, Any]) -> Text:
     }
     for name, value in facts.items():
         if value is not None:
-            text.append(
-                f"\n  {name:<15} {printable(value)}", style="red" if name == "error" else ""
-            )
+            style = "red" if name == "error" else ""
+            text.append(f"\n  {name:<15} {printable(value)}", style=style)
     return text
 
 
@@ -181,10 +180,6 @@ def _from_http(content: bytes) -> Captured:
     if not all(colon for _, colon, _ in pairs):
         raise WebhooksError("a header line without a colon")
     headers = Headers([(name.strip(), value.strip()) for name, _, value in pairs])
-    return Captured(headers=headers, body=_sent(parts[1], headers.get("Content-Length", "")))
-
-
-def _sent(body: bytes, length: str) -> bytes:
-    """As much of *body* as was sent: editors end a file with a line break that was not."""
-    is_a_length = length.isascii() and length.isdigit() and len(length) < _MOST_DIGITS
-    return body[: int(length)] if is_a_length else body
+    # Editors end a file with a line break that was not sent.
+    sent = _LENGTH.fullmatch(headers.get("Content-Length", ""))
+    return Captured(headers=headers, body=parts[1][: int(sent[0])] if sent else parts[1])

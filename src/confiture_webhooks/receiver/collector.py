@@ -56,17 +56,17 @@ class LocalCollector:
     @property
     def spans(self) -> tuple[Span, ...]:
         """The last spans, in order of arrival."""
-        return self._snapshot("/v1/traces")
+        return self._kept_at("/v1/traces")
 
     @property
     def metrics(self) -> tuple[MetricPoint, ...]:
         """The last metric points, in order of arrival."""
-        return self._snapshot("/v1/metrics")
+        return self._kept_at("/v1/metrics")
 
     @property
     def logs(self) -> tuple[LogRecord, ...]:
         """The last log records, in order of arrival."""
-        return self._snapshot("/v1/logs")
+        return self._kept_at("/v1/logs")
 
     @property
     def raw(self) -> bytes:
@@ -102,7 +102,7 @@ class LocalCollector:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _snapshot(self, path: str) -> tuple[Any, ...]:
+    def _kept_at(self, path: str) -> tuple[Any, ...]:
         with self._changed:
             return tuple(self._kept[path])
 
@@ -144,11 +144,9 @@ def _refusal(request: Incoming) -> int | None:
         return 404
     if request.method != "POST":
         return 405
-    if request.headers.get("Content-Type", "").partition(";")[0].strip() != PROTOBUF:
-        return 415
-    if request.headers.get("Content-Encoding", "identity") not in ("identity", "gzip", "deflate"):
-        return 415
-    return None
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip()
+    packing = request.headers.get("Content-Encoding", "identity")
+    return None if kind == PROTOBUF and packing in ("identity", "gzip", "deflate") else 415
 
 
 def _decompressed(request: Incoming) -> bytes:
@@ -225,14 +223,10 @@ class _Forwarder:
 
         with requests.Session() as session:
             while (request := self._waiting.get()) is not None:
+                url, body = self._url + request.path, request.body
                 headers = {n: request.headers[n] for n in _PASSED_ON if n in request.headers}
                 try:
-                    answer = session.post(
-                        self._url + request.path,
-                        data=request.body,
-                        headers=headers,
-                        timeout=FORWARD_TIMEOUT_S,
-                    )
+                    answer = session.post(url, body, headers=headers, timeout=FORWARD_TIMEOUT_S)
                 except requests.RequestException as error:
                     self.failures.append(f"{request.path}: {type(error).__name__}")
                 else:

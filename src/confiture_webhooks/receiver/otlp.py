@@ -154,7 +154,7 @@ def _parsed(signal: str, request: str, content: bytes) -> Any:
 
 def _groups(resources: Any, scopes: str) -> Iterator[tuple[Attributes, Any]]:
     for entry in resources:
-        resource = _attributes(entry.resource.attributes)
+        resource = _attributes(entry.resource)
         for group in getattr(entry, scopes):
             yield resource, group
 
@@ -170,22 +170,16 @@ def _span(span: Any, resource: Attributes, group: Any) -> Span:
         end_ns=span.end_time_unix_nano,
         status=STATUS_CODES[span.status.code],
         status_message=span.status.message,
-        attributes=_attributes(span.attributes),
+        attributes=_attributes(span),
         events=tuple(
-            SpanEvent(
-                name=event.name,
-                time_ns=event.time_unix_nano,
-                attributes=_attributes(event.attributes),
-            )
-            for event in span.events
+            SpanEvent(name=one.name, time_ns=one.time_unix_nano, attributes=_attributes(one))
+            for one in span.events
         ),
         links=tuple(
             SpanLink(
-                trace_id=link.trace_id.hex(),
-                span_id=link.span_id.hex(),
-                attributes=_attributes(link.attributes),
+                trace_id=one.trace_id.hex(), span_id=one.span_id.hex(), attributes=_attributes(one)
             )
-            for link in span.links
+            for one in span.links
         ),
         trace_state=span.trace_state,
         resource=resource,
@@ -206,14 +200,12 @@ def _points(metric: Any, resource: Attributes, scope: str) -> Iterator[MetricPoi
             description=metric.description,
             unit=metric.unit,
             kind=kind,
-            attributes=_attributes(point.attributes),
+            attributes=_attributes(point),
             start_ns=point.start_time_unix_nano,
             time_ns=point.time_unix_nano,
             temporality=_TEMPORALITIES[getattr(data, "aggregation_temporality", 0)],
             is_monotonic=data.is_monotonic if kind == "sum" else None,
-            exemplar_trace_ids=tuple(
-                exemplar.trace_id.hex() for exemplar in getattr(point, "exemplars", ())
-            ),
+            exemplar_trace_ids=tuple(one.trace_id.hex() for one in getattr(point, "exemplars", ())),
             resource=resource,
             scope=scope,
             **_measured(kind, point),
@@ -223,7 +215,7 @@ def _points(metric: Any, resource: Attributes, scope: str) -> Iterator[MetricPoi
 def _measured(kind: str, point: Any) -> dict[str, Any]:
     if kind in ("sum", "gauge"):
         which = point.WhichOneof("value")
-        return {"value": getattr(point, which) if which else None}
+        return {"value": getattr(point, which)} if which else {}
     measured: dict[str, Any] = {"count": point.count, "sum": point.sum}
     if kind == "histogram":
         measured["buckets"] = tuple(point.bucket_counts)
@@ -237,7 +229,7 @@ def _log_record(record: Any, resource: Attributes, scope: str) -> LogRecord:
         severity=record.severity_text,
         severity_number=record.severity_number,
         body=_value(record.body),
-        attributes=_attributes(record.attributes),
+        attributes=_attributes(record),
         trace_id=record.trace_id.hex() or None,
         span_id=record.span_id.hex() or None,
         time_ns=record.time_unix_nano or record.observed_time_unix_nano,
@@ -246,8 +238,8 @@ def _log_record(record: Any, resource: Attributes, scope: str) -> LogRecord:
     )
 
 
-def _attributes(pairs: Any) -> dict[str, Any]:
-    return {pair.key: _value(pair.value) for pair in pairs}
+def _attributes(part: Any) -> dict[str, Any]:
+    return {pair.key: _value(pair.value) for pair in part.attributes}
 
 
 def _value(value: Any) -> Any:
@@ -257,5 +249,5 @@ def _value(value: Any) -> Any:
     if kind == "array_value":
         return [_value(item) for item in value.array_value.values]
     if kind == "kvlist_value":
-        return _attributes(value.kvlist_value.values)
+        return {pair.key: _value(pair.value) for pair in value.kvlist_value.values}
     return getattr(value, kind)

@@ -172,7 +172,7 @@ class Sender:
     def _attempt(self, pace: Pace, claim: Claim, waiting: Open) -> Attempt | None:
         """Send it; ``None``: we cut the attempt ourselves, which says nothing of the receiver."""
         started_at, started = self.clock.now(), self.clock.monotonic()
-        response, error_type, reason = None, None, None
+        response = error_type = reason = None
         waiting.is_ours = False
         try:
             response = self._send(pace, claim, waiting, started_at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -76,9 +76,7 @@ class Worker:
             stopping=self._stopping,
         )
         self.paces = [Pace(endpoint) for endpoint in endpoints]
-        self._threads: dict[str, list[threading.Thread]] = {
-            endpoint.name: [] for endpoint in endpoints
-        }
+        self._threads: defaultdict[str, list[threading.Thread]] = defaultdict(list)
 
     def start(self) -> None:
         """Start a lane for each endpoint; the others start when there is work for them."""
@@ -298,16 +296,15 @@ class Worker:
 
     def _claim(self, pace: Pace) -> deque[Claim]:
         """Due deliveries of one run, in their order."""
-        return deque(
-            self._outbox.claim(
-                pace.endpoint.name,
-                environment=self._environment,
-                now=self._clock.now(),
-                lease=pace.endpoint.timeout + LEASE_MARGIN,
-                limit=pace.limit,
-                max_wait=pace.endpoint.retry.longest_wait,
-            )
+        claims = self._outbox.claim(
+            pace.endpoint.name,
+            environment=self._environment,
+            now=self._clock.now(),
+            lease=pace.endpoint.timeout + LEASE_MARGIN,
+            limit=pace.limit,
+            max_wait=pace.endpoint.retry.longest_wait,
         )
+        return deque(claims)
 
     def _defer_taken_over(self, pace: Pace) -> None:
         """End the spans whose next attempt was due so long ago that another worker made it."""
