@@ -242,3 +242,13 @@ def test_nothing_heavy_is_imported_without_need(log: str, loaded: str) -> None:
         [sys.executable, "-c", IMPORTS, log], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == loaded
+
+
+def test_a_library_without_handlers_is_silent() -> None:
+    """An owner who has set up no logging sees nothing on standard error."""
+    code = (
+        "from confiture_webhooks.telemetry import Telemetry\n"
+        "Telemetry(is_library=True, log=None).outbox_failed('disk full')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
