@@ -74,6 +74,14 @@ def test_nothing_told_makes_nothing() -> None:
     assert bench.made == []
 
 
+def test_the_outbox_knows_the_run() -> None:
+    """Its leases are the run's: they end when another process reports how it ended."""
+    bench = Bench()
+    bench.outgoing.tell(event(), TRACE)
+    assert bench.outbox.run == bench.telemetry.correlation_id
+    bench.end()
+
+
 def test_an_event_nobody_wants_starts_no_worker() -> None:
     """An event without a subscriber opens the outbox alone."""
     bench = Bench()

@@ -390,10 +390,10 @@ class Outgoing:
             if self._outbox is not None:  # it took too long, and memory has its place
                 made.close()
                 return self._outbox
-            made.run = self._telemetry.correlation_id
             self._outbox = made
             self._spared = None if made.is_durable else []
             self._telemetry.observe_outbox(self._summary)
+        self._outbox.run = self._telemetry.correlation_id
         return self._outbox
 
     def _summary(self) -> Summary:
