@@ -177,7 +177,7 @@ class Reader:
                 process.wait(seconds)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=180)
             if process.returncode in (0, 130):
                 return
         raise AssertionError(f"{block}: {process.returncode}\n{out}{err}")
@@ -204,7 +204,7 @@ class Reader:
             env={**environ, "WEBHOOK_SECRET": "a-secret"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert done.returncode == 0, f"{block}:\n{done.stdout}{done.stderr}"

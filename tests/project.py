@@ -74,7 +74,7 @@ class Project:
         self,
         *arguments: str,
         env: Mapping[str, str] | None = None,
-        timeout: float = 60,
+        timeout: float = 180,
         stdin: str = "",
     ) -> subprocess.CompletedProcess[str]:
         """Run ``confiture`` to its end; the exit code is the caller's to judge."""
