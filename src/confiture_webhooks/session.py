@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import terminal
-from .config import Settings, is_configured
+from .config import Settings, is_configured, load
 from .config.variables import URL
 from .contained import containing
 from .event import Database, ErrorInfo
@@ -28,7 +28,6 @@ from .wiring import (
     found_settings,
     hook_sources,
     parts,
-    settings_from,
     unread_block,
 )
 
@@ -340,7 +339,7 @@ def attach(
     from .telemetry import Telemetry  # noqa: PLC0415
     from .telemetry.logs import note  # noqa: PLC0415
 
-    chosen = settings or settings_from(os.environ, Path(config_file) if config_file else None)
+    chosen = settings or load(os.environ, Path(config_file) if config_file else None)
     engine = getattr(session, "migrator", session)
     telemetry = Telemetry.for_library(
         environ=os.environ,

@@ -18,7 +18,7 @@ from .event import Database
 from .outbox import Summary
 from .outlook import elsewhere, outlook
 from .run.outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
-from .run.settler import settle_outbox
+from .run.settling import settle_outbox
 from .run.summary import undelivered
 from .terminal import counted, progress, say
 from .wiring import command_telemetry, make_transport, operators_outbox, user_agent
@@ -27,7 +27,7 @@ from .worker import Passes, Worker
 if TYPE_CHECKING:
     from .config import Settings
     from .outbox import Outbox
-    from .run.settler import Ask
+    from .run.settling import Ask
     from .telemetry import Telemetry
 
 LONGEST_PASS = timedelta(hours=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import terminal
-from .config import Settings, has_block, load, read
+from .config import Settings, has_block, read
 from .config.settings import redacted_outbox
 from .config.variables import CONFIG, DSN, ENVIRONMENT, ENVIRONMENTS, OF_DEFAULT
 from .errors import ConfigError, Fault, OutboxError
@@ -37,11 +37,6 @@ def _version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def settings_from(environ: Mapping[str, str], config_file: Path | None) -> Settings:
-    """The settings, if this version can do what they ask. Raises ConfigError with every fault."""
-    return load(environ, config_file)
 
 
 def unread_block(environ: Mapping[str, str], settings_file: Path | None) -> Fault | None:
@@ -107,10 +102,6 @@ def hook_sources(files: Sequence[HookFile]) -> Callable[[], list[HookSource]] | 
         return [HookSource(one.module, partial(load, one, Path.cwd())) for one in files]
 
     return sources if files else None
-
-
-def _say(text: str) -> None:
-    terminal.say(*text.split("\n"))
 
 
 def make_transport(on_answer: Callable[[str, bytes], None] | None = None) -> Transport:
@@ -236,7 +227,7 @@ def parts(
     telemetry: Callable[[], Telemetry],
     database: Callable[[], str | None] = lambda: None,
     hooks: Callable[[], list[HookSource]] | None = None,
-    say: Callable[[str], None] = _say,
+    say: Callable[[str], None] = terminal.say,
 ) -> Parts:
     """What a run with *settings* is put together from; *database* is the migrated one's DSN."""
     return Parts(

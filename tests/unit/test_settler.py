@@ -18,7 +18,7 @@ from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.run.migration import Backend
 from confiture_webhooks.run.outgoing import Parts
 from confiture_webhooks.run.run import Run
-from confiture_webhooks.run.settler import examine, settle_outbox
+from confiture_webhooks.run.settling import examine, settle_outbox
 from confiture_webhooks.settlement import Ending, Known, LedgerRow
 from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport

@@ -179,8 +179,8 @@ def _text(query: Any) -> str:
     """The SQL of *query*, as far as it is written out."""
     if isinstance(query, str):
         return query
-    if isinstance(query, bytes):
-        return query.decode("utf-8", "replace")
+    if isinstance(query, bytes):  # of one that is too long to be searched, its beginning
+        return query[: SEARCHED + 1].decode("latin-1")
     if isinstance(query, Composable):
         return query.as_string(None)
     return "".join(getattr(query, "strings", ()))

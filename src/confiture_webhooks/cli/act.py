@@ -24,7 +24,7 @@ from .unsettled import described, forget, runs, unsettled
 
 if TYPE_CHECKING:
     from ..outbox import Row
-    from ..run.settler import Judged
+    from ..run.settling import Judged
 
 EVERY = 10_000
 """So many are read at once: a year of dead letters fits into no memory."""

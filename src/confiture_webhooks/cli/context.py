@@ -16,7 +16,7 @@ from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
 from ..remedy import shown
 from ..run.invocation import Invocation, parse
-from ..run.settler import Ask
+from ..run.settling import Ask
 from ..terminal import say
 from ..watch import Source
 from ..wiring import (

@@ -31,7 +31,7 @@ from .tables import milliseconds, print_block
 
 if TYPE_CHECKING:
     from ..config import Settings
-    from ..run.settler import Ask
+    from ..run.settling import Ask
 
 LEFT_ALONE = f", paused after {FAILING_AFTER} failures in a row"
 

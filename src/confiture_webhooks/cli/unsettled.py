@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..event import rfc3339
 from ..outlook import shown_environment
 from ..run.outgoing import TELEMETRY_BUDGET
-from ..run.settler import LONGEST_QUESTION_S, examine
+from ..run.settling import LONGEST_QUESTION_S, examine
 from ..settlement import Ending
 from ..terminal import counted
 from ..wiring import command_telemetry
@@ -18,7 +18,7 @@ from .output import fail
 
 if TYPE_CHECKING:
     from ..outbox import Intent
-    from ..run.settler import Judged
+    from ..run.settling import Judged
     from ..settlement import Verdict
 
 

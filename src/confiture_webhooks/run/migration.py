@@ -1,15 +1,23 @@
-"""One migration under way, as a run sees it: where it runs, when it began, how it ended."""
+"""One migration under way: where it runs, when it began, how it ended, and the events of that."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..event import Database, Direction, ErrorInfo, MigrationRef
+from ..event import (
+    Database,
+    Direction,
+    ErrorInfo,
+    Event,
+    EventType,
+    MigrationRef,
+    outcome_event,
+)
 
 if TYPE_CHECKING:
     from ..telemetry import MigrationSpan
@@ -75,11 +83,53 @@ class Migration:
         """Take the time, before anything of ours is counted in. Later calls change nothing."""
         if self.ended_at is None:
             self.ended_at = datetime.now(UTC)
-            self.duration_s = time.monotonic() - self._started
+            self.duration_s = self._elapsed_s()
 
-    def so_far(self) -> tuple[datetime, float]:
-        """The time now, and the seconds since it began."""
-        return datetime.now(UTC), time.monotonic() - self._started
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def started_event(self, environment: str | None, trace_id: str) -> Event:
+        """It is about to run."""
+        return self._event(EventType.MIGRATION_STARTED, new_event_id(), environment, trace_id)
+
+    def ended_event(
+        self,
+        environment: str | None,
+        trace_id: str,
+        *,
+        rows_affected: int | None,
+        error: ErrorInfo | None = None,
+    ) -> Event:
+        """How it ended: with *error*, or well; before that, how it would end now.
+
+        Its id is the same however often it is made.
+        """
+        return self._event(
+            outcome_event(self.direction, is_success=error is None),
+            self.event_id,
+            environment,
+            trace_id,
+            ended_at=self.ended_at or datetime.now(UTC),
+            duration_s=round(self.duration_s if self.ended_at else self._elapsed_s(), 6),
+            rows_affected=rows_affected,
+            error=error,
+        )
+
+    def _event(
+        self, kind: EventType, event_id: str, environment: str | None, trace_id: str, **facts: Any
+    ) -> Event:
+        return Event(
+            id=event_id,
+            type=kind,
+            occurred_at=datetime.now(UTC),
+            trace_id=trace_id,
+            environment=environment,
+            database=self.backend.database,
+            direction=self.direction,
+            migration=self.ref,
+            started_at=self.started_at,
+            **facts,
+        )
 
     def row(self, *, is_success: bool) -> dict[str, object]:
         """Itself in the list of a run's event."""
@@ -103,6 +153,34 @@ class Migration:
         """Nobody here saw how it ended: ``finish`` asks the ledger (``None``: it cannot say)."""
         self.ask_ledger = ask_ledger
         self._settle_later(self)
+
+
+def run_event(
+    kind: EventType,
+    ended: Sequence[tuple[Migration, bool]],
+    environment: str | None,
+    trace_id: str,
+    *,
+    database: Database,
+    started_at: datetime,
+    duration_s: float,
+    error: ErrorInfo | None,
+) -> Event:
+    """How a run ended in which these migrations *ended*, each with whether it succeeded."""
+    now = datetime.now(UTC)
+    return Event(
+        id=new_event_id(),
+        type=kind,
+        occurred_at=now,
+        trace_id=trace_id,
+        environment=environment,
+        database=database,
+        started_at=started_at,
+        ended_at=now,
+        duration_s=round(duration_s, 6),
+        error=error,
+        migrations=[migration.row(is_success=is_success) for migration, is_success in ended],
+    )
 
 
 Conclude = Callable[[Migration, int | None, ErrorInfo | None], object]

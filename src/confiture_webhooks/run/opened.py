@@ -98,8 +98,9 @@ class Opened:
 
     def say(self, text: str) -> None:
         """A line for people."""
-        with suppress(Exception):  # a closed stderr: nobody is left to tell
-            self._write(text)
+        with suppress(Exception):  # standard error is closed
+            for line in text.split("\n"):
+                self._write(line)
 
     def drain_hooks(self, deadline: float) -> None:
         """Wait for users' hooks until *deadline* (monotonic)."""

@@ -22,8 +22,7 @@ from ..event import (
     EventType,
     MigrationRef,
 )
-from .events import ended_event, run_event, started_event
-from .migration import UNKNOWN, Backend, Migration
+from .migration import UNKNOWN, Backend, Migration, run_event
 from .opened import Opened
 from .outgoing import TELEMETRY_BUDGET, Parts
 from .settling import Settling
@@ -31,17 +30,17 @@ from .settling import Settling
 if TYPE_CHECKING:
     from ..config import Settings
     from ..endpoint import Endpoint
-    from .settler import Ask
+    from .settling import Ask
 
 
 class Run:
-    """The events of one run, told to every endpoint that wants them."""
+    """The events of one run, sent to every endpoint that wants them."""
 
     def __init__(
-        self, settings: Settings, parts: Parts, say: Callable[[str], None] | None = None
+        self, settings: Settings, parts: Parts, say: Callable[[str], None] = terminal.say
     ) -> None:
         self._settings = settings
-        self._opened = Opened(settings, parts, say or _say)
+        self._opened = Opened(settings, parts, say)
         self._started = time.monotonic()
         self._is_finished = False
         self._ended: list[tuple[Migration, bool]] = []
@@ -126,7 +125,7 @@ class Run:
         if self._opened.hooks is not None:
             self._opened.hooks.started(migration)
         if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):
-            outgoing.tell(started_event(migration, *self._where()), span.trace)
+            outgoing.tell(migration.started_event(*self._where()), span.trace)
         return migration
 
     @contained
@@ -138,14 +137,7 @@ class Run:
         outgoing = self._opened.outgoing
         if outgoing is None:
             return
-        ended_at, duration_s = migration.so_far()
-        event = ended_event(
-            migration,
-            *self._where(),
-            ended_at=ended_at,
-            duration_s=duration_s,
-            rows_affected=rows_affected,
-        )
+        event = migration.ended_event(*self._where(), rows_affected=rows_affected)
         outgoing.tell_on(connection, event, migration.span.trace)
 
     @contained
@@ -174,14 +166,7 @@ class Run:
         migration.span.finish(
             duration_s=migration.duration_s, rows_affected=rows_affected, error=error
         )
-        event = ended_event(
-            migration,
-            *self._where(),
-            ended_at=migration.ended_at,
-            duration_s=migration.duration_s,
-            rows_affected=rows_affected,
-            error=error,
-        )
+        event = migration.ended_event(*self._where(), rows_affected=rows_affected, error=error)
         telemetry, outgoing = self._opened.begun()
         outgoing.tell(event, migration.span.trace)
         if error is None:
@@ -273,7 +258,8 @@ class Run:
                 kind,
                 self._ended,
                 *self._where(),
-                run=self._opened,
+                database=self._opened.database,
+                started_at=self._opened.started_at,
                 duration_s=time.monotonic() - self._started,
                 error=error
                 or (ErrorInfo(type=error_type, message="the run failed") if error_type else None),
@@ -316,7 +302,3 @@ class Run:
         if reached is not None and not self._settling.has_unknown:
             telemetry, outgoing = reached
             self._settling.tell_killed(outgoing, telemetry)
-
-
-def _say(text: str) -> None:
-    terminal.say(*text.split("\n"))
