@@ -125,11 +125,8 @@ def elsewhere(
     undelivered: Mapping[str | None, int], environment: str | None
 ) -> dict[str | None, int]:
     """Those of *undelivered*, by environment, that are not of *environment*."""
-    return {
-        name: count
-        for name, count in undelivered.items()
-        if (name or None) != (environment or None) and count
-    }
+    mine = {environment or None, environment or ""}
+    return {name: count for name, count in undelivered.items() if name not in mine and count}
 
 
 def by_environment(counts: Mapping[str | None, int]) -> dict[str, int]:

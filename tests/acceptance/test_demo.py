@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from confiture_webhooks.demo import command as demo_module
+from confiture_webhooks import demo as demo_module
 from confiture_webhooks.receiver import LocalReceiver
 from confiture_webhooks.receiver.collector import LocalCollector
 from project import CONFITURE

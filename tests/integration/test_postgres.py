@@ -13,8 +13,7 @@ import psycopg
 import pytest
 
 from confiture_webhooks.errors import WebhooksError
-from confiture_webhooks.postgres import LocalPostgres
-from confiture_webhooks.postgres.server import find_binaries
+from confiture_webhooks.postgres import LocalPostgres, find_binaries
 
 HOLDER = """
 import sys, time

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from confiture_webhooks.demo.expected import EVENTS, LOGS, METRICS, missing
 from confiture_webhooks.demo.view import (
+    EVENTS,
+    LOGS,
+    METRICS,
     Seen,
     deliveries_table,
     logs_table,
     metrics_table,
+    missing,
     ties,
     trace_table,
 )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from confiture_webhooks import postgres
 from confiture_webhooks.errors import WebhooksError
-from confiture_webhooks.postgres import LocalPostgres
-from confiture_webhooks.postgres import server as postgres
-from confiture_webhooks.postgres.server import find_binaries
+from confiture_webhooks.postgres import LocalPostgres, find_binaries
 
 
 def test_missing_wheel_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

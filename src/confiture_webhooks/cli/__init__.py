@@ -1,5 +1,38 @@
-"""``confiture webhooks …``: the commands, in the host's style; a file for a group of them."""
+"""``confiture webhooks …``: the commands by their names, in the host's style."""
 
-from .app import app
+from __future__ import annotations
 
-__all__ = ["app"]
+from collections.abc import Callable
+
+import typer
+
+from ..demo import demo
+from .act import discard, redeliver
+from .check import check, doctor
+from .endpoints import disable, enable
+from .look import list_deliveries, show
+from .outbox import outbox_app
+from .receive import listen, verify_command
+from .send import deliver, test
+from .status import status
+
+app = typer.Typer(no_args_is_help=True)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "check": check,
+    "test": test,
+    "demo": demo,
+    "doctor": doctor,
+    "deliver": deliver,
+    "list": list_deliveries,
+    "show": show,
+    "status": status,
+    "redeliver": redeliver,
+    "discard": discard,
+    "enable": enable,
+    "disable": disable,
+    "listen": listen,
+    "verify": verify_command,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+app.add_typer(outbox_app, name="outbox")

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..delivery import State
-from ..doctor.findings import standing_of
-from ..outlook import by_environment, elsewhere, elsewhere_line, listed, outlook, shown_environment
+from ..outlook import by_environment, elsewhere, elsewhere_line, listed, shown_environment
 from ..terminal import counted, say
 from ..wiring import files_of
 from .context import Context, invocation_of, opened
-from .look import check_endpoint
-from .lookup import find, is_short
+from .look import check_endpoint, find, is_short
 from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json
-from .output import FAILED, agree, fail, line, print_json
 from .send import send_now
-from .unsettled import described, forget, runs, unsettled
+from .status import described, forget, runs, unsettled
+from .tables import FAILED, agree, fail, line, print_json
 
 if TYPE_CHECKING:
     from ..outbox import Row
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 EVERY = 10_000
 """So many are read at once: a year of dead letters fits into no memory."""
-AGAIN = "new attempts, the same webhook-id"
 _KINDS = {
     State.DEAD_LETTER: ("dead letter", "dead letters"),
     State.PENDING: ("waiting delivery", "waiting deliveries"),
@@ -41,22 +38,22 @@ def redeliver(
         list[str] | None,
         typer.Argument(metavar="ID", help="Ids of deliveries, events or traces, or beginnings"),
     ] = None,
-    dead: Annotated[bool, typer.Option("--dead", help="Every dead letter")] = False,  # noqa: FBT002
-    pending: Annotated[  # noqa: FBT002
+    dead: Annotated[bool, typer.Option("--dead", help="Every dead letter")] = False,
+    pending: Annotated[
         bool, typer.Option("--pending", help="Everything that waits for its next attempt")
     ] = False,
-    gone: Annotated[  # noqa: FBT002
+    gone: Annotated[
         bool, typer.Option("--gone", help="Everything that was answered with 410")
     ] = False,
     endpoint: Annotated[
         str | None,
         typer.Option("--endpoint", help="With --dead, --pending, --gone: only this endpoint's"),
     ] = None,
-    later: Annotated[  # noqa: FBT002
+    later: Annotated[
         bool, typer.Option("--later", help="Only make them due; the next worker sends them")
     ] = False,
-    everywhere: EverywhereOpt = False,  # noqa: FBT002
-    yes: YesOpt = False,  # noqa: FBT002
+    everywhere: EverywhereOpt = False,
+    yes: YesOpt = False,
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:
@@ -105,11 +102,8 @@ def redeliver(
         done = [row for row in rows if context.outbox.redeliver(row.delivery.id, now=now)]
         prospect = _Prospect(context, done, now)
     if not is_json(output):
-        line(
-            f"{_deliveries(len(done))} due again: {_where(done)}"
-            if done
-            else "Nothing to redeliver"
-        )
+        again = f"{_deliveries(len(done))} due again: {_where(done)}"
+        line(again if done else "Nothing to redeliver")
     document = {
         "ok": later or not prospect.waits,
         "redelivered": len(done),
@@ -140,15 +134,10 @@ class _Prospect:
     """What becomes of deliveries that were made due."""
 
     def __init__(self, context: Context, rows: Sequence[Row], now: datetime) -> None:
-        environment = context.environment or None
-        mine = Counter(row.delivery.endpoint for row in rows if _environment(row) == environment)
-        self.waits = outlook(
-            mine,
-            configured=context.names,
-            faulty=context.faulty,
-            standing=standing_of(context.outbox, environment),
-            now=now,
-        )
+        environment = context.environment
+        own = [row for row in rows if row.delivery.environment == environment]
+        mine = Counter(row.delivery.endpoint for row in own)
+        self.waits = context.outlook(mine, context.outbox.standing(environment), now)
         self.others = elsewhere(_environments(rows), environment)
         self.names = sorted(mine.keys() - {wait.endpoint for wait in self.waits})
         self._due = sum(mine[name] for name in self.names)
@@ -181,8 +170,8 @@ def discard(
     endpoint: Annotated[
         str | None, typer.Option("--endpoint", help="Everything undelivered to this endpoint")
     ] = None,
-    everywhere: EverywhereOpt = False,  # noqa: FBT002
-    yes: YesOpt = False,  # noqa: FBT002
+    everywhere: EverywhereOpt = False,
+    yes: YesOpt = False,
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:
@@ -221,11 +210,11 @@ def discard(
         else:
             undelivered = [state for state in State if state is not State.DELIVERED]
             rows = _all(context, undelivered, endpoint, everywhere=everywhere)
+        lost = [runs(len(broken), "unreadable")] if broken else []
         plan = [f"{_deliveries(len(rows))}: {_where(rows)} ({_kinds(rows)})"] if rows else []
         plan += [described(killed)] if killed else []
-        plan += [runs(len(broken), "unreadable")] if broken else []
-        if plan:
-            agree(f"Discard {' and '.join(plan)}", yes=yes, output=output)
+        if plan or lost:
+            agree(f"Discard {' and '.join(plan + lost)}", yes=yes, output=output)
         now = datetime.now(UTC)
         done = [row for row in rows if context.outbox.discard(row.delivery.id, now=now)]
         forget(context, killed)
@@ -243,8 +232,7 @@ def discard(
         print_json(document)
     else:
         gone = [f"{_deliveries(len(done))} ({_where(done)})"] if done else []
-        gone += [runs(len(killed))] if killed else []
-        gone += [runs(len(broken), "unreadable")] if broken else []
+        gone += [runs(len(killed)), *lost] if killed else lost
         line(f"Discarded {' and '.join(gone)}" if gone else "Nothing to discard")
         if left:
             say(f"❌ {_deliveries(left)} in flight: not discarded", style="red")
@@ -257,7 +245,7 @@ def _unreadable(context: Context, ids: list[str]) -> list[str]:
     return [
         one.event_id
         for one in context.outbox.unreadable_intents()
-        if one.event_id in ids and (one.environment or None) == (context.environment or None)
+        if one.event_id in ids and one.environment == context.environment
     ]
 
 
@@ -275,9 +263,7 @@ def _named(
             refused.append(f"{one} (the beginning of {len(found.ids)})")
         elif not found.rows or (is_short(one) and one not in found.ids):
             refused.append(f"{one} (unknown)")
-        elif why := _why_not(
-            context, found.rows, everywhere=everywhere, any_state=may_be_in_flight
-        ):
+        elif why := _why_not(context, found.rows, everywhere, may_be_in_flight):
             refused.append(f"{one} ({why})")
         else:
             rows |= {row.delivery.id: row for row in found.rows}
@@ -287,10 +273,10 @@ def _named(
 
 
 def _why_not(
-    context: Context, rows: Sequence[Row], *, everywhere: bool, any_state: bool
+    context: Context, rows: Sequence[Row], everywhere: bool, any_state: bool
 ) -> str | None:
     for row in rows:
-        if not everywhere and _environment(row) != (context.environment or None):
+        if not everywhere and row.delivery.environment != context.environment:
             name = shown_environment(row.delivery.environment)
             return f"of environment {name}: use its --config, or add --all-environments"
         if not any_state and row.state is State.IN_FLIGHT:
@@ -301,7 +287,6 @@ def _why_not(
 def _all(
     context: Context, states: Iterable[State], endpoint: str | None, *, everywhere: bool
 ) -> list[Row]:
-    """Every delivery in one of *states*, of the environment unless *everywhere*."""
     named: dict[str, Any] = {} if everywhere else {"environment": context.environment or ""}
     rows = [
         row
@@ -313,16 +298,11 @@ def _all(
     return rows
 
 
-def _environment(row: Row) -> str | None:
-    return row.delivery.environment or None
-
-
 def _environments(rows: Sequence[Row]) -> Counter[str | None]:
-    return Counter(_environment(row) for row in rows)
+    return Counter(row.delivery.environment for row in rows)
 
 
 def _where(rows: Sequence[Row]) -> str:
-    """How many of *rows* are of each environment."""
     return listed(_environments(rows))
 
 

@@ -11,7 +11,7 @@ import typer
 
 from ..config import Settings, redacted
 from ..config.rules import Invalid, event
-from ..config.variables import OFF_WORDS, SWITCH
+from ..config.variables import SWITCH, is_off
 from ..doctor import diagnose
 from ..doctor.health import Check, Health
 from ..endpoint import explain
@@ -20,8 +20,7 @@ from ..event import EventType
 from ..wiring import outbox_exists, outbox_place, unread_block
 from .context import invocation_of, whole_settings_of
 from .options import ConfigOpt, FormatOpt, is_json
-from .output import CONFIG_INVALID, FAILED, line, print_json, refuse
-from .tables import length, print_block
+from .tables import CONFIG_INVALID, FAILED, length, line, print_block, print_json, refuse
 
 _NAMES = {"url": "address", "headers": "header names", "timeout_s": "timeout"}
 WHEN_NOTHING = {"environments": "all", "migrations": "all"}
@@ -76,7 +75,6 @@ def check(
     if faults := _proxy_faults(settings):
         refuse(faults, output)
     unread = unread_block(os.environ, invocation_of(config, output).settings_file)
-    is_off = os.environ.get(SWITCH, "").strip().lower() in OFF_WORDS
     document: dict[str, Any] = {
         **redacted(settings),
         "outbox_at": outbox_place(settings, os.environ),
@@ -84,7 +82,7 @@ def check(
         "hook_files": [{"module": file.module, "file": file.shown} for file in files],
         "default_taken_over_by": next((file.shown for file in files if file.reads_url), None),
         "warnings": [
-            *([f"{SWITCH}: is off, so nothing is sent. Unset it"] if is_off else []),
+            *([f"{SWITCH}: is off, so nothing is sent. Unset it"] if is_off(os.environ) else []),
             *([str(unread)] if unread else []),
             *(str(fault) for fault in (*settings.warnings, *settings.advice)),
         ],
@@ -188,7 +186,7 @@ def _retry(retry: Mapping[str, Any]) -> str:
 
 
 def doctor(
-    is_pinging: Annotated[  # noqa: FBT002  an option
+    is_pinging: Annotated[
         bool, typer.Option("--ping", help="Also send a ping to every endpoint")
     ] = False,
     config: ConfigOpt = None,

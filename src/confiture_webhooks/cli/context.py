@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ..adapters.hook_files import HookFile
 from ..config import Settings, read
-from ..config.variables import CONFIG, OFF_WORDS, SWITCH
+from ..config.variables import CONFIG, SWITCH, is_off
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
+from ..outlook import Standing, Wait, outlook
 from ..remedy import shown
 from ..run.invocation import Invocation, parse
 from ..run.settling import Ask
-from ..terminal import say
 from ..watch import Source
 from ..wiring import (
     command_settings,
@@ -26,7 +27,7 @@ from ..wiring import (
     outbox_place,
     unread_block,
 )
-from .output import fail, refuse, say_faults
+from .tables import fail, refuse, say_faults
 
 if TYPE_CHECKING:
     from ..outbox import Outbox
@@ -40,13 +41,16 @@ class Context:
     output: str
     settings: Settings
     outbox: Outbox
-    is_there: bool
-    """Whether there is an outbox; a command that reads makes none."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is an outbox; a command that reads makes none."""
+        return self.outbox.is_durable
 
     @property
     def environment(self) -> str | None:
         """The environment of ``--config``."""
-        return self.settings.environment
+        return self.settings.environment or None
 
     @property
     def where(self) -> str:
@@ -58,10 +62,14 @@ class Context:
         """The configured endpoints, those with a fault too."""
         return [endpoint.name for endpoint in self.settings.recorded]
 
-    @property
-    def faulty(self) -> list[str]:
-        """Those whose configuration is wrong."""
-        return [endpoint.name for endpoint in self.settings.faulty]
+    def outlook(
+        self, undelivered: Mapping[str, int], standing: Mapping[str, Standing], now: datetime
+    ) -> list[Wait]:
+        """Which of *undelivered* wait, and why."""
+        faulty = [endpoint.name for endpoint in self.settings.faulty]
+        return outlook(
+            undelivered, configured=self.names, faulty=faulty, standing=standing, now=now
+        )
 
     def command(self, *words: str) -> str:
         """A command of ours that works here, for a message."""
@@ -152,7 +160,7 @@ def whole_settings_of(config: Path | None, output: str) -> tuple[Settings, list[
 def invocation_of(config: Path | None, output: str, *, is_sending: bool = False) -> Invocation:
     """What a ``confiture migrate up`` here would be asked for, or the end of the command."""
     invocation = _asked_for(config)
-    if is_sending and os.environ.get(SWITCH, "").strip().lower() in OFF_WORDS:
+    if is_sending and is_off(os.environ):
         refuse([Fault(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")], output)
     if config is not None and not config.exists():
         refuse([Fault("--config", "there is no such file", "Check the path")], output)
@@ -171,38 +179,16 @@ def opened(config: Path | None, output: str, *, makes: bool = False) -> Iterator
     ):
         say_faults([fault])
     try:
-        outbox = operators_outbox(settings, os.environ, makes=makes)
-        try:
-            yield Context(
-                config=config,
-                output=output,
-                settings=settings,
-                outbox=outbox,
-                is_there=outbox.is_durable,
-            )
-        finally:
-            outbox.close()
+        with closing(operators_outbox(settings, os.environ, makes=makes)) as outbox:
+            yield Context(config=config, output=output, settings=settings, outbox=outbox)
     except OutboxError as error:
         fail(str(error), output)
-
-
-def say_none(context: Context) -> None:
-    """Say that there is no outbox, and where it would lie."""
-    say(f"There is no outbox at {context.where} yet: no run has recorded anything here")
 
 
 def refuse_nothing(invocation: Invocation, output: str) -> NoReturn:
     """End the command: no endpoint is configured."""
     if fault := unread_block(os.environ, invocation.settings_file):
         refuse([fault], output)
-    refuse(
-        [
-            Fault(
-                "CONFITURE_WEBHOOK_URL",
-                "no endpoint is configured",
-                "Set it, or write a `webhooks:` block into "
-                f"{invocation.config_file or 'the environment file'}",
-            )
-        ],
-        output,
-    )
+    file = invocation.config_file or "the environment file"
+    remedy = f"Set it, or write a `webhooks:` block into {file}"
+    refuse([Fault("CONFITURE_WEBHOOK_URL", "no endpoint is configured", remedy)], output)

@@ -9,11 +9,11 @@ import typer
 
 from ..delivery import State
 from ..errors import Fault
-from ..outlook import outlook, shown_environment
+from ..outlook import shown_environment
 from ..terminal import counted
 from .context import Context, opened
 from .options import ConfigOpt, FormatOpt, is_json
-from .output import fail, line, print_json, refuse
+from .tables import fail, line, print_json, refuse
 
 
 def enable(
@@ -40,12 +40,7 @@ def enable(
         waiting = _waiting(context, name)
         found = outbox.deliveries(state=State.GONE, endpoint=name, environment=environment)
         gone = [row.delivery.id for row in found]
-        waits = outlook(
-            {name: waiting},
-            configured=context.names,
-            faulty=context.faulty,
-            now=datetime.now(UTC),
-        )
+        waits = context.outlook({name: waiting}, {}, datetime.now(UTC))
     if is_json(output):
         print_json({"ok": True, "endpoint": name, "waiting": waiting, "gone": gone})
         return
@@ -107,11 +102,5 @@ def _check_name(context: Context, name: str) -> None:
 
 def _waiting(context: Context, name: str) -> int:
     """How many deliveries to endpoint *name* wait in the environment."""
-    return next(
-        (
-            summary.undelivered.get(name, 0)
-            for environment, summary in context.outbox.summaries().items()
-            if (environment or None) == (context.environment or None)
-        ),
-        0,
-    )
+    summary = context.outbox.summaries().get(context.environment)
+    return summary.undelivered.get(name, 0) if summary else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,18 +15,81 @@ from ..event import EventType, rfc3339
 from ..outbox import Unreadable
 from ..outlook import NO_ENVIRONMENT, shown_environment
 from ..terminal import say
-from .context import Context, opened, say_none
-from .lookup import find
+from .context import Context, opened
 from .options import ConfigOpt, FormatOpt, instant, is_json, known, words
-from .output import fail, print_json, refuse
-from .tables import age, print_facts, print_table, took
+from .tables import age, fail, milliseconds, print_facts, print_json, print_table, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..outbox import Row
+    from ..delivery import Delivery
+    from ..outbox import Outbox, Row
+
+SEARCHED = 10_000
+SHORTEST = 8
+"""An acting command takes a beginning with so many characters after ``dlv_`` or ``evt_``."""
+MOST_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What an id names."""
+
+    rows: Sequence[Row]
+    ids: Collection[str]
+    """The whole ids that begin so; several: the beginning is ambiguous."""
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether more than one delivery, event or trace begins so."""
+        return len(self.ids) > 1
+
+    def candidates(self) -> list[str]:
+        """A line for each delivery that may be meant."""
+        lines = [_candidate(row) for row in self.rows[:MOST_SHOWN]]
+        left = len(self.rows) - len(lines)
+        return [*lines, f"and {left} more"] if left > 0 else lines
+
+
+def find(outbox: Outbox, given: str) -> Found:
+    """The deliveries that *given* names; a whole id is never ambiguous."""
+    rows = outbox.look_up(given, limit=SEARCHED)
+    if whole := [row for row in rows if given in _ids(row.delivery)]:
+        return Found(rows=whole, ids={given})
+    ids = {one for row in rows for one in _ids(row.delivery) if one.startswith(given)}
+    return Found(rows=rows, ids=ids)
+
+
+def is_short(given: str) -> bool:
+    """Whether *given* is too short a beginning to change what it names."""
+    return len(given.removeprefix("dlv_").removeprefix("evt_")) < SHORTEST
+
+
+def _candidate(row: Row) -> str:
+    one = row.delivery
+    ids = f"{one.id}  {one.event_id}  {one.event_type.value}  {one.migration_name or '-'}"
+    where = f"{one.endpoint}  {shown_environment(one.environment)}  {row.state.value}"
+    return f"{ids}  {where}  {rfc3339(one.created_at)}"
+
+
+def _ids(one: Delivery) -> tuple[str, str, str]:
+    return one.id, one.event_id, one.correlation_id
+
 
 LIMIT = 100
+_COLUMNS = {
+    "id": "id",
+    "event": "event_type",
+    "migration": "migration_name",
+    "endpoint": "endpoint",
+    "environment": "environment",
+    "state": "state",
+    "attempts": "attempts",
+    "last answer": "last_answer",
+    "created": "created_at",
+    "next attempt": "next_attempt_at",
+    "trace": "correlation_id",
+}
 
 
 def document(row: Row, rests_until: datetime | None = None) -> dict[str, Any]:
@@ -35,7 +100,7 @@ def document(row: Row, rests_until: datetime | None = None) -> dict[str, Any]:
         "event_id": delivery.event_id,
         "event_type": delivery.event_type.value,
         "endpoint": delivery.endpoint,
-        "environment": delivery.environment or None,
+        "environment": delivery.environment,
         "migration_version": delivery.migration_version,
         "migration_name": delivery.migration_name,
         "state": row.state.value,
@@ -64,13 +129,12 @@ def _rests(context: Context, rows: Sequence[Row]) -> dict[str, datetime]:
     }
 
 
-def _next(row: dict[str, Any]) -> str:
-    until = row.get("rests_until")
-    return f"rests until {until}" if until else row["next_attempt_at"] or "-"
-
-
-def _result(attempt: Attempt) -> str:
-    return str(attempt.failure or attempt.status_code)
+def _cells(row: dict[str, Any]) -> list[str]:
+    shown = {**row, "environment": shown_environment(row["environment"])}
+    if "rests_until" in row:
+        shown["next_attempt_at"] = f"rests until {row['rests_until']}"
+    values = [shown[key] for key in _COLUMNS.values()]
+    return ["-" if value in (None, "") else str(value) for value in values]
 
 
 def check_endpoint(context: Context, name: str | None) -> None:
@@ -145,41 +209,11 @@ def list_deliveries(
         rests = _rests(context, found)
         rows = [document(row, rests.get(row.delivery.id)) for row in found]
         if not context.is_there:
-            say_none(context)
+            say(f"There is no outbox at {context.where} yet: no run has recorded anything here")
     if is_json(output):
         print_json({"ok": True, "outbox": context.where, "deliveries": rows})
         return
-    print_table(
-        (
-            "id",
-            "event",
-            "migration",
-            "endpoint",
-            "environment",
-            "state",
-            "attempts",
-            "last answer",
-            "created",
-            "next attempt",
-            "trace",
-        ),
-        (
-            (
-                row["id"],
-                row["event_type"],
-                row["migration_name"] or "-",
-                row["endpoint"],
-                shown_environment(row["environment"]),
-                row["state"],
-                str(row["attempts"]),
-                row["last_answer"] or "-",
-                row["created_at"],
-                _next(row),
-                row["correlation_id"],
-            )
-            for row in rows
-        ),
-    )
+    print_table([*_COLUMNS], map(_cells, rows))
     if len(rows) == limit:
         say(f"The newest {limit}; --limit shows more")
 
@@ -218,13 +252,11 @@ def show(
             {
                 **facts,
                 "trace_id": facts["correlation_id"],
-                "timeline": [_attempt(attempt) for attempt in attempts],
+                "timeline": list(map(_attempt, attempts)),
             }
             for _, facts, attempts in found
         ]
-        print_json(
-            {"ok": True, **wholes[0]} if len(wholes) == 1 else {"ok": True, "deliveries": wholes}
-        )
+        print_json({"ok": True, **(wholes[0] if len(wholes) == 1 else {"deliveries": wholes})})
         return
     for index, (row, facts, attempts) in enumerate(found):
         if index:
@@ -248,8 +280,8 @@ def _show(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> None:
                 str(attempt.number),
                 f"+{age(made_at, attempt.started_at)}",
                 rfc3339(attempt.started_at),
-                took(attempt.duration),
-                _result(attempt),
+                milliseconds(attempt.duration),
+                str(attempt.failure or attempt.status_code),
             )
             for attempt in attempts
         ),
@@ -257,7 +289,6 @@ def _show(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> None:
 
 
 def _sought(context: Context, given: str) -> list[Row]:
-    """The deliveries called *given*, or the end of the command with what may be meant."""
     found = find(context.outbox, given)
     if found.is_ambiguous:
         lines = found.candidates()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,8 +15,8 @@ from ..terminal import counted, say
 from ..wiring import postgres_dsn, sqlite_path
 from .context import opened, settings_of
 from .options import ConfigOpt, FormatOpt, YesOpt, is_json
-from .output import agree, fail, line, print_json, refuse
-from .unsettled import runs
+from .status import runs
+from .tables import agree, fail, line, print_json, refuse
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -65,27 +66,26 @@ def init(
     if kind != "postgres":
         fault = Fault("outbox", f"is {kind}, which needs no setting up", "Set it to `postgres`")
         refuse([fault], output)
-    from ..outbox.postgres import grants  # noqa: PLC0415
+    from ..outbox.postgres import PostgresOutbox, grants  # noqa: PLC0415
 
     try:
-        where, is_made = _made(postgres_dsn(settings))
+        with closing(PostgresOutbox(postgres_dsn(settings))) as outbox:
+            where, is_made = outbox.where, outbox.has_made
     except OutboxError as error:
         fail(str(error), output)
+    granted = grants(role, environment)
     if is_json(output):
-        print_json(
-            {"ok": True, "outbox": where, "created": is_made, "grants": grants(role, environment)}
-        )
+        print_json({"ok": True, "outbox": where, "created": is_made, "grants": granted})
         return
     done = "created" if is_made else "already there, nothing to do"
     say(f"✅ outbox {where}: {done}", style="green")
     say("A role that may not create it needs:")
-    for statement in grants(role, environment):
-        print(statement)
+    print(*granted, sep="\n")
 
 
 @outbox_app.command()
 def drop(
-    yes: YesOpt = False,  # noqa: FBT002
+    yes: YesOpt = False,
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:
@@ -109,15 +109,13 @@ def drop(
         counts: Counter[str | None] = Counter()
         if is_there:
             for name, summary in context.outbox.summaries().items():
-                counts[name or None] += sum(summary.counts.values())
+                counts[name] += sum(summary.counts.values())
             intents = len(context.outbox.intents())
     if is_there:
-        deliveries = counted(counts.total(), "delivery", "deliveries")
-        held = f" ({listed(counts)})" if counts else ""
-        open_ends = f" and {runs(intents)}" if intents else ""
-        agree(
-            f"Remove the outbox {place} with {deliveries}{held}{open_ends}", yes=yes, output=output
-        )
+        held = counted(counts.total(), "delivery", "deliveries")
+        held += f" ({listed(counts)})" if counts else ""
+        held += f" and {runs(intents)}" if intents else ""
+        agree(f"Remove the outbox {place} with {held}", yes=yes, output=output)
         try:
             _remove(context.settings)
         except OutboxError as error:
@@ -132,9 +130,18 @@ def drop(
 
 def _remove(settings: Settings) -> None:
     if settings.outbox.startswith("postgres"):
+        from psycopg.errors import InsufficientPrivilege  # noqa: PLC0415
+
         from ..outbox.postgres import drop as drop_schema  # noqa: PLC0415
 
-        drop_schema(postgres_dsn(settings))
+        try:
+            drop_schema(postgres_dsn(settings))
+        except OutboxError as error:
+            if not isinstance(error.__cause__, InsufficientPrivilege):
+                raise
+            raise OutboxError(
+                "this role does not own the outbox", "Its owner removes it"
+            ) from error
         return
     path = sqlite_path(settings, os.environ)
     try:
@@ -142,12 +149,3 @@ def _remove(settings: Settings) -> None:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
     except OSError as error:
         raise OutboxError(f"outbox {path}: cannot be removed: {error.strerror}") from error
-
-
-def _made(dsn: str) -> tuple[str, bool]:
-    """Make the outbox at *dsn*; how to name it, and whether there was anything to make."""
-    from ..outbox.postgres import PostgresOutbox  # noqa: PLC0415
-
-    outbox = PostgresOutbox(dsn)
-    outbox.close()
-    return outbox.where, outbox.has_made

@@ -20,17 +20,12 @@ from rich.text import Text
 from ..config import variables
 from ..errors import ConfigError, SignatureError, WebhooksError
 from ..receiver import LocalReceiver, Received, verify
-from ..receiver.capture import (
-    Captured,
-    as_document,
-    describe,
-    is_signed,
-    read_capture,
-)
+from ..receiver.capture import Captured, as_document, describe, is_signed, read_capture
 from ..receiver.server import Answer, answer_of
 from ..terminal import printable, say
+from ..verification import Verified
 from .options import FormatOpt, is_json
-from .output import CONFIG_INVALID, print_json
+from .tables import CONFIG_INVALID, print_json
 
 NOT_VALID = 1
 NOT_RUN = 2
@@ -215,17 +210,20 @@ def verify_command(
         raise typer.Exit(NOT_VALID)
 
 
+def _verified(capture: Captured, secrets: list[str], tolerance: timedelta | None) -> Verified:
+    return verify(
+        capture.headers,
+        capture.body,
+        secrets,
+        tolerance=tolerance,
+        max_body=len(capture.body),
+        require_timestamp=tolerance is not None,
+    )
+
+
 def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None) -> dict[str, Any]:
-    size = len(capture.body)
     try:
-        event = verify(
-            capture.headers,
-            capture.body,
-            secrets,
-            tolerance=tolerance,
-            max_body=size,
-            require_timestamp=tolerance is not None,
-        )
+        event = _verified(capture, secrets, tolerance)
     except SignatureError:
         return {"ok": False, "valid": False, "reason": _reason(capture, secrets)}
     return {
@@ -243,16 +241,8 @@ def _reason(capture: Captured, secrets: list[str]) -> str:
 
     A receiver must not give senders the reason; this command's user holds the secret.
     """
-    size = len(capture.body)
     try:
-        event = verify(
-            capture.headers,
-            capture.body,
-            secrets,
-            tolerance=None,
-            max_body=size,
-            require_timestamp=False,
-        )
+        event = _verified(capture, secrets, None)
     except SignatureError:
         return _unreadable(capture) or (
             "signature: none in it was made with this secret, or the request was changed since"

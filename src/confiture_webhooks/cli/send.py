@@ -7,9 +7,9 @@ import signal
 import sys
 import threading
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -26,8 +26,18 @@ from ..wiring import files_of, operators_outbox
 from ..worker.pace import FAILING_AFTER
 from .context import ask_of, database_of, settings_of, source_of
 from .options import ConfigOpt, FormatOpt, is_json, known
-from .output import CONFIG_INVALID, FAILED, fail, fault_rows, line, print_json, refuse, say_faults
-from .tables import milliseconds, print_block
+from .tables import (
+    CONFIG_INVALID,
+    FAILED,
+    fail,
+    fault_rows,
+    line,
+    milliseconds,
+    print_block,
+    print_json,
+    refuse,
+    say_faults,
+)
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -44,7 +54,7 @@ def test(
             "--event", help=f"A sample of this event type: {', '.join(sorted(SUBSCRIBABLE))}"
         ),
     ] = None,
-    show_answer: Annotated[  # noqa: FBT002
+    show_answer: Annotated[
         bool, typer.Option("--show-answer", help="Show the beginning of each answer's body")
     ] = False,
     config: ConfigOpt = None,
@@ -81,10 +91,8 @@ def test(
     if faults := [fault for one in settings.faulty if one.name == name for fault in one.faults]:
         refuse(faults, output)
     if name is not None and name not in names:
-        refuse(
-            [Fault("NAME", f"no endpoint is called {name!r}", f"One of: {', '.join(names)}")],
-            output,
-        )
+        one_of = f"One of: {', '.join(names)}"
+        refuse([Fault("NAME", f"no endpoint is called {name!r}", one_of)], output)
     from ..ping import ping  # noqa: PLC0415
 
     if name is None and not is_json(output):
@@ -101,34 +109,23 @@ def test(
         result["remedy"] = None if result["delivered"] else remedy_of(failure)
     is_delivered = all(result["delivered"] for result in results)
     is_valid = name is not None or not settings.faults
+    is_well = is_delivered and is_valid
     if is_json(output):
-        print_json(
-            {
-                "ok": is_delivered and is_valid,
-                "results": results,
-                "faults": fault_rows(settings.faults),
-            }
-        )
+        print_json({"ok": is_well, "results": results, "faults": fault_rows(settings.faults)})
     else:
         show_pings(results)
-    if not (is_delivered and is_valid):
+    if not is_well:
         raise typer.Exit(FAILED if is_valid else CONFIG_INVALID)
 
 
 def _warn_off(settings: Settings, names: list[str], config: Path | None) -> None:
     """Say which of *names* are off: a test is sent all the same, events are not."""
-    with suppress(OutboxError):
-        outbox = operators_outbox(settings, os.environ)
-        try:
-            standing = outbox.standing(settings.environment)
-        finally:
-            outbox.close()
+    with suppress(OutboxError), closing(operators_outbox(settings, os.environ)) as outbox:
+        standing = outbox.standing(settings.environment)
         for name in names:
             if name in standing and standing[name].off_since:
-                say(
-                    f"Endpoint {name} is off: this test is sent, events are not. "
-                    f"Switch it on: {shown('enable', name, config=config)}"
-                )
+                remedy = f"Switch it on: {shown('enable', name, config=config)}"
+                say(f"Endpoint {name} is off: this test is sent, events are not. {remedy}")
 
 
 def show_pings(results: Iterable[Mapping[str, Any]]) -> None:
@@ -151,14 +148,12 @@ def _ping_facts(result: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield "remedy", result["remedy"]
     yield "attempts", str(result["attempts"])
     if result["duration_ms"] is not None:
-        yield "last took", milliseconds(result["duration_ms"])
+        yield "last took", milliseconds(timedelta(milliseconds=result["duration_ms"]))
     yield "trace id", result["trace_id"]
 
 
 def deliver(
-    watch: Annotated[  # noqa: FBT002
-        bool, typer.Option("--watch", help="Go on until SIGTERM or Ctrl-C")
-    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until SIGTERM or Ctrl-C")] = False,
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:
@@ -187,14 +182,12 @@ def deliver(
     settings = settings_of(config, output, is_sending=True)
     if not is_json(output):
         say_faults((*settings.faults, *settings.warnings))
+    ask, database = ask_of(config), database_of(config)
     try:
-        ask = ask_of(config)
-        database = database_of(config)
-        result = (
-            _watch(settings, ask, source_of(config), database)
-            if watch
-            else _once(settings, ask, database)
-        )
+        if watch:
+            result = _watch(settings, ask, source_of(config), database)
+        else:
+            result = _once(settings, ask, database)
     except OutboxError as error:
         fail(str(error), output)
     faulty = {endpoint.name: Why.FAULTY.value for endpoint in settings.faulty}
@@ -217,11 +210,8 @@ def send_now(
         result = _once(replace(settings, endpoints=chosen), None, database_of(config))
     except OutboxError as error:
         fail(str(error), output)
-    result = replace(
-        result,
-        barred={name: why for name, why in result.barred.items() if name in names},
-        elsewhere={},
-    )
+    barred = {name: why for name, why in result.barred.items() if name in names}
+    result = replace(result, barred=barred, elsewhere={})
     if not is_json(output):
         _show(result, config)
     return as_document(result)

@@ -1,23 +1,31 @@
-"""``confiture webhooks status``: whether anything in the outbox waits for an operator."""
+"""``confiture webhooks status``: what waits for an operator; killed runs that are not settled."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..delivery import State
-from ..doctor.findings import MOST_NAMED, UNSETTLED_FOR, Findings, examine
+from ..doctor.outbox import MOST_NAMED, UNSETTLED_FOR, Findings, examine
 from ..event import rfc3339
 from ..outlook import Why, by_environment, listed, shown_environment, unserved_line
+from ..run import settling
+from ..run.outgoing import TELEMETRY_BUDGET
+from ..settlement import Ending
 from ..terminal import counted
-from ..wiring import files_of
-from .context import Context, opened
+from ..wiring import command_telemetry, files_of
+from .context import Context, ask_of, opened
 from .options import ConfigOpt, FormatOpt, is_json
-from .output import FAILED, line, print_json
-from .tables import age, length, print_facts
-from .unsettled import unsettled_rows
+from .tables import FAILED, age, fail, length, line, print_facts, print_json
+
+if TYPE_CHECKING:
+    from ..outbox import Intent
+    from ..run.settling import Judged
+    from ..settlement import Verdict
 
 
 def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
@@ -36,11 +44,8 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """
     now = datetime.now(UTC)
     with opened(config, output) as context:
-        intents = [
-            intent
-            for intent in context.outbox.intents()
-            if (intent.environment or None) == (context.environment or None)
-        ]
+        found = context.outbox.intents()
+        intents = [intent for intent in found if intent.environment == context.environment]
         findings = examine(context.outbox, context.settings, now)
     unsettled = unsettled_rows(intents, context)
     if is_json(output):
@@ -64,7 +69,7 @@ def _document(
         "outbox": context.where,
         "is_there": context.is_there,
         "counts": {state.value: summary.counts.get(state, 0) for state in State},
-        "environment": context.environment or None,
+        "environment": context.environment,
         "undelivered": dict(summary.undelivered),
         "elsewhere": by_environment(findings.others),
         "oldest_at": rfc3339(oldest_at) if oldest_at else None,
@@ -150,3 +155,75 @@ def _lines(context: Context, findings: Findings) -> list[str]:
     if findings.old_intents:
         lines.append(f"Not settled: {_unsettled(findings)}")
     return lines
+
+
+def unsettled_rows(intents: Sequence[Intent], context: Context) -> list[dict[str, str]]:
+    """The migrations whose end was not reported yet, since when, and why; not those under way."""
+    judged = _judged(intents, context)
+    return [
+        {
+            "event_id": intent.event_id,
+            "migration": intent.migration.name,
+            "direction": intent.direction.value,
+            "since": rfc3339(intent.staged_at),
+            "why": f"{verdict.reason}. The next run reports it, or {context.command('deliver')}"
+            if verdict.is_settled
+            else verdict.reason,
+        }
+        for intent, verdict in judged
+        if verdict.ending is not Ending.OPEN
+    ]
+
+
+def _judged(intents: Sequence[Intent], context: Context) -> Judged:
+    ask = ask_of(context.config) if intents else None
+    return settling.examine(intents, ask, settling.LONGEST_QUESTION_S)
+
+
+def unsettled(context: Context, ids: Collection[str]) -> Judged:
+    """The intents among *ids*, or the end of the command if one is not to be given up."""
+    named = [intent for intent in context.outbox.intents() if intent.event_id in ids]
+    judged = _judged(named, context)
+    refused = [
+        f"{intent.event_id} ({why})"
+        for intent, verdict in judged
+        if (why := _why_not(intent, verdict, context))
+    ]
+    if refused:
+        fail(f"Not possible: {', '.join(refused)}. Nothing was changed", context.output)
+    return judged
+
+
+def _why_not(intent: Intent, verdict: Verdict, context: Context) -> str | None:
+    """Why the intent is not to be discarded; ``None``: it may be."""
+    if intent.environment != context.environment:
+        return f"of environment {shown_environment(intent.environment)}: use its --config"
+    if verdict.ending is Ending.OPEN:
+        return verdict.reason
+    if verdict.is_settled:
+        return f"its end is known: {context.command('deliver')} reports it"
+    return None
+
+
+def described(judged: Judged) -> str:
+    """The intents about to be discarded, and why each is not settled."""
+    each = ", ".join(f"{intent.migration.name}: {verdict.reason}" for intent, verdict in judged)
+    return f"{runs(len(judged))} ({each})"
+
+
+def runs(count: int, kind: str = "unsettled") -> str:
+    """So many of them."""
+    return counted(count, f"{kind} migration", f"{kind} migrations")
+
+
+def forget(context: Context, judged: Judged) -> None:
+    """Forget the intents: their end is never reported. That is logged."""
+    if not judged:
+        return
+    telemetry = command_telemetry(context.settings, os.environ)
+    try:
+        for intent, verdict in judged:
+            context.outbox.release(intent.event_id, [])
+            telemetry.intent_discarded(intent, verdict.reason)
+    finally:
+        telemetry.shutdown(TELEMETRY_BUDGET)

@@ -77,7 +77,7 @@ class Settings:
 
 def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
     """Whether webhooks may be wanted. Cheap; errs only on the yes side; never raises."""
-    if environ.get(variables.SWITCH, "").strip().lower() in variables.OFF_WORDS:
+    if variables.is_off(environ):
         return False
     if any(value and name.startswith(f"{variables.PREFIX}_") for name, value in environ.items()):
         return True

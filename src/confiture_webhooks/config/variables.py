@@ -5,6 +5,7 @@ What stands below one is its row in the documentation: what it takes, the defaul
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 ENVIRONMENTS = Path("db/environments")
@@ -59,3 +60,8 @@ ALL = (*OF_DEFAULT, CONFIG, OUTBOX, FLUSH_TIMEOUT, LOG, LOG_LEVEL, ENVIRONMENT, 
 
 ON_WORDS = frozenset({"true", "yes", "on", "1"})
 OFF_WORDS = frozenset({"false", "no", "off", "0"})
+
+
+def is_off(environ: Mapping[str, str]) -> bool:
+    """Whether webhooks are switched off."""
+    return environ.get(SWITCH, "").strip().lower() in OFF_WORDS

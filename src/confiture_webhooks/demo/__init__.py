@@ -1,5 +1,342 @@
 """``confiture webhooks demo``: the whole product on this machine, with nothing installed."""
 
-from .command import demo
+from __future__ import annotations
 
-__all__ = ["demo"]
+import base64
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from ..errors import WebhooksError
+from ..terminal import say
+
+NOT_RECEIVED = 1
+NOT_RUN = 2
+INTERRUPTED = 130
+COMMAND_TIMEOUT_S = 60
+PLAIN_WIDTH = 120
+ANSWERS = (200, 503)
+"""The second webhook's first attempt is refused; everything after is accepted."""
+COMMANDS = (("migrate", "up"), ("migrate", "down"))
+KILLED = ("migrate", "up")
+"""Killed in the middle of the migration that was just rolled back."""
+SETTLING = ("webhooks", "deliver")
+MIGRATIONS = {
+    "001_create_customers": (
+        """\
+CREATE TABLE customers (id int PRIMARY KEY, email text NOT NULL);
+INSERT INTO customers SELECT n, 'customer' || n FROM generate_series(1, 500) n;
+""",
+        "DROP TABLE customers;\n",
+    ),
+    "002_add_payment_table": (
+        """\
+CREATE TABLE payments (id int PRIMARY KEY, customer_id int REFERENCES customers);
+INSERT INTO payments SELECT id, id FROM customers;
+""",
+        "DROP TABLE payments;\n",
+    ),
+    "003_add_refunds": ("ALTER TABLE refunds ADD COLUMN reason text;\n", "SELECT 1;\n"),
+}
+"""Names with their way up and down. The third fails: there is no such table."""
+_INHERITED_NOT = ("CONFITURE_", "OTEL_", "PG", "TRACE", "BAGGAGE", "CORRELATION_ID", "DATABASE_URL")
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One command of the host, run to its end."""
+
+    arguments: tuple[str, ...]
+    exit_code: int
+    duration_s: float
+    output: str
+
+
+def demo(
+    otlp: Annotated[
+        str | None,
+        typer.Option("--otlp", help="OTLP/HTTP URL of a running collector to send to as well"),
+    ] = None,
+    keep: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--keep", help="Keep the demo's project directory")
+    ] = False,
+) -> None:
+    """Show everything on this machine: migrations, webhooks, a trace, metrics and logs.
+
+    PROCESS:
+      Starts a PostgreSQL from a wheel, a webhook receiver and an OTLP
+      collector, all on 127.0.0.1, then runs the real `confiture` with nothing
+      but environment variables set: two migrations that succeed (the webhook
+      of the second is answered 503 at first), one that fails, a rollback,
+      and a run that is killed and settled by the next command.
+      Shows what was received.
+
+    EXAMPLES:
+      confiture webhooks demo
+        ↳ Needs the extra `demo` of confiture-webhooks
+
+      confiture webhooks demo --otlp http://127.0.0.1:4318
+        ↳ See it in your own Jaeger and Grafana too
+
+    RELATED:
+      confiture webhooks listen  - Receive your own migrations' webhooks
+      confiture webhooks test    - Send a ping
+
+    EXIT CODES:
+      0    Everything was received.
+      1    Something was not; it is named.
+      2    The demo could not run: the extra is missing, or --otlp names no collector.
+      130  Ended with Ctrl-C; everything is cleaned up.
+    """
+    stdout = Console()
+    console = stdout if stdout.is_terminal else Console(width=PLAIN_WIDTH)
+    try:
+        lacking = _run(console, otlp, is_kept=keep)
+    except WebhooksError as error:
+        say(f"❌ {error}", style="red")
+        raise typer.Exit(NOT_RUN) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if lacking:
+        raise typer.Exit(NOT_RECEIVED)
+
+
+def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
+    """Run, show and tidy up; what was not received."""
+    from ..postgres import LocalPostgres  # noqa: PLC0415
+    from ..receiver import LocalReceiver  # noqa: PLC0415
+    from ..receiver.collector import LocalCollector, try_collector  # noqa: PLC0415
+    from .view import Seen, missing  # noqa: PLC0415
+
+    if otlp is not None:
+        try_collector(otlp, "--otlp")
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
+    with ExitStack() as stack:
+        stack.enter_context(_orderly_end())
+        project = stack.enter_context(_project(console, is_kept=is_kept))
+        collector = stack.enter_context(LocalCollector(forward_to=otlp))
+        receiver = stack.enter_context(LocalReceiver(secret=secret, answers=ANSWERS))
+        console.print(Text("Starting a PostgreSQL …", style="dim"))
+        server = stack.enter_context(LocalPostgres(settings=NOTICED_AFTER))
+        settings = {
+            "CONFITURE_DATABASE_URL": _database(server),
+            "CONFITURE_ENVIRONMENT": "demo",
+            "CONFITURE_WEBHOOK_URL": f"{receiver.url}/webhooks/migrations",
+            "CONFITURE_WEBHOOK_SECRET": secret,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        }
+        console.print(_exports(settings))
+        ran = [_confiture(arguments, project, settings) for arguments in COMMANDS]
+        killed, traceparent = new_trace()
+        ran.append(_killed(project, {**settings, "TRACEPARENT": traceparent}, server.dsn()))
+        ran.append(_confiture(SETTLING, project, settings))
+        receiver.close()
+        collector.close()
+        seen = Seen(collector.spans, collector.metrics, collector.logs, receiver.requests, killed)
+        lacking = missing(seen)
+        lacking += [f"at --otlp: {failure}" for failure in collector.forward_failures]
+        _show(console, ran, seen)
+        _conclude(console, ran, lacking, otlp)
+    return lacking
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Ctrl-C and SIGTERM both end what runs; a second one does not interrupt the tidying up."""
+    chosen = (signal.SIGINT, signal.SIGTERM)
+
+    def end(_: int, __: object) -> NoReturn:
+        for number in chosen:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = [signal.signal(number, end) for number in chosen]
+    try:
+        yield
+    finally:
+        for number, handler in zip(chosen, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _project(console: Console, *, is_kept: bool) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="confiture-webhooks-demo-"))
+    try:
+        migrations = path / "db" / "migrations"
+        migrations.mkdir(parents=True)
+        for name, (up, down) in MIGRATIONS.items():
+            (migrations / f"{name}.up.sql").write_text(up, encoding="utf-8")
+            (migrations / f"{name}.down.sql").write_text(down, encoding="utf-8")
+        yield path
+    finally:
+        if is_kept:
+            console.print(Text(f"Kept: {path}"), soft_wrap=True)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _database(server: Any) -> str:
+    """The URL of an empty database on *server*."""
+    import psycopg  # noqa: PLC0415
+
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE shop")
+    return str(server.dsn("shop"))
+
+
+def _environ(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment as it is here, without what would change the demo, and *settings*."""
+    inherited = {k: value for k, value in os.environ.items() if not k.startswith(_INHERITED_NOT)}
+    return {**inherited, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **settings}
+
+
+def _script() -> str:
+    script = shutil.which("confiture", path=sysconfig.get_path("scripts"))
+    if script is None:
+        raise WebhooksError("no `confiture` command beside this Python")
+    return script
+
+
+def _confiture(arguments: tuple[str, ...], project: Path, settings: Mapping[str, str]) -> Ran:
+    """The real console script in a process of its own."""
+    started = time.monotonic()
+    try:
+        done = subprocess.run(
+            [_script(), *arguments],
+            cwd=project,
+            env=_environ(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise WebhooksError(f"`confiture {' '.join(arguments)}` did not end") from error
+    duration_s = time.monotonic() - started
+    output = done.stdout.decode(errors="replace")
+    return Ran(arguments, done.returncode, duration_s, output)
+
+
+def _killed(project: Path, settings: Mapping[str, str], dsn: str) -> Ran:
+    """The same, killed while its first migration runs."""
+    name = "002_add_payment_table"
+    file = project / "db" / "migrations" / f"{name}.up.sql"
+    file.write_text(MIGRATIONS[name][0] + SLOW, encoding="utf-8")
+    started = time.monotonic()
+    code, output = run_until_asleep([_script(), *KILLED], project, _environ(settings), dsn)
+    duration_s = time.monotonic() - started
+    return Ran(KILLED, code, duration_s, output)
+
+
+def _exports(settings: Mapping[str, str]) -> Text:
+    """The settings as a shell would have them, without what is secret."""
+    hidden = ("CONFITURE_DATABASE_URL", "CONFITURE_WEBHOOK_SECRET")
+    lines = [f"export {k}={'…' if k in hidden else v}" for k, v in settings.items()]
+    return Text("\n".join(lines), style="dim", no_wrap=True, overflow="ignore")
+
+
+def _show(console: Console, ran: list[Ran], seen: Any) -> None:
+    from . import view  # noqa: PLC0415
+
+    def section(title: str, content: Any) -> None:
+        console.print()
+        console.print(Text(title, style="bold"))
+        console.print(Padding(content, (0, 0, 0, 2)))
+
+    console.print()
+    for one in ran:
+        line = f"$ confiture {' '.join(one.arguments)}"
+        how = "killed" if one.exit_code < 0 else f"exit code {one.exit_code}"
+        ended = f"   {how} after {one.duration_s:.1f} s"
+        console.print(Text(line, style="bold") + Text(ended, style="dim"))
+    traces = [(run.name, run.trace_id) for run in seen.runs]
+    traces.append(("the killed run, as the next command reported it", seen.killed))
+    for name, trace_id in traces:
+        trace = view.trace_table(seen, trace_id, is_wide=console.width >= PLAIN_WIDTH)
+        section(f"Trace of {name}", trace)
+    section("Deliveries, attempt by attempt", view.deliveries_table(seen))
+    section("Metrics", view.metrics_table(seen.points))
+    section("Log lines", view.logs_table(seen.logs))
+    section("One id ties them", view.ties(seen))
+
+
+def _conclude(console: Console, ran: list[Ran], lacking: list[str], otlp: str | None) -> None:
+    console.print()
+    if not lacking:
+        words = "✅ All of this was sent by the commands above and received here"
+        words += f", and sent on to {otlp}" if otlp else ""
+        console.print(Text(words, style="green"))
+        return
+    for one in ran:
+        console.print(Text(f"--- output of confiture {' '.join(one.arguments)}", style="dim"))
+        console.print(Text(one.output), soft_wrap=True)
+    for thing in lacking:
+        console.print(Text(f"❌ Not received: {thing}", style="red"), soft_wrap=True)
+
+
+NOTICED_AFTER = {"client_connection_check_interval": "100ms"}
+"""Server settings with which a migration that runs ends soon after its client was killed."""
+SLOW = "SELECT pg_sleep(60);\n"
+"""Ends a migration that is to be killed."""
+WAIT_S = 20.0
+_ASLEEP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+
+
+def new_trace() -> tuple[str, str]:
+    """A trace id for a run that cannot report its own any more, and the ``TRACEPARENT`` to give."""
+    trace_id = secrets.token_hex(16)
+    return trace_id, f"00-{trace_id}-{secrets.token_hex(8)}-01"
+
+
+def run_until_asleep(
+    command: Sequence[str], directory: Path, environ: Mapping[str, str], dsn: str
+) -> tuple[int, str]:
+    """Run *command*, killed while its migration sleeps; exit code and output.
+
+    Returns when the server has noticed, too. A command that ends by itself is left alone.
+    """
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _wait(process, dsn, until_asleep=True)
+        finally:
+            process.kill()
+            process.wait()
+        _wait(process, dsn, until_asleep=False)
+        output.seek(0)
+        return process.returncode, output.read().decode(errors="replace")
+
+
+def _wait(process: subprocess.Popen[Any], dsn: str, *, until_asleep: bool) -> None:
+    """Wait until a migration sleeps, or none does any more; not for a process that has ended."""
+    import psycopg  # noqa: PLC0415
+
+    deadline = time.monotonic() + WAIT_S
+    with psycopg.connect(dsn, autocommit=True) as watch:
+        while (watch.execute(_ASLEEP).fetchone() is not None) is not until_asleep:
+            if time.monotonic() > deadline or (until_asleep and process.poll() is not None):
+                return
+            time.sleep(0.02)

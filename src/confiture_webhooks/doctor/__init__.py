@@ -1,5 +1,168 @@
-"""``confiture webhooks doctor``: the faults of a user's own set-up, each with its remedy."""
+"""``confiture webhooks doctor``: the troubleshooting table, run against a user's own set-up."""
 
-from .diagnosis import diagnose
+from __future__ import annotations
 
-__all__ = ["diagnose"]
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..bounded import bounded
+from ..config.variables import SWITCH, is_off
+from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Complaints, Export, plan
+from ..wiring import found_settings, unread_block
+from .endpoints import PATIENCE, address, obstacle, remedy_of, signs, way_to
+from .health import Check, ok, skipped, warn, wrong
+from .outbox import database, outbox_checks
+
+if TYPE_CHECKING:
+    from ..adapters.hook_files import HookFile
+    from ..config import Settings
+    from ..run.invocation import Invocation
+
+_PACKAGES = {
+    GRPC: "opentelemetry.exporter.otlp.proto.grpc",
+    "http/protobuf": "opentelemetry.exporter.otlp.proto.http",
+}
+_COLLECTORS = {GRPC: "http://localhost:4317", "http/protobuf": "http://localhost:4318"}
+
+
+def diagnose(
+    environ: Mapping[str, str], invocation: Invocation, config: Path | None, *, is_pinging: bool
+) -> Iterator[Check]:
+    """One check after the other; with *is_pinging* every endpoint is sent a ping.
+
+    *config* is the file that the commands in remedies name.
+    """
+    settings, files = found_settings(environ, invocation.settings_file)
+    if is_off(environ):
+        yield wrong("configuration", f"{SWITCH} is off: nothing is sent", "Unset it")
+    for fault in settings.faults:
+        yield wrong("configuration", f"{fault.setting}: {fault.problem}", fault.remedy)
+    if not settings.faults:
+        yield _configured(settings, files)
+    for fault in (*settings.warnings, *settings.advice):
+        yield warn("settings", f"{fault.setting}: {fault.problem}", fault.remedy)
+    if unread := unread_block(environ, invocation.settings_file):
+        yield warn("environment file", f"{unread.setting} {unread.problem}", unread.remedy)
+    yield _commands()
+    yield from _hook_files(files)
+    for endpoint in settings.endpoints:
+        yield from way_to(endpoint)
+        yield signs(endpoint)
+        yield from address(endpoint)
+    yield from database(invocation.config_file, environ)
+    if settings.recorded:
+        yield from outbox_checks(settings, environ, invocation, config)
+        yield from _pings(settings, environ, is_pinging=is_pinging)
+    yield from _collector(environ)
+
+
+def _configured(settings: Settings, files: list[HookFile]) -> Check:
+    counts = f"endpoints: {len(settings.endpoints)}, hook files: {len(files)}"
+    if settings.endpoints or files:
+        return ok("configuration", f"{counts}; {'; '.join(settings.sources) or 'hook files'}")
+    remedy = "Set CONFITURE_WEBHOOK_URL, or write a `webhooks:` block into the environment file"
+    return wrong("configuration", "no endpoint and no hook file: no webhook is sent", remedy)
+
+
+def _commands() -> Check:
+    """Whether the installed host shows us its ``migrate`` commands."""
+    from ..command_watch import sees_commands  # noqa: PLC0415
+
+    name, remedy = "commands", "Report this with the versions of confiture, typer and click"
+    try:
+        is_seen = sees_commands()
+    except Exception as error:  # noqa: BLE001  whatever the host's command line raises
+        return wrong(name, f"`confiture migrate up` is not seen: {type(error).__name__}", remedy)
+    if not is_seen:
+        return wrong(name, "`confiture migrate up` is not seen: no webhook is sent", remedy)
+    return ok(name, "`confiture migrate up` is seen")
+
+
+def _hook_files(files: list[HookFile]) -> Iterator[Check]:
+    for file in files:
+        if file.fault is not None:
+            problem = f"{file.fault.setting} {file.fault.problem}"
+            yield wrong("hook file", problem, file.fault.remedy)
+        elif file.reads_url:
+            sends = "sends to CONFITURE_WEBHOOK_URL in place of `default`"
+            yield ok("hook file", f"{file.shown}; {sends}")
+        else:
+            yield ok("hook file", file.shown)
+
+
+def _pings(settings: Settings, environ: Mapping[str, str], *, is_pinging: bool) -> Iterator[Check]:
+    if not is_pinging:
+        yield skipped("ping", "not asked for; --ping sends one to every endpoint")
+        return
+    from ..ping import ping  # noqa: PLC0415
+
+    for result in ping(settings, environ, None):
+        name = f"{result.endpoint}: ping"
+        row = result.as_dict()
+        if result.is_delivered:
+            yield ok(name, f"delivered with {row['status_code']} in {row['duration_ms']} ms")
+        else:
+            reason = str(row["error_type"] or "timeout")
+            yield wrong(name, f"not delivered: {reason}", remedy_of(reason))
+
+
+def _collector(environ: Mapping[str, str]) -> Iterator[Check]:
+    wanted = plan(environ)
+    for fault in wanted.faults:
+        yield wrong("collector", f"{fault.setting}: {fault.problem}", fault.remedy)
+    if not wanted.exports:
+        yield skipped("collector", "nothing is exported; OTEL_EXPORTER_OTLP_ENDPOINT would")
+    by_address: dict[tuple[str, str], list[Export]] = {}
+    for export in wanted.exports:
+        if export.protocol != CONSOLE:
+            by_address.setdefault((export.protocol, _address(export)), []).append(export)
+    for (protocol, place), exports in by_address.items():
+        bundle = environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
+        yield _exporter(protocol, place, exports, bundle)
+
+
+def _address(export: Export) -> str:
+    """Scheme, host and port of the collector *export* goes to."""
+    place = export.endpoint or _COLLECTORS[export.protocol]
+    place = place if "://" in place else f"http://{place}"
+    scheme, _, rest = place.partition("://")
+    return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
+
+
+def _exporter(
+    protocol: str, address: str, exports: Sequence[Export], ca_bundle: str | None
+) -> Check:
+    """Whether the collector is reached, and takes an empty batch of each signal."""
+    from ..adapters.reach import reach  # noqa: PLC0415
+    from ..telemetry.exporting import probe  # noqa: PLC0415
+
+    name = f"collector: {', '.join(export.signal for export in exports)}"
+    if not _is_installed(_PACKAGES[protocol]):
+        remedy = INSTALL if protocol != GRPC else "Install opentelemetry-exporter-otlp-proto-grpc"
+        return wrong(name, "the exporter's package is not installed", remedy)
+    found = reach(address, PATIENCE, ca_bundle, is_export=True)
+    if stopped := obstacle(found, address.partition(":")[0]):
+        symptom, remedy = stopped
+        if not found.is_proxied and found.reason is None:
+            remedy = "Start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT"
+        return wrong(name, f"{address} is not reached: {symptom}", remedy)
+    Complaints().begin()  # what an exporter logs is the row's to say
+    for export in exports:
+        try:
+            reason = bounded(partial(probe, export), PATIENCE.total_seconds())
+        except Exception as error:  # noqa: BLE001  its text may hold the address
+            reason = type(error).__name__
+        if reason is not None:
+            remedy = "Check the OTEL_EXPORTER_OTLP_* variables, and the collector's own log"
+            return wrong(name, f"{address} does not take {export.signal}: {reason}", remedy)
+    return ok(name, f"{address} takes them")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ImportError:
+        return False

@@ -225,37 +225,29 @@ def _free_port() -> int:
         return port
 
 
-@contextlib.contextmanager
-def _serving(order: Order) -> Iterator[dict[str, object]]:
+def _serve(order: Order) -> None:
+    """Start the server, answer, and stop it when standard input ends."""
     account = _choose_account()
     with _home(order, account) as home:
         bin_dir = _binaries(order, account, home)
         if not (home / "data" / "PG_VERSION").exists():
             _run_initdb(order, account, bin_dir, home)
-        with _running(order, account, bin_dir, home) as answer:
-            yield answer
-
-
-@contextlib.contextmanager
-def _running(
-    order: Order, account: _Account, bin_dir: Path, home: Path
-) -> Iterator[dict[str, object]]:
-    for tries_left in reversed(range(_PORTS_TRIED)):
-        is_first = tries_left == _PORTS_TRIED - 1
-        port = order.port if order.port and is_first else _free_port()
-        server = _launch(order, account, bin_dir, home, port)
-        try:
+        for tries_left in reversed(range(_PORTS_TRIED)):
+            is_first = tries_left == _PORTS_TRIED - 1
+            port = order.port if order.port and is_first else _free_port()
+            server = _launch(order, account, bin_dir, home, port)
             try:
                 _wait_until_ready(server, home)
             except WebhooksError:
                 # Another process may have taken the port meanwhile.
-                if tries_left and server.poll() is not None:
-                    continue
-                raise
-            yield {"port": port, "pid": server.pid, "log": str(home / "server.log")}
-            return
-        finally:
-            _stop(server)
+                if not tries_left or server.poll() is None:
+                    raise
+            else:
+                _say({"port": port, "pid": server.pid, "log": str(home / "server.log")})
+                sys.stdin.read()
+                return
+            finally:
+                _stop(server)
 
 
 def _last_line(text: str) -> str:
@@ -279,8 +271,6 @@ def guard() -> None:
     signal.signal(signal.SIGTERM, _end)
     order = Order(**json.loads(sys.stdin.readline()))
     try:
-        with _serving(order) as answer:
-            _say(answer)
-            sys.stdin.read()
+        _serve(order)
     except (WebhooksError, OSError) as error:
         _say({"error": str(error)})
