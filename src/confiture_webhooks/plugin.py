@@ -111,7 +111,7 @@ def _open(arguments: list[str]) -> CommandSession | None:
 
         return open_session(arguments)
     except Exception as error:  # noqa: BLE001  whatever is wrong with us, the migration goes on
-        # Only what is missing is told of an error: other texts may hold what was configured.
+        # Of an error only the missing module is shown: other texts may hold settings.
         name = f" {error.name}" if isinstance(error, ImportError) and error.name else ""
         from .terminal import say  # noqa: PLC0415
 

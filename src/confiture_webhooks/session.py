@@ -139,7 +139,7 @@ class CommandSession:
     def _is_active(self, engine: Any) -> bool:
         """Whether *engine* belongs to the session that took the lock in a command's name.
 
-        Replays into scratch databases take it in nobody's name.
+        Replays into scratch databases take it without a name.
         """
         return any(engine.connection is known for known in self._connections)
 
@@ -237,7 +237,7 @@ NEEDED = ("telemetry", "run.outgoing", "outbox.sqlite", "adapters.http_session")
 
 def preload() -> None:
     """Import what a run will need, while the host connects and plans."""
-    with suppress(Exception):  # the run will meet the same fault, and tell it
+    with suppress(Exception):  # the run meets the same fault, and reports it
         for name in NEEDED:
             import_module(f".{name}", __package__)
         from .telemetry.plan import plan  # noqa: PLC0415

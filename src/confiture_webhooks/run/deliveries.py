@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..event import Event
 
 Report = Callable[[str, Exception], None]
-"""Told where a fault of ours was, and what it is."""
+"""Called with where a fault of ours was, and the fault."""
 
 
 def deliveries_of(
@@ -39,7 +39,7 @@ def _rendered(event: Event, endpoint: Endpoint, report: Report) -> Rendered:
     except Exception as error:
         if endpoint.format == DEFAULT_FORMAT:
             raise
-        # One endpoint's format is nobody else's trouble.
+        # A fault of one endpoint's format costs no other endpoint.
         report("format", error)
         return render(event, replace(endpoint, format=DEFAULT_FORMAT))
 

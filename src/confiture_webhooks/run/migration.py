@@ -150,7 +150,7 @@ class Migration:
         self._conclude(self, None, error)
 
     def unknown(self, ask_ledger: Callable[[], bool | None]) -> None:
-        """Nobody here saw how it ended: ``finish`` asks the ledger (``None``: it cannot say)."""
+        """Its end was not seen: ``finish`` asks the ledger (``None``: it cannot say)."""
         self.ask_ledger = ask_ledger
         self._settle_later(self)
 
@@ -184,7 +184,7 @@ def run_event(
 
 
 Conclude = Callable[[Migration, int | None, ErrorInfo | None], object]
-"""Told of a migration that ended: the rows it touched, and why it failed if it did."""
+"""Called with a migration that ended, the rows it touched, and why it failed if it did."""
 
 
 def new_event_id() -> str:

@@ -1,4 +1,4 @@
-"""What goes out of one run: its outbox, its worker and its transport, made on first use."""
+"""The outbox, the worker and the transport of one run, made on first use."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Outgoing:
         self._has_left = False
         """Whether it had when it broke."""
         self._enlisted: dict[str, tuple[EventType, Sequence[Delivery]]] = {}
-        """What goes with a transaction, by event: told elsewhere, it has the same bytes."""
+        """By event, what the open transaction records: recorded again, it has the same bytes."""
         self._guard = threading.Lock()
         """Hooks record from threads of their own; the outbox is asked one thing at a time."""
         self._lent: Any = None
@@ -193,7 +193,7 @@ class Outgoing:
         self.release(event.id, deliveries)
 
     def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
-        """Keep *deliveries* in place of the intent *event_id*, and begin to make them."""
+        """Keep *deliveries* in place of the intent *event_id*, and begin to send them."""
         if not self._settings.recorded:
             return
         if self._lent is not None:
@@ -254,7 +254,7 @@ class Outgoing:
     def tell_on(self, connection: Any, event: Event, trace: TraceContext) -> None:
         """Release *event* in the transaction of *connection*, where the outbox can.
 
-        It is to be told once more afterwards: that changes nothing, or makes up for it.
+        It is recorded once more afterwards: that changes nothing, or repairs it.
         """
         if self._lent is None or self._lent is not connection:
             return
@@ -377,7 +377,7 @@ class Outgoing:
         return [line] if line else []
 
     def close(self) -> None:
-        """Let go of connections and files."""
+        """Close connections and files."""
         with ExitStack() as last:
             for part in (self._outbox, self._transport):
                 if part is not None:

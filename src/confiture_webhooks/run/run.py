@@ -72,7 +72,7 @@ class Run:
 
     @property
     def unsettled(self) -> list[Migration]:
-        """The migrations of this run that nobody saw end."""
+        """The migrations of this run whose end was not seen."""
         return self._settling.unsettled
 
     @contained
@@ -98,7 +98,7 @@ class Run:
     ) -> Migration | None:
         """A migration is about to run. Call it before its transaction holds anything.
 
-        ``None``: the run is over, or a fault of ours was told, and nobody listens.
+        ``None``: the run is over, or a fault of ours was reported.
         """
         if self._is_finished:
             return None
@@ -132,7 +132,7 @@ class Run:
     def committing(self, migration: Migration, rows_affected: int | None, connection: Any) -> None:
         """A migration is about to commit on *connection*: its success may go with it.
 
-        Nothing is certain before ``conclude``, which tells the same event once more.
+        Nothing is certain before ``conclude``, which records the same event once more.
         """
         outgoing = self._opened.outgoing
         if outgoing is None:
@@ -230,7 +230,7 @@ class Run:
 
     @contained
     def _settle(self) -> None:
-        """Ask the ledger how the migrations ended that nobody saw end."""
+        """Ask the ledger how the migrations ended whose end was not seen."""
         while self.unsettled:
             self._settle_one(self.unsettled[0])
             self.unsettled.pop(0)
@@ -276,8 +276,8 @@ class Run:
     def _wanting(self, kind: EventType, *, is_silent: bool) -> list[Endpoint]:
         """Who wants the run's event of *kind*.
 
-        Of a failed run that no migration's event tells of, *is_silent*, that is also everybody
-        who has the default events.
+        If no migration's event reports the failure (*is_silent*), endpoints with the default events
+        want it, too.
         """
         wanting = []
         for endpoint in self._settings.recorded:
@@ -290,14 +290,14 @@ class Run:
 
     @contained
     def _settle_earlier(self, version: str, *, has_lock: bool) -> None:
-        """Tell how *version* ended in killed runs, before it runs again."""
+        """Report how *version* ended in killed runs, before it runs again."""
         outgoing, telemetry = self._opened.outgoing, self._opened.telemetry
         if outgoing is not None and telemetry is not None:
             self._settling.tell_earlier(version, outgoing, telemetry, has_lock=has_lock)
 
     @contained
     def _settle_killed(self) -> None:
-        """Tell how the migrations of killed runs ended."""
+        """Report how the migrations of killed runs ended."""
         reached = self._opened.reached()
         if reached is not None and not self._settling.has_unknown:
             telemetry, outgoing = reached

@@ -42,7 +42,7 @@ def answered(question: Callable[[], R], seconds: float) -> R | None:
 
 
 def examine(intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -> Judged:
-    """How each of *intents* ended, as far as *ask* can tell; ``None``: no database is known.
+    """How each of *intents* ended, as far as *ask* knows; ``None``: no database is known.
 
     Without *seconds* it is asked in this thread, and waited for as long as it takes.
     """
@@ -64,9 +64,9 @@ def settle(
     *,
     seconds: float | None,
 ) -> Judged:
-    """Tell how those of *intents* ended that can be told; returns the others.
+    """Report how those of *intents* ended that can be settled; returns the others.
 
-    Each is told under the id and in the trace it was staged with: of two processes that settle
+    Each is reported under the id and in the trace it was staged with: of two processes that settle
     one at once, the second changes nothing.
     """
     left: Judged = []
@@ -97,7 +97,7 @@ def settle_outbox(
 ) -> Judged:
     """Settle what *outbox* holds of *environment*, outside of any run; returns what stays.
 
-    A fault in it is told, and keeps nobody from delivering. Raises OutboxError.
+    A fault in it is reported, and stops no delivery. Raises OutboxError.
     """
 
     def record(event: Event, trace: TraceContext) -> None:
@@ -125,7 +125,7 @@ PARTING_STEP_S = 0.02
 
 
 class Settling:
-    """What of a run is still to be asked, and what was staged by it."""
+    """The questions of a run that are still open, and the intents that it staged."""
 
     def __init__(
         self, conclude: Conclude, say: Callable[[str], None], environment: str | None
@@ -134,7 +134,7 @@ class Settling:
         self._say = say
         self._own: set[str] = set()
         self.environment = environment
-        """Killed runs of another one are left to it: whom they tell is configured there."""
+        """Killed runs of another one are left to it: their endpoints are configured there."""
         self.ask: Ask | None = None
         self.ask_here: Ask | None = None
         """Over the connection that migrates, and while it is there only."""
@@ -143,7 +143,7 @@ class Settling:
         self._expected: tuple[MigrationRef, Direction, str] | None = None
         """What is staged and has not begun, with its event id."""
         self._earlier: list[Intent] = []
-        """Of the version that runs now, what killed runs left and nobody could settle."""
+        """Of the version that runs now, the intents of killed runs that could not be settled."""
         self.unsettled: list[Migration] = []
         self.has_unknown = False
 
@@ -224,7 +224,7 @@ class Settling:
             self._conclude(migration, None, migration.error or INTERRUPTED)
 
     def tell_killed(self, outgoing: Outgoing, telemetry: Telemetry) -> None:
-        """Tell how the migrations of killed runs ended."""
+        """Report how the migrations of killed runs ended."""
         if self.ask is not None:
             seconds = seconds_left(self.deadline)
             settle(self._killed(outgoing), self.ask, outgoing.tell, telemetry, seconds=seconds)
@@ -232,9 +232,9 @@ class Settling:
     def tell_earlier(
         self, version: str, outgoing: Outgoing, telemetry: Telemetry, *, has_lock: bool
     ) -> None:
-        """Tell how *version* ended in killed runs, before it runs again; *has_lock*: ours holds it.
+        """Report how *version* ended in killed runs before it runs again; *has_lock*: ours holds it.
 
-        What is not told now may be told wrong: the row that is about to be written looks like
+        Reported later it may be wrong: the row that is about to be written looks like
         theirs. So the connection is asked that will write it, which is there in any case. It has
         no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
         """
@@ -299,7 +299,7 @@ def intent_of(
     environment: str | None,
     run_id: str,
 ) -> Intent:
-    """What is to be known of a migration by whoever settles it, should its process be killed."""
+    """The facts that settle a migration if its process is killed."""
     return Intent(
         event_id=event_id,
         direction=direction,
