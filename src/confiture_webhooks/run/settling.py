@@ -232,7 +232,7 @@ class Settling:
     def tell_earlier(
         self, version: str, outgoing: Outgoing, telemetry: Telemetry, *, has_lock: bool
     ) -> None:
-        """Report how *version* ended in killed runs before it runs again; *has_lock*: ours holds it.
+        """Report how *version* ended in killed runs before it runs again; *has_lock*: it is ours.
 
         Reported later it may be wrong: the row that is about to be written looks like
         theirs. So the connection is asked that will write it, which is there in any case. It has
