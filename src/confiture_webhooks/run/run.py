@@ -121,7 +121,9 @@ class Run:
             event_id=event_id,
         )
         if event_id is None and not backend.is_gone:  # else it fails: there is nothing to settle
-            self._settling.stage(migration, outgoing, telemetry)
+            self._settling.stage(
+                migration.event_id, ref, direction, backend, span.trace, outgoing, telemetry
+            )
         if self._opened.hooks is not None:
             self._opened.hooks.started(migration)
         if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):

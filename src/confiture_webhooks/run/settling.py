@@ -159,9 +159,7 @@ class Settling:
         self.give_up_expected(outgoing)
         event_id = new_event_id()
         self._expected = (ref, direction, event_id)
-        self._stage(
-            event_id, ref, direction, backend, telemetry.trace_of_run(), outgoing, telemetry
-        )
+        self.stage(event_id, ref, direction, backend, telemetry.trace_of_run(), outgoing, telemetry)
 
     def take_expected(
         self, ref: MigrationRef, direction: Direction, outgoing: Outgoing
@@ -179,13 +177,7 @@ class Settling:
             event_id, self._expected = self._expected[2], None
             outgoing.release(event_id, [])
 
-    def stage(self, migration: Migration, outgoing: Outgoing, telemetry: Telemetry) -> None:
-        """Have *outgoing* remember that *migration* is under way."""
-        ref, trace = migration.ref, migration.span.trace
-        direction, backend = migration.direction, migration.backend
-        self._stage(migration.event_id, ref, direction, backend, trace, outgoing, telemetry)
-
-    def _stage(
+    def stage(
         self,
         event_id: str,
         ref: MigrationRef,
@@ -195,6 +187,7 @@ class Settling:
         outgoing: Outgoing,
         telemetry: Telemetry,
     ) -> None:
+        """Have *outgoing* remember that a migration is under way."""
         self._own.add(event_id)
         intent = intent_of(
             event_id,
