@@ -256,7 +256,9 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         return None
     file = invocation.settings_file
     is_meant = is_configured(os.environ, file)
-    unread = unread_block(os.environ, file) if invocation.command in MUTATING else None
+    unread = (
+        unread_block(os.environ, invocation, arguments) if invocation.command in MUTATING else None
+    )
     if not (is_meant or unread or HOOKS.is_dir()):
         return None
     settings, files = found_settings(os.environ, file)

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 from . import terminal
 from .config import Settings, has_block, read
 from .config.settings import redacted_outbox
-from .config.variables import CONFIG, DSN, ENVIRONMENT, ENVIRONMENTS, OF_DEFAULT
+from .config.variables import CONFIG, DSN, ENVIRONMENT, ENVIRONMENTS, OF_DEFAULT, USUAL_FILE
 from .errors import ConfigError, Fault, OutboxError
-from .remedy import shown
+from .remedy import quoted, shown
 from .run.outgoing import Parts
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
     from .outbox import Outbox
     from .run.hook_runner import HookSource
+    from .run.invocation import Invocation
     from .telemetry import Telemetry
     from .transport import Transport
 
@@ -39,19 +40,30 @@ def _version(distribution: str) -> str:
         return "unknown"
 
 
-def unread_block(environ: Mapping[str, str], settings_file: Path | None) -> Fault | None:
-    """That an environment's file has a block which is not used, as no file is read; else None."""
-    if settings_file is not None or environ.get(CONFIG):
+def unread_block(
+    environ: Mapping[str, str], invocation: Invocation, words: Sequence[str]
+) -> Fault | None:
+    """That an environment's file has a block which is not used, as no file is read; else None.
+
+    *words*: the command after ``confiture``, which the remedy shows with ``--config``.
+    """
+    if invocation.settings_file is not None or environ.get(CONFIG):
         return None
     blocks = sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(path))
     if not blocks:
         return None
     names = " or ".join(path.stem for path in blocks)
+    unused = f"the `webhooks:` block of {', '.join(map(str, blocks))} is not used"
+    if invocation.missing == USUAL_FILE:
+        named = " ".join(map(quoted, ("confiture", *words, "--config", str(blocks[0]))))
+        others = f" (or {', '.join(path.name for path in blocks[1:])})" if blocks[1:] else ""
+        problem = f"does not exist, so {unused}"
+        return Fault(str(USUAL_FILE), problem, f"Name the file: `{named}`{others}")
     has_dsn = bool(environ.get(DSN))
     return Fault(
         DSN if has_dsn else "--config",
         f"{'is set' if has_dsn else 'names no file'}, so Confiture reads no environment file, and "
-        f"the `webhooks:` block of {', '.join(map(str, blocks))} is not used",
+        f"{unused}",
         f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file",
     )
 

@@ -33,11 +33,61 @@ def test_a_block_that_is_not_read_is_named(project: Project, command: tuple[str,
     assert "db/environments/local.yaml is not used" in done.stderr
 
 
-def test_a_command_that_reads_warns_of_it(project: Project) -> None:
-    """list needs no endpoint: it reads the outbox, and names the block that is not read."""
-    done = project.confiture("webhooks", "list", env={"CONFITURE_DATABASE_URL": DSN})
+READING = [("status",), ("list",), ("show", "evt_1"), ("redeliver", "evt_1")]
+
+
+@pytest.mark.parametrize("words", READING)
+def test_a_command_that_does_not_know_the_outbox_fails(
+    project: Project, words: tuple[str, ...]
+) -> None:
+    """The block that may name the outbox is not read: exit 5, never an empty outbox."""
+    env = {"CONFITURE_DATABASE_URL": DSN}
+    done = project.confiture("webhooks", *words, env=env)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "db/environments/local.yaml is not used" in done.stderr
+    done = project.confiture("webhooks", *words, "--format", "json", env=env)
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (5, False)
+
+
+def test_a_command_that_knows_the_outbox_warns_of_it(project: Project) -> None:
+    """Where a variable names the outbox, list reads it, and names the block that is not read."""
+    env = {"CONFITURE_DATABASE_URL": DSN, "CONFITURE_WEBHOOK_OUTBOX": "sqlite"}
+    done = project.confiture("webhooks", "list", env=env)
     assert done.returncode == 0
     assert "db/environments/local.yaml is not used" in done.stderr
+
+
+@pytest.mark.parametrize("words", [*READING, ("deliver",), ("check",), ("test",)])
+def test_without_the_usual_file_the_others_are_named(
+    project: Project, words: tuple[str, ...]
+) -> None:
+    """The remedy is the same command with a file that exists."""
+    usual = project.environments / "local.yaml"
+    usual.rename(project.environments / "staging.yaml")
+    project.environment_file("production", webhooks={"endpoints": []})
+    done = project.confiture("webhooks", *words, env={"CONFITURE_ENVIRONMENT": "production"})
+    assert done.returncode == 5
+    assert "db/environments/local.yaml: does not exist" in done.stderr
+    named = f"confiture webhooks {' '.join(words)} --config db/environments/production.yaml"
+    assert f"Name the file: `{named}` (or staging.yaml)" in done.stderr
+    assert "CONFITURE_ENVIRONMENT" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("status",), ("list",), ("show", "evt_1"), ("deliver",)])
+def test_a_file_that_names_no_database_is_named(project: Project, words: tuple[str, ...]) -> None:
+    """The outbox is in the migrated database, which only the missing variable names."""
+    (project.environments / "production.yaml").write_text(
+        f"webhooks: {{outbox: postgres, endpoints: [{{name: a, url: '{URL}'}}]}}\n",
+        encoding="utf-8",
+    )
+    named = ("--config", "db/environments/production.yaml")
+    done = project.confiture("webhooks", *words, *named)
+    assert done.returncode == 5
+    assert "db/environments/production.yaml: names no database" in done.stderr
+    assert "Set CONFITURE_DATABASE_URL" in done.stderr
+    done = project.confiture("webhooks", *words, *named, env={"CONFITURE_DATABASE_URL": DSN})
+    assert done.returncode == 1
+    assert "127.0.0.1:1" in done.stderr
 
 
 def test_check_warns_of_it(project: Project) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from psycopg import ProgrammingError, conninfo
 
 from ..config.file import expand, read
+from ..config.rules import Invalid
 from ..event import Database
 
 KEYS = ("database_url", "database")
@@ -51,8 +52,20 @@ def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | N
         return next((environ[name] for name in VARIABLES if environ.get(name)), None)
     try:
         content = read(config_file)
+        if not any(map(content.get, KEYS)) and environ.get(VARIABLES[0]):
+            return environ[VARIABLES[0]]
         # No more than this: a variable of another part that is not set is no fault of the address.
         found = expand({key: content.get(key) for key in KEYS}, environ)
         return str(dsn_from_config(found) or "") or None
     except Exception:  # noqa: BLE001  what the host cannot use, either
         return None
+
+
+def names_database(config_file: Path | None, environ: Mapping[str, str]) -> bool:
+    """Whether the file, or a variable, names the database; otherwise it is the host's default."""
+    if config_file is None or environ.get(VARIABLES[0]):
+        return any(map(environ.get, VARIABLES))
+    try:
+        return any(map(read(config_file).get, KEYS))
+    except Invalid:
+        return False

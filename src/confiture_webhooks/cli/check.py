@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any
@@ -74,7 +75,7 @@ def check(
     settings, files = whole_settings_of(config, output)
     if faults := _proxy_faults(settings):
         refuse(faults, output)
-    unread = unread_block(os.environ, invocation_of(config, output).settings_file)
+    unread = unread_block(os.environ, invocation_of(config, output), sys.argv[1:])
     document: dict[str, Any] = {
         **redacted(settings),
         "outbox_at": outbox_place(settings, os.environ),

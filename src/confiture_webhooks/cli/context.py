@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ..adapters.hook_files import HookFile
 from ..config import Settings, read
-from ..config.variables import CONFIG, SWITCH, is_off
+from ..config.variables import CONFIG, DSN, OUTBOX, SWITCH, is_off
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
 from ..outlook import Standing, Wait, outlook
@@ -31,6 +32,9 @@ from .tables import fail, refuse, say_faults
 
 if TYPE_CHECKING:
     from ..outbox import Outbox
+
+
+_SET_DSN = f"Set {DSN}, or `database_url` in the environment file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,23 +175,41 @@ def invocation_of(config: Path | None, output: str, *, is_sending: bool = False)
 def opened(config: Path | None, output: str, *, makes: bool = False) -> Iterator[Context]:
     """The settings and the outbox they name; what the outbox refuses ends the command in a line.
 
-    Reading needs no endpoint, no secret and no address. An outbox is made only if *makes*.
+    Reading needs no endpoint, no secret and no address, only what names the outbox. An outbox is
+    made only if *makes*.
     """
     settings = settings_of(config, output, needs_endpoint=False)
     if not settings.recorded and (
-        fault := unread_block(os.environ, _asked_for(config).settings_file)
+        fault := unread_block(os.environ, _asked_for(config), sys.argv[1:])
     ):
+        if not os.environ.get(OUTBOX):
+            refuse([fault], output)
         say_faults([fault])
     try:
         with closing(operators_outbox(settings, os.environ, makes=makes)) as outbox:
             yield Context(config=config, output=output, settings=settings, outbox=outbox)
     except OutboxError as error:
-        fail(str(error), output)
+        outbox_failed(error, settings, config, output)
+
+
+def outbox_failed(
+    error: OutboxError, settings: Settings, config: Path | None, output: str
+) -> NoReturn:
+    """End the command: the outbox refused, or the environment file does not name its database."""
+    from ..adapters.database import names_database, project_dsn  # noqa: PLC0415
+
+    file = _asked_for(config).config_file
+    dsn = project_dsn(file, os.environ)
+    is_project = settings.outbox in {"postgres", f"postgres:{dsn}"}
+    if is_project and not names_database(file, os.environ):
+        where = str(file) if file is not None else "outbox postgres"
+        refuse([Fault(where, "names no database", _SET_DSN)], output)
+    fail(str(error), output)
 
 
 def refuse_nothing(invocation: Invocation, output: str) -> NoReturn:
     """End the command: no endpoint is configured."""
-    if fault := unread_block(os.environ, invocation.settings_file):
+    if fault := unread_block(os.environ, invocation, sys.argv[1:]):
         refuse([fault], output)
     file = invocation.config_file or "the environment file"
     remedy = f"Set it, or write a `webhooks:` block into {file}"

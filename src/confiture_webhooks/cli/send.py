@@ -24,7 +24,7 @@ from ..terminal import is_terminal, say
 from ..watch import PassResult, Source, deliver_due, deliver_until
 from ..wiring import files_of, operators_outbox
 from ..worker.pace import FAILING_AFTER
-from .context import ask_of, database_of, settings_of, source_of
+from .context import ask_of, database_of, outbox_failed, settings_of, source_of
 from .options import ConfigOpt, FormatOpt, is_json, known
 from .tables import (
     CONFIG_INVALID,
@@ -189,7 +189,7 @@ def deliver(
         else:
             result = _once(settings, ask, database)
     except OutboxError as error:
-        fail(str(error), output)
+        outbox_failed(error, settings, config, output)
     faulty = {endpoint.name: Why.FAULTY.value for endpoint in settings.faulty}
     barred = {name: faulty.get(name, why) for name, why in result.barred.items()}
     result = replace(result, barred=barred)

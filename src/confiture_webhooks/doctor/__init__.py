@@ -44,7 +44,7 @@ def diagnose(
         yield _configured(settings, files)
     for fault in (*settings.warnings, *settings.advice):
         yield warn("settings", f"{fault.setting}: {fault.problem}", fault.remedy)
-    if unread := unread_block(environ, invocation.settings_file):
+    if unread := unread_block(environ, invocation, ("webhooks", "doctor")):
         yield warn("environment file", f"{unread.setting} {unread.problem}", unread.remedy)
     yield _commands()
     yield from _hook_files(files)

@@ -36,6 +36,8 @@ class Invocation:
     """The environment file the host reads, or ``None`` when the DSN comes from elsewhere."""
     settings_file: Path | None
     """Where the ``webhooks:`` block is looked for: there, or in CONFITURE_ENVIRONMENT's file."""
+    missing: Path | None = None
+    """The environment file the host reads, if it does not exist."""
     is_rehearsal: bool
     """Whether nothing it does is meant to last."""
     resumes: str | None = None
@@ -71,6 +73,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
     return Invocation(
         command=command,
         config_file=_readable(config_file),
+        missing=config_file if config_file is not None and not config_file.exists() else None,
         settings_file=_readable(config_file or _environment_file(environ)),
         is_rehearsal=any(word.startswith("--dry-run") for word in rest),
         resumes=resumes,
