@@ -9,7 +9,7 @@ from enum import StrEnum
 from os import PathLike
 
 from .event import rfc3339
-from .remedy import shown
+from .remedy import quoted, shown
 from .terminal import counted
 
 NO_ENVIRONMENT = "(none)"
@@ -140,18 +140,26 @@ def listed(counts: Mapping[str | None, int]) -> str:
 
 
 def elsewhere_line(counts: Mapping[str | None, int], files: Files = NO_FILES) -> str:
-    """How many deliveries wait in other environments, and how each is sent."""
-    ways = ", ".join(_way(name, files) for name in counts)
-    return f"Other environments have deliveries that wait: {listed(counts)}. Send them with {ways}"
+    """How many deliveries wait in other environments, and whose job sends them."""
+    ways = [
+        f"The job of {name} sends them ({_settings(name, files)})" if name else _WITHOUT
+        for name in counts
+    ]
+    return ". ".join([f"Other environments have deliveries that wait: {listed(counts)}", *ways])
 
 
-def _way(environment: str | None, files: Files) -> str:
-    """The command that sends what waits in *environment*."""
-    if not environment:
-        return f"{shown('deliver')} without --config and CONFITURE_ENVIRONMENT"
-    if environment in files:
-        return shown("deliver", config=files[environment])
-    return f"{shown('deliver')} and the --config of {environment}"
+_WITHOUT = (
+    f"To send those of {NO_ENVIRONMENT}, unset CONFITURE_ENVIRONMENT and leave --config out, "
+    f"then run: {shown('deliver')}"
+)
+
+
+def _settings(environment: str, files: Files) -> str:
+    """What the job of *environment* has: variables of the same names may lead elsewhere here."""
+    file = files.get(environment)
+    if file is None:
+        return "its own variables and --config"
+    return f"its own variables, --config {quoted(str(file))}"
 
 
 def unserved_line(
@@ -171,7 +179,7 @@ def unserved_line(
         f"{shown_environment(environment)} due since {rfc3339(since)}: no worker serves it"
     )
     if environment:
-        return f"{late}. Send them with {_way(environment, files)}"
+        job = f"the job of {environment} ({_settings(environment, files)})"
+        return f"{late}. Run `confiture webhooks deliver` in {job}"
     wanted = f"CONFITURE_ENVIRONMENT={mine}" if mine else "CONFITURE_ENVIRONMENT"
-    ways = _way(environment, files)
-    return f"{late}. Set {wanted} for the run that recorded them. Send these with {ways}"
+    return f"{late}. Set {wanted} for the run that recorded them. {_WITHOUT}"

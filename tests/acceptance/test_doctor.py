@@ -258,7 +258,7 @@ def test_a_name_that_does_not_resolve(here: Project) -> None:
 @pytest.mark.parametrize(
     ("ahead", "code", "status", "detail"),
     [
-        (timedelta(), 0, "ok", "s apart"),
+        (timedelta(), 0, "ok", "agrees with the receiver's to within"),
         (timedelta(minutes=3), 0, "warning", "ahead of this machine's"),
         (timedelta(hours=-1), 1, "problem", "behind this machine's"),
     ],
@@ -366,3 +366,12 @@ def test_a_damaged_outbox_is_only_looked_at(here: Project, receiver: Any) -> Non
     assert rows["outbox"]["remedy"].startswith("The next 'confiture migrate up' keeps it aside")
     assert file.read_bytes() == b"not a database" * 1000
     assert sorted(found.name for found in file.parent.iterdir()) == [".gitignore", "webhooks.db"]
+
+
+def test_a_database_that_does_not_answer_has_words_and_a_remedy(here: Project) -> None:
+    """No class of an exception: what is wrong with which database, and what to do."""
+    _, rows = diagnosed(here, {})
+    row = rows["database"]
+    assert row["status"] == "warning"
+    assert row["detail"] == ("not reached: the server does not answer or has closed the connection")
+    assert "database_url" in row["remedy"]

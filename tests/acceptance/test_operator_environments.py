@@ -356,3 +356,82 @@ def test_a_failed_test_is_not_deferred_and_has_a_remedy(
     assert "webhook.attempt_failed" in done.stderr
     assert "webhook.deferred" not in done.stderr
     assert "remedy: Start the receiver, or correct host and port in `url`" in done.stdout
+
+
+def test_other_environments_are_left_to_their_own_job(shared: Project) -> None:
+    """No command of ours is advised that would send with this shell's variables."""
+    put(shared, "waits", Outcome.RETRY, environment="staging")
+    done = shared.confiture("webhooks", "deliver", *of("production"))
+    job = "The job of staging sends them (its own variables, --config db/environments/staging.yaml)"
+    assert f"deliveries that wait: staging 1. {job}" in done.stdout
+    assert "deliver --config db/environments/staging.yaml" not in done.stdout
+
+
+def test_a_question_names_the_event_and_its_endpoints(shared: Project) -> None:
+    """What is asked is what is done: the event, its migration, the endpoints, the environment."""
+    two = [
+        delivery(id=f"dlv_{name}", event_id="evt_two", endpoint=name, environment="staging")
+        for name in ("ops", "second")
+    ]
+    with opened(shared) as outbox:
+        outbox.release("evt_two", two)
+    words = ("evt_two", *of("staging"))
+    named = "of evt_two (005_add_payment_table) to"
+    asked = shared.confiture("webhooks", "redeliver", *words).stderr
+    assert f"Redeliver 2 deliveries {named} ops, second: staging 2?" in asked
+    asked = shared.confiture("webhooks", "redeliver", *words, "--endpoint", "second").stderr
+    assert f"Redeliver 1 delivery {named} second: staging 1?" in asked
+    asked = shared.confiture("webhooks", "discard", *words).stderr
+    assert f"Discard 2 deliveries {named} ops, second: staging 2 (" in asked
+
+
+@pytest.mark.parametrize("command", ["redeliver", "discard"])
+def test_a_beginning_that_is_too_short_says_so(shared: Project, command: str) -> None:
+    """It is known, and show takes it: the refusal says how much an acting command needs."""
+    put(shared, "x1y2z3_and_more", Outcome.DEAD_LETTER, environment="staging")
+    done = shared.confiture("webhooks", command, "evt_x1y2", "--yes", *of("staging"))
+    assert done.returncode == 1
+    assert "evt_x1y2 (too short: give 8 characters of the id or more)" in done.stderr
+    done = shared.confiture("webhooks", command, "evt_x1y2z3_a", "--yes", *of("staging"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_id_that_is_not_here_says_why_it_may_be(shared: Project) -> None:
+    """Where it was looked for, the reasons, and what to search instead."""
+    done = shared.confiture("webhooks", "show", "evt_nowhere", *of("staging"))
+    assert done.returncode == 1
+    for words in (
+        f"There is no delivery evt_nowhere in sqlite:{shared.path}/.confiture/webhooks.db",
+        "Another --config may name another outbox",
+        "sends from memory",
+        "forgotten after 30 days",
+        "the trace id: search for either",
+    ):
+        assert words in done.stderr
+
+
+def test_show_says_what_an_error_event_says(shared: Project) -> None:
+    """Error, database, command and CI run, as the receiver has them; other formats are left out."""
+    payload = {
+        "database": {"host": "db.internal", "name": "shop", "schema": "public"},
+        "error": {"message": "relation does not exist", "sqlstate": "42P01", "type": "Undefined"},
+        "event_id": "evt_failed",
+        "event_type": "migration_error",
+        "run": {"command": "confiture migrate up", "url": "https://ci.example/4711"},
+    }
+    body = json.dumps(payload).encode()
+    put(shared, "failed", Outcome.DEAD_LETTER, body=body, environment="staging")
+    put(shared, "chat", Outcome.DEAD_LETTER, body=b'{"text": "x"}', environment="staging")
+    shown = shared.confiture("webhooks", "show", "evt_failed", *of("staging")).stdout
+    for fact in (
+        "Undefined: relation does not exist",
+        "42P01",
+        "db.internal/shop",
+        "confiture migrate up",
+        "https://ci.example/4711",
+    ):
+        assert fact in shown
+    done = shared.confiture("webhooks", "show", "evt_failed", *of("staging"), "-f", "json")
+    assert json.loads(done.stdout)["payload"] == payload
+    done = shared.confiture("webhooks", "show", "evt_chat", *of("staging"), "-f", "json")
+    assert "payload" not in json.loads(done.stdout)

@@ -69,6 +69,18 @@ def test_a_run_without_an_environment_is_named_with_its_setting() -> None:
     line = unserved_line(None, 1, EARLIER, mine="production")
     assert line.startswith("1 delivery of environment (none) due since ")
     assert "CONFITURE_ENVIRONMENT=production" in line
+    unset = (
+        "unset CONFITURE_ENVIRONMENT and leave --config out, then run: `confiture webhooks deliver`"
+    )
+    assert line.endswith(unset)
+
+
+def test_an_environment_is_served_by_its_own_job() -> None:
+    """Here variables of the same names may lead to another receiver: no command is pasted."""
+    files = {"staging": "my files/staging.yaml"}
+    line = unserved_line("staging", 2, EARLIER, mine="production", files=files)
+    job = "the job of staging (its own variables, --config 'my files/staging.yaml')"
+    assert line.endswith(f". Run `confiture webhooks deliver` in {job}")
 
 
 def test_plain_words_stay_plain() -> None:

@@ -109,8 +109,10 @@ def test_other_environments_are_named_with_the_remedy() -> None:
     line = leftover_line(left, "a", {}, is_durable=True)
     assert line is not None
     assert "1 delivery not sent (ops: 1," in line
-    assert "Other environments have deliveries that wait: b 2, (none) 3. Send them with " in line
-    assert "`confiture webhooks deliver` and the --config of b" in line
+    assert (
+        "Other environments have deliveries that wait: b 2, (none) 3. The job of b sends " in line
+    )
+    assert "sends them (its own variables and --config). To send those of (none), unset " in line
     assert leftover_line(left, "c", {}, is_durable=True) is None
 
 
@@ -162,7 +164,8 @@ def test_a_command_that_is_advised_names_the_environment_file(
     line = leftover_line(left, None, {}, is_durable=True, config=config, files={"b": "b.yaml"})
     assert line is not None
     assert f"Send it now: `confiture webhooks {named}. Other environments" in line
-    assert "`confiture webhooks deliver --config b.yaml`" in line
+    assert "The job of b sends them (its own variables, --config b.yaml)" in line
+    assert "deliver --config b.yaml" not in line
 
 
 def test_all_is_due_when_nothing_of_this_environment_waits() -> None:

@@ -14,7 +14,7 @@ from ..outlook import by_environment, elsewhere, elsewhere_line, listed, shown_e
 from ..terminal import counted, say
 from ..wiring import files_of
 from .context import Context, invocation_of, opened
-from .look import check_endpoint, find, is_short
+from .look import SHORTEST, check_endpoint, find, is_short
 from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json
 from .send import send_now
 from .status import described, forget, runs, unsettled
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 EVERY = 10_000
 """So many are read at once: a year of dead letters fits into no memory."""
+MOST_EVENTS = 5
+"""A question names so many events."""
 _KINDS = {
     State.DEAD_LETTER: ("dead letter", "dead letters"),
     State.PENDING: ("waiting delivery", "waiting deliveries"),
@@ -47,7 +49,7 @@ def redeliver(
     ] = False,
     endpoint: Annotated[
         str | None,
-        typer.Option("--endpoint", help="With --dead, --pending, --gone: only this endpoint's"),
+        typer.Option("--endpoint", help="Only the deliveries to this endpoint"),
     ] = None,
     later: Annotated[
         bool, typer.Option("--later", help="Only make them due; the next worker sends them")
@@ -84,20 +86,18 @@ def redeliver(
     states = [state for state, is_chosen in chosen.items() if is_chosen]
     if len(states) + bool(ids) != 1:
         raise typer.BadParameter("give ids, --dead, --pending or --gone", param_hint="ID")
-    if endpoint is not None and ids:
-        raise typer.BadParameter("goes with --dead, --pending, --gone", param_hint="--endpoint")
     if not later:
         invocation_of(config, output, is_sending=True)
     with opened(config, output) as context:
         check_endpoint(context, endpoint)
         if ids:
-            rows = _named(context, ids, everywhere=everywhere)
-            kind = ("delivery", "deliveries")
+            rows = _named(context, ids, endpoint=endpoint, everywhere=everywhere)
+            what = f"{_deliveries(len(rows))} of {_events(rows)}"
         else:
             rows = _all(context, states, endpoint, everywhere=everywhere)
-            kind = _KINDS[states[0]]
+            what = counted(len(rows), *_KINDS[states[0]])
         if rows:
-            agree(f"Redeliver {counted(len(rows), *kind)}: {_where(rows)}", yes=yes, output=output)
+            agree(f"Redeliver {what}: {_where(rows)}", yes=yes, output=output)
         now = datetime.now(UTC)
         done = [row for row in rows if context.outbox.redeliver(row.delivery.id, now=now)]
         prospect = _Prospect(context, done, now)
@@ -202,6 +202,7 @@ def discard(
         killed: Judged = []
         broken: list[str] = []
         if ids:
+            ids = _whole(context, ids)
             killed = unsettled(context, ids)
             broken = _unreadable(context, ids)
             events = {*broken, *(intent.event_id for intent, _ in killed)}
@@ -211,7 +212,8 @@ def discard(
             undelivered = [state for state in State if state is not State.DELIVERED]
             rows = _all(context, undelivered, endpoint, everywhere=everywhere)
         lost = [runs(len(broken), "unreadable")] if broken else []
-        plan = [f"{_deliveries(len(rows))}: {_where(rows)} ({_kinds(rows)})"] if rows else []
+        named = f" of {_events(rows)}" if ids else ""
+        plan = [f"{_deliveries(len(rows))}{named}: {_where(rows)} ({_kinds(rows)})"] if rows else []
         plan += [described(killed)] if killed else []
         if plan or lost:
             agree(f"Discard {' and '.join(plan + lost)}", yes=yes, output=output)
@@ -249,8 +251,24 @@ def _unreadable(context: Context, ids: list[str]) -> list[str]:
     ]
 
 
+def _whole(context: Context, ids: list[str]) -> list[str]:
+    """*ids* with the whole id of each run in the outbox that only one beginning names."""
+    runs_here = {one.event_id for one in context.outbox.intents()}
+    runs_here |= {one.event_id for one in context.outbox.unreadable_intents()}
+    whole = []
+    for given in ids:
+        found = [] if is_short(given) else [one for one in runs_here if one.startswith(given)]
+        whole.append(found[0] if len(found) == 1 else given)
+    return whole
+
+
 def _named(
-    context: Context, ids: list[str], *, everywhere: bool, may_be_in_flight: bool = False
+    context: Context,
+    ids: list[str],
+    *,
+    endpoint: str | None = None,
+    everywhere: bool,
+    may_be_in_flight: bool = False,
 ) -> list[Row]:
     """The deliveries called *ids*, or the end of the command if one of them is not to be had."""
     rows: dict[str, Row] = {}
@@ -261,12 +279,18 @@ def _named(
             for text in found.candidates():
                 say(text)
             refused.append(f"{one} (the beginning of {len(found.ids)})")
-        elif not found.rows or (is_short(one) and one not in found.ids):
+        elif not found.rows:
             refused.append(f"{one} (unknown)")
-        elif why := _why_not(context, found.rows, everywhere, may_be_in_flight):
+        elif is_short(one) and one not in found.ids:
+            refused.append(f"{one} (too short: give {SHORTEST} characters of the id or more)")
+        elif not (
+            meant := [row for row in found.rows if endpoint in (None, row.delivery.endpoint)]
+        ):
+            refused.append(f"{one} (not to {endpoint})")
+        elif why := _why_not(context, meant, everywhere, may_be_in_flight):
             refused.append(f"{one} ({why})")
         else:
-            rows |= {row.delivery.id: row for row in found.rows}
+            rows |= {row.delivery.id: row for row in meant}
     if refused:
         fail(f"Not possible: {', '.join(refused)}. Nothing was changed", context.output)
     return list(rows.values())
@@ -304,6 +328,20 @@ def _environments(rows: Sequence[Row]) -> Counter[str | None]:
 
 def _where(rows: Sequence[Row]) -> str:
     return listed(_environments(rows))
+
+
+def _events(rows: Sequence[Row]) -> str:
+    """The events of *rows* with the endpoints of each: ``evt_1 (005_shop) to a, b``."""
+    events: dict[str, list[Row]] = {}
+    for row in rows:
+        events.setdefault(row.delivery.event_id, []).append(row)
+    texts = []
+    for event_id, each in list(events.items())[:MOST_EVENTS]:
+        name = each[0].delivery.migration_name
+        to = ", ".join(sorted({row.delivery.endpoint for row in each}))
+        texts.append(f"{event_id}{f' ({name})' if name else ''} to {to}")
+    left = len(events) - len(texts)
+    return "; ".join([*texts, *([counted(left, "more event", "more events")] if left else [])])
 
 
 def _kinds(rows: Sequence[Row]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from ..errors import Fault
 from ..event import EventType, rfc3339
 from ..outbox import Unreadable
 from ..outlook import NO_ENVIRONMENT, shown_environment
+from ..run.outgoing import KEPT_FOR
 from ..terminal import say
 from .context import Context, opened
 from .options import ConfigOpt, FormatOpt, instant, is_json, known, words
@@ -251,10 +253,11 @@ def show(
         wholes = [
             {
                 **facts,
+                **({"payload": payload} if (payload := _payload(row.delivery)) else {}),
                 "trace_id": facts["correlation_id"],
                 "timeline": list(map(_attempt, attempts)),
             }
-            for _, facts, attempts in found
+            for row, facts, attempts in found
         ]
         print_json({"ok": True, **(wholes[0] if len(wholes) == 1 else {"deliveries": wholes})})
         return
@@ -271,6 +274,8 @@ def _show(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> None:
         (key.replace("_", " "), "-" if value is None else str(value))
         for key, value in named.items()
     )
+    if told := _of_body(row.delivery):
+        print_facts(told.items())
     print()
     made_at = row.delivery.created_at
     print_table(
@@ -288,6 +293,33 @@ def _show(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> None:
     )
 
 
+def _payload(delivery: Delivery | Unreadable) -> dict[str, Any] | None:
+    """The body as the receiver has it, if it is of the default format."""
+    try:
+        found = json.loads(delivery.body)
+    except (AttributeError, ValueError):
+        return None
+    is_ours = isinstance(found, dict) and found.get("event_id") == delivery.event_id
+    return found if is_ours and "event_type" in found else None
+
+
+def _of_body(delivery: Delivery | Unreadable) -> dict[str, str]:
+    """What happened, where, and in which run, as far as the body says so."""
+    payload = _payload(delivery) or {}
+    error, database, run = (
+        found if isinstance(found := payload.get(key), dict) else {}
+        for key in ("error", "database", "run")
+    )
+    named = {
+        "error": ": ".join(str(error[key]) for key in ("type", "message") if error.get(key)),
+        "sqlstate": error.get("sqlstate"),
+        "database": "/".join(str(database[key]) for key in ("host", "name") if database.get(key)),
+        "command": run.get("command"),
+        "CI run": run.get("url"),
+    }
+    return {name: str(value) for name, value in named.items() if value}
+
+
 def _sought(context: Context, given: str) -> list[Row]:
     found = find(context.outbox, given)
     if found.is_ambiguous:
@@ -299,11 +331,18 @@ def _sought(context: Context, given: str) -> list[Row]:
             say(line)
         fail(problem)
     if not found.rows:
-        problem = f"There is no delivery {given} in {context.where}"
         if any(intent.event_id.startswith(given) for intent in context.outbox.intents()):
             problem = f"{given} is the event of a migration whose end is not known yet"
             fail(f"{problem}. See {context.command('status')}", context.output)
-        fail(f"{problem}. List them: {context.command('list')}", context.output)
+        sentences = (
+            f"There is no delivery {given} in {context.where}",
+            "Another --config may name another outbox",
+            "A run whose outbox did not open sends from memory",
+            f"Delivered ones are forgotten after {KEPT_FOR.days} days",
+            "The log lines of the run have the event id and the trace id: search for either",
+            f"List what is here: {context.command('list')}",
+        )
+        fail(". ".join(sentences), context.output)
     return list(found.rows)
 
 

@@ -211,7 +211,7 @@ def _clock(endpoint: str, skew: timedelta | None) -> Check:
         return skipped(name, "no answer had a Date")
     off_s = round(skew.total_seconds())
     if abs(skew) < CLOCK_OFF:
-        return ok(name, f"{off_s} s apart")
+        return ok(name, f"agrees with the receiver's to within {max(abs(off_s), 1)} s")
     side = "ahead of" if off_s > 0 else "behind"
     remedy = "Set this machine's clock, or the receiver's: timestamps are part of the signature"
     make = wrong if abs(skew) > CLOCK_WRONG else warn

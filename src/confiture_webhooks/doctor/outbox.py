@@ -283,7 +283,7 @@ def database(config_file: Path | None, environ: Mapping[str, str]) -> Iterator[C
     try:
         [[is_standby, read_only]] = bounded(lambda: _asked(dsn, _STANDBY), WAIT_S + 1)
     except Exception as error:  # noqa: BLE001  its text may hold the address
-        yield skipped("database", f"not reached: {type(error).__name__}")
+        yield _not_reached(error, config_file, environ)
         return
     if is_standby:
         yield wrong(
@@ -299,6 +299,23 @@ def database(config_file: Path | None, environ: Mapping[str, str]) -> Iterator[C
         )
     else:
         yield ok("database", "takes writes")
+
+
+def _not_reached(error: Exception, config_file: Path | None, environ: Mapping[str, str]) -> Check:
+    """Why the database does not answer, without the server's words, and what to do."""
+    import psycopg  # noqa: PLC0415
+
+    from ..adapters.database import names_database  # noqa: PLC0415
+    from ..outbox.postgres_session import reason_of  # noqa: PLC0415
+
+    if config_file is not None and not names_database(config_file, environ):
+        problem = f"{config_file} names none, and the default of Confiture does not answer"
+        return warn(
+            "database", problem, "Set CONFITURE_DATABASE_URL, or `database_url` in the file"
+        )
+    known = error if isinstance(error, psycopg.Error) else psycopg.OperationalError()
+    reason, remedy = reason_of(known)
+    return warn("database", f"not reached: {reason}", remedy)
 
 
 def missing_rights(dsn: str) -> list[str]:
