@@ -190,7 +190,7 @@ def test_the_operators_commands_answer_programs(left_behind: Any) -> None:
     )
     again = document(left_behind, "redeliver", "--pending", "--yes", code=1)
     assert (again["redelivered"], again["due"], again["barred"]) == (1, 0, {"a": "unknown"})
-    assert "unknown" in document(left_behind, "discard", dead["id"][:8], "--yes", code=1)["error"]
+    assert "too short" in document(left_behind, "discard", dead["id"][:8], "--yes", code=1)["error"]
     gone = {
         "ok": True,
         "discarded": 1,

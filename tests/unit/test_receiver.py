@@ -210,6 +210,7 @@ def test_verified_shows_no_payload() -> None:
     [
         (503, Answer(status=503)),
         ("429", Answer(status=429)),
+        ("429:20", Answer(status=429, headers={"Retry-After": "20"})),
         ((503, {"Retry-After": "1"}), Answer(status=503, headers={"Retry-After": "1"})),
         ((200, {}, b"hello"), Answer(body=b"hello")),
         ("hang", Answer(fault="hang")),
@@ -222,7 +223,10 @@ def test_answers(entry: Any, answer: Answer) -> None:
     assert answer_of(entry) == answer
 
 
-@pytest.mark.parametrize("entry", ["sulk", "", 99, 600, "\N{ARABIC-INDIC DIGIT FIVE}00", None])
+@pytest.mark.parametrize(
+    "entry",
+    ["sulk", "", 99, 600, "429:", "429:x", ":20", "slow:1", "\N{ARABIC-INDIC DIGIT FIVE}00", None],
+)
 def test_no_such_answer(entry: Any) -> None:
     """Anything else is refused with what is possible."""
     with pytest.raises(ValueError, match="one of slow, close, drip"):
@@ -388,3 +392,15 @@ def test_the_signature_that_was_valid_is_named() -> None:
     only_body = Headers({"X-Confiture-Signature": "sha256=00"})
     text = describe(as_document(received(headers=only_body))).plain
     assert "valid (X-Confiture-Signature)" in text
+
+
+def test_a_run_is_shown_with_its_environment_and_command() -> None:
+    """The body of a whole run has the environment at its top, and what was run."""
+    payload = {
+        "event_type": "run_error",
+        "environment": "staging",
+        "run": {"command": "confiture migrate up", "url": None},
+    }
+    text = describe(as_document(received(payload=payload))).plain
+    assert "environment     staging" in text
+    assert "command         confiture migrate up" in text

@@ -66,6 +66,7 @@ def listen(
 
     ANSWERS:
       503        A status from 200 to 599.
+      429:20     A status with Retry-After: 20.
       slow       200, after a second.
       hang       Nothing, with the connection kept open.
       close      Nothing: the connection is closed.

@@ -97,9 +97,9 @@ def _body_as_text(body: bytes) -> dict[str, str]:
 def describe(document: dict[str, Any]) -> Text:
     """A request for human eyes: event, signature and run."""
     payload = document["payload"] if isinstance(document["payload"], dict) else {}
-    migration, execution, error = (
+    migration, execution, error, run = (
         part if isinstance(part, dict) else {}
-        for part in map(payload.get, ("migration", "execution", "error"))
+        for part in map(payload.get, ("migration", "execution", "error", "run"))
     )
     duration_s = execution.get("duration_seconds")
     text = Text()
@@ -116,7 +116,8 @@ def describe(document: dict[str, Any]) -> Text:
     facts = {
         "correlation id": document["correlation_id"],
         "event id": document["event_id"],
-        "environment": migration.get("environment"),
+        "environment": migration.get("environment") or payload.get("environment"),
+        "command": run.get("command"),
         "duration": None if duration_s is None else f"{duration_s} s",
         "rows affected": execution.get("rows_affected"),
         "error": f"{error.get('type')}: {error.get('message')}" if error else None,

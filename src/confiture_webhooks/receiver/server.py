@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import socketserver
 import struct
@@ -149,7 +150,8 @@ def answer_of(entry: Scripted) -> Answer:
     """The answer a script's *entry* stands for.
 
     A status (``503``), a status with headers (``(503, {"Retry-After": "1"})``) and a
-    body, ``"slow"`` (200 after a second), a fault by its name, or an ``Answer``.
+    body, ``"429:20"`` (a status and its Retry-After), ``"slow"`` (200 after a second), a fault by
+    its name, or an ``Answer``.
     Raises ValueError for anything else.
     """
     if isinstance(entry, Answer):
@@ -160,10 +162,10 @@ def answer_of(entry: Scripted) -> Answer:
         return Answer(delay_s=SLOW_S)
     if isinstance(entry, str) and entry in FAULTS:
         return Answer(fault=entry)
-    if isinstance(entry, str) and entry.isascii() and entry.isdigit():
-        entry = int(entry)
-    if isinstance(entry, int) and 200 <= entry <= 599:  # noqa: PLR2004
-        return Answer(status=entry)
+    status, colon, after = str(entry).partition(":")
+    is_status = re.fullmatch("[2-5][0-9]{2}", status) is not None
+    if is_status and re.fullmatch("[0-9]{1,9}" if colon else "", after):
+        return Answer(status=int(status), headers={"Retry-After": after} if colon else {})
     words = ", ".join(["slow", *sorted(FAULTS)])
     raise ValueError(f"{entry!r} is not an answer: a status from 200 to 599, or one of {words}")
 
