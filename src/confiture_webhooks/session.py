@@ -45,7 +45,8 @@ def consult(run: Run, connection: Any) -> None:
 class CommandSession:
     """One ``confiture migrate …`` command under observation."""
 
-    def __init__(self, run: Run, invocation: Invocation) -> None:
+    def __init__(self, settings: Settings, run: Run, invocation: Invocation) -> None:
+        self._settings = settings
         self._run = run
         self._invocation = invocation
         self._engine: Any = None
@@ -150,6 +151,8 @@ class CommandSession:
         self._restore()
         self._end_line()
         if not self._is_run:
+            if self._settings.faults:
+                _log_faults(self._settings)
             return  # nothing was to be changed: left-overs wait for a real run
         failure = None
         with containing("ending a run", self._run.report):
@@ -270,9 +273,12 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     if unread is not None and not settings.recorded:
         notices.append(str(unread))
     terminal.say(*(f"confiture-webhooks: {notice}" for notice in notices))
+    has_run = bool(settings.recorded or files)
     if settings.faults:
         _say_faults(settings)
-    if not (settings.recorded or files):
+        if not has_run:
+            _log_faults(settings)
+    if not has_run:
         return None
 
     def database() -> str | None:
@@ -290,13 +296,13 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         # ours are imported costs more than the imports.
         gc.freeze()
         threading.Thread(target=preload, name="webhooks-preload", daemon=True).start()
-    session = CommandSession(Run(settings, made), invocation)
+    session = CommandSession(settings, Run(settings, made), invocation)
     session.install()
     return session
 
 
 def _say_faults(settings: Settings) -> None:
-    """Every fault, on stderr and as one log event, and what becomes of the events."""
+    """Every fault on standard error, and what becomes of the events."""
     waiting = ", ".join(endpoint.name for endpoint in settings.faulty)
     costs = [f"events for {waiting} are recorded and wait until this is fixed"] if waiting else []
     if settings.outbox_fault is not None:
@@ -307,6 +313,10 @@ def _say_faults(settings: Settings) -> None:
         f"confiture-webhooks: the configuration is wrong; {'; '.join(costs) or 'the rest is used'}:"
     ]
     terminal.say(*lines, *(f"  {fault}" for fault in settings.faults))
+
+
+def _log_faults(settings: Settings) -> None:
+    """Every fault as one log event of a command without a run; a run logs its own."""
     from .telemetry import Telemetry  # noqa: PLC0415
 
     telemetry = Telemetry.for_command(

@@ -36,6 +36,9 @@ def test_an_endpoint_whose_variable_is_not_set_waits_and_the_others_deliver(
     assert _targets(receiver) == ["good"]
     assert "events for bad are recorded and wait" in done.stderr
     assert "needs the environment variable HOOK_OF_BAD" in done.stderr
+    logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert "webhooks.config_invalid" in {line["event"] for line in logged}
+    assert len({line["correlation_id"] for line in logged}) == 1  # the run's, on every line
     env = {"HOOK_OF_BAD": receiver.url}
     sent = one_migration.confiture("webhooks", "deliver", env=env)
     assert sent.returncode == 0, sent.stderr

@@ -59,7 +59,7 @@ class Bench:
         invocation = parse(["migrate", *line.split()], {})
         assert invocation is not None
         self.run = Run(settings, parts, self.said.append)
-        self.session = CommandSession(self.run, invocation)
+        self.session = CommandSession(settings, self.run, invocation)
         self.session.install()
 
     def kinds(self, error: BaseException | None = None) -> list[str]:

@@ -44,6 +44,8 @@ class Opened:
         if not self._has_span:
             self._has_span = True
             self.telemetry.start_run(self.command, self.database, started_at=self.started_at)
+            if self._settings.faults:
+                self.telemetry.config_invalid(self._settings.faults)
         return self.telemetry
 
     def is_traced(self) -> bool:

@@ -244,6 +244,8 @@ class Run:
     @contained
     def _conclude_run(self, error_type: str | None, error: ErrorInfo | None) -> None:
         """Close the run's span, count it, and release its event."""
+        if self._settings.faults:
+            self._opened.traced()  # which logs them
         failed = [migration for migration, is_success in self._ended if not is_success]
         is_known = not self._settling.has_unknown
         if failed and failed[-1].error is not None:
