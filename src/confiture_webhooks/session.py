@@ -113,15 +113,15 @@ class CommandSession:
 
     def _note_database(self, connection: Any) -> None:
         """Keep the address while the connection tells it: the outbox may be there."""
-        from .adapters.database import dsn_of  # noqa: PLC0415
-
         with containing("reading the database's address", self._run.report):
+            from .adapters.database import dsn_of  # noqa: PLC0415
+
             self.database = self.database or dsn_of(connection)
 
     def _watch(self, engine: Any) -> None:
-        from .adapters.confiture import observe, observe_resume  # noqa: PLC0415
-
         with containing("observing the engine", self._run.report):
+            from .adapters.confiture import observe, observe_resume  # noqa: PLC0415
+
             self._engine = engine
             observe(engine, self._run, self._is_active)
             if self._invocation.resumes:
@@ -130,9 +130,9 @@ class CommandSession:
 
     def _tell_unloadable(self, path: Path, error: Exception) -> None:
         """A migration file that cannot be loaded is a migration that failed."""
-        from .adapters.confiture import tell_unloadable  # noqa: PLC0415
-
         with containing("recording a migration", self._run.report):
+            from .adapters.confiture import tell_unloadable  # noqa: PLC0415
+
             if self._engine is not None and self._is_active(self._engine):
                 direction = self._invocation.direction
                 tell_unloadable(self._engine, self._run, path, direction, error)
@@ -148,8 +148,9 @@ class CommandSession:
         """The command is over, its output written."""
         with suppress(Exception):  # its result is not lost if the process is killed from here on
             sys.stdout.flush()
-        self._restore()
-        self._end_line()
+        with containing("ending a run", self._run.report):
+            self._restore()
+            self._end_line()
         if not self._is_run:
             if self._settings.faults:
                 _log_faults(self._settings)

@@ -70,7 +70,7 @@ def down_with_the_outbox(shop: Any) -> None:
         (down_with_the_outbox, "run_error", "OperationalError"),
         (absent, "run_error", "OperationalError"),
         (changed, "run_error", "ChecksumVerificationError"),
-        (twice, "run_error", "exit_3"),
+        (twice, "run_error", "exit_{code}"),
         (broken, "migration_error", "SyntaxError"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
@@ -85,7 +85,7 @@ def test_a_run_that_fails_is_reported(
     done = shop.confiture("migrate", "up")
     assert (done.returncode, done.stdout) == (off.returncode, off.stdout)
     assert done.returncode != 0
-    assert sent(receiver, before)[-1] == (event, error)
+    assert sent(receiver, before)[-1] == (event, error.format(code=off.returncode))
     assert [kind for kind, _ in sent(receiver)].count("run_error") == (event == "run_error")
     payload = receiver.requests[-1].payload
     assert payload["database"]["name"]

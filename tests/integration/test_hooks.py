@@ -187,6 +187,19 @@ def test_a_module_is_found_as_an_import_would_find_it(
     assert [file.fault is None for file in found] == [True, False]
 
 
+@pytest.mark.parametrize("open_to_others", ["ops", "ops/__init__.py", "ops/sub/__pycache__"])
+def test_a_module_below_a_package_that_others_may_write_is_not_used(
+    tmp_path: Path, open_to_others: str
+) -> None:
+    """Importing ``ops.sub.notify`` runs its packages too: each has to be ours alone."""
+    (tmp_path / "ops" / "sub" / "__pycache__").mkdir(parents=True)
+    for name in ("ops/__init__.py", "ops/sub/__init__.py", "ops/sub/notify.py"):
+        (tmp_path / name).write_text("")
+    assert [file.is_trusted for file in find(tmp_path, ["ops.sub.notify"])] == [True]
+    (tmp_path / open_to_others).chmod(0o777)
+    assert [file.is_trusted for file in find(tmp_path, ["ops.sub.notify"])] == [False]
+
+
 def test_reading_a_file_says_nothing(tmp_path: Path) -> None:
     """What Python warns of in a file is said when it is imported, and not before."""
     directory = tmp_path / "confiture_hooks"
@@ -242,12 +255,12 @@ def test_explaining_tells_what_depends_on_the_migration() -> None:
     kind = EventType.MIGRATION_SUCCESS
 
     def told(migration: str | None) -> bool | None:
-        return explain([one], kind, "production", migration)[0].is_told
+        return explain([one], kind, "production", migration)[0]["told"]
 
     assert told("1_billing_x") is True
     assert told("1_other") is False
     assert told(None) is None
-    assert explain([one], EventType.RUN_ERROR, None, None)[0].is_told is False
+    assert explain([one], EventType.RUN_ERROR, None, None)[0]["told"] is False
 
 
 def test_the_directory_is_put_back_where_a_thread_cannot_have_its_own(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import gc
 import json
+import sys
 import threading
 import time
 import weakref
@@ -251,6 +252,18 @@ def test_an_engine_that_cannot_be_watched_still_migrates() -> None:
     assert bench.kinds() == []
     assert len(bench.said) == 1
     assert "AttributeError" in bench.said[0]
+
+
+def test_a_part_that_cannot_be_imported_costs_the_webhooks_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A module that an upgrade took away in the middle of a run reaches no migration."""
+    bench = Bench()
+    for name in ("confiture", "database"):
+        monkeypatch.setitem(sys.modules, f"confiture_webhooks.adapters.{name}", None)
+    with host_session() as session:
+        session.migrator.apply(a_migration())
+    assert "migration_success" not in bench.kinds()
 
 
 def test_attach_tells_what_happens_in_its_block(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,9 +102,21 @@ def _module(name: str, project: Path) -> HookFile:
     origin = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
     if origin is None:
         return HookFile(module=name, path=None)
-    if origin.is_relative_to(project) and (doubt := _distrust(origin) or _distrust(origin.parent)):
-        return HookFile(module=name, path=origin, fault=doubt, is_trusted=False)
+    for path in _imported_with(origin, project):
+        if doubt := _distrust(path):
+            return HookFile(module=name, path=origin, fault=doubt, is_trusted=False)
     return _read(name, origin)
+
+
+def _imported_with(origin: Path, project: Path) -> Iterator[Path]:
+    """Whatever of *project* decides what runs when *origin* is imported: packages above it too."""
+    if not origin.is_relative_to(project):
+        return
+    yield from (origin, origin.parent, origin.parent / "__pycache__")
+    for package in origin.parents:
+        if package == project:
+            return
+        yield from (package, package / "__init__.py", package / "__pycache__")
 
 
 def _top_level(name: str) -> ModuleSpec | None:
