@@ -186,6 +186,21 @@ def test_no_setting_of_a_database_changes_anything(outbox_database: str, setting
             admin.execute(f"ALTER DATABASE {admin.info.dbname} RESET ALL")
 
 
+def test_no_plan_claims_more_than_asked(outbox_database: str) -> None:
+    """Where the server loops over the rows and asks again for each, the limit holds all the same."""
+    opened = emptied(outbox_database)
+    with psycopg.connect(outbox_database, autocommit=True) as admin:
+        for one in ("hashjoin", "mergejoin", "hashagg", "sort", "material", "memoize"):
+            admin.execute(f"ALTER DATABASE {admin.info.dbname} SET enable_{one} = off")
+        try:
+            with closing(opened()) as outbox:
+                for number in range(1, 7):
+                    release(outbox, number)
+                assert len(outbox.claim("a", environment="production", now=NOW, lease=LEASE)) == 1
+        finally:
+            admin.execute(f"ALTER DATABASE {admin.info.dbname} RESET ALL")
+
+
 # Documents
 
 

@@ -137,15 +137,15 @@ WITH head AS (
         LIMIT 1
     ) IS NULL
     ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED
-)
-UPDATE main.deliveries
-SET state = 'in_flight', is_ready = 0, wakes_at = :lease_until, token = :token
-WHERE seq IN (
+), picked AS (  -- PostgreSQL may run a plain subquery again, and exceed the limit
     SELECT seq FROM main.deliveries
     WHERE endpoint = :endpoint AND environment = :environment AND is_ready + 0 = 1
       AND correlation_id = (SELECT correlation_id FROM head)
     ORDER BY seq LIMIT :limit FOR UPDATE SKIP LOCKED
 )
+UPDATE main.deliveries
+SET state = 'in_flight', is_ready = 0, wakes_at = :lease_until, token = :token
+WHERE seq IN (SELECT seq FROM picked)
 
 -- name: leased
 SELECT deliveries.*, bodies.body FROM main.deliveries LEFT JOIN main.bodies USING (seq)
