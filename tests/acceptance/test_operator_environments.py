@@ -303,7 +303,7 @@ def test_the_outbox_is_removed_after_a_question(shared: Project) -> None:
     assert file.exists()
     done = shared.confiture("webhooks", "outbox", "drop", "--yes", *of("staging"))
     assert (done.returncode, done.stdout) == (0, f"Removed the outbox sqlite:{file}\n")
-    assert not file.exists()
+    assert not file.parent.exists()
     again = shared.confiture("webhooks", "outbox", "drop", "--yes", *of("staging"))
     assert (again.returncode, again.stdout) == (0, f"There is no outbox at sqlite:{file}\n")
 

@@ -143,9 +143,6 @@ def _remove(settings: Settings) -> None:
                 "this role does not own the outbox", "Its owner removes it"
             ) from error
         return
-    path = sqlite_path(settings, os.environ)
-    try:
-        for suffix in ("-wal", "-shm", ""):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutboxError(f"outbox {path}: cannot be removed: {error.strerror}") from error
+    from ..outbox.sqlite_file import drop as drop_files  # noqa: PLC0415
+
+    drop_files(sqlite_path(settings, os.environ))

@@ -310,8 +310,14 @@ def drop(path: Path) -> list[Path]:
         own(path, makes=False)
         there = [path.with_name(path.name + suffix) for suffix in (*BESIDE, _DAMAGED, "")]
         removed = [file for file in there if file.exists()]
-        for file in removed:
-            file.unlink()
+        try:
+            for file in removed:
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            reason = f"outbox {path}: it cannot be removed ({error.strerror})"
+            raise OutboxError(
+                reason, "Make its directory writable, or remove it by hand"
+            ) from error
         ignore = path.with_name(".gitignore")
         if path.parent.name == DIRECTORY and {*path.parent.iterdir()} <= {ignore}:
             ignore.unlink(missing_ok=True)
