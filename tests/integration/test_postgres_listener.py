@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -146,6 +147,58 @@ def test_news_that_stop_coming_are_noticed(
             assert not heard.get(timeout=BOUND_S)
         finally:
             listener.stop()
+
+
+def test_a_fault_of_a_listener_is_said_and_it_listens_again(
+    opened: Callable[[], PostgresOutbox],
+) -> None:
+    """Whatever fails while news is passed on: it is not heard, and then it is."""
+    faults = [ValueError("a fault")]
+    woken = threading.Semaphore(0)
+    heard: queue.Queue[bool] = queue.Queue()
+
+    def wake() -> None:
+        if faults:
+            raise faults.pop()
+        woken.release()
+
+    with closing(opened()) as here, closing(opened()) as there:
+        stop = here.listen(wake, heard.put)
+        try:
+            assert heard.get(timeout=BOUND_S)
+            release(there, 1)
+            assert not heard.get(timeout=BOUND_S)
+            assert heard.get(timeout=BOUND_S)
+            release(there, 2)
+            assert woken.acquire(timeout=BOUND_S)
+        finally:
+            stop()
+
+
+def test_bytes_that_are_no_text_are_news_too(admin: psycopg.Connection[Any]) -> None:
+    """In a database without an encoding, a NOTIFY may carry any bytes."""
+    name = f"bytes_{time.monotonic_ns()}"
+    admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    of = {"dbname": name, "client_encoding": "sql_ascii"}
+    parts = psycopg.conninfo.conninfo_to_dict(admin.info.dsn)
+    dsn = psycopg.conninfo.make_conninfo(**parts | of | {"password": admin.info.password})
+    woken = threading.Semaphore(0)
+    heard: queue.Queue[bool] = queue.Queue()
+    try:
+        with psycopg.connect(dsn, autocommit=True) as other:
+            notify = "SELECT pg_notify('channel', %s)"
+            listener = postgres_listener.Listener(
+                dsn, "channel", lambda it: other.execute(notify, [it]), woken.release, heard.put
+            )
+            try:
+                assert heard.get(timeout=BOUND_S)
+                other.execute(b"SELECT pg_notify('channel', E'\\xff')")
+                assert woken.acquire(timeout=BOUND_S)
+                assert heard.empty()
+            finally:
+                listener.stop()
+    finally:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_nothing_is_left_of_a_listener(

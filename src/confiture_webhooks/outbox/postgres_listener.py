@@ -15,7 +15,6 @@ from typing import Any
 import psycopg
 from psycopg import sql as pgsql
 
-from ..errors import OutboxError
 from .postgres_session import CONNECT_TIMEOUT_S, is_pooled
 
 ECHO = "echo "
@@ -66,14 +65,15 @@ class Listener:
         rest_s = FIRST_REST_S
         while not self._stopped.is_set():
             with (
-                suppress(psycopg.Error, OutboxError),
+                suppress(Exception),  # whatever it is, one is not heard until it is tried again
                 closing(psycopg.connect(self._dsn, autocommit=True)) as connection,
             ):
                 self._connection = connection
                 self._attend(connection)
             if self._is_heard and not self._stopped.is_set():
                 rest_s = FIRST_REST_S
-                self._note(is_heard=False)
+                with suppress(Exception):
+                    self._note(is_heard=False)
             self._stopped.wait(rest_s)
             rest_s = min(2 * rest_s, LONGEST_REST_S)
 
@@ -105,7 +105,7 @@ class Listener:
                     pgconn.consume_input()
                 payloads = []
                 while one := pgconn.notifies():
-                    payloads.append(one.extra.decode())
+                    payloads.append(one.extra.decode(errors="replace"))
                 if any(not payload.startswith(ECHO) for payload in payloads):
                     self._wake()
                 if echo in payloads:
