@@ -187,7 +187,9 @@ def make_outbox(
     if settings.outbox.startswith("postgres"):
         from .outbox.postgres import PostgresOutbox  # noqa: PLC0415
 
-        return PostgresOutbox(postgres_dsn(settings), connects=connects)
+        shared = PostgresOutbox(postgres_dsn(settings), connects=connects)
+        shared.environment = settings.environment
+        return shared
     from .outbox.sqlite import open_outbox  # noqa: PLC0415
 
     outbox, notices = open_outbox(sqlite_path(settings, environ))

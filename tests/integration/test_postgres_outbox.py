@@ -97,6 +97,36 @@ def test_a_refused_release_leaves_the_transaction_as_it_was(
     assert row == (1,)
 
 
+def test_a_lock_on_the_outbox_does_not_hold_the_transaction_up(
+    outbox: PostgresOutbox, migrating: psycopg.Connection[Any], outbox_database: str
+) -> None:
+    """Where another session keeps a table locked, a release gives up at once."""
+    with psycopg.connect(outbox_database) as other:
+        other.execute("LOCK TABLE confiture_webhooks.deliveries IN ACCESS EXCLUSIVE MODE")
+        migrating.execute("SET LOCAL lock_timeout = '5s'")
+        began = time.monotonic()
+        assert not outbox.release_on(migrating, event_id(1), [delivery(1)])
+        assert time.monotonic() - began < 2  # noqa: PLR2004  with room for a busy machine
+        other.rollback()
+    assert migrating.info.transaction_status == TransactionStatus.INTRANS
+    assert migrating.execute("SHOW lock_timeout").fetchone() == ("5s",)
+
+
+@pytest.mark.parametrize("scope", ["SET LOCAL", "SET"])
+def test_a_release_leaves_the_settings_of_the_transaction(
+    outbox: PostgresOutbox, migrating: psycopg.Connection[Any], scope: str
+) -> None:
+    """What the migration has set holds after the release, and after the commit if it is to."""
+    migrating.execute(f"{scope} lock_timeout = '3s'")
+    migrating.execute(f"{scope} statement_timeout = '1min'")
+    shown = "SELECT current_setting('lock_timeout'), current_setting('statement_timeout')"
+    assert outbox.release_on(migrating, event_id(1), [delivery(1)])
+    assert migrating.execute(shown).fetchone() == ("3s", "1min")
+    migrating.commit()
+    after = ("3s", "1min") if scope == "SET" else ("0", "0")
+    assert migrating.execute(shown).fetchone() == after
+
+
 def test_a_release_needs_its_database_and_a_sound_transaction(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any], database: str
 ) -> None:
@@ -293,6 +323,17 @@ def test_no_printed_grant_is_too_much(role: tuple[str, str], database: str) -> N
             used_by(dsn, number)
 
 
+def test_roles_with_long_names_have_policies_of_their_own() -> None:
+    """Two that differ only at the end of 63 bytes share none."""
+    long = "svc_migrations_production_eu_west_1_customers_"
+    policies = [
+        {one.split('"')[1] for one in schema.grants(long + end) if one.startswith("CREATE POLICY")}
+        for end in "ab"
+    ]
+    assert policies[0].isdisjoint(policies[1])
+    assert all(len(name) < 64 for name in policies[0])  # noqa: PLR2004  the server cuts it there
+
+
 def used_by(dsn: str, number: int) -> None:
     """Tell, deliver and switch an endpoint on, as one that may do no more than it must."""
     with closing(PostgresOutbox(dsn)) as outbox:
@@ -318,10 +359,15 @@ def test_a_role_has_the_rows_of_its_environment_only(role: tuple[str, str], data
         theirs, mine = delivery(1), replace(delivery(2), environment="staging")
         outbox.stage(replace(intent(5), environment="production"))
         outbox.release(event_id(1), [theirs])
+        outbox.release(event_id(6), [])  # of no environment
         finish(outbox, DEAD)
         outbox.disable("a", "production", NOW)
         with closing(PostgresOutbox(dsn)) as staging:
             staging.release(event_id(2), [mine])
+            with pytest.raises(OutboxError, match="may not use"):
+                staging.release(event_id(7), [])
+            staging.environment = "staging"
+            staging.release(event_id(7), [])
             assert [row.delivery for row in staging.deliveries()] == [mine]
             assert staging.look_up("dlv_") == staging.deliveries()
             assert not staging.attempts(theirs.id)
@@ -344,6 +390,8 @@ def test_a_role_has_the_rows_of_its_environment_only(role: tuple[str, str], data
             for table in ("bodies", "attempts"):
                 row = raw.execute(f"SELECT count(*) FROM confiture_webhooks.{table}").fetchone()
                 assert row == (1,)
+            marks = raw.execute("SELECT event_id FROM confiture_webhooks.released ORDER BY 1")
+            assert marks.fetchall() == [(event_id(2),), (event_id(7),)]
             moved = "UPDATE confiture_webhooks.deliveries SET environment = 'production'"
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 raw.execute(moved)

@@ -403,6 +403,13 @@ def test_a_postgres_outbox_without_a_database_is_refused() -> None:
         make_outbox(settings, {}, lambda _: None)
 
 
+def test_a_postgres_outbox_has_the_environment_of_the_run() -> None:
+    """An event that no endpoint wants is noted in it, as a role of that environment alone may."""
+    settings = Settings(outbox="postgres:postgresql://h/shop", environment="staging")
+    made = make_outbox(settings, {}, lambda _: None, connects=False)
+    assert made.environment == "staging"
+
+
 def test_only_a_postgres_outbox_without_a_dsn_takes_the_migrated_database() -> None:
     """A DSN of the outbox's own, and another kind, stay as they are."""
     taken = in_database(Settings(outbox="postgres"), "postgresql://h/shop")

@@ -118,6 +118,8 @@ class Outbox:
         """The file, or host and database, fit for any log."""
         self.run = ""
         """The run whose process this is: its leases end when another process reports its end."""
+        self.environment: str | None = None
+        """Of an event that is released without intent and deliveries."""
         self._fronts: defaultdict[tuple[str, str], _Front] = defaultdict(_Front)
 
     # A run
@@ -135,7 +137,10 @@ class Outbox:
 
     def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
         """The outcome is known: replace the intent, if any, by its deliveries (maybe none)."""
-        self._store.write(*releasing(event_id, deliveries, self.run))
+        self._store.write(*self._releasing(event_id, deliveries))
+
+    def _releasing(self, event_id: str, deliveries: Sequence[Delivery]) -> list[Step]:
+        return releasing(event_id, deliveries, self.run, self.environment)
 
     def intents_on(self, _connection: Any, /) -> Sequence[Intent] | None:
         """The intents over a connection; ``None``: not possible there."""
@@ -486,14 +491,16 @@ _FILTERS = {
 }
 
 
-def releasing(event_id: str, deliveries: Sequence[Delivery], run: str) -> list[Step]:
-    """The steps of a release by the process of *run*.
+def releasing(
+    event_id: str, deliveries: Sequence[Delivery], run: str, environment: str | None
+) -> list[Step]:
+    """The steps of a release by the process of *run*, in *environment* if it has no deliveries.
 
     An event of another run is the end of one whose process was killed: so are its leases.
     """
     values = {
         "event_id": rows.text(event_id),
-        "environment": rows.environment(deliveries[0].environment if deliveries else None),
+        "environment": rows.environment(deliveries[0].environment if deliveries else environment),
         "released_at": rows.instant(datetime.now(UTC)),
         "token": os.urandom(8).hex(),
     }

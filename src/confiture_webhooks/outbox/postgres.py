@@ -8,7 +8,7 @@ the latest of them, and leaves their deliveries to be sent again, with the same 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
@@ -21,7 +21,7 @@ from psycopg.pq import TransactionStatus
 from ..delivery import Delivery
 from ..errors import OutboxError
 from . import rows, schema
-from .outbox import Found, Outbox, Step, releasing
+from .outbox import Found, Outbox, Step
 from .postgres_listener import Listener
 from .postgres_session import (
     Session,
@@ -44,6 +44,18 @@ _OF_PGMQ = f"SELECT pg_catalog.to_regclass('{SCHEMA}.schema_version') IS NOT NUL
 _TELL = f"SELECT pg_catalog.pg_notify('{SCHEMA}', :payload)"
 _NEWS = _TELL.replace(":payload", "''")
 _MISSING = (errors.UndefinedTable, errors.InvalidSchemaName)
+_PATIENCE = {"lock_timeout": "200ms", "statement_timeout": "2s"}
+"""How long a statement in a migration's transaction may wait, or take."""
+
+
+def _having(values: Mapping[str, str]) -> str:
+    calls = (f"pg_catalog.set_config('{name}', {to}, true)" for name, to in values.items())
+    return f"SELECT {', '.join(calls)}"
+
+
+_SAVE = _having({f"{SCHEMA}.{one}": f"pg_catalog.current_setting('{one}')" for one in _PATIENCE})
+_HURRY = _having({one: f"'{value}'" for one, value in _PATIENCE.items()})
+_RESTORE = _having({one: f"pg_catalog.current_setting('{SCHEMA}.{one}')" for one in _PATIENCE})
 
 
 @cache
@@ -130,7 +142,7 @@ class PostgresOutbox(Outbox):
         self, connection: psycopg.Connection[Any], event_id: str, deliveries: Sequence[Delivery], /
     ) -> bool:
         """Release over *connection*, if it is to this database. Never raises OutboxError."""
-        return self._asked_on(connection, releasing(event_id, deliveries, self.run)) is not None
+        return self._asked_on(connection, self._releasing(event_id, deliveries)) is not None
 
     def _asked_on(
         self, connection: psycopg.Connection[Any], steps: Sequence[Step]
@@ -173,11 +185,14 @@ def _committing(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def _within(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> list[Any]:
-    """What *steps* answer in a savepoint of the transaction that is open: one round trip."""
+    """What *steps* answer in a savepoint of the transaction that is open: one round trip.
+
+    It waits for no lock for long. The transaction's own settings are back when it returns.
+    """
     saved, released = f"SAVEPOINT {SCHEMA}", f"RELEASE SAVEPOINT {SCHEMA}"
     composed = _composed(connection, steps)
     try:
-        return ask(connection, saved, *composed, released)[1:-1]
+        return ask(connection, saved, _SAVE, _HURRY, *composed, _RESTORE, released)[3:-2]
     except psycopg.Error:
         if connection.pgconn.transaction_status == TransactionStatus.INERROR:
             ask(connection, f"ROLLBACK TO {saved}", released)
@@ -242,8 +257,12 @@ def grants(role: str, environment: str | None = None) -> list[str]:
 
     With *environment* it may read and write the rows of that environment only.
     """
+    import hashlib  # noqa: PLC0415  loads OpenSSL, which no run needs here
+
     name = pgsql.Identifier(role).as_string(None)
-    policy = pgsql.Identifier(f"confiture_webhooks {role}"[:63]).as_string(None)
+    # Longer names lose their end, which may be all that two roles differ in.
+    digest = hashlib.sha256(role.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    policy = pgsql.Identifier(f"confiture_webhooks {digest}").as_string(None)
     is_own = "true"
     if environment is not None:
         is_own = f"environment = {pgsql.Literal(rows.text(environment)).as_string(None)}"
@@ -252,8 +271,6 @@ def grants(role: str, environment: str | None = None) -> list[str]:
         table: is_of_own.format(table) if table in ("bodies", "attempts") else is_own
         for table in TABLES
     }
-    if environment is not None:  # an event without intent and deliveries has none
-        rules["released"] += " OR environment = ''"
     whole = ("deliveries", "endpoints", "intents")
     statements = [
         f"GRANT USAGE ON SCHEMA {SCHEMA} TO {name};",
