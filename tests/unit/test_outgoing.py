@@ -396,6 +396,76 @@ def test_a_silent_outbox_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPa
     silent.free.set()
 
 
+def at_once(count: int, call: Any) -> None:
+    """*call* with each number, on threads that begin together."""
+    gate = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        gate.wait(5)
+        call(number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+
+def test_two_that_meet_a_silent_outbox_replace_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events of both are in the one memory outbox."""
+    monkeypatch.setattr(outgoing_module, "PATIENCE_S", 0.05)
+    bench = Bench()
+    bench.outbox = silent = Silent()
+    at_once(2, lambda number: bench.outgoing.stage(intent(number)))
+    assert bench.made.count("spare") == 1
+    assert {one.event_id for one in bench.spare.intents()} == {event_id(0), event_id(1)}
+    silent.free.set()
+
+
+def test_two_first_releases_start_one_worker() -> None:
+    """One transport is made, so there is one worker."""
+    bench = Bench()
+
+    def slow() -> Any:
+        threading.Event().wait(0.05)
+        return bench._make("transport")
+
+    bench.outgoing = bench.with_parts(transport=slow)
+    mine = [delivery(id=f"dlv_{n}", event_id=f"evt_{n}", endpoint="a") for n in range(2)]
+    at_once(2, lambda n: bench.outgoing.release(f"evt_{n}", [mine[n]]))
+    assert bench.made.count("transport") == 1
+    bench.end()
+
+
+def test_what_a_hook_records_while_the_connection_is_given_back_is_sent() -> None:
+    """It finds the connection gone, or is among what is written over another."""
+    bench, connection = lent(Lying())
+    connection.info.transaction_status = TransactionStatus.INTRANS
+    keep = bench.outgoing._keep
+
+    def late(kept: Any) -> Any:
+        bench.outgoing.give_back()
+        return keep(kept)
+
+    bench.outgoing._keep = late
+    bench.outgoing.release("evt_2", [delivery(endpoint="a")])
+    assert bench.end() is None
+    assert len(bench.transport.sent) == 1
+
+
+def test_a_silent_outbox_does_not_keep_the_end_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line says that it did not answer and still holds what was recorded."""
+    monkeypatch.setattr(outgoing_module, "IMPATIENCE_S", 0.01)
+    bench, free = Bench(), threading.Event()
+    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.flush(LONG_ENOUGH)
+    bench.outbox.summaries = lambda: free.wait(20)  # type: ignore[method-assign, assignment, return-value]
+    line = bounded(lambda: bench.outgoing.stop(seconds=0.05), 5)
+    assert line is not None
+    assert "did not answer within 0.05 s" in line
+    free.set()
+
+
 def test_what_went_with_a_transaction_is_told_elsewhere_with_the_same_bytes() -> None:
     """When the store is gone after the COMMIT, memory delivers what the store still holds."""
     bench, connection = lent(Joining())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import _thread
 import json
+import threading
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from confiture_webhooks.bounded import bounded
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
@@ -23,6 +25,7 @@ from confiture_webhooks.event import (
 )
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
+from confiture_webhooks.run import outgoing as outgoing_module
 from confiture_webhooks.run.migration import Backend, Migration
 from confiture_webhooks.run.outgoing import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.run.run import Run
@@ -615,3 +618,21 @@ def test_a_fault_is_told_without_its_text() -> None:
     whole_run(bench)
     assert "migration failed (ValueError)" in bench.said[0]
     assert not any("canary" in line for line in bench.said)
+
+
+@pytest.mark.parametrize("silent", ["intents", "stage", "release"])
+def test_a_silent_outbox_is_waited_for_once_while_the_transaction_is_open(
+    silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No lock of the host's is held for it; what it does not take is recorded afterwards."""
+    monkeypatch.setattr(outgoing_module, "PATIENCE_S", 20)
+    bench, free = Bench(), threading.Event()
+    call = getattr(bench.outbox, silent)
+    monkeypatch.setattr(bench.outbox, silent, lambda *args: (free.wait(20), call(*args))[1])
+    bench.run.consult(lambda _: {}, lambda _: {})
+    backend = replace(BACKEND, is_idle=False)
+    migration = bounded(lambda: bench.run.migration(REF, UP, backend), 5)
+    free.set()
+    assert migration is not None
+    migration.succeeded(1)
+    assert bench.kinds() == ["migration_started", "migration_success", "run_success"]

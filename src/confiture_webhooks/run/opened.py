@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ..contained import contained, containing
 from ..event import Database
 from .hook_runner import HookRunner
-from .outgoing import TELEMETRY_BUDGET, Outgoing, Parts
+from .outgoing import PATIENCE_S, TELEMETRY_BUDGET, Outgoing, Parts
 
 if TYPE_CHECKING:
     from ..config import Settings
     from ..telemetry import Telemetry
+
+SUMMARY_S = 0.75
+"""How long the outbox may take to say what is left, after the flush took its whole time."""
 
 
 class Opened:
@@ -121,8 +124,10 @@ class Opened:
         """End hooks and worker, and say what is left."""
         if self.hooks is not None:
             self.hooks.stop()
+        left_s = deadline - time.monotonic()
+        seconds = min(PATIENCE_S, max(SUMMARY_S, left_s))
         if self.outgoing is not None and (
-            line := self.outgoing.stop(is_late=time.monotonic() >= deadline)
+            line := self.outgoing.stop(is_late=left_s <= 0, seconds=seconds)
         ):
             self.say(line)
 

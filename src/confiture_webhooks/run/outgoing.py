@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -132,6 +133,11 @@ class Outgoing:
         self._kept: list[Kept] = []
         """What waits until that connection is idle, or given back."""
         self._has_kept = threading.Lock()
+        """Held to look at or change ``_lent`` and ``_kept``, never while anything is waited for."""
+        self._hurry = threading.local()
+        """``seconds``: how long this thread waits while the host's transaction is open."""
+        self._swap = threading.Lock()
+        """Held while outbox, transport and worker are exchanged, never while one is asked."""
 
     def lend(self, connection: Any) -> None:
         """From now on write over *connection*, where the outbox lies in its database."""
@@ -141,19 +147,42 @@ class Outgoing:
 
     def give_back(self) -> None:
         """The run needs its connection no more: write what is left, over another if need be."""
-        if self._lent is None:
-            return
         self._write_kept()
-        self._lent = None
-        for kept in self._kept:
-            self._ask(kept.into, PATIENCE_S)
-            self._note_spared(kept.event_id)
-        self._kept.clear()
-
-    def _keep(self, kept: Kept) -> None:
         with self._has_kept:
+            self._lent = None
+            left, self._kept = self._kept, []
+        self._write(left)
+
+    def _write(self, left: Sequence[Kept]) -> None:
+        """Write *left*, in order, over a connection of the outbox's own, and begin to send it."""
+        for number, kept in enumerate(left):
+            try:
+                self._ask(kept.into, PATIENCE_S)
+            except TimedOut:  # hurried: it goes on; written again, it changes nothing
+                with self._has_kept:
+                    self._kept[:0] = left[number:]
+                return
+            self._note_spared(kept.event_id)
+        if any(kept.deliveries for kept in left):
+            self._working().wake()
+
+    @contextmanager
+    def hurried(self, *, when: bool) -> Iterator[None]:
+        """*when*: the host's transaction is open, so a slow outbox is not waited for in here."""
+        self._hurry.seconds = IMPATIENCE_S if when else None
+        try:
+            yield
+        finally:
+            self._hurry.seconds = None
+
+    def _keep(self, kept: Kept) -> bool:
+        """Have *kept* wait for the connection that migrates; ``False``: there is none."""
+        with self._has_kept:
+            if self._lent is None:
+                return False
             self._kept.append(kept)
         self._write_kept()
+        return True
 
     def _write_kept(self) -> None:
         """Write what waits, if this is the run's thread and its connection is idle."""
@@ -172,9 +201,9 @@ class Outgoing:
         """
         if not self._settings.recorded:
             return
-        if self._lent is not None:
-            self._keep(Kept(intent.event_id, intent=intent))
-        elif is_idle:
+        if self._keep(Kept(intent.event_id, intent=intent)):
+            return
+        if is_idle:
             self._ask(lambda outbox: outbox.stage(intent), PATIENCE_S)
         else:
             with suppress(TimedOut):
@@ -196,13 +225,12 @@ class Outgoing:
         """Keep *deliveries* in place of the intent *event_id*, and begin to send them."""
         if not self._settings.recorded:
             return
-        if self._lent is not None:
-            self._keep(Kept(event_id, deliveries=deliveries))
+        kept = Kept(event_id, deliveries=deliveries)
+        if self._keep(kept):
             return
-        self._ask(lambda outbox: outbox.release(event_id, deliveries), PATIENCE_S)
-        self._note_spared(event_id)
-        if deliveries:
-            self._working().wake()
+        with self._has_kept:
+            late, self._kept = self._kept, []
+        self._write([*late, kept])
 
     def _note_spared(self, event_id: str) -> None:
         if self._spared is not None:
@@ -213,25 +241,29 @@ class Outgoing:
     def _ask(self, call: Callable[[Outbox], R], patience_s: float, *, replaces: bool = True) -> R:
         """The outbox's answer to *call*; memory's, if it breaks or takes longer.
 
-        Not *replaces*: raises TimedOut if it takes longer, and the call goes on.
+        Not *replaces*, or hurried: raises TimedOut if it takes longer, and the call goes on.
         """
-        guard = self._guard
+        guard, hurry_s = self._guard, getattr(self._hurry, "seconds", None)
 
         def asked() -> R:
             with guard:
                 return call(self._opened())
 
         try:
-            return bounded(asked, patience_s)
+            return bounded(asked, patience_s if hurry_s is None else min(hurry_s, patience_s))
         except OutboxError as error:
-            return call(self._replace(error))
+            return call(self._replace(error, guard))
         except TimedOut:
-            if not replaces:
+            if hurry_s is not None:
+                self._hurry.seconds = 0.0  # it was waited for once
+            if hurry_s is not None or not replaces:
                 raise
-            where = self._outbox.where if self._outbox is not None else self._settings.outbox
-            kind = where.partition(":")[0]
-            silent = OutboxError(f"outbox {kind}: it did not answer within {patience_s:g} s")
-            return call(self._replace(silent))
+            return call(self._replace(self._silence(patience_s), guard))
+
+    def _silence(self, seconds: float) -> OutboxError:
+        where = self._outbox.where if self._outbox is not None else self._settings.outbox
+        kind = where.partition(":")[0]
+        return OutboxError(f"outbox {kind}: it did not answer within {seconds:g} s")
 
     def _deliveries(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
@@ -249,7 +281,9 @@ class Outgoing:
         if self._lent is not None:
             assert self._outbox is not None
             return self._outbox.intents_on(self._lent) or []
-        return self._ask(lambda outbox: outbox.intents(), PATIENCE_S)
+        with suppress(TimedOut):  # hurried: a later run settles them
+            return self._ask(lambda outbox: outbox.intents(), PATIENCE_S)
+        return []
 
     def tell_on(self, connection: Any, event: Event, trace: TraceContext) -> None:
         """Release *event* in the transaction of *connection*, where the outbox can.
@@ -280,25 +314,33 @@ class Outgoing:
             progress("")
 
     def _show(self, left_s: float) -> None:
-        with suppress(OutboxError):
-            mine = self._opened().summaries().get(self._settings.environment, Summary())
+        with suppress(OutboxError, TimedOut):
+            summaries = bounded(lambda: self._opened().summaries(), IMPATIENCE_S)
+            mine = summaries.get(self._settings.environment, Summary())
             waiting = sum(mine.undelivered.values())
             webhooks = counted(waiting, "webhook", "webhooks")
             progress(f"{webhooks} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
 
-    def stop(self, *, is_late: bool = False) -> str | None:
+    def stop(self, *, is_late: bool = False, seconds: float = PATIENCE_S) -> str | None:
         """End the worker; the lines to read when not everything was delivered, else ``None``.
 
-        What was delivered long ago is forgotten, unless *is_late*: no time is left for it.
+        The outbox may take *seconds* to answer. What was delivered long ago is forgotten, unless
+        *is_late*: no time is left for it.
         """
         lines = [self._broken_line(self._refusal)] if self._has_left else []
         if self._worker is not None and self._outbox is not None:
             self._worker.stop()
+            until = time.monotonic() + seconds
             try:
-                lines += self._rest(self._worker, self._outbox, is_late=is_late)
-            except OutboxError as error:  # it is gone by now
-                self._telemetry.outbox_failed(str(error))
-                lines.append(self._broken_line(error))
+                lines += self._rest(self._worker, self._outbox, until)
+            except (OutboxError, TimedOut) as error:  # it is gone by now
+                why = self._silence(seconds) if isinstance(error, TimedOut) else error
+                self._telemetry.outbox_failed(str(why))
+                lines.append(self._broken_line(why))
+                return "\n".join(lines)
+            left_s = until - time.monotonic()
+            if not is_late and left_s > 0:
+                self._prune(self._outbox, left_s)
         return "\n".join(lines) or None
 
     def _broken_line(self, why: object) -> str:
@@ -308,32 +350,34 @@ class Outgoing:
             f"{shown('deliver', config=self._parts.config)}."
         )
 
-    def _rest(self, worker: Worker, outbox: Outbox, *, is_late: bool) -> list[str]:
-        """What is left, in lines to read."""
-        if self._go_back(outbox) and self._outbox is not None:
-            outbox, given_up = self._outbox, []
-        else:
-            given_up = self._given_up(worker, outbox)
-        lines = given_up + self._left(worker, outbox)
-        if not is_late:
-            with suppress(OutboxError):  # a later run does it
-                outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
-        return lines
+    def _rest(self, worker: Worker, memory: Outbox, until: float) -> list[str]:
+        """What is left, in lines to read, until *until*. Raises OutboxError or TimedOut."""
+        back = None
+        with suppress(OutboxError, TimedOut):
+            back = bounded(lambda: self._handed_over(memory), until - time.monotonic())
+        if back is not None:
+            self._outbox, self._spared, self._has_left = back, None, False
+        given_up = self._given_up(worker, memory) if back is None else []
+        left_s = max(IMPATIENCE_S, until - time.monotonic())
+        return given_up + bounded(lambda: self._left(worker, back or memory), left_s)
 
-    def _go_back(self, memory: Outbox) -> bool:
-        """Keep what *memory* did not deliver in the configured outbox, if that works again."""
+    def _handed_over(self, memory: Outbox) -> Outbox | None:
+        """The configured outbox, if it works again, with what *memory* did not deliver."""
         if self._spared is None or not undelivered(memory):
-            return False
-        with suppress(OutboxError), ExitStack() as refused:
+            return None
+        with ExitStack() as refused:
             outbox = self._parts.outbox(self._telemetry)
             refused.callback(outbox.close)
             if not outbox.is_durable:
-                return False
+                return None
             hand_over(memory, outbox, self._spared)
             refused.pop_all()
-            self._outbox, self._spared, self._has_left = outbox, None, False
-            return True
-        return False
+            return outbox
+
+    def _prune(self, outbox: Outbox, seconds: float) -> None:
+        before = datetime.now(UTC) - KEPT_FOR
+        with suppress(OutboxError, TimedOut):  # a later run does it
+            bounded(lambda: outbox.prune(before=before, keep=KEPT_DELIVERED), seconds)
 
     def _given_up(self, worker: Worker, outbox: Outbox) -> list[str]:
         line = given_up_line(
@@ -403,16 +447,24 @@ class Outgoing:
             raise OutboxError("the outbox is not read while the run migrates its database")
         return outbox.summary()
 
-    def _replace(self, error: OutboxError) -> Outbox:
-        """Go on in memory: what the broken outbox holds stays there for a later run."""
-        self._refusal = str(error)
-        self._has_left |= self._is_holding
-        self._is_holding = False
-        self._telemetry.outbox_failed(self._refusal)
-        worker, parts = self._worker, [one for one in (self._outbox, self._transport) if one]
-        self._worker, self._transport = None, None
-        self._guard = threading.Lock()
-        self._outbox, self._spared = spare, _ = self._parts.spare_outbox(), []
+    def _replace(self, error: OutboxError, guard: threading.Lock) -> Outbox:
+        """Go on in memory: what the broken outbox holds stays there for a later run.
+
+        *guard*: the one it was asked under; another one is there when it is replaced already.
+        """
+        with self._swap:
+            if self._guard is not guard:
+                assert self._outbox is not None
+                return self._outbox
+            spare = self._parts.spare_outbox()
+            self._refusal = str(error)
+            self._has_left |= self._is_holding
+            self._is_holding = False
+            worker, parts = self._worker, [one for one in (self._outbox, self._transport) if one]
+            self._worker, self._transport = None, None
+            self._outbox, self._spared = spare, []
+            self._guard = threading.Lock()
+        self._telemetry.outbox_failed(str(error))
         self._telemetry.observe_outbox(self._summary)
 
         def close() -> None:
@@ -427,20 +479,22 @@ class Outgoing:
         return spare
 
     def _working(self) -> Worker:
-        if self._worker is None:
-            outbox = self._opened()
-            self._transport = self._parts.transport()
-            self._worker = Worker(
-                self._settings.endpoints,
-                outbox,
-                self._transport,
-                self._telemetry,
-                environment=self._settings.environment,
-                user_agent=self._parts.user_agent,
-                hold=self._settings.flush_timeout,
-            )
-            self._worker.start()
-        return self._worker
+        self._opened()
+        with self._swap:
+            if self._worker is None:
+                assert self._outbox is not None
+                self._transport = self._parts.transport()
+                self._worker = Worker(
+                    self._settings.endpoints,
+                    self._outbox,
+                    self._transport,
+                    self._telemetry,
+                    environment=self._settings.environment,
+                    user_agent=self._parts.user_agent,
+                    hold=self._settings.flush_timeout,
+                )
+                self._worker.start()
+            return self._worker
 
 
 def _is_idle(connection: Any) -> bool:

@@ -24,12 +24,14 @@ from ..event import (
 )
 from .migration import UNKNOWN, Backend, Migration, run_event
 from .opened import Opened
-from .outgoing import TELEMETRY_BUDGET, Parts
+from .outgoing import IMPATIENCE_S, TELEMETRY_BUDGET, Parts
 from .settling import Settling
 
 if TYPE_CHECKING:
     from ..config import Settings
     from ..endpoint import Endpoint
+    from ..telemetry import Telemetry
+    from .outgoing import Outgoing
     from .settling import Ask
 
 
@@ -102,14 +104,26 @@ class Run:
         """
         if self._is_finished:
             return None
+        telemetry, outgoing = self._opened.begun_at(backend.database)
+        with outgoing.hurried(when=not backend.is_idle):
+            return self._begin(ref, direction, backend, telemetry, outgoing)
+
+    def _begin(
+        self,
+        ref: MigrationRef,
+        direction: Direction,
+        backend: Backend,
+        telemetry: Telemetry,
+        outgoing: Outgoing,
+    ) -> Migration:
         for earlier in [m for m in self.unsettled if m.ref.version == ref.version]:
             # Asked later, its ledger row could be the one this attempt is about to write.
             self.unsettled.remove(earlier)
-            self._settle_one(earlier)
-        telemetry, outgoing = self._opened.begun_at(backend.database)
+            self._settle_one(earlier, None if backend.is_idle else IMPATIENCE_S)
         event_id = self._settling.take_expected(ref, direction, outgoing)
         if event_id is None:
-            self._settle_earlier(ref.version, has_lock=backend.has_lock)
+            has_lock = backend.has_lock and backend.is_idle
+            self._settle_earlier(ref.version, has_lock=has_lock)
         span = telemetry.migration(ref, direction)
         migration = Migration(
             ref,
@@ -238,8 +252,8 @@ class Run:
             self.unsettled.pop(0)
 
     @contained
-    def _settle_one(self, migration: Migration) -> None:
-        self._settling.end(migration)
+    def _settle_one(self, migration: Migration, seconds: float | None = None) -> None:
+        self._settling.end(migration, seconds)
 
     @contained
     def _conclude_run(self, error_type: str | None, error: ErrorInfo | None) -> None:

@@ -200,9 +200,11 @@ class Settling:
         )
         outgoing.stage(intent, is_idle=backend.is_idle)
 
-    def end(self, migration: Migration) -> None:
-        """Conclude *migration*, one of this run's, by what the ledger says of it."""
-        is_recorded = answered(migration.ask_ledger, seconds_left(self.deadline))
+    def end(self, migration: Migration, seconds: float | None = None) -> None:
+        """Conclude *migration*, one of this run's, by what the ledger says, within *seconds*."""
+        if seconds is None:
+            seconds = seconds_left(self.deadline)
+        is_recorded = answered(migration.ask_ledger, seconds)
         if is_recorded is None:
             self.has_unknown = True
             self._say(
