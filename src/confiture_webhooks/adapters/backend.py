@@ -1,4 +1,4 @@
-"""Where a migration is about to run: what its own connection tells before its transaction."""
+"""Where a migration is about to run: what its own connection says before its transaction."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Commit:
         self._before = before
         self.is_due = False
         self.was_sent = False
-        """Whether the migration's COMMIT was sent, or nobody can say."""
+        """Whether the migration's COMMIT was sent, or that is not known."""
 
     @contextmanager
     def awaited(self) -> Iterator[None]:

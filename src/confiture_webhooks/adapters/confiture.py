@@ -166,7 +166,7 @@ class _Watch:
     def _told(
         self, migration: Any, direction: Direction, *, can_settle: bool, is_one: bool
     ) -> Iterator[None]:
-        """Have the run told of *migration*; *is_one*: its work is one transaction, its COMMIT one.
+        """Report *migration* to the run; *is_one*: its work is one transaction, its COMMIT one.
 
         *can_settle*: the ledger knows how it ended.
         """
