@@ -154,6 +154,7 @@ def test_what_is_left_goes_out_with_the_next_run(one_migration: Any) -> None:
         )
         first = one_migration.confiture("migrate", "up")
         assert "1 delivery not sent" in first.stderr
+        time.sleep(0.6)  # the retry is due
         second = one_migration.confiture("migrate", "up")
         assert "webhook.delivered" in second.stderr
         ids = {request.headers["webhook-id"] for request in receiver.requests}
