@@ -113,6 +113,31 @@ def test_python_migration_that_touches_no_database(project: Any, receiver: Any, 
     assert told(receiver) == [("migration_success", "001_p", None)]
 
 
+@pytest.mark.survived("20 MB of SQL on one line", "unharmed")
+@pytest.mark.timeout(120)
+def test_a_statement_of_20_mb_is_counted_and_not_read(project: Any, receiver: Any, up: Any) -> None:
+    """4,000 certificates on one line cost the migrating thread what they do with webhooks off."""
+    body = """
+        import time
+        certificate = "-----BEGIN CERTIFICATE-----" + "x" * 5000 + "-- with (delete from it)"
+        rows = ",".join(f"({n}, '{certificate}')" for n in range(4000))
+        self.execute("CREATE TABLE c (id int, pem text)")
+        started = time.thread_time()
+        self.execute(f"INSERT INTO c VALUES {rows}")
+        self.execute(f"/* {certificate} */ WITH v AS (VALUES {rows}) SELECT count(*) FROM v")
+        with open("seconds.txt", "a") as file:
+            print(time.thread_time() - started, file=file)
+    """.strip()
+    project.python_migration("001", "c", python("001", "c", body, 'self.execute("DROP TABLE c")'))
+    off = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOKS": "off"})
+    assert off.returncode == 0, off.stderr
+    project.confiture("migrate", "down", env={"CONFITURE_WEBHOOKS": "off"})
+    up()
+    before, seconds = map(float, (project.path / "seconds.txt").read_text().split())
+    assert seconds - before < 1
+    assert told(receiver) == [("migration_success", "001_c", None)]
+
+
 def test_sql_class(project: Any, receiver: Any, up: Any) -> None:
     """An SQLMigration class is told like any other."""
     project.python_migration(

@@ -15,6 +15,11 @@ LOCK = 1751936052
 NOWHERE = "postgresql://app@127.0.0.1:1/shop"
 
 
+def role_of(shop: Any) -> str:
+    """A role of this test's own, which a server has for all its databases."""
+    return f"{shop.database_url.rpartition('/')[2]}_deployer"
+
+
 @pytest.fixture
 def shop(project: Any, receiver: Any) -> Any:
     """A project with one migration and an endpoint with the default events."""
@@ -22,7 +27,10 @@ def shop(project: Any, receiver: Any) -> Any:
     webhooks: dict[str, Any] = {"endpoints": [{"name": "a", "url": receiver.url}]}
     project.environment_file(webhooks=webhooks)
     project.webhooks = webhooks
-    return project
+    admin = project.database_url
+    yield project
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"DROP ROLE IF EXISTS {role_of(project)}")
 
 
 def sent(receiver: Any, after: int = 0) -> list[tuple[str, str | None]]:
@@ -39,6 +47,20 @@ def down(shop: Any) -> None:
 def absent(shop: Any) -> None:
     shop.database_url += "_absent"
     shop.environment_file(webhooks=shop.webhooks)
+
+
+def without_rights(shop: Any) -> None:
+    with psycopg.connect(shop.database_url, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role_of(shop)} LOGIN PASSWORD 'canary'")
+        admin.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    host = shop.database_url.rpartition("@")[2]
+    shop.database_url = f"postgresql://{role_of(shop)}:canary@{host}"
+    shop.environment_file(webhooks=shop.webhooks)
+
+
+def without_rights_and_outbox(shop: Any) -> None:
+    shop.webhooks["outbox"] = "postgres"
+    without_rights(shop)
 
 
 def changed(shop: Any) -> None:
@@ -69,6 +91,8 @@ def down_with_the_outbox(shop: Any) -> None:
         (down, "run_error", "OperationalError"),
         (down_with_the_outbox, "run_error", "OperationalError"),
         (absent, "run_error", "OperationalError"),
+        (without_rights, "run_error", "InsufficientPrivilege"),
+        (without_rights_and_outbox, "run_error", "InsufficientPrivilege"),
         (changed, "run_error", "ChecksumVerificationError"),
         (twice, "run_error", "exit_{code}"),
         (broken, "migration_error", "SyntaxError"),
@@ -85,6 +109,7 @@ def test_a_run_that_fails_is_reported(
     done = shop.confiture("migrate", "up")
     assert (done.returncode, done.stdout) == (off.returncode, off.stdout)
     assert done.returncode != 0
+    assert done.stderr.count('"run.failed"') == 1
     assert sent(receiver, before)[-1] == (event, error.format(code=off.returncode))
     assert [kind for kind, _ in sent(receiver)].count("run_error") == (event == "run_error")
     payload = receiver.requests[-1].payload

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from psycopg.pq import ExecStatus
-from psycopg.sql import Composable
+from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from ..contained import containing
 
 _DML = frozenset({b"INSERT", b"UPDATE", b"DELETE", b"MERGE"})
-_OPAQUE = frozenset({b"DO", b"CALL"})
+_OPAQUE = frozenset({b"DO", b"CALL", b"EXPLAIN"})
 """Tags that do not say what was done inside."""
+_MAY_HIDE = _DML | {b"SELECT", b"PREPARE"}
+"""Tags of statements that may have a data-modifying WITH, which they do not count."""
 _COPY_FROM = re.compile(r"\s*+COPY\s++[^\s(]++\s*+(?:\([^)]*+\)\s*+)?FROM\b", re.IGNORECASE)
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE)
 _COMMENT = re.compile(r"'(?:[^']|'')*+'|--[^\n]*+|/\*(?:[^*]|\*(?!/))*+(?:\*/|\Z)")
 """Comments, and the strings that may look like one."""
 _WRITES_WITHIN = re.compile(r"\(\s*+(?:INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE)
-"""A data-modifying WITH: the tag is of the statement around it. In a string it is none, but then
-the total is only unknown."""
-_WRITES_ITSELF = re.compile(
-    r"\s*+(?:UPDATE|DELETE|MERGE|INSERT\s++INTO\s++[^\s(]++\s*+(?:\([^()]*+\)\s*+)?(?:VALUES|SELECT))\b",
-    re.IGNORECASE,
-)
-"""A statement that has no WITH of its own: the server takes a data-modifying one nowhere else."""
-LOOKED_THROUGH = 65_536
-"""Characters of a text that are looked through for such a WITH."""
-SEARCHED = 4_194_304
-"""Of a longer text it is only asked whether it has the word; of one longer than this, nothing."""
+"""A data-modifying WITH. In a string it is none, but then the total is only unknown."""
+_WRITES_ITSELF = re.compile(r"\s*+(?:INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE)
+"""A statement without a WITH of its own: the server takes a data-modifying one nowhere else."""
+LOOKED_THROUGH = 16_384
+"""Characters of a text that are looked through, in a third of a millisecond."""
+SEARCHED = 262_144
+"""Characters that are searched for the word ``with``, as quickly; a longer text is not read."""
+PIECE = 256
+"""What one piece of a composed text counts for at least: the time is in their number, too."""
 _RESULTS = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
@@ -76,46 +75,40 @@ class RowTally:
         finally:
             self._is_paused = before
 
-    def hides(self, query: Any) -> Hides:
-        """What *query*, about to be run, may write without a tag that says so."""
-        return Hides() if self._is_paused else look_at(query)
-
-    def add_results(self, cursor: Any, query: Any, hides: Hides) -> None:
+    def add_results(self, cursor: Any, query: Any) -> None:
         """Count every result *cursor* holds for *query*."""
         if self._is_paused:
             return
         # The public ways to the results move the user's cursor.
         results = [result for result in cursor._results if result is not None]  # noqa: SLF001
+        tags = [one.command_status or b"" for one in results if one.status in _RESULTS]
         is_one = len(results) == 1
-        if hides.alone if is_one else hides.among_others:
-            self._is_unknown = True
         # Of a text with several statements no tag says which was the COPY FROM.
-        for result in results:
-            if result.status in _RESULTS:
-                self._add(result.command_status or b"", query if is_one else None)
+        for tag in tags:
+            self._add(tag, query if is_one else None)
+        self._note_hidden(query, tags, is_one=is_one)
 
     def add_stream(self, query: Any) -> None:
         """A ``stream`` has its rows one by one, and no sum."""
         if self._is_paused:
             return
         self._statements += 1
-        text = _text(query)
-        if len(text) > LOOKED_THROUGH or _WRITES.search(text):
+        text, is_whole = _read(query)
+        if not is_whole or len(text) > LOOKED_THROUGH or _WRITES.search(text):
             self._is_unknown = True
 
-    def add_many(self, cursor: Any, hides: Hides) -> None:
+    def add_many(self, cursor: Any, query: Any) -> None:
         """Count an ``executemany``, whose ``rowcount`` is already the sum."""
         if self._is_paused:
             return
-        if hides.alone:
-            self._is_unknown = True
         tag = (cursor.statusmessage or "").encode()
-        verb = tag.split(b" ", 1)[0]
+        verb = _verb(tag)
         self._statements += 1
         if verb in _DML:
             self._rows += max(cursor.rowcount, 0)
         elif verb in _OPAQUE:
             self._is_unknown = True
+        self._note_hidden(query, [tag], is_one=True)
 
     def add_copy(self, cursor: Any, *, is_import: bool) -> None:
         """Count a client-side COPY once it has ended."""
@@ -144,46 +137,63 @@ class RowTally:
 
     def _is_hosts(self, query: Any) -> bool:
         """Whether a composed statement writes the host's own table. Plain SQL is the user's."""
-        if not self._hosts_table or isinstance(query, str | bytes):
+        if not self._hosts_table or query is None or isinstance(query, str | bytes):
             return False
-        if isinstance(query, Composable):
-            return self._hosts_table in query.as_string(None)
-        return any(self._hosts_table in str(value) for value in getattr(query, "values", ()))
+        return self._hosts_table in _read(query)[0]
+
+    def _note_hidden(self, query: Any, tags: Sequence[bytes], *, is_one: bool) -> None:
+        """Give the total up if *query*, answered with *tags*, may have written more than they say.
+
+        The transaction is open: what is looked at is little, however long the text is.
+        """
+        if _MAY_HIDE.isdisjoint(map(_verb, tags)):
+            return
+        text, is_whole = _read(query)
+        if is_whole and "with" not in text.lower():
+            return
+        begin = text[:LOOKED_THROUGH]
+        bare = _COMMENT.sub(" ", begin)
+        if is_one and _WRITES_ITSELF.match(bare):
+            return
+        is_seen = is_whole and len(text) <= LOOKED_THROUGH
+        if not is_seen or _WRITES_WITHIN.search(bare) or _WRITES_WITHIN.search(begin):
+            self._is_unknown = True
 
 
-@dataclass(frozen=True, slots=True)
-class Hides:
-    """Whether a text may write more than its tags say: if it is one statement, or several."""
-
-    alone: bool = False
-    among_others: bool = False
+def _verb(tag: bytes) -> bytes:
+    return tag.partition(b" ")[0]
 
 
-def look_at(query: Any) -> Hides:
-    """What the text of *query* may hide, found in time that does not grow beyond its length.
+def _read(query: Any) -> tuple[str, bool]:
+    """The SQL of *query* without its values, and whether that is all of it; a bounded part of it.
 
-    It is looked at before it runs: between a migration's last statement and its COMMIT is nothing.
+    A composed text is not put together: that would take as long as it takes psycopg.
     """
-    text = _text(query)
-    if len(text) <= LOOKED_THROUGH:
-        hides = _WRITES_WITHIN.search(_COMMENT.sub(" ", text)) or _WRITES_WITHIN.search(text)
-        return Hides(alone=hides is not None, among_others=hides is not None)
-    begin = _COMMENT.sub(" ", text[:LOOKED_THROUGH])
-    return Hides(
-        alone=_WRITES_ITSELF.match(begin) is None,
-        among_others=len(text) > SEARCHED or "with" in text.lower(),
-    )
+    read, left = [], SEARCHED
+    for piece in _pieces(query):
+        read.append(piece[:left])
+        left -= max(len(piece), PIECE)
+        if left < 0:
+            return "".join(read), False
+    return "".join(read), True
 
 
-def _text(query: Any) -> str:
-    """The SQL of *query*, as far as it is written out."""
+def _pieces(query: Any) -> Iterator[str]:
     if isinstance(query, str):
-        return query
-    if isinstance(query, bytes):  # of one that is too long to be searched, its beginning
-        return query[: SEARCHED + 1].decode("latin-1")
-    if isinstance(query, Composable):
-        return query.as_string(None)
-    return "".join(getattr(query, "strings", ()))
+        yield query
+    elif isinstance(query, bytes):
+        yield query[: SEARCHED + 1].decode("latin-1")
+    elif isinstance(query, Composed):
+        for part in query:
+            yield from _pieces(part)
+    elif isinstance(query, SQL | Identifier):
+        yield query.as_string(None)
+    elif isinstance(query, Composable):
+        yield " "
+    elif hasattr(query, "interpolations"):  # a template string
+        for part in query:
+            is_sql = isinstance(part, str) or part.format_spec in ("i", "q")
+            yield from _pieces(getattr(part, "value", part)) if is_sql else " "
 
 
 def _counting(factory: type[Any], tally: RowTally) -> type[Any]:
@@ -191,15 +201,13 @@ def _counting(factory: type[Any], tally: RowTally) -> type[Any]:
 
     class CountingCursor(factory):  # type: ignore[misc]
         def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-            hides = _contained(tally, tally.hides, query)
             result = super().execute(query, *args, **kwargs)
-            _contained(tally, tally.add_results, self, query, hides)
+            _contained(tally, tally.add_results, self, query)
             return result
 
         def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
-            hides = _contained(tally, tally.hides, query)
             super().executemany(query, *args, **kwargs)
-            _contained(tally, tally.add_many, self, hides)
+            _contained(tally, tally.add_many, self, query)
 
         def stream(self, query: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
             _contained(tally, tally.add_stream, query)
@@ -217,8 +225,7 @@ def _counting(factory: type[Any], tally: RowTally) -> type[Any]:
     return CountingCursor
 
 
-def _contained(tally: RowTally, count: Any, *args: Any, **kwargs: Any) -> Any:
-    """What *count* returns; a count that breaks never fails a migration."""
+def _contained(tally: RowTally, count: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    """Call *count*; one that breaks never fails a migration, and the total is then unknown."""
     with containing("counting rows", lambda *_: tally.give_up()):
-        return count(*args, **kwargs)
-    return None
+        count(*args, **kwargs)
