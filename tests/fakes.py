@@ -80,7 +80,7 @@ class FakeTelemetry:
     def observe_outbox(self, read: Callable[[], Any]) -> None:
         self.observed.append(read)
 
-    def settled(self, event: Event, trace: TraceContext) -> None:
+    def settled(self, event: Event, trace: TraceContext, _run: str) -> None:
         self.settlements.append((event, trace))
 
     def config_invalid(self, faults: Any) -> None:

@@ -65,6 +65,7 @@ def release(project: Project, number: int) -> None:
     """What a run of another process would leave in the outbox."""
     one = delivery(
         environment="local",
+        correlation_id=f"{number:032x}",
         id=f"dlv_{number}",
         event_id=f"evt_{number}",
         endpoint="a",
@@ -108,3 +109,22 @@ def test_a_worker_that_is_told_costs_next_to_nothing(worker: Any, admin: Any) ->
     assert ticks() - before < 25  # hundredths of a second in 5 s
     worker.terminate()
     assert worker.wait(BOUND_S) == 0
+
+
+@pytest.mark.survived("A limit of the receiver: 429 or 503 with Retry-After", "kept")
+def test_a_limit_rests_the_endpoint_for_every_worker(project: Project, receiver: Any) -> None:
+    """What one process was answered, another heeds: it sends nothing until then."""
+    receiver.script("/", ["429:300"] * 20)
+    endpoint = {"name": "a", "url": f"{receiver.url}/"}
+    project.environment_file(webhooks={"outbox": "postgres", "endpoints": [endpoint]})
+    for number in range(20):
+        release(project, number)
+    watching = project.spawn("webhooks", "deliver", "--watch")
+    eventually(lambda: receiver.requests)
+    with closing(PostgresOutbox(project.database_url)) as outbox:
+        eventually(lambda: outbox.standing("local"))
+    done = project.confiture("webhooks", "deliver")
+    assert "a rests until" in done.stdout
+    assert len(receiver.requests) <= 4  # one for each lane of the first worker, at most
+    watching.terminate()
+    assert watching.wait(BOUND_S) == 0

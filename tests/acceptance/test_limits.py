@@ -31,7 +31,6 @@ def outside(tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.mark.survived("A limit of the receiver: 429 or 503 with Retry-After", "kept")
-@pytest.mark.survived("A limit: 429 or 503 with Retry-After", "kept")
 def test_a_limit_is_the_receivers(outside: Project) -> None:
     """After 429 with Retry-After nothing is sent before; no delivery's schedule is shorter for it."""
     answers = [(429, {"Retry-After": "20"})] * 4

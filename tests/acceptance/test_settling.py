@@ -102,6 +102,26 @@ def test_a_killed_runs_end_does_not_wait_for_its_own_attempt(project: Any, recei
     assert receiver.requests[0].headers["webhook-id"] == own[0].headers["webhook-id"]
 
 
+@pytest.mark.survived("SIGKILL of one of two runs that share a trace", "kept")
+def test_the_end_of_a_killed_run_ends_no_other_runs_attempt(project: Any, receiver: Any) -> None:
+    """Two runs of a pipeline share its TRACEPARENT: what the living one sends is sent once."""
+    receiver.script("/", ["hang"])
+    webhook = {"name": "a", "url": receiver.url + "/", "timeout": 60}
+    project.environment_file(webhooks={"flush_timeout": 60, "endpoints": [webhook]}, name="local")
+    project.migration("001", "a", up="SELECT 1", down="SELECT 1")
+    pipeline = {"TRACEPARENT": f"00-{'c' * 32}-{'d' * 16}-01"}
+    living = project.spawn("migrate", "up", env=pipeline)
+    (sent,) = receiver.wait_for(1, timeout=60)
+    project.migration("002", "b", up="SELECT 1", down="SELECT 1")
+    crash(project, "after commit", "migrate", "up", **pipeline)
+    for _ in range(2):
+        project.confiture("webhooks", "deliver", env={"CONFITURE_WEBHOOK_LOG": "off"})
+    ids = [request.headers["webhook-id"] for request in receiver.requests]
+    assert ids.count(sent.headers["webhook-id"]) == 1
+    assert living.poll() is None
+    assert staged(project) == []
+
+
 @pytest.mark.survived("SIGKILL of a rollback", "kept", "true")
 @pytest.mark.parametrize(
     ("moment", "first"),

@@ -75,23 +75,25 @@ def test_a_run_has_one_lease(opened: Callable[[], Outbox]) -> None:
 def test_the_end_of_a_killed_run_ends_its_own_leases(opened: Callable[[], Outbox]) -> None:
     """Another process that reports how it ended sends its events at once, in their order."""
     killed, other = opened(), opened()
-    killed.run = RUNS["x"]
+    killed.stage(intent(2))
     release_of(killed, "x", 1)
     claim = claim_one(killed)
+    assert len(other.intents()) == 1
     release_of(other, "x", 2)
     assert claim_ids(other) == ["dlv_a_1", "dlv_a_2"]
     assert not killed.record(claim, attempt(), DELIVERED)
 
 
-@pytest.mark.parametrize("holder", ["y", "x"])
-def test_no_other_lease_ends_early(opened: Callable[[], Outbox], holder: str) -> None:
-    """One of another worker, or of a run that reports its own end, lasts."""
-    first, second = opened(), opened()
-    first.run = RUNS[holder]
+@pytest.mark.parametrize("own", [False, True])
+def test_no_other_lease_ends_early(opened: Callable[[], Outbox], own: bool) -> None:  # noqa: FBT001
+    """One of another process of the same trace, or of one that reports its own end, lasts."""
+    killed, first, settling = opened(), opened(), opened()
+    (first if own else killed).stage(intent(2))
     release_of(first, "x", 1)
     claim = claim_one(first)
-    release_of(second if holder == "y" else first, "x", 2)
-    assert claim_ids(second) == []
+    assert len(settling.intents()) == len(first.intents()) == 1
+    release_of(first if own else settling, "x", 2)
+    assert claim_ids(settling) == []
     assert first.record(claim, attempt(), DELIVERED)
 
 
@@ -120,7 +122,7 @@ def test_a_long_run_hides_no_other(outbox: Outbox) -> None:
 def test_nothing_is_claimed_for_one_that_rests(outbox: Outbox) -> None:
     """Until the rest is over, in its environment, for every worker; then all is as before."""
     release(outbox, 1)
-    outbox.rest("a", "production", NOW + AN_HOUR)
+    outbox.rest("a", "production", NOW + AN_HOUR, now=NOW)
     assert claim_ids(outbox) == []
     assert outbox.standing("production") == {"a": Standing(None, NOW + AN_HOUR)}
     assert outbox.standing("staging") == outbox.standing(None) == {}
@@ -131,8 +133,8 @@ def test_nothing_is_claimed_for_one_that_rests(outbox: Outbox) -> None:
 
 def test_the_later_rest_holds(outbox: Outbox) -> None:
     """A shorter one that comes after it does not end it; enabling ends no rest."""
-    outbox.rest("a", "production", NOW + AN_HOUR)
-    outbox.rest("a", "production", NOW + A_SECOND)
+    outbox.rest("a", "production", NOW + AN_HOUR, now=NOW)
+    outbox.rest("a", "production", NOW + A_SECOND, now=NOW)
     outbox.disable("a", "production", NOW)
     assert outbox.standing("production") == {"a": Standing(NOW, NOW + AN_HOUR)}
     assert outbox.enable("a", "production")
@@ -177,9 +179,10 @@ def test_a_lease_of_a_wrong_clock_is_over(outbox: Outbox) -> None:
 def test_a_rest_of_a_wrong_clock_is_over(outbox: Outbox) -> None:
     """And the next one, by a right clock, takes its place."""
     release(outbox, 1)
-    outbox.rest("a", "production", NOW + DAYS)
+    too_long = MAX_WAIT + A_SECOND
+    outbox.rest("a", "production", NOW + too_long, now=NOW)
     assert claim_ids(outbox, max_wait=MAX_WAIT) == ["dlv_a_1"]
-    outbox.rest("a", "production", NOW + AN_HOUR, max_wait=MAX_WAIT)
+    outbox.rest("a", "production", NOW + AN_HOUR, now=NOW, max_wait=MAX_WAIT)
     assert outbox.standing("production")["a"].rests_until == NOW + AN_HOUR
 
 

@@ -62,6 +62,27 @@ def test_a_limit_of_the_receivers_rests_all_its_lanes() -> None:
     assert not pace.is_resting(NOW - timedelta(days=3))
 
 
+def test_the_later_rest_holds() -> None:
+    """Another lane's shorter wish, or our own rest, does not end it; a wrong clock's does not last."""
+    pace, until = Pace(endpoint()), NOW + timedelta(minutes=30)
+
+    def limited(seconds: float, now: datetime = NOW) -> None:
+        at = now + timedelta(seconds=seconds)
+        decision = Decision(outcome=Outcome.RETRY, next_attempt_at=at, rests_until=at)
+        pace.note(attempt(status_code=429), decision, now)
+
+    limited(1800)
+    limited(1, NOW + timedelta(seconds=1))
+    for number in range(FAILING_AFTER):
+        pace.note(attempt(number + 1, status_code=500), Decision(outcome=Outcome.RETRY), NOW)
+    assert pace.rests_until == until
+    limited(3600)
+    assert pace.rests_until == NOW + timedelta(seconds=3600)
+    before = NOW - timedelta(days=3)
+    limited(5, before)
+    assert pace.rests_until == before + LONGEST_REST
+
+
 def test_one_lane_finds_out_whether_an_endpoint_works_again() -> None:
     """After a failure one lane is busy until an attempt is accepted."""
     pace = Pace(endpoint(concurrency=8))

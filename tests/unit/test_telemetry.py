@@ -625,8 +625,9 @@ class TestRuns:
             direction=Direction.DOWN,
             migration=REF,
         )
-        for _ in range(2):
-            bench.telemetry.settled(event, TraceContext(traceparent=PARENT, tracestate=None))
+        trace = TraceContext(traceparent=PARENT, tracestate=None)
+        for run in ("one", "one", "another of the same trace"):
+            bench.telemetry.settled(event, trace, run)
         ((key, point),) = bench.points("confiture.runs").items()
         assert (dict(key), point.value) == (
             {
@@ -635,7 +636,7 @@ class TestRuns:
                 "db.namespace": "shop",
                 "error.type": "Interrupted",
             },
-            1,
+            2,
         )
 
 

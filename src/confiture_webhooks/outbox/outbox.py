@@ -15,8 +15,8 @@ Guarantees, each checked by the contract suite on each store:
   several runs the one with the oldest comes first.
 - A delivery is claimed for its endpoint in its own environment only (none is one, too): the
   same name may be another receiver there. An endpoint rests, or is off, in one environment.
-- When another process releases an event of a run, that run's process is over: its own leases end,
-  and no lease of another worker.
+- When an outbox releases an event that another one staged, that one's process is over: its leases
+  end, and no others.
 - ``record`` moves a delivery and keeps the attempt in one step. A ``GONE`` decision switches
   the endpoint off in that step, in the delivery's environment; nothing is claimed for an
   endpoint that is off or rests.
@@ -38,7 +38,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -116,8 +116,10 @@ class Outbox:
         """Whether what is stored outlives this process."""
         self.where = store.where
         """The file, or host and database, fit for any log."""
-        self.run = ""
-        """The run whose process this is: its leases end when another process reports its end."""
+        self._holder = os.urandom(8).hex()
+        """Begins this one's tokens, and is in the intents it stages."""
+        self._killed: dict[str, str] = {}
+        """By event that another one staged, that one's holder."""
         self.environment: str | None = None
         """Of an event that is released without intent and deliveries."""
         self._fronts: defaultdict[tuple[str, str], _Front] = defaultdict(_Front)
@@ -126,7 +128,10 @@ class Outbox:
 
     def stage(self, intent: Intent) -> None:
         """Remember that a migration is about to run; a second time, or late, changes nothing."""
-        self._store.write(("stage", rows.intent_values(intent)))
+        self._store.write(self._staging(intent))
+
+    def _staging(self, intent: Intent) -> Step:
+        return "stage", rows.intent_values(replace(intent, holder=self._holder))
 
     def stage_on(self, _connection: Any, _intent: Intent, /) -> bool:
         """Stage over a connection, in a transaction of its own, if it is idle in this database.
@@ -140,7 +145,21 @@ class Outbox:
         self._store.write(*self._releasing(event_id, deliveries))
 
     def _releasing(self, event_id: str, deliveries: Sequence[Delivery]) -> list[Step]:
-        return releasing(event_id, deliveries, self.run, self.environment)
+        environment = deliveries[0].environment if deliveries else self.environment
+        values = {
+            "event_id": rows.text(event_id),
+            "environment": rows.environment(environment),
+            "released_at": rows.instant(datetime.now(UTC)),
+            "token": os.urandom(8).hex(),
+            "holder": self._killed.get(event_id),
+        }
+        steps: list[Step] = [("mark_released", values), ("unstage", values)]
+        for delivery in deliveries:
+            stored = values | rows.delivery_values(delivery)
+            steps += [("add_delivery", stored), ("add_body", stored)]
+            if values["holder"]:
+                steps.append(("end_leases", stored))
+        return [*steps, NEWS] if deliveries else steps
 
     def intents_on(self, _connection: Any, /) -> Sequence[Intent] | None:
         """The intents over a connection; ``None``: not possible there."""
@@ -167,7 +186,13 @@ class Outbox:
 
     def _intents(self) -> list[Intent | UnreadableIntent]:
         [found] = self._store.read(("intents", {}))
-        return [rows.intent(row) for row in found]
+        return self._understood(found)
+
+    def _understood(self, found: Found) -> list[Intent | UnreadableIntent]:
+        read = [rows.intent(row) for row in found]
+        holders = {one.event_id: one.holder for one in read if isinstance(one, Intent)}
+        self._killed = {key: one for key, one in holders.items() if one and one != self._holder}
+        return read
 
     # A worker
 
@@ -187,7 +212,7 @@ class Outbox:
             heads = self._ready(values, now=now, max_wait=max_wait)
             if not heads:
                 return []
-            token = self.run + os.urandom(8).hex()
+            token = self._holder + os.urandom(8).hex()
             leasing = values | {"token": token, "limit": limit}
             leasing["lease_until"] = rows.instant(now + lease)
             for place in range(CANDIDATES):
@@ -315,11 +340,11 @@ class Outbox:
         environment: str | None,
         until: datetime,
         *,
-        max_wait: timedelta = timedelta(days=1),
+        now: datetime,
+        max_wait: timedelta | None = None,
     ) -> None:
         """Let *endpoint* rest there: nothing is claimed for it before the latest *until*."""
-        horizon = rows.instant(until + max_wait)
-        values = {"until": rows.instant(until), "horizon": horizon}
+        values = {"until": rows.instant(until), "horizon": _horizon(now, max_wait)}
         self._store.write(("rest", _place(endpoint, environment) | values), is_synced=False)
 
     def disable(self, endpoint: str, environment: str | None, at: datetime) -> None:
@@ -489,29 +514,6 @@ _FILTERS = {
         for column in ("id", "event_id", "correlation_id")
     ).join("()"),
 }
-
-
-def releasing(
-    event_id: str, deliveries: Sequence[Delivery], run: str, environment: str | None
-) -> list[Step]:
-    """The steps of a release by the process of *run*, in *environment* if it has no deliveries.
-
-    An event of another run is the end of one whose process was killed: so are its leases.
-    """
-    values = {
-        "event_id": rows.text(event_id),
-        "environment": rows.environment(deliveries[0].environment if deliveries else environment),
-        "released_at": rows.instant(datetime.now(UTC)),
-        "token": os.urandom(8).hex(),
-    }
-    steps: list[Step] = [("mark_released", values), ("unstage", values)]
-    for delivery in deliveries:
-        ours = {"event_id": values["event_id"], "token": values["token"]}
-        stored = rows.delivery_values(delivery) | ours
-        steps += [("add_delivery", stored), ("add_body", stored)]
-        if delivery.correlation_id != run:
-            steps.append(("end_leases", stored))
-    return [*steps, NEWS] if deliveries else steps
 
 
 def _place(endpoint: str, environment: str | None) -> dict[str, Any]:

@@ -129,14 +129,14 @@ class PostgresOutbox(Outbox):
         """Stage over *connection*, if it is idle in this database."""
         if connection.info.transaction_status != TransactionStatus.IDLE:
             return False
-        return self._asked_on(connection, [("stage", rows.intent_values(intent))]) is not None
+        return self._asked_on(connection, [self._staging(intent)]) is not None
 
     def intents_on(self, connection: psycopg.Connection[Any], /) -> Sequence[Intent] | None:
         """The intents over *connection*; ``None``: not possible there."""
         answers = self._asked_on(connection, [("intents", {})])
         if answers is None:
             return None
-        return [one for row in answers[0] if isinstance(one := rows.intent(row), Intent)]
+        return [one for one in self._understood(answers[0]) if isinstance(one, Intent)]
 
     def release_on(
         self, connection: psycopg.Connection[Any], event_id: str, deliveries: Sequence[Delivery], /

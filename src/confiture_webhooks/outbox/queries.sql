@@ -40,12 +40,11 @@ INSERT INTO main.bodies (seq, body)
 SELECT seq, :body FROM main.deliveries WHERE id = :id AND event_id = :event_id
 ON CONFLICT DO NOTHING
 
--- A worker of a run begins its tokens with the run's id.
 -- name: end_leases
 UPDATE main.deliveries SET state = 'pending', is_ready = 1, wakes_at = NULL, token = NULL
 WHERE endpoint = :endpoint AND environment = :environment AND correlation_id = :correlation_id
   AND state = 'in_flight' AND is_ready = 0
-  AND substr(token, 1, length(correlation_id)) = correlation_id
+  AND substr(token, 1, length(:holder)) = :holder
 
 -- name: standing
 SELECT endpoint, off_since, rests_until FROM main.endpoints

@@ -52,6 +52,8 @@ class Intent:
     tracestate: str | None
     correlation_id: str
     staged_at: datetime
+    holder: str | None = field(default=None, compare=False)
+    """The outbox that staged it, one of one process: runs may share their trace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

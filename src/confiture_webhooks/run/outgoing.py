@@ -437,7 +437,6 @@ class Outgoing:
             self._outbox = made
             self._spared = None if made.is_durable else []
             self._telemetry.observe_outbox(self._summary)
-        self._outbox.run = self._telemetry.correlation_id
         return self._outbox
 
     def _summary(self) -> Summary:

@@ -83,7 +83,7 @@ def tell(intent: Intent, verdict: Verdict, record: Record, telemetry: Telemetry)
     event = settled_event(intent, verdict, datetime.now(UTC))
     trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
     record(event, trace)
-    telemetry.settled(event, trace)
+    telemetry.settled(event, trace, intent.holder or intent.correlation_id)
 
 
 def settle_outbox(

@@ -184,15 +184,15 @@ class Telemetry:
         return MigrationSpan(self._signals, run, ref, direction)
 
     @contained
-    def settled(self, event: Event, trace: TraceContext) -> None:
-        """Log and measure how the migration of a killed run ended, in *trace*, the run's.
+    def settled(self, event: Event, trace: TraceContext, run: str) -> None:
+        """Log and measure how the migration of a killed *run* ended, in *trace*, the run's.
 
         Its span died with the run, which counts as failed. An unknown duration counts as none.
         """
         if event.migration is None or event.direction is None:
             return
         span = NonRecordingSpan(from_stored(trace, is_remote=True) or self._signals.run)
-        self._count_killed(event, span)
+        self._count_killed(run, event, span)
         migrated(
             self._signals,
             event.migration,
@@ -204,11 +204,11 @@ class Telemetry:
             correlation_id=event.trace_id,
         )
 
-    def _count_killed(self, event: Event, span: Span) -> None:
-        """Count the run of *event* once, however many of its migrations are settled."""
-        if event.trace_id in self._killed:
+    def _count_killed(self, run: str, event: Event, span: Span) -> None:
+        """Count *run* once, however many of its migrations are settled; others share its trace."""
+        if run in self._killed:
             return
-        self._killed.add(event.trace_id)
+        self._killed.add(run)
         usual = "migrate up" if event.direction is Direction.UP else "migrate down"
         command = (event.command or usual).removeprefix("confiture ")
         self._signals.metrics.count_run(command, names.INTERRUPTED, event.occurred_at, span)

@@ -122,9 +122,10 @@ class Pace:
         rests = [decision.rests_until] if decision.rests_until else []
         if not self.is_gone and self.failures >= FAILING_AFTER:
             rests.append(now + rest(self.failures))
-        if rests:
-            self.rests_until = max(rests)
-            self.longest_rest = self.rests_until - now
+        known = self.rests_until if self.is_resting(now) else None
+        until = max(rests, default=now)
+        if until > (known or now):
+            self.rests_until, self.longest_rest = until, until - now
 
     def note_whole_batch(self) -> None:
         """All that was claimed at once was accepted: claim more at once."""

@@ -218,7 +218,9 @@ class Sender:
             return
         if decision.rests_until is not None:
             with suppress(OutboxError):  # this worker rests all the same
-                self.outbox.rest(pace.endpoint.name, self.environment, decision.rests_until)
+                endpoint, until = pace.endpoint, decision.rests_until
+                longest = endpoint.retry.longest_wait
+                self.outbox.rest(endpoint.name, self.environment, until, now=at, max_wait=longest)
         if delivery_id not in pace.open:
             return  # the worker was stopped during the record, and has reported it
         wait = decision.next_attempt_at - at if decision.next_attempt_at else None
