@@ -1,6 +1,6 @@
 """How fast a full outbox is emptied, every signal exported, against requests alone.
 
-Ten thousand deliveries of a thousand runs wait for one endpoint. ``confiture webhooks deliver``
+Thousands of deliveries of hundreds of runs wait for one endpoint. ``confiture webhooks deliver``
 sends them, with traces, metrics and logs going to a collector in a process of its own. The
 alternatives send the same bodies and headers from a process of their own: a loop over one
 ``requests.Session`` as one writes it, and the guide's ``requests.post`` for each event. All three
@@ -46,9 +46,9 @@ from confiture_webhooks.outbox.postgres import PostgresOutbox
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.transport import prepare
 
-COUNT = int(os.environ.get("DELIVERIES", "10000"))
-FAR_COUNT = int(os.environ.get("FAR_DELIVERIES", "2000"))
-ROUNDS = int(os.environ.get("ROUNDS", "4"))
+COUNT = int(os.environ.get("DELIVERIES", "3000"))
+FAR_COUNT = int(os.environ.get("FAR_DELIVERIES", "1000"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 FAR_MS = 5.0
 METRICS = {
     "confiture.webhook.deliveries",

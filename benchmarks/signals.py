@@ -18,7 +18,7 @@ from harness import CONFITURE, Bench, Comparison, bench, environment
 from peers import peer
 
 DELIVERIES = 1000
-ROUNDS = int(os.environ.get("ROUNDS", "5"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 AWAY_MS = (5.0, 0.0)
 """A receiver as they are met, and one where all that counts is how much Python runs."""
 

@@ -22,7 +22,7 @@ from peers import peer
 from confiture_webhooks.delivery import State
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
 
-COUNT = int(os.environ.get("DELIVERIES", "100000"))
+COUNT = int(os.environ.get("DELIVERIES", "50000"))
 DEAD = int(os.environ.get("ENDPOINTS", "20"))
 DEAD_S = float(os.environ.get("SECONDS", "120"))
 STEP = 10_000
