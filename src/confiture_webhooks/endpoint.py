@@ -16,6 +16,7 @@ from .retry import RetryPolicy
 DEFAULT_FORMAT = "confiture"
 DEFAULT_TIMEOUT = timedelta(seconds=10)
 DEFAULT_CONCURRENCY = 4
+SILENT_ERROR = "only of a run that failed without a migration's event to report it"
 SIGNATURES = ("standard", "confiture")
 """``webhook-signature`` over id, time and body; ``X-Confiture-Signature`` over the body alone."""
 
@@ -100,16 +101,22 @@ def explain(
 ) -> list[dict[str, Any]]:
     """Whether an event of *kind* is sent to each endpoint, and why, as ``--format json`` has it.
 
-    ``told`` is ``None`` where that depends on the migration, and *migration* names none.
+    ``sent`` is ``None`` where that depends on the migration, and *migration* names none, or on
+    the run: a ``run_error`` stands in for the event of a migration.
     """
     verdicts = []
     for endpoint in endpoints:
-        is_open = migration is None and bool(endpoint.migrations)
-        asked = replace(endpoint, migrations=()) if is_open else endpoint
+        depends = []
+        asked = endpoint
+        if migration is None and endpoint.migrations:
+            asked = replace(asked, migrations=())
+            depends.append(f"only of migrations like {', '.join(endpoint.migrations)}")
+        is_added = kind is EventType.RUN_ERROR and kind not in endpoint.events
+        if is_added and endpoint.events >= DEFAULT_SUBSCRIPTION:
+            asked = replace(asked, events=endpoint.events | {kind})
+            depends.append(SILENT_ERROR)
         refusal = asked.refusal(kind, environment, [migration] if migration is not None else [])
-        is_sent: bool | None = refusal is None
-        reason = refusal or "it asks for this"
-        if is_sent and is_open:
-            is_sent, reason = None, f"only of migrations like {', '.join(endpoint.migrations)}"
-        verdicts.append({"endpoint": endpoint.name, "told": is_sent, "reason": reason})
+        is_sent = None if depends and refusal is None else refusal is None
+        reason = refusal or " and ".join(depends) or "it asks for this"
+        verdicts.append({"endpoint": endpoint.name, "sent": is_sent, "reason": reason})
     return verdicts

@@ -17,7 +17,7 @@ from typing import Any
 
 from . import terminal
 from .config import Settings, is_configured, load
-from .config.variables import URL
+from .config.variables import OUTBOX, URL
 from .contained import containing
 from .event import Database, ErrorInfo
 from .run.invocation import DEFAULT_CONFIG, HOOKS, MUTATING, Invocation, parse
@@ -27,6 +27,7 @@ from .wiring import (
     command_telemetry,
     found_settings,
     hook_sources,
+    outbox_exists,
     parts,
     unread_block,
 )
@@ -198,7 +199,10 @@ def _failure(error: BaseException | None) -> ErrorInfo | None:
         return ErrorInfo(type=f"exit_{code}", message=f"the command ended with exit code {code}")
     from .adapters.failure import explain  # noqa: PLC0415
 
-    return explain(error)
+    found = explain(error)
+    if found.type == BrokenPipeError.__name__:  # one that a migration raised is its event's
+        found = replace(found, message="standard output was closed before the command had ended")
+    return found
 
 
 class Sigterm:
@@ -285,6 +289,7 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     def database() -> str | None:
         return session.dsn()
 
+    settings = _placed(settings, invocation)
     hooks = hook_sources(files)
     telemetry = partial(command_telemetry, settings, os.environ)
     made = replace(
@@ -302,6 +307,14 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     return session
 
 
+def _placed(settings: Settings, invocation: Invocation) -> Settings:
+    """*settings* with an outbox in memory where Confiture will refuse: nothing is created there."""
+    is_project = invocation.missing is None and invocation.migrations_dir.is_dir()
+    if is_project or os.environ.get(OUTBOX) or outbox_exists(settings, os.environ):
+        return settings
+    return replace(settings, outbox="memory")
+
+
 def _say_faults(settings: Settings) -> None:
     """Every fault on standard error, and what becomes of the events."""
     waiting = ", ".join(endpoint.name for endpoint in settings.faulty)
@@ -313,7 +326,7 @@ def _say_faults(settings: Settings) -> None:
     lines = [
         f"confiture-webhooks: the configuration is wrong; {'; '.join(costs) or 'the rest is used'}:"
     ]
-    terminal.say(*lines, *(f"  {fault}" for fault in settings.faults))
+    terminal.say(*lines, *(f"confiture-webhooks: {fault}" for fault in settings.faults))
 
 
 def _log_faults(settings: Settings) -> None:

@@ -54,7 +54,7 @@ class PassResult:
     """By environment that is not this worker's, deliveries still to make."""
     failures: Mapping[str, str]
     """By endpoint, why the latest attempt that failed did."""
-    barred: Mapping[str, str] = field(default_factory=dict)
+    in_vain: Mapping[str, str] = field(default_factory=dict)
     """By endpoint that waits and gets nothing, why: off, or unknown."""
     left_alone: Collection[str] = ()
     """Endpoints that failed so often in a row that the pass went on without them."""
@@ -66,7 +66,7 @@ class PassResult:
     @property
     def is_clean(self) -> bool:
         """Whether every attempt made was accepted, and nothing waits that is due, or in vain."""
-        return self.is_done and not (self.failures or self.barred)
+        return self.is_done and not (self.failures or self.in_vain)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -160,7 +160,7 @@ class _Bench:
                 for name, one in standing.items()
                 if (until := one.rests_until) is not None and until > now
             },
-            barred={wait.endpoint: wait.why.value for wait in waits if wait.is_in_vain},
+            in_vain={wait.endpoint: wait.why.value for wait in waits if wait.is_in_vain},
             left_alone=self.worker.left_alone(),
             is_done=is_done and not self.worker.has_faults(),
         )
@@ -327,7 +327,7 @@ def _bench(
     poll: timedelta | None = POLL,
     before: Counter[Outcome] | None = None,
 ) -> Iterator[_Bench]:
-    outbox = operators_outbox(settings, environ, makes=True)
+    outbox = operators_outbox(settings, environ, makes=poll is not None, notice=say)
     telemetry = command_telemetry(settings, environ)
     telemetry.observe_outbox(outbox.summary)
     telemetry.connected(database or Database())

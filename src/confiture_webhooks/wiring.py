@@ -14,7 +14,7 @@ from .config import Settings, has_block, read
 from .config.settings import redacted_outbox
 from .config.variables import CONFIG, DSN, ENVIRONMENT, ENVIRONMENTS, OF_DEFAULT, USUAL_FILE
 from .errors import ConfigError, Fault, OutboxError
-from .remedy import quoted, shown
+from .remedy import quoted
 from .run.outgoing import Parts
 
 if TYPE_CHECKING:
@@ -207,7 +207,8 @@ def operators_outbox(
 ) -> Outbox:
     """The outbox that runs share, for a command of its own; nothing stands in for a broken one.
 
-    One that does not exist yet is made if *makes*, and is empty otherwise. Raises OutboxError.
+    One that does not exist yet is made if *makes*; otherwise *notice* gets a line, and it is empty.
+    Raises OutboxError.
     """
     if settings.outbox_fault is not None:
         raise OutboxError(
@@ -219,20 +220,20 @@ def operators_outbox(
             "outbox memory: it is gone with its run, so there is nothing to look at",
             "Set `outbox`, or CONFITURE_WEBHOOK_OUTBOX, to sqlite or postgres",
         )
-    if not settings.outbox.startswith("sqlite"):
+    if settings.outbox.startswith("sqlite"):
+        from .outbox.sqlite import SqliteOutbox, may_be_there  # noqa: PLC0415
+
+        path = sqlite_path(settings, environ)
+        if makes or may_be_there(path):
+            return SqliteOutbox(path, follows=makes)
+    else:
         from .outbox.postgres import is_there  # noqa: PLC0415
 
         if makes or is_there(postgres_dsn(settings)):
             return make_outbox(settings, environ, notice)
-        notice(
-            "There is no outbox in the database yet. The first run creates it if its role may. "
-            f"To create it now: {shown('outbox', 'init')}"
-        )
-        return spare_outbox()
-    from .outbox.sqlite import SqliteOutbox, may_be_there  # noqa: PLC0415
-
-    path = sqlite_path(settings, environ)
-    return SqliteOutbox(path, follows=makes) if makes or may_be_there(path) else spare_outbox()
+    place = outbox_place(settings, environ)
+    notice(f"There is no outbox at {place} yet: no run has recorded anything here")
+    return spare_outbox()
 
 
 def parts(

@@ -253,7 +253,7 @@ def test_filters_say_who_is_told(project: Any, receiver: Any) -> None:
     ]
     explain = ("webhooks", "check", "--explain", "migration_success", "--format", "json")
     rows = json.loads(project.confiture(*explain).stdout)["explain"]["endpoints"]
-    assert [row["told"] for row in rows] == [None, False, False]
+    assert [row["sent"] for row in rows] == [None, False, False]
     rows = json.loads(project.confiture(*explain, "--migration", "002_other").stdout)
     assert [row["reason"] for row in rows["explain"]["endpoints"]] == [
         "migrations has no pattern that fits 002_other",

@@ -182,14 +182,14 @@ def test_the_operators_commands_answer_programs(left_behind: Any) -> None:
         "redelivered": 1,
         "environments": {"local": 1},
         "due": 1,
-        "barred": {},
+        "not_sent": {},
         "elsewhere": {},
     }
     left_behind.environment_file(
         webhooks={"endpoints": [{"name": "b", "url": "http://127.0.0.1:9"}]}
     )
     again = document(left_behind, "redeliver", "--pending", "--yes", code=1)
-    assert (again["redelivered"], again["due"], again["barred"]) == (1, 0, {"a": "unknown"})
+    assert (again["redelivered"], again["due"], again["not_sent"]) == (1, 0, {"a": "unknown"})
     assert "too short" in document(left_behind, "discard", dead["id"][:8], "--yes", code=1)["error"]
     gone = {
         "ok": True,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import time
 from typing import Any
 
 import psycopg
 import pytest
+
+from project import Project
 
 pytestmark = pytest.mark.timeout(60)
 LOCK = 1751936052
@@ -176,3 +180,36 @@ def test_a_failed_run_is_one_line(shop: Any) -> None:
     (line,) = [line for line in lines if line["event"] == "run.failed"]
     assert (line["error_type"], line["migrations_applied"]) == ("OperationalError", 0)
     assert line["command"] == "migrate up"
+
+
+def test_a_run_whose_output_nobody_reads_fails_and_says_why(shop: Any, receiver: Any) -> None:
+    """A closed standard output ends Confiture with 1: that is the run's failure, not a migration's."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as nobody:  # noqa: PTH123
+        assert shop.spawn("migrate", "up", stdout=nobody).wait(60) == 1
+    assert sent(receiver)[-1] == ("run_error", "BrokenPipeError")
+    words = "standard output was closed before the command had ended"
+    assert receiver.requests[-1].payload["error"]["message"] == words
+
+
+@pytest.mark.parametrize("has_address", [False, True], ids=["no file", "no migrations"])
+def test_a_directory_that_is_no_project_stays_as_it_is(
+    shop: Any, receiver: Any, tmp_path: Any, has_address: bool
+) -> None:
+    """The failed run is reported from memory; nothing is created, unless the outbox is named."""
+    elsewhere = Project(tmp_path / "elsewhere", shop.database_url)
+    shutil.rmtree(elsewhere.path / "db")
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url}
+    if has_address:
+        env["CONFITURE_DATABASE_URL"] = shop.database_url
+    assert elsewhere.confiture("migrate", "up", env=env).returncode != 0
+    assert elsewhere.confiture("webhooks", "deliver", env=env).returncode == 0
+    assert [kind for kind, _ in sent(receiver)] == ["run_error"]
+    assert list(elsewhere.path.iterdir()) == []
+    env |= {"CONFITURE_WEBHOOK_URL": "http://127.0.0.1:1/", "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "0"}
+    lost = elsewhere.confiture("migrate", "up", env=env)
+    assert "It is lost with this process" in lost.stderr
+    assert "set CONFITURE_WEBHOOK_OUTBOX=sqlite" in lost.stderr
+    elsewhere.confiture("migrate", "up", env={**env, "CONFITURE_WEBHOOK_OUTBOX": "sqlite"})
+    assert (elsewhere.path / ".confiture" / "webhooks.db").exists()

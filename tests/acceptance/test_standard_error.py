@@ -119,3 +119,16 @@ def run(project: Any, env: Mapping[str, str], **streams: Any) -> subprocess.Comp
         timeout=60,
         **{"stdout": subprocess.PIPE, **streams},
     )
+
+
+def test_every_line_of_ours_is_a_log_event_or_says_whose_it_is(project: Any) -> None:
+    """In a CI log, faults and what was not sent stand between JSON lines, with our name first."""
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    nowhere = {"name": "nowhere", "url": "http://127.0.0.1:1/"}
+    wrong = {"name": "wrong", "url": "ftp://127.0.0.1/"}
+    project.environment_file(webhooks={"flush_timeout": 0.5, "endpoints": [nowhere, wrong]})
+    up = project.confiture("migrate", "up")
+    assert up.returncode == 0
+    sentences = [line for line in up.stderr.splitlines() if not line.startswith("{")]
+    assert len(sentences) == 3
+    assert all(line.startswith("confiture-webhooks: ") for line in sentences)

@@ -249,18 +249,31 @@ def test_a_hooks_print_goes_to_stderr_the_commands_to_output(capsys: Any) -> Non
     assert captured.err == "from the hook\nfrom a thread of the hook's\n"
 
 
-def test_explaining_tells_what_depends_on_the_migration() -> None:
-    """An endpoint with patterns is told, not told, or open, as the migration is known."""
+def test_explaining_says_what_depends_on_the_migration() -> None:
+    """An endpoint with patterns is sent an event, or not, or that is open."""
     one = endpoint(migrations=("*_billing_*",))
     kind = EventType.MIGRATION_SUCCESS
 
-    def told(migration: str | None) -> bool | None:
-        return explain([one], kind, "production", migration)[0]["told"]
+    def is_sent(migration: str | None) -> bool | None:
+        return explain([one], kind, "production", migration)[0]["sent"]
 
-    assert told("1_billing_x") is True
-    assert told("1_other") is False
-    assert told(None) is None
-    assert explain([one], EventType.RUN_ERROR, None, None)[0]["told"] is False
+    assert is_sent("1_billing_x") is True
+    assert is_sent("1_other") is False
+    assert is_sent(None) is None
+    assert explain([one], EventType.RUN_SUCCESS, None, None)[0]["sent"] is False
+
+
+def test_explaining_a_run_error_names_the_runs_that_send_it_by_default() -> None:
+    """With the default events it is sent of a run that failed without a migration's event."""
+    silent = "only of a run that failed without a migration's event to report it"
+    everything = endpoint(events=frozenset(EventType))
+    narrow = endpoint(events=frozenset({EventType.MIGRATION_ERROR}))
+    rows = explain([endpoint(), everything, narrow], EventType.RUN_ERROR, None, None)
+    assert [(row["sent"], row["reason"]) for row in rows] == [
+        (None, silent),
+        (True, "it asks for this"),
+        (False, "events has no run_error"),
+    ]
 
 
 def test_the_directory_is_put_back_where_a_thread_cannot_have_its_own(

@@ -146,7 +146,7 @@ class _Prospect:
     def as_dict(self) -> dict[str, Any]:
         return {
             "due": self._due,
-            "barred": {wait.endpoint: wait.why.value for wait in self.waits},
+            "not_sent": {wait.endpoint: wait.why.value for wait in self.waits},
             "elsewhere": by_environment(self.others),
         }
 

@@ -148,7 +148,7 @@ def _show(document: dict[str, Any]) -> None:
 def _show_verdicts(verdicts: list[dict[str, Any]]) -> None:
     words = {True: "sent", False: "not sent", None: "depends"}
     for verdict in verdicts:
-        heading = f"{verdict['endpoint']}: {words[verdict['told']]}"
+        heading = f"{verdict['endpoint']}: {words[verdict['sent']]}"
         print_block(heading, [("why", verdict["reason"])])
 
 

@@ -20,6 +20,7 @@ from ..outlook import Standing, Wait, outlook
 from ..remedy import shown
 from ..run.invocation import Invocation, parse
 from ..run.settling import Ask
+from ..terminal import say
 from ..watch import Source
 from ..wiring import (
     command_settings,
@@ -186,7 +187,7 @@ def opened(config: Path | None, output: str, *, makes: bool = False) -> Iterator
             refuse([fault], output)
         say_faults([fault])
     try:
-        with closing(operators_outbox(settings, os.environ, makes=makes)) as outbox:
+        with closing(operators_outbox(settings, os.environ, makes=makes, notice=say)) as outbox:
             yield Context(config=config, output=output, settings=settings, outbox=outbox)
     except OutboxError as error:
         outbox_failed(error, settings, config, output)

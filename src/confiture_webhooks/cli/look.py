@@ -210,8 +210,6 @@ def list_deliveries(
         )
         rests = _rests(context, found)
         rows = [document(row, rests.get(row.delivery.id)) for row in found]
-        if not context.is_there:
-            say(f"There is no outbox at {context.where} yet: no run has recorded anything here")
     if is_json(output):
         print_json({"ok": True, "outbox": context.where, "deliveries": rows})
         return
@@ -274,8 +272,8 @@ def _show(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> None:
         (key.replace("_", " "), "-" if value is None else str(value))
         for key, value in named.items()
     )
-    if told := _of_body(row.delivery):
-        print_facts(told.items())
+    if body := _of_body(row.delivery):
+        print_facts(body.items())
     print()
     made_at = row.delivery.created_at
     print_table(

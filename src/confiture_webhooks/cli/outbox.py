@@ -124,8 +124,6 @@ def drop(
         print_json({"ok": True, "outbox": place, "dropped": is_there})
     elif is_there:
         line(f"Removed the outbox {place}")
-    else:
-        line(f"There is no outbox at {place}")
 
 
 def _remove(settings: Settings) -> None:

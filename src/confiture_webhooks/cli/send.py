@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..config import Settings
     from ..run.settling import Ask
 
-LEFT_ALONE = f", paused after {FAILING_AFTER} failures in a row"
+PAUSED = f", paused after {FAILING_AFTER} failures in a row"
 
 
 def test(
@@ -191,8 +191,8 @@ def deliver(
     except OutboxError as error:
         outbox_failed(error, settings, config, output)
     faulty = {endpoint.name: Why.FAULTY.value for endpoint in settings.faulty}
-    barred = {name: faulty.get(name, why) for name, why in result.barred.items()}
-    result = replace(result, barred=barred)
+    in_vain = {name: faulty.get(name, why) for name, why in result.in_vain.items()}
+    result = replace(result, in_vain=in_vain)
     if is_json(output):
         print_json({**as_document(result), "faults": fault_rows(settings.faults)})
     else:
@@ -210,8 +210,8 @@ def send_now(
         result = _once(replace(settings, endpoints=chosen), None, database_of(config))
     except OutboxError as error:
         fail(str(error), output)
-    barred = {name: why for name, why in result.barred.items() if name in names}
-    result = replace(result, barred=barred, elsewhere={})
+    in_vain = {name: why for name, why in result.in_vain.items() if name in names}
+    result = replace(result, in_vain=in_vain, elsewhere={})
     if not is_json(output):
         _show(result, config)
     return as_document(result)
@@ -252,22 +252,22 @@ def as_document(result: PassResult) -> dict[str, Any]:
         "next_attempt_at": rfc3339(result.next_at) if result.next_at else None,
         "elsewhere": by_environment(result.elsewhere),
         "failures": dict(result.failures),
-        "barred": dict(result.barred),
-        "left_alone": list(result.left_alone),
+        "not_sent": dict(result.in_vain),
+        "paused": list(result.left_alone),
         "resting": {name: rfc3339(at) for name, at in result.resting.items()},
     }
 
 
 def _show(result: PassResult, config: Path | None) -> None:
     failed = "".join(
-        f"; {name}: {why}{LEFT_ALONE if name in result.left_alone else ''}"
+        f"; {name}: {why}{PAUSED if name in result.left_alone else ''}"
         for name, why in result.failures.items()
     )
     done = f"{result.delivered} delivered, {result.dead} given up"
     due = _when(result.next_at) if result.next_at else ""
-    left = "left" if result.barred else "left for later"
+    left = "left" if result.in_vain else "left for later"
     line(f"{done}, {result.left} {left}{failed}{due}")
-    for name, why in result.barred.items():
+    for name, why in result.in_vain.items():
         wait = Wait(endpoint=name, count=1, why=Why(why))
         line(f"Not sent to {name}: {wait.reason}. {wait.remedy(config)}")
     for name, at in result.resting.items():

@@ -95,7 +95,6 @@ def _unsettled(findings: Findings) -> str:
 
 def _show(context: Context, findings: Findings, unsettled: list[dict[str, str]]) -> None:
     if not context.is_there:
-        line(f"No outbox at {context.where}: no run has recorded anything here yet")
         return
     summary = findings.summary
     undelivered = ", ".join(f"{name} {count}" for name, count in summary.undelivered.items())

@@ -52,7 +52,7 @@ def diagnose(
         yield from way_to(endpoint)
         yield signs(endpoint)
         yield from address(endpoint)
-    yield from database(invocation.config_file, environ)
+    yield from database(invocation, environ)
     if settings.recorded:
         yield from outbox_checks(settings, environ, invocation, config)
         yield from _pings(settings, environ, is_pinging=is_pinging)

@@ -269,14 +269,17 @@ ORDER BY right_
 _STANDBY = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
 
 
-def database(config_file: Path | None, environ: Mapping[str, str]) -> Iterator[Check]:
+def database(invocation: Invocation, environ: Mapping[str, str]) -> Iterator[Check]:
     """Whether it takes writes; one that is not reached is the host's to report."""
     from ..adapters.database import project_dsn  # noqa: PLC0415
 
-    try:
-        dsn = project_dsn(config_file, environ)
-    except Exception:  # noqa: BLE001  an address that libpq cannot read
-        dsn = None
+    config_file = invocation.config_file
+    dsn = project_dsn(config_file, environ)
+    if invocation.missing is not None:
+        problem = f"a run here fails: {invocation.missing} does not exist"
+        remedy = "Go to the project's directory, name the file with --config, or set"
+        yield wrong("database", problem, f"{remedy} CONFITURE_DATABASE_URL")
+        return
     if dsn is None:
         yield skipped("database", "no address is configured")
         return
