@@ -160,7 +160,7 @@ class CommandSession:
         with containing("ending a run", self._run.report):
             failure = self._sigterm.failure() or _failure(error)
             self._explain_unsettled(error)
-            if failure is not None and not self._connections:
+            if not self._connections:
                 self._run.aim(self._database())
         self._run.finish(failure.type if failure else None, failure)
         self._sigterm.pass_on()

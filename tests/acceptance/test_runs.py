@@ -130,8 +130,8 @@ def test_a_lock_that_somebody_else_holds_is_reported(shop: Any, receiver: Any) -
         other.execute(holder, (LOCK,))
         done = shop.confiture("migrate", "up", "--lock-timeout", "200")
     assert done.returncode != 0
-    (one,) = sent(receiver, 1)
-    assert one[0] == "run_error"
+    assert sent(receiver, 1) == [("run_error", "LockAcquisitionError")]
+    assert "within 0.2s" in receiver.requests[-1].payload["error"]["message"]
 
 
 def test_a_command_that_changes_nothing_is_no_run(shop: Any, receiver: Any) -> None:
@@ -150,6 +150,16 @@ def test_nothing_to_do_is_a_success(shop: Any, receiver: Any, collector: Any) ->
     assert sent(receiver, 1) == []
     (span,) = [span for span in collector.spans if span.name == "confiture migrate up"]
     assert "error.type" not in span.attributes
+
+
+def test_a_run_that_connects_unseen_names_its_database(shop: Any, collector: Any) -> None:
+    """`migrate down` with nothing applied takes no lock, and its numbers have an owner."""
+    assert shop.confiture("migrate", "up").returncode == 0
+    assert shop.confiture("migrate", "down").returncode == 0
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    assert shop.confiture("migrate", "down", env=env).returncode == 0
+    (counted,) = [point for point in collector.metrics if point.name == "confiture.runs"]
+    assert counted.attributes["db.namespace"] == shop.database_url.rpartition("/")[2]
 
 
 @pytest.mark.survived("SIGTERM or SIGINT of a migrating run", "unharmed", "said")

@@ -18,6 +18,8 @@ MOST_DETAIL = 64 * 1024
 """Bytes of the whole text, at most."""
 _CUT = "\n[cut here: {} bytes in all]"
 _NO_TEXT = "the migration raised {}; its text is left out, it may hold data"
+LOCK = "LockAcquisitionError"
+"""The host's class for a migration lock that somebody else holds."""
 _FOREIGN = "Check failed with error:"
 """The host's words before the text of whatever a precondition's own check raised."""
 
@@ -28,20 +30,20 @@ def explain(error: BaseException) -> ErrorInfo:
     A server's primary message is sent for ``SENT_CLASSES``. Text of other exceptions may hold
     anything, so it is sent only when the host itself wrote it.
     """
-    chain = list(_chain(error))
+    chain = _chain(error)
+    # The server's word for a wait that is cut is that a statement was cancelled.
+    lock = next((link for link in chain if type(link).__name__ == LOCK and _is_hosts(link)), None)
     server = next((link for link in reversed(chain) if isinstance(link, psycopg.Error)), None)
-    if server is not None:
+    if server is not None and lock is None:
         return ErrorInfo(
             type=type(server).__name__,
             message=_server_message(server),
             sqlstate=server.sqlstate,
             detail=_cut(str(error)),
         )
-    root = chain[-1]
+    root = lock or chain[-1]
     kind = type(root).__name__
-    is_hosts = type(root).__module__.partition(".")[0] == "confiture"
-    is_hosts = is_hosts and _is_raised_by_host(root)
-    message = _hosts_message(root) if is_hosts else _NO_TEXT.format(kind)
+    message = _hosts_message(root) if _is_hosts(root) else _NO_TEXT.format(kind)
     return ErrorInfo(type=kind, message=message, detail=_cut(str(error)))
 
 
@@ -55,13 +57,14 @@ def _chain(error: BaseException) -> list[BaseException]:
     return links
 
 
-def _is_raised_by_host(error: BaseException) -> bool:
-    """Whether the host itself raised it: users' migrations raise its classes, too."""
+def _is_hosts(error: BaseException) -> bool:
+    """Whether it is of the host's classes, raised by the host: users' migrations raise them, too."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     raised_in = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
-    return str(raised_in).partition(".")[0] == "confiture"
+    modules = (type(error).__module__, str(raised_in))
+    return all(name.partition(".")[0] == "confiture" for name in modules)
 
 
 def _hosts_message(error: BaseException) -> str:

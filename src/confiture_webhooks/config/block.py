@@ -252,8 +252,8 @@ WEBHOOKS: Table = {
     ),
     "database_label": Setting(
         rules.flag,
-        "true or false: whether metrics of runs and of the outbox, and log events of migrations, "
-        "name the database; false for a database per tenant",
+        "true or false: whether metrics of runs and of the outbox, and log events of runs and "
+        "migrations, name the database; false for a database per tenant",
         default=True,
     ),
 }

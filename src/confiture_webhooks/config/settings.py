@@ -48,7 +48,7 @@ class Settings:
     run_url: str | None = None
     """The CI run's address, for payloads and messages."""
     database_label: bool = True
-    """Whether ``db.namespace`` is an attribute of the run's metrics."""
+    """Whether metrics of runs and of the outbox, and log events, name the database."""
     outbox_fault: Fault | None = None
     """Why ``outbox`` is memory although something else was meant."""
     faulty: tuple[Endpoint, ...] = ()

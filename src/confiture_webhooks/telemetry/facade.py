@@ -63,7 +63,6 @@ class Telemetry:
         self._run: Span | None = None
         self._is_run_open = False
         self._command = ""
-        self._database: str | None = None
         self._connect(endpoints)
         if given.error is not None:
             self.failed("telemetry.set_up", given.error)
@@ -126,7 +125,6 @@ class Telemetry:
     @contained
     def connected(self, database: Database) -> None:
         """The migrated *database* is known: it owns the run's numbers and the outbox's."""
-        self._database = database.name or self._database
         if self._database_label:
             self._signals.metrics.database = database.name or self._signals.metrics.database
         if self._run is not None:
@@ -166,7 +164,7 @@ class Telemetry:
                 names.LOG_RUN_FAILED,
                 command=self._command,
                 environment=signals.environment,
-                database=self._database,
+                database=signals.metrics.database,
                 error_type=error_type,
                 migrations_applied=applied,
             )
