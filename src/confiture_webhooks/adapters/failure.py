@@ -58,7 +58,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _is_hosts(error: BaseException) -> bool:
-    """Whether it is of the host's classes, raised by the host: users' migrations raise them, too."""
+    """Whether the host raised it, of its own classes: users' migrations raise them, too."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
