@@ -6,30 +6,61 @@ import json
 import shlex
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from confiture_webhooks.config.settings import redacted_outbox
 from confiture_webhooks.delivery import Decision, Outcome
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.receiver import LocalReceiver
+from outbox_databases import emptied
 from project import Project
 from samples import attempt, delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from confiture_webhooks.outbox import Outbox
 
 NOW = datetime.now(UTC)
 TRACES = {"production": "a" * 32, "staging": "b" * 32}
 
 
-def opened(project: Project) -> Any:
+class Shared(Project):
+    """A project whose environments share *outbox*: how it is opened, and the setting's value."""
+
+    def __init__(self, path: Path, opening: Callable[[], Outbox], outbox: str) -> None:
+        self.opening, self.outbox = opening, outbox
+        super().__init__(path, "postgresql://nobody@127.0.0.1:1/none")
+
+    @property
+    def place(self) -> str:
+        """Where commands say that the outbox lies."""
+        is_file = self.outbox == "sqlite"
+        return f"sqlite:{self.file}" if is_file else redacted_outbox(self.outbox)
+
+    @property
+    def file(self) -> Path:
+        """The SQLite outbox's."""
+        return self.path / ".confiture" / "webhooks.db"
+
+    def environment_file(
+        self, name: str = "local", webhooks: Mapping[str, Any] | None = None, **settings: Any
+    ) -> Path:
+        """Write it with the outbox in it."""
+        block = {"outbox": self.outbox, **(webhooks or {})}
+        return super().environment_file(name, webhooks=block, **settings)
+
+
+def opened(project: Shared) -> Any:
     """The project's outbox, to close."""
-    return closing(SqliteOutbox(project.path / ".confiture" / "webhooks.db"))
+    return closing(project.opening())
 
 
-def put(project: Project, name: str, outcome: Outcome, **facts: Any) -> None:
+def put(project: Shared, name: str, outcome: Outcome, **facts: Any) -> None:
     """A delivery whose only attempt led to *outcome*."""
     one = delivery(id=f"dlv_{name}", event_id=f"evt_{name}", **{"endpoint": "ops", **facts})
     with opened(project) as outbox:
@@ -42,7 +73,7 @@ def put(project: Project, name: str, outcome: Outcome, **facts: Any) -> None:
         outbox.record(claim, attempt(status_code=503), decision)
 
 
-def states(project: Project) -> dict[str, str]:
+def states(project: Shared) -> dict[str, str]:
     """The state of each delivery by its id."""
     with opened(project) as outbox:
         return {row.delivery.id: row.state.value for row in outbox.deliveries()}
@@ -55,10 +86,15 @@ def down() -> Iterator[LocalReceiver]:
         yield receiver
 
 
-@pytest.fixture
-def shared(tmp_path: Path, down: LocalReceiver) -> Iterator[Project]:
-    """A project with two dead letters of production and two of staging."""
-    project = Project(tmp_path / "project", "postgresql://nobody@127.0.0.1:1/none")
+@pytest.fixture(params=["sqlite", "postgres"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path, down: LocalReceiver) -> Iterator[Shared]:
+    """A project with two dead letters of production and two of staging, on each outbox."""
+    path = tmp_path / "project"
+    if request.param == "postgres":
+        dsn = request.getfixturevalue("outbox_database")
+        project = Shared(path, emptied(dsn), f"postgres:{dsn}")
+    else:
+        project = Shared(path, partial(SqliteOutbox, path / ".confiture" / "webhooks.db"), "sqlite")
     for environment in TRACES:
         endpoint = {"name": "ops", "url": down.url, "retry": {"schedule": []}}
         project.environment_file(environment, webhooks={"endpoints": [endpoint]})
@@ -76,6 +112,10 @@ def shared(tmp_path: Path, down: LocalReceiver) -> Iterator[Project]:
     project.close()
 
 
+on_sqlite = pytest.mark.parametrize("shared", ["sqlite"], indirect=True)
+"""For a test that is not about the outbox."""
+
+
 def of(environment: str) -> tuple[str, str]:
     """The options that name the file of *environment*."""
     return "--config", f"db/environments/{environment}.yaml"
@@ -83,7 +123,7 @@ def of(environment: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("words", [("discard", "--endpoint", "ops"), ("redeliver", "--dead")])
 def test_an_acting_command_keeps_to_its_environment(
-    shared: Project, down: LocalReceiver, words: tuple[str, ...]
+    shared: Shared, down: LocalReceiver, words: tuple[str, ...]
 ) -> None:
     """It leaves other environments alone; the question and the answer count by environment."""
     asked = shared.confiture("webhooks", *words, *of("production"))
@@ -101,7 +141,7 @@ def test_an_acting_command_keeps_to_its_environment(
     assert {r.headers["X-Environment"] for r in down.requests} <= {"production"}
 
 
-def test_all_environments_are_meant_only_when_named(shared: Project) -> None:
+def test_all_environments_are_meant_only_when_named(shared: Shared) -> None:
     """With --all-environments every environment is counted in the question and changed."""
     done = shared.confiture(
         "webhooks", "discard", "--endpoint", "ops", "--all-environments", *of("staging"), "--yes"
@@ -112,7 +152,7 @@ def test_all_environments_are_meant_only_when_named(shared: Project) -> None:
     assert states(shared) == {}
 
 
-def test_an_id_of_another_environment_is_refused(shared: Project) -> None:
+def test_an_id_of_another_environment_is_refused(shared: Shared) -> None:
     """The refusal names the environment and what to add; nothing is changed."""
     words = ("redeliver", "evt_staging_00001", "--yes")
     done = shared.confiture("webhooks", *words, *of("production"))
@@ -122,7 +162,7 @@ def test_an_id_of_another_environment_is_refused(shared: Project) -> None:
 
 
 @pytest.mark.parametrize("given", ["dlv_staging_00001", "evt_staging_00001"])
-def test_a_delivery_is_found_by_what_people_have(shared: Project, given: str) -> None:
+def test_a_delivery_is_found_by_what_people_have(shared: Shared, given: str) -> None:
     """The id of the delivery or of its event, which is a receiver's webhook-id, shows it."""
     done = shared.confiture("webhooks", "show", given, "--format", "json")
     document = json.loads(done.stdout)
@@ -131,7 +171,7 @@ def test_a_delivery_is_found_by_what_people_have(shared: Project, given: str) ->
     assert [one["status_code"] for one in document["timeline"]] == [503]
 
 
-def test_a_trace_is_all_its_deliveries(shared: Project) -> None:
+def test_a_trace_is_all_its_deliveries(shared: Shared) -> None:
     """show with a trace id, or its beginning, shows each delivery of the run."""
     for given in (TRACES["staging"], TRACES["staging"][:9]):
         done = shared.confiture("webhooks", "show", given, "-f", "json")
@@ -139,7 +179,7 @@ def test_a_trace_is_all_its_deliveries(shared: Project) -> None:
         assert {one["id"] for one in shown} == {"dlv_staging_00001", "dlv_staging_00002"}
 
 
-def test_an_ambiguous_beginning_lists_the_candidates(shared: Project) -> None:
+def test_an_ambiguous_beginning_lists_the_candidates(shared: Shared) -> None:
     """Nothing is guessed: each delivery that may be meant is on a line."""
     done = shared.confiture("webhooks", "show", "evt_staging")
     assert done.returncode == 1
@@ -164,7 +204,7 @@ def test_an_ambiguous_beginning_lists_the_candidates(shared: Project) -> None:
         ),
     ],
 )
-def test_list_is_narrowed(shared: Project, filters: tuple[str, ...], found: set[str]) -> None:
+def test_list_is_narrowed(shared: Shared, filters: tuple[str, ...], found: set[str]) -> None:
     """By environment, migration and trace, of every environment at once."""
     done = shared.confiture("webhooks", "list", "--format", "json", *filters, *of("production"))
     document = json.loads(done.stdout)
@@ -172,7 +212,7 @@ def test_list_is_narrowed(shared: Project, filters: tuple[str, ...], found: set[
     assert {row["id"] for row in document["deliveries"]} == found
 
 
-def test_redeliver_sends_and_later_only_makes_due(shared: Project, down: LocalReceiver) -> None:
+def test_redeliver_sends_and_later_only_makes_due(shared: Shared, down: LocalReceiver) -> None:
     """One command is enough to send again; --later leaves that to a worker."""
     later = shared.confiture(
         "webhooks", "redeliver", "evt_staging_00001", "--later", "--yes", *of("staging")
@@ -190,7 +230,8 @@ def test_redeliver_sends_and_later_only_makes_due(shared: Project, down: LocalRe
     assert ids == ["evt_staging_00001", "evt_staging_00002"]
 
 
-def test_redeliver_that_fails_says_so(shared: Project, down: LocalReceiver) -> None:
+@on_sqlite
+def test_redeliver_that_fails_says_so(shared: Shared, down: LocalReceiver) -> None:
     """Exit 1 when the receiver still refuses."""
     down.script("/", [500])
     done = shared.confiture(
@@ -201,7 +242,7 @@ def test_redeliver_that_fails_says_so(shared: Project, down: LocalReceiver) -> N
     assert document["failures"] == {"ops": "500"}
 
 
-def test_an_endpoint_is_switched_off_and_on(shared: Project) -> None:
+def test_an_endpoint_is_switched_off_and_on(shared: Shared) -> None:
     """disable keeps deliveries waiting and names the command that ends it."""
     put(shared, "waiting_1", Outcome.RETRY, environment="staging")
     off = shared.confiture("webhooks", "disable", "ops", *of("staging"))
@@ -216,7 +257,7 @@ def test_an_endpoint_is_switched_off_and_on(shared: Project) -> None:
     assert sent.returncode == 0, sent.stdout
 
 
-def test_events_that_no_worker_serves_are_named(shared: Project) -> None:
+def test_events_that_no_worker_serves_are_named(shared: Shared) -> None:
     """A run without CONFITURE_ENVIRONMENT: the status of production fails and says what to set."""
     with opened(shared) as outbox:
         made_at = NOW - timedelta(minutes=20)
@@ -231,7 +272,7 @@ def test_events_that_no_worker_serves_are_named(shared: Project) -> None:
     assert json.loads(document.stdout)["unserved"]["(none)"]["due"] == 1
 
 
-def test_reading_needs_no_endpoint_and_no_secret(shared: Project) -> None:
+def test_reading_needs_no_endpoint_and_no_secret(shared: Shared) -> None:
     """list, show and status read the outbox although an address is not set."""
     broken = {"endpoints": [{"name": "ops", "url": "${NOT_SET}", "secret": "${NOR_THIS}"}]}
     shared.environment_file("staging", webhooks=broken)
@@ -240,7 +281,7 @@ def test_reading_needs_no_endpoint_and_no_secret(shared: Project) -> None:
         assert (done.returncode, done.stderr) == (0, "")
     done = shared.confiture("webhooks", "status", *of("staging"))
     assert done.returncode == 1
-    assert str(shared.path / ".confiture" / "webhooks.db") in done.stdout
+    assert shared.place in done.stdout
 
 
 def test_a_directory_without_an_outbox_says_so(tmp_path: Path) -> None:
@@ -255,7 +296,7 @@ def test_a_directory_without_an_outbox_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.survived("Control characters, line breaks and forged log lines in names", "private")
-def test_what_others_named_cannot_steer_a_terminal_or_a_shell(shared: Project) -> None:
+def test_what_others_named_cannot_steer_a_terminal_or_a_shell(shared: Shared) -> None:
     """Escapes, line ends and directions are shown escaped; commands are quoted."""
     name = "x\x1b[31m\n\u202e$(date)"
     with opened(shared) as outbox:
@@ -277,7 +318,8 @@ def test_what_others_named_cannot_steer_a_terminal_or_a_shell(shared: Project) -
 
 
 @pytest.mark.survived("A terminal that cannot encode the text", "unharmed")
-def test_output_degrades_where_a_terminal_cannot_show_it(shared: Project) -> None:
+@on_sqlite
+def test_output_degrades_where_a_terminal_cannot_show_it(shared: Shared) -> None:
     """Nothing ends in a traceback on a terminal that knows ASCII only."""
     env = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     for words in (("check",), ("status",), ("list",), ("deliver",), ("redeliver", "--dead")):
@@ -286,25 +328,25 @@ def test_output_degrades_where_a_terminal_cannot_show_it(shared: Project) -> Non
         assert done.stdout.isascii()
 
 
-def test_the_version_is_shown(shared: Project) -> None:
+@on_sqlite
+def test_the_version_is_shown(shared: Shared) -> None:
     """`confiture webhooks --version` prints it."""
     done = shared.confiture("webhooks", "--version")
     assert done.stdout.startswith("confiture-webhooks ")
 
 
-def test_the_outbox_is_removed_after_a_question(shared: Project) -> None:
+def test_the_outbox_is_removed_after_a_question(shared: Shared) -> None:
     """outbox drop says how many deliveries of which environment it removes, and needs a yes."""
-    file = shared.path / ".confiture" / "webhooks.db"
     asked = shared.confiture("webhooks", "outbox", "drop", *of("staging"))
     assert asked.returncode == 1
-    assert f"Remove the outbox sqlite:{file} with 4 deliveries" in asked.stderr
-    assert file.exists()
+    assert f"Remove the outbox {shared.place} with 4 deliveries" in asked.stderr
+    assert len(states(shared)) == 4
     done = shared.confiture("webhooks", "outbox", "drop", "--yes", *of("staging"))
-    assert (done.returncode, done.stdout) == (0, f"Removed the outbox sqlite:{file}\n")
-    assert not file.parent.exists()
+    assert (done.returncode, done.stdout) == (0, f"Removed the outbox {shared.place}\n")
+    assert not shared.file.parent.exists()
     again = shared.confiture("webhooks", "outbox", "drop", "--yes", *of("staging"))
     assert (again.returncode, again.stdout) == (0, "")
-    assert f"There is no outbox at sqlite:{file} yet" in again.stderr
+    assert f"There is no outbox at {shared.place} yet" in again.stderr
 
 
 def test_doctor_knows_who_needs_no_secret_and_which_format(tmp_path: Path) -> None:
@@ -333,7 +375,8 @@ def test_doctor_knows_who_needs_no_secret_and_which_format(tmp_path: Path) -> No
     assert rows["commands"]["status"] == "ok"
 
 
-def test_a_sample_of_any_event_is_sent(shared: Project, down: LocalReceiver) -> None:
+@on_sqlite
+def test_a_sample_of_any_event_is_sent(shared: Shared, down: LocalReceiver) -> None:
     """test --event sends it although the endpoint does not subscribe, and names no real migration."""
     words = ("test", "ops", "--event", "run_error", *of("staging"))
     assert shared.confiture("webhooks", *words).returncode == 0
@@ -344,8 +387,9 @@ def test_a_sample_of_any_event_is_sent(shared: Project, down: LocalReceiver) -> 
     assert wrong.returncode == 2
 
 
+@on_sqlite
 def test_a_failed_test_is_not_deferred_and_has_a_remedy(
-    shared: Project, down: LocalReceiver
+    shared: Shared, down: LocalReceiver
 ) -> None:
     """Nothing is sent later, so no line says so; the remedy is doctor's."""
     endpoint = {"name": "ops", "url": "http://127.0.0.1:9/"}
@@ -357,7 +401,7 @@ def test_a_failed_test_is_not_deferred_and_has_a_remedy(
     assert "remedy: Start the receiver, or correct host and port in `url`" in done.stdout
 
 
-def test_other_environments_are_left_to_their_own_job(shared: Project) -> None:
+def test_other_environments_are_left_to_their_own_job(shared: Shared) -> None:
     """No command of ours is advised that would send with this shell's variables."""
     put(shared, "waits", Outcome.RETRY, environment="staging")
     done = shared.confiture("webhooks", "deliver", *of("production"))
@@ -366,7 +410,7 @@ def test_other_environments_are_left_to_their_own_job(shared: Project) -> None:
     assert "deliver --config db/environments/staging.yaml" not in done.stdout
 
 
-def test_a_question_names_the_event_and_its_endpoints(shared: Project) -> None:
+def test_a_question_names_the_event_and_its_endpoints(shared: Shared) -> None:
     """What is asked is what is done: the event, its migration, the endpoints, the environment."""
     two = [
         delivery(id=f"dlv_{name}", event_id="evt_two", endpoint=name, environment="staging")
@@ -385,7 +429,8 @@ def test_a_question_names_the_event_and_its_endpoints(shared: Project) -> None:
 
 
 @pytest.mark.parametrize("command", ["redeliver", "discard"])
-def test_a_beginning_that_is_too_short_says_so(shared: Project, command: str) -> None:
+@on_sqlite
+def test_a_beginning_that_is_too_short_says_so(shared: Shared, command: str) -> None:
     """It is known, and show takes it: the refusal says how much an acting command needs."""
     put(shared, "x1y2z3_and_more", Outcome.DEAD_LETTER, environment="staging")
     done = shared.confiture("webhooks", command, "evt_x1y2", "--yes", *of("staging"))
@@ -395,12 +440,12 @@ def test_a_beginning_that_is_too_short_says_so(shared: Project, command: str) ->
     assert done.returncode == 0, done.stderr
 
 
-def test_an_id_that_is_not_here_says_why_it_may_be(shared: Project) -> None:
+def test_an_id_that_is_not_here_says_why_it_may_be(shared: Shared) -> None:
     """Where it was looked for, the reasons, and what to search instead."""
     done = shared.confiture("webhooks", "show", "evt_nowhere", *of("staging"))
     assert done.returncode == 1
     for words in (
-        f"There is no delivery evt_nowhere in sqlite:{shared.path}/.confiture/webhooks.db",
+        f"There is no delivery evt_nowhere in {shared.place}",
         "Another --config may name another outbox",
         "sends from memory",
         "forgotten after 30 days",
@@ -409,7 +454,7 @@ def test_an_id_that_is_not_here_says_why_it_may_be(shared: Project) -> None:
         assert words in done.stderr
 
 
-def test_show_says_what_an_error_event_says(shared: Project) -> None:
+def test_show_says_what_an_error_event_says(shared: Shared) -> None:
     """Error, database, command and CI run, as the receiver has them; other formats are left out."""
     payload = {
         "database": {"host": "db.internal", "name": "shop", "schema": "public"},
