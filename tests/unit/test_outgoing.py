@@ -74,14 +74,6 @@ def test_nothing_told_makes_nothing() -> None:
     assert bench.made == []
 
 
-def test_the_outbox_knows_the_run() -> None:
-    """Its leases are the run's: they end when another process reports how it ended."""
-    bench = Bench()
-    bench.outgoing.tell(event(), TRACE)
-    assert bench.outbox.run == bench.telemetry.correlation_id
-    bench.end()
-
-
 def test_an_event_nobody_wants_starts_no_worker() -> None:
     """An event without a subscriber opens the outbox alone."""
     bench = Bench()
@@ -448,7 +440,7 @@ def test_what_a_hook_records_while_the_connection_is_given_back_is_sent() -> Non
         return keep(kept)
 
     bench.outgoing._keep = late
-    bench.outgoing.release("evt_2", [delivery(endpoint="a")])
+    bench.outgoing.release("evt_2", [delivery(endpoint="a", event_id="evt_2")])
     assert bench.end() is None
     assert len(bench.transport.sent) == 1
 
