@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from os import PathLike
+from typing import TYPE_CHECKING
 
 from .event import rfc3339
 from .remedy import quoted, shown
 from .terminal import counted
 
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+
 NO_ENVIRONMENT = "(none)"
 """An environment without a name, on every screen."""
 LATE = timedelta(minutes=15)
 """A delivery that was due for so long has no worker."""
+PATIENCE = timedelta(days=1)
+"""A delivery that a receiver has put off for so long waits for an operator."""
 
 Standing = tuple[datetime | None, datetime | None]
 """Since when an endpoint is off, and until when it rests."""
@@ -32,6 +38,7 @@ class Why(StrEnum):
     UNKNOWN = "unknown"
     FAULTY = "faulty"
     RESTS = "rests"
+    LIMITED = "limited"
     UNSERVED = "unserved"
 
 
@@ -43,11 +50,11 @@ class Wait:
     count: int
     why: Why
     at: datetime | None = None
-    """Since when it is off or its deliveries are due; until when it rests."""
+    """Since when it is off or its deliveries are due; until when it rests, or lately did."""
 
     @property
     def is_in_vain(self) -> bool:
-        """Whether only an operator can change it: a rest ends by itself."""
+        """Whether an operator has to act: a rest ends by itself."""
         return self.why is not Why.RESTS
 
     @property
@@ -59,6 +66,8 @@ class Wait:
             Why.UNKNOWN: "no endpoint of that name is configured",
             Why.FAULTY: "its configuration is wrong",
             Why.RESTS: f"rests until {at}, as the receiver asked",
+            Why.LIMITED: "the receiver answers 429 or 503 with Retry-After, for over a day"
+            + (f"; rests until {at}" if at else ""),
             Why.UNSERVED: f"due since {at}, and no worker sends them",
         }[self.why]
 
@@ -71,6 +80,8 @@ class Wait:
             + shown("discard", "--endpoint", name, config=config),
             Why.FAULTY: f"See the fault: {shown('check', config=config)}",
             Why.RESTS: f"Send them then: {shown('deliver', config=config)}",
+            Why.LIMITED: "Ask its owner for a higher limit, or drop its deliveries: "
+            + shown("discard", "--endpoint", name, config=config),
             Why.UNSERVED: f"Send them now: {shown('deliver', config=config)}",
         }[self.why]
 
@@ -81,32 +92,47 @@ class Wait:
         return f"{self.endpoint}: {waiting} ({self.reason}). {self.remedy(config)}"
 
 
+def rest_of(standing: Standing, endpoint: Endpoint | None, now: datetime) -> datetime | None:
+    """Until when *endpoint* rests, or did; ``None``: it did not.
+
+    One that is longer than its policy allows was written by a clock that was wrong.
+    """
+    _, until = standing
+    if until is None or endpoint is None:
+        return until
+    return until if until <= now + endpoint.retry.longest_wait else None
+
+
 def outlook(
     undelivered: Mapping[str, int],
     *,
-    configured: Collection[str],
+    configured: Iterable[Endpoint],
     now: datetime,
     standing: Mapping[str, Standing] | None = None,
     faulty: Collection[str] = (),
     due: Mapping[str, datetime | None] | None = None,
+    oldest: Mapping[str, datetime] | None = None,
 ) -> list[Wait]:
     """The endpoints of one environment whose deliveries are not sent, by name.
 
     *undelivered*: how many wait, by endpoint; one without any is named only if it is off.
     *standing*: as the outbox has it. *faulty*: the endpoints whose configuration is wrong.
-    *due*: when the next delivery of each is due.
+    *due*: when the next delivery of each is due. *oldest*: when the oldest of each was made.
     """
-    waits = []
+    waits, endpoints = [], {endpoint.name: endpoint for endpoint in configured}
     for name, count in sorted(undelivered.items()):
-        off_since, rests_until = (standing or {}).get(name, (None, None))
+        stands = (standing or {}).get(name, (None, None))
+        off_since, rests_until = stands[0], rest_of(stands, endpoints.get(name), now)
         due_at = (due or {}).get(name)
         reason: tuple[Why, datetime | None] | None = None
         if name in faulty:
             reason = (Why.FAULTY, None)
-        elif name not in configured:
+        elif name not in endpoints:
             reason = (Why.UNKNOWN, None)
         elif off_since is not None:
             reason = (Why.OFF, off_since)
+        elif rests_until and rests_until > now - LATE and _is_old((oldest or {}).get(name), now):
+            reason = (Why.LIMITED, rests_until)
         elif rests_until is not None and rests_until > now:
             reason = (Why.RESTS, rests_until)
         elif due_at is not None and due_at < now - LATE:
@@ -114,6 +140,10 @@ def outlook(
         if reason is not None and (count or reason[0] is Why.OFF):
             waits.append(Wait(endpoint=name, count=count, why=reason[0], at=reason[1]))
     return waits
+
+
+def _is_old(made_at: datetime | None, now: datetime) -> bool:
+    return made_at is not None and made_at < now - PATIENCE
 
 
 def shown_environment(name: str | None) -> str:

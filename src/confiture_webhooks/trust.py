@@ -1,4 +1,4 @@
-"""Whose a file is: nothing of another user's is used, and nothing that others may write."""
+"""Whose a file is, and whether it changed: what others own or may write is not used."""
 
 from __future__ import annotations
 
@@ -33,3 +33,13 @@ def doubt_of(path: Path) -> str | None:
         return None if is_read_only else why
     finally:
         os.close(descriptor)
+
+
+def stamp(path: str | os.PathLike[str]) -> tuple[object, ...]:
+    """Another value when the file, or the target of a symbolic link to it, has changed."""
+    try:
+        real = os.path.realpath(path)
+        found = os.stat(real)  # noqa: PTH116
+    except OSError:
+        return ()
+    return real, found.st_mtime_ns, found.st_ino, found.st_size

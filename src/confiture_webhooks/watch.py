@@ -16,11 +16,12 @@ from .delivery import Outcome
 from .errors import OutboxError
 from .event import Database
 from .outbox import Summary
-from .outlook import elsewhere, outlook
+from .outlook import Why, elsewhere, outlook
 from .run.outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
 from .run.settling import settle_outbox
 from .run.summary import undelivered
 from .terminal import counted, progress, say
+from .trust import stamp
 from .wiring import command_telemetry, make_transport, operators_outbox, user_agent
 from .worker import Passes, Worker
 
@@ -120,16 +121,15 @@ class _Bench:
 
     def has_due(self) -> bool:
         """Whether there is anything to send: with nothing, nothing flashes on a terminal."""
-        now = datetime.now(UTC)
         with suppress(OutboxError):
-            return any(at <= now for at in self.due())
+            at = self.next_at()
+            return at is not None and at <= datetime.now(UTC)
         return False
 
-    def due(self) -> list[datetime]:
-        """When the next delivery of each endpoint is due. Raises OutboxError."""
-        environment = self.settings.environment
-        due = [self.outbox.next_due_at(one.name, environment) for one in self.settings.endpoints]
-        return [at for at in due if at is not None]
+    def next_at(self) -> datetime | None:
+        """When the next delivery is due. Raises OutboxError."""
+        one, now = self.settings, datetime.now(UTC)
+        return min(self.outbox.due(one.endpoints, one.environment, now=now).values(), default=None)
 
     def outcomes(self) -> Counter[Outcome]:
         """How many attempts led to which outcome, since the command began."""
@@ -141,24 +141,29 @@ class _Bench:
         try:
             summaries = self.outbox.summaries()
             standing = self.outbox.standing(self.settings.environment)
-            due = self.due()
+            next_at = self.next_at()
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
-            summaries, due, standing, is_done = {}, [], {}, False
+            summaries, next_at, standing, is_done = {}, None, {}, False
         mine = summaries.get(self.settings.environment, Summary())
-        names = [endpoint.name for endpoint in self.settings.endpoints]
-        waits = outlook(mine.undelivered, configured=names, now=now, standing=standing)
+        waits = outlook(
+            mine.undelivered,
+            configured=self.settings.endpoints,
+            standing=standing,
+            oldest=mine.oldest,
+            now=now,
+        )
         return PassResult(
             delivered=outcomes[Outcome.DELIVERED],
             dead=outcomes[Outcome.DEAD_LETTER] + outcomes[Outcome.GONE],
             left=sum(mine.undelivered.values()),
-            next_at=min(due, default=None),
+            next_at=next_at,
             elsewhere=elsewhere(undelivered(summaries), self.settings.environment),
             failures=self.worker.failed(),
             resting={
-                name: until
-                for name, one in standing.items()
-                if (until := one.rests_until) is not None and until > now
+                wait.endpoint: wait.at
+                for wait in waits
+                if wait.why in (Why.RESTS, Why.LIMITED) and wait.at and wait.at > now
             },
             in_vain={wait.endpoint: wait.why.value for wait in waits if wait.is_in_vain},
             left_alone=self.worker.left_alone(),
@@ -175,16 +180,7 @@ class Source:
 
     def stamp(self) -> tuple[object, ...]:
         """Another value when a file, or the target of a symbolic link to it, has changed."""
-        return tuple(_stamp(path) for path in self.files)
-
-
-def _stamp(path: str | os.PathLike[str]) -> tuple[object, ...]:
-    try:
-        real = os.path.realpath(path)
-        found = os.stat(real)  # noqa: PTH116
-    except OSError:
-        return ()
-    return real, found.st_mtime_ns, found.st_ino, found.st_size
+        return tuple(stamp(path) for path in self.files)
 
 
 class _Changes:

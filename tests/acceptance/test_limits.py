@@ -44,6 +44,7 @@ def test_a_limit_is_the_receivers(outside: Project) -> None:
                 event_id=f"evt_{number}",
                 correlation_id=f"{number:032x}",
                 endpoint="a",
+                created_at=datetime.now(UTC),
             )
             outbox.release(one.event_id, [one])
         assert outside.confiture("webhooks", "deliver").returncode == 1
@@ -64,6 +65,26 @@ def test_a_limit_is_the_receivers(outside: Project) -> None:
         assert status["waits"]["a"].startswith(words)
         rows = json.loads(outside.confiture("webhooks", "list", "--format", "json").stdout)
         assert {row["rests_until"] for row in rows["deliveries"]} == {words.rsplit(maxsplit=1)[-1]}
+
+
+def test_a_limit_without_end_waits_for_an_operator(outside: Project) -> None:
+    """After a day of 429 nothing is given up, and ``deliver`` and ``status`` end with 1."""
+    with LocalReceiver(answers=[(429, {"Retry-After": "20"})] * 9) as receiver:
+        outside.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+        outbox = SqliteOutbox(outside.path / ".confiture" / "webhooks.db")
+        made_at = datetime.now(UTC) - timedelta(days=2)
+        one = delivery(environment="local", endpoint="a", created_at=made_at)
+        outbox.release(one.event_id, [one])
+        words = "the receiver answers 429 or 503 with Retry-After, for over a day"
+        for command in ("deliver", "status"):
+            done = outside.confiture("webhooks", command)
+            assert (done.returncode, words in done.stdout) == (1, True), done.stdout
+        status = json.loads(outside.confiture("webhooks", "status", "-f", "json").stdout)
+        assert status["stuck"]["a"].startswith(words)
+        assert list(status["endpoints_resting"]) == ["a"]
+        (row,) = outbox.deliveries()
+        assert (row.state, row.attempts) == (State.PENDING, 1)
+        outbox.close()
 
 
 def test_loopback_is_never_proxied(outside: Project) -> None:

@@ -56,12 +56,12 @@ def test_each_environment_has_a_summary(outbox: Outbox) -> None:
     release(outbox, 2, "staging")
     release(outbox, 3, None)
     finish(outbox, DEAD)
-    waiting = Summary(counts={State.PENDING: 1}, undelivered={"a": 1}, oldest_at=NOW)
+    waiting = Summary(counts={State.PENDING: 1}, undelivered={"a": 1}, oldest={"a": NOW})
     assert outbox.summaries() == {
         "production": Summary(counts={State.DEAD_LETTER: 1}),
         "staging": waiting,
         None: waiting,
     }
     assert outbox.summary() == Summary(
-        counts={State.PENDING: 2, State.DEAD_LETTER: 1}, undelivered={"a": 2}, oldest_at=NOW
+        counts={State.PENDING: 2, State.DEAD_LETTER: 1}, undelivered={"a": 2}, oldest={"a": NOW}
     )

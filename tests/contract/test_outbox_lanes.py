@@ -186,13 +186,6 @@ def test_a_rest_of_a_wrong_clock_is_over(outbox: Outbox) -> None:
     assert outbox.standing("production")["a"].rests_until == NOW + AN_HOUR
 
 
-def test_a_summary_knows_the_newest(outbox: Outbox) -> None:
-    """A delivery that was made in the future shows in it."""
-    release(outbox, 1)
-    outbox.release("evt_9", [delivery(9, created_at=NOW + DAYS)])
-    assert outbox.summary().newest_at == NOW + DAYS
-
-
 # Rows that cannot be read
 
 SPOILT = [

@@ -8,25 +8,43 @@ from typing import Any
 
 import pytest
 
-from confiture_webhooks.outlook import Why, by_environment, elsewhere, outlook, unserved_line
+from confiture_webhooks.outlook import (
+    LATE,
+    PATIENCE,
+    Why,
+    by_environment,
+    elsewhere,
+    outlook,
+    unserved_line,
+)
 from confiture_webhooks.remedy import command
+from samples import endpoint
 
 NOW = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 EARLIER = NOW - timedelta(hours=1)
+A = endpoint(name="a")
 
 
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"configured": ["a"], "standing": {"a": (EARLIER, None)}}, Why.OFF),
+        ({"configured": [A], "standing": {"a": (EARLIER, None)}}, Why.OFF),
         ({"configured": []}, Why.UNKNOWN),
         ({"configured": [], "standing": {"a": (EARLIER, None)}}, Why.UNKNOWN),
-        ({"configured": ["a"], "faulty": ["a"]}, Why.FAULTY),
+        ({"configured": [A], "faulty": ["a"]}, Why.FAULTY),
         (
-            {"configured": ["a"], "standing": {"a": (None, NOW + timedelta(minutes=1))}},
+            {"configured": [A], "standing": {"a": (None, NOW + timedelta(minutes=1))}},
             Why.RESTS,
         ),
-        ({"configured": ["a"], "due": {"a": EARLIER}}, Why.UNSERVED),
+        ({"configured": [A], "due": {"a": EARLIER}}, Why.UNSERVED),
+        (
+            {
+                "configured": [A],
+                "standing": {"a": (None, NOW)},
+                "oldest": {"a": NOW - 2 * PATIENCE},
+            },
+            Why.LIMITED,
+        ),
     ],
 )
 def test_a_reason_for_each_kind_of_wait(given: dict[str, Any], why: Why) -> None:
@@ -41,7 +59,9 @@ def test_a_reason_for_each_kind_of_wait(given: dict[str, Any], why: Why) -> None
 @pytest.mark.parametrize(
     "given",
     [
-        {"standing": {"a": (None, NOW)}},
+        {"standing": {"a": (None, NOW)}, "oldest": {"a": NOW - PATIENCE}},
+        {"standing": {"a": (None, NOW - 2 * LATE)}, "oldest": {"a": NOW - 2 * PATIENCE}},
+        {"standing": {"a": (None, NOW + timedelta(days=3))}},
         {"due": {"a": NOW - timedelta(minutes=14)}},
         {"due": {"a": None}},
         {},
@@ -49,7 +69,7 @@ def test_a_reason_for_each_kind_of_wait(given: dict[str, Any], why: Why) -> None
 )
 def test_deliveries_that_are_sent_when_due_have_no_reason(given: dict[str, Any]) -> None:
     """An endpoint that is on, configured and not late is not named."""
-    assert outlook({"a": 2}, now=NOW, configured=["a"], **given) == []
+    assert outlook({"a": 2}, now=NOW, configured=[A], **given) == []
 
 
 def test_an_endpoint_without_deliveries_is_not_named() -> None:

@@ -17,6 +17,7 @@ from requests.utils import get_environ_proxies, select_proxy
 
 from ..errors import Fault
 from ..networks import ip, is_loopback
+from ..trust import stamp
 
 if TYPE_CHECKING:
     from ..endpoint import Tls
@@ -65,7 +66,7 @@ def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> 
         url,
         select_proxy(url, proxies),
         settings | {"stream": True, "allow_redirects": False},
-        tuple(_stamp(path) for path in (verify, *(cert or ())) if isinstance(path, str)),
+        tuple(stamp(path) for path in (verify, *(cert or ())) if isinstance(path, str)),
         time.monotonic(),
     )
 
@@ -126,11 +127,3 @@ def _matches(entry: str, host: str, port: int) -> bool:
 
 def _has_port(entry: str) -> bool:
     return entry.rpartition(":")[2].isdecimal() and (entry.count(":") == 1 or "]:" in entry)
-
-
-def _stamp(path: str) -> tuple[int, ...]:
-    try:
-        found = os.stat(path)  # noqa: PTH116  a path is made of each for nothing
-    except OSError:
-        return ()
-    return found.st_mtime_ns, found.st_ino, found.st_size

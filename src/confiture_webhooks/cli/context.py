@@ -73,7 +73,11 @@ class Context:
         """Which of *undelivered* wait, and why."""
         faulty = [endpoint.name for endpoint in self.settings.faulty]
         return outlook(
-            undelivered, configured=self.names, faulty=faulty, standing=standing, now=now
+            undelivered,
+            configured=self.settings.recorded,
+            faulty=faulty,
+            standing=standing,
+            now=now,
         )
 
     def command(self, *words: str) -> str:

@@ -14,7 +14,7 @@ from ..delivery import Attempt, State
 from ..errors import Fault
 from ..event import EventType, rfc3339
 from ..outbox import Unreadable
-from ..outlook import NO_ENVIRONMENT, shown_environment
+from ..outlook import NO_ENVIRONMENT, rest_of, shown_environment
 from ..run.outgoing import KEPT_FOR
 from ..terminal import say
 from .context import Context, opened
@@ -121,13 +121,18 @@ def _rests(context: Context, rows: Sequence[Row]) -> dict[str, datetime]:
     now = datetime.now(UTC)
     environments = {row.delivery.environment for row in rows}
     standing = {one: context.outbox.standing(one) for one in environments}
+    own = {(context.environment, one.name): one for one in context.settings.recorded}
     return {
-        row.delivery.id: stands.rests_until
+        row.delivery.id: until
         for row in rows
         if row.state is State.PENDING
         and (stands := standing[row.delivery.environment].get(row.delivery.endpoint))
-        and stands.rests_until
-        and stands.rests_until > now
+        and (
+            until := rest_of(
+                stands, own.get((row.delivery.environment, row.delivery.endpoint)), now
+            )
+        )
+        and until > now
     }
 
 

@@ -271,8 +271,9 @@ def _show(result: PassResult, config: Path | None) -> None:
         wait = Wait(endpoint=name, count=1, why=Why(why))
         line(f"Not sent to {name}: {wait.reason}. {wait.remedy(config)}")
     for name, at in result.resting.items():
-        wait = Wait(endpoint=name, count=1, why=Why.RESTS, at=at)
-        line(f"{name} {wait.reason}. The next delivery follows then")
+        if name not in result.in_vain:
+            wait = Wait(endpoint=name, count=1, why=Why.RESTS, at=at)
+            line(f"{name} {wait.reason}. The next delivery follows then")
     if result.dead:
         line(f"Send dead letters again: {shown('redeliver', '--dead', config=config)}")
     if result.elsewhere:

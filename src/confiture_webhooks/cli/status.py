@@ -34,8 +34,9 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     PROCESS:
       Dead letters, deliveries that a 410 ended, and records that cannot be read count until they
       are redelivered or discarded. Deliveries wait in vain if their endpoint is off, not
-      configured or wrongly configured, or if they are due for 15 minutes without a worker; also
-      those of other environments in this outbox. So does a killed run that a day could not settle.
+      configured or wrongly configured, if they are due for 15 minutes without a worker (also those
+      of other environments in this outbox), or if their receiver puts them off with 429 or 503 and
+      Retry-After for more than a day. So does a killed run that a day could not settle.
 
     EXIT CODES:
       0  Nothing waits for an operator.
@@ -63,7 +64,7 @@ def _document(
     stuck = {one.endpoint: f"{one.reason} ({one.count} waiting)" for one in findings.in_vain}
     if findings.old_intents:
         stuck["unsettled"] = _unsettled(findings)
-    rests = {wait.endpoint: wait.at for wait in findings.waits if wait.why is Why.RESTS}
+    resting = [wait for wait in findings.waits if wait.why in (Why.RESTS, Why.LIMITED)]
     return {
         "ok": findings.is_well,
         "outbox": context.where,
@@ -75,7 +76,7 @@ def _document(
         "oldest_at": rfc3339(oldest_at) if oldest_at else None,
         "oldest_age_s": round((findings.now - oldest_at).total_seconds(), 1) if oldest_at else None,
         "endpoints_off": {name: rfc3339(at) for name, at in findings.off.items()},
-        "endpoints_resting": {name: rfc3339(at) for name, at in rests.items() if at},
+        "endpoints_resting": {wait.endpoint: rfc3339(wait.at) for wait in resting if wait.at},
         "waits": {one.endpoint: f"{one.reason} ({one.count} waiting)" for one in findings.waits},
         "unsettled": len(unsettled),
         "intents": unsettled,

@@ -51,6 +51,8 @@ class Findings:
     """The endpoints whose deliveries wait, and why."""
     off: Mapping[str, datetime]
     """Since when each endpoint that is off is."""
+    next_at: datetime | None
+    """When the next delivery is due."""
     others: Mapping[str | None, int]
     """By other environment, how many deliveries wait."""
     unserved: Mapping[str | None, tuple[int, datetime]] = field(default_factory=dict)
@@ -87,18 +89,21 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
     off = _off(standing)
     undelivered = {name: sum(one.undelivered.values()) for name, one in summaries.items()}
     intents = [one for one in outbox.intents() if one.environment == environment]
+    due = outbox.due(settings.recorded, environment, now=now)
     return Findings(
         now=now,
         summary=summary,
         waits=outlook(
             {**dict.fromkeys(off, 0), **summary.undelivered},
-            configured=[endpoint.name for endpoint in settings.recorded],
+            configured=settings.recorded,
             faulty=[endpoint.name for endpoint in settings.faulty],
             standing=standing,
-            due={name: outbox.next_due_at(name, environment) for name in summary.undelivered},
+            due=due,
+            oldest=summary.oldest,
             now=now,
         ),
         off=off,
+        next_at=min(due.values(), default=None),
         others=elsewhere(undelivered, environment),
         unserved={
             name: late
@@ -176,8 +181,6 @@ def _checked(
     opened = spare_outbox() if is_memory else operators_outbox(settings, environ)
     with closing(opened) as outbox:
         findings = examine(outbox, settings, datetime.now(UTC))
-        names = [endpoint.name for endpoint in settings.recorded]
-        due = [outbox.next_due_at(name, settings.environment) for name in names]
         is_missing = not (is_memory or outbox.is_durable)
     if is_missing:
         yield _missing(settings, environ, config)
@@ -188,8 +191,7 @@ def _checked(
         problem = f"this role may not {', '.join(lacking)} in {outbox_place(settings, environ)}"
         yield wrong("outbox", problem, f"{_init(config)}, and run them as its owner")
         return
-    next_at = min((at for at in due if at is not None), default=None)
-    yield _kept(settings, outbox_place(settings, environ), findings, next_at, config)
+    yield _kept(settings, outbox_place(settings, environ), findings, config)
     for wait in findings.waits:
         check = wrong if wait.is_in_vain else warn
         row = f"{wait.endpoint}: outbox"
@@ -230,7 +232,6 @@ def _kept(
     settings: Settings,
     place: str,
     findings: Findings,
-    next_at: datetime | None,
     config: Path | None,
 ) -> Check:
     summary = findings.summary
@@ -245,7 +246,7 @@ def _kept(
     if gone:
         again = shown("redeliver", "--gone", config=config)
         return warn("outbox", f"{counts}, {gone} answered with 410", f"Send them again: {again}")
-    if waiting and next_at is not None and next_at > findings.now:
+    if waiting and (next_at := findings.next_at) is not None and next_at > findings.now:
         now = shown("redeliver", "--pending", config=config)
         return warn(
             "outbox", f"{counts}; the next is due at {rfc3339(next_at)}", f"Send them now: {now}"

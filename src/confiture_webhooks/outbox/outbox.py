@@ -37,15 +37,18 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..event import EventType
 from . import rows
 from .values import Claim, Intent, Row, Standing, Summary, UnreadableIntent, total
+
+if TYPE_CHECKING:
+    from ..endpoint import Endpoint
 
 PRUNE_BATCH = 500
 WAKE_BATCH = 5_000
@@ -278,6 +281,18 @@ class Outbox:
             due = [max(min(due), rests_until)]
         return min(due, default=None)
 
+    def due(
+        self, endpoints: Iterable[Endpoint], environment: str | None, *, now: datetime
+    ) -> dict[str, datetime]:
+        """The same by endpoint, of those that something waits for."""
+        found = {
+            one.name: self.next_due_at(
+                one.name, environment, now=now, max_wait=one.retry.longest_wait
+            )
+            for one in endpoints
+        }
+        return {name: at for name, at in found.items() if at is not None}
+
     def _ready(
         self, values: dict[str, Any], *, now: datetime, max_wait: timedelta | None
     ) -> list[rows.Stored]:
@@ -465,11 +480,11 @@ class Outbox:
         undelivered, ended = self._store.read(("undelivered", {}), ("ended", {}))
         parts: defaultdict[str | None, list[Summary]] = defaultdict(list)
         for row in undelivered:
+            made_at = rows.at_best(row["oldest_at"])
             one = Summary(
                 counts={rows.state_of(row): row["count"]},
                 undelivered={row["endpoint"]: row["count"]},
-                oldest_at=rows.at_best(row["oldest_at"]),
-                newest_at=rows.at_best(row["newest_at"]),
+                oldest={row["endpoint"]: made_at} if made_at else {},
             )
             parts[row["environment"] or None].append(one)
         for row in ended:

@@ -255,8 +255,7 @@ SELECT attempts.* FROM main.attempts JOIN main.deliveries USING (seq)
 WHERE id = :id ORDER BY number
 
 -- name: undelivered
-SELECT environment, endpoint, state, count(*) AS count, min(created_at) AS oldest_at,
-       max(created_at) AS newest_at
+SELECT environment, endpoint, state, count(*) AS count, min(created_at) AS oldest_at
 FROM main.deliveries WHERE finished_at IS NULL GROUP BY environment, endpoint, state
 
 -- name: ended

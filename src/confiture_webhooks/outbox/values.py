@@ -102,29 +102,26 @@ class Summary:
     counts: Mapping[State, int] = field(default_factory=dict)
     undelivered: Mapping[str, int] = field(default_factory=dict)
     """Pending and in-flight deliveries by endpoint name."""
-    oldest_at: datetime | None = None
-    """When the oldest undelivered delivery was made."""
-    newest_at: datetime | None = field(default=None, compare=False)
-    """When the newest undelivered one was made: in the future, if a clock was wrong."""
+    oldest: Mapping[str, datetime] = field(default_factory=dict)
+    """By endpoint name, when the oldest of those was made."""
+
+    @property
+    def oldest_at(self) -> datetime | None:
+        """When the oldest undelivered delivery was made."""
+        return min(self.oldest.values(), default=None)
 
 
 def total(summaries: Iterable[Summary]) -> Summary:
     """*summaries* as one."""
     counts: Counter[State] = Counter()
     undelivered: Counter[str] = Counter()
-    oldest: list[datetime] = []
-    newest: list[datetime] = []
+    oldest: dict[str, datetime] = {}
     for summary in summaries:
         counts.update(summary.counts)
         undelivered.update(summary.undelivered)
-        oldest += [summary.oldest_at] if summary.oldest_at else []
-        newest += [summary.newest_at] if summary.newest_at else []
-    return Summary(
-        counts=dict(counts),
-        undelivered=dict(undelivered),
-        oldest_at=min(oldest, default=None),
-        newest_at=max(newest, default=None),
-    )
+        for name, made_at in summary.oldest.items():
+            oldest[name] = min(made_at, oldest.get(name, made_at))
+    return Summary(counts=dict(counts), undelivered=dict(undelivered), oldest=oldest)
 
 
 class Standing(NamedTuple):

@@ -391,27 +391,30 @@ class Outgoing:
 
     def _left(self, worker: Worker, outbox: Outbox) -> list[str]:
         environment, summaries = self._settings.environment, outbox.summaries()
-        waiting = summaries.get(environment, Summary()).undelivered
-        if not waiting:
+        summary = summaries.get(environment, Summary())
+        if not summary.undelivered:
             return []
         names = {endpoint.name for endpoint in self._settings.endpoints}
         now = datetime.now(UTC)
         waits = outlook(
-            waiting,
-            configured=names,
+            summary.undelivered,
+            configured=self._settings.endpoints,
             faulty=[endpoint.name for endpoint in self._settings.faulty],
             standing=outbox.standing(environment),
+            oldest=summary.oldest,
             now=now,
         )
         sent = names - {wait.endpoint for wait in waits if wait.is_in_vain}
-        due = [at for name in names if (at := outbox.next_due_at(name, environment)) is not None]
+        next_at = min(
+            outbox.due(self._settings.endpoints, environment, now=now).values(), default=now
+        )
         pending = outbox.deliveries(state=State.PENDING, limit=LOOKED_AT)
         line = leftover_line(
             summaries,
             environment,
             worker.failures(),
             waits=waits,
-            next_at=min(due) if due and min(due) > now else None,
+            next_at=next_at if next_at > now else None,
             is_all_due=is_all_due(pending, environment, sent, now),
             is_durable=outbox.is_durable,
             refusal=self._refusal,
