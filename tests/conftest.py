@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from confiture_webhooks import terminal
@@ -92,7 +92,12 @@ def pytest_configure() -> None:
     """Notice Ctrl-C also in the background of a shell, and try properties as often as asked."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    settings.register_profile("ours", max_examples=often(100), deadline=None, derandomize=False)
+    settings.register_profile(
+        "ours",
+        max_examples=often(100),
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],  # a busy machine is no fault
+    )
     settings.load_profile("ours")
 
 

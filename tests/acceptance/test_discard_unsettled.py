@@ -71,7 +71,7 @@ def test_a_migration_under_way_is_not_dropped(project: Any, receiver: Any) -> No
     with psycopg.connect(project.database_url, autocommit=True) as admin:
         admin.execute("SELECT pg_advisory_lock(7)")
         running = project.spawn("migrate", "up")
-        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
         while admin.execute(waiting).fetchone() is None:
             assert running.poll() is None
         outbox = SqliteOutbox(project.path / ".confiture" / "webhooks.db")

@@ -143,7 +143,8 @@ def test_the_guides_retry_loop_gets_through(guided: Any) -> None:
     """Two refusals, 2 s and 4 s apart, and the third attempt is delivered, within the flush."""
     project = guided("webhook_retry.py")
     with LocalReceiver(answers=[503, 503]) as receiver:
-        done = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url})
+        env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "30"}
+        done = project.confiture("migrate", "up", env=env)
         assert len(receiver.requests) == 3
     assert done.returncode == 0
     assert "retry in 4s" in done.stderr
@@ -211,7 +212,7 @@ def test_the_guides_test_receiver_prints_what_arrives(guided: Any, tmp_path: Pat
 
 
 def _await_port(port: int) -> None:
-    for _ in range(100):
+    for _ in range(600):
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:

@@ -33,7 +33,7 @@ def outside(tmp_path: Path) -> Iterator[Project]:
 @pytest.mark.survived("A limit of the receiver: 429 or 503 with Retry-After", "kept")
 def test_a_limit_is_the_receivers(outside: Project) -> None:
     """After 429 with Retry-After nothing is sent before; no delivery's schedule is shorter for it."""
-    answers = [(429, {"Retry-After": "20"})] * 4
+    answers = [(429, {"Retry-After": "600"})] * 4
     with LocalReceiver(answers=answers) as receiver:
         outside.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
         outbox = SqliteOutbox(outside.path / ".confiture" / "webhooks.db")

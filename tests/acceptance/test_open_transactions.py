@@ -50,9 +50,9 @@ def migrations(project: Any, *versions: str) -> list[tuple[str, str, None]]:
     "kept",
 )
 def test_a_silent_outbox_costs_no_idle_transaction(project: Any, receiver: Any) -> None:
-    """With a time-out of half a second the migrations commit, and memory sends their events."""
+    """With a short time-out the migrations commit, and memory sends their events."""
     expected = migrations(project, "001", "002", "003")
-    setting(project.database_url, "idle_in_transaction_session_timeout = '500ms'")
+    setting(project.database_url, "idle_in_transaction_session_timeout = '1500ms'")
     with Passage(project.database_url) as silent:
         silent.is_deaf = True
         configure(project, receiver, f"postgres:{silent.dsn}")
@@ -73,14 +73,18 @@ def test_a_silent_outbox_costs_no_idle_transaction(project: Any, receiver: Any) 
 def test_slow_hook_files_cost_no_idle_transaction(project: Any, receiver: Any, outbox: str) -> None:
     """A hook file that takes longer to import than a transaction may idle ends no migration."""
     expected = migrations(project, "001", "002")
-    setting(project.database_url, "idle_in_transaction_session_timeout = '500ms'")
+    setting(project.database_url, "idle_in_transaction_session_timeout = '1500ms'")
     configure(project, receiver, outbox)
     hooks = project.path / "confiture_hooks"
     hooks.mkdir()
-    (hooks / "slow.py").write_text("import time\ntime.sleep(2)\n")
+    (hooks / "slow.py").write_text(
+        "import time\ntime.sleep(3)\nfrom confiture.hooks import register_hook\n"
+        "@register_hook('post_execute')\ndef f(c): print('hooked', c.migration_name)\n"
+    )
     done = project.confiture("migrate", "up")
     assert done.returncode == 0, done.stdout + done.stderr
     assert sent(receiver) == expected
+    assert "hooked 001_t" in done.stderr
 
 
 @pytest.mark.survived("Dates and strings are written in the user's way", "kept")

@@ -17,7 +17,6 @@ def left_behind(project: Any, receiver: Any) -> Any:
     receiver.script("/", [503, 503])
     project.environment_file(
         webhooks={
-            "flush_timeout": 2,
             "endpoints": [
                 {"name": "a", "url": receiver.url, "retry": {"schedule": [0.1], "jitter": 0}}
             ],
@@ -105,7 +104,7 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
     """
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     with LocalReceiver(answers=[410]) as receiver:
-        env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "1"}
+        env = {"CONFITURE_WEBHOOK_URL": receiver.url}
         up = project.confiture("migrate", "up", env=env)
         assert "given up (default: answered 410 and is switched off)" in up.stderr
         assert "`confiture webhooks enable default`" in up.stderr
@@ -208,7 +207,7 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     """The closing line is true: deliver waits for the time, redeliver --pending does not."""
     receiver.script("/", [503, 503, 200])
     one = {"name": "a", "url": receiver.url, "retry": {"schedule": [600], "jitter": 0}}
-    project.environment_file(webhooks={"flush_timeout": 1, "endpoints": [one]})
+    project.environment_file(webhooks={"endpoints": [one]})
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     up = project.confiture("migrate", "up")
     assert "It is kept and due at" in up.stderr
@@ -219,9 +218,7 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     assert again.stdout.splitlines()[0] == "1 delivery due again: local 1"
     assert "1 left for later; a: 503" in again.stdout
     assert again.returncode == 1
-    project.environment_file(
-        webhooks={"flush_timeout": 1, "endpoints": [{**one, "name": "renamed"}]}
-    )
+    project.environment_file(webhooks={"endpoints": [{**one, "name": "renamed"}]})
     down = project.confiture("migrate", "down")
     assert "a: 1, no endpoint of that name is configured" in down.stderr
     left = project.confiture("webhooks", "deliver")

@@ -72,7 +72,7 @@ def run(project: Any, *words: str, blocks: int | None = None, **env: str) -> tup
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     stdout = re.sub(r"\d+(\.\d+)? ?m?s\b", "T", done.stdout)
@@ -166,11 +166,11 @@ def test_a_damaged_file_is_said_once_whatever_is_logged(
 def test_what_a_locked_file_kept_out_is_in_it_in_the_end(project: Any, receiver: Any) -> None:
     """Locked when the migration began and free when the run ends: nothing is lost."""
     project.migration("000", "first", up="SELECT 1", down="SELECT 1")
-    failing = {"name": "a", "url": "http://127.0.0.1:9/"}
+    failing = {"name": "a", "url": "http://127.0.0.1:9/", "retry": {"schedule": [600]}}
     project.environment_file(webhooks={"endpoints": [failing], "flush_timeout": 0})
     assert project.confiture("migrate", "up").returncode == 0
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
-    project.environment_file(webhooks={"endpoints": [failing], "flush_timeout": 3})
+    project.environment_file(webhooks={"endpoints": [failing]})
     with closing(sqlite3.connect(outbox_of(project), isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         running = project.spawn("migrate", "up")
@@ -179,7 +179,7 @@ def test_what_a_locked_file_kept_out_is_in_it_in_the_end(project: Any, receiver:
                 assert running.poll() is None
                 time.sleep(0.02)
         holder.execute("ROLLBACK")
-    _, stderr = running.communicate(timeout=60)
+    _, stderr = running.communicate(timeout=110)
     assert running.returncode == 0
     assert "locked by another process" in stderr
     assert "They are kept" in stderr
@@ -196,7 +196,7 @@ def test_two_runs_at_once_tell_each_migration_once(many: Any, receiver: Any) -> 
     env = {"CONFITURE_WEBHOOK_URL": receiver.url}
     running = [many.spawn("migrate", "up", env=env) for _ in range(2)]
     for process in running:
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=110)
         assert process.returncode == 0, stderr
     told = [request.payload["migration"]["version"] for request in receiver.requests]
     assert sorted(told) == [f"{number:03}" for number in range(MIGRATIONS)]

@@ -146,18 +146,17 @@ def test_a_job_and_its_workers_fit_together(project: Any, receiver: Any, collect
     assert worker["env"] == watching["env"]
     assert worker["image"] == watching["image"] == job["image"]
     assert [*worker["command"], "--watch"] == watching["command"]
-    receiver.script("/", [500])
-    away = {**variables(job, secrets), "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "1"}
-    done = project.confiture(*job["command"][1:], env=away)
+    away = {"CONFITURE_WEBHOOK_URL": "http://127.0.0.1:9/", "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "1"}
+    done = project.confiture(*job["command"][1:], env={**variables(job, secrets), **away})
     assert done.returncode == 0, done.stderr
     assert not (project.path / ".confiture").exists()
-    for _ in range(10):  # a CronJob's passes
+    for _ in range(60):  # a CronJob's passes
         sent = project.confiture(*worker["command"][1:], env=variables(worker, secrets))
         assert sent.returncode == 0, sent.stderr
-        if len(receiver.requests) > 1:
+        if receiver.requests:
             break
         time.sleep(1)
-    _, request = receiver.requests
+    (request,) = receiver.requests
     assert request.headers["X-Environment"] == "production"
     assert "webhook-signature" in request.headers
     with psycopg.connect(project.database_url) as connection:
@@ -183,7 +182,7 @@ def test_the_unit_runs_its_worker(project: Any, receiver: Any, tmp_path: Path) -
     receiver.script("/", [500])
     assert project.confiture("migrate", "up", "--config", config, env=left).returncode == 0
     worker = project.spawn(*words, env=env)
-    receiver.wait_for(2, timeout=30)
+    receiver.wait_for(2, timeout=60)
     worker.terminate()
-    _, err = worker.communicate(timeout=30)
+    _, err = worker.communicate(timeout=60)
     assert worker.returncode == 0, err

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
 ]
 POOLS = [("session", 1), ("transaction", 1), ("transaction", 5)]
 LEFT = (
@@ -69,7 +69,7 @@ def test_a_pool_of_one_is_enough(
         started = time.monotonic()
         done = project.confiture("migrate", "up")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 100
         with psycopg.connect(pooler.url, autocommit=True, prepare_threshold=None) as session:
             assert session.execute(LEFT).fetchone() == (0, 0, None)
         assert project.confiture("migrate", "up").returncode == 0
@@ -86,13 +86,13 @@ def test_killed_and_run_again_at_once(
 ) -> None:
     """The next run reports that the killed one was interrupted, and its own success; once each."""
     project.migration("001", "a", "CREATE TABLE tb_a (a int)", "SELECT 1")
-    project.migration("002", "b", "SELECT pg_sleep(20)", "SELECT 1")
+    project.migration("002", "b", "SELECT pg_sleep(60)", "SELECT 1")
     direct = project.database_url
     with pooled(project, receiver, mode, outbox, size):
         process = project.spawn("migrate", "up")
         wait_for_sleep(direct, process)
         process.kill()
-        process.wait(10)
+        process.wait(60)
         project.migration("002", "b", "CREATE TABLE tb_b (a int)", "SELECT 1")
         done = project.confiture("migrate", "up", "--lock-timeout", "30000")
         assert done.returncode == 0, done.stdout + done.stderr
@@ -111,7 +111,7 @@ def wait_for_sleep(dsn: str, process: Any) -> None:
     """Until the migration sleeps on the server."""
     with psycopg.connect(dsn, autocommit=True) as admin:
         asked = (
-            "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(20)%' "
+            "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' "
             "AND state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()"
         )
         while admin.execute(asked).fetchone() is None:
@@ -122,14 +122,14 @@ def wait_for_sleep(dsn: str, process: Any) -> None:
 @pytest.mark.survived("Killed behind a pooler, and nothing runs again", "kept", "true")
 def test_a_killed_run_is_settled_without_another(project: Any, receiver: Any) -> None:
     """Where nothing runs again, the free lock proves that it is over."""
-    project.migration("001", "a", "SELECT pg_sleep(20)", "SELECT 1")
+    project.migration("001", "a", "SELECT pg_sleep(60)", "SELECT 1")
     direct = project.database_url
     with pooled(project, receiver, "session", "sqlite"):
         process = project.spawn("migrate", "up")
         wait_for_sleep(direct, process)
         process.kill()
-        process.wait(10)
-        until = time.monotonic() + 30
+        process.wait(60)
+        until = time.monotonic() + 90
         while not receiver.requests and time.monotonic() < until:
             project.confiture("webhooks", "deliver")
     assert sent(receiver) == [("migration_error", "001", "Interrupted")]

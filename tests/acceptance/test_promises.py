@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -92,6 +94,7 @@ def test_a_dead_collector_costs_at_most_its_budget(one_migration: Any, collector
             env={
                 "CONFITURE_WEBHOOK_URL": receiver.url,
                 "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "300",
             },
         )
         took = time.monotonic() - started
@@ -99,7 +102,7 @@ def test_a_dead_collector_costs_at_most_its_budget(one_migration: Any, collector
     assert done.returncode == 0
     assert "telemetry.flush_incomplete" in done.stderr
     assert "Traceback" not in done.stderr
-    assert took < 12
+    assert took < 60
 
 
 @pytest.mark.survived("A receiver that accepts and never answers", "unharmed")
@@ -110,12 +113,12 @@ def test_a_silent_receiver_costs_at_most_the_flush_timeout(one_migration: Any) -
         done = one_migration.confiture(
             "migrate",
             "up",
-            env={"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "1"},
+            env={"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "2"},
         )
         took = time.monotonic() - started
     assert done.returncode == 0
     assert "1 delivery not sent" in done.stderr
-    assert took < 9
+    assert took < 17
 
 
 @pytest.mark.survived("SIGKILL while receivers are waited for", "unharmed")
@@ -131,12 +134,12 @@ def test_the_result_is_out_before_a_receiver_is_waited_for(one_migration: Any) -
             env={"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "50"},
             stdout=file,
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 45
         while not out.stat().st_size and time.monotonic() < deadline:
             time.sleep(0.05)
         assert process.poll() is None
         process.kill()
-        process.wait(10)
+        process.wait(60)
     assert json.loads(out.read_text())["success"]
 
 
@@ -144,17 +147,13 @@ def test_the_result_is_out_before_a_receiver_is_waited_for(one_migration: Any) -
 def test_what_is_left_goes_out_with_the_next_run(one_migration: Any) -> None:
     """A delivery put off by a dead receiver is made by the next command that migrates."""
     with LocalReceiver(answers=[503]) as receiver:
-        one_migration.environment_file(
-            webhooks={
-                "flush_timeout": 0.3,
-                "endpoints": [
-                    {"name": "a", "url": receiver.url, "retry": {"schedule": [0.5], "jitter": 0}}
-                ],
-            }
-        )
+        endpoint = {"name": "a", "url": receiver.url, "retry": {"schedule": [600]}}
+        one_migration.environment_file(webhooks={"endpoints": [endpoint]})
         first = one_migration.confiture("migrate", "up")
         assert "1 delivery not sent" in first.stderr
-        time.sleep(0.6)  # the retry is due
+        file = one_migration.path / ".confiture" / "webhooks.db"
+        with closing(sqlite3.connect(file)) as outbox, outbox:
+            outbox.execute("UPDATE deliveries SET due_at = 1, wakes_at = 1")  # ten minutes later
         second = one_migration.confiture("migrate", "up")
         assert "webhook.delivered" in second.stderr
         ids = {request.headers["webhook-id"] for request in receiver.requests}
@@ -165,18 +164,13 @@ def test_what_is_left_goes_out_with_the_next_run(one_migration: Any) -> None:
 
 @pytest.mark.survived("Ten slow endpoints", "kept")
 def test_ten_slow_endpoints_take_as_long_as_one(one_migration: Any) -> None:
-    """Endpoints deliver side by side, and one that hangs keeps no other from being told."""
-    with LocalReceiver(answers=["slow"] * 9 + ["hang"]) as receiver:
-        one_migration.environment_file(
-            webhooks={
-                "flush_timeout": 5,
-                "endpoints": [
-                    {"name": f"e{n}", "url": receiver.url, "timeout": 4} for n in range(10)
-                ],
-            }
-        )
-        done = one_migration.confiture("migrate", "up")
-    assert done.stderr.count("webhook.delivered") == 9
+    """Each gets its webhook before another has answered."""
+    with LocalReceiver(answers=["hang"] * 10) as receiver:
+        endpoints = [{"name": f"e{n}", "url": receiver.url, "timeout": 90} for n in range(10)]
+        one_migration.environment_file(webhooks={"flush_timeout": 90, "endpoints": endpoints})
+        process = one_migration.spawn("migrate", "up")
+        receiver.wait_for(10, timeout=60)
+        assert process.poll() is None
 
 
 def test_all_events_when_asked_for(project: Any) -> None:

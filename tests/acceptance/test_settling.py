@@ -161,7 +161,9 @@ def test_a_migration_under_way_is_left_alone(shop: Any, receiver: Any) -> None:
     with psycopg.connect(shop.database_url) as gate:
         gate.execute("SELECT pg_advisory_xact_lock(42)")
         running = shop.spawn("migrate", "up")
-        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        waiting = (
+            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted"
+        )
         while gate.execute(waiting).fetchone() is None:
             assert running.poll() is None
         assert [one.migration.version for one in staged(shop)] == ["002"]

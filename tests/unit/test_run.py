@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import json
 import threading
 from dataclasses import replace
@@ -31,6 +30,7 @@ from confiture_webhooks.run.outgoing import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.run.run import Run
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
+from confiture_webhooks.worker import Worker
 from fakes import Breaking, FakeSpan, FakeTelemetry
 from samples import DATABASE, ERROR, REF, TRACE_ID, delivery, endpoint
 
@@ -451,31 +451,33 @@ def test_a_run_with_nothing_to_do_is_counted_where_it_is_seen() -> None:
     assert list(bench.outbox.summaries()) == []
 
 
-class Interrupting(ScriptedTransport):
-    """Presses Ctrl-C, then hangs until it is aborted."""
+class Hanging(ScriptedTransport):
+    """Answers nothing until it is aborted."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.is_pressed = False
-        self._free = _thread.allocate_lock()
-        self._free.acquire()
+        self._free = threading.Event()
 
     def send(self, request: Request, **terms: Any) -> Response:
-        if not self.is_pressed:
-            self.is_pressed = True
-            _thread.interrupt_main()
-        self._free.acquire(timeout=20)
+        self._free.wait(20)
         return super().send(request, **terms)
 
     def abort(self) -> None:
         super().abort()
-        self._free.release()
+        self._free.set()
 
 
-def test_ctrl_c_while_waiting_ends_the_wait_and_nothing_else() -> None:
+def test_ctrl_c_while_waiting_ends_the_wait_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Ctrl-C during the flush is said in a line; the command's own end is not touched."""
+
+    def pressed(*_: Any, **__: Any) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Worker, "drain", pressed)
     bench = Bench(SUMMARY)
-    bench.transport = Interrupting()
+    bench.transport = Hanging()
     bench.begin().succeeded(1)
     assert bench.run.finish()
     assert bench.transport.is_closed
@@ -592,7 +594,7 @@ def test_nothing_a_span_raises_leaves_the_run(method: str, monkeypatch: pytest.M
 
     monkeypatch.setattr(FakeSpan, method, refuse)
     bench = Bench()
-    bench.transport = ScriptedTransport({"all": ["dns"] * 9})
+    bench.transport = ScriptedTransport({"all": ["dns"]})
     whole_run(bench)
     assert bench.faults()
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import gc
 import json
 import sys
-import threading
-import time
 import weakref
 from datetime import timedelta
 from importlib import import_module
@@ -35,8 +32,6 @@ from samples import endpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from confiture_webhooks.transport import Request, Response
 
 SEAMS = ("default_engine", "default_lock", "default_migration_loader")
 UP = "confiture migrate up"
@@ -337,63 +332,12 @@ def test_attach_lets_errors_through(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [r.headers["X-Confiture-Event"] for r in transport.sent] == ["migration_error"]
 
 
-class Pressed(ScriptedTransport):
-    """A transport that hangs; its user presses Ctrl-C once *run* waits for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._free = threading.Event()
-        self.run: Run | None = None
-
-    def send(self, request: Request, **terms: Any) -> Response:
-        while self.run is None or self.run._settling.deadline is None:
-            time.sleep(0.01)
-        time.sleep(0.05)
-        _thread.interrupt_main()
-        self._free.wait(20)
-        return super().send(request, **terms)
-
-    def abort(self) -> None:
-        super().abort()
-        self._free.set()
-
-
-@pytest.mark.parametrize("error", [None, ZeroDivisionError()])
-def test_attach_lets_ctrl_c_through(
-    monkeypatch: pytest.MonkeyPatch, error: Exception | None
-) -> None:
-    """Ctrl-C while the block is left is raised, after the engine and the outbox were let go."""
-    transport = Pressed()
-    monkeypatch.setattr(wiring, "make_transport", lambda: transport)
-    settings = Settings(endpoints=(endpoint(name="a"),), outbox="memory", log="off")
-    engine: Any = FakeEngine(error)
-
-    def migrate() -> None:
-        with attach(engine, settings) as run:
-            transport.run = run
-            engine.apply(a_migration())
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        migrate()
-    assert caught.value.__cause__ is error
-    assert transport.is_closed
-    assert "apply" not in vars(engine)
-
-
 def test_attach_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without settings, ``attach`` takes those of the environment, and refuses wrong ones."""
     monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "ftp://a.invalid")
     with pytest.raises(ConfigError) as caught, attach(FakeEngine()):
         pass
     assert [fault.setting for fault in caught.value.faults] == ["CONFITURE_WEBHOOK_URL"]
-
-
-def test_attach_reads_the_file_it_is_given(tmp_path: Path) -> None:
-    """The block of the named file is read, its faults told before anything runs."""
-    file = tmp_path / "prod.yaml"
-    file.write_text("webhooks:\n  endpoints:\n    - name: a\n")
-    with pytest.raises(ConfigError), attach(FakeEngine(), config_file=file):
-        pass
 
 
 def test_a_postgres_outbox_without_a_database_is_refused() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -39,6 +41,12 @@ class Watched(InMemoryOutbox):
         self.claimed: list[int] = []
         self.leases: list[timedelta] = []
         self.returned: list[str] = []
+        self.recorded = threading.Semaphore(0)
+
+    def record(self, *args: Any) -> bool:
+        is_kept = super().record(*args)
+        self.recorded.release()
+        return is_kept
 
     def claim(self, *args: Any, **kwargs: Any) -> Any:
         claims = super().claim(*args, **kwargs)
@@ -121,11 +129,55 @@ class Bench:
         return [row.state for row in reversed(self.outbox.deliveries(limit=1000))]
 
 
-def soon(is_true: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + LONG_ENOUGH.total_seconds()
-    while not is_true() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return bool(is_true())
+class Passing(threading.Condition):
+    """A wait that has an end is over at once, and the clock stands there; or *early*."""
+
+    def __init__(self, bench: Bench, early: float = 1e9) -> None:
+        super().__init__()
+        self._began, self._early = datetime.now(UTC), early
+        self.passed = 0.0
+        worker = bench.worker
+        worker._changed = self
+        clock = Clock(
+            now=lambda: self._began + timedelta(seconds=self.passed), monotonic=lambda: self.passed
+        )
+        worker._clock = worker._sender.clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if timeout is None:
+            return super().wait(LONG_ENOUGH.total_seconds())
+        self.passed += min(timeout, self._early)
+        return False
+
+
+class Looks:
+    """When the outbox was asked for what is due: so often, and then no more."""
+
+    def __init__(self, bench: Bench, most: int, early: float = 1e9) -> None:
+        self.at: list[float] = []
+        self.then: dict[int, Callable[[], Any]] = {}
+        """What happens at a look, by its number."""
+        self._passing, self._most = Passing(bench, early), most
+        self._are_over, self._may_end = threading.Event(), threading.Event()
+        self._worker, self._claim = bench.worker, bench.outbox.claim
+        bench.outbox.claim = self.claim  # type: ignore[method-assign]
+
+    def claim(self, *name: Any, **terms: Any) -> Any:
+        self.at.append(self._passing.passed)
+        if len(self.at) == self._most:
+            self._are_over.set()
+            self._may_end.wait(LONG_ENOUGH.total_seconds())
+        self.then.get(len(self.at), lambda: None)()
+        return self._claim(*name, **terms)
+
+    def steps(self) -> list[float]:
+        """Let the worker look; the seconds from each look to the next."""
+        self._worker.start()
+        assert self._are_over.wait(LONG_ENOUGH.total_seconds())
+        self._worker._stopping.set()
+        self._may_end.set()
+        self._worker.stop()
+        return [later - earlier for earlier, later in pairwise(self.at)]
 
 
 def test_a_backlog_is_claimed_in_growing_batches_and_sent_in_order() -> None:
@@ -240,9 +292,10 @@ def test_an_attempt_begins_only_while_the_lease_outlasts_it() -> None:
     clock = bench.worker._sender.clock
     object.__setattr__(clock, "monotonic", lambda: next(now) * step)
     bench.worker.start()
-    assert soon(lambda: bench.states() == [State.DELIVERED] * 7)
+    assert all(bench.outbox.recorded.acquire(timeout=20) for _ in range(7))
     object.__setattr__(clock, "monotonic", time.monotonic)
     bench.worker.stop()
+    assert bench.states() == [State.DELIVERED] * 7
     assert bench.outbox.returned
     assert len(bench.transport.sent) == 7
     assert set(bench.outbox.leases) == {endpoint().timeout + LEASE_MARGIN}
@@ -284,68 +337,35 @@ def test_finishing_lets_the_attempt_in_hand_end() -> None:
 
 def test_a_watching_lane_looks_though_others_keep_it_awake() -> None:
     """A lane that is woken all the time by another still looks for what others released."""
-    bench = Bench(0, poll=timedelta(seconds=0.05))
-    bench.worker.start()
-    is_over = threading.Event()
-
-    def disturb() -> None:
-        while not is_over.wait(0.005):
-            with bench.worker._changed:
-                bench.worker._changed.notify_all()
-
-    disturbing = threading.Thread(target=disturb)
-    disturbing.start()
-    time.sleep(0.2)
-    one = delivery(created_at=datetime.now(UTC))
-    bench.outbox.release("evt_1", [one])
-    assert soon(lambda: bench.transport.sent)
-    is_over.set()
-    disturbing.join()
-    bench.worker.stop()
+    looks = Looks(Bench(0, poll=timedelta(seconds=0.05)), most=4, early=0.005)
+    assert looks.steps() == pytest.approx([0.05] * 3)
 
 
 def test_a_worker_may_look_rarely_and_often_again() -> None:
-    """Told to look rarely, it looks once more and then not; told to look often, it looks at once."""
-    bench = Bench(0, poll=timedelta(seconds=0.02))
-    looks, claim = [], bench.outbox.claim
-
-    def counted(*name: Any, **terms: Any) -> Any:
-        looks.append(1)
-        return claim(*name, **terms)
-
-    bench.outbox.claim = counted  # type: ignore[method-assign]
-    bench.worker.start()
-    assert soon(lambda: len(looks) > 2)
-    bench.worker.poll_every(timedelta(hours=1))
-    assert soon(lambda: bench.worker.drain(LONG_ENOUGH))
-    seen = len(looks)
-    time.sleep(0.2)
-    assert len(looks) == seen
-    bench.worker.poll_every(timedelta(seconds=0.02))
-    assert soon(lambda: len(looks) > seen + 2)
-    bench.worker.stop()
+    """When it is to look rarely, it looks once more and then not; to look often, at once."""
+    bench = Bench(0, poll=timedelta(seconds=0.5))
+    looks = Looks(bench, most=7)
+    looks.then[3] = lambda: bench.worker.poll_every(timedelta(hours=1))
+    looks.then[5] = lambda: bench.worker.poll_every(timedelta(seconds=0.5))
+    assert looks.steps() == [0.5, 0.5, 0, 3600, 0, 0.5]
 
 
 def test_an_outbox_that_keeps_failing_is_asked_less_and_less() -> None:
-    """Faults of the outbox are told at growing distances, and mean that the pass is not done."""
-    bench = Bench(0)
-    asked: list[float] = []
+    """Faults of the outbox are reported at growing distances, however often it is to look."""
+    bench = Bench(0, poll=timedelta(milliseconds=10))
+    looks = Looks(bench, most=8)
 
-    def failing(*_: Any, **__: Any) -> Any:
-        asked.append(time.monotonic())
+    def failing() -> None:
         raise OutboxError("disk full")
 
-    bench.outbox.claim = failing  # type: ignore[method-assign]
-    bench.worker.start()
-    assert soon(lambda: len(asked) == 3)
-    bench.worker.stop()
-    assert asked[2] - asked[1] > 1.5 * (asked[1] - asked[0]) - 1
+    looks.then = dict.fromkeys(range(1, 9), failing)
+    assert looks.steps() == pytest.approx([1, 2, 4, 8, 16, 30, 30])
     assert bench.worker.has_faults()
 
 
 def test_a_pass_ends_when_nothing_is_left() -> None:
     """A watching worker begins a pass with a claim and ends it when it is idle."""
-    ended: list[int] = []
+    ended: queue.Queue[int] = queue.Queue()
 
     class Span:
         def __init__(self) -> None:
@@ -356,7 +376,7 @@ def test_a_pass_ends_when_nothing_is_left() -> None:
             self.count += count
 
         def finish(self) -> None:
-            ended.append(self.count)
+            ended.put(self.count)
 
     class Passing(Telemetry):
         def worker_pass(self) -> Any:
@@ -365,10 +385,10 @@ def test_a_pass_ends_when_nothing_is_left() -> None:
     bench = Bench(3)
     bench.worker._passes = bench.worker._sender.passes = passes = Passes(Passing())
     bench.worker.start()
-    assert soon(lambda: ended == [3])
+    assert ended.get(timeout=20) == 3
     one = delivery(id="dlv_x", event_id="evt_x", created_at=datetime.now(UTC))
     bench.outbox.release("evt_x", [one])
     bench.worker.wake()
-    assert soon(lambda: ended == [3, 1])
+    assert ended.get(timeout=20) == 1
     bench.worker.stop()
     assert passes._span is None

@@ -40,7 +40,7 @@ class Meeting(ScriptedTransport):
             self._here += 1
             self.most = max(self.most, self._here)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self.most >= self._expected, 1.0)
+            self._changed.wait_for(lambda: self.most >= self._expected, 20)
         answer = super().send(request, **terms)
         with self._changed:
             self._here -= 1

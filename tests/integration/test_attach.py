@@ -1,0 +1,76 @@
+"""``attach`` with a real Ctrl-C, and with a file."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from confiture_webhooks import wiring
+from confiture_webhooks.config import Settings
+from confiture_webhooks.errors import ConfigError
+from confiture_webhooks.session import attach
+from confiture_webhooks.testing import ScriptedTransport
+from engines import FakeEngine, a_migration
+from samples import endpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from confiture_webhooks.run.run import Run
+    from confiture_webhooks.transport import Request, Response
+
+
+class Pressed(ScriptedTransport):
+    """A transport that hangs; its user presses Ctrl-C once *run* waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._free = threading.Event()
+        self.run: Run | None = None
+
+    def send(self, request: Request, **terms: Any) -> Response:
+        while self.run is None or self.run._settling.deadline is None:
+            time.sleep(0.01)
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+        self._free.wait(20)
+        return super().send(request, **terms)
+
+    def abort(self) -> None:
+        super().abort()
+        self._free.set()
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError()])
+def test_attach_lets_ctrl_c_through(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """Ctrl-C while the block is left is raised, after the engine and the outbox were let go."""
+    transport = Pressed()
+    monkeypatch.setattr(wiring, "make_transport", lambda: transport)
+    settings = Settings(endpoints=(endpoint(name="a"),), outbox="memory", log="off")
+    engine: Any = FakeEngine(error)
+
+    def migrate() -> None:
+        with attach(engine, settings) as run:
+            transport.run = run
+            engine.apply(a_migration())
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        migrate()
+    assert caught.value.__cause__ is error
+    assert transport.is_closed
+    assert "apply" not in vars(engine)
+
+
+def test_attach_reads_the_file_it_is_given(tmp_path: Path) -> None:
+    """The block of the named file is read, its faults told before anything runs."""
+    file = tmp_path / "prod.yaml"
+    file.write_text("webhooks:\n  endpoints:\n    - name: a\n")
+    with pytest.raises(ConfigError), attach(FakeEngine(), config_file=file):
+        pass
