@@ -170,15 +170,17 @@ def test_what_a_locked_file_kept_out_is_in_it_in_the_end(project: Any, receiver:
     project.environment_file(webhooks={"endpoints": [failing], "flush_timeout": 0})
     assert project.confiture("migrate", "up").returncode == 0
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    project.migration("002", "waits", up="SELECT pg_advisory_xact_lock(7)", down="SELECT 1")
     project.environment_file(webhooks={"endpoints": [failing]})
     with closing(sqlite3.connect(outbox_of(project), isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
-        running = project.spawn("migrate", "up")
         with psycopg.connect(project.database_url, autocommit=True) as watch:
+            watch.execute("SELECT pg_advisory_lock(7)")
+            running = project.spawn("migrate", "up")
             while watch.execute("SELECT to_regclass('a')").fetchone() == (None,):
                 assert running.poll() is None
                 time.sleep(0.02)
-        holder.execute("ROLLBACK")
+            holder.execute("ROLLBACK")
     _, stderr = running.communicate(timeout=110)
     assert running.returncode == 0
     assert "locked by another process" in stderr
@@ -187,7 +189,7 @@ def test_what_a_locked_file_kept_out_is_in_it_in_the_end(project: Any, receiver:
     assert project.confiture("webhooks", "redeliver", "--pending", "--yes").returncode == 0
     assert project.confiture("webhooks", "deliver").returncode == 0
     told = [request.payload["migration"]["version"] for request in receiver.requests]
-    assert sorted(told) == ["000", "001"]
+    assert sorted(told) == ["000", "001", "002"]
 
 
 @pytest.mark.survived("Two runs at the same time", "true")

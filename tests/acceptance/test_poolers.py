@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.timeout(240),
 ]
 POOLS = [("session", 1), ("transaction", 1), ("transaction", 5)]
+WAITS, OPENS = "SELECT pg_advisory_xact_lock(4711)", "SELECT pg_advisory_unlock(4711)"
 LEFT = (
     "SELECT (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
     "(SELECT oid FROM pg_database WHERE datname = current_database())), "
@@ -38,6 +39,25 @@ def pooled(project: Any, receiver: Any, mode: str, outbox: str, size: int = 1) -
         endpoint = {"name": "a", "url": receiver.url}
         project.environment_file(webhooks={"outbox": outbox, "endpoints": [endpoint]})
         yield pooler
+
+
+@contextmanager
+def gate(project: Any) -> Iterator[psycopg.Connection[Any]]:
+    """A session of the test's own that keeps the lock for which a migration WAITS."""
+    with psycopg.connect(project.database_url, autocommit=True) as admin:
+        admin.execute("SELECT pg_advisory_lock(4711)")
+        yield admin
+
+
+def killed_at_the_gate(project: Any, admin: psycopg.Connection[Any]) -> None:
+    """Kill a run while its migration waits on the server."""
+    process = project.spawn("migrate", "up")
+    waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
+    while admin.execute(waits).fetchone() is None:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.kill()
+    process.wait(60)
 
 
 def sent(receiver: Any) -> list[tuple[str, str, str | None]]:
@@ -86,17 +106,16 @@ def test_killed_and_run_again_at_once(
 ) -> None:
     """The next run reports that the killed one was interrupted, and its own success; once each."""
     project.migration("001", "a", "CREATE TABLE tb_a (a int)", "SELECT 1")
-    project.migration("002", "b", "SELECT pg_sleep(60)", "SELECT 1")
-    direct = project.database_url
-    with pooled(project, receiver, mode, outbox, size):
-        process = project.spawn("migrate", "up")
-        wait_for_sleep(direct, process)
-        process.kill()
-        process.wait(60)
+    project.migration("002", "b", WAITS, "SELECT 1")
+    with gate(project) as admin, pooled(project, receiver, mode, outbox, size):
+        killed_at_the_gate(project, admin)
         project.migration("002", "b", "CREATE TABLE tb_b (a int)", "SELECT 1")
-        done = project.confiture("migrate", "up", "--lock-timeout", "30000")
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "may not have been held" not in done.stderr
+        again = project.spawn("migrate", "up", "--lock-timeout", "60000")
+        time.sleep(1)  # so that it comes while the killed one's statement runs
+        admin.execute(OPENS)
+        out, err = again.communicate(timeout=100)
+        assert again.returncode == 0, out + err
+        assert "may not have been held" not in err
         first = sorted(sent(receiver))
         assert first == [
             ("migration_error", "002", "Interrupted"),
@@ -107,28 +126,13 @@ def test_killed_and_run_again_at_once(
         assert sorted(sent(receiver)) == first
 
 
-def wait_for_sleep(dsn: str, process: Any) -> None:
-    """Until the migration sleeps on the server."""
-    with psycopg.connect(dsn, autocommit=True) as admin:
-        asked = (
-            "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' "
-            "AND state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()"
-        )
-        while admin.execute(asked).fetchone() is None:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
-
-
 @pytest.mark.survived("Killed behind a pooler, and nothing runs again", "kept", "true")
 def test_a_killed_run_is_settled_without_another(project: Any, receiver: Any) -> None:
     """Where nothing runs again, the free lock proves that it is over."""
-    project.migration("001", "a", "SELECT pg_sleep(60)", "SELECT 1")
-    direct = project.database_url
-    with pooled(project, receiver, "session", "sqlite"):
-        process = project.spawn("migrate", "up")
-        wait_for_sleep(direct, process)
-        process.kill()
-        process.wait(60)
+    project.migration("001", "a", WAITS, "SELECT 1")
+    with gate(project) as admin, pooled(project, receiver, "session", "sqlite"):
+        killed_at_the_gate(project, admin)
+        admin.execute(OPENS)
         until = time.monotonic() + 90
         while not receiver.requests and time.monotonic() < until:
             project.confiture("webhooks", "deliver")
