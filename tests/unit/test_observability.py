@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,15 +121,6 @@ def headings(path: Path) -> set[str]:
     """The anchors of a page's headings."""
     titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-def test_dashboards_and_rules_are_current() -> None:
-    """The committed files are what the generator makes now, and there are no others."""
-    generator = OBSERVABILITY / "generator" / "generate.py"
-    done = subprocess.run(
-        [sys.executable, str(generator), "--check"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=named)
