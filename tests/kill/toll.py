@@ -76,7 +76,8 @@ class Toll:
                 event_id = request.headers["webhook-id"]
                 payload: Any = request.payload
                 bodies[event_id].append(request.body)
-                told[event_id] = (payload["event_type"], payload["migration"]["version"])
+                version = payload.get("migration", {}).get("version", "")  # none: of a whole run
+                told[event_id] = (payload["event_type"], version)
         for event_id, received in bodies.items():
             self.duplicated += len(received) - 1
             if len(set(received)) > 1:
