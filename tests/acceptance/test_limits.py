@@ -154,6 +154,17 @@ def test_a_clock_that_was_ahead_delays_nothing(outside: Project) -> None:
         (row,) = outbox.deliveries()
         assert row.next_attempt_at is not None
         assert row.next_attempt_at > datetime.now(UTC) + timedelta(days=2)
+        made_ahead = delivery(
+            environment="local",
+            endpoint="a",
+            id="dlv_ahead",
+            event_id="evt_ahead",
+            created_at=datetime.now(UTC) + timedelta(days=3),
+        )
+        outbox.release(made_ahead.event_id, [made_ahead])
+        ahead = "Made in the future by a clock that was wrong: dlv_ahead"
+        assert ahead in outside.confiture("webhooks", "status").stdout
         assert outside.confiture("webhooks", "deliver").returncode == 0
-        assert [request.answer.status for request in receiver.requests] == [503, 200]
+        assert [request.answer.status for request in receiver.requests] == [503, 200, 200]
+        assert ahead not in outside.confiture("webhooks", "status").stdout
         outbox.close()

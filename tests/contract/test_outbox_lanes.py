@@ -191,11 +191,15 @@ def test_a_rest_of_a_wrong_clock_is_over(outbox: Outbox) -> None:
 SPOILT = [
     "event_type = 'migration_paused'",
     "created_at = 9223372036854775807",
+    "attempts = 2147483647",
+    "attempts = -1",
+    "tries = 2147483647",
 ]
 SPOILT_SQLITE = [
     "created_at = 'yesterday'",
     "due_at = 'soon', created_at = x'00ff'",
     "attempts = 'none'",
+    "attempts = 9223372036854775807",
     "tries = 'x'",
     "traceparent = CAST(x'c3' AS TEXT)",
     "migration_name = CAST(x'ffff' AS TEXT)",
@@ -238,6 +242,17 @@ def test_one_that_cannot_be_read_costs_itself_alone(outbox: Outbox, change: str)
     assert outbox.redeliver("dlv_a_1", now=NOW)
     assert outbox.discard("dlv_a_1", now=NOW)
     assert outbox.find("dlv_a_1") is None
+
+
+def test_a_lease_without_an_end_holds_nothing(outbox: Outbox) -> None:
+    """An operator redelivers or discards it."""
+    release(outbox, 1, 2)
+    spoil(outbox, "deliveries", "state = 'in_flight', is_ready = 0, token = 'x'")
+    assert claim_ids(outbox) == []
+    assert outbox.redeliver("dlv_a_1", now=NOW)
+    assert outbox.discard("dlv_a_2", now=NOW)
+    assert claim_ids(outbox) == ["dlv_a_1"]
+    assert not outbox.redeliver("dlv_a_1", now=NOW)
 
 
 def test_a_state_of_another_version_is_listed(outbox: Outbox) -> None:

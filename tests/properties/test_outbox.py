@@ -209,10 +209,11 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule(data=st.data(), worker=WORKERS)
     def redeliver(self, data: st.DataObject, worker: int) -> None:
         one = data.draw(st.sampled_from(self.told))
-        can = one.state is not State.IN_FLIGHT
+        can = one.state is not State.IN_FLIGHT or one.claimable_at <= self.now
         assert self.outboxes[worker].redeliver(one.delivery.id, now=self.now) == can
         if can:
             one.state, one.tries, one.due_at = State.PENDING, 0, self.now
+            one.token, one.lease_until = None, None
 
     @precondition(lambda self: self.told)
     @rule(data=st.data(), worker=WORKERS)

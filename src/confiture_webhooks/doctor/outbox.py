@@ -58,7 +58,7 @@ class Findings:
     unserved: Mapping[str | None, tuple[int, datetime]] = field(default_factory=dict)
     """By other environment, how many deliveries are due without a worker, and since when."""
     future: list[str] = field(default_factory=list)
-    """The ids of deliveries made in the future."""
+    """The ids of deliveries that wait and were made in the future."""
     unreadable: list[str] = field(default_factory=list)
     """The ids of undelivered records that this version cannot read."""
     old_intents: int = 0
@@ -110,7 +110,7 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
             for name, one in summaries.items()
             if name != environment and (late := _late(outbox, name, one, now))
         },
-        future=_from_the_future(outbox, now),
+        future=_from_the_future(outbox, environment, now),
         unreadable=_unreadable(outbox, environment),
         old_intents=sum(1 for intent in intents if intent.staged_at < now - UNSETTLED_FOR),
     )
@@ -149,8 +149,10 @@ def _unreadable(outbox: Outbox, environment: str | None) -> list[str]:
     ]
 
 
-def _from_the_future(outbox: Outbox, now: datetime) -> list[str]:
-    newest = outbox.deliveries(since=now + FUTURE, limit=MOST_NAMED)
+def _from_the_future(outbox: Outbox, environment: str | None, now: datetime) -> list[str]:
+    newest = outbox.deliveries(
+        state=State.PENDING, environment=environment, since=now + FUTURE, limit=MOST_NAMED
+    )
     return [row.delivery.id for row in newest if row.delivery.created_at > now + FUTURE]
 
 

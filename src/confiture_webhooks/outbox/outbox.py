@@ -379,19 +379,16 @@ class Outbox:
     # Operators
 
     def redeliver(self, delivery_id: str, *, now: datetime) -> bool:
-        """Start the schedule of one that is not in flight over, due now; ``False``: no such one.
+        """Start the schedule of one that no lease holds over, due now; ``False``: no such one.
 
         Attempt numbers count on, and its place in the endpoint's order stays.
         """
-        values = {"id": rows.text(delivery_id), "now": rows.instant(now)}
-        count, *_ = self._store.write(("redeliver", values), NEWS)
+        count, *_ = self._store.write(("redeliver", _unheld(delivery_id, now)), NEWS)
         return bool(count)
 
     def discard(self, delivery_id: str, *, now: datetime) -> bool:
         """Forget a delivery, unless a lease on it holds at *now*; ``False``: no such one."""
-        values = {"id": rows.text(delivery_id), "now": rows.instant(now)}
-        values["horizon"] = rows.instant(now + LONGEST_LEASE)
-        [count] = self._store.write(("discard", values))
+        [count] = self._store.write(("discard", _unheld(delivery_id, now)))
         return bool(count)
 
     def prune(self, *, before: datetime, keep: int) -> int:
@@ -533,6 +530,11 @@ _FILTERS = {
 
 def _place(endpoint: str, environment: str | None) -> dict[str, Any]:
     return {"endpoint": rows.text(endpoint), "environment": rows.environment(environment)}
+
+
+def _unheld(delivery_id: str, now: datetime) -> dict[str, Any]:
+    horizon = _horizon(now, LONGEST_LEASE)
+    return {"id": rows.text(delivery_id), "now": rows.instant(now), "horizon": horizon}
 
 
 def _held(claim: Claim) -> dict[str, Any]:

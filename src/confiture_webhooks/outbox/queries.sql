@@ -175,7 +175,8 @@ SET off_since = coalesce(main.endpoints.off_since, excluded.off_since)
 UPDATE main.deliveries
 SET state = :state, is_ready = 0, wakes_at = :next_attempt_at, token = NULL,
     due_at = coalesce(:next_attempt_at, due_at), finished_at = :ended_at,
-    attempts = attempts + 1, tries = tries + :counts
+    attempts = CASE WHEN attempts BETWEEN 0 AND 1000000000 THEN attempts ELSE 0 END + 1,
+    tries = CASE WHEN tries BETWEEN 0 AND 1000000000 THEN tries ELSE 0 END + :counts
 WHERE seq = :seq AND token = :token
 
 -- name: give_back
@@ -206,16 +207,20 @@ WHERE endpoint = :endpoint AND environment = :environment AND off_since IS NOT N
 DELETE FROM main.endpoints
 WHERE off_since IS NULL AND (rests_until IS NULL OR rests_until < :at)
 
+-- Part of the next two: no lease holds.
+-- name: free
+(state <> 'in_flight' OR is_ready = 1 OR wakes_at IS NULL OR wakes_at <= :now
+ OR wakes_at > :horizon)
+
 -- name: redeliver
 UPDATE main.deliveries
 SET state = 'pending', is_ready = 1, wakes_at = NULL, due_at = :now, tries = 0,
     finished_at = NULL, token = NULL
-WHERE id = :id AND state <> 'in_flight'
+WHERE id = :id AND {free}
 
 -- name: discard
 DELETE FROM main.deliveries
-WHERE id = :id AND (state <> 'in_flight' OR is_ready = 1 OR wakes_at <= :now
-                    OR wakes_at > :horizon)
+WHERE id = :id AND {free}
 
 -- name: newest_surplus
 SELECT finished_at, seq FROM main.deliveries

@@ -15,6 +15,8 @@ from .values import Claim, Intent, Row, Unreadable, UnreadableIntent
 Stored = Mapping[str, Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MOST = 1_000_000_000
+"""A higher number of attempts is damage; adding to it might not be possible."""
 _MICROSECOND = timedelta(microseconds=1)
 _FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
 """What reading a value that another version wrote may raise."""
@@ -64,8 +66,8 @@ def delivery(row: Stored) -> Delivery:
         if "json" in row["content_type"]:
             body.decode()  # JSON is UTF-8, and a signature is made of text
         State(row["state"])
-        _number(row["attempts"])
-        _number(row["tries"])
+        _counter(row["attempts"])
+        _counter(row["tries"])
         return Delivery(
             id=_text(row["id"]),
             event_id=_text(row["event_id"]),
@@ -260,8 +262,17 @@ def _instant(value: object) -> datetime:
     return _EPOCH + _number(value) * _MICROSECOND
 
 
+def _counter(value: object) -> int:
+    if not 0 <= _number(value) <= MOST:
+        raise ValueError(f"{value} where a small number belongs")
+    return _number(value)
+
+
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and value >= 0 else 0
+    try:
+        return _counter(value)
+    except _FAULTS:
+        return 0
 
 
 def _shown(value: object) -> str:

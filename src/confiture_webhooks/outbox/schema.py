@@ -65,4 +65,6 @@ def queries() -> dict[str, str]:
         name: re.sub(r"^--.*\n?|^\n", "", body.strip(), flags=re.MULTILINE).rstrip()
         for name, body in zip(parts[::2], parts[1::2], strict=True)
     }
-    return {name: text.replace("{heads}", found["heads"]) for name, text in found.items()}
+    for part in ("heads", "free"):
+        found = {name: text.replace(f"{{{part}}}", found[part]) for name, text in found.items()}
+    return found
