@@ -79,6 +79,11 @@ def last_word(gauge: str, by: str) -> str:
     return f"max by ({by}) ({gauge}) or max by ({by}) (last_over_time({gauge}[{REMEMBERED}]))"
 
 
+def latest(time: str) -> str:
+    """The latest value of the gauge *time*: of a killed run it may be set late, and to an earlier one."""
+    return f"max by ({OWNER}) (max_over_time({time}[{REMEMBERED}]))"
+
+
 def last_time(dialect: Dialect, name: str, outcome: str) -> str:
     """When a delivery of *outcome* was last counted; the rule remembers its own last value."""
     grown = dialect.count(f'{DELIVERIES}{{confiture_webhook_outcome="{outcome}"}}', "2m", OF)
@@ -199,11 +204,11 @@ def migrations(dialect: Dialect) -> list[Json]:
             "rules": [
                 record(
                     SUCCESS,
-                    last_word("confiture_run_last_success_timestamp_seconds", OWNER),
+                    latest("confiture_run_last_success_timestamp_seconds"),
                 ),
                 record(
                     FAILURE,
-                    last_word("confiture_run_last_failure_timestamp_seconds", OWNER),
+                    latest("confiture_run_last_failure_timestamp_seconds"),
                 ),
                 record(
                     FAILED,

@@ -11,7 +11,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from confiture_webhooks.telemetry.context import made_here
-from confiture_webhooks.telemetry.plan import Complaints, Export, describe, plan, service_name
+from confiture_webhooks.telemetry.plan import Export, complaints, describe, plan, service_name
 from confiture_webhooks.telemetry.providers import MIGRATION_SPANS, for_command, has_owner
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -208,18 +208,19 @@ class TestComplaints:
     )
     def test_name_the_setting_and_quote_nothing(self, text: str, setting: str) -> None:
         """What the SDK says about a variable becomes a fault without the variable's value."""
-        complaints = Complaints()
-        complaints.emit(logging.LogRecord("x", 40, "", 0, text, (setting,), None))
-        (fault,) = complaints.faults()
+        with complaints() as faults:
+            logging.getLogger("opentelemetry.sdk").warning(text, setting)
+        (fault,) = faults
         assert fault.setting == setting
         assert "CANARY" not in str(fault)
 
     def test_other_talk(self) -> None:
         """What is not about a setting is dropped, also when it cannot be formatted."""
-        complaints = Complaints()
-        complaints.emit(logging.LogRecord("x", 40, "", 0, "collector is down", (), None))
-        complaints.emit(logging.LogRecord("x", 40, "", 0, "%d", ("no number",), None))
-        assert complaints.faults() == []
+        with complaints() as faults:
+            collecting = logging.getLogger("opentelemetry").handlers[-1]
+            for text, given in (("collector is down", ()), ("%d", ("no number",))):
+                collecting.emit(logging.LogRecord("x", logging.ERROR, "", 0, text, given, None))
+        assert faults == []
 
 
 IMPORTS = """

@@ -18,6 +18,10 @@ from typing import Any
 
 import pytest
 import trustme
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
 
 from confiture_webhooks.receiver.collector import LocalCollector
 
@@ -149,8 +153,9 @@ def unavailable() -> AbstractContextManager[str]:
 @pytest.mark.parametrize(
     ("collector", "reason"),
     [
-        (answering(401), "the collector answers 401"),
-        (answering(500), "the collector answers 500"),
+        (answering(401), "the collector answers 401. Check OTEL_EXPORTER_OTLP_HEADERS"),
+        (answering(404), f"the collector answers 404. Check {ENDPOINT}"),
+        (answering(500), "the collector answers 500. Check its log"),
         *(
             (
                 answering(status, b"invalid temporality and type combination for metric x"),
@@ -158,13 +163,16 @@ def unavailable() -> AbstractContextManager[str]:
             )
             for status in (400, 500)  # Prometheus answers 500
         ),
-        (answering(301, Location="https://CANARY/"), "no collector answers there (HTTP 301)"),
+        (
+            answering(301, Location="https://CANARY/"),
+            f"no collector answers there (HTTP 301). Check {ENDPOINT}",
+        ),
         (
             answering(200, b"<p>hello", Content_Type="text/html"),
-            "no collector answers there (HTTP 200)",
+            f"no collector answers there (HTTP 200). Check {ENDPOINT}",
         ),
     ],
-    ids=["401", "500", "temporality", "temporality-500", "redirect", "page"],
+    ids=["401", "404", "500", "temporality", "temporality-500", "redirect", "page"],
 )
 def test_what_is_refused_is_one_line(collector: AbstractContextManager[str], reason: str) -> None:
     """A collector that refuses, or is none, is one line with the reason and all that was lost."""
@@ -177,6 +185,63 @@ def test_what_is_refused_is_one_line(collector: AbstractContextManager[str], rea
     ]
     assert ended.lines()[-1]["reason"] == reason
     assert ended.lines()[-1]["lost_spans"] == 3
+
+
+@pytest.mark.parametrize(
+    ("rejected", "message", "reason"),
+    [
+        (2, "CANARY is too old", "the collector took a part. Check its log"),
+        (
+            1,
+            "delta temporality is not supported",
+            f"this collector refuses delta metrics. Set {TEMPORALITY}=cumulative, or send to an OpenTelemetry collector with deltatocumulative",
+        ),
+    ],
+)
+def test_what_is_refused_in_part_is_lost(rejected: int, message: str, reason: str) -> None:
+    """An answer of success that rejects items is no success for them."""
+    partial = ExportTracePartialSuccess(rejected_spans=rejected, error_message=message)
+    body = ExportTraceServiceResponse(partial_success=partial).SerializeToString()
+    with answering(200, body, Content_Type="application/x-protobuf") as address:
+        ended = run(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=address)
+    line = ended.lines()[-1]
+    assert (line["event"], line["lost_spans"], line["lost"]) == (
+        "telemetry.flush_incomplete",
+        rejected,
+        rejected,
+    )
+    assert line["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("address", "environ", "reason"),
+    [
+        ("http", {}, f"no collector answers (ConnectionError). Check {ENDPOINT}"),
+        (
+            "https",
+            {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nosuch.pem"},
+            "no collector answers (OSError). Check OTEL_EXPORTER_OTLP_CERTIFICATE",
+        ),
+        (
+            "http",
+            {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=a%0d%0aCANARY"},
+            "no collector answers (InvalidHeader). Check OTEL_EXPORTER_OTLP_HEADERS",
+        ),
+        (
+            "http",
+            {"http_proxy": "http://127.0.0.1:1"},
+            "no collector answers (ProxyError). Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+        ),
+    ],
+    ids=["address", "certificate", "header", "proxy"],
+)
+def test_a_collector_that_is_not_reached(
+    address: str, environ: dict[str, str], reason: str
+) -> None:
+    """Why nothing arrived is named, with the variable to check."""
+    ended = run(**{ENDPOINT: f"{address}://127.0.0.1:9", **environ})
+    assert ended.lines()[-1]["reason"] == reason
+    assert "CANARY" not in ended.stderr
 
 
 @pytest.mark.survived("A collector that is dead, silent or refuses", "unharmed", "said")
@@ -196,6 +261,7 @@ def test_a_dead_collector(collector: Any) -> None:
     ]
     line = ended.lines()[-1]
     assert (line["level"], line["budget_s"]) == ("warning", 2.0)
+    assert line["reason"]
     kinds = [line[f"lost_{what}"] for what in ("spans", "metric_points", "log_records")]
     assert all(kinds)
     assert line["lost"] == sum(kinds)
@@ -262,6 +328,7 @@ def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) 
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "CANARY", "OTEL_EXPORTER_OTLP_COMPRESSION"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "CANARY", "OTEL_EXPORTER_OTLP_TIMEOUT"),
         ("OTEL_PROPAGATORS", "tracecontext,CANARY", "OTEL_PROPAGATORS"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "CANARY", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
         (TEMPORALITY, "CANARY", TEMPORALITY),
     ],
 )

@@ -640,6 +640,26 @@ class TestRuns:
             2,
         )
 
+    def test_a_killed_run_is_not_the_last_because_it_is_settled_last(self, bench: Bench) -> None:
+        """It failed when it was seen last; a failure since then stays the last one."""
+        event = Event(
+            id="evt_1",
+            type=EventType.MIGRATION_ERROR,
+            occurred_at=NOW,
+            started_at=NOW - timedelta(days=1),
+            trace_id="a" * 32,
+            direction=Direction.UP,
+            migration=REF,
+        )
+        trace = TraceContext(traceparent=PARENT, tracestate=None)
+        bench.telemetry.settled(event, trace, "one")
+        (point,) = bench.points("confiture.run.last_failure_timestamp").values()
+        assert point.value == (NOW - timedelta(days=1)).timestamp()
+        bench.telemetry.end_run(applied=0, failed=1, error_type="42P01")
+        bench.telemetry.settled(event, trace, "another")
+        (point,) = bench.points("confiture.run.last_failure_timestamp").values()
+        assert point.value == NOW.timestamp()
+
 
 class TestLibrary:
     def test_events_go_to_logging(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..bounded import bounded
 from ..config.variables import SWITCH, is_off
-from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Complaints, Export, plan
+from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Export, complaints, plan
 from ..wiring import found_settings, unread_block
 from .endpoints import PATIENCE, address, obstacle, remedy_of, signs, way_to
 from .health import Check, ok, skipped, warn, wrong
@@ -137,7 +137,7 @@ def _exporter(
 ) -> Check:
     """Whether the collector is reached, and takes an empty batch of each signal."""
     from ..adapters.reach import reach  # noqa: PLC0415
-    from ..telemetry.exporting import probe  # noqa: PLC0415
+    from ..telemetry.sdk import probe  # noqa: PLC0415
 
     name = f"collector: {', '.join(export.signal for export in exports)}"
     if not _is_installed(_PACKAGES[protocol]):
@@ -149,15 +149,16 @@ def _exporter(
         if not found.is_proxied and found.reason is None:
             remedy = "Start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT"
         return wrong(name, f"{address} is not reached: {symptom}", remedy)
-    Complaints().begin()  # what an exporter logs is the row's to say
     for export in exports:
         try:
-            reason = bounded(partial(probe, export), PATIENCE.total_seconds())
+            with complaints():  # what an exporter logs is the row's to say
+                reason = bounded(partial(probe, export), PATIENCE.total_seconds())
         except Exception as error:  # noqa: BLE001  its text may hold the address
             reason = type(error).__name__
         if reason is not None:
-            remedy = "Check the OTEL_EXPORTER_OTLP_* variables, and the collector's own log"
-            return wrong(name, f"{address} does not take {export.signal}: {reason}", remedy)
+            symptom, _, remedy = reason.partition(". ")
+            remedy = remedy or "Check the OTEL_EXPORTER_OTLP_* variables"
+            return wrong(name, f"{address} does not take {export.signal}: {symptom}", remedy)
     return ok(name, f"{address} takes them")
 
 

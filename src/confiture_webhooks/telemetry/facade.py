@@ -209,7 +209,9 @@ class Telemetry:
         self._killed.add(run)
         usual = "migrate up" if event.direction is Direction.UP else "migrate down"
         command = (event.command or usual).removeprefix("confiture ")
-        self._signals.metrics.count_run(command, names.INTERRUPTED, event.occurred_at, span)
+        # It ended no later than any run after it: what is seen only now is not the last word.
+        ended_at = event.started_at or event.occurred_at
+        self._signals.metrics.count_run(command, names.INTERRUPTED, ended_at, span)
 
     @contained
     def intent_discarded(self, intent: Intent, reason: str) -> None:
@@ -303,7 +305,6 @@ class Telemetry:
         if sdk is None:
             return
         lost = sdk.shutdown(budget)
-        sdk.uninstrument()
         if lost is not None:
             budget_s = budget.total_seconds()
             self._signals.log(names.LOG_FLUSH_INCOMPLETE, budget_s=budget_s, **lost)

@@ -33,6 +33,8 @@ class Metrics:
         self._histograms: dict[str, Histogram] = {}
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, _Gauge] = {}
+        self._ended: dict[tuple[str, str], float] = {}
+        """When a run of a command last ended, by gauge."""
         self.database: str | None = None
         """The migrated one's name, for runs and outbox gauges; ``None``: unknown, or unwanted."""
         self.read: Read | None = None
@@ -64,7 +66,9 @@ class Metrics:
         self.count(names.RUNS, ended, span)
         spec = names.LAST_FAILURE if is_failed else names.LAST_SUCCESS
         if gauge := self._gauges.get(spec.name):
-            gauge.set(ended_at.timestamp(), storable(about))
+            last = max(ended_at.timestamp(), self._ended.get((spec.name, command), 0.0))
+            self._ended[spec.name, command] = last
+            gauge.set(last, storable(about))
 
     def _make_instruments(self, meter: Meter) -> None:
         for spec in names.METRICS:

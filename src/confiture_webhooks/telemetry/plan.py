@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -95,8 +96,8 @@ def _export(
     timeout_s = _timeout(environ, signal, faults)
     if protocol is None:
         return None
-    if protocol == HTTP and endpoint and not endpoint.lower().startswith(("http://", "https://")):
-        problem = "is not a URL that starts with http:// or https://"
+    if protocol == HTTP and endpoint and not _is_address(endpoint):
+        problem = "is not a URL that starts with http:// or https:// and a host"
         faults.append(Fault(setting, problem, "Correct it"))
         return None
     if protocol == HTTP and endpoint and setting == "OTEL_EXPORTER_OTLP_ENDPOINT":
@@ -108,6 +109,14 @@ def _export(
         endpoint=endpoint or None,
         timeout_s=timeout_s,
     )
+
+
+def _is_address(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        return bool(parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+    except ValueError:  # brackets or a port that are none
+        return False
 
 
 def _either(environ: Mapping[str, str], signal: str, suffix: str) -> tuple[str, str]:
@@ -189,41 +198,44 @@ def _is_plain(url: str) -> bool:
         return False
 
 
-class Complaints(logging.Handler):
-    """Collects what ``opentelemetry`` logs about settings, and keeps it off standard error.
+@contextmanager
+def complaints() -> Iterator[list[Fault]]:
+    """What ``opentelemetry`` logs about settings in the block, as faults. It is not shown.
 
-    For the rest of the process: the tally of exports reports a dead collector, not a traceback.
+    Nor is what it logs later: the tally of exports reports a dead collector, not a traceback.
     """
+    logger = logging.getLogger("opentelemetry")
+    logger.propagate = False
+    if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+        logger.addHandler(logging.NullHandler())
+    collecting = _Complaints()
+    logger.addHandler(collecting)
+    try:
+        yield collecting.faults
+    finally:
+        logger.removeHandler(collecting)
+
+
+class _Complaints(logging.Handler):
+    """Makes a fault of each record that is about a setting."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._settings: dict[str, None] = {}
-        self._logger = logging.getLogger("opentelemetry")
-
-    def begin(self) -> None:
-        """Begin to collect."""
-        self._logger.propagate = False
-        if not any(isinstance(handler, logging.NullHandler) for handler in self._logger.handlers):
-            self._logger.addHandler(logging.NullHandler())
-        self._logger.addHandler(self)
-
-    def end(self) -> None:
-        """Stop collecting."""
-        self._logger.removeHandler(self)
+        self.faults: list[Fault] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the setting *record* is about, never its text: that quotes values."""
         try:
-            message = record.getMessage()
+            found = setting_in(record.getMessage())
         except Exception:  # noqa: BLE001  a message that cannot be formatted names nothing
             return
-        found = _SETTING.search(message)
         hints = (setting for hint, setting in _HINTS if hint in str(record.msg))
-        setting = found.group() if found else next(hints, None)
-        if setting is not None:
-            self._settings[setting] = None
+        if setting := found or next(hints, None):
+            problem = "has a value OpenTelemetry does not accept, so its default is used"
+            self.faults.append(Fault(setting, problem, "Correct or unset it"))
 
-    def faults(self) -> list[Fault]:
-        """One fault for each setting that was complained about."""
-        problem = "has a value OpenTelemetry does not accept, so its default is used"
-        return [Fault(setting, problem, "Correct or unset it") for setting in self._settings]
+
+def setting_in(text: str) -> str | None:
+    """The variable of OpenTelemetry's that *text* names."""
+    found = _SETTING.search(text)
+    return found.group() if found else None

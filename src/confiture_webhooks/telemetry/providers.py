@@ -14,7 +14,7 @@ from ..config.variables import MIGRATION_SPANS as CAP_SETTING
 from ..errors import Fault
 from .context import PROPAGATORS, ensure_propagators, from_environ, made_here
 from .logs import Records, records
-from .plan import Complaints, Plan, plan
+from .plan import Plan, complaints, plan, setting_in
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -89,12 +89,18 @@ def _use_global(found: Providers) -> None:
 def _set_up(
     found: Providers, asked: Plan, environ: Mapping[str, str], environment: str | None
 ) -> None:
-    complaints = Complaints()
-    complaints.begin()  # before the import, which complains about resource attributes
-    from .sdk import set_up  # noqa: PLC0415  the SDK: a tenth of a second
-
-    found.sdk = sdk = set_up(asked, environ, environment, complaints)
+    with complaints() as complained:  # the import complains, too
+        try:
+            from .sdk import set_up  # noqa: PLC0415  the SDK: a tenth of a second
+        except ValueError as error:  # its text may quote the value
+            problem = "has a value OpenTelemetry refuses, so there is no telemetry"
+            setting = setting_in(str(error)) or "OTEL_*"
+            found.faults.append(Fault(setting, problem, "Correct or unset it"))
+            return
+        found.sdk = sdk = set_up(asked, environ, environment)
     found.faults += sdk.faults
+    known = {fault.setting for fault in found.faults}
+    found.faults += (one for one in dict.fromkeys(complained) if one.setting not in known)
     found.tracer_provider = sdk.providers.get("traces")
     found.meter_provider = sdk.providers.get("metrics")
     if "logs" in sdk.providers:

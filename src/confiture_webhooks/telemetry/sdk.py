@@ -1,4 +1,7 @@
-"""The SDK for the ``confiture`` command: set up from ``OTEL_*``, shut down within a budget."""
+"""The SDK for the ``confiture`` command: set up from ``OTEL_*``, and ended in time.
+
+A finished flush proves nothing, so every exporter keeps count of what did not arrive, and why.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,74 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
+import requests
 from opentelemetry import _logs, metrics, trace
-from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs import LoggerProvider, ReadWriteLogRecord
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExportResult
 from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, ObservableCounter
-from opentelemetry.sdk.metrics.export import AggregationTemporality
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 from opentelemetry.trace import TracerProvider as AnyTracerProvider
 
 from ..errors import Fault
+from ..terminal import Stderr
 from . import names
 from .context import ensure_propagators, made_here, storable
-from .exporting import (
-    LogProcessor,
-    SpanProcessor,
-    Tally,
-    exporter_for,
-    fault_of,
-    maker_of,
-    metric_reader,
+from .plan import (
+    CONSOLE,
+    GRPC,
+    INSTALL,
+    RESOURCE,
+    SIGNALS,
+    TEMPORALITY,
+    Export,
+    Plan,
+    describe,
+    service_name,
+    setting_in,
 )
-from .plan import RESOURCE, SIGNALS, TEMPORALITY, Complaints, Export, Plan, describe, service_name
 
+_OTLP = {
+    "traces": ("trace_exporter", "OTLPSpanExporter"),
+    "metrics": ("metric_exporter", "OTLPMetricExporter"),
+    "logs": ("_log_exporter", "OTLPLogExporter"),
+}
+_CONSOLE = {
+    "traces": ("trace.export", "ConsoleSpanExporter"),
+    "metrics": ("metrics.export", "ConsoleMetricExporter"),
+    "logs": ("_logs.export", "ConsoleLogRecordExporter"),
+}
+_REDIRECTS = range(300, 400)
+_REFUSALS = range(400, 600)
+_PROTOBUF = "application/x-protobuf"
+_REFUSED_DELTA = (
+    f"this collector refuses delta metrics. Set {TEMPORALITY}=cumulative, or send to an "
+    "OpenTelemetry collector with deltatocumulative"
+)
+_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
+_CERTIFICATE = "OTEL_EXPORTER_OTLP_CERTIFICATE"
+_CHECK = {
+    "401": _HEADERS,
+    "403": _HEADERS,
+    "413": "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "InvalidHeader": _HEADERS,
+    "OSError": _CERTIFICATE,
+    "SSLError": f"the scheme of the address, and {_CERTIFICATE}",
+    "ProxyError": "HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+}
+"""What to look at, by status or class of error: otherwise the address, or the collector's log."""
 RUN_EVENTS = 2000
 """Successes beyond the cap of migration spans are events of the run's span, 128 by default."""
 _TUNING = {"traces": "OTEL_BSP_*", "metrics": "OTEL_METRIC_EXPORT_*", "logs": "OTEL_BLRP_*"}
@@ -43,14 +88,195 @@ _DELTA = dict.fromkeys((Counter, Histogram, ObservableCounter), AggregationTempo
 _ADDRESSES = ("url.full", "http.url")
 
 
+class Tally:
+    """How many items of one export have not arrived so far, and why."""
+
+    def __init__(self, export: Export) -> None:
+        self._lock = threading.Lock()
+        self._setting = export.setting
+        self.signal = export.signal
+        self.lost = 0
+        self.reason = f"the collector did not take them in time. Check {export.setting}"
+
+    def made(self, count: int) -> None:
+        """*count* more items want to be exported; fewer, when it is negative."""
+        with self._lock:
+            self.lost += count
+
+    def refused(self, why: str, cause: object, check: str | None = None) -> None:
+        """Keep *why*, and what to check: by its *cause*, else *check*, else the address."""
+        self.reason = f"{why}. Check {_CHECK.get(str(cause)) or check or self._setting}"
+
+
+class CollectorSession(requests.Session):
+    """Keeps why a collector refused, and to the certificate it was given."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self._tally = tally
+
+    def merge_environment_settings(self, *args: Any, **kwargs: Any) -> Any:
+        """REQUESTS_CA_BUNDLE holds only where OpenTelemetry's own variable names no file."""
+        merged = super().merge_environment_settings(*args, **kwargs)
+        if isinstance(self.verify, str):
+            merged["verify"] = self.verify
+        return merged
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """A redirect or a web page is no collector's answer: an error, which nothing retries."""
+        try:
+            answer = super().request(*args, **kwargs)
+        except Exception as error:
+            kind = type(error).__name__
+            self._tally.refused(f"no collector answers ({kind})", kind)
+            raise
+        code, kind = answer.status_code, answer.headers.get("Content-Type", "")
+        if code in _REDIRECTS or (answer.ok and kind.startswith("text/html")):
+            self._tally.refused(f"no collector answers there (HTTP {code})", code)
+            raise ValueError(self._tally.reason)
+        rejected = _rejected(answer.content) if answer.ok and kind == _PROTOBUF else 0
+        self._tally.made(rejected)
+        if "temporality" in answer.text.lower():
+            self._tally.reason = _REFUSED_DELTA
+        elif rejected:
+            self._tally.refused("the collector took a part", code, "its log")
+        elif code in _REFUSALS:
+            check = None if code in (404, 405) else "its log"
+            self._tally.refused(f"the collector answers {code}", code, check)
+        return answer
+
+
+def _rejected(content: bytes) -> int:
+    """How many items an answer of success refuses. All signals' answers have the same form."""
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2  # noqa: PLC0415
+
+    with suppress(Exception):  # not what its type says
+        answer = trace_service_pb2.ExportTraceServiceResponse.FromString(content)
+        return int(answer.partial_success.rejected_spans)
+    return 0
+
+
+def maker_of(export: Export) -> Any:
+    """The exporter's class. Raises ImportError when its package is not installed."""
+    module, name = (_CONSOLE if export.protocol == CONSOLE else _OTLP)[export.signal]
+    package = "sdk"
+    if export.protocol != CONSOLE:
+        package = f"exporter.otlp.proto.{'grpc' if export.protocol == GRPC else 'http'}"
+    return getattr(import_module(f"opentelemetry.{package}.{module}"), name)
+
+
+def exporter_for(export: Export, tally: Tally, **preferences: Any) -> Any:
+    """The exporter; *tally* gets a collector's reason to refuse. Raises ImportError."""
+    if export.protocol == CONSOLE:
+        return maker_of(export)(out=Stderr(), **preferences)
+    if export.protocol != GRPC:
+        preferences["session"] = CollectorSession(tally)
+    return maker_of(export)(endpoint=export.endpoint, timeout=export.timeout_s, **preferences)
+
+
+def probe(export: Export) -> str | None:
+    """Send an empty batch of *export*'s signal: why the collector does not take it, if so.
+
+    With the address, headers and certificates of a run. Waits up to its time-out and raises
+    what the exporter raises.
+    """
+    tally = Tally(export)
+    exporter = exporter_for(export, tally)
+    try:
+        result = exporter.export(MetricsData([]) if export.signal == "metrics" else [])
+    finally:
+        exporter.shutdown()
+    return None if result.name == "SUCCESS" else tally.reason
+
+
+def _fault_of(export: Export, error: Exception) -> Fault:
+    """The reason *export* has no exporter."""
+    if not isinstance(error, ImportError):  # its text may quote a header or a password
+        problem = f"the exporter cannot be made ({type(error).__name__})"
+        return Fault(export.setting, problem, "Check the OTEL_* variables")
+    if export.protocol == GRPC:
+        remedy = "Run: pip install opentelemetry-exporter-otlp-proto-grpc"
+        return Fault("OTEL_EXPORTER_OTLP_PROTOCOL", "needs a package that is missing", remedy)
+    return Fault(export.setting, "needs the OTLP exporter, which is not installed", INSTALL)
+
+
+def _counted(
+    exporter: Any,
+    tally: Tally,
+    failure: Any,
+    count: Callable[[Any], int] = len,
+    *,
+    makes: bool = False,
+) -> Any:
+    """*exporter*, whose exceptions are failures and whose successes *tally* takes off.
+
+    *makes*: whether items are made when they are exported, as data points are.
+    """
+    export = exporter.export
+
+    def counted(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        tally.made(count(batch) if makes else 0)
+        try:
+            result = export(batch, *args, **kwargs)
+        except Exception:  # noqa: BLE001  said once, at the end, with the tally
+            return failure
+        if result is not failure:
+            tally.made(-count(batch))
+        return result
+
+    exporter.export = counted
+    return exporter
+
+
+class SpanProcessor(BatchSpanProcessor):
+    """Counts sampled spans as they end, also those a full queue then drops."""
+
+    def __init__(self, exporter: Any, tally: Tally) -> None:
+        self._tally = tally
+        super().__init__(_counted(exporter, tally, SpanExportResult.FAILURE))
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue *span*."""
+        if span.context is not None and span.context.trace_flags.sampled:
+            self._tally.made(1)
+        super().on_end(span)
+
+
+class LogProcessor(BatchLogRecordProcessor):
+    """Counts log records as they are emitted."""
+
+    def __init__(self, exporter: Any, tally: Tally) -> None:
+        self._tally = tally
+        super().__init__(_counted(exporter, tally, LogRecordExportResult.FAILURE))
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        """Queue *log_record*."""
+        self._tally.made(1)
+        super().on_emit(log_record)
+
+
+def _metric_reader(exporter: Any, tally: Tally) -> PeriodicExportingMetricReader:
+    """A reader that counts data points on their way."""
+    failure = MetricExportResult.FAILURE
+    return PeriodicExportingMetricReader(_counted(exporter, tally, failure, _points, makes=True))
+
+
+def _points(metrics_data: MetricsData) -> int:
+    return sum(
+        len(metric.data.data_points)
+        for resource in metrics_data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    )
+
+
 @dataclass(slots=True)
 class Sdk:
     """The providers that were set up, by signal."""
 
-    complaints: Complaints
     providers: dict[str, Any] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    tallies: list[tuple[str, Tally]] = field(default_factory=list)
+    tallies: list[Tally] = field(default_factory=list)
     uninstrument: Callable[[], None] = lambda: None
 
     def shutdown(self, budget: timedelta) -> dict[str, object] | None:
@@ -68,15 +294,15 @@ class Sdk:
             thread.start()
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self.complaints.end()
+        self.uninstrument()
         is_cut = any(thread.is_alive() for thread in threads)
         lost = dict.fromkeys(names.LOST, 0)
-        for signal, tally in self.tallies:
-            lost[_LOST[signal]] += tally.lost
+        for tally in self.tallies:
+            lost[_LOST[tally.signal]] += tally.lost
         if not is_cut and not any(lost.values()):
             return None
-        reasons = (tally.reason for _, tally in self.tallies if tally.lost)
-        return {"lost": sum(lost.values()), **lost, "reason": next(filter(None, reasons), None)}
+        reason = next((tally.reason for tally in self.tallies if tally.lost), None)
+        return {"lost": sum(lost.values()), **lost, "reason": reason}
 
 
 def preload(exports: Iterable[Export]) -> None:
@@ -90,23 +316,20 @@ def _shut(provider: Any) -> None:
         provider.shutdown()
 
 
-def set_up(
-    plan: Plan, environ: Mapping[str, str], environment: str | None, complaints: Complaints
-) -> Sdk:
+def set_up(plan: Plan, environ: Mapping[str, str], environment: str | None) -> Sdk:
     """Providers for *plan*, also as the global ones; ``requests`` is traced from now on."""
-    sdk = Sdk(complaints)
+    sdk = Sdk()
     resource = _resource(environ, environment, sdk)
     for signal in SIGNALS:
         try:
             if made := list(_exporters(plan, signal, environ, sdk)):
                 sdk.providers[signal] = _provider(signal, made, environ, resource)
         except Exception as error:  # noqa: BLE001  its text may quote the value
+            setting = setting_in(str(error)) or _TUNING[signal]
             problem = f"has a value OpenTelemetry refuses ({type(error).__name__}): no {signal}"
-            sdk.faults.append(Fault(_TUNING[signal], problem, "Correct or unset it"))
+            sdk.faults.append(Fault(setting, problem, "Correct or unset it"))
     _make_global(sdk.providers)
     _instrument_requests(sdk)
-    known = {fault.setting for fault in (*plan.faults, *sdk.faults)}
-    sdk.faults += (fault for fault in complaints.faults() if fault.setting not in known)
     sdk.faults = list(dict.fromkeys(sdk.faults))
     return sdk
 
@@ -121,13 +344,13 @@ def _exporters(
     for export in plan.exports:
         if export.signal != signal:
             continue
-        tally = Tally()
+        tally = Tally(export)
         try:
             yield exporter_for(export, tally, **preferences), tally
         except Exception as error:  # noqa: BLE001  the other exporters go on
-            sdk.faults.append(fault_of(export, error))
+            sdk.faults.append(_fault_of(export, error))
         else:
-            sdk.tallies.append((signal, tally))
+            sdk.tallies.append(tally)
 
 
 def _resource(environ: Mapping[str, str], environment: str | None, sdk: Sdk) -> Resource:
@@ -151,7 +374,7 @@ def _provider(
     signal: str, made: list[tuple[Any, Tally]], environ: Mapping[str, str], resource: Resource
 ) -> Any:
     if signal == "metrics":
-        readers = [metric_reader(*one) for one in made]
+        readers = [_metric_reader(*one) for one in made]
         return MeterProvider(readers, resource=resource, shutdown_on_exit=False)
     if signal == "logs":
         loggers = LoggerProvider(resource=resource, shutdown_on_exit=False)
