@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def series_of(spec: names.MetricSpec) -> set[str]:
     return {f"{name}_total" if spec.instrument == "counter" else name}
 
 
+@cache
 def known() -> dict[str, set[str]]:
     """Every series there is, with its own labels."""
     found = {
@@ -242,7 +244,9 @@ def test_expressions_use_names_that_exist(dialect: str) -> None:
 def test_each_server_is_asked_in_its_own_words(dialect: str) -> None:
     """Counts are asked as this server counts them; none is a rate: traffic is sparse."""
     for where, expr in expressions(dialect):
-        ranges = re.findall(r"(increase|last_over_time)\(([^\[]*)\[[^\]]*\]( anchored)?", expr)
+        ranges = re.findall(
+            r"(increase|last_over_time|max_over_time)\(([^\[]*)\[[^\]]*\]( anchored)?", expr
+        )
         assert len(ranges) == expr.count("["), where
         for function, selector, anchored in ranges:
             if function == "increase":
@@ -440,3 +444,11 @@ def test_the_page_names_series_as_they_are() -> None:
         for series in series_of(spec)
     }
     assert shown == expected
+
+
+def test_the_docs_have_the_fields_of_every_line() -> None:
+    """The fields every line has are in the docs, in order."""
+    text = (ROOT / "docs" / "telemetry.md").read_text()
+    sentence = re.search(r"Every JSON line has (.+?), in this order", text)
+    assert sentence is not None
+    assert tuple(re.findall(r"`([^`]+)`", sentence[1])) == names.COMMON_FIELDS
