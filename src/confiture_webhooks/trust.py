@@ -10,25 +10,53 @@ FOREIGN = "belongs to another user"
 SHARED = "may be written by others"
 
 
-def doubt(found: os.stat_result) -> str | None:
-    """``FOREIGN``, ``SHARED``, or ``None``: the file or directory is this user's, or root's.
+def doubt(found: os.stat_result, at: str | Path | int) -> str | None:
+    """``FOREIGN``, ``SHARED``, or ``None``: what was *found* there is this user's, or root's.
 
-    A group that is this user's own may write.
+    Its group may write only if that is a user's own, and no access list names others.
     """
-    if found.st_uid not in (os.geteuid(), 0):
+    if not _is_ours(found):
         return FOREIGN
-    is_groups = found.st_mode & stat.S_IWGRP and found.st_gid not in (os.getegid(), 0)
+    is_groups = found.st_mode & stat.S_IWGRP and (not _is_own(found.st_gid) or _has_list(at))
     return SHARED if found.st_mode & stat.S_IWOTH or is_groups else None
 
 
+def _is_ours(found: os.stat_result) -> bool:
+    return found.st_uid in (os.geteuid(), 0)
+
+
+def _is_own(group: int) -> bool:
+    """Whether *group* is root's, or has this user's name and no other member."""
+    if group == 0:
+        return True
+    try:
+        import grp  # noqa: PLC0415  where there are users
+        import pwd  # noqa: PLC0415
+
+        name, known = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(group)
+    except (ImportError, KeyError):  # numbers without names, as in a container
+        return group == os.geteuid()
+    return known.gr_name == name and {*known.gr_mem} <= {name}
+
+
+def _has_list(at: str | Path | int) -> bool:
+    """Whether single users or groups have rights there; the group's bits are then their mask."""
+    try:
+        return bool(os.getxattr(at, "system.posix_acl_access"))
+    except (AttributeError, OSError):
+        return False
+
+
 def doubt_of(path: Path) -> str | None:
-    """The same of a path, which is opened without waiting. Raises OSError.
+    """The same of a path, which is opened without waiting, and of a link there. Raises OSError.
 
     What lies on a read-only mount (a ConfigMap) may have any mode: no one writes there.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
-        why = doubt(os.fstat(descriptor)) if os.name == "posix" else None
+        if os.name != "posix":
+            return None
+        why = doubt(os.fstat(descriptor), descriptor) if _is_ours(path.lstat()) else FOREIGN
         is_read_only = why == SHARED and os.fstatvfs(descriptor).f_flag & os.ST_RDONLY
         return None if is_read_only else why
     finally:

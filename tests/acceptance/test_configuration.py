@@ -171,6 +171,15 @@ def test_a_misspelt_variable_alone_is_named(one_migration: Any) -> None:
     assert "CONFITURE_WEBHOOK_ULR: is a variable that nothing reads" in done.stderr
 
 
+def test_a_file_without_end_is_no_configuration(one_migration: Any) -> None:
+    """A device in the file's place is a fault, and is not read."""
+    env = {"CONFITURE_WEBHOOK_CONFIG": "/dev/zero"}
+    done = one_migration.confiture("migrate", "up", env=env)
+    assert done.returncode == 0
+    assert "CONFITURE_WEBHOOK_CONFIG: names a file that is not a plain file" in done.stderr
+    assert one_migration.confiture("webhooks", "check", env=env).returncode == 5
+
+
 @pytest.mark.survived("An alias bomb in the file", "unharmed", "said")
 @pytest.mark.parametrize("marks", ["[{}]", "{{<<: [{}]}}"])
 def test_an_alias_bomb_is_a_fault_at_once(one_migration: Any, marks: str) -> None:

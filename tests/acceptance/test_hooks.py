@@ -365,6 +365,23 @@ def test_hook_files_of_others_are_not_used(
     assert why in checked.stderr
 
 
+@pytest.mark.survived("Hook files of another user", "unharmed", "private", "said")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_another_users_link_to_hook_files_of_ours_is_not_followed(project: Any) -> None:
+    """In a directory where others may write, a link would choose what of ours runs."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    elsewhere = project.path.with_name("elsewhere")
+    elsewhere.mkdir()
+    (elsewhere / "a.py").write_text(WRITES, encoding="utf-8")
+    link = project.path / "confiture_hooks"
+    link.symlink_to(elsewhere)
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+    done = project.confiture("migrate", "up")
+    assert done.returncode == 0
+    assert done.stderr.count("confiture_hooks: belongs to another user") == 1
+    assert not (project.path / "ran").exists()
+
+
 def test_that_the_default_endpoint_stands_down_is_said(hooked: Any, receiver: Any) -> None:
     """The run names the file that reads the variable itself."""
     project = hooked(a=f"{HEAD}import os\nos.environ.get('CONFITURE_WEBHOOK_URL')\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import struct
 from contextlib import closing
 from pathlib import Path
 
@@ -70,6 +71,38 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     refused(tmp_path / "link.db", "it is a symbolic link")
     (tmp_path / ".confiture").symlink_to(tmp_path / "real")
     refused(tmp_path / ".confiture" / "webhooks.db", ".confiture is a symbolic link")
+
+
+def grant(path: Path, uid: int) -> None:
+    """What ``setfacl -m u:UID:rwx`` leaves: an entry of that user's, and a mask."""
+    unnamed = 0xFFFFFFFF
+    entries = [(1, 7, unnamed), (2, 7, uid), (4, 5, unnamed), (16, 7, unnamed), (32, 5, unnamed)]
+    packed = b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + packed)
+    except OSError:
+        pytest.skip("this file system has no access lists")
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="Linux's access lists")
+@pytest.mark.parametrize("which", [".", "webhooks.db"])
+def test_an_access_list_is_seen(outbox_path: Path, which: str) -> None:
+    """Another user who may write by ``setfacl`` is one, though the group is this user's own."""
+    filled(outbox_path)
+    granted = outbox_path.parent / which
+    grant(granted, NOBODY)
+    assert granted.stat().st_mode & 0o022 == 0o020
+    refused(outbox_path, "others may write")
+
+
+@pytest.mark.parametrize("beside", ["-wal", "-journal"])
+def test_a_pipe_in_a_logs_place_is_refused(outbox_path: Path, beside: str) -> None:
+    """SQLite would wait for it."""
+    filled(outbox_path)
+    log = outbox_path.with_name(outbox_path.name + beside)
+    log.unlink(missing_ok=True)
+    os.mkfifo(log)
+    refused(outbox_path, f"{beside} is not a regular file")
 
 
 @pytest.mark.survived("A symbolic link in the outbox's place, or in its log's", "private")

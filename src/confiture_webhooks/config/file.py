@@ -33,8 +33,8 @@ class _Loader(yaml.SafeLoader):
 def read(path: Path, needs: str | None = None) -> dict[str, Any]:
     """The mapping in the file. Raises Invalid when there is none, or no key that it *needs*."""
     try:
-        if stat.S_ISFIFO((found := path.stat()).st_mode) or found.st_size > LARGEST:
-            problem, remedy = "is a pipe, or larger than 1 MiB", "Name an environment file"
+        if not stat.S_ISREG((found := path.stat()).st_mode) or found.st_size > LARGEST:
+            problem, remedy = "is not a plain file of up to 1 MiB", "Name an environment file"
         else:
             content, problem = path.read_bytes().decode("utf-8"), None
     except OSError as error:

@@ -87,7 +87,7 @@ def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
 def has_block(path: Path) -> bool:
     """Whether the file seems to have a ``webhooks:`` block. Cheap; never raises."""
     try:
-        return _BLOCK_KEY.search(path.read_bytes()) is not None
+        return path.is_file() and _BLOCK_KEY.search(path.read_bytes()) is not None
     except (OSError, ValueError):
         return False
 

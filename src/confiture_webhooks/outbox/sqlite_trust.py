@@ -60,7 +60,7 @@ def own(path: Path, *, makes: bool) -> int:
     if os.name != "posix":  # no owners and modes of this kind
         return _plain(path, makes=makes)
     with _guard, _opened(path) as place:
-        _check(os.fstat(place), path.parent, path)
+        _check(os.fstat(place), path.parent, path.parent, path)
         if makes:
             if ignored:
                 with suppress(OSError), open(_made(".gitignore", place, 0o644), "w") as file:
@@ -70,12 +70,10 @@ def own(path: Path, *, makes: bool) -> int:
         for suffix in BESIDE:
             with suppress(FileNotFoundError):
                 beside = os.stat(path.name + suffix, dir_fd=place, follow_symlinks=False)
-                _check(beside, f"{path}{suffix}", path)
+                _check_file(beside, f"{path}{suffix}", f"{path}{suffix}", path)
         # No one else can write the directory: what has the name keeps it.
         found = os.stat(path.name, dir_fd=place, follow_symlinks=False)
-        _check(found, "it", path)
-        if not stat.S_ISREG(found.st_mode):
-            raise untrusted(path, "it is not a regular file", f"Remove it, {ELSEWHERE}")
+        _check_file(found, "it", path, path)
         if not in_use[found.st_dev, found.st_ino]:
             _judge(path, found, _header(path, place))
         # SQLite gives the files beside it the same mode.
@@ -120,17 +118,23 @@ def _link(shown: object, path: Path) -> OutboxError:
     return untrusted(path, f"{shown} is a symbolic link", f"Name what it points to, {ELSEWHERE}")
 
 
-def _check(found: os.stat_result, shown: object, path: Path) -> None:
+def _check(found: os.stat_result, shown: object, at: str | Path, path: Path) -> None:
     """Raise OutboxError unless what was *found* is this user's, or root's, and theirs to write."""
     if stat.S_ISLNK(found.st_mode):
         raise _link(shown, path)
-    why = doubt(found)
+    why = doubt(found, at)
     if why == FOREIGN:
         remedy = f"Give it to {_owner(os.geteuid())} with chown, {ELSEWHERE}"
         raise untrusted(path, f"{shown} {why} ({_owner(found.st_uid)})", remedy)
     if why == SHARED:
         problem = f"others may write {shown} (mode {stat.S_IMODE(found.st_mode):04o})"
         raise untrusted(path, problem, f"Close it with chmod go-w, {ELSEWHERE}")
+
+
+def _check_file(found: os.stat_result, shown: str, at: str | Path, path: Path) -> None:
+    _check(found, shown, at, path)
+    if not stat.S_ISREG(found.st_mode):
+        raise untrusted(path, f"{shown} is not a regular file", f"Remove it, {ELSEWHERE}")
 
 
 def _owner(uid: int) -> str:
