@@ -81,6 +81,7 @@ def test_exactly_the_given_request_is_sent(transport: HttpTransport) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         b"HTTP/1.1 500 No\r\nContent-Length: 4096\r\n\r\n" + b"x" * 4096,
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK,
+        b"HTTP/1.1 103 Early Hints\r\n" + b"Link: </a>\r\n" * 200 + b"\r\n" + OK,
         b"HTTP/1.1 104 New\r\nX: y\r\n\r\nHTTP/1.1 199 Newer\r\n\r\n" + OK.replace(b"200", b"503"),
         b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
     ],
@@ -262,8 +263,10 @@ def test_cookies_are_not_kept(transport: HttpTransport) -> None:
 
 
 def test_retry_after_is_read(transport: HttpTransport) -> None:
-    """An answer's Retry-After comes with its status."""
-    answer = b"HTTP/1.1 503 No\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n"
+    """An answer's Retry-After comes with its status: of several the longest that can be read."""
+    answer = b"HTTP/1.1 503 No\r\n%sContent-Length: 0\r\n\r\n" % b"".join(
+        b"Retry-After: %s\r\n" % value for value in (b"5", b"120", b"soon")
+    )
     with Peer(answers(answer)) as peer:
         response = transport.send(request(peer.url), timeout=PATIENCE)
     assert response == Response(status_code=503, retry_after=timedelta(seconds=120))

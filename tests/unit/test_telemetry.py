@@ -167,6 +167,14 @@ class TestRun:
         made.telemetry.start_run("confiture migrate up", Database())
         assert made.telemetry.correlation_id == PARENT[3:35]
         assert made.telemetry.trace_of_run().tracestate == "vendor=1"
+
+    def test_a_wrong_tracestate_is_left_out(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The trace is joined all the same, and nothing quotes the environment."""
+        made = make({"TRACEPARENT": PARENT, "TRACESTATE": '{"a": 1}\x1b[31m'})
+        made.telemetry.start_run("confiture migrate up", Database())
+        assert made.telemetry.correlation_id == PARENT[3:35]
+        assert made.telemetry.trace_of_run().tracestate is None
+        assert caplog.records == []
         made.telemetry.end_run(applied=0, failed=0, error_type=None)
         parent = made.span("confiture migrate up").parent
         assert parent is not None

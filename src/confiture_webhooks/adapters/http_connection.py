@@ -34,6 +34,7 @@ _SWITCHES = 101
 """An answer to a request for another protocol (RFC 9110, 15.2.2), which none of ours is."""
 _INTERIM = range(100, 200)
 """Answers before the answer, known or not (RFC 9110, 15.2); http.client knows only 100."""
+_LONGEST_LINE = 65536
 MOST_INTERIM = 5
 """A receiver that sends more of them before its answer speaks no HTTP."""
 IDLE_AT_MOST_S = 60.0
@@ -150,7 +151,6 @@ class _Answer(http.client.HTTPResponse):
         super().__init__(sock, *args, **kwargs)
         self._exchange = UNDER_WAY.get()
         self._incoming = _Incoming(self.fp.detach(), sock, self._exchange)
-        self._interim = 0
         self._is_receivers = False
         self.fp = io.BufferedReader(self._incoming)
 
@@ -159,21 +159,21 @@ class _Answer(http.client.HTTPResponse):
         self._is_receivers = True
         self._exchange.sent()
         super().begin()
-        while self.status in _INTERIM:
-            self.headers = self.msg = None  # type: ignore[assignment]
-            super().begin()
         if self._incoming.is_ended:
             raise ConnectionResetError
 
     def _read_status(self) -> tuple[str, int, str]:
-        version, status, reason = super()._read_status()  # type: ignore[misc]
-        if self._incoming.is_ended:
-            raise ConnectionResetError
+        for _ in range(1 + MOST_INTERIM):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if self._incoming.is_ended:
+                raise ConnectionResetError
+            if status not in _INTERIM or status == _SWITCHES:
+                break
+            while self.fp.readline(_LONGEST_LINE) not in (b"\r\n", b"\n", b""):
+                pass  # its headers say nothing of the answer
         if status in _INTERIM:
-            self._interim += 1
-            if status == _SWITCHES or self._interim > MOST_INTERIM:
-                raise http.client.UnknownProtocol(str(status))
-        elif self._is_receivers and version.startswith(("HTTP/1.", "HTTP/0.9")):
+            raise http.client.UnknownProtocol(str(status))
+        if self._is_receivers and version.startswith(("HTTP/1.", "HTTP/0.9")):
             self._exchange.answered(Response(status_code=status), is_whole=False)
         return version, status, reason
 

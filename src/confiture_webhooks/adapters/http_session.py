@@ -189,9 +189,13 @@ def _prepare(request: Request, url: str) -> requests.PreparedRequest:
 
 
 def _response(answer: requests.Response) -> Response:
+    # A gateway may add one to the receiver's own.
+    waits = [
+        retry_after(one, datetime.now(UTC)) for one in answer.raw.headers.getlist("Retry-After")
+    ]
     return Response(
         status_code=answer.status_code,
-        retry_after=retry_after(answer.headers.get("Retry-After"), datetime.now(UTC)),
+        retry_after=max((wait for wait in waits if wait is not None), default=None),
         date=answer.headers.get("Date"),
     )
 

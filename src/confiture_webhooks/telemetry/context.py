@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import secrets
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import ContextVar
 from datetime import datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, cast
@@ -40,6 +42,9 @@ PROPAGATORS = "OTEL_PROPAGATORS"
 made_here: WeakSet[TracerProvider] = WeakSet()
 """Tracer providers of earlier runs in this process: no other owner has set them."""
 _W3C = TraceContextTextMapPropagator()
+_reading: ContextVar[bool] = ContextVar("confiture_webhooks_reading", default=False)
+# It quotes what it refuses, and where nobody set up logging that is written to standard error.
+logging.getLogger("opentelemetry.trace.span").addFilter(lambda _: not _reading.get())
 
 
 def fresh() -> SpanContext:
@@ -66,7 +71,9 @@ def from_stored(stored: TraceContext, *, is_remote: bool) -> SpanContext | None:
     carrier = {"traceparent": stored.traceparent}
     if stored.tracestate:
         carrier["tracestate"] = stored.tracestate
+    token = _reading.set(True)
     found = get_current_span(_W3C.extract(carrier, Context())).get_span_context()
+    _reading.reset(token)
     if not found.is_valid:
         return None
     return SpanContext(
