@@ -150,6 +150,7 @@ FAULTS = {
         "Odd resource attributes, two certificate variables": "kept",
         "A standard error that is full, broken or closed": "unharmed",
         "A standard error that is not read": "unharmed kept",
+        "Outbox, collector, receiver and standard error broken at once": "unharmed",
         "Control characters, line breaks and forged log lines in names": "private",
         "A terminal that cannot encode the text": "unharmed",
     },

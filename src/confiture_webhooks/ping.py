@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,7 +13,8 @@ from .delivery import Attempt, State
 from .event import SUBSCRIBABLE, Database, Direction, ErrorInfo, Event, EventType, MigrationRef
 from .outbox.sqlite import InMemoryOutbox
 from .run.migration import new_event_id
-from .run.outgoing import TELEMETRY_BUDGET, Outgoing
+from .run.outgoing import Outgoing
+from .run.parts import TELEMETRY_BUDGET
 from .wiring import command_telemetry, make_transport, parts
 
 if TYPE_CHECKING:
@@ -116,9 +118,9 @@ def ping(
     telemetry.start_run(COMMAND, is_counted=False)
     outgoing = Outgoing(narrowed, made, telemetry)
     event = sample(kind, telemetry.correlation_id, settings.environment, datetime.now(UTC))
-    outgoing.tell(event, telemetry.trace_of_run())
-    outgoing.flush(settings.flush_timeout)
-    outgoing.stop()
+    outgoing.record(event, telemetry.trace_of_run())
+    outgoing.sending.flush(time.monotonic() + settings.flush_timeout.total_seconds())
+    outgoing.sending.stop()
     rows = {row.delivery.endpoint: row for row in outbox.deliveries()}
     results = [
         PingResult(
@@ -135,7 +137,7 @@ def ping(
     last = failed[0].attempts[-1].failure if failed and failed[0].attempts else None
     telemetry.end_run(applied=0, failed=0, error_type=(last or "timeout") if failed else None)
     telemetry.shutdown(TELEMETRY_BUDGET)
-    outgoing.close()
+    outgoing.sending.close()
     return results
 
 

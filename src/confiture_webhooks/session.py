@@ -21,7 +21,7 @@ from .config.variables import OUTBOX, URL
 from .contained import containing
 from .event import Database, ErrorInfo
 from .run.invocation import DEFAULT_CONFIG, HOOKS, MUTATING, Invocation, parse
-from .run.outgoing import TELEMETRY_BUDGET
+from .run.parts import TELEMETRY_BUDGET
 from .run.run import Run
 from .wiring import (
     command_telemetry,
@@ -85,7 +85,7 @@ class CommandSession:
             try:
                 return load_migration(path)
             except Exception as error:
-                self._tell_unloadable(path, error)
+                self._report_unloadable(path, error)
                 raise
 
         def restore() -> None:
@@ -113,7 +113,7 @@ class CommandSession:
         self._run.lend(connection)
 
     def _note_database(self, connection: Any) -> None:
-        """Keep the address while the connection tells it: the outbox may be there."""
+        """Keep the address while the connection has it: the outbox may be there."""
         with containing("reading the database's address", self._run.report):
             from .adapters.database import dsn_of  # noqa: PLC0415
 
@@ -129,14 +129,14 @@ class CommandSession:
                 self._connected(engine.connection)
                 observe_resume(engine, self._run, self._invocation)
 
-    def _tell_unloadable(self, path: Path, error: Exception) -> None:
+    def _report_unloadable(self, path: Path, error: Exception) -> None:
         """A migration file that cannot be loaded is a migration that failed."""
         with containing("recording a migration", self._run.report):
-            from .adapters.confiture import tell_unloadable  # noqa: PLC0415
+            from .adapters.confiture import report_unloadable  # noqa: PLC0415
 
             if self._engine is not None and self._is_active(self._engine):
                 direction = self._invocation.direction
-                tell_unloadable(self._engine, self._run, path, direction, error)
+                report_unloadable(self._engine, self._run, path, direction, error)
 
     def _is_active(self, engine: Any) -> bool:
         """Whether *engine* belongs to the session that took the lock in a command's name.
@@ -352,7 +352,7 @@ def attach(
     config_file: Path | str | None = None,
     command: str = "confiture migrate",
 ) -> Iterator[Run]:
-    """Tell webhooks what *session* (an entered MigratorSession, or an engine) does in the block.
+    """Send webhooks for what *session* (an entered MigratorSession or engine) does in the block.
 
     Without *settings* they come from the environment variables and the ``webhooks:`` block of
     *config_file*, if given. Uses the global OpenTelemetry providers and configures nothing.

@@ -74,7 +74,7 @@ def captured(session: Any) -> Iterator[list[Sent]]:
     The list is complete when the block has been left.
     """
     from .adapters.confiture import observe  # noqa: PLC0415
-    from .run.outgoing import Parts  # noqa: PLC0415
+    from .run.parts import Parts  # noqa: PLC0415
     from .run.run import Run  # noqa: PLC0415
     from .telemetry import Telemetry  # noqa: PLC0415
     from .wiring import user_agent  # noqa: PLC0415

@@ -17,7 +17,8 @@ from .errors import OutboxError
 from .event import Database
 from .outbox import Summary
 from .outlook import Why, elsewhere, outlook
-from .run.outgoing import KEPT_DELIVERED, KEPT_FOR, TELEMETRY_BUDGET
+from .run.parts import TELEMETRY_BUDGET
+from .run.run_outbox import KEPT_DELIVERED, KEPT_FOR
 from .run.settling import settle_outbox
 from .run.summary import undelivered
 from .terminal import counted, progress, say

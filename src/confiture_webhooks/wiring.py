@@ -15,7 +15,7 @@ from .config.settings import redacted_outbox
 from .config.variables import CONFIG, DSN, ENVIRONMENT, ENVIRONMENTS, OF_DEFAULT, USUAL_FILE
 from .errors import ConfigError, Fault, OutboxError
 from .remedy import quoted
-from .run.outgoing import Parts
+from .run.parts import Parts
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
@@ -250,7 +250,7 @@ def parts(
         outbox=lambda made: make_outbox(
             in_database(settings, database()),
             environ,
-            partial(_tell_outbox, settings, say, made),
+            partial(_report_outbox, settings, say, made),
             connects=False,
         ),
         spare_outbox=spare_outbox,
@@ -280,7 +280,7 @@ def exports(environ: Mapping[str, str]) -> bool:
     return bool(plan(environ).exports)
 
 
-def _tell_outbox(
+def _report_outbox(
     settings: Settings, say: Callable[[str], None], telemetry: Telemetry, text: str
 ) -> None:
     """Say what became of an outbox that opens all the same."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import socket
 import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +17,7 @@ import psycopg
 import pytest
 
 import forked
+from passage import Passage
 from project import CONFITURE
 
 if TYPE_CHECKING:
@@ -94,6 +98,44 @@ def test_one_that_is_not_read_stops_nothing(project: Any, receiver: Any) -> None
     assert 0 < len(text) <= 4096
     assert done.returncode == 0, text + done.stdout
     assert len(receiver.requests) == 12
+
+
+@pytest.mark.survived("Outbox, collector, receiver and standard error broken at once", "unharmed")
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("outbox", ["postgres", "postgres:{deaf}"])
+def test_everything_broken_at_once_ends_in_time(project: Any, outbox: str) -> None:
+    """Each waits in its part of one time: result and end are those of webhooks off, and that."""
+    project.environment_file(migration={"view_helpers": "off"})
+    for number in (1, 2, 3):
+        project.migration(f"{number:03}", f"t{number}", f"CREATE TABLE t{number} ()", "SELECT 1")
+    off = run(project, OFF)
+    assert off.returncode == 0
+    again = [f"DROP TABLE {name}" for name in ("t1", "t2", "t3", "tb_confiture")]
+    with psycopg.connect(project.database_url) as connection:
+        connection.execute(";".join(again))
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    with Passage(project.database_url) as deaf, socket.create_server(("127.0.0.1", 0)) as silent:
+        deaf.is_deaf = True
+        dead = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        env = {
+            "CONFITURE_WEBHOOK_URL": dead,
+            "CONFITURE_WEBHOOK_OUTBOX": outbox.format(deaf=deaf.dsn),
+            "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "1",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": dead,
+        }
+        started = time.monotonic()
+        done = run(project, env, stderr=writing)
+        took_s = time.monotonic() - started
+    os.close(writing)
+    os.close(reading)
+    assert (done.returncode, timeless(done.stdout)) == (0, timeless(off.stdout))
+    assert took_s < 45  # 3 s more than with webhooks off; each part alone would take longer
+
+
+def timeless(text: str) -> str:
+    """*text* without how long things took."""
+    return re.sub(r"[\d.]+ ?m?s\b", "", text)
 
 
 def test_lines_of_the_command_stay_whole(project: Any, receiver: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -18,15 +19,15 @@ from confiture_webhooks.event import EventType, payload
 from confiture_webhooks.formats import WORDS, Words
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
-from confiture_webhooks.run import outgoing as outgoing_module
-from confiture_webhooks.run.outgoing import Outgoing, Parts
+from confiture_webhooks.run import outgoing, run_outbox, sending
+from confiture_webhooks.run.outgoing import Outgoing
+from confiture_webhooks.run.parts import Parts
 from confiture_webhooks.testing import ScriptedTransport
 from contract.made import event_id, intent
 from engines import FakeConnection
 from fakes import Breaking, FakeTelemetry
 from samples import ERROR, TRACE, TRACE_ID, delivery, endpoint, event
 
-LONG_ENOUGH = timedelta(seconds=20)
 LATER = RetryPolicy(schedule=(timedelta(hours=1),))
 
 
@@ -61,9 +62,9 @@ class Bench:
 
     def end(self) -> str | None:
         """Flush, stop and close; the line to read."""
-        self.outgoing.flush(LONG_ENOUGH)
-        line = self.outgoing.stop()
-        self.outgoing.close()
+        self.outgoing.sending.flush(time.monotonic() + 20)
+        line = self.outgoing.sending.stop()
+        self.outgoing.sending.close()
         return line
 
 
@@ -77,7 +78,7 @@ def test_nothing_told_makes_nothing() -> None:
 def test_an_event_nobody_wants_starts_no_worker() -> None:
     """An event without a subscriber opens the outbox alone."""
     bench = Bench()
-    bench.outgoing.tell(event(type=EventType.RUN_SUCCESS), TRACE)
+    bench.outgoing.record(event(type=EventType.RUN_SUCCESS), TRACE)
     assert bench.made == ["outbox"]
     assert bench.end() is None
 
@@ -88,7 +89,7 @@ def test_a_format_that_cannot_be_made_is_told_and_delivered_as_it_is(
     """A renderer that breaks costs its endpoint the format, and the others nothing."""
     monkeypatch.setitem(WORDS, "slack", Words(make=broken))
     bench = Bench(endpoint(name="a", format="slack"), endpoint(name="b", format="discord"))
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     assert bench.end() is None
     bodies = {sent.endpoint: json.loads(sent.body) for sent in bench.transport.sent}
     assert bodies["a"] == payload(event(), "a")
@@ -107,7 +108,7 @@ def test_an_event_is_one_delivery_for_each_that_wants_it() -> None:
         endpoint(name="b", events=frozenset({EventType.RUN_ERROR})),
         endpoint(name="c"),
     )
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     assert bench.end() is None
     bodies = [json.loads(request.body) for request in bench.transport.sent]
     assert sorted(body["webhook_target"] for body in bodies) == ["a", "c"]
@@ -117,7 +118,7 @@ def test_an_event_is_one_delivery_for_each_that_wants_it() -> None:
 def test_a_delivery_holds_what_is_needed_to_continue() -> None:
     """Trace, correlation id, times and names of the event are kept with its delivery."""
     bench = Bench()
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     bench.end()
     (row,) = bench.outbox.deliveries()
     kept = row.delivery
@@ -132,7 +133,7 @@ def test_a_delivery_holds_what_is_needed_to_continue() -> None:
 def test_sql_goes_only_where_it_was_asked_for() -> None:
     """The whole text of an error is in the body for the endpoint that asks, and in no other."""
     bench = Bench(endpoint(name="a"), endpoint(name="b", include_sql=True))
-    bench.outgoing.tell(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
+    bench.outgoing.record(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
     bench.end()
     bodies = {request.endpoint: request.body for request in bench.transport.sent}
     assert b"SELECT" in bodies["b"]
@@ -143,7 +144,7 @@ def test_each_part_is_made_once() -> None:
     """Many events share one outbox and one transport."""
     bench = Bench()
     for number in range(5):
-        bench.outgoing.tell(event(id=f"evt_{number}"), TRACE)
+        bench.outgoing.record(event(id=f"evt_{number}"), TRACE)
     bench.end()
     assert sorted(bench.made) == ["outbox", "transport"]
     assert len(bench.transport.sent) == 5
@@ -153,7 +154,7 @@ def test_the_outbox_in_use_is_the_one_that_is_measured() -> None:
     """Metrics read the configured outbox, and after it broke, the one that took its place."""
     bench = Bench()
     bench.outbox = Breaking(bench.outbox, "release", OutboxError("full"))  # type: ignore[assignment]
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     bench.end()
     assert len(bench.telemetry.observed) == 2
     assert bench.telemetry.observed[-1]().counts == {State.DELIVERED: 1}
@@ -165,7 +166,7 @@ def test_a_store_that_breaks_is_closed_and_replaced() -> None:
     closed: list[str] = []
     bench.outbox.close = lambda: closed.append("outbox")  # type: ignore[method-assign]
     bench.outbox = Breaking(bench.outbox, "release", OutboxError("full"))  # type: ignore[assignment]
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     assert bench.end() is None
     assert bench.made == ["outbox", "spare", "transport"]
     assert bench.telemetry.outbox_failures == ["full"]
@@ -178,7 +179,7 @@ def test_a_store_that_cannot_even_be_closed_is_replaced() -> None:
     bench = Bench()
     broken = Breaking(bench.outbox, "release", OutboxError("full"))
     bench.outbox = Breaking(broken, "close", OutboxError("worse"))  # type: ignore[assignment]
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     assert bench.end() is None
     assert len(bench.transport.sent) == 1
 
@@ -191,7 +192,7 @@ def test_a_store_that_cannot_be_opened_is_replaced_once() -> None:
 
     bench = Bench(outbox=refuse)
     for number in range(3):
-        bench.outgoing.tell(event(id=f"evt_{number}"), TRACE)
+        bench.outgoing.record(event(id=f"evt_{number}"), TRACE)
     assert bench.end() is None
     assert bench.made.count("spare") == 1
     assert bench.telemetry.outbox_failures == ["read-only"]
@@ -210,8 +211,8 @@ def test_what_memory_holds_goes_back_into_a_store_that_works_again(is_opened: bo
     bench.outgoing = bench.with_parts(outbox=lambda _: next(states))
     store.stage(intent(1))
     for number in (1, 2, 3):
-        bench.outgoing.tell(event(id=event_id(number)), TRACE)
-        bench.outgoing.flush(LONG_ENOUGH)
+        bench.outgoing.record(event(id=event_id(number)), TRACE)
+        bench.outgoing.sending.flush(time.monotonic() + 20)
     line = bench.end()
     assert line is not None
     assert line.startswith("confiture-webhooks: 2 deliveries not sent (a: 2")
@@ -231,7 +232,7 @@ def test_what_memory_gave_up_is_not_lost_either() -> None:
     store.is_durable = True
     states = iter([Breaking(store, "release", OutboxError("locked")), store])
     bench.outgoing = bench.with_parts(outbox=lambda _: next(states))
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     line = bench.end()
     assert line is not None
     assert "lost" not in line
@@ -246,7 +247,7 @@ def test_what_memory_holds_stays_there_while_the_store_refuses() -> None:
     bench.outbox.close = lambda: closed.append("outbox")  # type: ignore[method-assign]
     bench.outbox.is_durable = True
     bench.outbox = Breaking(bench.outbox, "release", OutboxError("full"))  # type: ignore[assignment]
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     line = bench.end()
     assert line is not None
     assert "lost with this process" in line
@@ -271,10 +272,9 @@ class Joining(InMemoryOutbox):
 class Lying(InMemoryOutbox):
     """Lies in the migrated database: notes what is written over its connection, and what not."""
 
-    is_durable = True
-
     def __init__(self) -> None:
         super().__init__()
+        self.is_durable = True
         self.over: list[str] = []
         self.beside: list[str] = []
         self.refuses = False
@@ -311,7 +311,7 @@ def test_while_the_run_migrates_everything_goes_over_its_connection() -> None:
     """No second session, and no worker, until the connection is given back."""
     bench, _ = lent(outbox := Lying())
     bench.outgoing.stage(intent(1))
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     assert outbox.over == [f"stage {event_id(1)}", "release evt_1"]
     assert bench.made == ["outbox"]
     bench.outgoing.give_back()
@@ -330,7 +330,7 @@ def test_what_cannot_be_written_over_it_is_written_afterwards_once(why: str) -> 
 
     def record() -> None:
         bench.outgoing.stage(intent(1))
-        bench.outgoing.tell(event(), TRACE)
+        bench.outgoing.record(event(), TRACE)
 
     if why == "thread":
         bounded(record, 5)
@@ -343,10 +343,36 @@ def test_what_cannot_be_written_over_it_is_written_afterwards_once(why: str) -> 
     assert bench.end() is None
 
 
+def test_a_slow_refusal_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody keeps the tables locked: the rest waits until the connection is given back."""
+    monkeypatch.setattr(outgoing, "SLOW_S", -1.0)
+    bench, connection = lent(outbox := Lying())
+    asked: list[str] = []
+    outbox.stage_on = lambda _, intent: bool(asked.append(intent.event_id))  # type: ignore[method-assign, func-returns-value]
+    for number in (1, 2):
+        bench.outgoing.stage(intent(number))
+    bench.outgoing.record_on(connection, event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
+    assert (asked, outbox.over) == ([event_id(1)], [])
+    bench.outgoing.give_back()
+    assert outbox.beside == [f"stage {event_id(1)}", f"stage {event_id(2)}", "release evt_1"]
+    bench.end()
+
+
+def test_what_a_silent_outbox_took_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has waited for it waits that much less for receivers."""
+    monkeypatch.setattr(run_outbox, "PATIENCE_S", 0.05)
+    bench = Bench()
+    bench.outbox = silent = Silent()
+    bench.outgoing.stage(intent(1))
+    assert bench.outgoing.outbox.waited_s == 0.05
+    silent.free.set()
+
+
 def test_a_store_that_is_gone_at_the_end_is_named_with_what_it_keeps() -> None:
     """What was recorded in it is not lost, and the run says what sends it."""
     bench, connection = lent(outbox := Lying())
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     connection.closed = True
     bench.outgoing.give_back()
     bench.outbox = outbox
@@ -375,11 +401,12 @@ class Silent(InMemoryOutbox):
 
 def test_a_silent_outbox_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is replaced by memory; while the host's transaction is open, that is not even waited for."""
-    monkeypatch.setattr(outgoing_module, "PATIENCE_S", 0.05)
-    monkeypatch.setattr(outgoing_module, "IMPATIENCE_S", 0.01)
+    monkeypatch.setattr(run_outbox, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(run_outbox, "IMPATIENCE_S", 0.01)
     bench = Bench()
     bench.outbox = silent = Silent()
-    bench.outgoing.stage(intent(1), is_idle=False)
+    with bench.outgoing.outbox.hurried(when=True):
+        bench.outgoing.stage(intent(1))
     assert bench.telemetry.outbox_failures == []
     bench.outgoing.stage(intent(2))
     (reason,) = bench.telemetry.outbox_failures
@@ -405,7 +432,7 @@ def at_once(count: int, call: Any) -> None:
 
 def test_two_that_meet_a_silent_outbox_replace_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The events of both are in the one memory outbox."""
-    monkeypatch.setattr(outgoing_module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(run_outbox, "PATIENCE_S", 0.05)
     bench = Bench()
     bench.outbox = silent = Silent()
     at_once(2, lambda number: bench.outgoing.stage(intent(number)))
@@ -447,12 +474,12 @@ def test_what_a_hook_records_while_the_connection_is_given_back_is_sent() -> Non
 
 def test_a_silent_outbox_does_not_keep_the_end_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line says that it did not answer and still holds what was recorded."""
-    monkeypatch.setattr(outgoing_module, "IMPATIENCE_S", 0.01)
+    monkeypatch.setattr(sending, "IMPATIENCE_S", 0.01)
     bench, free = Bench(), threading.Event()
-    bench.outgoing.tell(event(), TRACE)
-    bench.outgoing.flush(LONG_ENOUGH)
+    bench.outgoing.record(event(), TRACE)
+    bench.outgoing.sending.flush(time.monotonic() + 20)
     bench.outbox.summaries = lambda: free.wait(20)  # type: ignore[method-assign, assignment, return-value]
-    line = bounded(lambda: bench.outgoing.stop(seconds=0.05), 5)
+    line = bounded(lambda: bench.outgoing.sending.stop(seconds=0.05), 5)
     assert line is not None
     assert "did not answer within 0.05 s" in line
     free.set()
@@ -461,9 +488,9 @@ def test_a_silent_outbox_does_not_keep_the_end_waiting(monkeypatch: pytest.Monke
 def test_what_went_with_a_transaction_is_told_elsewhere_with_the_same_bytes() -> None:
     """When the store is gone after the COMMIT, memory delivers what the store still holds."""
     bench, connection = lent(Joining())
-    bench.outgoing.tell_on(connection, event(duration_s=1.0), TRACE)
+    bench.outgoing.record_on(connection, event(duration_s=1.0), TRACE)
     connection.broken = True
-    bench.outgoing.tell(event(duration_s=1.1), TRACE)
+    bench.outgoing.record(event(duration_s=1.1), TRACE)
     bench.outgoing.give_back()
     [held], [told] = bench.outbox.deliveries(), bench.spare.deliveries()
     assert told.delivery == held.delivery
@@ -473,9 +500,9 @@ def test_what_went_with_a_transaction_is_told_elsewhere_with_the_same_bytes() ->
 def test_an_error_is_not_told_as_the_success_that_was_to_commit() -> None:
     """After a COMMIT that failed, what was to go with it is not told."""
     bench, connection = lent(Joining())
-    bench.outgoing.tell_on(connection, event(), TRACE)
+    bench.outgoing.record_on(connection, event(), TRACE)
     connection.broken = True
-    bench.outgoing.tell(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
+    bench.outgoing.record(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
     bench.outgoing.give_back()
     [told] = bench.spare.deliveries()
     assert told.delivery.event_type is EventType.MIGRATION_ERROR
@@ -494,7 +521,7 @@ def test_what_is_not_sent_is_told_with_its_reason() -> None:
     """After a failed attempt the line names the endpoint, the number and the answer."""
     bench = Bench()
     bench.transport = ScriptedTransport({"a": [503]})
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     line = bench.end()
     assert line is not None
     assert "1 delivery not sent (a: 1, last answer 503)" in line
@@ -505,7 +532,7 @@ def test_a_store_that_will_not_prune_keeps_no_line_back() -> None:
     bench = Bench()
     bench.outbox = Breaking(bench.outbox, "prune", OutboxError("busy"))  # type: ignore[assignment]
     bench.transport = ScriptedTransport({"a": [503]})
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     line = bench.end()
     assert line is not None
     assert "1 delivery not sent" in line
@@ -515,9 +542,9 @@ def test_nothing_is_pruned_when_no_time_is_left() -> None:
     """At the end of its time a run does not begin to tidy up."""
     bench = Bench()
     bench.outbox = broken = Breaking(bench.outbox, "prune", OutboxError("busy"))  # type: ignore[assignment]
-    bench.outgoing.tell(event(), TRACE)
-    bench.outgoing.flush(LONG_ENOUGH)
-    bench.outgoing.stop(is_late=True)
+    bench.outgoing.record(event(), TRACE)
+    bench.outgoing.sending.flush(time.monotonic() + 20)
+    bench.outgoing.sending.stop(is_late=True)
     assert broken.calls == 0
 
 
@@ -540,7 +567,7 @@ def test_what_is_given_up_is_told(answer: int, said: str) -> None:
     bench = Bench(endpoint(name="a", retry=once))
     bench.outbox.is_durable = True  # type: ignore[misc]
     bench.transport = ScriptedTransport({"a": [answer]})
-    bench.outgoing.tell(event(), TRACE)
+    bench.outgoing.record(event(), TRACE)
     line = bench.end()
     assert line is not None
     assert said in line
@@ -554,9 +581,9 @@ def test_a_part_that_cannot_be_closed_does_not_keep_the_other_open(part: str) ->
     closed: list[str] = []
     getattr(bench, other).close = lambda: closed.append(other)
     setattr(bench, part, Breaking(getattr(bench, part), "close", ZeroDivisionError()))
-    bench.outgoing.tell(event(), TRACE)
-    bench.outgoing.flush(LONG_ENOUGH)
-    bench.outgoing.stop()
+    bench.outgoing.record(event(), TRACE)
+    bench.outgoing.sending.flush(time.monotonic() + 20)
+    bench.outgoing.sending.stop()
     with pytest.raises(ZeroDivisionError):
-        bench.outgoing.close()
+        bench.outgoing.sending.close()
     assert closed == [other]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,9 @@ from confiture_webhooks.event import (
 )
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
-from confiture_webhooks.run import outgoing as outgoing_module
+from confiture_webhooks.run import run_outbox
 from confiture_webhooks.run.migration import Backend, Migration
-from confiture_webhooks.run.outgoing import TELEMETRY_BUDGET, Parts
+from confiture_webhooks.run.parts import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.run.run import Run
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
@@ -627,7 +628,7 @@ def test_a_silent_outbox_is_waited_for_once_while_the_transaction_is_open(
     silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No lock of the host's is held for it; what it does not take is recorded afterwards."""
-    monkeypatch.setattr(outgoing_module, "PATIENCE_S", 20)
+    monkeypatch.setattr(run_outbox, "PATIENCE_S", 20)
     bench, free = Bench(), threading.Event()
     call = getattr(bench.outbox, silent)
     monkeypatch.setattr(bench.outbox, silent, lambda *args: (free.wait(20), call(*args))[1])
@@ -638,3 +639,17 @@ def test_a_silent_outbox_is_waited_for_once_while_the_transaction_is_open(
     assert migration is not None
     migration.succeeded(1)
     assert bench.kinds() == ["migration_started", "migration_success", "run_success"]
+
+
+@pytest.mark.parametrize(("flush_s", "left_s"), [(10, 7), (3, 0.5), (1, 0.5), (0, 0)])
+def test_the_wait_for_a_silent_outbox_is_taken_off_the_end(flush_s: float, left_s: float) -> None:
+    """Receivers then have that much less time, but for a moment."""
+    bench = Bench()
+    whole_run(bench)
+    opened = bench.run._opened
+    assert opened.outgoing is not None
+    opened.outgoing.outbox.waited_s = 3.0
+    before = time.monotonic()
+    deadline = opened.end_within(timedelta(seconds=flush_s))
+    assert before + left_s <= deadline <= time.monotonic() + left_s
+    assert opened.outgoing.outbox.deadline == deadline

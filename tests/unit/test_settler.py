@@ -17,7 +17,7 @@ from confiture_webhooks.outbox import NO_ROW, Intent
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.run import settling
 from confiture_webhooks.run.migration import Backend
-from confiture_webhooks.run.outgoing import Parts
+from confiture_webhooks.run.parts import Parts
 from confiture_webhooks.run.run import Run
 from confiture_webhooks.run.settling import examine, settle_outbox
 from confiture_webhooks.settlement import Ending, Known, LedgerRow
@@ -178,6 +178,44 @@ def test_what_a_later_run_applied_did_not_commit_before() -> None:
     migration.succeeded(1)
     kinds = [kind for _, kind in bench.sent()]
     assert kinds == ["migration_success", "migration_error"]
+
+
+@pytest.mark.parametrize(
+    ("direction", "ledger_before", "versions"),
+    [(Direction.UP, NO_ROW, ("005",)), (Direction.DOWN, "old", ())],
+)
+def test_an_outbox_that_was_silent_when_its_version_ran_again_makes_no_success(
+    direction: Direction, ledger_before: str, versions: tuple[str, ...]
+) -> None:
+    """The ledger then has what this run did: the killed one's attempt did not commit."""
+    killed = replace(
+        KILLED,
+        direction=direction,
+        ledger_before=ledger_before,
+        ledger_read_at=NOW,
+        database_identity="7/1",
+    )
+    bench = Bench(killed, ask=Database7(*versions).ask)
+    answers = threading.Event()
+    intents = bench.outbox.intents
+    bench.outbox.intents = lambda: answers.wait(20) and intents()  # type: ignore[method-assign]
+    backend = Backend(
+        database=Database(),
+        ledger_table=killed.ledger_table,
+        ledger_before=ledger_before,
+        identity="7/1",
+        timeline=killed.timeline,
+        ledger_oid=killed.ledger_oid,
+        is_idle=False,
+    )
+    migration = bench.run.migration(killed.migration, direction, backend)
+    answers.set()
+    assert migration is not None
+    migration.succeeded(1)
+    own, other = sorted(bench.sent(), key=lambda one: one[0] == killed.event_id)
+    assert own[0] == migration.event_id
+    assert not own[1].endswith("error")
+    assert other == (killed.event_id, f"migration_{'rollback_' * bool(not versions)}error")
 
 
 class PassingClock:

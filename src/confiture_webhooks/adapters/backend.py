@@ -91,7 +91,7 @@ def backend_of(engine: Any) -> Backend:
 
 
 def database_of(connection: Any) -> Database:
-    """The database of *connection*, as far as it tells without being asked."""
+    """The database of *connection*, as far as it is known without a question."""
     info = connection.info
     return Database(host=info.host or None, port=info.port or None, name=info.dbname or None)
 

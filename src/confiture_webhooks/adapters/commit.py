@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Commit:
-    """Calls *before* when *connection* is told to commit and the migration's work is done.
+    """Calls *before* when *connection* is to commit and the migration's work is done.
 
     The host commits in the same way whatever else it commits: ``is_due`` tells them apart.
     """

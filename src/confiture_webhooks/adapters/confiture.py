@@ -37,9 +37,9 @@ OBSERVED = (
 def observe(
     engine: Any, run: Run, is_active: Callable[[Any], bool] = lambda _: True
 ) -> Callable[[], None]:
-    """Have *run* told of every migration *engine* applies or rolls back for good.
+    """Report to *run* every migration that *engine* applies or rolls back for good.
 
-    A rehearsal (``commit=False``) and everything while *is_active* says no stays untold.
+    A rehearsal (``commit=False``) and everything while *is_active* says no is not reported.
     Returns what ends it: call it, and the engine is as it was.
     """
     before = dict(vars(engine))
@@ -66,7 +66,7 @@ def observe(
 
 
 class _Watch:
-    """One engine under observation: who is told, and the migration under way."""
+    """One engine under observation: the run it is reported to, and the migration under way."""
 
     def __init__(self, engine: Any, run: Run, is_active: Callable[[Any], bool]) -> None:
         self._engine = engine
@@ -84,7 +84,7 @@ class _Watch:
             if kwargs.get("commit", True) is False or not self._is_active(self._engine):
                 return apply(migration, force, *args, **kwargs)
             is_one = kwargs.get("strategy") is None and _is_transactional(migration)
-            with self._told(migration, Direction.UP, can_settle=not force, is_one=is_one):
+            with self._observed(migration, Direction.UP, can_settle=not force, is_one=is_one):
                 return apply(migration, force, *args, **kwargs)
 
         return observed
@@ -94,7 +94,7 @@ class _Watch:
             if not self._is_active(self._engine):
                 return rollback(migration, *args, **kwargs)
             is_one = _is_transactional(migration)
-            with self._told(migration, Direction.DOWN, can_settle=True, is_one=is_one):
+            with self._observed(migration, Direction.DOWN, can_settle=True, is_one=is_one):
                 self._open_window()
                 return rollback(migration, *args, **kwargs)
 
@@ -163,42 +163,42 @@ class _Watch:
         return observed
 
     @contextmanager
-    def _told(
+    def _observed(
         self, migration: Any, direction: Direction, *, can_settle: bool, is_one: bool
     ) -> Iterator[None]:
         """Report *migration* to the run; *is_one*: its work is one transaction, its COMMIT one.
 
         *can_settle*: the ledger knows how it ended.
         """
-        told = self._begin(migration, direction)
+        begun = self._begin(migration, direction)
         self._direction = direction
         commit = None
         try:
-            with self._before_commit(told) as commit:
+            with self._before_commit(begun) as commit:
                 yield
         except BaseException as error:
             may_have = commit is None or commit.was_sent or not is_one
-            self._end(told, error, can_settle=can_settle and may_have)
+            self._end(begun, error, can_settle=can_settle and may_have)
             raise
         else:
-            self._end(told, None, can_settle=can_settle)
+            self._end(begun, None, can_settle=can_settle)
         finally:
             self._tally = None
 
     @contextmanager
-    def _before_commit(self, told: Migration | None) -> Iterator[Commit | None]:
-        """Have the run told of the COMMIT of *told* while there is still time to go with it."""
-        if told is None:
+    def _before_commit(self, migration: Migration | None) -> Iterator[Commit | None]:
+        """Report the COMMIT of *migration* while there is still time to go with it."""
+        if migration is None:
             yield None
             return
         connection = self._engine.connection
 
         def committing() -> None:
             if self._tally is None:
-                self._run.committing(told, None, connection)
+                self._run.committing(migration, None, connection)
                 return
             with self._tally.paused():  # what is recorded here are no rows of the migration
-                self._run.committing(told, self._tally.total, connection)
+                self._run.committing(migration, self._tally.total, connection)
 
         self._commit = Commit(connection, committing)
         try:
@@ -212,12 +212,12 @@ class _Watch:
             self._commit.is_due = is_due
 
     def _begin(self, migration: Any, direction: Direction) -> Migration | None:
-        told = None
+        begun = None
         with containing("observing a migration", self._run.report):
             ref = MigrationRef(version=str(migration.version), slug=str(migration.name))
-            told = self._run.migration(ref, direction, self._before(ref.version))
-            self._tally = RowTally(steps_table(self._engine)) if told is not None else None
-        return told
+            begun = self._run.migration(ref, direction, self._before(ref.version))
+            self._tally = RowTally(steps_table(self._engine)) if begun is not None else None
+        return begun
 
     def _before(self, version: str) -> Backend:
         """Where *version* is about to run."""
@@ -227,23 +227,23 @@ class _Watch:
         return before(self._backend, self._engine, version)
 
     def _end(
-        self, told: Migration | None, error: BaseException | None, *, can_settle: bool
+        self, migration: Migration | None, error: BaseException | None, *, can_settle: bool
     ) -> None:
-        if told is None:
+        if migration is None:
             return
         with containing("recording a migration", self._run.report):
-            told.stop_clock()
+            migration.stop_clock()
             self._close_window()
             tally = self._tally
             if error is None:
-                told.succeeded(tally.total if tally is not None else None)
+                migration.succeeded(tally.total if tally is not None else None)
                 return
-            told.error = explain(error)
-            is_open = can_settle and not told.backend.is_gone
+            migration.error = explain(error)
+            is_open = can_settle and not migration.backend.is_gone
             if is_open and self._ledger and _is_uncertain(self._engine.connection, error):
-                told.unknown(_question(self._ledger, told))
+                migration.unknown(_question(self._ledger, migration))
             else:
-                told.failed(told.error)
+                migration.failed(migration.error)
 
     def _open_window(self) -> None:
         if self._tally is None or self._window is not None:
@@ -269,10 +269,10 @@ def _is_uncertain(connection: Any, error: BaseException) -> bool:
     return not isinstance(error, Exception) or bool(connection.closed or connection.broken)
 
 
-def _question(ledger: Ledger, told: Migration) -> Callable[[], bool | None]:
-    """Asks whether the ledger has the migration *told* is about."""
-    backend = told.backend
-    return functools.partial(ledger.has, backend.ledger_table, told.ref.version, backend.pid)
+def _question(ledger: Ledger, migration: Migration) -> Callable[[], bool | None]:
+    """Asks whether the ledger has *migration*."""
+    backend = migration.backend
+    return functools.partial(ledger.has, backend.ledger_table, migration.ref.version, backend.pid)
 
 
 def steps_table(engine: Any) -> str:
@@ -281,7 +281,7 @@ def steps_table(engine: Any) -> str:
 
 
 def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
-    """Have *run* told of ``migrate steps --resume``, which writes the ledger past the engine.
+    """Report ``migrate steps --resume`` to *run*: it writes the ledger past the engine.
 
     The resumed migration begins when the ledger is first made sure of; how it ended is
     asked of the ledger when the command is over.
@@ -308,23 +308,23 @@ def _begin_resumed(engine: Any, run: Run, invocation: Invocation) -> None:
     slug = found.name.removesuffix(".up.sql").removeprefix(f"{version}_")
     ledger, backend = Ledger.beside(engine.connection), backend_of(engine)
     backend = before(backend, engine, version)
-    told = run.migration(MigrationRef(version=version, slug=slug), Direction.UP, backend)
-    if told is not None:
-        told.unknown(_question(ledger, told))
+    migration = run.migration(MigrationRef(version=version, slug=slug), Direction.UP, backend)
+    if migration is not None:
+        migration.unknown(_question(ledger, migration))
 
 
-def tell_unloadable(
+def report_unloadable(
     engine: Any, run: Run, path: Path, direction: Direction, error: Exception
 ) -> None:
-    """Tell that the migration in *path* could not even be loaded."""
-    told = run.migration(_ref_of(path), direction, backend_of(engine))
-    if told is not None:
-        told.stop_clock()
-        told.failed(explain(error))
+    """Report to *run* that the migration in *path* could not even be loaded."""
+    migration = run.migration(_ref_of(path), direction, backend_of(engine))
+    if migration is not None:
+        migration.stop_clock()
+        migration.failed(explain(error))
 
 
 def _ref_of(path: Path) -> MigrationRef:
-    """The migration in *path*, as its name tells."""
+    """The migration in *path*, by its name."""
     version, _, slug = path.name.partition(".")[0].partition("_")
     return MigrationRef(version=version, slug=slug)
 

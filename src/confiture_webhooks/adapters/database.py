@@ -17,7 +17,7 @@ VARIABLES = ("CONFITURE_DATABASE_URL", "DATABASE_URL")
 
 
 def dsn_of(connection: Any) -> str:
-    """What *connection* (open: afterwards libpq no longer tells) was made with."""
+    """What *connection* (open: afterwards libpq forgets it) was made with."""
     info = connection.info
     password = {"password": info.password} if info.password else {}
     return conninfo.make_conninfo(**info.get_parameters(), **password)

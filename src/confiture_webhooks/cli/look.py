@@ -15,7 +15,7 @@ from ..errors import Fault
 from ..event import EventType, rfc3339
 from ..outbox import Unreadable
 from ..outlook import NO_ENVIRONMENT, rest_of, shown_environment
-from ..run.outgoing import KEPT_FOR
+from ..run.run_outbox import KEPT_FOR
 from ..terminal import say
 from .context import Context, opened
 from .options import ConfigOpt, FormatOpt, instant, is_json, known, words

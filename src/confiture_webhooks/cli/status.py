@@ -14,7 +14,7 @@ from ..doctor.outbox import MOST_NAMED, UNSETTLED_FOR, Findings, examine
 from ..event import rfc3339
 from ..outlook import Why, by_environment, listed, shown_environment, unserved_line
 from ..run import settling
-from ..run.outgoing import TELEMETRY_BUDGET
+from ..run.parts import TELEMETRY_BUDGET
 from ..settlement import Ending
 from ..terminal import counted
 from ..wiring import command_telemetry, files_of

@@ -5,20 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ..bounded import TimedOut, bounded
 from ..contained import contained, containing
 from ..event import Database
 from .hook_runner import HookRunner
-from .outgoing import PATIENCE_S, TELEMETRY_BUDGET, Outgoing, Parts
+from .outgoing import Outgoing
+from .parts import TELEMETRY_BUDGET, Parts
+from .run_outbox import PATIENCE_S
 
 if TYPE_CHECKING:
     from ..config import Settings
     from ..telemetry import Telemetry
 
-SUMMARY_S = 0.75
+SUMMARY_S = 0.5
 """How long the outbox may take to say what is left, after the flush took its whole time."""
+MOMENT_S = 0.5
+"""Receivers have this long at least, also after a silent outbox."""
+LAST_S = 0.1
+"""The same for exporting, and for closing."""
 
 
 class Opened:
@@ -26,7 +35,8 @@ class Opened:
 
     def __init__(self, settings: Settings, parts: Parts, write: Callable[[str], None]) -> None:
         self._settings = settings
-        self._parts = parts
+        self._ask_for_leftovers = parts.has_leftovers
+        self._parts = replace(parts, has_leftovers=cache(self._has_leftovers))
         self._write = write
         self._has_reported = False
         self._has_span = False
@@ -39,6 +49,23 @@ class Opened:
         """The connection that migrates."""
         self.command = "confiture migrate"
         self.started_at = datetime.now(UTC)
+        self.deadline: float | None = None
+        """Until when receivers and hooks are waited for (monotonic); ``None``: the run migrates."""
+        self._end = 0.0
+        """Until when telemetry is."""
+
+    def end_within(self, flush_timeout: timedelta) -> float:
+        """The run is over: until when receivers are waited for (monotonic).
+
+        What the run has waited for a silent outbox is taken off, but for a moment.
+        """
+        now, flush_s = time.monotonic(), flush_timeout.total_seconds()
+        waited_s = self.outgoing.outbox.waited_s if self.outgoing is not None else 0.0
+        self.deadline = now + max(flush_s - waited_s, min(flush_s, MOMENT_S))
+        self._end = now + flush_s - waited_s + TELEMETRY_BUDGET.total_seconds()
+        if self.outgoing is not None:
+            self.outgoing.outbox.deadline = self.deadline
+        return self.deadline
 
     def traced(self) -> Telemetry:
         """Telemetry, with the run's span open."""
@@ -67,7 +94,7 @@ class Opened:
         """Telemetry and outbox, with the run's span open and the hooks being imported."""
         telemetry = self.traced()
         if self.outgoing is None:
-            self.outgoing = Outgoing(self._settings, self._parts, telemetry, self.command)
+            self.outgoing = self._made_outgoing(telemetry)
             if self.lent is not None:
                 with containing("reaching the outbox", self.report):
                     self.outgoing.lend(self.lent)
@@ -83,9 +110,21 @@ class Opened:
             if not self._parts.has_leftovers():
                 return None
             self.telemetry = self.telemetry or self._parts.telemetry()
-            self.outgoing = Outgoing(self._settings, self._parts, self.telemetry, self.command)
+            self.outgoing = self._made_outgoing(self.telemetry)
         assert self.telemetry is not None
         return self.telemetry, self.outgoing
+
+    def _made_outgoing(self, telemetry: Telemetry) -> Outgoing:
+        outgoing = Outgoing(self._settings, self._parts, telemetry, self.command)
+        outgoing.outbox.deadline = self.deadline
+        return outgoing
+
+    def _has_leftovers(self) -> bool:
+        """Whether an earlier run may have left deliveries; asked once, and not for long."""
+        deadline = self.deadline or time.monotonic() + PATIENCE_S
+        with suppress(TimedOut):
+            return bounded(self._ask_for_leftovers, max(0.1, deadline - time.monotonic()))
+        return False
 
     def report(self, where: str, error: BaseException) -> None:
         """One log line for the first fault of our own; the run goes on."""
@@ -107,39 +146,34 @@ class Opened:
             for line in text.split("\n"):
                 self._write(line)
 
-    def drain_hooks(self, deadline: float) -> None:
-        """Wait for users' hooks until *deadline* (monotonic)."""
+    @contained
+    def flush(self) -> None:
+        """Wait for users' hooks and for what is due, of earlier runs too."""
+        assert self.deadline is not None
         if self.hooks is not None:
-            self.hooks.drain(deadline)
-
-    @contained
-    def flush(self, deadline: float) -> None:
-        """Wait until *deadline* (monotonic) for what is due, of earlier runs too."""
+            self.hooks.drain(self.deadline)
         if reached := self.reached():
-            left = timedelta(seconds=max(0.0, deadline - time.monotonic()))
-            reached[1].flush(left)
+            reached[1].sending.flush(self.deadline)
 
     @contained
-    def stop(self, deadline: float) -> None:
+    def stop(self) -> None:
         """End hooks and worker, and say what is left."""
+        assert self.deadline is not None
         if self.hooks is not None:
             self.hooks.stop()
-        left_s = deadline - time.monotonic()
+        left_s = self.deadline - time.monotonic()
         seconds = min(PATIENCE_S, max(SUMMARY_S, left_s))
         if self.outgoing is not None and (
-            line := self.outgoing.stop(is_late=left_s <= 0, seconds=seconds)
+            line := self.outgoing.sending.stop(is_late=left_s <= 0, seconds=seconds)
         ):
             self.say(line)
 
     @contained
-    def end_telemetry(self, deadline: float) -> None:
-        """Export what is left, until *deadline* (monotonic)."""
-        if self.telemetry is not None:
-            left = timedelta(seconds=max(0.1, deadline - time.monotonic()))
-            self.telemetry.shutdown(min(TELEMETRY_BUDGET, left))
-
-    @contained
     def close(self) -> None:
-        """Close connections and files."""
+        """Export what is left, and close connections and files, while there is time."""
+        if self.telemetry is not None:
+            left = timedelta(seconds=max(LAST_S, self._end - time.monotonic()))
+            self.telemetry.shutdown(min(TELEMETRY_BUDGET, left))
         if self.outgoing is not None:
-            self.outgoing.close()
+            with suppress(TimedOut):  # the process ends
+                bounded(self.outgoing.sending.close, max(LAST_S, self._end - time.monotonic()))

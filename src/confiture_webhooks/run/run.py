@@ -24,7 +24,8 @@ from ..event import (
 )
 from .migration import UNKNOWN, Backend, Migration, run_event
 from .opened import Opened
-from .outgoing import IMPATIENCE_S, TELEMETRY_BUDGET, Parts
+from .parts import Parts
+from .run_outbox import IMPATIENCE_S
 from .settling import Settling
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Run:
         if self._is_finished:
             return None
         telemetry, outgoing = self._opened.begun_at(backend.database)
-        with outgoing.hurried(when=not backend.is_idle):
+        with outgoing.outbox.hurried(when=not backend.is_idle):
             return self._begin(ref, direction, backend, telemetry, outgoing)
 
     def _begin(
@@ -141,7 +142,7 @@ class Run:
         if self._opened.hooks is not None:
             self._opened.hooks.started(migration)
         if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):
-            outgoing.tell(migration.started_event(*self._where()), span.trace)
+            outgoing.record(migration.started_event(*self._where()), span.trace)
         return migration
 
     @contained
@@ -154,7 +155,7 @@ class Run:
         if outgoing is None:
             return
         event = migration.ended_event(*self._where(), rows_affected=rows_affected)
-        outgoing.tell_on(connection, event, migration.span.trace)
+        outgoing.record_on(connection, event, migration.span.trace)
 
     @contained
     def conclude(
@@ -166,13 +167,13 @@ class Run:
         """
         self._owed[migration.event_id] = (migration, rows_affected, error)
         try:
-            self._tell_end(migration, rows_affected, error)
+            self._record_end(migration, rows_affected, error)
         except Exception:
             del self._owed[migration.event_id]
             raise
         del self._owed[migration.event_id]
 
-    def _tell_end(
+    def _record_end(
         self, migration: Migration, rows_affected: int | None, error: ErrorInfo | None
     ) -> None:
         migration.stop_clock()
@@ -184,9 +185,9 @@ class Run:
         )
         event = migration.ended_event(*self._where(), rows_affected=rows_affected, error=error)
         telemetry, outgoing = self._opened.begun()
-        outgoing.tell(event, migration.span.trace)
+        outgoing.record(event, migration.span.trace)
         if error is None:
-            self._settling.tell_outlived(migration, outgoing, telemetry)
+            self._settling.record_outlived(migration, outgoing, telemetry)
         if self._opened.hooks is not None:
             self._opened.hooks.ended(migration, rows_affected)
 
@@ -200,8 +201,7 @@ class Run:
         if self._is_finished:
             return False
         self._is_finished = True
-        deadline = time.monotonic() + self._settings.flush_timeout.total_seconds()
-        self._settling.deadline = deadline
+        self._settling.deadline = self._opened.end_within(self._settings.flush_timeout)
         is_interrupted = True
         try:
             for owed in list(self._owed.values()):
@@ -210,14 +210,12 @@ class Run:
             self._settle()
             self._conclude_run(error_type, error)
             self._settle_killed()
-            self._opened.drain_hooks(deadline)
-            self._opened.flush(deadline)
+            self._opened.flush()
             is_interrupted = False
         except KeyboardInterrupt:
             self._opened.say("confiture-webhooks: interrupted; what is not sent stays as it is")
         try:
-            self._opened.stop(deadline)
-            self._opened.end_telemetry(deadline + TELEMETRY_BUDGET.total_seconds())
+            self._opened.stop()
             self._opened.close()
         except KeyboardInterrupt:  # asked twice: end at once, with the migration's answer
             is_interrupted = True
@@ -282,7 +280,7 @@ class Run:
                 error=error
                 or (ErrorInfo(type=error_type, message="the run failed") if error_type else None),
             )
-            outgoing.tell(event, telemetry.trace_of_run(), wanting)
+            outgoing.record(event, telemetry.trace_of_run(), wanting)
         if error_type is not None or self._opened.is_traced():
             self._opened.traced().end_run(
                 applied=len(self._ended) - len(failed),
@@ -311,7 +309,7 @@ class Run:
         """Report how *version* ended in killed runs, before it runs again."""
         outgoing, telemetry = self._opened.outgoing, self._opened.telemetry
         if outgoing is not None and telemetry is not None:
-            self._settling.tell_earlier(version, outgoing, telemetry, has_lock=has_lock)
+            self._settling.record_earlier(version, outgoing, telemetry, has_lock=has_lock)
 
     @contained
     def _settle_killed(self) -> None:
@@ -319,4 +317,4 @@ class Run:
         reached = self._opened.reached()
         if reached is not None and not self._settling.has_unknown:
             telemetry, outgoing = reached
-            self._settling.tell_killed(outgoing, telemetry)
+            self._settling.record_killed(outgoing, telemetry)

@@ -74,11 +74,11 @@ def settle(
         if not verdict.is_settled:
             left.append((intent, verdict))
             continue
-        tell(intent, verdict, record, telemetry)
+        conclude(intent, verdict, record, telemetry)
     return left
 
 
-def tell(intent: Intent, verdict: Verdict, record: Record, telemetry: Telemetry) -> None:
+def conclude(intent: Intent, verdict: Verdict, record: Record, telemetry: Telemetry) -> None:
     """Record how the migration of *intent* ended, by *verdict*, in its run's trace."""
     event = settled_event(intent, verdict, datetime.now(UTC))
     trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
@@ -144,6 +144,8 @@ class Settling:
         """What is staged and has not begun, with its event id."""
         self._earlier: list[Intent] = []
         """Of the version that runs now, the intents of killed runs that could not be settled."""
+        self._committed: list[Migration] = []
+        """Of this run."""
         self.unsettled: list[Migration] = []
         self.has_unknown = False
 
@@ -198,7 +200,7 @@ class Settling:
             environment=self.environment,
             run_id=telemetry.correlation_id,
         )
-        outgoing.stage(intent, is_idle=backend.is_idle)
+        outgoing.stage(intent)
 
     def end(self, migration: Migration, seconds: float | None = None) -> None:
         """Conclude *migration*, one of this run's, by what the ledger says, within *seconds*."""
@@ -218,13 +220,14 @@ class Settling:
         else:
             self._conclude(migration, None, migration.error or INTERRUPTED)
 
-    def tell_killed(self, outgoing: Outgoing, telemetry: Telemetry) -> None:
+    def record_killed(self, outgoing: Outgoing, telemetry: Telemetry) -> None:
         """Report how the migrations of killed runs ended."""
+        left = self._record_those_outlived(self._killed(outgoing), outgoing, telemetry)
         if self.ask is not None:
             seconds = seconds_left(self.deadline)
-            settle(self._killed(outgoing), self.ask, outgoing.tell, telemetry, seconds=seconds)
+            settle(left, self.ask, outgoing.record, telemetry, seconds=seconds)
 
-    def tell_earlier(
+    def record_earlier(
         self, version: str, outgoing: Outgoing, telemetry: Telemetry, *, has_lock: bool
     ) -> None:
         """Report how *version* ended in killed runs before it runs again; *has_lock*: it is ours.
@@ -236,7 +239,7 @@ class Settling:
         left = [one for one in self._killed(outgoing) if one.migration.version == version]
         until = time.monotonic() + PARTING_S
         while left and self.ask_here is not None:
-            judged = settle(left, self.ask_here, outgoing.tell, telemetry, seconds=None)
+            judged = settle(left, self.ask_here, outgoing.record, telemetry, seconds=None)
             left = [intent for intent, _ in judged]
             is_parting = has_lock and any(
                 intent.has_lock and verdict.ending is Ending.OPEN for intent, verdict in judged
@@ -246,24 +249,29 @@ class Settling:
             time.sleep(PARTING_STEP_S)
         self._earlier = left
 
-    def tell_outlived(self, migration: Migration, outgoing: Outgoing, telemetry: Telemetry) -> None:
-        """*migration* was applied: what killed runs of it left open did not commit, then.
-
-        The ledger had no row before, and has one of each version.
-        """
+    def record_outlived(
+        self, migration: Migration, outgoing: Outgoing, telemetry: Telemetry
+    ) -> None:
+        """*migration* committed: what killed runs of it left open did not commit, then."""
+        self._committed.append(migration)
         earlier, self._earlier = self._earlier, []
-        for intent in earlier:
-            is_same = intent.migration.version == migration.ref.version
-            is_up = migration.direction is intent.direction is Direction.UP
-            had_none = migration.backend.ledger_before == NO_ROW == intent.ledger_before
-            if is_same and is_up and had_none and _is_same_ledger(intent, migration.backend):
-                reason = "a later run applied it"
-                tell(
-                    intent,
-                    Verdict(ending=Ending.NOT_COMMITTED, reason=reason),
-                    outgoing.tell,
-                    telemetry,
-                )
+        self._record_those_outlived(earlier, outgoing, telemetry)
+
+    def _record_those_outlived(
+        self, intents: Sequence[Intent], outgoing: Outgoing, telemetry: Telemetry
+    ) -> list[Intent]:
+        """Report that those of *intents* did not commit whose work this run has done; the others.
+
+        Judged by the ledger they may seem committed: it has the row of this run.
+        """
+        left = []
+        verdict = Verdict(ending=Ending.NOT_COMMITTED, reason="a later run did it")
+        for intent in intents:
+            if any(_is_outlived(intent, migration) for migration in self._committed):
+                conclude(intent, verdict, outgoing.record, telemetry)
+            else:
+                left.append(intent)
+        return left
 
     def _killed(self, outgoing: Outgoing) -> list[Intent]:
         """What killed runs of this environment staged."""
@@ -274,13 +282,30 @@ class Settling:
         ]
 
 
-def _is_same_ledger(intent: Intent, backend: Backend) -> bool:
-    """Whether *intent* is about the ledger that *backend* writes."""
-    return (intent.database_identity, intent.timeline, intent.ledger_oid, intent.ledger_table) == (
+def _is_outlived(intent: Intent, migration: Migration) -> bool:
+    """Whether *migration* did the work of *intent*, and before it the ledger was the same.
+
+    A forced re-application leaves no trace in the ledger, so that of it nothing is known.
+    """
+    backend = migration.backend
+    ours = (
+        migration.ref.version,
+        migration.direction,
         backend.identity,
         backend.timeline,
         backend.ledger_oid,
         backend.ledger_table,
+        backend.ledger_before,
+    )
+    is_known = (intent.ledger_before == NO_ROW) is (intent.direction is Direction.UP)
+    return is_known and ours == (
+        intent.migration.version,
+        intent.direction,
+        intent.database_identity,
+        intent.timeline,
+        intent.ledger_oid,
+        intent.ledger_table,
+        intent.ledger_before,
     )
 
 

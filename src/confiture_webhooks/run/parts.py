@@ -1,0 +1,46 @@
+"""What a run is put together from, and the time that its ends may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..outlook import NO_FILES, Files
+
+if TYPE_CHECKING:
+    from ..outbox import Outbox
+    from ..telemetry import Telemetry
+    from ..transport import Transport
+    from .hook_runner import HookSource
+
+TELEMETRY_BUDGET = timedelta(seconds=2)
+"""For all that comes after the time-out of the flush."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a run is put together from; each is made on first use and at most once."""
+
+    telemetry: Callable[[], Telemetry]
+    outbox: Callable[[Telemetry], Outbox]
+    spare_outbox: Callable[[], Outbox]
+    """In memory, for when the configured one cannot be used."""
+    transport: Callable[[], Transport]
+    user_agent: str
+    hooks: Callable[[], Sequence[HookSource]] | None = None
+    """What finds users' hooks; ``None``: there are none."""
+    shows_progress: bool = False
+    """Whether a terminal may show what is waited for at the end."""
+    exports: Callable[[], bool] = lambda: False
+    """Whether telemetry leaves the process: then a run with nothing to do is counted, too."""
+    is_in: Callable[[Any], bool] = lambda _: False
+    """Whether the outbox lies in the database of a connection."""
+    has_leftovers: Callable[[], bool] = lambda: False
+    """Whether an earlier run may have left deliveries; of a database, it is asked."""
+    config: Path | None = None
+    """The environment file that commands in messages name."""
+    files_of: Callable[[Iterable[str | None]], Files] = lambda _: NO_FILES
+    """The environment file of each of these environments that has one."""

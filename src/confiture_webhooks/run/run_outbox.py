@@ -1,0 +1,222 @@
+"""The outbox of one run: opened on first use, waited for only so long, then replaced by memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from ..bounded import TimedOut, bounded
+from ..delivery import Delivery, State
+from ..errors import OutboxError
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..outbox import Outbox, Row, Summary
+    from ..telemetry import Telemetry
+    from .parts import Parts
+
+R = TypeVar("R")
+
+PATIENCE_S = 3.0
+"""How long the outbox may take to answer, as connecting may; then memory takes its place."""
+BEYOND_FLUSH_S = 1.0
+"""By how much that may exceed the time-out of the flush, from which it is taken off."""
+IMPATIENCE_S = 0.25
+"""The same while the host's transaction is open, or no time is left: what takes longer goes on."""
+ALL = 1_000_000
+KEPT_FOR = timedelta(days=30)
+KEPT_DELIVERED = 10_000
+"""Delivered deliveries are kept so long and so many, for operators to look at."""
+
+
+class RunOutbox:
+    """The configured outbox while it works; from when it breaks or is silent, one in memory.
+
+    Hooks record from threads of their own: the outbox is asked one thing at a time.
+    """
+
+    def __init__(self, settings: Settings, parts: Parts, telemetry: Telemetry) -> None:
+        self._kind = settings.outbox.partition(":")[0]
+        flush_s = settings.flush_timeout.total_seconds()
+        self._patience_s = min(PATIENCE_S, BEYOND_FLUSH_S + flush_s)
+        self._parts = parts
+        self._telemetry = telemetry
+        self.current: Outbox | None = None
+        """What is used now; ``None``: nothing was opened."""
+        self.refusal: str | None = None
+        """Why memory stands in for the configured one."""
+        self.has_left = False
+        """Whether the configured one held something of this run when it broke."""
+        self.is_lent = False
+        """Whether it is written over the connection that migrates."""
+        self.waited_s = 0.0
+        """How long this run has waited in vain."""
+        self.deadline: float | None = None
+        """Until when it is waited for (monotonic); ``None``: the run migrates."""
+        self.abandon: Callable[[], Callable[[], None]] = lambda: lambda: None
+        """Takes whatever uses a broken outbox out of use; what it returns closes that."""
+        self._is_holding = False
+        self._spared: list[str] | None = None
+        """Events that were released into memory instead; ``None``: the outbox works."""
+        self._hurry = threading.local()
+        self._guard = threading.Lock()
+        self._swap = threading.Lock()
+        """Held while the outbox is replaced, never while one is asked."""
+
+    @contextmanager
+    def hurried(self, *, when: bool) -> Iterator[None]:
+        """*when*: the host's transaction is open, so a slow outbox is not waited for in here."""
+        self._hurry.seconds = IMPATIENCE_S if when else None
+        try:
+            yield
+        finally:
+            self._hurry.seconds = None
+
+    def ask(self, call: Callable[[Outbox], R]) -> R:
+        """The outbox's answer to *call*; memory's, if it breaks or takes longer.
+
+        Hurried: raises TimedOut if it takes longer, and the call goes on.
+        """
+        guard, hurry_s = self._guard, getattr(self._hurry, "seconds", None)
+        seconds = self._seconds() if hurry_s is None else hurry_s
+
+        def asked() -> R:
+            with guard:
+                return call(self.opened())
+
+        try:
+            return bounded(asked, seconds)
+        except OutboxError as error:
+            broken = error
+        except TimedOut:
+            self.waited_s += seconds
+            if hurry_s is not None:
+                self._hurry.seconds = 0.0  # it was waited for once
+                raise
+            broken = self.silence(seconds)
+        return call(self._replaced(broken, guard))
+
+    def _seconds(self) -> float:
+        if self.deadline is None:
+            return self._patience_s
+        return max(IMPATIENCE_S, min(PATIENCE_S, self.deadline - time.monotonic()))
+
+    def silence(self, seconds: float) -> OutboxError:
+        """That it did not answer."""
+        kind = self.current.where.partition(":")[0] if self.current is not None else self._kind
+        return OutboxError(f"outbox {kind}: it did not answer within {seconds:.2g} s")
+
+    def note_released(self, event_id: str) -> None:
+        """The event was released, into whatever is used now."""
+        if self._spared is not None:
+            self._spared.append(event_id)
+        else:
+            self._is_holding = True
+
+    def opened(self) -> Outbox:
+        """What is used now, opened on first use. Raises OutboxError."""
+        if self.current is None:
+            made = self._parts.outbox(self._telemetry)
+            if self.current is not None:  # it took too long, and memory has its place
+                made.close()
+                return self.current
+            self.current = made
+            self._spared = None if made.is_durable else []
+            self._telemetry.observe_outbox(self._summary)
+        return self.current
+
+    def _summary(self) -> Summary:
+        """For metrics. Raises OutboxError, also while asking would open a second session."""
+        if self.current is None or self.is_lent:
+            raise OutboxError("the outbox is not read while the run migrates its database")
+        return self.current.summary()
+
+    def _replaced(self, error: OutboxError, guard: threading.Lock) -> Outbox:
+        """Memory from now on: what the broken outbox holds stays there for a later run.
+
+        *guard*: the one it was asked under; another one is there when it is replaced already.
+        """
+        with self._swap:
+            if self._guard is not guard:
+                assert self.current is not None
+                return self.current
+            broken, self.current = self.current, self._parts.spare_outbox()
+            spare, self._spared = self.current, []
+            self.refusal = str(error)
+            self.has_left |= self._is_holding
+            self._is_holding = False
+            self._guard = threading.Lock()
+            end_use = self.abandon()
+        self._telemetry.outbox_failed(str(error))
+        self._telemetry.observe_outbox(self._summary)
+
+        def close() -> None:
+            end_use()
+            if broken is not None:
+                broken.close()
+
+        with suppress(OutboxError, TimedOut):
+            bounded(close, IMPATIENCE_S)
+        return spare
+
+    def restored(self, seconds: float) -> bool:
+        """Whether the configured one works again, and has what memory did not deliver."""
+        memory, spared = self.current, self._spared
+        if memory is None or spared is None or not undelivered(memory):
+            return False
+
+        def restore() -> Outbox | None:
+            with ExitStack() as refused:
+                outbox = self._parts.outbox(self._telemetry)
+                refused.callback(outbox.close)
+                if not outbox.is_durable:
+                    return None
+                hand_over(memory, outbox, spared)
+                refused.pop_all()
+                return outbox
+
+        back = None
+        with suppress(OutboxError, TimedOut):
+            back = bounded(restore, seconds)
+        if back is not None:
+            self.current, self._spared, self.has_left = back, None, False
+        return back is not None
+
+    def prune(self, seconds: float) -> None:
+        """Forget what was delivered long ago, if that takes no longer than *seconds*."""
+        before, outbox = datetime.now(UTC) - KEPT_FOR, self.current
+        if outbox is not None:
+            with suppress(OutboxError, TimedOut):  # a later run does it
+                bounded(lambda: outbox.prune(before=before, keep=KEPT_DELIVERED), seconds)
+
+    def close(self) -> None:
+        """Close its connections and files."""
+        if self.current is not None:
+            self.current.close()
+
+
+def undelivered(memory: Outbox) -> Sequence[Row]:
+    """What would be lost with *memory*, the longest there first; what it gave up, too."""
+    rows = memory.deliveries(limit=ALL)
+    return [row for row in reversed(rows) if row.state is not State.DELIVERED]
+
+
+def hand_over(memory: Outbox, outbox: Outbox, event_ids: Sequence[str]) -> None:
+    """Put what *memory* did not deliver into *outbox*, to be begun anew there.
+
+    *event_ids*: what was released into memory. Of those that *outbox* staged nothing is open
+    any more, also where everything was delivered. Raises OutboxError; a second time it
+    changes nothing.
+    """
+    left: defaultdict[str, list[Delivery]] = defaultdict(list)
+    for row in undelivered(memory):
+        left[row.delivery.event_id].append(row.delivery)
+    for intent in memory.intents():
+        outbox.stage(intent)
+    for event_id in event_ids:
+        outbox.release(event_id, left[event_id])

@@ -1,0 +1,193 @@
+"""Sends what the outbox of a run holds: the worker, the wait at the end, and what is said then."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ..bounded import TimedOut, bounded
+from ..delivery import State
+from ..errors import OutboxError
+from ..outbox import Summary
+from ..outlook import outlook
+from ..remedy import shown
+from ..terminal import counted, is_terminal, progress
+from ..worker import Worker
+from .run_outbox import IMPATIENCE_S, PATIENCE_S
+from .summary import LOOKED_AT, given_up_line, is_all_due, leftover_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..config import Settings
+    from ..outbox import Outbox
+    from ..telemetry import Telemetry
+    from ..transport import Transport
+    from .parts import Parts
+    from .run_outbox import RunOutbox
+
+
+class Sending:
+    """The worker and the transport of one run, made on first use."""
+
+    def __init__(
+        self, settings: Settings, parts: Parts, telemetry: Telemetry, outbox: RunOutbox
+    ) -> None:
+        self._settings = settings
+        self._parts = parts
+        self._telemetry = telemetry
+        self._outbox = outbox
+        outbox.abandon = self._abandon
+        self._transport: Transport | None = None
+        self._worker: Worker | None = None
+        self._making = threading.Lock()
+
+    def wake(self) -> Worker:
+        """Begin to send what is in the outbox, which is open."""
+        with self._making:
+            worker = self._worker
+            if worker is None:
+                assert self._outbox.current is not None
+                self._transport = self._parts.transport()
+                worker = self._worker = Worker(
+                    self._settings.endpoints,
+                    self._outbox.current,
+                    self._transport,
+                    self._telemetry,
+                    environment=self._settings.environment,
+                    user_agent=self._parts.user_agent,
+                    hold=self._settings.flush_timeout,
+                )
+                worker.start()
+        worker.wake()
+        return worker
+
+    def _abandon(self) -> Callable[[], None]:
+        with self._making:
+            worker, transport = self._worker, self._transport
+            self._worker = self._transport = None
+
+        def close() -> None:
+            if worker is not None and transport is not None:
+                worker.stop()
+                transport.close()
+
+        return close
+
+    def flush(self, deadline: float) -> None:
+        """Wait until *deadline* (monotonic) for what is due, of earlier runs, too."""
+        worker = self._worker
+        if worker is None:
+            is_open = self._outbox.current is not None
+            if not self._settings.recorded or not (is_open or self._parts.has_leftovers()):
+                return
+            self._outbox.ask(lambda _: None)
+            worker = self.wake()
+        budget = timedelta(seconds=max(0.0, deadline - time.monotonic()))
+        if not (self._parts.shows_progress and is_terminal()):
+            worker.drain(budget)
+            return
+        try:
+            worker.drain(budget, show=self._show)
+        finally:
+            progress("")
+
+    def _show(self, left_s: float) -> None:
+        outbox = self._outbox.current
+        assert outbox is not None
+        with suppress(OutboxError, TimedOut):
+            summaries = bounded(outbox.summaries, IMPATIENCE_S)
+            mine = summaries.get(self._settings.environment, Summary())
+            webhooks = counted(sum(mine.undelivered.values()), "webhook", "webhooks")
+            progress(f"{webhooks} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
+
+    def stop(self, *, is_late: bool = False, seconds: float = PATIENCE_S) -> str | None:
+        """End the worker; the lines to read when not everything was delivered, else ``None``.
+
+        The outbox may take *seconds* to answer. What was delivered long ago is forgotten, unless
+        *is_late*: no time is left for it.
+        """
+        lines = [self._broken_line(self._outbox.refusal)] if self._outbox.has_left else []
+        if self._worker is not None:
+            self._worker.stop()
+            until = time.monotonic() + seconds
+            try:
+                lines += self._rest(self._worker, until)
+            except (OutboxError, TimedOut) as error:  # it is gone by now
+                why = self._outbox.silence(seconds) if isinstance(error, TimedOut) else error
+                self._telemetry.outbox_failed(str(why))
+                lines.append(self._broken_line(why))
+                return "\n".join(lines)
+            left_s = until - time.monotonic()
+            if not is_late and left_s > 0:
+                self._outbox.prune(left_s)
+        return "\n".join(lines) or None
+
+    def _broken_line(self, why: object) -> str:
+        return (
+            f"confiture-webhooks: {why}. Deliveries recorded before that are kept in it. Once it "
+            "answers, the next run sends them. Or send them then: "
+            f"{shown('deliver', config=self._parts.config)}."
+        )
+
+    def _rest(self, worker: Worker, until: float) -> list[str]:
+        """What is left, in lines to read, until *until*. Raises OutboxError or TimedOut."""
+        is_restored = self._outbox.restored(until - time.monotonic())
+        outbox = self._outbox.current
+        assert outbox is not None
+        lines = [] if is_restored else [self._given_up(worker, outbox)]
+        left_s = max(IMPATIENCE_S, until - time.monotonic())
+        lines.append(bounded(lambda: self._left(worker, outbox), left_s))
+        return [line for line in lines if line]
+
+    def _given_up(self, worker: Worker, outbox: Outbox) -> str | None:
+        return given_up_line(
+            worker.by_endpoint(),
+            worker.failed(),
+            is_durable=outbox.is_durable,
+            refusal=self._outbox.refusal,
+            config=self._parts.config,
+        )
+
+    def _left(self, worker: Worker, outbox: Outbox) -> str | None:
+        environment, summaries = self._settings.environment, outbox.summaries()
+        summary = summaries.get(environment, Summary())
+        if not summary.undelivered:
+            return None
+        names = {endpoint.name for endpoint in self._settings.endpoints}
+        now = datetime.now(UTC)
+        waits = outlook(
+            summary.undelivered,
+            configured=self._settings.endpoints,
+            faulty=[endpoint.name for endpoint in self._settings.faulty],
+            standing=outbox.standing(environment),
+            oldest=summary.oldest,
+            now=now,
+        )
+        sent = names - {wait.endpoint for wait in waits if wait.is_in_vain}
+        next_at = min(
+            outbox.due(self._settings.endpoints, environment, now=now).values(), default=now
+        )
+        pending = outbox.deliveries(state=State.PENDING, limit=LOOKED_AT)
+        return leftover_line(
+            summaries,
+            environment,
+            worker.failures(),
+            waits=waits,
+            next_at=next_at if next_at > now else None,
+            is_all_due=is_all_due(pending, environment, sent, now),
+            is_durable=outbox.is_durable,
+            refusal=self._outbox.refusal,
+            config=self._parts.config,
+            files=self._parts.files_of(summaries),
+        )
+
+    def close(self) -> None:
+        """Close connections and files."""
+        with ExitStack() as last:
+            last.callback(self._outbox.close)
+            if self._transport is not None:
+                last.callback(self._transport.close)
