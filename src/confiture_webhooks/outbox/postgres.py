@@ -53,9 +53,15 @@ def _having(values: Mapping[str, str]) -> str:
     return f"SELECT {', '.join(calls)}"
 
 
-_SAVE = _having({f"{SCHEMA}.{one}": f"pg_catalog.current_setting('{one}')" for one in _PATIENCE})
+_OWN = ", ".join(f"pg_catalog.current_setting('{one}') AS {one}" for one in _PATIENCE)
+_KEEP = (
+    f"DECLARE {SCHEMA} NO SCROLL CURSOR FOR {_having({one: f'own.{one}' for one in _PATIENCE})} "
+    f"FROM (SELECT {_OWN} OFFSET 0) own "
+    "CROSS JOIN LATERAL pg_catalog.generate_series(0, pg_catalog.length(own.lock_timeout))"
+)
+"""A cursor that reads the transaction's own settings at its first row, and has them at each."""
+_NEXT = f"FETCH {SCHEMA}"
 _HURRY = _having({one: f"'{value}'" for one, value in _PATIENCE.items()})
-_RESTORE = _having({one: f"pg_catalog.current_setting('{SCHEMA}.{one}')" for one in _PATIENCE})
 
 
 @cache
@@ -192,7 +198,9 @@ def _within(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> list[
     saved, released = f"SAVEPOINT {SCHEMA}", f"RELEASE SAVEPOINT {SCHEMA}"
     composed = _composed(connection, steps)
     try:
-        return ask(connection, saved, _SAVE, _HURRY, *composed, _RESTORE, released)[3:-2]
+        hurried = [saved, _KEEP, _NEXT, _HURRY]
+        answers = ask(connection, *hurried, *composed, _NEXT, f"CLOSE {SCHEMA}", released)
+        return answers[len(hurried) : -3]
     except psycopg.Error:
         if connection.pgconn.transaction_status == TransactionStatus.INERROR:
             ask(connection, f"ROLLBACK TO {saved}", released)
@@ -252,6 +260,13 @@ _FITTINGS = tuple(
 )
 
 
+_RELEASED = (
+    "id, event_id, event_type, endpoint, environment, content_type, traceparent, tracestate, "
+    "correlation_id, created_at, migration_version, migration_name, due_at"
+)
+_MOVED = "state, due_at, is_ready, wakes_at, token, attempts, tries, finished_at"
+
+
 def grants(role: str, environment: str | None = None) -> list[str]:
     """The statements that let *role* use an outbox it may not create.
 
@@ -271,11 +286,14 @@ def grants(role: str, environment: str | None = None) -> list[str]:
         table: is_of_own.format(table) if table in ("bodies", "attempts") else is_own
         for table in TABLES
     }
-    whole = ("deliveries", "endpoints", "intents")
+    whole = ("endpoints", "intents")
     statements = [
         f"GRANT USAGE ON SCHEMA {SCHEMA} TO {name};",
         f"GRANT SELECT ON {SCHEMA}.outbox_version TO {name};",
         *(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.{one} TO {name};" for one in whole),
+        # No role chooses a seq, which is another's next.
+        f"GRANT SELECT, INSERT ({_RELEASED}), UPDATE ({_MOVED}), DELETE ON {SCHEMA}.deliveries "
+        f"TO {name};",
         f"GRANT SELECT, INSERT, DELETE ON {SCHEMA}.released TO {name};",
         f"GRANT SELECT, INSERT ON {SCHEMA}.bodies, {SCHEMA}.attempts TO {name};",
     ]
