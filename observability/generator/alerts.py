@@ -232,8 +232,8 @@ def migrations(dialect: Dialect) -> list[Json]:
                     f"{interrupted} > 0",
                     "info",
                     f"{{{{ $value }}}} run(s) were cut off in the last hour: {WHERE}",
-                    "A run ended before its migration did, and the ledger says that it did not commit. Look for a "
-                    "killed job or a lost connection.",
+                    "A run ended before it could report: its process was killed or lost its connection. Whether its "
+                    "migration committed is in its log event: migration.applied or migration.failed.",
                 ),
             ],
         },

@@ -100,7 +100,7 @@ def local_images(images: dict[str, str], folder: Path) -> Path:
         if name in {"prometheus", "alertmanager"}:
             lines.append("USER 65534")
             (context / name).mkdir()
-            lines.insert(2, f"COPY --chown=65534 {name} /{name}")
+            (context / name).chmod(0o777)  # a new volume gets the mode of this folder
         (context / "Dockerfile").write_text("\n".join(lines))
         run("docker", "build", "-q", "-t", tag, context)
     override = folder / "local.json"
@@ -230,6 +230,9 @@ def main() -> int:
                 compose = Compose(program, [ROOT / "docker-compose.yml", override], list(made))
             try:
                 check(compose)
+            except ContainersError:
+                print(compose("logs", "--no-color", "--tail", "5"), file=sys.stderr)
+                raise
             finally:
                 compose("--profile", "demo", "down", "--volumes")
     except (BuildError, ContainersError) as error:

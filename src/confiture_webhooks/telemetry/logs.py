@@ -60,8 +60,11 @@ class Logs:
         is_library: bool,
     ) -> None:
         self._form = form
-        self._level = _LEVELS.get(level.strip().lower()) if level is not None else None
-        self._least_shown: int | None = None
+        given = _LEVELS.get(level.strip().lower()) if level is not None else None
+        self._least_recorded = given or logging.INFO
+        self._least_shown = given or (logging.WARNING if _is_for_people(form) else logging.INFO)
+        if is_library:
+            self._least_shown = 0  # its owner's logging decides
         self._records = records
         self._now = now
         self._logger: Any = None
@@ -70,8 +73,8 @@ class Logs:
     def emit(self, spec: LogSpec, context: SpanContext, fields: Mapping[str, object]) -> None:
         """Write event *spec*; *fields* that are left out are null, unknown ones are dropped."""
         severity = _LEVELS[spec.level]
-        is_recorded = severity >= (self._level or logging.INFO) and self._records is not None
-        is_shown = self._form != "off" and severity >= self._threshold()
+        is_recorded = severity >= self._least_recorded and self._records is not None
+        is_shown = self._form != "off" and severity >= self._least_shown
         if not is_recorded and not is_shown:
             return
         known = {name: clean(fields.get(name)) for name in ("correlation_id", *spec.fields)}
@@ -79,15 +82,6 @@ class Logs:
             self._show(spec, context, known)
         if is_recorded and self._records is not None:
             self._records(spec, known, context)
-
-    def _threshold(self) -> int:
-        """The least severe level of a line: where people read, what went well is not shown."""
-        if self._is_library:
-            return 0  # its owner's logging decides
-        if self._least_shown is None:
-            default = logging.WARNING if _is_for_people(self._form) else logging.INFO
-            self._least_shown = default if self._level is None else self._level
-        return self._least_shown
 
     def _show(self, spec: LogSpec, context: SpanContext, known: dict[str, object]) -> None:
         ids = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Span
@@ -15,7 +15,7 @@ from .context import around, storable
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from opentelemetry.metrics import Counter, Histogram, Meter, _Gauge
+    from opentelemetry.metrics import Meter
 
     from ..outbox import Summary
     from .names import MetricSpec
@@ -30,9 +30,7 @@ class Metrics:
     """
 
     def __init__(self, meter: Meter | None, endpoints: Sequence[str]) -> None:
-        self._histograms: dict[str, Histogram] = {}
-        self._counters: dict[str, Counter] = {}
-        self._gauges: dict[str, _Gauge] = {}
+        self._instruments: dict[str, Any] = {}
         self._ended: dict[tuple[str, str], float] = {}
         """When a run of a command last ended, by gauge."""
         self.database: str | None = None
@@ -47,12 +45,12 @@ class Metrics:
         self, spec: MetricSpec, seconds: float, attributes: Mapping[str, object], span: Span
     ) -> None:
         """Record a duration; *span* is its exemplar."""
-        if histogram := self._histograms.get(spec.name):
+        if histogram := self._instruments.get(spec.name):
             histogram.record(max(0.0, seconds), storable(attributes), context=around(span))
 
     def count(self, spec: MetricSpec, attributes: Mapping[str, object], span: Span) -> None:
         """Count one."""
-        if counter := self._counters.get(spec.name):
+        if counter := self._instruments.get(spec.name):
             counter.add(1, storable(attributes), context=around(span))
 
     def count_run(
@@ -65,21 +63,20 @@ class Metrics:
         ended = {**about, names.RUN_OUTCOME: outcome, names.ERROR_TYPE: error_type}
         self.count(names.RUNS, ended, span)
         spec = names.LAST_FAILURE if is_failed else names.LAST_SUCCESS
-        if gauge := self._gauges.get(spec.name):
+        if gauge := self._instruments.get(spec.name):
             last = max(ended_at.timestamp(), self._ended.get((spec.name, command), 0.0))
             self._ended[spec.name, command] = last
             gauge.set(last, storable(about))
 
     def _make_instruments(self, meter: Meter) -> None:
+        make = {"counter": meter.create_counter, "gauge": meter.create_gauge}
         for spec in names.METRICS:
             if spec.instrument == "histogram":
-                self._histograms[spec.name] = meter.create_histogram(
+                self._instruments[spec.name] = meter.create_histogram(
                     spec.name, spec.unit, explicit_bucket_boundaries_advisory=list(spec.buckets)
                 )
-            elif spec.instrument == "counter":
-                self._counters[spec.name] = meter.create_counter(spec.name, spec.unit)
-            elif spec.instrument == "gauge":
-                self._gauges[spec.name] = meter.create_gauge(spec.name, spec.unit)
+            elif spec.instrument in make:
+                self._instruments[spec.name] = make[spec.instrument](spec.name, spec.unit)
         size, oldest = names.OUTBOX_SIZE, names.OUTBOX_OLDEST
         meter.create_observable_up_down_counter(size.name, [self._sizes], size.unit)
         meter.create_observable_gauge(oldest.name, [self._oldest], oldest.unit)
@@ -89,9 +86,9 @@ class Metrics:
             about = storable({names.WEBHOOK_ENDPOINT: endpoint})
             for outcome in names.OUTCOMES:
                 counted = {**about, names.WEBHOOK_OUTCOME: outcome}
-                self._counters[names.DELIVERIES.name].add(0, counted)
-            self._counters[names.RETRIES.name].add(0, about)
-            self._counters[names.FAILURES.name].add(0, about)
+                self._instruments[names.DELIVERIES.name].add(0, counted)
+            for spec in (names.RETRIES, names.FAILURES):
+                self._instruments[spec.name].add(0, about)
 
     def _summary(self) -> Summary | None:
         try:

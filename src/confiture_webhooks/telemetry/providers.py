@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace
 
 from ..config.variables import MIGRATION_SPANS as CAP_SETTING
+from ..contained import containing
 from ..errors import Fault
 from .context import PROPAGATORS, ensure_propagators, from_environ, made_here
 from .logs import Records, records
@@ -41,11 +42,15 @@ class Providers:
     error: BaseException | None = None
     """A fault while finding out; the run then goes on with the providers found."""
 
+    def keep(self, _: str, error: Exception) -> None:
+        """Keep *error* until there is a log: a run without telemetry is still a run."""
+        self.error = error
+
 
 def for_command(environ: Mapping[str, str], environment: str | None) -> Providers:
     """The owner's providers where there is one, else what ``OTEL_*`` ask for. Never raises."""
     found = Providers()
-    try:
+    with containing("finding providers", found.keep):
         found.inherited = from_environ(environ)
         _read_cap(environ, found)
         if has_owner(trace.get_tracer_provider()):
@@ -57,19 +62,15 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
         found.faults += asked.faults
         if asked.exports:
             _set_up(found, asked, environ, environment)
-    except Exception as error:  # noqa: BLE001  a run without telemetry is still a run
-        found.error = error
     return found
 
 
 def for_library(environ: Mapping[str, str]) -> Providers:
     """The global providers; nothing is set up. Never raises."""
     found = Providers()
-    try:
+    with containing("finding providers", found.keep):
         _read_cap(environ, found)
         _use_global(found)
-    except Exception as error:  # noqa: BLE001  a run without telemetry is still a run
-        found.error = error
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from traceback import walk_tb
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
@@ -92,11 +93,8 @@ class Signals:
         if key in self._reported:
             return
         self._reported.add(key)
-        frame = error.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        file = frame.tb_frame.f_code.co_filename if frame else None
-        line = frame.tb_lineno if frame else None
+        *_, (frame, line) = [(None, None), *walk_tb(error.__traceback__)]
+        file = frame.f_code.co_filename if frame else None
         with suppress(Exception):  # the log itself is broken
             self.log(names.LOG_FAILED, where=where, error_type=key[1], file=file, line=line)
 
