@@ -148,3 +148,12 @@ def conninfo_url(url: str, user: str, password: str) -> str:
         f"postgresql://{user}:{password}@/{parameters['dbname']}"
         f"?host={parameters['host']}&port={parameters['port']}"
     )
+
+
+@pytest.mark.parametrize("option", ["--role", "--environment"])
+def test_no_grant_is_printed_that_hides_something(project: Any, option: str) -> None:
+    """What is to be pasted shows every character of a name."""
+    env = {"CONFITURE_WEBHOOK_OUTBOX": "postgres"}
+    done = project.confiture("webhooks", "outbox", "init", option, "a\x1b[8m\n", env=env)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert f"{option}: has characters that cannot be shown" in done.stderr

@@ -61,6 +61,9 @@ def init(
       1  It could not be created.
       5  The configuration is invalid, or names another outbox.
     """
+    for option, name in (("--role", role), ("--environment", environment or "")):
+        if not name.isprintable():  # it would be pasted into a terminal
+            refuse([Fault(option, "has characters that cannot be shown", "Correct it")], output)
     settings = settings_of(config, output, needs_endpoint=False)
     kind = settings.outbox.partition(":")[0]
     if kind != "postgres":

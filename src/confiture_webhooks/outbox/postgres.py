@@ -265,6 +265,7 @@ _RELEASED = (
     "correlation_id, created_at, migration_version, migration_name, due_at"
 )
 _MOVED = "state, due_at, is_ready, wakes_at, token, attempts, tries, finished_at"
+_ON_DELIVERIES = f"SELECT, INSERT ({_RELEASED}), UPDATE ({_MOVED}), DELETE"
 
 
 def grants(role: str, environment: str | None = None) -> list[str]:
@@ -292,8 +293,7 @@ def grants(role: str, environment: str | None = None) -> list[str]:
         f"GRANT SELECT ON {SCHEMA}.outbox_version TO {name};",
         *(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.{one} TO {name};" for one in whole),
         # No role chooses a seq, which is another's next.
-        f"GRANT SELECT, INSERT ({_RELEASED}), UPDATE ({_MOVED}), DELETE ON {SCHEMA}.deliveries "
-        f"TO {name};",
+        f"GRANT {_ON_DELIVERIES} ON {SCHEMA}.deliveries TO {name};",
         f"GRANT SELECT, INSERT, DELETE ON {SCHEMA}.released TO {name};",
         f"GRANT SELECT, INSERT ON {SCHEMA}.bodies, {SCHEMA}.attempts TO {name};",
     ]
