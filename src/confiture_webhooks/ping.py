@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from .delivery import Attempt, State
 from .event import SUBSCRIBABLE, Database, Direction, ErrorInfo, Event, EventType, MigrationRef
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 COMMAND = "confiture webhooks test"
 LONGEST_EXCERPT = 300
 SHORTEST_SECRET = 4
+SHORTEST_TOKEN = 16
 SAMPLE = MigrationRef(version="000", slug="confiture_webhooks_test")
 """The migration that samples are about."""
 _FAILURES = (EventType.MIGRATION_ERROR, EventType.MIGRATION_ROLLBACK_ERROR, EventType.RUN_ERROR)
@@ -145,9 +148,19 @@ def _excerpt(answers: Mapping[str, bytes], endpoint: Endpoint) -> str:
     """The beginning of *endpoint*'s answer; a receiver that repeats our secrets is not repeated."""
     text = " ".join(answers.get(endpoint.name, b"").decode(errors="replace").split())
     parts = urlsplit(endpoint.url)
-    hidden = {*endpoint.secrets, *endpoint.headers.values(), *(endpoint.basic_auth or ())}
-    hidden |= {endpoint.routing_key or "", parts.path, parts.query}
+    hidden = {*endpoint.secrets, *endpoint.headers.values(), endpoint.routing_key or ""}
+    words = re.split("[/&= ]", " ".join([parts.path, parts.query, *endpoint.headers.values()]))
+    hidden |= {parts.path, parts.query, *filter(_is_no_word, words)}
+    if endpoint.basic_auth is not None:
+        pair = ":".join(endpoint.basic_auth)
+        hidden |= {*endpoint.basic_auth, pair, b64encode(pair.encode()).decode()}
+    hidden |= {unquote(one) for one in hidden}
     for secret in sorted(hidden, key=len, reverse=True):
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, "(hidden)")
     return text[:LONGEST_EXCERPT]
+
+
+def _is_no_word(text: str) -> bool:
+    """Whether a part of an address or a header may be a token, and not a word such as ``hooks``."""
+    return len(text) >= SHORTEST_TOKEN or any(map(str.isdigit, text))

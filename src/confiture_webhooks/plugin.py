@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -113,12 +114,13 @@ def _open(arguments: list[str]) -> CommandSession | None:
     except Exception as error:  # noqa: BLE001  whatever is wrong with us, the migration goes on
         # Of an error only the missing module is shown: other texts may hold settings.
         name = f" {error.name}" if isinstance(error, ImportError) and error.name else ""
-        from .terminal import say  # noqa: PLC0415
+        with suppress(Exception):  # this part may be the one that cannot be imported
+            from .terminal import say  # noqa: PLC0415
 
-        say(
-            f"confiture-webhooks: cannot start ({type(error).__name__}{name}); "
-            "this run sends no webhooks, the migration goes on"
-        )
+            say(
+                f"confiture-webhooks: cannot start ({type(error).__name__}{name}); "
+                "this run sends no webhooks, the migration goes on"
+            )
         return None
 
 

@@ -266,11 +266,12 @@ def parts(
 
 def is_outbox_in(settings: Settings, connection: Any) -> bool:
     """Whether the outbox lies in the database of *connection*."""
-    from .adapters.backend import database_of  # noqa: PLC0415
-    from .adapters.database import named  # noqa: PLC0415
-
     kind, _, dsn = settings.outbox.partition(":")
-    return kind == "postgres" and (not dsn or named(dsn) == database_of(connection))
+    if kind != "postgres" or not dsn:
+        return kind == "postgres"
+    from .outbox.postgres_session import is_at  # noqa: PLC0415
+
+    return is_at(dsn, connection.info)
 
 
 def exports(environ: Mapping[str, str]) -> bool:

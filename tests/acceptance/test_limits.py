@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,19 +109,21 @@ def test_a_proxy_of_no_known_kind_is_a_fault(outside: Project) -> None:
 
 
 def test_the_answer_is_shown_on_request(outside: Project) -> None:
-    """``test --show-answer`` shows how the receiver refused; a secret it repeats is hidden."""
-    refusal = b"bad field 'x', not a-long-secret-of-ours\x1b[31m"
+    """``test --show-answer`` shows how the receiver refused; what it repeats of ours is hidden."""
+    repeated = ["a-long-secret-of-ours", b64encode(b"bob:pa%5word").decode(), "T0K3N", "c4n4ry="]
+    refusal = f"bad field 'x', not {' '.join(repeated)} of hooks\x1b[31m".encode()
     with LocalReceiver(answers=[(422, {}, refusal)] * 9) as receiver:
         block = {
             "name": "a",
-            "url": receiver.url,
+            "url": f"{receiver.url.replace('//', '//bob:pa%255word@', 1)}/hooks/T0K3N?key=c4n4ry%3D",
             "secret": "a-long-secret-of-ours",
             "retry": {"schedule": []},
         }
         outside.environment_file(webhooks={"endpoints": [block]})
         shown = outside.confiture("webhooks", "test", "--show-answer", "--format", "json")
         (result,) = json.loads(shown.stdout)["results"]
-        assert result["answer"].startswith("bad field 'x', not (hidden)")
+        shown_answer = "bad field 'x', not (hidden) (hidden) (hidden) (hidden) of hooks"
+        assert result["answer"].startswith(shown_answer)
         text = outside.confiture("webhooks", "test", "--show-answer").stdout
         assert "bad field" in text
         assert "\x1b[31m" not in text

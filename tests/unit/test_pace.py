@@ -112,3 +112,11 @@ def test_a_record_that_cannot_be_sent_rests_no_endpoint() -> None:
         pace.note(failed, Decision(outcome=Outcome.RETRY), NOW, is_ours=True)
     assert not pace.is_resting(NOW)
     assert (pace.width, pace.batch, pace.failures, pace.failed) == (4, 8, 0, "other")
+
+
+def test_faults_are_counted_up_to_a_bound() -> None:
+    """An outbox that is away for weeks is asked as seldom as one that is away for minutes."""
+    pace = Pace(endpoint())
+    for _ in range(5000):
+        pace.note_fault()
+    assert timedelta(seconds=1) * 2**pace.faults > LONGEST_REST

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import psycopg
 import pytest
 
+from confiture_webhooks.config import Settings
 from confiture_webhooks.outbox.postgres_session import described, is_at, reason_of
+from confiture_webhooks.wiring import is_outbox_in
 
 FATAL = 'connection to server at "db.internal", port 5432 failed: FATAL:  {}'
 
@@ -87,6 +91,21 @@ def test_a_connection_is_to_the_database_of_a_dsn(dsn: str, is_same: bool) -> No
     """By host, port and name, without asking anybody."""
     assert is_at(dsn, Info("db", 5433, "shop")) == is_same
     assert is_at("host=localhost dbname=x port=1", Info("127.0.0.1", 1, "x"))
+
+
+@pytest.mark.parametrize(
+    ("outbox", "is_in"),
+    [
+        ("postgres", True),
+        ("postgres:postgresql://u@db/shop", True),
+        ("postgres:postgresql://u@db/other", False),
+        ("sqlite", False),
+    ],
+)
+def test_an_outbox_is_found_in_the_migrated_database(outbox: str, is_in: bool) -> None:
+    """A DSN that leaves the port out is of the usual one."""
+    connection = SimpleNamespace(info=Info("db", 5432, "shop"))
+    assert is_outbox_in(Settings(outbox=outbox), connection) == is_in
 
 
 def test_no_password_is_shown() -> None:

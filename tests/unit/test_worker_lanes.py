@@ -226,3 +226,21 @@ def test_telemetry_that_cannot_begin_a_span_breaks_no_delivery() -> None:
     worker._sender.telemetry = Broken()
     assert pass_once(worker)
     assert [row.state for row in outbox.deliveries()] == [State.DELIVERED]
+
+
+def test_a_lane_that_has_no_turn_waits_for_the_other_and_asks_nothing() -> None:
+    """While a failing endpoint's one lane is busy, the others sleep until it is done."""
+    worker = worker_of(InMemoryOutbox(), Meeting())
+    worker.poll_every(timedelta(milliseconds=1))
+    [pace] = worker.paces
+    pace.busy = pace.failures = 1
+    patience: list[float | None] = []
+
+    def wait(timeout: float | None = None) -> bool:
+        patience.append(timeout)
+        worker._stopping.set()
+        return True
+
+    worker._changed.wait = wait  # type: ignore[method-assign]
+    assert not worker._wait(pace)
+    assert patience == [None]

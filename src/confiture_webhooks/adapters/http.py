@@ -51,8 +51,10 @@ class HttpTransport:
 
         try:
             bounded(attempt, exchange.left(), cut=exchange.cut)
-        except (TimedOut, TimeoutError):
-            pass
+        except TimedOut:
+            pass  # the thread ends with its exchange
+        except TimeoutError:  # no time was left to begin
+            self._leave(session, exchange, "timeout")
         except RuntimeError:  # no thread to be had: the interpreter is on its way out
             self._leave(session, exchange, "other")
         response = exchange.outcome()

@@ -185,11 +185,12 @@ class _FileStore(_Store):
         self._connect()
 
     def _connect(self) -> None:
-        self._connection = connect(self._path)
-        _fit(self._connection)
-        self._place = _place_of(self._path)
+        connection = connect(self._path)
+        with translated(self._path):
+            _fit(connection)
+            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+        self._connection, self._place = connection, _place_of(self._path)
         in_use[self._place] += 1
-        mode = self._connection.execute("PRAGMA journal_mode").fetchone()[0]
         # Only a WAL may be left unsynced: a power cut could leave a rollback journal in part.
         self._relaxed = _SYNC_AT_CHECKPOINT if mode == "wal" else _SYNC_EVERY_COMMIT
         self._synced: str | None = None
@@ -199,8 +200,9 @@ class _FileStore(_Store):
     def _lent(self) -> Iterator[sqlite3.Connection]:
         if self._pid != os.getpid():
             _left_open.append(self._connection)
-            self._lock, self._pid = threading.Lock(), os.getpid()
+            self._lock = threading.Lock()
             self._connect()
+            self._pid = os.getpid()
         deadline = time.monotonic() + PATIENCE_S
         if not self._lock.acquire(timeout=PATIENCE_S):
             raise OutboxError(f"outbox {self._path}: busy with other threads' work")

@@ -18,6 +18,8 @@ FAILING_AFTER = 5
 FIRST_REST = timedelta(seconds=2)
 LONGEST_REST = timedelta(seconds=30)
 LARGEST_BATCH = 64
+MOST_FAULTS = 30
+"""Faults in a row that are counted: each doubles the time until the outbox is asked again."""
 RATED_AHEAD = timedelta(seconds=10)
 """With a rate, no more is claimed than is sent in this time: a lease lasts not much longer."""
 
@@ -126,6 +128,10 @@ class Pace:
         until = max(rests, default=now)
         if until > (known or now):
             self.rests_until, self.longest_rest = until, until - now
+
+    def note_fault(self) -> None:
+        """The outbox failed, or we did: so often in a row, up to what the longest rest needs."""
+        self.faults = min(self.faults + 1, MOST_FAULTS)
 
     def note_whole_batch(self) -> None:
         """All that was claimed at once was accepted: claim more at once."""

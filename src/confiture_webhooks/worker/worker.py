@@ -204,12 +204,12 @@ class Worker:
             except OutboxError as error:
                 self._telemetry.outbox_failed(str(error))
                 due_at = self._clock.now() + min(OUTBOX_REST * 2**pace.faults, LONGEST_REST)
-                pace.faults = min(pace.faults + 1, LONGEST_REST // OUTBOX_REST)
+                pace.note_fault()
             # A bug of ours must cost this endpoint a rest, never the run.
             except Exception as error:  # noqa: BLE001
                 self._telemetry.failed("worker", error)
                 due_at = self._clock.now() + LONGEST_REST
-                pace.faults += 1
+                pace.note_fault()
             with self._changed:
                 pace.busy -= 1
                 if pace.busy:  # another lane may know of something that is due earlier
@@ -247,7 +247,7 @@ class Worker:
                     pace.due_at = pace.rests_until
                     self._changed.notify_all()
                 waits = [] if is_due or not pace.due_at else [(pace.due_at - now).total_seconds()]
-                waits += [pace.polls_at - clock] if polls else []
+                waits += [pace.polls_at - clock] if polls and not is_due else []
                 waits += [] if has_turn else [pace.next_start - clock]
                 self._changed.wait(min(waits, default=None))
             return False
