@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-import requests.adapters
 import trustme
 
+from confiture_webhooks.adapters import http_way
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S, way_to
 from confiture_webhooks.adapters.reach import reach
@@ -208,17 +208,33 @@ def test_a_socks_proxy_without_pysocks(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the extra, sender and inspector name the same reason."""
-
-    def missing(*_: object, **__: object) -> None:
-        raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
-
-    monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", missing)
+    monkeypatch.setattr(http_way, "find_spec", lambda _: None)
     monkeypatch.setenv("all_proxy", "socks5://proxy.test")
     with pytest.raises(TransportError) as caught:
         transport.send(request("http://receiver.test/"), timeout=PATIENCE)
     assert (caught.value.error_type, caught.value.reason) == ("proxy", "socks_missing")
     found = reach("http://receiver.test/", PATIENCE)
     assert (found.error_type, found.reason, found.is_proxied) == ("proxy", "socks_missing", True)
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["http://[::1", "http://127.0.0.1:99999", "http://", "http://a:0", "ftp://a:1", "a b:1"],
+)
+def test_what_is_no_proxys_address_is_named(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    """By ``check``, and by sender and inspector as the proxy's fault, not the receiver's."""
+    for name in ("all_proxy", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    fault = http_way.proxy_fault("http://receiver.test/")
+    assert fault is not None
+    assert fault.setting == "HTTP_PROXY"
+    with pytest.raises(TransportError) as caught:
+        transport.send(request("http://receiver.test/"), timeout=PATIENCE)
+    assert (caught.value.error_type, caught.value.reason) == ("proxy", "proxy_address")
+    found = reach("http://receiver.test/", PATIENCE)
+    assert (found.error_type, found.reason, found.is_proxied) == ("proxy", "proxy_address", True)
 
 
 @pytest.mark.survived("An address in a denied network, behind a name or a proxy", "private")

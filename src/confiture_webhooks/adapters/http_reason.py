@@ -80,9 +80,7 @@ def _types(error: BaseException) -> list[str]:
 
 def _reason(error: BaseException) -> str | None:
     reason: str | None = None
-    if isinstance(error, InvalidSchema) and "SOCKS" in str(error):
-        reason = "socks_missing"
-    elif isinstance(error, DeniedError):
+    if isinstance(error, DeniedError):
         reason = str(error)
     elif isinstance(error, ssl.SSLCertVerificationError):
         reason = _CERTIFICATE.get(error.verify_code, "not_verified")

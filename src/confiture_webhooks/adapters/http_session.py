@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from opentelemetry import baggage, context, trace
 from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidProxyURL
 
 from ..delivery import ERROR_TYPES
 from ..telemetry.context import without_http_spans
@@ -22,7 +23,7 @@ from ..transport import Response
 from .http_connection import POOLS, RESOLVER, SOCKS_POOLS, permitted
 from .http_exchange import UNDER_WAY
 from .http_reason import BundleError, error_type_of, reason_of
-from .http_way import Way, address_of, way_to
+from .http_way import Way, address_of, proxy_problem, way_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,6 +81,7 @@ class EndpointSession(requests.Session):
         try:
             way = self.way(request)
             if way.proxy is not None:
+                _check_proxy(way.proxy, exchange)
                 _check_networks(way.url, exchange)
             self.send(_prepare(request, way.url), timeout=exchange.left(), **way.settings)
         except NoAnswer as error:
@@ -108,6 +110,12 @@ class EndpointSession(requests.Session):
 def _error_type(exchange: Exchange, error: Exception) -> str:
     exchange.reason = exchange.reason or reason_of(error)
     return exchange.verdict(error_type_of(error))
+
+
+def _check_proxy(proxy: str, exchange: Exchange) -> None:
+    exchange.reason = proxy_problem(proxy)
+    if exchange.reason:
+        raise InvalidProxyURL
 
 
 def _check_networks(url: str, exchange: Exchange) -> None:

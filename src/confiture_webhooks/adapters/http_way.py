@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
-from requests.utils import get_environ_proxies, select_proxy
+from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
 
 from ..errors import Fault
 from ..networks import ip, is_loopback
@@ -27,6 +29,16 @@ LOOKS_AROUND_EVERY_S = 1.0
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
+_PROBLEMS = {
+    "proxy_address": (
+        "is not the address of an HTTP or SOCKS proxy",
+        "Write it as http://host:port, or unset it",
+    ),
+    "socks_missing": (
+        "names a SOCKS proxy, which needs PySocks",
+        "Install it: pip install 'confiture-webhooks[socks]'",
+    ),
+}
 _NO_BRACKETS = str.maketrans("", "", "[]")
 
 
@@ -73,17 +85,27 @@ def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> 
 
 def proxy_fault(url: str) -> Fault | None:
     """Why no request to *url* can pass through the proxy that the environment names."""
-    proxy = way_to(url).proxy
-    scheme = proxy.partition("://")[0].lower() if proxy and "://" in proxy else "http"
+    problem = proxy_problem(way_to(url).proxy)
+    if problem is None:
+        return None
     names = (f"{urlsplit(url).scheme}_proxy", "all_proxy")
     given = (one for name in names for one in (name, name.upper()) if os.environ.get(one))
     variable = next(given, "all_proxy").upper()
-    if scheme in _SOCKS and find_spec("socks") is None:
-        remedy = "Install it: pip install 'confiture-webhooks[socks]'"
-        return Fault(variable, "names a SOCKS proxy, which needs PySocks", remedy)
-    if scheme not in ("http", "https", *_SOCKS):
-        return Fault(variable, "names neither an HTTP nor a SOCKS proxy", "Correct or unset it")
-    return None
+    return Fault(variable, *_PROBLEMS[problem])
+
+
+def proxy_problem(proxy: str | None) -> str | None:
+    """Why no request can pass through *proxy*, a key of ``_PROBLEMS``; ``None``: one may."""
+    if proxy is None:
+        return None
+    try:
+        parts = parse_url(prepend_scheme_if_needed(proxy, "http"))  # type: ignore[no-untyped-call]
+    except LocationParseError:
+        return "proxy_address"
+    is_socks = parts.scheme in _SOCKS
+    if not parts.host or parts.port == 0 or not (is_socks or parts.scheme in ("http", "https")):
+        return "proxy_address"
+    return "socks_missing" if is_socks and find_spec("socks") is None else None
 
 
 def is_direct(url: str) -> bool:

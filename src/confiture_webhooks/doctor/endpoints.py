@@ -138,6 +138,10 @@ _TLS = {
         "the proxy speaks SOCKS, and its package is not installed",
         "pip install 'confiture-webhooks[socks]'",
     ),
+    "proxy_address": (
+        "what names the proxy is not its address",
+        "Write it as http://host:port, or unset it",
+    ),
     "no_tls": (
         "what answers there does not speak TLS",
         "Check the port in `url`, and that it is meant to be https",
