@@ -15,6 +15,10 @@ class TimedOut(Exception):  # noqa: N818  it says what happened, as TimeoutError
     """The call has not returned in time; its thread ends with it."""
 
 
+class NoThreadError(TimedOut):
+    """No thread is to be had, so the call was not begun: a limit on processes, or the end."""
+
+
 def bounded(call: Callable[[], R], seconds: float, *, cut: Callable[[], object] | None = None) -> R:
     """What *call* returns or raises, if it does within *seconds*. Raises TimedOut.
 
@@ -32,7 +36,10 @@ def bounded(call: Callable[[], R], seconds: float, *, cut: Callable[[], object] 
             faults.append(error)
 
     thread = threading.Thread(target=run, name="webhooks-bounded", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:
+        raise NoThreadError("no thread is to be had") from None
     try:
         thread.join(max(0.0, seconds))
     finally:

@@ -301,7 +301,8 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         # The host's objects stay until the command ends: going through all of them again while
         # ours are imported costs more than the imports.
         gc.freeze()
-        threading.Thread(target=preload, name="webhooks-preload", daemon=True).start()
+        with suppress(RuntimeError):  # no thread is to be had: it is imported when it is needed
+            threading.Thread(target=preload, name="webhooks-preload", daemon=True).start()
     session = CommandSession(settings, Run(settings, made), invocation)
     session.install()
     return session

@@ -33,6 +33,17 @@ def test_a_call_that_hangs_is_cut() -> None:
     assert threading.active_count() == threads
 
 
+def test_without_a_thread_the_call_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on processes is a kind of time-out, which every caller is prepared for."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(TimedOut, match="no thread"):
+        bounded(lambda: 7, 5)
+
+
 def test_the_call_has_the_callers_context() -> None:
     """Spans that are current for the caller are current for the call."""
     variable = contextvars.ContextVar("variable", default=0)

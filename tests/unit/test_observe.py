@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from confiture_webhooks.adapters import confiture
 from confiture_webhooks.adapters.confiture import observe, steps_table
@@ -52,6 +55,7 @@ class FakeRun:
     def __init__(self, error: Exception | None = None) -> None:
         self.told: list[Told] = []
         self.reports: list[str] = []
+        self.hurries: list[bool] = []
         self._error = error
 
     def migration(self, ref: Any, direction: Direction, backend: Any) -> Told:
@@ -59,6 +63,11 @@ class FakeRun:
             raise self._error
         self.told.append(Told(ref, direction, backend))
         return self.told[-1]
+
+    @contextmanager
+    def hurried(self, *, when: bool) -> Iterator[None]:
+        self.hurries.append(when)
+        yield
 
     def report(self, where: str, error: BaseException) -> None:
         self.reports.append(f"{where}: {type(error).__name__}")
@@ -296,3 +305,18 @@ def test_a_ledger_never_shows_its_password() -> None:
 def test_the_hosts_table_of_checkpoints(table: str, steps: str) -> None:
     """The checkpoints' table is called after the ledger, without its schema."""
     assert steps_table(SimpleNamespace(migration_table=table)) == steps
+
+
+@pytest.mark.parametrize(
+    ("status", "is_hurried"), [(TransactionStatus.INERROR, True), (TransactionStatus.IDLE, False)]
+)
+def test_nothing_is_waited_for_while_an_interrupted_migration_holds_its_locks(
+    status: TransactionStatus, is_hurried: bool
+) -> None:
+    """The host rolls back at Ctrl-C only when it closes: until then a slow outbox is hurried."""
+    engine: Any = FakeEngine(KeyboardInterrupt())
+    run = watched(engine)
+    engine.connection.info.transaction_status = status
+    with pytest.raises(KeyboardInterrupt):
+        engine.apply(a_migration())
+    assert run.hurries == [is_hurried]

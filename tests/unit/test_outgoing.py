@@ -343,6 +343,24 @@ def test_what_cannot_be_written_over_it_is_written_afterwards_once(why: str) -> 
     assert bench.end() is None
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError()])
+def test_what_was_kept_survives_a_fault_while_it_is_written(error: BaseException) -> None:
+    """Ctrl-C, or a fault of ours, loses nothing that waits: it is written with the next try."""
+    bench, connection = lent(outbox := Lying())
+    outbox.refuses = True
+    bench.outgoing.stage(intent(1))
+    bench.outgoing.record(event(), TRACE)
+    connection.closed = True
+    release, outbox.release = outbox.release, Breaking(None, "_", error)._call
+    with pytest.raises(type(error)):
+        bench.outgoing.give_back()
+    outbox.release = release
+    bench.outgoing.give_back()
+    assert outbox.beside[-1] == "release evt_1"
+    assert bench.end() is None
+    assert len(bench.transport.sent) == 1
+
+
 def test_a_slow_refusal_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody keeps the tables locked: the rest waits until the connection is given back."""
     monkeypatch.setattr(outgoing, "SLOW_S", -1.0)

@@ -231,7 +231,13 @@ class _Watch:
     ) -> None:
         if migration is None:
             return
-        with containing("recording a migration", self._run.report):
+        connection = self._engine.connection
+        is_over = connection.closed or is_idle(connection)
+        # The host ends the transaction of an interrupted migration only when it closes.
+        with (
+            containing("recording a migration", self._run.report),
+            self._run.hurried(when=not is_over),
+        ):
             migration.stop_clock()
             self._close_window()
             tally = self._tally
@@ -240,7 +246,7 @@ class _Watch:
                 return
             migration.error = explain(error)
             is_open = can_settle and not migration.backend.is_gone
-            if is_open and self._ledger and _is_uncertain(self._engine.connection, error):
+            if is_open and self._ledger and _is_uncertain(connection, error):
                 migration.unknown(_question(self._ledger, migration))
             else:
                 migration.failed(migration.error)

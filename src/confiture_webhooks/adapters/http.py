@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..bounded import TimedOut, bounded
+from ..bounded import NoThreadError, TimedOut, bounded
 from ..errors import CUT, TransportError
 from .http_exchange import Exchange
 
@@ -51,12 +51,12 @@ class HttpTransport:
 
         try:
             bounded(attempt, exchange.left(), cut=exchange.cut)
-        except TimedOut:
-            pass  # the thread ends with its exchange
         except TimeoutError:  # no time was left to begin
             self._leave(session, exchange, "timeout")
-        except RuntimeError:  # no thread to be had: the interpreter is on its way out
+        except NoThreadError:
             self._leave(session, exchange, "other")
+        except TimedOut:
+            pass  # the thread ends with its exchange
         response = exchange.outcome()
         if self._on_answer is not None:
             self._on_answer(request.endpoint, exchange.excerpt)

@@ -104,10 +104,12 @@ class Outgoing:
         for number, kept in enumerate(left):
             try:
                 self.outbox.ask(kept.into)
-            except TimedOut:  # hurried: it goes on; written again, it changes nothing
+            except BaseException as error:  # kept for the next try: written again changes nothing
                 with self._has_kept:
                     self._kept[:0] = left[number:]
-                return
+                if isinstance(error, TimedOut):  # hurried: it goes on
+                    return
+                raise
             self.outbox.note_released(kept.event_id)
         if any(kept.deliveries for kept in left):
             self.sending.wake()

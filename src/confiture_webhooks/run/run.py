@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,11 @@ class Run:
         self._settle_earlier(ref.version, has_lock=backend.has_lock)
         self._settling.expect(ref, direction, backend, outgoing, telemetry)
 
+    def hurried(self, *, when: bool) -> AbstractContextManager[None]:
+        """*when*: the host's transaction is open, so a slow outbox is not waited for in here."""
+        outgoing = self._opened.outgoing
+        return outgoing.outbox.hurried(when=when) if outgoing is not None else nullcontext()
+
     @contained
     def migration(
         self, ref: MigrationRef, direction: Direction, backend: Backend
@@ -106,7 +112,7 @@ class Run:
         if self._is_finished:
             return None
         telemetry, outgoing = self._opened.begun_at(backend.database)
-        with outgoing.outbox.hurried(when=not backend.is_idle):
+        with self.hurried(when=not backend.is_idle):
             return self._begin(ref, direction, backend, telemetry, outgoing)
 
     def _begin(
