@@ -205,6 +205,10 @@ def _failure(error: BaseException | None) -> ErrorInfo | None:
     return found
 
 
+class SIGTERM(KeyboardInterrupt):
+    """The signal: Ctrl-C to the host, and what a migration under way failed with."""
+
+
 class Sigterm:
     """A run that is asked to end: it rolls back as with Ctrl-C, and then ends by the signal.
 
@@ -224,7 +228,7 @@ class Sigterm:
     def failure(self) -> ErrorInfo | None:
         """Why the run failed, if the signal has come."""
         words = "the command was ended by SIGTERM"
-        return ErrorInfo(type="SIGTERM", message=words) if self._has_come else None
+        return ErrorInfo(type=SIGTERM.__name__, message=words) if self._has_come else None
 
     def pass_on(self) -> None:
         """The run is over: end by the signal if it has come, and catch it no longer."""
@@ -237,7 +241,7 @@ class Sigterm:
     def _interrupt(self, *_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._has_come = True
-        raise KeyboardInterrupt
+        raise SIGTERM
 
 
 NEEDED = ("telemetry", "run.outgoing", "outbox.sqlite", "adapters.http_session")

@@ -163,9 +163,12 @@ def test_a_run_that_connects_unseen_names_its_database(shop: Any, collector: Any
 
 
 @pytest.mark.survived("SIGTERM or SIGINT of a migrating run", "unharmed", "said")
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", -signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("name", "code", "error"),
+    [("SIGINT", 130, "KeyboardInterrupt"), ("SIGTERM", -signal.SIGTERM, "SIGTERM")],
+)
 def test_a_run_that_is_asked_to_end_reports_its_migration(
-    shop: Any, receiver: Any, name: str, code: int
+    shop: Any, receiver: Any, name: str, code: int, error: str
 ) -> None:
     """The migration under way is rolled back and reported, and the process ends as it would."""
     shop.migration("002", "wait", "SELECT pg_sleep(60)", "SELECT 1")
@@ -179,7 +182,7 @@ def test_a_run_that_is_asked_to_end_reports_its_migration(
         process.communicate(timeout=30)
         assert process.returncode == code
         assert admin.execute(asked).fetchone() is None
-    assert sent(receiver) == [("migration_success", None), ("migration_error", "KeyboardInterrupt")]
+    assert sent(receiver) == [("migration_success", None), ("migration_error", error)]
 
 
 def test_a_failed_run_is_one_line(shop: Any) -> None:

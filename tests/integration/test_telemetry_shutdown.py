@@ -25,8 +25,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from confiture_webhooks.receiver.collector import LocalCollector
 
-BOUND_S = 10.0
-"""2 s of budget, and what a busy machine adds. An export that is waited for takes 30 s or more."""
+BUDGET_S = 2.0
+PATIENT_S = 60.0
+"""The budget where all is answered, so that a busy machine changes nothing."""
+BOUND_S = 28.0
+"""The budget, and what a busy machine adds. An export that is waited for takes 30 s or more."""
 SLOW = {"OTEL_EXPORTER_OTLP_TIMEOUT": "60"}
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
@@ -62,8 +65,8 @@ attempt = Attempt(
 delivery.finish("delivered", last=attempt, attempts=1, at=datetime.now(UTC))
 telemetry.end_run(applied=1, failed=0, error_type=None)
 print(time.monotonic(), flush=True)
-telemetry.shutdown(timedelta(seconds=2))
-telemetry.shutdown(timedelta(seconds=2))
+telemetry.shutdown(timedelta(seconds={budget_s}))
+telemetry.shutdown(timedelta(seconds={budget_s}))
 """
 
 
@@ -73,7 +76,7 @@ class Finished:
     def __init__(self, done: subprocess.CompletedProcess[str], ended_at: float) -> None:
         assert done.returncode == 0, done.stderr
         began_at, _, self.stdout = done.stdout.partition("\n")
-        assert ended_at - float(began_at) < BOUND_S
+        self.seconds = ended_at - float(began_at)
         self.stderr = done.stderr
 
     def lines(self) -> list[dict[str, Any]]:
@@ -85,11 +88,14 @@ class Finished:
         return [line["event"] for line in self.lines()]
 
 
-def run(before: str = "", during: str = "pass", **environ: str) -> Finished:
+def run(
+    before: str = "", during: str = "pass", budget_s: float = PATIENT_S, **environ: str
+) -> Finished:
     """Run the command in an interpreter of its own."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    command = COMMAND.format(before=before, during=during, budget_s=budget_s)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", COMMAND.format(before=before, during=during)],
+        [sys.executable, "-W", "error", "-c", command],
         env={**kept, **environ},
         capture_output=True,
         text=True,
@@ -252,7 +258,8 @@ def test_a_dead_collector(collector: Any) -> None:
     A time-out of the user's own does not lengthen the end.
     """
     with collector() as address:
-        ended = run(**{ENDPOINT: address}, **SLOW)
+        ended = run(budget_s=BUDGET_S, **{ENDPOINT: address}, **SLOW)
+    assert ended.seconds < BOUND_S
     assert ended.stdout == ""
     assert ended.events() == [
         "migration.applied",
@@ -260,7 +267,7 @@ def test_a_dead_collector(collector: Any) -> None:
         "telemetry.flush_incomplete",
     ]
     line = ended.lines()[-1]
-    assert (line["level"], line["budget_s"]) == ("warning", 2.0)
+    assert (line["level"], line["budget_s"]) == ("warning", BUDGET_S)
     assert line["reason"]
     kinds = [line[f"lost_{what}"] for what in ("spans", "metric_points", "log_records")]
     assert all(kinds)

@@ -134,15 +134,16 @@ class CollectorSession(requests.Session):
         if code in _REDIRECTS or (answer.ok and kind.startswith("text/html")):
             self._tally.refused(f"no collector answers there (HTTP {code})", code)
             raise ValueError(self._tally.reason)
-        rejected = _rejected(answer.content) if answer.ok and kind == _PROTOBUF else 0
+        is_partial = answer.ok and kind.startswith(_PROTOBUF)
+        rejected = _rejected(answer.content) if is_partial else 0
         self._tally.made(rejected)
-        if "temporality" in answer.text.lower():
-            self._tally.reason = _REFUSED_DELTA
-        elif rejected:
+        if rejected:
             self._tally.refused("the collector took a part", code, "its log")
         elif code in _REFUSALS:
             check = None if code in (404, 405) else "its log"
             self._tally.refused(f"the collector answers {code}", code, check)
+        if (rejected or code in _REFUSALS) and b"temporality" in answer.content.lower():
+            self._tally.reason = _REFUSED_DELTA
         return answer
 
 
