@@ -87,6 +87,21 @@ def test_slow_hook_files_cost_no_idle_transaction(project: Any, receiver: Any, o
     assert "hooked 001_t" in done.stderr
 
 
+def test_an_outbox_that_somebody_else_creates_is_not_waited_for(
+    project: Any, receiver: Any
+) -> None:
+    """A lock that lasts costs the first migration a few seconds, and memory sends the events."""
+    expected = migrations(project, "001", "002")
+    configure(project, receiver, "postgres")
+    with psycopg.connect(project.database_url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (0x43465748,))
+        started = time.monotonic()
+        done = project.confiture("migrate", "up")
+        assert time.monotonic() - started < 25  # the creation itself waits for 30 s
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sent(receiver) == expected
+
+
 @pytest.mark.survived("Dates and strings are written in the user's way", "kept")
 @pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
 def test_text_formats_are_the_users(project: Any, receiver: Any, outbox: str) -> None:

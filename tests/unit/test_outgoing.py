@@ -380,6 +380,7 @@ def test_a_slow_refusal_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) 
 def test_what_a_silent_outbox_took_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that has waited for it waits that much less for receivers."""
     monkeypatch.setattr(run_outbox, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(run_outbox, "IMPATIENCE_S", 0.01)
     bench = Bench()
     bench.outbox = silent = Silent()
     bench.outgoing.stage(intent(1))

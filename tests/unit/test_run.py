@@ -641,7 +641,7 @@ def test_a_silent_outbox_is_waited_for_once_while_the_transaction_is_open(
     assert bench.kinds() == ["migration_started", "migration_success", "run_success"]
 
 
-@pytest.mark.parametrize(("flush_s", "left_s"), [(10, 7), (3, 0.5), (1, 0.5), (0, 0)])
+@pytest.mark.parametrize(("flush_s", "left_s"), [(10, 8), (3, 1), (1, 0.5), (0, 0)])
 def test_the_wait_for_a_silent_outbox_is_taken_off_the_end(flush_s: float, left_s: float) -> None:
     """Receivers then have that much less time, but for a moment."""
     bench = Bench()
@@ -652,4 +652,4 @@ def test_the_wait_for_a_silent_outbox_is_taken_off_the_end(flush_s: float, left_
     before = time.monotonic()
     deadline = opened.end_within(timedelta(seconds=flush_s))
     assert before + left_s <= deadline <= time.monotonic() + left_s
-    assert opened.outgoing.outbox.deadline == deadline
+    assert opened.outgoing.outbox.deadline == deadline - 0.5  # receivers have a moment after it

@@ -161,7 +161,7 @@ class PostgresOutbox(Outbox):
             if status == TransactionStatus.IDLE:
                 with _committing(connection):
                     if not self._is_known:
-                        prepare(connection, self.where)
+                        prepare(connection, self.where, wait="2s")
                         self._is_known = True
                     beginning = settings(synchronous_commit="on")
                     return ask(connection, beginning, *_composed(connection, steps))[2:]
@@ -217,7 +217,7 @@ def version(connection: psycopg.Connection[Any]) -> int:
     return int(found[0]["version"]) if found else 0
 
 
-def prepare(connection: psycopg.Connection[Any], where: str) -> bool:
+def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s") -> bool:
     """Bring the database to the newest schema, in one transaction; whether anything was made.
 
     Raises OutboxError for a database that another version has been at; psycopg.Error when the
@@ -236,7 +236,7 @@ def prepare(connection: psycopg.Connection[Any], where: str) -> bool:
     try:
         ask(
             connection,
-            settings(statement_timeout="30s", lock_timeout="30s", search_path=SCHEMA),
+            settings(statement_timeout=wait, lock_timeout=wait, search_path=SCHEMA),
             f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK})",
             *([f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}", _VERSION_TABLE] if had == 0 else []),
             *schema.statements("postgres", had),

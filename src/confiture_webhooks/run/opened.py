@@ -26,6 +26,8 @@ SUMMARY_S = 0.5
 """How long the outbox may take to say what is left, after the flush took its whole time."""
 MOMENT_S = 0.5
 """Receivers have this long at least, also after a silent outbox."""
+REST_S = 1.0
+"""Of the time after that, what telemetry leaves to receivers then."""
 LAST_S = 0.1
 """The same for exporting, and for closing."""
 
@@ -61,10 +63,11 @@ class Opened:
         """
         now, flush_s = time.monotonic(), flush_timeout.total_seconds()
         waited_s = self.outgoing.outbox.waited_s if self.outgoing is not None else 0.0
-        self.deadline = now + max(flush_s - waited_s, min(flush_s, MOMENT_S))
+        left_s = min(flush_s, flush_s - waited_s + REST_S)
+        self.deadline = now + max(left_s, min(flush_s, MOMENT_S))
         self._end = now + flush_s - waited_s + TELEMETRY_BUDGET.total_seconds()
         if self.outgoing is not None:
-            self.outgoing.outbox.deadline = self.deadline
+            self.outgoing.outbox.deadline = self.deadline - MOMENT_S
         return self.deadline
 
     def traced(self) -> Telemetry:
@@ -116,7 +119,8 @@ class Opened:
 
     def _made_outgoing(self, telemetry: Telemetry) -> Outgoing:
         outgoing = Outgoing(self._settings, self._parts, telemetry, self.command)
-        outgoing.outbox.deadline = self.deadline
+        if self.deadline is not None:
+            outgoing.outbox.deadline = self.deadline - MOMENT_S
         return outgoing
 
     def _has_leftovers(self) -> bool:

@@ -86,10 +86,14 @@ class Outgoing:
 
     def lend(self, connection: Any) -> None:
         """From now on write over *connection*, where the outbox lies in its database."""
-        is_in = self._settings.recorded and self._is_in(connection)
-        if is_in and self.outbox.opened().intents_on(connection) is not None:
-            self._lent, self._lent_to = connection, threading.get_ident()
+        if not (self._settings.recorded and self._is_in(connection)):
+            return
+        self._lent, self._lent_to = connection, threading.get_ident()
+        self.outbox.opened()
+        if self._written_over(lambda lent, outbox: outbox.intents_on(lent) is not None):
             self.outbox.is_lent = True
+        else:
+            self._lent = None
 
     def give_back(self) -> None:
         """The run needs its connection no more: write what is left, over another if need be."""
@@ -136,7 +140,10 @@ class Outgoing:
         """Whether *write* was done over the connection that migrates."""
         outbox, started = self.outbox.current, time.monotonic()
         is_done = outbox is not None and not self._is_slow and write(self._lent, outbox)
-        self._is_slow |= not is_done and time.monotonic() - started > SLOW_S
+        took_s = time.monotonic() - started
+        if not is_done and took_s > SLOW_S:
+            self._is_slow = True
+            self.outbox.waited_s += took_s
         return is_done
 
     def stage(self, intent: Intent) -> None:

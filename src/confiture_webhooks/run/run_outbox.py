@@ -102,9 +102,10 @@ class RunOutbox:
         return call(self._replaced(broken, guard))
 
     def _seconds(self) -> float:
-        if self.deadline is None:
-            return self._patience_s
-        return max(IMPATIENCE_S, min(PATIENCE_S, self.deadline - time.monotonic()))
+        left_s = self._patience_s - self.waited_s
+        if self.deadline is not None:
+            left_s = min(left_s, self.deadline - time.monotonic())
+        return max(IMPATIENCE_S, left_s)
 
     def silence(self, seconds: float) -> OutboxError:
         """That it did not answer."""
