@@ -36,6 +36,18 @@ def test_a_propagator_that_is_not_installed(project: Any, receiver: Any, exports
     assert ("POST" in spans) is exports
 
 
+def test_a_limit_that_is_no_number(project: Any, receiver: Any, collector: Any) -> None:
+    """The SDK cannot be imported then: one line names the variable, and the webhook is sent."""
+    project.migration("001", "a", up="SELECT 1", down="SELECT 1")
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, ENDPOINT: collector.url}
+    done = migrated(project, **env, OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="CANARY")
+    assert (done.returncode, len(receiver.requests)) == (0, 1)
+    (line,) = [one for one in events(done) if one["event"].startswith("webhooks.")]
+    (fault,) = line["faults"]
+    assert fault.startswith("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT: ")
+    assert "CANARY" not in done.stderr
+
+
 def test_runs_are_counted(project: Any, receiver: Any) -> None:
     """A run is a number with its command, outcome and database; a failed one is a line, too."""
     project.migration("001", "a", up="SELECT 1", down="SELECT 1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -92,13 +92,15 @@ def _set_up(
 ) -> None:
     with complaints() as complained:  # the import complains, too
         try:
-            from .sdk import set_up  # noqa: PLC0415  the SDK: a tenth of a second
+            # Unlike the statement, it tries anew where the import failed in another thread.
+            set_up = import_module(".sdk", __package__).set_up  # a tenth of a second
         except ValueError as error:  # its text may quote the value
             problem = "has a value OpenTelemetry refuses, so there is no telemetry"
             setting = setting_in(str(error)) or "OTEL_*"
             found.faults.append(Fault(setting, problem, "Correct or unset it"))
             return
-        found.sdk = sdk = set_up(asked, environ, environment)
+        sdk: Sdk = set_up(asked, environ, environment)
+        found.sdk = sdk
     found.faults += sdk.faults
     known = {fault.setting for fault in found.faults}
     found.faults += (one for one in dict.fromkeys(complained) if one.setting not in known)
