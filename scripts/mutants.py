@@ -188,6 +188,8 @@ MUTANTS = (
         "promises out_of_the_way",
         r"deadline = time\.monotonic\(\) \+ self\._settings\.flush_timeout\.total_seconds\(\)",
         "deadline = time.monotonic() + 9 * self._settings.flush_timeout.total_seconds()",
+        r"self\.deadline = now \+ max\(",
+        "self.deadline = now + 9 * max(",
     ),
     mutant(
         "pooler",
