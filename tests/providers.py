@@ -59,7 +59,7 @@ def _slack(_: Any, __: Any, document: Any, ___: bytes) -> str:
 def _discord(_: Any, __: Any, document: Any, ___: bytes) -> str:
     check("discord", document)
     (embed,) = document["embeds"]
-    texts = [embed["title"], embed["description"]]
+    texts = [embed["title"], embed.get("description", "")]
     texts += [text for field in embed["fields"] for text in (field["name"], field["value"])]
     assert sum(map(len, texts)) <= 6000
     return embed["title"]

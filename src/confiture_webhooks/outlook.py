@@ -146,6 +146,18 @@ def _is_old(made_at: datetime | None, now: datetime) -> bool:
     return made_at is not None and made_at < now - PATIENCE
 
 
+def again_lines(dead: int, gone: int, config: Config = None, *narrowed: str) -> list[str]:
+    """How so many *dead* letters, and deliveries that a 410 ended, are sent again."""
+    lines = []
+    if dead:
+        again = shown("redeliver", "--dead", *narrowed, config=config)
+        lines.append(f"Send dead letters again: {again}")
+    if gone:
+        again = shown("redeliver", "--gone", *narrowed, config=config)
+        lines.append(f"Deliveries answered with 410 are not retried. Send them again: {again}")
+    return lines
+
+
 def shown_environment(name: str | None) -> str:
     """*name* as screens show it."""
     return name or NO_ENVIRONMENT
@@ -179,8 +191,8 @@ def elsewhere_line(counts: Mapping[str | None, int], files: Files = NO_FILES) ->
 
 
 _WITHOUT = (
-    f"To send those of {NO_ENVIRONMENT}, unset CONFITURE_ENVIRONMENT and leave --config out, "
-    f"then run: {shown('deliver')}"
+    f"To send those of {NO_ENVIRONMENT}, run `confiture webhooks deliver` with the variables of "
+    "the run that recorded them, without CONFITURE_ENVIRONMENT and --config"
 )
 
 
@@ -205,8 +217,8 @@ def unserved_line(
     *mine*: the environment of the command that says so.
     """
     late = (
-        f"{counted(count, 'delivery', 'deliveries')} of environment "
-        f"{shown_environment(environment)} due since {rfc3339(since)}: no worker serves it"
+        f"No worker serves environment {shown_environment(environment)}: "
+        f"{counted(count, 'delivery', 'deliveries')} due since {rfc3339(since)}"
     )
     if environment:
         job = f"the job of {environment} ({_settings(environment, files)})"

@@ -361,9 +361,9 @@ def attach(
 
     Without *settings* they come from the environment variables and the ``webhooks:`` block of
     *config_file*, if given. Uses the global OpenTelemetry providers and configures nothing.
-    Leaving the block waits up to ``flush_timeout`` for what is due; Ctrl-C ends the wait and
-    is raised. Raises ConfigError when the settings are wrong, before anything runs. Log events and
-    lines for people go to the ``logging`` logger ``confiture_webhooks``.
+    Leaving the block waits up to ``flush_timeout`` for deliveries that are due; Ctrl-C ends the
+    wait and is raised. Raises ConfigError when the settings are wrong, before anything runs. Log
+    events and lines for people go to the ``logging`` logger ``confiture_webhooks``.
     """
     from .adapters.confiture import observe  # noqa: PLC0415
     from .adapters.database import dsn_of  # noqa: PLC0415

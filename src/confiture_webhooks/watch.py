@@ -48,6 +48,7 @@ class PassResult:
 
     delivered: int
     dead: int
+    gone: int
     left: int
     """Deliveries still to make, due later or of endpoints that are off or not configured."""
     next_at: datetime | None
@@ -156,7 +157,8 @@ class _Bench:
         )
         return PassResult(
             delivered=outcomes[Outcome.DELIVERED],
-            dead=outcomes[Outcome.DEAD_LETTER] + outcomes[Outcome.GONE],
+            dead=outcomes[Outcome.DEAD_LETTER],
+            gone=outcomes[Outcome.GONE],
             left=sum(mine.undelivered.values()),
             next_at=next_at,
             elsewhere=elsewhere(undelivered(summaries), self.settings.environment),
@@ -324,7 +326,7 @@ def _bench(
     poll: timedelta | None = POLL,
     before: Counter[Outcome] | None = None,
 ) -> Iterator[_Bench]:
-    outbox = operators_outbox(settings, environ, makes=poll is not None, notice=say)
+    outbox = operators_outbox(settings, environ, creates=poll is not None, notice=say)
     telemetry = command_telemetry(settings, environ)
     telemetry.observe_outbox(outbox.summary)
     telemetry.connected(database or Database())

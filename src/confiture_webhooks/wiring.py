@@ -202,13 +202,13 @@ def operators_outbox(
     settings: Settings,
     environ: Mapping[str, str],
     *,
-    makes: bool = False,
+    creates: bool = False,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Outbox:
     """The outbox that runs share, for a command of its own; nothing stands in for a broken one.
 
-    One that does not exist yet is made if *makes*; otherwise *notice* gets a line, and it is empty.
-    Raises OutboxError.
+    One that does not exist yet is created if *creates*; otherwise *notice* gets a line, and an
+    empty one stands in. Raises OutboxError.
     """
     if settings.outbox_fault is not None:
         raise OutboxError(
@@ -224,12 +224,12 @@ def operators_outbox(
         from .outbox.sqlite import SqliteOutbox, may_be_there  # noqa: PLC0415
 
         path = sqlite_path(settings, environ)
-        if makes or may_be_there(path):
-            return SqliteOutbox(path, follows=makes)
+        if creates or may_be_there(path):
+            return SqliteOutbox(path, follows=creates)
     else:
         from .outbox.postgres import is_there  # noqa: PLC0415
 
-        if makes or is_there(postgres_dsn(settings)):
+        if creates or is_there(postgres_dsn(settings)):
             return make_outbox(settings, environ, notice)
     place = outbox_place(settings, environ)
     notice(f"There is no outbox at {place} yet: no run has recorded anything here")

@@ -375,3 +375,18 @@ def test_a_database_that_does_not_answer_has_words_and_a_remedy(here: Project) -
     assert row["status"] == "warning"
     assert row["detail"] == ("not reached: the server does not answer or has closed the connection")
     assert "database_url" in row["remedy"]
+    assert row["remedy"] == "Check that it runs, and `database_url`"
+    here.database_url = "no address"
+    assert diagnosed(here, {})[1]["database"]["detail"] == "its address cannot be read"
+
+
+def test_a_directory_that_is_no_project_says_so(tmp_path: Path, receiver: Any) -> None:
+    """A run there fails, so the row is a problem with what names a project."""
+    project = Project(tmp_path / "project", "postgresql://nobody@127.0.0.1:1/nothing")
+    (project.environments / "local.yaml").unlink()
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url}
+    done = project.confiture("webhooks", "doctor", "-f", "json", env=env)
+    assert done.returncode == 1
+    row = next(one for one in json.loads(done.stdout)["checks"] if one["check"] == "database")
+    assert row["detail"] == "a run here fails: db/environments/local.yaml does not exist"
+    assert "name the file with --config, or set CONFITURE_DATABASE_URL" in row["remedy"]

@@ -242,6 +242,27 @@ def test_redeliver_that_fails_says_so(shared: Shared, down: LocalReceiver) -> No
     assert document["failures"] == {"ops": "500"}
 
 
+def test_what_a_410_ended_is_sent_again_as_the_command_says(
+    shared: Shared, down: LocalReceiver
+) -> None:
+    """deliver names the command for a 410, not that for dead letters, and it works as printed."""
+    shared.confiture("webhooks", "discard", "--endpoint", "ops", "--yes", *of("staging"))
+    with opened(shared) as outbox:
+        one = delivery(id="dlv_gone", event_id="evt_gone", endpoint="ops", environment="staging")
+        outbox.release(one.event_id, [one])
+    down.script("/", [410])
+    done = shared.confiture("webhooks", "deliver", *of("staging"))
+    assert done.returncode == 1
+    assert "redeliver --dead" not in done.stdout
+    *_, advised = done.stdout.splitlines()
+    start = "Deliveries answered with 410 are not retried. Send them again: "
+    assert advised == f"{start}`confiture webhooks redeliver --gone {' '.join(of('staging'))}`"
+    assert shared.confiture("webhooks", "enable", "ops", *of("staging")).returncode == 0
+    words = shlex.split(advised.partition("`")[2].rstrip("`"))[1:]
+    assert shared.confiture(*words, "--yes").returncode == 0
+    assert states(shared)["dlv_gone"] == "delivered"
+
+
 def test_an_endpoint_is_switched_off_and_on(shared: Shared) -> None:
     """disable keeps deliveries waiting and names the command that ends it."""
     put(shared, "waiting_1", Outcome.RETRY, environment="staging")
@@ -266,7 +287,7 @@ def test_events_that_no_worker_serves_are_named(shared: Shared) -> None:
     shared.confiture("webhooks", "discard", "--endpoint", "ops", "--yes", *of("production"))
     done = shared.confiture("webhooks", "status", *of("production"))
     assert done.returncode == 1
-    assert "environment (none) due since" in done.stdout
+    assert "No worker serves environment (none): 1 delivery due since" in done.stdout
     assert "Set CONFITURE_ENVIRONMENT=production for the run that recorded them" in done.stdout
     document = shared.confiture("webhooks", "status", *of("production"), "-f", "json")
     assert json.loads(document.stdout)["unserved"]["(none)"]["due"] == 1
@@ -479,3 +500,58 @@ def test_show_says_what_an_error_event_says(shared: Shared) -> None:
     assert json.loads(done.stdout)["payload"] == payload
     done = shared.confiture("webhooks", "show", "evt_chat", *of("staging"), "-f", "json")
     assert "payload" not in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("words", [("discard", "--endpoint", "ops"), ("redeliver", "--dead")])
+def test_nothing_here_names_the_environments_that_have_something(
+    shared: Shared, words: tuple[str, ...]
+) -> None:
+    """Without the file of production, its dead letters are not taken for none at all."""
+    done = shared.confiture("webhooks", *words, "--yes")
+    assert done.returncode == 0
+    start, rest = f"Nothing to {words[0]} in environment local. Others have some (", done.stdout
+    assert rest.startswith(start)
+    assert {"production 2", "staging 2"} == set(
+        rest.removeprefix(start).partition(")")[0].split(", ")
+    )
+    assert "use their --config, or add --all-environments" in rest
+    assert set(states(shared).values()) == {"dead_letter"}
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("show", ""), "an id is empty"),
+        (("redeliver", "dlv_staging_00001", "", "--yes"), "an id is empty"),
+        (("discard", "", "--yes"), "an id is empty"),
+        (
+            ("redeliver", "--dead", "--pending"),
+            "either ids, or one of --dead, --pending and --gone",
+        ),
+        (("discard", "dlv_staging_00001", "--endpoint", "ops"), "either ids, or --endpoint"),
+        (("list", "--trace", "bbbbbbbb"), "a trace id has 32 digits"),
+        (("list", "--event", "nosuch"), "'nosuch' is not one of: migration_success"),
+        (("test", "--event", "ping"), "'ping' is not an event. It can be: migration_success"),
+        (("check", "--explain", "nosuch"), "'nosuch' is not an event. It can be: migration_"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_wrong_argument_is_named_with_what_is_right(
+    shared: Shared, down: LocalReceiver, words: tuple[str, ...], said: str
+) -> None:
+    """One sentence, exit code 2, and nothing is acted on, not even in part."""
+    done = shared.confiture("webhooks", *words, *of("staging"))
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.replace("│", "").split())
+    assert set(states(shared).values()) == {"dead_letter"}
+    assert not down.requests
+
+
+@on_sqlite
+@pytest.mark.parametrize("command", ["check", "list", "deliver"])
+def test_a_directory_is_no_configuration(shared: Shared, command: str) -> None:
+    """A path that is no file is a fault of --config, as one that is not there."""
+    done = shared.confiture("webhooks", command, "--config", "db/environments")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "--config: db/environments is no file" in done.stderr

@@ -73,7 +73,7 @@ def test_a_pipe_gets_columns_and_a_terminal_a_frame(operated: Project) -> None:
     assert code == 0
     assert "┃" in shown
     assert "dlv_0" in shown
-    assert "The newest 2; --limit shows more" in shown
+    assert "At most 2 are listed, the newest first; --limit lists more" in shown
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_filters_narrow_the_list(
         (("redeliver", "--dead", "--endpoint", "nosuch"), 5, "no endpoint is called 'nosuch'"),
         (("list", "--since", "yesterday"), 2, "neither an instant"),
         (("redeliver", "dlv_0", "--endpoint", "b"), 1, "dlv_0 (not to b)"),
-        (("redeliver", "evt_"), 1, "evt_ (the beginning of 4)"),
+        (("redeliver", "evt_"), 1, "evt_ (the beginning of 4 ids)"),
         (("redeliver", "dlv_0", "dlv_x"), 1, "dlv_x (unknown). Nothing was changed"),
         (("redeliver", "--dead"), 1, "Add --yes"),
         (("redeliver", "dlv_0"), 1, "Add --yes"),

@@ -181,6 +181,14 @@ def test_a_run_that_rolled_back_is_announced_as_such(chosen: str) -> None:
     assert "Applied 1 migration in production: 005_a" in green.replace("\\", "")
 
 
+@pytest.mark.parametrize("chosen", ["slack", "discord", "teams"])
+def test_a_title_that_says_it_all_stands_there_once(chosen: str) -> None:
+    """A run has no second line with the same words; what previews show is beside the card."""
+    content = sent(EVENTS[EventType.RUN_SUCCESS], to(chosen)).body.decode().replace("\\", "")
+    preview = chosen != "discord"
+    assert content.count("Applied 1 migration in production: 005_a") == 1 + preview
+
+
 LINKS = {"run_url": "https://ci.example/run/7?a=1", "trace_url": "https://jaeger.example/trace/4b"}
 
 

@@ -112,7 +112,7 @@ def test_other_environments_are_named_with_the_remedy() -> None:
     assert (
         "Other environments have deliveries that wait: b 2, (none) 3. The job of b sends " in line
     )
-    assert "sends them (its own variables and --config). To send those of (none), unset " in line
+    assert "sends them (its own variables and --config). To send those of (none), run " in line
     assert leftover_line(left, "c", {}, is_durable=True) is None
 
 

@@ -81,7 +81,7 @@ def _server_message(error: psycopg.Error) -> str:
     if message is None:
         # Not the server's words: libpq's name the host and user, psycopg's may quote a value.
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-            return f"the database connection failed ({kind})"
+            return "the database connection failed"
         return _NO_TEXT.format(kind)
     state = error.sqlstate or ""
     source = (error.diag.source_file or "").rpartition("/")[2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,13 +15,14 @@ from ..terminal import counted, say
 from ..wiring import files_of
 from .context import Context, invocation_of, opened
 from .look import SHORTEST, check_endpoint, find, is_short
-from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json
+from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json, not_empty
 from .send import send_now
 from .status import described, forget, runs, unsettled
 from .tables import FAILED, agree, fail, line, print_json
 
 if TYPE_CHECKING:
     from ..outbox import Row
+    from ..outlook import Standing
     from ..run.settling import Judged
 
 EVERY = 10_000
@@ -38,7 +39,11 @@ _KINDS = {
 def redeliver(
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ID", help="Ids of deliveries, events or traces, or beginnings"),
+        typer.Argument(
+            metavar="ID",
+            callback=not_empty,
+            help="Ids of deliveries, events or traces, or beginnings",
+        ),
     ] = None,
     dead: Annotated[bool, typer.Option("--dead", help="Every dead letter")] = False,
     pending: Annotated[
@@ -79,13 +84,14 @@ def redeliver(
     EXIT CODES:
       0  They were delivered, or made due with --later, or there was none.
       1  A delivery failed or waits in vain, an id cannot be redelivered, or the answer was no.
-      2  Not exactly one of ids, --dead, --pending and --gone.
+      2  Not exactly one of ids, --dead, --pending and --gone; or an id is empty.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
     chosen = {State.DEAD_LETTER: dead, State.PENDING: pending, State.GONE: gone}
     states = [state for state, is_chosen in chosen.items() if is_chosen]
     if len(states) + bool(ids) != 1:
-        raise typer.BadParameter("give ids, --dead, --pending or --gone", param_hint="ID")
+        reason = "give either ids, or one of --dead, --pending and --gone"
+        raise typer.BadParameter(reason, param_hint="ID")
     if not later:
         invocation_of(config, output, is_sending=True)
     with opened(config, output) as context:
@@ -96,67 +102,49 @@ def redeliver(
         else:
             rows = _all(context, states, endpoint, everywhere=everywhere)
             what = counted(len(rows), *_KINDS[states[0]])
+        nothing = _nothing(context, "redeliver", states, endpoint) if not rows else ""
         if rows:
             agree(f"Redeliver {what}: {_where(rows)}", yes=yes, output=output)
         now = datetime.now(UTC)
         done = [row for row in rows if context.outbox.redeliver(row.delivery.id, now=now)]
-        prospect = _Prospect(context, done, now)
+        standing = context.outbox.standing(context.environment)
     if not is_json(output):
         again = f"{_deliveries(len(done))} due again: {_where(done)}"
-        line(again if done else "Nothing to redeliver")
-    document = {
-        "ok": later or not prospect.waits,
-        "redelivered": len(done),
-        "environments": by_environment(_environments(done)),
-        **prospect.as_dict(),
-    }
-    _conclude(context, prospect, document, is_sent=bool(prospect.names) and not later)
+        line(again if done else nothing)
+    _send(context, done, standing, is_later=later)
 
 
-def _conclude(
-    context: Context, prospect: _Prospect, document: dict[str, Any], *, is_sent: bool
+def _send(
+    context: Context, rows: Sequence[Row], standing: Mapping[str, Standing], *, is_later: bool
 ) -> None:
-    """Send what was made due, or say how it is sent; end with the exit code of that."""
-    as_json = is_json(context.output)
-    if is_sent:
-        result = send_now(context.settings, context.config, prospect.names, context.output)
-        document = {**result, **document, "ok": document["ok"] and result["ok"]}
-    if as_json:
+    """Send those of *rows* that are sent from here, or say how; end with the exit code of that."""
+    own = [row.delivery for row in rows if row.delivery.environment == context.environment]
+    mine = Counter(one.endpoint for one in own)
+    waits = context.outlook(mine, standing, datetime.now(UTC))
+    names = sorted(mine.keys() - {wait.endpoint for wait in waits})
+    others = elsewhere(_environments(rows), context.environment)
+    document: dict[str, Any] = {"ok": True}
+    if names and not is_later:
+        document = send_now(context.settings, context.config, names, context.output)
+    document |= {
+        "ok": document["ok"] and (is_later or not waits),
+        "redelivered": len(rows),
+        "environments": by_environment(_environments(rows)),
+        "due": sum(mine[name] for name in names),
+        "not_sent": {wait.endpoint: wait.why.value for wait in waits},
+        "elsewhere": by_environment(others),
+    }
+    if is_json(context.output):
         print_json(document)
     else:
-        for text in prospect.lines(is_sent=is_sent):
-            line(text)
+        if names and is_later:
+            line(f"Send now: {context.command('deliver')}")
+        for wait in waits:
+            line(wait.line(context.config))
+        if others:
+            line(elsewhere_line(others, files_of(others)))
     if not document["ok"]:
         raise typer.Exit(FAILED)
-
-
-class _Prospect:
-    """What becomes of deliveries that were made due."""
-
-    def __init__(self, context: Context, rows: Sequence[Row], now: datetime) -> None:
-        environment = context.environment
-        own = [row for row in rows if row.delivery.environment == environment]
-        mine = Counter(row.delivery.endpoint for row in own)
-        self.waits = context.outlook(mine, context.outbox.standing(environment), now)
-        self.others = elsewhere(_environments(rows), environment)
-        self.names = sorted(mine.keys() - {wait.endpoint for wait in self.waits})
-        self._due = sum(mine[name] for name in self.names)
-        self._context = context
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "due": self._due,
-            "not_sent": {wait.endpoint: wait.why.value for wait in self.waits},
-            "elsewhere": by_environment(self.others),
-        }
-
-    def lines(self, *, is_sent: bool) -> list[str]:
-        due = self._due and not is_sent
-        return [
-            *([f"Send now: {self._context.command('deliver')}"] if due else []),
-            *(wait.line(self._context.config) for wait in self.waits),
-            *([elsewhere_line(self.others, files_of(self.others))] if self.others else []),
-        ]
 
 
 def discard(
@@ -164,6 +152,7 @@ def discard(
         list[str] | None,
         typer.Argument(
             metavar="ID",
+            callback=not_empty,
             help="Ids of deliveries, events or traces, or of events that stay unsettled",
         ),
     ] = None,
@@ -192,13 +181,14 @@ def discard(
     EXIT CODES:
       0  They are deleted, or there was none.
       1  An id is unknown, in flight or can be settled, the answer was no, or there is no terminal.
-      2  Neither ids nor --endpoint, or both.
+      2  Neither ids nor --endpoint, or both; or an id is empty.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
     if bool(ids) is (endpoint is not None):
-        raise typer.BadParameter("give ids, or --endpoint", param_hint="ID")
+        raise typer.BadParameter("give either ids, or --endpoint", param_hint="ID")
     with opened(config, output) as context:
         check_endpoint(context, endpoint)
+        nothing = ""
         killed: Judged = []
         broken: list[str] = []
         if ids:
@@ -211,6 +201,7 @@ def discard(
         else:
             undelivered = [state for state in State if state is not State.DELIVERED]
             rows = _all(context, undelivered, endpoint, everywhere=everywhere)
+            nothing = _nothing(context, "discard", undelivered, endpoint) if not rows else ""
         lost = [runs(len(broken), "unreadable")] if broken else []
         named = f" of {_events(rows)}" if ids else ""
         plan = [f"{_deliveries(len(rows))}{named}: {_where(rows)} ({_kinds(rows)})"] if rows else []
@@ -235,7 +226,7 @@ def discard(
     else:
         gone = [f"{_deliveries(len(done))} ({_where(done)})"] if done else []
         gone += [runs(len(killed)), *lost] if killed else lost
-        line(f"Discarded {' and '.join(gone)}" if gone else "Nothing to discard")
+        line(f"Discarded {' and '.join(gone)}" if gone else nothing)
         if left:
             say(f"❌ {_deliveries(left)} in flight: not discarded", style="red")
     if left:
@@ -272,13 +263,12 @@ def _named(
 ) -> list[Row]:
     """The deliveries called *ids*, or the end of the command if one of them is not to be had."""
     rows: dict[str, Row] = {}
-    refused = []
+    refused, candidates = [], []
     for one in ids:
         found = find(context.outbox, one)
         if found.is_ambiguous:
-            for text in found.candidates():
-                say(text)
-            refused.append(f"{one} (the beginning of {len(found.ids)})")
+            candidates += found.candidates()
+            refused.append(f"{one} (the beginning of {len(found.ids)} ids)")
         elif not found.rows:
             refused.append(f"{one} (unknown)")
         elif is_short(one) and one not in found.ids:
@@ -292,7 +282,8 @@ def _named(
         else:
             rows |= {row.delivery.id: row for row in meant}
     if refused:
-        fail(f"Not possible: {', '.join(refused)}. Nothing was changed", context.output)
+        problem = f"Not possible: {', '.join(refused)}. Nothing was changed"
+        fail(problem, context.output, candidates=candidates)
     return list(rows.values())
 
 
@@ -320,6 +311,17 @@ def _all(
     if len(rows) >= EVERY:
         say(f"These are the newest {EVERY}. Run the command again for the others")
     return rows
+
+
+def _nothing(context: Context, verb: str, states: Iterable[State], endpoint: str | None) -> str:
+    """That there is nothing to *verb* here, and which other environments have something."""
+    others = _environments(_all(context, states, endpoint, everywhere=True))
+    if not others:
+        return f"Nothing to {verb}"
+    return (
+        f"Nothing to {verb} in environment {shown_environment(context.environment)}. "
+        f"Others have some ({listed(others)}): use their --config, or add --all-environments"
+    )
 
 
 def _environments(rows: Sequence[Row]) -> Counter[str | None]:

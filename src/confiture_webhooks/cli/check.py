@@ -11,16 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from ..config import Settings, redacted
-from ..config.rules import Invalid, event
 from ..config.variables import SWITCH, is_off
 from ..doctor import diagnose
 from ..doctor.health import Check, Health
 from ..endpoint import explain
 from ..errors import Fault
-from ..event import EventType
 from ..wiring import outbox_exists, outbox_place, unread_block
 from .context import invocation_of, whole_settings_of
-from .options import ConfigOpt, FormatOpt, is_json
+from .options import ConfigOpt, FormatOpt, event_of, is_json
 from .tables import CONFIG_INVALID, FAILED, length, line, print_block, print_json, refuse
 
 _NAMES = {"url": "address", "headers": "header names", "timeout_s": "timeout"}
@@ -70,7 +68,7 @@ def check(
       2  --explain names no event.
       5  It is not, or there is neither an endpoint nor a hook file; every fault is printed.
     """
-    kind = _event(explained)
+    kind = event_of(explained, "--explain") if explained is not None else None
     as_json = is_json(output)
     settings, files = whole_settings_of(config, output)
     if faults := _proxy_faults(settings):
@@ -113,17 +111,6 @@ def _proxy_faults(settings: Settings) -> list[Fault]:
 
     found = (proxy_fault(endpoint.url) for endpoint in settings.endpoints)
     return list(dict.fromkeys(fault for fault in found if fault is not None))
-
-
-def _event(name: str | None) -> EventType | None:
-    if name is None:
-        return None
-    try:
-        return event(name)
-    except Invalid as invalid:
-        raise typer.BadParameter(
-            f"{name!r} {invalid.problem}. {invalid.remedy}", param_hint="--explain"
-        ) from None
 
 
 def _show(document: dict[str, Any]) -> None:

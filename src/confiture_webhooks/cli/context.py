@@ -49,7 +49,7 @@ class Context:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is an outbox; a command that reads makes none."""
+        """Whether there is an outbox; a command that reads creates none."""
         return self.outbox.is_durable
 
     @property
@@ -171,17 +171,17 @@ def invocation_of(config: Path | None, output: str, *, is_sending: bool = False)
     invocation = _asked_for(config)
     if is_sending and is_off(os.environ):
         refuse([Fault(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")], output)
-    if config is not None and not config.exists():
-        refuse([Fault("--config", "there is no such file", "Check the path")], output)
+    if config is not None and (config.is_dir() or not config.exists()):
+        refuse([Fault("--config", f"{config} is no file", "Check the path")], output)
     return invocation
 
 
 @contextmanager
-def opened(config: Path | None, output: str, *, makes: bool = False) -> Iterator[Context]:
+def opened(config: Path | None, output: str, *, creates: bool = False) -> Iterator[Context]:
     """The settings and the outbox they name; what the outbox refuses ends the command in a line.
 
     Reading needs no endpoint, no secret and no address, only what names the outbox. An outbox is
-    made only if *makes*.
+    created only if *creates*.
     """
     settings = settings_of(config, output, needs_endpoint=False)
     if not settings.recorded and (
@@ -191,7 +191,7 @@ def opened(config: Path | None, output: str, *, makes: bool = False) -> Iterator
             refuse([fault], output)
         say_faults([fault])
     try:
-        with closing(operators_outbox(settings, os.environ, makes=makes, notice=say)) as outbox:
+        with closing(operators_outbox(settings, os.environ, creates=creates, notice=say)) as outbox:
             yield Context(config=config, output=output, settings=settings, outbox=outbox)
     except OutboxError as error:
         outbox_failed(error, settings, config, output)

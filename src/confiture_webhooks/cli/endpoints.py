@@ -9,7 +9,7 @@ import typer
 
 from ..delivery import State
 from ..errors import Fault
-from ..outlook import shown_environment
+from ..outlook import again_lines, shown_environment
 from ..terminal import counted
 from .context import Context, opened
 from .options import ConfigOpt, FormatOpt, is_json
@@ -51,9 +51,8 @@ def enable(
         verb = "is" if waiting == 1 else "are"
         now = context.command("deliver")
         line(f"{counted(waiting, 'delivery', 'deliveries')} {verb} waiting for it. Send now: {now}")
-    if gone:
-        again = context.command("redeliver", "--gone", "--endpoint", name)
-        line(f"Deliveries answered with 410 are not retried. To send them again: {again}")
+    for text in again_lines(0, len(gone), config, "--endpoint", name):
+        line(text)
 
 
 def disable(
@@ -72,7 +71,7 @@ def disable(
       1  It was off already, or the outbox cannot be used.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
-    with opened(config, output, makes=True) as context:
+    with opened(config, output, creates=True) as context:
         _check_name(context, name)
         if _is_off(context, name):
             on = context.command("enable", name)

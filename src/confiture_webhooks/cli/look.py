@@ -18,7 +18,7 @@ from ..outlook import NO_ENVIRONMENT, rest_of, shown_environment
 from ..run.run_outbox import KEPT_FOR
 from ..terminal import say
 from .context import Context, opened
-from .options import ConfigOpt, FormatOpt, instant, is_json, known, words
+from .options import ConfigOpt, FormatOpt, instant, is_json, known, not_empty, whole_trace, words
 from .tables import age, fail, milliseconds, print_facts, print_json, print_table, refuse
 
 if TYPE_CHECKING:
@@ -170,7 +170,9 @@ def list_deliveries(
         str | None,
         typer.Option("--environment", help=f"Only this environment; {NO_ENVIRONMENT}: without one"),
     ] = None,
-    trace: Annotated[str | None, typer.Option("--trace", help="Only this trace id")] = None,
+    trace: Annotated[
+        str | None, typer.Option("--trace", callback=whole_trace, help="Only this trace id")
+    ] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="Only made since: 2h, 7d, 2026-01-09T14:00 (UTC)")
     ] = None,
@@ -193,11 +195,11 @@ def list_deliveries(
     EXIT CODES:
       0  Listed, also when there is nothing to list.
       1  The outbox cannot be read.
-      2  A filter is wrong: an unknown state or event type, a date that is none.
+      2  A filter is wrong: an unknown state or event type, no date, half a trace id.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
     chosen = known(State, state, "--state")
-    kind, made_since = known(EventType, event_type, "--event-type"), instant(since, "--since")
+    kind, made_since = known(EventType, event_type, "--event"), instant(since, "--since")
     with opened(config, output) as context:
         check_endpoint(context, endpoint)
         named = {
@@ -220,14 +222,16 @@ def list_deliveries(
         return
     print_table([*_COLUMNS], map(_cells, rows))
     if len(rows) == limit:
-        say(f"The newest {limit}; --limit shows more")
+        say(f"At most {limit} are listed, the newest first; --limit lists more")
 
 
 def show(
     identifier: Annotated[
         str,
         typer.Argument(
-            metavar="ID", help="The id of a delivery, an event or a trace, or its beginning"
+            metavar="ID",
+            callback=not_empty,
+            help="The id of a delivery, an event or a trace, or its beginning",
         ),
     ],
     config: ConfigOpt = None,
@@ -242,7 +246,7 @@ def show(
     EXIT CODES:
       0  Shown.
       1  There is no such delivery, several begin so, or the outbox cannot be read.
-      2  Wrong option.
+      2  The id is empty.
       5  The configuration is invalid.
     """
     with opened(config, output) as context:
@@ -273,12 +277,11 @@ def show(
 def _show(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> None:
     named = {**facts, "environment": shown_environment(row.delivery.environment)}
     named["trace_id"] = named.pop("correlation_id")
+    named |= _of_body(row.delivery)
     print_facts(
         (key.replace("_", " "), "-" if value is None else str(value))
         for key, value in named.items()
     )
-    if body := _of_body(row.delivery):
-        print_facts(body.items())
     print()
     made_at = row.delivery.created_at
     print_table(
@@ -326,26 +329,20 @@ def _of_body(delivery: Delivery | Unreadable) -> dict[str, str]:
 def _sought(context: Context, given: str) -> list[Row]:
     found = find(context.outbox, given)
     if found.is_ambiguous:
-        lines = found.candidates()
         problem = f"{len(found.ids)} ids begin with {given}; give more of it"
-        if is_json(context.output):
-            fail(problem, context.output, candidates=lines)
-        for line in lines:
-            say(line)
-        fail(problem)
+        fail(problem, context.output, candidates=found.candidates())
     if not found.rows:
         if any(intent.event_id.startswith(given) for intent in context.outbox.intents()):
             problem = f"{given} is the event of a migration whose end is not known yet"
             fail(f"{problem}. See {context.command('status')}", context.output)
-        sentences = (
-            f"There is no delivery {given} in {context.where}",
+        hints = (
             "Another --config may name another outbox",
             "A run whose outbox did not open sends from memory",
             f"Delivered ones are forgotten after {KEPT_FOR.days} days",
             "The log lines of the run have the event id and the trace id: search for either",
             f"List what is here: {context.command('list')}",
         )
-        fail(". ".join(sentences), context.output)
+        fail(f"There is no delivery {given} in {context.where}", context.output, hints=hints)
     return list(found.rows)
 
 

@@ -10,6 +10,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from ..config.rules import Invalid, event
+from ..event import EventType
+
 ConfigOpt = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="Configuration file (default: db/environments/local.yaml)"),
@@ -21,7 +24,10 @@ EverywhereOpt = Annotated[
 ]
 FORMATS = ("text", "json")
 
+TRACE_DIGITS = 32
+
 Word = TypeVar("Word", bound=StrEnum)
+T = TypeVar("T")
 
 
 def _known_format(output: str) -> str:
@@ -61,6 +67,33 @@ def known(kind: type[Word], value: str | None, option: str) -> Word | None:
     except ValueError:
         reason = f"{value!r} is not one of: {words(kind)}"
         raise typer.BadParameter(reason, param_hint=option) from None
+
+
+def event_of(name: str, option: str) -> EventType:
+    """The event an endpoint can ask for that *option* was given; a wrong one ends the command."""
+    try:
+        return event(name)
+    except Invalid as invalid:
+        reason = f"{name!r} {invalid.problem}. {invalid.remedy}"
+        raise typer.BadParameter(reason, param_hint=option) from None
+
+
+def not_empty(given: T) -> T:
+    """Refuse an id without a character: every id begins so."""
+    ids = [given] if isinstance(given, str) else given
+    if isinstance(ids, list) and not all(ids):
+        raise typer.BadParameter("an id is empty")
+    return given
+
+
+def whole_trace(given: str | None) -> str | None:
+    """Refuse the beginning of a trace id: a filter would find nothing."""
+    if given is not None and len(given) != TRACE_DIGITS:
+        raise typer.BadParameter(
+            f"a trace id has {TRACE_DIGITS} digits. "
+            "`confiture webhooks show` takes the beginning of one"
+        )
+    return given
 
 
 def instant(value: str | None, option: str) -> datetime | None:

@@ -18,14 +18,14 @@ import typer
 from ..doctor.endpoints import remedy_of
 from ..errors import Fault, OutboxError
 from ..event import SUBSCRIBABLE, Database, EventType, rfc3339
-from ..outlook import Wait, Why, by_environment, elsewhere_line
+from ..outlook import Wait, Why, again_lines, by_environment, elsewhere_line
 from ..remedy import shown
 from ..terminal import is_terminal, say
 from ..watch import PassResult, Source, deliver_due, deliver_until
 from ..wiring import files_of, operators_outbox
 from ..worker.pace import FAILING_AFTER
 from .context import ask_of, database_of, outbox_failed, settings_of, source_of
-from .options import ConfigOpt, FormatOpt, is_json, known
+from .options import ConfigOpt, FormatOpt, event_of, is_json
 from .tables import (
     CONFIG_INVALID,
     FAILED,
@@ -83,9 +83,7 @@ def test(
       2  --event names no event type.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
-    kind = known(EventType, event, "--event") or EventType.PING
-    if event is not None and kind not in SUBSCRIBABLE:
-        raise typer.BadParameter(f"{event!r} has no sample", param_hint="--event")
+    kind = event_of(event, "--event") if event is not None else EventType.PING
     settings = settings_of(config, output, is_sending=True)
     names = [endpoint.name for endpoint in settings.endpoints]
     if faults := [fault for one in settings.faulty if one.name == name for fault in one.faults]:
@@ -248,6 +246,7 @@ def as_document(result: PassResult) -> dict[str, Any]:
         "ok": result.is_clean,
         "delivered": result.delivered,
         "dead_letter": result.dead,
+        "gone": result.gone,
         "left": result.left,
         "next_attempt_at": rfc3339(result.next_at) if result.next_at else None,
         "elsewhere": by_environment(result.elsewhere),
@@ -263,7 +262,7 @@ def _show(result: PassResult, config: Path | None) -> None:
         f"; {name}: {why}{PAUSED if name in result.left_alone else ''}"
         for name, why in result.failures.items()
     )
-    done = f"{result.delivered} delivered, {result.dead} given up"
+    done = f"{result.delivered} delivered, {result.dead + result.gone} given up"
     due = _when(result.next_at) if result.next_at else ""
     left = "left" if result.in_vain else "left for later"
     line(f"{done}, {result.left} {left}{failed}{due}")
@@ -274,8 +273,8 @@ def _show(result: PassResult, config: Path | None) -> None:
         if name not in result.in_vain:
             wait = Wait(endpoint=name, count=1, why=Why.RESTS, at=at)
             line(f"{name} {wait.reason}. The next delivery follows then")
-    if result.dead:
-        line(f"Send dead letters again: {shown('redeliver', '--dead', config=config)}")
+    for text in again_lines(result.dead, result.gone, config):
+        line(text)
     if result.elsewhere:
         line(elsewhere_line(result.elsewhere, files_of(result.elsewhere)))
 

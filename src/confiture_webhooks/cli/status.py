@@ -12,7 +12,7 @@ import typer
 from ..delivery import State
 from ..doctor.outbox import MOST_NAMED, UNSETTLED_FOR, Findings, examine
 from ..event import rfc3339
-from ..outlook import Why, by_environment, listed, shown_environment, unserved_line
+from ..outlook import Why, again_lines, by_environment, listed, shown_environment, unserved_line
 from ..run import settling
 from ..run.parts import TELEMETRY_BUDGET
 from ..settlement import Ending
@@ -124,14 +124,8 @@ def _show(context: Context, findings: Findings, unsettled: list[dict[str, str]])
 def _lines(context: Context, findings: Findings) -> list[str]:
     """What an operator has to do, a line each."""
     lines = [wait.line(context.config) for wait in findings.waits]
-    counts = findings.summary.counts
-    if counts.get(State.DEAD_LETTER):
-        lines.append(f"Send dead letters again: {context.command('redeliver', '--dead')}")
-    if counts.get(State.GONE):
-        lines.append(
-            "Deliveries answered with 410 are not retried. Send them again: "
-            + context.command("redeliver", "--gone")
-        )
+    dead, gone = (findings.summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE))
+    lines += again_lines(dead, gone, context.config)
     lines += [
         unserved_line(
             name,

@@ -33,12 +33,13 @@ def line(text: str, style: str | None = None) -> None:
     Console(soft_wrap=True, highlight=False).print(escape(printable(text)), style=style)
 
 
-def fail(text: str, output: str = "text", **more: Any) -> NoReturn:
-    """A line for people, or a document with *more* for programs, and the end of the command."""
+def fail(text: str, output: str = "text", **more: Sequence[str]) -> NoReturn:
+    """What failed with *more* lines below it, or as a document for programs, and the end."""
     if is_json(output):
         print_json({"ok": False, "error": text, **more})
     else:
         say(f"❌ {text}", style="red")
+        say(*(f"   {below}" for lines in more.values() for below in lines))
     raise typer.Exit(FAILED)
 
 

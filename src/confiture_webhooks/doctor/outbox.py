@@ -312,7 +312,7 @@ def _not_reached(error: Exception, config_file: Path | None, environ: Mapping[st
     import psycopg  # noqa: PLC0415
 
     from ..adapters.database import names_database  # noqa: PLC0415
-    from ..outbox.postgres_session import reason_of  # noqa: PLC0415
+    from ..outbox.postgres_session import NAMED, reason_of  # noqa: PLC0415
 
     if config_file is not None and not names_database(config_file, environ):
         problem = f"{config_file} names none, and the default of Confiture does not answer"
@@ -320,8 +320,11 @@ def _not_reached(error: Exception, config_file: Path | None, environ: Mapping[st
             "database", problem, "Set CONFITURE_DATABASE_URL, or `database_url` in the file"
         )
     known = error if isinstance(error, psycopg.Error) else psycopg.OperationalError()
+    if isinstance(known, psycopg.ProgrammingError) and known.sqlstate is None:
+        remedy = "Write it as postgresql://user:password@host:5432/database"
+        return warn("database", "its address cannot be read", remedy)
     reason, remedy = reason_of(known)
-    return warn("database", f"not reached: {reason}", remedy)
+    return warn("database", f"not reached: {reason}", remedy.removesuffix(NAMED))
 
 
 def missing_rights(dsn: str) -> list[str]:

@@ -70,7 +70,7 @@ class Message:
 
 def message(event: Event, *, include_sql: bool = False) -> Message:
     """*event* in words; with *include_sql* the whole error text is one of the facts."""
-    links = (("CI run", event.run_url), ("Trace", event.trace_url))
+    links = (("CI run", event.run_url), ("Trace link", event.trace_url))
     return Message(
         tone=tone(event),
         title=_run_title(event) if event.type in RUNS else TITLES[event.type],

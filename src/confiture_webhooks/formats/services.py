@@ -49,13 +49,14 @@ def slack(event: Event, message: Message) -> dict[str, Any]:
         for name, value in message.facts
     ]
     own += [
-        {"title": f"{name} link", "value": _slack_text(url), "short": False}
-        for name, url in message.links
+        {"title": name, "value": _slack_text(url), "short": False} for name, url in message.links
     ]
     card["mrkdwn_in"] = []
     card["fields"] = own + [field for field in card["fields"] if field["title"] == "Time"]
     card["title"] = _slack_text(message.title)
-    card["text"] = _slack_text(message.text or message.title)
+    card.pop("text", None)
+    if message.text:
+        card["text"] = _slack_text(message.text)
     card["fallback"] = _slack_text(message.summary)
     if message.tone is Tone.NEUTRAL:
         card["color"] = f"#{_NEUTRAL:06x}"
@@ -75,12 +76,12 @@ def discord(event: Event, message: Message) -> dict[str, Any]:
         {"name": name, "value": cut(_marked(value), 1024), "inline": len(value) <= _SHORT}
         for name, value in message.facts
     ]
-    own += [
-        {"name": f"{name} link", "value": _open(url), "inline": True} for name, url in message.links
-    ]
+    own += [{"name": name, "value": _open(url), "inline": True} for name, url in message.links]
     embed["fields"] = own
     embed["title"] = cut(_marked(message.title), 256)
-    embed["description"] = cut(_marked(message.text or message.title), 4096)
+    embed.pop("description", None)
+    if message.text:
+        embed["description"] = cut(_marked(message.text), 4096)
     if message.tone is Tone.NEUTRAL:
         embed["color"] = _NEUTRAL
     return document | {"allowed_mentions": {"parse": []}}
@@ -89,7 +90,7 @@ def discord(event: Event, message: Message) -> dict[str, Any]:
 def discord_fits(document: Mapping[str, Any]) -> bool:
     """Whether Discord takes *document*; it counts texts in the units of ``cut``."""
     (embed,) = document["embeds"]
-    texts = [embed["title"], embed["description"]]
+    texts = [embed["title"], embed.get("description", "")]
     texts += [text for item in embed["fields"] for text in (item["name"], item["value"])]
     return sum(len(text.encode("utf-16-le")) // 2 for text in texts) <= _DISCORD_TOTAL
 
@@ -111,7 +112,7 @@ def teams(_: Event, message: Message) -> dict[str, Any]:
     if message.text:
         body.append({"type": "TextBlock", "text": _no_link(message.text), "wrap": True})
     facts = [{"title": name, "value": _no_link(value)} for name, value in message.facts]
-    facts += [{"title": f"{name} link", "value": _open(url)} for name, url in message.links]
+    facts += [{"title": name, "value": _open(url)} for name, url in message.links]
     body.append({"type": "FactSet", "facts": facts})
     card = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
@@ -174,7 +175,7 @@ def opsgenie(event: Event, message: Message) -> dict[str, Any]:
 
 
 def _details(message: Message) -> dict[str, str]:
-    return dict(message.facts) | {f"{name} link": url for name, url in message.links}
+    return dict(message.facts) | dict(message.links)
 
 
 def _host_document(renderer: Renderer, event: Event) -> dict[str, Any]:

@@ -35,7 +35,7 @@ _SETTINGS = {
 }
 """Not as role or database may have them; a plan made for an empty table must suit a full one."""
 _BEGINNING = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
-NAMED = "; write another as CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
+NAMED = ". For an outbox elsewhere, set CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
 
 
 def settings(**more: str) -> str:
