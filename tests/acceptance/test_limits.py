@@ -68,6 +68,21 @@ def test_a_limit_is_the_receivers(outside: Project) -> None:
         assert {row["rests_until"] for row in rows["deliveries"]} == {words.rsplit(maxsplit=1)[-1]}
 
 
+def test_deliver_says_how_what_a_410_ended_is_sent_again(outside: Project) -> None:
+    """The dead letters' command would find none."""
+    with LocalReceiver(answers=[410]) as receiver:
+        outside.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+        outbox = SqliteOutbox(outside.path / ".confiture" / "webhooks.db")
+        one = delivery(environment="local", endpoint="a")
+        outbox.release(one.event_id, [one])
+        outbox.close()
+        done = outside.confiture("webhooks", "deliver")
+        assert done.returncode == 1
+        assert "0 delivered, 1 given up, 0 left" in done.stdout
+        assert "redeliver --gone" in done.stdout
+        assert "redeliver --dead" not in done.stdout
+
+
 def test_a_limit_without_end_waits_for_an_operator(outside: Project) -> None:
     """After a day of 429 nothing is given up, and ``deliver`` and ``status`` end with 1."""
     with LocalReceiver(answers=[(429, {"Retry-After": "20"})] * 9) as receiver:

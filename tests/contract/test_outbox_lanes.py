@@ -266,7 +266,23 @@ def test_a_state_of_another_version_is_listed(outbox: Outbox) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["intent = 'x'", "intent = '[]'", "intent = '{}'", """intent = '{"event_id": 1}'"""]
+    "change",
+    [
+        "intent = 'x'",
+        "intent = '[]'",
+        "intent = '{}'",
+        """intent = '{"event_id": 1}'""",
+        *(
+            f"intent = replace(intent, {had}, {has})"
+            for had, has in [
+                ("'4711'", "'true'"),
+                ("'\"public.tb_confiture\"'", "'null'"),
+                ("'\"ledger_table\"'", "'\"other\"'"),
+                ("'\"has_lock\": true'", "'\"has_lock\": 1'"),
+                ("'2020-01-09T14:23:45.123456+00:00'", "'0001-01-01T00:00:00+23:59'"),
+            ]
+        ),
+    ],
 )
 def test_an_intent_that_cannot_be_read_costs_itself_alone(outbox: Outbox, change: str) -> None:
     """The others are listed; it has a list of its own, and is discarded like any other."""

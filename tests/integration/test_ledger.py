@@ -117,6 +117,16 @@ def test_a_ledger_that_is_not_there_is_not_known(database: str) -> None:
     assert ending(database, one) is Ending.UNSETTLED
 
 
+@pytest.mark.parametrize("name", ["", "a\0b", "a.b.c.d", "x; DROP TABLE tb_confiture"])
+def test_what_is_no_table_costs_its_own_intent(shop: str, name: str) -> None:
+    """The other intents are asked about all the same."""
+    with connected(shop) as connection:
+        one = staged(connection)
+    wait_until_gone(shop, one.backend_pid)
+    known = Ledger(shop).ask([replace(one, event_id="evt_odd", ledger_table=name), one])
+    assert [known[key].is_ledger_read for key in ("evt_odd", one.event_id)] == [False, True]
+
+
 def test_a_ledger_in_a_schema_is_found_whatever_the_search_path(database: str) -> None:
     """The table is remembered with the schema it was found in, quoted where it must be."""
     with psycopg.connect(database) as connection:

@@ -177,15 +177,15 @@ def _row(
     connection: psycopg.Connection[Any], intent: Intent
 ) -> tuple[bool, int | None, datetime | None, LedgerRow | None]:
     """Whether the ledger can be read, which table it is, since when, and the intent's row."""
-    ledger, version = table(intent.ledger_table), intent.migration.version
     try:
+        ledger, version = table(intent.ledger_table), intent.migration.version
         with connection.transaction():
             oid = _one(connection, _OID, (quoted(intent.ledger_table),))[0]
             anew = _one(connection, pgsql.SQL(_WRITTEN_ANEW).format(ledger))[0]
             found = _run(connection, pgsql.SQL(_ROW).format(ledger), (version,)).fetchone()
     except _NO_ANSWER:
         raise
-    except psycopg.Error:
+    except (psycopg.Error, TypeError, ValueError):  # or what the intent names is no table
         return False, None, None, None
     if found is None:
         return True, oid, instant_of(anew), None
