@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -167,10 +167,14 @@ class CommandSession:
 
     def dsn(self) -> str | None:
         """Of what is migrated; before there is a connection, as it is configured."""
+        return self.database or self._configured_dsn
+
+    @cached_property
+    def _configured_dsn(self) -> str | None:
         from .adapters.database import project_dsn  # noqa: PLC0415
 
         given = self._invocation
-        return self.database or given.database_url or project_dsn(given.config_file, os.environ)
+        return given.database_url or project_dsn(given.config_file, os.environ)
 
     def _database(self) -> Database:
         from .adapters.database import named  # noqa: PLC0415

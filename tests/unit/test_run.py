@@ -59,7 +59,8 @@ class Bench:
         self.transport = ScriptedTransport()
         self.said: list[str] = []
         chosen = endpoints or (EVERYTHING,)
-        self.settings = Settings(endpoints=chosen, environment="production")
+        log = parts.pop("log", None)
+        self.settings = Settings(endpoints=chosen, environment="production", log=log)
         usual: dict[str, Any] = {
             "telemetry": lambda: self.telemetry,
             "outbox": lambda _: self.outbox,
@@ -600,6 +601,15 @@ def test_nothing_a_span_raises_leaves_the_run(method: str, monkeypatch: pytest.M
     assert bench.faults()
 
 
+def test_a_fault_of_ours_is_said_where_nothing_is_logged() -> None:
+    """With the log off, a run that may lack webhooks has a line for people."""
+    bench = Bench(log="off")
+    breaking("telemetry", "migration")(bench)
+    whole_run(bench)
+    (said,) = [line for line in bench.said if " failed (" in line]
+    assert "webhooks of this run may be missing" in said
+
+
 def test_telemetry_that_cannot_even_report_leaves_it_to_the_console() -> None:
     """When telling a fault breaks too, one line on the console says it."""
     bench = Bench()
@@ -650,6 +660,8 @@ def test_the_wait_for_a_silent_outbox_is_taken_off_the_end(flush_s: float, left_
     assert opened.outgoing is not None
     opened.outgoing.outbox.waited_s = 3.0
     before = time.monotonic()
-    deadline = opened.end_within(timedelta(seconds=flush_s))
+    opened.end_within(timedelta(seconds=flush_s))
+    deadline = opened.deadline
+    assert deadline is not None
     assert before + left_s <= deadline <= time.monotonic() + left_s
     assert opened.outgoing.outbox.deadline == deadline - 0.5  # receivers have a moment after it

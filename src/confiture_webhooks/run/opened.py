@@ -56,8 +56,8 @@ class Opened:
         self._end = 0.0
         """Until when telemetry is."""
 
-    def end_within(self, flush_timeout: timedelta) -> float:
-        """The run is over: until when receivers are waited for (monotonic).
+    def end_within(self, flush_timeout: timedelta) -> None:
+        """The run is over: from now on there is a deadline.
 
         What the run has waited for a silent outbox is taken off, but for a moment.
         """
@@ -68,7 +68,6 @@ class Opened:
         self._end = now + flush_s - waited_s + TELEMETRY_BUDGET.total_seconds()
         if self.outgoing is not None:
             self.outgoing.outbox.deadline = self.deadline - MOMENT_S
-        return self.deadline
 
     def traced(self) -> Telemetry:
         """Telemetry, with the run's span open."""
@@ -131,14 +130,15 @@ class Opened:
         return False
 
     def report(self, where: str, error: BaseException) -> None:
-        """One log line for the first fault of our own; the run goes on."""
+        """One line for the first fault of our own, log or no log; the run goes on."""
         if self._has_reported:
             return
         self._has_reported = True
         if self.telemetry is not None:
             with suppress(Exception):
                 self.telemetry.failed(where, error)
-                return
+                if self._settings.is_logged:
+                    return
         self.say(
             f"confiture-webhooks: {where} failed ({type(error).__name__}); "
             "webhooks of this run may be missing, the migration goes on"

@@ -49,7 +49,7 @@ class Run:
         self._is_finished = False
         self._ended: list[tuple[Migration, bool]] = []
         self._owed: dict[str, tuple[Migration, int | None, ErrorInfo | None]] = {}
-        self._settling = Settling(self.conclude, self._opened.say, settings.environment)
+        self._settling = Settling(self.conclude, self._opened, settings.environment)
 
     @contained
     def begin(self, command: str) -> None:
@@ -92,9 +92,9 @@ class Run:
         """
         if self._is_finished:
             return
-        telemetry, outgoing = self._opened.begun_at(backend.database)
-        self._settle_earlier(ref.version, has_lock=backend.has_lock)
-        self._settling.expect(ref, direction, backend, outgoing, telemetry)
+        self._opened.begun_at(backend.database)
+        self._record_earlier(ref.version, has_lock=backend.has_lock)
+        self._settling.expect(ref, direction, backend)
 
     def hurried(self, *, when: bool) -> AbstractContextManager[None]:
         """*when*: the host's transaction is open, so a slow outbox is not waited for in here."""
@@ -127,10 +127,10 @@ class Run:
             # Asked later, its ledger row could be the one this attempt is about to write.
             self.unsettled.remove(earlier)
             self._settle_one(earlier, None if backend.is_idle else IMPATIENCE_S)
-        event_id = self._settling.take_expected(ref, direction, outgoing)
+        event_id = self._settling.take_expected(ref, direction)
         if event_id is None:
             has_lock = backend.has_lock and backend.is_idle
-            self._settle_earlier(ref.version, has_lock=has_lock)
+            self._record_earlier(ref.version, has_lock=has_lock)
         span = telemetry.migration(ref, direction)
         migration = Migration(
             ref,
@@ -142,9 +142,7 @@ class Run:
             event_id=event_id,
         )
         if event_id is None and not backend.is_gone:  # else it fails: there is nothing to settle
-            self._settling.stage(
-                migration.event_id, ref, direction, backend, span.trace, outgoing, telemetry
-            )
+            self._settling.stage(migration.event_id, ref, direction, backend, span.trace)
         if self._opened.hooks is not None:
             self._opened.hooks.started(migration)
         if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):
@@ -190,10 +188,10 @@ class Run:
             duration_s=migration.duration_s, rows_affected=rows_affected, error=error
         )
         event = migration.ended_event(*self._where(), rows_affected=rows_affected, error=error)
-        telemetry, outgoing = self._opened.begun()
+        _, outgoing = self._opened.begun()
         outgoing.record(event, migration.span.trace)
         if error is None:
-            self._settling.record_outlived(migration, outgoing, telemetry)
+            self._settling.record_outlived(migration)
         if self._opened.hooks is not None:
             self._opened.hooks.ended(migration, rows_affected)
 
@@ -207,7 +205,7 @@ class Run:
         if self._is_finished:
             return False
         self._is_finished = True
-        self._settling.deadline = self._opened.end_within(self._settings.flush_timeout)
+        self._opened.end_within(self._settings.flush_timeout)
         is_interrupted = True
         try:
             for owed in list(self._owed.values()):
@@ -215,7 +213,7 @@ class Run:
             self._give_back()
             self._settle()
             self._conclude_run(error_type, error)
-            self._settle_killed()
+            self._record_killed()
             self._opened.flush()
             is_interrupted = False
         except KeyboardInterrupt:
@@ -244,7 +242,7 @@ class Run:
     def _give_back(self) -> None:
         """The host's connection is free, or gone: nothing is expected on it any more."""
         if self._opened.outgoing is not None:
-            self._settling.give_up_expected(self._opened.outgoing)
+            self._settling.give_up_expected()
             self._opened.outgoing.give_back()
         self._opened.lent = None
 
@@ -311,16 +309,11 @@ class Run:
         return wanting
 
     @contained
-    def _settle_earlier(self, version: str, *, has_lock: bool) -> None:
+    def _record_earlier(self, version: str, *, has_lock: bool) -> None:
         """Report how *version* ended in killed runs, before it runs again."""
-        outgoing, telemetry = self._opened.outgoing, self._opened.telemetry
-        if outgoing is not None and telemetry is not None:
-            self._settling.record_earlier(version, outgoing, telemetry, has_lock=has_lock)
+        self._settling.record_earlier(version, has_lock=has_lock)
 
     @contained
-    def _settle_killed(self) -> None:
+    def _record_killed(self) -> None:
         """Report how the migrations of killed runs ended."""
-        reached = self._opened.reached()
-        if reached is not None and not self._settling.has_unknown:
-            telemetry, outgoing = reached
-            self._settling.record_killed(outgoing, telemetry)
+        self._settling.record_killed()

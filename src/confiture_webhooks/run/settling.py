@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..outbox import Outbox
     from ..telemetry import Telemetry
+    from .opened import Opened
     from .outgoing import Outgoing
 
 LONGEST_QUESTION_S = 6.0
@@ -127,19 +128,15 @@ PARTING_STEP_S = 0.02
 class Settling:
     """The questions of a run that are still open, and the intents that it staged."""
 
-    def __init__(
-        self, conclude: Conclude, say: Callable[[str], None], environment: str | None
-    ) -> None:
+    def __init__(self, conclude: Conclude, opened: Opened, environment: str | None) -> None:
         self._conclude = conclude
-        self._say = say
+        self._opened = opened
         self._own: set[str] = set()
         self.environment = environment
         """Killed runs of another one are left to it: their endpoints are configured there."""
         self.ask: Ask | None = None
         self.ask_here: Ask | None = None
         """Over the connection that migrates, and while it is there only."""
-        self.deadline: float | None = None
-        """Until when answers are waited for (monotonic); ``None``: the longest time."""
         self._expected: tuple[MigrationRef, Direction, str] | None = None
         """What is staged and has not begun, with its event id."""
         self._earlier: list[Intent] = []
@@ -149,35 +146,36 @@ class Settling:
         self.unsettled: list[Migration] = []
         self.has_unknown = False
 
-    def expect(
-        self,
-        ref: MigrationRef,
-        direction: Direction,
-        backend: Backend,
-        outgoing: Outgoing,
-        telemetry: Telemetry,
-    ) -> None:
+    @property
+    def _outgoing(self) -> Outgoing:
+        assert self._opened.outgoing is not None
+        return self._opened.outgoing
+
+    @property
+    def _telemetry(self) -> Telemetry:
+        assert self._opened.telemetry is not None
+        return self._opened.telemetry
+
+    def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
         """Stage what is to begin next: its connection is idle, which it may not be then."""
-        self.give_up_expected(outgoing)
+        self.give_up_expected()
         event_id = new_event_id()
         self._expected = (ref, direction, event_id)
-        self.stage(event_id, ref, direction, backend, telemetry.trace_of_run(), outgoing, telemetry)
+        self.stage(event_id, ref, direction, backend, self._telemetry.trace_of_run())
 
-    def take_expected(
-        self, ref: MigrationRef, direction: Direction, outgoing: Outgoing
-    ) -> str | None:
+    def take_expected(self, ref: MigrationRef, direction: Direction) -> str | None:
         """The event id under which what begins now was staged; ``None``: it was not."""
         if self._expected is not None and self._expected[:2] == (ref, direction):
             event_id, self._expected = self._expected[2], None
             return event_id
-        self.give_up_expected(outgoing)
+        self.give_up_expected()
         return None
 
-    def give_up_expected(self, outgoing: Outgoing) -> None:
+    def give_up_expected(self) -> None:
         """What was to begin next does not."""
         if self._expected is not None:
             event_id, self._expected = self._expected[2], None
-            outgoing.release(event_id, [])
+            self._outgoing.release(event_id, [])
 
     def stage(
         self,
@@ -186,30 +184,23 @@ class Settling:
         direction: Direction,
         backend: Backend,
         trace: TraceContext,
-        outgoing: Outgoing,
-        telemetry: Telemetry,
     ) -> None:
-        """Have *outgoing* remember that a migration is under way."""
+        """Have the outbox remember that a migration is under way."""
         self._own.add(event_id)
+        run_id = self._telemetry.correlation_id
         intent = intent_of(
-            event_id,
-            ref,
-            direction,
-            backend,
-            trace,
-            environment=self.environment,
-            run_id=telemetry.correlation_id,
+            event_id, ref, direction, backend, trace, environment=self.environment, run_id=run_id
         )
-        outgoing.stage(intent)
+        self._outgoing.stage(intent)
 
     def end(self, migration: Migration, seconds: float | None = None) -> None:
         """Conclude *migration*, one of this run's, by what the ledger says, within *seconds*."""
         if seconds is None:
-            seconds = seconds_left(self.deadline)
+            seconds = seconds_left(self._opened.deadline)
         is_recorded = answered(migration.ask_ledger, seconds)
         if is_recorded is None:
             self.has_unknown = True
-            self._say(
+            self._opened.say(
                 f"confiture-webhooks: the database does not say how {migration.ref.name} ended. "
                 "The next run reports it, once the database answers"
             )
@@ -220,26 +211,25 @@ class Settling:
         else:
             self._conclude(migration, None, migration.error or INTERRUPTED)
 
-    def record_killed(self, outgoing: Outgoing, telemetry: Telemetry) -> None:
-        """Report how the migrations of killed runs ended."""
-        left = self._record_those_outlived(self._killed(outgoing), outgoing, telemetry)
+    def record_killed(self) -> None:
+        """Report how the migrations of killed runs ended, if the outbox may hold any."""
+        if self.has_unknown or self._opened.reached() is None:
+            return
+        left = self._without_outlived(self._killed())
         if self.ask is not None:
-            seconds = seconds_left(self.deadline)
-            settle(left, self.ask, outgoing.record, telemetry, seconds=seconds)
+            self._settle(left, self.ask, seconds_left(self._opened.deadline))
 
-    def record_earlier(
-        self, version: str, outgoing: Outgoing, telemetry: Telemetry, *, has_lock: bool
-    ) -> None:
+    def record_earlier(self, version: str, *, has_lock: bool) -> None:
         """Report how *version* ended in killed runs before it runs again; *has_lock*: it is ours.
 
         Reported later it may be wrong: the row that is about to be written looks like
         theirs. So the connection is asked that will write it, which is there in any case. It has
         no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
         """
-        left = [one for one in self._killed(outgoing) if one.migration.version == version]
+        left = [one for one in self._killed() if one.migration.version == version]
         until = time.monotonic() + PARTING_S
         while left and self.ask_here is not None:
-            judged = settle(left, self.ask_here, outgoing.record, telemetry, seconds=None)
+            judged = self._settle(left, self.ask_here, None)
             left = [intent for intent, _ in judged]
             is_parting = has_lock and any(
                 intent.has_lock and verdict.ending is Ending.OPEN for intent, verdict in judged
@@ -249,17 +239,16 @@ class Settling:
             time.sleep(PARTING_STEP_S)
         self._earlier = left
 
-    def record_outlived(
-        self, migration: Migration, outgoing: Outgoing, telemetry: Telemetry
-    ) -> None:
+    def record_outlived(self, migration: Migration) -> None:
         """*migration* committed: what killed runs of it left open did not commit, then."""
         self._committed.append(migration)
         earlier, self._earlier = self._earlier, []
-        self._record_those_outlived(earlier, outgoing, telemetry)
+        self._without_outlived(earlier)
 
-    def _record_those_outlived(
-        self, intents: Sequence[Intent], outgoing: Outgoing, telemetry: Telemetry
-    ) -> list[Intent]:
+    def _settle(self, intents: Sequence[Intent], ask: Ask, seconds: float | None) -> Judged:
+        return settle(intents, ask, self._outgoing.record, self._telemetry, seconds=seconds)
+
+    def _without_outlived(self, intents: Sequence[Intent]) -> list[Intent]:
         """Report that those of *intents* did not commit whose work this run has done; the others.
 
         Judged by the ledger they may seem committed: it has the row of this run.
@@ -268,16 +257,16 @@ class Settling:
         verdict = Verdict(ending=Ending.NOT_COMMITTED, reason="a later run did it")
         for intent in intents:
             if any(_is_outlived(intent, migration) for migration in self._committed):
-                conclude(intent, verdict, outgoing.record, telemetry)
+                conclude(intent, verdict, self._outgoing.record, self._telemetry)
             else:
                 left.append(intent)
         return left
 
-    def _killed(self, outgoing: Outgoing) -> list[Intent]:
+    def _killed(self) -> list[Intent]:
         """What killed runs of this environment staged."""
         return [
             intent
-            for intent in outgoing.intents()
+            for intent in self._outgoing.intents()
             if intent.event_id not in self._own and intent.environment == self.environment
         ]
 
