@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
+from confiture_webhooks.adapters.database import named
 from confiture_webhooks.config import Settings
+from confiture_webhooks.event import Database
 from confiture_webhooks.outbox.postgres_session import described, is_at, reason_of
 from confiture_webhooks.wiring import is_outbox_in
 
@@ -111,3 +113,18 @@ def test_an_outbox_is_found_in_the_migrated_database(outbox: str, is_in: bool) -
 def test_no_password_is_shown() -> None:
     """Host, port and database name the server."""
     assert described("postgresql://u:CANARY@db:1/shop") == "postgres db:1/shop"
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:a@CANARY@db/shop",
+        "postgresql://u:a/CANARY@db/shop",
+        "postgresql://u:1/CANARY@db/shop",
+        "host=u@CANARY dbname=shop",
+    ],
+)
+def test_a_part_of_a_password_is_no_place(dsn: str) -> None:
+    """Where a bare character of it moved the parts of a DSN, none of them is shown or sent."""
+    assert described(dsn) == "postgres …"
+    assert named(dsn) == Database()

@@ -11,6 +11,7 @@ from psycopg import ProgrammingError, conninfo
 from ..config.file import expand, read
 from ..config.rules import Invalid
 from ..event import Database
+from ..outbox.postgres_session import is_plain
 
 KEYS = ("database_url", "database")
 VARIABLES = ("CONFITURE_DATABASE_URL", "DATABASE_URL")
@@ -28,6 +29,8 @@ def named(dsn: str | None) -> Database:
     try:
         given = conninfo.conninfo_to_dict(dsn or "")
     except ProgrammingError:
+        return Database()
+    if not is_plain(given):
         return Database()
     port = str(given.get("port") or "")
     return Database(

@@ -11,7 +11,7 @@ import os
 import selectors
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -217,9 +217,17 @@ def conninfo_of(dsn: str) -> str:
     return conninfo.make_conninfo(**parameters)  # type: ignore[arg-type]
 
 
+def is_plain(parameters: Mapping[str, Any]) -> bool:
+    """Whether host, port and database are no part of a password with a bare ``@`` or ``/``."""
+    place = f"{parameters.get('host')}{parameters.get('dbname')}"
+    return "@" not in place and str(parameters.get("port") or "0").replace(",", "").isdecimal()
+
+
 def described(dsn: str) -> str:
-    """*dsn* as it may be shown: host, port if it names one, and database."""
+    """*dsn* as it may be shown: host, port if it names one, and database; nothing if in doubt."""
     parameters = conninfo.conninfo_to_dict(dsn)
+    if not is_plain(parameters):
+        return "postgres …"
     host = parameters.get("host") or parameters.get("hostaddr") or "the local server"
     port = f":{parameters['port']}" if parameters.get("port") else ""
     name = parameters.get("dbname") or parameters.get("user") or ""
