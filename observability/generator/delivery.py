@@ -90,6 +90,8 @@ def now(store: LogStore) -> list[Panel | Row]:
             width=13,
             height=8,
             when_empty="no delivery ended in 30 days",
+            sort_by="Budget left",
+            is_ascending=True,
             queries=[
                 Query(f"max by ({WHO}) ({recorded}{{{OF_ENDPOINT}}})")
                 for recorded in (RATIO_30D, LEFT_30D, lost_in("30d"))

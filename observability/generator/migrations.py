@@ -33,7 +33,7 @@ def of_record(store: LogStore) -> list[Column]:
         Column("migration_version", "Version", width=110),
         Column("migration_name", "Name"),
         Column("event_name", "Result", words=RESULTS),
-        Column("error_type", "Reason", width=130),
+        Column("error_type", "Reason", width=190),
         Column("duration_ms", "Duration", "ms", width=100),
         of_trace(store),
     ]
@@ -156,10 +156,11 @@ def numbers(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
         ),
         Panel(
             title="Migrations by direction and result",
-            about="Ended in each interval; a result other than `committed` is the SQLSTATE or class of its error.",
+            about="Ended in each interval; a result other than `committed` is the SQLSTATE or class of its error, in red.",
             kind="timeseries",
             unit="locale",
             is_stacked=True,
+            shades=RED,
             min_interval=dialect.shortest,
             colors=[("up committed", GREEN), ("down committed", BLUE)],
             queries=[

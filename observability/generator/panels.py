@@ -94,7 +94,8 @@ class Panel:
     """One colour for all series, in shades."""
     columns: Sequence[Column] = ()
     sort_by: str = ""
-    """The heading a table is sorted by, the largest first."""
+    """The heading a table is sorted by, the largest first, unless *is_ascending*."""
+    is_ascending: bool = False
     limit: int = 0
     logs: str = ""
     """The query of a log store; a table of its records has its fields as columns."""
@@ -145,7 +146,7 @@ class Panel:
         }
         steps.append({"id": "organize", "options": organized})
         if self.sort_by:
-            by = {"sort": [{"field": self.sort_by, "desc": True}]}
+            by = {"sort": [{"field": self.sort_by, "desc": not self.is_ascending}]}
             steps.append({"id": "sortBy", "options": by})
         if self.limit:
             steps.append({"id": "limit", "options": {"limitField": self.limit}})

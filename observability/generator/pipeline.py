@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alerts import LOST_ITEMS
 from dialects import Dialect, LogStore
-from panels import Dashboard, Panel, Query, Row
+from panels import GREEN, RED, Column, Dashboard, Panel, Query, Row
 from variables import owners, sources
 
 COLLECTOR = 'job="otel-collector"'
@@ -33,20 +33,22 @@ def health(dialect: Dialect) -> list[Panel | Row]:
     return [
         Row("Health"),
         Panel(
-            title="Programs up",
-            about="1: Prometheus can read it. 0: start it again; with the collector down, what runs report is lost. "
-            "Runbook: OtelCollectorDown.",
-            kind="stat",
-            unit="locale",
+            title="Programs",
+            about="Whether Prometheus can read each, those that are down first. Start them again; with the collector down, "
+            "what runs report is lost. Runbook: OtelCollectorDown.",
+            kind="table",
             width=8,
             height=5,
-            red_below=1,
             when_empty="Prometheus has no targets",
+            sort_by="State",
+            is_ascending=True,
             queries=[
-                Query(
-                    'min by (job, instance) (up{job=~"confiture|otel-collector|backends"})',
-                    "{{job}} {{instance}}",
-                )
+                Query('min by (job, instance) (up{job=~"confiture|otel-collector|backends"})'),
+            ],
+            columns=[
+                Column("Value", "State", words=[("0", "down", RED), ("1", "up", GREEN)], width=80),
+                Column("instance", "Program"),
+                Column("job", "Job"),
             ],
         ),
         Panel(
