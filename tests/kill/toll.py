@@ -82,5 +82,6 @@ class Toll:
             self.duplicated += len(received) - 1
             if len(set(received)) > 1:
                 self.invented += 1
-                self.details.append(f"{event_id} came with {len(set(received))} bodies")
+                texts = " and ".join(sorted({body.decode() for body in received}))
+                self.details.append(f"{event_id} came with {len(set(received))} bodies: {texts}")
         return told

@@ -10,6 +10,7 @@ import time
 from typing import Any, NoReturn
 
 import pytest
+import urllib3  # noqa: F401  its first import tries a socket
 
 _open = io.open
 

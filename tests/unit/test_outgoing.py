@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -222,6 +223,30 @@ def test_what_memory_holds_goes_back_into_a_store_that_works_again(is_opened: bo
     assert store.intents() == []
     store.release(event_id(2), [delivery(event_id=event_id(2))])
     assert len(store.deliveries()) == 2  # told already: not a second time
+
+
+def test_what_memory_delivered_is_not_settled_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is back in a moment learns what was delivered, and keeps what is not known."""
+    bench, tries = Bench(), 0
+    store = bench.outbox
+    store.is_durable = True
+
+    def make(_: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            return Breaking(store, "release", OutboxError("gone"))
+        return store if tries > 3 else Breaking(store, "release", OutboxError("starting"))
+
+    monkeypatch.setattr(run_outbox, "time", SimpleNamespace(monotonic=time.monotonic, sleep=int))
+    bench.outgoing = bench.with_parts(outbox=make)
+    bench.outgoing.stage(intent(1))
+    bench.outgoing.record(event(id=event_id(1)), TRACE)
+    bench.outgoing._write([outgoing.Kept(event_id(2), intent=intent(2))])
+    assert bench.end() is None
+    assert len(bench.transport.sent) == 1
+    assert [one.event_id for one in store.intents()] == [event_id(2)]
+    assert tries == 4
 
 
 def test_what_memory_gave_up_is_not_lost_either() -> None:

@@ -114,7 +114,7 @@ class Outgoing:
                 if isinstance(error, TimedOut):  # hurried: it goes on
                     return
                 raise
-            self.outbox.note_released(kept.event_id)
+            self.outbox.note_written(kept.event_id, is_released=kept.intent is None)
         if any(kept.deliveries for kept in left):
             self.sending.wake()
 
@@ -132,9 +132,9 @@ class Outgoing:
         if threading.get_ident() != self._lent_to or not _is_idle(self._lent):
             return
         while self._kept and self._written_over(self._kept[0].over):
-            self.outbox.note_released(self._kept[0].event_id)
             with self._has_kept:
-                self._kept.pop(0)
+                kept = self._kept.pop(0)
+            self.outbox.note_written(kept.event_id, is_released=kept.intent is None)
 
     def _written_over(self, write: Callable[[Any, Outbox], bool]) -> bool:
         """Whether *write* was done over the connection that migrates."""
@@ -151,6 +151,7 @@ class Outgoing:
         if self._settings.recorded and not self._keep(Kept(intent.event_id, intent=intent)):
             with suppress(TimedOut):  # hurried: it goes on
                 self.outbox.ask(lambda outbox: outbox.stage(intent))
+            self.outbox.note_written(intent.event_id, is_released=False)
 
     def record(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None

@@ -28,6 +28,9 @@ BEYOND_FLUSH_S = 1.0
 """By how much that may exceed the time-out of the flush, from which it is taken off."""
 IMPATIENCE_S = 0.25
 """The same while the host's transaction is open, or no time is left: what takes longer goes on."""
+BACK_WITHIN_S = 1.5
+"""How long an outbox that broke is asked again at the end: a server that restarts is soon back."""
+ASK_EVERY_S = 0.1
 ALL = 1_000_000
 KEPT_FOR = timedelta(days=30)
 KEPT_DELIVERED = 10_000
@@ -61,6 +64,8 @@ class RunOutbox:
         self.abandon: Callable[[], Callable[[], None]] = lambda: lambda: None
         """Takes whatever uses a broken outbox out of use; what it returns closes that."""
         self._is_holding = False
+        self._has_staged = False
+        """Whether the configured one was given an intent of this run."""
         self._spared: list[str] | None = None
         """Events that were released into memory instead; ``None``: the outbox works."""
         self._hurry = threading.local()
@@ -112,9 +117,11 @@ class RunOutbox:
         kind = self.current.where.partition(":")[0] if self.current is not None else self._kind
         return OutboxError(f"outbox {kind}: it did not answer within {seconds:.2g} s")
 
-    def note_released(self, event_id: str) -> None:
-        """The event was released, into whatever is used now."""
-        if self._spared is not None:
+    def note_written(self, event_id: str, *, is_released: bool) -> None:
+        """The event was staged, or released, into whatever is used now."""
+        if not is_released:
+            self._has_staged |= self._spared is None
+        elif self._spared is not None:
             self._spared.append(event_id)
         else:
             self._is_holding = True
@@ -166,10 +173,18 @@ class RunOutbox:
         return spare
 
     def restored(self, seconds: float) -> bool:
-        """Whether the configured one works again, and has what memory did not deliver."""
-        memory, spared = self.current, self._spared
-        if memory is None or spared is None or not undelivered(memory):
+        """Whether the configured one works again, and knows what memory did and did not deliver.
+
+        One that held something of this run may be back in a moment: without it, a later run would
+        settle what memory has delivered. So it is asked again for a while.
+        """
+        memory, spared, knows = self.current, self._spared, self._has_staged or self.has_left
+        if memory is None or spared is None:
             return False
+        if not (undelivered(memory) or memory.intents() or (knows and spared)):
+            return False
+        until = time.monotonic() + seconds
+        last_try = min(until, time.monotonic() + BACK_WITHIN_S * knows)
 
         def restore() -> Outbox | None:
             with ExitStack() as refused:
@@ -182,8 +197,15 @@ class RunOutbox:
                 return outbox
 
         back = None
-        with suppress(OutboxError, TimedOut):
-            back = bounded(restore, seconds)
+        with suppress(TimedOut):
+            while True:
+                try:
+                    back = bounded(restore, until - time.monotonic())
+                    break
+                except OutboxError:
+                    if time.monotonic() >= last_try:
+                        break
+                    time.sleep(ASK_EVERY_S)
         if back is not None:
             self.current, self._spared, self.has_left = back, None, False
         return back is not None

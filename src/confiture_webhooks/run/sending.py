@@ -110,7 +110,7 @@ class Sending:
         The outbox may take *seconds* to answer. What was delivered long ago is forgotten, unless
         *is_late*: no time is left for it.
         """
-        lines = [self._broken_line(self._outbox.refusal)] if self._outbox.has_left else []
+        lines: list[str] = []
         if self._worker is not None:
             self._worker.stop()
             until = time.monotonic() + seconds
@@ -124,6 +124,8 @@ class Sending:
             left_s = until - time.monotonic()
             if not is_late and left_s > 0:
                 self._outbox.prune(left_s)
+        if self._outbox.has_left:
+            lines.insert(0, self._broken_line(self._outbox.refusal))
         return "\n".join(lines) or None
 
     def _broken_line(self, why: object) -> str:
