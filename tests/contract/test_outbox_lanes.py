@@ -194,6 +194,9 @@ SPOILT = [
     "attempts = 2147483647",
     "attempts = -1",
     "tries = 2147483647",
+    "traceparent = '00-\nX: y'",
+    "content_type = ' text/plain'",
+    "tracestate = 'é'",
 ]
 SPOILT_SQLITE = [
     "created_at = 'yesterday'",
@@ -280,6 +283,7 @@ def test_a_state_of_another_version_is_listed(outbox: Outbox) -> None:
                 ("'\"ledger_table\"'", "'\"other\"'"),
                 ("'\"has_lock\": true'", "'\"has_lock\": 1'"),
                 ("'2020-01-09T14:23:45.123456+00:00'", "'0001-01-01T00:00:00+23:59'"),
+                ("'2020-01-09T14:23:44.123456+00:00'", "'9999-12-31T23:59:59+00:00'"),
             ]
         ),
     ],

@@ -17,6 +17,8 @@ Stored = Mapping[str, Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST = 1_000_000_000
 """A higher number of attempts is damage; adding to it might not be possible."""
+_FAR = datetime(9000, 1, 1, tzinfo=UTC)
+"""From here on there is no room to reckon."""
 _MICROSECOND = timedelta(microseconds=1)
 _FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
 """What reading a value that another version wrote may raise."""
@@ -69,16 +71,17 @@ def delivery(row: Stored) -> Delivery:
         _counter(row["attempts"])
         _counter(row["tries"])
         return Delivery(
-            id=_text(row["id"]),
-            event_id=_text(row["event_id"]),
+            id=_header(row["id"]),
+            event_id=_header(row["event_id"]),
             event_type=EventType(row["event_type"]),
             endpoint=_text(row["endpoint"]),
             body=body,
-            content_type=_text(row["content_type"]),
+            content_type=_header(row["content_type"]),
             trace=TraceContext(
-                traceparent=_text(row["traceparent"]), tracestate=_text_or_none(row["tracestate"])
+                traceparent=_header(row["traceparent"]),
+                tracestate=None if row["tracestate"] is None else _header(row["tracestate"]),
             ),
-            correlation_id=_text(row["correlation_id"]),
+            correlation_id=_header(row["correlation_id"]),
             created_at=_instant(row["created_at"]),
             migration_version=_text_or_none(row["migration_version"]),
             migration_name=_text_or_none(row["migration_name"]),
@@ -226,9 +229,9 @@ def _typed(hint: Any, value: Any) -> Any:
         return None
     if datetime in kinds:
         found = datetime.fromisoformat(value)
-        if found.tzinfo is None:
-            raise ValueError("an instant without a time zone")
-        return found.astimezone(UTC)  # raises where the year would be 0 or 10000
+        if found.tzinfo is None or not _EPOCH <= found < _FAR:
+            raise ValueError("an instant without a time zone, or of no clock")
+        return found
     if Direction in kinds:
         return Direction(value)
     if MigrationRef in kinds:
@@ -243,6 +246,14 @@ def _text(value: object) -> str:
         raise TypeError(f"{type(value).__name__} where text belongs")
     value.encode()  # what was read with surrogates is not UTF-8
     return value
+
+
+def _header(value: object) -> str:
+    """Text that goes into a header as it is."""
+    found = _text(value)
+    if not (found.isascii() and found.isprintable() and found == found.strip()):
+        raise ValueError("a header cannot carry it")
+    return found
 
 
 def _text_or_none(value: object) -> str | None:
