@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from json import dumps
 from typing import Any
 
 
@@ -186,7 +186,7 @@ def body(document: Mapping[str, Any]) -> bytes:
     serialises again with sorted keys gets the same bytes. Text that no UTF-8 can
     carry (a file name that is not UTF-8) arrives with its bad bytes escaped.
     """
-    return json.dumps(_encodable(document), sort_keys=True, allow_nan=False).encode()
+    return dumps(_encodable(document), sort_keys=True, allow_nan=False).encode()
 
 
 def _encodable(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from typing import Any
@@ -389,6 +390,32 @@ def test_that_the_default_endpoint_stands_down_is_said(hooked: Any, receiver: An
     assert done.returncode == 0
     assert "confiture_hooks/a.py reads CONFITURE_WEBHOOK_URL itself" in done.stderr
     assert receiver.requests == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "import io, sys\nsys.stdout = sys.stderr = io.StringIO()",
+        "import json\njson.dumps = json.loads = lambda *a, **k: 1 / 0",
+        "import logging, sys\nlogging.basicConfig(stream=sys.stdout, level=0)\nlogging.warning('w')",
+    ],
+    ids=["streams", "json", "logging"],
+)
+def test_what_a_hook_file_changes_for_everyone_changes_no_run(
+    hooked: Any, receiver: Any, change: str
+) -> None:
+    """Standard output is as without the file, and every webhook is sent."""
+    project = hooked(a=f"{change}\n")
+    project.environment_file(migration={"view_helpers": "off"})
+    project.migration("002", "b", up="SELECT nosuch", down="SELECT 1")
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url}
+    done = project.confiture("migrate", "up", env=env)
+    sent = [request.payload["event_type"] for request in receiver.requests]
+    assert sent == ["migration_success", "migration_error"]
+    project.confiture("migrate", "down", env={"CONFITURE_WEBHOOKS": "off"})
+    off = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOKS": "off"})
+    timeless = [re.sub(r"[\d.]+ ?m?s\b", "", one.stdout) for one in (done, off)]
+    assert (done.returncode, timeless[0]) == (off.returncode, timeless[1])
 
 
 @pytest.mark.survived("A hook that changes the working directory", "unharmed")

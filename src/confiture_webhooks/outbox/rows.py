@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
+from json import dumps, loads
 from typing import Any, cast, get_type_hints
 
 from ..delivery import Attempt, Delivery, State, TraceContext
@@ -184,7 +184,7 @@ def intent_values(intent: Intent) -> dict[str, Any]:
         "event_id": text(intent.event_id),
         "environment": environment(intent.environment),
         "staged_at": instant(intent.staged_at),
-        "intent": json.dumps(_plain(intent)),
+        "intent": dumps(_plain(intent)),
     }
 
 
@@ -195,7 +195,7 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
     default, else ``None`` where that may be.
     """
     try:
-        document = json.loads(_text(row["intent"]))
+        document = loads(_text(row["intent"]))
         hints = get_type_hints(Intent)
         values: dict[str, Any] = {}
         for field in fields(Intent):

@@ -170,7 +170,10 @@ class HookRunner:
         loaded: list[Hook] = []
         timeout = self._settings.hook_timeout
         thread = HookThread(lambda: loaded.extend(source.load()))
-        if not thread.ends_within(timeout, self._is_over):
+        is_ended = thread.ends_within(timeout, self._is_over)
+        if not self._is_over.is_set():
+            self._output.restore()
+        if not is_ended:
             longer = f"takes longer than {timeout.total_seconds():g} s to import"
             is_cut = self._is_over.is_set()
             problem = "was still being imported when the run ended" if is_cut else longer

@@ -146,7 +146,9 @@ class _Aware:
     def _is_hooks(self) -> bool:
         thread = threading.current_thread()
         if thread is threading.main_thread():
-            return False
+            # The command's own handlers have the stream itself: this one's was made by a hook.
+            caller = sys._getframe(1).f_back  # noqa: SLF001
+            return caller is not None and caller.f_globals.get("__name__") == "logging"
         return isinstance(thread, HookThread) or _runs(sys._getframe(), self._modules)  # noqa: SLF001
 
 
@@ -180,6 +182,11 @@ class OutputGuard:
             if stream is not None:
                 self._guards[name] = _Aware(stream, self.modules)
                 setattr(sys, name, self._guards[name])
+
+    def restore(self) -> None:
+        """Take it again where a file put another stream there for good."""
+        for name, guard in self._guards.items():
+            setattr(sys, name, guard)
 
     def stop(self) -> None:
         """Give them back, unless a hook that runs on could still print."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from json import dumps
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -197,7 +197,7 @@ def _make_logger(form: Form | None) -> Any:
         ordered = {**{name: event.pop(name) for name in COMMON_FIELDS}, **event}
         if is_for_people:
             return line(ordered, colors=terminal.is_terminal() and "NO_COLOR" not in os.environ)
-        return json.dumps(ordered, default=str)
+        return dumps(ordered, default=str)
 
     return structlog.wrap_logger(
         _StandardError(),
