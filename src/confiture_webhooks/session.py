@@ -297,7 +297,7 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     def database() -> str | None:
         return session.dsn()
 
-    settings = _placed(settings, invocation)
+    settings = _leaving_nothing(settings, invocation)
     hooks = hook_sources(files)
     telemetry = partial(command_telemetry, settings, os.environ)
     made = replace(
@@ -316,7 +316,7 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     return session
 
 
-def _placed(settings: Settings, invocation: Invocation) -> Settings:
+def _leaving_nothing(settings: Settings, invocation: Invocation) -> Settings:
     """*settings* with an outbox in memory where Confiture will refuse: nothing is created there."""
     is_project = invocation.missing is None and invocation.migrations_dir.is_dir()
     if is_project or os.environ.get(OUTBOX) or outbox_exists(settings, os.environ):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from confiture_webhooks.receiver import LocalReceiver
 
 
-def test_a_left_over_never_goes_to_another_environments_receiver(project: Any) -> None:
+@pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
+def test_a_left_over_never_goes_to_another_environments_receiver(project: Any, outbox: str) -> None:
     """Its own environment's commands make it; another's name it, and say how it is made."""
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     files = {}
@@ -16,7 +19,7 @@ def test_a_left_over_never_goes_to_another_environments_receiver(project: Any) -
         for name, receiver in (("production", production), ("staging", staging)):
             one = {"name": "ops", "url": receiver.url, "secret": name, "retry": {"schedule": [5]}}
             files[name] = project.environment_file(
-                name, webhooks={"flush_timeout": 0.5, "endpoints": [one]}
+                name, webhooks={"outbox": outbox, "flush_timeout": 0.5, "endpoints": [one]}
             )
 
         def run(environment: str, *words: str) -> Any:

@@ -532,8 +532,8 @@ def test_nothing_here_names_the_environments_that_have_something(
         (("discard", "dlv_staging_00001", "--endpoint", "ops"), "either ids, or --endpoint"),
         (("list", "--trace", "bbbbbbbb"), "a trace id has 32 digits"),
         (("list", "--event", "nosuch"), "'nosuch' is not one of: migration_success"),
-        (("test", "--event", "ping"), "'ping' is not an event. It can be: migration_success"),
-        (("check", "--explain", "nosuch"), "'nosuch' is not an event. It can be: migration_"),
+        (("test", "--event", "ping"), "'ping' is not one of: migration_success"),
+        (("check", "--explain", "nosuch"), "'nosuch' is not one of: migration_success"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -1,4 +1,4 @@
-"""``confiture webhooks redeliver``, ``discard``, ``enable`` and ``disable``: what operators do."""
+"""``confiture webhooks redeliver`` and ``discard``: deliveries sent again, and deleted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .look import SHORTEST, check_endpoint, find, is_short
 from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json, not_empty
 from .send import send_now
 from .status import described, forget, runs, unsettled
-from .tables import FAILED, agree, fail, line, print_json
+from .tables import agree, conclude, fail, line
 
 if TYPE_CHECKING:
     from ..outbox import Row
@@ -134,17 +134,10 @@ def _send(
         "not_sent": {wait.endpoint: wait.why.value for wait in waits},
         "elsewhere": by_environment(others),
     }
-    if is_json(context.output):
-        print_json(document)
-    else:
-        if names and is_later:
-            line(f"Send now: {context.command('deliver')}")
-        for wait in waits:
-            line(wait.line(context.config))
-        if others:
-            line(elsewhere_line(others, files_of(others)))
-    if not document["ok"]:
-        raise typer.Exit(FAILED)
+    lines = [f"Send now: {context.command('deliver')}"] if names and is_later else []
+    lines += [wait.line(context.config) for wait in waits]
+    lines += [elsewhere_line(others, files_of(others))] if others else []
+    conclude(document, lines, context.output)
 
 
 def discard(
@@ -214,23 +207,18 @@ def discard(
         for event_id in broken:
             context.outbox.release(event_id, [])
     left = len(rows) - len(done)
-    if is_json(output):
-        document = {
-            "ok": not left,
-            "discarded": len(done),
-            "environments": by_environment(_environments(done)),
-            "unsettled": len(killed) + len(broken),
-            "under_way": left,
-        }
-        print_json(document)
-    else:
-        gone = [f"{_deliveries(len(done))} ({_where(done)})"] if done else []
-        gone += [runs(len(killed)), *lost] if killed else lost
-        line(f"Discarded {' and '.join(gone)}" if gone else nothing)
-        if left:
-            say(f"❌ {_deliveries(left)} in flight: not discarded", style="red")
-    if left:
-        raise typer.Exit(FAILED)
+    document = {
+        "ok": not left,
+        "discarded": len(done),
+        "environments": by_environment(_environments(done)),
+        "unsettled": len(killed) + len(broken),
+        "under_way": left,
+    }
+    gone = [f"{_deliveries(len(done))} ({_where(done)})"] if done else []
+    gone += [runs(len(killed)), *lost] if killed else lost
+    lines = [f"Discarded {' and '.join(gone)}" if gone else nothing]
+    lines += [f"❌ {_deliveries(left)} in flight: not discarded"] if left else []
+    conclude(document, lines, output)
 
 
 def _unreadable(context: Context, ids: list[str]) -> list[str]:

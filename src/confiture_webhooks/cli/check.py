@@ -18,7 +18,7 @@ from ..endpoint import explain
 from ..errors import Fault
 from ..wiring import outbox_exists, outbox_place, unread_block
 from .context import invocation_of, whole_settings_of
-from .options import ConfigOpt, FormatOpt, event_of, is_json
+from .options import SUBSCRIBED, ConfigOpt, FormatOpt, is_json, known
 from .tables import CONFIG_INVALID, FAILED, length, line, print_block, print_json, refuse
 
 _NAMES = {"url": "address", "headers": "header names", "timeout_s": "timeout"}
@@ -68,7 +68,7 @@ def check(
       2  --explain names no event.
       5  It is not, or there is neither an endpoint nor a hook file; every fault is printed.
     """
-    kind = event_of(explained, "--explain") if explained is not None else None
+    kind = known(SUBSCRIBED, explained, "--explain")
     as_json = is_json(output)
     settings, files = whole_settings_of(config, output)
     if faults := _proxy_faults(settings):

@@ -10,10 +10,9 @@ import typer
 from ..delivery import State
 from ..errors import Fault
 from ..outlook import again_lines, shown_environment
-from ..terminal import counted
 from .context import Context, opened
-from .options import ConfigOpt, FormatOpt, is_json
-from .tables import fail, line, print_json, refuse
+from .options import ConfigOpt, FormatOpt
+from .tables import conclude, fail, refuse
 
 
 def enable(
@@ -41,18 +40,13 @@ def enable(
         found = outbox.deliveries(state=State.GONE, endpoint=name, environment=environment)
         gone = [row.delivery.id for row in found]
         waits = context.outlook({name: waiting}, {}, datetime.now(UTC))
-    if is_json(output):
-        print_json({"ok": True, "endpoint": name, "waiting": waiting, "gone": gone})
-        return
-    line(f"Endpoint {name} is on in environment {shown_environment(environment)}")
-    for wait in waits:
-        line(wait.line(config))
+    lines = [f"Endpoint {name} is on in environment {shown_environment(environment)}"]
+    lines += [wait.line(config) for wait in waits]
     if waiting and not waits:
-        verb = "is" if waiting == 1 else "are"
-        now = context.command("deliver")
-        line(f"{counted(waiting, 'delivery', 'deliveries')} {verb} waiting for it. Send now: {now}")
-    for text in again_lines(0, len(gone), config, "--endpoint", name):
-        line(text)
+        are = "delivery is" if waiting == 1 else "deliveries are"
+        lines.append(f"{waiting} {are} waiting for it. Send now: {context.command('deliver')}")
+    lines += again_lines(0, len(gone), config, "--endpoint", name)
+    conclude({"ok": True, "endpoint": name, "waiting": waiting, "gone": gone}, lines, output)
 
 
 def disable(
@@ -78,12 +72,12 @@ def disable(
             fail(f"Endpoint {name} is off already. Switch it on: {on}", output)
         context.outbox.disable(name, context.environment, datetime.now(UTC))
         waiting = _waiting(context, name)
-    if is_json(output):
-        print_json({"ok": True, "endpoint": name, "waiting": waiting})
-        return
     where = shown_environment(context.environment)
-    line(f"Endpoint {name} is off in environment {where}: its events are recorded and wait")
-    line(f"Switch it on: {context.command('enable', name)}")
+    lines = [
+        f"Endpoint {name} is off in environment {where}: its events are recorded and wait",
+        f"Switch it on: {context.command('enable', name)}",
+    ]
+    conclude({"ok": True, "endpoint": name, "waiting": waiting}, lines, output)
 
 
 def _is_off(context: Context, name: str) -> bool:

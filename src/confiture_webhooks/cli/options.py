@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -10,8 +11,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from ..config.rules import Invalid, event
-from ..event import EventType
+from ..event import SUBSCRIBABLE, EventType
 
 ConfigOpt = Annotated[
     Path | None,
@@ -24,6 +24,8 @@ EverywhereOpt = Annotated[
 ]
 FORMATS = ("text", "json")
 
+SUBSCRIBED = [kind for kind in EventType if kind in SUBSCRIBABLE]
+"""The events that an endpoint can ask for."""
 TRACE_DIGITS = 32
 
 Word = TypeVar("Word", bound=StrEnum)
@@ -53,29 +55,20 @@ def is_json(output: str) -> bool:
     return output == "json"
 
 
-def words(kind: type[StrEnum]) -> str:
-    """The values of *kind*, for a help text."""
-    return ", ".join(member.value for member in kind)
+def words(among: Iterable[StrEnum]) -> str:
+    """The values of *among*, for a help text."""
+    return ", ".join(member.value for member in among)
 
 
-def known(kind: type[Word], value: str | None, option: str) -> Word | None:
-    """The member of *kind* that *option* was given; a wrong one ends the command."""
+def known(among: Iterable[Word], value: str | None, option: str) -> Word | None:
+    """The one of *among* that *option* was given; a wrong one ends the command."""
     if value is None:
         return None
-    try:
-        return kind(value)
-    except ValueError:
-        reason = f"{value!r} is not one of: {words(kind)}"
-        raise typer.BadParameter(reason, param_hint=option) from None
-
-
-def event_of(name: str, option: str) -> EventType:
-    """The event an endpoint can ask for that *option* was given; a wrong one ends the command."""
-    try:
-        return event(name)
-    except Invalid as invalid:
-        reason = f"{name!r} {invalid.problem}. {invalid.remedy}"
-        raise typer.BadParameter(reason, param_hint=option) from None
+    found = next((member for member in among if member.value == value), None)
+    if found is None:
+        reason = f"{value!r} is not one of: {words(among)}"
+        raise typer.BadParameter(reason, param_hint=option)
+    return found
 
 
 def not_empty(given: T) -> T:

@@ -16,7 +16,7 @@ from ..wiring import postgres_dsn, sqlite_path
 from .context import opened, settings_of
 from .options import ConfigOpt, FormatOpt, YesOpt, is_json
 from .status import runs
-from .tables import agree, fail, line, print_json, refuse
+from .tables import agree, conclude, fail, print_json, refuse
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -123,10 +123,8 @@ def drop(
             _remove(context.settings)
         except OutboxError as error:
             fail(str(error), output)
-    if is_json(output):
-        print_json({"ok": True, "outbox": place, "dropped": is_there})
-    elif is_there:
-        line(f"Removed the outbox {place}")
+    removed = [f"Removed the outbox {place}"] if is_there else []
+    conclude({"ok": True, "outbox": place, "dropped": is_there}, removed, output)
 
 
 def _remove(settings: Settings) -> None:

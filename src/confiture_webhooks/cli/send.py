@@ -17,7 +17,7 @@ import typer
 
 from ..doctor.endpoints import remedy_of
 from ..errors import Fault, OutboxError
-from ..event import SUBSCRIBABLE, Database, EventType, rfc3339
+from ..event import Database, EventType, rfc3339
 from ..outlook import Wait, Why, again_lines, by_environment, elsewhere_line
 from ..remedy import shown
 from ..terminal import is_terminal, say
@@ -25,7 +25,7 @@ from ..watch import PassResult, Source, deliver_due, deliver_until
 from ..wiring import files_of, operators_outbox
 from ..worker.pace import FAILING_AFTER
 from .context import ask_of, database_of, outbox_failed, settings_of, source_of
-from .options import ConfigOpt, FormatOpt, event_of, is_json
+from .options import SUBSCRIBED, ConfigOpt, FormatOpt, is_json, known, words
 from .tables import (
     CONFIG_INVALID,
     FAILED,
@@ -50,9 +50,7 @@ def test(
     name: Annotated[str | None, typer.Argument(help="Endpoint (default: all of them)")] = None,
     event: Annotated[
         str | None,
-        typer.Option(
-            "--event", help=f"A sample of this event type: {', '.join(sorted(SUBSCRIBABLE))}"
-        ),
+        typer.Option("--event", help=f"A sample of this event type: {words(SUBSCRIBED)}"),
     ] = None,
     show_answer: Annotated[
         bool, typer.Option("--show-answer", help="Show the beginning of each answer's body")
@@ -83,7 +81,7 @@ def test(
       2  --event names no event type.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
-    kind = event_of(event, "--event") if event is not None else EventType.PING
+    kind = known(SUBSCRIBED, event, "--event") or EventType.PING
     settings = settings_of(config, output, is_sending=True)
     names = [endpoint.name for endpoint in settings.endpoints]
     if faults := [fault for one in settings.faulty if one.name == name for fault in one.faults]:

@@ -43,6 +43,17 @@ def fail(text: str, output: str = "text", **more: Sequence[str]) -> NoReturn:
     raise typer.Exit(FAILED)
 
 
+def conclude(document: dict[str, Any], lines: Iterable[str], output: str) -> None:
+    """The end of a command: *document* or *lines*, and exit code 1 unless it is ok."""
+    if is_json(output):
+        print_json(document)
+    else:
+        for text in lines:
+            line(text)
+    if not document["ok"]:
+        raise typer.Exit(FAILED)
+
+
 def say_faults(faults: Sequence[Fault]) -> None:
     """Every fault with its remedy, on stderr."""
     for fault in faults:

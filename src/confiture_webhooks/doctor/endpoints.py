@@ -94,7 +94,9 @@ CLOCK_OFF = timedelta(seconds=60)
 CLOCK_WRONG = timedelta(minutes=5)
 """Receivers refuse a timestamp that is further off."""
 PATIENCE = timedelta(seconds=5)
-_SECRETS = "Compare the secret on both sides; `confiture webhooks verify` checks a request"
+_SECRETS = (
+    "Compare the secret on both sides; `confiture webhooks verify FILE` checks a captured request"
+)
 _REMEDIES = {
     "dns": "Check the host's name in `url`, and that this machine can resolve it",
     "connection_refused": "Start the receiver, or correct host and port in `url`",
@@ -108,7 +110,7 @@ _REMEDIES = {
     "404": "Check the path in `url`",
     "410": "The receiver is gone for good: remove the endpoint, or correct the path in `url`",
 }
-_OTHER = "Read the receiver's own log; `confiture webhooks test` tries again"
+_OTHER = "Read the receiver's own log, and correct what it names"
 _TLS = {
     "bundle": (
         "the file of certificates that `tls` or REQUESTS_CA_BUNDLE names cannot be read",
