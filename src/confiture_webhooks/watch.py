@@ -213,8 +213,6 @@ class _Changes:
         if not settings.endpoints:
             self.refuse("no endpoint is configured")
             return None
-        names = ", ".join(endpoint.name for endpoint in settings.endpoints)
-        say(f"The configuration has changed. Endpoints now: {names}")
         return settings, ask
 
     @staticmethod
@@ -276,6 +274,9 @@ def deliver_until(
                 opening = _bench(*current, environ=environ, database=database, before=before)
                 bench = ending.enter_context(opening)
                 ending.callback(bench.listen())
+                if current is not in_force:
+                    names = ", ".join(endpoint.name for endpoint in current[0].endpoints)
+                    say(f"The configuration has changed. Endpoints now: {names}")
                 news = _serve(bench, stopped, changes)
                 result = bench.result(is_done=True)
         except OutboxError as error:

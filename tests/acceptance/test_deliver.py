@@ -321,6 +321,10 @@ def test_a_watching_worker_takes_a_changed_file_over(outside: Project) -> None:
         said = read_until(worker.stderr, "the one before it stays in force")
         release(outside, 2)
         eventually(lambda: len(old.requests) == 2)
+        elsewhere = {"endpoints": [block], "outbox": "sqlite:/proc/none/webhooks.db"}
+        outside.environment_file(webhooks=elsewhere)
+        said += read_until(worker.stderr, "the one before it stays in force")
+        assert "Endpoints now" not in said
         changed = {"name": "a", "url": new.url, "secret": "new"}
         outside.environment_file(webhooks={"endpoints": [changed, {**changed, "name": "b"}]})
         said += read_until(worker.stderr, "Endpoints now: a, b")
@@ -331,4 +335,4 @@ def test_a_watching_worker_takes_a_changed_file_over(outside: Project) -> None:
         worker.terminate()
         assert "3 delivered" in worker.stdout.read()
         said += worker.stderr.read()
-    assert said.count("the one before it stays in force") == 1
+    assert said.count("the one before it stays in force") == 2

@@ -213,12 +213,17 @@ def retry_after(text: str | None, now: datetime) -> timedelta | None:
     text = (text or "").strip()
     if _SECONDS.fullmatch(text):
         return timedelta(seconds=min(float(text), LONGEST_RETRY_AFTER.total_seconds()))
+    wait = ahead(text, now)
+    return None if wait is None else min(max(wait, timedelta(0)), LONGEST_RETRY_AFTER)
+
+
+def ahead(date: str | None, now: datetime) -> timedelta | None:
+    """By how much the HTTP *date* is later than *now*; ``None``: it is none."""
     try:
-        at = parsedate_to_datetime(text)
-        wait = (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
-    except (ValueError, OverflowError):
+        at = parsedate_to_datetime(date or "")
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
+    except (ValueError, TypeError, OverflowError):
         return None
-    return min(max(wait, timedelta(0)), LONGEST_RETRY_AFTER)
 
 
 def _shown(status_code: int, headers: Mapping[str, str], version: int) -> requests.Response:

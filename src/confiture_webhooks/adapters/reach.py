@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation
@@ -16,10 +14,7 @@ from ..endpoint import Tls
 from ..networks import Networks
 from ..transport import Request
 from .http_exchange import Exchange
-from .http_session import EndpointSession
-
-if TYPE_CHECKING:
-    from ..transport import Response
+from .http_session import EndpointSession, ahead
 
 _OF_THE_PROXY = frozenset({403, 407, 502, 503, 504})
 """Answers to a plain request that a proxy makes itself."""
@@ -90,7 +85,7 @@ def _found(exchange: Exchange, error_type: str | None, *, is_proxied: bool) -> R
     if answer is not None:
         if is_proxied and step == "answers" and answer.status_code in _OF_THE_PROXY:
             return Reach("proxy", str(answer.status_code), is_proxied=True)
-        return Reach("answers", is_proxied=is_proxied, skew=_skew(answer))
+        return Reach("answers", is_proxied=is_proxied, skew=ahead(answer.date, datetime.now(UTC)))
     if error_type == "tls":
         step = "tls"
     elif step == "answers":
@@ -98,12 +93,3 @@ def _found(exchange: Exchange, error_type: str | None, *, is_proxied: bool) -> R
     if error_type == "proxy" and reason and (reason.isdecimal() or reason in ERROR_TYPES):
         error_type, reason = reason, None
     return Reach(step, error_type, reason, is_proxied)
-
-
-def _skew(answer: Response) -> timedelta | None:
-    """The ``Date`` of *answer* against our clock; ``None`` without one."""
-    try:
-        at = parsedate_to_datetime(answer.date or "")
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)
-    except (ValueError, TypeError, OverflowError):
-        return None
