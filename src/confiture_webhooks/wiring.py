@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -86,7 +87,7 @@ def found_settings(
     from .adapters.hook_files import find  # noqa: PLC0415
 
     settings = read(environ, config_file)
-    files = find(Path.cwd(), settings.hooks)
+    files = find(here(), settings.hooks)
     if any(file.reads_url for file in files):
         rest = {name: value for name, value in environ.items() if name not in OF_DEFAULT}
         settings = read(rest, config_file)
@@ -103,6 +104,14 @@ def command_settings(
     return settings, files
 
 
+def here() -> Path:
+    """The current directory; where that was removed, one in which nothing is found or created."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path(os.devnull)
+
+
 def hook_sources(files: Sequence[HookFile]) -> Callable[[], list[HookSource]] | None:
     """What a run imports for its hooks, of *files*; ``None`` when there are none."""
 
@@ -111,7 +120,7 @@ def hook_sources(files: Sequence[HookFile]) -> Callable[[], list[HookSource]] | 
         from .run.hook_runner import HookSource  # noqa: PLC0415
 
         forget()
-        return [HookSource(one.module, partial(load, one, Path.cwd())) for one in files]
+        return [HookSource(one.module, partial(load, one, here())) for one in files]
 
     return sources if files else None
 
@@ -135,7 +144,7 @@ def sqlite_path(settings: Settings, environ: Mapping[str, str]) -> Path:
     from .outbox.sqlite import default_path  # noqa: PLC0415
 
     given = settings.outbox.partition(":")[2]
-    return Path(given) if given else default_path(Path.cwd(), environ)
+    return Path(given) if given else default_path(here(), environ)
 
 
 def outbox_place(settings: Settings, environ: Mapping[str, str]) -> str:

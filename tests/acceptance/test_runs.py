@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+import forked
 from project import Project
 
 pytestmark = pytest.mark.timeout(60)
@@ -183,6 +184,23 @@ def test_a_run_that_is_asked_to_end_reports_its_migration(
         assert process.returncode == code
         assert admin.execute(asked).fetchone() is None
     assert sent(receiver) == [("migration_success", None), ("migration_error", error)]
+
+
+def test_a_run_in_a_directory_that_is_gone_is_reported(shop: Any, receiver: Any) -> None:
+    """Its outbox lies in the user's state, as of every project that cannot be written."""
+    gone = shop.path.with_name("gone")
+    gone.mkdir()
+    config = shop.environments / "local.yaml"
+    done = forked.run(
+        ["migrate", "up", "--config", str(config), "--migrations-dir", str(shop.migrations)],
+        timeout=60,
+        cwd=gone,
+        env=shop.environ(),
+        preexec_fn=gone.rmdir,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sent(receiver) == [("migration_success", None)]
+    assert [*shop.home.rglob("webhooks.db")]
 
 
 def test_a_failed_run_is_one_line(shop: Any) -> None:
