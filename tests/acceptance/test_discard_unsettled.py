@@ -13,9 +13,11 @@ from crashing import crash
 
 
 @pytest.fixture
-def killed(project: Any, receiver: Any) -> tuple[Any, str]:
+def killed(request: pytest.FixtureRequest, project: Any, receiver: Any) -> tuple[Any, str]:
     """A project whose run was killed before its COMMIT, and the id of the event left open."""
-    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+    outbox = getattr(request, "param", "sqlite")
+    endpoint = {"name": "a", "url": receiver.url}
+    project.environment_file(webhooks={"outbox": outbox, "endpoints": [endpoint]})
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     crash(project, "before commit", "migrate", "up")
     [one] = status(project)["intents"]
@@ -28,12 +30,16 @@ def status(project: Any) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def test_what_can_still_be_told_is_not_dropped(killed: Any, receiver: Any) -> None:
+@pytest.mark.parametrize("killed", ["sqlite", "postgres"], indirect=True)
+def test_what_can_still_be_reported_is_not_dropped(killed: Any, receiver: Any) -> None:
     """While its database can say how it ended, the event is refused, and deliver reports it."""
     project, event_id = killed
     done = project.confiture("webhooks", "discard", event_id, "--yes")
     assert done.returncode == 1
     assert "`confiture webhooks deliver` reports it" in done.stderr
+    again = project.confiture("webhooks", "redeliver", event_id, "--yes")
+    assert again.returncode == 1
+    assert f"{event_id} (its end is not known yet). Nothing was changed" in again.stderr
     assert project.confiture("webhooks", "deliver").returncode == 0
     assert [request.headers["webhook-id"] for request in receiver.requests] == [event_id]
 

@@ -14,7 +14,7 @@ from ..outlook import by_environment, elsewhere, elsewhere_line, listed, shown_e
 from ..terminal import counted, say
 from ..wiring import files_of
 from .context import Context, invocation_of, opened
-from .look import SHORTEST, check_endpoint, find, is_short
+from .look import SHORTEST, check_endpoint, find, is_short, is_unsettled
 from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json, not_empty
 from .send import send_now
 from .status import described, forget, runs, unsettled
@@ -258,7 +258,8 @@ def _named(
             candidates += found.candidates()
             refused.append(f"{one} (the beginning of {len(found.ids)} ids)")
         elif not found.rows:
-            refused.append(f"{one} (unknown)")
+            is_open = is_unsettled(context, one)
+            refused.append(f"{one} ({'its end is not known yet' if is_open else 'unknown'})")
         elif is_short(one) and one not in found.ids:
             refused.append(f"{one} (too short: give {SHORTEST} characters of the id or more)")
         elif not (

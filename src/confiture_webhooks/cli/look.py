@@ -62,6 +62,11 @@ def find(outbox: Outbox, given: str) -> Found:
     return Found(rows=rows, ids=ids)
 
 
+def is_unsettled(context: Context, given: str) -> bool:
+    """Whether *given* is the event of a migration whose end is not known yet."""
+    return any(intent.event_id.startswith(given) for intent in context.outbox.intents())
+
+
 def is_short(given: str) -> bool:
     """Whether *given* is too short a beginning to change what it names."""
     return len(given.removeprefix("dlv_").removeprefix("evt_")) < SHORTEST
@@ -332,7 +337,7 @@ def _sought(context: Context, given: str) -> list[Row]:
         problem = f"{len(found.ids)} ids begin with {given}; give more of it"
         fail(problem, context.output, candidates=found.candidates())
     if not found.rows:
-        if any(intent.event_id.startswith(given) for intent in context.outbox.intents()):
+        if is_unsettled(context, given):
             problem = f"{given} is the event of a migration whose end is not known yet"
             fail(f"{problem}. See {context.command('status')}", context.output)
         hints = (
