@@ -87,6 +87,19 @@ class MigrationRef:
         return f"{self.version}_{self.slug}"
 
 
+def migration_row(
+    ref: MigrationRef, direction: Direction, duration_s: float | None, *, is_success: bool
+) -> dict[str, Any]:
+    """A migration in the list of a run's event."""
+    return {
+        "version": ref.version,
+        "name": ref.name,
+        "direction": direction.value,
+        "status": "success" if is_success else "error",
+        "duration_seconds": duration_s,
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorInfo:
     """Why a migration failed: the root cause's class, its message, the server's SQLSTATE."""

@@ -36,17 +36,28 @@ round, a COMMIT in between would be missed.
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from .event import Database, Direction, ErrorInfo, Event, outcome_event
+from .event import (
+    Database,
+    Direction,
+    ErrorInfo,
+    Event,
+    EventType,
+    migration_row,
+    outcome_event,
+)
 from .outbox import NO_ROW, Intent
 
 INTERRUPTED = ErrorInfo(
     type="Interrupted", message="the run ended before this migration did, and it did not commit"
 )
+KILLED = ErrorInfo(type="Interrupted", message="the run ended before it reported its end")
 UNSEEN_FOR = timedelta(days=1)
 """So old, and no migration lock held: a backend that nobody can see is taken to be gone."""
 LATE = timedelta(minutes=1)
@@ -156,6 +167,35 @@ def settled_event(intent: Intent, verdict: Verdict, now: datetime) -> Event:
         duration_s=duration.total_seconds() if duration is not None else None,
         error=None if is_success else INTERRUPTED,
     )
+
+
+def killed_run_event(run: str, ended: Sequence[Event]) -> Event:
+    """The event of a killed *run*, which has one id, whichever of its migrations *ended*."""
+    last = ended[-1]
+    rows = []
+    for event in ended:
+        assert event.migration is not None
+        assert event.direction is not None
+        is_success = event.error is None
+        rows.append(
+            migration_row(event.migration, event.direction, event.duration_s, is_success=is_success)
+        )
+    return Event(
+        id=killed_run_id(run),
+        type=EventType.RUN_ERROR,
+        occurred_at=last.occurred_at,
+        trace_id=last.trace_id,
+        environment=last.environment,
+        database=last.database,
+        started_at=ended[0].started_at,
+        error=KILLED,
+        migrations=rows,
+    )
+
+
+def killed_run_id(run: str) -> str:
+    """The id of the event that *run* did not end: the same, whoever reports it."""
+    return f"evt_{uuid.uuid5(uuid.NAMESPACE_OID, run).hex}"
 
 
 def _is_anew(intent: Intent, known: Known) -> bool:

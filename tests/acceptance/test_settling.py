@@ -122,6 +122,34 @@ def test_the_end_of_a_killed_run_ends_no_other_runs_attempt(project: Any, receiv
     assert staged(project) == []
 
 
+@pytest.mark.survived("SIGKILL before the COMMIT", "kept", "true")
+@pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
+@pytest.mark.parametrize("command", [("webhooks", "deliver"), ("migrate", "status")])
+def test_who_subscribes_to_runs_hears_once_of_a_killed_one(
+    project: Any, receiver: Any, outbox: str, command: tuple[str, ...]
+) -> None:
+    """It gets a ``run_error`` with the migration that was settled, and the default ones do not."""
+    runs = {"name": "on-call", "url": f"{receiver.url}/", "events": ["run_error", "run_success"]}
+    usual = {"name": "a", "url": f"{receiver.url}/"}
+    project.environment_file(webhooks={"outbox": outbox, "endpoints": [runs, usual]}, name="local")
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    crash(project, "before commit", "migrate", "up")
+    for _ in range(2):
+        processes = [project.spawn(*command) for _ in range(2)]
+        assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert project.confiture("webhooks", "deliver").returncode == 0
+    assert sorted(told(receiver)) == [
+        ("migration_error", "Interrupted"),
+        ("run_error", "Interrupted"),
+    ]
+    failed, run = sorted((r.payload for r in receiver.requests), key=lambda p: p["event_type"])
+    assert run["webhook_target"] == "on-call"
+    assert (run["trace_id"], run["environment"]) == (failed["trace_id"], "local")
+    assert [(row["name"], row["status"]) for row in run["migrations"]] == [("001_a", "error")]
+    assert project.confiture("migrate", "up").returncode == 0
+    assert sorted(told(receiver)[2:]) == [("migration_success", None), ("run_success", None)]
+
+
 @pytest.mark.survived("SIGKILL of a rollback", "kept", "true")
 @pytest.mark.parametrize(
     ("moment", "first"),

@@ -12,7 +12,7 @@ import pytest
 
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import TraceContext
-from confiture_webhooks.event import Database, Direction, MigrationRef
+from confiture_webhooks.event import Database, Direction, EventType, MigrationRef
 from confiture_webhooks.outbox import NO_ROW, Intent
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.run import settling
@@ -68,14 +68,14 @@ class Database7:
 class Bench:
     """A run over an outbox with intents of killed runs in it."""
 
-    def __init__(self, *intents: Intent, ask: Any = None) -> None:
+    def __init__(self, *intents: Intent, ask: Any = None, **wants: Any) -> None:
         self.telemetry = FakeTelemetry()
         self.outbox = InMemoryOutbox()
         self.transport = ScriptedTransport()
         self.said: list[str] = []
         for one in intents:
             self.outbox.stage(one)
-        settings = Settings(endpoints=(endpoint(name="a"),), environment="production")
+        settings = Settings(endpoints=(endpoint(name="a", **wants),), environment="production")
         parts = Parts(
             telemetry=lambda: self.telemetry,  # type: ignore[arg-type, return-value]
             outbox=lambda _: self.outbox,
@@ -345,6 +345,46 @@ def test_two_that_settle_at_once_make_one_event() -> None:
     assert settle_outbox(outbox, endpoints, meanwhile, telemetry, environment="production") == []
     (row,) = outbox.deliveries()
     assert (row.delivery.event_id, row.delivery.event_type) == ("evt_5", "migration_success")
+
+
+@pytest.mark.parametrize("first", ["005", "006"])
+def test_a_killed_run_is_reported_once_however_many_of_its_migrations_are_settled(
+    first: str,
+) -> None:
+    """Those that are settled together are listed; what is settled later adds no second event."""
+    outbox = InMemoryOutbox()
+    outbox.stage(KILLED)
+    outbox.stage(replace(KILLED, event_id="evt_6", migration=MigrationRef(version="006", slug="b")))
+    runs = [endpoint(name="on-call", events=frozenset({EventType.RUN_ERROR}))]
+    telemetry: Any = FakeTelemetry()
+
+    def one(intents: Sequence[Intent]) -> Mapping[str, Known]:
+        asked = [intent for intent in intents if intent.migration.version == first]
+        return Database7("005").ask(asked)
+
+    settle_outbox(outbox, runs, one, telemetry, environment="production")
+    settle_outbox(outbox, runs, Database7("005").ask, telemetry, environment="production")
+    (row,) = outbox.deliveries()
+    assert row.delivery.event_type == "run_error"
+    assert outbox.intents() == []
+
+
+def test_a_run_that_reported_its_unknown_end_is_not_reported_again() -> None:
+    """Whoever settles its migration later gives the run's event the same id."""
+    bench = Bench(events=frozenset({EventType.RUN_ERROR}))
+    backend = Backend(
+        database=Database(), ledger_table="t", pid=4711, identity="7/1", ledger_before=NO_ROW
+    )
+    migration = bench.run.migration(REF, Direction.UP, backend)
+    assert migration is not None
+    migration.unknown(lambda: None)
+    [(event_id, kind)] = bench.sent()
+    assert kind == "run_error"
+    telemetry: Any = bench.telemetry
+    runs = [endpoint(name="a", events=frozenset({EventType.RUN_ERROR}))]
+    settle_outbox(bench.outbox, runs, Database7().ask, telemetry, environment="production")
+    assert bench.outbox.intents() == []
+    assert [row.delivery.event_id for row in bench.outbox.deliveries()] == [event_id]
 
 
 def test_what_is_left_is_returned_with_the_reason() -> None:

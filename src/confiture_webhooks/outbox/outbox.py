@@ -119,7 +119,7 @@ class Outbox:
         """Whether what is stored outlives this process."""
         self.where = store.where
         """The file, or host and database, fit for any log."""
-        self._holder = os.urandom(8).hex()
+        self.holder = os.urandom(8).hex()
         """Begins this one's tokens, and is in the intents it stages."""
         self._killed: dict[str, str] = {}
         """By event that another one staged, that one's holder."""
@@ -134,7 +134,7 @@ class Outbox:
         self._store.write(self._staging(intent))
 
     def _staging(self, intent: Intent) -> Step:
-        return "stage", rows.intent_values(replace(intent, holder=self._holder))
+        return "stage", rows.intent_values(replace(intent, holder=self.holder))
 
     def stage_on(self, _connection: Any, _intent: Intent, /) -> bool:
         """Stage over a connection, in a transaction of its own, if it is idle in this database.
@@ -194,7 +194,7 @@ class Outbox:
     def _understood(self, found: Found) -> list[Intent | UnreadableIntent]:
         read = [rows.intent(row) for row in found]
         holders = {one.event_id: one.holder for one in read if isinstance(one, Intent)}
-        self._killed = {key: one for key, one in holders.items() if one and one != self._holder}
+        self._killed = {key: one for key, one in holders.items() if one and one != self.holder}
         return read
 
     # A worker
@@ -215,7 +215,7 @@ class Outbox:
             heads = self._ready(values, now=now, max_wait=max_wait)
             if not heads:
                 return []
-            token = self._holder + os.urandom(8).hex()
+            token = self.holder + os.urandom(8).hex()
             leasing = values | {"token": token, "limit": limit}
             leasing["lease_until"] = rows.instant(now + lease)
             for place in range(CANDIDATES):

@@ -16,6 +16,7 @@ from ..event import (
     Event,
     EventType,
     MigrationRef,
+    migration_row,
     outcome_event,
 )
 
@@ -131,15 +132,10 @@ class Migration:
             **facts,
         )
 
-    def row(self, *, is_success: bool) -> dict[str, object]:
+    def row(self, *, is_success: bool) -> dict[str, Any]:
         """Itself in the list of a run's event."""
-        return {
-            "version": self.ref.version,
-            "name": self.ref.name,
-            "direction": self.direction.value,
-            "status": "success" if is_success else "error",
-            "duration_seconds": round(self.duration_s, 6),
-        }
+        duration_s = round(self.duration_s, 6)
+        return migration_row(self.ref, self.direction, duration_s, is_success=is_success)
 
     def succeeded(self, rows_affected: int | None) -> None:
         """It committed."""
@@ -156,6 +152,7 @@ class Migration:
 
 
 def run_event(
+    event_id: str,
     kind: EventType,
     ended: Sequence[tuple[Migration, bool]],
     environment: str | None,
@@ -169,7 +166,7 @@ def run_event(
     """How a run ended in which these migrations *ended*, each with whether it succeeded."""
     now = datetime.now(UTC)
     return Event(
-        id=new_event_id(),
+        id=event_id,
         type=kind,
         occurred_at=now,
         trace_id=trace_id,

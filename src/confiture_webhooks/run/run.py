@@ -23,7 +23,8 @@ from ..event import (
     EventType,
     MigrationRef,
 )
-from .migration import UNKNOWN, Backend, Migration, run_event
+from ..settlement import killed_run_id
+from .migration import UNKNOWN, Backend, Migration, new_event_id, run_event
 from .opened import Opened
 from .parts import Parts
 from .run_outbox import IMPATIENCE_S
@@ -274,7 +275,11 @@ class Run:
         wanting = self._wanting(kind, is_silent=is_known and not failed)
         if wanting and (self._ended or error_type):
             telemetry, outgoing = self._opened.begun()
+            outbox = outgoing.outbox.current
+            # Whoever settles what is not known reports this run, too.
+            event_id = killed_run_id(outbox.holder) if outbox and not is_known else new_event_id()
             event = run_event(
+                event_id,
                 kind,
                 self._ended,
                 *self._where(),

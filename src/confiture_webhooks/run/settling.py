@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -12,7 +13,7 @@ from ..delivery import TraceContext
 from ..errors import OutboxError
 from ..event import Direction, Event, MigrationRef
 from ..outbox import NO_ROW, Intent
-from ..settlement import INTERRUPTED, Ending, Known, Verdict, judge, settled_event
+from ..settlement import INTERRUPTED, Ending, Known, Verdict, judge, killed_run_event, settled_event
 from .deliveries import deliveries_of
 from .migration import Backend, Conclude, Migration, new_event_id
 
@@ -70,21 +71,27 @@ def settle(
     Each is reported under the id and in the trace it was staged with: of two processes that settle
     one at once, the second changes nothing.
     """
-    left: Judged = []
-    for intent, verdict in examine(intents, ask, seconds):
-        if not verdict.is_settled:
-            left.append((intent, verdict))
-            continue
-        conclude(intent, verdict, record, telemetry)
-    return left
+    judged = examine(intents, ask, seconds)
+    conclude([one for one in judged if one[1].is_settled], record, telemetry)
+    return [one for one in judged if not one[1].is_settled]
 
 
-def conclude(intent: Intent, verdict: Verdict, record: Record, telemetry: Telemetry) -> None:
-    """Record how the migration of *intent* ended, by *verdict*, in its run's trace."""
-    event = settled_event(intent, verdict, datetime.now(UTC))
-    trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
-    record(event, trace)
-    telemetry.settled(event, trace, intent.holder or intent.correlation_id)
+def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
+    """Record how the migrations of killed runs ended, and that these runs failed.
+
+    The run comes first: a process that is killed in between leaves its intents to the next one.
+    """
+    now = datetime.now(UTC)
+    runs: defaultdict[str, list[tuple[Event, TraceContext]]] = defaultdict(list)
+    for intent, verdict in judged:
+        trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
+        run = intent.holder or intent.correlation_id
+        runs[run].append((settled_event(intent, verdict, now), trace))
+    for run, ended in runs.items():
+        record(killed_run_event(run, [event for event, _ in ended]), ended[-1][1])
+        for event, trace in ended:
+            record(event, trace)
+            telemetry.settled(event, trace, run)
 
 
 def settle_outbox(
@@ -253,14 +260,14 @@ class Settling:
 
         Judged by the ledger they may seem committed: it has the row of this run.
         """
-        left = []
         verdict = Verdict(ending=Ending.NOT_COMMITTED, reason="a later run did it")
-        for intent in intents:
-            if any(_is_outlived(intent, migration) for migration in self._committed):
-                conclude(intent, verdict, self._outgoing.record, self._telemetry)
-            else:
-                left.append(intent)
-        return left
+        outlived = [
+            (intent, verdict)
+            for intent in intents
+            if any(_is_outlived(intent, migration) for migration in self._committed)
+        ]
+        conclude(outlived, self._outgoing.record, self._telemetry)
+        return [intent for intent in intents if (intent, verdict) not in outlived]
 
     def _killed(self) -> list[Intent]:
         """What killed runs of this environment staged."""
