@@ -339,6 +339,13 @@ def test_each_filter_of_people_works(outbox: Outbox) -> None:
         assert [row.delivery.id for row in outbox.deliveries(**wanted)] == [found]
 
 
+def test_any_limit_is_one(outbox: Outbox) -> None:
+    """One that no store can count to, too."""
+    release(outbox, 1, 2)
+    assert len(outbox.deliveries(limit=10**30)) == 2
+    assert len(outbox.deliveries(limit=1)) == 1
+
+
 def test_a_row_has_its_last_answer(outbox: Outbox) -> None:
     """The latest attempt's status, or why there was none."""
     release(outbox, 1)

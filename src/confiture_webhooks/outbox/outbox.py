@@ -446,7 +446,8 @@ class Outbox:
         filters = " AND ".join(_FILTERS[name] for name in values) or "1 = 1"
         if "beginning" in values:
             values["end"] = f"{values['beginning']}~"  # ids are ASCII, and less than that
-        [found] = self._store.read((f"list {filters}", values | {"limit": limit}))
+        values["limit"] = min(limit, END_OF_TIME)  # no store takes a larger number
+        [found] = self._store.read((f"list {filters}", values))
         return [rows.standing(row) for row in found]
 
     def find(self, delivery_id: str) -> Row | None:

@@ -125,8 +125,8 @@ def translated(path: Path) -> Iterator[None]:
         reason, remedy = _REASONS.get(code, unknown)
         kind = DamagedError if is_damage(error) else OutboxError
         raise kind(f"outbox {path}: {reason}", remedy) from error
-    except UnicodeError as error:
-        raise OutboxError(f"outbox {path}: text that UTF-8 cannot carry") from error
+    except (UnicodeError, OverflowError) as error:
+        raise OutboxError(f"outbox {path}: a value that SQLite cannot hold") from error
     except OSError as error:
         reason = f"it cannot be opened or made ({error.strerror or type(error).__name__})"
         remedy = f"Make room on it, {ELSEWHERE}" if error.errno == errno.ENOSPC else _WRITABLE
