@@ -34,14 +34,17 @@ class Toll:
     lost: int = 0
     invented: int = 0
     duplicated: int = 0
-    """Webhooks accepted more than once, under the same webhook-id and with the same body."""
+    """Webhooks accepted more than once, under the same webhook-id."""
+    reworded: int = 0
+    """Of those, failures reported first from memory, as the server was away, and then settled."""
     details: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         kills = ", ".join(f"{count} x {what}" for what, count in sorted(self.kills.items()))
         return (
             f"{self.kills.total()} kills ({kills}), {self.events} events: {self.lost} lost, "
-            f"{self.invented} invented, {self.duplicated} duplicated (same webhook-id)"
+            f"{self.invented} invented, {self.duplicated} duplicated (same webhook-id), "
+            f"{self.reworded} of them with another text of the same failure"
         )
 
     def count(
@@ -68,9 +71,10 @@ class Toll:
             self.details.append(f"left: {waiting}, unsettled {status['intents']}")
 
     def _accepted(self, requests: Iterable[Received]) -> Mapping[str, tuple[str, str]]:
-        """Event type and version by webhook-id; two bodies of one id are an invention."""
+        """Event type and version by webhook-id; one id that says two things is an invention."""
         bodies: defaultdict[str, list[bytes]] = defaultdict(list)
         told: dict[str, tuple[str, str]] = {}
+        said: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
         for request in requests:
             if request.answer.is_success:
                 event_id = request.headers["webhook-id"]
@@ -78,10 +82,13 @@ class Toll:
                 bodies[event_id].append(request.body)
                 version = payload.get("migration", {}).get("version", "")  # none: of a whole run
                 told[event_id] = (payload["event_type"], version)
+                said[event_id].add(told[event_id])
         for event_id, received in bodies.items():
             self.duplicated += len(received) - 1
             if len(set(received)) > 1:
-                self.invented += 1
+                is_one_failure = told[event_id][0].endswith("_error") and len(said[event_id]) == 1
+                self.reworded += is_one_failure
+                self.invented += not is_one_failure
                 texts = " and ".join(sorted({body.decode() for body in received}))
                 self.details.append(f"{event_id} came with {len(set(received))} bodies: {texts}")
         return told
