@@ -297,12 +297,14 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     def database() -> str | None:
         return session.dsn()
 
-    settings = _leaving_nothing(settings, invocation)
+    is_project = _may_keep(settings, invocation)
+    settings = settings if is_project else replace(settings, outbox="memory")
     hooks = hook_sources(files)
     telemetry = partial(command_telemetry, settings, os.environ)
     made = replace(
         parts(settings, os.environ, telemetry, database, hooks),
         shows_progress=True,
+        is_project=is_project,
         config=None if invocation.config_file == DEFAULT_CONFIG else invocation.config_file,
     )
     if not invocation.is_rehearsal:
@@ -316,12 +318,10 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     return session
 
 
-def _leaving_nothing(settings: Settings, invocation: Invocation) -> Settings:
-    """*settings* with an outbox in memory where Confiture will refuse: nothing is created there."""
+def _may_keep(settings: Settings, invocation: Invocation) -> bool:
+    """Whether an outbox is used; where Confiture will refuse, none is created."""
     is_project = invocation.missing is None and invocation.migrations_dir.is_dir()
-    if is_project or os.environ.get(OUTBOX) or outbox_exists(settings, os.environ):
-        return settings
-    return replace(settings, outbox="memory")
+    return is_project or bool(os.environ.get(OUTBOX)) or outbox_exists(settings, os.environ)
 
 
 def _say_faults(settings: Settings) -> None:

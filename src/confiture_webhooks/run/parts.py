@@ -40,6 +40,8 @@ class Parts:
     """Whether the outbox lies in the database of a connection."""
     has_leftovers: Callable[[], bool] = lambda: False
     """Whether an earlier run may have left deliveries; of a database, it is asked."""
+    is_project: bool = True
+    """Whether the command runs in a Confiture project; elsewhere it creates no outbox."""
     config: Path | None = None
     """The environment file that commands in messages name."""
     files_of: Callable[[Iterable[str | None]], Files] = lambda _: NO_FILES

@@ -151,6 +151,7 @@ class Sending:
             worker.failed(),
             is_durable=outbox.is_durable,
             refusal=self._outbox.refusal,
+            is_project=self._parts.is_project,
             config=self._parts.config,
         )
 
@@ -183,6 +184,7 @@ class Sending:
             is_all_due=is_all_due(pending, environment, sent, now),
             is_durable=outbox.is_durable,
             refusal=self._outbox.refusal,
+            is_project=self._parts.is_project,
             config=self._parts.config,
             files=self._parts.files_of(summaries),
         )

@@ -37,6 +37,7 @@ def leftover_line(
     is_all_due: bool = True,
     is_durable: bool,
     refusal: str | None = None,
+    is_project: bool = True,
     config: Config = None,
     files: Files = NO_FILES,
 ) -> str | None:
@@ -44,7 +45,7 @@ def leftover_line(
 
     *failures*: by endpoint, why its latest attempt failed. *waits*: who rests, or waits in vain.
     *next_at*: when the next is due, ``None``: now, or never. *is_all_due*: whether all of them are
-    due now. *refusal*: why memory stands in for the outbox.
+    due now. *refusal*: why memory stands in for the outbox. *is_project*: the command ran in one.
     """
     summary = summaries.get(environment, Summary())
     if not summary.undelivered:
@@ -58,7 +59,7 @@ def leftover_line(
         for name, count in sorted(summary.undelivered.items())
     )
     if not is_durable:
-        remedies = [_lost(refusal, is_one=total == 1)]
+        remedies = [_lost(refusal, is_one=total == 1, is_project=is_project)]
     elif is_claimed:
         remedies = [_claimed(next_at, config, is_one=total == 1)]
     else:
@@ -98,6 +99,7 @@ def given_up_line(
     *,
     is_durable: bool,
     refusal: str | None = None,
+    is_project: bool = True,
     config: Config = None,
 ) -> str | None:
     """Which deliveries the run gave up for good, and what to do; ``None``: none."""
@@ -116,7 +118,7 @@ def given_up_line(
     if not parts:
         return None
     again = f"Once the receiver works again: {', '.join(remedies)}."
-    remedy = again if is_durable else _lost(refusal, is_one=lost == 1)
+    remedy = again if is_durable else _lost(refusal, is_one=lost == 1, is_project=is_project)
     return f"confiture-webhooks: given up ({', '.join(parts)}). {remedy}"
 
 
@@ -169,10 +171,15 @@ def _claimed(next_at: datetime | None, config: Config, *, is_one: bool) -> str:
     )
 
 
-def _lost(refusal: str | None, *, is_one: bool) -> str:
+def _lost(refusal: str | None, *, is_one: bool, is_project: bool) -> str:
     lost, them = ("It is lost", "it") if is_one else ("They are lost", "them")
     if refusal:
         return f"{lost} with this process, which could not use its {refusal}."
+    if not is_project:
+        return (
+            f"{lost} with this process: this directory is no Confiture project, so no outbox was "
+            "created. Run the command in the project's directory."
+        )
     return (
         f"{lost} with this process. "
         f"To keep {them} for a later run, set CONFITURE_WEBHOOK_OUTBOX=sqlite."
