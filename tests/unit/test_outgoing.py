@@ -386,6 +386,21 @@ def test_what_was_kept_survives_a_fault_while_it_is_written(error: BaseException
     assert len(bench.transport.sent) == 1
 
 
+def test_an_outbox_that_cannot_be_opened_is_lent_no_connection() -> None:
+    """Memory takes its place at the first event, as everywhere."""
+
+    def refuse(_: Any) -> Any:
+        raise OutboxError("no such database")
+
+    bench = Bench(is_in=lambda _: True, outbox=refuse)
+    with pytest.raises(OutboxError):
+        bench.outgoing.lend(FakeConnection())
+    bench.outgoing.record(event(), TRACE)
+    assert bench.outgoing.intents() == []
+    assert bench.end() is None
+    assert len(bench.transport.sent) == 1
+
+
 def test_a_slow_refusal_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody keeps the tables locked: the rest waits until the connection is given back."""
     monkeypatch.setattr(outgoing, "SLOW_S", -1.0)

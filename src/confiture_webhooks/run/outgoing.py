@@ -88,12 +88,10 @@ class Outgoing:
         """From now on write over *connection*, where the outbox lies in its database."""
         if not (self._settings.recorded and self._is_in(connection)):
             return
-        self._lent, self._lent_to = connection, threading.get_ident()
         self.outbox.opened()
-        if self._written_over(lambda lent, outbox: outbox.intents_on(lent) is not None):
+        if self._is_done(connection, lambda lent, outbox: outbox.intents_on(lent) is not None):
+            self._lent, self._lent_to = connection, threading.get_ident()
             self.outbox.is_lent = True
-        else:
-            self._lent = None
 
     def give_back(self) -> None:
         """The run needs its connection no more: write what is left, over another if need be."""
@@ -131,15 +129,15 @@ class Outgoing:
         """Write what waits, if this is the run's thread and its connection is idle."""
         if threading.get_ident() != self._lent_to or not _is_idle(self._lent):
             return
-        while self._kept and self._written_over(self._kept[0].over):
+        while self._kept and self._is_done(self._lent, self._kept[0].over):
             with self._has_kept:
                 kept = self._kept.pop(0)
             self.outbox.note_written(kept.event_id, is_released=kept.intent is None)
 
-    def _written_over(self, write: Callable[[Any, Outbox], bool]) -> bool:
-        """Whether *write* was done over the connection that migrates."""
+    def _is_done(self, connection: Any, call: Callable[[Any, Outbox], bool]) -> bool:
+        """Whether *call* was done over *connection*, which migrates."""
         outbox, started = self.outbox.current, time.monotonic()
-        is_done = outbox is not None and not self._is_slow and write(self._lent, outbox)
+        is_done = outbox is not None and not self._is_slow and call(connection, outbox)
         took_s = time.monotonic() - started
         if not is_done and took_s > SLOW_S:
             self._is_slow = True
@@ -182,7 +180,7 @@ class Outgoing:
         """
         if self._lent is not None and self._lent is connection:
             deliveries = self._deliveries(event, trace)
-            if self._written_over(Kept(event.id, deliveries=deliveries).over):
+            if self._is_done(connection, Kept(event.id, deliveries=deliveries).over):
                 self._enlisted[event.id] = event.type, deliveries
 
     def _deliveries(
