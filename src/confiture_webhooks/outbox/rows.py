@@ -114,8 +114,8 @@ def _unreadable(row: Stored, fault: Exception) -> Unreadable:
         trace=TraceContext(traceparent=_shown(row["traceparent"])),
         correlation_id=_shown(row["correlation_id"]),
         created_at=at_best(row["created_at"]) or _EPOCH,
-        migration_version=_shown_or_none(row["migration_version"]),
-        migration_name=_shown_or_none(row["migration_name"]),
+        migration_version=_shown(row["migration_version"]) or None,
+        migration_name=_shown(row["migration_name"]) or None,
         environment=_shown(row["environment"]) or None,
         reason=text(str(fault)),
     )
@@ -287,7 +287,3 @@ def _shown(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     return "" if value is None else text(str(value))
-
-
-def _shown_or_none(value: object) -> str | None:
-    return None if value is None else _shown(value)
