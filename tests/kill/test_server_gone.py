@@ -83,6 +83,30 @@ def test_a_server_killed_in_a_migration(shop: Any, server: Any, receiver: Any) -
     assert told(receiver) == expected
 
 
+@pytest.mark.survived("The server is killed in mid-migration", "true")
+def test_a_server_killed_with_the_outbox_in_it(shop: Any, server: Any, receiver: Any) -> None:
+    """The run's failure is reported at once, the migration's when its outbox is back: once each."""
+    endpoint = {"name": "a", "url": receiver.url}
+    shop.environment_file(webhooks={"outbox": "postgres", "endpoints": [endpoint]})
+    shop.migration("002", "slow", up="SELECT pg_sleep(30)", down="SELECT 1")
+    running = shop.spawn("migrate", "up")
+    with psycopg.connect(server.dsn(), autocommit=True) as watch:
+        asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        while watch.execute(asleep).fetchone() is None:
+            assert running.poll() is None
+    os.kill(server.pid, signal.SIGQUIT)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 3
+    assert "Traceback" not in stderr
+    assert [request.payload["event_type"] for request in receiver.requests] == ["run_error"]
+    server.stop()
+    server.start()
+    for _ in range(2):
+        assert shop.confiture("webhooks", "deliver").returncode == 0
+    kinds = sorted(request.payload["event_type"] for request in receiver.requests)
+    assert kinds == ["migration_error", "migration_success", "run_error"]
+
+
 @pytest.mark.survived("The server and the run are killed right after a COMMIT", "kept")
 def test_a_server_killed_after_a_commit_nobody_told(shop: Any, server: Any, receiver: Any) -> None:
     """Process and server both killed right after the COMMIT: it is told as the success it was."""
