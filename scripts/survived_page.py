@@ -39,6 +39,15 @@ nothing: there the fault has no bearing on that promise, or it is asserted by te
 `make test-kill N=1000` strikes as often as asked at random instants and counts what was lost, invented and
 sent twice; `OUTBOX=postgres` does so on the other outbox.
 
+| on 2026-11-29 | struck | events | lost | invented | sent twice |
+|---|---|---|---|---|---|
+| SQLite, commit 9349d82 | 1000: 634 runs, 119 passes, 140 workers, 107 times the server | 2612 | 0 | 0 | 137 |
+| PostgreSQL, commit 9349d82 | 1000: 578 runs, 169 passes, 144 workers, 109 times the server | 3263 | 0 | 10 | 155 |
+
+The ten are failures of migrations whose server was killed: a run reported each from memory, and a later run once
+more, with the same `webhook-id` and other words. Since commit 3300ad6 there is one event of each
+(`test_a_server_killed_with_the_outbox_in_it`).
+
 <!-- made by scripts/survived_page.py: change the marks of the tests, not this page -->
 """
 FAULTS = {
