@@ -549,6 +549,19 @@ def test_a_wrong_argument_is_named_with_what_is_right(
 
 
 @on_sqlite
+@pytest.mark.parametrize("command", ["status", "list", "deliver"])
+def test_a_block_that_names_no_outbox_is_not_read_as_an_empty_one(
+    shared: Shared, command: str
+) -> None:
+    """A block that is no mapping may mean another outbox: it is a fault, not zeros."""
+    file = shared.path / "block.yaml"
+    file.write_text("name: staging\nwebhooks: 3\n", encoding="utf-8")
+    done = shared.confiture("webhooks", command, "--config", str(file))
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "webhooks: must be a mapping" in done.stderr
+
+
+@on_sqlite
 @pytest.mark.parametrize("command", ["check", "list", "deliver"])
 def test_a_directory_is_no_configuration(shared: Shared, command: str) -> None:
     """A path that is no file is a fault of --config, as one that is not there."""

@@ -73,7 +73,7 @@ def test_a_pipe_gets_columns_and_a_terminal_a_frame(operated: Project) -> None:
     assert code == 0
     assert "┃" in shown
     assert "dlv_0" in shown
-    assert "At most 2 are listed, the newest first; --limit lists more" in shown
+    assert "The newest are listed, at most 2; --limit lists more" in shown
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ..adapters.hook_files import HookFile
 from ..config import Settings, read
+from ..config.reader import BLOCK
 from ..config.variables import CONFIG, DSN, OUTBOX, SWITCH, is_off
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
@@ -134,7 +135,7 @@ def settings_of(
     invocation = invocation_of(config, output, is_sending=is_sending)
     settings = read(os.environ, invocation.settings_file)
     where = {settings.outbox_fault and settings.outbox_fault.setting, str(invocation.settings_file)}
-    if decisive := [fault for fault in settings.faults if fault.setting in {CONFIG, *where}]:
+    if decisive := [fault for fault in settings.faults if fault.setting in {CONFIG, BLOCK, *where}]:
         refuse(decisive, output)
     if needs_endpoint and not settings.endpoints:
         if settings.faults:

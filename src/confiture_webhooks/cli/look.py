@@ -227,7 +227,7 @@ def list_deliveries(
         return
     print_table([*_COLUMNS], map(_cells, rows))
     if len(rows) == limit:
-        say(f"At most {limit} are listed, the newest first; --limit lists more")
+        say(f"The newest are listed, at most {limit}; --limit lists more")
 
 
 def show(
