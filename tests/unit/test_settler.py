@@ -12,6 +12,7 @@ import pytest
 
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import TraceContext
+from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import Database, Direction, EventType, MigrationRef
 from confiture_webhooks.outbox import NO_ROW, Intent
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
@@ -237,6 +238,36 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> PassingClock:
     clock = PassingClock()
     monkeypatch.setattr(settling, "time", clock)
     return clock
+
+
+def test_an_outbox_that_memory_stood_in_for_makes_no_success_either() -> None:
+    """It works again when the run ends: the killed one's intent is an error there, to be sent."""
+    killed = replace(KILLED, ledger_before=NO_ROW, ledger_read_at=NOW, database_identity="7/1")
+    bench = Bench(killed, ask=Database7("005").ask)
+    bench.outbox.is_durable = True
+    intents = bench.outbox.intents
+
+    def refuse_once() -> Sequence[Intent]:
+        bench.outbox.intents = intents  # type: ignore[method-assign]
+        raise OutboxError("not now")
+
+    bench.outbox.intents = refuse_once  # type: ignore[method-assign]
+    bench.outbox.close = lambda: None  # type: ignore[method-assign]
+    backend = Backend(
+        database=Database(),
+        ledger_table=killed.ledger_table,
+        ledger_before=NO_ROW,
+        identity="7/1",
+        timeline=killed.timeline,
+        ledger_oid=killed.ledger_oid,
+    )
+    migration = bench.run.migration(killed.migration, Direction.UP, backend)
+    assert migration is not None
+    migration.succeeded(1)
+    assert bench.sent() == [(migration.event_id, "migration_success")]
+    [row] = bench.outbox.deliveries()
+    assert (row.delivery.event_id, row.delivery.event_type.value) == ("evt_5", "migration_error")
+    assert bench.outbox.intents() == []
 
 
 @pytest.mark.usefixtures("clock")

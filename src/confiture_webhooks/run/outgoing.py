@@ -194,6 +194,10 @@ class Outgoing:
             if self._is_done(connection, Kept(event.id, deliveries=deliveries).over):
                 self._enlisted[event.id] = event.type, deliveries
 
+    def recording_in(self, outbox: Outbox) -> Callable[[Event, TraceContext], None]:
+        """What releases an event into *outbox*, for a later run to send."""
+        return lambda event, trace: outbox.release(event.id, self._deliveries(event, trace))
+
     def _deliveries(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
     ) -> Sequence[Delivery]:

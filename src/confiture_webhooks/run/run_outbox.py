@@ -6,7 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -216,6 +216,19 @@ class RunOutbox:
         if back is not None:
             self.current, self._spared, self.has_left = back, None, False
         return back is not None
+
+    def beside(self, call: Callable[[Outbox], object]) -> None:
+        """*call* with the configured one, where memory stands in for it and it works again."""
+        if self.refusal is None:
+            return
+
+        def asked() -> None:
+            with closing(self._parts.outbox(self._telemetry)) as outbox:
+                if outbox.is_durable:
+                    call(outbox)
+
+        with suppress(OutboxError, TimedOut):
+            bounded(asked, 2 * IMPATIENCE_S)
 
     def prune(self, seconds: float) -> None:
         """Forget what was delivered long ago, if that takes no longer than *seconds*."""

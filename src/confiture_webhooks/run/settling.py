@@ -222,9 +222,12 @@ class Settling:
         """Report how the migrations of killed runs ended, if the outbox may hold any."""
         if self.has_unknown or self._opened.reached() is None:
             return
-        left = self._without_outlived(self._killed())
+        killed = self._killed(self._outgoing.intents())
+        left = self._without_outlived(killed, self._outgoing.record)
         if self.ask is not None:
             self._settle(left, self.ask, seconds_left(self._opened.deadline))
+        if self._committed:
+            self._outgoing.outbox.beside(self._record_outlived_in)
 
     def record_earlier(self, version: str, *, has_lock: bool) -> None:
         """Report how *version* ended in killed runs before it runs again; *has_lock*: it is ours.
@@ -233,7 +236,11 @@ class Settling:
         theirs. So the connection is asked that will write it, which is there in any case. It has
         no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
         """
-        left = [one for one in self._killed() if one.migration.version == version]
+        left = [
+            one
+            for one in self._killed(self._outgoing.intents())
+            if one.migration.version == version
+        ]
         until = time.monotonic() + PARTING_S
         while left and self.ask_here is not None:
             judged = self._settle(left, self.ask_here, None)
@@ -250,12 +257,12 @@ class Settling:
         """*migration* committed: what killed runs of it left open did not commit, then."""
         self._committed.append(migration)
         earlier, self._earlier = self._earlier, []
-        self._without_outlived(earlier)
+        self._without_outlived(earlier, self._outgoing.record)
 
     def _settle(self, intents: Sequence[Intent], ask: Ask, seconds: float | None) -> Judged:
         return settle(intents, ask, self._outgoing.record, self._telemetry, seconds=seconds)
 
-    def _without_outlived(self, intents: Sequence[Intent]) -> list[Intent]:
+    def _without_outlived(self, intents: Sequence[Intent], record: Record) -> list[Intent]:
         """Report that those of *intents* did not commit whose work this run has done; the others.
 
         Judged by the ledger they may seem committed: it has the row of this run.
@@ -266,14 +273,18 @@ class Settling:
             for intent in intents
             if any(_is_outlived(intent, migration) for migration in self._committed)
         ]
-        conclude(outlived, self._outgoing.record, self._telemetry)
+        conclude(outlived, record, self._telemetry)
         return [intent for intent in intents if (intent, verdict) not in outlived]
 
-    def _killed(self) -> list[Intent]:
-        """What killed runs of this environment staged."""
+    def _record_outlived_in(self, outbox: Outbox) -> None:
+        """The same of those in *outbox*, which was silent when their versions ran again."""
+        self._without_outlived(self._killed(outbox.intents()), self._outgoing.recording_in(outbox))
+
+    def _killed(self, intents: Sequence[Intent]) -> list[Intent]:
+        """Those of *intents* that killed runs of this environment staged."""
         return [
             intent
-            for intent in self._outgoing.intents()
+            for intent in intents
             if intent.event_id not in self._own and intent.environment == self.environment
         ]
 
