@@ -131,6 +131,20 @@ def test_nothing_is_claimed_for_one_that_rests(outbox: Outbox) -> None:
     assert claim_ids(outbox, now=NOW + AN_HOUR) == ["dlv_a_1"]
 
 
+def test_a_record_sees_the_rest_that_another_worker_was_asked_for(
+    opened: Callable[[], Outbox],
+) -> None:
+    """Without a question of its own, in its environment only."""
+    first, second = opened(), opened()
+    release(first, 1, 2)
+    claim = claim_one(first)
+    second.rest("a", "production", NOW + AN_HOUR, now=NOW)
+    assert first.seen_rest("a", "production") is None
+    assert first.record(claim, attempt(), DELIVERED)
+    assert first.seen_rest("a", "production") == NOW + AN_HOUR
+    assert first.seen_rest("a", "staging") is None
+
+
 def test_the_later_rest_holds(outbox: Outbox) -> None:
     """A shorter one that comes after it does not end it; enabling ends no rest."""
     outbox.rest("a", "production", NOW + AN_HOUR, now=NOW)

@@ -128,6 +128,23 @@ def test_one_lane_keeps_the_order_of_all() -> None:
     assert sent == [f"evt_{run}_{number}" for run in range(3) for number in range(3)]
 
 
+def test_a_rest_that_another_worker_was_asked_for_is_heeded_in_mid_batch() -> None:
+    """What is claimed already is given back after the attempt under way."""
+    outbox = backlog(1, 40)
+
+    class Asked(ScriptedTransport):
+        def send(self, request: Request, **terms: Any) -> Response:
+            if len(self.sent) == 4:  # the second of a batch of four
+                now = datetime.now(UTC)
+                outbox.rest(request.endpoint, "production", now + timedelta(hours=1), now=now)
+            return super().send(request, **terms)
+
+    transport = Asked()
+    assert pass_once(worker_of(outbox, transport))
+    assert len(transport.sent) == 5
+    assert outbox.summary().counts == {State.DELIVERED: 5, State.PENDING: 35}
+
+
 def test_a_limit_rests_every_lane_and_uses_up_no_try() -> None:
     """After a 429 with Retry-After nothing is sent until then, also by another worker."""
     limited = Response(status_code=429, retry_after=timedelta(seconds=20))

@@ -125,6 +125,7 @@ class Outbox:
         """By event that another one staged, that one's holder."""
         self.environment: str | None = None
         """Of an event that is released without intent and deliveries."""
+        self._rests: dict[tuple[str, str], datetime | None] = {}
         self._fronts: defaultdict[tuple[str, str], _Front] = defaultdict(_Front)
 
     # A run
@@ -236,19 +237,25 @@ class Outbox:
         next_at = decision.next_attempt_at
         values = rows.attempt_values(attempt) | {
             **_held(claim),
+            **_place(claim.delivery.endpoint, claim.delivery.environment),
             "state": decision.outcome.state.value,
             "next_attempt_at": rows.instant(next_at) if next_at else None,
             "finished_at": finished_at,
             "ended_at": finished_at if is_over else None,
             "counts": int(decision.rests_until is None),
         }
-        steps = ["hold", "add_attempt", "move"]
+        steps = ["hold", "standing", "add_attempt", "move"]
         if decision.outcome is Outcome.GONE:
-            steps.insert(2, "switch_off")
-        is_held, *_ = self._store.write(
+            steps.insert(3, "switch_off")
+        is_held, standing, *_ = self._store.write(
             *((name, values) for name in steps), *(() if is_over else (NEWS,)), is_synced=False
         )
+        self._rests[values["endpoint"], values["environment"]] = _standing(standing).rests_until
         return bool(is_held)
+
+    def seen_rest(self, endpoint: str, environment: str | None) -> datetime | None:
+        """Until when *endpoint* rests there, as the latest ``record`` saw it: costs no question."""
+        return self._rests.get((rows.text(endpoint), rows.environment(environment)))
 
     def give_back(self, claim: Claim) -> None:
         """End the lease without an attempt; the delivery is due as before."""

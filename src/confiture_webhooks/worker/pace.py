@@ -124,8 +124,12 @@ class Pace:
         rests = [decision.rests_until] if decision.rests_until else []
         if not self.is_gone and self.failures >= FAILING_AFTER:
             rests.append(now + rest(self.failures))
+        if rests:
+            self.rest(max(rests), now)
+
+    def rest(self, until: datetime, now: datetime) -> None:
+        """Leave the endpoint alone until the latest *until*."""
         known = self.rests_until if self.is_resting(now) else None
-        until = max(rests, default=now)
         if until > (known or now):
             self.rests_until, self.longest_rest = until, until - now
 

@@ -216,6 +216,7 @@ class Sender:
             # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
             self.defer_open(pace, delivery_id)
             return
+        self._heed_others(pace, at)
         if decision.rests_until is not None:
             with suppress(OutboxError):  # this worker rests all the same
                 endpoint, until = pace.endpoint, decision.rests_until
@@ -232,6 +233,14 @@ class Sender:
                 waiting.span.finish(outcome, last=attempt, attempts=attempt.number, at=at)
         elif wait is not None and (wait > self.hold or self.stopping.is_set()):
             self.defer_open(pace, delivery_id)
+
+    def _heed_others(self, pace: Pace, now: datetime) -> None:
+        """Rest where another worker was asked to, for as long as the policy allows."""
+        endpoint = pace.endpoint
+        until = self.outbox.seen_rest(endpoint.name, self.environment)
+        if until is not None and until <= now + endpoint.retry.longest_wait:
+            with self.guard:
+                pace.rest(until, now)
 
     def _record(self, claim: Claim, attempt: Attempt, decision: Decision) -> bool:
         for wait in RECORD_AGAIN_S:
