@@ -88,10 +88,10 @@ class _Bench:
     def listen(self) -> Callable[[], None]:
         """Have the outbox wake the worker where it can; the call that ends it."""
 
-        def heard(is_heard: bool) -> None:  # noqa: FBT001  the port's callback
-            self.worker.poll_every(POLL_WHEN_WOKEN if is_heard else POLL)
+        def on_change(works: bool) -> None:  # noqa: FBT001  the port's callback
+            self.worker.poll_every(POLL_WHEN_WOKEN if works else POLL)
 
-        return self.outbox.listen(self.worker.wake, heard)
+        return self.outbox.listen(self.worker.wake, on_change)
 
     @contextmanager
     def reporting(self) -> Iterator[None]:

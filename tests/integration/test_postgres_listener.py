@@ -137,7 +137,7 @@ def test_news_that_stop_coming_are_noticed(
         listener = postgres_listener.Listener(
             way.dsn,
             "confiture_webhooks",
-            lambda payload: telling._store.read(("tell", {"payload": payload})),
+            lambda payload: telling._store.read(("notify", {"payload": payload})),
             lambda: None,
             heard.put,
         )

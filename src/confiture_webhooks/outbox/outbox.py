@@ -500,11 +500,11 @@ class Outbox:
     def listen(
         self,
         wake: Callable[[], None],  # noqa: ARG002
-        heard: Callable[[bool], None],  # noqa: ARG002
+        on_change: Callable[[bool], None],  # noqa: ARG002
     ) -> Callable[[], None]:
         """Call *wake*, in a thread of its own, whenever there is something new; what ends it.
 
-        *heard* is called with ``True`` when that can be relied on, and with ``False`` when not
+        *on_change* is called with ``True`` when that can be relied on, and with ``False`` when not
         any more: at both instants something may have come without a call. It is a hint, not a
         promise: looking now and then is still needed. A store that cannot call never does.
         """

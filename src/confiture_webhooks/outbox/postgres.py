@@ -41,8 +41,8 @@ _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
 _VERSION = f"SELECT version FROM {SCHEMA}.outbox_version"
 _OF_PGMQ = f"SELECT pg_catalog.to_regclass('{SCHEMA}.schema_version') IS NOT NULL AS is_there"
-_TELL = f"SELECT pg_catalog.pg_notify('{SCHEMA}', :payload)"
-_NEWS = _TELL.replace(":payload", "''")
+_NOTIFY = f"SELECT pg_catalog.pg_notify('{SCHEMA}', :payload)"
+_NEWS = _NOTIFY.replace(":payload", "''")
 _MISSING = (errors.UndefinedTable, errors.InvalidSchemaName)
 _PATIENCE = {"lock_timeout": "200ms", "statement_timeout": "2s"}
 """How long a statement in a migration's transaction may wait, or take."""
@@ -68,7 +68,7 @@ _HURRY = _having({one: f"'{value}'" for one, value in _PATIENCE.items()})
 def statement(name: str) -> str:
     """The statement *name* in PostgreSQL's dialect; ``list <filters>`` has its filters in it."""
     name, _, filters = name.partition(" ")
-    text = {"news": _NEWS, "tell": _TELL}.get(name) or schema.queries()[name]
+    text = {"news": _NEWS, "notify": _NOTIFY}.get(name) or schema.queries()[name]
     text = text.replace("{filters}", filters).replace("main.", f"{SCHEMA}.")
     return re.sub(r"(?<!:):(\w+)", r"%(\1)s", text)
 
@@ -169,13 +169,15 @@ class PostgresOutbox(Outbox):
                 return _within(connection, steps)
         return None
 
-    def listen(self, wake: Callable[[], None], heard: Callable[[bool], None]) -> Callable[[], None]:
+    def listen(
+        self, wake: Callable[[], None], on_change: Callable[[bool], None]
+    ) -> Callable[[], None]:
         """Listen, over one more connection."""
 
-        def tell(payload: str) -> None:
-            self._store.read(("tell", {"payload": payload}))
+        def notify(payload: str) -> None:
+            self._store.read(("notify", {"payload": payload}))
 
-        return Listener(self._store.session.dsn, SCHEMA, tell, wake, heard).stop
+        return Listener(self._store.session.dsn, SCHEMA, notify, wake, on_change).stop
 
 
 @contextmanager

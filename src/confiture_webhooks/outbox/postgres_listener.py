@@ -30,8 +30,8 @@ class Listener:
     """Calls *wake* after every NOTIFY on *channel*, in a thread, until it is stopped.
 
     A pooler may take a LISTEN and pass on nothing. So it is tried, and now and then again: what
-    *tell* sends over another connection has to come back. *heard* is called with ``True`` when
-    it first does, and with ``False`` when it no longer does. A connection that breaks, or over
+    *notify* sends over another connection has to come back. *on_change* is called with ``True``
+    when it first does, and with ``False`` when it no longer does. A connection that breaks, or over
     which nothing comes, is given up and made anew after a rest.
     """
 
@@ -39,16 +39,16 @@ class Listener:
         self,
         dsn: str,
         channel: str,
-        tell: Callable[[str], object],
+        notify: Callable[[str], object],
         wake: Callable[[], None],
-        heard: Callable[[bool], None],
+        on_change: Callable[[bool], None],
     ) -> None:
         self._dsn = dsn
         self._channel = pgsql.Identifier(channel)
-        self._tell = tell
+        self._notify = notify
         self._wake = wake
-        self._heard = heard
-        self._is_heard = False
+        self._on_change = on_change
+        self._works = False
         self._stopped = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
         self._thread = threading.Thread(target=self._run, name="webhooks-listen", daemon=True)
@@ -65,15 +65,15 @@ class Listener:
         rest_s = FIRST_REST_S
         while not self._stopped.is_set():
             with (
-                suppress(Exception),  # whatever it is, one is not heard until it is tried again
+                suppress(Exception),  # whatever it is, it does not work until it is tried again
                 closing(psycopg.connect(self._dsn, autocommit=True)) as connection,
             ):
                 self._connection = connection
                 self._attend(connection)
-            if self._is_heard and not self._stopped.is_set():
+            if self._works and not self._stopped.is_set():
                 rest_s = FIRST_REST_S
                 with suppress(Exception):
-                    self._note(is_heard=False)
+                    self._note(works=False)
             self._stopped.wait(rest_s)
             rest_s = min(2 * rest_s, LONGEST_REST_S)
 
@@ -85,11 +85,11 @@ class Listener:
         # Nothing more is asked of it: one that has fallen silent would never answer.
         while not self._stopped.is_set():
             echo = f"{ECHO}{uuid.uuid4().hex}"
-            self._tell(echo)
+            self._notify(echo)
             if not self._take(connection, ECHO_S, echo):
                 return
-            if not self._is_heard:
-                self._note(is_heard=True)
+            if not self._works:
+                self._note(works=True)
             self._take(connection, CHECK_EVERY_S)
 
     def _take(
@@ -112,9 +112,9 @@ class Listener:
                     return True
         return False
 
-    def _note(self, *, is_heard: bool) -> None:
-        self._is_heard = is_heard
-        self._heard(is_heard)
+    def _note(self, *, works: bool) -> None:
+        self._works = works
+        self._on_change(works)
 
 
 def _cut(connection: psycopg.Connection[Any]) -> None:
