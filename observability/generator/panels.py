@@ -188,6 +188,8 @@ class Panel:
                 "showPoints": "auto",
                 "stacking": {"mode": "normal" if self.is_stacked else "none", "group": "A"},
             }
+            if self.unit == "percentunit":
+                defaults["custom"]["axisSoftMax"] = 1  # nothing but zeros would be up to 10000 %
         return defaults
 
     def _color(self) -> Json:

@@ -31,7 +31,7 @@ standardFieldConfigEditorRegistry.setInit(() => properties as any);
 standardTransformersRegistry.setInit(() => [...new Map(Object.values(standardTransformers).map((t: any) => [t.id, t])).values()].map((t: any) => ({ id: t.id, name: t.name, transformation: async () => t, editor: () => null })) as any);
 const registry = new FieldConfigOptionsRegistry(() => [
   ...properties,
-  ...['width', 'minWidth', 'cellOptions', 'drawStyle', 'fillOpacity', 'showPoints', 'stacking'].map((name) =>
+  ...['width', 'minWidth', 'cellOptions', 'drawStyle', 'fillOpacity', 'showPoints', 'stacking', 'axisSoftMax'].map((name) =>
     ({ ...property(`custom.${name}`, name, identityOverrideProcessor), isCustom: true })),
 ] as any);
 
