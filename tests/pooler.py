@@ -70,7 +70,7 @@ class PgBouncer:
         self._process = subprocess.Popen(
             [str(PROGRAM), "-q", str(self._ini)], stderr=subprocess.DEVNULL, **user
         )
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             try:
                 psycopg.connect(self.url, autocommit=True).close()
