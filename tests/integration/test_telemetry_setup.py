@@ -90,6 +90,8 @@ class TestPlan:
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "nan"),
             ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "-1"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://["),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:99999"),
         ],
     )
     def test_faults(self, setting: str, value: str) -> None:
