@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -124,3 +126,17 @@ def test_check_says_that_webhooks_are_off(project: Project) -> None:
     done = project.confiture("webhooks", "check", env={"CONFITURE_WEBHOOKS": "off"})
     assert done.returncode == 0, done.stderr
     assert "CONFITURE_WEBHOOKS: is off, so nothing is sent" in done.stdout
+
+
+def test_a_module_shows_commands_that_exist(project: Project) -> None:
+    """``python -m confiture_webhooks`` names the same command as ``confiture webhooks`` does."""
+    (project.environments / "local.yaml").rename(project.environments / "other.yaml")
+    done = subprocess.run(
+        [sys.executable, "-m", "confiture_webhooks", "check"],
+        cwd=project.path,
+        env=project.environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "`confiture webhooks check --config db/environments/other.yaml`" in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ from ..doctor.health import Check, Health
 from ..endpoint import explain
 from ..errors import Fault
 from ..wiring import outbox_exists, outbox_place, unread_block
-from .context import invocation_of, whole_settings_of
+from .context import invocation_of, whole_settings_of, words_given
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, is_json, known
 from .tables import CONFIG_INVALID, FAILED, length, line, print_block, print_json, refuse
 
@@ -73,7 +72,7 @@ def check(
     settings, files = whole_settings_of(config, output)
     if faults := _proxy_faults(settings):
         refuse(faults, output)
-    unread = unread_block(os.environ, invocation_of(config, output), sys.argv[1:])
+    unread = unread_block(os.environ, invocation_of(config, output), words_given())
     document: dict[str, Any] = {
         **redacted(settings),
         "outbox_at": outbox_place(settings, os.environ),

@@ -86,6 +86,12 @@ class Context:
         return shown(*words, config=self.config)
 
 
+def words_given() -> list[str]:
+    """The command line after ``confiture``; ``python -m confiture_webhooks`` has the same words."""
+    words = sys.argv[1:]
+    return words if "webhooks" in words else ["webhooks", *words]
+
+
 def _asked_for(config: Path | None) -> Invocation:
     words = ["migrate", "up", *(["--config", str(config)] if config else [])]
     invocation = parse(words, os.environ)
@@ -186,7 +192,7 @@ def opened(config: Path | None, output: str, *, creates: bool = False) -> Iterat
     """
     settings = settings_of(config, output, needs_endpoint=False)
     if not settings.recorded and (
-        fault := unread_block(os.environ, _asked_for(config), sys.argv[1:])
+        fault := unread_block(os.environ, _asked_for(config), words_given())
     ):
         if not os.environ.get(OUTBOX):
             refuse([fault], output)
@@ -215,7 +221,7 @@ def outbox_failed(
 
 def refuse_nothing(invocation: Invocation, output: str) -> NoReturn:
     """End the command: no endpoint is configured."""
-    if fault := unread_block(os.environ, invocation, sys.argv[1:]):
+    if fault := unread_block(os.environ, invocation, words_given()):
         refuse([fault], output)
     file = invocation.config_file or "the environment file"
     remedy = f"Set it, or write a `webhooks:` block into {file}"
