@@ -85,11 +85,11 @@ class Endpoint:
         *names* are the migrations it is about: one, or all of a run's, any of which will do.
         """
         if kind not in self.events:
-            return f"events has no {kind.value}"
+            return f"its `events` do not include {kind.value}"
         if self.environments is not None and environment not in self.environments:
-            return f"environments has no {environment or 'unnamed environment'}"
+            return f"its `environments` do not include {environment or 'an unnamed one'}"
         if self.migrations and not any(self._is_among(name) for name in names):
-            return f"migrations has no pattern that fits {', '.join(names) or 'no migration'}"
+            return f"none of its `migrations` fits {', '.join(names) or 'a run without migrations'}"
         return None
 
     def _is_among(self, name: str) -> bool:

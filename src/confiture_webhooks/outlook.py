@@ -87,6 +87,8 @@ class Wait:
 
     def line(self, config: Config = None) -> str:
         """All of it: how many, to which endpoint, why, and the remedy."""
+        if not self.count:
+            return f"{self.endpoint}: {self.reason}. {self.remedy(config)}"
         verb = "waits" if self.count == 1 else "wait"
         waiting = f"{counted(self.count, 'delivery', 'deliveries')} {verb}"
         return f"{self.endpoint}: {waiting} ({self.reason}). {self.remedy(config)}"
@@ -188,6 +190,16 @@ def elsewhere_line(counts: Mapping[str | None, int], files: Files = NO_FILES) ->
         for name in counts
     ]
     return ". ".join([f"Other environments have deliveries that wait: {listed(counts)}", *ways])
+
+
+def dead_elsewhere_line(environment: str | None, count: int, files: Files = NO_FILES) -> str:
+    """How many dead letters another *environment* has, and how they are sent again."""
+    letters = counted(count, "dead letter", "dead letters")
+    there = _settings(environment, files) if environment else "no CONFITURE_ENVIRONMENT"
+    return (
+        f"Environment {shown_environment(environment)} has {letters}. Send them again with "
+        f"{there}: {shown('redeliver', '--dead')}"
+    )
 
 
 _WITHOUT = (

@@ -392,7 +392,7 @@ def attach(
     )
     run = Run(chosen, made, note)
     if not chosen.recorded:
-        note(f"no webhook endpoint is configured, so nothing will be sent. Set {URL}")
+        note(f"no endpoint is configured: no webhook will be sent. Give config_file=, or set {URL}")
     run.begin(command)
     consult(run, engine.connection)
     run.lend(engine.connection)

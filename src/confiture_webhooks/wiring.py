@@ -50,7 +50,7 @@ def unread_block(
     """
     if invocation.settings_file is not None or environ.get(CONFIG):
         return None
-    blocks = sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(path))
+    blocks = blocks_here()
     if not blocks:
         return None
     names = " or ".join(path.stem for path in blocks)
@@ -60,6 +60,9 @@ def unread_block(
         others = f" (or {', '.join(path.name for path in blocks[1:])})" if blocks[1:] else ""
         problem = f"does not exist, so {unused}"
         return Fault(str(USUAL_FILE), problem, f"Name the file: `{named}`{others}")
+    if given := environ.get(ENVIRONMENT, "").strip():
+        problem = f"is {given}, but there is no {ENVIRONMENTS}/{given}.yaml, so {unused}"
+        return Fault(ENVIRONMENT, problem, f"Set it to {names}")
     has_dsn = bool(environ.get(DSN))
     return Fault(
         DSN if has_dsn else "--config",
@@ -67,6 +70,11 @@ def unread_block(
         f"{unused}",
         f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file",
     )
+
+
+def blocks_here() -> list[Path]:
+    """The environment files of this project that have a `webhooks:` block."""
+    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(path))
 
 
 def files_of(environments: Iterable[str | None]) -> dict[str, Path]:

@@ -188,6 +188,22 @@ def test_verify_forged(here: Project) -> None:
     assert (done.returncode, document["valid"]) == (1, False)
 
 
+def test_verify_reads_one_document_whose_payload_is_its_body(here: Project) -> None:
+    """A payload that was changed is none of the body's; several lines are given one at a time."""
+    captured = {"headers": signed(), "body": BODY.decode(), "payload": PAYLOAD}
+    done, _ = verify(here, json.dumps(captured).encode())
+    assert done.returncode == 0, done.stderr
+    captured["payload"] = {**PAYLOAD, "event_type": "migration_error"}
+    for content, said in (
+        (json.dumps(captured), '"payload" is not what the body holds'),
+        (f"{json.dumps(captured)}\n" * 2, "give one line at a time"),
+    ):
+        (here.path / "captured").write_text(content, encoding="utf-8")
+        refused = here.confiture("webhooks", "verify", "--secret", SECRET, "captured")
+        assert refused.returncode == 2
+        assert said in refused.stderr
+
+
 def test_verify_old(here: Project) -> None:
     """An old capture is refused with the reason, and accepted with --tolerance 0."""
     content = raw(signed(datetime.now(UTC) - timedelta(days=1)))
@@ -203,7 +219,7 @@ def test_verify_old(here: Project) -> None:
         (raw(signed(secret="x")), "signature: none in it was made with this secret"),
         (raw(signed(datetime.now(UTC) - timedelta(days=1))), "too old: signed with this secret"),
         (raw(signed(datetime.now(UTC) + timedelta(days=1))), "too early: signed with this secret"),
-        (raw({"webhook-id": "evt_1"}), "unreadable: it has no signature header"),
+        (raw({"webhook-id": "evt_1"}), "it is not signed: it has no signature header"),
         (raw({"webhook-signature": "v1,x"}), "no webhook-id and no webhook-timestamp header"),
         (raw(signed()).removesuffix(BODY) + b"[1]", "unreadable: its body is not a JSON object"),
     ],

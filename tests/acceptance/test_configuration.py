@@ -100,6 +100,11 @@ def test_a_run_whose_block_is_not_read_says_so(one_migration: Any, receiver: Any
     (line,) = done.stderr.splitlines()
     assert "CONFITURE_DATABASE_URL" in line
     assert "Set CONFITURE_ENVIRONMENT to production, or CONFITURE_WEBHOOK_CONFIG" in line
+    mistyped = one_migration.confiture(
+        "migrate", "up", env={**dsn, "CONFITURE_ENVIRONMENT": "prod"}
+    )
+    (line,) = mistyped.stderr.splitlines()
+    assert "CONFITURE_ENVIRONMENT: is prod, but there is no db/environments/prod.yaml" in line
     remedy = {"CONFITURE_WEBHOOK_CONFIG": "db/environments/production.yaml"}
     one_migration.migration("002", "b", up="SELECT 1")
     one_migration.confiture("migrate", "up", env={**dsn, **remedy})

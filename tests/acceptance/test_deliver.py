@@ -109,7 +109,7 @@ def test_a_failure_is_told_though_the_next_delivery_succeeds(outside: Project) -
         release(outside, 1, 2, 3)
         done = outside.confiture("webhooks", "deliver")
     assert done.returncode == 1
-    assert "2 delivered, 0 given up, 1 left for later; a: 503" in done.stdout
+    assert "2 delivered, 0 dead letters, 1 left for later; a: 503" in done.stdout
 
 
 @pytest.mark.survived("An endpoint that fails all the time beside one that works", "kept")
@@ -202,7 +202,7 @@ def test_sigterm_finishes_what_is_in_hand_and_gives_the_rest_back(
         worker.send_signal(signal.SIGTERM)
         said, _ = worker.communicate(timeout=BOUND_S)
         assert worker.returncode == 0
-        assert said == "7 delivered, 0 given up, 13 left for later; the next is due now\n"
+        assert said == "7 delivered, 0 dead letters, 13 left for later; the next is due now\n"
         assert len(receiver.requests) == 7
     assert states(outside) == [State.DELIVERED] * 7 + [State.PENDING] * 13
     spans = [span for span in collector.spans if span.name == "deliver webhook a"]
@@ -281,7 +281,7 @@ def test_a_workers_telemetry_is_true(outside: Project, receiver: Any, collector:
         "webhooks", "deliver", env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
     )
     assert done.returncode == 1, done.stderr  # what waits for the unknown endpoint
-    assert done.stdout.startswith("3 delivered, 0 given up, 1 left\nNot sent to x: ")
+    assert done.stdout.startswith("3 delivered, 0 dead letters, 1 left\nNot sent to x: ")
     (one_pass,) = [span for span in collector.spans if span.name == "drain webhook outbox"]
     assert (one_pass.parent_id, one_pass.attributes["confiture.webhook.claimed"]) == (None, 3)
     spans = {

@@ -296,7 +296,7 @@ def test_what_waits_for_an_operator(project: Any, receiver: Any) -> None:
     assert "❌ removed: outbox: no endpoint of that name is configured (1 waiting)" in done.stdout
     project.environment_file("other", webhooks={"endpoints": [gone]})
     other = project.confiture("webhooks", "doctor", "--config", "db/environments/other.yaml")
-    assert "outbox: 0 waiting, 0 given up; environment other in sqlite:" in other.stdout
+    assert "outbox: 0 waiting, 0 dead letters; environment other in sqlite:" in other.stdout
 
 
 def test_a_collector_is_looked_for_the_way_exports_go(

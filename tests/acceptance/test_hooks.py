@@ -256,9 +256,9 @@ def test_filters_say_who_is_told(project: Any, receiver: Any) -> None:
     assert [row["sent"] for row in rows] == [None, False, False]
     rows = json.loads(project.confiture(*explain, "--migration", "002_other").stdout)
     assert [row["reason"] for row in rows["explain"]["endpoints"]] == [
-        "migrations has no pattern that fits 002_other",
-        "events has no migration_success",
-        "environments has no local",
+        "none of its `migrations` fits 002_other",
+        "its `events` do not include migration_success",
+        "its `environments` do not include local",
     ]
     assert project.confiture("webhooks", "check", "--explain", "nosuch").returncode == 2
 

@@ -106,7 +106,7 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
     with LocalReceiver(answers=[410]) as receiver:
         env = {"CONFITURE_WEBHOOK_URL": receiver.url}
         up = project.confiture("migrate", "up", env=env)
-        assert "given up (default: answered 410 and is switched off)" in up.stderr
+        assert "default: answered 410 and is switched off. Once it works again: " in up.stderr
         assert "`confiture webhooks enable default`" in up.stderr
         project.confiture("migrate", "down", env=env)
         ping = project.confiture("webhooks", "test", env=env)
@@ -117,7 +117,7 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         deliver = project.confiture("webhooks", "deliver", env=env)
         assert deliver.returncode == 1
         assert deliver.stdout == (
-            "0 delivered, 0 given up, 1 left\nNot sent to default: switched off. "
+            "0 delivered, 0 dead letters, 1 left\nNot sent to default: switched off. "
             "Switch it on: `confiture webhooks enable default`\n"
         )
         kept = project.confiture("webhooks", "redeliver", "--pending", "--yes", env=env)
@@ -213,7 +213,7 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     assert "It is kept and due at" in up.stderr
     assert "`confiture webhooks redeliver --pending`" in up.stderr
     waits = project.confiture("webhooks", "deliver")
-    assert "0 delivered, 0 given up, 1 left for later; the next is due at" in waits.stdout
+    assert "0 delivered, 0 dead letters, 1 left for later; the next is due at" in waits.stdout
     again = project.confiture("webhooks", "redeliver", "--pending", "--yes")
     assert again.stdout.splitlines()[0] == "1 delivery due again: local 1"
     assert "1 left for later; a: 503" in again.stdout

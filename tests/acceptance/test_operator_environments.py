@@ -225,7 +225,7 @@ def test_redeliver_sends_and_later_only_makes_due(shared: Shared, down: LocalRec
     assert shared.confiture(*words).returncode == 0
     now = shared.confiture("webhooks", "redeliver", "--dead", "--yes", *of("staging"))
     assert now.returncode == 0
-    assert "1 delivered, 0 given up" in now.stdout
+    assert "1 delivered, 0 dead letters" in now.stdout
     ids = [request.headers["webhook-id"] for request in down.requests]
     assert ids == ["evt_staging_00001", "evt_staging_00002"]
 
@@ -291,6 +291,27 @@ def test_events_that_no_worker_serves_are_named(shared: Shared) -> None:
     assert "Set CONFITURE_ENVIRONMENT=production for the run that recorded them" in done.stdout
     document = shared.confiture("webhooks", "status", *of("production"), "-f", "json")
     assert json.loads(document.stdout)["unserved"]["(none)"]["due"] == 1
+
+
+def test_status_names_the_dead_letters_of_other_environments(shared: Shared) -> None:
+    """Without --config they are not taken for none; the exit code is of the environment alone."""
+    done = shared.confiture("webhooks", "status")
+    assert done.returncode == 0, done.stderr
+    for name in TRACES:
+        said = f"Environment {name} has 2 dead letters. Send them again with its own variables, "
+        assert f"{said}--config db/environments/{name}.yaml: " in done.stdout
+    document = json.loads(shared.confiture("webhooks", "status", "-f", "json").stdout)
+    assert document["dead_elsewhere"] == {"production": 2, "staging": 2}
+
+
+@on_sqlite
+def test_a_command_without_endpoints_names_the_files_that_have_some(shared: Shared) -> None:
+    """local.yaml has none: the remedy is the file that has."""
+    for words in (("deliver",), ("list", "--endpoint", "opps")):
+        shared.environment_file("local")
+        done = shared.confiture("webhooks", *words)
+        assert done.returncode == 5
+        assert "db/environments/production.yaml, db/environments/staging.yaml" in done.stderr
 
 
 def test_reading_needs_no_endpoint_and_no_secret(shared: Shared) -> None:
@@ -527,13 +548,15 @@ def test_nothing_here_names_the_environments_that_have_something(
         (("discard", "", "--yes"), "an id is empty"),
         (
             ("redeliver", "--dead", "--pending"),
-            "either ids, or one of --dead, --pending and --gone",
+            "give ids, or only one of --dead, --pending and --gone",
         ),
         (("discard", "dlv_staging_00001", "--endpoint", "ops"), "either ids, or --endpoint"),
         (("list", "--trace", "bbbbbbbb"), "a trace id has 32 digits"),
         (("list", "--event", "nosuch"), "'nosuch' is not one of: migration_success"),
         (("test", "--event", "ping"), "'ping' is not one of: migration_success"),
         (("check", "--explain", "nosuch"), "'nosuch' is not one of: migration_success"),
+        (("check", "--migration", "001"), "needs --explain with an event"),
+        (("list", "--event", "ping"), "'ping' is not one of: migration_success"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -567,4 +590,4 @@ def test_a_directory_is_no_configuration(shared: Shared, command: str) -> None:
     """A path that is no file is a fault of --config, as one that is not there."""
     done = shared.confiture("webhooks", command, "--config", "db/environments")
     assert (done.returncode, done.stdout) == (5, "")
-    assert "--config: db/environments is no file" in done.stderr
+    assert "--config: db/environments is a directory\n   Name a file in it" in done.stderr

@@ -210,7 +210,7 @@ def test_a_line_shows_how_far_a_pass_is(project: Any) -> None:
     line = "0 delivered, 0 attempts failed … Ctrl-C ends it"
     assert line in shown
     left_standing = shown.rpartition("\x1b[2K")[2]
-    assert left_standing.strip() == "1 delivered, 0 given up, 0 left for later"
+    assert left_standing.strip() == "1 delivered, 0 dead letters, 0 left for later"
 
 
 def test_a_line_shows_what_a_run_waits_for_and_is_gone_afterwards(project: Any) -> None:

@@ -198,7 +198,10 @@ def test_a_migration_under_way_is_left_alone(shop: Any, receiver: Any) -> None:
         done = shop.confiture("webhooks", "deliver")
         assert done.returncode == 0, done.stderr
         status = shop.confiture("webhooks", "status", "--format", "json")
-        assert json.loads(status.stdout)["unsettled"] == 0
+        document = json.loads(status.stdout)
+        assert document["unsettled"] == 0
+        assert [one["migration"] for one in document["under_way"]] == ["002_waits"]
+        assert "under way      002_waits since" in shop.confiture("webhooks", "status").stdout
         assert running.poll() is None
     running.communicate(timeout=60)
     assert told(receiver) == [("migration_success", None)] * 2

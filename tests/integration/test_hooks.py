@@ -272,7 +272,7 @@ def test_explaining_a_run_error_names_the_runs_that_send_it_by_default() -> None
     assert [(row["sent"], row["reason"]) for row in rows] == [
         (None, silent),
         (True, "it asks for this"),
-        (False, "events has no run_error"),
+        (False, "its `events` do not include run_error"),
     ]
 
 

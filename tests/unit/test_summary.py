@@ -219,8 +219,8 @@ def test_given_up_deliveries_are_reported_with_the_remedy() -> None:
         "ops": Counter({Outcome.GONE: 1}),
     }
     assert given_up_line(lost, {"analytics": "503", "ops": "410"}, is_durable=True) == (
-        "confiture-webhooks: given up (analytics: 2 dead letters, last answer 503, "
-        "ops: answered 410 and is switched off). Once the receiver works again: "
-        "`confiture webhooks redeliver --dead --endpoint analytics`, "
+        "confiture-webhooks: analytics: 2 dead letters, last answer 503. Once it works again: "
+        "`confiture webhooks redeliver --dead --endpoint analytics`. "
+        "ops: answered 410 and is switched off. Once it works again: "
         "`confiture webhooks enable ops` and `confiture webhooks redeliver --gone --endpoint ops`."
     )

@@ -90,7 +90,7 @@ def redeliver(
     chosen = {State.DEAD_LETTER: dead, State.PENDING: pending, State.GONE: gone}
     states = [state for state, is_chosen in chosen.items() if is_chosen]
     if len(states) + bool(ids) != 1:
-        reason = "give either ids, or one of --dead, --pending and --gone"
+        reason = "give ids, or only one of --dead, --pending and --gone"
         raise typer.BadParameter(reason, param_hint="ID")
     if not later:
         invocation_of(config, output, is_sending=True)

@@ -64,10 +64,13 @@ def check(
 
     EXIT CODES:
       0  The configuration is valid.
-      2  --explain names no event.
+      2  --explain names no event, or --migration or --environment is given without it.
       5  It is not, or there is neither an endpoint nor a hook file; every fault is printed.
     """
     kind = known(SUBSCRIBED, explained, "--explain")
+    if kind is None and (migration, environment) != (None, None):
+        given = "--migration" if migration is not None else "--environment"
+        raise typer.BadParameter("needs --explain with an event", param_hint=given)
     as_json = is_json(output)
     settings, files = whole_settings_of(config, output)
     if faults := _proxy_faults(settings):
@@ -119,7 +122,7 @@ def _show(document: dict[str, Any]) -> None:
     if taken := document["default_taken_over_by"]:
         line(
             f"{taken} reads CONFITURE_WEBHOOK_URL itself: the built-in endpoint `default` "
-            "stands down, so that no event is sent twice"
+            "is not used, so that no event is sent twice"
         )
     is_missing = "" if document["outbox_exists"] else " (not there yet)"
     line(

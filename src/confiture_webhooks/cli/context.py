@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +24,7 @@ from ..run.settling import Ask
 from ..terminal import say
 from ..watch import Source
 from ..wiring import (
+    blocks_here,
     command_settings,
     in_database,
     operators_outbox,
@@ -178,7 +179,9 @@ def invocation_of(config: Path | None, output: str, *, is_sending: bool = False)
     invocation = _asked_for(config)
     if is_sending and is_off(os.environ):
         refuse([Fault(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")], output)
-    if config is not None and (config.is_dir() or not config.exists()):
+    if config is not None and config.is_dir():
+        refuse([Fault("--config", f"{config} is a directory", "Name a file in it")], output)
+    if config is not None and not config.exists():
         refuse([Fault("--config", f"{config} is no file", "Check the path")], output)
     return invocation
 
@@ -224,5 +227,17 @@ def refuse_nothing(invocation: Invocation, output: str) -> NoReturn:
     if fault := unread_block(os.environ, invocation, words_given()):
         refuse([fault], output)
     file = invocation.config_file or "the environment file"
-    remedy = f"Set it, or write a `webhooks:` block into {file}"
+    remedy = _other_blocks() or f"Set it, or write a `webhooks:` block into {file}"
     refuse([Fault("CONFITURE_WEBHOOK_URL", "no endpoint is configured", remedy)], output)
+
+
+def refuse_name(setting: str, name: str, names: Collection[str], output: str) -> NoReturn:
+    """End the command: *name* is no endpoint, only *names* are."""
+    one_of = f"One of: {', '.join(names)}" if names else _other_blocks() or "None is configured"
+    refuse([Fault(setting, f"no endpoint is called {name!r}", one_of)], output)
+
+
+def _other_blocks() -> str:
+    """That other environment files have a block, if they have; no block is read here."""
+    files = ", ".join(map(str, blocks_here()))
+    return f"Add --config: a `webhooks:` block is in {files}" if files else ""

@@ -11,15 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..delivery import Attempt, State
-from ..errors import Fault
-from ..event import EventType, rfc3339
+from ..event import rfc3339
 from ..outbox import Unreadable
 from ..outlook import NO_ENVIRONMENT, rest_of, shown_environment
 from ..run.run_outbox import KEPT_FOR
 from ..terminal import say
-from .context import Context, opened
-from .options import ConfigOpt, FormatOpt, instant, is_json, known, not_empty, whole_trace, words
-from .tables import age, fail, milliseconds, print_facts, print_json, print_table, refuse
+from .context import Context, opened, refuse_name
+from .options import (
+    RECORDED,
+    ConfigOpt,
+    FormatOpt,
+    instant,
+    is_json,
+    known,
+    not_empty,
+    whole_trace,
+    words,
+)
+from .tables import age, fail, milliseconds, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,8 +163,7 @@ def check_endpoint(context: Context, name: str | None) -> None:
     names = context.names
     if name is None or name in names or context.outbox.deliveries(endpoint=name, limit=1):
         return
-    one_of = f"One of: {', '.join(names)}" if names else "None is configured"
-    refuse([Fault("endpoint", f"no endpoint is called {name!r}", one_of)], context.output)
+    refuse_name("endpoint", name, names, context.output)
 
 
 def list_deliveries(
@@ -165,7 +173,7 @@ def list_deliveries(
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="Only this endpoint")] = None,
     event_type: Annotated[
         str | None,
-        typer.Option("--event-type", "--event", help=f"Only this event type: {words(EventType)}"),
+        typer.Option("--event-type", "--event", help=f"Only this event type: {words(RECORDED)}"),
     ] = None,
     migration: Annotated[
         str | None,
@@ -204,7 +212,7 @@ def list_deliveries(
       5  The configuration is invalid, or there is no endpoint of that name.
     """
     chosen = known(State, state, "--state")
-    kind, made_since = known(EventType, event_type, "--event"), instant(since, "--since")
+    kind, made_since = known(RECORDED, event_type, "--event"), instant(since, "--since")
     with opened(config, output) as context:
         check_endpoint(context, endpoint)
         named = {
@@ -334,7 +342,7 @@ def _of_body(delivery: Delivery | Unreadable) -> dict[str, str]:
 def _sought(context: Context, given: str) -> list[Row]:
     found = find(context.outbox, given)
     if found.is_ambiguous:
-        problem = f"{len(found.ids)} ids begin with {given}; give more of it"
+        problem = f"{len(found.ids)} ids begin with {given}. Give more characters"
         fail(problem, context.output, candidates=found.candidates())
     if not found.rows:
         if is_unsettled(context, given):

@@ -26,6 +26,8 @@ FORMATS = ("text", "json")
 
 SUBSCRIBED = [kind for kind in EventType if kind in SUBSCRIBABLE]
 """The events that an endpoint can ask for."""
+RECORDED = [kind for kind in EventType if kind is not EventType.PING]
+"""The events that an outbox may have."""
 TRACE_DIGITS = 32
 
 Word = TypeVar("Word", bound=StrEnum)

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import Fault, OutboxError
 from ..outlook import listed
-from ..terminal import counted, say
+from ..terminal import counted, printable, say
 from ..wiring import postgres_dsn, sqlite_path
 from .context import opened, settings_of
 from .options import ConfigOpt, FormatOpt, YesOpt, is_json
@@ -82,7 +82,7 @@ def init(
         return
     done = "created" if is_made else "already there, nothing to do"
     say(f"✅ outbox {where}: {done}", style="green")
-    say("A role that may not create it needs:")
+    say(f"Run these as its owner, so that {printable(role)} can use it:")
     print(*granted, sep="\n")
 
 

@@ -260,7 +260,7 @@ def _unreadable(capture: Captured) -> str | None:
     """What a request lacks for its signature to be checked; ``None``: nothing."""
     names = {name.lower() for name in capture.headers}
     if not is_signed(names):
-        return "unreadable: it has no signature header"
+        return "it is not signed: it has no signature header"
     missing = {"webhook-id", "webhook-timestamp"} - names
     if "webhook-signature" in names and missing:
         return f"unreadable: it has no {' and no '.join(sorted(missing))} header"

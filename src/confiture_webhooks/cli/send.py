@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from ..doctor.endpoints import remedy_of
-from ..errors import Fault, OutboxError
+from ..errors import OutboxError
 from ..event import Database, EventType, rfc3339
-from ..outlook import Wait, Why, again_lines, by_environment, elsewhere_line
+from ..outlook import Wait, Why, again_lines, by_environment, elsewhere_line, shown_environment
 from ..remedy import shown
-from ..terminal import is_terminal, say
+from ..terminal import counted, is_terminal, say
 from ..watch import PassResult, Source, deliver_due, deliver_until
-from ..wiring import files_of, operators_outbox
+from ..wiring import files_of, operators_outbox, outbox_place
 from ..worker.pace import FAILING_AFTER
-from .context import ask_of, database_of, outbox_failed, settings_of, source_of
+from .context import ask_of, database_of, outbox_failed, refuse_name, settings_of, source_of
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, is_json, known, words
 from .tables import (
     CONFIG_INVALID,
@@ -87,8 +87,7 @@ def test(
     if faults := [fault for one in settings.faulty if one.name == name for fault in one.faults]:
         refuse(faults, output)
     if name is not None and name not in names:
-        one_of = f"One of: {', '.join(names)}"
-        refuse([Fault("NAME", f"no endpoint is called {name!r}", one_of)], output)
+        refuse_name("NAME", name, names, output)
     from ..ping import ping  # noqa: PLC0415
 
     if name is None and not is_json(output):
@@ -233,8 +232,9 @@ def _watch(settings: Settings, ask: Ask | None, source: Source, database: Databa
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    if sys.stderr is not None and sys.stderr.isatty():
-        say("Sending deliveries as they become due. Ctrl-C ends it.")
+    where = f"environment {shown_environment(settings.environment)}"
+    where += f", outbox {outbox_place(settings, os.environ)}"
+    say(f"Sending deliveries as they become due ({where}). Ctrl-C or SIGTERM ends it.")
     return deliver_until(stopped, settings, os.environ, ask, source, database)
 
 
@@ -260,7 +260,8 @@ def _show(result: PassResult, config: Path | None) -> None:
         f"; {name}: {why}{PAUSED if name in result.left_alone else ''}"
         for name, why in result.failures.items()
     )
-    done = f"{result.delivered} delivered, {result.dead + result.gone} given up"
+    done = f"{result.delivered} delivered, {counted(result.dead, 'dead letter', 'dead letters')}"
+    done += f", {result.gone} gone" if result.gone else ""
     due = _when(result.next_at) if result.next_at else ""
     left = "left" if result.in_vain else "left for later"
     line(f"{done}, {result.left} {left}{failed}{due}")

@@ -12,7 +12,15 @@ import typer
 from ..delivery import State
 from ..doctor.outbox import MOST_NAMED, UNSETTLED_FOR, Findings, examine
 from ..event import rfc3339
-from ..outlook import Why, again_lines, by_environment, listed, shown_environment, unserved_line
+from ..outlook import (
+    Why,
+    again_lines,
+    by_environment,
+    dead_elsewhere_line,
+    listed,
+    shown_environment,
+    unserved_line,
+)
 from ..run import settling
 from ..run.parts import TELEMETRY_BUDGET
 from ..settlement import Ending
@@ -48,11 +56,17 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
         found = context.outbox.intents()
         intents = [intent for intent in found if intent.environment == context.environment]
         findings = examine(context.outbox, context.settings, now)
-    unsettled = unsettled_rows(intents, context)
+    judged = _judged(intents, context)
+    running = [
+        {"migration": intent.migration.name, "since": rfc3339(intent.staged_at)}
+        for intent, verdict in judged
+        if verdict.ending is Ending.OPEN
+    ]
+    unsettled = _unsettled_rows(judged, context)
     if is_json(output):
-        print_json(_document(context, findings, unsettled))
+        print_json({**_document(context, findings, unsettled), "under_way": running})
     else:
-        _show(context, findings, unsettled)
+        _show(context, findings, unsettled, running)
     if not findings.is_well:
         raise typer.Exit(FAILED)
 
@@ -73,6 +87,7 @@ def _document(
         "environment": context.environment,
         "undelivered": dict(summary.undelivered),
         "elsewhere": by_environment(findings.others),
+        "dead_elsewhere": by_environment(findings.dead_elsewhere),
         "oldest_at": rfc3339(oldest_at) if oldest_at else None,
         "oldest_age_s": round((findings.now - oldest_at).total_seconds(), 1) if oldest_at else None,
         "endpoints_off": {name: rfc3339(at) for name, at in findings.off.items()},
@@ -94,7 +109,12 @@ def _unsettled(findings: Findings) -> str:
     return f"{findings.old_intents} for more than {length(UNSETTLED_FOR)}"
 
 
-def _show(context: Context, findings: Findings, unsettled: list[dict[str, str]]) -> None:
+def _show(
+    context: Context,
+    findings: Findings,
+    unsettled: list[dict[str, str]],
+    running: list[dict[str, str]],
+) -> None:
     if not context.is_there:
         return
     summary = findings.summary
@@ -113,6 +133,7 @@ def _show(context: Context, findings: Findings, unsettled: list[dict[str, str]])
             ("oldest", oldest),
             ("endpoints off", ", ".join(findings.off) or "-"),
             ("unsettled", str(len(unsettled))),
+            *(("under way", f"{row['migration']} since {row['since']}") for row in running),
         ]
     )
     for text in _lines(context, findings):
@@ -126,6 +147,8 @@ def _lines(context: Context, findings: Findings) -> list[str]:
     lines = [wait.line(context.config) for wait in findings.waits]
     dead, gone = (findings.summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE))
     lines += again_lines(dead, gone, context.config)
+    files = files_of(findings.dead_elsewhere)
+    lines += [dead_elsewhere_line(*one, files) for one in findings.dead_elsewhere.items()]
     lines += [
         unserved_line(
             name,
@@ -151,9 +174,8 @@ def _lines(context: Context, findings: Findings) -> list[str]:
     return lines
 
 
-def unsettled_rows(intents: Sequence[Intent], context: Context) -> list[dict[str, str]]:
+def _unsettled_rows(judged: Judged, context: Context) -> list[dict[str, str]]:
     """The migrations whose end was not reported yet, since when, and why; not those under way."""
-    judged = _judged(intents, context)
     return [
         {
             "event_id": intent.event_id,

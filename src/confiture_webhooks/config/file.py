@@ -37,6 +37,8 @@ def read(path: Path, needs: str | None = None) -> dict[str, Any]:
             problem, remedy = "is not a plain file of up to 1 MiB", "Name an environment file"
         else:
             content, problem = path.read_bytes().decode("utf-8"), None
+    except FileNotFoundError:
+        problem, remedy = "does not exist", "Check the path"
     except OSError as error:
         problem = f"cannot be read ({type(error).__name__})"
         remedy = "Check the path and its permissions"

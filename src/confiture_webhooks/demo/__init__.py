@@ -263,7 +263,8 @@ def _show(console: Console, ran: list[Ran], seen: Any) -> None:
     for one in ran:
         line = f"$ confiture {' '.join(one.arguments)}"
         how = "killed" if one.exit_code < 0 else f"exit code {one.exit_code}"
-        ended = f"   {how} after {one.duration_s:.1f} s"
+        intended = ", as intended," if one.exit_code and one.arguments == COMMANDS[0] else ""
+        ended = f"   {how}{intended} after {one.duration_s:.1f} s"
         console.print(Text(line, style="bold") + Text(ended, style="dim"))
     traces = [(run.name, run.trace_id) for run in seen.runs]
     traces.append(("the killed run, as the next command reported it", seen.killed))

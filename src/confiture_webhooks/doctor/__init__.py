@@ -75,10 +75,16 @@ def _commands() -> Check:
     try:
         is_seen = sees_commands()
     except Exception as error:  # noqa: BLE001  whatever the host's command line raises
-        return wrong(name, f"`confiture migrate up` is not seen: {type(error).__name__}", remedy)
+        return wrong(
+            name, f"`confiture migrate up` sends no webhook: {type(error).__name__}", remedy
+        )
     if not is_seen:
-        return wrong(name, "`confiture migrate up` is not seen: no webhook is sent", remedy)
-    return ok(name, "`confiture migrate up` is seen")
+        return wrong(
+            name,
+            "`confiture migrate up` sends no webhook: this Confiture does not show it to plugins",
+            remedy,
+        )
+    return ok(name, "`confiture migrate up` sends webhooks")
 
 
 def _hook_files(files: list[HookFile]) -> Iterator[Check]:
@@ -90,7 +96,7 @@ def _hook_files(files: list[HookFile]) -> Iterator[Check]:
             sends = "sends to CONFITURE_WEBHOOK_URL in place of `default`"
             yield ok("hook file", f"{file.shown}; {sends}")
         else:
-            yield ok("hook file", file.shown)
+            yield ok("hook file", f"{file.shown} (found, not run)")
 
 
 def _pings(settings: Settings, environ: Mapping[str, str], *, is_pinging: bool) -> Iterator[Check]:

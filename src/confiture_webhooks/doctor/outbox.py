@@ -17,6 +17,7 @@ from ..event import rfc3339
 from ..outbox import Summary, Unreadable
 from ..outlook import LATE, Standing, Wait, elsewhere, outlook, shown_environment, unserved_line
 from ..remedy import shown
+from ..terminal import counted
 from ..wiring import (
     in_database,
     operators_outbox,
@@ -55,6 +56,8 @@ class Findings:
     """When the next delivery is due."""
     others: Mapping[str | None, int]
     """By other environment, how many deliveries wait."""
+    dead_elsewhere: Mapping[str | None, int] = field(default_factory=dict)
+    """By other environment, how many dead letters it has."""
     unserved: Mapping[str | None, tuple[int, datetime]] = field(default_factory=dict)
     """By other environment, how many deliveries are due without a worker, and since when."""
     future: list[str] = field(default_factory=list)
@@ -88,6 +91,7 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
     standing = outbox.standing(environment)
     off = _off(standing)
     undelivered = {name: sum(one.undelivered.values()) for name, one in summaries.items()}
+    dead = {name: one.counts.get(State.DEAD_LETTER, 0) for name, one in summaries.items()}
     intents = [one for one in outbox.intents() if one.environment == environment]
     due = outbox.due(settings.recorded, environment, now=now)
     return Findings(
@@ -105,6 +109,7 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
         off=off,
         next_at=min(due.values(), default=None),
         others=elsewhere(undelivered, environment),
+        dead_elsewhere=elsewhere(dead, environment),
         unserved={
             name: late
             for name, one in summaries.items()
@@ -239,7 +244,8 @@ def _kept(
     summary = findings.summary
     waiting = sum(summary.undelivered.values())
     dead, gone = (summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE))
-    counts = f"{waiting} waiting, {dead} given up"
+    counts = f"{waiting} waiting, {counted(dead, 'dead letter', 'dead letters')}"
+    counts += f", {gone} gone" if gone else ""
     if settings.outbox == "memory":
         return warn("outbox", f"in memory; {counts}", "Use `sqlite`: memory ends with the command")
     if dead:
@@ -247,7 +253,8 @@ def _kept(
         return warn("outbox", counts, f"Send them again: {again}")
     if gone:
         again = shown("redeliver", "--gone", config=config)
-        return warn("outbox", f"{counts}, {gone} answered with 410", f"Send them again: {again}")
+        return warn("outbox", counts, f"Send them again: {again}")
+    waiting -= sum(wait.count for wait in findings.in_vain)  # which have rows of their own
     if waiting and (next_at := findings.next_at) is not None and next_at > findings.now:
         now = shown("redeliver", "--pending", config=config)
         return warn(

