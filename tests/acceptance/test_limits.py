@@ -78,7 +78,7 @@ def test_deliver_says_how_what_a_410_ended_is_sent_again(outside: Project) -> No
         outbox.close()
         done = outside.confiture("webhooks", "deliver")
         assert done.returncode == 1
-        assert "0 delivered, 1 dead letter, 0 left" in done.stdout
+        assert "0 delivered, 0 dead letters, 1 gone, 0 left" in done.stdout
         assert "redeliver --gone" in done.stdout
         assert "redeliver --dead" not in done.stdout
 
