@@ -81,10 +81,6 @@ class Outgoing:
         """Whether a refusal there took long: nothing more is tried before it is given back."""
         self._kept: list[Kept] = []
         """What waits until that connection is idle, or given back."""
-        self._staged: set[str] = set()
-        """The events that were staged over it."""
-        self.unsettled: set[str] = set()
-        """Those whose end could not be written: the database is gone. A later run settles them."""
         self._has_kept = threading.Lock()
         """Held to look at or change ``_lent`` and ``_kept``, never while anything is waited for."""
 
@@ -103,11 +99,6 @@ class Outgoing:
         with self._has_kept:
             self._lent, self.outbox.is_lent = None, False
             left, self._kept = self._kept, []
-        # Sent from memory, it would be sent again with other words when it is settled.
-        held = {kept.event_id for kept in left if kept.deliveries} & self._staged
-        if held and not self.outbox.is_answering():
-            self.unsettled |= held
-            left = [kept for kept in left if kept.event_id not in held]
         self._write(left)
 
     def _write(self, left: Sequence[Kept]) -> None:
@@ -142,8 +133,6 @@ class Outgoing:
             with self._has_kept:
                 kept = self._kept.pop(0)
             self.outbox.note_written(kept.event_id, is_released=kept.intent is None)
-            if kept.intent is not None:
-                self._staged.add(kept.event_id)
 
     def _is_done(self, connection: Any, call: Callable[[Any, Outbox], bool]) -> bool:
         """Whether *call* was done over *connection*, which migrates."""

@@ -264,9 +264,6 @@ class Run:
         if self._settings.faults:
             self._opened.traced()  # which logs them
         failed = [migration for migration, is_success in self._ended if not is_success]
-        outgoing = self._opened.outgoing
-        open_ = outgoing.unsettled if outgoing is not None else set[str]()
-        reported = [migration for migration in failed if migration.event_id not in open_]
         is_known = not self._settling.has_unknown
         if failed and failed[-1].error is not None:
             error = failed[-1].error
@@ -275,7 +272,7 @@ class Run:
         if not is_known:
             error_type = error_type or UNKNOWN.type
         kind = EventType.RUN_SUCCESS if error_type is None else EventType.RUN_ERROR
-        wanting = self._wanting(kind, is_silent=is_known and not reported)
+        wanting = self._wanting(kind, is_silent=is_known and not failed)
         if wanting and (self._ended or error_type):
             telemetry, outgoing = self._opened.begun()
             outbox = outgoing.outbox.current

@@ -117,13 +117,6 @@ class RunOutbox:
         kind = self.current.where.partition(":")[0] if self.current is not None else self._kind
         return OutboxError(f"outbox {kind}: it did not answer within {seconds:.2g} s")
 
-    def is_answering(self) -> bool:
-        """Whether what is used now can be asked."""
-        with suppress(OutboxError, TimedOut):
-            bounded(lambda: self.opened().intents(), self._seconds())
-            return True
-        return False
-
     def note_written(self, event_id: str, *, is_released: bool) -> None:
         """The event was staged, or released, into whatever is used now."""
         if not is_released:
