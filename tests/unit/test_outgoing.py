@@ -612,11 +612,11 @@ def test_nothing_is_pruned_when_no_time_is_left() -> None:
     [
         (
             410,
-            "(a: answered 410 and is switched off). Once the receiver works again: `confiture webhooks",
+            "a: answered 410 and is switched off. Once it works again: `confiture webhooks enable a`",
         ),
         (
             500,
-            "(a: 1 dead letter, last answer 500). Once the receiver works again: `confiture webhooks",
+            "a: 1 dead letter, last answer 500. Once it works again: `confiture webhooks redeliver",
         ),
     ],
 )
