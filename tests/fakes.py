@@ -83,7 +83,7 @@ class FakeTelemetry:
     def settled(self, event: Event, trace: TraceContext, _run: str) -> None:
         self.settlements.append((event, trace))
 
-    def config_invalid(self, faults: Any) -> None:
+    def config_invalid(self, faults: Any, *, is_said: bool = False) -> None:  # noqa: ARG002
         self.invalid.extend(faults)
 
     def outbox_failed(self, reason: str) -> None:

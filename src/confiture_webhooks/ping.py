@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from .adapters import http_session  # noqa: F401  here, for an attempt's time would include it
 from .delivery import Attempt, State
 from .event import SUBSCRIBABLE, Database, Direction, ErrorInfo, Event, EventType, MigrationRef
 from .outbox.sqlite import InMemoryOutbox

@@ -349,7 +349,7 @@ def _log_faults(settings: Settings) -> None:
         log=settings.log,
         log_level=settings.log_level,
     )
-    telemetry.config_invalid(settings.faults)
+    telemetry.config_invalid(settings.faults, is_said=True)
     telemetry.shutdown(TELEMETRY_BUDGET)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from confiture_webhooks.config.rules import FORMATS
 from confiture_webhooks.errors import ConfigError, SignatureError, WebhooksError
+from confiture_webhooks.event import ErrorInfo, EventType
 from confiture_webhooks.event import body as body_of
 from confiture_webhooks.formats import render
 from confiture_webhooks.receiver import Received, verify
@@ -385,6 +386,17 @@ def test_our_own_formats_are_named(chosen: str) -> None:
     assert (document["event_type"], document["format"]) == ("migration_success", chosen)
     title = describe(document).plain.splitlines()[0]
     assert ("migration_success (" in title) is (chosen != "confiture")
+
+
+@pytest.mark.parametrize("chosen", ["slack", "discord", "teams", "pagerduty", "opsgenie"])
+def test_the_text_of_a_message_or_an_alert_is_shown(chosen: str) -> None:
+    """What people will read, wherever the format has it."""
+    failed = event(type=EventType.MIGRATION_ERROR, error=ErrorInfo(type="E", message="m"))
+    key = {"routing_key": "0" * 32} if chosen == "pagerduty" else {}
+    body = render(failed, endpoint(format=chosen, **key)).body
+    headers = Headers({**signed(), "X-Confiture-Event": "migration_error"})
+    document = as_document(received(body=body, payload=json.loads(body), headers=headers))
+    assert "\n  text            Migration failed" in describe(document).plain
 
 
 def test_the_signature_that_was_valid_is_named() -> None:

@@ -400,7 +400,7 @@ def test_a_wrong_configuration_is_told_whole(
     ("log", "level", "is_event", "is_json"),
     [
         ("json", "info", True, True),
-        ("console", "info", True, False),
+        ("console", "info", False, False),
         ("off", "info", False, False),
         ("json", "critical", False, False),
         ("jsno", "loud", True, True),

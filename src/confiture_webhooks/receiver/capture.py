@@ -32,6 +32,7 @@ _KEYS = {
     "opsgenie": "source",
 }
 """A key that only the body of this format has, among those that follow."""
+_TEXTS = ("fallback", "fallbackText", "title", "summary", "message", "note")
 _HIDDEN_HEADERS = frozenset(
     {"authorization", "cookie", "proxy-authorization", "x-confiture-secret"}
 )
@@ -115,6 +116,7 @@ def describe(document: dict[str, Any]) -> Text:
     text.append("  signature       ")
     text.append_text(_verdict(document))
     facts = {
+        "text": _text_of(payload) if known else None,
         "correlation id": document["correlation_id"],
         "event id": document["event_id"],
         "environment": migration.get("environment") or payload.get("environment"),
@@ -128,6 +130,16 @@ def describe(document: dict[str, Any]) -> Text:
             style = "red" if name == "error" else ""
             text.append(f"\n  {name:<15} {printable(value)}", style=style)
     return text
+
+
+def _text_of(value: Any, depth: int = 6) -> str | None:
+    """The first text of a chat message or an alert, wherever its format has it."""
+    if depth and isinstance(value, list):
+        return next(filter(None, (_text_of(one, depth - 1) for one in value)), None)
+    if not (depth and isinstance(value, dict)):
+        return None
+    text = next((value[key] for key in _TEXTS if isinstance(value.get(key), str)), None)
+    return text or _text_of(list(value.values()), depth - 1)
 
 
 def _verdict(document: dict[str, Any]) -> Text:

@@ -77,7 +77,7 @@ class Opened:
             self._has_span = True
             self.telemetry.start_run(self.command, self.database, started_at=self.started_at)
             if self._settings.faults:
-                self.telemetry.config_invalid(self._settings.faults)
+                self.telemetry.config_invalid(self._settings.faults, is_said=True)
         return self.telemetry
 
     def is_traced(self) -> bool:

@@ -258,9 +258,13 @@ class Telemetry:
         self._signals.metrics.read = read
 
     @contained
-    def config_invalid(self, faults: Sequence[Fault]) -> None:
-        """The configuration is wrong; every fault in one event."""
-        self._signals.log(names.LOG_CONFIG_INVALID, faults=[str(fault) for fault in faults])
+    def config_invalid(self, faults: Sequence[Fault], *, is_said: bool = False) -> None:
+        """The configuration is wrong; every fault in one event.
+
+        *is_said*: the command has said so on standard error, and a console does not show it again.
+        """
+        texts = [str(fault) for fault in faults]
+        self._signals.log(names.LOG_CONFIG_INVALID, faults=texts, is_said=is_said)
 
     @contained
     def outbox_failed(self, reason: str) -> None:

@@ -75,6 +75,8 @@ class Logs:
         severity = _LEVELS[spec.level]
         is_recorded = severity >= self._least_recorded and self._records is not None
         is_shown = self._form != "off" and severity >= self._least_shown
+        if fields.get("is_said") and not self._is_library:
+            is_shown = is_shown and not _is_for_people(self._form)
         if not is_recorded and not is_shown:
             return
         known = {name: clean(fields.get(name)) for name in ("correlation_id", *spec.fields)}
