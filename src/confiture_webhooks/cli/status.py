@@ -44,7 +44,8 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
       are redelivered or discarded. Deliveries wait in vain if their endpoint is off, not
       configured or wrongly configured, if they are due for 15 minutes without a worker (also those
       of other environments in this outbox), or if their receiver puts them off with 429 or 503 and
-      Retry-After for more than a day. So does a killed run that a day could not settle.
+      Retry-After for more than a day. So does a killed run that a day could not settle. A migration
+      that is under way is named; it does not count.
 
     EXIT CODES:
       0  Nothing waits for an operator.
