@@ -48,6 +48,9 @@ Of the 129, 11 are failures of migrations whose server was killed with the outbo
 memory, and a later run once more, with the same `webhook-id` and as `Interrupted`. A run waits for such a server for
 1.5 seconds at its end; one that is away for longer has two texts for one failure.
 
+`make test-fuzz` gives 10,000 inputs to each property. On the same day none failed of those about configuration,
+signatures, captured requests, stored rows, OTLP, `Retry-After`, headers and terminals.
+
 <!-- made by scripts/survived_page.py: change the marks of the tests, not this page -->
 """
 FAULTS = {
