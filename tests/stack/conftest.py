@@ -177,7 +177,9 @@ def play(scenario: Scenario, stack: Any, views: Views, upgrade: Path) -> None:
     scenario.deliver(late)
     scenario.run(late)
     newer = version_of_the_plugin(upgrade, "99.0.0")
-    for _ in range(10):
+    scenario.run(plain, **newer)
+    views.settle()  # VictoriaMetrics knows a counter that began again by its lower value
+    for _ in range(9):
         scenario.run(plain, **newer)
     for _ in range(4):
         scenario.run(plain, "SELECT nosuch_column")
