@@ -96,9 +96,10 @@ def deliveries(
 
 
 def fill(store: Path | str, waiting: list[Delivery]) -> None:
-    """An outbox, a file or at a DSN, that holds *waiting*, released as one."""
+    """An outbox, a file or at a DSN, that holds *waiting*."""
     outbox = SqliteOutbox(store) if isinstance(store, Path) else PostgresOutbox(store)
-    outbox.release(f"evt_all_{time.monotonic_ns()}", waiting)
+    for one in waiting:
+        outbox.release(one.event_id, [one])
     outbox.close()
 
 
@@ -159,7 +160,7 @@ def from_postgres() -> Iterator[Way]:
 def many_runs() -> Iterator[Way]:
     """A backlog of 20 runs for a receiver that is far away."""
     with peer("receiver", away_ms=50.0) as receiver:
-        yield Way("20 runs of 10, 50 ms away,", 200, receiver, {}, SIDE_BY_SIDE, runs=20)
+        yield Way("20 runs of 10, 50 ms away", 200, receiver, {}, SIDE_BY_SIDE, runs=20)
 
 
 def ours(way: Way, collector: Peer) -> tuple[float, float]:

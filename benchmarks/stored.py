@@ -75,7 +75,8 @@ def main() -> Comparison:
         for number in range(ROUNDS + 1):
             for outbox in (many, few):
                 made = deliveries(EACH, endpoint="a", first=number * EACH)
-                outbox.release(f"evt_{number}", made)
+                for delivery in made:
+                    outbox.release(delivery.event_id, [delivery])
             each = [(one(many), one(few)) for _ in range(EACH)]
             if number:  # the first is a warm-up
                 pairs.append(

@@ -56,9 +56,7 @@ def many() -> str:
     ):
         path = Path(directory) / ".confiture" / "webhooks.db"
         for first in range(0, COUNT, STEP):
-            outbox = SqliteOutbox(path)
-            outbox.release(f"evt_{first}", deliveries(min(STEP, COUNT - first), first=first))
-            outbox.close()
+            fill(path, deliveries(min(STEP, COUNT - first), first=first))
         env = {
             "CONFITURE_WEBHOOK_URL": receiver.url,
             "CONFITURE_ENVIRONMENT": "production",  # the deliveries'
@@ -96,10 +94,7 @@ def dead() -> str:
         file.write_text(yaml.safe_dump(content))
         path = Path(directory) / ".confiture" / "webhooks.db"
         for place, name in enumerate(names):
-            outbox = SqliteOutbox(path)
-            made = deliveries(1000, endpoint=name, first=place * 1000)
-            outbox.release(f"evt_{name}", made)
-            outbox.close()
+            fill(path, deliveries(1000, endpoint=name, first=place * 1000))
         process = worker(directory, {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
         time.sleep(DEAD_S / 4)
         before, cpu = resident(process.pid), cpu_s(process.pid)
