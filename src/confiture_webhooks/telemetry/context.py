@@ -43,7 +43,7 @@ made_here: WeakSet[TracerProvider] = WeakSet()
 """Tracer providers of earlier runs in this process: no other owner has set them."""
 _W3C = TraceContextTextMapPropagator()
 _reading: ContextVar[bool] = ContextVar("confiture_webhooks_reading", default=False)
-# It quotes what it refuses, and where nobody set up logging that is written to standard error.
+# Its warnings quote the refused value, and Python writes them to standard error by default.
 logging.getLogger("opentelemetry.trace.span").addFilter(lambda _: not _reading.get())
 
 
