@@ -10,7 +10,7 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from .event import rfc3339
-from .remedy import quoted, shown
+from .remedy import command, quoted, shown
 from .terminal import counted
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ PATIENCE = timedelta(days=1)
 
 Standing = tuple[datetime | None, datetime | None]
 """Since when an endpoint is off, and until when it rests."""
-Config = str | PathLike[str] | None
 Files = Mapping[str, str | PathLike[str]]
 """By environment, the file that ``--config`` takes."""
 NO_FILES: Files = {}
@@ -71,27 +70,29 @@ class Wait:
             Why.UNSERVED: f"due since {at}, and no worker sends them",
         }[self.why]
 
-    def remedy(self, config: Config = None) -> str:
+    @property
+    def remedy(self) -> str:
         """What to do, with the command, as a sentence without its end."""
         name = self.endpoint
         return {
-            Why.OFF: f"Switch it on: {shown('enable', name, config=config)}",
+            Why.OFF: f"Switch it on: {shown('enable', name)}",
             Why.UNKNOWN: "Configure it again, or drop its deliveries: "
-            + shown("discard", "--endpoint", name, config=config),
-            Why.FAULTY: f"See the fault: {shown('check', config=config)}",
-            Why.RESTS: f"Send them then: {shown('deliver', config=config)}",
+            + shown("discard", "--endpoint", name),
+            Why.FAULTY: f"See the fault: {shown('check')}",
+            Why.RESTS: f"Send them then: {shown('deliver')}",
             Why.LIMITED: "Ask its owner for a higher limit, or drop its deliveries: "
-            + shown("discard", "--endpoint", name, config=config),
-            Why.UNSERVED: f"Send them now: {shown('deliver', config=config)}",
+            + shown("discard", "--endpoint", name),
+            Why.UNSERVED: f"Send them now: {shown('deliver')}",
         }[self.why]
 
-    def line(self, config: Config = None) -> str:
+    @property
+    def line(self) -> str:
         """All of it: how many, to which endpoint, why, and the remedy."""
         if not self.count:
-            return f"{self.endpoint}: {self.reason}. {self.remedy(config)}"
+            return f"{self.endpoint}: {self.reason}. {self.remedy}"
         verb = "waits" if self.count == 1 else "wait"
         waiting = f"{counted(self.count, 'delivery', 'deliveries')} {verb}"
-        return f"{self.endpoint}: {waiting} ({self.reason}). {self.remedy(config)}"
+        return f"{self.endpoint}: {waiting} ({self.reason}). {self.remedy}"
 
 
 def rest_of(standing: Standing, endpoint: Endpoint | None, now: datetime) -> datetime | None:
@@ -148,14 +149,14 @@ def _is_old(made_at: datetime | None, now: datetime) -> bool:
     return made_at is not None and made_at < now - PATIENCE
 
 
-def again_lines(dead: int, gone: int, config: Config = None, *narrowed: str) -> list[str]:
+def again_lines(dead: int, gone: int, *narrowed: str) -> list[str]:
     """How so many *dead* letters, and deliveries that a 410 ended, are sent again."""
     lines = []
     if dead:
-        again = shown("redeliver", "--dead", *narrowed, config=config)
+        again = shown("redeliver", "--dead", *narrowed)
         lines.append(f"Send dead letters again: {again}")
     if gone:
-        again = shown("redeliver", "--gone", *narrowed, config=config)
+        again = shown("redeliver", "--gone", *narrowed)
         lines.append(f"Deliveries answered with 410 are not retried. Send them again: {again}")
     return lines
 
@@ -198,12 +199,12 @@ def dead_elsewhere_line(environment: str | None, count: int, files: Files = NO_F
     there = _settings(environment, files) if environment else "no CONFITURE_ENVIRONMENT"
     return (
         f"Environment {shown_environment(environment)} has {letters}. Send them again with "
-        f"{there}: {shown('redeliver', '--dead')}"
+        f"{there}: `{command('redeliver', '--dead')}`"
     )
 
 
 _WITHOUT = (
-    f"To send those of {NO_ENVIRONMENT}, run `confiture webhooks deliver` with the variables of "
+    f"To send those of {NO_ENVIRONMENT}, run `{command('deliver')}` with the variables of "
     "the run that recorded them, without CONFITURE_ENVIRONMENT and --config"
 )
 
@@ -234,6 +235,6 @@ def unserved_line(
     )
     if environment:
         job = f"the job of {environment} ({_settings(environment, files)})"
-        return f"{late}. Run `confiture webhooks deliver` in {job}"
+        return f"{late}. Run `{command('deliver')}` in {job}"
     wanted = f"CONFITURE_ENVIRONMENT={mine}" if mine else "CONFITURE_ENVIRONMENT"
     return f"{late}. Set {wanted} for the run that recorded them. {_WITHOUT}"

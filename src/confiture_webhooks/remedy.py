@@ -5,18 +5,26 @@ from __future__ import annotations
 import shlex
 from os import PathLike
 
-_PROGRAM = ("confiture", "webhooks")
+File = str | PathLike[str] | None
+
+_used: File = None
 
 
-def command(*words: str, config: str | PathLike[str] | None = None) -> str:
-    """``confiture webhooks`` with *words* and ``--config``, quoted for a shell, on one line."""
+def use(file: File) -> None:
+    """From now on, commands name *file*: the one that this process was given."""
+    global _used  # noqa: PLW0603  a fact of the process, as its arguments are
+    _used = file
+
+
+def command(*words: str, config: File = None, group: str = "webhooks") -> str:
+    """``confiture`` *group* with *words* and ``--config``, quoted for a shell, on one line."""
     named = ("--config", str(config)) if config is not None else ()
-    return " ".join(quoted(word) for word in (*_PROGRAM, *words, *named))
+    return " ".join(map(quoted, ("confiture", group, *words, *named)))
 
 
-def shown(*words: str, config: str | PathLike[str] | None = None) -> str:
-    """The same between the marks that set a command apart in a sentence."""
-    return f"`{command(*words, config=config)}`"
+def shown(*words: str, group: str = "webhooks") -> str:
+    """A command for a sentence: between marks, with the file that this process was given."""
+    return f"`{command(*words, config=_used, group=group)}`"
 
 
 def quoted(word: str) -> str:

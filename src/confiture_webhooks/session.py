@@ -15,12 +15,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from . import terminal
+from . import remedy, terminal
 from .config import Settings, is_configured, load
 from .config.variables import OUTBOX, URL
 from .contained import containing
 from .event import Database, ErrorInfo
-from .run.invocation import DEFAULT_CONFIG, HOOKS, MUTATING, Invocation, parse
+from .run.invocation import HOOKS, MUTATING, Invocation, parse
 from .run.parts import TELEMETRY_BUDGET
 from .run.run import Run
 from .wiring import (
@@ -301,11 +301,11 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     settings = settings if is_project else replace(settings, outbox="memory")
     hooks = hook_sources(files)
     telemetry = partial(command_telemetry, settings, os.environ)
+    remedy.use(invocation.named_file)
     made = replace(
         parts(settings, os.environ, telemetry, database, hooks),
         shows_progress=True,
         is_project=is_project,
-        config=None if invocation.config_file == DEFAULT_CONFIG else invocation.config_file,
     )
     if not invocation.is_rehearsal:
         # The host's objects stay until the command ends: going through all of them again while
@@ -376,6 +376,7 @@ def attach(
 
     chosen = settings or load(os.environ, Path(config_file) if config_file else None)
     engine = getattr(session, "migrator", session)
+    remedy.use(config_file)
     telemetry = Telemetry.for_library(
         environ=os.environ,
         environment=chosen.environment,
@@ -388,7 +389,6 @@ def attach(
     made = replace(
         parts(chosen, os.environ, lambda: telemetry, lambda: dsn, say=note),
         exports=lambda: True,
-        config=Path(config_file) if config_file else None,
     )
     run = Run(chosen, made, note)
     if not chosen.recorded:

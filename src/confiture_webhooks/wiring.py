@@ -15,7 +15,7 @@ from .config import Settings, has_block, read
 from .config.settings import redacted_outbox
 from .config.variables import CONFIG, DSN, ENVIRONMENT, ENVIRONMENTS, OF_DEFAULT, USUAL_FILE
 from .errors import ConfigError, Fault, OutboxError
-from .remedy import quoted
+from .remedy import command
 from .run.parts import Parts
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def unread_block(
     names = " or ".join(path.stem for path in blocks)
     unused = f"the `webhooks:` block of {', '.join(map(str, blocks))} is not used"
     if invocation.missing == USUAL_FILE:
-        named = " ".join(map(quoted, ("confiture", *words, "--config", str(blocks[0]))))
+        named = command(*words[1:], config=blocks[0], group=words[0])
         others = f" (or {', '.join(path.name for path in blocks[1:])})" if blocks[1:] else ""
         problem = f"does not exist, so {unused}"
         return Fault(str(USUAL_FILE), problem, f"Name the file: `{named}`{others}")

@@ -363,7 +363,9 @@ def test_a_damaged_outbox_is_only_looked_at(here: Project, receiver: Any) -> Non
     code, rows = diagnosed(here, {"a": receiver.url})
     assert code == 1
     assert rows["outbox"]["detail"].endswith("the file is damaged")
-    assert rows["outbox"]["remedy"].startswith("The next 'confiture migrate up' keeps it aside")
+    assert rows["outbox"]["remedy"].startswith("The next `confiture migrate up` keeps it aside")
+    done = here.confiture("webhooks", "doctor", "--config", "db/environments/local.yaml")
+    assert "`confiture migrate up --config db/environments/local.yaml` keeps it" in done.stdout
     assert file.read_bytes() == b"not a database" * 1000
     assert sorted(found.name for found in file.parent.iterdir()) == [".gitignore", "webhooks.db"]
 

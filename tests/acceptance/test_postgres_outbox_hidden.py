@@ -113,21 +113,22 @@ def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiv
     try:
         admin.execute("GRANT USAGE, CREATE ON SCHEMA public TO powerless")
         project.database_url = conninfo_url(project.database_url, "powerless", "p")
-        project.environment_file(**NO_HELPERS)
+        project.environment_file("my staging", **NO_HELPERS)
+        named = ("--config", "db/environments/my staging.yaml")
+        init = "`confiture webhooks outbox init --config 'db/environments/my staging.yaml'`"
         project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
         env = {"CONFITURE_WEBHOOK_URL": receiver.url, **ON}
-        foretold = project.confiture("webhooks", "doctor", env=env)
+        foretold = project.confiture("webhooks", "doctor", *named, env=env)
         assert foretold.returncode == 1
         assert "this role may not create it" in foretold.stdout
-        done = project.confiture("migrate", "up", env=env)
+        assert init in foretold.stdout
+        done = project.confiture("migrate", "up", *named, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         assert [one.method for one in receiver.requests] == ["HEAD", "POST"]  # the doctor's look
-        assert "confiture webhooks outbox init" in done.stderr
-        refused = project.confiture(
-            "webhooks", "outbox", "init", env={"CONFITURE_WEBHOOK_URL": receiver.url, **ON}
-        )
+        assert init in done.stderr
+        refused = project.confiture("webhooks", "outbox", "init", *named, env=env)
         assert refused.returncode == 1
-        assert "outbox init" in refused.stderr
+        assert init in refused.stderr
     finally:
         admin.execute("DROP OWNED BY powerless CASCADE")
         admin.execute("DROP ROLE powerless")

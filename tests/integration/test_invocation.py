@@ -155,6 +155,16 @@ def test_apply_as_reads_the_file_of_its_environment() -> None:
     assert parsed("apply-as postgres 005 -eprod").config_file == prod
 
 
+@pytest.mark.usefixtures("_project")
+def test_a_command_in_a_message_names_the_file_that_it_needs() -> None:
+    """A given file, also the usual one: with a DSN in the environment that would not be read."""
+    given = f"up --config {DEFAULT_CONFIG}"
+    assert parsed(given, CONFITURE_DATABASE_URL=DSN).named_file == DEFAULT_CONFIG
+    assert parsed("apply-as postgres 005").named_file == Path("confiture.yaml")
+    assert parsed("up").named_file is None
+    assert parsed("up", CONFITURE_DATABASE_URL=DSN).named_file is None
+
+
 @pytest.mark.parametrize("name", TELLING)
 @pytest.mark.usefixtures("_project")
 def test_defaults_are_the_hosts(name: str) -> None:

@@ -133,7 +133,7 @@ def test_a_command_says_what_mends_a_damaged_file(outbox_path: Path) -> None:
     """Who only looks sets nothing aside; the reason says who does."""
     outbox_path.parent.mkdir()
     outbox_path.write_bytes(b"not a database" * 1000)
-    with pytest.raises(OutboxError, match="The next 'confiture migrate up' keeps it aside"):
+    with pytest.raises(OutboxError, match="The next `confiture migrate up` keeps it aside"):
         SqliteOutbox(outbox_path)
     assert outbox_path.read_bytes() == b"not a database" * 1000
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from confiture_webhooks import remedy
 from confiture_webhooks.outlook import (
     LATE,
     PATIENCE,
@@ -47,13 +48,16 @@ A = endpoint(name="a")
         ),
     ],
 )
-def test_a_reason_for_each_kind_of_wait(given: dict[str, Any], why: Why) -> None:
+def test_a_reason_for_each_kind_of_wait(
+    given: dict[str, Any], why: Why, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each state an endpoint can be in has its own reason and its own command."""
     (wait,) = outlook({"a": 2}, now=NOW, **given)
     assert (wait.endpoint, wait.count, wait.why) == ("a", 2, why)
-    assert wait.line("x.yaml").startswith("a: 2 deliveries wait (")
-    assert "`confiture webhooks " in wait.remedy("x.yaml")
-    assert wait.remedy("x.yaml").endswith("--config x.yaml`")
+    monkeypatch.setattr(remedy, "_used", "x.yaml")
+    assert wait.line.startswith("a: 2 deliveries wait (")
+    assert "`confiture webhooks " in wait.remedy
+    assert wait.remedy.endswith("--config x.yaml`")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from confiture_webhooks import remedy
 from confiture_webhooks.delivery import Outcome, State
 from confiture_webhooks.outbox import Row, Summary
 from confiture_webhooks.outlook import Wait, Why
@@ -157,11 +158,12 @@ def test_what_another_worker_has_in_hand_is_not_asked_for() -> None:
     ],
 )
 def test_a_command_that_is_advised_names_the_environment_file(
-    config: str | None, named: str
+    config: str | None, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pasted as it stands, it finds the outbox and the endpoints that the run had."""
     left = {None: Summary(undelivered={"ops": 1}), "b": Summary(undelivered={"ops": 1})}
-    line = leftover_line(left, None, {}, is_durable=True, config=config, files={"b": "b.yaml"})
+    monkeypatch.setattr(remedy, "_used", config)
+    line = leftover_line(left, None, {}, is_durable=True, files={"b": "b.yaml"})
     assert line is not None
     assert f"Send it now: `confiture webhooks {named}. Other environments" in line
     assert "The job of b sends them (its own variables, --config b.yaml)" in line
@@ -182,14 +184,15 @@ def test_all_is_due_when_nothing_of_this_environment_waits() -> None:
     assert not is_all_due([waiting(due)] * LOOKED_AT, None, ["ops"], AT)
 
 
-def test_deliveries_that_wait_in_vain_are_not_promised() -> None:
+def test_deliveries_that_wait_in_vain_are_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that is not configured, or is off, has its own remedy, and no next run's."""
     left = {None: Summary(undelivered={"former": 2, "ops": 1})}
     waits = [
         Wait(endpoint="former", count=2, why=Why.UNKNOWN),
         Wait(endpoint="ops", count=1, why=Why.OFF, at=AT),
     ]
-    line = leftover_line(left, None, {}, waits=waits, is_durable=True, config="x.yaml")
+    monkeypatch.setattr(remedy, "_used", "x.yaml")
+    line = leftover_line(left, None, {}, waits=waits, is_durable=True)
     assert line == (
         "confiture-webhooks: 3 deliveries not sent (former: 2, no endpoint of that name is "
         "configured, ops: 1, switched off since 2026-01-09T14:00:00.000Z). They are kept. former: "

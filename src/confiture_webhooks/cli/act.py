@@ -11,6 +11,7 @@ import typer
 
 from ..delivery import State
 from ..outlook import by_environment, elsewhere, elsewhere_line, listed, shown_environment
+from ..remedy import shown
 from ..terminal import counted, say
 from ..wiring import files_of
 from .context import Context, invocation_of, opened
@@ -134,8 +135,8 @@ def _send(
         "not_sent": {wait.endpoint: wait.why.value for wait in waits},
         "elsewhere": by_environment(others),
     }
-    lines = [f"Send now: {context.command('deliver')}"] if names and is_later else []
-    lines += [wait.line(context.config) for wait in waits]
+    lines = [f"Send now: {shown('deliver')}"] if names and is_later else []
+    lines += [wait.line for wait in waits]
     lines += [elsewhere_line(others, files_of(others))] if others else []
     conclude(document, lines, context.output)
 

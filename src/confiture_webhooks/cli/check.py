@@ -205,7 +205,7 @@ def doctor(
     as_json = is_json(output)
     invocation = invocation_of(config, output)
     checks: list[Check] = []
-    for check in diagnose(os.environ, invocation, config, is_pinging=is_pinging):
+    for check in diagnose(os.environ, invocation, is_pinging=is_pinging):
         checks.append(check)
         if not as_json:
             _show_check(check)

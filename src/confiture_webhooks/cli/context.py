@@ -18,7 +18,6 @@ from ..config.variables import CONFIG, DSN, OUTBOX, SWITCH, is_off
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
 from ..outlook import Standing, Wait, outlook
-from ..remedy import shown
 from ..run.invocation import Invocation, parse
 from ..run.settling import Ask
 from ..terminal import say
@@ -81,10 +80,6 @@ class Context:
             standing=standing,
             now=now,
         )
-
-    def command(self, *words: str) -> str:
-        """A command of ours that works here, for a message."""
-        return shown(*words, config=self.config)
 
 
 def words_given() -> list[str]:

@@ -10,6 +10,7 @@ import typer
 from ..delivery import State
 from ..errors import Fault
 from ..outlook import again_lines, shown_environment
+from ..remedy import shown
 from .context import Context, opened
 from .options import ConfigOpt, FormatOpt
 from .tables import conclude, fail, refuse
@@ -41,11 +42,11 @@ def enable(
         gone = [row.delivery.id for row in found]
         waits = context.outlook({name: waiting}, {}, datetime.now(UTC))
     lines = [f"Endpoint {name} is on in environment {shown_environment(environment)}"]
-    lines += [wait.line(config) for wait in waits]
+    lines += [wait.line for wait in waits]
     if waiting and not waits:
         are = "delivery is" if waiting == 1 else "deliveries are"
-        lines.append(f"{waiting} {are} waiting for it. Send now: {context.command('deliver')}")
-    lines += again_lines(0, len(gone), config, "--endpoint", name)
+        lines.append(f"{waiting} {are} waiting for it. Send now: {shown('deliver')}")
+    lines += again_lines(0, len(gone), "--endpoint", name)
     conclude({"ok": True, "endpoint": name, "waiting": waiting, "gone": gone}, lines, output)
 
 
@@ -68,14 +69,14 @@ def disable(
     with opened(config, output, creates=True) as context:
         _check_name(context, name)
         if _is_off(context, name):
-            on = context.command("enable", name)
+            on = shown("enable", name)
             fail(f"Endpoint {name} is off already. Switch it on: {on}", output)
         context.outbox.disable(name, context.environment, datetime.now(UTC))
         waiting = _waiting(context, name)
     where = shown_environment(context.environment)
     lines = [
         f"Endpoint {name} is off in environment {where}: its events are recorded and wait",
-        f"Switch it on: {context.command('enable', name)}",
+        f"Switch it on: {shown('enable', name)}",
     ]
     conclude({"ok": True, "endpoint": name, "waiting": waiting}, lines, output)
 

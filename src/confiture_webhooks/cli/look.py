@@ -14,6 +14,7 @@ from ..delivery import Attempt, State
 from ..event import rfc3339
 from ..outbox import Unreadable
 from ..outlook import NO_ENVIRONMENT, rest_of, shown_environment
+from ..remedy import shown
 from ..run.run_outbox import KEPT_FOR
 from ..terminal import say
 from .context import Context, opened, refuse_name
@@ -347,13 +348,13 @@ def _sought(context: Context, given: str) -> list[Row]:
     if not found.rows:
         if is_unsettled(context, given):
             problem = f"{given} is the event of a migration whose end is not known yet"
-            fail(f"{problem}. See {context.command('status')}", context.output)
+            fail(f"{problem}. See {shown('status')}", context.output)
         hints = (
             "Another --config may name another outbox",
             "A run whose outbox did not open sends from memory",
             f"Delivered ones are forgotten after {KEPT_FOR.days} days",
             "The log lines of the run have the event id and the trace id: search for either",
-            f"List what is here: {context.command('list')}",
+            f"List what is here: {shown('list')}",
         )
         fail(f"There is no delivery {given} in {context.where}", context.output, hints=hints)
     return list(found.rows)

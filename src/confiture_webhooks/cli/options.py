@@ -11,11 +11,24 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from .. import remedy
 from ..event import SUBSCRIBABLE, EventType
+
+
+def _used(config: Path | None) -> Path | None:
+    """The commands that messages show name the same file."""
+    remedy.use(config)
+    return config
+
 
 ConfigOpt = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="Configuration file (default: db/environments/local.yaml)"),
+    typer.Option(
+        "--config",
+        "-c",
+        callback=_used,
+        help="Configuration file (default: db/environments/local.yaml)",
+    ),
 ]
 YesOpt = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
 EverywhereOpt = Annotated[

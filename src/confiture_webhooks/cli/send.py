@@ -92,7 +92,7 @@ def test(
 
     if name is None and not is_json(output):
         say_faults(settings.faults)
-    _warn_off(settings, [name] if name is not None else names, config)
+    _warn_off(settings, [name] if name is not None else names)
     pinged = ping(settings, os.environ, name, kind)
     results = [result.as_dict() for result in pinged]
     is_shown = show_answer or (not is_json(output) and is_terminal(sys.stdout))
@@ -113,13 +113,13 @@ def test(
         raise typer.Exit(FAILED if is_valid else CONFIG_INVALID)
 
 
-def _warn_off(settings: Settings, names: list[str], config: Path | None) -> None:
+def _warn_off(settings: Settings, names: list[str]) -> None:
     """Say which of *names* are off: a test is sent all the same, events are not."""
     with suppress(OutboxError), closing(operators_outbox(settings, os.environ)) as outbox:
         standing = outbox.standing(settings.environment)
         for name in names:
             if name in standing and standing[name].off_since:
-                remedy = f"Switch it on: {shown('enable', name, config=config)}"
+                remedy = f"Switch it on: {shown('enable', name)}"
                 say(f"Endpoint {name} is off: this test is sent, events are not. {remedy}")
 
 
@@ -191,7 +191,7 @@ def deliver(
     if is_json(output):
         print_json({**as_document(result), "faults": fault_rows(settings.faults)})
     else:
-        _show(result, config)
+        _show(result)
     if not watch and not result.is_clean:
         raise typer.Exit(FAILED)
 
@@ -208,7 +208,7 @@ def send_now(
     in_vain = {name: why for name, why in result.in_vain.items() if name in names}
     result = replace(result, in_vain=in_vain, elsewhere={})
     if not is_json(output):
-        _show(result, config)
+        _show(result)
     return as_document(result)
 
 
@@ -255,7 +255,7 @@ def as_document(result: PassResult) -> dict[str, Any]:
     }
 
 
-def _show(result: PassResult, config: Path | None) -> None:
+def _show(result: PassResult) -> None:
     failed = "".join(
         f"; {name}: {why}{PAUSED if name in result.left_alone else ''}"
         for name, why in result.failures.items()
@@ -267,12 +267,12 @@ def _show(result: PassResult, config: Path | None) -> None:
     line(f"{done}, {result.left} {left}{failed}{due}")
     for name, why in result.in_vain.items():
         wait = Wait(endpoint=name, count=1, why=Why(why))
-        line(f"Not sent to {name}: {wait.reason}. {wait.remedy(config)}")
+        line(f"Not sent to {name}: {wait.reason}. {wait.remedy}")
     for name, at in result.resting.items():
         if name not in result.in_vain:
             wait = Wait(endpoint=name, count=1, why=Why.RESTS, at=at)
             line(f"{name} {wait.reason}. The next delivery follows then")
-    for text in again_lines(result.dead, result.gone, config):
+    for text in again_lines(result.dead, result.gone):
         line(text)
     if result.elsewhere:
         line(elsewhere_line(result.elsewhere, files_of(result.elsewhere)))

@@ -21,6 +21,7 @@ from ..outlook import (
     shown_environment,
     unserved_line,
 )
+from ..remedy import shown
 from ..run import settling
 from ..run.parts import TELEMETRY_BUDGET
 from ..settlement import Ending
@@ -63,7 +64,7 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
         for intent, verdict in judged
         if verdict.ending is Ending.OPEN
     ]
-    unsettled = _unsettled_rows(judged, context)
+    unsettled = _unsettled_rows(judged)
     if is_json(output):
         print_json({**_document(context, findings, unsettled), "under_way": running})
     else:
@@ -145,9 +146,9 @@ def _show(
 
 def _lines(context: Context, findings: Findings) -> list[str]:
     """What an operator has to do, a line each."""
-    lines = [wait.line(context.config) for wait in findings.waits]
+    lines = [wait.line for wait in findings.waits]
     dead, gone = (findings.summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE))
-    lines += again_lines(dead, gone, context.config)
+    lines += again_lines(dead, gone)
     files = files_of(findings.dead_elsewhere)
     lines += [dead_elsewhere_line(*one, files) for one in findings.dead_elsewhere.items()]
     lines += [
@@ -162,20 +163,20 @@ def _lines(context: Context, findings: Findings) -> list[str]:
     ]
     if findings.unreadable:
         ids = findings.unreadable
-        drop = context.command("discard", *ids[:MOST_NAMED])
+        drop = shown("discard", *ids[:MOST_NAMED])
         records = counted(len(ids), "record", "records")
         lines.append(f"{records} cannot be read by this version. Drop them: {drop}")
     if findings.future:
         lines.append(
             f"Made in the future by a clock that was wrong: {', '.join(findings.future)}. "
-            f"Send them now: {context.command('redeliver', '--pending')}"
+            f"Send them now: {shown('redeliver', '--pending')}"
         )
     if findings.old_intents:
         lines.append(f"Not settled: {_unsettled(findings)}")
     return lines
 
 
-def _unsettled_rows(judged: Judged, context: Context) -> list[dict[str, str]]:
+def _unsettled_rows(judged: Judged) -> list[dict[str, str]]:
     """The migrations whose end was not reported yet, since when, and why; not those under way."""
     return [
         {
@@ -183,7 +184,7 @@ def _unsettled_rows(judged: Judged, context: Context) -> list[dict[str, str]]:
             "migration": intent.migration.name,
             "direction": intent.direction.value,
             "since": rfc3339(intent.staged_at),
-            "why": f"{verdict.reason}. The next run reports it, or {context.command('deliver')}"
+            "why": f"{verdict.reason}. The next run reports it, or {shown('deliver')}"
             if verdict.is_settled
             else verdict.reason,
         }
@@ -218,7 +219,7 @@ def _why_not(intent: Intent, verdict: Verdict, context: Context) -> str | None:
     if verdict.ending is Ending.OPEN:
         return verdict.reason
     if verdict.is_settled:
-        return f"its end is known: {context.command('deliver')} reports it"
+        return f"its end is known: {shown('deliver')} reports it"
     return None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bounded import bounded
@@ -29,12 +28,9 @@ _COLLECTORS = {GRPC: "http://localhost:4317", "http/protobuf": "http://localhost
 
 
 def diagnose(
-    environ: Mapping[str, str], invocation: Invocation, config: Path | None, *, is_pinging: bool
+    environ: Mapping[str, str], invocation: Invocation, *, is_pinging: bool
 ) -> Iterator[Check]:
-    """One check after the other; with *is_pinging* every endpoint is sent a ping.
-
-    *config* is the file that the commands in remedies name.
-    """
+    """One check after the other; with *is_pinging* every endpoint is sent a ping."""
     settings, files = found_settings(environ, invocation.settings_file)
     if is_off(environ):
         yield wrong("configuration", f"{SWITCH} is off: nothing is sent", "Unset it")
@@ -54,7 +50,7 @@ def diagnose(
         yield from address(endpoint)
     yield from database(invocation, environ)
     if settings.recorded:
-        yield from outbox_checks(settings, environ, invocation, config)
+        yield from outbox_checks(settings, environ, invocation)
         yield from _pings(settings, environ, is_pinging=is_pinging)
     yield from _collector(environ)
 

@@ -11,6 +11,7 @@ from ..delivery import Delivery, TraceContext
 from ..endpoint import DEFAULT_FORMAT
 from ..errors import ConfigError, SignatureError
 from ..event import EventType, body
+from ..remedy import command
 from ..transport import prepare
 from ..verification import verify
 from ..wiring import user_agent
@@ -95,7 +96,7 @@ CLOCK_WRONG = timedelta(minutes=5)
 """Receivers refuse a timestamp that is further off."""
 PATIENCE = timedelta(seconds=5)
 _SECRETS = (
-    "Compare the secret on both sides; `confiture webhooks verify FILE` checks a captured request"
+    f"Compare the secret on both sides; `{command('verify', 'FILE')}` checks a captured request"
 )
 _REMEDIES = {
     "dns": "Check the host's name in `url`, and that this machine can resolve it",

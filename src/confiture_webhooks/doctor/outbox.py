@@ -162,7 +162,7 @@ def _from_the_future(outbox: Outbox, environment: str | None, now: datetime) -> 
 
 
 def outbox_checks(
-    settings: Settings, environ: Mapping[str, str], invocation: Invocation, config: Path | None
+    settings: Settings, environ: Mapping[str, str], invocation: Invocation
 ) -> Iterator[Check]:
     """Whether a run can use it, and whether deliveries in it wait for an operator."""
     if fault := settings.outbox_fault:
@@ -173,43 +173,41 @@ def outbox_checks(
 
         settings = in_database(settings, project_dsn(invocation.config_file, environ))
     try:
-        yield from _checked(settings, environ, config)
+        yield from _checked(settings, environ)
     except OutboxError as error:
         is_postgres = settings.outbox.startswith("postgres")
         usual = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
-        remedy = error.remedy or (_init(config) if is_postgres else usual)
+        remedy = error.remedy or (_init() if is_postgres else usual)
         yield wrong("outbox", error.problem, remedy)
 
 
-def _checked(
-    settings: Settings, environ: Mapping[str, str], config: Path | None
-) -> Iterator[Check]:
+def _checked(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
     is_memory = settings.outbox == "memory"
     opened = spare_outbox() if is_memory else operators_outbox(settings, environ)
     with closing(opened) as outbox:
         findings = examine(outbox, settings, datetime.now(UTC))
         is_missing = not (is_memory or outbox.is_durable)
     if is_missing:
-        yield _missing(settings, environ, config)
+        yield _missing(settings, environ)
         return
     if settings.outbox.startswith("postgres") and (
         lacking := missing_rights(postgres_dsn(settings))
     ):
         problem = f"this role may not {', '.join(lacking)} in {outbox_place(settings, environ)}"
-        yield wrong("outbox", problem, f"{_init(config)}, and run them as its owner")
+        yield wrong("outbox", problem, f"{_init()}, and run them as its owner")
         return
-    yield _kept(settings, outbox_place(settings, environ), findings, config)
+    yield _kept(settings, outbox_place(settings, environ), findings)
     for wait in findings.waits:
         check = wrong if wait.is_in_vain else warn
         row = f"{wait.endpoint}: outbox"
-        yield check(row, f"{wait.reason} ({wait.count} waiting)", wait.remedy(config))
+        yield check(row, f"{wait.reason} ({wait.count} waiting)", wait.remedy)
     for name, (count, since) in findings.unserved.items():
         text = unserved_line(name, count, since, mine=settings.environment)
         problem, _, what_to_do = text.partition(". ")
         yield wrong(f"outbox: environment {shown_environment(name)}", problem, what_to_do)
 
 
-def _missing(settings: Settings, environ: Mapping[str, str], config: Path | None) -> Check:
+def _missing(settings: Settings, environ: Mapping[str, str]) -> Check:
     """Whether the first run can create the outbox that is not there yet."""
     place = outbox_place(settings, environ)
     if settings.outbox.startswith("postgres"):
@@ -217,9 +215,9 @@ def _missing(settings: Settings, environ: Mapping[str, str], config: Path | None
 
         if not may_make(postgres_dsn(settings)):
             problem = f"there is none in the database ({place}), and this role may not create it"
-            return wrong("outbox", problem, f"{_init(config)}, as a role that may")
+            return wrong("outbox", problem, f"{_init()}, as a role that may")
         problem = f"there is none in the database yet ({place}); the first run creates it"
-        return warn("outbox", problem, _init(config))
+        return warn("outbox", problem, _init())
     path = sqlite_path(settings, environ)
     above = next(parent for parent in path.absolute().parents if parent.exists())
     try:
@@ -231,15 +229,14 @@ def _missing(settings: Settings, environ: Mapping[str, str], config: Path | None
     return ok("outbox", f"there is none yet; the first run creates {place}")
 
 
-def _init(config: Path | None) -> str:
-    return f"Create it, and print a role's GRANTs: {shown('outbox', 'init', config=config)}"
+def _init() -> str:
+    return f"Create it, and print a role's GRANTs: {shown('outbox', 'init')}"
 
 
 def _kept(
     settings: Settings,
     place: str,
     findings: Findings,
-    config: Path | None,
 ) -> Check:
     summary = findings.summary
     waiting = sum(summary.undelivered.values())
@@ -249,19 +246,19 @@ def _kept(
     if settings.outbox == "memory":
         return warn("outbox", f"in memory; {counts}", "Use `sqlite`: memory ends with the command")
     if dead:
-        again = shown("redeliver", "--dead", config=config)
+        again = shown("redeliver", "--dead")
         return warn("outbox", counts, f"Send them again: {again}")
     if gone:
-        again = shown("redeliver", "--gone", config=config)
+        again = shown("redeliver", "--gone")
         return warn("outbox", counts, f"Send them again: {again}")
     waiting -= sum(wait.count for wait in findings.in_vain)  # which have rows of their own
     if waiting and (next_at := findings.next_at) is not None and next_at > findings.now:
-        now = shown("redeliver", "--pending", config=config)
+        now = shown("redeliver", "--pending")
         return warn(
             "outbox", f"{counts}; the next is due at {rfc3339(next_at)}", f"Send them now: {now}"
         )
     if waiting:
-        return warn("outbox", counts, f"Send them now: {shown('deliver', config=config)}")
+        return warn("outbox", counts, f"Send them now: {shown('deliver')}")
     where = f"environment {shown_environment(settings.environment)} in {place}"
     return ok("outbox", f"{counts}; {where}")
 

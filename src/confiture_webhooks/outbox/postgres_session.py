@@ -21,6 +21,7 @@ from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
 from ..errors import OutboxError
+from ..remedy import shown
 
 CONNECT_TIMEOUT_S = 3
 PATIENCE_S = 8.0
@@ -292,10 +293,10 @@ def reason_of(error: psycopg.Error) -> tuple[str, str]:
     if isinstance(error, errors.InsufficientPrivilege):
         return (
             "the role may not use or create it",
-            "Have an administrator run `confiture webhooks outbox init` once, then its GRANTs",
+            f"Have an administrator run {shown('outbox', 'init')} once, then its GRANTs",
         )
     if isinstance(error, _MISSING):
-        return f"its tables are not there ({name})", "Create them: `confiture webhooks outbox init`"
+        return f"its tables are not there ({name})", f"Create them: {shown('outbox', 'init')}"
     text = _STATES.get(error.sqlstate or "", str(error) if error.sqlstate is None else "")
     for words, reason, remedy in _REFUSALS:
         fits = all if words[0] in _ALL_OF else any

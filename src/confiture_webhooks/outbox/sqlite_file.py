@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import OutboxError
+from ..remedy import shown
 from . import schema
 from .sqlite_trust import (
     APPLICATION_ID,
@@ -30,12 +31,9 @@ PATIENCE_S = 2.0
 _DAMAGED = ".damaged"
 """Added to the file's name for a note that it is to be examined when it is next opened."""
 
-_IS_DAMAGED = "the file is damaged"
-_SETS_ASIDE = "The next 'confiture migrate up' keeps it aside and goes on with a new one"
 _WRITABLE = f"Make it writable, {ELSEWHERE}"
 _BUSY = ("locked by another process", "End that process, or try again when it is done")
 _CLOSED = ("it, or its directory, cannot be written", _WRITABLE)
-_BROKEN = (_IS_DAMAGED, _SETS_ASIDE)
 _REASONS = {
     sqlite3.SQLITE_BUSY: _BUSY,
     sqlite3.SQLITE_LOCKED: _BUSY,
@@ -47,8 +45,6 @@ _REASONS = {
         "the disk failed to read or write",
         f"See what the system says of the disk, {ELSEWHERE}",
     ),
-    sqlite3.SQLITE_CORRUPT: _BROKEN,
-    sqlite3.SQLITE_NOTADB: _BROKEN,
 }
 
 
@@ -59,6 +55,10 @@ class DamagedError(OutboxError):
     """Left open when opening failed: closing it would delete the log beside the file."""
     inode: int | None = None
     """Which file it was: by now another may have its name."""
+
+    def __init__(self, path: Path) -> None:
+        aside = f"The next {shown('up', group='migrate')} keeps it aside and goes on with a new one"
+        super().__init__(f"outbox {path}: the file is damaged", aside)
 
 
 def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
@@ -120,11 +120,12 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if is_damage(error):
+            raise DamagedError(path) from error
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         unknown = (f"SQLite refused ({type(error).__name__}: {error})", None)
         reason, remedy = _REASONS.get(code, unknown)
-        kind = DamagedError if is_damage(error) else OutboxError
-        raise kind(f"outbox {path}: {reason}", remedy) from error
+        raise OutboxError(f"outbox {path}: {reason}", remedy) from error
     except (UnicodeError, OverflowError) as error:
         raise OutboxError(f"outbox {path}: a value that SQLite cannot hold") from error
     except OSError as error:
@@ -260,7 +261,7 @@ def _examine(connection: sqlite3.Connection, path: Path) -> None:
     if not note.exists():
         return
     if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
-        raise DamagedError(f"outbox {path}: {_IS_DAMAGED}", _SETS_ASIDE)
+        raise DamagedError(path)
     note.unlink(missing_ok=True)
 
 

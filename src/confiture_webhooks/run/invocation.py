@@ -34,6 +34,8 @@ class Invocation:
     """The word after ``migrate``; empty when there is none."""
     config_file: Path | None
     """The environment file the host reads, or ``None`` when the DSN comes from elsewhere."""
+    named_file: Path | None
+    """What ``--config`` is in commands that read the same file; ``None``: they need none."""
     settings_file: Path | None
     """Where the ``webhooks:`` block is looked for: there, or in CONFITURE_ENVIRONMENT's file."""
     missing: Path | None = None
@@ -69,10 +71,12 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
     command = next((word for word in rest if not word.startswith("-")), "")
     resumes = _option(rest, "--resume") if command == "steps" else None
     migrations = _option(rest, "--migrations-dir")
-    config_file = _config_file(command, rest, environ)
+    given = _option(rest, "--config", "-c")
+    config_file = Path(given) if given is not None else _usual_file(command, rest, environ)
     return Invocation(
         command=command,
         config_file=_readable(config_file),
+        named_file=config_file if given is not None or config_file != DEFAULT_CONFIG else None,
         missing=config_file if config_file is not None and not config_file.exists() else None,
         settings_file=_readable(config_file or _environment_file(environ)),
         is_rehearsal=any(word.startswith("--dry-run") for word in rest),
@@ -82,11 +86,8 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
     )
 
 
-def _config_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:
-    """The host's own precedence: an explicit DSN beats the file, an explicit file the default."""
-    given = _option(rest, "--config", "-c")
-    if given is not None:
-        return Path(given)
+def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:
+    """The file that the host reads if none is given: an explicit DSN beats the default."""
     if command == "apply-as":
         environment = _option(rest, "--env", "-e")
         return ENVIRONMENTS / f"{environment}.yaml" if environment else APPLY_AS_CONFIG

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..outlook import NO_FILES, Files
@@ -42,7 +41,5 @@ class Parts:
     """Whether an earlier run may have left deliveries; of a database, it is asked."""
     is_project: bool = True
     """Whether the command runs in a Confiture project; elsewhere it creates no outbox."""
-    config: Path | None = None
-    """The environment file that commands in messages name."""
     files_of: Callable[[Iterable[str | None]], Files] = lambda _: NO_FILES
     """The environment file of each of these environments that has one."""

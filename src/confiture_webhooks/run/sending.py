@@ -132,7 +132,7 @@ class Sending:
         return (
             f"confiture-webhooks: {why}. Deliveries recorded before that are kept in it. Once it "
             "answers, the next run sends them. Or send them then: "
-            f"{shown('deliver', config=self._parts.config)}."
+            f"{shown('deliver')}."
         )
 
     def _rest(self, worker: Worker, until: float) -> list[str]:
@@ -152,7 +152,6 @@ class Sending:
             is_durable=outbox.is_durable,
             refusal=self._outbox.refusal,
             is_project=self._parts.is_project,
-            config=self._parts.config,
         )
 
     def _left(self, worker: Worker, outbox: Outbox) -> str | None:
@@ -185,7 +184,6 @@ class Sending:
             is_durable=outbox.is_durable,
             refusal=self._outbox.refusal,
             is_project=self._parts.is_project,
-            config=self._parts.config,
             files=self._parts.files_of(summaries),
         )
 

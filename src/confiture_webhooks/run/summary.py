@@ -11,7 +11,7 @@ from ..delivery import Outcome, State
 from ..errors import CUT
 from ..event import rfc3339
 from ..outbox import Summary
-from ..outlook import NO_FILES, Config, Files, Wait, elsewhere, elsewhere_line
+from ..outlook import NO_FILES, Files, Wait, elsewhere, elsewhere_line
 from ..remedy import shown
 from ..terminal import counted
 
@@ -38,7 +38,6 @@ def leftover_line(
     is_durable: bool,
     refusal: str | None = None,
     is_project: bool = True,
-    config: Config = None,
     files: Files = NO_FILES,
 ) -> str | None:
     """How many deliveries are left, to which endpoints, why, and what to do; ``None``: none are.
@@ -61,20 +60,19 @@ def leftover_line(
     if not is_durable:
         remedies = [_lost(refusal, is_one=total == 1, is_project=is_project)]
     elif is_claimed:
-        remedies = [_claimed(next_at, config, is_one=total == 1)]
+        remedies = [_claimed(next_at, is_one=total == 1)]
     else:
         found = [by_name.get(name) for name in summary.undelivered]
         sent = [wait for wait in found if wait is None or not wait.is_in_vain]
         remedies = [
             _kept(
                 next_at,
-                config,
                 is_one=total == 1,
                 is_sent=bool(sent),
                 is_all_due=is_all_due,
                 is_resting=all(wait is not None for wait in sent),
             ),
-            *(f"{wait.endpoint}: {wait.remedy(config)}." for wait in waits if wait.is_in_vain),
+            *(f"{wait.endpoint}: {wait.remedy}." for wait in waits if wait.is_in_vain),
         ]
     if others := elsewhere(undelivered(summaries), environment):
         remedies.append(f"{elsewhere_line(others, files)}.")
@@ -100,7 +98,6 @@ def given_up_line(
     is_durable: bool,
     refusal: str | None = None,
     is_project: bool = True,
-    config: Config = None,
 ) -> str | None:
     """Which deliveries the run will not send again, and what to do; ``None``: none."""
     parts, lost = [], 0
@@ -110,12 +107,12 @@ def given_up_line(
         if dead:
             letters = counted(dead, "dead letter", "dead letters")
             parts.append(f"{name}: {letters}, {_reason(failures.get(name))}.")
-            again = shown("redeliver", "--dead", "--endpoint", name, config=config)
+            again = shown("redeliver", "--dead", "--endpoint", name)
             parts += [f"Once it works again: {again}."] if is_durable else []
         if gone:
             parts.append(f"{name}: answered 410 and is switched off.")
-            again = shown("redeliver", "--gone", "--endpoint", name, config=config)
-            on = shown("enable", name, config=config)
+            again = shown("redeliver", "--gone", "--endpoint", name)
+            on = shown("enable", name)
             parts += [f"Once it works again: {on} and {again}."] if is_durable else []
     if not parts:
         return None
@@ -139,7 +136,6 @@ def _reason(failure: str | None, wait: Wait | None = None) -> str:
 
 def _kept(
     next_at: datetime | None,
-    config: Config,
     *,
     is_one: bool,
     is_sent: bool,
@@ -148,8 +144,8 @@ def _kept(
 ) -> str:
     """That the outbox keeps them, when they are sent, and how to send them now."""
     kept, them = ("It is kept", "it") if is_one else ("They are kept", "them")
-    deliver = shown("deliver", config=config)
-    everything = shown("redeliver", "--pending", config=config)
+    deliver = shown("deliver")
+    everything = shown("redeliver", "--pending")
     if not is_sent:
         return f"{kept}."
     if next_at is None and not is_all_due:
@@ -162,13 +158,13 @@ def _kept(
     return f"{due}. The next run after that sends {them}. Send {them} now: {everything}."
 
 
-def _claimed(next_at: datetime | None, config: Config, *, is_one: bool) -> str:
+def _claimed(next_at: datetime | None, *, is_one: bool) -> str:
     """Another worker has claimed them: it sends them, or was killed, and its lease ends."""
     them = "it" if is_one else "them"
     when = f"from {rfc3339(next_at)} on" if next_at else "when its lease has ended"
     return (
         f"Another worker is sending {them}. If it was killed, send {them} {when}: "
-        f"{shown('deliver', config=config)}."
+        f"{shown('deliver')}."
     )
 
 
