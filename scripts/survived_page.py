@@ -116,7 +116,7 @@ FAULTS = {
         "The setting names a file that is no outbox": "unharmed",
         "The setting names another program's database": "unharmed",
         "A symbolic link in the outbox's place, or in its log's": "private",
-        "An outbox of another user, or one that others may write": "private",
+        "An outbox of another user, or one that others may write": "unharmed private said",
         "A pipe in the outbox's place": "unharmed",
         "Hook files of another user": "unharmed private said",
         "A role that reads or forges rows of another environment": "private true",

@@ -47,9 +47,11 @@ class FakeConnection:
             password="canary",
             backend_pid=7,
             transaction_status=TransactionStatus.IDLE,
-            # Nothing listens there: a question to the ledger is not answered.
-            get_parameters=lambda: {"host": "127.0.0.1", "port": "1", "dbname": "shop"},
         )
+        # Nothing listens there: a question to the ledger is not answered.
+        found = {b"host": b"127.0.0.1", b"port": b"1", b"dbname": b"shop", b"password": b"canary"}
+        options = [SimpleNamespace(keyword=k, val=v, compiled=None) for k, v in found.items()]
+        self.pgconn = SimpleNamespace(info=options)
 
     def cursor(self, **_: Any) -> Any:
         return self.cursor_factory()

@@ -26,15 +26,22 @@ def _is_ours(found: os.stat_result) -> bool:
 
 
 def _is_own(group: int) -> bool:
-    """Whether *group* is root's, or has this user's name and no other member."""
+    """Whether *group* is root's, or has this user's name and no other member.
+
+    In a container both may be numbers without names: then it is one that this process is in.
+    """
+    import grp  # noqa: PLC0415  where there are users
+    import pwd  # noqa: PLC0415
+
     if group == 0:
         return True
     try:
-        import grp  # noqa: PLC0415  where there are users
-        import pwd  # noqa: PLC0415
-
-        name, known = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(group)
-    except (ImportError, KeyError):  # numbers without names, as in a container
+        known = grp.getgrgid(group)
+    except KeyError:
+        return group in (os.geteuid(), *os.getgroups())
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
         return group == os.geteuid()
     return known.gr_name == name and {*known.gr_mem} <= {name}
 

@@ -18,10 +18,12 @@ VARIABLES = ("CONFITURE_DATABASE_URL", "DATABASE_URL")
 
 
 def dsn_of(connection: Any) -> str:
-    """What *connection* (open: afterwards libpq forgets it) was made with."""
-    info = connection.info
-    password = {"password": info.password} if info.password else {}
-    return conninfo.make_conninfo(**info.get_parameters(), **password)
+    """What *connection* (open: afterwards libpq forgets it) was made with.
+
+    psycopg's own list of it needs a home directory, which not every user has.
+    """
+    options = [one for one in connection.pgconn.info if one.val not in (None, one.compiled)]
+    return conninfo.make_conninfo(**{one.keyword.decode(): one.val.decode() for one in options})
 
 
 def named(dsn: str | None) -> Database:

@@ -21,6 +21,7 @@ from .sqlite_trust import (
     ELSEWHERE,
     FILE,
     SETTING,
+    closed,
     not_ours,
     own,
     untrusted,
@@ -71,11 +72,21 @@ def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
         return path
     import hashlib  # noqa: PLC0415  loads OpenSSL, which most runs need not wait for
 
-    given = environ.get("XDG_STATE_HOME", "")
-    home = environ.get("HOME", "") or os.path.expanduser("~")  # noqa: PTH111  never raises
-    state = Path(given) if Path(given).is_absolute() else Path(home) / ".local" / "state"
+    given = Path(environ.get("XDG_STATE_HOME", ""))
+    state = given if given.is_absolute() else _home(environ) / ".local" / "state"
+    if not state.is_absolute():
+        return path
     project = hashlib.sha256(os.fsencode(project_dir.resolve())).hexdigest()[:16]
     return state / "confiture-webhooks" / project / FILE
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    """This user's home directory; root, which may write in any, makes nothing in another's."""
+    home = environ.get("HOME") or "~"
+    with suppress(AttributeError, OSError):
+        if os.geteuid() == 0 and os.stat(home).st_uid != 0:  # noqa: PTH116
+            home = "~root"
+    return Path(os.path.expanduser(home))  # noqa: PTH111  never raises
 
 
 def may_be_there(path: Path) -> bool:
@@ -92,19 +103,6 @@ def may_be_there(path: Path) -> bool:
 def _is_closed(path: Path) -> bool:
     """Whether there is, or may be, an outbox that this user cannot read."""
     return may_be_there(path) and not (os.access(path, os.R_OK) or os.path.islink(path))  # noqa: PTH114  never raises
-
-
-def _closed(path: Path) -> OutboxError:
-    owner = "another user"
-    for place in (path, path.parent):
-        with suppress(OSError, KeyError):
-            owner = place.owner()
-            break
-    return untrusted(
-        path,
-        f"closed to this user; it belongs to {owner}",
-        f"Run this as {owner}, or give each user an outbox of its own: {SETTING}",
-    )
 
 
 def _is_writable(path: Path) -> bool:
@@ -147,7 +145,7 @@ def connect(path: Path) -> sqlite3.Connection:
     DamagedError when the file is broken.
     """
     if _is_closed(path):
-        raise _closed(path)
+        raise closed(path)
     with translated(path):
         inode = own(path, makes=True)
         connection = _open(path)

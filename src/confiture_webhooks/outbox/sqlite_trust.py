@@ -24,6 +24,7 @@ BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite adds to the file's name for the files beside it."""
 SETTING = "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
 ELSEWHERE = f"or name another file: {SETTING}"
+RUN_AS = f"Run this as {{}}, or give each user an outbox of its own: {SETTING}"
 APPLICATION_ID = 0x43465748
 """``CFWH``, in the file's header: another program's database has another."""
 
@@ -41,6 +42,16 @@ _guard = threading.Lock()
 def untrusted(path: Path, problem: str, remedy: str) -> OutboxError:
     """That the outbox at *path* is not used."""
     return OutboxError(f"outbox {path}: {problem}", remedy)
+
+
+def closed(path: Path) -> OutboxError:
+    """That this user may not read what is there."""
+    place = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    owner = place.lstat().st_uid
+    problem = f"closed to this user; it belongs to {_name(owner)}"
+    if owner == os.geteuid():
+        return untrusted(path, problem, f"Open {place} with chmod u+rwX, {ELSEWHERE}")
+    return untrusted(path, problem, RUN_AS.format(_name(owner)))
 
 
 def not_ours(path: Path) -> OutboxError:
@@ -124,11 +135,12 @@ def _check(found: os.stat_result, shown: object, at: str | Path, path: Path) -> 
         raise _link(shown, path)
     why = doubt(found, at)
     if why == FOREIGN:
-        remedy = f"Give it to {_owner(os.geteuid())} with chown, {ELSEWHERE}"
-        raise untrusted(path, f"{shown} {why} ({_owner(found.st_uid)})", remedy)
+        owner = _name(found.st_uid)
+        raise untrusted(path, f"{shown} {why} ({owner})", RUN_AS.format(owner))
     if why == SHARED:
         problem = f"others may write {shown} (mode {stat.S_IMODE(found.st_mode):04o})"
-        raise untrusted(path, problem, f"Close it with chmod go-w, {ELSEWHERE}")
+        place = "a file in a new directory below it" if stat.S_ISDIR(found.st_mode) else "another"
+        raise untrusted(path, problem, f"Close it with chmod go-w, or name {place}: {SETTING}")
 
 
 def _check_file(found: os.stat_result, shown: str, at: str | Path, path: Path) -> None:
@@ -137,7 +149,7 @@ def _check_file(found: os.stat_result, shown: str, at: str | Path, path: Path) -
         raise untrusted(path, f"{shown} is not a regular file", f"Remove it, {ELSEWHERE}")
 
 
-def _owner(uid: int) -> str:
+def _name(uid: int) -> str:
     with suppress(ImportError, KeyError):
         import pwd  # noqa: PLC0415  where there are users
 
