@@ -64,8 +64,8 @@ class Wait:
             Why.OFF: f"switched off since {at}" if at else "switched off",
             Why.UNKNOWN: "no endpoint of that name is configured",
             Why.FAULTY: "its configuration is wrong",
-            Why.RESTS: f"rests until {at}, as the receiver asked",
-            Why.LIMITED: "the receiver answers 429 or 503 with Retry-After, for over a day"
+            Why.RESTS: f"rests until {at}, as its receiver or its rate asks",
+            Why.LIMITED: "held back for over a day by its rate, or answers of 429 or 503"
             + (f"; rests until {at}" if at else ""),
             Why.UNSERVED: f"due since {at}, and no worker sends them",
         }[self.why]
@@ -80,7 +80,7 @@ class Wait:
             + shown("discard", "--endpoint", name),
             Why.FAULTY: f"See the fault: {shown('check')}",
             Why.RESTS: f"Send them then: {shown('deliver')}",
-            Why.LIMITED: "Ask its owner for a higher limit, or drop its deliveries: "
+            Why.LIMITED: "Ask for a higher limit, or drop its deliveries: "
             + shown("discard", "--endpoint", name),
             Why.UNSERVED: f"Send them now: {shown('deliver')}",
         }[self.why]

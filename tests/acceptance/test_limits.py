@@ -83,6 +83,30 @@ def test_deliver_says_how_what_a_410_ended_is_sent_again(outside: Project) -> No
         assert "redeliver --dead" not in done.stdout
 
 
+def test_a_pass_does_not_wait_an_hour_for_its_next_turn(outside: Project) -> None:
+    """It sends one, says until when the endpoint rests, and ends with 0; so does the next."""
+    with LocalReceiver() as receiver:
+        one = {"name": "a", "url": receiver.url, "rate": "1/h"}
+        outside.environment_file(webhooks={"endpoints": [one]})
+        outbox = SqliteOutbox(outside.path / ".confiture" / "webhooks.db")
+        for number in range(3):
+            made = delivery(
+                id=f"dlv_{number}",
+                event_id=f"evt_{number}",
+                endpoint="a",
+                environment="local",
+                created_at=datetime.now(UTC),
+            )
+            outbox.release(made.event_id, [made])
+        outbox.close()
+        for sent in (1, 0):
+            done = outside.confiture("webhooks", "deliver", timeout=60)
+            assert done.returncode == 0, done.stdout
+            assert f"{sent} delivered, 0 dead letters, 2 left for later" in done.stdout
+            assert "a rests until" in done.stdout
+        assert len(receiver.requests) == 1
+
+
 def test_a_limit_without_end_waits_for_an_operator(outside: Project) -> None:
     """After a day of 429 nothing is given up, and ``deliver`` and ``status`` end with 1."""
     with LocalReceiver(answers=[(429, {"Retry-After": "20"})] * 9) as receiver:
@@ -91,7 +115,7 @@ def test_a_limit_without_end_waits_for_an_operator(outside: Project) -> None:
         made_at = datetime.now(UTC) - timedelta(days=2)
         one = delivery(environment="local", endpoint="a", created_at=made_at)
         outbox.release(one.event_id, [one])
-        words = "the receiver answers 429 or 503 with Retry-After, for over a day"
+        words = "held back for over a day by its rate, or answers of 429 or 503"
         for command in ("deliver", "status"):
             done = outside.confiture("webhooks", command)
             assert (done.returncode, words in done.stdout) == (1, True), done.stdout

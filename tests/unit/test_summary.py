@@ -208,7 +208,7 @@ def test_an_endpoint_that_rests_is_named_with_the_end_of_its_rest() -> None:
     line = leftover_line(left, None, {"ops": "429"}, waits=[rests], next_at=AT, is_durable=True)
     assert line == (
         "confiture-webhooks: 2 deliveries not sent (ops: 2, last answer 429, rests until "
-        "2026-01-09T14:00:00.000Z, as the receiver asked). They are kept; the next is due at 2026-01-09T14:00:00.000Z. "
+        "2026-01-09T14:00:00.000Z, as its receiver or its rate asks). They are kept; the next is due at 2026-01-09T14:00:00.000Z. "
         "The next run after that sends them. Send them then: `confiture webhooks deliver`."
     )
 

@@ -179,6 +179,17 @@ def test_a_rate_is_kept_by_all_lanes_together() -> None:
     assert sum(steps) >= 5 * 0.05 - 0.01
 
 
+def test_no_worker_waits_for_a_turn_that_is_far() -> None:
+    """With a low rate a pass sends one and ends; the endpoint rests for the next worker, too."""
+    outbox, transport = backlog(3, 1), ScriptedTransport()
+    for _ in range(2):
+        assert pass_once(worker_of(outbox, transport, rate=timedelta(hours=1)))
+    assert len(transport.sent) == 1
+    until = outbox.standing("production")["analytics"].rests_until
+    assert until is not None
+    assert until > datetime.now(UTC) + timedelta(minutes=59)
+
+
 class WithUnreadable(InMemoryOutbox):
     """One of its deliveries cannot be read."""
 

@@ -21,7 +21,10 @@ LARGEST_BATCH = 64
 MOST_FAULTS = 30
 """Faults in a row that are counted: each doubles the time until the outbox is asked again."""
 RATED_AHEAD = timedelta(seconds=10)
-"""With a rate, no more is claimed than is sent in this time: a lease lasts not much longer."""
+"""With a rate, no more is claimed than is sent in this time: a lease lasts not much longer.
+
+A rate whose turns are further apart is a rest after each attempt: nothing waits for its turn.
+"""
 
 
 @dataclass(slots=True)
@@ -97,7 +100,7 @@ class Pace:
 
     def turn(self, clock: float) -> float:
         """Take the next turn that the rate allows; the seconds until then."""
-        if self.endpoint.rate is None:
+        if self.endpoint.rate is None or self.endpoint.rate > RATED_AHEAD:
             return 0.0
         start = max(clock, self.next_start)
         self.next_start = start + self.endpoint.rate.total_seconds()
@@ -105,27 +108,32 @@ class Pace:
 
     def note(
         self, attempt: Attempt, decision: Decision, now: datetime, *, is_ours: bool = False
-    ) -> None:
+    ) -> datetime | None:
         """*attempt* led to *decision*: how many to claim next, and whether to rest.
 
+        Until when every worker has to leave the endpoint alone, as its receiver or its rate asks.
         One that *is_ours*, a record that cannot be sent, costs the endpoint nothing.
         """
         self.outcomes[decision.outcome] += 1
         self.last_failure = attempt.failure
+        self.failed = attempt.failure or self.failed
+        if is_ours:
+            return None
+        rests = [decision.rests_until] if decision.rests_until else []
+        if self.endpoint.rate and self.endpoint.rate > RATED_AHEAD:
+            rests.append(attempt.started_at + self.endpoint.rate)
+        asked = max(rests, default=None)
         if attempt.is_success:
             self.failures = 0
-            return
-        self.failed = attempt.failure
-        if is_ours:
-            return
-        self.is_gone = decision.outcome is Outcome.GONE
-        self.failures += 1
-        self.batch = 1
-        rests = [decision.rests_until] if decision.rests_until else []
-        if not self.is_gone and self.failures >= FAILING_AFTER:
-            rests.append(now + rest(self.failures))
+        else:
+            self.is_gone = decision.outcome is Outcome.GONE
+            self.failures += 1
+            self.batch = 1
+            if not self.is_gone and self.failures >= FAILING_AFTER:
+                rests.append(now + rest(self.failures))
         if rests:
             self.rest(max(rests), now)
+        return asked
 
     def rest(self, until: datetime, now: datetime) -> None:
         """Leave the endpoint alone until the latest *until*."""

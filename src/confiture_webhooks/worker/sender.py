@@ -124,8 +124,10 @@ class Sender:
             waiting.attempts, waiting.last = attempt.number, attempt
             waiting.next_attempt_at = decision.next_attempt_at
             with self.guard:
-                pace.note(attempt, decision, now, is_ours=waiting.is_ours)
+                rests_until = pace.note(attempt, decision, now, is_ours=waiting.is_ours)
             self._keep(pace, claim, waiting, decision, now)
+            if rests_until is not None:
+                self._rest(pace, rests_until, now)
             is_whole = is_whole and attempt.is_success
             if pace.is_gone or pace.is_resting(now):
                 return
@@ -217,11 +219,6 @@ class Sender:
             self.defer_open(pace, delivery_id)
             return
         self._heed_others(pace, at)
-        if decision.rests_until is not None:
-            with suppress(OutboxError):  # this worker rests all the same
-                endpoint, until = pace.endpoint, decision.rests_until
-                longest = endpoint.retry.longest_wait
-                self.outbox.rest(endpoint.name, self.environment, until, now=at, max_wait=longest)
         if delivery_id not in pace.open:
             return  # the worker was stopped during the record, and has reported it
         wait = decision.next_attempt_at - at if decision.next_attempt_at else None
@@ -233,6 +230,12 @@ class Sender:
                 waiting.span.finish(outcome, last=attempt, attempts=attempt.number, at=at)
         elif wait is not None and (wait > self.hold or self.stopping.is_set()):
             self.defer_open(pace, delivery_id)
+
+    def _rest(self, pace: Pace, until: datetime, now: datetime) -> None:
+        """Have every worker leave the endpoint alone until then."""
+        endpoint, longest = pace.endpoint, pace.endpoint.retry.longest_wait
+        with suppress(OutboxError):  # this worker rests all the same
+            self.outbox.rest(endpoint.name, self.environment, until, now=now, max_wait=longest)
 
     def _heed_others(self, pace: Pace, now: datetime) -> None:
         """Rest where another worker was asked to, for as long as the policy allows."""
