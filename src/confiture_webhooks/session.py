@@ -385,7 +385,7 @@ def attach(
         log_level=chosen.log_level,
         database_label=chosen.database_label,
     )
-    dsn = dsn_of(engine.connection) if chosen.outbox == "postgres" else None
+    dsn = dsn_of(engine.connection) if chosen.place.kind == "postgres" else None
     made = replace(
         parts(chosen, os.environ, lambda: telemetry, lambda: dsn, say=note),
         exports=lambda: True,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import terminal
 from .config import Settings, has_block, read
-from .config.settings import redacted_outbox
+from .config.settings import OutboxPlace
 from .config.variables import CONFIG, DSN, ENVIRONMENT, ENVIRONMENTS, OF_DEFAULT, USUAL_FILE
 from .errors import ConfigError, Fault, OutboxError
 from .remedy import command
@@ -151,35 +151,42 @@ def sqlite_path(settings: Settings, environ: Mapping[str, str]) -> Path:
     """Where the SQLite outbox of the project in the current directory lies."""
     from .outbox.sqlite import default_path  # noqa: PLC0415
 
-    given = settings.outbox.partition(":")[2]
+    given = settings.place.rest
     return Path(given) if given else default_path(here(), environ)
 
 
 def outbox_place(settings: Settings, environ: Mapping[str, str]) -> str:
     """Where the outbox lies, for people: a whole path, or host and database; nothing secret."""
-    if settings.outbox.startswith("sqlite"):
+    if settings.place.kind == "sqlite":
         return f"sqlite:{sqlite_path(settings, environ).absolute()}"
-    return redacted_outbox(settings.outbox)
+    return settings.place.shown
 
 
-def outbox_exists(settings: Settings, environ: Mapping[str, str]) -> bool:
-    """Whether the outbox's file is there; of a database nothing is asked."""
-    from .outbox.sqlite import may_be_there  # noqa: PLC0415
+def outbox_exists(
+    settings: Settings, environ: Mapping[str, str], *, is_asked: bool = False
+) -> bool:
+    """Whether the outbox's file is there; of a database only if it *is_asked*. Makes none."""
+    place = settings.place
+    if place.kind == "sqlite":
+        from .outbox.sqlite import may_be_there  # noqa: PLC0415
 
-    is_file = settings.outbox.startswith("sqlite")
-    return not is_file or may_be_there(sqlite_path(settings, environ))
+        return may_be_there(sqlite_path(settings, environ))
+    if not is_asked:
+        return True
+    from .outbox.postgres import has_outbox  # noqa: PLC0415
+
+    return place.kind == "postgres" and bool(place.rest) and has_outbox(place.rest)
 
 
 def in_database(settings: Settings, dsn: str | None) -> Settings:
     """*settings* whose PostgreSQL outbox, if no other database is named, is in that of *dsn*."""
-    is_open = dsn is not None and settings.outbox == "postgres"
+    is_open = dsn is not None and settings.place == OutboxPlace("postgres", "")
     return replace(settings, outbox=f"postgres:{dsn}") if is_open else settings
 
 
 def postgres_dsn(settings: Settings) -> str:
     """The database of the PostgreSQL outbox. Raises OutboxError when none is named."""
-    dsn = settings.outbox.partition(":")[2]
-    if not dsn:
+    if not (dsn := settings.place.rest):
         raise OutboxError(
             "outbox postgres: no database is named",
             "Set `database_url` in the environment file, CONFITURE_DATABASE_URL, or "
@@ -199,9 +206,9 @@ def make_outbox(
 
     Without *connects* PostgreSQL is connected to when something is asked of it.
     """
-    if settings.outbox == "memory":
+    if settings.place.kind == "memory":
         return spare_outbox()
-    if settings.outbox.startswith("postgres"):
+    if settings.place.kind == "postgres":
         from .outbox.postgres import PostgresOutbox  # noqa: PLC0415
 
         shared = PostgresOutbox(postgres_dsn(settings), connects=connects)
@@ -232,12 +239,12 @@ def operators_outbox(
             f"{settings.outbox_fault.setting}: {settings.outbox_fault.problem}",
             settings.outbox_fault.remedy,
         )
-    if settings.outbox == "memory":
+    if settings.place.kind == "memory":
         raise OutboxError(
             "outbox memory: it is gone with its run, so there is nothing to look at",
             "Set `outbox`, or CONFITURE_WEBHOOK_OUTBOX, to sqlite or postgres",
         )
-    if settings.outbox.startswith("sqlite"):
+    if settings.place.kind == "sqlite":
         from .outbox.sqlite import SqliteOutbox, may_be_there  # noqa: PLC0415
 
         path = sqlite_path(settings, environ)
@@ -276,19 +283,21 @@ def parts(
         hooks=hooks,
         exports=lambda: exports(environ),
         is_in=partial(is_outbox_in, settings),
-        has_leftovers=lambda: _has_outbox(in_database(settings, database()), environ),
+        has_leftovers=lambda: outbox_exists(
+            in_database(settings, database()), environ, is_asked=True
+        ),
         files_of=files_of,
     )
 
 
 def is_outbox_in(settings: Settings, connection: Any) -> bool:
     """Whether the outbox lies in the database of *connection*."""
-    kind, _, dsn = settings.outbox.partition(":")
-    if kind != "postgres" or not dsn:
-        return kind == "postgres"
+    place = settings.place
+    if place.kind != "postgres" or not place.rest:
+        return place.kind == "postgres"
     from .outbox.postgres_session import is_at  # noqa: PLC0415
 
-    return is_at(dsn, connection.info)
+    return is_at(place.rest, connection.info)
 
 
 def exports(environ: Mapping[str, str]) -> bool:
@@ -305,20 +314,6 @@ def _report_outbox(
     telemetry.outbox_failed(text)
     if not settings.is_logged:
         say(f"confiture-webhooks: {text}")
-
-
-def _has_outbox(settings: Settings, environ: Mapping[str, str]) -> bool:
-    """Whether there is an outbox already. Makes none."""
-    kind, _, dsn = settings.outbox.partition(":")
-    if kind == "postgres":
-        from .outbox.postgres import has_outbox  # noqa: PLC0415
-
-        return bool(dsn) and has_outbox(dsn)
-    if kind != "sqlite":
-        return False
-    from .outbox.sqlite import may_be_there  # noqa: PLC0415
-
-    return may_be_there(sqlite_path(settings, environ))
 
 
 def command_telemetry(settings: Settings, environ: Mapping[str, str]) -> Telemetry:

@@ -217,6 +217,35 @@ def test_an_empty_only_secret_is_a_fault_and_an_empty_further_one_is_skipped(
     assert len(request.headers["webhook-signature"].split()) == 1
 
 
+@pytest.mark.parametrize(
+    "scheme", ["sqlite://", "sqlite:mysql://", "postgres:mysql://", "redis://"]
+)
+@pytest.mark.parametrize("place", ["variable", "block"])
+def test_an_address_that_is_no_outbox_is_a_fault_and_its_password_is_not_shown(
+    one_migration: Any, receiver: Any, scheme: str, place: str
+) -> None:
+    """Taken as a path it would be shown whole; the run goes on in memory, the commands end."""
+    outbox = f"{scheme}user:CANARY@h/x?a=b"
+    block: dict[str, Any] = {"endpoints": [{"name": "a", "url": receiver.url}]}
+    env = {"CONFITURE_WEBHOOK_OUTBOX": outbox} if place == "variable" else {}
+    one_migration.environment_file(webhooks={**block, **({} if env else {"outbox": outbox})})
+    name = "CONFITURE_WEBHOOK_OUTBOX" if env else "webhooks.outbox"
+    done = one_migration.confiture("migrate", "up", env=env)
+    assert done.returncode == 0, done.stderr
+    assert _targets(receiver) == ["a"]
+    assert f"{name}: " in done.stderr
+    assert "events are kept in memory" in done.stderr
+    shown = [done]
+    for words in (["check"], ["status"], ["doctor"]):
+        refused = one_migration.confiture("webhooks", *words, env=env)
+        assert refused.returncode == 5
+        assert f"{name}: " in refused.stdout + refused.stderr
+        shown.append(refused)
+    assert not [one for one in shown if "CANARY" in one.stdout + one.stderr]
+    assert "sqlite:<path>" in shown[1].stderr or "postgres:postgresql://" in shown[1].stderr
+    assert not list(one_migration.path.rglob("*CANARY*"))
+
+
 def test_every_payload_leads_to_the_ci_run_and_the_trace(one_migration: Any, receiver: Any) -> None:
     """The command, the CI run's address and the link to the trace are in each event of a run."""
     block = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confiture_webhooks.config.settings import redacted_outbox
+from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import Decision, Outcome
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.receiver import LocalReceiver
@@ -40,7 +40,7 @@ class Shared(Project):
     def place(self) -> str:
         """Where commands say that the outbox lies."""
         is_file = self.outbox == "sqlite"
-        return f"sqlite:{self.file}" if is_file else redacted_outbox(self.outbox)
+        return f"sqlite:{self.file}" if is_file else Settings(outbox=self.outbox).place.shown
 
     @property
     def file(self) -> Path:

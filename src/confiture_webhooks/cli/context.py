@@ -148,7 +148,7 @@ def settings_of(
 
 def _placed(settings: Settings, invocation: Invocation) -> Settings:
     """*settings* whose PostgreSQL outbox names its database."""
-    if settings.outbox != "postgres":
+    if settings.place.kind != "postgres":
         return settings
     from ..adapters.database import project_dsn  # noqa: PLC0415
 
@@ -210,7 +210,7 @@ def outbox_failed(
 
     file = _asked_for(config).config_file
     dsn = project_dsn(file, os.environ)
-    is_project = settings.outbox in {"postgres", f"postgres:{dsn}"}
+    is_project = settings.place.kind == "postgres" and settings.place.rest in {"", dsn}
     if is_project and not names_database(file, os.environ):
         where = str(file) if file is not None else "outbox postgres"
         refuse([Fault(where, "names no database", _SET_DSN)], output)

@@ -65,9 +65,10 @@ def init(
         if not name.isprintable():  # it would be pasted into a terminal
             refuse([Fault(option, "has characters that cannot be shown", "Correct it")], output)
     settings = settings_of(config, output, needs_endpoint=False)
-    kind = settings.outbox.partition(":")[0]
-    if kind != "postgres":
-        fault = Fault("outbox", f"is {kind}, which needs no setting up", "Set it to `postgres`")
+    if settings.place.kind != "postgres":
+        fault = Fault(
+            "outbox", f"is {settings.place.kind}, which needs no setting up", "Set it to `postgres`"
+        )
         refuse([fault], output)
     from ..outbox.postgres import PostgresOutbox, grants  # noqa: PLC0415
 
@@ -128,7 +129,7 @@ def drop(
 
 
 def _remove(settings: Settings) -> None:
-    if settings.outbox.startswith("postgres"):
+    if settings.place.kind == "postgres":
         from psycopg.errors import InsufficientPrivilege  # noqa: PLC0415
 
         from ..outbox.postgres import drop as drop_schema  # noqa: PLC0415

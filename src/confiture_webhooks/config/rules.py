@@ -42,6 +42,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*/\s*(s|m|h)")
 _RATE_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_ADDRESS = re.compile(r"([\w+.-]+:)?//")
 _ROUTING_KEY = re.compile(r"[A-Za-z0-9]{32}")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
@@ -264,7 +265,11 @@ def outbox(value: object) -> str:
         raise Invalid("is not an outbox", did_you_mean(kind, OUTBOXES) + remedy)
     if colon and (kind == "memory" or not rest.strip()):
         raise Invalid(f"has {'something' if rest.strip() else 'nothing'} after the colon", remedy)
-    is_dsn = "=" in rest or rest.startswith(("postgresql://", "postgres://"))
+    is_address = _ADDRESS.match(rest) is not None
+    if kind == "sqlite" and is_address:
+        # Taken as a path, it would be shown with the password in it.
+        raise Invalid("is an address, not a file", "Write `sqlite:<path>`, or `postgres:<dsn>`")
+    is_dsn = rest.startswith(("postgresql://", "postgres://")) or ("=" in rest and not is_address)
     if rest and kind == "postgres" and not is_dsn:
         raise Invalid("has no DSN after the colon", "Write `postgres:postgresql://…`")
     return found

@@ -24,6 +24,30 @@ _HOSTS = re.compile(r"[\w.,:-]*|\[[0-9a-fA-F:]+\](:\d+)?")
 _DATABASE = re.compile(r"[\w.-]*")
 
 
+@dataclass(frozen=True, slots=True)
+class OutboxPlace:
+    """The setting ``outbox`` in its two parts."""
+
+    kind: str
+    """``sqlite``, ``postgres`` or ``memory``."""
+    rest: str = field(repr=False)
+    """The path or the DSN; empty: the project's own file, the migrated database."""
+
+    @property
+    def shown(self) -> str:
+        """The setting, its DSN cut down to host and database; to nothing when in doubt."""
+        if self.kind != "postgres" or not self.rest:
+            return f"{self.kind}:{self.rest}".removesuffix(":")
+        _, is_url, tail = self.rest.partition("://")
+        user, _, address = tail.rpartition("@")
+        authority, _, path = address.partition("?")[0].partition("/")
+        # A password with a bare "@", "/" or "?" would end up on the wrong side of these cuts.
+        is_doubtful = not is_url or set(user) & set("@/?")
+        if is_doubtful or not (_HOSTS.fullmatch(authority) and _DATABASE.fullmatch(path)):
+            return f"{self.kind}:…"
+        return f"{self.kind}:postgresql://{authority}/{path}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What was configured. Its ``repr`` shows no secret, address or DSN."""
@@ -59,6 +83,12 @@ class Settings:
     """What is probably a slip, and costs nothing: a variable that nothing reads."""
     advice: tuple[Fault, ...] = ()
     """What could be better: a secret that could be guessed."""
+
+    @property
+    def place(self) -> OutboxPlace:
+        """Where the outbox lies."""
+        kind, _, rest = self.outbox.partition(":")
+        return OutboxPlace(kind, rest)
 
     @property
     def is_logged(self) -> bool:
@@ -114,7 +144,7 @@ def redacted(settings: Settings) -> dict[str, Any]:
     """*settings* as ``confiture webhooks check --format json`` prints them: fit for any log."""
     return {
         "endpoints": [_redacted_endpoint(endpoint) for endpoint in settings.endpoints],
-        "outbox": redacted_outbox(settings.outbox),
+        "outbox": settings.place.shown,
         "flush_timeout_s": settings.flush_timeout.total_seconds(),
         "hooks": list(settings.hooks),
         "hook_timeout_s": settings.hook_timeout.total_seconds(),
@@ -161,19 +191,3 @@ def redacted_url(url: str) -> str:
     """``scheme://host[:port]/…`` of *url*: no user, password, path or query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/…"
-
-
-def redacted_outbox(outbox: str) -> str:
-    """*outbox*, its DSN cut down to host and database; to nothing when in doubt."""
-    kind, _, rest = outbox.partition(":")
-    if kind != "postgres" or not rest:
-        return outbox
-    _, is_url, tail = rest.partition("://")
-    user, _, address = tail.rpartition("@")
-    # A password with a bare "@", "/" or "?" would end up on the wrong side of these cuts.
-    if not is_url or set(user) & set("@/?"):
-        return f"{kind}:…"
-    authority, _, path = address.partition("?")[0].partition("/")
-    if not _HOSTS.fullmatch(authority) or not _DATABASE.fullmatch(path):
-        return f"{kind}:…"
-    return f"{kind}:postgresql://{authority}/{path}"

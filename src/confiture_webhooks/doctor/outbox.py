@@ -168,21 +168,21 @@ def outbox_checks(
     if fault := settings.outbox_fault:
         yield wrong("outbox", f"{fault.setting}: {fault.problem}", fault.remedy)
         return
-    if settings.outbox == "postgres":
+    if settings.place.kind == "postgres":
         from ..adapters.database import project_dsn  # noqa: PLC0415
 
         settings = in_database(settings, project_dsn(invocation.config_file, environ))
     try:
         yield from _checked(settings, environ)
     except OutboxError as error:
-        is_postgres = settings.outbox.startswith("postgres")
+        is_postgres = settings.place.kind == "postgres"
         usual = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
         remedy = error.remedy or (_init() if is_postgres else usual)
         yield wrong("outbox", error.problem, remedy)
 
 
 def _checked(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
-    is_memory = settings.outbox == "memory"
+    is_memory = settings.place.kind == "memory"
     opened = spare_outbox() if is_memory else operators_outbox(settings, environ)
     with closing(opened) as outbox:
         findings = examine(outbox, settings, datetime.now(UTC))
@@ -190,9 +190,7 @@ def _checked(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
     if is_missing:
         yield _missing(settings, environ)
         return
-    if settings.outbox.startswith("postgres") and (
-        lacking := missing_rights(postgres_dsn(settings))
-    ):
+    if settings.place.kind == "postgres" and (lacking := missing_rights(postgres_dsn(settings))):
         problem = f"this role may not {', '.join(lacking)} in {outbox_place(settings, environ)}"
         yield wrong("outbox", problem, f"{_init()}, and run them as its owner")
         return
@@ -210,7 +208,7 @@ def _checked(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
 def _missing(settings: Settings, environ: Mapping[str, str]) -> Check:
     """Whether the first run can create the outbox that is not there yet."""
     place = outbox_place(settings, environ)
-    if settings.outbox.startswith("postgres"):
+    if settings.place.kind == "postgres":
         from ..outbox.postgres import may_make  # noqa: PLC0415
 
         if not may_make(postgres_dsn(settings)):
@@ -243,7 +241,7 @@ def _kept(
     dead, gone = (summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE))
     counts = f"{waiting} waiting, {counted(dead, 'dead letter', 'dead letters')}"
     counts += f", {gone} gone" if gone else ""
-    if settings.outbox == "memory":
+    if settings.place.kind == "memory":
         return warn("outbox", f"in memory; {counts}", "Use `sqlite`: memory ends with the command")
     if dead:
         again = shown("redeliver", "--dead")

@@ -44,7 +44,7 @@ class RunOutbox:
     """
 
     def __init__(self, settings: Settings, parts: Parts, telemetry: Telemetry) -> None:
-        self._kind = settings.outbox.partition(":")[0]
+        self._kind = settings.place.kind
         flush_s = settings.flush_timeout.total_seconds()
         self._patience_s = min(PATIENCE_S, BEYOND_FLUSH_S + flush_s)
         self._parts = parts
