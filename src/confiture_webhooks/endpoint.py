@@ -79,6 +79,10 @@ class Endpoint:
             names = [str(row["name"]) for row in event.migrations or ()]
         return self.refusal(event.type, event.environment, names) is None
 
+    def is_for(self, environment: str | None) -> bool:
+        """Whether it gets events of *environment*."""
+        return self.environments is None or environment in self.environments
+
     def refusal(self, kind: EventType, environment: str | None, names: Sequence[str]) -> str | None:
         """Why an event of *kind* is not sent here, ``None`` when it is.
 
@@ -86,7 +90,7 @@ class Endpoint:
         """
         if kind not in self.events:
             return f"its `events` do not include {kind.value}"
-        if self.environments is not None and environment not in self.environments:
+        if not self.is_for(environment):
             return f"its `environments` do not include {environment or 'an unnamed one'}"
         if self.migrations and not any(self._is_among(name) for name in names):
             return f"none of its `migrations` fits {', '.join(names) or 'a run without migrations'}"

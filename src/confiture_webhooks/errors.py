@@ -28,9 +28,16 @@ class Fault:
     """As the user wrote it: ``webhooks.endpoints[0].url`` or ``CONFITURE_WEBHOOK_URL``."""
     problem: str
     remedy: str
+    endpoint: str | None = None
+    """The name of the endpoint that the setting is of, if it has a good one."""
+
+    @property
+    def what(self) -> str:
+        """Which setting, of which endpoint, and its problem."""
+        return f"{self.setting}{f' ({self.endpoint})' if self.endpoint else ''}: {self.problem}"
 
     def __str__(self) -> str:
-        return f"{self.setting}: {self.problem}. {self.remedy}"
+        return f"{self.what}. {self.remedy}"
 
 
 class ConfigError(WebhooksError):

@@ -326,7 +326,8 @@ def _may_keep(settings: Settings, invocation: Invocation) -> bool:
 
 def _say_faults(settings: Settings) -> None:
     """Every fault on standard error, and what becomes of the events."""
-    waiting = ", ".join(endpoint.name for endpoint in settings.faulty)
+    here = settings.environment
+    waiting = ", ".join(endpoint.name for endpoint in settings.faulty if endpoint.is_for(here))
     costs = [f"events for {waiting} are recorded and wait until this is fixed"] if waiting else []
     if settings.outbox_fault is not None:
         costs.append("events are kept in memory and are lost when the command ends")

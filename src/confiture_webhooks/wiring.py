@@ -235,10 +235,7 @@ def operators_outbox(
     empty one stands in. Raises OutboxError.
     """
     if settings.outbox_fault is not None:
-        raise OutboxError(
-            f"{settings.outbox_fault.setting}: {settings.outbox_fault.problem}",
-            settings.outbox_fault.remedy,
-        )
+        raise OutboxError(settings.outbox_fault.what, settings.outbox_fault.remedy)
     if settings.place.kind == "memory":
         raise OutboxError(
             "outbox memory: it is gone with its run, so there is nothing to look at",

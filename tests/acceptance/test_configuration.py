@@ -45,6 +45,51 @@ def test_an_endpoint_whose_variable_is_not_set_waits_and_the_others_deliver(
     assert _targets(receiver) == ["good", "bad"]
 
 
+def test_a_variable_of_another_environments_endpoint_costs_nothing_here(
+    one_migration: Any, receiver: Any
+) -> None:
+    """Staging has no secret of production's pager: it migrates without a word, `check` warns."""
+    pager = {"name": "pager", "url": "${PAGER_URL}", "environments": ["production", "dr"]}
+    everywhere = {"name": "chat", "url": receiver.url}
+    for name in ("staging", "production"):
+        one_migration.environment_file(name, webhooks={"endpoints": [pager, everywhere]})
+    staging = ("--config", "db/environments/staging.yaml")
+    checked = one_migration.confiture("webhooks", "check", *staging)
+    assert checked.returncode == 0, checked.stderr
+    assert (
+        "webhooks.endpoints[0].url (pager): needs the environment variable PAGER_URL, which is not "
+        "set; the endpoint is only for dr, production. Set PAGER_URL there"
+    ) in checked.stdout
+    words = ("webhooks", "check", *staging, "--explain", "migration_error", "--format", "json")
+    verdicts = json.loads(one_migration.confiture(*words).stdout)["explain"]["endpoints"]
+    assert {one["endpoint"]: one["sent"] for one in verdicts} == {"pager": False, "chat": True}
+    done = one_migration.confiture("migrate", "up", *staging)
+    assert done.returncode == 0
+    assert _targets(receiver) == ["chat"]
+    assert "pager" not in done.stderr
+    assert "PAGER_URL" not in done.stderr
+    assert one_migration.confiture("webhooks", "deliver", *staging).returncode == 0
+    there = ("--config", "db/environments/production.yaml")
+    refused = one_migration.confiture("webhooks", "check", *there, "--format", "json")
+    assert refused.returncode == 5
+    (fault,) = json.loads(refused.stdout)["faults"]
+    assert (fault["setting"], fault["endpoint"]) == ("webhooks.endpoints[0].url", "pager")
+    refused = one_migration.confiture("webhooks", "check", *there)
+    assert "webhooks.endpoints[0].url (pager): needs the environment" in refused.stderr
+
+
+def test_another_fault_of_another_environments_endpoint_is_a_fault(one_migration: Any) -> None:
+    """What is wrong in the file is wrong in every environment; so is a list that is not known."""
+    pager = {"name": "pager", "url": "ftp://x", "environments": ["production"]}
+    hidden = {"name": "x", "url": "${X_URL}", "environments": ["${X_ENVIRONMENT}"]}
+    one_migration.environment_file("staging", webhooks={"endpoints": [pager, hidden]})
+    words = ("webhooks", "check", "--config", "db/environments/staging.yaml")
+    refused = one_migration.confiture(*words)
+    assert refused.returncode == 5
+    assert "endpoints[0].url (pager): is neither http nor https" in refused.stderr
+    assert "endpoints[1].url (x): needs" in refused.stderr
+
+
 @pytest.mark.survived("A wrong setting of one endpoint", "kept", "said")
 @pytest.mark.parametrize(
     "wrong",

@@ -91,7 +91,7 @@ def check(
     verdicts: list[dict[str, Any]] = []
     if kind is not None:
         where = settings.environment if environment is None else environment
-        verdicts = explain(settings.endpoints, kind, where, migration)
+        verdicts = explain(settings.recorded, kind, where, migration)
         document["explain"] = {
             "event": kind.value,
             "migration": migration,

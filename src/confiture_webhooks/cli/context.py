@@ -142,7 +142,8 @@ def settings_of(
     if needs_endpoint and not settings.endpoints:
         if settings.faults:
             refuse(settings.faults, output)
-        refuse_nothing(invocation, output)
+        if not settings.recorded:
+            refuse_nothing(invocation, output)
     return _placed(settings, invocation)
 
 
@@ -164,7 +165,7 @@ def whole_settings_of(config: Path | None, output: str) -> tuple[Settings, list[
         refuse(error.faults, output)
     if faults := [file.fault for file in files if file.fault is not None]:
         refuse(faults, output)
-    if not (settings.endpoints or files):
+    if not (settings.recorded or files):
         refuse_nothing(invocation, output)
     return _placed(settings, invocation), files
 

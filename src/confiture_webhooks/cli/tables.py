@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
@@ -57,13 +58,13 @@ def conclude(document: dict[str, Any], lines: Iterable[str], output: str) -> Non
 def say_faults(faults: Sequence[Fault]) -> None:
     """Every fault with its remedy, on stderr."""
     for fault in faults:
-        say(f"❌ {fault.setting}: {fault.problem}", style="red")
+        say(f"❌ {fault.what}", style="red")
         say(f"   {fault.remedy}")
 
 
-def fault_rows(faults: Sequence[Fault]) -> list[dict[str, str]]:
+def fault_rows(faults: Sequence[Fault]) -> list[dict[str, str | None]]:
     """The faults as JSON has them."""
-    return [{"setting": f.setting, "problem": f.problem, "remedy": f.remedy} for f in faults]
+    return [asdict(fault) for fault in faults]
 
 
 def refuse(faults: Sequence[Fault], output: str) -> NoReturn:

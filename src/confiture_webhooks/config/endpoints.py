@@ -26,6 +26,7 @@ def endpoint(
             reading.fault((*at, keys[0]), Invalid(problem, remedy))
     if found["name"] is None:
         return None
+    reading.names[at] = found["name"]
     url, retry = found["url"], found["retry"]
     return Endpoint(
         url=url.url if url else "",

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from .rules import Invalid
+from .rules import Invalid, Unset
 
 LARGEST = 1024 * 1024
 """Bytes of a file."""
@@ -99,7 +99,5 @@ def _value_of(variable: str, environ: Mapping[str, str]) -> str:
             "Write `${NAME}` in capitals; defaults such as `${NAME:-x}` are not supported",
         )
     if variable not in environ:
-        raise Invalid(
-            f"needs the environment variable {variable}, which is not set", f"Set {variable}"
-        )
+        raise Unset(variable)
     return environ[variable]

@@ -18,7 +18,7 @@ from .block import ENDPOINT, WEBHOOKS
 from .endpoints import endpoint
 from .file import read
 from .reading import AT, Place, Reading
-from .rules import Invalid
+from .rules import Invalid, Unset
 
 BLOCK = "webhooks"
 DEFAULT_NAME = "default"
@@ -86,7 +86,7 @@ class EnvironmentReader:
             invalid = Invalid("needs a current secret", f"Set {variables.SECRET}")
             reading.fault(("secret", 1), invalid)
         made = endpoint(reading, found, file, f"{variables.ALLOW_HTTP}=true")
-        faults = tuple(dict.fromkeys([*self.faults, *reading.faults]))
+        faults = tuple(dict.fromkeys([*self.faults, *reading.faults_in()]))
         self.faults = list(faults)
         own = tuple(fault for fault in faults if fault.setting in variables.OF_DEFAULT)
         return made and replace(made, faults=own)
@@ -160,6 +160,8 @@ class FileReader:
         self.reading = Reading(setting, environ)
         self.faults: list[Fault] = []
         """Of the file itself; the block's are in ``reading``."""
+        self.elsewhere: list[Fault] = []
+        """Those of the block's that cost nothing here: variables of other environments."""
         if self.path is None:
             return
         try:
@@ -218,6 +220,10 @@ class FileReader:
                 first[made.name] = setting(at)
                 found.append(made)
                 advice += weak(made, setting((*at, "secret")))
+                if not (
+                    made.is_for(self.environment) or self.reading.faults_in((*at, "environments"))
+                ):
+                    self.elsewhere += self.reading.faults_in(at, Unset)
         return found, advice
 
     def _look_for_near_miss(self) -> None:
@@ -233,7 +239,9 @@ def weak(endpoint: Endpoint, setting: str) -> list[Fault]:
     if all(len(signing_key(secret)) >= SAFE_SECRET for secret in endpoint.secrets):
         return []
     problem = f"is shorter than {SAFE_SECRET} bytes, so it could be guessed"
-    return [Fault(setting, problem, "Use a long random one: `openssl rand -base64 32`")]
+    remedy = "Use a long random one: `openssl rand -base64 32`"
+    name = None if setting == variables.SECRET else endpoint.name
+    return [Fault(setting, problem, remedy, name)]
 
 
 def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, Any]:
@@ -263,7 +271,17 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
         "run_url": run_url(environ),
         **{key: block[key] for key in ("hooks", "hook_timeout", "trace_url", "database_label")},
     }
-    faults = [*file.faults, *file.reading.faults, *variable.faults]
+    faults = [*file.faults, *file.reading.faults_in(), *variable.faults]
+    faults = [fault for fault in faults if fault not in file.elsewhere]
+    only = {one.name: ", ".join(sorted(one.environments or ())) for one in endpoints}
+    advice += [
+        replace(
+            fault,
+            problem=f"{fault.problem}; the endpoint is only for {only[str(fault.endpoint)]}",
+            remedy=f"{fault.remedy} there",
+        )
+        for fault in file.elsewhere
+    ]
     named = {variables.OUTBOX} if variable.given(variables.OUTBOX) else {setting(("outbox",))}
     outbox_fault = next((fault for fault in faults if fault.setting in named), None)
     if outbox_fault is not None:

@@ -20,7 +20,7 @@ _EMPTY = Invalid("is empty", "Give it a value, or remove it")
 
 
 class Reading:
-    """One reading of settings by their tables; ``faults`` grows with what is wrong."""
+    """One reading of settings by their tables; keeps what is wrong, and where."""
 
     def __init__(
         self, shown: Callable[[Place], str], environ: Mapping[str, str] | None = None
@@ -32,19 +32,21 @@ class Reading:
         self._left = MOST
         self.texts: list[str] = []
         """Every text that was read, as it was written."""
-        self.faults: list[Fault] = []
-        self._places: list[Place] = []
+        self.names: dict[Place, str] = {}
+        """The names of endpoints, by place: faults in it have them."""
+        self._found: list[tuple[Place, Invalid, str]] = []
 
     def fault(self, at: Place, invalid: Invalid, takes: str = "") -> None:
         """Keep what is wrong at a place."""
-        self._places.append(at)
-        remedy = invalid.remedy or f"It takes {takes}"
-        self.faults.append(Fault(self._shown(at), invalid.problem, remedy))
+        self._found.append((at, invalid, invalid.remedy or f"It takes {takes}"))
 
-    def faults_in(self, at: Place) -> tuple[Fault, ...]:
+    def faults_in(self, at: Place = (), kind: type[Invalid] = Invalid) -> tuple[Fault, ...]:
         """What is wrong at a place, or in it."""
-        pairs = zip(self._places, self.faults, strict=True)
-        return tuple(fault for place, fault in pairs if place[: len(at)] == at)
+        return tuple(
+            Fault(self._shown(place), invalid.problem, remedy, self.names.get(place[:2]))
+            for place, invalid, remedy in self._found
+            if place[: len(at)] == at and isinstance(invalid, kind)
+        )
 
     def table(self, table: Table, raw: object, at: Place = ()) -> dict[str, Any]:
         """The settings of a mapping: those that are wrong or not there have their defaults."""

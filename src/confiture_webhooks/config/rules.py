@@ -57,6 +57,14 @@ class Invalid(ValueError):  # noqa: N818  a rule's answer: it never leaves the r
         super().__init__(problem)
 
 
+class Unset(Invalid):
+    """It needs a variable that is not set."""
+
+    def __init__(self, variable: str) -> None:
+        problem = f"needs the environment variable {variable}, which is not set"
+        super().__init__(problem, f"Set {variable}")
+
+
 def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str:
     """``Did you mean …? `` for a near miss, else nothing."""
     names = list(known)

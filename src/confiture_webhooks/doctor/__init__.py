@@ -35,11 +35,11 @@ def diagnose(
     if is_off(environ):
         yield wrong("configuration", f"{SWITCH} is off: nothing is sent", "Unset it")
     for fault in settings.faults:
-        yield wrong("configuration", f"{fault.setting}: {fault.problem}", fault.remedy)
+        yield wrong("configuration", fault.what, fault.remedy)
     if not settings.faults:
         yield _configured(settings, files)
     for fault in (*settings.warnings, *settings.advice):
-        yield warn("settings", f"{fault.setting}: {fault.problem}", fault.remedy)
+        yield warn("settings", fault.what, fault.remedy)
     if unread := unread_block(environ, invocation, ("webhooks", "doctor")):
         yield warn("environment file", f"{unread.setting} {unread.problem}", unread.remedy)
     yield _commands()
@@ -114,7 +114,7 @@ def _pings(settings: Settings, environ: Mapping[str, str], *, is_pinging: bool) 
 def _collector(environ: Mapping[str, str]) -> Iterator[Check]:
     wanted = plan(environ)
     for fault in wanted.faults:
-        yield wrong("collector", f"{fault.setting}: {fault.problem}", fault.remedy)
+        yield wrong("collector", fault.what, fault.remedy)
     if not wanted.exports:
         yield skipped("collector", "nothing is exported; OTEL_EXPORTER_OTLP_ENDPOINT would")
     by_address: dict[tuple[str, str], list[Export]] = {}

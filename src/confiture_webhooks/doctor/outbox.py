@@ -166,7 +166,7 @@ def outbox_checks(
 ) -> Iterator[Check]:
     """Whether a run can use it, and whether deliveries in it wait for an operator."""
     if fault := settings.outbox_fault:
-        yield wrong("outbox", f"{fault.setting}: {fault.problem}", fault.remedy)
+        yield wrong("outbox", fault.what, fault.remedy)
         return
     if settings.place.kind == "postgres":
         from ..adapters.database import project_dsn  # noqa: PLC0415
