@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -50,6 +50,11 @@ class Wait:
     why: Why
     at: datetime | None = None
     """Since when it is off or its deliveries are due; until when it rests, or lately did."""
+
+    @property
+    def rests_until(self) -> datetime | None:
+        """Until when the endpoint rests, or lately did; ``None``: it does not."""
+        return self.at if self.why in (Why.RESTS, Why.LIMITED) else None
 
     @property
     def is_in_vain(self) -> bool:
@@ -112,14 +117,13 @@ def outlook(
     configured: Iterable[Endpoint],
     now: datetime,
     standing: Mapping[str, Standing] | None = None,
-    faulty: Collection[str] = (),
     due: Mapping[str, datetime | None] | None = None,
     oldest: Mapping[str, datetime] | None = None,
 ) -> list[Wait]:
     """The endpoints of one environment whose deliveries are not sent, by name.
 
     *undelivered*: how many wait, by endpoint; one without any is named only if it is off.
-    *standing*: as the outbox has it. *faulty*: the endpoints whose configuration is wrong.
+    *configured*: those that are wrong, too. *standing*: as the outbox has it.
     *due*: when the next delivery of each is due. *oldest*: when the oldest of each was made.
     """
     waits, endpoints = [], {endpoint.name: endpoint for endpoint in configured}
@@ -128,10 +132,10 @@ def outlook(
         off_since, rests_until = stands[0], rest_of(stands, endpoints.get(name), now)
         due_at = (due or {}).get(name)
         reason: tuple[Why, datetime | None] | None = None
-        if name in faulty:
-            reason = (Why.FAULTY, None)
-        elif name not in endpoints:
+        if name not in endpoints:
             reason = (Why.UNKNOWN, None)
+        elif endpoints[name].faults:
+            reason = (Why.FAULTY, None)
         elif off_since is not None:
             reason = (Why.OFF, off_since)
         elif rests_until and rests_until > now - LATE and _is_old((oldest or {}).get(name), now):

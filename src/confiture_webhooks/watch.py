@@ -16,7 +16,7 @@ from .delivery import Outcome
 from .errors import OutboxError
 from .event import Database
 from .outbox import Summary
-from .outlook import Why, elsewhere, outlook
+from .outlook import Wait, elsewhere, outlook
 from .run.parts import TELEMETRY_BUDGET
 from .run.run_outbox import KEPT_DELIVERED, KEPT_FOR
 from .run.settling import settle_outbox
@@ -29,7 +29,7 @@ from .worker import Passes, Worker
 if TYPE_CHECKING:
     from .config import Settings
     from .outbox import Outbox
-    from .run.settling import Ask
+    from .run.settling import Ask, Judged
     from .telemetry import Telemetry
 
 LONGEST_PASS = timedelta(hours=1)
@@ -57,24 +57,24 @@ class PassResult:
     """By environment that is not this worker's, deliveries still to make."""
     failures: Mapping[str, str]
     """By endpoint, why the latest attempt that failed did."""
-    in_vain: Mapping[str, str] = field(default_factory=dict)
-    """By endpoint that waits and gets nothing, why: off, or unknown."""
+    waits: Sequence[Wait] = ()
+    """The endpoints that rest, or wait and get nothing."""
     left_alone: Collection[str] = ()
     """Endpoints that failed so often in a row that the pass went on without them."""
-    resting: Mapping[str, datetime] = field(default_factory=dict)
-    """Endpoints that asked for a rest, and until when."""
+    open: Judged = field(default_factory=list)
+    """Migrations whose end is not known yet, and why."""
     is_done: bool = True
     """Whether nothing due was left untried, and the outbox did not fail."""
 
     @property
     def is_clean(self) -> bool:
         """Whether every attempt made was accepted, and nothing waits that is due, or in vain."""
-        return self.is_done and not (self.failures or self.in_vain)
+        return self.is_done and not (self.failures or any(one.is_in_vain for one in self.waits))
 
 
 @dataclass(slots=True, kw_only=True)
-class _Bench:
-    """A worker and its parts."""
+class _Delivering:
+    """A worker of the command, and its parts."""
 
     settings: Settings
     ask: Ask | None
@@ -84,6 +84,8 @@ class _Bench:
     passes: Passes
     before: Counter[Outcome]
     """Outcomes of the workers before this one, with an older configuration."""
+    open: Judged = field(default_factory=list)
+    """Migrations whose end was not known when the database was last asked."""
 
     def listen(self) -> Callable[[], None]:
         """Have the outbox wake the worker where it can; the call that ends it."""
@@ -105,7 +107,7 @@ class _Bench:
         """Report how the migrations of killed runs ended."""
         one = self.settings
         with self.reporting():
-            settle_outbox(
+            self.open = settle_outbox(
                 self.outbox, one.recorded, self.ask, self.telemetry, environment=one.environment
             )
 
@@ -150,7 +152,7 @@ class _Bench:
         mine = summaries.get(self.settings.environment, Summary())
         waits = outlook(
             mine.undelivered,
-            configured=self.settings.endpoints,
+            configured=self.settings.recorded,
             standing=standing,
             oldest=mine.oldest,
             now=now,
@@ -163,12 +165,8 @@ class _Bench:
             next_at=next_at,
             elsewhere=elsewhere(undelivered(summaries), self.settings.environment),
             failures=self.worker.failed(),
-            resting={
-                wait.endpoint: wait.at
-                for wait in waits
-                if wait.why in (Why.RESTS, Why.LIMITED) and wait.at and wait.at > now
-            },
-            in_vain={wait.endpoint: wait.why.value for wait in waits if wait.is_in_vain},
+            waits=waits,
+            open=self.open,
             left_alone=self.worker.left_alone(),
             is_done=is_done and not self.worker.has_faults(),
         )
@@ -233,21 +231,21 @@ def deliver_due(
 
     Raises OutboxError when the outbox cannot be opened.
     """
-    with _bench(
+    with _delivering(
         settings, ask, environ=environ, database=database, hold=timedelta(), poll=None
-    ) as bench:
-        bench.passes.begin()  # a pass that finds nothing is seen, too
-        bench.settle()
-        show = bench.show if bench.has_due() else None
-        bench.worker.start()
-        bench.worker.wake()
+    ) as command:
+        command.passes.begin()  # a pass that finds nothing is seen, too
+        command.settle()
+        show = command.show if command.has_due() else None
+        command.worker.start()
+        command.worker.wake()
         try:
-            is_done = bench.worker.drain(LONGEST_PASS, horizon=timedelta(), show=show)
+            is_done = command.worker.drain(LONGEST_PASS, horizon=timedelta(), show=show)
         finally:
             progress("")
-        bench.worker.stop()
-        bench.tend()
-        return bench.result(is_done=is_done)
+        command.worker.stop()
+        command.tend()
+        return command.result(is_done=is_done)
 
 
 def deliver_until(
@@ -271,14 +269,14 @@ def deliver_until(
     while True:
         try:
             with ExitStack() as ending:
-                opening = _bench(*current, environ=environ, database=database, before=before)
-                bench = ending.enter_context(opening)
-                ending.callback(bench.listen())
+                opening = _delivering(*current, environ=environ, database=database, before=before)
+                command = ending.enter_context(opening)
+                ending.callback(command.listen())
                 if current is not in_force:
                     names = ", ".join(endpoint.name for endpoint in current[0].endpoints)
                     say(f"The configuration has changed. Endpoints now: {names}")
-                news = _serve(bench, stopped, changes)
-                result = bench.result(is_done=True)
+                news = _serve(command, stopped, changes)
+                result = command.result(is_done=True)
         except OutboxError as error:
             if current is in_force:
                 raise
@@ -287,28 +285,28 @@ def deliver_until(
             continue
         if news is None:
             return result
-        before, in_force, current = bench.outcomes(), current, news
+        before, in_force, current = command.outcomes(), current, news
 
 
 def _serve(
-    bench: _Bench, stopped: threading.Event, changes: _Changes
+    command: _Delivering, stopped: threading.Event, changes: _Changes
 ) -> tuple[Settings, Ask | None] | None:
     """Run the worker until *stopped* is set, or there is a new configuration."""
     news = None
-    bench.worker.start()
+    command.worker.start()
     try:
         tends_at = 0.0
         while not stopped.is_set() and news is None:
             if time.monotonic() >= tends_at:
-                bench.settle()
-                bench.tend()
+                command.settle()
+                command.tend()
                 tends_at = time.monotonic() + TEND_EVERY.total_seconds()
-            bench.show(0)
+            command.show(0)
             if not stopped.wait(LOOK_EVERY_S):
                 news = changes.news()
-        bench.worker.finish()
+        command.worker.finish()
     except KeyboardInterrupt:
-        bench.worker.stop()
+        command.worker.stop()
         stopped.set()
         return None
     finally:
@@ -317,7 +315,7 @@ def _serve(
 
 
 @contextmanager
-def _bench(
+def _delivering(
     settings: Settings,
     ask: Ask | None,
     *,
@@ -326,7 +324,7 @@ def _bench(
     hold: timedelta | None = None,
     poll: timedelta | None = POLL,
     before: Counter[Outcome] | None = None,
-) -> Iterator[_Bench]:
+) -> Iterator[_Delivering]:
     outbox = operators_outbox(settings, environ, creates=poll is not None, notice=say)
     telemetry = command_telemetry(settings, environ)
     telemetry.observe_outbox(outbox.summary)
@@ -343,7 +341,7 @@ def _bench(
         poll=poll,
         passes=passes,
     )
-    bench = _Bench(
+    command = _Delivering(
         settings=settings,
         ask=ask,
         outbox=outbox,
@@ -353,7 +351,7 @@ def _bench(
         before=before or Counter(),
     )
     try:
-        yield bench
+        yield command
     finally:
         worker.stop()
         telemetry.shutdown(TELEMETRY_BUDGET)

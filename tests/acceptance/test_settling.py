@@ -197,6 +197,7 @@ def test_a_migration_under_way_is_left_alone(shop: Any, receiver: Any) -> None:
         assert [one.migration.version for one in staged(shop)] == ["002"]
         done = shop.confiture("webhooks", "deliver")
         assert done.returncode == 0, done.stderr
+        assert "\nUnder way: 002_waits since 20" in done.stdout
         status = shop.confiture("webhooks", "status", "--format", "json")
         document = json.loads(status.stdout)
         assert document["unsettled"] == 0

@@ -72,14 +72,8 @@ class Context:
         self, undelivered: Mapping[str, int], standing: Mapping[str, Standing], now: datetime
     ) -> list[Wait]:
         """Which of *undelivered* wait, and why."""
-        faulty = [endpoint.name for endpoint in self.settings.faulty]
-        return outlook(
-            undelivered,
-            configured=self.settings.recorded,
-            faulty=faulty,
-            standing=standing,
-            now=now,
-        )
+        configured = self.settings.recorded
+        return outlook(undelivered, configured=configured, standing=standing, now=now)
 
 
 def words_given() -> list[str]:

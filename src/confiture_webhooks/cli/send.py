@@ -18,7 +18,7 @@ import typer
 from ..doctor.endpoints import remedy_of
 from ..errors import OutboxError
 from ..event import Database, EventType, rfc3339
-from ..outlook import Wait, Why, again_lines, by_environment, elsewhere_line, shown_environment
+from ..outlook import again_lines, by_environment, elsewhere_line, shown_environment
 from ..remedy import shown
 from ..terminal import counted, is_terminal, say
 from ..watch import PassResult, Source, deliver_due, deliver_until
@@ -26,6 +26,7 @@ from ..wiring import files_of, operators_outbox, outbox_place
 from ..worker.pace import FAILING_AFTER
 from .context import ask_of, database_of, outbox_failed, refuse_name, settings_of, source_of
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, is_json, known, words
+from .status import open_document, open_lines
 from .tables import (
     CONFIG_INVALID,
     FAILED,
@@ -185,11 +186,14 @@ def deliver(
             result = _once(settings, ask, database)
     except OutboxError as error:
         outbox_failed(error, settings, config, output)
-    faulty = {endpoint.name: Why.FAULTY.value for endpoint in settings.faulty}
-    in_vain = {name: faulty.get(name, why) for name, why in result.in_vain.items()}
-    result = replace(result, in_vain=in_vain)
     if is_json(output):
-        print_json({**as_document(result), "faults": fault_rows(settings.faults)})
+        print_json(
+            {
+                **as_document(result),
+                **open_document(result.open),
+                "faults": fault_rows(settings.faults),
+            }
+        )
     else:
         _show(result)
     if not watch and not result.is_clean:
@@ -205,8 +209,8 @@ def send_now(
         result = _once(replace(settings, endpoints=chosen), None, database_of(config))
     except OutboxError as error:
         fail(str(error), output)
-    in_vain = {name: why for name, why in result.in_vain.items() if name in names}
-    result = replace(result, in_vain=in_vain, elsewhere={})
+    waits = [wait for wait in result.waits if wait.endpoint in names]
+    result = replace(result, waits=waits, open=[], elsewhere={})
     if not is_json(output):
         _show(result)
     return as_document(result)
@@ -240,6 +244,7 @@ def _watch(settings: Settings, ask: Ask | None, source: Source, database: Databa
 
 def as_document(result: PassResult) -> dict[str, Any]:
     """*result* as JSON has it."""
+    now = datetime.now(UTC)
     return {
         "ok": result.is_clean,
         "delivered": result.delivered,
@@ -249,9 +254,13 @@ def as_document(result: PassResult) -> dict[str, Any]:
         "next_attempt_at": rfc3339(result.next_at) if result.next_at else None,
         "elsewhere": by_environment(result.elsewhere),
         "failures": dict(result.failures),
-        "not_sent": dict(result.in_vain),
+        "not_sent": {wait.endpoint: wait.why.value for wait in result.waits if wait.is_in_vain},
         "paused": list(result.left_alone),
-        "resting": {name: rfc3339(at) for name, at in result.resting.items()},
+        "resting": {
+            wait.endpoint: rfc3339(until)
+            for wait in result.waits
+            if (until := wait.rests_until) and until > now
+        },
     }
 
 
@@ -263,15 +272,16 @@ def _show(result: PassResult) -> None:
     done = f"{result.delivered} delivered, {counted(result.dead, 'dead letter', 'dead letters')}"
     done += f", {result.gone} gone" if result.gone else ""
     due = _when(result.next_at) if result.next_at else ""
-    left = "left" if result.in_vain else "left for later"
+    in_vain = [wait for wait in result.waits if wait.is_in_vain]
+    left = "left" if in_vain else "left for later"
     line(f"{done}, {result.left} {left}{failed}{due}")
-    for name, why in result.in_vain.items():
-        wait = Wait(endpoint=name, count=1, why=Why(why))
-        line(f"Not sent to {name}: {wait.reason}. {wait.remedy}")
-    for name, at in result.resting.items():
-        if name not in result.in_vain:
-            wait = Wait(endpoint=name, count=1, why=Why.RESTS, at=at)
-            line(f"{name} {wait.reason}. The next delivery follows then")
+    for wait in result.waits:
+        if wait.is_in_vain:
+            line(f"Not sent to {wait.endpoint}: {wait.reason}. {wait.remedy}")
+        else:
+            line(f"{wait.endpoint} {wait.reason}. The next delivery follows then")
+    for text in open_lines(result.open):
+        line(text)
     for text in again_lines(result.dead, result.gone):
         line(text)
     if result.elsewhere:

@@ -13,7 +13,6 @@ from ..delivery import State
 from ..doctor.outbox import MOST_NAMED, UNSETTLED_FOR, Findings, examine
 from ..event import rfc3339
 from ..outlook import (
-    Why,
     again_lines,
     by_environment,
     dead_elsewhere_line,
@@ -58,29 +57,20 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
         found = context.outbox.intents()
         intents = [intent for intent in found if intent.environment == context.environment]
         findings = examine(context.outbox, context.settings, now)
-    judged = _judged(intents, context)
-    running = [
-        {"migration": intent.migration.name, "since": rfc3339(intent.staged_at)}
-        for intent, verdict in judged
-        if verdict.ending is Ending.OPEN
-    ]
-    unsettled = _unsettled_rows(judged)
+    unknown = open_document(_judged(intents, context))
     if is_json(output):
-        print_json({**_document(context, findings, unsettled), "under_way": running})
+        print_json({**_document(context, findings), **unknown})
     else:
-        _show(context, findings, unsettled, running)
+        _show(context, findings, unknown)
     if not findings.is_well:
         raise typer.Exit(FAILED)
 
 
-def _document(
-    context: Context, findings: Findings, unsettled: list[dict[str, str]]
-) -> dict[str, Any]:
+def _document(context: Context, findings: Findings) -> dict[str, Any]:
     summary, oldest_at = findings.summary, findings.summary.oldest_at
     stuck = {one.endpoint: f"{one.reason} ({one.count} waiting)" for one in findings.in_vain}
     if findings.old_intents:
         stuck["unsettled"] = _unsettled(findings)
-    resting = [wait for wait in findings.waits if wait.why in (Why.RESTS, Why.LIMITED)]
     return {
         "ok": findings.is_well,
         "outbox": context.where,
@@ -93,10 +83,10 @@ def _document(
         "oldest_at": rfc3339(oldest_at) if oldest_at else None,
         "oldest_age_s": round((findings.now - oldest_at).total_seconds(), 1) if oldest_at else None,
         "endpoints_off": {name: rfc3339(at) for name, at in findings.off.items()},
-        "endpoints_resting": {wait.endpoint: rfc3339(wait.at) for wait in resting if wait.at},
+        "endpoints_resting": {
+            wait.endpoint: rfc3339(until) for wait in findings.waits if (until := wait.rests_until)
+        },
         "waits": {one.endpoint: f"{one.reason} ({one.count} waiting)" for one in findings.waits},
-        "unsettled": len(unsettled),
-        "intents": unsettled,
         "unreadable": findings.unreadable,
         "from_the_future": findings.future,
         "unserved": {
@@ -111,12 +101,7 @@ def _unsettled(findings: Findings) -> str:
     return f"{findings.old_intents} for more than {length(UNSETTLED_FOR)}"
 
 
-def _show(
-    context: Context,
-    findings: Findings,
-    unsettled: list[dict[str, str]],
-    running: list[dict[str, str]],
-) -> None:
+def _show(context: Context, findings: Findings, unknown: dict[str, Any]) -> None:
     if not context.is_there:
         return
     summary = findings.summary
@@ -134,13 +119,16 @@ def _show(
             *([("elsewhere", listed(findings.others))] if findings.others else []),
             ("oldest", oldest),
             ("endpoints off", ", ".join(findings.off) or "-"),
-            ("unsettled", str(len(unsettled))),
-            *(("under way", f"{row['migration']} since {row['since']}") for row in running),
+            ("unsettled", str(unknown["unsettled"])),
+            *(
+                ("under way", f"{row['migration']} since {row['since']}")
+                for row in unknown["under_way"]
+            ),
         ]
     )
     for text in _lines(context, findings):
         line(text)
-    for row in unsettled:
+    for row in unknown["intents"]:
         line(f"  {row['event_id']}  {row['migration']} since {row['since']}: {row['why']}")
 
 
@@ -176,9 +164,9 @@ def _lines(context: Context, findings: Findings) -> list[str]:
     return lines
 
 
-def _unsettled_rows(judged: Judged) -> list[dict[str, str]]:
-    """The migrations whose end was not reported yet, since when, and why; not those under way."""
-    return [
+def open_document(judged: Judged) -> dict[str, Any]:
+    """The migrations whose end is not known yet, since when and why, as JSON has them."""
+    unsettled = [
         {
             "event_id": intent.event_id,
             "migration": intent.migration.name,
@@ -191,6 +179,26 @@ def _unsettled_rows(judged: Judged) -> list[dict[str, str]]:
         for intent, verdict in judged
         if verdict.ending is not Ending.OPEN
     ]
+    under_way = [
+        {"migration": intent.migration.name, "since": rfc3339(intent.staged_at)}
+        for intent, verdict in judged
+        if verdict.ending is Ending.OPEN
+    ]
+    return {"unsettled": len(unsettled), "intents": unsettled, "under_way": under_way}
+
+
+def open_lines(judged: Judged) -> list[str]:
+    """The same, in a line each: those under way, and those that are not settled."""
+    under_way = [
+        f"{intent.migration.name} since {rfc3339(intent.staged_at)}"
+        for intent, verdict in judged
+        if verdict.ending is Ending.OPEN
+    ]
+    unsettled = [one for one in judged if one[1].ending is not Ending.OPEN]
+    lines = [f"Under way: {', '.join(under_way)}. Its end is reported later"] if under_way else []
+    if unsettled:
+        lines.append(f"Not settled: {described(unsettled)}. Show them: {shown('status')}")
+    return lines
 
 
 def _judged(intents: Sequence[Intent], context: Context) -> Judged:

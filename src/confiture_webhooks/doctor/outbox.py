@@ -100,7 +100,6 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
         waits=outlook(
             {**dict.fromkeys(off, 0), **summary.undelivered},
             configured=settings.recorded,
-            faulty=[endpoint.name for endpoint in settings.faulty],
             standing=standing,
             due=due,
             oldest=summary.oldest,

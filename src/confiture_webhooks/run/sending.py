@@ -163,8 +163,7 @@ class Sending:
         now = datetime.now(UTC)
         waits = outlook(
             summary.undelivered,
-            configured=self._settings.endpoints,
-            faulty=[endpoint.name for endpoint in self._settings.faulty],
+            configured=self._settings.recorded,
             standing=outbox.standing(environment),
             oldest=summary.oldest,
             now=now,
