@@ -68,6 +68,7 @@ def test_a_pipe_gets_columns_and_a_terminal_a_frame(operated: Project) -> None:
     assert head.split()[:3] == ["ID", "EVENT", "MIGRATION"]
     assert [row.split()[0] for row in rows] == ["dlv_0", "dlv_1", "dlv_2", "dlv_3"]
     assert piped.stdout.isascii()
+    assert max(map(len, piped.stdout.splitlines())) <= 140
     wide = {"COLUMNS": "240"}
     code, shown = on_terminal(operated, "webhooks", "list", "--limit", "2", env=wide)
     assert code == 0

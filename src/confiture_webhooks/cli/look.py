@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -94,19 +95,6 @@ def _ids(one: Delivery) -> tuple[str, str, str]:
 
 
 LIMIT = 100
-_COLUMNS = {
-    "id": "id",
-    "event": "event_type",
-    "migration": "migration_name",
-    "endpoint": "endpoint",
-    "environment": "environment",
-    "state": "state",
-    "attempts": "attempts",
-    "last answer": "last_answer",
-    "created": "created_at",
-    "next attempt": "next_attempt_at",
-    "trace": "correlation_id",
-}
 
 
 def document(row: Row, rests_until: datetime | None = None) -> dict[str, Any]:
@@ -151,12 +139,34 @@ def _rests(context: Context, rows: Sequence[Row]) -> dict[str, datetime]:
     }
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    shown = {**row, "environment": shown_environment(row["environment"])}
-    if "rests_until" in row:
-        shown["next_attempt_at"] = f"rests until {row['rests_until']}"
-    values = [shown[key] for key in _COLUMNS.values()]
-    return ["-" if value in (None, "") else str(value) for value in values]
+_COLUMNS = (
+    *("id", "event", "migration", "endpoint", "environment", "state", "tries", "answer"),
+    *("created", "next attempt", "trace"),
+)
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """A row of the list: beginnings of ids, and whole seconds."""
+    rests = "rests until " if "rests_until" in row else ""
+    next_at = row.get("rests_until") or row["next_attempt_at"]
+    cells = {
+        "id": row["id"][: len("dlv_") + SHORTEST],
+        "event": row["event_type"],
+        "migration": row["migration_name"],
+        "endpoint": row["endpoint"],
+        "environment": shown_environment(row["environment"]),
+        "state": row["state"],
+        "tries": str(row["attempts"]),
+        "answer": row["last_answer"],
+        "created": _to_second(row["created_at"]),
+        "next attempt": next_at and rests + _to_second(next_at),
+        "trace": row["correlation_id"][:SHORTEST],
+    }
+    return {name: str(cells[name] or "-") for name in _COLUMNS}
+
+
+def _to_second(instant: str) -> str:
+    return re.sub(r"\.\d+", "", instant)
 
 
 def check_endpoint(context: Context, name: str | None) -> None:
@@ -196,6 +206,10 @@ def list_deliveries(
 ) -> None:
     """List the outbox's deliveries, newest first, of every environment.
 
+    PROCESS:
+      Ids and traces are shown by their beginnings, which every command takes; `show` and
+      --format json have them whole. A column in which nothing stands is left out.
+
     EXAMPLES:
       confiture webhooks list --state dead_letter --since 7d
         ↳ The dead letters of this week
@@ -234,7 +248,9 @@ def list_deliveries(
     if is_json(output):
         print_json({"ok": True, "outbox": context.where, "deliveries": rows})
         return
-    print_table([*_COLUMNS], map(_cells, rows))
+    cells = list(map(_cells, rows))
+    columns = [name for name in _COLUMNS if not rows or {row[name] for row in cells} != {"-"}]
+    print_table(columns, ([row[name] for name in columns] for row in cells))
     if len(rows) == limit:
         say(f"The newest are listed, at most {limit}; --limit lists more")
 
