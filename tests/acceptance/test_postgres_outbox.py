@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from confiture_webhooks.receiver import LocalReceiver
+from passage import Passage
 
 TABLE = "CREATE TABLE a (id int)"
 DEFERRED = """
@@ -106,6 +107,34 @@ def test_a_success_goes_with_the_migrations_transaction(
     assert {what for what, _ in seen} == {"released", "tb_confiture"}
     assert len({xid for _, xid in seen}) == 1, seen
     assert stored(project.database_url)[-1] == (kind, "delivered")
+
+
+@pytest.mark.parametrize("endpoints", [1, 3])
+def test_one_statement_is_added_to_a_migrations_transaction(
+    project: Any, receiver: Any, endpoints: int
+) -> None:
+    """Before the COMMIT comes one message: a savepoint, one statement, and the savepoint's end."""
+    seen: list[bytes] = []
+
+    def note(data: bytes) -> bytes:
+        seen.append(data)
+        return data
+
+    for number in (1, 2):
+        project.migration(f"00{number}", "a", up="SELECT 'the last'", down="SELECT 1")
+    with Passage(project.database_url, note) as way:
+        project.database_url = way.dsn
+        named = [{"name": f"a{number}", "url": receiver.url} for number in range(endpoints)]
+        project.environment_file(webhooks={"outbox": "postgres", "endpoints": named})
+        done = project.confiture("migrate", "up")
+    assert done.returncode == 0, done.stderr
+    assert events(receiver) == ["migration_success"] * 2 * endpoints
+    windows = [part.partition(b"COMMIT")[0] for part in b"".join(seen).split(b"'the last'")[1:]]
+    assert len(windows) == 2
+    for window in windows:
+        [ours] = [one for one in window.split(b"\0") if b"confiture_webhooks" in one]
+        statements = ours[ours.index(b"SAVEPOINT") :].split(b";\n")
+        assert [one.split()[0] for one in statements] == [b"SAVEPOINT", b"SELECT", b"RELEASE"]
 
 
 def test_a_failure_is_told_over_the_plugins_own_connection(project: Any, receiver: Any) -> None:

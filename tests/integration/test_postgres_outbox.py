@@ -438,6 +438,20 @@ def test_a_newer_outbox_is_refused(outbox: PostgresOutbox, outbox_database: str)
             )
 
 
+def test_an_older_outbox_is_brought_forward(
+    opened: Callable[[], PostgresOutbox], outbox_database: str
+) -> None:
+    """One of the version before the function that releases gets it, and keeps what it holds."""
+    with closing(opened()) as outbox:
+        release(outbox, 1)
+    with psycopg.connect(outbox_database, autocommit=True) as admin:
+        admin.execute("DROP FUNCTION confiture_webhooks.release")
+        admin.execute("UPDATE confiture_webhooks.outbox_version SET version = 2")
+    with closing(PostgresOutbox(outbox_database)) as outbox:
+        release(outbox, 2)
+        assert len(outbox.deliveries()) == 2
+
+
 def test_two_that_find_no_outbox_make_one(database: str) -> None:
     """Several first runs at once all end up with the same outbox."""
     assert not has_outbox(database)

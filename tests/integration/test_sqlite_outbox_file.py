@@ -100,7 +100,9 @@ def test_an_older_file_is_brought_forward(
     """A file of an earlier version gets the later migrations and keeps what it holds."""
     filled(outbox_path)
     later = schema.VERSION + 1
-    monkeypatch.setattr(schema, "LATER", ("ALTER TABLE intents ADD COLUMN note TEXT",))
+    monkeypatch.setattr(
+        schema, "LATER", (*schema.LATER, "ALTER TABLE intents ADD COLUMN note TEXT")
+    )
     monkeypatch.setattr(schema, "VERSION", later)
     with closing(SqliteOutbox(outbox_path)) as outbox:
         assert len(outbox.deliveries()) == 1

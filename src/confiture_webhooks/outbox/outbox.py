@@ -149,21 +149,27 @@ class Outbox:
         self._store.write(*self._releasing(event_id, deliveries))
 
     def _releasing(self, event_id: str, deliveries: Sequence[Delivery]) -> list[Step]:
+        head, each = self._release_values(event_id, deliveries)
+        steps: list[Step] = [("mark_released", head), ("unstage", head)]
+        for values in each:
+            steps += [("add_delivery", values), ("add_body", values)]
+            if head["holder"]:
+                steps.append(("end_leases", values))
+        return steps
+
+    def _release_values(
+        self, event_id: str, deliveries: Sequence[Delivery]
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The values of a release, and with them those of each of its deliveries."""
         environment = deliveries[0].environment if deliveries else self.environment
-        values = {
+        head = {
             "event_id": rows.text(event_id),
             "environment": rows.environment(environment),
             "released_at": rows.instant(datetime.now(UTC)),
             "token": os.urandom(8).hex(),
             "holder": self._killed.get(event_id),
         }
-        steps: list[Step] = [("mark_released", values), ("unstage", values)]
-        for delivery in deliveries:
-            stored = values | rows.delivery_values(delivery)
-            steps += [("add_delivery", stored), ("add_body", stored)]
-            if values["holder"]:
-                steps.append(("end_leases", stored))
-        return [*steps, NEWS] if deliveries else steps
+        return head, [head | rows.delivery_values(one) for one in deliveries]
 
     def intents_on(self, _connection: Any, /) -> Sequence[Intent] | None:
         """The intents over a connection; ``None``: not possible there."""

@@ -7,8 +7,9 @@ the latest of them, and leaves their deliveries to be sent again, with the same 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
@@ -37,38 +38,79 @@ from .values import Intent
 
 SCHEMA = "confiture_webhooks"
 TABLES = ("intents", "released", "deliveries", "bodies", "attempts", "endpoints")
+_RELEASE = f"{SCHEMA}.release(json, text)"
 _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
 _VERSION = f"SELECT version FROM {SCHEMA}.outbox_version"
 _OF_PGMQ = f"SELECT pg_catalog.to_regclass('{SCHEMA}.schema_version') IS NOT NULL AS is_there"
-_NOTIFY = f"SELECT pg_catalog.pg_notify('{SCHEMA}', :payload)"
-_NEWS = _NOTIFY.replace(":payload", "''")
+_OWN = {
+    "notify": f"SELECT pg_catalog.pg_notify('{SCHEMA}', :payload)",
+    "news": f"SELECT pg_catalog.pg_notify('{SCHEMA}', '')",
+    "release": f"SELECT {SCHEMA}.release(:given, :wait)",
+}
 _MISSING = (errors.UndefinedTable, errors.InvalidSchemaName)
-_PATIENCE = {"lock_timeout": "200ms", "statement_timeout": "2s"}
-"""How long a statement in a migration's transaction may wait, or take."""
+_HURRY = "200ms"
+"""How long a statement in a migration's transaction may wait for a lock."""
+_PATIENCE = "500ms"
+"""The same over its connection while that is idle."""
+_REHEARSAL = '{"event_id": "", "deliveries": [{}]}'
+"""A release that changes nothing: the server has all of it planned and at hand afterwards."""
 
 
-def _having(values: Mapping[str, str]) -> str:
-    calls = (f"pg_catalog.set_config('{name}', {to}, true)" for name, to in values.items())
-    return f"SELECT {', '.join(calls)}"
+def _fitted(name: str, values: str) -> str:
+    """The statement *name*, a part of ``release``, with the fields of *values* in it."""
+    text = schema.queries()[name].replace("main.", f"{SCHEMA}.")
+    text = text.replace(":body", f"decode({values}.body, 'hex')")
+    return re.sub(r"(?<!:):(\w+)", rf"{values}.\1", text)
 
 
-_OWN = ", ".join(f"pg_catalog.current_setting('{one}') AS {one}" for one in _PATIENCE)
-_KEEP = (
-    f"DECLARE {SCHEMA} NO SCROLL CURSOR FOR {_having({one: f'own.{one}' for one in _PATIENCE})} "
-    f"FROM (SELECT {_OWN} OFFSET 0) own "
-    "CROSS JOIN LATERAL pg_catalog.generate_series(0, pg_catalog.length(own.lock_timeout))"
-)
-"""A cursor that reads the transaction's own settings at its first row, and has them at each."""
-_NEXT = f"FETCH {SCHEMA}"
-_HURRY = _having({one: f"'{value}'" for one, value in _PATIENCE.items()})
+def _release() -> str:
+    """The function that releases an event: one statement, planned once for a session.
+
+    Its settings end with it, so that a migration's transaction keeps its own.
+    """
+    return f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.release(given json, wait text) RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog SET lock_timeout = 0 SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+AS $release$
+DECLARE
+    head record;
+    one record;
+BEGIN
+    PERFORM set_config('lock_timeout', wait, true);
+    SELECT * INTO head FROM json_to_record(given) AS head (
+        event_id text, environment text, released_at bigint, token text, holder text,
+        deliveries json
+    );
+    IF head.event_id <> '' THEN
+        {_fitted("mark_released", "head")};
+    END IF;
+    {_fitted("unstage", "head")};
+    FOR one IN SELECT * FROM json_to_recordset(head.deliveries) AS one (
+        id text, event_id text, event_type text, endpoint text, environment text,
+        content_type text, traceparent text, tracestate text, correlation_id text,
+        created_at bigint, migration_version text, migration_name text, body text, token text,
+        holder text
+    ) LOOP
+        {_fitted("add_delivery", "one")};
+        {_fitted("add_body", "one")};
+        IF FOUND THEN
+            PERFORM pg_notify('{SCHEMA}', '');
+        END IF;
+        IF one.holder IS NOT NULL THEN
+            {_fitted("end_leases", "one")};
+        END IF;
+    END LOOP;
+END
+$release$"""
 
 
 @cache
 def statement(name: str) -> str:
     """The statement *name* in PostgreSQL's dialect; ``list <filters>`` has its filters in it."""
     name, _, filters = name.partition(" ")
-    text = {"news": _NEWS, "notify": _NOTIFY}.get(name) or schema.queries()[name]
+    text = _OWN.get(name) or schema.queries()[name]
     text = text.replace("{filters}", filters).replace("main.", f"{SCHEMA}.")
     return re.sub(r"(?<!:):(\w+)", r"%(\1)s", text)
 
@@ -121,7 +163,8 @@ class PostgresOutbox(Outbox):
 
     def __init__(self, dsn: str, *, connects: bool = True) -> None:
         super().__init__(PostgresStore(dsn))
-        self._is_known = False
+        self._near: psycopg.Connection[Any] | None = None
+        """Another's connection that is known to be to this database."""
         if connects:
             with self._store.session.lent():
                 pass
@@ -131,42 +174,57 @@ class PostgresOutbox(Outbox):
         """Whether the outbox was not there before."""
         return self._store.has_made
 
+    def _releasing(
+        self, event_id: str, deliveries: Sequence[Delivery], *, wait: str = "2s"
+    ) -> list[Step]:
+        head, each = self._release_values(event_id, deliveries)
+        given = json.dumps({**head, "deliveries": each}, ensure_ascii=False, default=bytes.hex)
+        return [("release", {"given": given, "wait": wait})]
+
     def stage_on(self, connection: psycopg.Connection[Any], intent: Intent, /) -> bool:
         """Stage over *connection*, if it is idle in this database."""
         if connection.info.transaction_status != TransactionStatus.IDLE:
             return False
-        return self._asked_on(connection, [self._staging(intent)]) is not None
+        return self._asked_on(connection, self._staging(intent)) is not None
 
     def intents_on(self, connection: psycopg.Connection[Any], /) -> Sequence[Intent] | None:
         """The intents over *connection*; ``None``: not possible there."""
-        answers = self._asked_on(connection, [("intents", {})])
-        if answers is None:
+        found = self._asked_on(connection, ("intents", {}), keeps=False)
+        if found is None:
             return None
-        return [one for one in self._understood(answers[0]) if isinstance(one, Intent)]
+        return [one for one in self._understood(found) if isinstance(one, Intent)]
 
     def release_on(
         self, connection: psycopg.Connection[Any], event_id: str, deliveries: Sequence[Delivery], /
     ) -> bool:
         """Release over *connection*, if it is to this database. Never raises OutboxError."""
-        return self._asked_on(connection, self._releasing(event_id, deliveries)) is not None
+        [step] = self._releasing(event_id, deliveries, wait=_HURRY)
+        return self._asked_on(connection, step) is not None
 
     def _asked_on(
-        self, connection: psycopg.Connection[Any], steps: Sequence[Step]
-    ) -> list[Any] | None:
-        """What *steps* answer over another's *connection*; ``None``: nothing was done there."""
+        self, connection: psycopg.Connection[Any], step: Step, *, keeps: bool = True
+    ) -> Any:
+        """What *step* answers over another's *connection*; ``None``: nothing was done there.
+
+        Unless it *keeps* what it did, it is a question.
+        """
         with suppress(psycopg.Error, OutboxError):
-            if not is_at(self._store.session.dsn, connection.info):
-                return None
             status = connection.info.transaction_status
+            if self._near is not connection:
+                if not is_at(self._store.session.dsn, connection.info):
+                    return None
+                if status == TransactionStatus.IDLE:
+                    with _committing(connection):
+                        prepare(connection, self.where, wait="2s")
+                        rehearsed = ("release", {"given": _REHEARSAL, "wait": _PATIENCE})
+                        ask(connection, settings(), *_composed(connection, [rehearsed]))
+                    self._near = connection
             if status == TransactionStatus.IDLE:
                 with _committing(connection):
-                    if not self._is_known:
-                        prepare(connection, self.where, wait="2s")
-                        self._is_known = True
-                    beginning = settings(synchronous_commit="on")
-                    return ask(connection, beginning, *_composed(connection, steps))[2:]
+                    beginning = settings(synchronous_commit="on", lock_timeout=_PATIENCE)
+                    return ask(connection, beginning, *_composed(connection, [step]))[-1]
             if status == TransactionStatus.INTRANS:
-                return _within(connection, steps)
+                return _within(connection, step, keeps=keeps)
         return None
 
     def listen(
@@ -192,20 +250,22 @@ def _committing(connection: psycopg.Connection[Any]) -> Iterator[None]:
             connection.autocommit = was
 
 
-def _within(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> list[Any]:
-    """What *steps* answer in a savepoint of the transaction that is open: one round trip.
+def _within(connection: psycopg.Connection[Any], step: Step, *, keeps: bool) -> Any:
+    """What *step* answers in a savepoint of the transaction that is open: one round trip.
 
     It waits for no lock for long. The transaction's own settings are back when it returns.
     """
     saved, released = f"SAVEPOINT {SCHEMA}", f"RELEASE SAVEPOINT {SCHEMA}"
-    composed = _composed(connection, steps)
+    undone = f"ROLLBACK TO {saved}"
+    [composed] = _composed(connection, [step])
     try:
-        hurried = [saved, _KEEP, _NEXT, _HURRY]
-        answers = ask(connection, *hurried, *composed, _NEXT, f"CLOSE {SCHEMA}", released)
-        return answers[len(hurried) : -3]
+        if keeps:
+            return ask(connection, saved, composed, released)[1]
+        hurry = f"SELECT pg_catalog.set_config('lock_timeout', '{_HURRY}', true)"
+        return ask(connection, saved, hurry, composed, undone, released)[2]
     except psycopg.Error:
         if connection.pgconn.transaction_status == TransactionStatus.INERROR:
-            ask(connection, f"ROLLBACK TO {saved}", released)
+            ask(connection, undone, released)
         raise
 
 
@@ -242,7 +302,9 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
             f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK})",
             *([f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}", _VERSION_TABLE] if had == 0 else []),
             *schema.statements("postgres", had),
-            *(_FITTINGS if had == 0 else ()),
+            *_FITTINGS,
+            _release(),
+            f"REVOKE ALL ON FUNCTION {_RELEASE} FROM PUBLIC",
             f"UPDATE {SCHEMA}.outbox_version SET version = {schema.VERSION}",
         )
     except (errors.DuplicateTable, errors.DuplicateObject):
@@ -298,6 +360,7 @@ def grants(role: str, environment: str | None = None) -> list[str]:
         f"GRANT {_ON_DELIVERIES} ON {SCHEMA}.deliveries TO {name};",
         f"GRANT SELECT, INSERT, DELETE ON {SCHEMA}.released TO {name};",
         f"GRANT SELECT, INSERT ON {SCHEMA}.bodies, {SCHEMA}.attempts TO {name};",
+        f"GRANT EXECUTE ON FUNCTION {_RELEASE} TO {name};",
     ]
     for table, rule in rules.items():
         place = f"ON {SCHEMA}.{table}"

@@ -4,6 +4,9 @@
 -- Instants and durations are whole microseconds (since 1970, UTC): no session setting changes
 -- how they read. An environment without a name is the empty text.
 
+-- Of a release: mark_released, unstage, add_delivery, add_body and end_leases are also PostgreSQL's
+-- function `release`, so a change of them is a new version of the schema.
+
 -- name: stage
 INSERT INTO main.intents (event_id, environment, staged_at, intent)
 SELECT :event_id, :environment, :staged_at, :intent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from json import dumps, loads
 from typing import Any, cast, get_type_hints
@@ -42,6 +42,10 @@ def text(value: str) -> str:
     return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
+def _text_of(value: str | None) -> str | None:
+    return None if value is None else text(value)
+
+
 def environment(name: str | None) -> str:
     """An environment's name as stored: the empty text for none."""
     return text(name or "")
@@ -49,13 +53,20 @@ def environment(name: str | None) -> str:
 
 def delivery_values(delivery: Delivery) -> dict[str, Any]:
     """*delivery* as values of ``add_delivery`` and ``add_body``."""
-    values = asdict(delivery)
-    values |= values.pop("trace")
-    values = {key: text(one) if isinstance(one, str) else one for key, one in values.items()}
-    return values | {
+    return {
+        "id": text(delivery.id),
+        "event_id": text(delivery.event_id),
         "event_type": delivery.event_type.value,
+        "endpoint": text(delivery.endpoint),
         "environment": environment(delivery.environment),
+        "content_type": text(delivery.content_type),
+        "traceparent": text(delivery.trace.traceparent),
+        "tracestate": _text_of(delivery.trace.tracestate),
+        "correlation_id": text(delivery.correlation_id),
         "created_at": instant(delivery.created_at),
+        "migration_version": _text_of(delivery.migration_version),
+        "migration_name": _text_of(delivery.migration_name),
+        "body": delivery.body,
     }
 
 

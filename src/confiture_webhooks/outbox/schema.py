@@ -21,8 +21,11 @@ DIALECTS = {
         "ids": 'COLLATE "C"',
     },
 }
-LATER: tuple[str, ...] = ()
-"""The statements, separated by semicolons, that lead from each version to the next."""
+LATER: tuple[str, ...] = ("",)
+"""The statements, separated by semicolons, that lead from each version to the next.
+
+To 3: PostgreSQL has its function ``release``, which is made anew with each version.
+"""
 VERSION = FIRST + len(LATER)
 
 
