@@ -265,6 +265,58 @@ def test_abort_ends_an_attempt_on_a_kept_connection(transport: HttpTransport, ha
     assert_soon(lambda: own_threads() == [])
 
 
+def test_where_an_answer_came_just_now_an_attempt_needs_no_thread(
+    transport: HttpTransport, hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first of several attempts at an address runs on a thread of its own."""
+    started: list[str] = []
+    start = threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        started.append(thread.name)
+        start(thread)
+
+    url = hang.peer(answers(OK, OK, OK))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", noted)
+        for _ in range(3):
+            assert transport.send(request(url), timeout=LONG).status_code == 200
+    assert started.count("webhooks-bounded") == 1
+
+
+AFTER_AN_ANSWER: dict[str, tuple[Callable[[Talk], object], str]] = {
+    "no answer": (Talk.hang, "timeout"),
+    "half a status line": (starts_with(b"HTTP/1.1 200 O", Talk.hang), "too_slow"),
+    "status line drips": (
+        starts_with(b"HTTP/1.1 200 ", lambda talk: talk.drip(b"x")),
+        "too_slow",
+    ),
+}
+
+
+@pytest.mark.parametrize("place", AFTER_AN_ANSWER)
+@pytest.mark.parametrize("is_aborted", [False, True], ids=["time is up", "aborted"])
+def test_an_attempt_after_an_answer_ends_in_time(
+    transport: HttpTransport, hang: Hang, place: str, *, is_aborted: bool
+) -> None:
+    """An attempt on the caller's own thread ends as one on another: in time, and on abort."""
+    behave, error_type = AFTER_AN_ANSWER[place]
+
+    def first_answer(talk: Talk) -> None:
+        talk.read()
+        talk.sock.sendall(OK)
+        behave(talk)
+
+    url = hang.peer(first_answer)
+    transport.send(request(url), timeout=LONG)
+    if is_aborted:
+        threading.Timer(0.1, transport.abort).start()
+    began = time.monotonic()
+    with pytest.raises(TransportError, match=f"^{CUT if is_aborted else error_type}$"):
+        transport.send(request(url), timeout=LONG if is_aborted else SHORT)
+    assert time.monotonic() - began < BOUND_S
+
+
 def test_a_reset_before_the_handshake_leaves_no_socket(
     transport: HttpTransport, hang: Hang, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,8 +25,9 @@ SPARE_THREADS = 2
 class HttpTransport:
     """Sends webhooks with ``requests``, one kept session per endpoint.
 
-    Every attempt runs in a daemon thread with the caller's context: the caller gets an
-    answer in time even where nothing can interrupt what the thread is waiting for.
+    An attempt runs in a daemon thread with the caller's context: the caller gets an answer in
+    time even where nothing can interrupt what the thread is waiting for. At an address that has
+    just answered, every wait is a socket's, which ends in time: there it needs no thread.
     Proxies and trusted certificates come from the environment, as with ``requests``; it is
     looked at once a second. *on_answer* gets the endpoint and the beginning of each answer's body.
     """
@@ -50,7 +52,10 @@ class HttpTransport:
                 self._leave(session, exchange, error_type)
 
         try:
-            bounded(attempt, exchange.left(), cut=exchange.cut)
+            if session.has_answered(request):
+                contextvars.copy_context().run(attempt)
+            else:
+                bounded(attempt, exchange.left(), cut=exchange.cut)
         except TimeoutError:  # no time was left to begin
             self._leave(session, exchange, "timeout")
         except NoThreadError:

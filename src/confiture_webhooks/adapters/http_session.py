@@ -67,6 +67,8 @@ class EndpointSession(requests.Session):
         self.under_way: set[Exchange] = set()
         """Its attempts under way."""
         self._way: tuple[object, Way] | None = None
+        self._answered: Way | None = None
+        """The way over which the latest attempt was answered, without a proxy."""
         self.adapters.clear()
         # For every scheme, so that a wrong one is also refused where its text stays inside.
         self.mount("", _CleanAdapter(pool_connections=2, pool_maxsize=MOST_KEPT))
@@ -84,13 +86,20 @@ class EndpointSession(requests.Session):
                 _check_proxy(way.proxy, exchange)
                 _check_networks(way.url, exchange)
             self.send(_prepare(request, way.url), timeout=exchange.left(), **way.settings)
-        except NoAnswer as error:
-            return type(error).__name__
         except Exception as error:  # noqa: BLE001  (its text may hold the address)
-            return _error_type(exchange, error)
+            self._answered = None
+            is_known = isinstance(error, NoAnswer)
+            return type(error).__name__ if is_known else _error_type(exchange, error)
         finally:
             _drain(exchange)
+        self._answered = None if way.proxy else way
         return None
+
+    def has_answered(self, request: Request) -> bool:
+        """Whether the latest attempt went the way of *request*, just now, and had an answer."""
+        way = self._answered
+        known = (request.url, request.tls), way
+        return way is not None and way.is_recent and self._way == known
 
     def way(self, request: Request) -> Way:
         """The way to *request*'s address; connections over another one are closed.
