@@ -180,6 +180,21 @@ def test_a_retry_of_a_wrong_clock_is_due(outbox: Outbox) -> None:
 
 
 @pytest.mark.survived("A clock that was ahead by days", "kept")
+def test_a_retry_after_an_attempt_in_the_future_is_due(outbox: Outbox) -> None:
+    """However short its wait: a clock an hour ahead, well within the policy, wrote both."""
+    release(outbox, 1)
+    finish(outbox, retry(NOW + A_SECOND))
+    release(outbox, 2)
+    [claim] = outbox.claim("a", environment="production", now=NOW, lease=LEASE)
+    tried = replace(attempt(), started_at=NOW + AN_HOUR)
+    outbox.record(claim, tried, retry(NOW + AN_HOUR + A_SECOND))
+    now = NOW + A_SECOND / 2
+    assert outbox.next_due_at("a", "production", now=now, max_wait=MAX_WAIT) == now
+    assert claim_ids(outbox, now=now, max_wait=MAX_WAIT) == ["dlv_a_2"]
+    assert claim_ids(outbox, now=now, max_wait=MAX_WAIT) == []  # its lease is believed
+
+
+@pytest.mark.survived("A clock that was ahead by days", "kept")
 def test_a_lease_of_a_wrong_clock_is_over(outbox: Outbox) -> None:
     """A worker that took it three days ahead holds it no longer than the policy allows."""
     release(outbox, 1)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -312,6 +313,22 @@ def test_the_printed_grants_are_enough(role: tuple[str, str], database: str) -> 
             migrating.execute("SELECT 1")
             assert outbox.release_on(migrating, event_id(9), [delivery(9)])
         assert outbox.deliveries()[0].delivery.id == "dlv_a_9"
+
+
+@pytest.mark.survived("A clock that was ahead by days", "kept")
+def test_a_clock_that_is_ahead_forgets_nothing(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was delivered just now is not old because this machine's clock is 40 days ahead."""
+    with closing(PostgresOutbox(database)) as outbox:
+        release(outbox, 1)
+        now = datetime.now(UTC)
+        outbox.record(claim_one(outbox), replace(attempt(), started_at=now), DELIVERED)
+        ahead = now + timedelta(days=40)
+        with monkeypatch.context() as wrong:
+            wrong.setattr(schema, "datetime", SimpleNamespace(now=lambda _: ahead))
+            assert outbox.prune(before=ahead - timedelta(days=30), keep=100) == 0
+        assert outbox.prune(before=ahead - timedelta(days=30), keep=100) == 1
 
 
 def test_no_printed_grant_is_too_much(role: tuple[str, str], database: str) -> None:

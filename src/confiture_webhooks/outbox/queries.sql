@@ -53,13 +53,21 @@ WHERE endpoint = :endpoint AND environment = :environment AND correlation_id = :
 SELECT endpoint, off_since, rests_until FROM main.endpoints
 WHERE environment = :environment AND (:endpoint = '' OR endpoint = :endpoint) ORDER BY endpoint
 
+-- When the attempt began that a retry waits for.
+-- name: tried
+(
+    SELECT tried.started_at FROM main.attempts AS tried
+    WHERE tried.seq = deliveries.seq AND tried.number = deliveries.attempts
+      AND deliveries.state = 'pending'
+)
+
 -- name: first_waiting
-SELECT wakes_at FROM main.deliveries
+SELECT wakes_at, {tried} AS tried_at FROM main.deliveries
 WHERE endpoint = :endpoint AND environment = :environment AND wakes_at IS NOT NULL
 ORDER BY wakes_at LIMIT 1
 
 -- name: last_waiting
-SELECT wakes_at FROM main.deliveries
+SELECT wakes_at, {tried} AS tried_at FROM main.deliveries
 WHERE endpoint = :endpoint AND environment = :environment AND wakes_at IS NOT NULL
 ORDER BY wakes_at DESC LIMIT 1
 
@@ -73,7 +81,8 @@ UPDATE main.deliveries SET is_ready = 1, wakes_at = NULL WHERE seq IN (
 -- name: make_unbelievable_ready
 UPDATE main.deliveries SET is_ready = 1, wakes_at = NULL WHERE seq IN (
     SELECT seq FROM main.deliveries
-    WHERE endpoint = :endpoint AND environment = :environment AND wakes_at > :horizon
+    WHERE endpoint = :endpoint AND environment = :environment AND wakes_at IS NOT NULL
+      AND (wakes_at > :horizon OR {tried} > :believed)
     ORDER BY wakes_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 
@@ -224,6 +233,10 @@ WHERE id = :id AND {free}
 -- name: discard
 DELETE FROM main.deliveries
 WHERE id = :id AND {free}
+
+-- PostgreSQL's own: SQLite has no clock but this machine's.
+-- name: clock
+SELECT CAST(extract(epoch FROM statement_timestamp()) * 1000000 AS bigint) AS now
 
 -- name: newest_surplus
 SELECT finished_at, seq FROM main.deliveries

@@ -68,6 +68,6 @@ def queries() -> dict[str, str]:
         name: re.sub(r"^--.*\n?|^\n", "", body.strip(), flags=re.MULTILINE).rstrip()
         for name, body in zip(parts[::2], parts[1::2], strict=True)
     }
-    for part in ("heads", "free"):
+    for part in ("heads", "free", "tried"):
         found = {name: text.replace(f"{{{part}}}", found[part]) for name, text in found.items()}
     return found
