@@ -176,6 +176,7 @@ FAULTS = {
         "A configuration that changes under a worker, to a wrong one too": "kept",
         "Hook files that raise, exit, hang or print without end": "unharmed kept said",
         "A hook that changes the working directory": "unharmed",
+        "A hook file that replaces parts of the standard library": "unharmed said",
         "A fault of our own code": "unharmed said",
     },
     "Secrets and strangers": {

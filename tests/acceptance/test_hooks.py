@@ -429,3 +429,23 @@ def test_a_hook_that_changes_the_directory_changes_its_own(hooked: Any, where: s
     done = project.confiture("migrate", "up")
     assert done.returncode == 0, done.stderr
     assert "in /" in done.stderr
+
+
+@pytest.mark.survived("A hook file that replaces parts of the standard library", "unharmed", "said")
+@pytest.mark.parametrize(
+    "replaced",
+    ["socket.socket", "select.epoll", "threading.Thread.start", "time.sleep", "json.dumps"],
+)
+def test_what_a_hook_file_replaces_is_put_back(hooked: Any, receiver: Any, replaced: str) -> None:
+    """The migrations commit, every webhook is sent, and one line names what was replaced."""
+    module = replaced.partition(".")[0]
+    call = "@register_hook('post_execute')\ndef f(c): print('hooked', c.migration_name)\n"
+    project = hooked(a=f"{HEAD}import {module}\n{replaced} = None\n{call}")
+    for version in ("002", "003"):
+        project.migration(version, "b", up="SELECT pg_sleep(0.2)", down="SELECT 1")
+    done = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(receiver.requests) == 3
+    assert done.stderr.count("hooked ") == 3
+    name = ".".join(replaced.split(".")[-2:])
+    assert f"confiture_hooks.a replaced {name}. That is put back" in done.stderr

@@ -24,7 +24,7 @@ from ..event import Direction, EventType, body
 from ..formats import JSON
 from ..hooks import Hook, HookContext, MigrationFailed
 from ..terminal import counted, say
-from .hook_thread import HookThread, OutputGuard, end_left_behind
+from .hook_thread import HookThread, LibraryGuard, OutputGuard, end_left_behind
 from .migration import Migration, new_event_id
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ CORRELATION_ID = "CORRELATION_ID"
 """The variable hook files read the run's id from."""
 TIMEOUT = "timeout"
 _ENDED = {Direction.UP: "post_execute", Direction.DOWN: "post_rollback"}
+SHOWN = 3
 LARGEST = 1024 * 1024
 """Bytes of a payload, at most."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -88,6 +89,7 @@ class HookRunner:
         self._guard = threading.Lock()
         self._is_over = threading.Event()
         self._output = OutputGuard()
+        self._library = LibraryGuard()
         self._set_variable = False
         self._thread = threading.Thread(target=self._work, name="webhooks-hooks", daemon=True)
         self._sources: Sequence[HookSource] = ()
@@ -170,7 +172,7 @@ class HookRunner:
         loaded: list[Hook] = []
         timeout = self._settings.hook_timeout
         thread = HookThread(lambda: loaded.extend(source.load()))
-        is_ended = thread.ends_within(timeout, self._is_over)
+        is_ended = self._ends(thread, source.module)
         if not self._is_over.is_set():
             self._output.restore()
         if not is_ended:
@@ -197,6 +199,17 @@ class HookRunner:
             reason=f"{fault.args[0]}; its hooks do not run",
         )
 
+    def _ends(self, thread: HookThread, label: str) -> bool:
+        """Whether *thread*, which runs *label*, ends in time; what it replaced is put back."""
+        is_ended = thread.ends_within(self._settings.hook_timeout, self._is_over)
+        if replaced := self._library.restore():
+            say(
+                f"confiture-webhooks: {label} replaced {', '.join(replaced[:SHOWN])}"
+                f"{' …' if replaced[SHOWN:] else ''}. That is put back: migrations and webhooks "
+                "need it. Replace it in the hook, and for its call only"
+            )
+        return is_ended
+
     @contained
     def _call(self, hook: Hook, context: HookContext, parent: TraceContext) -> None:
         span = self._telemetry.hook(hook.label, hook.event, parent)
@@ -219,7 +232,7 @@ class HookRunner:
                 hook.function(replace(context, sender=send))
 
         thread = HookThread(run)
-        is_ended = thread.ends_within(self._settings.hook_timeout, self._is_over)
+        is_ended = self._ends(thread, hook.label)
         error = thread.error
         if is_ended and error is None:
             span.finish()

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
@@ -195,3 +195,51 @@ class OutputGuard:
         for name, guard in self._guards.items():
             if getattr(sys, name) is guard:
                 setattr(sys, name, guard.behind)
+
+
+NEEDED = (
+    *("builtins", "datetime", "json", "logging", "os", "queue", "select", "selectors"),
+    *("socket", "sqlite3", "ssl", "threading", "time", "uuid"),
+)
+
+
+class LibraryGuard:
+    """Functions and classes of the standard library that Confiture and a run need, as they were.
+
+    What a hook's thread replaces is replaced for all threads, until ``restore``.
+    """
+
+    def __init__(self) -> None:
+        self._kept = [
+            (f"{owner.__name__}.{name}", owner, name, value)
+            for owner in _owners()
+            for name, value in list(vars(owner).items())
+            if callable(value) or (owner is os and name == "environ")
+        ]
+
+    def restore(self) -> list[str]:
+        """Put back what was replaced or deleted; its names."""
+        missing = object()
+        replaced = []
+        for label, owner, name, value in self._kept:
+            if vars(owner).get(name, missing) is not value:
+                setattr(owner, name, value)
+                replaced.append(label)
+        return replaced
+
+
+def _owners() -> Iterator[Any]:
+    """The modules, and their own classes that can be changed."""
+    for name in NEEDED:
+        module = sys.modules.get(name)
+        if module is None:
+            continue
+        yield module
+        for value in list(vars(module).values()):
+            # A class that is written in C cannot be changed.
+            if isinstance(value, type) and value.__module__ == name and value.__flags__ & _HEAP:
+                yield value
+
+
+_HEAP = 1 << 9
+"""CPython's ``Py_TPFLAGS_HEAPTYPE``."""
