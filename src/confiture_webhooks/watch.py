@@ -24,7 +24,7 @@ from .run.summary import undelivered
 from .terminal import counted, progress, say
 from .trust import stamp
 from .wiring import command_telemetry, make_transport, operators_outbox, user_agent
-from .worker import Passes, Worker
+from .worker import PassSpans, Worker
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -59,7 +59,7 @@ class PassResult:
     """By endpoint, why the latest attempt that failed did."""
     waits: Sequence[Wait] = ()
     """The endpoints that rest, or wait and get nothing."""
-    left_alone: Collection[str] = ()
+    paused: Collection[str] = ()
     """Endpoints that failed so often in a row that the pass went on without them."""
     open: Judged = field(default_factory=list)
     """Migrations whose end is not known yet, and why."""
@@ -81,7 +81,7 @@ class _Delivering:
     outbox: Outbox
     telemetry: Telemetry
     worker: Worker
-    passes: Passes
+    passes: PassSpans
     before: Counter[Outcome]
     """Outcomes of the workers before this one, with an older configuration."""
     open: Judged = field(default_factory=list)
@@ -167,7 +167,7 @@ class _Delivering:
             failures=self.worker.failed(),
             waits=waits,
             open=self.open,
-            left_alone=self.worker.left_alone(),
+            paused=self.worker.paused(),
             is_done=is_done and not self.worker.has_faults(),
         )
 
@@ -329,7 +329,7 @@ def _delivering(
     telemetry = command_telemetry(settings, environ)
     telemetry.observe_outbox(outbox.summary)
     telemetry.connected(database or Database())
-    transport, passes = make_transport(), Passes(telemetry)
+    transport, passes = make_transport(), PassSpans(telemetry)
     worker = Worker(
         settings.endpoints,
         outbox,

@@ -23,7 +23,7 @@ from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response, prepare
 from confiture_webhooks.verification import verify
-from confiture_webhooks.worker import Passes, Worker, sender
+from confiture_webhooks.worker import PassSpans, Worker, sender
 from confiture_webhooks.worker.pace import LARGEST_BATCH
 from confiture_webhooks.worker.sender import Clock
 from confiture_webhooks.worker.worker import FRESH_FOR, LEASE_MARGIN
@@ -108,7 +108,7 @@ class Bench:
             environment="production",
             user_agent="test",
             hold=timedelta(),
-            passes=Passes(telemetry),
+            passes=PassSpans(telemetry),
             **terms,
         )
 
@@ -383,7 +383,7 @@ def test_a_pass_ends_when_nothing_is_left() -> None:
             return Span()
 
     bench = Bench(3)
-    bench.worker._passes = bench.worker._sender.passes = passes = Passes(Passing())
+    bench.worker._passes = bench.worker._sender.passes = passes = PassSpans(Passing())
     bench.worker.start()
     assert ended.get(timeout=20) == 3
     one = delivery(id="dlv_x", event_id="evt_x", created_at=datetime.now(UTC))

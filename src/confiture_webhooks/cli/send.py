@@ -255,7 +255,7 @@ def as_document(result: PassResult) -> dict[str, Any]:
         "elsewhere": by_environment(result.elsewhere),
         "failures": dict(result.failures),
         "not_sent": {wait.endpoint: wait.why.value for wait in result.waits if wait.is_in_vain},
-        "paused": list(result.left_alone),
+        "paused": list(result.paused),
         "resting": {
             wait.endpoint: rfc3339(until)
             for wait in result.waits
@@ -266,7 +266,7 @@ def as_document(result: PassResult) -> dict[str, Any]:
 
 def _show(result: PassResult) -> None:
     failed = "".join(
-        f"; {name}: {why}{PAUSED if name in result.left_alone else ''}"
+        f"; {name}: {why}{PAUSED if name in result.paused else ''}"
         for name, why in result.failures.items()
     )
     done = f"{result.delivered} delivered, {counted(result.dead, 'dead letter', 'dead letters')}"

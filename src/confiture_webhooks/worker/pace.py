@@ -28,7 +28,7 @@ A rate whose turns are further apart is a rest after each attempt: nothing waits
 
 
 @dataclass(slots=True)
-class Open:
+class OpenDelivery:
     """A delivery whose span stays open while its next attempt is near."""
 
     span: DeliverySpan
@@ -44,7 +44,7 @@ class Pace:
     """The state that the lanes of one endpoint share; guarded by the worker."""
 
     endpoint: Endpoint
-    is_poked: bool = True
+    should_look: bool = True
     """Something may be due: a lane has to look."""
     due_at: datetime | None = None
     """When something is due again, as the outbox said last."""
@@ -71,7 +71,7 @@ class Pace:
     next_start: float = 0.0
     """When the rate allows the next request, by the monotonic clock."""
     outcomes: Counter[Outcome] = field(default_factory=Counter)
-    open: dict[str, Open] = field(default_factory=dict)
+    open: dict[str, OpenDelivery] = field(default_factory=dict)
 
     @property
     def width(self) -> int:

@@ -16,7 +16,7 @@ from ..delivery import Attempt, Decision, Outcome, decide
 from ..errors import CUT, OutboxError, TransportError
 from ..outbox import Unreadable
 from ..transport import prepare
-from .pace import Open
+from .pace import OpenDelivery
 
 if TYPE_CHECKING:
     from ..outbox import Claim, Outbox
@@ -39,7 +39,7 @@ class Clock:
     spread: Callable[[], float] = random.random
 
 
-class Passes:
+class PassSpans:
     """One pass after the other: each begins with a claim and ends when nothing is left to do."""
 
     def __init__(self, telemetry: Telemetry) -> None:
@@ -95,7 +95,7 @@ class Sender:
     environment: str | None
     user_agent: str
     hold: timedelta
-    passes: Passes | None
+    passes: PassSpans | None
     clock: Clock
     stopping: threading.Event
     guard: threading.Lock = field(default_factory=threading.Lock)
@@ -112,7 +112,7 @@ class Sender:
             claim = claims.popleft()
             waiting = pace.open.get(claim.delivery.id)
             if waiting is None:
-                waiting = Open(self._begin_span(claim), attempts=claim.attempts)
+                waiting = OpenDelivery(self._begin_span(claim), attempts=claim.attempts)
                 pace.open[claim.delivery.id] = waiting
             attempt = self._attempt(pace, claim, waiting)
             if attempt is None:
@@ -125,7 +125,7 @@ class Sender:
             waiting.next_attempt_at = decision.next_attempt_at
             with self.guard:
                 rests_until = pace.note(attempt, decision, now, is_ours=waiting.is_ours)
-            self._keep(pace, claim, waiting, decision, now)
+            self._record_and_report(pace, claim, waiting, decision, now)
             if rests_until is not None:
                 self._rest(pace, rests_until, now)
             is_whole = is_whole and attempt.is_success
@@ -171,7 +171,7 @@ class Sender:
             self.telemetry.failed("span", error)
             return _NoSpan()  # type: ignore[return-value]
 
-    def _attempt(self, pace: Pace, claim: Claim, waiting: Open) -> Attempt | None:
+    def _attempt(self, pace: Pace, claim: Claim, waiting: OpenDelivery) -> Attempt | None:
         """Send it; ``None``: we cut the attempt ourselves, which says nothing of the receiver."""
         started_at, started = self.clock.now(), self.clock.monotonic()
         response = error_type = reason = None
@@ -199,7 +199,7 @@ class Sender:
             reason=reason,
         )
 
-    def _send(self, pace: Pace, claim: Claim, waiting: Open, at: datetime) -> Response:
+    def _send(self, pace: Pace, claim: Claim, waiting: OpenDelivery, at: datetime) -> Response:
         if isinstance(claim.delivery, Unreadable):
             raise ValueError  # noqa: TRY004  of a record, not of a type
         request = prepare(
@@ -208,8 +208,8 @@ class Sender:
         with waiting.span.current():
             return self.transport.send(request, timeout=pace.endpoint.timeout)
 
-    def _keep(
-        self, pace: Pace, claim: Claim, waiting: Open, decision: Decision, at: datetime
+    def _record_and_report(
+        self, pace: Pace, claim: Claim, waiting: OpenDelivery, decision: Decision, at: datetime
     ) -> None:
         """Record the attempt that was over *at*, then report it."""
         attempt, delivery_id = waiting.last, claim.delivery.id
@@ -218,7 +218,7 @@ class Sender:
             # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
             self.defer_open(pace, delivery_id)
             return
-        self._heed_others(pace, at)
+        self._rest_with_others(pace, at)
         if delivery_id not in pace.open:
             return  # the worker was stopped during the record, and has reported it
         wait = decision.next_attempt_at - at if decision.next_attempt_at else None
@@ -237,7 +237,7 @@ class Sender:
         with suppress(OutboxError):  # this worker rests all the same
             self.outbox.rest(endpoint.name, self.environment, until, now=now, max_wait=longest)
 
-    def _heed_others(self, pace: Pace, now: datetime) -> None:
+    def _rest_with_others(self, pace: Pace, now: datetime) -> None:
         """Rest where another worker was asked to, for as long as the policy allows."""
         endpoint = pace.endpoint
         until = self.outbox.seen_rest(endpoint.name, self.environment)

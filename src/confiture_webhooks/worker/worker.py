@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..outbox import Claim, Outbox
     from ..telemetry import Telemetry
     from ..transport import Transport
-    from .sender import Passes
+    from .sender import PassSpans
 
 LEASE_MARGIN = timedelta(seconds=30)
 """A lease outlasts the longest attempt by this."""
@@ -53,7 +53,7 @@ class Worker:
         user_agent: str,
         hold: timedelta,
         poll: timedelta | None = None,
-        passes: Passes | None = None,
+        passes: PassSpans | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._outbox = outbox
@@ -99,7 +99,7 @@ class Worker:
         """Something was released: look now."""
         with self._changed:
             for pace in self.paces:
-                pace.is_poked = True
+                pace.should_look = True
             self._changed.notify_all()
 
     def poll_every(self, poll: timedelta) -> None:
@@ -165,7 +165,7 @@ class Worker:
         """By endpoint, why the latest attempt that failed did; without those that never failed."""
         return {pace.endpoint.name: pace.failed for pace in self.paces if pace.failed}
 
-    def left_alone(self) -> Sequence[str]:
+    def paused(self) -> Sequence[str]:
         """The endpoints that failed last, and so often in a row that they get a rest."""
         return [pace.endpoint.name for pace in self.paces if pace.failures >= FAILING_AFTER]
 
@@ -189,7 +189,7 @@ class Worker:
 
     def _is_idle(self, until: datetime) -> bool:
         return not any(
-            pace.busy or pace.is_poked or (pace.due_at is not None and pace.due_at <= until)
+            pace.busy or pace.should_look or (pace.due_at is not None and pace.due_at <= until)
             for pace in self.paces
         )
 
@@ -215,10 +215,10 @@ class Worker:
                 if pace.busy:  # another lane may know of something that is due earlier
                     due_at = min((at for at in (pace.due_at, due_at) if at), default=None)
                 elif ended != pace.ended and not pace.faults:  # one ended meanwhile: ask again
-                    pace.is_poked = True
+                    pace.should_look = True
                 pace.due_at = due_at
                 pace.ended += 1
-                is_over = not any(one.busy or one.is_poked for one in self.paces)
+                is_over = not any(one.busy or one.should_look for one in self.paces)
                 self._changed.notify_all()
             if is_over and self._passes is not None:
                 self._passes.end()
@@ -232,18 +232,20 @@ class Worker:
                 # A broken outbox is not asked more often because others may have news for it.
                 polls = self._poll is not None and not (is_resting or pace.faults)
                 if polls and clock >= pace.polls_at:
-                    pace.is_poked = True
-                is_due = (pace.is_poked and not is_resting) or (pace.due_at and pace.due_at <= now)
+                    pace.should_look = True
+                is_due = (pace.should_look and not is_resting) or (
+                    pace.due_at and pace.due_at <= now
+                )
                 has_turn = clock >= pace.next_start
                 if is_due and has_turn and pace.busy < pace.width:
-                    pace.is_poked, pace.due_at = False, None
+                    pace.should_look, pace.due_at = False, None
                     pace.busy += 1
                     if self._poll is not None:
                         pace.polls_at = clock + self._poll.total_seconds()
                     return True
                 # Noted only once: two resting lanes would wake each other without end.
-                if is_resting and (pace.is_poked or pace.due_at != pace.rests_until):
-                    pace.is_poked = False
+                if is_resting and (pace.should_look or pace.due_at != pace.rests_until):
+                    pace.should_look = False
                     pace.due_at = pace.rests_until
                     self._changed.notify_all()
                 waits = [] if is_due or not pace.due_at else [(pace.due_at - now).total_seconds()]
@@ -264,7 +266,7 @@ class Worker:
             pace.is_gone = False  # the outbox gives nothing for an endpoint that is off
             if claims[0].delivery.correlation_id != run:
                 run = claims[0].delivery.correlation_id
-                self._invite(pace)
+                self._widen(pace)
             try:
                 self._sender.deliver(pace, claims, stale_at)
             finally:
@@ -284,12 +286,12 @@ class Worker:
         longest = endpoint.retry.longest_wait
         return self._outbox.next_due_at(endpoint.name, self._environment, now=now, max_wait=longest)
 
-    def _invite(self, pace: Pace) -> None:
+    def _widen(self, pace: Pace) -> None:
         """Other runs may be due, too: have another lane look."""
         with self._changed:
             if pace.busy >= pace.width:
                 return
-            pace.is_poked = True
+            pace.should_look = True
             if pace.busy == len(self._threads[pace.endpoint.name]):
                 self._add_lane(pace)
             self._changed.notify_all()
