@@ -202,6 +202,15 @@ def test_every_message_leads_to_the_ci_run_and_the_trace(chosen: str, kind: Even
     assert all(url in content for url in LINKS.values())
 
 
+@pytest.mark.parametrize("long", ["x" * 3000, "(" * 900, "x" * 900])
+@pytest.mark.parametrize("chosen", FORMATS)
+def test_an_address_without_end_costs_no_message(chosen: str, long: str) -> None:
+    """One that no service would show is left out, whatever else is long."""
+    links = dict.fromkeys(LINKS, f"https://ci.example/{long}")
+    what = hostile(replace(EVENTS[EventType.MIGRATION_ERROR], **links), "é" * 1500)
+    assert accepted(chosen, what, include_sql=True)
+
+
 def test_discord_shows_marks_as_text() -> None:
     """What Discord's Markdown would underline, hide or embolden stays as it was written."""
     error = ErrorInfo(type="E", message="a__b__ ||c|| *d* ~~e~~ `f` [g](https://h)")

@@ -42,7 +42,7 @@ WORDS: Mapping[str, Words] = {
     "discord": Words(make=services.discord, fits=services.discord_fits),
     "teams": Words(make=services.teams, fits=lambda made: len(body(made)) <= services.TEAMS_TOTAL),
     "pagerduty": Words(make=services.pagerduty),
-    "opsgenie": Words(make=services.opsgenie),
+    "opsgenie": Words(make=services.opsgenie, fits=services.opsgenie_fits),
 }
 
 

@@ -28,6 +28,8 @@ _FAILURES = frozenset(
 _SUCCESSES = frozenset({EventType.MIGRATION_SUCCESS, EventType.RUN_SUCCESS})
 _SECONDS_SHOWN = 3
 IN_TITLE = 3
+LONGEST_LINK = 1000
+"""Discord takes fields of 1024; a longer address is left out, for part of one leads nowhere."""
 LONGEST_LIST = 50
 """So many migrations of a run are named; the others are counted."""
 
@@ -70,13 +72,15 @@ class Message:
 
 def message(event: Event, *, include_sql: bool = False) -> Message:
     """*event* in words; with *include_sql* the whole error text is one of the facts."""
-    links = (("CI run", event.run_url), ("Trace link", event.trace_url))
+    found = (("CI run", event.run_url), ("Trace link", event.trace_url))
+    # Cards write them as Markdown, in which a bracket may end them.
+    links = ((name, (url or "").replace("(", "%28").replace(")", "%29")) for name, url in found)
     return Message(
         tone=tone(event),
         title=_run_title(event) if event.type in RUNS else TITLES[event.type],
         text="" if event.type in RUNS else _text(event),
         facts=tuple(_facts(event, include_sql=include_sql)),
-        links=tuple((name, url) for name, url in links if url),
+        links=tuple((name, url) for name, url in links if url and len(url) <= LONGEST_LINK),
     )
 
 

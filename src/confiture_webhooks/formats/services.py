@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from confiture.core.hooks.notifications import Renderer
 
 _DISCORD_TOTAL = 6000
+_OPSGENIE_DETAILS = 8000
 TEAMS_TOTAL = 28_000
 """Bytes; the documented limit is 28 KB."""
 
@@ -174,6 +175,12 @@ def opsgenie(event: Event, message: Message) -> dict[str, Any]:
     return {**named, **{name: value for name, value in alert.items() if value}}
 
 
+def opsgenie_fits(document: Mapping[str, Any]) -> bool:
+    """Whether Opsgenie takes *document*, whose details have a limit together."""
+    details = document.get("details", {})
+    return sum(len(name) + len(value) for name, value in details.items()) <= _OPSGENIE_DETAILS
+
+
 def _details(message: Message) -> dict[str, str]:
     return dict(message.facts) | dict(message.links)
 
@@ -199,7 +206,7 @@ def _no_link(text: str) -> str:
 
 
 def _open(url: str) -> str:
-    return f"[Open]({url.replace('(', '%28').replace(')', '%29')})"
+    return f"[Open]({url})"
 
 
 def _slack_text(text: str) -> str:
