@@ -1,13 +1,16 @@
 """Each ``confiture`` command as a fork of one process that has imported the host.
 
-Importing the host takes 0.8 s, a fork 0.01 s. Arguments, environment, working directory, the three
-streams, exit codes and signals are those of a real process; interpreter shutdown is Python's own.
+Importing the host and building its commands takes 0.9 s of a processor, a fork 0.02 s. Arguments,
+environment, working directory, the three streams, exit codes and signals are those of a real
+process. Its shutdown is Python's own too: threads are joined, exit handlers run and streams are
+flushed. Only the modules that all forks share are not taken apart at the end, which takes 0.1 s.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
 import inspect
@@ -22,6 +25,7 @@ import struct
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,7 @@ CONFITURE = Path(sys.executable).with_name("confiture")
 """The console script of the environment the tests run in."""
 
 READ_LATE = re.compile(
-    r"PATH|HOME|XDG_\w+|CONFITURE_\w+|OTEL_(EXPORTER|SERVICE|RESOURCE|SDK)_\w+|TRACEPARENT|TRACESTATE"
+    r"PATH|HOME|TMPDIR|XDG_\w+|CONFITURE_\w+|OTEL_(EXPORTER|SERVICE|RESOURCE|SDK)_\w+|TRACEPARENT|TRACESTATE"
     r"|BAGGAGE|CORRELATION_ID|DATABASE_URL|PG\w+|\w+_proxy|\w+_PROXY|REQUESTS_CA_BUNDLE"
     r"|RES_OPTIONS|SSL_CERT_\w+|CURL_CA_BUNDLE|CI|CI_\w+|GITHUB_\w+|GITLAB_\w+|(WEBHOOK|SLACK|TEAMS|CHAT|API|DB)\w*|\w+_KEY"
 )
@@ -55,8 +59,11 @@ STATUS = struct.Struct("i")
 class Forked(subprocess.Popen[str]):
     """A ``Popen`` whose process a :class:`Template` forks and waits for."""
 
-    def __init__(self, template: Template, arguments: list[str], **options: Any) -> None:
+    def __init__(
+        self, template: Template, arguments: list[str], *, code: str | None, **options: Any
+    ) -> None:
         self._template = template
+        self._code = code
         super().__init__(arguments, text=True, **options)
 
     def _execute_child(self, *given: Any) -> None:
@@ -69,6 +76,7 @@ class Forked(subprocess.Popen[str]):
         with theirs:
             what = {
                 "arguments": asked["args"],
+                "code": self._code,
                 "cwd": os.fspath(asked["cwd"]),
                 "env": asked["env"],
                 "new_session": asked["start_new_session"],
@@ -128,21 +136,34 @@ _started = threading.Lock()
 
 
 def can_fork(env: dict[str, str]) -> bool:
-    """Whether *env* holds nothing that is read while the host is imported."""
+    """Whether *env* holds nothing that is read while the host is imported.
+
+    A planted ``sitecustomize`` patches the host, and does that as well in a fork.
+    """
     others = {name: value for name, value in env.items() if not READ_LATE.fullmatch(name)}
-    return others == FIXED
+    planted = others.pop("PYTHONPATH", None)
+    return others == FIXED and (planted is None or Path(planted, "sitecustomize.py").is_file())
 
 
 def popen(
-    arguments: list[str], *, cwd: Path, env: dict[str, str], **options: Any
+    arguments: list[str],
+    *,
+    cwd: Path,
+    env: dict[str, str],
+    code: str | None = None,
+    **options: Any,
 ) -> subprocess.Popen[str]:
-    """Start ``confiture`` with *arguments*: a fork, or a cold start where *env* needs one."""
+    """Start ``confiture`` with *arguments*: a fork, or a cold start where *env* needs one.
+
+    With *code* it is an interpreter that runs it, and in which every warning is an error.
+    """
     if not can_fork(env) or "preexec_fn" in options:
-        return subprocess.Popen([CONFITURE, *arguments], cwd=cwd, env=env, text=True, **options)
+        program = [CONFITURE] if code is None else [sys.executable, "-W", "error", "-c", code]
+        return subprocess.Popen([*program, *arguments], cwd=cwd, env=env, text=True, **options)
     global _template  # noqa: PLW0603  one for the whole session
     with _started:
         _template = _template or Template()
-    return Forked(_template, arguments, cwd=cwd, env=env, **options)
+    return Forked(_template, arguments, code=code, cwd=cwd, env=env, **options)
 
 
 def run(
@@ -203,7 +224,7 @@ def report(running: dict[int, socket.socket]) -> None:
 
 
 def become(asked: dict[str, Any]) -> None:
-    """Take on the arguments, environment and directory of the command."""
+    """Take on the arguments, environment and directory of the command, and run it to its end."""
     os.environ.clear()
     os.environ.update(asked["env"])
     os.chdir(asked["cwd"])
@@ -211,10 +232,28 @@ def become(asked: dict[str, Any]) -> None:
         os.setsid()
     sys.argv[:] = [str(CONFITURE), *asked["arguments"]]
     sys.path[0] = str(CONFITURE.parent)
+    if planted := os.environ.get("PYTHONPATH"):
+        sys.path.insert(1, planted)
+        sys.modules.pop("sitecustomize", None)
+        importlib.import_module("sitecustomize")
+    if asked["code"] is None:
+        from confiture.cli.main import app
+
+        sys.exit(app())
+    warnings.simplefilter("error")
+    exec(asked["code"], {"__name__": "__main__"})  # noqa: S102
+
+
+def share(names: set[str]) -> None:
+    """Let go of the modules *names* without taking them apart: other forks have them as well."""
+    modules = [sys.modules.pop(name) for name in names & sys.modules.keys()]
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(modules))
 
 
 def import_the_host() -> None:
     """Everything that a command may need; nothing of it runs yet, and no thread starts."""
+    import typer.main
+
     import confiture_webhooks
 
     ours = pkgutil.walk_packages(confiture_webhooks.__path__, "confiture_webhooks.")
@@ -222,6 +261,12 @@ def import_the_host() -> None:
         if not name.endswith("__main__"):
             with contextlib.suppress(ImportError):  # an extra that is not installed
                 importlib.import_module(name)
+    from confiture.cli.main import app
+
+    commands = typer.main.get_command(app)
+    typer.main.get_command = lambda _: commands
+    with contextlib.suppress(SystemExit):
+        app(["--version"])  # compiles the patterns of the host's output
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "a fork of several threads is not safe"
     gc.collect()
     gc.freeze()
@@ -230,8 +275,9 @@ def import_the_host() -> None:
 if __name__ == "__main__":
     given = socket.socket(fileno=int(sys.argv[1]))
     sys.path[0] = str(CONFITURE.parent)
+    before = set(sys.modules)
+    shared: set[str] = set()
+    atexit.register(share, shared)  # the first registered runs last
     import_the_host()
+    shared |= sys.modules.keys() - before
     become(serve(given))
-    from confiture.cli.main import app
-
-    sys.exit(app())

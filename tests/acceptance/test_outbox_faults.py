@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 import secrets
 import sqlite3
-import subprocess
 import time
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from resource import RLIMIT_FSIZE, setrlimit
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
+import forked
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from contract.made import filled
 from crashing import outbox_of
-from project import CONFITURE, Project
+from project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +30,8 @@ pytestmark = pytest.mark.timeout(120)
 MIGRATIONS = 8
 NOWHERE = "/proc/nowhere"
 """Where nothing can be made, not even by root."""
-A_WAL_OF = 64
-"""Blocks of 512 bytes: the log of the outbox is full after a few migrations."""
+A_WAL_OF = 64 * 512
+"""The bytes that the log of the outbox may have: it is full after a few migrations."""
 
 
 def garbage(path: Path, _: ExitStack) -> None:
@@ -62,19 +64,12 @@ def full(path: Path, _: ExitStack) -> None:
     filled(path, count=0)
 
 
-def run(project: Any, *words: str, blocks: int | None = None, **env: str) -> tuple[int, str, str]:
-    """Exit code, stdout without times, and stderr of ``confiture``."""
-    limited = ["sh", "-c", f'ulimit -f {blocks}; exec "$0" "$@"'] if blocks else []
-    done = subprocess.run(
-        [*limited, str(CONFITURE), *words],
-        cwd=project.path,
-        env=project.environ(env),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+def run(project: Any, *, limit: int | None = None, **env: str) -> tuple[int, str, str]:
+    """Exit code, stdout without times, and stderr of ``migrate up``; no file exceeds *limit* bytes."""
+    limits = (limit, limit)
+    limited = {"preexec_fn": partial(setrlimit, RLIMIT_FSIZE, limits)} if limit else {}
+    options = {"cwd": project.path, "env": project.environ(env), **limited}
+    done = forked.run(["migrate", "up"], timeout=110, **options)
     stdout = re.sub(r"\d+(\.\d+)? ?m?s\b", "T", done.stdout)
     return done.returncode, stdout, done.stderr
 
@@ -104,7 +99,7 @@ def alone(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         name = f"alone_{secrets.token_hex(6)}"
         admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         project = Project(tmp_path_factory.mktemp("alone") / "project", postgres.dsn(name))
-        yield run(with_migrations(project), "migrate", "up", CONFITURE_WEBHOOKS="off")[:2]
+        yield run(with_migrations(project), CONFITURE_WEBHOOKS="off")[:2]
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -126,12 +121,12 @@ def test_a_broken_outbox_costs_the_migration_nothing(
 ) -> None:
     """Result, stdout and exit code are Confiture's own; every event arrives; the reason is said."""
     path = outbox_of(many)
-    blocks = A_WAL_OF if fault is full else None
+    limit = A_WAL_OF if fault is full else None
     with ExitStack() as stack:
         fault(path, stack)
         before = path.read_bytes() if path.exists() else b""
         env = {"CONFITURE_WEBHOOK_URL": receiver.url, "XDG_STATE_HOME": NOWHERE}
-        code, stdout, stderr = run(many, "migrate", "up", blocks=blocks, **env)
+        code, stdout, stderr = run(many, limit=limit, **env)
         assert (code, stdout) == alone
         assert reason in stderr
         assert "Traceback" not in stderr
@@ -157,7 +152,7 @@ def test_a_damaged_file_is_said_once_whatever_is_logged(
     garbage(path, ExitStack())
     project.migration("001", "a", up="SELECT 1", down="SELECT 1")
     env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_LOG": log}
-    code, _, stderr = run(project, "migrate", "up", **env)
+    code, _, stderr = run(project, **env)
     (aside,) = path.parent.glob("webhooks.db.corrupt-*")
     assert code == 0
     assert stderr.count(f"It is kept as {aside.name}") == 1

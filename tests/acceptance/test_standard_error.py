@@ -18,7 +18,6 @@ import pytest
 
 import forked
 from passage import Passage
-from project import CONFITURE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -151,16 +150,8 @@ def test_lines_of_the_command_stay_whole(project: Any, receiver: Any) -> None:
 
 def run(project: Any, env: Mapping[str, str], **streams: Any) -> subprocess.CompletedProcess[str]:
     """``migrate up``, in text."""
-    return subprocess.run(
-        [CONFITURE, "migrate", "up"],
-        cwd=project.path,
-        env=project.environ(env),
-        stdin=subprocess.DEVNULL,
-        check=False,
-        text=True,
-        timeout=60,
-        **{"stdout": subprocess.PIPE, **streams},
-    )
+    options = {"cwd": project.path, "env": project.environ(env)}
+    return forked.run(["migrate", "up"], timeout=60, **options, **streams)
 
 
 def test_every_line_of_ours_is_a_log_event_or_says_whose_it_is(project: Any) -> None:

@@ -7,7 +7,6 @@ import os
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+import forked
 from confiture_webhooks.receiver.collector import LocalCollector
 
 BUDGET_S = 2.0
@@ -91,16 +91,13 @@ class Finished:
 def run(
     before: str = "", during: str = "pass", budget_s: float = PATIENT_S, **environ: str
 ) -> Finished:
-    """Run the command in an interpreter of its own."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
-    command = COMMAND.format(before=before, during=during, budget_s=budget_s)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", command],
-        env={**kept, **environ},
-        capture_output=True,
-        text=True,
+    """Run the command in a process of its own."""
+    done = forked.run(
+        [],
+        code=COMMAND.format(before=before, during=during, budget_s=budget_s),
+        cwd=Path.cwd(),
+        env={"PATH": os.defpath, "HOME": os.environ["HOME"], **forked.FIXED, **environ},
         timeout=120,
-        check=False,
     )
     return Finished(done, time.monotonic())
 
@@ -316,7 +313,8 @@ def test_requests_of_users_are_traced() -> None:
 )
 def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) -> None:
     """A package that is not installed is one line with the remedy, and the run goes on."""
-    ended = run(before="sys.modules['opentelemetry.exporter'] = None", **environ)
+    before = "sys.modules['opentelemetry.exporter'] = None"
+    ended = run(before, PYTHONHASHSEED="0", **environ)  # a cold start: it is not imported yet
     (line,) = [one for one in ended.lines() if one["event"] == "webhooks.config_invalid"]
     (fault,) = line["faults"]
     assert fault.startswith(f"{setting}: ")
