@@ -229,3 +229,18 @@ def test_a_line_shows_what_a_run_waits_for_and_is_gone_afterwards(project: Any) 
         project.migration("002", "b", up="CREATE TABLE b (id int)", down="DROP TABLE b")
         piped = project.confiture("migrate", "up", env=env)
         assert (piped.returncode, piped.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+@pytest.mark.parametrize("command", ["check", "list", "status", "deliver", "list --format json"])
+def test_a_full_disk_under_standard_output_is_one_line(project: Any, command: str) -> None:
+    """No traceback: what happened, on standard error, and exit code 1."""
+    with closing(SqliteOutbox(project.path / ".confiture" / "webhooks.db")) as outbox:
+        put(outbox, 1, Outcome.DELIVERED)
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": "http://127.0.0.1:9/"}]})
+    with Path("/dev/full").open("w") as full:
+        process = project.spawn("webhooks", *command.split(), stdout=full)
+        _, shown = process.communicate(timeout=60)
+    assert process.returncode == 1
+    [line] = [one for one in shown.splitlines() if not one.startswith("{")]
+    assert line.startswith("❌ standard output cannot be written (No space left on device)")

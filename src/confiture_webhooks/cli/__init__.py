@@ -15,6 +15,7 @@ from .outbox import outbox_app
 from .receive import listen, verify_command
 from .send import deliver, test
 from .status import status
+from .tables import written
 
 app = typer.Typer(no_args_is_help=True)
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -34,5 +35,5 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify_command,
 }
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name)(written(command))
 app.add_typer(outbox_app, name="outbox")

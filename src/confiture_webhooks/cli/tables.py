@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import wraps
 from typing import Any, NoReturn
 
 import typer
@@ -16,12 +19,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import Fault
-from ..terminal import printable, say
+from ..terminal import is_terminal, printable, say
 from .options import is_json
 
 FAILED = 1
 CONFIG_INVALID = 5
 """The host's exit code of an invalid configuration."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -55,6 +61,26 @@ def conclude(document: dict[str, Any], lines: Iterable[str], output: str) -> Non
         raise typer.Exit(FAILED)
 
 
+def written(command: Callable[..., None]) -> Callable[..., None]:
+    """*command*, which fails in one line where standard output takes no more: on a full disk."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            try:
+                command(*args, **kwargs)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except OSError as error:
+            if error.errno not in _FULL or error.filename:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is not tried again
+            fail(f"standard output cannot be written ({error.strerror}). Make room for it")
+
+    return run
+
+
 def say_faults(faults: Sequence[Fault]) -> None:
     """Every fault with its remedy, on stderr."""
     for fault in faults:
@@ -81,7 +107,7 @@ def agree(plan: str, *, yes: bool, output: str) -> None:
     if yes:
         say(f"{plan}.")
         return
-    if not sys.stdin.isatty():
+    if not is_terminal(sys.stdin):
         fail(f"{plan}? No terminal to confirm on. Add --yes", output)
     say(f"{plan}?")
     if not typer.confirm("Go on", err=True):
@@ -103,7 +129,7 @@ _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """One table on stdout: for people with a frame, for programs in columns and nothing else."""
     shown = [[printable(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         _print_for_people(columns, shown)
         return
     lines = [[column.upper() for column in columns], *shown]
@@ -161,7 +187,7 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in listed), default=0)
     console = Console(soft_wrap=True, highlight=False)
     for name, value in listed:
-        if sys.stdout.isatty():
+        if is_terminal(sys.stdout):
             console.print(f"[bold]{escape(name.ljust(width))}[/bold]  {_styled(value)}")
         else:
             print(f"{name.ljust(width)}  {value}".rstrip())
