@@ -123,15 +123,17 @@ REQUESTS = {
     BLIND: "none",
     "requests.post": "ratio at least 2",
 }
+AT_ONCE = dict.fromkeys(REQUESTS, "none") | {"requests.Session": "ratio at least 0.7"}
 TABLE = {"a table and requests.Session": "ratio at least 0.9"}
 SIDE_BY_SIDE = {"requests.Session": "ratio at least 4"}
+"""One after the other."""
 
 
 @contextmanager
 def at_once() -> Iterator[Way]:
     """A receiver on loopback that answers at once."""
     with peer("receiver") as receiver:
-        yield Way("that answers at once", COUNT, receiver, {}, REQUESTS, runs=COUNT // 10)
+        yield Way("that answers at once", COUNT, receiver, {}, AT_ONCE, runs=COUNT // 10)
 
 
 @contextmanager
