@@ -54,6 +54,14 @@ def test_a_claim_records_once(outbox: Outbox) -> None:
     assert state(outbox, "dlv_a_1") is State.DELIVERED
 
 
+def test_a_record_whose_answer_was_lost_is_known_as_made(outbox: Outbox) -> None:
+    """The same attempt once more changes nothing, and is no lost lease."""
+    release(outbox, 1)
+    claim = finish(outbox)
+    assert outbox.record(claim, attempt(), DELIVERED)
+    assert len(outbox.attempts("dlv_a_1")) == 1
+
+
 @pytest.mark.parametrize(
     ("decision", "expected"),
     [

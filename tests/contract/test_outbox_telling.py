@@ -54,6 +54,17 @@ def test_staging_twice_keeps_the_first(outbox: Outbox) -> None:
     assert list(outbox.intents()) == [intent(1)]
 
 
+def test_of_two_that_release_an_event_one_is_the_first(opened: Callable[[], Outbox]) -> None:
+    """The second keeps nothing of its own; what was released with the first is there, too."""
+    first, second = opened(), opened()
+    first.stage(intent(1))
+    assert first.release(event_id(1), [delivery(1)], (event_id(2), [delivery(2)]))
+    assert not second.release(event_id(1), [delivery(1, "b")], (event_id(2), [delivery(2, "b")]))
+    assert claim_ids(first) == ["dlv_a_1", "dlv_a_2"]
+    assert claim_ids(first, endpoint="b") == []
+    assert not first.intents()
+
+
 def test_staging_what_was_released_changes_nothing(outbox: Outbox) -> None:
     """An intent that arrives after its release is not one to settle."""
     release(outbox, 1)

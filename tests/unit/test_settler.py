@@ -457,3 +457,27 @@ def test_a_fault_in_settling_keeps_nobody_from_delivering() -> None:
     bench.outbox.release("evt_1", [delivery(endpoint="a")])
     assert bench.sent() == [("evt_1", "migration_success")]
     assert len(bench.telemetry.faults) == 1
+
+
+def test_a_killed_run_is_sent_after_its_migrations_and_counted_by_one_process() -> None:
+    """Its ``run_error`` follows the last migration; who settles it second measures nothing."""
+    other = replace(KILLED, event_id="evt_6", migration=MigrationRef(version="006", slug="b"))
+    both = frozenset({EventType.MIGRATION_ERROR, EventType.RUN_ERROR})
+    endpoints = [endpoint(name="a", events=both)]
+    outbox, measured = InMemoryOutbox(), FakeTelemetry()
+    killed = [replace(one, holder="a run") for one in (KILLED, other)]
+    for one in killed:
+        outbox.stage(one)
+    found = outbox.intents()
+    for _ in range(2):
+        outbox.intents = lambda: found  # type: ignore[method-assign]
+        settle_outbox(
+            outbox,
+            endpoints,
+            Database7().ask,
+            measured,  # type: ignore[arg-type]
+            environment="production",
+        )
+    kinds = [row.delivery.event_type for row in reversed(outbox.deliveries())]
+    assert kinds == ["migration_error", "migration_error", "run_error"]
+    assert [event.id for event, _ in measured.settlements] == ["evt_5", "evt_6"]

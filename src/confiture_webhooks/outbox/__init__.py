@@ -1,6 +1,6 @@
 """The outbox: keeps every event until each endpoint has it, in SQLite, PostgreSQL or memory."""
 
-from .outbox import Outbox, Store
+from .outbox import Outbox, Release, Store
 from .values import (
     NO_ROW,
     Claim,
@@ -18,6 +18,7 @@ __all__ = [
     "Claim",
     "Intent",
     "Outbox",
+    "Release",
     "Row",
     "Standing",
     "Store",

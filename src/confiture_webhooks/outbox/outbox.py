@@ -68,6 +68,8 @@ PASSED = 1_000
 Step = tuple[str, Mapping[str, Any]]
 """A statement's name and values."""
 Found = Sequence[rows.Stored]
+Release = tuple[str, Sequence[Delivery]]
+"""An event's id and its deliveries."""
 
 
 class Store(Protocol):
@@ -146,9 +148,14 @@ class Outbox:
         """
         return False
 
-    def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
-        """The outcome is known: replace the intent, if any, by its deliveries (maybe none)."""
-        self._store.write(*self._releasing(event_id, deliveries))
+    def release(self, event_id: str, deliveries: Sequence[Delivery], *then: Release) -> bool:
+        """The outcome is known: replace the intent, if any, by its deliveries (maybe none).
+
+        *then*: what is released after it in the same step. ``False``: another one released it.
+        """
+        events = ((event_id, deliveries), *then)
+        answers = self._store.write(*(step for one in events for step in self._releasing(*one)))
+        return bool(answers[0])
 
     def _releasing(self, event_id: str, deliveries: Sequence[Delivery]) -> list[Step]:
         head, each = self._release_values(event_id, deliveries)
@@ -178,15 +185,14 @@ class Outbox:
         return None
 
     def release_on(
-        self, _connection: Any, _event_id: str, _deliveries: Sequence[Delivery], /
-    ) -> bool:
+        self, _connection: Any, _event_id: str, _deliveries: Sequence[Delivery], /, *_then: Release
+    ) -> bool | None:
         """Release in the transaction a connection has open: it stays if that commits.
 
-        One that is idle releases in a transaction of its own.
-
-        ``False``: not possible there, or refused; the transaction is as it was.
+        One that is idle releases in a transaction of its own. Returns what ``release`` does;
+        ``None``: not possible there, or refused; the transaction is as it was.
         """
-        return False
+        return None
 
     def intents(self) -> Sequence[Intent]:
         """Those staged and not released, oldest first, without those that cannot be read."""
@@ -259,7 +265,8 @@ class Outbox:
             *((name, values) for name in steps), *(() if is_over else (NEWS,)), is_synced=False
         )
         self._rests[values["endpoint"], values["environment"]] = _standing(standing).rests_until
-        return bool(is_held)
+        # It may be recorded already, and the store's answer was lost.
+        return bool(is_held or self._store.read(("recorded", values))[0])
 
     def seen_rest(self, endpoint: str, environment: str | None) -> datetime | None:
         """Until when *endpoint* rests there, as the latest ``record`` saw it: costs no question."""

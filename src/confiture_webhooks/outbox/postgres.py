@@ -23,7 +23,7 @@ from psycopg.pq import TransactionStatus
 from ..delivery import Delivery
 from ..errors import OutboxError
 from . import rows, schema
-from .outbox import Found, Outbox, Step
+from .outbox import Found, Outbox, Release, Step
 from .postgres_listener import Listener
 from .postgres_session import (
     Session,
@@ -47,7 +47,7 @@ _OF_PGMQ = f"SELECT pg_catalog.to_regclass('{SCHEMA}.schema_version') IS NOT NUL
 _OWN = {
     "notify": f"SELECT pg_catalog.pg_notify('{SCHEMA}', :payload)",
     "news": f"SELECT pg_catalog.pg_notify('{SCHEMA}', '')",
-    "release": f"SELECT {SCHEMA}.release(:given, :wait)",
+    "release": f"SELECT 1 WHERE {SCHEMA}.release(:given, :wait)",
 }
 _MISSING = (errors.UndefinedTable, errors.InvalidSchemaName)
 _HURRY = "200ms"
@@ -71,7 +71,7 @@ def _release() -> str:
     Its settings end with it, so that a migration's transaction keeps its own.
     """
     return f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.release(given json, wait text) RETURNS void LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION {SCHEMA}.release(given json, wait text) RETURNS boolean LANGUAGE plpgsql
 SET search_path = pg_catalog SET lock_timeout = 0 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $release$
@@ -103,6 +103,10 @@ BEGIN
             {_fitted("end_leases", "one")};
         END IF;
     END LOOP;
+    RETURN EXISTS (
+        SELECT 1 FROM {SCHEMA}.released AS mark
+        WHERE mark.event_id = head.event_id AND mark.token = head.token
+    );
 END
 $release$"""
 
@@ -186,28 +190,35 @@ class PostgresOutbox(Outbox):
         """Stage over *connection*, if it is idle in this database."""
         if connection.info.transaction_status != TransactionStatus.IDLE:
             return False
-        return self._asked_on(connection, self._staging(intent)) is not None
+        return self._asked_on(connection, [self._staging(intent)]) is not None
 
     def intents_on(self, connection: psycopg.Connection[Any], /) -> Sequence[Intent] | None:
         """The intents over *connection*; ``None``: not possible there."""
-        found = self._asked_on(connection, ("intents", {}), keeps=False)
-        if found is None:
+        answers = self._asked_on(connection, [("intents", {})], keeps=False)
+        if answers is None:
             return None
-        return [one for one in self._understood(found) if isinstance(one, Intent)]
+        return [one for one in self._understood(answers[0]) if isinstance(one, Intent)]
 
     def release_on(
-        self, connection: psycopg.Connection[Any], event_id: str, deliveries: Sequence[Delivery], /
-    ) -> bool:
+        self,
+        connection: psycopg.Connection[Any],
+        event_id: str,
+        deliveries: Sequence[Delivery],
+        /,
+        *then: Release,
+    ) -> bool | None:
         """Release over *connection*, if it is to this database. Never raises OutboxError."""
-        [step] = self._releasing(event_id, deliveries, wait=_HURRY)
-        return self._asked_on(connection, step) is not None
+        events = ((event_id, deliveries), *then)
+        steps = [step for one in events for step in self._releasing(*one, wait=_HURRY)]
+        answers = self._asked_on(connection, steps)
+        return None if answers is None else bool(answers[0])
 
     def _asked_on(
-        self, connection: psycopg.Connection[Any], step: Step, *, keeps: bool = True
-    ) -> Any:
-        """What *step* answers over another's *connection*; ``None``: nothing was done there.
+        self, connection: psycopg.Connection[Any], steps: Sequence[Step], *, keeps: bool = True
+    ) -> list[Any] | None:
+        """What *steps* answer over another's *connection*; ``None``: nothing was done there.
 
-        Unless it *keeps* what it did, it is a question.
+        Unless they are to *keep* what they do, they are questions.
         """
         with suppress(psycopg.Error, OutboxError):
             status = connection.info.transaction_status
@@ -223,9 +234,9 @@ class PostgresOutbox(Outbox):
             if status == TransactionStatus.IDLE:
                 with _committing(connection):
                     beginning = settings(synchronous_commit="on", lock_timeout=_PATIENCE)
-                    return ask(connection, beginning, *_composed(connection, [step]))[-1]
+                    return ask(connection, beginning, *_composed(connection, steps))[2:]
             if status == TransactionStatus.INTRANS:
-                return _within(connection, step, keeps=keeps)
+                return _within(connection, steps, keeps=keeps)
         return None
 
     def prune(self, *, before: datetime, keep: int) -> int:
@@ -257,19 +268,21 @@ def _committing(connection: psycopg.Connection[Any]) -> Iterator[None]:
             connection.autocommit = was
 
 
-def _within(connection: psycopg.Connection[Any], step: Step, *, keeps: bool) -> Any:
-    """What *step* answers in a savepoint of the transaction that is open: one round trip.
+def _within(
+    connection: psycopg.Connection[Any], steps: Sequence[Step], *, keeps: bool
+) -> list[Any]:
+    """What *steps* answer in a savepoint of the transaction that is open: one round trip.
 
     It waits for no lock for long. The transaction's own settings are back when it returns.
     """
     saved, released = f"SAVEPOINT {SCHEMA}", f"RELEASE SAVEPOINT {SCHEMA}"
     undone = f"ROLLBACK TO {saved}"
-    [composed] = _composed(connection, [step])
+    composed = _composed(connection, steps)
     try:
         if keeps:
-            return ask(connection, saved, composed, released)[1]
+            return ask(connection, saved, *composed, released)[1:-1]
         hurry = f"SELECT pg_catalog.set_config('lock_timeout', '{_HURRY}', true)"
-        return ask(connection, saved, hurry, composed, undone, released)[2]
+        return ask(connection, saved, hurry, *composed, undone, released)[2:-2]
     except psycopg.Error:
         if connection.pgconn.transaction_status == TransactionStatus.INERROR:
             ask(connection, undone, released)

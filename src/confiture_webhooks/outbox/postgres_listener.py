@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from psycopg import sql as pgsql
 
-from .postgres_session import CONNECT_TIMEOUT_S, is_pooled
+from .postgres_session import CONNECT_TIMEOUT_S, connect, is_pooled
 
 ECHO = "echo "
 """How a NOTIFY begins that says nothing but that it came."""
@@ -66,7 +66,7 @@ class Listener:
         while not self._stopped.is_set():
             with (
                 suppress(Exception),  # whatever it is, it does not work until it is tried again
-                closing(psycopg.connect(self._dsn, autocommit=True)) as connection,
+                closing(connect(self._dsn)) as connection,
             ):
                 self._connection = connection
                 self._attend(connection)

@@ -176,6 +176,10 @@ SELECT seq, :number, :started_at, :duration, :status_code, :error_type, :retry_a
 FROM main.deliveries WHERE seq = :seq AND token = :token
 ON CONFLICT DO NOTHING
 
+-- name: recorded
+SELECT number FROM main.attempts
+WHERE seq = :seq AND number = :number AND started_at = :started_at AND duration = :duration
+
 -- name: switch_off
 INSERT INTO main.endpoints (endpoint, environment, off_since)
 SELECT endpoint, environment, :finished_at FROM main.deliveries

@@ -73,7 +73,7 @@ class HookRunner:
         settings: Settings,
         sources: Callable[[], Sequence[HookSource]],
         telemetry: Telemetry,
-        release: Callable[[str, Sequence[Delivery]], None],
+        release: Callable[[str, Sequence[Delivery]], object],
     ) -> None:
         self._settings = settings
         self._telemetry = telemetry

@@ -19,7 +19,7 @@ from .sending import Sending
 if TYPE_CHECKING:
     from ..config import Settings
     from ..endpoint import Endpoint
-    from ..outbox import Intent, Outbox
+    from ..outbox import Intent, Outbox, Release
     from ..telemetry import Telemetry
     from .parts import Parts
 
@@ -29,26 +29,32 @@ SLOW_S = 0.15
 """A refusal that takes longer (somebody keeps the tables locked) is not asked for twice."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Kept:
     """An intent, or the deliveries of an event, that could not be written yet."""
 
     event_id: str
     intent: Intent | None = None
     deliveries: Sequence[Delivery] = ()
+    then: Sequence[Release] = ()
+    """What is released with it."""
+    is_first: bool = True
+    """Whether nobody else had released it, as far as is known."""
 
     def into(self, outbox: Outbox) -> None:
         """Write it. Raises OutboxError."""
         if self.intent is not None:
             outbox.stage(self.intent)
         else:
-            outbox.release(self.event_id, self.deliveries)
+            self.is_first = outbox.release(self.event_id, self.deliveries, *self.then)
 
     def over(self, connection: Any, outbox: Outbox) -> bool:
         """Write it over *connection*; ``False``: it is refused there."""
         if self.intent is not None:
             return outbox.stage_on(connection, self.intent)
-        return outbox.release_on(connection, self.event_id, self.deliveries)
+        is_first = outbox.release_on(connection, self.event_id, self.deliveries, *self.then)
+        self.is_first = is_first is not False
+        return is_first is not None
 
 
 class Outgoing:
@@ -163,15 +169,32 @@ class Outgoing:
             deliveries = self._deliveries(event, trace, wanting)
         self.release(event.id, deliveries)
 
-    def release(self, event_id: str, deliveries: Sequence[Delivery]) -> None:
-        """Keep *deliveries* in place of the intent *event_id*, and begin to send them."""
+    def record_killed(
+        self, *events: tuple[Event, TraceContext], into: Outbox | None = None
+    ) -> bool:
+        """Release events of a killed run in one step, *into* this outbox instead of the run's.
+
+        ``False``: another process had released the first of them.
+        """
+        release = self.release if into is None else into.release
+        (event_id, deliveries), *then = (
+            (event.id, self._deliveries(event, trace)) for event, trace in events
+        )
+        return release(event_id, deliveries, *then)
+
+    def release(self, event_id: str, deliveries: Sequence[Delivery], *then: Release) -> bool:
+        """Keep *deliveries* in place of the intent *event_id*, and begin to send them.
+
+        *then*: what is kept in the same step. ``False``: another process had released the event.
+        """
         if not self._settings.recorded:
-            return
-        kept = Kept(event_id, deliveries=deliveries)
+            return True
+        kept = Kept(event_id, deliveries=deliveries, then=then)
         if not self._keep(kept):
             with self._has_kept:
                 late, self._kept = self._kept, []
             self._write([*late, kept])
+        return kept.is_first
 
     def record_on(self, connection: Any, event: Event, trace: TraceContext) -> None:
         """Release *event* in the transaction of *connection*, where the outbox can.
@@ -182,10 +205,6 @@ class Outgoing:
             deliveries = self._deliveries(event, trace)
             if self._is_done(connection, Kept(event.id, deliveries=deliveries).over):
                 self._enlisted[event.id] = event.type, deliveries
-
-    def recording_in(self, outbox: Outbox) -> Callable[[Event, TraceContext], None]:
-        """What releases an event into *outbox*, for a later run to send."""
-        return lambda event, trace: outbox.release(event.id, self._deliveries(event, trace))
 
     def _deliveries(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ..bounded import TimedOut, bounded
@@ -30,8 +31,10 @@ LONGEST_QUESTION_S = 6.0
 Ask = Callable[[Sequence[Intent]], Mapping[str, Known]]
 """What is known of each intent, by event id; of none when the database does not answer."""
 R = TypeVar("R")
-Record = Callable[[Event, TraceContext], None]
-"""Keeps an event, with the trace that its deliveries continue."""
+Traced = tuple[Event, TraceContext]
+"""An event, with the trace that its deliveries continue."""
+Record = Callable[[Traced, *tuple[Traced, ...]], bool]
+"""Keeps events in one step. ``False``: another process has kept the first of them before."""
 Judged = list[tuple[Intent, Verdict]]
 
 
@@ -79,19 +82,21 @@ def settle(
 def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
     """Record how the migrations of killed runs ended, and that these runs failed.
 
-    The run comes first: a process that is killed in between leaves its intents to the next one.
+    A run is recorded with the last of its migrations: a process that is killed before that leaves
+    it to the next one. Of two processes that record one, the first counts it.
     """
     now = datetime.now(UTC)
-    runs: defaultdict[str, list[tuple[Event, TraceContext]]] = defaultdict(list)
+    runs: defaultdict[str, list[Traced]] = defaultdict(list)
     for intent, verdict in judged:
         trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
         run = intent.holder or intent.correlation_id
         runs[run].append((settled_event(intent, verdict, now), trace))
     for run, ended in runs.items():
-        record(killed_run_event(run, [event for event, _ in ended]), ended[-1][1])
-        for event, trace in ended:
-            record(event, trace)
-            telemetry.settled(event, trace, run)
+        last = ended[-1]
+        whole = (killed_run_event(run, [event for event, _ in ended]), last[1])
+        for one in ended:
+            if record(one, *([whole] if one is last else [])):
+                telemetry.settled(*one, run)
 
 
 def settle_outbox(
@@ -108,9 +113,12 @@ def settle_outbox(
     A fault in it is reported, and stops no delivery. Raises OutboxError.
     """
 
-    def record(event: Event, trace: TraceContext) -> None:
-        deliveries = deliveries_of(event, endpoints, trace, report=telemetry.failed)
-        outbox.release(event.id, deliveries)
+    def record(*events: Traced) -> bool:
+        (event_id, deliveries), *then = (
+            (event.id, deliveries_of(event, endpoints, trace, report=telemetry.failed))
+            for event, trace in events
+        )
+        return outbox.release(event_id, deliveries, *then)
 
     try:
         mine = [intent for intent in outbox.intents() if intent.environment == environment]
@@ -223,7 +231,7 @@ class Settling:
         if self.has_unknown or self._opened.reached() is None:
             return
         killed = self._killed(self._outgoing.intents())
-        left = self._without_outlived(killed, self._outgoing.record)
+        left = self._without_outlived(killed, self._outgoing.record_killed)
         if self.ask is not None:
             self._settle(left, self.ask, seconds_left(self._opened.deadline))
         if self._committed:
@@ -257,10 +265,10 @@ class Settling:
         """*migration* committed: what killed runs of it left open did not commit, then."""
         self._committed.append(migration)
         earlier, self._earlier = self._earlier, []
-        self._without_outlived(earlier, self._outgoing.record)
+        self._without_outlived(earlier, self._outgoing.record_killed)
 
     def _settle(self, intents: Sequence[Intent], ask: Ask, seconds: float | None) -> Judged:
-        return settle(intents, ask, self._outgoing.record, self._telemetry, seconds=seconds)
+        return settle(intents, ask, self._outgoing.record_killed, self._telemetry, seconds=seconds)
 
     def _without_outlived(self, intents: Sequence[Intent], record: Record) -> list[Intent]:
         """Report that those of *intents* did not commit whose work this run has done; the others.
@@ -278,7 +286,8 @@ class Settling:
 
     def _record_outlived_in(self, outbox: Outbox) -> None:
         """The same of those in *outbox*, which was silent when their versions ran again."""
-        self._without_outlived(self._killed(outbox.intents()), self._outgoing.recording_in(outbox))
+        record = partial(self._outgoing.record_killed, into=outbox)
+        self._without_outlived(self._killed(outbox.intents()), record)
 
     def _killed(self, intents: Sequence[Intent]) -> list[Intent]:
         """Those of *intents* that killed runs of this environment staged."""
