@@ -1,11 +1,12 @@
-"""How a ``confiture migrate …`` command is seen: by the public methods of click's groups.
+"""``confiture migrate …`` before anything is imported: its commands and files, and how it is seen.
 
-``resolve_command`` finds a sub-command and ``invoke`` runs it, in every click and in Typer's own.
+It is seen by the public methods of click's groups: ``resolve_command`` finds a sub-command and
+``invoke`` runs it, in every click and in Typer's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,30 @@ if TYPE_CHECKING:
     from typer.core import TyperGroup
 
 GROUP = "migrate"
+MUTATING = frozenset(
+    {"apply-as", "baseline", "down", "down-to", "rebuild", "reinit", "squash-ledger", "steps", "up"}
+)
+"""The commands that change a database or its ledger."""
+NOT_MIGRATING = frozenset(
+    (
+        *("current", "diff", "fix", "generate", "introspect", "preflight", "status", "validate"),
+        *("verify", "verify-checksums"),
+    )
+)
+"""Those that change no database: they are not watched. One that is new in the host is."""
+ENVIRONMENTS = "db/environments"
+USUAL_FILE = f"{ENVIRONMENTS}/local.yaml"
+"""The environment file that Confiture reads when it is given none."""
+APPLY_AS_FILE = "confiture.yaml"
+"""That of ``migrate apply-as``."""
+HOOKS = "confiture_hooks"
+PREFIX = "CONFITURE_WEBHOOK"
+OFF_WORDS = frozenset({"false", "no", "off", "0"})
+
+
+def is_off(environ: Mapping[str, str]) -> bool:
+    """Whether webhooks are switched off."""
+    return environ.get("CONFITURE_WEBHOOKS", "").strip().lower() in OFF_WORDS
 
 
 class Finishing(Protocol):

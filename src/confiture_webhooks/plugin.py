@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .command_watch import watching
+from . import command_watch
+from .command_watch import ENVIRONMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,27 +18,8 @@ if TYPE_CHECKING:
     from .session import CommandSession
 
 HELP = "Webhooks for migrations: check them, test them, see what was delivered"
-OFF = frozenset({"off", "0", "false", "no"})
-ENVIRONMENTS = "db/environments"
-HOOKS = "confiture_hooks"
-NOT_MIGRATING = frozenset(
-    (
-        "current",
-        "diff",
-        "fix",
-        "generate",
-        "introspect",
-        "preflight",
-        "status",
-        "validate",
-        "verify",
-        "verify-checksums",
-    )
-)
-"""Commands that change no database: they are not watched."""
 NO_FILE = ("-d", "--database-url", "--no-config")
 """Options with which Confiture reads no environment file."""
-DEFAULT_CONFIGS = (f"{ENVIRONMENTS}/local.yaml", "confiture.yaml")
 
 
 class LazyGroup(TyperGroup):
@@ -62,17 +44,20 @@ class LazyGroup(TyperGroup):
 
 def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
     """Whether webhooks may be wanted: cheap, imports nothing, wrong only on the yes side."""
-    if environ.get("CONFITURE_WEBHOOKS", "").strip().lower() in OFF:
+    if command_watch.is_off(environ):
         return False
-    if any(name.startswith("CONFITURE_WEBHOOK") and value for name, value in environ.items()):
+    if any(name.startswith(command_watch.PREFIX) and value for name, value in environ.items()):
         return True
-    if os.path.isdir(HOOKS):  # noqa: PTH112  pathlib would be an import
+    if os.path.isdir(command_watch.HOOKS):  # noqa: PTH112  pathlib would be an import
         return True
     values = {value for word in arguments for value in _values(word)}
     named = {path for value in values for path in (value, f"{ENVIRONMENTS}/{value}.yaml")}
     if environ.get("CONFITURE_DATABASE_URL") or any(word.startswith(NO_FILE) for word in arguments):
         named |= set(_environments())
-    return any(_mentions_webhooks(path) for path in {*named, *DEFAULT_CONFIGS})
+    return any(
+        _mentions_webhooks(path)
+        for path in {*named, command_watch.USUAL_FILE, command_watch.APPLY_AS_FILE}
+    )
 
 
 def _environments() -> list[str]:
@@ -103,7 +88,7 @@ def _mentions_webhooks(path: str) -> bool:
 
 def _open(arguments: list[str]) -> CommandSession | None:
     """A session for a migrating command that has webhooks configured, else ``None``."""
-    if arguments[:1] != ["migrate"] or not NOT_MIGRATING.isdisjoint(arguments[1:2]):
+    if arguments[:1] != ["migrate"] or not command_watch.NOT_MIGRATING.isdisjoint(arguments[1:2]):
         return None
     try:
         if not may_be_configured(arguments, os.environ):
@@ -155,4 +140,4 @@ def register(app: typer.Typer) -> None:
     app.add_typer(webhooks_app(), name="webhooks")
     current = app.info.cls
     base = current if isinstance(current, type) else getattr(current, "value", None)
-    app.info.cls = watching(base or TyperGroup, _open)
+    app.info.cls = command_watch.watching(base or TyperGroup, _open)

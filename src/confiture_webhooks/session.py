@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from . import remedy, terminal
+from .command_watch import HOOKS, MUTATING
 from .config import Settings, is_configured, load
 from .config.variables import OUTBOX, URL
 from .contained import containing
 from .event import Database, ErrorInfo
-from .run.invocation import HOOKS, MUTATING, Invocation, parse
+from .run.invocation import Invocation, parse
 from .run.parts import TELEMETRY_BUDGET
 from .run.run import Run
 from .wiring import (
@@ -275,7 +276,7 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     unread = (
         unread_block(os.environ, invocation, arguments) if invocation.command in MUTATING else None
     )
-    if not (is_meant or unread or HOOKS.is_dir()):
+    if not (is_meant or unread or Path(HOOKS).is_dir()):
         return None
     settings, files = found_settings(os.environ, file)
     notices = [str(slip) for slip in settings.warnings]

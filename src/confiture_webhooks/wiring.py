@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from . import terminal
 from .config import Settings, has_block, read
 from .config.settings import OutboxPlace
-from .config.variables import CONFIG, DSN, ENVIRONMENT, ENVIRONMENTS, OF_DEFAULT, USUAL_FILE
+from .config.variables import CONFIG, DSN, ENVIRONMENT, OF_DEFAULT
 from .errors import ConfigError, Fault, OutboxError
 from .remedy import command
+from .run.invocation import DEFAULT_CONFIG, ENVIRONMENTS
 from .run.parts import Parts
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ def unread_block(
         return None
     names = " or ".join(path.stem for path in blocks)
     unused = f"the `webhooks:` block of {', '.join(map(str, blocks))} is not used"
-    if invocation.missing == USUAL_FILE:
+    if invocation.missing == DEFAULT_CONFIG:
         named = command(*words[1:], config=blocks[0], group=words[0])
         others = f" (or {', '.join(path.name for path in blocks[1:])})" if blocks[1:] else ""
         problem = f"does not exist, so {unused}"
-        return Fault(str(USUAL_FILE), problem, f"Name the file: `{named}`{others}")
+        return Fault(str(DEFAULT_CONFIG), problem, f"Name the file: `{named}`{others}")
     if given := environ.get(ENVIRONMENT, "").strip():
         problem = f"is {given}, but there is no {ENVIRONMENTS}/{given}.yaml, so {unused}"
         return Fault(ENVIRONMENT, problem, f"Set it to {names}")
@@ -178,10 +179,10 @@ def outbox_exists(
     return place.kind == "postgres" and bool(place.rest) and has_outbox(place.rest)
 
 
-def in_database(settings: Settings, dsn: str | None) -> Settings:
-    """*settings* whose PostgreSQL outbox, if no other database is named, is in that of *dsn*."""
-    is_open = dsn is not None and settings.place == OutboxPlace("postgres", "")
-    return replace(settings, outbox=f"postgres:{dsn}") if is_open else settings
+def in_database(settings: Settings, find: Callable[[], str | None]) -> Settings:
+    """*settings* whose PostgreSQL outbox, if it names no database, is in that of *find*."""
+    dsn = find() if settings.place == OutboxPlace("postgres", "") else None
+    return replace(settings, outbox=f"postgres:{dsn}") if dsn is not None else settings
 
 
 def postgres_dsn(settings: Settings) -> str:
@@ -269,7 +270,7 @@ def parts(
     return Parts(
         telemetry=telemetry,
         outbox=lambda made: make_outbox(
-            in_database(settings, database()),
+            in_database(settings, database),
             environ,
             partial(_report_outbox, settings, say, made),
             connects=False,
@@ -281,7 +282,7 @@ def parts(
         exports=lambda: exports(environ),
         is_in=partial(is_outbox_in, settings),
         has_leftovers=lambda: outbox_exists(
-            in_database(settings, database()), environ, is_asked=True
+            in_database(settings, database), environ, is_asked=True
         ),
         files_of=files_of,
     )

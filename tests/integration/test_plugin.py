@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 from confiture_webhooks import plugin
 from confiture_webhooks.command_watch import sees_commands
-from confiture_webhooks.config import variables
 
 HEAVY = (
     "psycopg",
@@ -218,11 +217,6 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, "confiture_webhooks.session", None)
     assert plugin._open(["migrate", "up"]) is None
     assert "ModuleNotFoundError confiture_webhooks.session" in capsys.readouterr().err
-
-
-def test_off_is_written_as_the_configuration_reads_it() -> None:
-    """The words that switch webhooks off are the same here and in the configuration."""
-    assert plugin.OFF == variables.OFF_WORDS
 
 
 @pytest.mark.parametrize("word", ["off", "OFF", " 0 ", "false", "no"])

@@ -356,10 +356,10 @@ def test_a_postgres_outbox_has_the_environment_of_the_run() -> None:
 
 def test_only_a_postgres_outbox_without_a_dsn_takes_the_migrated_database() -> None:
     """A DSN of the outbox's own, and another kind, stay as they are."""
-    taken = in_database(Settings(outbox="postgres"), "postgresql://h/shop")
+    taken = in_database(Settings(outbox="postgres"), lambda: "postgresql://h/shop")
     assert taken.outbox == "postgres:postgresql://h/shop"
     for kept in ("postgres:postgresql://other/x", "sqlite", "memory"):
-        assert in_database(Settings(outbox=kept), "postgresql://h/shop").outbox == kept
+        assert in_database(Settings(outbox=kept), lambda: "postgresql://h/shop").outbox == kept
 
 
 @pytest.mark.parametrize("line", ["build", "migrate up", "migrate status"])

@@ -18,14 +18,14 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from ..command_watch import HOOKS
 from ..config.variables import URL
 from ..errors import Fault, HookError
 from ..hooks import Hook, registry
 from ..run.hook_runner import LoadFault
-from ..run.invocation import HOOKS
 from ..trust import doubt_of
 
-DIRECTORY = HOOKS.name
+DIRECTORY = HOOKS
 """Beside ``db/``, in the directory ``confiture`` is run in; a package of this name, too."""
 REMEDY = "Correct it; until then its hooks do not run"
 DOTTED = "has a dot in its name, with which nothing can import it"

@@ -14,7 +14,7 @@ from ..outlook import by_environment, elsewhere, elsewhere_line, listed, shown_e
 from ..remedy import shown
 from ..terminal import counted, say
 from ..wiring import files_of
-from .context import Context, invocation_of, opened
+from .context import Context, opened
 from .look import SHORTEST, check_endpoint, find, is_short, is_unsettled
 from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json, not_empty
 from .send import send_now
@@ -93,9 +93,7 @@ def redeliver(
     if len(states) + bool(ids) != 1:
         reason = "give ids, or only one of --dead, --pending and --gone"
         raise typer.BadParameter(reason, param_hint="ID")
-    if not later:
-        invocation_of(config, output, is_sending=True)
-    with opened(config, output) as context:
+    with opened(config, output, is_sending=not later) as context:
         check_endpoint(context, endpoint)
         if ids:
             rows = _named(context, ids, endpoint=endpoint, everywhere=everywhere)
@@ -126,7 +124,7 @@ def _send(
     others = elsewhere(_environments(rows), context.environment)
     document: dict[str, Any] = {"ok": True}
     if names and not is_later:
-        document = send_now(context.settings, context.config, names, context.output)
+        document = send_now(context, names)
     document |= {
         "ok": document["ok"] and (is_later or not waits),
         "redelivered": len(rows),

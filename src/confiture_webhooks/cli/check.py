@@ -9,14 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
+from ..command_watch import is_off
 from ..config import Settings, redacted
-from ..config.variables import SWITCH, is_off
+from ..config.variables import SWITCH
 from ..doctor import diagnose
 from ..doctor.health import Check, Health
 from ..endpoint import explain
 from ..errors import Fault
 from ..wiring import outbox_exists, outbox_place, unread_block
-from .context import invocation_of, whole_settings_of, words_given
+from .context import Context, words_given
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, is_json, known
 from .tables import CONFIG_INVALID, FAILED, length, line, print_block, print_json, refuse
 
@@ -72,10 +73,11 @@ def check(
         given = "--migration" if migration is not None else "--environment"
         raise typer.BadParameter("needs --explain with an event", param_hint=given)
     as_json = is_json(output)
-    settings, files = whole_settings_of(config, output)
+    context = Context(config=config, output=output)
+    settings, files = context.whole_settings()
     if faults := _proxy_faults(settings):
         refuse(faults, output)
-    unread = unread_block(os.environ, invocation_of(config, output), words_given())
+    unread = unread_block(os.environ, context.invocation, words_given())
     document: dict[str, Any] = {
         **redacted(settings),
         "outbox_at": outbox_place(settings, os.environ),
@@ -203,9 +205,10 @@ def doctor(
       5  The configuration is invalid, or nothing is configured.
     """
     as_json = is_json(output)
-    invocation = invocation_of(config, output)
+    context = Context(config=config, output=output)
+    found = diagnose(os.environ, context.invocation, context.dsn, is_pinging=is_pinging)
     checks: list[Check] = []
-    for check in diagnose(os.environ, invocation, is_pinging=is_pinging):
+    for check in found:
         checks.append(check)
         if not as_json:
             _show_check(check)

@@ -18,7 +18,7 @@ from ..outlook import NO_ENVIRONMENT, rest_of, shown_environment
 from ..remedy import shown
 from ..run.run_outbox import KEPT_FOR
 from ..terminal import say
-from .context import Context, opened, refuse_name
+from .context import Context, opened
 from .options import (
     RECORDED,
     ConfigOpt,
@@ -174,7 +174,7 @@ def check_endpoint(context: Context, name: str | None) -> None:
     names = context.names
     if name is None or name in names or context.outbox.deliveries(endpoint=name, limit=1):
         return
-    refuse_name("endpoint", name, names, context.output)
+    context.refuse_name("endpoint", name, names)
 
 
 def list_deliveries(

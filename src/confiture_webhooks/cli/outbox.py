@@ -13,7 +13,7 @@ from ..errors import Fault, OutboxError
 from ..outlook import listed
 from ..terminal import counted, printable, say
 from ..wiring import postgres_dsn, sqlite_path
-from .context import opened, settings_of
+from .context import Context, opened
 from .options import ConfigOpt, FormatOpt, YesOpt, is_json
 from .status import runs
 from .tables import agree, conclude, fail, print_json, refuse
@@ -64,7 +64,7 @@ def init(
     for option, name in (("--role", role), ("--environment", environment or "")):
         if not name.isprintable():  # it would be pasted into a terminal
             refuse([Fault(option, "has characters that cannot be shown", "Correct it")], output)
-    settings = settings_of(config, output, needs_endpoint=False)
+    settings = Context(config=config, output=output).settings
     if settings.place.kind != "postgres":
         fault = Fault(
             "outbox", f"is {settings.place.kind}, which needs no setting up", "Set it to `postgres`"

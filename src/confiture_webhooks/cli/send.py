@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -21,10 +20,10 @@ from ..event import Database, EventType, rfc3339
 from ..outlook import again_lines, by_environment, elsewhere_line, shown_environment
 from ..remedy import shown
 from ..terminal import counted, is_terminal, say
-from ..watch import PassResult, Source, deliver_due, deliver_until
-from ..wiring import files_of, operators_outbox, outbox_place
+from ..watch import PassResult, deliver_due, deliver_until
+from ..wiring import files_of, operators_outbox
 from ..worker.pace import FAILING_AFTER
-from .context import ask_of, database_of, outbox_failed, refuse_name, settings_of, source_of
+from .context import Context
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, is_json, known, words
 from .status import open_document, open_lines
 from .tables import (
@@ -83,12 +82,13 @@ def test(
       5  The configuration is invalid, or there is no endpoint of that name.
     """
     kind = known(SUBSCRIBED, event, "--event") or EventType.PING
-    settings = settings_of(config, output, is_sending=True)
+    context = Context(config=config, output=output, is_sending=True)
+    settings = context.sending_settings
     names = [endpoint.name for endpoint in settings.endpoints]
     if faults := [fault for one in settings.faulty if one.name == name for fault in one.faults]:
         refuse(faults, output)
     if name is not None and name not in names:
-        refuse_name("NAME", name, names, output)
+        context.refuse_name("NAME", name, names)
     from ..ping import ping  # noqa: PLC0415
 
     if name is None and not is_json(output):
@@ -175,17 +175,14 @@ def deliver(
          that is off or not configured, or the outbox cannot be used.
       5  The configuration is invalid.
     """
-    settings = settings_of(config, output, is_sending=True)
+    context = Context(config=config, output=output, is_sending=True)
+    settings = context.sending_settings
     if not is_json(output):
         say_faults((*settings.faults, *settings.warnings))
-    ask, database = ask_of(config), database_of(config)
     try:
-        if watch:
-            result = _watch(settings, ask, source_of(config), database)
-        else:
-            result = _once(settings, ask, database)
+        result = _watch(context) if watch else _once(settings, context.ask, context.database)
     except OutboxError as error:
-        outbox_failed(error, settings, config, output)
+        context.outbox_failed(error)
     if is_json(output):
         print_json(
             {
@@ -200,23 +197,22 @@ def deliver(
         raise typer.Exit(FAILED)
 
 
-def send_now(
-    settings: Settings, config: Path | None, names: Collection[str], output: str
-) -> dict[str, Any]:
+def send_now(context: Context, names: Collection[str]) -> dict[str, Any]:
     """Send the due deliveries of endpoints *names*; the result as a document, shown as text."""
+    settings = context.settings
     chosen = tuple(endpoint for endpoint in settings.endpoints if endpoint.name in names)
     try:
-        result = _once(replace(settings, endpoints=chosen), None, database_of(config))
+        result = _once(replace(settings, endpoints=chosen), None, context.database)
     except OutboxError as error:
-        fail(str(error), output)
+        fail(str(error), context.output)
     waits = [wait for wait in result.waits if wait.endpoint in names]
     result = replace(result, waits=waits, open=[], elsewhere={})
-    if not is_json(output):
+    if not is_json(context.output):
         _show(result)
     return as_document(result)
 
 
-def _once(settings: Settings, ask: Ask | None, database: Database | None = None) -> PassResult:
+def _once(settings: Settings, ask: Ask | None, database: Database) -> PassResult:
     """One pass. SIGTERM cuts it as Ctrl-C does: leases are given back, telemetry is exported."""
 
     def stop(number: int, _: Any) -> NoReturn:
@@ -226,7 +222,7 @@ def _once(settings: Settings, ask: Ask | None, database: Database | None = None)
     return deliver_due(settings, os.environ, ask, database)
 
 
-def _watch(settings: Settings, ask: Ask | None, source: Source, database: Database) -> PassResult:
+def _watch(context: Context) -> PassResult:
     stopped = threading.Event()
 
     def stop(*_: Any) -> None:
@@ -236,10 +232,10 @@ def _watch(settings: Settings, ask: Ask | None, source: Source, database: Databa
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    where = f"environment {shown_environment(settings.environment)}"
-    where += f", outbox {outbox_place(settings, os.environ)}"
+    where = f"environment {shown_environment(context.environment)}, outbox {context.where}"
     say(f"Sending deliveries as they become due ({where}). Ctrl-C or SIGTERM ends it.")
-    return deliver_until(stopped, settings, os.environ, ask, source, database)
+    settings, source = context.settings, context.source()
+    return deliver_until(stopped, settings, os.environ, context.ask, source, context.database)
 
 
 def as_document(result: PassResult) -> dict[str, Any]:

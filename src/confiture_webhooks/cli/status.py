@@ -26,7 +26,7 @@ from ..run.parts import TELEMETRY_BUDGET
 from ..settlement import Ending
 from ..terminal import counted
 from ..wiring import command_telemetry, files_of
-from .context import Context, ask_of, opened
+from .context import Context, opened
 from .options import ConfigOpt, FormatOpt, is_json
 from .tables import FAILED, age, fail, length, line, print_facts, print_json
 
@@ -202,7 +202,7 @@ def open_lines(judged: Judged) -> list[str]:
 
 
 def _judged(intents: Sequence[Intent], context: Context) -> Judged:
-    ask = ask_of(context.config) if intents else None
+    ask = context.ask if intents else None
     return settling.examine(intents, ask, settling.LONGEST_QUESTION_S)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from ..endpoint import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, SIGNATURES
@@ -16,6 +15,7 @@ from ..event import DEFAULT_SUBSCRIPTION, EventType
 from ..retry import DEFAULT_JITTER, DEFAULT_SCHEDULE
 from . import rules
 from .address import address
+from .variables import DEFAULT_FLUSH, DEFAULT_HOOK_TIMEOUT, DEFAULT_OUTBOX
 
 Rule = Callable[[Any], Any]
 
@@ -213,13 +213,13 @@ WEBHOOKS: Table = {
         "text: where deliveries are kept until they are sent: `sqlite`, `sqlite:<path>`, `postgres`"
         " (the migrated database), `postgres:<dsn>` (another one; see [The PostgreSQL outbox]"
         "(outbox-postgres.md)), or `memory` (lost when the command ends)",
-        "sqlite",
+        DEFAULT_OUTBOX,
     ),
     "flush_timeout": Setting(
         rules.seconds(3600, may_be_zero=True),
         "seconds, 0 to 3600: how long a command waits for deliveries when its migrations are over; "
         "the rest is sent later",
-        timedelta(seconds=10),
+        DEFAULT_FLUSH,
     ),
     "hooks": Setting(
         Many(rules.module, may_be_empty=True),
@@ -230,7 +230,7 @@ WEBHOOKS: Table = {
     "hook_timeout": Setting(
         rules.seconds(300),
         "seconds, above 0, up to 300: for one call of a hook, and for importing one file of them",
-        timedelta(seconds=30),
+        DEFAULT_HOOK_TIMEOUT,
     ),
     "allow_networks": Setting(
         Many(rules.network),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from .. import command_watch
 from ..endpoint import Endpoint
 from ..errors import Fault
 from ..signature import signing_key
@@ -97,7 +98,7 @@ class EnvironmentReader:
         found = []
         for name in sorted(self._environ.keys() - known):
             near = get_close_matches(name, known, 1, _NEAR) if name.startswith("CONF") else []
-            is_ours = near or name.startswith(variables.PREFIX)
+            is_ours = near or name.startswith(command_watch.PREFIX)
             if is_ours and not any(f"${{{name}}}" in text for text in texts):
                 near = near or get_close_matches(name, known, 1)
                 remedy = f"Did you mean {near[0]}?" if near else "Remove it"
@@ -188,7 +189,7 @@ class FileReader:
         name = self._document.get("name")
         if isinstance(name, str) and name.strip():
             return name
-        if self._is_named and self._host_file not in {None, variables.USUAL_FILE}:
+        if self._is_named and self._host_file not in {None, Path(command_watch.USUAL_FILE)}:
             return FileReader(self._host_file, {}).environment
         named = self._environ.get(variables.ENVIRONMENT, "").strip() if self._is_named else ""
         return named or self.path.stem or None

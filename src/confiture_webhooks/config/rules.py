@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from difflib import get_close_matches
 
+from ..command_watch import OFF_WORDS
 from ..endpoint import SIGNATURES
 from ..event import SUBSCRIBABLE, EventType
 from ..networks import NAMED, members
 from ..signature import signing_key
-from .variables import OFF_WORDS, ON_WORDS
+from .variables import ON_WORDS
 
 FORMATS = (
     *("confiture", "cloudevents", "cloudevents-binary", "slack", "discord", "teams"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from .. import command_watch
 from ..endpoint import Endpoint, Tls
 from ..errors import ConfigError, Fault
 from . import variables
@@ -53,12 +54,12 @@ class Settings:
     """What was configured. Its ``repr`` shows no secret, address or DSN."""
 
     endpoints: tuple[Endpoint, ...] = ()
-    outbox: str = field(default="sqlite", repr=False)
+    outbox: str = field(default=variables.DEFAULT_OUTBOX, repr=False)
     """``sqlite[:path]``, ``postgres[:dsn]`` or ``memory``."""
-    flush_timeout: timedelta = timedelta(seconds=10)
+    flush_timeout: timedelta = variables.DEFAULT_FLUSH
     hooks: tuple[str, ...] = ()
     """Modules to import for their hooks."""
-    hook_timeout: timedelta = timedelta(seconds=30)
+    hook_timeout: timedelta = variables.DEFAULT_HOOK_TIMEOUT
     """For one call of a hook, and for importing one file of them."""
     log: Log | None = None
     """``None``: JSON unless standard error is a terminal."""
@@ -107,9 +108,11 @@ class Settings:
 
 def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
     """Whether webhooks may be wanted. Cheap; errs only on the yes side; never raises."""
-    if variables.is_off(environ):
+    if command_watch.is_off(environ):
         return False
-    if any(value and name.startswith(f"{variables.PREFIX}_") for name, value in environ.items()):
+    if any(
+        value and name.startswith(f"{command_watch.PREFIX}_") for name, value in environ.items()
+    ):
         return True
     return config_file is not None and has_block(config_file)
 

@@ -5,12 +5,8 @@ What stands below one is its row in the documentation: what it takes, the defaul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from datetime import timedelta
 
-ENVIRONMENTS = Path("db/environments")
-USUAL_FILE = ENVIRONMENTS / "local.yaml"
-"""The environment file that Confiture reads when it is given none."""
 DSN = "CONFITURE_DATABASE_URL"
 """Confiture's own: with it, it reads no environment file."""
 
@@ -52,16 +48,12 @@ SWITCH = "CONFITURE_WEBHOOKS"
 `check` still checks
 """
 
-PREFIX = "CONFITURE_WEBHOOK"
 OF_DEFAULT = (URL, SECRET, SECRET_PREVIOUS, FORMAT, EVENTS, HEADERS, ALLOW_HTTP)
 """Those that describe the endpoint named ``default``."""
 ALL = (*OF_DEFAULT, CONFIG, OUTBOX, FLUSH_TIMEOUT, LOG, LOG_LEVEL, ENVIRONMENT, SWITCH)
 """Those that settings come from; ``MIGRATION_SPANS`` is telemetry's own."""
 
+DEFAULT_OUTBOX = "sqlite"
+DEFAULT_FLUSH = timedelta(seconds=10)
+DEFAULT_HOOK_TIMEOUT = timedelta(seconds=30)
 ON_WORDS = frozenset({"true", "yes", "on", "1"})
-OFF_WORDS = frozenset({"false", "no", "off", "0"})
-
-
-def is_off(environ: Mapping[str, str]) -> bool:
-    """Whether webhooks are switched off."""
-    return environ.get(SWITCH, "").strip().lower() in OFF_WORDS

@@ -8,9 +8,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ..bounded import bounded
-from ..config.variables import SWITCH, is_off
+from ..command_watch import is_off
+from ..config.variables import SWITCH
 from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Export, complaints, plan
-from ..wiring import found_settings, unread_block
+from ..wiring import found_settings, in_database, unread_block
 from .endpoints import PATIENCE, address, obstacle, remedy_of, signs, way_to
 from .health import Check, ok, skipped, warn, wrong
 from .outbox import database, outbox_checks
@@ -28,9 +29,12 @@ _COLLECTORS = {GRPC: "http://localhost:4317", "http/protobuf": "http://localhost
 
 
 def diagnose(
-    environ: Mapping[str, str], invocation: Invocation, *, is_pinging: bool
+    environ: Mapping[str, str], invocation: Invocation, dsn: str | None, *, is_pinging: bool
 ) -> Iterator[Check]:
-    """One check after the other; with *is_pinging* every endpoint is sent a ping."""
+    """One check after the other; with *is_pinging* every endpoint is sent a ping.
+
+    *dsn*: the database of a ``confiture migrate`` here.
+    """
     settings, files = found_settings(environ, invocation.settings_file)
     if is_off(environ):
         yield wrong("configuration", f"{SWITCH} is off: nothing is sent", "Unset it")
@@ -48,9 +52,9 @@ def diagnose(
         yield from way_to(endpoint)
         yield signs(endpoint)
         yield from address(endpoint)
-    yield from database(invocation, environ)
+    yield from database(invocation, environ, dsn)
     if settings.recorded:
-        yield from outbox_checks(settings, environ, invocation)
+        yield from outbox_checks(in_database(settings, lambda: dsn), environ)
         yield from _pings(settings, environ, is_pinging=is_pinging)
     yield from _collector(environ)
 

@@ -19,7 +19,6 @@ from ..outlook import LATE, Standing, Wait, elsewhere, outlook, shown_environmen
 from ..remedy import shown
 from ..terminal import counted
 from ..wiring import (
-    in_database,
     operators_outbox,
     outbox_place,
     postgres_dsn,
@@ -160,17 +159,11 @@ def _from_the_future(outbox: Outbox, environment: str | None, now: datetime) -> 
     return [row.delivery.id for row in newest if row.delivery.created_at > now + FUTURE]
 
 
-def outbox_checks(
-    settings: Settings, environ: Mapping[str, str], invocation: Invocation
-) -> Iterator[Check]:
+def outbox_checks(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
     """Whether a run can use it, and whether deliveries in it wait for an operator."""
     if fault := settings.outbox_fault:
         yield wrong("outbox", fault.what, fault.remedy)
         return
-    if settings.place.kind == "postgres":
-        from ..adapters.database import project_dsn  # noqa: PLC0415
-
-        settings = in_database(settings, project_dsn(invocation.config_file, environ))
     try:
         yield from _checked(settings, environ)
     except OutboxError as error:
@@ -273,12 +266,10 @@ ORDER BY right_
 _STANDBY = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
 
 
-def database(invocation: Invocation, environ: Mapping[str, str]) -> Iterator[Check]:
+def database(
+    invocation: Invocation, environ: Mapping[str, str], dsn: str | None
+) -> Iterator[Check]:
     """Whether it takes writes; one that is not reached is the host's to report."""
-    from ..adapters.database import project_dsn  # noqa: PLC0415
-
-    config_file = invocation.config_file
-    dsn = project_dsn(config_file, environ)
     if invocation.missing is not None:
         problem = f"a run here fails: {invocation.missing} does not exist"
         remedy = "Go to the project's directory, name the file with --config, or set"
@@ -290,7 +281,7 @@ def database(invocation: Invocation, environ: Mapping[str, str]) -> Iterator[Che
     try:
         [[is_standby, read_only]] = bounded(lambda: _asked(dsn, _STANDBY), WAIT_S + 1)
     except Exception as error:  # noqa: BLE001  its text may hold the address
-        yield _not_reached(error, config_file, environ)
+        yield _not_reached(error, invocation.config_file, environ)
         return
     if is_standby:
         yield wrong(

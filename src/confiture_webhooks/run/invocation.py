@@ -9,17 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config.variables import DSN, ENVIRONMENT, ENVIRONMENTS, USUAL_FILE
+from .. import command_watch
+from ..command_watch import MUTATING
+from ..config.variables import DSN, ENVIRONMENT
 from ..event import Direction
 
-DEFAULT_CONFIG = USUAL_FILE
-APPLY_AS_CONFIG = Path("confiture.yaml")
+ENVIRONMENTS = Path(command_watch.ENVIRONMENTS)
+DEFAULT_CONFIG = Path(command_watch.USUAL_FILE)
 DEFAULT_MIGRATIONS = Path("db/migrations")
-HOOKS = Path("confiture_hooks")
-MUTATING = frozenset(
-    {"apply-as", "baseline", "down", "down-to", "rebuild", "reinit", "squash-ledger", "steps", "up"}
-)
-"""The commands that change a database or its ledger."""
 FILE_ONLY = frozenset({"apply-as", "squash-ledger", "steps"})
 """Mutating commands that take the DSN from their file and from nowhere else."""
 _FLAGS = "vy"
@@ -90,7 +87,11 @@ def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -
     """The file that the host reads if none is given: an explicit DSN beats the default."""
     if command == "apply-as":
         environment = _option(rest, "--env", "-e")
-        return ENVIRONMENTS / f"{environment}.yaml" if environment else APPLY_AS_CONFIG
+        return (
+            ENVIRONMENTS / f"{environment}.yaml"
+            if environment
+            else Path(command_watch.APPLY_AS_FILE)
+        )
     if command in FILE_ONLY:
         return DEFAULT_CONFIG
     has_dsn = _option(rest, "--database-url", "-d") is not None or environ.get(DSN)
