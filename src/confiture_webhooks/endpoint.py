@@ -79,6 +79,15 @@ class Endpoint:
             names = [str(row["name"]) for row in event.migrations or ()]
         return self.refusal(event.type, event.environment, names) is None
 
+    def for_silent_run(self) -> Endpoint:
+        """As it is for a run whose failure no migration's event reports.
+
+        With the default events it is sent ``run_error``, too.
+        """
+        if not self.events >= DEFAULT_SUBSCRIPTION:
+            return self
+        return replace(self, events=self.events | {EventType.RUN_ERROR})
+
     def is_for(self, environment: str | None) -> bool:
         """Whether it gets events of *environment*."""
         return self.environments is None or environment in self.environments
@@ -115,10 +124,9 @@ def explain(
         if migration is None and endpoint.migrations:
             asked = replace(asked, migrations=())
             depends.append(f"only of migrations like {', '.join(endpoint.migrations)}")
-        is_added = kind is EventType.RUN_ERROR and kind not in endpoint.events
-        if is_added and endpoint.events >= DEFAULT_SUBSCRIPTION:
-            asked = replace(asked, events=endpoint.events | {kind})
-            depends.append(SILENT_ERROR)
+        if kind is EventType.RUN_ERROR and kind not in endpoint.events:
+            asked = asked.for_silent_run()
+            depends += [SILENT_ERROR] if kind in asked.events else []
         refusal = asked.refusal(kind, environment, [migration] if migration is not None else [])
         is_sent = None if depends and refusal is None else refusal is None
         reason = refusal or " and ".join(depends) or "it asks for this"

@@ -18,7 +18,7 @@ from .outbox.sqlite import InMemoryOutbox
 from .run.migration import new_event_id
 from .run.outgoing import Outgoing
 from .run.parts import TELEMETRY_BUDGET
-from .wiring import command_telemetry, make_transport, parts
+from .wiring import make_telemetry, make_transport, parts
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -112,7 +112,7 @@ def ping(
         if name is None or e.name == name
     )
     narrowed = replace(settings, endpoints=chosen)
-    telemetry = command_telemetry(narrowed, environ)
+    telemetry = make_telemetry(narrowed, environ)
     outbox, answers = InMemoryOutbox(), dict[str, bytes]()
     made = replace(
         parts(narrowed, environ, lambda: telemetry),

@@ -20,28 +20,29 @@ from .command_watch import HOOKS, MUTATING
 from .config import Settings, is_configured, load
 from .config.variables import OUTBOX, URL
 from .contained import containing
-from .event import Database, ErrorInfo
+from .event import ErrorInfo
 from .run.invocation import Invocation, parse
 from .run.parts import TELEMETRY_BUDGET
 from .run.run import Run
 from .wiring import (
-    command_telemetry,
     found_settings,
     hook_sources,
+    make_telemetry,
     outbox_exists,
     parts,
     unread_block,
 )
 
 
-def consult(run: Run, connection: Any) -> None:
-    """Have *run* ask the database of *connection* how the migrations of killed runs ended."""
+def migrate_on(run: Run, connection: Any) -> None:
+    """*run* migrates on *connection*, and asks its database how killed runs ended."""
     with containing("reading the database's address", run.report):
         from .adapters.backend import database_of  # noqa: PLC0415
         from .adapters.ledger import Ledger, ask_over  # noqa: PLC0415
 
         ask_here = partial(ask_over, connection)
         run.consult(Ledger.beside(connection).ask, ask_here, database_of(connection))
+    run.lend(connection)
 
 
 class CommandSession:
@@ -109,16 +110,11 @@ class CommandSession:
 
     def _connected(self, connection: Any) -> None:
         self._connections.append(connection)
-        self._note_database(connection)
-        consult(self._run, connection)
-        self._run.lend(connection)
-
-    def _note_database(self, connection: Any) -> None:
-        """Keep the address while the connection has it: the outbox may be there."""
         with containing("reading the database's address", self._run.report):
             from .adapters.database import dsn_of  # noqa: PLC0415
 
-            self.database = self.database or dsn_of(connection)
+            self.database = self.database or dsn_of(connection)  # it may be closed later
+        migrate_on(self._run, connection)
 
     def _watch(self, engine: Any) -> None:
         with containing("observing the engine", self._run.report):
@@ -162,7 +158,9 @@ class CommandSession:
             failure = self._sigterm.failure() or _failure(error)
             self._explain_unsettled(error)
             if not self._connections:
-                self._run.aim(self._database())
+                from .adapters.database import named  # noqa: PLC0415
+
+                self._run.aim(named(self.dsn()))
         self._run.finish(failure.type if failure else None, failure)
         self._sigterm.pass_on()
 
@@ -176,11 +174,6 @@ class CommandSession:
 
         given = self._invocation
         return given.database_url or project_dsn(given.config_file, os.environ)
-
-    def _database(self) -> Database:
-        from .adapters.database import named  # noqa: PLC0415
-
-        return named(self.dsn())
 
     def _explain_unsettled(self, error: BaseException | None) -> None:
         from .adapters.failure import explain  # noqa: PLC0415
@@ -295,16 +288,13 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     if not has_run:
         return None
 
-    def database() -> str | None:
-        return session.dsn()
-
     is_project = _may_keep(settings, invocation)
     settings = settings if is_project else replace(settings, outbox="memory")
     hooks = hook_sources(files)
-    telemetry = partial(command_telemetry, settings, os.environ)
+    telemetry = partial(make_telemetry, settings, os.environ)
     remedy.use(invocation.named_file)
     made = replace(
-        parts(settings, os.environ, telemetry, database, hooks),
+        parts(settings, os.environ, telemetry, lambda: session.dsn(), hooks),  # noqa: PLW0108  made below
         shows_progress=True,
         is_project=is_project,
     )
@@ -342,15 +332,7 @@ def _say_faults(settings: Settings) -> None:
 
 def _log_faults(settings: Settings) -> None:
     """Every fault as one log event of a command without a run; a run logs its own."""
-    from .telemetry import Telemetry  # noqa: PLC0415
-
-    telemetry = Telemetry.for_command(
-        environ=os.environ,
-        environment=None,
-        endpoints=(),
-        log=settings.log,
-        log_level=settings.log_level,
-    )
+    telemetry = make_telemetry(replace(settings, endpoints=(), environment=None), os.environ)
     telemetry.config_invalid(settings.faults, is_said=True)
     telemetry.shutdown(TELEMETRY_BUDGET)
 
@@ -373,20 +355,12 @@ def attach(
     """
     from .adapters.confiture import observe  # noqa: PLC0415
     from .adapters.database import dsn_of  # noqa: PLC0415
-    from .telemetry import Telemetry  # noqa: PLC0415
     from .telemetry.logs import note  # noqa: PLC0415
 
     chosen = settings or load(os.environ, Path(config_file) if config_file else None)
     engine = getattr(session, "migrator", session)
     remedy.use(config_file)
-    telemetry = Telemetry.for_library(
-        environ=os.environ,
-        environment=chosen.environment,
-        endpoints=[endpoint.name for endpoint in chosen.endpoints],
-        log=chosen.log,
-        log_level=chosen.log_level,
-        database_label=chosen.database_label,
-    )
+    telemetry = make_telemetry(chosen, os.environ, is_library=True)
     dsn = dsn_of(engine.connection) if chosen.place.kind == "postgres" else None
     made = replace(
         parts(chosen, os.environ, lambda: telemetry, lambda: dsn, say=note),
@@ -396,8 +370,7 @@ def attach(
     if not chosen.recorded:
         note(f"no endpoint is configured: no webhook will be sent. Give config_file=, or set {URL}")
     run.begin(command)
-    consult(run, engine.connection)
-    run.lend(engine.connection)
+    migrate_on(run, engine.connection)
     undo = observe(engine, run)
     try:
         yield run

@@ -23,7 +23,7 @@ from .run.settling import settle_outbox
 from .run.summary import undelivered
 from .terminal import counted, progress, say
 from .trust import stamp
-from .wiring import command_telemetry, make_transport, operators_outbox, user_agent
+from .wiring import make_telemetry, make_transport, operators_outbox, user_agent
 from .worker import PassSpans, Worker
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ def _delivering(
     before: Counter[Outcome] | None = None,
 ) -> Iterator[_Delivering]:
     outbox = operators_outbox(settings, environ, creates=poll is not None, notice=say)
-    telemetry = command_telemetry(settings, environ)
+    telemetry = make_telemetry(settings, environ)
     telemetry.observe_outbox(outbox.summary)
     telemetry.connected(database or Database())
     transport, passes = make_transport(), PassSpans(telemetry)

@@ -106,7 +106,7 @@ def found_settings(
 def command_settings(
     environ: Mapping[str, str], config_file: Path | None
 ) -> tuple[Settings, list[HookFile]]:
-    """The same. Raises ConfigError with every fault."""
+    """The settings and hook files of a command. Raises ConfigError with every fault."""
     settings, files = found_settings(environ, config_file)
     if settings.faults:
         raise ConfigError(settings.faults)
@@ -314,11 +314,14 @@ def _report_outbox(
         say(f"confiture-webhooks: {text}")
 
 
-def command_telemetry(settings: Settings, environ: Mapping[str, str]) -> Telemetry:
-    """Telemetry of a ``confiture`` command: it sets the SDK up when an exporter is configured."""
+def make_telemetry(
+    settings: Settings, environ: Mapping[str, str], *, is_library: bool = False
+) -> Telemetry:
+    """Telemetry of a ``confiture`` command, which sets the SDK up, or of a block of Python."""
     from .telemetry import Telemetry  # noqa: PLC0415
 
-    return Telemetry.for_command(
+    make = Telemetry.for_library if is_library else Telemetry.for_command
+    return make(
         environ=environ,
         environment=settings.environment,
         endpoints=[endpoint.name for endpoint in settings.endpoints],

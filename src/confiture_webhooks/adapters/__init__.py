@@ -1,1 +1,1 @@
-"""The outside world: stores, the network, Confiture."""
+"""The outside world: the network, Confiture and its database, hook files."""

@@ -108,7 +108,7 @@ class Context:
 
     @property
     def sending_settings(self) -> Settings:
-        """The same, for a command that needs an endpoint."""
+        """The settings, for a command that needs an endpoint."""
         if not self.settings.endpoints and self.settings.faults:
             refuse(self.settings.faults, self.output)
         if not self.settings.recorded:
@@ -116,7 +116,7 @@ class Context:
         return self.settings
 
     def whole_settings(self) -> tuple[Settings, list[HookFile]]:
-        """The same with the hook files; any fault at all ends the command."""
+        """The settings and the hook files; any fault at all ends the command."""
         try:
             settings, files = command_settings(os.environ, self.invocation.settings_file)
         except ConfigError as error:

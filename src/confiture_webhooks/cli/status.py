@@ -25,7 +25,7 @@ from ..run import settling
 from ..run.parts import TELEMETRY_BUDGET
 from ..settlement import Ending
 from ..terminal import counted
-from ..wiring import command_telemetry, files_of
+from ..wiring import files_of, make_telemetry
 from .context import Context, opened
 from .options import ConfigOpt, FormatOpt, is_json
 from .tables import FAILED, age, fail, length, line, print_facts, print_json
@@ -188,7 +188,7 @@ def open_document(judged: Judged) -> dict[str, Any]:
 
 
 def open_lines(judged: Judged) -> list[str]:
-    """The same, in a line each: those under way, and those that are not settled."""
+    """A line for the migrations that are under way, and one for those that are not settled."""
     under_way = [
         f"{intent.migration.name} since {rfc3339(intent.staged_at)}"
         for intent, verdict in judged
@@ -246,7 +246,7 @@ def forget(context: Context, judged: Judged) -> None:
     """Forget the intents: their end is never reported. That is logged."""
     if not judged:
         return
-    telemetry = command_telemetry(context.settings, os.environ)
+    telemetry = make_telemetry(context.settings, os.environ)
     try:
         for intent, verdict in judged:
             context.outbox.release(intent.event_id, [])

@@ -7,16 +7,14 @@ ours is one log line and a ``None``, never an exception.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .. import terminal
 from ..contained import contained
 from ..event import (
-    DEFAULT_SUBSCRIPTION,
     Database,
     Direction,
     ErrorInfo,
@@ -272,7 +270,10 @@ class Run:
         if not is_known:
             error_type = error_type or UNKNOWN.type
         kind = EventType.RUN_SUCCESS if error_type is None else EventType.RUN_ERROR
-        wanting = self._wanting(kind, is_silent=is_known and not failed)
+        endpoints: Sequence[Endpoint] = self._settings.recorded
+        if is_known and not failed:
+            endpoints = [endpoint.for_silent_run() for endpoint in endpoints]
+        wanting = [endpoint for endpoint in endpoints if kind in endpoint.events]
         if wanting and (self._ended or error_type):
             telemetry, outgoing = self._opened.begun()
             outbox = outgoing.outbox.current
@@ -297,21 +298,6 @@ class Run:
                 error_type=error_type,
                 is_known=is_known,
             )
-
-    def _wanting(self, kind: EventType, *, is_silent: bool) -> list[Endpoint]:
-        """Who wants the run's event of *kind*.
-
-        If no migration's event reports the failure (*is_silent*), endpoints with the default events
-        want it, too.
-        """
-        wanting = []
-        for endpoint in self._settings.recorded:
-            is_default = endpoint.events >= DEFAULT_SUBSCRIPTION
-            if kind is EventType.RUN_ERROR and is_silent and is_default:
-                endpoint = replace(endpoint, events=endpoint.events | {kind})  # noqa: PLW2901
-            if kind in endpoint.events:
-                wanting.append(endpoint)
-        return wanting
 
     @contained
     def _record_earlier(self, version: str, *, has_lock: bool) -> None:
