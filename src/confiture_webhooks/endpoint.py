@@ -101,12 +101,10 @@ class Endpoint:
             return f"its `events` do not include {kind.value}"
         if not self.is_for(environment):
             return f"its `environments` do not include {environment or 'an unnamed one'}"
-        if self.migrations and not any(self._is_among(name) for name in names):
+        fits = any(fnmatchcase(name, one) for name in names for one in self.migrations)
+        if self.migrations and not fits:
             return f"none of its `migrations` fits {', '.join(names) or 'a run without migrations'}"
         return None
-
-    def _is_among(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.migrations)
 
 
 def explain(

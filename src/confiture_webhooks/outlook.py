@@ -130,7 +130,7 @@ def outlook(
     for name, count in sorted(undelivered.items()):
         stands = (standing or {}).get(name, (None, None))
         off_since, rests_until = stands[0], rest_of(stands, endpoints.get(name), now)
-        due_at = (due or {}).get(name)
+        due_at, made_at = (due or {}).get(name), (oldest or {}).get(name, now)
         reason: tuple[Why, datetime | None] | None = None
         if name not in endpoints:
             reason = (Why.UNKNOWN, None)
@@ -138,7 +138,7 @@ def outlook(
             reason = (Why.FAULTY, None)
         elif off_since is not None:
             reason = (Why.OFF, off_since)
-        elif rests_until and rests_until > now - LATE and _is_old((oldest or {}).get(name), now):
+        elif rests_until and rests_until > now - LATE and made_at < now - PATIENCE:
             reason = (Why.LIMITED, rests_until)
         elif rests_until is not None and rests_until > now:
             reason = (Why.RESTS, rests_until)
@@ -147,10 +147,6 @@ def outlook(
         if reason is not None and (count or reason[0] is Why.OFF):
             waits.append(Wait(endpoint=name, count=count, why=reason[0], at=reason[1]))
     return waits
-
-
-def _is_old(made_at: datetime | None, now: datetime) -> bool:
-    return made_at is not None and made_at < now - PATIENCE
 
 
 def again_lines(dead: int, gone: int, *narrowed: str) -> list[str]:

@@ -59,8 +59,8 @@ def test_a_limit_is_the_receivers(outside: Project) -> None:
         assert standing.rests_until is not None
         outbox.close()
         words = f"rests until {rfc3339(standing.rests_until)}"
-        for command in ("list", "status"):
-            assert words in outside.confiture("webhooks", command).stdout
+        assert words in outside.confiture("webhooks", "status").stdout
+        assert words.partition(".")[0] in outside.confiture("webhooks", "list").stdout
         status = json.loads(outside.confiture("webhooks", "status", "--format", "json").stdout)
         assert status["endpoints_resting"] == {"a": rfc3339(standing.rests_until)}
         assert status["waits"]["a"].startswith(words)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from confiture_webhooks import remedy
+from confiture_webhooks.errors import Fault
 from confiture_webhooks.outlook import (
     LATE,
     PATIENCE,
@@ -32,7 +34,7 @@ A = endpoint(name="a")
         ({"configured": [A], "standing": {"a": (EARLIER, None)}}, Why.OFF),
         ({"configured": []}, Why.UNKNOWN),
         ({"configured": [], "standing": {"a": (EARLIER, None)}}, Why.UNKNOWN),
-        ({"configured": [A], "faulty": ["a"]}, Why.FAULTY),
+        ({"configured": [replace(A, faults=(Fault("url", "is blank", "Add it"),))]}, Why.FAULTY),
         (
             {"configured": [A], "standing": {"a": (None, NOW + timedelta(minutes=1))}},
             Why.RESTS,

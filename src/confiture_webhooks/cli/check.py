@@ -10,12 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from ..command_watch import is_off
-from ..config import Settings, redacted
+from ..config import redacted
 from ..config.variables import SWITCH
 from ..doctor import diagnose
 from ..doctor.health import Check, Health
 from ..endpoint import explain
-from ..errors import Fault
 from ..wiring import outbox_exists, outbox_place, unread_block
 from .context import Context, words_given
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, is_json, known
@@ -75,7 +74,10 @@ def check(
     as_json = is_json(output)
     context = Context(config=config, output=output)
     settings, files = context.whole_settings()
-    if faults := _proxy_faults(settings):
+    from ..adapters.http_way import proxy_fault  # noqa: PLC0415
+
+    proxies = dict.fromkeys(proxy_fault(endpoint.url) for endpoint in settings.endpoints)
+    if faults := [fault for fault in proxies if fault is not None]:
         refuse(faults, output)
     unread = unread_block(os.environ, context.invocation, words_given())
     document: dict[str, Any] = {
@@ -104,17 +106,12 @@ def check(
         print_json({"ok": True, **document})
         return
     if kind is not None:
-        _show_verdicts(verdicts)
+        words = {True: "sent", False: "not sent", None: "depends"}
+        for one in verdicts:
+            print_block(f"{one['endpoint']}: {words[one['sent']]}", [("why", one["reason"])])
         return
     _show(document)
     line("✅ The configuration is valid", "green")
-
-
-def _proxy_faults(settings: Settings) -> list[Fault]:
-    from ..adapters.http_way import proxy_fault  # noqa: PLC0415
-
-    found = (proxy_fault(endpoint.url) for endpoint in settings.endpoints)
-    return list(dict.fromkeys(fault for fault in found if fault is not None))
 
 
 def _show(document: dict[str, Any]) -> None:
@@ -134,13 +131,6 @@ def _show(document: dict[str, Any]) -> None:
     )
     for text in document["warnings"]:
         line(f"⚠️  {text}", "yellow")
-
-
-def _show_verdicts(verdicts: list[dict[str, Any]]) -> None:
-    words = {True: "sent", False: "not sent", None: "depends"}
-    for verdict in verdicts:
-        heading = f"{verdict['endpoint']}: {words[verdict['sent']]}"
-        print_block(heading, [("why", verdict["reason"])])
 
 
 def show_endpoints(endpoints: Iterable[Mapping[str, Any]]) -> None:
@@ -211,7 +201,10 @@ def doctor(
     for check in found:
         checks.append(check)
         if not as_json:
-            _show_check(check)
+            mark, style = _MARKS[check.health]
+            line(f"{mark} {check.name}: {check.detail}", style)
+            if check.remedy is not None:
+                line(f"   {check.remedy}")
     wrong = [check for check in checks if check.health is Health.PROBLEM]
     if as_json:
         print_json({"ok": not wrong, "checks": [check.as_dict() for check in checks]})
@@ -219,10 +212,3 @@ def doctor(
         raise typer.Exit(CONFIG_INVALID)
     if wrong:
         raise typer.Exit(FAILED)
-
-
-def _show_check(check: Check) -> None:
-    mark, style = _MARKS[check.health]
-    line(f"{mark} {check.name}: {check.detail}", style)
-    if check.remedy is not None:
-        line(f"   {check.remedy}")

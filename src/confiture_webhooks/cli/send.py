@@ -267,7 +267,10 @@ def _show(result: PassResult) -> None:
     )
     done = f"{result.delivered} delivered, {counted(result.dead, 'dead letter', 'dead letters')}"
     done += f", {result.gone} gone" if result.gone else ""
-    due = _when(result.next_at) if result.next_at else ""
+    due = ""
+    if result.next_at:  # a worker that was asked to end may leave some that are due
+        is_due = result.next_at <= datetime.now(UTC)
+        due = f"; the next is due {'now' if is_due else f'at {rfc3339(result.next_at)}'}"
     in_vain = [wait for wait in result.waits if wait.is_in_vain]
     left = "left" if in_vain else "left for later"
     line(f"{done}, {result.left} {left}{failed}{due}")
@@ -282,9 +285,3 @@ def _show(result: PassResult) -> None:
         line(text)
     if result.elsewhere:
         line(elsewhere_line(result.elsewhere, files_of(result.elsewhere)))
-
-
-def _when(next_at: datetime) -> str:
-    """When the next is due: a worker that was asked to end may leave some that are due."""
-    is_due = next_at <= datetime.now(UTC)
-    return "; the next is due now" if is_due else f"; the next is due at {rfc3339(next_at)}"
