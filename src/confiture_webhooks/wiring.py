@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -76,13 +76,6 @@ def unread_block(
 def blocks_here() -> list[Path]:
     """The environment files of this project that have a `webhooks:` block."""
     return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(path))
-
-
-def files_of(environments: Iterable[str | None]) -> dict[str, Path]:
-    """The usual file of each of *environments* that has one."""
-    names = [name for name in environments if name and Path(name).name == name]
-    usual = {name: ENVIRONMENTS / f"{name}.yaml" for name in names}
-    return {name: path for name, path in usual.items() if path.is_file()}
 
 
 def found_settings(
@@ -284,7 +277,6 @@ def parts(
         has_leftovers=lambda: outbox_exists(
             in_database(settings, database), environ, is_asked=True
         ),
-        files_of=files_of,
     )
 
 

@@ -12,8 +12,8 @@ import typer
 from ..delivery import State
 from ..outlook import by_environment, elsewhere, elsewhere_line, listed, shown_environment
 from ..remedy import shown
+from ..run.invocation import files_of
 from ..terminal import counted, say
-from ..wiring import files_of
 from .context import Context, opened
 from .look import SHORTEST, check_endpoint, find, is_short, is_unsettled
 from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json, not_empty

@@ -19,9 +19,10 @@ from ..errors import OutboxError
 from ..event import Database, EventType, rfc3339
 from ..outlook import again_lines, by_environment, elsewhere_line, shown_environment
 from ..remedy import shown
+from ..run.invocation import files_of
 from ..terminal import counted, is_terminal, say
 from ..watch import PassResult, deliver_due, deliver_until
-from ..wiring import files_of, operators_outbox
+from ..wiring import operators_outbox
 from ..worker.pace import FAILING_AFTER
 from .context import Context
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, is_json, known, words

@@ -22,10 +22,11 @@ from ..outlook import (
 )
 from ..remedy import shown
 from ..run import settling
+from ..run.invocation import files_of
 from ..run.parts import TELEMETRY_BUDGET
 from ..settlement import Ending
 from ..terminal import counted
-from ..wiring import files_of, make_telemetry
+from ..wiring import make_telemetry
 from .context import Context, opened
 from .options import ConfigOpt, FormatOpt, is_json
 from .tables import FAILED, age, fail, length, line, print_facts, print_json
@@ -54,10 +55,8 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """
     now = datetime.now(UTC)
     with opened(config, output) as context:
-        found = context.outbox.intents()
-        intents = [intent for intent in found if intent.environment == context.environment]
         findings = examine(context.outbox, context.settings, now)
-    unknown = open_document(_judged(intents, context))
+    unknown = open_document(_judged(findings.intents, context))
     if is_json(output):
         print_json({**_document(context, findings), **unknown})
     else:

@@ -29,7 +29,7 @@ from .health import Check, ok, skipped, warn, wrong
 
 if TYPE_CHECKING:
     from ..config import Settings
-    from ..outbox import Outbox
+    from ..outbox import Intent, Outbox
     from ..run.invocation import Invocation
 
 UNSETTLED_FOR = timedelta(days=1)
@@ -63,7 +63,13 @@ class Findings:
     """The ids of deliveries that wait and were made in the future."""
     unreadable: list[str] = field(default_factory=list)
     """The ids of undelivered records that this version cannot read."""
-    old_intents: int = 0
+    intents: list[Intent] = field(default_factory=list)
+    """Of migrations whose end was not reported yet."""
+
+    @property
+    def old_intents(self) -> int:
+        """How many of them no run will settle any more."""
+        return sum(1 for intent in self.intents if intent.staged_at < self.now - UNSETTLED_FOR)
 
     @property
     def in_vain(self) -> list[Wait]:
@@ -91,7 +97,6 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
     off = _off(standing)
     undelivered = {name: sum(one.undelivered.values()) for name, one in summaries.items()}
     dead = {name: one.counts.get(State.DEAD_LETTER, 0) for name, one in summaries.items()}
-    intents = [one for one in outbox.intents() if one.environment == environment]
     due = outbox.due(settings.recorded, environment, now=now)
     return Findings(
         now=now,
@@ -115,7 +120,7 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
         },
         future=_from_the_future(outbox, environment, now),
         unreadable=_unreadable(outbox, environment),
-        old_intents=sum(1 for intent in intents if intent.staged_at < now - UNSETTLED_FOR),
+        intents=[one for one in outbox.intents() if one.environment == environment],
     )
 
 

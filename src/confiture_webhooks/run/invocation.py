@@ -5,7 +5,7 @@ Cheap to import: this is read before it is known whether webhooks are wanted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,3 +126,10 @@ def _split(word: str) -> tuple[str, str | None]:
         return name, attached if equals else None
     letters = word[1:].lstrip(_FLAGS)
     return f"-{letters[:1]}", letters[1:] or None
+
+
+def files_of(environments: Iterable[str | None]) -> dict[str, Path]:
+    """The usual file of each of *environments* that has one."""
+    names = [name for name in environments if name and Path(name).name == name]
+    usual = {name: ENVIRONMENTS / f"{name}.yaml" for name in names}
+    return {name: path for name, path in usual.items() if path.is_file()}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-
-from ..outlook import NO_FILES, Files
 
 if TYPE_CHECKING:
     from ..outbox import Outbox
@@ -41,5 +39,3 @@ class Parts:
     """Whether an earlier run may have left deliveries; of a database, it is asked."""
     is_project: bool = True
     """Whether the command runs in a Confiture project; elsewhere it creates no outbox."""
-    files_of: Callable[[Iterable[str | None]], Files] = lambda _: NO_FILES
-    """The environment file of each of these environments that has one."""

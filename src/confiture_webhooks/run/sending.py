@@ -16,6 +16,7 @@ from ..outlook import outlook
 from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..worker import Worker
+from .invocation import files_of
 from .run_outbox import IMPATIENCE_S, PATIENCE_S
 from .summary import LOOKED_AT, given_up_line, is_all_due, leftover_line
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ..telemetry import Telemetry
     from ..transport import Transport
     from .parts import Parts
-    from .run_outbox import RunOutbox
+from .run_outbox import RunOutbox
 
 
 class Sending:
@@ -183,7 +184,7 @@ class Sending:
             is_durable=outbox.is_durable,
             refusal=self._outbox.refusal,
             is_project=self._parts.is_project,
-            files=self._parts.files_of(summaries),
+            files=files_of(summaries),
         )
 
     def close(self) -> None:
