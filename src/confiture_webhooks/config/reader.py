@@ -313,17 +313,11 @@ def _sources(variable: EnvironmentReader, file: FileReader, *, is_on: bool) -> t
 
 def run_url(environ: Mapping[str, str]) -> str | None:
     """The address of the CI run: OpenTelemetry's attribute, else the CI's own variables."""
-    get = environ.get
-    attributes = get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
-    named = {name.strip(): value for name, _, value in (one.partition("=") for one in attributes)}
-    github = ""
-    if get("GITHUB_RUN_ID") and get("GITHUB_REPOSITORY"):
-        server = get("GITHUB_SERVER_URL") or "https://github.com"
-        github = f"{server}/{get('GITHUB_REPOSITORY')}/actions/runs/{get('GITHUB_RUN_ID')}"
+    key = "cicd.pipeline.run.url.full"
     candidates = (
-        unquote(named.get("cicd.pipeline.run.url.full", "").strip()),
-        github,
-        *(get(name, "") for name in ("CI_JOB_URL", "CI_PIPELINE_URL", "BUILD_URL")),
+        variables.resource_attributes(environ).get(key),
+        environ.get("CI_JOB_URL"),
+        variables.ci_run(environ).get(key),
     )
     found = next(filter(None, candidates), "")
     return found if _PLAIN_URL.fullmatch(found) else None

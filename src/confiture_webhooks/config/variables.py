@@ -5,7 +5,9 @@ What stands below one is its row in the documentation: what it takes, the defaul
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from urllib.parse import unquote, urlsplit
 
 DSN = "CONFITURE_DATABASE_URL"
 """Confiture's own: with it, it reads no environment file."""
@@ -57,3 +59,44 @@ DEFAULT_OUTBOX = "sqlite"
 DEFAULT_FLUSH = timedelta(seconds=10)
 DEFAULT_HOOK_TIMEOUT = timedelta(seconds=30)
 ON_WORDS = frozenset({"true", "yes", "on", "1"})
+
+RESOURCE = "OTEL_RESOURCE_ATTRIBUTES"
+# By the variable that marks it: those of a pipeline's name, its run, its page, and the commit.
+_CI = {
+    "GITHUB_ACTIONS": ("GITHUB_WORKFLOW", "GITHUB_RUN_ID", "", "GITHUB_SHA"),
+    "GITLAB_CI": ("CI_PIPELINE_NAME", "CI_PIPELINE_ID", "CI_PIPELINE_URL", "CI_COMMIT_SHA"),
+    "JENKINS_URL": ("JOB_NAME", "BUILD_NUMBER", "BUILD_URL", "GIT_COMMIT"),
+}
+
+
+def ci_run(environ: Mapping[str, str]) -> dict[str, str]:
+    """``cicd.pipeline.*`` and ``vcs.ref.head.revision`` from GitHub, GitLab or Jenkins."""
+    mark = next((mark for mark in _CI if environ.get(mark)), None)
+    if mark is None:
+        return {}
+    name, run_id, url, revision = (environ.get(variable, "") for variable in _CI[mark])
+    server, repository = environ.get("GITHUB_SERVER_URL"), environ.get("GITHUB_REPOSITORY", "")
+    if mark == "GITHUB_ACTIONS" and server and run_id:
+        url = f"{server}/{repository}/actions/runs/{run_id}"
+    if mark == "GITLAB_CI":
+        name = name or environ.get("CI_PROJECT_PATH", "")
+    return {
+        "cicd.pipeline.name": name,
+        "cicd.pipeline.run.id": run_id,
+        "cicd.pipeline.run.url.full": url if _is_plain(url) else "",
+        "vcs.ref.head.revision": revision,
+    }
+
+
+def _is_plain(url: str) -> bool:
+    """Whether *url* carries no user or password."""
+    try:
+        return "@" not in urlsplit(url).netloc
+    except ValueError:
+        return False
+
+
+def resource_attributes(environ: Mapping[str, str]) -> dict[str, str]:
+    """The attributes that the environment gives to OpenTelemetry's resource."""
+    pairs = (pair.partition("=") for pair in environ.get(RESOURCE, "").split(","))
+    return {unquote(key.strip()): unquote(value.strip()) for key, _, value in pairs}

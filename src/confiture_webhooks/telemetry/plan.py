@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
+from ..config.variables import RESOURCE, ci_run, resource_attributes
 from ..errors import Fault
 from .names import SERVICE_NAME
 
-RESOURCE: Final = "OTEL_RESOURCE_ATTRIBUTES"
 TEMPORALITY: Final = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 SIGNALS: Final = ("traces", "metrics", "logs")
 HTTP: Final = "http/protobuf"
@@ -30,7 +30,7 @@ _HINTS = (
     ("export interval", "OTEL_METRIC_EXPORT_INTERVAL"),
     ("export timeout", "OTEL_METRIC_EXPORT_TIMEOUT"),
     ("sampler", "OTEL_TRACES_SAMPLER"),
-    ("resource attribute", "OTEL_RESOURCE_ATTRIBUTES"),
+    ("resource attribute", RESOURCE),
 )
 INSTALL: Final = "Run: pip install 'confiture-webhooks[otlp]'"
 
@@ -151,51 +151,15 @@ def _timeout(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> fl
 
 def describe(environ: Mapping[str, str], environment: str | None) -> dict[str, str]:
     """Resource attributes of ours; those of ``OTEL_RESOURCE_ATTRIBUTES`` come before them."""
-    about = {"deployment.environment.name": environment or "", **_ci(environ)}
+    about = {"deployment.environment.name": environment or "", **ci_run(environ)}
     return {key: value for key, value in about.items() if value}
 
 
 def service_name(environ: Mapping[str, str]) -> str | None:
     """Our default, unless the environment names the service."""
-    pairs = (pair.partition("=") for pair in environ.get(RESOURCE, "").split(","))
-    named = {unquote(key.strip()): value.strip() for key, _, value in pairs}
-    is_named = named.get("service.name") or environ.get("OTEL_SERVICE_NAME", "").strip()
+    named = resource_attributes(environ).get("service.name")
+    is_named = named or environ.get("OTEL_SERVICE_NAME", "").strip()
     return None if is_named else SERVICE_NAME
-
-
-_CI = {
-    "GITHUB_ACTIONS": ("GITHUB_WORKFLOW", "GITHUB_RUN_ID", "", "GITHUB_SHA"),
-    "GITLAB_CI": ("CI_PIPELINE_NAME", "CI_PIPELINE_ID", "CI_PIPELINE_URL", "CI_COMMIT_SHA"),
-    "JENKINS_URL": ("JOB_NAME", "BUILD_NUMBER", "BUILD_URL", "GIT_COMMIT"),
-}
-"""By the variable that marks it: those of a pipeline's name, its run, its page, and the commit."""
-
-
-def _ci(environ: Mapping[str, str]) -> dict[str, str]:
-    """``cicd.pipeline.*`` and ``vcs.ref.head.revision`` from GitHub, GitLab or Jenkins."""
-    mark = next((mark for mark in _CI if environ.get(mark)), None)
-    if mark is None:
-        return {}
-    name, run_id, url, revision = (environ.get(variable, "") for variable in _CI[mark])
-    server, repository = environ.get("GITHUB_SERVER_URL"), environ.get("GITHUB_REPOSITORY", "")
-    if mark == "GITHUB_ACTIONS" and server and run_id:
-        url = f"{server}/{repository}/actions/runs/{run_id}"
-    if mark == "GITLAB_CI":
-        name = name or environ.get("CI_PROJECT_PATH", "")
-    return {
-        "cicd.pipeline.name": name,
-        "cicd.pipeline.run.id": run_id,
-        "cicd.pipeline.run.url.full": url if _is_plain(url) else "",
-        "vcs.ref.head.revision": revision,
-    }
-
-
-def _is_plain(url: str) -> bool:
-    """Whether *url* carries no user or password."""
-    try:
-        return "@" not in urlsplit(url).netloc
-    except ValueError:
-        return False
 
 
 @contextmanager

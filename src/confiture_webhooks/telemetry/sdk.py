@@ -33,6 +33,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 from opentelemetry.trace import TracerProvider as AnyTracerProvider
 
+from ..config.variables import RESOURCE
 from ..errors import Fault
 from ..terminal import Stderr
 from . import names
@@ -41,7 +42,6 @@ from .plan import (
     CONSOLE,
     GRPC,
     INSTALL,
-    RESOURCE,
     SIGNALS,
     TEMPORALITY,
     Export,
