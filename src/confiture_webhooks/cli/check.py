@@ -15,8 +15,8 @@ from ..config.variables import SWITCH
 from ..doctor import diagnose
 from ..doctor.health import Check, Health
 from ..endpoint import explain
-from ..wiring import outbox_exists, outbox_place, unread_block
-from .context import Context, words_given
+from ..wiring import outbox_exists, outbox_place
+from .context import Context
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, is_json, known
 from .tables import CONFIG_INVALID, FAILED, length, line, print_block, print_json, refuse
 
@@ -79,7 +79,6 @@ def check(
     proxies = dict.fromkeys(proxy_fault(endpoint.url) for endpoint in settings.endpoints)
     if faults := [fault for fault in proxies if fault is not None]:
         refuse(faults, output)
-    unread = unread_block(os.environ, context.invocation, words_given())
     document: dict[str, Any] = {
         **redacted(settings),
         "outbox_at": outbox_place(settings, os.environ),
@@ -88,7 +87,7 @@ def check(
         "default_taken_over_by": next((file.shown for file in files if file.reads_url), None),
         "warnings": [
             *([f"{SWITCH}: is off, so nothing is sent. Unset it"] if is_off(os.environ) else []),
-            *([str(unread)] if unread else []),
+            *([str(context.unread)] if context.unread else []),
             *(str(fault) for fault in (*settings.warnings, *settings.advice)),
         ],
     }
@@ -196,7 +195,8 @@ def doctor(
     """
     as_json = is_json(output)
     context = Context(config=config, output=output)
-    found = diagnose(os.environ, context.invocation, context.dsn, is_pinging=is_pinging)
+    asked = context.invocation, context.dsn, context.unread
+    found = diagnose(os.environ, *asked, is_pinging=is_pinging)
     checks: list[Check] = []
     for check in found:
         checks.append(check)

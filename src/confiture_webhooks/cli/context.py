@@ -71,6 +71,13 @@ class Context:
         return invocation
 
     @cached_property
+    def unread(self) -> Fault | None:
+        """That an environment's file has a block which this command does not read."""
+        words = sys.argv[1:]  # those of ``python -m confiture_webhooks`` lack the group
+        words = words if "webhooks" in words else ["webhooks", *words]
+        return unread_block(os.environ, self.invocation, words)
+
+    @cached_property
     def dsn(self) -> str | None:
         """The database of a ``confiture migrate`` here; ``None``: none is named."""
         from ..adapters.database import project_dsn  # noqa: PLC0415
@@ -182,8 +189,8 @@ class Context:
 
     def _refuse_nothing(self) -> NoReturn:
         """No endpoint is configured."""
-        if fault := unread_block(os.environ, self.invocation, words_given()):
-            refuse([fault], self.output)
+        if self.unread is not None:
+            refuse([self.unread], self.output)
         file = self.invocation.config_file or "the environment file"
         remedy = _other_blocks() or f"Set it, or write a `webhooks:` block into {file}"
         refuse([Fault(URL, "no endpoint is configured", remedy)], self.output)
@@ -205,24 +212,16 @@ def opened(
     """
     context = Context(config=config, output=output, is_sending=is_sending)
     settings = context.settings
-    if not settings.recorded and (
-        fault := unread_block(os.environ, context.invocation, words_given())
-    ):
+    if context.unread is not None and not settings.recorded:
         if not os.environ.get(OUTBOX):
-            refuse([fault], output)
-        say_faults([fault])
+            refuse([context.unread], output)
+        say_faults([context.unread])
     try:
         with closing(operators_outbox(settings, os.environ, creates=creates, notice=say)) as outbox:
             context.outbox = outbox
             yield context
     except OutboxError as error:
         context.outbox_failed(error)
-
-
-def words_given() -> list[str]:
-    """The command line after ``confiture``; ``python -m confiture_webhooks`` has the same words."""
-    words = sys.argv[1:]
-    return words if "webhooks" in words else ["webhooks", *words]
 
 
 def _other_blocks() -> str:

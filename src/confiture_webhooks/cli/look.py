@@ -97,46 +97,38 @@ def _ids(one: Delivery) -> tuple[str, str, str]:
 LIMIT = 100
 
 
-def document(row: Row, rests_until: datetime | None = None) -> dict[str, Any]:
-    """A delivery as JSON has it."""
-    delivery = row.delivery
-    return {
-        "id": delivery.id,
-        "event_id": delivery.event_id,
-        "event_type": delivery.event_type.value,
-        "endpoint": delivery.endpoint,
-        "environment": delivery.environment,
-        "migration_version": delivery.migration_version,
-        "migration_name": delivery.migration_name,
-        "state": row.state.value,
-        "attempts": row.attempts,
-        "last_answer": row.last_answer,
-        "created_at": rfc3339(delivery.created_at),
-        "next_attempt_at": rfc3339(row.next_attempt_at) if row.next_attempt_at else None,
-        "correlation_id": delivery.correlation_id,
-        **({"rests_until": rfc3339(rests_until)} if rests_until else {}),
-        **({"unreadable": delivery.reason} if isinstance(delivery, Unreadable) else {}),
-    }
-
-
-def _rests(context: Context, rows: Sequence[Row]) -> dict[str, datetime]:
-    """By id of each pending delivery whose endpoint rests, until when."""
+def documents(context: Context, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Deliveries as JSON has them; of one that waits for an endpoint that rests, until when."""
     now = datetime.now(UTC)
     environments = {row.delivery.environment for row in rows}
     standing = {one: context.outbox.standing(one) for one in environments}
     own = {(context.environment, one.name): one for one in context.settings.recorded}
-    return {
-        row.delivery.id: until
-        for row in rows
-        if row.state is State.PENDING
-        and (stands := standing[row.delivery.environment].get(row.delivery.endpoint))
-        and (
-            until := rest_of(
-                stands, own.get((row.delivery.environment, row.delivery.endpoint)), now
-            )
+    found = []
+    for row in rows:
+        one = row.delivery
+        stands = standing[one.environment].get(one.endpoint, (None, None))
+        until = rest_of(stands, own.get((one.environment, one.endpoint)), now)
+        is_resting = row.state is State.PENDING and until is not None and until > now
+        found.append(
+            {
+                "id": one.id,
+                "event_id": one.event_id,
+                "event_type": one.event_type.value,
+                "endpoint": one.endpoint,
+                "environment": one.environment,
+                "migration_version": one.migration_version,
+                "migration_name": one.migration_name,
+                "state": row.state.value,
+                "attempts": row.attempts,
+                "last_answer": row.last_answer,
+                "created_at": rfc3339(one.created_at),
+                "next_attempt_at": rfc3339(row.next_attempt_at) if row.next_attempt_at else None,
+                "correlation_id": one.correlation_id,
+                **({"rests_until": rfc3339(until)} if until and is_resting else {}),
+                **({"unreadable": one.reason} if isinstance(one, Unreadable) else {}),
+            }
         )
-        and until > now
-    }
+    return found
 
 
 _COLUMNS = (
@@ -230,21 +222,18 @@ def list_deliveries(
     kind, made_since = known(RECORDED, event_type, "--event"), instant(since, "--since")
     with opened(config, output) as context:
         check_endpoint(context, endpoint)
-        named = {
-            "environment": "" if environment == NO_ENVIRONMENT else environment,
-            "migration": migration,
-            "trace": trace,
-        }
+        there = "" if environment == NO_ENVIRONMENT else environment
         found = context.outbox.deliveries(
             state=chosen,
             endpoint=endpoint,
             event_type=kind,
             since=made_since,
             limit=limit,
-            **{name: value for name, value in named.items() if value is not None},
+            migration=migration,
+            trace=trace,
+            **({"environment": there} if there is not None else {}),
         )
-        rests = _rests(context, found)
-        rows = [document(row, rests.get(row.delivery.id)) for row in found]
+        rows = documents(context, found)
     if is_json(output):
         print_json({"ok": True, "outbox": context.where, "deliveries": rows})
         return
@@ -281,11 +270,8 @@ def show(
     """
     with opened(config, output) as context:
         outbox, rows = context.outbox, _sought(context, identifier)
-        rests = _rests(context, rows)
-        found = [
-            (row, document(row, rests.get(row.delivery.id)), outbox.attempts(row.delivery.id))
-            for row in rows
-        ]
+        attempts_of = [outbox.attempts(row.delivery.id) for row in rows]
+        found = list(zip(rows, documents(context, rows), attempts_of, strict=True))
     if is_json(output):
         wholes = [
             {

@@ -30,6 +30,8 @@ from .status import open_document, open_lines
 from .tables import (
     CONFIG_INVALID,
     FAILED,
+    answer,
+    conclude,
     fail,
     fault_rows,
     line,
@@ -184,18 +186,9 @@ def deliver(
         result = _watch(context) if watch else _once(settings, context.ask, context.database)
     except OutboxError as error:
         context.outbox_failed(error)
-    if is_json(output):
-        print_json(
-            {
-                **as_document(result),
-                **open_document(result.open),
-                "faults": fault_rows(settings.faults),
-            }
-        )
-    else:
-        _show(result)
-    if not watch and not result.is_clean:
-        raise typer.Exit(FAILED)
+    document = {**as_document(result), **open_document(result.open)}
+    document["faults"] = fault_rows(settings.faults)
+    (answer if watch else conclude)(document, _lines(result), output)
 
 
 def send_now(context: Context, names: Collection[str]) -> dict[str, Any]:
@@ -209,7 +202,8 @@ def send_now(context: Context, names: Collection[str]) -> dict[str, Any]:
     waits = [wait for wait in result.waits if wait.endpoint in names]
     result = replace(result, waits=waits, open=[], elsewhere={})
     if not is_json(context.output):
-        _show(result)
+        for text in _lines(result):
+            line(text)
     return as_document(result)
 
 
@@ -261,7 +255,8 @@ def as_document(result: PassResult) -> dict[str, Any]:
     }
 
 
-def _show(result: PassResult) -> None:
+def _lines(result: PassResult) -> list[str]:
+    """*result* in words."""
     failed = "".join(
         f"; {name}: {why}{PAUSED if name in result.paused else ''}"
         for name, why in result.failures.items()
@@ -274,15 +269,16 @@ def _show(result: PassResult) -> None:
         due = f"; the next is due {'now' if is_due else f'at {rfc3339(result.next_at)}'}"
     in_vain = [wait for wait in result.waits if wait.is_in_vain]
     left = "left" if in_vain else "left for later"
-    line(f"{done}, {result.left} {left}{failed}{due}")
-    for wait in result.waits:
-        if wait.is_in_vain:
-            line(f"Not sent to {wait.endpoint}: {wait.reason}. {wait.remedy}")
-        else:
-            line(f"{wait.endpoint} {wait.reason}. The next delivery follows then")
-    for text in open_lines(result.open):
-        line(text)
-    for text in again_lines(result.dead, result.gone):
-        line(text)
-    if result.elsewhere:
-        line(elsewhere_line(result.elsewhere, files_of(result.elsewhere)))
+    others = result.elsewhere
+    return [
+        f"{done}, {result.left} {left}{failed}{due}",
+        *(
+            f"Not sent to {wait.endpoint}: {wait.reason}. {wait.remedy}"
+            if wait.is_in_vain
+            else f"{wait.endpoint} {wait.reason}. The next delivery follows then"
+            for wait in result.waits
+        ),
+        *open_lines(result.open),
+        *again_lines(result.dead, result.gone),
+        *([elsewhere_line(others, files_of(others))] if others else []),
+    ]

@@ -50,13 +50,18 @@ def fail(text: str, output: str = "text", **more: Sequence[str]) -> NoReturn:
     raise typer.Exit(FAILED)
 
 
-def conclude(document: dict[str, Any], lines: Iterable[str], output: str) -> None:
-    """The end of a command: *document* or *lines*, and exit code 1 unless it is ok."""
+def answer(document: dict[str, Any], lines: Iterable[str], output: str) -> None:
+    """What a command has to show: *document* or *lines*."""
     if is_json(output):
         print_json(document)
     else:
         for text in lines:
             line(text)
+
+
+def conclude(document: dict[str, Any], lines: Iterable[str], output: str) -> None:
+    """The end of a command: its answer, and exit code 1 unless that is ok."""
+    answer(document, lines, output)
     if not document["ok"]:
         raise typer.Exit(FAILED)
 

@@ -11,7 +11,7 @@ from ..bounded import bounded
 from ..command_watch import is_off
 from ..config.variables import SWITCH
 from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Export, complaints, plan
-from ..wiring import found_settings, in_database, unread_block
+from ..wiring import found_settings, in_database
 from .endpoints import PATIENCE, address, obstacle, remedy_of, signs, way_to
 from .health import Check, ok, skipped, warn, wrong
 from .outbox import database, outbox_checks
@@ -19,6 +19,7 @@ from .outbox import database, outbox_checks
 if TYPE_CHECKING:
     from ..adapters.hook_files import HookFile
     from ..config import Settings
+    from ..errors import Fault
     from ..run.invocation import Invocation
 
 _PACKAGES = {
@@ -29,11 +30,16 @@ _COLLECTORS = {GRPC: "http://localhost:4317", "http/protobuf": "http://localhost
 
 
 def diagnose(
-    environ: Mapping[str, str], invocation: Invocation, dsn: str | None, *, is_pinging: bool
+    environ: Mapping[str, str],
+    invocation: Invocation,
+    dsn: str | None,
+    unread: Fault | None,
+    *,
+    is_pinging: bool,
 ) -> Iterator[Check]:
     """One check after the other; with *is_pinging* every endpoint is sent a ping.
 
-    *dsn*: the database of a ``confiture migrate`` here.
+    *dsn*: the database of a ``confiture migrate`` here. *unread*: that a block here is not read.
     """
     settings, files = found_settings(environ, invocation.settings_file)
     if is_off(environ):
@@ -44,7 +50,7 @@ def diagnose(
         yield _configured(settings, files)
     for fault in (*settings.warnings, *settings.advice):
         yield warn("settings", fault.what, fault.remedy)
-    if unread := unread_block(environ, invocation, ("webhooks", "doctor")):
+    if unread is not None:
         yield warn("environment file", f"{unread.setting} {unread.problem}", unread.remedy)
     yield _commands()
     yield from _hook_files(files)
