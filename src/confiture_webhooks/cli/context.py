@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ..adapters.hook_files import HookFile
 from ..command_watch import is_off
 from ..config import Settings, read
-from ..config.reader import BLOCK
+from ..config.file import BLOCK
 from ..config.variables import CONFIG, DSN, OUTBOX, SWITCH, URL
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database

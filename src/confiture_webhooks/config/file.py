@@ -12,6 +12,7 @@ import yaml
 
 from .rules import Invalid, Unset
 
+BLOCK = "webhooks"
 LARGEST = 1024 * 1024
 """Bytes of a file."""
 MOST = 10_000
@@ -30,7 +31,14 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem_mark=node.start_mark)
 
 
-def read(path: Path, needs: str | None = None) -> dict[str, Any]:
+class Document(dict[str, Any]):
+    """What an environment file holds."""
+
+    repeated: int | None = None
+    """The line of the first key that our block, or a mapping in it, has a second time."""
+
+
+def read(path: Path, needs: str | None = None) -> Document:
     """The mapping in the file. Raises Invalid when there is none, or no key that it *needs*."""
     try:
         if not stat.S_ISREG((found := path.stat()).st_mode) or found.st_size > LARGEST:
@@ -46,26 +54,53 @@ def read(path: Path, needs: str | None = None) -> dict[str, Any]:
         problem, remedy = "is not UTF-8", "Save it as UTF-8"
     if problem is not None:
         raise Invalid(problem, remedy)
-    document = _parsed(content)
+    document, repeated = _parsed(content)
     if isinstance(document, dict) and (needs is None or needs in document):
-        return document
+        kept = Document(document)
+        kept.repeated = repeated
+        return kept
     if isinstance(document, dict):
         raise Invalid(f"has no `{needs}:` block", f"Put the settings below `{needs}:`")
     kind = {type(None): "nothing", list: "a list"}.get(type(document), "a single value")
     raise Invalid(f"holds {kind} instead of `key: value` lines", "Write `key: value` lines")
 
 
-def _parsed(content: str) -> Any:
-    """The document. PyYAML quotes the offending line in its messages: only its place is kept."""
+def _parsed(content: str) -> tuple[Any, int | None]:
+    """The document, and the line of what stands twice in our block.
+
+    PyYAML quotes the offending line in its messages: only its place is kept.
+    """
     place = ""
     try:
-        return yaml.load(content, _Loader)  # noqa: S506  a safe one
+        loader = _Loader(content)
+        root = loader.get_single_node()
+        repeated = _repeated(root, set()) if root else None
+        return (loader.construct_document(root) if root else None), repeated
     except yaml.MarkedYAMLError as error:
         if mark := error.problem_mark:
             place = f" (line {mark.line + 1}, column {mark.column + 1})"
     except Exception:  # noqa: BLE001, S110  its constructors raise whatever they trip over
         pass
     raise Invalid(f"is not valid YAML{place}", "Check indentation, quotes and colons")
+
+
+def _repeated(node: Any, seen: set[int], *, is_ours: bool = False) -> int | None:
+    """The line of the first key below *node* that its mapping has twice, in the block or of it."""
+    if isinstance(node, yaml.ScalarNode) or id(node) in seen:
+        return None
+    seen.add(id(node))
+    known: set[str] = set()
+    for one in node.value:
+        name, value = (one[0].value, one[1]) if isinstance(one, tuple) else (None, one)
+        is_block = is_ours or name == BLOCK
+        if isinstance(name, str) and is_block:
+            if name in known:
+                line: int = one[0].start_mark.line + 1
+                return line
+            known.add(name)
+        if is_block and (line := _repeated(value, seen, is_ours=True) or 0):
+            return line
+    return None
 
 
 def expand(value: Any, environ: Mapping[str, str]) -> Any:

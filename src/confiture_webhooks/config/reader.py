@@ -17,11 +17,10 @@ from ..signature import signing_key
 from . import rules, variables
 from .block import ENDPOINT, WEBHOOKS
 from .endpoints import endpoint
-from .file import read
+from .file import BLOCK, read
 from .reading import AT, Place, Reading
 from .rules import Invalid, Unset
 
-BLOCK = "webhooks"
 DEFAULT_NAME = "default"
 """The name of the endpoint that ``CONFITURE_WEBHOOK_URL`` makes."""
 SAFE_SECRET = 24
@@ -171,6 +170,9 @@ class FileReader:
             problem = f"names a file that {invalid.problem}" if given else invalid.problem
             name = variables.CONFIG if given else str(self.path)
             self.faults.append(Fault(name, problem, invalid.remedy))
+        if line := getattr(self._document, "repeated", None):
+            problem = f"a key of `{BLOCK}:` stands there twice: the last one counts"
+            self.faults.append(Fault(f"{self.path}:{line}", problem, "Remove one of them"))
 
     @property
     def has_block(self) -> bool:
