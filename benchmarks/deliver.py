@@ -7,7 +7,7 @@ alternatives send the same bodies and headers from a process of their own: a loo
 meet the same receiver, which reports the time from the first to the last request.
 
 A ``requests.Session`` looks for proxies, certificates and a netrc before each request. One that is
-told not to (``trust_env``) is faster, so it is measured, too; deliver looks once a second.
+set not to (``trust_env``) is faster, so it is measured, too; deliver looks once a second.
 
 Twice: a receiver on loopback that answers at once, where all that counts is how much Python
 runs for a delivery; and one as they are met, over TLS and five milliseconds away: a round trip
@@ -190,12 +190,12 @@ def ours(way: Way, collector: Peer) -> tuple[float, float]:
             check=False,
         )
         took = time.perf_counter() - started
-    told, exported = way.receiver.told(), collector.told()
-    is_in_order = told["is_in_order"] or way.runs > 1
-    is_whole = told["count"] == told["distinct"] == way.count and is_in_order
+    reported, exported = way.receiver.reported(), collector.reported()
+    is_in_order = reported["is_in_order"] or way.runs > 1
+    is_whole = reported["count"] == reported["distinct"] == way.count and is_in_order
     if done.returncode or not is_whole or not is_exported(way.count, exported):
-        raise RuntimeError(f"{told}, {exported}, exit {done.returncode}: {done.stderr[-2000:]}")
-    return way.count / told["seconds"], took
+        raise RuntimeError(f"{reported}, {exported}, exit {done.returncode}: {done.stderr[-2000:]}")
+    return way.count / reported["seconds"], took
 
 
 def is_exported(count: int, exported: Mapping[str, Mapping[str, int]]) -> bool:
@@ -216,9 +216,9 @@ def alone(way: Way, kind: str) -> tuple[float, float]:
     command = [sys.executable, __file__, kind, way.receiver.url, str(way.count), way.dsn]
     subprocess.run(command, env=environment(way.env), check=True)
     took = time.perf_counter() - started
-    told = way.receiver.told()
-    assert told["count"] == way.count
-    return way.count / told["seconds"], took
+    reported = way.receiver.reported()
+    assert reported["count"] == way.count
+    return way.count / reported["seconds"], took
 
 
 def loop(kind: str, url: str, count: int, dsn: str) -> None:

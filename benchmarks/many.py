@@ -69,11 +69,11 @@ def memory() -> list[str]:
                     )
                 sizes[name] = statistics.median(measured)
             added[count] = sizes["on"] - sizes["off"]
-            told = len(receiver.requests) / 3
+            reported = len(receiver.requests) / 3
             spans = sum(1 for span in collector.spans if span.name == "apply migration") / 3
         lines.append(
             f"{count} migrations: peak {sizes['on']:.0f} MiB against {sizes['off']:.0f} MiB off, "
-            f"{told:.0f} webhooks, {spans:.0f} migration spans per run"
+            f"{reported:.0f} webhooks, {spans:.0f} migration spans per run"
         )
     lines.append(
         f"growth of what webhooks add, {FEW} to {MANY}: {added[MANY] - added[FEW]:+.1f} MiB"

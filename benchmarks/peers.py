@@ -1,7 +1,7 @@
 """The other side of a benchmark, in a process of its own: a receiver, or an OTLP collector.
 
 ``python peers.py receiver`` and ``python peers.py collector`` print their address and serve
-until their standard input ends. ``GET /`` tells what has arrived, and forgets it. A second
+until their standard input ends. ``GET /`` reports what has arrived, and forgets it. A second
 argument is how many milliseconds a round trip to them takes, a third a file with key and
 certificate.
 """
@@ -54,14 +54,14 @@ class Counter:
                 self._ids.append(request.headers.get("X-Confiture-Delivery", ""))
                 return Answer()
             took = self._times[-1] - self._times[0] if self._times else 0.0
-            told = {
+            reported = {
                 "count": len(self._times),
                 "seconds": took,
                 "distinct": len(set(self._ids)),
                 "is_in_order": self._ids == sorted(self._ids),
             }
             self._forget()
-        return Answer(body=json.dumps(told).encode())
+        return Answer(body=json.dumps(reported).encode())
 
 
 class Collector:
@@ -87,13 +87,13 @@ class Collector:
 
 
 class Peer:
-    """A peer's address, and what it tells."""
+    """A peer's address, and what it reports."""
 
     def __init__(self, url: str, authority: Path | None = None) -> None:
         self.url = url
         self._tls = ssl.create_default_context(cafile=authority) if authority else None
 
-    def told(self) -> dict[str, Any]:
+    def reported(self) -> dict[str, Any]:
         """What has arrived since the last time."""
         with urllib.request.urlopen(self.url, timeout=60, context=self._tls) as answer:
             return dict(json.load(answer))
@@ -107,9 +107,9 @@ def peer(
 
     A round trip to it takes *away_ms* more than on loopback, and what the relay itself takes.
     """
-    told = [str(identity)] if identity else []
+    identities = [str(identity)] if identity else []
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).resolve()), kind, str(away_ms), *told],
+        [sys.executable, str(Path(__file__).resolve()), kind, str(away_ms), *identities],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

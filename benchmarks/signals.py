@@ -36,10 +36,10 @@ def seconds(project: Bench, env: Mapping[str, str]) -> float:
         text=True,
     )
     took_s = time.perf_counter() - started
-    told = done.stderr.count('"webhook.delivered"')
+    reported = done.stderr.count('"webhook.delivered"')
     expected = 0 if "CONFITURE_WEBHOOKS" in env else DELIVERIES
-    if told != expected or "flush_incomplete" in done.stderr:
-        raise RuntimeError(f"{told} of {expected} delivered: {done.stderr[-500:]}")
+    if reported != expected or "flush_incomplete" in done.stderr:
+        raise RuntimeError(f"{reported} of {expected} delivered: {done.stderr[-500:]}")
     return took_s
 
 

@@ -67,7 +67,7 @@ def one(outbox: SqliteOutbox) -> float:
 
 
 def main() -> Comparison:
-    """A million against ten, one delivery of each in turn; a round tells its medians."""
+    """A million against ten, one delivery of each in turn; a round reports its medians."""
     with tempfile.TemporaryDirectory() as directory:
         many = stored(Path(directory) / "many.db", MANY)
         few = stored(Path(directory) / "few.db", FEW)

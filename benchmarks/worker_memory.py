@@ -65,8 +65,8 @@ def many() -> str:
         process, seen, done, begun = worker(directory, env), {}, 0, time.monotonic()
         while done < COUNT:
             time.sleep(1)
-            done += receiver.told()["count"]
-            collector.told()  # and forget it: the collector's memory is not the question
+            done += receiver.reported()["count"]
+            collector.reported()  # and forget it: the collector's memory is not the question
             if done >= COUNT / 10:
                 seen.setdefault("tenth", resident(process.pid))
         rate = COUNT / (time.monotonic() - begun)

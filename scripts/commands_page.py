@@ -34,7 +34,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]
             yield " ".join((*path, name)), command
 
 
-def told(text: str) -> Iterator[str]:
+def rendered(text: str) -> Iterator[str]:
     """A command's help as Markdown: its sections as bold words, their lines as they stand."""
     section: list[str] = []
     for line in [*inspect.cleandoc(text).splitlines(), "END:"]:
@@ -74,7 +74,7 @@ def page() -> str:
     parts = [HEAD]
     for name, command in commands(typer.main.get_group(app)):
         parts.append(f"## {name}")
-        parts += told(command.help or "")
+        parts += rendered(command.help or "")
         if rows := list(options(command)):
             parts.append("\n".join(["| option | meaning |", "|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"

@@ -37,21 +37,21 @@ ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 def page() -> str:
     """The page as it should be."""
-    parts, told = [HEAD.rstrip("\n")], dict[int, str]()
+    parts, titles = [HEAD.rstrip("\n")], dict[int, str]()
     for name, chosen in MODULES.items():
         module = importlib.import_module(name)
-        parts += [f"## {name}", *told_of(module)]
+        parts += [f"## {name}", *docstring_of(module)]
         values = {title: getattr(module, title) for title in chosen or sorted(module.__all__)}
-        if again := [title for title, value in values.items() if id(value) in told]:
+        if again := [title for title, value in values.items() if id(value) in titles]:
             parts.append(f"Also here, see above: {', '.join(f'`{title}`' for title in again)}.")
         for title, value in values.items():
-            if id(value) not in told:
-                told[id(value)] = title
+            if id(value) not in titles:
+                titles[id(value)] = title
                 parts += [f"### {title}", *entry(title, value)]
     return "\n\n".join(parts) + "\n"
 
 
-def told_of(owner: Any) -> Iterator[str]:
+def docstring_of(owner: Any) -> Iterator[str]:
     """The docstring of *owner*, if somebody wrote one."""
     inherits_none = vars(owner) if inspect.isclass(owner) else {"__doc__": owner.__doc__}
     text = inspect.cleandoc(inherits_none.get("__doc__") or "")
@@ -64,20 +64,20 @@ def entry(title: str, value: Any) -> Iterator[str]:
     if not inspect.isclass(value):
         if callable(value):
             yield signature(title, value)
-            yield from told_of(value)
+            yield from docstring_of(value)
         else:
             yield f"`{value!r}`"
         return
     is_made = not issubclass(value, enum.Enum | BaseException)
     if is_made and not dataclasses.is_dataclass(value):
         yield signature(title, value)
-    yield from told_of(value)
+    yield from docstring_of(value)
     if rows := list(attributes(value)):
         yield "\n".join(["| attribute | type | |", "|---|---|---|", *rows])
     for name, method in vars(value).items():
         if not name.startswith("_") and inspect.isfunction(method) and method.__doc__:
             yield signature(f"{title}.{name}", method)
-            yield from told_of(method)
+            yield from docstring_of(method)
 
 
 def attributes(owner: type) -> Iterator[str]:

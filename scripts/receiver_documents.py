@@ -3,7 +3,7 @@
 ``docs/event.schema.json``: the JSON Schema of every event, read off the payloads that the code
 makes of events with every fact and with the fewest. ``docs/test-vectors.json``: requests, signed
 by the code, with what a receiver must make of them. With ``--check`` nothing is written; the
-exit code tells whether the files are current.
+exit code says whether the files are current.
 """
 
 from __future__ import annotations

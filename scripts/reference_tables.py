@@ -77,8 +77,8 @@ def spans() -> Rows:
     """A row for each span."""
     yield "span", "name", "kind", "parent", "attributes", "status and events"
     for name, spec in SPANS.items():
-        told = f"{'Event' if len(spec.events) == 1 else 'Events'}: {_coded(spec.events)}"
-        note = f"{spec.note}. {told}" if spec.events else spec.note
+        events = f"{'Event' if len(spec.events) == 1 else 'Events'}: {_coded(spec.events)}"
+        note = f"{spec.note}. {events}" if spec.events else spec.note
         attributes = _coded(spec.attributes)
         yield name, _coded(spec.name.split(", ")), spec.kind, spec.parent, attributes, note
 

@@ -59,7 +59,7 @@ class Reader:
         self.receiver_url = receiver_url.rstrip("/")
         self.collector_url = collector_url
         self.environ: dict[str, str] = {}
-        self.is_told = False
+        self.is_reported = False
         self.has_block = False
         project.environment_file("production")
         project.migration(
@@ -138,7 +138,7 @@ class Reader:
             self._endless(block, arguments)
             return
         if arguments[:1] == ["migrate"] and arguments[1:2] in (["up"], ["down"]):
-            self.is_told = True
+            self.is_reported = True
         done = self.project.confiture(*arguments, env=self._with_endpoint(), stdin="y\n")
         wanted = int(expected[1]) if expected else 0
         assert done.returncode == wanted, (
@@ -154,7 +154,7 @@ class Reader:
         return word
 
     def _an_id(self) -> str:
-        if not self.is_told:
+        if not self.is_reported:
             self._confiture_up()
         done = self.project.confiture(
             "webhooks", "list", "--format", "json", env=self._with_endpoint()
@@ -164,7 +164,7 @@ class Reader:
 
     def _confiture_up(self) -> None:
         self.project.confiture("migrate", "up", env=self._with_endpoint())
-        self.is_told = True
+        self.is_reported = True
 
     def _with_endpoint(self) -> dict[str, str]:
         if self.has_block:
@@ -213,7 +213,7 @@ class Reader:
 
     def _sql(self, block: Block) -> None:
         """Ask the project's outbox, which a run has filled."""
-        if not self.is_told:
+        if not self.is_reported:
             self._confiture_up()
         if self.environ.get("CONFITURE_WEBHOOK_OUTBOX") == "postgres":
             with psycopg.connect(self.project.database_url) as connection:

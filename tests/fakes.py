@@ -43,7 +43,7 @@ class FakeSpan:
 
 
 class FakeTelemetry:
-    """Keeps what it was told of a run, and makes nothing of it."""
+    """Keeps what a run reports, and makes nothing of it."""
 
     correlation_id = TRACE_ID
 

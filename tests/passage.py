@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Passage:
     """Forwards to the server of *dsn*: questions as *rewritten*, and nothing once it is deaf.
 
-    With *pools* it tells the pid of a server process as a pooler does: not that of the process.
+    With *pools* it gives the pid of a server process as a pooler does: not that of the process.
     """
 
     def __init__(

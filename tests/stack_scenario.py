@@ -29,20 +29,20 @@ TIMEOUT_S = 180
 
 
 @dataclass
-class Told:
+class Deliveries:
     """Deliveries as their receiver saw them: one per endpoint and event, with its answers."""
 
     answers: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     requests: list[Received] = field(default_factory=list)
 
     @classmethod
-    def to(cls, receiver: LocalReceiver) -> Told:
+    def to(cls, receiver: LocalReceiver) -> Deliveries:
         """Everything *receiver* has had so far."""
-        told = cls(requests=list(receiver.requests))
-        for request in told.requests:
+        sent = cls(requests=list(receiver.requests))
+        for request in sent.requests:
             key = (endpoint_of(request), request.headers["webhook-id"])
-            told.answers.setdefault(key, []).append(request.answer.status)
-        return told
+            sent.answers.setdefault(key, []).append(request.answer.status)
+        return sent
 
     def outcomes(self) -> Counter[tuple[str, str]]:
         """How many deliveries of each endpoint ended how."""
@@ -112,7 +112,7 @@ class Scenario:
         self.outputs: list[subprocess.CompletedProcess[str]] = []
 
     def project(self, *endpoints: str, retry: Any = QUICK, **settings: Any) -> Project:
-        """A new project on a new database that tells *endpoints*."""
+        """A new project on a new database that sends to *endpoints*."""
         folder = self._folder / f"project{len(list(self._folder.iterdir()))}"
         url = self._new_database()
         self.password = urlsplit(url).password or self.password

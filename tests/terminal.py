@@ -42,7 +42,7 @@ def on_terminal(
         while time.monotonic() < deadline:
             try:
                 chunk = os.read(ours, 65536)
-            except OSError:  # Linux tells the end of a terminal so
+            except OSError:  # Linux ends a terminal so
                 break
             if not chunk:
                 break

@@ -79,7 +79,7 @@ def answer(done: Any) -> tuple[int, str]:
     return done.returncode, re.sub(r"\d+ ?ms|duration_ms\": ?\d+", "…", done.stdout)
 
 
-def told(receiver: Any) -> list[tuple[str, str | None]]:
+def reported(receiver: Any) -> list[tuple[str, str | None]]:
     """Event type and version of every webhook, in order."""
     return [
         (p["event_type"], p.get("migration", {}).get("version"))
@@ -112,20 +112,20 @@ def squash_by_hand(project: Any) -> None:
 
 
 def unsettled(project: Any) -> list[str]:
-    """Why each killed run cannot be told."""
+    """Why each killed run cannot be reported."""
     done = project.confiture("webhooks", "status", "--format", "json")
     return [row["why"] for row in json.loads(done.stdout)["intents"]]
 
 
 @pytest.mark.survived("Ledger rows that no run wrote: baseline, reinit, squash", "true")
 def test_marking_what_a_killed_run_rolled_back_makes_no_success(shop: Any, receiver: Any) -> None:
-    """``baseline`` writes a row for a migration that never committed: that is told, no success."""
+    """``baseline`` writes a row for a migration that never committed: that is reported, no success."""
     # What is in flight when a run is killed holds back that run's other deliveries for its lease.
     configure(shop, receiver, events=[one for one in EVERY_EVENT if one != "migration_started"])
     crash(shop, "before commit", "migrate", "up")
     ran(shop, "migrate", "baseline", "--through", "001")
     ran(shop, "webhooks", "deliver")
-    ends = [one for one in told(receiver) if one[0] != "migration_started"]
+    ends = [one for one in reported(receiver) if one[0] != "migration_started"]
     assert ends == [("run_error", None), ("migration_error", "001")]
     assert unsettled(shop) == []
 
@@ -134,16 +134,16 @@ def test_marking_what_a_killed_run_rolled_back_makes_no_success(shop: Any, recei
 def test_a_ledger_written_anew_does_not_say_how_a_killed_run_ended(
     shop: Any, receiver: Any
 ) -> None:
-    """``reinit`` drops the row of a rollback that never committed: it is not told as done."""
+    """``reinit`` drops the row of a rollback that never committed: it is not reported as done."""
     ran(shop, "migrate", "up", env=OFF)
     crash(shop, "before commit", "migrate", "down")
     ran(shop, "migrate", "reinit", "--through", "001", "--yes")
     ran(shop, "webhooks", "deliver")
-    assert told(receiver) == []
+    assert reported(receiver) == []
     assert unsettled(shop) == ["the ledger was made anew since"]
 
 
-def test_marking_migrations_tells_nothing(shop: Any, receiver: Any) -> None:
+def test_marking_migrations_reports_nothing(shop: Any, receiver: Any) -> None:
     """No migration is reported, only the run that failed; output and exit code are the host's."""
     ran(shop, "migrate", "up", env=OFF)
     codes = []
@@ -156,11 +156,11 @@ def test_marking_migrations_tells_nothing(shop: Any, receiver: Any) -> None:
         assert off == on
         codes.append(bool(on[0]))
     assert codes == [False, True, False]
-    assert told(receiver) == [("run_error", None)]
+    assert reported(receiver) == [("run_error", None)]
 
 
-def test_squashing_replays_elsewhere_and_tells_nothing(shop: Any, receiver: Any) -> None:
-    """``squash`` runs every migration in a scratch database: none of that is told."""
+def test_squashing_replays_elsewhere_and_reports_nothing(shop: Any, receiver: Any) -> None:
+    """``squash`` runs every migration in a scratch database: none of that is reported."""
     shop.python_migration("000", "marks", LEAVES_A_MARK)
     ran(shop, "migrate", "up", env=OFF)
     kept = shop.path / "kept"
@@ -173,10 +173,10 @@ def test_squashing_replays_elsewhere_and_tells_nothing(shop: Any, receiver: Any)
         answers.append(answer(shop.confiture("migrate", "squash", "--through", "002", env=env)))
     assert (shop.path / "ran").read_text() == "xxx"
     assert answers[0] == answers[1]
-    assert told(receiver) == []
+    assert reported(receiver) == []
 
 
-def test_recording_a_squashed_baseline_tells_nothing(shop: Any, receiver: Any) -> None:
+def test_recording_a_squashed_baseline_reports_nothing(shop: Any, receiver: Any) -> None:
     """``squash-ledger`` marks what the database has already: no migration ran."""
     ran(shop, "migrate", "up", env=OFF)
     squash_by_hand(shop)
@@ -187,7 +187,7 @@ def test_recording_a_squashed_baseline_tells_nothing(shop: Any, receiver: Any) -
     on = answer(ran(shop, "migrate", "squash-ledger"))
     assert off == on
     assert "003" in on[1]
-    assert told(receiver) == []
+    assert reported(receiver) == []
 
 
 def test_what_waits_outlives_a_rebuild_that_drops_no_schemas(shop: Any, receiver: Any) -> None:
@@ -207,4 +207,4 @@ def test_what_waits_outlives_a_rebuild_that_drops_no_schemas(shop: Any, receiver
     assert len(receiver.requests) == sent
     shop.migration("003", "t", up="CREATE TABLE tb_c (pk_c int)", down="DROP TABLE tb_c")
     ran(shop, "migrate", "up")
-    assert told(receiver)[sent:] == [("migration_success", "003")]
+    assert reported(receiver)[sent:] == [("migration_success", "003")]

@@ -16,10 +16,10 @@ OUTCOMES = ("delivered", "deferred", "dead_letter", "gone")
 def test_every_counter_of_every_endpoint_begins_at_zero(
     project: Any, receiver: Any, collector: Any
 ) -> None:
-    """One endpoint is told, one is not: both have every counter, at 0 but for what was told."""
+    """One endpoint is sent an event, one is not: both have every counter, at 0 but for what was sent."""
     quiet = {"name": "quiet", "url": receiver.url, "events": ["migration_rollback"]}
     project.environment_file(
-        webhooks={"endpoints": [{"name": "told", "url": receiver.url}, quiet]},
+        webhooks={"endpoints": [{"name": "sent", "url": receiver.url}, quiet]},
     )
     project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
     done = project.confiture("migrate", "up", env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
@@ -29,7 +29,7 @@ def test_every_counter_of_every_endpoint_begins_at_zero(
         for point in collector.metrics
         if point.kind == "sum" and ENDPOINT in point.attributes
     }
-    names = ("told", "quiet")
+    names = ("sent", "quiet")
     expected: dict[tuple[Any, ...], float] = {
         ("confiture.webhook.deliveries", (ENDPOINT, name), (OUTCOME, outcome)): 0
         for name in names
@@ -37,5 +37,5 @@ def test_every_counter_of_every_endpoint_begins_at_zero(
     }
     for metric in ("confiture.webhook.retries", "confiture.webhook.failures"):
         expected |= {(metric, (ENDPOINT, name)): 0 for name in names}
-    expected["confiture.webhook.deliveries", (ENDPOINT, "told"), (OUTCOME, "delivered")] = 1
+    expected["confiture.webhook.deliveries", (ENDPOINT, "sent"), (OUTCOME, "delivered")] = 1
     assert counted == expected

@@ -97,12 +97,12 @@ def test_one_pass_makes_all_that_is_due_in_order(outside: Project, receiver: Any
     release(outside, *range(100))
     done = outside.confiture("webhooks", "deliver", "--format", "json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["ok"], told["delivered"], told["left"]) == (True, 100, 0)
+    reported = json.loads(done.stdout)
+    assert (reported["ok"], reported["delivered"], reported["left"]) == (True, 100, 0)
     assert ids(receiver) == [f"evt_a_{number:04d}" for number in range(100)]
 
 
-def test_a_failure_is_told_though_the_next_delivery_succeeds(outside: Project) -> None:
+def test_a_failure_is_reported_though_the_next_delivery_succeeds(outside: Project) -> None:
     """When one of several fails, deliver exits 1 and names the endpoint; the others are made."""
     with LocalReceiver(answers=[503]) as receiver:
         configured(outside, receiver.url)

@@ -1,4 +1,4 @@
-"""``confiture webhooks deliver --watch`` on the PostgreSQL outbox: told of news, it need not look."""
+"""``confiture webhooks deliver --watch`` on the PostgreSQL outbox: it is notified, and need not look."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def release(project: Project, number: int) -> None:
         outbox.release(one.event_id, [one])
 
 
-def test_a_worker_is_told_what_others_release(
+def test_a_worker_is_notified_of_what_others_release(
     project: Project, receiver: Any, worker: Any, admin: Any
 ) -> None:
     """It looks once a minute, and delivers at once; also after the server cut its connections."""
@@ -96,7 +96,7 @@ def test_a_worker_is_told_what_others_release(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_worker_that_is_told_costs_next_to_nothing(worker: Any, admin: Any) -> None:
+def test_a_worker_that_is_notified_costs_next_to_nothing(worker: Any, admin: Any) -> None:
     """With nothing to do it asks the server nothing, and uses a few percent of a core at most."""
     eventually(is_so(admin, RESTED))
     eventually(lambda: ticks_of(worker, seconds=2) < 10)

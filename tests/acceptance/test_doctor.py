@@ -268,11 +268,11 @@ def test_a_clock_that_is_off(
 ) -> None:
     """A receiver's clock beyond the tolerance of signatures is a problem, nearly so a warning."""
 
-    def tells_the_time(talk: Talk) -> None:
+    def gives_the_time(talk: Talk) -> None:
         date = format_datetime(datetime.now(UTC) + ahead, usegmt=True)
         says(f"HTTP/1.1 405 No\r\nDate: {date}\r\nContent-Length: 0\r\n\r\n".encode())(talk)
 
-    with Peer(tells_the_time) as peer:
+    with Peer(gives_the_time) as peer:
         ended, rows = diagnosed(here, {"a": peer.url})
     assert ended == code
     assert rows["a: clock"]["status"] == status

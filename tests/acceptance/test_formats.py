@@ -1,4 +1,4 @@
-"""The real command tells chat and paging services what they take, and keeps none of their keys."""
+"""The real command sends chat and paging services what they take, and keeps none of their keys."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHOSEN = [name for name in FORMATS if name != "confiture"]
 
 
 def block(url: str) -> dict[str, Any]:
-    """An endpoint for each format, told everything."""
+    """An endpoint for each format, sent everything."""
     own: dict[str, dict[str, Any]] = {
         "pagerduty": {"routing_key": "${PAGERDUTY_KEY}"},
         "opsgenie": {
@@ -81,13 +81,17 @@ def test_providers_accept_a_failure_its_repair_and_a_ping(project: Any, receiver
         done[chosen].append(accept(chosen, request.path, request.headers, request.body))
         verify(request.headers, request.body, SECRET)
     # Started, error, run error; started, success, run success; ping.
-    assert {name: len(told) for name, told in done.items()} == dict.fromkeys(CHOSEN, 7)
+    assert {name: len(reported) for name, reported in done.items()} == dict.fromkeys(CHOSEN, 7)
     for name, opens, closes in (
         ("pagerduty", "trigger ", "resolve "),
         ("opsgenie", "create ", "close "),
     ):
-        opened = {told.removeprefix(opens) for told in done[name] if told.startswith(opens)}
-        closed = {told.removeprefix(closes) for told in done[name] if told.startswith(closes)}
+        opened = {
+            reported.removeprefix(opens) for reported in done[name] if reported.startswith(opens)
+        }
+        closed = {
+            reported.removeprefix(closes) for reported in done[name] if reported.startswith(closes)
+        }
         assert len(opened) == 2
         assert opened < closed
     kept = everything_kept(project.path)

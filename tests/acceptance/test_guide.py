@@ -65,7 +65,7 @@ def flask_receiver() -> Iterator[tuple[str, list[int]]]:
         server.server_close()
 
 
-def test_the_simple_hook_file_tells_of_success_and_failure(guided: Any, receiver: Any) -> None:
+def test_the_simple_hook_file_reports_success_and_failure(guided: Any, receiver: Any) -> None:
     """Both payloads of the guide arrive, once each; the built-in endpoint stands down."""
     project = guided("webhooks.py")
     project.migration("006", "broken", up="SELECT nosuch", down="SELECT 1")
@@ -109,10 +109,10 @@ def test_one_of_several_targets_failing_leaves_the_others_alone(guided: Any) -> 
                 "WEBHOOK_SLACK": slack.url,
             },
         )
-        told = [request.payload["webhook_target"] for request in analytics.requests]
-        told += [request.payload["webhook_target"] for request in slack.requests]
+        reported = [request.payload["webhook_target"] for request in analytics.requests]
+        reported += [request.payload["webhook_target"] for request in slack.requests]
     assert done.returncode == 0
-    assert told == ["analytics", "slack"]
+    assert reported == ["analytics", "slack"]
     assert "⚠️ Webhook dashboard failed" in done.stderr
 
 

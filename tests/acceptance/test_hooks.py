@@ -45,7 +45,7 @@ def events(stderr: str, name: str) -> list[dict[str, Any]]:
     "Hook files that raise, exit, hang or print without end", "unharmed", "kept", "said"
 )
 def test_bad_hook_files_are_one_line_each_and_the_good_one_runs(hooked: Any) -> None:
-    """Each fault is told with file, line and reason; the migration and the last file go on."""
+    """Each fault is reported with file, line and reason; the migration and the last file go on."""
     project = hooked(
         a_syntax="x = (\n",
         b_missing="import os\nimport nosuchpackage\n",
@@ -129,7 +129,7 @@ def test_a_hook_that_prints_without_end_leaves_the_exit_code_alone(hooked: Any) 
 
 
 def test_hook_files_share_what_they_like(hooked: Any, receiver: Any) -> None:
-    """A file that another imports is told once; an address in a private module is told once."""
+    """A file that another imports is reported once; an address in a private module is reported once."""
     project = hooked(
         _shared="import os\nURL = os.environ['CONFITURE_WEBHOOK_URL']\n",
         a="from confiture_hooks import b\n",
@@ -145,23 +145,23 @@ def test_hook_files_share_what_they_like(hooked: Any, receiver: Any) -> None:
 
 
 def test_a_package_that_raises_is_each_files_trouble(hooked: Any) -> None:
-    """What ``__init__.py`` raises is told with its own line, and the migration goes on."""
+    """What ``__init__.py`` raises is reported with its own line, and the migration goes on."""
     project = hooked(
         __init__="\nraise RuntimeError\n", a="print('a runs')\n", b="print('b runs')\n"
     )
     done = project.confiture("migrate", "up")
     assert done.returncode == 0
-    for one in (told := events(done.stderr, "hook.failed")):
+    for one in (reported := events(done.stderr, "hook.failed")):
         assert (one["file"], one["line"]) == ("confiture_hooks/__init__.py", 2)
         assert one["reason"].startswith("raised RuntimeError")
-    assert len(told) == 2
+    assert len(reported) == 2
     assert " runs" not in done.stderr
 
 
 def test_every_event_reaches_its_hook_and_a_rehearsal_none(hooked: Any) -> None:
-    """Up, a failure and down are told in order; a dry run does not even import the files."""
+    """Up, a failure and down are reported in order; a dry run does not even import the files."""
     body = "".join(
-        f"@register_hook('{event}')\ndef {event}(c): print('told', c.event, c.migration_name)\n"
+        f"@register_hook('{event}')\ndef {event}(c): print('reported', c.event, c.migration_name)\n"
         for event in ("pre_execute", "post_execute", "on_error", "post_rollback")
     )
     project = hooked(all=f"print('imported')\n{HEAD}{body}")
@@ -170,12 +170,12 @@ def test_every_event_reaches_its_hook_and_a_rehearsal_none(hooked: Any) -> None:
     assert "imported" not in rehearsed.stderr + rehearsed.stdout
     up = project.confiture("migrate", "up")
     down = project.confiture("migrate", "down")
-    told = [
-        line.removeprefix("told ")
+    reported = [
+        line.removeprefix("reported ")
         for line in (up.stderr + down.stderr).splitlines()
-        if line.startswith("told")
+        if line.startswith("reported")
     ]
-    assert told == [
+    assert reported == [
         "pre_execute 001_a",
         "post_execute 001_a",
         "pre_execute 002_b",
@@ -199,13 +199,13 @@ def test_a_refused_payload_says_why(hooked: Any) -> None:
     project.environment_file(webhooks={"endpoints": [endpoint]})
     done = project.confiture("migrate", "up")
     assert done.returncode == 0
-    told = [(one["line"], one["reason"]) for one in events(done.stderr, "hook.failed")]
-    assert [reason for _, reason in told] == [
+    reported = [(one["line"], one["reason"]) for one in events(done.stderr, "hook.failed")]
+    assert [reason for _, reason in reported] == [
         "no endpoint is called 'b'; there are: a; it is not sent",
         "no endpoint is called that; there are: a; it is not sent",
         None,
     ]
-    assert [line for line, _ in told][:2] == [4, 7]
+    assert [line for line, _ in reported][:2] == [4, 7]
     assert "confiture-webhooks:" not in done.stderr
     assert "CANARY" not in done.stderr
 
@@ -239,8 +239,8 @@ def test_a_payload_of_ones_own_takes_the_built_in_path(hooked: Any, receiver: An
     verify(second.headers, second.body, "s3cret")
 
 
-def test_filters_say_who_is_told(project: Any, receiver: Any) -> None:
-    """Only fitting migrations are told, and ``check --explain`` says the same with reasons."""
+def test_filters_decide_who_is_sent_an_event(project: Any, receiver: Any) -> None:
+    """Only fitting migrations are reported, and ``check --explain`` says the same with reasons."""
     project.migration("001", "add_billing_table", up=TABLE, down="DROP TABLE a")
     project.migration("002", "other", up="CREATE TABLE b (id int)", down="DROP TABLE b")
     endpoints = [

@@ -1,4 +1,4 @@
-"""Every kind of migration the host can run, through the stock command, and what is told of it."""
+"""Every kind of migration the host can run, through the stock command, and what is reported of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def python(version: str, name: str, up: str, down: str = "pass", attributes: str
     return PYTHON.format(version=version, name=name, up=up, down=down, attributes=attributes)
 
 
-def told(receiver: Any) -> list[tuple[str, str | None, int | None]]:
+def reported(receiver: Any) -> list[tuple[str, str | None, int | None]]:
     """Event type, migration name and rows of every webhook received, in order."""
     return [
         (
@@ -57,7 +57,7 @@ def up(project: Any, receiver: Any) -> Any:
 
 
 def test_sql_file(project: Any, receiver: Any, up: Any) -> None:
-    """A SQL file is told with the sum of its INSERT, UPDATE and DELETE tags."""
+    """A SQL file is reported with the sum of its INSERT, UPDATE and DELETE tags."""
     project.migration(
         "001",
         "create_users",
@@ -69,21 +69,21 @@ def test_sql_file(project: Any, receiver: Any, up: Any) -> None:
         down="DROP TABLE users",
     )
     up()
-    assert told(receiver) == [("migration_success", "001_create_users", 17)]
+    assert reported(receiver) == [("migration_success", "001_create_users", 17)]
 
 
 def test_ddl_only_touches_no_rows(project: Any, receiver: Any, up: Any) -> None:
-    """DDL alone is told with 0 rows: the server said so."""
+    """DDL alone is reported with 0 rows: the server said so."""
     project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
     up()
-    assert told(receiver) == [("migration_success", "001_t", 0)]
+    assert reported(receiver) == [("migration_success", "001_t", 0)]
 
 
 def test_a_do_block_hides_its_rows(project: Any, receiver: Any, up: Any) -> None:
     """What a DO block does nobody can count, so rows_affected is null."""
     project.migration("001", "t", up="DO $$ BEGIN PERFORM 1; END $$", down="SELECT 1")
     up()
-    assert told(receiver) == [("migration_success", "001_t", None)]
+    assert reported(receiver) == [("migration_success", "001_t", None)]
 
 
 def test_python_migration_with_parameters_executemany_and_copy(
@@ -103,14 +103,14 @@ def test_python_migration_with_parameters_executemany_and_copy(
     """.strip()
     project.python_migration("001", "p", python("001", "p", body))
     up()
-    assert told(receiver) == [("migration_success", "001_p", 14)]
+    assert reported(receiver) == [("migration_success", "001_p", 14)]
 
 
 def test_python_migration_that_touches_no_database(project: Any, receiver: Any, up: Any) -> None:
     """A migration that runs nothing through the connection has unknown rows."""
     project.python_migration("001", "p", python("001", "p", "pass"))
     up()
-    assert told(receiver) == [("migration_success", "001_p", None)]
+    assert reported(receiver) == [("migration_success", "001_p", None)]
 
 
 @pytest.mark.survived("20 MB of SQL on one line", "unharmed")
@@ -135,11 +135,11 @@ def test_a_statement_of_20_mb_is_counted_and_not_read(project: Any, receiver: An
     up()
     before, seconds = map(float, (project.path / "seconds.txt").read_text().split())
     assert seconds - before < 1
-    assert told(receiver) == [("migration_success", "001_c", None)]
+    assert reported(receiver) == [("migration_success", "001_c", None)]
 
 
 def test_sql_class(project: Any, receiver: Any, up: Any) -> None:
-    """An SQLMigration class is told like any other."""
+    """An SQLMigration class is reported like any other."""
     project.python_migration(
         "001",
         "s",
@@ -150,17 +150,17 @@ def test_sql_class(project: Any, receiver: Any, up: Any) -> None:
         "    down_sql = 'DROP TABLE s'\n",
     )
     up()
-    assert told(receiver) == [("migration_success", "001_s", 2)]
+    assert reported(receiver) == [("migration_success", "001_s", 2)]
 
 
 def test_non_transactional_sql(project: Any, receiver: Any, up: Any) -> None:
-    """CREATE INDEX CONCURRENTLY runs outside a transaction and is told when it is recorded."""
+    """CREATE INDEX CONCURRENTLY runs outside a transaction and is reported when it is recorded."""
     project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
     project.migration(
         "002", "i", up="CREATE INDEX CONCURRENTLY i ON t (id)", down="DROP INDEX CONCURRENTLY i"
     )
     up()
-    assert [row[:2] for row in told(receiver)] == [
+    assert [row[:2] for row in reported(receiver)] == [
         ("migration_success", "001_t"),
         ("migration_success", "002_i"),
     ]
@@ -179,14 +179,14 @@ def test_non_transactional_failure_is_an_error(project: Any, receiver: Any, up: 
         ),
     )
     up(fails=True)
-    assert told(receiver) == [("migration_error", "001_half", None)]
+    assert reported(receiver) == [("migration_error", "001_half", None)]
     assert receiver.requests[0].payload["error"]["sqlstate"] == "42703"
 
 
 def test_online_migration_counts_its_backfill_and_not_the_checkpoints(
     project: Any, receiver: Any, up: Any
 ) -> None:
-    """``--online`` is told once, with the rows its backfill wrote."""
+    """``--online`` is reported once, with the rows its backfill wrote."""
     project.migration(
         "001",
         "t",
@@ -200,7 +200,7 @@ def test_online_migration_counts_its_backfill_and_not_the_checkpoints(
         down="ALTER TABLE t DROP COLUMN c",
     )
     up("up", "--online", "--allow-destructive")
-    rows = told(receiver)
+    rows = reported(receiver)
     assert [row[:2] for row in rows] == [
         ("migration_success", "001_t"),
         ("migration_success", "002_not_null"),
@@ -210,7 +210,7 @@ def test_online_migration_counts_its_backfill_and_not_the_checkpoints(
 
 
 def test_failed_precondition(project: Any, receiver: Any, up: Any) -> None:
-    """A precondition that fails is told as an error although no hook of the host fires."""
+    """A precondition that fails is reported as an error although no hook of the host fires."""
     source = python(
         "001",
         "p",
@@ -221,7 +221,7 @@ def test_failed_precondition(project: Any, receiver: Any, up: Any) -> None:
         "001", "p", "from confiture.core.preconditions import TableExists\n" + source
     )
     up(fails=True)
-    assert told(receiver) == [("migration_error", "001_p", None)]
+    assert reported(receiver) == [("migration_error", "001_p", None)]
 
 
 def test_a_migration_that_cannot_be_loaded(project: Any, receiver: Any, up: Any) -> None:
@@ -233,25 +233,25 @@ def test_a_migration_that_cannot_be_loaded(project: Any, receiver: Any, up: Any)
     ] == [("migration_error", "001_broken")]
 
 
-def test_superuser_halt_tells_what_ran_before(project: Any, receiver: Any, up: Any) -> None:
+def test_superuser_halt_reports_what_ran_before(project: Any, receiver: Any, up: Any) -> None:
     """A migration that needs a superuser is not run: only the run's end is reported of it."""
     project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
     project.python_migration(
         "002", "s", python("002", "s", "pass", attributes="requires_superuser = True")
     )
     up(fails=True)
-    assert [row[:2] for row in told(receiver)] == [
+    assert [row[:2] for row in reported(receiver)] == [
         ("migration_success", "001_t"),
         ("run_error", None),
     ]
 
 
-def test_forced_reapplication_is_told_again(project: Any, receiver: Any, up: Any) -> None:
-    """``--force`` runs the body again, and that is told again under a new event id."""
+def test_forced_reapplication_is_reported_again(project: Any, receiver: Any, up: Any) -> None:
+    """``--force`` runs the body again, and that is reported again under a new event id."""
     project.migration("001", "t", up="CREATE TABLE IF NOT EXISTS t (id int)", down="DROP TABLE t")
     up()
     up("up", "--force")
-    assert [row[1] for row in told(receiver)] == ["001_t", "001_t"]
+    assert [row[1] for row in reported(receiver)] == ["001_t", "001_t"]
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 2
 
 
@@ -269,12 +269,12 @@ def test_failed_commit(project: Any, receiver: Any, up: Any) -> None:
         down="SELECT 1",
     )
     up(fails=True)
-    assert told(receiver) == [("migration_error", "001_deferred", None)]
+    assert reported(receiver) == [("migration_error", "001_deferred", None)]
     assert receiver.requests[0].payload["error"]["sqlstate"] == "23503"
 
 
 def test_rollback_and_its_failure(project: Any, receiver: Any, up: Any) -> None:
-    """``down`` tells a rollback with its rows, and a failed one as a rollback error."""
+    """``down`` reports a rollback with its rows, and a failed one as a rollback error."""
     project.migration(
         "001",
         "t",
@@ -287,7 +287,7 @@ def test_rollback_and_its_failure(project: Any, receiver: Any, up: Any) -> None:
     assert done.returncode != 0
     project.migration("002", "bad", up="SELECT 1", down="SELECT 1")
     up("down", "--steps", "2")
-    assert told(receiver)[2:] == [
+    assert reported(receiver)[2:] == [
         ("migration_rollback_error", "002_bad", None),
         ("migration_rollback", "002_bad", 0),
         ("migration_rollback", "001_t", 3),
@@ -295,12 +295,12 @@ def test_rollback_and_its_failure(project: Any, receiver: Any, up: Any) -> None:
 
 
 def test_down_to(project: Any, receiver: Any, up: Any) -> None:
-    """``down-to`` tells each migration it rolls back, newest first."""
+    """``down-to`` reports each migration it rolls back, newest first."""
     for number in (1, 2, 3):
         project.migration(f"00{number}", "t", up="SELECT 1", down="SELECT 1")
     up()
     up("down-to", "001")
-    assert [row[:2] for row in told(receiver)[3:]] == [
+    assert [row[:2] for row in reported(receiver)[3:]] == [
         ("migration_rollback", "003_t"),
         ("migration_rollback", "002_t"),
     ]
@@ -318,17 +318,17 @@ def test_down_to(project: Any, receiver: Any, up: Any) -> None:
     ],
     ids=" ".join,
 )
-def test_rehearsals_and_questions_tell_nothing(
+def test_rehearsals_and_questions_report_nothing(
     project: Any, receiver: Any, arguments: tuple[str, ...]
 ) -> None:
-    """No rehearsal and no question about migrations is ever told."""
+    """No rehearsal and no question about migrations is ever reported."""
     project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
     project.confiture(*arguments, env={"CONFITURE_WEBHOOK_URL": receiver.url})
     assert receiver.requests == ()
 
 
 @pytest.mark.survived("A rehearsal, and a rehearsal that fails", "true")
-def test_a_rehearsal_that_fails_tells_nothing(project: Any, receiver: Any) -> None:
+def test_a_rehearsal_that_fails_reports_nothing(project: Any, receiver: Any) -> None:
     """A failure inside ``--dry-run-execute`` is not a failed migration."""
     project.migration("001", "t", up="SELECT nosuch", down="SELECT 1")
     project.confiture(
@@ -337,8 +337,8 @@ def test_a_rehearsal_that_fails_tells_nothing(project: Any, receiver: Any) -> No
     assert receiver.requests == ()
 
 
-def test_bookkeeping_commands_tell_nothing(project: Any, receiver: Any, up: Any) -> None:
-    """Marking migrations as applied runs none, so nothing is told of it."""
+def test_bookkeeping_commands_report_nothing(project: Any, receiver: Any, up: Any) -> None:
+    """Marking migrations as applied runs none, so nothing is reported of it."""
     project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
     project.confiture(
         "migrate", "baseline", "--through", "001", env={"CONFITURE_WEBHOOK_URL": receiver.url}
@@ -347,8 +347,8 @@ def test_bookkeeping_commands_tell_nothing(project: Any, receiver: Any, up: Any)
     assert receiver.requests == ()
 
 
-def test_a_resumed_online_migration_is_told(project: Any, receiver: Any, up: Any) -> None:
-    """``steps --resume`` finishes what ``--online`` left half way, and that is told."""
+def test_a_resumed_online_migration_is_reported(project: Any, receiver: Any, up: Any) -> None:
+    """``steps --resume`` finishes what ``--online`` left half way, and that is reported."""
     project.migration(
         "001",
         "t",
@@ -360,15 +360,15 @@ def test_a_resumed_online_migration_is_told(project: Any, receiver: Any, up: Any
     )
     up("up", "--online", fails=True)
     up("steps", "--resume", "002", "--allow-destructive")
-    assert [row[:2] for row in told(receiver)] == [
+    assert [row[:2] for row in reported(receiver)] == [
         ("migration_success", "001_t"),
         ("migration_error", "002_widen"),
         ("migration_success", "002_widen"),
     ]
 
 
-def test_apply_as_is_told(project: Any, receiver: Any, up: Any) -> None:
-    """``apply-as`` tells the one migration that it applies."""
+def test_apply_as_is_reported(project: Any, receiver: Any, up: Any) -> None:
+    """``apply-as`` reports the one migration that it applies."""
     project.python_migration(
         "001",
         "s",
@@ -381,13 +381,13 @@ def test_apply_as_is_told(project: Any, receiver: Any, up: Any) -> None:
     )
     project.environment_file(apply_as={"postgres": {"url": project.database_url}})
     up("apply-as", "postgres", "001", "--config", "db/environments/local.yaml")
-    assert [row[:2] for row in told(receiver)] == [("migration_success", "001_s")]
+    assert [row[:2] for row in reported(receiver)] == [("migration_success", "001_s")]
 
 
 def test_a_run_that_fails_before_its_first_migration_says_where(
     project: Any, receiver: Any, up: Any
 ) -> None:
-    """No migration tells the database of such a ``run_error``: its connection does."""
+    """No migration names the database of such a ``run_error``: its connection does."""
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     up()
     project.environment_file(
@@ -396,11 +396,11 @@ def test_a_run_that_fails_before_its_first_migration_says_where(
     )
     failed = ("apply-as", "postgres", "001", "--config", "db/environments/local.yaml")
     assert project.confiture("migrate", *failed).returncode
-    told_of = receiver.requests[-1].payload
+    payload = receiver.requests[-1].payload
     address = conninfo_to_dict(project.database_url)
-    assert told_of["event_type"] == "run_error"
-    assert told_of["migrations"] == []
-    assert told_of["database"] == {
+    assert payload["event_type"] == "run_error"
+    assert payload["migrations"] == []
+    assert payload["database"] == {
         "host": address["host"],
         "name": address["dbname"],
         "schema": None,

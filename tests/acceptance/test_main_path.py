@@ -15,7 +15,7 @@ SECRET = "a plain secret"
 UP = "CREATE TABLE users (id int); INSERT INTO users VALUES (1), (2);"
 
 
-def test_a_success_is_told_signed_and_with_every_header(project: Any, receiver: Any) -> None:
+def test_a_success_is_reported_signed_and_with_every_header(project: Any, receiver: Any) -> None:
     """One variable set: the migration's success arrives, exactly as documented."""
     project.migration("005", "add_payment_table", up=UP, down="DROP TABLE users")
     done = project.confiture(
@@ -92,7 +92,7 @@ def test_a_dead_receiver_costs_a_line_and_not_the_migration(project: Any) -> Non
     assert "1 delivery not sent (a: 1, last attempt failed: connection_refused)" in done.stderr
 
 
-def test_a_wrong_configuration_is_told_whole_and_the_migration_goes_on(project: Any) -> None:
+def test_a_wrong_configuration_is_reported_whole_and_the_migration_goes_on(project: Any) -> None:
     """Every fault is on stderr with its setting; the migration still runs."""
     project.environment_file(
         webhooks={"endpoints": [{"name": "a", "url": "ftp://x", "timeout": -1}], "flush": 3}

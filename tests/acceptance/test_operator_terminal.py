@@ -165,7 +165,7 @@ def test_the_beginning_of_an_id_is_enough(operated: Project) -> None:
         assert words in done.stderr
 
 
-def test_status_tells_what_is_stuck(operated: Project) -> None:
+def test_status_shows_what_is_stuck(operated: Project) -> None:
     """Waiting for an endpoint that is not configured is stuck, and so is a delivery without a worker."""
     with closing(SqliteOutbox(operated.path / ".confiture" / "webhooks.db")) as outbox:
         for name in ("a", "x"):

@@ -1,4 +1,4 @@
-"""An outbox that breaks costs the migration nothing, and the receiver is told all the same."""
+"""An outbox that breaks costs the migration nothing, and the receiver gets every event all the same."""
 
 from __future__ import annotations
 
@@ -183,20 +183,20 @@ def test_what_a_locked_file_kept_out_is_in_it_in_the_end(project: Any, receiver:
     project.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
     assert project.confiture("webhooks", "redeliver", "--pending", "--yes").returncode == 0
     assert project.confiture("webhooks", "deliver").returncode == 0
-    told = [request.payload["migration"]["version"] for request in receiver.requests]
-    assert sorted(told) == ["000", "001", "002"]
+    reported = [request.payload["migration"]["version"] for request in receiver.requests]
+    assert sorted(reported) == ["000", "001", "002"]
 
 
 @pytest.mark.survived("Two runs at the same time", "true")
-def test_two_runs_at_once_tell_each_migration_once(many: Any, receiver: Any) -> None:
+def test_two_runs_at_once_report_each_migration_once(many: Any, receiver: Any) -> None:
     """Of two ``migrate up`` at the same time one migrates: every event once."""
     env = {"CONFITURE_WEBHOOK_URL": receiver.url}
     running = [many.spawn("migrate", "up", env=env) for _ in range(2)]
     for process in running:
         _, stderr = process.communicate(timeout=110)
         assert process.returncode == 0, stderr
-    told = [request.payload["migration"]["version"] for request in receiver.requests]
-    assert sorted(told) == [f"{number:03}" for number in range(MIGRATIONS)]
+    reported = [request.payload["migration"]["version"] for request in receiver.requests]
+    assert sorted(reported) == [f"{number:03}" for number in range(MIGRATIONS)]
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == MIGRATIONS
 
 

@@ -58,7 +58,7 @@ def events(receiver: Any) -> list[str]:
     return [json.loads(request.body)["event_type"] for request in receiver.requests]
 
 
-def test_up_and_down_are_told_and_kept_in_the_database(project: Any, receiver: Any) -> None:
+def test_up_and_down_are_reported_and_kept_in_the_database(project: Any, receiver: Any) -> None:
     """Success and rollback are delivered, kept as delivered, and released in the transaction."""
     project.migration("001", "a", up=f"{TABLE}; INSERT INTO a VALUES (1), (2)", down="DROP TABLE a")
     up = project.confiture("migrate", "up", env=on(receiver))
@@ -137,7 +137,7 @@ def test_one_statement_is_added_to_a_migrations_transaction(
         assert [one.split()[0] for one in statements] == [b"SAVEPOINT", b"SELECT", b"RELEASE"]
 
 
-def test_a_failure_is_told_over_the_plugins_own_connection(project: Any, receiver: Any) -> None:
+def test_a_failure_is_reported_over_the_plugins_own_connection(project: Any, receiver: Any) -> None:
     """A migration that fails leaves one error event and no success."""
     project.migration("001", "a", up=f"{TABLE}; SELECT nosuch", down="DROP TABLE a")
     done = project.confiture("migrate", "up", env=on(receiver))
@@ -157,7 +157,7 @@ def test_a_failed_commit_leaves_no_success(project: Any, receiver: Any) -> None:
 
 
 def test_a_rehearsal_leaves_nothing(project: Any, receiver: Any) -> None:
-    """--dry-run-execute tells nothing and makes no outbox."""
+    """--dry-run-execute reports nothing and makes no outbox."""
     project.migration("001", "a", up=TABLE, down="DROP TABLE a")
     done = project.confiture("migrate", "up", "--dry-run-execute", env=on(receiver), stdin="n\n")
     assert done.returncode == 0, done.stderr
@@ -167,8 +167,8 @@ def test_a_rehearsal_leaves_nothing(project: Any, receiver: Any) -> None:
     ]
 
 
-def test_a_migration_without_a_transaction_is_told(project: Any, receiver: Any) -> None:
-    """CREATE INDEX CONCURRENTLY has no transaction to go with: it is told afterwards."""
+def test_a_migration_without_a_transaction_is_reported(project: Any, receiver: Any) -> None:
+    """CREATE INDEX CONCURRENTLY has no transaction to go with: it is reported afterwards."""
     project.migration("001", "a", up=TABLE, down="DROP TABLE a")
     project.migration(
         "002",

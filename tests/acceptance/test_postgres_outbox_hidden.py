@@ -17,7 +17,7 @@ ON = {"CONFITURE_WEBHOOK_OUTBOX": "postgres"}
 
 @pytest.fixture
 def migrated(project: Any, receiver: Any) -> Any:
-    """A project whose migration ran, told over a PostgreSQL outbox in its database."""
+    """A project whose migration ran, reported over a PostgreSQL outbox in its database."""
     (project.path / "db" / "schema").mkdir()
     (project.path / "db" / "schema" / "order.sql").write_text(f"{TABLE};\n")
     project.environment_file(
@@ -52,7 +52,7 @@ def test_no_check_of_the_host_sees_it(migrated: Any) -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("drops", [True, False])
-def test_a_rebuild_keeps_it_unless_told_to_drop_every_schema(migrated: Any, drops: bool) -> None:
+def test_a_rebuild_keeps_it_unless_it_drops_every_schema(migrated: Any, drops: bool) -> None:
     """--drop-schemas drops the outbox with all else; without it, the outbox stays."""
     with psycopg.connect(migrated.database_url, autocommit=True) as admin:
         if not drops:
@@ -67,7 +67,7 @@ def test_a_rebuild_keeps_it_unless_told_to_drop_every_schema(migrated: Any, drop
 
 @pytest.mark.timeout(240)
 def test_a_role_without_create_migrates_with_what_init_printed(project: Any, receiver: Any) -> None:
-    """`outbox init` prints the GRANTs; with them a role that may not create schemas is told of."""
+    """`outbox init` prints the GRANTs; with them a role that may not create schemas is reported."""
     project.environment_file(
         webhooks={"outbox": "postgres", "endpoints": [{"name": "a", "url": receiver.url}]}
     )
@@ -118,10 +118,10 @@ def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiv
         init = "`confiture webhooks outbox init --config 'db/environments/my staging.yaml'`"
         project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
         env = {"CONFITURE_WEBHOOK_URL": receiver.url, **ON}
-        foretold = project.confiture("webhooks", "doctor", *named, env=env)
-        assert foretold.returncode == 1
-        assert "this role may not create it" in foretold.stdout
-        assert init in foretold.stdout
+        predicted = project.confiture("webhooks", "doctor", *named, env=env)
+        assert predicted.returncode == 1
+        assert "this role may not create it" in predicted.stdout
+        assert init in predicted.stdout
         done = project.confiture("migrate", "up", *named, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         assert [one.method for one in receiver.requests] == ["HEAD", "POST"]  # the doctor's look

@@ -174,7 +174,7 @@ def test_ten_slow_endpoints_take_as_long_as_one(one_migration: Any) -> None:
 
 
 def test_all_events_when_asked_for(project: Any) -> None:
-    """An endpoint that subscribes to everything hears started, outcome and run summary."""
+    """An endpoint that subscribes to everything receives started, outcome and run summary."""
     project.migration("001", "a", up=TABLE, down="DROP TABLE a")
     project.migration("002", "b", up="SELECT nosuch", down="SELECT 1")
     with LocalReceiver() as receiver:
@@ -236,7 +236,7 @@ def test_a_bug_of_ours_leaves_the_migration_alone(one_migration: Any) -> None:
 
 
 def test_a_library_user_attaches_with_one_call(one_migration: Any, receiver: Any) -> None:
-    """``attach`` tells webhooks what a session in somebody's Python does."""
+    """``attach`` sends webhooks of what a session in somebody's Python does."""
     settings = Settings(
         endpoints=(Endpoint(name="mine", url=receiver.url),), outbox="memory", log="off"
     )

@@ -1,4 +1,4 @@
-"""The receivers of ``examples/``, in their real frameworks, told by the real command."""
+"""The receivers of ``examples/``, in their real frameworks, sent events by the real command."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def post(url: str, content: bytes, *, signed_with: str = SECRET) -> int:
 
 def is_handling(span: Any, event_type: str) -> bool:
     """Whether it is a receiver's span of an event of that type."""
-    told = span.attributes.get("confiture.webhook.event_type")
-    return span.name == "handle webhook" and told == event_type
+    reported = span.attributes.get("confiture.webhook.event_type")
+    return span.name == "handle webhook" and reported == event_type
 
 
 def is_all_there(collector: Any) -> bool:

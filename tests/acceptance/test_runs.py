@@ -213,7 +213,7 @@ def test_a_failed_run_is_one_line(shop: Any) -> None:
     assert line["command"] == "migrate up"
 
 
-def test_a_run_whose_output_nobody_reads_fails_and_says_why(shop: Any, receiver: Any) -> None:
+def test_a_run_whose_output_is_not_read_fails_and_says_why(shop: Any, receiver: Any) -> None:
     """A closed standard output ends Confiture with 1: that is the run's failure, not a migration's."""
     reading, writing = os.pipe()
     os.close(reading)

@@ -1,4 +1,4 @@
-"""A killed run is settled: told once, as what the ledger says, in the trace it ran in."""
+"""A killed run is settled: reported once, as what the ledger says, in the trace it ran in."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def staged(project: Any) -> list[Intent]:
         return list(outbox.intents())
 
 
-def told(receiver: Any) -> list[tuple[str, str | None]]:
+def reported(receiver: Any) -> list[tuple[str, str | None]]:
     """Event type and error type of every webhook, in order."""
     payloads = [request.payload for request in receiver.requests]
     return [(p["event_type"], p.get("error", {}).get("type")) for p in payloads]
@@ -58,7 +58,7 @@ def test_the_next_run_settles_a_killed_one(
     assert not receiver.requests
     done = shop.confiture("migrate", "up")
     assert done.returncode == 0, done.stderr
-    assert told(receiver)[0] == first
+    assert reported(receiver)[0] == first
     request = receiver.requests[0]
     assert request.headers["webhook-id"] == intent.event_id
     assert request.headers["X-Correlation-ID"] == intent.correlation_id
@@ -68,9 +68,9 @@ def test_the_next_run_settles_a_killed_one(
     later = [request.headers["X-Correlation-ID"] for request in receiver.requests[1:]]
     assert intent.correlation_id not in later
     if moment == "before commit":
-        assert told(receiver)[1:] == [("migration_success", None)]
+        assert reported(receiver)[1:] == [("migration_success", None)]
     else:
-        assert told(receiver)[1:] == []
+        assert reported(receiver)[1:] == []
         with psycopg.connect(shop.database_url) as connection:
             row = connection.execute("SELECT execution_time_ms FROM tb_confiture").fetchone()
         assert row is not None
@@ -93,7 +93,7 @@ def test_a_killed_runs_end_does_not_wait_for_its_own_attempt(project: Any, recei
     project.environment_file(webhooks={"endpoints": [webhook]}, name="local")
     project.migration("001", "a", up="SELECT pg_sleep(1)", down="SELECT 1")
     crash(project, "before commit", "migrate", "up")
-    assert told(receiver) == [("migration_started", None)]
+    assert reported(receiver) == [("migration_started", None)]
     done = project.confiture("migrate", "up")
     assert done.returncode == 0, done.stderr
     killed = receiver.requests[0].headers["X-Correlation-ID"]
@@ -125,7 +125,7 @@ def test_the_end_of_a_killed_run_ends_no_other_runs_attempt(project: Any, receiv
 @pytest.mark.survived("SIGKILL before the COMMIT", "kept", "true")
 @pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
 @pytest.mark.parametrize("command", [("webhooks", "deliver"), ("migrate", "status")])
-def test_who_subscribes_to_runs_hears_once_of_a_killed_one(
+def test_who_subscribes_to_runs_gets_one_report_of_a_killed_one(
     project: Any, receiver: Any, outbox: str, command: tuple[str, ...]
 ) -> None:
     """It gets a ``run_error`` with the migration that was settled, and the default ones do not."""
@@ -138,7 +138,7 @@ def test_who_subscribes_to_runs_hears_once_of_a_killed_one(
         processes = [project.spawn(*command) for _ in range(2)]
         assert [process.wait(timeout=60) for process in processes] == [0, 0]
     assert project.confiture("webhooks", "deliver").returncode == 0
-    assert sorted(told(receiver)) == [
+    assert sorted(reported(receiver)) == [
         ("migration_error", "Interrupted"),
         ("run_error", "Interrupted"),
     ]
@@ -147,7 +147,7 @@ def test_who_subscribes_to_runs_hears_once_of_a_killed_one(
     assert (run["trace_id"], run["environment"]) == (failed["trace_id"], "local")
     assert [(row["name"], row["status"]) for row in run["migrations"]] == [("001_a", "error")]
     assert project.confiture("migrate", "up").returncode == 0
-    assert sorted(told(receiver)[2:]) == [("migration_success", None), ("run_success", None)]
+    assert sorted(reported(receiver)[2:]) == [("migration_success", None), ("run_success", None)]
 
 
 @pytest.mark.survived("SIGKILL of a rollback", "kept", "true")
@@ -161,25 +161,25 @@ def test_who_subscribes_to_runs_hears_once_of_a_killed_one(
 def test_deliver_settles_a_killed_rollback(
     shop: Any, receiver: Any, moment: Moment, first: tuple[str, str | None]
 ) -> None:
-    """``webhooks deliver`` asks the database of the environment file, and tells."""
+    """``webhooks deliver`` asks the database of the environment file, and reports."""
     assert shop.confiture("migrate", "up").returncode == 0
     crash(shop, moment, "migrate", "down")
     (intent,) = staged(shop)
     done = shop.confiture("webhooks", "deliver", "--format", "json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["delivered"] == 1
-    assert told(receiver)[1:] == [first]
+    assert reported(receiver)[1:] == [first]
     assert receiver.requests[1].headers["webhook-id"] == intent.event_id
 
 
 @pytest.mark.survived("Four processes that settle the same killed run", "true")
-def test_two_processes_that_settle_at_once_tell_once(shop: Any, receiver: Any) -> None:
+def test_two_processes_that_settle_at_once_report_once(shop: Any, receiver: Any) -> None:
     """Four ``deliver`` at the same time send one event."""
     crash(shop, "after commit", "migrate", "up")
     running = [shop.spawn("webhooks", "deliver") for _ in range(4)]
     for process in running:
         process.communicate(timeout=60)
-    assert told(receiver) == [("migration_success", None)]
+    assert reported(receiver) == [("migration_success", None)]
     assert staged(shop) == []
 
 
@@ -205,12 +205,12 @@ def test_a_migration_under_way_is_left_alone(shop: Any, receiver: Any) -> None:
         assert "under way      002_waits since" in shop.confiture("webhooks", "status").stdout
         assert running.poll() is None
     running.communicate(timeout=60)
-    assert told(receiver) == [("migration_success", None)] * 2
+    assert reported(receiver) == [("migration_success", None)] * 2
 
 
 @pytest.mark.survived("A copy, a restored or another database answers for a killed run", "true")
 def test_another_database_settles_nothing(shop: Any, receiver: Any, postgres: Any) -> None:
-    """What ran in a database that is gone stays visible, and is told as nothing."""
+    """What ran in a database that is gone stays visible, and is reported as nothing."""
     crash(shop, "after commit", "migrate", "up")
     other = shop.database_url
     shop.database_url = postgres.dsn()
@@ -229,7 +229,7 @@ def test_another_database_settles_nothing(shop: Any, receiver: Any, postgres: An
     shop.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
     assert "The next run reports it" in shop.confiture("webhooks", "status").stdout
     assert shop.confiture("webhooks", "deliver").returncode == 0
-    assert told(receiver) == [("migration_success", None)]
+    assert reported(receiver) == [("migration_success", None)]
 
 
 def test_a_run_from_python_settles_too(shop: Any, receiver: Any) -> None:
@@ -254,4 +254,4 @@ def test_a_run_from_python_settles_too(shop: Any, receiver: Any) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert told(receiver) == [("migration_success", None)]
+    assert reported(receiver) == [("migration_success", None)]

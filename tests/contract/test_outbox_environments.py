@@ -51,7 +51,7 @@ def test_an_endpoint_is_off_in_one_environment(outbox: Outbox) -> None:
 
 
 def test_each_environment_has_a_summary(outbox: Outbox) -> None:
-    """Counts, undelivered and the oldest are told apart by environment, and add up."""
+    """Counts, undelivered and the oldest are distinguished by environment, and add up."""
     release(outbox, 1, "production")
     release(outbox, 2, "staging")
     release(outbox, 3, None)

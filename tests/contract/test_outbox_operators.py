@@ -61,7 +61,7 @@ def test_each_filter_works_alone(outbox: Outbox) -> None:
     assert ids(outbox.deliveries(since=NOW)) == ["dlv_b_2"]
 
 
-def test_a_row_tells_where_a_delivery_stands(outbox: Outbox) -> None:
+def test_a_row_shows_where_a_delivery_stands(outbox: Outbox) -> None:
     """A row has the delivery whole, its state, its attempts and when it is due."""
     ended(outbox, delivery(1), again(NOW + A_SECOND))
     row = Row(delivery=delivery(1), state=State.PENDING, attempts=1, next_attempt_at=NOW + A_SECOND)

@@ -18,7 +18,7 @@ from pages import PAGES, ROOT, blocks
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_the_code_of_a_page_works(page: Path, project: Any, receiver: Any, collector: Any) -> None:
-    """Its blocks in order, in one project: commands exit as told, YAML is accepted, Python runs."""
+    """Its blocks in order, in one project: commands exit as documented, YAML is accepted, Python runs."""
     reader = Reader(project, receiver.url, collector.url)
     for block in blocks(page):
         reader.do(block)

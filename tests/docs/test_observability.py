@@ -339,7 +339,7 @@ def test_every_alert_is_tested(alert: str) -> None:
 
 
 def test_runbooks_name_panels_that_exist() -> None:
-    """What a runbook tells to look at is there."""
+    """What a runbook names is there."""
     text = (ROOT / "docs" / "runbooks.md").read_text()
     titles = {
         title

@@ -69,7 +69,7 @@ def test_attach_lets_ctrl_c_through(
 
 
 def test_attach_reads_the_file_it_is_given(tmp_path: Path) -> None:
-    """The block of the named file is read, its faults told before anything runs."""
+    """The block of the named file is read, its faults reported before anything runs."""
     file = tmp_path / "prod.yaml"
     file.write_text("webhooks:\n  endpoints:\n    - name: a\n")
     with pytest.raises(ConfigError), attach(FakeEngine(), config_file=file):

@@ -147,8 +147,8 @@ def test_forwarding(collector: LocalCollector) -> None:
         assert first.forward_failures == ()
 
 
-def test_forwarding_to_nobody() -> None:
-    """A collector that is not there costs the sender nothing, and is told without its address."""
+def test_forwarding_to_an_address_that_does_not_answer() -> None:
+    """A collector that is not there costs the sender nothing, and is reported without its address."""
     with LocalCollector() as gone:
         address = gone.url
     with LocalCollector(forward_to=address) as collector:
@@ -159,7 +159,7 @@ def test_forwarding_to_nobody() -> None:
 
 
 def test_forwarding_refused() -> None:
-    """A collector that refuses is told with its status."""
+    """A collector that refuses is reported with its status."""
     with LocalCollector(answers=[403, 403]) as second:
         with LocalCollector(forward_to=second.url) as collector:
             export_spans(collector.url)

@@ -1,4 +1,4 @@
-"""Settings: where they come from, what they may be, and how faults are told."""
+"""Settings: where they come from, what they may be, and how faults are reported."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_url_alone_makes_the_default_endpoint() -> None:
 
 
 def test_nothing_set_is_no_endpoint() -> None:
-    """Without settings there is nobody to tell, and that is not a fault."""
+    """Without settings no webhook is sent, and that is not a fault."""
     assert load({}, None) == Settings()
 
 
@@ -143,7 +143,7 @@ def test_wrong_variable_is_named(variable: str, value: str) -> None:
     assert [fault.setting for fault in faults] == [variable]
 
 
-def test_all_wrong_variables_are_told_at_once() -> None:
+def test_all_wrong_variables_are_reported_at_once() -> None:
     """No fault hides another."""
     wrong = dict.fromkeys(set(variables.ALL) - {variables.ENVIRONMENT}, " ")
     assert {fault.setting for fault in faults_of(wrong)} == set(wrong)
@@ -249,7 +249,7 @@ def test_hooks_are_kept(project: Project) -> None:
     ]
 
 
-def test_every_fault_is_told_at_once(project: Project) -> None:
+def test_every_fault_is_reported_at_once(project: Project) -> None:
     """Faults of unlike kinds, in several endpoints and in the environment, come together."""
     block = {
         "endpoint": [],
@@ -607,7 +607,7 @@ def test_a_routing_key_is_pagerdutys(project: Project, chosen: str) -> None:
 
 @pytest.mark.parametrize("key", ["", " ", "0" * 31, "0" * 33, "é" * 32, 12, None, "-" * 32])
 def test_a_wrong_routing_key_is_the_only_fault(project: Project, key: Any) -> None:
-    """A key that is none is told at its own setting, and not shown."""
+    """A key that is none is reported at its own setting, and not shown."""
     project.endpoint_fault("routing_key", format="pagerduty", routing_key=key)
 
 
@@ -967,7 +967,7 @@ def test_documented_formats_are_those_of_the_code() -> None:
     assert set(meaning.partition("[payload]")[0].split("`")[1::2]) == set(rules.FORMATS)
 
 
-def test_a_number_out_of_range_is_told_what_is_taken(project: Project) -> None:
+def test_a_number_out_of_range_is_named_with_the_range(project: Project) -> None:
     """The remedy for a time that is too long names no time that is refused, too."""
     assert "above 0, up to 300" in project.endpoint_fault("timeout", timeout=1000).remedy
     assert "above 0, up to 300" in project.endpoint_fault("timeout", timeout=0).remedy

@@ -21,7 +21,7 @@ from confiture_webhooks.adapters.failure import explain
 CANARY = "canary-4711"
 
 
-def told(kind: type[psycopg.Error], message: str, **fields: str) -> psycopg.Error:
+def reported(kind: type[psycopg.Error], message: str, **fields: str) -> psycopg.Error:
     """An error as psycopg makes it of a server's report, with a value in every other field."""
     report: dict[int, bytes | None] = {
         DiagnosticField.MESSAGE_PRIMARY: message.encode(),
@@ -60,9 +60,9 @@ def as_the_host_raises(error: Exception) -> BaseException:
 
 
 def test_a_servers_error_is_its_class_message_and_sqlstate() -> None:
-    """Through the host's wrapping, the server's own error is what is told."""
+    """Through the host's wrapping, the server's own error is what is reported."""
     info = explain(
-        as_the_host_raises(told(errors.UndefinedTable, 'relation "nosuch" does not exist'))
+        as_the_host_raises(reported(errors.UndefinedTable, 'relation "nosuch" does not exist'))
     )
     assert (info.type, info.sqlstate) == ("UndefinedTable", "42P01")
     assert info.message == 'relation "nosuch" does not exist'
@@ -70,7 +70,7 @@ def test_a_servers_error_is_its_class_message_and_sqlstate() -> None:
 
 def test_the_whole_text_is_kept_apart() -> None:
     """SQL and values are in ``detail`` alone, which no ``repr`` shows."""
-    info = explain(as_the_host_raises(told(errors.UndefinedTable, "no such relation")))
+    info = explain(as_the_host_raises(reported(errors.UndefinedTable, "no such relation")))
     assert info.detail is not None
     assert CANARY in info.detail
     assert CANARY not in repr(info)
@@ -92,7 +92,7 @@ def test_the_whole_text_is_kept_apart() -> None:
 )
 def test_a_message_that_may_hold_a_value_is_left_out(kind: type[psycopg.Error]) -> None:
     """Outside the classes that hold names only, the class and SQLSTATE are all that is sent."""
-    info = explain(told(kind, f"in any language: {CANARY}"))
+    info = explain(reported(kind, f"in any language: {CANARY}"))
     assert info.message == (
         f"the migration raised {kind.__name__}; its text is left out, it may hold data"
     )
@@ -104,7 +104,7 @@ def test_a_message_that_may_hold_a_value_is_left_out(kind: type[psycopg.Error]) 
 )
 def test_a_syntax_error_is_sent_with_its_place() -> None:
     """The token it quotes may be a value: its place is sent in its stead."""
-    info = explain(told(errors.SyntaxError, f'syntax error at or near "{CANARY}"'))
+    info = explain(reported(errors.SyntaxError, f'syntax error at or near "{CANARY}"'))
     assert info.message == "syntax error at character ? of the statement"
 
 
@@ -118,14 +118,14 @@ def test_the_command_line_of_a_copy_is_left_out(database: str) -> None:
 @pytest.mark.parametrize("source", ["pl_exec.c", "plpy_elog.c", "dblink.c", "connection.c"])
 def test_foreign_words_under_a_names_class_are_left_out(source: str) -> None:
     """What RAISE or another server reports is known by the server's source, in any language."""
-    error = told(errors.UniqueViolation, f"карта {CANARY}")
+    error = reported(errors.UniqueViolation, f"карта {CANARY}")
     error._info[DiagnosticField.SOURCE_FILE] = source.encode()  # type: ignore[index]
     assert CANARY not in explain(error).message
 
 
 def test_a_long_text_is_cut_and_marked() -> None:
     """``include_sql`` sends 64 KiB at most, and how long it was."""
-    info = explain(told(errors.UndefinedTable, "é" * 1_000_000))
+    info = explain(reported(errors.UndefinedTable, "é" * 1_000_000))
     assert info.detail is not None
     assert len(info.detail.encode()) < 64 * 1024 + 100
     assert info.detail.endswith("bytes in all]")
@@ -139,9 +139,9 @@ def test_a_long_text_is_cut_and_marked() -> None:
         (errors.LockNotAvailable, "canceling statement due to lock timeout"),
     ],
 )
-def test_names_are_told(kind: type[psycopg.Error], message: str) -> None:
-    """A message that names relations, columns or constraints is told as it is."""
-    assert explain(told(kind, message)).message == message
+def test_names_are_reported(kind: type[psycopg.Error], message: str) -> None:
+    """A message that names relations, columns or constraints is reported as it is."""
+    assert explain(reported(kind, message)).message == message
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_names_are_told(kind: type[psycopg.Error], message: str) -> None:
         errors.ConnectionTimeout(CANARY),
     ],
 )
-def test_a_lost_connection_is_told_without_its_address(error: psycopg.Error) -> None:
+def test_a_lost_connection_is_reported_without_its_address(error: psycopg.Error) -> None:
     """Where the server said nothing, the driver's text with host and user is left out."""
     info = explain(error)
     assert info.message == "the database connection failed"
@@ -167,34 +167,34 @@ def test_a_lost_connection_is_told_without_its_address(error: psycopg.Error) -> 
     ],
 )
 def test_the_drivers_own_complaint_is_no_lost_connection(error: psycopg.Error) -> None:
-    """An error the driver raises by itself is told as such, without its text."""
+    """An error the driver raises by itself is reported as such, without its text."""
     info = explain(as_the_host_raises(error))
     assert info.type == type(error).__name__
     assert "connection" not in info.message
     assert CANARY not in info.message
 
 
-def test_the_root_cause_is_told_of_a_chain_of_server_errors() -> None:
-    """Of several server errors the first that happened is told, not its consequence."""
+def test_the_root_cause_is_reported_of_a_chain_of_server_errors() -> None:
+    """Of several server errors the first that happened is reported, not its consequence."""
     try:
         try:
-            raise told(errors.CheckViolation, "new row violates check constraint")
+            raise reported(errors.CheckViolation, "new row violates check constraint")
         except psycopg.Error:
-            raise told(errors.InFailedSqlTransaction, "current transaction is aborted")  # noqa: B904
+            raise reported(errors.InFailedSqlTransaction, "current transaction is aborted")  # noqa: B904
     except psycopg.Error as error:
         assert explain(error).type == "CheckViolation"
 
 
-def test_what_a_migrations_python_raised_is_told_by_its_class() -> None:
-    """The text of a foreign exception may hold anything, so only its class is told."""
+def test_what_a_migrations_python_raised_is_reported_by_its_class() -> None:
+    """The text of a foreign exception may hold anything, so only its class is reported."""
     info = explain(as_the_host_raises(KeyError(CANARY)))
     assert (info.type, info.sqlstate) == ("KeyError", None)
     assert CANARY not in info.message
     assert "KeyError" in info.message
 
 
-def test_the_hosts_own_words_are_told() -> None:
-    """A refusal that the host itself wrote is told as it wrote it."""
+def test_the_hosts_own_words_are_reported() -> None:
+    """A refusal that the host itself wrote is reported as it wrote it."""
     error = MigrationError("Migration 005 (t) has already been applied", "005", "t")
     info = explain(by_the_host(error))
     assert info.type == "MigrationError"
@@ -214,7 +214,7 @@ def test_the_hosts_class_alone_does_not_make_the_hosts_words() -> None:
 
 @pytest.mark.parametrize("language", ["C", "de_DE.UTF-8", "zh_CN.UTF-8"])
 @pytest.mark.parametrize("state", ["P0001", "P0004", "23514", "42P01"])
-def test_what_a_function_raised_is_told_by_its_class(
+def test_what_a_function_raised_is_reported_by_its_class(
     database: str, state: str, language: str
 ) -> None:
     """The text of a RAISE may hold row values, whatever SQLSTATE it is raised under."""
@@ -231,12 +231,12 @@ def test_what_a_function_raised_is_told_by_its_class(
 
 
 def test_a_failed_precondition_is_named() -> None:
-    """A precondition that did not hold is told with the host's description."""
+    """A precondition that did not hold is reported with the host's description."""
     error = PreconditionValidationError([(TableExists("users"), "Table users does not exist")])
     assert "Table users does not exist" in explain(by_the_host(error)).message
 
 
-def test_a_precondition_whose_check_broke_tells_no_sql() -> None:
+def test_a_precondition_whose_check_broke_reports_no_sql() -> None:
     """The host pastes a broken check's own error into its text: that part is left out."""
     broken = (
         f'Check failed with error: column "x" does not exist\nLINE 1: SELECT {CANARY}\n  - {CANARY}'
@@ -253,8 +253,8 @@ def test_a_precondition_whose_check_broke_tells_no_sql() -> None:
     assert "Table users does not exist" in info.message
 
 
-def test_an_interruption_is_told() -> None:
-    """Ctrl-C is an error like others, told by its name."""
+def test_an_interruption_is_reported() -> None:
+    """Ctrl-C is an error like others, reported by its name."""
     assert explain(KeyboardInterrupt()).type == "KeyboardInterrupt"
 
 
@@ -283,12 +283,12 @@ def test_a_chain_that_bites_its_tail_ends() -> None:
     assert explain(first).type == "Equal"
 
 
-def test_no_class_of_error_tells_what_it_should_not() -> None:
-    """Whatever psycopg raises, no field but the primary message reaches what is told."""
+def test_no_class_of_error_reports_what_it_should_not() -> None:
+    """Whatever psycopg raises, no field but the primary message reaches what is reported."""
     kinds = [kind for kind in vars(errors).values() if _is_error(kind)]
     assert len(kinds) > 200
     for kind in kinds:
-        for error in (told(kind, "something is wrong"), kind(CANARY)):
+        for error in (reported(kind, "something is wrong"), kind(CANARY)):
             info = explain(as_the_host_raises(error))
             assert CANARY not in info.message
             assert info.type == kind.__name__

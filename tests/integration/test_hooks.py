@@ -151,7 +151,7 @@ def test_files_are_found_in_order_and_read_without_running(tmp_path: Path) -> No
 def test_a_private_module_reads_the_variable_for_those_that_import_it(
     tmp_path: Path, name: str
 ) -> None:
-    """The address may be read in what hook files share; nobody is told twice for that."""
+    """The address may be read in what hook files share; it is reported once."""
     directory = tmp_path / "confiture_hooks"
     directory.mkdir()
     (directory / f"{name}.py").write_text("import os; URL = os.environ['CONFITURE_WEBHOOK_URL']")

@@ -131,19 +131,19 @@ def test_no_part_of_an_attempt_leaks(
             got = transport.send(request(url, resend_count=1), timeout=timeout).status_code
         except TransportError as error:
             got = error.error_type
-            raised = told(error)
+            raised = reported(error)
     assert got == expected
     written = "".join(capfd.readouterr())
     records = "".join(f"{record.getMessage()} {record.exc_text}" for record in caplog.records)
-    for told_text in (observed.everything(), raised, written, records, caplog.text):
-        assert CANARY not in told_text.lower()
+    for text in (observed.everything(), raised, written, records, caplog.text):
+        assert CANARY not in text.lower()
     if case != "host":
         (span,) = observed.attempts
         assert is_described(span)
 
 
-def told(error: BaseException) -> str:
-    """Everything that *error* tells, with the local variables of its traceback."""
+def reported(error: BaseException) -> str:
+    """Everything that *error* shows, with the local variables of its traceback."""
     assert error.__context__ is None
     report = traceback.TracebackException.from_exception(error, capture_locals=True)
     ours = [frame for frame in report.stack if frame.filename != __file__]
@@ -177,7 +177,7 @@ def test_deeper_instrumentation_is_kept_out(
 def test_nothing_is_printed(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Not even where http.client is told to print what it sends and reads."""
+    """Not even where http.client is set to print what it sends and reads."""
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
     with Peer(answers(OK)) as peer:
         transport.send(request(peer.url), timeout=timedelta(seconds=20))

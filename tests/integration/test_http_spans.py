@@ -101,7 +101,7 @@ def test_the_first_attempt_resends_nothing(transport: HttpTransport, observed: O
 
 @pytest.mark.parametrize("conventions", ["http"], indirect=True)
 @pytest.mark.parametrize("port", ["", ":443"])
-def test_the_default_port_is_told(
+def test_the_default_port_is_recorded(
     transport: HttpTransport, observed: Observed, monkeypatch: pytest.MonkeyPatch, port: str
 ) -> None:
     """server.port is there whether or not the address names it."""

@@ -137,7 +137,7 @@ def test_a_bundle_that_is_none(
     ],
 )
 def test_no_tls(transport: HttpTransport, behave: Callable[[Talk], object], expected: str) -> None:
-    """A peer that does not speak TLS is told from one that just ends the connection."""
+    """A peer that does not speak TLS is distinguished from one that just ends the connection."""
     with Peer(behave) as peer:
         sent = request(peer.url.replace("http", "https"))
         assert error_type(transport, sent, timedelta(seconds=2)) == expected

@@ -305,8 +305,8 @@ def test_why_there_is_no_answer(
         assert len(peer.talks) == 1
 
 
-def test_nobody_listens(transport: HttpTransport) -> None:
-    """A refused connection is told apart."""
+def test_no_one_listens(transport: HttpTransport) -> None:
+    """A refused connection has its own reason."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert error_type(transport, request(f"http://127.0.0.1:{port}")) == "connection_refused"

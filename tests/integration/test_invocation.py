@@ -18,7 +18,7 @@ from confiture_webhooks.run.invocation import DEFAULT_CONFIG, FILE_ONLY, Invocat
 DSN = "postgresql://canary@127.0.0.1/shop"
 GIVEN = Path("conf/prod.yaml")
 WRITTEN = (DEFAULT_CONFIG, GIVEN, Path("confiture.yaml"), Path("db/environments/prod.yaml"))
-TELLING = ("up", "down", "down-to", "apply-as", "steps", "squash-ledger")
+REPORTING = ("up", "down", "down-to", "apply-as", "steps", "squash-ledger")
 """The commands that take the migration lock in their own name."""
 
 
@@ -55,7 +55,7 @@ def test_another_command_is_no_invocation(line: str) -> None:
         ("--help", "", Direction.UP),
     ],
 )
-def test_the_command_tells_the_direction(line: str, command: str, direction: Direction) -> None:
+def test_the_command_gives_the_direction(line: str, command: str, direction: Direction) -> None:
     """The word after ``migrate`` is the command; those that go down say so."""
     invocation = parsed(line)
     assert (invocation.command, invocation.direction) == (command, direction)
@@ -165,10 +165,10 @@ def test_a_command_in_a_message_names_the_file_that_it_needs() -> None:
     assert parsed("up", CONFITURE_DATABASE_URL=DSN).named_file is None
 
 
-@pytest.mark.parametrize("name", TELLING)
+@pytest.mark.parametrize("name", REPORTING)
 @pytest.mark.usefixtures("_project")
 def test_defaults_are_the_hosts(name: str) -> None:
-    """For every command that tells something, the default file is the host's own default."""
+    """For every command that reports something, the default file is the host's own default."""
     migrate = typer.main.get_command(app).commands["migrate"]  # type: ignore[attr-defined]
     params = {param.name: param for param in migrate.commands[name].params}
     assert Path(params["config"].default) == parsed(name).config_file

@@ -1,4 +1,4 @@
-"""What a real server tells of a migration before it, and of its backend and ledger afterwards."""
+"""What a real server answers about a migration before it, and about its backend and ledger afterwards."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_what_is_asked_leaves_the_transaction_as_it_was(shop: str) -> None:
 
 
 def test_what_the_ledger_had_before_is_its_rows_id(shop: str) -> None:
-    """No row is told from a row, and one row from the next of the same version."""
+    """No row is distinguished from a row, and one row from the next of the same version."""
     with connected(shop) as connection:
         assert staged(connection).ledger_before == NO_ROW
         row = connection.execute(ADD.format("tb_confiture") + " RETURNING id::text").fetchone()

@@ -149,7 +149,7 @@ def test_the_exit_code_is_the_hosts(watch: Watch, code: int) -> None:
 
 
 def test_an_error_goes_through_the_watch(watch: Watch) -> None:
-    """What a command raises reaches the host, and the watch was told of it."""
+    """What a command raises reaches the host, and the watch gets it."""
     result = run(host(), "migrate", "broken")
     assert isinstance(result.exception, ZeroDivisionError)
     assert [type(end) for end in watch.ends] == [ZeroDivisionError]
@@ -198,11 +198,11 @@ def test_a_watch_that_cannot_be_opened_is_one_line(
     monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "https://canary.invalid")
     monkeypatch.setattr("confiture_webhooks.session.open_session", _fail)
     assert plugin._open(["migrate", "up"]) is None
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    assert "RuntimeError" in told.err
-    assert "canary" not in told.err
+    reported = capsys.readouterr()
+    assert reported.out == ""
+    assert reported.err.count("\n") == 1
+    assert "RuntimeError" in reported.err
+    assert "canary" not in reported.err
 
 
 def _fail(_: list[str]) -> None:

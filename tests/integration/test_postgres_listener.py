@@ -1,4 +1,4 @@
-"""Being told of news: by whom, and what if the connection breaks or nothing comes over it."""
+"""Notifications: from whom, and what if the connection breaks or none arrives over it."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class Ears:
 
     def __init__(self) -> None:
         self.woken = threading.Semaphore(0)
-        self.heard: queue.Queue[bool] = queue.Queue()
+        self.received: queue.Queue[bool] = queue.Queue()
 
-    def is_heard(self) -> bool:
-        """What it is told next of whether news come."""
-        return self.heard.get(timeout=BOUND_S)
+    def is_received(self) -> bool:
+        """Whether notifications arrive, by the next report."""
+        return self.received.get(timeout=BOUND_S)
 
 
 @contextmanager
 def listening(outbox: PostgresOutbox) -> Iterator[Ears]:
-    """Listen to what others tell *outbox*."""
+    """Listen to what others notify *outbox* of."""
     ears = Ears()
-    stop = outbox.listen(ears.woken.release, ears.heard.put)
+    stop = outbox.listen(ears.woken.release, ears.received.put)
     try:
         yield ears
     finally:
@@ -61,7 +61,7 @@ def admin(outbox_database: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def test_news_wakes_a_listener(opened: Callable[[], PostgresOutbox]) -> None:
-    """Whatever another worker makes claimable, or due at another time, is told once committed."""
+    """Whatever another worker makes claimable, or due at another time, is reported once committed."""
 
     def given_back(outbox: PostgresOutbox) -> None:
         outbox.give_back(claim_one(outbox))
@@ -73,7 +73,7 @@ def test_news_wakes_a_listener(opened: Callable[[], PostgresOutbox]) -> None:
         lambda outbox: outbox.redeliver("dlv_a_1", now=NOW),
     ]
     with closing(opened()) as here, closing(opened()) as there, listening(here) as ears:
-        assert ears.is_heard()
+        assert ears.is_received()
         there.disable("a", "production", NOW)
         there.enable("a", "production")
         assert ears.woken.acquire(timeout=BOUND_S)
@@ -89,12 +89,12 @@ def test_news_wakes_a_listener(opened: Callable[[], PostgresOutbox]) -> None:
 def test_a_broken_connection_is_noticed_and_made_again(
     opened: Callable[[], PostgresOutbox], admin: psycopg.Connection[Any]
 ) -> None:
-    """A listener whose connection the server ends says so, comes back, and hears again."""
+    """A listener whose connection the server ends says so, comes back, and receives again."""
     with closing(opened()) as here, closing(opened()) as there, listening(here) as ears:
-        assert ears.is_heard()
+        assert ears.is_received()
         admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {LISTENERS}")
-        assert not ears.is_heard()
-        assert ears.is_heard()
+        assert not ears.is_received()
+        assert ears.is_received()
         release(there, 1)
         assert ears.woken.acquire(timeout=BOUND_S)
 
@@ -121,7 +121,7 @@ def test_a_way_that_loses_news_is_not_believed(
     ):
         for _ in range(2):  # it is tried again
             assert asked.acquire(timeout=BOUND_S)
-        assert ears.heard.empty()
+        assert ears.received.empty()
 
 
 def test_news_that_stop_coming_are_noticed(
@@ -132,19 +132,19 @@ def test_news_that_stop_coming_are_noticed(
     """A way that passed news on and falls silent is found out by the next echo."""
     monkeypatch.setattr(postgres_listener, "ECHO_S", 0.5)
     monkeypatch.setattr(postgres_listener, "CHECK_EVERY_S", 0.2)
-    with Passage(outbox_database) as way, closing(opened()) as telling:
-        heard: queue.Queue[bool] = queue.Queue()
+    with Passage(outbox_database) as way, closing(opened()) as reporting:
+        received: queue.Queue[bool] = queue.Queue()
         listener = postgres_listener.Listener(
             way.dsn,
             "confiture_webhooks",
-            lambda payload: telling._store.read(("notify", {"payload": payload})),
+            lambda payload: reporting._store.read(("notify", {"payload": payload})),
             lambda: None,
-            heard.put,
+            received.put,
         )
         try:
-            assert heard.get(timeout=BOUND_S)
+            assert received.get(timeout=BOUND_S)
             way.is_deaf = True
-            assert not heard.get(timeout=BOUND_S)
+            assert not received.get(timeout=BOUND_S)
         finally:
             listener.stop()
 
@@ -152,10 +152,10 @@ def test_news_that_stop_coming_are_noticed(
 def test_a_fault_of_a_listener_is_said_and_it_listens_again(
     opened: Callable[[], PostgresOutbox],
 ) -> None:
-    """Whatever fails while news is passed on: it is not heard, and then it is."""
+    """Whatever fails while news is passed on: it is not received, and then it is."""
     faults = [ValueError("a fault")]
     woken = threading.Semaphore(0)
-    heard: queue.Queue[bool] = queue.Queue()
+    received: queue.Queue[bool] = queue.Queue()
 
     def wake() -> None:
         if faults:
@@ -163,12 +163,12 @@ def test_a_fault_of_a_listener_is_said_and_it_listens_again(
         woken.release()
 
     with closing(opened()) as here, closing(opened()) as there:
-        stop = here.listen(wake, heard.put)
+        stop = here.listen(wake, received.put)
         try:
-            assert heard.get(timeout=BOUND_S)
+            assert received.get(timeout=BOUND_S)
             release(there, 1)
-            assert not heard.get(timeout=BOUND_S)
-            assert heard.get(timeout=BOUND_S)
+            assert not received.get(timeout=BOUND_S)
+            assert received.get(timeout=BOUND_S)
             release(there, 2)
             assert woken.acquire(timeout=BOUND_S)
         finally:
@@ -183,18 +183,18 @@ def test_bytes_that_are_no_text_are_news_too(admin: psycopg.Connection[Any]) -> 
     parts = psycopg.conninfo.conninfo_to_dict(admin.info.dsn)
     dsn = psycopg.conninfo.make_conninfo(**parts | of | {"password": admin.info.password})
     woken = threading.Semaphore(0)
-    heard: queue.Queue[bool] = queue.Queue()
+    received: queue.Queue[bool] = queue.Queue()
     try:
         with psycopg.connect(dsn, autocommit=True) as other:
             notify = "SELECT pg_notify('channel', %s)"
             listener = postgres_listener.Listener(
-                dsn, "channel", lambda it: other.execute(notify, [it]), woken.release, heard.put
+                dsn, "channel", lambda it: other.execute(notify, [it]), woken.release, received.put
             )
             try:
-                assert heard.get(timeout=BOUND_S)
+                assert received.get(timeout=BOUND_S)
                 other.execute(b"SELECT pg_notify('channel', E'\\xff')")
                 assert woken.acquire(timeout=BOUND_S)
-                assert heard.empty()
+                assert received.empty()
             finally:
                 listener.stop()
     finally:
@@ -207,11 +207,11 @@ def test_nothing_is_left_of_a_listener(
     """Once stopped it calls nothing, and neither its thread nor its connection is there."""
     with closing(opened()) as here, closing(opened()) as there:
         with listening(here) as ears:
-            assert ears.is_heard()
+            assert ears.is_received()
         assert "webhooks-listen" not in [thread.name for thread in threading.enumerate()]
         release(there, 1)
         assert not ears.woken.acquire(timeout=0.2)
-        assert ears.heard.empty()
+        assert ears.received.empty()
     query = f"SELECT count(*) FROM pg_stat_activity WHERE {LISTENERS}"
     gone = threading.Event()
     for _ in range(100):

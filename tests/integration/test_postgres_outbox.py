@@ -72,7 +72,7 @@ def test_a_release_comes_with_the_transaction(
 def test_a_release_goes_with_the_transaction(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any]
 ) -> None:
-    """After a rollback there is no delivery, the intent is there, and the event can be told."""
+    """After a rollback there is no delivery, the intent is there, and the event can be reported."""
     outbox.stage(intent(1))
     assert outbox.release_on(migrating, event_id(1), [delivery(1)])
     migrating.rollback()
@@ -261,7 +261,7 @@ def test_every_field_of_an_intent_is_kept() -> None:
 
 
 def test_what_no_text_can_hold_is_escaped(outbox: PostgresOutbox) -> None:
-    """NUL and half a surrogate pair are told as escapes, and the release is not lost."""
+    """NUL and half a surrogate pair are reported as escapes, and the release is not lost."""
     odd = replace(delivery(1), environment="a\0b\udcff", migration_name="\\")
     outbox.release(event_id(1), [odd])
     [row] = outbox.deliveries()
@@ -285,7 +285,7 @@ def role(postgres: Any, database: str) -> Iterator[tuple[str, str]]:
         admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
-def test_a_role_that_may_not_create_is_told_what_to_do(role: tuple[str, str]) -> None:
+def test_a_role_that_may_not_create_is_shown_what_to_do(role: tuple[str, str]) -> None:
     """Where there is no outbox and it may make none, the error names the remedy."""
     with pytest.raises(OutboxError, match="confiture webhooks outbox init"):
         PostgresOutbox(role[1])
@@ -358,7 +358,7 @@ def test_roles_with_long_names_have_policies_of_their_own() -> None:
 
 
 def used_by(dsn: str, number: int) -> None:
-    """Tell, deliver and switch an endpoint on, as one that may do no more than it must."""
+    """Report, deliver and switch an endpoint on, as one that may do no more than it must."""
     with closing(PostgresOutbox(dsn)) as outbox:
         outbox.stage(intent(number))
         name = f"a{number}"  # what an earlier one left in flight holds its run
@@ -562,7 +562,7 @@ def test_after_closing_everything_is_refused(opened: Callable[[], PostgresOutbox
         outbox.summary()
 
 
-def test_no_password_is_told() -> None:
+def test_no_password_is_shown() -> None:
     """Neither an error, nor a repr, shows more of a DSN than host, port and database."""
     with pytest.raises(OutboxError) as caught:
         PostgresOutbox("postgresql://user:CANARY@127.0.0.1:1/shop?options=CANARY")
@@ -578,8 +578,8 @@ def test_no_password_is_told() -> None:
 @pytest.mark.survived("Workers that claim at the same time", "true")
 def test_workers_share_the_work(opened: Callable[[], PostgresOutbox]) -> None:
     """Four workers at once claim each delivery exactly once."""
-    with closing(opened()) as teller:
-        release(teller, *range(60))
+    with closing(opened()) as reporter:
+        release(reporter, *range(60))
     claimed: list[str] = []
 
     def work() -> None:
@@ -594,7 +594,7 @@ def test_workers_share_the_work(opened: Callable[[], PostgresOutbox]) -> None:
                     claimed.append(claim.delivery.id)
                     assert outbox.record(claim, attempt(at=datetime.now(UTC)), DELIVERED)
 
-    dsn = teller._store.session.dsn
+    dsn = reporter._store.session.dsn
 
     def opened_again() -> PostgresOutbox:
         return PostgresOutbox(dsn)
@@ -608,10 +608,10 @@ def test_workers_share_the_work(opened: Callable[[], PostgresOutbox]) -> None:
     assert count(dsn, "attempts") == 60
 
 
-def test_an_open_release_keeps_nobody_waiting(
+def test_an_open_release_keeps_no_worker_waiting(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any]
 ) -> None:
-    """While a migration has yet to commit its event, others tell, claim and record theirs."""
+    """While a migration has yet to commit its event, others report, claim and record theirs."""
     assert outbox.release_on(migrating, event_id(1), [delivery(1)])
     release(outbox, 2)
     finish(outbox)

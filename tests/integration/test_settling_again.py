@@ -1,4 +1,4 @@
-"""A version that runs again: the killed attempt before it is told as what it was, and in time."""
+"""A version that runs again: the killed attempt before it is reported as what it was, and in time."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_without_a_second_connection_no_success_is_invented(
     assert done.returncode == 0, done.stderr
     limit(-1)
     assert project.confiture("webhooks", "deliver").returncode == 0
-    told = [request.payload["event_type"] for request in receiver.requests]
-    assert told == ["migration_error", "migration_success"]
+    reported = [request.payload["event_type"] for request in receiver.requests]
+    assert reported == ["migration_error", "migration_success"]
 
 
 def test_a_migrations_own_connection_knows_who_is_gone(shop: str) -> None:

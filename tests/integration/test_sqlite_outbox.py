@@ -52,7 +52,7 @@ outbox.release(f"evt_{sys.argv[2]}", [delivery(int(sys.argv[2]))])
 outbox.close()
 """
 
-TELLER = """
+REPORTER = """
 import sys
 from itertools import count
 from pathlib import Path
@@ -179,17 +179,17 @@ def test_a_fork_and_its_parent_both_go_on(path: Path) -> None:
 
 
 @pytest.mark.survived("SIGKILL of a process that writes the outbox file, ten times", "kept")
-def test_a_killed_process_loses_nothing_it_was_told_is_kept(path: Path) -> None:
+def test_a_killed_process_loses_nothing_that_was_confirmed(path: Path) -> None:
     """Killed at random instants, ten times: all that a call returned for is in a sound file."""
     chance = random.Random()  # noqa: S311  instants, not secrets
     lines: list[str] = []
     for round_ in range(10):
-        teller = start(TELLER, path, round_ * 100_000)
-        assert teller.stdout is not None
-        lines.append(teller.stdout.readline())
+        reporter = start(REPORTER, path, round_ * 100_000)
+        assert reporter.stdout is not None
+        lines.append(reporter.stdout.readline())
         time.sleep(chance.uniform(0, 0.1))
-        teller.send_signal(signal.SIGKILL)
-        lines += teller.communicate(timeout=A_HANG)[0].splitlines(keepends=True)
+        reporter.send_signal(signal.SIGKILL)
+        lines += reporter.communicate(timeout=A_HANG)[0].splitlines(keepends=True)
     said = [line.split() for line in lines if line.endswith("\n")]
     released = {f"dlv_{e}_{n}" for what, n in said if what == "released" for e in "ab"}
     staged = {event_id(int(n)) for what, n in said if what == "staged"}
@@ -211,7 +211,7 @@ def test_a_killed_process_loses_nothing_it_was_told_is_kept(path: Path) -> None:
     connection.close()
 
 
-def test_what_nobody_may_forget_is_on_the_disk_when_it_returns(path: Path) -> None:
+def test_what_must_not_be_lost_is_on_the_disk_when_it_returns(path: Path) -> None:
     """A release and a redelivery are synced at their commit; claims and records need not be.
 
     A power cut that undoes a record sends the event again, with the same id.

@@ -1,4 +1,4 @@
-"""An outbox of the project that another user keeps closed: told, never passed over."""
+"""An outbox of the project that another user keeps closed: reported, never passed over."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_a_corrupt_file_is_kept_aside_and_a_fresh_one_made(outbox_path: Path) ->
     assert notices == []
 
 
-def test_a_command_says_what_mends_a_damaged_file(outbox_path: Path) -> None:
+def test_a_command_names_the_repair_of_a_damaged_file(outbox_path: Path) -> None:
     """Who only looks sets nothing aside; the reason says who does."""
     outbox_path.parent.mkdir()
     outbox_path.write_bytes(b"not a database" * 1000)

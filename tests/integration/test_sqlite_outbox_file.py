@@ -167,7 +167,7 @@ def test_without_shared_memory_it_does_without_a_wal(
 
 
 def test_text_that_utf8_cannot_carry_does_not_stop_a_release(outbox_path: Path) -> None:
-    """A migration whose file name is not UTF-8 is told, with its bad bytes escaped."""
+    """A migration whose file name is not UTF-8 is reported, with its bad bytes escaped."""
     bad = dataclasses.replace(delivery(1), migration_name="001_caf\udce9")
     with closing(SqliteOutbox(outbox_path)) as outbox:
         outbox.release(event_id(1), [bad])

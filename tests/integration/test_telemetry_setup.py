@@ -143,7 +143,7 @@ class TestResource:
         ],
     )
     def test_pipeline(self, environ: dict[str, str]) -> None:
-        """GitHub, GitLab and Jenkins tell pipeline, run and revision."""
+        """GitHub, GitLab and Jenkins report pipeline, run and revision."""
         assert describe(environ, None) == {
             "cicd.pipeline.name": "deploy",
             "cicd.pipeline.run.id": "42",

@@ -3,7 +3,7 @@
 Among them is a worker that watches, while the others are at work. Now and then it is the server that
 goes, at once and without a word, and is started again.
 
-``python tests/kill/siege.py --kills 1000`` prints what was lost, invented and told twice.
+``python tests/kill/siege.py --kills 1000`` prints what was lost, invented and sent twice.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class Siege:
         return len(self._receiver.requests)
 
     def drain(self) -> Toll:
-        """Run commands in peace until everything is told, and count."""
+        """Run commands in peace until everything is reported, and count."""
         if self._worker is not None and self._worker.poll() is None:
             self._worker.terminate()
             assert self._worker.wait(60) == 0

@@ -1,4 +1,4 @@
-"""The server goes, by force or in the middle of a COMMIT: told when it can be known, as it was."""
+"""The server goes, by force or in the middle of a COMMIT: reported when it can be known, as it was."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def server() -> Iterator[LocalPostgres]:
 
 
 def configure(project: Project, receiver: Any, dsn: str) -> None:
-    """Have the project use the database at *dsn*, and tell the receiver."""
+    """Have the project use the database at *dsn*, and send to the receiver."""
     project.database_url = dsn
     project.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
 
@@ -52,7 +52,7 @@ def kill_and_restart(server: LocalPostgres) -> None:
     server.start()
 
 
-def told(receiver: Any) -> list[tuple[str, str, str | None]]:
+def reported(receiver: Any) -> list[tuple[str, str, str | None]]:
     """Event type, version and error type of every webhook, in order."""
     payloads = [request.payload for request in receiver.requests]
     return [
@@ -75,12 +75,12 @@ def test_a_server_killed_in_a_migration(shop: Any, server: Any, receiver: Any) -
     assert running.returncode == 3
     assert "Traceback" not in stderr
     expected = [("migration_success", "001", None), ("migration_error", "002", "OperationalError")]
-    assert told(receiver) == expected
+    assert reported(receiver) == expected
     server.stop()
     server.start()
     configure(shop, receiver, server.dsn())
     assert shop.confiture("webhooks", "deliver").returncode == 0
-    assert told(receiver) == expected
+    assert reported(receiver) == expected
 
 
 @pytest.mark.survived("The server is killed in mid-migration", "true")
@@ -112,13 +112,15 @@ def test_a_server_killed_with_the_outbox_in_it(shop: Any, server: Any, receiver:
 
 
 @pytest.mark.survived("The server and the run are killed right after a COMMIT", "kept")
-def test_a_server_killed_after_a_commit_nobody_told(shop: Any, server: Any, receiver: Any) -> None:
-    """Process and server both killed right after the COMMIT: it is told as the success it was."""
+def test_a_server_killed_after_a_commit_that_was_not_reported(
+    shop: Any, server: Any, receiver: Any
+) -> None:
+    """Process and server both killed right after the COMMIT: it is reported as the success it was."""
     crash(shop, "after commit", "migrate", "up")
     kill_and_restart(server)
     configure(shop, receiver, server.dsn())
     assert shop.confiture("migrate", "up").returncode == 0
-    assert told(receiver) == [("migration_success", "001", None)]
+    assert reported(receiver) == [("migration_success", "001", None)]
 
 
 @pytest.mark.survived("The server vanishes while a COMMIT is under way", "kept", "true")
@@ -147,4 +149,4 @@ def test_a_server_that_vanishes_in_mid_commit(
     assert not receiver.requests
     configure(project, receiver, direct)
     assert project.confiture("webhooks", "deliver").returncode == 0
-    assert told(receiver) == [event]
+    assert reported(receiver) == [event]

@@ -34,7 +34,7 @@ KILLS = {"sqlite": 50, "postgres": 20} if IS_CI else {"sqlite": 12, "postgres": 
 def test_kills_lose_and_invent_nothing(
     server: LocalPostgres, tmp_path: Path, outbox: str, kills: int
 ) -> None:
-    """Of up, down, deliver, a watching worker and the server: every commit is told, and told once."""
+    """Of up, down, deliver, a watching worker and the server: every commit is reported, and reported once."""
     seed = random.randrange(2**32)
     project = Project(tmp_path / "project", server.dsn())
     answers = list(islice(cycle(ANSWERS), 100 * kills))

@@ -1,4 +1,4 @@
-"""What was killed, and what that cost: the ledger's own history against what a receiver heard."""
+"""What was killed, and what that cost: the ledger's own history against what a receiver received."""
 
 from __future__ import annotations
 
@@ -54,16 +54,18 @@ class Toll:
         status: Mapping[str, Any],
     ) -> None:
         """Compare what the ledger did with what the receiver accepted and what is left."""
-        told = self._accepted(requests)
+        reported = self._accepted(requests)
         committed = Counter((_COMMITTED[did], version) for did, version in history)
-        heard = Counter(kind for kind in told.values() if not kind[0].endswith("error"))
-        self.events = len(told)
-        for kind in committed.keys() | heard.keys():
-            missing = committed[kind] - heard[kind]
+        received = Counter(kind for kind in reported.values() if not kind[0].endswith("error"))
+        self.events = len(reported)
+        for kind in committed.keys() | received.keys():
+            missing = committed[kind] - received[kind]
             self.lost += max(0, missing)
             self.invented += max(0, -missing)
             if missing:
-                self.details.append(f"{kind}: {committed[kind]} happened, {heard[kind]} were told")
+                self.details.append(
+                    f"{kind}: {committed[kind]} happened, {received[kind]} were reported"
+                )
         waiting = {name: count for name, count in status["counts"].items() if name != "delivered"}
         left = sum(waiting.values()) + status["unsettled"]
         self.lost += left
@@ -73,7 +75,7 @@ class Toll:
     def _accepted(self, requests: Iterable[Received]) -> Mapping[str, tuple[str, str]]:
         """Event type and version by webhook-id; one id that says two things is an invention."""
         bodies: defaultdict[str, list[bytes]] = defaultdict(list)
-        told: dict[str, tuple[str, str]] = {}
+        reported: dict[str, tuple[str, str]] = {}
         said: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
         for request in requests:
             if request.answer.is_success:
@@ -81,14 +83,16 @@ class Toll:
                 payload: Any = request.payload
                 bodies[event_id].append(request.body)
                 version = payload.get("migration", {}).get("version", "")  # none: of a whole run
-                told[event_id] = (payload["event_type"], version)
-                said[event_id].add(told[event_id])
+                reported[event_id] = (payload["event_type"], version)
+                said[event_id].add(reported[event_id])
         for event_id, received in bodies.items():
             self.duplicated += len(received) - 1
             if len(set(received)) > 1:
-                is_one_failure = told[event_id][0].endswith("_error") and len(said[event_id]) == 1
+                is_one_failure = (
+                    reported[event_id][0].endswith("_error") and len(said[event_id]) == 1
+                )
                 self.reworded += is_one_failure
                 self.invented += not is_one_failure
                 texts = " and ".join(sorted({body.decode() for body in received}))
                 self.details.append(f"{event_id} came with {len(set(received))} bodies: {texts}")
-        return told
+        return reported

@@ -41,7 +41,7 @@ def test_the_body_is_ascii(document: dict[str, object]) -> None:
     st.datetimes(min_value=datetime(1970, 1, 2), max_value=datetime(2200, 1, 1)),
     st.integers(-14, 14),
 )
-def test_an_instant_is_told_in_utc_and_read_back(naive: datetime, hours: int) -> None:
+def test_an_instant_is_written_in_utc_and_read_back(naive: datetime, hours: int) -> None:
     """The text of an instant is the same in every zone and loses less than a millisecond."""
     instant = naive.replace(tzinfo=UTC)
     text = rfc3339(instant.astimezone(timezone(timedelta(hours=hours))))

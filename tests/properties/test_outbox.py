@@ -38,7 +38,7 @@ UNDELIVERED = (State.PENDING, State.IN_FLIGHT)
 
 
 @dataclass
-class Told:
+class Kept:
     """A delivery as the model knows it."""
 
     delivery: Delivery
@@ -76,7 +76,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.now = NOW
         self.intents: set[int] = set()
         self.released: set[int] = set()
-        self.told: list[Told] = []
+        self.kept: list[Kept] = []
         self.off: dict[str, datetime] = {}
         self.claims: list[Claim] = []
 
@@ -85,9 +85,9 @@ class OutboxMachine(RuleBasedStateMachine):
             outbox.close()
         self.directory.cleanup()
 
-    def held(self, claim: Claim) -> Told | None:
+    def held(self, claim: Claim) -> Kept | None:
         """The delivery of *claim*, if its lease is not lost."""
-        return next((one for one in self.told if one.token == claim.token), None)
+        return next((one for one in self.kept if one.token == claim.token), None)
 
     def is_held(self, endpoint: str) -> bool:
         """Whether a lease holds the run, of which all deliveries are."""
@@ -95,7 +95,7 @@ class OutboxMachine(RuleBasedStateMachine):
             one.delivery.endpoint == endpoint
             and one.lease_until is not None
             and one.lease_until > self.now
-            for one in self.told
+            for one in self.kept
         )
 
     @initialize(count=st.integers(0, 3))
@@ -118,7 +118,7 @@ class OutboxMachine(RuleBasedStateMachine):
         ]
         self.outboxes[worker].release(event_id(number), deliveries)
         if number not in self.released:
-            self.told += [Told(one, due_at=self.now) for one in deliveries]
+            self.kept += [Kept(one, due_at=self.now) for one in deliveries]
         self.released.add(number)
         self.intents.discard(number)
 
@@ -143,11 +143,11 @@ class OutboxMachine(RuleBasedStateMachine):
             one.lease_until = self.now + lease
         self.claims += claims
 
-    def claimable(self, endpoint: str) -> list[Told]:
+    def claimable(self, endpoint: str) -> list[Kept]:
         """What a claim may return, in the order it must."""
         return [
             one
-            for one in self.told
+            for one in self.kept
             if one.delivery.endpoint == endpoint
             and one.state in UNDELIVERED
             and one.claimable_at <= self.now
@@ -205,30 +205,30 @@ class OutboxMachine(RuleBasedStateMachine):
         if one := self.held(claim):
             one.state, one.token, one.lease_until = State.PENDING, None, None
 
-    @precondition(lambda self: self.told)
+    @precondition(lambda self: self.kept)
     @rule(data=st.data(), worker=WORKERS)
     def redeliver(self, data: st.DataObject, worker: int) -> None:
-        one = data.draw(st.sampled_from(self.told))
+        one = data.draw(st.sampled_from(self.kept))
         can = one.state is not State.IN_FLIGHT or one.claimable_at <= self.now
         assert self.outboxes[worker].redeliver(one.delivery.id, now=self.now) == can
         if can:
             one.state, one.tries, one.due_at = State.PENDING, 0, self.now
             one.token, one.lease_until = None, None
 
-    @precondition(lambda self: self.told)
+    @precondition(lambda self: self.kept)
     @rule(data=st.data(), worker=WORKERS)
     def discard(self, data: st.DataObject, worker: int) -> None:
         """An operator drops a delivery, whose event is not released again."""
-        one = data.draw(st.sampled_from(self.told))
+        one = data.draw(st.sampled_from(self.kept))
         can = one.state is not State.IN_FLIGHT or one.claimable_at <= self.now
         assert self.outboxes[worker].discard(one.delivery.id, now=self.now) == can
         if can:
-            self.told.remove(one)
+            self.kept.remove(one)
 
     @rule(worker=WORKERS, age_s=st.sampled_from([0, 30, 300]), keep=st.integers(0, 4))
     def prune(self, worker: int, age_s: int, keep: int) -> None:
         before = self.now - timedelta(seconds=age_s)
-        delivered = [one for one in self.told if one.state is State.DELIVERED]
+        delivered = [one for one in self.kept if one.state is State.DELIVERED]
         # A stable sort: of what ended at one instant, the first released goes first.
         delivered.sort(key=lambda one: one.finished_at)
         surplus = len(delivered) - keep
@@ -238,7 +238,7 @@ class OutboxMachine(RuleBasedStateMachine):
             if place < surplus or one.finished_at < before
         ]
         assert self.outboxes[worker].prune(before=before, keep=keep) == len(pruned)
-        self.told = [one for one in self.told if all(one is not gone for gone in pruned)]
+        self.kept = [one for one in self.kept if all(one is not gone for gone in pruned)]
 
     @rule(worker=WORKERS, endpoint=st.sampled_from(ENDPOINTS))
     def disable(self, worker: int, endpoint: str) -> None:
@@ -259,19 +259,19 @@ class OutboxMachine(RuleBasedStateMachine):
     @invariant()
     def holds_what_the_model_holds(self) -> None:
         first, second = self.outboxes
-        assert list(first.deliveries()) == [one.row() for one in reversed(self.told)]
+        assert list(first.deliveries()) == [one.row() for one in reversed(self.kept)]
         assert {one.event_id for one in second.intents()} == set(map(event_id, self.intents))
         assert disabled(second, "production") == self.off
-        for one in self.told:
+        for one in self.kept:
             assert list(first.attempts(one.delivery.id)) == one.attempts
 
     @invariant()
     def sums_up_truly(self) -> None:
         summary = self.outboxes[1].summary()
-        open_ones = [one for one in self.told if one.state in UNDELIVERED]
-        assert sum(summary.counts.values()) == len(self.told)
+        open_ones = [one for one in self.kept if one.state in UNDELIVERED]
+        assert sum(summary.counts.values()) == len(self.kept)
         for state in State:
-            assert summary.counts.get(state, 0) == sum(one.state is state for one in self.told)
+            assert summary.counts.get(state, 0) == sum(one.state is state for one in self.kept)
         for endpoint in ENDPOINTS:
             assert summary.undelivered.get(endpoint, 0) == sum(
                 one.delivery.endpoint == endpoint for one in open_ones
@@ -286,7 +286,7 @@ class OutboxMachine(RuleBasedStateMachine):
             due_at = self.outboxes[0].next_due_at(endpoint, "production")
             waits = [
                 one.claimable_at
-                for one in self.told
+                for one in self.kept
                 if one.delivery.endpoint == endpoint and one.state in UNDELIVERED
             ]
             if endpoint in self.off or not waits:
@@ -295,7 +295,7 @@ class OutboxMachine(RuleBasedStateMachine):
                 assert due_at is not None
                 assert due_at <= min(
                     one.lease_until
-                    for one in self.told
+                    for one in self.kept
                     if one.delivery.endpoint == endpoint and (one.lease_until or NOW) > self.now
                 )
             elif min(waits) <= self.now:

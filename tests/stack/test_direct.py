@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from confiture_webhooks.receiver import LocalReceiver
-from stack_scenario import CANARIES, Scenario, Told, until
+from stack_scenario import CANARIES, Deliveries, Scenario, until
 
 AT_ONCE = 8
 
@@ -74,7 +74,7 @@ def test_deltas_are_counted_exactly(
         scenario.run_at_once(projects)
         for project in projects[:2]:
             scenario.run(project)
-        expected = Told.to(receiver).outcomes()
+        expected = Deliveries.to(receiver).outcomes()
     expr = (
         "sum by (confiture_webhook_endpoint, confiture_webhook_outcome, deployment_environment_name)"
         " (sum_over_time(confiture_webhook_deliveries_total[1h])) > 0"

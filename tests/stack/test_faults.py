@@ -67,8 +67,11 @@ def test_a_dead_collector_costs_one_line(project: Any, receiver: Any, other_stac
     assert took_s < FLUSH_S + TELEMETRY_S + SLACK_S
     lines = [line for line in said.splitlines() if "telemetry.flush_incomplete" in line]
     assert len(lines) == 1, said
-    told = json.loads(lines[0])
-    assert min(told["lost_spans"], told["lost_metric_points"], told["lost_log_records"]) > 0
+    reported = json.loads(lines[0])
+    assert (
+        min(reported["lost_spans"], reported["lost_metric_points"], reported["lost_log_records"])
+        > 0
+    )
     assert "Traceback" not in said
 
 
@@ -84,7 +87,7 @@ def test_a_dead_collector_costs_one_line(project: Any, receiver: Any, other_stac
 def test_a_wrong_variable_costs_one_line(
     project: Any, receiver: Any, other_stack: Any, variable: str, value: str
 ) -> None:
-    """A value OpenTelemetry does not take is told in one line; the webhook goes out."""
+    """A value OpenTelemetry does not take is reported in one line; the webhook goes out."""
     _, said, _ = migrate(project, receiver, other_stack, **{variable: value})
     (line,) = [line for line in said.splitlines() if "webhooks.config_invalid" in line]
     assert "OTEL_" in line

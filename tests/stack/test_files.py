@@ -201,10 +201,10 @@ def test_the_demo_migrates_in_the_stack(
         text=True,
         check=False,
     )
-    told = [request.payload["event_type"] for request in receiver.requests]
-    assert told.count("migration_success") == 4, done.stderr
-    assert told.count("migration_error") == 1
-    assert told.count("migration_rollback") == 4
+    reported = [request.payload["event_type"] for request in receiver.requests]
+    assert reported.count("migration_success") == 4, done.stderr
+    assert reported.count("migration_error") == 1
+    assert reported.count("migration_rollback") == 4
     assert "not found" not in done.stderr
     lines = '{service.name="confiture"} environment:="demo" event_name:="migration.applied"'
     until(lambda: views.logs(lines), lambda found: len(found) == 4, 20, "log lines")
@@ -285,7 +285,7 @@ def logged(project: Any, receiver: Any, **environment: str) -> list[str]:
 
 
 def delivered(views: Views, receiver: Any) -> dict[str, str]:
-    """The one line that tells of the last delivery, in the log store."""
+    """The one line that reports the last delivery, in the log store."""
     trace_id = receiver.requests[-1].headers["X-Correlation-ID"]
     query = f'_time:5m {{service.name="confiture"}} event_name:="webhook.delivered" trace_id:="{trace_id}"'
     (line,) = until(lambda: views.logs(query), bool, 20, "the line")
@@ -309,7 +309,7 @@ def test_the_launcher_says_when_go_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_refusing_registry_is_no_fault_of_ours(tmp_path: Path) -> None:
-    """A module that cannot be had says so, and is told apart from one that does not compile."""
+    """A module that cannot be had says so, and is distinguished from one that does not compile."""
     import programs as native  # of observability/native
 
     go = native.Go(tmp_path)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pages import blocks
-from stack_scenario import CANARIES, ENDPOINTS, ENVIRONMENT, Scenario, Told, until
+from stack_scenario import CANARIES, ENDPOINTS, ENVIRONMENT, Deliveries, Scenario, until
 from stack_views import DIALECTS, ROOT, Asked, Views, asked, choices, marks
 
 SILENT = {
@@ -65,10 +65,10 @@ def shown(request: pytest.FixtureRequest, views: Views) -> Views:
 
 
 @pytest.fixture(scope="session")
-def told(scenario: Scenario) -> Told:
+def sent(scenario: Scenario) -> Deliveries:
     """What the receiver had when the forty runs were over."""
     assert scenario.runs == 40
-    return Told.to(scenario.receiver)
+    return Deliveries.to(scenario.receiver)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_every_variable_offers_what_there_is(shown: Views, scenario: Scenario, n
 
 
 @exact_in_time
-def test_deliveries_are_counted_exactly(shown: Views, told: Told, scenario: Scenario) -> None:
+def test_deliveries_are_counted_exactly(shown: Views, sent: Deliveries, scenario: Scenario) -> None:
     """The dashboard's counts by endpoint and outcome are the receivers' own."""
-    expected = told.outcomes() + Counter({("late", "deferred"): scenario.deferred})
+    expected = sent.outcomes() + Counter({("late", "deferred"): scenario.deferred})
     found = shown.table(
         "Deliveries by endpoint", "confiture_webhook_endpoint", "confiture_webhook_outcome"
     )
@@ -111,10 +111,10 @@ def test_deliveries_are_counted_exactly(shown: Views, told: Told, scenario: Scen
 
 
 @exact_in_time
-def test_the_graph_and_the_numbers_agree_with_the_receivers(shown: Views, told: Told) -> None:
+def test_the_graph_and_the_numbers_agree_with_the_receivers(shown: Views, sent: Deliveries) -> None:
     """Summed over its intervals the graph shows each outcome once; the single numbers fit."""
     outcomes = Counter[str]()
-    for (_, outcome), count in told.outcomes().items():
+    for (_, outcome), count in sent.outcomes().items():
         outcomes[outcome] += count
     graph = shown.table("Deliveries by outcome", "confiture_webhook_outcome")
     graph.pop("deferred")
@@ -129,17 +129,17 @@ def test_the_graph_and_the_numbers_agree_with_the_receivers(shown: Views, told: 
 
 
 @exact_in_time
-def test_failures_and_retries_are_counted_exactly(shown: Views, told: Told) -> None:
+def test_failures_and_retries_are_counted_exactly(shown: Views, sent: Deliveries) -> None:
     """Failed attempts by reason, and retries, are what the receivers answered and saw."""
     labels = ("confiture_webhook_endpoint", "error_type")
-    assert shown.table("Failures by endpoint and reason", *labels) == dict(told.failures())
+    assert shown.table("Failures by endpoint and reason", *labels) == dict(sent.failures())
     retries = Counter[str]()
     for (endpoint, _), count in shown.table("Retries by endpoint and reason", *labels).items():
         retries[endpoint] += count
-    in_run = told.retries() - Counter({"late": 1})  # its second attempt was in another run
-    assert retries in (in_run, told.retries())
+    in_run = sent.retries() - Counter({"late": 1})  # its second attempt was in another run
+    assert retries in (in_run, sent.retries())
     attempts = shown.table("Attempts by server and status", "http_response_status_code")
-    statuses = Counter(str(request.answer.status) for request in told.requests)
+    statuses = Counter(str(request.answer.status) for request in sent.requests)
     assert attempts == dict(statuses)
 
 
@@ -155,13 +155,15 @@ def test_migrations_are_counted_exactly(shown: Views, scenario: Scenario) -> Non
     assert reasons == {("up", "42703"): scenario.failed}
 
 
-def test_what_the_outboxes_hold_has_an_owner(shown: Views, scenario: Scenario, told: Told) -> None:
+def test_what_the_outboxes_hold_has_an_owner(
+    shown: Views, scenario: Scenario, sent: Deliveries
+) -> None:
     """An outbox that holds something has a row, an empty one that reports later does not hide it."""
     (_, dead) = (query for query in asked(shown.server) if query.panel == "In the outboxes")
     rows = {
         series["metric"]["db_namespace"]: int(series["value"][1]) for series in shown.metrics(dead)
     }
-    assert rows == {scenario.database_of(scenario.dead): told.outcomes()[("dead", "dead_letter")]}
+    assert rows == {scenario.database_of(scenario.dead): sent.outcomes()[("dead", "dead_letter")]}
     every = {
         series["metric"]["db_namespace"]
         for series in shown.instant("outbox:confiture_webhook_outbox_size:last")
@@ -191,10 +193,10 @@ def test_alerts_reach_alertmanager(views: Views, scenario: Scenario) -> None:
     assert all(link.startswith("http://127.0.0.1:") for link in views.links())
 
 
-def test_every_run_is_one_trace(views: Views, told: Told) -> None:
+def test_every_run_is_one_trace(views: Views, sent: Deliveries) -> None:
     """Each event's trace holds its delivery and attempts, under its migration, under its run."""
-    for (endpoint, event_id), answers in told.answers.items():
-        trace = views.trace(told.trace_ids()[event_id])
+    for (endpoint, event_id), answers in sent.answers.items():
+        trace = views.trace(sent.trace_ids()[event_id])
         deliveries = [
             (span_id, span)
             for span_id, span in trace.items()
@@ -214,14 +216,14 @@ def test_every_run_is_one_trace(views: Views, told: Told) -> None:
         assert attempts == len(answers)
 
 
-def test_a_late_delivery_continues_its_trace(views: Views, told: Told) -> None:
+def test_a_late_delivery_continues_its_trace(views: Views, sent: Deliveries) -> None:
     """What `webhooks deliver` sends is in the trace of its run, and links to the pass that sent it."""
     (event_id,) = (
         event_id
-        for (endpoint, event_id), answers in told.answers.items()
+        for (endpoint, event_id), answers in sent.answers.items()
         if (endpoint, answers) == ("late", [503, 200])
     )
-    trace = views.trace(told.trace_ids()[event_id])
+    trace = views.trace(sent.trace_ids()[event_id])
     first, second = sorted(
         (span for span in trace.values() if span["name"] == "deliver webhook late"),
         key=lambda span: len(span["links"]),
@@ -233,24 +235,24 @@ def test_a_late_delivery_continues_its_trace(views: Views, told: Told) -> None:
     assert worker["name"] == "drain webhook outbox"
 
 
-def test_a_retry_is_an_event_of_its_delivery(views: Views, told: Told) -> None:
+def test_a_retry_is_an_event_of_its_delivery(views: Views, sent: Deliveries) -> None:
     """A delivery that was retried says when and why."""
     retried = next(
-        key for key, answers in told.answers.items() if key[0] == "flaky" and len(answers) > 1
+        key for key, answers in sent.answers.items() if key[0] == "flaky" and len(answers) > 1
     )
-    trace = views.trace(told.trace_ids()[retried[1]])
+    trace = views.trace(sent.trace_ids()[retried[1]])
     (span,) = (span for span in trace.values() if span["name"] == "deliver webhook flaky")
     events = [event for event in span["events"] if event["event"].endswith("retry_scheduled")]
     assert [event["error.type"] for event in events] == ["503", "503"]
     assert all(0 < event["delay_s"] <= 0.2 for event in events), events
 
 
-def test_traces_are_found_by_what_the_docs_name(views: Views, told: Told) -> None:
+def test_traces_are_found_by_what_the_docs_name(views: Views, sent: Deliveries) -> None:
     """Jaeger finds traces by endpoint, outcome, correlation id and error type."""
-    by_event = told.trace_ids()
+    by_event = sent.trace_ids()
     at_dead = {
         by_event[event_id]: answers[-1]
-        for (name, event_id), answers in told.answers.items()
+        for (name, event_id), answers in sent.answers.items()
         if name == "dead"
     }
     dead = {trace_id for trace_id, answer in at_dead.items() if answer == 500}
@@ -295,10 +297,10 @@ def test_exemplars_lead_to_traces(views: Views, scenario: Scenario) -> None:
         assert any(span["name"].startswith("deliver webhook") for span in trace.values())
 
 
-def test_each_delivery_is_in_the_logs(views: Views, told: Told) -> None:
+def test_each_delivery_is_in_the_logs(views: Views, sent: Deliveries) -> None:
     """VictoriaLogs finds each delivery's end by its trace id, with every field."""
-    for (endpoint, event_id), answers in told.answers.items():
-        lines = views.logs(f'{{service.name="confiture"}} trace_id:="{told.trace_ids()[event_id]}"')
+    for (endpoint, event_id), answers in sent.answers.items():
+        lines = views.logs(f'{{service.name="confiture"}} trace_id:="{sent.trace_ids()[event_id]}"')
         ended = [
             line
             for line in lines
@@ -322,9 +324,9 @@ def documented(language: str) -> list[str]:
     return found
 
 
-def test_the_queries_of_the_docs_find_what_they_say(views: Views, told: Told) -> None:
+def test_the_queries_of_the_docs_find_what_they_say(views: Views, sent: Deliveries) -> None:
     """Every LogsQL query of the docs finds lines; of failed attempts, as many as there were."""
-    trace_id = next(iter(told.trace_ids().values()))
+    trace_id = next(iter(sent.trace_ids().values()))
     queries = documented("logsql")
     assert len(queries) >= 6
     for query in queries:
@@ -333,9 +335,9 @@ def test_the_queries_of_the_docs_find_what_they_say(views: Views, told: Told) ->
         lines = views.logs(filled)
         assert lines, query
         if "webhook.attempt_failed" in query:
-            assert len(lines) == told.failures()[("dead", "500")]
+            assert len(lines) == sent.failures()[("dead", "500")]
         if "stats by (endpoint, error_type)" in query:
-            dead = str(told.outcomes()[("dead", "dead_letter")])
+            dead = str(sent.outcomes()[("dead", "dead_letter")])
             assert lines == [{"endpoint": "dead", "error_type": "500", "n": dead}]
     events = views.logs('_time:7d {service.name="confiture"} | stats by (_stream) count() n')
     assert len(events) == 1, "one stream for all runs"
@@ -351,11 +353,11 @@ def test_the_expressions_of_the_docs_give_something(views: Views, scenario: Scen
 
 
 def test_the_stores_hold_no_secret(
-    views: Views, scenario: Scenario, told: Told, stack: Any
+    views: Views, scenario: Scenario, sent: Deliveries, stack: Any
 ) -> None:
     """Neither paths, queries, secrets, header values nor SQL are in any store or on any disk."""
     canaries = {**CANARIES, "sql": "nosuch_column", "password": scenario.password}
-    traces = json.dumps([views.trace(trace_id) for trace_id in set(told.trace_ids().values())])
+    traces = json.dumps([views.trace(trace_id) for trace_id in set(sent.trace_ids().values())])
     stores = {
         "traces": traces,
         "metrics": views.every_label(),
@@ -372,7 +374,9 @@ def test_the_stores_hold_no_secret(
             )
 
 
-def test_alerts_clear_when_the_cause_is_gone(views: Views, scenario: Scenario, told: Told) -> None:
+def test_alerts_clear_when_the_cause_is_gone(
+    views: Views, scenario: Scenario, sent: Deliveries
+) -> None:
     """A later success, redelivered dead letters and an endpoint that is well again end their alerts everywhere."""
     scenario.run(scenario.plain)
     scenario.webhooks(scenario.dead, "redeliver", "--dead", "--yes")

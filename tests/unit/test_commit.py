@@ -23,8 +23,8 @@ def done() -> list[str]:
     return []
 
 
-def test_only_the_commit_that_is_due_is_told_of(done: list[str]) -> None:
-    """Others go through untold; the one that is due is told of first, and once."""
+def test_only_the_commit_that_is_due_is_reported(done: list[str]) -> None:
+    """Others go through without a report; the one that is due is reported first, and once."""
     connection = Connection(done)
     commit = Commit(connection, lambda: done.append("before"))
     with commit.awaited():

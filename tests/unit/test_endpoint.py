@@ -1,4 +1,4 @@
-"""Endpoints: what they want to hear, and what they never show."""
+"""Endpoints: what they want to receive, and what they never show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors: one root, every fault of a configuration at once, no cause told twice."""
+"""The errors: one root, every fault of a configuration at once, no cause reported twice."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_a_fault_reads_as_setting_problem_and_remedy() -> None:
     assert str(FAULTS[0]) == "webhooks.endpoints[0].url: is missing. Give it a URL"
 
 
-def test_a_config_error_tells_every_fault_on_a_line_of_its_own() -> None:
-    """A ConfigError holds and tells every fault, never only the first."""
+def test_a_config_error_reports_every_fault_on_a_line_of_its_own() -> None:
+    """A ConfigError holds and reports every fault, never only the first."""
     error = ConfigError(FAULTS)
     assert error.faults == tuple(FAULTS)
     assert str(error).splitlines() == [str(fault) for fault in FAULTS]
 
 
 def test_a_transport_error_is_its_error_type_and_nothing_else() -> None:
-    """A TransportError tells why there was no answer, without any address."""
+    """A TransportError says why there was no answer, without any address."""
     error = TransportError("dns")
     assert (error.error_type, str(error), error.args) == ("dns", "dns", ("dns",))

@@ -91,8 +91,8 @@ def test_a_kind_of_event_has_exactly_its_keys(kind: EventType) -> None:
     assert document["event_type"] == kind.value
 
 
-def test_an_error_is_told_without_its_sql() -> None:
-    """The error's type, message and SQLSTATE are told, its whole text is not."""
+def test_an_error_is_reported_without_its_sql() -> None:
+    """The error's type, message and SQLSTATE are reported, its whole text is not."""
     document = payload(made(EventType.MIGRATION_ERROR), "analytics")
     assert document["error"] == {
         "type": "UndefinedTable",
@@ -133,7 +133,7 @@ def test_a_migration_without_environment_says_null() -> None:
 
 
 def test_a_ping_without_environment_has_no_such_key() -> None:
-    """An event of no migration tells an environment only when there is one."""
+    """An event of no migration reports an environment only when there is one."""
     ping = event(
         type=EventType.PING, migration=None, direction=None, started_at=None, environment=None
     )
@@ -160,7 +160,7 @@ def test_text_that_is_not_utf8_arrives_escaped() -> None:
 
 
 def test_instants_are_utc_with_milliseconds() -> None:
-    """Whatever its zone, an instant is told in UTC, cut to milliseconds."""
+    """Whatever its zone, an instant is written in UTC, cut to milliseconds."""
     tokyo = timezone(timedelta(hours=9))
     assert rfc3339(AT.astimezone(tokyo)) == "2026-01-09T14:23:45.123Z"
     assert rfc3339(datetime(2026, 1, 1, 9, tzinfo=tokyo)) == "2026-01-01T00:00:00.000Z"
@@ -183,7 +183,7 @@ def test_each_way_to_end_has_its_event(
 
 
 def test_what_is_on_by_default_is_how_migrations_ended() -> None:
-    """Without a choice an endpoint hears the four outcomes; a ping cannot be subscribed to."""
+    """Without a choice an endpoint receives the four outcomes; a ping cannot be subscribed to."""
     assert {kind.value for kind in DEFAULT_SUBSCRIPTION} == {
         "migration_success",
         "migration_error",

@@ -151,7 +151,7 @@ def test_a_body_is_the_same_every_time(chosen: str) -> None:
 
 
 @pytest.mark.parametrize("chosen", WORDS)
-def test_a_failure_tells_what_why_and_where(chosen: str) -> None:
+def test_a_failure_reports_what_why_and_where(chosen: str) -> None:
     """Migration, error, SQLSTATE, environment and trace are in every message of a failure."""
     content = sent(EVENTS[EventType.MIGRATION_ERROR], to(chosen)).body.decode().replace("\\", "")
     for word in ("005_add_payment_table", "UndefinedTable", "42P01", "production", "4bf92f35"):
@@ -159,7 +159,7 @@ def test_a_failure_tells_what_why_and_where(chosen: str) -> None:
 
 
 @pytest.mark.parametrize("chosen", WORDS)
-def test_a_run_that_failed_tells_which_migration_did(chosen: str) -> None:
+def test_a_run_that_failed_reports_which_migration_did(chosen: str) -> None:
     """Of the migrations of a run, the one that failed is marked."""
     rows = [*ROWS, {**ROWS[0], "name": "006_b", "status": "error"}]
     run = event(type=EventType.RUN_ERROR, migrations=rows, error=ERROR, **NOTHING)
@@ -222,7 +222,7 @@ def test_discord_shows_marks_as_text() -> None:
 
 
 @pytest.mark.parametrize("chosen", WORDS)
-def test_sql_is_told_only_when_asked_for(chosen: str) -> None:
+def test_sql_is_sent_only_when_asked_for(chosen: str) -> None:
     """The whole error text, SQL and all, needs ``include_sql``."""
     failure = EVENTS[EventType.MIGRATION_ERROR]
     assert "SELECT" not in sent(failure, to(chosen)).body.decode()

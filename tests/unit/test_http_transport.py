@@ -141,15 +141,15 @@ def test_an_answer_after_the_cut_does_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_heard", "is_abort", "expected"),
+    ("is_received", "is_abort", "expected"),
     [(False, False, "timeout"), (True, False, "too_slow"), (True, True, "timeout")],
 )
-def test_whether_bytes_came_tells_slow_from_silent(
-    *, is_heard: bool, is_abort: bool, expected: str
+def test_whether_bytes_came_separates_slow_from_silent(
+    *, is_received: bool, is_abort: bool, expected: str
 ) -> None:
     """Out of time is too slow if a byte of the answer came, unless it was aborted: that is no fault of the receiver's."""
     exchange = Exchange(LONG)
-    exchange.is_heard = is_heard
+    exchange.is_heard = is_received
     exchange.cut(is_abort=is_abort)
     assert exchange.verdict("connection_reset") == expected
     exchange.finish(exchange.verdict("connection_reset"))

@@ -112,7 +112,7 @@ def test_without_a_time_the_id_is_the_bodys() -> None:
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_?", []])
-def test_a_secret_that_cannot_sign_is_told_at_the_start(secret: Any) -> None:
+def test_a_secret_that_cannot_sign_is_reported_at_the_start(secret: Any) -> None:
     """The receiver's own mistake is not left to its first request."""
     with pytest.raises(ConfigError):
         Inbox(secret, print)
@@ -139,7 +139,7 @@ def test_the_window_is_bounded() -> None:
     assert [window.begin(event_id) for event_id in "bca"] == [Turn.DONE, Turn.DONE, Turn.FIRST]
 
 
-def test_what_was_told_can_be_read() -> None:
+def test_what_was_sent_can_be_read() -> None:
     """Every fact of the payload is there with a type of its own."""
     failure = event(type=EventType.MIGRATION_ERROR, error=ERROR)
     found = verified(payload(failure, "a", include_sql=True))

@@ -1,4 +1,4 @@
-"""The watch over an engine: everything goes through unchanged, and what ended how is told."""
+"""The watch over an engine: everything goes through unchanged, and what ended how is reported."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Phase(Enum):
     AFTER_EXECUTE = 2
 
 
-class Told:
-    """One migration as the run hears of it."""
+class Reported:
+    """One migration as the run gets it."""
 
     def __init__(self, ref: Any, direction: Direction, backend: Any) -> None:
         self.ref = ref
@@ -50,19 +50,19 @@ class Told:
 
 
 class FakeRun:
-    """Hears of migrations, or raises."""
+    """Records migrations, or raises."""
 
     def __init__(self, error: Exception | None = None) -> None:
-        self.told: list[Told] = []
+        self.reported: list[Reported] = []
         self.reports: list[str] = []
         self.hurries: list[bool] = []
         self._error = error
 
-    def migration(self, ref: Any, direction: Direction, backend: Any) -> Told:
+    def migration(self, ref: Any, direction: Direction, backend: Any) -> Reported:
         if self._error is not None:
             raise self._error
-        self.told.append(Told(ref, direction, backend))
-        return self.told[-1]
+        self.reported.append(Reported(ref, direction, backend))
+        return self.reported[-1]
 
     @contextmanager
     def hurried(self, *, when: bool) -> Iterator[None]:
@@ -74,7 +74,7 @@ class FakeRun:
 
     @property
     def ends(self) -> list[tuple[Any, ...]]:
-        return [told.end for told in self.told]
+        return [reported.end for reported in self.reported]
 
 
 class Counting(FakeEngine):
@@ -106,7 +106,7 @@ class Counting(FakeEngine):
 
 
 def watched(engine: Any, run: Any = None) -> FakeRun:
-    """The run that is told of *engine*."""
+    """The run that reports *engine*."""
     run = run or FakeRun()
     observe(engine, run)
     return run  # type: ignore[no-any-return]
@@ -123,37 +123,37 @@ def test_arguments_and_results_go_through() -> None:
     assert engine.rolled_back == ["005"]
 
 
-def test_each_way_is_told_as_what_it_is() -> None:
+def test_each_way_is_reported_as_what_it_is() -> None:
     """An apply is a migration up, a rollback one down, each with its version and name."""
     engine: Any = FakeEngine()
     run = watched(engine)
     engine.apply(a_migration())
     engine.rollback(a_migration())
-    assert [told.direction for told in run.told] == [Direction.UP, Direction.DOWN]
-    assert {told.ref.name for told in run.told} == {"005_add_payment_table"}
+    assert [reported.direction for reported in run.reported] == [Direction.UP, Direction.DOWN]
+    assert {reported.ref.name for reported in run.reported} == {"005_add_payment_table"}
     assert [end[0] for end in run.ends] == ["succeeded", "succeeded"]
 
 
-def test_a_rehearsal_is_not_told() -> None:
+def test_a_rehearsal_is_not_reported() -> None:
     """``commit=False`` is the engine's business alone."""
     engine: Any = FakeEngine()
     run = watched(engine)
     assert engine.apply(a_migration(), commit=False) == "applied"
-    assert run.told == []
+    assert run.reported == []
 
 
-def test_an_inactive_engine_is_not_told() -> None:
-    """While it is not active, an engine applies and rolls back untold."""
+def test_an_inactive_engine_is_not_reported() -> None:
+    """While it is not active, an engine applies and rolls back without a report."""
     engine: Any = FakeEngine()
     run: Any = FakeRun()
     observe(engine, run, lambda _: False)
     engine.apply(a_migration())
     engine.rollback(a_migration())
-    assert run.told == []
+    assert run.reported == []
 
 
 @pytest.mark.parametrize("verb", ["apply", "rollback"])
-def test_an_error_goes_through_and_is_told(verb: str) -> None:
+def test_an_error_goes_through_and_is_reported(verb: str) -> None:
     """The host gets the very error that was raised."""
     error = ZeroDivisionError()
     engine: Any = FakeEngine(error)
@@ -178,8 +178,8 @@ def test_when_the_connection_broke_only_the_ledger_knows(state: str) -> None:
     with pytest.raises(psycopg.OperationalError):
         engine.apply(a_migration())
     assert run.ends == [("unknown", ("tb_confiture", "005", 7))]
-    assert run.told[0].error is not None
-    assert run.told[0].error.type == "OperationalError"
+    assert run.reported[0].error is not None
+    assert run.reported[0].error.type == "OperationalError"
 
 
 @pytest.mark.parametrize("state", ["closed", "broken"])
@@ -192,7 +192,7 @@ def test_on_a_connection_that_was_broken_already_nothing_commits(verb: str, stat
     with pytest.raises(psycopg.OperationalError):
         getattr(engine, verb)(a_migration())
     assert run.ends == [("failed", "OperationalError")]
-    assert run.told[0].backend.is_gone
+    assert run.reported[0].backend.is_gone
 
 
 def test_after_ctrl_c_only_the_ledger_knows() -> None:
@@ -252,7 +252,7 @@ def test_a_count_that_cannot_begin_costs_nothing() -> None:
 
 
 def test_a_run_that_breaks_costs_the_migration_nothing() -> None:
-    """When telling of the beginning raises, the migration runs and its result is its own."""
+    """When reporting of the beginning raises, the migration runs and its result is its own."""
     engine: Any = Counting("INSERT 0 2")
     run = watched(engine, FakeRun(ZeroDivisionError()))
     assert engine.apply(a_migration()) == "applied"
@@ -264,12 +264,12 @@ def test_a_run_that_breaks_costs_the_migration_nothing() -> None:
 def test_an_end_that_breaks_costs_the_migration_nothing(
     monkeypatch: pytest.MonkeyPatch, method: str, error: BaseException | None
 ) -> None:
-    """When telling of the end raises, the engine's own result or error still comes through."""
+    """When reporting of the end raises, the engine's own result or error still comes through."""
 
     def refuse(*_: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(Told, method, refuse)
+    monkeypatch.setattr(Reported, method, refuse)
     engine: Any = FakeEngine(error)
     run = watched(engine)
     if error is None:
@@ -284,12 +284,12 @@ def test_an_end_that_breaks_costs_the_migration_nothing(
 def test_an_engine_whose_server_does_not_answer_still_migrates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """When asking the server about itself raises, the migration runs untold, with a report."""
+    """When asking the server about itself raises, the migration runs without webhooks, and the fault is reported."""
     monkeypatch.setattr(confiture, "backend_of", lambda _: 1 // 0)
     engine: Any = FakeEngine()
     run = watched(engine)
     assert engine.apply(a_migration()) == "applied"
-    assert run.told == []
+    assert run.reported == []
     assert run.reports == ["observing a migration: ZeroDivisionError"]
 
 

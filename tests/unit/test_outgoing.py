@@ -69,14 +69,14 @@ class Bench:
         return line
 
 
-def test_nothing_told_makes_nothing() -> None:
+def test_nothing_reported_writes_nothing() -> None:
     """Without an event and without left-overs, no part is made and there is nothing to read."""
     bench = Bench()
     assert bench.end() is None
     assert bench.made == []
 
 
-def test_an_event_nobody_wants_starts_no_worker() -> None:
+def test_an_event_without_an_endpoint_starts_no_worker() -> None:
     """An event without a subscriber opens the outbox alone."""
     bench = Bench()
     bench.outgoing.record(event(type=EventType.RUN_SUCCESS), TRACE)
@@ -84,7 +84,7 @@ def test_an_event_nobody_wants_starts_no_worker() -> None:
     assert bench.end() is None
 
 
-def test_a_format_that_cannot_be_made_is_told_and_delivered_as_it_is(
+def test_a_format_that_cannot_be_made_is_reported_and_delivered_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A renderer that breaks costs its endpoint the format, and the others nothing."""
@@ -162,7 +162,7 @@ def test_the_outbox_in_use_is_the_one_that_is_measured() -> None:
 
 
 def test_a_store_that_breaks_is_closed_and_replaced() -> None:
-    """When the outbox refuses, it is let go of, the reason is told, and memory takes over."""
+    """When the outbox refuses, it is let go of, the reason is reported, and memory takes over."""
     bench = Bench()
     closed: list[str] = []
     bench.outbox.close = lambda: closed.append("outbox")  # type: ignore[method-assign]
@@ -186,7 +186,7 @@ def test_a_store_that_cannot_even_be_closed_is_replaced() -> None:
 
 
 def test_a_store_that_cannot_be_opened_is_replaced_once() -> None:
-    """When opening fails, memory is used from then on, and the reason is told once."""
+    """When opening fails, memory is used from then on, and the reason is reported once."""
 
     def refuse(_: Any) -> Any:
         raise OutboxError("read-only")
@@ -222,7 +222,7 @@ def test_what_memory_holds_goes_back_into_a_store_that_works_again(is_opened: bo
     assert sorted(kept) == [(event_id(1), "a"), (event_id(3), "a")]
     assert store.intents() == []
     store.release(event_id(2), [delivery(event_id=event_id(2))])
-    assert len(store.deliveries()) == 2  # told already: not a second time
+    assert len(store.deliveries()) == 2  # reported already: not a second time
 
 
 def test_what_memory_delivered_is_not_settled_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,31 +544,31 @@ def test_a_silent_outbox_does_not_keep_the_end_waiting(monkeypatch: pytest.Monke
     free.set()
 
 
-def test_what_went_with_a_transaction_is_told_elsewhere_with_the_same_bytes() -> None:
+def test_what_went_with_a_transaction_is_reported_elsewhere_with_the_same_bytes() -> None:
     """When the store is gone after the COMMIT, memory delivers what the store still holds."""
     bench, connection = lent(Joining())
     bench.outgoing.record_on(connection, event(duration_s=1.0), TRACE)
     connection.broken = True
     bench.outgoing.record(event(duration_s=1.1), TRACE)
     bench.outgoing.give_back()
-    [held], [told] = bench.outbox.deliveries(), bench.spare.deliveries()
-    assert told.delivery == held.delivery
+    [held], [reported] = bench.outbox.deliveries(), bench.spare.deliveries()
+    assert reported.delivery == held.delivery
     bench.end()
 
 
-def test_an_error_is_not_told_as_the_success_that_was_to_commit() -> None:
-    """After a COMMIT that failed, what was to go with it is not told."""
+def test_an_error_is_not_reported_as_the_success_that_was_to_commit() -> None:
+    """After a COMMIT that failed, what was to go with it is not reported."""
     bench, connection = lent(Joining())
     bench.outgoing.record_on(connection, event(), TRACE)
     connection.broken = True
     bench.outgoing.record(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
     bench.outgoing.give_back()
-    [told] = bench.spare.deliveries()
-    assert told.delivery.event_type is EventType.MIGRATION_ERROR
+    [reported] = bench.spare.deliveries()
+    assert reported.delivery.event_type is EventType.MIGRATION_ERROR
     bench.end()
 
 
-def test_left_overs_go_out_when_nothing_was_told() -> None:
+def test_left_overs_are_sent_when_nothing_was_reported() -> None:
     """A flush without an event delivers what earlier runs left."""
     bench = Bench(has_leftovers=lambda: True)
     bench.outbox.release("evt_1", [delivery(endpoint="a")])
@@ -576,7 +576,7 @@ def test_left_overs_go_out_when_nothing_was_told() -> None:
     assert len(bench.transport.sent) == 1
 
 
-def test_what_is_not_sent_is_told_with_its_reason() -> None:
+def test_what_is_not_sent_is_reported_with_its_reason() -> None:
     """After a failed attempt the line names the endpoint, the number and the answer."""
     bench = Bench()
     bench.transport = ScriptedTransport({"a": [503]})
@@ -587,7 +587,7 @@ def test_what_is_not_sent_is_told_with_its_reason() -> None:
 
 
 def test_a_store_that_will_not_prune_keeps_no_line_back() -> None:
-    """When pruning is refused, what a run ends with is told all the same."""
+    """When pruning is refused, what a run ends with is reported all the same."""
     bench = Bench()
     bench.outbox = Breaking(bench.outbox, "prune", OutboxError("busy"))  # type: ignore[assignment]
     bench.transport = ScriptedTransport({"a": [503]})
@@ -620,7 +620,7 @@ def test_nothing_is_pruned_when_no_time_is_left() -> None:
         ),
     ],
 )
-def test_what_is_given_up_is_told(answer: int, said: str) -> None:
+def test_what_is_given_up_is_reported(answer: int, said: str) -> None:
     """A run whose delivery ended in a 410 or as a dead letter says so, with the remedy."""
     once = RetryPolicy(schedule=())
     bench = Bench(endpoint(name="a", retry=once))

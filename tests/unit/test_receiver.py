@@ -83,7 +83,7 @@ def test_within_tolerance(seconds: int) -> None:
 
 @pytest.mark.parametrize("seconds", [-301, 301])
 def test_beyond_tolerance(seconds: int) -> None:
-    """Beyond five minutes it is refused, unless told to accept any time."""
+    """Beyond five minutes it is refused, unless any time is accepted."""
     headers = signed(at=NOW + timedelta(seconds=seconds))
     with pytest.raises(SignatureError):
         verify(headers, BODY, SECRET, now=NOW)
@@ -138,7 +138,7 @@ REFUSALS = _refusals()
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_one_answer(case: str) -> None:
-    """Whatever is wrong, the answer is the same words, and tells nothing of the cause."""
+    """Whatever is wrong, the answer is the same words, and shows nothing of the cause."""
     headers, body = REFUSALS[case]
     with pytest.raises(SignatureError) as refusal:
         verify(headers, body, SECRET, now=NOW)

@@ -50,7 +50,7 @@ class Cursor:
 
     @contextmanager
     def copy(self, status: ExecStatus, rows: int) -> Iterator[str]:
-        """A COPY in the direction *status* tells, over *rows*."""
+        """A COPY in the direction of *status*, over *rows*."""
         self.pgresult = Result("", status)
         yield "copy"
         self.rowcount = rows
@@ -90,7 +90,7 @@ def counted(*statements: tuple[Any, list[str]], hosts_table: str = "") -> int | 
         ("CALL", None),
     ],
 )
-def test_a_tag_tells_the_rows(tag: str, rows: int | None) -> None:
+def test_a_tag_gives_the_rows(tag: str, rows: int | None) -> None:
     """DML counts its rows, other statements none, and what hides its work is unknown."""
     assert counted(("statement", [tag])) == rows
 
@@ -124,12 +124,12 @@ def test_one_opaque_statement_makes_the_total_unknown() -> None:
     ],
 )
 def test_a_servers_copy_counts_only_when_it_is_an_import(query: Any, rows: int | None) -> None:
-    """A server-side COPY counts when its text says FROM; otherwise nobody can tell."""
+    """A server-side COPY counts when its text says FROM; otherwise it is unknown."""
     assert counted((query, ["COPY 8"])) == rows
 
 
 def test_a_copy_among_other_statements_is_unknown() -> None:
-    """Of a text with several statements nobody can tell which of them imported."""
+    """Of a text with several statements it is unknown which of them imported."""
     assert counted(("COPY t FROM 'a'; COPY t TO 'b'", ["COPY 8", "COPY 8"])) is None
 
 
@@ -150,7 +150,7 @@ def test_a_copy_among_other_statements_is_unknown() -> None:
     ],
 )
 def test_a_with_that_writes_is_unknown(query: Any, rows: int | None) -> None:
-    """The tag tells the statement's own rows: those its WITH wrote nobody can know."""
+    """The tag counts the statement's own rows: those its WITH wrote are unknown."""
     assert counted((query, ["INSERT 0 3"])) == rows
 
 

@@ -1,4 +1,4 @@
-"""A run: what is told of it, and that nothing it is made of can reach a migration."""
+"""A run: what is reported of it, and that nothing it is made of can reach a migration."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class Bench:
 
     def faults(self) -> list[str]:
         """Every line that says something of ours is broken."""
-        told = [f"{where}: {error!r}" for where, error in self.telemetry.faults]
-        return told + [line for line in self.said if " failed (" in line]
+        reported = [f"{where}: {error!r}" for where, error in self.telemetry.faults]
+        return reported + [line for line in self.said if " failed (" in line]
 
 
 def unknown(bench: Bench, direction: Direction, answer: bool | None) -> None:  # noqa: FBT001
@@ -118,8 +118,8 @@ def test_a_run_in_which_nothing_happens_costs_nothing() -> None:
         (DOWN, ["migration_rollback", "run_success"]),
     ],
 )
-def test_a_migration_that_commits_is_told(direction: Direction, kinds: list[str]) -> None:
-    """A commit is told by its event, with the run's summary after it."""
+def test_a_migration_that_commits_is_reported(direction: Direction, kinds: list[str]) -> None:
+    """A commit is reported by its event, with the run's summary after it."""
     bench = Bench()
     bench.begin(direction).succeeded(5)
     assert bench.kinds() == kinds
@@ -133,8 +133,8 @@ def test_a_migration_that_commits_is_told(direction: Direction, kinds: list[str]
         (DOWN, ["migration_rollback_error", "run_error"]),
     ],
 )
-def test_a_migration_that_fails_is_told(direction: Direction, kinds: list[str]) -> None:
-    """A failure is told by its event, and the run's summary says why the run failed."""
+def test_a_migration_that_fails_is_reported(direction: Direction, kinds: list[str]) -> None:
+    """A failure is reported by its event, and the run's summary says why the run failed."""
     bench = Bench()
     bench.begin(direction).failed(ERROR)
     sent = bench.finish("Exit")
@@ -193,7 +193,7 @@ def test_the_event_of_the_outcome_has_the_id_of_the_intent() -> None:
     assert bench.outbox.intents() == []
 
 
-def test_what_nobody_wants_is_staged_and_released_without_a_delivery() -> None:
+def test_an_event_without_an_endpoint_is_staged_and_released_without_a_delivery() -> None:
     """An outcome no endpoint wants leaves nothing behind and sends nothing."""
     bench = Bench(endpoint(name="a", environments=frozenset({"staging"})))
     bench.begin().succeeded(1)
@@ -202,7 +202,7 @@ def test_what_nobody_wants_is_staged_and_released_without_a_delivery() -> None:
 
 
 def test_a_migration_that_cannot_commit_leaves_nothing_to_settle() -> None:
-    """On a connection that is broken already nothing is staged; that it failed is told."""
+    """On a connection that is broken already nothing is staged; that it failed is reported."""
     bench = Bench()
     bench.run.begin("confiture migrate up")
     migration = bench.run.migration(REF, UP, replace(BACKEND, is_gone=True))
@@ -247,7 +247,7 @@ def test_a_clock_that_is_set_back_does_not_shorten_a_run(monkeypatch: pytest.Mon
     assert 0 <= document["execution"]["duration_seconds"] < 60
 
 
-def test_a_run_that_fails_before_any_migration_is_told_when_somebody_wants_it() -> None:
+def test_a_run_that_fails_before_any_migration_is_reported_when_somebody_wants_it() -> None:
     """A run without a single migration that fails is one ``run_error``."""
     bench = Bench(SUMMARY)
     bench.run.begin("confiture migrate up")
@@ -256,7 +256,7 @@ def test_a_run_that_fails_before_any_migration_is_told_when_somebody_wants_it() 
     assert document["error"]["type"] == "LockAcquisitionError"
 
 
-def test_the_runs_span_tells_what_was_applied_and_why_it_failed() -> None:
+def test_the_runs_span_reports_what_was_applied_and_why_it_failed() -> None:
     """The run's span ends with its counts, and with the failure's SQLSTATE."""
     bench = Bench()
     bench.begin().succeeded(1)
@@ -277,7 +277,7 @@ def test_the_runs_span_tells_what_was_applied_and_why_it_failed() -> None:
         (DOWN, True, "migration_rollback_error"),
     ],
 )
-def test_the_ledger_settles_what_nobody_saw_end(
+def test_the_ledger_settles_a_killed_migration(
     direction: Direction,
     answer: bool,
     kind: str,  # noqa: FBT001
@@ -290,7 +290,7 @@ def test_the_ledger_settles_what_nobody_saw_end(
     assert ("error" in document) is kind.endswith("error")
 
 
-def test_an_interruption_without_a_known_cause_is_told_as_one() -> None:
+def test_an_interruption_without_a_known_cause_is_reported_as_one() -> None:
     """When the ledger says no and nobody knows why, the error is ``Interrupted``."""
     bench = Bench(endpoint(name="a", retry=LATER))
     bench.begin().unknown(lambda: False)
@@ -298,7 +298,7 @@ def test_an_interruption_without_a_known_cause_is_told_as_one() -> None:
     assert document["error"]["type"] == "Interrupted"
 
 
-def test_what_the_ledger_cannot_say_is_not_told() -> None:
+def test_what_the_ledger_cannot_say_is_not_reported() -> None:
     """When the database does not answer, no event says how the migration ended; the user reads so."""
     bench = Bench()
     unknown(bench, UP, None)
@@ -311,7 +311,7 @@ def test_what_the_ledger_cannot_say_is_not_told() -> None:
 
 
 def test_a_ledger_that_breaks_costs_its_migration_alone() -> None:
-    """When asking the ledger raises, the run's other events are still told."""
+    """When asking the ledger raises, the run's other events are still reported."""
     bench = Bench(endpoint(name="a", retry=LATER))
     bench.begin().unknown(lambda: 1 // 0 == 0)
     unknown(bench, UP, True)
@@ -329,7 +329,7 @@ def test_finishing_twice_is_finishing_once() -> None:
     assert (bench.transport.sent, bench.telemetry.shutdowns) == before
 
 
-def test_a_finished_run_hears_nothing_more() -> None:
+def test_a_finished_run_records_nothing_more() -> None:
     """A migration after the end of the run is not watched."""
     bench = Bench()
     bench.finish()
@@ -349,7 +349,7 @@ def test_everything_is_closed_in_the_end() -> None:
 
 
 def test_an_outbox_that_cannot_be_opened_is_replaced_by_memory() -> None:
-    """When the outbox cannot be opened, the run is told from memory and the reason once."""
+    """When the outbox cannot be opened, the run is reported from memory, and the reason once."""
 
     def refuse(_: Any) -> Any:
         raise OutboxError("disk full")
@@ -372,15 +372,15 @@ def test_an_outbox_that_refuses_on_the_way_is_replaced_by_memory(method: str, sp
     for ref in (REF, MigrationRef(version="006", slug="b")):
         bench.begin(ref=ref).succeeded(1)
     bench.finish()
-    told = {request.headers["X-Migration-Version"] for request in sent}
+    reported = {request.headers["X-Migration-Version"] for request in sent}
     kept = {row.delivery.migration_version for row in store.deliveries(state=State.PENDING)}
-    assert told | kept == {"005", "006"}
-    assert "006" in told
+    assert reported | kept == {"005", "006"}
+    assert "006" in reported
     assert bench.telemetry.outbox_failures == ["disk full"]
     assert bench.faults() == []
 
 
-def test_what_is_left_is_told_in_one_line() -> None:
+def test_what_is_left_is_reported_in_one_line() -> None:
     """A delivery that is not made in time is in the line the run ends with."""
     bench = Bench(endpoint(name="a", retry=LATER))
     bench.transport = ScriptedTransport({"a": [503]})
@@ -404,7 +404,7 @@ def test_what_an_earlier_run_left_is_sent_by_a_run_without_a_migration() -> None
 
 
 def test_a_run_that_fails_before_its_first_migration_has_a_span() -> None:
-    """No endpoint hears of it and no outbox is made, but the trace has the failed run."""
+    """No endpoint gets it and no outbox is made, but the trace has the failed run."""
     bench = Bench(endpoint(name="a", events=frozenset({EventType.MIGRATION_SUCCESS})))
     bench.run.begin("confiture migrate up")
     bench.run.finish("ChecksumMismatchError")
@@ -611,7 +611,7 @@ def test_a_fault_of_ours_is_said_where_nothing_is_logged() -> None:
 
 
 def test_telemetry_that_cannot_even_report_leaves_it_to_the_console() -> None:
-    """When telling a fault breaks too, one line on the console says it."""
+    """When reporting a fault breaks too, one line on the console says it."""
     bench = Bench()
     breaking("transport", "close")(bench)
     breaking("telemetry", "failed")(bench)
@@ -621,7 +621,7 @@ def test_telemetry_that_cannot_even_report_leaves_it_to_the_console() -> None:
     assert "close failed (ZeroDivisionError)" in said[0]
 
 
-def test_a_fault_is_told_without_its_text() -> None:
+def test_a_fault_is_reported_without_its_text() -> None:
     """The line names where and which class of error; an error's text may hold anything."""
 
     def refuse(*_: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The wiring: the host's seams taken and given back, and who is told of what."""
+"""The wiring: the host's seams taken and given back, and what is reported."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def test_what_was_there_before_is_put_back() -> None:
     assert {name: vars(MigratorSession)[name] for name in SEAMS} == before
 
 
-def test_a_command_that_migrates_is_told() -> None:
-    """A migration under the lock taken in a command's name is told, with that name on the run."""
+def test_a_command_that_migrates_is_reported() -> None:
+    """A migration under the lock taken in a command's name is reported, with that name on the run."""
     bench = Bench()
     with host_session() as session:
         session._migration_lock(no_lock=True, lock_timeout=1)
@@ -123,8 +123,8 @@ def test_what_others_put_into_the_seam_stays_underneath() -> None:
     bench.session.finish(None)
 
 
-def test_a_replay_in_nobodys_name_is_not_told() -> None:
-    """A session without a command, as replays into scratch databases have, tells nothing."""
+def test_a_replay_without_a_command_is_not_reported() -> None:
+    """A session without a command, as replays into scratch databases have, reports nothing."""
     bench = Bench()
     with host_session(None) as session:
         session._migration_lock(no_lock=True, lock_timeout=1)
@@ -132,8 +132,8 @@ def test_a_replay_in_nobodys_name_is_not_told() -> None:
     assert bench.kinds() == []
 
 
-def test_a_replay_beside_a_real_run_is_not_told() -> None:
-    """A scratch session opened within a real command stays untold; the real one is told."""
+def test_a_replay_beside_a_real_run_is_not_reported() -> None:
+    """A scratch session opened within a real command stays unreported; the real one is reported."""
     bench = Bench()
     with host_session() as real:
         real._migration_lock(no_lock=True, lock_timeout=1)
@@ -144,7 +144,7 @@ def test_a_replay_beside_a_real_run_is_not_told() -> None:
 
 
 def test_the_id_of_the_real_connection_is_not_given_to_another() -> None:
-    """The connection that is told of stays while the command runs, so none is taken for it."""
+    """The connection that is watched stays while the command runs, so none is taken for it."""
     bench = Bench()
     with host_session() as real:
         real._migration_lock(no_lock=True, lock_timeout=1)
@@ -158,8 +158,8 @@ def test_the_id_of_the_real_connection_is_not_given_to_another() -> None:
 
 
 @pytest.mark.parametrize("line", ["up --dry-run", "up --dry-run-execute", "down --dry-run"])
-def test_a_rehearsal_is_not_told(line: str) -> None:
-    """Whatever a dry run applies, nothing is told of it."""
+def test_a_rehearsal_is_not_reported(line: str) -> None:
+    """Whatever a dry run applies is not reported."""
     bench = Bench(line)
     with host_session() as session:
         session._migration_lock(no_lock=True, lock_timeout=1)
@@ -167,7 +167,7 @@ def test_a_rehearsal_is_not_told(line: str) -> None:
     assert bench.kinds() == []
 
 
-def test_a_failing_migration_raises_as_before_and_is_told() -> None:
+def test_a_failing_migration_raises_as_before_and_is_reported() -> None:
     """The host gets its own error, and the receivers the event."""
     bench = Bench()
     with host_session(error=ZeroDivisionError()) as session:
@@ -178,7 +178,7 @@ def test_a_failing_migration_raises_as_before_and_is_told() -> None:
 
 
 def test_a_file_that_cannot_be_loaded_is_a_failed_migration(tmp_path: Path) -> None:
-    """A migration file with an error in it raises as before, and is told by its name."""
+    """A migration file with an error in it raises as before, and is reported by its name."""
     bench = Bench()
     with host_session() as session:
         session._migration_lock(no_lock=True, lock_timeout=1)
@@ -191,15 +191,15 @@ def test_a_file_that_cannot_be_loaded_is_a_failed_migration(tmp_path: Path) -> N
     assert "canary" not in str(document)
 
 
-def test_loading_without_a_lock_tells_nothing(tmp_path: Path) -> None:
-    """A file that cannot be loaded where nothing is to be migrated is not told."""
+def test_loading_without_a_lock_reports_nothing(tmp_path: Path) -> None:
+    """A file that cannot be loaded where nothing is to be migrated is not reported."""
     bench = Bench()
     with host_session() as session, pytest.raises(SyntaxError):
         session.migration_loader(tmp_path / "007_add_index.py")
     assert bench.kinds() == []
 
 
-def test_a_run_that_fails_without_a_migration_is_told_by_its_cause() -> None:
+def test_a_run_that_fails_without_a_migration_is_reported_by_its_cause() -> None:
     """A command that could not begin is one ``run_error`` with the class of its cause."""
     bench = Bench()
     with host_session() as session:
@@ -232,7 +232,7 @@ def test_a_fault_at_the_end_of_a_command_stays_here(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_engine_that_cannot_be_watched_still_migrates() -> None:
-    """An engine of another make than we know goes on untold, with one line."""
+    """An engine of another make than we know goes on without webhooks, with one line."""
 
     class Bare:
         """Nothing but a connection."""
@@ -261,8 +261,8 @@ def test_a_part_that_cannot_be_imported_costs_the_webhooks_alone(
     assert "migration_success" not in bench.kinds()
 
 
-def test_attach_tells_what_happens_in_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the block migrations are told; after it the same engine is silent."""
+def test_attach_reports_what_happens_in_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the block migrations are reported; after it the same engine is silent."""
     transport = ScriptedTransport()
     monkeypatch.setattr(wiring, "make_transport", lambda: transport)
     settings = Settings(endpoints=(endpoint(name="a"),), outbox="memory", log="off")
@@ -322,7 +322,7 @@ def test_attach_with_nothing_configured_says_so(caplog: pytest.LogCaptureFixture
 
 
 def test_attach_lets_errors_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the block raises is raised, after the failure was told."""
+    """What the block raises is raised, after the failure was reported."""
     transport = ScriptedTransport()
     monkeypatch.setattr(wiring, "make_transport", lambda: transport)
     settings = Settings(endpoints=(endpoint(name="a"),), outbox="memory", log="off")
@@ -380,7 +380,7 @@ def opened_and_ended() -> None:
         session.finish(None)
 
 
-def test_a_wrong_configuration_is_told_whole(
+def test_a_wrong_configuration_is_reported_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every fault is on stderr, stdout is untouched, and the command goes on."""
@@ -388,12 +388,12 @@ def test_a_wrong_configuration_is_told_whole(
     monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "ftp://canary.invalid")
     monkeypatch.setenv("CONFITURE_WEBHOOK_OUTBOX", "nosuch")
     opened_and_ended()
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "CONFITURE_WEBHOOK_URL" in told.err
-    assert "CONFITURE_WEBHOOK_OUTBOX" in told.err
-    assert "webhooks.config_invalid" in told.err
-    assert "canary" not in told.err
+    reported = capsys.readouterr()
+    assert reported.out == ""
+    assert "CONFITURE_WEBHOOK_URL" in reported.err
+    assert "CONFITURE_WEBHOOK_OUTBOX" in reported.err
+    assert "webhooks.config_invalid" in reported.err
+    assert "canary" not in reported.err
 
 
 @pytest.mark.parametrize(
@@ -421,10 +421,10 @@ def test_a_wrong_configuration_is_logged_as_asked(  # noqa: PLR0913
     monkeypatch.setenv("CONFITURE_WEBHOOK_LOG", log)
     monkeypatch.setenv("CONFITURE_WEBHOOK_LOG_LEVEL", level)
     opened_and_ended()
-    told = capsys.readouterr().err
-    assert "CONFITURE_WEBHOOK_URL: " in told
-    assert ("webhooks.config_invalid" in told) is is_event
-    assert any(line.startswith("{") for line in told.splitlines()) is is_json
+    reported = capsys.readouterr().err
+    assert "CONFITURE_WEBHOOK_URL: " in reported
+    assert ("webhooks.config_invalid" in reported) is is_event
+    assert any(line.startswith("{") for line in reported.splitlines()) is is_json
 
 
 def test_a_wrong_configuration_is_exported_before_the_command_goes_on(

@@ -131,12 +131,12 @@ def alive(**changes: Any) -> Known:
     ],
 )
 def test_whether_it_is_over(intent: Intent, seen: Known, ending: Ending) -> None:
-    """Its backend tells; where that is hidden, the migration lock; else it is unsettled."""
+    """Its backend shows it; where that is hidden, the migration lock; else it is unsettled."""
     assert judge(intent, seen, SOON).ending is ending
 
 
 @pytest.mark.parametrize("intent", [up(backend_pid=None, has_lock=False), up(has_lock=False)])
-def test_what_nobody_can_see_is_over_after_a_day(intent: Intent) -> None:
+def test_what_cannot_be_seen_is_over_after_a_day(intent: Intent) -> None:
     """A day old and no lock held it is over, to the second; a held lock keeps it unsettled."""
     seen = known(has_pid=intent.backend_pid is not None)
     assert judge(intent, seen, AT + UNSEEN_FOR - A_SECOND).ending is UNSETTLED
@@ -186,7 +186,9 @@ def test_a_clock_that_jumps_settles_nothing_early(jump: timedelta) -> None:
         pytest.param(down(ledger_before=None), known(), "not known", id="down, not known"),
     ],
 )
-def test_what_cannot_be_told_is_not_guessed(intent: Intent, seen: Known | None, why: str) -> None:
+def test_what_cannot_be_reported_is_not_guessed(
+    intent: Intent, seen: Known | None, why: str
+) -> None:
     """It stays unsettled, with the reason, and no event follows."""
     verdict = judge(intent, seen, SOON)
     assert (verdict.ending, verdict.is_settled) == (UNSETTLED, False)
@@ -205,7 +207,7 @@ def test_what_cannot_be_told_is_not_guessed(intent: Intent, seen: Known | None, 
         pytest.param(down(ledger_before=NO_ROW), None, NOT_COMMITTED, id="down, of nothing"),
     ],
 )
-def test_the_ledger_tells_how_it_ended(
+def test_the_ledger_reports_how_it_ended(
     intent: Intent, row: LedgerRow | None, ending: Ending
 ) -> None:
     """Over, a migration up committed when the ledger has it, one down when it has it no more."""
@@ -257,7 +259,7 @@ def test_the_event_of_a_commit_has_the_ledgers_time_and_duration() -> None:
     [(up(), EventType.MIGRATION_ERROR), (down(), EventType.MIGRATION_ROLLBACK_ERROR)],
 )
 def test_the_event_of_what_did_not_commit(intent: Intent, kind: EventType) -> None:
-    """It is an error of type ``Interrupted``, told as of now, that never says rolled back."""
+    """It is an error of type ``Interrupted``, reported as of now, that never says rolled back."""
     verdict = Verdict(ending=NOT_COMMITTED, reason="")
     event = settled_event(intent, verdict, SOON)
     assert (event.id, event.type, event.occurred_at) == ("evt_1", kind, SOON)
@@ -266,7 +268,7 @@ def test_the_event_of_what_did_not_commit(intent: Intent, kind: EventType) -> No
 
 
 def test_the_event_of_a_rollback_that_committed() -> None:
-    """The ledger has nothing of it any more: it is told as of now, without a duration."""
+    """The ledger has nothing of it any more: it is reported as of now, without a duration."""
     verdict = judge(down(), known(), SOON)
     event = settled_event(down(), verdict, SOON)
     assert (event.type, event.occurred_at) == (EventType.MIGRATION_ROLLBACK, SOON)

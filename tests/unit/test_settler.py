@@ -1,4 +1,4 @@
-"""Settling: whom a run asks, when, and what it tells of what it hears."""
+"""Settling: whom a run asks, when, and what it reports of the answer."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Bench:
 
 
 def test_a_run_that_migrates_nothing_settles() -> None:
-    """At its end, one question for all: committed is told, and what is not there, too."""
+    """At its end, one question for all: committed is reported, and what is not there, too."""
     other = replace(KILLED, event_id="evt_6", migration=MigrationRef(version="006", slug="b"))
     database = Database7("005")
     bench = Bench(KILLED, other, ask=database.ask)
@@ -111,7 +111,7 @@ def test_a_run_that_migrates_nothing_settles() -> None:
     assert {found.traceparent for _, found in bench.telemetry.settlements} == {trace.traceparent}
 
 
-def test_what_was_staged_is_told_not_what_is_now() -> None:
+def test_what_was_staged_is_reported_not_what_is_now() -> None:
     """Correlation id and trace are the intent's, not the settling run's."""
     bench = Bench(KILLED, ask=Database7("005").ask)
     bench.sent()
@@ -295,7 +295,7 @@ def test_a_process_that_has_just_let_go_of_the_lock_is_waited_for(has_lock: bool
 
 
 def test_one_that_stays_is_not_waited_for_without_end(clock: PassingClock) -> None:
-    """A process that lives on without its lock costs the wait once, and nothing is told of it."""
+    """A process that lives on without its lock costs the wait once, and is not reported."""
     killed = replace(KILLED, has_lock=True, backend_started_at=NOW)
 
     def here(intents: Sequence[Intent]) -> Mapping[str, Known]:
@@ -311,7 +311,7 @@ def test_one_that_stays_is_not_waited_for_without_end(clock: PassingClock) -> No
 
 
 def test_another_environments_intent_is_left_to_it() -> None:
-    """Whom it is told to, and how, is in that environment's configuration."""
+    """Whom it is reported to, and how, is in that environment's configuration."""
     killed = replace(KILLED, environment="staging")
     database = Database7("005")
     bench = Bench(killed, ask=database.ask)
@@ -339,7 +339,7 @@ def test_a_run_does_not_settle_its_own() -> None:
 
 
 def test_a_database_that_says_nothing_leaves_intents() -> None:
-    """No answer, no way to ask: nothing is told and nothing raised."""
+    """No answer, no way to ask: nothing is reported and nothing raised."""
     for ask in (lambda _: {}, None):
         bench = Bench(KILLED, ask=ask)
         assert bench.sent() == []
@@ -429,7 +429,7 @@ def test_what_is_left_is_returned_with_the_reason() -> None:
     assert (left.event_id, verdict.ending) == ("evt_5", Ending.UNSETTLED)
 
 
-def test_telemetry_tells_a_settlement_in_the_runs_trace(capsys: Any) -> None:
+def test_telemetry_reports_a_settlement_in_the_runs_trace(capsys: Any) -> None:
     """The log line of a settlement has the killed run's ids."""
     outbox = InMemoryOutbox()
     outbox.stage(replace(KILLED, staged_at=NOW - timedelta(hours=1)))
@@ -441,8 +441,8 @@ def test_telemetry_tells_a_settlement_in_the_runs_trace(capsys: Any) -> None:
     assert '"error_type": "Interrupted"' in line
 
 
-def test_a_fault_in_settling_keeps_nobody_from_delivering() -> None:
-    """Whatever the question raises is told once, and the intent stays."""
+def test_a_fault_in_settling_keeps_no_worker_from_delivering() -> None:
+    """Whatever the question raises is reported once, and the intent stays."""
 
     def broken(_: object) -> Mapping[str, Known]:
         raise ZeroDivisionError

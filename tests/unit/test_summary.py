@@ -18,11 +18,11 @@ AT = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 
 
 def test_nothing_left_is_no_line() -> None:
-    """When everything was told there is nothing to read."""
+    """When everything was reported there is nothing to read."""
     assert leftover_line({None: Summary()}, None, {}, is_durable=True) is None
 
 
-def test_the_line_tells_how_many_where_why_and_what_to_do() -> None:
+def test_the_line_reports_how_many_where_why_and_what_to_do() -> None:
     """One line holds the number, each endpoint with its reason, and the remedy."""
     left = Summary(undelivered={"ops": 1, "analytics": 3, "chat": 2})
     line = leftover_line(
@@ -39,7 +39,7 @@ def test_the_line_tells_how_many_where_why_and_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_durable", "next_at", "told"),
+    ("is_durable", "next_at", "reported"),
     [
         (True, None, "It is kept, and the next run sends it. Send it now: "),
         (True, AT, "It is kept and due at 2026-01-09T14:00:00.000Z."),
@@ -47,22 +47,24 @@ def test_the_line_tells_how_many_where_why_and_what_to_do() -> None:
         (False, None, "It is lost with this process. To keep it for a later run, set CONFITURE"),
     ],
 )
-def test_one_delivery_is_not_plural(is_durable: bool, next_at: datetime | None, told: str) -> None:
-    """A single delivery is told as one, and so is what becomes of it."""
+def test_one_delivery_is_not_plural(
+    is_durable: bool, next_at: datetime | None, reported: str
+) -> None:
+    """A single delivery is reported as one, and so is what becomes of it."""
     left = {None: Summary(undelivered={"ops": 1})}
     line = leftover_line(left, None, {}, next_at=next_at, is_durable=is_durable)
     assert line is not None
     assert "1 delivery not sent" in line
-    assert told in line
+    assert reported in line
 
 
-@pytest.mark.parametrize(("count", "told"), [(1, "It is lost with"), (2, "They are lost with")])
-def test_one_dead_letter_is_not_plural(count: int, told: str) -> None:
+@pytest.mark.parametrize(("count", "reported"), [(1, "It is lost with"), (2, "They are lost with")])
+def test_one_dead_letter_is_not_plural(count: int, reported: str) -> None:
     """What memory gave up is lost, one or several."""
     dead = {"ops": Counter({Outcome.DEAD_LETTER: count})}
     line = given_up_line(dead, {}, is_durable=False)
     assert line is not None
-    assert told in line
+    assert reported in line
 
 
 def test_what_is_in_memory_is_said_to_be_lost() -> None:
@@ -118,7 +120,7 @@ def test_other_environments_are_named_with_the_remedy() -> None:
 
 
 def test_the_line_says_when_the_next_is_due() -> None:
-    """What is not due yet is not promised now: its time is told, and what makes it due."""
+    """What is not due yet is not promised now: its time is reported, and what makes it due."""
     left = {None: Summary(undelivered={"ops": 2})}
     line = leftover_line(left, None, {}, next_at=AT, is_durable=True)
     assert line is not None

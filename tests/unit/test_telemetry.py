@@ -155,7 +155,7 @@ class TestRun:
         assert (scope.name, scope.schema_url) == ("confiture_webhooks", names.SCHEMA_URL)
 
     def test_starts_when_the_command_did(self) -> None:
-        """The span begins when the command did, not when there was something to tell."""
+        """The span begins when the command did, not when there was something to report."""
         made = make()
         made.telemetry.start_run("confiture migrate up", Database(), started_at=NOW)
         made.telemetry.end_run(applied=0, failed=0, error_type=None)
@@ -768,7 +768,7 @@ class TestLogs:
         assert record.log_record.span_id == context.span_id
 
     def test_delivered(self, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-        """The line of a delivery tells which, of what, and how it went."""
+        """The line of a delivery reports which, of what, and how it went."""
         span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
         span.finish("delivered", last=an_attempt(2, status_code=201), attempts=2, at=NOW)
         (line,) = lines(capsys)
@@ -779,7 +779,7 @@ class TestLogs:
     def test_failed_names_the_place_and_no_message(
         self, bench: Bench, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """A fault of ours is told once, with class and place, without its message."""
+        """A fault of ours is reported once, with class and place, without its message."""
 
         def fail() -> None:
             raise ValueError("CANARY")
@@ -797,7 +797,7 @@ class TestLogs:
         )
 
     def test_level(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Events below the level are told nowhere."""
+        """Events below the level are reported nowhere."""
         made = make(log="json", log_level="WARNING")
         everything(made.telemetry)
         assert {line["level"] for line in lines(capsys)} == {"warning", "error"}
@@ -828,7 +828,7 @@ class TestLogs:
             ("json", None, {"info", "warning", "error"}),
         ],
     )
-    def test_what_went_well_is_not_told_to_people_unless_asked_for(
+    def test_what_went_well_is_not_reported_to_people_unless_asked_for(
         self,
         form: Any,
         level: str | None,
@@ -926,17 +926,15 @@ class TestTotality:
             for event in span.events:
                 assert set(event.attributes or {}) <= set(SPAN_EVENTS[event.name])
 
-    def test_nothing_told_in_confidence(
-        self, bench: Bench, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_nothing_secret_is_sent(self, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
         """No body, error message or exception text is in any signal."""
         everything(bench.telemetry)
         data = bench.reader.get_metrics_data()
         assert data is not None
-        told = [span.to_json() for span in bench.spans()]
-        told += [one.to_json() for one in bench.log.get_finished_logs()]
-        told += [data.to_json(), capsys.readouterr().err]
-        assert "CANARY" not in "".join(told)
+        reported = [span.to_json() for span in bench.spans()]
+        reported += [one.to_json() for one in bench.log.get_finished_logs()]
+        reported += [data.to_json(), capsys.readouterr().err]
+        assert "CANARY" not in "".join(reported)
 
 
 class Raising:
@@ -966,18 +964,18 @@ class TestContainment:
     def test_nothing_raises(
         self, broken: dict[str, Any], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Whatever breaks beneath, no method raises, and one line at most tells of it."""
+        """Whatever breaks beneath, no method raises, and one line at most reports it."""
         telemetry = Telemetry(Providers(**broken), log="json", endpoints=["analytics"])
         telemetry.start_run("confiture migrate up", Database())
         everything(telemetry)
         telemetry.shutdown(timedelta(seconds=1))
         assert int(telemetry.correlation_id, 16) != 0
-        told = lines(capsys)
-        assert "migration.applied" in {line["event"] for line in told}
-        ours = [line["where"] for line in told if line["event"] == "webhooks.failed"]
+        reported = lines(capsys)
+        assert "migration.applied" in {line["event"] for line in reported}
+        ours = [line["where"] for line in reported if line["event"] == "webhooks.failed"]
         assert len([where for where in ours if where.startswith("telemetry.")]) == 1
 
-    def test_a_failed_set_up_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_failed_set_up_is_reported(self, capsys: pytest.CaptureFixture[str]) -> None:
         """What breaks during set-up is one line, and ids are still real."""
         telemetry = Telemetry(Providers(error=ValueError("CANARY")), log="json")
         (line,) = lines(capsys)

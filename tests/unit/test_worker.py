@@ -35,7 +35,7 @@ LONG_ENOUGH = timedelta(seconds=20)
 
 
 class Spans:
-    """Stands in for telemetry: keeps what it was told, makes no spans."""
+    """Stands in for telemetry: keeps its calls, makes no spans."""
 
     def __init__(self) -> None:
         self.finished: list[tuple[str, str, int]] = []
@@ -231,7 +231,7 @@ def test_a_hung_endpoint_delays_no_other() -> None:
 
 
 def test_stopping_cuts_the_attempt_under_way_and_defers_its_delivery() -> None:
-    """A stop ends a hanging attempt, whose delivery is due as before and told as deferred."""
+    """A stop ends a hanging attempt, whose delivery is due as before and reported as deferred."""
     bench = Bench(endpoint("stuck", 60), transport=Hanging())
     bench.hang(delivery(1, "stuck"))
     assert bench.spans.finished == [("dlv_stuck_1", "deferred", 0)]
@@ -263,7 +263,7 @@ def test_a_cut_attempt_is_none_beyond_those_before_it() -> None:
     assert bench.spans.next_attempts[0] is not None
 
 
-def test_a_stop_in_the_middle_of_a_record_tells_once() -> None:
+def test_a_stop_in_the_middle_of_a_record_reports_once() -> None:
     """When the worker stops while a lane records, its delivery ends once and nothing breaks."""
     bench = Bench(endpoint("a", 3600), transport=ScriptedTransport({"a": [503]}))
     record, is_recording, let_go = bench.outbox.record, threading.Event(), threading.Event()
@@ -329,7 +329,7 @@ def test_endpoints_that_rest_let_each_other_rest() -> None:
     assert len(bench.transport.sent) == len(endpoints) * FAILING_AFTER
 
 
-def test_a_fault_of_the_outbox_is_told_and_the_lane_goes_on() -> None:
+def test_a_fault_of_the_outbox_is_reported_and_the_lane_goes_on() -> None:
     """When a claim fails, the failure is reported and the next claim still delivers."""
     bench = Bench(endpoint())
     claim, failures = bench.outbox.claim, iter([OutboxError("disk full")])

@@ -1,4 +1,4 @@
-"""What every outbox promises to those who tell, and to those who claim: the port, line by line."""
+"""What every outbox promises to those who release and to those who claim: the port, line by line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from contract.made import (
 AN_HOUR = timedelta(hours=1)
 
 
-# Telling
+# Releasing
 
 
 def test_an_intent_comes_back_whole(outbox: Outbox) -> None:
@@ -123,7 +123,7 @@ def test_a_delivery_comes_back_as_it_was_released(outbox: Outbox) -> None:
 
 
 def test_a_released_delivery_is_due_at_once(outbox: Outbox) -> None:
-    """Even when the claimant's clock is behind the teller's, a fresh delivery is claimable."""
+    """Even when the claimant's clock is behind the reporter's, a fresh delivery is claimable."""
     release(outbox, 1)
     assert claim_ids(outbox, now=NOW - AN_HOUR) == ["dlv_a_1"]
 
