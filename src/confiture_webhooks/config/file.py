@@ -86,20 +86,19 @@ def _parsed(content: str) -> tuple[Any, int | None]:
 
 def _repeated(node: Any, seen: set[int], *, is_ours: bool = False) -> int | None:
     """The line of the first key below *node* that its mapping has twice, in the block or of it."""
+    known: set[str | None] = set()
     if isinstance(node, yaml.ScalarNode) or id(node) in seen:
         return None
     seen.add(id(node))
-    known: set[str] = set()
-    for one in node.value:
-        name, value = (one[0].value, one[1]) if isinstance(one, tuple) else (None, one)
-        is_block = is_ours or name == BLOCK
-        if isinstance(name, str) and is_block:
-            if name in known:
-                line: int = one[0].start_mark.line + 1
-                return line
-            known.add(name)
-        if is_block and (line := _repeated(value, seen, is_ours=True) or 0):
-            return line
+    for key, value in (one if isinstance(one, tuple) else (None, one) for one in node.value):
+        name = key.value if isinstance(key, yaml.ScalarNode) else None
+        if not (is_ours or name == BLOCK):
+            continue
+        if key and name in known:
+            return int(key.start_mark.line) + 1
+        known.add(name)
+        if found := _repeated(value, seen, is_ours=True):
+            return found
     return None
 
 

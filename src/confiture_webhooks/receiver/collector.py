@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.util
 import queue
 import threading
-import time
 import zlib
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..errors import WebhooksError
@@ -29,7 +28,7 @@ FORWARD_TIMEOUT_S = 5.0
 _PASSED_ON = ("Content-Type", "Content-Encoding")
 
 
-class LocalCollector:
+class LocalCollector(LoopbackServer):
     """An OTLP/HTTP receiver on 127.0.0.1, serving inside its ``with`` block.
 
     ``url`` is what ``OTEL_EXPORTER_OTLP_ENDPOINT`` takes. *forward_to* is the same of another
@@ -49,9 +48,7 @@ class LocalCollector:
         self._changed = threading.Condition()
         self._raw: deque[bytes] = deque()
         self._kept: dict[str, deque[Any]] = {path: deque(maxlen=KEPT) for path in _DECODERS}
-        self._server = LoopbackServer(self._receive, port=port, max_body=MAX_BODY)
-        self.url = self._server.url
-        self.port = self._server.port
+        super().__init__(self._receive, port=port, max_body=MAX_BODY)
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -83,24 +80,16 @@ class LocalCollector:
         self, predicate: Callable[[LocalCollector], object], timeout: float = 10.0
     ) -> None:
         """Return once *predicate* holds of this collector; raises TimeoutError if never."""
-        deadline = time.monotonic() + timeout
         with self._changed:
-            while not predicate(self):
-                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                    kept = ", ".join(f"{len(v)} from {k}" for k, v in self._kept.items())
-                    raise TimeoutError(f"not in {timeout} s; so far: {kept}")
+            if not self._changed.wait_for(lambda: predicate(self), timeout):
+                kept = ", ".join(f"{len(v)} from {k}" for k, v in self._kept.items())
+                raise TimeoutError(f"not in {timeout} s; so far: {kept}")
 
     def close(self) -> None:
         """Stop listening and finish forwarding, within bounds. Closing twice is allowed."""
-        self._server.close()
+        super().close()
         if self._forwarder is not None:
             self._forwarder.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _kept_at(self, path: str) -> tuple[Any, ...]:
         with self._changed:

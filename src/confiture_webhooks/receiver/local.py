@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SignatureError
 from ..verification import DEFAULT_TOLERANCE, signing_keys, verify
@@ -40,13 +39,14 @@ class Received:
     answer: Answer
 
 
-class LocalReceiver:
+class LocalReceiver(LoopbackServer):
     """A real HTTP receiver on 127.0.0.1, serving inside its ``with`` block.
 
     POSTs are answered from *answers*, then with 200, as every other request is. An entry is a
     status, a status with headers and maybe a body, ``"slow"``, or a fault: ``hang``, ``reset``,
     ``close``, ``drip``, ``drip_body``, ``rubbish``, ``endless``. *on_request* is called with each
-    request before its answer is sent, on the connection's thread.
+    request before its answer is sent, on the connection's thread. ``url`` and ``port`` are its
+    address, ``connections`` is how many were ever accepted, and ``close()`` ends it early.
     """
 
     def __init__(
@@ -71,9 +71,7 @@ class LocalReceiver:
         self._kept_bytes = 0
         self._count = 0
         self._changed = threading.Condition()
-        self._server = LoopbackServer(self._receive, port=port, tls=tls)
-        self.url = self._server.url
-        self.port = self._server.port
+        super().__init__(self._receive, port=port, tls=tls)
 
     def script(self, path: str, answers: Iterable[Scripted]) -> None:
         """Answer requests for *path* (without query) from *answers* first."""
@@ -86,29 +84,12 @@ class LocalReceiver:
         with self._changed:
             return tuple(self._requests)
 
-    @property
-    def connections(self) -> int:
-        """How many connections were ever accepted."""
-        return self._server.connections
-
     def wait_for(self, n: int = 1, timeout: float = 10.0) -> tuple[Received, ...]:
         """The requests, once there are *n*; raises TimeoutError after *timeout* seconds."""
-        deadline = time.monotonic() + timeout
         with self._changed:
-            while self._count < n:
-                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError(f"{self._count} of {n} requests in {timeout} s")
+            if not self._changed.wait_for(lambda: self._count >= n, timeout):
+                raise TimeoutError(f"{self._count} of {n} requests in {timeout} s")
             return tuple(self._requests)
-
-    def close(self) -> None:
-        """End every connection and stop listening. Closing twice is allowed."""
-        self._server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _receive(self, request: Incoming) -> Answer:
         verdict = self._verdict(request)

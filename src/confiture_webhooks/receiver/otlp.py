@@ -107,39 +107,28 @@ class LogRecord:
 
 def spans(content: bytes) -> list[Span]:
     """The spans of an ``ExportTraceServiceRequest``; raises ValueError when it is none."""
-    request = _parsed("trace", "ExportTraceServiceRequest", content)
-    return [
-        _span(span, resource, group)
-        for resource, group in _groups(request.resource_spans, "scope_spans")
-        for span in group.spans
-    ]
+    return [_span(*one) for one in _records("trace", "spans", "spans", content)]
 
 
 def metric_points(content: bytes) -> list[MetricPoint]:
     """The points of an ``ExportMetricsServiceRequest``; raises ValueError when it is none."""
-    request = _parsed("metrics", "ExportMetricsServiceRequest", content)
-    return [
-        point
-        for resource, group in _groups(request.resource_metrics, "scope_metrics")
-        for metric in group.metrics
-        for point in _points(metric, resource, group.scope.name)
-    ]
+    found = _records("metrics", "metrics", "metrics", content)
+    return [point for one in found for point in _points(*one)]
 
 
 def log_records(content: bytes) -> list[LogRecord]:
     """The records of an ``ExportLogsServiceRequest``; raises ValueError when it is none."""
-    request = _parsed("logs", "ExportLogsServiceRequest", content)
-    return [
-        _log_record(record, resource, group.scope.name)
-        for resource, group in _groups(request.resource_logs, "scope_logs")
-        for record in group.log_records
-    ]
+    return [_log_record(*one) for one in _records("logs", "logs", "log_records", content)]
 
 
-def _parsed(signal: str, request: str, content: bytes) -> Any:
+def _records(
+    signal: str, plural: str, records: str, content: bytes
+) -> Iterator[tuple[Any, Attributes, Any]]:
+    """Each record in *content*, the attributes of its resource, and the group of its scope."""
     service = f"opentelemetry.proto.collector.{signal}.v1.{signal}_service_pb2"
+    name = f"Export{signal.title()}ServiceRequest"
     try:
-        message = getattr(__import__(service, fromlist=[request]), request)()
+        message = getattr(__import__(service, fromlist=[name]), name)()
         from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415
             DecodeError,
         )
@@ -149,14 +138,11 @@ def _parsed(signal: str, request: str, content: bytes) -> Any:
         message.ParseFromString(content)
     except DecodeError as error:
         raise ValueError("not an OTLP request") from error
-    return message
-
-
-def _groups(resources: Any, scopes: str) -> Iterator[tuple[Attributes, Any]]:
-    for entry in resources:
+    for entry in getattr(message, f"resource_{plural}"):
         resource = _attributes(entry.resource)
-        for group in getattr(entry, scopes):
-            yield resource, group
+        for group in getattr(entry, f"scope_{plural}"):
+            for record in getattr(group, records):
+                yield record, resource, group
 
 
 def _span(span: Any, resource: Attributes, group: Any) -> Span:
@@ -189,7 +175,7 @@ def _span(span: Any, resource: Attributes, group: Any) -> Span:
     )
 
 
-def _points(metric: Any, resource: Attributes, scope: str) -> Iterator[MetricPoint]:
+def _points(metric: Any, resource: Attributes, group: Any) -> Iterator[MetricPoint]:
     kind = metric.WhichOneof("data")
     if kind is None:
         return
@@ -207,7 +193,7 @@ def _points(metric: Any, resource: Attributes, scope: str) -> Iterator[MetricPoi
             is_monotonic=data.is_monotonic if kind == "sum" else None,
             exemplar_trace_ids=tuple(one.trace_id.hex() for one in getattr(point, "exemplars", ())),
             resource=resource,
-            scope=scope,
+            scope=group.scope.name,
             **_measured(kind, point),
         )
 
@@ -223,7 +209,7 @@ def _measured(kind: str, point: Any) -> dict[str, Any]:
     return measured
 
 
-def _log_record(record: Any, resource: Attributes, scope: str) -> LogRecord:
+def _log_record(record: Any, resource: Attributes, group: Any) -> LogRecord:
     return LogRecord(
         event_name=record.event_name,
         severity=record.severity_text,
@@ -234,7 +220,7 @@ def _log_record(record: Any, resource: Attributes, scope: str) -> LogRecord:
         span_id=record.span_id.hex() or None,
         time_ns=record.time_unix_nano or record.observed_time_unix_nano,
         resource=resource,
-        scope=scope,
+        scope=group.scope.name,
     )
 
 
