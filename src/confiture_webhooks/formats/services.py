@@ -1,9 +1,8 @@
 """What services for chat and for paging take, made of an event's ``Message``.
 
-Slack and Discord are made on the host's own renderers. Its Teams renderer makes a MessageCard,
-which the workflows that replaced connectors do not all take; an Adaptive Card is what they are
-made for. Its renderers for paging name an alert by the migration's version alone, so that a
-success in one environment closes the alert of another, and OpsGenie's opens one for each success.
+Slack and Discord look as the host's own renderers make them. Its Teams renderer makes a
+MessageCard, which the workflows that replaced connectors do not all take. Its renderers for paging
+name an alert by the migration's version alone: a success in one environment ends that of another.
 
 An alert is opened by a failure and closed by the next success. What the outbox may not keep is put
 in when a delivery is sent, by ``provider``: PagerDuty's routing key, and the address that closes an
@@ -12,16 +11,12 @@ alert of OpsGenie.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..event import Event, rfc3339
-from .message import Message, Tone, cut, key, plain, tone
-
-if TYPE_CHECKING:
-    from confiture.core.hooks.notifications import Renderer
+from .message import Message, Tone, cut, key, plain
 
 _DISCORD_TOTAL = 6000
 _OPSGENIE_DETAILS = 8000
@@ -31,7 +26,7 @@ TEAMS_TOTAL = 28_000
 _SOURCE = "confiture"
 _SHORT = 40
 """A value up to this stands beside another."""
-_NEUTRAL = 0x5865A6
+_RGB = {Tone.GOOD: 0x36A64F, Tone.BAD: 0xCC0000, Tone.NEUTRAL: 0x5865A6}
 _MARKS = re.compile(r"[\\*_~`|\[\]<>#@]|(?m:^[-+])")
 _COLORS = {Tone.GOOD: "Good", Tone.BAD: "Attention", Tone.NEUTRAL: "Default"}
 
@@ -41,27 +36,21 @@ def slack(event: Event, message: Message) -> dict[str, Any]:
 
     Source: Slack, Reference: Secondary message attachments; Formatting message text.
     """
-    from confiture.core.hooks.notifications import SlackRenderer  # noqa: PLC0415
-
-    document = _host_document(SlackRenderer(), event)
-    (card,) = document["attachments"]
-    own = [
-        {"title": name, "value": _slack_text(value), "short": len(value) <= _SHORT}
-        for name, value in message.facts
-    ]
-    own += [
-        {"title": name, "value": _slack_text(url), "short": False} for name, url in message.links
-    ]
-    card["mrkdwn_in"] = []
-    card["fields"] = own + [field for field in card["fields"] if field["title"] == "Time"]
-    card["title"] = _slack_text(message.title)
-    card.pop("text", None)
-    if message.text:
-        card["text"] = _slack_text(message.text)
-    card["fallback"] = _slack_text(message.summary)
-    if message.tone is Tone.NEUTRAL:
-        card["color"] = f"#{_NEUTRAL:06x}"
-    return document
+    facts = [(name, value, len(value) <= _SHORT) for name, value in message.facts]
+    facts += [(name, url, False) for name, url in message.links]
+    facts.append(("Time", f"{event.occurred_at:%Y-%m-%d %H:%M UTC}", True))
+    card = {
+        "color": f"#{_RGB[message.tone]:06x}",
+        "fallback": _slack_text(message.summary),
+        "fields": [
+            {"title": name, "value": _slack_text(value), "short": is_short}
+            for name, value, is_short in facts
+        ],
+        "mrkdwn_in": [],
+        "title": _slack_text(message.title),
+        **({"text": _slack_text(message.text)} if message.text else {}),
+    }
+    return {"attachments": [card]}
 
 
 def discord(event: Event, message: Message) -> dict[str, Any]:
@@ -69,23 +58,19 @@ def discord(event: Event, message: Message) -> dict[str, Any]:
 
     Source: Discord, Webhook resource: Execute Webhook; Message resource: Embed limits.
     """
-    from confiture.core.hooks.notifications import DiscordRenderer  # noqa: PLC0415
-
-    document = _host_document(DiscordRenderer(), event)
-    (embed,) = document["embeds"]
-    own = [
+    facts = [
         {"name": name, "value": cut(_marked(value), 1024), "inline": len(value) <= _SHORT}
         for name, value in message.facts
     ]
-    own += [{"name": name, "value": _open(url), "inline": True} for name, url in message.links]
-    embed["fields"] = own
-    embed["title"] = cut(_marked(message.title), 256)
-    embed.pop("description", None)
-    if message.text:
-        embed["description"] = cut(_marked(message.text), 4096)
-    if message.tone is Tone.NEUTRAL:
-        embed["color"] = _NEUTRAL
-    return document | {"allowed_mentions": {"parse": []}}
+    facts += [{"name": name, "value": _open(url), "inline": True} for name, url in message.links]
+    embed = {
+        "color": _RGB[message.tone],
+        "fields": facts,
+        "timestamp": event.occurred_at.isoformat(),
+        "title": cut(_marked(message.title), 256),
+        **({"description": cut(_marked(message.text), 4096)} if message.text else {}),
+    }
+    return {"allowed_mentions": {"parse": []}, "embeds": [embed]}
 
 
 def discord_fits(document: Mapping[str, Any]) -> bool:
@@ -183,16 +168,6 @@ def opsgenie_fits(document: Mapping[str, Any]) -> bool:
 
 def _details(message: Message) -> dict[str, str]:
     return dict(message.facts) | dict(message.links)
-
-
-def _host_document(renderer: Renderer, event: Event) -> dict[str, Any]:
-    """What the host's own *renderer* makes of *event*: its frame, colours and times are kept."""
-    from confiture.core.hooks.notifications import NotificationContext  # noqa: PLC0415
-
-    is_success = tone(event) is not Tone.BAD
-    context = NotificationContext(success=is_success, timestamp=event.occurred_at)
-    document: dict[str, Any] = json.loads(renderer.render(context).body)
-    return document
 
 
 def _marked(text: str) -> str:
