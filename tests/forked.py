@@ -1,7 +1,7 @@
 """Each ``confiture`` command as a fork of one process that has imported the host.
 
 Importing the host and building its commands takes 0.9 s of a processor, a fork 0.02 s. Arguments,
-environment, working directory, the three streams, exit codes and signals are those of a real
+environment, working directory, user, the three streams, exit codes and signals are those of a real
 process. Its shutdown is Python's own too: threads are joined, exit handlers run and streams are
 flushed. Only the modules that all forks share are not taken apart at the end, which takes 0.1 s.
 """
@@ -33,7 +33,7 @@ CONFITURE = Path(sys.executable).with_name("confiture")
 """The console script of the environment the tests run in."""
 
 READ_LATE = re.compile(
-    r"PATH|HOME|TMPDIR|XDG_\w+|CONFITURE_\w+|OTEL_(EXPORTER|SERVICE|RESOURCE|SDK)_\w+|TRACEPARENT|TRACESTATE"
+    r"PATH|HOME|TMPDIR|PYTHONIOENCODING|XDG_\w+|CONFITURE_\w+|OTEL_(EXPORTER|SERVICE|RESOURCE|SDK)_\w+|TRACEPARENT|TRACESTATE"
     r"|BAGGAGE|CORRELATION_ID|DATABASE_URL|PG\w+|\w+_proxy|\w+_PROXY|REQUESTS_CA_BUNDLE"
     r"|RES_OPTIONS|SSL_CERT_\w+|CURL_CA_BUNDLE|CI|CI_\w+|GITHUB_\w+|GITLAB_\w+|(WEBHOOK|SLACK|TEAMS|CHAT|API|DB)\w*|\w+_KEY"
 )
@@ -42,6 +42,7 @@ FIXED = {"LANG": "C.UTF-8", "COLUMNS": "100"}
 """What the importing process has, and each of its commands too."""
 FOREIGN = (
     "confiture.cli.main",
+    "grp",
     "opentelemetry.exporter.otlp.proto.http._log_exporter",
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
@@ -50,6 +51,7 @@ FOREIGN = (
     "opentelemetry.sdk.metrics.export",
     "opentelemetry.sdk.trace.export",
     "psycopg.types.json",
+    "pwd",
     "requests",
     "structlog",
 )
@@ -80,6 +82,7 @@ class Forked(subprocess.Popen[str]):
                 "cwd": os.fspath(asked["cwd"]),
                 "env": asked["env"],
                 "new_session": asked["start_new_session"],
+                **{name: asked[name] for name in ("gids", "gid", "uid")},
             }
             self._template.ask(json.dumps(what).encode(), [*streams, theirs.fileno()])
         self.pid = STATUS.unpack(self._status.recv(STATUS.size))[0]
@@ -230,8 +233,18 @@ def become(asked: dict[str, Any]) -> None:
     os.chdir(asked["cwd"])
     if asked["new_session"]:
         os.setsid()
+    if asked["gids"] is not None:
+        os.setgroups(asked["gids"])
+    if asked["gid"] is not None:
+        os.setregid(asked["gid"], asked["gid"])
+    if asked["uid"] is not None:
+        os.setreuid(asked["uid"], asked["uid"])
     sys.argv[:] = [str(CONFITURE), *asked["arguments"]]
     sys.path[0] = str(CONFITURE.parent)
+    if encoding := os.environ.get("PYTHONIOENCODING"):
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            errors = "backslashreplace" if stream is sys.stderr else "strict"
+            stream.reconfigure(encoding=encoding, errors=errors)
     if planted := os.environ.get("PYTHONPATH"):
         sys.path.insert(1, planted)
         sys.modules.pop("sitecustomize", None)

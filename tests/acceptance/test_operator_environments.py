@@ -363,7 +363,7 @@ def test_what_others_named_cannot_steer_a_terminal_or_a_shell(shared: Shared) ->
 @on_sqlite
 def test_output_degrades_where_a_terminal_cannot_show_it(shared: Shared) -> None:
     """Nothing ends in a traceback on a terminal that knows ASCII only."""
-    env = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    env = {"PYTHONIOENCODING": "ascii"}
     for words in (("check",), ("status",), ("list",), ("deliver",), ("redeliver", "--dead")):
         done = shared.confiture("webhooks", *words, *of("staging"), env=env)
         assert "Traceback" not in done.stderr

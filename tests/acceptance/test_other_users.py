@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
-import site
 import subprocess
-import sys
 import tempfile
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import forked
 from confiture_webhooks.outbox.sqlite import default_path
 from project import Project
 
@@ -29,27 +26,6 @@ from confiture_webhooks.hooks import register_hook
 def greet(context):
     print("the hook ran")
 """
-CONFITURE = (
-    f"import site; site.addsitedir({site.getsitepackages()[0]!r}); "
-    "from confiture.cli.main import app; app(prog_name='confiture')"
-)
-
-
-@cache
-def interpreter() -> str | None:
-    """A Python that any user can start, with the packages of this one."""
-    system = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin:/usr/local/bin")
-    for python in (sys.executable, system):
-        command = [python or "-", "-P", "-c", CONFITURE, "webhooks", "--version"]
-        try:
-            done = subprocess.run(
-                command, user=ADA, group=ADA, extra_groups=[], check=False, cwd="/"
-            )
-        except OSError:
-            continue
-        if done.returncode == 0:
-            return python
-    return None
 
 
 class Place(Project):
@@ -64,17 +40,14 @@ class Place(Project):
         **env: str,
     ) -> subprocess.CompletedProcess[str]:
         """Run ``confiture`` to its end, without a home directory unless *env* has one."""
-        return subprocess.run(
-            [str(interpreter()), "-P", "-c", CONFITURE, *arguments],
+        return forked.run(
+            [*arguments],
             cwd=self.path,
-            env={"PATH": os.defpath, "LANG": "C.UTF-8", **env},
+            env={"PATH": os.defpath, **forked.FIXED, **env},
             user=uid,
             group=uid if gid is None else gid,
             extra_groups=groups,
-            capture_output=True,
-            text=True,
             timeout=120,
-            check=False,
         )
 
     def give(self, uid: int, gid: int | None = None, mode: int = 0o755) -> None:
@@ -94,8 +67,6 @@ def place(database: str, receiver: Any) -> Iterator[Place]:
     """A project of root with a migration, a hook and an endpoint."""
     if os.name != "posix" or os.geteuid() != 0:
         pytest.skip("only root can run commands as other users")
-    if interpreter() is None:
-        pytest.skip("no Python here that another user can start")
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         place = Place(Path(directory) / "project", database)
