@@ -242,9 +242,8 @@ def become(asked: dict[str, Any]) -> None:
     sys.argv[:] = [str(CONFITURE), *asked["arguments"]]
     sys.path[0] = str(CONFITURE.parent)
     if encoding := os.environ.get("PYTHONIOENCODING"):
-        for stream in (sys.stdin, sys.stdout, sys.stderr):
-            errors = "backslashreplace" if stream is sys.stderr else "strict"
-            stream.reconfigure(encoding=encoding, errors=errors)
+        sys.stdout = open(1, "w", encoding=encoding)  # noqa: PTH123, SIM115
+        sys.stderr = open(2, "w", 1, encoding=encoding, errors="backslashreplace")  # noqa: PTH123, SIM115
     if planted := os.environ.get("PYTHONPATH"):
         sys.path.insert(1, planted)
         sys.modules.pop("sitecustomize", None)
