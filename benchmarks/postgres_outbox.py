@@ -207,6 +207,8 @@ def under_a_long_transaction(dsn: str, count: int) -> None:
 def in_the_transaction(dsn: str) -> Comparison:
     """From the last statement to the COMMIT: what the release adds."""
     with closing(PostgresOutbox(dsn)) as outbox, psycopg.connect(dsn) as connection:
+        lent = outbox.over(connection)
+        assert lent is not None
 
         def ended(*, is_released: bool) -> float:
             times = []
@@ -215,7 +217,7 @@ def in_the_transaction(dsn: str) -> Comparison:
                 one = delivery(number, number)
                 started = time.perf_counter()
                 if is_released:
-                    assert outbox.release_on(connection, one.event_id, [one])
+                    lent.release(one.event_id, [one])
                 times.append((time.perf_counter() - started) * 1000)
                 connection.commit()
             return statistics.median(times)

@@ -17,8 +17,9 @@ import pytest
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+from confiture_webhooks.delivery import Delivery
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.outbox import Intent, postgres_session
+from confiture_webhooks.outbox import Intent, Outbox, postgres_session
 from confiture_webhooks.outbox import postgres as schema
 from confiture_webhooks.outbox import rows as documents
 from confiture_webhooks.outbox import schema as versions
@@ -55,12 +56,38 @@ def migrating(outbox_database: str) -> Iterator[psycopg.Connection[Any]]:
 # In the migration's transaction
 
 
+def over(outbox: Outbox, connection: Any) -> Outbox:
+    """The outbox by way of a connection to its database."""
+    found = outbox.over(connection)
+    assert found is not None
+    return found
+
+
+def is_done(call: Callable[[], object]) -> bool:
+    """Whether it was not refused."""
+    try:
+        call()
+    except OutboxError:
+        return False
+    return True
+
+
+def release_on(outbox: Outbox, connection: Any, event: str, deliveries: list[Delivery]) -> bool:
+    """Whether the event could be released over the connection."""
+    return is_done(lambda: over(outbox, connection).release(event, deliveries))
+
+
+def stage_on(outbox: Outbox, connection: Any, staged: Intent) -> bool:
+    """Whether the intent could be staged over the connection."""
+    return is_done(lambda: over(outbox, connection).stage(staged))
+
+
 def test_a_release_comes_with_the_transaction(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any]
 ) -> None:
     """Nothing is there before the commit, all of it afterwards; a second release adds nothing."""
     outbox.stage(intent(1))
-    assert outbox.release_on(migrating, event_id(1), [delivery(1), delivery(1, "b")])
+    assert release_on(outbox, migrating, event_id(1), [delivery(1), delivery(1, "b")])
     assert not outbox.deliveries()
     assert outbox.intents()
     migrating.commit()
@@ -74,7 +101,7 @@ def test_a_release_goes_with_the_transaction(
 ) -> None:
     """After a rollback there is no delivery, the intent is there, and the event can be reported."""
     outbox.stage(intent(1))
-    assert outbox.release_on(migrating, event_id(1), [delivery(1)])
+    assert release_on(outbox, migrating, event_id(1), [delivery(1)])
     migrating.rollback()
     assert not outbox.deliveries()
     assert outbox.intents() == [intent(1)]
@@ -91,7 +118,7 @@ def test_a_refused_release_leaves_the_transaction_as_it_was(
     """An INSERT that fails costs its savepoint: the transaction goes on and commits."""
     release(outbox, 1)
     again = replace(delivery(2), id="dlv_a_1")
-    assert not outbox.release_on(migrating, event_id(2), [again])
+    assert not release_on(outbox, migrating, event_id(2), [again])
     migrating.execute("INSERT INTO made VALUES (1)")
     migrating.commit()
     row = migrating.execute("SELECT count(*) FROM made").fetchone()
@@ -106,7 +133,7 @@ def test_a_lock_on_the_outbox_does_not_hold_the_transaction_up(
         other.execute("LOCK TABLE confiture_webhooks.deliveries IN ACCESS EXCLUSIVE MODE")
         migrating.execute("SET LOCAL lock_timeout = '1min'")
         began = time.monotonic()
-        assert not outbox.release_on(migrating, event_id(1), [delivery(1)])
+        assert not release_on(outbox, migrating, event_id(1), [delivery(1)])
         assert time.monotonic() - began < 30  # noqa: PLR2004
         other.rollback()
     assert migrating.info.transaction_status == TransactionStatus.INTRANS
@@ -122,7 +149,7 @@ def test_a_release_leaves_the_settings_of_the_transaction(
     migrating.execute(f"{scope} lock_timeout = '3s'")
     migrating.execute(f"{scope} statement_timeout = '1min'")
     shown = "SELECT current_setting('lock_timeout'), current_setting('statement_timeout')"
-    assert outbox.release_on(migrating, event_id(1), [delivery(1)])
+    assert release_on(outbox, migrating, event_id(1), [delivery(1)])
     assert migrating.execute(shown).fetchone() == ("3s", "1min")
     migrating.commit()
     after = ("3s", "1min") if scope == "SET" else ("0", "0")
@@ -140,10 +167,10 @@ def test_a_release_needs_its_database_and_a_sound_transaction(
     """After a failure, and in another database, it does nothing."""
     with suppress(psycopg.Error):
         migrating.execute("SELECT nosuch")
-    assert not outbox.release_on(migrating, event_id(1), [delivery(1)])
+    assert not release_on(outbox, migrating, event_id(1), [delivery(1)])
     with psycopg.connect(database) as elsewhere:
         elsewhere.execute("SELECT 1")
-        assert not outbox.release_on(elsewhere, event_id(1), [delivery(1)])
+        assert outbox.over(elsewhere) is None
     assert not outbox.deliveries()
 
 
@@ -158,16 +185,16 @@ def test_over_an_idle_connection_it_has_a_transaction_of_its_own(
     with psycopg.connect(outbox_database) as idle:
         settings = idle.execute(before).fetchall()
         idle.rollback()
-        assert outbox.stage_on(idle, intent(1))
+        assert stage_on(outbox, idle, intent(1))
         assert idle.info.transaction_status == TransactionStatus.IDLE
-        assert outbox.intents_on(idle) == [intent(1)]
+        assert over(outbox, idle).intents() == [intent(1)]
         assert outbox.intents() == [intent(1)]
-        assert outbox.release_on(idle, event_id(1), [delivery(1)])
+        assert release_on(outbox, idle, event_id(1), [delivery(1)])
         assert idle.info.transaction_status == TransactionStatus.IDLE
         assert not idle.autocommit
         assert claim_ids(outbox) == ["dlv_a_1"]
         assert idle.execute(before).fetchall() == settings
-        assert not outbox.stage_on(idle, intent(2))  # in a transaction
+        assert not stage_on(outbox, idle, intent(2))  # in a transaction
 
 
 def test_without_a_question_there_is_no_connection(database: str) -> None:
@@ -176,7 +203,7 @@ def test_without_a_question_there_is_no_connection(database: str) -> None:
         psycopg.connect(database) as idle,
         closing(PostgresOutbox(database, connects=False)) as outbox,
     ):
-        assert outbox.stage_on(idle, intent(1))
+        assert stage_on(outbox, idle, intent(1))
         row = idle.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
             "AND application_name = 'confiture-webhooks'"
@@ -209,9 +236,9 @@ def test_no_setting_of_a_database_changes_anything(outbox_database: str, setting
             with closing(opened()) as outbox, psycopg.connect(outbox_database) as idle:
                 if "read_only" not in setting:
                     idle.execute("SELECT 1")
-                assert outbox.stage_on(idle, intent(2)) == ("read_only" in setting)
+                assert stage_on(outbox, idle, intent(2)) == ("read_only" in setting)
                 outbox.stage(intent(3))
-                assert outbox.release_on(idle, event_id(1), [odd])
+                assert release_on(outbox, idle, event_id(1), [odd])
                 idle.commit()
                 [claim] = outbox.claim("a", environment="production", now=NOW, lease=LEASE)
                 assert claim.delivery == odd
@@ -311,7 +338,7 @@ def test_the_printed_grants_are_enough(role: tuple[str, str], database: str) -> 
         assert outbox.prune(before=NOW + timedelta(days=1), keep=0) == 1
         with psycopg.connect(dsn) as migrating:
             migrating.execute("SELECT 1")
-            assert outbox.release_on(migrating, event_id(9), [delivery(9)])
+            assert release_on(outbox, migrating, event_id(9), [delivery(9)])
         assert outbox.deliveries()[0].delivery.id == "dlv_a_9"
 
 
@@ -612,7 +639,7 @@ def test_an_open_release_keeps_no_worker_waiting(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any]
 ) -> None:
     """While a migration has yet to commit its event, others report, claim and record theirs."""
-    assert outbox.release_on(migrating, event_id(1), [delivery(1)])
+    assert release_on(outbox, migrating, event_id(1), [delivery(1)])
     release(outbox, 2)
     finish(outbox)
     assert outbox.prune(before=NOW + timedelta(days=1), keep=0) == 1

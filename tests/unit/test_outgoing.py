@@ -18,6 +18,7 @@ from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import EventType, payload
 from confiture_webhooks.formats import WORDS, Words
+from confiture_webhooks.outbox import Intent, Outbox
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.run import outgoing, run_outbox, sending
@@ -283,14 +284,10 @@ def test_what_memory_holds_stays_there_while_the_store_refuses() -> None:
 class Joining(InMemoryOutbox):
     """Goes with a transaction, and refuses all afterwards: its server was killed."""
 
-    def intents_on(self, connection: Any) -> list[Any]:
-        return []
+    def over(self, _: Any) -> Outbox:
+        return Outbox(self._store)
 
-    def release_on(self, connection: Any, event_id: str, deliveries: Any) -> bool:
-        super().release(event_id, deliveries)
-        return True
-
-    def release(self, event_id: str, deliveries: Any) -> None:
+    def release(self, *_: Any) -> bool:
         raise OutboxError("gone")
 
 
@@ -300,28 +297,39 @@ class Lying(InMemoryOutbox):
     def __init__(self) -> None:
         super().__init__()
         self.is_durable = True
-        self.over: list[str] = []
+        self.written: list[str] = []
         self.beside: list[str] = []
         self.refuses = False
 
-    def intents_on(self, connection: Any) -> list[Any]:
-        return list(super().intents())
-
-    def stage_on(self, connection: Any, intent: Any) -> bool:
-        self.over += [] if self.refuses else [f"stage {intent.event_id}"]
-        return not self.refuses
-
-    def release_on(self, connection: Any, event_id: str, deliveries: Any) -> bool:
-        self.over += [] if self.refuses else [f"release {event_id}"]
-        super().release(event_id, deliveries)
-        return not self.refuses
+    def over(self, _: Any) -> Outbox:
+        return Over(self)
 
     def stage(self, intent: Any) -> None:
         self.beside.append(f"stage {intent.event_id}")
 
-    def release(self, event_id: str, deliveries: Any) -> None:
+    def release(self, event_id: str, deliveries: Any, *_: Any) -> bool:
         self.beside.append(f"release {event_id}")
-        super().release(event_id, deliveries)
+        return super().release(event_id, deliveries)
+
+
+class Over(Outbox):
+    """*lying* by way of the connection."""
+
+    def __init__(self, lying: Lying) -> None:
+        super().__init__(lying._store)
+        self._lying = lying
+
+    def stage(self, intent: Any) -> None:
+        self._write(f"stage {intent.event_id}")
+
+    def release(self, event_id: str, deliveries: Any, *_: Any) -> bool:
+        self._write(f"release {event_id}")
+        return super().release(event_id, deliveries)
+
+    def _write(self, what: str) -> None:
+        if self._lying.refuses:
+            raise OutboxError("refused")
+        self._lying.written.append(what)
 
 
 def lent(outbox: Any) -> tuple[Any, Any]:
@@ -337,7 +345,7 @@ def test_while_the_run_migrates_everything_goes_over_its_connection() -> None:
     bench, _ = lent(outbox := Lying())
     bench.outgoing.stage(intent(1))
     bench.outgoing.record(event(), TRACE)
-    assert outbox.over == [f"stage {event_id(1)}", "release evt_1"]
+    assert outbox.written == [f"stage {event_id(1)}", "release evt_1"]
     assert bench.made == ["outbox"]
     bench.outgoing.give_back()
     assert bench.end() is None
@@ -361,7 +369,7 @@ def test_what_cannot_be_written_over_it_is_written_afterwards_once(why: str) -> 
         bounded(record, 5)
     else:
         record()
-    assert outbox.over == outbox.beside == []
+    assert outbox.written == outbox.beside == []
     connection.closed = True
     bench.outgoing.give_back()
     assert outbox.beside == [f"stage {event_id(1)}", "release evt_1"]
@@ -406,12 +414,17 @@ def test_a_slow_refusal_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(outgoing, "SLOW_S", -1.0)
     bench, connection = lent(outbox := Lying())
     asked: list[str] = []
-    outbox.stage_on = lambda _, intent: bool(asked.append(intent.event_id))  # type: ignore[method-assign, func-returns-value]
+
+    def refuse(_: Over, one: Intent) -> None:
+        asked.append(one.event_id)
+        raise OutboxError("locked")
+
+    monkeypatch.setattr(Over, "stage", refuse)
     for number in (1, 2):
         bench.outgoing.stage(intent(number))
     bench.outgoing.record_on(connection, event(), TRACE)
     bench.outgoing.record(event(), TRACE)
-    assert (asked, outbox.over) == ([event_id(1)], [])
+    assert (asked, outbox.written) == ([event_id(1)], [])
     bench.outgoing.give_back()
     assert outbox.beside == [f"stage {event_id(1)}", f"stage {event_id(2)}", "release evt_1"]
     bench.end()

@@ -66,7 +66,7 @@ PASSED = 1_000
 """A look that takes longer is not repeated for each claim, once so many have been passed."""
 
 Step = tuple[str, Mapping[str, Any]]
-"""A statement's name and values."""
+"""A statement's name and values; ``release`` is several, and has a list of ``deliveries``."""
 Found = Sequence[rows.Stored]
 Release = tuple[str, Sequence[Delivery]]
 """An event's id and its deliveries."""
@@ -136,17 +136,16 @@ class Outbox:
 
     def stage(self, intent: Intent) -> None:
         """Remember that a migration is about to run; a second time, or late, changes nothing."""
-        self._store.write(self._staging(intent))
+        self._store.write(("stage", rows.intent_values(replace(intent, holder=self.holder))))
 
-    def _staging(self, intent: Intent) -> Step:
-        return "stage", rows.intent_values(replace(intent, holder=self.holder))
+    def over(self, _connection: Any, /) -> Outbox | None:
+        """This outbox by way of another's connection to its database; ``None``: it is to another.
 
-    def stage_on(self, _connection: Any, _intent: Intent, /) -> bool:
-        """Stage over a connection, in a transaction of its own, if it is idle in this database.
-
-        ``False``: not possible there, or refused. Nothing is left on the session.
+        While the connection is idle each step is a transaction of its own. In one that is open
+        intents are read and events released: they stay if it commits, and a step that is refused
+        leaves it as it was. Nothing is left on the session.
         """
-        return False
+        return None
 
     def release(self, event_id: str, deliveries: Sequence[Delivery], *then: Release) -> bool:
         """The outcome is known: replace the intent, if any, by its deliveries (maybe none).
@@ -154,45 +153,19 @@ class Outbox:
         *then*: what is released after it in the same step. ``False``: another one released it.
         """
         events = ((event_id, deliveries), *then)
-        answers = self._store.write(*(step for one in events for step in self._releasing(*one)))
-        return bool(answers[0])
+        return bool(self._store.write(*(self._releasing(*one) for one in events))[0])
 
-    def _releasing(self, event_id: str, deliveries: Sequence[Delivery]) -> list[Step]:
-        head, each = self._release_values(event_id, deliveries)
-        steps: list[Step] = [("mark_released", head), ("unstage", head)]
-        for values in each:
-            steps += [("add_delivery", values), ("add_body", values)]
-            if head["holder"]:
-                steps.append(("end_leases", values))
-        return steps
-
-    def _release_values(
-        self, event_id: str, deliveries: Sequence[Delivery]
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The values of a release, and with them those of each of its deliveries."""
+    def _releasing(self, event_id: str, deliveries: Sequence[Delivery]) -> Step:
         environment = deliveries[0].environment if deliveries else self.environment
-        head = {
+        values = {
             "event_id": rows.text(event_id),
             "environment": rows.environment(environment),
             "released_at": rows.instant(datetime.now(UTC)),
             "token": os.urandom(8).hex(),
             "holder": self._killed.get(event_id),
         }
-        return head, [head | rows.delivery_values(one) for one in deliveries]
-
-    def intents_on(self, _connection: Any, /) -> Sequence[Intent] | None:
-        """The intents over a connection; ``None``: not possible there."""
-        return None
-
-    def release_on(
-        self, _connection: Any, _event_id: str, _deliveries: Sequence[Delivery], /, *_then: Release
-    ) -> bool | None:
-        """Release in the transaction a connection has open: it stays if that commits.
-
-        One that is idle releases in a transaction of its own. Returns what ``release`` does;
-        ``None``: not possible there, or refused; the transaction is as it was.
-        """
-        return None
+        each = [values | rows.delivery_values(one) for one in deliveries]
+        return "release", {**values, "deliveries": each}
 
     def intents(self) -> Sequence[Intent]:
         """Those staged and not released, oldest first, without those that cannot be read."""
@@ -204,12 +177,10 @@ class Outbox:
 
     def _intents(self) -> list[Intent | UnreadableIntent]:
         [found] = self._store.read(("intents", {}))
-        return self._understood(found)
-
-    def _understood(self, found: Found) -> list[Intent | UnreadableIntent]:
         read = [rows.intent(row) for row in found]
         holders = {one.event_id: one.holder for one in read if isinstance(one, Intent)}
-        self._killed = {key: one for key, one in holders.items() if one and one != self.holder}
+        self._killed.clear()
+        self._killed |= {key: one for key, one in holders.items() if one and one != self.holder}
         return read
 
     # A worker

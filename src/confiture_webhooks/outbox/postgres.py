@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -20,10 +21,9 @@ from psycopg import errors
 from psycopg import sql as pgsql
 from psycopg.pq import TransactionStatus
 
-from ..delivery import Delivery
 from ..errors import OutboxError
 from . import rows, schema
-from .outbox import Found, Outbox, Release, Step
+from .outbox import Found, Outbox, Step
 from .postgres_listener import Listener
 from .postgres_session import (
     Session,
@@ -35,7 +35,6 @@ from .postgres_session import (
     settings,
     translated,
 )
-from .values import Intent
 
 SCHEMA = "confiture_webhooks"
 TABLES = ("intents", "released", "deliveries", "bodies", "attempts", "endpoints")
@@ -54,8 +53,8 @@ _HURRY = "200ms"
 """How long a statement in a migration's transaction may wait for a lock."""
 _PATIENCE = "500ms"
 """The same over its connection while that is idle."""
-_REHEARSAL = '{"event_id": "", "deliveries": [{}]}'
-"""A release that changes nothing: the server has all of it planned and at hand afterwards."""
+_REHEARSAL: Step = ("release", {"event_id": "", "deliveries": [{}]})
+"""It changes nothing: the server has all of a release planned and at hand afterwards."""
 
 
 def _fitted(name: str, values: str) -> str:
@@ -120,10 +119,21 @@ def statement(name: str) -> str:
     return re.sub(r"(?<!:):(\w+)", r"%(\1)s", text)
 
 
-def _composed(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> list[str]:
-    """*steps* with their values in them, as *connection* writes literals."""
+def _composed(
+    connection: psycopg.Connection[Any], steps: Sequence[Step], wait: str = "2s"
+) -> list[str]:
+    """*steps* with their values in them, as *connection* writes literals.
+
+    *wait*: how long a release may wait for a lock.
+    """
     cursor = psycopg.ClientCursor(connection)
-    return [cursor.mogrify(statement(name), dict(values)) for name, values in steps]
+    composed = []
+    for name, values in steps:
+        if name == "release":
+            given = json.dumps(values, ensure_ascii=False, default=bytes.hex)
+            values = {"given": given, "wait": wait}  # noqa: PLW2901
+        composed.append(cursor.mogrify(statement(name), dict(values)))
+    return composed
 
 
 class PostgresStore:
@@ -143,7 +153,7 @@ class PostgresStore:
 
     def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
         """Do all of *steps* or none; the rows each returns, or how many it changed."""
-        return self._done(steps, settings(synchronous_commit="on" if is_synced else "off"))
+        return self._done(steps, _beginning(is_synced=is_synced))
 
     def _done(self, steps: Sequence[Step], beginning: str) -> list[Any]:
         return self.session.ask(lambda lent: [beginning, *_composed(lent, steps)])[2:]
@@ -154,6 +164,54 @@ class PostgresStore:
     def close(self) -> None:
         """Close the connection."""
         self.session.close()
+
+
+class LentStore:
+    """The statements over another's connection, in its transaction if it has one open.
+
+    It waits for no lock for long.
+    """
+
+    is_durable = True
+
+    def __init__(self, connection: psycopg.Connection[Any], where: str) -> None:
+        self._connection = connection
+        self.where = where
+        self._is_prepared = False
+
+    def read(self, *steps: Step) -> list[Found]:
+        """The rows that each of *steps* returns."""
+        return self._done(steps, is_question=True)
+
+    def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
+        """Do all of *steps* or none; the rows each returns, or how many it changed."""
+        return self._done(steps, is_question=False, is_synced=is_synced)
+
+    def close(self) -> None:
+        """The connection is another's."""
+
+    def _done(
+        self, steps: Sequence[Step], *, is_question: bool, is_synced: bool = True
+    ) -> list[Any]:
+        connection, status = self._connection, self._connection.info.transaction_status
+        with translated(self.where):
+            if status == TransactionStatus.IDLE:
+                with _committing(connection):
+                    if not self._is_prepared:
+                        prepare(connection, self.where, wait="2s")
+                        ask(connection, settings(), *_composed(connection, [_REHEARSAL]))
+                        self._is_prepared = True
+                    beginning = _beginning(is_synced=is_synced, lock_timeout=_PATIENCE)
+                    return ask(connection, beginning, *_composed(connection, steps, _PATIENCE))[2:]
+            # An intent would go with the transaction.
+            is_fit = is_question or all(name == "release" for name, _ in steps)
+            if status == TransactionStatus.INTRANS and is_fit:
+                return _within(connection, steps, is_question=is_question)
+        raise OutboxError(f"outbox {self.where}: the connection is in a transaction")
+
+
+def _beginning(*, is_synced: bool, **more: str) -> str:
+    return settings(synchronous_commit="on" if is_synced else "off", **more)
 
 
 class PostgresOutbox(Outbox):
@@ -168,8 +226,6 @@ class PostgresOutbox(Outbox):
 
     def __init__(self, dsn: str, *, connects: bool = True) -> None:
         super().__init__(PostgresStore(dsn))
-        self._near: psycopg.Connection[Any] | None = None
-        """Another's connection that is known to be to this database."""
         if connects:
             with self._store.session.lent():
                 pass
@@ -179,65 +235,13 @@ class PostgresOutbox(Outbox):
         """Whether the outbox was not there before."""
         return self._store.has_made
 
-    def _releasing(
-        self, event_id: str, deliveries: Sequence[Delivery], *, wait: str = "2s"
-    ) -> list[Step]:
-        head, each = self._release_values(event_id, deliveries)
-        given = json.dumps({**head, "deliveries": each}, ensure_ascii=False, default=bytes.hex)
-        return [("release", {"given": given, "wait": wait})]
-
-    def stage_on(self, connection: psycopg.Connection[Any], intent: Intent, /) -> bool:
-        """Stage over *connection*, if it is idle in this database."""
-        if connection.info.transaction_status != TransactionStatus.IDLE:
-            return False
-        return self._asked_on(connection, [self._staging(intent)]) is not None
-
-    def intents_on(self, connection: psycopg.Connection[Any], /) -> Sequence[Intent] | None:
-        """The intents over *connection*; ``None``: not possible there."""
-        answers = self._asked_on(connection, [("intents", {})], keeps=False)
-        if answers is None:
+    def over(self, connection: psycopg.Connection[Any], /) -> Outbox | None:
+        """This outbox over *connection*, if that is to its database."""
+        if not is_at(self._store.session.dsn, connection.info):
             return None
-        return [one for one in self._understood(answers[0]) if isinstance(one, Intent)]
-
-    def release_on(
-        self,
-        connection: psycopg.Connection[Any],
-        event_id: str,
-        deliveries: Sequence[Delivery],
-        /,
-        *then: Release,
-    ) -> bool | None:
-        """Release over *connection*, if it is to this database. Never raises OutboxError."""
-        events = ((event_id, deliveries), *then)
-        steps = [step for one in events for step in self._releasing(*one, wait=_HURRY)]
-        answers = self._asked_on(connection, steps)
-        return None if answers is None else bool(answers[0])
-
-    def _asked_on(
-        self, connection: psycopg.Connection[Any], steps: Sequence[Step], *, keeps: bool = True
-    ) -> list[Any] | None:
-        """What *steps* answer over another's *connection*; ``None``: nothing was done there.
-
-        Unless they are to *keep* what they do, they are questions.
-        """
-        with suppress(psycopg.Error, OutboxError):
-            status = connection.info.transaction_status
-            if self._near is not connection:
-                if not is_at(self._store.session.dsn, connection.info):
-                    return None
-                if status == TransactionStatus.IDLE:
-                    with _committing(connection):
-                        prepare(connection, self.where, wait="2s")
-                        rehearsed = ("release", {"given": _REHEARSAL, "wait": _PATIENCE})
-                        ask(connection, settings(), *_composed(connection, [rehearsed]))
-                    self._near = connection
-            if status == TransactionStatus.IDLE:
-                with _committing(connection):
-                    beginning = settings(synchronous_commit="on", lock_timeout=_PATIENCE)
-                    return ask(connection, beginning, *_composed(connection, steps))[2:]
-            if status == TransactionStatus.INTRANS:
-                return _within(connection, steps, keeps=keeps)
-        return None
+        lent = copy(self)
+        lent._store = LentStore(connection, self.where)  # type: ignore[assignment]  # noqa: SLF001
+        return lent
 
     def prune(self, *, before: datetime, keep: int) -> int:
         """Forget no delivery because this machine's clock is ahead of the server's."""
@@ -269,7 +273,7 @@ def _committing(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def _within(
-    connection: psycopg.Connection[Any], steps: Sequence[Step], *, keeps: bool
+    connection: psycopg.Connection[Any], steps: Sequence[Step], *, is_question: bool
 ) -> list[Any]:
     """What *steps* answer in a savepoint of the transaction that is open: one round trip.
 
@@ -277,9 +281,9 @@ def _within(
     """
     saved, released = f"SAVEPOINT {SCHEMA}", f"RELEASE SAVEPOINT {SCHEMA}"
     undone = f"ROLLBACK TO {saved}"
-    composed = _composed(connection, steps)
+    composed = _composed(connection, steps, _HURRY)
     try:
-        if keeps:
+        if not is_question:
             return ask(connection, saved, *composed, released)[1:-1]
         hurry = f"SELECT pg_catalog.set_config('lock_timeout', '{_HURRY}', true)"
         return ask(connection, saved, hurry, *composed, undone, released)[2:-2]

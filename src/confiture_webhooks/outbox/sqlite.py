@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -125,8 +125,11 @@ class _Store:
             # The write lock at once: a transaction that waited for it later could not go on.
             connection.execute("BEGIN IMMEDIATE")
             try:
-                answers = []
+                answers: list[Any] = []
                 for name, values in (step for step in steps if step is not NEWS):
+                    if name == "release":
+                        answers.append(_release(connection, values))
+                        continue
                     cursor = connection.execute(statement(name), values)
                     answers.append(cursor.fetchall() if cursor.description else cursor.rowcount)
                 connection.execute("COMMIT")
@@ -235,6 +238,16 @@ class _FileStore(_Store):
             super().close()
             in_use[self._place] -= not self._is_closed
             self._is_closed = True
+
+
+def _release(connection: sqlite3.Connection, values: Mapping[str, Any]) -> int:
+    """Release an event; 0: it was released before."""
+    count = connection.execute(statement("mark_released"), values).rowcount
+    connection.execute(statement("unstage"), values)
+    for each in values["deliveries"]:
+        for name in ("add_delivery", "add_body", *(["end_leases"] if values["holder"] else [])):
+            connection.execute(statement(name), each)
+    return count
 
 
 def _fit(connection: sqlite3.Connection) -> None:

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..bounded import TimedOut
 from ..delivery import Delivery, TraceContext
+from ..errors import OutboxError
 from ..event import Event, EventType
 from .deliveries import deliveries_of
 from .run_outbox import RunOutbox
@@ -48,14 +50,6 @@ class Kept:
         else:
             self.is_first = outbox.release(self.event_id, self.deliveries, *self.then)
 
-    def over(self, connection: Any, outbox: Outbox) -> bool:
-        """Write it over *connection*; ``False``: it is refused there."""
-        if self.intent is not None:
-            return outbox.stage_on(connection, self.intent)
-        is_first = outbox.release_on(connection, self.event_id, self.deliveries, *self.then)
-        self.is_first = is_first is not False
-        return is_first is not None
-
 
 class Outgoing:
     """Records the events of one run, and has them sent.
@@ -82,6 +76,8 @@ class Outgoing:
         """By event, what the open transaction records: recorded again, it has the same bytes."""
         self._lent: Any = None
         """The connection that migrates the database in which the outbox lies, while it does."""
+        self._over: Outbox | None = None
+        """The outbox by way of it."""
         self._lent_to = 0
         self._is_slow = False
         """Whether a refusal there took long: nothing more is tried before it is given back."""
@@ -94,16 +90,16 @@ class Outgoing:
         """From now on write over *connection*, where the outbox lies in its database."""
         if not (self._settings.recorded and self._is_in(connection)):
             return
-        self.outbox.opened()
-        if self._is_done(connection, lambda lent, outbox: outbox.intents_on(lent) is not None):
-            self._lent, self._lent_to = connection, threading.get_ident()
+        over = self.outbox.opened().over(connection)
+        if over is not None and self._is_done(over.intents):
+            self._lent, self._over, self._lent_to = connection, over, threading.get_ident()
             self.outbox.is_lent = True
 
     def give_back(self) -> None:
         """The run needs its connection no more: write what is left, over another if need be."""
         self._write_kept()
         with self._has_kept:
-            self._lent, self.outbox.is_lent = None, False
+            self._lent, self._over, self.outbox.is_lent = None, None, False
             left, self._kept = self._kept, []
         self._write(left)
 
@@ -135,20 +131,25 @@ class Outgoing:
         """Write what waits, if this is the run's thread and its connection is idle."""
         if threading.get_ident() != self._lent_to or not _is_idle(self._lent):
             return
-        while self._kept and self._is_done(self._lent, self._kept[0].over):
+        while self._kept and self._over and self._is_done(partial(self._kept[0].into, self._over)):
             with self._has_kept:
                 kept = self._kept.pop(0)
             self.outbox.note_written(kept.event_id, is_released=kept.intent is None)
 
-    def _is_done(self, connection: Any, call: Callable[[Any, Outbox], bool]) -> bool:
-        """Whether *call* was done over *connection*, which migrates."""
-        outbox, started = self.outbox.current, time.monotonic()
-        is_done = outbox is not None and not self._is_slow and call(connection, outbox)
-        took_s = time.monotonic() - started
-        if not is_done and took_s > SLOW_S:
-            self._is_slow = True
-            self.outbox.waited_s += took_s
-        return is_done
+    def _is_done(self, call: Callable[[], object]) -> bool:
+        """Whether *call* was done over the connection that migrates."""
+        if self._is_slow:
+            return False
+        started = time.monotonic()
+        try:
+            call()
+        except OutboxError:
+            took_s = time.monotonic() - started
+            if took_s > SLOW_S:
+                self._is_slow = True
+                self.outbox.waited_s += took_s
+            return False
+        return True
 
     def stage(self, intent: Intent) -> None:
         """Remember an event whose outcome is not known yet."""
@@ -201,9 +202,9 @@ class Outgoing:
 
         It is recorded once more afterwards: that changes nothing, or repairs it.
         """
-        if self._lent is not None and self._lent is connection:
+        if self._over is not None and self._lent is connection:
             deliveries = self._deliveries(event, trace)
-            if self._is_done(connection, Kept(event.id, deliveries=deliveries).over):
+            if self._is_done(partial(self._over.release, event.id, deliveries)):
                 self._enlisted[event.id] = event.type, deliveries
 
     def _deliveries(
@@ -219,11 +220,9 @@ class Outgoing:
         """Those that are staged and not released, of earlier runs too, oldest first."""
         if not self._settings.recorded:
             return []
-        if self._lent is not None:
-            outbox = self.outbox.current
-            assert outbox is not None
-            return outbox.intents_on(self._lent) or []
-        with suppress(TimedOut):  # hurried: the run settles them when it ends
+        with suppress(OutboxError, TimedOut):  # hurried: the run settles them when it ends
+            if self._over is not None:
+                return self._over.intents()
             return self.outbox.ask(lambda outbox: outbox.intents())
         return []
 
