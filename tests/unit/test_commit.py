@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from confiture_webhooks.adapters.commit import Commit
+from confiture_webhooks.adapters.confiture import Commit
 
 
 class Connection:

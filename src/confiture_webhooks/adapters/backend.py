@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -15,23 +14,17 @@ from psycopg.rows import tuple_row
 
 from ..event import Database
 from ..outbox import NO_ROW
+from ..outbox.rows import at_best
 from ..run.migration import Backend
 
 DEFAULT_PORT = 5432
 LOCK_NAMESPACE = 1751936052
 """The first key of every migration lock, ``MigrationLock.DEFAULT_LOCK_NAMESPACE``."""
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 def micros(instant: str) -> str:
-    """SQL for *instant* as a whole number: its text depends on no DateStyle."""
+    """SQL for *instant* as the outbox keeps one: its text depends on no DateStyle."""
     return f"(extract(epoch FROM {instant}) * 1000000)::bigint"
-
-
-def instant_of(value: int | None) -> datetime | None:
-    """What ``micros`` has answered."""
-    return None if value is None else EPOCH + timedelta(microseconds=value)
 
 
 IDENTITY = (
@@ -82,7 +75,7 @@ def backend_of(engine: Any) -> Backend:
         ledger_table=f"{found[0]}.{found[1]}" if found else table,
         database_url=masked_url(info),
         pid=process.pid if is_direct else None,
-        started_at=instant_of(process.started_at) if is_direct else None,
+        started_at=at_best(process.started_at) if is_direct else None,
         identity=identity,
         timeline=timeline,
         ledger_oid=found[2] if found else None,
@@ -110,7 +103,7 @@ def before(backend: Backend, engine: Any, version: str) -> Backend:
     row = _asked(engine.connection, pgsql.SQL(_ROW).format(table(backend.ledger_table)), (version,))
     return replace(
         backend,
-        ledger_read_at=instant_of(row[0]) if row else None,
+        ledger_read_at=at_best(row[0]) if row else None,
         ledger_before=(row[1] or NO_ROW) if row else None,
         is_idle=is_idle(engine.connection),
         is_gone=bool(engine.connection.closed or engine.connection.broken),

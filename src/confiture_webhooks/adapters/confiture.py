@@ -19,7 +19,6 @@ from ..run.invocation import Invocation
 from ..run.migration import Backend, Migration
 from ..run.run import Run
 from .backend import backend_of, before, is_idle
-from .commit import Commit
 from .failure import explain
 from .ledger import Ledger
 from .rows import RowTally
@@ -264,6 +263,46 @@ class _Watch:
         with containing("counting rows", self._run.report):
             if window is not None:
                 window.close()
+
+
+class Commit:
+    """Calls *before* when *connection* is to commit and the migration's work is done.
+
+    The host commits in the same way whatever else it commits: ``is_due`` tells them apart.
+    """
+
+    def __init__(self, connection: Any, before: Callable[[], object]) -> None:
+        self._connection = connection
+        self._before = before
+        self.is_due = False
+        self.was_sent = False
+        """Whether the migration's COMMIT was sent, or that is not known."""
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Watch the connection's ``commit`` for as long as the block."""
+        attributes = vars(self._connection)
+        had, original = attributes.get("commit"), getattr(self._connection, "commit", None)
+        if original is None:
+            self.was_sent = True
+            yield
+            return
+
+        def commit() -> Any:
+            if self.is_due:
+                self.is_due = False
+                self._before()
+                self.was_sent = True
+            return original()
+
+        attributes["commit"] = commit
+        try:
+            yield
+        finally:
+            if had is None:
+                attributes.pop("commit", None)
+            else:
+                attributes["commit"] = had
 
 
 def _is_uncertain(connection: Any, error: BaseException) -> bool:

@@ -19,12 +19,11 @@ from psycopg import sql as pgsql
 from psycopg.rows import tuple_row
 
 from ..outbox import Intent
+from ..outbox.rows import EPOCH, at_best
 from ..settlement import Known, LedgerRow
 from .backend import (
-    EPOCH,
     IDENTITY,
     LOCK_NAMESPACE,
-    instant_of,
     is_askable,
     micros,
     quoted,
@@ -151,7 +150,7 @@ def _known(connection: psycopg.Connection[Any], intents: Sequence[Intent]) -> di
             database_name=info.dbname or None,
             is_standby=is_standby,
             has_pid=intent.backend_pid in started,
-            pid_started_at=instant_of(started.get(intent.backend_pid)),
+            pid_started_at=at_best(started.get(intent.backend_pid)),
             lock_holders=frozenset(pid for pid, _ in locks),
             is_lock_ours=any(is_ours for _, is_ours in locks),
             is_ledger_read=is_read,
@@ -188,15 +187,15 @@ def _row(
     except (psycopg.Error, TypeError, ValueError):  # or what the intent names is no table
         return False, None, None, None
     if found is None:
-        return True, oid, instant_of(anew), None
+        return True, oid, at_best(anew), None
     row_id, applied_at, execution_time_ms, name, slug = found
     row = LedgerRow(
         id=row_id,
-        applied_at=instant_of(applied_at) or EPOCH,
+        applied_at=at_best(applied_at) or EPOCH,
         execution_time_ms=execution_time_ms,
         is_marked=_is_marked(slug, f"{name}_{version}_"),
     )
-    return True, oid, instant_of(anew), row
+    return True, oid, at_best(anew), row
 
 
 def _is_marked(slug: str | None, prefix: str) -> bool:

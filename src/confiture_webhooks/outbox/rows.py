@@ -14,7 +14,7 @@ from .values import Claim, Intent, Row, Unreadable, UnreadableIntent
 
 Stored = Mapping[str, Any]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST = 1_000_000_000
 """A higher number of attempts is damage; adding to it might not be possible."""
 _FAR = datetime(9000, 1, 1, tzinfo=UTC)
@@ -26,7 +26,7 @@ _FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
 
 def instant(at: datetime) -> int:
     """*at* in microseconds since 1970."""
-    return (at - _EPOCH) // _MICROSECOND
+    return (at - EPOCH) // _MICROSECOND
 
 
 def at_best(stored: object) -> datetime | None:
@@ -124,7 +124,7 @@ def _unreadable(row: Stored, fault: Exception) -> Unreadable:
         content_type=_shown(row["content_type"]),
         trace=TraceContext(traceparent=_shown(row["traceparent"])),
         correlation_id=_shown(row["correlation_id"]),
-        created_at=at_best(row["created_at"]) or _EPOCH,
+        created_at=at_best(row["created_at"]) or EPOCH,
         migration_version=_shown(row["migration_version"]) or None,
         migration_name=_shown(row["migration_name"]) or None,
         environment=_shown(row["environment"]) or None,
@@ -240,7 +240,7 @@ def _typed(hint: Any, value: Any) -> Any:
         return None
     if datetime in kinds:
         found = datetime.fromisoformat(value)
-        if found.tzinfo is None or not _EPOCH <= found < _FAR:
+        if found.tzinfo is None or not EPOCH <= found < _FAR:
             raise ValueError("an instant without a time zone, or of no clock")
         return found
     if Direction in kinds:
@@ -278,7 +278,7 @@ def _number(value: object) -> int:
 
 
 def _instant(value: object) -> datetime:
-    return _EPOCH + _number(value) * _MICROSECOND
+    return EPOCH + _number(value) * _MICROSECOND
 
 
 def _counter(value: object) -> int:
