@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib import import_module
@@ -57,8 +57,7 @@ class CommandSession:
         self._sigterm = Sigterm()
         self._connections: list[Any] = []
         """Held, not only known by id: an id is given again once its connection is gone."""
-        self._restore: Callable[[], None] = lambda: None
-        self._end_line: Callable[[], None] = lambda: None
+        self._installed = ExitStack()
         self.database: str | None = None
         """The DSN of what is migrated, once it is known."""
 
@@ -67,38 +66,43 @@ class CommandSession:
         from confiture.core._migrator.session import MigratorSession  # noqa: PLC0415
 
         seams = ("default_engine", "default_lock", "default_migration_loader")
-        before = {name: vars(MigratorSession)[name] for name in seams}
         make_engine, make_lock, load_migration = (getattr(MigratorSession, name) for name in seams)
 
         def engine(*args: Any, **kwargs: Any) -> Any:
-            made = make_engine(*args, **kwargs)
-            self._watch(made)
+            made = self._engine = make_engine(*args, **kwargs)
+            with containing("observing the engine", self._run.report):
+                from .adapters.confiture import observe, observe_resume  # noqa: PLC0415
+
+                observe(made, self._run, self._is_active)
+                if self._invocation.resumes:
+                    self._connected(made.connection, self._invocation.command)
+                    observe_resume(made, self._run, self._invocation)
             return made
 
         def lock(connection: Any, config: Any) -> Any:
             command = getattr(config, "command", None)
             if command and not self._invocation.is_rehearsal:
-                if not self._is_run:
-                    self._begin(command)
-                self._connected(connection)
+                self._connected(connection, command)
             return make_lock(connection, config)
 
         def loader(path: Path) -> Any:
             try:
                 return load_migration(path)
-            except Exception as error:
-                self._report_unloadable(path, error)
+            except Exception as error:  # a migration that cannot be loaded has failed
+                with containing("recording a migration", self._run.report):
+                    from .adapters.confiture import report_unloadable  # noqa: PLC0415
+
+                    if self._is_active(self._engine):
+                        way = self._invocation.direction
+                        report_unloadable(self._engine, self._run, path, way, error)
                 raise
 
-        def restore() -> None:
-            for name, value in before.items():
-                setattr(MigratorSession, name, value)
-
+        self._installed.callback(terminal.keep_whole())
+        for name in seams:
+            self._installed.callback(setattr, MigratorSession, name, vars(MigratorSession)[name])
         MigratorSession.default_engine = staticmethod(engine)
         MigratorSession.default_lock = staticmethod(lock)
         MigratorSession.default_migration_loader = staticmethod(loader)
-        self._restore = restore
-        self._end_line = terminal.keep_whole()
         if self._is_run:
             self._begin(f"confiture migrate {self._invocation.command}")
 
@@ -108,7 +112,9 @@ class CommandSession:
         self._sigterm.catch()
         self._run.begin(command)
 
-    def _connected(self, connection: Any) -> None:
+    def _connected(self, connection: Any, command: str) -> None:
+        if not self._is_run:
+            self._begin(command)
         self._connections.append(connection)
         with containing("reading the database's address", self._run.report):
             from .adapters.database import dsn_of  # noqa: PLC0415
@@ -116,39 +122,20 @@ class CommandSession:
             self.database = self.database or dsn_of(connection)  # it may be closed later
         migrate_on(self._run, connection)
 
-    def _watch(self, engine: Any) -> None:
-        with containing("observing the engine", self._run.report):
-            from .adapters.confiture import observe, observe_resume  # noqa: PLC0415
-
-            self._engine = engine
-            observe(engine, self._run, self._is_active)
-            if self._invocation.resumes:
-                self._connected(engine.connection)
-                observe_resume(engine, self._run, self._invocation)
-
-    def _report_unloadable(self, path: Path, error: Exception) -> None:
-        """A migration file that cannot be loaded is a migration that failed."""
-        with containing("recording a migration", self._run.report):
-            from .adapters.confiture import report_unloadable  # noqa: PLC0415
-
-            if self._engine is not None and self._is_active(self._engine):
-                direction = self._invocation.direction
-                report_unloadable(self._engine, self._run, path, direction, error)
-
     def _is_active(self, engine: Any) -> bool:
         """Whether *engine* belongs to the session that took the lock in a command's name.
 
         Replays into scratch databases take it without a name.
         """
-        return any(engine.connection is known for known in self._connections)
+        connection = getattr(engine, "connection", None)
+        return any(connection is known for known in self._connections)
 
     def finish(self, error: BaseException | None) -> None:
         """The command is over, its output written."""
         with suppress(Exception):  # its result is not lost if the process is killed from here on
             sys.stdout.flush()
         with containing("ending a run", self._run.report):
-            self._restore()
-            self._end_line()
+            self._installed.close()
         if not self._is_run:
             if self._settings.faults:
                 _log_faults(self._settings)
@@ -156,7 +143,11 @@ class CommandSession:
         failure = None
         with containing("ending a run", self._run.report):
             failure = self._sigterm.failure() or _failure(error)
-            self._explain_unsettled(error)
+            if error is not None:
+                from .adapters.failure import explain  # noqa: PLC0415
+
+                for migration in self._run.unsettled:
+                    migration.error = migration.error or explain(error)
             if not self._connections:
                 from .adapters.database import named  # noqa: PLC0415
 
@@ -174,13 +165,6 @@ class CommandSession:
 
         given = self._invocation
         return given.database_url or project_dsn(given.config_file, os.environ)
-
-    def _explain_unsettled(self, error: BaseException | None) -> None:
-        from .adapters.failure import explain  # noqa: PLC0415
-
-        if error is not None:
-            for migration in self._run.unsettled:
-                migration.error = migration.error or explain(error)
 
 
 def _failure(error: BaseException | None) -> ErrorInfo | None:

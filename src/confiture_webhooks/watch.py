@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -28,9 +28,7 @@ from .worker import PassSpans, Worker
 
 if TYPE_CHECKING:
     from .config import Settings
-    from .outbox import Outbox
     from .run.settling import Ask, Judged
-    from .telemetry import Telemetry
 
 LONGEST_PASS = timedelta(hours=1)
 POLL = timedelta(seconds=1)
@@ -72,20 +70,47 @@ class PassResult:
         return self.is_done and not (self.failures or any(one.is_in_vain for one in self.waits))
 
 
-@dataclass(slots=True, kw_only=True)
 class _Delivering:
-    """A worker of the command, and its parts."""
+    """A worker of the command, and its parts. Raises OutboxError."""
 
-    settings: Settings
-    ask: Ask | None
-    outbox: Outbox
-    telemetry: Telemetry
-    worker: Worker
-    passes: PassSpans
-    before: Counter[Outcome]
-    """Outcomes of the workers before this one, with an older configuration."""
-    open: Judged = field(default_factory=list)
-    """Migrations whose end was not known when the database was last asked."""
+    def __init__(
+        self,
+        settings: Settings,
+        ask: Ask | None,
+        *,
+        environ: Mapping[str, str],
+        database: Database | None,
+        is_pass: bool = False,
+        before: Counter[Outcome] | None = None,
+    ) -> None:
+        self.settings, self.ask = settings, ask
+        self.before = before or Counter()
+        """Outcomes of the workers before this one, with an older configuration."""
+        self.open: Judged = []
+        """Migrations whose end was not known when the database was last asked."""
+        self.outbox = operators_outbox(settings, environ, creates=not is_pass, notice=say)
+        self.telemetry = make_telemetry(settings, environ)
+        self.telemetry.observe_outbox(self.outbox.summary)
+        self.telemetry.connected(database or Database())
+        self.transport, self.passes = make_transport(), PassSpans(self.telemetry)
+        self.worker = Worker(
+            settings.endpoints,
+            self.outbox,
+            self.transport,
+            self.telemetry,
+            environment=settings.environment,
+            user_agent=user_agent(),
+            hold=timedelta() if is_pass else settings.flush_timeout,
+            poll=None if is_pass else POLL,
+            passes=self.passes,
+        )
+
+    def close(self) -> None:
+        """End the worker, and close its parts."""
+        self.worker.stop()
+        self.telemetry.shutdown(TELEMETRY_BUDGET)
+        self.transport.close()
+        self.outbox.close()
 
     def listen(self) -> Callable[[], None]:
         """Have the outbox wake the worker where it can; the call that ends it."""
@@ -172,35 +197,33 @@ class _Delivering:
         )
 
 
-@dataclass(frozen=True, slots=True)
 class Source:
     """Where the configuration comes from, for a worker that takes changes over."""
 
-    files: Sequence[str | os.PathLike[str]]
-    read: Callable[[], tuple[Settings, Ask | None]]
+    def __init__(
+        self,
+        files: Sequence[str | os.PathLike[str]],
+        read: Callable[[], tuple[Settings, Ask | None]],
+    ) -> None:
+        self._files = files
+        self._read = read
+        self._known = self._seen = self._stamp()
 
-    def stamp(self) -> tuple[object, ...]:
+    def _stamp(self) -> tuple[object, ...]:
         """Another value when a file, or the target of a symbolic link to it, has changed."""
-        return tuple(stamp(path) for path in self.files)
-
-
-class _Changes:
-    """Notices that a source has changed, and is whole: unchanged since the last look."""
-
-    def __init__(self, source: Source | None) -> None:
-        self._source = source
-        self._known = self._seen = source.stamp() if source else ()
+        return tuple(stamp(path) for path in self._files)
 
     def news(self) -> tuple[Settings, Ask | None] | None:
-        """The configuration that is to be taken over; a wrong one is said in a line."""
-        if self._source is None:
-            return None
-        seen, self._seen = self._seen, self._source.stamp()
+        """The configuration to take over: it has changed, and is whole, unchanged since last asked.
+
+        A wrong one is said in a line.
+        """
+        seen, self._seen = self._seen, self._stamp()
         if self._seen in (self._known, ()) or seen != self._seen:
             return None
         self._known = self._seen
         try:
-            settings, ask = self._source.read()
+            settings, ask = self._read()
         except Exception as error:  # noqa: BLE001  nothing in a file ends a worker
             self.refuse(type(error).__name__)
             return None
@@ -231,9 +254,8 @@ def deliver_due(
 
     Raises OutboxError when the outbox cannot be opened.
     """
-    with _delivering(
-        settings, ask, environ=environ, database=database, hold=timedelta(), poll=None
-    ) as command:
+    made = _Delivering(settings, ask, environ=environ, database=database, is_pass=True)
+    with closing(made) as command:
         command.passes.begin()  # a pass that finds nothing is seen, too
         command.settle()
         show = command.show if command.has_due() else None
@@ -253,7 +275,8 @@ def deliver_until(
     settings: Settings,
     environ: Mapping[str, str],
     ask: Ask | None = None,
-    source: Source | None = None,
+    *,
+    source: Source,
     database: Database | None = None,
 ) -> PassResult:
     """Send every delivery when it is due, until *stopped* is set.
@@ -264,23 +287,23 @@ def deliver_until(
     At the end attempts under way end, and other claims go back.
     KeyboardInterrupt cuts that short. Raises OutboxError when the outbox cannot be opened.
     """
-    changes, before = _Changes(source), Counter[Outcome]()
+    before = Counter[Outcome]()
     in_force = current = settings, ask
     while True:
         try:
             with ExitStack() as ending:
-                opening = _delivering(*current, environ=environ, database=database, before=before)
-                command = ending.enter_context(opening)
+                command = _Delivering(*current, environ=environ, database=database, before=before)
+                ending.callback(command.close)
                 ending.callback(command.listen())
                 if current is not in_force:
                     names = ", ".join(endpoint.name for endpoint in current[0].endpoints)
                     say(f"The configuration has changed. Endpoints now: {names}")
-                news = _serve(command, stopped, changes)
+                news = _serve(command, stopped, source)
                 result = command.result(is_done=True)
         except OutboxError as error:
             if current is in_force:
                 raise
-            changes.refuse(str(error))
+            source.refuse(str(error))
             current = in_force
             continue
         if news is None:
@@ -289,7 +312,7 @@ def deliver_until(
 
 
 def _serve(
-    command: _Delivering, stopped: threading.Event, changes: _Changes
+    command: _Delivering, stopped: threading.Event, source: Source
 ) -> tuple[Settings, Ask | None] | None:
     """Run the worker until *stopped* is set, or there is a new configuration."""
     news = None
@@ -303,7 +326,7 @@ def _serve(
                 tends_at = time.monotonic() + TEND_EVERY.total_seconds()
             command.show(0)
             if not stopped.wait(LOOK_EVERY_S):
-                news = changes.news()
+                news = source.news()
         command.worker.finish()
     except KeyboardInterrupt:
         command.worker.stop()
@@ -312,48 +335,3 @@ def _serve(
     finally:
         progress("")
     return news
-
-
-@contextmanager
-def _delivering(
-    settings: Settings,
-    ask: Ask | None,
-    *,
-    environ: Mapping[str, str],
-    database: Database | None,
-    hold: timedelta | None = None,
-    poll: timedelta | None = POLL,
-    before: Counter[Outcome] | None = None,
-) -> Iterator[_Delivering]:
-    outbox = operators_outbox(settings, environ, creates=poll is not None, notice=say)
-    telemetry = make_telemetry(settings, environ)
-    telemetry.observe_outbox(outbox.summary)
-    telemetry.connected(database or Database())
-    transport, passes = make_transport(), PassSpans(telemetry)
-    worker = Worker(
-        settings.endpoints,
-        outbox,
-        transport,
-        telemetry,
-        environment=settings.environment,
-        user_agent=user_agent(),
-        hold=settings.flush_timeout if hold is None else hold,
-        poll=poll,
-        passes=passes,
-    )
-    command = _Delivering(
-        settings=settings,
-        ask=ask,
-        outbox=outbox,
-        telemetry=telemetry,
-        worker=worker,
-        passes=passes,
-        before=before or Counter(),
-    )
-    try:
-        yield command
-    finally:
-        worker.stop()
-        telemetry.shutdown(TELEMETRY_BUDGET)
-        transport.close()
-        outbox.close()

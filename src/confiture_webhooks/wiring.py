@@ -14,7 +14,7 @@ from . import terminal
 from .config import Settings, has_block, read
 from .config.settings import OutboxPlace
 from .config.variables import CONFIG, DSN, ENVIRONMENT, OF_DEFAULT
-from .errors import ConfigError, Fault, OutboxError
+from .errors import Fault, OutboxError
 from .remedy import command
 from .run.invocation import DEFAULT_CONFIG, ENVIRONMENTS
 from .run.parts import Parts
@@ -93,16 +93,6 @@ def found_settings(
     if any(file.reads_url for file in files):
         rest = {name: value for name, value in environ.items() if name not in OF_DEFAULT}
         settings = read(rest, config_file)
-    return settings, files
-
-
-def command_settings(
-    environ: Mapping[str, str], config_file: Path | None
-) -> tuple[Settings, list[HookFile]]:
-    """The settings and hook files of a command. Raises ConfigError with every fault."""
-    settings, files = found_settings(environ, config_file)
-    if settings.faults:
-        raise ConfigError(settings.faults)
     return settings, files
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from confiture_webhooks import terminal
 from confiture_webhooks.config import read
-from confiture_webhooks.watch import Source, _Changes
+from confiture_webhooks.watch import Source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 GOOD = "webhooks: {endpoints: [{name: %s, url: 'https://a.example/'}]}\n"
 
 
-def changes_of(path: Path) -> _Changes:
+def changes_of(path: Path) -> Source:
     """Of the configuration in *path*."""
-    return _Changes(Source((path,), lambda: (read({}, path), None)))
+    return Source((path,), lambda: (read({}, path), None))
 
 
 def names(news: Any) -> list[str] | None:

@@ -6,8 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from confiture_webhooks.cli.check import endpoint_facts, show_endpoints
+from confiture_webhooks.cli.check import endpoint_facts
 from confiture_webhooks.cli.send import show_pings
+from confiture_webhooks.cli.tables import print_block
 from confiture_webhooks.config import Settings, redacted
 from confiture_webhooks.event import SUBSCRIBABLE
 from confiture_webhooks.retry import RetryPolicy
@@ -33,7 +34,8 @@ def test_an_endpoint_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
         environments=frozenset({"staging", "production"}),
         include_sql=True,
     )
-    show_endpoints(redacted(Settings(endpoints=(one,)))["endpoints"])
+    (document,) = redacted(Settings(endpoints=(one,)))["endpoints"]
+    print_block(document["name"], endpoint_facts(document))
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "a"
     assert shown[1:] == [

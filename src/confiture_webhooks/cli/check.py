@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -114,7 +114,8 @@ def check(
 
 
 def _show(document: dict[str, Any]) -> None:
-    show_endpoints(document["endpoints"])
+    for endpoint in document["endpoints"]:
+        print_block(endpoint["name"], endpoint_facts(endpoint))
     for file in document["hook_files"]:
         line(f"hooks: {file['file']}")
     if taken := document["default_taken_over_by"]:
@@ -130,12 +131,6 @@ def _show(document: dict[str, Any]) -> None:
     )
     for text in document["warnings"]:
         line(f"⚠️  {text}", "yellow")
-
-
-def show_endpoints(endpoints: Iterable[Mapping[str, Any]]) -> None:
-    """A block for each redacted endpoint."""
-    for endpoint in endpoints:
-        print_block(endpoint["name"], endpoint_facts(endpoint))
 
 
 def endpoint_facts(endpoint: Mapping[str, Any]) -> list[tuple[str, str]]:

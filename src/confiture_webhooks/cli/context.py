@@ -17,7 +17,7 @@ from ..command_watch import is_off
 from ..config import Settings, read
 from ..config.file import BLOCK
 from ..config.variables import CONFIG, DSN, OUTBOX, SWITCH, URL
-from ..errors import ConfigError, Fault, OutboxError
+from ..errors import Fault, OutboxError
 from ..event import Database
 from ..outlook import Standing, Wait, outlook
 from ..run.invocation import Invocation, parse
@@ -26,7 +26,7 @@ from ..terminal import say
 from ..watch import Source
 from ..wiring import (
     blocks_here,
-    command_settings,
+    found_settings,
     in_database,
     operators_outbox,
     outbox_place,
@@ -124,11 +124,9 @@ class Context:
 
     def whole_settings(self) -> tuple[Settings, list[HookFile]]:
         """The settings and the hook files; any fault at all ends the command."""
-        try:
-            settings, files = command_settings(os.environ, self.invocation.settings_file)
-        except ConfigError as error:
-            refuse(error.faults, self.output)
-        if faults := [file.fault for file in files if file.fault is not None]:
+        settings, files = found_settings(os.environ, self.invocation.settings_file)
+        of_files = [file.fault for file in files if file.fault is not None]
+        if faults := settings.faults or of_files:
             refuse(faults, self.output)
         if not (settings.recorded or files):
             self._refuse_nothing()

@@ -21,7 +21,7 @@ from ..config import variables
 from ..errors import ConfigError, SignatureError, WebhooksError
 from ..receiver import LocalReceiver, Received, verify
 from ..receiver.capture import Captured, as_document, describe, is_signed, read_capture
-from ..receiver.server import Answer, answer_of
+from ..receiver.server import answer_of
 from ..terminal import printable, say
 from ..verification import Verified
 from .options import FormatOpt, is_json
@@ -96,7 +96,10 @@ def listen(
       5  The secret cannot be used.
     """
     arrived: queue.SimpleQueue[Received | None] = queue.SimpleQueue()
-    answers = _answers(answer or [])
+    try:
+        answers = [answer_of(part.strip()) for word in answer or () for part in word.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--answer") from error
     secrets = _secrets(secret)
     try:
         receiver = LocalReceiver(port, secrets or None, answers, arrived.put, keeps=100)
@@ -107,15 +110,14 @@ def listen(
     with receiver:
         note = "signatures are checked" if secrets else "no secret: signatures are not checked"
         say(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends it")
+        console = Console(soft_wrap=True)
         with _interrupt_is_the_end(arrived):
-            _print_all(arrived, output)
-
-
-def _answers(words: list[str]) -> list[Answer]:
-    try:
-        return [answer_of(part.strip()) for word in words for part in word.split(",")]
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--answer") from error
+            while (received := arrived.get()) is not None:
+                document = as_document(received)
+                if is_json(output):
+                    print(json.dumps(document), flush=True)
+                else:
+                    console.print(describe(document))
 
 
 def _secrets(given: list[str] | None) -> list[str]:
@@ -142,16 +144,6 @@ def _interrupt_is_the_end(arrived: queue.SimpleQueue[Received | None]) -> Iterat
         return
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _print_all(arrived: queue.SimpleQueue[Received | None], output: str) -> None:
-    console = Console(soft_wrap=True)
-    while (received := arrived.get()) is not None:
-        document = as_document(received)
-        if is_json(output):
-            print(json.dumps(document), flush=True)
-        else:
-            console.print(describe(document))
 
 
 def verify_command(

@@ -229,8 +229,14 @@ def _watch(context: Context) -> PassResult:
         signal.signal(number, stop)
     where = f"environment {shown_environment(context.environment)}, outbox {context.where}"
     say(f"Sending deliveries as they become due ({where}). Ctrl-C or SIGTERM ends it.")
-    settings, source = context.settings, context.source()
-    return deliver_until(stopped, settings, os.environ, context.ask, source, context.database)
+    return deliver_until(
+        stopped,
+        context.settings,
+        os.environ,
+        context.ask,
+        source=context.source(),
+        database=context.database,
+    )
 
 
 def as_document(result: PassResult) -> dict[str, Any]:
