@@ -7,9 +7,8 @@ from collections.abc import Callable
 import typer
 
 from ..demo import demo
-from .act import discard, redeliver
+from .act import disable, discard, enable, redeliver
 from .check import check, doctor
-from .endpoints import disable, enable
 from .look import list_deliveries, show
 from .outbox import outbox_app
 from .receive import listen, verify_command

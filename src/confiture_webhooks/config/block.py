@@ -14,7 +14,6 @@ from ..endpoint import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, SIGNATURES
 from ..event import DEFAULT_SUBSCRIPTION, EventType
 from ..retry import DEFAULT_JITTER, DEFAULT_SCHEDULE
 from . import rules
-from .address import address
 from .variables import DEFAULT_FLUSH, DEFAULT_HOOK_TIMEOUT, DEFAULT_OUTBOX
 
 Rule = Callable[[Any], Any]
@@ -97,7 +96,7 @@ ENDPOINT: Table = {
         absent="required",
     ),
     "url": Setting(
-        address,
+        rules.address,
         "URL: `https://…`, or `http://…` as `allow_http` says; no fragment. A user and password in "
         "it are percent-decoded, sent as Basic authentication and shown nowhere",
         absent="required",

@@ -1,22 +1,26 @@
-"""The body of a delivery in the format its endpoint asks for, made once and stored.
+"""The deliveries of an event: one for each endpoint that wants it, in the format it asks for.
 
-A format's size limit is kept by cutting texts, never the JSON.
+The body is made once and stored. A format's size limit is kept by cutting texts, never the JSON.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..endpoint import Endpoint
+from ..delivery import Delivery, TraceContext
+from ..endpoint import DEFAULT_FORMAT, Endpoint
 from ..event import Event, body, payload
 from ..provider import CLOUDEVENTS_TYPE, attributes
 from . import services
 from .message import Message, message
 
 JSON = "application/json"
+Report = Callable[[str, Exception], None]
+"""Called with where a fault of ours was, and the fault."""
 BUDGETS = (1000, 500, 200, 80, 40)
 """How long each text may be: the first with which the whole fits is taken."""
 
@@ -65,3 +69,45 @@ def _in_words(event: Event, words: Words, *, include_sql: bool) -> bytes:
         if words.fits(document):
             break
     return body(document)
+
+
+def deliveries_of(
+    event: Event, endpoints: Sequence[Endpoint], trace: TraceContext, *, report: Report
+) -> list[Delivery]:
+    """One delivery of *event* for each of *endpoints* that wants it."""
+    wanting = [endpoint for endpoint in endpoints if endpoint.wants(event)]
+    return [_delivery(event, one, trace, _rendered(event, one, report)) for one in wanting]
+
+
+def _rendered(event: Event, endpoint: Endpoint, report: Report) -> Rendered:
+    """The body *endpoint* asked for; in the default format when that cannot be made.
+
+    The receiver then refuses it, and the delivery stays where an operator sees it.
+    """
+    try:
+        return render(event, endpoint)
+    except Exception as error:
+        if endpoint.format == DEFAULT_FORMAT:
+            raise
+        # A fault of one endpoint's format costs no other endpoint.
+        report("format", error)
+        return render(event, replace(endpoint, format=DEFAULT_FORMAT))
+
+
+def _delivery(
+    event: Event, endpoint: Endpoint, trace: TraceContext, rendered: Rendered
+) -> Delivery:
+    return Delivery(
+        id=f"dlv_{uuid.uuid4().hex}",
+        event_id=event.id,
+        event_type=event.type,
+        endpoint=endpoint.name,
+        body=rendered.body,
+        content_type=rendered.content_type,
+        trace=trace,
+        correlation_id=event.trace_id,
+        created_at=event.occurred_at,
+        migration_version=event.migration.version if event.migration else None,
+        migration_name=event.migration.name if event.migration else None,
+        environment=event.environment,
+    )

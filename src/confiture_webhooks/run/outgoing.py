@@ -14,7 +14,7 @@ from ..bounded import TimedOut
 from ..delivery import Delivery, TraceContext
 from ..errors import OutboxError
 from ..event import Event, EventType
-from .deliveries import deliveries_of
+from ..formats import deliveries_of
 from .run_outbox import RunOutbox
 from .sending import Sending
 

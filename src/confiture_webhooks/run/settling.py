@@ -13,9 +13,9 @@ from ..bounded import TimedOut, bounded
 from ..delivery import TraceContext
 from ..errors import OutboxError
 from ..event import Direction, Event, MigrationRef
+from ..formats import deliveries_of
 from ..outbox import NO_ROW, Intent
 from ..settlement import INTERRUPTED, Ending, Known, Verdict, judge, killed_run_event, settled_event
-from .deliveries import deliveries_of
 from .migration import Backend, Conclude, Migration, new_event_id
 
 if TYPE_CHECKING:
