@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..delivery import State
-from ..errors import Fault
 from ..outlook import (
     again_lines,
     by_environment,
@@ -27,7 +26,7 @@ from .look import SHORTEST, check_endpoint, find, is_short, is_unsettled
 from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json, not_empty
 from .send import send_now
 from .status import described, forget, runs, unsettled
-from .tables import agree, conclude, fail, line, refuse
+from .tables import agree, conclude, fail, line
 
 if TYPE_CHECKING:
     from ..outbox import Row
@@ -192,9 +191,13 @@ def discard(
         killed: Judged = []
         broken: list[str] = []
         if ids:
-            ids = _whole(context, ids)
+            unreadable = context.outbox.unreadable_intents()
+            known = {one.event_id for one in unreadable}
+            known |= {one.event_id for one in context.outbox.intents()}
+            ids = [_whole(given, known) for given in ids]
             killed = unsettled(context, ids)
-            broken = _unreadable(context, ids)
+            own = [one for one in unreadable if one.environment == context.environment]
+            broken = [one.event_id for one in own if one.event_id in ids]
             events = {*broken, *(intent.event_id for intent, _ in killed)}
             others = [one for one in ids if one not in events]
             rows = _named(context, others, everywhere=everywhere, may_be_in_flight=True)
@@ -228,24 +231,10 @@ def discard(
     conclude(document, lines, output)
 
 
-def _unreadable(context: Context, ids: list[str]) -> list[str]:
-    """Those of *ids* that are events of the environment's runs which no version can settle."""
-    return [
-        one.event_id
-        for one in context.outbox.unreadable_intents()
-        if one.event_id in ids and one.environment == context.environment
-    ]
-
-
-def _whole(context: Context, ids: list[str]) -> list[str]:
-    """*ids* with the whole id of each run in the outbox that only one beginning names."""
-    runs_here = {one.event_id for one in context.outbox.intents()}
-    runs_here |= {one.event_id for one in context.outbox.unreadable_intents()}
-    whole = []
-    for given in ids:
-        found = [] if is_short(given) else [one for one in runs_here if one.startswith(given)]
-        whole.append(found[0] if len(found) == 1 else given)
-    return whole
+def _whole(given: str, known: Collection[str]) -> str:
+    """The one of the *known* ids that begins so; *given* itself if there is none, or several."""
+    found = [] if is_short(given) else [one for one in known if one.startswith(given)]
+    return found[0] if len(found) == 1 else given
 
 
 def _named(
@@ -369,10 +358,9 @@ def enable(
     """
     with opened(config, output) as context:
         outbox, environment = context.outbox, context.environment
-        _check_name(context, name)
+        _, waiting = _standing_of(context, name)
         if not outbox.enable(name, environment):
             fail(f"Endpoint {name} is not off", output)
-        waiting = _waiting(context, name)
         found = outbox.deliveries(state=State.GONE, endpoint=name, environment=environment)
         gone = [row.delivery.id for row in found]
         waits = context.outlook({name: waiting}, {}, datetime.now(UTC))
@@ -402,12 +390,10 @@ def disable(
       5  The configuration is invalid, or there is no endpoint of that name.
     """
     with opened(config, output, creates=True) as context:
-        _check_name(context, name)
-        if _is_off(context, name):
-            on = shown("enable", name)
-            fail(f"Endpoint {name} is off already. Switch it on: {on}", output)
+        is_off, waiting = _standing_of(context, name)
+        if is_off:
+            fail(f"Endpoint {name} is off already. Switch it on: {shown('enable', name)}", output)
         context.outbox.disable(name, context.environment, datetime.now(UTC))
-        waiting = _waiting(context, name)
     where = shown_environment(context.environment)
     lines = [
         f"Endpoint {name} is off in environment {where}: its events are recorded and wait",
@@ -416,20 +402,11 @@ def disable(
     conclude({"ok": True, "endpoint": name, "waiting": waiting}, lines, output)
 
 
-def _is_off(context: Context, name: str) -> bool:
+def _standing_of(context: Context, name: str) -> tuple[bool, int]:
+    """Whether endpoint *name* is off, and how many deliveries wait; refuses an unknown one."""
     standing = context.outbox.standing(context.environment).get(name)
-    return standing is not None and standing.off_since is not None
-
-
-def _check_name(context: Context, name: str) -> None:
-    names = context.names
-    if name not in names and not _is_off(context, name):
-        problem = f"no endpoint called {name!r} is configured"
-        one_of = f"One of: {', '.join(names)}" if names else "None is configured"
-        refuse([Fault("NAME", problem, one_of)], context.output)
-
-
-def _waiting(context: Context, name: str) -> int:
-    """How many deliveries to endpoint *name* wait in the environment."""
+    is_off = standing is not None and standing.off_since is not None
+    if name not in context.names and not is_off:
+        context.refuse_name("NAME", name, context.names)
     summary = context.outbox.summaries().get(context.environment)
-    return summary.undelivered.get(name, 0) if summary else 0
+    return is_off, summary.undelivered.get(name, 0) if summary else 0
