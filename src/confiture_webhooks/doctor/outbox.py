@@ -17,6 +17,7 @@ from ..event import rfc3339
 from ..outbox import Summary, Unreadable
 from ..outlook import LATE, Standing, Wait, elsewhere, outlook, shown_environment, unserved_line
 from ..remedy import shown
+from ..run.summary import undelivered
 from ..terminal import counted
 from ..wiring import (
     operators_outbox,
@@ -95,7 +96,6 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
     summary = summaries.get(environment, Summary())
     standing = outbox.standing(environment)
     off = _off(standing)
-    undelivered = {name: sum(one.undelivered.values()) for name, one in summaries.items()}
     dead = {name: one.counts.get(State.DEAD_LETTER, 0) for name, one in summaries.items()}
     due = outbox.due(settings.recorded, environment, now=now)
     return Findings(
@@ -111,7 +111,7 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
         ),
         off=off,
         next_at=min(due.values(), default=None),
-        others=elsewhere(undelivered, environment),
+        others=elsewhere(undelivered(summaries), environment),
         dead_elsewhere=elsewhere(dead, environment),
         unserved={
             name: late
@@ -228,11 +228,7 @@ def _init() -> str:
     return f"Create it, and print a role's GRANTs: {shown('outbox', 'init')}"
 
 
-def _kept(
-    settings: Settings,
-    place: str,
-    findings: Findings,
-) -> Check:
+def _kept(settings: Settings, place: str, findings: Findings) -> Check:
     summary = findings.summary
     waiting = sum(summary.undelivered.values())
     dead, gone = (summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE))
@@ -240,20 +236,16 @@ def _kept(
     counts += f", {gone} gone" if gone else ""
     if settings.place.kind == "memory":
         return warn("outbox", f"in memory; {counts}", "Use `sqlite`: memory ends with the command")
-    if dead:
-        again = shown("redeliver", "--dead")
-        return warn("outbox", counts, f"Send them again: {again}")
-    if gone:
-        again = shown("redeliver", "--gone")
+    if dead or gone:
+        again = shown("redeliver", "--dead" if dead else "--gone")
         return warn("outbox", counts, f"Send them again: {again}")
     waiting -= sum(wait.count for wait in findings.in_vain)  # which have rows of their own
-    if waiting and (next_at := findings.next_at) is not None and next_at > findings.now:
-        now = shown("redeliver", "--pending")
-        return warn(
-            "outbox", f"{counts}; the next is due at {rfc3339(next_at)}", f"Send them now: {now}"
-        )
     if waiting:
-        return warn("outbox", counts, f"Send them now: {shown('deliver')}")
+        now = shown("deliver")
+        if (next_at := findings.next_at) is not None and next_at > findings.now:
+            counts += f"; the next is due at {rfc3339(next_at)}"
+            now = shown("redeliver", "--pending")
+        return warn("outbox", counts, f"Send them now: {now}")
     where = f"environment {shown_environment(settings.environment)} in {place}"
     return ok("outbox", f"{counts}; {where}")
 

@@ -70,12 +70,15 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
     migrations = _option(rest, "--migrations-dir")
     given = _option(rest, "--config", "-c")
     config_file = Path(given) if given is not None else _usual_file(command, rest, environ)
+    # A pipe can be read once, and that is for the host to do.
+    readable = config_file if config_file is not None and config_file.is_file() else None
+    named = environ.get(ENVIRONMENT, "").strip()
     return Invocation(
         command=command,
-        config_file=_readable(config_file),
+        config_file=readable,
         named_file=config_file if given is not None or config_file != DEFAULT_CONFIG else None,
         missing=config_file if config_file is not None and not config_file.exists() else None,
-        settings_file=_readable(config_file or _environment_file(environ)),
+        settings_file=files_of([named]).get(named) if config_file is None else readable,
         is_rehearsal=any(word.startswith("--dry-run") for word in rest),
         resumes=resumes,
         database_url=_option(rest, "--database-url", "-d"),
@@ -86,27 +89,12 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
 def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:
     """The file that the host reads if none is given: an explicit DSN beats the default."""
     if command == "apply-as":
-        environment = _option(rest, "--env", "-e")
-        return (
-            ENVIRONMENTS / f"{environment}.yaml"
-            if environment
-            else Path(command_watch.APPLY_AS_FILE)
-        )
+        name = _option(rest, "--env", "-e")
+        return ENVIRONMENTS / f"{name}.yaml" if name else Path(command_watch.APPLY_AS_FILE)
     if command in FILE_ONLY:
         return DEFAULT_CONFIG
     has_dsn = _option(rest, "--database-url", "-d") is not None or environ.get(DSN)
     return None if has_dsn or "--no-config" in rest else DEFAULT_CONFIG
-
-
-def _environment_file(environ: Mapping[str, str]) -> Path | None:
-    """The file of CONFITURE_ENVIRONMENT, for where the host reads none."""
-    name = environ.get(ENVIRONMENT, "").strip()
-    return ENVIRONMENTS / f"{name}.yaml" if name and Path(name).name == name else None
-
-
-def _readable(path: Path | None) -> Path | None:
-    """*path* when it is a file. A pipe can be read once, and that is for the host to do."""
-    return path if path is not None and path.is_file() else None
 
 
 def _option(words: Sequence[str], *names: str) -> str | None:
