@@ -51,6 +51,11 @@ class PingResult:
         """Whether the receiver accepted it."""
         return self.state is State.DELIVERED
 
+    @property
+    def failure(self) -> str:
+        """Why its last attempt failed; one that did not end was cut at the flush timeout."""
+        return (self.attempts[-1].failure if self.attempts else None) or "timeout"
+
     def as_dict(self) -> dict[str, object]:
         """The result as ``--format json`` prints it; durations in milliseconds."""
         last = self.attempts[-1] if self.attempts else None
@@ -58,8 +63,7 @@ class PingResult:
             "endpoint": self.endpoint,
             "delivered": self.is_delivered,
             "status_code": last.status_code if last else None,
-            # Without an attempt that ended, ours was cut at the flush timeout.
-            "error_type": last.failure if last else "timeout",
+            "error_type": last.failure if last else self.failure,
             "attempts": len(self.attempts),
             "duration_ms": round(last.duration.total_seconds() * 1000, 1) if last else None,
             "trace_id": self.correlation_id,
@@ -138,8 +142,7 @@ def ping(
         if (row := rows.get(endpoint.name)) is not None
     ]
     failed = [result for result in results if not result.is_delivered]
-    last = failed[0].attempts[-1].failure if failed and failed[0].attempts else None
-    telemetry.end_run(applied=0, failed=0, error_type=(last or "timeout") if failed else None)
+    telemetry.end_run(applied=0, failed=0, error_type=failed[0].failure if failed else None)
     telemetry.shutdown(TELEMETRY_BUDGET)
     outgoing.sending.close()
     return results

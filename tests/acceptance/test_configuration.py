@@ -69,6 +69,9 @@ def test_a_variable_of_another_environments_endpoint_costs_nothing_here(
     assert "pager" not in done.stderr
     assert "PAGER_URL" not in done.stderr
     assert one_migration.confiture("webhooks", "deliver", *staging).returncode == 0
+    tried = one_migration.confiture("webhooks", "test", "pager", *staging)
+    assert tried.returncode == 5
+    assert "webhooks.endpoints[0].url (pager): needs the environment" in tried.stderr
     there = ("--config", "db/environments/production.yaml")
     refused = one_migration.confiture("webhooks", "check", *there, "--format", "json")
     assert refused.returncode == 5

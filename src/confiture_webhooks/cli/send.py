@@ -88,7 +88,8 @@ def test(
     context = Context(config=config, output=output, is_sending=True)
     settings = context.sending_settings
     names = [endpoint.name for endpoint in settings.endpoints]
-    if faults := [fault for one in settings.faulty if one.name == name for fault in one.faults]:
+    meant = [one for one in settings.faulty if one.name == name or not names]
+    if faults := [fault for one in meant for fault in one.faults]:
         refuse(faults, output)
     if name is not None and name not in names:
         context.refuse_name("NAME", name, names)
@@ -104,8 +105,7 @@ def test(
         if is_shown and one.answer:
             result["answer"] = one.answer
         result["event_type"] = kind.value
-        failure = str(result["error_type"] or "timeout")
-        result["remedy"] = None if result["delivered"] else remedy_of(failure)
+        result["remedy"] = None if one.is_delivered else remedy_of(one.failure)
     is_delivered = all(result["delivered"] for result in results)
     is_valid = name is not None or not settings.faults
     is_well = is_delivered and is_valid

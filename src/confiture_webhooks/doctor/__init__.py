@@ -117,8 +117,7 @@ def _pings(settings: Settings, environ: Mapping[str, str], *, is_pinging: bool) 
         if result.is_delivered:
             yield ok(name, f"delivered with {row['status_code']} in {row['duration_ms']} ms")
         else:
-            reason = str(row["error_type"] or "timeout")
-            yield wrong(name, f"not delivered: {reason}", remedy_of(reason))
+            yield wrong(name, f"not delivered: {result.failure}", remedy_of(result.failure))
 
 
 def _collector(environ: Mapping[str, str]) -> Iterator[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 
 class Health(StrEnum):
@@ -15,12 +16,12 @@ class Health(StrEnum):
     SKIPPED = "skipped"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Check:
     """One row of the table, against this set-up."""
 
-    name: str
     health: Health
+    name: str
     detail: str
     remedy: str | None = None
 
@@ -34,21 +35,8 @@ class Check:
         }
 
 
-def ok(name: str, detail: str) -> Check:
-    """All is well."""
-    return Check(name=name, health=Health.OK, detail=detail)
-
-
-def warn(name: str, detail: str, remedy: str) -> Check:
-    """It works, and might not always."""
-    return Check(name=name, health=Health.WARNING, detail=detail, remedy=remedy)
-
-
-def wrong(name: str, detail: str, remedy: str) -> Check:
-    """It does not work."""
-    return Check(name=name, health=Health.PROBLEM, detail=detail, remedy=remedy)
-
-
-def skipped(name: str, detail: str) -> Check:
-    """Nothing was checked."""
-    return Check(name=name, health=Health.SKIPPED, detail=detail)
+ok = partial(Check, Health.OK)
+warn = partial(Check, Health.WARNING)
+"""It works, and might not always."""
+wrong = partial(Check, Health.PROBLEM)
+skipped = partial(Check, Health.SKIPPED)
