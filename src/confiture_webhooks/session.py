@@ -42,7 +42,7 @@ def migrate_on(run: Run, connection: Any) -> None:
 
         ask_here = partial(ask_over, connection)
         run.consult(Ledger.beside(connection).ask, ask_here, database_of(connection))
-    run.lend(connection)
+    run.write_over(connection)
 
 
 class CommandSession:

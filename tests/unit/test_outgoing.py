@@ -336,7 +336,7 @@ def lent(outbox: Any) -> tuple[Any, Any]:
     """A bench whose outbox lies in the database of a connection that it was lent."""
     bench, connection = Bench(is_in=lambda _: True), FakeConnection()
     bench.outbox = outbox
-    bench.outgoing.lend(connection)
+    bench.outgoing.write_over(connection)
     return bench, connection
 
 
@@ -402,7 +402,7 @@ def test_an_outbox_that_cannot_be_opened_is_lent_no_connection() -> None:
 
     bench = Bench(is_in=lambda _: True, outbox=refuse)
     with pytest.raises(OutboxError):
-        bench.outgoing.lend(FakeConnection())
+        bench.outgoing.write_over(FakeConnection())
     bench.outgoing.record(event(), TRACE)
     assert bench.outgoing.intents() == []
     assert bench.end() is None

@@ -511,7 +511,7 @@ def test_a_closed_stderr_breaks_nothing() -> None:
     def closed(_: str) -> None:
         raise BrokenPipeError
 
-    bench.run._opened._write = closed
+    bench.run._in_use._write = closed
     unknown(bench, UP, None)
     bench.run.finish()
     assert len(bench.telemetry.shutdowns) == 1
@@ -656,7 +656,7 @@ def test_the_wait_for_a_silent_outbox_is_taken_off_the_end(flush_s: float, left_
     """Receivers then have that much less time, but for a moment."""
     bench = Bench()
     whole_run(bench)
-    opened = bench.run._opened
+    opened = bench.run._in_use
     assert opened.outgoing is not None
     opened.outgoing.outbox.waited_s = 3.0
     before = time.monotonic()

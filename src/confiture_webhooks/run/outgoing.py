@@ -72,34 +72,34 @@ class Outgoing:
         self._telemetry = telemetry
         self.outbox = RunOutbox(settings, parts, telemetry)
         self.sending = Sending(settings, parts, telemetry, self.outbox)
-        self._enlisted: dict[str, tuple[EventType, Sequence[Delivery]]] = {}
+        self._in_transaction: dict[str, tuple[EventType, Sequence[Delivery]]] = {}
         """By event, what the open transaction records: recorded again, it has the same bytes."""
-        self._lent: Any = None
+        self._connection: Any = None
         """The connection that migrates the database in which the outbox lies, while it does."""
         self._over: Outbox | None = None
         """The outbox by way of it."""
-        self._lent_to = 0
+        self._thread = 0
         self._is_slow = False
         """Whether a refusal there took long: nothing more is tried before it is given back."""
         self._kept: list[Kept] = []
         """What waits until that connection is idle, or given back."""
         self._has_kept = threading.Lock()
-        """Held to look at or change ``_lent`` and ``_kept``, never while anything is waited for."""
+        """Held to look at or change these, never while anything is waited for."""
 
-    def lend(self, connection: Any) -> None:
+    def write_over(self, connection: Any) -> None:
         """From now on write over *connection*, where the outbox lies in its database."""
         if not (self._settings.recorded and self._is_in(connection)):
             return
         over = self.outbox.opened().over(connection)
         if over is not None and self._is_done(over.intents):
-            self._lent, self._over, self._lent_to = connection, over, threading.get_ident()
-            self.outbox.is_lent = True
+            self._connection, self._over, self._thread = connection, over, threading.get_ident()
+            self.outbox.is_over_connection = True
 
     def give_back(self) -> None:
         """The run needs its connection no more: write what is left, over another if need be."""
         self._write_kept()
         with self._has_kept:
-            self._lent, self._over, self.outbox.is_lent = None, None, False
+            self._connection, self._over, self.outbox.is_over_connection = None, None, False
             left, self._kept = self._kept, []
         self._write(left)
 
@@ -121,7 +121,7 @@ class Outgoing:
     def _keep(self, kept: Kept) -> bool:
         """Have *kept* wait for the connection that migrates; ``False``: there is none."""
         with self._has_kept:
-            if self._lent is None:
+            if self._connection is None:
                 return False
             self._kept.append(kept)
         self._write_kept()
@@ -129,7 +129,7 @@ class Outgoing:
 
     def _write_kept(self) -> None:
         """Write what waits, if this is the run's thread and its connection is idle."""
-        if threading.get_ident() != self._lent_to or not _is_idle(self._lent):
+        if threading.get_ident() != self._thread or not _is_idle(self._connection):
             return
         while self._kept and self._over and self._is_done(partial(self._kept[0].into, self._over)):
             with self._has_kept:
@@ -165,7 +165,7 @@ class Outgoing:
 
         *wanting*: of these endpoints, instead of all.
         """
-        type_, deliveries = self._enlisted.pop(event.id, (None, ()))
+        type_, deliveries = self._in_transaction.pop(event.id, (None, ()))
         if type_ is not event.type:
             deliveries = self._deliveries(event, trace, wanting)
         self.release(event.id, deliveries)
@@ -202,10 +202,10 @@ class Outgoing:
 
         It is recorded once more afterwards: that changes nothing, or repairs it.
         """
-        if self._over is not None and self._lent is connection:
+        if self._over is not None and self._connection is connection:
             deliveries = self._deliveries(event, trace)
             if self._is_done(partial(self._over.release, event.id, deliveries)):
-                self._enlisted[event.id] = event.type, deliveries
+                self._in_transaction[event.id] = event.type, deliveries
 
     def _deliveries(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None

@@ -22,8 +22,8 @@ from ..event import (
     MigrationRef,
 )
 from ..settlement import killed_run_id
+from .in_use import InUse
 from .migration import UNKNOWN, Backend, Migration, new_event_id, run_event
-from .opened import Opened
 from .parts import Parts
 from .run_outbox import IMPATIENCE_S
 from .settling import Settling
@@ -43,24 +43,24 @@ class Run:
         self, settings: Settings, parts: Parts, say: Callable[[str], None] = terminal.say
     ) -> None:
         self._settings = settings
-        self._opened = Opened(settings, parts, say)
+        self._in_use = InUse(settings, parts, say)
         self._started = time.monotonic()
         self._is_finished = False
         self._ended: list[tuple[Migration, bool]] = []
         self._owed: dict[str, tuple[Migration, int | None, ErrorInfo | None]] = {}
-        self._settling = Settling(self.conclude, self._opened, settings.environment)
+        self._settling = Settling(self.conclude, self._in_use, settings.environment)
 
     @contained
     def begin(self, command: str) -> None:
         """A command that migrates has started; costs nothing until something happens."""
-        self._opened.command = command
-        self._opened.started_at = datetime.now(UTC)
+        self._in_use.command = command
+        self._in_use.started_at = datetime.now(UTC)
         self._started = time.monotonic()
 
     @contained
     def aim(self, database: Database) -> None:
         """The run was to migrate *database*, and has no connection that would say so."""
-        self._opened.database = database
+        self._in_use.database = database
 
     @contained
     def consult(
@@ -70,7 +70,7 @@ class Run:
 
         *ask_here* does so over the connection that migrates.
         """
-        self._opened.database = database or self._opened.database
+        self._in_use.database = database or self._in_use.database
         self._settling.ask, self._settling.ask_here = ask, ask_here
 
     @property
@@ -79,9 +79,9 @@ class Run:
         return self._settling.unsettled
 
     @contained
-    def lend(self, connection: Any) -> None:
+    def write_over(self, connection: Any) -> None:
         """*connection* is the one that migrates: an outbox in its database is written over it."""
-        self._opened.lent = connection
+        self._in_use.connection = connection
 
     @contained
     def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
@@ -91,13 +91,13 @@ class Run:
         """
         if self._is_finished:
             return
-        self._opened.begun_at(backend.database)
+        self._in_use.begun_at(backend.database)
         self._record_earlier(ref.version, has_lock=backend.has_lock)
         self._settling.expect(ref, direction, backend)
 
     def hurried(self, *, when: bool) -> AbstractContextManager[None]:
         """*when*: the host's transaction is open, so a slow outbox is not waited for in here."""
-        outgoing = self._opened.outgoing
+        outgoing = self._in_use.outgoing
         return outgoing.outbox.hurried(when=when) if outgoing is not None else nullcontext()
 
     @contained
@@ -110,7 +110,7 @@ class Run:
         """
         if self._is_finished:
             return None
-        telemetry, outgoing = self._opened.begun_at(backend.database)
+        telemetry, outgoing = self._in_use.begun_at(backend.database)
         with self.hurried(when=not backend.is_idle):
             return self._begin(ref, direction, backend, telemetry, outgoing)
 
@@ -142,8 +142,8 @@ class Run:
         )
         if event_id is None and not backend.is_gone:  # else it fails: there is nothing to settle
             self._settling.stage(migration.event_id, ref, direction, backend, span.trace)
-        if self._opened.hooks is not None:
-            self._opened.hooks.started(migration)
+        if self._in_use.hooks is not None:
+            self._in_use.hooks.started(migration)
         if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):
             outgoing.record(migration.started_event(*self._where()), span.trace)
         return migration
@@ -154,7 +154,7 @@ class Run:
 
         Nothing is certain before ``conclude``, which records the same event once more.
         """
-        outgoing = self._opened.outgoing
+        outgoing = self._in_use.outgoing
         if outgoing is None:
             return
         event = migration.ended_event(*self._where(), rows_affected=rows_affected)
@@ -187,12 +187,12 @@ class Run:
             duration_s=migration.duration_s, rows_affected=rows_affected, error=error
         )
         event = migration.ended_event(*self._where(), rows_affected=rows_affected, error=error)
-        _, outgoing = self._opened.begun()
+        _, outgoing = self._in_use.begun()
         outgoing.record(event, migration.span.trace)
         if error is None:
             self._settling.record_outlived(migration)
-        if self._opened.hooks is not None:
-            self._opened.hooks.ended(migration, rows_affected)
+        if self._in_use.hooks is not None:
+            self._in_use.hooks.ended(migration, rows_affected)
 
     @contained
     def finish(self, error_type: str | None = None, error: ErrorInfo | None = None) -> bool:
@@ -204,7 +204,7 @@ class Run:
         if self._is_finished:
             return False
         self._is_finished = True
-        self._opened.end_within(self._settings.flush_timeout)
+        self._in_use.end_within(self._settings.flush_timeout)
         is_interrupted = True
         try:
             for owed in list(self._owed.values()):
@@ -213,37 +213,37 @@ class Run:
             self._settle()
             self._conclude_run(error_type, error)
             self._record_killed()
-            self._opened.flush()
+            self._in_use.flush()
             is_interrupted = False
         except KeyboardInterrupt:
-            self._opened.say("confiture-webhooks: interrupted; what is not sent stays as it is")
+            self._in_use.say("confiture-webhooks: interrupted; what is not sent stays as it is")
         try:
-            self._opened.stop()
-            self._opened.close()
+            self._in_use.stop()
+            self._in_use.close()
         except KeyboardInterrupt:  # asked twice: end at once, with the migration's answer
             is_interrupted = True
         return is_interrupted
 
     def report(self, where: str, error: BaseException) -> None:
         """One log line for the first fault of our own; the run goes on."""
-        self._opened.report(where, error)
+        self._in_use.report(where, error)
 
     def _is_wanted(self, kind: EventType) -> bool:
         return any(kind in endpoint.events for endpoint in self._settings.recorded)
 
     def _where(self) -> tuple[str | None, str]:
         """The environment, and the id of the run's trace."""
-        telemetry = self._opened.telemetry
+        telemetry = self._in_use.telemetry
         assert telemetry is not None
         return self._settings.environment, telemetry.correlation_id
 
     @contained
     def _give_back(self) -> None:
         """The host's connection is free, or gone: nothing is expected on it any more."""
-        if self._opened.outgoing is not None:
+        if self._in_use.outgoing is not None:
             self._settling.give_up_expected()
-            self._opened.outgoing.give_back()
-        self._opened.lent = None
+            self._in_use.outgoing.give_back()
+        self._in_use.connection = None
 
     @contained
     def _settle(self) -> None:
@@ -260,7 +260,7 @@ class Run:
     def _conclude_run(self, error_type: str | None, error: ErrorInfo | None) -> None:
         """Close the run's span, count it, and release its event."""
         if self._settings.faults:
-            self._opened.traced()  # which logs them
+            self._in_use.traced()  # which logs them
         failed = [migration for migration, is_success in self._ended if not is_success]
         is_known = not self._settling.has_unknown
         if failed and failed[-1].error is not None:
@@ -275,7 +275,7 @@ class Run:
             endpoints = [endpoint.for_silent_run() for endpoint in endpoints]
         wanting = [endpoint for endpoint in endpoints if kind in endpoint.events]
         if wanting and (self._ended or error_type):
-            telemetry, outgoing = self._opened.begun()
+            telemetry, outgoing = self._in_use.begun()
             outbox = outgoing.outbox.current
             # Whoever settles what is not known reports this run, too.
             event_id = killed_run_id(outbox.holder) if outbox and not is_known else new_event_id()
@@ -284,15 +284,15 @@ class Run:
                 kind,
                 self._ended,
                 *self._where(),
-                database=self._opened.database,
-                started_at=self._opened.started_at,
+                database=self._in_use.database,
+                started_at=self._in_use.started_at,
                 duration_s=time.monotonic() - self._started,
                 error=error
                 or (ErrorInfo(type=error_type, message="the run failed") if error_type else None),
             )
             outgoing.record(event, telemetry.trace_of_run(), wanting)
-        if error_type is not None or self._opened.is_traced():
-            self._opened.traced().end_run(
+        if error_type is not None or self._in_use.is_traced():
+            self._in_use.traced().end_run(
                 applied=len(self._ended) - len(failed),
                 failed=len(failed),
                 error_type=error_type,

@@ -55,7 +55,7 @@ class RunOutbox:
         """Why memory stands in for the configured one."""
         self.has_left = False
         """Whether the configured one held something of this run when it broke."""
-        self.is_lent = False
+        self.is_over_connection = False
         """Whether it is written over the connection that migrates."""
         self.waited_s = 0.0
         """How long this run has waited in vain."""
@@ -66,7 +66,7 @@ class RunOutbox:
         self._is_holding = False
         self._has_staged = False
         """Whether the configured one was given an intent of this run."""
-        self._spared: list[str] | None = None
+        self._in_memory: list[str] | None = None
         """Events that were released into memory instead; ``None``: the outbox works."""
         self._hurry = threading.local()
         self._guard = threading.Lock()
@@ -120,9 +120,9 @@ class RunOutbox:
     def note_written(self, event_id: str, *, is_released: bool) -> None:
         """The event was staged, or released, into whatever is used now."""
         if not is_released:
-            self._has_staged |= self._spared is None
-        elif self._spared is not None:
-            self._spared.append(event_id)
+            self._has_staged |= self._in_memory is None
+        elif self._in_memory is not None:
+            self._in_memory.append(event_id)
         else:
             self._is_holding = True
 
@@ -134,13 +134,13 @@ class RunOutbox:
                 made.close()
                 return self.current
             self.current = made
-            self._spared = None if made.is_durable else []
+            self._in_memory = None if made.is_durable else []
             self._telemetry.observe_outbox(self._summary)
         return self.current
 
     def _summary(self) -> Summary:
         """For metrics. Raises OutboxError, also while asking would open a second session."""
-        if self.current is None or self.is_lent:
+        if self.current is None or self.is_over_connection:
             raise OutboxError("the outbox is not read while the run migrates its database")
         return self.current.summary()
 
@@ -154,7 +154,7 @@ class RunOutbox:
                 assert self.current is not None
                 return self.current
             broken, self.current = self.current, self._parts.spare_outbox()
-            spare, self._spared = self.current, []
+            spare, self._in_memory = self.current, []
             self.refusal = str(error)
             self.has_left |= self._is_holding
             self._is_holding = False
@@ -178,10 +178,10 @@ class RunOutbox:
         One that held something of this run may be back in a moment: without it, a later run would
         settle what memory has delivered. So it is asked again for a while.
         """
-        memory, spared, knows = self.current, self._spared, self._has_staged or self.has_left
-        if memory is None or spared is None:
+        memory, released, knows = self.current, self._in_memory, self._has_staged or self.has_left
+        if memory is None or released is None:
             return False
-        if not (undelivered(memory) or memory.intents() or (knows and spared)):
+        if not (undelivered(memory) or memory.intents() or (knows and released)):
             return False
         until = time.monotonic() + seconds
         last_try = min(until, time.monotonic() + BACK_WITHIN_S * knows)
@@ -192,7 +192,7 @@ class RunOutbox:
                 refused.callback(outbox.close)
                 if not outbox.is_durable:
                     return None
-                hand_over(memory, outbox, spared)
+                hand_over(memory, outbox, released)
                 refused.pop_all()
                 return outbox
 
@@ -207,7 +207,7 @@ class RunOutbox:
                         break
                     time.sleep(ASK_EVERY_S)
         if back is not None:
-            self.current, self._spared, self.has_left = back, None, False
+            self.current, self._in_memory, self.has_left = back, None, False
         return back is not None
 
     def beside(self, call: Callable[[Outbox], object]) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..outbox import Outbox
     from ..telemetry import Telemetry
-    from .opened import Opened
+    from .in_use import InUse
     from .outgoing import Outgoing
 
 LONGEST_QUESTION_S = 6.0
@@ -143,9 +143,9 @@ PARTING_STEP_S = 0.02
 class Settling:
     """The questions of a run that are still open, and the intents that it staged."""
 
-    def __init__(self, conclude: Conclude, opened: Opened, environment: str | None) -> None:
+    def __init__(self, conclude: Conclude, in_use: InUse, environment: str | None) -> None:
         self._conclude = conclude
-        self._opened = opened
+        self._in_use = in_use
         self._own: set[str] = set()
         self.environment = environment
         """Killed runs of another one are left to it: their endpoints are configured there."""
@@ -163,13 +163,13 @@ class Settling:
 
     @property
     def _outgoing(self) -> Outgoing:
-        assert self._opened.outgoing is not None
-        return self._opened.outgoing
+        assert self._in_use.outgoing is not None
+        return self._in_use.outgoing
 
     @property
     def _telemetry(self) -> Telemetry:
-        assert self._opened.telemetry is not None
-        return self._opened.telemetry
+        assert self._in_use.telemetry is not None
+        return self._in_use.telemetry
 
     def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
         """Stage what is to begin next: its connection is idle, which it may not be then."""
@@ -211,11 +211,11 @@ class Settling:
     def end(self, migration: Migration, seconds: float | None = None) -> None:
         """Conclude *migration*, one of this run's, by what the ledger says, within *seconds*."""
         if seconds is None:
-            seconds = seconds_left(self._opened.deadline)
+            seconds = seconds_left(self._in_use.deadline)
         is_recorded = answered(migration.ask_ledger, seconds)
         if is_recorded is None:
             self.has_unknown = True
-            self._opened.say(
+            self._in_use.say(
                 f"confiture-webhooks: the database does not say how {migration.ref.name} ended. "
                 "The next run reports it, once the database answers"
             )
@@ -228,12 +228,12 @@ class Settling:
 
     def record_killed(self) -> None:
         """Report how the migrations of killed runs ended, if the outbox may hold any."""
-        if self.has_unknown or self._opened.reached() is None:
+        if self.has_unknown or self._in_use.reached() is None:
             return
         killed = self._killed(self._outgoing.intents())
         left = self._without_outlived(killed, self._outgoing.record_killed)
         if self.ask is not None:
-            self._settle(left, self.ask, seconds_left(self._opened.deadline))
+            self._settle(left, self.ask, seconds_left(self._in_use.deadline))
         if self._committed:
             self._outgoing.outbox.beside(self._record_outlived_in)
 

@@ -32,7 +32,7 @@ LAST_S = 0.1
 """The same for exporting, and for closing."""
 
 
-class Opened:
+class InUse:
     """The parts of a run that are in use. A run in which nothing happens opens none."""
 
     def __init__(self, settings: Settings, parts: Parts, write: Callable[[str], None]) -> None:
@@ -47,7 +47,7 @@ class Opened:
         self.hooks: HookRunner | None = None
         self.database = Database()
         """As far as it is known: of the command's address, its connection, its first migration."""
-        self.lent: Any = None
+        self.connection: Any = None
         """The connection that migrates."""
         self.command = "confiture migrate"
         self.started_at = datetime.now(UTC)
@@ -97,9 +97,9 @@ class Opened:
         telemetry = self.traced()
         if self.outgoing is None:
             self.outgoing = self._made_outgoing(telemetry)
-            if self.lent is not None:
+            if self.connection is not None:
                 with containing("reaching the outbox", self.report):
-                    self.outgoing.lend(self.lent)
+                    self.outgoing.write_over(self.connection)
         if self.hooks is None and self._parts.hooks is not None:
             self.hooks = HookRunner(
                 self._settings, self._parts.hooks, telemetry, self.outgoing.release
