@@ -157,9 +157,11 @@ def outbox_exists(
         return may_be_there(sqlite_path(settings, environ))
     if not is_asked:
         return True
+    if place.kind == "memory" or not place.rest:
+        return False
     from .outbox.postgres import has_outbox  # noqa: PLC0415
 
-    return place.kind == "postgres" and bool(place.rest) and has_outbox(place.rest)
+    return has_outbox(place.rest)
 
 
 def in_database(settings: Settings, find: Callable[[], str | None]) -> Settings:

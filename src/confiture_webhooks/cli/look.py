@@ -23,11 +23,11 @@ from .options import (
     RECORDED,
     ConfigOpt,
     FormatOpt,
+    check_trace,
     instant,
     is_json,
     known,
     not_empty,
-    whole_trace,
     words,
 )
 from .tables import age, fail, milliseconds, print_facts, print_json, print_table
@@ -186,9 +186,7 @@ def list_deliveries(
         str | None,
         typer.Option("--environment", help=f"Only this environment; {NO_ENVIRONMENT}: without one"),
     ] = None,
-    trace: Annotated[
-        str | None, typer.Option("--trace", callback=whole_trace, help="Only this trace id")
-    ] = None,
+    trace: Annotated[str | None, typer.Option("--trace", help="Only this trace id")] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="Only made since: 2h, 7d, 2026-01-09T14:00 (UTC)")
     ] = None,
@@ -219,6 +217,7 @@ def list_deliveries(
       5  The configuration is invalid, or there is no endpoint of that name.
     """
     chosen = known(State, state, "--state")
+    check_trace(trace, "--trace")
     kind, made_since = known(RECORDED, event_type, "--event"), instant(since, "--since")
     with opened(config, output) as context:
         check_endpoint(context, endpoint)

@@ -94,14 +94,11 @@ def not_empty(given: T) -> T:
     return given
 
 
-def whole_trace(given: str | None) -> str | None:
+def check_trace(given: str | None, option: str) -> None:
     """Refuse the beginning of a trace id: a filter would find nothing."""
     if given is not None and len(given) != TRACE_DIGITS:
-        raise typer.BadParameter(
-            f"a trace id has {TRACE_DIGITS} digits. "
-            "`confiture webhooks show` takes the beginning of one"
-        )
-    return given
+        reason = f"a trace id has {TRACE_DIGITS} digits. Its beginning is enough for "
+        raise typer.BadParameter(reason + remedy.shown("show", given), param_hint=option)
 
 
 def instant(value: str | None, option: str) -> datetime | None:

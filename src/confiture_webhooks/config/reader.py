@@ -36,8 +36,6 @@ _VARIABLE_OF = {
     "allow_http": variables.ALLOW_HTTP,
 }
 _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_PLAIN_URL = re.compile(r"https?://[\w.:\[\]-]+(/[\x21-\x7e]*)?")
-"""A web address without user and password, of printable characters."""
 _FLUSH: Any = WEBHOOKS["flush_timeout"].kind
 _TAKES = {variables.FLUSH_TIMEOUT: WEBHOOKS["flush_timeout"].takes}
 
@@ -400,4 +398,4 @@ def run_url(environ: Mapping[str, str]) -> str | None:
         variables.ci_run(environ).get(key),
     )
     found = next(filter(None, candidates), "")
-    return found if _PLAIN_URL.fullmatch(found) else None
+    return found if variables.PLAIN_URL.fullmatch(found) else None

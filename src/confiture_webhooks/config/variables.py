@@ -5,9 +5,10 @@ What stands below one is its row in the documentation: what it takes, the defaul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 DSN = "CONFITURE_DATABASE_URL"
 """Confiture's own: with it, it reads no environment file."""
@@ -61,6 +62,8 @@ DEFAULT_HOOK_TIMEOUT = timedelta(seconds=30)
 ON_WORDS = frozenset({"true", "yes", "on", "1"})
 
 RESOURCE = "OTEL_RESOURCE_ATTRIBUTES"
+PLAIN_URL = re.compile(r"https?://[\w.:\[\]-]+(/[\x21-\x7e]*)?")
+# A web address without user and password, of printable characters.
 # By the variable that marks it: those of a pipeline's name, its run, its page, and the commit.
 _CI = {
     "GITHUB_ACTIONS": ("GITHUB_WORKFLOW", "GITHUB_RUN_ID", "", "GITHUB_SHA"),
@@ -83,17 +86,9 @@ def ci_run(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         "cicd.pipeline.name": name,
         "cicd.pipeline.run.id": run_id,
-        "cicd.pipeline.run.url.full": url if _is_plain(url) else "",
+        "cicd.pipeline.run.url.full": url if PLAIN_URL.fullmatch(url) else "",
         "vcs.ref.head.revision": revision,
     }
-
-
-def _is_plain(url: str) -> bool:
-    """Whether *url* carries no user or password."""
-    try:
-        return "@" not in urlsplit(url).netloc
-    except ValueError:
-        return False
 
 
 def resource_attributes(environ: Mapping[str, str]) -> dict[str, str]:
