@@ -62,8 +62,8 @@ DEFAULT_HOOK_TIMEOUT = timedelta(seconds=30)
 ON_WORDS = frozenset({"true", "yes", "on", "1"})
 
 RESOURCE = "OTEL_RESOURCE_ATTRIBUTES"
-PLAIN_URL = re.compile(r"https?://[\w.:\[\]-]+(/[\x21-\x7e]*)?")
 # A web address without user and password, of printable characters.
+PLAIN_URL = re.compile(r"https?://[\w.:\[\]-]+(/[\x21-\x7e]*)?")
 # By the variable that marks it: those of a pipeline's name, its run, its page, and the commit.
 _CI = {
     "GITHUB_ACTIONS": ("GITHUB_WORKFLOW", "GITHUB_RUN_ID", "", "GITHUB_SHA"),
