@@ -228,11 +228,11 @@ def operators_outbox(
             "Set `outbox`, or CONFITURE_WEBHOOK_OUTBOX, to sqlite or postgres",
         )
     if settings.place.kind == "sqlite":
-        from .outbox.sqlite import SqliteOutbox, may_be_there  # noqa: PLC0415
+        from .outbox import sqlite  # noqa: PLC0415
 
         path = sqlite_path(settings, environ)
-        if creates or may_be_there(path):
-            return SqliteOutbox(path, follows=creates)
+        if creates or sqlite.is_there(path):
+            return sqlite.SqliteOutbox(path, follows=creates)
     else:
         from .outbox.postgres import is_there  # noqa: PLC0415
 

@@ -109,6 +109,24 @@ def test_root_runs_no_hook_of_another_user(place: Place, receiver: Any) -> None:
     assert len(receiver.requests) == 1
 
 
+def test_hooks_that_are_closed_to_this_user_are_not_passed_over(place: Place) -> None:
+    """A line says so, in a run and in ``check``."""
+    (place.path / "confiture_hooks").chmod(0o700)
+    done = place.run("migrate", "up", uid=ADA)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("confiture_hooks: is closed to this user") == 1
+    assert place.run("webhooks", "check", uid=ADA).returncode == 5
+
+
+def test_an_environment_file_that_is_closed_is_named(place: Place) -> None:
+    """In a directory that this user may not enter, too: no traceback."""
+    place.environments.chmod(0o700)
+    for command in ("check", "status", "deliver"):
+        done = place.run("webhooks", command, uid=ADA)
+        assert done.returncode == 5, done.stderr
+        assert "local.yaml: cannot be read (PermissionError)" in done.stderr
+
+
 def test_a_user_without_a_name_or_a_home_loses_nothing(place: Place, receiver: Any) -> None:
     """No passwd entry, no HOME, a project of root's: everything is delivered, from memory."""
     done = place.run("migrate", "up", uid=ADA)

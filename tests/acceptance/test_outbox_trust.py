@@ -47,6 +47,25 @@ def test_a_directory_that_others_may_write_is_refused(project: Any, receiver: An
     assert len(receiver.requests) == 1
 
 
+def test_a_place_that_no_run_will_use_is_refused_before_the_first(project: Any) -> None:
+    """``doctor`` and ``status`` do not promise an outbox that the run would keep in memory."""
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": "http://127.0.0.1:9/"}]})
+    place = Path(project.path) / ".confiture"
+    elsewhere = Path(project.path) / "elsewhere"
+    elsewhere.mkdir()
+    place.symlink_to(elsewhere)
+    for refusal in ("is a symbolic link", "others may write"):
+        for command in ("doctor", "status", "list"):
+            done = project.confiture("webhooks", command)
+            assert done.returncode == 1, done.stdout
+            assert refusal in done.stdout + done.stderr
+        place.unlink() if place.is_symlink() else place.rmdir()
+        place.mkdir()
+        place.chmod(0o777)
+    place.chmod(0o700)
+    assert project.confiture("webhooks", "status").returncode == 0
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_a_delivery_of_another_version_costs_itself_alone(
     project: Any, receiver: Any, kind: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import sys
 import traceback
 import warnings
@@ -62,15 +63,22 @@ def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
     # Importing a file may use the others, and what was compiled before.
     used = [path for one in directory.rglob("*.py") for path in (one.parent, one)] if paths else []
     used += [path / "__pycache__" for path in {*used} if path.suffix != ".py"]
-    for path in dict.fromkeys(used):
-        if fault := _distrust(path):
-            files = [HookFile(module=DIRECTORY, path=path, fault=fault, is_trusted=False)]
-            return files + [_module(name, project) for name in modules]
+    faults = (fault for path in dict.fromkeys(used) if (fault := _distrust(path)))
+    if fault := _closed(directory) or next(faults, None):
+        files = [HookFile(module=DIRECTORY, path=directory, fault=fault, is_trusted=False)]
+        return files + [_module(name, project) for name in modules]
     hidden = [path for path in paths if path.name[0] in "._"]
     private = frozenset(path.stem for path in hidden if _is_reader(path))
     own = [path for path in paths if path not in hidden]
     files = [_read(f"{DIRECTORY}.{path.stem}", path, private) for path in own]
     return files + [_module(name, project) for name in modules]
+
+
+def _closed(directory: Path) -> Fault | None:
+    """That this user may not look into *directory*."""
+    if os.access(directory, os.R_OK | os.X_OK) or not os.path.isdir(directory):  # noqa: PTH112
+        return None
+    return Fault(_shown(directory), "is closed to this user", "No hook of it runs. See `ls -ld`")
 
 
 def _distrust(path: Path) -> Fault | None:
@@ -85,7 +93,8 @@ def _distrust(path: Path) -> Fault | None:
 
 def _paths(directory: Path) -> list[Path]:
     with suppress(OSError):
-        return sorted(one for one in directory.iterdir() if one.suffix == ".py" and one.is_file())
+        found = sorted(one for one in directory.iterdir() if one.suffix == ".py")
+        return [one for one in found if os.path.isfile(one)]  # noqa: PTH113  never raises
     return []
 
 

@@ -62,10 +62,10 @@ class Context:
         fault = None
         if self.is_sending and is_off(os.environ):
             fault = Fault(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")
+        elif invocation.missing is not None and self.config is not None:
+            fault = Fault("--config", f"{self.config} is no file", "Check the path")
         elif self.config is not None and self.config.is_dir():
             fault = Fault("--config", f"{self.config} is a directory", "Name a file in it")
-        elif self.config is not None and not self.config.exists():
-            fault = Fault("--config", f"{self.config} is no file", "Check the path")
         if fault is not None:
             refuse([fault], self.output)
         return invocation

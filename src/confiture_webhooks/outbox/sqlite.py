@@ -28,6 +28,7 @@ from .sqlite_file import (
     connect,
     default_path,
     drop,
+    is_there,
     may_be_there,
     migrate,
     note_damage,
@@ -36,7 +37,15 @@ from .sqlite_file import (
 )
 from .sqlite_trust import in_use
 
-__all__ = ["InMemoryOutbox", "SqliteOutbox", "default_path", "drop", "may_be_there", "open_outbox"]
+__all__ = [
+    "InMemoryOutbox",
+    "SqliteOutbox",
+    "default_path",
+    "drop",
+    "is_there",
+    "may_be_there",
+    "open_outbox",
+]
 
 _SYNC_EVERY_COMMIT = "PRAGMA synchronous = FULL"
 _SYNC_AT_CHECKPOINT = "PRAGMA synchronous = NORMAL"

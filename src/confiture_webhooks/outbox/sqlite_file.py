@@ -100,6 +100,17 @@ def may_be_there(path: Path) -> bool:
     return True
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is an outbox. Raises OutboxError where no run would use or make one."""
+    try:
+        with translated(path), suppress(FileNotFoundError):
+            own(path, makes=False)
+    except OutboxError:
+        if not _is_closed(path):
+            raise
+    return may_be_there(path)
+
+
 def _is_closed(path: Path) -> bool:
     """Whether there is, or may be, an outbox that this user cannot read."""
     return may_be_there(path) and not (os.access(path, os.R_OK) or os.path.islink(path))  # noqa: PTH114  never raises

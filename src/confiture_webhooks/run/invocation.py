@@ -5,6 +5,7 @@ Cheap to import: this is read before it is known whether webhooks are wanted.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,14 +71,13 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
     migrations = _option(rest, "--migrations-dir")
     given = _option(rest, "--config", "-c")
     config_file = Path(given) if given is not None else _usual_file(command, rest, environ)
-    # A pipe can be read once, and that is for the host to do.
-    readable = config_file if config_file is not None and config_file.is_file() else None
+    readable = _readable(config_file)
     named = environ.get(ENVIRONMENT, "").strip()
     return Invocation(
         command=command,
         config_file=readable,
         named_file=config_file if given is not None or config_file != DEFAULT_CONFIG else None,
-        missing=config_file if config_file is not None and not config_file.exists() else None,
+        missing=config_file if config_file and not os.access(config_file, os.F_OK) else None,
         settings_file=files_of([named]).get(named) if config_file is None else readable,
         is_rehearsal=any(word.startswith("--dry-run") for word in rest),
         resumes=resumes,
@@ -95,6 +95,14 @@ def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -
         return DEFAULT_CONFIG
     has_dsn = _option(rest, "--database-url", "-d") is not None or environ.get(DSN)
     return None if has_dsn or "--no-config" in rest else DEFAULT_CONFIG
+
+
+def _readable(path: Path | None) -> Path | None:
+    """*path* when it is a file. A pipe can be read once, and that is for the host to do."""
+    try:
+        return path if path is not None and path.is_file() else None
+    except OSError:  # in a directory that is closed: reading it says so
+        return path
 
 
 def _option(words: Sequence[str], *names: str) -> str | None:
@@ -120,4 +128,4 @@ def files_of(environments: Iterable[str | None]) -> dict[str, Path]:
     """The usual file of each of *environments* that has one."""
     names = [name for name in environments if name and Path(name).name == name]
     usual = {name: ENVIRONMENTS / f"{name}.yaml" for name in names}
-    return {name: path for name, path in usual.items() if path.is_file()}
+    return {name: path for name, path in usual.items() if _readable(path)}
