@@ -204,7 +204,7 @@ NEEDED = (
 
 
 class LibraryGuard:
-    """Functions and classes of the standard library that Confiture and a run need, as they were.
+    """Public functions and classes of the standard library that Confiture and a run need.
 
     What a hook's thread replaces is replaced for all threads, until ``restore``.
     """
@@ -214,7 +214,7 @@ class LibraryGuard:
             (f"{owner.__name__}.{name}", owner, name, value)
             for owner in _owners()
             for name, value in list(vars(owner).items())
-            if callable(value) or (owner is os and name == "environ")
+            if name[0] != "_" and (callable(value) or (owner is os and name == "environ"))
         ]
 
     def restore(self) -> list[str]:

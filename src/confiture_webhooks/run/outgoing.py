@@ -115,7 +115,7 @@ class Outgoing:
                     return
                 raise
             self.outbox.note_written(kept.event_id, is_released=kept.intent is None)
-        if any(kept.deliveries for kept in left):
+        if any(kept.deliveries or kept.then for kept in left):
             self.sending.wake()
 
     def _keep(self, kept: Kept) -> bool:
@@ -211,9 +211,13 @@ class Outgoing:
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
     ) -> Sequence[Delivery]:
         endpoints = self._settings.recorded if wanting is None else wanting
-        event = replace(event, trace_url=self._settings.trace_link(event.trace_id))
-        if event.trace_id == self._telemetry.correlation_id:  # not of a killed run
-            event = replace(event, command=self._command, run_url=self._settings.run_url)
+        is_ours = event.trace_id == self._telemetry.correlation_id  # not a killed run's
+        event = replace(
+            event,
+            trace_url=self._settings.trace_link(event.trace_id),
+            command=self._command if is_ours else event.command,
+            run_url=self._settings.run_url if is_ours else event.run_url,
+        )
         return deliveries_of(event, endpoints, trace, report=self._telemetry.failed)
 
     def intents(self) -> Sequence[Intent]:
