@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability
@@ -42,8 +43,14 @@ class Observed:
 
     @property
     def attempts(self) -> list[ReadableSpan]:
-        """The attempts' spans."""
-        return [one for one in self._exporter.get_finished_spans() if one.kind is SpanKind.CLIENT]
+        """The attempts' spans, one at least: that of an attempt that was given up may end later."""
+        until = time.monotonic() + 20
+        while True:
+            finished = self._exporter.get_finished_spans()
+            found = [one for one in finished if one.kind is SpanKind.CLIENT]
+            if found or time.monotonic() > until:
+                return found
+            time.sleep(0.01)
 
     def everything(self) -> str:
         """All of it as one text."""

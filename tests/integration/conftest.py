@@ -1,4 +1,4 @@
-"""An outbox's file, a directory that cannot be written, and a database with a ledger."""
+"""An outbox's file, a directory that cannot be written, a database with a ledger, a transport."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from confiture_webhooks.adapters import http_way
+from confiture_webhooks.adapters.http import HttpTransport
 from contract.made import filled
 from ledgers import LEDGER
+from observed import Observed
 
 NOBODY = 65534
 
@@ -52,3 +55,32 @@ def shop(database: str) -> str:
     with psycopg.connect(database) as connection:
         connection.execute(LEDGER.format("tb_confiture"))
     return database
+
+
+@pytest.fixture
+def transport() -> Iterator[HttpTransport]:
+    """A transport that is closed afterwards."""
+    transport = HttpTransport()
+    yield transport
+    transport.abort()
+    transport.close()
+
+
+@pytest.fixture(params=["http", "", "http/dup"])
+def conventions(request: pytest.FixtureRequest) -> str:
+    """The stable conventions, the old ones, both."""
+    return str(request.param)
+
+
+@pytest.fixture
+def observed(conventions: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Observed]:
+    """What is exported while requests is instrumented."""
+    observed = Observed(conventions, monkeypatch)
+    yield observed
+    observed.close()
+
+
+@pytest.fixture
+def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transport looks before each request for what changed around it, not once a second."""
+    monkeypatch.setattr(http_way, "LOOKS_AROUND_EVERY_S", -1.0)

@@ -124,15 +124,6 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hang]:
     hang.close()
 
 
-@pytest.fixture
-def transport() -> Iterator[HttpTransport]:
-    """A transport that is closed afterwards."""
-    transport = HttpTransport()
-    yield transport
-    transport.abort()
-    transport.close()
-
-
 def request(url: str, endpoint: str = "analytics", *, body: bytes = b"{}") -> Request:
     """A request to *url*."""
     return Request(url=url, headers={}, body=body, endpoint=endpoint)

@@ -24,7 +24,7 @@ from observed import Observed
 from peer import OK, Peer, Talk, answers, hello_then, says, starts_with
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 CANARY = "canary"
 SECRET_HEADERS = {
@@ -37,29 +37,6 @@ ANSWER = (
     b"Location: http://canary.test/canary\r\nX-Canary: canary\r\nContent-Length: 6\r\n\r\ncanary"
 )
 SHORT = timedelta(milliseconds=500)
-
-
-@pytest.fixture(params=["http", "", "http/dup"])
-def conventions(request: pytest.FixtureRequest) -> str:
-    """The stable conventions, the old ones, both."""
-    return str(request.param)
-
-
-@pytest.fixture
-def observed(conventions: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Observed]:
-    """What is exported while requests is instrumented."""
-    observed = Observed(conventions, monkeypatch)
-    yield observed
-    observed.close()
-
-
-@pytest.fixture
-def transport() -> Iterator[HttpTransport]:
-    """A transport that is closed afterwards."""
-    transport = HttpTransport()
-    yield transport
-    transport.abort()
-    transport.close()
 
 
 def request(url: str, *, resend_count: int = 0) -> Request:
@@ -133,13 +110,13 @@ def test_no_part_of_an_attempt_leaks(
             got = error.error_type
             raised = reported(error)
     assert got == expected
+    if case != "host":
+        (span,) = observed.attempts
+        assert is_described(span)
     written = "".join(capfd.readouterr())
     records = "".join(f"{record.getMessage()} {record.exc_text}" for record in caplog.records)
     for text in (observed.everything(), raised, written, records, caplog.text):
         assert CANARY not in text.lower()
-    if case != "host":
-        (span,) = observed.attempts
-        assert is_described(span)
 
 
 def reported(error: BaseException) -> str:

@@ -21,33 +21,10 @@ from observed import Observed
 from peer import OK, Peer, Talk, answers, says, starts_with
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 SHORT = timedelta(milliseconds=500)
 ANSWER = b"HTTP/1.1 200 OK\r\nServer: some\r\nContent-Length: 6\r\n\r\nsecret"
-
-
-@pytest.fixture(params=["http", "", "http/dup"])
-def conventions(request: pytest.FixtureRequest) -> str:
-    """The stable conventions, the old ones, both."""
-    return str(request.param)
-
-
-@pytest.fixture
-def observed(conventions: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Observed]:
-    """What is exported while requests is instrumented."""
-    observed = Observed(conventions, monkeypatch)
-    yield observed
-    observed.close()
-
-
-@pytest.fixture
-def transport() -> Iterator[HttpTransport]:
-    """A transport that is closed afterwards."""
-    transport = HttpTransport()
-    yield transport
-    transport.abort()
-    transport.close()
 
 
 def request(url: str, *, resend_count: int = 0) -> Request:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import time
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -12,7 +11,6 @@ import pytest
 import trustme
 
 from confiture_webhooks.adapters.http import HttpTransport
-from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S
 from confiture_webhooks.adapters.reach import reach
 from confiture_webhooks.endpoint import Tls
 from confiture_webhooks.errors import TransportError
@@ -20,19 +18,10 @@ from confiture_webhooks.transport import Request
 from peer import OK, Peer, Talk, answers, hello_then
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 PATIENCE = timedelta(seconds=20)
-
-
-@pytest.fixture
-def transport() -> Iterator[HttpTransport]:
-    """A transport that is closed afterwards."""
-    transport = HttpTransport()
-    yield transport
-    transport.abort()
-    transport.close()
 
 
 def request(url: str) -> Request:
@@ -144,6 +133,7 @@ def test_no_tls(transport: HttpTransport, behave: Callable[[Talk], object], expe
 
 
 @pytest.mark.survived("A client certificate that is renewed", "kept")
+@pytest.mark.usefixtures("looks_at_once")
 def test_a_client_certificate(
     transport: HttpTransport, authority: trustme.CA, bundle: Path, tmp_path: Path
 ) -> None:
@@ -165,16 +155,13 @@ def test_a_client_certificate(
         assert error_type(transport, sent) == "tls"  # the files are not there
         assert reach(peer.url, PATIENCE, tls=files).reason == "bundle"
         renew(clients)
-        time.sleep(LOOKS_AROUND_EVERY_S + 0.1)
         for _ in range(2):
             assert transport.send(sent, timeout=PATIENCE).status_code == 200
         assert len(peer.talks) == 1
         assert reach(peer.url, PATIENCE, tls=files).step == "answers"
         renew(authority)
-        time.sleep(LOOKS_AROUND_EVERY_S + 0.1)
         assert error_type(transport, sent) in {"tls", "connection_reset"}
         renew(clients)
-        time.sleep(LOOKS_AROUND_EVERY_S + 0.1)
         assert transport.send(sent, timeout=PATIENCE).status_code == 200
 
 

@@ -17,19 +17,10 @@ from confiture_webhooks.transport import Request, Response
 from peer import OK, Peer, Talk, answers, says, starts_with
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
 PATIENCE = timedelta(seconds=20)
 SOON = timedelta(milliseconds=600)
-
-
-@pytest.fixture
-def transport() -> Iterator[HttpTransport]:
-    """A transport that is closed afterwards."""
-    transport = HttpTransport()
-    yield transport
-    transport.abort()
-    transport.close()
 
 
 def request(
@@ -147,7 +138,7 @@ def test_a_status_line_is_the_answer(
 ) -> None:
     """Whatever follows a status line, its status counts, and nothing is sent twice."""
     with Peer(starts_with(b"HTTP/1.1 %d Word\r\n%s" % (status_code, rest), then)) as peer:
-        assert transport.send(request(peer.url), timeout=SOON).status_code == status_code
+        assert transport.send(request(peer.url), timeout=PATIENCE).status_code == status_code
         assert len(peer.talks) == 1
 
 
