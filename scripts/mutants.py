@@ -200,7 +200,7 @@ MUTANTS = (
     ),
     mutant(
         "rehearsal",
-        "a rehearsal is reported to nobody",
+        "a rehearsal is not reported",
         "promises observe",
         r"kwargs\.get\(\"commit\", True\) is False or ",
         "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,21 @@ def kill_and_restart(server: LocalPostgres) -> None:
     server.start()
 
 
+def kill_in_a_migration(shop: Project, server: LocalPostgres) -> None:
+    """Kill the server while the second migration of ``migrate up`` is at work."""
+    shop.migration("002", "slow", up="SELECT pg_sleep(30)", down="SELECT 1")
+    running = shop.spawn("migrate", "up")
+    with psycopg.connect(server.dsn(), autocommit=True) as watch:
+        asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        while watch.execute(asleep).fetchone() is None:
+            assert running.poll() is None
+            time.sleep(0.02)
+    os.kill(server.pid, signal.SIGQUIT)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 3
+    assert "Traceback" not in stderr
+
+
 def reported(receiver: Any) -> list[tuple[str, str, str | None]]:
     """Event type, version and error type of every webhook, in order."""
     payloads = [request.payload for request in receiver.requests]
@@ -64,16 +80,7 @@ def reported(receiver: Any) -> list[tuple[str, str, str | None]]:
 @pytest.mark.survived("The server is killed in mid-migration", "true")
 def test_a_server_killed_in_a_migration(shop: Any, server: Any, receiver: Any) -> None:
     """No COMMIT was sent, so the failure is certain: it is reported at once, and only once."""
-    shop.migration("002", "slow", up="SELECT pg_sleep(30)", down="SELECT 1")
-    running = shop.spawn("migrate", "up")
-    with psycopg.connect(server.dsn(), autocommit=True) as watch:
-        asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-        while watch.execute(asleep).fetchone() is None:
-            assert running.poll() is None
-    os.kill(server.pid, signal.SIGQUIT)
-    _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 3
-    assert "Traceback" not in stderr
+    kill_in_a_migration(shop, server)
     expected = [("migration_success", "001", None), ("migration_error", "002", "OperationalError")]
     assert reported(receiver) == expected
     server.stop()
@@ -88,16 +95,7 @@ def test_a_server_killed_with_the_outbox_in_it(shop: Any, server: Any, receiver:
     """The failure is reported at once, and again under the same id when its outbox is back."""
     endpoint = {"name": "a", "url": receiver.url}
     shop.environment_file(webhooks={"outbox": "postgres", "endpoints": [endpoint]})
-    shop.migration("002", "slow", up="SELECT pg_sleep(30)", down="SELECT 1")
-    running = shop.spawn("migrate", "up")
-    with psycopg.connect(server.dsn(), autocommit=True) as watch:
-        asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-        while watch.execute(asleep).fetchone() is None:
-            assert running.poll() is None
-    os.kill(server.pid, signal.SIGQUIT)
-    _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 3
-    assert "Traceback" not in stderr
+    kill_in_a_migration(shop, server)
     [first] = receiver.requests
     assert first.payload["event_type"] == "migration_error"
     assert first.payload["error"]["type"] != "Interrupted"

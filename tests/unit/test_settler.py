@@ -98,6 +98,13 @@ class Bench:
         ]
 
 
+def backend_after(killed: Intent, **terms: Any) -> Backend:
+    """The backend of a run that finds *killed* in its own database."""
+    place = {"timeline": killed.timeline, "ledger_oid": killed.ledger_oid, "identity": "7/1"}
+    known: dict[str, Any] = {"ledger_before": NO_ROW, **place, **terms}
+    return Backend(database=Database(), ledger_table=killed.ledger_table, **known)
+
+
 def test_a_run_that_migrates_nothing_settles() -> None:
     """At its end, one question for all: committed is reported, and what is not there, too."""
     other = replace(KILLED, event_id="evt_6", migration=MigrationRef(version="006", slug="b"))
@@ -166,14 +173,7 @@ def test_what_a_later_run_applied_did_not_commit_before() -> None:
     left = replace(KILLED, has_lock=False, backend_pid=None, database_identity="7/1")
     bench = Bench(left)
     bench.run.consult(lambda _: {}, lambda _: {})
-    backend = Backend(
-        database=Database(),
-        ledger_table=left.ledger_table,
-        ledger_before=NO_ROW,
-        identity="7/1",
-        timeline=left.timeline,
-        ledger_oid=left.ledger_oid,
-    )
+    backend = backend_after(left)
     migration = bench.run.migration(left.migration, Direction.UP, backend)
     assert migration is not None
     migration.succeeded(1)
@@ -200,15 +200,7 @@ def test_an_outbox_that_was_silent_when_its_version_ran_again_makes_no_success(
     answers = threading.Event()
     intents = bench.outbox.intents
     bench.outbox.intents = lambda: answers.wait(20) and intents()  # type: ignore[method-assign]
-    backend = Backend(
-        database=Database(),
-        ledger_table=killed.ledger_table,
-        ledger_before=ledger_before,
-        identity="7/1",
-        timeline=killed.timeline,
-        ledger_oid=killed.ledger_oid,
-        is_idle=False,
-    )
+    backend = backend_after(killed, ledger_before=ledger_before, is_idle=False)
     migration = bench.run.migration(killed.migration, direction, backend)
     answers.set()
     assert migration is not None
@@ -253,14 +245,7 @@ def test_an_outbox_that_memory_stood_in_for_makes_no_success_either() -> None:
 
     bench.outbox.intents = refuse_once  # type: ignore[method-assign]
     bench.outbox.close = lambda: None  # type: ignore[method-assign]
-    backend = Backend(
-        database=Database(),
-        ledger_table=killed.ledger_table,
-        ledger_before=NO_ROW,
-        identity="7/1",
-        timeline=killed.timeline,
-        ledger_oid=killed.ledger_oid,
-    )
+    backend = backend_after(killed)
     migration = bench.run.migration(killed.migration, Direction.UP, backend)
     assert migration is not None
     migration.succeeded(1)
