@@ -204,6 +204,17 @@ def test_verify_reads_one_document_whose_payload_is_its_body(here: Project) -> N
         assert said in refused.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no endless file here")
+def test_verify_reads_no_file_without_end(here: Project) -> None:
+    """So much is read and no more; and a standard input that is closed is one line."""
+    env = {"CONFITURE_WEBHOOK_SECRET": SECRET}
+    done = here.confiture("webhooks", "verify", "/dev/zero", env=env, timeout=60)
+    assert done.returncode == 2
+    assert "larger than 64 MiB" in done.stderr
+    piped = here.confiture("webhooks", "verify", "-", env=env, stdin=raw(signed()).decode())
+    assert piped.returncode == 0, piped.stderr
+
+
 def test_verify_old(here: Project) -> None:
     """An old capture is refused with the reason, and accepted with --tolerance 0."""
     content = raw(signed(datetime.now(UTC) - timedelta(days=1)))

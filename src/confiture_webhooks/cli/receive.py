@@ -6,7 +6,6 @@ import json
 import os
 import queue
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,7 +19,7 @@ from rich.text import Text
 from ..config import variables
 from ..errors import ConfigError, SignatureError, WebhooksError
 from ..receiver import LocalReceiver, Received, verify
-from ..receiver.capture import Captured, as_document, describe, is_signed, read_capture
+from ..receiver.capture import LARGEST, Captured, as_document, describe, is_signed, read_capture
 from ..receiver.server import answer_of
 from ..terminal import printable, say
 from ..verification import Verified
@@ -185,8 +184,9 @@ def verify_command(
     if not secrets:
         _refuse(f"no secret: set {variables.SECRET} or give --secret", CONFIG_INVALID)
     try:
-        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        capture = read_capture(content)
+        is_piped = str(file) == "-"
+        with open(0 if is_piped else file, "rb", closefd=not is_piped) as source:
+            capture = read_capture(source.read(LARGEST + 1))
     except OSError as error:
         _refuse(f"cannot read {printable(file)}: {error.strerror}", NOT_RUN)
     except WebhooksError as error:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .local import Received
 
 HIDDEN = "(hidden)"
+LARGEST = 64 * 1024 * 1024
+"""Bytes of a file that is read: a body of the largest size, twice and in base64, fits."""
 _KEYS = {
     "cloudevents": "specversion",
     "confiture": "event_id",
@@ -161,8 +163,10 @@ def is_signed(headers: Iterable[str]) -> bool:
 def read_capture(content: bytes) -> Captured:
     """The request in *content*: JSON as ``listen --format json`` prints it, or raw HTTP.
 
-    Raises WebhooksError when it is neither.
+    Raises WebhooksError when it is neither, or larger than ``LARGEST``.
     """
+    if len(content) > LARGEST:
+        raise WebhooksError("it is larger than 64 MiB")
     if content.lstrip().startswith(b"{"):
         return _from_json(content)
     return _from_http(content)
