@@ -265,6 +265,21 @@ def test_an_empty_only_secret_is_a_fault_and_an_empty_further_one_is_skipped(
     assert len(request.headers["webhook-signature"].split()) == 1
 
 
+def test_a_command_in_a_message_names_the_file_that_was_given(one_migration: Any) -> None:
+    """Also the usual one, here beside a DSN, which Confiture refuses: without it, none is read."""
+    down = {"name": "down", "url": "http://127.0.0.1:9/"}
+    file = one_migration.environment_file(webhooks={"endpoints": [down], "flush_timeout": 1})
+    env = {"CONFITURE_DATABASE_URL": one_migration.database_url}
+    named = ("--config", str(file.relative_to(one_migration.path)))
+    done = one_migration.confiture("migrate", "up", *named, env=env)
+    assert done.returncode == 5, done.stderr
+    printed = "`confiture webhooks redeliver --pending --config db/environments/local.yaml`"
+    assert printed in done.stderr
+    words = printed.strip("`").split()[1:]
+    again = one_migration.confiture(*words, "--later", "--yes", env=env)
+    assert (again.returncode, again.stdout.splitlines()[0]) == (0, "1 delivery due again: local 1")
+
+
 @pytest.mark.parametrize(
     "scheme", ["sqlite://", "sqlite:mysql://", "postgres:mysql://", "redis://"]
 )

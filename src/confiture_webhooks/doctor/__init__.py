@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -77,20 +78,14 @@ def _commands() -> Check:
     """Whether the installed host shows us its ``migrate`` commands."""
     from ..command_watch import sees_commands  # noqa: PLC0415
 
-    name, remedy = "commands", "Report this with the versions of confiture, typer and click"
+    why = "this Confiture does not show it to plugins"
     try:
-        is_seen = sees_commands()
+        if sees_commands():
+            return ok("commands", "`confiture migrate up` sends webhooks")
     except Exception as error:  # noqa: BLE001  whatever the host's command line raises
-        return wrong(
-            name, f"`confiture migrate up` sends no webhook: {type(error).__name__}", remedy
-        )
-    if not is_seen:
-        return wrong(
-            name,
-            "`confiture migrate up` sends no webhook: this Confiture does not show it to plugins",
-            remedy,
-        )
-    return ok(name, "`confiture migrate up` sends webhooks")
+        why = type(error).__name__
+    remedy = "Report this with the versions of confiture, typer and click"
+    return wrong("commands", f"`confiture migrate up` sends no webhook: {why}", remedy)
 
 
 def _hook_files(files: list[HookFile]) -> Iterator[Check]:
@@ -151,7 +146,10 @@ def _exporter(
     from ..telemetry.sdk import probe  # noqa: PLC0415
 
     name = f"collector: {', '.join(export.signal for export in exports)}"
-    if not _is_installed(_PACKAGES[protocol]):
+    is_installed = False
+    with suppress(ImportError):  # of a package above it
+        is_installed = find_spec(_PACKAGES[protocol]) is not None
+    if not is_installed:
         remedy = INSTALL if protocol != GRPC else "Install opentelemetry-exporter-otlp-proto-grpc"
         return wrong(name, "the exporter's package is not installed", remedy)
     found = reach(address, PATIENCE, ca_bundle, is_export=True)
@@ -171,10 +169,3 @@ def _exporter(
             remedy = remedy or "Check the OTEL_EXPORTER_OTLP_* variables"
             return wrong(name, f"{address} does not take {export.signal}: {symptom}", remedy)
     return ok(name, f"{address} takes them")
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ImportError:
-        return False
