@@ -136,7 +136,9 @@ def sqlite_path(settings: Settings, environ: Mapping[str, str]) -> Path:
     from .outbox.sqlite import default_path  # noqa: PLC0415
 
     given = settings.place.rest
-    return Path(given) if given else default_path(here(), environ)
+    if not given:
+        return default_path(here(), environ)
+    return Path(os.path.expanduser(given))  # noqa: PTH111  no shell expands it; never raises
 
 
 def outbox_place(settings: Settings, environ: Mapping[str, str]) -> str:

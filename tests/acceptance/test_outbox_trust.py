@@ -34,6 +34,19 @@ def test_a_slip_in_the_path_costs_no_file(project: Any, receiver: Any) -> None:
     assert len(receiver.requests) == 1
 
 
+def test_no_shell_is_needed_for_a_home(project: Any, receiver: Any) -> None:
+    """A tilde in the setting is the home directory; no directory of that name is made."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    env = {
+        "CONFITURE_WEBHOOK_URL": receiver.url,
+        "CONFITURE_WEBHOOK_OUTBOX": "sqlite:~/outbox/webhooks.db",
+    }
+    done = project.confiture("migrate", "up", env=env)
+    assert done.returncode == 0, done.stderr
+    assert (project.home / "outbox" / "webhooks.db").is_file()
+    assert not (project.path / "~").exists()
+
+
 def test_a_directory_that_others_may_write_is_refused(project: Any, receiver: Any) -> None:
     """The run says why in a line and delivers from memory; nothing is put there."""
     project.migration("001", "a", up=TABLE, down="DROP TABLE a")

@@ -129,6 +129,7 @@ def test_empty_variables_are_unset() -> None:
         (variables.SECRET, "   "),
         (variables.ALLOW_HTTP, "perhaps"),
         (variables.OUTBOX, "redis"),
+        (variables.HEADERS, "X-A=1,X-A=2"),
         (variables.FLUSH_TIMEOUT, "soon"),
         (variables.FLUSH_TIMEOUT, "3601"),
         (variables.LOG, "xml"),
@@ -627,6 +628,7 @@ def test_good_outbox(project: Project, outbox: str) -> None:
     "outbox",
     [
         *("", "sqlite:", "sqlite:\x00", "memory:", "memory:x"),
+        *("sqlite:/", "sqlite:.", "sqlite:~", "sqlite:/var/lib/outbox/"),
         *("postgres: ", "postgresql://h/d", "postgres://h/d", "postgres:db"),
         *("sqlite://u:p@h/x", "sqlite:mysql://u:p@h/x", "sqlite:///x.db", "mysql://u:p@h/x"),
         *("postgres:mysql://u:p@h/x?y=z", "sqlite+aiosqlite://x"),

@@ -130,8 +130,10 @@ def _headers(given: str) -> dict[str, str]:
         name, equals, value = part.partition("=")
         if not equals and part.strip():
             raise Invalid("has a part without `=`", "Write `name=value`, with commas between")
+        if equals and (name := unquote(name.strip())) in found:
+            raise Invalid("has a header twice", "Keep one of them")
         if equals:
-            found[unquote(name.strip())] = unquote(value.strip())
+            found[name] = unquote(value.strip())
     return found
 
 

@@ -281,6 +281,8 @@ def outbox(value: object) -> str:
     if colon and (kind == "memory" or not rest.strip()):
         raise Invalid(f"has {'something' if rest.strip() else 'nothing'} after the colon", remedy)
     is_address = _ADDRESS.match(rest) is not None
+    if kind == "sqlite" and rest.rpartition("/")[2] in ("", ".", "..", "~") and rest:
+        raise Invalid("names a directory", "Write `sqlite:<path>` with the name of a file")
     if kind == "sqlite" and is_address:
         # Taken as a path, it would be shown with the password in it.
         raise Invalid("is an address, not a file", "Write `sqlite:<path>`, or `postgres:<dsn>`")
