@@ -171,7 +171,7 @@ class HookRunner:
     def _load(self, source: HookSource) -> None:
         loaded: list[Hook] = []
         timeout = self._settings.hook_timeout
-        thread = HookThread(lambda: loaded.extend(source.load()))
+        thread = HookThread(lambda: loaded.extend(source.load()), self._library.restore)
         is_ended = self._ends(thread, source.module)
         if not self._is_over.is_set():
             self._output.restore()
@@ -202,7 +202,9 @@ class HookRunner:
     def _ends(self, thread: HookThread, label: str) -> bool:
         """Whether *thread*, which runs *label*, ends in time; what it replaced is put back."""
         is_ended = thread.ends_within(self._settings.hook_timeout, self._is_over)
-        if replaced := self._library.restore():
+        self._library.restore()  # it may run on
+        replaced, self._library.replaced = self._library.replaced, []
+        if replaced:
             say(
                 f"confiture-webhooks: {label} replaced {', '.join(replaced[:SHOWN])}"
                 f"{' …' if replaced[SHOWN:] else ''}. That is put back: migrations and webhooks "
@@ -231,7 +233,7 @@ class HookRunner:
             with span.current():
                 hook.function(replace(context, sender=send))
 
-        thread = HookThread(run)
+        thread = HookThread(run, self._library.restore)
         is_ended = self._ends(thread, hook.label)
         error = thread.error
         if is_ended and error is None:

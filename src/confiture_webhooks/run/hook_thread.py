@@ -23,9 +23,13 @@ _ENDING_S = 0.2
 class HookThread(threading.Thread):
     """One call of users' code. ``error`` is what it raised, whatever that was."""
 
-    def __init__(self, call: Callable[[], object]) -> None:
+    def __init__(
+        self, call: Callable[[], object], at_end: Callable[[], object] = lambda: None
+    ) -> None:
+        """*at_end* is called after *call*, before another thread has much of a chance to run."""
         super().__init__(name="webhooks-hook", daemon=True)
         self._call = call
+        self._at_end = at_end
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -38,6 +42,7 @@ class HookThread(threading.Thread):
             self._call()
         except BaseException as error:  # noqa: BLE001  SystemExit and KeyboardInterrupt are theirs too
             self.error = error
+        self._at_end()
         if directory is not None:
             with suppress(OSError):
                 os.fchdir(directory)
@@ -210,6 +215,8 @@ class LibraryGuard:
     """
 
     def __init__(self) -> None:
+        self.replaced: list[str] = []
+        """The names of what was put back, until somebody takes them."""
         self._kept = [
             (f"{owner.__name__}.{name}", owner, name, value)
             for owner in _owners()
@@ -217,15 +224,13 @@ class LibraryGuard:
             if name[0] != "_" and (callable(value) or (owner is os and name == "environ"))
         ]
 
-    def restore(self) -> list[str]:
-        """Put back what was replaced or deleted; its names."""
+    def restore(self) -> None:
+        """Put back what was replaced or deleted."""
         missing = object()
-        replaced = []
         for label, owner, name, value in self._kept:
             if vars(owner).get(name, missing) is not value:
                 setattr(owner, name, value)
-                replaced.append(label)
-        return replaced
+                self.replaced.append(label)
 
 
 def _owners() -> Iterator[Any]:
