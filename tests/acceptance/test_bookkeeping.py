@@ -126,7 +126,7 @@ def test_marking_what_a_killed_run_rolled_back_makes_no_success(shop: Any, recei
     ran(shop, "migrate", "baseline", "--through", "001")
     ran(shop, "webhooks", "deliver")
     ends = [one for one in reported(receiver) if one[0] != "migration_started"]
-    assert ends == [("run_error", None), ("migration_error", "001")]
+    assert ends == [("migration_error", "001"), ("run_error", None)]
     assert unsettled(shop) == []
 
 
