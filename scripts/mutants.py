@@ -107,8 +107,8 @@ MUTANTS = (
         "outbox_environments",
         r"(READY = \"\"\"\n[^\"]*WHERE endpoint = \?) AND environment IS \?( AND is_ready = 1)",
         r"\1 AND (environment IS ? OR 1)\2",
-        r"AND environment = :environment AND is_ready = 1",
-        "AND (environment = :environment OR 1 = 1) AND is_ready = 1",
+        r"AND environment = :environment AND is_ready\b",
+        "AND (environment = :environment OR 1 = 1) AND is_ready",
     ),
     mutant(
         "settled-up",
