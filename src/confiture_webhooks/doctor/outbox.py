@@ -258,9 +258,15 @@ def _kept(settings: Settings, place: str, findings: Findings) -> Check:
 WAIT_S = 5
 _RIGHTS = """
 SELECT DISTINCT right_ FROM pg_class JOIN pg_namespace AS home ON home.oid = relnamespace,
-unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS right_
+unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'EXECUTE']) AS right_
 WHERE home.nspname = 'confiture_webhooks' AND relname = 'deliveries' AND NOT CASE
-  WHEN has_schema_privilege(home.oid, 'USAGE') THEN has_table_privilege(pg_class.oid, right_) END
+  WHEN NOT has_schema_privilege(home.oid, 'USAGE') THEN NULL
+  WHEN right_ = 'DELETE' THEN has_table_privilege(pg_class.oid, right_)
+  WHEN right_ = 'EXECUTE' THEN (
+    SELECT bool_and(has_function_privilege(pg_proc.oid, right_)) FROM pg_proc
+    WHERE pronamespace = home.oid AND proname = 'release'
+  )
+  ELSE has_any_column_privilege(pg_class.oid, right_) END  -- the GRANTs are of columns
 ORDER BY right_
 """
 _STANDBY = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
@@ -320,7 +326,7 @@ def _not_reached(error: Exception, config_file: Path | None, environ: Mapping[st
 
 
 def missing_rights(dsn: str) -> list[str]:
-    """The rights on deliveries that the role of *dsn* lacks; none if it cannot be asked."""
+    """The rights on the outbox that the role of *dsn* lacks; none if it cannot be asked."""
     try:
         return [row[0] for row in bounded(lambda: _asked(dsn, _RIGHTS), WAIT_S + 1)]
     except Exception:  # noqa: BLE001  the outbox's own check names the fault
