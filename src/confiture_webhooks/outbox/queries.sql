@@ -29,6 +29,7 @@ DELETE FROM main.intents WHERE event_id IN (
     SELECT event_id FROM main.intents WHERE event_id = :event_id FOR UPDATE SKIP LOCKED
 )
 
+-- Asked twice where the first answer was lost.
 -- name: add_delivery
 INSERT INTO main.deliveries (
     id, event_id, event_type, endpoint, environment, content_type, traceparent, tracestate,
@@ -37,6 +38,7 @@ INSERT INTO main.deliveries (
 SELECT :id, :event_id, :event_type, :endpoint, :environment, :content_type, :traceparent,
        :tracestate, :correlation_id, :created_at, :migration_version, :migration_name, :created_at
 WHERE EXISTS (SELECT 1 FROM main.released WHERE event_id = :event_id AND token = :token)
+  AND NOT EXISTS (SELECT 1 FROM main.deliveries WHERE id = :id AND event_id = :event_id)
 
 -- name: add_body
 INSERT INTO main.bodies (seq, body)
