@@ -18,6 +18,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from confiture_webhooks.delivery import Delivery
+from confiture_webhooks.doctor.outbox import missing_rights
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import Intent, Outbox, postgres_session
 from confiture_webhooks.outbox import postgres as schema
@@ -197,6 +198,20 @@ def test_over_an_idle_connection_it_has_a_transaction_of_its_own(
         assert not stage_on(outbox, idle, intent(2))  # in a transaction
 
 
+def test_a_connection_of_another_encoding_refuses_what_it_cannot_hold(
+    outbox: PostgresOutbox, outbox_database: str
+) -> None:
+    """It is an answer of the outbox, which is asked again over a connection of its own."""
+    there = replace(delivery(1), environment="\u043f\u0440\u043e\u0434")
+    with psycopg.connect(outbox_database, client_encoding="latin1") as idle:
+        assert not release_on(outbox, idle, event_id(1), [there])
+        idle.execute("SELECT 1")
+        assert not release_on(outbox, idle, event_id(1), [there])
+        assert idle.info.transaction_status == TransactionStatus.INTRANS
+    outbox.release(event_id(1), [there])
+    assert [row.delivery.environment for row in outbox.deliveries()] == [there.environment]
+
+
 def test_without_a_question_there_is_no_connection(database: str) -> None:
     """One that does not connect makes the outbox over the connection it is given."""
     with (
@@ -340,6 +355,24 @@ def test_the_printed_grants_are_enough(role: tuple[str, str], database: str) -> 
             migrating.execute("SELECT 1")
             assert release_on(outbox, migrating, event_id(9), [delivery(9)])
         assert outbox.deliveries()[0].delivery.id == "dlv_a_9"
+
+
+def test_the_printed_grants_are_all_the_rights_that_doctor_misses(
+    role: tuple[str, str], database: str
+) -> None:
+    """Rights on columns are enough for it; one that releases cannot do without is named."""
+    name, dsn = role
+    PostgresOutbox(database).close()
+    with psycopg.connect(database, autocommit=True) as admin:
+        for statement in schema.grants(name):
+            admin.execute(statement)
+        assert missing_rights(dsn) == []
+        named = sql.Identifier(name)
+        execute = "REVOKE EXECUTE ON FUNCTION confiture_webhooks.release FROM {}"
+        admin.execute(sql.SQL(execute).format(named))
+        delete = "REVOKE DELETE ON confiture_webhooks.deliveries FROM {}"
+        admin.execute(sql.SQL(delete).format(named))
+    assert missing_rights(dsn) == ["DELETE", "EXECUTE"]
 
 
 @pytest.mark.survived("A clock that was ahead by days", "kept")
@@ -545,6 +578,27 @@ def test_a_connection_ended_while_idle_is_made_again(
         )
     time.sleep(0.1)
     assert outbox.summary().undelivered == {"a": 1}
+    assert claim_ids(outbox) == ["dlv_a_1"]
+
+
+def test_a_release_whose_answer_was_lost_is_asked_again(
+    outbox: PostgresOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands, once, and was the first."""
+    asked: list[int] = []
+
+    def ask(connection: psycopg.Connection[Any], *messages: str) -> list[Any]:
+        answers = answered(connection, *messages)
+        asked.append(len(messages))
+        if len(asked) == 1:
+            connection.close()
+            raise psycopg.OperationalError
+        return answers
+
+    answered = postgres_session.ask
+    monkeypatch.setattr(postgres_session, "ask", ask)
+    assert outbox.release(event_id(1), [delivery(1)])
+    assert len(asked) == 2
     assert claim_ids(outbox) == ["dlv_a_1"]
 
 

@@ -243,6 +243,9 @@ def translated(where: str) -> Iterator[None]:
     except psycopg.Error as error:
         reason, remedy = reason_of(error)
         raise OutboxError(f"outbox {where}: {reason}", remedy) from error
+    except UnicodeError as error:  # of the migration's connection: ours is UTF-8
+        problem = "a value that the connection's client_encoding cannot hold"
+        raise OutboxError(f"outbox {where}: {problem}") from error
 
 
 _DSN = f"Check the DSN: `database_url`, or CONFITURE_DATABASE_URL{NAMED}"
