@@ -529,6 +529,22 @@ def test_an_older_outbox_is_brought_forward(
         assert len(outbox.deliveries()) == 2
 
 
+def test_a_backup_does_not_keep_an_outbox_from_being_brought_forward(
+    opened: Callable[[], PostgresOutbox], outbox_database: str
+) -> None:
+    """What dumps the database reads its tables for long; nobody waits behind the change."""
+    opened().close()
+    with psycopg.connect(outbox_database) as admin:
+        admin.execute("DROP FUNCTION confiture_webhooks.release")
+        admin.execute("UPDATE confiture_webhooks.outbox_version SET version = 2")
+    with psycopg.connect(outbox_database) as backup, psycopg.connect(outbox_database) as idle:
+        for table in (*schema.TABLES, "outbox_version"):
+            backup.execute(f"LOCK TABLE confiture_webhooks.{table} IN ACCESS SHARE MODE")
+        with closing(PostgresOutbox(outbox_database, connects=False)) as outbox:
+            assert stage_on(outbox, idle, intent(1))
+            assert outbox.intents() == [intent(1)]
+
+
 def test_two_that_find_no_outbox_make_one(database: str) -> None:
     """Several first runs at once all end up with the same outbox."""
     assert not has_outbox(database)

@@ -326,7 +326,8 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
             f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK})",
             *([f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}", _VERSION_TABLE] if had == 0 else []),
             *schema.statements("postgres", had),
-            *_FITTINGS,
+            # These lock the tables against everybody, so not where a backup may be reading them.
+            *(_FITTINGS if had == 0 else ()),
             _release(),
             f"REVOKE ALL ON FUNCTION {_RELEASE} FROM PUBLIC",
             f"UPDATE {SCHEMA}.outbox_version SET version = {schema.VERSION}",
