@@ -281,6 +281,7 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         parts(settings, os.environ, telemetry, lambda: session.dsn(), hooks),  # noqa: PLW0108  made below
         shows_progress=True,
         is_project=is_project,
+        has_python=any(invocation.migrations_dir.glob("[!_]*.py")),
     )
     if not invocation.is_rehearsal:
         # The host's objects stay until the command ends: going through all of them again while

@@ -448,3 +448,26 @@ def test_what_a_hook_file_replaces_is_put_back(hooked: Any, receiver: Any, repla
     assert done.stderr.count("hooked ") == 3
     name = ".".join(replaced.split(".")[-2:])
     assert f"confiture_hooks.a replaced {name}. That is put back" in done.stderr
+
+
+def test_what_a_migration_replaces_stays_while_hooks_run(hooked: Any) -> None:
+    """A hook that ends meanwhile takes nothing from it, and is not blamed."""
+    call = "@register_hook('pre_execute')\ndef f(c): time.sleep(0.1); print('hooked')\n"
+    project = hooked(a=f"{HEAD}import time\n{call}")
+    source = (
+        "import json, time\n"
+        "from confiture.models.migration import Migration\n"
+        "class B(Migration):\n"
+        "    version, name = '002', 'b'\n"
+        "    def up(self):\n"
+        "        json.dumps, before = str, json.dumps\n"
+        "        time.sleep(0.5)\n"
+        "        assert json.dumps is str\n"
+        "        json.dumps = before\n"
+        "    def down(self): pass\n"
+    )
+    project.python_migration("002", "b", source)
+    done = project.confiture("migrate", "up")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "hooked" in done.stderr
+    assert "replaced" not in done.stderr

@@ -74,6 +74,8 @@ class HookRunner:
         sources: Callable[[], Sequence[HookSource]],
         telemetry: Telemetry,
         release: Callable[[str, Sequence[Delivery]], object],
+        *,
+        has_python: bool = False,
     ) -> None:
         self._settings = settings
         self._telemetry = telemetry
@@ -89,7 +91,8 @@ class HookRunner:
         self._guard = threading.Lock()
         self._is_over = threading.Event()
         self._output = OutputGuard()
-        self._library = LibraryGuard()
+        # What a migration has replaced looks the same, and has to stay.
+        self._library = LibraryGuard(is_active=not has_python)
         self._set_variable = False
         self._thread = threading.Thread(target=self._work, name="webhooks-hooks", daemon=True)
         self._sources: Sequence[HookSource] = ()

@@ -211,15 +211,16 @@ NEEDED = (
 class LibraryGuard:
     """Public functions and classes of the standard library that Confiture and a run need.
 
-    What a hook's thread replaces is replaced for all threads, until ``restore``.
+    What a hook's thread replaces is replaced for all threads, until ``restore``; for good if it is
+    not active.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_active: bool = True) -> None:
         self.replaced: list[str] = []
         """The names of what was put back, until somebody takes them."""
         self._kept = [
             (f"{owner.__name__}.{name}", owner, name, value)
-            for owner in _owners()
+            for owner in (_owners() if is_active else ())
             for name, value in list(vars(owner).items())
             if name[0] != "_" and (callable(value) or (owner is os and name == "environ"))
         ]

@@ -102,7 +102,11 @@ class InUse:
                     self.outgoing.write_over(self.connection)
         if self.hooks is None and self._parts.hooks is not None:
             self.hooks = HookRunner(
-                self._settings, self._parts.hooks, telemetry, self.outgoing.release
+                self._settings,
+                self._parts.hooks,
+                telemetry,
+                self.outgoing.release,
+                has_python=self._parts.has_python,
             )
         return telemetry, self.outgoing
 

@@ -39,3 +39,5 @@ class Parts:
     """Whether an earlier run may have left deliveries; of a database, it is asked."""
     is_project: bool = True
     """Whether the command runs in a Confiture project; elsewhere it creates no outbox."""
+    has_python: bool = False
+    """Whether migrations are Python: they may replace parts of the library, as hooks do."""
