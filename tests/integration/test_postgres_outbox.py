@@ -529,6 +529,22 @@ def test_an_older_outbox_is_brought_forward(
         assert len(outbox.deliveries()) == 2
 
 
+def test_an_outbox_in_a_copy_without_data_is_used(database: str) -> None:
+    """A dump of the schema alone has its tables, and no row that says their version."""
+    PostgresOutbox(database).close()
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute("DELETE FROM confiture_webhooks.outbox_version")
+        assert has_outbox(database)
+        admin.execute("DROP FUNCTION confiture_webhooks.release")
+        with closing(PostgresOutbox(database)) as outbox:
+            release(outbox, 1)
+            assert claim_ids(outbox) == ["dlv_a_1"]
+        found = admin.execute("SELECT version FROM confiture_webhooks.outbox_version").fetchall()
+        assert found == [(versions.VERSION,)]
+    assert schema.drop(database)
+    assert not has_outbox(database)
+
+
 def test_a_backup_does_not_keep_an_outbox_from_being_brought_forward(
     opened: Callable[[], PostgresOutbox], outbox_database: str
 ) -> None:

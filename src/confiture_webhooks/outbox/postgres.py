@@ -300,7 +300,8 @@ def version(connection: psycopg.Connection[Any]) -> int:
     except _MISSING:
         *_, [old] = ask(connection, settings(), _OF_PGMQ)
         return 1 if old["is_there"] else 0
-    return int(found[0]["version"]) if found else 0
+    # A copy of a database without its data does not say its version.
+    return int(found[0]["version"]) if found else schema.FIRST
 
 
 def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s") -> bool:
@@ -330,7 +331,8 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
             *(_FITTINGS if had == 0 else ()),
             _release(),
             f"REVOKE ALL ON FUNCTION {_RELEASE} FROM PUBLIC",
-            f"UPDATE {SCHEMA}.outbox_version SET version = {schema.VERSION}",
+            f"DELETE FROM {SCHEMA}.outbox_version",
+            f"INSERT INTO {SCHEMA}.outbox_version VALUES ({schema.VERSION})",
         )
     except (errors.DuplicateTable, errors.DuplicateObject):
         return False  # another run has just made it

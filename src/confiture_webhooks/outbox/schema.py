@@ -24,6 +24,8 @@ DIALECTS = {
 LATER: tuple[str, ...] = ("",)
 """The statements, separated by semicolons, that lead from each version to the next.
 
+In PostgreSQL they are also done where they have been done: in a database that was made of a dump
+without data, of which the version is not known.
 To 3: PostgreSQL has its function ``release``, which is made anew with each version.
 """
 VERSION = FIRST + len(LATER)
