@@ -300,6 +300,7 @@ class Lying(InMemoryOutbox):
         self.written: list[str] = []
         self.beside: list[str] = []
         self.refuses = False
+        self.refusal: Exception = OutboxError("refused")
 
     def over(self, _: Any) -> Outbox:
         return Over(self)
@@ -328,7 +329,7 @@ class Over(Outbox):
 
     def _write(self, what: str) -> None:
         if self._lying.refuses:
-            raise OutboxError("refused")
+            raise self._lying.refusal
         self._lying.written.append(what)
 
 
@@ -353,11 +354,13 @@ def test_while_the_run_migrates_everything_goes_over_its_connection() -> None:
     assert len(bench.transport.sent) == 1
 
 
-@pytest.mark.parametrize("why", ["busy", "thread", "refused"])
+@pytest.mark.parametrize("why", ["busy", "thread", "refused", "faulty"])
 def test_what_cannot_be_written_over_it_is_written_afterwards_once(why: str) -> None:
     """In a transaction, from a hook's thread, or refused: it waits, in order."""
     bench, connection = lent(outbox := Lying())
-    outbox.refuses = why == "refused"
+    outbox.refuses = why in {"refused", "faulty"}
+    if why == "faulty":
+        outbox.refusal = ValueError("a fault of ours")
     if why == "busy":
         connection.info.transaction_status = TransactionStatus.INTRANS
 

@@ -143,7 +143,9 @@ class Outgoing:
         started = time.monotonic()
         try:
             call()
-        except OutboxError:
+        except Exception as error:  # noqa: BLE001  a fault there costs no event: it is kept
+            if not isinstance(error, OutboxError):
+                self._telemetry.failed("outbox", error)
             took_s = time.monotonic() - started
             if took_s > SLOW_S:
                 self._is_slow = True
