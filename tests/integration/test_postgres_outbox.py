@@ -529,6 +529,23 @@ def test_an_older_outbox_is_brought_forward(
         assert len(outbox.deliveries()) == 2
 
 
+def test_an_outbox_that_another_role_brings_forward_stays_its_owners(
+    role: tuple[str, str], database: str
+) -> None:
+    """Its owner goes on releasing when an administrator was the first with the newer version."""
+    name, dsn = role
+    with psycopg.connect(database, autocommit=True) as admin:
+        at = sql.SQL("GRANT CREATE ON DATABASE {} TO {}")
+        admin.execute(at.format(sql.Identifier(admin.info.dbname), sql.Identifier(name)))
+        PostgresOutbox(dsn).close()
+        admin.execute("DROP FUNCTION confiture_webhooks.release")
+        admin.execute("UPDATE confiture_webhooks.outbox_version SET version = 2")
+    PostgresOutbox(database).close()
+    with closing(PostgresOutbox(dsn)) as outbox:
+        release(outbox, 1)
+        assert claim_ids(outbox) == ["dlv_a_1"]
+
+
 def test_an_outbox_in_a_copy_without_data_is_used(database: str) -> None:
     """A dump of the schema alone has its tables, and no row that says their version."""
     PostgresOutbox(database).close()

@@ -331,6 +331,7 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
             *(_FITTINGS if had == 0 else ()),
             _release(),
             f"REVOKE ALL ON FUNCTION {_RELEASE} FROM PUBLIC",
+            _OWNED,
             f"DELETE FROM {SCHEMA}.outbox_version",
             f"INSERT INTO {SCHEMA}.outbox_version VALUES ({schema.VERSION})",
         )
@@ -343,6 +344,13 @@ _VERSION_TABLE = (
     f"CREATE TABLE {SCHEMA}.outbox_version (version integer NOT NULL); "
     f"INSERT INTO {SCHEMA}.outbox_version VALUES (0)"
 )
+# Of whoever owns the tables: an administrator may be the first with a newer version.
+_OWNED = f"""DO $owned$ BEGIN EXECUTE pg_catalog.format(
+    'ALTER FUNCTION {_RELEASE} OWNER TO %I', (
+        SELECT pg_catalog.pg_get_userbyid(relowner) FROM pg_catalog.pg_class
+        WHERE pg_class.oid = '{SCHEMA}.deliveries'::pg_catalog.regclass
+    )
+); END $owned$"""
 _FITTINGS = tuple(
     f"ALTER TABLE {SCHEMA}.{table} {change}"
     # Rows are moved often and soon dead: they are cleared away early.
