@@ -128,6 +128,7 @@ FAULTS = {
         "A clock that jumps while a killed run is judged": "true",
         "A first attempt with the clock three days ahead": "kept",
         "A clock that was ahead by days": "kept",
+        "Workers whose clocks differ by minutes": "kept",
     },
     "Receivers": {
         "A receiver that accepts and never answers": "unharmed",

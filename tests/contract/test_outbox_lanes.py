@@ -11,6 +11,7 @@ import pytest
 
 from confiture_webhooks.delivery import Decision, Outcome, State
 from confiture_webhooks.outbox import Outbox, Standing, Unreadable
+from confiture_webhooks.retry import RetryPolicy
 from contract.acts import claim_ids, claim_one, disabled, finish, release
 from contract.made import (
     A_SECOND,
@@ -179,19 +180,20 @@ def test_a_retry_of_a_wrong_clock_is_due(outbox: Outbox) -> None:
     assert claim_ids(outbox, max_wait=MAX_WAIT) == ["dlv_a_1"]
 
 
-@pytest.mark.survived("A clock that was ahead by days", "kept")
-def test_a_retry_after_an_attempt_in_the_future_is_due(outbox: Outbox) -> None:
-    """However short its wait: a clock an hour ahead, well within the policy, wrote both."""
+@pytest.mark.survived("Workers whose clocks differ by minutes", "kept")
+def test_two_workers_six_minutes_apart_follow_the_schedule(outbox: Outbox) -> None:
+    """What the one that is ahead put off is not due for the other before its time."""
     release(outbox, 1)
-    finish(outbox, retry(NOW + A_SECOND))
-    release(outbox, 2)
-    [claim] = outbox.claim("a", environment="production", now=NOW, lease=LEASE)
-    tried = replace(attempt(), started_at=NOW + AN_HOUR)
-    outbox.record(claim, tried, retry(NOW + AN_HOUR + A_SECOND))
-    now = NOW + A_SECOND / 2
-    assert outbox.next_due_at("a", "production", now=now, max_wait=MAX_WAIT) == now
-    assert claim_ids(outbox, now=now, max_wait=MAX_WAIT) == ["dlv_a_2"]
-    assert claim_ids(outbox, now=now, max_wait=MAX_WAIT) == []  # its lease is believed
+    at, ahead = NOW, timedelta(minutes=6)
+    for number, wait in enumerate(RetryPolicy().schedule[2:], 1):
+        claim = claim_one(outbox, now=at + ahead)
+        due = at + ahead + wait
+        outbox.record(claim, attempt(number, at=at + ahead, status_code=503), retry(due))
+        for now in (at + A_SECOND, at + wait - A_SECOND):
+            asked = {"now": now, "max_wait": MAX_WAIT}
+            assert outbox.next_due_at("a", "production", **asked) == due
+            assert claim_ids(outbox, **asked) == []
+        at += wait
 
 
 @pytest.mark.survived("A clock that was ahead by days", "kept")

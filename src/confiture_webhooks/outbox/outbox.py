@@ -23,9 +23,8 @@ Guarantees, each checked by the contract suite on each store:
 - A killed process undoes nothing that returned. A power cut undoes no release and nothing an
   operator did; it may undo the latest claims and records, whose deliveries are sent again.
 - Instants are aware and come from the caller. With *max_wait*, one that lies further ahead than
-  that is of a wrong clock: the retry, lease or rest is over. So is a retry after an attempt that
-  began in the future. A clock set forward ends leases early: one more attempt with the same event
-  id follows, and the token lets one record stand.
+  that is of a wrong clock: the retry, lease or rest is over. A clock set forward ends leases
+  early: one more attempt with the same event id follows, and the token lets one record stand.
 - Only delivered deliveries are pruned. A dead letter stays until an operator redelivers or
   discards it.
 - It keeps no URL, no secret, no header value and no body of an answer.
@@ -45,7 +44,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..event import EventType
-from ..retry import CLOCK_SKEW
 from . import rows
 from .values import Claim, Intent, Row, Standing, Summary, UnreadableIntent, total
 
@@ -266,8 +264,9 @@ class Outbox:
         if off_since is not None:
             return None
         due = [rows.at_best(head["due_at"]) or now for head in heads]
-        due += [rows.at_best(row["wakes_at"]) or now for row in front.waiting[0]]
-        if _is_put_off(front, now, max_wait):
+        first, last = front.waiting
+        due += [rows.at_best(row["wakes_at"]) or now for row in first]
+        if any(_is_due(row["wakes_at"], None, _horizon(now, max_wait)) for row in last):
             due.append(now)
         if due and rests_until is not None and _rests(rests_until, now, max_wait):
             due = [max(min(due), rests_until)]
@@ -295,16 +294,15 @@ class Outbox:
         if off_since or (rests_until and _rests(rests_until, now, max_wait)):
             return []
         waking = values | {"now": at, "horizon": horizon, "limit": WAKE_BATCH}
-        waking["believed"] = rows.instant(now + CLOCK_SKEW)
-        is_due = any(_is_due(row["wakes_at"], at, horizon) for row in front.waiting[0])
-        names = ["make_ready"] if is_due else []
-        if _is_put_off(front, now, max_wait):
-            names.append("make_unbelievable_ready")
-        for name in names:
+        is_woken = False
+        names = ("make_ready", at), ("make_unbelievable_ready", None)
+        for waiting, (name, bound) in zip(front.waiting, names, strict=True):
             woken = WAKE_BATCH
-            while woken == WAKE_BATCH:
-                [woken] = self._store.write((name, waking), is_synced=False)
-        if names:
+            if any(_is_due(row["wakes_at"], bound, horizon) for row in waiting):
+                is_woken = True
+                while woken == WAKE_BATCH:
+                    [woken] = self._store.write((name, waking), is_synced=False)
+        if is_woken:
             front.cost_s = 0.0
             _, heads = self._look(values, front)
         return heads[:CANDIDATES]
@@ -548,19 +546,6 @@ def _rests(until: datetime, now: datetime, max_wait: timedelta | None) -> bool:
 
 def _horizon(now: datetime, max_wait: timedelta | None) -> int:
     return rows.instant(now + max_wait) if max_wait is not None else END_OF_TIME
-
-
-def _is_put_off(front: _Front, now: datetime, max_wait: timedelta | None) -> bool:
-    """Whether something waits that only a wrong clock can have put off: so far ahead, or a retry
-    after an attempt in the future. The first and the last that wait are looked at.
-    """
-    if max_wait is None:
-        return False
-    horizon, believed = rows.instant(now + max_wait), rows.instant(now + CLOCK_SKEW)
-    first, last = front.waiting
-    tried = [row["tried_at"] for row in (*first, *last) if isinstance(row["tried_at"], int)]
-    too_far = (_is_due(row["wakes_at"], None, horizon) for row in last)
-    return any(too_far) or any(at > believed for at in tried)
 
 
 def _is_due(stored: object, now: int | None, horizon: int) -> bool:

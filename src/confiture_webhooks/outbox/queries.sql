@@ -55,21 +55,13 @@ WHERE endpoint = :endpoint AND environment = :environment AND correlation_id = :
 SELECT endpoint, off_since, rests_until FROM main.endpoints
 WHERE environment = :environment AND (:endpoint = '' OR endpoint = :endpoint) ORDER BY endpoint
 
--- When the attempt began that a retry waits for.
--- name: tried
-(
-    SELECT tried.started_at FROM main.attempts AS tried
-    WHERE tried.seq = deliveries.seq AND tried.number = deliveries.attempts
-      AND deliveries.state = 'pending'
-)
-
 -- name: first_waiting
-SELECT wakes_at, {tried} AS tried_at FROM main.deliveries
+SELECT wakes_at FROM main.deliveries
 WHERE endpoint = :endpoint AND environment = :environment AND wakes_at IS NOT NULL
 ORDER BY wakes_at LIMIT 1
 
 -- name: last_waiting
-SELECT wakes_at, {tried} AS tried_at FROM main.deliveries
+SELECT wakes_at FROM main.deliveries
 WHERE endpoint = :endpoint AND environment = :environment AND wakes_at IS NOT NULL
 ORDER BY wakes_at DESC LIMIT 1
 
@@ -83,8 +75,7 @@ UPDATE main.deliveries SET is_ready = 1, wakes_at = NULL WHERE seq IN (
 -- name: make_unbelievable_ready
 UPDATE main.deliveries SET is_ready = 1, wakes_at = NULL WHERE seq IN (
     SELECT seq FROM main.deliveries
-    WHERE endpoint = :endpoint AND environment = :environment AND wakes_at IS NOT NULL
-      AND (wakes_at > :horizon OR {tried} > :believed)
+    WHERE endpoint = :endpoint AND environment = :environment AND wakes_at > :horizon
     ORDER BY wakes_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 

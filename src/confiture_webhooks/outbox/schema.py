@@ -70,6 +70,6 @@ def queries() -> dict[str, str]:
         name: re.sub(r"^--.*\n?|^\n", "", body.strip(), flags=re.MULTILINE).rstrip()
         for name, body in zip(parts[::2], parts[1::2], strict=True)
     }
-    for part in ("heads", "free", "tried"):
+    for part in ("heads", "free"):
         found = {name: text.replace(f"{{{part}}}", found[part]) for name, text in found.items()}
     return found
