@@ -546,6 +546,43 @@ def test_an_outbox_that_another_role_brings_forward_stays_its_owners(
         assert claim_ids(outbox) == ["dlv_a_1"]
 
 
+@pytest.mark.parametrize("of_columns", [True, False])
+def test_those_who_might_release_may_when_an_outbox_was_brought_forward(
+    role: tuple[str, str], database: str, of_columns: bool
+) -> None:
+    """A role with the GRANTs of the version before stages and releases; one that reads may not."""
+    name, dsn = role
+    others = {f'{name} "writes"': "INSERT", f"{name} 'reads'": "SELECT"}
+    PostgresOutbox(database).close()
+    with psycopg.connect(database, autocommit=True) as admin:
+        for statement in schema.grants(name):
+            if "EXECUTE" not in statement and (of_columns or "POLICY" in statement):
+                admin.execute(statement)
+        if not of_columns:
+            admin.execute(f"GRANT USAGE ON SCHEMA confiture_webhooks TO {name}")
+            admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA confiture_webhooks TO {name}")
+        for other, right in others.items():
+            named = sql.Identifier(other).as_string()
+            admin.execute(f"CREATE ROLE {named}")
+            admin.execute(f"GRANT {right} ON confiture_webhooks.deliveries TO {named}")
+        admin.execute("DROP FUNCTION confiture_webhooks.release")
+        admin.execute("UPDATE confiture_webhooks.outbox_version SET version = 2")
+        PostgresOutbox(database).close()
+        with closing(PostgresOutbox(dsn)) as outbox:
+            outbox.stage(intent(1))
+            release(outbox, 1)
+            assert outbox.intents() == []
+            assert claim_ids(outbox) == ["dlv_a_1"]
+        may = (
+            "SELECT has_function_privilege(%s, 'confiture_webhooks.release(json, text)', 'EXECUTE')"
+        )
+        for other, right in others.items():
+            assert admin.execute(may, [other]).fetchone() == (right == "INSERT",)
+            named = sql.Identifier(other).as_string()
+            admin.execute(f"DROP OWNED BY {named}")
+            admin.execute(f"DROP ROLE {named}")
+
+
 def test_an_outbox_in_a_copy_without_data_is_used(database: str) -> None:
     """A dump of the schema alone has its tables, and no row that says their version."""
     PostgresOutbox(database).close()

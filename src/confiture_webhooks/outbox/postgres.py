@@ -331,7 +331,7 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
             *(_FITTINGS if had == 0 else ()),
             _release(),
             f"REVOKE ALL ON FUNCTION {_RELEASE} FROM PUBLIC",
-            _OWNED,
+            _RIGHTS,
             f"DELETE FROM {SCHEMA}.outbox_version",
             f"INSERT INTO {SCHEMA}.outbox_version VALUES ({schema.VERSION})",
         )
@@ -344,13 +344,24 @@ _VERSION_TABLE = (
     f"CREATE TABLE {SCHEMA}.outbox_version (version integer NOT NULL); "
     f"INSERT INTO {SCHEMA}.outbox_version VALUES (0)"
 )
-# Of whoever owns the tables: an administrator may be the first with a newer version.
-_OWNED = f"""DO $owned$ BEGIN EXECUTE pg_catalog.format(
-    'ALTER FUNCTION {_RELEASE} OWNER TO %I', (
+# Whoever brings an outbox forward, maybe an administrator: the function is of the tables' owner,
+# and those who may release by GRANTs that do not name it yet may call it.
+_RIGHTS = f"""DO $rights$ DECLARE one record; BEGIN
+    FOR one IN
+        SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC'
+            ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)) END AS name
+        FROM pg_catalog.pg_class JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid,
+            pg_catalog.aclexplode(relacl || attacl)
+        WHERE pg_class.oid = '{SCHEMA}.deliveries'::pg_catalog.regclass
+            AND privilege_type = 'INSERT'
+    LOOP
+        EXECUTE 'GRANT EXECUTE ON FUNCTION {_RELEASE} TO ' || one.name;
+    END LOOP;
+    EXECUTE pg_catalog.format('ALTER FUNCTION {_RELEASE} OWNER TO %I', (
         SELECT pg_catalog.pg_get_userbyid(relowner) FROM pg_catalog.pg_class
         WHERE pg_class.oid = '{SCHEMA}.deliveries'::pg_catalog.regclass
-    )
-); END $owned$"""
+    ));
+END $rights$"""
 _FITTINGS = tuple(
     f"ALTER TABLE {SCHEMA}.{table} {change}"
     # Rows are moved often and soon dead: they are cleared away early.
