@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from os import PathLike
 from typing import TYPE_CHECKING
 
 from .event import rfc3339
-from .remedy import command, quoted, shown
+from .remedy import command, shown, shown_for
 from .terminal import counted
 
 if TYPE_CHECKING:
@@ -25,9 +24,6 @@ PATIENCE = timedelta(days=1)
 
 Standing = tuple[datetime | None, datetime | None]
 """Since when an endpoint is off, and until when it rests."""
-Files = Mapping[str, str | PathLike[str]]
-"""By environment, the file that ``--config`` takes."""
-NO_FILES: Files = {}
 
 
 class Why(StrEnum):
@@ -184,23 +180,22 @@ def listed(counts: Mapping[str | None, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in by_environment(counts).items())
 
 
-def elsewhere_line(counts: Mapping[str | None, int], files: Files = NO_FILES) -> str:
+def elsewhere_line(counts: Mapping[str | None, int]) -> str:
     """How many deliveries wait in other environments, and whose job sends them."""
     ways = [
-        f"The job of {name} sends them ({_settings(name, files)})" if name else _WITHOUT
+        f"The job of {name} sends them: {_with_its_variables(name, 'deliver')}"
+        if name
+        else _WITHOUT
         for name in counts
     ]
     return ". ".join([f"Other environments have deliveries that wait: {listed(counts)}", *ways])
 
 
-def dead_elsewhere_line(environment: str | None, count: int, files: Files = NO_FILES) -> str:
+def dead_elsewhere_line(environment: str | None, count: int) -> str:
     """How many dead letters another *environment* has, and how they are sent again."""
     letters = counted(count, "dead letter", "dead letters")
-    there = _settings(environment, files) if environment else "no CONFITURE_ENVIRONMENT"
-    return (
-        f"Environment {shown_environment(environment)} has {letters}. Send them again with "
-        f"{there}: `{command('redeliver', '--dead')}`"
-    )
+    again = _with_its_variables(environment, "redeliver", "--dead")
+    return f"Environment {shown_environment(environment)} has {letters}. Send them again: {again}"
 
 
 _WITHOUT = (
@@ -209,12 +204,10 @@ _WITHOUT = (
 )
 
 
-def _settings(environment: str, files: Files) -> str:
-    """What the job of *environment* has: variables of the same names may lead elsewhere here."""
-    file = files.get(environment)
-    if file is None:
-        return "its own variables and --config"
-    return f"its own variables, --config {quoted(str(file))}"
+def _with_its_variables(environment: str | None, *words: str) -> str:
+    """What the job of *environment* runs: variables of the same names may lead elsewhere here."""
+    ours = shown_for(environment, *words)
+    return f"{ours}, with its variables" if ours else f"run `{words[0]}` there"
 
 
 def unserved_line(
@@ -223,7 +216,6 @@ def unserved_line(
     since: datetime,
     *,
     mine: str | None,
-    files: Files = NO_FILES,
 ) -> str:
     """That no worker serves *environment*, and which run needs which setting.
 
@@ -234,7 +226,6 @@ def unserved_line(
         f"{counted(count, 'delivery', 'deliveries')} due since {rfc3339(since)}"
     )
     if environment:
-        job = f"the job of {environment} ({_settings(environment, files)})"
-        return f"{late}. Run `{command('deliver')}` in {job}"
+        return f"{late}. Send them: {_with_its_variables(environment, 'deliver')}"
     wanted = f"CONFITURE_ENVIRONMENT={mine}" if mine else "CONFITURE_ENVIRONMENT"
     return f"{late}. Set {wanted} for the run that recorded them. {_WITHOUT}"

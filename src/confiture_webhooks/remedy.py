@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from os import PathLike
+from pathlib import Path
+
+from .command_watch import ENVIRONMENTS, USUAL_FILE
 
 File = str | PathLike[str] | None
 
@@ -25,6 +29,24 @@ def command(*words: str, config: File = None, group: str = "webhooks") -> str:
 def shown(*words: str, group: str = "webhooks") -> str:
     """A command for a sentence: between marks, with the file that this process was given."""
     return f"`{command(*words, config=_used, group=group)}`"
+
+
+def usual_file(environment: str | None) -> Path | None:
+    """Where the file of *environment* usually lies; ``None``: its name is no file's."""
+    is_name = environment and Path(environment).name == environment
+    return Path(ENVIRONMENTS, f"{environment}.yaml") if is_name else None
+
+
+def shown_for(environment: str | None, *words: str) -> str | None:
+    """A command as :func:`shown` has it, for another *environment*; ``None``: it has no file.
+
+    Where this process read no file, a variable names the environment.
+    """
+    has_variables = os.environ.get("CONFITURE_DATABASE_URL") or not Path(USUAL_FILE).exists()
+    if _used is None and has_variables:
+        return f"`CONFITURE_ENVIRONMENT={quoted(environment or '')} {command(*words)}`"
+    file = usual_file(environment)
+    return f"`{command(*words, config=file)}`" if file is not None and file.is_file() else None
 
 
 def quoted(word: str) -> str:

@@ -73,6 +73,22 @@ def unread_block(
     )
 
 
+def two_databases(environ: Mapping[str, str], invocation: Invocation) -> Fault | None:
+    """That ``--config`` and a variable each name the database, and whose commands use; else None.
+
+    Confiture refuses the two: its CONFIG_007.
+    """
+    file = invocation.named_file
+    if file is None or not environ.get(DSN):
+        return None
+    from .adapters.database import names_database  # noqa: PLC0415
+
+    used = f"the database of {file}" if names_database(file, {}) else "the variable's database"
+    problem = "and --config are both given, and `confiture migrate up` refuses that. "
+    problem += f"Commands of webhooks use {used}"
+    return Fault(DSN, problem, "Unset the variable, or leave --config out")
+
+
 def blocks_here() -> list[Path]:
     """The environment files of this project that have a `webhooks:` block."""
     return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(path))

@@ -112,13 +112,30 @@ def test_the_doctor_warns_of_it(project: Project) -> None:
 
 
 def test_nothing_is_said_of_a_file_that_is_read(project: Project) -> None:
-    """Without the variable, or with the file named, there is no warning."""
+    """Without the variable there is no warning; with the file named, only of the two databases."""
     done = project.confiture("webhooks", "check", "--format", "json")
     assert json.loads(done.stdout)["warnings"] == []
     named = ("--config", "db/environments/local.yaml")
     env = {"CONFITURE_DATABASE_URL": DSN}
     done = project.confiture("webhooks", "check", *named, "--format", "json", env=env)
-    assert json.loads(done.stdout)["warnings"] == []
+    (warning,) = json.loads(done.stdout)["warnings"]
+    assert "`confiture migrate up` refuses that" in warning
+
+
+def test_two_databases_are_named_and_one_is_used(project: Project) -> None:
+    """Confiture refuses --config beside the variable: the doctor says so, commands say which is used."""
+    named, env = ("--config", "db/environments/local.yaml"), {"CONFITURE_DATABASE_URL": DSN}
+    refused = project.confiture("migrate", "up", *named, env=env)
+    assert refused.returncode != 0
+    assert "CONFITURE_DATABASE_URL are set" in " ".join((refused.stdout + refused.stderr).split())
+    said = project.confiture("webhooks", "list", *named, env=env).stderr
+    assert "Commands of webhooks use the database of db/environments/local.yaml" in said
+    assert "Unset the variable, or leave --config out" in said
+    assert project.confiture("webhooks", "list", *named).stderr == ""
+    doctor = project.confiture("webhooks", "doctor", *named, "-f", "json", env=env)
+    rows = {row["check"]: row for row in json.loads(doctor.stdout)["checks"]}
+    assert rows["commands"]["status"] == "problem"
+    assert "confiture migrate up` refuses that" in rows["commands"]["detail"]
 
 
 def test_check_says_that_webhooks_are_off(project: Project) -> None:

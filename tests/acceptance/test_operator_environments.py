@@ -157,7 +157,9 @@ def test_an_id_of_another_environment_is_refused(shared: Shared) -> None:
     words = ("redeliver", "evt_staging_00001", "--yes")
     done = shared.confiture("webhooks", *words, *of("production"))
     assert done.returncode == 1
-    assert "of environment staging: use its --config, or add --all-environments" in done.stderr
+    command = f"`confiture {shlex.join(('webhooks', *words[:2], *of('staging')))}`"
+    said = f"of environment staging: use {command}, or add --all-environments"
+    assert said in done.stderr
     assert set(states(shared).values()) == {"dead_letter"}
 
 
@@ -298,8 +300,9 @@ def test_status_names_the_dead_letters_of_other_environments(shared: Shared) -> 
     done = shared.confiture("webhooks", "status")
     assert done.returncode == 0, done.stderr
     for name in TRACES:
-        said = f"Environment {name} has 2 dead letters. Send them again with its own variables, "
-        assert f"{said}--config db/environments/{name}.yaml: " in done.stdout
+        again = f"`confiture webhooks redeliver --dead --config db/environments/{name}.yaml`"
+        said = f"Environment {name} has 2 dead letters. Send them again: {again}"
+        assert said in done.stdout
     document = json.loads(shared.confiture("webhooks", "status", "-f", "json").stdout)
     assert document["dead_elsewhere"] == {"production": 2, "staging": 2}
 
@@ -444,12 +447,43 @@ def test_a_failed_test_is_not_deferred_and_has_a_remedy(
 
 
 def test_other_environments_are_left_to_their_own_job(shared: Shared) -> None:
-    """No command of ours is advised that would send with this shell's variables."""
+    """The command for it names its file, and says whose variables it needs."""
     put(shared, "waits", Outcome.RETRY, environment="staging")
     done = shared.confiture("webhooks", "deliver", *of("production"))
-    job = "The job of staging sends them (its own variables, --config db/environments/staging.yaml)"
+    command = "`confiture webhooks deliver --config db/environments/staging.yaml`"
+    job = f"The job of staging sends them: {command}, with its variables"
     assert f"deliveries that wait: staging 1. {job}" in done.stdout
-    assert "deliver --config db/environments/staging.yaml" not in done.stdout
+
+
+@on_sqlite
+def test_a_hint_for_another_environment_works_as_printed(shared: Shared) -> None:
+    """With variables and no file, a variable names the other environment; without a file, nothing."""
+    env = {
+        "CONFITURE_DATABASE_URL": shared.database_url,
+        "CONFITURE_ENVIRONMENT": "production",
+        "CONFITURE_WEBHOOK_OUTBOX": "sqlite",
+    }
+    prefix = "`CONFITURE_ENVIRONMENT=staging confiture webhooks"
+    put(shared, "late", Outcome.DEAD_LETTER, environment="nowhere")
+    assert f"{prefix} redeliver --dead`" in shared.confiture("webhooks", "status", env=env).stdout
+    assert "redeliver --dead --config db/environments/nowhere" not in (
+        file_mode := shared.confiture("webhooks", "status", *of("production")).stdout
+    )
+    assert "nowhere has 1 dead letter. Send them again: run `redeliver` there" in file_mode
+    words = ("discard", "dlv_staging_00001", "--yes")
+    other = shared.confiture("webhooks", *words, env=env)
+    assert f"of environment staging: use {prefix} discard dlv_staging_00001`" in other.stderr
+    shared.confiture("webhooks", "discard", "--endpoint", "ops", "--yes", env=env)
+    nothing = shared.confiture("webhooks", "redeliver", "--dead", "--yes", env=env).stdout
+    assert f"use {prefix} redeliver --dead`" in nothing
+    printed = shlex.split(nothing.partition(prefix)[2].partition("`")[0])
+    of_staging = {**env, "CONFITURE_ENVIRONMENT": "staging"}
+    again = shared.confiture("webhooks", *printed, "--yes", env=of_staging)
+    assert again.returncode == 0, again.stderr
+    assert {name for name, state in states(shared).items() if state == "delivered"} == {
+        "dlv_staging_00001",
+        "dlv_staging_00002",
+    }
 
 
 def test_a_question_names_the_event_and_its_endpoints(shared: Shared) -> None:
@@ -535,7 +569,10 @@ def test_nothing_here_names_the_environments_that_have_something(
     assert {"production 2", "staging 2"} == set(
         rest.removeprefix(start).partition(")")[0].split(", ")
     )
-    assert "use their --config, or add --all-environments" in rest
+    for name in TRACES:
+        command = f"confiture webhooks {' '.join(words)} --config db/environments/{name}.yaml"
+        assert f"use `{command}`, or " in rest
+    assert "add --all-environments" in rest
     assert set(states(shared).values()) == {"dead_letter"}
 
 

@@ -98,12 +98,12 @@ def test_a_run_without_an_environment_is_named_with_its_setting() -> None:
     assert line.endswith("without CONFITURE_ENVIRONMENT and --config")
 
 
-def test_an_environment_is_served_by_its_own_job() -> None:
-    """Here variables of the same names may lead to another receiver: no command is pasted."""
-    files = {"staging": "my files/staging.yaml"}
-    line = unserved_line("staging", 2, EARLIER, mine="production", files=files)
-    job = "the job of staging (its own variables, --config 'my files/staging.yaml')"
-    assert line.endswith(f". Run `confiture webhooks deliver` in {job}")
+def test_an_environment_is_served_with_its_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here variables of the same names may lead to another receiver: the line says whose."""
+    monkeypatch.setenv("CONFITURE_DATABASE_URL", "postgresql://shop")
+    line = unserved_line("my staging", 2, EARLIER, mine="production")
+    command = "CONFITURE_ENVIRONMENT='my staging' confiture webhooks deliver"
+    assert line.endswith(f". Send them: `{command}`, with its variables")
 
 
 def test_plain_words_stay_plain() -> None:

@@ -115,7 +115,10 @@ def test_other_environments_are_named_with_the_remedy() -> None:
     assert (
         "Other environments have deliveries that wait: b 2, (none) 3. The job of b sends " in line
     )
-    assert "sends them (its own variables and --config). To send those of (none), run " in line
+    assert (
+        "sends them: `CONFITURE_ENVIRONMENT=b confiture webhooks deliver`, with its variables. To send those of (none), run "
+        in line
+    )
     assert leftover_line(left, "c", {}, is_durable=True) is None
 
 
@@ -165,10 +168,11 @@ def test_a_command_that_is_advised_names_the_environment_file(
     """Pasted as it stands, it finds the outbox and the endpoints that the run had."""
     left = {None: Summary(undelivered={"ops": 1}), "b": Summary(undelivered={"ops": 1})}
     monkeypatch.setattr(remedy, "_used", config)
-    line = leftover_line(left, None, {}, is_durable=True, files={"b": "b.yaml"})
+    line = leftover_line(left, None, {}, is_durable=True)
     assert line is not None
     assert f"Send it now: `confiture webhooks {named}. Other environments" in line
-    assert "The job of b sends them (its own variables, --config b.yaml)" in line
+    theirs = "`CONFITURE_ENVIRONMENT=b confiture webhooks deliver`, with its variables"
+    assert f"The job of b sends them: {'run `deliver` there' if config else theirs}." in line
     assert "deliver --config b.yaml" not in line
 
 

@@ -18,8 +18,7 @@ from ..outlook import (
     listed,
     shown_environment,
 )
-from ..remedy import shown
-from ..run.invocation import files_of
+from ..remedy import shown, shown_for
 from ..terminal import counted, say
 from .context import Context, opened
 from .look import SHORTEST, check_endpoint, find, is_short, is_unsettled
@@ -103,7 +102,7 @@ def redeliver(
     with opened(config, output, is_sending=not later) as context:
         check_endpoint(context, endpoint)
         if ids:
-            rows = _named(context, ids, endpoint=endpoint, everywhere=everywhere)
+            rows = _named(context, "redeliver", ids, endpoint=endpoint, everywhere=everywhere)
             what = f"{_deliveries(len(rows))} of {_events(rows)}"
         else:
             rows = _all(context, states, endpoint, everywhere=everywhere)
@@ -142,7 +141,7 @@ def _send(
     }
     lines = [f"Send now: {shown('deliver')}"] if names and is_later else []
     lines += [wait.line for wait in waits]
-    lines += [elsewhere_line(others, files_of(others))] if others else []
+    lines += [elsewhere_line(others)] if others else []
     conclude(document, lines, context.output)
 
 
@@ -200,7 +199,7 @@ def discard(
             broken = [one.event_id for one in own if one.event_id in ids]
             events = {*broken, *(intent.event_id for intent, _ in killed)}
             others = [one for one in ids if one not in events]
-            rows = _named(context, others, everywhere=everywhere, may_be_in_flight=True)
+            rows = _named(context, "discard", others, everywhere=everywhere)
         else:
             undelivered = [state for state in State if state is not State.DELIVERED]
             rows = _all(context, undelivered, endpoint, everywhere=everywhere)
@@ -239,13 +238,13 @@ def _whole(given: str, known: Collection[str]) -> str:
 
 def _named(
     context: Context,
+    verb: str,
     ids: list[str],
     *,
     endpoint: str | None = None,
     everywhere: bool,
-    may_be_in_flight: bool = False,
 ) -> list[Row]:
-    """The deliveries called *ids*, or the end of the command if one of them is not to be had."""
+    """The deliveries to *verb* called *ids*, or the end of the command if one is not to be had."""
     rows: dict[str, Row] = {}
     refused, candidates = [], []
     for one in ids:
@@ -262,7 +261,7 @@ def _named(
             meant := [row for row in found.rows if endpoint in (None, row.delivery.endpoint)]
         ):
             refused.append(f"{one} (not to {endpoint})")
-        elif why := _why_not(context, meant, everywhere, may_be_in_flight):
+        elif why := _why_not(context, verb, one, meant, everywhere):
             refused.append(f"{one} ({why})")
         else:
             rows |= {row.delivery.id: row for row in meant}
@@ -273,13 +272,13 @@ def _named(
 
 
 def _why_not(
-    context: Context, rows: Sequence[Row], everywhere: bool, any_state: bool
+    context: Context, verb: str, given: str, rows: Sequence[Row], everywhere: bool
 ) -> str | None:
     for row in rows:
         if not everywhere and row.delivery.environment != context.environment:
-            name = shown_environment(row.delivery.environment)
-            return f"of environment {name}: use its --config, or add --all-environments"
-        if not any_state and row.state is State.IN_FLIGHT:
+            name = row.delivery.environment
+            return f"of environment {shown_environment(name)}: {_ways([name], verb, given)}"
+        if verb != "discard" and row.state is State.IN_FLIGHT:
             return "in flight"
     return None
 
@@ -303,10 +302,18 @@ def _nothing(context: Context, verb: str, states: Iterable[State], endpoint: str
     others = _environments(_all(context, states, endpoint, everywhere=True))
     if not others:
         return f"Nothing to {verb}"
+    words = [f"--{state.value.partition('_')[0]}" for state in states if verb == "redeliver"]
+    words += ["--endpoint", endpoint] if endpoint is not None else []
     return (
         f"Nothing to {verb} in environment {shown_environment(context.environment)}. "
-        f"Others have some ({listed(others)}): use their --config, or add --all-environments"
+        f"Others have some ({listed(others)}): {_ways(others, verb, *words)}"
     )
+
+
+def _ways(environments: Iterable[str | None], *words: str) -> str:
+    """The commands that do it in *environments*, or all at once."""
+    found = [shown_for(name, *words) for name in environments]
+    return "".join([*(f"use {one}, or " for one in found if one), "add --all-environments"])
 
 
 def _environments(rows: Sequence[Row]) -> Counter[str | None]:

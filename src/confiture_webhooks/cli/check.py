@@ -87,7 +87,7 @@ def check(
         "default_taken_over_by": next((file.shown for file in files if file.reads_url), None),
         "warnings": [
             *([f"{SWITCH}: is off, so nothing is sent. Unset it"] if is_off(os.environ) else []),
-            *([str(context.unread)] if context.unread else []),
+            *(str(one) for one in (context.two_databases, context.unread) if one),
             *(str(fault) for fault in (*settings.warnings, *settings.advice)),
         ],
     }

@@ -30,6 +30,7 @@ from ..wiring import (
     in_database,
     operators_outbox,
     outbox_place,
+    two_databases,
     unread_block,
 )
 from .tables import fail, refuse, say_faults
@@ -76,6 +77,11 @@ class Context:
         words = sys.argv[1:]  # those of ``python -m confiture_webhooks`` lack the group
         words = words if "webhooks" in words else ["webhooks", *words]
         return unread_block(os.environ, self.invocation, words)
+
+    @property
+    def two_databases(self) -> Fault | None:
+        """That ``--config`` and a variable each name the database."""
+        return two_databases(os.environ, self.invocation)
 
     @cached_property
     def dsn(self) -> str | None:
@@ -210,6 +216,8 @@ def opened(
     """
     context = Context(config=config, output=output, is_sending=is_sending)
     settings = context.settings
+    if context.two_databases is not None:
+        say(str(context.two_databases))
     if context.unread is not None and not settings.recorded:
         if not os.environ.get(OUTBOX):
             refuse([context.unread], output)

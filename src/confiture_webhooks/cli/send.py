@@ -19,7 +19,6 @@ from ..errors import OutboxError
 from ..event import Database, EventType, rfc3339
 from ..outlook import again_lines, by_environment, elsewhere_line, shown_environment
 from ..remedy import shown
-from ..run.invocation import files_of
 from ..terminal import counted, is_terminal, say
 from ..watch import PassResult, deliver_due, deliver_until
 from ..wiring import operators_outbox
@@ -286,5 +285,5 @@ def _lines(result: PassResult) -> list[str]:
         ),
         *open_lines(result.open),
         *again_lines(result.dead, result.gone),
-        *([elsewhere_line(others, files_of(others))] if others else []),
+        *([elsewhere_line(others)] if others else []),
     ]

@@ -20,9 +20,8 @@ from ..outlook import (
     shown_environment,
     unserved_line,
 )
-from ..remedy import shown
+from ..remedy import shown, shown_for
 from ..run import settling
-from ..run.invocation import files_of
 from ..run.parts import TELEMETRY_BUDGET
 from ..settlement import Ending
 from ..terminal import counted
@@ -136,16 +135,9 @@ def _lines(context: Context, findings: Findings) -> list[str]:
     lines = [wait.line for wait in findings.waits]
     dead, gone = (findings.summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE))
     lines += again_lines(dead, gone)
-    files = files_of(findings.dead_elsewhere)
-    lines += [dead_elsewhere_line(*one, files) for one in findings.dead_elsewhere.items()]
+    lines += [dead_elsewhere_line(*one) for one in findings.dead_elsewhere.items()]
     lines += [
-        unserved_line(
-            name,
-            count,
-            since,
-            mine=context.environment,
-            files=files_of(findings.unserved),
-        )
+        unserved_line(name, count, since, mine=context.environment)
         for name, (count, since) in findings.unserved.items()
     ]
     if findings.unreadable:
@@ -222,7 +214,9 @@ def unsettled(context: Context, ids: Collection[str]) -> Judged:
 def _why_not(intent: Intent, verdict: Verdict, context: Context) -> str | None:
     """Why the intent is not to be discarded; ``None``: it may be."""
     if intent.environment != context.environment:
-        return f"of environment {shown_environment(intent.environment)}: use its --config"
+        there = shown_for(intent.environment, "discard", intent.event_id)
+        name = shown_environment(intent.environment)
+        return f"of environment {name}" + (f": use {there}" if there else "")
     if verdict.ending is Ending.OPEN:
         return verdict.reason
     if verdict.is_settled:

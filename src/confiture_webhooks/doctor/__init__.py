@@ -12,7 +12,7 @@ from ..bounded import bounded
 from ..command_watch import is_off
 from ..config.variables import SWITCH
 from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Export, complaints, plan
-from ..wiring import found_settings, in_database
+from ..wiring import found_settings, in_database, two_databases
 from .endpoints import PATIENCE, address, obstacle, remedy_of, signs, way_to
 from .health import Check, ok, skipped, warn, wrong
 from .outbox import database, outbox_checks
@@ -53,7 +53,7 @@ def diagnose(
         yield warn("settings", fault.what, fault.remedy)
     if unread is not None:
         yield warn("environment file", f"{unread.setting} {unread.problem}", unread.remedy)
-    yield _commands()
+    yield _commands(two_databases(environ, invocation))
     yield from _hook_files(files)
     for endpoint in settings.endpoints:
         yield from way_to(endpoint)
@@ -74,8 +74,13 @@ def _configured(settings: Settings, files: list[HookFile]) -> Check:
     return wrong("configuration", "no endpoint and no hook file: no webhook is sent", remedy)
 
 
-def _commands() -> Check:
-    """Whether the installed host shows us its ``migrate`` commands."""
+def _commands(refused: Fault | None) -> Check:
+    """Whether the installed host takes its ``migrate`` commands, and shows them to us.
+
+    *refused*: why it does not take them here.
+    """
+    if refused is not None:
+        return wrong("commands", refused.what, refused.remedy)
     from ..command_watch import sees_commands  # noqa: PLC0415
 
     why = "this Confiture does not show it to plugins"

@@ -6,7 +6,7 @@ Cheap to import: this is read before it is known whether webhooks are wanted.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from .. import command_watch
 from ..command_watch import MUTATING
 from ..config.variables import DSN, ENVIRONMENT
 from ..event import Direction
+from ..remedy import usual_file
 
 ENVIRONMENTS = Path(command_watch.ENVIRONMENTS)
 DEFAULT_CONFIG = Path(command_watch.USUAL_FILE)
@@ -78,7 +79,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
         config_file=readable,
         named_file=config_file if given is not None or config_file != DEFAULT_CONFIG else None,
         missing=config_file if config_file and not os.access(config_file, os.F_OK) else None,
-        settings_file=files_of([named]).get(named) if config_file is None else readable,
+        settings_file=_readable(usual_file(named)) if config_file is None else readable,
         is_rehearsal=any(word.startswith("--dry-run") for word in rest),
         resumes=resumes,
         database_url=_option(rest, "--database-url", "-d"),
@@ -122,10 +123,3 @@ def _split(word: str) -> tuple[str, str | None]:
         return name, attached if equals else None
     letters = word[1:].lstrip(_FLAGS)
     return f"-{letters[:1]}", letters[1:] or None
-
-
-def files_of(environments: Iterable[str | None]) -> dict[str, Path]:
-    """The usual file of each of *environments* that has one."""
-    names = [name for name in environments if name and Path(name).name == name]
-    usual = {name: ENVIRONMENTS / f"{name}.yaml" for name in names}
-    return {name: path for name, path in usual.items() if _readable(path)}

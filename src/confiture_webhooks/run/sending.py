@@ -16,7 +16,6 @@ from ..outlook import outlook
 from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..worker import Worker
-from .invocation import files_of
 from .run_outbox import IMPATIENCE_S, PATIENCE_S
 from .summary import LOOKED_AT, given_up_line, is_all_due, leftover_line
 
@@ -184,7 +183,6 @@ class Sending:
             is_durable=outbox.is_durable,
             refusal=self._outbox.refusal,
             is_project=self._parts.is_project,
-            files=files_of(summaries),
         )
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from ..delivery import Outcome, State
 from ..errors import CUT
 from ..event import rfc3339
 from ..outbox import Summary
-from ..outlook import NO_FILES, Files, Wait, elsewhere, elsewhere_line
+from ..outlook import Wait, elsewhere, elsewhere_line
 from ..remedy import shown
 from ..terminal import counted
 
@@ -38,7 +38,6 @@ def leftover_line(
     is_durable: bool,
     refusal: str | None = None,
     is_project: bool = True,
-    files: Files = NO_FILES,
 ) -> str | None:
     """How many deliveries are left, to which endpoints, why, and what to do; ``None``: none are.
 
@@ -75,7 +74,7 @@ def leftover_line(
             *(f"{wait.endpoint}: {wait.remedy}." for wait in waits if wait.is_in_vain),
         ]
     if others := elsewhere(undelivered(summaries), environment):
-        remedies.append(f"{elsewhere_line(others, files)}.")
+        remedies.append(f"{elsewhere_line(others)}.")
     left = counted(total, "delivery", "deliveries")
     return f"confiture-webhooks: {left} not sent ({where}). {' '.join(remedies)}"
 
