@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import time
 from base64 import b64encode
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from .run.parts import TELEMETRY_BUDGET
 from .wiring import make_telemetry, make_transport, parts
 
 if TYPE_CHECKING:
+    from .adapters.http_exchange import Exchange
     from .config import Settings
     from .endpoint import Endpoint
 
@@ -45,6 +47,8 @@ class PingResult:
     correlation_id: str
     answer: str = field(default="", repr=False)
     """The beginning of the last answer's body, in one line, without our credentials; not stored."""
+    reason: str | None = None
+    """More about why the last attempt failed, where it is known; not stored."""
 
     @property
     def is_delivered(self) -> bool:
@@ -117,11 +121,12 @@ def ping(
     )
     narrowed = replace(settings, endpoints=chosen)
     telemetry = make_telemetry(narrowed, environ)
-    outbox, answers = InMemoryOutbox(), dict[str, bytes]()
+    outbox = InMemoryOutbox()
+    ended: defaultdict[str, list[Exchange]] = defaultdict(list)
     made = replace(
         parts(narrowed, environ, lambda: telemetry),
         outbox=lambda _: outbox,
-        transport=lambda: make_transport(answers.__setitem__),
+        transport=lambda: make_transport(lambda name, exchange: ended[name].append(exchange)),
     )
     telemetry.start_run(COMMAND, is_counted=False)
     outgoing = Outgoing(narrowed, made, telemetry)
@@ -136,7 +141,8 @@ def ping(
             state=row.state,
             attempts=tuple(outbox.attempts(row.delivery.id)),
             correlation_id=telemetry.correlation_id,
-            answer=_excerpt(answers, endpoint),
+            answer=_excerpt(ended[endpoint.name], endpoint),
+            reason=ended[endpoint.name][-1].reason if ended[endpoint.name] else None,
         )
         for endpoint in chosen
         if (row := rows.get(endpoint.name)) is not None
@@ -148,9 +154,10 @@ def ping(
     return results
 
 
-def _excerpt(answers: Mapping[str, bytes], endpoint: Endpoint) -> str:
+def _excerpt(ended: Sequence[Exchange], endpoint: Endpoint) -> str:
     """The beginning of *endpoint*'s answer; a receiver that repeats our secrets is not repeated."""
-    text = " ".join(answers.get(endpoint.name, b"").decode(errors="replace").split())
+    answers = [exchange.excerpt for exchange in ended if exchange.response is not None]
+    text = " ".join(b"".join(answers[-1:]).decode(errors="replace").split())
     parts = urlsplit(endpoint.url)
     hidden = {*endpoint.secrets, *endpoint.headers.values(), endpoint.routing_key or ""}
     words = re.split("[/&= ]", " ".join([parts.path, parts.query, *endpoint.headers.values()]))

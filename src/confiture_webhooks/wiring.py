@@ -21,6 +21,7 @@ from .run.parts import Parts
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
+    from .adapters.http_exchange import Exchange
     from .outbox import Outbox
     from .run.hook_runner import HookSource
     from .run.invocation import Invocation
@@ -133,11 +134,11 @@ def hook_sources(files: Sequence[HookFile]) -> Callable[[], list[HookSource]] | 
     return sources if files else None
 
 
-def make_transport(on_answer: Callable[[str, bytes], None] | None = None) -> Transport:
-    """The HTTP transport; *on_answer* gets an endpoint and the beginning of its answer's body."""
+def make_transport(on_end: Callable[[str, Exchange], None] | None = None) -> Transport:
+    """The HTTP transport; *on_end* gets the endpoint and the exchange of each attempt."""
     from .adapters.http import HttpTransport  # noqa: PLC0415
 
-    return HttpTransport(on_answer)
+    return HttpTransport(on_end)
 
 
 def spare_outbox() -> Outbox:

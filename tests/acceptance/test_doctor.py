@@ -170,6 +170,9 @@ def test_a_right_certificate_and_none(
         code, rows = diagnosed(here, {"a": of_localhost(plain)}, trusted)
         assert code == 1
         assert "does not speak TLS | Check the port" in problems(rows)["a: tls"]
+        tested = here.confiture("webhooks", "test", "a", "--format", "json", env=trusted)
+        [result] = json.loads(tested.stdout)["results"]
+        assert (result["error_type"], result["remedy"]) == ("tls", rows["a: tls"]["remedy"])
         gone = {"REQUESTS_CA_BUNDLE": str(tmp_path / "nosuch.pem")}
         code, rows = diagnosed(here, {"a": of_localhost(right)}, gone)
     assert code == 1

@@ -29,11 +29,11 @@ class HttpTransport:
     time even where nothing can interrupt what the thread is waiting for. At an address that has
     just answered, every wait is a socket's, which ends in time: there it needs no thread.
     Proxies and trusted certificates come from the environment, as with ``requests``; it is
-    looked at once a second. *on_answer* gets the endpoint and the beginning of each answer's body.
+    looked at once a second. *on_end* gets the endpoint and the exchange of each attempt.
     """
 
-    def __init__(self, on_answer: Callable[[str, bytes], None] | None = None) -> None:
-        self._on_answer = on_answer
+    def __init__(self, on_end: Callable[[str, Exchange], None] | None = None) -> None:
+        self._on_end = on_end
         self._changed = threading.Condition()
         self._sessions: dict[str, EndpointSession] = {}
         self._is_aborted = False
@@ -62,10 +62,11 @@ class HttpTransport:
             self._leave(session, exchange, "other")
         except TimedOut:
             pass  # the thread ends with its exchange
-        response = exchange.outcome()
-        if self._on_answer is not None:
-            self._on_answer(request.endpoint, exchange.excerpt)
-        return response
+        try:
+            return exchange.outcome()
+        finally:
+            if self._on_end is not None:
+                self._on_end(request.endpoint, exchange)
 
     def _enter(self, request: Request, exchange: Exchange, timeout: timedelta) -> EndpointSession:
         # requests costs a tenth of a second: not for a command that sends nothing.

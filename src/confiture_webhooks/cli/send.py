@@ -104,7 +104,7 @@ def test(
         if is_shown and one.answer:
             result["answer"] = one.answer
         result["event_type"] = kind.value
-        result["remedy"] = None if one.is_delivered else remedy_of(one.failure)
+        result["remedy"] = None if one.is_delivered else remedy_of(one.failure, one.reason)
     is_delivered = all(result["delivered"] for result in results)
     is_valid = name is not None or not settings.faults
     is_well = is_delivered and is_valid

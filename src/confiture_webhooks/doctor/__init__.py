@@ -117,7 +117,8 @@ def _pings(settings: Settings, environ: Mapping[str, str], *, is_pinging: bool) 
         if result.is_delivered:
             yield ok(name, f"delivered with {row['status_code']} in {row['duration_ms']} ms")
         else:
-            yield wrong(name, f"not delivered: {result.failure}", remedy_of(result.failure))
+            remedy = remedy_of(result.failure, result.reason)
+            yield wrong(name, f"not delivered: {result.failure}", remedy)
 
 
 def _collector(environ: Mapping[str, str]) -> Iterator[Check]:

@@ -152,9 +152,12 @@ _TLS = {
 }
 
 
-def remedy_of(reason: str) -> str:
-    """What to do about an attempt that failed with *reason*, an error type or a status."""
-    return _REMEDIES.get(reason, _OTHER)
+def remedy_of(failure: str, reason: str | None = None) -> str:
+    """What to do about an attempt that failed with *failure*, an error type or a status.
+
+    *reason*: more about it, where that is known.
+    """
+    return _TLS[reason][1] if reason in _TLS else _REMEDIES.get(failure, _OTHER)
 
 
 def obstacle(found: Reach, scheme: str) -> tuple[str, str] | None:
@@ -164,8 +167,8 @@ def obstacle(found: Reach, scheme: str) -> tuple[str, str] | None:
     if found.step == "proxy" and found.error_type.isdigit():
         return f"{found.error_type} from the proxy", _of_proxy(found.error_type, scheme)
     if found.reason in _TLS:
-        symptom, remedy = _TLS[found.reason]
-        return f"{found.error_type}, {symptom}", remedy
+        symptom, _ = _TLS[found.reason]
+        return f"{found.error_type}, {symptom}", remedy_of(found.error_type, found.reason)
     if found.is_proxied and found.step in ("resolves", "connects", "proxy"):
         remedy = f"Check {_variable(scheme)}; NO_PROXY names hosts that are reached without it"
         return f"{found.error_type} (the proxy)", remedy
