@@ -21,6 +21,7 @@ from .config import Settings, is_configured, load
 from .config.variables import OUTBOX, URL
 from .contained import containing
 from .event import ErrorInfo
+from .outlook import shown_environment
 from .run.invocation import Invocation, parse
 from .run.parts import TELEMETRY_BUDGET
 from .run.run import Run
@@ -248,6 +249,7 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     invocation = parse(arguments, os.environ)
     if invocation is None:
         return None
+    remedy.use(invocation.named_file)
     file = invocation.settings_file
     is_meant = is_configured(os.environ, file)
     unread = (
@@ -263,6 +265,11 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         notices.append(f"{takers[0]} reads {URL} itself, so the endpoint default is not used")
     if unread is not None and not settings.recorded:
         notices.append(str(unread))
+    is_anyones = any(one.is_for(settings.environment) for one in settings.recorded)
+    if settings.recorded and not is_anyones and invocation.is_run:
+        name = shown_environment(settings.environment)
+        none = f"no endpoint is for environment {name}, so no event is sent"
+        notices.append(f"{none}. Show the endpoints: {remedy.shown('check')}")
     terminal.say(*(f"confiture-webhooks: {notice}" for notice in notices))
     has_run = bool(settings.recorded or files)
     if settings.faults:
@@ -276,7 +283,6 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     settings = settings if is_project else replace(settings, outbox="memory")
     hooks = hook_sources(files)
     telemetry = partial(make_telemetry, settings, os.environ)
-    remedy.use(invocation.named_file)
     made = replace(
         parts(settings, os.environ, telemetry, lambda: session.dsn(), hooks),  # noqa: PLW0108  made below
         shows_progress=True,

@@ -81,6 +81,40 @@ def test_a_variable_of_another_environments_endpoint_costs_nothing_here(
     assert "webhooks.endpoints[0].url (pager): needs the environment" in refused.stderr
 
 
+def test_an_environment_that_no_endpoint_is_for_is_named(one_migration: Any, receiver: Any) -> None:
+    """A misspelt environment: check and doctor suggest the right one, and a run says so."""
+    analytics = {"name": "analytics", "url": receiver.url, "environments": ["prodution"]}
+    one_migration.environment_file("production", webhooks={"endpoints": [analytics]})
+    there = ("--config", "db/environments/production.yaml")
+    stray = "analytics: is sent nothing in environment production: its environments are prodution"
+    checked = one_migration.confiture("webhooks", "check", *there)
+    assert checked.returncode == 0
+    assert f"{stray}. Did you mean `production`?" in checked.stdout
+    rows = json.loads(one_migration.confiture("webhooks", "doctor", *there, "-f", "json").stdout)
+    assert stray in [row["detail"] for row in rows["checks"] if row["status"] == "warning"]
+    done = one_migration.confiture("migrate", "up", *there)
+    assert done.returncode == 0
+    said = "no endpoint is for environment production, so no event is sent. Show the endpoints: "
+    assert f"{said}`confiture webhooks check {' '.join(there)}`" in done.stderr
+    assert [one.method for one in receiver.requests] == ["HEAD"]  # the doctor's
+
+
+def test_an_endpoint_of_an_environment_that_has_a_file_is_no_slip(
+    one_migration: Any, receiver: Any
+) -> None:
+    """A block for several environments: where another endpoint is sent events, there is no advice."""
+    rows = [
+        {"name": name, "url": receiver.url, "environments": [name]}
+        for name in ("staging", "production")
+    ]
+    for name in ("staging", "production"):
+        one_migration.environment_file(name, webhooks={"endpoints": rows})
+    there = ("--config", "db/environments/staging.yaml")
+    checked = one_migration.confiture("webhooks", "check", *there, "-f", "json")
+    assert json.loads(checked.stdout)["warnings"] == []
+    assert "no endpoint is for" not in one_migration.confiture("migrate", "up", *there).stderr
+
+
 def test_another_fault_of_another_environments_endpoint_is_a_fault(one_migration: Any) -> None:
     """What is wrong in the file is wrong in every environment; so is a list that is not known."""
     pager = {"name": "pager", "url": "ftp://x", "environments": ["production"]}

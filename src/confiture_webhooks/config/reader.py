@@ -14,6 +14,7 @@ from .. import command_watch
 from ..endpoint import Endpoint, Tls
 from ..errors import Fault
 from ..networks import Networks
+from ..outlook import shown_environment
 from ..retry import RetryPolicy
 from ..signature import signing_key
 from . import rules, variables
@@ -325,6 +326,30 @@ def weak(endpoint: Endpoint, setting: str) -> list[Fault]:
     return [Fault(setting, problem, remedy, name)]
 
 
+def astray(endpoints: Sequence[Endpoint], environment: str | None) -> list[Fault]:
+    """Advice about endpoints that are not for *environment*, if a misspelt name may be why.
+
+    It is not if each of theirs has a file, unless no endpoint at all is for *environment*.
+    """
+    strays = [one for one in endpoints if not (one.is_for(environment) or one.faults)]
+    if not strays:
+        return []
+    names = {path.stem for path in Path(command_watch.ENVIRONMENTS).glob("*.yaml")}
+    names |= {environment} if environment else set()
+    is_served = any(one.is_for(environment) for one in endpoints)
+    here = shown_environment(environment)
+    return [
+        Fault(
+            one.name,
+            f"is sent nothing in environment {here}: its environments are {', '.join(only)}",
+            "".join(rules.did_you_mean(name, names) for name in only if name not in names)
+            or f"Add {here} if it should be",
+        )
+        for one in strays
+        if (only := sorted(one.environments or ())) and not (is_served and names.issuperset(only))
+    ]
+
+
 def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, Any]:
     """The fields of ``Settings``, with every fault there is.
 
@@ -340,6 +365,8 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
     outbox = variable.value(variables.OUTBOX, rules.outbox)
     flush_timeout = variable.value(variables.FLUSH_TIMEOUT, _FLUSH)
     is_on = variable.value(variables.SWITCH, rules.flag) is not False
+    environment = file.environment or variable.value(variables.ENVIRONMENT, rules.text)
+    advice += astray(endpoints, environment)
     settings = {
         "endpoints": tuple(one for one in endpoints if not one.faults),
         "faulty": tuple(one for one in endpoints if one.faults),
@@ -347,7 +374,7 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
         "flush_timeout": block["flush_timeout"] if flush_timeout is None else flush_timeout,
         "log": variable.word(variables.LOG, rules.LOGS, "a kind of log"),
         "log_level": variable.word(variables.LOG_LEVEL, rules.LOG_LEVELS, "a log level"),
-        "environment": file.environment or variable.value(variables.ENVIRONMENT, rules.text),
+        "environment": environment,
         "sources": _sources(variable, file, is_on=is_on),
         "run_url": run_url(environ),
         **{key: block[key] for key in ("hooks", "hook_timeout", "trace_url", "database_label")},
