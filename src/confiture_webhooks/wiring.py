@@ -216,9 +216,9 @@ def make_outbox(
     if settings.place.kind == "postgres":
         from .outbox.postgres import PostgresOutbox  # noqa: PLC0415
 
-        shared = PostgresOutbox(postgres_dsn(settings), connects=connects)
-        shared.environment = settings.environment
-        return shared
+        return PostgresOutbox(
+            postgres_dsn(settings), connects=connects, environment=settings.environment
+        )
     from .outbox.sqlite import open_outbox  # noqa: PLC0415
 
     outbox, notices = open_outbox(sqlite_path(settings, environ))

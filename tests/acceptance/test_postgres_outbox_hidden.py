@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import psycopg
@@ -72,15 +73,16 @@ def test_a_role_without_create_migrates_with_what_init_printed(project: Any, rec
         webhooks={"outbox": "postgres", "endpoints": [{"name": "a", "url": receiver.url}]}
     )
     project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
+    admin = psycopg.connect(project.database_url, autocommit=True)
+    admin.execute("DROP ROLE IF EXISTS deployer")
     made = project.confiture("webhooks", "outbox", "init", "--role", "deployer", "--format", "json")
     assert made.returncode == 0, made.stderr
     document = json.loads(made.stdout)
     assert document["created"]
     again = project.confiture("webhooks", "outbox", "init", "--role", "deployer")
     assert again.returncode == 0
+    assert "The role deployer does not exist yet. Create it" in again.stderr
     assert again.stdout.splitlines() == document["grants"]
-    admin = psycopg.connect(project.database_url, autocommit=True)
-    admin.execute("DROP ROLE IF EXISTS deployer")
     admin.execute("CREATE ROLE deployer LOGIN PASSWORD 'p'")
     try:
         admin.execute("GRANT USAGE, CREATE ON SCHEMA public TO deployer")
@@ -112,23 +114,36 @@ def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiv
     admin.execute("CREATE ROLE powerless LOGIN PASSWORD 'p'")
     try:
         admin.execute("GRANT USAGE, CREATE ON SCHEMA public TO powerless")
+        owner = {"CONFITURE_WEBHOOK_OUTBOX": f"postgres:{project.database_url}"}
         project.database_url = conninfo_url(project.database_url, "powerless", "p")
         project.environment_file("my staging", **NO_HELPERS)
         named = ("--config", "db/environments/my staging.yaml")
-        init = "`confiture webhooks outbox init --config 'db/environments/my staging.yaml'`"
+        init = (
+            "confiture webhooks outbox init --role powerless --environment 'my staging' "
+            "--config 'db/environments/my staging.yaml'"
+        )
         project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
         env = {"CONFITURE_WEBHOOK_URL": receiver.url, **ON}
         predicted = project.confiture("webhooks", "doctor", *named, env=env)
         assert predicted.returncode == 1
         assert "this role may not create it" in predicted.stdout
-        assert init in predicted.stdout
+        assert f"`{init}`" in predicted.stdout
         done = project.confiture("migrate", "up", *named, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         assert [one.method for one in receiver.requests] == ["HEAD", "POST"]  # the doctor's look
-        assert init in done.stderr
+        assert f"`{init}`" in done.stderr
         refused = project.confiture("webhooks", "outbox", "init", *named, env=env)
         assert refused.returncode == 1
-        assert init in refused.stderr
+        assert f"`{init}`" in refused.stderr
+        granted = project.confiture(*shlex.split(init)[1:], env=env | owner)
+        assert "does not exist" not in granted.stderr
+        for statement in granted.stdout.splitlines():
+            admin.execute(statement)
+        project.migration("002", "item", up="CREATE TABLE tb_item (id int)", down="SELECT 1")
+        done = project.confiture("migrate", "up", *named, env=env)
+        assert "outbox" not in done.stderr
+        rows = admin.execute("SELECT environment, state FROM confiture_webhooks.deliveries")
+        assert rows.fetchall() == [("my staging", "delivered")]
     finally:
         admin.execute("DROP OWNED BY powerless CASCADE")
         admin.execute("DROP ROLE powerless")

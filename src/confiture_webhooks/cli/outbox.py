@@ -73,8 +73,10 @@ def init(
     from ..outbox.postgres import PostgresOutbox, grants  # noqa: PLC0415
 
     try:
-        with closing(PostgresOutbox(postgres_dsn(settings))) as outbox:
+        known = environment or settings.environment
+        with closing(PostgresOutbox(postgres_dsn(settings), environment=known)) as outbox:
             where, is_made = outbox.where, outbox.has_made
+            is_missing = role != PLACEHOLDER and not outbox.has_role(role)
     except OutboxError as error:
         fail(str(error), output)
     granted = grants(role, environment)
@@ -83,6 +85,8 @@ def init(
         return
     done = "created" if is_made else "already there, nothing to do"
     say(f"✅ outbox {where}: {done}", style="green")
+    if is_missing:
+        say(f"The role {printable(role)} does not exist yet. Create it before you run these")
     say(f"Run these as its owner, so that {printable(role)} can use it:")
     print(*granted, sep="\n")
 

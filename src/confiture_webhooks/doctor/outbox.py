@@ -174,7 +174,7 @@ def outbox_checks(settings: Settings, environ: Mapping[str, str]) -> Iterator[Ch
     except OutboxError as error:
         is_postgres = settings.place.kind == "postgres"
         usual = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
-        remedy = error.remedy or (_init() if is_postgres else usual)
+        remedy = error.remedy or (_init(settings) if is_postgres else usual)
         yield wrong("outbox", error.problem, remedy)
 
 
@@ -189,7 +189,7 @@ def _checked(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
         return
     if settings.place.kind == "postgres" and (lacking := missing_rights(postgres_dsn(settings))):
         problem = f"this role may not {', '.join(lacking)} in {outbox_place(settings, environ)}"
-        yield wrong("outbox", problem, f"{_init()}, and run them as its owner")
+        yield wrong("outbox", problem, f"{_init(settings)}, and run them as its owner")
         return
     yield _kept(settings, outbox_place(settings, environ), findings)
     for wait in findings.waits:
@@ -210,9 +210,9 @@ def _missing(settings: Settings, environ: Mapping[str, str]) -> Check:
 
         if not may_make(postgres_dsn(settings)):
             problem = f"there is none in the database ({place}), and this role may not create it"
-            return wrong("outbox", problem, f"{_init()}, as a role that may")
+            return wrong("outbox", problem, f"{_init(settings)}, as a role that may")
         problem = f"there is none in the database yet ({place}); the first run creates it"
-        return warn("outbox", problem, _init())
+        return warn("outbox", problem, _init(settings))
     from ..outbox.sqlite import is_there  # noqa: PLC0415
 
     path = sqlite_path(settings, environ)
@@ -227,8 +227,11 @@ def _missing(settings: Settings, environ: Mapping[str, str]) -> Check:
     return ok("outbox", f"there is none yet; the first run creates {place}")
 
 
-def _init() -> str:
-    return f"Create it, and print a role's GRANTs: {shown('outbox', 'init')}"
+def _init(settings: Settings) -> str:
+    from ..outbox.postgres_session import init  # noqa: PLC0415
+
+    command = init(postgres_dsn(settings), settings.environment)
+    return f"Create it, and print a role's GRANTs: {command}"
 
 
 def _kept(settings: Settings, place: str, findings: Findings) -> Check:

@@ -46,6 +46,7 @@ _OF_PGMQ = f"SELECT pg_catalog.to_regclass('{SCHEMA}.schema_version') IS NOT NUL
 _OWN = {
     "notify": f"SELECT pg_catalog.pg_notify('{SCHEMA}', :payload)",
     "news": f"SELECT pg_catalog.pg_notify('{SCHEMA}', '')",
+    "role": "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = CAST(:role AS pg_catalog.name)",
     "release": f"SELECT 1 WHERE {SCHEMA}.release(:given, :wait)",
 }
 _MISSING = (errors.UndefinedTable, errors.InvalidSchemaName)
@@ -141,8 +142,8 @@ class PostgresStore:
 
     is_durable = True
 
-    def __init__(self, dsn: str) -> None:
-        self.session = Session(dsn, self._prepare)
+    def __init__(self, dsn: str, environment: str | None) -> None:
+        self.session = Session(dsn, self._prepare, environment)
         self.where = self.session.where
         self.has_made = False
         """Whether the outbox was not there before."""
@@ -220,12 +221,14 @@ class PostgresOutbox(Outbox):
     Makes its schema where there is none, if the role may. Raises OutboxError when it may not,
     when the server does not answer, or when a newer version has been at the database. A server
     that comes back is used again. Without *connects* the first use opens the connection.
+    *environment*: the run's, if known.
     """
 
     _store: PostgresStore
 
-    def __init__(self, dsn: str, *, connects: bool = True) -> None:
-        super().__init__(PostgresStore(dsn))
+    def __init__(self, dsn: str, *, connects: bool = True, environment: str | None = None) -> None:
+        super().__init__(PostgresStore(dsn, environment))
+        self.environment = environment
         if connects:
             with self._store.session.lent():
                 pass
@@ -234,6 +237,10 @@ class PostgresOutbox(Outbox):
     def has_made(self) -> bool:
         """Whether the outbox was not there before."""
         return self._store.has_made
+
+    def has_role(self, name: str) -> bool:
+        """Whether the server has a role called *name*."""
+        return bool(self._store.read(("role", {"role": name}))[0])
 
     def over(self, connection: psycopg.Connection[Any], /) -> Outbox | None:
         """This outbox over *connection*, if that is to its database."""

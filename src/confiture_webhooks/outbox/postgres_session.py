@@ -103,12 +103,14 @@ def ask(connection: psycopg.Connection[Any], *messages: str) -> list[Any]:
 class Session:
     """Gives the connection to one thread at a time, and makes a new one when it has broken.
 
-    Everything raises OutboxError. *prepare* is called with every new connection.
+    Everything raises OutboxError. *prepare* is called with every new connection. *environment*: of
+    the rows that are asked for, if known.
     """
 
-    def __init__(self, dsn: str, prepare: Any) -> None:
+    def __init__(self, dsn: str, prepare: Any, environment: str | None = None) -> None:
         self.dsn = conninfo_of(dsn)
         self.where = described(self.dsn)
+        self._init = init(self.dsn, environment)
         self._prepare = prepare
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -126,7 +128,7 @@ class Session:
         if not self._lock.acquire(timeout=PATIENCE_S):
             raise OutboxError(f"outbox {self.where}: busy with other threads' work")
         try:
-            with translated(self.where):
+            with translated(self.where, self._init):
                 yield self._open()
         finally:
             self._lock.release()
@@ -184,18 +186,33 @@ def is_pooled(connection: psycopg.Connection[Any]) -> bool:
 
 def is_at(dsn: str, info: Any) -> bool:
     """Whether *info* is of a connection to the database of *dsn*, by the names of both."""
-    defaults = {
-        option.keyword.decode(): option.val.decode()
-        for option in psycopg.pq.Conninfo.get_defaults()
-        if option.val is not None
-    }
-    ours = defaults | {key: str(value) for key, value in conninfo.conninfo_to_dict(dsn).items()}
+    ours = _parameters(dsn)
     hosts = f"{ours.get('host', '')},{ours.get('hostaddr', '')}".split(",")
     ports = ours.get("port", "5432").split(",")
     loopback = {"localhost", "127.0.0.1", "::1"}
     is_host = info.host in hosts or (info.host in loopback and not loopback.isdisjoint(hosts))
     name = ours.get("dbname") or ours.get("user")
     return is_host and str(info.port) in ports and info.dbname == name
+
+
+def _parameters(dsn: str) -> dict[str, str]:
+    """Those of *dsn*, and what libpq takes for the rest."""
+    defaults = {
+        option.keyword.decode(): option.val.decode()
+        for option in psycopg.pq.Conninfo.get_defaults()
+        if option.val is not None
+    }
+    return defaults | {key: str(value) for key, value in conninfo.conninfo_to_dict(dsn).items()}
+
+
+def init(dsn: str, environment: str | None) -> str:
+    """The command that creates the outbox and prints the GRANTs of the role of *dsn*.
+
+    They are for the rows of *environment*, if that is known.
+    """
+    given = {"--role": _parameters(dsn).get("user"), "--environment": environment}
+    words = [word for option, value in given.items() if value for word in (option, value)]
+    return shown("outbox", "init", *words)
 
 
 def conninfo_of(dsn: str) -> str:
@@ -236,12 +253,15 @@ def described(dsn: str) -> str:
 
 
 @contextmanager
-def translated(where: str) -> Iterator[None]:
-    """Turn psycopg's errors into OutboxError. Their texts may hold values: they are left out."""
+def translated(where: str, init: str | None = None) -> Iterator[None]:
+    """Turn psycopg's errors into OutboxError. Their texts may hold values: they are left out.
+
+    *init*: the command for a role that has not the rights.
+    """
     try:
         yield
     except psycopg.Error as error:
-        reason, remedy = reason_of(error)
+        reason, remedy = reason_of(error, init)
         raise OutboxError(f"outbox {where}: {reason}", remedy) from error
     except UnicodeError as error:  # of the migration's connection: ours is UTF-8
         problem = "a value that the connection's client_encoding cannot hold"
@@ -290,16 +310,16 @@ _STATES = {
 }
 
 
-def reason_of(error: psycopg.Error) -> tuple[str, str]:
+def reason_of(error: psycopg.Error, init: str | None = None) -> tuple[str, str]:
     """Why *error*, and what to do, without the server's words."""
-    name = type(error).__name__
+    name, init = type(error).__name__, init or shown("outbox", "init")
     if isinstance(error, errors.InsufficientPrivilege):
         return (
             "the role may not use or create it",
-            f"Have an administrator run {shown('outbox', 'init')} once, then its GRANTs",
+            f"Have an administrator run {init} once, then its GRANTs",
         )
     if isinstance(error, _MISSING):
-        return f"its tables are not there ({name})", f"Create them: {shown('outbox', 'init')}"
+        return f"its tables are not there ({name})", f"Create them: {init}"
     text = _STATES.get(error.sqlstate or "", str(error) if error.sqlstate is None else "")
     for words, reason, remedy in _REFUSALS:
         fits = all if words[0] in _ALL_OF else any
