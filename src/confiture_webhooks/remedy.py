@@ -11,6 +11,8 @@ from .command_watch import ENVIRONMENTS, USUAL_FILE
 
 File = str | PathLike[str] | None
 
+INSTALL_DEMO = "`pip install 'confiture-webhooks[demo]'`, or in a clone `pip install '.[demo]'`"
+
 _used: File = None
 
 

@@ -310,7 +310,9 @@ def _say_faults(settings: Settings) -> None:
     """Every fault on standard error, and what becomes of the events."""
     here = settings.environment
     waiting = ", ".join(endpoint.name for endpoint in settings.faulty if endpoint.is_for(here))
-    costs = [f"events for {waiting} are recorded and wait until this is fixed"] if waiting else []
+    is_kept = settings.place.kind != "memory"
+    then = "recorded and wait until this is fixed" if is_kept else "not sent"
+    costs = [f"events for {waiting} are {then}"] if waiting else []
     if settings.outbox_fault is not None:
         costs.append("events are kept in memory and are lost when the command ends")
     if not settings.recorded:

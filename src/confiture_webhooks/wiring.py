@@ -258,7 +258,7 @@ def operators_outbox(
         if creates or is_there(postgres_dsn(settings)):
             return make_outbox(settings, environ, notice)
     place = outbox_place(settings, environ)
-    notice(f"There is no outbox at {place} yet: no run has recorded anything here")
+    notice(f"There is no outbox at {place} yet")
     return spare_outbox()
 
 

@@ -81,6 +81,17 @@ def test_a_variable_of_another_environments_endpoint_costs_nothing_here(
     assert "webhooks.endpoints[0].url (pager): needs the environment" in refused.stderr
 
 
+def test_where_the_outbox_is_memory_no_event_is_kept(one_migration: Any, receiver: Any) -> None:
+    """A wrong outbox and a wrong endpoint: the run promises no record that is lost anyhow."""
+    wrong = {"name": "b", "url": "ftp://x"}
+    block = {"outbox": "nowhere", "endpoints": [{"name": "a", "url": receiver.url}, wrong]}
+    one_migration.environment_file(webhooks=block)
+    done = one_migration.confiture("migrate", "up")
+    cost = "events for b are not sent; events are kept in memory and are lost when the command ends"
+    assert cost in done.stderr
+    assert "are recorded and wait" not in done.stderr
+
+
 def test_an_environment_that_no_endpoint_is_for_is_named(one_migration: Any, receiver: Any) -> None:
     """A misspelt environment: check and doctor suggest the right one, and a run says so."""
     analytics = {"name": "analytics", "url": receiver.url, "environments": ["prodution"]}

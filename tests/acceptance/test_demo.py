@@ -198,4 +198,5 @@ def test_without_the_extra(
     with pytest.raises(typer.Exit) as end:
         demo_module.demo()
     assert end.value.exit_code == 2
-    assert "confiture-webhooks[demo]" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "`pip install 'confiture-webhooks[demo]'`, or in a clone `pip install '.[demo]'`" in said

@@ -38,6 +38,15 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
+def test_without_an_endpoint_no_row_promises_a_webhook(project: Project) -> None:
+    """The row of the commands is about what Confiture shows, not about what is sent."""
+    project.environment_file()
+    done = project.confiture("webhooks", "doctor")
+    assert "no endpoint and no hook file: no webhook is sent" in done.stdout
+    assert "✅ commands: Confiture shows `confiture migrate up` to its plugins" in done.stdout
+    assert "sends webhooks" not in done.stdout
+
+
 @pytest.fixture
 def trusted(authority: trustme.CA, tmp_path: Path) -> dict[str, str]:
     """The environment of those who are."""

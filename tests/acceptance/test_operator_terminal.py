@@ -106,7 +106,11 @@ def test_filters_narrow_the_list(
         (("list", "--since", "yesterday"), 2, "neither an instant"),
         (("redeliver", "dlv_0", "--endpoint", "b"), 1, "dlv_0 (not to b)"),
         (("redeliver", "evt_"), 1, "evt_ (the beginning of 4 ids)"),
-        (("redeliver", "dlv_0", "dlv_x"), 1, "dlv_x (unknown). Nothing was changed"),
+        (
+            ("redeliver", "dlv_0", "dlv_x"),
+            1,
+            "dlv_x (unknown. See `confiture webhooks list`). Nothing was changed",
+        ),
         (("redeliver", "--dead"), 1, "Add --yes"),
         (("redeliver", "dlv_0"), 1, "Add --yes"),
     ],

@@ -49,7 +49,7 @@ def redeliver(
         typer.Argument(
             metavar="ID",
             callback=not_empty,
-            help="Ids of deliveries, events or traces, or beginnings",
+            help=f"Ids of deliveries, events or traces, or beginnings of {SHORTEST} characters",
         ),
     ] = None,
     dead: Annotated[bool, typer.Option("--dead", help="Every dead letter")] = False,
@@ -151,7 +151,8 @@ def discard(
         typer.Argument(
             metavar="ID",
             callback=not_empty,
-            help="Ids of deliveries, events or traces, or of events that stay unsettled",
+            help="Ids of deliveries, events or traces, or of events that stay unsettled, or "
+            f"beginnings of {SHORTEST} characters",
         ),
     ] = None,
     endpoint: Annotated[
@@ -254,9 +255,11 @@ def _named(
             refused.append(f"{one} (the beginning of {len(found.ids)} ids)")
         elif not found.rows:
             is_open = is_unsettled(context, one)
-            refused.append(f"{one} ({'its end is not known yet' if is_open else 'unknown'})")
+            unknown = f"unknown. See {shown('list')}"
+            refused.append(f"{one} ({'its end is not known yet' if is_open else unknown})")
         elif is_short(one) and one not in found.ids:
-            refused.append(f"{one} (too short: give {SHORTEST} characters of the id or more)")
+            least = f"give {SHORTEST} characters of the id or more"
+            refused.append(f"{one} (too short: {least}, as in {', '.join(found.ids)})")
         elif not (
             meant := [row for row in found.rows if endpoint in (None, row.delivery.endpoint)]
         ):

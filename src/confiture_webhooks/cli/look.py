@@ -218,7 +218,7 @@ def list_deliveries(
     """
     chosen = known(State, state, "--state")
     check_trace(trace, "--trace")
-    kind, made_since = known(RECORDED, event_type, "--event"), instant(since, "--since")
+    kind, made_since = known(RECORDED, event_type, "--event-type"), instant(since, "--since")
     with opened(config, output) as context:
         check_endpoint(context, endpoint)
         there = "" if environment == NO_ENVIRONMENT else environment

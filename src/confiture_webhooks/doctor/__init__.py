@@ -86,7 +86,7 @@ def _commands(refused: Fault | None) -> Check:
     why = "this Confiture does not show it to plugins"
     try:
         if sees_commands():
-            return ok("commands", "`confiture migrate up` sends webhooks")
+            return ok("commands", "Confiture shows `confiture migrate up` to its plugins")
     except Exception as error:  # noqa: BLE001  whatever the host's command line raises
         why = type(error).__name__
     remedy = "Report this with the versions of confiture, typer and click"

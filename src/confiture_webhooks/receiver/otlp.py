@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import WebhooksError
+from ..remedy import INSTALL_DEMO
 
-MISSING = "decoding OTLP needs opentelemetry-proto: install confiture-webhooks[demo] or [otlp]"
+MISSING = f"decoding OTLP needs opentelemetry-proto. Install it: {INSTALL_DEMO}"
 SPAN_KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 STATUS_CODES = ("UNSET", "OK", "ERROR")
 _TEMPORALITIES = (None, "delta", "cumulative")
