@@ -6,6 +6,7 @@ Cheap to import: this is read before it is known whether webhooks are wanted.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,9 +102,11 @@ def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -
 def _readable(path: Path | None) -> Path | None:
     """*path* when it is a file. A pipe can be read once, and that is for the host to do."""
     try:
-        return path if path is not None and path.is_file() else None
-    except OSError:  # in a directory that is closed: reading it says so
+        return path if path is not None and stat.S_ISREG(path.stat().st_mode) else None
+    except PermissionError:  # in a directory that is closed: reading it says so
         return path
+    except (OSError, ValueError):
+        return None
 
 
 def _option(words: Sequence[str], *names: str) -> str | None:
