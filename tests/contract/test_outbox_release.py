@@ -72,6 +72,16 @@ def test_staging_what_was_released_changes_nothing(outbox: Outbox) -> None:
     assert not outbox.intents()
 
 
+@pytest.mark.parametrize(
+    "body", [bytes(range(1, 128)), rb"\x41 \101", rb"\\", b"", b"\0", "é\\".encode(), b"\xff"]
+)
+def test_a_body_comes_back_byte_by_byte(outbox: Outbox, body: bytes) -> None:
+    """Text, escapes of any kind, and what is no text."""
+    odd = dataclasses.replace(delivery(1), body=body, content_type="application/octet-stream")
+    outbox.release(event_id(1), [odd])
+    assert [row.delivery for row in outbox.deliveries()] == [odd]
+
+
 def test_a_release_replaces_the_intent_by_its_deliveries(outbox: Outbox) -> None:
     """After a release the intent is gone and each of its deliveries is pending."""
     outbox.stage(intent(1))
