@@ -85,7 +85,7 @@ def two_databases(environ: Mapping[str, str], invocation: Invocation) -> Fault |
     from .adapters.database import names_database  # noqa: PLC0415
 
     used = f"the database of {file}" if names_database(file, {}) else "the variable's database"
-    problem = "and --config are both given, and `confiture migrate up` refuses that. "
+    problem = "is set and --config is given: `confiture migrate up` refuses the two together. "
     problem += f"Commands of webhooks use {used}"
     return Fault(DSN, problem, "Unset the variable, or leave --config out")
 

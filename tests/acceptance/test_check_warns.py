@@ -119,7 +119,7 @@ def test_nothing_is_said_of_a_file_that_is_read(project: Project) -> None:
     env = {"CONFITURE_DATABASE_URL": DSN}
     done = project.confiture("webhooks", "check", *named, "--format", "json", env=env)
     (warning,) = json.loads(done.stdout)["warnings"]
-    assert "`confiture migrate up` refuses that" in warning
+    assert "`confiture migrate up` refuses the two" in warning
 
 
 def test_two_databases_are_named_and_one_is_used(project: Project) -> None:
@@ -135,7 +135,7 @@ def test_two_databases_are_named_and_one_is_used(project: Project) -> None:
     doctor = project.confiture("webhooks", "doctor", *named, "-f", "json", env=env)
     rows = {row["check"]: row for row in json.loads(doctor.stdout)["checks"]}
     assert rows["commands"]["status"] == "problem"
-    assert "confiture migrate up` refuses that" in rows["commands"]["detail"]
+    assert "confiture migrate up` refuses the two" in rows["commands"]["detail"]
 
 
 def test_check_says_that_webhooks_are_off(project: Project) -> None:

@@ -100,7 +100,7 @@ def test_an_environment_that_no_endpoint_is_for_is_named(one_migration: Any, rec
     stray = "analytics: is sent nothing in environment production: its environments are prodution"
     checked = one_migration.confiture("webhooks", "check", *there)
     assert checked.returncode == 0
-    assert f"{stray}. Did you mean `production`?" in checked.stdout
+    assert f"{stray}. Did you mean `production`?\n" in checked.stdout
     rows = json.loads(one_migration.confiture("webhooks", "doctor", *there, "-f", "json").stdout)
     assert stray in [row["detail"] for row in rows["checks"] if row["status"] == "warning"]
     done = one_migration.confiture("migrate", "up", *there)

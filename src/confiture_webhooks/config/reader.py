@@ -342,7 +342,7 @@ def astray(endpoints: Sequence[Endpoint], environment: str | None) -> list[Fault
         Fault(
             one.name,
             f"is sent nothing in environment {here}: its environments are {', '.join(only)}",
-            "".join(rules.did_you_mean(name, names) for name in only if name not in names)
+            "".join(rules.did_you_mean(one, names) for one in only if one not in names).strip()
             or f"Add {here} if it should be",
         )
         for one in strays
