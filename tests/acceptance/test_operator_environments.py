@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -453,6 +454,33 @@ def test_other_environments_are_left_to_their_own_job(shared: Shared) -> None:
     command = "`confiture webhooks deliver --config db/environments/staging.yaml`"
     job = f"The job of staging sends them: {command}, with its variables"
     assert f"deliveries that wait: staging 1. {job}" in done.stdout
+
+
+@on_sqlite
+def test_what_waits_elsewhere_is_sent_by_the_command_that_is_printed(shared: Shared) -> None:
+    """status, doctor and deliver name it: with the variable, or with the file that was used."""
+    with opened(shared) as outbox:
+        made_at = NOW - timedelta(minutes=20)
+        one = delivery(id="dlv_late", event_id="evt_late", environment="staging", endpoint="ops")
+        outbox.release(one.event_id, [replace(one, created_at=made_at)])
+    env = {
+        "CONFITURE_DATABASE_URL": shared.database_url,
+        "CONFITURE_ENVIRONMENT": "production",
+        "CONFITURE_WEBHOOK_OUTBOX": "sqlite",
+    }
+    variable = "`CONFITURE_ENVIRONMENT=staging confiture webhooks deliver`, with its variables"
+    file = f"`confiture webhooks deliver {' '.join(of('staging'))}`, with its variables"
+    for words in (("status",), ("doctor",), ("deliver",)):
+        done = shared.confiture("webhooks", *words, env=env).stdout
+        assert variable in done
+        done = shared.confiture("webhooks", *words, *of("production")).stdout
+        assert file in done
+    assert "No worker serves environment staging: 1 delivery due since" in (
+        shared.confiture("webhooks", "status", env=env).stdout
+    )
+    sent = shared.confiture("webhooks", "deliver", env={**env, "CONFITURE_ENVIRONMENT": "staging"})
+    assert sent.returncode == 0, sent.stdout
+    assert states(shared)["dlv_late"] == "delivered"
 
 
 @on_sqlite
