@@ -370,6 +370,10 @@ def test_the_printed_grants_are_all_the_rights_that_doctor_misses(
         named = sql.Identifier(name)
         execute = "REVOKE EXECUTE ON FUNCTION confiture_webhooks.release FROM {}"
         admin.execute(sql.SQL(execute).format(named))
+        with closing(PostgresOutbox(dsn)) as outbox:
+            with pytest.raises(OutboxError, match="may not use"):
+                outbox.stage(intent(1))
+            assert outbox.intents() == []
         delete = "REVOKE DELETE ON confiture_webhooks.deliveries FROM {}"
         admin.execute(sql.SQL(delete).format(named))
     assert missing_rights(dsn) == ["DELETE", "EXECUTE"]

@@ -159,8 +159,13 @@ class PostgresStore:
         return self._done(steps, settings())
 
     def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
-        """Do all of *steps* or none; the rows each returns, or how many it changed."""
-        return self._done(steps, _beginning(is_synced=is_synced))
+        """Do all of *steps* or none; the rows each returns, or how many it changed.
+
+        A role that may not release stages nothing: its intent would stay, and be settled falsely.
+        """
+        is_intent = steps[0][0] == "stage"
+        steps = (*steps, _REHEARSAL) if is_intent else steps
+        return self._done(steps, _beginning(is_synced=is_synced))[: -1 if is_intent else None]
 
     def _done(self, steps: Sequence[Step], beginning: str) -> list[Any]:
         return self.session.ask(lambda lent: [beginning, *_composed(lent, steps)])[2:]
