@@ -44,11 +44,11 @@ def shown_for(environment: str | None, *words: str) -> str | None:
 
     Where this process read no file, a variable names the environment.
     """
-    has_variables = os.environ.get("CONFITURE_DATABASE_URL") or not Path(USUAL_FILE).exists()
+    has_variables = os.environ.get("CONFITURE_DATABASE_URL") or not os.access(USUAL_FILE, os.F_OK)
     if _used is None and has_variables:
         return f"`CONFITURE_ENVIRONMENT={quoted(environment or '')} {command(*words)}`"
     file = usual_file(environment)
-    return f"`{command(*words, config=file)}`" if file is not None and file.is_file() else None
+    return f"`{command(*words, config=file)}`" if file and os.access(file, os.R_OK) else None
 
 
 def quoted(word: str) -> str:
