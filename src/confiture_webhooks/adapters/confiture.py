@@ -268,7 +268,7 @@ class _Watch:
 class Commit:
     """Calls *before* when *connection* is to commit and the migration's work is done.
 
-    The host commits in the same way whatever else it commits: ``is_due`` tells them apart.
+    The host also commits its own bookkeeping: only a commit that ``is_due`` is the migration's.
     """
 
     def __init__(self, connection: Any, before: Callable[[], object]) -> None:

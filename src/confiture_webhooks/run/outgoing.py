@@ -41,7 +41,7 @@ class Kept:
     then: Sequence[Release] = ()
     """What is released with it."""
     is_first: bool = True
-    """Whether nobody else had released it, as far as is known."""
+    """Whether this process released it first, as far as is known."""
 
     def into(self, outbox: Outbox) -> None:
         """Write it. Raises OutboxError."""
