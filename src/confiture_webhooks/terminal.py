@@ -35,7 +35,7 @@ USUAL_COLUMNS: Final = 80
 _ATOMIC: Final = 4096
 _BACK: Final = "\r\x1b[2K"
 """To the start of the line, and nothing is on it."""
-_STYLES: Final = {"dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_STYLES: Final = {"red": "31", "green": "32"}
 
 
 def printable(value: object) -> str:
@@ -58,13 +58,8 @@ def say(*lines: str, style: str | None = None) -> None:
     shown = [printable(line) for line in lines]
     if style is not None and is_terminal() and "NO_COLOR" not in os.environ:
         shown = [f"\x1b[{_STYLES[style]}m{line}\x1b[0m" for line in shown]
-    write("".join(f"{line}\n" for line in shown))
-    settle()
-
-
-def write(text: str) -> None:
-    """Queue *text* as it is. Never raises."""
-    _writer.put(text)
+    stderr.write("".join(f"{line}\n" for line in shown))
+    stderr.flush()
 
 
 def progress(text: str) -> None:
@@ -73,12 +68,7 @@ def progress(text: str) -> None:
         columns = 0
         with suppress(OSError, ValueError):
             columns = os.get_terminal_size(itself().fileno()).columns
-        _writer.progress(printable(text)[: (columns or USUAL_COLUMNS) - 1])
-
-
-def settle() -> None:
-    """Wait until everything is written; not while there is no reader, and not for held lines."""
-    _writer.settle()
+        stderr.progress(printable(text)[: (columns or USUAL_COLUMNS) - 1])
 
 
 def is_terminal(stream: Any = None) -> bool:
@@ -108,23 +98,10 @@ def keep_whole() -> Callable[[], None]:
     Without effect where the two streams cannot end up in the same place.
     """
     out = getattr(sys.stdout, "behind", sys.stdout)
-    try:
-        return _HostLines(out).end if _may_meet(out, itself()) else lambda: None
-    except Exception:  # noqa: BLE001  a stand-in that cannot be watched
-        return lambda: None
-
-
-class Stderr:
-    """Standard error as a file, for the SDK's exporters."""
-
-    def write(self, text: str) -> int:
-        """Queue *text*, as ``write`` does."""
-        write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Wait, as ``settle`` does."""
-        settle()
+    with suppress(Exception):  # a stand-in that cannot be watched
+        if _may_meet(os.fstat(itself().fileno()), os.fstat(out.fileno())):
+            return _HostLines(out).end
+    return lambda: None
 
 
 class _Piece(NamedTuple):
@@ -133,8 +110,11 @@ class _Piece(NamedTuple):
     """``None``: the progress line that is wanted by then."""
 
 
-class _Writer:
-    """The queue and its thread. No lock: an exception in a caller could leave it taken."""
+class _Stderr:
+    """Standard error as a file that never fails: a queue, and the thread that writes it.
+
+    No lock: an exception in a caller could leave it taken.
+    """
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[_Piece | SimpleQueue[None]] = SimpleQueue()
@@ -143,21 +123,21 @@ class _Writer:
         self._put = self._taken = 0
         self._dropped = 0
         self._busy_since: float | None = None
-        self._is_held = self._is_parked = self._is_progressing = False
-        self.is_ending = False
+        self._is_held = self._is_parked = self._is_progressing = self._is_ending = False
         self._process = 0
         self._begin = self._wanted = self._shown = ""
 
-    def put(self, text: str) -> None:
+    def write(self, text: str) -> int:
+        """Queue *text* as it is. Never raises."""
         stream = itself()
-        if stream is None or not text:
-            return
-        self._start()
-        if self._put - self._taken > LIMIT:
-            self._dropped += text.count("\n")
-            return
-        self._put += len(text)
-        self._queue.put(_Piece(stream, text))
+        if stream is not None and text:
+            self._start()
+            if self._put - self._taken > LIMIT:
+                self._dropped += text.count("\n")
+            else:
+                self._put += len(text)
+                self._queue.put(_Piece(stream, text))
+        return len(text)
 
     def progress(self, text: str) -> None:
         self._start()
@@ -166,8 +146,11 @@ class _Writer:
             self._is_progressing = True
             self._queue.put(_Piece(itself(), None))
 
-    def settle(self, within: float = END_S) -> None:
-        """Wait for the thread *within* seconds, and no longer than it makes headway."""
+    def flush(self, within: float = END_S) -> None:
+        """Wait until everything is written; not while there is no reader, and not for held lines.
+
+        At most *within* seconds, and no longer than the thread makes headway.
+        """
         deadline = time.monotonic() + within
         if self._is_held or not self._process or self._stuck_at() <= time.monotonic():
             return
@@ -177,12 +160,6 @@ class _Writer:
             with suppress(Empty):
                 mark.get(timeout=left)
                 return
-
-    def end(self) -> None:
-        """The host writes no more, so the room kept for it is free."""
-        self.is_ending = True
-        time.sleep(0.04 if self._busy_since is not None else 0)
-        self.settle()
 
     def hold(self) -> None:
         """Write nothing from now on; what is being written comes to its end first."""
@@ -200,18 +177,21 @@ class _Writer:
         since = self._busy_since
         return (time.monotonic() if since is None else since) + STUCK_S
 
-    def _beat(self) -> None:
-        self._busy_since = time.monotonic()
-
     def _start(self) -> None:
         """Start the thread, again in a forked child."""
         if self._process == os.getpid():
             return
         if not self._process:
-            atexit.register(self.end)
+            atexit.register(self._end)
         self._queue, self._busy_since, self._process = SimpleQueue(), None, os.getpid()
         with suppress(RuntimeError):  # the interpreter ends: nothing is shown any more
             threading.Thread(target=self._run, name="webhooks-stderr", daemon=True).start()
+
+    def _end(self) -> None:
+        """The host writes no more, so the room kept for it is free."""
+        self._is_ending = True
+        time.sleep(0.04 if self._busy_since is not None else 0)
+        self.flush()
 
     def _run(self) -> None:
         while True:
@@ -222,9 +202,12 @@ class _Writer:
             self._begin_writing()
             self._taken += len(piece.text or "")
             with suppress(Exception):  # closed, a broken pipe, a full disk
-                _write(piece.stream, self._text(piece), self._beat)
+                self._write(piece.stream, self._text(piece))
                 if self._dropped and self._queue.empty():
-                    _write(piece.stream, self._loss(), self._beat)
+                    dropped, self._dropped = self._dropped, 0
+                    lost = counted(dropped, "line was", "lines were")
+                    text = f"confiture-webhooks: {lost} dropped: standard error was not read\n"
+                    self._write(piece.stream, text)
             self._busy_since = None
             if self._queue.empty():
                 self._put = self._taken  # sums of several threads may have gone apart
@@ -232,7 +215,7 @@ class _Writer:
     def _begin_writing(self) -> None:
         """Return when nothing is held; whoever holds from then on sees the writer busy."""
         while True:
-            self._beat()
+            self._busy_since = time.monotonic()
             if not self._is_held:
                 return
             self._busy_since = None
@@ -250,10 +233,33 @@ class _Writer:
             return begin + (_BACK + self._shown if self._shown != last else "")
         return begin + (f"{_BACK}{piece.text}{self._shown}" if self._shown else piece.text)
 
-    def _loss(self) -> str:
-        dropped, self._dropped = self._dropped, 0
-        lost = counted(dropped, "line was", "lines were")
-        return f"confiture-webhooks: {lost} dropped: standard error was not read\n"
+    def _write(self, stream: Any, text: str) -> None:
+        """Write *text*; where *stream* is a file, past its buffer.
+
+        What stays in a buffer and cannot be written would fail again when the interpreter flushes
+        at exit, and change the command's exit code.
+        """
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        data = text.encode(encoding, "backslashreplace")
+        descriptor = _descriptor(stream)
+        if descriptor is None:
+            stream.write(data.decode(encoding))
+            stream.flush()
+            return
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        if poll.poll(0):
+            with suppress(Exception):  # what others wrote before stays before
+                stream.flush()
+        while data:
+            try:
+                if self._is_ending or _has_room(descriptor):
+                    data = data[os.write(descriptor, data[:_ATOMIC]) :]
+                    self._busy_since = time.monotonic()
+                else:
+                    time.sleep(0.02)
+            except BlockingIOError:  # whoever started the command has set it so
+                poll.poll()
 
 
 class _HostLines:
@@ -262,13 +268,13 @@ class _HostLines:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._write, self._flush = stream.write, stream.flush
-        self._is_open = self._is_waiting = False
+        self._is_open = False
         stream.write, stream.flush = self.write, self.flush
 
     def write(self, text: str) -> Any:
         if text:
-            _writer.hold()
-            self._is_open, self._is_waiting = not text.endswith("\n"), True
+            stderr.hold()
+            self._is_open = not text.endswith("\n")
         written = self._write(text)
         stream = self._stream
         if getattr(stream, "line_buffering", False) or getattr(stream, "write_through", False):
@@ -281,75 +287,36 @@ class _HostLines:
 
     def _closed(self) -> None:
         if not self._is_open:
-            self._is_waiting = False
-            _writer.release()
-            _writer.settle(GAP_S)  # else the next line of the host's could open first
+            stderr.release()
+            stderr.flush(GAP_S)  # else the next line of the host's could open first
 
     def end(self) -> None:
         """Write what was held, on a line of its own."""
         for name in ("write", "flush"):
             with suppress(Exception):  # it was put back already
                 delattr(self._stream, name)
-        if self._is_waiting:
-            with suppress(Exception):  # the host meets the same fault
-                self._flush()
-        _writer.release(begin="\n" if self._is_open else "")
+        with suppress(Exception):  # the host meets the same fault
+            self._flush()
+        stderr.release(begin="\n" if self._is_open else "")
 
 
-def _may_meet(out: Any, err: Any) -> bool:
-    """Whether a reader may see both streams mixed: anything but two different files."""
-    ours, theirs = os.fstat(err.fileno()), os.fstat(out.fileno())
-    return os.path.samestat(ours, theirs) or not (_is_file(ours) or _is_file(theirs))
-
-
-def _is_file(found: os.stat_result) -> bool:
-    is_null = stat.S_ISCHR(found.st_mode) and os.path.samestat(found, os.stat(os.devnull))  # noqa: PTH116
-    return stat.S_ISREG(found.st_mode) or is_null
-
-
-def _write(stream: Any, text: str, beat: Callable[[], None]) -> None:
-    """Write *text*; where *stream* is a file, past its buffer.
-
-    What stays in a buffer and cannot be written would fail again when the interpreter flushes
-    at exit, and change the command's exit code.
-    """
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    data = text.encode(encoding, "backslashreplace")
-    descriptor = _descriptor(stream)
-    if descriptor is None:
-        stream.write(data.decode(encoding))
-        stream.flush()
-        return
-    if _is_ready(descriptor, 0):
-        with suppress(Exception):  # what others wrote before stays before
-            stream.flush()
-    while data:
-        try:
-            if _has_room(descriptor):
-                data = data[os.write(descriptor, data[:_ATOMIC]) :]
-                beat()
-            else:
-                time.sleep(0.02)
-        except BlockingIOError:  # whoever started the command has set it so
-            _is_ready(descriptor, None)
+def _may_meet(ours: os.stat_result, theirs: os.stat_result) -> bool:
+    """Whether a reader may see both files mixed: unless one is a file of its own, or none."""
+    null = os.stat(os.devnull)  # noqa: PTH116
+    are_apart = any(
+        stat.S_ISREG(one.st_mode) or os.path.samestat(one, null) for one in (ours, theirs)
+    )
+    return os.path.samestat(ours, theirs) or not are_apart
 
 
 def _has_room(descriptor: int) -> bool:
     """Whether a pipe keeps room for the host's own messages, which it does wait to write."""
-    if _writer.is_ending:
-        return True
     try:
         capacity: int = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
         unread: int = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0]
     except (AttributeError, OSError):  # no pipe
         return True
     return unread == 0 or unread + _ATOMIC <= capacity * 3 // 8
-
-
-def _is_ready(descriptor: int, timeout: float | None) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    return bool(poll.poll(timeout))
 
 
 def _descriptor(stream: Any) -> int | None:
@@ -363,5 +330,7 @@ def _descriptor(stream: Any) -> int | None:
     return raw.fileno() if isinstance(raw, io.FileIO) else None
 
 
-_writer: Final = _Writer()
+stderr: Final = _Stderr()
 """The process's: there is one standard error."""
+write: Final = stderr.write
+settle: Final = stderr.flush

@@ -124,7 +124,7 @@ def test_dropped_lines_are_counted_and_said_once(monkeypatch: pytest.MonkeyPatch
     with os.fdopen(writing, "w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         terminal.write("x" * 100_000 + "\n")
-        while terminal._writer._busy_since is None:
+        while terminal.stderr._busy_since is None:
             time.sleep(0.001)
         for _ in range(40):
             terminal.write("y" * 9 + "\n")
@@ -264,7 +264,7 @@ def test_a_closed_stream_is_no_matter(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_as_a_file_it_takes_text_and_says_how_much() -> None:
     """Consoles and exporters get a file that never fails."""
-    code = "from confiture_webhooks.terminal import Stderr; assert Stderr().write('text') == 4"
+    code = "from confiture_webhooks.terminal import stderr; assert stderr.write('text') == 4"
     with Path("/dev/full").open("w") as full:
         assert python(code, stderr=full).returncode == 0
 

@@ -35,7 +35,7 @@ from opentelemetry.trace import TracerProvider as AnyTracerProvider
 
 from ..config.variables import RESOURCE
 from ..errors import Fault
-from ..terminal import Stderr
+from ..terminal import stderr
 from . import names
 from .context import ensure_propagators, made_here, storable
 from .plan import (
@@ -169,7 +169,7 @@ def maker_of(export: Export) -> Any:
 def exporter_for(export: Export, tally: Tally, **preferences: Any) -> Any:
     """The exporter; *tally* gets a collector's reason to refuse. Raises ImportError."""
     if export.protocol == CONSOLE:
-        return maker_of(export)(out=Stderr(), **preferences)
+        return maker_of(export)(out=stderr, **preferences)
     if export.protocol != GRPC:
         preferences["session"] = CollectorSession(tally)
     return maker_of(export)(endpoint=export.endpoint, timeout=export.timeout_s, **preferences)
