@@ -24,7 +24,7 @@ from typing import Any
 
 from distance import Distance
 
-from confiture_webhooks.receiver import otlp
+from confiture_webhooks.receiver import collector as otlp
 from confiture_webhooks.receiver.server import Answer, Incoming, LoopbackServer
 
 NAMES: dict[str, Callable[[bytes], list[str]]] = {

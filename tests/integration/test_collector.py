@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import gzip
 import importlib.util
 import logging
@@ -27,7 +26,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from confiture_webhooks.errors import WebhooksError
-from confiture_webhooks.receiver import otlp
 from confiture_webhooks.receiver.collector import PROTOBUF, LocalCollector
 
 RESOURCE = Resource({"service.name": "confiture"})
@@ -66,18 +64,16 @@ def test_spans(collector: LocalCollector, compression: Compression) -> None:
     assert (parent.span_id, parent.parent_id) == (f"{context.span_id:016x}", None)
     assert parent.attributes == {"list": ["a", "b"]}
     assert (child.kind, child.parent_id) == ("CLIENT", parent.span_id)
-    assert (child.status, child.status_message) == ("ERROR", "503")
+    assert child.status == "ERROR"
     assert [(e.name, e.attributes) for e in child.events] == [("retry", {"delay_s": 1.5})]
-    assert [(n.span_id, n.attributes) for n in child.links] == [(parent.span_id, {"why": "test"})]
-    assert (child.scope, child.scope_version) == ("scope", "1.2")
-    assert child.schema_url == "https://example.test/schema"
+    assert [(n.trace_id, n.span_id) for n in child.links] == [(parent.trace_id, parent.span_id)]
     assert child.resource["service.name"] == "confiture"
     assert 0 <= child.duration_s <= parent.duration_s
     assert parent.start_ns <= child.start_ns <= child.end_ns <= parent.end_ns
 
 
 def test_metrics(collector: LocalCollector) -> None:
-    """A point arrives with unit, attributes, value or buckets, temporality and monotonicity."""
+    """A point arrives with unit, attributes, value or sum, and temporality."""
     delta = AggregationTemporality.DELTA
     exporter = OTLPMetricExporter(
         collector.url + "/v1/metrics", preferred_temporality={Counter: delta, Histogram: delta}
@@ -95,16 +91,12 @@ def test_metrics(collector: LocalCollector) -> None:
     provider.shutdown()
     points = {point.name: point for point in collector.metrics}
     sent, took = points["sent"], points["took"]
-    assert (sent.kind, sent.unit, sent.description) == ("sum", "{delivery}", "How many")
+    assert (sent.kind, sent.unit, sent.temporality) == ("sum", "{delivery}", "delta")
     assert (sent.value, sent.attributes) == (2, {"endpoint": "a"})
-    assert (sent.temporality, sent.is_monotonic) == ("delta", True)
-    assert (points["size"].value, points["size"].is_monotonic) == (-3, False)
-    assert points["size"].temporality == "cumulative"
+    assert (points["size"].value, points["size"].temporality) == (-3, "cumulative")
     level = points["level"]
     assert (level.kind, level.value, level.temporality) == ("gauge", 0.5, None)
     assert (took.kind, took.count, took.sum) == ("histogram", 2, 9.2)
-    assert (took.buckets, took.bounds) == ((1, 0, 1), (1.0, 5.0))
-    assert (took.resource["service.name"], took.scope) == ("confiture", "scope")
 
 
 def test_logs(collector: LocalCollector) -> None:
@@ -125,53 +117,16 @@ def test_logs(collector: LocalCollector) -> None:
     provider.shutdown()
     (record,) = collector.logs
     assert (record.event_name, record.severity) == ("webhook.delivered", "INFO")
-    assert (record.severity_number, record.time_ns) == (9, 5)
+    assert record.time_ns == 5
     assert record.body == {"nested": [1, True, None, b"bytes"]}
     assert record.attributes == {"attempts": 2}
-    assert (record.trace_id, record.span_id) == (None, None)
-    assert (record.resource["service.name"], record.scope) == ("confiture", "scope")
+    assert record.trace_id is None
 
 
 def test_raw_is_readable(collector: LocalCollector) -> None:
     """Everything that arrived can be searched, though it was compressed on the way."""
     export_spans(collector.url, Compression.Gzip)
     assert b"delay_s" in collector.raw
-
-
-def test_forwarding(collector: LocalCollector) -> None:
-    """Each request goes on to another collector as it came."""
-    with LocalCollector(forward_to=collector.url + "/") as first:
-        export_spans(first.url, Compression.Gzip)
-        first.close()
-        assert collector.spans == first.spans != ()
-        assert first.forward_failures == ()
-
-
-def test_forwarding_to_an_address_that_does_not_answer() -> None:
-    """A collector that is not there costs the sender nothing, and is reported without its address."""
-    with LocalCollector() as gone:
-        address = gone.url
-    with LocalCollector(forward_to=address) as collector:
-        export_spans(collector.url)
-        collector.close()
-        assert len(collector.spans) == 2
-        assert collector.forward_failures == ("/v1/traces: ConnectionError",) * 2
-
-
-def test_forwarding_refused() -> None:
-    """A collector that refuses is reported with its status."""
-    with LocalCollector(answers=[403, 403]) as second:
-        with LocalCollector(forward_to=second.url) as collector:
-            export_spans(collector.url)
-            collector.close()
-            assert collector.forward_failures == ("/v1/traces: HTTP 403",) * 2
-
-
-@pytest.mark.parametrize("url", ["", "localhost:4318", "ftp://127.0.0.1", "http://"])
-def test_forwarding_address(url: str) -> None:
-    """An address that is no URL is refused."""
-    with pytest.raises(WebhooksError, match="http or https"):
-        LocalCollector(forward_to=url)
 
 
 def test_scripted_refusal(caplog: pytest.LogCaptureFixture) -> None:
@@ -235,18 +190,3 @@ def test_without_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(WebhooksError, match=r"confiture-webhooks\[demo\]"):
         LocalCollector()
-
-
-@pytest.mark.parametrize("decode", [otlp.spans, otlp.metric_points, otlp.log_records])
-def test_decoding_without_protobuf(decode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each decoder says the same when the package is not there."""
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **more: Any) -> Any:
-        if name.startswith("opentelemetry.proto"):
-            raise ImportError(name)
-        return real(name, *args, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(WebhooksError, match=r"\[demo\]"):
-        decode(b"")

@@ -11,7 +11,7 @@ import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +29,22 @@ NOT_RECEIVED = 1
 NOT_RUN = 2
 INTERRUPTED = 130
 COMMAND_TIMEOUT_S = 60
+SEND_ON_TIMEOUT_S = 5
+NO_COLLECTOR = (
+    "Start one, or give the http or https address at which one takes it, mostly port 4318"
+)
 PLAIN_WIDTH = 120
 ANSWERS = (200, 503)
 """The second webhook's first attempt is refused; everything after is accepted."""
 COMMANDS = (("migrate", "up"), ("migrate", "down"))
 KILLED = ("migrate", "up")
 """Killed in the middle of the migration that was just rolled back."""
+SLOW = "SELECT pg_sleep(60);\n"
+ASLEEP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+END_SLEEP = """\
+SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'
+"""
+WAIT_S = 20.0
 SETTLING = ("webhooks", "deliver")
 MIGRATIONS = {
     "001_create_customers": (
@@ -120,21 +130,23 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
     """Run, show and tidy up; what was not received."""
     from ..postgres import LocalPostgres  # noqa: PLC0415
     from ..receiver import LocalReceiver  # noqa: PLC0415
-    from ..receiver.collector import LocalCollector, try_collector  # noqa: PLC0415
+    from ..receiver.collector import LocalCollector  # noqa: PLC0415
     from .view import Seen, missing  # noqa: PLC0415
 
-    if otlp is not None:
-        try_collector(otlp, "--otlp")
+    refusal = _send_on(otlp, [("/v1/traces", b"")]) if otlp else None
+    if refusal:
+        raise WebhooksError(f"--otlp: no collector takes OTLP there ({refusal}). {NO_COLLECTOR}")
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
+    killed = secrets.token_hex(16)
     with ExitStack() as stack:
         stack.enter_context(_orderly_end())
         project = stack.enter_context(_project(console, is_kept=is_kept))
-        collector = stack.enter_context(LocalCollector(forward_to=otlp))
+        collector = stack.enter_context(LocalCollector())
         receiver = stack.enter_context(LocalReceiver(secret=secret, answers=ANSWERS))
         console.print(Text("Starting a PostgreSQL …", style="dim"))
-        server = stack.enter_context(LocalPostgres(settings=NOTICED_AFTER))
+        server = stack.enter_context(LocalPostgres())
         settings = {
-            "CONFITURE_DATABASE_URL": _database(server),
+            "CONFITURE_DATABASE_URL": server.dsn(),
             "CONFITURE_ENVIRONMENT": "demo",
             "CONFITURE_WEBHOOK_URL": f"{receiver.url}/webhooks/migrations",
             "CONFITURE_WEBHOOK_SECRET": secret,
@@ -142,17 +154,34 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
         }
         console.print(_exports(settings))
         ran = [_confiture(arguments, project, settings) for arguments in COMMANDS]
-        killed, traceparent = new_trace()
-        ran.append(_killed(project, {**settings, "TRACEPARENT": traceparent}, server.dsn()))
+        ran.append(_killed(project, {**settings, "TRACEPARENT": f"00-{killed}-{killed[:16]}-01"}))
         ran.append(_confiture(SETTLING, project, settings))
         receiver.close()
         collector.close()
         seen = Seen(collector.spans, collector.metrics, collector.logs, receiver.requests, killed)
         lacking = missing(seen)
-        lacking += [f"at --otlp: {failure}" for failure in collector.forward_failures]
+        failure = _send_on(otlp, collector.bodies) if otlp else None
+        if failure:
+            lacking.append(f"at --otlp: {failure}")
         _show(console, ran, seen)
         _conclude(console, ran, lacking, otlp)
     return lacking
+
+
+def _send_on(otlp: str, bodies: Iterable[tuple[str, bytes]]) -> str | None:
+    """Send each of *bodies* to the collector at *otlp* until it takes one not; then why."""
+    import requests  # noqa: PLC0415
+
+    headers = {"Content-Type": "application/x-protobuf"}
+    for path, body in bodies:
+        url = otlp.rstrip("/") + path
+        try:
+            answer = requests.post(url, body, headers=headers, timeout=SEND_ON_TIMEOUT_S)
+        except requests.RequestException as error:
+            return f"{path}: {type(error).__name__}"
+        if not answer.ok:
+            return f"{path}: HTTP {answer.status_code}"
+    return None
 
 
 @contextmanager
@@ -190,58 +219,58 @@ def _project(console: Console, *, is_kept: bool) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _database(server: Any) -> str:
-    """The URL of an empty database on *server*."""
-    import psycopg  # noqa: PLC0415
-
-    with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE shop")
-    return str(server.dsn("shop"))
-
-
-def _environ(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment as it is here, without what would change the demo, and *settings*."""
-    inherited = {k: value for k, value in os.environ.items() if not k.startswith(_INHERITED_NOT)}
-    return {**inherited, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **settings}
-
-
-def _script() -> str:
+def _confiture(
+    arguments: tuple[str, ...],
+    project: Path,
+    settings: Mapping[str, str],
+    until: Callable[[subprocess.Popen[bytes]], None] | None = None,
+) -> Ran:
+    """The real console script in a process of its own, which is killed *until* has returned."""
     script = shutil.which("confiture", path=sysconfig.get_path("scripts"))
     if script is None:
         raise WebhooksError("no `confiture` command beside this Python")
-    return script
-
-
-def _confiture(arguments: tuple[str, ...], project: Path, settings: Mapping[str, str]) -> Ran:
-    """The real console script in a process of its own."""
+    inherited = {k: value for k, value in os.environ.items() if not k.startswith(_INHERITED_NOT)}
     started = time.monotonic()
-    try:
-        done = subprocess.run(
-            [_script(), *arguments],
-            cwd=project,
-            env=_environ(settings),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise WebhooksError(f"`confiture {' '.join(arguments)}` did not end") from error
+    with subprocess.Popen(
+        [script, *arguments],
+        cwd=project,
+        env={**inherited, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **settings},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        try:
+            if until is not None:
+                until(process)
+                process.kill()
+            output, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            raise WebhooksError(f"`confiture {' '.join(arguments)}` did not end") from error
+        finally:
+            process.kill()
     duration_s = time.monotonic() - started
-    output = done.stdout.decode(errors="replace")
-    return Ran(arguments, done.returncode, duration_s, output)
+    return Ran(arguments, process.returncode, duration_s, output.decode(errors="replace"))
 
 
-def _killed(project: Path, settings: Mapping[str, str], dsn: str) -> Ran:
-    """The same, killed while its first migration runs."""
+def _killed(project: Path, settings: Mapping[str, str]) -> Ran:
+    """The same, killed while its first migration sleeps; the server has ended that migration."""
+    import psycopg  # noqa: PLC0415
+
     name = "002_add_payment_table"
     file = project / "db" / "migrations" / f"{name}.up.sql"
     file.write_text(MIGRATIONS[name][0] + SLOW, encoding="utf-8")
-    started = time.monotonic()
-    code, output = run_until_asleep([_script(), *KILLED], project, _environ(settings), dsn)
-    duration_s = time.monotonic() - started
-    return Ran(KILLED, code, duration_s, output)
+    with psycopg.connect(settings["CONFITURE_DATABASE_URL"], autocommit=True) as watch:
+
+        def until_asleep(process: subprocess.Popen[bytes]) -> None:
+            deadline = time.monotonic() + WAIT_S
+            while watch.execute(ASLEEP).fetchone() is None:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    return
+                time.sleep(0.02)
+
+        ran = _confiture(KILLED, project, settings, until_asleep)
+        watch.execute(END_SLEEP)
+    return ran
 
 
 def _exports(settings: Mapping[str, str]) -> Text:
@@ -289,55 +318,3 @@ def _conclude(console: Console, ran: list[Ran], lacking: list[str], otlp: str | 
         console.print(Text(one.output), soft_wrap=True)
     for thing in lacking:
         console.print(Text(f"❌ Not received: {thing}", style="red"), soft_wrap=True)
-
-
-NOTICED_AFTER = {"client_connection_check_interval": "100ms"}
-"""Server settings with which a migration that runs ends soon after its client was killed."""
-SLOW = "SELECT pg_sleep(60);\n"
-"""Ends a migration that is to be killed."""
-WAIT_S = 20.0
-_ASLEEP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-
-
-def new_trace() -> tuple[str, str]:
-    """A trace id for a run that cannot report its own any more, and the ``TRACEPARENT`` to give."""
-    trace_id = secrets.token_hex(16)
-    return trace_id, f"00-{trace_id}-{secrets.token_hex(8)}-01"
-
-
-def run_until_asleep(
-    command: Sequence[str], directory: Path, environ: Mapping[str, str], dsn: str
-) -> tuple[int, str]:
-    """Run *command*, killed while its migration sleeps; exit code and output.
-
-    Returns when the server has noticed, too. A command that ends by itself is left alone.
-    """
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            command,
-            cwd=directory,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            _wait(process, dsn, until_asleep=True)
-        finally:
-            process.kill()
-            process.wait()
-        _wait(process, dsn, until_asleep=False)
-        output.seek(0)
-        return process.returncode, output.read().decode(errors="replace")
-
-
-def _wait(process: subprocess.Popen[Any], dsn: str, *, until_asleep: bool) -> None:
-    """Wait until a migration sleeps, or none does any more; not for a process that has ended."""
-    import psycopg  # noqa: PLC0415
-
-    deadline = time.monotonic() + WAIT_S
-    with psycopg.connect(dsn, autocommit=True) as watch:
-        while (watch.execute(_ASLEEP).fetchone() is not None) is not until_asleep:
-            if time.monotonic() > deadline or (until_asleep and process.poll() is not None):
-                return
-            time.sleep(0.02)

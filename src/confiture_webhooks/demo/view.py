@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from ..event import EventType
 from ..telemetry import names
 from ..terminal import counted
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ..receiver import Received
-    from ..receiver.otlp import LogRecord, MetricPoint, Span
+    from ..receiver.collector import LogRecord, MetricPoint, Span
 
 BAR = 24
 RESEND_COUNT = "http.request.resend_count"
@@ -252,91 +251,74 @@ def ties(seen: Seen) -> Text:
     return text
 
 
-RUNS = ("confiture migrate up", "confiture migrate down")
-EVENTS = {
-    EventType.MIGRATION_SUCCESS: 2,
-    EventType.MIGRATION_ERROR: 2,
-    EventType.MIGRATION_ROLLBACK: 1,
+EXPECTED = {
+    "trace of confiture migrate up": 1,
+    "trace of confiture migrate down": 1,
+    "migration_success by webhook": 2,
+    "migration_error by webhook": 2,
+    "migration_rollback by webhook": 1,
+    "webhook answered 503 and sent again with the same webhook-id": 1,
+    "webhook of the killed run, Interrupted": 1,
+    "delivery answered 200": 4,
+    "delivery answered 503, 200": 1,
+    f"log record {names.LOG_APPLIED.event}": 2,
+    f"log record {names.LOG_MIGRATION_FAILED.event}": 2,
+    f"log record {names.LOG_ROLLED_BACK.event}": 1,
+    f"log record {names.LOG_ATTEMPT_FAILED.event}": 1,
+    f"log record {names.LOG_DELIVERED.event}": 5,
+    f"metric {names.DELIVERIES.name}": 1,
+    f"metric {names.DELIVERY_DURATION.name}": 1,
+    f"metric {names.DELIVERY_LAG.name}": 1,
+    f"metric {names.RETRIES.name}": 1,
+    f"metric {names.FAILURES.name}": 1,
+    f"metric {names.MIGRATION_DURATION.name}": 1,
+    "metric http.client.request.duration": 1,
 }
-LOGS = {
-    names.LOG_APPLIED.event: 2,
-    names.LOG_MIGRATION_FAILED.event: 2,
-    names.LOG_ROLLED_BACK.event: 1,
-    names.LOG_ATTEMPT_FAILED.event: 1,
-    names.LOG_DELIVERED.event: 5,
-}
-METRICS = (
-    names.DELIVERIES.name,
-    names.DELIVERY_DURATION.name,
-    names.DELIVERY_LAG.name,
-    names.RETRIES.name,
-    names.FAILURES.name,
-    names.MIGRATION_DURATION.name,
-    "http.client.request.duration",
-)
+"""What the five migrations lead to, and how often."""
 
 
 def missing(seen: Seen) -> list[str]:
     """Everything the five migrations should have led to and that was not received."""
-    checks = (_missing_webhooks, _missing_settlement, _missing_telemetry, _loose_ends)
-    return [lacking for check in checks for lacking in check(seen)]
+    found = _found(seen)
+    wrong = {thing: count for thing, count in EXPECTED.items() if found[thing] != count}
+    lacking = [f"{count} x {thing} (received {found[thing]})" for thing, count in wrong.items()]
+    return [*lacking, *_loose_ends(seen)]
 
 
-def _missing_webhooks(seen: Seen) -> Iterator[str]:
+def _found(seen: Seen) -> Counter[str]:
+    """What was received, as ``EXPECTED`` names it."""
     accepted = [request for request in seen.requests if request.answer.is_success]
-    received = Counter(
-        request.payload.get("event_type")
-        for request in accepted
-        if isinstance(request.payload, dict)
-    )
-    for event_type, count in EVENTS.items():
-        if received[event_type.value] != count:
-            yield f"{count} x {event_type.value} by webhook (received {received[event_type.value]})"
-    refused = {r.headers.get("webhook-id") for r in seen.requests if not r.answer.is_success}
-    if not refused or not refused <= {r.headers.get("webhook-id") for r in accepted}:
-        yield "a webhook answered 503 and sent again with the same webhook-id"
-    for request in seen.requests:
-        if request.verified is not True:
-            yield f"a valid signature of {request.headers.get('webhook-id', 'a request')}"
-
-
-def _missing_settlement(seen: Seen) -> Iterator[str]:
-    """The one webhook of the killed run, in the trace that the run was given."""
-    received = [
-        request.payload.get("error", {}).get("type")
+    refused = [request for request in seen.requests if not request.answer.is_success]
+    again = {_event_id(request) for request in accepted} & {_event_id(one) for one in refused}
+    found = Counter(f"trace of {run.name}" for run in seen.runs)
+    found.update(f"{request.payload['event_type']} by webhook" for request in accepted)
+    found["webhook answered 503 and sent again with the same webhook-id"] = len(again)
+    found.update(
+        f"webhook of the killed run, {request.payload.get('error', {}).get('type')}"
         for request in seen.requests
-        if isinstance(request.payload, dict) and request.payload.get("trace_id") == seen.killed
-    ]
-    if received != ["Interrupted"]:
-        yield f"one migration_error of the killed run, Interrupted (received {received})"
+        if request.payload.get("trace_id") == seen.killed
+    )
+    for delivery in seen.deliveries:
+        answers = ", ".join(map(_answer, seen.attempts(delivery)))
+        found[f"delivery answered {answers}"] += 1
+    found.update(f"log record {record.event_name}" for record in seen.logs)
+    found.update({f"metric {point.name}" for point in seen.points})
+    return found
 
 
-def _missing_telemetry(seen: Seen) -> Iterator[str]:
-    runs = [run.name for run in seen.runs]
-    if runs != list(RUNS):
-        yield f"the traces of {' and '.join(RUNS)} (received {', '.join(runs) or 'none'})"
-    answers = [
-        [attempt.attributes.get(names.HTTP_STATUS_CODE) for attempt in seen.attempts(delivery)]
-        for delivery in seen.deliveries
-    ]
-    if sorted(answers) != [[200], [200], [200], [200], [503, 200]]:
-        yield f"spans of five deliveries, one of them tried twice (received {answers})"
-    logged = Counter(record.event_name for record in seen.logs)
-    for event, count in LOGS.items():
-        if logged[event] != count:
-            yield f"{count} x log record {event} (received {logged[event]})"
-    measured = {point.name for point in seen.points}
-    yield from (f"metric {name}" for name in METRICS if name not in measured)
+def _event_id(request: Received) -> str:
+    return request.headers["webhook-id"]
 
 
 def _loose_ends(seen: Seen) -> Iterator[str]:
-    """What was received but does not carry the id of a run everywhere it should."""
+    """What was received without a valid signature, or without the id of a run."""
     ids = {seen.killed, *(run.trace_id for run in seen.runs)}
     for request in seen.requests:
-        payload = request.payload if isinstance(request.payload, dict) else {}
-        found = {request.headers.get("X-Correlation-ID"), payload.get("trace_id")}
+        if request.verified is not True:
+            yield f"a valid signature of {_event_id(request)}"
+        found = {request.headers.get("X-Correlation-ID"), request.payload.get("trace_id")}
         if len(found) != 1 or not found <= ids:
-            yield f"the trace id of a run on {request.headers.get('webhook-id', 'a request')}"
+            yield f"the trace id of a run on {_event_id(request)}"
     for record in seen.logs:
         found = {record.attributes.get("correlation_id"), record.trace_id}
         if len(found) != 1 or not found <= ids:

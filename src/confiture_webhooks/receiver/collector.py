@@ -3,52 +3,113 @@
 from __future__ import annotations
 
 import importlib.util
-import queue
 import threading
 import zlib
 from collections import deque
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..errors import WebhooksError
-from . import otlp
+from ..remedy import INSTALL_DEMO
 from .server import Answer, Incoming, LoopbackServer, Scripted, answer_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from .otlp import LogRecord, MetricPoint, Span
-
 PROTOBUF = "application/x-protobuf"
+MISSING = f"decoding OTLP needs opentelemetry-proto. Install it: {INSTALL_DEMO}"
 MAX_BODY = 64 * 1024 * 1024
 KEPT = 100_000
 """So many of the last spans, points and records each, and as many bytes as one body may have."""
-FORWARD_TIMEOUT_S = 5.0
-_PASSED_ON = ("Content-Type", "Content-Encoding")
+_SPAN_KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+_STATUS_CODES = ("UNSET", "OK", "ERROR")
+_TEMPORALITIES = (None, "delta", "cumulative")
+
+Attributes = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanEvent:
+    """Something that happened during a span."""
+
+    name: str
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanLink:
+    """Another span that a span points at."""
+
+    trace_id: str
+    span_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A finished span; ids are lower-case hex, kind and status the names in the specification."""
+
+    name: str
+    kind: str
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    start_ns: int
+    end_ns: int
+    status: str
+    attributes: Attributes = field(default_factory=dict)
+    events: tuple[SpanEvent, ...] = ()
+    links: tuple[SpanLink, ...] = ()
+    resource: Attributes = field(default_factory=dict)
+
+    @property
+    def duration_s(self) -> float:
+        """How long it took."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricPoint:
+    """One point of a metric: a ``value``, or a histogram's ``count`` and ``sum``."""
+
+    name: str
+    unit: str
+    kind: str
+    """``sum``, ``gauge``, ``histogram``, ``exponential_histogram`` or ``summary``."""
+    attributes: Attributes
+    time_ns: int
+    value: float | None = None
+    count: int | None = None
+    sum: float | None = None
+    temporality: str | None = None
+    """``delta``, ``cumulative``, or ``None`` where there is no such thing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRecord:
+    """One log record; without a trace id where it was written outside of any span."""
+
+    event_name: str
+    severity: str
+    body: Any
+    attributes: Attributes
+    trace_id: str | None
+    time_ns: int
 
 
 class LocalCollector(LoopbackServer):
     """An OTLP/HTTP receiver on 127.0.0.1, serving inside its ``with`` block.
 
-    ``url`` is what ``OTEL_EXPORTER_OTLP_ENDPOINT`` takes. *forward_to* is the same of another
-    collector, which gets every accepted request too, in order, without making the sender
-    wait. *answers* are what ``LocalReceiver`` takes; a request that is not answered with
-    success adds to ``raw`` only. Raises WebhooksError when opentelemetry-proto is not
-    installed or *forward_to* is not an http or https URL.
+    ``url`` is what ``OTEL_EXPORTER_OTLP_ENDPOINT`` takes. *answers* are what ``LocalReceiver``
+    takes; a request that is not answered with success adds to ``bodies`` only. Raises
+    WebhooksError when opentelemetry-proto is not installed.
     """
 
-    def __init__(
-        self, *, port: int = 0, forward_to: str | None = None, answers: Iterable[Scripted] = ()
-    ) -> None:
+    def __init__(self, answers: Iterable[Scripted] = ()) -> None:
         if importlib.util.find_spec("opentelemetry.proto") is None:
-            raise WebhooksError(otlp.MISSING)
-        self._forwarder = _Forwarder(forward_to) if forward_to is not None else None
+            raise WebhooksError(MISSING)
         self._script = deque(answer_of(entry) for entry in answers)
         self._changed = threading.Condition()
-        self._raw: deque[bytes] = deque()
+        self._bodies: deque[tuple[str, bytes]] = deque()
         self._kept: dict[str, deque[Any]] = {path: deque(maxlen=KEPT) for path in _DECODERS}
-        super().__init__(self._receive, port=port, max_body=MAX_BODY)
+        super().__init__(self._receive, max_body=MAX_BODY)
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -66,15 +127,15 @@ class LocalCollector(LoopbackServer):
         return self._kept_at("/v1/logs")
 
     @property
-    def raw(self) -> bytes:
-        """The last bodies, unpacked, to search for a text that must not be there."""
+    def bodies(self) -> tuple[tuple[str, bytes], ...]:
+        """Path and unpacked body of the last requests, in order of arrival."""
         with self._changed:
-            return b"\n".join(self._raw)
+            return tuple(self._bodies)
 
     @property
-    def forward_failures(self) -> tuple[str, ...]:
-        """The failures to forward: the path and the reason, never the address."""
-        return tuple(self._forwarder.failures) if self._forwarder is not None else ()
+    def raw(self) -> bytes:
+        """The last bodies, to search for a text that must not be there."""
+        return b"\n".join(body for _, body in self.bodies)
 
     def wait_for(
         self, predicate: Callable[[LocalCollector], object], timeout: float = 10.0
@@ -85,12 +146,6 @@ class LocalCollector(LoopbackServer):
                 kept = ", ".join(f"{len(v)} from {k}" for k, v in self._kept.items())
                 raise TimeoutError(f"not in {timeout} s; so far: {kept}")
 
-    def close(self) -> None:
-        """Stop listening and finish forwarding, within bounds. Closing twice is allowed."""
-        super().close()
-        if self._forwarder is not None:
-            self._forwarder.close()
-
     def _kept_at(self, path: str) -> tuple[Any, ...]:
         with self._changed:
             return tuple(self._kept[path])
@@ -100,31 +155,22 @@ class LocalCollector(LoopbackServer):
         if refusal is not None:
             return Answer(status=refusal)
         try:
-            content = _decompressed(request)
-            records = _DECODERS[request.path](content)
+            body = _unpacked(request)
+            records = _DECODERS[request.path](body)
         except OverflowError:
             return Answer(status=413)
-        except (ValueError, LookupError, OSError, EOFError, zlib.error):
+        except (ValueError, LookupError, EOFError, zlib.error):
             return Answer(status=400)
         with self._changed:
             answer = self._script.popleft() if self._script else Answer()
-            self._raw.append(content)
-            while sum(map(len, self._raw)) > MAX_BODY:
-                self._raw.popleft()
+            self._bodies.append((request.path, body))
+            while sum(len(kept) for _, kept in self._bodies) > MAX_BODY:
+                self._bodies.popleft()
             if answer.is_success:
                 self._kept[request.path].extend(records)
             self._changed.notify_all()
-        if answer.is_success and self._forwarder is not None:
-            self._forwarder.pass_on(request)
         # An empty body is an empty Export…ServiceResponse: everything was accepted.
         return answer if answer.headers else replace(answer, headers={"Content-Type": PROTOBUF})
-
-
-_DECODERS: Mapping[str, Callable[[bytes], list[Any]]] = {
-    "/v1/traces": otlp.spans,
-    "/v1/metrics": otlp.metric_points,
-    "/v1/logs": otlp.log_records,
-}
 
 
 def _refusal(request: Incoming) -> int | None:
@@ -138,86 +184,121 @@ def _refusal(request: Incoming) -> int | None:
     return None if kind == PROTOBUF and packing in ("identity", "gzip", "deflate") else 415
 
 
-def _decompressed(request: Incoming) -> bytes:
+def _unpacked(request: Incoming) -> bytes:
     """The body, unpacked; raises OverflowError for one that grows beyond all bounds."""
     if request.headers.get("Content-Encoding", "identity") == "identity":
         return request.body
-    unpacked, packed = b"", request.body
-    while packed:
-        unpacking = zlib.decompressobj(wbits=47)  # gzip or zlib
-        unpacked += unpacking.decompress(packed, MAX_BODY + 1 - len(unpacked))
-        if len(unpacked) > MAX_BODY:
-            raise OverflowError
-        if not unpacking.eof:
-            raise EOFError
-        packed = unpacking.unused_data
-    return unpacked
+    unpacking = zlib.decompressobj(wbits=47)  # gzip or zlib
+    body = unpacking.decompress(request.body, MAX_BODY + 1)
+    if len(body) > MAX_BODY:
+        raise OverflowError
+    if not unpacking.eof:
+        raise EOFError
+    return body
 
 
-def try_collector(url: str, setting: str) -> None:
-    """Export nothing to the collector at *url*.
-
-    Raises WebhooksError with the name of the *setting* if it does not take that.
-    """
-    import requests  # noqa: PLC0415
-
-    _check_address(url)
-    try:
-        answer = requests.post(
-            url.rstrip("/") + "/v1/traces",
-            data=b"",  # an Export…ServiceRequest without a span
-            headers={"Content-Type": PROTOBUF},
-            timeout=FORWARD_TIMEOUT_S,
+def spans(content: bytes) -> list[Span]:
+    """The spans of an ``ExportTraceServiceRequest``; raises ValueError when it is none."""
+    return [
+        Span(
+            name=span.name,
+            kind=_SPAN_KINDS[span.kind],
+            trace_id=span.trace_id.hex(),
+            span_id=span.span_id.hex(),
+            parent_id=span.parent_span_id.hex() or None,
+            start_ns=span.start_time_unix_nano,
+            end_ns=span.end_time_unix_nano,
+            status=_STATUS_CODES[span.status.code],
+            attributes=_attributes(span),
+            events=tuple(
+                SpanEvent(name=event.name, attributes=_attributes(event)) for event in span.events
+            ),
+            links=tuple(
+                SpanLink(trace_id=link.trace_id.hex(), span_id=link.span_id.hex())
+                for link in span.links
+            ),
+            resource=_attributes(resource),
         )
-    except requests.RequestException as error:
-        reason = f"no collector answers there ({type(error).__name__})"
-    else:
-        if answer.ok:
-            return
-        reason = f"its server answers {answer.status_code} to /v1/traces"
-    raise WebhooksError(
-        f"{setting}: {reason}. Start one, or give the address at which one takes OTLP over HTTP, "
-        "mostly port 4318"
+        for span, resource in _records("trace", "spans", "spans", content)
+    ]
+
+
+def metric_points(content: bytes) -> list[MetricPoint]:
+    """The points of an ``ExportMetricsServiceRequest``; raises ValueError when it is none."""
+    metrics = _records("metrics", "metrics", "metrics", content)
+    return [point for metric, _ in metrics for point in _points(metric)]
+
+
+def _points(metric: Any) -> Iterator[MetricPoint]:
+    kind = metric.WhichOneof("data")
+    if kind is None:
+        return
+    data = getattr(metric, kind)
+    for point in data.data_points:
+        which = point.WhichOneof("value") if kind in ("sum", "gauge") else None
+        yield MetricPoint(
+            name=metric.name,
+            unit=metric.unit,
+            kind=kind,
+            attributes=_attributes(point),
+            time_ns=point.time_unix_nano,
+            value=getattr(point, which) if which else None,
+            count=getattr(point, "count", None),
+            sum=getattr(point, "sum", None),
+            temporality=_TEMPORALITIES[getattr(data, "aggregation_temporality", 0)],
+        )
+
+
+def log_records(content: bytes) -> list[LogRecord]:
+    """The records of an ``ExportLogsServiceRequest``; raises ValueError when it is none."""
+    return [
+        LogRecord(
+            event_name=record.event_name,
+            severity=record.severity_text,
+            body=_value(record.body),
+            attributes=_attributes(record),
+            trace_id=record.trace_id.hex() or None,
+            time_ns=record.time_unix_nano or record.observed_time_unix_nano,
+        )
+        for record, _ in _records("logs", "logs", "log_records", content)
+    ]
+
+
+def _records(signal: str, group: str, name: str, content: bytes) -> Iterator[tuple[Any, Any]]:
+    """Each protobuf record in *content*, and its resource."""
+    from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        DecodeError,
     )
 
+    service = f"opentelemetry.proto.collector.{signal}.v1.{signal}_service_pb2"
+    request = getattr(importlib.import_module(service), f"Export{signal.title()}ServiceRequest")()
+    try:
+        request.ParseFromString(content)
+    except DecodeError as error:
+        raise ValueError("not an OTLP request") from error
+    for entry in getattr(request, f"resource_{group}"):
+        for scope in getattr(entry, f"scope_{group}"):
+            for record in getattr(scope, name):
+                yield record, entry.resource
 
-def _check_address(url: str) -> None:
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise WebhooksError("the collector to forward to must be an http or https URL")
+
+def _attributes(part: Any) -> dict[str, Any]:
+    return {pair.key: _value(pair.value) for pair in part.attributes}
 
 
-class _Forwarder:
-    """Passes requests on to another collector, one after the other, on a thread of its own."""
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind is None:
+        return None
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    if kind == "kvlist_value":
+        return {pair.key: _value(pair.value) for pair in value.kvlist_value.values}
+    return getattr(value, kind)
 
-    def __init__(self, url: str) -> None:
-        _check_address(url)
-        self._url = url.rstrip("/")
-        self.failures: list[str] = []
-        self._waiting: queue.SimpleQueue[Incoming | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="forwarder", daemon=True)
-        self._thread.start()
 
-    def pass_on(self, request: Incoming) -> None:
-        self._waiting.put(request)
-
-    def close(self) -> None:
-        """Wait until all is passed on, within bounds."""
-        self._waiting.put(None)
-        self._thread.join(2 * FORWARD_TIMEOUT_S)
-        if self._thread.is_alive():
-            self.failures.append("forwarding did not end in time")
-
-    def _run(self) -> None:
-        import requests  # noqa: PLC0415
-
-        with requests.Session() as session:
-            while (request := self._waiting.get()) is not None:
-                url, body = self._url + request.path, request.body
-                headers = {n: request.headers[n] for n in _PASSED_ON if n in request.headers}
-                try:
-                    answer = session.post(url, body, headers=headers, timeout=FORWARD_TIMEOUT_S)
-                except requests.RequestException as error:
-                    self.failures.append(f"{request.path}: {type(error).__name__}")
-                else:
-                    if not answer.ok:
-                        self.failures.append(f"{request.path}: HTTP {answer.status_code}")
+_DECODERS: Mapping[str, Callable[[bytes], list[Any]]] = {
+    "/v1/traces": spans,
+    "/v1/metrics": metric_points,
+    "/v1/logs": log_records,
+}
