@@ -150,7 +150,7 @@ def spare_outbox() -> Outbox:
 
 def sqlite_path(settings: Settings, environ: Mapping[str, str]) -> Path:
     """Where the SQLite outbox of the project in the current directory lies."""
-    from .outbox.sqlite import default_path  # noqa: PLC0415
+    from .outbox.sqlite_file import default_path  # noqa: PLC0415
 
     given = settings.place.rest
     if not given:
@@ -171,7 +171,7 @@ def outbox_exists(
     """Whether the outbox's file is there; of a database only if it *is_asked*. Makes none."""
     place = settings.place
     if place.kind == "sqlite":
-        from .outbox.sqlite import may_be_there  # noqa: PLC0415
+        from .outbox.sqlite_file import may_be_there  # noqa: PLC0415
 
         return may_be_there(sqlite_path(settings, environ))
     if not is_asked:
@@ -247,10 +247,10 @@ def operators_outbox(
             "Set `outbox`, or CONFITURE_WEBHOOK_OUTBOX, to sqlite or postgres",
         )
     if settings.place.kind == "sqlite":
-        from .outbox import sqlite  # noqa: PLC0415
+        from .outbox import sqlite, sqlite_file  # noqa: PLC0415
 
         path = sqlite_path(settings, environ)
-        if creates or sqlite.is_there(path):
+        if creates or sqlite_file.is_there(path):
             return sqlite.SqliteOutbox(path, follows=creates)
     else:
         from .outbox.postgres import is_there  # noqa: PLC0415

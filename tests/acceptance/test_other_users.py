@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import forked
-from confiture_webhooks.outbox.sqlite import default_path
+from confiture_webhooks.outbox.sqlite_file import default_path
 from project import Project
 
 if TYPE_CHECKING:

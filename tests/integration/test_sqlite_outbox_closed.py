@@ -12,7 +12,8 @@ import pytest
 
 from confiture_webhooks.config import Settings
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.outbox.sqlite import SqliteOutbox, default_path, open_outbox
+from confiture_webhooks.outbox.sqlite import SqliteOutbox, open_outbox
+from confiture_webhooks.outbox.sqlite_file import default_path
 from confiture_webhooks.wiring import operators_outbox
 from contract.made import filled
 

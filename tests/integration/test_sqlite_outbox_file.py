@@ -12,7 +12,8 @@ import pytest
 
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import schema, sqlite_trust
-from confiture_webhooks.outbox.sqlite import SqliteOutbox, default_path, open_outbox
+from confiture_webhooks.outbox.sqlite import SqliteOutbox, open_outbox
+from confiture_webhooks.outbox.sqlite_file import default_path
 from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, filled, intent
 
 

@@ -213,7 +213,7 @@ def _missing(settings: Settings, environ: Mapping[str, str]) -> Check:
             return wrong("outbox", problem, f"{_init(settings)}, as a role that may")
         problem = f"there is none in the database yet ({place}); the first run creates it"
         return warn("outbox", problem, _init(settings))
-    from ..outbox.sqlite import is_there  # noqa: PLC0415
+    from ..outbox.sqlite_file import is_there  # noqa: PLC0415
 
     path = sqlite_path(settings, environ)
     is_there(path)

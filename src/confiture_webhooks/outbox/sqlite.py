@@ -20,32 +20,18 @@ from typing import Any
 
 from ..errors import OutboxError
 from . import schema
-from .outbox import NEWS, Found, Outbox, Step
+from .outbox import Found, Outbox, Step
 from .sqlite_file import (
     PATIENCE_S,
     DamagedError,
     be_patient,
     connect,
-    default_path,
-    drop,
-    is_there,
-    may_be_there,
-    migrate,
+    in_memory,
     note_damage,
     set_aside,
     translated,
 )
 from .sqlite_trust import in_use
-
-__all__ = [
-    "InMemoryOutbox",
-    "SqliteOutbox",
-    "default_path",
-    "drop",
-    "is_there",
-    "may_be_there",
-    "open_outbox",
-]
 
 _SYNC_EVERY_COMMIT = "PRAGMA synchronous = FULL"
 _SYNC_AT_CHECKPOINT = "PRAGMA synchronous = NORMAL"
@@ -71,15 +57,14 @@ class SqliteOutbox(Outbox):
     """
 
     def __init__(self, path: Path, *, follows: bool = False) -> None:
-        self.path = path
-        super().__init__(_FileStore(path, follows=follows))
+        super().__init__(_Store(path, follows=follows))
 
 
 class InMemoryOutbox(Outbox):
     """The outbox of one process: complete, thread-safe, gone with the process."""
 
     def __init__(self) -> None:
-        super().__init__(_MemoryStore())
+        super().__init__(_Store(None))
 
     def close(self) -> None:
         """Keep everything: it is gone with the process."""
@@ -112,17 +97,34 @@ def statement(name: str) -> str:
 
 
 class _Store:
-    """Gives the connection to one thread at a time.
+    """Gives the connection to one thread at a time; without *path* it is to this process's memory.
 
-    Everything raises OutboxError, after at most two seconds of waiting for others.
+    Everything raises OutboxError, after at most two seconds of waiting for others. A file's store
+    survives a fork. With *follows* it goes over to the file that has taken the place of its own.
     """
 
-    is_durable = False
-    where = "memory"
-    _connection: sqlite3.Connection
-
-    def __init__(self) -> None:
+    def __init__(self, path: Path | None, *, follows: bool = False) -> None:
+        self.is_durable = path is not None
+        self._path = path or Path("memory")
+        self.where = str(self._path)
+        self._follows = follows
         self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._is_closed = False
+        self._connect()
+
+    def _connect(self) -> None:
+        if self.is_durable:
+            self._connection, self._place = connect(self._path), _place_of(self._path)
+        else:
+            self._connection, self._place = in_memory(), None
+        in_use[self._place] += 1
+        with translated(self._path):
+            mode = self._connection.execute("PRAGMA journal_mode").fetchone()[0]
+        # Only a WAL may be left unsynced: a power cut could leave a rollback journal in part.
+        self._relaxed = _SYNC_AT_CHECKPOINT if mode == "wal" else _SYNC_EVERY_COMMIT
+        self._synced: str | None = None
+        self._patience_s = 0.0
 
     def read(self, *steps: Step) -> list[Found]:
         with self._lent() as connection:
@@ -130,94 +132,30 @@ class _Store:
 
     def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
         with self._lent() as connection:
-            self._sync(connection, is_synced=is_synced)
+            sync = _SYNC_EVERY_COMMIT if is_synced else self._relaxed
+            if sync != self._synced:
+                connection.execute(sync)
+                self._synced = sync
             # The write lock at once: a transaction that waited for it later could not go on.
             connection.execute("BEGIN IMMEDIATE")
             try:
-                answers: list[Any] = []
-                for name, values in (step for step in steps if step is not NEWS):
-                    if name == "release":
-                        answers.append(_release(connection, values))
-                        continue
-                    cursor = connection.execute(statement(name), values)
-                    answers.append(cursor.fetchall() if cursor.description else cursor.rowcount)
+                answers = [_answer(connection, *step) for step in steps if step[0] != "news"]
                 connection.execute("COMMIT")
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             return answers
 
-    def close(self) -> None:
-        """Close the connection, and the WAL when no other process has it open."""
-        # A lane stuck on the disk may hold the lock for ever: the process's end closes then.
-        if not self._lock.acquire(timeout=CLOSE_TIMEOUT_S):
-            return
-        try:
-            with suppress(sqlite3.Error):
-                self._connection.close()
-        finally:
-            self._lock.release()
-
     @contextmanager
     def _lent(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, translated(Path(self.where)):
-            yield self._connection
-
-    def _sync(self, connection: sqlite3.Connection, *, is_synced: bool) -> None:
-        """Let the next commit wait for the disk, or not."""
-
-
-class _MemoryStore(_Store):
-    """Keeps everything in this process."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._connection = sqlite3.connect(
-            ":memory:", isolation_level=None, check_same_thread=False
-        )
-        migrate(self._connection, Path(self.where))
-        _fit(self._connection)
-
-
-class _FileStore(_Store):
-    """Keeps everything in the file at *path*; survives a fork.
-
-    With *follows* it goes over to the file that has taken the place of the one it had.
-    """
-
-    is_durable = True
-
-    def __init__(self, path: Path, *, follows: bool) -> None:
-        super().__init__()
-        self._path = path
-        self.where = str(path)
-        self._follows = follows
-        self._pid = os.getpid()
-        self._is_closed = False
-        self._connect()
-
-    def _connect(self) -> None:
-        connection = connect(self._path)
-        with translated(self._path):
-            _fit(connection)
-            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
-        self._connection, self._place = connection, _place_of(self._path)
-        in_use[self._place] += 1
-        # Only a WAL may be left unsynced: a power cut could leave a rollback journal in part.
-        self._relaxed = _SYNC_AT_CHECKPOINT if mode == "wal" else _SYNC_EVERY_COMMIT
-        self._synced: str | None = None
-        self._patience_s = 0.0
-
-    @contextmanager
-    def _lent(self) -> Iterator[sqlite3.Connection]:
-        if self._pid != os.getpid():
+        if self.is_durable and self._pid != os.getpid():
             _left_open.append(self._connection)
             self._lock = threading.Lock()
             self._connect()
             self._pid = os.getpid()
         deadline = time.monotonic() + PATIENCE_S
         if not self._lock.acquire(timeout=PATIENCE_S):
-            raise OutboxError(f"outbox {self._path}: busy with other threads' work")
+            raise OutboxError(f"outbox {self.where}: busy with other threads' work")
         try:
             with translated(self._path):
                 if self._follows and _place_of(self._path) not in (None, self._place):
@@ -235,35 +173,31 @@ class _FileStore(_Store):
         finally:
             self._lock.release()
 
-    def _sync(self, connection: sqlite3.Connection, *, is_synced: bool) -> None:
-        sync = _SYNC_EVERY_COMMIT if is_synced else self._relaxed
-        if sync != self._synced:
-            connection.execute(sync)
-            self._synced = sync
-
     def close(self) -> None:
-        """Close the connection, unless it is a parent process's."""
-        if self._pid == os.getpid():
-            super().close()
+        """Close the connection, unless it is a parent's; the WAL when no other process has it."""
+        # A lane stuck on the disk may hold the lock for ever: the process's end closes then.
+        if self._pid != os.getpid() or not self._lock.acquire(timeout=CLOSE_TIMEOUT_S):
+            return
+        try:
+            with suppress(sqlite3.Error):
+                self._connection.close()
             in_use[self._place] -= not self._is_closed
             self._is_closed = True
+        finally:
+            self._lock.release()
 
 
-def _release(connection: sqlite3.Connection, values: Mapping[str, Any]) -> int:
-    """Release an event; 0: it was released before."""
+def _answer(connection: sqlite3.Connection, name: str, values: Mapping[str, Any]) -> Any:
+    """The rows of a step, or how many it changed; of a ``release`` 0: it was released before."""
+    if name != "release":
+        cursor = connection.execute(statement(name), values)
+        return cursor.fetchall() if cursor.description else cursor.rowcount
     count = connection.execute(statement("mark_released"), values).rowcount
     connection.execute(statement("unstage"), values)
     for each in values["deliveries"]:
-        for name in ("add_delivery", "add_body", *(["end_leases"] if values["holder"] else [])):
-            connection.execute(statement(name), each)
+        for part in ("add_delivery", "add_body", *(["end_leases"] if values["holder"] else [])):
+            connection.execute(statement(part), each)
     return count
-
-
-def _fit(connection: sqlite3.Connection) -> None:
-    """Have rows by name, text that is not UTF-8 readable, and deletions take along their own."""
-    connection.row_factory = sqlite3.Row
-    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
-    connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _place_of(path: Path) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 
 from ..errors import OutboxError
@@ -68,7 +69,11 @@ def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
     One that another user keeps closed is not passed over: what it holds would seem not to be.
     """
     path = project_dir / DIRECTORY / FILE
-    if _is_closed(path) or _is_writable(path):
+    if _is_closed(path):
+        return path
+    place = path.parent if path.parent.exists() else project_dir
+    is_writable = os.access(place, os.W_OK | os.X_OK)
+    if is_writable and (not path.exists() or os.access(path, os.W_OK)):
         return path
     import hashlib  # noqa: PLC0415  loads OpenSSL, which most runs need not wait for
 
@@ -114,13 +119,6 @@ def is_there(path: Path) -> bool:
 def _is_closed(path: Path) -> bool:
     """Whether there is, or may be, an outbox that this user cannot read."""
     return may_be_there(path) and not (os.access(path, os.R_OK) or os.path.islink(path))  # noqa: PTH114  never raises
-
-
-def _is_writable(path: Path) -> bool:
-    directory = path.parent
-    if path.exists():
-        return os.access(path, os.W_OK) and os.access(directory, os.W_OK | os.X_OK)
-    return os.access(directory if directory.exists() else directory.parent, os.W_OK | os.X_OK)
 
 
 @contextmanager
@@ -199,7 +197,9 @@ def set_aside(path: Path, damage: DamagedError) -> Path | None:
     with translated(path):
         aside = None
         if path.stat().st_ino == damage.inode:
-            aside = _unused(path)
+            name = f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+            names = chain([name], (f"{name}-{number}" for number in count(2)))
+            aside = next(one for one in map(path.with_name, names) if not one.exists())
             # The log first: left behind, it would be replayed into the file that comes after.
             for suffix in BESIDE:
                 with suppress(FileNotFoundError):
@@ -211,18 +211,22 @@ def set_aside(path: Path, damage: DamagedError) -> Path | None:
         return aside
 
 
-def _unused(path: Path) -> Path:
-    """A name beside *path* with the time it was found broken."""
-    stamp = f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    aside, number = path.with_name(stamp), 1
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{stamp}-{number}")
-    return aside
+def in_memory() -> sqlite3.Connection:
+    """A connection to an outbox of its own."""
+    connection = _open(":memory:")
+    migrate(connection, Path("memory"))
+    return connection
 
 
 def _open(path: Path | str) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False)
+    """A connection with rows by name, whose deletions take along what belongs to them."""
+    connection = sqlite3.connect(
+        path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
+    )
+    connection.row_factory = sqlite3.Row
+    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
 
 
 def _refusal_of_wal(connection: sqlite3.Connection) -> sqlite3.OperationalError | None:
@@ -267,11 +271,10 @@ def _use_rollback_journal(
 def _examine(connection: sqlite3.Connection, path: Path) -> None:
     """Look through the whole file if it was noted as damaged."""
     note = path.with_name(path.name + _DAMAGED)
-    if not note.exists():
-        return
-    if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
-        raise DamagedError(path)
-    note.unlink(missing_ok=True)
+    if note.exists():
+        if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
+            raise DamagedError(path)
+        note.unlink(missing_ok=True)
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -308,21 +311,19 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     return found
 
 
-def drop(path: Path) -> list[Path]:
-    """Remove the outbox at *path*, with all it holds; the files that were removed.
+def drop(path: Path) -> None:
+    """Remove the outbox at *path*, with all it holds.
 
     Its directory goes with it when it is ours and nothing else is in it. Raises OutboxError for
     a file that is not an outbox of ours.
     """
     if not may_be_there(path):
-        return []
+        return
     with translated(path):
         own(path, makes=False)
-        there = [path.with_name(path.name + suffix) for suffix in (*BESIDE, _DAMAGED, "")]
-        removed = [file for file in there if file.exists()]
         try:
-            for file in removed:
-                file.unlink(missing_ok=True)
+            for suffix in (*BESIDE, _DAMAGED, ""):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
         except OSError as error:
             reason = f"outbox {path}: it cannot be removed ({error.strerror})"
             raise OutboxError(
@@ -332,4 +333,3 @@ def drop(path: Path) -> list[Path]:
         if path.parent.name == DIRECTORY and {*path.parent.iterdir()} <= {ignore}:
             ignore.unlink(missing_ok=True)
             path.parent.rmdir()
-        return removed
