@@ -236,8 +236,7 @@ def test_what_must_not_be_lost_is_on_the_disk_when_it_returns(path: Path) -> Non
 
 
 HOT = (
-    "first_waiting",
-    "last_waiting",
+    "waiting",
     "make_ready",
     "look",
     "look_elsewhere",

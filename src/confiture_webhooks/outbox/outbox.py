@@ -38,7 +38,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -103,13 +103,8 @@ class _Front:
     """No delivery that is ready was released before this one."""
     cost_s: float = 0.0
     looked_at: float = 0.0
-    waiting: tuple[Found, Found] = field(default_factory=lambda: ((), ()))
-
-    @property
-    def is_known(self) -> bool:
-        has_passed = self.origin is not None and self.floor - self.origin > PASSED
-        is_slow = has_passed and self.cost_s > QUICK_S
-        return is_slow and time.monotonic() - self.looked_at < 20 * self.cost_s
+    waiting: Sequence[object] = ()
+    """When the first and the last of those that wait become ready."""
 
 
 class Outbox:
@@ -259,15 +254,14 @@ class Outbox:
         """
         now = now or datetime.now(UTC)
         values = _place(endpoint, environment)
-        front = self._fronts[endpoint, values["environment"]]
+        front = self._fronts[values["endpoint"], values["environment"]]
         (off_since, rests_until), heads = self._look(values, front)
         if off_since is not None:
             return None
         due = [rows.at_best(head["due_at"]) or now for head in heads]
-        first, last = front.waiting
-        due += [rows.at_best(row["wakes_at"]) or now for row in first]
-        if any(_is_due(row["wakes_at"], None, _horizon(now, max_wait)) for row in last):
-            due.append(now)
+        for wakes_at in front.waiting:
+            is_over = _is_due(wakes_at, None, _horizon(now, max_wait))
+            due.append(now if is_over else rows.at_best(wakes_at) or now)
         if due and rests_until is not None and _rests(rests_until, now, max_wait):
             due = [max(min(due), rests_until)]
         return min(due, default=None)
@@ -296,10 +290,10 @@ class Outbox:
         waking = values | {"now": at, "horizon": horizon, "limit": WAKE_BATCH}
         is_woken = False
         names = ("make_ready", at), ("make_unbelievable_ready", None)
-        for waiting, (name, bound) in zip(front.waiting, names, strict=True):
-            woken = WAKE_BATCH
-            if any(_is_due(row["wakes_at"], bound, horizon) for row in waiting):
+        for wakes_at, (name, bound) in zip(front.waiting, names, strict=False):
+            if _is_due(wakes_at, bound, horizon):
                 is_woken = True
+                woken = WAKE_BATCH
                 while woken == WAKE_BATCH:
                     [woken] = self._store.write((name, waking), is_synced=False)
         if is_woken:
@@ -309,34 +303,31 @@ class Outbox:
 
     def _look(self, values: Mapping[str, Any], front: _Front) -> tuple[Standing, list[rows.Stored]]:
         """Whether the endpoint is on, and the first deliveries of runs that no lease holds."""
-        looking = {**values, "window": WINDOW, "floor": front.floor if front.is_known else 0}
-        if front.is_known:
-            standing, seen = self._store.read(("standing", values), ("look", looking))
-            if seen:
-                front.floor = seen[0]["first"]
-                return _standing(standing), self._free(seen, looking)
-            looking["floor"] = 0
-        started = time.monotonic()
-        standing, *waiting, seen = self._store.read(
-            ("standing", values),
-            ("first_waiting", values),
-            ("last_waiting", values),
-            ("look", looking),
-        )
-        front.looked_at = time.monotonic()
-        front.cost_s = front.looked_at - started
-        front.waiting = waiting[0], waiting[1]
+        looking = {**values, "window": WINDOW, "floor": 0}
+        has_passed = front.origin is not None and front.floor - front.origin > PASSED
+        is_slow = has_passed and front.cost_s > QUICK_S
+        standing: Found = ()
+        seen: Found = ()
+        if is_slow and time.monotonic() - front.looked_at < 20 * front.cost_s:
+            from_floor = looking | {"floor": front.floor}
+            standing, seen = self._store.read(("standing", values), ("look", from_floor))
+        if not seen:
+            started = time.monotonic()
+            standing, [waiting], seen = self._store.read(
+                ("standing", values), ("waiting", values), ("look", looking)
+            )
+            front.looked_at = time.monotonic()
+            front.cost_s = front.looked_at - started
+            ends = (waiting["first_at"], waiting["last_at"])
+            front.waiting = [at for at in ends if at is not None]
         front.floor = seen[0]["first"] if seen else 0
         if front.origin is None and seen:
             front.origin = front.floor
-        return _standing(standing), self._free(seen, looking)
-
-    def _free(self, seen: Found, looking: Mapping[str, Any]) -> list[rows.Stored]:
         free = [row for row in seen if not row["is_held"]]
-        if not free and seen:  # runs that are held may hide others
+        if seen and not free:  # runs that are held may hide others
             [seen] = self._store.read(("look_elsewhere", looking))
             free = [row for row in seen if not row["is_held"]]
-        return free
+        return _standing(standing), free
 
     # Endpoints
 

@@ -55,15 +55,16 @@ WHERE endpoint = :endpoint AND environment = :environment AND correlation_id = :
 SELECT endpoint, off_since, rests_until FROM main.endpoints
 WHERE environment = :environment AND (:endpoint = '' OR endpoint = :endpoint) ORDER BY endpoint
 
--- name: first_waiting
-SELECT wakes_at FROM main.deliveries
-WHERE endpoint = :endpoint AND environment = :environment AND wakes_at IS NOT NULL
-ORDER BY wakes_at LIMIT 1
-
--- name: last_waiting
-SELECT wakes_at FROM main.deliveries
-WHERE endpoint = :endpoint AND environment = :environment AND wakes_at IS NOT NULL
-ORDER BY wakes_at DESC LIMIT 1
+-- name: waiting
+SELECT (
+    SELECT wakes_at FROM main.deliveries
+    WHERE endpoint = :endpoint AND environment = :environment AND wakes_at IS NOT NULL
+    ORDER BY wakes_at LIMIT 1
+) AS first_at, (
+    SELECT wakes_at FROM main.deliveries
+    WHERE endpoint = :endpoint AND environment = :environment AND wakes_at IS NOT NULL
+    ORDER BY wakes_at DESC LIMIT 1
+) AS last_at
 
 -- name: make_ready
 UPDATE main.deliveries SET is_ready = 1, wakes_at = NULL WHERE seq IN (

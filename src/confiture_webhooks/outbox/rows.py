@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from json import dumps, loads
 from typing import Any, cast, get_type_hints
@@ -20,6 +20,7 @@ MOST = 1_000_000_000
 _FAR = datetime(9000, 1, 1, tzinfo=UTC)
 """From here on there is no room to reckon."""
 _MICROSECOND = timedelta(microseconds=1)
+_HEADERS = ("id", "event_id", "content_type", "correlation_id")
 _FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
 """What reading a value that another version wrote may raise."""
 
@@ -81,18 +82,16 @@ def delivery(row: Stored) -> Delivery:
         State(row["state"])
         _counter(row["attempts"])
         _counter(row["tries"])
+        tracestate = row["tracestate"]
         return Delivery(
-            id=_header(row["id"]),
-            event_id=_header(row["event_id"]),
+            **{name: _header(row[name]) for name in _HEADERS},
             event_type=EventType(row["event_type"]),
             endpoint=_text(row["endpoint"]),
             body=body,
-            content_type=_header(row["content_type"]),
             trace=TraceContext(
                 traceparent=_header(row["traceparent"]),
-                tracestate=None if row["tracestate"] is None else _header(row["tracestate"]),
+                tracestate=None if tracestate is None else _header(tracestate),
             ),
-            correlation_id=_header(row["correlation_id"]),
             created_at=_instant(row["created_at"]),
             migration_version=_text_or_none(row["migration_version"]),
             migration_name=_text_or_none(row["migration_name"]),
@@ -106,24 +105,17 @@ class _UnknownType(str):
     """An event type of another version, with the ``value`` that a known one has."""
 
     __slots__ = ()
-
-    @property
-    def value(self) -> str:
-        return str(self)
+    value = property(str)
 
 
 def _unreadable(row: Stored, fault: Exception) -> Unreadable:
     event_type = _shown(row["event_type"])
-    known = event_type in set(EventType)
+    is_known = event_type in set(EventType)
     return Unreadable(
-        id=_shown(row["id"]),
-        event_id=_shown(row["event_id"]),
-        event_type=EventType(event_type) if known else cast("EventType", _UnknownType(event_type)),
-        endpoint=_shown(row["endpoint"]),
+        **{name: _shown(row[name]) for name in (*_HEADERS, "endpoint")},
+        event_type=EventType(event_type) if is_known else cast("Any", _UnknownType(event_type)),
         body=b"",
-        content_type=_shown(row["content_type"]),
         trace=TraceContext(traceparent=_shown(row["traceparent"])),
-        correlation_id=_shown(row["correlation_id"]),
         created_at=at_best(row["created_at"]) or EPOCH,
         migration_version=_shown(row["migration_version"]) or None,
         migration_name=_shown(row["migration_name"]) or None,
@@ -195,8 +187,16 @@ def intent_values(intent: Intent) -> dict[str, Any]:
         "event_id": text(intent.event_id),
         "environment": environment(intent.environment),
         "staged_at": instant(intent.staged_at),
-        "intent": dumps(_plain(intent)),
+        "intent": dumps(asdict(intent, dict_factory=_document), default=_utc),
     }
+
+
+def _document(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: text(value) if isinstance(value, str) else value for name, value in pairs}
+
+
+def _utc(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def intent(row: Stored) -> Intent | UnreadableIntent:
@@ -223,14 +223,6 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
             reason=text(str(fault)),
         )
     return found
-
-
-def _plain(value: object) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="microseconds")
-    return text(value) if isinstance(value, str) else value
 
 
 def _typed(hint: Any, value: Any) -> Any:
