@@ -765,7 +765,7 @@ def test_workers_share_the_work(opened: Callable[[], PostgresOutbox]) -> None:
                     claimed.append(claim.delivery.id)
                     assert outbox.record(claim, attempt(at=datetime.now(UTC)), DELIVERED)
 
-    dsn = reporter._store.session.dsn
+    dsn = reporter._store.dsn
 
     def opened_again() -> PostgresOutbox:
         return PostgresOutbox(dsn)

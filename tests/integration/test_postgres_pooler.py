@@ -43,7 +43,7 @@ def test_a_poolers_sessions_are_left_as_they_were(outbox_database: str) -> None:
         assert outbox.summary().counts == {State.PENDING: 2}
         with pytest.raises(OutboxError):
             outbox._store.read(("list 1 / 0 = 1", {"limit": 1}))
-        session = outbox._store.session._connection
+        session = outbox._store._connection
         assert session is not None
         left = [tuple(row.values()) for row in session.execute(*SETTINGS).fetchall()]
         assert left == before
@@ -65,7 +65,7 @@ def test_behind_a_pooler_it_has_its_settings_in_a_transaction(outbox_database: s
             ):
                 other.release(event_id(1), [delivery(1)])
                 assert claim_ids(outbox) == ["dlv_a_1"]
-                answers = outbox._store.session.ask(
+                answers = outbox._store.ask(
                     lambda _: [settings(), "SHOW search_path", "SHOW transaction_isolation"]
                 )
                 assert answers[-2] == [{"search_path": "pg_catalog"}]

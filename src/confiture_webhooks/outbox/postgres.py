@@ -143,42 +143,30 @@ def _composed(
     return composed
 
 
-class PostgresStore:
+class _Store(Session):
     """The statements on PostgreSQL. Makes the schema where there is none, if the role may."""
 
     is_durable = True
-
-    def __init__(self, dsn: str, environment: str | None) -> None:
-        self.session = Session(dsn, self._prepare, environment)
-        self.where = self.session.where
-        self.has_made = False
-        """Whether the outbox was not there before."""
+    has_made = False
+    """Whether the outbox was not there before."""
 
     def read(self, *steps: Step) -> list[Found]:
-        """The rows that each of *steps* returns."""
         return self._done(steps, settings())
 
     def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
-        """Do all of *steps* or none; the rows each returns, or how many it changed.
-
-        A role that may not release stages nothing: its intent would stay, and be settled falsely.
-        """
+        # A role that may not release stages nothing: its intent would stay, and be settled falsely.
         is_intent = steps[0][0] == "stage"
         steps = (*steps, _REHEARSAL) if is_intent else steps
         return self._done(steps, _beginning(is_synced=is_synced))[: -1 if is_intent else None]
 
     def _done(self, steps: Sequence[Step], beginning: str) -> list[Any]:
-        return self.session.ask(lambda lent: [beginning, *_composed(lent, steps)])[2:]
+        return self.ask(lambda lent: [beginning, *_composed(lent, steps)])[2:]
 
     def _prepare(self, connection: psycopg.Connection[Any]) -> None:
         self.has_made |= prepare(connection, self.where)
 
-    def close(self) -> None:
-        """Close the connection."""
-        self.session.close()
 
-
-class LentStore:
+class _LentStore:
     """The statements over another's connection, in its transaction if it has one open.
 
     It waits for no lock for long.
@@ -192,11 +180,9 @@ class LentStore:
         self._is_prepared = False
 
     def read(self, *steps: Step) -> list[Found]:
-        """The rows that each of *steps* returns."""
         return self._done(steps, is_question=True)
 
     def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
-        """Do all of *steps* or none; the rows each returns, or how many it changed."""
         return self._done(steps, is_question=False, is_synced=is_synced)
 
     def close(self) -> None:
@@ -235,13 +221,13 @@ class PostgresOutbox(Outbox):
     *environment*: the run's, if known.
     """
 
-    _store: PostgresStore
+    _store: _Store
 
     def __init__(self, dsn: str, *, connects: bool = True, environment: str | None = None) -> None:
-        super().__init__(PostgresStore(dsn, environment))
+        super().__init__(_Store(dsn, environment))
         self.environment = environment
         if connects:
-            with self._store.session.lent():
+            with self._store.lent():
                 pass
 
     @property
@@ -255,10 +241,10 @@ class PostgresOutbox(Outbox):
 
     def over(self, connection: psycopg.Connection[Any], /) -> Outbox | None:
         """This outbox over *connection*, if that is to its database."""
-        if not is_at(self._store.session.dsn, connection.info):
+        if not is_at(self._store.dsn, connection.info):
             return None
         lent = copy(self)
-        lent._store = LentStore(connection, self.where)  # type: ignore[assignment]  # noqa: SLF001
+        lent._store = _LentStore(connection, self.where)  # type: ignore[assignment]  # noqa: SLF001
         return lent
 
     def prune(self, *, before: datetime, keep: int) -> int:
@@ -275,7 +261,7 @@ class PostgresOutbox(Outbox):
         def notify(payload: str) -> None:
             self._store.read(("notify", {"payload": payload}))
 
-        return Listener(self._store.session.dsn, SCHEMA, notify, wake, on_change).stop
+        return Listener(self._store.dsn, SCHEMA, notify, wake, on_change).stop
 
 
 @contextmanager

@@ -8,10 +8,11 @@ to others, and no setting of a role or database changes what is asked or how the
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -103,22 +104,17 @@ def ask(connection: psycopg.Connection[Any], *messages: str) -> list[Any]:
 class Session:
     """Gives the connection to one thread at a time, and makes a new one when it has broken.
 
-    Everything raises OutboxError. *prepare* is called with every new connection. *environment*: of
-    the rows that are asked for, if known.
+    Everything raises OutboxError. *environment*: of the rows that are asked for, if known.
     """
 
-    def __init__(self, dsn: str, prepare: Any, environment: str | None = None) -> None:
+    def __init__(self, dsn: str, environment: str | None) -> None:
         self.dsn = conninfo_of(dsn)
         self.where = described(self.dsn)
         self._init = init(self.dsn, environment)
-        self._prepare = prepare
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._connection: psycopg.Connection[Any] | None = None
         self._is_closed = False
-
-    def __repr__(self) -> str:
-        return f"Session({self.where!r})"
 
     @contextmanager
     def lent(self) -> Iterator[psycopg.Connection[Any]]:
@@ -142,13 +138,15 @@ class Session:
         with self.lent() as connection:
             try:
                 return ask(connection, *compose(connection))
-            except LateError:
-                raise
-            except psycopg.Error:
-                if not (connection.closed or connection.broken):
+            except psycopg.Error as error:
+                if isinstance(error, LateError) or not (connection.closed or connection.broken):
                     raise
             again = self._open()
             return ask(again, *compose(again))
+
+    def _prepare(self, connection: psycopg.Connection[Any]) -> None:
+        """Do what every new connection needs."""
+        raise NotImplementedError
 
     def _open(self) -> psycopg.Connection[Any]:
         if self._is_closed:
@@ -269,45 +267,45 @@ def translated(where: str, init: str | None = None) -> Iterator[None]:
 
 
 _DSN = f"Check the DSN: `database_url`, or CONFITURE_DATABASE_URL{NAMED}"
-_REFUSALS: Sequence[tuple[tuple[str, ...], str, str]] = (
+_REFUSALS = (
     # libpq gives no SQLSTATE of a refused connection: its text, or the server's, has the words.
-    (("password authentication failed", "no password supplied"), "the password is wrong", _DSN),
-    (("certificate",), "the TLS certificates do not fit", "Check sslmode, sslrootcert and sslcert"),
     (
-        ("no pg_hba.conf entry", "pg_hba.conf rejects"),
+        "SQLSTATE 28P01|password authentication failed|no password supplied",
+        "the password is wrong",
+        _DSN,
+    ),
+    ("certificate", "the TLS certificates do not fit", "Check sslmode, sslrootcert and sslcert"),
+    (
+        "no pg_hba.conf entry|pg_hba.conf rejects",
         "pg_hba.conf does not let this role in from here",
         "Add an entry for it to pg_hba.conf; if the server wants TLS, add sslmode=require",
     ),
-    (("server does not support SSL",), "the server does not speak TLS", "Check sslmode in the DSN"),
+    ("server does not support SSL", "the server does not speak TLS", "Check sslmode in the DSN"),
     (
-        ("SSL required", "requires SSL", "sslmode"),
+        "SSL required|requires SSL|sslmode",
         "the server wants TLS",
         "Add sslmode=require to the DSN",
     ),
     (
-        ("too many clients", "too many connections", "remaining connection slots", "no more conn"),
+        "SQLSTATE 53300|too many (clients|connections)|remaining connection slots|no more conn",
         "the server, role or database has no connection left",
         "Raise max_connections or the role's CONNECTION LIMIT, or end idle sessions",
     ),
-    (("role ", " does not exist"), "the role does not exist", _DSN),
-    (("database ", " does not exist"), "the database does not exist", _DSN),
-    (("lock timeout",), "another session keeps its tables locked", "Try again when they are free"),
-    (("read-only",), "the server is a standby", "Name its primary in the DSN"),
+    ("role .* does not exist", "the role does not exist", _DSN),
+    ("SQLSTATE 3D000|database .* does not exist", "the database does not exist", _DSN),
     (
-        ("could not translate host name", "resolve host"),
+        "SQLSTATE 55P03|lock timeout",
+        "another session keeps its tables locked",
+        "Try again when they are free",
+    ),
+    ("SQLSTATE 25006|read-only", "the server is a standby", "Name its primary in the DSN"),
+    (
+        "could not translate host name|resolve host",
         "the server's host name does not resolve",
         _DSN,
     ),
 )
 _MISSING = (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
-_ALL_OF = ("role ", "database ")
-_STATES = {
-    "28P01": "password authentication failed",
-    "53300": "too many clients",
-    "3D000": "database  does not exist",
-    "55P03": "lock timeout",
-    "25006": "read-only",
-}
 
 
 def reason_of(error: psycopg.Error, init: str | None = None) -> tuple[str, str]:
@@ -320,10 +318,9 @@ def reason_of(error: psycopg.Error, init: str | None = None) -> tuple[str, str]:
         )
     if isinstance(error, _MISSING):
         return f"its tables are not there ({name})", f"Create them: {init}"
-    text = _STATES.get(error.sqlstate or "", str(error) if error.sqlstate is None else "")
-    for words, reason, remedy in _REFUSALS:
-        fits = all if words[0] in _ALL_OF else any
-        if fits(word in text for word in words):
+    text = f"SQLSTATE {error.sqlstate}" if error.sqlstate else str(error)
+    for pattern, reason, remedy in _REFUSALS:
+        if re.search(pattern, text, re.DOTALL):
             return reason, remedy
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
         return (
