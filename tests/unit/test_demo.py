@@ -211,7 +211,7 @@ def test_nothing_missing() -> None:
 
 def test_everything_missing() -> None:
     """When nothing arrived, every event, trace, delivery, log record and metric is named."""
-    said = missing(Seen(spans=(), points=(), logs=(), requests=()))
+    said = missing(Seen(spans=(), points=(), logs=(), requests=(), killed=KILLED))
     assert said == [f"{count} x {thing} (received 0)" for thing, count in EXPECTED.items()]
 
 

@@ -295,9 +295,7 @@ def _show(console: Console, ran: list[Ran], seen: Any) -> None:
         intended = ", as intended," if one.exit_code and one.arguments == COMMANDS[0] else ""
         ended = f"   {how}{intended} after {one.duration_s:.1f} s"
         console.print(Text(line, style="bold") + Text(ended, style="dim"))
-    traces = [(run.name, run.trace_id) for run in seen.runs]
-    traces.append(("the killed run, as the next command reported it", seen.killed))
-    for name, trace_id in traces:
+    for name, trace_id in seen.runs:
         trace = view.trace_table(seen, trace_id, is_wide=console.width >= PLAIN_WIDTH)
         section(f"Trace of {name}", trace)
     section("Deliveries, attempt by attempt", view.deliveries_table(seen))

@@ -49,13 +49,14 @@ class Seen:
     points: Sequence[MetricPoint]
     logs: Sequence[LogRecord]
     requests: Sequence[Received]
-    killed: str = ""
+    killed: str
     """The trace id that the killed run was given."""
 
     @property
-    def runs(self) -> list[Span]:
-        """The run spans, oldest first."""
-        return _oldest_first(one for one in self.spans if one.name.startswith("confiture "))
+    def runs(self) -> list[tuple[str, str]]:
+        """Name and trace id of each run, oldest first; the killed one has no span of its own."""
+        spans = _oldest_first(one for one in self.spans if one.name.startswith("confiture "))
+        return [*((run.name, run.trace_id) for run in spans), ("the killed run", self.killed)]
 
     @property
     def deliveries(self) -> list[Span]:
@@ -70,11 +71,6 @@ class Seen:
 
 def _oldest_first(spans: Iterable[Span]) -> list[Span]:
     return sorted(spans, key=lambda span: span.start_ns)
-
-
-def short(identifier: str | None) -> str:
-    """The first eight digits of an id, enough to recognise it."""
-    return f"{identifier[:8]}…" if identifier else "-"
 
 
 def seconds(duration_s: float) -> str:
@@ -223,18 +219,15 @@ def logs_table(logs: Sequence[LogRecord]) -> Table:
 
 
 def _fields(record: LogRecord) -> str:
-    found = [(key, record.attributes.get(key)) for key in _SHOWN_FIELDS]
-    found.append(("correlation_id", short(record.attributes.get("correlation_id"))))
-    return " ".join(f"{key}={value}" for key, value in found if value is not None)
+    found = [f"{k}={record.attributes[k]}" for k in _SHOWN_FIELDS if k in record.attributes]
+    correlation_id = str(record.attributes.get("correlation_id", "-"))
+    return " ".join([*found, f"correlation_id={correlation_id[:8]}…"])
 
 
 def ties(seen: Seen) -> Text:
     """For each run the one id, and how much of what was received carries it."""
     text = Text()
-    runs = [(run.name, run.trace_id) for run in seen.runs]
-    if seen.killed:
-        runs.append(("confiture migrate up, killed", seen.killed))
-    for name, trace_id in runs:
+    for name, trace_id in seen.runs:
         own = [r for r in seen.requests if r.headers.get("X-Correlation-ID") == trace_id]
         logs = [r for r in seen.logs if r.attributes.get("correlation_id") == trace_id]
         verdicts = Counter(request.verified for request in own)
@@ -290,7 +283,7 @@ def _found(seen: Seen) -> Counter[str]:
     accepted = [request for request in seen.requests if request.answer.is_success]
     refused = [request for request in seen.requests if not request.answer.is_success]
     again = {_event_id(request) for request in accepted} & {_event_id(one) for one in refused}
-    found = Counter(f"trace of {run.name}" for run in seen.runs)
+    found = Counter(f"trace of {name}" for name, _ in seen.runs)
     found.update(f"{request.payload['event_type']} by webhook" for request in accepted)
     found["webhook answered 503 and sent again with the same webhook-id"] = len(again)
     found.update(
@@ -312,7 +305,7 @@ def _event_id(request: Received) -> str:
 
 def _loose_ends(seen: Seen) -> Iterator[str]:
     """What was received without a valid signature, or without the id of a run."""
-    ids = {seen.killed, *(run.trace_id for run in seen.runs)}
+    ids = {trace_id for _, trace_id in seen.runs}
     for request in seen.requests:
         if request.verified is not True:
             yield f"a valid signature of {_event_id(request)}"
