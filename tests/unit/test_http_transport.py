@@ -13,14 +13,15 @@ import requests
 import urllib3.exceptions as urllib3_errors
 
 from confiture_webhooks.adapters.http_exchange import Exchange
-from confiture_webhooks.adapters.http_reason import _TYPES, error_type_of
+from confiture_webhooks.adapters.http_reason import _TYPES, why
 from confiture_webhooks.adapters.http_session import LONGEST_RETRY_AFTER, retry_after
 from confiture_webhooks.delivery import ERROR_TYPES
 from confiture_webhooks.errors import CUT, TransportError
-from confiture_webhooks.transport import Response
+from confiture_webhooks.transport import Request, Response
 
 NOW = datetime(2026, 1, 9, 14, 23, 45, tzinfo=UTC)
 LONG = timedelta(hours=1)
+REQUEST = Request(url="http://a.test", headers={}, body=b"", endpoint="a")
 
 
 @pytest.mark.survived("A Retry-After of any text", "kept")
@@ -97,14 +98,14 @@ ERRORS: list[tuple[Exception, str]] = [
 @pytest.mark.parametrize(("error", "expected"), ERRORS)
 def test_every_error_has_a_type(error: Exception, expected: str) -> None:
     """An error has its type as it is, as urllib3 and requests wrap it, as cause and as context."""
-    assert error_type_of(error) == expected
-    assert error_type_of(wrapped(error)) == expected
+    assert why(error)[0] == expected
+    assert why(wrapped(error))[0] == expected
     caused = RuntimeError()
     caused.__cause__ = error
-    assert error_type_of(caused) == expected
+    assert why(caused)[0] == expected
     hidden = RuntimeError()
     hidden.__context__ = error
-    assert error_type_of(wrapped(hidden)) == expected
+    assert why(wrapped(hidden))[0] == expected
 
 
 def test_only_the_closed_set_is_given() -> None:
@@ -117,12 +118,12 @@ def test_a_chain_that_is_a_circle_ends() -> None:
     """Errors that point at each other are looked at once."""
     one, other = ValueError(), ValueError()
     one.__cause__, other.__cause__ = other, one
-    assert error_type_of(one) == "other"
+    assert why(one)[0] == "other"
 
 
 def test_the_answer_is_what_came_first() -> None:
     """An answer stays the outcome when the attempt is cut or fails after it."""
-    exchange = Exchange(LONG)
+    exchange = Exchange(REQUEST, LONG)
     exchange.answered(Response(status_code=200))
     exchange.cut(is_abort=True)
     exchange.finish("connection_reset")
@@ -131,7 +132,7 @@ def test_the_answer_is_what_came_first() -> None:
 
 def test_an_answer_after_the_cut_does_not_count() -> None:
     """Headers that end because the attempt was cut are not an answer."""
-    exchange = Exchange(LONG)
+    exchange = Exchange(REQUEST, LONG)
     exchange.cut()
     with pytest.raises(TimeoutError):
         exchange.answered(Response(status_code=200))
@@ -148,7 +149,7 @@ def test_whether_bytes_came_separates_slow_from_silent(
     *, is_received: bool, is_abort: bool, expected: str
 ) -> None:
     """Out of time is too slow if a byte of the answer came, unless it was aborted: that is no fault of the receiver's."""
-    exchange = Exchange(LONG)
+    exchange = Exchange(REQUEST, LONG)
     exchange.is_heard = is_received
     exchange.cut(is_abort=is_abort)
     assert exchange.verdict("connection_reset") == expected
@@ -159,7 +160,7 @@ def test_whether_bytes_came_separates_slow_from_silent(
 
 def test_nothing_is_begun_after_the_cut() -> None:
     """What would be started after the cut is stopped before."""
-    exchange = Exchange(LONG)
+    exchange = Exchange(REQUEST, LONG)
     exchange.cut()
     with pytest.raises(TimeoutError):
         exchange.stops_with(lambda: None)
@@ -170,7 +171,7 @@ def test_nothing_is_begun_after_the_cut() -> None:
 def test_a_cut_stops_what_is_going_on() -> None:
     """The latest thing that can be stopped is, once."""
     stopped: list[str] = []
-    exchange = Exchange(LONG)
+    exchange = Exchange(REQUEST, LONG)
     exchange.stops_with(lambda: stopped.append("lookup"))
     exchange.stops_with(lambda: stopped.append("connection"))
     exchange.cut()
@@ -181,7 +182,7 @@ def test_a_cut_stops_what_is_going_on() -> None:
 def test_a_finished_attempt_is_not_cut() -> None:
     """A cut that comes too late neither stops anything nor changes the reason."""
     stopped: list[str] = []
-    exchange = Exchange(LONG)
+    exchange = Exchange(REQUEST, LONG)
     exchange.stops_with(lambda: stopped.append("connection"))
     exchange.finish("tls")
     exchange.cut()

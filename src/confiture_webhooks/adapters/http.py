@@ -40,14 +40,13 @@ class HttpTransport:
 
     def send(self, request: Request, *, timeout: timedelta) -> Response:
         """POST *request*; raises ``TransportError`` with why there was no answer."""
-        exchange = Exchange(timeout, resend_count=request.resend_count, networks=request.networks)
-        session = self._enter(request, exchange, timeout)
+        exchange = Exchange(request, timeout)
+        session = self._enter(exchange, timeout)
 
         def attempt() -> None:
             error_type: str | None = "other"
             try:
-                with suppress(Exception):
-                    error_type = session.exchange(request, exchange)
+                error_type = session.exchange(exchange)
             finally:
                 self._leave(session, exchange, error_type)
 
@@ -68,10 +67,11 @@ class HttpTransport:
             if self._on_end is not None:
                 self._on_end(request.endpoint, exchange)
 
-    def _enter(self, request: Request, exchange: Exchange, timeout: timedelta) -> EndpointSession:
+    def _enter(self, exchange: Exchange, timeout: timedelta) -> EndpointSession:
         # requests costs a tenth of a second: not for a command that sends nothing.
         from .http_session import EndpointSession  # noqa: PLC0415
 
+        request = exchange.request
         with self._changed:
             session = self._sessions.get(request.endpoint)
             if session is None:

@@ -23,8 +23,6 @@ from .http_exchange import UNDER_WAY
 from .http_reason import BundleError, DeniedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from _typeshed import WriteableBuffer
 
     from ..networks import Networks
@@ -55,47 +53,43 @@ LEAST_PER_ADDRESS_S = 2.0
 """An address gets its share of the time left, and at least this: as with Go's dialer."""
 
 
-class Resolver:
-    """Looks names up. A lookup that hangs is left behind, one thread per name at most."""
+_lookups: dict[tuple[str, int], Future[list[Any]]] = {}
+"""Those under way. The C library cannot be interrupted: one that hangs is left behind."""
+_lookups_lock = threading.Lock()
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lookups: dict[tuple[str, int], Future[list[Any]]] = {}
 
-    def addresses(self, host: str, port: int, exchange: Exchange) -> list[Any]:
-        """As getaddrinfo returns them; raises gaierror, or TimeoutError when time is up."""
-        is_known = threading.Event()
-        exchange.stops_with(is_known.set)
-        lookup = self._lookup((host, port))
-        lookup.add_done_callback(lambda _: is_known.set())
-        is_known.wait(exchange.left())
-        return lookup.result(timeout=0)
+def look_up(host: str, port: int, exchange: Exchange) -> list[Any]:
+    """The addresses of *host*, as getaddrinfo has them, on one thread per name at most.
 
-    def _lookup(self, key: tuple[str, int]) -> Future[list[Any]]:
-        """Join the lookup of *key* under way or start one: the C library cannot be interrupted."""
-        with self._lock:
-            if key not in self._lookups:
-                future: Future[list[Any]] = Future()
-                threading.Thread(
-                    target=self._resolve, args=(key, future), name="webhooks-dns", daemon=True
-                ).start()
-                self._lookups[key] = future
-            return self._lookups[key]
+    Raises gaierror, or TimeoutError when time is up.
+    """
+    key = (host, port)
+    is_known = threading.Event()
+    exchange.stops_with(is_known.set)
+    with _lookups_lock:
+        if key not in _lookups:
+            made: Future[list[Any]] = Future()
+            threading.Thread(
+                target=_resolve, args=(key, made), name="webhooks-dns", daemon=True
+            ).start()
+            _lookups[key] = made
+        found = _lookups[key]
+    found.add_done_callback(lambda _: is_known.set())
+    is_known.wait(exchange.left())
+    return found.result(timeout=0)
 
-    def _resolve(self, key: tuple[str, int], future: Future[list[Any]]) -> None:
-        family = connection.allowed_gai_family()
-        found: Any
-        settle: Callable[[Any], None] = future.set_exception
-        try:
-            found = socket.getaddrinfo(*key, family, socket.SOCK_STREAM)
-            settle = future.set_result
-        except UnicodeError:
-            found = socket.gaierror("not a host name")
-        except Exception as error:  # noqa: BLE001  (raised again where it is waited for)
-            found = error
-        with self._lock:
-            del self._lookups[key]
-        settle(found)
+
+def _resolve(key: tuple[str, int], found: Future[list[Any]]) -> None:
+    family = connection.allowed_gai_family()
+    try:
+        found.set_result(socket.getaddrinfo(*key, family, socket.SOCK_STREAM))
+    except UnicodeError:
+        found.set_exception(socket.gaierror("not a host name"))
+    except Exception as error:  # noqa: BLE001  (raised again where it is waited for)
+        found.set_exception(error)
+    finally:
+        with _lookups_lock:
+            del _lookups[key]
 
 
 class Plug:
@@ -231,48 +225,40 @@ class _Bounded(HTTPConnection):
         return sock
 
     def _dial(self, exchange: Exchange) -> socket.socket:
-        """Try one address after the other; one that hangs leaves time for the next."""
-        addresses = RESOLVER.addresses(self._dns_host, self.port, exchange)
+        addresses = look_up(self._dns_host, self.port, exchange)
         if self.proxy is None:
-            addresses = permitted(addresses, exchange.networks)
+            addresses = permitted(addresses, exchange.request.networks)
         return self._first(addresses, exchange)
 
     def _first(self, addresses: list[Any], exchange: Exchange) -> socket.socket:
+        """Connect to one address after the other; one that hangs leaves time for the next."""
         exchange.step = "connects"
         fault: OSError = socket.gaierror("no address")
-        for tried, (family, kind, proto, _, address) in enumerate(addresses):
+        for tried, (*kind, _, address) in enumerate(addresses):
             left = exchange.left()
             share = max(left / (len(addresses) - tried), min(left, LEAST_PER_ADDRESS_S))
-            sock = self._socket(family, kind, proto)
+            sock, target = self._socket(kind, address)
+            plug = Plug(sock)
             try:
-                return self._connect(sock, address, share, exchange)
+                for option in KEEP_ALIVE:
+                    sock.setsockopt(*option)
+                exchange.stops_with(plug.pull)
+                sock.settimeout(share)
+                sock.connect(target)
+                # A TLS handshake takes at most the socket's timeout, however it drips.
+                sock.settimeout(exchange.left())
             except OSError as error:
+                plug.close()
+                sock.close()
                 fault = error
+            else:
+                self._plug = plug
+                return sock
         raise fault
 
-    def _socket(self, family: int, kind: int, proto: int) -> socket.socket:
-        return socket.socket(family, kind, proto)
-
-    def _connect(
-        self, sock: socket.socket, address: tuple[Any, ...], share: float, exchange: Exchange
-    ) -> socket.socket:
-        plug = Plug(sock)
-        try:
-            for option in KEEP_ALIVE:
-                sock.setsockopt(*option)
-            if self.source_address:
-                sock.bind(self.source_address)
-            exchange.stops_with(plug.pull)
-            sock.settimeout(share)
-            sock.connect(address)
-            # A TLS handshake takes at most the socket's timeout, however it drips.
-            sock.settimeout(exchange.left())
-        except BaseException:
-            plug.close()
-            sock.close()
-            raise
-        self._plug = plug
-        return sock
+    def _socket(self, kind: list[int], address: Any) -> tuple[socket.socket, Any]:
+        """A socket, and what it is to connect to."""
+        return socket.socket(*kind), address
 
 
 class _Tls(HTTPSConnection):
@@ -312,29 +298,24 @@ class _Socks(_Bounded):
     def _dial(self, exchange: Exchange) -> socket.socket:
         host = self._dns_host
         if not self._options["rdns"]:
-            found = RESOLVER.addresses(host, self.port, exchange)
-            host = permitted(found, exchange.networks)[0][4][0]
+            found = look_up(host, self.port, exchange)
+            host = permitted(found, exchange.request.networks)[0][4][0]
         self._target = host, self.port
         proxy = self._options["proxy_host"], int(self._options["proxy_port"] or SOCKS_PORT)
         try:
-            return self._first(RESOLVER.addresses(*proxy, exchange), exchange)
+            return self._first(look_up(*proxy, exchange), exchange)
         except OSError as error:
             raise ProxyError("no way through", error) from error
 
-    def _socket(self, family: int, kind: int, proto: int) -> socket.socket:
+    def _socket(self, kind: list[int], address: Any) -> tuple[socket.socket, Any]:
         import socks  # noqa: PLC0415  the extra of that name; without it there is no such pool
 
-        made: socket.socket = socks.socksocket(family, kind, proto)
-        return made
-
-    def _connect(
-        self, sock: Any, address: tuple[Any, ...], share: float, exchange: Exchange
-    ) -> socket.socket:
         o = self._options
+        sock = socks.socksocket(*kind)
         version, rdns = o["socks_version"], o["rdns"]
         sock.set_proxy(version, address[0], address[1], rdns, o["username"], o["password"])
-        exchange.step = "proxy"
-        return super()._connect(sock, self._target, share, exchange)
+        UNDER_WAY.get().step = "proxy"
+        return sock, self._target
 
 
 class _TlsSocks(_Socks, _Tls):
@@ -349,7 +330,6 @@ def _pools(plain: type, tls: type) -> dict[str, type]:
     }
 
 
-RESOLVER = Resolver()
 POOLS = _pools(_Bounded, _BoundedTls)
 SOCKS_POOLS = _pools(_Socks, _TlsSocks)
 

@@ -9,14 +9,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ..errors import CUT, TransportError
-from ..networks import Networks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from urllib3.response import BaseHTTPResponse
 
-    from ..transport import Response
+    from ..transport import Request, Response
 
 GRACE_S = 0.05
 """How long an attempt that was cut may take to wind up and end its span."""
@@ -28,15 +27,10 @@ class Exchange:
     """One request and its answer. Made where ``send`` is called, used in the attempt's thread."""
 
     def __init__(
-        self,
-        timeout: timedelta,
-        *,
-        resend_count: int = 0,
-        networks: Networks | None = None,
-        answer_within: float | None = None,
+        self, request: Request, timeout: timedelta, *, answer_within: float | None = None
     ) -> None:
-        self.resend_count = resend_count
-        self.networks = networks or Networks()
+        self.request = request
+        self.is_proxied = False
         self.step = "resolves"
         """How far it came: ``resolves``, ``connects``, ``proxy``, ``tls``, ``answers``."""
         self.reason: str | None = None

@@ -56,37 +56,29 @@ _NO_FILE = frozenset({"NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", "KEY_VALUE
 """OpenSSL's reasons for a file without a certificate, or a key that fits none."""
 
 
-def error_type_of(error: BaseException) -> str:
-    """The error type of *error*: the first in the table that its chain has."""
-    return _types(error)[0]
+def why(error: BaseException) -> tuple[str, str | None]:
+    """The error type of *error*, and more about it, where it is known: ``expired``, ``no_tls``, …
 
-
-def reason_of(error: BaseException) -> str | None:
-    """More about *error* than its type, where it is known: ``expired``, ``no_tls``, …
-
-    Of a proxy that is not reached: the error type that a receiver would have.
+    The type is the first in the table that its chain has. More about a proxy that is not reached
+    is the error type that a receiver would have.
     """
-    types = _types(error)
-    found = [_reason(link) for link in _chain(error)]
-    found += types[1:2] if types[0] == "proxy" else []
-    return next((reason for reason in found if reason), None)
-
-
-def _types(error: BaseException) -> list[str]:
     chain = list(_chain(error))
-    found = [name for name, kinds in _TYPES if any(isinstance(link, kinds) for link in chain)]
-    return [*found, "other"]
+    types = [name for name, kinds in _TYPES if any(isinstance(link, kinds) for link in chain)]
+    types.append("other")
+    reasons = [*map(_reason, chain), types[1] if types[0] == "proxy" else None]
+    return types[0], next((reason for reason in reasons if reason), None)
 
 
 def _reason(error: BaseException) -> str | None:
+    of_openssl = getattr(error, "reason", None)
     reason: str | None = None
     if isinstance(error, DeniedError):
         reason = str(error)
     elif isinstance(error, ssl.SSLCertVerificationError):
-        reason = _CERTIFICATE.get(error.verify_code, "not_verified")
-    elif isinstance(error, BundleError) or getattr(error, "reason", None) in _NO_FILE:
+        reason = _CERTIFICATE.get(getattr(error, "verify_code", 0), "not_verified")
+    elif isinstance(error, BundleError) or of_openssl in _NO_FILE:
         reason = "bundle"
-    elif isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
+    elif isinstance(error, ssl.SSLError) and of_openssl in _NOT_TLS:
         reason = "no_tls"
     return reason
 

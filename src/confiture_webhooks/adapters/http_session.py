@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import logging
 import re
@@ -15,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 import requests
 from opentelemetry import baggage, context, trace
 from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
 from requests.exceptions import InvalidProxyURL
 
 from ..delivery import ERROR_TYPES
 from ..telemetry.context import without_http_spans
 from ..transport import Response
-from .http_connection import POOLS, RESOLVER, SOCKS_POOLS, permitted
+from .http_connection import POOLS, SOCKS_POOLS, look_up, permitted
 from .http_exchange import UNDER_WAY
-from .http_reason import BundleError, error_type_of, reason_of
+from .http_reason import BundleError, why
 from .http_way import Way, address_of, proxy_problem, way_to
 
 if TYPE_CHECKING:
@@ -66,73 +66,71 @@ class EndpointSession(requests.Session):
         self._is_export = is_export
         self.under_way: set[Exchange] = set()
         """Its attempts under way."""
-        self._way: tuple[object, Way] | None = None
-        self._answered: Way | None = None
-        """The way over which the latest attempt was answered, without a proxy."""
+        self._way: Way | None = None
+        """The way of the latest attempt."""
         self.adapters.clear()
         # For every scheme, so that a wrong one is also refused where its text stays inside.
         self.mount("", _CleanAdapter(pool_connections=2, pool_maxsize=MOST_KEPT))
         for name in ("connection", "connectionpool", "poolmanager", "response", "util.retry"):
             logging.getLogger(f"urllib3.{name}").addFilter(_is_not_ours)
 
-    def exchange(self, request: Request, exchange: Exchange) -> str | None:
-        """Send *request*, putting its answer into *exchange*; or the error type."""
+    def exchange(self, exchange: Exchange) -> str | None:
+        """Send its request, and put the answer into it; or the error type."""
         UNDER_WAY.set(exchange)
         context.attach(baggage.clear())
         _CALLER.set(trace.get_current_span())
+        way = None
         try:
-            way = self.way(request)
+            way = self._way_of(exchange.request)
             if way.proxy is not None:
-                _check_proxy(way.proxy, exchange)
-                _check_networks(way.url, exchange)
-            self.send(_prepare(request, way.url), timeout=exchange.left(), **way.settings)
+                exchange.is_proxied = True
+                _check_proxy(way, exchange)
+            prepared = _prepare(exchange.request, way.url)
+            self.send(prepared, timeout=exchange.left(), **way.settings)
         except Exception as error:  # noqa: BLE001  (its text may hold the address)
-            self._answered = None
-            is_known = isinstance(error, NoAnswer)
-            return type(error).__name__ if is_known else _error_type(exchange, error)
+            if way is not None:
+                way.has_answered = False
+            return _error_type(exchange, error)
         finally:
             _drain(exchange)
-        self._answered = None if way.proxy else way
+        way.has_answered = not exchange.is_proxied
         return None
 
     def has_answered(self, request: Request) -> bool:
         """Whether the latest attempt went the way of *request*, just now, and had an answer."""
-        way = self._answered
-        known = (request.url, request.tls), way
-        return way is not None and way.is_recent and self._way == known
+        way = self._way
+        return way is not None and way.has_answered and way.is_for(request.url, request.tls)
 
-    def way(self, request: Request) -> Way:
+    def _way_of(self, request: Request) -> Way:
         """The way to *request*'s address; connections over another one are closed.
 
-        It is not worked out anew for each request: that takes as long as the rest of one.
+        It is not worked out anew for each request, as that takes a good part of the time of one.
         """
-        key, known = (request.url, request.tls), self._way
-        if known and known[0] == key and known[1].is_recent:
-            return known[1]
-        way = way_to(request.url, request.tls, is_export=self._is_export)
-        if known and known[1].stamp != way.stamp:
+        known = self._way
+        if known and known.is_for(request.url, request.tls):
+            return known
+        way = self._way = way_to(request.url, request.tls, is_export=self._is_export)
+        if known and known.stamp != way.stamp:
             self.close()
-        self._way = key, way
         return way
 
 
 def _error_type(exchange: Exchange, error: Exception) -> str:
-    exchange.reason = exchange.reason or reason_of(error)
-    return exchange.verdict(error_type_of(error))
+    if isinstance(error, NoAnswer):
+        return type(error).__name__
+    error_type, reason = why(error)
+    exchange.reason = exchange.reason or reason
+    return exchange.verdict(error_type)
 
 
-def _check_proxy(proxy: str, exchange: Exchange) -> None:
-    exchange.reason = proxy_problem(proxy)
+def _check_proxy(way: Way, exchange: Exchange) -> None:
+    """Refuse what is no proxy; resolve here the host that one will reach, if there are rules."""
+    exchange.reason = proxy_problem(way.proxy)
     if exchange.reason:
         raise InvalidProxyURL
-
-
-def _check_networks(url: str, exchange: Exchange) -> None:
-    """Resolve here the host that a proxy will connect to, if some networks are denied."""
-    if not exchange.networks.has_rules:
-        return
-    host, port, _ = address_of(url)
-    permitted(RESOLVER.addresses(host, port, exchange), exchange.networks, every=True)
+    if exchange.request.networks.has_rules:
+        host, port, _ = address_of(way.url)
+        permitted(look_up(host, port, exchange), exchange.request.networks, every=True)
 
 
 class _CleanAdapter(HTTPAdapter):
@@ -158,7 +156,7 @@ class _CleanAdapter(HTTPAdapter):
         """Send *request*; raises NoAnswer, made outside the handler so that it has no context."""
         exchange = UNDER_WAY.get()
         try:
-            _describe_span(request.url or "", exchange.resend_count)
+            _describe_span(request.url or "", exchange.request.resend_count)
             with without_http_spans():
                 answer = self._send(request, exchange, kwargs)
             exchange.unread = answer.raw
@@ -180,7 +178,7 @@ class _CleanAdapter(HTTPAdapter):
                 return super().send(request, **kwargs | {"timeout": exchange.left()})
             except Exception as error:
                 is_stale = not (exchange.is_fresh or exchange.is_heard)
-                if not is_stale or error_type_of(error) != "connection_reset":
+                if not is_stale or why(error)[0] != "connection_reset":
                     raise
 
 
@@ -192,16 +190,14 @@ class _NoBody(io.BytesIO):
 
 def _prepare(request: Request, url: str) -> requests.PreparedRequest:
     """The request as requests sends it, without looking for credentials in the URL or netrc."""
-    headers = dict(request.headers)
-    if request.basic_auth and "authorization" not in {name.lower() for name in headers}:
-        credentials = base64.b64encode(":".join(request.basic_auth).encode())
-        headers["Authorization"] = f"Basic {credentials.decode()}"
     prepared = requests.PreparedRequest()
     prepared.prepare_method(request.method)
     prepared.url = url
-    prepared.prepare_headers(headers)
-    prepared.headers["Content-Length"] = str(len(request.body))
-    prepared.body = request.body
+    prepared.prepare_headers(dict(request.headers))
+    prepared.prepare_body(request.body, None)
+    if request.basic_auth and "Authorization" not in prepared.headers:
+        user, password = (part.encode() for part in request.basic_auth)
+        HTTPBasicAuth(user, password)(prepared)
     return prepared
 
 

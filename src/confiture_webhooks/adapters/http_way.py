@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from contextlib import suppress
@@ -42,10 +41,12 @@ _PROBLEMS = {
 _NO_BRACKETS = str.maketrans("", "", "[]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Way:
     """How requests get to one address."""
 
+    asked: tuple[str, Tls | None]
+    """The address as it was given, and the files for TLS."""
     url: str
     """As requests writes it."""
     proxy: str | None
@@ -54,11 +55,13 @@ class Way:
     stamp: tuple[Any, ...]
     """Of the certificates' files: another one when a file has changed."""
     looked_at: float
+    has_answered: bool = False
+    """Whether the latest attempt on it had an answer, and from no proxy."""
 
-    @property
-    def is_recent(self) -> bool:
-        """Whether the environment need not be looked at again."""
-        return time.monotonic() - self.looked_at <= LOOKS_AROUND_EVERY_S
+    def is_for(self, *asked: str | Tls | None) -> bool:
+        """Whether it leads to what is asked for, and the environment need not be looked at."""
+        is_recent = time.monotonic() - self.looked_at <= LOOKS_AROUND_EVERY_S
+        return is_recent and self.asked == asked
 
 
 def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> Way:
@@ -75,6 +78,7 @@ def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> 
         cert = (tls.client_certificate, tls.client_key or tls.client_certificate)
     settings = {"proxies": proxies, "verify": verify, "cert": cert}
     return Way(
+        (address, tls),
         url,
         select_proxy(url, proxies),
         settings | {"stream": True, "allow_redirects": False},
@@ -121,7 +125,6 @@ def is_direct(url: str) -> bool:
     )
 
 
-@functools.lru_cache(maxsize=16)
 def address_of(url: str) -> tuple[str, int, str]:
     """Host, port, and scheme with both, of *url*."""
     parts = urlsplit(url)
@@ -134,8 +137,10 @@ def _matches(entry: str, host: str, port: int) -> bool:
     """Whether an *entry* of ``NO_PROXY`` is about *host*: a name, address or network."""
     if entry == "*":
         return True
-    name, _, wanted = entry.rpartition(":") if _has_port(entry) else (entry, "", "")
-    if wanted and wanted != str(port):
+    name, _, wanted = entry.rpartition(":")
+    if not (wanted.isdecimal() and (entry.count(":") == 1 or "]:" in entry)):
+        name = entry
+    elif wanted != str(port):
         return False
     address, name = ip(host), name.translate(_NO_BRACKETS)
     if address is not None:
@@ -145,7 +150,3 @@ def _matches(entry: str, host: str, port: int) -> bool:
         return False
     name = name.removeprefix("*").strip(".")
     return bool(name) and (host == name or host.endswith(f".{name}"))
-
-
-def _has_port(entry: str) -> bool:
-    return entry.rpartition(":")[2].isdecimal() and (entry.count(":") == 1 or "]:" in entry)

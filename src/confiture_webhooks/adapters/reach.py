@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
-from opentelemetry.instrumentation.utils import suppress_http_instrumentation
-
 from ..bounded import TimedOut, bounded
 from ..delivery import ERROR_TYPES
 from ..endpoint import Tls
 from ..networks import Networks
+from ..telemetry.context import without_http_spans
 from ..transport import Request
 from .http_exchange import Exchange
 from .http_session import EndpointSession, ahead
@@ -64,24 +63,25 @@ def reach(
         tls=tls or Tls(ca_bundle=ca_bundle),
         networks=networks or Networks(),
     )
-    exchange = Exchange(timeout, networks=request.networks, answer_within=_ANSWER_WITHIN_S)
+    exchange = Exchange(request, timeout, answer_within=_ANSWER_WITHIN_S)
     session = EndpointSession(is_export=is_export)
 
-    def look() -> tuple[bool, str | None]:
-        with suppress_http_instrumentation():
-            return session.way(request).proxy is not None, session.exchange(request, exchange)
+    def look() -> str | None:
+        with without_http_spans():
+            return session.exchange(exchange)
 
     try:
-        is_proxied, error_type = bounded(look, timeout.total_seconds(), cut=exchange.cut)
+        error_type = bounded(look, timeout.total_seconds(), cut=exchange.cut)
     except TimedOut:
-        is_proxied, error_type = False, "timeout"
+        error_type = "timeout"
     finally:
         session.close()
-    return _found(exchange, error_type, is_proxied=is_proxied)
+    return _found(exchange, error_type)
 
 
-def _found(exchange: Exchange, error_type: str | None, *, is_proxied: bool) -> Reach:
+def _found(exchange: Exchange, error_type: str | None) -> Reach:
     answer, step, reason = exchange.response, exchange.step, exchange.reason
+    is_proxied = exchange.is_proxied
     if answer is not None:
         if is_proxied and step == "answers" and answer.status_code in _OF_THE_PROXY:
             return Reach("proxy", str(answer.status_code), is_proxied=True)
