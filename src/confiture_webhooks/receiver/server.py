@@ -37,61 +37,32 @@ CLOSE_S = 2.0
 _NO_BODY = frozenset({204, 304})
 
 
-def _hang(connection: socket.socket, _: threading.Event) -> None:
-    while connection.recv(4096):
-        pass
-
-
-def _reset(connection: socket.socket, _: threading.Event) -> None:
-    # Closing with a linger of zero sends RST, but only if nothing sent FIN before.
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    os.close(connection.detach())
-
-
-def _close(_: socket.socket, __: threading.Event) -> None:
-    pass
-
-
-def _drip(connection: socket.socket, stopping: threading.Event) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nX-Drip: ")
-    _dots(connection, stopping)
-
-
-def _drip_body(connection: socket.socket, stopping: threading.Event) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
-    _dots(connection, stopping)
-
-
-def _dots(connection: socket.socket, stopping: threading.Event) -> None:
-    while not stopping.wait(DRIP_S):
-        connection.sendall(b".")
-
-
-def _rubbish(connection: socket.socket, _: threading.Event) -> None:
-    connection.sendall(b"\x16\x03\x00 this is \xff not HTTP\r\n\r\n")
-
-
-def _endless(connection: socket.socket, stopping: threading.Event) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
-    block = b"." * 65536
-    while not stopping.is_set():
-        connection.sendall(block)
-
-
-FAULTS: Mapping[str, Callable[[socket.socket, threading.Event], None]] = {
-    "close": _close,
-    "drip": _drip,
-    "drip_body": _drip_body,
-    "endless": _endless,
-    "hang": _hang,
-    "reset": _reset,
-    "rubbish": _rubbish,
+FAULTS: Mapping[str, tuple[bytes, bytes, float]] = {
+    "close": (b"", b"", 0),
+    "drip": (b"HTTP/1.1 200 OK\r\nX-Drip: ", b".", DRIP_S),
+    "drip_body": (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n", b".", DRIP_S),
+    "endless": (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n", b"." * 65536, 0),
+    "hang": (b"", b"", 0),
+    "reset": (b"", b"", 0),
+    "rubbish": (b"\x16\x03\x00 this is \xff not HTTP\r\n\r\n", b"", 0),
 }
-"""By the name that a script uses: how a receiver misbehaves instead of answering.
+"""By the name that a script uses: what is sent first, what then again and again, every how long."""
 
-Each gets the connection, its request read, and an event that is set when the server ends; it
-returns when the peer is gone or the server ends.
-"""
+
+def _misbehave(fault: str, connection: socket.socket, stopping: threading.Event) -> None:
+    """Do *fault* instead of answering, until the peer is gone or the server ends."""
+    if fault == "hang":
+        while connection.recv(4096):
+            pass
+    elif fault == "reset":
+        # Closing with a linger of zero sends RST, but only if nothing sent FIN before.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        os.close(connection.detach())
+    else:
+        opening, again, every_s = FAULTS[fault]
+        connection.sendall(opening)
+        while again and not stopping.wait(every_s):
+            connection.sendall(again)
 
 
 class Headers(Mapping[str, str]):
@@ -279,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif answer.fault is not None:
             self.close_connection = True
-            FAULTS[answer.fault](self.connection, server.stopping)
+            _misbehave(answer.fault, self.connection, server.stopping)
         else:
             self._respond(answer)
 
