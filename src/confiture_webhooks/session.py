@@ -37,13 +37,14 @@ from .wiring import (
 
 def migrate_on(run: Run, connection: Any) -> None:
     """*run* migrates on *connection*, and asks its database how killed runs ended."""
+    run.connection = connection
     with containing("reading the database's address", run.report):
         from .adapters.backend import database_of  # noqa: PLC0415
         from .adapters.ledger import Ledger, ask_over  # noqa: PLC0415
 
-        ask_here = partial(ask_over, connection)
-        run.consult(Ledger.beside(connection).ask, ask_here, database_of(connection))
-    run.write_over(connection)
+        run.database = database_of(connection)
+        run.ask_here = partial(ask_over, connection)
+        run.ask = Ledger.beside(connection).ask
 
 
 class CommandSession:
@@ -152,7 +153,7 @@ class CommandSession:
             if not self._connections:
                 from .adapters.database import named  # noqa: PLC0415
 
-                self._run.aim(named(self.dsn()))
+                self._run.database = named(self.dsn())
         self._run.finish(failure.type if failure else None, failure)
         self._sigterm.pass_on()
 

@@ -17,13 +17,12 @@ from .config.variables import CONFIG, DSN, ENVIRONMENT, OF_DEFAULT
 from .errors import Fault, OutboxError
 from .remedy import command
 from .run.invocation import DEFAULT_CONFIG, ENVIRONMENTS
-from .run.parts import Parts
+from .run.parts import HookSource, Parts
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
     from .adapters.http_exchange import Exchange
     from .outbox import Outbox
-    from .run.hook_runner import HookSource
     from .run.invocation import Invocation
     from .telemetry import Telemetry
     from .transport import Transport
@@ -126,7 +125,6 @@ def hook_sources(files: Sequence[HookFile]) -> Callable[[], list[HookSource]] | 
 
     def sources() -> list[HookSource]:
         from .adapters.hook_files import forget, load  # noqa: PLC0415
-        from .run.hook_runner import HookSource  # noqa: PLC0415
 
         forget()
         return [HookSource(one.module, partial(load, one, here())) for one in files]

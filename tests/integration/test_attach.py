@@ -33,7 +33,7 @@ class Pressed(ScriptedTransport):
         self.run: Run | None = None
 
     def send(self, request: Request, **terms: Any) -> Response:
-        while self.run is None or self.run._in_use.deadline is None:
+        while self.run is None or self.run.deadline is None:
             time.sleep(0.01)
         main = threading.main_thread().ident
         assert main is not None

@@ -584,14 +584,6 @@ def test_an_error_is_not_reported_as_the_success_that_was_to_commit() -> None:
     bench.end()
 
 
-def test_left_overs_are_sent_when_nothing_was_reported() -> None:
-    """A flush without an event delivers what earlier runs left."""
-    bench = Bench(has_leftovers=lambda: True)
-    bench.outbox.release("evt_1", [delivery(endpoint="a")])
-    assert bench.end() is None
-    assert len(bench.transport.sent) == 1
-
-
 def test_what_is_not_sent_is_reported_with_its_reason() -> None:
     """After a failed attempt the line names the endpoint, the number and the answer."""
     bench = Bench()

@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 from psycopg.pq import ExecStatus
 
-from confiture_webhooks.adapters.rows import RowTally, _contained
+from confiture_webhooks.adapters.rows import RowTally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -311,5 +311,5 @@ def test_results_that_cannot_be_seen_are_unknown() -> None:
     cursor.execute("a", ["INSERT 0 2"])
     del cursor._results
     with tally.counting(Connection()):
-        _contained(tally, tally.add_results, cursor, "a")
+        tally.count(tally.add_results, cursor, "a")
     assert tally.total is None

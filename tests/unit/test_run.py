@@ -96,7 +96,7 @@ def unknown(bench: Bench, direction: Direction, answer: bool | None) -> None:  #
     """A migration nobody saw end, of which the ledger says *answer*."""
     migration = bench.begin(direction)
     migration.error = ERROR
-    migration.unknown(lambda: answer)
+    bench.run.settle_later(migration, lambda: answer)
 
 
 def test_a_run_in_which_nothing_happens_costs_nothing() -> None:
@@ -121,7 +121,7 @@ def test_a_run_in_which_nothing_happens_costs_nothing() -> None:
 def test_a_migration_that_commits_is_reported(direction: Direction, kinds: list[str]) -> None:
     """A commit is reported by its event, with the run's summary after it."""
     bench = Bench()
-    bench.begin(direction).succeeded(5)
+    bench.run.conclude(bench.begin(direction), 5, None)
     assert bench.kinds() == kinds
     assert bench.telemetry.migrations() == [(REF.name, direction.value, None)]
 
@@ -136,7 +136,7 @@ def test_a_migration_that_commits_is_reported(direction: Direction, kinds: list[
 def test_a_migration_that_fails_is_reported(direction: Direction, kinds: list[str]) -> None:
     """A failure is reported by its event, and the run's summary says why the run failed."""
     bench = Bench()
-    bench.begin(direction).failed(ERROR)
+    bench.run.conclude(bench.begin(direction), None, ERROR)
     sent = bench.finish("Exit")
     assert [document["event_type"] for document in sent] == kinds
     assert (
@@ -154,7 +154,7 @@ def test_a_migration_that_fails_is_reported(direction: Direction, kinds: list[st
 def test_an_event_has_the_facts_of_its_migration() -> None:
     """Database, environment, direction, times and rows of a migration are in its event."""
     bench = Bench(endpoint(name="a", retry=LATER))
-    bench.begin().succeeded(5)
+    bench.run.conclude(bench.begin(), 5, None)
     (document,) = bench.finish()
     assert document["database"] == {"host": DATABASE.host, "name": "shop", "schema": "public"}
     assert document["migration"] == {
@@ -187,7 +187,7 @@ def test_the_event_of_the_outcome_has_the_id_of_the_intent() -> None:
         migration.event_id, "tb_confiture", 7,
     )  # fmt: skip
     assert intent.correlation_id == TRACE_ID
-    migration.succeeded(None)
+    bench.run.conclude(migration, None, None)
     (document,) = bench.finish()
     assert document["event_id"] == intent.event_id
     assert bench.outbox.intents() == []
@@ -196,7 +196,7 @@ def test_the_event_of_the_outcome_has_the_id_of_the_intent() -> None:
 def test_an_event_without_an_endpoint_is_staged_and_released_without_a_delivery() -> None:
     """An outcome no endpoint wants leaves nothing behind and sends nothing."""
     bench = Bench(endpoint(name="a", environments=frozenset({"staging"})))
-    bench.begin().succeeded(1)
+    bench.run.conclude(bench.begin(), 1, None)
     assert bench.kinds() == []
     assert bench.outbox.intents() == []
 
@@ -208,7 +208,7 @@ def test_a_migration_that_cannot_commit_leaves_nothing_to_settle() -> None:
     migration = bench.run.migration(REF, UP, replace(BACKEND, is_gone=True))
     assert migration is not None
     assert bench.outbox.intents() == []
-    migration.failed(ErrorInfo(type="OperationalError", message="gone"))
+    bench.run.conclude(migration, None, ErrorInfo(type="OperationalError", message="gone"))
     assert "migration_error" in bench.kinds()
 
 
@@ -224,8 +224,8 @@ def test_a_started_event_goes_out_before_the_migration_ends() -> None:
 def test_the_summary_lists_every_migration() -> None:
     """The event of the run lists its migrations, oldest first, each with how it ended."""
     bench = Bench(SUMMARY)
-    bench.begin().succeeded(1)
-    bench.begin(ref=MigrationRef(version="006", slug="b")).failed(ERROR)
+    bench.run.conclude(bench.begin(), 1, None)
+    bench.run.conclude(bench.begin(ref=MigrationRef(version="006", slug="b")), None, ERROR)
     (document,) = bench.finish("Exit")
     rows = [(row["version"], row["direction"], row["status"]) for row in document["migrations"]]
     assert document["event_type"] == "run_error"
@@ -241,7 +241,7 @@ def test_a_clock_that_is_set_back_does_not_shorten_a_run(monkeypatch: pytest.Mon
             return datetime.now(tz) - timedelta(hours=1)
 
     bench = Bench(SUMMARY)
-    bench.begin().succeeded(1)
+    bench.run.conclude(bench.begin(), 1, None)
     monkeypatch.setattr("confiture_webhooks.run.run.datetime", Back)
     (document,) = bench.finish()
     assert 0 <= document["execution"]["duration_seconds"] < 60
@@ -259,8 +259,8 @@ def test_a_run_that_fails_before_any_migration_is_reported_when_somebody_wants_i
 def test_the_runs_span_reports_what_was_applied_and_why_it_failed() -> None:
     """The run's span ends with its counts, and with the failure's SQLSTATE."""
     bench = Bench()
-    bench.begin().succeeded(1)
-    bench.begin().failed(ERROR)
+    bench.run.conclude(bench.begin(), 1, None)
+    bench.run.conclude(bench.begin(), None, ERROR)
     bench.finish()
     assert bench.telemetry.runs == [("confiture migrate up", DATABASE)]
     assert bench.telemetry.run_ends == [
@@ -293,7 +293,7 @@ def test_the_ledger_settles_a_killed_migration(
 def test_an_interruption_without_a_known_cause_is_reported_as_one() -> None:
     """When the ledger says no and nobody knows why, the error is ``Interrupted``."""
     bench = Bench(endpoint(name="a", retry=LATER))
-    bench.begin().unknown(lambda: False)
+    bench.run.settle_later(bench.begin(), lambda: False)
     (document,) = bench.finish()
     assert document["error"]["type"] == "Interrupted"
 
@@ -313,7 +313,7 @@ def test_what_the_ledger_cannot_say_is_not_reported() -> None:
 def test_a_ledger_that_breaks_costs_its_migration_alone() -> None:
     """When asking the ledger raises, the run's other events are still reported."""
     bench = Bench(endpoint(name="a", retry=LATER))
-    bench.begin().unknown(lambda: 1 // 0 == 0)
+    bench.run.settle_later(bench.begin(), lambda: 1 // 0 == 0)
     unknown(bench, UP, True)
     assert bench.kinds() == ["migration_success"]
     assert len(bench.faults()) == 1
@@ -322,7 +322,7 @@ def test_a_ledger_that_breaks_costs_its_migration_alone() -> None:
 def test_finishing_twice_is_finishing_once() -> None:
     """A second ``finish`` sends nothing and says nothing."""
     bench = Bench()
-    bench.begin().succeeded(1)
+    bench.run.conclude(bench.begin(), 1, None)
     bench.finish()
     before = list(bench.transport.sent), list(bench.telemetry.shutdowns)
     bench.run.finish("Exit")
@@ -341,7 +341,7 @@ def test_a_finished_run_records_nothing_more() -> None:
 def test_everything_is_closed_in_the_end() -> None:
     """The transport is stopped and closed, and telemetry is shut down within its budget."""
     bench = Bench()
-    bench.begin().succeeded(1)
+    bench.run.conclude(bench.begin(), 1, None)
     bench.finish()
     assert bench.transport.is_closed
     (budget,) = bench.telemetry.shutdowns
@@ -355,7 +355,7 @@ def test_an_outbox_that_cannot_be_opened_is_replaced_by_memory() -> None:
         raise OutboxError("disk full")
 
     bench = Bench(endpoint(name="a", retry=LATER), outbox=refuse)
-    bench.begin().succeeded(1)
+    bench.run.conclude(bench.begin(), 1, None)
     assert bench.kinds() == ["migration_success"]
     assert bench.telemetry.outbox_failures == ["disk full"]
     assert bench.faults() == []
@@ -370,7 +370,7 @@ def test_an_outbox_that_refuses_on_the_way_is_replaced_by_memory(method: str, sp
     store = bench.outbox
     bench.outbox = Breaking(store, method, OutboxError("disk full"), spared=spared)  # type: ignore[assignment]
     for ref in (REF, MigrationRef(version="006", slug="b")):
-        bench.begin(ref=ref).succeeded(1)
+        bench.run.conclude(bench.begin(ref=ref), 1, None)
     bench.finish()
     reported = {request.headers["X-Migration-Version"] for request in sent}
     kept = {row.delivery.migration_version for row in store.deliveries(state=State.PENDING)}
@@ -384,7 +384,7 @@ def test_what_is_left_is_reported_in_one_line() -> None:
     """A delivery that is not made in time is in the line the run ends with."""
     bench = Bench(endpoint(name="a", retry=LATER))
     bench.transport = ScriptedTransport({"a": [503]})
-    bench.begin().succeeded(1)
+    bench.run.conclude(bench.begin(), 1, None)
     bench.finish()
     (line,) = bench.said
     assert line.startswith("confiture-webhooks: 1 delivery not sent (a: 1, last answer 503)")
@@ -427,7 +427,7 @@ def test_a_failed_run_without_a_failed_migration_is_reported_by_default() -> Non
         endpoint(name="chosen", events=frozenset({EventType.MIGRATION_ERROR})),
     )
     bench.run.begin("confiture migrate up")
-    bench.run.aim(Database(name="shop"))
+    bench.run.database = Database(name="shop")
     (sent,) = bench.finish("ChecksumVerificationError")
     assert (sent["event_type"], sent["webhook_target"]) == ("run_error", "default")
     assert sent["database"]["name"] == "shop"
@@ -438,7 +438,7 @@ def test_a_failed_run_without_a_failed_migration_is_reported_by_default() -> Non
 def test_a_failed_migration_reports_its_run_by_itself() -> None:
     """By default there is no second event for one failure."""
     bench = Bench(endpoint(name="default"))
-    bench.begin().failed(ERROR)
+    bench.run.conclude(bench.begin(), None, ERROR)
     assert bench.kinds("MigrationError") == ["migration_error"]
 
 
@@ -480,7 +480,7 @@ def test_ctrl_c_while_waiting_ends_the_wait_and_nothing_else(
     monkeypatch.setattr(Worker, "drain", pressed)
     bench = Bench(SUMMARY)
     bench.transport = Hanging()
-    bench.begin().succeeded(1)
+    bench.run.conclude(bench.begin(), 1, None)
     assert bench.run.finish()
     assert bench.transport.is_closed
     assert bench.said[0].startswith("confiture-webhooks: interrupted")
@@ -491,7 +491,7 @@ def test_ctrl_c_a_second_time_ends_at_once() -> None:
     """Ctrl-C during the clean-up does not reach the command either."""
     bench = Bench()
     bench.telemetry.shutdown = Breaking(None, "shutdown", KeyboardInterrupt()).shutdown  # type: ignore[method-assign]
-    bench.begin().succeeded(1)
+    bench.run.conclude(bench.begin(), 1, None)
     assert bench.run.finish()
     assert bench.faults() == []
 
@@ -499,7 +499,7 @@ def test_ctrl_c_a_second_time_ends_at_once() -> None:
 def test_a_run_that_nobody_interrupts_says_so() -> None:
     """A run that ends by itself, and one that has ended already, was not interrupted."""
     bench = Bench()
-    bench.begin().succeeded(1)
+    bench.run.conclude(bench.begin(), 1, None)
     assert bench.run.finish() is False
     assert bench.run.finish() is False
 
@@ -511,7 +511,7 @@ def test_a_closed_stderr_breaks_nothing() -> None:
     def closed(_: str) -> None:
         raise BrokenPipeError
 
-    bench.run._in_use._write = closed
+    bench.run._write = closed
     unknown(bench, UP, None)
     bench.run.finish()
     assert len(bench.telemetry.shutdowns) == 1
@@ -520,11 +520,12 @@ def test_a_closed_stderr_breaks_nothing() -> None:
 def whole_run(bench: Bench) -> None:
     """Everything a run can be asked to do."""
     bench.run.begin("confiture migrate up")
+    run = bench.run
     ends: list[tuple[Direction, Callable[[Migration], None]]] = [
-        (UP, lambda migration: migration.succeeded(1)),
-        (UP, lambda migration: migration.failed(ERROR)),
-        (DOWN, lambda migration: migration.unknown(lambda: False)),
-        (UP, lambda migration: migration.unknown(lambda: None)),
+        (UP, lambda migration: run.conclude(migration, 1, None)),
+        (UP, lambda migration: run.conclude(migration, None, ERROR)),
+        (DOWN, lambda migration: run.settle_later(migration, lambda: False)),
+        (UP, lambda migration: run.settle_later(migration, lambda: None)),
     ]
     for direction, end in ends:
         migration = bench.run.migration(REF, direction, BACKEND)
@@ -642,12 +643,12 @@ def test_a_silent_outbox_is_waited_for_once_while_the_transaction_is_open(
     bench, free = Bench(), threading.Event()
     call = getattr(bench.outbox, silent)
     monkeypatch.setattr(bench.outbox, silent, lambda *args: (free.wait(20), call(*args))[1])
-    bench.run.consult(lambda _: {}, lambda _: {})
+    bench.run.ask = bench.run.ask_here = lambda _: {}
     backend = replace(BACKEND, is_idle=False)
     migration = bounded(lambda: bench.run.migration(REF, UP, backend), 5)
     free.set()
     assert migration is not None
-    migration.succeeded(1)
+    bench.run.conclude(migration, 1, None)
     assert bench.kinds() == ["migration_started", "migration_success", "run_success"]
 
 
@@ -656,12 +657,10 @@ def test_the_wait_for_a_silent_outbox_is_taken_off_the_end(flush_s: float, left_
     """Receivers then have that much less time, but for a moment."""
     bench = Bench()
     whole_run(bench)
-    opened = bench.run._in_use
-    assert opened.outgoing is not None
-    opened.outgoing.outbox.waited_s = 3.0
+    assert bench.run._in_use is not None
+    outbox = bench.run._in_use.outgoing.outbox
+    outbox.waited_s = 3.0
     before = time.monotonic()
-    opened.end_within(timedelta(seconds=flush_s))
-    deadline = opened.deadline
-    assert deadline is not None
+    deadline = bench.run.end_within(timedelta(seconds=flush_s))
     assert before + left_s <= deadline <= time.monotonic() + left_s
-    assert opened.outgoing.outbox.deadline == deadline - 0.5  # receivers have a moment after it
+    assert outbox.deadline == deadline - 0.5  # receivers have a moment after it

@@ -86,8 +86,7 @@ class Bench:
             has_leftovers=lambda: True,
         )
         self.run = Run(settings, parts, self.said.append)
-        if ask is not None:
-            self.run.consult(ask)
+        self.run.ask = ask
 
     def sent(self) -> list[tuple[str, str]]:
         """End the run; event id and type of what was sent, in order."""
@@ -132,7 +131,7 @@ def test_the_same_version_is_settled_before_it_runs_again() -> None:
     other = replace(KILLED, event_id="evt_6", migration=MigrationRef(version="006", slug="b"))
     database = Database7()
     bench = Bench(KILLED, other, ask=database.ask)
-    bench.run.consult(database.ask, database.ask)
+    bench.run.ask = bench.run.ask_here = database.ask
     ref = MigrationRef(version="005", slug="add_café")
     backend = Backend(database=Database(), ledger_table="tb_confiture")
     migration = bench.run.migration(ref, Direction.UP, backend)
@@ -140,7 +139,7 @@ def test_the_same_version_is_settled_before_it_runs_again() -> None:
     assert migration is not None
     assert {one.event_id for one in bench.outbox.intents()} == {migration.event_id, "evt_6"}
     database.versions = ("005",)
-    migration.succeeded(1)
+    bench.run.conclude(migration, 1, None)
     assert bench.sent() == [
         ("evt_5", "migration_error"),
         (migration.event_id, "migration_success"),
@@ -158,12 +157,12 @@ def test_the_connection_that_migrates_is_asked_before_any_other() -> None:
         return known
 
     bench = Bench(KILLED)
-    bench.run.consult(other.ask, here)
+    bench.run.ask, bench.run.ask_here = other.ask, here
     backend = Backend(database=Database(), ledger_table="tb_confiture")
     bench.run.migration(KILLED.migration, Direction.UP, backend)
     assert (threads, other.asked) == ([threading.current_thread()], [])
     bench = Bench(KILLED)
-    bench.run.consult(other.ask, lambda _: {})
+    bench.run.ask, bench.run.ask_here = other.ask, (lambda _: {})
     bench.run.migration(KILLED.migration, Direction.UP, backend)
     assert other.asked == []
 
@@ -172,11 +171,11 @@ def test_what_a_later_run_applied_did_not_commit_before() -> None:
     """What could not be settled before its version ran again is, when that has been applied."""
     left = replace(KILLED, has_lock=False, backend_pid=None, database_identity="7/1")
     bench = Bench(left)
-    bench.run.consult(lambda _: {}, lambda _: {})
+    bench.run.ask = bench.run.ask_here = lambda _: {}
     backend = backend_after(left)
     migration = bench.run.migration(left.migration, Direction.UP, backend)
     assert migration is not None
-    migration.succeeded(1)
+    bench.run.conclude(migration, 1, None)
     kinds = [kind for _, kind in bench.sent()]
     assert kinds == ["migration_success", "migration_error"]
 
@@ -204,7 +203,7 @@ def test_an_outbox_that_was_silent_when_its_version_ran_again_makes_no_success(
     migration = bench.run.migration(killed.migration, direction, backend)
     answers.set()
     assert migration is not None
-    migration.succeeded(1)
+    bench.run.conclude(migration, 1, None)
     own, other = sorted(bench.sent(), key=lambda one: one[0] == killed.event_id)
     assert own[0] == migration.event_id
     assert not own[1].endswith("error")
@@ -248,7 +247,7 @@ def test_an_outbox_that_memory_stood_in_for_makes_no_success_either() -> None:
     backend = backend_after(killed)
     migration = bench.run.migration(killed.migration, Direction.UP, backend)
     assert migration is not None
-    migration.succeeded(1)
+    bench.run.conclude(migration, 1, None)
     assert bench.sent() == [(migration.event_id, "migration_success")]
     [row] = bench.outbox.deliveries()
     assert (row.delivery.event_id, row.delivery.event_type.value) == ("evt_5", "migration_error")
@@ -272,7 +271,7 @@ def test_a_process_that_has_just_let_go_of_the_lock_is_waited_for(has_lock: bool
         return known
 
     bench = Bench(killed)
-    bench.run.consult(lambda _: {}, here)
+    bench.run.ask, bench.run.ask_here = (lambda _: {}), here
     backend = Backend(database=Database(), ledger_table="tb_confiture", has_lock=has_lock)
     bench.run.migration(killed.migration, Direction.UP, backend)
     assert len(asked) == (3 if has_lock else 1)
@@ -288,7 +287,7 @@ def test_one_that_stays_is_not_waited_for_without_end(clock: PassingClock) -> No
         return {"evt_5": replace(known, has_pid=True, pid_started_at=NOW)}
 
     bench = Bench(killed)
-    bench.run.consult(here, here)
+    bench.run.ask = bench.run.ask_here = here
     backend = Backend(database=Database(), ledger_table="tb_confiture", has_lock=True)
     assert bench.run.migration(killed.migration, Direction.UP, backend) is not None
     assert clock.passed >= settling.PARTING_S
@@ -393,7 +392,7 @@ def test_a_run_that_reported_its_unknown_end_is_not_reported_again() -> None:
     )
     migration = bench.run.migration(REF, Direction.UP, backend)
     assert migration is not None
-    migration.unknown(lambda: None)
+    bench.run.settle_later(migration, lambda: None)
     [(event_id, kind)] = bench.sent()
     assert kind == "run_error"
     telemetry: Any = bench.telemetry

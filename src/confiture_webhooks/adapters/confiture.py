@@ -7,9 +7,9 @@ of the host is touched. ``observe`` wraps the ``apply`` and ``rollback`` of one 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,8 @@ from .failure import explain
 from .ledger import Ledger
 from .rows import RowTally
 
-OBSERVED = (
-    "apply",
-    "rollback",
-    "find_pending",
-    "get_applied_versions",
-    "_trigger_hook",
-    "_execute_sql",
-)
+NEEDED = ("apply", "rollback")
+"""An engine without one of these is not watched: that is a fault."""
 
 
 def observe(
@@ -43,20 +37,21 @@ def observe(
     """
     before = dict(vars(engine))
     watch = _Watch(engine, run, is_active)
-    engine.apply = functools.wraps(engine.apply)(watch.wrap_apply(engine.apply))
-    engine.rollback = functools.wraps(engine.rollback)(watch.wrap_rollback(engine.rollback))
-    for name, wrap in (
-        ("find_pending", watch.wrap_pending),
-        ("get_applied_versions", watch.wrap_planning),
-        ("_trigger_hook", watch.wrap_hook),
-        ("_execute_sql", watch.wrap_ledger),
-    ):
-        original = getattr(engine, name, None)
-        if original is not None:
-            setattr(engine, name, wrap(original))
+    watched: dict[str, Callable[..., Any]] = {
+        "apply": watch.apply,
+        "rollback": watch.rollback,
+        "find_pending": watch.find_pending,
+        "get_applied_versions": watch.plan,
+        "_trigger_hook": watch.trigger_hook,
+        "_execute_sql": watch.execute_sql,
+    }
+    for name, method in watched.items():
+        if name in NEEDED or hasattr(engine, name):
+            original = getattr(engine, name)
+            setattr(engine, name, wraps(original)(partial(method, original)))
 
     def undo() -> None:
-        for name in OBSERVED:
+        for name in watched:
             vars(engine).pop(name, None)
             if name in before:
                 setattr(engine, name, before[name])
@@ -65,7 +60,10 @@ def observe(
 
 
 class _Watch:
-    """One engine under observation: the run it is reported to, and the migration under way."""
+    """One engine under observation: the run it is reported to, and the migration under way.
+
+    Its public methods stand in for the engine's; each is given the original first.
+    """
 
     def __init__(self, engine: Any, run: Run, is_active: Callable[[Any], bool]) -> None:
         self._engine = engine
@@ -73,93 +71,87 @@ class _Watch:
         self._is_active = is_active
         self._backend: Backend | None = None
         self._ledger: Ledger | None = None
-        self._tally: RowTally | None = None
+        self._tally = RowTally()
         self._window: ExitStack | None = None
         self._commit: Commit | None = None
+        """That of the migration under way; ``None``: there is none."""
         self._direction = Direction.UP
 
-    def wrap_apply(self, apply: Callable[..., Any]) -> Callable[..., Any]:
-        def observed(migration: Any, force: bool = False, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002
-            if kwargs.get("commit", True) is False or not self._is_active(self._engine):
-                return apply(migration, force, *args, **kwargs)
-            is_one = kwargs.get("strategy") is None and _is_transactional(migration)
-            with self._observed(migration, Direction.UP, can_settle=not force, is_one=is_one):
-                return apply(migration, force, *args, **kwargs)
+    def apply(
+        self,
+        apply: Callable[..., Any],
+        /,
+        migration: Any,
+        force: bool = False,  # noqa: FBT001, FBT002  the host's
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Report a migration up."""
+        if kwargs.get("commit", True) is False or not self._is_active(self._engine):
+            return apply(migration, force, *args, **kwargs)
+        is_one = kwargs.get("strategy") is None and getattr(migration, "transactional", True)
+        with self._observed(migration, Direction.UP, can_settle=not force, is_one=is_one):
+            return apply(migration, force, *args, **kwargs)
 
-        return observed
+    def rollback(
+        self, rollback: Callable[..., Any], /, migration: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Report a migration down."""
+        if not self._is_active(self._engine):
+            return rollback(migration, *args, **kwargs)
+        is_one = getattr(migration, "transactional", True)
+        with self._observed(migration, Direction.DOWN, can_settle=True, is_one=is_one):
+            self._open_window()
+            return rollback(migration, *args, **kwargs)
 
-    def wrap_rollback(self, rollback: Callable[..., Any]) -> Callable[..., Any]:
-        def observed(migration: Any, *args: Any, **kwargs: Any) -> Any:
-            if not self._is_active(self._engine):
-                return rollback(migration, *args, **kwargs)
-            is_one = _is_transactional(migration)
-            with self._observed(migration, Direction.DOWN, can_settle=True, is_one=is_one):
-                self._open_window()
-                return rollback(migration, *args, **kwargs)
-
-        return observed
-
-    def wrap_planning(self, read: Callable[..., Any]) -> Callable[..., Any]:
+    def plan(self, read: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Let what the host reads to plan leave its connection as idle as it was.
 
         Otherwise the first migration begins in the transaction that reading has opened.
         """
+        connection = self._engine.connection
+        if not (self._is_active(self._engine) and is_idle(connection)):
+            return read(*args, **kwargs)
+        with connection.transaction():
+            return read(*args, **kwargs)
 
-        def observed(*args: Any, **kwargs: Any) -> Any:
-            connection = self._engine.connection
-            if not (self._is_active(self._engine) and is_idle(connection)):
-                return read(*args, **kwargs)
-            with connection.transaction():
-                return read(*args, **kwargs)
-
-        return observed
-
-    def wrap_pending(self, find: Callable[..., Any]) -> Callable[..., Any]:
+    def find_pending(self, find: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Expect the first of the pending migrations while the connection is idle."""
-        planned = self.wrap_planning(find)
+        found = self.plan(find, *args, **kwargs)
+        if self._is_active(self._engine) and is_idle(self._engine.connection):
+            with containing("expecting a migration", self._run.report):
+                for path in list(found)[:1]:
+                    ref = _ref_of(path)
+                    self._run.expect(ref, Direction.UP, self._before(ref.version))
+        return found
 
-        def observed(*args: Any, **kwargs: Any) -> Any:
-            found = planned(*args, **kwargs)
-            if self._is_active(self._engine) and is_idle(self._engine.connection):
-                with containing("expecting a migration", self._run.report):
-                    for path in list(found)[:1]:
-                        ref = _ref_of(path)
-                        self._run.expect(ref, Direction.UP, self._before(ref.version))
-            return found
-
-        return observed
-
-    def wrap_hook(self, trigger: Callable[..., Any]) -> Callable[..., Any]:
+    def trigger_hook(
+        self, trigger: Callable[..., Any], /, phase: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         """Count rows between the host's own BEFORE_EXECUTE and AFTER_EXECUTE."""
+        name, commit = getattr(phase, "name", ""), self._commit
+        if commit is None:
+            return trigger(phase, *args, **kwargs)
+        if name == "AFTER_EXECUTE":
+            self._close_window()
+            commit.is_due = False
+        result = trigger(phase, *args, **kwargs)
+        if name == "AFTER_EXECUTE":
+            commit.is_due = bool(kwargs.get("success"))
+        if name == "BEFORE_EXECUTE":
+            self._open_window()
+        return result
 
-        def observed(phase: Any, *args: Any, **kwargs: Any) -> Any:
-            name = getattr(phase, "name", "")
-            if name == "AFTER_EXECUTE":
-                self._close_window()
-                self._set_due(is_due=False)
-            result = trigger(phase, *args, **kwargs)
-            if name == "AFTER_EXECUTE":
-                self._set_due(is_due=bool(kwargs.get("success")))
-            if name == "BEFORE_EXECUTE" and self._tally is not None:
-                self._open_window()
-            return result
-
-        return observed
-
-    def wrap_ledger(self, execute: Callable[..., Any]) -> Callable[..., Any]:
+    def execute_sql(self, execute: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Leave the ledger's own statements out of the count."""
-
-        def observed(*args: Any, **kwargs: Any) -> Any:
-            if self._tally is None:
-                return execute(*args, **kwargs)
-            with self._tally.paused():
-                result = execute(*args, **kwargs)
-            # On the way down no hook fires: the ledger's row goes, and the COMMIT comes.
-            if self._direction is Direction.DOWN:
-                self._set_due(is_due=True)
-            return result
-
-        return observed
+        if self._commit is None:
+            return execute(*args, **kwargs)
+        with self._tally.paused():
+            result = execute(*args, **kwargs)
+        # On the way down no hook fires: the ledger's row goes, and the COMMIT comes.
+        if self._direction is Direction.DOWN:
+            self._commit.is_due = True
+        return result
 
     @contextmanager
     def _observed(
@@ -169,54 +161,32 @@ class _Watch:
 
         *can_settle*: the ledger knows how it ended.
         """
-        begun = self._begin(migration, direction)
-        self._direction = direction
-        commit = None
+        begun = None
+        with containing("observing a migration", self._run.report):
+            ref = MigrationRef(version=str(migration.version), slug=str(migration.name))
+            begun = self._run.migration(ref, direction, self._before(ref.version))
+        if begun is None:
+            yield
+            return
+        connection, tally = self._engine.connection, RowTally(steps_table(self._engine))
+
+        def committing() -> None:
+            with tally.paused():  # what is recorded here are no rows of the migration
+                self._run.committing(begun, tally.total, connection)
+
+        commit = Commit(connection, committing)
+        self._tally, self._commit, self._direction = tally, commit, direction
         try:
-            with self._before_commit(begun) as commit:
+            with commit.awaited():
                 yield
         except BaseException as error:
-            may_have = commit is None or commit.was_sent or not is_one
+            may_have = commit.was_sent or not is_one
             self._end(begun, error, can_settle=can_settle and may_have)
             raise
         else:
             self._end(begun, None, can_settle=can_settle)
         finally:
-            self._tally = None
-
-    @contextmanager
-    def _before_commit(self, migration: Migration | None) -> Iterator[Commit | None]:
-        """Report the COMMIT of *migration* while there is still time to go with it."""
-        if migration is None:
-            yield None
-            return
-        connection = self._engine.connection
-
-        def committing() -> None:
-            if self._tally is None:
-                self._run.committing(migration, None, connection)
-                return
-            with self._tally.paused():  # what is recorded here are no rows of the migration
-                self._run.committing(migration, self._tally.total, connection)
-
-        self._commit = Commit(connection, committing)
-        try:
-            with self._commit.awaited():
-                yield self._commit
-        finally:
             self._commit = None
-
-    def _set_due(self, *, is_due: bool) -> None:
-        if self._commit is not None:
-            self._commit.is_due = is_due
-
-    def _begin(self, migration: Any, direction: Direction) -> Migration | None:
-        begun = None
-        with containing("observing a migration", self._run.report):
-            ref = MigrationRef(version=str(migration.version), slug=str(migration.name))
-            begun = self._run.migration(ref, direction, self._before(ref.version))
-            self._tally = RowTally(steps_table(self._engine)) if begun is not None else None
-        return begun
 
     def _before(self, version: str) -> Backend:
         """Where *version* is about to run."""
@@ -225,11 +195,7 @@ class _Watch:
             self._backend = backend_of(self._engine)
         return before(self._backend, self._engine, version)
 
-    def _end(
-        self, migration: Migration | None, error: BaseException | None, *, can_settle: bool
-    ) -> None:
-        if migration is None:
-            return
+    def _end(self, migration: Migration, error: BaseException | None, *, can_settle: bool) -> None:
         connection = self._engine.connection
         is_over = connection.closed or is_idle(connection)
         # The host ends the transaction of an interrupted migration only when it closes.
@@ -239,19 +205,23 @@ class _Watch:
         ):
             migration.stop_clock()
             self._close_window()
-            tally = self._tally
             if error is None:
-                migration.succeeded(tally.total if tally is not None else None)
+                self._run.conclude(migration, self._tally.total, None)
                 return
             migration.error = explain(error)
-            is_open = can_settle and not migration.backend.is_gone
-            if is_open and self._ledger and _is_uncertain(connection, error):
-                migration.unknown(_question(self._ledger, migration))
+            # The COMMIT may have happened although the call raised: when the connection broke, or
+            # when Ctrl-C came in between. Then only the ledger knows.
+            is_uncertain = (
+                not isinstance(error, Exception) or connection.closed or connection.broken
+            )
+            is_open = can_settle and is_uncertain and not migration.backend.is_gone
+            if is_open and self._ledger is not None:
+                self._run.settle_later(migration, _question(self._ledger, migration))
             else:
-                migration.failed(migration.error)
+                self._run.conclude(migration, None, migration.error)
 
     def _open_window(self) -> None:
-        if self._tally is None or self._window is not None:
+        if self._commit is None or self._window is not None:
             return
         window = ExitStack()
         with containing("counting rows", self._run.report):
@@ -305,19 +275,10 @@ class Commit:
                 attributes["commit"] = had
 
 
-def _is_uncertain(connection: Any, error: BaseException) -> bool:
-    """Whether the COMMIT may have happened although the call raised.
-
-    It may when the connection broke, or when something other than an ``Exception``
-    (Ctrl-C) came in between: then only the ledger knows.
-    """
-    return not isinstance(error, Exception) or bool(connection.closed or connection.broken)
-
-
 def _question(ledger: Ledger, migration: Migration) -> Callable[[], bool | None]:
     """Asks whether the ledger has *migration*."""
     backend = migration.backend
-    return functools.partial(ledger.has, backend.ledger_table, migration.ref.version, backend.pid)
+    return partial(ledger.has, backend.ledger_table, migration.ref.version, backend.pid)
 
 
 def steps_table(engine: Any) -> str:
@@ -331,31 +292,27 @@ def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
     The resumed migration begins when the ledger is first made sure of; how it ended is
     asked of the ledger when the command is over.
     """
-    initialize = engine.initialize
+    initialize, version = engine.initialize, invocation.resumes or ""
 
-    @functools.wraps(initialize)
+    @wraps(initialize)
     def observed(*args: Any, **kwargs: Any) -> Any:
         result = initialize(*args, **kwargs)
         with containing("observing a resumed migration", run.report):
-            _begin_resumed(engine, run, invocation)
+            found = next(invocation.migrations_dir.glob(f"{version}_*.up.sql"), None)
+            if found is None or version in engine.get_applied_versions():
+                return result
+            slug = found.name.removesuffix(".up.sql").removeprefix(f"{version}_")
+            ledger, backend = Ledger.beside(engine.connection), backend_of(engine)
+            ref, backend = (
+                MigrationRef(version=version, slug=slug),
+                before(backend, engine, version),
+            )
+            migration = run.migration(ref, Direction.UP, backend)
+            if migration is not None:
+                run.settle_later(migration, _question(ledger, migration))
         return result
 
     engine.initialize = observed
-
-
-def _begin_resumed(engine: Any, run: Run, invocation: Invocation) -> None:
-    version = invocation.resumes or ""
-    if version in engine.get_applied_versions():
-        return
-    found = next(invocation.migrations_dir.glob(f"{version}_*.up.sql"), None)
-    if found is None:
-        return
-    slug = found.name.removesuffix(".up.sql").removeprefix(f"{version}_")
-    ledger, backend = Ledger.beside(engine.connection), backend_of(engine)
-    backend = before(backend, engine, version)
-    migration = run.migration(MigrationRef(version=version, slug=slug), Direction.UP, backend)
-    if migration is not None:
-        migration.unknown(_question(ledger, migration))
 
 
 def report_unloadable(
@@ -364,15 +321,10 @@ def report_unloadable(
     """Report to *run* that the migration in *path* could not even be loaded."""
     migration = run.migration(_ref_of(path), direction, backend_of(engine))
     if migration is not None:
-        migration.stop_clock()
-        migration.failed(explain(error))
+        run.conclude(migration, None, explain(error))
 
 
 def _ref_of(path: Path) -> MigrationRef:
     """The migration in *path*, by its name."""
     version, _, slug = path.name.partition(".")[0].partition("_")
     return MigrationRef(version=version, slug=slug)
-
-
-def _is_transactional(migration: Any) -> bool:
-    return bool(getattr(migration, "transactional", True))

@@ -75,23 +75,45 @@ class RowTally:
         finally:
             self._is_paused = before
 
+    def count(self, add: Callable[..., None], *what: Any, **facts: Any) -> None:
+        """Have *add* count *what*; if that breaks, no migration fails, and the total is unknown."""
+        if not self._is_paused:
+            with containing("counting rows", self._give_up):
+                add(*what, **facts)
+
+    def _give_up(self, *_: object) -> None:
+        self._is_unknown = True
+
     def add_results(self, cursor: Any, query: Any) -> None:
         """Count every result *cursor* holds for *query*."""
-        if self._is_paused:
-            return
         # The public ways to the results move the user's cursor.
         results = [result for result in cursor._results if result is not None]  # noqa: SLF001
         tags = [one.command_status or b"" for one in results if one.status in _RESULTS]
         is_one = len(results) == 1
-        # Of a text with several statements no tag says which was the COPY FROM.
         for tag in tags:
-            self._add(tag, query if is_one else None)
+            verb, _, rest = tag.partition(b" ")
+            self._statements += 1
+            if verb in _DML and not (is_one and self._is_hosts(query)):
+                self._rows += int(rest.rpartition(b" ")[2])
+            elif verb == b"COPY":
+                # Of a text with several statements no tag says which was the COPY FROM.
+                text = query[:LOOKED_THROUGH] if is_one and isinstance(query, str) else ""
+                if _COPY_FROM.match(text):
+                    self._rows += int(rest)
+                else:
+                    self._is_unknown = True
+            elif verb in _OPAQUE:
+                self._is_unknown = True
         self._note_hidden(query, tags, is_one=is_one)
+
+    def _is_hosts(self, query: Any) -> bool:
+        """Whether a composed statement writes the host's own table. Plain SQL is the user's."""
+        if not self._hosts_table or isinstance(query, str | bytes):
+            return False
+        return self._hosts_table in _read(query)[0]
 
     def add_stream(self, query: Any) -> None:
         """A ``stream`` has its rows one by one, and no sum."""
-        if self._is_paused:
-            return
         self._statements += 1
         text, is_whole = _read(query)
         if not is_whole or len(text) > LOOKED_THROUGH or _WRITES.search(text):
@@ -99,8 +121,6 @@ class RowTally:
 
     def add_many(self, cursor: Any, query: Any) -> None:
         """Count an ``executemany``, whose ``rowcount`` is already the sum."""
-        if self._is_paused:
-            return
         tag = (cursor.statusmessage or "").encode()
         verb = _verb(tag)
         self._statements += 1
@@ -112,34 +132,9 @@ class RowTally:
 
     def add_copy(self, cursor: Any, *, is_import: bool) -> None:
         """Count a client-side COPY once it has ended."""
-        if self._is_paused:
-            return
         self._statements += 1
         if is_import:
             self._rows += max(cursor.rowcount, 0)
-
-    def give_up(self) -> None:
-        """Something could not be counted: the total stays unknown."""
-        self._is_unknown = True
-
-    def _add(self, tag: bytes, query: Any) -> None:
-        verb, _, rest = tag.partition(b" ")
-        self._statements += 1
-        if verb in _DML and not self._is_hosts(query):
-            self._rows += int(rest.rpartition(b" ")[2])
-        elif verb == b"COPY":
-            if isinstance(query, str) and _COPY_FROM.match(query[:LOOKED_THROUGH]):
-                self._rows += int(rest)
-            else:
-                self._is_unknown = True
-        elif verb in _OPAQUE:
-            self._is_unknown = True
-
-    def _is_hosts(self, query: Any) -> bool:
-        """Whether a composed statement writes the host's own table. Plain SQL is the user's."""
-        if not self._hosts_table or query is None or isinstance(query, str | bytes):
-            return False
-        return self._hosts_table in _read(query)[0]
 
     def _note_hidden(self, query: Any, tags: Sequence[bytes], *, is_one: bool) -> None:
         """Give the total up if *query*, answered with *tags*, may have written more than they say.
@@ -202,15 +197,15 @@ def _counting(factory: type[Any], tally: RowTally) -> type[Any]:
     class CountingCursor(factory):  # type: ignore[misc]
         def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
             result = super().execute(query, *args, **kwargs)
-            _contained(tally, tally.add_results, self, query)
+            tally.count(tally.add_results, self, query)
             return result
 
         def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
             super().executemany(query, *args, **kwargs)
-            _contained(tally, tally.add_many, self, query)
+            tally.count(tally.add_many, self, query)
 
         def stream(self, query: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-            _contained(tally, tally.add_stream, query)
+            tally.count(tally.add_stream, query)
             return super().stream(query, *args, **kwargs)  # type: ignore[no-any-return]
 
         @contextmanager
@@ -220,12 +215,6 @@ def _counting(factory: type[Any], tally: RowTally) -> type[Any]:
                     self.pgresult.status == ExecStatus.COPY_IN
                 )
                 yield copy
-            _contained(tally, tally.add_copy, self, is_import=is_import)
+            tally.count(tally.add_copy, self, is_import=is_import)
 
     return CountingCursor
-
-
-def _contained(tally: RowTally, count: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-    """Call *count*; one that breaks never fails a migration, and the total is then unknown."""
-    with containing("counting rows", lambda *_: tally.give_up()):
-        count(*args, **kwargs)

@@ -13,7 +13,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..event import ErrorInfo
     from ..telemetry import Telemetry
+    from .parts import HookSource, Parts
 
 CORRELATION_ID = "CORRELATION_ID"
 """The variable hook files read the run's id from."""
@@ -41,14 +42,6 @@ SHOWN = 3
 LARGEST = 1024 * 1024
 """Bytes of a payload, at most."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class HookSource:
-    """A module with hooks, and how to import it: ``load`` raises LoadFault, or anything."""
-
-    module: str
-    load: Callable[[], Sequence[Hook]]
 
 
 class LoadFault(HookError):  # noqa: N818  a fault with a place, as in the settings
@@ -71,11 +64,9 @@ class HookRunner:
     def __init__(
         self,
         settings: Settings,
-        sources: Callable[[], Sequence[HookSource]],
+        parts: Parts,
         telemetry: Telemetry,
         release: Callable[[str, Sequence[Delivery]], object],
-        *,
-        has_python: bool = False,
     ) -> None:
         self._settings = settings
         self._telemetry = telemetry
@@ -92,16 +83,16 @@ class HookRunner:
         self._is_over = threading.Event()
         self._output = OutputGuard()
         # What a migration has replaced looks the same, and has to stay.
-        self._library = LibraryGuard(is_active=not has_python)
+        self._library = LibraryGuard(is_active=not parts.has_python)
         self._set_variable = False
         self._thread = threading.Thread(target=self._work, name="webhooks-hooks", daemon=True)
         self._sources: Sequence[HookSource] = ()
-        self._start(sources)
+        self._start(parts)
 
     @contained
-    def _start(self, sources: Callable[[], Sequence[HookSource]]) -> None:
+    def _start(self, parts: Parts) -> None:
         """Begin to import, with the run's id in the environment."""
-        self._sources = sources()
+        self._sources = parts.hooks() if parts.hooks is not None else ()
         if not os.environ.get(CORRELATION_ID):
             os.environ[CORRELATION_ID] = self._telemetry.correlation_id
             self._set_variable = True
@@ -116,15 +107,12 @@ class HookRunner:
     @contained
     def started(self, migration: Migration) -> None:
         """*migration* is about to run."""
-        self._give(_started(migration, *self._where()), migration)
+        self._give(_started(migration), migration)
 
     @contained
     def ended(self, migration: Migration, rows_affected: int | None) -> None:
         """*migration* committed or failed, and that is certain."""
-        self._give(_ended(migration, *self._where(), rows_affected), migration)
-
-    def _where(self) -> tuple[str | None, str]:
-        return self._settings.environment, self._telemetry.correlation_id
+        self._give(_ended(migration, rows_affected), migration)
 
     def _give(self, context: HookContext, migration: Migration) -> None:
         """Have every hook of ``context.event`` called, once. Returns at once."""
@@ -262,26 +250,24 @@ def _line_in(hook: Hook, error: BaseException) -> int:
     return next((line for line in reversed(own) if line is not None), hook.line)
 
 
-def _started(migration: Migration, environment: str | None, trace_id: str) -> HookContext:
+def _started(migration: Migration) -> HookContext:
     """For ``pre_execute``: *migration* is about to run."""
     return HookContext(
         event="pre_execute",
         migration_name=migration.ref.name,
         migration_version=migration.ref.version,
-        environment=environment,
+        environment=migration.environment,
         start_time=migration.started_at,
         database_url=migration.backend.database_url,
         schema_name=migration.backend.database.schema,
-        trace_id=trace_id,
+        trace_id=migration.trace_id,
     )
 
 
-def _ended(
-    migration: Migration, environment: str | None, trace_id: str, rows_affected: int | None
-) -> HookContext:
+def _ended(migration: Migration, rows_affected: int | None) -> HookContext:
     """For the event of how *migration* ended."""
     return replace(
-        _started(migration, environment, trace_id),
+        _started(migration),
         event=_ENDED[migration.direction] if migration.error is None else "on_error",
         end_time=migration.ended_at,
         duration=timedelta(seconds=migration.duration_s),

@@ -8,13 +8,21 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..hooks import Hook
     from ..outbox import Outbox
     from ..telemetry import Telemetry
     from ..transport import Transport
-    from .hook_runner import HookSource
 
 TELEMETRY_BUDGET = timedelta(seconds=2)
 """For all that comes after the time-out of the flush."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookSource:
+    """A module with hooks, and how to import it: ``load`` raises LoadFault, or anything."""
+
+    module: str
+    load: Callable[[], Sequence[Hook]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,87 +1,92 @@
 """One run of migrations: what happened goes in, deliveries go out, and the run ends in time.
 
-Nothing here may cost the migration anything: every public method is contained, so a fault of
-ours is one log line and a ``None``, never an exception.
+Nothing here may cost the migration anything: a fault of ours is one log line and a ``None``, never
+an exception.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import terminal
-from ..contained import contained
-from ..event import (
-    Database,
-    Direction,
-    ErrorInfo,
-    EventType,
-    MigrationRef,
-)
-from ..settlement import killed_run_id
-from .in_use import InUse
-from .migration import UNKNOWN, Backend, Migration, new_event_id, run_event
-from .parts import Parts
-from .run_outbox import IMPATIENCE_S
-from .settling import Settling
+from ..bounded import TimedOut, bounded
+from ..contained import contained, containing
+from ..event import Database, Direction, ErrorInfo, Event, EventType, MigrationRef
+from ..settlement import INTERRUPTED, killed_run_id
+from .hook_runner import HookRunner
+from .migration import UNKNOWN, Backend, Migration, new_event_id
+from .outgoing import Outgoing
+from .parts import TELEMETRY_BUDGET, Parts
+from .run_outbox import IMPATIENCE_S, PATIENCE_S
+from .settling import LONGEST_QUESTION_S, Settling, answered
 
 if TYPE_CHECKING:
     from ..config import Settings
     from ..endpoint import Endpoint
     from ..telemetry import Telemetry
-    from .outgoing import Outgoing
     from .settling import Ask
+
+SUMMARY_S = 0.5
+"""How long the outbox may take to say what is left, after the flush took its whole time."""
+MOMENT_S = 0.5
+"""Receivers have this long at least, also after a silent outbox."""
+REST_S = 1.0
+"""Of the time after that, what telemetry leaves to receivers then."""
+LAST_S = 0.1
+"""The same for exporting, and for closing."""
+
+
+class InUse(NamedTuple):
+    """What a run has open once something happens, or an earlier run left something."""
+
+    telemetry: Telemetry
+    outgoing: Outgoing
+    settling: Settling
 
 
 class Run:
-    """The events of one run, sent to every endpoint that wants them."""
+    """The events of one run, sent to every endpoint that wants them.
+
+    Its parts are made on first use: a run in which nothing happens opens none.
+    """
 
     def __init__(
         self, settings: Settings, parts: Parts, say: Callable[[str], None] = terminal.say
     ) -> None:
         self._settings = settings
-        self._in_use = InUse(settings, parts, say)
-        self._started = time.monotonic()
-        self._is_finished = False
-        self._ended: list[tuple[Migration, bool]] = []
+        self._parts = parts
+        self._write = say
+        self._telemetry: Telemetry | None = None
+        self._in_use: InUse | None = None
+        self._hooks: HookRunner | None = None
+        self._has_span = self._has_reported = self._is_finished = False
+        self.database = Database()
+        """As far as it is known: of the command's address, its connection, its first migration."""
+        self.connection: Any = None
+        """The one that migrates: an outbox in its database is written over it."""
+        self.ask: Ask | None = None
+        """Asks the database of this run how the migrations of killed runs ended."""
+        self.ask_here: Ask | None = None
+        """The same over the connection that migrates."""
+        self.deadline: float | None = None
+        """Until when receivers and hooks are waited for (monotonic); ``None``: the run migrates."""
+        self._end = 0.0  # until when telemetry is
+        self.unsettled: list[Migration] = []
+        """Those of this run whose end was not seen."""
+        self._has_unknown = False
+        self._ended: list[Migration] = []
         self._owed: dict[str, tuple[Migration, int | None, ErrorInfo | None]] = {}
-        self._settling = Settling(self.conclude, self._in_use, settings.environment)
+        self.begin("confiture migrate")
 
-    @contained
     def begin(self, command: str) -> None:
         """A command that migrates has started; costs nothing until something happens."""
-        self._in_use.command = command
-        self._in_use.started_at = datetime.now(UTC)
+        self._command = command
+        self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
-
-    @contained
-    def aim(self, database: Database) -> None:
-        """The run was to migrate *database*, and has no connection that would say so."""
-        self._in_use.database = database
-
-    @contained
-    def consult(
-        self, ask: Ask, ask_here: Ask | None = None, database: Database | None = None
-    ) -> None:
-        """*ask* the *database* of this run how the migrations of killed runs ended.
-
-        *ask_here* does so over the connection that migrates.
-        """
-        self._in_use.database = database or self._in_use.database
-        self._settling.ask, self._settling.ask_here = ask, ask_here
-
-    @property
-    def unsettled(self) -> list[Migration]:
-        """The migrations of this run whose end was not seen."""
-        return self._settling.unsettled
-
-    @contained
-    def write_over(self, connection: Any) -> None:
-        """*connection* is the one that migrates: an outbox in its database is written over it."""
-        self._in_use.connection = connection
 
     @contained
     def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
@@ -89,16 +94,14 @@ class Run:
 
         What takes time is done now: the outbox is opened, and it is staged.
         """
-        if self._is_finished:
-            return
-        self._in_use.begun_at(backend.database)
-        self._record_earlier(ref.version, has_lock=backend.has_lock)
-        self._settling.expect(ref, direction, backend)
+        if not self._is_finished:
+            settling = self._begun(backend.database).settling
+            settling.record_earlier(ref.version, self.ask_here, backend)
+            settling.expect(ref, direction, backend)
 
     def hurried(self, *, when: bool) -> AbstractContextManager[None]:
         """*when*: the host's transaction is open, so a slow outbox is not waited for in here."""
-        outgoing = self._in_use.outgoing
-        return outgoing.outbox.hurried(when=when) if outgoing is not None else nullcontext()
+        return self._in_use.outgoing.outbox.hurried(when=when) if self._in_use else nullcontext()
 
     @contained
     def migration(
@@ -110,43 +113,35 @@ class Run:
         """
         if self._is_finished:
             return None
-        telemetry, outgoing = self._in_use.begun_at(backend.database)
-        with self.hurried(when=not backend.is_idle):
-            return self._begin(ref, direction, backend, telemetry, outgoing)
-
-    def _begin(
-        self,
-        ref: MigrationRef,
-        direction: Direction,
-        backend: Backend,
-        telemetry: Telemetry,
-        outgoing: Outgoing,
-    ) -> Migration:
-        for earlier in [m for m in self.unsettled if m.ref.version == ref.version]:
-            # Asked later, its ledger row could be the one this attempt is about to write.
-            self.unsettled.remove(earlier)
-            self._settle_one(earlier, None if backend.is_idle else IMPATIENCE_S)
-        event_id = self._settling.take_expected(ref, direction)
-        if event_id is None:
-            has_lock = backend.has_lock and backend.is_idle
-            self._record_earlier(ref.version, has_lock=has_lock)
-        span = telemetry.migration(ref, direction)
-        migration = Migration(
-            ref,
-            direction,
-            backend,
-            span,
-            conclude=self.conclude,
-            settle_later=self.unsettled.append,
-            event_id=event_id,
-        )
-        if event_id is None and not backend.is_gone:  # else it fails: there is nothing to settle
-            self._settling.stage(migration.event_id, ref, direction, backend, span.trace)
-        if self._in_use.hooks is not None:
-            self._in_use.hooks.started(migration)
-        if direction is Direction.UP and self._is_wanted(EventType.MIGRATION_STARTED):
-            outgoing.record(migration.started_event(*self._where()), span.trace)
-        return migration
+        telemetry, outgoing, settling = self._begun(backend.database)
+        with outgoing.outbox.hurried(when=not backend.is_idle):
+            for earlier in [m for m in self.unsettled if m.ref.version == ref.version]:
+                # Asked later, its ledger row could be the one this attempt is about to write.
+                self.unsettled.remove(earlier)
+                self._settle(earlier, LONGEST_QUESTION_S if backend.is_idle else IMPATIENCE_S)
+            staged = settling.take_expected(ref, direction)
+            if staged is None:
+                settling.record_earlier(ref.version, self.ask_here, backend)
+            migration = Migration(
+                ref=ref,
+                direction=direction,
+                backend=backend,
+                span=telemetry.migration(ref, direction),
+                environment=self._settings.environment,
+                trace_id=telemetry.correlation_id,
+                event_id=staged or new_event_id(),
+            )
+            trace = migration.span.trace
+            if staged is None and not backend.is_gone:  # else it fails: nothing is to be settled
+                settling.stage(migration.event_id, ref, direction, backend, trace)
+            if self._hooks is not None:
+                self._hooks.started(migration)
+            is_wanted = any(
+                EventType.MIGRATION_STARTED in e.events for e in self._settings.recorded
+            )
+            if direction is Direction.UP and is_wanted:
+                outgoing.record(migration.started_event(), trace)
+            return migration
 
     @contained
     def committing(self, migration: Migration, rows_affected: int | None, connection: Any) -> None:
@@ -154,45 +149,41 @@ class Run:
 
         Nothing is certain before ``conclude``, which records the same event once more.
         """
-        outgoing = self._in_use.outgoing
-        if outgoing is None:
-            return
-        event = migration.ended_event(*self._where(), rows_affected=rows_affected)
-        outgoing.record_on(connection, event, migration.span.trace)
+        if self._in_use is not None:
+            event = migration.ended_event(rows_affected)
+            self._in_use.outgoing.record_on(connection, event, migration.span.trace)
 
-    @contained
     def conclude(
         self, migration: Migration, rows_affected: int | None, error: ErrorInfo | None
     ) -> None:
-        """A migration ended: close its span and release its event.
+        """A migration ended: close its span and release its event. No *error*: it committed.
 
         When Ctrl-C comes in between, ``finish`` does it again: the event id is the same.
         """
         self._owed[migration.event_id] = (migration, rows_affected, error)
-        try:
-            self._record_end(migration, rows_affected, error)
-        except Exception:
-            del self._owed[migration.event_id]
-            raise
+        with containing("conclude", self.report):
+            migration.stop_clock()
+            migration.error = error
+            if migration not in self._ended:
+                self._ended.append(migration)
+            migration.span.finish(
+                duration_s=migration.duration_s, rows_affected=rows_affected, error=error
+            )
+            _, outgoing, settling = self._begun()
+            outgoing.record(migration.ended_event(rows_affected, error), migration.span.trace)
+            if error is None:
+                settling.record_outlived(migration)
+            if self._hooks is not None:
+                self._hooks.ended(migration, rows_affected)
         del self._owed[migration.event_id]
 
-    def _record_end(
-        self, migration: Migration, rows_affected: int | None, error: ErrorInfo | None
-    ) -> None:
-        migration.stop_clock()
-        migration.error = error
-        if all(migration is not ended for ended, _ in self._ended):
-            self._ended.append((migration, error is None))
-        migration.span.finish(
-            duration_s=migration.duration_s, rows_affected=rows_affected, error=error
-        )
-        event = migration.ended_event(*self._where(), rows_affected=rows_affected, error=error)
-        _, outgoing = self._in_use.begun()
-        outgoing.record(event, migration.span.trace)
-        if error is None:
-            self._settling.record_outlived(migration)
-        if self._in_use.hooks is not None:
-            self._in_use.hooks.ended(migration, rows_affected)
+    def settle_later(self, migration: Migration, ask_ledger: Callable[[], bool | None]) -> None:
+        """The end of *migration* was not seen: ``finish`` asks whether the ledger has it.
+
+        The answer ``None``: it cannot say.
+        """
+        migration.ask_ledger = ask_ledger
+        self.unsettled.append(migration)
 
     @contained
     def finish(self, error_type: str | None = None, error: ErrorInfo | None = None) -> bool:
@@ -204,107 +195,205 @@ class Run:
         if self._is_finished:
             return False
         self._is_finished = True
-        self._in_use.end_within(self._settings.flush_timeout)
+        deadline = self.end_within(self._settings.flush_timeout)
         is_interrupted = True
         try:
             for owed in list(self._owed.values()):
                 self.conclude(*owed)
             self._give_back()
-            self._settle()
+            for migration in self.unsettled:
+                self._settle(migration, deadline - time.monotonic())
             self._conclude_run(error_type, error)
-            self._record_killed()
-            self._in_use.flush()
+            self._flush(deadline)
             is_interrupted = False
         except KeyboardInterrupt:
-            self._in_use.say("confiture-webhooks: interrupted; what is not sent stays as it is")
+            self._say("confiture-webhooks: interrupted; what is not sent stays as it is")
         try:
-            self._in_use.stop()
-            self._in_use.close()
+            self._stop(deadline)
+            self._close()
         except KeyboardInterrupt:  # asked twice: end at once, with the migration's answer
             is_interrupted = True
         return is_interrupted
 
+    def end_within(self, flush_timeout: timedelta) -> float:
+        """The run is over: returns the deadline that there is from now on.
+
+        What the run has waited for a silent outbox is taken off, but for a moment.
+        """
+        now, flush_s = time.monotonic(), flush_timeout.total_seconds()
+        outbox = self._in_use.outgoing.outbox if self._in_use is not None else None
+        waited_s = outbox.waited_s if outbox is not None else 0.0
+        left_s = min(flush_s, flush_s - waited_s + REST_S)
+        self.deadline = now + max(left_s, min(flush_s, MOMENT_S))
+        self._end = now + flush_s - waited_s + TELEMETRY_BUDGET.total_seconds()
+        if outbox is not None:
+            outbox.deadline = self.deadline - MOMENT_S
+        return self.deadline
+
     def report(self, where: str, error: BaseException) -> None:
-        """One log line for the first fault of our own; the run goes on."""
-        self._in_use.report(where, error)
+        """One line for the first fault of our own, log or no log; the run goes on."""
+        if self._has_reported:
+            return
+        self._has_reported = True
+        if self._telemetry is not None:
+            with suppress(Exception):
+                self._telemetry.failed(where, error)
+                if self._settings.is_logged:
+                    return
+        self._say(
+            f"confiture-webhooks: {where} failed ({type(error).__name__}); "
+            "webhooks of this run may be missing, the migration goes on"
+        )
 
-    def _is_wanted(self, kind: EventType) -> bool:
-        return any(kind in endpoint.events for endpoint in self._settings.recorded)
+    def _say(self, text: str) -> None:
+        with suppress(Exception):  # standard error is closed
+            for line in text.split("\n"):
+                self._write(line)
 
-    def _where(self) -> tuple[str | None, str]:
-        """The environment, and the id of the run's trace."""
-        telemetry = self._in_use.telemetry
-        assert telemetry is not None
-        return self._settings.environment, telemetry.correlation_id
+    def _traced(self) -> Telemetry:
+        """Telemetry, with the run's span open."""
+        if self._telemetry is None:
+            self._telemetry = self._parts.telemetry()
+        if not self._has_span:
+            self._has_span = True
+            self._telemetry.start_run(self._command, self.database, started_at=self._started_at)
+            if self._settings.faults:
+                self._telemetry.config_invalid(self._settings.faults, is_said=True)
+        return self._telemetry
+
+    def _begun(self, database: Database | None = None) -> InUse:
+        """What is in use, with the run's span open and the hooks being imported.
+
+        *database*: the one that the run is about to migrate.
+        """
+        if self._in_use is not None:
+            return self._in_use
+        self.database = database or self.database
+        self._traced()
+        used = self._opened()
+        if self.connection is not None:
+            with containing("reaching the outbox", self.report):
+                used.outgoing.write_over(self.connection)
+        if self._parts.hooks is not None:
+            release = used.outgoing.release
+            self._hooks = HookRunner(self._settings, self._parts, used.telemetry, release)
+        return used
+
+    def _opened(self) -> InUse:
+        telemetry = self._telemetry = self._telemetry or self._parts.telemetry()
+        outgoing = Outgoing(self._settings, self._parts, telemetry, self._command)
+        if self.deadline is not None:
+            outgoing.outbox.deadline = self.deadline - MOMENT_S
+        settling = Settling(telemetry, outgoing, self._settings.environment, self.report)
+        self._in_use = InUse(telemetry, outgoing, settling)
+        return self._in_use
 
     @contained
     def _give_back(self) -> None:
         """The host's connection is free, or gone: nothing is expected on it any more."""
-        if self._in_use.outgoing is not None:
-            self._settling.give_up_expected()
+        if self._in_use is not None:
+            self._in_use.settling.take_expected()
             self._in_use.outgoing.give_back()
-        self._in_use.connection = None
+        self.connection = None
 
     @contained
-    def _settle(self) -> None:
-        """Ask the ledger how the migrations ended whose end was not seen."""
-        while self.unsettled:
-            self._settle_one(self.unsettled[0])
-            self.unsettled.pop(0)
-
-    @contained
-    def _settle_one(self, migration: Migration, seconds: float | None = None) -> None:
-        self._settling.end(migration, seconds)
+    def _settle(self, migration: Migration, seconds: float) -> None:
+        """Conclude *migration*, one of this run's, by what the ledger says, within *seconds*."""
+        is_recorded = answered(migration.ask_ledger, seconds)
+        if is_recorded is None:
+            self._has_unknown = True
+            self._say(
+                f"confiture-webhooks: the database does not say how {migration.ref.name} ended. "
+                "The next run reports it, once the database answers"
+            )
+            migration.stop_clock()
+            migration.span.leave(duration_s=migration.duration_s)
+        elif is_recorded is (migration.direction is Direction.UP):
+            self.conclude(migration, None, None)
+        else:
+            self.conclude(migration, None, migration.error or INTERRUPTED)
 
     @contained
     def _conclude_run(self, error_type: str | None, error: ErrorInfo | None) -> None:
         """Close the run's span, count it, and release its event."""
         if self._settings.faults:
-            self._in_use.traced()  # which logs them
-        failed = [migration for migration, is_success in self._ended if not is_success]
-        is_known = not self._settling.has_unknown
-        if failed and failed[-1].error is not None:
+            self._traced()  # which logs them
+        failed = [migration for migration in self._ended if migration.error is not None]
+        if failed:
             error = failed[-1].error
         if error is not None:
             error_type = error.sqlstate or error.type
-        if not is_known:
-            error_type = error_type or UNKNOWN.type
-        kind = EventType.RUN_SUCCESS if error_type is None else EventType.RUN_ERROR
+        elif error_type is None and self._has_unknown:
+            error_type = UNKNOWN.type
         endpoints: Sequence[Endpoint] = self._settings.recorded
-        if is_known and not failed:
+        if not (failed or self._has_unknown):
             endpoints = [endpoint.for_silent_run() for endpoint in endpoints]
+        kind = EventType.RUN_SUCCESS if error_type is None else EventType.RUN_ERROR
         wanting = [endpoint for endpoint in endpoints if kind in endpoint.events]
         if wanting and (self._ended or error_type):
-            telemetry, outgoing = self._in_use.begun()
-            outbox = outgoing.outbox.current
-            # Whoever settles what is not known reports this run, too.
-            event_id = killed_run_id(outbox.holder) if outbox and not is_known else new_event_id()
-            event = run_event(
-                event_id,
-                kind,
-                self._ended,
-                *self._where(),
-                database=self._in_use.database,
-                started_at=self._in_use.started_at,
-                duration_s=time.monotonic() - self._started,
-                error=error
-                or (ErrorInfo(type=error_type, message="the run failed") if error_type else None),
-            )
-            outgoing.record(event, telemetry.trace_of_run(), wanting)
-        if error_type is not None or self._in_use.is_traced():
-            self._in_use.traced().end_run(
+            used = self._begun()
+            if error is None and error_type:
+                error = ErrorInfo(type=error_type, message="the run failed")
+            trace = used.telemetry.trace_of_run()
+            used.outgoing.record(self._event(used, kind, error), trace, wanting)
+        if error_type is not None or self._has_span or self._parts.exports():
+            self._traced().end_run(
                 applied=len(self._ended) - len(failed),
                 failed=len(failed),
                 error_type=error_type,
-                is_known=is_known,
+                is_known=not self._has_unknown,
             )
 
-    @contained
-    def _record_earlier(self, version: str, *, has_lock: bool) -> None:
-        """Report how *version* ended in killed runs, before it runs again."""
-        self._settling.record_earlier(version, has_lock=has_lock)
+    def _event(self, used: InUse, kind: EventType, error: ErrorInfo | None) -> Event:
+        outbox, now = used.outgoing.outbox.current, datetime.now(UTC)
+        return Event(
+            # Whoever settles what is not known reports this run, too.
+            id=killed_run_id(outbox.holder) if outbox and self._has_unknown else new_event_id(),
+            type=kind,
+            occurred_at=now,
+            trace_id=used.telemetry.correlation_id,
+            environment=self._settings.environment,
+            database=self.database,
+            started_at=self._started_at,
+            ended_at=now,
+            duration_s=round(time.monotonic() - self._started, 6),
+            error=error,
+            migrations=[migration.row() for migration in self._ended],
+        )
 
     @contained
-    def _record_killed(self) -> None:
-        """Report how the migrations of killed runs ended."""
-        self._settling.record_killed()
+    def _flush(self, deadline: float) -> None:
+        """Settle killed runs, and wait for users' hooks and what is due, of earlier runs too."""
+        used, seconds = self._in_use, max(0.1, deadline - time.monotonic())
+        with suppress(TimedOut):
+            if used is None and bounded(self._parts.has_leftovers, seconds):
+                used = self._opened()
+        if used is not None and not self._has_unknown:
+            used.settling.record_killed(self.ask, deadline - time.monotonic())
+        if self._hooks is not None:
+            self._hooks.drain(deadline)
+        if used is not None:
+            used.outgoing.sending.flush(deadline)
+
+    @contained
+    def _stop(self, deadline: float) -> None:
+        """End hooks and worker, and say what is left."""
+        if self._hooks is not None:
+            self._hooks.stop()
+        left_s = deadline - time.monotonic()
+        seconds = min(PATIENCE_S, max(SUMMARY_S, left_s))
+        if self._in_use is not None and (
+            line := self._in_use.outgoing.sending.stop(is_late=left_s <= 0, seconds=seconds)
+        ):
+            self._say(line)
+
+    @contained
+    def _close(self) -> None:
+        """Export what is left, and close connections and files, while there is time."""
+        if self._telemetry is not None:
+            left = timedelta(seconds=max(LAST_S, self._end - time.monotonic()))
+            self._telemetry.shutdown(min(TELEMETRY_BUDGET, left))
+        if self._in_use is not None:
+            with suppress(TimedOut):  # the process ends
+                close = self._in_use.outgoing.sending.close
+                bounded(close, max(LAST_S, self._end - time.monotonic()))

@@ -81,10 +81,8 @@ class Sending:
         """Wait until *deadline* (monotonic) for what is due, of earlier runs, too."""
         worker = self._worker
         if worker is None:
-            is_open = self._outbox.current is not None
-            if not self._settings.recorded or not (is_open or self._parts.has_leftovers()):
+            if not self._settings.recorded or self._outbox.current is None:
                 return
-            self._outbox.ask(lambda _: None)
             worker = self.wake()
         budget = timedelta(seconds=max(0.0, deadline - time.monotonic()))
         if not (self._parts.shows_progress and is_terminal()):

@@ -10,19 +10,20 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ..bounded import TimedOut, bounded
+from ..contained import contained
 from ..delivery import TraceContext
 from ..errors import OutboxError
 from ..event import Direction, Event, MigrationRef
 from ..formats import deliveries_of
 from ..outbox import NO_ROW, Intent
-from ..settlement import INTERRUPTED, Ending, Known, Verdict, judge, killed_run_event, settled_event
-from .migration import Backend, Conclude, Migration, new_event_id
+from ..settlement import Ending, Known, Verdict, judge, killed_run_event, settled_event
+from .migration import new_event_id
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..outbox import Outbox
     from ..telemetry import Telemetry
-    from .in_use import InUse
+    from .migration import Backend, Migration
     from .outgoing import Outgoing
 
 LONGEST_QUESTION_S = 6.0
@@ -130,67 +131,54 @@ def settle_outbox(
         return []
 
 
-def seconds_left(deadline: float | None) -> float:
-    """The time until *deadline* (monotonic); the longest that is waited when there is none."""
-    return LONGEST_QUESTION_S if deadline is None else deadline - time.monotonic()
-
-
 PARTING_S = 1.0
 PARTING_STEP_S = 0.02
 """A server process lets go of the migration lock some milliseconds before it is seen gone."""
 
 
 class Settling:
-    """The questions of a run that are still open, and the intents that it staged."""
+    """The intents of a run: those that it stages, and those of killed runs that it settles."""
 
-    def __init__(self, conclude: Conclude, in_use: InUse, environment: str | None) -> None:
-        self._conclude = conclude
-        self._in_use = in_use
-        self._own: set[str] = set()
-        self.environment = environment
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        outgoing: Outgoing,
+        environment: str | None,
+        report: Callable[[str, Exception], None],
+    ) -> None:
+        self._telemetry = telemetry
+        self._outgoing = outgoing
+        self._environment = environment
         """Killed runs of another one are left to it: their endpoints are configured there."""
-        self.ask: Ask | None = None
-        self.ask_here: Ask | None = None
-        """Over the connection that migrates, and while it is there only."""
+        self.report = report
+        self._own: set[str] = set()
         self._expected: tuple[MigrationRef, Direction, str] | None = None
         """What is staged and has not begun, with its event id."""
         self._earlier: list[Intent] = []
         """Of the version that runs now, the intents of killed runs that could not be settled."""
         self._committed: list[Migration] = []
         """Of this run."""
-        self.unsettled: list[Migration] = []
-        self.has_unknown = False
-
-    @property
-    def _outgoing(self) -> Outgoing:
-        assert self._in_use.outgoing is not None
-        return self._in_use.outgoing
-
-    @property
-    def _telemetry(self) -> Telemetry:
-        assert self._in_use.telemetry is not None
-        return self._in_use.telemetry
 
     def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
         """Stage what is to begin next: its connection is idle, which it may not be then."""
-        self.give_up_expected()
+        self.take_expected()
         event_id = new_event_id()
         self._expected = (ref, direction, event_id)
         self.stage(event_id, ref, direction, backend, self._telemetry.trace_of_run())
 
-    def take_expected(self, ref: MigrationRef, direction: Direction) -> str | None:
-        """The event id under which what begins now was staged; ``None``: it was not."""
-        if self._expected is not None and self._expected[:2] == (ref, direction):
-            event_id, self._expected = self._expected[2], None
-            return event_id
-        self.give_up_expected()
-        return None
+    def take_expected(self, *begun: MigrationRef | Direction) -> str | None:
+        """The event id under which what has *begun* was staged; ``None``: something else was.
 
-    def give_up_expected(self) -> None:
-        """What was to begin next does not."""
-        if self._expected is not None:
-            event_id, self._expected = self._expected[2], None
-            self._outgoing.release(event_id, [])
+        That does not begin any more.
+        """
+        expected, self._expected = self._expected, None
+        if expected is None:
+            return None
+        *staged, event_id = expected
+        if staged == [*begun]:
+            return event_id
+        self._outgoing.release(event_id, [])
+        return None
 
     def stage(
         self,
@@ -202,58 +190,37 @@ class Settling:
     ) -> None:
         """Have the outbox remember that a migration is under way."""
         self._own.add(event_id)
-        run_id = self._telemetry.correlation_id
-        intent = intent_of(
-            event_id, ref, direction, backend, trace, environment=self.environment, run_id=run_id
+        run_id, name = self._telemetry.correlation_id, self._environment
+        self._outgoing.stage(
+            intent_of(event_id, ref, direction, backend, trace, environment=name, run_id=run_id)
         )
-        self._outgoing.stage(intent)
 
-    def end(self, migration: Migration, seconds: float | None = None) -> None:
-        """Conclude *migration*, one of this run's, by what the ledger says, within *seconds*."""
-        if seconds is None:
-            seconds = seconds_left(self._in_use.deadline)
-        is_recorded = answered(migration.ask_ledger, seconds)
-        if is_recorded is None:
-            self.has_unknown = True
-            self._in_use.say(
-                f"confiture-webhooks: the database does not say how {migration.ref.name} ended. "
-                "The next run reports it, once the database answers"
-            )
-            migration.stop_clock()
-            migration.span.leave(duration_s=migration.duration_s)
-        elif is_recorded is (migration.direction is Direction.UP):
-            self._conclude(migration, None, None)
-        else:
-            self._conclude(migration, None, migration.error or INTERRUPTED)
-
-    def record_killed(self) -> None:
-        """Report how the migrations of killed runs ended, if the outbox may hold any."""
-        if self.has_unknown or self._in_use.reached() is None:
-            return
-        killed = self._killed(self._outgoing.intents())
-        left = self._without_outlived(killed, self._outgoing.record_killed)
-        if self.ask is not None:
-            self._settle(left, self.ask, seconds_left(self._in_use.deadline))
+    @contained
+    def record_killed(self, ask: Ask | None, seconds: float) -> None:
+        """Report how the migrations of killed runs ended, as *ask* knows within *seconds*."""
+        record = self._outgoing.record_killed
+        left = self._without_outlived(self._outgoing.intents(), record)
+        settle(left, ask, record, self._telemetry, seconds=seconds)
         if self._committed:
             self._outgoing.outbox.beside(self._record_outlived_in)
 
-    def record_earlier(self, version: str, *, has_lock: bool) -> None:
-        """Report how *version* ended in killed runs before it runs again; *has_lock*: it is ours.
+    @contained
+    def record_earlier(self, version: str, ask: Ask | None, backend: Backend) -> None:
+        """Report how *version* ended in killed runs before it runs again, here on *backend*.
 
         Reported later it may be wrong: the row that is about to be written looks like
-        theirs. So the connection is asked that will write it, which is there in any case. It has
-        no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
+        theirs. So *ask* is over the connection that will write it, which is there in any case. It
+        has no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
         """
-        left = [
-            one
-            for one in self._killed(self._outgoing.intents())
-            if one.migration.version == version
-        ]
+        killed = self._killed(self._outgoing.intents())
+        left = [one for one in killed if one.migration.version == version]
         until = time.monotonic() + PARTING_S
-        while left and self.ask_here is not None:
-            judged = self._settle(left, self.ask_here, None)
+        while left and ask is not None:
+            record = self._outgoing.record_killed
+            judged = settle(left, ask, record, self._telemetry, seconds=None)
             left = [intent for intent, _ in judged]
-            is_parting = has_lock and any(
+            # With the lock in our hands, whoever held it is about to be gone.
+            is_parting = (backend.has_lock and backend.is_idle) and any(
                 intent.has_lock and verdict.ending is Ending.OPEN for intent, verdict in judged
             )
             if not is_parting or time.monotonic() >= until:
@@ -267,34 +234,32 @@ class Settling:
         earlier, self._earlier = self._earlier, []
         self._without_outlived(earlier, self._outgoing.record_killed)
 
-    def _settle(self, intents: Sequence[Intent], ask: Ask, seconds: float | None) -> Judged:
-        return settle(intents, ask, self._outgoing.record_killed, self._telemetry, seconds=seconds)
+    def _record_outlived_in(self, outbox: Outbox) -> None:
+        """The same of those in *outbox*, which was silent when their versions ran again."""
+        self._without_outlived(outbox.intents(), partial(self._outgoing.record_killed, into=outbox))
 
     def _without_outlived(self, intents: Sequence[Intent], record: Record) -> list[Intent]:
-        """Report that those of *intents* did not commit whose work this run has done; the others.
+        """Those of *intents* that killed runs staged, without the work that this run has done.
 
-        Judged by the ledger they may seem committed: it has the row of this run.
+        That did not commit, and is reported so: by the ledger, which has the row of this run, it
+        may seem committed.
         """
+        killed = self._killed(intents)
         verdict = Verdict(ending=Ending.NOT_COMMITTED, reason="a later run did it")
         outlived = [
             (intent, verdict)
-            for intent in intents
+            for intent in killed
             if any(_is_outlived(intent, migration) for migration in self._committed)
         ]
         conclude(outlived, record, self._telemetry)
-        return [intent for intent in intents if (intent, verdict) not in outlived]
-
-    def _record_outlived_in(self, outbox: Outbox) -> None:
-        """The same of those in *outbox*, which was silent when their versions ran again."""
-        record = partial(self._outgoing.record_killed, into=outbox)
-        self._without_outlived(self._killed(outbox.intents()), record)
+        return [intent for intent in killed if (intent, verdict) not in outlived]
 
     def _killed(self, intents: Sequence[Intent]) -> list[Intent]:
         """Those of *intents* that killed runs of this environment staged."""
         return [
             intent
             for intent in intents
-            if intent.event_id not in self._own and intent.environment == self.environment
+            if intent.event_id not in self._own and intent.environment == self._environment
         ]
 
 
