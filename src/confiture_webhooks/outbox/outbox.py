@@ -490,7 +490,7 @@ class Outbox:
         self._store.close()
 
 
-NEWS: Step = ("news", {})
+NEWS: Step = ("notify", {"payload": ""})
 """Whoever listens looks again, once it is committed."""
 
 _FILTERS = {

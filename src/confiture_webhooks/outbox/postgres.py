@@ -45,7 +45,6 @@ _VERSION = f"SELECT version FROM {SCHEMA}.outbox_version"
 _OF_PGMQ = f"SELECT pg_catalog.to_regclass('{SCHEMA}.schema_version') IS NOT NULL AS is_there"
 _OWN = {
     "notify": f"SELECT pg_catalog.pg_notify('{SCHEMA}', :payload)",
-    "news": f"SELECT pg_catalog.pg_notify('{SCHEMA}', '')",
     "role": "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = CAST(:role AS pg_catalog.name)",
     "release": f"SELECT 1 WHERE {SCHEMA}.release(:given, :wait)",
 }

@@ -58,7 +58,10 @@ class Listener:
         """End it. Nothing is called afterwards."""
         self._stopped.set()
         if self._connection is not None:
-            _cut(self._connection)
+            # Whoever waits on the socket gets an error at once.
+            number = self._connection.fileno
+            with suppress(Exception), socket.socket(fileno=os.dup(number())) as cut:
+                cut.shutdown(socket.SHUT_RDWR)
         self._thread.join(CONNECT_TIMEOUT_S)
 
     def _run(self) -> None:
@@ -115,9 +118,3 @@ class Listener:
     def _note(self, *, works: bool) -> None:
         self._works = works
         self._on_change(works)
-
-
-def _cut(connection: psycopg.Connection[Any]) -> None:
-    """Shut the socket: whoever waits on it gets an error at once."""
-    with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as cut:
-        cut.shutdown(socket.SHUT_RDWR)

@@ -139,7 +139,7 @@ class _Store:
             # The write lock at once: a transaction that waited for it later could not go on.
             connection.execute("BEGIN IMMEDIATE")
             try:
-                answers = [_answer(connection, *step) for step in steps if step[0] != "news"]
+                answers = [_answer(connection, *step) for step in steps if step[0] != "notify"]
                 connection.execute("COMMIT")
             finally:
                 if connection.in_transaction:

@@ -30,8 +30,7 @@ APPLICATION_ID = 0x43465748
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 100
-_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
-_LOOK = getattr(os, "O_PATH", os.O_RDONLY) | _CLOEXEC
+_LOOK = getattr(os, "O_PATH", os.O_RDONLY)
 """A directory that this user may not list can be looked at."""
 in_use: Counter[tuple[int, int] | None] = Counter()
 """This process's connections, by the file's device and inode: reading a header again, and closing
@@ -86,7 +85,9 @@ def own(path: Path, *, makes: bool) -> int:
         found = os.stat(path.name, dir_fd=place, follow_symlinks=False)
         _check_file(found, "it", path, path)
         if not in_use[found.st_dev, found.st_ino]:
-            _judge(path, found, _header(path, place))
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            with os.fdopen(os.open(path.name, flags, dir_fd=place), "rb") as file:
+                _judge(path, found, file.read(_HEADER))
         # SQLite gives the files beside it the same mode.
         if found.st_mode & 0o077 and found.st_uid == os.geteuid():
             os.chmod(path.name, 0o600, dir_fd=place)
@@ -104,7 +105,7 @@ def _plain(path: Path, *, makes: bool) -> int:
 
 
 def _made(name: str, place: int, mode: int) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     return os.open(name, flags, mode, dir_fd=place)
 
 
@@ -155,15 +156,6 @@ def _name(uid: int) -> str:
 
         return pwd.getpwuid(uid).pw_name
     return f"uid {uid}"
-
-
-def _header(path: Path, place: int) -> bytes:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | _CLOEXEC
-    descriptor = os.open(path.name, flags, dir_fd=place)
-    try:
-        return os.read(descriptor, _HEADER)
-    finally:
-        os.close(descriptor)
 
 
 def _judge(path: Path, found: os.stat_result, header: bytes) -> None:
