@@ -22,7 +22,7 @@ from .config.variables import OUTBOX, URL
 from .contained import containing
 from .event import ErrorInfo
 from .outlook import shown_environment
-from .run.invocation import Invocation, parse
+from .run.invocation import Invocation, parse, unread_block
 from .run.parts import TELEMETRY_BUDGET
 from .run.run import Run
 from .wiring import (
@@ -31,7 +31,6 @@ from .wiring import (
     make_telemetry,
     outbox_exists,
     parts,
-    unread_block,
 )
 
 

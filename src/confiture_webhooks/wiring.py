@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import terminal
-from .config import Settings, has_block, read
+from .config import Settings, read
 from .config.settings import OutboxPlace
-from .config.variables import CONFIG, DSN, ENVIRONMENT, OF_DEFAULT
-from .errors import Fault, OutboxError
-from .remedy import command
-from .run.invocation import DEFAULT_CONFIG, ENVIRONMENTS
+from .config.variables import OF_DEFAULT
+from .errors import OutboxError
 from .run.parts import HookSource, Parts
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
     from .adapters.http_exchange import Exchange
     from .outbox import Outbox
-    from .run.invocation import Invocation
     from .telemetry import Telemetry
     from .transport import Transport
 
@@ -40,58 +37,6 @@ def _version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def unread_block(
-    environ: Mapping[str, str], invocation: Invocation, words: Sequence[str]
-) -> Fault | None:
-    """That an environment's file has a block which is not used, as no file is read; else None.
-
-    *words*: the command after ``confiture``, which the remedy shows with ``--config``.
-    """
-    if invocation.settings_file is not None or environ.get(CONFIG):
-        return None
-    blocks = blocks_here()
-    if not blocks:
-        return None
-    names = " or ".join(path.stem for path in blocks)
-    unused = f"the `webhooks:` block of {', '.join(map(str, blocks))} is not used"
-    if invocation.missing == DEFAULT_CONFIG:
-        named = command(*words[1:], config=blocks[0], group=words[0])
-        others = f" (or {', '.join(path.name for path in blocks[1:])})" if blocks[1:] else ""
-        problem = f"does not exist, so {unused}"
-        return Fault(str(DEFAULT_CONFIG), problem, f"Name the file: `{named}`{others}")
-    if given := environ.get(ENVIRONMENT, "").strip():
-        problem = f"is {given}, but there is no {ENVIRONMENTS}/{given}.yaml, so {unused}"
-        return Fault(ENVIRONMENT, problem, f"Set it to {names}")
-    has_dsn = bool(environ.get(DSN))
-    return Fault(
-        DSN if has_dsn else "--config",
-        f"{'is set' if has_dsn else 'names no file'}, so Confiture reads no environment file, and "
-        f"{unused}",
-        f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file",
-    )
-
-
-def two_databases(environ: Mapping[str, str], invocation: Invocation) -> Fault | None:
-    """That ``--config`` and a variable each name the database, and whose commands use; else None.
-
-    Confiture refuses the two: its CONFIG_007.
-    """
-    file = invocation.named_file
-    if file is None or not environ.get(DSN):
-        return None
-    from .adapters.database import names_database  # noqa: PLC0415
-
-    used = f"the database of {file}" if names_database(file, {}) else "the variable's database"
-    problem = "is set and --config is given: `confiture migrate up` refuses the two together. "
-    problem += f"Commands of webhooks use {used}"
-    return Fault(DSN, problem, "Unset the variable, or leave --config out")
-
-
-def blocks_here() -> list[Path]:
-    """The environment files of this project that have a `webhooks:` block."""
-    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(path))
 
 
 def found_settings(

@@ -621,7 +621,10 @@ def test_nothing_here_names_the_environments_that_have_something(
         (("discard", "dlv_staging_00001", "--endpoint", "ops"), "either ids, or --endpoint"),
         (("list", "--trace", "bbbbbbbb"), "a trace id has 32 digits"),
         (("list", "--event", "nosuch"), "'nosuch' is not one of: migration_success"),
-        (("list", "--event-type", "error"), "Invalid value for --event-type: 'error'"),
+        (
+            ("list", "--event-type", "error"),
+            "Invalid value for '--event-type' / '--event': 'error'",
+        ),
         (("test", "--event", "ping"), "'ping' is not one of: migration_success"),
         (("check", "--explain", "nosuch"), "'nosuch' is not one of: migration_success"),
         (("check", "--migration", "001"), "needs --explain with an event"),

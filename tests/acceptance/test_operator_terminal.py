@@ -152,9 +152,13 @@ def test_show_is_a_timeline_with_the_trace_id(operated: Project) -> None:
     done = operated.confiture("webhooks", "show", "dlv_3")
     assert f"trace id           {TRACE_ID}" in done.stdout
     assert "005_add_payment_table" in done.stdout
-    assert done.stdout.splitlines()[-1].split()[0] == "1"
+    *_, attempt, again = done.stdout.splitlines()
+    assert (attempt.split()[0], again) == (
+        "1",
+        "Send it again: `confiture webhooks redeliver dlv_3`",
+    )
     assert "100 ms" in done.stdout or "0.1 s" in done.stdout
-    assert done.stdout.splitlines()[-1].endswith("503")
+    assert attempt.endswith("503")
 
 
 def test_the_beginning_of_an_id_is_enough(operated: Project) -> None:

@@ -14,7 +14,7 @@ from .outbox import outbox_app
 from .receive import listen, verify_command
 from .send import deliver, test
 from .status import status
-from .tables import written
+from .tables import with_exit_codes
 
 app = typer.Typer(no_args_is_help=True)
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -34,5 +34,5 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify_command,
 }
 for name, command in COMMANDS.items():
-    app.command(name)(written(command))
+    app.command(name)(with_exit_codes(command))
 app.add_typer(outbox_app, name="outbox")

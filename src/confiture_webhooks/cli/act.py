@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,24 +17,25 @@ from ..outlook import (
     elsewhere,
     elsewhere_line,
     listed,
+    outlook,
     shown_environment,
 )
-from ..remedy import shown, shown_for
-from ..terminal import counted, say
+from ..remedy import shown
+from ..run.parts import TELEMETRY_BUDGET
+from ..terminal import counted
+from ..wiring import make_telemetry
 from .context import Context, opened
-from .look import SHORTEST, check_endpoint, find, is_short, is_unsettled
-from .options import ConfigOpt, EverywhereOpt, FormatOpt, YesOpt, is_json, not_empty
+from .options import ConfigOpt, EverywhereOpt, FormatOpt, IdsArg, NameArg, YesOpt
+from .selection import check_endpoint, environments, in_states, intents_of, named, nothing_to
 from .send import send_now
-from .status import described, forget, runs, unsettled
-from .tables import agree, conclude, fail, line
+from .status import runs
+from .tables import CommandError, agree, conclude, line
 
 if TYPE_CHECKING:
     from ..outbox import Row
     from ..outlook import Standing
     from ..run.settling import Judged
 
-EVERY = 10_000
-"""So many are read at once: a year of dead letters fits into no memory."""
 MOST_EVENTS = 5
 """A question names so many events."""
 _KINDS = {
@@ -44,14 +46,7 @@ _KINDS = {
 
 
 def redeliver(
-    ids: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="ID",
-            callback=not_empty,
-            help=f"Ids of deliveries, events or traces, or beginnings of {SHORTEST} characters",
-        ),
-    ] = None,
+    ids: IdsArg = None,
     dead: Annotated[bool, typer.Option("--dead", help="Every dead letter")] = False,
     pending: Annotated[
         bool, typer.Option("--pending", help="Everything that waits for its next attempt")
@@ -99,42 +94,51 @@ def redeliver(
     if len(states) + bool(ids) != 1:
         reason = "give ids, or only one of --dead, --pending and --gone"
         raise typer.BadParameter(reason, param_hint="ID")
-    with opened(config, output, is_sending=not later) as context:
+    with opened(config, is_sending=not later) as context:
         check_endpoint(context, endpoint)
         if ids:
-            rows = _named(context, "redeliver", ids, endpoint=endpoint, everywhere=everywhere)
+            rows = named(context, "redeliver", ids, endpoint, everywhere)
             what = f"{_deliveries(len(rows))} of {_events(rows)}"
         else:
-            rows = _all(context, states, endpoint, everywhere=everywhere)
+            rows = in_states(context, states, endpoint, everywhere)
             what = counted(len(rows), *_KINDS[states[0]])
-        nothing = _nothing(context, "redeliver", states, endpoint) if not rows else ""
+        nothing = "" if rows else nothing_to(context, "redeliver", states, endpoint)
         if rows:
-            agree(f"Redeliver {what}: {_where(rows)}", yes=yes, output=output)
+            agree(f"Redeliver {what}: {_where(rows)}", yes=yes)
         now = datetime.now(UTC)
         done = [row for row in rows if context.outbox.redeliver(row.delivery.id, now=now)]
         standing = context.outbox.standing(context.environment)
-    if not is_json(output):
+    if output == "text":
         again = f"{_deliveries(len(done))} due again: {_where(done)}"
         line(again if done else nothing)
-    _send(context, done, standing, is_later=later)
+    _send(context, done, standing, output, is_later=later)
 
 
 def _send(
-    context: Context, rows: Sequence[Row], standing: Mapping[str, Standing], *, is_later: bool
+    context: Context,
+    rows: Sequence[Row],
+    standing: Mapping[str, Standing],
+    output: str,
+    *,
+    is_later: bool,
 ) -> None:
     """Send those of *rows* that are sent from here, or say how; end with the exit code of that."""
-    own = [row.delivery for row in rows if row.delivery.environment == context.environment]
-    mine = Counter(one.endpoint for one in own)
-    waits = context.outlook(mine, standing, datetime.now(UTC))
+    by_place = environments(rows)
+    mine = Counter(
+        row.delivery.endpoint for row in rows if row.delivery.environment == context.environment
+    )
+    waits = outlook(
+        mine, configured=context.settings.recorded, standing=standing, now=datetime.now(UTC)
+    )
     names = sorted(mine.keys() - {wait.endpoint for wait in waits})
-    others = elsewhere(_environments(rows), context.environment)
+    others = elsewhere(by_place, context.environment)
     document: dict[str, Any] = {"ok": True}
     if names and not is_later:
-        document = send_now(context, names)
+        document = send_now(context, names, output)
     document |= {
         "ok": document["ok"] and (is_later or not waits),
         "redelivered": len(rows),
-        "environments": by_environment(_environments(rows)),
+        "environments": by_environment(by_place),
         "due": sum(mine[name] for name in names),
         "not_sent": {wait.endpoint: wait.why.value for wait in waits},
         "elsewhere": by_environment(others),
@@ -142,19 +146,11 @@ def _send(
     lines = [f"Send now: {shown('deliver')}"] if names and is_later else []
     lines += [wait.line for wait in waits]
     lines += [elsewhere_line(others)] if others else []
-    conclude(document, lines, context.output)
+    conclude(document, lines, output)
 
 
 def discard(
-    ids: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="ID",
-            callback=not_empty,
-            help="Ids of deliveries, events or traces, or of events that stay unsettled, or "
-            f"beginnings of {SHORTEST} characters",
-        ),
-    ] = None,
+    ids: IdsArg = None,
     endpoint: Annotated[
         str | None, typer.Option("--endpoint", help="Everything undelivered to this endpoint")
     ] = None,
@@ -185,42 +181,36 @@ def discard(
     """
     if bool(ids) is (endpoint is not None):
         raise typer.BadParameter("give either ids, or --endpoint", param_hint="ID")
-    with opened(config, output) as context:
+    with opened(config) as context:
         check_endpoint(context, endpoint)
         nothing = ""
         killed: Judged = []
         broken: list[str] = []
         if ids:
-            unreadable = context.outbox.unreadable_intents()
-            known = {one.event_id for one in unreadable}
-            known |= {one.event_id for one in context.outbox.intents()}
-            ids = [_whole(given, known) for given in ids]
-            killed = unsettled(context, ids)
-            own = [one for one in unreadable if one.environment == context.environment]
-            broken = [one.event_id for one in own if one.event_id in ids]
-            events = {*broken, *(intent.event_id for intent, _ in killed)}
-            others = [one for one in ids if one not in events]
-            rows = _named(context, "discard", others, everywhere=everywhere)
+            ids, killed, broken = intents_of(context, ids)
+            rows = named(context, "discard", ids, None, everywhere)
         else:
             undelivered = [state for state in State if state is not State.DELIVERED]
-            rows = _all(context, undelivered, endpoint, everywhere=everywhere)
-            nothing = _nothing(context, "discard", undelivered, endpoint) if not rows else ""
+            rows = in_states(context, undelivered, endpoint, everywhere)
+            nothing = "" if rows else nothing_to(context, "discard", undelivered, endpoint)
         lost = [runs(len(broken), "unreadable")] if broken else []
-        named = f" of {_events(rows)}" if ids else ""
-        plan = [f"{_deliveries(len(rows))}{named}: {_where(rows)} ({_kinds(rows)})"] if rows else []
-        plan += [described(killed)] if killed else []
+        of = f" of {_events(rows)}" if ids else ""
+        plan = [f"{_deliveries(len(rows))}{of}: {_where(rows)} ({_kinds(rows)})"] if rows else []
+        if killed:
+            each = (f"{intent.migration.name}: {verdict.reason}" for intent, verdict in killed)
+            plan.append(f"{runs(len(killed))} ({', '.join(each)})")
         if plan or lost:
-            agree(f"Discard {' and '.join(plan + lost)}", yes=yes, output=output)
+            agree(f"Discard {' and '.join(plan + lost)}", yes=yes)
         now = datetime.now(UTC)
         done = [row for row in rows if context.outbox.discard(row.delivery.id, now=now)]
-        forget(context, killed)
+        _forget(context, killed)
         for event_id in broken:
             context.outbox.release(event_id, [])
     left = len(rows) - len(done)
     document = {
         "ok": not left,
         "discarded": len(done),
-        "environments": by_environment(_environments(done)),
+        "environments": by_environment(environments(done)),
         "unsettled": len(killed) + len(broken),
         "under_way": left,
     }
@@ -231,100 +221,21 @@ def discard(
     conclude(document, lines, output)
 
 
-def _whole(given: str, known: Collection[str]) -> str:
-    """The one of the *known* ids that begins so; *given* itself if there is none, or several."""
-    found = [] if is_short(given) else [one for one in known if one.startswith(given)]
-    return found[0] if len(found) == 1 else given
-
-
-def _named(
-    context: Context,
-    verb: str,
-    ids: list[str],
-    *,
-    endpoint: str | None = None,
-    everywhere: bool,
-) -> list[Row]:
-    """The deliveries to *verb* called *ids*, or the end of the command if one is not to be had."""
-    rows: dict[str, Row] = {}
-    refused, candidates = [], []
-    for one in ids:
-        found = find(context.outbox, one)
-        if found.is_ambiguous:
-            candidates += found.candidates()
-            refused.append(f"{one} (the beginning of {len(found.ids)} ids)")
-        elif not found.rows:
-            is_open = is_unsettled(context, one)
-            unknown = f"unknown. See {shown('list')}"
-            refused.append(f"{one} ({'its end is not known yet' if is_open else unknown})")
-        elif is_short(one) and one not in found.ids:
-            least = f"give {SHORTEST} characters of the id or more"
-            refused.append(f"{one} (too short: {least}, as in {', '.join(found.ids)})")
-        elif not (
-            meant := [row for row in found.rows if endpoint in (None, row.delivery.endpoint)]
-        ):
-            refused.append(f"{one} (not to {endpoint})")
-        elif why := _why_not(context, verb, one, meant, everywhere):
-            refused.append(f"{one} ({why})")
-        else:
-            rows |= {row.delivery.id: row for row in meant}
-    if refused:
-        problem = f"Not possible: {', '.join(refused)}. Nothing was changed"
-        fail(problem, context.output, candidates=candidates)
-    return list(rows.values())
-
-
-def _why_not(
-    context: Context, verb: str, given: str, rows: Sequence[Row], everywhere: bool
-) -> str | None:
-    for row in rows:
-        if not everywhere and row.delivery.environment != context.environment:
-            name = row.delivery.environment
-            return f"of environment {shown_environment(name)}: {_ways([name], verb, given)}"
-        if verb != "discard" and row.state is State.IN_FLIGHT:
-            return "in flight"
-    return None
-
-
-def _all(
-    context: Context, states: Iterable[State], endpoint: str | None, *, everywhere: bool
-) -> list[Row]:
-    named: dict[str, Any] = {} if everywhere else {"environment": context.environment or ""}
-    rows = [
-        row
-        for state in states
-        for row in context.outbox.deliveries(state=state, endpoint=endpoint, limit=EVERY, **named)
-    ]
-    if len(rows) >= EVERY:
-        say(f"These are the newest {EVERY}. Run the command again for the others")
-    return rows
-
-
-def _nothing(context: Context, verb: str, states: Iterable[State], endpoint: str | None) -> str:
-    """That there is nothing to *verb* here, and which other environments have something."""
-    others = _environments(_all(context, states, endpoint, everywhere=True))
-    if not others:
-        return f"Nothing to {verb}"
-    words = [f"--{state.value.partition('_')[0]}" for state in states if verb == "redeliver"]
-    words += ["--endpoint", endpoint] if endpoint is not None else []
-    return (
-        f"Nothing to {verb} in environment {shown_environment(context.environment)}. "
-        f"Others have some ({listed(others)}): {_ways(others, verb, *words)}"
-    )
-
-
-def _ways(environments: Iterable[str | None], *words: str) -> str:
-    """The commands that do it in *environments*, or all at once."""
-    found = [shown_for(name, *words) for name in environments]
-    return "".join([*(f"use {one}, or " for one in found if one), "add --all-environments"])
-
-
-def _environments(rows: Sequence[Row]) -> Counter[str | None]:
-    return Counter(row.delivery.environment for row in rows)
+def _forget(context: Context, killed: Judged) -> None:
+    """Forget the intents: their end is never reported. That is logged."""
+    if not killed:
+        return
+    telemetry = make_telemetry(context.settings, os.environ)
+    try:
+        for intent, verdict in killed:
+            context.outbox.release(intent.event_id, [])
+            telemetry.intent_discarded(intent, verdict.reason)
+    finally:
+        telemetry.shutdown(TELEMETRY_BUDGET)
 
 
 def _where(rows: Sequence[Row]) -> str:
-    return listed(_environments(rows))
+    return listed(environments(rows))
 
 
 def _events(rows: Sequence[Row]) -> str:
@@ -350,11 +261,7 @@ def _deliveries(count: int) -> str:
     return counted(count, "delivery", "deliveries")
 
 
-def enable(
-    name: Annotated[str, typer.Argument(help="The endpoint's name")],
-    config: ConfigOpt = None,
-    output: FormatOpt = "text",
-) -> None:
+def enable(name: NameArg, config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """Switch an endpoint on again, after a 410 or `disable`.
 
     EXAMPLES:
@@ -366,14 +273,15 @@ def enable(
       1  It was not off.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
-    with opened(config, output) as context:
+    with opened(config) as context:
         outbox, environment = context.outbox, context.environment
         _, waiting = _standing_of(context, name)
         if not outbox.enable(name, environment):
-            fail(f"Endpoint {name} is not off", output)
+            raise CommandError(f"Endpoint {name} is not off")
         found = outbox.deliveries(state=State.GONE, endpoint=name, environment=environment)
         gone = [row.delivery.id for row in found]
-        waits = context.outlook({name: waiting}, {}, datetime.now(UTC))
+        configured = context.settings.recorded
+        waits = outlook({name: waiting}, configured=configured, now=datetime.now(UTC))
     lines = [f"Endpoint {name} is on in environment {shown_environment(environment)}"]
     lines += [wait.line for wait in waits]
     if waiting and not waits:
@@ -383,11 +291,7 @@ def enable(
     conclude({"ok": True, "endpoint": name, "waiting": waiting, "gone": gone}, lines, output)
 
 
-def disable(
-    name: Annotated[str, typer.Argument(help="The endpoint's name")],
-    config: ConfigOpt = None,
-    output: FormatOpt = "text",
-) -> None:
+def disable(name: NameArg, config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """Switch an endpoint off: its events are recorded and wait.
 
     EXAMPLES:
@@ -399,10 +303,11 @@ def disable(
       1  It was off already, or the outbox cannot be used.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
-    with opened(config, output, creates=True) as context:
+    with opened(config, creates=True) as context:
         is_off, waiting = _standing_of(context, name)
         if is_off:
-            fail(f"Endpoint {name} is off already. Switch it on: {shown('enable', name)}", output)
+            on = shown("enable", name)
+            raise CommandError(f"Endpoint {name} is off already. Switch it on: {on}")
         context.outbox.disable(name, context.environment, datetime.now(UTC))
     where = shown_environment(context.environment)
     lines = [
@@ -416,7 +321,7 @@ def _standing_of(context: Context, name: str) -> tuple[bool, int]:
     """Whether endpoint *name* is off, and how many deliveries wait; refuses an unknown one."""
     standing = context.outbox.standing(context.environment).get(name)
     is_off = standing is not None and standing.off_since is not None
-    if name not in context.names and not is_off:
-        context.refuse_name("NAME", name, context.names)
+    if not is_off and name not in {endpoint.name for endpoint in context.settings.recorded}:
+        raise context.unknown_endpoint("NAME", name)
     summary = context.outbox.summaries().get(context.environment)
     return is_off, summary.undelivered.get(name, 0) if summary else 0

@@ -10,15 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from ..command_watch import is_off
-from ..config import redacted
-from ..config.variables import SWITCH
+from ..config import Settings, redacted
+from ..config.variables import SWITCH, URL
 from ..doctor import diagnose
-from ..doctor.health import Check, Health
+from ..doctor.health import Health
+from ..doctor.outbox import OTHER_OUTBOX, check_path
 from ..endpoint import explain
+from ..errors import ConfigError, OutboxError
+from ..event import EventType
 from ..wiring import outbox_exists, outbox_place
-from .context import Context
-from .options import SUBSCRIBED, ConfigOpt, FormatOpt, is_json, known
-from .tables import CONFIG_INVALID, FAILED, length, line, print_block, print_json, refuse
+from .context import Context, refusal
+from .options import SUBSCRIBED, ConfigOpt, FormatOpt, one_of
+from .tables import CONFIG_INVALID, FAILED, length, line, print_block, print_json
 
 _NAMES = {"url": "address", "headers": "header names", "timeout_s": "timeout"}
 WHEN_NOTHING = {"environments": "all", "migrations": "all"}
@@ -34,8 +37,12 @@ _MARKS = {
 def check(
     config: ConfigOpt = None,
     explained: Annotated[
-        str | None,
-        typer.Option("--explain", help="Say which endpoints are sent this event, and why not"),
+        EventType | None,
+        typer.Option(
+            "--explain",
+            parser=one_of(SUBSCRIBED),
+            help="Say which endpoints are sent this event, and why not",
+        ),
     ] = None,
     migration: Annotated[
         str | None,
@@ -67,18 +74,12 @@ def check(
       2  --explain names no event, or --migration or --environment is given without it.
       5  It is not, or there is neither an endpoint nor a hook file; every fault is printed.
     """
-    kind = known(SUBSCRIBED, explained, "--explain")
-    if kind is None and (migration, environment) != (None, None):
+    if explained is None and (migration, environment) != (None, None):
         given = "--migration" if migration is not None else "--environment"
         raise typer.BadParameter("needs --explain with an event", param_hint=given)
-    as_json = is_json(output)
-    context = Context(config=config, output=output)
+    context = Context(config=config)
     settings, files = context.whole_settings()
-    from ..adapters.http_way import proxy_fault  # noqa: PLC0415
-
-    proxies = dict.fromkeys(proxy_fault(endpoint.url) for endpoint in settings.endpoints)
-    if faults := [fault for fault in proxies if fault is not None]:
-        refuse(faults, output)
+    _check_ways(settings)
     document: dict[str, Any] = {
         **redacted(settings),
         "outbox_at": outbox_place(settings, os.environ),
@@ -91,26 +92,36 @@ def check(
             *(str(fault) for fault in (*settings.warnings, *settings.advice)),
         ],
     }
-    verdicts: list[dict[str, Any]] = []
-    if kind is not None:
+    if explained is not None:
         where = settings.environment if environment is None else environment
-        verdicts = explain(settings.recorded, kind, where, migration)
         document["explain"] = {
-            "event": kind.value,
+            "event": explained.value,
             "migration": migration,
             "environment": where,
-            "endpoints": verdicts,
+            "endpoints": explain(settings.recorded, explained, where, migration),
         }
-    if as_json:
+    if output == "json":
         print_json({"ok": True, **document})
-        return
-    if kind is not None:
+    elif explained is not None:
         words = {True: "sent", False: "not sent", None: "depends"}
-        for one in verdicts:
+        for one in document["explain"]["endpoints"]:
             print_block(f"{one['endpoint']}: {words[one['sent']]}", [("why", one["reason"])])
-        return
-    _show(document)
-    line("✅ The configuration is valid", "green")
+    else:
+        _show(document)
+        line("✅ The configuration is valid", "green")
+
+
+def _check_ways(settings: Settings) -> None:
+    """Refuse a proxy whose address is wrong, and an outbox that no run could create."""
+    from ..adapters.http_way import proxy_fault  # noqa: PLC0415
+
+    proxies = dict.fromkeys(proxy_fault(endpoint.url) for endpoint in settings.endpoints)
+    if faults := [fault for fault in proxies if fault is not None]:
+        raise ConfigError(faults)
+    try:
+        check_path(settings, os.environ)
+    except OutboxError as error:
+        raise refusal("outbox", error.problem, error.remedy or OTHER_OUTBOX) from error
 
 
 def _show(document: dict[str, Any]) -> None:
@@ -120,7 +131,7 @@ def _show(document: dict[str, Any]) -> None:
         line(f"hooks: {file['file']}")
     if taken := document["default_taken_over_by"]:
         line(
-            f"{taken} reads CONFITURE_WEBHOOK_URL itself: the built-in endpoint `default` "
+            f"{taken} reads {URL} itself: the built-in endpoint `default` "
             "is not used, so that no event is sent twice"
         )
     is_missing = "" if document["outbox_exists"] else " (not there yet)"
@@ -188,22 +199,25 @@ def doctor(
       1  Something is.
       5  The configuration is invalid, or nothing is configured.
     """
-    as_json = is_json(output)
-    context = Context(config=config, output=output)
-    asked = context.invocation, context.dsn, context.unread
-    found = diagnose(os.environ, *asked, is_pinging=is_pinging)
-    checks: list[Check] = []
+    context = Context(config=config)
+    found = diagnose(
+        os.environ,
+        context.invocation,
+        context.dsn,
+        unread=context.unread,
+        two_databases=context.two_databases,
+        is_pinging=is_pinging,
+    )
+    checks = []
     for check in found:
         checks.append(check)
-        if not as_json:
+        if output == "text":
             mark, style = _MARKS[check.health]
             line(f"{mark} {check.name}: {check.detail}", style)
             if check.remedy is not None:
                 line(f"   {check.remedy}")
-    wrong = [check for check in checks if check.health is Health.PROBLEM]
-    if as_json:
+    wrong = [check.name for check in checks if check.health is Health.PROBLEM]
+    if output == "json":
         print_json({"ok": not wrong, "checks": [check.as_dict() for check in checks]})
-    if any(check.name == "configuration" for check in wrong):
-        raise typer.Exit(CONFIG_INVALID)
     if wrong:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(CONFIG_INVALID if "configuration" in wrong else FAILED)

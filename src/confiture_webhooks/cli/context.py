@@ -4,71 +4,55 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from ..adapters.hook_files import HookFile
 from ..command_watch import is_off
 from ..config import Settings, read
 from ..config.file import BLOCK
 from ..config.variables import CONFIG, DSN, OUTBOX, SWITCH, URL
-from ..errors import Fault, OutboxError
+from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
-from ..outlook import Standing, Wait, outlook
-from ..run.invocation import Invocation, parse
+from ..run.invocation import Invocation, blocks_here, parse, unread_block
 from ..run.settling import Ask
 from ..terminal import say
 from ..watch import Source
-from ..wiring import (
-    blocks_here,
-    found_settings,
-    in_database,
-    operators_outbox,
-    outbox_place,
-    two_databases,
-    unread_block,
-)
-from .tables import fail, refuse, say_faults
+from ..wiring import found_settings, in_database, operators_outbox, outbox_place
+from .tables import say_faults
 
 if TYPE_CHECKING:
     from ..outbox import Outbox
-
-
-_SET_DSN = f"Set {DSN}, or `database_url` in the environment file"
 
 
 @dataclass(kw_only=True)
 class Context:
     """The project of the current directory, as one command sees it: each part is read once.
 
-    What is wrong with a part ends the command, with the host's exit code.
+    What is wrong with a part is raised as ConfigError.
     """
 
     config: Path | None
-    output: str
     is_sending: bool = False
     outbox: Outbox = field(init=False)
+    """Of a context that ``opened`` made."""
 
     @cached_property
     def invocation(self) -> Invocation:
         """What a ``confiture migrate up`` here would be asked for."""
         words = ["migrate", "up", *(["--config", str(self.config)] if self.config else [])]
         invocation = parse(words, os.environ)
-        assert isinstance(invocation, Invocation)
-        fault = None
+        assert invocation is not None
         if self.is_sending and is_off(os.environ):
-            fault = Fault(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")
-        elif invocation.missing is not None and self.config is not None:
-            fault = Fault("--config", f"{self.config} is no file", "Check the path")
-        elif self.config is not None and self.config.is_dir():
-            fault = Fault("--config", f"{self.config} is a directory", "Name a file in it")
-        if fault is not None:
-            refuse([fault], self.output)
+            raise refusal(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")
+        if self.config is not None and invocation.missing is not None:
+            raise refusal("--config", f"{self.config} is no file", "Check the path")
+        if self.config is not None and self.config.is_dir():
+            raise refusal("--config", f"{self.config} is a directory", "Name a file in it")
         return invocation
 
     @cached_property
@@ -80,8 +64,19 @@ class Context:
 
     @property
     def two_databases(self) -> Fault | None:
-        """That ``--config`` and a variable each name the database."""
-        return two_databases(os.environ, self.invocation)
+        """That ``--config`` and a variable each name the database, and whose commands use.
+
+        Confiture refuses the two: its CONFIG_007.
+        """
+        from ..adapters.database import names_database  # noqa: PLC0415
+
+        file = self.invocation.named_file
+        if file is None or not os.environ.get(DSN):
+            return None
+        used = f"the database of {file}" if names_database(file, {}) else "the variable's database"
+        problem = "is set and --config is given: `confiture migrate up` refuses the two together. "
+        problem += f"Commands of webhooks use {used}"
+        return Fault(DSN, problem, "Unset the variable, or leave --config out")
 
     @cached_property
     def dsn(self) -> str | None:
@@ -112,51 +107,45 @@ class Context:
 
         A fault of one endpoint costs that endpoint alone.
         """
-        found = self._placed(read(os.environ, self.invocation.settings_file))
+        found = self._read()
         outbox = found.outbox_fault and found.outbox_fault.setting
         decisive = {CONFIG, BLOCK, outbox, str(self.invocation.settings_file)}
         if faults := [fault for fault in found.faults if fault.setting in decisive]:
-            refuse(faults, self.output)
+            raise ConfigError(faults)
         return found
+
+    def _read(self) -> Settings:
+        return in_database(read(os.environ, self.invocation.settings_file), lambda: self.dsn)
 
     @property
     def sending_settings(self) -> Settings:
         """The settings, for a command that needs an endpoint."""
         if not self.settings.endpoints and self.settings.faults:
-            refuse(self.settings.faults, self.output)
+            raise ConfigError(self.settings.faults)
         if not self.settings.recorded:
-            self._refuse_nothing()
+            raise self._nothing_configured()
         return self.settings
 
     def whole_settings(self) -> tuple[Settings, list[HookFile]]:
-        """The settings and the hook files; any fault at all ends the command."""
+        """The settings and the hook files; any fault at all is raised."""
         settings, files = found_settings(os.environ, self.invocation.settings_file)
         of_files = [file.fault for file in files if file.fault is not None]
         if faults := settings.faults or of_files:
-            refuse(faults, self.output)
+            raise ConfigError(faults)
         if not (settings.recorded or files):
-            self._refuse_nothing()
-        return self._placed(settings), files
+            raise self._nothing_configured()
+        return in_database(settings, lambda: self.dsn), files
 
     def source(self) -> Source:
         """Where the settings come from, to be read again when its files change."""
 
         def again() -> tuple[Settings, Ask | None]:
-            fresh = Context(config=self.config, output=self.output)
-            settings = read(os.environ, fresh.invocation.settings_file)
-            return fresh._placed(settings), fresh.ask
+            fresh = Context(config=self.config)
+            return fresh._read(), fresh.ask
 
         given = self.invocation
         named = (given.settings_file, given.config_file, os.environ.get(CONFIG))
         return Source(tuple(dict.fromkeys(path for path in named if path)), again)
-
-    def _placed(self, settings: Settings) -> Settings:
-        return in_database(settings, lambda: self.dsn)
-
-    @property
-    def is_there(self) -> bool:
-        """Whether there is an outbox; a command that reads creates none."""
-        return self.outbox.is_durable
 
     @property
     def environment(self) -> str | None:
@@ -168,66 +157,59 @@ class Context:
         """Where the outbox lies, without what is secret."""
         return outbox_place(self.settings, os.environ)
 
-    @property
-    def names(self) -> list[str]:
-        """The configured endpoints, those with a fault too."""
-        return [endpoint.name for endpoint in self.settings.recorded]
-
-    def outlook(
-        self, undelivered: Mapping[str, int], standing: Mapping[str, Standing], now: datetime
-    ) -> list[Wait]:
-        """Which of *undelivered* wait, and why."""
-        configured = self.settings.recorded
-        return outlook(undelivered, configured=configured, standing=standing, now=now)
-
-    def outbox_failed(self, error: OutboxError) -> NoReturn:
-        """The outbox refused, or the environment file does not name its database."""
+    def explained(self, error: OutboxError) -> OutboxError | ConfigError:
+        """*error*, or that the environment file does not name the outbox's database."""
         from ..adapters.database import names_database  # noqa: PLC0415
 
         file, place = self.invocation.config_file, self.settings.place
         is_project = place.kind == "postgres" and place.rest in {"", self.dsn}
-        if is_project and not names_database(file, os.environ):
-            where = str(file) if file is not None else "outbox postgres"
-            refuse([Fault(where, "names no database", _SET_DSN)], self.output)
-        fail(str(error), self.output)
+        if not is_project or names_database(file, os.environ):
+            return error
+        remedy = f"Set {DSN}, or `database_url` in the environment file"
+        return refusal(str(file or "outbox postgres"), "names no database", remedy)
 
-    def _refuse_nothing(self) -> NoReturn:
-        """No endpoint is configured."""
+    def unknown_endpoint(self, setting: str, name: str) -> ConfigError:
+        """*name*, which *setting* was given, is no endpoint."""
+        names = ", ".join(endpoint.name for endpoint in self.settings.recorded)
+        remedy = f"One of: {names}" if names else _other_blocks() or "None is configured"
+        return refusal(setting, f"no endpoint is called {name!r}", remedy)
+
+    def _nothing_configured(self) -> ConfigError:
         if self.unread is not None:
-            refuse([self.unread], self.output)
+            return ConfigError([self.unread])
         file = self.invocation.config_file or "the environment file"
         remedy = _other_blocks() or f"Set it, or write a `webhooks:` block into {file}"
-        refuse([Fault(URL, "no endpoint is configured", remedy)], self.output)
-
-    def refuse_name(self, setting: str, name: str, names: Collection[str]) -> NoReturn:
-        """*name* is no endpoint, only *names* are."""
-        one_of = f"One of: {', '.join(names)}" if names else _other_blocks() or "None is configured"
-        refuse([Fault(setting, f"no endpoint is called {name!r}", one_of)], self.output)
+        return refusal(URL, "no endpoint is configured", remedy)
 
 
 @contextmanager
 def opened(
-    config: Path | None, output: str, *, creates: bool = False, is_sending: bool = False
+    config: Path | None, *, creates: bool = False, is_sending: bool = False
 ) -> Iterator[Context]:
-    """The project with its outbox; what the outbox refuses ends the command in a line.
+    """The project with its outbox.
 
     Reading needs no endpoint, no secret and no address, only what names the outbox. An outbox is
-    created only if *creates*.
+    created only if *creates*. Raises ConfigError and OutboxError.
     """
-    context = Context(config=config, output=output, is_sending=is_sending)
+    context = Context(config=config, is_sending=is_sending)
     settings = context.settings
     if context.two_databases is not None:
         say(str(context.two_databases))
     if context.unread is not None and not settings.recorded:
         if not os.environ.get(OUTBOX):
-            refuse([context.unread], output)
+            raise ConfigError([context.unread])
         say_faults([context.unread])
     try:
         with closing(operators_outbox(settings, os.environ, creates=creates, notice=say)) as outbox:
             context.outbox = outbox
             yield context
     except OutboxError as error:
-        context.outbox_failed(error)
+        raise context.explained(error) from error
+
+
+def refusal(setting: str, problem: str, remedy: str) -> ConfigError:
+    """One fault, to be raised."""
+    return ConfigError([Fault(setting, problem, remedy)])
 
 
 def _other_blocks() -> str:

@@ -4,95 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..delivery import Attempt, State
-from ..event import rfc3339
+from ..event import EventType, rfc3339
 from ..outbox import Unreadable
 from ..outlook import NO_ENVIRONMENT, rest_of, shown_environment
 from ..remedy import shown
 from ..run.run_outbox import KEPT_FOR
 from ..terminal import say
 from .context import Context, opened
-from .options import (
-    RECORDED,
-    ConfigOpt,
-    FormatOpt,
-    check_trace,
-    instant,
-    is_json,
-    known,
-    not_empty,
-    words,
-)
-from .tables import age, fail, milliseconds, print_facts, print_json, print_table
+from .options import RECORDED, SHORTEST, ConfigOpt, FormatOpt, not_empty, one_of, since, whole_trace
+from .selection import EVERY, check_endpoint, find, is_unsettled
+from .tables import CommandError, age, line, milliseconds, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ..delivery import Delivery
-    from ..outbox import Outbox, Row
-
-SEARCHED = 10_000
-SHORTEST = 8
-"""An acting command takes a beginning with so many characters after ``dlv_`` or ``evt_``."""
-MOST_SHOWN = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What an id names."""
-
-    rows: Sequence[Row]
-    ids: Collection[str]
-    """The whole ids that begin so; several: the beginning is ambiguous."""
-
-    @property
-    def is_ambiguous(self) -> bool:
-        """Whether more than one delivery, event or trace begins so."""
-        return len(self.ids) > 1
-
-    def candidates(self) -> list[str]:
-        """A line for each delivery that may be meant."""
-        lines = [_candidate(row) for row in self.rows[:MOST_SHOWN]]
-        left = len(self.rows) - len(lines)
-        return [*lines, f"and {left} more"] if left > 0 else lines
-
-
-def find(outbox: Outbox, given: str) -> Found:
-    """The deliveries that *given* names; a whole id is never ambiguous."""
-    rows = outbox.look_up(given, limit=SEARCHED)
-    if whole := [row for row in rows if given in _ids(row.delivery)]:
-        return Found(rows=whole, ids={given})
-    ids = {one for row in rows for one in _ids(row.delivery) if one.startswith(given)}
-    return Found(rows=rows, ids=ids)
-
-
-def is_unsettled(context: Context, given: str) -> bool:
-    """Whether *given* is the event of a migration whose end is not known yet."""
-    return any(intent.event_id.startswith(given) for intent in context.outbox.intents())
-
-
-def is_short(given: str) -> bool:
-    """Whether *given* is too short a beginning to change what it names."""
-    return len(given.removeprefix("dlv_").removeprefix("evt_")) < SHORTEST
-
-
-def _candidate(row: Row) -> str:
-    one = row.delivery
-    ids = f"{one.id}  {one.event_id}  {one.event_type.value}  {one.migration_name or '-'}"
-    where = f"{one.endpoint}  {shown_environment(one.environment)}  {row.state.value}"
-    return f"{ids}  {where}  {rfc3339(one.created_at)}"
-
-
-def _ids(one: Delivery) -> tuple[str, str, str]:
-    return one.id, one.event_id, one.correlation_id
-
+    from ..outbox import Row
 
 LIMIT = 100
 
@@ -161,22 +94,20 @@ def _to_second(instant: str) -> str:
     return re.sub(r"\.\d+", "", instant)
 
 
-def check_endpoint(context: Context, name: str | None) -> None:
-    """End the command unless *name* is an endpoint's, configured or only in the outbox."""
-    names = context.names
-    if name is None or name in names or context.outbox.deliveries(endpoint=name, limit=1):
-        return
-    context.refuse_name("endpoint", name, names)
-
-
 def list_deliveries(
     state: Annotated[
-        str | None, typer.Option("--state", help=f"Only this state: {words(State)}")
+        State | None,
+        typer.Option("--state", parser=one_of(State), help=f"Only this state: {', '.join(State)}"),
     ] = None,
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="Only this endpoint")] = None,
     event_type: Annotated[
-        str | None,
-        typer.Option("--event-type", "--event", help=f"Only this event type: {words(RECORDED)}"),
+        EventType | None,
+        typer.Option(
+            "--event-type",
+            "--event",
+            parser=one_of(RECORDED),
+            help=f"Only this event type: {', '.join(RECORDED)}",
+        ),
     ] = None,
     migration: Annotated[
         str | None,
@@ -186,9 +117,14 @@ def list_deliveries(
         str | None,
         typer.Option("--environment", help=f"Only this environment; {NO_ENVIRONMENT}: without one"),
     ] = None,
-    trace: Annotated[str | None, typer.Option("--trace", help="Only this trace id")] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", help="Only made since: 2h, 7d, 2026-01-09T14:00 (UTC)")
+    trace: Annotated[
+        str | None, typer.Option("--trace", callback=whole_trace, help="Only this trace id")
+    ] = None,
+    made_since: Annotated[
+        datetime | None,
+        typer.Option(
+            "--since", parser=since, help="Only made since: 2h, 7d, 2026-01-09T14:00 (UTC)"
+        ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many")] = LIMIT,
     config: ConfigOpt = None,
@@ -207,33 +143,28 @@ def list_deliveries(
       confiture webhooks list --migration 007 --environment production
         ↳ Everything about one migration
 
-      confiture webhooks list --endpoint analytics --format json
-        ↳ One endpoint's, for a script
-
     EXIT CODES:
       0  Listed, also when there is nothing to list.
       1  The outbox cannot be read.
       2  A filter is wrong: an unknown state or event type, no date, half a trace id.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
-    chosen = known(State, state, "--state")
-    check_trace(trace, "--trace")
-    kind, made_since = known(RECORDED, event_type, "--event-type"), instant(since, "--since")
-    with opened(config, output) as context:
+    named = "" if environment == NO_ENVIRONMENT else environment
+    with opened(config) as context:
         check_endpoint(context, endpoint)
-        there = "" if environment == NO_ENVIRONMENT else environment
         found = context.outbox.deliveries(
-            state=chosen,
+            state=state,
             endpoint=endpoint,
-            event_type=kind,
+            event_type=event_type,
             since=made_since,
             limit=limit,
             migration=migration,
             trace=trace,
-            **({"environment": there} if there is not None else {}),
+            **({"environment": named} if named is not None else {}),
         )
         rows = documents(context, found)
-    if is_json(output):
+        others = [] if found else context.outbox.deliveries(limit=EVERY)
+    if output == "json":
         print_json({"ok": True, "outbox": context.where, "deliveries": rows})
         return
     cells = list(map(_cells, rows))
@@ -241,6 +172,13 @@ def list_deliveries(
     print_table(columns, ([row[name] for name in columns] for row in cells))
     if len(rows) == limit:
         say(f"The newest are listed, at most {limit}; --limit lists more")
+    if others:
+        where = Counter((one.delivery.endpoint, one.delivery.environment) for one in others)
+        there_are = ", ".join(
+            f"{count} to {name} in {shown_environment(there)}"
+            for (name, there), count in where.items()
+        )
+        say(f"No delivery matches. The outbox has {there_are}")
 
 
 def show(
@@ -267,26 +205,37 @@ def show(
       2  The id is empty.
       5  The configuration is invalid.
     """
-    with opened(config, output) as context:
-        outbox, rows = context.outbox, _sought(context, identifier)
-        attempts_of = [outbox.attempts(row.delivery.id) for row in rows]
+    with opened(config) as context:
+        rows = _sought(context, identifier)
+        attempts_of = [context.outbox.attempts(row.delivery.id) for row in rows]
         found = list(zip(rows, documents(context, rows), attempts_of, strict=True))
-    if is_json(output):
-        wholes = [
-            {
-                **facts,
-                **({"payload": payload} if (payload := _payload(row.delivery)) else {}),
-                "trace_id": facts["correlation_id"],
-                "timeline": list(map(_attempt, attempts)),
-            }
-            for row, facts, attempts in found
-        ]
+    if output == "json":
+        wholes = [_whole(*one) for one in found]
         print_json({"ok": True, **(wholes[0] if len(wholes) == 1 else {"deliveries": wholes})})
         return
-    for index, (row, facts, attempts) in enumerate(found):
+    for index, one in enumerate(found):
         if index:
             print()
-        _show(row, facts, attempts)
+        _show(*one)
+
+
+def _whole(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> dict[str, Any]:
+    payload = _payload(row.delivery)
+    return {
+        **facts,
+        **({"payload": payload} if payload else {}),
+        "trace_id": facts["correlation_id"],
+        "timeline": [
+            {
+                "number": attempt.number,
+                "started_at": rfc3339(attempt.started_at),
+                "duration_ms": round(attempt.duration.total_seconds() * 1000, 1),
+                "status_code": attempt.status_code,
+                "error_type": attempt.failure,
+            }
+            for attempt in attempts
+        ],
+    }
 
 
 def _show(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> None:
@@ -312,19 +261,21 @@ def _show(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> None:
             for attempt in attempts
         ),
     )
+    if row.state is State.DEAD_LETTER:
+        line(f"Send it again: {shown('redeliver', row.delivery.id)}")
 
 
-def _payload(delivery: Delivery | Unreadable) -> dict[str, Any] | None:
+def _payload(delivery: Delivery) -> dict[str, Any] | None:
     """The body as the receiver has it, if it is of the default format."""
     try:
         found = json.loads(delivery.body)
-    except (AttributeError, ValueError):
+    except ValueError:
         return None
     is_ours = isinstance(found, dict) and found.get("event_id") == delivery.event_id
     return found if is_ours and "event_type" in found else None
 
 
-def _of_body(delivery: Delivery | Unreadable) -> dict[str, str]:
+def _of_body(delivery: Delivery) -> dict[str, str]:
     """What happened, where, and in which run, as far as the body says so."""
     payload = _payload(delivery) or {}
     error, database, run = (
@@ -341,31 +292,21 @@ def _of_body(delivery: Delivery | Unreadable) -> dict[str, str]:
     return {name: str(value) for name, value in named.items() if value}
 
 
-def _sought(context: Context, given: str) -> list[Row]:
+def _sought(context: Context, given: str) -> Sequence[Row]:
     found = find(context.outbox, given)
-    if found.is_ambiguous:
+    if len(found.ids) > 1:
         problem = f"{len(found.ids)} ids begin with {given}. Give more characters"
-        fail(problem, context.output, candidates=found.candidates())
-    if not found.rows:
-        if is_unsettled(context, given):
-            problem = f"{given} is the event of a migration whose end is not known yet"
-            fail(f"{problem}. See {shown('status')}", context.output)
-        hints = (
-            "Another --config may name another outbox",
-            "A run whose outbox did not open sends from memory",
-            f"Delivered ones are forgotten after {KEPT_FOR.days} days",
-            "The log lines of the run have the event id and the trace id: search for either",
-            f"List what is here: {shown('list')}",
-        )
-        fail(f"There is no delivery {given} in {context.where}", context.output, hints=hints)
-    return list(found.rows)
-
-
-def _attempt(attempt: Attempt) -> dict[str, Any]:
-    return {
-        "number": attempt.number,
-        "started_at": rfc3339(attempt.started_at),
-        "duration_ms": round(attempt.duration.total_seconds() * 1000, 1),
-        "status_code": attempt.status_code,
-        "error_type": attempt.failure,
-    }
+        raise CommandError(problem, candidates=found.candidates())
+    if found.rows:
+        return found.rows
+    if is_unsettled(context, given):
+        problem = f"{given} is the event of a migration whose end is not known yet"
+        raise CommandError(f"{problem}. See {shown('status')}")
+    hints = (
+        "Another --config may name another outbox",
+        "A run whose outbox did not open sends from memory",
+        f"Delivered ones are forgotten after {KEPT_FOR.days} days",
+        "The log lines of the run have the event id and the trace id: search for either",
+        f"List what is here: {shown('list')}",
+    )
+    raise CommandError(f"There is no delivery {given} in {context.where}", hints=hints)

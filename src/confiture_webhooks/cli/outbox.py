@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import Fault, OutboxError
+from ..errors import OutboxError
 from ..outlook import listed
 from ..terminal import counted, printable, say
 from ..wiring import postgres_dsn, sqlite_path
-from .context import Context, opened
-from .options import ConfigOpt, FormatOpt, YesOpt, is_json
+from .context import Context, opened, refusal
+from .options import ConfigOpt, FormatOpt, YesOpt
 from .status import runs
-from .tables import agree, conclude, fail, print_json, refuse
+from .tables import agree, conclude, print_json, with_exit_codes
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -32,6 +32,7 @@ def _outbox() -> None:
 
 
 @outbox_app.command()
+@with_exit_codes
 def init(
     role: Annotated[
         str, typer.Option("--role", help="The role that migrates, for the GRANTs")
@@ -63,24 +64,19 @@ def init(
     """
     for option, name in (("--role", role), ("--environment", environment or "")):
         if not name.isprintable():  # it would be pasted into a terminal
-            refuse([Fault(option, "has characters that cannot be shown", "Correct it")], output)
-    settings = Context(config=config, output=output).settings
+            raise refusal(option, "has characters that cannot be shown", "Correct it")
+    settings = Context(config=config).settings
     if settings.place.kind != "postgres":
-        fault = Fault(
-            "outbox", f"is {settings.place.kind}, which needs no setting up", "Set it to `postgres`"
-        )
-        refuse([fault], output)
+        problem = f"is {settings.place.kind}, which needs no setting up"
+        raise refusal("outbox", problem, "Set it to `postgres`")
     from ..outbox.postgres import PostgresOutbox, grants  # noqa: PLC0415
 
-    try:
-        known = environment or settings.environment
-        with closing(PostgresOutbox(postgres_dsn(settings), environment=known)) as outbox:
-            where, is_made = outbox.where, outbox.has_made
-            is_missing = role != PLACEHOLDER and not outbox.has_role(role)
-    except OutboxError as error:
-        fail(str(error), output)
+    known = environment or settings.environment
+    with closing(PostgresOutbox(postgres_dsn(settings), environment=known)) as outbox:
+        where, is_made = outbox.where, outbox.has_made
+        is_missing = role != PLACEHOLDER and not outbox.has_role(role)
     granted = grants(role, environment)
-    if is_json(output):
+    if output == "json":
         print_json({"ok": True, "outbox": where, "created": is_made, "grants": granted})
         return
     done = "created" if is_made else "already there, nothing to do"
@@ -92,6 +88,7 @@ def init(
 
 
 @outbox_app.command()
+@with_exit_codes
 def drop(
     yes: YesOpt = False,
     config: ConfigOpt = None,
@@ -112,8 +109,8 @@ def drop(
       1  It cannot be read or removed, the answer was no, or there is no terminal.
       5  The configuration is invalid.
     """
-    with opened(config, output) as context:
-        place, is_there = context.where, context.is_there
+    with opened(config) as context:
+        place, is_there = context.where, context.outbox.is_durable
         counts: Counter[str | None] = Counter()
         if is_there:
             for name, summary in context.outbox.summaries().items():
@@ -123,11 +120,8 @@ def drop(
         held = counted(counts.total(), "delivery", "deliveries")
         held += f" ({listed(counts)})" if counts else ""
         held += f" and {runs(intents)}" if intents else ""
-        agree(f"Remove the outbox {place} with {held}", yes=yes, output=output)
-        try:
-            _remove(context.settings)
-        except OutboxError as error:
-            fail(str(error), output)
+        agree(f"Remove the outbox {place} with {held}", yes=yes)
+        _remove(context.settings)
     removed = [f"Removed the outbox {place}"] if is_there else []
     conclude({"ok": True, "outbox": place, "dropped": is_there}, removed, output)
 

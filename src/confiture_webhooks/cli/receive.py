@@ -23,7 +23,7 @@ from ..receiver.capture import LARGEST, Captured, as_document, describe, is_sign
 from ..receiver.server import answer_of
 from ..terminal import printable, say
 from ..verification import Verified
-from .options import FormatOpt, is_json
+from .options import FormatOpt
 from .tables import CONFIG_INVALID, print_json
 
 NOT_VALID = 1
@@ -113,7 +113,7 @@ def listen(
         with _interrupt_is_the_end(arrived):
             while (received := arrived.get()) is not None:
                 document = as_document(received)
-                if is_json(output):
+                if output == "json":
                     print(json.dumps(document), flush=True)
                 else:
                     console.print(describe(document))
@@ -195,7 +195,7 @@ def verify_command(
         document = _checked(capture, secrets, timedelta(seconds=tolerance) or None)
     except ConfigError as error:
         _refuse(str(error), CONFIG_INVALID)
-    if is_json(output):
+    if output == "json":
         print_json(document)
     else:
         _show_verdict(document)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from ..doctor.endpoints import remedy_of
-from ..errors import OutboxError
+from ..errors import ConfigError, OutboxError
 from ..event import Database, EventType, rfc3339
 from ..outlook import again_lines, by_environment, elsewhere_line, shown_environment
 from ..remedy import shown
@@ -24,20 +24,18 @@ from ..watch import PassResult, deliver_due, deliver_until
 from ..wiring import operators_outbox
 from ..worker.pace import FAILING_AFTER
 from .context import Context
-from .options import SUBSCRIBED, ConfigOpt, FormatOpt, is_json, known, words
+from .options import SUBSCRIBED, ConfigOpt, FormatOpt, one_of
 from .status import open_document, open_lines
 from .tables import (
     CONFIG_INVALID,
     FAILED,
     answer,
     conclude,
-    fail,
     fault_rows,
     line,
     milliseconds,
     print_block,
     print_json,
-    refuse,
     say_faults,
 )
 
@@ -51,8 +49,12 @@ PAUSED = f", paused after {FAILING_AFTER} failures in a row"
 def test(
     name: Annotated[str | None, typer.Argument(help="Endpoint (default: all of them)")] = None,
     event: Annotated[
-        str | None,
-        typer.Option("--event", help=f"A sample of this event type: {words(SUBSCRIBED)}"),
+        EventType | None,
+        typer.Option(
+            "--event",
+            parser=one_of(SUBSCRIBED),
+            help=f"A sample of this event type: {', '.join(SUBSCRIBED)}",
+        ),
     ] = None,
     show_answer: Annotated[
         bool, typer.Option("--show-answer", help="Show the beginning of each answer's body")
@@ -83,32 +85,31 @@ def test(
       2  --event names no event type.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
-    kind = known(SUBSCRIBED, event, "--event") or EventType.PING
-    context = Context(config=config, output=output, is_sending=True)
+    from ..ping import ping  # noqa: PLC0415
+
+    kind = event or EventType.PING
+    context = Context(config=config, is_sending=True)
     settings = context.sending_settings
     names = [endpoint.name for endpoint in settings.endpoints]
     meant = [one for one in settings.faulty if one.name == name or not names]
     if faults := [fault for one in meant for fault in one.faults]:
-        refuse(faults, output)
+        raise ConfigError(faults)
     if name is not None and name not in names:
-        context.refuse_name("NAME", name, names)
-    from ..ping import ping  # noqa: PLC0415
-
-    if name is None and not is_json(output):
+        raise context.unknown_endpoint("NAME", name)
+    if name is None and output == "text":
         say_faults(settings.faults)
     _warn_off(settings, [name] if name is not None else names)
     pinged = ping(settings, os.environ, name, kind)
     results = [result.as_dict() for result in pinged]
-    is_shown = show_answer or (not is_json(output) and is_terminal(sys.stdout))
+    is_shown = show_answer or (output == "text" and is_terminal(sys.stdout))
     for result, one in zip(results, pinged, strict=True):
         if is_shown and one.answer:
             result["answer"] = one.answer
         result["event_type"] = kind.value
         result["remedy"] = None if one.is_delivered else remedy_of(one.failure, one.reason)
-    is_delivered = all(result["delivered"] for result in results)
     is_valid = name is not None or not settings.faults
-    is_well = is_delivered and is_valid
-    if is_json(output):
+    is_well = is_valid and all(result["delivered"] for result in results)
+    if output == "json":
         print_json({"ok": is_well, "results": results, "faults": fault_rows(settings.faults)})
     else:
         show_pings(results)
@@ -177,30 +178,27 @@ def deliver(
          that is off or not configured, or the outbox cannot be used.
       5  The configuration is invalid.
     """
-    context = Context(config=config, output=output, is_sending=True)
+    context = Context(config=config, is_sending=True)
     settings = context.sending_settings
-    if not is_json(output):
+    if output == "text":
         say_faults((*settings.faults, *settings.warnings))
     try:
         result = _watch(context) if watch else _once(settings, context.ask, context.database)
     except OutboxError as error:
-        context.outbox_failed(error)
+        raise context.explained(error) from error
     document = {**as_document(result), **open_document(result.open)}
     document["faults"] = fault_rows(settings.faults)
     (answer if watch else conclude)(document, _lines(result), output)
 
 
-def send_now(context: Context, names: Collection[str]) -> dict[str, Any]:
+def send_now(context: Context, names: Collection[str], output: str) -> dict[str, Any]:
     """Send the due deliveries of endpoints *names*; the result as a document, shown as text."""
     settings = context.settings
     chosen = tuple(endpoint for endpoint in settings.endpoints if endpoint.name in names)
-    try:
-        result = _once(replace(settings, endpoints=chosen), None, context.database)
-    except OutboxError as error:
-        fail(str(error), context.output)
+    result = _once(replace(settings, endpoints=chosen), None, context.database)
     waits = [wait for wait in result.waits if wait.endpoint in names]
     result = replace(result, waits=waits, open=[], elsewhere={})
-    if not is_json(context.output):
+    if output == "text":
         for text in _lines(result):
             line(text)
     return as_document(result)
@@ -283,7 +281,7 @@ def _lines(result: PassResult) -> list[str]:
             else f"{wait.endpoint} {wait.reason}. The next delivery follows then"
             for wait in result.waits
         ),
-        *open_lines(result.open),
+        *open_lines(open_document(result.open)),
         *again_lines(result.dead, result.gone),
         *([elsewhere_line(others)] if others else []),
     ]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from ..delivery import State
 from ..doctor.outbox import MOST_NAMED, UNSETTLED_FOR, Findings, examine
@@ -20,20 +17,17 @@ from ..outlook import (
     shown_environment,
     unserved_line,
 )
-from ..remedy import shown, shown_for
+from ..remedy import shown
 from ..run import settling
-from ..run.parts import TELEMETRY_BUDGET
 from ..settlement import Ending
 from ..terminal import counted
-from ..wiring import make_telemetry
 from .context import Context, opened
-from .options import ConfigOpt, FormatOpt, is_json
-from .tables import FAILED, age, fail, length, line, print_facts, print_json
+from .options import ConfigOpt, FormatOpt
+from .tables import conclude, length, print_facts
 
 if TYPE_CHECKING:
     from ..outbox import Intent
     from ..run.settling import Judged
-    from ..settlement import Verdict
 
 
 def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
@@ -53,18 +47,26 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
       5  The configuration is invalid.
     """
     now = datetime.now(UTC)
-    with opened(config, output) as context:
+    with opened(config) as context:
         findings = examine(context.outbox, context.settings, now)
-    unknown = open_document(_judged(findings.intents, context))
-    if is_json(output):
-        print_json({**_document(context, findings), **unknown})
-    else:
-        _show(context, findings, unknown)
-    if not findings.is_well:
-        raise typer.Exit(FAILED)
+        is_there = context.outbox.is_durable
+    document = {
+        **_document(context, findings, is_there=is_there),
+        **open_document(judged(findings.intents, context)),
+    }
+    lines = []
+    if is_there:
+        lines += _lines(context, findings)
+        lines += [
+            f"  {row['event_id']}  {row['migration']} since {row['since']}: {row['why']}"
+            for row in document["intents"]
+        ]
+        if output == "text":
+            print_facts(_facts(document))
+    conclude(document, lines, output)
 
 
-def _document(context: Context, findings: Findings) -> dict[str, Any]:
+def _document(context: Context, findings: Findings, *, is_there: bool) -> dict[str, Any]:
     summary, oldest_at = findings.summary, findings.summary.oldest_at
     stuck = {one.endpoint: f"{one.reason} ({one.count} waiting)" for one in findings.in_vain}
     if findings.old_intents:
@@ -72,7 +74,7 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
     return {
         "ok": findings.is_well,
         "outbox": context.where,
-        "is_there": context.is_there,
+        "is_there": is_there,
         "counts": {state.value: summary.counts.get(state, 0) for state in State},
         "environment": context.environment,
         "undelivered": dict(summary.undelivered),
@@ -99,35 +101,20 @@ def _unsettled(findings: Findings) -> str:
     return f"{findings.old_intents} for more than {length(UNSETTLED_FOR)}"
 
 
-def _show(context: Context, findings: Findings, unknown: dict[str, Any]) -> None:
-    if not context.is_there:
-        return
-    summary = findings.summary
-    undelivered = ", ".join(f"{name} {count}" for name, count in summary.undelivered.items())
-    oldest = f"{age(summary.oldest_at, findings.now)} ago" if summary.oldest_at else "-"
-    print_facts(
-        [
-            ("outbox", context.where),
-            ("environment", shown_environment(context.environment)),
-            *(
-                (state.value.replace("_", " "), str(summary.counts.get(state, 0)))
-                for state in State
-            ),
-            ("undelivered", undelivered or "-"),
-            *([("elsewhere", listed(findings.others))] if findings.others else []),
-            ("oldest", oldest),
-            ("endpoints off", ", ".join(findings.off) or "-"),
-            ("unsettled", str(unknown["unsettled"])),
-            *(
-                ("under way", f"{row['migration']} since {row['since']}")
-                for row in unknown["under_way"]
-            ),
-        ]
-    )
-    for text in _lines(context, findings):
-        line(text)
-    for row in unknown["intents"]:
-        line(f"  {row['event_id']}  {row['migration']} since {row['since']}: {row['why']}")
+def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "outbox", document["outbox"]
+    yield "environment", shown_environment(document["environment"])
+    for state, count in document["counts"].items():
+        yield state.replace("_", " "), str(count)
+    yield "undelivered", listed(document["undelivered"]) or "-"
+    if document["elsewhere"]:
+        yield "elsewhere", listed(document["elsewhere"])
+    age_s = document["oldest_age_s"]
+    yield "oldest", "-" if age_s is None else f"{length(timedelta(seconds=max(age_s, 0)))} ago"
+    yield "endpoints off", ", ".join(document["endpoints_off"]) or "-"
+    yield "unsettled", str(document["unsettled"])
+    for row in document["under_way"]:
+        yield "under way", f"{row['migration']} since {row['since']}"
 
 
 def _lines(context: Context, findings: Findings) -> list[str]:
@@ -155,94 +142,44 @@ def _lines(context: Context, findings: Findings) -> list[str]:
     return lines
 
 
-def open_document(judged: Judged) -> dict[str, Any]:
-    """The migrations whose end is not known yet, since when and why, as JSON has them."""
-    unsettled = [
-        {
-            "event_id": intent.event_id,
-            "migration": intent.migration.name,
-            "direction": intent.direction.value,
-            "since": rfc3339(intent.staged_at),
-            "why": f"{verdict.reason}. The next run reports it, or {shown('deliver')}"
-            if verdict.is_settled
-            else verdict.reason,
-        }
-        for intent, verdict in judged
-        if verdict.ending is not Ending.OPEN
-    ]
-    under_way = [
-        {"migration": intent.migration.name, "since": rfc3339(intent.staged_at)}
-        for intent, verdict in judged
-        if verdict.ending is Ending.OPEN
-    ]
-    return {"unsettled": len(unsettled), "intents": unsettled, "under_way": under_way}
-
-
-def open_lines(judged: Judged) -> list[str]:
-    """A line for the migrations that are under way, and one for those that are not settled."""
-    under_way = [
-        f"{intent.migration.name} since {rfc3339(intent.staged_at)}"
-        for intent, verdict in judged
-        if verdict.ending is Ending.OPEN
-    ]
-    unsettled = [one for one in judged if one[1].ending is not Ending.OPEN]
-    lines = [f"Under way: {', '.join(under_way)}. Its end is reported later"] if under_way else []
-    if unsettled:
-        lines.append(f"Not settled: {described(unsettled)}. Show them: {shown('status')}")
-    return lines
-
-
-def _judged(intents: Sequence[Intent], context: Context) -> Judged:
+def judged(intents: Sequence[Intent], context: Context) -> Judged:
+    """How each of *intents* ended, as far as the database of *context* knows."""
     ask = context.ask if intents else None
     return settling.examine(intents, ask, settling.LONGEST_QUESTION_S)
 
 
-def unsettled(context: Context, ids: Collection[str]) -> Judged:
-    """The intents among *ids*, or the end of the command if one is not to be given up."""
-    named = [intent for intent in context.outbox.intents() if intent.event_id in ids]
-    judged = _judged(named, context)
-    refused = [
-        f"{intent.event_id} ({why})"
-        for intent, verdict in judged
-        if (why := _why_not(intent, verdict, context))
-    ]
-    if refused:
-        fail(f"Not possible: {', '.join(refused)}. Nothing was changed", context.output)
-    return judged
+def open_document(judged: Judged) -> dict[str, Any]:
+    """The migrations whose end is not known yet, since when and why, as JSON has them."""
+    intents, under_way = [], []
+    for intent, verdict in judged:
+        name, since = intent.migration.name, rfc3339(intent.staged_at)
+        if verdict.ending is Ending.OPEN:
+            under_way.append({"migration": name, "since": since})
+            continue
+        is_next = f". The next run reports it, or {shown('deliver')}" if verdict.is_settled else ""
+        intents.append(
+            {
+                "event_id": intent.event_id,
+                "migration": name,
+                "direction": intent.direction.value,
+                "since": since,
+                "why": verdict.reason + is_next,
+            }
+        )
+    return {"unsettled": len(intents), "intents": intents, "under_way": under_way}
 
 
-def _why_not(intent: Intent, verdict: Verdict, context: Context) -> str | None:
-    """Why the intent is not to be discarded; ``None``: it may be."""
-    if intent.environment != context.environment:
-        there = shown_for(intent.environment, "discard", intent.event_id)
-        name = shown_environment(intent.environment)
-        return f"of environment {name}" + (f": use {there}" if there else "")
-    if verdict.ending is Ending.OPEN:
-        return verdict.reason
-    if verdict.is_settled:
-        return f"its end is known: {shown('deliver')} reports it"
-    return None
-
-
-def described(judged: Judged) -> str:
-    """The intents about to be discarded, and why each is not settled."""
-    each = ", ".join(f"{intent.migration.name}: {verdict.reason}" for intent, verdict in judged)
-    return f"{runs(len(judged))} ({each})"
+def open_lines(document: Mapping[str, Any]) -> list[str]:
+    """A line for the migrations that are under way, and one for those that are not settled."""
+    under_way = [f"{row['migration']} since {row['since']}" for row in document["under_way"]]
+    each = ", ".join(f"{row['migration']}: {row['why']}" for row in document["intents"])
+    lines = [f"Under way: {', '.join(under_way)}. Its end is reported later"] if under_way else []
+    if each:
+        unsettled = f"{runs(document['unsettled'])} ({each})"
+        lines.append(f"Not settled: {unsettled}. Show them: {shown('status')}")
+    return lines
 
 
 def runs(count: int, kind: str = "unsettled") -> str:
     """So many of them."""
     return counted(count, f"{kind} migration", f"{kind} migrations")
-
-
-def forget(context: Context, judged: Judged) -> None:
-    """Forget the intents: their end is never reported. That is logged."""
-    if not judged:
-        return
-    telemetry = make_telemetry(context.settings, os.environ)
-    try:
-        for intent, verdict in judged:
-            context.outbox.release(intent.event_id, [])
-            telemetry.intent_discarded(intent, verdict.reason)
-    finally:
-        telemetry.shutdown(TELEMETRY_BUDGET)

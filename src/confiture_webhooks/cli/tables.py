@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import wraps
@@ -18,19 +18,66 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..errors import Fault
+from ..errors import ConfigError, Fault, OutboxError, WebhooksError
 from ..terminal import is_terminal, printable, say
-from .options import is_json
 
 FAILED = 1
 CONFIG_INVALID = 5
 """The host's exit code of an invalid configuration."""
-
-
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
-def print_json(document: dict[str, Any]) -> None:
+class CommandError(WebhooksError):
+    """A command cannot do what it was asked; *more* lines go with it, by their key in JSON."""
+
+    def __init__(self, problem: str, **more: Sequence[str]) -> None:
+        self.more = more
+        super().__init__(problem)
+
+
+def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
+    """*command*, whose errors end it with the host's exit code, in lines or in one document.
+
+    Where standard output takes no more, on a full disk, it fails in one line.
+    """
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        output = kwargs.get("output", "text")
+        try:
+            try:
+                command(*args, **kwargs)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except ConfigError as error:
+            if output == "json":
+                print_json({"ok": False, "faults": fault_rows(error.faults)})
+            else:
+                say_faults(error.faults)
+            raise typer.Exit(CONFIG_INVALID) from None
+        except (CommandError, OutboxError) as error:
+            _fail(str(error), output, getattr(error, "more", None))
+        except OSError as error:
+            if error.errno not in _FULL or error.filename:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is not tried again
+            _fail(f"standard output cannot be written ({error.strerror}). Make room for it", "text")
+
+    return run
+
+
+def _fail(problem: str, output: str, more: Mapping[str, Sequence[str]] | None = None) -> NoReturn:
+    more = more or {}
+    if output == "json":
+        print_json({"ok": False, "error": problem, **more})
+    else:
+        say(f"❌ {problem}", style="red")
+        say(*(f"   {below}" for lines in more.values() for below in lines))
+    raise typer.Exit(FAILED)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
     """One JSON document on stdout."""
     print(json.dumps(document, indent=2))
 
@@ -40,50 +87,20 @@ def line(text: str, style: str | None = None) -> None:
     Console(soft_wrap=True, highlight=False).print(escape(printable(text)), style=style)
 
 
-def fail(text: str, output: str = "text", **more: Sequence[str]) -> NoReturn:
-    """What failed with *more* lines below it, or as a document for programs, and the end."""
-    if is_json(output):
-        print_json({"ok": False, "error": text, **more})
-    else:
-        say(f"❌ {text}", style="red")
-        say(*(f"   {below}" for lines in more.values() for below in lines))
-    raise typer.Exit(FAILED)
-
-
-def answer(document: dict[str, Any], lines: Iterable[str], output: str) -> None:
+def answer(document: Mapping[str, Any], lines: Iterable[str], output: str) -> None:
     """What a command has to show: *document* or *lines*."""
-    if is_json(output):
+    if output == "json":
         print_json(document)
     else:
         for text in lines:
             line(text)
 
 
-def conclude(document: dict[str, Any], lines: Iterable[str], output: str) -> None:
+def conclude(document: Mapping[str, Any], lines: Iterable[str], output: str) -> None:
     """The end of a command: its answer, and exit code 1 unless that is ok."""
     answer(document, lines, output)
     if not document["ok"]:
         raise typer.Exit(FAILED)
-
-
-def written(command: Callable[..., None]) -> Callable[..., None]:
-    """*command*, which fails in one line where standard output takes no more: on a full disk."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            try:
-                command(*args, **kwargs)
-            finally:
-                if sys.stdout is not None:
-                    sys.stdout.flush()
-        except OSError as error:
-            if error.errno not in _FULL or error.filename:
-                raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is not tried again
-            fail(f"standard output cannot be written ({error.strerror}). Make room for it")
-
-    return run
 
 
 def say_faults(faults: Sequence[Fault]) -> None:
@@ -98,25 +115,16 @@ def fault_rows(faults: Sequence[Fault]) -> list[dict[str, str | None]]:
     return [asdict(fault) for fault in faults]
 
 
-def refuse(faults: Sequence[Fault], output: str) -> NoReturn:
-    """Print every fault, on stderr or as JSON, and end with the host's exit code for them."""
-    if is_json(output):
-        print_json({"ok": False, "faults": fault_rows(faults)})
-    else:
-        say_faults(faults)
-    raise typer.Exit(CONFIG_INVALID)
-
-
-def agree(plan: str, *, yes: bool, output: str) -> None:
-    """Say what will be done, and end the command unless somebody agrees."""
+def agree(plan: str, *, yes: bool) -> None:
+    """Say what will be done. Raises CommandError unless somebody agrees."""
     if yes:
         say(f"{plan}.")
         return
     if not is_terminal(sys.stdin):
-        fail(f"{plan}? No terminal to confirm on. Add --yes", output)
+        raise CommandError(f"{plan}? No terminal to confirm on. Add --yes")
     say(f"{plan}?")
     if not typer.confirm("Go on", err=True):
-        fail("Nothing was changed", output)
+        raise CommandError("Nothing was changed")
 
 
 STYLES = {

@@ -12,7 +12,7 @@ from ..bounded import bounded
 from ..command_watch import is_off
 from ..config.variables import SWITCH
 from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Export, complaints, plan
-from ..wiring import found_settings, in_database, two_databases
+from ..wiring import found_settings, in_database
 from .endpoints import PATIENCE, address, obstacle, remedy_of, signs, way_to
 from .health import Check, ok, skipped, warn, wrong
 from .outbox import database, outbox_checks
@@ -34,13 +34,15 @@ def diagnose(
     environ: Mapping[str, str],
     invocation: Invocation,
     dsn: str | None,
-    unread: Fault | None,
     *,
+    unread: Fault | None,
+    two_databases: Fault | None,
     is_pinging: bool,
 ) -> Iterator[Check]:
     """One check after the other; with *is_pinging* every endpoint is sent a ping.
 
     *dsn*: the database of a ``confiture migrate`` here. *unread*: that a block here is not read.
+    *two_databases*: why the host refuses its commands here.
     """
     settings, files = found_settings(environ, invocation.settings_file)
     if is_off(environ):
@@ -53,7 +55,7 @@ def diagnose(
         yield warn("settings", fault.what, fault.remedy)
     if unread is not None:
         yield warn("environment file", f"{unread.setting} {unread.problem}", unread.remedy)
-    yield _commands(two_databases(environ, invocation))
+    yield _commands(two_databases)
     yield from _hook_files(files)
     for endpoint in settings.endpoints:
         yield from way_to(endpoint)

@@ -38,6 +38,7 @@ UNSETTLED_FOR = timedelta(days=1)
 FUTURE = timedelta(minutes=1)
 """A delivery made so far in the future was made by a clock that was wrong."""
 MOST_NAMED = 20
+OTHER_OUTBOX = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
 SEARCHED = 1000
 """Among so many of the newest, unreadable records are looked for."""
 
@@ -173,8 +174,7 @@ def outbox_checks(settings: Settings, environ: Mapping[str, str]) -> Iterator[Ch
         yield from _checked(settings, environ)
     except OutboxError as error:
         is_postgres = settings.place.kind == "postgres"
-        usual = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
-        remedy = error.remedy or (_init(settings) if is_postgres else usual)
+        remedy = error.remedy or (_init(settings) if is_postgres else OTHER_OUTBOX)
         yield wrong("outbox", error.problem, remedy)
 
 
@@ -213,18 +213,26 @@ def _missing(settings: Settings, environ: Mapping[str, str]) -> Check:
             return wrong("outbox", problem, f"{_init(settings)}, as a role that may")
         problem = f"there is none in the database yet ({place}); the first run creates it"
         return warn("outbox", problem, _init(settings))
+    check_path(settings, environ)
+    return ok("outbox", f"there is none yet; the first run creates {place}")
+
+
+def check_path(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Whether the SQLite outbox is there, or can be created. Raises OutboxError."""
+    if settings.place.kind != "sqlite":
+        return
     from ..outbox.sqlite_file import is_there  # noqa: PLC0415
 
     path = sqlite_path(settings, environ)
-    is_there(path)
+    if is_there(path):
+        return
     above = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         with TemporaryDirectory(dir=above):
             pass
     except OSError as error:
         problem = f"outbox {path}: {error.strerror or type(error).__name__}"
-        raise OutboxError(problem) from error
-    return ok("outbox", f"there is none yet; the first run creates {place}")
+        raise OutboxError(problem, OTHER_OUTBOX) from error
 
 
 def _init(settings: Settings) -> str:

@@ -13,8 +13,11 @@ from pathlib import Path
 
 from .. import command_watch
 from ..command_watch import MUTATING
-from ..config.variables import DSN, ENVIRONMENT
+from ..config import has_block
+from ..config.variables import CONFIG, DSN, ENVIRONMENT
+from ..errors import Fault
 from ..event import Direction
+from ..remedy import command as shown_command
 from ..remedy import usual_file
 
 ENVIRONMENTS = Path(command_watch.ENVIRONMENTS)
@@ -86,6 +89,42 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
         database_url=_option(rest, "--database-url", "-d"),
         migrations_dir=Path(migrations) if migrations else DEFAULT_MIGRATIONS,
     )
+
+
+def unread_block(
+    environ: Mapping[str, str], invocation: Invocation, words: Sequence[str]
+) -> Fault | None:
+    """That an environment's file has a block which is not used, as no file is read; else None.
+
+    *words*: the command after ``confiture``, which the remedy shows with ``--config``.
+    """
+    if invocation.settings_file is not None or environ.get(CONFIG):
+        return None
+    blocks = blocks_here()
+    if not blocks:
+        return None
+    names = " or ".join(path.stem for path in blocks)
+    unused = f"the `webhooks:` block of {', '.join(map(str, blocks))} is not used"
+    if invocation.missing == DEFAULT_CONFIG:
+        named = shown_command(*words[1:], config=blocks[0], group=words[0])
+        others = f" (or {', '.join(path.name for path in blocks[1:])})" if blocks[1:] else ""
+        problem = f"does not exist, so {unused}"
+        return Fault(str(DEFAULT_CONFIG), problem, f"Name the file: `{named}`{others}")
+    if given := environ.get(ENVIRONMENT, "").strip():
+        problem = f"is {given}, but there is no {ENVIRONMENTS}/{given}.yaml, so {unused}"
+        return Fault(ENVIRONMENT, problem, f"Set it to {names}")
+    has_dsn = bool(environ.get(DSN))
+    return Fault(
+        DSN if has_dsn else "--config",
+        f"{'is set' if has_dsn else 'names no file'}, so Confiture reads no environment file, and "
+        f"{unused}",
+        f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file",
+    )
+
+
+def blocks_here() -> list[Path]:
+    """The environment files of this project that have a `webhooks:` block."""
+    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(path))
 
 
 def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:
