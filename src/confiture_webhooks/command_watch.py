@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from typer.core import TyperGroup
@@ -40,14 +40,9 @@ def is_off(environ: Mapping[str, str]) -> bool:
     return environ.get("CONFITURE_WEBHOOKS", "").strip().lower() in OFF_WORDS
 
 
-class Finishing(Protocol):
-    """A command under observation."""
-
-    def finish(self, error: BaseException | None) -> None:
-        """The command has ended, with *error* or without."""
-
-
-Open = Callable[[list[str]], "Finishing | None"]
+Finish = Callable[[BaseException | None], None]
+"""Called when a command has ended, with an error or without."""
+Open = Callable[[list[str]], Finish | None]
 """Begins to observe the command of these words, unless there is no reason to. Raises nothing."""
 
 _seen: list[list[str]] | None = None
@@ -92,15 +87,15 @@ def _watch_command(command: Any, words: list[str], open_: Open) -> None:
         if _seen is not None:
             _seen.append(words)
             return run(ctx)
-        session = open_(words)
-        if session is None:
+        finish = open_(words)
+        if finish is None:
             return run(ctx)
         try:
             result = run(ctx)
         except BaseException as error:
-            session.finish(error)
+            finish(error)
             raise
-        session.finish(None)
+        finish(None)
         return result
 
     command.invoke = invoke

@@ -15,8 +15,6 @@ from .command_watch import ENVIRONMENTS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .session import CommandSession
-
 HELP = "Webhooks for migrations: check them, test them, see what was delivered"
 NO_FILE = ("-d", "--database-url", "--no-config")
 """Options with which Confiture reads no environment file."""
@@ -86,8 +84,8 @@ def _mentions_webhooks(path: str) -> bool:
         return False
 
 
-def _open(arguments: list[str]) -> CommandSession | None:
-    """A session for a migrating command that has webhooks configured, else ``None``."""
+def _open(arguments: list[str]) -> command_watch.Finish | None:
+    """Begin to observe a migrating command that has webhooks configured."""
     if arguments[:1] != ["migrate"] or not command_watch.NOT_MIGRATING.isdisjoint(arguments[1:2]):
         return None
     try:
@@ -95,7 +93,7 @@ def _open(arguments: list[str]) -> CommandSession | None:
             return None
         from .session import open_session  # noqa: PLC0415
 
-        return open_session(arguments)
+        session = open_session(arguments)
     except Exception as error:  # noqa: BLE001  whatever is wrong with us, the migration goes on
         # Of an error only the missing module is shown: other texts may hold settings.
         name = f" {error.name}" if isinstance(error, ImportError) and error.name else ""
@@ -107,6 +105,7 @@ def _open(arguments: list[str]) -> CommandSession | None:
                 "this run sends no webhooks, the migration goes on"
             )
         return None
+    return session.finish if session is not None else None
 
 
 def webhooks_app() -> typer.Typer:

@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import remedy, terminal
 from .command_watch import HOOKS, MUTATING
@@ -32,6 +32,10 @@ from .wiring import (
     outbox_exists,
     parts,
 )
+
+if TYPE_CHECKING:
+    from .adapters.hook_files import HookFile
+    from .errors import Fault
 
 
 def migrate_on(run: Run, connection: Any) -> None:
@@ -138,12 +142,11 @@ class CommandSession:
         with containing("ending a run", self._run.report):
             self._installed.close()
         if not self._is_run:
-            if self._settings.faults:
-                _log_faults(self._settings)
+            _log_faults(self._settings)
             return  # nothing was to be changed: left-overs wait for a real run
         failure = None
         with containing("ending a run", self._run.report):
-            failure = self._sigterm.failure() or _failure(error)
+            failure = self._sigterm.failure or _failure(error)
             if error is not None:
                 from .adapters.failure import explain  # noqa: PLC0415
 
@@ -158,14 +161,10 @@ class CommandSession:
 
     def dsn(self) -> str | None:
         """Of what is migrated; before there is a connection, as it is configured."""
-        return self.database or self._configured_dsn
-
-    @cached_property
-    def _configured_dsn(self) -> str | None:
         from .adapters.database import project_dsn  # noqa: PLC0415
 
-        given = self._invocation
-        return given.database_url or project_dsn(given.config_file, os.environ)
+        given = self.database or self._invocation.database_url
+        return given or project_dsn(self._invocation.config_file, os.environ)
 
 
 def _failure(error: BaseException | None) -> ErrorInfo | None:
@@ -199,7 +198,9 @@ class Sigterm:
     """
 
     def __init__(self) -> None:
-        self._is_caught = self._has_come = False
+        self._is_caught = False
+        self.failure: ErrorInfo | None = None
+        """Why the run failed, if the signal has come."""
 
     def catch(self) -> None:
         """From now on the signal interrupts the command."""
@@ -208,22 +209,18 @@ class Sigterm:
             signal.signal(signal.SIGTERM, self._interrupt)
             self._is_caught = True
 
-    def failure(self) -> ErrorInfo | None:
-        """Why the run failed, if the signal has come."""
-        words = "the command was ended by SIGTERM"
-        return ErrorInfo(type=SIGTERM.__name__, message=words) if self._has_come else None
-
     def pass_on(self) -> None:
         """The run is over: end by the signal if it has come, and catch it no longer."""
         if self._is_caught:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if self._has_come:
+        if self.failure is not None:
             terminal.settle()
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _interrupt(self, *_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self._has_come = True
+        words = "the command was ended by SIGTERM"
+        self.failure = ErrorInfo(type=SIGTERM.__name__, message=words)
         raise SIGTERM
 
 
@@ -258,29 +255,17 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     if not (is_meant or unread or Path(HOOKS).is_dir()):
         return None
     settings, files = found_settings(os.environ, file)
-    notices = [str(slip) for slip in settings.warnings]
-    notices += [str(one.fault) for one in files if not one.is_trusted]
+    _say_notices(settings, files, unread, is_run=invocation.is_run)
     files = [one for one in files if one.is_trusted]
-    if takers := [one.shown for one in files if one.reads_url and os.environ.get(URL)]:
-        notices.append(f"{takers[0]} reads {URL} itself, so the endpoint default is not used")
-    if unread is not None and not settings.recorded:
-        notices.append(str(unread))
-    is_anyones = any(one.is_for(settings.environment) for one in settings.recorded)
-    if settings.recorded and not is_anyones and invocation.is_run:
-        name = shown_environment(settings.environment)
-        none = f"no endpoint is for environment {name}, so no event is sent"
-        notices.append(f"{none}. Show the endpoints: {remedy.shown('check')}")
-    terminal.say(*(f"confiture-webhooks: {notice}" for notice in notices))
-    has_run = bool(settings.recorded or files)
-    if settings.faults:
-        _say_faults(settings)
-        if not has_run:
-            _log_faults(settings)
-    if not has_run:
+    _say_faults(settings)
+    if not (settings.recorded or files):
+        _log_faults(settings)
         return None
 
-    is_project = _may_keep(settings, invocation)
-    settings = settings if is_project else replace(settings, outbox="memory")
+    is_project = invocation.missing is None and invocation.migrations_dir.is_dir()
+    is_project = is_project or bool(os.environ.get(OUTBOX)) or outbox_exists(settings, os.environ)
+    if not is_project:  # where Confiture will refuse, no outbox is created
+        settings = replace(settings, outbox="memory")
     hooks = hook_sources(files)
     telemetry = partial(make_telemetry, settings, os.environ)
     made = replace(
@@ -300,14 +285,30 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     return session
 
 
-def _may_keep(settings: Settings, invocation: Invocation) -> bool:
-    """Whether an outbox is used; where Confiture will refuse, none is created."""
-    is_project = invocation.missing is None and invocation.migrations_dir.is_dir()
-    return is_project or bool(os.environ.get(OUTBOX)) or outbox_exists(settings, os.environ)
+def _say_notices(
+    settings: Settings, files: Sequence[HookFile], unread: Fault | None, *, is_run: bool
+) -> None:
+    """On standard error, whatever is no fault of the settings and is not used or not sent."""
+    notices = [str(slip) for slip in settings.warnings]
+    notices += [str(one.fault) for one in files if not one.is_trusted]
+    for one in files:
+        if one.is_trusted and one.reads_url and os.environ.get(URL):
+            notices.append(f"{one.shown} reads {URL} itself, so the endpoint default is not used")
+            break
+    if unread is not None and not settings.recorded:
+        notices.append(str(unread))
+    is_anyones = any(one.is_for(settings.environment) for one in settings.recorded)
+    if settings.recorded and not is_anyones and is_run:
+        name = shown_environment(settings.environment)
+        none = f"no endpoint is for environment {name}, so no event is sent"
+        notices.append(f"{none}. Show the endpoints: {remedy.shown('check')}")
+    terminal.say(*(f"confiture-webhooks: {notice}" for notice in notices))
 
 
 def _say_faults(settings: Settings) -> None:
     """Every fault on standard error, and what becomes of the events."""
+    if not settings.faults:
+        return
     here = settings.environment
     waiting = ", ".join(endpoint.name for endpoint in settings.faulty if endpoint.is_for(here))
     is_kept = settings.place.kind != "memory"
@@ -317,14 +318,14 @@ def _say_faults(settings: Settings) -> None:
         costs.append("events are kept in memory and are lost when the command ends")
     if not settings.recorded:
         costs.append("no webhook is sent")
-    lines = [
-        f"confiture-webhooks: the configuration is wrong; {'; '.join(costs) or 'the rest is used'}:"
-    ]
-    terminal.say(*lines, *(f"confiture-webhooks: {fault}" for fault in settings.faults))
+    first = f"the configuration is wrong; {'; '.join(costs) or 'the rest is used'}:"
+    terminal.say(*(f"confiture-webhooks: {line}" for line in (first, *settings.faults)))
 
 
 def _log_faults(settings: Settings) -> None:
     """Every fault as one log event of a command without a run; a run logs its own."""
+    if not settings.faults:
+        return
     telemetry = make_telemetry(replace(settings, endpoints=(), environment=None), os.environ)
     telemetry.config_invalid(settings.faults, is_said=True)
     telemetry.shutdown(TELEMETRY_BUDGET)

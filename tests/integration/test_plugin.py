@@ -84,7 +84,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """The watch that is opened for ``migrate`` commands."""
     watch = Watch()
     monkeypatch.setattr(
-        plugin, "_open", lambda arguments: watch if arguments[:1] == ["migrate"] else None
+        plugin, "_open", lambda arguments: watch.finish if arguments[:1] == ["migrate"] else None
     )
     return watch
 

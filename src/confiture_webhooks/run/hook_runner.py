@@ -105,17 +105,9 @@ class HookRunner:
         self._telemetry.failed(f"hooks: {where}", error)
 
     @contained
-    def started(self, migration: Migration) -> None:
-        """*migration* is about to run."""
-        self._give(_started(migration), migration)
-
-    @contained
-    def ended(self, migration: Migration, rows_affected: int | None) -> None:
-        """*migration* committed or failed, and that is certain."""
-        self._give(_ended(migration, rows_affected), migration)
-
-    def _give(self, context: HookContext, migration: Migration) -> None:
-        """Have every hook of ``context.event`` called, once. Returns at once."""
+    def call(self, migration: Migration, rows_affected: int | None = None) -> None:
+        """Have hooks called, once: *migration* is about to run, or has ended. Returns at once."""
+        context = _context(migration, rows_affected)
         given = (migration.event_id, context.event)
         if given not in self._given:
             self._given.add(given)
@@ -250,29 +242,23 @@ def _line_in(hook: Hook, error: BaseException) -> int:
     return next((line for line in reversed(own) if line is not None), hook.line)
 
 
-def _started(migration: Migration) -> HookContext:
-    """For ``pre_execute``: *migration* is about to run."""
+def _context(migration: Migration, rows_affected: int | None) -> HookContext:
+    """What hooks are given of *migration*: how it ended, if it has."""
+    is_over, error = migration.ended_at is not None, migration.error
+    event = _ENDED[migration.direction] if error is None else "on_error"
     return HookContext(
-        event="pre_execute",
+        event=event if is_over else "pre_execute",
         migration_name=migration.ref.name,
         migration_version=migration.ref.version,
         environment=migration.environment,
         start_time=migration.started_at,
+        end_time=migration.ended_at,
+        duration=timedelta(seconds=migration.duration_s) if is_over else None,
+        rows_affected=rows_affected,
         database_url=migration.backend.database_url,
         schema_name=migration.backend.database.schema,
+        error=_raised(error) if error is not None else None,
         trace_id=migration.trace_id,
-    )
-
-
-def _ended(migration: Migration, rows_affected: int | None) -> HookContext:
-    """For the event of how *migration* ended."""
-    return replace(
-        _started(migration),
-        event=_ENDED[migration.direction] if migration.error is None else "on_error",
-        end_time=migration.ended_at,
-        duration=timedelta(seconds=migration.duration_s),
-        rows_affected=rows_affected,
-        error=_raised(migration.error) if migration.error is not None else None,
     )
 
 

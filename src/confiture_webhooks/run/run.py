@@ -135,7 +135,7 @@ class Run:
             if staged is None and not backend.is_gone:  # else it fails: nothing is to be settled
                 settling.stage(migration.event_id, ref, direction, backend, trace)
             if self._hooks is not None:
-                self._hooks.started(migration)
+                self._hooks.call(migration)
             is_wanted = any(
                 EventType.MIGRATION_STARTED in e.events for e in self._settings.recorded
             )
@@ -174,7 +174,7 @@ class Run:
             if error is None:
                 settling.record_outlived(migration)
             if self._hooks is not None:
-                self._hooks.ended(migration, rows_affected)
+                self._hooks.call(migration, rows_affected)
         del self._owed[migration.event_id]
 
     def settle_later(self, migration: Migration, ask_ledger: Callable[[], bool | None]) -> None:

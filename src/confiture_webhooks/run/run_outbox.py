@@ -88,7 +88,10 @@ class RunOutbox:
         Hurried: raises TimedOut if it takes longer, and the call goes on.
         """
         guard, hurry_s = self._guard, getattr(self._hurry, "seconds", None)
-        seconds = self._seconds() if hurry_s is None else hurry_s
+        left_s = self._patience_s - self.waited_s
+        if self.deadline is not None:
+            left_s = min(left_s, self.deadline - time.monotonic())
+        seconds = max(IMPATIENCE_S, left_s) if hurry_s is None else hurry_s
 
         def asked() -> R:
             with guard:
@@ -105,12 +108,6 @@ class RunOutbox:
                 raise
             broken = self.silence(seconds)
         return call(self._replaced(broken, guard))
-
-    def _seconds(self) -> float:
-        left_s = self._patience_s - self.waited_s
-        if self.deadline is not None:
-            left_s = min(left_s, self.deadline - time.monotonic())
-        return max(IMPATIENCE_S, left_s)
 
     def silence(self, seconds: float) -> OutboxError:
         """That it did not answer."""
@@ -229,11 +226,6 @@ class RunOutbox:
         if outbox is not None:
             with suppress(OutboxError, TimedOut):  # a later run does it
                 bounded(lambda: outbox.prune(before=before, keep=KEPT_DELIVERED), seconds)
-
-    def close(self) -> None:
-        """Close its connections and files."""
-        if self.current is not None:
-            self.current.close()
 
 
 def undelivered(memory: Outbox) -> Sequence[Row]:

@@ -138,19 +138,16 @@ class Sending:
         is_restored = self._outbox.restored(until - time.monotonic())
         outbox = self._outbox.current
         assert outbox is not None
-        lines = [] if is_restored else [self._given_up(worker, outbox)]
-        left_s = max(IMPATIENCE_S, until - time.monotonic())
-        lines.append(bounded(lambda: self._left(worker, outbox), left_s))
-        return [line for line in lines if line]
-
-    def _given_up(self, worker: Worker, outbox: Outbox) -> str | None:
-        return given_up_line(
+        given_up = given_up_line(
             worker.by_endpoint(),
             worker.failed(),
             is_durable=outbox.is_durable,
             refusal=self._outbox.refusal,
             is_project=self._parts.is_project,
         )
+        left_s = max(IMPATIENCE_S, until - time.monotonic())
+        left = bounded(lambda: self._left(worker, outbox), left_s)
+        return [line for line in (None if is_restored else given_up, left) if line]
 
     def _left(self, worker: Worker, outbox: Outbox) -> str | None:
         environment, summaries = self._settings.environment, outbox.summaries()
@@ -186,6 +183,6 @@ class Sending:
     def close(self) -> None:
         """Close connections and files."""
         with ExitStack() as last:
-            last.callback(self._outbox.close)
-            if self._transport is not None:
-                last.callback(self._transport.close)
+            for part in (self._outbox.current, self._transport):
+                if part is not None:
+                    last.callback(part.close)
