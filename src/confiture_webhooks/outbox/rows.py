@@ -187,16 +187,19 @@ def intent_values(intent: Intent) -> dict[str, Any]:
         "event_id": text(intent.event_id),
         "environment": environment(intent.environment),
         "staged_at": instant(intent.staged_at),
-        "intent": dumps(asdict(intent, dict_factory=_document), default=_utc),
+        "intent": dumps(asdict(intent, dict_factory=_document)),
     }
 
 
 def _document(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: text(value) if isinstance(value, str) else value for name, value in pairs}
-
-
-def _utc(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="microseconds")
+    """The fields of an intent, or of a part of it, as JSON has them."""
+    document = dict(pairs)
+    for name, value in pairs:
+        if isinstance(value, datetime):
+            document[name] = value.astimezone(UTC).isoformat(timespec="microseconds")
+        elif isinstance(value, str):
+            document[name] = text(value)
+    return document
 
 
 def intent(row: Stored) -> Intent | UnreadableIntent:

@@ -70,7 +70,7 @@ def own(path: Path, *, makes: bool) -> int:
     if os.name != "posix":  # no owners and modes of this kind
         return _plain(path, makes=makes)
     with _guard, _opened(path) as place:
-        _check(os.fstat(place), path.parent, path.parent, path)
+        _check(os.fstat(place), path.parent, path, is_file=False)
         if makes:
             if ignored:
                 with suppress(OSError), open(_made(".gitignore", place, 0o644), "w") as file:
@@ -80,10 +80,10 @@ def own(path: Path, *, makes: bool) -> int:
         for suffix in BESIDE:
             with suppress(FileNotFoundError):
                 beside = os.stat(path.name + suffix, dir_fd=place, follow_symlinks=False)
-                _check_file(beside, f"{path}{suffix}", f"{path}{suffix}", path)
+                _check(beside, path.with_name(path.name + suffix), path)
         # No one else can write the directory: what has the name keeps it.
         found = os.stat(path.name, dir_fd=place, follow_symlinks=False)
-        _check_file(found, "it", path, path)
+        _check(found, path, path)
         if not in_use[found.st_dev, found.st_ino]:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
             with os.fdopen(os.open(path.name, flags, dir_fd=place), "rb") as file:
@@ -130,8 +130,9 @@ def _link(shown: object, path: Path) -> OutboxError:
     return untrusted(path, f"{shown} is a symbolic link", f"Name what it points to, {ELSEWHERE}")
 
 
-def _check(found: os.stat_result, shown: object, at: str | Path, path: Path) -> None:
+def _check(found: os.stat_result, at: Path, path: Path, *, is_file: bool = True) -> None:
     """Raise OutboxError unless what was *found* is this user's, or root's, and theirs to write."""
+    shown = "it" if at == path else at
     if stat.S_ISLNK(found.st_mode):
         raise _link(shown, path)
     why = doubt(found, at)
@@ -142,11 +143,7 @@ def _check(found: os.stat_result, shown: object, at: str | Path, path: Path) -> 
         problem = f"others may write {shown} (mode {stat.S_IMODE(found.st_mode):04o})"
         place = "a file in a new directory below it" if stat.S_ISDIR(found.st_mode) else "another"
         raise untrusted(path, problem, f"Close it with chmod go-w, or name {place}: {SETTING}")
-
-
-def _check_file(found: os.stat_result, shown: str, at: str | Path, path: Path) -> None:
-    _check(found, shown, at, path)
-    if not stat.S_ISREG(found.st_mode):
+    if is_file and not stat.S_ISREG(found.st_mode):
         raise untrusted(path, f"{shown} is not a regular file", f"Remove it, {ELSEWHERE}")
 
 
