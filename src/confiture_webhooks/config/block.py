@@ -7,16 +7,17 @@ setting takes, a colon, what it means.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..endpoint import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, SIGNATURES
-from ..event import DEFAULT_SUBSCRIPTION, EventType
+from ..event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
 from ..retry import DEFAULT_JITTER, DEFAULT_SCHEDULE
 from . import rules
 from .variables import DEFAULT_FLUSH, DEFAULT_HOOK_TIMEOUT, DEFAULT_OUTBOX
 
 Rule = Callable[[Any], Any]
+_EVENTS = [kind.value for kind in EventType if kind in SUBSCRIBABLE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ RETRY: Table = {
         DEFAULT_SCHEDULE,
     ),
     "jitter": Setting(
-        rules.share,
+        rules.number(0, 1),
         "number, 0 to 1: spreads each wait evenly over ± this share of it",
         DEFAULT_JITTER,
     ),
@@ -121,14 +122,14 @@ ENDPOINT: Table = {
         default=False,
     ),
     "signatures": Setting(
-        Many(rules.signature),
+        Many(rules.one_of(SIGNATURES, "a signature")),
         "list of signatures: those that are sent if there is a secret: `standard` "
         "(`webhook-signature`, over id, time and body), `confiture` (`X-Confiture-Signature`, over "
         "the body alone). `[standard]` is for receivers that check the time",
         SIGNATURES,
     ),
     "events": Setting(
-        Many(rules.event),
+        Many(rules.one_of(_EVENTS, "an event")),
         "list of events: the events that are sent; `migration_started`, `run_success` and "
         "`run_error` can be added",
         tuple(kind for kind in EventType if kind in DEFAULT_SUBSCRIPTION),
@@ -154,7 +155,7 @@ ENDPOINT: Table = {
         absent="none",
     ),
     "format": Setting(
-        rules.format_name,
+        rules.one_of(rules.FORMATS, "a format"),
         "format: the shape of the body: `confiture`, `cloudevents`, `cloudevents-binary`, `slack`, "
         "`discord`, `teams`, `pagerduty` or `opsgenie`, see [payload](payload.md) and [formats]"
         "(formats.md)",
@@ -256,3 +257,12 @@ WEBHOOKS: Table = {
         default=True,
     ),
 }
+VARIABLES: Table = {
+    "outbox": replace(WEBHOOKS["outbox"], default=None),
+    "flush_timeout": replace(WEBHOOKS["flush_timeout"], default=None),
+    "switch": Setting(rules.flag, "", default=True),
+    "environment": Setting(rules.text, ""),
+    "log": Setting(rules.one_of(rules.LOGS, "a kind of log", in_any_case=True), ""),
+    "log_level": Setting(rules.one_of(rules.LOG_LEVELS, "a log level", in_any_case=True), ""),
+}
+"""What variables hold beside an endpoint; their rows stand below their names."""

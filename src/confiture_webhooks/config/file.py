@@ -40,29 +40,29 @@ class Document(dict[str, Any]):
 
 def read(path: Path, needs: str | None = None) -> Document:
     """The mapping in the file. Raises Invalid when there is none, or no key that it *needs*."""
+    content = None
     try:
-        if not stat.S_ISREG((found := path.stat()).st_mode) or found.st_size > LARGEST:
-            problem, remedy = "is not a plain file of up to 1 MiB", "Name an environment file"
-        else:
-            content, problem = path.read_bytes().decode("utf-8"), None
+        found = path.stat()
+        if stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST:
+            content = path.read_bytes().decode()
     except FileNotFoundError:
-        problem, remedy = "does not exist", "Check the path"
+        raise Invalid("does not exist", "Check the path") from None
     except OSError as error:
         problem = f"cannot be read ({type(error).__name__})"
-        remedy = "Check the path and its permissions"
+        raise Invalid(problem, "Check the path and its permissions") from None
     except ValueError:
-        problem, remedy = "is not UTF-8", "Save it as UTF-8"
-    if problem is not None:
-        raise Invalid(problem, remedy)
+        raise Invalid("is not UTF-8", "Save it as UTF-8") from None
+    if content is None:
+        raise Invalid("is not a plain file of up to 1 MiB", "Name an environment file")
     document, repeated = _parsed(content)
-    if isinstance(document, dict) and (needs is None or needs in document):
-        kept = Document(document)
-        kept.repeated = repeated
-        return kept
-    if isinstance(document, dict):
+    if not isinstance(document, dict):
+        kind = {type(None): "nothing", list: "a list"}.get(type(document), "a single value")
+        raise Invalid(f"holds {kind} instead of `key: value` lines", "Write `key: value` lines")
+    if needs is not None and needs not in document:
         raise Invalid(f"has no `{needs}:` block", f"Put the settings below `{needs}:`")
-    kind = {type(None): "nothing", list: "a list"}.get(type(document), "a single value")
-    raise Invalid(f"holds {kind} instead of `key: value` lines", "Write `key: value` lines")
+    kept = Document(document)
+    kept.repeated = repeated
+    return kept
 
 
 def _parsed(content: str) -> tuple[Any, int | None]:
@@ -103,35 +103,29 @@ def _repeated(node: Any, seen: set[int], *, is_ours: bool = False) -> int | None
 
 
 def expand(value: Any, environ: Mapping[str, str]) -> Any:
-    """*value* with every text in it expanded. Raises Invalid for the first that cannot be."""
-    if isinstance(value, dict):
-        return {key: expand(item, environ) for key, item in value.items()}
-    return expanded(value, environ) if isinstance(value, str) else value
-
-
-def expanded(value: str, environ: Mapping[str, str]) -> str:
-    """*value* with every ``${VAR}`` replaced. Raises Invalid when one cannot be.
+    """*value* with every ``${VAR}`` in its texts replaced. Raises Invalid when one cannot be.
 
     The rules are those of ``confiture.config._env_vars``, which cannot be used: it
     reads only ``os.environ``, stops at the first fault and quotes the text in it.
     """
+    if isinstance(value, dict):
+        return {key: expand(item, environ) for key, item in value.items()}
+    if not isinstance(value, str):
+        return value
     if "${" in _REFERENCE.sub("", value):
         raise Invalid("has a `${` without a `}`", "Write `${NAME}`")
-    result = _REFERENCE.sub(lambda match: _value_of(match.group(1), environ), value)
+    for variable in _REFERENCE.findall(value):
+        if not _VARIABLE.fullmatch(variable):
+            raise Invalid(
+                "has a `${…}` that is not a plain variable",
+                "Write `${NAME}` in capitals; defaults such as `${NAME:-x}` are not supported",
+            )
+        if variable not in environ:
+            raise Unset(variable)
+    result = _REFERENCE.sub(lambda match: environ[match[1]], value)
     if _REFERENCE.search(result):
         raise Invalid(
             "still holds a `${…}` after its variables were put in",
             "Resolve it in the environment: variables are not expanded twice",
         )
     return result
-
-
-def _value_of(variable: str, environ: Mapping[str, str]) -> str:
-    if not _VARIABLE.fullmatch(variable):
-        raise Invalid(
-            "has a `${…}` that is not a plain variable",
-            "Write `${NAME}` in capitals; defaults such as `${NAME:-x}` are not supported",
-        )
-    if variable not in environ:
-        raise Unset(variable)
-    return environ[variable]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,12 +13,13 @@ from urllib.parse import unquote
 from .. import command_watch
 from ..endpoint import Endpoint, Tls
 from ..errors import Fault
+from ..event import EventType
 from ..networks import Networks
 from ..outlook import shown_environment
 from ..retry import RetryPolicy
 from ..signature import signing_key
 from . import rules, variables
-from .block import ENDPOINT, TLS, WEBHOOKS
+from .block import ENDPOINT, TLS, VARIABLES, WEBHOOKS, Table
 from .file import BLOCK, read
 from .reading import AT, Place, Reading
 from .rules import Invalid, Unset
@@ -31,97 +32,73 @@ _NEAR = 0.9
 """How like a known variable's name another program's would not be."""
 _VARIABLE_OF = {
     "url": variables.URL,
+    "secret": variables.SECRET,
     "format": variables.FORMAT,
     "events": variables.EVENTS,
     "headers": variables.HEADERS,
     "allow_http": variables.ALLOW_HTTP,
+    "outbox": variables.OUTBOX,
+    "flush_timeout": variables.FLUSH_TIMEOUT,
+    "log": variables.LOG,
+    "log_level": variables.LOG_LEVEL,
+    "switch": variables.SWITCH,
+    "environment": variables.ENVIRONMENT,
 }
 _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_FLUSH: Any = WEBHOOKS["flush_timeout"].kind
-_TAKES = {variables.FLUSH_TIMEOUT: WEBHOOKS["flush_timeout"].takes}
-
-
-class EnvironmentReader:
-    """The environment's part of the settings. ``faults`` grows as it is read."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.faults: list[Fault] = []
-
-    def value(self, variable: str, rule: Callable[[str], Any]) -> Any:
-        """The variable's value as *rule* has it; ``None`` when unset, empty or wrong."""
-        given = self._environ.get(variable)
-        if not given:
-            return None
-        try:
-            return rule(given)
-        except Invalid as invalid:
-            remedy = invalid.remedy or f"It takes {_TAKES[variable]}"
-            self.faults.append(Fault(variable, invalid.problem, remedy))
-            return None
-
-    def given(self, *names: str) -> list[str]:
-        """Those of the variables that are set to something."""
-        return [name for name in names if self._environ.get(name)]
-
-    def endpoint(self, file: Mapping[str, Any]) -> Endpoint | None:
-        """The endpoint that variables alone make, good or bad; ``None``: there is no address."""
-        if not self.given(variables.URL):
-            return None
-        get = self._environ.get
-        raw: dict[str, Any] = {
-            "name": DEFAULT_NAME,
-            **{key: get(name) for key, name in _VARIABLE_OF.items() if get(name)},
-        }
-        secrets = [get(variables.SECRET), get(variables.SECRET_PREVIOUS)]
-        if secrets[0] is not None:
-            raw["secret"] = secrets if all(secrets) else secrets[0]
-        if "events" in raw:
-            raw["events"] = [name.strip() for name in raw["events"].split(",") if name.strip()]
-        if "headers" in raw:
-            raw["headers"] = self.value(variables.HEADERS, _headers) or {}
-        reading = Reading(_variable)
-        found = reading.table(ENDPOINT, raw)
-        if secrets[1] and not secrets[0]:
-            invalid = Invalid("needs a current secret", f"Set {variables.SECRET}")
-            reading.fault(("secret", 1), invalid)
-        made = endpoint(reading, found, file, f"{variables.ALLOW_HTTP}=true")
-        faults = tuple(dict.fromkeys([*self.faults, *reading.faults_in()]))
-        self.faults = list(faults)
-        own = tuple(fault for fault in faults if fault.setting in variables.OF_DEFAULT)
-        return made and replace(made, faults=own)
-
-    def slips(self, texts: Sequence[str], *, is_used: bool) -> list[Fault]:
-        """Variables that are set and that nothing reads, not even the *texts* of the block."""
-        known = (*variables.ALL, variables.MIGRATION_SPANS)
-        found = []
-        for name in sorted(self._environ.keys() - known):
-            near = get_close_matches(name, known, 1, _NEAR) if name.startswith("CONF") else []
-            is_ours = near or name.startswith(command_watch.PREFIX)
-            if is_ours and not any(f"${{{name}}}" in text for text in texts):
-                near = near or get_close_matches(name, known, 1)
-                remedy = f"Did you mean {near[0]}?" if near else "Remove it"
-                found.append(Fault(name, "is a variable that nothing reads", remedy))
-        if not self.given(variables.URL):
-            found += [
-                Fault(name, "is set, but no endpoint uses it", f"Set {variables.URL} too")
-                for name in self.given(*variables.OF_DEFAULT)
-                if is_used or name != variables.SECRET
-            ]
-        return found
-
-    def word(self, variable: str, known: Sequence[str], kind: str) -> str | None:
-        """The variable's word out of *known*."""
-        rule = rules.one_of(known, kind)
-        found: str | None = self.value(variable, lambda text: rule(text.strip().lower()))
-        return found
 
 
 def _variable(at: Place) -> str:
     """The variable that the setting at *at* comes from."""
     if at[:2] == ("secret", 1):
         return variables.SECRET_PREVIOUS
-    return {**_VARIABLE_OF, "secret": variables.SECRET}[str(at[0])]
+    return _VARIABLE_OF[str(at[0])]
+
+
+def _given(environ: Mapping[str, str], table: Table) -> dict[str, Any]:
+    """What variables hold of the settings in *table*; one that is set to nothing holds none."""
+    return {
+        key: environ[name]
+        for key, name in _VARIABLE_OF.items()
+        if key in table and environ.get(name)
+    }
+
+
+def _default_endpoint(environ: Mapping[str, str], reading: Reading) -> dict[str, Any]:
+    """The settings of the endpoint that variables alone make."""
+    raw = {"name": DEFAULT_NAME, **_given(environ, ENDPOINT)}
+    current, previous = environ.get(variables.SECRET), environ.get(variables.SECRET_PREVIOUS)
+    if current is not None:
+        raw["secret"] = [current, previous] if current and previous else current
+    if "events" in raw:
+        raw["events"] = [name.strip() for name in raw["events"].split(",") if name.strip()]
+    if "headers" in raw:
+        headers = reading.value(_headers, raw["headers"], ("headers",), "")
+        raw["headers"] = headers if isinstance(headers, dict) else {}
+    found = reading.table(ENDPOINT, raw)
+    if previous and not current:
+        invalid = Invalid("needs a current secret", f"Set {variables.SECRET}")
+        reading.fault(("secret", 1), invalid)
+    return found
+
+
+def _slips(environ: Mapping[str, str], texts: Sequence[str], *, is_used: bool) -> list[Fault]:
+    """Variables that are set and that nothing reads, not even the *texts* of the block."""
+    known = (*variables.ALL, variables.MIGRATION_SPANS)
+    found = []
+    for name in sorted(environ.keys() - known):
+        near = get_close_matches(name, known, 1, _NEAR) if name.startswith("CONF") else []
+        is_ours = near or name.startswith(command_watch.PREFIX)
+        if is_ours and not any(f"${{{name}}}" in text for text in texts):
+            near = near or get_close_matches(name, known, 1)
+            remedy = f"Did you mean {near[0]}?" if near else "Remove it"
+            found.append(Fault(name, "is a variable that nothing reads", remedy))
+    if not environ.get(variables.URL):
+        found += [
+            Fault(name, "is set, but no endpoint uses it", f"Set {variables.URL} too")
+            for name in variables.OF_DEFAULT
+            if environ.get(name) and (is_used or name != variables.SECRET)
+        ]
+    return found
 
 
 def _headers(given: str) -> dict[str, str]:
@@ -149,94 +126,58 @@ def setting(at: Place) -> str:
     return shown
 
 
-class FileReader:
-    """The file's part of the settings: its ``webhooks:`` block and its name."""
+class File:
+    """The environment file: its ``webhooks:`` block and its name."""
 
     def __init__(self, config_file: Path | None, environ: Mapping[str, str]) -> None:
         given = environ.get(variables.CONFIG)
-        self._environ = environ
-        self._host_file = config_file
-        self._is_named = bool(given)
         self.path = Path(given) if given else config_file
-        self._document: Mapping[str, Any] = {}
+        self.document: Mapping[str, Any] = {}
         self.reading = Reading(setting, environ)
         self.faults: list[Fault] = []
         """Of the file itself; the block's are in ``reading``."""
-        self.elsewhere: list[Fault] = []
-        """Those of the block's that cost nothing here: variables of other environments."""
         if self.path is None:
             return
         try:
-            self._document = read(self.path, needs=BLOCK if given else None)
+            self.document = read(self.path, needs=BLOCK if given else None)
         except Invalid as invalid:
             problem = f"names a file that {invalid.problem}" if given else invalid.problem
             name = variables.CONFIG if given else str(self.path)
             self.faults.append(Fault(name, problem, invalid.remedy))
-        if line := getattr(self._document, "repeated", None):
+        if line := getattr(self.document, "repeated", None):
             problem = f"a key of `{BLOCK}:` stands there twice: the last one counts"
             self.faults.append(Fault(f"{self.path}:{line}", problem, "Remove one of them"))
 
-    @property
-    def has_block(self) -> bool:
-        """Whether the file has a ``webhooks:`` block, good or bad."""
-        return BLOCK in self._document
-
-    @property
-    def environment(self) -> str | None:
-        """The file's ``name:``, else its stem.
-
-        A file that holds nothing but the block is named for itself: then the file that Confiture
-        was given comes before it, and CONFITURE_ENVIRONMENT.
-        """
-        if self.path is None:
-            return None
-        name = self._document.get("name")
-        if isinstance(name, str) and name.strip():
-            return name
-        if self._is_named and self._host_file not in {None, Path(command_watch.USUAL_FILE)}:
-            return FileReader(self._host_file, {}).environment
-        named = self._environ.get(variables.ENVIRONMENT, "").strip() if self._is_named else ""
-        return named or self.path.stem or None
-
     def block(self) -> Mapping[str, Any]:
         """The settings of the block; those that are wrong or absent have their defaults."""
-        if not self.has_block:
-            self._look_for_near_miss()
-            return self.reading.table(WEBHOOKS, {})
-        found = self.reading.value(WEBHOOKS, self._document[BLOCK], (), "a mapping")
-        return found if isinstance(found, dict) else self.reading.table(WEBHOOKS, {})
-
-    def endpoints(
-        self, block: Mapping[str, Any], default: Endpoint | None
-    ) -> tuple[list[Endpoint], list[Fault]]:
-        """The endpoints that have a name of their own, good and bad, and advice about them."""
-        first: dict[str, str] = {}
-        if default is not None:
-            first[DEFAULT_NAME] = f"the endpoint that {variables.URL} makes"
-        found, advice = [], []
-        for row in block["endpoints"]:
-            made = endpoint(self.reading, row, block, "allow_http: true")
-            at = row[AT]
-            if made is not None and made.name in first:
-                problem = f"is the name of {first[made.name]} already"
-                remedy = "Give each endpoint a name of its own"
-                self.reading.fault((*at, "name"), Invalid(problem, remedy))
-            elif made is not None:
-                first[made.name] = setting(at)
-                found.append(made)
-                advice += weak(made, setting((*at, "secret")))
-                if not (
-                    made.is_for(self.environment) or self.reading.faults_in((*at, "environments"))
-                ):
-                    self.elsewhere += self.reading.faults_in(at, Unset)
-        return found, advice
-
-    def _look_for_near_miss(self) -> None:
-        for key, value in self._document.items():
+        if BLOCK in self.document:
+            found = self.reading.value(WEBHOOKS, self.document[BLOCK], (), "a mapping")
+            return found if isinstance(found, dict) else self.reading.table(WEBHOOKS, {})
+        for key, value in self.document.items():
             is_block = isinstance(value, dict) and not value.keys().isdisjoint(WEBHOOKS)
             if is_block and rules.did_you_mean(key, [BLOCK]):
                 remedy = f"Did you mean `{BLOCK}`?"
                 self.faults.append(Fault(str(key), "is a key that nothing reads", remedy))
+        return self.reading.table(WEBHOOKS, {})
+
+
+def _environment(file: File, config_file: Path | None, environ: Mapping[str, str]) -> str | None:
+    """The file's ``name:``, else its stem.
+
+    A file that holds nothing but the block is named for itself: then the file that Confiture
+    was given comes before it, and CONFITURE_ENVIRONMENT.
+    """
+    if file.path is None:
+        return None
+    name = file.document.get("name")
+    if isinstance(name, str) and name.strip():
+        return name
+    named = ""
+    if environ.get(variables.CONFIG):
+        if config_file not in {None, Path(command_watch.USUAL_FILE)}:
+            return _environment(File(config_file, {}), config_file, {})
+        named = environ.get(variables.ENVIRONMENT, "").strip()
+    return named or file.path.stem or None
 
 
 def endpoint(
@@ -252,13 +193,14 @@ def endpoint(
             reading.fault((*at, keys[0]), Invalid(problem, remedy))
     if found["name"] is None:
         return None
-    reading.names[at] = found["name"]
+    if at:
+        reading.names[at] = found["name"]
     url, retry = found["url"], found["retry"]
     return Endpoint(
         url=url.url if url else "",
         basic_auth=url.basic_auth if url else None,
         secrets=found["secret"],
-        events=frozenset(found["events"]),
+        events=frozenset(map(EventType, found["events"])),
         environments=frozenset(found["environments"]) or None,
         retry=RetryPolicy(schedule=tuple(retry["schedule"]), jitter=retry["jitter"]),
         tls=Tls(**{key: found["tls"][key] for key in TLS}),
@@ -290,7 +232,7 @@ def _contradictions(
         yield ("send_secret",), "needs https", "Use https, or remove `send_secret`"
     elif found["send_secret"] and not secrets:
         yield ("send_secret", "secret"), "needs a secret", "Set `secret`, or remove `send_secret`"
-    elif found["send_secret"] and not _is_latin(secrets[0]):
+    elif found["send_secret"] and not rules.is_latin(secrets[0]):
         remedy = "Use a secret of printable Latin-1 characters, or remove `send_secret`"
         yield ("send_secret", "secret"), "needs a secret that a header can carry", remedy
     if found["format"] == "pagerduty" and not found["routing_key"]:
@@ -309,24 +251,15 @@ def _contradictions(
         yield ("tls",), "has a key without a certificate", "Set `client_certificate`"
 
 
-def _is_latin(value: str) -> bool:
-    try:
-        return bool(value.encode("latin-1"))
-    except UnicodeEncodeError:
-        return False
-
-
-def weak(endpoint: Endpoint, setting: str) -> list[Fault]:
+def _weak(endpoint: Endpoint, setting: str, name: str | None) -> list[Fault]:
     """Advice if a secret of *endpoint* could be guessed."""
     if all(len(signing_key(secret)) >= SAFE_SECRET for secret in endpoint.secrets):
         return []
     problem = f"is shorter than {SAFE_SECRET} bytes, so it could be guessed"
-    remedy = "Use a long random one: `openssl rand -base64 32`"
-    name = None if setting == variables.SECRET else endpoint.name
-    return [Fault(setting, problem, remedy, name)]
+    return [Fault(setting, problem, "Use a long random one: `openssl rand -base64 32`", name)]
 
 
-def astray(endpoints: Sequence[Endpoint], environment: str | None) -> list[Fault]:
+def _astray(endpoints: Sequence[Endpoint], environment: str | None) -> list[Fault]:
     """Advice about endpoints that are not for *environment*, if a misspelt name may be why.
 
     It is not if each of theirs has a file, unless no endpoint at all is for *environment*.
@@ -350,68 +283,97 @@ def astray(endpoints: Sequence[Endpoint], environment: str | None) -> list[Fault
     ]
 
 
+Row = tuple[Reading, Mapping[str, Any], str]
+"""Who read an endpoint's settings, they themselves, and how plain http is allowed there."""
+
+
+def _endpoints(
+    rows: Sequence[Row], block: Mapping[str, Any], environment: str | None
+) -> tuple[list[Endpoint], list[Fault], list[Fault]]:
+    """The endpoints of *rows* that have a name of their own, good and bad, and advice about them.
+
+    The third: faults that cost nothing here, as they are variables of other environments.
+    """
+    first: dict[str, str] = {}
+    endpoints: list[Endpoint] = []
+    advice: list[Fault] = []
+    elsewhere: list[Fault] = []
+    for reading, row, allow_http_as in rows:
+        made, at = endpoint(reading, row, block, allow_http_as), row[AT]
+        if made is None:
+            continue
+        if made.name in first:
+            problem = f"is the name of {first[made.name]} already"
+            invalid = Invalid(problem, "Give each endpoint a name of its own")
+            reading.fault((*at, "name"), invalid)
+            continue
+        first[made.name] = setting(at) if at else f"the endpoint that {variables.URL} makes"
+        endpoints.append(made)
+        advice += _weak(made, reading.shown((*at, "secret")), made.name if at else None)
+        if not (made.is_for(environment) or reading.faults_in((*at, "environments"))):
+            elsewhere += reading.faults_in(at, Unset)
+    return endpoints, advice, elsewhere
+
+
 def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, Any]:
     """The fields of ``Settings``, with every fault there is.
 
     ``CONFITURE_WEBHOOKS=off`` does not empty them: what is switched off can still be checked.
     """
-    variable, file = EnvironmentReader(environ), FileReader(config_file, environ)
+    file, variable = File(config_file, environ), Reading(_variable)
     block = file.block()
-    default = variable.endpoint(block)
-    endpoints, advice = file.endpoints(block, default)
-    if default is not None:
-        endpoints = [default, *endpoints]
-        advice = weak(default, variables.SECRET) + advice
-    outbox = variable.value(variables.OUTBOX, rules.outbox)
-    flush_timeout = variable.value(variables.FLUSH_TIMEOUT, _FLUSH)
-    is_on = variable.value(variables.SWITCH, rules.flag) is not False
-    environment = file.environment or variable.value(variables.ENVIRONMENT, rules.text)
-    advice += astray(endpoints, environment)
-    settings = {
-        "endpoints": tuple(one for one in endpoints if not one.faults),
-        "faulty": tuple(one for one in endpoints if one.faults),
-        "outbox": outbox or block["outbox"],
-        "flush_timeout": block["flush_timeout"] if flush_timeout is None else flush_timeout,
-        "log": variable.word(variables.LOG, rules.LOGS, "a kind of log"),
-        "log_level": variable.word(variables.LOG_LEVEL, rules.LOG_LEVELS, "a log level"),
-        "environment": environment,
-        "sources": _sources(variable, file, is_on=is_on),
-        "run_url": run_url(environ),
-        **{key: block[key] for key in ("hooks", "hook_timeout", "trace_url", "database_label")},
-    }
-    faults = [*file.faults, *file.reading.faults_in(), *variable.faults]
-    faults = [fault for fault in faults if fault not in file.elsewhere]
-    only = {one.name: ", ".join(sorted(one.environments or ())) for one in endpoints}
-    advice += [
-        replace(
-            fault,
-            problem=f"{fault.problem}; the endpoint is only for {only[str(fault.endpoint)]}",
-            remedy=f"{fault.remedy} there",
-        )
-        for fault in file.elsewhere
-    ]
-    named = {variables.OUTBOX} if variable.given(variables.OUTBOX) else {setting(("outbox",))}
-    outbox_fault = next((fault for fault in faults if fault.setting in named), None)
-    if outbox_fault is not None:
-        settings["outbox"] = "memory"
-    is_used = bool(block["endpoints"])
-    if variable.given(variables.SECRET) and not (is_used or default):
+    environment = _environment(file, config_file, environ)
+    rows: list[Row] = [(file.reading, row, "allow_http: true") for row in block["endpoints"]]
+    if environ.get(variables.URL):
+        row = _default_endpoint(environ, variable)
+        rows.insert(0, (variable, row, f"{variables.ALLOW_HTTP}=true"))
+    endpoints, advice, elsewhere = _endpoints(rows, block, environment)
+    given = _given(environ, VARIABLES)
+    if environment:
+        given.pop("environment", None)
+    own = variable.table(VARIABLES, given)
+    environment = environment or own["environment"]
+    faults = [*file.faults, *file.reading.faults_in(), *variable.faults_in()]
+    faults = [fault for fault in faults if fault not in elsewhere]
+    if environ.get(variables.SECRET) and not rows:
         remedy = f"Set {variables.URL} too, or write a `webhooks:` block with endpoints"
         faults.append(Fault(variables.SECRET, "is set, but no endpoint uses it", remedy))
+    outbox_reading = variable if environ.get(variables.OUTBOX) else file.reading
+    outbox_fault = next(iter(outbox_reading.faults_in(("outbox",))), None)
+    is_used = bool(block["endpoints"])
     return {
-        **settings,
+        **{key: block[key] for key in ("hooks", "hook_timeout", "trace_url", "database_label")},
+        "endpoints": tuple(one for one in endpoints if not one.faults),
+        "faulty": tuple(one for one in endpoints if one.faults),
+        "outbox": "memory" if outbox_fault else own["outbox"] or block["outbox"],
+        "flush_timeout": block["flush_timeout"]
+        if own["flush_timeout"] is None
+        else own["flush_timeout"],
+        "log": own["log"],
+        "log_level": own["log_level"],
+        "environment": environment,
+        "sources": _sources(environ, file, is_on=own["switch"]),
+        "run_url": run_url(environ),
         "outbox_fault": outbox_fault,
         "faults": tuple(dict.fromkeys(faults)),
-        "warnings": tuple(variable.slips(file.reading.texts, is_used=is_used)),
-        "advice": tuple(advice),
+        "warnings": tuple(_slips(environ, file.reading.texts, is_used=is_used)),
+        "advice": (*advice, *_astray(endpoints, environment), *_there(elsewhere, endpoints)),
     }
 
 
-def _sources(variable: EnvironmentReader, file: FileReader, *, is_on: bool) -> tuple[str, ...]:
+def _there(elsewhere: Sequence[Fault], endpoints: Sequence[Endpoint]) -> Iterator[Fault]:
+    """Advice about faults that count in other environments only."""
+    only = {one.name: ", ".join(sorted(one.environments or ())) for one in endpoints}
+    for fault in elsewhere:
+        problem = f"{fault.problem}; the endpoint is only for {only[str(fault.endpoint)]}"
+        yield replace(fault, problem=problem, remedy=f"{fault.remedy} there")
+
+
+def _sources(environ: Mapping[str, str], file: File, *, is_on: bool) -> tuple[str, ...]:
     """Where settings came from; the switch is named only when it is off."""
-    names = variable.given(*(name for name in variables.ALL if name != variables.SWITCH))
+    names = [name for name in variables.ALL if name != variables.SWITCH and environ.get(name)]
     sources = [f"environment: {', '.join(names)}"] if names else []
-    if file.has_block:
+    if BLOCK in file.document:
         sources.append(f"the webhooks: block of {file.path}")
     if not is_on:
         sources.append(f"{variables.SWITCH} is off: nothing is sent")

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import Fault
 from . import rules
 from .block import Kind, Many, Pairs, Table
-from .file import MOST, expanded
+from .file import MOST, expand
 from .rules import Invalid
 
 Place = tuple[str | int, ...]
@@ -25,7 +25,7 @@ class Reading:
     def __init__(
         self, shown: Callable[[Place], str], environ: Mapping[str, str] | None = None
     ) -> None:
-        self._shown = shown
+        self.shown = shown
         """The name of the setting at a place, as the user wrote it."""
         self._environ = environ
         """For ``${VAR}``; ``None``: there are none."""
@@ -42,11 +42,12 @@ class Reading:
 
     def faults_in(self, at: Place = (), kind: type[Invalid] = Invalid) -> tuple[Fault, ...]:
         """What is wrong at a place, or in it."""
-        return tuple(
-            Fault(self._shown(place), invalid.problem, remedy, self.names.get(place[:2]))
+        faults = (
+            Fault(self.shown(place), invalid.problem, remedy, self.names.get(place[:2]))
             for place, invalid, remedy in self._found
             if place[: len(at)] == at and isinstance(invalid, kind)
         )
+        return tuple(dict.fromkeys(faults))
 
     def table(self, table: Table, raw: object, at: Place = ()) -> dict[str, Any]:
         """The settings of a mapping: those that are wrong or not there have their defaults."""
@@ -81,7 +82,7 @@ class Reading:
         try:
             if isinstance(raw, str) and self._environ is not None:
                 self.texts.append(raw)
-                raw = expanded(raw, self._environ)
+                raw = expand(raw, self._environ)
             if raw is None:
                 raise _EMPTY
             if isinstance(kind, Many):
@@ -112,7 +113,7 @@ class Reading:
 
     def _is_empty(self, raw: object) -> bool:
         try:
-            return isinstance(raw, str) and expanded(raw, self._environ or {}) == ""
+            return isinstance(raw, str) and expand(raw, self._environ or {}) == ""
         except Invalid:
             return False
 

@@ -17,8 +17,6 @@ from difflib import get_close_matches
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..command_watch import OFF_WORDS
-from ..endpoint import SIGNATURES
-from ..event import SUBSCRIBABLE, EventType
 from ..networks import NAMED, is_loopback, members
 from ..signature import signing_key
 from .variables import ON_WORDS
@@ -79,28 +77,21 @@ def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str
     return f"Did you mean `{near[0]}`? " if near else ""
 
 
-def one_of(known: Iterable[str], what: str) -> Callable[[object], str]:
+def one_of(
+    known: Iterable[str], what: str, *, in_any_case: bool = False
+) -> Callable[[object], str]:
     """The rule for a word out of *known*."""
     names = list(known)
 
     def rule(value: object) -> str:
-        """The word, if it is a known one."""
+        if isinstance(value, str) and in_any_case:
+            value = value.strip().lower()
         if isinstance(value, str) and value in names:
             return value
         near = did_you_mean(value, names)
         raise Invalid(f"is not {what}", f"{near}It can be: {', '.join(names)}")
 
     return rule
-
-
-format_name = one_of(FORMATS, "a format")
-signature = one_of(SIGNATURES, "a signature")
-_event = one_of((kind.value for kind in EventType if kind in SUBSCRIBABLE), "an event")
-
-
-def event(value: object) -> EventType:
-    """An event an endpoint can ask for."""
-    return EventType(_event(value))
 
 
 def text(value: object) -> str:
@@ -138,25 +129,30 @@ def flag(value: object) -> bool:
     return word in ON_WORDS
 
 
-def number(value: object, least: float, most: float) -> float:
-    """A finite number from *least* to *most*, or the text of one."""
-    found = math.nan
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        found = float(value)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        found = math.inf if abs(value) > most else float(value)
-    if math.isnan(found):
-        raise Invalid("must be a number")
-    if not least <= found <= most:
-        raise Invalid("is out of range")
-    return found
+def number(least: float, most: float) -> Callable[[object], float]:
+    """The rule for a finite number, or the text of one."""
+
+    def rule(value: object) -> float:
+        found = math.nan
+        if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+            found = float(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found = math.inf if abs(value) > most else float(value)
+        if math.isnan(found):
+            raise Invalid("must be a number")
+        if not least <= found <= most:
+            raise Invalid("is out of range")
+        return found
+
+    return rule
 
 
 def whole(least: int, most: int) -> Callable[[object], int]:
     """The rule for a whole number."""
+    is_number = number(least, most)
 
     def rule(value: object) -> int:
-        found = number(value, least, most)
+        found = is_number(value)
         if found != int(found):
             raise Invalid("must be a whole number")
         return int(found)
@@ -166,19 +162,15 @@ def whole(least: int, most: int) -> Callable[[object], int]:
 
 def seconds(most: float, *, may_be_zero: bool = False) -> Callable[[object], timedelta]:
     """The rule for a time of up to *most* seconds."""
+    is_number = number(0, most)
 
     def rule(value: object) -> timedelta:
-        found = timedelta(seconds=number(value, 0, most))
+        found = timedelta(seconds=is_number(value))
         if not found and not may_be_zero:
             raise Invalid("must be more than 0")
         return found
 
     return rule
-
-
-def share(value: object) -> float:
-    """A share, from 0 to 1."""
-    return number(value, 0, 1)
 
 
 def rate(value: object) -> timedelta:
@@ -233,12 +225,15 @@ def header_name(value: object) -> str:
 def header_value(value: object) -> str:
     """Text that a header carries as it is."""
     found = text(value)
-    try:
-        found.encode("latin-1")
-    except UnicodeEncodeError:
+    if not is_latin(found):
         remedy = "Use characters of ISO 8859-1 (Latin-1)"
-        raise Invalid("holds characters that a header cannot carry", remedy) from None
+        raise Invalid("holds characters that a header cannot carry", remedy)
     return found
+
+
+def is_latin(found: str) -> bool:
+    """Whether a header can carry every character of it."""
+    return max(found) <= "\xff"
 
 
 def module(value: object) -> str:
