@@ -58,8 +58,8 @@ class CommandSession:
         self._run = run
         self._invocation = invocation
         self._engine: Any = None
-        self._is_run = invocation.is_run
-        self._sigterm = Sigterm()
+        self._sigterm: Sigterm | None = None
+        """Caught as soon as the command is a run."""
         self._connections: list[Any] = []
         """Held, not only known by id: an id is given again once its connection is gone."""
         self._installed = ExitStack()
@@ -108,17 +108,16 @@ class CommandSession:
         MigratorSession.default_engine = staticmethod(engine)
         MigratorSession.default_lock = staticmethod(lock)
         MigratorSession.default_migration_loader = staticmethod(loader)
-        if self._is_run:
+        if self._invocation.is_run:
             self._begin(f"confiture migrate {self._invocation.command}")
 
     def _begin(self, command: str) -> None:
         """The command is a run, also if it fails before it has a connection."""
-        self._is_run = True
-        self._sigterm.catch()
+        self._sigterm = Sigterm()
         self._run.begin(command)
 
     def _connected(self, connection: Any, command: str) -> None:
-        if not self._is_run:
+        if self._sigterm is None:
             self._begin(command)
         self._connections.append(connection)
         with containing("reading the database's address", self._run.report):
@@ -141,15 +140,16 @@ class CommandSession:
             sys.stdout.flush()
         with containing("ending a run", self._run.report):
             self._installed.close()
-        if not self._is_run:
+        if self._sigterm is None:
             _log_faults(self._settings)
             return  # nothing was to be changed: left-overs wait for a real run
         failure = None
         with containing("ending a run", self._run.report):
-            failure = self._sigterm.failure or _failure(error)
+            failure = self._sigterm.failure
             if error is not None:
                 from .adapters.failure import explain  # noqa: PLC0415
 
+                failure = failure or _failure(error)
                 for migration in self._run.unsettled:
                     migration.error = migration.error or explain(error)
             if not self._connections:
@@ -167,10 +167,8 @@ class CommandSession:
         return given or project_dsn(self._invocation.config_file, os.environ)
 
 
-def _failure(error: BaseException | None) -> ErrorInfo | None:
+def _failure(error: BaseException) -> ErrorInfo | None:
     """Why a command failed: the root cause of what it ended with; ``None`` for exit code 0."""
-    if error is None:
-        return None
     code = getattr(error, "exit_code", getattr(error, "code", 1))
     if code in (0, None):
         return None
@@ -198,16 +196,13 @@ class Sigterm:
     """
 
     def __init__(self) -> None:
-        self._is_caught = False
+        """From now on the signal interrupts the command."""
         self.failure: ErrorInfo | None = None
         """Why the run failed, if the signal has come."""
-
-    def catch(self) -> None:
-        """From now on the signal interrupts the command."""
         is_main = threading.current_thread() is threading.main_thread()
-        if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        self._is_caught = is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        if self._is_caught:
             signal.signal(signal.SIGTERM, self._interrupt)
-            self._is_caught = True
 
     def pass_on(self) -> None:
         """The run is over: end by the signal if it has come, and catch it no longer."""
@@ -255,9 +250,8 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     if not (is_meant or unread or Path(HOOKS).is_dir()):
         return None
     settings, files = found_settings(os.environ, file)
-    _say_notices(settings, files, unread, is_run=invocation.is_run)
+    _say(settings, files, unread, is_run=invocation.is_run)
     files = [one for one in files if one.is_trusted]
-    _say_faults(settings)
     if not (settings.recorded or files):
         _log_faults(settings)
         return None
@@ -285,10 +279,10 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     return session
 
 
-def _say_notices(
+def _say(
     settings: Settings, files: Sequence[HookFile], unread: Fault | None, *, is_run: bool
 ) -> None:
-    """On standard error, whatever is no fault of the settings and is not used or not sent."""
+    """On standard error, whatever is wrong or not used, and what becomes of the events."""
     notices = [str(slip) for slip in settings.warnings]
     notices += [str(one.fault) for one in files if not one.is_trusted]
     for one in files:
@@ -302,13 +296,13 @@ def _say_notices(
         name = shown_environment(settings.environment)
         none = f"no endpoint is for environment {name}, so no event is sent"
         notices.append(f"{none}. Show the endpoints: {remedy.shown('check')}")
+    if settings.faults:
+        notices += [_costs(settings), *map(str, settings.faults)]
     terminal.say(*(f"confiture-webhooks: {notice}" for notice in notices))
 
 
-def _say_faults(settings: Settings) -> None:
-    """Every fault on standard error, and what becomes of the events."""
-    if not settings.faults:
-        return
+def _costs(settings: Settings) -> str:
+    """What becomes of the events, as the settings have faults."""
     here = settings.environment
     waiting = ", ".join(endpoint.name for endpoint in settings.faulty if endpoint.is_for(here))
     is_kept = settings.place.kind != "memory"
@@ -318,8 +312,7 @@ def _say_faults(settings: Settings) -> None:
         costs.append("events are kept in memory and are lost when the command ends")
     if not settings.recorded:
         costs.append("no webhook is sent")
-    first = f"the configuration is wrong; {'; '.join(costs) or 'the rest is used'}:"
-    terminal.say(*(f"confiture-webhooks: {line}" for line in (first, *settings.faults)))
+    return f"the configuration is wrong; {'; '.join(costs) or 'the rest is used'}:"
 
 
 def _log_faults(settings: Settings) -> None:

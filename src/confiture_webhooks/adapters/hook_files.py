@@ -59,26 +59,29 @@ class HookFile:
 def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
     """The hook files of *project* in name order, then *modules* in theirs."""
     directory = project / DIRECTORY
-    paths = _paths(directory)
+    named = [_module(name, project) for name in modules]
+    if not os.path.isdir(directory):  # noqa: PTH112  never raises
+        return named
+    paths = []
+    with suppress(OSError):
+        found = sorted(one for one in directory.iterdir() if one.suffix == ".py")
+        paths = [one for one in found if os.path.isfile(one)]  # noqa: PTH113  never raises
     # Importing a file may use the others, and what was compiled before.
     used = [path for one in directory.rglob("*.py") for path in (one.parent, one)] if paths else []
     used += [path / "__pycache__" for path in {*used} if path.suffix != ".py"]
     faults = (fault for path in dict.fromkeys(used) if (fault := _distrust(path)))
-    if fault := _closed(directory) or next(faults, None):
-        files = [HookFile(module=DIRECTORY, path=directory, fault=fault, is_trusted=False)]
-        return files + [_module(name, project) for name in modules]
+    fault = next(faults, None)
+    if not os.access(directory, os.R_OK | os.X_OK):
+        remedy = "No hook of it runs. See `ls -ld`"
+        fault = Fault(_shown(directory), "is closed to this user", remedy)
+    if fault is not None:
+        whole = HookFile(module=DIRECTORY, path=directory, fault=fault, is_trusted=False)
+        return [whole, *named]
     hidden = [path for path in paths if path.name[0] in "._"]
     private = frozenset(path.stem for path in hidden if _is_reader(path))
     own = [path for path in paths if path not in hidden]
     files = [_read(f"{DIRECTORY}.{path.stem}", path, private) for path in own]
-    return files + [_module(name, project) for name in modules]
-
-
-def _closed(directory: Path) -> Fault | None:
-    """That this user may not look into *directory*."""
-    if os.access(directory, os.R_OK | os.X_OK) or not os.path.isdir(directory):  # noqa: PTH112
-        return None
-    return Fault(_shown(directory), "is closed to this user", "No hook of it runs. See `ls -ld`")
+    return files + named
 
 
 def _distrust(path: Path) -> Fault | None:
@@ -89,13 +92,6 @@ def _distrust(path: Path) -> Fault | None:
         return None
     remedy = "No hook of this directory runs. See `ls -l`, then chown it, or `chmod go-w` it"
     return Fault(_shown(path), why, remedy) if why else None
-
-
-def _paths(directory: Path) -> list[Path]:
-    with suppress(OSError):
-        found = sorted(one for one in directory.iterdir() if one.suffix == ".py")
-        return [one for one in found if os.path.isfile(one)]  # noqa: PTH113  never raises
-    return []
 
 
 def _module(name: str, project: Path) -> HookFile:

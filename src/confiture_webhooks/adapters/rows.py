@@ -122,7 +122,7 @@ class RowTally:
     def add_many(self, cursor: Any, query: Any) -> None:
         """Count an ``executemany``, whose ``rowcount`` is already the sum."""
         tag = (cursor.statusmessage or "").encode()
-        verb = _verb(tag)
+        verb = tag.partition(b" ")[0]
         self._statements += 1
         if verb in _DML:
             self._rows += max(cursor.rowcount, 0)
@@ -141,7 +141,7 @@ class RowTally:
 
         The transaction is open: what is looked at is little, however long the text is.
         """
-        if _MAY_HIDE.isdisjoint(map(_verb, tags)):
+        if _MAY_HIDE.isdisjoint(tag.partition(b" ")[0] for tag in tags):
             return
         text, is_whole = _read(query)
         if is_whole and "with" not in text.lower():
@@ -153,10 +153,6 @@ class RowTally:
         is_seen = is_whole and len(text) <= LOOKED_THROUGH
         if not is_seen or _WRITES_WITHIN.search(bare) or _WRITES_WITHIN.search(begin):
             self._is_unknown = True
-
-
-def _verb(tag: bytes) -> bytes:
-    return tag.partition(b" ")[0]
 
 
 def _read(query: Any) -> tuple[str, bool]:

@@ -152,16 +152,11 @@ def _option(words: Sequence[str], *names: str) -> str | None:
     """The value of the last of *names* on the command line, in any spelling the host takes."""
     value = None
     for index, word in enumerate(words):
-        name, attached = _split(word)
+        if word.startswith("-") and not word.startswith("--"):
+            letters = word[1:].lstrip(_FLAGS)
+            name, is_attached, attached = f"-{letters[:1]}", letters[1:], letters[1:]
+        else:
+            name, is_attached, attached = word.partition("=")
         if name in names:
-            value = attached if attached is not None else next(iter(words[index + 1 :]), None)
+            value = attached if is_attached else next(iter(words[index + 1 :]), None)
     return value
-
-
-def _split(word: str) -> tuple[str, str | None]:
-    """The option *word* names, and the value that is attached to it, if any."""
-    if word.startswith("--") or not word.startswith("-"):
-        name, equals, attached = word.partition("=")
-        return name, attached if equals else None
-    letters = word[1:].lstrip(_FLAGS)
-    return f"-{letters[:1]}", letters[1:] or None

@@ -208,9 +208,7 @@ class RunOutbox:
         return back is not None
 
     def beside(self, call: Callable[[Outbox], object]) -> None:
-        """*call* with the configured one, where memory stands in for it and it works again."""
-        if self.refusal is None:
-            return
+        """*call* with the configured one, for which memory stands in, where it works again."""
 
         def asked() -> None:
             with closing(self._parts.outbox(self._telemetry)) as outbox:

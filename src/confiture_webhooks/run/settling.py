@@ -52,8 +52,6 @@ def examine(intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -
 
     Without *seconds* it is asked in this thread, and waited for as long as it takes.
     """
-    if not intents:
-        return []
     if ask is None or seconds is None:
         known = ask(intents) if ask is not None else None
     else:
@@ -198,11 +196,13 @@ class Settling:
     @contained
     def record_killed(self, ask: Ask | None, seconds: float) -> None:
         """Report how the migrations of killed runs ended, as *ask* knows within *seconds*."""
-        record = self._outgoing.record_killed
-        left = self._without_outlived(self._outgoing.intents(), record)
-        settle(left, ask, record, self._telemetry, seconds=seconds)
-        if self._committed:
-            self._outgoing.outbox.beside(self._record_outlived_in)
+        if killed := self._killed(self._outgoing.intents()):
+            record = self._outgoing.record_killed
+            left = self._without_outlived(killed, record)
+            settle(left, ask, record, self._telemetry, seconds=seconds)
+        outbox = self._outgoing.outbox
+        if self._committed and outbox.refusal is not None:
+            outbox.beside(self._record_outlived_in)
 
     @contained
     def record_earlier(self, version: str, ask: Ask | None, backend: Backend) -> None:
@@ -231,28 +231,28 @@ class Settling:
     def record_outlived(self, migration: Migration) -> None:
         """*migration* committed: what killed runs of it left open did not commit, then."""
         self._committed.append(migration)
-        earlier, self._earlier = self._earlier, []
-        self._without_outlived(earlier, self._outgoing.record_killed)
+        if self._earlier:
+            self._without_outlived(self._earlier, self._outgoing.record_killed)
+            self._earlier = []
 
     def _record_outlived_in(self, outbox: Outbox) -> None:
         """The same of those in *outbox*, which was silent when their versions ran again."""
-        self._without_outlived(outbox.intents(), partial(self._outgoing.record_killed, into=outbox))
+        record = partial(self._outgoing.record_killed, into=outbox)
+        self._without_outlived(self._killed(outbox.intents()), record)
 
     def _without_outlived(self, intents: Sequence[Intent], record: Record) -> list[Intent]:
-        """Those of *intents* that killed runs staged, without the work that this run has done.
+        """Report that those of *intents* did not commit whose work this run has done; the others.
 
-        That did not commit, and is reported so: by the ledger, which has the row of this run, it
-        may seem committed.
+        Judged by the ledger they may seem committed: it has the row of this run.
         """
-        killed = self._killed(intents)
         verdict = Verdict(ending=Ending.NOT_COMMITTED, reason="a later run did it")
         outlived = [
             (intent, verdict)
-            for intent in killed
+            for intent in intents
             if any(_is_outlived(intent, migration) for migration in self._committed)
         ]
         conclude(outlived, record, self._telemetry)
-        return [intent for intent in killed if (intent, verdict) not in outlived]
+        return [intent for intent in intents if (intent, verdict) not in outlived]
 
     def _killed(self, intents: Sequence[Intent]) -> list[Intent]:
         """Those of *intents* that killed runs of this environment staged."""
