@@ -229,8 +229,8 @@ def preload() -> None:
             import_module(f".{name}", __package__)
         from .telemetry.plan import plan  # noqa: PLC0415
 
-        if exports := plan(os.environ).exports:
-            import_module(".telemetry.sdk", __package__).preload(exports)
+        for export in plan(os.environ).exports:
+            import_module(".telemetry.sdk", __package__).maker_of(export)
 
 
 def open_session(arguments: list[str]) -> CommandSession | None:

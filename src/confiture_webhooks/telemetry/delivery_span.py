@@ -9,14 +9,14 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanKind
 
 from ..contained import contained
 from ..delivery import Attempt, Delivery, TraceContext
 from ..event import rfc3339
 from . import names
 from .context import around, from_stored, set_failed, storable
-from .spans import Part, Signals, milliseconds
+from .spans import Part, Signals, WorkerPassSpan, milliseconds
 
 if TYPE_CHECKING:
     from ..verification import Verified
@@ -29,7 +29,12 @@ class DeliverySpan(Part):
     """One delivery while it is being tried. It ends once."""
 
     def __init__(
-        self, signals: Signals, delivery: Delivery, *, remote: bool, worker_pass: Span | None
+        self,
+        signals: Signals,
+        delivery: Delivery,
+        *,
+        remote: bool,
+        worker_pass: WorkerPassSpan | None,
     ) -> None:
         self._delivery = delivery
         self._started = monotonic()
@@ -41,9 +46,9 @@ class DeliverySpan(Part):
         """An attempt failed; *retry_in* is the wait before the next, ``None``: there is none."""
         delay_s = retry_in.total_seconds() if retry_in is not None else None
         about = {names.WEBHOOK_ENDPOINT: self._delivery.endpoint, names.ERROR_TYPE: attempt.failure}
-        self._signals.metrics.count(names.FAILURES, about, self.span)
+        self._signals.metrics.record(names.FAILURES, 1, about, self.span)
         if delay_s is not None:
-            self._signals.metrics.count(names.RETRIES, about, self.span)
+            self._signals.metrics.record(names.RETRIES, 1, about, self.span)
             event = {
                 names.DELAY_S: delay_s,
                 names.ERROR_TYPE: attempt.failure,
@@ -78,7 +83,13 @@ class DeliverySpan(Part):
         failure = last.failure if last is not None else None
         lag_s = max(0.0, (at - self._delivery.created_at).total_seconds())
         try:
-            self._mark(outcome, attempts, failure)
+            self.span.set_attributes(
+                {names.WEBHOOK_OUTCOME: outcome, names.WEBHOOK_ATTEMPTS: attempts}
+            )
+            if outcome != names.DELIVERED:
+                set_failed(self.span, failure)
+            if outcome == names.DEAD_LETTER:
+                self.span.add_event(names.DEAD_LETTERED)
             if outcome == names.DEFERRED and self._signals.is_test:
                 return
             self._measure(outcome, duration_s, lag_s, failure)
@@ -94,15 +105,8 @@ class DeliverySpan(Part):
         finally:
             self.span.end()
 
-    def _mark(self, outcome: str, attempts: int, failure: str | None) -> None:
-        self.span.set_attributes({names.WEBHOOK_OUTCOME: outcome, names.WEBHOOK_ATTEMPTS: attempts})
-        if outcome != names.DELIVERED:
-            set_failed(self.span, failure)
-        if outcome == names.DEAD_LETTER:
-            self.span.add_event(names.DEAD_LETTERED)
-
     def _measure(self, outcome: str, duration_s: float, lag_s: float, failure: str | None) -> None:
-        metrics = self._signals.metrics
+        record = self._signals.metrics.record
         endpoint = {names.WEBHOOK_ENDPOINT: self._delivery.endpoint}
         ended = {**endpoint, names.WEBHOOK_OUTCOME: outcome}
         detail: dict[str, object] = {
@@ -110,10 +114,10 @@ class DeliverySpan(Part):
             names.WEBHOOK_EVENT_TYPE: self._delivery.event_type.value,
             names.ERROR_TYPE: failure,
         }
-        metrics.count(names.DELIVERIES, ended, self.span)
-        metrics.measure(names.DELIVERY_DURATION, duration_s, detail, self.span)
+        record(names.DELIVERIES, 1, ended, self.span)
+        record(names.DELIVERY_DURATION, duration_s, detail, self.span)
         if outcome == names.DELIVERED:
-            metrics.measure(names.DELIVERY_LAG, lag_s, endpoint, self.span)
+            record(names.DELIVERY_LAG, lag_s, endpoint, self.span)
 
     def _log(self, spec: names.LogSpec, **fields: object) -> None:
         delivery = self._delivery
@@ -132,23 +136,26 @@ class DeliverySpan(Part):
         )
 
 
-def _start(signals: Signals, delivery: Delivery, worker_pass: Span | None, *, remote: bool) -> Span:
+def _start(
+    signals: Signals, delivery: Delivery, worker_pass: WorkerPassSpan | None, *, remote: bool
+) -> Span:
     """A span under the stored context; one of its own, with a link, when that is out of reach."""
-    stored = from_stored(delivery.trace, is_remote=True)
-    # What an earlier run left behind is as far away as another machine.
-    is_earlier = signals.started and stored and signals.started.trace_id != stored.trace_id
-    remote = remote or bool(is_earlier)
-    here = worker_pass.get_span_context() if worker_pass is not None else signals.started
+    run = signals.run if signals.is_started else None
+    here = worker_pass.span.get_span_context() if worker_pass is not None else run
+    stored = from_stored(delivery.trace, is_remote=remote)
+    if stored and run and not remote and run.trace_id != stored.trace_id:
+        # What an earlier run left behind is as far away as another machine.
+        remote, stored = True, from_stored(delivery.trace, is_remote=True)
     parent, linked = stored, here if remote else None
-    if remote and (stored is None or _is_out_of_reach(signals, delivery, stored)):
+    # A continuation would stand alone where nothing was recorded, or it is gone by now.
+    is_old = signals.now() - delivery.created_at > LINK_ONLY_AFTER
+    if remote and (stored is None or is_old or not stored.trace_flags.sampled):
         parent, linked = here, stored
-    elif not remote:
-        parent = from_stored(delivery.trace, is_remote=False)
-    span = signals.start(
+    span = signals.start_span(
         f"{names.DELIVER} {delivery.endpoint}",
         parent=parent,
         kind=SpanKind.CONSUMER if remote else SpanKind.INTERNAL,
-        links=[linked] if linked is not None else [],
+        link=linked,
         attributes={
             names.WEBHOOK_ENDPOINT: delivery.endpoint,
             names.WEBHOOK_EVENT_TYPE: delivery.event_type.value,
@@ -160,12 +167,6 @@ def _start(signals: Signals, delivery: Delivery, worker_pass: Span | None, *, re
     if stored is not None and not span.is_recording() and parent is not stored:
         return NonRecordingSpan(stored)  # not recorded: the receiver gets the known trace
     return span
-
-
-def _is_out_of_reach(signals: Signals, delivery: Delivery, stored: SpanContext) -> bool:
-    """Whether a continuation would stand alone: nothing was recorded, or it is gone by now."""
-    is_old = signals.now() - delivery.created_at > LINK_ONLY_AFTER
-    return is_old or not stored.trace_flags.sampled
 
 
 @contextmanager

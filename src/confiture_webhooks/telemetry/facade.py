@@ -14,7 +14,7 @@ from opentelemetry.trace import (
     get_current_span,
 )
 
-from ..contained import contained
+from ..contained import contained, containing
 from ..delivery import Delivery, TraceContext
 from ..errors import Fault
 from ..event import Database, Direction, Event, MigrationRef
@@ -23,12 +23,12 @@ from . import names
 from .context import fresh, from_stored, set_failed, storable, to_stored
 from .delivery_span import DeliverySpan
 from .logs import Form, Logs
-from .metrics import Metrics, Read
+from .metrics import Read
 from .providers import Providers, for_command, for_library, version
 from .spans import HookSpan, MigrationSpan, Signals, WorkerPassSpan, migrated
 
 
-class Telemetry:
+class Telemetry(Signals):
     """Traces, metrics and logs of one run.
 
     Made with ``for_command`` or ``for_library``; directly, with *providers* of one's own, in
@@ -47,23 +47,28 @@ class Telemetry:
         is_library: bool = False,
         database_label: bool = True,
     ) -> None:
-        self._database_label = database_label
-        self._killed: set[str] = set()
         self._providers = given = providers or Providers()
-        self._signals = Signals(
-            fallback=given.inherited or fresh(),
-            metrics=Metrics(None, ()),
+        super().__init__(
+            run=given.inherited or fresh(),
             logs=Logs(
                 form=log, level=log_level, records=given.records, now=now, is_library=is_library
             ),
-            environment=environment,
             now=now,
+            environment=environment,
             migration_spans_left=given.migration_spans,
         )
+        self._database_label = database_label
+        self._killed: set[str] = set()
         self._run: Span | None = None
-        self._is_run_open = False
+        """The run's span while it is open."""
         self._command = ""
-        self._connect(endpoints)
+        with containing("connect", self.report):  # a provider that breaks stays silent
+            scope, schema_url = (names.SCOPE, version()), names.SCHEMA_URL
+            if given.tracer_provider is not None:
+                self.tracer = given.tracer_provider.get_tracer(*scope, schema_url=schema_url)
+            if given.meter_provider is not None:
+                meter = given.meter_provider.get_meter(*scope, schema_url=schema_url)
+                self.metrics.make_instruments(meter, endpoints)
         if given.error is not None:
             self.failed("telemetry.set_up", given.error)
 
@@ -90,11 +95,11 @@ class Telemetry:
     @property
     def correlation_id(self) -> str:
         """The run's trace id: 32 lower-case hex digits, never all zeros."""
-        return format_trace_id(self._signals.run.trace_id)
+        return format_trace_id(self.run.trace_id)
 
     def trace_of_run(self) -> TraceContext:
         """The context that deliveries of the run's own events continue."""
-        return to_stored(self._signals.run)
+        return to_stored(self.run)
 
     @contained
     def start_run(
@@ -109,15 +114,14 @@ class Telemetry:
 
         *is_counted*: whether it is a run in the sense of ``confiture.runs``.
         """
-        signals = self._signals
-        signals.is_test = not is_counted
+        self.is_test = not is_counted
         self._command = command.removeprefix("confiture ")
         about = {names.DB_SYSTEM: "postgresql"}
-        self._run = signals.start(
+        self._run = self.start_span(
             command, parent=self._parent(), started_at=started_at, attributes=about
         )
-        self._is_run_open = True
-        signals.started = self._run.get_span_context()
+        self.run = self._run.get_span_context()
+        self.is_started = True
         if database is not None:
             self.connected(database)
         self._log_faults()
@@ -126,7 +130,7 @@ class Telemetry:
     def connected(self, database: Database) -> None:
         """The migrated *database* is known: it owns the run's numbers and the outbox's."""
         if self._database_label:
-            self._signals.metrics.database = database.name or self._signals.metrics.database
+            self.metrics.database = database.name or self.metrics.database
         if self._run is not None:
             named = filter(None, (database.name, database.schema))
             about = {
@@ -144,42 +148,32 @@ class Telemetry:
 
         *is_known*: whether it is certain; else whoever settles the run counts it.
         """
-        if self._run is None or not self._is_run_open:
+        run, self._run = self._run, None
+        if run is None:
             return
-        self._is_run_open = False
-        self._run.set_attributes({names.RUN_APPLIED: applied, names.RUN_FAILED: failed})
+        run.set_attributes({names.RUN_APPLIED: applied, names.RUN_FAILED: failed})
         if error_type is not None:
-            set_failed(self._run, error_type)
+            set_failed(run, error_type)
         try:
-            if is_known and not self._signals.is_test:
-                self._count_run(self._run, applied, error_type)
+            if not is_known or self.is_test:
+                return
+            self.metrics.count_run(self._command, error_type, self.now(), run)
+            if error_type is not None:
+                self.log(
+                    names.LOG_RUN_FAILED,
+                    command=self._command,
+                    environment=self.environment,
+                    database=self.metrics.database,
+                    error_type=error_type,
+                    migrations_applied=applied,
+                )
         finally:
-            self._run.end()
-
-    def _count_run(self, run: Span, applied: int, error_type: str | None) -> None:
-        signals = self._signals
-        signals.metrics.count_run(self._command, error_type, signals.now(), run)
-        if error_type is not None:
-            signals.log(
-                names.LOG_RUN_FAILED,
-                command=self._command,
-                environment=signals.environment,
-                database=signals.metrics.database,
-                error_type=error_type,
-                migrations_applied=applied,
-            )
-
-    @contained
-    def _abandon_run(self) -> None:
-        """End it without a result; a span that never ends is never exported."""
-        if self._run is not None and self._is_run_open:
-            self._is_run_open = False
-            self._run.end()
+            run.end()
 
     def migration(self, ref: MigrationRef, direction: Direction) -> MigrationSpan:
         """A migration begins."""
-        run = self._run or NonRecordingSpan(self._signals.run)
-        return MigrationSpan(self._signals, run, ref, direction)
+        run = self._run or NonRecordingSpan(self.run)
+        return MigrationSpan(self, run, ref, direction)
 
     @contained
     def settled(self, event: Event, trace: TraceContext, run: str) -> None:
@@ -189,10 +183,16 @@ class Telemetry:
         """
         if event.migration is None or event.direction is None:
             return
-        span = NonRecordingSpan(from_stored(trace, is_remote=True) or self._signals.run)
-        self._count_killed(run, event, span)
+        span = NonRecordingSpan(from_stored(trace, is_remote=True) or self.run)
+        if run not in self._killed:  # counted once, however many of its migrations are settled
+            self._killed.add(run)
+            usual = "migrate up" if event.direction is Direction.UP else "migrate down"
+            command = (event.command or usual).removeprefix("confiture ")
+            # It ended no later than any run after it: what is seen only now is not the last word.
+            ended_at = event.started_at or event.occurred_at
+            self.metrics.count_run(command, names.INTERRUPTED, ended_at, span)
         migrated(
-            self._signals,
+            self,
             event.migration,
             event.direction,
             span,
@@ -202,22 +202,11 @@ class Telemetry:
             correlation_id=event.trace_id,
         )
 
-    def _count_killed(self, run: str, event: Event, span: Span) -> None:
-        """Count *run* once, however many of its migrations are settled; others share its trace."""
-        if run in self._killed:
-            return
-        self._killed.add(run)
-        usual = "migrate up" if event.direction is Direction.UP else "migrate down"
-        command = (event.command or usual).removeprefix("confiture ")
-        # It ended no later than any run after it: what is seen only now is not the last word.
-        ended_at = event.started_at or event.occurred_at
-        self._signals.metrics.count_run(command, names.INTERRUPTED, ended_at, span)
-
     @contained
     def intent_discarded(self, intent: Intent, reason: str) -> None:
         """Log, in the run's trace, that no event reports how a killed run's migration ended."""
         trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
-        self._signals.log(
+        self.log(
             names.LOG_INTENT_DISCARDED,
             from_stored(trace, is_remote=True),
             correlation_id=intent.correlation_id,
@@ -233,29 +222,27 @@ class Telemetry:
         self, delivery: Delivery, *, remote: bool, pass_span: WorkerPassSpan | None = None
     ) -> DeliverySpan:
         """A delivery begins: in the run's process, or *remote*, from a worker."""
-        worker_pass = pass_span.span if pass_span is not None else None
-        return DeliverySpan(self._signals, delivery, remote=remote, worker_pass=worker_pass)
+        return DeliverySpan(self, delivery, remote=remote, worker_pass=pass_span)
 
     def hook(self, hook: str, event: str, parent: TraceContext | None = None) -> HookSpan:
         """A user's hook ``<module>:<function>`` begins, under *parent* or the run."""
         stored = from_stored(parent, is_remote=False) if parent is not None else None
-        span = self._signals.start(
+        span = self.start_span(
             f"{names.RUN_HOOK} {hook}",
-            parent=stored or self._signals.run,
+            parent=stored or self.run,
             attributes={names.HOOK_EVENT: event},
         )
-        return HookSpan(self._signals, span)
+        return HookSpan(self, span)
 
     def worker_pass(self) -> WorkerPassSpan:
         """A pass over the outbox begins, under the current span, else under ``TRACEPARENT``."""
         self._log_faults()
-        span = self._signals.start(names.DRAIN, parent=self._parent())
-        return WorkerPassSpan(self._signals, span)
+        span = self.start_span(names.DRAIN, parent=self._parent())
+        return WorkerPassSpan(self, span)
 
-    @contained
     def observe_outbox(self, read: Read) -> None:
         """Measure the outbox with *read* whenever metrics are collected."""
-        self._signals.metrics.read = read
+        self.metrics.read = read
 
     @contained
     def config_invalid(self, faults: Sequence[Fault], *, is_said: bool = False) -> None:
@@ -264,16 +251,12 @@ class Telemetry:
         *is_said*: the command has said so on standard error, and a console does not show it again.
         """
         texts = [str(fault) for fault in faults]
-        self._signals.log(names.LOG_CONFIG_INVALID, faults=texts, is_said=is_said)
+        self.log(names.LOG_CONFIG_INVALID, faults=texts, is_said=is_said)
 
     @contained
     def outbox_failed(self, reason: str) -> None:
         """The outbox refused; *reason* is an OutboxError's text."""
-        self._signals.log(names.LOG_OUTBOX_FAILED, reason=reason)
-
-    def failed(self, where: str, error: BaseException) -> None:
-        """A fault of our own; one event for each place and class of error."""
-        self._signals.failed(where, error)
+        self.log(names.LOG_OUTBOX_FAILED, reason=reason)
 
     @contained
     def hook_failed(
@@ -287,7 +270,7 @@ class Telemetry:
         span: HookSpan | None = None,
     ) -> None:
         """A user's hook raised or ran out of time; *reason*: in our own words, if any."""
-        self._signals.log(
+        self.log(
             names.LOG_HOOK_FAILED,
             span.span.get_span_context() if span is not None else None,
             hook=hook,
@@ -304,29 +287,14 @@ class Telemetry:
         Only what was set up here is shut down. A second call does nothing.
         """
         self._log_faults()
-        self._abandon_run()
+        run, self._run = self._run, None
+        if run is not None:  # a span that never ends is never exported
+            with containing("abandon_run", self.report):
+                run.end()
         sdk, self._providers.sdk = self._providers.sdk, None
-        if sdk is None:
-            return
-        lost = sdk.shutdown(budget)
+        lost = sdk.shutdown(budget) if sdk is not None else None
         if lost is not None:
-            budget_s = budget.total_seconds()
-            self._signals.log(names.LOG_FLUSH_INCOMPLETE, budget_s=budget_s, **lost)
-
-    def report(self, where: str, error: BaseException) -> None:
-        """Log the first fault in telemetry itself."""
-        self._signals.report(where, error)
-
-    @contained
-    def _connect(self, endpoints: Sequence[str]) -> None:
-        """Take tracer and meter from their providers; one that breaks stays silent."""
-        given, scope = self._providers, (names.SCOPE, version())
-        if given.tracer_provider is not None:
-            tracer = given.tracer_provider.get_tracer(*scope, schema_url=names.SCHEMA_URL)
-            self._signals.tracer = tracer
-        if given.meter_provider is not None:
-            meter = given.meter_provider.get_meter(*scope, schema_url=names.SCHEMA_URL)
-            self._signals.metrics = Metrics(meter, endpoints)
+            self.log(names.LOG_FLUSH_INCOMPLETE, budget_s=budget.total_seconds(), **lost)
 
     def _parent(self) -> SpanContext | None:
         """The current span, else what ``TRACEPARENT`` names."""

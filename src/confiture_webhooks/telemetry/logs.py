@@ -60,9 +60,10 @@ class Logs:
         is_library: bool,
     ) -> None:
         self._form = form
+        self._is_for_people = form == "console" or (form is None and terminal.is_terminal())
         given = _LEVELS.get(level.strip().lower()) if level is not None else None
         self._least_recorded = given or logging.INFO
-        self._least_shown = given or (logging.WARNING if _is_for_people(form) else logging.INFO)
+        self._least_shown = given or (logging.WARNING if self._is_for_people else logging.INFO)
         if is_library:
             self._least_shown = 0  # its owner's logging decides
         self._records = records
@@ -73,17 +74,17 @@ class Logs:
     def emit(self, spec: LogSpec, context: SpanContext, fields: Mapping[str, object]) -> None:
         """Write event *spec*; *fields* that are left out are null, unknown ones are dropped."""
         severity = _LEVELS[spec.level]
-        is_recorded = severity >= self._least_recorded and self._records is not None
         is_shown = self._form != "off" and severity >= self._least_shown
         if fields.get("is_said") and not self._is_library:
-            is_shown = is_shown and not _is_for_people(self._form)
-        if not is_recorded and not is_shown:
+            is_shown = is_shown and not self._is_for_people
+        records = self._records if severity >= self._least_recorded else None
+        if records is None and not is_shown:
             return
         known = {name: clean(fields.get(name)) for name in ("correlation_id", *spec.fields)}
         if is_shown:
             self._show(spec, context, known)
-        if is_recorded and self._records is not None:
-            self._records(spec, known, context)
+        if records is not None:
+            records(spec, known, context)
 
     def _show(self, spec: LogSpec, context: SpanContext, known: dict[str, object]) -> None:
         ids = {
@@ -95,7 +96,7 @@ class Logs:
             library().log(_LEVELS[spec.level], "%s", sentence(spec.event, known), extra=extra)
             return
         if self._logger is None:
-            self._logger = _make_logger(self._form)
+            self._logger = _make_logger(is_for_people=self._is_for_people)
         write = getattr(self._logger, spec.level)
         write(spec.event, timestamp=rfc3339(self._now()), **ids, **known)
 
@@ -129,13 +130,12 @@ def records(provider: LoggerProvider | None, version: str) -> Records:
     logger = get_logger(names.SCOPE, version, provider, names.SCHEMA_URL)
 
     def emit(spec: LogSpec, fields: Mapping[str, object], context: SpanContext) -> None:
-        severity = severities[spec.level]
         attributes: Any = {name: value for name, value in fields.items() if value is not None}
         logger.emit(
             timestamp=time.time_ns(),
             context=around(context),
-            severity_number=severity,
-            severity_text=severity.name,
+            severity_number=severities[spec.level],
+            severity_text=severities[spec.level].name,
             body=sentence(spec.event, fields),
             event_name=spec.event,
             attributes=attributes,
@@ -148,7 +148,14 @@ def sentence(name: str, fields: Mapping[str, Any]) -> str:
     """``005_add_payment_table applied in 12 ms, 7 rows``, of the event *name*, on one line."""
     subject = fields.get("migration_name") or fields.get("event_type")
     known = {**fields, "subject": subject}
-    return terminal.printable("".join(_filled(part, known) for part in SENTENCES[name].split("|")))
+    shown = ""
+    for part in SENTENCES[name].split("|"):
+        field = _FIELD.search(part)
+        if field is None:
+            shown += part
+        elif (value := known.get(field[1])) is not None:
+            shown += part.replace(field[0], _shown(field[1], value))
+    return terminal.printable(shown)
 
 
 def line(event: Mapping[str, Any], *, colors: bool) -> str:
@@ -158,15 +165,6 @@ def line(event: Mapping[str, Any], *, colors: bool) -> str:
     moment, trace = event["timestamp"][11:19], event["trace_id"][:_TRACE_DIGITS]
     name = event["event"]
     return f"{moment}Z {shown} {name}: {sentence(name, event)} (trace {trace})"
-
-
-def _filled(part: str, known: Mapping[str, Any]) -> str:
-    """*part* with its field; nothing when that is not known."""
-    field = _FIELD.search(part)
-    if field is None:
-        return part
-    value = known.get(field[1])
-    return "" if value is None else part.replace(field[0], _shown(field[1], value))
 
 
 def _shown(name: str, value: Any) -> str:
@@ -182,24 +180,20 @@ def _shown(name: str, value: Any) -> str:
 class _StandardError:
     """Where structlog's lines go."""
 
-    def write(self, text: str) -> None:
-        terminal.write(f"{text}\n")
-
-    info = warning = error = write
+    info = warning = error = staticmethod(terminal.write)
 
 
-def _make_logger(form: Form | None) -> Any:
+def _make_logger(*, is_for_people: bool) -> Any:
     """A logger with processors of its own; the host's structlog configuration is not touched."""
     import structlog  # noqa: PLC0415  tens of milliseconds, and many runs log nothing
-
-    is_for_people = _is_for_people(form)
 
     def render(_: object, level: str, event: MutableMapping[str, Any]) -> str:
         event["level"] = level
         ordered = {**{name: event.pop(name) for name in COMMON_FIELDS}, **event}
         if is_for_people:
-            return line(ordered, colors=terminal.is_terminal() and "NO_COLOR" not in os.environ)
-        return dumps(ordered, default=str)
+            colors = terminal.is_terminal() and "NO_COLOR" not in os.environ
+            return f"{line(ordered, colors=colors)}\n"
+        return f"{dumps(ordered, default=str)}\n"
 
     return structlog.wrap_logger(
         _StandardError(),
@@ -208,7 +202,3 @@ def _make_logger(form: Form | None) -> Any:
         context_class=dict,
         cache_logger_on_first_use=True,
     )
-
-
-def _is_for_people(form: Form | None) -> bool:
-    return form == "console" or (form is None and terminal.is_terminal())

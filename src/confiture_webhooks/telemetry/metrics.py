@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.trace import Span
+from opentelemetry.trace import INVALID_SPAN, Span
 
 from ..delivery import State
 from . import names
@@ -24,34 +24,52 @@ Read = Callable[[], "Summary"]
 
 
 class Metrics:
-    """Measures on *meter*; without one, measures nothing.
+    """Measures nothing until it has made its instruments."""
 
-    Counters of *endpoints* start at 0, so that an outcome is on a dashboard before it happens.
-    """
-
-    def __init__(self, meter: Meter | None, endpoints: Sequence[str]) -> None:
-        self._instruments: dict[str, Any] = {}
+    def __init__(self) -> None:
+        self._record: dict[str, Any] = {}
+        """What records an amount, by the name of its metric."""
         self._ended: dict[tuple[str, str], float] = {}
         """When a run of a command last ended, by gauge."""
         self.database: str | None = None
         """The migrated one's name, for runs and outbox gauges; ``None``: unknown, or unwanted."""
         self.read: Read | None = None
         """Gives the state of the outbox at every collection."""
-        if meter is not None:
-            self._make_instruments(meter)
-            self._start_at_zero(endpoints)
 
-    def measure(
-        self, spec: MetricSpec, seconds: float, attributes: Mapping[str, object], span: Span
+    def make_instruments(self, meter: Meter, endpoints: Sequence[str]) -> None:
+        """Measure on *meter* from now on.
+
+        Counters of *endpoints* start at 0, so that an outcome is on a dashboard before it happens.
+        """
+        for spec in names.METRICS:
+            if spec.instrument == "histogram":
+                self._record[spec.name] = meter.create_histogram(
+                    spec.name, spec.unit, explicit_bucket_boundaries_advisory=list(spec.buckets)
+                ).record
+            elif spec.instrument == "counter":
+                self._record[spec.name] = meter.create_counter(spec.name, spec.unit).add
+            elif spec.instrument == "gauge":
+                self._record[spec.name] = meter.create_gauge(spec.name, spec.unit).set
+        size, oldest = names.OUTBOX_SIZE, names.OUTBOX_OLDEST
+        meter.create_observable_up_down_counter(size.name, [self._sizes], size.unit)
+        meter.create_observable_gauge(oldest.name, [self._oldest], oldest.unit)
+        for endpoint in endpoints:
+            about = {names.WEBHOOK_ENDPOINT: endpoint}
+            for outcome in names.OUTCOMES:
+                self.record(names.DELIVERIES, 0, {**about, names.WEBHOOK_OUTCOME: outcome})
+            self.record(names.RETRIES, 0, about)
+            self.record(names.FAILURES, 0, about)
+
+    def record(
+        self,
+        spec: MetricSpec,
+        amount: float,
+        attributes: Mapping[str, object],
+        span: Span = INVALID_SPAN,
     ) -> None:
-        """Record a duration; *span* is its exemplar."""
-        if histogram := self._instruments.get(spec.name):
-            histogram.record(max(0.0, seconds), storable(attributes), context=around(span))
-
-    def count(self, spec: MetricSpec, attributes: Mapping[str, object], span: Span) -> None:
-        """Count one."""
-        if counter := self._instruments.get(spec.name):
-            counter.add(1, storable(attributes), context=around(span))
+        """Record *amount* in seconds, or of what is counted; *span* is its exemplar."""
+        if record := self._record.get(spec.name):
+            record(max(0, amount), storable(attributes), context=around(span))
 
     def count_run(
         self, command: str, error_type: str | None, ended_at: datetime, span: Span
@@ -61,34 +79,11 @@ class Metrics:
         about = {names.COMMAND: command, names.DB_NAMESPACE: self.database}
         outcome = names.FAILURE if is_failed else names.SUCCESS
         ended = {**about, names.RUN_OUTCOME: outcome, names.ERROR_TYPE: error_type}
-        self.count(names.RUNS, ended, span)
-        spec = names.LAST_FAILURE if is_failed else names.LAST_SUCCESS
-        if gauge := self._instruments.get(spec.name):
-            last = max(ended_at.timestamp(), self._ended.get((spec.name, command), 0.0))
-            self._ended[spec.name, command] = last
-            gauge.set(last, storable(about))
-
-    def _make_instruments(self, meter: Meter) -> None:
-        make = {"counter": meter.create_counter, "gauge": meter.create_gauge}
-        for spec in names.METRICS:
-            if spec.instrument == "histogram":
-                self._instruments[spec.name] = meter.create_histogram(
-                    spec.name, spec.unit, explicit_bucket_boundaries_advisory=list(spec.buckets)
-                )
-            elif spec.instrument in make:
-                self._instruments[spec.name] = make[spec.instrument](spec.name, spec.unit)
-        size, oldest = names.OUTBOX_SIZE, names.OUTBOX_OLDEST
-        meter.create_observable_up_down_counter(size.name, [self._sizes], size.unit)
-        meter.create_observable_gauge(oldest.name, [self._oldest], oldest.unit)
-
-    def _start_at_zero(self, endpoints: Sequence[str]) -> None:
-        for endpoint in endpoints:
-            about = storable({names.WEBHOOK_ENDPOINT: endpoint})
-            for outcome in names.OUTCOMES:
-                counted = {**about, names.WEBHOOK_OUTCOME: outcome}
-                self._instruments[names.DELIVERIES.name].add(0, counted)
-            for spec in (names.RETRIES, names.FAILURES):
-                self._instruments[spec.name].add(0, about)
+        self.record(names.RUNS, 1, ended, span)
+        gauge = names.LAST_FAILURE if is_failed else names.LAST_SUCCESS
+        last = max(ended_at.timestamp(), self._ended.get((gauge.name, command), 0.0))
+        self._ended[gauge.name, command] = last
+        self.record(gauge, last, about)
 
     def _summary(self) -> Summary | None:
         try:

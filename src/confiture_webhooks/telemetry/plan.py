@@ -91,11 +91,14 @@ def _export(
         problem = "names an exporter this command does not have"
         faults.append(Fault(exporter, problem, "Use otlp or none"))
         return None
-    protocol = _OTLP[name] or _protocol(environ, signal, faults)
-    setting, endpoint = _either(environ, signal, "ENDPOINT")
     timeout_s = _timeout(environ, signal, faults)
-    if protocol is None:
+    setting, given = _either(environ, signal, "PROTOCOL")
+    protocol = _OTLP[name] or given.lower() or HTTP
+    if protocol not in (HTTP, GRPC):
+        problem = "is not a protocol this command has"
+        faults.append(Fault(setting, problem, f"Use {HTTP} or {GRPC}"))
         return None
+    setting, endpoint = _either(environ, signal, "ENDPOINT")
     if protocol == HTTP and endpoint and not _is_address(endpoint):
         problem = "is not a URL that starts with http:// or https:// and a host"
         faults.append(Fault(setting, problem, "Correct it"))
@@ -124,15 +127,6 @@ def _either(environ: Mapping[str, str], signal: str, suffix: str) -> tuple[str, 
     own, shared = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{suffix}", f"OTEL_EXPORTER_OTLP_{suffix}"
     setting = own if environ.get(own, "").strip() else shared
     return setting, environ.get(setting, "").strip()
-
-
-def _protocol(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> str | None:
-    setting, given = _either(environ, signal, "PROTOCOL")
-    protocol = given.lower() or HTTP
-    if protocol in (HTTP, GRPC):
-        return protocol
-    faults.append(Fault(setting, "is not a protocol this command has", f"Use {HTTP} or {GRPC}"))
-    return None
 
 
 def _timeout(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -256,12 +256,6 @@ class LogProcessor(BatchLogRecordProcessor):
         super().on_emit(log_record)
 
 
-def _metric_reader(exporter: Any, tally: Tally) -> PeriodicExportingMetricReader:
-    """A reader that counts data points on their way."""
-    failure = MetricExportResult.FAILURE
-    return PeriodicExportingMetricReader(_counted(exporter, tally, failure, _points, makes=True))
-
-
 def _points(metrics_data: MetricsData) -> int:
     return sum(
         len(metric.data.data_points)
@@ -287,8 +281,13 @@ class Sdk:
         The providers' own time-outs are not kept when a collector is dead, hence the threads.
         """
         deadline = time.monotonic() + budget.total_seconds()
+
+        def shut(provider: Any) -> None:
+            with suppress(Exception):  # what did not arrive is counted
+                provider.shutdown()
+
         threads = [
-            threading.Thread(target=_shut, args=(provider,), daemon=True, name="webhooks-flush")
+            threading.Thread(target=shut, args=(provider,), daemon=True, name="webhooks-flush")
             for provider in self.providers.values()
         ]
         for thread in threads:
@@ -306,17 +305,6 @@ class Sdk:
         return {"lost": sum(lost.values()), **lost, "reason": reason}
 
 
-def preload(exports: Iterable[Export]) -> None:
-    """Import what *exports* need. Raises ImportError."""
-    for export in exports:
-        maker_of(export)
-
-
-def _shut(provider: Any) -> None:
-    with suppress(Exception):  # what did not arrive is counted
-        provider.shutdown()
-
-
 def set_up(plan: Plan, environ: Mapping[str, str], environment: str | None) -> Sdk:
     """Providers for *plan*, also as the global ones; ``requests`` is traced from now on."""
     sdk = Sdk()
@@ -329,7 +317,14 @@ def set_up(plan: Plan, environ: Mapping[str, str], environment: str | None) -> S
             setting = setting_in(str(error)) or _TUNING[signal]
             problem = f"has a value OpenTelemetry refuses ({type(error).__name__}): no {signal}"
             sdk.faults.append(Fault(setting, problem, "Correct or unset it"))
-    _make_global(sdk.providers)
+    # Global, so that users' own hooks are in the same trace. A second run keeps its own.
+    if tracers := sdk.providers.get("traces"):
+        made_here.add(tracers)
+        trace.set_tracer_provider(tracers)
+    if meters := sdk.providers.get("metrics"):
+        metrics.set_meter_provider(meters)
+    if loggers := sdk.providers.get("logs"):
+        _logs.set_logger_provider(loggers)
     _instrument_requests(sdk)
     sdk.faults = list(dict.fromkeys(sdk.faults))
     return sdk
@@ -375,7 +370,11 @@ def _provider(
     signal: str, made: list[tuple[Any, Tally]], environ: Mapping[str, str], resource: Resource
 ) -> Any:
     if signal == "metrics":
-        readers = [_metric_reader(*one) for one in made]
+        failure = MetricExportResult.FAILURE
+        readers = [
+            PeriodicExportingMetricReader(_counted(*one, failure, _points, makes=True))
+            for one in made
+        ]
         return MeterProvider(readers, resource=resource, shutdown_on_exit=False)
     if signal == "logs":
         loggers = LoggerProvider(resource=resource, shutdown_on_exit=False)
@@ -388,17 +387,6 @@ def _provider(
     for one in made:
         tracers.add_span_processor(SpanProcessor(*one))
     return tracers
-
-
-def _make_global(providers: Mapping[str, Any]) -> None:
-    """So that users' own hooks are in the same trace. A second run in a process keeps its own."""
-    if tracers := providers.get("traces"):
-        made_here.add(tracers)
-        trace.set_tracer_provider(tracers)
-    if meters := providers.get("metrics"):
-        metrics.set_meter_provider(meters)
-    if loggers := providers.get("logs"):
-        _logs.set_logger_provider(loggers)
 
 
 def _instrument_requests(sdk: Sdk) -> None:

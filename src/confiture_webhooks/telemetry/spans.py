@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,47 +17,42 @@ from ..contained import contained
 from ..event import Direction, ErrorInfo, MigrationRef
 from . import names
 from .context import Attributes, around, nanoseconds, set_failed, storable, to_stored
+from .metrics import Metrics
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from ..delivery import TraceContext
     from .logs import Logs
-    from .metrics import Metrics
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class Signals:
-    """Traces, measures and logs the parts of a run."""
+    """Traces, measures and logs the parts of a run. Never raises."""
 
-    fallback: SpanContext
-    """The context of a root where no tracer makes one: without an SDK, or with a disabled one."""
+    run: SpanContext
+    """The run's span; before it starts, or where no tracer makes one, a context with real ids."""
     logs: Logs
-    metrics: Metrics
     now: Callable[[], datetime]
     environment: str | None
     migration_spans_left: int
+    metrics: Metrics = field(default_factory=Metrics)
     tracer: Tracer | None = None
-    started: SpanContext | None = None
-    """The run's span, once it has started."""
+    is_started: bool = False
+    """Whether the run's span has started."""
     is_test: bool = False
     """Whether nothing is sent later: a delivery that is put off is neither logged nor counted."""
     _reported: set[tuple[str, str]] = field(default_factory=set)
     _has_failed: bool = False
 
-    @property
-    def run(self) -> SpanContext:
-        """The run's span; before it starts, what it will have at least the trace id of."""
-        return self.started or self.fallback
-
-    def start(
+    def start_span(
         self,
         name: str,
         *,
         parent: SpanContext | None,
         kind: SpanKind = SpanKind.INTERNAL,
         attributes: Attributes | None = None,
-        links: Sequence[SpanContext] = (),
+        link: SpanContext | None = None,
         started_at: datetime | None = None,
     ) -> Span:
         """A new span, not made the current one; with its parent's context if none is made."""
@@ -68,14 +63,14 @@ class Signals:
                     context=around(parent) if parent else Context(),
                     kind=kind,
                     attributes=storable(attributes or {}),
-                    links=[Link(context) for context in links],
+                    links=[Link(link)] if link else (),
                     start_time=nanoseconds(started_at) if started_at else None,
                 )
                 if span.get_span_context().is_valid:
                     return span
             except Exception as error:  # noqa: BLE001  a provider of the user's: go on unrecorded
                 self.report("start_span", error)
-        return NonRecordingSpan(parent or self.fallback)
+        return NonRecordingSpan(parent or self.run)
 
     def log(
         self, spec: names.LogSpec, context: SpanContext | None = None, /, **fields: object
@@ -85,7 +80,7 @@ class Signals:
         self.logs.emit(spec, context or self.run, fields)
 
     def failed(self, where: str, error: BaseException) -> None:
-        """Log a fault of our own, once for each place and class. Never raises.
+        """Log a fault of our own, once for each place and class.
 
         The error's message is left out: it may hold anything.
         """
@@ -99,7 +94,7 @@ class Signals:
             self.log(names.LOG_FAILED, where=where, error_type=key[1], file=file, line=line)
 
     def report(self, where: str, error: BaseException) -> None:
-        """Log the first fault in telemetry itself; later ones are silent. Never raises."""
+        """Log the first fault in telemetry itself; later ones are silent."""
         if not self._has_failed:
             self._has_failed = True
             self.failed(f"telemetry.{where}", error)
@@ -141,6 +136,11 @@ class MigrationSpan(Part):
         self._run = run
         self._ref = ref
         self._direction = direction
+        self._about = {
+            names.MIGRATION_VERSION: ref.version,
+            names.MIGRATION_NAME: ref.name,
+            names.MIGRATION_DIRECTION: direction.value,
+        }
         self._started_at = signals.now()
         self._is_finished = False
         self._has_span = False
@@ -186,24 +186,17 @@ class MigrationSpan(Part):
 
     def _start(self) -> None:
         self._has_span = True
-        self.span = self._signals.start(
+        self.span = self._signals.start_span(
             names.APPLY if self._direction is Direction.UP else names.ROLL_BACK,
             parent=self._run.get_span_context(),
-            attributes=self._about(),
+            attributes=self._about,
             started_at=self._started_at,
         )
-
-    def _about(self) -> dict[str, object]:
-        return {
-            names.MIGRATION_VERSION: self._ref.version,
-            names.MIGRATION_NAME: self._ref.name,
-            names.MIGRATION_DIRECTION: self._direction.value,
-        }
 
     def _mark(self, duration_s: float, rows_affected: int | None, error: ErrorInfo | None) -> None:
         rows = {names.MIGRATION_ROWS_AFFECTED: rows_affected}
         if not self._has_span:
-            about = {**self._about(), **rows, names.DURATION_S: duration_s}
+            about = {**self._about, **rows, names.DURATION_S: duration_s}
             self._run.add_event(names.MIGRATION_DONE, storable(about))
             return
         self.span.set_attributes(storable(rows))
@@ -225,7 +218,7 @@ def migrated(
     """Count how long a migration took, and log how it ended."""
     error_type = error.sqlstate or error.type if error else None
     about = {names.MIGRATION_DIRECTION: direction.value, names.ERROR_TYPE: error_type}
-    signals.metrics.measure(names.MIGRATION_DURATION, duration_s or 0.0, about, span)
+    signals.metrics.record(names.MIGRATION_DURATION, duration_s or 0.0, about, span)
     spec = names.LOG_APPLIED if direction is Direction.UP else names.LOG_ROLLED_BACK
     signals.log(
         spec if error is None else names.LOG_MIGRATION_FAILED,
