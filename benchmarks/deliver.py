@@ -231,7 +231,7 @@ def loop(kind: str, url: str, count: int, dsn: str) -> None:
             session.trust_env = False
 
         def send(one: Delivery) -> None:
-            made = prepare(endpoint, one, attempt=1, at=datetime.now(UTC), user_agent="bench")
+            made = prepare(endpoint, one, attempt=1, at=datetime.now(UTC))
             post(url, data=made.body, headers=dict(made.headers), timeout=10).raise_for_status()
 
         if dsn:

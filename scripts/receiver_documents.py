@@ -227,8 +227,8 @@ def request(event: Event, *secrets: str, chosen: str = "confiture") -> dict[str,
         migration_version=event.migration.version if event.migration else None,
         environment=event.environment,
     )
-    sent = prepare(endpoint, delivery, attempt=1, at=AT, user_agent=USER_AGENT)
-    return {"headers": dict(sent.headers), "body": sent.body.decode()}
+    sent = prepare(endpoint, delivery, attempt=1, at=AT)
+    return {"headers": {**sent.headers, "User-Agent": USER_AGENT}, "body": sent.body.decode()}
 
 
 def with_header(sent: Mapping[str, Any], name: str, value: str | None) -> dict[str, Any]:

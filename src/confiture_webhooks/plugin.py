@@ -128,9 +128,9 @@ def webhooks_app() -> typer.Typer:
 
 def _version(is_asked: bool) -> None:  # noqa: FBT001  typer's callback
     if is_asked:
-        from importlib.metadata import version  # noqa: PLC0415
+        from .transport import version  # noqa: PLC0415
 
-        print(f"confiture-webhooks {version('confiture-webhooks')}")
+        print(f"confiture-webhooks {version()}")
         raise typer.Exit
 
 

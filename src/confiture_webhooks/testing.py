@@ -77,7 +77,6 @@ def captured(session: Any) -> Iterator[list[Sent]]:
     from .run.parts import Parts  # noqa: PLC0415
     from .run.run import Run  # noqa: PLC0415
     from .telemetry import Telemetry  # noqa: PLC0415
-    from .wiring import user_agent  # noqa: PLC0415
 
     endpoint = Endpoint(name="captured", url="https://captured.invalid/", events=SUBSCRIBABLE)
     settings = Settings(
@@ -92,7 +91,6 @@ def captured(session: Any) -> Iterator[list[Sent]]:
         outbox=lambda _: InMemoryOutbox(),
         spare_outbox=InMemoryOutbox,
         transport=lambda: transport,
-        user_agent=user_agent(),
     )
     run = Run(settings, parts)
     sent: list[Sent] = []

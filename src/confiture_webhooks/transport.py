@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
+from importlib import metadata
 from typing import Protocol
 
 from .delivery import Delivery
@@ -12,6 +14,8 @@ from .endpoint import Endpoint, Tls
 from .networks import Networks
 from .provider import complete
 from .signature import body_signature, webhook_signature
+
+HOST = "fraiseql-confiture"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +69,16 @@ class Transport(Protocol):
         """Close the connections that are kept."""
 
 
-def prepare(
-    endpoint: Endpoint, delivery: Delivery, *, attempt: int, at: datetime, user_agent: str
-) -> Request:
+@cache
+def version(distribution: str = "confiture-webhooks") -> str:
+    """The version of this package, or of *distribution*, as it is installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def prepare(endpoint: Endpoint, delivery: Delivery, *, attempt: int, at: datetime) -> Request:
     """The request of attempt number *attempt* (from 1), signed as of *at*.
 
     The ``webhook-id`` is the event's on every attempt; the timestamp is the attempt's.
@@ -76,7 +87,7 @@ def prepare(
     completed = complete(endpoint, delivery)
     headers = {
         "Content-Type": delivery.content_type,
-        "User-Agent": user_agent,
+        "User-Agent": f"Confiture/{version(HOST)} confiture-webhooks/{version()}",
         "X-Correlation-ID": delivery.correlation_id,
         "traceparent": delivery.trace.traceparent,
         "webhook-id": delivery.event_id,

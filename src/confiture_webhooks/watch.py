@@ -23,7 +23,7 @@ from .run.settling import settle_outbox
 from .run.summary import undelivered
 from .terminal import counted, progress, say
 from .trust import stamp
-from .wiring import make_telemetry, make_transport, operators_outbox, user_agent
+from .wiring import make_telemetry, make_transport, operators_outbox
 from .worker import PassSpans, Worker
 
 if TYPE_CHECKING:
@@ -99,7 +99,6 @@ class _Delivering:
             self.transport,
             self.telemetry,
             environment=settings.environment,
-            user_agent=user_agent(),
             hold=timedelta() if is_pass else settings.flush_timeout,
             poll=None if is_pass else POLL,
             passes=self.passes,

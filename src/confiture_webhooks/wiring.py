@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +22,6 @@ if TYPE_CHECKING:
     from .outbox import Outbox
     from .telemetry import Telemetry
     from .transport import Transport
-
-HOST = "fraiseql-confiture"
-
-
-def user_agent() -> str:
-    """``Confiture/<host version> confiture-webhooks/<version>``."""
-    return f"Confiture/{_version(HOST)} confiture-webhooks/{_version('confiture-webhooks')}"
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def found_settings(
@@ -224,7 +209,6 @@ def parts(
         ),
         spare_outbox=spare_outbox,
         transport=make_transport,
-        user_agent=user_agent(),
         hooks=hooks,
         exports=lambda: exports(environ),
         is_in=partial(is_outbox_in, settings),

@@ -93,7 +93,7 @@ def stored(what: Event, where: Endpoint) -> Delivery:
 
 def sent(what: Event, where: Endpoint) -> Request:
     """The request of the first attempt."""
-    return prepare(where, stored(what, where), attempt=1, at=AT, user_agent="t")
+    return prepare(where, stored(what, where), attempt=1, at=AT)
 
 
 def accepted(chosen: str, what: Event, **changes: Any) -> str:
@@ -137,7 +137,7 @@ def test_what_a_hook_sends_goes_out_as_it_is(chosen: str) -> None:
     """A hook's own payload is changed by no format, though it looks like one of the format's."""
     document = payload(EVENTS[EventType.PING], "a") | {"event_action": "trigger", "alias": "x"}
     own = delivery(event_type=EventType.CUSTOM, body=json.dumps(document).encode())
-    request = prepare(to(chosen), own, attempt=1, at=AT, user_agent="t")
+    request = prepare(to(chosen), own, attempt=1, at=AT)
     assert (request.body, request.url) == (own.body, to(chosen).url)
     assert not [name for name in request.headers if name.startswith("ce-")]
 
@@ -341,7 +341,7 @@ def test_the_routing_key_is_not_stored() -> None:
     """The body an outbox keeps has no routing key; the one that is sent and signed has it."""
     where = to("pagerduty", secrets=("s",))
     kept = stored(EVENTS[EventType.MIGRATION_ERROR], where)
-    request = prepare(where, kept, attempt=1, at=AT, user_agent="t")
+    request = prepare(where, kept, attempt=1, at=AT)
     assert ROUTING_KEY.encode() not in kept.body
     assert json.loads(request.body) == {**json.loads(kept.body), "routing_key": ROUTING_KEY}
     assert request.headers["X-Confiture-Signature"] == body_signature("s", request.body)

@@ -54,7 +54,6 @@ class Bench:
             "outbox": lambda _: self._make("outbox"),
             "spare_outbox": lambda: self._make("spare"),
             "transport": lambda: self._make("transport"),
-            "user_agent": "agent",
         }
         return Outgoing(self.settings, Parts(**usual | parts), self.telemetry)  # type: ignore[arg-type]
 

@@ -66,7 +66,6 @@ class Bench:
             "outbox": lambda _: self.outbox,
             "spare_outbox": lambda: self.spare,
             "transport": lambda: self.transport,
-            "user_agent": "test",
         }
         self.run = Run(self.settings, Parts(**usual | parts), self.said.append)
 

@@ -25,7 +25,7 @@ from confiture_webhooks.run.run import Run
 from confiture_webhooks.session import CommandSession, attach, open_session
 from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport
-from confiture_webhooks.wiring import in_database, make_outbox, user_agent
+from confiture_webhooks.wiring import in_database, make_outbox
 from engines import FakeConnection, FakeEngine, a_migration
 from fakes import FakeTelemetry
 from samples import endpoint
@@ -50,7 +50,6 @@ class Bench:
             outbox=lambda _: InMemoryOutbox(),
             spare_outbox=InMemoryOutbox,
             transport=lambda: self.transport,
-            user_agent="test",
         )
         invocation = parse(["migrate", *line.split()], {})
         assert invocation is not None
@@ -438,14 +437,6 @@ def test_a_wrong_configuration_is_exported_before_the_command_goes_on(
     opened_and_ended()
     assert [fault.setting for fault in telemetry.invalid] == ["CONFITURE_WEBHOOK_URL"]
     assert telemetry.shutdowns == [TELEMETRY_BUDGET]
-
-
-def test_the_user_agent_names_both_versions() -> None:
-    """``User-Agent`` is the host with its version, then ours."""
-    host, ours = user_agent().split(" ")
-    assert host.startswith("Confiture/1.")
-    assert ours.startswith("confiture-webhooks/")
-    assert "unknown" not in user_agent()
 
 
 @pytest.mark.parametrize("name", sessions.NEEDED)

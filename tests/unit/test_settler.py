@@ -82,7 +82,6 @@ class Bench:
             outbox=lambda _: self.outbox,
             spare_outbox=InMemoryOutbox,
             transport=lambda: self.transport,
-            user_agent="test",
             has_leftovers=lambda: True,
         )
         self.run = Run(settings, parts, self.said.append)

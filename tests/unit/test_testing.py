@@ -23,7 +23,7 @@ SECOND = timedelta(seconds=1)
 
 def request(name: str = "a") -> Request:
     """A request to endpoint *name*."""
-    return prepare(endpoint(name=name), delivery(), attempt=1, at=AT, user_agent="t")
+    return prepare(endpoint(name=name), delivery(), attempt=1, at=AT)
 
 
 def answers(transport: ScriptedTransport, count: int, name: str = "a") -> list[int | str]:

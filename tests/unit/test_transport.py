@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from importlib import metadata
 
 import pytest
 
@@ -15,7 +16,8 @@ from samples import AT, TRACE, TRACE_ID, delivery, endpoint
 SECRETIVE = endpoint(secrets=("current", "previous"), send_secret=True)
 SIGNED = {
     "Content-Type": "application/json",
-    "User-Agent": "Confiture/1.29.0 confiture-webhooks/0.1.0",
+    "User-Agent": f"Confiture/{metadata.version('fraiseql-confiture')} "
+    f"confiture-webhooks/{metadata.version('confiture-webhooks')}",
     "X-Correlation-ID": TRACE_ID,
     "traceparent": TRACE.traceparent,
     "webhook-id": "evt_1",
@@ -33,13 +35,7 @@ SIGNED = {
 
 def prepared(to: Endpoint, what: Delivery | None = None, *, number: int = 1) -> Request:
     """The request of attempt *number*."""
-    return prepare(
-        to,
-        what or delivery(),
-        attempt=number,
-        at=AT,
-        user_agent="Confiture/1.29.0 confiture-webhooks/0.1.0",
-    )
+    return prepare(to, what or delivery(), attempt=number, at=AT)
 
 
 def test_the_headers_are_those_of_the_contract() -> None:
@@ -85,7 +81,7 @@ def test_a_later_attempt_has_its_number_and_the_same_id() -> None:
 def test_each_attempt_is_signed_as_of_its_own_time() -> None:
     """The timestamp and the signature are the attempt's, not the event's."""
     later = AT + timedelta(hours=5)
-    request = prepare(SECRETIVE, delivery(), attempt=2, at=later, user_agent="t")
+    request = prepare(SECRETIVE, delivery(), attempt=2, at=later)
     assert request.headers["webhook-timestamp"] == str(1767968625 + 5 * 3600)
     assert request.headers["webhook-signature"] == webhook_signature(
         ["current", "previous"], "evt_1", later, delivery().body

@@ -105,7 +105,6 @@ class Bench:
             self.transport,
             self.spans,  # type: ignore[arg-type]
             environment=None,
-            user_agent="test",
             hold=timedelta(seconds=hold),
         )
 

@@ -106,7 +106,6 @@ class Bench:
             self.transport,
             telemetry,
             environment="production",
-            user_agent="test",
             hold=timedelta(),
             passes=PassSpans(telemetry),
             **terms,

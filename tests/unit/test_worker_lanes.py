@@ -56,7 +56,6 @@ def worker_of(outbox: Any, transport: Any, **facts: Any) -> Worker:
         transport,
         Telemetry(),
         environment="production",
-        user_agent="test",
         hold=timedelta(),
     )
 

@@ -14,7 +14,6 @@ from ..event import EventType, body
 from ..remedy import command
 from ..transport import prepare
 from ..verification import verify
-from ..wiring import user_agent
 from .health import Check, ok, skipped, warn, wrong
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def signs(endpoint: Endpoint) -> Check:
         correlation_id="1" * 32,
         created_at=at,
     )
-    request = prepare(endpoint, sample, attempt=1, at=at, user_agent=user_agent())
+    request = prepare(endpoint, sample, attempt=1, at=at)
     try:
         for secret in endpoint.secrets:
             verify(

@@ -34,7 +34,6 @@ class Parts:
     spare_outbox: Callable[[], Outbox]
     """In memory, for when the configured one cannot be used."""
     transport: Callable[[], Transport]
-    user_agent: str
     hooks: Callable[[], Sequence[HookSource]] | None = None
     """What finds users' hooks; ``None``: there are none."""
     shows_progress: bool = False

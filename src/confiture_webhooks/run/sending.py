@@ -58,7 +58,6 @@ class Sending:
                     self._transport,
                     self._telemetry,
                     environment=self._settings.environment,
-                    user_agent=self._parts.user_agent,
                     hold=self._settings.flush_timeout,
                 )
                 worker.start()

@@ -19,12 +19,13 @@ from ..delivery import Delivery, TraceContext
 from ..errors import Fault
 from ..event import Database, Direction, Event, MigrationRef
 from ..outbox import Intent
+from ..transport import version
 from . import names
 from .context import fresh, from_stored, set_failed, storable, to_stored
 from .delivery_span import DeliverySpan
 from .logs import Form, Logs
 from .metrics import Read
-from .providers import Providers, for_command, for_library, version
+from .providers import Providers, for_command, for_library
 from .spans import HookSpan, MigrationSpan, Signals, WorkerPassSpan, migrated
 
 

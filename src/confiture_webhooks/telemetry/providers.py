@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -13,6 +12,7 @@ from opentelemetry import trace
 from ..config.variables import MIGRATION_SPANS as CAP_SETTING
 from ..contained import containing
 from ..errors import Fault
+from ..transport import version
 from .context import PROPAGATORS, ensure_propagators, from_environ, made_here
 from .logs import Records, records
 from .plan import Plan, complaints, plan, setting_in
@@ -118,12 +118,3 @@ def _read_cap(environ: Mapping[str, str], found: Providers) -> None:
     elif given:
         problem = f"is not a whole number, so {MIGRATION_SPANS} is used"
         found.faults.append(Fault(CAP_SETTING, problem, "Correct or unset it"))
-
-
-@functools.cache
-def version() -> str:
-    """This package's version."""
-    try:
-        return metadata.version("confiture-webhooks")
-    except metadata.PackageNotFoundError:
-        return ""

@@ -93,7 +93,6 @@ class Sender:
     transport: Transport
     telemetry: Telemetry
     environment: str | None
-    user_agent: str
     hold: timedelta
     passes: PassSpans | None
     clock: Clock
@@ -202,9 +201,7 @@ class Sender:
     def _send(self, pace: Pace, claim: Claim, waiting: OpenDelivery, at: datetime) -> Response:
         if isinstance(claim.delivery, Unreadable):
             raise ValueError  # noqa: TRY004  of a record, not of a type
-        request = prepare(
-            pace.endpoint, claim.delivery, attempt=claim.number, at=at, user_agent=self.user_agent
-        )
+        request = prepare(pace.endpoint, claim.delivery, attempt=claim.number, at=at)
         with waiting.span.current():
             return self.transport.send(request, timeout=pace.endpoint.timeout)
 
