@@ -41,15 +41,8 @@ class Networks:
     denied: tuple[str, ...] = ()
     """An address in one of these is refused, whatever is allowed."""
 
-    @property
-    def has_rules(self) -> bool:
-        """Whether some address is refused."""
-        return bool(self.allowed or self.denied)
-
     def refusal(self, address: str) -> str | None:
         """Why *address* (an IP, as it is dialled) is refused; ``None`` when it may be used."""
-        if not self.has_rules:
-            return None
         faces = _faces(ipaddress.ip_address(address.partition("%")[0]))
         if denied := _first(faces, self.denied):
             return f"deny_networks has {denied}"

@@ -128,9 +128,10 @@ def _check_proxy(way: Way, exchange: Exchange) -> None:
     exchange.reason = proxy_problem(way.proxy)
     if exchange.reason:
         raise InvalidProxyURL
-    if exchange.request.networks.has_rules:
+    networks = exchange.request.networks
+    if networks.allowed or networks.denied:
         host, port, _ = address_of(way.url)
-        permitted(look_up(host, port, exchange), exchange.request.networks, every=True)
+        permitted(look_up(host, port, exchange), networks, every=True)
 
 
 class _CleanAdapter(HTTPAdapter):

@@ -28,9 +28,7 @@ class Many:
     most: int | None = None
     may_be_empty: bool = False
     may_be_one: bool = False
-    """Whether a value alone is a list of one."""
-    skips_empty: bool = False
-    """Whether empty text among others counts as not there."""
+    """Whether a value alone is a list of one; empty text among others then counts as not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +52,6 @@ class Setting:
     default: Any = None
     absent: str = ""
     """How the documentation shows that there is no default; ``required``: there must be a value."""
-
-    @property
-    def takes(self) -> str:
-        """What may be written."""
-        return self.row.partition(": ")[0]
 
 
 RETRY: Table = {
@@ -109,7 +102,7 @@ ENDPOINT: Table = {
         default=False,
     ),
     "secret": Setting(
-        Many(rules.secret, may_be_one=True, skips_empty=True),
+        Many(rules.secret, may_be_one=True),
         "text, or list of text: signs every request. A list while a secret is rotated, the current "
         "one first; an empty one among others is skipped. After `whsec_` comes base64. 24 bytes or "
         "more are safe",

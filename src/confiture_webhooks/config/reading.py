@@ -36,9 +36,10 @@ class Reading:
         """The names of endpoints, by place: faults in it have them."""
         self._found: list[tuple[Place, Invalid, str]] = []
 
-    def fault(self, at: Place, invalid: Invalid, takes: str = "") -> None:
-        """Keep what is wrong at a place."""
-        self._found.append((at, invalid, invalid.remedy or f"It takes {takes}"))
+    def fault(self, at: Place, invalid: Invalid, row: str = "") -> None:
+        """Keep what is wrong at a place; *row* is the setting's in the documentation."""
+        remedy = invalid.remedy or f"It takes {row.partition(': ')[0]}"
+        self._found.append((at, invalid, remedy))
 
     def faults_in(self, at: Place = (), kind: type[Invalid] = Invalid) -> tuple[Fault, ...]:
         """What is wrong at a place, or in it."""
@@ -66,13 +67,13 @@ class Reading:
                 self.fault((*at, key), Invalid("is not a known setting", remedy))
         for key, one in table.items():
             if key in given:
-                value = self.value(one.kind, given[key], (*at, key), one.takes)
+                value = self.value(one.kind, given[key], (*at, key), one.row)
                 found[key] = found[key] if value is _WRONG else value
             elif one.absent == "required":
                 self.fault((*at, key), Invalid("is missing", "Add it"))
         return found
 
-    def value(self, kind: Kind, raw: object, at: Place, takes: str) -> Any:
+    def value(self, kind: Kind, raw: object, at: Place, row: str) -> Any:
         """*raw* as its kind has it; ``_WRONG``, and a fault, if it cannot be."""
         self._left -= 1
         if self._left == 0:
@@ -86,17 +87,17 @@ class Reading:
             if raw is None:
                 raise _EMPTY
             if isinstance(kind, Many):
-                return self._many(kind, raw, at, takes)
+                return self._many(kind, raw, at, row)
             if isinstance(kind, Pairs):
-                return self._pairs(kind, raw, at, takes)
+                return self._pairs(kind, raw, at, row)
             return self.table(kind, raw, at) if isinstance(kind, Mapping) else kind(raw)
         except Invalid as invalid:
-            self.fault(at, invalid, takes)
+            self.fault(at, invalid, row)
             return _WRONG
 
-    def _many(self, many: Many, raw: object, at: Place, takes: str) -> Any:
+    def _many(self, many: Many, raw: object, at: Place, row: str) -> Any:
         if many.may_be_one and not isinstance(raw, list):
-            one = self.value(many.rule, raw, at, takes)
+            one = self.value(many.rule, raw, at, row)
             return one if one is _WRONG else (one,)
         if not isinstance(raw, list):
             raise Invalid("must be a list", "Write it as `[a, b]` or with a dash before each item")
@@ -105,9 +106,9 @@ class Reading:
         if many.most is not None and len(raw) > many.most:
             raise Invalid("has too many items", f"Use {many.most} at most")
         items = list(enumerate(raw))
-        if many.skips_empty:
+        if many.may_be_one:
             items = [(index, item) for index, item in items if not self._is_empty(item)] or items
-        found = [self.value(many.rule, item, (*at, index), takes) for index, item in items]
+        found = [self.value(many.rule, item, (*at, index), row) for index, item in items]
         good = tuple(item for item in found if item is not _WRONG)
         return good or (_WRONG if found else ())
 
@@ -117,15 +118,15 @@ class Reading:
         except Invalid:
             return False
 
-    def _pairs(self, pairs: Pairs, raw: object, at: Place, takes: str) -> Any:
+    def _pairs(self, pairs: Pairs, raw: object, at: Place, row: str) -> Any:
         if not isinstance(raw, dict):
             raise Invalid("must be a mapping", "Write `key: value` lines")
         found = {}
         for key, value in raw.items():
             place = (*at, _key(key))
-            name = self.value(pairs.key, _key(key), place, takes)
+            name = self.value(pairs.key, _key(key), place, row)
             if name is not _WRONG:
-                found[name] = self.value(pairs.value, value, place, takes)
+                found[name] = self.value(pairs.value, value, place, row)
         if len({name.lower() for name in found}) < len(found):
             raise Invalid("has a header twice in different case", "Keep one of them")
         return _WRONG if any(value is _WRONG for value in found.values()) else found
