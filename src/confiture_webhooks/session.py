@@ -38,16 +38,20 @@ if TYPE_CHECKING:
     from .errors import Fault
 
 
-def migrate_on(run: Run, connection: Any) -> None:
-    """*run* migrates on *connection*, and asks its database how killed runs ended."""
+def migrate_on(run: Run, connection: Any) -> str | None:
+    """*run* migrates on *connection*, and asks its database how killed runs ended: its DSN."""
     run.connection = connection
     with containing("reading the database's address", run.report):
         from .adapters.backend import database_of  # noqa: PLC0415
+        from .adapters.database import dsn_of  # noqa: PLC0415
         from .adapters.ledger import Ledger, ask_over  # noqa: PLC0415
 
         run.database = database_of(connection)
         run.ask_here = partial(ask_over, connection)
-        run.ask = Ledger.beside(connection).ask
+        dsn = dsn_of(connection)
+        run.ask = Ledger(dsn).ask
+        return dsn
+    return None
 
 
 class CommandSession:
@@ -120,11 +124,8 @@ class CommandSession:
         if self._sigterm is None:
             self._begin(command)
         self._connections.append(connection)
-        with containing("reading the database's address", self._run.report):
-            from .adapters.database import dsn_of  # noqa: PLC0415
-
-            self.database = self.database or dsn_of(connection)  # it may be closed later
-        migrate_on(self._run, connection)
+        dsn = migrate_on(self._run, connection)
+        self.database = self.database or dsn  # it may be closed later
 
     def _is_active(self, engine: Any) -> bool:
         """Whether *engine* belongs to the session that took the lock in a command's name.

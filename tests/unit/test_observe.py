@@ -14,6 +14,7 @@ from psycopg.pq import TransactionStatus
 
 from confiture_webhooks.adapters import confiture
 from confiture_webhooks.adapters.confiture import observe, steps_table
+from confiture_webhooks.adapters.database import dsn_of
 from confiture_webhooks.adapters.ledger import Ledger
 from confiture_webhooks.event import Direction, ErrorInfo
 from engines import FakeConnection, FakeEngine, a_migration
@@ -292,7 +293,7 @@ def test_an_engine_whose_server_does_not_answer_still_migrates(
 
 def test_a_ledger_never_shows_its_password() -> None:
     """The ledger's address, password and all, is in no ``repr``."""
-    assert "canary" not in repr(Ledger.beside(FakeEngine().connection))
+    assert "canary" not in repr(Ledger(dsn_of(FakeEngine().connection)))
 
 
 @pytest.mark.parametrize(

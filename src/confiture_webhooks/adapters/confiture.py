@@ -19,6 +19,7 @@ from ..run.invocation import Invocation
 from ..run.migration import Backend, Migration
 from ..run.run import Run
 from .backend import backend_of, before, is_idle
+from .database import dsn_of
 from .failure import explain
 from .ledger import Ledger
 from .rows import RowTally
@@ -191,7 +192,7 @@ class _Watch:
     def _before(self, version: str) -> Backend:
         """Where *version* is about to run."""
         if self._backend is None:
-            self._ledger = Ledger.beside(self._engine.connection)
+            self._ledger = Ledger(dsn_of(self._engine.connection))
             self._backend = backend_of(self._engine)
         return before(self._backend, self._engine, version)
 
@@ -302,7 +303,7 @@ def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
             if found is None or version in engine.get_applied_versions():
                 return result
             slug = found.name.removesuffix(".up.sql").removeprefix(f"{version}_")
-            ledger, backend = Ledger.beside(engine.connection), backend_of(engine)
+            ledger, backend = Ledger(dsn_of(engine.connection)), backend_of(engine)
             ref, backend = (
                 MigrationRef(version=version, slug=slug),
                 before(backend, engine, version),

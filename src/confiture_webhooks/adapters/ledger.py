@@ -29,7 +29,6 @@ from .backend import (
     quoted,
     table,
 )
-from .database import dsn_of
 
 TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
@@ -66,11 +65,6 @@ class Ledger:
         self._dsn = conninfo.make_conninfo(
             dsn, connect_timeout=str(TIMEOUT_S), application_name="confiture-webhooks"
         )
-
-    @classmethod
-    def beside(cls, connection: Any) -> Ledger:
-        """Over the same address as *connection*, which must be alive: later libpq keeps it."""
-        return cls(dsn_of(connection))
 
     def __repr__(self) -> str:
         return "Ledger()"

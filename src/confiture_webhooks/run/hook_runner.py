@@ -77,9 +77,9 @@ class HookRunner:
             queue.SimpleQueue()
         )
         self._given: set[tuple[str, str]] = set()
-        self._waiting = 0
-        """Calls that are not made yet; written by the run's thread and by ours, under a lock."""
-        self._guard = threading.Lock()
+        """By the run's thread: a migration's id, and the hooks' event."""
+        self._made = 0
+        """Calls that were made, by ours."""
         self._is_over = threading.Event()
         self._output = OutputGuard()
         # What a migration has replaced looks the same, and has to stay.
@@ -111,8 +111,6 @@ class HookRunner:
         given = (migration.event_id, context.event)
         if given not in self._given:
             self._given.add(given)
-            with self._guard:
-                self._waiting += 1
             self._calls.put((context, migration.span.trace))
 
     @contained
@@ -127,7 +125,7 @@ class HookRunner:
         """Make no more calls, say how many were left, and give back what was taken."""
         self._is_over.set()
         self.drain(time.monotonic() + 0.5)
-        if left := self._waiting:
+        if left := len(self._given) - self._made:
             events = counted(left, "event", "events")
             say(
                 f"confiture-webhooks: hooks ran out of time (flush_timeout "
@@ -147,8 +145,7 @@ class HookRunner:
                 if hook.event == call[0].event and not self._is_over.is_set():
                     self._call(hook, *call)
             if not self._is_over.is_set():
-                with self._guard:
-                    self._waiting -= 1
+                self._made += 1
 
     @contained
     def _load(self, source: HookSource) -> None:

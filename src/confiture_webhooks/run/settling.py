@@ -105,7 +105,6 @@ def settle_outbox(
     telemetry: Telemetry,
     *,
     environment: str | None,
-    seconds: float = LONGEST_QUESTION_S,
 ) -> Judged:
     """Settle what *outbox* holds of *environment*, outside of any run; returns what stays.
 
@@ -121,7 +120,7 @@ def settle_outbox(
 
     try:
         mine = [intent for intent in outbox.intents() if intent.environment == environment]
-        return settle(mine, ask, record, telemetry, seconds=seconds)
+        return settle(mine, ask, record, telemetry, seconds=LONGEST_QUESTION_S)
     except OutboxError:
         raise
     except Exception as error:  # noqa: BLE001  a database that answers oddly, a bug of ours
