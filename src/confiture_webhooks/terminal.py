@@ -276,16 +276,13 @@ class _HostLines:
             stderr.hold()
             self._is_open = not text.endswith("\n")
         written = self._write(text)
-        stream = self._stream
-        if getattr(stream, "line_buffering", False) or getattr(stream, "write_through", False):
-            self._closed()
+        at_once = ("line_buffering", "write_through")
+        if not self._is_open and any(getattr(self._stream, name, False) for name in at_once):
+            self.flush()
         return written
 
     def flush(self) -> None:
         self._flush()
-        self._closed()
-
-    def _closed(self) -> None:
         if not self._is_open:
             stderr.release()
             stderr.flush(GAP_S)  # else the next line of the host's could open first

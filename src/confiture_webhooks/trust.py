@@ -15,14 +15,10 @@ def doubt(found: os.stat_result, at: str | Path | int) -> str | None:
 
     Its group may write only if that is a user's own, and no access list names others.
     """
-    if not _is_ours(found):
+    if found.st_uid not in (os.geteuid(), 0):
         return FOREIGN
     is_groups = found.st_mode & stat.S_IWGRP and (not _is_own(found.st_gid) or _has_list(at))
     return SHARED if found.st_mode & stat.S_IWOTH or is_groups else None
-
-
-def _is_ours(found: os.stat_result) -> bool:
-    return found.st_uid in (os.geteuid(), 0)
 
 
 def _is_own(group: int) -> bool:
@@ -63,7 +59,8 @@ def doubt_of(path: Path) -> str | None:
     try:
         if os.name != "posix":
             return None
-        why = doubt(os.fstat(descriptor), descriptor) if _is_ours(path.lstat()) else FOREIGN
+        is_ours = path.lstat().st_uid in (os.geteuid(), 0)
+        why = doubt(os.fstat(descriptor), descriptor) if is_ours else FOREIGN
         is_read_only = why == SHARED and os.fstatvfs(descriptor).f_flag & os.ST_RDONLY
         return None if is_read_only else why
     finally:

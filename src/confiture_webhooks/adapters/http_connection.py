@@ -216,15 +216,6 @@ class _Bounded(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         exchange = UNDER_WAY.get()
-        exchange.is_fresh = True
-        try:
-            sock = self._dial(exchange)
-        except OSError as error:
-            raise NewConnectionError(self, "no connection") from error
-        exchange.step = "tls"
-        return sock
-
-    def _dial(self, exchange: Exchange) -> socket.socket:
         addresses = look_up(self._dns_host, self.port, exchange)
         if self.proxy is None:
             addresses = permitted(addresses, exchange.request.networks)
@@ -232,6 +223,7 @@ class _Bounded(HTTPConnection):
 
     def _first(self, addresses: list[Any], exchange: Exchange) -> socket.socket:
         """Connect to one address after the other; one that hangs leaves time for the next."""
+        exchange.is_fresh = True
         exchange.step = "connects"
         fault: OSError = socket.gaierror("no address")
         for tried, (*kind, _, address) in enumerate(addresses):
@@ -253,8 +245,9 @@ class _Bounded(HTTPConnection):
                 fault = error
             else:
                 self._plug = plug
+                exchange.step = "tls"
                 return sock
-        raise fault
+        raise NewConnectionError(self, "no connection") from fault
 
     def _socket(self, kind: list[int], address: Any) -> tuple[socket.socket, Any]:
         """A socket, and what it is to connect to."""
@@ -295,7 +288,8 @@ class _Socks(_Bounded):
         super().__init__(*args, **kwargs)
         self._options = _socks_options
 
-    def _dial(self, exchange: Exchange) -> socket.socket:
+    def _new_conn(self) -> socket.socket:
+        exchange = UNDER_WAY.get()
         host = self._dns_host
         if not self._options["rdns"]:
             found = look_up(host, self.port, exchange)
@@ -304,7 +298,7 @@ class _Socks(_Bounded):
         proxy = self._options["proxy_host"], int(self._options["proxy_port"] or SOCKS_PORT)
         try:
             return self._first(look_up(*proxy, exchange), exchange)
-        except OSError as error:
+        except (OSError, NewConnectionError) as error:
             raise ProxyError("no way through", error) from error
 
     def _socket(self, kind: list[int], address: Any) -> tuple[socket.socket, Any]:
@@ -322,16 +316,15 @@ class _TlsSocks(_Socks, _Tls):
     pass
 
 
-def _pools(plain: type, tls: type) -> dict[str, type]:
-    """The classes of pools for a urllib3 ``PoolManager``."""
-    return {
-        "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
-        "https": type("TlsPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
-    }
-
-
-POOLS = _pools(_Bounded, _BoundedTls)
-SOCKS_POOLS = _pools(_Socks, _TlsSocks)
+POOLS = {
+    "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": _Bounded}),
+    "https": type("TlsPool", (HTTPSConnectionPool,), {"ConnectionCls": _BoundedTls}),
+}
+"""The classes of pools for a urllib3 ``PoolManager``."""
+SOCKS_POOLS = {
+    "http": type("SocksPool", (HTTPConnectionPool,), {"ConnectionCls": _Socks}),
+    "https": type("TlsSocksPool", (HTTPSConnectionPool,), {"ConnectionCls": _TlsSocks}),
+}
 
 
 def permitted(addresses: list[Any], networks: Networks, *, every: bool = False) -> list[Any]:

@@ -70,7 +70,7 @@ class Exchange:
         """The request is on its way, and the answer is awaited."""
         self.step = "answers"
         if self._answer_within is not None:
-            self._shorten(self._answer_within)
+            self._ends_at = min(self._ends_at, time.monotonic() + self._answer_within)
 
     def answered(self, response: Response, *, is_whole: bool = True) -> None:
         """A status line is in: that is the answer, whatever comes after it.
@@ -82,10 +82,7 @@ class Exchange:
                 raise TimeoutError
             self.response = response
             if is_whole:
-                self._shorten(ANSWER_BODY_S)
-
-    def _shorten(self, seconds: float) -> None:
-        self._ends_at = min(self._ends_at, time.monotonic() + seconds)
+                self._ends_at = min(self._ends_at, time.monotonic() + ANSWER_BODY_S)
 
     def late(self) -> str:
         """The error type of an attempt that ran out of time."""

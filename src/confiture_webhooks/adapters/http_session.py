@@ -70,7 +70,9 @@ class EndpointSession(requests.Session):
         """The way of the latest attempt."""
         self.adapters.clear()
         # For every scheme, so that a wrong one is also refused where its text stays inside.
-        self.mount("", _CleanAdapter(pool_connections=2, pool_maxsize=MOST_KEPT))
+        adapter = _CleanAdapter(pool_connections=2, pool_maxsize=MOST_KEPT)
+        adapter.poolmanager.pool_classes_by_scheme = POOLS
+        self.mount("", adapter)
         for name in ("connection", "connectionpool", "poolmanager", "response", "util.retry"):
             logging.getLogger(f"urllib3.{name}").addFilter(_is_not_ours)
 
@@ -136,10 +138,6 @@ def _check_proxy(way: Way, exchange: Exchange) -> None:
 
 class _CleanAdapter(HTTPAdapter):
     """Sends within the span of the attempt; neither it nor an error it raises has an address."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = POOLS
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs)

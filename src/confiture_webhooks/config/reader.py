@@ -289,15 +289,15 @@ Row = tuple[Reading, Mapping[str, Any], str]
 
 def _endpoints(
     rows: Sequence[Row], block: Mapping[str, Any], environment: str | None
-) -> tuple[list[Endpoint], list[Fault], list[Fault]]:
+) -> tuple[list[Endpoint], list[Fault], dict[Fault, Fault]]:
     """The endpoints of *rows* that have a name of their own, good and bad, and advice about them.
 
-    The third: faults that cost nothing here, as they are variables of other environments.
+    The third: faults that cost nothing here, variables of other environments, each as advice.
     """
     first: dict[str, str] = {}
     endpoints: list[Endpoint] = []
     advice: list[Fault] = []
-    elsewhere: list[Fault] = []
+    elsewhere: dict[Fault, Fault] = {}
     for reading, row, allow_http_as in rows:
         made, at = endpoint(reading, row, block, allow_http_as), row[AT]
         if made is None:
@@ -311,7 +311,11 @@ def _endpoints(
         endpoints.append(made)
         advice += _weak(made, reading.shown((*at, "secret")), made.name if at else None)
         if not (made.is_for(environment) or reading.faults_in((*at, "environments"))):
-            elsewhere += reading.faults_in(at, Unset)
+            only = ", ".join(sorted(made.environments or ()))
+            for fault in reading.faults_in(at, Unset):
+                problem = f"{fault.problem}; the endpoint is only for {only}"
+                remedy = f"{fault.remedy} there"
+                elsewhere[fault] = replace(fault, problem=problem, remedy=remedy)
     return endpoints, advice, elsewhere
 
 
@@ -357,16 +361,8 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
         "outbox_fault": outbox_fault,
         "faults": tuple(dict.fromkeys(faults)),
         "warnings": tuple(_slips(environ, file.reading.texts, is_used=is_used)),
-        "advice": (*advice, *_astray(endpoints, environment), *_there(elsewhere, endpoints)),
+        "advice": (*advice, *_astray(endpoints, environment), *elsewhere.values()),
     }
-
-
-def _there(elsewhere: Sequence[Fault], endpoints: Sequence[Endpoint]) -> Iterator[Fault]:
-    """Advice about faults that count in other environments only."""
-    only = {one.name: ", ".join(sorted(one.environments or ())) for one in endpoints}
-    for fault in elsewhere:
-        problem = f"{fault.problem}; the endpoint is only for {only[str(fault.endpoint)]}"
-        yield replace(fault, problem=problem, remedy=f"{fault.remedy} there")
 
 
 def _sources(environ: Mapping[str, str], file: File, *, is_on: bool) -> tuple[str, ...]:
