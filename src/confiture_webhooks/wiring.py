@@ -149,10 +149,7 @@ def make_outbox(
         )
     from .outbox.sqlite import open_outbox  # noqa: PLC0415
 
-    outbox, notices = open_outbox(sqlite_path(settings, environ))
-    for text in notices:
-        notice(text)
-    return outbox
+    return open_outbox(sqlite_path(settings, environ), notice)
 
 
 def operators_outbox(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from confiture_webhooks.delivery import Decision, State
-from confiture_webhooks.outbox import Claim, Outbox
+from confiture_webhooks.outbox import Claim, Outbox, Row
 from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id
 
 
@@ -35,9 +35,14 @@ def finish(outbox: Outbox, decision: Decision = DELIVERED, endpoint: str = "a") 
     return claim
 
 
+def row_of(outbox: Outbox, delivery_id: str) -> Row | None:
+    """The delivery with this id; ``None``: there is none."""
+    return next(iter(outbox.deliveries(id=delivery_id, limit=1)), None)
+
+
 def state(outbox: Outbox, delivery_id: str) -> State:
     """Where the delivery stands."""
-    row = outbox.find(delivery_id)
+    row = row_of(outbox, delivery_id)
     assert row is not None
     return row.state
 

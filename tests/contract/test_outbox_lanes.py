@@ -13,7 +13,7 @@ from confiture_webhooks.delivery import Decision, Outcome, State
 from confiture_webhooks.outbox import Outbox, Standing, Unreadable
 from confiture_webhooks.outbox.postgres import PostgresOutbox
 from confiture_webhooks.retry import RetryPolicy
-from contract.acts import claim_ids, claim_one, disabled, finish, release
+from contract.acts import claim_ids, claim_one, disabled, finish, release, row_of
 from contract.made import (
     A_SECOND,
     DEAD,
@@ -271,12 +271,12 @@ def test_one_that_cannot_be_read_costs_itself_alone(outbox: Outbox, change: str)
         made = attempt(claim.number, status_code=None, error_type="other") if is_bad else attempt()
         assert outbox.record(claim, made, DEAD if is_bad else DELIVERED)
     assert outbox.summary().counts == {State.DEAD_LETTER: 1, State.DELIVERED: 2}
-    found = outbox.find("dlv_a_1")
+    found = row_of(outbox, "dlv_a_1")
     assert found is not None
     assert found.last_answer == "other"
     assert outbox.redeliver("dlv_a_1", now=NOW)
     assert outbox.discard("dlv_a_1", now=NOW)
-    assert outbox.find("dlv_a_1") is None
+    assert row_of(outbox, "dlv_a_1") is None
 
 
 def test_a_lease_without_an_end_holds_nothing(outbox: Outbox) -> None:

@@ -9,6 +9,7 @@ import pytest
 from confiture_webhooks.delivery import Decision, Delivery, State
 from confiture_webhooks.event import EventType
 from confiture_webhooks.outbox import Outbox, Row, Summary
+from contract.acts import row_of
 from contract.made import A_SECOND, DEAD, DELIVERED, GONE, LEASE, NOW, attempt, delivery, event_id
 from contract.made import retry as again
 
@@ -65,15 +66,15 @@ def test_a_row_shows_where_a_delivery_stands(outbox: Outbox) -> None:
     """A row has the delivery whole, its state, its attempts and when it is due."""
     ended(outbox, delivery(1), again(NOW + A_SECOND))
     row = Row(delivery=delivery(1), state=State.PENDING, attempts=1, next_attempt_at=NOW + A_SECOND)
-    assert outbox.find("dlv_a_1") == row
+    assert row_of(outbox, "dlv_a_1") == row
     assert list(outbox.deliveries()) == [row]
     outbox.claim("a", environment="production", now=NOW + A_SECOND, lease=LEASE)
-    assert outbox.find("dlv_a_1") == Row(delivery=delivery(1), state=State.IN_FLIGHT, attempts=1)
+    assert row_of(outbox, "dlv_a_1") == Row(delivery=delivery(1), state=State.IN_FLIGHT, attempts=1)
 
 
 def test_what_is_not_there_is_not_found(outbox: Outbox) -> None:
     """An unknown id has no row, no attempts and is not redelivered."""
-    assert outbox.find("nosuch") is None
+    assert row_of(outbox, "nosuch") is None
     assert list(outbox.attempts("nosuch")) == []
     assert not outbox.redeliver("nosuch", now=NOW)
 
@@ -85,7 +86,7 @@ def test_redelivery_starts_the_schedule_over(outbox: Outbox, decision: Decision)
     outbox.enable("a", "production")
     later = NOW + timedelta(days=1)
     assert outbox.redeliver("dlv_a_1", now=later)
-    row = outbox.find("dlv_a_1")
+    row = row_of(outbox, "dlv_a_1")
     assert row is not None
     assert (row.state, row.attempts, row.next_attempt_at) == (State.PENDING, 1, later)
     [claim] = outbox.claim("a", environment="production", now=later, lease=LEASE)
@@ -125,7 +126,7 @@ def test_what_waits_is_redelivered_now(outbox: Outbox) -> None:
     ended(outbox, delivery(1), again(NOW + timedelta(days=1)))
     assert outbox.redeliver("dlv_a_1", now=NOW + A_SECOND)
     assert outbox.redeliver("dlv_a_1", now=NOW + A_SECOND)
-    row = outbox.find("dlv_a_1")
+    row = row_of(outbox, "dlv_a_1")
     assert row is not None
     assert (row.state, row.next_attempt_at) == (State.PENDING, NOW + A_SECOND)
     now = NOW + A_SECOND
@@ -144,7 +145,7 @@ def test_what_is_discarded_is_forgotten(outbox: Outbox, decision: Decision) -> N
     assert not outbox.discard("dlv_a_1", now=NOW)
     outbox.release(event_id(1), [delivery(1)])
     outbox.enable("a", "production")
-    assert outbox.find("dlv_a_1") is None
+    assert row_of(outbox, "dlv_a_1") is None
     assert list(outbox.attempts("dlv_a_1")) == []
     assert not outbox.claim("a", environment="production", now=NOW + A_SECOND, lease=LEASE)
     assert outbox.next_due_at("a", "production") is None
@@ -166,7 +167,7 @@ def test_pruning_forgets_what_was_delivered_before(outbox: Outbox) -> None:
     ended(outbox, delivery(2), DELIVERED, after=1)
     assert outbox.prune(before=NOW + A_SECOND, keep=100) == 1
     assert ids(outbox.deliveries()) == ["dlv_a_2"]
-    assert outbox.find("dlv_a_1") is None
+    assert row_of(outbox, "dlv_a_1") is None
     assert list(outbox.attempts("dlv_a_1")) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from confiture_webhooks.delivery import Attempt, Decision, State
 from confiture_webhooks.outbox import Outbox
-from contract.acts import claim_ids, claim_one, disabled, finish, release, state
+from contract.acts import claim_ids, claim_one, disabled, finish, release, row_of, state
 from contract.made import (
     A_SECOND,
     DEAD,
@@ -78,7 +78,7 @@ def test_record_moves_the_delivery_as_decided(
     """Each outcome leads to its state; only a retry is due again."""
     release(outbox, 1)
     finish(outbox, decision)
-    row = outbox.find("dlv_a_1")
+    row = row_of(outbox, "dlv_a_1")
     assert row is not None
     assert (row.state, row.attempts, row.next_attempt_at) == (
         expected,

@@ -69,7 +69,7 @@ def test_opening_it_says_whose_it_is(closed: Path) -> None:
 def test_a_run_is_refused_it_too(closed: Path) -> None:
     """What a run opens sets nothing aside that is only closed."""
     with pytest.raises(OutboxError, match="closed to this user"):
-        open_outbox(closed)
+        open_outbox(closed, print)
     assert list(closed.parent.parent.rglob("*.corrupt-*")) == []
 
 

@@ -106,7 +106,7 @@ def test_a_read_only_directory_is_an_error(read_only_project: Path) -> None:
     with pytest.raises(OutboxError, match="cannot be"):
         SqliteOutbox(read_only_project / ".confiture" / "webhooks.db")
     with pytest.raises(OutboxError, match="Make it writable, or name another file: CONFITURE_"):
-        open_outbox(read_only_project / "new.db")
+        open_outbox(read_only_project / "new.db", print)
 
 
 @pytest.mark.survived("A file that is damaged while it is in use", "kept")
@@ -115,7 +115,8 @@ def test_a_corrupt_file_is_kept_aside_and_a_fresh_one_made(outbox_path: Path) ->
     outbox_path.parent.mkdir()
     outbox_path.write_bytes(b"not a database" * 1000)
     outbox_path.with_name("webhooks.db-wal").write_bytes(b"nor a log")
-    outbox, [notice] = open_outbox(outbox_path)
+    notices: list[str] = []
+    outbox = open_outbox(outbox_path, notices.append)
     with closing(outbox):
         assert outbox.is_durable
         assert not outbox.deliveries()
@@ -123,10 +124,10 @@ def test_a_corrupt_file_is_kept_aside_and_a_fresh_one_made(outbox_path: Path) ->
     [aside] = outbox_path.parent.glob("webhooks.db.corrupt-*[0-9]Z")
     assert aside.read_bytes() == b"not a database" * 1000
     assert aside.with_name(f"{aside.name}-wal").read_bytes() == b"nor a log"
+    [notice] = notices
     assert aside.name in notice
-    outbox, notices = open_outbox(outbox_path)
-    outbox.close()
-    assert notices == []
+    open_outbox(outbox_path, notices.append).close()
+    assert notices == [notice]
 
 
 def test_a_command_names_the_repair_of_a_damaged_file(outbox_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_a_file_that_another_process_set_aside_is_not_touched(outbox_path: Path)
     outbox_path.write_bytes(b"not a database" * 1000)
     with pytest.raises(DamagedError) as slower:
         SqliteOutbox(outbox_path)
-    outbox, _ = open_outbox(outbox_path)
+    outbox = open_outbox(outbox_path, print)
     outbox.release(event_id(1), [delivery(1)])
     outbox.close()
     assert set_aside(outbox_path, slower.value) is None
@@ -157,7 +158,7 @@ def test_two_corrupt_files_are_both_kept(outbox_path: Path) -> None:
     outbox_path.parent.mkdir()
     for content in (b"one" * 99, b"two" * 99, b"six" * 99):
         outbox_path.write_bytes(content)
-        open_outbox(outbox_path)[0].close()
+        open_outbox(outbox_path, print).close()
     kept = {file.read_bytes() for file in outbox_path.parent.glob("webhooks.db.corrupt-*")}
     assert kept == {b"one" * 99, b"two" * 99, b"six" * 99}
 
@@ -172,9 +173,10 @@ def test_damage_found_in_use_is_dealt_with_at_the_next_opening(outbox_path: Path
         file.write(b"\xff" * 100)
     with closing(SqliteOutbox(outbox_path)) as outbox, pytest.raises(OutboxError, match="damaged"):
         outbox.deliveries(limit=1000)
-    outbox, [notice] = open_outbox(outbox_path)
+    notices: list[str] = []
+    outbox = open_outbox(outbox_path, notices.append)
     outbox.close()
-    assert "webhooks.db.corrupt-" in notice
+    assert "webhooks.db.corrupt-" in "".join(notices)
     assert outbox.is_durable
 
 
@@ -216,7 +218,7 @@ def test_a_worker_waits_until_the_file_in_the_place_of_its_own_is_an_outbox(
         for _ in range(2):
             with pytest.raises(OutboxError, match="damaged"):
                 worker.deliveries()
-        outbox, _ = open_outbox(outbox_path)
+        outbox = open_outbox(outbox_path, print)
         outbox.close()
         assert list(worker.deliveries()) == []
 
@@ -235,7 +237,7 @@ def test_an_outbox_that_cannot_be_at_all_says_where_and_what_to_do(tmp_path: Pat
     """With a file where its directory should be, the path and the setting are named."""
     (tmp_path / "file").touch()
     with pytest.raises(OutboxError, match="CONFITURE_WEBHOOK_OUTBOX=sqlite:") as refused:
-        open_outbox(tmp_path / "file" / "webhooks.db")
+        open_outbox(tmp_path / "file" / "webhooks.db", print)
     assert str(tmp_path / "file" / "webhooks.db") in str(refused.value)
 
 

@@ -23,7 +23,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files
 def refused(path: Path, words: str) -> None:
     """Whoever opens *path* is refused with *words*, and nothing beside it changes."""
     before = snapshot(path.parent)
-    for opening in (SqliteOutbox, open_outbox):
+    for opening in (SqliteOutbox, lambda it: open_outbox(it, pytest.fail)):
         with pytest.raises(OutboxError, match=words) as error:
             opening(path)
         assert str(path) in str(error.value)

@@ -31,7 +31,10 @@ from fakes import FakeTelemetry
 from samples import endpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from confiture_webhooks.outbox import Outbox
 
 SEAMS = ("default_engine", "default_lock", "default_migration_loader")
 UP = "confiture migrate up"
@@ -300,10 +303,12 @@ def test_attach_leaves_standard_error_alone_where_nothing_is_logged(
 ) -> None:
     """With ``log: off`` a notice about the outbox goes to the owner's logging."""
     monkeypatch.setattr(wiring, "make_transport", ScriptedTransport)
-    monkeypatch.setattr(
-        "confiture_webhooks.outbox.sqlite.open_outbox",
-        lambda _: (wiring.spare_outbox(), ["it was damaged"]),
-    )
+
+    def open_outbox(_: object, notice: Callable[[str], None]) -> Outbox:
+        notice("it was damaged")
+        return wiring.spare_outbox()
+
+    monkeypatch.setattr("confiture_webhooks.outbox.sqlite.open_outbox", open_outbox)
     engine: Any = FakeEngine()
     with attach(engine, Settings(endpoints=(endpoint(name="a"),), outbox="sqlite", log="off")):
         engine.apply(a_migration("005"))

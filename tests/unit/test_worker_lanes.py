@@ -221,7 +221,8 @@ def test_a_record_that_cannot_be_read_costs_itself_alone() -> None:
     worker = worker_of(outbox, transport)
     object.__setattr__(worker.paces[0].endpoint, "retry", RetryPolicy(schedule=()))
     assert pass_once(worker)
-    assert outbox.find("dlv_0_1").state is State.DEAD_LETTER  # type: ignore[union-attr]
+    (row,) = outbox.deliveries(id="dlv_0_1")
+    assert row.state is State.DEAD_LETTER
 
 
 def test_an_outbox_that_fails_in_between_loses_no_answer() -> None:

@@ -293,9 +293,7 @@ class Outbox:
         for wakes_at, (name, bound) in zip(front.waiting, names, strict=False):
             if _is_due(wakes_at, bound, horizon):
                 is_woken = True
-                woken = WAKE_BATCH
-                while woken == WAKE_BATCH:
-                    [woken] = self._store.write((name, waking), is_synced=False)
+                self._in_batches(name, waking, is_synced=False)
         if is_woken:
             front.cost_s = 0.0
             _, heads = self._look(values, front)
@@ -383,19 +381,19 @@ class Outbox:
         [surplus] = self._store.read(("newest_surplus", {"keep": keep}))
         for row in surplus:
             cutoff = max(cutoff, (row["finished_at"], row["seq"]))
-        pruned = self._delete("prune", {"at": cutoff[0], "last": cutoff[1]})
-        self._delete("forget_released", {"at": rows.instant(before)})
-        self._store.write(("forget_standing", {"at": rows.instant(before)}))
+        forgetting = {"at": rows.instant(before), "limit": PRUNE_BATCH}
+        pruned = self._in_batches("prune", forgetting | {"at": cutoff[0], "last": cutoff[1]})
+        self._in_batches("forget_released", forgetting)
+        self._store.write(("forget_standing", forgetting))
         return pruned
 
-    def _delete(self, name: str, values: Mapping[str, Any]) -> int:
-        """Delete in batches until nothing is left to delete; how many were."""
-        deleted: int = 0
-        while True:
-            [count] = self._store.write((name, {**values, "limit": PRUNE_BATCH}))
-            deleted += count
-            if count < PRUNE_BATCH:
-                return deleted
+    def _in_batches(self, name: str, values: Mapping[str, Any], *, is_synced: bool = True) -> int:
+        """Repeat a statement until nothing is left for it; how many rows it changed."""
+        changed, count = 0, values["limit"]
+        while count == values["limit"]:
+            [count] = self._store.write((name, values), is_synced=is_synced)
+            changed += count
+        return changed
 
     def deliveries(
         self,
@@ -431,10 +429,6 @@ class Outbox:
         values["limit"] = min(limit, END_OF_TIME)  # no store takes a larger number
         [found] = self._store.read((f"list {filters}", values))
         return [rows.standing(row) for row in found]
-
-    def find(self, delivery_id: str) -> Row | None:
-        """The delivery with this id; ``None``: there is none."""
-        return next(iter(self.deliveries(id=delivery_id, limit=1)), None)
 
     def look_up(self, beginning: str, *, limit: int = 20) -> Sequence[Row]:
         """Deliveries whose id, event id or trace id is *beginning*, else begins so; newest first.

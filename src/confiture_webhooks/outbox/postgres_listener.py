@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from psycopg import sql as pgsql
 
-from .postgres_session import CONNECT_TIMEOUT_S, connect, is_pooled
+from .postgres_session import CONNECT_TIMEOUT_S, ask, connect
 
 ECHO = "echo "
 """How a NOTIFY begins that says nothing but that it came."""
@@ -82,8 +82,9 @@ class Listener:
 
     def _attend(self, connection: psycopg.Connection[Any]) -> None:
         """Pass on what comes, until nothing would."""
-        if is_pooled(connection):  # a LISTEN would stay on a session that others are given
-            return
+        [[row]] = ask(connection, "SELECT pg_catalog.pg_backend_pid() AS pid")
+        if row["pid"] != connection.pgconn.backend_pid:
+            return  # a pooler's: a LISTEN would stay on a session that others are given
         connection.execute(pgsql.SQL("LISTEN {}").format(self._channel))
         # Nothing more is asked of it: one that has fallen silent would never answer.
         while not self._stopped.is_set():

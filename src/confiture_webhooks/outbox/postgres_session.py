@@ -176,12 +176,6 @@ class Session:
             self._lock.release()
 
 
-def is_pooled(connection: psycopg.Connection[Any]) -> bool:
-    """Whether a pooler answers: it gives its clients a pid of its own making."""
-    [[row]] = ask(connection, "SELECT pg_catalog.pg_backend_pid() AS pid")
-    return bool(row["pid"] != connection.pgconn.backend_pid)
-
-
 def is_at(dsn: str, info: Any) -> bool:
     """Whether *info* is of a connection to the database of *dsn*, by the names of both."""
     ours = _parameters(dsn)

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -70,22 +70,23 @@ class InMemoryOutbox(Outbox):
         """Keep everything: it is gone with the process."""
 
 
-def open_outbox(path: Path) -> tuple[SqliteOutbox, list[str]]:
-    """The outbox at *path*, and what its user must know.
+def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
+    """The outbox at *path*; *notice* gets what its user must know.
 
     A damaged file is set aside, never deleted, and a fresh one takes its place. What cannot be
     opened otherwise is left as it is: raises OutboxError.
     """
-    notices: list[str] = []
     try:
-        return SqliteOutbox(path), notices
+        return SqliteOutbox(path)
     except DamagedError as damage:
-        if aside := set_aside(path, damage):
-            notices.append(
-                f"outbox {path}: the file is damaged. It is kept as {aside.name}, what it "
-                "holds is not sent, and a fresh one takes its place"
-            )
-    return SqliteOutbox(path), notices
+        aside = set_aside(path, damage)
+    outbox = SqliteOutbox(path)
+    if aside is not None:
+        notice(
+            f"outbox {path}: the file is damaged. It is kept as {aside.name}, what it "
+            "holds is not sent, and a fresh one takes its place"
+        )
+    return outbox
 
 
 @cache
@@ -136,15 +137,10 @@ class _Store:
             if sync != self._synced:
                 connection.execute(sync)
                 self._synced = sync
-            # The write lock at once: a transaction that waited for it later could not go on.
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                answers = [_answer(connection, *step) for step in steps if step[0] != "notify"]
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            return answers
+            with connection:
+                # The write lock at once: a transaction that waited for it later could not go on.
+                connection.execute("BEGIN IMMEDIATE")
+                return [_answer(connection, *step) for step in steps if step[0] != "notify"]
 
     @contextmanager
     def _lent(self) -> Iterator[sqlite3.Connection]:

@@ -36,6 +36,7 @@ _DAMAGED = ".damaged"
 _WRITABLE = f"Make it writable, {ELSEWHERE}"
 _BUSY = ("locked by another process", "End that process, or try again when it is done")
 _CLOSED = ("it, or its directory, cannot be written", _WRITABLE)
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _REASONS = {
     sqlite3.SQLITE_BUSY: _BUSY,
     sqlite3.SQLITE_LOCKED: _BUSY,
@@ -127,9 +128,8 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if is_damage(error):
+        if (code := _code(error)) in _DAMAGE:
             raise DamagedError(path) from error
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         unknown = (f"SQLite refused ({type(error).__name__}: {error})", None)
         reason, remedy = _REASONS.get(code, unknown)
         raise OutboxError(f"outbox {path}: {reason}", remedy) from error
@@ -141,10 +141,8 @@ def translated(path: Path) -> Iterator[None]:
         raise OutboxError(f"outbox {path}: {reason}", remedy) from error
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether *error* says that the file itself is broken."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -239,8 +237,8 @@ def _refusal_of_wal(connection: sqlite3.Connection) -> sqlite3.OperationalError 
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
-            code = error.sqlite_errorcode & 0xFF
-            if is_damage(error) or code == sqlite3.SQLITE_FULL:
+            code = _code(error)
+            if code in (*_DAMAGE, sqlite3.SQLITE_FULL):
                 raise
             if code != sqlite3.SQLITE_BUSY:
                 return error
@@ -285,18 +283,14 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """
     if _version(connection, path) == schema.VERSION:
         return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
         # Again, now that no other process can write: one may have just done it.
         had = _version(connection, path)
         for statement in schema.statements("sqlite", had):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
