@@ -62,11 +62,11 @@ class Bench:
         return getattr(self, name)
 
     def end(self) -> str | None:
-        """Flush, stop and close; the line to read."""
+        """Flush, stop and close; the lines to read."""
         self.outgoing.sending.flush(time.monotonic() + 20)
-        line = self.outgoing.sending.stop()
+        lines = self.outgoing.sending.stop()
         self.outgoing.sending.close()
-        return line
+        return "\n".join(lines) or None
 
 
 def test_nothing_reported_writes_nothing() -> None:
@@ -553,8 +553,7 @@ def test_a_silent_outbox_does_not_keep_the_end_waiting(monkeypatch: pytest.Monke
     bench.outgoing.record(event(), TRACE)
     bench.outgoing.sending.flush(time.monotonic() + 20)
     bench.outbox.summaries = lambda: free.wait(20)  # type: ignore[method-assign, assignment, return-value]
-    line = bounded(lambda: bench.outgoing.sending.stop(seconds=0.05), 5)
-    assert line is not None
+    [line] = bounded(lambda: bench.outgoing.sending.stop(seconds=0.05), 5)
     assert "did not answer within 0.05 s" in line
     free.set()
 

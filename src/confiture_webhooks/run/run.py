@@ -245,9 +245,9 @@ class Run:
             "webhooks of this run may be missing, the migration goes on"
         )
 
-    def _say(self, text: str) -> None:
+    def _say(self, *lines: str) -> None:
         with suppress(Exception):  # standard error is closed
-            for line in text.split("\n"):
+            for line in lines:
                 self._write(line)
 
     def _traced(self) -> Telemetry:
@@ -382,10 +382,9 @@ class Run:
             self._hooks.stop()
         left_s = deadline - time.monotonic()
         seconds = min(PATIENCE_S, max(SUMMARY_S, left_s))
-        if self._in_use is not None and (
-            line := self._in_use.outgoing.sending.stop(is_late=left_s <= 0, seconds=seconds)
-        ):
-            self._say(line)
+        if self._in_use is not None:
+            sending = self._in_use.outgoing.sending
+            self._say(*sending.stop(is_late=left_s <= 0, seconds=seconds))
 
     @contained
     def _close(self) -> None:

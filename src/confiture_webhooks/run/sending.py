@@ -101,8 +101,8 @@ class Sending:
             webhooks = counted(sum(mine.undelivered.values()), "webhook", "webhooks")
             progress(f"{webhooks} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
 
-    def stop(self, *, is_late: bool = False, seconds: float = PATIENCE_S) -> str | None:
-        """End the worker; the lines to read when not everything was delivered, else ``None``.
+    def stop(self, *, is_late: bool = False, seconds: float = PATIENCE_S) -> list[str]:
+        """End the worker; the lines to read when not everything was delivered.
 
         The outbox may take *seconds* to answer. What was delivered long ago is forgotten, unless
         *is_late*: no time is left for it.
@@ -112,18 +112,17 @@ class Sending:
             self._worker.stop()
             until = time.monotonic() + seconds
             try:
-                lines += self._rest(self._worker, until)
+                lines = self._rest(self._worker, until)
             except (OutboxError, TimedOut) as error:  # it is gone by now
                 why = self._outbox.silence(seconds) if isinstance(error, TimedOut) else error
                 self._telemetry.outbox_failed(str(why))
-                lines.append(self._broken_line(why))
-                return "\n".join(lines)
+                return [self._broken_line(why)]
             left_s = until - time.monotonic()
             if not is_late and left_s > 0:
                 self._outbox.prune(left_s)
         if self._outbox.has_left:
-            lines.insert(0, self._broken_line(self._outbox.refusal))
-        return "\n".join(lines) or None
+            return [self._broken_line(self._outbox.refusal), *lines]
+        return lines
 
     def _broken_line(self, why: object) -> str:
         return (
