@@ -103,7 +103,7 @@ def test_a_pass_does_not_wait_an_hour_for_its_next_turn(outside: Project) -> Non
             done = outside.confiture("webhooks", "deliver", timeout=60)
             assert done.returncode == 0, done.stdout
             assert f"{sent} delivered, 0 dead letters, 2 left for later" in done.stdout
-            assert "a rests until" in done.stdout
+            assert "a: 2 deliveries wait (rests until" in done.stdout
         assert len(receiver.requests) == 1
 
 

@@ -117,9 +117,9 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         deliver = project.confiture("webhooks", "deliver", env=env)
         assert deliver.returncode == 1
         assert deliver.stdout.startswith(
-            "0 delivered, 0 dead letters, 1 left\nNot sent to default: switched off since 20"
+            "0 delivered, 0 dead letters, 1 left\ndefault: 1 delivery waits (switched off since 20"
         )
-        assert deliver.stdout.endswith("Z. Switch it on: `confiture webhooks enable default`\n")
+        assert deliver.stdout.endswith("Z). Switch it on: `confiture webhooks enable default`\n")
         kept = project.confiture("webhooks", "redeliver", "--pending", "--yes", env=env)
         assert kept.returncode == 1
         first, second = kept.stdout.splitlines()
@@ -222,7 +222,9 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     down = project.confiture("migrate", "down")
     assert "a: 1, no endpoint of that name is configured" in down.stderr
     left = project.confiture("webhooks", "deliver")
-    assert "Not sent to a: no endpoint of that name is configured. Configure it" in left.stdout
+    assert (
+        "a: 1 delivery waits (no endpoint of that name is configured). Configure it" in left.stdout
+    )
     gone = project.confiture("webhooks", "discard", "--endpoint", "a", "--yes")
     assert "Discarded 1 delivery (local 1)" in gone.stdout
     assert [row["endpoint"] for row in listed(project)] == ["renamed"]

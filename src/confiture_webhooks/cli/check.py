@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -212,12 +213,12 @@ def doctor(
     for check in found:
         checks.append(check)
         if output == "text":
-            mark, style = _MARKS[check.health]
-            line(f"{mark} {check.name}: {check.detail}", style)
+            mark, style = _MARKS[check.status]
+            line(f"{mark} {check.check}: {check.detail}", style)
             if check.remedy is not None:
                 line(f"   {check.remedy}")
-    wrong = [check.name for check in checks if check.health is Health.PROBLEM]
+    wrong = [check.check for check in checks if check.status is Health.PROBLEM]
     if output == "json":
-        print_json({"ok": not wrong, "checks": [check.as_dict() for check in checks]})
+        print_json({"ok": not wrong, "checks": [asdict(check) for check in checks]})
     if wrong:
         raise typer.Exit(CONFIG_INVALID if "configuration" in wrong else FAILED)

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +21,7 @@ from ..terminal import say
 from .context import Context, opened
 from .options import RECORDED, SHORTEST, ConfigOpt, FormatOpt, not_empty, one_of, since, whole_trace
 from .selection import EVERY, check_endpoint, find, is_unsettled
-from .tables import CommandError, age, line, milliseconds, print_facts, print_json, print_table
+from .tables import CommandError, length, line, milliseconds, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from ..delivery import Delivery
@@ -253,7 +253,7 @@ def _show(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> None:
         (
             (
                 str(attempt.number),
-                f"+{age(made_at, attempt.started_at)}",
+                f"+{length(max(attempt.started_at - made_at, timedelta()))}",
                 rfc3339(attempt.started_at),
                 milliseconds(attempt.duration),
                 str(attempt.failure or attempt.status_code),

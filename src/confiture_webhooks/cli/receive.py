@@ -14,17 +14,17 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from ..config import variables
 from ..errors import ConfigError, SignatureError, WebhooksError
 from ..receiver import LocalReceiver, Received, verify
 from ..receiver.capture import LARGEST, Captured, as_document, describe, is_signed, read_capture
+from ..receiver.local import payload_of
 from ..receiver.server import answer_of
 from ..terminal import printable, say
 from ..verification import Verified
 from .options import FormatOpt
-from .tables import CONFIG_INVALID, print_json
+from .tables import CONFIG_INVALID, line, print_json
 
 NOT_VALID = 1
 NOT_RUN = 2
@@ -61,7 +61,8 @@ def listen(
 
     PROCESS:
       Serves every path on 127.0.0.1, checks signatures if it has the secret, and answers as
-      --answer says. Ctrl-C ends it. With --format json, one document per line.
+      --answer says; without --answer, 401 where a signature is wrong. Ctrl-C ends it. With
+      --format json, one document per line.
 
     ANSWERS:
       503        A status from 200 to 599.
@@ -101,7 +102,9 @@ def listen(
         raise typer.BadParameter(str(error), param_hint="--answer") from error
     secrets = _secrets(secret)
     try:
-        receiver = LocalReceiver(port, secrets or None, answers, arrived.put, keeps=100)
+        receiver = LocalReceiver(
+            port, secrets or None, answers, arrived.put, keeps=100, refuses=not answers
+        )
     except ConfigError as error:
         _refuse(str(error), CONFIG_INVALID)
     except WebhooksError as error:
@@ -203,22 +206,26 @@ def verify_command(
         raise typer.Exit(NOT_VALID)
 
 
-def _verified(capture: Captured, secrets: list[str], tolerance: timedelta | None) -> Verified:
-    return verify(
-        capture.headers,
-        capture.body,
-        secrets,
-        tolerance=tolerance,
-        max_body=len(capture.body),
-        require_timestamp=tolerance is not None,
-    )
-
-
 def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None) -> dict[str, Any]:
+    def verified(tolerance: timedelta | None) -> Verified:
+        return verify(
+            capture.headers,
+            capture.body,
+            secrets,
+            tolerance=tolerance,
+            max_body=len(capture.body),
+            require_timestamp=tolerance is not None,
+        )
+
     try:
-        event = _verified(capture, secrets, tolerance)
+        event = verified(tolerance)
     except SignatureError:
-        return {"ok": False, "valid": False, "reason": _reason(capture, secrets)}
+        # A receiver must not give senders the reason; this command's user holds the secret.
+        try:
+            reason = _reason_of_time(verified(None).sent_at)
+        except SignatureError:
+            reason = _unreadable(capture)
+        return {"ok": False, "valid": False, "reason": reason}
     return {
         "ok": True,
         "valid": True,
@@ -229,46 +236,34 @@ def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None)
     }
 
 
-def _reason(capture: Captured, secrets: list[str]) -> str:
-    """Which check a refused request failed.
-
-    A receiver must not give senders the reason; this command's user holds the secret.
-    """
-    try:
-        event = _verified(capture, secrets, None)
-    except SignatureError:
-        return _unreadable(capture) or (
-            "signature: none in it was made with this secret, or the request was changed since"
-        )
-    if event.sent_at is None:
+def _reason_of_time(sent_at: datetime | None) -> str:
+    """Why a request is refused that has a good signature."""
+    if sent_at is None:
         return "no time: only X-Confiture-Signature, which has no time; --tolerance 0 accepts it"
-    age = (datetime.now(UTC) - event.sent_at).total_seconds()
-    when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s from now"
-    kind = "too old" if age >= 0 else "too early"
-    return f"{kind}: signed with this secret, but {when}; --tolerance 0 accepts any time"
+    age = (datetime.now(UTC) - sent_at).total_seconds()
+    kind, when = ("too old", "ago") if age >= 0 else ("too early", "from now")
+    signed = f"signed with this secret, but {abs(age):.0f} s {when}"
+    return f"{kind}: {signed}; --tolerance 0 accepts any time"
 
 
-def _unreadable(capture: Captured) -> str | None:
-    """What a request lacks for its signature to be checked; ``None``: nothing."""
+def _unreadable(capture: Captured) -> str:
+    """Why the signature of a request cannot be checked, or is not good."""
     names = {name.lower() for name in capture.headers}
     if not is_signed(names):
         return "it is not signed: it has no signature header"
     missing = {"webhook-id", "webhook-timestamp"} - names
     if "webhook-signature" in names and missing:
         return f"unreadable: it has no {' and no '.join(sorted(missing))} header"
-    try:
-        is_object = isinstance(json.loads(capture.body), dict)
-    except (ValueError, RecursionError):
-        is_object = False
-    return None if is_object else "unreadable: its body is not a JSON object"
+    if not isinstance(payload_of(capture.body), dict):
+        return "unreadable: its body is not a JSON object"
+    return "signature: none in it was made with this secret, or the request was changed since"
 
 
 def _show_verdict(document: dict[str, Any]) -> None:
-    console = Console(soft_wrap=True)
     if not document["valid"]:
-        console.print(Text(f"❌ Not valid: {document['reason']}", style="red"))
+        line(f"❌ Not valid: {document['reason']}", "red")
         return
-    console.print(Text("✅ The signature is valid", style="green"))
+    line("✅ The signature is valid", "green")
     for name, value in document.items():
         if name not in {"ok", "valid"} and value is not None:
-            console.print(Text(f"   {name.replace('_', ' '):<15} {printable(value)}"))
+            line(f"   {name.replace('_', ' '):<15} {value}")

@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from ..config import Settings
     from ..run.settling import Ask
 
-PAUSED = f", paused after {FAILING_AFTER} failures in a row"
-
 
 def test(
     name: Annotated[str | None, typer.Argument(help="Endpoint (default: all of them)")] = None,
@@ -260,28 +258,20 @@ def as_document(result: PassResult) -> dict[str, Any]:
 
 def _lines(result: PassResult) -> list[str]:
     """*result* in words."""
-    failed = "".join(
-        f"; {name}: {why}{PAUSED if name in result.paused else ''}"
-        for name, why in result.failures.items()
-    )
     done = f"{result.delivered} delivered, {counted(result.dead, 'dead letter', 'dead letters')}"
     done += f", {result.gone} gone" if result.gone else ""
-    due = ""
+    in_vain = [wait for wait in result.waits if wait.is_in_vain]
+    done += f", {result.left} {'left' if in_vain else 'left for later'}"
+    for name, why in result.failures.items():
+        done += f"; {name}: {why}"
+        done += f", paused after {FAILING_AFTER} failures in a row" if name in result.paused else ""
     if result.next_at:  # a worker that was asked to end may leave some that are due
         is_due = result.next_at <= datetime.now(UTC)
-        due = f"; the next is due {'now' if is_due else f'at {rfc3339(result.next_at)}'}"
-    in_vain = [wait for wait in result.waits if wait.is_in_vain]
-    left = "left" if in_vain else "left for later"
-    others = result.elsewhere
+        done += f"; the next is due {'now' if is_due else f'at {rfc3339(result.next_at)}'}"
     return [
-        f"{done}, {result.left} {left}{failed}{due}",
-        *(
-            f"Not sent to {wait.endpoint}: {wait.reason}. {wait.remedy}"
-            if wait.is_in_vain
-            else f"{wait.endpoint} {wait.reason}. The next delivery follows then"
-            for wait in result.waits
-        ),
+        done,
+        *(wait.line for wait in result.waits),
         *open_lines(open_document(result.open)),
         *again_lines(result.dead, result.gone),
-        *([elsewhere_line(others)] if others else []),
+        *([elsewhere_line(result.elsewhere)] if result.elsewhere else []),
     ]

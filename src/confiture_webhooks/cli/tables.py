@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -204,11 +204,6 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
             console.print(f"[bold]{escape(name.ljust(width))}[/bold]  {_styled(value)}")
         else:
             print(f"{name.ljust(width)}  {value}".rstrip())
-
-
-def age(since: datetime, now: datetime) -> str:
-    """How long ago *since* was, in its two largest units: ``2 h 5 min``."""
-    return length(max(now - since, timedelta()))
 
 
 def length(span: timedelta) -> str:

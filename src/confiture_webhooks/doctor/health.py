@@ -18,21 +18,12 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One row of the table, against this set-up."""
+    """One row of the table, as ``--format json`` prints it."""
 
-    health: Health
-    name: str
+    status: Health
+    check: str
     detail: str
     remedy: str | None = None
-
-    def as_dict(self) -> dict[str, object]:
-        """The row as ``--format json`` prints it."""
-        return {
-            "check": self.name,
-            "status": self.health.value,
-            "detail": self.detail,
-            "remedy": self.remedy,
-        }
 
 
 ok = partial(Check, Health.OK)

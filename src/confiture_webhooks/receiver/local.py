@@ -41,7 +41,8 @@ class LocalReceiver(LoopbackServer):
     POSTs are answered from *answers*, then with 200, as every other request is. An entry is a
     status, a status with headers and maybe a body, ``"slow"``, or a fault: ``hang``, ``reset``,
     ``close``, ``drip``, ``drip_body``, ``rubbish``, ``endless``. *on_request* is called with each
-    request before its answer is sent, on the connection's thread. ``url`` and ``port`` are its
+    request before its answer is sent, on the connection's thread. With *refuses*, a POST without a
+    good signature is answered with 401 instead of 200. ``url`` and ``port`` are its
     address, ``connections`` is how many were ever accepted, and ``close()`` ends it early.
     """
 
@@ -55,12 +56,14 @@ class LocalReceiver(LoopbackServer):
         tolerance: timedelta | None = DEFAULT_TOLERANCE,
         tls: ssl.SSLContext | None = None,
         keeps: int = KEPT_REQUESTS,
+        refuses: bool = False,
     ) -> None:
         self._secret = secret
         if secret is not None:
             signing_keys(secret)
         self._on_request = on_request
         self._tolerance = tolerance
+        self._refuses = refuses
         self._default: deque[Answer] = deque(answer_of(entry) for entry in answers)
         self._scripts: dict[str, deque[Answer]] = {}
         self._requests: deque[Received] = deque(maxlen=keeps)
@@ -93,7 +96,9 @@ class LocalReceiver(LoopbackServer):
             own = self._scripts.get(request.path.partition("?")[0])
             script = own or self._default
             # A look whether somebody is there, as `doctor` takes it, is no webhook.
-            is_scripted = bool(script) and request.method == "POST"
+            is_webhook = request.method == "POST"
+            is_refused = is_webhook and self._refuses and verdict is False
+            usual = Answer(status=401 if is_refused else 200)
             received = Received(
                 method=request.method,
                 path=request.path,
@@ -102,7 +107,7 @@ class LocalReceiver(LoopbackServer):
                 payload=payload_of(request.body),
                 received_at=datetime.now(UTC),
                 verified=verdict,
-                answer=script.popleft() if is_scripted else Answer(),
+                answer=script.popleft() if script and is_webhook else usual,
             )
             self._keep(received)
             self._changed.notify_all()
