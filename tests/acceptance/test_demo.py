@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,10 +81,24 @@ def refused(scratch: Path, address: str) -> str:
 
 
 def test_demo(scratch: Path) -> None:
-    """Everything is received and shown in plain text, no secret with it, and nothing is left."""
+    """Everything is received and shown in plain text, no secret with it.
+
+    With --otlp a running collector receives the same traces, metrics and log records.
+    With --keep the project stays, without a secret in it, and is named.
+    """
     hostile = {"CONFITURE_WEBHOOKS": "off", "OTEL_SDK_DISABLED": "true", "PGHOST": "nowhere"}
-    code, out, err = run(scratch, **hostile, HTTP_PROXY="http://127.0.0.1:1")
-    assert (code, err) == (0, ""), out
+    hostile |= {"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "localhost"}
+    with LocalCollector() as collector:
+        url = f"http://localhost:{collector.port}"
+        code, out, err = run(scratch, "--keep", "--otlp", url, **hostile)
+        assert (code, err) == (0, ""), out
+        runs = {s.name: s.trace_id for s in collector.spans if s.name.startswith("confiture ")}
+        assert set(runs) == {"confiture migrate up", "confiture migrate down"}
+        assert all(trace_id in out for trace_id in runs.values())
+        assert collector.metrics
+        found = {r.attributes["correlation_id"] for r in collector.logs}
+        assert found > set(runs.values())
+        assert len(found) == len(runs) + 1  # the killed run's
     for line in (
         "Trace of confiture migrate up",
         "Trace of confiture migrate down",
@@ -95,30 +110,12 @@ def test_demo(scratch: Path) -> None:
         "of 1 webhook (1 signature valid)",
         "Trace of the killed run",
         "error_type=Interrupted",
+        f"sent on to {url}",
     ):
         assert line in out
     assert "\x1b" not in out
     assert "postgresql://" not in out
     assert "whsec_" not in out
-    assert list(scratch.iterdir()) == []
-
-
-def test_demo_sends_on_and_keeps(scratch: Path) -> None:
-    """With --otlp a running collector receives the same traces, metrics and log records.
-
-    With --keep the project stays, without a secret in it, and is named.
-    """
-    with LocalCollector() as collector:
-        code, out, err = run(scratch, "--keep", "--otlp", collector.url)
-        assert (code, err) == (0, ""), out
-        runs = {s.name: s.trace_id for s in collector.spans if s.name.startswith("confiture ")}
-        assert set(runs) == {"confiture migrate up", "confiture migrate down"}
-        assert all(trace_id in out for trace_id in runs.values())
-        assert collector.metrics
-        found = {r.attributes["correlation_id"] for r in collector.logs}
-        assert found > set(runs.values())
-        assert len(found) == len(runs) + 1  # the killed run's
-    assert f"sent on to {collector.url}" in out
     (kept,) = scratch.iterdir()
     assert f"Kept: {kept}" in out
     assert (kept / "db" / "migrations" / "001_create_customers.up.sql").exists()
@@ -176,10 +173,14 @@ def test_ended_from_outside(scratch: Path, number: signal.Signals, moment: str) 
 
 
 def test_demo_says_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is not received, here or at --otlp, is named with the commands' output: exit code 1."""
-    monkeypatch.setattr(demo_module, "COMMANDS", (("migrate", "up"),))
+    """What is not received, here or at --otlp, is named with the commands' output: exit code 1.
+
+    Nothing is left.
+    """
+    monkeypatch.setattr(demo_module, "COMMANDS", ())
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     with (
         LocalCollector(answers=[200, *[503] * 100]) as fails_later,
         pytest.raises(typer.Exit) as end,
@@ -189,8 +190,9 @@ def test_demo_says_what_is_missing(
     out = capsys.readouterr().out
     assert "Not received: 1 x migration_rollback" in out
     assert re.search("Not received: at --otlp: /v1/[a-z]+: HTTP 503", out)
-    assert "Not received: metric" not in out
+    assert "Not received: 1 x webhook of the killed run" not in out
     assert "output of confiture migrate up" in out
+    assert list(scratch.iterdir()) == []
 
 
 def test_without_the_extra(

@@ -292,7 +292,7 @@ def _show(console: Console, ran: list[Ran], seen: Any) -> None:
     for one in ran:
         line = f"$ confiture {' '.join(one.arguments)}"
         how = "killed" if one.exit_code < 0 else f"exit code {one.exit_code}"
-        intended = ", as intended," if one.exit_code and one.arguments == COMMANDS[0] else ""
+        intended = ", as intended," if one.exit_code and one.arguments == ("migrate", "up") else ""
         ended = f"   {how}{intended} after {one.duration_s:.1f} s"
         console.print(Text(line, style="bold") + Text(ended, style="dim"))
     for name, trace_id in seen.runs:
