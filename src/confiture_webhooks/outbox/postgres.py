@@ -190,21 +190,31 @@ class _LentStore:
     def _done(
         self, steps: Sequence[Step], *, is_question: bool, is_synced: bool = True
     ) -> list[Any]:
-        connection, status = self._connection, self._connection.info.transaction_status
+        status = self._connection.info.transaction_status
         with translated(self.where):
             if status == TransactionStatus.IDLE:
-                with _committing(connection):
-                    if not self._is_prepared:
-                        prepare(connection, self.where, wait="2s")
-                        ask(connection, settings(), *_composed(connection, [_REHEARSAL]))
-                        self._is_prepared = True
-                    beginning = _beginning(is_synced=is_synced, lock_timeout=_PATIENCE)
-                    return ask(connection, beginning, *_composed(connection, steps, _PATIENCE))[2:]
+                return self._committed(steps, is_synced=is_synced)
             # An intent would go with the transaction.
             is_fit = is_question or all(name == "release" for name, _ in steps)
             if status == TransactionStatus.INTRANS and is_fit:
-                return _within(connection, steps, is_question=is_question)
+                return _within(self._connection, steps, is_question=is_question)
         raise OutboxError(f"outbox {self.where}: the connection is in a transaction")
+
+    def _committed(self, steps: Sequence[Step], *, is_synced: bool) -> list[Any]:
+        """What *steps* answer in a transaction of their own: the connection is idle."""
+        connection = self._connection
+        was = connection.autocommit
+        connection.autocommit = True
+        try:
+            if not self._is_prepared:
+                prepare(connection, self.where, wait="2s")
+                ask(connection, settings(), *_composed(connection, [_REHEARSAL]))
+                self._is_prepared = True
+            beginning = _beginning(is_synced=is_synced, lock_timeout=_PATIENCE)
+            return ask(connection, beginning, *_composed(connection, steps, _PATIENCE))[2:]
+        finally:
+            if not connection.closed:
+                connection.autocommit = was
 
 
 def _beginning(*, is_synced: bool, **more: str) -> str:
@@ -261,18 +271,6 @@ class PostgresOutbox(Outbox):
             self._store.read(("notify", {"payload": payload}))
 
         return Listener(self._store.dsn, SCHEMA, notify, wake, on_change).stop
-
-
-@contextmanager
-def _committing(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """Have each message be a transaction of its own: *connection* is idle, before and after."""
-    was = connection.autocommit
-    connection.autocommit = True
-    try:
-        yield
-    finally:
-        if not connection.closed:
-            connection.autocommit = was
 
 
 def _within(
@@ -392,9 +390,8 @@ def grants(role: str, environment: str | None = None) -> list[str]:
     # Longer names lose their end, which may be all that two roles differ in.
     digest = hashlib.sha256(role.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     policy = pgsql.Identifier(f"confiture_webhooks {digest}").as_string(None)
-    is_own = "true"
-    if environment is not None:
-        is_own = f"environment = {pgsql.Literal(rows.text(environment)).as_string(None)}"
+    own = pgsql.Literal(rows.text(environment or "")).as_string(None)
+    is_own = f"environment = {own}" if environment is not None else "true"
     is_of_own = f"EXISTS (SELECT 1 FROM {SCHEMA}.deliveries WHERE deliveries.seq = {{}}.seq)"
     rules = {
         table: is_of_own.format(table) if table in ("bodies", "attempts") else is_own
@@ -451,10 +448,8 @@ def may_make(dsn: str) -> bool:
         return bool(row["may"])
 
 
-def drop(dsn: str) -> bool:
-    """Remove the outbox from the database, with all it holds; ``False``: there is none."""
+def drop(dsn: str) -> None:
+    """Remove the outbox from the database, with all it holds."""
     with _briefly(dsn) as connection:
-        if version(connection) == 0:
-            return False
-        ask(connection, settings(statement_timeout="30s"), f"DROP SCHEMA {SCHEMA} CASCADE")
-        return True
+        if version(connection) > 0:
+            ask(connection, settings(statement_timeout="30s"), f"DROP SCHEMA {SCHEMA} CASCADE")
