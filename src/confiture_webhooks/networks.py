@@ -1,4 +1,4 @@
-"""Which hosts are this machine, and which addresses may be dialled."""
+"""Which hosts are this machine, which addresses may be dialled, and what is shown of a URL."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -70,6 +71,12 @@ def is_loopback(host: str) -> bool:
     if found is not None:
         return any(face.is_loopback for face in _faces(found))
     return name == "localhost" or name.endswith(".localhost")
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of *url*: no user, password, path or query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _first(faces: Sequence[Ip], names: Sequence[str]) -> str | None:

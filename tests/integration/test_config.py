@@ -21,11 +21,10 @@ from confiture_webhooks.config import (
     variables,
 )
 from confiture_webhooks.config.block import ENDPOINT
-from confiture_webhooks.config.settings import redacted_url
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.errors import ConfigError, Fault
 from confiture_webhooks.event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
-from confiture_webhooks.networks import Networks
+from confiture_webhooks.networks import Networks, origin
 from confiture_webhooks.retry import RetryPolicy
 
 URL = "https://hooks.example.com/migrations"
@@ -893,9 +892,9 @@ def test_redacted_outbox(outbox: str, shown: str) -> None:
     assert Settings(outbox=outbox).place.shown == shown
 
 
-def test_redacted_url() -> None:
+def test_what_is_shown_of_a_url() -> None:
     """Scheme, host and port remain."""
-    assert redacted_url("http://[::1]:80/a?b#c") == "http://[::1]:80/…"
+    assert origin("http://u:p@[::1]:80/a?b#c") == "http://[::1]:80"
 
 
 # The documentation

@@ -18,6 +18,7 @@ from requests.auth import HTTPBasicAuth
 from requests.exceptions import InvalidProxyURL
 
 from ..delivery import ERROR_TYPES
+from ..networks import origin
 from ..telemetry.context import without_http_spans
 from ..transport import Response
 from .http_connection import POOLS, SOCKS_POOLS, look_up, permitted
@@ -132,8 +133,7 @@ def _check_proxy(way: Way, exchange: Exchange) -> None:
         raise InvalidProxyURL
     networks = exchange.request.networks
     if networks.allowed or networks.denied:
-        host, port, _ = address_of(way.url)
-        permitted(look_up(host, port, exchange), networks, every=True)
+        permitted(look_up(*address_of(way.url), exchange), networks, every=True)
 
 
 class _CleanAdapter(HTTPAdapter):
@@ -260,7 +260,7 @@ def _describe_span(url: str, resend_count: int) -> None:
     span = trace.get_current_span()
     if span is _CALLER.get() or not span.is_recording():
         return
-    host, port, shown = address_of(url)
+    host, port = address_of(url)
     attributes: dict[str, str | int] = {"server.address": host, "server.port": port}
     if resend_count:
         attributes["http.request.resend_count"] = resend_count
@@ -268,7 +268,7 @@ def _describe_span(url: str, resend_count: int) -> None:
     given: Mapping[str, Any] | None = getattr(span, "attributes", None)
     for name in ("url.full", "http.url"):
         if given is None or name in given:
-            attributes[name] = shown
+            attributes[name] = origin(url)
     for name in given or ():
         header = name.removeprefix("http.request.header.")
         if header != name and not _PLAIN_REQUEST_HEADER.fullmatch(header):

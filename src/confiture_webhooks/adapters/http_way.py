@@ -117,7 +117,7 @@ def is_direct(url: str) -> bool:
 
     Hosts that requests itself matches beyond this are reached directly, too.
     """
-    name, port, _ = address_of(url)
+    name, port = address_of(url)
     host = name.removesuffix(".")
     given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     return is_loopback(host) or any(
@@ -125,12 +125,10 @@ def is_direct(url: str) -> bool:
     )
 
 
-def address_of(url: str) -> tuple[str, int, str]:
-    """Host, port, and scheme with both, of *url*."""
+def address_of(url: str) -> tuple[str, int]:
+    """Host and port of *url*."""
     parts = urlsplit(url)
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
-    address = parts.netloc.rpartition("@")[2]
-    return parts.hostname or "", port, f"{parts.scheme}://{address}"
+    return parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
 
 
 def _matches(entry: str, host: str, port: int) -> bool:

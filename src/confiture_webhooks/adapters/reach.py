@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
 
 from ..bounded import TimedOut, bounded
 from ..delivery import ERROR_TYPES
 from ..endpoint import Tls
-from ..networks import Networks
+from ..networks import Networks, origin
 from ..telemetry.context import without_http_spans
 from ..transport import Request
 from .http_exchange import Exchange
@@ -41,7 +40,6 @@ class Reach:
 def reach(
     url: str,
     timeout: timedelta,
-    ca_bundle: str | None = None,
     *,
     tls: Tls | None = None,
     networks: Networks | None = None,
@@ -49,18 +47,15 @@ def reach(
 ) -> Reach:
     """Ask *url*'s host for its clock, in at most about *timeout*; sends no path or credentials.
 
-    *ca_bundle*: whom to trust, if not those that *tls* or the environment names. An export of
-    OpenTelemetry takes the proxies that ``requests`` takes, also to this machine.
+    An export of OpenTelemetry takes the proxies that ``requests`` takes, also to this machine.
     """
-    parts = urlsplit(url)
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path="/", query="", fragment="")
     request = Request(
-        url=bare.geturl(),
+        url=f"{origin(url)}/",
         headers={"Connection": "close"},
         body=b"",
         endpoint="reach",
         method="HEAD",
-        tls=tls or Tls(ca_bundle=ca_bundle),
+        tls=tls or Tls(),
         networks=networks or Networks(),
     )
     exchange = Exchange(request, timeout, answer_within=_ANSWER_WITHIN_S)

@@ -337,6 +337,7 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
         given.pop("environment", None)
     own = variable.table(VARIABLES, given)
     environment = environment or own["environment"]
+    chosen = {**block, **{key: value for key, value in own.items() if value is not None}}
     faults = [*file.faults, *file.reading.faults_in(), *variable.faults_in()]
     faults = [fault for fault in faults if fault not in elsewhere]
     if environ.get(variables.SECRET) and not rows:
@@ -346,15 +347,10 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
     outbox_fault = next(iter(outbox_reading.faults_in(("outbox",))), None)
     is_used = bool(block["endpoints"])
     return {
-        **{key: block[key] for key in ("hooks", "hook_timeout", "trace_url", "database_label")},
+        **{key: chosen.get(key) for key in _CHOSEN},
         "endpoints": tuple(one for one in endpoints if not one.faults),
         "faulty": tuple(one for one in endpoints if one.faults),
-        "outbox": "memory" if outbox_fault else own["outbox"] or block["outbox"],
-        "flush_timeout": block["flush_timeout"]
-        if own["flush_timeout"] is None
-        else own["flush_timeout"],
-        "log": own["log"],
-        "log_level": own["log_level"],
+        "outbox": "memory" if outbox_fault else chosen["outbox"],
         "environment": environment,
         "sources": _sources(environ, file, is_on=own["switch"]),
         "run_url": run_url(environ),
@@ -363,6 +359,11 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
         "warnings": tuple(_slips(environ, file.reading.texts, is_used=is_used)),
         "advice": (*advice, *_astray(endpoints, environment), *elsewhere.values()),
     }
+
+
+_CHOSEN = (
+    *("flush_timeout", "hooks", "hook_timeout", "trace_url", "database_label", "log", "log_level"),
+)
 
 
 def _sources(environ: Mapping[str, str], file: File, *, is_on: bool) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from .. import command_watch
 from ..endpoint import Endpoint, Tls
 from ..errors import ConfigError, Fault
+from ..networks import origin
 from . import variables
 
 Log = Literal["json", "console", "off"]
@@ -159,7 +159,7 @@ def redacted(settings: Settings) -> dict[str, Any]:
 def _redacted_endpoint(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "name": endpoint.name,
-        "url": redacted_url(endpoint.url),
+        "url": f"{origin(endpoint.url)}/…",
         "events": sorted(event.value for event in endpoint.events),
         "environments": None if endpoint.environments is None else sorted(endpoint.environments),
         "migrations": list(endpoint.migrations) or None,
@@ -188,9 +188,3 @@ def _seldom(endpoint: Endpoint) -> dict[str, Any]:
         "allow_networks": list(endpoint.networks.allowed),
         "deny_networks": list(endpoint.networks.denied),
     }
-
-
-def redacted_url(url: str) -> str:
-    """``scheme://host[:port]/…`` of *url*: no user, password, path or query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/…"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..bounded import bounded
 from ..command_watch import is_off
 from ..config.variables import SWITCH
+from ..endpoint import Tls
 from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Export, complaints, plan
 from ..wiring import found_settings, in_database
 from .endpoints import PATIENCE, address, obstacle, remedy_of, signs, way_to
@@ -160,7 +161,7 @@ def _exporter(
     if not is_installed:
         remedy = INSTALL if protocol != GRPC else "Install opentelemetry-exporter-otlp-proto-grpc"
         return wrong(name, "the exporter's package is not installed", remedy)
-    found = reach(address, PATIENCE, ca_bundle, is_export=True)
+    found = reach(address, PATIENCE, tls=Tls(ca_bundle=ca_bundle), is_export=True)
     if stopped := obstacle(found, address.partition(":")[0]):
         symptom, remedy = stopped
         if not found.is_proxied and found.reason is None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from opentelemetry import _logs, metrics, trace
@@ -35,6 +34,7 @@ from opentelemetry.trace import TracerProvider as AnyTracerProvider
 
 from ..config.variables import RESOURCE
 from ..errors import Fault
+from ..networks import origin
 from ..terminal import stderr
 from . import names
 from .context import ensure_propagators, made_here, storable
@@ -451,6 +451,5 @@ def _cut(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     attributes = dict(kwargs.get("attributes") or {})
     for name in _ADDRESSES:
         if name in attributes:
-            parts = urlsplit(str(attributes[name]))
-            attributes[name] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+            attributes[name] = origin(str(attributes[name]))
     return {**kwargs, "attributes": attributes}
