@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..delivery import Delivery, TraceContext
 from ..endpoint import DEFAULT_FORMAT, Endpoint
@@ -33,8 +33,7 @@ class Rendered:
     content_type: str = JSON
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
+class Words(NamedTuple):
     """A format made of an event's ``Message``, and whether what was made is small enough."""
 
     make: Callable[[Event, Message], dict[str, Any]]
@@ -42,18 +41,23 @@ class Words:
 
 
 WORDS: Mapping[str, Words] = {
-    "slack": Words(make=services.slack),
-    "discord": Words(make=services.discord, fits=services.discord_fits),
-    "teams": Words(make=services.teams, fits=lambda made: len(body(made)) <= services.TEAMS_TOTAL),
-    "pagerduty": Words(make=services.pagerduty),
-    "opsgenie": Words(make=services.opsgenie, fits=services.opsgenie_fits),
+    "slack": Words(services.slack),
+    "discord": Words(services.discord, services.discord_fits),
+    "teams": Words(services.teams, lambda made: len(body(made)) <= services.TEAMS_TOTAL),
+    "pagerduty": Words(services.pagerduty),
+    "opsgenie": Words(services.opsgenie, services.opsgenie_fits),
 }
 
 
 def render(event: Event, endpoint: Endpoint) -> Rendered:
     """*event* as *endpoint* asked for it. Holds no secret: ``provider`` adds what is one."""
     if words := WORDS.get(endpoint.format):
-        return Rendered(body=_in_words(event, words, include_sql=endpoint.include_sql))
+        said = message(event, include_sql=endpoint.include_sql)
+        for budget in BUDGETS:
+            document = words.make(event, said.cut(budget))
+            if words.fits(document):
+                break
+        return Rendered(body=body(document))
     document = payload(event, endpoint.name, include_sql=endpoint.include_sql)
     if endpoint.format == "cloudevents":
         data = json.loads(body(document))
@@ -62,52 +66,40 @@ def render(event: Event, endpoint: Endpoint) -> Rendered:
     return Rendered(body=body(document))
 
 
-def _in_words(event: Event, words: Words, *, include_sql: bool) -> bytes:
-    whole = message(event, include_sql=include_sql)
-    for budget in BUDGETS:
-        document = words.make(event, whole.cut(budget))
-        if words.fits(document):
-            break
-    return body(document)
-
-
 def deliveries_of(
     event: Event, endpoints: Sequence[Endpoint], trace: TraceContext, *, report: Report
 ) -> list[Delivery]:
-    """One delivery of *event* for each of *endpoints* that wants it."""
-    wanting = [endpoint for endpoint in endpoints if endpoint.wants(event)]
-    return [_delivery(event, one, trace, _rendered(event, one, report)) for one in wanting]
+    """One delivery of *event* for each of *endpoints* that wants it, in the format it asks for.
 
-
-def _rendered(event: Event, endpoint: Endpoint, report: Report) -> Rendered:
-    """The body *endpoint* asked for; in the default format when that cannot be made.
-
-    The receiver then refuses it, and the delivery stays where an operator sees it.
+    In the default format when that cannot be made: the receiver then refuses it, and the
+    delivery stays where an operator sees it.
     """
-    try:
-        return render(event, endpoint)
-    except Exception as error:
-        if endpoint.format == DEFAULT_FORMAT:
-            raise
-        # A fault of one endpoint's format costs no other endpoint.
-        report("format", error)
-        return render(event, replace(endpoint, format=DEFAULT_FORMAT))
-
-
-def _delivery(
-    event: Event, endpoint: Endpoint, trace: TraceContext, rendered: Rendered
-) -> Delivery:
-    return Delivery(
-        id=f"dlv_{uuid.uuid4().hex}",
-        event_id=event.id,
-        event_type=event.type,
-        endpoint=endpoint.name,
-        body=rendered.body,
-        content_type=rendered.content_type,
-        trace=trace,
-        correlation_id=event.trace_id,
-        created_at=event.occurred_at,
-        migration_version=event.migration.version if event.migration else None,
-        migration_name=event.migration.name if event.migration else None,
-        environment=event.environment,
-    )
+    made = []
+    for endpoint in endpoints:
+        if not endpoint.wants(event):
+            continue
+        try:
+            rendered = render(event, endpoint)
+        except Exception as error:
+            if endpoint.format == DEFAULT_FORMAT:
+                raise
+            # A fault of one endpoint's format costs no other endpoint.
+            report("format", error)
+            rendered = render(event, replace(endpoint, format=DEFAULT_FORMAT))
+        made.append(
+            Delivery(
+                id=f"dlv_{uuid.uuid4().hex}",
+                event_id=event.id,
+                event_type=event.type,
+                endpoint=endpoint.name,
+                body=rendered.body,
+                content_type=rendered.content_type,
+                trace=trace,
+                correlation_id=event.trace_id,
+                created_at=event.occurred_at,
+                migration_version=event.migration.version if event.migration else None,
+                migration_name=event.migration.name if event.migration else None,
+                environment=event.environment,
+            )
+        )
+    return made

@@ -215,7 +215,11 @@ class Sender:
             # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
             self.defer_open(pace, delivery_id)
             return
-        self._rest_with_others(pace, at)
+        endpoint = pace.endpoint
+        until = self.outbox.seen_rest(endpoint.name, self.environment)
+        if until is not None and until <= at + endpoint.retry.longest_wait:
+            with self.guard:  # another worker was asked to rest
+                pace.rest(until, at)
         if delivery_id not in pace.open:
             return  # the worker was stopped during the record, and has reported it
         wait = decision.next_attempt_at - at if decision.next_attempt_at else None
@@ -233,14 +237,6 @@ class Sender:
         endpoint, longest = pace.endpoint, pace.endpoint.retry.longest_wait
         with suppress(OutboxError):  # this worker rests all the same
             self.outbox.rest(endpoint.name, self.environment, until, now=now, max_wait=longest)
-
-    def _rest_with_others(self, pace: Pace, now: datetime) -> None:
-        """Rest where another worker was asked to, for as long as the policy allows."""
-        endpoint = pace.endpoint
-        until = self.outbox.seen_rest(endpoint.name, self.environment)
-        if until is not None and until <= now + endpoint.retry.longest_wait:
-            with self.guard:
-                pace.rest(until, now)
 
     def _record(self, claim: Claim, attempt: Attempt, decision: Decision) -> bool:
         for wait in RECORD_AGAIN_S:

@@ -16,7 +16,7 @@ from .sender import Clock, Sender
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
-    from ..outbox import Claim, Outbox
+    from ..outbox import Outbox
     from ..telemetry import Telemetry
     from ..transport import Transport
     from .sender import PassSpans
@@ -253,12 +253,21 @@ class Worker:
             return False
 
     def _work(self, pace: Pace) -> None:
-        """Deliver what is due."""
+        """Deliver what is due: a claim's deliveries are of one run, in their order."""
         run = None
         while not self._stopping.is_set():
             self._defer_taken_over(pace)
             stale_at = self._clock.monotonic() + FRESH_FOR.total_seconds()
-            claims = self._claim(pace)
+            claims = deque(
+                self._outbox.claim(
+                    pace.endpoint.name,
+                    environment=self._environment,
+                    now=self._clock.now(),
+                    lease=pace.endpoint.timeout + LEASE_MARGIN,
+                    limit=pace.limit,
+                    max_wait=pace.endpoint.retry.longest_wait,
+                )
+            )
             if not claims:
                 break
             pace.is_gone = False  # the outbox gives nothing for an endpoint that is off
@@ -293,18 +302,6 @@ class Worker:
             if pace.busy == len(self._threads[pace.endpoint.name]):
                 self._add_lane(pace)
             self._changed.notify_all()
-
-    def _claim(self, pace: Pace) -> deque[Claim]:
-        """Due deliveries of one run, in their order."""
-        claims = self._outbox.claim(
-            pace.endpoint.name,
-            environment=self._environment,
-            now=self._clock.now(),
-            lease=pace.endpoint.timeout + LEASE_MARGIN,
-            limit=pace.limit,
-            max_wait=pace.endpoint.retry.longest_wait,
-        )
-        return deque(claims)
 
     def _defer_taken_over(self, pace: Pace) -> None:
         """End the spans whose next attempt was due so long ago that another worker made it."""
