@@ -6,8 +6,8 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -79,7 +79,7 @@ class _Delivering:
         ask: Ask | None,
         *,
         environ: Mapping[str, str],
-        database: Database | None,
+        database: Database,
         is_pass: bool = False,
         before: Counter[Outcome] | None = None,
     ) -> None:
@@ -91,7 +91,7 @@ class _Delivering:
         self.outbox = operators_outbox(settings, environ, creates=not is_pass, notice=say)
         self.telemetry = make_telemetry(settings, environ)
         self.telemetry.observe_outbox(self.outbox.summary)
-        self.telemetry.connected(database or Database())
+        self.telemetry.connected(database)
         self.transport, self.passes = make_transport(), PassSpans(self.telemetry)
         self.worker = Worker(
             settings.endpoints,
@@ -119,26 +119,19 @@ class _Delivering:
 
         return self.outbox.listen(self.worker.wake, on_change)
 
-    @contextmanager
-    def reporting(self) -> Iterator[None]:
-        """A fault of the outbox is reported, and ends nothing."""
-        try:
-            yield
-        except OutboxError as error:
-            self.telemetry.outbox_failed(str(error))
+    def tend(self) -> None:
+        """Report how the migrations of killed runs ended, and forget what was delivered long ago.
 
-    def settle(self) -> None:
-        """Report how the migrations of killed runs ended."""
+        A fault of the outbox is reported, and ends nothing.
+        """
         one = self.settings
-        with self.reporting():
+        try:
             self.open = settle_outbox(
                 self.outbox, one.recorded, self.ask, self.telemetry, environment=one.environment
             )
-
-    def tend(self) -> None:
-        """Forget deliveries that were delivered long ago."""
-        with self.reporting():
             self.outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
+        except OutboxError as error:
+            self.telemetry.outbox_failed(str(error))
 
     def show(self, _: float) -> None:
         """How far the pass is, on a terminal. The outbox has other things to do than to count."""
@@ -146,13 +139,6 @@ class _Delivering:
         done = outcomes[Outcome.DELIVERED]
         failed = counted(outcomes.total() - done, "attempt", "attempts")
         progress(f"{done} delivered, {failed} failed … Ctrl-C ends it")
-
-    def has_due(self) -> bool:
-        """Whether there is anything to send: with nothing, nothing flashes on a terminal."""
-        with suppress(OutboxError):
-            at = self.next_at()
-            return at is not None and at <= datetime.now(UTC)
-        return False
 
     def next_at(self) -> datetime | None:
         """When the next delivery is due. Raises OutboxError."""
@@ -206,46 +192,39 @@ class Source:
     ) -> None:
         self._files = files
         self._read = read
-        self._known = self._seen = self._stamp()
-
-    def _stamp(self) -> tuple[object, ...]:
-        """Another value when a file, or the target of a symbolic link to it, has changed."""
-        return tuple(stamp(path) for path in self._files)
+        self._known = self._seen = [stamp(path) for path in files]
 
     def news(self) -> tuple[Settings, Ask | None] | None:
         """The configuration to take over: it has changed, and is whole, unchanged since last asked.
 
         A wrong one is said in a line.
         """
-        seen, self._seen = self._seen, self._stamp()
-        if self._seen in (self._known, ()) or seen != self._seen:
+        seen, self._seen = self._seen, [stamp(path) for path in self._files]
+        if self._seen in (self._known, []) or seen != self._seen:
             return None
         self._known = self._seen
         try:
             settings, ask = self._read()
         except Exception as error:  # noqa: BLE001  nothing in a file ends a worker
-            self.refuse(type(error).__name__)
+            refuse(type(error).__name__)
             return None
         if faults := settings.faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-            self.refuse(f"{faults[0]}{more}")
+            refuse(f"{faults[0]}{more}")
             return None
         if not settings.endpoints:
-            self.refuse("no endpoint is configured")
+            refuse("no endpoint is configured")
             return None
         return settings, ask
 
-    @staticmethod
-    def refuse(why: str) -> None:
-        """Say that the new configuration is not taken over."""
-        say(f"The changed configuration is wrong, the one before it stays in force: {why}")
+
+def refuse(why: str) -> None:
+    """Say that a new configuration is not taken over."""
+    say(f"The changed configuration is wrong, the one before it stays in force: {why}")
 
 
 def deliver_due(
-    settings: Settings,
-    environ: Mapping[str, str],
-    ask: Ask | None = None,
-    database: Database | None = None,
+    settings: Settings, environ: Mapping[str, str], ask: Ask | None, database: Database
 ) -> PassResult:
     """Send every delivery that is due now, once; one that fails is put off on its schedule.
 
@@ -256,16 +235,19 @@ def deliver_due(
     made = _Delivering(settings, ask, environ=environ, database=database, is_pass=True)
     with closing(made) as command:
         command.passes.begin()  # a pass that finds nothing is seen, too
-        command.settle()
-        show = command.show if command.has_due() else None
+        command.tend()
+        is_due = False  # with nothing to send, nothing flashes on a terminal
+        with suppress(OutboxError):
+            is_due = (command.next_at() or datetime.max.replace(tzinfo=UTC)) <= datetime.now(UTC)
         command.worker.start()
         command.worker.wake()
         try:
-            is_done = command.worker.drain(LONGEST_PASS, horizon=timedelta(), show=show)
+            is_done = command.worker.drain(
+                LONGEST_PASS, horizon=timedelta(), show=command.show if is_due else None
+            )
         finally:
             progress("")
         command.worker.stop()
-        command.tend()
         return command.result(is_done=is_done)
 
 
@@ -273,10 +255,10 @@ def deliver_until(
     stopped: threading.Event,
     settings: Settings,
     environ: Mapping[str, str],
-    ask: Ask | None = None,
+    ask: Ask | None,
     *,
     source: Source,
-    database: Database | None = None,
+    database: Database,
 ) -> PassResult:
     """Send every delivery when it is due, until *stopped* is set.
 
@@ -302,7 +284,7 @@ def deliver_until(
         except OutboxError as error:
             if current is in_force:
                 raise
-            source.refuse(str(error))
+            refuse(str(error))
             current = in_force
             continue
         if news is None:
@@ -320,7 +302,6 @@ def _serve(
         tends_at = 0.0
         while not stopped.is_set() and news is None:
             if time.monotonic() >= tends_at:
-                command.settle()
                 command.tend()
                 tends_at = time.monotonic() + TEND_EVERY.total_seconds()
             command.show(0)

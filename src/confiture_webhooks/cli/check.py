@@ -64,9 +64,6 @@ def check(
       confiture webhooks check
         ↳ Check what a migration here would use
 
-      confiture webhooks check --config db/environments/production.yaml
-        ↳ Check another environment
-
       confiture webhooks check --explain migration_error --migration 007_billing
         ↳ Which endpoints are sent its failure, and why the others are not
 

@@ -26,11 +26,6 @@ PLACEHOLDER = "the_role"
 outbox_app = typer.Typer(no_args_is_help=True, help="Create or remove the outbox")
 
 
-@outbox_app.callback()
-def _outbox() -> None:
-    """Create or remove the outbox."""
-
-
 @outbox_app.command()
 @with_exit_codes
 def init(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,13 +21,11 @@ from ..receiver import LocalReceiver, Received, verify
 from ..receiver.capture import LARGEST, Captured, as_document, describe, is_signed, read_capture
 from ..receiver.local import payload_of
 from ..receiver.server import answer_of
-from ..terminal import printable, say
+from ..terminal import say
 from ..verification import Verified
 from .options import FormatOpt
-from .tables import CONFIG_INVALID, line, print_json
+from .tables import CONFIG_INVALID, FAILED, WRONG_COMMAND, CommandError, line, print_json
 
-NOT_VALID = 1
-NOT_RUN = 2
 DEFAULT_PORT = 8000
 
 SecretOpt = Annotated[
@@ -86,10 +84,6 @@ def listen(
       confiture webhooks listen --format json | jq .payload
         ↳ Only what was sent
 
-    RELATED:
-      confiture webhooks verify  - Check a captured request
-      confiture webhooks test    - Send a ping
-
     EXIT CODES:
       0  Ended with Ctrl-C.
       2  Wrong option, or the port is not free.
@@ -105,10 +99,10 @@ def listen(
         receiver = LocalReceiver(
             port, secrets or None, answers, arrived.put, keeps=100, refuses=not answers
         )
-    except ConfigError as error:
-        _refuse(str(error), CONFIG_INVALID)
+    except ConfigError:
+        raise
     except WebhooksError as error:
-        _refuse(f"{error}. Choose another with --port", NOT_RUN)
+        raise CommandError(f"{error}. Choose another with --port", code=WRONG_COMMAND) from error
     with receiver:
         note = "signatures are checked" if secrets else "no secret: signatures are not checked"
         say(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends it")
@@ -124,11 +118,6 @@ def listen(
 
 def _secrets(given: list[str] | None) -> list[str]:
     return given or [value for value in [os.environ.get(variables.SECRET)] if value]
-
-
-def _refuse(reason: str, code: int) -> NoReturn:
-    say(f"❌ {reason}", style="red")
-    raise typer.Exit(code)
 
 
 @contextmanager
@@ -162,10 +151,9 @@ def verify_command(
     """Check the signature of a captured request.
 
     PROCESS:
-      FILE is a raw HTTP request (headers, blank line, body) or one JSON document
-      as `listen --format json` prints it. The Standard Webhooks signature is
-      checked; with --tolerance 0, X-Confiture-Signature alone will do: it has
-      no time in it.
+      FILE is a raw HTTP request (headers, blank line, body) or one JSON document as
+      `listen --format json` prints it. The Standard Webhooks signature is checked; with
+      --tolerance 0, X-Confiture-Signature alone will do: it has no time in it.
 
     EXAMPLES:
       confiture webhooks verify request.txt
@@ -173,9 +161,6 @@ def verify_command(
 
       confiture webhooks verify --tolerance 0 - < request.json
         ↳ One that was captured long ago
-
-    RELATED:
-      confiture webhooks listen  - Receive and capture requests
 
     EXIT CODES:
       0  The signature is valid.
@@ -185,25 +170,25 @@ def verify_command(
     """
     secrets = _secrets(secret)
     if not secrets:
-        _refuse(f"no secret: set {variables.SECRET} or give --secret", CONFIG_INVALID)
+        problem = f"no secret: set {variables.SECRET} or give --secret"
+        raise CommandError(problem, code=CONFIG_INVALID)
     try:
         is_piped = str(file) == "-"
         with open(0 if is_piped else file, "rb", closefd=not is_piped) as source:
             capture = read_capture(source.read(LARGEST + 1))
     except OSError as error:
-        _refuse(f"cannot read {printable(file)}: {error.strerror}", NOT_RUN)
+        problem = f"cannot read {file}: {error.strerror}"
+        raise CommandError(problem, code=WRONG_COMMAND) from error
     except WebhooksError as error:
-        _refuse(f"{printable(file)} is not a captured request: {error}", NOT_RUN)
-    try:
-        document = _checked(capture, secrets, timedelta(seconds=tolerance) or None)
-    except ConfigError as error:
-        _refuse(str(error), CONFIG_INVALID)
+        problem = f"{file} is not a captured request: {error}"
+        raise CommandError(problem, code=WRONG_COMMAND) from error
+    document = _checked(capture, secrets, timedelta(seconds=tolerance) or None)
     if output == "json":
         print_json(document)
     else:
         _show_verdict(document)
     if not document["valid"]:
-        raise typer.Exit(NOT_VALID)
+        raise typer.Exit(FAILED)
 
 
 def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None) -> dict[str, Any]:

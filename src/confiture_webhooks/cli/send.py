@@ -74,9 +74,6 @@ def test(
       confiture webhooks test pager --event migration_error
         ↳ Try the pager before it is needed
 
-      confiture webhooks test analytics --format json
-        ↳ Ping one, for a script
-
     EXIT CODES:
       0  Every webhook was delivered.
       1  One was not within the flush timeout.

@@ -22,6 +22,7 @@ from ..errors import ConfigError, Fault, OutboxError, WebhooksError
 from ..terminal import is_terminal, printable, say
 
 FAILED = 1
+WRONG_COMMAND = 2
 CONFIG_INVALID = 5
 """The host's exit code of an invalid configuration."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -30,8 +31,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 class CommandError(WebhooksError):
     """A command cannot do what it was asked; *more* lines go with it, by their key in JSON."""
 
-    def __init__(self, problem: str, **more: Sequence[str]) -> None:
-        self.more = more
+    def __init__(self, problem: str, *, code: int = FAILED, **more: Sequence[str]) -> None:
+        self.code, self.more = code, more
         super().__init__(problem)
 
 
@@ -56,25 +57,27 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             else:
                 say_faults(error.faults)
             raise typer.Exit(CONFIG_INVALID) from None
-        except (CommandError, OutboxError) as error:
-            _fail(str(error), output, getattr(error, "more", None))
+        except CommandError as error:
+            _fail(error, output)
+        except OutboxError as error:
+            _fail(CommandError(str(error)), output)
         except OSError as error:
             if error.errno not in _FULL or error.filename:
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is not tried again
-            _fail(f"standard output cannot be written ({error.strerror}). Make room for it", "text")
+            problem = f"standard output cannot be written ({error.strerror}). Make room for it"
+            _fail(CommandError(problem), "text")
 
     return run
 
 
-def _fail(problem: str, output: str, more: Mapping[str, Sequence[str]] | None = None) -> NoReturn:
-    more = more or {}
+def _fail(error: CommandError, output: str) -> NoReturn:
     if output == "json":
-        print_json({"ok": False, "error": problem, **more})
+        print_json({"ok": False, "error": str(error), **error.more})
     else:
-        say(f"❌ {problem}", style="red")
-        say(*(f"   {below}" for lines in more.values() for below in lines))
-    raise typer.Exit(FAILED)
+        say(f"❌ {error}", style="red")
+        say(*(f"   {below}" for lines in error.more.values() for below in lines))
+    raise typer.Exit(error.code)
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -163,29 +163,26 @@ def obstacle(found: Reach, scheme: str) -> tuple[str, str] | None:
     """What stopped *found* on its way to an address of *scheme*, and the remedy, if anything."""
     if found.error_type is None:
         return None
+    variable = f"{scheme.upper()}_PROXY"
     if found.step == "proxy" and found.error_type.isdigit():
-        return f"{found.error_type} from the proxy", _of_proxy(found.error_type, scheme)
+        return f"{found.error_type} from the proxy", _of_proxy(found.error_type, variable)
     if found.reason in _TLS:
         symptom, _ = _TLS[found.reason]
         return f"{found.error_type}, {symptom}", remedy_of(found.error_type, found.reason)
     if found.is_proxied and found.step in ("resolves", "connects", "proxy"):
-        remedy = f"Check {_variable(scheme)}; NO_PROXY names hosts that are reached without it"
+        remedy = f"Check {variable}; NO_PROXY names hosts that are reached without it"
         return f"{found.error_type} (the proxy)", remedy
     if found.reason is not None and "_networks" in found.reason:
         return f"the address is refused: {found.reason}", "Change allow_networks or deny_networks"
     return found.error_type, remedy_of(found.error_type)
 
 
-def _of_proxy(status: str, scheme: str) -> str:
+def _of_proxy(status: str, variable: str) -> str:
     if status == "407":
-        return f"Put the proxy's user and password into {_variable(scheme)}"
+        return f"Put the proxy's user and password into {variable}"
     if status in ("502", "503", "504"):
         return "The proxy does not reach that host: check `url`, and where the proxy may go"
     return "Have the proxy let this host through, or name the host in NO_PROXY"
-
-
-def _variable(scheme: str) -> str:
-    return f"{scheme.upper()}_PROXY"
 
 
 def way_to(endpoint: Endpoint) -> Iterator[Check]:
