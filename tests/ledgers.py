@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from confiture_webhooks.event import Direction, MigrationRef
 from confiture_webhooks.outbox import Intent
 from confiture_webhooks.run.migration import Backend
-from confiture_webhooks.run.settling import intent_of
+from confiture_webhooks.run.settling import Settling
+from fakes import FakeTelemetry
 from samples import TRACE
 
 LEDGER = (
@@ -27,5 +29,9 @@ class Engine:
 
 def intent(backend: Backend, direction: Direction = Direction.UP) -> Intent:
     """The intent of a migration of version 005 on *backend*, as a run stages it."""
-    ref = MigrationRef(version="005", slug="a")
-    return intent_of("evt_1", ref, direction, backend, TRACE, environment=None, run_id="")
+    staged: list[Intent] = []
+    telemetry: Any = FakeTelemetry()
+    outgoing: Any = SimpleNamespace(stage=staged.append)
+    settling = Settling(telemetry, outgoing, None, telemetry.failed)
+    settling.stage("evt_1", MigrationRef(version="005", slug="a"), direction, backend, TRACE)
+    return staged[0]

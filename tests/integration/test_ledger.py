@@ -257,11 +257,6 @@ def test_the_projects_database_is_the_files_or_the_variables(tmp_path: Any) -> N
     assert project_dsn(file, {}) is None
 
 
-def test_a_ledger_shows_nothing_of_its_address(shop: str) -> None:
-    """Its ``repr`` holds no DSN."""
-    assert repr(Ledger(shop)) == "Ledger()"
-
-
 def test_a_database_that_is_gone_is_no_answer(shop: str) -> None:
     """Where nobody listens nothing is known, soon."""
     with connected(shop) as connection:

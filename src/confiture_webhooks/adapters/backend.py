@@ -18,6 +18,8 @@ from ..outbox.rows import at_best
 from ..run.migration import Backend
 
 DEFAULT_PORT = 5432
+ASKABLE = (TransactionStatus.IDLE, TransactionStatus.INTRANS)
+"""The states in which a connection takes a question."""
 LOCK_NAMESPACE = 1751936052
 """The first key of every migration lock, ``MigrationLock.DEFAULT_LOCK_NAMESPACE``."""
 
@@ -62,17 +64,17 @@ def backend_of(engine: Any) -> Backend:
 
     To be asked under the migration lock, if the run takes it.
     """
-    connection, table = engine.connection, str(engine.migration_table)
+    connection, ledger = engine.connection, str(engine.migration_table)
     info = connection.info
     process = _Process(*(_asked(connection, _PROCESS) or (None, None, None)))
     identity, timeline = _asked(connection, IDENTITY) or (None, None)
-    found = _asked(connection, _TABLE, (quoted(table),))
+    found = _asked(connection, _TABLE, (table(ledger).as_string(None),))
     locked = _asked(connection, _LOCK, (LOCK_NAMESPACE,))
     # A pooler answers with a pid of its own making, and gives each transaction another process.
     is_direct = process.pid == info.backend_pid
     return Backend(
         database=replace(database_of(connection), schema=process.schema),
-        ledger_table=f"{found[0]}.{found[1]}" if found else table,
+        ledger_table=f"{found[0]}.{found[1]}" if found else ledger,
         database_url=masked_url(info),
         pid=process.pid if is_direct else None,
         started_at=at_best(process.started_at) if is_direct else None,
@@ -116,25 +118,14 @@ def table(name: str) -> pgsql.Identifier:
     return pgsql.Identifier(*filter(None, (schema, bare)))
 
 
-def quoted(name: str) -> str:
-    """The ledger's *name* as text that PostgreSQL reads as an identifier."""
-    return table(name).as_string(None)
-
-
 def is_idle(connection: Any) -> bool:
     """Whether *connection* is outside a transaction."""
     return bool(connection.info.transaction_status == TransactionStatus.IDLE)
 
 
-def is_askable(connection: Any) -> bool:
-    """Whether *connection* takes a question now."""
-    status = connection.info.transaction_status
-    return status in (TransactionStatus.IDLE, TransactionStatus.INTRANS)
-
-
 def _asked(connection: Any, query: Any, values: tuple[object, ...] = ()) -> Any:
     """The row that answers *query*, ``None`` when refused; the transaction stays as it was."""
-    if not is_askable(connection):
+    if connection.info.transaction_status not in ASKABLE:
         return None
     with (
         suppress(psycopg.Error),

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -30,8 +30,6 @@ DIRECTORY = HOOKS
 """Beside ``db/``, in the directory ``confiture`` is run in; a package of this name, too."""
 REMEDY = "Correct it; until then its hooks do not run"
 DOTTED = "has a dot in its name, with which nothing can import it"
-_NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
-"""What parsing raises for a file that cannot be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +76,7 @@ def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
         whole = HookFile(module=DIRECTORY, path=directory, fault=fault, is_trusted=False)
         return [whole, *named]
     hidden = [path for path in paths if path.name[0] in "._"]
-    private = frozenset(path.stem for path in hidden if _is_reader(path))
+    private = frozenset(path.stem for path in hidden if _read(path.stem, path).reads_url)
     own = [path for path in paths if path not in hidden]
     files = [_read(f"{DIRECTORY}.{path.stem}", path, private) for path in own]
     return files + named
@@ -97,7 +95,10 @@ def _distrust(path: Path) -> Fault | None:
 def _module(name: str, project: Path) -> HookFile:
     """The module called *name*, found without importing anything."""
     first, *_ = parts = name.split(".")
-    spec = _top_level(first) or PathFinder.find_spec(first, [str(project)])
+    spec = None
+    with suppress(ImportError, ValueError):  # ``__main__`` and what else was made by hand
+        spec = find_spec(first)
+    spec = spec or PathFinder.find_spec(first, [str(project)])
     for length in range(2, len(parts) + 1):
         search = spec.submodule_search_locations if spec else None
         spec = PathFinder.find_spec(".".join(parts[:length]), search) if search else None
@@ -124,17 +125,10 @@ def _imported_with(origin: Path, project: Path) -> Iterator[Path]:
         yield from (package, package / "__init__.py", package / "__pycache__")
 
 
-def _top_level(name: str) -> ModuleSpec | None:
-    try:
-        return find_spec(name)
-    except (ImportError, ValueError):  # ``__main__`` and what else was made by hand
-        return None
-
-
 def _read(module: str, path: Path, private: frozenset[str] = frozenset()) -> HookFile:
     try:
         reads_url, imported = _parsed(path)
-    except _NO_PYTHON as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # by the parser
         line = getattr(error, "lineno", None)
         place = f"{_shown(path)}:{line}" if line else _shown(path)
         fault = Fault(place, f"is not valid Python ({_reason(error)})", REMEDY)
@@ -160,13 +154,6 @@ def _parsed(path: Path) -> tuple[bool, set[str]]:
     names += [node.module or "" for node in imports if isinstance(node, ast.ImportFrom)]
     constants = (node.value for node in nodes if isinstance(node, ast.Constant))
     return URL in constants, {part for name in names for part in name.split(".")}
-
-
-def _is_reader(path: Path) -> bool:
-    try:
-        return _parsed(path)[0]
-    except (*_NO_PYTHON, OSError):
-        return False  # reported when a hook file imports it
 
 
 def _reason(error: BaseException) -> str:

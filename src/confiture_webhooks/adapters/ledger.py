@@ -21,14 +21,7 @@ from psycopg.rows import tuple_row
 from ..outbox import Intent
 from ..outbox.rows import EPOCH, at_best
 from ..settlement import Known, LedgerRow
-from .backend import (
-    IDENTITY,
-    LOCK_NAMESPACE,
-    is_askable,
-    micros,
-    quoted,
-    table,
-)
+from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, micros, table
 
 TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
@@ -65,9 +58,6 @@ class Ledger:
         self._dsn = conninfo.make_conninfo(
             dsn, connect_timeout=str(TIMEOUT_S), application_name="confiture-webhooks"
         )
-
-    def __repr__(self) -> str:
-        return "Ledger()"
 
     def has(self, ledger_table: str, version: str, pid: int | None) -> bool | None:
         """Whether *version* is recorded; ``None`` when nobody can say in time.
@@ -114,7 +104,7 @@ def ask_over(connection: Any, intents: Sequence[Intent]) -> Mapping[str, Known]:
     No limit on connections stands in its way. An older snapshot would miss a COMMIT, so it says
     nothing in a transaction that has one.
     """
-    if not is_askable(connection):
+    if connection.info.transaction_status not in ASKABLE:
         return {}
     try:
         with connection.transaction():
@@ -173,7 +163,7 @@ def _row(
     try:
         ledger, version = table(intent.ledger_table), intent.migration.version
         with connection.transaction():
-            oid = _one(connection, _OID, (quoted(intent.ledger_table),))[0]
+            oid = _one(connection, _OID, (ledger.as_string(None),))[0]
             anew = _one(connection, pgsql.SQL(_WRITTEN_ANEW).format(ledger))[0]
             found = _run(connection, pgsql.SQL(_ROW).format(ledger), (version,)).fetchone()
     except _NO_ANSWER:
@@ -183,18 +173,14 @@ def _row(
     if found is None:
         return True, oid, at_best(anew), None
     row_id, applied_at, execution_time_ms, name, slug = found
+    prefix = f"{name}_{version}_"
     row = LedgerRow(
         id=row_id,
         applied_at=at_best(applied_at) or EPOCH,
         execution_time_ms=execution_time_ms,
-        is_marked=_is_marked(slug, f"{name}_{version}_"),
+        is_marked=bool(slug and slug.startswith(prefix) and _REASON.match(slug, len(prefix))),
     )
     return True, oid, at_best(anew), row
-
-
-def _is_marked(slug: str | None, prefix: str) -> bool:
-    """Whether the row with *slug* was written by something else than a run."""
-    return bool(slug and slug.startswith(prefix) and _REASON.match(slug, len(prefix)))
 
 
 def _run(

@@ -185,11 +185,32 @@ class Settling:
         backend: Backend,
         trace: TraceContext,
     ) -> None:
-        """Have the outbox remember that a migration is under way."""
+        """Have the outbox keep the facts that settle a migration if its process is killed."""
         self._own.add(event_id)
-        run_id, name = self._telemetry.correlation_id, self._environment
         self._outgoing.stage(
-            intent_of(event_id, ref, direction, backend, trace, environment=name, run_id=run_id)
+            Intent(
+                event_id=event_id,
+                direction=direction,
+                migration=ref,
+                environment=self._environment,
+                ledger_table=backend.ledger_table,
+                database_host=backend.database.host,
+                database_port=backend.database.port,
+                database_name=backend.database.name,
+                database_schema=backend.database.schema,
+                database_identity=backend.identity,
+                timeline=backend.timeline,
+                ledger_oid=backend.ledger_oid,
+                ledger_before=backend.ledger_before,
+                ledger_read_at=backend.ledger_read_at,
+                has_lock=backend.has_lock,
+                backend_pid=backend.pid,
+                backend_started_at=backend.started_at,
+                traceparent=trace.traceparent,
+                tracestate=trace.tracestate,
+                correlation_id=self._telemetry.correlation_id,
+                staged_at=datetime.now(UTC),
+            )
         )
 
     @contained
@@ -286,40 +307,4 @@ def _is_outlived(intent: Intent, migration: Migration) -> bool:
         intent.ledger_oid,
         intent.ledger_table,
         intent.ledger_before,
-    )
-
-
-def intent_of(
-    event_id: str,
-    ref: MigrationRef,
-    direction: Direction,
-    backend: Backend,
-    trace: TraceContext,
-    *,
-    environment: str | None,
-    run_id: str,
-) -> Intent:
-    """The facts that settle a migration if its process is killed."""
-    return Intent(
-        event_id=event_id,
-        direction=direction,
-        migration=ref,
-        environment=environment,
-        ledger_table=backend.ledger_table,
-        database_host=backend.database.host,
-        database_port=backend.database.port,
-        database_name=backend.database.name,
-        database_schema=backend.database.schema,
-        database_identity=backend.identity,
-        timeline=backend.timeline,
-        ledger_oid=backend.ledger_oid,
-        ledger_before=backend.ledger_before,
-        ledger_read_at=backend.ledger_read_at,
-        has_lock=backend.has_lock,
-        backend_pid=backend.pid,
-        backend_started_at=backend.started_at,
-        traceparent=trace.traceparent,
-        tracestate=trace.tracestate,
-        correlation_id=run_id,
-        staged_at=datetime.now(UTC),
     )
