@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.outbox import schema, sqlite_trust
+from confiture_webhooks.outbox import schema, sqlite_file
 from confiture_webhooks.outbox.sqlite import SqliteOutbox, open_outbox
 from confiture_webhooks.outbox.sqlite_file import default_path
 from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, filled, intent
@@ -153,7 +153,7 @@ def test_without_shared_memory_it_does_without_a_wal(
     """Where files beside it cannot be shared, two processes still share it, also one from a WAL."""
     filled(outbox_path)
     # A directory stands for a file system without shared memory; as a file beside it, it is refused.
-    monkeypatch.setattr(sqlite_trust, "_check", lambda *_, **__: None)
+    monkeypatch.setattr(sqlite_file, "_check", lambda *_, **__: None)
     outbox_path.with_name("webhooks.db-shm").mkdir()
     with closing(SqliteOutbox(outbox_path)) as first, closing(SqliteOutbox(outbox_path)) as second:
         first.release(event_id(7), [delivery(7)])

@@ -12,8 +12,7 @@ import pytest
 
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox.sqlite import SqliteOutbox, open_outbox
-from confiture_webhooks.outbox.sqlite_file import drop
-from confiture_webhooks.outbox.sqlite_trust import own
+from confiture_webhooks.outbox.sqlite_file import drop, own
 from contract.made import filled
 
 NOBODY = 65534
@@ -167,7 +166,7 @@ def test_where_files_have_no_owners_only_the_header_counts(
     outbox_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on Windows: an outbox is made and used, and another file is left as it is."""
-    monkeypatch.setattr("confiture_webhooks.outbox.sqlite_trust.os.name", "nt")
+    monkeypatch.setattr("confiture_webhooks.outbox.sqlite_file.os.name", "nt")
     outbox_path.parent.mkdir()
     own(outbox_path, makes=True)
     assert outbox_path.exists()

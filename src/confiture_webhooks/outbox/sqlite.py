@@ -22,17 +22,27 @@ from ..errors import OutboxError
 from . import schema
 from .outbox import Found, Outbox, Step
 from .sqlite_file import (
-    PATIENCE_S,
+    APPLICATION_ID,
+    DAMAGE,
+    DAMAGED,
+    SETTING,
     DamagedError,
-    be_patient,
-    connect,
-    in_memory,
+    Place,
+    closed,
+    code_of,
+    in_use,
+    is_closed,
+    not_ours,
     note_damage,
+    own,
+    place_of,
     set_aside,
     translated,
+    untrusted,
 )
-from .sqlite_trust import in_use
 
+PATIENCE_S = 2.0
+"""The longest an operation waits for others that use the file."""
 _SYNC_EVERY_COMMIT = "PRAGMA synchronous = FULL"
 _SYNC_AT_CHECKPOINT = "PRAGMA synchronous = NORMAL"
 
@@ -104,6 +114,8 @@ class _Store:
     survives a fork. With *follows* it goes over to the file that has taken the place of its own.
     """
 
+    _place: Place | None
+
     def __init__(self, path: Path | None, *, follows: bool = False) -> None:
         self.is_durable = path is not None
         self._path = path or Path("memory")
@@ -112,13 +124,14 @@ class _Store:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._is_closed = False
-        self._connect()
+        self._open()
 
-    def _connect(self) -> None:
+    def _open(self) -> None:
         if self.is_durable:
-            self._connection, self._place = connect(self._path), _place_of(self._path)
+            self._connection, self._place = _open_file(self._path)
         else:
-            self._connection, self._place = in_memory(), None
+            self._connection, self._place = _connected(":memory:"), None
+            _migrate(self._connection, self._path)
         in_use[self._place] += 1
         with translated(self._path):
             mode = self._connection.execute("PRAGMA journal_mode").fetchone()[0]
@@ -147,20 +160,20 @@ class _Store:
         if self.is_durable and self._pid != os.getpid():
             _left_open.append(self._connection)
             self._lock = threading.Lock()
-            self._connect()
+            self._open()
             self._pid = os.getpid()
         deadline = time.monotonic() + PATIENCE_S
         if not self._lock.acquire(timeout=PATIENCE_S):
             raise OutboxError(f"outbox {self.where}: busy with other threads' work")
         try:
             with translated(self._path):
-                if self._follows and _place_of(self._path) not in (None, self._place):
+                if self._follows and place_of(self._path) not in (None, self._place):
                     before = self._connection
-                    self._connect()
+                    self._open()
                     _left_open.append(before)
                 left_s = deadline - time.monotonic()
                 if abs(left_s - self._patience_s) > PATIENCE_STEP_S:
-                    be_patient(self._connection, left_s)
+                    _be_patient(self._connection, left_s)
                     self._patience_s = left_s
                 yield self._connection
         except DamagedError:
@@ -196,10 +209,126 @@ def _answer(connection: sqlite3.Connection, name: str, values: Mapping[str, Any]
     return count
 
 
-def _place_of(path: Path) -> tuple[int, int] | None:
-    """Which file has the name *path*; ``None``: none has."""
+def _open_file(path: Path) -> tuple[sqlite3.Connection, Place]:
+    """A connection to the outbox at *path*, which is made, and migrated, when need be.
+
+    Nothing of the file is touched before it is known to be an outbox of ours. Raises OutboxError;
+    DamagedError when the file is broken.
+    """
+    if is_closed(path):
+        raise closed(path)
+    with translated(path):
+        place = own(path, makes=True)
+        connection = _connected(path)
     try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        with translated(path):
+            if place_of(path) != place:
+                raise untrusted(path, "another file took its place", "Try again")  # noqa: TRY301
+            if refusal := _refusal_of_wal(connection):
+                connection.close()
+                connection = _connected(path)
+                _use_rollback_journal(connection, refusal)
+            _examine(connection, path)
+            _migrate(connection, path)
+    except DamagedError as error:
+        error.connection, error.place = connection, place
+        raise
+    except BaseException:
+        connection.close()
+        raise
+    return connection, place
+
+
+def _be_patient(connection: sqlite3.Connection, left_s: float) -> None:
+    """Let what follows wait *left_s* for other processes."""
+    left_ms = max(1, int(left_s * 1000))
+    connection.execute(f"PRAGMA busy_timeout = {left_ms}")
+
+
+def _connected(path: Path | str) -> sqlite3.Connection:
+    """A connection with rows by name, whose deletions take along what belongs to them."""
+    connection = sqlite3.connect(
+        path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
+    )
+    connection.row_factory = sqlite3.Row
+    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _refusal_of_wal(connection: sqlite3.Connection) -> sqlite3.OperationalError | None:
+    """Put the file into WAL mode; why not, where the file system cannot share memory."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        _be_patient(connection, deadline - time.monotonic())
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            code = code_of(error)
+            if code in (*DAMAGE, sqlite3.SQLITE_FULL):
+                raise
+            if code != sqlite3.SQLITE_BUSY:
+                return error
+            # Two processes that make the same file get this at once, whatever the timeout.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return None
+
+
+def _use_rollback_journal(
+    connection: sqlite3.Connection, refusal: sqlite3.OperationalError
+) -> None:
+    """Put the file into the mode that shares no memory; raises *refusal* if that fails, too."""
+    try:
+        # Exclusively, a WAL that was begun elsewhere can be read without shared memory.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA locking_mode = NORMAL")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        # A write that changes nothing: a directory that takes no journal is found out now.
+        connection.execute(f"PRAGMA user_version = {version}")
+    except sqlite3.OperationalError as error:
+        raise refusal from error
+
+
+def _examine(connection: sqlite3.Connection, path: Path) -> None:
+    """Look through the whole file if it was noted as damaged."""
+    note = path.with_name(path.name + DAMAGED)
+    if note.exists():
+        if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
+            raise DamagedError(path)
+        note.unlink(missing_ok=True)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the file to the newest schema, in one transaction.
+
+    Raises OutboxError for a file of another version that cannot be brought there, or of another
+    program.
+    """
+    if _version(connection, path) == schema.VERSION:
+        return
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        # Again, now that no other process can write: one may have just done it.
+        had = _version(connection, path)
+        for statement in schema.statements("sqlite", had):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """The schema's version in the file; 0: it has none."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if application_id != APPLICATION_ID and not is_empty:
+        raise not_ours(path)
+    found = 0 if is_empty else version
+    schema.check(found, f"outbox {path}", SETTING)
+    return found

@@ -1,11 +1,19 @@
-"""The outbox's file: where it lies, how it is opened, and how a broken one is set aside."""
+"""The outbox's file: where it lies, whether it is ours, and how a broken one is set aside.
+
+Before SQLite opens it, it is looked at by descriptor. A file or directory of another user, or one
+that others may write, is not used: whoever can write it could have forged events signed and sent,
+or read what is sent. A symbolic link is not followed, and a file that is no outbox is left as it
+is.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import sqlite3
-import time
+import stat
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -14,29 +22,35 @@ from pathlib import Path
 
 from ..errors import OutboxError
 from ..remedy import shown
-from . import schema
-from .sqlite_trust import (
-    APPLICATION_ID,
-    BESIDE,
-    DIRECTORY,
-    ELSEWHERE,
-    FILE,
-    SETTING,
-    closed,
-    not_ours,
-    own,
-    untrusted,
-)
+from ..trust import FOREIGN, SHARED, doubt
 
-PATIENCE_S = 2.0
-"""The longest an operation waits for others that use the file."""
-_DAMAGED = ".damaged"
+DIRECTORY = ".confiture"
+FILE = "webhooks.db"
+BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite adds to the file's name for the files beside it."""
+SETTING = "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
+ELSEWHERE = f"or name another file: {SETTING}"
+RUN_AS = f"Run this as {{}}, or give each user an outbox of its own: {SETTING}"
+APPLICATION_ID = 0x43465748
+"""``CFWH``, in the file's header: another program's database has another."""
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER = 100
+_LOOK = getattr(os, "O_PATH", os.O_RDONLY)
+"""A directory that this user may not list can be looked at."""
+Place = tuple[int, int]
+"""A file's device and inode."""
+in_use: Counter[Place | None] = Counter()
+"""This process's connections: reading a file's header again, and closing it, would drop their
+locks."""
+_guard = threading.Lock()
+DAMAGED = ".damaged"
 """Added to the file's name for a note that it is to be examined when it is next opened."""
 
 _WRITABLE = f"Make it writable, {ELSEWHERE}"
 _BUSY = ("locked by another process", "End that process, or try again when it is done")
 _CLOSED = ("it, or its directory, cannot be written", _WRITABLE)
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _REASONS = {
     sqlite3.SQLITE_BUSY: _BUSY,
     sqlite3.SQLITE_LOCKED: _BUSY,
@@ -56,12 +70,58 @@ class DamagedError(OutboxError):
 
     connection: sqlite3.Connection | None = None
     """Left open when opening failed: closing it would delete the log beside the file."""
-    inode: int | None = None
+    place: Place | None = None
     """Which file it was: by now another may have its name."""
 
     def __init__(self, path: Path) -> None:
         aside = f"The next {shown('up', group='migrate')} keeps it aside and goes on with a new one"
         super().__init__(f"outbox {path}: the file is damaged", aside)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite and of the file system into OutboxError, or DamagedError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if (code := code_of(error)) in DAMAGE:
+            raise DamagedError(path) from error
+        unknown = (f"SQLite refused ({type(error).__name__}: {error})", None)
+        reason, remedy = _REASONS.get(code, unknown)
+        raise OutboxError(f"outbox {path}: {reason}", remedy) from error
+    except (UnicodeError, OverflowError) as error:
+        raise OutboxError(f"outbox {path}: a value that SQLite cannot hold") from error
+    except OSError as error:
+        reason = f"it cannot be opened or made ({error.strerror or type(error).__name__})"
+        remedy = f"Make room on it, {ELSEWHERE}" if error.errno == errno.ENOSPC else _WRITABLE
+        raise OutboxError(f"outbox {path}: {reason}", remedy) from error
+
+
+def code_of(error: sqlite3.Error) -> int:
+    """SQLite's primary code of *error*; 0: it has none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def untrusted(path: Path, problem: str, remedy: str) -> OutboxError:
+    """That the outbox at *path* is not used."""
+    return OutboxError(f"outbox {path}: {problem}", remedy)
+
+
+def closed(path: Path) -> OutboxError:
+    """That this user may not read what is there."""
+    place = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    owner = place.lstat().st_uid
+    problem = f"closed to this user; it belongs to {_name(owner)}"
+    if owner == os.geteuid():
+        return untrusted(path, problem, f"Open {place} with chmod u+rwX, {ELSEWHERE}")
+    return untrusted(path, problem, RUN_AS.format(_name(owner)))
+
+
+def not_ours(path: Path) -> OutboxError:
+    """That there is another program's database."""
+    return untrusted(
+        path, "this is another program's SQLite database", f"Name another file: {SETTING}"
+    )
 
 
 def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
@@ -70,7 +130,7 @@ def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
     One that another user keeps closed is not passed over: what it holds would seem not to be.
     """
     path = project_dir / DIRECTORY / FILE
-    if _is_closed(path):
+    if is_closed(path):
         return path
     place = path.parent if path.parent.exists() else project_dir
     is_writable = os.access(place, os.W_OK | os.X_OK)
@@ -112,79 +172,154 @@ def is_there(path: Path) -> bool:
         with translated(path), suppress(FileNotFoundError):
             own(path, makes=False)
     except OutboxError:
-        if not _is_closed(path):
+        if not is_closed(path):
             raise
     return may_be_there(path)
 
 
-def _is_closed(path: Path) -> bool:
+def is_closed(path: Path) -> bool:
     """Whether there is, or may be, an outbox that this user cannot read."""
     return may_be_there(path) and not (os.access(path, os.R_OK) or os.path.islink(path))  # noqa: PTH114  never raises
 
 
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite and of the file system into OutboxError, or DamagedError."""
+def place_of(path: Path) -> Place | None:
+    """Which file has the name *path*; ``None``: none has."""
     try:
-        yield
-    except sqlite3.Error as error:
-        if (code := _code(error)) in _DAMAGE:
-            raise DamagedError(path) from error
-        unknown = (f"SQLite refused ({type(error).__name__}: {error})", None)
-        reason, remedy = _REASONS.get(code, unknown)
-        raise OutboxError(f"outbox {path}: {reason}", remedy) from error
-    except (UnicodeError, OverflowError) as error:
-        raise OutboxError(f"outbox {path}: a value that SQLite cannot hold") from error
-    except OSError as error:
-        reason = f"it cannot be opened or made ({error.strerror or type(error).__name__})"
-        remedy = f"Make room on it, {ELSEWHERE}" if error.errno == errno.ENOSPC else _WRITABLE
-        raise OutboxError(f"outbox {path}: {reason}", remedy) from error
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
-def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+def own(path: Path, *, makes: bool) -> Place:
+    """Which file the outbox at *path* is, for its owner alone.
 
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection to the outbox at *path*, which is made, and migrated, when need be.
-
-    Nothing of the file is touched before it is known to be an outbox of ours. Raises OutboxError;
-    DamagedError when the file is broken.
+    With *makes* a missing one, and its directory, are made. Raises OutboxError for one that is
+    not to be trusted or is none; OSError.
     """
-    if _is_closed(path):
-        raise closed(path)
-    with translated(path):
-        inode = own(path, makes=True)
-        connection = _open(path)
+    ignored = _make_directory(path) if makes else None
+    if os.name != "posix":  # no owners and modes of this kind
+        return _plain(path, makes=makes)
+    with _guard, _opened(path) as directory:
+        _check(os.fstat(directory), path.parent, path, is_file=False)
+        if makes:
+            if ignored:
+                with suppress(OSError), open(_made(".gitignore", directory, 0o644), "w") as file:
+                    file.write(f"{ignored}\n")
+            with suppress(FileExistsError):
+                os.close(_made(path.name, directory, 0o600))
+        for suffix in BESIDE:
+            with suppress(FileNotFoundError):
+                beside = os.stat(path.name + suffix, dir_fd=directory, follow_symlinks=False)
+                _check(beside, path.with_name(path.name + suffix), path)
+        # No one else can write the directory: what has the name keeps it.
+        found = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
+        _check(found, path, path)
+        place = found.st_dev, found.st_ino
+        if not in_use[place]:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            with os.fdopen(os.open(path.name, flags, dir_fd=directory), "rb") as file:
+                _judge(path, found, file.read(_HEADER))
+        # SQLite gives the files beside it the same mode.
+        if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+            os.chmod(path.name, 0o600, dir_fd=directory)
+        return place
+
+
+def _plain(path: Path, *, makes: bool) -> Place:
+    if makes:
+        path.touch()
+    found = path.stat()
+    if not in_use[found.st_dev, found.st_ino]:
+        with path.open("rb") as file:
+            _judge(path, found, file.read(_HEADER))
+    return found.st_dev, found.st_ino
+
+
+def _make_directory(path: Path) -> str | None:
+    """Make the directory of *path*, for its owner alone; which files version control is to ignore.
+
+    A directory that was there and is not ours gets no such file.
+    """
+    directory = path.parent
+    missing = [one for one in (directory, *directory.parents) if not os.path.lexists(one)]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+    if missing:
+        return "*"
+    return f"{path.name}*" if directory.name == DIRECTORY else None
+
+
+def _made(name: str, place: int, mode: int) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    return os.open(name, flags, mode, dir_fd=place)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """The directory of *path*; one of our own name is no link."""
+    directory = path.parent
+    follows = 0 if directory.name != DIRECTORY else os.O_NOFOLLOW
     try:
-        with translated(path):
-            if path.lstat().st_ino != inode:
-                raise untrusted(path, "another file took its place", "Try again")  # noqa: TRY301
-            if refusal := _refusal_of_wal(connection):
-                connection.close()
-                connection = _open(path)
-                _use_rollback_journal(connection, refusal)
-            _examine(connection, path)
-            migrate(connection, path)
-    except DamagedError as error:
-        error.connection, error.inode = connection, inode
+        descriptor = os.open(directory, _LOOK | os.O_DIRECTORY | follows)
+    except OSError as error:
+        if follows and directory.is_symlink():
+            raise _link(directory, path) from error
         raise
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def be_patient(connection: sqlite3.Connection, left_s: float) -> None:
-    """Let what follows wait *left_s* for other processes."""
-    left_ms = max(1, int(left_s * 1000))
-    connection.execute(f"PRAGMA busy_timeout = {left_ms}")
+def _link(shown: object, path: Path) -> OutboxError:
+    return untrusted(path, f"{shown} is a symbolic link", f"Name what it points to, {ELSEWHERE}")
+
+
+def _check(found: os.stat_result, at: Path, path: Path, *, is_file: bool = True) -> None:
+    """Raise OutboxError unless what was *found* is this user's, or root's, and theirs to write."""
+    shown = "it" if at == path else at
+    if stat.S_ISLNK(found.st_mode):
+        raise _link(shown, path)
+    why = doubt(found, at)
+    if why == FOREIGN:
+        owner = _name(found.st_uid)
+        raise untrusted(path, f"{shown} {why} ({owner})", RUN_AS.format(owner))
+    if why == SHARED:
+        problem = f"others may write {shown} (mode {stat.S_IMODE(found.st_mode):04o})"
+        place = "a file in a new directory below it" if stat.S_ISDIR(found.st_mode) else "another"
+        raise untrusted(path, problem, f"Close it with chmod go-w, or name {place}: {SETTING}")
+    if is_file and not stat.S_ISREG(found.st_mode):
+        raise untrusted(path, f"{shown} is not a regular file", f"Remove it, {ELSEWHERE}")
+
+
+def _name(uid: int) -> str:
+    with suppress(ImportError, KeyError):
+        import pwd  # noqa: PLC0415  where there are users
+
+        return pwd.getpwuid(uid).pw_name
+    return f"uid {uid}"
+
+
+def _judge(path: Path, found: os.stat_result, header: bytes) -> None:
+    """Raise OutboxError unless *header* is an outbox's, or of a file that is to be one."""
+    if not header:
+        return
+    if header.startswith(_MAGIC) and len(header) == _HEADER:
+        page = int.from_bytes(header[16:18], "big")
+        is_fresh = not any(header[40:44]) and found.st_size <= (page if page > 1 else 65536)
+        app = int.from_bytes(header[68:72], "big")
+        if app == APPLICATION_ID or (app == 0 and is_fresh):
+            return
+        raise not_ours(path)
+    if (path.parent.name, path.name) != (DIRECTORY, FILE):  # there it is an outbox that broke
+        raise untrusted(path, "this file is not an outbox", f"Name another file: {SETTING}")
 
 
 def note_damage(path: Path) -> None:
     """Have the file examined when it is next opened: what broke now may be deep inside."""
     with suppress(OSError):
-        path.with_name(path.name + _DAMAGED).touch(mode=0o600)
+        path.with_name(path.name + DAMAGED).touch(mode=0o600)
 
 
 def set_aside(path: Path, damage: DamagedError) -> Path | None:
@@ -194,7 +329,7 @@ def set_aside(path: Path, damage: DamagedError) -> Path | None:
     """
     with translated(path):
         aside = None
-        if path.stat().st_ino == damage.inode:
+        if place_of(path) == damage.place:
             name = f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
             names = chain([name], (f"{name}-{number}" for number in count(2)))
             aside = next(one for one in map(path.with_name, names) if not one.exists())
@@ -203,106 +338,10 @@ def set_aside(path: Path, damage: DamagedError) -> Path | None:
                 with suppress(FileNotFoundError):
                     path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
             path.rename(aside)
-            path.with_name(path.name + _DAMAGED).unlink(missing_ok=True)
+            path.with_name(path.name + DAMAGED).unlink(missing_ok=True)
         if damage.connection is not None:
             damage.connection.close()
         return aside
-
-
-def in_memory() -> sqlite3.Connection:
-    """A connection to an outbox of its own."""
-    connection = _open(":memory:")
-    migrate(connection, Path("memory"))
-    return connection
-
-
-def _open(path: Path | str) -> sqlite3.Connection:
-    """A connection with rows by name, whose deletions take along what belongs to them."""
-    connection = sqlite3.connect(
-        path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
-    )
-    connection.row_factory = sqlite3.Row
-    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
-    connection.execute("PRAGMA foreign_keys = ON")
-    return connection
-
-
-def _refusal_of_wal(connection: sqlite3.Connection) -> sqlite3.OperationalError | None:
-    """Put the file into WAL mode; why not, where the file system cannot share memory."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        be_patient(connection, deadline - time.monotonic())
-        try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-        except sqlite3.OperationalError as error:
-            code = _code(error)
-            if code in (*_DAMAGE, sqlite3.SQLITE_FULL):
-                raise
-            if code != sqlite3.SQLITE_BUSY:
-                return error
-            # Two processes that make the same file get this at once, whatever the timeout.
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return None
-
-
-def _use_rollback_journal(
-    connection: sqlite3.Connection, refusal: sqlite3.OperationalError
-) -> None:
-    """Put the file into the mode that shares no memory; raises *refusal* if that fails, too."""
-    try:
-        # Exclusively, a WAL that was begun elsewhere can be read without shared memory.
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = DELETE")
-        connection.execute("PRAGMA locking_mode = NORMAL")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        # A write that changes nothing: a directory that takes no journal is found out now.
-        connection.execute(f"PRAGMA user_version = {version}")
-    except sqlite3.OperationalError as error:
-        raise refusal from error
-
-
-def _examine(connection: sqlite3.Connection, path: Path) -> None:
-    """Look through the whole file if it was noted as damaged."""
-    note = path.with_name(path.name + _DAMAGED)
-    if note.exists():
-        if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
-            raise DamagedError(path)
-        note.unlink(missing_ok=True)
-
-
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the file to the newest schema, in one transaction.
-
-    Raises OutboxError for a file of another version that cannot be brought there, or of another
-    program.
-    """
-    if _version(connection, path) == schema.VERSION:
-        return
-    with connection:
-        connection.execute("BEGIN IMMEDIATE")
-        # Again, now that no other process can write: one may have just done it.
-        had = _version(connection, path)
-        for statement in schema.statements("sqlite", had):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {schema.VERSION}")
-
-
-def _version(connection: sqlite3.Connection, path: Path) -> int:
-    """The schema's version in the file; 0: it has none."""
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-    is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    if application_id != APPLICATION_ID and not is_empty:
-        raise not_ours(path)
-    found = 0 if is_empty else version
-    schema.check(found, f"outbox {path}", SETTING)
-    return found
 
 
 def drop(path: Path) -> None:
@@ -316,7 +355,7 @@ def drop(path: Path) -> None:
     with translated(path):
         own(path, makes=False)
         try:
-            for suffix in (*BESIDE, _DAMAGED, ""):
+            for suffix in (*BESIDE, DAMAGED, ""):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
         except OSError as error:
             reason = f"outbox {path}: it cannot be removed ({error.strerror})"
