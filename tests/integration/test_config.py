@@ -24,7 +24,7 @@ from confiture_webhooks.config.block import ENDPOINT
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.errors import ConfigError, Fault
 from confiture_webhooks.event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
-from confiture_webhooks.networks import Networks, origin
+from confiture_webhooks.networks import origin
 from confiture_webhooks.retry import RetryPolicy
 
 URL = "https://hooks.example.com/migrations"
@@ -1046,36 +1046,6 @@ def test_advice_is_for_secrets_that_could_be_guessed(project: Project) -> None:
 def test_wrong_limits_and_files(project: Project, keys: dict[str, Any], at: str) -> None:
     """Each is a fault at its own place."""
     project.endpoint_fault(at, **keys)
-
-
-@pytest.mark.parametrize(
-    ("allowed", "denied", "address", "is_refused"),
-    [
-        ((), (), "10.0.0.1", False),
-        ((), ("private",), "10.0.0.1", True),
-        ((), ("private",), "127.0.0.1", True),
-        ((), ("private",), "::ffff:10.0.0.1", True),
-        ((), ("private",), "64:ff9b::a00:1", True),
-        ((), ("private",), "fe80::1%eth0", True),
-        ((), ("private",), "93.184.216.34", False),
-        ((), ("metadata",), "169.254.169.254", True),
-        ((), ("metadata",), "169.254.1.1", False),
-        ((), ("link-local",), "169.254.1.1", True),
-        (("10.0.0.0/8",), (), "10.1.2.3", False),
-        (("10.0.0.0/8",), (), "::ffff:10.1.2.3", False),
-        (("10.0.0.0/8",), (), "11.0.0.1", True),
-        (("10.0.0.0/8",), ("10.1.0.0/16",), "10.1.2.3", True),
-    ],
-)
-def test_networks(
-    allowed: tuple[str, ...],
-    denied: tuple[str, ...],
-    address: str,
-    is_refused: bool,  # noqa: FBT001
-) -> None:
-    """What is denied is refused, in every form of the address; what is allowed is exclusive."""
-    found = Networks(allowed=allowed, denied=denied).refusal(address)
-    assert (found is not None) is is_refused
 
 
 def test_a_list_of_an_endpoint_takes_the_place_of_the_files(project: Project) -> None:

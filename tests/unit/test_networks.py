@@ -54,6 +54,7 @@ def test_another_machine(host: str) -> None:
         ((), ("metadata",), "::ffff:169.254.169.254", False),
         ((), ("metadata",), "169.254.1.1", True),
         ((), ("link-local",), "fe80::1%eth0", False),
+        ((), ("link-local",), "169.254.1.1", False),
         (("10.1.0.0/16",), (), "10.1.2.3", True),
         (("10.1.0.0/16",), (), "::ffff:10.1.2.3", True),
         (("10.1.0.0/16",), (), "93.184.216.34", False),

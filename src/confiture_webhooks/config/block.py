@@ -165,7 +165,7 @@ ENDPOINT: Table = {
     ),
     "retry": Setting(RETRY, "mapping: when a failed attempt is repeated"),
     "concurrency": Setting(
-        rules.whole(1, 64),
+        rules.number(1, 64, is_whole=True),
         "whole number, 1 to 64: how many runs' deliveries are sent at once; those of one run keep "
         "their order. `1` keeps the order of all",
         DEFAULT_CONCURRENCY,

@@ -129,7 +129,7 @@ def flag(value: object) -> bool:
     return word in ON_WORDS
 
 
-def number(least: float, most: float) -> Callable[[object], float]:
+def number(least: float, most: float, *, is_whole: bool = False) -> Callable[[object], float]:
     """The rule for a finite number, or the text of one."""
 
     def rule(value: object) -> float:
@@ -142,20 +142,9 @@ def number(least: float, most: float) -> Callable[[object], float]:
             raise Invalid("must be a number")
         if not least <= found <= most:
             raise Invalid("is out of range")
-        return found
-
-    return rule
-
-
-def whole(least: int, most: int) -> Callable[[object], int]:
-    """The rule for a whole number."""
-    is_number = number(least, most)
-
-    def rule(value: object) -> int:
-        found = is_number(value)
-        if found != int(found):
+        if is_whole and found != int(found):
             raise Invalid("must be a whole number")
-        return int(found)
+        return int(found) if is_whole else found
 
     return rule
 
