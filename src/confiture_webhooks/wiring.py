@@ -196,14 +196,19 @@ def parts(
     say: Callable[[str], None] = terminal.say,
 ) -> Parts:
     """What a run with *settings* is put together from; *database* is the migrated one's DSN."""
+
+    def outbox(telemetry: Telemetry) -> Outbox:
+        def report(text: str) -> None:
+            """Say what became of an outbox that opens all the same."""
+            telemetry.outbox_failed(text)
+            if not settings.is_logged:
+                say(f"confiture-webhooks: {text}")
+
+        return make_outbox(in_database(settings, database), environ, report, connects=False)
+
     return Parts(
         telemetry=telemetry,
-        outbox=lambda made: make_outbox(
-            in_database(settings, database),
-            environ,
-            partial(_report_outbox, settings, say, made),
-            connects=False,
-        ),
+        outbox=outbox,
         spare_outbox=spare_outbox,
         transport=make_transport,
         hooks=hooks,
@@ -230,15 +235,6 @@ def exports(environ: Mapping[str, str]) -> bool:
     from .telemetry.plan import plan  # noqa: PLC0415
 
     return bool(plan(environ).exports)
-
-
-def _report_outbox(
-    settings: Settings, say: Callable[[str], None], telemetry: Telemetry, text: str
-) -> None:
-    """Say what became of an outbox that opens all the same."""
-    telemetry.outbox_failed(text)
-    if not settings.is_logged:
-        say(f"confiture-webhooks: {text}")
 
 
 def make_telemetry(

@@ -20,7 +20,7 @@ from ..run.run_outbox import KEPT_FOR
 from ..terminal import say
 from .context import Context, opened
 from .options import RECORDED, SHORTEST, ConfigOpt, FormatOpt, not_empty, one_of, since, whole_trace
-from .selection import EVERY, check_endpoint, find, is_unsettled
+from .selection import EVERY, candidates, check_endpoint, find, is_unsettled
 from .tables import CommandError, length, line, milliseconds, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
@@ -293,12 +293,12 @@ def _of_body(delivery: Delivery) -> dict[str, str]:
 
 
 def _sought(context: Context, given: str) -> Sequence[Row]:
-    found = find(context.outbox, given)
-    if len(found.ids) > 1:
-        problem = f"{len(found.ids)} ids begin with {given}. Give more characters"
-        raise CommandError(problem, candidates=found.candidates())
-    if found.rows:
-        return found.rows
+    rows, ids = find(context.outbox, given)
+    if len(ids) > 1:
+        problem = f"{len(ids)} ids begin with {given}. Give more characters"
+        raise CommandError(problem, candidates=candidates(rows))
+    if rows:
+        return rows
     if is_unsettled(context, given):
         problem = f"{given} is the event of a migration whose end is not known yet"
         raise CommandError(f"{problem}. See {shown('status')}")

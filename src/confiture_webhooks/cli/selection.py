@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import State
@@ -19,7 +18,6 @@ from .status import judged
 from .tables import CommandError
 
 if TYPE_CHECKING:
-    from ..delivery import Delivery
     from ..outbox import Intent, Outbox, Row
     from ..run.settling import Judged
     from ..settlement import Verdict
@@ -29,33 +27,32 @@ EVERY = 10_000
 MOST_SHOWN = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What an id names."""
+def find(outbox: Outbox, given: str) -> tuple[Sequence[Row], set[str]]:
+    """The deliveries that *given* names, and the whole ids that begin so.
 
-    rows: Sequence[Row]
-    ids: Collection[str]
-    """The whole ids that begin so; several: the beginning is ambiguous."""
-
-    def candidates(self) -> list[str]:
-        """A line for each delivery that may be meant."""
-        lines = []
-        for row in self.rows[:MOST_SHOWN]:
-            one = row.delivery
-            ids = f"{one.id}  {one.event_id}  {one.event_type.value}  {one.migration_name or '-'}"
-            where = f"{one.endpoint}  {shown_environment(one.environment)}  {row.state.value}"
-            lines.append(f"{ids}  {where}  {rfc3339(one.created_at)}")
-        left = len(self.rows) - len(lines)
-        return [*lines, f"and {left} more"] if left > 0 else lines
-
-
-def find(outbox: Outbox, given: str) -> Found:
-    """The deliveries that *given* names; a whole id is never ambiguous."""
+    Several ids: it is ambiguous, which a whole id never is.
+    """
     rows = outbox.look_up(given, limit=EVERY)
-    if whole := [row for row in rows if given in _ids(row.delivery)]:
-        return Found(rows=whole, ids={given})
-    ids = {one for row in rows for one in _ids(row.delivery) if one.startswith(given)}
-    return Found(rows=rows, ids=ids)
+    ids = {one for row in rows for one in _ids(row) if one.startswith(given)}
+    if given in ids:
+        return [row for row in rows if given in _ids(row)], {given}
+    return rows, ids
+
+
+def _ids(row: Row) -> tuple[str, str, str]:
+    return row.delivery.id, row.delivery.event_id, row.delivery.correlation_id
+
+
+def candidates(rows: Sequence[Row]) -> list[str]:
+    """A line for each of *rows*, which may be meant."""
+    lines = []
+    for row in rows[:MOST_SHOWN]:
+        one = row.delivery
+        ids = f"{one.id}  {one.event_id}  {one.event_type.value}  {one.migration_name or '-'}"
+        where = f"{one.endpoint}  {shown_environment(one.environment)}  {row.state.value}"
+        lines.append(f"{ids}  {where}  {rfc3339(one.created_at)}")
+    left = len(rows) - len(lines)
+    return [*lines, f"and {left} more"] if left > 0 else lines
 
 
 def is_unsettled(context: Context, given: str) -> bool:
@@ -68,49 +65,41 @@ def is_short(given: str) -> bool:
     return len(given.removeprefix("dlv_").removeprefix("evt_")) < SHORTEST
 
 
-def _ids(one: Delivery) -> tuple[str, str, str]:
-    return one.id, one.event_id, one.correlation_id
-
-
 def named(
     context: Context, verb: str, ids: Sequence[str], endpoint: str | None, everywhere: bool
 ) -> list[Row]:
     """The deliveries to *verb* called *ids*. Raises CommandError if one cannot be had."""
     rows: dict[str, Row] = {}
-    refused, candidates = [], []
+    refused, unclear = [], []
     for given in ids:
-        found = find(context.outbox, given)
-        meant = [row for row in found.rows if endpoint in (None, row.delivery.endpoint)]
-        why = _why_unclear(context, given, found)
-        if why is None and not meant:
-            why = f"not to {endpoint}"
+        found, whole = find(context.outbox, given)
+        meant = [row for row in found if endpoint in (None, row.delivery.endpoint)]
+        why = None if meant else f"not to {endpoint}"
+        if len(whole) > 1:
+            why = f"the beginning of {len(whole)} ids"
+            unclear += candidates(found)
+        elif not found:
+            is_open = is_unsettled(context, given)
+            why = "its end is not known yet" if is_open else f"unknown. See {shown('list')}"
+        elif is_short(given) and given not in whole:
+            least = f"give {SHORTEST} characters of the id or more"
+            why = f"too short: {least}, as in {', '.join(whole)}"
         for row in meant:
-            name = row.delivery.environment
-            if why is None and not everywhere and name != context.environment:
-                why = f"of environment {shown_environment(name)}: {_ways([name], verb, given)}"
-            if why is None and verb != "discard" and row.state is State.IN_FLIGHT:
-                why = "in flight"
+            why = why or _why_not(context, verb, given, row, everywhere)
             rows[row.delivery.id] = row
         if why is not None:
             refused.append(f"{given} ({why})")
-            candidates += found.candidates() if len(found.ids) > 1 else []
     if refused:
         problem = f"Not possible: {', '.join(refused)}. Nothing was changed"
-        raise CommandError(problem, candidates=candidates)
+        raise CommandError(problem, candidates=unclear)
     return list(rows.values())
 
 
-def _why_unclear(context: Context, given: str, found: Found) -> str | None:
-    """Why *given* does not say which deliveries are meant; ``None``: it does."""
-    if len(found.ids) > 1:
-        return f"the beginning of {len(found.ids)} ids"
-    if not found.rows:
-        is_open = is_unsettled(context, given)
-        return "its end is not known yet" if is_open else f"unknown. See {shown('list')}"
-    if is_short(given) and given not in found.ids:
-        least = f"give {SHORTEST} characters of the id or more"
-        return f"too short: {least}, as in {', '.join(found.ids)}"
-    return None
+def _why_not(context: Context, verb: str, given: str, row: Row, everywhere: bool) -> str | None:
+    name = row.delivery.environment
+    if not everywhere and name != context.environment:
+        return f"of environment {shown_environment(name)}: {_ways([name], verb, given)}"
+    return "in flight" if verb != "discard" and row.state is State.IN_FLIGHT else None
 
 
 def in_states(

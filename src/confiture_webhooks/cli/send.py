@@ -86,8 +86,7 @@ def test(
     context = Context(config=config, is_sending=True)
     settings = context.sending_settings
     names = [endpoint.name for endpoint in settings.endpoints]
-    meant = [one for one in settings.faulty if one.name == name or not names]
-    if faults := [fault for one in meant for fault in one.faults]:
+    if faults := [fault for one in settings.faulty if one.name == name for fault in one.faults]:
         raise ConfigError(faults)
     if name is not None and name not in names:
         raise context.unknown_endpoint("NAME", name)
