@@ -210,7 +210,7 @@ class Shifted(datetime.datetime):
 
 from importlib import import_module
 
-for name in ("run.run_outbox", "run.sending", "run.run", "run.migration", "run.settling", "worker.worker", "worker.sender"):
+for name in ("run.sending", "run.run", "run.migration", "run.settling", "worker.worker", "worker.sender"):
     module = import_module(f"confiture_webhooks.{{name}}")
     assert module.datetime
     module.datetime = Shifted

@@ -29,21 +29,18 @@ def dsn_of(connection: Any) -> str:
 def named(dsn: str | None) -> Database:
     """The database that *dsn* names, without asking it."""
     try:
-        given = conninfo.conninfo_to_dict(dsn or "")
+        named = conninfo.conninfo_to_dict(dsn or "")
     except ProgrammingError:
         return Database()
-    if not is_plain(given):
+    if not is_plain(named):
         return Database()
-    port = str(given.get("port") or "")
+    given = {key: str(value) for key, value in named.items() if value}
+    port = given.get("port", "")
     return Database(
-        host=_text(given.get("host")),
+        host=given.get("host"),
         port=int(port) if port.isdecimal() else None,
-        name=_text(given.get("dbname")),
+        name=given.get("dbname"),
     )
-
-
-def _text(value: object) -> str | None:
-    return str(value) if value else None
 
 
 def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | None:

@@ -126,22 +126,22 @@ def _imported_with(origin: Path, project: Path) -> Iterator[Path]:
 
 
 def _read(module: str, path: Path, private: frozenset[str] = frozenset()) -> HookFile:
+    place = _shown(path)
     try:
         reads_url, imported = _parsed(path)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # by the parser
         line = getattr(error, "lineno", None)
-        place = f"{_shown(path)}:{line}" if line else _shown(path)
+        place = f"{place}:{line}" if line else place
         fault = Fault(place, f"is not valid Python ({_reason(error)})", REMEDY)
-        return HookFile(module=module, path=path, fault=fault)
     except OSError as error:
-        fault = Fault(_shown(path), f"cannot be read ({type(error).__name__})", REMEDY)
-        return HookFile(module=module, path=path, fault=fault)
-    if "." in path.stem:
-        fault = Fault(_shown(path), DOTTED, "Rename it")
-        return HookFile(module=module, path=path, fault=fault)
-    # Importing a module of a package imports the package.
-    helped = not private.isdisjoint({*imported, "__init__"})
-    return HookFile(module=module, path=path, reads_url=reads_url or helped)
+        fault = Fault(place, f"cannot be read ({type(error).__name__})", REMEDY)
+    else:
+        if "." not in path.stem:
+            # Importing a module of a package imports the package.
+            helped = not private.isdisjoint({*imported, "__init__"})
+            return HookFile(module=module, path=path, reads_url=reads_url or helped)
+        fault = Fault(place, DOTTED, "Rename it")
+    return HookFile(module=module, path=path, fault=fault)
 
 
 def _parsed(path: Path) -> tuple[bool, set[str]]:

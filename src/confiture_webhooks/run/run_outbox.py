@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from ..bounded import TimedOut, bounded
@@ -61,8 +61,8 @@ class RunOutbox:
         """How long this run has waited in vain."""
         self.deadline: float | None = None
         """Until when it is waited for (monotonic); ``None``: the run migrates."""
-        self.abandon: Callable[[], Callable[[], None]] = lambda: lambda: None
-        """Takes whatever uses a broken outbox out of use; what it returns closes that."""
+        self.abandon: Callable[[], Sequence[Callable[[], object]]] = tuple
+        """Takes whatever uses a broken outbox out of use; what it returns ends that."""
         self._is_holding = False
         self._has_staged = False
         """Whether the configured one was given an intent of this run."""
@@ -156,12 +156,13 @@ class RunOutbox:
             self.has_left |= self._is_holding
             self._is_holding = False
             self._guard = threading.Lock()
-            end_use = self.abandon()
+            ends = self.abandon()
         self._telemetry.outbox_failed(str(error))
         self._telemetry.observe_outbox(self._summary)
 
         def close() -> None:
-            end_use()
+            for end in ends:
+                end()
             if broken is not None:
                 broken.close()
 
@@ -217,13 +218,6 @@ class RunOutbox:
 
         with suppress(OutboxError, TimedOut):
             bounded(asked, 2 * IMPATIENCE_S)
-
-    def prune(self, seconds: float) -> None:
-        """Forget what was delivered long ago, if that takes no longer than *seconds*."""
-        before, outbox = datetime.now(UTC) - KEPT_FOR, self.current
-        if outbox is not None:
-            with suppress(OutboxError, TimedOut):  # a later run does it
-                bounded(lambda: outbox.prune(before=before, keep=KEPT_DELIVERED), seconds)
 
 
 def undelivered(memory: Outbox) -> Sequence[Row]:

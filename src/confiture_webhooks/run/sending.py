@@ -16,18 +16,18 @@ from ..outlook import outlook
 from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..worker import Worker
-from .run_outbox import IMPATIENCE_S, PATIENCE_S
+from .run_outbox import IMPATIENCE_S, KEPT_DELIVERED, KEPT_FOR, PATIENCE_S
 from .summary import LOOKED_AT, given_up_line, is_all_due, leftover_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ..config import Settings
     from ..outbox import Outbox
     from ..telemetry import Telemetry
     from ..transport import Transport
     from .parts import Parts
-from .run_outbox import RunOutbox
+    from .run_outbox import RunOutbox
 
 
 class Sending:
@@ -64,17 +64,11 @@ class Sending:
         worker.wake()
         return worker
 
-    def _abandon(self) -> Callable[[], None]:
+    def _abandon(self) -> Sequence[Callable[[], object]]:
         with self._making:
             worker, transport = self._worker, self._transport
             self._worker = self._transport = None
-
-        def close() -> None:
-            if worker is not None and transport is not None:
-                worker.stop()
-                transport.close()
-
-        return close
+        return (worker.stop, transport.close) if worker and transport else ()
 
     def flush(self, deadline: float) -> None:
         """Wait until *deadline* (monotonic) for what is due, of earlier runs, too."""
@@ -117,9 +111,11 @@ class Sending:
                 why = self._outbox.silence(seconds) if isinstance(error, TimedOut) else error
                 self._telemetry.outbox_failed(str(why))
                 return [self._broken_line(why)]
-            left_s = until - time.monotonic()
-            if not is_late and left_s > 0:
-                self._outbox.prune(left_s)
+            left_s, outbox = until - time.monotonic(), self._outbox.current
+            if outbox is not None and left_s > 0 and not is_late:
+                before = datetime.now(UTC) - KEPT_FOR
+                with suppress(OutboxError, TimedOut):  # a later run does it
+                    bounded(lambda: outbox.prune(before=before, keep=KEPT_DELIVERED), left_s)
         if self._outbox.has_left:
             return [self._broken_line(self._outbox.refusal), *lines]
         return lines
