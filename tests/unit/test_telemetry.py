@@ -35,9 +35,9 @@ from confiture_webhooks.event import (
 )
 from confiture_webhooks.outbox import Summary
 from confiture_webhooks.telemetry import Telemetry, names
-from confiture_webhooks.telemetry.context import from_environ, from_stored
+from confiture_webhooks.telemetry.context import from_stored
 from confiture_webhooks.telemetry.logs import records, sentence
-from confiture_webhooks.telemetry.providers import Providers
+from confiture_webhooks.telemetry.providers import Providers, for_command
 from contract.made import intent
 
 NOW = datetime(2026, 1, 9, 14, 23, 45, 123000, tzinfo=UTC)
@@ -87,7 +87,7 @@ def make(environ: Mapping[str, str] | None = None, **options: Any) -> Bench:
         tracer_provider=tracers,
         meter_provider=MeterProvider([reader], shutdown_on_exit=False),
         records=records(loggers, "1"),
-        inherited=from_environ(environ or {}),
+        inherited=for_command(environ or {}, None).inherited,
         migration_spans=options.pop("migration_spans", 200),
     )
     telemetry = Telemetry(providers, endpoints=["analytics"], environment="production", **options)
@@ -193,7 +193,7 @@ class TestRun:
     )
     def test_ignores_what_is_no_trace_context(self, environ: dict[str, str]) -> None:
         """An invalid TRACEPARENT, or one in lower case, makes a root."""
-        assert from_environ(environ) is None
+        assert for_command(environ, None).inherited is None
 
     def test_an_unsampled_parent_keeps_its_id(self) -> None:
         """Nothing is recorded under an unsampled parent, and the id is still its."""
@@ -238,7 +238,7 @@ class TestWithoutProviders:
 
     def test_passes_the_parent_on(self) -> None:
         """Where nothing is recorded, receivers get the caller's span as their parent."""
-        telemetry = Telemetry(Providers(inherited=from_environ({"TRACEPARENT": PARENT})))
+        telemetry = Telemetry(for_command({"TRACEPARENT": PARENT}, None))
         telemetry.start_run("confiture migrate up", Database())
         assert telemetry.migration(REF, Direction.UP).trace.traceparent == PARENT
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from datetime import datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 from opentelemetry.context import Context
@@ -55,15 +55,6 @@ def fresh() -> SpanContext:
         is_remote=False,
         trace_flags=TraceFlags(TraceFlags.SAMPLED),
     )
-
-
-def from_environ(environ: Mapping[str, str]) -> SpanContext | None:
-    """The context in ``TRACEPARENT`` and ``TRACESTATE``, upper case only; ``None`` when invalid."""
-    traceparent = environ.get("TRACEPARENT")
-    if not traceparent:
-        return None
-    stored = TraceContext(traceparent=traceparent, tracestate=environ.get("TRACESTATE"))
-    return from_stored(stored, is_remote=True)
 
 
 def from_stored(stored: TraceContext, *, is_remote: bool) -> SpanContext | None:
@@ -110,14 +101,10 @@ def set_failed(span: Span, error_type: str | None) -> None:
 
 def storable(attributes: Attributes) -> dict[str, AttributeValue]:
     """*attributes* without those that are not known, cleaned."""
-    return {
-        key: cast("AttributeValue", clean(value))
-        for key, value in attributes.items()
-        if value is not None
-    }
+    return {key: clean(value) for key, value in attributes.items() if value is not None}
 
 
-def clean(value: object) -> object:
+def clean(value: object) -> Any:
     """*value* with what UTF-8 cannot carry escaped; sequences are cleaned item by item.
 
     One lone surrogate (a file name that is not UTF-8) would fail a whole OTLP batch.

@@ -60,7 +60,8 @@ class Logs:
         is_library: bool,
     ) -> None:
         self._form = form
-        self._is_for_people = form == "console" or (form is None and terminal.is_terminal())
+        is_on_terminal = form is None and terminal.is_terminal()
+        self._is_for_people = (form == "console" or is_on_terminal) and not is_library
         given = _LEVELS.get(level.strip().lower()) if level is not None else None
         self._least_recorded = given or logging.INFO
         self._least_shown = given or (logging.WARNING if self._is_for_people else logging.INFO)
@@ -75,8 +76,8 @@ class Logs:
         """Write event *spec*; *fields* that are left out are null, unknown ones are dropped."""
         severity = _LEVELS[spec.level]
         is_shown = self._form != "off" and severity >= self._least_shown
-        if fields.get("is_said") and not self._is_library:
-            is_shown = is_shown and not self._is_for_people
+        if fields.get("is_said") and self._is_for_people:
+            is_shown = False
         records = self._records if severity >= self._least_recorded else None
         if records is None and not is_shown:
             return
@@ -96,9 +97,26 @@ class Logs:
             library().log(_LEVELS[spec.level], "%s", sentence(spec.event, known), extra=extra)
             return
         if self._logger is None:
-            self._logger = _make_logger(is_for_people=self._is_for_people)
+            import structlog  # noqa: PLC0415  tens of milliseconds, and many runs log nothing
+
+            # With processors of its own: the host's structlog configuration is not touched.
+            self._logger = structlog.wrap_logger(
+                _StandardError(),
+                processors=[self._render],
+                wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+                context_class=dict,
+                cache_logger_on_first_use=True,
+            )
         write = getattr(self._logger, spec.level)
         write(spec.event, timestamp=rfc3339(self._now()), **ids, **known)
+
+    def _render(self, _: object, level: str, event: MutableMapping[str, Any]) -> str:
+        event["level"] = level
+        ordered = {**{name: event.pop(name) for name in COMMON_FIELDS}, **event}
+        if not self._is_for_people:
+            return f"{dumps(ordered, default=str)}\n"
+        colors = terminal.is_terminal() and "NO_COLOR" not in os.environ
+        return f"{line(ordered, colors=colors)}\n"
 
 
 def note(text: str) -> None:
@@ -181,24 +199,3 @@ class _StandardError:
     """Where structlog's lines go."""
 
     info = warning = error = staticmethod(terminal.write)
-
-
-def _make_logger(*, is_for_people: bool) -> Any:
-    """A logger with processors of its own; the host's structlog configuration is not touched."""
-    import structlog  # noqa: PLC0415  tens of milliseconds, and many runs log nothing
-
-    def render(_: object, level: str, event: MutableMapping[str, Any]) -> str:
-        event["level"] = level
-        ordered = {**{name: event.pop(name) for name in COMMON_FIELDS}, **event}
-        if is_for_people:
-            colors = terminal.is_terminal() and "NO_COLOR" not in os.environ
-            return f"{line(ordered, colors=colors)}\n"
-        return f"{dumps(ordered, default=str)}\n"
-
-    return structlog.wrap_logger(
-        _StandardError(),
-        processors=[render],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        context_class=dict,
-        cache_logger_on_first_use=True,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
 Read = Callable[[], "Summary"]
 
 
+@dataclass(slots=True)
 class Metrics:
     """Measures nothing until it has made its instruments."""
 
-    def __init__(self) -> None:
-        self._record: dict[str, Any] = {}
-        """What records an amount, by the name of its metric."""
-        self._ended: dict[tuple[str, str], float] = {}
-        """When a run of a command last ended, by gauge."""
-        self.database: str | None = None
-        """The migrated one's name, for runs and outbox gauges; ``None``: unknown, or unwanted."""
-        self.read: Read | None = None
-        """Gives the state of the outbox at every collection."""
+    database: str | None = None
+    """The migrated one's name, for runs and outbox gauges; ``None``: unknown, or unwanted."""
+    read: Read | None = None
+    """Gives the state of the outbox at every collection."""
+    _record: dict[str, Any] = field(default_factory=dict)
+    """What records an amount, by the name of its metric."""
+    _ended: dict[tuple[str, str], float] = field(default_factory=dict)
+    """When a run of a command last ended, by gauge."""
 
     def make_instruments(self, meter: Meter, endpoints: Sequence[str]) -> None:
         """Measure on *meter* from now on.

@@ -11,9 +11,10 @@ from opentelemetry import trace
 
 from ..config.variables import MIGRATION_SPANS as CAP_SETTING
 from ..contained import containing
+from ..delivery import TraceContext
 from ..errors import Fault
 from ..transport import version
-from .context import PROPAGATORS, ensure_propagators, from_environ, made_here
+from .context import PROPAGATORS, ensure_propagators, from_stored, made_here
 from .logs import Records, records
 from .plan import Plan, complaints, plan, setting_in
 
@@ -51,7 +52,9 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
     """The owner's providers where there is one, else what ``OTEL_*`` ask for. Never raises."""
     found = Providers()
     with containing("finding providers", found.keep):
-        found.inherited = from_environ(environ)
+        if traceparent := environ.get("TRACEPARENT"):
+            stored = TraceContext(traceparent=traceparent, tracestate=environ.get("TRACESTATE"))
+            found.inherited = from_stored(stored, is_remote=True)
         _read_cap(environ, found)
         if has_owner(trace.get_tracer_provider()):
             _use_global(found)

@@ -414,23 +414,23 @@ def _instrument_requests(sdk: Sdk) -> None:
         sdk.faults.append(Fault("opentelemetry-instrumentation-requests", problem, remedy))
 
 
+@dataclass(frozen=True)
 class DiscreetProvider(AnyTracerProvider):
     """Tracers of *provider* for `requests`: neither address nor error text in their spans."""
 
-    def __init__(self, provider: AnyTracerProvider) -> None:
-        self._provider = provider
+    provider: AnyTracerProvider
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> Tracer:
         """One of the provider's tracers."""
-        return _DiscreetTracer(self._provider.get_tracer(*args, **kwargs))
+        return _DiscreetTracer(self.provider.get_tracer(*args, **kwargs))
 
 
+@dataclass(frozen=True)
 class _DiscreetTracer(Tracer):
-    def __init__(self, tracer: Tracer) -> None:
-        self._tracer = tracer
+    tracer: Tracer
 
     def start_span(self, name: str, *args: Any, **kwargs: Any) -> Span:
-        return self._tracer.start_span(name, *args, **_cut(kwargs))
+        return self.tracer.start_span(name, *args, **_cut(kwargs))
 
     @contextmanager
     def start_as_current_span(  # type: ignore[override]
@@ -438,7 +438,7 @@ class _DiscreetTracer(Tracer):
     ) -> Iterator[Span]:
         # An exception's text holds the address, and so would the span's status and event.
         quiet = {"record_exception": False, "set_status_on_exception": False}
-        with self._tracer.start_as_current_span(name, *args, **_cut(kwargs) | quiet) as span:
+        with self.tracer.start_as_current_span(name, *args, **_cut(kwargs) | quiet) as span:
             try:
                 yield span
             except BaseException:
