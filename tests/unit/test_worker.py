@@ -136,7 +136,7 @@ class Bench:
     def stop_the_clock(self) -> None:
         """What is released now is due, and no rest ends."""
         now = datetime.now(UTC) + timedelta(minutes=1)
-        self.worker._clock = self.worker._sender.clock = Clock(now=lambda: now)
+        self.worker.clock = Clock(now=lambda: now)
 
     def state(self, delivery_id: str) -> State:
         return next(r.state for r in self.outbox.deliveries() if r.delivery.id == delivery_id)
@@ -369,7 +369,7 @@ def test_what_another_worker_took_over_is_not_kept_open() -> None:
     bench = Bench(endpoint("a", 5), transport=ScriptedTransport({"a": [503]}))
     ahead = timedelta()
     clock = Clock(now=lambda: datetime.now(UTC) + ahead)
-    bench.worker._clock = bench.worker._sender.clock = clock
+    bench.worker.clock = clock
     bench.outbox.release("evt_1", [delivery()])
     bench.worker.start()
     bench.worker.drain(LONG_ENOUGH, horizon=timedelta())
@@ -390,6 +390,6 @@ def test_a_clock_that_jumps_does_not_hang_the_drain(jump: timedelta) -> None:
     bench = Bench(endpoint("a", 0.05), transport=ScriptedTransport({"a": [503]}))
     offset = iter([timedelta()] * 3)
     clock = Clock(now=lambda: datetime.now(UTC) + next(offset, jump))
-    bench.worker._clock = bench.worker._sender.clock = clock
+    bench.worker.clock = clock
     bench.run(delivery(), budget=A_SECOND)
     assert bench.transport.sent

@@ -121,7 +121,7 @@ class Bench:
     def claims(self, limit: int) -> deque[Claim]:
         """What a lane would claim, of all that is due."""
         terms: dict[str, Any] = {"environment": "production", "lease": LEASE_MARGIN}
-        now = self.worker._clock.now()
+        now = self.worker.clock.now()
         return deque(self.outbox.claim(endpoint().name, now=now, limit=limit, **terms))
 
     def states(self) -> list[State]:
@@ -140,7 +140,7 @@ class Passing(threading.Condition):
         clock = Clock(
             now=lambda: self._began + timedelta(seconds=self.passed), monotonic=lambda: self.passed
         )
-        worker._clock = worker._sender.clock = clock
+        worker.clock = clock
 
     def wait(self, timeout: float | None = None) -> bool:
         if timeout is None:
@@ -173,7 +173,7 @@ class Looks:
         """Let the worker look; the seconds from each look to the next."""
         self._worker.start()
         assert self._are_over.wait(LONG_ENOUGH.total_seconds())
-        self._worker._stopping.set()
+        self._worker.stopping.set()
         self._may_end.set()
         self._worker.stop()
         return [later - earlier for earlier, later in pairwise(self.at)]
@@ -253,7 +253,7 @@ def test_a_retry_that_is_made_ahead_has_its_own_number() -> None:
     """``X-Confiture-Attempt`` goes on where the attempts before ended, for each of a batch."""
     transport = Late(replies={endpoint().name: [500] * 3})
     bench = bench_of(transport, 3)
-    lane, one = bench.worker.paces[0], bench.worker._sender
+    lane, one = bench.worker.paces[0], bench.worker
     for _ in range(2):
         one.deliver(lane, bench.claims(3), time.monotonic() + 60)
         transport.now += timedelta(hours=2)
@@ -288,7 +288,7 @@ def test_an_attempt_begins_only_while_the_lease_outlasts_it() -> None:
     bench = Bench(7)
     now = iter(range(10**6))
     step = FRESH_FOR.total_seconds() / 4
-    clock = bench.worker._sender.clock
+    clock = bench.worker.clock
     object.__setattr__(clock, "monotonic", lambda: next(now) * step)
     bench.worker.start()
     assert all(bench.outbox.recorded.acquire(timeout=20) for _ in range(7))
@@ -382,7 +382,7 @@ def test_a_pass_ends_when_nothing_is_left() -> None:
             return Span()
 
     bench = Bench(3)
-    bench.worker._passes = bench.worker._sender.passes = passes = PassSpans(Passing())
+    bench.worker.passes = passes = PassSpans(Passing())
     bench.worker.start()
     assert ended.get(timeout=20) == 3
     one = delivery(id="dlv_x", event_id="evt_x", created_at=datetime.now(UTC))

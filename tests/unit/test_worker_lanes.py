@@ -251,7 +251,7 @@ def test_telemetry_that_cannot_begin_a_span_breaks_no_delivery() -> None:
 
     outbox, transport = backlog(1, 1), ScriptedTransport()
     worker = worker_of(outbox, transport)
-    worker._sender.telemetry = Broken()
+    worker.telemetry = Broken()
     assert pass_once(worker)
     assert [row.state for row in outbox.deliveries()] == [State.DELIVERED]
 
@@ -266,7 +266,7 @@ def test_a_lane_that_has_no_turn_waits_for_the_other_and_asks_nothing() -> None:
 
     def wait(timeout: float | None = None) -> bool:
         patience.append(timeout)
-        worker._stopping.set()
+        worker.stopping.set()
         return True
 
     worker._changed.wait = wait  # type: ignore[method-assign]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .logs import Logs
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Signals:
     """Traces, measures and logs the parts of a run. Never raises."""
 

@@ -82,7 +82,7 @@ class _NoSpan:
         """Nothing."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Sender:
     """Sends one delivery after the other, lane by lane, and records each attempt before the next.
 
@@ -96,7 +96,7 @@ class Sender:
     hold: timedelta
     passes: PassSpans | None
     clock: Clock
-    stopping: threading.Event
+    stopping: threading.Event = field(default_factory=threading.Event)
     guard: threading.Lock = field(default_factory=threading.Lock)
     """Of the paces that lanes share."""
 

@@ -31,7 +31,7 @@ FINISHING = timedelta(seconds=1)
 """How long an attempt may take to wind up beyond its endpoint's timeout."""
 
 
-class Worker:
+class Worker(Sender):
     """Delivers what is due until it is stopped; never raises into its caller.
 
     An endpoint has up to ``concurrency`` lanes, a thread each: one claim is one run's, so
@@ -55,24 +55,17 @@ class Worker:
         passes: PassSpans | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._outbox = outbox
-        self._telemetry = telemetry
-        self._environment = environment
-        self._poll = poll
-        self._passes = passes
-        self._clock = clock or Clock()
-        self._changed = threading.Condition()
-        self._stopping = threading.Event()
-        self._sender = Sender(
+        super().__init__(
             outbox=outbox,
             transport=transport,
             telemetry=telemetry,
             environment=environment,
             hold=hold,
             passes=passes,
-            clock=self._clock,
-            stopping=self._stopping,
+            clock=clock or Clock(),
         )
+        self._poll = poll
+        self._changed = threading.Condition()
         self.paces = [Pace(endpoint) for endpoint in endpoints]
         self._threads: defaultdict[str, list[threading.Thread]] = defaultdict(list)
 
@@ -83,7 +76,7 @@ class Worker:
 
     def _add_lane(self, pace: Pace) -> None:
         lanes = self._threads[pace.endpoint.name]
-        if len(lanes) >= pace.endpoint.concurrency or self._stopping.is_set():
+        if len(lanes) >= pace.endpoint.concurrency or self.stopping.is_set():
             return
         name = f"webhooks-{pace.endpoint.name}-{len(lanes) + 1}"
         thread = threading.Thread(target=self._run, args=(pace,), name=name, daemon=True)
@@ -118,19 +111,19 @@ class Worker:
         With *horizon*, deliveries due later than that from now are not waited for. *show* is called
         now and then with the seconds left.
         """
-        deadline = self._clock.monotonic() + budget.total_seconds()
+        deadline = self.clock.monotonic() + budget.total_seconds()
         while True:
             with self._changed:
-                left = timedelta(seconds=max(0.0, deadline - self._clock.monotonic()))
+                left = timedelta(seconds=max(0.0, deadline - self.clock.monotonic()))
                 ahead = left if horizon is None else min(left, horizon)
-                if self._is_idle(self._clock.now() + ahead):
+                if self._is_idle(self.clock.now() + ahead):
                     return True
                 if not left:
                     return False
                 step = left.total_seconds()
                 self._changed.wait(step if show is None else min(step, SHOW_EVERY_S))
             if show is not None:
-                show(max(0.0, deadline - self._clock.monotonic()))
+                show(max(0.0, deadline - self.clock.monotonic()))
 
     def finish(self) -> None:
         """Stop, letting every attempt under way come to its end; nothing new is begun."""
@@ -141,19 +134,19 @@ class Worker:
 
     def _begin_stop(self) -> None:
         with self._changed:
-            self._stopping.set()
+            self.stopping.set()
             self._changed.notify_all()
 
     def stop(self, grace: timedelta = timedelta(milliseconds=500)) -> None:
         """End the lanes, cutting attempts under way; what is open ends as ``deferred``."""
         self._begin_stop()
-        self._sender.transport.abort()
+        self.transport.abort()
         self._join(grace)
         for pace in self.paces:
             for delivery_id in list(pace.open):
-                self._sender.defer_open(pace, delivery_id)
-        if self._passes is not None:
-            self._passes.end()
+                self.defer_open(pace, delivery_id)
+        if self.passes is not None:
+            self.passes.end()
 
     def failures(self) -> Mapping[str, str]:
         """By endpoint, why its latest attempt failed, or CUT; without those that last succeeded."""
@@ -180,10 +173,10 @@ class Worker:
         return sum((pace.outcomes for pace in self.paces), Counter())
 
     def _join(self, patience: timedelta) -> None:
-        deadline = self._clock.monotonic() + patience.total_seconds()
+        deadline = self.clock.monotonic() + patience.total_seconds()
         for thread in [one for lanes in self._threads.values() for one in list(lanes)]:
             if thread.is_alive():
-                thread.join(max(0.0, deadline - self._clock.monotonic()))
+                thread.join(max(0.0, deadline - self.clock.monotonic()))
 
     def _is_idle(self, until: datetime) -> bool:
         return not any(
@@ -200,13 +193,13 @@ class Worker:
                 due_at = self._next_due_at(pace)
                 pace.faults = 0
             except OutboxError as error:
-                self._telemetry.outbox_failed(str(error))
-                due_at = self._clock.now() + min(OUTBOX_REST * 2**pace.faults, LONGEST_REST)
+                self.telemetry.outbox_failed(str(error))
+                due_at = self.clock.now() + min(OUTBOX_REST * 2**pace.faults, LONGEST_REST)
                 pace.note_fault()
             # A bug of ours must cost this endpoint a rest, never the run.
             except Exception as error:  # noqa: BLE001
-                self._telemetry.failed("worker", error)
-                due_at = self._clock.now() + LONGEST_REST
+                self.telemetry.failed("worker", error)
+                due_at = self.clock.now() + LONGEST_REST
                 pace.note_fault()
             with self._changed:
                 pace.busy -= 1
@@ -218,14 +211,14 @@ class Worker:
                 pace.ended += 1
                 is_over = not any(one.busy or one.should_look for one in self.paces)
                 self._changed.notify_all()
-            if is_over and self._passes is not None:
-                self._passes.end()
+            if is_over and self.passes is not None:
+                self.passes.end()
 
     def _wait(self, pace: Pace) -> bool:
         """Block until a lane of *pace* has something to do; ``False``: the worker is stopping."""
         with self._changed:
-            while not self._stopping.is_set():
-                now, clock = self._clock.now(), self._clock.monotonic()
+            while not self.stopping.is_set():
+                now, clock = self.clock.now(), self.clock.monotonic()
                 is_resting = pace.is_resting(now)
                 # A broken outbox is not asked more often because others may have news for it.
                 polls = self._poll is not None and not (is_resting or pace.faults)
@@ -255,14 +248,14 @@ class Worker:
     def _work(self, pace: Pace) -> None:
         """Deliver what is due: a claim's deliveries are of one run, in their order."""
         run = None
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             self._defer_taken_over(pace)
-            stale_at = self._clock.monotonic() + FRESH_FOR.total_seconds()
+            stale_at = self.clock.monotonic() + FRESH_FOR.total_seconds()
             claims = deque(
-                self._outbox.claim(
+                self.outbox.claim(
                     pace.endpoint.name,
-                    environment=self._environment,
-                    now=self._clock.now(),
+                    environment=self.environment,
+                    now=self.clock.now(),
                     lease=pace.endpoint.timeout + LEASE_MARGIN,
                     limit=pace.limit,
                     max_wait=pace.endpoint.retry.longest_wait,
@@ -275,23 +268,23 @@ class Worker:
                 run = claims[0].delivery.correlation_id
                 self._widen(pace)
             try:
-                self._sender.deliver(pace, claims, stale_at)
+                self.deliver(pace, claims, stale_at)
             finally:
                 for claim in claims:
                     with suppress(OutboxError):  # its lease ends
-                        self._outbox.give_back(claim)
-            if pace.is_resting(self._clock.now()) or pace.busy > pace.width:
+                        self.outbox.give_back(claim)
+            if pace.is_resting(self.clock.now()) or pace.busy > pace.width:
                 break
 
     def _next_due_at(self, pace: Pace) -> datetime | None:
         """When to look again."""
-        if self._stopping.is_set():
+        if self.stopping.is_set():
             return None
-        now, endpoint = self._clock.now(), pace.endpoint
+        now, endpoint = self.clock.now(), pace.endpoint
         if pace.is_resting(now):
             return pace.rests_until
         longest = endpoint.retry.longest_wait
-        return self._outbox.next_due_at(endpoint.name, self._environment, now=now, max_wait=longest)
+        return self.outbox.next_due_at(endpoint.name, self.environment, now=now, max_wait=longest)
 
     def _widen(self, pace: Pace) -> None:
         """Other runs may be due, too: have another lane look."""
@@ -305,7 +298,7 @@ class Worker:
 
     def _defer_taken_over(self, pace: Pace) -> None:
         """End the spans whose next attempt was due so long ago that another worker made it."""
-        long_ago = self._clock.now() - LONGEST_REST
+        long_ago = self.clock.now() - LONGEST_REST
         for delivery_id, waiting in list(pace.open.items()):
             if waiting.next_attempt_at is not None and waiting.next_attempt_at < long_ago:
-                self._sender.defer_open(pace, delivery_id)
+                self.defer_open(pace, delivery_id)
