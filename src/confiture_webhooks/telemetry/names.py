@@ -171,10 +171,7 @@ LOG_DEFERRED: Final = LogSpec(
     f"{{subject}} |deferred| for {{endpoint}}{_ATTEMPTED}|, next attempt {{next_attempt_at}}",
 )
 LOG_DEAD_LETTERED: Final = LogSpec(
-    "webhook.dead_lettered",
-    "error",
-    _ENDED,
-    f"{{subject}} |given up| for {{endpoint}}{_ATTEMPTED}",
+    "webhook.dead_lettered", "error", _ENDED, f"{{subject}} |given up| for {{endpoint}}{_ATTEMPTED}"
 )
 LOG_ENDPOINT_GONE: Final = LogSpec(
     "webhook.endpoint_gone",
@@ -183,16 +180,10 @@ LOG_ENDPOINT_GONE: Final = LogSpec(
     f"{{subject}} |refused for good| by {{endpoint}}{_ATTEMPTED}",
 )
 LOG_HOOK_FAILED: Final = LogSpec(
-    "hook.failed",
-    "error",
-    ("hook", "file", "line", *_WHY),
-    f"hook |{{hook}} |failed{_WHERE}",
+    "hook.failed", "error", ("hook", "file", "line", *_WHY), f"hook |{{hook}} |failed{_WHERE}"
 )
 LOG_APPLIED: Final = LogSpec(
-    "migration.applied",
-    "info",
-    _MIGRATED,
-    "{subject} |applied| in {duration_ms}|, {rows_affected}",
+    "migration.applied", "info", _MIGRATED, "{subject} |applied| in {duration_ms}|, {rows_affected}"
 )
 LOG_ROLLED_BACK: Final = LogSpec(
     "migration.rolled_back",

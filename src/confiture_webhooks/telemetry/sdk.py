@@ -18,17 +18,16 @@ from typing import Any
 import requests
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk._logs import LoggerProvider, ReadWriteLogRecord
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExportResult
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
-    MetricExportResult,
     MetricsData,
     PeriodicExportingMetricReader,
 )
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 from opentelemetry.trace import TracerProvider as AnyTracerProvider
 
@@ -201,29 +200,16 @@ def _fault_of(export: Export, error: Exception) -> Fault:
     return Fault(export.setting, "needs the OTLP exporter, which is not installed", INSTALL)
 
 
-def _counted(
-    exporter: Any,
-    tally: Tally,
-    failure: Any,
-    count: Callable[[Any], int] = len,
-    *,
-    makes: bool = False,
-) -> Any:
-    """*exporter*, whose exceptions are failures and whose successes *tally* takes off.
-
-    *makes*: whether items are made when they are exported, as data points are.
-    """
-    export = exporter.export
+def _counted(exporter: Any, tally: Tally) -> Any:
+    """*exporter*, whose exceptions are failures and whose successes *tally* takes off."""
+    export, is_metric = exporter.export, tally.signal == "metrics"
 
     def counted(batch: Any, *args: Any, **kwargs: Any) -> Any:
-        tally.made(count(batch) if makes else 0)
-        try:
+        count = _points(batch) if is_metric else len(batch)
+        tally.made(count if is_metric else 0)  # data points are made when they are exported
+        with suppress(Exception):  # said once, at the end, with the tally
             result = export(batch, *args, **kwargs)
-        except Exception:  # noqa: BLE001  said once, at the end, with the tally
-            return failure
-        if result is not failure:
-            tally.made(-count(batch))
-        return result
+            tally.made(-count if result.name == "SUCCESS" else 0)
 
     exporter.export = counted
     return exporter
@@ -234,7 +220,7 @@ class SpanProcessor(BatchSpanProcessor):
 
     def __init__(self, exporter: Any, tally: Tally) -> None:
         self._tally = tally
-        super().__init__(_counted(exporter, tally, SpanExportResult.FAILURE))
+        super().__init__(_counted(exporter, tally))
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue *span*."""
@@ -248,7 +234,7 @@ class LogProcessor(BatchLogRecordProcessor):
 
     def __init__(self, exporter: Any, tally: Tally) -> None:
         self._tally = tally
-        super().__init__(_counted(exporter, tally, LogRecordExportResult.FAILURE))
+        super().__init__(_counted(exporter, tally))
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         """Queue *log_record*."""
@@ -370,11 +356,7 @@ def _provider(
     signal: str, made: list[tuple[Any, Tally]], environ: Mapping[str, str], resource: Resource
 ) -> Any:
     if signal == "metrics":
-        failure = MetricExportResult.FAILURE
-        readers = [
-            PeriodicExportingMetricReader(_counted(*one, failure, _points, makes=True))
-            for one in made
-        ]
+        readers = [PeriodicExportingMetricReader(_counted(*one)) for one in made]
         return MeterProvider(readers, resource=resource, shutdown_on_exit=False)
     if signal == "logs":
         loggers = LoggerProvider(resource=resource, shutdown_on_exit=False)
