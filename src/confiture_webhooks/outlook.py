@@ -62,12 +62,12 @@ class Wait:
         """Why, in words that go after a colon."""
         at = rfc3339(self.at) if self.at else None
         return {
-            Why.OFF: f"switched off since {at}" if at else "switched off",
+            Why.OFF: f"switched off since {at}",
             Why.UNKNOWN: "no endpoint of that name is configured",
             Why.FAULTY: "its configuration is wrong",
             Why.RESTS: f"rests until {at}, as its receiver or its rate asks",
-            Why.LIMITED: "held back for over a day by its rate, or answers of 429 or 503"
-            + (f"; rests until {at}" if at else ""),
+            Why.LIMITED: "held back for over a day by its rate, or answers of 429 or 503; "
+            f"rests until {at}",
             Why.UNSERVED: f"due since {at}, and no worker sends them",
         }[self.why]
 

@@ -212,7 +212,7 @@ def parts(
         spare_outbox=spare_outbox,
         transport=make_transport,
         hooks=hooks,
-        exports=lambda: exports(environ),
+        exports=partial(exports, environ),
         is_in=partial(is_outbox_in, settings),
         has_leftovers=lambda: outbox_exists(
             in_database(settings, database), environ, is_asked=True

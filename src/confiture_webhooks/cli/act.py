@@ -26,7 +26,7 @@ from ..terminal import counted
 from ..wiring import make_telemetry
 from .context import Context, opened
 from .options import ConfigOpt, EverywhereOpt, FormatOpt, IdsArg, NameArg, YesOpt
-from .selection import check_endpoint, environments, in_states, intents_of, named, nothing_to
+from .selection import chosen, environments, intents_of
 from .send import send_now
 from .status import runs
 from .tables import CommandError, agree, conclude, line
@@ -69,19 +69,15 @@ def redeliver(
     """Send deliveries again: new attempts, the same event id.
 
     PROCESS:
-      Says what it is about to do and asks, unless --yes. It acts on the environment of --config,
-      and sends at once. Deliveries of an endpoint that is off or not configured wait until that is
-      changed; those of other environments wait for their own worker.
+      Asks first, unless --yes, and sends at once. Deliveries of an endpoint that is off or not
+      configured wait until that is changed; those of other environments for their own worker.
 
     EXAMPLES:
       confiture webhooks redeliver --dead --endpoint analytics
-        ↳ Every dead letter of one endpoint, after a question
+        ↳ Every dead letter of one endpoint
 
       confiture webhooks redeliver evt_4bf92f35 --yes
         ↳ One event, also if it was delivered, from a script
-
-      confiture webhooks redeliver --pending --later --yes
-        ↳ Make everything that waits due now, for a worker that runs
 
     EXIT CODES:
       0  They were delivered, or made due with --later, or there was none.
@@ -89,21 +85,16 @@ def redeliver(
       2  Not exactly one of ids, --dead, --pending and --gone; or an id is empty.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
-    chosen = {State.DEAD_LETTER: dead, State.PENDING: pending, State.GONE: gone}
-    states = [state for state, is_chosen in chosen.items() if is_chosen]
+    asked = {State.DEAD_LETTER: dead, State.PENDING: pending, State.GONE: gone}
+    states = [state for state, is_asked in asked.items() if is_asked]
     if len(states) + bool(ids) != 1:
         reason = "give ids, or only one of --dead, --pending and --gone"
         raise typer.BadParameter(reason, param_hint="ID")
     with opened(config, is_sending=not later) as context:
-        check_endpoint(context, endpoint)
-        if ids:
-            rows = named(context, "redeliver", ids, endpoint, everywhere)
-            what = f"{_deliveries(len(rows))} of {_events(rows)}"
-        else:
-            rows = in_states(context, states, endpoint, everywhere)
-            what = counted(len(rows), *_KINDS[states[0]])
-        nothing = "" if rows else nothing_to(context, "redeliver", states, endpoint)
+        rows, nothing = chosen(context, "redeliver", ids, states, endpoint, everywhere)
         if rows:
+            of_ids = f"{_deliveries(len(rows))} of {_events(rows)}"
+            what = of_ids if ids else counted(len(rows), *_KINDS[states[0]])
             agree(f"Redeliver {what}: {_where(rows)}", yes=yes)
         now = datetime.now(UTC)
         done = [row for row in rows if context.outbox.redeliver(row.delivery.id, now=now)]
@@ -162,9 +153,8 @@ def discard(
     """Delete deliveries, or killed runs that cannot be settled.
 
     PROCESS:
-      Says what it is about to do and asks, unless --yes. It acts on the environment of --config.
-      For an endpoint that was renamed or removed, and for a database that is gone: the end of its
-      killed migrations stays unknown, and `confiture webhooks status` shows them with their ids.
+      Asks first, unless --yes. For an endpoint that was renamed or removed, and for a database
+      that is gone: the end of its killed migrations stays unknown, and `status` shows their ids.
 
     EXAMPLES:
       confiture webhooks discard --endpoint former
@@ -182,17 +172,9 @@ def discard(
     if bool(ids) is (endpoint is not None):
         raise typer.BadParameter("give either ids, or --endpoint", param_hint="ID")
     with opened(config) as context:
-        check_endpoint(context, endpoint)
-        nothing = ""
-        killed: Judged = []
-        broken: list[str] = []
-        if ids:
-            ids, killed, broken = intents_of(context, ids)
-            rows = named(context, "discard", ids, None, everywhere)
-        else:
-            undelivered = [state for state in State if state is not State.DELIVERED]
-            rows = in_states(context, undelivered, endpoint, everywhere)
-            nothing = "" if rows else nothing_to(context, "discard", undelivered, endpoint)
+        others, killed, broken = intents_of(context, ids or ())
+        undelivered = [] if ids else [state for state in State if state is not State.DELIVERED]
+        rows, nothing = chosen(context, "discard", others, undelivered, endpoint, everywhere)
         lost = [runs(len(broken), "unreadable")] if broken else []
         of = f" of {_events(rows)}" if ids else ""
         plan = [f"{_deliveries(len(rows))}{of}: {_where(rows)} ({_kinds(rows)})"] if rows else []

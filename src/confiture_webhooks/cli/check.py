@@ -180,17 +180,10 @@ def doctor(
     """Find the faults of this project's webhooks, each with its remedy.
 
     PROCESS:
-      Says what a run here would do: checks the configuration, the hook files and whether the host
-      shows its commands; for each endpoint name resolution, connection, proxy, TLS, signature,
-      format and clock; then the database, the outbox, the telemetry exporter and its collector.
-      Sends receivers a bare HEAD request, and a ping only with --ping.
-
-    EXAMPLES:
-      confiture webhooks doctor
-        ↳ Check everything that can be checked without sending a webhook
-
-      confiture webhooks doctor --ping --format json
-        ↳ Send a ping too, and print the result for a script
+      Checks the configuration, the hook files and whether the host shows its commands; for each
+      endpoint name resolution, connection, proxy, TLS, signature, format and clock; then the
+      database, the outbox, the telemetry exporter and its collector. Sends receivers a bare HEAD
+      request, and a ping only with --ping.
 
     EXIT CODES:
       0  Nothing is wrong; there may be warnings.

@@ -100,7 +100,7 @@ FormatOpt = Annotated[
         help="Output format: text or json",
     ),
 ]
-YesOpt = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
+YesOpt = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether to go on")]
 EverywhereOpt = Annotated[
     bool,
     typer.Option("--all-environments", help="Every environment, not only that of --config"),

@@ -92,8 +92,8 @@ def drop(
     """Remove the outbox with everything in it, of every environment.
 
     PROCESS:
-      Says what it is about to remove and asks, unless --yes: the SQLite file, or the schema
-      confiture_webhooks of the database. The next run creates an empty outbox.
+      Asks first, unless --yes. Removes the SQLite file, or the schema confiture_webhooks of the
+      database. The next run creates an empty outbox.
 
     EXAMPLES:
       confiture webhooks outbox drop

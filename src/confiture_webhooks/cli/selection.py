@@ -65,10 +65,28 @@ def is_short(given: str) -> bool:
     return len(given.removeprefix("dlv_").removeprefix("evt_")) < SHORTEST
 
 
-def named(
+def chosen(
+    context: Context,
+    verb: str,
+    ids: Sequence[str] | None,
+    states: Sequence[State],
+    endpoint: str | None,
+    everywhere: bool,
+) -> tuple[list[Row], str]:
+    """The deliveries to *verb*, by *ids* or *states*, and a line that there are none.
+
+    Raises CommandError if one of *ids* cannot be had.
+    """
+    check_endpoint(context, endpoint)
+    if not states:
+        return _named(context, verb, ids or (), endpoint, everywhere), ""
+    rows = _in_states(context, states, endpoint, everywhere)
+    return rows, "" if rows else _nothing(context, verb, states, endpoint)
+
+
+def _named(
     context: Context, verb: str, ids: Sequence[str], endpoint: str | None, everywhere: bool
 ) -> list[Row]:
-    """The deliveries to *verb* called *ids*. Raises CommandError if one cannot be had."""
     rows: dict[str, Row] = {}
     refused, unclear = [], []
     for given in ids:
@@ -102,10 +120,9 @@ def _why_not(context: Context, verb: str, given: str, row: Row, everywhere: bool
     return "in flight" if verb != "discard" and row.state is State.IN_FLIGHT else None
 
 
-def in_states(
+def _in_states(
     context: Context, states: Iterable[State], endpoint: str | None, everywhere: bool
 ) -> list[Row]:
-    """The newest deliveries in *states*, to *endpoint* or to all of them."""
     named: dict[str, Any] = {} if everywhere else {"environment": context.environment}
     rows = [
         row
@@ -117,9 +134,9 @@ def in_states(
     return rows
 
 
-def nothing_to(context: Context, verb: str, states: Iterable[State], endpoint: str | None) -> str:
+def _nothing(context: Context, verb: str, states: Iterable[State], endpoint: str | None) -> str:
     """That there is nothing to *verb* here, and which other environments have something."""
-    others = environments(in_states(context, states, endpoint, everywhere=True))
+    others = environments(_in_states(context, states, endpoint, everywhere=True))
     if not others:
         return f"Nothing to {verb}"
     words = [f"--{state.value.partition('_')[0]}" for state in states if verb == "redeliver"]

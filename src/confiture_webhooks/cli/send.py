@@ -155,9 +155,9 @@ def deliver(
     PROCESS:
       Without --watch, everything that is due now is tried once; if five attempts of one endpoint
       fail in a row, the rest of its deliveries stay due. With --watch, also everything that becomes
-      due or that other processes record. On SIGTERM or Ctrl-C the attempt in flight ends,
-      everything else that was claimed is given back, and telemetry is exported; a second one ends
-      the worker at once. Without --watch the attempt in flight is cut and not counted.
+      due or that other processes record. On SIGTERM or Ctrl-C the attempt in flight ends (without
+      --watch it is cut and not counted), and everything else that was claimed is given back. A
+      second one ends the worker at once.
 
     EXAMPLES:
       confiture webhooks deliver

@@ -34,12 +34,10 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """Count the deliveries of the environment in the outbox; a check for monitoring.
 
     PROCESS:
-      Dead letters, deliveries that a 410 ended, and records that cannot be read count until they
-      are redelivered or discarded. Deliveries wait in vain if their endpoint is off, not
-      configured or wrongly configured, if they are due for 15 minutes without a worker (also those
-      of other environments in this outbox), or if their receiver puts them off with 429 or 503 and
-      Retry-After for more than a day. So does a killed run that a day could not settle. A migration
-      that is under way is named; it does not count.
+      Exit code 1 counts dead letters, deliveries that a 410 ended, records that cannot be read,
+      and killed runs that a day could not settle. It also counts deliveries whose endpoint is off,
+      not configured or wrongly configured, that are due for 15 minutes without a worker (in any
+      environment of this outbox), or that answers of 429 or 503 put off for more than a day.
 
     EXIT CODES:
       0  Nothing waits for an operator.
