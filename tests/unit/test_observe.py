@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any
@@ -56,16 +54,19 @@ class FakeRun:
         self.reported.append(Reported(ref, direction, backend))
         return self.reported[-1]
 
-    def conclude(self, migration: Reported, rows: int | None, error: ErrorInfo | None) -> None:
+    def conclude(
+        self,
+        migration: Reported,
+        rows: int | None,
+        error: ErrorInfo | None,
+        *,
+        is_idle: bool = True,
+    ) -> None:
+        self.hurries.append(not is_idle)
         migration.end = ("succeeded", rows) if error is None else ("failed", error.type)
 
     def settle_later(self, migration: Reported, ask: Any) -> None:
         migration.end = ("unknown", ask.args)
-
-    @contextmanager
-    def hurried(self, *, when: bool) -> Iterator[None]:
-        self.hurries.append(when)
-        yield
 
     def report(self, where: str, error: BaseException) -> None:
         self.reports.append(f"{where}: {type(error).__name__}")
@@ -264,7 +265,7 @@ def test_an_end_that_breaks_costs_the_migration_nothing(
 ) -> None:
     """When reporting of the end raises, the engine's own result or error still comes through."""
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError
 
     monkeypatch.setattr(Reported if method == "stop_clock" else FakeRun, method, refuse)
@@ -316,5 +317,5 @@ def test_nothing_is_waited_for_while_an_interrupted_migration_holds_its_locks(
     run = watched(engine)
     engine.connection.info.transaction_status = status
     with pytest.raises(KeyboardInterrupt):
-        engine.apply(a_migration())
+        engine.apply(a_migration(), force=True)
     assert run.hurries == [is_hurried]

@@ -198,28 +198,23 @@ class _Watch:
 
     def _end(self, migration: Migration, error: BaseException | None, *, can_settle: bool) -> None:
         connection = self._engine.connection
-        is_over = connection.closed or is_idle(connection)
-        # The host ends the transaction of an interrupted migration only when it closes.
-        with (
-            containing("recording a migration", self._run.report),
-            self._run.hurried(when=not is_over),
-        ):
+        with containing("recording a migration", self._run.report):
             migration.stop_clock()
             self._close_window()
+            # The host ends the transaction of an interrupted migration only when it closes.
+            is_over = connection.closed or is_idle(connection)
             if error is None:
-                self._run.conclude(migration, self._tally.total, None)
+                self._run.conclude(migration, self._tally.total, None, is_idle=is_over)
                 return
             migration.error = explain(error)
             # The COMMIT may have happened although the call raised: when the connection broke, or
             # when Ctrl-C came in between. Then only the ledger knows.
-            is_uncertain = (
-                not isinstance(error, Exception) or connection.closed or connection.broken
-            )
-            is_open = can_settle and is_uncertain and not migration.backend.is_gone
+            is_seen = isinstance(error, Exception) and not (connection.closed or connection.broken)
+            is_open = can_settle and not is_seen and not migration.backend.is_gone
             if is_open and self._ledger is not None:
                 self._run.settle_later(migration, _question(self._ledger, migration))
             else:
-                self._run.conclude(migration, None, migration.error)
+                self._run.conclude(migration, None, migration.error, is_idle=is_over)
 
     def _open_window(self) -> None:
         if self._commit is None or self._window is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -99,10 +99,6 @@ class Run:
             settling.record_earlier(ref.version, self.ask_here, backend)
             settling.expect(ref, direction, backend)
 
-    def hurried(self, *, when: bool) -> AbstractContextManager[None]:
-        """*when*: the host's transaction is open, so a slow outbox is not waited for in here."""
-        return self._in_use.outgoing.outbox.hurried(when=when) if self._in_use else nullcontext()
-
     @contained
     def migration(
         self, ref: MigrationRef, direction: Direction, backend: Backend
@@ -154,10 +150,16 @@ class Run:
             self._in_use.outgoing.record_on(connection, event, migration.span.trace)
 
     def conclude(
-        self, migration: Migration, rows_affected: int | None, error: ErrorInfo | None
+        self,
+        migration: Migration,
+        rows_affected: int | None,
+        error: ErrorInfo | None,
+        *,
+        is_idle: bool = True,
     ) -> None:
         """A migration ended: close its span and release its event. No *error*: it committed.
 
+        Unless *is_idle*, the host's transaction is open still: a slow outbox is not waited for.
         When Ctrl-C comes in between, ``finish`` does it again: the event id is the same.
         """
         self._owed[migration.event_id] = (migration, rows_affected, error)
@@ -170,9 +172,10 @@ class Run:
                 duration_s=migration.duration_s, rows_affected=rows_affected, error=error
             )
             _, outgoing, settling = self._begun()
-            outgoing.record(migration.ended_event(rows_affected, error), migration.span.trace)
-            if error is None:
-                settling.record_outlived(migration)
+            with outgoing.outbox.hurried(when=not is_idle):
+                outgoing.record(migration.ended_event(rows_affected, error), migration.span.trace)
+                if error is None:
+                    settling.record_outlived(migration)
             if self._hooks is not None:
                 self._hooks.call(migration, rows_affected)
         del self._owed[migration.event_id]
