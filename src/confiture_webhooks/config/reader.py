@@ -251,14 +251,6 @@ def _contradictions(
         yield ("tls",), "has a key without a certificate", "Set `client_certificate`"
 
 
-def _weak(endpoint: Endpoint, setting: str, name: str | None) -> list[Fault]:
-    """Advice if a secret of *endpoint* could be guessed."""
-    if all(len(signing_key(secret)) >= SAFE_SECRET for secret in endpoint.secrets):
-        return []
-    problem = f"is shorter than {SAFE_SECRET} bytes, so it could be guessed"
-    return [Fault(setting, problem, "Use a long random one: `openssl rand -base64 32`", name)]
-
-
 def _astray(endpoints: Sequence[Endpoint], environment: str | None) -> list[Fault]:
     """Advice about endpoints that are not for *environment*, if a misspelt name may be why.
 
@@ -309,7 +301,11 @@ def _endpoints(
             continue
         first[made.name] = setting(at) if at else f"the endpoint that {variables.URL} makes"
         endpoints.append(made)
-        advice += _weak(made, reading.shown((*at, "secret")), made.name if at else None)
+        if any(len(signing_key(secret)) < SAFE_SECRET for secret in made.secrets):
+            shown = reading.shown((*at, "secret"))
+            problem = f"is shorter than {SAFE_SECRET} bytes, so it could be guessed"
+            remedy = "Use a long random one: `openssl rand -base64 32`"
+            advice.append(Fault(shown, problem, remedy, reading.names.get(at)))
         if not (made.is_for(environment) or reading.faults_in((*at, "environments"))):
             only = ", ".join(sorted(made.environments or ()))
             for fault in reading.faults_in(at, Unset):

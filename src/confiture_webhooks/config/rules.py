@@ -53,13 +53,12 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
 
 
+@dataclass(eq=False)
 class Invalid(ValueError):  # noqa: N818  a rule's answer: it never leaves the reading
     """A value that will not do: what is wrong with it, and the remedy."""
 
-    def __init__(self, problem: str, remedy: str = "") -> None:
-        self.problem = problem
-        self.remedy = remedy
-        super().__init__(problem)
+    problem: str
+    remedy: str = ""
 
 
 class Unset(Invalid):
