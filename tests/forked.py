@@ -33,9 +33,10 @@ CONFITURE = Path(sys.executable).with_name("confiture")
 """The console script of the environment the tests run in."""
 
 READ_LATE = re.compile(
-    r"PATH|HOME|TMPDIR|PYTHONIOENCODING|XDG_\w+|CONFITURE_\w+|OTEL_(EXPORTER|SERVICE|RESOURCE|SDK)_\w+|TRACEPARENT|TRACESTATE"
+    r"PATH|HOME|TERM|TMPDIR|PYTHONIOENCODING|XDG_\w+|CONFITURE_\w+|OTEL_(EXPORTER|SERVICE|RESOURCE|SDK)_\w+"
+    r"|OTEL_(TRACES|METRICS|LOGS)_EXPORTER|TRACEPARENT|TRACESTATE"
     r"|BAGGAGE|CORRELATION_ID|DATABASE_URL|PG\w+|\w+_proxy|\w+_PROXY|REQUESTS_CA_BUNDLE"
-    r"|RES_OPTIONS|SSL_CERT_\w+|CURL_CA_BUNDLE|CI|CI_\w+|GITHUB_\w+|GITLAB_\w+|(WEBHOOK|SLACK|TEAMS|CHAT|API|DB)\w*|\w+_KEY"
+    r"|RES_OPTIONS|SSL_CERT_\w+|CURL_CA_BUNDLE|CI|CI_\w+|GITHUB_\w+|GITLAB_\w+|(WEBHOOK|HOOK|SLACK|TEAMS|CHAT|API|DB)\w*|\w+_KEY"
 )
 """Variables that are first read when a command runs; with any other, a command starts cold."""
 FIXED = {"LANG": "C.UTF-8", "COLUMNS": "100"}

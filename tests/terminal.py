@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from project import CONFITURE
+import forked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +25,8 @@ def on_terminal(
     """Run ``confiture`` with all three streams on a pseudo-terminal: exit code, what it showed."""
     ours, theirs = pty.openpty()
     try:
-        process = subprocess.Popen(
-            [str(CONFITURE), *arguments],
+        process = forked.popen(
+            [*arguments],
             cwd=project.path,
             env={**project.environ(env), "TERM": "xterm"},
             stdin=theirs,

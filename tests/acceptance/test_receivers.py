@@ -43,12 +43,12 @@ def is_all_there(collector: Any) -> bool:
 @pytest.mark.parametrize("name", ["flask", "fastapi", "django", "wsgi"])
 def test_a_framework_receives(name: str, project: Any, collector: Any) -> None:
     """It handles each authentic event once, within the run's trace, and refuses the rest."""
-    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-    secret = {"CONFITURE_WEBHOOK_SECRET": SECRET}
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "CONFITURE_WEBHOOK_SECRET": SECRET}
+    receivers = {"OTEL_SERVICE_NAME": "receiver", "OTEL_BSP_SCHEDULE_DELAY": "50"}
     project.migration("001", "users", up="CREATE TABLE users (id int)", down="DROP TABLE users")
-    with served(name, {**traced, **secret, "OTEL_SERVICE_NAME": "receiver"}) as receiver:
+    with served(name, {**env, **receivers}) as receiver:
         done = project.confiture(
-            "migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url, **traced, **secret}
+            "migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url, **env}
         )
         statuses = [
             post(receiver.url, b'{"event_type": "ping"}', signed_with="another"),

@@ -275,19 +275,16 @@ def test_importing_the_plugin_loads_nothing_heavy(tmp_path: Path) -> None:
     assert [name for name in loaded if name.partition(".")[0] in HEAVY] == []
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["migrate", "status"], ["migrate", "--help"]])
-def test_a_command_with_nothing_configured_loads_none_of_it(
-    tmp_path: Path, arguments: list[str]
-) -> None:
+def test_commands_with_nothing_configured_load_none_of_it(tmp_path: Path) -> None:
     """Unconfigured, a command loads the entry point's module and not one module more of ours."""
-    code = f"""
+    code = """
+        import contextlib
         import sys
         from confiture.cli.main import app
-        sys.argv = ["confiture", *{arguments!r}]
-        try:
-            app()
-        except SystemExit:
-            pass
+        for arguments in (["--version"], ["migrate", "status"], ["migrate", "--help"]):
+            sys.argv = ["confiture", *arguments]
+            with contextlib.suppress(SystemExit):
+                app()
     """
     loaded = modules_after(code, tmp_path)
     assert ours(loaded) == OURS_UNCONFIGURED
