@@ -74,7 +74,7 @@ class FakeTelemetry:
     def trace_of_run(self) -> TraceContext:
         return TRACE
 
-    def delivery(self, delivery: Delivery, **_: Any) -> FakeSpan:
+    def delivery(self, delivery: Delivery, *_: Any) -> FakeSpan:
         return FakeSpan(delivery.id, self.delivery_ends)
 
     def observe_outbox(self, read: Callable[[], Any]) -> None:

@@ -55,7 +55,6 @@ delivery = telemetry.delivery(
         trace=migration.trace, correlation_id=telemetry.correlation_id,
         created_at=datetime.now(UTC),
     ),
-    remote=False,
 )
 with delivery.current():
     {during}

@@ -246,7 +246,7 @@ class TestWithoutProviders:
         """However old it is: nobody records the new trace a link would point from."""
         telemetry = Telemetry(now=lambda: NOW)
         old = a_delivery(TraceContext(traceparent=PARENT), created_at=NOW - timedelta(days=9))
-        span = telemetry.delivery(old, remote=True, pass_span=telemetry.worker_pass())
+        span = telemetry.delivery(old, telemetry.worker_pass())
         assert f"{span.span.get_span_context().trace_id:032x}" == PARENT[3:35]
 
     def test_a_disabled_sdk(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +348,7 @@ class TestDelivery:
         """A delivery's span is under the migration's and ends unset."""
         migration = bench.telemetry.migration(REF, Direction.UP)
         migration.finish(duration_s=1, rows_affected=0, error=None)
-        span = bench.telemetry.delivery(a_delivery(migration.trace), remote=False)
+        span = bench.telemetry.delivery(a_delivery(migration.trace))
         span.finish("delivered", last=an_attempt(status_code=204), attempts=1, at=NOW)
         found = bench.span("deliver webhook analytics")
         above = bench.span("apply migration").context
@@ -369,7 +369,7 @@ class TestDelivery:
 
     def test_retry(self, bench: Bench) -> None:
         """A retry is an event on the span, and a delivery that succeeds in the end is no error."""
-        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
         span.attempt_failed(an_attempt(status_code=503), retry_in=timedelta(seconds=2))
         span.finish("delivered", last=an_attempt(2, status_code=200), attempts=2, at=NOW)
         found = bench.span("deliver webhook analytics")
@@ -385,7 +385,7 @@ class TestDelivery:
     @pytest.mark.parametrize("outcome", ["deferred", "dead_letter", "gone"])
     def test_not_delivered(self, bench: Bench, outcome: str) -> None:
         """Every other outcome is an error with the last attempt's type; burial is an event."""
-        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
         span.attempt_failed(an_attempt(error_type="timeout"), retry_in=None)
         span.finish(outcome, last=an_attempt(error_type="timeout"), attempts=1, at=NOW)
         found = bench.span("deliver webhook analytics")
@@ -397,7 +397,7 @@ class TestDelivery:
 
     def test_cut_before_an_attempt(self, bench: Bench) -> None:
         """A delivery put off before it was tried has no type of error."""
-        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
         span.finish("deferred", last=None, attempts=0, at=NOW)
         assert "error.type" not in (bench.span("deliver webhook analytics").attributes or {})
 
@@ -406,7 +406,7 @@ class TestDelivery:
         made = make(now=lambda: NOW)
         one_pass = made.telemetry.worker_pass()
         stored = a_delivery(TraceContext(traceparent=PARENT))
-        span = made.telemetry.delivery(stored, remote=True, pass_span=one_pass)
+        span = made.telemetry.delivery(stored, one_pass)
         span.finish("delivered", last=an_attempt(status_code=200), attempts=1, at=NOW)
         one_pass.claimed(2)
         one_pass.claimed(1)
@@ -427,7 +427,7 @@ class TestDelivery:
         made = make(now=lambda: NOW)
         one_pass = made.telemetry.worker_pass()
         stored = a_delivery(TraceContext(traceparent=traceparent), created_at=NOW - age)
-        span = made.telemetry.delivery(stored, remote=True, pass_span=one_pass)
+        span = made.telemetry.delivery(stored, one_pass)
         span.finish("delivered", last=an_attempt(status_code=200), attempts=1, at=NOW)
         one_pass.finish()
         found, drained = made.span("deliver webhook analytics"), made.span("drain webhook outbox")
@@ -437,7 +437,7 @@ class TestDelivery:
     def test_left_behind_by_an_earlier_run(self, bench: Bench) -> None:
         """What an earlier run left behind stays in its trace and links to the run that sends it."""
         left = a_delivery(TraceContext(traceparent=PARENT))
-        span = bench.telemetry.delivery(left, remote=False)
+        span = bench.telemetry.delivery(left)
         span.finish("delivered", last=an_attempt(status_code=200), attempts=2, at=NOW)
         found = bench.span("deliver webhook analytics")
         assert found.parent is not None
@@ -447,7 +447,7 @@ class TestDelivery:
 
     def test_current(self, bench: Bench) -> None:
         """The span is the current one inside the block, without baggage, and not after it."""
-        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
         token = otel_context.attach(baggage.set_baggage("user", "alice"))
         try:
             with span.current():
@@ -459,7 +459,7 @@ class TestDelivery:
 
     def test_metrics(self, bench: Bench) -> None:
         """Attempts, retries, outcome, duration and lag are measured with the contract's names."""
-        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
         span.attempt_failed(an_attempt(status_code=503), retry_in=timedelta(seconds=2))
         span.attempt_failed(an_attempt(2, error_type="tls"), retry_in=None)
         span.finish("dead_letter", last=an_attempt(2, error_type="tls"), attempts=2, at=NOW)
@@ -486,7 +486,7 @@ class TestDelivery:
 
     def test_lag(self, bench: Bench) -> None:
         """The time from the event to its delivery is measured when it is delivered."""
-        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
         span.finish("delivered", last=an_attempt(status_code=200), attempts=1, at=NOW)
         ((attributes, point),) = bench.points("confiture.webhook.delivery.lag").items()
         assert dict(attributes) == {"confiture.webhook.endpoint": "analytics"}
@@ -698,7 +698,7 @@ def everything(telemetry: Telemetry) -> None:
         migration = telemetry.migration(REF, direction)
         migration.finish(duration_s=0.25, rows_affected=None, error=error)
     for outcome in names.OUTCOMES:
-        span = telemetry.delivery(a_delivery(telemetry.trace_of_run()), remote=False)
+        span = telemetry.delivery(a_delivery(telemetry.trace_of_run()))
         code = {"delivered": 200, "gone": 410}.get(outcome, 500)
         if code != 200:
             span.attempt_failed(an_attempt(status_code=code), retry_in=timedelta(seconds=1))
@@ -755,7 +755,7 @@ class TestLogs:
         self, bench: Bench, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Ids are those of the span the line is about, whatever span is current."""
-        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
         other = bench.telemetry.hook("a:b", "post_execute")
         with other.current():
             span.finish("delivered", last=an_attempt(status_code=200), attempts=1, at=NOW)
@@ -769,7 +769,7 @@ class TestLogs:
 
     def test_delivered(self, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
         """The line of a delivery reports which, of what, and how it went."""
-        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()), remote=False)
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
         span.finish("delivered", last=an_attempt(2, status_code=201), attempts=2, at=NOW)
         (line,) = lines(capsys)
         assert line["correlation_id"] == "c" * 32

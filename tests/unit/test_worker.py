@@ -44,7 +44,7 @@ class Spans:
         self.outbox_failures: list[str] = []
         self.faults: list[str] = []
 
-    def delivery(self, delivery: Delivery, *, remote: bool) -> Any:
+    def delivery(self, delivery: Delivery, _: object) -> Any:
         spans = self
 
         class Span:

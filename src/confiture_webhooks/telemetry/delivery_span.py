@@ -29,17 +29,12 @@ class DeliverySpan(Part):
     """One delivery while it is being tried. It ends once."""
 
     def __init__(
-        self,
-        signals: Signals,
-        delivery: Delivery,
-        *,
-        remote: bool,
-        worker_pass: WorkerPassSpan | None,
+        self, signals: Signals, delivery: Delivery, worker_pass: WorkerPassSpan | None
     ) -> None:
         self._delivery = delivery
         self._started = monotonic()
         self._is_finished = False
-        super().__init__(signals, _start(signals, delivery, worker_pass, remote=remote))
+        super().__init__(signals, _start(signals, delivery, worker_pass))
 
     @contained
     def attempt_failed(self, attempt: Attempt, *, retry_in: timedelta | None) -> None:
@@ -136,14 +131,14 @@ class DeliverySpan(Part):
         )
 
 
-def _start(
-    signals: Signals, delivery: Delivery, worker_pass: WorkerPassSpan | None, *, remote: bool
-) -> Span:
+def _start(signals: Signals, delivery: Delivery, worker_pass: WorkerPassSpan | None) -> Span:
     """A span under the stored context; one of its own, with a link, when that is out of reach."""
-    run = signals.run if signals.is_started else None
-    here = worker_pass.span.get_span_context() if worker_pass is not None else run
+    here = signals.run if signals.is_started else None
+    remote = worker_pass is not None
     stored = from_stored(delivery.trace, is_remote=remote)
-    if stored and run and not remote and run.trace_id != stored.trace_id:
+    if worker_pass is not None:
+        here = worker_pass.span.get_span_context()
+    elif stored and here and here.trace_id != stored.trace_id:
         # What an earlier run left behind is as far away as another machine.
         remote, stored = True, from_stored(delivery.trace, is_remote=True)
     parent, linked = stored, here if remote else None

@@ -220,10 +220,10 @@ class Telemetry(Signals):
         )
 
     def delivery(
-        self, delivery: Delivery, *, remote: bool, pass_span: WorkerPassSpan | None = None
+        self, delivery: Delivery, worker_pass: WorkerPassSpan | None = None
     ) -> DeliverySpan:
-        """A delivery begins: in the run's process, or *remote*, from a worker."""
-        return DeliverySpan(self, delivery, remote=remote, worker_pass=pass_span)
+        """A delivery begins: in the run's process, or in a *worker_pass*."""
+        return DeliverySpan(self, delivery, worker_pass)
 
     def hook(self, hook: str, event: str, parent: TraceContext | None = None) -> HookSpan:
         """A user's hook ``<module>:<function>`` begins, under *parent* or the run."""

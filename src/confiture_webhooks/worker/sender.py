@@ -21,7 +21,7 @@ from .pace import OpenDelivery
 if TYPE_CHECKING:
     from ..outbox import Claim, Outbox
     from ..telemetry import DeliverySpan, Telemetry, WorkerPassSpan
-    from ..transport import Response, Transport
+    from ..transport import Transport
     from .pace import Pace
 
 RECORD_AGAIN_S = (0.1, 0.5, 2.0)
@@ -115,7 +115,7 @@ class Sender:
                 pace.open[claim.delivery.id] = waiting
             attempt = self._attempt(pace, claim, waiting)
             if attempt is None:
-                self._give_up_attempt(pace, claim)
+                self._give_up_attempt(pace, claim, waiting)
                 return
             now = self.clock.now()
             retry, spread = pace.endpoint.retry, self.clock.spread()
@@ -161,11 +161,10 @@ class Sender:
 
     def _begin_span(self, claim: Claim) -> DeliverySpan:
         try:
-            if self.passes is None:
-                return self.telemetry.delivery(claim.delivery, remote=False)
-            pass_span = self.passes.begin()
-            pass_span.claimed(1)
-            return self.telemetry.delivery(claim.delivery, remote=True, pass_span=pass_span)
+            worker_pass = self.passes.begin() if self.passes is not None else None
+            if worker_pass is not None:
+                worker_pass.claimed(1)
+            return self.telemetry.delivery(claim.delivery, worker_pass)
         except Exception as error:  # noqa: BLE001  telemetry never breaks a delivery
             self.telemetry.failed("span", error)
             return _NoSpan()  # type: ignore[return-value]
@@ -174,9 +173,16 @@ class Sender:
         """Send it; ``None``: we cut the attempt ourselves, which says nothing of the receiver."""
         started_at, started = self.clock.now(), self.clock.monotonic()
         response = error_type = reason = None
-        waiting.is_ours = False
+        waiting.is_ours = isinstance(claim.delivery, Unreadable)
         try:
-            response = self._send(pace, claim, waiting, started_at)
+            if isinstance(claim.delivery, Unreadable):
+                error_type, reason = "other", claim.delivery.reason
+            else:
+                request = prepare(
+                    pace.endpoint, claim.delivery, attempt=claim.number, at=started_at
+                )
+                with waiting.span.current():
+                    response = self.transport.send(request, timeout=pace.endpoint.timeout)
         except TransportError as error:
             if error.error_type == CUT:
                 return None
@@ -184,10 +190,7 @@ class Sender:
         except Exception as error:  # noqa: BLE001  one delivery costs itself alone
             waiting.is_ours = True
             error_type, reason = "other", type(error).__name__
-            if isinstance(claim.delivery, Unreadable):
-                reason = claim.delivery.reason
-            else:
-                self.telemetry.failed("attempt", error)
+            self.telemetry.failed("attempt", error)
         return Attempt(
             number=claim.number,
             started_at=started_at,
@@ -197,13 +200,6 @@ class Sender:
             retry_after=response.retry_after if response else None,
             reason=reason,
         )
-
-    def _send(self, pace: Pace, claim: Claim, waiting: OpenDelivery, at: datetime) -> Response:
-        if isinstance(claim.delivery, Unreadable):
-            raise ValueError  # noqa: TRY004  of a record, not of a type
-        request = prepare(pace.endpoint, claim.delivery, attempt=claim.number, at=at)
-        with waiting.span.current():
-            return self.transport.send(request, timeout=pace.endpoint.timeout)
 
     def _record_and_report(
         self, pace: Pace, claim: Claim, waiting: OpenDelivery, decision: Decision, at: datetime
@@ -248,12 +244,10 @@ class Sender:
                     break
         return self.outbox.record(claim, attempt, decision)
 
-    def _give_up_attempt(self, pace: Pace, claim: Claim) -> None:
+    def _give_up_attempt(self, pace: Pace, claim: Claim, waiting: OpenDelivery) -> None:
         """Give back a delivery whose attempt was cut: it is due as before, with as many tries."""
         pace.last_failure = CUT
-        waiting = pace.open.get(claim.delivery.id)
-        if waiting is not None:
-            waiting.next_attempt_at = self.clock.now()
+        waiting.next_attempt_at = self.clock.now()
         try:
             self.outbox.give_back(claim)
         finally:
