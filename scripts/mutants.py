@@ -195,8 +195,8 @@ MUTANTS = (
         "pooler",
         "a pooler's process is not taken for the migration's own",
         "ledger pooler",
-        r"is_direct = process\.pid == info\.backend_pid",
-        "is_direct = process.pid is not None",
+        r"is_direct = pid == info\.backend_pid",
+        "is_direct = pid is not None",
     ),
     mutant(
         "rehearsal",

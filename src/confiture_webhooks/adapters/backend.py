@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -51,14 +51,6 @@ _LOCK = (
 _ROW = f"SELECT {micros('clock_timestamp()')}, (SELECT id::text FROM {{}} WHERE version = %s)"
 
 
-class _Process(NamedTuple):
-    """The server process behind a connection."""
-
-    schema: str | None
-    pid: int | None
-    started_at: int | None
-
-
 def backend_of(engine: Any) -> Backend:
     """What is known of *engine*'s server process and ledger, the same for all its migrations.
 
@@ -66,18 +58,18 @@ def backend_of(engine: Any) -> Backend:
     """
     connection, ledger = engine.connection, str(engine.migration_table)
     info = connection.info
-    process = _Process(*(_asked(connection, _PROCESS) or (None, None, None)))
+    schema, pid, started_at = _asked(connection, _PROCESS) or (None, None, None)
     identity, timeline = _asked(connection, IDENTITY) or (None, None)
     found = _asked(connection, _TABLE, (table(ledger).as_string(None),))
     locked = _asked(connection, _LOCK, (LOCK_NAMESPACE,))
     # A pooler answers with a pid of its own making, and gives each transaction another process.
-    is_direct = process.pid == info.backend_pid
+    is_direct = pid == info.backend_pid
     return Backend(
-        database=replace(database_of(connection), schema=process.schema),
+        database=replace(database_of(connection), schema=schema),
         ledger_table=f"{found[0]}.{found[1]}" if found else ledger,
         database_url=masked_url(info),
-        pid=process.pid if is_direct else None,
-        started_at=at_best(process.started_at) if is_direct else None,
+        pid=pid if is_direct else None,
+        started_at=at_best(started_at) if is_direct else None,
         identity=identity,
         timeline=timeline,
         ledger_oid=found[2] if found else None,
