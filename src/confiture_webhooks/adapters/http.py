@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -39,7 +40,6 @@ class HttpTransport:
         self._is_aborted = False
 
     def send(self, request: Request, *, timeout: timedelta) -> Response:
-        """POST *request*; raises ``TransportError`` with why there was no answer."""
         exchange = Exchange(request, timeout)
         session = self._enter(exchange, timeout)
 
@@ -54,9 +54,7 @@ class HttpTransport:
             if session.has_answered(request):
                 contextvars.copy_context().run(attempt)
             else:
-                bounded(attempt, exchange.left(), cut=exchange.cut)
-        except TimeoutError:  # no time was left to begin
-            self._leave(session, exchange, "timeout")
+                bounded(attempt, exchange.ends_at - time.monotonic(), cut=exchange.cut)
         except NoThreadError:
             self._leave(session, exchange, "other")
         except TimedOut:
@@ -94,7 +92,6 @@ class HttpTransport:
         exchange.finish(error_type)
 
     def abort(self) -> None:
-        """End every attempt under way, now, as ``TransportError(CUT)``; later ones too."""
         with self._changed:
             self._is_aborted = True
             self._changed.notify_all()
@@ -103,7 +100,6 @@ class HttpTransport:
             exchange.cut(is_abort=True)
 
     def close(self) -> None:
-        """Close the connections that are kept."""
         for session in list(self._sessions.values()):
             with suppress(Exception):
                 session.close()

@@ -44,8 +44,9 @@ class Exchange:
         self.excerpt = b""
         """The beginning of the answer's body."""
         self.response: Response | None = None
+        self.ends_at = time.monotonic() + timeout.total_seconds()
+        """By the monotonic clock."""
         self._answer_within = answer_within
-        self._ends_at = time.monotonic() + timeout.total_seconds()
         self._lock = threading.Lock()
         self._finished = threading.Event()
         self._stop: Callable[[], None] | None = None
@@ -55,7 +56,7 @@ class Exchange:
 
     def left(self) -> float:
         """Seconds left; raises TimeoutError when the attempt is over."""
-        left = self._ends_at - time.monotonic()
+        left = self.ends_at - time.monotonic()
         if self._is_cut or left <= 0:
             raise TimeoutError
         return left
@@ -70,7 +71,7 @@ class Exchange:
         """The request is on its way, and the answer is awaited."""
         self.step = "answers"
         if self._answer_within is not None:
-            self._ends_at = min(self._ends_at, time.monotonic() + self._answer_within)
+            self.ends_at = min(self.ends_at, time.monotonic() + self._answer_within)
 
     def answered(self, response: Response, *, is_whole: bool = True) -> None:
         """A status line is in: that is the answer, whatever comes after it.
@@ -82,7 +83,7 @@ class Exchange:
                 raise TimeoutError
             self.response = response
             if is_whole:
-                self._ends_at = min(self._ends_at, time.monotonic() + ANSWER_BODY_S)
+                self.ends_at = min(self.ends_at, time.monotonic() + ANSWER_BODY_S)
 
     def late(self) -> str:
         """The error type of an attempt that ran out of time."""
