@@ -6,7 +6,7 @@ import re
 import time
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -106,7 +106,6 @@ def sample(kind: EventType, trace_id: str, environment: str | None, at: datetime
 
 def ping(
     settings: Settings,
-    environ: Mapping[str, str],
     name: str | None,
     kind: EventType = EventType.PING,
 ) -> list[PingResult]:
@@ -120,11 +119,11 @@ def ping(
         if name is None or e.name == name
     )
     narrowed = replace(settings, endpoints=chosen)
-    telemetry = make_telemetry(narrowed, environ)
+    telemetry = make_telemetry(narrowed)
     outbox = InMemoryOutbox()
     ended: defaultdict[str, list[Exchange]] = defaultdict(list)
     made = replace(
-        parts(narrowed, environ, lambda: telemetry),
+        parts(narrowed, lambda: telemetry),
         outbox=lambda _: outbox,
         transport=lambda: make_transport(lambda name, exchange: ended[name].append(exchange)),
     )

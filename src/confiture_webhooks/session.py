@@ -250,7 +250,7 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     )
     if not (is_meant or unread or Path(HOOKS).is_dir()):
         return None
-    settings, files = found_settings(os.environ, file)
+    settings, files = found_settings(file)
     _say(settings, files, unread, is_run=invocation.is_run)
     files = [one for one in files if one.is_trusted]
     if not (settings.recorded or files):
@@ -258,13 +258,13 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         return None
 
     is_project = invocation.missing is None and invocation.migrations_dir.is_dir()
-    is_project = is_project or bool(os.environ.get(OUTBOX)) or outbox_exists(settings, os.environ)
+    is_project = is_project or bool(os.environ.get(OUTBOX)) or outbox_exists(settings)
     if not is_project:  # where Confiture will refuse, no outbox is created
         settings = replace(settings, outbox="memory")
     hooks = hook_sources(files)
-    telemetry = partial(make_telemetry, settings, os.environ)
+    telemetry = partial(make_telemetry, settings)
     made = replace(
-        parts(settings, os.environ, telemetry, lambda: session.dsn(), hooks),  # noqa: PLW0108  made below
+        parts(settings, telemetry, lambda: session.dsn(), hooks),  # noqa: PLW0108  made below
         shows_progress=True,
         is_project=is_project,
         has_python=any(invocation.migrations_dir.glob("[!_]*.py")),
@@ -320,7 +320,7 @@ def _log_faults(settings: Settings) -> None:
     """Every fault as one log event of a command without a run; a run logs its own."""
     if not settings.faults:
         return
-    telemetry = make_telemetry(replace(settings, endpoints=(), environment=None), os.environ)
+    telemetry = make_telemetry(replace(settings, endpoints=(), environment=None))
     telemetry.config_invalid(settings.faults, is_said=True)
     telemetry.shutdown(TELEMETRY_BUDGET)
 
@@ -348,10 +348,10 @@ def attach(
     chosen = settings or load(os.environ, Path(config_file) if config_file else None)
     engine = getattr(session, "migrator", session)
     remedy.use(config_file)
-    telemetry = make_telemetry(chosen, os.environ, is_library=True)
+    telemetry = make_telemetry(chosen, is_library=True)
     dsn = dsn_of(engine.connection) if chosen.place.kind == "postgres" else None
     made = replace(
-        parts(chosen, os.environ, lambda: telemetry, lambda: dsn, say=note),
+        parts(chosen, lambda: telemetry, lambda: dsn, say=note),
         exports=lambda: True,
     )
     run = Run(chosen, made, note)

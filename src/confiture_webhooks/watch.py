@@ -78,7 +78,6 @@ class _Delivering:
         settings: Settings,
         ask: Ask | None,
         *,
-        environ: Mapping[str, str],
         database: Database,
         is_pass: bool = False,
         before: Counter[Outcome] | None = None,
@@ -88,8 +87,8 @@ class _Delivering:
         """Outcomes of the workers before this one, with an older configuration."""
         self.open: Judged = []
         """Migrations whose end was not known when the database was last asked."""
-        self.outbox = operators_outbox(settings, environ, creates=not is_pass, notice=say)
-        self.telemetry = make_telemetry(settings, environ)
+        self.outbox = operators_outbox(settings, creates=not is_pass, notice=say)
+        self.telemetry = make_telemetry(settings)
         self.telemetry.observe_outbox(self.outbox.summary)
         self.telemetry.connected(database)
         self.transport, self.passes = make_transport(), PassSpans(self.telemetry)
@@ -223,16 +222,14 @@ def refuse(why: str) -> None:
     say(f"The changed configuration is wrong, the one before it stays in force: {why}")
 
 
-def deliver_due(
-    settings: Settings, environ: Mapping[str, str], ask: Ask | None, database: Database
-) -> PassResult:
+def deliver_due(settings: Settings, ask: Ask | None, database: Database) -> PassResult:
     """Send every delivery that is due now, once; one that fails is put off on its schedule.
 
     First, *ask* the database how the migrations of killed runs ended.
 
     Raises OutboxError when the outbox cannot be opened.
     """
-    made = _Delivering(settings, ask, environ=environ, database=database, is_pass=True)
+    made = _Delivering(settings, ask, database=database, is_pass=True)
     with closing(made) as command:
         command.passes.begin()  # a pass that finds nothing is seen, too
         command.tend()
@@ -254,7 +251,6 @@ def deliver_due(
 def deliver_until(
     stopped: threading.Event,
     settings: Settings,
-    environ: Mapping[str, str],
     ask: Ask | None,
     *,
     source: Source,
@@ -273,7 +269,7 @@ def deliver_until(
     while True:
         try:
             with ExitStack() as ending:
-                command = _Delivering(*current, environ=environ, database=database, before=before)
+                command = _Delivering(*current, database=database, before=before)
                 ending.callback(command.close)
                 ending.callback(command.listen())
                 if current is not in_force:

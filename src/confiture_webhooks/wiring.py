@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from .transport import Transport
 
 
-def found_settings(
-    environ: Mapping[str, str], config_file: Path | None
-) -> tuple[Settings, list[HookFile]]:
+def found_settings(config_file: Path | None) -> tuple[Settings, list[HookFile]]:
     """The settings of a command as far as they are right, and its hook files. Raises nothing.
 
     A hook file that reads CONFITURE_WEBHOOK_URL itself sends to that address: the variable then
@@ -34,10 +32,10 @@ def found_settings(
     """
     from .adapters.hook_files import find  # noqa: PLC0415
 
-    settings = read(environ, config_file)
+    settings = read(os.environ, config_file)
     files = find(here(), settings.hooks)
     if any(file.reads_url for file in files):
-        rest = {name: value for name, value in environ.items() if name not in OF_DEFAULT}
+        rest = {name: value for name, value in os.environ.items() if name not in OF_DEFAULT}
         settings = read(rest, config_file)
     return settings, files
 
@@ -76,32 +74,30 @@ def spare_outbox() -> Outbox:
     return InMemoryOutbox()
 
 
-def sqlite_path(settings: Settings, environ: Mapping[str, str]) -> Path:
+def sqlite_path(settings: Settings) -> Path:
     """Where the SQLite outbox of the project in the current directory lies."""
     from .outbox.sqlite_file import default_path  # noqa: PLC0415
 
     given = settings.place.rest
     if not given:
-        return default_path(here(), environ)
+        return default_path(here(), os.environ)
     return Path(os.path.expanduser(given))  # noqa: PTH111  no shell expands it; never raises
 
 
-def outbox_place(settings: Settings, environ: Mapping[str, str]) -> str:
+def outbox_place(settings: Settings) -> str:
     """Where the outbox lies, for people: a whole path, or host and database; nothing secret."""
     if settings.place.kind == "sqlite":
-        return f"sqlite:{sqlite_path(settings, environ).absolute()}"
+        return f"sqlite:{sqlite_path(settings).absolute()}"
     return settings.place.shown
 
 
-def outbox_exists(
-    settings: Settings, environ: Mapping[str, str], *, is_asked: bool = False
-) -> bool:
+def outbox_exists(settings: Settings, *, is_asked: bool = False) -> bool:
     """Whether the outbox's file is there; of a database only if it *is_asked*. Makes none."""
     place = settings.place
     if place.kind == "sqlite":
         from .outbox.sqlite_file import may_be_there  # noqa: PLC0415
 
-        return may_be_there(sqlite_path(settings, environ))
+        return may_be_there(sqlite_path(settings))
     if not is_asked:
         return True
     if place.kind == "memory" or not place.rest:
@@ -130,7 +126,6 @@ def postgres_dsn(settings: Settings) -> str:
 
 def make_outbox(
     settings: Settings,
-    environ: Mapping[str, str],
     notice: Callable[[str], None],
     *,
     connects: bool = True,
@@ -149,12 +144,11 @@ def make_outbox(
         )
     from .outbox.sqlite import open_outbox  # noqa: PLC0415
 
-    return open_outbox(sqlite_path(settings, environ), notice)
+    return open_outbox(sqlite_path(settings), notice)
 
 
 def operators_outbox(
     settings: Settings,
-    environ: Mapping[str, str],
     *,
     creates: bool = False,
     notice: Callable[[str], None] = lambda _: None,
@@ -174,22 +168,21 @@ def operators_outbox(
     if settings.place.kind == "sqlite":
         from .outbox import sqlite, sqlite_file  # noqa: PLC0415
 
-        path = sqlite_path(settings, environ)
+        path = sqlite_path(settings)
         if creates or sqlite_file.is_there(path):
             return sqlite.SqliteOutbox(path, follows=creates)
     else:
         from .outbox.postgres import is_there  # noqa: PLC0415
 
         if creates or is_there(postgres_dsn(settings)):
-            return make_outbox(settings, environ, notice)
-    place = outbox_place(settings, environ)
+            return make_outbox(settings, notice)
+    place = outbox_place(settings)
     notice(f"There is no outbox at {place} yet")
     return spare_outbox()
 
 
 def parts(
     settings: Settings,
-    environ: Mapping[str, str],
     telemetry: Callable[[], Telemetry],
     database: Callable[[], str | None] = lambda: None,
     hooks: Callable[[], list[HookSource]] | None = None,
@@ -204,7 +197,7 @@ def parts(
             if not settings.is_logged:
                 say(f"confiture-webhooks: {text}")
 
-        return make_outbox(in_database(settings, database), environ, report, connects=False)
+        return make_outbox(in_database(settings, database), report, connects=False)
 
     return Parts(
         telemetry=telemetry,
@@ -212,11 +205,9 @@ def parts(
         spare_outbox=spare_outbox,
         transport=make_transport,
         hooks=hooks,
-        exports=partial(exports, environ),
+        exports=exports,
         is_in=partial(is_outbox_in, settings),
-        has_leftovers=lambda: outbox_exists(
-            in_database(settings, database), environ, is_asked=True
-        ),
+        has_leftovers=lambda: outbox_exists(in_database(settings, database), is_asked=True),
     )
 
 
@@ -230,22 +221,20 @@ def is_outbox_in(settings: Settings, connection: Any) -> bool:
     return is_at(place.rest, connection.info)
 
 
-def exports(environ: Mapping[str, str]) -> bool:
+def exports() -> bool:
     """Whether telemetry of a command leaves the process."""
     from .telemetry.plan import plan  # noqa: PLC0415
 
-    return bool(plan(environ).exports)
+    return bool(plan(os.environ).exports)
 
 
-def make_telemetry(
-    settings: Settings, environ: Mapping[str, str], *, is_library: bool = False
-) -> Telemetry:
+def make_telemetry(settings: Settings, *, is_library: bool = False) -> Telemetry:
     """Telemetry of a ``confiture`` command, which sets the SDK up, or of a block of Python."""
     from .telemetry import Telemetry  # noqa: PLC0415
 
     make = Telemetry.for_library if is_library else Telemetry.for_command
     return make(
-        environ=environ,
+        environ=os.environ,
         environment=settings.environment,
         endpoints=[endpoint.name for endpoint in settings.endpoints],
         log=settings.log,

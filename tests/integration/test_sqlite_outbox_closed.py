@@ -78,4 +78,4 @@ def test_a_command_of_the_operator_refuses_it() -> None:
     """It is not taken for an empty one, of which a check would say that all is well."""
     settings = Settings(endpoints=(), environment="local")
     with pytest.raises(OutboxError, match="closed to this user"):
-        operators_outbox(settings, {"HOME": "/home/ada"})
+        operators_outbox(settings)

@@ -348,13 +348,13 @@ def test_a_postgres_outbox_without_a_database_is_refused() -> None:
     """With no DSN anywhere, opening it says which settings would name one."""
     settings = Settings(outbox="postgres")
     with pytest.raises(OutboxError, match="CONFITURE_DATABASE_URL"):
-        make_outbox(settings, {}, lambda _: None)
+        make_outbox(settings, lambda _: None)
 
 
 def test_a_postgres_outbox_has_the_environment_of_the_run() -> None:
     """An event that no endpoint wants is noted in it, as a role of that environment alone may."""
     settings = Settings(outbox="postgres:postgresql://h/shop", environment="staging")
-    made = make_outbox(settings, {}, lambda _: None, connects=False)
+    made = make_outbox(settings, lambda _: None, connects=False)
     assert made.environment == "staging"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -207,7 +206,7 @@ def _forget(context: Context, killed: Judged) -> None:
     """Forget the intents: their end is never reported. That is logged."""
     if not killed:
         return
-    telemetry = make_telemetry(context.settings, os.environ)
+    telemetry = make_telemetry(context.settings)
     try:
         for intent, verdict in killed:
             context.outbox.release(intent.event_id, [])

@@ -80,8 +80,8 @@ def check(
     _check_ways(settings)
     document: dict[str, Any] = {
         **redacted(settings),
-        "outbox_at": outbox_place(settings, os.environ),
-        "outbox_exists": outbox_exists(settings, os.environ),
+        "outbox_at": outbox_place(settings),
+        "outbox_exists": outbox_exists(settings),
         "hook_files": [{"module": file.module, "file": file.shown} for file in files],
         "default_taken_over_by": next((file.shown for file in files if file.reads_url), None),
         "warnings": [
@@ -117,7 +117,7 @@ def _check_ways(settings: Settings) -> None:
     if faults := [fault for fault in proxies if fault is not None]:
         raise ConfigError(faults)
     try:
-        check_path(settings, os.environ)
+        check_path(settings)
     except OutboxError as error:
         raise refusal("outbox", error.problem, error.remedy or OTHER_OUTBOX) from error
 
@@ -192,7 +192,6 @@ def doctor(
     """
     context = Context(config=config)
     found = diagnose(
-        os.environ,
         context.invocation,
         context.dsn,
         unread=context.unread,

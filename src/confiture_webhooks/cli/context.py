@@ -128,7 +128,7 @@ class Context:
 
     def whole_settings(self) -> tuple[Settings, list[HookFile]]:
         """The settings and the hook files; any fault at all is raised."""
-        settings, files = found_settings(os.environ, self.invocation.settings_file)
+        settings, files = found_settings(self.invocation.settings_file)
         of_files = [file.fault for file in files if file.fault is not None]
         if faults := settings.faults or of_files:
             raise ConfigError(faults)
@@ -155,7 +155,7 @@ class Context:
     @property
     def where(self) -> str:
         """Where the outbox lies, without what is secret."""
-        return outbox_place(self.settings, os.environ)
+        return outbox_place(self.settings)
 
     def explained(self, error: OutboxError) -> OutboxError | ConfigError:
         """*error*, or that the environment file does not name the outbox's database."""
@@ -200,7 +200,7 @@ def opened(
             raise ConfigError([context.unread])
         say_faults([context.unread])
     try:
-        with closing(operators_outbox(settings, os.environ, creates=creates, notice=say)) as outbox:
+        with closing(operators_outbox(settings, creates=creates, notice=say)) as outbox:
             context.outbox = outbox
             yield context
     except OutboxError as error:

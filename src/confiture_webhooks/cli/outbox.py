@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
@@ -138,4 +137,4 @@ def _remove(settings: Settings) -> None:
         return
     from ..outbox.sqlite_file import drop as drop_files  # noqa: PLC0415
 
-    drop_files(sqlite_path(settings, os.environ))
+    drop_files(sqlite_path(settings))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -93,7 +92,7 @@ def test(
     if name is None and output == "text":
         say_faults(settings.faults)
     _warn_off(settings, [name] if name is not None else names)
-    pinged = ping(settings, os.environ, name, kind)
+    pinged = ping(settings, name, kind)
     results = [result.as_dict() for result in pinged]
     is_shown = show_answer or (output == "text" and is_terminal(sys.stdout))
     for result, one in zip(results, pinged, strict=True):
@@ -113,7 +112,7 @@ def test(
 
 def _warn_off(settings: Settings, names: list[str]) -> None:
     """Say which of *names* are off: a test is sent all the same, events are not."""
-    with suppress(OutboxError), closing(operators_outbox(settings, os.environ)) as outbox:
+    with suppress(OutboxError), closing(operators_outbox(settings)) as outbox:
         standing = outbox.standing(settings.environment)
         for name in names:
             if name in standing and standing[name].off_since:
@@ -205,7 +204,7 @@ def _once(settings: Settings, ask: Ask | None, database: Database) -> PassResult
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
-    return deliver_due(settings, os.environ, ask, database)
+    return deliver_due(settings, ask, database)
 
 
 def _watch(context: Context) -> PassResult:
@@ -223,7 +222,6 @@ def _watch(context: Context) -> PassResult:
     return deliver_until(
         stopped,
         context.settings,
-        os.environ,
         context.ask,
         source=context.source(),
         database=context.database,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -32,7 +33,6 @@ _COLLECTORS = {GRPC: "http://localhost:4317", "http/protobuf": "http://localhost
 
 
 def diagnose(
-    environ: Mapping[str, str],
     invocation: Invocation,
     dsn: str | None,
     *,
@@ -45,8 +45,8 @@ def diagnose(
     *dsn*: the database of a ``confiture migrate`` here. *unread*: that a block here is not read.
     *two_databases*: why the host refuses its commands here.
     """
-    settings, files = found_settings(environ, invocation.settings_file)
-    if is_off(environ):
+    settings, files = found_settings(invocation.settings_file)
+    if is_off(os.environ):
         yield wrong("configuration", f"{SWITCH} is off: nothing is sent", "Unset it")
     for fault in settings.faults:
         yield wrong("configuration", fault.what, fault.remedy)
@@ -62,11 +62,11 @@ def diagnose(
         yield from way_to(endpoint)
         yield signs(endpoint)
         yield from address(endpoint)
-    yield from database(invocation, environ, dsn)
+    yield from database(invocation, dsn)
     if settings.recorded:
-        yield from outbox_checks(in_database(settings, lambda: dsn), environ)
-        yield from _pings(settings, environ, is_pinging=is_pinging)
-    yield from _collector(environ)
+        yield from outbox_checks(in_database(settings, lambda: dsn))
+        yield from _pings(settings, is_pinging=is_pinging)
+    yield from _collector()
 
 
 def _configured(settings: Settings, files: list[HookFile]) -> Check:
@@ -108,13 +108,13 @@ def _hook_files(files: list[HookFile]) -> Iterator[Check]:
             yield ok("hook file", f"{file.shown} (found, not run)")
 
 
-def _pings(settings: Settings, environ: Mapping[str, str], *, is_pinging: bool) -> Iterator[Check]:
+def _pings(settings: Settings, *, is_pinging: bool) -> Iterator[Check]:
     if not is_pinging:
         yield skipped("ping", "not asked for; --ping sends one to every endpoint")
         return
     from ..ping import ping  # noqa: PLC0415
 
-    for result in ping(settings, environ, None):
+    for result in ping(settings, None):
         name = f"{result.endpoint}: ping"
         row = result.as_dict()
         if result.is_delivered:
@@ -124,8 +124,8 @@ def _pings(settings: Settings, environ: Mapping[str, str], *, is_pinging: bool) 
             yield wrong(name, f"not delivered: {result.failure}", remedy)
 
 
-def _collector(environ: Mapping[str, str]) -> Iterator[Check]:
-    wanted = plan(environ)
+def _collector() -> Iterator[Check]:
+    wanted = plan(os.environ)
     for fault in wanted.faults:
         yield wrong("collector", fault.what, fault.remedy)
     if not wanted.exports:
@@ -135,8 +135,7 @@ def _collector(environ: Mapping[str, str]) -> Iterator[Check]:
         if export.protocol != CONSOLE:
             by_address.setdefault((export.protocol, _address(export)), []).append(export)
     for (protocol, place), exports in by_address.items():
-        bundle = environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
-        yield _exporter(protocol, place, exports, bundle)
+        yield _exporter(protocol, place, exports)
 
 
 def _address(export: Export) -> str:
@@ -147,9 +146,7 @@ def _address(export: Export) -> str:
     return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
 
 
-def _exporter(
-    protocol: str, address: str, exports: Sequence[Export], ca_bundle: str | None
-) -> Check:
+def _exporter(protocol: str, address: str, exports: Sequence[Export]) -> Check:
     """Whether the collector is reached, and takes an empty batch of each signal."""
     from ..adapters.reach import reach  # noqa: PLC0415
     from ..telemetry.sdk import probe  # noqa: PLC0415
@@ -161,7 +158,8 @@ def _exporter(
     if not is_installed:
         remedy = INSTALL if protocol != GRPC else "Install opentelemetry-exporter-otlp-proto-grpc"
         return wrong(name, "the exporter's package is not installed", remedy)
-    found = reach(address, PATIENCE, tls=Tls(ca_bundle=ca_bundle), is_export=True)
+    tls = Tls(ca_bundle=os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE"))
+    found = reach(address, PATIENCE, tls=tls, is_export=True)
     if stopped := obstacle(found, address.partition(":")[0]):
         symptom, remedy = stopped
         if not found.is_proxied and found.reason is None:

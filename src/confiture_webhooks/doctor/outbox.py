@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -165,33 +166,33 @@ def _from_the_future(outbox: Outbox, environment: str | None, now: datetime) -> 
     return [row.delivery.id for row in newest if row.delivery.created_at > now + FUTURE]
 
 
-def outbox_checks(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
+def outbox_checks(settings: Settings) -> Iterator[Check]:
     """Whether a run can use it, and whether deliveries in it wait for an operator."""
     if fault := settings.outbox_fault:
         yield wrong("outbox", fault.what, fault.remedy)
         return
     try:
-        yield from _checked(settings, environ)
+        yield from _checked(settings)
     except OutboxError as error:
         is_postgres = settings.place.kind == "postgres"
         remedy = error.remedy or (_init(settings) if is_postgres else OTHER_OUTBOX)
         yield wrong("outbox", error.problem, remedy)
 
 
-def _checked(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
+def _checked(settings: Settings) -> Iterator[Check]:
     is_memory = settings.place.kind == "memory"
-    opened = spare_outbox() if is_memory else operators_outbox(settings, environ)
+    opened = spare_outbox() if is_memory else operators_outbox(settings)
     with closing(opened) as outbox:
         findings = examine(outbox, settings, datetime.now(UTC))
         is_missing = not (is_memory or outbox.is_durable)
     if is_missing:
-        yield _missing(settings, environ)
+        yield _missing(settings)
         return
     if settings.place.kind == "postgres" and (lacking := missing_rights(postgres_dsn(settings))):
-        problem = f"this role may not {', '.join(lacking)} in {outbox_place(settings, environ)}"
+        problem = f"this role may not {', '.join(lacking)} in {outbox_place(settings)}"
         yield wrong("outbox", problem, f"{_init(settings)}, and run them as its owner")
         return
-    yield _kept(settings, outbox_place(settings, environ), findings)
+    yield _kept(settings, outbox_place(settings), findings)
     for wait in findings.waits:
         check = wrong if wait.is_in_vain else warn
         row = f"{wait.endpoint}: outbox"
@@ -202,9 +203,9 @@ def _checked(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
         yield wrong(f"outbox: environment {shown_environment(name)}", problem, what_to_do)
 
 
-def _missing(settings: Settings, environ: Mapping[str, str]) -> Check:
+def _missing(settings: Settings) -> Check:
     """Whether the first run can create the outbox that is not there yet."""
-    place = outbox_place(settings, environ)
+    place = outbox_place(settings)
     if settings.place.kind == "postgres":
         from ..outbox.postgres import may_make  # noqa: PLC0415
 
@@ -213,17 +214,17 @@ def _missing(settings: Settings, environ: Mapping[str, str]) -> Check:
             return wrong("outbox", problem, f"{_init(settings)}, as a role that may")
         problem = f"there is none in the database yet ({place}); the first run creates it"
         return warn("outbox", problem, _init(settings))
-    check_path(settings, environ)
+    check_path(settings)
     return ok("outbox", f"there is none yet; the first run creates {place}")
 
 
-def check_path(settings: Settings, environ: Mapping[str, str]) -> None:
+def check_path(settings: Settings) -> None:
     """Whether the SQLite outbox is there, or can be created. Raises OutboxError."""
     if settings.place.kind != "sqlite":
         return
     from ..outbox.sqlite_file import is_there  # noqa: PLC0415
 
-    path = sqlite_path(settings, environ)
+    path = sqlite_path(settings)
     if is_there(path):
         return
     above = next(parent for parent in path.absolute().parents if parent.exists())
@@ -283,9 +284,7 @@ ORDER BY right_
 _STANDBY = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
 
 
-def database(
-    invocation: Invocation, environ: Mapping[str, str], dsn: str | None
-) -> Iterator[Check]:
+def database(invocation: Invocation, dsn: str | None) -> Iterator[Check]:
     """Whether it takes writes; one that is not reached is the host's to report."""
     if invocation.missing is not None:
         problem = f"a run here fails: {invocation.missing} does not exist"
@@ -298,7 +297,7 @@ def database(
     try:
         [[is_standby, read_only]] = bounded(lambda: _asked(dsn, _STANDBY), WAIT_S + 1)
     except Exception as error:  # noqa: BLE001  its text may hold the address
-        yield _not_reached(error, invocation.config_file, environ)
+        yield _not_reached(error, invocation.config_file)
         return
     if is_standby:
         yield wrong(
@@ -316,14 +315,14 @@ def database(
         yield ok("database", "takes writes")
 
 
-def _not_reached(error: Exception, config_file: Path | None, environ: Mapping[str, str]) -> Check:
+def _not_reached(error: Exception, config_file: Path | None) -> Check:
     """Why the database does not answer, without the server's words, and what to do."""
     import psycopg  # noqa: PLC0415
 
     from ..adapters.database import names_database  # noqa: PLC0415
     from ..outbox.postgres_session import NAMED, reason_of  # noqa: PLC0415
 
-    if config_file is not None and not names_database(config_file, environ):
+    if config_file is not None and not names_database(config_file, os.environ):
         problem = f"{config_file} names none, and the default of Confiture does not answer"
         return warn(
             "database", problem, "Set CONFITURE_DATABASE_URL, or `database_url` in the file"
