@@ -202,9 +202,14 @@ def body(document: Mapping[str, Any]) -> bytes:
     return dumps(_encodable(document), sort_keys=True, allow_nan=False).encode()
 
 
+def utf8(text: str) -> str:
+    """*text* as UTF-8 can carry it: bad bytes (of a file name that is not UTF-8) are escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def _encodable(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return utf8(value)
     if isinstance(value, Mapping):
         return {_encodable(key): _encodable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

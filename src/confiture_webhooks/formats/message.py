@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ..event import Direction, Event, EventType
+from ..event import Direction, Event, EventType, utf8
 from ..terminal import counted
 
 Fact = tuple[str, str]
@@ -128,17 +128,12 @@ def key(event: Event, limit: int) -> str:
     if tone(event) is not Tone.BAD and not is_over(event):
         about = event.id
     place = [event.environment, event.database.host, event.database.name, about]
-    whole = plain("confiture:" + ":".join(part or "-" for part in place))
+    whole = utf8("confiture:" + ":".join(part or "-" for part in place))
     whole += ":down" if is_down(event) else ""
     if len(whole) <= limit:
         return whole
     digest = hashlib.sha256(whole.encode()).hexdigest()
     return f"{whole[: limit - len(digest) - 1]}:{digest}"
-
-
-def plain(text: str) -> str:
-    """*text* as UTF-8 can carry it, before it is measured: bad bytes are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _run_title(event: Event) -> str:
@@ -149,20 +144,20 @@ def _run_title(event: Event) -> str:
     names = failed[-1:] or [str(row["name"]) for row in rows]
     if event.type is EventType.RUN_ERROR and failed:
         doing = "Rollback of" if is_down(event) else "Migration"
-        return plain(f"{doing} {names[0]} failed{where}")
+        return utf8(f"{doing} {names[0]} failed{where}")
     if event.type is EventType.RUN_ERROR:
-        return plain(f"Run failed{where}")
+        return utf8(f"Run failed{where}")
     if not names:
-        return plain(f"Run succeeded{where}: nothing to do")
+        return utf8(f"Run succeeded{where}: nothing to do")
     verb = "Rolled back" if is_down(event) else "Applied"
     number = counted(len(names), "migration", "migrations")
-    return plain(f"{verb} {number}{where}: {_listed(names, IN_TITLE)}")
+    return utf8(f"{verb} {number}{where}: {_listed(names, IN_TITLE)}")
 
 
 def _text(event: Event) -> str:
     what = f"{event.migration.name} ({event.direction or 'up'})" if event.migration else ""
     where = f"in {event.environment}" if event.environment else ""
-    return plain(" ".join(part for part in (what, where) if part))
+    return utf8(" ".join(part for part in (what, where) if part))
 
 
 def _facts(event: Event, *, include_sql: bool) -> list[Fact]:
@@ -185,7 +180,7 @@ def _facts(event: Event, *, include_sql: bool) -> list[Fact]:
         if include_sql:
             found.append(("Detail", error.detail))
     found += [("Command", event.command), ("Trace", event.trace_id)]
-    return [(name, plain(str(value))) for name, value in found if value not in (None, "")]
+    return [(name, utf8(str(value))) for name, value in found if value not in (None, "")]
 
 
 def _listed(names: Sequence[str], most: int) -> str:

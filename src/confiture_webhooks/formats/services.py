@@ -15,8 +15,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..event import Event, rfc3339
-from .message import Message, Tone, cut, key, plain
+from ..event import Event, rfc3339, utf8
+from .message import Message, Tone, cut, key
 
 _DISCORD_TOTAL = 6000
 _OPSGENIE_DETAILS = 8000
@@ -122,11 +122,11 @@ def pagerduty(event: Event, message: Message) -> dict[str, Any]:
         return {"event_action": "resolve", **named}
     alert = {
         "summary": cut(message.summary, 1024),
-        "source": cut(plain(event.database.host or _SOURCE), 255),
+        "source": cut(utf8(event.database.host or _SOURCE), 255),
         "severity": "critical",
         "timestamp": rfc3339(event.occurred_at),
-        "component": cut(plain(event.database.name or ""), 255),
-        "group": cut(plain(event.environment or ""), 255),
+        "component": cut(utf8(event.database.name or ""), 255),
+        "group": cut(utf8(event.environment or ""), 255),
         "class": event.type.value,
         "custom_details": _details(message),
     }
@@ -155,7 +155,7 @@ def opsgenie(event: Event, message: Message) -> dict[str, Any]:
         "details": facts,
         "entity": cut(message.text, 512),
         "priority": "P2",
-        "tags": [cut(plain(tag), 50) for tag in tags if tag],
+        "tags": [cut(utf8(tag), 50) for tag in tags if tag],
     }
     return {**named, **{name: value for name, value in alert.items() if value}}
 

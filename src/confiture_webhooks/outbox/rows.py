@@ -9,7 +9,7 @@ from json import dumps, loads
 from typing import Any, cast, get_type_hints
 
 from ..delivery import Attempt, Delivery, State, TraceContext
-from ..event import Direction, EventType, MigrationRef
+from ..event import Direction, EventType, MigrationRef, utf8
 from .values import Claim, Intent, Row, Unreadable, UnreadableIntent
 
 Stored = Mapping[str, Any]
@@ -40,7 +40,7 @@ def at_best(stored: object) -> datetime | None:
 
 def text(value: str) -> str:
     """*value* with what a store cannot hold escaped: NUL, and halves of surrogate pairs."""
-    return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    return utf8(value).replace("\0", "\\x00")
 
 
 def _text_of(value: str | None) -> str | None:

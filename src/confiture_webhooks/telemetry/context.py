@@ -31,6 +31,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from ..delivery import TraceContext
 from ..errors import Fault
+from ..event import utf8
 from .names import ERROR_TYPE
 
 if TYPE_CHECKING:
@@ -110,14 +111,12 @@ def clean(value: object) -> Any:
     One lone surrogate (a file name that is not UTF-8) would fail a whole OTLP batch.
     """
     if isinstance(value, str):
-        if value.isascii():
-            return value
-        return value.encode("utf-8", "backslashreplace").decode()
+        return utf8(value)
     if isinstance(value, list | tuple):
         return [clean(item) for item in value]
     if value is None or isinstance(value, bool | int | float):
         return value
-    return clean(str(value))
+    return utf8(str(value))
 
 
 @functools.cache
