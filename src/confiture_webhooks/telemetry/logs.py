@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 Form = Literal["json", "console", "off"]
 Records = Callable[[LogSpec, Mapping[str, object], SpanContext], None]
 """Takes log events, their fields cleaned, as records that belong to a span."""
-LIBRARY = "confiture_webhooks"
-"""The name of the logger that ``attach()`` writes to."""
+_LIBRARY = logging.getLogger("confiture_webhooks")
+"""What ``attach()`` writes to. Without a handler of its owner's it is silent."""
+_LIBRARY.addHandler(logging.NullHandler())
 SENTENCES: Final = MappingProxyType({spec.event: spec.sentence for spec in names.LOG_EVENTS})
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _COLORS = {"info": "32", "warning": "33", "error": "31"}
@@ -94,7 +95,7 @@ class Logs:
         }
         if self._is_library:
             extra = {"event": spec.event, **ids, **known}
-            library().log(_LEVELS[spec.level], "%s", sentence(spec.event, known), extra=extra)
+            _LIBRARY.log(_LEVELS[spec.level], "%s", sentence(spec.event, known), extra=extra)
             return
         if self._logger is None:
             import structlog  # noqa: PLC0415  tens of milliseconds, and many runs log nothing
@@ -122,15 +123,7 @@ class Logs:
 def note(text: str) -> None:
     """Lines for the people behind a library: warnings of its owner's logger."""
     for one in text.split("\n"):
-        library().warning("%s", terminal.printable(one))
-
-
-def library() -> logging.Logger:
-    """The owner's logger for a library. Without a handler of the owner's it is silent."""
-    logger = logging.getLogger(LIBRARY)
-    if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
-        logger.addHandler(logging.NullHandler())
-    return logger
+        _LIBRARY.warning("%s", terminal.printable(one))
 
 
 def records(provider: LoggerProvider | None, version: str) -> Records:
