@@ -11,7 +11,7 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 from confiture_webhooks.adapters import confiture
-from confiture_webhooks.adapters.confiture import observe, steps_table
+from confiture_webhooks.adapters.confiture import observe
 from confiture_webhooks.adapters.database import dsn_of
 from confiture_webhooks.adapters.ledger import Ledger
 from confiture_webhooks.event import Direction, ErrorInfo
@@ -295,15 +295,6 @@ def test_an_engine_whose_server_does_not_answer_still_migrates(
 def test_a_ledger_never_shows_its_password() -> None:
     """The ledger's address, password and all, is in no ``repr``."""
     assert "canary" not in repr(Ledger(dsn_of(FakeEngine().connection)))
-
-
-@pytest.mark.parametrize(
-    ("table", "steps"),
-    [("tb_confiture", "tb_confiture_steps"), ("ops.tb_confiture", "tb_confiture_steps")],
-)
-def test_the_hosts_table_of_checkpoints(table: str, steps: str) -> None:
-    """The checkpoints' table is called after the ledger, without its schema."""
-    assert steps_table(SimpleNamespace(migration_table=table)) == steps
 
 
 @pytest.mark.parametrize(

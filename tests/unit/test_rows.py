@@ -66,9 +66,9 @@ class Connection:
         return self.cursor_factory()
 
 
-def counted(*statements: tuple[Any, list[str]], hosts_table: str = "") -> int | None:
+def counted(*statements: tuple[Any, list[str]], ledger: str = "tb_confiture") -> int | None:
     """The total after *statements*, each a text and the tags it is answered with."""
-    tally, connection = RowTally(hosts_table), Connection()
+    tally, connection = RowTally(ledger), Connection()
     with tally.counting(connection):
         for query, tags in statements:
             connection.cursor().execute(query, tags)
@@ -234,10 +234,8 @@ def test_the_hosts_checkpoints_are_left_out_and_the_users_sql_is_not() -> None:
     users = sql.SQL("INSERT INTO {} VALUES (1)").format(sql.Identifier("orders"))
     plain = "INSERT INTO orders SELECT * FROM tb_confiture_steps"
     tags = ["INSERT 0 1"]
-    total = counted(
-        (checkpoint, tags), (users, tags), (plain, tags), hosts_table="tb_confiture_steps"
-    )
-    assert total == 2
+    for ledger in ("tb_confiture", "ops.tb_confiture"):
+        assert counted((checkpoint, tags), (users, tags), (plain, tags), ledger=ledger) == 2
 
 
 @pytest.mark.parametrize("tag", ["INSERT rubbish", "UPDATE "])

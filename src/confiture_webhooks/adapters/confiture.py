@@ -169,7 +169,7 @@ class _Watch:
         if begun is None:
             yield
             return
-        connection, tally = self._engine.connection, RowTally(steps_table(self._engine))
+        connection, tally = self._engine.connection, RowTally(str(self._engine.migration_table))
 
         def committing() -> None:
             with tally.paused():  # what is recorded here are no rows of the migration
@@ -275,11 +275,6 @@ def _question(ledger: Ledger, migration: Migration) -> Callable[[], bool | None]
     """Asks whether the ledger has *migration*."""
     backend = migration.backend
     return partial(ledger.has, backend.ledger_table, migration.ref.version, backend.pid)
-
-
-def steps_table(engine: Any) -> str:
-    """The table in which the host keeps the checkpoints of ``--online`` migrations."""
-    return f"{str(engine.migration_table).rpartition('.')[2]}_steps"
 
 
 def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:

@@ -43,9 +43,10 @@ class RowTally:
     that cannot be told from an export).
     """
 
-    def __init__(self, hosts_table: str = "") -> None:
-        """*hosts_table*: where the host keeps notes of its own while a migration runs."""
-        self._hosts_table = hosts_table
+    def __init__(self, ledger: str = "tb_confiture") -> None:
+        """*ledger*: the host's table of migrations, with or without its schema."""
+        self._hosts_table = f"{ledger.rpartition('.')[2]}_steps"
+        """Where the host keeps the checkpoints of ``--online`` migrations while one runs."""
         self._rows = 0
         self._statements = 0
         self._is_unknown = False
@@ -108,9 +109,7 @@ class RowTally:
 
     def _is_hosts(self, query: Any) -> bool:
         """Whether a composed statement writes the host's own table. Plain SQL is the user's."""
-        if not self._hosts_table or isinstance(query, str | bytes):
-            return False
-        return self._hosts_table in _read(query)[0]
+        return not isinstance(query, str | bytes) and self._hosts_table in _read(query)[0]
 
     def add_stream(self, query: Any) -> None:
         """A ``stream`` has its rows one by one, and no sum."""

@@ -268,14 +268,12 @@ def _raised(info: ErrorInfo) -> MigrationFailed:
 
 def _chosen(endpoints: Sequence[Endpoint], name: str | None) -> Endpoint:
     """The endpoint called *name*, or the only one there is. Raises HookError."""
+    meant = [endpoint for endpoint in endpoints if name in (None, endpoint.name)]
+    if len(meant) == 1:
+        return meant[0]
     known = ", ".join(endpoint.name for endpoint in endpoints) or "none is configured"
     if name is None:
-        if len(endpoints) == 1:
-            return endpoints[0]
         raise HookError(f"context.send needs endpoint=…, one of: {known}")
-    for endpoint in endpoints:
-        if endpoint.name == name:
-            return endpoint
     # An address that was given in its place may hold a secret.
     given = repr(name) if isinstance(name, str) and _NAME.fullmatch(name) else "that"
     raise HookError(f"no endpoint is called {given}; there are: {known}")

@@ -132,10 +132,8 @@ class Run:
                 settling.stage(migration.event_id, ref, direction, backend, trace)
             if self._hooks is not None:
                 self._hooks.call(migration)
-            is_wanted = any(
-                EventType.MIGRATION_STARTED in e.events for e in self._settings.recorded
-            )
-            if direction is Direction.UP and is_wanted:
+            wanted = {kind for endpoint in self._settings.recorded for kind in endpoint.events}
+            if direction is Direction.UP and EventType.MIGRATION_STARTED in wanted:
                 outgoing.record(migration.started_event(), trace)
             return migration
 
