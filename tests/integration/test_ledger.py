@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from psycopg import conninfo, sql
 
+from confiture_webhooks.adapters import ledger
 from confiture_webhooks.adapters.backend import LOCK_NAMESPACE, backend_of, before
 from confiture_webhooks.adapters.database import project_dsn
 from confiture_webhooks.adapters.ledger import TIMEOUT_S, Ledger
@@ -206,12 +207,13 @@ def test_behind_a_pooler_no_process_is_named(shop: str) -> None:
 
 
 @pytest.mark.survived("The ledger is locked by somebody else", "true")
-def test_a_locked_ledger_is_no_answer_in_time(shop: str) -> None:
-    """While somebody keeps the ledger locked the question ends in seconds, and settles nothing."""
+def test_a_locked_ledger_is_no_answer_in_time(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody keeps the ledger locked the question ends in time, and settles nothing."""
     with connected(shop) as connection:
         one = staged(connection)
     wait_until_gone(shop, one.backend_pid)
-    with connected(shop) as other:
+    with connected(shop) as other, monkeypatch.context() as soon:
+        soon.setattr(ledger, "_BOUND", "SET LOCAL statement_timeout = 300")
         other.execute("LOCK TABLE tb_confiture IN ACCESS EXCLUSIVE MODE")
         started = time.monotonic()
         assert Ledger(shop).ask([one]) == {}

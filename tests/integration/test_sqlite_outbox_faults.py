@@ -16,6 +16,7 @@ import pytest
 
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.outbox import sqlite
 from confiture_webhooks.outbox.sqlite import SqliteOutbox, open_outbox
 from confiture_webhooks.outbox.sqlite_file import DamagedError, set_aside
 from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, filled, intent
@@ -24,8 +25,11 @@ TESTS = Path(__file__).parents[1]
 A_HANG_S = 20
 
 
-def test_a_locked_file_is_an_error_after_two_seconds(outbox_path: Path) -> None:
-    """While another process keeps it locked, use and opening end as OutboxError, in time."""
+def test_a_locked_file_is_an_error_in_time(
+    outbox_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another process keeps it locked, use and opening end as OutboxError."""
+    monkeypatch.setattr(sqlite, "PATIENCE_S", 0.2)
     filled(outbox_path)
     with (
         closing(SqliteOutbox(outbox_path)) as outbox,

@@ -7,11 +7,9 @@ import os
 import socket
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 import forked
+from confiture_webhooks.receiver import LocalReceiver
 from confiture_webhooks.receiver.collector import LocalCollector
 
-BUDGET_S = 2.0
+BUDGET_S = 0.5
 PATIENT_S = 60.0
 """The budget where all is answered, so that a busy machine changes nothing."""
 BOUND_S = 28.0
@@ -112,38 +111,16 @@ def refusing() -> Iterator[str]:
 @contextmanager
 def silent() -> Iterator[str]:
     """An address that accepts connections and never answers."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(64)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @contextmanager
 def answering(status: int, body: bytes = b"", **headers: str) -> Iterator[str]:
     """A server that answers *status* to everything."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            for name, value in headers.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    with LocalReceiver(answers=[(status, named, body)] * 100) as receiver:
+        yield receiver.url
 
 
 def unavailable() -> AbstractContextManager[str]:
@@ -249,7 +226,7 @@ def test_a_collector_that_is_not_reached(
 @pytest.mark.survived("A collector that is dead, silent or refuses", "unharmed", "said")
 @pytest.mark.parametrize("collector", [refusing, silent, unavailable])
 def test_a_dead_collector(collector: Any) -> None:
-    """A collector that refuses, hangs or is unavailable costs 2 s and one line, nothing else.
+    """A collector that refuses, hangs or is unavailable costs its budget and one line, nothing else.
 
     A time-out of the user's own does not lengthen the end.
     """
@@ -439,26 +416,7 @@ def lost(ended: Finished) -> int:
 @contextmanager
 def over_tls(ca: trustme.CA) -> Iterator[str]:
     """A collector whose certificate *ca* has signed."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("127.0.0.1").configure_cert(context)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"https://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with LocalReceiver(tls=context) as receiver:
+        yield receiver.url
