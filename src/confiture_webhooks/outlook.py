@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .event import rfc3339
 from .remedy import command, shown, shown_for
@@ -22,8 +22,14 @@ LATE = timedelta(minutes=15)
 PATIENCE = timedelta(days=1)
 """A delivery that a receiver has put off for so long waits for an operator."""
 
-Standing = tuple[datetime | None, datetime | None]
-"""Since when an endpoint is off, and until when it rests."""
+
+class Standing(NamedTuple):
+    """Why nothing is claimed for an endpoint in an environment."""
+
+    off_since: datetime | None
+    """It is switched off since then, until an operator enables it."""
+    rests_until: datetime | None
+    """It asked for a rest until then."""
 
 
 class Why(StrEnum):
@@ -101,7 +107,7 @@ def rest_of(standing: Standing, endpoint: Endpoint | None, now: datetime) -> dat
 
     One that is longer than its policy allows was written by a clock that was wrong.
     """
-    _, until = standing
+    until = standing.rests_until
     if until is None or endpoint is None:
         return until
     return until if until <= now + endpoint.retry.longest_wait else None
@@ -124,8 +130,8 @@ def outlook(
     """
     waits, endpoints = [], {endpoint.name: endpoint for endpoint in configured}
     for name, count in sorted(undelivered.items()):
-        stands = (standing or {}).get(name, (None, None))
-        off_since, rests_until = stands[0], rest_of(stands, endpoints.get(name), now)
+        stands = (standing or {}).get(name, Standing(None, None))
+        off_since, rests_until = stands.off_since, rest_of(stands, endpoints.get(name), now)
         due_at, made_at = (due or {}).get(name), (oldest or {}).get(name, now)
         reason: tuple[Why, datetime | None] | None = None
         if name not in endpoints:

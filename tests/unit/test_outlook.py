@@ -14,6 +14,7 @@ from confiture_webhooks.errors import Fault
 from confiture_webhooks.outlook import (
     LATE,
     PATIENCE,
+    Standing,
     Why,
     by_environment,
     elsewhere,
@@ -31,19 +32,19 @@ A = endpoint(name="a")
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"configured": [A], "standing": {"a": (EARLIER, None)}}, Why.OFF),
+        ({"configured": [A], "standing": {"a": Standing(EARLIER, None)}}, Why.OFF),
         ({"configured": []}, Why.UNKNOWN),
-        ({"configured": [], "standing": {"a": (EARLIER, None)}}, Why.UNKNOWN),
+        ({"configured": [], "standing": {"a": Standing(EARLIER, None)}}, Why.UNKNOWN),
         ({"configured": [replace(A, faults=(Fault("url", "is blank", "Add it"),))]}, Why.FAULTY),
         (
-            {"configured": [A], "standing": {"a": (None, NOW + timedelta(minutes=1))}},
+            {"configured": [A], "standing": {"a": Standing(None, NOW + timedelta(minutes=1))}},
             Why.RESTS,
         ),
         ({"configured": [A], "due": {"a": EARLIER}}, Why.UNSERVED),
         (
             {
                 "configured": [A],
-                "standing": {"a": (None, NOW)},
+                "standing": {"a": Standing(None, NOW)},
                 "oldest": {"a": NOW - 2 * PATIENCE},
             },
             Why.LIMITED,
@@ -65,9 +66,9 @@ def test_a_reason_for_each_kind_of_wait(
 @pytest.mark.parametrize(
     "given",
     [
-        {"standing": {"a": (None, NOW)}, "oldest": {"a": NOW - PATIENCE}},
-        {"standing": {"a": (None, NOW - 2 * LATE)}, "oldest": {"a": NOW - 2 * PATIENCE}},
-        {"standing": {"a": (None, NOW + timedelta(days=3))}},
+        {"standing": {"a": Standing(None, NOW)}, "oldest": {"a": NOW - PATIENCE}},
+        {"standing": {"a": Standing(None, NOW - 2 * LATE)}, "oldest": {"a": NOW - 2 * PATIENCE}},
+        {"standing": {"a": Standing(None, NOW + timedelta(days=3))}},
         {"due": {"a": NOW - timedelta(minutes=14)}},
         {"due": {"a": None}},
         {},

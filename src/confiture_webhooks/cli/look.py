@@ -14,7 +14,7 @@ import typer
 from ..delivery import Attempt, State
 from ..event import EventType, rfc3339
 from ..outbox import Unreadable
-from ..outlook import NO_ENVIRONMENT, rest_of, shown_environment
+from ..outlook import NO_ENVIRONMENT, Standing, rest_of, shown_environment
 from ..remedy import shown
 from ..run.run_outbox import KEPT_FOR
 from ..terminal import say
@@ -39,7 +39,7 @@ def documents(context: Context, rows: Sequence[Row]) -> list[dict[str, Any]]:
     found = []
     for row in rows:
         one = row.delivery
-        stands = standing[one.environment].get(one.endpoint, (None, None))
+        stands = standing[one.environment].get(one.endpoint, Standing(None, None))
         until = rest_of(stands, own.get((one.environment, one.endpoint)), now)
         is_resting = row.state is State.PENDING and until is not None and until > now
         found.append(

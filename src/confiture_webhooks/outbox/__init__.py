@@ -1,12 +1,12 @@
 """The outbox: keeps every event until each endpoint has it, in SQLite, PostgreSQL or memory."""
 
+from ..outlook import Standing
 from .outbox import Outbox, Release, Store
 from .values import (
     NO_ROW,
     Claim,
     Intent,
     Row,
-    Standing,
     Summary,
     Unreadable,
     UnreadableIntent,

@@ -44,8 +44,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..event import EventType
+from ..outlook import Standing
 from . import rows
-from .values import Claim, Intent, Row, Standing, Summary, UnreadableIntent, total
+from .values import Claim, Intent, Row, Summary, UnreadableIntent, total
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint

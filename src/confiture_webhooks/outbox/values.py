@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
 
 from ..delivery import Attempt, Delivery, State
 from ..event import Direction, MigrationRef
@@ -122,15 +121,6 @@ def total(summaries: Iterable[Summary]) -> Summary:
         for name, made_at in summary.oldest.items():
             oldest[name] = min(made_at, oldest.get(name, made_at))
     return Summary(counts=dict(counts), undelivered=dict(undelivered), oldest=oldest)
-
-
-class Standing(NamedTuple):
-    """Why nothing is claimed for an endpoint in an environment."""
-
-    off_since: datetime | None
-    """It is switched off since then, until an operator enables it."""
-    rests_until: datetime | None
-    """It asked for a rest until then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
