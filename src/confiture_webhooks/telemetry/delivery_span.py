@@ -134,22 +134,22 @@ class DeliverySpan(Part):
 def _start(signals: Signals, delivery: Delivery, worker_pass: WorkerPassSpan | None) -> Span:
     """A span under the stored context; one of its own, with a link, when that is out of reach."""
     here = signals.run if signals.is_started else None
-    remote = worker_pass is not None
-    stored = from_stored(delivery.trace, is_remote=remote)
+    is_remote = worker_pass is not None
+    stored = from_stored(delivery.trace, is_remote=is_remote)
     if worker_pass is not None:
         here = worker_pass.span.get_span_context()
     elif stored and here and here.trace_id != stored.trace_id:
         # What an earlier run left behind is as far away as another machine.
-        remote, stored = True, from_stored(delivery.trace, is_remote=True)
-    parent, linked = stored, here if remote else None
+        is_remote, stored = True, from_stored(delivery.trace, is_remote=True)
+    parent, linked = stored, here if is_remote else None
     # A continuation would stand alone where nothing was recorded, or it is gone by now.
     is_old = signals.now() - delivery.created_at > LINK_ONLY_AFTER
-    if remote and (stored is None or is_old or not stored.trace_flags.sampled):
+    if is_remote and (stored is None or is_old or not stored.trace_flags.sampled):
         parent, linked = here, stored
     span = signals.start_span(
         f"{names.DELIVER} {delivery.endpoint}",
         parent=parent,
-        kind=SpanKind.CONSUMER if remote else SpanKind.INTERNAL,
+        kind=SpanKind.CONSUMER if is_remote else SpanKind.INTERNAL,
         link=linked,
         attributes={
             names.WEBHOOK_ENDPOINT: delivery.endpoint,
