@@ -1,12 +1,5 @@
 """What can go wrong, as one tree.
 
-WebhooksError
-├── ConfigError      every fault of a configuration at once
-├── SignatureError   verification failed, whatever the cause: one class, one answer
-├── OutboxError      the store refused
-├── HookError        a hook file is wrong, or what it asks for cannot be done
-└── TransportError   no HTTP answer at all: DNS, TLS, refused, timed out
-
 An HTTP status is data on an ``Attempt``, never an exception.
 """
 

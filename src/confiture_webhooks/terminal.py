@@ -62,15 +62,6 @@ def say(*lines: str, style: str | None = None) -> None:
     stderr.flush()
 
 
-def progress(text: str) -> None:
-    """Show *text* below all lines in place of the last one, on a terminal only; ``""`` clears."""
-    if is_terminal() and os.environ.get("TERM", "") not in ("", "dumb"):
-        columns = 0
-        with suppress(OSError, ValueError):
-            columns = os.get_terminal_size(itself().fileno()).columns
-        stderr.progress(printable(text)[: (columns or USUAL_COLUMNS) - 1])
-
-
 def is_terminal(stream: Any = None) -> bool:
     """Whether *stream*, by default standard error, is a terminal."""
     try:
@@ -140,8 +131,14 @@ class _Stderr:
         return len(text)
 
     def progress(self, text: str) -> None:
+        """Show *text* below all lines in place of the last, on a terminal only; ``""`` clears."""
+        if not is_terminal() or os.environ.get("TERM", "") in ("", "dumb"):
+            return
+        columns = 0
+        with suppress(OSError, ValueError):
+            columns = os.get_terminal_size(itself().fileno()).columns
         self._start()
-        self._wanted = text
+        self._wanted = printable(text)[: (columns or USUAL_COLUMNS) - 1]
         if not self._is_progressing:
             self._is_progressing = True
             self._queue.put(_Piece(itself(), None))
@@ -330,4 +327,5 @@ def _descriptor(stream: Any) -> int | None:
 stderr: Final = _Stderr()
 """The process's: there is one standard error."""
 write: Final = stderr.write
+progress: Final = stderr.progress
 settle: Final = stderr.flush
