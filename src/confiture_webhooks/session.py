@@ -148,9 +148,9 @@ class CommandSession:
         with containing("ending a run", self._run.report):
             failure = self._sigterm.failure
             if error is not None:
+                failure = failure or _failure(error)
                 from .adapters.failure import explain  # noqa: PLC0415
 
-                failure = failure or _failure(error)
                 for migration in self._run.unsettled:
                     migration.error = migration.error or explain(error)
             if not self._connections:
@@ -162,10 +162,12 @@ class CommandSession:
 
     def dsn(self) -> str | None:
         """Of what is migrated; before there is a connection, as it is configured."""
+        if self.database is not None:
+            return self.database
         from .adapters.database import project_dsn  # noqa: PLC0415
 
-        given = self.database or self._invocation.database_url
-        return given or project_dsn(self._invocation.config_file, os.environ)
+        given = self._invocation
+        return given.database_url or project_dsn(given.config_file, os.environ)
 
 
 def _failure(error: BaseException) -> ErrorInfo | None:

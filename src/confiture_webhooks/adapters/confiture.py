@@ -162,14 +162,15 @@ class _Watch:
 
         *can_settle*: the ledger knows how it ended.
         """
-        begun = None
+        begun, tally = None, RowTally()
         with containing("observing a migration", self._run.report):
+            tally = RowTally(str(self._engine.migration_table))
             ref = MigrationRef(version=str(migration.version), slug=str(migration.name))
             begun = self._run.migration(ref, direction, self._before(ref.version))
         if begun is None:
             yield
             return
-        connection, tally = self._engine.connection, RowTally(str(self._engine.migration_table))
+        connection = self._engine.connection
 
         def committing() -> None:
             with tally.paused():  # what is recorded here are no rows of the migration

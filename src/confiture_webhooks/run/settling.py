@@ -52,6 +52,8 @@ def examine(intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -
 
     Without *seconds* it is asked in this thread, and waited for as long as it takes.
     """
+    if not intents:
+        return []
     if ask is None or seconds is None:
         known = ask(intents) if ask is not None else None
     else:
