@@ -47,6 +47,11 @@ def listening(outbox: PostgresOutbox) -> Iterator[Ears]:
         stop()
 
 
+@pytest.fixture(autouse=True)
+def _listens_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_listener, "FIRST_REST_S", 0.05)
+
+
 @pytest.fixture
 def opened(outbox_database: str) -> Callable[[], PostgresOutbox]:
     """Opens the outbox, which holds nothing: each call is another worker's."""
