@@ -72,8 +72,10 @@ class ReplayWindow:
 
     def begin(self, event_id: str) -> Turn:
         """Where *event_id* stands; after ``FIRST`` it is at work until one of the two below."""
+        oldest = self._clock() - self._kept_s
         with self._lock:
-            self._forget_the_old()
+            while self._done and next(iter(self._done.values())) < oldest:
+                self._done.popitem(last=False)
             if event_id in self._done:
                 return Turn.DONE
             if event_id in self._at_work:
@@ -93,11 +95,6 @@ class ReplayWindow:
         """It was not handled: the next one with this id is the first again."""
         with self._lock:
             self._at_work.discard(event_id)
-
-    def _forget_the_old(self) -> None:
-        oldest = self._clock() - self._kept_s
-        while self._done and next(iter(self._done.values())) < oldest:
-            self._done.popitem(last=False)
 
 
 class Inbox:

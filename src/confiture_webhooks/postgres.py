@@ -350,24 +350,23 @@ def _launch(
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], home: Path) -> None:
+    def plain(path: str, flags: int) -> int:
+        """Open the server's own *path*: no link is followed and no pipe waited for."""
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
     status = home / "data" / "postmaster.pid"
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
             log = (home / "server.log").read_text(encoding="utf-8", errors="replace")
             raise WebhooksError(_last_line(log))
-        with contextlib.suppress(OSError), open(status, opener=_plain_file) as file:
+        with contextlib.suppress(OSError), open(status, opener=plain) as file:
             lines = file.read().splitlines()
             # A file left by a killed server names another process.
             if lines[:1] == [str(server.pid)] and lines[-1].strip() == "ready":
                 return
         time.sleep(0.01)
     raise WebhooksError(f"it was not ready after {_START_S:.0f} s")
-
-
-def _plain_file(path: str, flags: int) -> int:
-    """Open the server's own *path*: no link is followed and no pipe waited for."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -163,7 +163,6 @@ def record(event: str, **more: Any) -> LogRecord:
         **{
             "event_name": event,
             "severity": "INFO",
-            "body": event,
             "attributes": {"correlation_id": UP, "migration_name": "001_create_customers"},
             "trace_id": UP,
             "time_ns": 0,

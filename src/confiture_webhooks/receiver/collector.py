@@ -88,7 +88,6 @@ class LogRecord:
 
     event_name: str
     severity: str
-    body: Any
     attributes: Attributes
     trace_id: str | None
     time_ns: int
@@ -255,7 +254,6 @@ def log_records(content: bytes) -> list[LogRecord]:
         LogRecord(
             event_name=record.event_name,
             severity=record.severity_text,
-            body=_value(record.body),
             attributes=_attributes(record),
             trace_id=record.trace_id.hex() or None,
             time_ns=record.time_unix_nano or record.observed_time_unix_nano,
@@ -288,13 +286,9 @@ def _attributes(part: Any) -> dict[str, Any]:
 
 def _value(value: Any) -> Any:
     kind = value.WhichOneof("value")
-    if kind is None:
-        return None
     if kind == "array_value":
         return [_value(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return {pair.key: _value(pair.value) for pair in value.kvlist_value.values}
-    return getattr(value, kind)
+    return getattr(value, kind) if kind else None
 
 
 _DECODERS: Mapping[str, Callable[[bytes], list[Any]]] = {
