@@ -239,9 +239,11 @@ class _Bounded(HTTPConnection):
                 sock.connect(target)
                 # A TLS handshake takes at most the socket's timeout, however it drips.
                 sock.settimeout(exchange.left())
-            except OSError as error:
+            except BaseException as error:
                 plug.close()
                 sock.close()
+                if not isinstance(error, OSError):
+                    raise
                 fault = error
             else:
                 self._plug = plug
