@@ -246,10 +246,9 @@ class Run:
             "webhooks of this run may be missing, the migration goes on"
         )
 
-    def _say(self, *lines: str) -> None:
+    def _say(self, line: str) -> None:
         with suppress(Exception):  # standard error is closed
-            for line in lines:
-                self._write(line)
+            self._write(line)
 
     def _traced(self) -> Telemetry:
         """Telemetry, with the run's span open."""
@@ -385,7 +384,8 @@ class Run:
         seconds = min(PATIENCE_S, max(SUMMARY_S, left_s))
         if self._in_use is not None:
             sending = self._in_use.outgoing.sending
-            self._say(*sending.stop(is_late=left_s <= 0, seconds=seconds))
+            for line in sending.stop(is_late=left_s <= 0, seconds=seconds):
+                self._say(line)
 
     @contained
     def _close(self) -> None:
