@@ -1,17 +1,7 @@
 """The outbox: keeps every event until each endpoint has it, in SQLite, PostgreSQL or memory."""
 
-from ..outlook import Standing
-from .outbox import Outbox, Release, Store
-from .values import (
-    NO_ROW,
-    Claim,
-    Intent,
-    Row,
-    Summary,
-    Unreadable,
-    UnreadableIntent,
-    total,
-)
+from .outbox import Outbox, Release
+from .values import NO_ROW, Claim, Intent, Row, Summary, Unreadable, UnreadableIntent
 
 __all__ = [
     "NO_ROW",
@@ -20,10 +10,7 @@ __all__ = [
     "Outbox",
     "Release",
     "Row",
-    "Standing",
-    "Store",
     "Summary",
     "Unreadable",
     "UnreadableIntent",
-    "total",
 ]

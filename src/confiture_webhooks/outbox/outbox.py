@@ -46,7 +46,7 @@ from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..event import EventType
 from ..outlook import Standing
 from . import rows
-from .values import Claim, Intent, Row, Summary, UnreadableIntent, total
+from .values import Claim, Intent, Row, Summary, UnreadableIntent
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
@@ -448,24 +448,25 @@ class Outbox:
 
     def summary(self) -> Summary:
         """Counts by state and endpoint, and the oldest undelivered, of all environments."""
-        return total(self.summaries().values())
+        return self._summed(is_apart=False)[None]
 
     def summaries(self) -> Mapping[str | None, Summary]:
         """The same for each environment that has a delivery."""
+        return dict(self._summed(is_apart=True))
+
+    def _summed(self, *, is_apart: bool) -> defaultdict[str | None, Summary]:
+        """By environment, or all under ``None``."""
         undelivered, ended = self._store.read(("undelivered", {}), ("ended", {}))
-        parts: defaultdict[str | None, list[Summary]] = defaultdict(list)
+        sums: defaultdict[str | None, Summary] = defaultdict(Summary)
+        for row in (*undelivered, *ended):
+            one = sums[(row["environment"] or None) if is_apart else None]
+            one.counts[rows.state_of(row)] += row["count"]
         for row in undelivered:
-            made_at = rows.at_best(row["oldest_at"])
-            one = Summary(
-                counts={rows.state_of(row): row["count"]},
-                undelivered={row["endpoint"]: row["count"]},
-                oldest={row["endpoint"]: made_at} if made_at else {},
-            )
-            parts[row["environment"] or None].append(one)
-        for row in ended:
-            one = Summary(counts={rows.state_of(row): row["count"]})
-            parts[row["environment"] or None].append(one)
-        return {environment: total(each) for environment, each in parts.items()}
+            one, name = sums[(row["environment"] or None) if is_apart else None], row["endpoint"]
+            one.undelivered[name] += row["count"]
+            if made_at := rows.at_best(row["oldest_at"]):
+                one.oldest[name] = min(made_at, one.oldest.get(name, made_at))
+        return sums
 
     def listen(
         self,

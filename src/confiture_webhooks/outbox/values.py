@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -98,29 +97,16 @@ class Claim:
 class Summary:
     """The outbox at a glance, for metrics and for the line a run ends with."""
 
-    counts: Mapping[State, int] = field(default_factory=dict)
-    undelivered: Mapping[str, int] = field(default_factory=dict)
+    counts: dict[State, int] = field(default_factory=Counter)
+    undelivered: dict[str, int] = field(default_factory=Counter)
     """Pending and in-flight deliveries by endpoint name."""
-    oldest: Mapping[str, datetime] = field(default_factory=dict)
+    oldest: dict[str, datetime] = field(default_factory=dict)
     """By endpoint name, when the oldest of those was made."""
 
     @property
     def oldest_at(self) -> datetime | None:
         """When the oldest undelivered delivery was made."""
         return min(self.oldest.values(), default=None)
-
-
-def total(summaries: Iterable[Summary]) -> Summary:
-    """*summaries* as one."""
-    counts: Counter[State] = Counter()
-    undelivered: Counter[str] = Counter()
-    oldest: dict[str, datetime] = {}
-    for summary in summaries:
-        counts.update(summary.counts)
-        undelivered.update(summary.undelivered)
-        for name, made_at in summary.oldest.items():
-            oldest[name] = min(made_at, oldest.get(name, made_at))
-    return Summary(counts=dict(counts), undelivered=dict(undelivered), oldest=oldest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
