@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 LIMIT: Final = 4_000_000
 """Characters that wait for a reader. What comes beyond them is dropped and counted."""
@@ -95,12 +95,6 @@ def keep_whole() -> Callable[[], None]:
     return lambda: None
 
 
-class _Piece(NamedTuple):
-    stream: Any
-    text: str | None
-    """``None``: the progress line that is wanted by then."""
-
-
 class _Stderr:
     """Standard error as a file that never fails: a queue, and the thread that writes it.
 
@@ -108,13 +102,15 @@ class _Stderr:
     """
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[_Piece | SimpleQueue[None]] = SimpleQueue()
-        """Pieces, and marks that are answered when everything before them is written."""
+        self._queue: SimpleQueue[tuple[Any, str | None] | SimpleQueue[None]] = SimpleQueue()
+        """Streams with their texts, ``None`` for the progress line that is wanted by then; and
+        marks that are answered when everything before them is written.
+        """
         self._released: SimpleQueue[None] = SimpleQueue()
         self._put = self._taken = 0
         self._dropped = 0
         self._busy_since: float | None = None
-        self._is_held = self._is_parked = self._is_progressing = self._is_ending = False
+        self._is_held = self._is_progressing = self._is_ending = False
         self._process = 0
         self._begin = self._wanted = self._shown = ""
 
@@ -127,7 +123,7 @@ class _Stderr:
                 self._dropped += text.count("\n")
             else:
                 self._put += len(text)
-                self._queue.put(_Piece(stream, text))
+                self._queue.put((stream, text))
         return len(text)
 
     def progress(self, text: str) -> None:
@@ -141,7 +137,7 @@ class _Stderr:
         self._wanted = printable(text)[: (columns or USUAL_COLUMNS) - 1]
         if not self._is_progressing:
             self._is_progressing = True
-            self._queue.put(_Piece(itself(), None))
+            self._queue.put((itself(), None))
 
     def flush(self, within: float = END_S) -> None:
         """Wait until everything is written; not while there is no reader, and not for held lines.
@@ -167,8 +163,7 @@ class _Stderr:
     def release(self, begin: str = "") -> None:
         """Write what was held, and *begin* before whatever comes next."""
         self._is_held, self._begin = False, begin
-        if self._is_parked:
-            self._released.put(None)
+        self._released.put(None)
 
     def _stuck_at(self) -> float:
         since = self._busy_since
@@ -196,39 +191,32 @@ class _Stderr:
             if isinstance(piece, SimpleQueue):
                 piece.put(None)
                 continue
-            self._begin_writing()
-            self._taken += len(piece.text or "")
+            stream, text = piece
+            self._busy_since = time.monotonic()
+            while self._is_held:  # whoever holds from here on sees the writer busy
+                self._busy_since = None
+                self._released.get()
+                self._busy_since = time.monotonic()
+            self._taken += len(text or "")
             with suppress(Exception):  # closed, a broken pipe, a full disk
-                self._write(piece.stream, self._text(piece))
+                self._write(stream, self._shown_with(text))
                 if self._dropped and self._queue.empty():
                     dropped, self._dropped = self._dropped, 0
                     lost = counted(dropped, "line was", "lines were")
-                    text = f"confiture-webhooks: {lost} dropped: standard error was not read\n"
-                    self._write(piece.stream, text)
+                    loss = f"confiture-webhooks: {lost} dropped: standard error was not read\n"
+                    self._write(stream, loss)
             self._busy_since = None
             if self._queue.empty():
                 self._put = self._taken  # sums of several threads may have gone apart
 
-    def _begin_writing(self) -> None:
-        """Return when nothing is held; whoever holds from then on sees the writer busy."""
-        while True:
-            self._busy_since = time.monotonic()
-            if not self._is_held:
-                return
-            self._busy_since = None
-            self._is_parked = True
-            if self._is_held:
-                self._released.get()
-            self._is_parked = False
-
-    def _text(self, piece: _Piece) -> str:
-        """*piece* with what a terminal shows below it."""
+    def _shown_with(self, text: str | None) -> str:
+        """*text* with what a terminal shows below it."""
         begin, self._begin = self._begin, ""
-        if piece.text is None:
+        if text is None:
             self._is_progressing = False
             last, self._shown = self._shown, self._wanted
             return begin + (_BACK + self._shown if self._shown != last else "")
-        return begin + (f"{_BACK}{piece.text}{self._shown}" if self._shown else piece.text)
+        return begin + (f"{_BACK}{text}{self._shown}" if self._shown else text)
 
     def _write(self, stream: Any, text: str) -> None:
         """Write *text*; where *stream* is a file, past its buffer.
