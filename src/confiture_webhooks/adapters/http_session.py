@@ -16,6 +16,7 @@ from opentelemetry import baggage, context, trace
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 from requests.exceptions import InvalidProxyURL
+from urllib3.response import HTTPResponse
 
 from ..delivery import ERROR_TYPES
 from ..networks import origin
@@ -181,12 +182,6 @@ class _CleanAdapter(HTTPAdapter):
                     raise
 
 
-class _NoBody(io.BytesIO):
-    """A session's hooks find this in place of an answer's body."""
-
-    version: int | None = None
-
-
 def _prepare(request: Request, url: str) -> requests.PreparedRequest:
     """The request as requests sends it, without looking for credentials in the URL or netrc."""
     prepared = requests.PreparedRequest()
@@ -235,8 +230,7 @@ def _shown(status_code: int, headers: Mapping[str, str], version: int) -> reques
     shown = requests.Response()
     shown.status_code = status_code
     shown.reason = ""
-    shown.raw = _NoBody()
-    shown.raw.version = version
+    shown.raw = HTTPResponse(io.BytesIO(), version=version, preload_content=False)
     shown.headers.update({name: headers[name] for name in _PLAIN_ANSWER_HEADERS if name in headers})
     return shown
 

@@ -78,7 +78,7 @@ def _found(exchange: Exchange, error_type: str | None) -> Reach:
     answer, step, reason = exchange.response, exchange.step, exchange.reason
     is_proxied = exchange.is_proxied
     if answer is not None:
-        if is_proxied and step == "answers" and answer.status_code in _OF_THE_PROXY:
+        if is_proxied and answer.status_code in _OF_THE_PROXY:
             return Reach("proxy", str(answer.status_code), is_proxied=True)
         return Reach("answers", is_proxied=is_proxied, skew=ahead(answer.date, datetime.now(UTC)))
     if error_type == "tls":
