@@ -19,6 +19,7 @@ from ..doctor.outbox import OTHER_OUTBOX, check_path
 from ..endpoint import explain
 from ..errors import ConfigError, OutboxError
 from ..event import EventType
+from ..outlook import shown_environment
 from ..wiring import outbox_exists, outbox_place
 from .context import Context, refusal
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, one_of
@@ -134,7 +135,7 @@ def _show(document: dict[str, Any]) -> None:
         )
     is_missing = "" if document["outbox_exists"] else " (not there yet)"
     line(
-        f"environment: {document['environment'] or '(none)'}   "
+        f"environment: {shown_environment(document['environment'])}   "
         f"outbox: {document['outbox_at']}{is_missing}   "
         f"flush timeout: {document['flush_timeout_s']:g} s"
     )
@@ -198,16 +199,16 @@ def doctor(
         two_databases=context.two_databases,
         is_pinging=is_pinging,
     )
-    checks = []
-    for check in found:
-        checks.append(check)
+    rows = []
+    for row in found:
+        rows.append(row)
         if output == "text":
-            mark, style = _MARKS[check.status]
-            line(f"{mark} {check.check}: {check.detail}", style)
-            if check.remedy is not None:
-                line(f"   {check.remedy}")
-    wrong = [check.check for check in checks if check.status is Health.PROBLEM]
+            mark, style = _MARKS[row.status]
+            line(f"{mark} {row.check}: {row.detail}", style)
+            if row.remedy is not None:
+                line(f"   {row.remedy}")
+    wrong = [row.check for row in rows if row.status is Health.PROBLEM]
     if output == "json":
-        print_json({"ok": not wrong, "checks": [asdict(check) for check in checks]})
+        print_json({"ok": not wrong, "checks": [asdict(row) for row in rows]})
     if wrong:
         raise typer.Exit(CONFIG_INVALID if "configuration" in wrong else FAILED)
