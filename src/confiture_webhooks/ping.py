@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,18 +14,18 @@ from urllib.parse import unquote, urlsplit
 from .adapters import http_session  # noqa: F401  here, for an attempt's time would include it
 from .delivery import Attempt, State
 from .event import SUBSCRIBABLE, Database, Direction, ErrorInfo, Event, EventType, MigrationRef
+from .formats import deliveries_of
 from .outbox.sqlite import InMemoryOutbox
 from .run.migration import new_event_id
-from .run.outgoing import Outgoing
 from .run.parts import TELEMETRY_BUDGET
-from .wiring import make_telemetry, make_transport, parts
+from .wiring import make_telemetry, make_transport
+from .worker import Worker
 
 if TYPE_CHECKING:
     from .adapters.http_exchange import Exchange
     from .config import Settings
     from .endpoint import Endpoint
 
-COMMAND = "confiture webhooks test"
 LONGEST_EXCERPT = 300
 SHORTEST_SECRET = 4
 SHORTEST_TOKEN = 16
@@ -42,18 +41,13 @@ class PingResult:
     """How the ping to one endpoint went."""
 
     endpoint: str
-    state: State
+    is_delivered: bool
     attempts: tuple[Attempt, ...]
     correlation_id: str
     answer: str = field(default="", repr=False)
     """The beginning of the last answer's body, in one line, without our credentials; not stored."""
     reason: str | None = None
     """More about why the last attempt failed, where it is known; not stored."""
-
-    @property
-    def is_delivered(self) -> bool:
-        """Whether the receiver accepted it."""
-        return self.state is State.DELIVERED
 
     @property
     def failure(self) -> str:
@@ -74,10 +68,17 @@ class PingResult:
         }
 
 
-def sample(kind: EventType, trace_id: str, environment: str | None, at: datetime) -> Event:
+def sample(kind: EventType, settings: Settings, trace_id: str) -> Event:
     """An event of *kind* as a run would report it, about a migration that says what it is."""
+    at = datetime.now(UTC)
     event = Event(
-        id=new_event_id(), type=kind, occurred_at=at, trace_id=trace_id, environment=environment
+        id=new_event_id(),
+        type=kind,
+        occurred_at=at,
+        trace_id=trace_id,
+        environment=settings.environment,
+        trace_url=settings.trace_link(trace_id),
+        run_url=settings.run_url,
     )
     if kind in (EventType.PING, EventType.CUSTOM):
         return event
@@ -118,26 +119,24 @@ def ping(
         for e in settings.endpoints
         if name is None or e.name == name
     )
-    narrowed = replace(settings, endpoints=chosen)
-    telemetry = make_telemetry(narrowed)
+    telemetry = make_telemetry(replace(settings, endpoints=chosen))
     outbox = InMemoryOutbox()
     ended: defaultdict[str, list[Exchange]] = defaultdict(list)
-    made = replace(
-        parts(narrowed, lambda: telemetry),
-        outbox=lambda _: outbox,
-        transport=lambda: make_transport(lambda name, exchange: ended[name].append(exchange)),
-    )
-    telemetry.start_run(COMMAND, is_counted=False)
-    outgoing = Outgoing(narrowed, made, telemetry)
-    event = sample(kind, telemetry.correlation_id, settings.environment, datetime.now(UTC))
-    outgoing.record(event, telemetry.trace_of_run())
-    outgoing.sending.flush(time.monotonic() + settings.flush_timeout.total_seconds())
-    outgoing.sending.stop()
+    transport = make_transport(lambda name, exchange: ended[name].append(exchange))
+    telemetry.start_run("confiture webhooks test", is_counted=False)
+    event = sample(kind, settings, telemetry.correlation_id)
+    trace = telemetry.trace_of_run()
+    outbox.release(event.id, deliveries_of(event, chosen, trace, report=telemetry.failed))
+    place, patience = settings.environment, settings.flush_timeout
+    worker = Worker(chosen, outbox, transport, telemetry, environment=place, hold=patience)
+    worker.start()
+    worker.drain(patience)
+    worker.stop()
     rows = {row.delivery.endpoint: row for row in outbox.deliveries()}
     results = [
         PingResult(
             endpoint=endpoint.name,
-            state=row.state,
+            is_delivered=row.state is State.DELIVERED,
             attempts=tuple(outbox.attempts(row.delivery.id)),
             correlation_id=telemetry.correlation_id,
             answer=_excerpt(ended[endpoint.name], endpoint),
@@ -149,7 +148,8 @@ def ping(
     failed = [result for result in results if not result.is_delivered]
     telemetry.end_run(applied=0, failed=0, error_type=failed[0].failure if failed else None)
     telemetry.shutdown(TELEMETRY_BUDGET)
-    outgoing.sending.close()
+    transport.close()
+    outbox.close()
     return results
 
 

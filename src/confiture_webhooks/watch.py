@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -55,13 +55,13 @@ class PassResult:
     """By environment that is not this worker's, deliveries still to make."""
     failures: Mapping[str, str]
     """By endpoint, why the latest attempt that failed did."""
-    waits: Sequence[Wait] = ()
+    waits: Sequence[Wait]
     """The endpoints that rest, or wait and get nothing."""
-    paused: Collection[str] = ()
+    paused: Collection[str]
     """Endpoints that failed so often in a row that the pass went on without them."""
-    open: Judged = field(default_factory=list)
+    open: Judged
     """Migrations whose end is not known yet, and why."""
-    is_done: bool = True
+    is_done: bool
     """Whether nothing due was left untried, and the outbox did not fail."""
 
     @property

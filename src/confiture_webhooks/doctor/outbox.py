@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,15 +58,15 @@ class Findings:
     """When the next delivery is due."""
     others: Mapping[str | None, int]
     """By other environment, how many deliveries wait."""
-    dead_elsewhere: Mapping[str | None, int] = field(default_factory=dict)
+    dead_elsewhere: Mapping[str | None, int]
     """By other environment, how many dead letters it has."""
-    unserved: Mapping[str | None, tuple[int, datetime]] = field(default_factory=dict)
+    unserved: Mapping[str | None, tuple[int, datetime]]
     """By other environment, how many deliveries are due without a worker, and since when."""
-    future: list[str] = field(default_factory=list)
+    future: list[str]
     """The ids of deliveries that wait and were made in the future."""
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: list[str]
     """The ids of undelivered records that this version cannot read."""
-    intents: list[Intent] = field(default_factory=list)
+    intents: list[Intent]
     """Of migrations whose end was not reported yet."""
 
     @property
@@ -80,15 +80,10 @@ class Findings:
         return [wait for wait in self.waits if wait.is_in_vain]
 
     @property
-    def dead(self) -> int:
-        """Dead letters, and deliveries that were answered with 410."""
-        return sum(self.summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE))
-
-    @property
     def is_well(self) -> bool:
         """Whether nothing waits for an operator."""
-        found = (self.dead, self.in_vain, self.unserved, self.unreadable, self.old_intents)
-        return not any(found)
+        dead = [self.summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE)]
+        return not any((*dead, self.in_vain, self.unserved, self.unreadable, self.old_intents))
 
 
 def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
