@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,13 +104,11 @@ def drop(
     """
     with opened(config) as context:
         place, is_there = context.where, context.outbox.is_durable
-        counts: Counter[str | None] = Counter()
-        if is_there:
-            for name, summary in context.outbox.summaries().items():
-                counts[name] += sum(summary.counts.values())
-            intents = len(context.outbox.intents())
+        summaries = context.outbox.summaries()
+        counts = {name: sum(one.counts.values()) for name, one in summaries.items()}
+        intents = len(context.outbox.intents())
     if is_there:
-        held = counted(counts.total(), "delivery", "deliveries")
+        held = counted(sum(counts.values()), "delivery", "deliveries")
         held += f" ({listed(counts)})" if counts else ""
         held += f" and {runs(intents)}" if intents else ""
         agree(f"Remove the outbox {place} with {held}", yes=yes)

@@ -49,7 +49,8 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
         findings = examine(context.outbox, context.settings, now)
         is_there = context.outbox.is_durable
     document = {
-        **_document(context, findings, is_there=is_there),
+        **_document(context, findings),
+        "is_there": is_there,
         **open_document(judged(findings.intents, context)),
     }
     lines = []
@@ -64,7 +65,7 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     conclude(document, lines, output)
 
 
-def _document(context: Context, findings: Findings, *, is_there: bool) -> dict[str, Any]:
+def _document(context: Context, findings: Findings) -> dict[str, Any]:
     summary, oldest_at = findings.summary, findings.summary.oldest_at
     stuck = {one.endpoint: f"{one.reason} ({one.count} waiting)" for one in findings.in_vain}
     if findings.old_intents:
@@ -72,7 +73,6 @@ def _document(context: Context, findings: Findings, *, is_there: bool) -> dict[s
     return {
         "ok": findings.is_well,
         "outbox": context.where,
-        "is_there": is_there,
         "counts": {state.value: summary.counts.get(state, 0) for state in State},
         "environment": context.environment,
         "undelivered": dict(summary.undelivered),
