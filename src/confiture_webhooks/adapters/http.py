@@ -40,6 +40,7 @@ class HttpTransport:
         self._is_aborted = False
 
     def send(self, request: Request, *, timeout: timedelta) -> Response:
+        """POST *request*; raises ``TransportError`` with why there was no answer."""
         exchange = Exchange(request, timeout)
         session = self._enter(exchange, timeout)
 
@@ -92,6 +93,7 @@ class HttpTransport:
         exchange.finish(error_type)
 
     def abort(self) -> None:
+        """End every attempt under way, now, as ``TransportError(CUT)``; later ones too."""
         with self._changed:
             self._is_aborted = True
             self._changed.notify_all()
@@ -100,6 +102,7 @@ class HttpTransport:
             exchange.cut(is_abort=True)
 
     def close(self) -> None:
+        """Close the connections that are kept."""
         for session in list(self._sessions.values()):
             with suppress(Exception):
                 session.close()
