@@ -73,7 +73,6 @@ class _Watch:
         self._backend: Backend | None = None
         self._ledger: Ledger | None = None
         self._tally = RowTally()
-        self._window: ExitStack | None = None
         self._commit: Commit | None = None
         """That of the migration under way; ``None``: there is none."""
         self._direction = Direction.UP
@@ -102,7 +101,7 @@ class _Watch:
             return rollback(migration, *args, **kwargs)
         is_one = getattr(migration, "transactional", True)
         with self._observed(migration, Direction.DOWN, can_settle=True, is_one=is_one):
-            self._open_window()
+            self._tally.is_paused = False
             return rollback(migration, *args, **kwargs)
 
     def plan(self, read: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -134,13 +133,13 @@ class _Watch:
         if commit is None:
             return trigger(phase, *args, **kwargs)
         if name == "AFTER_EXECUTE":
-            self._close_window()
+            self._tally.is_paused = True
             commit.is_due = False
         result = trigger(phase, *args, **kwargs)
         if name == "AFTER_EXECUTE":
             commit.is_due = bool(kwargs.get("success"))
         if name == "BEFORE_EXECUTE":
-            self._open_window()
+            self._tally.is_paused = False
         return result
 
     def execute_sql(self, execute: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -178,8 +177,11 @@ class _Watch:
 
         commit = Commit(connection, committing)
         self._tally, self._commit, self._direction = tally, commit, direction
+        tally.is_paused = True  # until the host calls the migration
         try:
-            with commit.awaited():
+            with commit.awaited(), ExitStack() as window:
+                with containing("counting rows", self._run.report):
+                    window.enter_context(tally.counting(connection))
                 yield
         except BaseException as error:
             may_have = commit.was_sent or not is_one
@@ -201,7 +203,6 @@ class _Watch:
         connection = self._engine.connection
         with containing("recording a migration", self._run.report):
             migration.stop_clock()
-            self._close_window()
             # The host ends the transaction of an interrupted migration only when it closes.
             is_over = connection.closed or is_idle(connection)
             if error is None:
@@ -216,20 +217,6 @@ class _Watch:
                 self._run.settle_later(migration, _question(self._ledger, migration))
             else:
                 self._run.conclude(migration, None, migration.error, is_idle=is_over)
-
-    def _open_window(self) -> None:
-        if self._commit is None or self._window is not None:
-            return
-        window = ExitStack()
-        with containing("counting rows", self._run.report):
-            window.enter_context(self._tally.counting(self._engine.connection))
-            self._window = window
-
-    def _close_window(self) -> None:
-        window, self._window = self._window, None
-        with containing("counting rows", self._run.report):
-            if window is not None:
-                window.close()
 
 
 class Commit:

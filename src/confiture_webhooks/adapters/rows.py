@@ -50,7 +50,8 @@ class RowTally:
         self._rows = 0
         self._statements = 0
         self._is_unknown = False
-        self._is_paused = False
+        self.is_paused = False
+        """Whether what runs now is no work of the migration."""
 
     @property
     def total(self) -> int | None:
@@ -70,15 +71,15 @@ class RowTally:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave out what the host writes for itself inside the block."""
-        self._is_paused, before = True, self._is_paused
+        self.is_paused, before = True, self.is_paused
         try:
             yield
         finally:
-            self._is_paused = before
+            self.is_paused = before
 
     def count(self, add: Callable[..., None], *what: Any, **facts: Any) -> None:
         """Have *add* count *what*; if that breaks, no migration fails, and the total is unknown."""
-        if not self._is_paused:
+        if not self.is_paused:
             with containing("counting rows", self._give_up):
                 add(*what, **facts)
 
