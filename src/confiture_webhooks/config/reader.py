@@ -20,7 +20,7 @@ from ..retry import RetryPolicy
 from ..signature import signing_key
 from . import rules, variables
 from .block import ENDPOINT, TLS, VARIABLES, WEBHOOKS, Table
-from .file import BLOCK, read
+from .file import BLOCK, Document, read
 from .reading import AT, Place, Reading
 from .rules import Invalid, Unset
 
@@ -104,14 +104,14 @@ def _slips(environ: Mapping[str, str], texts: Sequence[str], *, is_used: bool) -
 def _headers(given: str) -> dict[str, str]:
     """``name=value`` with commas, percent-decoded: the form of OTEL_EXPORTER_OTLP_HEADERS."""
     found: dict[str, str] = {}
-    for part in rules.text(given).split(","):
+    for part in filter(str.strip, rules.text(given).split(",")):
         name, equals, value = part.partition("=")
-        if not equals and part.strip():
+        name = unquote(name.strip())
+        if not equals:
             raise Invalid("has a part without `=`", "Write `name=value`, with commas between")
-        if equals and (name := unquote(name.strip())) in found:
+        if name in found:
             raise Invalid("has a header twice", "Keep one of them")
-        if equals:
-            found[name] = unquote(value.strip())
+        found[name] = unquote(value.strip())
     return found
 
 
@@ -132,7 +132,7 @@ class File:
     def __init__(self, config_file: Path | None, environ: Mapping[str, str]) -> None:
         given = environ.get(variables.CONFIG)
         self.path = Path(given) if given else config_file
-        self.document: Mapping[str, Any] = {}
+        self.document = Document()
         self.reading = Reading(setting, environ)
         self.faults: list[Fault] = []
         """Of the file itself; the block's are in ``reading``."""
@@ -144,7 +144,7 @@ class File:
             problem = f"names a file that {invalid.problem}" if given else invalid.problem
             name = variables.CONFIG if given else str(self.path)
             self.faults.append(Fault(name, problem, invalid.remedy))
-        if line := getattr(self.document, "repeated", None):
+        if line := self.document.repeated:
             problem = f"a key of `{BLOCK}:` stands there twice: the last one counts"
             self.faults.append(Fault(f"{self.path}:{line}", problem, "Remove one of them"))
 
