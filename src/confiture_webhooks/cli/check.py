@@ -120,7 +120,8 @@ def _check_ways(settings: Settings) -> None:
     try:
         check_path(settings)
     except OutboxError as error:
-        raise refusal("outbox", error.problem, error.remedy or OTHER_OUTBOX) from error
+        problem = error.problem.removeprefix("outbox ")
+        raise refusal("outbox", problem, error.remedy or OTHER_OUTBOX) from error
 
 
 def _show(document: dict[str, Any]) -> None:

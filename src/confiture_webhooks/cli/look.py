@@ -178,7 +178,7 @@ def list_deliveries(
             f"{count} to {name} in {shown_environment(there)}"
             for (name, there), count in where.items()
         )
-        say(f"No delivery matches. The outbox has {there_are}")
+        say(f"No delivery matches. There are: {there_are}")
 
 
 def show(

@@ -179,7 +179,7 @@ def deliver(
         result = _watch(context) if watch else _once(settings, context.ask, context.database)
     except OutboxError as error:
         raise context.explained(error) from error
-    document = {**as_document(result), **open_document(result.open)}
+    document = {**_document(result), **open_document(result.open)}
     document["faults"] = fault_rows(settings.faults)
     (answer if watch else conclude)(document, _lines(result), output)
 
@@ -194,7 +194,7 @@ def send_now(context: Context, names: Collection[str], output: str) -> dict[str,
     if output == "text":
         for text in _lines(result):
             line(text)
-    return as_document(result)
+    return _document(result)
 
 
 def _once(settings: Settings, ask: Ask | None, database: Database) -> PassResult:
@@ -228,7 +228,7 @@ def _watch(context: Context) -> PassResult:
     )
 
 
-def as_document(result: PassResult) -> dict[str, Any]:
+def _document(result: PassResult) -> dict[str, Any]:
     """*result* as JSON has it."""
     now = datetime.now(UTC)
     return {
