@@ -134,6 +134,8 @@ class Reader:
         if "--port" in arguments:
             arguments[arguments.index("--port") + 1] = "0"  # another may have the page's
         expected = EXIT.search(line)
+        if arguments == ["webhooks", "demo"]:
+            return  # has acceptance tests of its own, and takes long
         if any(word in arguments for word in ENDLESS):
             self._endless(block, arguments)
             return
@@ -173,7 +175,7 @@ class Reader:
 
     def _endless(self, block: Block, arguments: list[str]) -> None:
         """Start what goes on until Ctrl-C, and end it; a busy machine gets more time to start."""
-        for seconds in (1, 3, 10, 30):
+        for seconds in (0.3, 1, 3, 10, 30):
             process = self.project.spawn(*arguments, env=self._with_endpoint())
             try:
                 process.wait(seconds)
