@@ -171,7 +171,7 @@ class LoopbackServer(socketserver.TCPServer):
         self.port: int = self.server_address[1]
         self.url = f"{'https' if tls else 'http'}://{LOOPBACK}:{self.port}"
         self._thread = threading.Thread(
-            target=self.serve_forever, args=(0.05,), name="loopback", daemon=True
+            target=self.serve_forever, args=(0.01,), name="loopback", daemon=True
         )
         self._thread.start()
 
