@@ -164,18 +164,17 @@ def test_an_id_of_another_environment_is_refused(shared: Shared) -> None:
     assert set(states(shared).values()) == {"dead_letter"}
 
 
-@pytest.mark.parametrize("given", ["dlv_staging_00001", "evt_staging_00001"])
-def test_a_delivery_is_found_by_what_people_have(shared: Shared, given: str) -> None:
-    """The id of the delivery or of its event, which is a receiver's webhook-id, shows it."""
-    done = shared.confiture("webhooks", "show", given, "--format", "json")
-    document = json.loads(done.stdout)
-    assert (document["ok"], document["id"]) == (True, "dlv_staging_00001")
-    assert (document["environment"], document["last_answer"]) == ("staging", "503")
-    assert [one["status_code"] for one in document["timeline"]] == [503]
+def test_a_delivery_is_found_by_what_people_have(shared: Shared) -> None:
+    """The id of the delivery or of its event, which is a receiver's webhook-id, shows it.
 
-
-def test_a_trace_is_all_its_deliveries(shared: Shared) -> None:
-    """show with a trace id, or its beginning, shows each delivery of the run."""
+    A trace id, or its beginning, shows each delivery of the run.
+    """
+    for given in ("dlv_staging_00001", "evt_staging_00001"):
+        done = shared.confiture("webhooks", "show", given, "--format", "json")
+        document = json.loads(done.stdout)
+        assert (document["ok"], document["id"]) == (True, "dlv_staging_00001")
+        assert (document["environment"], document["last_answer"]) == ("staging", "503")
+        assert [one["status_code"] for one in document["timeline"]] == [503]
     for given in (TRACES["staging"], TRACES["staging"][:9]):
         done = shared.confiture("webhooks", "show", given, "-f", "json")
         shown = json.loads(done.stdout)["deliveries"]
@@ -194,9 +193,9 @@ def test_an_ambiguous_beginning_lists_the_candidates(shared: Shared) -> None:
     assert len(states(shared)) == 4
 
 
-@pytest.mark.parametrize(
-    ("filters", "found"),
-    [
+def test_list_is_narrowed(shared: Shared) -> None:
+    """By environment, migration and trace, of every environment at once."""
+    for filters, found in (
         (("--environment", "staging"), {"dlv_staging_00001", "dlv_staging_00002"}),
         (("--trace", "a" * 32), {"dlv_production_00001", "dlv_production_00002"}),
         (("--environment", "(none)"), set()),
@@ -205,14 +204,11 @@ def test_an_ambiguous_beginning_lists_the_candidates(shared: Shared) -> None:
             ("--migration", "005", "--environment", "production"),
             {"dlv_production_00001", "dlv_production_00002"},
         ),
-    ],
-)
-def test_list_is_narrowed(shared: Shared, filters: tuple[str, ...], found: set[str]) -> None:
-    """By environment, migration and trace, of every environment at once."""
-    done = shared.confiture("webhooks", "list", "--format", "json", *filters, *of("production"))
-    document = json.loads(done.stdout)
-    assert document["ok"] is True
-    assert {row["id"] for row in document["deliveries"]} == found
+    ):
+        done = shared.confiture("webhooks", "list", "--format", "json", *filters, *of("production"))
+        document = json.loads(done.stdout)
+        assert document["ok"] is True
+        assert {row["id"] for row in document["deliveries"]} == found, filters
 
 
 def test_redeliver_sends_and_later_only_makes_due(shared: Shared, down: LocalReceiver) -> None:
@@ -608,9 +604,9 @@ def test_nothing_here_names_the_environments_that_have_something(
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
+def test_a_wrong_argument_is_named_with_what_is_right(shared: Shared, down: LocalReceiver) -> None:
+    """One sentence, exit code 2, and nothing is acted on, not even in part."""
+    for words, said in (
         (("show", ""), "an id is empty"),
         (("redeliver", "dlv_staging_00001", "", "--yes"), "an id is empty"),
         (("discard", "", "--yes"), "an id is empty"),
@@ -629,16 +625,10 @@ def test_nothing_here_names_the_environments_that_have_something(
         (("check", "--explain", "nosuch"), "'nosuch' is not one of: migration_success"),
         (("check", "--migration", "001"), "needs --explain with an event"),
         (("list", "--event", "ping"), "'ping' is not one of: migration_success"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
-)
-def test_a_wrong_argument_is_named_with_what_is_right(
-    shared: Shared, down: LocalReceiver, words: tuple[str, ...], said: str
-) -> None:
-    """One sentence, exit code 2, and nothing is acted on, not even in part."""
-    done = shared.confiture("webhooks", *words, *of("staging"))
-    assert done.returncode == 2
-    assert said in " ".join(done.stderr.replace("│", "").split())
+    ):
+        done = shared.confiture("webhooks", *words, *of("staging"))
+        assert done.returncode == 2, words
+        assert said in " ".join(done.stderr.replace("│", "").split())
     assert set(states(shared).values()) == {"dead_letter"}
     assert not down.requests
 

@@ -203,14 +203,15 @@ def test_a_redelivered_one_is_pruned_by_its_last_delivery(outbox: Outbox) -> Non
     assert outbox.prune(before=later, keep=1) == 0
 
 
-def test_more_than_a_batch_is_pruned(outbox: Outbox) -> None:
+def test_more_than_a_batch_is_pruned(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pruning forgets everything it should, however much that is."""
-    for number in range(1100):
+    monkeypatch.setattr("confiture_webhooks.outbox.outbox.PRUNE_BATCH", 5)
+    for number in range(16):
         outbox.release(event_id(number), [delivery(number)])
-    for claim in outbox.claim("a", environment="production", now=NOW, lease=LEASE, limit=2000):
+    for claim in outbox.claim("a", environment="production", now=NOW, lease=LEASE, limit=20):
         outbox.record(claim, attempt(), DELIVERED)
-    assert outbox.prune(before=NOW, keep=50) == 1050
-    assert outbox.summary().counts == {State.DELIVERED: 50}
+    assert outbox.prune(before=NOW, keep=3) == 13
+    assert outbox.summary().counts == {State.DELIVERED: 3}
 
 
 def test_an_empty_outbox_has_an_empty_summary(outbox: Outbox) -> None:
