@@ -216,13 +216,7 @@ def _with_its_variables(environment: str | None, *words: str) -> str:
     return f"{ours}, with its variables" if ours else f"run `{words[0]}` there"
 
 
-def unserved_line(
-    environment: str | None,
-    count: int,
-    since: datetime,
-    *,
-    mine: str | None,
-) -> str:
+def unserved_line(environment: str | None, count: int, since: datetime, *, mine: str | None) -> str:
     """That no worker serves *environment*, and which run needs which setting.
 
     *mine*: the environment of the command that says so.

@@ -25,13 +25,7 @@ from .outlook import shown_environment
 from .run.invocation import Invocation, parse, unread_block
 from .run.parts import TELEMETRY_BUDGET
 from .run.run import Run
-from .wiring import (
-    found_settings,
-    hook_sources,
-    make_telemetry,
-    outbox_exists,
-    parts,
-)
+from .wiring import found_settings, hook_sources, make_telemetry, outbox_exists, parts
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile

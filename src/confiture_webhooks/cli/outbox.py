@@ -82,11 +82,7 @@ def init(
 
 @outbox_app.command()
 @with_exit_codes
-def drop(
-    yes: YesOpt = False,
-    config: ConfigOpt = None,
-    output: FormatOpt = "text",
-) -> None:
+def drop(yes: YesOpt = False, config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """Remove the outbox with everything in it, of every environment.
 
     PROCESS:

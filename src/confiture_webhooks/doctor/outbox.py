@@ -20,13 +20,7 @@ from ..outlook import LATE, Standing, Wait, elsewhere, outlook, shown_environmen
 from ..remedy import shown
 from ..run.summary import undelivered
 from ..terminal import counted
-from ..wiring import (
-    operators_outbox,
-    outbox_place,
-    postgres_dsn,
-    spare_outbox,
-    sqlite_path,
-)
+from ..wiring import operators_outbox, outbox_place, postgres_dsn, sqlite_path
 from .health import Check, ok, skipped, warn, wrong
 
 if TYPE_CHECKING:
@@ -166,6 +160,9 @@ def outbox_checks(settings: Settings) -> Iterator[Check]:
     if fault := settings.outbox_fault:
         yield wrong("outbox", fault.what, fault.remedy)
         return
+    if settings.place.kind == "memory":
+        yield warn("outbox", "in memory", "Use `sqlite`: memory ends with the command")
+        return
     try:
         yield from _checked(settings)
     except OutboxError as error:
@@ -175,19 +172,17 @@ def outbox_checks(settings: Settings) -> Iterator[Check]:
 
 
 def _checked(settings: Settings) -> Iterator[Check]:
-    is_memory = settings.place.kind == "memory"
-    opened = spare_outbox() if is_memory else operators_outbox(settings)
-    with closing(opened) as outbox:
+    with closing(operators_outbox(settings)) as outbox:
         findings = examine(outbox, settings, datetime.now(UTC))
-        is_missing = not (is_memory or outbox.is_durable)
-    if is_missing:
+        is_there = outbox.is_durable
+    if not is_there:
         yield _missing(settings)
         return
     if settings.place.kind == "postgres" and (lacking := missing_rights(postgres_dsn(settings))):
         problem = f"this role may not {', '.join(lacking)} in {outbox_place(settings)}"
         yield wrong("outbox", problem, f"{_init(settings)}, and run them as its owner")
         return
-    yield _kept(settings, outbox_place(settings), findings)
+    yield _kept(settings, findings)
     for wait in findings.waits:
         check = wrong if wait.is_in_vain else warn
         row = f"{wait.endpoint}: outbox"
@@ -238,14 +233,12 @@ def _init(settings: Settings) -> str:
     return f"Create it, and print a role's GRANTs: {command}"
 
 
-def _kept(settings: Settings, place: str, findings: Findings) -> Check:
+def _kept(settings: Settings, findings: Findings) -> Check:
     summary = findings.summary
     waiting = sum(summary.undelivered.values())
     dead, gone = (summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE))
     counts = f"{waiting} waiting, {counted(dead, 'dead letter', 'dead letters')}"
     counts += f", {gone} gone" if gone else ""
-    if settings.place.kind == "memory":
-        return warn("outbox", f"in memory; {counts}", "Use `sqlite`: memory ends with the command")
     if dead or gone:
         again = shown("redeliver", "--dead" if dead else "--gone")
         return warn("outbox", counts, f"Send them again: {again}")
@@ -256,7 +249,7 @@ def _kept(settings: Settings, place: str, findings: Findings) -> Check:
             counts += f"; the next is due at {rfc3339(next_at)}"
             now = shown("redeliver", "--pending")
         return warn("outbox", counts, f"Send them now: {now}")
-    where = f"environment {shown_environment(settings.environment)} in {place}"
+    where = f"environment {shown_environment(settings.environment)} in {outbox_place(settings)}"
     return ok("outbox", f"{counts}; {where}")
 
 
@@ -295,17 +288,12 @@ def database(invocation: Invocation, dsn: str | None) -> Iterator[Check]:
         yield _not_reached(error, invocation.config_file)
         return
     if is_standby:
-        yield wrong(
-            "database",
-            "it is a standby, which takes no writes: no migration and no event in it",
-            "Set the address of the primary, or target_session_attrs=read-write",
-        )
+        problem = "it is a standby, which takes no writes: no migration and no event in it"
+        remedy = "Set the address of the primary, or target_session_attrs=read-write"
+        yield wrong("database", problem, remedy)
     elif read_only == "on":
-        yield wrong(
-            "database",
-            "its sessions are read-only for this role",
-            "Reset default_transaction_read_only for the role or the database",
-        )
+        remedy = "Reset default_transaction_read_only for the role or the database"
+        yield wrong("database", "its sessions are read-only for this role", remedy)
     else:
         yield ok("database", "takes writes")
 
@@ -319,9 +307,8 @@ def _not_reached(error: Exception, config_file: Path | None) -> Check:
 
     if config_file is not None and not names_database(config_file, os.environ):
         problem = f"{config_file} names none, and the default of Confiture does not answer"
-        return warn(
-            "database", problem, "Set CONFITURE_DATABASE_URL, or `database_url` in the file"
-        )
+        remedy = "Set CONFITURE_DATABASE_URL, or `database_url` in the file"
+        return warn("database", problem, remedy)
     known = error if isinstance(error, psycopg.Error) else psycopg.OperationalError()
     if isinstance(known, psycopg.ProgrammingError) and known.sqlstate is None:
         remedy = "Write it as postgresql://user:password@host:5432/database"
