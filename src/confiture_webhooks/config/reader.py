@@ -19,9 +19,8 @@ from ..outlook import shown_environment
 from ..retry import RetryPolicy
 from ..signature import signing_key
 from . import rules, variables
-from .block import ENDPOINT, TLS, VARIABLES, WEBHOOKS, Table
+from .block import AT, ENDPOINT, TLS, VARIABLES, WEBHOOKS, Place, Reading, Table
 from .file import BLOCK, Document, read
-from .reading import AT, Place, Reading
 from .rules import Invalid, Unset
 
 DEFAULT_NAME = "default"
