@@ -408,8 +408,8 @@ class TestDelivery:
         stored = a_delivery(TraceContext(traceparent=PARENT))
         span = made.telemetry.delivery(stored, one_pass)
         span.finish("delivered", last=an_attempt(status_code=200), attempts=1, at=NOW)
-        one_pass.claimed(2)
-        one_pass.claimed(1)
+        one_pass.claimed += 2
+        one_pass.claimed += 1
         one_pass.finish()
         found, drained = made.span("deliver webhook analytics"), made.span("drain webhook outbox")
         assert found.kind is SpanKind.CONSUMER

@@ -253,15 +253,11 @@ class HookSpan(Part):
 class WorkerPassSpan(Part):
     """One pass over the outbox by a worker that belongs to no run."""
 
-    _claimed = 0
-
-    @contained
-    def claimed(self, count: int) -> None:
-        """*count* more deliveries were claimed."""
-        self._claimed += count
+    claimed = 0
+    """How many deliveries were claimed in it."""
 
     @contained
     def finish(self) -> None:
         """End it."""
-        self.span.set_attribute(names.WEBHOOK_CLAIMED, self._claimed)
+        self.span.set_attribute(names.WEBHOOK_CLAIMED, self.claimed)
         self.span.end()

@@ -163,7 +163,7 @@ class Sender:
         try:
             worker_pass = self.passes.begin() if self.passes is not None else None
             if worker_pass is not None:
-                worker_pass.claimed(1)
+                worker_pass.claimed += 1
             return self.telemetry.delivery(claim.delivery, worker_pass)
         except Exception as error:  # noqa: BLE001  telemetry never breaks a delivery
             self.telemetry.failed("span", error)
