@@ -22,8 +22,6 @@ from opentelemetry.trace import (
     Status,
     StatusCode,
     TraceFlags,
-    format_span_id,
-    format_trace_id,
     get_current_span,
     set_span_in_context,
 )
@@ -60,9 +58,7 @@ def fresh() -> SpanContext:
 
 def from_stored(stored: TraceContext, *, is_remote: bool) -> SpanContext | None:
     """The context *stored* names, ``None`` when it is not a valid one."""
-    carrier = {"traceparent": stored.traceparent}
-    if stored.tracestate:
-        carrier["tracestate"] = stored.tracestate
+    carrier = {"traceparent": stored.traceparent, "tracestate": stored.tracestate or ""}
     token = _reading.set(True)
     found = get_current_span(_W3C.extract(carrier, Context())).get_span_context()
     _reading.reset(token)
@@ -74,12 +70,10 @@ def from_stored(stored: TraceContext, *, is_remote: bool) -> SpanContext | None:
 
 
 def to_stored(context: SpanContext) -> TraceContext:
-    """*context* as header values."""
-    ids = f"{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}"
-    return TraceContext(
-        traceparent=f"00-{ids}-{int(context.trace_flags) & 0xFF:02x}",
-        tracestate=context.trace_state.to_header() or None,
-    )
+    """*context*, a valid one, as header values."""
+    headers: dict[str, str] = {}
+    _W3C.inject(headers, around(context))
+    return TraceContext(**headers)
 
 
 def around(span: Span | SpanContext) -> Context:
