@@ -58,10 +58,10 @@ class Way:
     has_answered: bool = False
     """Whether the latest attempt on it had an answer, and from no proxy."""
 
-    def is_for(self, *asked: str | Tls | None) -> bool:
-        """Whether it leads to what is asked for, and the environment need not be looked at."""
+    def is_for(self, address: str, tls: Tls | None) -> bool:
+        """Whether it leads there, and the environment need not be looked at again."""
         is_recent = time.monotonic() - self.looked_at <= LOOKS_AROUND_EVERY_S
-        return is_recent and self.asked == asked
+        return is_recent and self.asked == (address, tls)
 
 
 def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> Way:
