@@ -102,8 +102,8 @@ def test_listen_as_text(here: Project) -> None:
     """Events are printed for eyes, with the verdict and the correlation id."""
     listener = Listener(here, env={"CONFITURE_WEBHOOK_SECRET": SECRET})
     assert "signatures are checked" in listener.banner
-    listener.post(**signed())
-    listener.post(**signed(secret="another"))
+    assert listener.post(**signed()) == 200
+    assert listener.post(**signed(secret="another")) == 401
     first = "".join(listener.line() for _ in range(5))
     assert "migration_success 005_add_payment_table" in first
     assert "✅ valid" in first

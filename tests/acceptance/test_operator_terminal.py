@@ -97,6 +97,7 @@ def test_what_cannot_be_done_is_said_in_a_line(operated: Project) -> None:
     before = states(operated)
     for arguments, code, line in (
         (("list", "--endpoint", "nosuch"), 5, "no endpoint is called 'nosuch'"),
+        (("list", "--environment", "nosuch"), 0, "No delivery matches. There are: 3 to a in local"),
         (("enable", "nosuch"), 5, "One of: a, b"),
         (("redeliver", "--dead", "--endpoint", "nosuch"), 5, "no endpoint is called 'nosuch'"),
         (("list", "--since", "yesterday"), 2, "neither an instant"),
