@@ -139,30 +139,31 @@ def test_another_fault_of_another_environments_endpoint_is_a_fault(one_migration
 
 
 @pytest.mark.survived("A wrong setting of one endpoint", "kept", "said")
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"secert": "x"},
-        {"secret": "line\n"},
-        {"secret": "\ufeffbom"},
-        {"secret": '"quoted"'},
-        {"headers": {"X-Key": "padded "}},
-        {"events": ["migration_sucess"]},
-        {"rate": "often"},
-        {"retry": {"schedule": ["soon"]}},
-    ],
-)
 def test_any_fault_of_an_endpoint_costs_that_endpoint_alone(
-    one_migration: Any, receiver: Any, wrong: dict[str, Any]
+    one_migration: Any, receiver: Any
 ) -> None:
-    """Whatever is wrong with one, the other delivers and the run names the one."""
-    rows = [{"name": "bad", "url": receiver.url, **wrong}, {"name": "good", "url": receiver.url}]
-    one_migration.environment_file(webhooks={"endpoints": rows})
+    """Whatever is wrong with some, the other delivers and the run names each."""
+    wrong: dict[str, dict[str, Any]] = {
+        "misspelt": {"secert": "x"},
+        "line": {"secret": "line\n"},
+        "bom": {"secret": "\ufeffbom"},
+        "quoted": {"secret": '"quoted"'},
+        "padded": {"headers": {"X-Key": "padded "}},
+        "event": {"events": ["migration_sucess"]},
+        "rate": {"rate": "often"},
+        "schedule": {"retry": {"schedule": ["soon"]}},
+    }
+    rows = [{"name": name, "url": receiver.url, **fault} for name, fault in wrong.items()]
+    one_migration.environment_file(
+        webhooks={"endpoints": [*rows, {"name": "good", "url": receiver.url}]}
+    )
     done = one_migration.confiture("migrate", "up")
     assert done.returncode == 0
     assert _targets(receiver) == ["good"]
-    assert "events for bad are recorded and wait" in done.stderr
-    assert one_migration.confiture("webhooks", "check").returncode == 5
+    assert f"events for {', '.join(wrong)} are recorded and wait" in done.stderr
+    checked = one_migration.confiture("webhooks", "check")
+    assert checked.returncode == 5
+    assert [name for name in wrong if f"({name})" not in checked.stderr] == []
 
 
 def test_with_a_dsn_the_block_is_that_of_the_environment(one_migration: Any, receiver: Any) -> None:
@@ -242,24 +243,22 @@ def test_variables_alone_describe_a_whole_endpoint(one_migration: Any, receiver:
 
 
 @pytest.mark.survived("A misspelt variable", "said")
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("CONFITURE_WEBHOOK_SECRT", "CONFITURE_WEBHOOK_SECRET"),
-        ("CONFITURE_WEBHOOK_OUTBX", "CONFITURE_WEBHOOK_OUTBOX"),
-        ("CONFITURE_WEBHOK_URL", "CONFITURE_WEBHOOK_URL"),
-        ("CONFITURE_ENVIROMENT", "CONFITURE_ENVIRONMENT"),
-    ],
-)
 def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(
-    one_migration: Any, receiver: Any, name: str, meant: str
+    one_migration: Any, receiver: Any
 ) -> None:
     """It is a warning: the run and what is configured go on."""
-    env = {"CONFITURE_WEBHOOK_URL": receiver.url, name: "x"}
+    misspelt = {
+        "CONFITURE_WEBHOOK_SECRT": "CONFITURE_WEBHOOK_SECRET",
+        "CONFITURE_WEBHOOK_OUTBX": "CONFITURE_WEBHOOK_OUTBOX",
+        "CONFITURE_WEBHOK_URL": "CONFITURE_WEBHOOK_URL",
+        "CONFITURE_ENVIROMENT": "CONFITURE_ENVIRONMENT",
+    }
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, **dict.fromkeys(misspelt, "x")}
     done = one_migration.confiture("migrate", "up", env=env)
     assert done.returncode == 0
     assert len(receiver.requests) == 1
-    assert f"{name}: is a variable that nothing reads. Did you mean {meant}?" in done.stderr
+    for name, meant in misspelt.items():
+        assert f"{name}: is a variable that nothing reads. Did you mean {meant}?" in done.stderr
 
 
 def test_a_misspelt_variable_alone_is_named(one_migration: Any) -> None:
