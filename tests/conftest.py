@@ -168,6 +168,13 @@ def project(tmp_path: Path, database: str) -> Iterator[Project]:
 
 
 @pytest.fixture
+def one_migration(project: Project) -> Project:
+    """A project with one migration, which makes the table ``a``."""
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    return project
+
+
+@pytest.fixture
 def receiver() -> Iterator[LocalReceiver]:
     """A webhook receiver on loopback that keeps every request it is sent."""
     from confiture_webhooks.receiver import LocalReceiver  # only the tests that need it pay

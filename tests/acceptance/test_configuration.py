@@ -8,15 +8,6 @@ from typing import Any
 
 import pytest
 
-TABLE = "CREATE TABLE a (id int)"
-
-
-@pytest.fixture
-def one_migration(project: Any) -> Any:
-    """A project with one migration."""
-    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
-    return project
-
 
 def _targets(receiver: Any) -> list[str]:
     return [json.loads(request.body)["webhook_target"] for request in receiver.requests]

@@ -276,7 +276,7 @@ def test_hooks_that_use_up_the_flush_lose_no_webhook(
         "    c.send({'own': c.migration_name})\n    time.sleep(60)\n"
     )
     endpoint = {"name": "a", "url": f"{receiver.url}/hook"}
-    project.environment_file(webhooks={"endpoints": [endpoint], "flush_timeout": 3})
+    project.environment_file(webhooks={"endpoints": [endpoint], "flush_timeout": 1.5})
     started = time.monotonic()
     done = project.confiture("migrate", "up")
     assert time.monotonic() - started < 50
