@@ -209,19 +209,15 @@ def logs_table(logs: Sequence[LogRecord]) -> Table:
     for record in sorted(logs, key=lambda record: record.time_ns):
         at = datetime.fromtimestamp(record.time_ns / 1e9, UTC)
         style = _STYLES.get(record.severity.upper(), "")
+        found = [f"{k}={record.attributes[k]}" for k in _SHOWN_FIELDS if k in record.attributes]
+        found.append(f"correlation_id={str(record.attributes.get('correlation_id', '-'))[:8]}…")
         table.add_row(
             f"{at:%H:%M:%S.%f}"[:-3],
             Text(record.severity.lower(), style=style),
             Text(record.event_name, style=style),
-            Text(_fields(record), style="dim", overflow="fold"),
+            Text(" ".join(found), style="dim", overflow="fold"),
         )
     return table
-
-
-def _fields(record: LogRecord) -> str:
-    found = [f"{k}={record.attributes[k]}" for k in _SHOWN_FIELDS if k in record.attributes]
-    correlation_id = str(record.attributes.get("correlation_id", "-"))
-    return " ".join([*found, f"correlation_id={correlation_id[:8]}…"])
 
 
 def ties(seen: Seen) -> Text:

@@ -38,12 +38,6 @@ _TEXTS = ("fallback", "fallbackText", "title", "summary", "message", "note")
 _HIDDEN_HEADERS = frozenset(
     {"authorization", "cookie", "proxy-authorization", "x-confiture-secret"}
 )
-_VERDICTS = {
-    True: Text("✅ valid", style="green"),
-    False: Text("❌ not valid", style="bold red"),
-    None: Text("not checked", style="yellow"),
-}
-_NOT_SIGNED = Text("- not signed", style="yellow")
 _SIGNATURES = frozenset({"webhook-signature", "x-confiture-signature"})
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(r"[0-9]{1,19}")
@@ -145,14 +139,15 @@ def _text_of(value: Any, depth: int = 6) -> str | None:
 
 
 def _verdict(document: dict[str, Any]) -> Text:
-    if document["verified"] is False and not is_signed(document["headers"]):
-        return _NOT_SIGNED
-    verdict = _VERDICTS[document["verified"]]
+    if document["verified"] is None:
+        return Text("not checked", style="yellow")
+    if not is_signed(document["headers"]):
+        return Text("- not signed", style="yellow")
     if not document["verified"]:
-        return verdict
+        return Text("❌ not valid", style="bold red")
     names = {name.lower() for name in document["headers"]}
     checked = "webhook-signature" if "webhook-signature" in names else "X-Confiture-Signature"
-    return verdict.copy().append(f" ({checked})")
+    return Text(f"✅ valid ({checked})", style="green")
 
 
 def is_signed(headers: Iterable[str]) -> bool:
