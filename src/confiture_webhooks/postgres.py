@@ -29,7 +29,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 from .errors import WebhooksError
@@ -189,7 +189,7 @@ def _ask(guard: subprocess.Popen[str], order: Order) -> dict[str, Any]:
 def guard() -> None:
     """Serves the order read from standard input until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     order = Order(**json.loads(sys.stdin.readline()))
     try:
         _serve(order)
@@ -253,33 +253,31 @@ def _enterable(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _home(order: Order, identity: dict[str, Any]) -> Iterator[Path]:
-    """Our own directory, with one of the server's for its data; removed unless it was asked for."""
-    if order.directory is not None:
-        yield _prepared(Path(order.directory), identity)
-        return
-    roots = [Path(root) for root in (tempfile.gettempdir(), "/tmp", "/var/tmp")]  # noqa: S108
-    if identity:
-        roots = [root for root in roots if root.is_dir() and _reachable(root)]
-    if not roots:
-        raise WebhooksError("no temporary directory that an unprivileged account may enter")
-    home = Path(tempfile.mkdtemp(prefix="confiture-webhooks-pg-", dir=roots[0]))
-    try:
-        yield _prepared(home, identity)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    """Our own directory, which the account may enter but not change, with its data directory in it.
 
-
-def _prepared(home: Path, identity: dict[str, Any]) -> Path:
-    """*home*, which the account may enter but not change, with its data directory in it."""
-    if identity:
-        if not _enterable(home):
-            raise WebhooksError(f"it does not run as root, and no other account can enter {home}")
-        home.chmod(0o711)
-    data = home / "data"
-    if not data.exists():
-        data.mkdir(mode=0o700)
-        _give(data, identity)
-    return home
+    It is removed at the end unless it was asked for.
+    """
+    with contextlib.ExitStack() as stack:
+        if order.directory is not None:
+            home = Path(order.directory)
+        else:
+            roots = [Path(root) for root in (tempfile.gettempdir(), "/tmp", "/var/tmp")]  # noqa: S108
+            if identity:
+                roots = [root for root in roots if root.is_dir() and _reachable(root)]
+            if not roots:
+                raise WebhooksError("no temporary directory that an unprivileged account may enter")
+            home = Path(tempfile.mkdtemp(prefix="confiture-webhooks-pg-", dir=roots[0]))
+            stack.callback(shutil.rmtree, home, ignore_errors=True)
+        if identity:
+            if not _enterable(home):
+                why = f"no other account can enter {home}"
+                raise WebhooksError(f"it does not run as root, and {why}")
+            home.chmod(0o711)
+        data = home / "data"
+        if not data.exists():
+            data.mkdir(mode=0o700)
+            _give(data, identity)
+        yield home
 
 
 def _binaries(order: Order, identity: dict[str, Any], home: Path) -> Path:
@@ -380,10 +378,6 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no reason given"])[-1]
-
-
-def _end(_: int, __: object) -> NoReturn:
-    raise SystemExit(0)
 
 
 def _say(answer: dict[str, object]) -> None:
