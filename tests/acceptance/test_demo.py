@@ -141,7 +141,8 @@ def test_demo_with_what_is_no_collector(scratch: Path, receiver: LocalReceiver) 
 
 def test_demo_with_a_wrong_collector(scratch: Path) -> None:
     """A wrong --otlp is one line and exit code 2, before anything is started."""
-    assert "http or https" in refused(scratch, "localhost:4318")
+    for address in ("localhost:4318", "", "ftp://127.0.0.1", "http://"):
+        assert "http or https" in refused(scratch, address)
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")

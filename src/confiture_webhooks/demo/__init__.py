@@ -133,7 +133,7 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
     from ..receiver.collector import LocalCollector  # noqa: PLC0415
     from .view import Seen, missing  # noqa: PLC0415
 
-    refusal = _send_on(otlp, [("/v1/traces", b"")]) if otlp else None
+    refusal = None if otlp is None else _send_on(otlp, [("/v1/traces", b"")])
     if refusal:
         raise WebhooksError(f"--otlp: no collector takes OTLP there ({refusal}). {NO_COLLECTOR}")
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
@@ -160,7 +160,7 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
         collector.close()
         seen = Seen(collector.spans, collector.metrics, collector.logs, receiver.requests, killed)
         lacking = missing(seen)
-        failure = _send_on(otlp, collector.bodies) if otlp else None
+        failure = None if otlp is None else _send_on(otlp, collector.bodies)
         if failure:
             lacking.append(f"at --otlp: {failure}")
         _show(console, ran, seen)
