@@ -230,6 +230,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> PassingClock:
     return clock
 
 
+def test_the_time_a_slow_outbox_takes_is_not_left_for_the_question(
+    clock: PassingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Intents that are read for three of five seconds leave two: the run ends in time."""
+    bench, waits = Bench(KILLED), []
+    intents = bench.outbox.intents
+    monkeypatch.setattr(bench.outbox, "intents", lambda: clock.sleep(3) or intents())
+    monkeypatch.setattr(settling, "answered", lambda _, seconds: waits.append(seconds))
+    bench.run._opened().settling.record_killed(Database7().ask, 5.0)
+    assert waits == [2.0]
+
+
 def test_an_outbox_that_memory_stood_in_for_makes_no_success_either() -> None:
     """It works again when the run ends: the killed one's intent is an error there, to be sent."""
     killed = replace(KILLED, ledger_before=NO_ROW, ledger_read_at=NOW, database_identity="7/1")

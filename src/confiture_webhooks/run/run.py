@@ -369,7 +369,7 @@ class Run:
             if used is None and bounded(self._parts.has_leftovers, seconds):
                 used = self._opened()
         if used is not None and not self._has_unknown:
-            used.settling.record_killed(self.ask, deadline - time.monotonic())
+            used.settling.record_killed(self.ask, deadline)
         if self._hooks is not None:
             self._hooks.drain(deadline)
         if used is not None:

@@ -216,12 +216,13 @@ class Settling:
         )
 
     @contained
-    def record_killed(self, ask: Ask | None, seconds: float) -> None:
-        """Report how the migrations of killed runs ended, as *ask* knows within *seconds*."""
+    def record_killed(self, ask: Ask | None, deadline: float) -> None:
+        """Report how the migrations of killed runs ended, as *ask* knows before *deadline*."""
         if killed := self._killed(self._outgoing.intents()):
             record = self._outgoing.record_killed
             left = self._without_outlived(killed, record)
-            settle(left, ask, record, self._telemetry, seconds=seconds)
+            left_s = deadline - time.monotonic()  # the outbox may have taken long
+            settle(left, ask, record, self._telemetry, seconds=left_s)
         outbox = self._outgoing.outbox
         if self._committed and outbox.refusal is not None:
             outbox.beside(self._record_outlived_in)
