@@ -112,6 +112,7 @@ class CommandSession:
     def _begin(self, command: str) -> None:
         """The command is a run, also if it fails before it has a connection."""
         self._sigterm = Sigterm()
+        self._sigterm.catch()
         self._run.begin(command)
 
     def _connected(self, connection: Any, command: str) -> None:
@@ -193,9 +194,12 @@ class Sigterm:
     """
 
     def __init__(self) -> None:
-        """From now on the signal interrupts the command."""
         self.failure: ErrorInfo | None = None
         """Why the run failed, if the signal has come."""
+        self._is_caught = False
+
+    def catch(self) -> None:
+        """From now on the signal interrupts the command: it may come at once."""
         is_main = threading.current_thread() is threading.main_thread()
         self._is_caught = is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         if self._is_caught:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import signal
 import sys
 import weakref
 from datetime import timedelta
@@ -261,6 +263,25 @@ def test_a_part_that_cannot_be_imported_costs_the_webhooks_alone(
     with host_session() as session:
         session.migrator.apply(a_migration())
     assert "migration_success" not in bench.kinds()
+
+
+def test_sigterm_in_the_moment_it_is_first_caught_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is reported and passed on, as at any other instant."""
+    bench, killed = Bench("status"), []
+
+    def at_once(number: int, handler: Any) -> None:
+        if handler is not signal.SIG_DFL:
+            handler(number, None)
+
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_DFL)
+    monkeypatch.setattr(signal, "signal", at_once)
+    monkeypatch.setattr(os, "kill", lambda *to: killed.append(to))
+    with pytest.raises(KeyboardInterrupt) as caught, host_session() as session:
+        session._migration_lock(no_lock=True, lock_timeout=1)
+    assert bench.kinds(caught.value) == ["run_error"]
+    assert killed == [(os.getpid(), signal.SIGTERM)]
 
 
 def test_attach_reports_what_happens_in_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
