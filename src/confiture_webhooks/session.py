@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ from .outlook import shown_environment
 from .run.invocation import Invocation, parse, unread_block
 from .run.parts import TELEMETRY_BUDGET
 from .run.run import Run
-from .wiring import found_settings, hook_sources, make_telemetry, outbox_exists, parts
+from .wiring import exports, found_settings, hook_sources, make_telemetry, outbox_exists, parts
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
@@ -68,46 +68,47 @@ class CommandSession:
         """Begin the run, and take the host's seams for embedders: what was there stays beneath."""
         from confiture.core._migrator.session import MigratorSession  # noqa: PLC0415
 
-        seams = ("default_engine", "default_lock", "default_migration_loader")
-        make_engine, make_lock, load_migration = (getattr(MigratorSession, name) for name in seams)
-
-        def engine(*args: Any, **kwargs: Any) -> Any:
-            made = self._engine = make_engine(*args, **kwargs)
-            with containing("observing the engine", self._run.report):
-                from .adapters.confiture import observe, observe_resume  # noqa: PLC0415
-
-                observe(made, self._run, self._is_active)
-                if self._invocation.resumes:
-                    self._connected(made.connection, self._invocation.command)
-                    observe_resume(made, self._run, self._invocation)
-            return made
-
-        def lock(connection: Any, config: Any) -> Any:
-            command = getattr(config, "command", None)
-            if command and not self._invocation.is_rehearsal:
-                self._connected(connection, command)
-            return make_lock(connection, config)
-
-        def loader(path: Path) -> Any:
-            try:
-                return load_migration(path)
-            except Exception as error:  # a migration that cannot be loaded has failed
-                with containing("recording a migration", self._run.report):
-                    from .adapters.confiture import report_unloadable  # noqa: PLC0415
-
-                    if self._is_active(self._engine):
-                        way = self._invocation.direction
-                        report_unloadable(self._engine, self._run, path, way, error)
-                raise
-
+        stand_ins: dict[str, Callable[..., Any]] = {
+            "default_engine": self._make_engine,
+            "default_lock": self._make_lock,
+            "default_migration_loader": self._load_migration,
+        }
         self._installed.callback(terminal.keep_whole())
-        for name in seams:
+        for name, stand_in in stand_ins.items():
             self._installed.callback(setattr, MigratorSession, name, vars(MigratorSession)[name])
-        MigratorSession.default_engine = staticmethod(engine)
-        MigratorSession.default_lock = staticmethod(lock)
-        MigratorSession.default_migration_loader = staticmethod(loader)
+            original = getattr(MigratorSession, name)
+            setattr(MigratorSession, name, staticmethod(partial(stand_in, original)))
         if self._invocation.is_run:
             self._begin(f"confiture migrate {self._invocation.command}")
+
+    def _make_engine(self, make: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        made = self._engine = make(*args, **kwargs)
+        with containing("observing the engine", self._run.report):
+            from .adapters.confiture import observe, observe_resume  # noqa: PLC0415
+
+            observe(made, self._run, self._is_active)
+            if self._invocation.resumes:
+                self._connected(made.connection, self._invocation.command)
+                observe_resume(made, self._run, self._invocation)
+        return made
+
+    def _make_lock(self, make: Callable[..., Any], /, connection: Any, config: Any) -> Any:
+        command = getattr(config, "command", None)
+        if command and not self._invocation.is_rehearsal:
+            self._connected(connection, command)
+        return make(connection, config)
+
+    def _load_migration(self, load: Callable[..., Any], /, path: Path) -> Any:
+        try:
+            return load(path)
+        except Exception as error:  # a migration that cannot be loaded has failed
+            with containing("recording a migration", self._run.report):
+                from .adapters.confiture import report_unloadable  # noqa: PLC0415
+
+                if self._is_active(self._engine):
+                    way = self._invocation.direction
+                    report_unloadable(self._engine, self._run, path, way, error)
+            raise
 
     def _begin(self, command: str) -> None:
         """The command is a run, also if it fails before it has a connection."""
@@ -256,27 +257,36 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     if not (settings.recorded or files):
         _log_faults(settings)
         return None
-
-    is_project = invocation.missing is None and invocation.migrations_dir.is_dir()
-    is_project = is_project or bool(os.environ.get(OUTBOX)) or outbox_exists(settings)
-    if not is_project:  # where Confiture will refuse, no outbox is created
-        settings = replace(settings, outbox="memory")
-    hooks = hook_sources(files)
-    telemetry = partial(make_telemetry, settings)
-    made = replace(
-        parts(settings, telemetry, lambda: session.dsn(), hooks),  # noqa: PLW0108  made below
-        shows_progress=True,
-        is_project=is_project,
-        has_python=any(invocation.migrations_dir.glob("[!_]*.py")),
-    )
+    session = _session_of(settings, files, invocation)
     if not invocation.is_rehearsal:
         # The host's objects stay until the command ends: going through all of them again while
         # ours are imported costs more than the imports.
         gc.freeze()
         with suppress(RuntimeError):  # no thread is to be had: it is imported when it is needed
             threading.Thread(target=preload, name="webhooks-preload", daemon=True).start()
-    session = CommandSession(settings, Run(settings, made), invocation)
     session.install()
+    return session
+
+
+def _session_of(
+    settings: Settings, files: Sequence[HookFile], invocation: Invocation
+) -> CommandSession:
+    is_project = invocation.missing is None and invocation.migrations_dir.is_dir()
+    is_project = is_project or bool(os.environ.get(OUTBOX)) or outbox_exists(settings)
+    if not is_project:  # where Confiture will refuse, no outbox is created
+        settings = replace(settings, outbox="memory")
+    made = parts(
+        settings,
+        partial(make_telemetry, settings),
+        lambda: session.dsn(),  # noqa: PLW0108  made below
+        terminal.say,
+        hooks=hook_sources(files),
+        exports=exports,
+        shows_progress=True,
+        is_project=is_project,
+        has_python=any(invocation.migrations_dir.glob("[!_]*.py")),
+    )
+    session = CommandSession(settings, Run(settings, made), invocation)
     return session
 
 
@@ -342,21 +352,11 @@ def attach(
     events and lines for people go to the ``logging`` logger ``confiture_webhooks``.
     """
     from .adapters.confiture import observe  # noqa: PLC0415
-    from .adapters.database import dsn_of  # noqa: PLC0415
-    from .telemetry.logs import note  # noqa: PLC0415
 
     chosen = settings or load(os.environ, Path(config_file) if config_file else None)
     engine = getattr(session, "migrator", session)
     remedy.use(config_file)
-    telemetry = make_telemetry(chosen, is_library=True)
-    dsn = dsn_of(engine.connection) if chosen.place.kind == "postgres" else None
-    made = replace(
-        parts(chosen, lambda: telemetry, lambda: dsn, say=note),
-        exports=lambda: True,
-    )
-    run = Run(chosen, made, note)
-    if not chosen.recorded:
-        note(f"no endpoint is configured: no webhook will be sent. Give config_file=, or set {URL}")
+    run = _library_run(chosen, engine.connection)
     run.begin(command)
     migrate_on(run, engine.connection)
     undo = observe(engine, run)
@@ -370,3 +370,15 @@ def attach(
     undo()
     if run.finish():
         raise KeyboardInterrupt
+
+
+def _library_run(settings: Settings, connection: Any) -> Run:
+    from .adapters.database import dsn_of  # noqa: PLC0415
+    from .telemetry.logs import note  # noqa: PLC0415
+
+    telemetry = make_telemetry(settings, is_library=True)
+    dsn = dsn_of(connection) if settings.place.kind == "postgres" else None
+    made = parts(settings, lambda: telemetry, lambda: dsn, note, exports=lambda: True)
+    if not settings.recorded:
+        note(f"no endpoint is configured: no webhook will be sent. Give config_file=, or set {URL}")
+    return Run(settings, made, note)

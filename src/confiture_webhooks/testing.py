@@ -89,7 +89,6 @@ def captured(session: Any) -> Iterator[list[Sent]]:
     parts = Parts(
         telemetry=lambda: telemetry,
         outbox=lambda _: InMemoryOutbox(),
-        spare_outbox=InMemoryOutbox,
         transport=lambda: transport,
     )
     run = Run(settings, parts)

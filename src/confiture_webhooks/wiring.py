@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import terminal
 from .config import Settings, read
 from .config.settings import OutboxPlace
 from .config.variables import OF_DEFAULT
@@ -65,13 +64,6 @@ def make_transport(on_end: Callable[[str, Exchange], None] | None = None) -> Tra
     from .adapters.http import HttpTransport  # noqa: PLC0415
 
     return HttpTransport(on_end)
-
-
-def spare_outbox() -> Outbox:
-    """An outbox in memory."""
-    from .outbox.sqlite import InMemoryOutbox  # noqa: PLC0415
-
-    return InMemoryOutbox()
 
 
 def sqlite_path(settings: Settings) -> Path:
@@ -134,16 +126,16 @@ def make_outbox(
 
     Without *connects* PostgreSQL is connected to when something is asked of it.
     """
-    if settings.place.kind == "memory":
-        return spare_outbox()
     if settings.place.kind == "postgres":
         from .outbox.postgres import PostgresOutbox  # noqa: PLC0415
 
         return PostgresOutbox(
             postgres_dsn(settings), connects=connects, environment=settings.environment
         )
-    from .outbox.sqlite import open_outbox  # noqa: PLC0415
+    from .outbox.sqlite import InMemoryOutbox, open_outbox  # noqa: PLC0415
 
+    if settings.place.kind == "memory":
+        return InMemoryOutbox()
     return open_outbox(sqlite_path(settings), notice)
 
 
@@ -178,17 +170,20 @@ def operators_outbox(
             return make_outbox(settings, notice)
     place = outbox_place(settings)
     notice(f"There is no outbox at {place} yet")
-    return spare_outbox()
+    return make_outbox(Settings(outbox="memory"), notice)
 
 
 def parts(
     settings: Settings,
     telemetry: Callable[[], Telemetry],
-    database: Callable[[], str | None] = lambda: None,
-    hooks: Callable[[], list[HookSource]] | None = None,
-    say: Callable[[str], None] = terminal.say,
+    database: Callable[[], str | None],
+    say: Callable[[str], None],
+    **facts: Any,
 ) -> Parts:
-    """What a run with *settings* is put together from; *database* is the migrated one's DSN."""
+    """What a run with *settings* is put together from; *facts* are further fields of ``Parts``.
+
+    *database* finds the DSN of the migrated one.
+    """
 
     def outbox(telemetry: Telemetry) -> Outbox:
         def report(text: str) -> None:
@@ -202,12 +197,10 @@ def parts(
     return Parts(
         telemetry=telemetry,
         outbox=outbox,
-        spare_outbox=spare_outbox,
         transport=make_transport,
-        hooks=hooks,
-        exports=exports,
         is_in=partial(is_outbox_in, settings),
         has_leftovers=lambda: outbox_exists(in_database(settings, database), is_asked=True),
+        **facts,
     )
 
 

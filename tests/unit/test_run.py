@@ -55,7 +55,6 @@ class Bench:
     def __init__(self, *endpoints: Endpoint, **parts: Any) -> None:
         self.telemetry = FakeTelemetry()
         self.outbox = InMemoryOutbox()
-        self.spare = InMemoryOutbox()
         self.transport = ScriptedTransport()
         self.said: list[str] = []
         chosen = endpoints or (EVERYTHING,)
@@ -64,7 +63,6 @@ class Bench:
         usual: dict[str, Any] = {
             "telemetry": lambda: self.telemetry,
             "outbox": lambda _: self.outbox,
-            "spare_outbox": lambda: self.spare,
             "transport": lambda: self.transport,
         }
         self.run = Run(self.settings, Parts(**usual | parts), self.said.append)
@@ -104,7 +102,7 @@ def test_a_run_in_which_nothing_happens_costs_nothing() -> None:
     def never(*_: Any) -> Any:
         raise AssertionError
 
-    bench = Bench(telemetry=never, outbox=never, transport=never, spare_outbox=never)
+    bench = Bench(telemetry=never, outbox=never, transport=never)
     bench.run.begin("confiture migrate up")
     assert bench.finish() == []
     assert bench.said == []

@@ -53,7 +53,6 @@ class Bench:
         parts = Parts(
             telemetry=lambda: self.telemetry,  # type: ignore[arg-type, return-value]
             outbox=lambda _: InMemoryOutbox(),
-            spare_outbox=InMemoryOutbox,
             transport=lambda: self.transport,
         )
         invocation = parse(["migrate", *line.split()], {})
@@ -327,7 +326,7 @@ def test_attach_leaves_standard_error_alone_where_nothing_is_logged(
 
     def open_outbox(_: object, notice: Callable[[str], None]) -> Outbox:
         notice("it was damaged")
-        return wiring.spare_outbox()
+        return InMemoryOutbox()
 
     monkeypatch.setattr("confiture_webhooks.outbox.sqlite.open_outbox", open_outbox)
     engine: Any = FakeEngine()

@@ -80,7 +80,6 @@ class Bench:
         parts = Parts(
             telemetry=lambda: self.telemetry,  # type: ignore[arg-type, return-value]
             outbox=lambda _: self.outbox,
-            spare_outbox=InMemoryOutbox,
             transport=lambda: self.transport,
             has_leftovers=lambda: True,
         )

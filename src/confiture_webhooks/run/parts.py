@@ -31,8 +31,6 @@ class Parts:
 
     telemetry: Callable[[], Telemetry]
     outbox: Callable[[Telemetry], Outbox]
-    spare_outbox: Callable[[], Outbox]
-    """In memory, for when the configured one cannot be used."""
     transport: Callable[[], Transport]
     hooks: Callable[[], Sequence[HookSource]] | None = None
     """What finds users' hooks; ``None``: there are none."""

@@ -149,12 +149,14 @@ class RunOutbox:
 
         *guard*: the one it was asked under; another one is there when it is replaced already.
         """
+        from ..outbox.sqlite import InMemoryOutbox  # noqa: PLC0415
+
         with self._swap:
             if self._guard is not guard:
                 assert self.current is not None
                 return self.current
-            broken, self.current = self.current, self._parts.spare_outbox()
-            spare, self._in_memory = self.current, []
+            broken, spare = self.current, InMemoryOutbox()
+            self.current, self._in_memory = spare, []
             self.refusal = str(error)
             self.has_left |= self._is_holding
             self._is_holding = False
