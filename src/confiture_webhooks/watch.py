@@ -24,7 +24,7 @@ from .run.summary import undelivered
 from .terminal import counted, progress, say
 from .trust import stamp
 from .wiring import make_telemetry, make_transport, operators_outbox
-from .worker import PassSpans, Worker
+from .worker import FAILING_AFTER, PassSpans, Worker
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -146,11 +146,11 @@ class _Delivering:
 
     def outcomes(self) -> Counter[Outcome]:
         """How many attempts led to which outcome, since the command began."""
-        return self.worker.outcomes() + self.before
+        return sum((pace.outcomes for pace in self.worker.paces), self.before)
 
     def result(self, *, is_done: bool) -> PassResult:
         """The result so far."""
-        outcomes, now = self.outcomes(), datetime.now(UTC)
+        outcomes, paces, now = self.outcomes(), self.worker.paces, datetime.now(UTC)
         try:
             summaries = self.outbox.summaries()
             standing = self.outbox.standing(self.settings.environment)
@@ -173,11 +173,11 @@ class _Delivering:
             left=sum(mine.undelivered.values()),
             next_at=next_at,
             elsewhere=elsewhere(undelivered(summaries), self.settings.environment),
-            failures=self.worker.failed(),
+            failures={one.endpoint.name: one.failed for one in paces if one.failed},
             waits=waits,
             open=self.open,
-            paused=self.worker.paused(),
-            is_done=is_done and not self.worker.has_faults(),
+            paused=[one.endpoint.name for one in paces if one.failures >= FAILING_AFTER],
+            is_done=is_done and not any(one.faults for one in paces),
         )
 
 
@@ -237,7 +237,6 @@ def deliver_due(settings: Settings, ask: Ask | None, database: Database) -> Pass
         with suppress(OutboxError):
             is_due = (command.next_at() or datetime.max.replace(tzinfo=UTC)) <= datetime.now(UTC)
         command.worker.start()
-        command.worker.wake()
         try:
             is_done = command.worker.drain(
                 LONGEST_PASS, horizon=timedelta(), show=command.show if is_due else None

@@ -269,7 +269,11 @@ def test_one_that_cannot_be_read_costs_itself_alone(outbox: Outbox, change: str)
     for claim in claims:
         is_bad = isinstance(claim.delivery, Unreadable)
         assert is_bad == (claim.delivery.id == "dlv_a_1")
-        made = attempt(claim.number, status_code=None, error_type="other") if is_bad else attempt()
+        made = (
+            attempt(claim.attempts + 1, status_code=None, error_type="other")
+            if is_bad
+            else attempt()
+        )
         assert outbox.record(claim, made, DEAD if is_bad else DELIVERED)
     assert outbox.summary().counts == {State.DEAD_LETTER: 1, State.DELIVERED: 2}
     found = row_of(outbox, "dlv_a_1")

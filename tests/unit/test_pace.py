@@ -11,12 +11,9 @@ from samples import attempt, endpoint
 NOW = datetime(2026, 1, 9, tzinfo=UTC)
 
 
-def test_batches_grow_while_all_goes_well_and_shrink_at_once() -> None:
-    """Whole batches double the next one up to a bound; one failure makes it one again."""
-    pace = Pace(endpoint())
-    for _ in range(20):
-        pace.note_whole_batch()
-    assert pace.batch == LARGEST_BATCH
+def test_batches_shrink_at_once() -> None:
+    """One failure makes the next batch one delivery again."""
+    pace = Pace(endpoint(), batch=LARGEST_BATCH)
     pace.note(attempt(status_code=503), Decision(outcome=Outcome.RETRY), NOW)
     assert pace.batch == 1
 

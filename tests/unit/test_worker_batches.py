@@ -187,7 +187,7 @@ def test_a_backlog_is_claimed_in_growing_batches_and_sent_in_order() -> None:
     sent = [request.headers["webhook-id"] for request in bench.transport.sent]
     assert sent == [f"evt_{number}" for number in range(300)]
     assert bench.outbox.returned == []
-    assert bench.worker.outcomes().total() == 300
+    assert sum(pace.outcomes.total() for pace in bench.worker.paces) == 300
 
 
 class Between(ScriptedTransport):
@@ -331,7 +331,7 @@ def test_finishing_lets_the_attempt_in_hand_end() -> None:
     transport.let_go.set()
     finishing.join(LONG_ENOUGH.total_seconds())
     assert bench.states() == [State.DELIVERED] * 8 + [State.PENDING] * 22
-    assert bench.worker.failed() == {}
+    assert [pace.failed for pace in bench.worker.paces] == [None]
 
 
 def test_a_watching_lane_looks_though_others_keep_it_awake() -> None:
@@ -359,7 +359,7 @@ def test_an_outbox_that_keeps_failing_is_asked_less_and_less() -> None:
 
     looks.then = dict.fromkeys(range(1, 9), failing)
     assert looks.steps() == pytest.approx([1, 2, 4, 8, 16, 30, 30])
-    assert bench.worker.has_faults()
+    assert any(pace.faults for pace in bench.worker.paces)
 
 
 def test_a_pass_ends_when_nothing_is_left() -> None:

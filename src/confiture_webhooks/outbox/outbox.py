@@ -146,20 +146,19 @@ class Outbox:
 
         *then*: what is released after it in the same step. ``False``: another one released it.
         """
-        events = ((event_id, deliveries), *then)
-        return bool(self._store.write(*(self._releasing(*one) for one in events))[0])
-
-    def _releasing(self, event_id: str, deliveries: Sequence[Delivery]) -> Step:
-        environment = deliveries[0].environment if deliveries else self.environment
-        values = {
-            "event_id": rows.text(event_id),
-            "environment": rows.environment(environment),
-            "released_at": rows.instant(datetime.now(UTC)),
-            "token": os.urandom(8).hex(),
-            "holder": self._killed.get(event_id),
-        }
-        each = [values | rows.delivery_values(one) for one in deliveries]
-        return "release", {**values, "deliveries": each}
+        steps: list[Step] = []
+        for event, released in ((event_id, deliveries), *then):
+            environment = released[0].environment if released else self.environment
+            values = {
+                "event_id": rows.text(event),
+                "environment": rows.text(environment or ""),
+                "released_at": rows.instant(datetime.now(UTC)),
+                "token": os.urandom(8).hex(),
+                "holder": self._killed.get(event),
+            }
+            each = [values | rows.delivery_values(one) for one in released]
+            steps.append(("release", {**values, "deliveries": each}))
+        return bool(self._store.write(*steps)[0])
 
     def intents(self) -> Sequence[Intent]:
         """Those staged and not released, oldest first, without those that cannot be read."""
@@ -235,7 +234,7 @@ class Outbox:
 
     def seen_rest(self, endpoint: str, environment: str | None) -> datetime | None:
         """Until when *endpoint* rests there, as the latest ``record`` saw it: costs no question."""
-        return self._rests.get((rows.text(endpoint), rows.environment(environment)))
+        return self._rests.get((rows.text(endpoint), rows.text(environment or "")))
 
     def give_back(self, claim: Claim) -> None:
         """End the lease without an attempt; the delivery is due as before."""
@@ -448,14 +447,10 @@ class Outbox:
 
     def summary(self) -> Summary:
         """Counts by state and endpoint, and the oldest undelivered, of all environments."""
-        return self._summed(is_apart=False)[None]
+        return self.summaries(is_apart=False).get(None, Summary())
 
-    def summaries(self) -> Mapping[str | None, Summary]:
-        """The same for each environment that has a delivery."""
-        return dict(self._summed(is_apart=True))
-
-    def _summed(self, *, is_apart: bool) -> defaultdict[str | None, Summary]:
-        """By environment, or all under ``None``."""
+    def summaries(self, *, is_apart: bool = True) -> dict[str | None, Summary]:
+        """The same for each environment that has a delivery, or for all under ``None``."""
         undelivered, ended = self._store.read(("undelivered", {}), ("ended", {}))
         sums: defaultdict[str | None, Summary] = defaultdict(Summary)
         for row in (*undelivered, *ended):
@@ -466,7 +461,7 @@ class Outbox:
             one.undelivered[name] += row["count"]
             if made_at := rows.at_best(row["oldest_at"]):
                 one.oldest[name] = min(made_at, one.oldest.get(name, made_at))
-        return sums
+        return dict(sums)
 
     def listen(
         self,
@@ -508,7 +503,7 @@ _FILTERS = {
 
 
 def _place(endpoint: str, environment: str | None) -> dict[str, Any]:
-    return {"endpoint": rows.text(endpoint), "environment": rows.environment(environment)}
+    return {"endpoint": rows.text(endpoint), "environment": rows.text(environment or "")}
 
 
 def _unheld(delivery_id: str, now: datetime) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from json import dumps, loads
 from typing import Any, cast, get_type_hints
@@ -47,11 +47,6 @@ def _text_of(value: str | None) -> str | None:
     return None if value is None else text(value)
 
 
-def environment(name: str | None) -> str:
-    """An environment's name as stored: the empty text for none."""
-    return text(name or "")
-
-
 def delivery_values(delivery: Delivery) -> dict[str, Any]:
     """*delivery* as values of ``add_delivery`` and ``add_body``."""
     return {
@@ -59,7 +54,7 @@ def delivery_values(delivery: Delivery) -> dict[str, Any]:
         "event_id": text(delivery.event_id),
         "event_type": delivery.event_type.value,
         "endpoint": text(delivery.endpoint),
-        "environment": environment(delivery.environment),
+        "environment": text(delivery.environment or ""),
         "content_type": text(delivery.content_type),
         "traceparent": text(delivery.trace.traceparent),
         "tracestate": _text_of(delivery.trace.tracestate),
@@ -185,21 +180,19 @@ def intent_values(intent: Intent) -> dict[str, Any]:
     """*intent* as values of ``stage``: a document with every field it has."""
     return {
         "event_id": text(intent.event_id),
-        "environment": environment(intent.environment),
+        "environment": text(intent.environment or ""),
         "staged_at": instant(intent.staged_at),
-        "intent": dumps(asdict(intent, dict_factory=_document)),
+        "intent": dumps(_document(intent)),
     }
 
 
-def _document(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields of an intent, or of a part of it, as JSON has them."""
-    document = dict(pairs)
-    for name, value in pairs:
-        if isinstance(value, datetime):
-            document[name] = value.astimezone(UTC).isoformat(timespec="microseconds")
-        elif isinstance(value, str):
-            document[name] = text(value)
-    return document
+def _document(value: object) -> Any:
+    """An intent, or a part of it, as JSON has it."""
+    if isinstance(value, Intent | MigrationRef):
+        return {field.name: _document(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds")
+    return text(value) if isinstance(value, str) else value
 
 
 def intent(row: Stored) -> Intent | UnreadableIntent:

@@ -228,7 +228,11 @@ def _open_file(path: Path) -> tuple[sqlite3.Connection, Place]:
                 connection.close()
                 connection = _connected(path)
                 _use_rollback_journal(connection, refusal)
-            _examine(connection, path)
+            damage = path.with_name(path.name + DAMAGED)
+            if damage.exists():
+                if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
+                    raise DamagedError(path)  # noqa: TRY301
+                damage.unlink(missing_ok=True)
             _migrate(connection, path)
     except DamagedError as error:
         error.connection, error.place = connection, place
@@ -293,15 +297,6 @@ def _use_rollback_journal(
         connection.execute(f"PRAGMA user_version = {version}")
     except sqlite3.OperationalError as error:
         raise refusal from error
-
-
-def _examine(connection: sqlite3.Connection, path: Path) -> None:
-    """Look through the whole file if it was noted as damaged."""
-    note = path.with_name(path.name + DAMAGED)
-    if note.exists():
-        if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
-            raise DamagedError(path)
-        note.unlink(missing_ok=True)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -87,11 +87,6 @@ class Claim:
     tries: int
     """Attempts recorded in the current schedule; 0 again after a redelivery."""
 
-    @property
-    def number(self) -> int:
-        """Of the attempt that is made under this claim, from 1."""
-        return self.attempts + 1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:

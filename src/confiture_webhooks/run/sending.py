@@ -61,6 +61,7 @@ class Sending:
                     hold=self._settings.flush_timeout,
                 )
                 worker.start()
+                return worker
         worker.wake()
         return worker
 
@@ -133,8 +134,8 @@ class Sending:
         outbox = self._outbox.current
         assert outbox is not None
         given_up = given_up_line(
-            worker.by_endpoint(),
-            worker.failed(),
+            {pace.endpoint.name: pace.outcomes for pace in worker.paces},
+            {pace.endpoint.name: pace.failed for pace in worker.paces if pace.failed},
             is_durable=outbox.is_durable,
             refusal=self._outbox.refusal,
             is_project=self._parts.is_project,
@@ -165,7 +166,7 @@ class Sending:
         return leftover_line(
             summaries,
             environment,
-            worker.failures(),
+            {one.endpoint.name: one.last_failure for one in worker.paces if one.last_failure},
             waits=waits,
             next_at=next_at if next_at > now else None,
             is_all_due=is_all_due(pending, environment, sent, now),

@@ -1,6 +1,7 @@
 """Claim → send → record. Lanes, a thread each, per endpoint, so that none delays another."""
 
+from .pace import FAILING_AFTER
 from .sender import PassSpans
 from .worker import Worker
 
-__all__ = ["PassSpans", "Worker"]
+__all__ = ["FAILING_AFTER", "PassSpans", "Worker"]

@@ -57,6 +57,7 @@ class Pace:
     batch: int = 1
     """How many deliveries to claim at once: more while all goes well, one after a failure."""
     last_failure: str | None = None
+    """Why the latest attempt failed, or ``CUT``; ``None``: it succeeded."""
     failed: str | None = None
     """Why an attempt failed, the latest that did."""
     failures: int = 0
@@ -144,10 +145,6 @@ class Pace:
     def note_fault(self) -> None:
         """The outbox failed, or we did: so often in a row, up to what the longest rest needs."""
         self.faults = min(self.faults + 1, MOST_FAULTS)
-
-    def note_whole_batch(self) -> None:
-        """All that was claimed at once was accepted: claim more at once."""
-        self.batch = min(2 * self.batch, LARGEST_BATCH)
 
 
 def rest(failures: int) -> timedelta:

@@ -16,7 +16,7 @@ from ..delivery import Attempt, Decision, Outcome, decide
 from ..errors import CUT, OutboxError, TransportError
 from ..outbox import Unreadable
 from ..transport import prepare
-from .pace import OpenDelivery
+from .pace import LARGEST_BATCH, OpenDelivery
 
 if TYPE_CHECKING:
     from ..outbox import Claim, Outbox
@@ -130,9 +130,9 @@ class Sender:
             is_whole = is_whole and attempt.is_success
             if pace.is_gone or pace.is_resting(now):
                 return
-        if is_whole and not claims:
+        if is_whole and not claims:  # all was accepted: claim more at once
             with self.guard:
-                pace.note_whole_batch()
+                pace.batch = min(2 * pace.batch, LARGEST_BATCH)
 
     def _may_begin(self, pace: Pace, stale_at: float) -> bool:
         """Wait for the endpoint's rate; whether an attempt may begin then."""
@@ -172,15 +172,14 @@ class Sender:
     def _attempt(self, pace: Pace, claim: Claim, waiting: OpenDelivery) -> Attempt | None:
         """Send it; ``None``: we cut the attempt ourselves, which says nothing of the receiver."""
         started_at, started = self.clock.now(), self.clock.monotonic()
+        number = claim.attempts + 1
         response = error_type = reason = None
         waiting.is_ours = isinstance(claim.delivery, Unreadable)
         try:
             if isinstance(claim.delivery, Unreadable):
                 error_type, reason = "other", claim.delivery.reason
             else:
-                request = prepare(
-                    pace.endpoint, claim.delivery, attempt=claim.number, at=started_at
-                )
+                request = prepare(pace.endpoint, claim.delivery, attempt=number, at=started_at)
                 with waiting.span.current():
                     response = self.transport.send(request, timeout=pace.endpoint.timeout)
         except TransportError as error:
@@ -192,7 +191,7 @@ class Sender:
             error_type, reason = "other", type(error).__name__
             self.telemetry.failed("attempt", error)
         return Attempt(
-            number=claim.number,
+            number=number,
             started_at=started_at,
             duration=timedelta(seconds=max(0.0, self.clock.monotonic() - started)),
             status_code=response.status_code if response else None,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ..delivery import Outcome
 from ..errors import OutboxError
-from .pace import FAILING_AFTER, LONGEST_REST, Pace
+from .pace import LONGEST_REST, Pace
 from .sender import Clock, Sender
 
 if TYPE_CHECKING:
@@ -115,8 +114,11 @@ class Worker(Sender):
         while True:
             with self._changed:
                 left = timedelta(seconds=max(0.0, deadline - self.clock.monotonic()))
-                ahead = left if horizon is None else min(left, horizon)
-                if self._is_idle(self.clock.now() + ahead):
+                until = self.clock.now() + (left if horizon is None else min(left, horizon))
+                if not any(
+                    pace.busy or pace.should_look or (pace.due_at and pace.due_at <= until)
+                    for pace in self.paces
+                ):
                     return True
                 if not left:
                     return False
@@ -148,41 +150,11 @@ class Worker(Sender):
         if self.passes is not None:
             self.passes.end()
 
-    def failures(self) -> Mapping[str, str]:
-        """By endpoint, why its latest attempt failed, or CUT; without those that last succeeded."""
-        return {pace.endpoint.name: pace.last_failure for pace in self.paces if pace.last_failure}
-
-    def failed(self) -> Mapping[str, str]:
-        """By endpoint, why the latest attempt that failed did; without those that never failed."""
-        return {pace.endpoint.name: pace.failed for pace in self.paces if pace.failed}
-
-    def paused(self) -> Sequence[str]:
-        """The endpoints that failed last, and so often in a row that they get a rest."""
-        return [pace.endpoint.name for pace in self.paces if pace.failures >= FAILING_AFTER]
-
-    def has_faults(self) -> bool:
-        """Whether the outbox, or we, failed last and have not been well since."""
-        return any(pace.faults for pace in self.paces)
-
-    def by_endpoint(self) -> Mapping[str, Counter[Outcome]]:
-        """By endpoint, how many attempts led to each outcome."""
-        return {pace.endpoint.name: pace.outcomes for pace in self.paces}
-
-    def outcomes(self) -> Counter[Outcome]:
-        """How many attempts led to each outcome."""
-        return sum((pace.outcomes for pace in self.paces), Counter())
-
     def _join(self, patience: timedelta) -> None:
         deadline = self.clock.monotonic() + patience.total_seconds()
         for thread in [one for lanes in self._threads.values() for one in list(lanes)]:
             if thread.is_alive():
                 thread.join(max(0.0, deadline - self.clock.monotonic()))
-
-    def _is_idle(self, until: datetime) -> bool:
-        return not any(
-            pace.busy or pace.should_look or (pace.due_at is not None and pace.due_at <= until)
-            for pace in self.paces
-        )
 
     def _run(self, pace: Pace) -> None:
         while self._wait(pace):
