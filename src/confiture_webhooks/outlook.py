@@ -216,7 +216,9 @@ def _with_its_variables(environment: str | None, *words: str) -> str:
     return f"{ours}, with its variables" if ours else f"run `{words[0]}` there"
 
 
-def unserved_line(environment: str | None, count: int, since: datetime, *, mine: str | None) -> str:
+def unserved(
+    environment: str | None, count: int, since: datetime, *, mine: str | None
+) -> tuple[str, str]:
     """That no worker serves *environment*, and which run needs which setting.
 
     *mine*: the environment of the command that says so.
@@ -226,6 +228,6 @@ def unserved_line(environment: str | None, count: int, since: datetime, *, mine:
         f"{counted(count, 'delivery', 'deliveries')} due since {rfc3339(since)}"
     )
     if environment:
-        return f"{late}. Send them: {_with_its_variables(environment, 'deliver')}"
+        return late, f"Send them: {_with_its_variables(environment, 'deliver')}"
     wanted = f"CONFITURE_ENVIRONMENT={mine}" if mine else "CONFITURE_ENVIRONMENT"
-    return f"{late}. Set {wanted} for the run that recorded them. {_WITHOUT}"
+    return late, f"Set {wanted} for the run that recorded them. {_WITHOUT}"

@@ -19,7 +19,7 @@ from confiture_webhooks.outlook import (
     by_environment,
     elsewhere,
     outlook,
-    unserved_line,
+    unserved,
 )
 from confiture_webhooks.remedy import command
 from samples import endpoint
@@ -93,18 +93,18 @@ def test_the_environment_without_a_name_is_none_on_screens() -> None:
 
 def test_a_run_without_an_environment_is_named_with_its_setting() -> None:
     """The line says which setting the run lacks."""
-    line = unserved_line(None, 1, EARLIER, mine="production")
-    assert line.startswith("No worker serves environment (none): 1 delivery due since ")
-    assert "CONFITURE_ENVIRONMENT=production" in line
-    assert line.endswith("without CONFITURE_ENVIRONMENT and --config")
+    problem, what_to_do = unserved(None, 1, EARLIER, mine="production")
+    assert problem.startswith("No worker serves environment (none): 1 delivery due since ")
+    assert "CONFITURE_ENVIRONMENT=production" in what_to_do
+    assert what_to_do.endswith("without CONFITURE_ENVIRONMENT and --config")
 
 
 def test_an_environment_is_served_with_its_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here variables of the same names may lead to another receiver: the line says whose."""
     monkeypatch.setenv("CONFITURE_DATABASE_URL", "postgresql://shop")
-    line = unserved_line("my staging", 2, EARLIER, mine="production")
+    _, what_to_do = unserved("my staging", 2, EARLIER, mine="production")
     command = "CONFITURE_ENVIRONMENT='my staging' confiture webhooks deliver"
-    assert line.endswith(f". Send them: `{command}`, with its variables")
+    assert what_to_do == (f"Send them: `{command}`, with its variables")
 
 
 def test_plain_words_stay_plain() -> None:

@@ -11,7 +11,7 @@ from confiture_webhooks import remedy
 from confiture_webhooks.delivery import Outcome, State
 from confiture_webhooks.outbox import Row, Summary
 from confiture_webhooks.outlook import Wait, Why
-from confiture_webhooks.run.summary import LOOKED_AT, given_up_line, is_all_due, leftover_line
+from confiture_webhooks.run.summary import LOOKED_AT, Loss, given_up_line, is_all_due, leftover_line
 from contract.made import delivery
 
 AT = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
@@ -19,18 +19,13 @@ AT = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 
 def test_nothing_left_is_no_line() -> None:
     """When everything was reported there is nothing to read."""
-    assert leftover_line({None: Summary()}, None, {}, is_durable=True) is None
+    assert leftover_line({None: Summary()}, None, {}) is None
 
 
 def test_the_line_reports_how_many_where_why_and_what_to_do() -> None:
     """One line holds the number, each endpoint with its reason, and the remedy."""
     left = Summary(undelivered={"ops": 1, "analytics": 3, "chat": 2})
-    line = leftover_line(
-        {None: left},
-        None,
-        {"analytics": "503", "chat": "timeout"},
-        is_durable=True,
-    )
+    line = leftover_line({None: left}, None, {"analytics": "503", "chat": "timeout"})
     assert line == (
         "confiture-webhooks: 6 deliveries not sent (analytics: 3, last answer 503, "
         "chat: 2, last attempt failed: timeout, ops: 1, waiting for the next attempt). They are kept, "
@@ -39,20 +34,20 @@ def test_the_line_reports_how_many_where_why_and_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_durable", "next_at", "reported"),
+    ("loss", "next_at", "reported"),
     [
-        (True, None, "It is kept, and the next run sends it. Send it now: "),
-        (True, AT, "It is kept and due at 2026-01-09T14:00:00.000Z."),
-        (True, AT, "Send it now: `confiture webhooks redeliver --pending`."),
-        (False, None, "It is lost with this process. To keep it for a later run, set CONFITURE"),
+        (None, None, "It is kept, and the next run sends it. Send it now: "),
+        (None, AT, "It is kept and due at 2026-01-09T14:00:00.000Z."),
+        (None, AT, "Send it now: `confiture webhooks redeliver --pending`."),
+        (Loss(), None, "It is lost with this process. To keep it for a later run, set CONFITURE"),
     ],
 )
 def test_one_delivery_is_not_plural(
-    is_durable: bool, next_at: datetime | None, reported: str
+    loss: Loss | None, next_at: datetime | None, reported: str
 ) -> None:
     """A single delivery is reported as one, and so is what becomes of it."""
     left = {None: Summary(undelivered={"ops": 1})}
-    line = leftover_line(left, None, {}, next_at=next_at, is_durable=is_durable)
+    line = leftover_line(left, None, {}, next_at=next_at, loss=loss)
     assert line is not None
     assert "1 delivery not sent" in line
     assert reported in line
@@ -62,14 +57,14 @@ def test_one_delivery_is_not_plural(
 def test_one_dead_letter_is_not_plural(count: int, reported: str) -> None:
     """What memory gave up is lost, one or several."""
     dead = {"ops": Counter({Outcome.DEAD_LETTER: count})}
-    line = given_up_line(dead, {}, is_durable=False)
+    line = given_up_line(dead, {}, loss=Loss())
     assert line is not None
     assert reported in line
 
 
 def test_what_is_in_memory_is_said_to_be_lost() -> None:
     """Without a durable outbox the line says so, and names the setting that keeps them."""
-    line = leftover_line({None: Summary(undelivered={"ops": 1})}, None, {}, is_durable=False)
+    line = leftover_line({None: Summary(undelivered={"ops": 1})}, None, {}, loss=Loss())
     assert line is not None
     assert "lost with this process" in line
     assert "CONFITURE_WEBHOOK_OUTBOX=sqlite" in line
@@ -83,25 +78,19 @@ def test_what_an_outbox_refused_is_not_put_down_to_the_setting() -> None:
         {None: Summary(undelivered={"ops": 1})},
         None,
         {},
-        is_durable=False,
-        refusal=why,
+        loss=Loss(why),
     )
     assert line is not None
     assert line.endswith(f"lost with this process, which could not use its {why}.")
     lost = {"ops": Counter({Outcome.DEAD_LETTER: 1})}
-    given_up = given_up_line(lost, {}, is_durable=False, refusal=why)
+    given_up = given_up_line(lost, {}, loss=Loss(why))
     assert given_up is not None
     assert given_up.endswith(f"which could not use its {why}.")
 
 
 def test_it_is_one_line() -> None:
     """However many endpoints there are, the line has no line end."""
-    line = leftover_line(
-        {None: Summary(undelivered={f"e{n}": n for n in range(1, 50)})},
-        None,
-        {},
-        is_durable=True,
-    )
+    line = leftover_line({None: Summary(undelivered={f"e{n}": n for n in range(1, 50)})}, None, {})
     assert line is not None
     assert "\n" not in line
 
@@ -109,7 +98,7 @@ def test_it_is_one_line() -> None:
 def test_other_environments_are_named_with_the_remedy() -> None:
     """What waits for another environment is not counted as this one's, and how to make it is said."""
     left = {name: Summary(undelivered={"ops": n}) for n, name in enumerate(["a", "b", None], 1)}
-    line = leftover_line(left, "a", {}, is_durable=True)
+    line = leftover_line(left, "a", {})
     assert line is not None
     assert "1 delivery not sent (ops: 1," in line
     assert (
@@ -119,13 +108,13 @@ def test_other_environments_are_named_with_the_remedy() -> None:
         "sends them: `CONFITURE_ENVIRONMENT=b confiture webhooks deliver`, with its variables. To send those of (none), run "
         in line
     )
-    assert leftover_line(left, "c", {}, is_durable=True) is None
+    assert leftover_line(left, "c", {}) is None
 
 
 def test_the_line_says_when_the_next_is_due() -> None:
     """What is not due yet is not promised now: its time is reported, and what makes it due."""
     left = {None: Summary(undelivered={"ops": 2})}
-    line = leftover_line(left, None, {}, next_at=AT, is_durable=True)
+    line = leftover_line(left, None, {}, next_at=AT)
     assert line is not None
     assert "the next is due at 2026-01-09T14:00:00.000Z" in line
     assert "Send them now: `confiture webhooks redeliver --pending`." in line
@@ -135,7 +124,7 @@ def test_the_line_says_when_the_next_is_due() -> None:
 def test_the_line_does_not_promise_now_what_has_to_wait() -> None:
     """Where only some are due, 'now' is said of those, and what makes the others due."""
     left = {None: Summary(undelivered={"ops": 3})}
-    line = leftover_line(left, None, {}, is_all_due=False, is_durable=True)
+    line = leftover_line(left, None, {}, is_all_due=False)
     assert line is not None
     assert line.endswith(
         "They are kept, and some are due. Send those now: `confiture webhooks deliver`. "
@@ -146,7 +135,7 @@ def test_the_line_does_not_promise_now_what_has_to_wait() -> None:
 def test_what_another_worker_has_in_hand_is_not_asked_for() -> None:
     """What is under way elsewhere is somebody's; a claim of one that was killed has an end."""
     left = {None: Summary(undelivered={"ops": 1}, counts={State.IN_FLIGHT: 1})}
-    line = leftover_line(left, None, {}, next_at=AT, is_durable=True)
+    line = leftover_line(left, None, {}, next_at=AT)
     assert line is not None
     assert line == (
         "confiture-webhooks: 1 delivery not sent (ops: 1, under way). Another worker is sending it. "
@@ -168,7 +157,7 @@ def test_a_command_that_is_advised_names_the_environment_file(
     """Pasted as it stands, it finds the outbox and the endpoints that the run had."""
     left = {None: Summary(undelivered={"ops": 1}), "b": Summary(undelivered={"ops": 1})}
     monkeypatch.setattr(remedy, "_used", config)
-    line = leftover_line(left, None, {}, is_durable=True)
+    line = leftover_line(left, None, {})
     assert line is not None
     assert f"Send it now: `confiture webhooks {named}. Other environments" in line
     theirs = "`CONFITURE_ENVIRONMENT=b confiture webhooks deliver`, with its variables"
@@ -198,7 +187,7 @@ def test_deliveries_that_wait_in_vain_are_not_promised(monkeypatch: pytest.Monke
         Wait(endpoint="ops", count=1, why=Why.OFF, at=AT),
     ]
     monkeypatch.setattr(remedy, "_used", "x.yaml")
-    line = leftover_line(left, None, {}, waits=waits, is_durable=True)
+    line = leftover_line(left, None, {}, waits=waits)
     assert line == (
         "confiture-webhooks: 3 deliveries not sent (former: 2, no endpoint of that name is "
         "configured, ops: 1, switched off since 2026-01-09T14:00:00.000Z). They are kept. former: "
@@ -211,7 +200,7 @@ def test_an_endpoint_that_rests_is_named_with_the_end_of_its_rest() -> None:
     """Deliveries to it are not advised before: no command sends them."""
     left = {None: Summary(undelivered={"ops": 2})}
     rests = Wait(endpoint="ops", count=2, why=Why.RESTS, at=AT)
-    line = leftover_line(left, None, {"ops": "429"}, waits=[rests], next_at=AT, is_durable=True)
+    line = leftover_line(left, None, {"ops": "429"}, waits=[rests], next_at=AT)
     assert line == (
         "confiture-webhooks: 2 deliveries not sent (ops: 2, last answer 429, rests until "
         "2026-01-09T14:00:00.000Z, as its receiver or its rate asks). They are kept; the next is due at 2026-01-09T14:00:00.000Z. "
@@ -222,12 +211,12 @@ def test_an_endpoint_that_rests_is_named_with_the_end_of_its_rest() -> None:
 def test_given_up_deliveries_are_reported_with_the_remedy() -> None:
     """Dead letters and a 410 have a line of their own; delivered ones have none."""
     done = {"ops": Counter({Outcome.DELIVERED: 3, Outcome.RETRY: 1})}
-    assert given_up_line(done, {}, is_durable=True) is None
+    assert given_up_line(done, {}) is None
     lost = {
         "analytics": Counter({Outcome.DEAD_LETTER: 2}),
         "ops": Counter({Outcome.GONE: 1}),
     }
-    assert given_up_line(lost, {"analytics": "503", "ops": "410"}, is_durable=True) == (
+    assert given_up_line(lost, {"analytics": "503", "ops": "410"}) == (
         "confiture-webhooks: analytics: 2 dead letters, last answer 503. Once it works again: "
         "`confiture webhooks redeliver --dead --endpoint analytics`. "
         "ops: answered 410 and is switched off. Once it works again: "

@@ -15,7 +15,7 @@ from ..outlook import (
     dead_elsewhere_line,
     listed,
     shown_environment,
-    unserved_line,
+    unserved,
 )
 from ..remedy import shown
 from ..run import settling
@@ -122,7 +122,7 @@ def _lines(context: Context, findings: Findings) -> list[str]:
     lines += again_lines(dead, gone)
     lines += [dead_elsewhere_line(*one) for one in findings.dead_elsewhere.items()]
     lines += [
-        unserved_line(name, count, since, mine=context.environment)
+        ". ".join(unserved(name, count, since, mine=context.environment))
         for name, (count, since) in findings.unserved.items()
     ]
     if findings.unreadable:

@@ -16,7 +16,7 @@ from ..delivery import State
 from ..errors import OutboxError
 from ..event import rfc3339
 from ..outbox import Summary, Unreadable
-from ..outlook import LATE, Standing, Wait, elsewhere, outlook, shown_environment, unserved_line
+from ..outlook import LATE, Standing, Wait, elsewhere, outlook, shown_environment, unserved
 from ..remedy import shown
 from ..run.summary import undelivered
 from ..terminal import counted
@@ -188,9 +188,8 @@ def _checked(settings: Settings) -> Iterator[Check]:
         row = f"{wait.endpoint}: outbox"
         yield check(row, f"{wait.reason} ({wait.count} waiting)", wait.remedy)
     for name, (count, since) in findings.unserved.items():
-        text = unserved_line(name, count, since, mine=settings.environment)
-        problem, _, what_to_do = text.partition(". ")
-        yield wrong(f"outbox: environment {shown_environment(name)}", problem, what_to_do)
+        row = f"outbox: environment {shown_environment(name)}"
+        yield wrong(row, *unserved(name, count, since, mine=settings.environment))
 
 
 def _missing(settings: Settings) -> Check:

@@ -17,7 +17,7 @@ from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..worker import Worker
 from .run_outbox import IMPATIENCE_S, KEPT_DELIVERED, KEPT_FOR, PATIENCE_S
-from .summary import LOOKED_AT, given_up_line, is_all_due, leftover_line
+from .summary import LOOKED_AT, Loss, given_up_line, is_all_due, leftover_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,18 +133,18 @@ class Sending:
         is_restored = self._outbox.restored(until - time.monotonic())
         outbox = self._outbox.current
         assert outbox is not None
+        is_kept = outbox.is_durable
+        loss = None if is_kept else Loss(self._outbox.refusal, self._parts.is_project)
         given_up = given_up_line(
             {pace.endpoint.name: pace.outcomes for pace in worker.paces},
             {pace.endpoint.name: pace.failed for pace in worker.paces if pace.failed},
-            is_durable=outbox.is_durable,
-            refusal=self._outbox.refusal,
-            is_project=self._parts.is_project,
+            loss,
         )
         left_s = max(IMPATIENCE_S, until - time.monotonic())
-        left = bounded(lambda: self._left(worker, outbox), left_s)
+        left = bounded(lambda: self._left(worker, outbox, loss), left_s)
         return [line for line in (None if is_restored else given_up, left) if line]
 
-    def _left(self, worker: Worker, outbox: Outbox) -> str | None:
+    def _left(self, worker: Worker, outbox: Outbox, loss: Loss | None) -> str | None:
         environment, summaries = self._settings.environment, outbox.summaries()
         summary = summaries.get(environment, Summary())
         if not summary.undelivered:
@@ -170,9 +170,7 @@ class Sending:
             waits=waits,
             next_at=next_at if next_at > now else None,
             is_all_due=is_all_due(pending, environment, sent, now),
-            is_durable=outbox.is_durable,
-            refusal=self._outbox.refusal,
-            is_project=self._parts.is_project,
+            loss=loss,
         )
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..delivery import Outcome, State
 from ..errors import CUT
@@ -27,6 +27,15 @@ def undelivered(summaries: Mapping[str | None, Summary]) -> dict[str | None, int
     return {name: sum(one.undelivered.values()) for name, one in summaries.items()}
 
 
+class Loss(NamedTuple):
+    """Why what is not sent is lost: it is in memory."""
+
+    refusal: str | None = None
+    """Why memory stands in for the configured outbox."""
+    is_project: bool = True
+    """Whether the command ran in a Confiture project."""
+
+
 def leftover_line(
     summaries: Mapping[str | None, Summary],
     environment: str | None,
@@ -35,44 +44,33 @@ def leftover_line(
     waits: Sequence[Wait] = (),
     next_at: datetime | None = None,
     is_all_due: bool = True,
-    is_durable: bool,
-    refusal: str | None = None,
-    is_project: bool = True,
+    loss: Loss | None = None,
 ) -> str | None:
     """How many deliveries are left, to which endpoints, why, and what to do; ``None``: none are.
 
     *failures*: by endpoint, why its latest attempt failed. *waits*: who rests, or waits in vain.
     *next_at*: when the next is due, ``None``: now, or never. *is_all_due*: whether all of them are
-    due now. *refusal*: why memory stands in for the outbox. *is_project*: the command ran in one.
+    due now. *loss*: ``None`` when the outbox keeps them.
     """
     summary = summaries.get(environment, Summary())
     if not summary.undelivered:
         return None
     by_name = {wait.endpoint: wait for wait in waits}
     total = sum(summary.undelivered.values())
-    is_claimed = is_durable and summary.counts.get(State.IN_FLIGHT) == total
+    is_claimed = loss is None and summary.counts.get(State.IN_FLIGHT) == total
     where = ", ".join(
         f"{name}: {count}, "
         + ("under way" if is_claimed else _reason(failures.get(name), by_name.get(name)))
         for name, count in sorted(summary.undelivered.items())
     )
-    if not is_durable:
-        remedies = [_lost(refusal, is_one=total == 1, is_project=is_project)]
+    if loss is not None:
+        remedies = [_lost(loss, is_one=total == 1)]
     elif is_claimed:
         remedies = [_claimed(next_at, is_one=total == 1)]
     else:
         found = [by_name.get(name) for name in summary.undelivered]
-        sent = [wait for wait in found if wait is None or not wait.is_in_vain]
-        remedies = [
-            _kept(
-                next_at,
-                is_one=total == 1,
-                is_sent=bool(sent),
-                is_all_due=is_all_due,
-                is_resting=all(wait is not None for wait in sent),
-            ),
-            *(f"{wait.endpoint}: {wait.remedy}." for wait in waits if wait.is_in_vain),
-        ]
+        remedies = [_kept(next_at, found, is_one=total == 1, is_all_due=is_all_due)]
+        remedies += [f"{wait.endpoint}: {wait.remedy}." for wait in waits if wait.is_in_vain]
     if others := elsewhere(undelivered(summaries), environment):
         remedies.append(f"{elsewhere_line(others)}.")
     left = counted(total, "delivery", "deliveries")
@@ -93,10 +91,7 @@ def is_all_due(
 def given_up_line(
     given_up: Mapping[str, Counter[Outcome]],
     failures: Mapping[str, str],
-    *,
-    is_durable: bool,
-    refusal: str | None = None,
-    is_project: bool = True,
+    loss: Loss | None = None,
 ) -> str | None:
     """Which deliveries the run will not send again, and what to do; ``None``: none."""
     parts, lost = [], 0
@@ -107,15 +102,15 @@ def given_up_line(
             letters = counted(dead, "dead letter", "dead letters")
             parts.append(f"{name}: {letters}, {_reason(failures.get(name))}.")
             again = shown("redeliver", "--dead", "--endpoint", name)
-            parts += [f"Once it works again: {again}."] if is_durable else []
+            parts += [f"Once it works again: {again}."] if loss is None else []
         if gone:
             parts.append(f"{name}: answered 410 and is switched off.")
             again = shown("redeliver", "--gone", "--endpoint", name)
             on = shown("enable", name)
-            parts += [f"Once it works again: {on} and {again}."] if is_durable else []
+            parts += [f"Once it works again: {on} and {again}."] if loss is None else []
     if not parts:
         return None
-    parts += [] if is_durable else [_lost(refusal, is_one=lost == 1, is_project=is_project)]
+    parts += [_lost(loss, is_one=lost == 1)] if loss is not None else []
     return f"confiture-webhooks: {' '.join(parts)}"
 
 
@@ -134,25 +129,24 @@ def _reason(failure: str | None, wait: Wait | None = None) -> str:
 
 
 def _kept(
-    next_at: datetime | None,
-    *,
-    is_one: bool,
-    is_sent: bool,
-    is_all_due: bool,
-    is_resting: bool,
+    next_at: datetime | None, waits: Sequence[Wait | None], *, is_one: bool, is_all_due: bool
 ) -> str:
-    """That the outbox keeps them, when they are sent, and how to send them now."""
+    """That the outbox keeps them, when they are sent, and how to send them now.
+
+    *waits*: of each endpoint that has some.
+    """
     kept, them = ("It is kept", "it") if is_one else ("They are kept", "them")
     deliver = shown("deliver")
     everything = shown("redeliver", "--pending")
-    if not is_sent:
+    sent = [wait for wait in waits if wait is None or not wait.is_in_vain]
+    if not sent:
         return f"{kept}."
     if next_at is None and not is_all_due:
         return f"{kept}, and some are due. Send those now: {deliver}. Send all now: {everything}."
     if next_at is None:
         return f"{kept}, and the next run sends {them}. Send {them} now: {deliver}."
     due = f"{kept}{' and' if is_one else '; the next is'} due at {rfc3339(next_at)}"
-    if is_resting:
+    if all(wait is not None for wait in sent):
         return f"{due}. The next run after that sends {them}. Send {them} then: {deliver}."
     return f"{due}. The next run after that sends {them}. Send {them} now: {everything}."
 
@@ -167,11 +161,11 @@ def _claimed(next_at: datetime | None, *, is_one: bool) -> str:
     )
 
 
-def _lost(refusal: str | None, *, is_one: bool, is_project: bool) -> str:
+def _lost(loss: Loss, *, is_one: bool) -> str:
     lost, them = ("It is lost", "it") if is_one else ("They are lost", "them")
-    if refusal:
-        return f"{lost} with this process, which could not use its {refusal}."
-    if not is_project:
+    if loss.refusal:
+        return f"{lost} with this process, which could not use its {loss.refusal}."
+    if not loss.is_project:
         return (
             f"{lost} with this process: this directory is no Confiture project, so no outbox was "
             "created. Run the command in the project's directory."
