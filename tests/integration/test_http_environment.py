@@ -15,7 +15,7 @@ import trustme
 from confiture_webhooks.adapters import http_way
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S, way_to
-from confiture_webhooks.adapters.reach import reach
+from confiture_webhooks.doctor.endpoints import reach
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.networks import Networks
 from confiture_webhooks.transport import Request

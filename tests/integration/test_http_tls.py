@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from confiture_webhooks.adapters.http import HttpTransport
-from confiture_webhooks.adapters.reach import reach
+from confiture_webhooks.doctor.endpoints import reach
 from confiture_webhooks.endpoint import Tls
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.transport import Request

@@ -53,7 +53,7 @@ class Bench:
             "outbox": lambda _: self._make("outbox"),
             "transport": lambda: self._make("transport"),
         }
-        return Outgoing(self.settings, Parts(**usual | parts), self.telemetry)  # type: ignore[arg-type]
+        return Outgoing(self.settings, Parts(**usual | parts), self.telemetry, "up")  # type: ignore[arg-type]
 
     @property
     def spare(self) -> Outbox:
@@ -97,7 +97,7 @@ def test_a_format_that_cannot_be_made_is_reported_and_delivered_as_it_is(
     bench.outgoing.record(event(), TRACE)
     assert bench.end() is None
     bodies = {sent.endpoint: json.loads(sent.body) for sent in bench.transport.sent}
-    assert bodies["a"] == payload(event(), "a")
+    assert bodies["a"] == payload(event(command="up"), "a")
     assert "embeds" in bodies["b"]
     assert [where for where, _ in bench.telemetry.faults] == ["format"]
 

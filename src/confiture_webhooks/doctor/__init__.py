@@ -13,9 +13,10 @@ from ..bounded import bounded
 from ..command_watch import is_off
 from ..config.variables import SWITCH
 from ..endpoint import Tls
+from ..networks import origin
 from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Export, complaints, plan
 from ..wiring import found_settings, in_database
-from .endpoints import PATIENCE, address, obstacle, remedy_of, signs, way_to
+from .endpoints import PATIENCE, address, obstacle, reach, remedy_of, signs, way_to
 from .health import Check, ok, skipped, warn, wrong
 from .outbox import database, outbox_checks
 
@@ -141,14 +142,11 @@ def _collector() -> Iterator[Check]:
 def _address(export: Export) -> str:
     """Scheme, host and port of the collector *export* goes to."""
     place = export.endpoint or _COLLECTORS[export.protocol]
-    place = place if "://" in place else f"http://{place}"
-    scheme, _, rest = place.partition("://")
-    return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
+    return origin(place if "://" in place else f"http://{place}")
 
 
 def _exporter(protocol: str, address: str, exports: Sequence[Export]) -> Check:
     """Whether the collector is reached, and takes an empty batch of each signal."""
-    from ..adapters.reach import reach  # noqa: PLC0415
     from ..telemetry.sdk import probe  # noqa: PLC0415
 
     name = f"collector: {', '.join(export.signal for export in exports)}"

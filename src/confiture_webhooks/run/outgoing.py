@@ -64,7 +64,7 @@ class Outgoing:
         settings: Settings,
         parts: Parts,
         telemetry: Telemetry,
-        command: str | None = None,
+        command: str,
     ) -> None:
         self._settings = settings
         self._command = command
