@@ -173,7 +173,7 @@ class _Store:
                     _left_open.append(before)
                 left_s = deadline - time.monotonic()
                 if abs(left_s - self._patience_s) > PATIENCE_STEP_S:
-                    _be_patient(self._connection, left_s)
+                    self._connection.execute(_patience(left_s))
                     self._patience_s = left_s
                 yield self._connection
         except DamagedError:
@@ -243,10 +243,9 @@ def _open_file(path: Path) -> tuple[sqlite3.Connection, Place]:
     return connection, place
 
 
-def _be_patient(connection: sqlite3.Connection, left_s: float) -> None:
-    """Let what follows wait *left_s* for other processes."""
-    left_ms = max(1, int(left_s * 1000))
-    connection.execute(f"PRAGMA busy_timeout = {left_ms}")
+def _patience(left_s: float) -> str:
+    """The statement that lets what follows wait *left_s* for other processes."""
+    return f"PRAGMA busy_timeout = {max(1, int(left_s * 1000))}"
 
 
 def _connected(path: Path | str) -> sqlite3.Connection:
@@ -264,7 +263,7 @@ def _refusal_of_wal(connection: sqlite3.Connection) -> sqlite3.OperationalError 
     """Put the file into WAL mode; why not, where the file system cannot share memory."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        _be_patient(connection, deadline - time.monotonic())
+        connection.execute(_patience(deadline - time.monotonic()))
         try:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("BEGIN IMMEDIATE")

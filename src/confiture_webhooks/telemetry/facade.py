@@ -292,9 +292,7 @@ class Telemetry(Signals):
         if run is not None:  # a span that never ends is never exported
             with containing("abandon_run", self.report):
                 run.end()
-        sdk, self._providers.sdk = self._providers.sdk, None
-        lost = sdk.shutdown(budget) if sdk is not None else None
-        if lost is not None:
+        if lost := self._providers.shutdown(budget):
             self.log(names.LOG_FLUSH_INCOMPLETE, budget_s=budget.total_seconds(), **lost)
 
     def _parent(self) -> SpanContext | None:
@@ -302,7 +300,6 @@ class Telemetry(Signals):
         around = get_current_span().get_span_context()
         return around if around.is_valid else self._providers.inherited
 
-    @contained
     def _log_faults(self) -> None:
         """Log what set-up found wrong, once, when the run has its id."""
         faults, self._providers.faults = self._providers.faults, []

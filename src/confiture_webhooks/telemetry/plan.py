@@ -166,7 +166,8 @@ def complaints() -> Iterator[list[Fault]]:
     logger.propagate = False
     if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
         logger.addHandler(logging.NullHandler())
-    collecting = _Complaints()
+    collecting = _Complaints(logging.WARNING)
+    collecting.faults = []
     logger.addHandler(collecting)
     try:
         yield collecting.faults
@@ -177,9 +178,7 @@ def complaints() -> Iterator[list[Fault]]:
 class _Complaints(logging.Handler):
     """Makes a fault of each record that is about a setting."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.faults: list[Fault] = []
+    faults: list[Fault]
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the setting *record* is about, never its text: that quotes values."""

@@ -1,11 +1,18 @@
-"""The providers a run uses: its own, its process's, or none."""
+"""The providers a run uses: its own, which end in time, its process's, or none.
+
+A finished flush proves nothing, so every exporter keeps count of what did not arrive, and why.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
@@ -14,17 +21,32 @@ from ..contained import containing
 from ..delivery import TraceContext
 from ..errors import Fault
 from ..transport import version
+from . import names
 from .context import PROPAGATORS, ensure_propagators, from_stored, made_here
 from .logs import Records, records
-from .plan import Plan, complaints, plan, setting_in
+from .plan import SIGNALS, Export, Plan, complaints, plan, setting_in
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import SpanContext, TracerProvider
 
-    from .sdk import Sdk
-
 MIGRATION_SPANS = 200
+_LOST = dict(zip(SIGNALS, names.LOST, strict=True))
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many items of one export have not arrived so far, and why."""
+
+    export: Export
+    reason: str
+    lost: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def made(self, count: int) -> None:
+        """*count* more items want to be exported; fewer, when it is negative."""
+        with self._lock:
+            self.lost += count
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,8 +56,10 @@ class Providers:
     tracer_provider: TracerProvider | None = None
     meter_provider: MeterProvider | None = None
     records: Records | None = None
-    sdk: Sdk | None = None
-    """Set up here, so it has to be shut down."""
+    made: list[Any] = field(default_factory=list)
+    """Those of the SDK that were set up here, so they have to be shut down."""
+    tallies: list[Tally] = field(default_factory=list)
+    uninstrument: Callable[[], None] = lambda: None
     inherited: SpanContext | None = None
     """The trace the environment asks to join."""
     migration_spans: int = MIGRATION_SPANS
@@ -46,6 +70,37 @@ class Providers:
     def keep(self, _: str, error: Exception) -> None:
         """Keep *error* until there is a log: a run without telemetry is still a run."""
         self.error = error
+
+    def shutdown(self, budget: timedelta) -> dict[str, object] | None:
+        """Export what is left, all signals at once, and leave after *budget* whatever happens.
+
+        How much of each kind did not arrive, and why; ``None`` when all is known to have arrived.
+        The providers' own time-outs are not kept when a collector is dead, hence the threads.
+        """
+        made, self.made = self.made, []
+        deadline = time.monotonic() + budget.total_seconds()
+
+        def shut(provider: Any) -> None:
+            with suppress(Exception):  # what did not arrive is counted
+                provider.shutdown()
+
+        threads = [
+            threading.Thread(target=shut, args=(provider,), daemon=True, name="webhooks-flush")
+            for provider in made
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self.uninstrument()
+        is_cut = any(thread.is_alive() for thread in threads)
+        lost = dict.fromkeys(names.LOST, 0)
+        for tally in self.tallies:
+            lost[_LOST[tally.export.signal]] += tally.lost
+        if not made or not (is_cut or any(lost.values())):
+            return None
+        reason = next((tally.reason for tally in self.tallies if tally.lost), None)
+        return {"lost": sum(lost.values()), **lost, "reason": reason}
 
 
 def for_command(environ: Mapping[str, str], environment: str | None) -> Providers:
@@ -102,15 +157,10 @@ def _set_up(
             setting = setting_in(str(error)) or "OTEL_*"
             found.faults.append(Fault(setting, problem, "Correct or unset it"))
             return
-        sdk: Sdk = set_up(asked, environ, environment)
-        found.sdk = sdk
-    found.faults += sdk.faults
+        set_up(found, asked, environ, environment)
     known = {fault.setting for fault in found.faults}
-    found.faults += (one for one in dict.fromkeys(complained) if one.setting not in known)
-    found.tracer_provider = sdk.providers.get("traces")
-    found.meter_provider = sdk.providers.get("metrics")
-    if "logs" in sdk.providers:
-        found.records = records(sdk.providers["logs"], version())
+    complained = [one for one in complained if one.setting not in known]
+    found.faults = list(dict.fromkeys([*found.faults, *complained]))
 
 
 def _read_cap(environ: Mapping[str, str], found: Providers) -> None:

@@ -1,4 +1,4 @@
-"""The SDK for the ``confiture`` command: set up from ``OTEL_*``, and ended in time.
+"""The SDK for the ``confiture`` command, set up from ``OTEL_*``.
 
 A finished flush proves nothing, so every exporter keeps count of what did not arrive, and why.
 """
@@ -6,12 +6,9 @@ A finished flush proves nothing, so every exporter keeps count of what did not a
 from __future__ import annotations
 
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -35,8 +32,9 @@ from ..config.variables import RESOURCE
 from ..errors import Fault
 from ..networks import origin
 from ..terminal import stderr
-from . import names
+from ..transport import version
 from .context import ensure_propagators, made_here, storable
+from .logs import records
 from .plan import (
     CONSOLE,
     GRPC,
@@ -49,6 +47,7 @@ from .plan import (
     service_name,
     setting_in,
 )
+from .providers import Providers, Tally
 
 _OTLP = {
     "traces": ("trace_exporter", "OTLPSpanExporter"),
@@ -82,29 +81,8 @@ _CHECK = {
 RUN_EVENTS = 2000
 """Successes beyond the cap of migration spans are events of the run's span, 128 by default."""
 _TUNING = {"traces": "OTEL_BSP_*", "metrics": "OTEL_METRIC_EXPORT_*", "logs": "OTEL_BLRP_*"}
-_LOST = dict(zip(SIGNALS, names.LOST, strict=True))
 _DELTA = dict.fromkeys((Counter, Histogram, ObservableCounter), AggregationTemporality.DELTA)
 _ADDRESSES = ("url.full", "http.url")
-
-
-class Tally:
-    """How many items of one export have not arrived so far, and why."""
-
-    def __init__(self, export: Export) -> None:
-        self._lock = threading.Lock()
-        self._setting = export.setting
-        self.signal = export.signal
-        self.lost = 0
-        self.reason = f"the collector did not take them in time. Check {export.setting}"
-
-    def made(self, count: int) -> None:
-        """*count* more items want to be exported; fewer, when it is negative."""
-        with self._lock:
-            self.lost += count
-
-    def refused(self, why: str, cause: object, check: str | None = None) -> None:
-        """Keep *why*, and what to check: by its *cause*, else *check*, else the address."""
-        self.reason = f"{why}. Check {_CHECK.get(str(cause)) or check or self._setting}"
 
 
 class CollectorSession(requests.Session):
@@ -113,6 +91,11 @@ class CollectorSession(requests.Session):
     def __init__(self, tally: Tally) -> None:
         super().__init__()
         self._tally = tally
+
+    def _refused(self, why: str, cause: object, check: str | None = None) -> None:
+        """Keep *why*, and what to check: by its *cause*, else *check*, else the address."""
+        found = _CHECK.get(str(cause)) or check or self._tally.export.setting
+        self._tally.reason = f"{why}. Check {found}"
 
     def merge_environment_settings(self, *args: Any, **kwargs: Any) -> Any:
         """REQUESTS_CA_BUNDLE holds only where OpenTelemetry's own variable names no file."""
@@ -127,20 +110,20 @@ class CollectorSession(requests.Session):
             answer = super().request(*args, **kwargs)
         except Exception as error:
             kind = type(error).__name__
-            self._tally.refused(f"no collector answers ({kind})", kind)
+            self._refused(f"no collector answers ({kind})", kind)
             raise
         code, kind = answer.status_code, answer.headers.get("Content-Type", "")
         if code in _REDIRECTS or (answer.ok and kind.startswith("text/html")):
-            self._tally.refused(f"no collector answers there (HTTP {code})", code)
+            self._refused(f"no collector answers there (HTTP {code})", code)
             raise ValueError(self._tally.reason)
         is_partial = answer.ok and kind.startswith(_PROTOBUF)
         rejected = _rejected(answer.content) if is_partial else 0
         self._tally.made(rejected)
         if rejected:
-            self._tally.refused("the collector took a part", code, "its log")
+            self._refused("the collector took a part", code, "its log")
         elif code in _REFUSALS:
             check = None if code in (404, 405) else "its log"
-            self._tally.refused(f"the collector answers {code}", code, check)
+            self._refused(f"the collector answers {code}", code, check)
         if (rejected or code in _REFUSALS) and b"temporality" in answer.content.lower():
             self._tally.reason = _REFUSED_DELTA
         return answer
@@ -165,13 +148,15 @@ def maker_of(export: Export) -> Any:
     return getattr(import_module(f"opentelemetry.{package}.{module}"), name)
 
 
-def exporter_for(export: Export, tally: Tally, **preferences: Any) -> Any:
-    """The exporter; *tally* gets a collector's reason to refuse. Raises ImportError."""
+def exporter_for(export: Export, **preferences: Any) -> tuple[Any, Tally]:
+    """The exporter, and the tally that gets a collector's reason to refuse. Raises ImportError."""
+    late = f"the collector did not take them in time. Check {export.setting}"
+    tally, make = Tally(export, late), maker_of(export)
     if export.protocol == CONSOLE:
-        return maker_of(export)(out=stderr, **preferences)
+        return make(out=stderr, **preferences), tally
     if export.protocol != GRPC:
         preferences["session"] = CollectorSession(tally)
-    return maker_of(export)(endpoint=export.endpoint, timeout=export.timeout_s, **preferences)
+    return make(endpoint=export.endpoint, timeout=export.timeout_s, **preferences), tally
 
 
 def probe(export: Export) -> str | None:
@@ -180,8 +165,7 @@ def probe(export: Export) -> str | None:
     With the address, headers and certificates of a run. Waits up to its time-out and raises
     what the exporter raises.
     """
-    tally = Tally(export)
-    exporter = exporter_for(export, tally)
+    exporter, tally = exporter_for(export)
     try:
         result = exporter.export(MetricsData([]) if export.signal == "metrics" else [])
     finally:
@@ -202,7 +186,7 @@ def _fault_of(export: Export, error: Exception) -> Fault:
 
 def _counted(exporter: Any, tally: Tally) -> Any:
     """*exporter*, whose exceptions are failures and whose successes *tally* takes off."""
-    export, is_metric = exporter.export, tally.signal == "metrics"
+    export, is_metric = exporter.export, tally.export.signal == "metrics"
 
     def counted(batch: Any, *args: Any, **kwargs: Any) -> Any:
         count = _points(batch) if is_metric else len(batch)
@@ -251,91 +235,55 @@ def _points(metrics_data: MetricsData) -> int:
     )
 
 
-@dataclass(slots=True)
-class Sdk:
-    """The providers that were set up, by signal."""
-
-    providers: dict[str, Any] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    tallies: list[Tally] = field(default_factory=list)
-    uninstrument: Callable[[], None] = lambda: None
-
-    def shutdown(self, budget: timedelta) -> dict[str, object] | None:
-        """Export what is left, all signals at once, and leave after *budget* whatever happens.
-
-        How much of each kind did not arrive, and why; ``None`` when all is known to have arrived.
-        The providers' own time-outs are not kept when a collector is dead, hence the threads.
-        """
-        deadline = time.monotonic() + budget.total_seconds()
-
-        def shut(provider: Any) -> None:
-            with suppress(Exception):  # what did not arrive is counted
-                provider.shutdown()
-
-        threads = [
-            threading.Thread(target=shut, args=(provider,), daemon=True, name="webhooks-flush")
-            for provider in self.providers.values()
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        self.uninstrument()
-        is_cut = any(thread.is_alive() for thread in threads)
-        lost = dict.fromkeys(names.LOST, 0)
-        for tally in self.tallies:
-            lost[_LOST[tally.signal]] += tally.lost
-        if not is_cut and not any(lost.values()):
-            return None
-        reason = next((tally.reason for tally in self.tallies if tally.lost), None)
-        return {"lost": sum(lost.values()), **lost, "reason": reason}
-
-
-def set_up(plan: Plan, environ: Mapping[str, str], environment: str | None) -> Sdk:
-    """Providers for *plan*, also as the global ones; ``requests`` is traced from now on."""
-    sdk = Sdk()
-    resource = _resource(environ, environment, sdk)
+def set_up(
+    found: Providers, asked: Plan, environ: Mapping[str, str], environment: str | None
+) -> None:
+    """Fill *found* as *asked*; they are also the global ones, and ``requests`` is traced."""
+    resource = _resource(environ, environment, found)
+    made: dict[str, Any] = {}
     for signal in SIGNALS:
         try:
-            if made := list(_exporters(plan, signal, environ, sdk)):
-                sdk.providers[signal] = _provider(signal, made, environ, resource)
+            if exporters := list(_exporters(asked, signal, environ, found)):
+                made[signal] = _provider(signal, exporters, environ, resource)
         except Exception as error:  # noqa: BLE001  its text may quote the value
             setting = setting_in(str(error)) or _TUNING[signal]
             problem = f"has a value OpenTelemetry refuses ({type(error).__name__}): no {signal}"
-            sdk.faults.append(Fault(setting, problem, "Correct or unset it"))
+            found.faults.append(Fault(setting, problem, "Correct or unset it"))
+    found.made = list(made.values())
     # Global, so that users' own hooks are in the same trace. A second run keeps its own.
-    if tracers := sdk.providers.get("traces"):
+    if tracers := made.get("traces"):
         made_here.add(tracers)
         trace.set_tracer_provider(tracers)
-    if meters := sdk.providers.get("metrics"):
+        found.tracer_provider = tracers
+    if meters := made.get("metrics"):
         metrics.set_meter_provider(meters)
-    if loggers := sdk.providers.get("logs"):
+        found.meter_provider = meters
+    if loggers := made.get("logs"):
         _logs.set_logger_provider(loggers)
-    _instrument_requests(sdk)
-    sdk.faults = list(dict.fromkeys(sdk.faults))
-    return sdk
+        found.records = records(loggers, version())
+    _instrument_requests(found)
 
 
 def _exporters(
-    plan: Plan, signal: str, environ: Mapping[str, str], sdk: Sdk
+    asked: Plan, signal: str, environ: Mapping[str, str], found: Providers
 ) -> Iterator[tuple[Any, Tally]]:
     wanted = environ.get(TEMPORALITY, "").strip().lower()
     # Cumulative sums of processes that live for seconds add up to nothing.
     is_delta = signal == "metrics" and wanted not in ("cumulative", "lowmemory")
     preferences = {"preferred_temporality": _DELTA} if is_delta else {}
-    for export in plan.exports:
+    for export in asked.exports:
         if export.signal != signal:
             continue
-        tally = Tally(export)
         try:
-            yield exporter_for(export, tally, **preferences), tally
+            made = exporter_for(export, **preferences)
         except Exception as error:  # noqa: BLE001  the other exporters go on
-            sdk.faults.append(_fault_of(export, error))
+            found.faults.append(_fault_of(export, error))
         else:
-            sdk.tallies.append(tally)
+            found.tallies.append(made[1])
+            yield made
 
 
-def _resource(environ: Mapping[str, str], environment: str | None, sdk: Sdk) -> Resource:
+def _resource(environ: Mapping[str, str], environment: str | None, found: Providers) -> Resource:
     """The process's own resource over ours, as our service unless it is named already."""
     ours: dict[str, object] = dict(describe(environ, environment))
     schema_url = ""
@@ -345,7 +293,7 @@ def _resource(environ: Mapping[str, str], environment: str | None, sdk: Sdk) -> 
         schema_url = detected.schema_url
     except Exception as error:  # noqa: BLE001  a detector of the user's
         problem = f"cannot be read ({type(error).__name__}), so it is left out"
-        sdk.faults.append(Fault(RESOURCE, problem, "Correct or unset it"))
+        found.faults.append(Fault(RESOURCE, problem, "Correct or unset it"))
     service = service_name(environ)
     if service is not None:
         ours["service.name"] = service
@@ -371,9 +319,9 @@ def _provider(
     return tracers
 
 
-def _instrument_requests(sdk: Sdk) -> None:
+def _instrument_requests(found: Providers) -> None:
     """Trace every ``requests`` call of the process, users' hooks included."""
-    tracers, meters = sdk.providers.get("traces"), sdk.providers.get("metrics")
+    tracers, meters = found.tracer_provider, found.meter_provider
     if tracers is None and meters is None:
         return
     # Read once per process, at the first instrumentor: without it the HTTP names are the old ones.
@@ -389,11 +337,11 @@ def _instrument_requests(sdk: Sdk) -> None:
                 meter_provider=meters,
                 skip_dep_check=True,
             )
-            sdk.uninstrument = instrumentor.uninstrument
+            found.uninstrument = instrumentor.uninstrument
     except Exception as error:  # noqa: BLE001  deliveries have no attempt spans then
         problem = f"requests cannot be traced ({type(error).__name__})"
         remedy = "Run: pip install -U opentelemetry-instrumentation-requests"
-        sdk.faults.append(Fault("opentelemetry-instrumentation-requests", problem, remedy))
+        found.faults.append(Fault("opentelemetry-instrumentation-requests", problem, remedy))
 
 
 @dataclass(frozen=True)

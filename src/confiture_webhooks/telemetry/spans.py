@@ -100,12 +100,12 @@ class Signals:
             self.failed(f"telemetry.{where}", error)
 
 
+@dataclass(eq=False, repr=False)
 class Part:
     """A part of a run that is under way, with its span."""
 
-    def __init__(self, signals: Signals, span: Span) -> None:
-        self._signals = signals
-        self.span = span
+    _signals: Signals
+    span: Span
 
     @property
     def trace(self) -> TraceContext:

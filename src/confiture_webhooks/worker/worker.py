@@ -129,28 +129,26 @@ class Worker(Sender):
 
     def finish(self) -> None:
         """Stop, letting every attempt under way come to its end; nothing new is begun."""
-        self._begin_stop()
         longest = max((pace.endpoint.timeout for pace in self.paces), default=timedelta())
-        self._join(longest + FINISHING)
+        self._end(longest + FINISHING, cuts=False)
         self.stop()
-
-    def _begin_stop(self) -> None:
-        with self._changed:
-            self.stopping.set()
-            self._changed.notify_all()
 
     def stop(self, grace: timedelta = timedelta(milliseconds=500)) -> None:
         """End the lanes, cutting attempts under way; what is open ends as ``deferred``."""
-        self._begin_stop()
-        self.transport.abort()
-        self._join(grace)
+        self._end(grace, cuts=True)
         for pace in self.paces:
             for delivery_id in list(pace.open):
                 self.defer_open(pace, delivery_id)
         if self.passes is not None:
             self.passes.end()
 
-    def _join(self, patience: timedelta) -> None:
+    def _end(self, patience: timedelta, *, cuts: bool) -> None:
+        """Have the lanes end, and wait for them."""
+        with self._changed:
+            self.stopping.set()
+            self._changed.notify_all()
+        if cuts:
+            self.transport.abort()
         deadline = self.clock.monotonic() + patience.total_seconds()
         for thread in [one for lanes in self._threads.values() for one in list(lanes)]:
             if thread.is_alive():
