@@ -60,9 +60,32 @@ class RowTally:
 
     @contextmanager
     def counting(self, connection: Any) -> Iterator[None]:
-        """Count everything *connection*'s cursors run inside the block."""
-        factory = connection.cursor_factory
-        connection.cursor_factory = _counting(factory, self)
+        """Count everything *connection*'s cursors run inside the block; no cursor raises more."""
+        factory, tally = connection.cursor_factory, self
+
+        class CountingCursor(factory):  # type: ignore[misc, valid-type]
+            def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+                result = super().execute(query, *args, **kwargs)
+                tally.count(tally.add_results, self, query)
+                return result
+
+            def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
+                super().executemany(query, *args, **kwargs)
+                tally.count(tally.add_many, self, query)
+
+            def stream(self, query: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+                tally.count(tally.add_stream, query)
+                return super().stream(query, *args, **kwargs)  # type: ignore[no-any-return]
+
+            @contextmanager
+            def copy(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+                with super().copy(*args, **kwargs) as copy:
+                    begun = self.pgresult
+                    is_import = begun is not None and begun.status == ExecStatus.COPY_IN
+                    yield copy
+                tally.count(tally.add_copy, self, is_import=is_import)
+
+        connection.cursor_factory = CountingCursor
         try:
             yield
         finally:
@@ -185,32 +208,3 @@ def _pieces(query: Any) -> Iterator[str]:
         for part in query:
             is_sql = isinstance(part, str) or part.format_spec in ("i", "q")
             yield from _pieces(getattr(part, "value", part)) if is_sql else " "
-
-
-def _counting(factory: type[Any], tally: RowTally) -> type[Any]:
-    """A cursor class like *factory* whose statements are counted; it never adds an error."""
-
-    class CountingCursor(factory):  # type: ignore[misc]
-        def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-            result = super().execute(query, *args, **kwargs)
-            tally.count(tally.add_results, self, query)
-            return result
-
-        def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
-            super().executemany(query, *args, **kwargs)
-            tally.count(tally.add_many, self, query)
-
-        def stream(self, query: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-            tally.count(tally.add_stream, query)
-            return super().stream(query, *args, **kwargs)  # type: ignore[no-any-return]
-
-        @contextmanager
-        def copy(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-            with super().copy(*args, **kwargs) as copy:
-                is_import = self.pgresult is not None and (
-                    self.pgresult.status == ExecStatus.COPY_IN
-                )
-                yield copy
-            tally.count(tally.add_copy, self, is_import=is_import)
-
-    return CountingCursor

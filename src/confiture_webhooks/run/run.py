@@ -201,7 +201,11 @@ class Run:
         try:
             for owed in list(self._owed.values()):
                 self.conclude(*owed)
-            self._give_back()
+            with containing("give_back", self.report):
+                if self._in_use is not None:
+                    self._in_use.settling.take_expected()
+                    self._in_use.outgoing.give_back()
+                self.connection = None
             for migration in self.unsettled:
                 self._settle(migration, deadline - time.monotonic())
             self._conclude_run(error_type, error)
@@ -211,7 +215,6 @@ class Run:
             self._say("confiture-webhooks: interrupted; what is not sent stays as it is")
         try:
             self._stop(deadline)
-            self._close()
         except KeyboardInterrupt:  # asked twice: end at once, with the migration's answer
             is_interrupted = True
         return is_interrupted
@@ -287,14 +290,6 @@ class Run:
         settling = Settling(telemetry, outgoing, self._settings.environment, self.report)
         self._in_use = InUse(telemetry, outgoing, settling)
         return self._in_use
-
-    @contained
-    def _give_back(self) -> None:
-        """The host's connection is free, or gone: nothing is expected on it any more."""
-        if self._in_use is not None:
-            self._in_use.settling.take_expected()
-            self._in_use.outgoing.give_back()
-        self.connection = None
 
     @contained
     def _settle(self, migration: Migration, seconds: float) -> None:
@@ -375,25 +370,21 @@ class Run:
         if used is not None:
             used.outgoing.sending.flush(deadline)
 
-    @contained
     def _stop(self, deadline: float) -> None:
-        """End hooks and worker, and say what is left."""
-        if self._hooks is not None:
-            self._hooks.stop()
-        left_s = deadline - time.monotonic()
-        seconds = min(PATIENCE_S, max(SUMMARY_S, left_s))
-        if self._in_use is not None:
-            sending = self._in_use.outgoing.sending
-            for line in sending.stop(is_late=left_s <= 0, seconds=seconds):
-                self._say(line)
-
-    @contained
-    def _close(self) -> None:
-        """Export what is left, and close connections and files, while there is time."""
-        if self._telemetry is not None:
-            left = timedelta(seconds=max(LAST_S, self._end - time.monotonic()))
-            self._telemetry.shutdown(min(TELEMETRY_BUDGET, left))
-        if self._in_use is not None:
-            with suppress(TimedOut):  # the process ends
-                close = self._in_use.outgoing.sending.close
-                bounded(close, max(LAST_S, self._end - time.monotonic()))
+        """End hooks and worker, say what is left, and close all while there is time."""
+        sending = self._in_use.outgoing.sending if self._in_use is not None else None
+        with containing("stop", self.report):
+            if self._hooks is not None:
+                self._hooks.stop()
+            if sending is not None:
+                left_s = deadline - time.monotonic()
+                seconds = min(PATIENCE_S, max(SUMMARY_S, left_s))
+                for line in sending.stop(is_late=left_s <= 0, seconds=seconds):
+                    self._say(line)
+        with containing("close", self.report):
+            if self._telemetry is not None:
+                left = timedelta(seconds=max(LAST_S, self._end - time.monotonic()))
+                self._telemetry.shutdown(min(TELEMETRY_BUDGET, left))
+            if sending is not None:
+                with suppress(TimedOut):  # the process ends
+                    bounded(sending.close, max(LAST_S, self._end - time.monotonic()))
