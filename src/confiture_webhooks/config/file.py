@@ -10,6 +10,9 @@ from typing import Any
 
 import yaml
 
+from .. import command_watch
+from ..errors import Fault
+from . import variables
 from .rules import Invalid, Unset
 
 BLOCK = "webhooks"
@@ -31,15 +34,52 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem_mark=node.start_mark)
 
 
-class Document(dict[str, Any]):
-    """What an environment file holds."""
+class File:
+    """The environment file: what it holds, and its name."""
 
-    repeated: int | None = None
-    """The line of the first key that our block, or a mapping in it, has a second time."""
+    def __init__(self, config_file: Path | None, environ: Mapping[str, str]) -> None:
+        given = environ.get(variables.CONFIG)
+        self.path = Path(given) if given else config_file
+        self.content: dict[str, Any] = {}
+        self.faults: list[Fault] = []
+        """Of the file itself."""
+        if self.path is None:
+            return
+        line = None
+        try:
+            self.content, line = read(self.path, needs=BLOCK if given else None)
+        except Invalid as invalid:
+            problem = f"names a file that {invalid.problem}" if given else invalid.problem
+            name = variables.CONFIG if given else str(self.path)
+            self.faults.append(Fault(name, problem, invalid.remedy))
+        if line is not None:
+            problem = f"a key of `{BLOCK}:` stands there twice: the last one counts"
+            self.faults.append(Fault(f"{self.path}:{line}", problem, "Remove one of them"))
+
+    def environment(self, config_file: Path | None, environ: Mapping[str, str]) -> str | None:
+        """The file's ``name:``, else its stem.
+
+        A file that holds nothing but the block is named for itself: then the file that Confiture
+        was given comes before it, and CONFITURE_ENVIRONMENT.
+        """
+        if self.path is None:
+            return None
+        name = self.content.get("name")
+        if isinstance(name, str) and name.strip():
+            return name
+        named = ""
+        if environ.get(variables.CONFIG):
+            if config_file not in {None, Path(command_watch.USUAL_FILE)}:
+                return File(config_file, {}).environment(config_file, {})
+            named = environ.get(variables.ENVIRONMENT, "").strip()
+        return named or self.path.stem or None
 
 
-def read(path: Path, needs: str | None = None) -> Document:
-    """The mapping in the file. Raises Invalid when there is none, or no key that it *needs*."""
+def read(path: Path, needs: str | None = None) -> tuple[dict[str, Any], int | None]:
+    """The mapping in the file, and the line of the first key that our block has twice.
+
+    Raises Invalid when there is none, or no key that it *needs*.
+    """
     content = None
     try:
         found = path.stat()
@@ -60,9 +100,7 @@ def read(path: Path, needs: str | None = None) -> Document:
         raise Invalid(f"holds {kind} instead of `key: value` lines", "Write `key: value` lines")
     if needs is not None and needs not in document:
         raise Invalid(f"has no `{needs}:` block", f"Put the settings below `{needs}:`")
-    kept = Document(document)
-    kept.repeated = repeated
-    return kept
+    return document, repeated
 
 
 def _parsed(content: str) -> tuple[Any, int | None]:

@@ -20,7 +20,7 @@ from ..retry import RetryPolicy
 from ..signature import signing_key
 from . import rules, variables
 from .block import AT, ENDPOINT, TLS, VARIABLES, WEBHOOKS, Place, Reading, Table
-from .file import BLOCK, Document, read
+from .file import BLOCK, File
 from .rules import Invalid, Unset
 
 DEFAULT_NAME = "default"
@@ -125,58 +125,17 @@ def setting(at: Place) -> str:
     return shown
 
 
-class File:
-    """The environment file: its ``webhooks:`` block and its name."""
-
-    def __init__(self, config_file: Path | None, environ: Mapping[str, str]) -> None:
-        given = environ.get(variables.CONFIG)
-        self.path = Path(given) if given else config_file
-        self.document = Document()
-        self.reading = Reading(setting, environ)
-        self.faults: list[Fault] = []
-        """Of the file itself; the block's are in ``reading``."""
-        if self.path is None:
-            return
-        try:
-            self.document = read(self.path, needs=BLOCK if given else None)
-        except Invalid as invalid:
-            problem = f"names a file that {invalid.problem}" if given else invalid.problem
-            name = variables.CONFIG if given else str(self.path)
-            self.faults.append(Fault(name, problem, invalid.remedy))
-        if line := self.document.repeated:
-            problem = f"a key of `{BLOCK}:` stands there twice: the last one counts"
-            self.faults.append(Fault(f"{self.path}:{line}", problem, "Remove one of them"))
-
-    def block(self) -> Mapping[str, Any]:
-        """The settings of the block; those that are wrong or absent have their defaults."""
-        if BLOCK in self.document:
-            found = self.reading.value(WEBHOOKS, self.document[BLOCK], (), "a mapping")
-            return found if isinstance(found, dict) else self.reading.table(WEBHOOKS, {})
-        for key, value in self.document.items():
-            is_block = isinstance(value, dict) and not value.keys().isdisjoint(WEBHOOKS)
-            if is_block and rules.did_you_mean(key, [BLOCK]):
-                remedy = f"Did you mean `{BLOCK}`?"
-                self.faults.append(Fault(str(key), "is a key that nothing reads", remedy))
-        return self.reading.table(WEBHOOKS, {})
-
-
-def _environment(file: File, config_file: Path | None, environ: Mapping[str, str]) -> str | None:
-    """The file's ``name:``, else its stem.
-
-    A file that holds nothing but the block is named for itself: then the file that Confiture
-    was given comes before it, and CONFITURE_ENVIRONMENT.
-    """
-    if file.path is None:
-        return None
-    name = file.document.get("name")
-    if isinstance(name, str) and name.strip():
-        return name
-    named = ""
-    if environ.get(variables.CONFIG):
-        if config_file not in {None, Path(command_watch.USUAL_FILE)}:
-            return _environment(File(config_file, {}), config_file, {})
-        named = environ.get(variables.ENVIRONMENT, "").strip()
-    return named or file.path.stem or None
+def _block(file: File, reading: Reading) -> Mapping[str, Any]:
+    """The settings of the block; those that are wrong or absent have their defaults."""
+    if BLOCK in file.content:
+        found = reading.value(WEBHOOKS, file.content[BLOCK], (), "a mapping")
+        return found if isinstance(found, dict) else reading.table(WEBHOOKS, {})
+    for key, value in file.content.items():
+        is_block = isinstance(value, dict) and not value.keys().isdisjoint(WEBHOOKS)
+        if is_block and rules.did_you_mean(key, [BLOCK]):
+            remedy = f"Did you mean `{BLOCK}`?"
+            file.faults.append(Fault(str(key), "is a key that nothing reads", remedy))
+    return reading.table(WEBHOOKS, {})
 
 
 def endpoint(
@@ -319,10 +278,11 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
 
     ``CONFITURE_WEBHOOKS=off`` does not empty them: what is switched off can still be checked.
     """
-    file, variable = File(config_file, environ), Reading(_variable)
-    block = file.block()
-    environment = _environment(file, config_file, environ)
-    rows: list[Row] = [(file.reading, row, "allow_http: true") for row in block["endpoints"]]
+    file = File(config_file, environ)
+    reading, variable = Reading(setting, environ), Reading(_variable)
+    block = _block(file, reading)
+    environment = file.environment(config_file, environ)
+    rows: list[Row] = [(reading, row, "allow_http: true") for row in block["endpoints"]]
     if environ.get(variables.URL):
         row = _default_endpoint(environ, variable)
         rows.insert(0, (variable, row, f"{variables.ALLOW_HTTP}=true"))
@@ -333,12 +293,12 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
     own = variable.table(VARIABLES, given)
     environment = environment or own["environment"]
     chosen = {**block, **{key: value for key, value in own.items() if value is not None}}
-    faults = [*file.faults, *file.reading.faults_in(), *variable.faults_in()]
+    faults = [*file.faults, *reading.faults_in(), *variable.faults_in()]
     faults = [fault for fault in faults if fault not in elsewhere]
     if environ.get(variables.SECRET) and not rows:
         remedy = f"Set {variables.URL} too, or write a `webhooks:` block with endpoints"
         faults.append(Fault(variables.SECRET, "is set, but no endpoint uses it", remedy))
-    outbox_reading = variable if environ.get(variables.OUTBOX) else file.reading
+    outbox_reading = variable if environ.get(variables.OUTBOX) else reading
     outbox_fault = next(iter(outbox_reading.faults_in(("outbox",))), None)
     is_used = bool(block["endpoints"])
     return {
@@ -351,7 +311,7 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
         "run_url": run_url(environ),
         "outbox_fault": outbox_fault,
         "faults": tuple(dict.fromkeys(faults)),
-        "warnings": tuple(_slips(environ, file.reading.texts, is_used=is_used)),
+        "warnings": tuple(_slips(environ, reading.texts, is_used=is_used)),
         "advice": (*advice, *_astray(endpoints, environment), *elsewhere.values()),
     }
 
@@ -365,7 +325,7 @@ def _sources(environ: Mapping[str, str], file: File, *, is_on: bool) -> tuple[st
     """Where settings came from; the switch is named only when it is off."""
     names = [name for name in variables.ALL if name != variables.SWITCH and environ.get(name)]
     sources = [f"environment: {', '.join(names)}"] if names else []
-    if BLOCK in file.document:
+    if BLOCK in file.content:
         sources.append(f"the webhooks: block of {file.path}")
     if not is_on:
         sources.append(f"{variables.SWITCH} is off: nothing is sent")
