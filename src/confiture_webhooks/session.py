@@ -36,8 +36,7 @@ def migrate_on(run: Run, connection: Any) -> str | None:
     """*run* migrates on *connection*, and asks its database how killed runs ended: its DSN."""
     run.connection = connection
     with containing("reading the database's address", run.report):
-        from .adapters.backend import database_of  # noqa: PLC0415
-        from .adapters.database import dsn_of  # noqa: PLC0415
+        from .adapters.backend import database_of, dsn_of  # noqa: PLC0415
         from .adapters.ledger import Ledger, ask_over  # noqa: PLC0415
 
         run.database = database_of(connection)
@@ -150,7 +149,7 @@ class CommandSession:
                 for migration in self._run.unsettled:
                     migration.error = migration.error or explain(error)
             if not self._connections:
-                from .adapters.database import named  # noqa: PLC0415
+                from .adapters.backend import named  # noqa: PLC0415
 
                 self._run.database = named(self.dsn())
         self._run.finish(failure.type if failure else None, failure)
@@ -160,7 +159,7 @@ class CommandSession:
         """Of what is migrated; before there is a connection, as it is configured."""
         if self.database is not None:
             return self.database
-        from .adapters.database import project_dsn  # noqa: PLC0415
+        from .adapters.backend import project_dsn  # noqa: PLC0415
 
         given = self._invocation
         return given.database_url or project_dsn(given.config_file, os.environ)
@@ -373,7 +372,7 @@ def attach(
 
 
 def _library_run(settings: Settings, connection: Any) -> Run:
-    from .adapters.database import dsn_of  # noqa: PLC0415
+    from .adapters.backend import dsn_of  # noqa: PLC0415
     from .telemetry.logs import note  # noqa: PLC0415
 
     telemetry = make_telemetry(settings, is_library=True)

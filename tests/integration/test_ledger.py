@@ -17,8 +17,7 @@ import pytest
 from psycopg import conninfo, sql
 
 from confiture_webhooks.adapters import ledger
-from confiture_webhooks.adapters.backend import LOCK_NAMESPACE, backend_of, before
-from confiture_webhooks.adapters.database import project_dsn
+from confiture_webhooks.adapters.backend import LOCK_NAMESPACE, backend_of, before, project_dsn
 from confiture_webhooks.adapters.ledger import TIMEOUT_S, Ledger
 from confiture_webhooks.outbox import NO_ROW, Intent
 from confiture_webhooks.settlement import Ending, Known, judge

@@ -11,8 +11,8 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 from confiture_webhooks.adapters import confiture
+from confiture_webhooks.adapters.backend import dsn_of
 from confiture_webhooks.adapters.confiture import observe
-from confiture_webhooks.adapters.database import dsn_of
 from confiture_webhooks.adapters.ledger import Ledger
 from confiture_webhooks.event import Direction, ErrorInfo
 from engines import FakeConnection, FakeEngine, a_migration

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
-from confiture_webhooks.adapters.database import named
+from confiture_webhooks.adapters.backend import named
 from confiture_webhooks.config import Settings
 from confiture_webhooks.event import Database
 from confiture_webhooks.outbox.postgres_session import described, is_at, reason_of

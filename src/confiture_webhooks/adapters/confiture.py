@@ -18,8 +18,7 @@ from ..event import Direction, MigrationRef
 from ..run.invocation import Invocation
 from ..run.migration import Backend, Migration
 from ..run.run import Run
-from .backend import backend_of, before, is_idle
-from .database import dsn_of
+from .backend import backend_of, before, dsn_of, is_idle
 from .failure import explain
 from .ledger import Ledger
 from .rows import RowTally

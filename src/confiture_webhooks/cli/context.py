@@ -68,7 +68,7 @@ class Context:
 
         Confiture refuses the two: its CONFIG_007.
         """
-        from ..adapters.database import names_database  # noqa: PLC0415
+        from ..adapters.backend import names_database  # noqa: PLC0415
 
         file = self.invocation.named_file
         if file is None or not os.environ.get(DSN):
@@ -81,7 +81,7 @@ class Context:
     @cached_property
     def dsn(self) -> str | None:
         """The database of a ``confiture migrate`` here; ``None``: none is named."""
-        from ..adapters.database import project_dsn  # noqa: PLC0415
+        from ..adapters.backend import project_dsn  # noqa: PLC0415
 
         return project_dsn(self.invocation.config_file, os.environ)
 
@@ -97,7 +97,7 @@ class Context:
     @property
     def database(self) -> Database:
         """That database, by its address."""
-        from ..adapters.database import named  # noqa: PLC0415
+        from ..adapters.backend import named  # noqa: PLC0415
 
         return named(self.dsn)
 
@@ -159,7 +159,7 @@ class Context:
 
     def explained(self, error: OutboxError) -> OutboxError | ConfigError:
         """*error*, or that the environment file does not name the outbox's database."""
-        from ..adapters.database import names_database  # noqa: PLC0415
+        from ..adapters.backend import names_database  # noqa: PLC0415
 
         file, place = self.invocation.config_file, self.settings.place
         is_project = place.kind == "postgres" and place.rest in {"", self.dsn}

@@ -301,7 +301,7 @@ def _not_reached(error: Exception, config_file: Path | None) -> Check:
     """Why the database does not answer, without the server's words, and what to do."""
     import psycopg  # noqa: PLC0415
 
-    from ..adapters.database import names_database  # noqa: PLC0415
+    from ..adapters.backend import names_database  # noqa: PLC0415
     from ..outbox.postgres_session import NAMED, reason_of  # noqa: PLC0415
 
     if config_file is not None and not names_database(config_file, os.environ):
