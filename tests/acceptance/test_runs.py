@@ -18,6 +18,25 @@ from project import Project
 pytestmark = pytest.mark.timeout(60)
 LOCK = 1751936052
 NOWHERE = "postgresql://app@127.0.0.1:1/shop"
+CUT_OFF = """
+from confiture.models.migration import Migration
+
+
+class CutOff(Migration):
+    version = "002"
+    name = "cut_off"
+
+    def up(self):
+        watched = self.connection.commit
+
+        def commit():
+            self.connection.commit = watched
+            raise KeyboardInterrupt  # before anything is sent
+
+        self.connection.commit = commit
+
+    down = up
+"""
 
 
 def role_of(shop: Any) -> str:
@@ -184,6 +203,18 @@ def test_a_run_that_is_asked_to_end_reports_its_migration(
         assert process.returncode == code
         assert admin.execute(asked).fetchone() is None
     assert sent(receiver) == [("migration_success", None), ("migration_error", error)]
+
+
+@pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
+def test_what_the_host_commits_after_ctrl_c_is_a_success(
+    shop: Any, receiver: Any, outbox: str
+) -> None:
+    """Confiture releases its lock with a COMMIT, also of a migration that Ctrl-C has cut off."""
+    shop.python_migration("002", "cut_off", CUT_OFF)
+    env = {"CONFITURE_WEBHOOK_OUTBOX": outbox}
+    for way, kind in (("up", "migration_success"), ("down", "migration_rollback")):
+        assert shop.confiture("migrate", way, env=env).returncode == 130
+        assert sent(receiver)[-2:] == [(kind, None), ("run_error", "KeyboardInterrupt")], way
 
 
 def test_a_run_in_a_directory_that_is_gone_is_reported(shop: Any, receiver: Any) -> None:

@@ -13,6 +13,8 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+from psycopg.pq import TransactionStatus
+
 from ..contained import containing
 from ..event import Direction, MigrationRef
 from ..run.invocation import Invocation
@@ -184,7 +186,7 @@ class _Watch:
                 yield
         except BaseException as error:
             may_have = commit.was_sent or not is_one
-            self._end(begun, error, can_settle=can_settle and may_have)
+            self._end(begun, error, can_settle=can_settle, may_have=may_have)
             raise
         else:
             self._end(begun, None, can_settle=can_settle)
@@ -198,7 +200,14 @@ class _Watch:
             self._backend = backend_of(self._engine)
         return before(self._backend, self._engine, version)
 
-    def _end(self, migration: Migration, error: BaseException | None, *, can_settle: bool) -> None:
+    def _end(
+        self,
+        migration: Migration,
+        error: BaseException | None,
+        *,
+        can_settle: bool,
+        may_have: bool = True,
+    ) -> None:
         connection = self._engine.connection
         with containing("recording a migration", self._run.report):
             migration.stop_clock()
@@ -211,7 +220,9 @@ class _Watch:
             # The COMMIT may have happened although the call raised: when the connection broke, or
             # when Ctrl-C came in between. Then only the ledger knows.
             is_seen = isinstance(error, Exception) and not (connection.closed or connection.broken)
-            is_open = can_settle and not is_seen and not migration.backend.is_gone
+            # What Ctrl-C leaves in order the host commits, too: with the release of its lock.
+            may_have |= connection.info.transaction_status == TransactionStatus.INTRANS
+            is_open = can_settle and may_have and not is_seen and not migration.backend.is_gone
             if is_open and self._ledger is not None:
                 self._run.settle_later(migration, _question(self._ledger, migration))
             else:
