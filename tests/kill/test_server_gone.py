@@ -21,9 +21,9 @@ from vanishing import Vanishing
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[LocalPostgres]:
-    """A server of this test's own that waits for the disk, and that can be started again."""
+    """A server that waits for the disk, and that each test starts again after it was killed."""
     with tempfile.TemporaryDirectory() as above:
         Path(above).chmod(0o755)  # where tests run as root, the server does not
         with LocalPostgres(Path(above) / "server", durable=True) as server:
@@ -38,9 +38,12 @@ def configure(project: Project, receiver: Any, dsn: str) -> None:
 
 @pytest.fixture
 def shop(tmp_path: Path, server: LocalPostgres, receiver: Any) -> Iterator[Project]:
-    """A project on that server."""
-    project = Project(tmp_path / "project", server.dsn())
-    configure(project, receiver, server.dsn())
+    """A project on that server, in an empty database."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute("DROP DATABASE IF EXISTS shop WITH (FORCE)")
+        admin.execute("CREATE DATABASE shop")
+    project = Project(tmp_path / "project", server.dsn("shop"))
+    configure(project, receiver, project.database_url)
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     yield project
     project.close()
@@ -85,7 +88,7 @@ def test_a_server_killed_in_a_migration(shop: Any, server: Any, receiver: Any) -
     assert reported(receiver) == expected
     server.stop()
     server.start()
-    configure(shop, receiver, server.dsn())
+    configure(shop, receiver, server.dsn("shop"))
     assert shop.confiture("webhooks", "deliver").returncode == 0
     assert reported(receiver) == expected
 
@@ -116,7 +119,7 @@ def test_a_server_killed_after_a_commit_that_was_not_reported(
     """Process and server both killed right after the COMMIT: it is reported as the success it was."""
     crash(shop, "after commit", "migrate", "up")
     kill_and_restart(server)
-    configure(shop, receiver, server.dsn())
+    configure(shop, receiver, server.dsn("shop"))
     assert shop.confiture("migrate", "up").returncode == 0
     assert reported(receiver) == [("migration_success", "001", None)]
 
