@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from confiture_webhooks.adapters import http_way
+from confiture_webhooks.adapters import http_exchange, http_way
 from confiture_webhooks.adapters.http import HttpTransport
 from contract.made import filled
 from ledgers import LEDGER
@@ -78,6 +78,13 @@ def observed(conventions: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Obse
     observed = Observed(conventions, monkeypatch)
     yield observed
     observed.close()
+
+
+@pytest.fixture
+def leaves_bodies_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transport waits a tenth of a second, not a whole one, for what follows a status line."""
+    assert http_exchange.ANSWER_BODY_S == 1
+    monkeypatch.setattr(http_exchange, "ANSWER_BODY_S", 0.1)
 
 
 @pytest.fixture

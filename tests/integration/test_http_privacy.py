@@ -36,7 +36,13 @@ ANSWER = (
     b"HTTP/1.1 %d Reason-canary\r\nServer: canary\r\nSet-Cookie: canary=canary\r\n"
     b"Location: http://canary.test/canary\r\nX-Canary: canary\r\nContent-Length: 6\r\n\r\ncanary"
 )
-SHORT = timedelta(milliseconds=500)
+TIMEOUTS: dict[str | int, timedelta] = {
+    "timeout": timedelta(milliseconds=150),
+    "too_slow": timedelta(milliseconds=500),
+    500: timedelta(milliseconds=500),
+}
+"""Short where an answer does not end, and shorter where none comes."""
+PATIENCE = timedelta(seconds=20)
 
 
 def request(url: str, *, resend_count: int = 0) -> Request:
@@ -59,7 +65,7 @@ def untrusted() -> ssl.SSLContext:
     return context
 
 
-BEHAVIOURS: dict[str, tuple[Callable[[Talk], object], object]] = {
+BEHAVIOURS: dict[str, tuple[Callable[[Talk], object], str | int]] = {
     "success": (answers(ANSWER % 200), 200),
     "500": (answers(ANSWER % 500), 500),
     "redirect": (answers(ANSWER % 302), 302),
@@ -76,6 +82,7 @@ BEHAVIOURS: dict[str, tuple[Callable[[Talk], object], object]] = {
 
 
 @pytest.mark.survived("Secrets in addresses, headers, SQL and answers", "private")
+@pytest.mark.usefixtures("leaves_bodies_soon")
 @pytest.mark.parametrize("case", [*BEHAVIOURS, "untrusted", "refused", "dns", "scheme", "host"])
 def test_no_part_of_an_attempt_leaks(
     transport: HttpTransport,
@@ -101,10 +108,10 @@ def test_no_part_of_an_attempt_leaks(
             "scheme": "other",
             "host": "other",
         }.get(case, expected)
-        timeout = SHORT if expected in {"timeout", "too_slow", 500} else timedelta(seconds=20)
         raised = ""
         got: int | str
         try:
+            timeout = TIMEOUTS.get(expected, PATIENCE)
             got = transport.send(request(url, resend_count=1), timeout=timeout).status_code
         except TransportError as error:
             got = error.error_type
@@ -147,7 +154,7 @@ def test_deeper_instrumentation_is_kept_out(
 
     monkeypatch.setattr(HTTPConnectionPool, "urlopen", instrumented)
     with Peer(answers(OK)) as peer:
-        transport.send(request(peer.url), timeout=timedelta(seconds=20))
+        transport.send(request(peer.url), timeout=PATIENCE)
     assert seen == [False]
 
 
@@ -157,7 +164,7 @@ def test_nothing_is_printed(
     """Not even where http.client is set to print what it sends and reads."""
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
     with Peer(answers(OK)) as peer:
-        transport.send(request(peer.url), timeout=timedelta(seconds=20))
+        transport.send(request(peer.url), timeout=PATIENCE)
     assert "".join(capfd.readouterr()) == ""
 
 
@@ -177,7 +184,7 @@ def test_what_is_raised_within_the_span_has_no_chain(
 
     monkeypatch.setattr(requests.Session, "send", instrumented)
     with pytest.raises(TransportError):
-        transport.send(request("http://127.0.0.1:9"), timeout=SHORT)
+        transport.send(request("http://127.0.0.1:9"), timeout=PATIENCE)
     assert [(error.__cause__, error.__context__) for error in seen] == [(None, None)]
 
 
@@ -187,7 +194,7 @@ def test_others_logs_of_urllib3_stay(
     """Only records about webhooks are dropped from urllib3's loggers."""
     caplog.set_level(logging.DEBUG)
     with Peer(answers(OK)) as peer:
-        transport.send(request(peer.url), timeout=timedelta(seconds=20))
+        transport.send(request(peer.url), timeout=PATIENCE)
         assert [record for record in caplog.records if record.name.startswith("urllib3")] == []
         logging.getLogger("urllib3.connectionpool").debug("somebody else's")
     assert "somebody else's" in caplog.text

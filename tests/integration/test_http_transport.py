@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PATIENCE = timedelta(seconds=20)
-SOON = timedelta(milliseconds=600)
 
 
 def request(
@@ -88,6 +87,7 @@ def test_a_connection_is_used_again(transport: HttpTransport, answer: bytes) -> 
         assert len(peer.requests) == 3
 
 
+@pytest.mark.usefixtures("leaves_bodies_soon")
 @pytest.mark.parametrize(
     "then",
     [
@@ -107,7 +107,7 @@ def test_the_header_is_the_answer(
     answer = b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % header
     with Peer(starts_with(answer, then)) as peer:
         for _ in range(2):
-            response = transport.send(request(peer.url), timeout=SOON)
+            response = transport.send(request(peer.url), timeout=PATIENCE)
             assert response == Response(status_code=200)
         assert len(peer.talks) == 2
 
