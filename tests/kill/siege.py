@@ -173,7 +173,7 @@ class Siege:
         self._run("migrate", "up")
         while not self._is_drained() and time.monotonic() < until:
             self._run("webhooks", "deliver")
-            time.sleep(1)
+            time.sleep(3)  # most of the time a lease has to run out
         with psycopg.connect(self._project.database_url) as connection:
             history = connection.execute("SELECT did, version FROM siege.history").fetchall()
         self.toll.count(history, self._receiver.requests, self._status())
