@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -187,16 +187,16 @@ class SIGTERM(KeyboardInterrupt):
     """The signal: Ctrl-C to the host, and what a migration under way failed with."""
 
 
+@dataclass
 class Sigterm:
     """A run that is asked to end: it rolls back as with Ctrl-C, and then ends by the signal.
 
     Only where nothing else has been chosen for the signal. A second one ends the process at once.
     """
 
-    def __init__(self) -> None:
-        self.failure: ErrorInfo | None = None
-        """Why the run failed, if the signal has come."""
-        self._is_caught = False
+    failure: ErrorInfo | None = None
+    """Why the run failed, if the signal has come."""
+    _is_caught: bool = False
 
     def catch(self) -> None:
         """From now on the signal interrupts the command: it may come at once."""
@@ -279,7 +279,7 @@ def _session_of(
         partial(make_telemetry, settings),
         lambda: session.dsn(),  # noqa: PLW0108  made below
         terminal.say,
-        hooks=hook_sources(files),
+        hooks=partial(hook_sources, files) if files else None,
         exports=exports,
         shows_progress=True,
         is_project=is_project,

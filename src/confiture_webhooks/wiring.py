@@ -47,16 +47,12 @@ def here() -> Path:
         return Path(os.devnull)
 
 
-def hook_sources(files: Sequence[HookFile]) -> Callable[[], list[HookSource]] | None:
-    """What a run imports for its hooks, of *files*; ``None`` when there are none."""
+def hook_sources(files: Sequence[HookFile]) -> list[HookSource]:
+    """What a run imports for its hooks, of *files*."""
+    from .adapters.hook_files import forget, load  # noqa: PLC0415
 
-    def sources() -> list[HookSource]:
-        from .adapters.hook_files import forget, load  # noqa: PLC0415
-
-        forget()
-        return [HookSource(one.module, partial(load, one, here())) for one in files]
-
-    return sources if files else None
+    forget()
+    return [HookSource(one.module, partial(load, one, here())) for one in files]
 
 
 def make_transport(on_end: Callable[[str, Exchange], None] | None = None) -> Transport:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -229,24 +230,24 @@ class _Watch:
                 self._run.conclude(migration, None, migration.error, is_idle=is_over)
 
 
+@dataclass(slots=True)
 class Commit:
     """Calls *before* when *connection* is to commit and the migration's work is done.
 
     The host also commits its own bookkeeping: only a commit that ``is_due`` is the migration's.
     """
 
-    def __init__(self, connection: Any, before: Callable[[], object]) -> None:
-        self._connection = connection
-        self._before = before
-        self.is_due = False
-        self.was_sent = False
-        """Whether the migration's COMMIT was sent, or that is not known."""
+    connection: Any
+    before: Callable[[], object]
+    is_due: bool = False
+    was_sent: bool = False
+    """Whether the migration's COMMIT was sent, or that is not known."""
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
         """Watch the connection's ``commit`` for as long as the block."""
-        attributes = vars(self._connection)
-        had, original = attributes.get("commit"), getattr(self._connection, "commit", None)
+        attributes = vars(self.connection)
+        had, original = attributes.get("commit"), getattr(self.connection, "commit", None)
         if original is None:
             self.was_sent = True
             yield
@@ -255,7 +256,7 @@ class Commit:
         def commit() -> Any:
             if self.is_due:
                 self.is_due = False
-                self._before()
+                self.before()
                 self.was_sent = True
             return original()
 
