@@ -7,7 +7,8 @@ from functools import partial
 
 import psycopg
 
-from confiture_webhooks.outbox.postgres import SCHEMA, TABLES, PostgresOutbox
+from confiture_webhooks.outbox.postgres import PostgresOutbox
+from confiture_webhooks.outbox.postgres_schema import SCHEMA, TABLES
 
 
 def emptied(dsn: str) -> Callable[[], PostgresOutbox]:

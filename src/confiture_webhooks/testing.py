@@ -76,15 +76,15 @@ def captured(session: Any) -> Iterator[list[Sent]]:
     from .adapters.confiture import observe  # noqa: PLC0415
     from .run.parts import Parts  # noqa: PLC0415
     from .run.run import Run  # noqa: PLC0415
-    from .telemetry import Telemetry  # noqa: PLC0415
+    from .telemetry import Telemetry, for_library  # noqa: PLC0415
 
     endpoint = Endpoint(name="captured", url="https://captured.invalid/", events=SUBSCRIBABLE)
     settings = Settings(
         endpoints=(endpoint,), outbox="memory", flush_timeout=timedelta(seconds=10), log="off"
     )
     transport = ScriptedTransport()
-    telemetry = Telemetry.for_library(
-        environ={}, environment=None, endpoints=["captured"], log="off", log_level="info"
+    telemetry = Telemetry(
+        for_library({}), endpoints=["captured"], log="off", log_level="info", is_library=True
     )
     parts = Parts(
         telemetry=lambda: telemetry,

@@ -90,7 +90,7 @@ def outbox_exists(settings: Settings, *, is_asked: bool = False) -> bool:
         return True
     if place.kind == "memory" or not place.rest:
         return False
-    from .outbox.postgres import has_outbox  # noqa: PLC0415
+    from .outbox.postgres_schema import has_outbox  # noqa: PLC0415
 
     return has_outbox(place.rest)
 
@@ -160,7 +160,7 @@ def operators_outbox(
         if creates or sqlite_file.is_there(path):
             return sqlite.SqliteOutbox(path, follows=creates)
     else:
-        from .outbox.postgres import is_there  # noqa: PLC0415
+        from .outbox.postgres_schema import is_there  # noqa: PLC0415
 
         if creates or is_there(postgres_dsn(settings)):
             return make_outbox(settings, notice)
@@ -219,12 +219,13 @@ def exports() -> bool:
 
 def make_telemetry(settings: Settings, *, is_library: bool = False) -> Telemetry:
     """Telemetry of a ``confiture`` command, which sets the SDK up, or of a block of Python."""
-    from .telemetry import Telemetry  # noqa: PLC0415
+    from .telemetry import Telemetry, for_command, for_library  # noqa: PLC0415
 
-    make = Telemetry.for_library if is_library else Telemetry.for_command
-    return make(
-        environ=os.environ,
-        environment=settings.environment,
+    environment = settings.environment
+    return Telemetry(
+        for_library(os.environ) if is_library else for_command(os.environ, environment),
+        is_library=is_library,
+        environment=environment,
         endpoints=[endpoint.name for endpoint in settings.endpoints],
         log=settings.log,
         log_level=settings.log_level,

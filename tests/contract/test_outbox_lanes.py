@@ -44,7 +44,8 @@ def spoil(outbox: Any, table: str, change: str) -> None:
     """Change rows behind the outbox's back."""
     store = outbox._store
     if isinstance(outbox, PostgresOutbox):
-        store.ask(lambda _: [f"UPDATE confiture_webhooks.{table} SET {change}"])
+        with store.lent() as connection:
+            connection.execute(f"UPDATE confiture_webhooks.{table} SET {change}")
     else:
         with store._lent() as connection:
             connection.execute(f"UPDATE {table} SET {change}")

@@ -20,11 +20,12 @@ from psycopg.pq import TransactionStatus
 from confiture_webhooks.delivery import Delivery
 from confiture_webhooks.doctor.outbox import missing_rights
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.outbox import Intent, Outbox, postgres_session
-from confiture_webhooks.outbox import postgres as schema
+from confiture_webhooks.outbox import Intent, Outbox, postgres, postgres_session
+from confiture_webhooks.outbox import postgres_schema as schema
 from confiture_webhooks.outbox import rows as documents
 from confiture_webhooks.outbox import schema as versions
-from confiture_webhooks.outbox.postgres import PostgresOutbox, has_outbox
+from confiture_webhooks.outbox.postgres import PostgresOutbox
+from confiture_webhooks.outbox.postgres_schema import has_outbox
 from contract.acts import claim_ids, claim_one, finish, release
 from contract.made import A_SECOND, DEAD, DELIVERED, LEASE, NOW, attempt, delivery, event_id, intent
 from outbox_databases import count, emptied
@@ -390,7 +391,7 @@ def test_a_clock_that_is_ahead_forgets_nothing(
         outbox.record(claim_one(outbox), replace(attempt(), started_at=now), DELIVERED)
         ahead = now + timedelta(days=40)
         with monkeypatch.context() as wrong:
-            wrong.setattr(schema, "datetime", SimpleNamespace(now=lambda _: ahead))
+            wrong.setattr(postgres, "datetime", SimpleNamespace(now=lambda _: ahead))
             assert outbox.prune(before=ahead - timedelta(days=30), keep=100) == 0
         assert outbox.prune(before=ahead - timedelta(days=30), keep=100) == 1
 
@@ -685,8 +686,8 @@ def test_a_release_whose_answer_was_lost_is_asked_again(
             raise psycopg.OperationalError
         return answers
 
-    answered = postgres_session.ask
-    monkeypatch.setattr(postgres_session, "ask", ask)
+    answered = postgres.ask
+    monkeypatch.setattr(postgres, "ask", ask)
     assert outbox.release(event_id(1), [delivery(1)])
     assert len(asked) == 2
     assert claim_ids(outbox) == ["dlv_a_1"]

@@ -10,7 +10,7 @@ import pytest
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox.postgres import PostgresOutbox
-from confiture_webhooks.outbox.postgres_session import settings
+from confiture_webhooks.outbox.postgres_session import ask, settings
 from contract.acts import claim_ids, claim_one
 from contract.made import A_SECOND, DELIVERED, NOW, attempt, delivery, event_id, intent, retry
 from outbox_databases import emptied
@@ -65,9 +65,9 @@ def test_behind_a_pooler_it_has_its_settings_in_a_transaction(outbox_database: s
             ):
                 other.release(event_id(1), [delivery(1)])
                 assert claim_ids(outbox) == ["dlv_a_1"]
-                answers = outbox._store.ask(
-                    lambda _: [settings(), "SHOW search_path", "SHOW transaction_isolation"]
-                )
+                shown = "SHOW search_path", "SHOW transaction_isolation"
+                with outbox._store.lent() as connection:
+                    answers = ask(connection, settings(), *shown)
                 assert answers[-2] == [{"search_path": "pg_catalog"}]
                 assert answers[-1] == [{"transaction_isolation": "read committed"}]
         finally:

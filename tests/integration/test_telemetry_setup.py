@@ -227,9 +227,9 @@ class TestComplaints:
 
 IMPORTS = """
 import sys
-from confiture_webhooks.telemetry import Telemetry
-telemetry = Telemetry.for_command(
-    environ={}, environment=None, endpoints=["a"], log=sys.argv[1], log_level="info"
+from confiture_webhooks.telemetry import Telemetry, for_command
+telemetry = Telemetry(
+    for_command({}, None), endpoints=["a"], log=sys.argv[1], log_level="info"
 )
 telemetry.outbox_failed("disk full")
 heavy = ("opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.instrumentation",

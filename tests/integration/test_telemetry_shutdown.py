@@ -39,10 +39,10 @@ from datetime import UTC, datetime, timedelta
 from confiture_webhooks.delivery import Attempt, Delivery
 from confiture_webhooks.event import Database, Direction, EventType, MigrationRef
 {before}
-from confiture_webhooks.telemetry import Telemetry
-telemetry = Telemetry.for_command(
-    environ=os.environ, environment="production", endpoints=["analytics"], log="json",
-    log_level="info",
+from confiture_webhooks.telemetry import Telemetry, for_command
+telemetry = Telemetry(
+    for_command(os.environ, "production"), environment="production", endpoints=["analytics"],
+    log="json", log_level="info",
 )
 telemetry.start_run("confiture migrate up", Database(name="shop"))
 migration = telemetry.migration(MigrationRef(version="1", slug="one"), Direction.UP)

@@ -62,7 +62,8 @@ def init(
     if settings.place.kind != "postgres":
         problem = f"is {settings.place.kind}, which needs no setting up"
         raise refusal("outbox", problem, "Set it to `postgres`")
-    from ..outbox.postgres import PostgresOutbox, grants  # noqa: PLC0415
+    from ..outbox.postgres import PostgresOutbox  # noqa: PLC0415
+    from ..outbox.postgres_schema import grants  # noqa: PLC0415
 
     known = environment or settings.environment
     with closing(PostgresOutbox(postgres_dsn(settings), environment=known)) as outbox:
@@ -117,7 +118,7 @@ def _remove(settings: Settings) -> None:
     if settings.place.kind == "postgres":
         from psycopg.errors import InsufficientPrivilege  # noqa: PLC0415
 
-        from ..outbox.postgres import drop as drop_schema  # noqa: PLC0415
+        from ..outbox.postgres_schema import drop as drop_schema  # noqa: PLC0415
 
         try:
             drop_schema(postgres_dsn(settings))

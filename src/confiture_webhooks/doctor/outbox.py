@@ -196,7 +196,7 @@ def _missing(settings: Settings) -> Check:
     """Whether the first run can create the outbox that is not there yet."""
     place = outbox_place(settings)
     if settings.place.kind == "postgres":
-        from ..outbox.postgres import may_make  # noqa: PLC0415
+        from ..outbox.postgres_schema import may_make  # noqa: PLC0415
 
         if not may_make(postgres_dsn(settings)):
             problem = f"there is none in the database ({place}), and this role may not create it"

@@ -1,4 +1,4 @@
-"""The PostgreSQL outbox's own connection: one, for all threads, never waited for without end.
+"""A connection to the PostgreSQL outbox: never waited for without end; why it is refused.
 
 Each question is one message in the simple protocol, which the server runs as one transaction.
 Nothing outlives it: no prepared statement, no lock, no setting. So a pooler may give the session
@@ -7,13 +7,11 @@ to others, and no setting of a role or database changes what is asked or how the
 
 from __future__ import annotations
 
-import os
 import re
 import selectors
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -99,81 +97,6 @@ def ask(connection: psycopg.Connection[Any], *messages: str) -> list[Any]:
         answers.append(cursor.fetchall() if cursor.description else cursor.rowcount)
         if not cursor.nextset():
             return answers
-
-
-class Session:
-    """Gives the connection to one thread at a time, and makes a new one when it has broken.
-
-    Everything raises OutboxError. *environment*: of the rows that are asked for, if known.
-    """
-
-    def __init__(self, dsn: str, environment: str | None) -> None:
-        self.dsn = conninfo_of(dsn)
-        self.where = described(self.dsn)
-        self._init = init(self.dsn, environment)
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._connection: psycopg.Connection[Any] | None = None
-        self._is_closed = False
-
-    @contextmanager
-    def lent(self) -> Iterator[psycopg.Connection[Any]]:
-        """The connection, for this thread alone."""
-        if self._pid != os.getpid():  # the socket is the parent's
-            self._lock, self._pid, self._connection = threading.Lock(), os.getpid(), None
-        if not self._lock.acquire(timeout=PATIENCE_S):
-            raise OutboxError(f"outbox {self.where}: busy with other threads' work")
-        try:
-            with translated(self.where, self._init):
-                yield self._open()
-        finally:
-            self._lock.release()
-
-    def ask(self, compose: Any) -> list[Any]:
-        """The answers to the messages that *compose* makes for the connection.
-
-        A connection that was ended while it was idle is made anew, once. Asking again is safe:
-        each thing that is asked may be done twice.
-        """
-        with self.lent() as connection:
-            try:
-                return ask(connection, *compose(connection))
-            except psycopg.Error as error:
-                if isinstance(error, LateError) or not (connection.closed or connection.broken):
-                    raise
-            again = self._open()
-            return ask(again, *compose(again))
-
-    def _prepare(self, connection: psycopg.Connection[Any]) -> None:
-        """Do what every new connection needs."""
-        raise NotImplementedError
-
-    def _open(self) -> psycopg.Connection[Any]:
-        if self._is_closed:
-            raise OutboxError(f"outbox {self.where}: closed")
-        if self._connection is None or self._connection.closed or self._connection.broken:
-            self._connection = None
-            made = connect(self.dsn)
-            try:
-                self._prepare(made)
-            except BaseException:
-                made.close()
-                raise
-            self._connection = made
-        return self._connection
-
-    def close(self) -> None:
-        """Close the connection. What is called afterwards raises OutboxError."""
-        # A lane stuck on the server is freed by its deadline, or by the process's end.
-        if not self._lock.acquire(timeout=0.5):
-            return
-        try:
-            self._is_closed = True
-            if self._connection is not None and self._pid == os.getpid():
-                with suppress(psycopg.Error):
-                    self._connection.close()
-        finally:
-            self._lock.release()
 
 
 def is_at(dsn: str, info: Any) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -25,15 +24,15 @@ from .context import fresh, from_stored, set_failed, storable, to_stored
 from .delivery_span import DeliverySpan
 from .logs import Form, Logs
 from .metrics import Read
-from .providers import Providers, for_command, for_library
+from .providers import Providers
 from .spans import HookSpan, MigrationSpan, Signals, WorkerPassSpan, migrated
 
 
 class Telemetry(Signals):
     """Traces, metrics and logs of one run.
 
-    Made with ``for_command`` or ``for_library``; directly, with *providers* of one's own, in
-    tests. A signal without a provider is silent, but ids are real.
+    A signal without one of the *providers* is silent, but ids are real. *is_library*: log events go
+    to the ``logging`` logger ``confiture_webhooks``, none to standard error.
     """
 
     def __init__(
@@ -72,26 +71,6 @@ class Telemetry(Signals):
                 self.metrics.make_instruments(meter, endpoints)
         if given.error is not None:
             self.failed("telemetry.set_up", given.error)
-
-    @classmethod
-    def for_command(
-        cls, *, environ: Mapping[str, str], environment: str | None, **options: Any
-    ) -> Telemetry:
-        """For a ``confiture`` command: in ``TRACEPARENT``'s trace, exporting as ``OTEL_*`` say.
-
-        A tracer provider that is set already is used, and nothing is set up.
-        """
-        return cls(for_command(environ, environment), environment=environment, **options)
-
-    @classmethod
-    def for_library(
-        cls, *, environ: Mapping[str, str], environment: str | None, **options: Any
-    ) -> Telemetry:
-        """For a program of its own: the global providers, in the trace that is current there.
-
-        Log events go to the ``logging`` logger ``confiture_webhooks``, none to standard error.
-        """
-        return cls(for_library(environ), environment=environment, is_library=True, **options)
 
     @property
     def correlation_id(self) -> str:

@@ -61,24 +61,18 @@ def plan(environ: Mapping[str, str]) -> Plan:
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Plan()
     faults: list[Fault] = []
-    exports = [
-        export
-        for signal in SIGNALS
-        for name in _names(environ, signal)
-        if (export := _export(environ, signal, name, faults)) is not None
-    ]
+    exports: list[Export] = []
+    for signal in SIGNALS:
+        given = environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
+        if not given and _either(environ, signal, "ENDPOINT")[1]:
+            given = "otlp"
+        named = dict.fromkeys(name.strip().lower() for name in given.split(","))
+        wanted = [name for name in named if name not in ("", "none")]
+        exports += filter(None, (_export(environ, signal, name, faults) for name in wanted))
     if exports and environ.get(TEMPORALITY, "").strip().lower() not in ("", *TEMPORALITIES):
         problem = "is not a temporality, so delta is used"
         faults.append(Fault(TEMPORALITY, problem, f"Use one of: {', '.join(TEMPORALITIES)}"))
     return Plan(tuple(exports), tuple(dict.fromkeys(faults)))
-
-
-def _names(environ: Mapping[str, str], signal: str) -> list[str]:
-    given = environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
-    if not given:
-        return ["otlp"] if _either(environ, signal, "ENDPOINT")[1] else []
-    named = [name.strip().lower() for name in given.split(",")]
-    return [name for name in dict.fromkeys(named) if name and name != "none"]
 
 
 def _export(

@@ -219,7 +219,11 @@ class Worker(Sender):
         """Deliver what is due: a claim's deliveries are of one run, in their order."""
         run = None
         while not self.stopping.is_set():
-            self._defer_taken_over(pace)
+            # Another worker has made an attempt that was due so long ago.
+            long_ago = self.clock.now() - LONGEST_REST
+            for delivery_id, waiting in list(pace.open.items()):
+                if waiting.next_attempt_at is not None and waiting.next_attempt_at < long_ago:
+                    self.defer_open(pace, delivery_id)
             stale_at = self.clock.monotonic() + FRESH_FOR.total_seconds()
             claims = deque(
                 self.outbox.claim(
@@ -265,10 +269,3 @@ class Worker(Sender):
             if pace.busy == len(self._threads[pace.endpoint.name]):
                 self._add_lane(pace)
             self._changed.notify_all()
-
-    def _defer_taken_over(self, pace: Pace) -> None:
-        """End the spans whose next attempt was due so long ago that another worker made it."""
-        long_ago = self.clock.now() - LONGEST_REST
-        for delivery_id, waiting in list(pace.open.items()):
-            if waiting.next_attempt_at is not None and waiting.next_attempt_at < long_ago:
-                self.defer_open(pace, delivery_id)

@@ -1,0 +1,238 @@
+"""The PostgreSQL outbox's schema: made, brought forward, granted, looked for, removed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg import sql as pgsql
+
+from ..errors import OutboxError
+from . import rows, schema
+from .postgres_session import ask, connect, conninfo_of, described, settings, translated
+
+SCHEMA = "confiture_webhooks"
+TABLES = ("intents", "released", "deliveries", "bodies", "attempts", "endpoints")
+_RELEASE = f"{SCHEMA}.release(json, text)"
+_LOCK = 0x43465748
+"""Advisory: two runs that find no outbox make one."""
+_VERSION = f"SELECT version FROM {SCHEMA}.outbox_version"
+_OF_PGMQ = f"SELECT pg_catalog.to_regclass('{SCHEMA}.schema_version') IS NOT NULL AS is_there"
+_MISSING = (errors.UndefinedTable, errors.InvalidSchemaName)
+
+
+def _fitted(name: str, values: str) -> str:
+    """The statement *name*, a part of ``release``, with the fields of *values* in it."""
+    text = schema.queries()[name].replace("main.", f"{SCHEMA}.")
+    return re.sub(r"(?<!:):(\w+)", rf"{values}.\1", text)
+
+
+def _release() -> str:
+    """The function that releases an event: one statement, planned once for a session.
+
+    Its settings end with it, so that a migration's transaction keeps its own.
+    """
+    return f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.release(given json, wait text) RETURNS boolean LANGUAGE plpgsql
+SET search_path = pg_catalog SET lock_timeout = 0 SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+AS $release$
+DECLARE
+    head record;
+    one record;
+BEGIN
+    PERFORM set_config('lock_timeout', wait, true);
+    SELECT * INTO head FROM json_to_record(given) AS head (
+        event_id text, environment text, released_at bigint, token text, holder text,
+        deliveries json
+    );
+    IF head.event_id <> '' THEN
+        {_fitted("mark_released", "head")};
+    END IF;
+    {_fitted("unstage", "head")};
+    FOR one IN SELECT * FROM json_to_recordset(head.deliveries) AS one (
+        id text, event_id text, event_type text, endpoint text, environment text,
+        content_type text, traceparent text, tracestate text, correlation_id text,
+        created_at bigint, migration_version text, migration_name text, body bytea, token text,
+        holder text
+    ) LOOP
+        {_fitted("add_delivery", "one")};
+        {_fitted("add_body", "one")};
+        IF FOUND THEN
+            PERFORM pg_notify('{SCHEMA}', '');
+        END IF;
+        IF one.holder IS NOT NULL THEN
+            {_fitted("end_leases", "one")};
+        END IF;
+    END LOOP;
+    RETURN EXISTS (
+        SELECT 1 FROM {SCHEMA}.released AS mark
+        WHERE mark.event_id = head.event_id AND mark.token = head.token
+    );
+END
+$release$"""
+
+
+def version(connection: psycopg.Connection[Any]) -> int:
+    """The schema's version in the database; 0: it has no outbox."""
+    try:
+        *_, found = ask(connection, settings(), _VERSION)
+    except _MISSING:
+        *_, [old] = ask(connection, settings(), _OF_PGMQ)
+        return 1 if old["is_there"] else 0
+    # A copy of a database without its data does not say its version.
+    return int(found[0]["version"]) if found else schema.FIRST
+
+
+def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s") -> bool:
+    """Bring the database to the newest schema, in one transaction; whether anything was made.
+
+    Raises OutboxError for a database that another version has been at; psycopg.Error when the
+    server refuses.
+    """
+    had = version(connection)
+    if had == 1:
+        raise OutboxError(
+            f"outbox {where}: made by an unreleased confiture-webhooks, on pgmq",
+            "Deliver what it holds with that version, then remove it: DROP SCHEMA "
+            f"{SCHEMA} CASCADE; SELECT pgmq.drop_queue('{SCHEMA}')",
+        )
+    schema.check(had, f"outbox {where}", "CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>")
+    if had == schema.VERSION:
+        return False
+    try:
+        ask(
+            connection,
+            settings(statement_timeout=wait, lock_timeout=wait, search_path=SCHEMA),
+            f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK})",
+            *([f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}", _VERSION_TABLE] if had == 0 else []),
+            *schema.statements("postgres", had),
+            # These lock the tables against everybody, so not where a backup may be reading them.
+            *(_FITTINGS if had == 0 else ()),
+            _release(),
+            f"REVOKE ALL ON FUNCTION {_RELEASE} FROM PUBLIC",
+            _RIGHTS,
+            f"DELETE FROM {SCHEMA}.outbox_version",
+            f"INSERT INTO {SCHEMA}.outbox_version VALUES ({schema.VERSION})",
+        )
+    except (errors.DuplicateTable, errors.DuplicateObject):
+        return False  # another run has just made it
+    return True
+
+
+_VERSION_TABLE = (
+    f"CREATE TABLE {SCHEMA}.outbox_version (version integer NOT NULL); "
+    f"INSERT INTO {SCHEMA}.outbox_version VALUES (0)"
+)
+# Whoever brings an outbox forward, maybe an administrator: the function is of the tables' owner,
+# and those who may release by GRANTs that do not name it yet may call it.
+_RIGHTS = f"""DO $rights$ DECLARE one record; BEGIN
+    FOR one IN
+        SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC'
+            ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)) END AS name
+        FROM pg_catalog.pg_class JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid,
+            pg_catalog.aclexplode(relacl || attacl)
+        WHERE pg_class.oid = '{SCHEMA}.deliveries'::pg_catalog.regclass
+            AND privilege_type = 'INSERT'
+    LOOP
+        EXECUTE 'GRANT EXECUTE ON FUNCTION {_RELEASE} TO ' || one.name;
+    END LOOP;
+    EXECUTE pg_catalog.format('ALTER FUNCTION {_RELEASE} OWNER TO %I', (
+        SELECT pg_catalog.pg_get_userbyid(relowner) FROM pg_catalog.pg_class
+        WHERE pg_class.oid = '{SCHEMA}.deliveries'::pg_catalog.regclass
+    ));
+END $rights$"""
+_FITTINGS = tuple(
+    f"ALTER TABLE {SCHEMA}.{table} {change}"
+    # Rows are moved often and soon dead: they are cleared away early.
+    for change in ("SET (autovacuum_vacuum_scale_factor = 0.05)", "ENABLE ROW LEVEL SECURITY")
+    for table in TABLES
+)
+
+
+_RELEASED = (
+    "id, event_id, event_type, endpoint, environment, content_type, traceparent, tracestate, "
+    "correlation_id, created_at, migration_version, migration_name, due_at"
+)
+_MOVED = "state, due_at, is_ready, wakes_at, token, attempts, tries, finished_at"
+_ON_DELIVERIES = f"SELECT, INSERT ({_RELEASED}), UPDATE ({_MOVED}), DELETE"
+
+
+def grants(role: str, environment: str | None = None) -> list[str]:
+    """The statements that let *role* use an outbox it may not create.
+
+    With *environment* it may read and write the rows of that environment only.
+    """
+    import hashlib  # noqa: PLC0415  loads OpenSSL, which no run needs here
+
+    name = pgsql.Identifier(role).as_string(None)
+    # Longer names lose their end, which may be all that two roles differ in.
+    digest = hashlib.sha256(role.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    policy = pgsql.Identifier(f"confiture_webhooks {digest}").as_string(None)
+    own = pgsql.Literal(rows.text(environment or "")).as_string(None)
+    is_own = f"environment = {own}" if environment is not None else "true"
+    is_of_own = f"EXISTS (SELECT 1 FROM {SCHEMA}.deliveries WHERE deliveries.seq = {{}}.seq)"
+    rules = {
+        table: is_of_own.format(table) if table in ("bodies", "attempts") else is_own
+        for table in TABLES
+    }
+    whole = ("endpoints", "intents")
+    statements = [
+        f"GRANT USAGE ON SCHEMA {SCHEMA} TO {name};",
+        f"GRANT SELECT ON {SCHEMA}.outbox_version TO {name};",
+        *(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.{one} TO {name};" for one in whole),
+        # No role chooses a seq, which is another's next.
+        f"GRANT {_ON_DELIVERIES} ON {SCHEMA}.deliveries TO {name};",
+        f"GRANT SELECT, INSERT, DELETE ON {SCHEMA}.released TO {name};",
+        f"GRANT SELECT, INSERT ON {SCHEMA}.bodies, {SCHEMA}.attempts TO {name};",
+        f"GRANT EXECUTE ON FUNCTION {_RELEASE} TO {name};",
+    ]
+    for table, rule in rules.items():
+        place = f"ON {SCHEMA}.{table}"
+        statements += [
+            f"DROP POLICY IF EXISTS {policy} {place};",
+            f"CREATE POLICY {policy} {place} TO {name} USING ({rule}) WITH CHECK ({rule});",
+        ]
+    return statements
+
+
+@contextmanager
+def _briefly(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection for a question. Raises OutboxError."""
+    with translated(described(conninfo_of(dsn))), connect(conninfo_of(dsn)) as connection:
+        yield connection
+
+
+def is_there(dsn: str) -> bool:
+    """Whether the database at *dsn* has an outbox. Raises OutboxError when it cannot be asked."""
+    with _briefly(dsn) as connection:
+        try:
+            return version(connection) > 0
+        except errors.InsufficientPrivilege:
+            return True
+
+
+def has_outbox(dsn: str) -> bool:
+    """The same; ``False`` also when it cannot be asked."""
+    with suppress(OutboxError):
+        return is_there(dsn)
+    return False
+
+
+def may_make(dsn: str) -> bool:
+    """Whether the role of *dsn* may make one there. Raises OutboxError when it cannot be asked."""
+    question = "SELECT has_database_privilege(current_database(), 'CREATE') AS may"
+    with _briefly(dsn) as connection:
+        *_, [row] = ask(connection, settings(), question)
+        return bool(row["may"])
+
+
+def drop(dsn: str) -> None:
+    """Remove the outbox from the database, with all it holds."""
+    with _briefly(dsn) as connection:
+        if version(connection) > 0:
+            ask(connection, settings(statement_timeout="30s"), f"DROP SCHEMA {SCHEMA} CASCADE")
