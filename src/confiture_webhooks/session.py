@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -47,21 +47,21 @@ def migrate_on(run: Run, connection: Any) -> str | None:
     return None
 
 
+@dataclass(eq=False)
 class CommandSession:
     """One ``confiture migrate …`` command under observation."""
 
-    def __init__(self, settings: Settings, run: Run, invocation: Invocation) -> None:
-        self._settings = settings
-        self._run = run
-        self._invocation = invocation
-        self._engine: Any = None
-        self._sigterm: Sigterm | None = None
-        """Caught as soon as the command is a run."""
-        self._connections: list[Any] = []
-        """Held, not only known by id: an id is given again once its connection is gone."""
-        self._installed = ExitStack()
-        self.database: str | None = None
-        """The DSN of what is migrated, once it is known."""
+    settings: Settings
+    run: Run
+    invocation: Invocation
+    database: str | None = None
+    """The DSN of what is migrated, once it is known."""
+    _engine: Any = None
+    _sigterm: Sigterm | None = None
+    """Caught as soon as the command is a run."""
+    _connections: list[Any] = field(default_factory=list)
+    """Held, not only known by id: an id is given again once its connection is gone."""
+    _installed: ExitStack = field(default_factory=ExitStack)
 
     def install(self) -> None:
         """Begin the run, and take the host's seams for embedders: what was there stays beneath."""
@@ -77,23 +77,23 @@ class CommandSession:
             self._installed.callback(setattr, MigratorSession, name, vars(MigratorSession)[name])
             original = getattr(MigratorSession, name)
             setattr(MigratorSession, name, staticmethod(partial(stand_in, original)))
-        if self._invocation.is_run:
-            self._begin(f"confiture migrate {self._invocation.command}")
+        if self.invocation.is_run:
+            self._begin(f"confiture migrate {self.invocation.command}")
 
     def _make_engine(self, make: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         made = self._engine = make(*args, **kwargs)
-        with containing("observing the engine", self._run.report):
+        with containing("observing the engine", self.run.report):
             from .adapters.confiture import observe, observe_resume  # noqa: PLC0415
 
-            observe(made, self._run, self._is_active)
-            if self._invocation.resumes:
-                self._connected(made.connection, self._invocation.command)
-                observe_resume(made, self._run, self._invocation)
+            observe(made, self.run, self._is_active)
+            if self.invocation.resumes:
+                self._connected(made.connection, self.invocation.command)
+                observe_resume(made, self.run, self.invocation)
         return made
 
     def _make_lock(self, make: Callable[..., Any], /, connection: Any, config: Any) -> Any:
         command = getattr(config, "command", None)
-        if command and not self._invocation.is_rehearsal:
+        if command and not self.invocation.is_rehearsal:
             self._connected(connection, command)
         return make(connection, config)
 
@@ -101,25 +101,25 @@ class CommandSession:
         try:
             return load(path)
         except Exception as error:  # a migration that cannot be loaded has failed
-            with containing("recording a migration", self._run.report):
+            with containing("recording a migration", self.run.report):
                 from .adapters.confiture import report_unloadable  # noqa: PLC0415
 
                 if self._is_active(self._engine):
-                    way = self._invocation.direction
-                    report_unloadable(self._engine, self._run, path, way, error)
+                    way = self.invocation.direction
+                    report_unloadable(self._engine, self.run, path, way, error)
             raise
 
     def _begin(self, command: str) -> None:
         """The command is a run, also if it fails before it has a connection."""
         self._sigterm = Sigterm()
         self._sigterm.catch()
-        self._run.begin(command)
+        self.run.begin(command)
 
     def _connected(self, connection: Any, command: str) -> None:
         if self._sigterm is None:
             self._begin(command)
         self._connections.append(connection)
-        dsn = migrate_on(self._run, connection)
+        dsn = migrate_on(self.run, connection)
         self.database = self.database or dsn  # it may be closed later
 
     def _is_active(self, engine: Any) -> bool:
@@ -134,25 +134,25 @@ class CommandSession:
         """The command is over, its output written."""
         with suppress(Exception):  # its result is not lost if the process is killed from here on
             sys.stdout.flush()
-        with containing("ending a run", self._run.report):
+        with containing("ending a run", self.run.report):
             self._installed.close()
         if self._sigterm is None:
-            _log_faults(self._settings)
+            _log_faults(self.settings)
             return  # nothing was to be changed: left-overs wait for a real run
         failure = None
-        with containing("ending a run", self._run.report):
+        with containing("ending a run", self.run.report):
             failure = self._sigterm.failure
             if error is not None:
                 failure = failure or _failure(error)
                 from .adapters.failure import explain  # noqa: PLC0415
 
-                for migration in self._run.unsettled:
+                for migration in self.run.unsettled:
                     migration.error = migration.error or explain(error)
             if not self._connections:
                 from .adapters.backend import named  # noqa: PLC0415
 
-                self._run.database = named(self.dsn())
-        self._run.finish(failure.type if failure else None, failure)
+                self.run.database = named(self.dsn())
+        self.run.finish(failure.type if failure else None, failure)
         self._sigterm.pass_on()
 
     def dsn(self) -> str | None:
@@ -161,7 +161,7 @@ class CommandSession:
             return self.database
         from .adapters.backend import project_dsn  # noqa: PLC0415
 
-        given = self._invocation
+        given = self.invocation
         return given.database_url or project_dsn(given.config_file, os.environ)
 
 
