@@ -20,7 +20,6 @@ from urllib3.util import connection
 
 from ..transport import Response
 from .http_exchange import UNDER_WAY
-from .http_reason import BundleError, DeniedError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -51,6 +50,14 @@ KEEP_ALIVE = [
 SOCKS_PORT = 1080
 LEAST_PER_ADDRESS_S = 2.0
 """An address gets its share of the time left, and at least this: as with Go's dialer."""
+
+
+class BundleError(ssl.SSLError):
+    """A file with certificates or a key cannot be read."""
+
+
+class DeniedError(OSError):
+    """No address of the host may be dialled; its text is the rule that says so."""
 
 
 _lookups: dict[tuple[str, int], Future[list[Any]]] = {}

@@ -1,10 +1,13 @@
-"""An endpoint's ``requests`` session, and the traces and logs of its attempts."""
+"""An endpoint's ``requests`` session, its attempts' traces and logs, and why one had no answer."""
 
 from __future__ import annotations
 
+import http.client
 import io
 import logging
 import re
+import socket
+import ssl
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -15,20 +18,23 @@ import requests
 from opentelemetry import baggage, context, trace
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
-from requests.exceptions import InvalidProxyURL
+from requests.exceptions import InvalidProxyURL, InvalidSchema
+from requests.exceptions import ProxyError as RequestsProxyError
+from urllib3.exceptions import HeaderParsingError, ProxyError, ProxySchemeUnknown, ReadTimeoutError
+from urllib3.exceptions import SSLError as UrllibSSLError
 from urllib3.response import HTTPResponse
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from ..delivery import ERROR_TYPES
 from ..networks import origin
 from ..telemetry.context import without_http_spans
 from ..transport import Response
-from .http_connection import POOLS, SOCKS_POOLS, look_up, permitted
+from .http_connection import POOLS, SOCKS_POOLS, BundleError, DeniedError, look_up, permitted
 from .http_exchange import UNDER_WAY
-from .http_reason import BundleError, why
 from .http_way import Way, address_of, proxy_problem, way_to
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..transport import Request
     from .http_exchange import Exchange
@@ -273,3 +279,76 @@ def _describe_span(url: str, resend_count: int) -> None:
 def _is_not_ours(record: logging.LogRecord) -> bool:  # noqa: ARG001
     """Keep a record unless it is about an attempt: urllib3 logs paths and answers."""
     return UNDER_WAY.get(None) is None
+
+
+# Why there was no answer
+
+_TYPES: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
+    ("timeout", (TimeoutError, ReadTimeoutError)),
+    # Whatever went wrong before the proxy connected us says nothing of the receiver.
+    ("proxy", (ProxyError, ProxySchemeUnknown, RequestsProxyError, InvalidProxyURL, InvalidSchema)),
+    ("dns", (socket.gaierror,)),
+    ("connection_refused", (ConnectionRefusedError,)),
+    (
+        "connection_reset",
+        # TLS connections that just end: the peer closed, its certificate was not the matter.
+        (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError),
+    ),
+    ("tls", (ssl.SSLError, UrllibSSLError, CertificateError)),
+    ("protocol", (http.client.HTTPException, HeaderParsingError)),
+)
+"""In this order: a cause comes before its effects."""
+_CERTIFICATE = {
+    9: "not_yet_valid",
+    10: "expired",
+    18: "self_signed",
+    19: "untrusted",
+    20: "untrusted",
+    62: "wrong_host",
+    64: "wrong_host",
+}
+"""Of OpenSSL's codes for a certificate that does not verify."""
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNSUPPORTED_PROTOCOL"})
+"""OpenSSL's reasons for bytes that are no TLS."""
+_NO_FILE = frozenset({"NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", "KEY_VALUES_MISMATCH"})
+"""OpenSSL's reasons for a file without a certificate, or a key that fits none."""
+
+
+def why(error: BaseException) -> tuple[str, str | None]:
+    """The error type of *error*, and more about it, where it is known: ``expired``, ``no_tls``, …
+
+    The type is the first in the table that its chain has. More about a proxy that is not reached
+    is the error type that a receiver would have.
+    """
+    chain = list(_chain(error))
+    types = [name for name, kinds in _TYPES if any(isinstance(link, kinds) for link in chain)]
+    types.append("other")
+    reasons = [*map(_reason, chain), types[1] if types[0] == "proxy" else None]
+    return types[0], next((reason for reason in reasons if reason), None)
+
+
+def _reason(error: BaseException) -> str | None:
+    of_openssl = getattr(error, "reason", None)
+    reason: str | None = None
+    if isinstance(error, DeniedError):
+        reason = str(error)
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        reason = _CERTIFICATE.get(getattr(error, "verify_code", 0), "not_verified")
+    elif isinstance(error, BundleError) or of_openssl in _NO_FILE:
+        reason = "bundle"
+    elif isinstance(error, ssl.SSLError) and of_openssl in _NOT_TLS:
+        reason = "no_tls"
+    return reason
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """*error* and all it stands for: urllib3 and requests wrap in causes, reasons and arguments."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        link = waiting.pop()
+        if isinstance(link, BaseException) and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            waiting += [link.__cause__, link.__context__, getattr(link, "reason", None)]
+            waiting += [getattr(link, "original_error", None), *link.args]
