@@ -25,7 +25,6 @@ from confiture_webhooks.run.invocation import parse
 from confiture_webhooks.run.parts import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.run.run import Run
 from confiture_webhooks.session import CommandSession, attach, open_session
-from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.wiring import in_database, make_outbox
 from engines import FakeConnection, FakeEngine, a_migration
@@ -458,7 +457,7 @@ def test_a_wrong_configuration_is_exported_before_the_command_goes_on(
     telemetry = FakeTelemetry()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "ftp://a.invalid")
-    monkeypatch.setattr(Telemetry, "for_command", lambda **_: telemetry)
+    monkeypatch.setattr("confiture_webhooks.telemetry.Telemetry", lambda *_, **__: telemetry)
     opened_and_ended()
     assert [fault.setting for fault in telemetry.invalid] == ["CONFITURE_WEBHOOK_URL"]
     assert telemetry.shutdowns == [TELEMETRY_BUDGET]
