@@ -57,6 +57,7 @@ FOREIGN = (
     "pwd",
     "requests",
     "structlog",
+    "typer._adapters",
 )
 STATUS = struct.Struct("i")
 
@@ -302,6 +303,7 @@ def import_the_host() -> None:
     from confiture.cli.main import app
 
     commands = typer.main.get_command(app)
+    commands.commands["webhooks"].list_commands(None)  # builds ours, which is lazy
     typer.main.get_command = lambda _: commands
     with contextlib.suppress(SystemExit):
         app(["--version"])  # compiles the patterns of the host's output
