@@ -292,7 +292,8 @@ def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
             if found is None or version in engine.get_applied_versions():
                 return result
             slug = found.name.removesuffix(".up.sql").removeprefix(f"{version}_")
-            ledger, ref = Ledger(dsn_of(engine.connection)), MigrationRef(version=version, slug=slug)
+            ledger = Ledger(dsn_of(engine.connection))
+            ref = MigrationRef(version=version, slug=slug)
             backend = before(backend_of(engine), engine, version)
             migration = run.migration(ref, Direction.UP, backend)
             if migration is not None:
