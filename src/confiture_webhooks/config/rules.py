@@ -69,10 +69,10 @@ class Unset(Invalid):
         super().__init__(problem, f"Set {variable}")
 
 
-def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """``Did you mean …? `` for a near miss, else nothing."""
     names = list(known)
-    near = get_close_matches(word.lower(), names, 1, cutoff) if isinstance(word, str) else []
+    near = get_close_matches(word.lower(), names, 1) if isinstance(word, str) else []
     return f"Did you mean `{near[0]}`? " if near else ""
 
 

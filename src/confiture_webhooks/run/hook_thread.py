@@ -215,7 +215,7 @@ class LibraryGuard:
     not active.
     """
 
-    def __init__(self, *, is_active: bool = True) -> None:
+    def __init__(self, *, is_active: bool) -> None:
         self.replaced: list[str] = []
         """The names of what was put back, until somebody takes them."""
         self._kept = [
