@@ -57,10 +57,9 @@ class Listener:
     def stop(self) -> None:
         """End it. Nothing is called afterwards."""
         self._stopped.set()
-        if self._connection is not None:
+        if (connection := self._connection) is not None:
             # Whoever waits on the socket gets an error at once.
-            number = self._connection.fileno
-            with suppress(Exception), socket.socket(fileno=os.dup(number())) as cut:
+            with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as cut:
                 cut.shutdown(socket.SHUT_RDWR)
         self._thread.join(CONNECT_TIMEOUT_S)
 
