@@ -43,10 +43,6 @@ def text(value: str) -> str:
     return utf8(value).replace("\0", "\\x00")
 
 
-def _text_of(value: str | None) -> str | None:
-    return None if value is None else text(value)
-
-
 def delivery_values(delivery: Delivery) -> dict[str, Any]:
     """*delivery* as values of ``add_delivery`` and ``add_body``."""
     return {
@@ -57,11 +53,11 @@ def delivery_values(delivery: Delivery) -> dict[str, Any]:
         "environment": text(delivery.environment or ""),
         "content_type": text(delivery.content_type),
         "traceparent": text(delivery.trace.traceparent),
-        "tracestate": _text_of(delivery.trace.tracestate),
+        "tracestate": delivery.trace.tracestate and text(delivery.trace.tracestate),
         "correlation_id": text(delivery.correlation_id),
         "created_at": instant(delivery.created_at),
-        "migration_version": _text_of(delivery.migration_version),
-        "migration_name": _text_of(delivery.migration_name),
+        "migration_version": delivery.migration_version and text(delivery.migration_version),
+        "migration_name": delivery.migration_name and text(delivery.migration_name),
         "body": delivery.body,
     }
 

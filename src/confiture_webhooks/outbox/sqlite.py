@@ -173,7 +173,8 @@ class _Store:
                     _left_open.append(before)
                 left_s = deadline - time.monotonic()
                 if abs(left_s - self._patience_s) > PATIENCE_STEP_S:
-                    self._connection.execute(_patience(left_s))
+                    left_ms = max(1, int(left_s * 1000))
+                    self._connection.execute(f"PRAGMA busy_timeout = {left_ms}")
                     self._patience_s = left_s
                 yield self._connection
         except DamagedError:
@@ -243,11 +244,6 @@ def _open_file(path: Path) -> tuple[sqlite3.Connection, Place]:
     return connection, place
 
 
-def _patience(left_s: float) -> str:
-    """The statement that lets what follows wait *left_s* for other processes."""
-    return f"PRAGMA busy_timeout = {max(1, int(left_s * 1000))}"
-
-
 def _connected(path: Path | str) -> sqlite3.Connection:
     """A connection with rows by name, whose deletions take along what belongs to them."""
     connection = sqlite3.connect(
@@ -263,7 +259,8 @@ def _refusal_of_wal(connection: sqlite3.Connection) -> sqlite3.OperationalError 
     """Put the file into WAL mode; why not, where the file system cannot share memory."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        connection.execute(_patience(deadline - time.monotonic()))
+        left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+        connection.execute(f"PRAGMA busy_timeout = {left_ms}")
         try:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("BEGIN IMMEDIATE")

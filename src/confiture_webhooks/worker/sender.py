@@ -6,9 +6,9 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ..transport import prepare
 from .pace import LARGEST_BATCH, OpenDelivery
 
 if TYPE_CHECKING:
+    from ..endpoint import Endpoint
     from ..outbox import Claim, Outbox
     from ..telemetry import DeliverySpan, Telemetry, WorkerPassSpan
     from ..transport import Transport
@@ -82,20 +83,23 @@ class _NoSpan:
         """Nothing."""
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Sender:
     """Sends one delivery after the other, lane by lane, and records each attempt before the next.
 
     Spans of deliveries stay open for the next attempt for *hold*, and are linked to *passes*.
     """
 
+    endpoints: Sequence[Endpoint]
     outbox: Outbox
     transport: Transport
     telemetry: Telemetry
+    _: KW_ONLY
     environment: str | None
     hold: timedelta
-    passes: PassSpans | None
-    clock: Clock
+    poll: timedelta | None = None
+    passes: PassSpans | None = None
+    clock: Clock = field(default_factory=Clock)
     stopping: threading.Event = field(default_factory=threading.Event)
     guard: threading.Lock = field(default_factory=threading.Lock)
     """Of the paces that lanes share."""

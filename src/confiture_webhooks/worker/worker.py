@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from ..errors import OutboxError
 from .pace import LONGEST_REST, Pace
-from .sender import Clock, Sender
-
-if TYPE_CHECKING:
-    from ..endpoint import Endpoint
-    from ..outbox import Outbox
-    from ..telemetry import Telemetry
-    from ..transport import Transport
-    from .sender import PassSpans
+from .sender import Sender
 
 LEASE_MARGIN = timedelta(seconds=30)
 """A lease outlasts the longest attempt by this."""
@@ -30,6 +23,7 @@ FINISHING = timedelta(seconds=1)
 """How long an attempt may take to wind up beyond its endpoint's timeout."""
 
 
+@dataclass(eq=False, repr=False)
 class Worker(Sender):
     """Delivers what is due until it is stopped; never raises into its caller.
 
@@ -41,31 +35,9 @@ class Worker(Sender):
     sent.
     """
 
-    def __init__(
-        self,
-        endpoints: Sequence[Endpoint],
-        outbox: Outbox,
-        transport: Transport,
-        telemetry: Telemetry,
-        *,
-        environment: str | None,
-        hold: timedelta,
-        poll: timedelta | None = None,
-        passes: PassSpans | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        super().__init__(
-            outbox=outbox,
-            transport=transport,
-            telemetry=telemetry,
-            environment=environment,
-            hold=hold,
-            passes=passes,
-            clock=clock or Clock(),
-        )
-        self._poll = poll
+    def __post_init__(self) -> None:
         self._changed = threading.Condition()
-        self.paces = [Pace(endpoint) for endpoint in endpoints]
+        self.paces = [Pace(endpoint) for endpoint in self.endpoints]
         self._threads: defaultdict[str, list[threading.Thread]] = defaultdict(list)
 
     def start(self) -> None:
@@ -95,7 +67,7 @@ class Worker(Sender):
     def poll_every(self, poll: timedelta) -> None:
         """Look now, and from now on so often, for deliveries of other processes."""
         with self._changed:
-            self._poll = poll
+            self.poll = poll
         self.wake()
 
     def drain(
@@ -191,7 +163,7 @@ class Worker(Sender):
                 now, clock = self.clock.now(), self.clock.monotonic()
                 is_resting = pace.is_resting(now)
                 # A broken outbox is not asked more often because others may have news for it.
-                polls = self._poll is not None and not (is_resting or pace.faults)
+                polls = self.poll is not None and not (is_resting or pace.faults)
                 if polls and clock >= pace.polls_at:
                     pace.should_look = True
                 is_due = (pace.should_look and not is_resting) or (
@@ -201,8 +173,8 @@ class Worker(Sender):
                 if is_due and has_turn and pace.busy < pace.width:
                     pace.should_look, pace.due_at = False, None
                     pace.busy += 1
-                    if self._poll is not None:
-                        pace.polls_at = clock + self._poll.total_seconds()
+                    if self.poll is not None:
+                        pace.polls_at = clock + self.poll.total_seconds()
                     return True
                 # Noted only once: two resting lanes would wake each other without end.
                 if is_resting and (pace.should_look or pace.due_at != pace.rests_until):
