@@ -47,7 +47,7 @@ def migrate_on(run: Run, connection: Any) -> str | None:
     return None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CommandSession:
     """One ``confiture migrate …`` command under observation."""
 

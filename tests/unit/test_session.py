@@ -98,6 +98,14 @@ def host_session(
     )
 
 
+def test_a_session_shows_no_password() -> None:
+    """A traceback with local variables shows what ends a command, and no DSN in it."""
+    bench = Bench()
+    bench.session.database = "postgresql://app:canary@db/shop"
+    assert "canary" not in repr(bench.session.finish)
+    bench.session.finish(None)
+
+
 def test_what_was_there_before_is_put_back() -> None:
     """After the command the host's class attributes are the very objects they were."""
     before = {name: vars(MigratorSession)[name] for name in SEAMS}
