@@ -43,6 +43,12 @@ class File:
         self.content: dict[str, Any] = {}
         self.faults: list[Fault] = []
         """Of the file itself."""
+        self.environment: str | None = None
+        """Its ``name:``, else its stem.
+
+        A file that holds nothing but the block is named for itself: then the file that Confiture
+        was given comes before it, and CONFITURE_ENVIRONMENT.
+        """
         if self.path is None:
             return
         line = None
@@ -50,29 +56,19 @@ class File:
             self.content, line = read(self.path, needs=BLOCK if given else None)
         except Invalid as invalid:
             problem = f"names a file that {invalid.problem}" if given else invalid.problem
-            name = variables.CONFIG if given else str(self.path)
-            self.faults.append(Fault(name, problem, invalid.remedy))
+            setting = variables.CONFIG if given else str(self.path)
+            self.faults.append(Fault(setting, problem, invalid.remedy))
         if line is not None:
             problem = f"a key of `{BLOCK}:` stands there twice: the last one counts"
             self.faults.append(Fault(f"{self.path}:{line}", problem, "Remove one of them"))
-
-    def environment(self, config_file: Path | None, environ: Mapping[str, str]) -> str | None:
-        """The file's ``name:``, else its stem.
-
-        A file that holds nothing but the block is named for itself: then the file that Confiture
-        was given comes before it, and CONFITURE_ENVIRONMENT.
-        """
-        if self.path is None:
-            return None
         name = self.content.get("name")
         if isinstance(name, str) and name.strip():
-            return name
-        named = ""
-        if environ.get(variables.CONFIG):
-            if config_file not in {None, Path(command_watch.USUAL_FILE)}:
-                return File(config_file, {}).environment(config_file, {})
-            named = environ.get(variables.ENVIRONMENT, "").strip()
-        return named or self.path.stem or None
+            self.environment = name
+        elif given and config_file not in {None, Path(command_watch.USUAL_FILE)}:
+            self.environment = File(config_file, {}).environment
+        else:
+            named = environ.get(variables.ENVIRONMENT, "").strip() if given else ""
+            self.environment = named or self.path.stem or None
 
 
 def read(path: Path, needs: str | None = None) -> tuple[dict[str, Any], int | None]:

@@ -281,7 +281,7 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
     file = File(config_file, environ)
     reading, variable = Reading(setting, environ), Reading(_variable)
     block = _block(file, reading)
-    environment = file.environment(config_file, environ)
+    environment = file.environment
     rows: list[Row] = [(reading, row, "allow_http: true") for row in block["endpoints"]]
     if environ.get(variables.URL):
         row = _default_endpoint(environ, variable)
