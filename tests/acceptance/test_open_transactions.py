@@ -78,7 +78,7 @@ def test_slow_hook_files_cost_no_idle_transaction(project: Any, receiver: Any, o
     hooks = project.path / "confiture_hooks"
     hooks.mkdir()
     (hooks / "slow.py").write_text(
-        "import time\ntime.sleep(3)\nfrom confiture.hooks import register_hook\n"
+        "import time\ntime.sleep(2)\nfrom confiture.hooks import register_hook\n"
         "@register_hook('post_execute')\ndef f(c): print('hooked', c.migration_name)\n"
     )
     done = project.confiture("migrate", "up")
