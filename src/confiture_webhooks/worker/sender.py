@@ -49,14 +49,15 @@ class PassSpans:
         self._span: WorkerPassSpan | None = None
         self._ends_at = 0.0
 
-    def begin(self) -> WorkerPassSpan:
-        """The pass under way, which is begun if there is none."""
+    def begin(self, claims: int = 1) -> WorkerPassSpan:
+        """The pass under way, to which *claims* more belong; it is begun if there is none."""
         with self._lock:
             if time.monotonic() >= self._ends_at:
                 self._finish()
             if self._span is None:
                 self._span = self._telemetry.worker_pass()
                 self._ends_at = time.monotonic() + LONGEST_PASS_SPAN.total_seconds()
+            self._span.claimed += claims
             return self._span
 
     def end(self) -> None:
@@ -166,8 +167,6 @@ class Sender:
     def _begin_span(self, claim: Claim) -> DeliverySpan:
         try:
             worker_pass = self.passes.begin() if self.passes is not None else None
-            if worker_pass is not None:
-                worker_pass.claimed += 1
             return self.telemetry.delivery(claim.delivery, worker_pass)
         except Exception as error:  # noqa: BLE001  telemetry never breaks a delivery
             self.telemetry.failed("span", error)
