@@ -274,11 +274,13 @@ def _session_of(
     is_project = is_project or bool(os.environ.get(OUTBOX)) or outbox_exists(settings)
     if not is_project:  # where Confiture will refuse, no outbox is created
         settings = replace(settings, outbox="memory")
-    made = parts(
-        settings,
-        partial(make_telemetry, settings),
-        lambda: session.dsn(),  # noqa: PLW0108  made below
-        terminal.say,
+    made = replace(
+        parts(
+            settings,
+            partial(make_telemetry, settings),
+            lambda: session.dsn(),  # noqa: PLW0108  made below
+            terminal.say,
+        ),
         hooks=partial(hook_sources, files) if files else None,
         exports=exports,
         shows_progress=True,
@@ -377,7 +379,7 @@ def _library_run(settings: Settings, connection: Any) -> Run:
 
     telemetry = make_telemetry(settings, is_library=True)
     dsn = dsn_of(connection) if settings.place.kind == "postgres" else None
-    made = parts(settings, lambda: telemetry, lambda: dsn, note, exports=lambda: True)
+    made = replace(parts(settings, lambda: telemetry, lambda: dsn, note), exports=lambda: True)
     if not settings.recorded:
         note(f"no endpoint is configured: no webhook will be sent. Give config_file=, or set {URL}")
     return Run(settings, made, note)

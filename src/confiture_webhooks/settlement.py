@@ -1,6 +1,6 @@
 """The rule that settles an intent: how a migration ended whose run was killed.
 
-First, whether it can be told at all; then, whether the migration is over; then what the ledger
+First, whether anybody can know it; then, whether the migration is over; then what the ledger
 says. The first row that fits decides.
 
 | what is known | verdict |

@@ -174,12 +174,8 @@ def parts(
     telemetry: Callable[[], Telemetry],
     database: Callable[[], str | None],
     say: Callable[[str], None],
-    **facts: Any,
 ) -> Parts:
-    """What a run with *settings* is put together from; *facts* are further fields of ``Parts``.
-
-    *database* finds the DSN of the migrated one.
-    """
+    """What a run with *settings* is put together from; *database* finds the migrated one's DSN."""
 
     def outbox(telemetry: Telemetry) -> Outbox:
         def report(text: str) -> None:
@@ -196,7 +192,6 @@ def parts(
         transport=make_transport,
         is_in=partial(is_outbox_in, settings),
         has_leftovers=lambda: outbox_exists(in_database(settings, database), is_asked=True),
-        **facts,
     )
 
 

@@ -40,7 +40,7 @@ class RowTally:
     It counts what runs through the migration's connection between ``counting`` and its end.
     ``total`` is ``None`` when nothing ran through it, or when a statement hides what it
     does (``DO``, ``CALL``, a data-modifying WITH, a ``stream`` that writes, a server-side COPY
-    that cannot be told from an export).
+    that may be an export).
     """
 
     def __init__(self, ledger: str = "tb_confiture") -> None:
