@@ -27,9 +27,9 @@ Side = Callable[[trustme.CA, Path], ssl.SSLContext]
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Project:
-    """A directory to run the doctor in; no database is needed."""
-    return Project(tmp_path / "project", "postgresql://nobody@127.0.0.1:1/nothing")
+def here(tmp_path: Path, outbox_database: str) -> Project:
+    """A directory to run the doctor in, on a database that is only asked whether it is there."""
+    return Project(tmp_path / "project", outbox_database)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +39,11 @@ def authority() -> trustme.CA:
 
 
 def test_without_an_endpoint_no_row_promises_a_webhook(project: Project) -> None:
-    """The row of the commands is about what Confiture shows, not about what is sent."""
+    """The row of the commands is about what Confiture shows to the plugin, not about what is sent."""
     project.environment_file()
     done = project.confiture("webhooks", "doctor")
     assert "no endpoint and no hook file: no webhook is sent" in done.stdout
-    assert "✅ commands: Confiture shows `confiture migrate up` to its plugins" in done.stdout
+    assert "✅ commands: this plugin sees `confiture migrate up`" in done.stdout
     assert "sends webhooks" not in done.stdout
 
 
@@ -318,6 +318,8 @@ def test_a_collector_is_looked_for_the_way_exports_go(
     with Peer(answers(OK), tls=issued("localhost")(authority, tmp_path)) as peer:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": of_localhost(peer)}
         row = "collector: traces, metrics, logs"
+        wrong = diagnosed(here, {}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "foo"})[1]["collector"]
+        assert wrong["status"] == "problem"  # and no row that nothing is exported
         assert "not trusted here" in problems(diagnosed(here, {}, env)[1])[row]
         known = {**env, "OTEL_EXPORTER_OTLP_CERTIFICATE": trusted["REQUESTS_CA_BUNDLE"]}
         assert row not in problems(diagnosed(here, {}, known)[1])
@@ -345,6 +347,7 @@ def test_the_doctor_names_what_is_wrong(project: Any, receiver: Any) -> None:
     assert status["configuration"] == "ok"
     assert status["alive: connects"] == status["alive: signs"] == status["alive: clock"] == "ok"
     assert status["dead: connects"] == "problem"
+    assert "dead: clock" not in status  # there was no answer
     assert status["open: signs"] == "warning"
     assert status["outbox"] == "ok"
     assert status["collector: traces, metrics, logs"] == "problem"
@@ -362,7 +365,7 @@ def test_an_outbox_that_cannot_be_made(here: Project) -> None:
     assert done.returncode == 1
     rows = {row["check"]: row for row in json.loads(done.stdout)["checks"]}
     assert rows["outbox"]["status"] == "problem"
-    assert "outbox /proc/nowhere/x.db" in rows["outbox"]["detail"]
+    assert rows["outbox"]["detail"].startswith("/proc/nowhere/x.db: ")
     assert "memory ends with the command" not in rows["outbox"]["remedy"]
     checked = here.confiture("webhooks", "check", env=env)
     assert (checked.returncode, "outbox: /proc/nowhere/x.db" in checked.stderr) == (5, True)
@@ -386,12 +389,20 @@ def test_a_damaged_outbox_is_only_looked_at(here: Project, receiver: Any) -> Non
 
 def test_a_database_that_does_not_answer_has_words_and_a_remedy(here: Project) -> None:
     """No class of an exception: what is wrong with which database, and what to do."""
-    _, rows = diagnosed(here, {})
+    here.database_url = "postgresql://nobody@127.0.0.1:1/nothing"
+    code, rows = diagnosed(here, {})
     row = rows["database"]
-    assert row["status"] == "warning"
+    assert (code, row["status"]) == (5, "problem")  # nothing is configured here, either
     assert row["detail"] == ("not reached: the server does not answer or has closed the connection")
-    assert "database_url" in row["remedy"]
-    assert row["remedy"] == "Check that it runs, and `database_url`"
+    remedy = "Check that it runs, and its address in"
+    assert row["remedy"] == f"{remedy} `database_url` of db/environments/local.yaml"
+    variable = {"CONFITURE_DATABASE_URL": here.database_url}
+    found = diagnosed(here, {}, variable)[1]["database"]
+    assert found["remedy"] == f"{remedy} CONFITURE_DATABASE_URL"
+    variable["CONFITURE_WEBHOOK_OUTBOX"] = "postgres"
+    for command in ("status", "list"):
+        done = here.confiture("webhooks", command, env=variable)
+        assert f"{remedy} CONFITURE_DATABASE_URL. For an outbox elsewhere" in done.stderr
     here.database_url = "no address"
     assert diagnosed(here, {})[1]["database"]["detail"] == "its address cannot be read"
 

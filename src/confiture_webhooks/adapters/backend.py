@@ -186,6 +186,13 @@ def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | N
         return None
 
 
+def address_setting(config_file: Path | None, environ: Mapping[str, str]) -> str:
+    """The setting that names the database here, for a sentence."""
+    if config_file is not None and names_database(config_file, {}):
+        return f"`database_url` of {config_file}"
+    return next((name for name in VARIABLES if environ.get(name)), VARIABLES[0])
+
+
 def names_database(config_file: Path | None, environ: Mapping[str, str]) -> bool:
     """Whether the file, or a variable, names the database; otherwise it is the host's default."""
     if config_file is None or environ.get(VARIABLES[0]):

@@ -158,13 +158,19 @@ class Context:
         return outbox_place(self.settings)
 
     def explained(self, error: OutboxError) -> OutboxError | ConfigError:
-        """*error*, or that the environment file does not name the outbox's database."""
-        from ..adapters.backend import names_database  # noqa: PLC0415
-
+        """*error* with the setting that names its database, or that the file does not name it."""
         file, place = self.invocation.config_file, self.settings.place
-        is_project = place.kind == "postgres" and place.rest in {"", self.dsn}
-        if not is_project or names_database(file, os.environ):
+        if place.kind != "postgres":
             return error
+        from ..adapters.backend import address_setting, names_database  # noqa: PLC0415
+        from ..outbox.postgres_session import ADDRESS  # noqa: PLC0415
+
+        is_project = place.rest in {"", self.dsn}
+        if not is_project or names_database(file, os.environ):
+            own = OUTBOX if os.environ.get(OUTBOX) else "`outbox`"
+            setting = address_setting(file, os.environ) if is_project else own
+            remedy = error.remedy and error.remedy.replace(ADDRESS, setting)
+            return OutboxError(error.problem, remedy)
         remedy = f"Set {DSN}, or `database_url` in the environment file"
         return refusal(str(file or "outbox postgres"), "names no database", remedy)
 

@@ -90,7 +90,7 @@ def _commands(refused: Fault | None) -> Check:
     why = "this Confiture does not show it to plugins"
     try:
         if sees_commands():
-            return ok("commands", "Confiture shows `confiture migrate up` to its plugins")
+            return ok("commands", "this plugin sees `confiture migrate up`")
     except Exception as error:  # noqa: BLE001  whatever the host's command line raises
         why = type(error).__name__
     remedy = "Report this with the versions of confiture, typer and click"
@@ -129,8 +129,9 @@ def _collector() -> Iterator[Check]:
     wanted = plan(os.environ)
     for fault in wanted.faults:
         yield wrong("collector", fault.what, fault.remedy)
-    if not wanted.exports:
-        yield skipped("collector", "nothing is exported; OTEL_EXPORTER_OTLP_ENDPOINT would")
+    if not wanted.exports and not wanted.faults:
+        how = "To export, set OTEL_EXPORTER_OTLP_ENDPOINT"
+        yield skipped("collector", "nothing is exported", how)
     by_address: dict[tuple[str, str], list[Export]] = {}
     for export in wanted.exports:
         if export.protocol != CONSOLE:

@@ -285,7 +285,8 @@ def way_to(endpoint: Endpoint) -> Iterator[Check]:
         is_open = step == "proxy" and scheme == "http" and found.error_type == "403"
         yield (warn if is_open else wrong)(name, *stopped)
         break
-    yield _clock(endpoint.name, found.skew)
+    if stopped is None or found.skew is not None:
+        yield _clock(endpoint.name, found.skew)
 
 
 def _steps(found: Reach, scheme: str) -> list[str]:

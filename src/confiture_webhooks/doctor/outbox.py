@@ -168,7 +168,7 @@ def outbox_checks(settings: Settings) -> Iterator[Check]:
     except OutboxError as error:
         is_postgres = settings.place.kind == "postgres"
         remedy = error.remedy or (_init(settings) if is_postgres else OTHER_OUTBOX)
-        yield wrong("outbox", error.problem, remedy)
+        yield wrong("outbox", error.problem.removeprefix("outbox "), remedy)
 
 
 def _checked(settings: Settings) -> Iterator[Check]:
@@ -180,7 +180,7 @@ def _checked(settings: Settings) -> Iterator[Check]:
         return
     if settings.place.kind == "postgres" and (lacking := missing_rights(postgres_dsn(settings))):
         problem = f"this role may not {', '.join(lacking)} in {outbox_place(settings)}"
-        yield wrong("outbox", problem, f"{_init(settings)}, and run them as its owner")
+        yield wrong("outbox", problem, f"{_init(settings)}, and run them as the database's owner")
         return
     yield _kept(settings, findings)
     for wait in findings.waits:
@@ -272,7 +272,7 @@ _STANDBY = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')
 
 
 def database(invocation: Invocation, dsn: str | None) -> Iterator[Check]:
-    """Whether it takes writes; one that is not reached is the host's to report."""
+    """Whether it takes writes: a run fails without it."""
     if invocation.missing is not None:
         problem = f"a run here fails: {invocation.missing} does not exist"
         remedy = "Go to the project's directory, name the file with --config, or set"
@@ -294,26 +294,27 @@ def database(invocation: Invocation, dsn: str | None) -> Iterator[Check]:
         remedy = "Reset default_transaction_read_only for the role or the database"
         yield wrong("database", "its sessions are read-only for this role", remedy)
     else:
-        yield ok("database", "takes writes")
+        yield ok("database", "it is reached and takes writes")
 
 
 def _not_reached(error: Exception, config_file: Path | None) -> Check:
     """Why the database does not answer, without the server's words, and what to do."""
     import psycopg  # noqa: PLC0415
 
-    from ..adapters.backend import names_database  # noqa: PLC0415
-    from ..outbox.postgres_session import NAMED, reason_of  # noqa: PLC0415
+    from ..adapters.backend import address_setting, names_database  # noqa: PLC0415
+    from ..outbox.postgres_session import ADDRESS, NAMED, reason_of  # noqa: PLC0415
 
     if config_file is not None and not names_database(config_file, os.environ):
         problem = f"{config_file} names none, and the default of Confiture does not answer"
         remedy = "Set CONFITURE_DATABASE_URL, or `database_url` in the file"
-        return warn("database", problem, remedy)
+        return wrong("database", problem, remedy)
     known = error if isinstance(error, psycopg.Error) else psycopg.OperationalError()
     if isinstance(known, psycopg.ProgrammingError) and known.sqlstate is None:
         remedy = "Write it as postgresql://user:password@host:5432/database"
-        return warn("database", "its address cannot be read", remedy)
+        return wrong("database", "its address cannot be read", remedy)
     reason, remedy = reason_of(known)
-    return warn("database", f"not reached: {reason}", remedy.removesuffix(NAMED))
+    remedy = remedy.removesuffix(NAMED).replace(ADDRESS, address_setting(config_file, os.environ))
+    return wrong("database", f"not reached: {reason}", remedy)
 
 
 def missing_rights(dsn: str) -> list[str]:

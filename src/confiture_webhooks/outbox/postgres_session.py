@@ -35,6 +35,8 @@ _SETTINGS = {
 }
 """Not as role or database may have them; a plan made for an empty table must suit a full one."""
 _BEGINNING = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
+ADDRESS = "`database_url` or CONFITURE_DATABASE_URL"
+"""In a remedy, where the address is set; a command that knows which of them puts that here."""
 NAMED = ". For an outbox elsewhere, set CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
 
 
@@ -183,7 +185,7 @@ def translated(where: str, init: str | None = None) -> Iterator[None]:
         raise OutboxError(f"outbox {where}: {problem}") from error
 
 
-_DSN = f"Check the DSN: `database_url`, or CONFITURE_DATABASE_URL{NAMED}"
+_DSN = f"Check its address in {ADDRESS}{NAMED}"
 _REFUSALS = (
     # libpq gives no SQLSTATE of a refused connection: its text, or the server's, has the words.
     (
@@ -242,7 +244,7 @@ def reason_of(error: psycopg.Error, init: str | None = None) -> tuple[str, str]:
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
         return (
             "the server does not answer or has closed the connection",
-            f"Check that it runs, and `database_url`{NAMED}",
+            f"Check that it runs, and its address in {ADDRESS}{NAMED}",
         )
     return (
         f"the server refuses ({name}{f', {error.sqlstate}' if error.sqlstate else ''})",
