@@ -18,7 +18,8 @@ HEAD = """# Commands
 
 Each command takes `--help`. Exit codes follow Confiture's own: 0 is well, 1 is no, 2 is a wrong
 command line, 5 is a wrong configuration. `--format json` prints one JSON document to standard
-output, and nothing else there.
+output, and nothing else there; a wrong command line is reported on
+standard error alone.
 
 <!-- made by scripts/commands_page.py: change the commands, not this page -->
 """

@@ -165,7 +165,7 @@ def operators_outbox(
         if creates or is_there(postgres_dsn(settings)):
             return make_outbox(settings, notice)
     place = outbox_place(settings)
-    notice(f"There is no outbox at {place} yet")
+    notice(f"There is no outbox at {place}")
     return make_outbox(Settings(outbox="memory"), notice)
 
 

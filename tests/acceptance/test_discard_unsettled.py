@@ -55,7 +55,7 @@ def test_a_run_whose_database_is_gone_is_dropped(killed: Any, receiver: Any, dat
     assert "its database does not answer" in shown
     asked = project.confiture("webhooks", "discard", event_id[:14])
     assert asked.returncode == 1
-    assert "Discard 1 unsettled migration (001_a: its database does not answer)" in asked.stderr
+    assert "discard 1 unsettled migration (001_a: its database does not answer)" in asked.stderr
     assert "Add --yes" in asked.stderr
     assert status(project)["unsettled"] == 1
     done = project.confiture("webhooks", "discard", event_id, "--yes")

@@ -122,7 +122,7 @@ def test_a_terminal_is_asked(operated: Project) -> None:
     """On a terminal a redelivery is asked for: no changes nothing, yes does it."""
     code, shown = on_terminal(operated, "webhooks", "redeliver", "--dead", typed="n\n")
     assert code == 1
-    assert "Redeliver 3 dead letters: local 3?" in shown
+    assert "Redeliver 3 dead letters: local 3? [y/N]" in shown
     assert set(states(operated).values()) == {"dead_letter", "delivered"}
     code, shown = on_terminal(
         operated, "webhooks", "redeliver", "--dead", "--later", "--endpoint", "a", typed="y\n"

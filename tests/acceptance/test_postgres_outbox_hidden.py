@@ -79,6 +79,12 @@ def test_a_role_without_create_migrates_with_what_init_printed(project: Any, rec
     assert made.returncode == 0, made.stderr
     document = json.loads(made.stdout)
     assert document["created"]
+    status = project.confiture("webhooks", "status", "-f", "json")
+    assert document["outbox"] == json.loads(status.stdout)["outbox"]
+    unnamed = project.confiture("webhooks", "outbox", "init", "-f", "json")
+    assert (document["role"], json.loads(unnamed.stdout)["role"]) == ("deployer", None)
+    hint = "Below, the_role is a placeholder: name the role that migrates with --role"
+    assert hint in project.confiture("webhooks", "outbox", "init").stderr
     again = project.confiture("webhooks", "outbox", "init", "--role", "deployer")
     assert again.returncode == 0
     assert "The role deployer does not exist yet. Create it" in again.stderr

@@ -6,21 +6,28 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..delivery import Attempt, State
 from ..event import EventType, rfc3339
-from ..outbox import Unreadable
-from ..outlook import NO_ENVIRONMENT, Standing, rest_of, shown_environment
+from ..outlook import NO_ENVIRONMENT, shown_environment
 from ..remedy import shown
 from ..run.run_outbox import KEPT_FOR
 from ..terminal import say
 from .context import Context, opened
 from .options import RECORDED, SHORTEST, ConfigOpt, FormatOpt, not_empty, one_of, since, whole_trace
-from .selection import EVERY, candidates, check_endpoint, find, is_unsettled
+from .selection import (
+    EVERY,
+    MOST_SHOWN,
+    candidates,
+    check_endpoint,
+    documents,
+    find,
+    is_unsettled,
+)
 from .tables import CommandError, length, line, milliseconds, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
@@ -28,40 +35,6 @@ if TYPE_CHECKING:
     from ..outbox import Row
 
 LIMIT = 100
-
-
-def documents(context: Context, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Deliveries as JSON has them; of one that waits for an endpoint that rests, until when."""
-    now = datetime.now(UTC)
-    environments = {row.delivery.environment for row in rows}
-    standing = {one: context.outbox.standing(one) for one in environments}
-    own = {(context.environment, one.name): one for one in context.settings.recorded}
-    found = []
-    for row in rows:
-        one = row.delivery
-        stands = standing[one.environment].get(one.endpoint, Standing(None, None))
-        until = rest_of(stands, own.get((one.environment, one.endpoint)), now)
-        is_resting = row.state is State.PENDING and until is not None and until > now
-        found.append(
-            {
-                "id": one.id,
-                "event_id": one.event_id,
-                "event_type": one.event_type.value,
-                "endpoint": one.endpoint,
-                "environment": one.environment,
-                "migration_version": one.migration_version,
-                "migration_name": one.migration_name,
-                "state": row.state.value,
-                "attempts": row.attempts,
-                "last_answer": row.last_answer,
-                "created_at": rfc3339(one.created_at),
-                "next_attempt_at": rfc3339(row.next_attempt_at) if row.next_attempt_at else None,
-                "correlation_id": one.correlation_id,
-                **({"rests_until": rfc3339(until)} if until and is_resting else {}),
-                **({"unreadable": one.reason} if isinstance(one, Unreadable) else {}),
-            }
-        )
-    return found
 
 
 _COLUMNS = (
@@ -296,7 +269,8 @@ def _sought(context: Context, given: str) -> Sequence[Row]:
     rows, ids = find(context.outbox, given)
     if len(ids) > 1:
         problem = f"{len(ids)} ids begin with {given}. Give more characters"
-        raise CommandError(problem, candidates=candidates(rows))
+        meant = documents(context, rows[:MOST_SHOWN])
+        raise CommandError(problem, lines=candidates(rows), candidates=meant)
     if rows:
         return rows
     if is_unsettled(context, given):
@@ -309,4 +283,4 @@ def _sought(context: Context, given: str) -> Sequence[Row]:
         "The log lines of the run have the event id and the trace id: search for either",
         f"List what is here: {shown('list')}",
     )
-    raise CommandError(f"There is no delivery {given} in {context.where}", hints=hints)
+    raise CommandError(f"There is no delivery {given} in {context.where}", lines=hints, hints=hints)

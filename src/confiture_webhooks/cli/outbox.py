@@ -10,7 +10,7 @@ import typer
 from ..errors import OutboxError
 from ..outlook import listed
 from ..terminal import counted, printable, say
-from ..wiring import postgres_dsn, sqlite_path
+from ..wiring import outbox_place, postgres_dsn, sqlite_path
 from .context import Context, opened, refusal
 from .options import ConfigOpt, FormatOpt, YesOpt
 from .status import runs
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..config import Settings
 
 PLACEHOLDER = "the_role"
+"""In the GRANTs, if no role is named."""
 
 outbox_app = typer.Typer(no_args_is_help=True, help="Create or remove the outbox")
 
@@ -28,8 +29,8 @@ outbox_app = typer.Typer(no_args_is_help=True, help="Create or remove the outbox
 @with_exit_codes
 def init(
     role: Annotated[
-        str, typer.Option("--role", help="The role that migrates, for the GRANTs")
-    ] = PLACEHOLDER,
+        str | None, typer.Option("--role", help="The role that migrates, for the GRANTs")
+    ] = None,
     environment: Annotated[
         str | None,
         typer.Option("--environment", help="The GRANTs are for this environment's rows only"),
@@ -55,7 +56,7 @@ def init(
       1  It could not be created.
       5  The configuration is invalid, or names another outbox.
     """
-    for option, name in (("--role", role), ("--environment", environment or "")):
+    for option, name in (("--role", role or ""), ("--environment", environment or "")):
         if not name.isprintable():  # it would be pasted into a terminal
             raise refusal(option, "has characters that cannot be shown", "Correct it")
     settings = Context(config=config).settings
@@ -67,17 +68,20 @@ def init(
 
     known = environment or settings.environment
     with closing(PostgresOutbox(postgres_dsn(settings), environment=known)) as outbox:
-        where, is_made = outbox.where, outbox.has_made
-        is_missing = role != PLACEHOLDER and not outbox.has_role(role)
-    granted = grants(role, environment)
+        where, is_made = outbox_place(settings), outbox.has_made
+        is_missing = role is not None and not outbox.has_role(role)
+    granted = grants(role or PLACEHOLDER, environment)
     if output == "json":
-        print_json({"ok": True, "outbox": where, "created": is_made, "grants": granted})
+        made = {"outbox": where, "created": is_made, "role": role, "grants": granted}
+        print_json({"ok": True, **made})
         return
     done = "created" if is_made else "already there, nothing to do"
     say(f"✅ outbox {where}: {done}", style="green")
-    if is_missing:
+    if role is None:
+        say(f"Below, {PLACEHOLDER} is a placeholder: name the role that migrates with --role")
+    elif is_missing:
         say(f"The role {printable(role)} does not exist yet. Create it before you run these")
-    say(f"Run these as its owner, so that {printable(role)} can use it:")
+    say("Run these as the outbox's owner, so that the role can use it:")
     print(*granted, sep="\n")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import State
 from ..event import rfc3339
-from ..outlook import listed, shown_environment
+from ..outbox import Unreadable
+from ..outlook import Standing, listed, rest_of, shown_environment
 from ..remedy import shown, shown_for
 from ..settlement import Ending
 from ..terminal import say
@@ -25,6 +27,40 @@ if TYPE_CHECKING:
 EVERY = 10_000
 """So many are read at once: a year of dead letters fits into no memory."""
 MOST_SHOWN = 20
+
+
+def documents(context: Context, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Deliveries as JSON has them; of one that waits for an endpoint that rests, until when."""
+    now = datetime.now(UTC)
+    environments = {row.delivery.environment for row in rows}
+    standing = {one: context.outbox.standing(one) for one in environments}
+    own = {(context.environment, one.name): one for one in context.settings.recorded}
+    found = []
+    for row in rows:
+        one = row.delivery
+        stands = standing[one.environment].get(one.endpoint, Standing(None, None))
+        until = rest_of(stands, own.get((one.environment, one.endpoint)), now)
+        is_resting = row.state is State.PENDING and until is not None and until > now
+        found.append(
+            {
+                "id": one.id,
+                "event_id": one.event_id,
+                "event_type": one.event_type.value,
+                "endpoint": one.endpoint,
+                "environment": one.environment,
+                "migration_version": one.migration_version,
+                "migration_name": one.migration_name,
+                "state": row.state.value,
+                "attempts": row.attempts,
+                "last_answer": row.last_answer,
+                "created_at": rfc3339(one.created_at),
+                "next_attempt_at": rfc3339(row.next_attempt_at) if row.next_attempt_at else None,
+                "correlation_id": one.correlation_id,
+                **({"rests_until": rfc3339(until)} if until and is_resting else {}),
+                **({"unreadable": one.reason} if isinstance(one, Unreadable) else {}),
+            }
+        )
+    return found
 
 
 def find(outbox: Outbox, given: str) -> tuple[Sequence[Row], set[str]]:
@@ -88,14 +124,15 @@ def _named(
     context: Context, verb: str, ids: Sequence[str], endpoint: str | None, everywhere: bool
 ) -> list[Row]:
     rows: dict[str, Row] = {}
-    refused, unclear = [], []
+    refused: list[str] = []
+    unclear: list[Row] = []
     for given in ids:
         found, whole = find(context.outbox, given)
         meant = [row for row in found if endpoint in (None, row.delivery.endpoint)]
         why = None if meant else f"not to {endpoint}"
         if len(whole) > 1:
             why = f"the beginning of {len(whole)} ids"
-            unclear += candidates(found)
+            unclear += found
         elif not found:
             is_open = is_unsettled(context, given)
             why = "its end is not known yet" if is_open else f"unknown. See {shown('list')}"
@@ -109,7 +146,8 @@ def _named(
             refused.append(f"{given} ({why})")
     if refused:
         problem = f"Not possible: {', '.join(refused)}. Nothing was changed"
-        raise CommandError(problem, candidates=unclear)
+        may_be = documents(context, unclear[:MOST_SHOWN])
+        raise CommandError(problem, lines=candidates(unclear), candidates=may_be)
     return list(rows.values())
 
 

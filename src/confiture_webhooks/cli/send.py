@@ -168,8 +168,9 @@ def deliver(
     EXIT CODES:
       0  Nothing is left due, or the worker was asked to end.
       1  A delivery failed (it is retried on its schedule, or a dead letter), waits for an endpoint
-         that is off or not configured, or the outbox cannot be used.
-      5  The configuration is invalid.
+         that is off, not configured or wrongly configured, or the outbox cannot be used.
+      5  The file or the outbox's setting is invalid, or no endpoint is left. A fault of one
+         endpoint does not stop the others; `check` exits with 5 for every fault.
     """
     context = Context(config=config, is_sending=True)
     settings = context.sending_settings

@@ -29,10 +29,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 class CommandError(WebhooksError):
-    """A command cannot do what it was asked; *more* lines go with it, by their key in JSON."""
+    """A command cannot do what it was asked; *lines* go with it, and *more* by its key in JSON."""
 
-    def __init__(self, problem: str, *, code: int = FAILED, **more: Sequence[str]) -> None:
-        self.code, self.more = code, more
+    def __init__(
+        self,
+        problem: str,
+        *,
+        code: int = FAILED,
+        lines: Sequence[str] = (),
+        **more: Sequence[Any],
+    ) -> None:
+        self.code, self.lines, self.more = code, lines, more
         super().__init__(problem)
 
 
@@ -76,7 +83,7 @@ def _fail(error: CommandError, output: str) -> NoReturn:
         print_json({"ok": False, "error": str(error), **error.more})
     else:
         say(f"❌ {error}", style="red")
-        say(*(f"   {below}" for lines in error.more.values() for below in lines))
+        say(*(f"   {below}" for below in error.lines))
     raise typer.Exit(error.code)
 
 
@@ -124,9 +131,9 @@ def agree(plan: str, *, yes: bool) -> None:
         say(f"{plan}.")
         return
     if not is_terminal(sys.stdin):
-        raise CommandError(f"{plan}? No terminal to confirm on. Add --yes")
-    say(f"{plan}?")
-    if not typer.confirm("Go on", err=True):
+        todo = f"{plan[0].lower()}{plan[1:]}"
+        raise CommandError(f"No terminal to confirm on. Add --yes to {todo}")
+    if not typer.confirm(printable(f"{plan}?"), err=True):
         raise CommandError("Nothing was changed")
 
 

@@ -180,7 +180,7 @@ def _checked(settings: Settings) -> Iterator[Check]:
         return
     if settings.place.kind == "postgres" and (lacking := missing_rights(postgres_dsn(settings))):
         problem = f"this role may not {', '.join(lacking)} in {outbox_place(settings)}"
-        yield wrong("outbox", problem, f"{_init(settings)}, and run them as the database's owner")
+        yield wrong("outbox", problem, f"{_init(settings)}, and run them as the outbox's owner")
         return
     yield _kept(settings, findings)
     for wait in findings.waits:
