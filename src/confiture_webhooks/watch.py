@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from .delivery import Outcome
-from .errors import OutboxError
+from .errors import ConfigError, OutboxError
 from .event import Database
 from .outbox import Summary
 from .outlook import Wait, elsewhere, outlook
@@ -204,10 +204,13 @@ class Source:
         self._known = self._seen
         try:
             settings, ask = self._read()
+            faults = settings.faults
+        except ConfigError as error:  # the file is gone
+            faults = error.faults
         except Exception as error:  # noqa: BLE001  nothing in a file ends a worker
             refuse(type(error).__name__)
             return None
-        if faults := settings.faults:
+        if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             refuse(f"{faults[0]}{more}")
             return None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from confiture_webhooks import terminal
+from confiture_webhooks.cli.context import Context
 from confiture_webhooks.config import read
 from confiture_webhooks.watch import Source
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pytest
 
 GOOD = "webhooks: {endpoints: [{name: %s, url: 'https://a.example/'}]}\n"
@@ -67,3 +67,19 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     path.write_text(GOOD % "again")
     changes.news()
     assert names(changes.news()) == ["again"]
+
+
+def test_a_file_that_is_gone_is_said_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line of a worker whose ``--config`` was moved away has the remedy, too."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("there.yaml")
+    path.write_text(GOOD % "first")
+    source = Context(config=path).source()
+    path.unlink()
+    assert [source.news() for _ in range(3)] == [None] * 3
+    assert capsys.readouterr().err == (
+        "The changed configuration is wrong, the one before it stays in force: "
+        "--config: there.yaml is no file. Check the path\n"
+    )
