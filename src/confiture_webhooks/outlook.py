@@ -81,14 +81,14 @@ class Wait:
     def remedy(self) -> str:
         """What to do, with the command, as a sentence without its end."""
         name = self.endpoint
+        again = "Set CONFITURE_WEBHOOK_URL" if name == "default" else "Configure it again"
+        discard = shown("discard", "--endpoint", name)
         return {
             Why.OFF: f"Switch it on: {shown('enable', name)}",
-            Why.UNKNOWN: "Configure it again, or drop its deliveries: "
-            + shown("discard", "--endpoint", name),
+            Why.UNKNOWN: f"{again}, or discard its deliveries: {discard}",
             Why.FAULTY: f"See the fault: {shown('check')}",
             Why.RESTS: f"Send them then: {shown('deliver')}",
-            Why.LIMITED: "Ask for a higher limit, or drop its deliveries: "
-            + shown("discard", "--endpoint", name),
+            Why.LIMITED: f"Ask for a higher limit, or discard its deliveries: {discard}",
             Why.UNSERVED: f"Send them now: {shown('deliver')}",
         }[self.why]
 
@@ -189,9 +189,7 @@ def listed(counts: Mapping[str | None, int]) -> str:
 def elsewhere_line(counts: Mapping[str | None, int]) -> str:
     """How many deliveries wait in other environments, and whose job sends them."""
     ways = [
-        f"The job of {name} sends them: {_with_its_variables(name, 'deliver')}"
-        if name
-        else _WITHOUT
+        f"The job of {name} sends them: {in_environment(name, 'deliver')}" if name else _WITHOUT
         for name in counts
     ]
     return ". ".join([f"Other environments have deliveries that wait: {listed(counts)}", *ways])
@@ -200,7 +198,7 @@ def elsewhere_line(counts: Mapping[str | None, int]) -> str:
 def dead_elsewhere_line(environment: str | None, count: int) -> str:
     """How many dead letters another *environment* has, and how they are sent again."""
     letters = counted(count, "dead letter", "dead letters")
-    again = _with_its_variables(environment, "redeliver", "--dead")
+    again = in_environment(environment, "redeliver", "--dead")
     return f"Environment {shown_environment(environment)} has {letters}. Send them again: {again}"
 
 
@@ -210,8 +208,8 @@ _WITHOUT = (
 )
 
 
-def _with_its_variables(environment: str | None, *words: str) -> str:
-    """What the job of *environment* runs: variables of the same names may lead elsewhere here."""
+def in_environment(environment: str | None, *words: str) -> str:
+    """The command that the job of *environment* runs; here, its variables may lead elsewhere."""
     ours = shown_for(environment, *words)
     return f"{ours}, with its variables" if ours else f"run `{words[0]}` there"
 
@@ -228,6 +226,6 @@ def unserved(
         f"{counted(count, 'delivery', 'deliveries')} due since {rfc3339(since)}"
     )
     if environment:
-        return late, f"Send them: {_with_its_variables(environment, 'deliver')}"
+        return late, f"Send them: {in_environment(environment, 'deliver')}"
     wanted = f"CONFITURE_ENVIRONMENT={mine}" if mine else "CONFITURE_ENVIRONMENT"
     return late, f"Set {wanted} for the run that recorded them. {_WITHOUT}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from os import PathLike
 from pathlib import Path
 
 from .command_watch import ENVIRONMENTS, USUAL_FILE
+from .terminal import is_terminal
 
 File = str | PathLike[str] | None
 
@@ -23,14 +25,23 @@ def use(file: File) -> None:
 
 
 def command(*words: str, config: File = None, group: str = "webhooks") -> str:
-    """``confiture`` *group* with *words* and ``--config``, quoted for a shell, on one line."""
+    """``confiture`` *group* with *words* and ``--config``, quoted for a shell, on one line.
+
+    Without a terminal, as in a job, ``redeliver`` cannot ask.
+    """
+    asks = words[:1] == ("redeliver",) and "--yes" not in words
+    agreed = ("--yes",) if asks and not is_terminal(sys.stdin) else ()
     named = ("--config", str(config)) if config is not None else ()
-    return " ".join(map(quoted, ("confiture", group, *words, *named)))
+    return " ".join(map(quoted, ("confiture", group, *words, *agreed, *named)))
 
 
-def shown(*words: str, group: str = "webhooks") -> str:
-    """A command for a sentence: between marks, with the file that this process was given."""
-    return f"`{command(*words, config=_used, group=group)}`"
+def shown(*words: str, group: str = "webhooks", variable: str = "") -> str:
+    """A command for a sentence: between marks, with the file that this process was given.
+
+    *variable*: ``NAME=value``, which the command needs.
+    """
+    before = f"{variable} " if variable else ""
+    return f"`{before}{command(*words, config=_used, group=group)}`"
 
 
 def usual_file(environment: str | None) -> Path | None:

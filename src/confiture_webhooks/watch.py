@@ -159,8 +159,9 @@ class _Delivering:
             self.telemetry.outbox_failed(str(error))
             summaries, next_at, standing, is_done = {}, None, {}, False
         mine = summaries.get(self.settings.environment, Summary())
+        gone = [one.endpoint.name for one in paces if one.outcomes[Outcome.GONE]]
         waits = outlook(
-            mine.undelivered,
+            {**dict.fromkeys(gone, 0), **mine.undelivered},
             configured=self.settings.recorded,
             standing=standing,
             oldest=mine.oldest,

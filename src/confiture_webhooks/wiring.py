@@ -135,6 +135,12 @@ def make_outbox(
     return open_outbox(sqlite_path(settings), notice)
 
 
+_ELSEWHERE = (
+    ". Start the command in the directory in which the migrations run, or set "
+    "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
+)
+
+
 def operators_outbox(
     settings: Settings,
     *,
@@ -164,8 +170,8 @@ def operators_outbox(
 
         if creates or is_there(postgres_dsn(settings)):
             return make_outbox(settings, notice)
-    place = outbox_place(settings)
-    notice(f"There is no outbox at {place}")
+    is_here = settings.place == OutboxPlace("sqlite", "")
+    notice(f"There is no outbox at {outbox_place(settings)}{_ELSEWHERE if is_here else ''}")
     return make_outbox(Settings(outbox="memory"), notice)
 
 

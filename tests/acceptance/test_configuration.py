@@ -308,10 +308,10 @@ def test_a_command_in_a_message_names_the_file_that_was_given(one_migration: Any
     named = ("--config", str(file.relative_to(one_migration.path)))
     done = one_migration.confiture("migrate", "up", *named, env=env)
     assert done.returncode == 5, done.stderr
-    printed = "`confiture webhooks redeliver --pending --config db/environments/local.yaml`"
+    printed = "`confiture webhooks redeliver --pending --yes --config db/environments/local.yaml`"
     assert printed in done.stderr
     words = printed.strip("`").split()[1:]
-    again = one_migration.confiture(*words, "--later", "--yes", env=env)
+    again = one_migration.confiture(*words, "--later", env=env)
     assert (again.returncode, again.stdout.splitlines()[0]) == (0, "1 delivery due again: local 1")
 
 

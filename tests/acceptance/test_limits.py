@@ -79,8 +79,17 @@ def test_deliver_says_how_what_a_410_ended_is_sent_again(outside: Project) -> No
         done = outside.confiture("webhooks", "deliver")
         assert done.returncode == 1
         assert "0 delivered, 0 dead letters, 1 gone, 0 left" in done.stdout
-        assert "redeliver --gone" in done.stdout
+        *_, on, again = done.stdout.splitlines()
+        assert on.startswith("a: switched off since ")
+        printed = [line.split("`")[1].split()[1:] for line in (on, again)]
+        assert [words[1] for words in printed] == ["enable", "redeliver"]
         assert "redeliver --dead" not in done.stdout
+        receiver.script("/", [410, 200])
+        for first in ("a: switched off since ", ""):
+            assert outside.confiture(*printed[0]).returncode == 0
+            again = outside.confiture(*printed[1])
+            assert again.returncode == bool(first)
+            assert first in again.stdout
 
 
 def test_a_pass_does_not_wait_an_hour_for_its_next_turn(outside: Project) -> None:

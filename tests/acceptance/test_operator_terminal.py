@@ -146,7 +146,7 @@ def test_show_is_a_timeline_with_the_trace_id(operated: Project) -> None:
     *_, attempt, again = done.stdout.splitlines()
     assert (attempt.split()[0], again) == (
         "1",
-        "Send it again: `confiture webhooks redeliver dlv_3`",
+        "Send it again: `confiture webhooks redeliver dlv_3 --yes`",
     )
     assert "100 ms" in done.stdout or "0.1 s" in done.stdout
     assert attempt.endswith("503")

@@ -133,14 +133,14 @@ def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiv
         predicted = project.confiture("webhooks", "doctor", *named, env=env)
         assert predicted.returncode == 1
         assert "this role may not create it" in predicted.stdout
-        assert f"`{init}`" in predicted.stdout
+        assert f"`CONFITURE_WEBHOOK_OUTBOX=postgres {init}`" in predicted.stdout
         done = project.confiture("migrate", "up", *named, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         assert [one.method for one in receiver.requests] == ["HEAD", "POST"]  # the doctor's look
-        assert f"`{init}`" in done.stderr
+        assert f"`CONFITURE_WEBHOOK_OUTBOX=postgres {init}`" in done.stderr
         refused = project.confiture("webhooks", "outbox", "init", *named, env=env)
         assert refused.returncode == 1
-        assert f"`{init}`" in refused.stderr
+        assert f"`CONFITURE_WEBHOOK_OUTBOX=postgres {init}`" in refused.stderr
         granted = project.confiture(*shlex.split(init)[1:], env=env | owner)
         assert "does not exist" not in granted.stderr
         for statement in granted.stdout.splitlines():
@@ -160,7 +160,7 @@ def test_init_of_another_outbox_is_a_fault(project: Any) -> None:
     """An outbox that needs no setting up is refused with the host's code for configurations."""
     done = project.confiture("webhooks", "outbox", "init")
     assert done.returncode == 5
-    assert "postgres" in done.stderr
+    assert "Set it, or CONFITURE_WEBHOOK_OUTBOX, to `postgres`" in done.stderr
 
 
 def conninfo_url(url: str, user: str, password: str) -> str:

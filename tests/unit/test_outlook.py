@@ -109,6 +109,6 @@ def test_an_environment_is_served_with_its_own_variables(monkeypatch: pytest.Mon
 
 def test_plain_words_stay_plain() -> None:
     """What needs no quotes has none."""
-    line = command("redeliver", "dlv_1", config="x.yaml")
-    assert line == "confiture webhooks redeliver dlv_1 --config x.yaml"
+    line = command("discard", "dlv_1", config="x.yaml")
+    assert line == "confiture webhooks discard dlv_1 --config x.yaml"
     assert shlex.split(line)[-1] == "x.yaml"

@@ -38,7 +38,7 @@ def test_the_line_reports_how_many_where_why_and_what_to_do() -> None:
     [
         (None, None, "It is kept, and the next run sends it. Send it now: "),
         (None, AT, "It is kept and due at 2026-01-09T14:00:00.000Z."),
-        (None, AT, "Send it now: `confiture webhooks redeliver --pending`."),
+        (None, AT, "Send it now: `confiture webhooks redeliver --pending --yes`."),
         (Loss(), None, "It is lost with this process. To keep it for a later run, set CONFITURE"),
     ],
 )
@@ -117,7 +117,7 @@ def test_the_line_says_when_the_next_is_due() -> None:
     line = leftover_line(left, None, {}, next_at=AT)
     assert line is not None
     assert "the next is due at 2026-01-09T14:00:00.000Z" in line
-    assert "Send them now: `confiture webhooks redeliver --pending`." in line
+    assert "Send them now: `confiture webhooks redeliver --pending --yes`." in line
     assert "`confiture webhooks deliver`" not in line
 
 
@@ -128,7 +128,7 @@ def test_the_line_does_not_promise_now_what_has_to_wait() -> None:
     assert line is not None
     assert line.endswith(
         "They are kept, and some are due. Send those now: `confiture webhooks deliver`. "
-        "Send all now: `confiture webhooks redeliver --pending`."
+        "Send all now: `confiture webhooks redeliver --pending --yes`."
     )
 
 
@@ -191,7 +191,7 @@ def test_deliveries_that_wait_in_vain_are_not_promised(monkeypatch: pytest.Monke
     assert line == (
         "confiture-webhooks: 3 deliveries not sent (former: 2, no endpoint of that name is "
         "configured, ops: 1, switched off since 2026-01-09T14:00:00.000Z). They are kept. former: "
-        "Configure it again, or drop its deliveries: `confiture webhooks discard --endpoint former "
+        "Configure it again, or discard its deliveries: `confiture webhooks discard --endpoint former "
         "--config x.yaml`. ops: Switch it on: `confiture webhooks enable ops --config x.yaml`."
     )
 
@@ -218,7 +218,8 @@ def test_given_up_deliveries_are_reported_with_the_remedy() -> None:
     }
     assert given_up_line(lost, {"analytics": "503", "ops": "410"}) == (
         "confiture-webhooks: analytics: 2 dead letters, last answer 503. Once it works again: "
-        "`confiture webhooks redeliver --dead --endpoint analytics`. "
+        "`confiture webhooks redeliver --dead --endpoint analytics --yes`. "
         "ops: answered 410 and is switched off. Once it works again: "
-        "`confiture webhooks enable ops` and `confiture webhooks redeliver --gone --endpoint ops`."
+        "`confiture webhooks enable ops` and "
+        "`confiture webhooks redeliver --gone --endpoint ops --yes`."
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +33,7 @@ from .tables import CommandError, agree, conclude, line
 
 if TYPE_CHECKING:
     from ..outbox import Row
-    from ..outlook import Standing
+    from ..outlook import Wait
     from ..run.settling import Judged
 
 MOST_EVENTS = 5
@@ -70,6 +71,7 @@ def redeliver(
     PROCESS:
       Asks first, unless --yes, and sends at once. Deliveries of an endpoint that is off or not
       configured wait until that is changed; those of other environments for their own worker.
+      Nothing is changed if none of them can be sent, unless --later.
 
     EXAMPLES:
       confiture webhooks redeliver --dead --endpoint analytics
@@ -91,49 +93,81 @@ def redeliver(
         raise typer.BadParameter(reason, param_hint="ID")
     with opened(config, is_sending=not later) as context:
         rows, nothing = chosen(context, "redeliver", ids, states, endpoint, everywhere)
+        waits = _waits(context, rows)
+        if rows and not later:
+            _refuse(context, rows, waits, output)
         if rows:
             of_ids = f"{_deliveries(len(rows))} of {_events(rows)}"
             what = of_ids if ids else counted(len(rows), *_KINDS[states[0]])
             agree(f"Redeliver {what}: {_where(rows)}", yes=yes)
         now = datetime.now(UTC)
         done = [row for row in rows if context.outbox.redeliver(row.delivery.id, now=now)]
-        standing = context.outbox.standing(context.environment)
     if output == "text":
         again = f"{_deliveries(len(done))} due again: {_where(done)}"
         line(again if done else nothing)
-    _send(context, done, standing, output, is_later=later)
+    _send(context, done, waits, output, is_later=later)
 
 
-def _send(
-    context: Context,
+def _waits(context: Context, rows: Iterable[Row]) -> list[Wait]:
+    """The endpoints of *rows* that are not sent to from here."""
+    return outlook(
+        _mine(context, rows),
+        configured=context.settings.recorded,
+        standing=context.outbox.standing(context.environment),
+        now=datetime.now(UTC),
+    )
+
+
+def _mine(context: Context, rows: Iterable[Row]) -> Counter[str]:
+    """How many of *rows* the environment of the command has, by endpoint."""
+    mine = (row.delivery for row in rows if row.delivery.environment == context.environment)
+    return Counter(one.endpoint for one in mine)
+
+
+def _refuse(context: Context, rows: Sequence[Row], waits: Sequence[Wait], output: str) -> None:
+    """End the command if none of *rows* can be sent from here, before anything is changed."""
+    if mine := _mine(context, rows):
+        _ = context.sending_settings  # which raises that there is none, as for `deliver`
+    in_vain = [replace(wait, count=0) for wait in waits if wait.is_in_vain]
+    if mine.keys() - {wait.endpoint for wait in in_vain}:
+        return
+    here = shown_environment(context.environment)
+    problem = f"Nothing can be sent from environment {here}, so nothing was changed"
+    lines = [f"❌ {problem} ({_where(rows)}). --later makes them due for a worker"]
+    lines += [wait.line for wait in in_vain]
+    conclude({"ok": False, **_document((), waits, Counter(), {})}, lines, output)
+
+
+def _document(
     rows: Sequence[Row],
-    standing: Mapping[str, Standing],
-    output: str,
-    *,
-    is_later: bool,
-) -> None:
-    """Send those of *rows* that are sent from here, or say how; end with the exit code of that."""
-    by_place = environments(rows)
-    mine = Counter(
-        row.delivery.endpoint for row in rows if row.delivery.environment == context.environment
-    )
-    waits = outlook(
-        mine, configured=context.settings.recorded, standing=standing, now=datetime.now(UTC)
-    )
-    names = sorted(mine.keys() - {wait.endpoint for wait in waits})
-    others = elsewhere(by_place, context.environment)
-    document: dict[str, Any] = {"ok": True}
-    if names and not is_later:
-        document = send_now(context, names, output)
-    document |= {
-        "ok": document["ok"] and (is_later or not waits),
+    waits: Sequence[Wait],
+    due: Mapping[str, int],
+    others: Mapping[str | None, int],
+) -> dict[str, Any]:
+    return {
         "redelivered": len(rows),
-        "environments": by_environment(by_place),
-        "due": sum(mine[name] for name in names),
+        "environments": by_environment(environments(rows)),
+        "due": sum(due.values()),
         "not_sent": {wait.endpoint: wait.why.value for wait in waits},
         "elsewhere": by_environment(others),
     }
-    lines = [f"Send now: {shown('deliver')}"] if names and is_later else []
+
+
+def _send(
+    context: Context, rows: Sequence[Row], waits: Sequence[Wait], output: str, *, is_later: bool
+) -> None:
+    """Send those of *rows* that are sent from here, or say how; end with the exit code of that."""
+    waiting = {wait.endpoint for wait in waits}
+    due = {name: count for name, count in _mine(context, rows).items() if name not in waiting}
+    others = elsewhere(environments(rows), context.environment)
+    document: dict[str, Any] = {"ok": True}
+    if due and not is_later:
+        document = send_now(context, sorted(due), output)
+    document |= {
+        **_document(rows, waits, due, others),
+        "ok": document["ok"] and (is_later or not waits),
+    }
+    lines = [f"Send now: {shown('deliver')}"] if due and is_later else []
     lines += [wait.line for wait in waits]
     lines += [elsewhere_line(others)] if others else []
     conclude(document, lines, output)

@@ -13,7 +13,7 @@ import typer
 
 from ..delivery import Attempt, State
 from ..event import EventType, rfc3339
-from ..outlook import NO_ENVIRONMENT, shown_environment
+from ..outlook import NO_ENVIRONMENT, in_environment, shown_environment
 from ..remedy import shown
 from ..run.run_outbox import KEPT_FOR
 from ..terminal import say
@@ -189,7 +189,7 @@ def show(
     for index, one in enumerate(found):
         if index:
             print()
-        _show(*one)
+        _show(*one, context.environment)
 
 
 def _whole(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> dict[str, Any]:
@@ -211,7 +211,10 @@ def _whole(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> dict
     }
 
 
-def _show(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> None:
+def _show(
+    row: Row, facts: dict[str, Any], attempts: Sequence[Attempt], environment: str | None
+) -> None:
+    """*environment*: that of the command."""
     named = {**facts, "environment": shown_environment(row.delivery.environment)}
     named["trace_id"] = named.pop("correlation_id")
     named |= _of_body(row.delivery)
@@ -235,7 +238,9 @@ def _show(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> None:
         ),
     )
     if row.state is State.DEAD_LETTER:
-        line(f"Send it again: {shown('redeliver', row.delivery.id)}")
+        words, there = ("redeliver", row.delivery.id), row.delivery.environment
+        again = shown(*words) if there == environment else in_environment(there, *words)
+        line(f"Send it again: {again}")
 
 
 def _payload(delivery: Delivery) -> dict[str, Any] | None:
@@ -277,7 +282,7 @@ def _sought(context: Context, given: str) -> Sequence[Row]:
         problem = f"{given} is the event of a migration whose end is not known yet"
         raise CommandError(f"{problem}. See {shown('status')}")
     hints = (
-        "Another --config may name another outbox",
+        "Another --config may name another outbox, and another directory may have its own",
         "A run whose outbox did not open sends from memory",
         f"Delivered ones are forgotten after {KEPT_FOR.days} days",
         "The log lines of the run have the event id and the trace id: search for either",

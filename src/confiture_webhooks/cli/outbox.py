@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..config.variables import OUTBOX
 from ..errors import OutboxError
 from ..outlook import listed
 from ..terminal import counted, printable, say
@@ -62,7 +63,7 @@ def init(
     settings = Context(config=config).settings
     if settings.place.kind != "postgres":
         problem = f"is {settings.place.kind}, which needs no setting up"
-        raise refusal("outbox", problem, "Set it to `postgres`")
+        raise refusal("outbox", problem, f"Set it, or {OUTBOX}, to `postgres`")
     from ..outbox.postgres import PostgresOutbox  # noqa: PLC0415
     from ..outbox.postgres_schema import grants  # noqa: PLC0415
 

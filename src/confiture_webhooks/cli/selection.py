@@ -188,7 +188,8 @@ def _nothing(context: Context, verb: str, states: Iterable[State], endpoint: str
 def _ways(environments: Iterable[str | None], *words: str) -> str:
     """The commands that do it in *environments*, or all at once."""
     found = [shown_for(name, *words) for name in environments]
-    return "".join([*(f"use {one}, or " for one in found if one), "add --all-environments"])
+    added = "--all-environments --later" if words[0] == "redeliver" else "--all-environments"
+    return "".join([*(f"use {one}, or " for one in found if one), f"add {added}"])
 
 
 def environments(rows: Iterable[Row]) -> Counter[str | None]:

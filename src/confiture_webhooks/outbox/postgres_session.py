@@ -7,6 +7,7 @@ to others, and no setting of a role or database changes what is asked or how the
 
 from __future__ import annotations
 
+import os
 import re
 import selectors
 import time
@@ -19,6 +20,7 @@ from psycopg import conninfo, errors
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
+from ..config.variables import OUTBOX
 from ..errors import OutboxError
 from ..remedy import shown
 
@@ -129,7 +131,13 @@ def init(dsn: str, environment: str | None) -> str:
     """
     given = {"--role": _parameters(dsn).get("user"), "--environment": environment}
     words = [word for option, value in given.items() if value for word in (option, value)]
-    return shown("outbox", "init", *words)
+    return shown("outbox", "init", *words, variable=_variable())
+
+
+def _variable() -> str:
+    """The variable that names the outbox, without its DSN, for a command; empty: it is not set."""
+    kind, has_dsn, _ = os.environ.get(OUTBOX, "").strip().partition(":")
+    return f"{OUTBOX}={kind}{':DSN' if has_dsn else ''}" if kind else ""
 
 
 def conninfo_of(dsn: str) -> str:
