@@ -86,7 +86,7 @@ class Wait:
         return {
             Why.OFF: f"Switch it on: {shown('enable', name)}",
             Why.UNKNOWN: f"{again}, or discard its deliveries: {discard}",
-            Why.FAULTY: f"See the fault: {shown('check')}",
+            Why.FAULTY: f"To see the fault, run {shown('check')}",
             Why.RESTS: f"Send them then: {shown('deliver')}",
             Why.LIMITED: f"Ask for a higher limit, or discard its deliveries: {discard}",
             Why.UNSERVED: f"Send them now: {shown('deliver')}",
@@ -199,7 +199,8 @@ def dead_elsewhere_line(environment: str | None, count: int) -> str:
     """How many dead letters another *environment* has, and how they are sent again."""
     letters = counted(count, "dead letter", "dead letters")
     again = in_environment(environment, "redeliver", "--dead")
-    return f"Environment {shown_environment(environment)} has {letters}. Send them again: {again}"
+    them = "it" if count == 1 else "them"
+    return f"Environment {shown_environment(environment)} has {letters}. Send {them} again: {again}"
 
 
 _WITHOUT = (
@@ -211,7 +212,9 @@ _WITHOUT = (
 def in_environment(environment: str | None, *words: str) -> str:
     """The command that the job of *environment* runs; here, its variables may lead elsewhere."""
     ours = shown_for(environment, *words)
-    return f"{ours}, with its variables" if ours else f"run `{words[0]}` there"
+    if ours is None:
+        return f"run `{words[0]}` there"
+    return f"{ours}, with the variables that its migrations run with"
 
 
 def unserved(

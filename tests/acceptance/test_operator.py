@@ -200,7 +200,7 @@ def test_the_operators_commands_answer_programs(left_behind: Any) -> None:
     assert document(left_behind, "discard", short, "--yes") == gone
     assert document(left_behind, "redeliver", "--dead", "--yes")["redelivered"] == 0
     assert document(left_behind, "enable", "b", code=1)["error"] == "Endpoint b is not off"
-    assert document(left_behind, "enable", "a", code=5)["faults"][0]["setting"] == "NAME"
+    assert document(left_behind, "enable", "a", code=5)["faults"][0]["setting"] == "endpoint"
 
 
 def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:

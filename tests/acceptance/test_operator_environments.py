@@ -150,6 +150,7 @@ def test_all_environments_are_meant_only_when_named(shared: Shared) -> None:
     assert "Discard 4 deliveries: production 2, staging 2" in done.stderr.replace(
         "staging 2, production 2", "production 2, staging 2"
     )
+    assert "(4 dead letters to ops)" in done.stderr
     assert states(shared) == {}
 
 
@@ -475,7 +476,9 @@ def test_other_environments_are_left_to_their_own_job(shared: Shared) -> None:
     put(shared, "waits", Outcome.RETRY, environment="staging")
     done = shared.confiture("webhooks", "deliver", *of("production"))
     command = "`confiture webhooks deliver --config db/environments/staging.yaml`"
-    job = f"The job of staging sends them: {command}, with its variables"
+    job = (
+        f"The job of staging sends them: {command}, with the variables that its migrations run with"
+    )
     assert f"deliveries that wait: staging 1. {job}" in done.stdout
 
 
@@ -491,8 +494,8 @@ def test_what_waits_elsewhere_is_sent_by_the_command_that_is_printed(shared: Sha
         "CONFITURE_ENVIRONMENT": "production",
         "CONFITURE_WEBHOOK_OUTBOX": "sqlite",
     }
-    variable = "`CONFITURE_ENVIRONMENT=staging confiture webhooks deliver`, with its variables"
-    file = f"`confiture webhooks deliver {' '.join(of('staging'))}`, with its variables"
+    variable = "`CONFITURE_ENVIRONMENT=staging confiture webhooks deliver`, with the variables that its migrations run with"
+    file = f"`confiture webhooks deliver {' '.join(of('staging'))}`, with the variables that its migrations run with"
     for words in (("status",), ("doctor",), ("deliver",)):
         done = shared.confiture("webhooks", *words, env=env).stdout
         assert variable in done
@@ -526,7 +529,7 @@ def test_a_hint_for_another_environment_works_as_printed(shared: Shared) -> None
     assert "redeliver --dead --yes --config db/environments/nowhere" not in (
         file_mode := shared.confiture("webhooks", "status", *of("production")).stdout
     )
-    assert "nowhere has 1 dead letter. Send them again: run `redeliver` there" in file_mode
+    assert "nowhere has 1 dead letter. Send it again: run `redeliver` there" in file_mode
     shown = shared.confiture("webhooks", "show", "dlv_staging_00001", env=env).stdout
     assert f"Send it again: {prefix} redeliver dlv_staging_00001 --yes`" in shown
     shown = shared.confiture("webhooks", "show", "dlv_staging_00001", *of("production")).stdout

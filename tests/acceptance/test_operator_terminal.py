@@ -96,10 +96,10 @@ def test_what_cannot_be_done_is_said_in_a_line(operated: Project) -> None:
     """Unknown names, wrong dates and questions without a terminal end with a line and a code."""
     before = states(operated)
     for arguments, code, line in (
-        (("list", "--endpoint", "nosuch"), 5, "no endpoint is called 'nosuch'"),
+        (("list", "--endpoint", "nosuch"), 5, "endpoint: none is called 'nosuch'"),
         (("list", "--environment", "nosuch"), 0, "No delivery matches. There are: 3 to a in local"),
         (("enable", "nosuch"), 5, "One of: a, b"),
-        (("redeliver", "--dead", "--endpoint", "nosuch"), 5, "no endpoint is called 'nosuch'"),
+        (("redeliver", "--dead", "--endpoint", "nosuch"), 5, "endpoint: none is called 'nosuch'"),
         (("list", "--since", "yesterday"), 2, "neither an instant"),
         (("redeliver", "dlv_0", "--endpoint", "b"), 1, "dlv_0 (not to b)"),
         (("redeliver", "evt_"), 1, "evt_ (the beginning of 4 ids)"),

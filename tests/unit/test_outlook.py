@@ -104,7 +104,9 @@ def test_an_environment_is_served_with_its_own_variables(monkeypatch: pytest.Mon
     monkeypatch.setenv("CONFITURE_DATABASE_URL", "postgresql://shop")
     _, what_to_do = unserved("my staging", 2, EARLIER, mine="production")
     command = "CONFITURE_ENVIRONMENT='my staging' confiture webhooks deliver"
-    assert what_to_do == (f"Send them: `{command}`, with its variables")
+    assert what_to_do == (
+        f"Send them: `{command}`, with the variables that its migrations run with"
+    )
 
 
 def test_plain_words_stay_plain() -> None:

@@ -97,6 +97,11 @@ def test_a_failed_attempt() -> None:
             "migrate up failed on shop: ChecksumError, 1 migration applied",
         ),
         (
+            "telemetry.flush_incomplete",
+            dict(zip(("lost", *names.LOST), (27, 4, 20, 3), strict=True)),
+            "telemetry lost: 27 items (4 spans, 20 metric points, 3 log records)",
+        ),
+        (
             "webhooks.config_invalid",
             {"faults": ["a: is wrong", "b: is worse"]},
             "wrong configuration: a: is wrong; b: is worse",

@@ -105,7 +105,7 @@ def test_other_environments_are_named_with_the_remedy() -> None:
         "Other environments have deliveries that wait: b 2, (none) 3. The job of b sends " in line
     )
     assert (
-        "sends them: `CONFITURE_ENVIRONMENT=b confiture webhooks deliver`, with its variables. To send those of (none), run "
+        "sends them: `CONFITURE_ENVIRONMENT=b confiture webhooks deliver`, with the variables that its migrations run with. To send those of (none), run "
         in line
     )
     assert leftover_line(left, "c", {}) is None
@@ -160,7 +160,7 @@ def test_a_command_that_is_advised_names_the_environment_file(
     line = leftover_line(left, None, {})
     assert line is not None
     assert f"Send it now: `confiture webhooks {named}. Other environments" in line
-    theirs = "`CONFITURE_ENVIRONMENT=b confiture webhooks deliver`, with its variables"
+    theirs = "`CONFITURE_ENVIRONMENT=b confiture webhooks deliver`, with the variables that its migrations run with"
     assert f"The job of b sends them: {'run `deliver` there' if config else theirs}." in line
     assert "deliver --config b.yaml" not in line
 

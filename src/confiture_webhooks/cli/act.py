@@ -42,6 +42,8 @@ _KINDS = {
     State.DEAD_LETTER: ("dead letter", "dead letters"),
     State.PENDING: ("waiting delivery", "waiting deliveries"),
     State.GONE: ("delivery answered with 410", "deliveries answered with 410"),
+    State.IN_FLIGHT: ("delivery in flight", "deliveries in flight"),
+    State.DELIVERED: ("delivered one", "delivered ones"),
 }
 
 
@@ -268,8 +270,10 @@ def _events(rows: Sequence[Row]) -> str:
 
 
 def _kinds(rows: Sequence[Row]) -> str:
-    where = Counter((row.delivery.endpoint, row.state.value) for row in rows)
-    return ", ".join(f"{count} {state} to {name}" for (name, state), count in where.items())
+    where = Counter((row.delivery.endpoint, row.state) for row in rows)
+    return ", ".join(
+        f"{counted(count, *_KINDS[state])} to {name}" for (name, state), count in where.items()
+    )
 
 
 def _deliveries(count: int) -> str:
@@ -337,6 +341,6 @@ def _standing_of(context: Context, name: str) -> tuple[bool, int]:
     standing = context.outbox.standing(context.environment).get(name)
     is_off = standing is not None and standing.off_since is not None
     if not is_off and name not in {endpoint.name for endpoint in context.settings.recorded}:
-        raise context.unknown_endpoint("NAME", name)
+        raise context.unknown_endpoint(name)
     summary = context.outbox.summaries().get(context.environment)
     return is_off, summary.undelivered.get(name, 0) if summary else 0

@@ -174,11 +174,11 @@ class Context:
         remedy = f"Set {DSN}, or `database_url` in the environment file"
         return refusal(str(file or "outbox postgres"), "names no database", remedy)
 
-    def unknown_endpoint(self, setting: str, name: str) -> ConfigError:
-        """*name*, which *setting* was given, is no endpoint."""
+    def unknown_endpoint(self, name: str) -> ConfigError:
+        """That *name* is no endpoint's."""
         names = ", ".join(endpoint.name for endpoint in self.settings.recorded)
         remedy = f"One of: {names}" if names else _other_blocks() or "None is configured"
-        return refusal(setting, f"no endpoint is called {name!r}", remedy)
+        return refusal("endpoint", f"none is called {name!r}", remedy)
 
     def _nothing_configured(self) -> ConfigError:
         if self.unread is not None:

@@ -88,7 +88,7 @@ def test(
     if faults := [fault for one in settings.faulty if one.name == name for fault in one.faults]:
         raise ConfigError(faults)
     if name is not None and name not in names:
-        raise context.unknown_endpoint("NAME", name)
+        raise context.unknown_endpoint(name)
     if name is None and output == "text":
         say_faults(settings.faults)
     _warn_off(settings, [name] if name is not None else names)

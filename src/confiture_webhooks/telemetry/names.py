@@ -225,7 +225,7 @@ LOG_FLUSH_INCOMPLETE: Final = LogSpec(
     "telemetry.flush_incomplete",
     "warning",
     ("budget_s", "lost", *LOST, "reason"),
-    "telemetry lost|: {lost}|, {lost_spans}|, {lost_metric_points}|, {lost_log_records}"
+    "telemetry lost|: {lost}| ({lost_spans}|, {lost_metric_points}|, {lost_log_records})"
     "|, within {budget_s} s|: {reason}",
 )
 LOG_EVENTS: Final = tuple(value for value in list(globals().values()) if type(value) is LogSpec)
