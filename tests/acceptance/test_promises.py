@@ -164,14 +164,14 @@ def test_ten_slow_endpoints_take_as_long_as_one(one_migration: Any) -> None:
         assert process.poll() is None
 
 
-def test_all_events_when_asked_for(one_migration: Any) -> None:
-    """An endpoint that subscribes to everything receives started, outcome and run summary."""
+@pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
+def test_all_events_when_asked_for(one_migration: Any, outbox: str) -> None:
+    """An endpoint that subscribes to everything receives started, outcome, summary, in order."""
     one_migration.migration("002", "b", up="SELECT nosuch", down="SELECT 1")
     with LocalReceiver() as receiver:
         every = sorted(event.value for event in SUBSCRIBABLE)
-        one_migration.environment_file(
-            webhooks={"endpoints": [{"name": "all", "url": receiver.url, "events": every}]}
-        )
+        endpoint = {"name": "all", "url": receiver.url, "events": every}
+        one_migration.environment_file(webhooks={"outbox": outbox, "endpoints": [endpoint]})
         assert one_migration.confiture("migrate", "up").returncode
         assert one_migration.confiture("migrate", "down").returncode == 0
         kinds = [request.payload["event_type"] for request in receiver.requests]

@@ -202,11 +202,16 @@ class Outgoing:
     def record_on(self, connection: Any, event: Event, trace: TraceContext) -> None:
         """Release *event* in the transaction of *connection*, where the outbox can.
 
-        It is recorded once more afterwards: that changes nothing, or repairs it.
+        What waits to be released goes first, so that the run's events keep their order. All is
+        recorded once more afterwards: that changes nothing, or repairs it.
         """
         if self._over is not None and self._connection is connection:
             deliveries = self._deliveries(event, trace)
-            if self._is_done(partial(self._over.release, event.id, deliveries)):
+            with self._has_kept:
+                waiting = [one for one in self._kept if one.intent is None]
+            before = [r for one in waiting for r in ((one.event_id, one.deliveries), *one.then)]
+            first, *then = (*before, (event.id, deliveries))
+            if self._is_done(partial(self._over.release, *first, *then)):
                 self._in_transaction[event.id] = event.type, deliveries
 
     def _deliveries(
