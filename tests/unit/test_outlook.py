@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,3 +116,14 @@ def test_plain_words_stay_plain() -> None:
     line = command("discard", "dlv_1", config="x.yaml")
     assert line == "confiture webhooks discard dlv_1 --config x.yaml"
     assert shlex.split(line)[-1] == "x.yaml"
+
+
+@pytest.mark.parametrize(("is_terminal", "agreed"), [(True, ""), (False, " --yes")])
+def test_a_command_that_asks_agrees_where_nobody_can(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool, agreed: str
+) -> None:
+    """On a terminal redeliver asks; in a job it could not, so --yes is shown, once."""
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: is_terminal))
+    assert command("redeliver", "--pending") == f"confiture webhooks redeliver --pending{agreed}"
+    given = command("redeliver", "--dead", "--yes")
+    assert given == "confiture webhooks redeliver --dead --yes"
