@@ -443,6 +443,11 @@ def test_doctor_knows_who_needs_no_secret_and_which_format(tmp_path: Path) -> No
     assert rows["slip: format"]["remedy"] == "Set `format: slack`"
     assert "slack: format" not in rows
     assert rows["commands"]["status"] == "ok"
+    tried = project.confiture("webhooks", "test", "open")
+    shown = " ".join(str(row["remedy"]) for row in rows.values())
+    for text in (shown, tried.stdout):
+        assert "deny_networks has 0.0.0.0/0" in text
+        assert "Change allow_networks or deny_networks" in text
 
 
 @on_sqlite

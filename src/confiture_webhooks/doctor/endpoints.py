@@ -240,6 +240,8 @@ def remedy_of(failure: str, reason: str | None = None) -> str:
 
     *reason*: more about it, where that is known.
     """
+    if reason is not None and "_networks" in reason:
+        return f"Its address is refused, {reason}. Change allow_networks or deny_networks"
     return _TLS[reason][1] if reason in _TLS else _REMEDIES.get(failure, _OTHER)
 
 
@@ -256,9 +258,7 @@ def obstacle(found: Reach, scheme: str) -> tuple[str, str] | None:
     if found.is_proxied and found.step in ("resolves", "connects", "proxy"):
         remedy = f"Check {variable}; NO_PROXY names hosts that are reached without it"
         return f"{found.error_type} (the proxy)", remedy
-    if found.reason is not None and "_networks" in found.reason:
-        return f"the address is refused: {found.reason}", "Change allow_networks or deny_networks"
-    return found.error_type, remedy_of(found.error_type)
+    return found.error_type, remedy_of(found.error_type, found.reason)
 
 
 def _of_proxy(status: str, variable: str) -> str:
