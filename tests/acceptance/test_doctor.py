@@ -399,10 +399,15 @@ def test_a_database_that_does_not_answer_has_words_and_a_remedy(here: Project) -
     variable = {"CONFITURE_DATABASE_URL": here.database_url}
     found = diagnosed(here, {}, variable)[1]["database"]
     assert found["remedy"] == f"{remedy} CONFITURE_DATABASE_URL"
-    variable["CONFITURE_WEBHOOK_OUTBOX"] = "postgres"
-    for command in ("status", "list"):
-        done = here.confiture("webhooks", command, env=variable)
-        assert f"{remedy} CONFITURE_DATABASE_URL. For an outbox elsewhere" in done.stderr
+    url = {"CONFITURE_WEBHOOK_URL": "http://127.0.0.1:9/"}
+    for outbox, setting in (
+        ("postgres", "CONFITURE_DATABASE_URL"),
+        ("postgres:postgresql://nobody@127.0.0.1:2/x", "CONFITURE_WEBHOOK_OUTBOX"),
+    ):
+        env = {**variable, **url, "CONFITURE_WEBHOOK_OUTBOX": outbox}
+        for command in (["status"], ["list"], ["doctor"], ["outbox", "init"]):
+            done = here.confiture("webhooks", *command, env=env)
+            assert f"{remedy} {setting}. For an outbox elsewhere" in done.stdout + done.stderr
     here.database_url = "no address"
     assert diagnosed(here, {})[1]["database"]["detail"] == "its address cannot be read"
 

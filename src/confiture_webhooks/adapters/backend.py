@@ -17,6 +17,7 @@ from psycopg.rows import tuple_row
 
 from ..config.file import expand, read
 from ..config.rules import Invalid
+from ..config.variables import OUTBOX
 from ..event import Database
 from ..outbox import NO_ROW
 from ..outbox.postgres_session import is_plain
@@ -191,6 +192,13 @@ def address_setting(config_file: Path | None, environ: Mapping[str, str]) -> str
     if config_file is not None and names_database(config_file, {}):
         return f"`database_url` of {config_file}"
     return next((name for name in VARIABLES if environ.get(name)), VARIABLES[0])
+
+
+def outbox_setting(config_file: Path | None, environ: Mapping[str, str], *, is_own: bool) -> str:
+    """The setting that names the database of the outbox: *is_own*, it is not the migrated one."""
+    if is_own:
+        return OUTBOX if environ.get(OUTBOX) else "`outbox`"
+    return address_setting(config_file, environ)
 
 
 def names_database(config_file: Path | None, environ: Mapping[str, str]) -> bool:

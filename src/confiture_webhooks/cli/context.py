@@ -162,13 +162,12 @@ class Context:
         file, place = self.invocation.config_file, self.settings.place
         if place.kind != "postgres":
             return error
-        from ..adapters.backend import address_setting, names_database  # noqa: PLC0415
+        from ..adapters.backend import names_database, outbox_setting  # noqa: PLC0415
         from ..outbox.postgres_session import ADDRESS  # noqa: PLC0415
 
         is_project = place.rest in {"", self.dsn}
         if not is_project or names_database(file, os.environ):
-            own = OUTBOX if os.environ.get(OUTBOX) else "`outbox`"
-            setting = address_setting(file, os.environ) if is_project else own
+            setting = outbox_setting(file, os.environ, is_own=not is_project)
             remedy = error.remedy and error.remedy.replace(ADDRESS, setting)
             return OutboxError(error.problem, remedy)
         remedy = f"Set {DSN}, or `database_url` in the environment file"

@@ -18,7 +18,17 @@ from ..remedy import shown
 from ..run.run_outbox import KEPT_FOR
 from ..terminal import say
 from .context import Context, opened
-from .options import RECORDED, SHORTEST, ConfigOpt, FormatOpt, not_empty, one_of, since, whole_trace
+from .options import (
+    RECORDED,
+    SHORTEST,
+    ConfigOpt,
+    FormatOpt,
+    at_least_one,
+    not_empty,
+    one_of,
+    since,
+    whole_trace,
+)
 from .selection import (
     EVERY,
     MOST_SHOWN,
@@ -99,7 +109,9 @@ def list_deliveries(
             "--since", parser=since, help="Only made since: 2h, 7d, 2026-01-09T14:00 (UTC)"
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many")] = LIMIT,
+    limit: Annotated[
+        int, typer.Option("--limit", parser=at_least_one, metavar="NUMBER", help="At most so many")
+    ] = LIMIT,
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:

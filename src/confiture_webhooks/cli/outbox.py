@@ -60,7 +60,8 @@ def init(
     for option, name in (("--role", role or ""), ("--environment", environment or "")):
         if not name.isprintable():  # it would be pasted into a terminal
             raise refusal(option, "has characters that cannot be shown", "Correct it")
-    settings = Context(config=config).settings
+    context = Context(config=config)
+    settings = context.settings
     if settings.place.kind != "postgres":
         problem = f"is {settings.place.kind}, which needs no setting up"
         raise refusal("outbox", problem, f"Set it, or {OUTBOX}, to `postgres`")
@@ -68,9 +69,12 @@ def init(
     from ..outbox.postgres_schema import grants  # noqa: PLC0415
 
     known = environment or settings.environment
-    with closing(PostgresOutbox(postgres_dsn(settings), environment=known)) as outbox:
-        where, is_made = outbox_place(settings), outbox.has_made
-        is_missing = role is not None and not outbox.has_role(role)
+    try:
+        with closing(PostgresOutbox(postgres_dsn(settings), environment=known)) as outbox:
+            where, is_made = outbox_place(settings), outbox.has_made
+            is_missing = role is not None and not outbox.has_role(role)
+    except OutboxError as error:
+        raise context.explained(error) from error
     granted = grants(role or PLACEHOLDER, environment)
     if output == "json":
         made = {"outbox": where, "created": is_made, "role": role, "grants": granted}

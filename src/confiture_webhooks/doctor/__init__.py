@@ -65,7 +65,11 @@ def diagnose(
         yield from address(endpoint)
     yield from database(invocation, dsn)
     if settings.recorded:
-        yield from outbox_checks(in_database(settings, lambda: dsn))
+        from ..adapters.backend import outbox_setting  # noqa: PLC0415
+
+        is_own = bool(settings.place.rest)
+        setting = outbox_setting(invocation.config_file, os.environ, is_own=is_own)
+        yield from outbox_checks(in_database(settings, lambda: dsn), setting)
         yield from _pings(settings, is_pinging=is_pinging)
     yield from _collector()
 

@@ -155,8 +155,11 @@ def _from_the_future(outbox: Outbox, environment: str | None, now: datetime) -> 
     return [row.delivery.id for row in newest if row.delivery.created_at > now + FUTURE]
 
 
-def outbox_checks(settings: Settings) -> Iterator[Check]:
-    """Whether a run can use it, and whether deliveries in it wait for an operator."""
+def outbox_checks(settings: Settings, setting: str) -> Iterator[Check]:
+    """Whether a run can use it, and whether deliveries in it wait for an operator.
+
+    *setting*: what names the database of a PostgreSQL outbox.
+    """
     if fault := settings.outbox_fault:
         yield wrong("outbox", fault.what, fault.remedy)
         return
@@ -166,8 +169,11 @@ def outbox_checks(settings: Settings) -> Iterator[Check]:
     try:
         yield from _checked(settings)
     except OutboxError as error:
-        is_postgres = settings.place.kind == "postgres"
-        remedy = error.remedy or (_init(settings) if is_postgres else OTHER_OUTBOX)
+        remedy = error.remedy or OTHER_OUTBOX
+        if settings.place.kind == "postgres":
+            from ..outbox.postgres_session import ADDRESS  # noqa: PLC0415
+
+            remedy = (error.remedy or _init(settings)).replace(ADDRESS, setting)
         yield wrong("outbox", error.problem.removeprefix("outbox "), remedy)
 
 
