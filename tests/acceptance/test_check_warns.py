@@ -70,7 +70,8 @@ def test_without_the_usual_file_the_others_are_named(
     done = project.confiture("webhooks", *words, env={"CONFITURE_ENVIRONMENT": "production"})
     assert done.returncode == 5
     assert "db/environments/local.yaml: does not exist" in done.stderr
-    named = f"confiture webhooks {' '.join(words)} --config db/environments/production.yaml"
+    shown = " ".join((*words, *(["--yes"] if words[0] == "redeliver" else [])))  # no terminal
+    named = f"confiture webhooks {shown} --config db/environments/production.yaml"
     assert f"Name the file: `{named}` (or staging.yaml)" in done.stderr
     assert "CONFITURE_ENVIRONMENT" not in done.stderr
 
