@@ -104,7 +104,7 @@ format: $(VENV)/lint.stamp ## Format the code
 
 benchmarks: $(VENV)/tests.stamp ## Speed against the alternative, as ratios, into docs/benchmarks.md
 	@mkdir -p build && rm -f build/benchmarks.txt
-	@cd benchmarks && set -o pipefail && for file in start_up transaction hooks many deliver signals stored worker_memory postgres_outbox; do \
+	@cd benchmarks && set -o pipefail && for file in start_up transaction all_dead hooks many deliver signals stored worker_memory postgres_outbox; do \
 	  ../$(BIN)/python $$file.py | tee -a ../build/benchmarks.txt || exit 1; done
 	@$(BIN)/python scripts/benchmarks_page.py build/benchmarks.txt
 

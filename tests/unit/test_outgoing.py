@@ -445,7 +445,7 @@ def test_what_a_silent_outbox_took_is_counted(monkeypatch: pytest.MonkeyPatch) -
     bench = Bench()
     bench.outbox = silent = Silent()
     bench.outgoing.stage(intent(1))
-    assert bench.outgoing.outbox.waited_s == 0.05
+    assert 0.05 <= bench.outgoing.outbox.waited_s < 5
     silent.free.set()
 
 

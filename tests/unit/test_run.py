@@ -28,7 +28,7 @@ from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.run import run_outbox
 from confiture_webhooks.run.migration import Backend, Migration
 from confiture_webhooks.run.parts import TELEMETRY_BUDGET, Parts
-from confiture_webhooks.run.run import Run
+from confiture_webhooks.run.run import MOMENT_S, Run
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
 from confiture_webhooks.worker import Worker
@@ -649,7 +649,7 @@ def test_a_silent_outbox_is_waited_for_once_while_the_transaction_is_open(
     assert bench.kinds() == ["migration_started", "migration_success", "run_success"]
 
 
-@pytest.mark.parametrize(("flush_s", "left_s"), [(10, 8), (3, 1), (1, 0.5), (0, 0)])
+@pytest.mark.parametrize(("flush_s", "left_s"), [(10, 8), (3, 1), (1, MOMENT_S), (0, 0)])
 def test_the_wait_for_a_silent_outbox_is_taken_off_the_end(flush_s: float, left_s: float) -> None:
     """Receivers then have that much less time, but for a moment."""
     bench = Bench()
@@ -660,4 +660,4 @@ def test_the_wait_for_a_silent_outbox_is_taken_off_the_end(flush_s: float, left_
     before = time.monotonic()
     deadline = bench.run.end_within(timedelta(seconds=flush_s))
     assert before + left_s <= deadline <= time.monotonic() + left_s
-    assert outbox.deadline == deadline - 0.5  # receivers have a moment after it
+    assert outbox.deadline == deadline - MOMENT_S  # receivers have a moment after it

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SUMMARY_S = 0.5
 """How long the outbox may take to say what is left, after the flush took its whole time."""
-MOMENT_S = 0.5
+MOMENT_S = 0.4
 """Receivers have this long at least, also after a silent outbox."""
 REST_S = 1.0
 """Of the time after that, what telemetry leaves to receivers then."""
@@ -378,7 +378,9 @@ class Run:
                 self._hooks.stop()
             if sending is not None:
                 left_s = deadline - time.monotonic()
-                seconds = min(PATIENCE_S, max(SUMMARY_S, left_s))
+                is_silent = bool(self._in_use and self._in_use.outgoing.outbox.waited_s)
+                least_s = IMPATIENCE_S if is_silent else SUMMARY_S
+                seconds = min(PATIENCE_S, max(least_s, left_s))
                 for line in sending.stop(is_late=left_s <= 0, seconds=seconds):
                     self._say(line)
         with containing("close", self.report):

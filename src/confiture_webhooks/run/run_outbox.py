@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 PATIENCE_S = 3.0
 """How long the outbox may take to answer, as connecting may; then memory takes its place."""
-BEYOND_FLUSH_S = 1.0
+BEYOND_FLUSH_S = 0.6
 """By how much that may exceed the time-out of the flush, from which it is taken off."""
 IMPATIENCE_S = 0.25
 """The same while the host's transaction is open, or no time is left: what takes longer goes on."""
@@ -171,8 +171,10 @@ class RunOutbox:
             if broken is not None:
                 broken.close()
 
+        started = time.monotonic()
         with suppress(OutboxError, TimedOut):
             bounded(close, IMPATIENCE_S)
+        self.waited_s += time.monotonic() - started
         return spare
 
     def restored(self, seconds: float) -> bool:
@@ -221,8 +223,9 @@ class RunOutbox:
                 if outbox.is_durable:
                     call(outbox)
 
+        left_s = self.deadline - time.monotonic() if self.deadline is not None else PATIENCE_S
         with suppress(OutboxError, TimedOut):
-            bounded(asked, 2 * IMPATIENCE_S)
+            bounded(asked, max(ASK_EVERY_S, min(2 * IMPATIENCE_S, left_s)))
 
 
 def undelivered(memory: Outbox) -> Sequence[Row]:
