@@ -65,7 +65,7 @@ def compare(project: Bench, outbox: str, flush_s: int, receiver: int, collector:
     block = {"outbox": outbox, "flush_timeout": flush_s, "log": "json", "endpoints": [endpoint]}
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}"}
     return paired(
-        f"everything dead, {outbox.partition('//')[0]} outbox, flush_timeout {flush_s} s",
+        f"everything dead, {outbox.partition(':')[0]} outbox, flush_timeout {flush_s} s",
         lambda: up(project, block, env),
         lambda: up(project, block, {**env, "CONFITURE_WEBHOOKS": "off"}),
         rounds=ROUNDS,
