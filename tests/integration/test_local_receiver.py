@@ -116,12 +116,13 @@ def test_reset_is_a_reset() -> None:
 @pytest.mark.parametrize("fault", ["hang", "drip", "drip_body", "endless", "slow"])
 def test_close_ends_every_fault(fault: str) -> None:
     """Closing ends what would never end, and leaves no thread."""
-    before = threading.active_count()
-    with LocalReceiver(answers=[fault if fault != "slow" else Answer(delay_s=600)]) as receiver:
-        connection = connect(receiver)
-        receiver.wait_for(1)
-    assert threading.active_count() == before
-    connection.close()
+    before = {*threading.enumerate()}
+    answers = [fault if fault != "slow" else Answer(delay_s=600)]
+    with ExitStack() as ends:
+        with LocalReceiver(answers=answers) as receiver:
+            ends.enter_context(connect(receiver))
+            receiver.wait_for(1)
+        assert {*threading.enumerate()} <= before
 
 
 def test_drip() -> None:
