@@ -168,7 +168,7 @@ def named(dsn: str | None) -> Database:
 
 
 def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | None:
-    """The database Confiture would use here; ``None``: none can be made out.
+    """The database Confiture would use here; ``None``: it is not known.
 
     *config_file* is the environment file, ``None`` where the address comes from a variable.
     """
