@@ -154,6 +154,11 @@ class _Stderr:
                 mark.get(timeout=left)
                 return
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to write, as far as can be seen without waiting."""
+        return self._put == self._taken and self._busy_since is None
+
     def hold(self) -> None:
         """Write nothing from now on; what is being written comes to its end first."""
         self._is_held = True
@@ -270,7 +275,8 @@ class _HostLines:
         self._flush()
         if not self._is_open:
             stderr.release()
-            stderr.flush(GAP_S)  # else the next line of the host's could open first
+            if not stderr.is_idle:
+                stderr.flush(GAP_S)  # else the next line of the host's could open first
 
     def end(self) -> None:
         """Write what was held, on a line of its own."""

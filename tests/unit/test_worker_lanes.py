@@ -118,6 +118,83 @@ def test_one_run_has_one_lane() -> None:
     assert sent == [f"evt_0_{number}" for number in range(40)]
 
 
+class Counting(InMemoryOutbox):
+    """Counts the claims."""
+
+    claims = 0
+
+    def claim(self, *args: Any, **kwargs: Any) -> Any:
+        self.claims += 1
+        return super().claim(*args, **kwargs)
+
+
+class Migrating(ScriptedTransport):
+    """While it sends, the run records the next delivery, and wakes the worker, *left* times."""
+
+    def __init__(self, outbox: InMemoryOutbox, left: int) -> None:
+        super().__init__()
+        self.outbox, self.left = outbox, left
+        self.wake: Any = None
+
+    def send(self, request: Request, **terms: Any) -> Response:
+        if self.left:
+            self.left -= 1
+            record(self.outbox, self.left)
+            self.wake(RUN)
+            threading.Event().wait(0.005)  # another lane would look now
+        return super().send(request, **terms)
+
+
+RUN = f"{0:032x}"
+
+
+def record(outbox: InMemoryOutbox, number: int) -> None:
+    """Put one more delivery of one run into *outbox*."""
+    one = delivery(id=f"dlv_{number}", event_id=f"evt_{number}", correlation_id=RUN)
+    outbox.release(one.event_id, [one])
+
+
+def test_no_other_lane_looks_for_the_run_that_a_lane_sends() -> None:
+    """What is recorded while a lane sends for its run costs one claim each, by that lane."""
+    outbox = Counting()
+    record(outbox, 20)
+    transport = Migrating(outbox, 20)
+    worker = worker_of(outbox, transport)
+    transport.wake = worker.wake
+    worker.start()
+    assert worker.drain(LONG_ENOUGH)
+    worker.stop()
+    assert len(transport.sent) == 21
+    assert outbox.claims <= 21 + 3  # the last look, and those of a lane that saw a new run
+
+
+class Late(InMemoryOutbox):
+    """The run records one more just after a look that found nothing, *left* times."""
+
+    left = 5
+    wake: Any = None
+
+    def claim(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().claim(*args, **kwargs)
+        if not found and self.left:
+            self.left -= 1
+            record(self, self.left)
+            self.wake(RUN)
+        return found
+
+
+def test_what_is_recorded_as_a_lane_ends_is_sent() -> None:
+    """A lane that no other joins misses nothing that comes just after its last look."""
+    outbox, transport = Late(), ScriptedTransport()
+    record(outbox, outbox.left)
+    worker = worker_of(outbox, transport)
+    outbox.wake = worker.wake
+    worker.start()
+    assert worker.drain(LONG_ENOUGH)
+    worker.stop()
+    assert len(transport.sent) == 6
+
+
 def test_one_lane_keeps_the_order_of_all() -> None:
     """``concurrency: 1`` sends everything in the order in which it was recorded."""
     transport = Meeting()

@@ -115,8 +115,9 @@ class Outgoing:
                     return
                 raise
             self.outbox.note_written(kept.event_id, is_released=kept.intent is None)
-        if any(kept.deliveries or kept.then for kept in left):
-            self.sending.wake()
+        released = [r for kept in left for r in ((kept.event_id, kept.deliveries), *kept.then)]
+        if runs := {one.correlation_id for _, deliveries in released for one in deliveries}:
+            self.sending.wake(*runs)
 
     def _keep(self, kept: Kept) -> bool:
         """Have *kept* wait for the connection that migrates; ``False``: there is none."""

@@ -45,8 +45,8 @@ class Sending:
         self._worker: Worker | None = None
         self._making = threading.Lock()
 
-    def wake(self) -> Worker:
-        """Begin to send what is in the outbox, which is open."""
+    def wake(self, *runs: str) -> Worker:
+        """Begin to send what is in the outbox, which is open; *runs*: those of what is new."""
         with self._making:
             worker = self._worker
             if worker is None:
@@ -62,7 +62,7 @@ class Sending:
                 )
                 worker.start()
                 return worker
-        worker.wake()
+        worker.wake(*runs)
         return worker
 
     def _abandon(self) -> Sequence[Callable[[], object]]:

@@ -52,6 +52,10 @@ class Pace:
     """When to look for deliveries of other processes, by the monotonic clock."""
     busy: int = 0
     """Lanes that claim or send."""
+    runs: set[str] = field(default_factory=set)
+    """Those whose deliveries lanes send: these lanes look for more of them before they end."""
+    widened_for: str | None = None
+    """The run for which another lane was last asked to look, too."""
     ended: int = 0
     """How often a lane had nothing more to do."""
     batch: int = 1

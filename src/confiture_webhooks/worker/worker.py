@@ -57,11 +57,14 @@ class Worker(Sender):
         except RuntimeError:  # no thread to be had: the lanes there are do it
             lanes.remove(thread)
 
-    def wake(self) -> None:
-        """Something was released: look now."""
+    def wake(self, *runs: str) -> None:
+        """Something was released, all of it of *runs* if there are any: look now.
+
+        A lane that sends deliveries of these looks again in any case.
+        """
         with self._changed:
             for pace in self.paces:
-                pace.should_look = True
+                pace.should_look |= not (runs and pace.runs.issuperset(runs))
             self._changed.notify_all()
 
     def poll_every(self, poll: timedelta) -> None:
@@ -130,9 +133,9 @@ class Worker(Sender):
         while self._wait(pace):
             ended = pace.ended
             try:
-                self._work(pace)
+                is_seen = self._work(pace)
                 ended = pace.ended
-                due_at = self._next_due_at(pace)
+                due_at = self._next_due_at(pace, is_seen=is_seen)
                 pace.faults = 0
             except OutboxError as error:
                 self.telemetry.outbox_failed(str(error))
@@ -187,9 +190,11 @@ class Worker(Sender):
                 self._changed.wait(min(waits, default=None))
             return False
 
-    def _work(self, pace: Pace) -> None:
-        """Deliver what is due: a claim's deliveries are of one run, in their order."""
-        run = None
+    def _work(self, pace: Pace) -> bool:
+        """Deliver what is due: a claim's deliveries are of one run, in their order.
+
+        Whether the last look at the outbox found nothing.
+        """
         while not self.stopping.is_set():
             # Another worker has made an attempt that was due so long ago.
             long_ago = self.clock.now() - LONGEST_REST
@@ -208,29 +213,35 @@ class Worker(Sender):
                 )
             )
             if not claims:
-                break
+                return True
             pace.is_gone = False  # the outbox gives nothing for an endpoint that is off
-            if claims[0].delivery.correlation_id != run:
-                run = claims[0].delivery.correlation_id
+            run = claims[0].delivery.correlation_id
+            pace.runs.add(run)
+            if run != pace.widened_for:
+                pace.widened_for = run
                 self._widen(pace)
             try:
                 self.deliver(pace, claims, stale_at)
             finally:
+                pace.runs.discard(run)  # what is released from here on is seen by the next look
                 for claim in claims:
                     with suppress(OutboxError):  # its lease ends
                         self.outbox.give_back(claim)
             if pace.is_resting(self.clock.now()) or pace.busy > pace.width:
                 break
+        return False
 
-    def _next_due_at(self, pace: Pace) -> datetime | None:
-        """When to look again."""
+    def _next_due_at(self, pace: Pace, *, is_seen: bool) -> datetime | None:
+        """When to look again; *is_seen*: the outbox has just been looked at."""
         if self.stopping.is_set():
             return None
         now, endpoint = self.clock.now(), pace.endpoint
         if pace.is_resting(now):
             return pace.rests_until
         longest = endpoint.retry.longest_wait
-        return self.outbox.next_due_at(endpoint.name, self.environment, now=now, max_wait=longest)
+        return self.outbox.next_due_at(
+            endpoint.name, self.environment, now=now, max_wait=longest, is_seen=is_seen
+        )
 
     def _widen(self, pace: Pace) -> None:
         """Other runs may be due, too: have another lane look."""
