@@ -4,10 +4,31 @@ The SDK, its exporters and structlog are imported only when they are needed: a r
 exporter pays for the API alone, a run without log lines not for structlog.
 """
 
-from .delivery_span import DeliverySpan
-from .facade import Telemetry
-from .providers import for_command, for_library
-from .spans import HookSpan, MigrationSpan, WorkerPassSpan
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    format_trace_id,
+    get_current_span,
+)
+
+from ..contained import contained, containing
+from ..delivery import Delivery, TraceContext
+from ..errors import Fault
+from ..event import Database, Direction, Event, MigrationRef
+from ..outbox import Intent
+from ..transport import version
+from . import names
+from .context import fresh, from_stored, set_failed, storable, to_stored
+from .logs import Form, Logs
+from .metrics import Read
+from .providers import Providers, for_command, for_library
+from .spans import DeliverySpan, HookSpan, MigrationSpan, Signals, WorkerPassSpan, migrated
 
 __all__ = [
     "DeliverySpan",
@@ -18,3 +39,261 @@ __all__ = [
     "for_command",
     "for_library",
 ]
+
+
+class Telemetry(Signals):
+    """Traces, metrics and logs of one run. No method raises, whatever breaks.
+
+    A signal without one of the *providers* is silent, but ids are real. *is_library*: log events go
+    to the ``logging`` logger ``confiture_webhooks``, none to standard error.
+    """
+
+    def __init__(
+        self,
+        providers: Providers | None = None,
+        *,
+        endpoints: Sequence[str] = (),
+        environment: str | None = None,
+        log: Form | None = "off",
+        log_level: str | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        is_library: bool = False,
+        database_label: bool = True,
+    ) -> None:
+        self._providers = given = providers or Providers()
+        super().__init__(
+            run=given.inherited or fresh(),
+            logs=Logs(
+                form=log, level=log_level, records=given.records, now=now, is_library=is_library
+            ),
+            now=now,
+            environment=environment,
+            migration_spans_left=given.migration_spans,
+        )
+        self._database_label = database_label
+        self._killed: set[str] = set()
+        self._run: Span | None = None
+        """The run's span while it is open."""
+        self._command = ""
+        with containing("connect", self.report):  # a provider that breaks stays silent
+            scope, schema_url = (names.SCOPE, version()), names.SCHEMA_URL
+            if given.tracer_provider is not None:
+                self.tracer = given.tracer_provider.get_tracer(*scope, schema_url=schema_url)
+            if given.meter_provider is not None:
+                meter = given.meter_provider.get_meter(*scope, schema_url=schema_url)
+                self.metrics.make_instruments(meter, endpoints)
+        if given.error is not None:
+            self.failed("telemetry.set_up", given.error)
+
+    @property
+    def correlation_id(self) -> str:
+        """The run's trace id: 32 lower-case hex digits, never all zeros."""
+        return format_trace_id(self.run.trace_id)
+
+    def trace_of_run(self) -> TraceContext:
+        """The context that deliveries of the run's own events continue."""
+        return to_stored(self.run)
+
+    @contained
+    def start_run(
+        self,
+        command: str,
+        database: Database | None = None,
+        *,
+        started_at: datetime | None = None,
+        is_counted: bool = True,
+    ) -> None:
+        """Open the run's span, under the current span, else under ``TRACEPARENT``.
+
+        *is_counted*: whether it is a run in the sense of ``confiture.runs``.
+        """
+        self.is_test = not is_counted
+        self._command = command.removeprefix("confiture ")
+        about = {names.DB_SYSTEM: "postgresql"}
+        self._run = self.start_span(
+            command, parent=self._parent(), started_at=started_at, attributes=about
+        )
+        self.run = self._run.get_span_context()
+        self.is_started = True
+        if database is not None:
+            self.connected(database)
+        self._log_faults()
+
+    @contained
+    def connected(self, database: Database) -> None:
+        """The migrated *database* is known: it owns the run's numbers and the outbox's."""
+        if self._database_label:
+            self.metrics.database = database.name or self.metrics.database
+        if self._run is not None:
+            named = filter(None, (database.name, database.schema))
+            about = {
+                names.DB_NAMESPACE: database.name and "|".join(named),
+                names.SERVER_ADDRESS: database.host,
+                names.SERVER_PORT: database.port,
+            }
+            self._run.set_attributes(storable(about))
+
+    @contained
+    def end_run(
+        self, *, applied: int, failed: int, error_type: str | None, is_known: bool = True
+    ) -> None:
+        """The migrations are over; *error_type* is set exactly when the run failed.
+
+        *is_known*: whether it is certain; else whoever settles the run counts it.
+        """
+        run, self._run = self._run, None
+        if run is None:
+            return
+        run.set_attributes({names.RUN_APPLIED: applied, names.RUN_FAILED: failed})
+        if error_type is not None:
+            set_failed(run, error_type)
+        try:
+            if not is_known or self.is_test:
+                return
+            self.metrics.count_run(self._command, error_type, self.now(), run)
+            if error_type is not None:
+                self.log(
+                    names.LOG_RUN_FAILED,
+                    command=self._command,
+                    environment=self.environment,
+                    database=self.metrics.database,
+                    error_type=error_type,
+                    migrations_applied=applied,
+                )
+        finally:
+            run.end()
+
+    def migration(self, ref: MigrationRef, direction: Direction) -> MigrationSpan:
+        """A migration begins."""
+        run = self._run or NonRecordingSpan(self.run)
+        return MigrationSpan(self, run, ref, direction)
+
+    @contained
+    def settled(self, event: Event, trace: TraceContext, run: str) -> None:
+        """Log and measure how the migration of a killed *run* ended, in *trace*, the run's.
+
+        Its span died with the run, which counts as failed. An unknown duration counts as none.
+        """
+        if event.migration is None or event.direction is None:
+            return
+        span = NonRecordingSpan(from_stored(trace, is_remote=True) or self.run)
+        if run not in self._killed:  # counted once, however many of its migrations are settled
+            self._killed.add(run)
+            usual = "migrate up" if event.direction is Direction.UP else "migrate down"
+            command = (event.command or usual).removeprefix("confiture ")
+            # It ended no later than any run after it: what is seen only now is not the last word.
+            ended_at = event.started_at or event.occurred_at
+            self.metrics.count_run(command, names.INTERRUPTED, ended_at, span)
+        migrated(
+            self,
+            event.migration,
+            event.direction,
+            span,
+            event.error,
+            duration_s=event.duration_s,
+            environment=event.environment,
+            correlation_id=event.trace_id,
+        )
+
+    @contained
+    def intent_discarded(self, intent: Intent, reason: str) -> None:
+        """Log, in the run's trace, that no event reports how a killed run's migration ended."""
+        trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
+        self.log(
+            names.LOG_INTENT_DISCARDED,
+            from_stored(trace, is_remote=True),
+            correlation_id=intent.correlation_id,
+            event_id=intent.event_id,
+            reason=reason,
+            direction=intent.direction.value,
+            migration_version=intent.migration.version,
+            migration_name=intent.migration.name,
+            environment=intent.environment,
+        )
+
+    def delivery(
+        self, delivery: Delivery, worker_pass: WorkerPassSpan | None = None
+    ) -> DeliverySpan:
+        """A delivery begins: in the run's process, or in a *worker_pass*."""
+        return DeliverySpan(self, delivery, worker_pass)
+
+    def hook(self, hook: str, event: str, parent: TraceContext | None = None) -> HookSpan:
+        """A user's hook ``<module>:<function>`` begins, under *parent* or the run."""
+        stored = from_stored(parent, is_remote=False) if parent is not None else None
+        span = self.start_span(
+            f"{names.RUN_HOOK} {hook}",
+            parent=stored or self.run,
+            attributes={names.HOOK_EVENT: event},
+        )
+        return HookSpan(self, span)
+
+    def worker_pass(self) -> WorkerPassSpan:
+        """A pass over the outbox begins, under the current span, else under ``TRACEPARENT``."""
+        self._log_faults()
+        span = self.start_span(names.DRAIN, parent=self._parent())
+        return WorkerPassSpan(self, span)
+
+    def observe_outbox(self, read: Read) -> None:
+        """Measure the outbox with *read* whenever metrics are collected."""
+        self.metrics.read = read
+
+    @contained
+    def config_invalid(self, faults: Sequence[Fault], *, is_said: bool = False) -> None:
+        """The configuration is wrong; every fault in one event.
+
+        *is_said*: the command has said so on standard error, and a console does not show it again.
+        """
+        texts = [str(fault) for fault in faults]
+        self.log(names.LOG_CONFIG_INVALID, faults=texts, is_said=is_said)
+
+    @contained
+    def outbox_failed(self, reason: str) -> None:
+        """The outbox refused; *reason* is an OutboxError's text."""
+        self.log(names.LOG_OUTBOX_FAILED, reason=reason)
+
+    @contained
+    def hook_failed(
+        self,
+        hook: str,
+        *,
+        file: str | None,
+        line: int | None,
+        error_type: str,
+        reason: str | None = None,
+        span: HookSpan | None = None,
+    ) -> None:
+        """A user's hook raised or ran out of time; *reason*: in our own words, if any."""
+        self.log(
+            names.LOG_HOOK_FAILED,
+            span.span.get_span_context() if span is not None else None,
+            hook=hook,
+            file=file,
+            line=line,
+            error_type=error_type,
+            reason=reason,
+        )
+
+    @contained
+    def shutdown(self, budget: timedelta) -> None:
+        """Export what is left within *budget*; log when it did not all arrive.
+
+        Only what was set up here is shut down. A second call does nothing.
+        """
+        self._log_faults()
+        run, self._run = self._run, None
+        if run is not None:  # a span that never ends is never exported
+            with containing("abandon_run", self.report):
+                run.end()
+        if lost := self._providers.shutdown(budget):
+            self.log(names.LOG_FLUSH_INCOMPLETE, budget_s=budget.total_seconds(), **lost)
+
+    def _parent(self) -> SpanContext | None:
+        """The current span, else what ``TRACEPARENT`` names."""
+        around = get_current_span().get_span_context()
+        return around if around.is_valid else self._providers.inherited
+
+    def _log_faults(self) -> None:
+        """Log what set-up found wrong, once, when the run has its id."""
+        faults, self._providers.faults = self._providers.faults, []
+        if faults:
+            self.config_invalid(faults)

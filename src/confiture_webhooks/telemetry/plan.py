@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -160,30 +160,24 @@ def complaints() -> Iterator[list[Fault]]:
     logger.propagate = False
     if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
         logger.addHandler(logging.NullHandler())
-    collecting = _Complaints(logging.WARNING)
-    collecting.faults = []
+    faults: list[Fault] = []
+
+    def collect(record: logging.LogRecord) -> None:
+        """Keep the setting *record* is about, never its text: that quotes values."""
+        with suppress(Exception):  # a message that cannot be formatted names nothing
+            found = setting_in(record.getMessage())
+            hints = (setting for hint, setting in _HINTS if hint in str(record.msg))
+            if setting := found or next(hints, None):
+                problem = "has a value OpenTelemetry does not accept, so its default is used"
+                faults.append(Fault(setting, problem, "Correct or unset it"))
+
+    collecting = logging.Handler(logging.WARNING)
+    collecting.emit = collect  # type: ignore[method-assign]
     logger.addHandler(collecting)
     try:
-        yield collecting.faults
+        yield faults
     finally:
         logger.removeHandler(collecting)
-
-
-class _Complaints(logging.Handler):
-    """Makes a fault of each record that is about a setting."""
-
-    faults: list[Fault]
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the setting *record* is about, never its text: that quotes values."""
-        try:
-            found = setting_in(record.getMessage())
-        except Exception:  # noqa: BLE001  a message that cannot be formatted names nothing
-            return
-        hints = (setting for hint, setting in _HINTS if hint in str(record.msg))
-        if setting := found or next(hints, None):
-            problem = "has a value OpenTelemetry does not accept, so its default is used"
-            self.faults.append(Fault(setting, problem, "Correct or unset it"))
 
 
 def setting_in(text: str) -> str | None:
