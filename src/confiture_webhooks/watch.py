@@ -89,7 +89,8 @@ class _Delivering:
         """Migrations whose end was not known when the database was last asked."""
         self.outbox = operators_outbox(settings, creates=not is_pass, notice=say)
         self.telemetry = make_telemetry(settings)
-        self.telemetry.observe_outbox(self.outbox.summary)
+        if self.outbox.is_durable:  # else there is none, and an empty one stands in
+            self.telemetry.observe_outbox(self.summary)
         self.telemetry.connected(database)
         self.transport, self.passes = make_transport(), PassSpans(self.telemetry)
         self.worker = Worker(
@@ -102,6 +103,10 @@ class _Delivering:
             poll=None if is_pass else POLL,
             passes=self.passes,
         )
+
+    def summary(self) -> Summary:
+        """The outbox at a glance, as far as it is this worker's. Raises OutboxError."""
+        return self.outbox.summaries().get(self.settings.environment, Summary())
 
     def close(self) -> None:
         """End the worker, and close its parts."""

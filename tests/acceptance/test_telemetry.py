@@ -71,3 +71,66 @@ def test_runs_are_counted(project: Any, receiver: Any) -> None:
     (line,) = [one for one in events(done) if one["event"] == "run.failed"]
     assert (line["command"], line["migrations_applied"]) == ("migrate up", 0)
     assert line["database"] == found[0]["db.namespace"]
+
+
+OUTBOX_SIZE = "confiture.webhook.outbox.size"
+
+
+def sizes(collector: Any) -> dict[tuple[str, str], float]:
+    """What was last reported of outboxes, by database and state."""
+    points = [one for one in collector.metrics if one.name == OUTBOX_SIZE]
+    return {
+        (one.attributes["db.namespace"], one.attributes["confiture.webhook.state"]): one.value
+        for one in points
+    }
+
+
+def test_an_outbox_is_reported_for_its_own_environment(project: Any, receiver: Any) -> None:
+    """Two environments share a project's outbox: staging reports no dead letter of production."""
+    name = project.database_url.rpartition("/")[2]
+    project.migration("001", "a", up="CREATE TABLE IF NOT EXISTS a (id int)", down="SELECT 1")
+    receiver.script("/production", [503, 503])
+    for environment in ("production", "staging"):
+        webhook = {
+            "name": "a",
+            "url": f"{receiver.url}/{environment}",
+            "retry": {"schedule": [0.1]},
+        }
+        project.environment_file(environment, webhooks={"endpoints": [webhook]})
+    dead = {}
+    for environment in ("production", "staging"):
+        with LocalCollector() as collector:
+            words = ("--config", f"db/environments/{environment}.yaml", "--force")
+            done = project.confiture("migrate", "up", *words, env={ENDPOINT: collector.url})
+            assert done.returncode == 0, done.stderr
+            dead[environment] = sizes(collector)[name, "dead_letter"]
+    assert dead == {"production": 1, "staging": 0}
+    for environment in ("production", "staging"):
+        with LocalCollector() as collector:
+            words = ("--config", f"db/environments/{environment}.yaml")
+            done = project.confiture("webhooks", "deliver", *words, env={ENDPOINT: collector.url})
+            assert sizes(collector)[name, "dead_letter"] == dead[environment], done.stderr
+
+
+def test_what_stands_in_for_an_outbox_is_not_reported_for_it(
+    project: Any, receiver: Any, collector: Any
+) -> None:
+    """A run that cannot open the outbox does not say that no dead letter is left in it."""
+    project.migration("001", "a", up="SELECT 1", down="SELECT 1")
+    webhooks = {"outbox": "sqlite:/proc/none/webhooks.db"}
+    webhooks["endpoints"] = [{"name": "a", "url": receiver.url}]
+    project.environment_file(webhooks=webhooks)
+    done = migrated(project, **{ENDPOINT: collector.url})
+    assert (done.returncode, len(receiver.requests)) == (0, 1)
+    assert "webhooks.outbox_failed" in {line["event"] for line in events(done)}
+    assert not [one for one in collector.metrics if "outbox" in one.name]
+
+
+def test_a_worker_without_an_outbox_reports_none(
+    project: Any, receiver: Any, collector: Any
+) -> None:
+    """`webhooks deliver` in another directory does not say that nothing waits."""
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, ENDPOINT: collector.url}
+    assert project.confiture("webhooks", "deliver", env=env).returncode == 0
+    assert collector.metrics
+    assert not [one for one in collector.metrics if "outbox" in one.name]

@@ -155,14 +155,20 @@ def test_each_part_is_made_once() -> None:
     assert len(bench.transport.sent) == 5
 
 
-def test_the_outbox_in_use_is_the_one_that_is_measured() -> None:
-    """Metrics read the configured outbox, and after it broke, the one that took its place."""
+def test_the_configured_outbox_is_the_one_that_is_measured() -> None:
+    """Metrics read the configured outbox; after it broke, memory does not answer in its place."""
+    bench = Bench()
+    bench.outbox.is_durable = True  # type: ignore[misc]
+    bench.outgoing.record(event(), TRACE)
+    bench.end()
+    assert bench.telemetry.observed[-1]().counts == {State.DELIVERED: 1}
     bench = Bench()
     bench.outbox = Breaking(bench.outbox, "release", OutboxError("full"))  # type: ignore[assignment]
     bench.outgoing.record(event(), TRACE)
     bench.end()
     assert len(bench.telemetry.observed) == 2
-    assert bench.telemetry.observed[-1]().counts == {State.DELIVERED: 1}
+    with pytest.raises(OutboxError, match="stands in"):
+        bench.telemetry.observed[-1]()
 
 
 def test_a_store_that_breaks_is_closed_and_replaced() -> None:

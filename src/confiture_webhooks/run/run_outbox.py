@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, TypeVar
 from ..bounded import TimedOut, bounded
 from ..delivery import Delivery, State
 from ..errors import OutboxError
+from ..outbox import Summary
 
 if TYPE_CHECKING:
     from ..config import Settings
-    from ..outbox import Outbox, Row, Summary
+    from ..outbox import Outbox, Row
     from ..telemetry import Telemetry
     from .parts import Parts
 
@@ -44,7 +45,7 @@ class RunOutbox:
     """
 
     def __init__(self, settings: Settings, parts: Parts, telemetry: Telemetry) -> None:
-        self._kind = settings.place.kind
+        self._kind, self._environment = settings.place.kind, settings.environment
         flush_s = settings.flush_timeout.total_seconds()
         self._patience_s = min(PATIENCE_S, BEYOND_FLUSH_S + flush_s)
         self._parts = parts
@@ -139,10 +140,12 @@ class RunOutbox:
         return self.current
 
     def _summary(self) -> Summary:
-        """For metrics. Raises OutboxError, also while asking would open a second session."""
+        """For metrics: of its own environment. Raises OutboxError where no point is better."""
         if self.current is None or self.is_over_connection:
             raise OutboxError("the outbox is not read while the run migrates its database")
-        return self.current.summary()
+        if not self.current.is_durable and (self._kind != "memory" or not self._parts.is_project):
+            raise OutboxError("memory does not say what the outbox holds that it stands in for")
+        return self.current.summaries().get(self._environment, Summary())
 
     def _replaced(self, error: OutboxError, guard: threading.Lock) -> Outbox:
         """Memory from now on: what the broken outbox holds stays there for a later run.
