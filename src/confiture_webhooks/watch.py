@@ -24,7 +24,7 @@ from .run.summary import undelivered
 from .terminal import counted, progress, say
 from .trust import stamp
 from .wiring import make_telemetry, make_transport, operators_outbox
-from .worker import FAILING_AFTER, PassSpans, Worker
+from .worker import FAILING_AFTER, Worker
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -92,7 +92,7 @@ class _Delivering:
         if self.outbox.is_durable:  # else there is none, and an empty one stands in
             self.telemetry.observe_outbox(self.summary)
         self.telemetry.connected(database)
-        self.transport, self.passes = make_transport(), PassSpans(self.telemetry)
+        self.transport, self.passes = make_transport(), self.telemetry.passes()
         self.worker = Worker(
             settings.endpoints,
             self.outbox,

@@ -141,12 +141,13 @@ def test_a_record_sees_the_rest_that_another_worker_was_asked_for(
     """Without a question of its own, in its environment only."""
     first, second = opened(), opened()
     release(first, 1, 2)
-    claim = claim_one(first)
+    first.release(event_id(3), [replace(delivery(3), environment="staging")])
+    one, two = first.claim("a", environment="production", now=NOW, lease=LEASE, limit=2)
+    [elsewhere] = first.claim("a", environment="staging", now=NOW, lease=LEASE)
+    assert first.record(one, attempt(), DELIVERED) == Standing(None, None)
     second.rest("a", "production", NOW + AN_HOUR, now=NOW)
-    assert first.seen_rest("a", "production") is None
-    assert first.record(claim, attempt(), DELIVERED)
-    assert first.seen_rest("a", "production") == NOW + AN_HOUR
-    assert first.seen_rest("a", "staging") is None
+    assert first.record(two, attempt(), DELIVERED) == Standing(None, NOW + AN_HOUR)
+    assert first.record(elsewhere, attempt(), DELIVERED) == Standing(None, None)
 
 
 def test_the_later_rest_holds(outbox: Outbox) -> None:

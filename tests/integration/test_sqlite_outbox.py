@@ -35,7 +35,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 while claims := outbox.claim("a", environment="production", now=NOW, lease=LEASE, limit=3):
     for claim in claims:
-        print(claim.delivery.id, outbox.record(claim, attempt(), DELIVERED))
+        print(claim.delivery.id, outbox.record(claim, attempt(), DELIVERED) is not None)
 outbox.close()
 """
 

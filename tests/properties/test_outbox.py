@@ -195,7 +195,7 @@ class OutboxMachine(RuleBasedStateMachine):
             and same & {(a.number, a.started_at, a.duration) for a in kept.attempts}
             for kept in self.kept
         )
-        is_recorded = self.outboxes[worker].record(claim, made, decision)
+        is_recorded = self.outboxes[worker].record(claim, made, decision) is not None
         assert is_recorded == (one is not None or is_known)
         if one is not None:
             one.attempts.append(made)

@@ -246,7 +246,7 @@ class TestWithoutProviders:
         """However old it is: nobody records the new trace a link would point from."""
         telemetry = Telemetry(now=lambda: NOW)
         old = a_delivery(TraceContext(traceparent=PARENT), created_at=NOW - timedelta(days=9))
-        span = telemetry.delivery(old, telemetry.worker_pass())
+        span = telemetry.delivery(old, telemetry.passes().begin())
         assert f"{span.span.get_span_context().trace_id:032x}" == PARENT[3:35]
 
     def test_a_disabled_sdk(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,13 +404,12 @@ class TestDelivery:
     def test_from_a_worker(self) -> None:
         """A worker's delivery continues the stored trace and links to the worker's pass."""
         made = make(now=lambda: NOW)
-        one_pass = made.telemetry.worker_pass()
+        passes = made.telemetry.passes()
         stored = a_delivery(TraceContext(traceparent=PARENT))
-        span = made.telemetry.delivery(stored, one_pass)
+        span = made.telemetry.delivery(stored, passes.begin())
         span.finish("delivered", last=an_attempt(status_code=200), attempts=1, at=NOW)
-        one_pass.claimed += 2
-        one_pass.claimed += 1
-        one_pass.finish()
+        passes.begin(2)
+        passes.end()
         found, drained = made.span("deliver webhook analytics"), made.span("drain webhook outbox")
         assert found.kind is SpanKind.CONSUMER
         assert found.parent is not None
@@ -425,11 +424,11 @@ class TestDelivery:
     def test_out_of_reach(self, traceparent: str, age: timedelta) -> None:
         """After a day, or when the stored trace was not sampled, there is only a link to it."""
         made = make(now=lambda: NOW)
-        one_pass = made.telemetry.worker_pass()
+        passes = made.telemetry.passes()
         stored = a_delivery(TraceContext(traceparent=traceparent), created_at=NOW - age)
-        span = made.telemetry.delivery(stored, one_pass)
+        span = made.telemetry.delivery(stored, passes.begin())
         span.finish("delivered", last=an_attempt(status_code=200), attempts=1, at=NOW)
-        one_pass.finish()
+        passes.end()
         found, drained = made.span("deliver webhook analytics"), made.span("drain webhook outbox")
         assert found.parent == drained.context
         assert [f"{link.context.trace_id:032x}" for link in found.links] == [PARENT[3:35]]
@@ -714,8 +713,9 @@ def everything(telemetry: Telemetry) -> None:
     telemetry.intent_discarded(intent(1), "its database does not answer")
     telemetry.outbox_failed("disk full")
     telemetry.failed("worker", ValueError("CANARY"))
-    one_pass = telemetry.worker_pass()
-    one_pass.finish()
+    passes = telemetry.passes()
+    passes.begin()
+    passes.end()
     telemetry.end_run(applied=2, failed=1, error_type="42P01")
 
 

@@ -19,11 +19,11 @@ from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import Claim
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
-from confiture_webhooks.telemetry import Telemetry
+from confiture_webhooks.telemetry import Passes, Telemetry
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response, prepare
 from confiture_webhooks.verification import verify
-from confiture_webhooks.worker import PassSpans, Worker, sender
+from confiture_webhooks.worker import Worker, sender
 from confiture_webhooks.worker.pace import LARGEST_BATCH
 from confiture_webhooks.worker.sender import Clock
 from confiture_webhooks.worker.worker import FRESH_FOR, LEASE_MARGIN
@@ -43,10 +43,10 @@ class Watched(InMemoryOutbox):
         self.returned: list[str] = []
         self.recorded = threading.Semaphore(0)
 
-    def record(self, *args: Any) -> bool:
-        is_kept = super().record(*args)
+    def record(self, *args: Any) -> Any:
+        stands = super().record(*args)
         self.recorded.release()
-        return is_kept
+        return stands
 
     def claim(self, *args: Any, **kwargs: Any) -> Any:
         claims = super().claim(*args, **kwargs)
@@ -107,7 +107,7 @@ class Bench:
             telemetry,
             environment="production",
             hold=timedelta(),
-            passes=PassSpans(telemetry),
+            passes=telemetry.passes(),
             **terms,
         )
 
@@ -367,19 +367,19 @@ def test_a_pass_ends_when_nothing_is_left() -> None:
     ended: queue.Queue[int] = queue.Queue()
 
     class Span:
-        def __init__(self) -> None:
-            self.claimed = 0
-            self.span: Any = None
+        claimed = 0
 
-        def finish(self) -> None:
+        def get_span_context(self) -> Any:
+            return Telemetry().run
+
+        def set_attribute(self, _: str, claimed: int) -> None:
+            self.claimed = claimed
+
+        def end(self) -> None:
             ended.put(self.claimed)
 
-    class Passing(Telemetry):
-        def worker_pass(self) -> Any:
-            return Span()
-
     bench = Bench(3)
-    bench.worker.passes = passes = PassSpans(Passing())
+    bench.worker.passes = passes = Passes(Span, bench.worker.telemetry.report)
     bench.worker.start()
     assert ended.get(timeout=20) == 3
     one = delivery(id="dlv_x", event_id="evt_x", created_at=datetime.now(UTC))

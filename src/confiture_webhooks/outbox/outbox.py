@@ -9,7 +9,7 @@ Guarantees, each checked by the contract suite on each store:
   correlation id. One that cannot be read comes back as an ``Unreadable`` and costs itself alone.
 - A claim is a lease. Until ``lease`` has passed by the ``now`` of the claims, no other claim
   returns the delivery; from then on it is claimable again. The lease is lost when another
-  claim takes the delivery: nothing recorded under it is kept, ``record`` answers ``False``.
+  claim takes the delivery: nothing recorded under it is kept, ``record`` answers ``None``.
 - A claim returns deliveries of one run (``correlation_id``) to one endpoint, those that are due,
   in the order they were released, and of no run that another lease of that endpoint holds. Of
   several runs the one with the oldest comes first.
@@ -35,85 +35,34 @@ Every method raises ``OutboxError`` when the store refuses, with the store's err
 from __future__ import annotations
 
 import os
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..event import EventType
-from ..outlook import Standing
 from . import rows
+from .front import END_OF_TIME, Front, horizon, standing_of
 from .values import Claim, Intent, Row, Summary, UnreadableIntent
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
+    from ..outlook import Standing
 
 PRUNE_BATCH = 500
-WAKE_BATCH = 5_000
-"""So many retries become ready at once: a statement must end in its time."""
 LONGEST_LEASE = timedelta(days=1)
 """A lease that ends later is of a wrong clock."""
-WINDOW = 64
-"""So many of the first deliveries are looked at to find a run to claim."""
-CANDIDATES = 4
-END_OF_TIME = 2**62
-QUICK_S = 0.005
-PASSED = 1_000
-"""A look that takes longer is not repeated for each claim, once so many have been passed."""
 
-Step = tuple[str, Mapping[str, Any]]
-"""A statement's name and values; ``release`` is several, and has a list of ``deliveries``."""
-Found = Sequence[rows.Stored]
 Release = tuple[str, Sequence[Delivery]]
 """An event's id and its deliveries."""
-
-
-class Store(Protocol):
-    """Where the rows lie: the statements of ``queries.sql``, and transactions."""
-
-    is_durable: bool
-    """Whether what is stored outlives this process."""
-    where: str
-    """The file, or host and database, fit for any log."""
-
-    def read(self, *steps: Step) -> list[Found]:
-        """The rows that each of *steps* returns, of one moment or nearly."""
-
-    def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
-        """Do all of *steps* or none; the rows each returns, or how many it changed.
-
-        *is_synced*: what is done outlives a power cut.
-        """
-
-    def close(self) -> None:
-        """Close files and connections. Closing twice is allowed."""
-
-
-@dataclass(slots=True)
-class _Front:
-    """What is known of the front of one endpoint's line, where looking there takes long.
-
-    Rows that a long transaction keeps alive for others are passed over by each look.
-    """
-
-    origin: int | None = None
-    floor: int = 0
-    """No delivery that is ready was released before this one."""
-    cost_s: float = 0.0
-    looked_at: float = 0.0
-    waiting: Sequence[object] = ()
-    """When the first and the last of those that wait become ready."""
-    seen: tuple[Standing, list[rows.Stored]] | None = None
-    """Whether the endpoint is on, and the first deliveries of runs that no lease holds."""
 
 
 class Outbox:
     """Keeps every event until each endpoint has it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: rows.Store) -> None:
         self._store = store
         self.is_durable = store.is_durable
         """Whether what is stored outlives this process."""
@@ -121,12 +70,11 @@ class Outbox:
         """The file, or host and database, fit for any log."""
         self.holder = os.urandom(8).hex()
         """Begins this one's tokens, and is in the intents it stages."""
-        self._killed: dict[str, str] = {}
+        self.killed: dict[str, str] = {}
         """By event that another one staged, that one's holder."""
         self.environment: str | None = None
         """Of an event that is released without intent and deliveries."""
-        self._rests: dict[tuple[str, str], datetime | None] = {}
-        self._fronts: defaultdict[tuple[str, str], _Front] = defaultdict(_Front)
+        self._fronts: dict[tuple[Any, ...], Front] = {}
 
     # A run
 
@@ -148,7 +96,7 @@ class Outbox:
 
         *then*: what is released after it in the same step. ``False``: another one released it.
         """
-        steps: list[Step] = []
+        steps: list[rows.Step] = []
         for event, released in ((event_id, deliveries), *then):
             environment = released[0].environment if released else self.environment
             values = {
@@ -156,7 +104,7 @@ class Outbox:
                 "environment": rows.text(environment or ""),
                 "released_at": rows.instant(datetime.now(UTC)),
                 "token": os.urandom(8).hex(),
-                "holder": self._killed.get(event),
+                "holder": self.killed.get(event),
             }
             each = [values | rows.delivery_values(one) for one in released]
             steps.append(("release", {**values, "deliveries": each}))
@@ -174,8 +122,8 @@ class Outbox:
         [found] = self._store.read(("intents", {}))
         read = [rows.intent(row) for row in found]
         holders = {one.event_id: one.holder for one in read if isinstance(one, Intent)}
-        self._killed.clear()
-        self._killed |= {key: one for key, one in holders.items() if one and one != self.holder}
+        self.killed.clear()
+        self.killed |= {key: one for key, one in holders.items() if one and one != self.holder}
         return read
 
     # A worker
@@ -191,26 +139,25 @@ class Outbox:
         max_wait: timedelta | None = None,
     ) -> Sequence[Claim]:
         """Up to *limit* of one run of *environment* for *endpoint* that are due at *now*."""
-        values = _place(endpoint, environment)
+        front = self._front(endpoint, environment)
         for _ in range(3):  # another worker may take the runs that were seen
-            heads = self._ready(values, now=now, max_wait=max_wait)
-            if not heads:
+            runs = front.runs(now, max_wait)
+            if not runs:
                 return []
             token = self.holder + os.urandom(8).hex()
-            leasing = values | {"token": token, "limit": limit}
-            leasing["lease_until"] = rows.instant(now + lease)
-            for place in range(CANDIDATES):
-                head = heads[min(place, len(heads) - 1)]
-                leasing |= {f"head{place}": head["head"], f"run{place}": head["run"]}
+            lease_until = rows.instant(now + lease)
+            leasing = {"token": token, "limit": limit, "lease_until": lease_until}
+            leasing |= {**front.place, **runs}
             _, found = self._store.write(("lease", leasing), ("leased", leasing), is_synced=False)
             if found:
                 return [rows.claim(row, token) for row in found]
         return []
 
-    def record(self, claim: Claim, attempt: Attempt, decision: Decision) -> bool:
-        """Keep *attempt* and move the delivery as decided; ``False``: the lease was lost.
+    def record(self, claim: Claim, attempt: Attempt, decision: Decision) -> Standing | None:
+        """Keep *attempt* and move the delivery as decided; ``None``: the lease was lost.
 
-        An attempt after which the endpoint rests is no try of the schedule.
+        Else whether the endpoint was off or had to rest there before. An attempt after which it
+        rests is no try of the schedule.
         """
         is_over = decision.outcome is not Outcome.RETRY
         finished_at = rows.instant(attempt.started_at + attempt.duration)
@@ -230,13 +177,9 @@ class Outbox:
         is_held, standing, *_ = self._store.write(
             *((name, values) for name in steps), *(() if is_over else (NEWS,)), is_synced=False
         )
-        self._rests[values["endpoint"], values["environment"]] = _standing(standing).rests_until
         # It may be recorded already, and the store's answer was lost.
-        return bool(is_held or self._store.read(("recorded", values))[0])
-
-    def seen_rest(self, endpoint: str, environment: str | None) -> datetime | None:
-        """Until when *endpoint* rests there, as the latest ``record`` saw it: costs no question."""
-        return self._rests.get((rows.text(endpoint), rows.text(environment or "")))
+        is_kept = is_held or self._store.read(("recorded", values))[0]
+        return standing_of(standing) if is_kept else None
 
     def give_back(self, claim: Claim) -> None:
         """End the lease without an attempt; the delivery is due as before."""
@@ -256,20 +199,8 @@ class Outbox:
         The end of a lease counts, so that a crashed worker's delivery is taken up. *is_seen*: as
         the latest ``claim`` found it, which costs no question.
         """
-        now = now or datetime.now(UTC)
-        values = _place(endpoint, environment)
-        front = self._fronts[values["endpoint"], values["environment"]]
-        seen = front.seen if is_seen else None
-        (off_since, rests_until), heads = seen or self._look(values, front)
-        if off_since is not None:
-            return None
-        due = [rows.at_best(head["due_at"]) or now for head in heads]
-        for wakes_at in front.waiting:
-            is_over = _is_due(wakes_at, None, _horizon(now, max_wait))
-            due.append(now if is_over else rows.at_best(wakes_at) or now)
-        if due and rests_until is not None and _rests(rests_until, now, max_wait):
-            due = [max(min(due), rests_until)]
-        return min(due, default=None)
+        front = self._front(endpoint, environment)
+        return front.next_at(now or datetime.now(UTC), max_wait, is_seen=is_seen)
 
     def due(
         self, endpoints: Iterable[Endpoint], environment: str | None, *, now: datetime
@@ -283,55 +214,9 @@ class Outbox:
         }
         return {name: at for name, at in found.items() if at is not None}
 
-    def _ready(
-        self, values: dict[str, Any], *, now: datetime, max_wait: timedelta | None
-    ) -> list[rows.Stored]:
-        """The first deliveries of runs that can be claimed at *now*, oldest first."""
-        front = self._fronts[values["endpoint"], values["environment"]]
-        at, horizon = rows.instant(now), _horizon(now, max_wait)
-        (off_since, rests_until), heads = self._look(values, front)
-        if off_since or (rests_until and _rests(rests_until, now, max_wait)):
-            return []
-        waking = values | {"now": at, "horizon": horizon, "limit": WAKE_BATCH}
-        is_woken = False
-        names = ("make_ready", at), ("make_unbelievable_ready", None)
-        for wakes_at, (name, bound) in zip(front.waiting, names, strict=False):
-            if _is_due(wakes_at, bound, horizon):
-                is_woken = True
-                self._in_batches(name, waking, is_synced=False)
-        if is_woken:
-            front.cost_s = 0.0
-            _, heads = self._look(values, front)
-        return heads[:CANDIDATES]
-
-    def _look(self, values: Mapping[str, Any], front: _Front) -> tuple[Standing, list[rows.Stored]]:
-        """Whether the endpoint is on, and the first deliveries of runs that no lease holds."""
-        looking = {**values, "window": WINDOW, "floor": 0}
-        has_passed = front.origin is not None and front.floor - front.origin > PASSED
-        is_slow = has_passed and front.cost_s > QUICK_S
-        standing: Found = ()
-        seen: Found = ()
-        if is_slow and time.monotonic() - front.looked_at < 20 * front.cost_s:
-            from_floor = looking | {"floor": front.floor}
-            standing, seen = self._store.read(("standing", values), ("look", from_floor))
-        if not seen:
-            started = time.monotonic()
-            standing, [waiting], seen = self._store.read(
-                ("standing", values), ("waiting", values), ("look", looking)
-            )
-            front.looked_at = time.monotonic()
-            front.cost_s = front.looked_at - started
-            ends = (waiting["first_at"], waiting["last_at"])
-            front.waiting = [at for at in ends if at is not None]
-        front.floor = seen[0]["first"] if seen else 0
-        if front.origin is None and seen:
-            front.origin = front.floor
-        free = [row for row in seen if not row["is_held"]]
-        if seen and not free:  # runs that are held may hide others
-            [seen] = self._store.read(("look_elsewhere", looking))
-            free = [row for row in seen if not row["is_held"]]
-        front.seen = _standing(standing), free
-        return front.seen
+    def _front(self, endpoint: str, environment: str | None) -> Front:
+        place = _place(endpoint, environment)
+        return self._fronts.setdefault(tuple(place.values()), Front(self._store, place))
 
     # Endpoints
 
@@ -345,7 +230,7 @@ class Outbox:
         max_wait: timedelta | None = None,
     ) -> None:
         """Let *endpoint* rest there: nothing is claimed for it before the latest *until*."""
-        values = {"until": rows.instant(until), "horizon": _horizon(now, max_wait)}
+        values = {"until": rows.instant(until), "horizon": horizon(now, max_wait)}
         self._store.write(("rest", _place(endpoint, environment) | values), is_synced=False)
 
     def disable(self, endpoint: str, environment: str | None, at: datetime) -> None:
@@ -360,7 +245,7 @@ class Outbox:
     def standing(self, environment: str | None) -> Mapping[str, Standing]:
         """The endpoints that are off in *environment*, or were asked to rest, and until when."""
         [found] = self._store.read(("standing", _place("", environment)))
-        return {row["endpoint"]: _standing([row]) for row in found if any(_standing([row]))}
+        return {row["endpoint"]: standing_of([row]) for row in found if any(standing_of([row]))}
 
     # Operators
 
@@ -388,18 +273,11 @@ class Outbox:
         for row in surplus:
             cutoff = max(cutoff, (row["finished_at"], row["seq"]))
         forgetting = {"at": rows.instant(before), "limit": PRUNE_BATCH}
-        pruned = self._in_batches("prune", forgetting | {"at": cutoff[0], "last": cutoff[1]})
-        self._in_batches("forget_released", forgetting)
+        pruning = forgetting | {"at": cutoff[0], "last": cutoff[1]}
+        pruned = rows.write_all(self._store, "prune", pruning)
+        rows.write_all(self._store, "forget_released", forgetting)
         self._store.write(("forget_standing", forgetting))
         return pruned
-
-    def _in_batches(self, name: str, values: Mapping[str, Any], *, is_synced: bool = True) -> int:
-        """Repeat a statement until nothing is left for it; how many rows it changed."""
-        changed, count = 0, values["limit"]
-        while count == values["limit"]:
-            [count] = self._store.write((name, values), is_synced=is_synced)
-            changed += count
-        return changed
 
     def deliveries(
         self,
@@ -487,7 +365,7 @@ class Outbox:
         self._store.close()
 
 
-NEWS: Step = ("notify", {"payload": ""})
+NEWS: rows.Step = ("notify", {"payload": ""})
 """Whoever listens looks again, once it is committed."""
 
 _FILTERS = {
@@ -513,31 +391,10 @@ def _place(endpoint: str, environment: str | None) -> dict[str, Any]:
 
 
 def _unheld(delivery_id: str, now: datetime) -> dict[str, Any]:
-    horizon = _horizon(now, LONGEST_LEASE)
-    return {"id": rows.text(delivery_id), "now": rows.instant(now), "horizon": horizon}
+    latest = horizon(now, LONGEST_LEASE)
+    return {"id": rows.text(delivery_id), "now": rows.instant(now), "horizon": latest}
 
 
 def _held(claim: Claim) -> dict[str, Any]:
     seq, _, token = claim.token.partition(".")
     return {"seq": int(seq), "token": token}
-
-
-def _standing(found: Found) -> Standing:
-    if not found:
-        return Standing(None, None)
-    return Standing(rows.at_best(found[0]["off_since"]), rows.at_best(found[0]["rests_until"]))
-
-
-def _rests(until: datetime, now: datetime, max_wait: timedelta | None) -> bool:
-    return not _is_due(rows.instant(until), rows.instant(now), _horizon(now, max_wait))
-
-
-def _horizon(now: datetime, max_wait: timedelta | None) -> int:
-    return rows.instant(now + max_wait) if max_wait is not None else END_OF_TIME
-
-
-def _is_due(stored: object, now: int | None, horizon: int) -> bool:
-    """Whether what waits for *stored* is due at *now*, or waits longer than can be."""
-    if not isinstance(stored, int):
-        return True
-    return (now is not None and stored <= now) or stored > horizon

@@ -13,7 +13,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from copy import copy
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -23,7 +22,7 @@ from psycopg.pq import TransactionStatus
 
 from ..errors import OutboxError
 from . import rows, schema
-from .outbox import Found, Outbox, Step
+from .outbox import Outbox
 from .postgres_listener import Listener
 from .postgres_schema import SCHEMA, prepare
 from .postgres_session import (
@@ -38,6 +37,7 @@ from .postgres_session import (
     settings,
     translated,
 )
+from .rows import Found, Step
 
 _OWN = {
     "notify": f"SELECT pg_catalog.pg_notify('{SCHEMA}', :payload)",
@@ -257,8 +257,8 @@ class PostgresOutbox(Outbox):
         """This outbox over *connection*, if that is to its database."""
         if not is_at(self._store.dsn, connection.info):
             return None
-        lent = copy(self)
-        lent._store = _LentStore(connection, self.where)  # type: ignore[assignment]  # noqa: SLF001
+        lent = Outbox(_LentStore(connection, self.where))
+        lent.holder, lent.killed, lent.environment = self.holder, self.killed, self.environment
         return lent
 
     def prune(self, *, before: datetime, keep: int) -> int:

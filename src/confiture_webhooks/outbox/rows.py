@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from json import dumps, loads
-from typing import Any, cast, get_type_hints
+from typing import Any, Protocol, cast, get_type_hints
 
 from ..delivery import Attempt, Delivery, State, TraceContext
 from ..event import Direction, EventType, MigrationRef, utf8
 from .values import Claim, Intent, Row, Unreadable, UnreadableIntent
 
 Stored = Mapping[str, Any]
+Found = Sequence[Stored]
+Step = tuple[str, Mapping[str, Any]]
+"""A statement's name and values; ``release`` is several, and has a list of ``deliveries``."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST = 1_000_000_000
@@ -23,6 +26,36 @@ _MICROSECOND = timedelta(microseconds=1)
 _HEADERS = ("id", "event_id", "content_type", "correlation_id")
 _FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
 """What reading a value that another version wrote may raise."""
+
+
+class Store(Protocol):
+    """Where the rows lie: the statements of ``queries.sql``, and transactions."""
+
+    is_durable: bool
+    """Whether what is stored outlives this process."""
+    where: str
+    """The file, or host and database, fit for any log."""
+
+    def read(self, *steps: Step) -> list[Found]:
+        """The rows that each of *steps* returns, of one moment or nearly."""
+
+    def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
+        """Do all of *steps* or none; the rows each returns, or how many it changed.
+
+        *is_synced*: what is done outlives a power cut.
+        """
+
+    def close(self) -> None:
+        """Close files and connections. Closing twice is allowed."""
+
+
+def write_all(store: Store, name: str, values: Mapping[str, Any], *, is_synced: bool = True) -> int:
+    """Repeat a statement with a limit until nothing is left for it; how many rows it changed."""
+    changed, count = 0, values["limit"]
+    while count == values["limit"]:
+        [count] = store.write((name, values), is_synced=is_synced)
+        changed += count
+    return changed
 
 
 def instant(at: datetime) -> int:

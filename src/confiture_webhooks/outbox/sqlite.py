@@ -20,7 +20,8 @@ from typing import Any
 
 from ..errors import OutboxError
 from . import schema
-from .outbox import Found, Outbox, Step
+from .outbox import Outbox
+from .rows import Found, Step
 from .sqlite_file import (
     APPLICATION_ID,
     DAMAGE,

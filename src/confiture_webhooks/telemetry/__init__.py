@@ -28,14 +28,14 @@ from .context import fresh, from_stored, set_failed, storable, to_stored
 from .logs import Form, Logs
 from .metrics import Read
 from .providers import Providers, for_command, for_library
-from .spans import DeliverySpan, HookSpan, MigrationSpan, Signals, WorkerPassSpan, migrated
+from .spans import DeliverySpan, HookSpan, MigrationSpan, Passes, Signals, migrated
 
 __all__ = [
     "DeliverySpan",
     "HookSpan",
     "MigrationSpan",
+    "Passes",
     "Telemetry",
-    "WorkerPassSpan",
     "for_command",
     "for_library",
 ]
@@ -211,9 +211,7 @@ class Telemetry(Signals):
             environment=intent.environment,
         )
 
-    def delivery(
-        self, delivery: Delivery, worker_pass: WorkerPassSpan | None = None
-    ) -> DeliverySpan:
+    def delivery(self, delivery: Delivery, worker_pass: SpanContext | None = None) -> DeliverySpan:
         """A delivery begins: in the run's process, or in a *worker_pass*."""
         return DeliverySpan(self, delivery, worker_pass)
 
@@ -227,11 +225,14 @@ class Telemetry(Signals):
         )
         return HookSpan(self, span)
 
-    def worker_pass(self) -> WorkerPassSpan:
-        """A pass over the outbox begins, under the current span, else under ``TRACEPARENT``."""
-        self._log_faults()
-        span = self.start_span(names.DRAIN, parent=self._parent())
-        return WorkerPassSpan(self, span)
+    def passes(self) -> Passes:
+        """A worker's passes over the outbox, under the current span, else ``TRACEPARENT``."""
+
+        def start() -> Span:
+            self._log_faults()
+            return self.start_span(names.DRAIN, parent=self._parent())
+
+        return Passes(start, self.report)
 
     def observe_outbox(self, read: Read) -> None:
         """Measure the outbox with *read* whenever metrics are collected."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 LINK_ONLY_AFTER = timedelta(hours=24)
 """Traces are often kept no longer: a span that continues an older one would stand alone."""
+LONGEST_PASS_S = 60
+"""A worker that is never idle begins a new pass so often: a span that never ends is never seen."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -264,24 +267,49 @@ class HookSpan(Part):
         self.span.end()
 
 
-class WorkerPassSpan(Part):
-    """One pass over the outbox by a worker that belongs to no run."""
+class Passes:
+    """Passes of a worker that belongs to no run: from a claim until nothing is left to do."""
 
-    claimed = 0
-    """How many deliveries were claimed in it."""
+    def __init__(
+        self, start: Callable[[], Span], report: Callable[[str, BaseException], None]
+    ) -> None:
+        self._start = start
+        self.report = report
+        self._lock = threading.Lock()
+        self._span: Span | None = None
+        self._claimed = 0
+        self._ends_at = 0.0
+
+    def begin(self, claims: int = 1) -> SpanContext:
+        """The pass under way, to which *claims* more belong; it is begun if there is none."""
+        with self._lock:
+            if monotonic() >= self._ends_at:
+                self._finish()
+            if self._span is None:
+                self._span = self._start()
+                self._ends_at = monotonic() + LONGEST_PASS_S
+            self._claimed += claims
+            return self._span.get_span_context()
+
+    def end(self) -> None:
+        """Nothing is left to do for now."""
+        with self._lock:
+            self._finish()
 
     @contained
-    def finish(self) -> None:
-        """End it."""
-        self.span.set_attribute(names.WEBHOOK_CLAIMED, self.claimed)
-        self.span.end()
+    def _finish(self) -> None:
+        span, claimed = self._span, self._claimed
+        self._span, self._claimed = None, 0
+        if span is not None:
+            span.set_attribute(names.WEBHOOK_CLAIMED, claimed)
+            span.end()
 
 
 class DeliverySpan(Part):
     """One delivery while it is being tried. It ends once."""
 
     def __init__(
-        self, signals: Signals, delivery: Delivery, worker_pass: WorkerPassSpan | None
+        self, signals: Signals, delivery: Delivery, worker_pass: SpanContext | None
     ) -> None:
         self._delivery = delivery
         self._started = monotonic()
@@ -383,13 +411,13 @@ class DeliverySpan(Part):
         )
 
 
-def _start(signals: Signals, delivery: Delivery, worker_pass: WorkerPassSpan | None) -> Span:
+def _start(signals: Signals, delivery: Delivery, worker_pass: SpanContext | None) -> Span:
     """A span under the stored context; one of its own, with a link, when that is out of reach."""
     here = signals.run if signals.is_started else None
     is_remote = worker_pass is not None
     stored = from_stored(delivery.trace, is_remote=is_remote)
     if worker_pass is not None:
-        here = worker_pass.span.get_span_context()
+        here = worker_pass
     elif stored and here and here.trace_id != stored.trace_id:
         # What an earlier run left behind is as far away as another machine.
         is_remote, stored = True, from_stored(delivery.trace, is_remote=True)

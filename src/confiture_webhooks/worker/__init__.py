@@ -1,7 +1,6 @@
 """Claim → send → record. Lanes, a thread each, per endpoint, so that none delays another."""
 
 from .pace import FAILING_AFTER
-from .sender import PassSpans
 from .worker import Worker
 
-__all__ = ["FAILING_AFTER", "PassSpans", "Worker"]
+__all__ = ["FAILING_AFTER", "Worker"]

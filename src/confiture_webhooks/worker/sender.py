@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 from ..delivery import Attempt, Decision, Outcome, decide
 from ..errors import CUT, OutboxError, TransportError
 from ..outbox import Unreadable
+from ..outlook import rest_of
 from ..transport import prepare
 from .pace import LARGEST_BATCH, OpenDelivery
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..outbox import Claim, Outbox
-    from ..telemetry import DeliverySpan, Telemetry, WorkerPassSpan
+    from ..outlook import Standing
+    from ..telemetry import DeliverySpan, Passes, Telemetry
     from ..transport import Transport
     from .pace import Pace
 
 RECORD_AGAIN_S = (0.1, 0.5, 2.0)
 """Waits before a record that the outbox refused is tried again: the answer is not to be lost."""
-LONGEST_PASS_SPAN = timedelta(minutes=1)
-"""A worker that is never idle begins a new pass so often: a span that never ends is never seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,37 +38,6 @@ class Clock:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     monotonic: Callable[[], float] = time.monotonic
     spread: Callable[[], float] = random.random
-
-
-class PassSpans:
-    """One pass after the other: each begins with a claim and ends when nothing is left to do."""
-
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
-        self._lock = threading.Lock()
-        self._span: WorkerPassSpan | None = None
-        self._ends_at = 0.0
-
-    def begin(self, claims: int = 1) -> WorkerPassSpan:
-        """The pass under way, to which *claims* more belong; it is begun if there is none."""
-        with self._lock:
-            if time.monotonic() >= self._ends_at:
-                self._finish()
-            if self._span is None:
-                self._span = self._telemetry.worker_pass()
-                self._ends_at = time.monotonic() + LONGEST_PASS_SPAN.total_seconds()
-            self._span.claimed += claims
-            return self._span
-
-    def end(self) -> None:
-        """Nothing is left to do for now."""
-        with self._lock:
-            self._finish()
-
-    def _finish(self) -> None:
-        span, self._span = self._span, None
-        if span is not None:
-            span.finish()
 
 
 class _NoSpan:
@@ -99,7 +68,7 @@ class Sender:
     environment: str | None
     hold: timedelta
     poll: timedelta | None = None
-    passes: PassSpans | None = None
+    passes: Passes | None = None
     clock: Clock = field(default_factory=Clock)
     stopping: threading.Event = field(default_factory=threading.Event)
     guard: threading.Lock = field(default_factory=threading.Lock)
@@ -209,13 +178,12 @@ class Sender:
         """Record the attempt that was over *at*, then report it."""
         attempt, delivery_id = waiting.last, claim.delivery.id
         assert attempt is not None
-        if not self._record(claim, attempt, decision):
+        stands = self._record(claim, attempt, decision)
+        if stands is None:
             # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
             self.defer_open(pace, delivery_id)
             return
-        endpoint = pace.endpoint
-        until = self.outbox.seen_rest(endpoint.name, self.environment)
-        if until is not None and until <= at + endpoint.retry.longest_wait:
+        if until := rest_of(stands, pace.endpoint, at):
             with self.guard:  # another worker was asked to rest
                 pace.rest(until, at)
         if delivery_id not in pace.open:
@@ -236,7 +204,7 @@ class Sender:
         with suppress(OutboxError):  # this worker rests all the same
             self.outbox.rest(endpoint.name, self.environment, until, now=now, max_wait=longest)
 
-    def _record(self, claim: Claim, attempt: Attempt, decision: Decision) -> bool:
+    def _record(self, claim: Claim, attempt: Attempt, decision: Decision) -> Standing | None:
         for wait in RECORD_AGAIN_S:
             try:
                 return self.outbox.record(claim, attempt, decision)
