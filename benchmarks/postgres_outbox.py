@@ -253,7 +253,7 @@ def main() -> None:
         print(against_stored(few, many, count).line(), flush=True)
         with closing(PostgresOutbox(many)) as outbox:
             started = time.perf_counter()
-            outbox.summary()
+            outbox.summary("production")
             print(f"summary of {count:,} stored: {time.perf_counter() - started:.2f} s")
         under_a_long_transaction(long, count // 10)
 

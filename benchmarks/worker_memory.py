@@ -103,7 +103,7 @@ def dead() -> str:
         process.terminate()
         process.wait(30)
         outbox = SqliteOutbox(path)
-        left = outbox.summary().counts.get(State.PENDING, 0)
+        left = outbox.summary("production").counts.get(State.PENDING, 0)
         outbox.close()
     return (
         f"{DEAD} dead endpoints with 1000 deliveries each, {DEAD_S:.0f} s: {before:.1f} MiB, "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .delivery import Outcome
@@ -90,7 +91,7 @@ class _Delivering:
         self.outbox = operators_outbox(settings, creates=not is_pass, notice=say)
         self.telemetry = make_telemetry(settings)
         if self.outbox.is_durable:  # else there is none, and an empty one stands in
-            self.telemetry.observe_outbox(self.summary)
+            self.telemetry.observe_outbox(partial(self.outbox.summary, settings.environment))
         self.telemetry.connected(database)
         self.transport, self.passes = make_transport(), self.telemetry.passes()
         self.worker = Worker(
@@ -103,10 +104,6 @@ class _Delivering:
             poll=None if is_pass else POLL,
             passes=self.passes,
         )
-
-    def summary(self) -> Summary:
-        """The outbox at a glance, as far as it is this worker's. Raises OutboxError."""
-        return self.outbox.summaries().get(self.settings.environment, Summary())
 
     def close(self) -> None:
         """End the worker, and close its parts."""

@@ -263,7 +263,7 @@ def test_one_that_cannot_be_read_costs_itself_alone(outbox: Outbox, change: str)
     assert (bad.delivery.id, bad.delivery.endpoint) == ("dlv_a_1", "a")
     assert bad.delivery.reason
     assert bad.delivery.event_type.value
-    assert sum(outbox.summary().counts.values()) == 3
+    assert sum(outbox.summary("production").counts.values()) == 3
     claims = outbox.claim(
         "a", environment="production", now=NOW, lease=LEASE, limit=10, max_wait=MAX_WAIT
     )
@@ -277,7 +277,7 @@ def test_one_that_cannot_be_read_costs_itself_alone(outbox: Outbox, change: str)
             else attempt()
         )
         assert outbox.record(claim, made, DEAD if is_bad else DELIVERED)
-    assert outbox.summary().counts == {State.DEAD_LETTER: 1, State.DELIVERED: 2}
+    assert outbox.summary("production").counts == {State.DEAD_LETTER: 1, State.DELIVERED: 2}
     found = row_of(outbox, "dlv_a_1")
     assert found is not None
     assert found.last_answer == "other"
@@ -303,7 +303,7 @@ def test_a_state_of_another_version_is_listed(outbox: Outbox) -> None:
     spoil(outbox, "deliveries", "state = 'paused'")
     [row] = outbox.deliveries()
     assert isinstance(row.delivery, Unreadable)
-    assert outbox.summary().counts == {State.PENDING: 1}
+    assert outbox.summary("production").counts == {State.PENDING: 1}
     assert outbox.discard("dlv_a_1", now=NOW)
 
 

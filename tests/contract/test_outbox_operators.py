@@ -99,7 +99,7 @@ def test_a_redelivered_one_is_undelivered_again(outbox: Outbox) -> None:
     """While it is due again, the summary counts it, and it can be the oldest."""
     ended(outbox, delivery(1), DELIVERED)
     outbox.redeliver("dlv_a_1", now=NOW + A_SECOND)
-    summary = outbox.summary()
+    summary = outbox.summary("production")
     assert summary.counts.get(State.DELIVERED, 0) == 0
     assert (summary.undelivered, summary.oldest_at) == ({"a": 1}, NOW)
 
@@ -149,7 +149,7 @@ def test_what_is_discarded_is_forgotten(outbox: Outbox, decision: Decision) -> N
     assert list(outbox.attempts("dlv_a_1")) == []
     assert not outbox.claim("a", environment="production", now=NOW + A_SECOND, lease=LEASE)
     assert outbox.next_due_at("a", "production") is None
-    assert outbox.summary() == Summary()
+    assert outbox.summary("production") == Summary()
 
 
 def test_what_is_in_flight_is_not_discarded(outbox: Outbox) -> None:
@@ -211,12 +211,12 @@ def test_more_than_a_batch_is_pruned(outbox: Outbox, monkeypatch: pytest.MonkeyP
     for claim in outbox.claim("a", environment="production", now=NOW, lease=LEASE, limit=20):
         outbox.record(claim, attempt(), DELIVERED)
     assert outbox.prune(before=NOW, keep=3) == 13
-    assert outbox.summary().counts == {State.DELIVERED: 3}
+    assert outbox.summary("production").counts == {State.DELIVERED: 3}
 
 
 def test_an_empty_outbox_has_an_empty_summary(outbox: Outbox) -> None:
     """Nothing stored: no counts, nobody undelivered, no oldest."""
-    summary = outbox.summary()
+    summary = outbox.summary("production")
     assert (summary.counts, summary.undelivered, summary.oldest_at) == ({}, {}, None)
 
 
@@ -227,7 +227,7 @@ def test_the_summary_counts_by_state_and_endpoint(outbox: Outbox) -> None:
     ended(outbox, delivery(3), again(NOW + A_SECOND))
     outbox.release(event_id(4), [delivery(4, "b", created_at=NOW + A_SECOND), delivery(4, "c")])
     outbox.claim("b", environment="production", now=NOW + A_SECOND, lease=LEASE)
-    summary = outbox.summary()
+    summary = outbox.summary("production")
     assert summary.counts == {
         State.DELIVERED: 1,
         State.DEAD_LETTER: 1,

@@ -350,7 +350,7 @@ def test_the_printed_grants_are_enough(role: tuple[str, str], database: str) -> 
         assert outbox.redeliver("dlv_a_1", now=NOW)
         outbox.disable("a", "production", NOW)
         assert outbox.enable("a", "production")
-        assert outbox.summary().undelivered == {"a": 3}
+        assert outbox.summary("production").undelivered == {"a": 3}
         assert outbox.prune(before=NOW + timedelta(days=1), keep=0) == 1
         with psycopg.connect(dsn) as migrating:
             migrating.execute("SELECT 1")
@@ -668,7 +668,7 @@ def test_a_connection_ended_while_idle_is_made_again(
             "WHERE application_name = 'confiture-webhooks' AND datname = current_database()"
         )
     time.sleep(0.1)
-    assert outbox.summary().undelivered == {"a": 1}
+    assert outbox.summary("production").undelivered == {"a": 1}
     assert claim_ids(outbox) == ["dlv_a_1"]
 
 
@@ -703,7 +703,7 @@ def test_a_server_that_falls_silent_is_not_waited_for(
         deaf.is_deaf = True
         started = time.monotonic()
         with pytest.raises(OutboxError):
-            outbox.summary()
+            outbox.summary("production")
         assert time.monotonic() - started < 20
 
 
@@ -731,7 +731,7 @@ def test_after_closing_everything_is_refused(opened: Callable[[], PostgresOutbox
     outbox = opened()
     outbox.close()
     with pytest.raises(OutboxError, match="closed"):
-        outbox.summary()
+        outbox.summary("production")
 
 
 def test_no_password_is_shown() -> None:

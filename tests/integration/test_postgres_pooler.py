@@ -40,7 +40,7 @@ def test_a_poolers_sessions_are_left_as_they_were(outbox_database: str) -> None:
             outbox.record(claim, attempt(), DELIVERED if number > 1 else retry(NOW + A_SECOND))
         assert outbox.redeliver("dlv_a_2", now=NOW)
         assert outbox.prune(before=NOW + A_SECOND, keep=0) == 6
-        assert outbox.summary().counts == {State.PENDING: 2}
+        assert outbox.summary("production").counts == {State.PENDING: 2}
         with pytest.raises(OutboxError):
             outbox._store.read(("list 1 / 0 = 1", {"limit": 1}))
         session = outbox._store._connection

@@ -129,7 +129,7 @@ def test_processes_never_claim_one_delivery_twice(path: Path) -> None:
         lines += claimant.communicate(timeout=A_HANG)[0].splitlines()
         assert claimant.returncode == 0
     assert sorted(lines) == sorted(f"dlv_a_{number} True" for number in range(120))
-    assert outbox.summary().counts == {State.DELIVERED: 120}
+    assert outbox.summary("production").counts == {State.DELIVERED: 120}
     outbox.close()
 
 
@@ -204,7 +204,7 @@ def test_a_killed_process_loses_nothing_that_was_confirmed(path: Path) -> None:
     assert {rows[name].state for name in recorded} <= {State.DELIVERED}
     # Released whole or not at all, and counted right.
     assert len([name for name in rows if name.startswith("dlv_a")]) * 2 == len(rows)
-    assert sum(outbox.summary().counts.values()) == len(rows)
+    assert sum(outbox.summary("production").counts.values()) == len(rows)
     outbox.close()
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -65,7 +65,7 @@ def test_a_full_disk_keeps_all_or_nothing(outbox_path: Path) -> None:
         assert not outbox.deliveries()
         connection.execute("PRAGMA max_page_count = 100000")
         outbox.release(event_id(1), many)
-        assert outbox.summary().counts == {State.PENDING: 200}
+        assert outbox.summary("production").counts == {State.PENDING: 200}
 
 
 @pytest.mark.survived("A limit on the size of files", "kept")
@@ -250,6 +250,6 @@ def test_after_close_it_refuses(outbox_path: Path) -> None:
     outbox = SqliteOutbox(outbox_path)
     outbox.close()
     with pytest.raises(OutboxError):
-        outbox.summary()
+        outbox.summary("production")
     with pytest.raises(OutboxError):
         outbox.prune(before=NOW - timedelta(days=30), keep=0)

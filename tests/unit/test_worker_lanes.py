@@ -218,7 +218,7 @@ def test_a_rest_that_another_worker_was_asked_for_is_heeded_in_mid_batch() -> No
     transport = Asked()
     assert pass_once(worker_of(outbox, transport))
     assert len(transport.sent) == 5
-    assert outbox.summary().counts == {State.DELIVERED: 5, State.PENDING: 35}
+    assert outbox.summary("production").counts == {State.DELIVERED: 5, State.PENDING: 35}
 
 
 def test_a_limit_rests_every_lane_and_uses_up_no_try() -> None:

@@ -329,19 +329,18 @@ class Outbox:
         [found] = self._store.read(("attempts", {"id": rows.text(delivery_id)}))
         return [one for row in found if (one := rows.attempt(row)) is not None]
 
-    def summary(self) -> Summary:
-        """Counts by state and endpoint, and the oldest undelivered, of all environments."""
-        return self.summaries(is_apart=False).get(None, Summary())
+    def summary(self, environment: str | None) -> Summary:
+        """Counts by state and endpoint, and the oldest undelivered, of one environment."""
+        return self.summaries().get(environment or None, Summary())
 
-    def summaries(self, *, is_apart: bool = True) -> dict[str | None, Summary]:
-        """The same for each environment that has a delivery, or for all under ``None``."""
+    def summaries(self) -> dict[str | None, Summary]:
+        """The same of each environment that has a delivery."""
         undelivered, ended = self._store.read(("undelivered", {}), ("ended", {}))
         sums: defaultdict[str | None, Summary] = defaultdict(Summary)
         for row in (*undelivered, *ended):
-            one = sums[(row["environment"] or None) if is_apart else None]
-            one.counts[rows.state_of(row)] += row["count"]
+            sums[row["environment"] or None].counts[rows.state_of(row)] += row["count"]
         for row in undelivered:
-            one, name = sums[(row["environment"] or None) if is_apart else None], row["endpoint"]
+            one, name = sums[row["environment"] or None], row["endpoint"]
             one.undelivered[name] += row["count"]
             if made_at := rows.at_best(row["oldest_at"]):
                 one.oldest[name] = min(made_at, one.oldest.get(name, made_at))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,10 +20,10 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from ..errors import OutboxError
-from . import rows, schema
+from . import rows
 from .outbox import Outbox
 from .postgres_listener import Listener
-from .postgres_schema import SCHEMA, prepare
+from .postgres_schema import SCHEMA, fitted, prepare
 from .postgres_session import (
     PATIENCE_S,
     LateError,
@@ -40,9 +39,9 @@ from .postgres_session import (
 from .rows import Found, Step
 
 _OWN = {
-    "notify": f"SELECT pg_catalog.pg_notify('{SCHEMA}', :payload)",
-    "role": "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = CAST(:role AS pg_catalog.name)",
-    "release": f"SELECT 1 WHERE {SCHEMA}.release(:given, :wait)",
+    "notify": f"SELECT pg_catalog.pg_notify('{SCHEMA}', %(payload)s)",
+    "role": "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = CAST(%(role)s AS pg_catalog.name)",
+    "release": f"SELECT 1 WHERE {SCHEMA}.release(%(given)s, %(wait)s)",
 }
 _HURRY = "200ms"
 """How long a statement in a migration's transaction may wait for a lock."""
@@ -61,11 +60,8 @@ def _bytea(body: bytes) -> str:
 
 @cache
 def statement(name: str) -> str:
-    """The statement *name* in PostgreSQL's dialect; ``list <filters>`` has its filters in it."""
-    name, _, filters = name.partition(" ")
-    text = _OWN.get(name) or schema.queries()[name]
-    text = text.replace("{filters}", filters).replace("main.", f"{SCHEMA}.")
-    return re.sub(r"(?<!:):(\w+)", r"%(\1)s", text)
+    """The statement *name* with its values as psycopg wants them."""
+    return _OWN.get(name) or fitted(name, r"%(\1)s")
 
 
 def _composed(

@@ -13,7 +13,7 @@ from psycopg import sql as pgsql
 
 from ..errors import OutboxError
 from . import rows, schema
-from .postgres_session import ask, connect, conninfo_of, described, settings, translated
+from .postgres_session import MISSING, ask, connect, conninfo_of, described, settings, translated
 
 SCHEMA = "confiture_webhooks"
 TABLES = ("intents", "released", "deliveries", "bodies", "attempts", "endpoints")
@@ -22,13 +22,11 @@ _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
 _VERSION = f"SELECT version FROM {SCHEMA}.outbox_version"
 _OF_PGMQ = f"SELECT pg_catalog.to_regclass('{SCHEMA}.schema_version') IS NOT NULL AS is_there"
-_MISSING = (errors.UndefinedTable, errors.InvalidSchemaName)
 
 
-def _fitted(name: str, values: str) -> str:
-    """The statement *name*, a part of ``release``, with the fields of *values* in it."""
-    text = schema.queries()[name].replace("main.", f"{SCHEMA}.")
-    return re.sub(r"(?<!:):(\w+)", rf"{values}.\1", text)
+def fitted(name: str, value: str) -> str:
+    r"""The statement *name* in PostgreSQL's dialect, with *value* for each ``:name``: ``\1``."""
+    return re.sub(r"(?<!:):(\w+)", value, schema.query(name).replace("main.", f"{SCHEMA}."))
 
 
 def _release() -> str:
@@ -36,6 +34,7 @@ def _release() -> str:
 
     Its settings end with it, so that a migration's transaction keeps its own.
     """
+    head, one = r"head.\1", r"one.\1"
     return f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.release(given json, wait text) RETURNS boolean LANGUAGE plpgsql
 SET search_path = pg_catalog SET lock_timeout = 0 SET plan_cache_mode = force_generic_plan
@@ -51,22 +50,22 @@ BEGIN
         deliveries json
     );
     IF head.event_id <> '' THEN
-        {_fitted("mark_released", "head")};
+        {fitted("mark_released", head)};
     END IF;
-    {_fitted("unstage", "head")};
+    {fitted("unstage", head)};
     FOR one IN SELECT * FROM json_to_recordset(head.deliveries) AS one (
         id text, event_id text, event_type text, endpoint text, environment text,
         content_type text, traceparent text, tracestate text, correlation_id text,
         created_at bigint, migration_version text, migration_name text, body bytea, token text,
         holder text
     ) LOOP
-        {_fitted("add_delivery", "one")};
-        {_fitted("add_body", "one")};
+        {fitted("add_delivery", one)};
+        {fitted("add_body", one)};
         IF FOUND THEN
             PERFORM pg_notify('{SCHEMA}', '');
         END IF;
         IF one.holder IS NOT NULL THEN
-            {_fitted("end_leases", "one")};
+            {fitted("end_leases", one)};
         END IF;
     END LOOP;
     RETURN EXISTS (
@@ -81,7 +80,7 @@ def version(connection: psycopg.Connection[Any]) -> int:
     """The schema's version in the database; 0: it has no outbox."""
     try:
         *_, found = ask(connection, settings(), _VERSION)
-    except _MISSING:
+    except MISSING:
         *_, [old] = ask(connection, settings(), _OF_PGMQ)
         return 1 if old["is_there"] else 0
     # A copy of a database without its data does not say its version.

@@ -232,7 +232,7 @@ _REFUSALS = (
         _DSN,
     ),
 )
-_MISSING = (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
+MISSING = (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
 
 
 def reason_of(error: psycopg.Error, init: str | None = None) -> tuple[str, str]:
@@ -243,7 +243,7 @@ def reason_of(error: psycopg.Error, init: str | None = None) -> tuple[str, str]:
             "the role may not use or create it",
             f"Have an administrator run {init} once, then its GRANTs",
         )
-    if isinstance(error, _MISSING):
+    if isinstance(error, MISSING):
         return f"its tables are not there ({name})", f"Create them: {init}"
     text = f"SQLSTATE {error.sqlstate}" if error.sqlstate else str(error)
     for pattern, reason, remedy in _REFUSALS:

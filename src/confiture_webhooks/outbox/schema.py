@@ -61,9 +61,14 @@ def check(found: int, where: str, setting: str) -> None:
         )
 
 
+def query(name: str) -> str:
+    """The statement *name*, with ``:name`` for values; ``list <filters>`` has its filters in it."""
+    name, _, filters = name.partition(" ")
+    return _queries()[name].replace("{filters}", filters)
+
+
 @cache
-def queries() -> dict[str, str]:
-    """The statements of ``queries.sql`` by name, with ``:name`` for values."""
+def _queries() -> dict[str, str]:
     text = Path(__file__).with_name("queries.sql").read_text(encoding="utf-8")
     _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
     found = {

@@ -102,10 +102,8 @@ def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
 
 @cache
 def statement(name: str) -> str:
-    """The statement *name* in SQLite's dialect; ``list <filters>`` has its filters in it."""
-    name, _, filters = name.partition(" ")
-    text = schema.queries()[name].replace("{filters}", filters)
-    return text.replace("FOR UPDATE SKIP LOCKED", "").replace("FOR UPDATE", "")
+    """The statement *name* in SQLite's dialect."""
+    return schema.query(name).replace("FOR UPDATE SKIP LOCKED", "").replace("FOR UPDATE", "")
 
 
 class _Store:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 from ..bounded import TimedOut, bounded
 from ..delivery import Delivery, State
 from ..errors import OutboxError
-from ..outbox import Summary
 
 if TYPE_CHECKING:
     from ..config import Settings
-    from ..outbox import Outbox, Row
+    from ..outbox import Outbox, Row, Summary
     from ..telemetry import Telemetry
     from .parts import Parts
 
@@ -145,7 +144,7 @@ class RunOutbox:
             raise OutboxError("the outbox is not read while the run migrates its database")
         if not self.current.is_durable and (self._kind != "memory" or not self._parts.is_project):
             raise OutboxError("memory does not say what the outbox holds that it stands in for")
-        return self.current.summaries().get(self._environment, Summary())
+        return self.current.summary(self._environment)
 
     def _replaced(self, error: OutboxError, guard: threading.Lock) -> Outbox:
         """Memory from now on: what the broken outbox holds stays there for a later run.

@@ -91,8 +91,7 @@ class Sending:
         outbox = self._outbox.current
         assert outbox is not None
         with suppress(OutboxError, TimedOut):
-            summaries = bounded(outbox.summaries, IMPATIENCE_S)
-            mine = summaries.get(self._settings.environment, Summary())
+            mine = bounded(lambda: outbox.summary(self._settings.environment), IMPATIENCE_S)
             webhooks = counted(sum(mine.undelivered.values()), "webhook", "webhooks")
             progress(f"{webhooks} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
 
