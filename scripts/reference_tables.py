@@ -16,9 +16,11 @@ from typing import Any
 from attributes import described
 from span_table import SPAN_EVENTS, SPANS
 
-from confiture_webhooks.config import variables
+from confiture_webhooks.config import Settings, variables
 from confiture_webhooks.config.block import ENDPOINT, RETRY, TLS, WEBHOOKS, Table
+from confiture_webhooks.endpoint import Endpoint, Tls
 from confiture_webhooks.event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
+from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.telemetry import names
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -28,13 +30,13 @@ VARIABLE = re.compile(r"(?P<takes>.+?) \((?P<default>.+?)\): (?P<meaning>.+)")
 Rows = Iterable[Sequence[str]]
 
 
-def settings(table: Table) -> Rows:
-    """A row for each setting of *table*."""
+def settings(table: Table, plain: object) -> Rows:
+    """A row for each setting of *table*; *plain* has the defaults."""
     yield "setting", "type", "default", "meaning"
     for name, one in table.items():
         takes, _, meaning = one.row.partition(": ")
-        default = "see below" if isinstance(one.kind, Mapping) else f"`{_written(one.default)}`"
-        yield f"`{name}`", takes, one.absent or default, meaning
+        default = one.absent or f"`{_written(getattr(plain, name))}`"
+        yield f"`{name}`", takes, default, meaning
 
 
 def _written(value: Any) -> str:
@@ -44,6 +46,8 @@ def _written(value: Any) -> str:
         return str(value.value)
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g}"
+    if isinstance(value, frozenset):
+        value = [kind for kind in EventType if kind in value]
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_written, value))}]"
     return str(value)
@@ -108,10 +112,10 @@ def log_events() -> Rows:
 
 PAGES: Mapping[str, Mapping[str, Callable[[], Rows]]] = {
     "configuration.md": {
-        "webhooks": lambda: settings(WEBHOOKS),
-        "endpoints": lambda: settings(ENDPOINT),
-        "retry": lambda: settings(RETRY),
-        "tls": lambda: settings(TLS),
+        "webhooks": lambda: settings(WEBHOOKS, Settings()),
+        "endpoints": lambda: settings(ENDPOINT, Endpoint(name="", url="")),
+        "retry": lambda: settings(RETRY, RetryPolicy()),
+        "tls": lambda: settings(TLS, Tls()),
         "variables": environment,
     },
     "payload.md": {"events": events},

@@ -15,7 +15,6 @@ from .retry import RetryPolicy
 
 DEFAULT_FORMAT = "confiture"
 DEFAULT_TIMEOUT = timedelta(seconds=10)
-DEFAULT_CONCURRENCY = 4
 SILENT_ERROR = "only of a run that failed without a migration's event to report it"
 SIGNATURES = ("standard", "confiture")
 """``webhook-signature`` over id, time and body; ``X-Confiture-Signature`` over the body alone."""
@@ -57,7 +56,7 @@ class Endpoint:
     timeout: timedelta = DEFAULT_TIMEOUT
     """For the whole attempt, from name resolution to the end of the answer."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    concurrency: int = DEFAULT_CONCURRENCY
+    concurrency: int = 4
     """How many runs' deliveries are sent at once; those of one run keep their order."""
     rate: timedelta | None = None
     """The least time between the beginnings of two requests; ``None``: no limit."""

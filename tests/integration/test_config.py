@@ -113,6 +113,13 @@ def test_environment_sets_everything_it_documents() -> None:
     assert settings.environment == "production"
 
 
+def test_a_variable_with_more_events_than_there_are_is_a_fault() -> None:
+    """However many names a variable holds: one fault, in no time."""
+    environ = {variables.URL: URL, variables.EVENTS: "x," * 10_001}
+    (fault,) = faults_of(environ)
+    assert (fault.setting, fault.problem) == (variables.EVENTS, "has too many items")
+
+
 def test_empty_variables_are_unset() -> None:
     """A variable set to nothing is as if it were not there."""
     assert load(dict.fromkeys(variables.ALL, ""), None) == Settings()

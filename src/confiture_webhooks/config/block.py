@@ -6,31 +6,33 @@ setting takes, a colon, what it means.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from ..endpoint import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, SIGNATURES
+from ..endpoint import SIGNATURES, Tls
 from ..errors import Fault
-from ..event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
-from ..retry import DEFAULT_JITTER, DEFAULT_SCHEDULE
-from . import rules
-from .file import MOST, expand
+from ..event import SUBSCRIBABLE, EventType
+from ..retry import RetryPolicy
+from . import rules, variables
+from .file import BLOCK, MOST, expand
 from .rules import Invalid
-from .variables import DEFAULT_FLUSH, DEFAULT_HOOK_TIMEOUT, DEFAULT_OUTBOX
 
 Rule = Callable[[Any], Any]
 Place = tuple[str | int, ...]
-AT = "at"
-"""Where a mapping stood, beside its settings."""
+"""``("webhooks", "endpoints", 0, "url")``; of a variable, where it stands for a setting."""
+DEFAULT_ENDPOINT: Place = (variables.URL,)
+"""The place of the endpoint that variables alone make."""
 _WRONG = object()
 _EMPTY = Invalid("is empty", "Give it a value, or remove it")
 _EVENTS = [kind.value for kind in EventType if kind in SUBSCRIBABLE]
+_SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """A list, each item of it by *rule*."""
+    """A list, each item of it by *rule*. Of tables, it is read as a mapping with their places."""
 
     rule: Kind
     most: int | None = None
@@ -56,27 +58,25 @@ class Setting:
     """One key of a mapping."""
 
     kind: Kind
-    row: str
-    default: Any = None
+    row: str = ""
     absent: str = ""
-    """How the documentation shows that there is no default; ``required``: there must be a value."""
+    """What the documentation shows as default; empty: that of the field. ``required``: has none."""
+    variable: str = ""
+    """The variable that sets it, too."""
+    into: Callable[[Any], Any] = lambda found: found
+    """What a value that is right becomes."""
 
 
 class Reading:
     """One reading of settings by their tables; keeps what is wrong, and where."""
 
-    def __init__(
-        self, shown: Callable[[Place], str], environ: Mapping[str, str] | None = None
-    ) -> None:
-        self.shown = shown
-        """The name of the setting at a place, as the user wrote it."""
+    def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        """For ``${VAR}``; ``None``: there are none."""
         self._left = MOST
         self.texts: list[str] = []
-        """Every text that was read, as it was written."""
+        """Every text of the block, as it was written."""
         self.names: dict[Place, str] = {}
-        """The names of endpoints, by place: faults in it have them."""
+        """The names of the block's endpoints, by place: faults in it have them."""
         self._found: list[tuple[Place, Invalid, str]] = []
 
     def fault(self, at: Place, invalid: Invalid, row: str = "") -> None:
@@ -85,46 +85,44 @@ class Reading:
         self._found.append((at, invalid, remedy))
 
     def faults_in(self, at: Place = (), kind: type[Invalid] = Invalid) -> tuple[Fault, ...]:
-        """What is wrong at a place, or in it."""
+        """What is wrong at a place, or in it; the block's faults come first."""
         faults = (
-            Fault(self.shown(place), invalid.problem, remedy, self.names.get(place[:2]))
-            for place, invalid, remedy in self._found
+            Fault(shown(place), invalid.problem, remedy, self.names.get(place[:3]))
+            for place, invalid, remedy in sorted(self._found, key=lambda one: one[0][0] != BLOCK)
             if place[: len(at)] == at and isinstance(invalid, kind)
         )
         return tuple(dict.fromkeys(faults))
 
-    def table(self, table: Table, raw: object, at: Place = ()) -> dict[str, Any]:
-        """The settings of a mapping: those that are wrong or not there have their defaults."""
-        found = {
-            key: self.table(one.kind, {}) if isinstance(one.kind, Mapping) else one.default
-            for key, one in table.items()
-        }
-        found[AT] = at
+    def table(self, table: Table, raw: object, at: Place) -> dict[str, Any]:
+        """The settings of a mapping that are there and right."""
         if not isinstance(raw, dict):
             self.fault(at, Invalid("must be a mapping", "Write `key: value` lines"))
-            return found
+            return {}
         given = {_key(key): value for key, value in raw.items()}
         for key in given:
             if key not in table:
                 remedy = f"{rules.did_you_mean(key, table)}Known here: {', '.join(table)}"
                 self.fault((*at, key), Invalid("is not a known setting", remedy))
+        found = {}
         for key, one in table.items():
             if key in given:
                 value = self.value(one.kind, given[key], (*at, key), one.row)
-                found[key] = found[key] if value is _WRONG else value
+                found.update({} if value is _WRONG else {key: one.into(value)})
             elif one.absent == "required":
                 self.fault((*at, key), Invalid("is missing", "Add it"))
         return found
 
     def value(self, kind: Kind, raw: object, at: Place, row: str) -> Any:
         """*raw* as its kind has it; ``_WRONG``, and a fault, if it cannot be."""
-        self._left -= 1
-        if self._left == 0:
-            self.fault((), Invalid(f"holds more than {MOST} values", "Remove aliases (`*name`)"))
-        if self._left <= 0:
-            return _WRONG
+        if at[0] == BLOCK:
+            self._left -= 1
+            if self._left == 0:
+                invalid = Invalid(f"holds more than {MOST} values", "Remove aliases (`*name`)")
+                self.fault((BLOCK,), invalid)
+            if self._left <= 0:
+                return _WRONG
         try:
-            if isinstance(raw, str) and self._environ is not None:
+            if isinstance(raw, str) and at[0] == BLOCK:
                 self.texts.append(raw)
                 raw = expand(raw, self._environ)
             if raw is None:
@@ -148,16 +146,18 @@ class Reading:
             raise Invalid("is an empty list", "Put something in it, or remove it")
         if many.most is not None and len(raw) > many.most:
             raise Invalid("has too many items", f"Use {many.most} at most")
-        items = list(enumerate(raw))
+        items = [((*at, index), item) for index, item in enumerate(raw)]
         if many.may_be_one:
-            items = [(index, item) for index, item in items if not self._is_empty(item)] or items
-        found = [self.value(many.rule, item, (*at, index), row) for index, item in items]
-        good = tuple(item for item in found if item is not _WRONG)
-        return good or (_WRONG if found else ())
+            items = [(place, item) for place, item in items if not self._is_empty(item)] or items
+        found = {place: self.value(many.rule, item, place, row) for place, item in items}
+        good = {place: item for place, item in found.items() if item is not _WRONG}
+        if found and not good:
+            return _WRONG
+        return good if isinstance(many.rule, Mapping) else tuple(good.values())
 
     def _is_empty(self, raw: object) -> bool:
         try:
-            return isinstance(raw, str) and expand(raw, self._environ or {}) == ""
+            return isinstance(raw, str) and expand(raw, self._environ) == ""
         except Invalid:
             return False
 
@@ -180,17 +180,30 @@ def _key(key: object) -> str:
     return key if isinstance(key, str) else str(key).lower()
 
 
+def shown(at: Place) -> str:
+    """The setting at a place, as the user wrote it: its path in the block, or its variable."""
+    if at[0] != BLOCK:
+        if at[1:3] == ("secret", 1):
+            return variables.SECRET_PREVIOUS
+        return {**ENDPOINT, **VARIABLES}[str(at[1])].variable
+    text = BLOCK
+    for step in at[1:]:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f".{step if _SHOWABLE.fullmatch(step) else '(unnamed)'}"
+    return text
+
+
 RETRY: Table = {
     "schedule": Setting(
         Many(rules.seconds(rules.LONGEST_WAIT), most=100, may_be_empty=True),
         "list of seconds, each above 0, up to 604800: the waits between attempts, at most 100; "
         "`[]` is one attempt and no more",
-        DEFAULT_SCHEDULE,
     ),
     "jitter": Setting(
         rules.number(0, 1),
         "number, 0 to 1: spreads each wait evenly over ± this share of it",
-        DEFAULT_JITTER,
     ),
 }
 TLS: Table = {
@@ -220,55 +233,59 @@ ENDPOINT: Table = {
         "URL: `https://…`, or `http://…` as `allow_http` says; no fragment. A user and password in "
         "it are percent-decoded, sent as Basic authentication and shown nowhere",
         absent="required",
+        variable=variables.URL,
     ),
     "allow_http": Setting(
         rules.flag,
         "true or false: plain http to other machines; to `localhost`, `127.0.0.0/8` and `::1` it "
         "is always allowed",
-        default=False,
+        "`false`",
+        variable=variables.ALLOW_HTTP,
     ),
     "secret": Setting(
         Many(rules.secret, may_be_one=True),
         "text, or list of text: signs every request. A list while a secret is rotated, the current "
         "one first; an empty one among others is skipped. After `whsec_` comes base64. 24 bytes or "
         "more are safe",
-        default=(),
         absent="none",
+        variable=variables.SECRET,
     ),
     "send_secret": Setting(
         rules.flag,
         "true or false: also sends the current secret itself, as `X-Confiture-Secret`; needs https",
-        default=False,
     ),
     "signatures": Setting(
         Many(rules.one_of(SIGNATURES, "a signature")),
         "list of signatures: those that are sent if there is a secret: `standard` "
         "(`webhook-signature`, over id, time and body), `confiture` (`X-Confiture-Signature`, over "
         "the body alone). `[standard]` is for receivers that check the time",
-        SIGNATURES,
     ),
     "events": Setting(
-        Many(rules.one_of(_EVENTS, "an event")),
+        Many(rules.one_of(_EVENTS, "an event"), most=100),
         "list of events: the events that are sent; `migration_started`, `run_success` and "
         "`run_error` can be added",
-        tuple(kind for kind in EventType if kind in DEFAULT_SUBSCRIPTION),
+        variable=variables.EVENTS,
+        into=lambda found: frozenset(map(EventType, found)),
     ),
     "environments": Setting(
         Many(rules.text),
         "list of text: only migrations of these environments",
-        default=(),
         absent="all",
+        into=frozenset,
     ),
     "migrations": Setting(
         Many(rules.text),
         'list of patterns: only migrations whose `<version>_<name>` fits one, as in `["*_billing_*'
         '"]`: `*`, `?` and `[…]`, case and all. An event of a run is sent if one of its migrations '
         "fits",
-        default=(),
         absent="all",
     ),
     "routing_key": Setting(
-        rules.routing_key,
+        rules.matching(
+            "[A-Za-z0-9]{32}",
+            "is not 32 letters and digits",
+            "Copy the integration key of an Events API v2 integration",
+        ),
         "text: the integration key of a PagerDuty service: 32 letters and digits, for `format: "
         "pagerduty`",
         absent="none",
@@ -278,93 +295,100 @@ ENDPOINT: Table = {
         "format: the shape of the body: `confiture`, `cloudevents`, `cloudevents-binary`, `slack`, "
         "`discord`, `teams`, `pagerduty` or `opsgenie`, see [payload](payload.md) and [formats]"
         "(formats.md)",
-        rules.FORMATS[0],
+        variable=variables.FORMAT,
     ),
     "headers": Setting(
-        Pairs(rules.header_name, rules.header_value), "mapping of text: sent with every request", {}
+        Pairs(rules.header_name, rules.header_value),
+        "mapping of text: sent with every request",
+        variable=variables.HEADERS,
     ),
     "timeout": Setting(
         rules.seconds(300),
         "seconds, above 0, up to 300: for a whole attempt: name resolution, connecting, TLS, and "
         "the answer to its end",
-        DEFAULT_TIMEOUT,
     ),
-    "retry": Setting(RETRY, "mapping: when a failed attempt is repeated"),
+    "retry": Setting(
+        RETRY,
+        "mapping: when a failed attempt is repeated",
+        "see below",
+        into=lambda found: RetryPolicy(**found),
+    ),
     "concurrency": Setting(
         rules.number(1, 64, is_whole=True),
         "whole number, 1 to 64: how many runs' deliveries are sent at once; those of one run keep "
         "their order. `1` keeps the order of all",
-        DEFAULT_CONCURRENCY,
     ),
     "rate": Setting(
         rules.rate,
         "rate, as in `1/s`, `30/m` or `100/h`: the most requests in a second, minute or hour",
         absent="none",
     ),
-    "tls": Setting(TLS, "mapping: files for TLS; they are read again when they change"),
+    "tls": Setting(
+        TLS,
+        "mapping: files for TLS; they are read again when they change",
+        "see below",
+        into=lambda found: Tls(**found),
+    ),
     "allow_networks": Setting(
         Many(rules.network),
         "list of networks: the only addresses that may be dialled, asked after the name is "
         "resolved: `10.0.0.0/8`, `2001:db8::1`, `private`, `link-local`, `metadata`. Takes the "
         "place of the file's",
-        default=(),
         absent="all",
     ),
     "deny_networks": Setting(
         Many(rules.network),
         "list of networks: addresses that are never dialled, even if allowed. Takes the place of "
         "the file's",
-        default=(),
         absent="none",
     ),
     "include_sql": Setting(
         rules.flag,
         "true or false: failures carry the whole error text, with its SQL and values, up to 64 KiB",
-        default=False,
     ),
 }
 WEBHOOKS: Table = {
     "endpoints": Setting(
-        Many(ENDPOINT, may_be_empty=True), "list of endpoints: where events are sent", default=()
+        Many(ENDPOINT, may_be_empty=True), "list of endpoints: where events are sent"
     ),
     "outbox": Setting(
         rules.outbox,
         "text: where deliveries are kept until they are sent: `sqlite`, `sqlite:<path>`, `postgres`"
         " (the migrated database), `postgres:<dsn>` (another one; see [The PostgreSQL outbox]"
         "(outbox-postgres.md)), or `memory` (lost when the command ends)",
-        DEFAULT_OUTBOX,
+        variable=variables.OUTBOX,
     ),
     "flush_timeout": Setting(
         rules.seconds(3600, may_be_zero=True),
         "seconds, 0 to 3600: how long a command waits for deliveries when its migrations are over; "
         "the rest is sent later",
-        DEFAULT_FLUSH,
+        variable=variables.FLUSH_TIMEOUT,
     ),
     "hooks": Setting(
         Many(rules.module, may_be_empty=True),
         "list of module names: Python modules that hold [hooks](hooks.md), beside the files in "
         "`confiture_hooks/`",
-        default=(),
     ),
     "hook_timeout": Setting(
         rules.seconds(300),
         "seconds, above 0, up to 300: for one call of a hook, and for importing one file of them",
-        DEFAULT_HOOK_TIMEOUT,
     ),
     "allow_networks": Setting(
         Many(rules.network),
         "list of networks: the same for every endpoint that has none of its own",
-        default=(),
         absent="all",
     ),
     "deny_networks": Setting(
         Many(rules.network),
         "list of networks: the same for every endpoint that has none of its own",
-        default=(),
         absent="none",
     ),
     "trace_url": Setting(
-        rules.trace_url,
+        rules.matching(
+            r"(?=.*\{trace_id\})https?://[^\s/@]+/.*",
+            "is not a link to a trace",
+            "Write it as `https://jaeger.example/trace/{trace_id}`",
+        ),
         "URL: a link to a trace for payloads and messages, as in `https://jaeger.example/trace/"
         "{trace_id}`",
         absent="none",
@@ -373,15 +397,21 @@ WEBHOOKS: Table = {
         rules.flag,
         "true or false: whether metrics of runs and of the outbox, and log events of runs and "
         "migrations, name the database; false for a database per tenant",
-        default=True,
     ),
 }
 VARIABLES: Table = {
-    "outbox": replace(WEBHOOKS["outbox"], default=None),
-    "flush_timeout": replace(WEBHOOKS["flush_timeout"], default=None),
-    "switch": Setting(rules.flag, "", default=True),
-    "environment": Setting(rules.text, ""),
-    "log": Setting(rules.one_of(rules.LOGS, "a kind of log", in_any_case=True), ""),
-    "log_level": Setting(rules.one_of(rules.LOG_LEVELS, "a log level", in_any_case=True), ""),
+    **{key: one for key, one in WEBHOOKS.items() if one.variable},
+    "switch": Setting(rules.flag, variable=variables.SWITCH),
+    "environment": Setting(rules.text, variable=variables.ENVIRONMENT),
+    "log": Setting(
+        rules.one_of(("json", "console", "off"), "a kind of log", in_any_case=True),
+        variable=variables.LOG,
+    ),
+    "log_level": Setting(
+        rules.one_of(
+            ("debug", "info", "warning", "error", "critical"), "a log level", in_any_case=True
+        ),
+        variable=variables.LOG_LEVEL,
+    ),
 }
 """What variables hold beside an endpoint; their rows stand below their names."""

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from .. import command_watch
 from ..endpoint import Endpoint, Tls
 from ..errors import Fault
-from ..event import EventType
-from ..networks import Networks
+from ..networks import Networks, is_loopback
 from ..outlook import shown_environment
-from ..retry import RetryPolicy
 from ..signature import signing_key
 from . import rules, variables
-from .block import AT, ENDPOINT, TLS, VARIABLES, WEBHOOKS, Place, Reading, Table
+from .block import DEFAULT_ENDPOINT, ENDPOINT, VARIABLES, WEBHOOKS, Place, Reading, Table, shown
 from .file import BLOCK, File
 from .rules import Invalid, Unset
 
@@ -27,43 +24,19 @@ DEFAULT_NAME = "default"
 """The name of the endpoint that ``CONFITURE_WEBHOOK_URL`` makes."""
 SAFE_SECRET = 24
 """Bytes of a signing key, at least; the standard's own secrets have 24 to 64."""
+_FIELDS = frozenset(one.name for one in fields(Endpoint))
 _NEAR = 0.9
 """How like a known variable's name another program's would not be."""
-_VARIABLE_OF = {
-    "url": variables.URL,
-    "secret": variables.SECRET,
-    "format": variables.FORMAT,
-    "events": variables.EVENTS,
-    "headers": variables.HEADERS,
-    "allow_http": variables.ALLOW_HTTP,
-    "outbox": variables.OUTBOX,
-    "flush_timeout": variables.FLUSH_TIMEOUT,
-    "log": variables.LOG,
-    "log_level": variables.LOG_LEVEL,
-    "switch": variables.SWITCH,
-    "environment": variables.ENVIRONMENT,
-}
-_SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-
-def _variable(at: Place) -> str:
-    """The variable that the setting at *at* comes from."""
-    if at[:2] == ("secret", 1):
-        return variables.SECRET_PREVIOUS
-    return _VARIABLE_OF[str(at[0])]
 
 
 def _given(environ: Mapping[str, str], table: Table) -> dict[str, Any]:
     """What variables hold of the settings in *table*; one that is set to nothing holds none."""
-    return {
-        key: environ[name]
-        for key, name in _VARIABLE_OF.items()
-        if key in table and environ.get(name)
-    }
+    return {key: environ[one.variable] for key, one in table.items() if environ.get(one.variable)}
 
 
 def _default_endpoint(environ: Mapping[str, str], reading: Reading) -> dict[str, Any]:
     """The settings of the endpoint that variables alone make."""
+    at = DEFAULT_ENDPOINT
     raw = {"name": DEFAULT_NAME, **_given(environ, ENDPOINT)}
     current, previous = environ.get(variables.SECRET), environ.get(variables.SECRET_PREVIOUS)
     if current is not None:
@@ -71,12 +44,12 @@ def _default_endpoint(environ: Mapping[str, str], reading: Reading) -> dict[str,
     if "events" in raw:
         raw["events"] = [name.strip() for name in raw["events"].split(",") if name.strip()]
     if "headers" in raw:
-        headers = reading.value(_headers, raw["headers"], ("headers",), "")
+        headers = reading.value(_headers, raw["headers"], (*at, "headers"), "")
         raw["headers"] = headers if isinstance(headers, dict) else {}
-    found = reading.table(ENDPOINT, raw)
+    found = reading.table(ENDPOINT, raw, at)
     if previous and not current:
         invalid = Invalid("needs a current secret", f"Set {variables.SECRET}")
-        reading.fault(("secret", 1), invalid)
+        reading.fault((*at, "secret", 1), invalid)
     return found
 
 
@@ -114,98 +87,77 @@ def _headers(given: str) -> dict[str, str]:
     return found
 
 
-def setting(at: Place) -> str:
-    """The place *at* of the block as the user would write it: ``webhooks.endpoints[0].url``."""
-    shown = BLOCK
-    for step in at:
-        if isinstance(step, int):
-            shown += f"[{step}]"
-        else:
-            shown += f".{step if _SHOWABLE.fullmatch(step) else '(unnamed)'}"
-    return shown
-
-
 def _block(file: File, reading: Reading) -> Mapping[str, Any]:
-    """The settings of the block; those that are wrong or absent have their defaults."""
+    """The settings of the block that are there and right."""
     if BLOCK in file.content:
-        found = reading.value(WEBHOOKS, file.content[BLOCK], (), "a mapping")
-        return found if isinstance(found, dict) else reading.table(WEBHOOKS, {})
+        found = reading.value(WEBHOOKS, file.content[BLOCK], (BLOCK,), "a mapping")
+        return found if isinstance(found, dict) else {}
     for key, value in file.content.items():
         is_block = isinstance(value, dict) and not value.keys().isdisjoint(WEBHOOKS)
         if is_block and rules.did_you_mean(key, [BLOCK]):
             remedy = f"Did you mean `{BLOCK}`?"
             file.faults.append(Fault(str(key), "is a key that nothing reads", remedy))
-    return reading.table(WEBHOOKS, {})
+    return {}
 
 
 def endpoint(
-    reading: Reading, found: Mapping[str, Any], file: Mapping[str, Any], allow_http_as: str
+    reading: Reading, at: Place, found: Mapping[str, Any], block: Mapping[str, Any]
 ) -> Endpoint | None:
-    """The endpoint of the settings *found*, its faults in it; ``None``: it has no good name.
+    """The endpoint of the settings *found* at a place; ``None``: it has no good name.
 
-    *file* has what holds for all endpoints; *allow_http_as* is how plain http is allowed here.
+    A setting that is wrong or not there has its default.
     """
-    at: Place = found[AT]
-    for keys, problem, remedy in _contradictions(found, allow_http_as):
+    url, basic_auth = found.get("url", ("", None))
+    allowed, denied = (
+        found.get(key) or block.get(key, ()) for key in ("allow_networks", "deny_networks")
+    )
+    made = Endpoint(
+        **{
+            "name": "",
+            **{key: value for key, value in found.items() if key in _FIELDS},
+            "url": url,
+            "basic_auth": basic_auth,
+            "secrets": found.get("secret", ()),
+            "networks": Networks(allowed=allowed, denied=denied),
+        }
+    )
+    if made.name and at != DEFAULT_ENDPOINT:
+        reading.names[at] = made.name
+    for keys, problem, remedy in _contradictions(made, found, at):
         if not any(reading.faults_in((*at, key)) for key in keys):
             reading.fault((*at, keys[0]), Invalid(problem, remedy))
-    if found["name"] is None:
-        return None
-    if at:
-        reading.names[at] = found["name"]
-    url, retry = found["url"], found["retry"]
-    return Endpoint(
-        url=url.url if url else "",
-        basic_auth=url.basic_auth if url else None,
-        secrets=found["secret"],
-        events=frozenset(map(EventType, found["events"])),
-        environments=frozenset(found["environments"]) or None,
-        retry=RetryPolicy(schedule=tuple(retry["schedule"]), jitter=retry["jitter"]),
-        tls=Tls(**{key: found["tls"][key] for key in TLS}),
-        networks=Networks(
-            allowed=found["allow_networks"] or file["allow_networks"],
-            denied=found["deny_networks"] or file["deny_networks"],
-        ),
-        faults=reading.faults_in(at),
-        **{key: found[key] for key in _AS_THEY_ARE},
-    )
-
-
-_AS_THEY_ARE = (
-    *("name", "send_secret", "headers", "signatures", "migrations", "routing_key", "format"),
-    *("timeout", "concurrency", "rate", "include_sql"),
-)
+    return replace(made, faults=reading.faults_in(at)) if made.name else None
 
 
 def _contradictions(
-    found: Mapping[str, Any], allow_http_as: str
+    made: Endpoint, found: Mapping[str, Any], at: Place
 ) -> Iterator[tuple[Sequence[str], str, str]]:
     """What is wrong with settings that are right each by itself: the one to change comes first."""
-    url, secrets = found["url"], found["secret"]
-    is_https = url is None or url.is_https
-    if not (is_https or url.is_loopback or found["allow_http"]):
-        remedy = f"Use https, or allow it: `{allow_http_as}`"
+    is_http = made.url.startswith("http:")
+    if is_http and not (found.get("allow_http") or is_loopback(urlsplit(made.url).hostname or "")):
+        is_default = at == DEFAULT_ENDPOINT
+        way = f"{variables.ALLOW_HTTP}=true" if is_default else "allow_http: true"
+        remedy = f"Use https, or allow it: `{way}`"
         yield ("url", "allow_http"), "is plain http to another machine", remedy
-    if found["send_secret"] and not is_https:
+    if made.send_secret and is_http:
         yield ("send_secret",), "needs https", "Use https, or remove `send_secret`"
-    elif found["send_secret"] and not secrets:
+    elif made.send_secret and not made.secrets:
         yield ("send_secret", "secret"), "needs a secret", "Set `secret`, or remove `send_secret`"
-    elif found["send_secret"] and not rules.is_latin(secrets[0]):
+    elif made.send_secret and not rules.is_latin(made.secrets[0]):
         remedy = "Use a secret of printable Latin-1 characters, or remove `send_secret`"
         yield ("send_secret", "secret"), "needs a secret that a header can carry", remedy
-    if found["format"] == "pagerduty" and not found["routing_key"]:
+    if made.format == "pagerduty" and not made.routing_key:
         remedy = "Set `routing_key` to the integration key"
         yield ("format", "routing_key"), "needs a `routing_key`", remedy
-    if found["format"] != "pagerduty" and found["routing_key"]:
+    if made.format != "pagerduty" and made.routing_key:
         remedy = "Remove it, or set that format"
         yield ("routing_key", "format"), "is only for `format: pagerduty`", remedy
-    if url and url.basic_auth and "authorization" in map(str.lower, found["headers"]):
+    if made.basic_auth and "authorization" in map(str.lower, made.headers):
         problem = "has `Authorization`, and the URL has a user or password"
         yield ("headers",), problem, "Keep one of the two"
-    files = {key for key in TLS if found["tls"][key]}
-    if files and not is_https:
+    if made.tls != Tls() and is_http:
         yield ("tls",), "needs https", "Use https, or remove `tls`"
-    if "client_key" in files and "client_certificate" not in files:
+    if made.tls.client_key and not made.tls.client_certificate:
         yield ("tls",), "has a key without a certificate", "Set `client_certificate`"
 
 
@@ -233,12 +185,11 @@ def _astray(endpoints: Sequence[Endpoint], environment: str | None) -> list[Faul
     ]
 
 
-Row = tuple[Reading, Mapping[str, Any], str]
-"""Who read an endpoint's settings, they themselves, and how plain http is allowed there."""
-
-
 def _endpoints(
-    rows: Sequence[Row], block: Mapping[str, Any], environment: str | None
+    reading: Reading,
+    rows: Mapping[Place, Mapping[str, Any]],
+    block: Mapping[str, Any],
+    environment: str | None,
 ) -> tuple[list[Endpoint], list[Fault], dict[Fault, Fault]]:
     """The endpoints of *rows* that have a name of their own, good and bad, and advice about them.
 
@@ -248,8 +199,8 @@ def _endpoints(
     endpoints: list[Endpoint] = []
     advice: list[Fault] = []
     elsewhere: dict[Fault, Fault] = {}
-    for reading, row, allow_http_as in rows:
-        made, at = endpoint(reading, row, block, allow_http_as), row[AT]
+    for at, row in rows.items():
+        made = endpoint(reading, at, row, block)
         if made is None:
             continue
         if made.name in first:
@@ -257,13 +208,13 @@ def _endpoints(
             invalid = Invalid(problem, "Give each endpoint a name of its own")
             reading.fault((*at, "name"), invalid)
             continue
-        first[made.name] = setting(at) if at else f"the endpoint that {variables.URL} makes"
+        is_default = at == DEFAULT_ENDPOINT
+        first[made.name] = f"the endpoint that {variables.URL} makes" if is_default else shown(at)
         endpoints.append(made)
         if any(len(signing_key(secret)) < SAFE_SECRET for secret in made.secrets):
-            shown = reading.shown((*at, "secret"))
             problem = f"is shorter than {SAFE_SECRET} bytes, so it could be guessed"
             remedy = "Use a long random one: `openssl rand -base64 32`"
-            advice.append(Fault(shown, problem, remedy, reading.names.get(at)))
+            advice.append(Fault(shown((*at, "secret")), problem, remedy, reading.names.get(at)))
         if not (made.is_for(environment) or reading.faults_in((*at, "environments"))):
             only = ", ".join(sorted(made.environments or ()))
             for fault in reading.faults_in(at, Unset):
@@ -278,47 +229,40 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
 
     ``CONFITURE_WEBHOOKS=off`` does not empty them: what is switched off can still be checked.
     """
-    file = File(config_file, environ)
-    reading, variable = Reading(setting, environ), Reading(_variable)
+    file, reading = File(config_file, environ), Reading(environ)
     block = _block(file, reading)
     environment = file.environment
-    rows: list[Row] = [(reading, row, "allow_http: true") for row in block["endpoints"]]
+    rows = block.get("endpoints", {})
+    is_used = bool(rows)
     if environ.get(variables.URL):
-        row = _default_endpoint(environ, variable)
-        rows.insert(0, (variable, row, f"{variables.ALLOW_HTTP}=true"))
-    endpoints, advice, elsewhere = _endpoints(rows, block, environment)
+        rows = {DEFAULT_ENDPOINT: _default_endpoint(environ, reading), **rows}
+    endpoints, advice, elsewhere = _endpoints(reading, rows, block, environment)
     given = _given(environ, VARIABLES)
     if environment:
         given.pop("environment", None)
-    own = variable.table(VARIABLES, given)
-    environment = environment or own["environment"]
-    chosen = {**block, **{key: value for key, value in own.items() if value is not None}}
-    faults = [*file.faults, *reading.faults_in(), *variable.faults_in()]
+    own = reading.table(VARIABLES, given, ("",))
+    environment = environment or own.get("environment")
+    faults = [*file.faults, *reading.faults_in()]
     faults = [fault for fault in faults if fault not in elsewhere]
     if environ.get(variables.SECRET) and not rows:
         remedy = f"Set {variables.URL} too, or write a `webhooks:` block with endpoints"
         faults.append(Fault(variables.SECRET, "is set, but no endpoint uses it", remedy))
-    outbox_reading = variable if environ.get(variables.OUTBOX) else reading
-    outbox_fault = next(iter(outbox_reading.faults_in(("outbox",))), None)
-    is_used = bool(block["endpoints"])
+    outbox_at = ("" if environ.get(variables.OUTBOX) else BLOCK, "outbox")
+    outbox_fault = next(iter(reading.faults_in(outbox_at)), None)
     return {
-        **{key: chosen.get(key) for key in _CHOSEN},
+        **block,
+        **own,
         "endpoints": tuple(one for one in endpoints if not one.faults),
         "faulty": tuple(one for one in endpoints if one.faults),
-        "outbox": "memory" if outbox_fault else chosen["outbox"],
+        **({"outbox": "memory"} if outbox_fault else {}),
         "environment": environment,
-        "sources": _sources(environ, file, is_on=own["switch"]),
+        "sources": _sources(environ, file, is_on=own.get("switch", True)),
         "run_url": run_url(environ),
         "outbox_fault": outbox_fault,
         "faults": tuple(dict.fromkeys(faults)),
         "warnings": tuple(_slips(environ, reading.texts, is_used=is_used)),
         "advice": (*advice, *_astray(endpoints, environment), *elsewhere.values()),
     }
-
-
-_CHOSEN = (
-    *("flush_timeout", "hooks", "hook_timeout", "trace_url", "database_label", "log", "log_level"),
-)
 
 
 def _sources(environ: Mapping[str, str], file: File, *, is_on: bool) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from .. import command_watch
 from ..endpoint import Endpoint, Tls
 from ..errors import ConfigError, Fault
 from ..networks import origin
-from . import variables
 
 Log = Literal["json", "console", "off"]
 
@@ -54,12 +53,12 @@ class Settings:
     """What was configured. Its ``repr`` shows no secret, address or DSN."""
 
     endpoints: tuple[Endpoint, ...] = ()
-    outbox: str = field(default=variables.DEFAULT_OUTBOX, repr=False)
+    outbox: str = field(default="sqlite", repr=False)
     """``sqlite[:path]``, ``postgres[:dsn]`` or ``memory``."""
-    flush_timeout: timedelta = variables.DEFAULT_FLUSH
+    flush_timeout: timedelta = timedelta(seconds=10)
     hooks: tuple[str, ...] = ()
     """Modules to import for their hooks."""
-    hook_timeout: timedelta = variables.DEFAULT_HOOK_TIMEOUT
+    hook_timeout: timedelta = timedelta(seconds=30)
     """For one call of a hook, and for importing one file of them."""
     log: Log | None = None
     """``None``: JSON unless standard error is a terminal."""
@@ -132,7 +131,8 @@ def read(environ: Mapping[str, str], config_file: Path | None) -> Settings:
     """
     from .reader import gathered  # noqa: PLC0415
 
-    return Settings(**gathered(environ, config_file))
+    found = gathered(environ, config_file)
+    return Settings(**{one.name: found[one.name] for one in fields(Settings) if one.name in found})
 
 
 def load(environ: Mapping[str, str], config_file: Path | None) -> Settings:
@@ -157,6 +157,16 @@ def redacted(settings: Settings) -> dict[str, Any]:
 
 
 def _redacted_endpoint(endpoint: Endpoint) -> dict[str, Any]:
+    """Its settings; those in *seldom* are shown when they are set to something."""
+    plain = Endpoint(name="", url="")
+    seldom = {
+        "signatures": endpoint.signatures != plain.signatures and list(endpoint.signatures),
+        "concurrency": endpoint.concurrency != plain.concurrency and endpoint.concurrency,
+        "rate": endpoint.rate and f"1 request in {endpoint.rate.total_seconds():g} s",
+        "tls": [one.name for one in fields(Tls) if getattr(endpoint.tls, one.name)],
+        "allow_networks": list(endpoint.networks.allowed),
+        "deny_networks": list(endpoint.networks.denied),
+    }
     return {
         "name": endpoint.name,
         "url": f"{origin(endpoint.url)}/…",
@@ -168,23 +178,10 @@ def _redacted_endpoint(endpoint: Endpoint) -> dict[str, Any]:
         "secrets": len(endpoint.secrets),
         "send_secret": endpoint.send_secret,
         "include_sql": endpoint.include_sql,
-        **{key: value for key, value in _seldom(endpoint).items() if value},
+        **{key: value for key, value in seldom.items() if value},
         "timeout_s": endpoint.timeout.total_seconds(),
         "retry": {
             "schedule_s": [wait.total_seconds() for wait in endpoint.retry.schedule],
             "jitter": endpoint.retry.jitter,
         },
-    }
-
-
-def _seldom(endpoint: Endpoint) -> dict[str, Any]:
-    """Settings that are shown when they are set to something."""
-    plain = Endpoint(name="", url="")
-    return {
-        "signatures": endpoint.signatures != plain.signatures and list(endpoint.signatures),
-        "concurrency": endpoint.concurrency != plain.concurrency and endpoint.concurrency,
-        "rate": endpoint.rate and f"1 request in {endpoint.rate.total_seconds():g} s",
-        "tls": [one.name for one in fields(Tls) if getattr(endpoint.tls, one.name)],
-        "allow_networks": list(endpoint.networks.allowed),
-        "deny_networks": list(endpoint.networks.denied),
     }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from urllib.parse import unquote
 
 DSN = "CONFITURE_DATABASE_URL"
@@ -56,9 +55,6 @@ OF_DEFAULT = (URL, SECRET, SECRET_PREVIOUS, FORMAT, EVENTS, HEADERS, ALLOW_HTTP)
 ALL = (*OF_DEFAULT, CONFIG, OUTBOX, FLUSH_TIMEOUT, LOG, LOG_LEVEL, ENVIRONMENT, SWITCH)
 """Those that settings come from; ``MIGRATION_SPANS`` is telemetry's own."""
 
-DEFAULT_OUTBOX = "sqlite"
-DEFAULT_FLUSH = timedelta(seconds=10)
-DEFAULT_HOOK_TIMEOUT = timedelta(seconds=30)
 ON_WORDS = frozenset({"true", "yes", "on", "1"})
 
 RESOURCE = "OTEL_RESOURCE_ATTRIBUTES"
