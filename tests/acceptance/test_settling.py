@@ -80,6 +80,10 @@ def test_the_next_run_settles_a_killed_one(
     event = "migration.failed" if moment == "before commit" else "migration.applied"
     line = next(json.loads(text) for text in done.stderr.splitlines() if event in text)
     assert line["correlation_id"] == line["trace_id"] == intent.correlation_id
+    failed = next(json.loads(text) for text in done.stderr.splitlines() if "run.failed" in text)
+    assert failed["correlation_id"] == failed["trace_id"] == intent.correlation_id
+    assert (failed["command"], failed["error_type"]) == ("migrate up", "Interrupted")
+    assert (failed["environment"], failed["database"]) == ("local", intent.database_name)
 
 
 def test_a_killed_runs_end_does_not_wait_for_its_own_attempt(project: Any, receiver: Any) -> None:

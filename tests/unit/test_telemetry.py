@@ -624,12 +624,16 @@ class TestRuns:
         assert bench.log.get_finished_logs() == ()
 
     def test_a_killed_run_failed(self, bench: Bench) -> None:
-        """However many of its migrations are settled, and however they ended, it counts once."""
+        """However many of its migrations are settled, and however they ended, it counts once.
+
+        Its line is in its own trace; how many migrations it had applied before is not known.
+        """
         event = Event(
             id="evt_1",
             type=EventType.MIGRATION_SUCCESS,
             occurred_at=NOW - timedelta(hours=1),
             trace_id="a" * 32,
+            environment="production",
             direction=Direction.DOWN,
             migration=REF,
         )
@@ -646,6 +650,20 @@ class TestRuns:
             },
             2,
         )
+        failed = [
+            one.log_record
+            for one in bench.log.get_finished_logs()
+            if one.log_record.event_name == "run.failed"
+        ]
+        assert len(failed) == 2
+        assert f"{failed[0].trace_id:032x}" == PARENT.split("-")[1]
+        assert failed[0].attributes == {
+            "correlation_id": "a" * 32,
+            "command": "migrate down",
+            "environment": "production",
+            "database": "shop",
+            "error_type": "Interrupted",
+        }
 
     def test_a_killed_run_is_not_the_last_because_it_is_settled_last(self, bench: Bench) -> None:
         """It failed when it was seen last; a failure since then stays the last one."""

@@ -284,6 +284,7 @@ class Run:
 
     def _opened(self) -> InUse:
         telemetry = self._telemetry = self._telemetry or self._parts.telemetry()
+        telemetry.connected(self.database)  # a run with nothing to do may settle another
         outgoing = Outgoing(self._settings, self._parts, telemetry, self._command)
         if self.deadline is not None:
             outgoing.outbox.deadline = self.deadline - MOMENT_S

@@ -152,14 +152,7 @@ class Telemetry(Signals):
                 return
             self.metrics.count_run(self._command, error_type, self.now(), run)
             if error_type is not None:
-                self.log(
-                    names.LOG_RUN_FAILED,
-                    command=self._command,
-                    environment=self.environment,
-                    database=self.metrics.database,
-                    error_type=error_type,
-                    migrations_applied=applied,
-                )
+                self._log_failed_run(self._command, error_type, migrations_applied=applied)
         finally:
             run.end()
 
@@ -177,6 +170,7 @@ class Telemetry(Signals):
         if event.migration is None or event.direction is None:
             return
         span = NonRecordingSpan(from_stored(trace, is_remote=True) or self.run)
+        whose = {"environment": event.environment, "correlation_id": event.trace_id}
         if run not in self._killed:  # counted once, however many of its migrations are settled
             self._killed.add(run)
             usual = "migrate up" if event.direction is Direction.UP else "migrate down"
@@ -184,6 +178,8 @@ class Telemetry(Signals):
             # It ended no later than any run after it: what is seen only now is not the last word.
             ended_at = event.started_at or event.occurred_at
             self.metrics.count_run(command, names.INTERRUPTED, ended_at, span)
+            context = span.get_span_context()
+            self._log_failed_run(command, names.INTERRUPTED, context, **whose)
         migrated(
             self,
             event.migration,
@@ -191,8 +187,7 @@ class Telemetry(Signals):
             span,
             event.error,
             duration_s=event.duration_s,
-            environment=event.environment,
-            correlation_id=event.trace_id,
+            **whose,
         )
 
     @contained
@@ -287,6 +282,17 @@ class Telemetry(Signals):
                 run.end()
         if lost := self._providers.shutdown(budget):
             self.log(names.LOG_FLUSH_INCOMPLETE, budget_s=budget.total_seconds(), **lost)
+
+    def _log_failed_run(
+        self,
+        command: str,
+        error_type: str,
+        context: SpanContext | None = None,
+        **fields: object,
+    ) -> None:
+        """Log that a run failed: the one that *fields* are about, else this one."""
+        about = {"environment": self.environment, "database": self.metrics.database, **fields}
+        self.log(names.LOG_RUN_FAILED, context, command=command, error_type=error_type, **about)
 
     def _parent(self) -> SpanContext | None:
         """The current span, else what ``TRACEPARENT`` names."""
