@@ -253,7 +253,7 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     settings, files = found_settings(file)
     _say(settings, files, unread, is_run=invocation.is_run)
     files = [one for one in files if one.is_trusted]
-    if not (settings.recorded or files):
+    if not (settings.recorded or files or (settings.faults and exports())):
         _log_faults(settings)
         return None
     session = _session_of(settings, files, invocation)

@@ -276,3 +276,24 @@ def test_a_directory_that_is_no_project_stays_as_it_is(
     assert "OUTBOX=sqlite" not in lost.stderr
     elsewhere.confiture("migrate", "up", env={**env, "CONFITURE_WEBHOOK_OUTBOX": "sqlite"})
     assert (elsewhere.path / ".confiture" / "webhooks.db").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["database_url: [\nwebhooks: {", "database_url: {url}\nwebhooks: {endpoints: [{nme: a}]}"],
+    ids=["no YAML", "no endpoint is right"],
+)
+def test_a_run_with_a_wrong_file_is_counted(shop: Any, collector: Any, content: str) -> None:
+    """No endpoint is known, so no webhook reports it: the number and the line do."""
+    file = shop.environments / "local.yaml"
+    file.write_text(content.replace("{url}", shop.database_url))
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    done = shop.confiture("migrate", "up", env=env)
+    outcome = "success" if done.returncode == 0 else "failure"
+    (counted,) = [point for point in collector.metrics if point.name == "confiture.runs"]
+    assert counted.attributes["confiture.run.outcome"] == outcome
+    logged = [record.event_name for record in collector.logs]
+    assert logged.count("webhooks.config_invalid") == 1
+    assert ("run.failed" in logged) is (outcome == "failure")
+    assert done.stderr.count("webhooks.config_invalid") == 1
+    assert not (shop.path / ".confiture").exists()

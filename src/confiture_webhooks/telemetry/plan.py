@@ -83,7 +83,7 @@ def _export(
         return Export(signal=signal, protocol=CONSOLE, setting=exporter)
     if name not in _OTLP:
         problem = "names an exporter this command does not have"
-        faults.append(Fault(exporter, problem, "Use otlp or none"))
+        faults.append(Fault(exporter, problem, "Use otlp, console or none"))
         return None
     timeout_s = _timeout(environ, signal, faults)
     setting, given = _either(environ, signal, "PROTOCOL")
