@@ -154,6 +154,7 @@ FAULTS = {
         "A proxy that refuses, hangs or is none": "said kept",
         "A SOCKS proxy, with and without its package": "kept said",
         "A client certificate that is renewed": "kept",
+        "A file for TLS that is not there, or holds something else": "said",
         "A proxy in the environment, and a receiver on this machine": "private",
         "An address in a denied network, behind a name or a proxy": "private",
     },

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .delivery import Outcome
+from .delivery import Outcome, State
 from .errors import ConfigError, OutboxError
 from .event import Database
 from .outbox import Summary
@@ -171,8 +171,9 @@ class _Delivering:
         )
         return PassResult(
             delivered=outcomes[Outcome.DELIVERED],
-            dead=outcomes[Outcome.DEAD_LETTER],
-            gone=outcomes[Outcome.GONE],
+            # One that was redelivered may have ended so twice.
+            dead=min(outcomes[Outcome.DEAD_LETTER], mine.counts[State.DEAD_LETTER]),
+            gone=min(outcomes[Outcome.GONE], mine.counts[State.GONE]),
             left=sum(mine.undelivered.values()),
             next_at=next_at,
             elsewhere=elsewhere(undelivered(summaries), self.settings.environment),

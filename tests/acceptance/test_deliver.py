@@ -336,3 +336,16 @@ def test_a_watching_worker_takes_a_changed_file_over(outside: Project) -> None:
         assert "3 delivered" in worker.stdout.read()
         said += worker.stderr.read()
     assert said.count("the one before it stays in force") == 2
+
+
+def test_one_that_was_dead_twice_is_one_dead_letter(outside: Project) -> None:
+    """A worker's last line counts what is a dead letter at its end."""
+    with LocalReceiver(answers=[500] * 2) as receiver:
+        configured(outside, receiver.url, retry={"schedule": []})
+        release(outside, 1)
+        worker = outside.spawn("webhooks", "deliver", "--watch")
+        eventually(lambda: states(outside) == [State.DEAD_LETTER])
+        assert outside.confiture("webhooks", "redeliver", "--dead", "--later", "--yes").stdout
+        eventually(lambda: len(receiver.requests) == 2 and states(outside) == [State.DEAD_LETTER])
+        worker.terminate()
+        assert "0 delivered, 1 dead letter, 0 left" in worker.stdout.read()

@@ -188,6 +188,60 @@ def test_a_right_certificate_and_none(
     assert "names cannot be read | Correct the setting" in problems(rows)["a: tls"]
 
 
+@pytest.mark.survived("A file for TLS that is not there, or holds something else", "said")
+@pytest.mark.parametrize("fault", ["missing", "empty", "certificate", "other key", "locked key"])
+def test_a_file_for_tls_that_cannot_be_used(
+    here: Project, authority: trustme.CA, tmp_path: Path, fault: str
+) -> None:
+    """``check`` names its setting, ``doctor`` and ``test`` fail as the sender does; mended, none."""
+    context = issued("localhost")(authority, tmp_path)
+    client, other = authority.issue_cert("client.test"), authority.issue_cert("other.test")
+    names = ("ca_bundle", "client_certificate", "client_key")
+    files = {name: tmp_path / f"{name}.pem" for name in names}
+
+    def write() -> None:
+        authority.cert_pem.write_to_path(files["ca_bundle"])
+        client.cert_chain_pems[0].write_to_path(files["client_certificate"])
+        client.private_key_pem.write_to_path(files["client_key"])
+
+    write()
+    if fault == "missing":
+        files["client_key"].unlink()
+    elif fault == "empty":
+        files["ca_bundle"].write_text("")
+    elif fault == "certificate":
+        files["client_certificate"].write_text("no certificate")
+    elif fault == "other key":
+        other.private_key_pem.write_to_path(files["client_key"])
+    else:
+        key = serialization.load_pem_private_key(client.private_key_pem.bytes(), None)
+        locked = serialization.BestAvailableEncryption(b"word")
+        pem, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        files["client_key"].write_bytes(key.private_bytes(pem, kind, locked))
+    setting = {"missing": "tls.client_key (a)", "empty": "tls.ca_bundle (a)"}.get(fault, "tls (a)")
+    with Peer(answers(OK), tls=context) as peer:
+        tls = {name: str(path) for name, path in files.items()}
+        one = {"name": "a", "url": of_localhost(peer), "tls": tls}
+        away = {**one, "name": "b", "environments": ["away"], "tls": {"ca_bundle": "/away"}}
+        here.environment_file(webhooks={"endpoints": [one, away]})
+        checked = here.confiture("webhooks", "check")
+        assert checked.returncode == 5
+        assert f"{setting}: names " in checked.stdout + checked.stderr
+        here.environment_file(webhooks={"endpoints": [one]})
+        diagnosis = here.confiture("webhooks", "doctor", "--format", "json")
+        rows = [row for row in json.loads(diagnosis.stdout)["checks"] if row["check"][0] == "a"]
+        assert (diagnosis.returncode, peer.requests) == (1, [])
+        assert [(row["check"], row["status"]) for row in rows[:1]] == [("a: tls", "problem")]
+        tested = here.confiture("webhooks", "test", "--format", "json")
+        [result] = json.loads(tested.stdout)["results"]
+        assert (tested.returncode, result["error_type"]) == (1, "tls")
+        assert result["remedy"] == rows[0]["remedy"]
+        write()
+        here.environment_file(webhooks={"endpoints": [one, away]})
+        for command in ("check", "test a"):
+            assert here.confiture("webhooks", *command.split()).returncode == 0
+
+
 def refuses(status: int) -> Callable[[Talk], None]:
     """Behave as a proxy that answers everything with *status*."""
     return says(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())

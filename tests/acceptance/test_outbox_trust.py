@@ -110,7 +110,40 @@ def test_a_delivery_of_another_version_costs_itself_alone(
         1,
         "other",
     )
-    assert project.confiture("webhooks", "status", env=env).returncode == 1
+    named = "1 record cannot be read by this version"
+    for command in ("status", "doctor"):
+        done = project.confiture("webhooks", command, env=env)
+        assert (done.returncode, named in done.stdout) == (1, True), done.stdout
+        assert "`confiture webhooks discard dlv_default_1`" in done.stdout
     words = ("webhooks", "discard", "dlv_default_1", "--yes")
+    assert project.confiture(*words, env=env).returncode == 0
+    assert project.confiture("webhooks", "status", env=env).returncode == 0
+
+
+@pytest.mark.parametrize("column", ["id", "endpoint", "environment"])
+def test_a_record_whose_names_are_bytes_stops_no_command(
+    project: Any, receiver: Any, column: str
+) -> None:
+    """The other one is delivered, and the command that ``status`` prints drops it."""
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_ENVIRONMENT": "local"}
+    outbox = SqliteOutbox(Path(project.path) / ".confiture" / "webhooks.db")
+    with closing(outbox):
+        for number in (1, 2):
+            outbox.release(event_id(number), [delivery(number, "default", environment="local")])
+        with outbox._store._lent() as connection:
+            change = f"UPDATE deliveries SET {column} = x'ff002027' WHERE id = 'dlv_default_1'"
+            connection.execute(change)
+    assert len(receiver.requests) == 0
+    for words in (("deliver",), ("list",), ("doctor",), ("redeliver", "--pending", "--yes")):
+        done = project.confiture("webhooks", *words, env=env)
+        assert "Traceback" not in done.stdout + done.stderr
+    assert len([one for one in receiver.requests if one.method == "POST"]) == 1
+    status = project.confiture("webhooks", "status", env=env)
+    assert status.returncode == (column != "environment")  # else it is another environment's
+    if column == "id":
+        [printed] = [line for line in status.stdout.splitlines() if "cannot be read" in line]
+        words = (*printed.split("`")[1].split()[1:], "--yes")
+    else:
+        words = ("webhooks", "discard", "dlv_default_1", "--all-environments", "--yes")
     assert project.confiture(*words, env=env).returncode == 0
     assert project.confiture("webhooks", "status", env=env).returncode == 0

@@ -286,6 +286,37 @@ def test_one_that_cannot_be_read_costs_itself_alone(outbox: Outbox, change: str)
     assert row_of(outbox, "dlv_a_1") is None
 
 
+@pytest.mark.parametrize("value", ["x'ff00'", "CAST(x'eda080' AS TEXT)"])
+@pytest.mark.parametrize(
+    "column", ["id", "event_id", "endpoint", "environment", "correlation_id", "migration_name"]
+)
+def test_a_name_that_is_no_text_costs_its_record_alone(
+    outbox: Outbox, column: str, value: str
+) -> None:
+    """The other is delivered; every count has names that are text; it is found and discarded."""
+    if isinstance(outbox, PostgresOutbox):
+        pytest.skip("PostgreSQL keeps no such value")
+    release(outbox, 1, 2)
+    spoil(outbox, "deliveries", f"{column} = {value} WHERE id = 'dlv_a_1'")
+    while claims := outbox.claim("a", environment="production", now=NOW, lease=LEASE):
+        for claim in claims:
+            is_bad = isinstance(claim.delivery, Unreadable)
+            made = attempt(status_code=None, error_type="other") if is_bad else attempt()
+            assert outbox.record(claim, made, DEAD if is_bad else DELIVERED)
+    assert row_of(outbox, "dlv_a_2").state is State.DELIVERED  # type: ignore[union-attr]
+    for environment, summary in outbox.summaries().items():
+        for name in (environment, *summary.undelivered):
+            assert isinstance(name, str)
+            assert "\0" not in name
+    [bad] = [row.delivery for row in outbox.deliveries() if isinstance(row.delivery, Unreadable)]
+    [found] = outbox.look_up(bad.id)
+    assert found.delivery == bad
+    assert len(outbox.attempts(bad.id)) == found.attempts
+    assert outbox.redeliver(bad.id, now=NOW)
+    assert outbox.discard(bad.id, now=NOW)
+    assert [row.delivery.id for row in outbox.deliveries()] == ["dlv_a_2"]
+
+
 def test_a_lease_without_an_end_holds_nothing(outbox: Outbox) -> None:
     """An operator redelivers or discards it."""
     release(outbox, 1, 2)

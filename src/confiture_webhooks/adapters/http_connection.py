@@ -52,10 +52,6 @@ LEAST_PER_ADDRESS_S = 2.0
 """An address gets its share of the time left, and at least this: as with Go's dialer."""
 
 
-class BundleError(ssl.SSLError):
-    """A file with certificates or a key cannot be read."""
-
-
 class DeniedError(OSError):
     """No address of the host may be dialled; its text is the rule that says so."""
 
@@ -264,15 +260,13 @@ class _Bounded(HTTPConnection):
 
 
 class _Tls(HTTPSConnection):
-    """TLS whose files are ours to read."""
+    """TLS that leaves no socket open when it fails."""
 
     def connect(self) -> None:
         try:
             super().connect()
         except OSError as error:
             _close_lost(error)
-            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-                raise BundleError(*error.args) from error
             raise
 
 

@@ -29,9 +29,9 @@ from ..delivery import ERROR_TYPES
 from ..networks import origin
 from ..telemetry.context import without_http_spans
 from ..transport import Response
-from .http_connection import POOLS, SOCKS_POOLS, BundleError, DeniedError, look_up, permitted
+from .http_connection import POOLS, SOCKS_POOLS, DeniedError, look_up, permitted
 from .http_exchange import UNDER_WAY
-from .http_way import Way, address_of, proxy_problem, way_to
+from .http_way import Way, address_of, file_fault, proxy_problem, way_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -95,6 +95,9 @@ class EndpointSession(requests.Session):
             if way.proxy is not None:
                 exchange.is_proxied = True
                 _check_proxy(way, exchange)
+            if way.fault is not None:
+                exchange.reason = "bundle"
+                return "tls"
             prepared = _prepare(exchange.request, way.url)
             self.send(prepared, timeout=exchange.left(), **way.settings)
         except Exception as error:  # noqa: BLE001  (its text may hold the address)
@@ -120,6 +123,8 @@ class EndpointSession(requests.Session):
         if known and known.is_for(request.url, request.tls):
             return known
         way = self._way = way_to(request.url, request.tls, is_export=self._is_export)
+        if known is None or known.fault or known.stamp != way.stamp:
+            way.fault = file_fault(way)
         if known and known.stamp != way.stamp:
             self.close()
         return way
@@ -151,12 +156,6 @@ class _CleanAdapter(HTTPAdapter):
         is_socks = proxy.lower().startswith("socks")
         manager.pool_classes_by_scheme = SOCKS_POOLS if is_socks else POOLS
         return manager
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        try:
-            super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
-        except OSError as error:
-            raise BundleError from error
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # type: ignore[override]
         """Send *request*; raises NoAnswer, made outside the handler so that it has no context."""
@@ -310,8 +309,6 @@ _CERTIFICATE = {
 """Of OpenSSL's codes for a certificate that does not verify."""
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNSUPPORTED_PROTOCOL"})
 """OpenSSL's reasons for bytes that are no TLS."""
-_NO_FILE = frozenset({"NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", "KEY_VALUES_MISMATCH"})
-"""OpenSSL's reasons for a file without a certificate, or a key that fits none."""
 
 
 def why(error: BaseException) -> tuple[str, str | None]:
@@ -334,8 +331,6 @@ def _reason(error: BaseException) -> str | None:
         reason = str(error)
     elif isinstance(error, ssl.SSLCertVerificationError):
         reason = _CERTIFICATE.get(getattr(error, "verify_code", 0), "not_verified")
-    elif isinstance(error, BundleError) or of_openssl in _NO_FILE:
-        reason = "bundle"
     elif isinstance(error, ssl.SSLError) and of_openssl in _NOT_TLS:
         reason = "no_tls"
     return reason

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 LOOKS_AROUND_EVERY_S = 1.0
 """How soon a change of proxies and certificates is seen, at the latest."""
+_CLIENT = ("tls.client_certificate", "tls.client_key")
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
@@ -38,6 +41,7 @@ _PROBLEMS = {
         "Install it: pip install 'confiture-webhooks[socks]'",
     ),
 }
+_OTHER_FILE = "Correct the path or the file; a path is relative to the directory of the command"
 _NO_BRACKETS = str.maketrans("", "", "[]")
 
 
@@ -52,9 +56,13 @@ class Way:
     proxy: str | None
     settings: dict[str, Any]
     """As ``requests.Session.send`` takes them."""
+    files: dict[str, str]
+    """For TLS, by the setting or variable that names each."""
     stamp: tuple[Any, ...]
     """Of the certificates' files: another one when a file has changed."""
     looked_at: float
+    fault: Fault | None = None
+    """Why no connection can begin, as its session found."""
     has_answered: bool = False
     """Whether the latest attempt on it had an answer, and from no proxy."""
 
@@ -71,20 +79,46 @@ def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> 
     url = plain.url or ""
     is_ours = not is_export and is_direct(url)
     proxies = {} if is_ours else dict(get_environ_proxies(url))
-    named = (tls.ca_bundle if tls else None, *(os.environ.get(name) for name in _CA_VARIABLES))
-    verify = next((path for path in named if path), True)
-    cert = None
+    named = [("tls.ca_bundle", tls.ca_bundle if tls else None)]
+    named += [(name, os.environ.get(name)) for name in _CA_VARIABLES]
+    files = next(({name: path} for name, path in named if path), {})
+    verify, cert = next(iter(files.values()), True), None
     if tls and tls.client_certificate:
         cert = (tls.client_certificate, tls.client_key or tls.client_certificate)
+        files |= zip(_CLIENT, cert, strict=True)
     settings = {"proxies": proxies, "verify": verify, "cert": cert}
     return Way(
         (address, tls),
         url,
         select_proxy(url, proxies),
         settings | {"stream": True, "allow_redirects": False},
-        tuple(stamp(path) for path in (verify, *(cert or ())) if isinstance(path, str)),
+        files,
+        tuple(map(stamp, files.values())),
         time.monotonic(),
     )
+
+
+def file_fault(way: Way) -> Fault | None:
+    """Which of the files for TLS cannot be used, and why: no connection on *way* can begin."""
+    if not (way.files and way.url.startswith("https:")):
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    setting = ""
+    try:
+        for setting, path in way.files.items():
+            if setting in _CLIENT:
+                Path(path).open("rb").close()
+            else:
+                context.load_verify_locations(*([None, path] if Path(path).is_dir() else [path]))
+        if cert := way.settings["cert"]:
+            setting = "tls"
+            context.load_cert_chain(cert[0], cert[1], "")
+    except ssl.SSLError:
+        its_key = " with its key, without a passphrase" if setting == "tls" else ""
+        return Fault(setting, f"names no file with a certificate{its_key}", _OTHER_FILE)
+    except OSError as error:
+        return Fault(setting, f"names a file that cannot be read: {error.strerror}", _OTHER_FILE)
+    return None
 
 
 def proxy_fault(url: str) -> Fault | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from ..doctor import diagnose
 from ..doctor.health import Health
 from ..doctor.outbox import OTHER_OUTBOX, check_path
 from ..endpoint import explain
-from ..errors import ConfigError, OutboxError
+from ..errors import ConfigError, Fault, OutboxError
 from ..event import EventType
 from ..outlook import shown_environment
 from ..wiring import outbox_exists, outbox_place
@@ -111,12 +111,18 @@ def check(
 
 
 def _check_ways(settings: Settings) -> None:
-    """Refuse a proxy whose address is wrong, and an outbox that no run could create."""
-    from ..adapters.http_way import proxy_fault  # noqa: PLC0415
+    """Refuse ways that no request can take, and an outbox that no run could create."""
+    from ..adapters.http_way import file_fault, proxy_fault, way_to  # noqa: PLC0415
 
-    proxies = dict.fromkeys(proxy_fault(endpoint.url) for endpoint in settings.endpoints)
-    if faults := [fault for fault in proxies if fault is not None]:
-        raise ConfigError(faults)
+    faults: dict[Fault | None, None] = {}
+    for one in settings.endpoints:
+        if one.is_for(settings.environment):
+            file = file_fault(way_to(one.url, one.tls))
+            if file and file.setting not in os.environ:
+                file = replace(file, endpoint=one.name)
+            faults |= dict.fromkeys((proxy_fault(one.url), file))
+    if found := [fault for fault in faults if fault is not None]:
+        raise ConfigError(found)
     try:
         check_path(settings)
     except OutboxError as error:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import State
-from ..doctor.outbox import MOST_NAMED, UNSETTLED_FOR, Findings, examine
+from ..doctor.outbox import UNSETTLED_FOR, Findings, examine, unreadable
 from ..event import rfc3339
 from ..outlook import (
     again_lines,
@@ -126,10 +126,7 @@ def _lines(context: Context, findings: Findings) -> list[str]:
         for name, (count, since) in findings.unserved.items()
     ]
     if findings.unreadable:
-        ids = findings.unreadable
-        drop = shown("discard", *ids[:MOST_NAMED])
-        records = counted(len(ids), "record", "records")
-        lines.append(f"{records} cannot be read by this version. Drop them: {drop}")
+        lines.append(". ".join(unreadable(findings.unreadable)))
     if findings.future:
         lines.append(
             f"Made in the future by a clock that was wrong: {', '.join(findings.future)}. "

@@ -197,8 +197,8 @@ _REMEDIES = {
 _OTHER = "Read the receiver's own log, and correct what it names"
 _TLS = {
     "bundle": (
-        "the file of certificates that `tls` or REQUESTS_CA_BUNDLE names cannot be read",
-        "Correct the setting, or unset it",
+        "a file of certificates or keys that `tls` or REQUESTS_CA_BUNDLE names cannot be read",
+        f"Correct the setting, or unset it. To see which, run `{command('check')}`",
     ),
     "expired": (
         "the certificate has expired",
@@ -290,6 +290,8 @@ def way_to(endpoint: Endpoint) -> Iterator[Check]:
 
 
 def _steps(found: Reach, scheme: str) -> list[str]:
+    if found.reason == "bundle":
+        return ["tls"]  # nothing else was tried
     steps = ["resolves", "connects", *(["proxy"] if found.is_proxied else [])]
     return [*steps, "tls"] if scheme == "https" else steps
 

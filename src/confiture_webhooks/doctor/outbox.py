@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -148,6 +148,13 @@ def _unreadable(outbox: Outbox, environment: str | None) -> list[str]:
     ]
 
 
+def unreadable(ids: Sequence[str]) -> tuple[str, str]:
+    """That the records *ids* cannot be read, and the command that drops them."""
+    drop = shown("discard", *ids[:MOST_NAMED])
+    are = f"{counted(len(ids), 'record', 'records')} cannot be read by this version"
+    return are, f"Drop {'it' if len(ids) == 1 else 'them'}: {drop}"
+
+
 def _from_the_future(outbox: Outbox, environment: str | None, now: datetime) -> list[str]:
     newest = outbox.deliveries(
         state=State.PENDING, environment=environment, since=now + FUTURE, limit=MOST_NAMED
@@ -193,6 +200,8 @@ def _checked(settings: Settings) -> Iterator[Check]:
         check = wrong if wait.is_in_vain else warn
         row = f"{wait.endpoint}: outbox"
         yield check(row, f"{wait.reason} ({wait.count} waiting)", wait.remedy)
+    if findings.unreadable:
+        yield wrong("outbox: unreadable", *unreadable(findings.unreadable))
     for name, (count, since) in findings.unserved.items():
         row = f"outbox: environment {shown_environment(name)}"
         yield wrong(row, *unserved(name, count, since, mine=settings.environment))

@@ -57,8 +57,7 @@ class Front:
             _, heads = self._look()
         values: dict[str, Any] = {}
         for number in range(CANDIDATES if heads else 0):
-            head = heads[min(number, len(heads) - 1)]
-            values |= {f"head{number}": head["head"], f"run{number}": head["run"]}
+            values[f"head{number}"] = heads[min(number, len(heads) - 1)]["head"]
         return values
 
     def next_at(

@@ -245,7 +245,11 @@ class Outbox:
     def standing(self, environment: str | None) -> Mapping[str, Standing]:
         """The endpoints that are off in *environment*, or were asked to rest, and until when."""
         [found] = self._store.read(("standing", _place("", environment)))
-        return {row["endpoint"]: standing_of([row]) for row in found if any(standing_of([row]))}
+        return {
+            rows.shown(row["endpoint"]): standing
+            for row in found
+            if any(standing := standing_of([row]))
+        }
 
     # Operators
 
@@ -310,6 +314,8 @@ class Outbox:
         filters = " AND ".join(_FILTERS[name] for name in values) or "1 = 1"
         if "beginning" in values:
             values["end"] = f"{values['beginning']}~"  # ids are ASCII, and less than that
+        if "any_id" in values:
+            values["seq"] = rows.named(values["any_id"])["seq"]
         values["limit"] = min(limit, END_OF_TIME)  # no store takes a larger number
         [found] = self._store.read((f"list {filters}", values))
         return [rows.standing(row) for row in found]
@@ -326,7 +332,7 @@ class Outbox:
 
     def attempts(self, delivery_id: str) -> Sequence[Attempt]:
         """The attempts of one delivery by number; empty also when there is no such delivery."""
-        [found] = self._store.read(("attempts", {"id": rows.text(delivery_id)}))
+        [found] = self._store.read(("attempts", rows.named(delivery_id)))
         return [one for row in found if (one := rows.attempt(row)) is not None]
 
     def summary(self, environment: str | None) -> Summary:
@@ -338,9 +344,10 @@ class Outbox:
         undelivered, ended = self._store.read(("undelivered", {}), ("ended", {}))
         sums: defaultdict[str | None, Summary] = defaultdict(Summary)
         for row in (*undelivered, *ended):
-            sums[row["environment"] or None].counts[rows.state_of(row)] += row["count"]
+            sums[rows.shown(row["environment"]) or None].counts[rows.state_of(row)] += row["count"]
         for row in undelivered:
-            one, name = sums[row["environment"] or None], row["endpoint"]
+            one = sums[rows.shown(row["environment"]) or None]
+            name = rows.shown(row["endpoint"])
             one.undelivered[name] += row["count"]
             if made_at := rows.at_best(row["oldest_at"]):
                 one.oldest[name] = min(made_at, one.oldest.get(name, made_at))
@@ -377,7 +384,8 @@ _FILTERS = {
     "trace": "correlation_id = :trace",
     "event_id": "event_id = :event_id",
     "id": "id = :id",
-    "any_id": "(id = :any_id OR event_id = :any_id OR correlation_id = :any_id)",
+    "any_id": "(id = :any_id OR event_id = :any_id OR correlation_id = :any_id"
+    " OR deliveries.seq = :seq)",
     "beginning": " OR ".join(
         f"({column} >= :beginning AND {column} < :end)"
         for column in ("id", "event_id", "correlation_id")
@@ -391,7 +399,7 @@ def _place(endpoint: str, environment: str | None) -> dict[str, Any]:
 
 def _unheld(delivery_id: str, now: datetime) -> dict[str, Any]:
     latest = horizon(now, LONGEST_LEASE)
-    return {"id": rows.text(delivery_id), "now": rows.instant(now), "horizon": latest}
+    return rows.named(delivery_id) | {"now": rows.instant(now), "horizon": latest}
 
 
 def _held(claim: Claim) -> dict[str, Any]:

@@ -155,7 +155,12 @@ WHERE seq IN (SELECT seq FROM picked)
 -- name: leased
 SELECT deliveries.*, bodies.body FROM main.deliveries LEFT JOIN main.bodies USING (seq)
 WHERE endpoint = :endpoint AND environment = :environment
-  AND correlation_id IN (:run0, :run1, :run2, :run3)
+  AND correlation_id IN (  -- not their values: a store may not take back a text that it gave
+    (SELECT correlation_id FROM main.deliveries WHERE seq = :head0),
+    (SELECT correlation_id FROM main.deliveries WHERE seq = :head1),
+    (SELECT correlation_id FROM main.deliveries WHERE seq = :head2),
+    (SELECT correlation_id FROM main.deliveries WHERE seq = :head3)
+  )
   AND state = 'in_flight' AND is_ready = 0 AND token = :token
 ORDER BY seq
 
@@ -226,11 +231,11 @@ WHERE off_since IS NULL AND (rests_until IS NULL OR rests_until < :at)
 UPDATE main.deliveries
 SET state = 'pending', is_ready = 1, wakes_at = NULL, due_at = :now, tries = 0,
     finished_at = NULL, token = NULL
-WHERE id = :id AND {free}
+WHERE (id = :id OR seq = :seq) AND {free}
 
 -- name: discard
 DELETE FROM main.deliveries
-WHERE id = :id AND {free}
+WHERE (id = :id OR seq = :seq) AND {free}
 
 -- PostgreSQL's own: SQLite has no clock but this machine's.
 -- name: clock
@@ -271,7 +276,7 @@ ORDER BY deliveries.seq DESC LIMIT :limit
 
 -- name: attempts
 SELECT attempts.* FROM main.attempts JOIN main.deliveries USING (seq)
-WHERE id = :id ORDER BY number
+WHERE id = :id OR seq = :seq ORDER BY number
 
 -- name: undelivered
 SELECT environment, endpoint, state, count(*) AS count, min(created_at) AS oldest_at

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from json import dumps, loads
+from re import fullmatch
 from typing import Any, Protocol, cast, get_type_hints
 
 from ..delivery import Attempt, Delivery, State, TraceContext
@@ -125,6 +126,12 @@ def delivery(row: Stored) -> Delivery:
         return _unreadable(row, fault)
 
 
+def named(delivery_id: str) -> dict[str, Any]:
+    """What *delivery_id* names: an id, or the place of a record without one that can be read."""
+    place = fullmatch(r"row-([0-9]{1,18})", delivery_id)
+    return {"id": text(delivery_id), "seq": int(place[1]) if place else 0}
+
+
 class _UnknownType(str):
     """An event type of another version, with the ``value`` that a known one has."""
 
@@ -133,17 +140,22 @@ class _UnknownType(str):
 
 
 def _unreadable(row: Stored, fault: Exception) -> Unreadable:
-    event_type = _shown(row["event_type"])
+    event_type = shown(row["event_type"])
     is_known = event_type in set(EventType)
+    try:
+        own_id = _header(row["id"])
+    except _FAULTS:
+        own_id = ""
     return Unreadable(
-        **{name: _shown(row[name]) for name in (*_HEADERS, "endpoint")},
+        id=own_id or f"row-{row['seq']}",
+        **{name: shown(row[name]) for name in (*_HEADERS[1:], "endpoint")},
         event_type=EventType(event_type) if is_known else cast("Any", _UnknownType(event_type)),
         body=b"",
-        trace=TraceContext(traceparent=_shown(row["traceparent"])),
+        trace=TraceContext(traceparent=shown(row["traceparent"])),
         created_at=at_best(row["created_at"]) or EPOCH,
-        migration_version=_shown(row["migration_version"]) or None,
-        migration_name=_shown(row["migration_name"]) or None,
-        environment=_shown(row["environment"]) or None,
+        migration_version=shown(row["migration_version"]) or None,
+        migration_name=shown(row["migration_name"]) or None,
+        environment=shown(row["environment"]) or None,
         reason=text(str(fault)),
     )
 
@@ -243,8 +255,8 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
             raise ValueError("its document is of another event")
     except (*_FAULTS, RecursionError) as fault:
         return UnreadableIntent(
-            event_id=_shown(row["event_id"]),
-            environment=_shown(row["environment"]) or None,
+            event_id=shown(row["event_id"]),
+            environment=shown(row["environment"]) or None,
             reason=text(str(fault)),
         )
     return found
@@ -311,7 +323,8 @@ def _count(value: object) -> int:
         return 0
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Whatever a store gave, as text that every store and screen takes."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
+        value = value.decode("utf-8", "backslashreplace")
     return "" if value is None else text(str(value))
