@@ -58,13 +58,17 @@ def now(store: LogStore) -> list[Panel | Row]:
         Row("Now"),
         Panel(
             title="Alerts",
-            about="What fires now, of webhooks, runs and telemetry. Its name is a section of the runbooks.",
+            about="What fires now, of the chosen services and environments and of the collector. Its name is a section of the "
+            "runbooks.",
             kind="table",
             width=11,
             height=8,
             when_empty="no alert fires",
             queries=[
-                Query('ALERTS{alertname=~"Confiture.+|OtelCollectorDown", alertstate="firing"}')
+                Query(
+                    f'ALERTS{{alertname=~"ConfitureRun.+|ConfitureWebhook.+", alertstate="firing", {CHOSEN}}} '
+                    'or ALERTS{alertname=~"ConfitureTelemetry.+|OtelCollector.+", alertstate="firing"}'
+                )
             ],
             columns=[
                 Column("alertname", "Alert", width=285, links=[runbook()]),
@@ -77,8 +81,7 @@ def now(store: LogStore) -> list[Panel | Row]:
                         ("info", "info", BLUE),
                     ],
                 ),
-                Column("deployment_environment_name", "Environment"),
-                Column("db_namespace", "Database"),
+                *of_owner(store),
                 Column(ENDPOINT, "Endpoint"),
             ],
         ),
@@ -219,7 +222,7 @@ def outcome(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             queries=[
                 Query(
                     f"{spent_in(window)}{{{OF_ENDPOINT}}}",
-                    f"{{{{confiture_webhook_endpoint}}}} ({{{{deployment_environment_name}}}}), {window}",
+                    f"{{{{confiture_webhook_endpoint}}}} ({{{{deployment_environment_name}}}}, {{{{job}}}}), {window}",
                     is_instant=False,
                 )
                 for window in ("1d", "3d")
@@ -228,7 +231,7 @@ def outcome(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
     ]
 
 
-def latency(dialect: Dialect) -> list[Panel | Row]:
+def latency(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
     """How long it took."""
     of_span = f'{SPANS}{{confiture_webhook_outcome!="", {OF_ENDPOINT}}}'
     legend = "{{confiture_webhook_endpoint}} ({{deployment_environment_name}})"
@@ -319,12 +322,14 @@ def latency(dialect: Dialect) -> list[Panel | Row]:
                 Query(
                     dialect.count(
                         attempts,
-                        by="server_address, server_port, http_response_status_code, error_type",
+                        by="job, deployment_environment_name, server_address, server_port, "
+                        "http_response_status_code, error_type",
                     )
                     + " > 0"
                 )
             ],
             columns=[
+                *of_owner(store)[:2],
                 Column("server_address", "Server"),
                 Column("server_port", "Port", width=80),
                 Column("http_response_status_code", "Status", width=80),
@@ -446,7 +451,7 @@ def webhook_delivery(dialect: Dialect, store: LogStore) -> Dashboard:
         parts=[
             *now(store),
             *outcome(dialect, store),
-            *latency(dialect),
+            *latency(dialect, store),
             *retries(dialect, store),
             Row("Logs"),
             lines,

@@ -188,6 +188,51 @@ def test_tables_are_for_people(path: Path) -> None:
                 assert target["expr"].endswith(" > 0"), panel["title"]
 
 
+OF_RUNS = [path for path in DASHBOARDS if path.stem != "telemetry-pipeline"]
+
+
+@pytest.mark.parametrize("path", OF_RUNS, ids=named)
+def test_every_table_leads_on(path: Path) -> None:
+    """From each row of migrations and webhooks to its traces, its log lines and the runbook."""
+    for panel in panels(json.loads(path.read_text())):
+        if panel["type"] == "table":
+            found = {
+                link["title"].removesuffix("s")
+                for one in panel["fieldConfig"]["overrides"]
+                for part in one["properties"]
+                if part["id"] == "links"
+                for link in part["value"]
+            }
+            assert found == {"Trace", "Log line", "Runbook"}, panel["title"]
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=named)
+def test_no_two_lines_of_a_graph_look_the_same(path: Path) -> None:
+    """The legend has every label that tells two series of a query apart."""
+    of_endpoint = {"job", "deployment_environment_name", "confiture_webhook_endpoint"}
+    for panel in panels(json.loads(path.read_text())):
+        if panel["type"] in {"timeseries", "bargauge"}:
+            for target in panel["targets"]:
+                grouped = re.search(r"by \(([^)]*)\)", target["expr"])
+                apart = set(grouped[1].split(", ")) - {"le"} if grouped else set()
+                if target["expr"].startswith("endpoint:"):
+                    apart = of_endpoint
+                legend = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+                assert apart <= legend, (panel["title"], apart - legend)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_alerts_are_those_of_what_is_chosen(dialect: str) -> None:
+    """The list of alerts is narrowed as every other panel is; the collector's are everybody's."""
+    (expr,) = {expr for _, expr in expressions(dialect) if "ALERTS" in expr}
+    chosen, _, shared = expr.partition(" or ")
+    assert 'job=~"$service", deployment_environment_name=~"$environment"' in chosen
+    is_shared = re.compile(re.findall(r'alertname=~"([^"]+)"', shared)[0])
+    for alert in (rule["alert"] for rule in rules(dialect) if "alert" in rule):
+        of_collector = alert.startswith(("ConfitureTelemetry", "OtelCollector"))
+        assert bool(is_shared.fullmatch(alert)) is of_collector
+
+
 def test_outcomes_have_colours_of_their_own() -> None:
     """A delivered webhook is green and a dead letter red, whatever else the graph shows."""
     for path in DASHBOARDS:
