@@ -452,6 +452,15 @@ def test_grafana_connects_traces_logs_and_exemplars(folder: str) -> None:
     assert "$${__trace.traceId}" in sources["jaeger"]["jsonData"]["tracesToLogsV2"]["query"]
 
 
+def test_lines_from_a_file_are_of_a_service_that_can_be_named() -> None:
+    """The agent beside a log file gives its lines the service that the runs have."""
+    agent = yaml.safe_load((OBSERVABILITY / "otel-files.yaml").read_text())
+    operators = agent["receivers"]["file_log/confiture"]["operators"]
+    (added,) = [one for one in operators if one["type"] == "add"]
+    assert added["field"] == 'resource["service.name"]'
+    assert added["value"] == "${env:OTEL_SERVICE_NAME:-confiture}"
+
+
 def test_containers_and_native_programs_are_of_one_version() -> None:
     """What runs in the tests is what compose starts."""
     text = (OBSERVABILITY / "native" / "programs.py").read_text()
