@@ -182,6 +182,8 @@ def _key(key: object) -> str:
 
 def shown(at: Place) -> str:
     """The setting at a place, as the user wrote it: its path in the block, or its variable."""
+    if at == DEFAULT_ENDPOINT:
+        return f"the endpoint that {variables.URL} makes"
     if at[0] != BLOCK:
         if at[1:3] == ("secret", 1):
             return variables.SECRET_PREVIOUS

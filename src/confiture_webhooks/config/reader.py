@@ -195,7 +195,7 @@ def _endpoints(
 
     The third: faults that cost nothing here, variables of other environments, each as advice.
     """
-    first: dict[str, str] = {}
+    places: dict[str, Place] = {}
     endpoints: list[Endpoint] = []
     advice: list[Fault] = []
     elsewhere: dict[Fault, Fault] = {}
@@ -203,13 +203,11 @@ def _endpoints(
         made = endpoint(reading, at, row, block)
         if made is None:
             continue
-        if made.name in first:
-            problem = f"is the name of {first[made.name]} already"
+        if (first := places.setdefault(made.name, at)) != at:
+            problem = f"is the name of {shown(first)} already"
             invalid = Invalid(problem, "Give each endpoint a name of its own")
             reading.fault((*at, "name"), invalid)
             continue
-        is_default = at == DEFAULT_ENDPOINT
-        first[made.name] = f"the endpoint that {variables.URL} makes" if is_default else shown(at)
         endpoints.append(made)
         if any(len(signing_key(secret)) < SAFE_SECRET for secret in made.secrets):
             problem = f"is shorter than {SAFE_SECRET} bytes, so it could be guessed"
