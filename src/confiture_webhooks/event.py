@@ -146,50 +146,39 @@ def rfc3339(instant: datetime) -> str:
 
 def payload(event: Event, endpoint_name: str, *, include_sql: bool = False) -> dict[str, Any]:
     """The default format: the guide's keys, with the endpoint it is for in ``webhook_target``."""
+    database, migration, error = event.database, event.migration, event.error
+    is_run = event.command is not None or event.run_url is not None
     document: dict[str, Any] = {
         "event_id": event.id,
         "event_type": event.type.value,
         "timestamp": rfc3339(event.occurred_at),
         "trace_id": event.trace_id,
         "webhook_target": endpoint_name,
-        "database": {
-            "host": event.database.host,
-            "name": event.database.name,
-            "schema": event.database.schema,
-        },
-    }
-    if event.command is not None or event.run_url is not None:
-        document["run"] = {"command": event.command, "url": event.run_url}
-    if event.trace_url is not None:
-        document["trace_url"] = event.trace_url
-    if event.direction is not None:
-        document["direction"] = event.direction.value
-    if event.migration is not None:
-        document["migration"] = {
+        "database": {"host": database.host, "name": database.name, "schema": database.schema},
+        "run": {"command": event.command, "url": event.run_url} if is_run else None,
+        "trace_url": event.trace_url,
+        "direction": event.direction and event.direction.value,
+        "environment": None if migration else event.environment,
+        "migration": migration
+        and {
             "environment": event.environment,
-            "name": event.migration.name,
-            "version": event.migration.version,
-        }
-    elif event.environment is not None:
-        document["environment"] = event.environment
-    if event.started_at is not None:
-        document["execution"] = {
+            "name": migration.name,
+            "version": migration.version,
+        },
+        "execution": event.started_at
+        and {
             "start_time": rfc3339(event.started_at),
-            "end_time": rfc3339(event.ended_at) if event.ended_at is not None else None,
+            "end_time": event.ended_at and rfc3339(event.ended_at),
             "duration_seconds": event.duration_s,
             "rows_affected": event.rows_affected,
-        }
-    if event.error is not None:
-        document["error"] = {
-            "type": event.error.type,
-            "message": event.error.message,
-            "sqlstate": event.error.sqlstate,
-        }
-        if include_sql and event.error.detail is not None:
-            document["error"]["detail"] = event.error.detail
-    if event.migrations is not None:
-        document["migrations"] = [dict(row) for row in event.migrations]
-    return document
+        },
+        "error": error
+        and {"type": error.type, "message": error.message, "sqlstate": error.sqlstate},
+        "migrations": None if event.migrations is None else [dict(one) for one in event.migrations],
+    }
+    if include_sql and error is not None and error.detail is not None:
+        document["error"]["detail"] = error.detail
+    return {key: value for key, value in document.items() if value is not None}
 
 
 def body(document: Mapping[str, Any]) -> bytes:

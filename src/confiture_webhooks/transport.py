@@ -11,8 +11,8 @@ from typing import Protocol
 
 from .delivery import Delivery
 from .endpoint import Endpoint, Tls
+from .formats.provider import complete
 from .networks import Networks
-from .provider import complete
 from .signature import body_signature, webhook_signature
 
 HOST = "fraiseql-confiture"

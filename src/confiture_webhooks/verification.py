@@ -217,9 +217,8 @@ def _check_webhook_signature(
 ) -> datetime:
     """The time that one of *keys* signed with the id and *body*."""
     event_id, timestamp = fields["webhook-id"], fields["webhook-timestamp"]
-    if not (timestamp.isascii() and timestamp.isdigit() and event_id):
-        raise SignatureError(REFUSAL)
-    if len(timestamp) > _MAX_TIMESTAMP_DIGITS:
+    is_time = timestamp.isascii() and timestamp.isdigit()
+    if not (is_time and event_id and len(timestamp) <= _MAX_TIMESTAMP_DIGITS):
         raise SignatureError(REFUSAL)
     signed = f"{event_id}.{timestamp}.".encode() + body
     expected = [b"v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)) for key in keys]

@@ -26,7 +26,7 @@ from confiture_webhooks.event import (
 )
 from confiture_webhooks.formats import WORDS, render
 from confiture_webhooks.formats.message import RUNS, TITLES, cut, message
-from confiture_webhooks.provider import complete
+from confiture_webhooks.formats.provider import complete
 from confiture_webhooks.signature import body_signature
 from confiture_webhooks.transport import Request, prepare
 from providers import ROUTING_KEY, accept

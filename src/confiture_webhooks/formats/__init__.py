@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from ..delivery import Delivery, TraceContext
 from ..endpoint import DEFAULT_FORMAT, Endpoint
 from ..event import Event, body, payload
-from ..provider import CLOUDEVENTS_TYPE, attributes
 from . import services
 from .message import Message, message
+from .provider import CLOUDEVENTS_TYPE, attributes
 
 JSON = "application/json"
 Report = Callable[[str, Exception], None]

@@ -66,7 +66,8 @@ class LocalReceiver(LoopbackServer):
         self._refuses = refuses
         self._default: deque[Answer] = deque(answer_of(entry) for entry in answers)
         self._scripts: dict[str, deque[Answer]] = {}
-        self._requests: deque[Received] = deque(maxlen=keeps)
+        self._keeps = keeps
+        self._requests: deque[Received] = deque()
         self._kept_bytes = 0
         self._count = 0
         self._changed = threading.Condition()
@@ -118,12 +119,10 @@ class LocalReceiver(LoopbackServer):
     def _keep(self, received: Received) -> None:
         """Keep it, and forget the oldest where there are too many, or they are too large."""
         kept = self._requests
-        if len(kept) == kept.maxlen:
-            self._kept_bytes -= len(kept.popleft().body)
         kept.append(received)
         self._count += 1
         self._kept_bytes += len(received.body)
-        while self._kept_bytes > KEPT_BYTES and len(kept) > 1:
+        while len(kept) > self._keeps or (self._kept_bytes > KEPT_BYTES and len(kept) > 1):
             self._kept_bytes -= len(kept.popleft().body)
 
     def _verdict(self, request: Incoming) -> bool | None:

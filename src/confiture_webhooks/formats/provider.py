@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from .delivery import Delivery
-from .endpoint import Endpoint
-from .event import EventType, body
+from ..delivery import Delivery
+from ..endpoint import Endpoint
+from ..event import EventType, body
 
 CLOUDEVENTS_TYPE = "application/cloudevents+json"
 _EVENT_TYPE_PREFIX = "com.github.fraiseql.confiture."
@@ -71,20 +71,20 @@ def _cloudevents_binary(_: Endpoint, document: dict[str, Any], plain: Completed)
     headers = {
         f"ce-{name}": quote(value, safe=_PLAIN) for name, value in attributes(document).items()
     }
-    return Completed(url=plain.url, body=plain.body, headers=headers)
+    return replace(plain, headers=headers)
 
 
 def _pagerduty(endpoint: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
     if "event_action" not in document or endpoint.routing_key is None:
         return plain
-    return Completed(url=plain.url, body=body({**document, "routing_key": endpoint.routing_key}))
+    return replace(plain, body=body({**document, "routing_key": endpoint.routing_key}))
 
 
-def _opsgenie(endpoint: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
+def _opsgenie(_: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
     if "alias" not in document or "message" in document:
         return plain
     closing = {name: value for name, value in document.items() if name != "alias"}
-    parts = urlsplit(endpoint.url)
+    parts = urlsplit(plain.url)
     path = f"{parts.path.rstrip('/')}/{quote(document['alias'], safe='')}/close"
     query = "&".join(part for part in (parts.query, "identifierType=alias") if part)
     url = urlunsplit(parts._replace(path=path, query=query))
