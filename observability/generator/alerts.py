@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import yaml
-from dialects import ENDPOINT, ENVIRONMENT, SERVICE, Dialect
+from dialects import DATABASE, ENDPOINT, ENVIRONMENT, SERVICE, Dialect
 from variables import OWNER
 
 Json = dict[str, Any]
@@ -197,6 +197,9 @@ def webhook_alerts(dialect: Dialect) -> list[Json]:
 
 def migrations(dialect: Dialect) -> list[Json]:
     """Runs: what is shared, and the alerts."""
+    whose = f"{SERVICE}, {ENVIRONMENT}"
+    # What failed before its database was known is over when any of them succeeds.
+    unnamed = f'{FAILURE}{{{DATABASE}=""}} > bool on ({whose}) max by ({whose}) ({SUCCESS})'
     interrupted = dialect.count('confiture_runs_total{error_type="Interrupted"}', "1h", OWNER)
     return [
         {
@@ -212,7 +215,7 @@ def migrations(dialect: Dialect) -> list[Json]:
                 ),
                 record(
                     FAILED,
-                    f"{FAILURE} > bool {SUCCESS} or ({FAILURE} > bool 0 unless {SUCCESS}) or {SUCCESS} * 0",
+                    f"{FAILURE} > bool {SUCCESS} or {unnamed} or ({FAILURE} > bool 0 unless {SUCCESS}) or {SUCCESS} * 0",
                 ),
             ],
         },
