@@ -254,7 +254,7 @@ def test_what_memory_delivered_is_not_settled_later(monkeypatch: pytest.MonkeyPa
     bench.outgoing = bench.with_parts(outbox=make)
     bench.outgoing.stage(intent(1))
     bench.outgoing.record(event(id=event_id(1)), TRACE)
-    bench.outgoing._write([outgoing.Kept(event_id(2), intent=intent(2))])
+    bench.outgoing._write([run_outbox.Kept(intent=intent(2))])
     assert bench.end() is None
     assert len(bench.transport.sent) == 1
     assert [one.event_id for one in store.intents()] == [event_id(2)]
@@ -274,6 +274,21 @@ def test_what_memory_gave_up_is_not_lost_either() -> None:
     assert line is not None
     assert "lost" not in line
     assert [row.state for row in store.deliveries()] == [State.PENDING]
+
+
+def test_what_memory_gave_up_of_a_killed_run_is_handed_over_whole() -> None:
+    """Its last migration and the run itself were released in one step: the store gets both."""
+    bench = Bench(endpoint(name="a", retry=RetryPolicy(schedule=())))
+    bench.transport = ScriptedTransport({"a": [500, 500]})
+    store = bench.outbox
+    store.is_durable = True
+    states = iter([Breaking(store, "release", OutboxError("locked")), store])
+    bench.outgoing = bench.with_parts(outbox=lambda _: next(states))
+    last = delivery(id="dlv_1", event_id="evt_1", endpoint="a")
+    whole = delivery(id="dlv_2", event_id="evt_2", endpoint="a", event_type=EventType.RUN_ERROR)
+    bench.outgoing.release("evt_1", [last], ("evt_2", [whole]))
+    bench.end()
+    assert {row.delivery.event_id for row in store.deliveries()} == {"evt_1", "evt_2"}
 
 
 def test_what_memory_holds_stays_there_while_the_store_refuses() -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from ..delivery import Delivery, TraceContext
 from ..errors import OutboxError
 from ..event import Event, EventType
 from ..formats import deliveries_of
-from .run_outbox import RunOutbox
+from .run_outbox import Kept, RunOutbox
 from .sending import Sending
 
 if TYPE_CHECKING:
@@ -29,26 +29,6 @@ IDLE = 0
 """libpq's ``PQTRANS_IDLE``."""
 SLOW_S = 0.15
 """A refusal that takes longer (somebody keeps the tables locked) is not asked for twice."""
-
-
-@dataclass(slots=True)
-class Kept:
-    """An intent, or the deliveries of an event, that could not be written yet."""
-
-    event_id: str
-    intent: Intent | None = None
-    deliveries: Sequence[Delivery] = ()
-    then: Sequence[Release] = ()
-    """What is released with it."""
-    is_first: bool = True
-    """Whether this process released it first, as far as is known."""
-
-    def into(self, outbox: Outbox) -> None:
-        """Write it. Raises OutboxError."""
-        if self.intent is not None:
-            outbox.stage(self.intent)
-        else:
-            self.is_first = outbox.release(self.event_id, self.deliveries, *self.then)
 
 
 class Outgoing:
@@ -114,9 +94,9 @@ class Outgoing:
                 if isinstance(error, TimedOut):  # hurried: it goes on
                     return
                 raise
-            self.outbox.note_written(kept.event_id, is_released=kept.intent is None)
-        released = [r for kept in left for r in ((kept.event_id, kept.deliveries), *kept.then)]
-        if runs := {one.correlation_id for _, deliveries in released for one in deliveries}:
+            self.outbox.note(kept)
+        released = [deliveries for kept in left for _, deliveries in kept.released]
+        if runs := {one.correlation_id for deliveries in released for one in deliveries}:
             self.sending.wake(*runs)
 
     def _keep(self, kept: Kept) -> bool:
@@ -135,7 +115,7 @@ class Outgoing:
         while self._kept and self._over and self._is_done(partial(self._kept[0].into, self._over)):
             with self._has_kept:
                 kept = self._kept.pop(0)
-            self.outbox.note_written(kept.event_id, is_released=kept.intent is None)
+            self.outbox.note(kept)
 
     def _is_done(self, call: Callable[[], object]) -> bool:
         """Whether *call* was done over the connection that migrates."""
@@ -156,10 +136,11 @@ class Outgoing:
 
     def stage(self, intent: Intent) -> None:
         """Remember an event whose outcome is not known yet."""
-        if self._settings.recorded and not self._keep(Kept(intent.event_id, intent=intent)):
+        kept = Kept(intent=intent)
+        if self._settings.recorded and not self._keep(kept):
             with suppress(TimedOut):  # hurried: it goes on
-                self.outbox.ask(lambda outbox: outbox.stage(intent))
-            self.outbox.note_written(intent.event_id, is_released=False)
+                self.outbox.ask(kept.into)
+            self.outbox.note(kept)
 
     def record(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
@@ -170,21 +151,8 @@ class Outgoing:
         """
         type_, deliveries = self._in_transaction.pop(event.id, (None, ()))
         if type_ is not event.type:
-            deliveries = self._deliveries(event, trace, wanting)
+            deliveries = self.deliveries(event, trace, wanting)
         self.release(event.id, deliveries)
-
-    def record_killed(
-        self, *events: tuple[Event, TraceContext], into: Outbox | None = None
-    ) -> bool:
-        """Release events of a killed run in one step, *into* this outbox instead of the run's.
-
-        ``False``: another process had released the first of them.
-        """
-        release = self.release if into is None else into.release
-        (event_id, deliveries), *then = (
-            (event.id, self._deliveries(event, trace)) for event, trace in events
-        )
-        return release(event_id, deliveries, *then)
 
     def release(self, event_id: str, deliveries: Sequence[Delivery], *then: Release) -> bool:
         """Keep *deliveries* in place of the intent *event_id*, and begin to send them.
@@ -193,7 +161,7 @@ class Outgoing:
         """
         if not self._settings.recorded:
             return True
-        kept = Kept(event_id, deliveries=deliveries, then=then)
+        kept = Kept(released=[(event_id, deliveries), *then])
         if not self._keep(kept):
             with self._has_kept:
                 late, self._kept = self._kept, []
@@ -207,17 +175,17 @@ class Outgoing:
         recorded once more afterwards: that changes nothing, or repairs it.
         """
         if self._over is not None and self._connection is connection:
-            deliveries = self._deliveries(event, trace)
+            deliveries = self.deliveries(event, trace)
             with self._has_kept:
-                waiting = [one for one in self._kept if one.intent is None]
-            before = [r for one in waiting for r in ((one.event_id, one.deliveries), *one.then)]
-            first, *then = (*before, (event.id, deliveries))
+                waiting = [one for kept in self._kept for one in kept.released]
+            first, *then = (*waiting, (event.id, deliveries))
             if self._is_done(partial(self._over.release, *first, *then)):
                 self._in_transaction[event.id] = event.type, deliveries
 
-    def _deliveries(
+    def deliveries(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
     ) -> Sequence[Delivery]:
+        """One of *event* for each endpoint that wants it, of *wanting* if they are given."""
         endpoints = self._settings.recorded if wanting is None else wanting
         is_ours = event.trace_id == self._telemetry.correlation_id  # not a killed run's
         event = replace(

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,7 +17,7 @@ from ..errors import OutboxError
 
 if TYPE_CHECKING:
     from ..config import Settings
-    from ..outbox import Outbox, Row, Summary
+    from ..outbox import Intent, Outbox, Release, Row, Summary
     from ..telemetry import Telemetry
     from .parts import Parts
 
@@ -35,6 +36,25 @@ ALL = 1_000_000
 KEPT_FOR = timedelta(days=30)
 KEPT_DELIVERED = 10_000
 """Delivered deliveries are kept so long and so many, for operators to look at."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """An intent, or events with their deliveries, that could not be written yet."""
+
+    intent: Intent | None = None
+    released: Sequence[Release] = ()
+    """In one step."""
+    is_first: bool = True
+    """Whether this process released the first of them before any other, as far as is known."""
+
+    def into(self, outbox: Outbox) -> None:
+        """Write it. Raises OutboxError."""
+        if self.intent is not None:
+            outbox.stage(self.intent)
+        else:
+            (event_id, deliveries), *then = self.released
+            self.is_first = outbox.release(event_id, deliveries, *then)
 
 
 class RunOutbox:
@@ -117,12 +137,12 @@ class RunOutbox:
         kind = self.current.where.partition(":")[0] if self.current is not None else self._kind
         return OutboxError(f"outbox {kind}: it did not answer within {seconds:.2g} s")
 
-    def note_written(self, event_id: str, *, is_released: bool) -> None:
-        """The event was staged, or released, into whatever is used now."""
-        if not is_released:
+    def note(self, kept: Kept) -> None:
+        """*kept* was written into whatever is used now."""
+        if kept.intent is not None:
             self._has_staged |= self._in_memory is None
         elif self._in_memory is not None:
-            self._in_memory.append(event_id)
+            self._in_memory += [event_id for event_id, _ in kept.released]
         else:
             self._is_holding = True
 

@@ -6,12 +6,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ..bounded import TimedOut, bounded
 from ..contained import contained
-from ..delivery import TraceContext
+from ..delivery import Delivery, TraceContext
 from ..errors import OutboxError
 from ..event import Direction, Event, MigrationRef
 from ..formats import deliveries_of
@@ -100,6 +99,18 @@ def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
                 telemetry.settled(*one, run)
 
 
+def recording(
+    release: Callable[..., bool], deliveries: Callable[[Event, TraceContext], Sequence[Delivery]]
+) -> Record:
+    """What releases events, as these *deliveries*, in one step."""
+
+    def record(*events: Traced) -> bool:
+        first, *then = ((event.id, deliveries(event, trace)) for event, trace in events)
+        return release(*first, *then)
+
+    return record
+
+
 def settle_outbox(
     outbox: Outbox,
     endpoints: Sequence[Endpoint],
@@ -113,13 +124,10 @@ def settle_outbox(
     A fault in it is reported, and stops no delivery. Raises OutboxError.
     """
 
-    def record(*events: Traced) -> bool:
-        (event_id, deliveries), *then = (
-            (event.id, deliveries_of(event, endpoints, trace, report=telemetry.failed))
-            for event, trace in events
-        )
-        return outbox.release(event_id, deliveries, *then)
+    def deliveries(event: Event, trace: TraceContext) -> Sequence[Delivery]:
+        return deliveries_of(event, endpoints, trace, report=telemetry.failed)
 
+    record = recording(outbox.release, deliveries)
     try:
         mine = [intent for intent in outbox.intents() if intent.environment == environment]
         return settle(mine, ask, record, telemetry, seconds=LONGEST_QUESTION_S)
@@ -147,6 +155,7 @@ class Settling:
     ) -> None:
         self._telemetry = telemetry
         self._outgoing = outgoing
+        self._record = recording(outgoing.release, outgoing.deliveries)
         self._environment = environment
         """Killed runs of another one are left to it: their endpoints are configured there."""
         self.report = report
@@ -219,10 +228,9 @@ class Settling:
     def record_killed(self, ask: Ask | None, deadline: float) -> None:
         """Report how the migrations of killed runs ended, as *ask* knows before *deadline*."""
         if killed := self._killed(self._outgoing.intents()):
-            record = self._outgoing.record_killed
-            left = self._without_outlived(killed, record)
+            left = self._without_outlived(killed, self._record)
             left_s = deadline - time.monotonic()  # the outbox may have taken long
-            settle(left, ask, record, self._telemetry, seconds=left_s)
+            settle(left, ask, self._record, self._telemetry, seconds=left_s)
         outbox = self._outgoing.outbox
         if self._committed and outbox.refusal is not None:
             outbox.beside(self._record_outlived_in)
@@ -239,8 +247,7 @@ class Settling:
         left = [one for one in killed if one.migration.version == version]
         until = time.monotonic() + PARTING_S
         while left and ask is not None:
-            record = self._outgoing.record_killed
-            judged = settle(left, ask, record, self._telemetry, seconds=None)
+            judged = settle(left, ask, self._record, self._telemetry, seconds=None)
             left = [intent for intent, _ in judged]
             # With the lock in our hands, whoever held it is about to be gone.
             is_parting = (backend.has_lock and backend.is_idle) and any(
@@ -255,12 +262,12 @@ class Settling:
         """*migration* committed: what killed runs of it left open did not commit, then."""
         self._committed.append(migration)
         if self._earlier:
-            self._without_outlived(self._earlier, self._outgoing.record_killed)
+            self._without_outlived(self._earlier, self._record)
             self._earlier = []
 
     def _record_outlived_in(self, outbox: Outbox) -> None:
         """The same of those in *outbox*, which was silent when their versions ran again."""
-        record = partial(self._outgoing.record_killed, into=outbox)
+        record = recording(outbox.release, self._outgoing.deliveries)
         self._without_outlived(self._killed(outbox.intents()), record)
 
     def _without_outlived(self, intents: Sequence[Intent], record: Record) -> list[Intent]:
