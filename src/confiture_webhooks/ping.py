@@ -16,8 +16,8 @@ from .delivery import Attempt, State
 from .event import SUBSCRIBABLE, Database, Direction, ErrorInfo, Event, EventType, MigrationRef
 from .formats import deliveries_of
 from .outbox.sqlite import InMemoryOutbox
+from .run import TELEMETRY_BUDGET
 from .run.migration import new_event_id
-from .run.parts import TELEMETRY_BUDGET
 from .wiring import make_telemetry, make_transport
 from .worker import Worker
 

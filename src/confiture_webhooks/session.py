@@ -22,8 +22,8 @@ from .config.variables import OUTBOX, URL
 from .contained import containing
 from .event import ErrorInfo
 from .outlook import shown_environment
+from .run import TELEMETRY_BUDGET
 from .run.invocation import Invocation, parse, unread_block
-from .run.parts import TELEMETRY_BUDGET
 from .run.run import Run
 from .wiring import exports, found_settings, hook_sources, make_telemetry, outbox_exists, parts
 

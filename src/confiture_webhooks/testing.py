@@ -74,7 +74,7 @@ def captured(session: Any) -> Iterator[list[Sent]]:
     The list is complete when the block has been left.
     """
     from .adapters.confiture import observe  # noqa: PLC0415
-    from .run.parts import Parts  # noqa: PLC0415
+    from .run import Parts  # noqa: PLC0415
     from .run.run import Run  # noqa: PLC0415
     from .telemetry import Telemetry, for_library  # noqa: PLC0415
 

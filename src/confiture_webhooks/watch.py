@@ -18,7 +18,7 @@ from .errors import ConfigError, OutboxError
 from .event import Database
 from .outbox import Summary
 from .outlook import Wait, elsewhere, outlook
-from .run.parts import TELEMETRY_BUDGET
+from .run import TELEMETRY_BUDGET
 from .run.run_outbox import KEPT_DELIVERED, KEPT_FOR
 from .run.settling import settle_outbox
 from .run.summary import undelivered

@@ -13,7 +13,7 @@ from .config import Settings, read
 from .config.settings import OutboxPlace
 from .config.variables import OF_DEFAULT
 from .errors import OutboxError
-from .run.parts import HookSource, Parts
+from .run import HookSource, Parts
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile

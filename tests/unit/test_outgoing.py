@@ -21,9 +21,8 @@ from confiture_webhooks.formats import WORDS, Words
 from confiture_webhooks.outbox import Intent, Outbox
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
-from confiture_webhooks.run import outgoing, run_outbox, sending
+from confiture_webhooks.run import Parts, outgoing, run_outbox, sending
 from confiture_webhooks.run.outgoing import Outgoing
-from confiture_webhooks.run.parts import Parts
 from confiture_webhooks.testing import ScriptedTransport
 from contract.made import event_id, intent
 from engines import FakeConnection

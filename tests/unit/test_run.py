@@ -25,9 +25,8 @@ from confiture_webhooks.event import (
 )
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
-from confiture_webhooks.run import run_outbox
+from confiture_webhooks.run import TELEMETRY_BUDGET, Parts, run_outbox
 from confiture_webhooks.run.migration import Backend, Migration
-from confiture_webhooks.run.parts import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.run.run import MOMENT_S, Run
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
@@ -654,8 +653,8 @@ def test_the_wait_for_a_silent_outbox_is_taken_off_the_end(flush_s: float, left_
     """Receivers then have that much less time, but for a moment."""
     bench = Bench()
     whole_run(bench)
-    assert bench.run._in_use is not None
-    outbox = bench.run._in_use.outgoing.outbox
+    assert bench.run._settling is not None
+    outbox = bench.run._settling.outgoing.outbox
     outbox.waited_s = 3.0
     before = time.monotonic()
     deadline = bench.run.end_within(timedelta(seconds=flush_s))

@@ -21,8 +21,8 @@ from confiture_webhooks.config import Settings
 from confiture_webhooks.errors import ConfigError, OutboxError
 from confiture_webhooks.event import SUBSCRIBABLE
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
+from confiture_webhooks.run import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.run.invocation import parse
-from confiture_webhooks.run.parts import TELEMETRY_BUDGET, Parts
 from confiture_webhooks.run.run import Run
 from confiture_webhooks.session import CommandSession, attach, open_session
 from confiture_webhooks.testing import ScriptedTransport

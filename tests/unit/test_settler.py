@@ -16,9 +16,8 @@ from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import Database, Direction, EventType, MigrationRef
 from confiture_webhooks.outbox import NO_ROW, Intent
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
-from confiture_webhooks.run import settling
+from confiture_webhooks.run import Parts, settling
 from confiture_webhooks.run.migration import Backend
-from confiture_webhooks.run.parts import Parts
 from confiture_webhooks.run.run import Run
 from confiture_webhooks.run.settling import examine, settle_outbox
 from confiture_webhooks.settlement import Ending, Known, LedgerRow
@@ -237,7 +236,7 @@ def test_the_time_a_slow_outbox_takes_is_not_left_for_the_question(
     intents = bench.outbox.intents
     monkeypatch.setattr(bench.outbox, "intents", lambda: clock.sleep(3) or intents())
     monkeypatch.setattr(settling, "answered", lambda _, seconds: waits.append(seconds))
-    bench.run._opened().settling.record_killed(Database7().ask, 5.0)
+    bench.run._opened().record_killed(Database7().ask, 5.0)
     assert waits == [2.0]
 
 

@@ -21,7 +21,7 @@ from ..outlook import (
     shown_environment,
 )
 from ..remedy import shown
-from ..run.parts import TELEMETRY_BUDGET
+from ..run import TELEMETRY_BUDGET
 from ..terminal import counted
 from ..wiring import make_telemetry
 from .context import Context, opened

@@ -1,1 +1,48 @@
-"""One run of migrations: what happened goes in, deliveries go out, and the run ends in time."""
+"""One run of migrations; here, the parts that it is put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..hooks import Hook
+    from ..outbox import Outbox
+    from ..telemetry import Telemetry
+    from ..transport import Transport
+
+TELEMETRY_BUDGET = timedelta(seconds=1.4)
+"""For all that comes after the time-out of the flush: 2 s with our imports and the exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookSource:
+    """A module with hooks, and how to import it: ``load`` raises LoadFault, or anything."""
+
+    module: str
+    load: Callable[[], Sequence[Hook]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a run is put together from; each is made on first use and at most once."""
+
+    telemetry: Callable[[], Telemetry]
+    outbox: Callable[[Telemetry], Outbox]
+    transport: Callable[[], Transport]
+    hooks: Callable[[], Sequence[HookSource]] | None = None
+    """What finds users' hooks; ``None``: there are none."""
+    shows_progress: bool = False
+    """Whether a terminal may show what is waited for at the end."""
+    exports: Callable[[], bool] = lambda: False
+    """Whether telemetry leaves the process: then a run with nothing to do is counted, too."""
+    is_in: Callable[[Any], bool] = lambda _: False
+    """Whether the outbox lies in the database of a connection."""
+    has_leftovers: Callable[[], bool] = lambda: False
+    """Whether an earlier run may have left deliveries; of a database, it is asked."""
+    is_project: bool = True
+    """Whether the command runs in a Confiture project; elsewhere it creates no outbox."""
+    has_python: bool = False
+    """Whether migrations are Python: they may replace parts of the library, as hooks do."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..event import ErrorInfo
     from ..telemetry import Telemetry
-    from .parts import HookSource, Parts
+    from . import HookSource, Parts
 
 CORRELATION_ID = "CORRELATION_ID"
 """The variable hook files read the run's id from."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..outbox import Intent, Outbox, Release
     from ..telemetry import Telemetry
-    from .parts import Parts
+    from . import Parts
 
 IDLE = 0
 """libpq's ``PQTRANS_IDLE``."""

@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .. import terminal
 from ..bounded import TimedOut, bounded
 from ..contained import contained, containing
 from ..event import Database, Direction, ErrorInfo, Event, EventType, MigrationRef
 from ..settlement import INTERRUPTED, killed_run_id
+from . import TELEMETRY_BUDGET, Parts
 from .hook_runner import HookRunner
 from .migration import UNKNOWN, Backend, Migration, new_event_id
 from .outgoing import Outgoing
-from .parts import TELEMETRY_BUDGET, Parts
 from .run_outbox import IMPATIENCE_S, PATIENCE_S
 from .settling import LONGEST_QUESTION_S, Settling, answered
 
@@ -40,14 +40,6 @@ LAST_S = 0.1
 """The same for exporting, and for closing."""
 
 
-class InUse(NamedTuple):
-    """What a run has open once something happens, or an earlier run left something."""
-
-    telemetry: Telemetry
-    outgoing: Outgoing
-    settling: Settling
-
-
 class Run:
     """The events of one run, sent to every endpoint that wants them.
 
@@ -61,7 +53,8 @@ class Run:
         self._parts = parts
         self._write = say
         self._telemetry: Telemetry | None = None
-        self._in_use: InUse | None = None
+        self._settling: Settling | None = None
+        """With all that is in use once something happens, or an earlier run left something."""
         self._hooks: HookRunner | None = None
         self._has_span = self._has_reported = self._is_finished = False
         self.database = Database()
@@ -95,7 +88,7 @@ class Run:
         What takes time is done now: the outbox is opened, and it is staged.
         """
         if not self._is_finished:
-            settling = self._begun(backend.database).settling
+            settling = self._begun(backend.database)
             settling.record_earlier(ref.version, self.ask_here, backend)
             settling.expect(ref, direction, backend)
 
@@ -109,7 +102,8 @@ class Run:
         """
         if self._is_finished:
             return None
-        telemetry, outgoing, settling = self._begun(backend.database)
+        settling = self._begun(backend.database)
+        telemetry, outgoing = settling.telemetry, settling.outgoing
         with outgoing.outbox.hurried(when=not backend.is_idle):
             for earlier in [m for m in self.unsettled if m.ref.version == ref.version]:
                 # Asked later, its ledger row could be the one this attempt is about to write.
@@ -143,9 +137,9 @@ class Run:
 
         Nothing is certain before ``conclude``, which records the same event once more.
         """
-        if self._in_use is not None:
+        if self._settling is not None:
             event = migration.ended_event(rows_affected)
-            self._in_use.outgoing.record_on(connection, event, migration.span.trace)
+            self._settling.outgoing.record_on(connection, event, migration.span.trace)
 
     def conclude(
         self,
@@ -169,7 +163,8 @@ class Run:
             migration.span.finish(
                 duration_s=migration.duration_s, rows_affected=rows_affected, error=error
             )
-            _, outgoing, settling = self._begun()
+            settling = self._begun()
+            outgoing = settling.outgoing
             with outgoing.outbox.hurried(when=not is_idle):
                 outgoing.record(migration.ended_event(rows_affected, error), migration.span.trace)
                 if error is None:
@@ -202,9 +197,9 @@ class Run:
             for owed in list(self._owed.values()):
                 self.conclude(*owed)
             with containing("give_back", self.report):
-                if self._in_use is not None:
-                    self._in_use.settling.take_expected()
-                    self._in_use.outgoing.give_back()
+                if self._settling is not None:
+                    self._settling.take_expected()
+                    self._settling.outgoing.give_back()
                 self.connection = None
             for migration in self.unsettled:
                 self._settle(migration, deadline - time.monotonic())
@@ -225,7 +220,7 @@ class Run:
         What the run has waited for a silent outbox is taken off, but for a moment.
         """
         now, flush_s = time.monotonic(), flush_timeout.total_seconds()
-        outbox = self._in_use.outgoing.outbox if self._in_use is not None else None
+        outbox = self._settling.outgoing.outbox if self._settling is not None else None
         waited_s = outbox.waited_s if outbox is not None else 0.0
         left_s = min(flush_s, flush_s - waited_s + REST_S)
         self.deadline = now + max(left_s, min(flush_s, MOMENT_S))
@@ -264,13 +259,13 @@ class Run:
                 self._telemetry.config_invalid(self._settings.faults, is_said=True)
         return self._telemetry
 
-    def _begun(self, database: Database | None = None) -> InUse:
+    def _begun(self, database: Database | None = None) -> Settling:
         """What is in use, with the run's span open and the hooks being imported.
 
         *database*: the one that the run is about to migrate.
         """
-        if self._in_use is not None:
-            return self._in_use
+        if self._settling is not None:
+            return self._settling
         self.database = database or self.database
         self._traced()
         used = self._opened()
@@ -282,15 +277,15 @@ class Run:
             self._hooks = HookRunner(self._settings, self._parts, used.telemetry, release)
         return used
 
-    def _opened(self) -> InUse:
+    def _opened(self) -> Settling:
         telemetry = self._telemetry = self._telemetry or self._parts.telemetry()
         telemetry.connected(self.database)  # a run with nothing to do may settle another
         outgoing = Outgoing(self._settings, self._parts, telemetry, self._command)
         if self.deadline is not None:
             outgoing.outbox.deadline = self.deadline - MOMENT_S
-        settling = Settling(telemetry, outgoing, self._settings.environment, self.report)
-        self._in_use = InUse(telemetry, outgoing, settling)
-        return self._in_use
+        environment = self._settings.environment
+        self._settling = Settling(telemetry, outgoing, environment, self.report)
+        return self._settling
 
     @contained
     def _settle(self, migration: Migration, seconds: float) -> None:
@@ -340,7 +335,7 @@ class Run:
                 is_known=not self._has_unknown,
             )
 
-    def _event(self, used: InUse, kind: EventType, error: ErrorInfo | None) -> Event:
+    def _event(self, used: Settling, kind: EventType, error: ErrorInfo | None) -> Event:
         outbox, now = used.outgoing.outbox.current, datetime.now(UTC)
         return Event(
             # Whoever settles what is not known reports this run, too.
@@ -360,12 +355,12 @@ class Run:
     @contained
     def _flush(self, deadline: float) -> None:
         """Settle killed runs, and wait for users' hooks and what is due, of earlier runs too."""
-        used, seconds = self._in_use, max(0.1, deadline - time.monotonic())
+        used, seconds = self._settling, max(0.1, deadline - time.monotonic())
         with suppress(TimedOut):
             if used is None and bounded(self._parts.has_leftovers, seconds):
                 used = self._opened()
         if used is not None and not self._has_unknown:
-            used.settling.record_killed(self.ask, deadline)
+            used.record_killed(self.ask, deadline)
         if self._hooks is not None:
             self._hooks.drain(deadline)
         if used is not None:
@@ -373,21 +368,20 @@ class Run:
 
     def _stop(self, deadline: float) -> None:
         """End hooks and worker, say what is left, and close all while there is time."""
-        sending = self._in_use.outgoing.sending if self._in_use is not None else None
+        outgoing = self._settling.outgoing if self._settling is not None else None
         with containing("stop", self.report):
             if self._hooks is not None:
                 self._hooks.stop()
-            if sending is not None:
+            if outgoing is not None:
                 left_s = deadline - time.monotonic()
-                is_silent = bool(self._in_use and self._in_use.outgoing.outbox.waited_s)
-                least_s = IMPATIENCE_S if is_silent else SUMMARY_S
+                least_s = IMPATIENCE_S if outgoing.outbox.waited_s else SUMMARY_S
                 seconds = min(PATIENCE_S, max(least_s, left_s))
-                for line in sending.stop(is_late=left_s <= 0, seconds=seconds):
+                for line in outgoing.sending.stop(is_late=left_s <= 0, seconds=seconds):
                     self._say(line)
         with containing("close", self.report):
             if self._telemetry is not None:
                 left = timedelta(seconds=max(LAST_S, self._end - time.monotonic()))
                 self._telemetry.shutdown(min(TELEMETRY_BUDGET, left))
-            if sending is not None:
+            if outgoing is not None:
                 with suppress(TimedOut):  # the process ends
-                    bounded(sending.close, max(LAST_S, self._end - time.monotonic()))
+                    bounded(outgoing.sending.close, max(LAST_S, self._end - time.monotonic()))

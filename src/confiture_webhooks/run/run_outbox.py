@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..config import Settings
     from ..outbox import Intent, Outbox, Release, Row, Summary
     from ..telemetry import Telemetry
-    from .parts import Parts
+    from . import Parts
 
 R = TypeVar("R")
 

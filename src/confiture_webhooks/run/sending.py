@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..outbox import Outbox
     from ..telemetry import Telemetry
     from ..transport import Transport
-    from .parts import Parts
+    from . import Parts
     from .run_outbox import RunOutbox
 
 

@@ -153,8 +153,8 @@ class Settling:
         environment: str | None,
         report: Callable[[str, Exception], None],
     ) -> None:
-        self._telemetry = telemetry
-        self._outgoing = outgoing
+        self.telemetry = telemetry
+        self.outgoing = outgoing
         self._record = recording(outgoing.release, outgoing.deliveries)
         self._environment = environment
         """Killed runs of another one are left to it: their endpoints are configured there."""
@@ -172,7 +172,7 @@ class Settling:
         self.take_expected()
         event_id = new_event_id()
         self._expected = (ref, direction, event_id)
-        self.stage(event_id, ref, direction, backend, self._telemetry.trace_of_run())
+        self.stage(event_id, ref, direction, backend, self.telemetry.trace_of_run())
 
     def take_expected(self, *begun: MigrationRef | Direction) -> str | None:
         """The event id under which what has *begun* was staged; ``None``: something else was.
@@ -185,7 +185,7 @@ class Settling:
         *staged, event_id = expected
         if staged == [*begun]:
             return event_id
-        self._outgoing.release(event_id, [])
+        self.outgoing.release(event_id, [])
         return None
 
     def stage(
@@ -198,7 +198,7 @@ class Settling:
     ) -> None:
         """Have the outbox keep the facts that settle a migration if its process is killed."""
         self._own.add(event_id)
-        self._outgoing.stage(
+        self.outgoing.stage(
             Intent(
                 event_id=event_id,
                 direction=direction,
@@ -219,7 +219,7 @@ class Settling:
                 backend_started_at=backend.started_at,
                 traceparent=trace.traceparent,
                 tracestate=trace.tracestate,
-                correlation_id=self._telemetry.correlation_id,
+                correlation_id=self.telemetry.correlation_id,
                 staged_at=datetime.now(UTC),
             )
         )
@@ -227,11 +227,11 @@ class Settling:
     @contained
     def record_killed(self, ask: Ask | None, deadline: float) -> None:
         """Report how the migrations of killed runs ended, as *ask* knows before *deadline*."""
-        if killed := self._killed(self._outgoing.intents()):
+        if killed := self._killed(self.outgoing.intents()):
             left = self._without_outlived(killed, self._record)
             left_s = deadline - time.monotonic()  # the outbox may have taken long
-            settle(left, ask, self._record, self._telemetry, seconds=left_s)
-        outbox = self._outgoing.outbox
+            settle(left, ask, self._record, self.telemetry, seconds=left_s)
+        outbox = self.outgoing.outbox
         if self._committed and outbox.refusal is not None:
             outbox.beside(self._record_outlived_in)
 
@@ -243,11 +243,11 @@ class Settling:
         theirs. So *ask* is over the connection that will write it, which is there in any case. It
         has no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
         """
-        killed = self._killed(self._outgoing.intents())
+        killed = self._killed(self.outgoing.intents())
         left = [one for one in killed if one.migration.version == version]
         until = time.monotonic() + PARTING_S
         while left and ask is not None:
-            judged = settle(left, ask, self._record, self._telemetry, seconds=None)
+            judged = settle(left, ask, self._record, self.telemetry, seconds=None)
             left = [intent for intent, _ in judged]
             # With the lock in our hands, whoever held it is about to be gone.
             is_parting = (backend.has_lock and backend.is_idle) and any(
@@ -267,7 +267,7 @@ class Settling:
 
     def _record_outlived_in(self, outbox: Outbox) -> None:
         """The same of those in *outbox*, which was silent when their versions ran again."""
-        record = recording(outbox.release, self._outgoing.deliveries)
+        record = recording(outbox.release, self.outgoing.deliveries)
         self._without_outlived(self._killed(outbox.intents()), record)
 
     def _without_outlived(self, intents: Sequence[Intent], record: Record) -> list[Intent]:
@@ -281,7 +281,7 @@ class Settling:
             for intent in intents
             if any(_is_outlived(intent, migration) for migration in self._committed)
         ]
-        conclude(outlived, record, self._telemetry)
+        conclude(outlived, record, self.telemetry)
         return [intent for intent in intents if (intent, verdict) not in outlived]
 
     def _killed(self, intents: Sequence[Intent]) -> list[Intent]:
