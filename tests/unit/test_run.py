@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from confiture_webhooks.endpoint import Endpoint
 
-BACKEND = Backend(database=DATABASE, ledger_table="tb_confiture", pid=7)
+BACKEND = Backend(database=DATABASE, ledger_table="tb_confiture", backend_pid=7)
 LATER = RetryPolicy(schedule=(timedelta(hours=1),))
 """No test waits for a second attempt."""
 EVERYTHING = endpoint(name="all", events=SUBSCRIBABLE, retry=LATER)

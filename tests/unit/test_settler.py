@@ -96,7 +96,11 @@ class Bench:
 
 def backend_after(killed: Intent, **terms: Any) -> Backend:
     """The backend of a run that finds *killed* in its own database."""
-    place = {"timeline": killed.timeline, "ledger_oid": killed.ledger_oid, "identity": "7/1"}
+    place = {
+        "timeline": killed.timeline,
+        "ledger_oid": killed.ledger_oid,
+        "database_identity": "7/1",
+    }
     known: dict[str, Any] = {"ledger_before": NO_ROW, **place, **terms}
     return Backend(database=Database(), ledger_table=killed.ledger_table, **known)
 
@@ -321,8 +325,8 @@ def test_a_run_does_not_settle_its_own() -> None:
     backend = Backend(
         database=DATABASE,
         ledger_table="tb_confiture",
-        pid=4711,
-        identity="7/1",
+        backend_pid=4711,
+        database_identity="7/1",
         ledger_before=NO_ROW,
     )
     bench.run.migration(REF, Direction.UP, backend)
@@ -397,7 +401,11 @@ def test_a_run_that_reported_its_unknown_end_is_not_reported_again() -> None:
     """Whoever settles its migration later gives the run's event the same id."""
     bench = Bench(events=frozenset({EventType.RUN_ERROR}))
     backend = Backend(
-        database=Database(), ledger_table="t", pid=4711, identity="7/1", ledger_before=NO_ROW
+        database=Database(),
+        ledger_table="t",
+        backend_pid=4711,
+        database_identity="7/1",
+        ledger_before=NO_ROW,
     )
     migration = bench.run.migration(REF, Direction.UP, backend)
     assert migration is not None

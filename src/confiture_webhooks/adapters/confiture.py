@@ -273,7 +273,7 @@ class Commit:
 def _question(ledger: Ledger, migration: Migration) -> Callable[[], bool | None]:
     """Asks whether the ledger has *migration*."""
     backend = migration.backend
-    return partial(ledger.has, backend.ledger_table, migration.ref.version, backend.pid)
+    return partial(ledger.has, backend.ledger_table, migration.ref.version, backend.backend_pid)
 
 
 def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:

@@ -14,24 +14,14 @@ NO_ROW = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
-    """An event whose outcome is not known yet: what must be known to settle it later.
+class Facts:
+    """What was seen of a migration's ledger and server process; ``None``: it could not be.
 
-    ``backend_pid`` and ``backend_started_at`` name the server process that runs the
-    migration: while it lives the outcome is open; once it is gone the ledger knows. What
-    could not be seen is ``None``.
+    While the process lives the migration's outcome is open; once it is gone the ledger knows.
     """
 
-    event_id: str
-    direction: Direction
-    migration: MigrationRef
-    environment: str | None
     ledger_table: str
     """With its schema, where that is known."""
-    database_host: str | None
-    database_port: int | None = None
-    database_name: str | None
-    database_schema: str | None = None
     database_identity: str | None = None
     """``<system identifier>/<oid>``: every other database, a copy included, has another."""
     timeline: int | None = None
@@ -43,9 +33,23 @@ class Intent:
     ledger_read_at: datetime | None = None
     """When that was, by the server's clock."""
     has_lock: bool = False
-    """Whether the backend held the migration lock."""
-    backend_pid: int | None
-    backend_started_at: datetime | None
+    """Whether the process held the migration lock."""
+    backend_pid: int | None = None
+    backend_started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent(Facts):
+    """An event whose outcome is not known yet: what must be known to settle it later."""
+
+    event_id: str
+    direction: Direction
+    migration: MigrationRef
+    environment: str | None
+    database_host: str | None
+    database_port: int | None = None
+    database_name: str | None
+    database_schema: str | None = None
     traceparent: str
     tracestate: str | None
     correlation_id: str

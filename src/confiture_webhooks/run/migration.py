@@ -19,6 +19,7 @@ from ..event import (
     migration_row,
     outcome_event,
 )
+from ..outbox import Facts
 
 if TYPE_CHECKING:
     from ..telemetry import MigrationSpan
@@ -32,24 +33,12 @@ def new_event_id() -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
-    """Where a migration runs: the database, its ledger, and the server process.
-
-    Its fields are those of ``Intent``; what could not be seen is ``None``.
-    """
+class Backend(Facts):
+    """Where a migration runs: the database, its ledger, and the server process."""
 
     database: Database
-    ledger_table: str
     database_url: str = field(default="", repr=False)
     """For users' hooks; without the password."""
-    pid: int | None = None
-    started_at: datetime | None = None
-    identity: str | None = None
-    timeline: int | None = None
-    ledger_oid: int | None = None
-    ledger_before: str | None = None
-    ledger_read_at: datetime | None = None
-    has_lock: bool = False
     is_idle: bool = True
     """Its connection is outside a transaction: waiting now costs nobody's locks."""
     is_gone: bool = False

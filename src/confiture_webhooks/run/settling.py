@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +15,7 @@ from ..delivery import Delivery, TraceContext
 from ..errors import OutboxError
 from ..event import Direction, Event, MigrationRef
 from ..formats import deliveries_of
-from ..outbox import NO_ROW, Intent
+from ..outbox import NO_ROW, Facts, Intent
 from ..settlement import Ending, Known, Verdict, judge, killed_run_event, settled_event
 from .migration import new_event_id
 
@@ -204,19 +205,11 @@ class Settling:
                 direction=direction,
                 migration=ref,
                 environment=self._environment,
-                ledger_table=backend.ledger_table,
                 database_host=backend.database.host,
                 database_port=backend.database.port,
                 database_name=backend.database.name,
                 database_schema=backend.database.schema,
-                database_identity=backend.identity,
-                timeline=backend.timeline,
-                ledger_oid=backend.ledger_oid,
-                ledger_before=backend.ledger_before,
-                ledger_read_at=backend.ledger_read_at,
-                has_lock=backend.has_lock,
-                backend_pid=backend.pid,
-                backend_started_at=backend.started_at,
+                **{one.name: getattr(backend, one.name) for one in fields(Facts)},
                 traceparent=trace.traceparent,
                 tracestate=trace.tracestate,
                 correlation_id=self.telemetry.correlation_id,
@@ -298,23 +291,10 @@ def _is_outlived(intent: Intent, migration: Migration) -> bool:
 
     A forced re-application leaves no trace in the ledger, so that of it nothing is known.
     """
-    backend = migration.backend
-    ours = (
-        migration.ref.version,
-        migration.direction,
-        backend.identity,
-        backend.timeline,
-        backend.ledger_oid,
-        backend.ledger_table,
-        backend.ledger_before,
-    )
     is_known = (intent.ledger_before == NO_ROW) is (intent.direction is Direction.UP)
-    return is_known and ours == (
-        intent.migration.version,
-        intent.direction,
-        intent.database_identity,
-        intent.timeline,
-        intent.ledger_oid,
-        intent.ledger_table,
-        intent.ledger_before,
-    )
+    is_same = all(getattr(intent, name) == getattr(migration.backend, name) for name in _SAME)
+    meant = (intent.migration.version, intent.direction)
+    return is_known and is_same and meant == (migration.ref.version, migration.direction)
+
+
+_SAME = ("database_identity", "timeline", "ledger_oid", "ledger_table", "ledger_before")
