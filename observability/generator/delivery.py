@@ -58,8 +58,8 @@ def now(store: LogStore) -> list[Panel | Row]:
         Row("Now"),
         Panel(
             title="Alerts",
-            about="What fires now, of the chosen services and environments and of the collector. Its name is a section of the "
-            "runbooks.",
+            about="What fires now, of the chosen services and environments and of the collector. An alert's name is a "
+            "section of the runbooks.",
             kind="table",
             width=11,
             height=8,

@@ -186,7 +186,7 @@ def numbers(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
         ),
         Panel(
             title="Failed runs by reason",
-            about="SQLSTATE or class, over the whole time range. 08xxx: the connection. 42xxx: the migration's SQL. "
+            about="SQLSTATE or class, over the whole time range. OperationalError: no connection. 42xxx: the migration's SQL. "
             "40P01, 55P03: locks; run it at another hour or with a lock timeout. 57014: cancelled. "
             "LockAcquisitionError: another run holds the migration lock.",
             kind="table",

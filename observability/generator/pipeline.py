@@ -121,7 +121,7 @@ def flow(dialect: Dialect) -> list[Panel | Row]:
         Row("Flow"),
         Panel(
             title="Accepted",
-            about="What runs sent, in each interval. Nothing although migrations ran: their OTEL_EXPORTER_OTLP_ENDPOINT.",
+            about="What runs sent, in each interval. Nothing although migrations ran: check their OTEL_EXPORTER_OTLP_ENDPOINT.",
             kind="timeseries",
             unit="locale",
             is_stacked=True,
@@ -178,11 +178,11 @@ def itself() -> list[Panel | Row]:
         Row("The collector itself"),
         Panel(
             title="Memory",
-            about="Resident memory; at 400 MiB memory_limiter refuses.",
+            about="Resident memory. From about 300 MiB on, memory_limiter refuses what runs send.",
             kind="timeseries",
             unit="bytes",
             width=8,
-            red_above=400 * 1024 * 1024,
+            red_above=300 * 1024 * 1024,
             queries=[
                 Query(
                     f"otelcol_process_memory_rss{{{COLLECTOR}}} or otelcol_process_memory_rss_bytes{{{COLLECTOR}}}",
