@@ -6,7 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -214,14 +214,7 @@ class RunOutbox:
         last_try = min(until, time.monotonic() + BACK_WITHIN_S * knows)
 
         def restore() -> Outbox | None:
-            with ExitStack() as refused:
-                outbox = self._parts.outbox(self._telemetry)
-                refused.callback(outbox.close)
-                if not outbox.is_durable:
-                    return None
-                hand_over(memory, outbox, released)
-                refused.pop_all()
-                return outbox
+            return self._reopened(lambda outbox: hand_over(memory, outbox, released))
 
         back = None
         with suppress(TimedOut):
@@ -237,13 +230,23 @@ class RunOutbox:
             self.current, self._in_memory, self.has_left = back, None, False
         return back is not None
 
+    def _reopened(self, call: Callable[[Outbox], object]) -> Outbox | None:
+        """The configured one, opened once more, after *call*; ``None``: it is in memory."""
+        with ExitStack() as refused:
+            outbox = self._parts.outbox(self._telemetry)
+            refused.callback(outbox.close)
+            if not outbox.is_durable:
+                return None
+            call(outbox)
+            refused.pop_all()
+            return outbox
+
     def beside(self, call: Callable[[Outbox], object]) -> None:
         """*call* with the configured one, for which memory stands in, where it works again."""
 
         def asked() -> None:
-            with closing(self._parts.outbox(self._telemetry)) as outbox:
-                if outbox.is_durable:
-                    call(outbox)
+            if (outbox := self._reopened(call)) is not None:
+                outbox.close()
 
         left_s = self.deadline - time.monotonic() if self.deadline is not None else PATIENCE_S
         with suppress(OutboxError, TimedOut):

@@ -120,18 +120,19 @@ class Sender:
             self.stopping.wait(wait)
         return not self.stopping.is_set()
 
-    def defer_open(self, pace: Pace, delivery_id: str) -> None:
-        """End the span of a delivery that is put off; of two threads that do, one does."""
+    def close_open(
+        self, pace: Pace, delivery_id: str, outcome: str = "deferred", at: datetime | None = None
+    ) -> None:
+        """End the span of a delivery, now or *at*; of two threads that do, one does."""
         waiting = pace.open.pop(delivery_id, None)
-        if waiting is None:
-            return
-        waiting.span.finish(
-            "deferred",
-            last=waiting.last,
-            attempts=waiting.attempts,
-            at=self.clock.now(),
-            next_attempt_at=waiting.next_attempt_at,
-        )
+        if waiting is not None:
+            waiting.span.finish(
+                outcome,
+                last=waiting.last,
+                attempts=waiting.attempts,
+                at=at or self.clock.now(),
+                next_attempt_at=waiting.next_attempt_at,
+            )
 
     def _begin_span(self, claim: Claim) -> DeliverySpan:
         try:
@@ -181,7 +182,7 @@ class Sender:
         stands = self._record(claim, attempt, decision)
         if stands is None:
             # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
-            self.defer_open(pace, delivery_id)
+            self.close_open(pace, delivery_id)
             return
         if until := rest_of(stands, pace.endpoint, at):
             with self.guard:  # another worker was asked to rest
@@ -192,11 +193,9 @@ class Sender:
         if not attempt.is_success:
             waiting.span.attempt_failed(attempt, retry_in=wait)
         if decision.outcome is not Outcome.RETRY:
-            if pace.open.pop(delivery_id, None) is not None:
-                outcome = decision.outcome.value
-                waiting.span.finish(outcome, last=attempt, attempts=attempt.number, at=at)
+            self.close_open(pace, delivery_id, decision.outcome.value, at)
         elif wait is not None and (wait > self.hold or self.stopping.is_set()):
-            self.defer_open(pace, delivery_id)
+            self.close_open(pace, delivery_id)
 
     def _rest(self, pace: Pace, until: datetime, now: datetime) -> None:
         """Have every worker leave the endpoint alone until then."""
@@ -221,4 +220,4 @@ class Sender:
         try:
             self.outbox.give_back(claim)
         finally:
-            self.defer_open(pace, claim.delivery.id)
+            self.close_open(pace, claim.delivery.id)

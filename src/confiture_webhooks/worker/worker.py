@@ -113,7 +113,7 @@ class Worker(Sender):
         self._end(grace, cuts=True)
         for pace in self.paces:
             for delivery_id in list(pace.open):
-                self.defer_open(pace, delivery_id)
+                self.close_open(pace, delivery_id)
         if self.passes is not None:
             self.passes.end()
 
@@ -200,7 +200,7 @@ class Worker(Sender):
             long_ago = self.clock.now() - LONGEST_REST
             for delivery_id, waiting in list(pace.open.items()):
                 if waiting.next_attempt_at is not None and waiting.next_attempt_at < long_ago:
-                    self.defer_open(pace, delivery_id)
+                    self.close_open(pace, delivery_id)
             stale_at = self.clock.monotonic() + FRESH_FOR.total_seconds()
             claims = deque(
                 self.outbox.claim(
