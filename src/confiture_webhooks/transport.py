@@ -11,7 +11,7 @@ from typing import Protocol
 
 from .delivery import Delivery
 from .endpoint import Endpoint, Tls
-from .formats.provider import complete
+from .formats import complete
 from .networks import Networks
 from .signature import body_signature, webhook_signature
 

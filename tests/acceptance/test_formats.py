@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from confiture_webhooks import verify
-from confiture_webhooks.config.rules import FORMATS
+from confiture_webhooks.formats import FORMATS
 from providers import ROUTING_KEY, accept
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from confiture_webhooks.config.block import ENDPOINT
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.errors import ConfigError, Fault
 from confiture_webhooks.event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
+from confiture_webhooks.formats import FORMATS
 from confiture_webhooks.networks import origin
 from confiture_webhooks.retry import RetryPolicy
 
@@ -589,7 +590,7 @@ def test_wrong_kind_of_value(project: Project, key: str, value: Any) -> None:
     project.endpoint_fault(key, **{key: value})
 
 
-@pytest.mark.parametrize("chosen", rules.FORMATS)
+@pytest.mark.parametrize("chosen", FORMATS)
 def test_every_format_can_be_asked_for(project: Project, chosen: str) -> None:
     """Each format arrives; PagerDuty's with its routing key, which no ``repr`` shows."""
     keys = {"routing_key": "${KEY}"} if chosen == "pagerduty" else {}
@@ -972,7 +973,7 @@ def test_documented_reserved_headers_are_those_of_the_code() -> None:
 def test_documented_formats_are_those_of_the_code() -> None:
     """The row of ``format`` names every format."""
     meaning = tables()["webhooks.endpoints[]"]["format"][2]
-    assert set(meaning.partition("[payload]")[0].split("`")[1::2]) == set(rules.FORMATS)
+    assert set(meaning.partition("[payload]")[0].split("`")[1::2]) == set(FORMATS)
 
 
 def test_a_number_out_of_range_is_named_with_the_range(project: Project) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from confiture_webhooks.config import rules
+from confiture_webhooks import formats
 from confiture_webhooks.delivery import Delivery
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.event import (
@@ -24,15 +24,15 @@ from confiture_webhooks.event import (
     MigrationRef,
     payload,
 )
-from confiture_webhooks.formats import WORDS, render
+from confiture_webhooks.formats import complete, render
 from confiture_webhooks.formats.message import RUNS, TITLES, cut, message
-from confiture_webhooks.formats.provider import complete
 from confiture_webhooks.signature import body_signature
 from confiture_webhooks.transport import Request, prepare
 from providers import ROUTING_KEY, accept
 from samples import AT, ERROR, delivery, endpoint, event
 
-FORMATS = [name for name in rules.FORMATS if name != "confiture"]
+FORMATS = [name for name in formats.FORMATS if name != "confiture"]
+WORDS = [name for name, one in formats.FORMATS.items() if one.make]
 ROWS = [{"version": "005", "name": "005_a", "direction": "up", "status": "success"}]
 NOTHING: dict[str, Any] = {"migration": None, "direction": None, "rows_affected": None}
 EVENTS = {
@@ -358,7 +358,7 @@ def test_the_query_of_an_address_stays() -> None:
     assert url.endswith("/close?proxy=1&identifierType=alias")
 
 
-@pytest.mark.parametrize("chosen", rules.FORMATS)
+@pytest.mark.parametrize("chosen", formats.FORMATS)
 @pytest.mark.parametrize("content", [b'{"event_id": "evt_1"}', b"[1]", b"1", b'"text"'])
 def test_a_body_of_another_format_is_sent_as_it_was_stored(chosen: str, content: bytes) -> None:
     """A delivery made before the format was changed is left alone."""
@@ -393,4 +393,4 @@ def test_every_format_is_documented() -> None:
     """The table of docs/formats.md has every format, and no other."""
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
     table = page.partition("| `format` |")[2].partition("\n\n")[0]
-    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == list(rules.FORMATS)
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == list(formats.FORMATS)

@@ -17,7 +17,7 @@ from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import EventType, payload
-from confiture_webhooks.formats import WORDS, Words
+from confiture_webhooks.formats import FORMATS, Format
 from confiture_webhooks.outbox import Intent, Outbox
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
@@ -91,7 +91,7 @@ def test_a_format_that_cannot_be_made_is_reported_and_delivered_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A renderer that breaks costs its endpoint the format, and the others nothing."""
-    monkeypatch.setitem(WORDS, "slack", Words(make=broken))
+    monkeypatch.setitem(FORMATS, "slack", Format(make=broken))
     bench = Bench(endpoint(name="a", format="slack"), endpoint(name="b", format="discord"))
     bench.outgoing.record(event(), TRACE)
     assert bench.end() is None

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from confiture_webhooks.config.rules import FORMATS
 from confiture_webhooks.errors import ConfigError, SignatureError, WebhooksError
 from confiture_webhooks.event import ErrorInfo, EventType
 from confiture_webhooks.event import body as body_of
-from confiture_webhooks.formats import render
+from confiture_webhooks.formats import FORMATS, render
 from confiture_webhooks.receiver import Received, verify
 from confiture_webhooks.receiver.capture import HIDDEN, as_document, describe, read_capture
 from confiture_webhooks.receiver.local import payload_of

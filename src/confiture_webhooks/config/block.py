@@ -14,6 +14,7 @@ from typing import Any
 from ..endpoint import SIGNATURES, Tls
 from ..errors import Fault
 from ..event import SUBSCRIBABLE, EventType
+from ..formats import FORMATS
 from ..retry import RetryPolicy
 from . import rules, variables
 from .file import BLOCK, MOST, expand
@@ -27,6 +28,7 @@ DEFAULT_ENDPOINT: Place = (variables.URL,)
 _WRONG = object()
 _EMPTY = Invalid("is empty", "Give it a value, or remove it")
 _EVENTS = [kind.value for kind in EventType if kind in SUBSCRIBABLE]
+_FORMATS = [f"`{name}`" for name in FORMATS]
 _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -293,10 +295,9 @@ ENDPOINT: Table = {
         absent="none",
     ),
     "format": Setting(
-        rules.one_of(rules.FORMATS, "a format"),
-        "format: the shape of the body: `confiture`, `cloudevents`, `cloudevents-binary`, `slack`, "
-        "`discord`, `teams`, `pagerduty` or `opsgenie`, see [payload](payload.md) and [formats]"
-        "(formats.md)",
+        rules.one_of(FORMATS, "a format"),
+        f"format: the shape of the body: {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}, see "
+        "[payload](payload.md) and [formats](formats.md)",
         variable=variables.FORMAT,
     ),
     "headers": Setting(

@@ -21,10 +21,6 @@ from ..networks import NAMED, members
 from ..signature import signing_key
 from .variables import ON_WORDS
 
-FORMATS = (
-    *("confiture", "cloudevents", "cloudevents-binary", "slack", "discord", "teams"),
-    *("pagerduty", "opsgenie"),
-)
 OUTBOXES = ("sqlite", "postgres", "memory")
 LONGEST_HOST = 253
 LONGEST_WAIT = 7 * 24 * 3600

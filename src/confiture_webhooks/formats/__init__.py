@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from ..delivery import Delivery, TraceContext
 from ..endpoint import DEFAULT_FORMAT, Endpoint
-from ..event import Event, body, payload
-from . import services
+from ..event import Event, EventType, body, payload
+from . import provider, services
 from .message import Message, message
-from .provider import CLOUDEVENTS_TYPE, attributes
+from .provider import CLOUDEVENTS_TYPE, Completed, attributes
 
 JSON = "application/json"
 Report = Callable[[str, Exception], None]
@@ -33,29 +33,37 @@ class Rendered:
     content_type: str = JSON
 
 
-class Words(NamedTuple):
-    """A format made of an event's ``Message``, and whether what was made is small enough."""
+class Format(NamedTuple):
+    """How the body of a format is made and completed."""
 
-    make: Callable[[Event, Message], dict[str, Any]]
+    make: Callable[[Event, Message], dict[str, Any]] | None = None
+    """Makes it of an event's ``Message``; ``None``: it is the payload."""
     fits: Callable[[dict[str, Any]], bool] = lambda _: True
+    """Whether what was made is small enough."""
+    complete: Callable[[Endpoint, dict[str, Any], Completed], Completed] | None = None
+    """Adds to a request what the provider wants and the outbox may not keep."""
 
 
-WORDS: Mapping[str, Words] = {
-    "slack": Words(services.slack),
-    "discord": Words(services.discord, services.discord_fits),
-    "teams": Words(services.teams, lambda made: len(body(made)) <= services.TEAMS_TOTAL),
-    "pagerduty": Words(services.pagerduty),
-    "opsgenie": Words(services.opsgenie, services.opsgenie_fits),
+FORMATS: Mapping[str, Format] = {
+    DEFAULT_FORMAT: Format(),
+    "cloudevents": Format(),
+    "cloudevents-binary": Format(complete=provider.cloudevents_binary),
+    "slack": Format(services.slack),
+    "discord": Format(services.discord, services.discord_fits),
+    "teams": Format(services.teams, lambda made: len(body(made)) <= services.TEAMS_TOTAL),
+    "pagerduty": Format(services.pagerduty, complete=provider.pagerduty),
+    "opsgenie": Format(services.opsgenie, services.opsgenie_fits, provider.opsgenie),
 }
 
 
 def render(event: Event, endpoint: Endpoint) -> Rendered:
     """*event* as *endpoint* asked for it. Holds no secret: ``provider`` adds what is one."""
-    if words := WORDS.get(endpoint.format):
+    chosen = FORMATS.get(endpoint.format, Format())
+    if chosen.make is not None:
         said = message(event, include_sql=endpoint.include_sql)
         for budget in BUDGETS:
-            document = words.make(event, said.cut(budget))
-            if words.fits(document):
+            document = chosen.make(event, said.cut(budget))
+            if chosen.fits(document):
                 break
         return Rendered(body=body(document))
     document = payload(event, endpoint.name, include_sql=endpoint.include_sql)
@@ -64,6 +72,18 @@ def render(event: Event, endpoint: Endpoint) -> Rendered:
         whole = {**attributes(data), "datacontenttype": JSON, "data": data}
         return Rendered(body=body(whole), content_type=CLOUDEVENTS_TYPE)
     return Rendered(body=body(document))
+
+
+def complete(endpoint: Endpoint, delivery: Delivery) -> Completed:
+    """The request of *delivery*, with what *endpoint*'s provider needs. The same every time."""
+    plain = Completed(url=endpoint.url, body=delivery.body)
+    add = FORMATS.get(endpoint.format, Format()).complete
+    # What a user's hook sends is its own: it is sent as it was given.
+    if delivery.event_type is EventType.CUSTOM or add is None:
+        return plain
+    document = json.loads(delivery.body)
+    # What was stored before the endpoint's format was changed is sent as it is.
+    return add(endpoint, document, plain) if isinstance(document, dict) else plain
 
 
 def deliveries_of(

@@ -7,15 +7,13 @@ are sent in headers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from ..delivery import Delivery
 from ..endpoint import Endpoint
-from ..event import EventType, body
+from ..event import body
 
 CLOUDEVENTS_TYPE = "application/cloudevents+json"
 _EVENT_TYPE_PREFIX = "com.github.fraiseql.confiture."
@@ -31,19 +29,6 @@ class Completed:
     url: str = field(repr=False)
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-
-def complete(endpoint: Endpoint, delivery: Delivery) -> Completed:
-    """The request of *delivery*, with what *endpoint*'s provider needs. The same every time."""
-    plain = Completed(url=endpoint.url, body=delivery.body)
-    # What a user's hook sends is its own: it is sent as it was given.
-    if delivery.event_type is EventType.CUSTOM or endpoint.format not in _COMPLETIONS:
-        return plain
-    document = json.loads(delivery.body)
-    # What was stored before the endpoint's format was changed is sent as it is.
-    if not isinstance(document, dict):
-        return plain
-    return _COMPLETIONS[endpoint.format](endpoint, document, plain)
 
 
 def attributes(document: Mapping[str, Any]) -> dict[str, str]:
@@ -65,7 +50,8 @@ def attributes(document: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _cloudevents_binary(_: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
+def cloudevents_binary(_: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
+    """CloudEvents in binary mode: the attributes of the event go in headers."""
     if not document.keys() >= _NEEDED:
         return plain
     headers = {
@@ -74,13 +60,15 @@ def _cloudevents_binary(_: Endpoint, document: dict[str, Any], plain: Completed)
     return replace(plain, headers=headers)
 
 
-def _pagerduty(endpoint: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
+def pagerduty(endpoint: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
+    """With the routing key, unless a hook gave a body of its own."""
     if "event_action" not in document or endpoint.routing_key is None:
         return plain
     return replace(plain, body=body({**document, "routing_key": endpoint.routing_key}))
 
 
-def _opsgenie(_: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
+def opsgenie(_: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
+    """An alert that ends is closed under its own address."""
     if "alias" not in document or "message" in document:
         return plain
     closing = {name: value for name, value in document.items() if name != "alias"}
@@ -89,10 +77,3 @@ def _opsgenie(_: Endpoint, document: dict[str, Any], plain: Completed) -> Comple
     query = "&".join(part for part in (parts.query, "identifierType=alias") if part)
     url = urlunsplit(parts._replace(path=path, query=query))
     return Completed(url=url, body=body(closing))
-
-
-_COMPLETIONS = {
-    "cloudevents-binary": _cloudevents_binary,
-    "opsgenie": _opsgenie,
-    "pagerduty": _pagerduty,
-}
