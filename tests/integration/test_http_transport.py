@@ -264,6 +264,32 @@ def test_retry_after_is_read(transport: HttpTransport) -> None:
 
 
 @pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(b"X: y\r\n" * 150 + b"Retry-After: 20\r\n\r\n", id="after 150 headers"),
+        pytest.param(b"Retry-After: 20\r\n" + b"X: y\r\n" * 150 + b"\r\n", id="before them"),
+        pytest.param(b"X: " + b"x" * 200_000 + b"\r\nretry-after:20\r\n\r\n", id="a long line"),
+        pytest.param(b"no header\r\nRetry-After: 20\r\n\r\n", id="no header"),
+        pytest.param(b"Retry-After: 20\r\nContent-Len", id="breaks off"),
+        pytest.param(b"Retry-After:\r\n 20\r\n\r\n", id="folded"),
+        pytest.param(
+            b"Retry-After: 20\r\nContent-Length: 0\r\nContent-Length: 2\r\n\r\n", id="two lengths"
+        ),
+        pytest.param(
+            b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+            b"Retry-After: Sunday, 06-Nov-94 08:49:57 GMT\r\n\r\n",
+            id="by the receiver's clock",
+        ),
+    ],
+)
+def test_a_limit_is_read_in_any_header(transport: HttpTransport, header: bytes) -> None:
+    """Whatever is odd about the header, the wait that it asks for counts with its status."""
+    with Peer(says(b"HTTP/1.1 429 No\r\n" + header)) as peer:
+        response = transport.send(request(peer.url), timeout=PATIENCE)
+    assert (response.status_code, response.retry_after) == (429, timedelta(seconds=20))
+
+
+@pytest.mark.parametrize(
     ("behave", "expected"),
     [
         pytest.param(Talk.reset, "connection_reset", id="reset"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confiture_webhooks.adapters.http_session import LONGEST_RETRY_AFTER, retry_after
+from confiture_webhooks.adapters.http_exchange import LONGEST_RETRY_AFTER, retry_after
 from confiture_webhooks.outbox import Intent, UnreadableIntent, rows
 from confiture_webhooks.receiver import collector as otlp
 from confiture_webhooks.terminal import printable

@@ -12,8 +12,8 @@ import pytest
 import requests
 import urllib3.exceptions as urllib3_errors
 
-from confiture_webhooks.adapters.http_exchange import Exchange
-from confiture_webhooks.adapters.http_session import _TYPES, LONGEST_RETRY_AFTER, retry_after, why
+from confiture_webhooks.adapters.http_exchange import LONGEST_RETRY_AFTER, Exchange, retry_after
+from confiture_webhooks.adapters.http_session import _TYPES, why
 from confiture_webhooks.delivery import ERROR_TYPES
 from confiture_webhooks.errors import CUT, TransportError
 from confiture_webhooks.transport import Request, Response

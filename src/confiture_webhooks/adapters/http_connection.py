@@ -32,6 +32,9 @@ _SWITCHES = 101
 _INTERIM = range(100, 200)
 """Answers before the answer, known or not (RFC 9110, 15.2); http.client knows only 100."""
 _LONGEST_LINE = 65536
+_MOST_LINES = 1000
+"""More of a header that http.client refuses are not looked at."""
+_NO_LINE = (b"\r\n", b"\n", b"")
 MOST_INTERIM = 5
 """A receiver that sends more of them before its answer speaks no HTTP."""
 IDLE_AT_MOST_S = 60.0
@@ -139,6 +142,17 @@ class _Incoming(io.RawIOBase):
         super().close()
 
 
+class _Lines(io.BufferedReader):
+    """An answer's lines; each that asks for a wait is noted at once."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"retry-after":
+            UNDER_WAY.get().asked_to_wait(value.decode("latin-1"))
+        return line
+
+
 class _Answer(http.client.HTTPResponse):
     """An answer: its status line decides, whatever comes after it."""
 
@@ -149,13 +163,19 @@ class _Answer(http.client.HTTPResponse):
         self._exchange = UNDER_WAY.get()
         self._incoming = _Incoming(self.fp.detach(), sock, self._exchange)
         self._is_receivers = False
-        self.fp = io.BufferedReader(self._incoming)
+        self.fp = _Lines(self._incoming)
 
     def begin(self) -> None:
         """Read the header. http.client takes one that breaks off for a whole one."""
         self._is_receivers = True
         self._exchange.sent()
-        super().begin()
+        try:
+            super().begin()
+        except http.client.HTTPException:
+            for _ in range(_MOST_LINES):
+                if self.fp.readline(_LONGEST_LINE) in _NO_LINE:
+                    break
+            raise
         if self._incoming.is_ended:
             raise ConnectionResetError
 
@@ -166,7 +186,7 @@ class _Answer(http.client.HTTPResponse):
                 raise ConnectionResetError
             if status not in _INTERIM or status == _SWITCHES:
                 break
-            while self.fp.readline(_LONGEST_LINE) not in (b"\r\n", b"\n", b""):
+            while self.fp.readline(_LONGEST_LINE) not in _NO_LINE:
                 pass  # its headers say nothing of the answer
         if status in _INTERIM:
             raise http.client.UnknownProtocol(str(status))

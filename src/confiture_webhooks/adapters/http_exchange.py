@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from contextvars import ContextVar
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from ..errors import CUT, TransportError
@@ -21,6 +24,26 @@ GRACE_S = 0.05
 """How long an attempt that was cut may take to wind up and end its span."""
 ANSWER_BODY_S = 1.0
 """How long is waited for the body of an answer, only to use its connection again."""
+LONGEST_RETRY_AFTER = timedelta(days=365)
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?", re.ASCII)
+
+
+def retry_after(text: str | None, now: datetime) -> timedelta | None:
+    """The wait that a ``Retry-After`` asks for (RFC 9110, 10.2.3); ``None``: it is unreadable."""
+    text = (text or "").strip()
+    if _SECONDS.fullmatch(text):
+        return timedelta(seconds=min(float(text), LONGEST_RETRY_AFTER.total_seconds()))
+    wait = ahead(text, now)
+    return None if wait is None else min(max(wait, timedelta(0)), LONGEST_RETRY_AFTER)
+
+
+def ahead(date: str | None, now: datetime) -> timedelta | None:
+    """By how much the HTTP *date* is later than *now*; ``None``: it is none."""
+    try:
+        at = parsedate_to_datetime(date or "")
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 class Exchange:
@@ -81,9 +104,18 @@ class Exchange:
         with self._lock:
             if self._is_cut:
                 raise TimeoutError
-            self.response = response
+            known = self.response.retry_after if self.response else None
+            self.response = replace(response, retry_after=response.retry_after or known)
             if is_whole:
                 self.ends_at = min(self.ends_at, time.monotonic() + ANSWER_BODY_S)
+
+    def asked_to_wait(self, retry_after_line: str) -> None:
+        """A line of the answer's header asks for a wait; what comes after it may be broken."""
+        wait = retry_after(retry_after_line, datetime.now(UTC))
+        with self._lock:
+            if wait and self.response and not self._is_cut:
+                longest = max(wait, self.response.retry_after or wait)
+                self.response = replace(self.response, retry_after=longest)
 
     def late(self) -> str:
         """The error type of an attempt that ran out of time."""

@@ -11,7 +11,6 @@ import ssl
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -30,7 +29,7 @@ from ..networks import origin
 from ..telemetry.context import without_http_spans
 from ..transport import Response
 from .http_connection import POOLS, SOCKS_POOLS, DeniedError, look_up, permitted
-from .http_exchange import UNDER_WAY
+from .http_exchange import UNDER_WAY, ahead, retry_after
 from .http_way import Way, address_of, file_fault, proxy_problem, way_to
 
 if TYPE_CHECKING:
@@ -41,11 +40,9 @@ if TYPE_CHECKING:
 
 BODY_LIMIT = 4096
 """How much of an answer's body is read, and thrown away, to use its connection again."""
-LONGEST_RETRY_AFTER = timedelta(days=365)
 MOST_KEPT = 32
 """Connections that are kept for one endpoint, at most."""
 
-_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?", re.ASCII)
 _PLAIN_REQUEST_HEADER = re.compile(
     r"content_(length|type)|trace(parent|state)|user_agent|webhook_(id|timestamp)"
     r"|x_confiture_(attempt|delivery|event)|x_(correlation_id|environment|migration_version)"
@@ -201,33 +198,12 @@ def _prepare(request: Request, url: str) -> requests.PreparedRequest:
 
 
 def _response(answer: requests.Response) -> Response:
+    date, now = answer.headers.get("Date"), datetime.now(UTC)
+    theirs = now + (ahead(date, now) or timedelta())  # a date of theirs is by their clock
     # A gateway may add one to the receiver's own.
-    waits = [
-        retry_after(one, datetime.now(UTC)) for one in answer.raw.headers.getlist("Retry-After")
-    ]
-    return Response(
-        status_code=answer.status_code,
-        retry_after=max((wait for wait in waits if wait is not None), default=None),
-        date=answer.headers.get("Date"),
-    )
-
-
-def retry_after(text: str | None, now: datetime) -> timedelta | None:
-    """The wait that a ``Retry-After`` asks for (RFC 9110, 10.2.3); ``None``: it is unreadable."""
-    text = (text or "").strip()
-    if _SECONDS.fullmatch(text):
-        return timedelta(seconds=min(float(text), LONGEST_RETRY_AFTER.total_seconds()))
-    wait = ahead(text, now)
-    return None if wait is None else min(max(wait, timedelta(0)), LONGEST_RETRY_AFTER)
-
-
-def ahead(date: str | None, now: datetime) -> timedelta | None:
-    """By how much the HTTP *date* is later than *now*; ``None``: it is none."""
-    try:
-        at = parsedate_to_datetime(date or "")
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
-    except (ValueError, TypeError, OverflowError):
-        return None
+    waits = [retry_after(one, theirs) for one in answer.raw.headers.getlist("Retry-After")]
+    longest = max((wait for wait in waits if wait is not None), default=None)
+    return Response(status_code=answer.status_code, retry_after=longest, date=date)
 
 
 def _shown(status_code: int, headers: Mapping[str, str], version: int) -> requests.Response:

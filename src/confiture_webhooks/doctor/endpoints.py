@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ..adapters.http_exchange import Exchange
+from ..adapters.http_exchange import Exchange, ahead
 from ..bounded import TimedOut, bounded
 from ..delivery import ERROR_TYPES, Delivery, TraceContext
 from ..endpoint import DEFAULT_FORMAT, Tls
@@ -128,7 +128,7 @@ def reach(
 
     An export of OpenTelemetry takes the proxies that ``requests`` takes, also to this machine.
     """
-    from ..adapters.http_session import EndpointSession, ahead  # noqa: PLC0415
+    from ..adapters.http_session import EndpointSession  # noqa: PLC0415
     from ..telemetry.context import without_http_spans  # noqa: PLC0415
 
     request = Request(
