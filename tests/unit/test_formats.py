@@ -14,6 +14,8 @@ import pytest
 
 from confiture_webhooks import formats
 from confiture_webhooks.delivery import Delivery
+from confiture_webhooks.doctor.endpoints import signs
+from confiture_webhooks.doctor.health import Health
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.event import (
     Database,
@@ -394,3 +396,13 @@ def test_every_format_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
     table = page.partition("| `format` |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == list(formats.FORMATS)
+
+
+@pytest.mark.parametrize("chosen", formats.FORMATS)
+def test_an_endpoint_without_a_secret_is_a_warning_where_a_receiver_checks_signatures(
+    chosen: str,
+) -> None:
+    """Services know the sender by its address; every other receiver should get a signature."""
+    plain = Endpoint(name="a", url="https://hooks.example.com/x", format=chosen)
+    is_service = chosen in {"slack", "discord", "teams", "pagerduty", "opsgenie"}
+    assert signs(plain).status == (Health.OK if is_service else Health.WARNING)

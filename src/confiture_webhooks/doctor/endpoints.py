@@ -14,6 +14,7 @@ from ..delivery import ERROR_TYPES, Delivery, TraceContext
 from ..endpoint import DEFAULT_FORMAT, Tls
 from ..errors import ConfigError, SignatureError
 from ..event import EventType, body
+from ..formats import FORMATS
 from ..networks import Networks, origin
 from ..remedy import command
 from ..transport import Request, prepare
@@ -23,23 +24,6 @@ from .health import Check, ok, skipped, warn, wrong
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
 
-_HOSTS = {
-    "hooks.slack.com": "slack",
-    "hooks.slack-gov.com": "slack",
-    "discord.com": "discord",
-    "discordapp.com": "discord",
-    "webhook.office.com": "teams",
-    "logic.azure.com": "teams",
-    "powerplatform.com": "teams",
-    "events.pagerduty.com": "pagerduty",
-    "events.eu.pagerduty.com": "pagerduty",
-    "api.opsgenie.com": "opsgenie",
-    "api.eu.opsgenie.com": "opsgenie",
-}
-"""Hosts, and those below them, that read one format only."""
-_SIGNED = (DEFAULT_FORMAT, "cloudevents")
-"""Formats whose receivers check signatures; the others know the sender by address or key."""
-
 
 def signs(endpoint: Endpoint) -> Check:
     """Whether a sample verifies, or the receiver knows the sender by other means."""
@@ -47,7 +31,7 @@ def signs(endpoint: Endpoint) -> Check:
     if not endpoint.secrets:
         if endpoint.basic_auth or endpoint.headers:
             return ok(name, "no secret; the receiver knows the sender by its headers")
-        if endpoint.format not in _SIGNED or _format_of(endpoint.url):
+        if FORMATS[endpoint.format].hosts or _format_of(endpoint.url):
             return ok(name, "no secret; the receiver knows the sender by the address")
         return warn(name, "no secret: the receiver cannot verify the sender", "Set `secret`")
     at = datetime.now(UTC)
@@ -86,9 +70,9 @@ def address(endpoint: Endpoint) -> Iterator[Check]:
 
 
 def _format_of(url: str) -> str | None:
-    host = urlsplit(url).hostname or ""
-    names = (format_ for known, format_ in _HOSTS.items() if f".{host}".endswith(f".{known}"))
-    return next(names, None)
+    host = f".{urlsplit(url).hostname or ''}"
+    found = (name for name, one in FORMATS.items() for end in one.hosts if host.endswith(f".{end}"))
+    return next(found, None)
 
 
 # The way

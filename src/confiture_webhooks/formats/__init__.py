@@ -42,17 +42,34 @@ class Format(NamedTuple):
     """Whether what was made is small enough."""
     complete: Callable[[Endpoint, dict[str, Any], Completed], Completed] | None = None
     """Adds to a request what the provider wants and the outbox may not keep."""
+    hosts: tuple[str, ...] = ()
+    """A service's, and those below them: they read this format only, and check no signature."""
 
 
 FORMATS: Mapping[str, Format] = {
     DEFAULT_FORMAT: Format(),
     "cloudevents": Format(),
     "cloudevents-binary": Format(complete=provider.cloudevents_binary),
-    "slack": Format(services.slack),
-    "discord": Format(services.discord, services.discord_fits),
-    "teams": Format(services.teams, lambda made: len(body(made)) <= services.TEAMS_TOTAL),
-    "pagerduty": Format(services.pagerduty, complete=provider.pagerduty),
-    "opsgenie": Format(services.opsgenie, services.opsgenie_fits, provider.opsgenie),
+    "slack": Format(services.slack, hosts=("hooks.slack.com", "hooks.slack-gov.com")),
+    "discord": Format(
+        services.discord, services.discord_fits, hosts=("discord.com", "discordapp.com")
+    ),
+    "teams": Format(
+        services.teams,
+        lambda made: len(body(made)) <= services.TEAMS_TOTAL,
+        hosts=("webhook.office.com", "logic.azure.com", "powerplatform.com"),
+    ),
+    "pagerduty": Format(
+        services.pagerduty,
+        complete=provider.pagerduty,
+        hosts=("events.pagerduty.com", "events.eu.pagerduty.com"),
+    ),
+    "opsgenie": Format(
+        services.opsgenie,
+        services.opsgenie_fits,
+        provider.opsgenie,
+        hosts=("api.opsgenie.com", "api.eu.opsgenie.com"),
+    ),
 }
 
 
