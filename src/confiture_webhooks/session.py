@@ -331,7 +331,7 @@ def _log_faults(settings: Settings) -> None:
     """Every fault as one log event of a command without a run; a run logs its own."""
     if not settings.faults:
         return
-    telemetry = make_telemetry(replace(settings, endpoints=(), environment=None))
+    telemetry = make_telemetry(replace(settings, endpoints=(), faulty=(), environment=None))
     telemetry.config_invalid(settings.faults, is_said=True)
     telemetry.shutdown(TELEMETRY_BUDGET)
 

@@ -227,7 +227,7 @@ def make_telemetry(settings: Settings, *, is_library: bool = False) -> Telemetry
         for_library(os.environ) if is_library else for_command(os.environ, environment),
         is_library=is_library,
         environment=environment,
-        endpoints=[endpoint.name for endpoint in settings.endpoints],
+        endpoints=[endpoint.name for endpoint in settings.recorded],
         log=settings.log,
         log_level=settings.log_level,
         database_label=settings.database_label,

@@ -16,10 +16,11 @@ OUTCOMES = ("delivered", "deferred", "dead_letter", "gone")
 def test_every_counter_of_every_endpoint_begins_at_zero(
     project: Any, receiver: Any, collector: Any
 ) -> None:
-    """One endpoint is sent an event, one is not: both have every counter, at 0 but for what was sent."""
+    """One is sent an event, one is not, one cannot be: each has every counter, at 0 but for what was sent."""
     quiet = {"name": "quiet", "url": receiver.url, "events": ["migration_rollback"]}
+    wrong = {"name": "wrong", "url": "${NOT_SET}"}
     project.environment_file(
-        webhooks={"endpoints": [{"name": "sent", "url": receiver.url}, quiet]},
+        webhooks={"endpoints": [{"name": "sent", "url": receiver.url}, quiet, wrong]},
     )
     project.migration("001", "t", up="CREATE TABLE t (id int)", down="DROP TABLE t")
     done = project.confiture("migrate", "up", env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
@@ -29,7 +30,7 @@ def test_every_counter_of_every_endpoint_begins_at_zero(
         for point in collector.metrics
         if point.kind == "sum" and ENDPOINT in point.attributes
     }
-    names = ("sent", "quiet")
+    names = ("sent", "quiet", "wrong")
     expected: dict[tuple[Any, ...], float] = {
         ("confiture.webhook.deliveries", (ENDPOINT, name), (OUTCOME, outcome)): 0
         for name in names
