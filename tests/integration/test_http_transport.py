@@ -11,6 +11,7 @@ import pytest
 from confiture_webhooks.adapters import http_connection
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.delivery import ERROR_TYPES
+from confiture_webhooks.doctor.endpoints import reach
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.networks import Networks
 from confiture_webhooks.transport import Request, Response
@@ -192,6 +193,26 @@ def test_an_address_that_is_not_permitted_is_not_dialled(
         near = Networks(allowed=("127.0.0.0/8",))
         sent = Request(url=peer.url, headers={}, body=b"{}", endpoint="a", networks=near)
         assert transport.send(sent, timeout=PATIENCE).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost.", "a.localhost", "B\u00fccher.localhost", "LOCALHOST"]
+)
+def test_a_name_of_this_machine_is_not_asked_of_a_resolver(
+    transport: HttpTransport, host: str
+) -> None:
+    """Plain http is sent to such a name because it is this machine, whatever a resolver says."""
+    with Peer(answers(OK)) as peer:
+        sent = request(peer.url.replace("127.0.0.1", host))
+        assert transport.send(sent, timeout=PATIENCE).status_code == 200
+        assert reach(sent.url, PATIENCE).step == "answers"
+
+
+def test_a_zone_is_a_part_of_the_address(transport: HttpTransport) -> None:
+    """It is percent-encoded in an address, and not where the system is asked."""
+    with pytest.raises(TransportError) as caught:
+        transport.send(request("http://[fe80::1%25lo]:9/"), timeout=PATIENCE)
+    assert caught.value.error_type != "dns"
 
 
 def test_another_protocol_is_no_answer(transport: HttpTransport) -> None:

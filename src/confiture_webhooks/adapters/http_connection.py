@@ -18,6 +18,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError, ProxyError
 from urllib3.util import connection
 
+from ..networks import ip, is_loopback
 from ..transport import Response
 from .http_exchange import UNDER_WAY
 
@@ -69,6 +70,10 @@ def look_up(host: str, port: int, exchange: Exchange) -> list[Any]:
 
     Raises gaierror, or TimeoutError when time is up.
     """
+    if ":" in host:
+        host = host.replace("%25", "%")  # before a zone (RFC 6874)
+    elif is_loopback(host) and ip(host) is None:
+        host = "localhost"  # whatever a resolver would answer (RFC 6761, 6.3)
     key = (host, port)
     is_known = threading.Event()
     exchange.stops_with(is_known.set)

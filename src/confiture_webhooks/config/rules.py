@@ -43,6 +43,7 @@ _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*/\s*(s|m|h)")
 _RATE_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _ADDRESS = re.compile(r"([\w+.-]+:)?//")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_IN_BRACKETS = re.compile(r"\[[^]]*\](:[0-9]+)?")
 _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
 
 
@@ -289,16 +290,24 @@ def address(value: object) -> tuple[str, tuple[str, str] | None]:
             "has a user or password, and another `@`",
             "Write `%40` for each `@` but the one before the host",
         )
-    if not _is_host(parts.hostname or "") or port == 0 or parts.netloc.endswith(":"):
-        raise bad_host
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+    if not _is_host(bare) or port == 0 or parts.netloc.endswith(":"):
+        raise bad_host
     return bare.geturl(), _basic_auth(parts)
 
 
-def _is_host(host: str) -> bool:
+def _is_host(bare: SplitResult) -> bool:
+    """Whether *bare* has a host that the sender takes."""
+    host = bare.hostname or ""
     try:
-        if ":" in host:
-            return bool(ipaddress.ip_address(host))
+        if "[" in bare.netloc:
+            return bool(_IN_BRACKETS.fullmatch(bare.netloc) and ipaddress.IPv6Address(host))
+        if not host.isascii():
+            import idna  # noqa: PLC0415  comes with requests, which asks it for each label
+
+            for label in host.split("."):
+                if not label.isascii():
+                    idna.encode(label, strict=True)
         labels = host.encode("idna").decode().removesuffix(".").split(".")
     except ValueError:
         return False
