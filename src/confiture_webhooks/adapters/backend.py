@@ -128,14 +128,16 @@ def _asked(connection: Any, query: Any, values: tuple[object, ...] = ()) -> Any:
     """The row that answers *query*, ``None`` when refused; the transaction stays as it was."""
     if connection.info.transaction_status not in ASKABLE:
         return None
-    with (
-        suppress(psycopg.Error),
-        connection.transaction(),
-        connection.cursor(row_factory=tuple_row) as cursor,
-    ):
-        cursor.execute(query, values, prepare=False)  # a pooler would hand it to others
-        return cursor.fetchone()
+    with suppress(psycopg.Error), connection.transaction():
+        return run(connection, query, values).fetchone()
     return None
+
+
+def run(
+    connection: psycopg.Connection[Any], query: Any, values: tuple[object, ...] = ()
+) -> psycopg.Cursor[Any]:
+    """*query*, prepared nowhere: a pooler would hand that to others."""
+    return connection.cursor(row_factory=tuple_row).execute(query, values, prepare=False)
 
 
 # The address

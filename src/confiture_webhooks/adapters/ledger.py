@@ -16,12 +16,11 @@ from typing import Any
 import psycopg
 from psycopg import conninfo
 from psycopg import sql as pgsql
-from psycopg.rows import tuple_row
 
 from ..outbox import Intent
 from ..outbox.rows import EPOCH, at_best
 from ..settlement import Known, LedgerRow
-from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, micros, table
+from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, micros, run, table
 
 TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
@@ -70,7 +69,7 @@ class Ledger:
                     return None
                 query = pgsql.SQL(_HAS).format(table(ledger_table))
                 with _asking(connection):
-                    return _run(connection, query, (version,)).fetchone() is not None
+                    return run(connection, query, (version,)).fetchone() is not None
         except psycopg.Error:
             return None
 
@@ -94,7 +93,7 @@ class Ledger:
 def _asking(connection: psycopg.Connection[Any]) -> Iterator[None]:
     """A short transaction whose statements are bounded, also where a pooler forbids options."""
     with connection.transaction():
-        _run(connection, _BOUND)
+        run(connection, _BOUND)
         yield
 
 
@@ -121,8 +120,8 @@ def _known(connection: psycopg.Connection[Any], intents: Sequence[Intent]) -> di
     is_standby = _one(connection, _STANDBY)[0]
     identity, timeline = _identity(connection)
     pids = [intent.backend_pid for intent in intents if intent.backend_pid is not None]
-    started = dict(_run(connection, _PIDS, (pids,)).fetchall())
-    locks = _run(connection, _LOCKS, (LOCK_NAMESPACE,)).fetchall()
+    started = dict(run(connection, _PIDS, (pids,)).fetchall())
+    locks = run(connection, _LOCKS, (LOCK_NAMESPACE,)).fetchall()
     known = {}
     for intent in intents:
         is_read, oid, written_anew_at, row = _row(connection, intent)
@@ -165,7 +164,7 @@ def _row(
         with connection.transaction():
             oid = _one(connection, _OID, (ledger.as_string(None),))[0]
             anew = _one(connection, pgsql.SQL(_WRITTEN_ANEW).format(ledger))[0]
-            found = _run(connection, pgsql.SQL(_ROW).format(ledger), (version,)).fetchone()
+            found = run(connection, pgsql.SQL(_ROW).format(ledger), (version,)).fetchone()
     except _NO_ANSWER:
         raise
     except (psycopg.Error, TypeError, ValueError):  # or what the intent names is no table
@@ -183,16 +182,9 @@ def _row(
     return True, oid, at_best(anew), row
 
 
-def _run(
-    connection: psycopg.Connection[Any], query: Any, values: tuple[object, ...] = ()
-) -> psycopg.Cursor[Any]:
-    """*query*, prepared nowhere: a pooler would hand that to others."""
-    return connection.cursor(row_factory=tuple_row).execute(query, values, prepare=False)
-
-
 def _one(connection: psycopg.Connection[Any], query: Any, values: tuple[object, ...] = ()) -> Any:
     """The one row that answers *query*."""
-    row = _run(connection, query, values).fetchone()
+    row = run(connection, query, values).fetchone()
     assert row is not None
     return row
 
@@ -202,7 +194,7 @@ def _is_at_rest(connection: psycopg.Connection[Any], pid: int | None) -> bool:
     until = time.monotonic() + TIMEOUT_S
     while True:
         with _asking(connection):
-            row = _run(connection, _STATE, (pid,)).fetchone()
+            row = run(connection, _STATE, (pid,)).fetchone()
         if row is None or str(row[0]).startswith("idle"):
             return True
         if time.monotonic() > until:
