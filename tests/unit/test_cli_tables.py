@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from confiture_webhooks.cli.tables import print_table
+from confiture_webhooks.cli.tables import line, print_block, print_facts, print_table
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 COLUMNS = ("id", "event", "endpoint", "state", "attempts", "created", "next attempt")
@@ -63,3 +63,17 @@ def test_a_pipe_gets_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> 
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split("  ")[0] == "ID"
     assert [tuple(line.split()) for line in lines] == ROWS
+
+
+def test_a_word_between_colons_is_no_picture(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a receiver answers, or a migration is called, is shown as it is, on terminals too."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    line("a :fire:")
+    print_block(":fire:", [("it said", ":fire:")])
+    print_facts([("migration", "005_:fire:")])
+    print_table(["migration"], [["005_:fire:"]])
+    print_table(COLUMNS, [[":fire:"] * len(COLUMNS)])
+    assert capsys.readouterr().out.count(":fire:") == 5 + len(COLUMNS)

@@ -57,8 +57,7 @@ def redeliver(
         bool, typer.Option("--gone", help="Everything that was answered with 410")
     ] = False,
     endpoint: Annotated[
-        str | None,
-        typer.Option("--endpoint", help="Only the deliveries to this endpoint"),
+        str | None, typer.Option("--endpoint", help="Only the deliveries to this endpoint")
     ] = None,
     later: Annotated[
         bool, typer.Option("--later", help="Only make them due; the next worker sends them")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +24,7 @@ from ..outlook import shown_environment
 from ..wiring import outbox_exists, outbox_place
 from .context import Context, refusal
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, one_of
-from .tables import CONFIG_INVALID, FAILED, length, line, print_block, print_json
+from .tables import CONFIG_INVALID, FAILED, conclude, length, line, print_block
 
 _NAMES = {"url": "address", "headers": "header names", "timeout_s": "timeout"}
 WHEN_NOTHING = {"environments": "all", "migrations": "all"}
@@ -99,15 +100,7 @@ def check(
             "environment": where,
             "endpoints": explain(settings.recorded, explained, where, migration),
         }
-    if output == "json":
-        print_json({"ok": True, **document})
-    elif explained is not None:
-        words = {True: "sent", False: "not sent", None: "depends"}
-        for one in document["explain"]["endpoints"]:
-            print_block(f"{one['endpoint']}: {words[one['sent']]}", [("why", one["reason"])])
-    else:
-        _show(document)
-        line("✅ The configuration is valid", "green")
+    conclude({"ok": True, **document}, partial(_show, document), output)
 
 
 def _check_ways(settings: Settings) -> None:
@@ -131,6 +124,11 @@ def _check_ways(settings: Settings) -> None:
 
 
 def _show(document: dict[str, Any]) -> None:
+    if "explain" in document:
+        words = {True: "sent", False: "not sent", None: "depends"}
+        for one in document["explain"]["endpoints"]:
+            print_block(f"{one['endpoint']}: {words[one['sent']]}", [("why", one["reason"])])
+        return
     for endpoint in document["endpoints"]:
         print_block(endpoint["name"], endpoint_facts(endpoint))
     for file in document["hook_files"]:
@@ -148,6 +146,7 @@ def _show(document: dict[str, Any]) -> None:
     )
     for text in document["warnings"]:
         line(f"⚠️  {text}", "yellow")
+    line("✅ The configuration is valid", "green")
 
 
 def endpoint_facts(endpoint: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -215,7 +214,5 @@ def doctor(
             if row.remedy is not None:
                 line(f"   {row.remedy}")
     wrong = [row.check for row in rows if row.status is Health.PROBLEM]
-    if output == "json":
-        print_json({"ok": not wrong, "checks": [asdict(row) for row in rows]})
-    if wrong:
-        raise typer.Exit(CONFIG_INVALID if "configuration" in wrong else FAILED)
+    document = {"ok": not wrong, "checks": [asdict(row) for row in rows]}
+    conclude(document, (), output, code=CONFIG_INVALID if "configuration" in wrong else FAILED)

@@ -11,13 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..adapters.backend import address_setting, named, names_database, project_dsn
 from ..adapters.hook_files import HookFile
+from ..adapters.ledger import Ledger
 from ..command_watch import is_off
 from ..config import Settings, read
 from ..config.file import BLOCK
 from ..config.variables import CONFIG, DSN, OUTBOX, SWITCH, URL
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
+from ..outbox.postgres_session import ADDRESS
 from ..run.invocation import Invocation, blocks_here, parse, unread_block
 from ..run.settling import Ask
 from ..terminal import say
@@ -68,8 +71,6 @@ class Context:
 
         Confiture refuses the two: its CONFIG_007.
         """
-        from ..adapters.backend import names_database  # noqa: PLC0415
-
         file = self.invocation.named_file
         if file is None or not os.environ.get(DSN):
             return None
@@ -81,24 +82,17 @@ class Context:
     @cached_property
     def dsn(self) -> str | None:
         """The database of a ``confiture migrate`` here; ``None``: none is named."""
-        from ..adapters.backend import project_dsn  # noqa: PLC0415
-
         return project_dsn(self.invocation.config_file, os.environ)
 
     @property
     def ask(self) -> Ask | None:
         """How to ask that database; ``None``: its address is not known, or cannot be read."""
-        from ..adapters.ledger import Ledger  # noqa: PLC0415
-
         with suppress(Exception):
             return Ledger(self.dsn).ask if self.dsn is not None else None
         return None
 
     @property
     def database(self) -> Database:
-        """That database, by its address."""
-        from ..adapters.backend import named  # noqa: PLC0415
-
         return named(self.dsn)
 
     @cached_property
@@ -162,12 +156,9 @@ class Context:
         file, place = self.invocation.config_file, self.settings.place
         if place.kind != "postgres":
             return error
-        from ..adapters.backend import names_database, outbox_setting  # noqa: PLC0415
-        from ..outbox.postgres_session import ADDRESS  # noqa: PLC0415
-
         is_project = place.rest in {"", self.dsn}
         if not is_project or names_database(file, os.environ):
-            setting = outbox_setting(file, os.environ, is_own=not is_project)
+            setting = address_setting(file, os.environ, is_own=not is_project)
             remedy = error.remedy and error.remedy.replace(ADDRESS, setting)
             return OutboxError(error.problem, remedy)
         remedy = f"Set {DSN}, or `database_url` in the environment file"
@@ -213,7 +204,6 @@ def opened(
 
 
 def refusal(setting: str, problem: str, remedy: str) -> ConfigError:
-    """One fault, to be raised."""
     return ConfigError([Fault(setting, problem, remedy)])
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,16 +31,8 @@ from .options import (
     since,
     whole_trace,
 )
-from .selection import (
-    EVERY,
-    MOST_SHOWN,
-    candidates,
-    check_endpoint,
-    documents,
-    find,
-    is_unsettled,
-)
-from .tables import CommandError, length, line, milliseconds, print_facts, print_json, print_table
+from .selection import EVERY, MOST_SHOWN, candidates, check_endpoint, documents, find, is_unsettled
+from .tables import CommandError, conclude, length, line, milliseconds, print_facts, print_table
 
 if TYPE_CHECKING:
     from ..delivery import Delivery
@@ -47,34 +41,29 @@ if TYPE_CHECKING:
 LIMIT = 100
 
 
-_COLUMNS = (
-    *("id", "event", "migration", "endpoint", "environment", "state", "tries", "answer"),
-    *("created", "next attempt", "trace"),
-)
-
-
-def _cells(row: dict[str, Any]) -> dict[str, str]:
-    """A row of the list: beginnings of ids, and whole seconds."""
-    rests = "rests until " if "rests_until" in row else ""
-    next_at = row.get("rests_until") or row["next_attempt_at"]
-    cells = {
-        "id": row["id"][: len("dlv_") + SHORTEST],
-        "event": row["event_type"],
-        "migration": row["migration_name"],
-        "endpoint": row["endpoint"],
-        "environment": shown_environment(row["environment"]),
-        "state": row["state"],
-        "tries": str(row["attempts"]),
-        "answer": row["last_answer"],
-        "created": _to_second(row["created_at"]),
-        "next attempt": next_at and rests + _to_second(next_at),
-        "trace": row["correlation_id"][:SHORTEST],
-    }
-    return {name: str(cells[name] or "-") for name in _COLUMNS}
+def _next(row: dict[str, Any]) -> str:
+    rests_until = row.get("rests_until")
+    return f"rests until {rests_until}" if rests_until else row["next_attempt_at"] or ""
 
 
 def _to_second(instant: str) -> str:
     return re.sub(r"\.\d+", "", instant)
+
+
+_COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "id": lambda row: row["id"][: len("dlv_") + SHORTEST],
+    "event": itemgetter("event_type"),
+    "migration": itemgetter("migration_name"),
+    "endpoint": itemgetter("endpoint"),
+    "environment": lambda row: shown_environment(row["environment"]),
+    "state": itemgetter("state"),
+    "tries": lambda row: str(row["attempts"]),
+    "answer": itemgetter("last_answer"),
+    "created": lambda row: _to_second(row["created_at"]),
+    "next attempt": lambda row: _to_second(_next(row)),
+    "trace": lambda row: row["correlation_id"][:SHORTEST],
+}
+"""Of the list: beginnings of ids, and whole seconds."""
 
 
 def list_deliveries(
@@ -149,12 +138,15 @@ def list_deliveries(
         )
         rows = documents(context, found)
         others = [] if found else context.outbox.deliveries(limit=EVERY)
-    if output == "json":
-        print_json({"ok": True, "outbox": context.where, "deliveries": rows})
-        return
-    cells = list(map(_cells, rows))
-    columns = [name for name in _COLUMNS if not rows or {row[name] for row in cells} != {"-"}]
-    print_table(columns, ([row[name] for name in columns] for row in cells))
+    document = {"ok": True, "outbox": context.where, "deliveries": rows}
+    conclude(document, partial(_print_list, rows, others, limit), output)
+
+
+def _print_list(rows: Sequence[dict[str, Any]], others: Sequence[Row], limit: int) -> None:
+    """*others*: all deliveries, if none was found."""
+    cells = {name: [str(cell(row) or "-") for row in rows] for name, cell in _COLUMNS.items()}
+    columns = [name for name in cells if set(cells[name]) != {"-"}]
+    print_table(columns, zip(*(cells[name] for name in columns), strict=True))
     if len(rows) == limit:
         say(f"The newest are listed, at most {limit}; --limit lists more")
     if others:
@@ -194,14 +186,16 @@ def show(
         rows = _sought(context, identifier)
         attempts_of = [context.outbox.attempts(row.delivery.id) for row in rows]
         found = list(zip(rows, documents(context, rows), attempts_of, strict=True))
-    if output == "json":
-        wholes = [_whole(*one) for one in found]
-        print_json({"ok": True, **(wholes[0] if len(wholes) == 1 else {"deliveries": wholes})})
-        return
-    for index, one in enumerate(found):
-        if index:
-            print()
-        _show(*one, context.environment)
+    wholes = [_whole(*one) for one in found]
+
+    def print_each() -> None:
+        for index, one in enumerate(found):
+            if index:
+                print()
+            _show(*one, context.environment)
+
+    document = wholes[0] if len(wholes) == 1 else {"deliveries": wholes}
+    conclude({"ok": True, **document}, print_each, output)
 
 
 def _whole(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> dict[str, Any]:

@@ -109,8 +109,7 @@ FormatOpt = Annotated[
 ]
 YesOpt = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether to go on")]
 EverywhereOpt = Annotated[
-    bool,
-    typer.Option("--all-environments", help="Every environment, not only that of --config"),
+    bool, typer.Option("--all-environments", help="Every environment, not only that of --config")
 ]
 NameArg = Annotated[str, typer.Argument(help="The endpoint's name")]
 IdsArg = Annotated[

@@ -6,16 +6,19 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from psycopg.errors import InsufficientPrivilege
 
 from ..config.variables import OUTBOX
 from ..errors import OutboxError
+from ..outbox import postgres_schema, sqlite_file
+from ..outbox.postgres import PostgresOutbox
 from ..outlook import listed
 from ..terminal import counted, printable, say
 from ..wiring import outbox_place, postgres_dsn, sqlite_path
 from .context import Context, opened, refusal
 from .options import ConfigOpt, FormatOpt, YesOpt
 from .status import runs
-from .tables import agree, conclude, print_json, with_exit_codes
+from .tables import agree, conclude, with_exit_codes
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -65,9 +68,6 @@ def init(
     if settings.place.kind != "postgres":
         problem = f"is {settings.place.kind}, which needs no setting up"
         raise refusal("outbox", problem, f"Set it, or {OUTBOX}, to `postgres`")
-    from ..outbox.postgres import PostgresOutbox  # noqa: PLC0415
-    from ..outbox.postgres_schema import grants  # noqa: PLC0415
-
     known = environment or settings.environment
     try:
         with closing(PostgresOutbox(postgres_dsn(settings), environment=known)) as outbox:
@@ -75,19 +75,20 @@ def init(
             is_missing = role is not None and not outbox.has_role(role)
     except OutboxError as error:
         raise context.explained(error) from error
-    granted = grants(role or PLACEHOLDER, environment)
-    if output == "json":
-        made = {"outbox": where, "created": is_made, "role": role, "grants": granted}
-        print_json({"ok": True, **made})
-        return
-    done = "created" if is_made else "already there, nothing to do"
-    say(f"✅ outbox {where}: {done}", style="green")
-    if role is None:
-        say(f"Below, {PLACEHOLDER} is a placeholder: name the role that migrates with --role")
-    elif is_missing:
-        say(f"The role {printable(role)} does not exist yet. Create it before you run these")
-    say("Run these as the outbox's owner, so that the role can use it:")
-    print(*granted, sep="\n")
+    granted = postgres_schema.grants(role or PLACEHOLDER, environment)
+
+    def show() -> None:
+        done = "created" if is_made else "already there, nothing to do"
+        say(f"✅ outbox {where}: {done}", style="green")
+        if role is None:
+            say(f"Below, {PLACEHOLDER} is a placeholder: name the role that migrates with --role")
+        elif is_missing:
+            say(f"The role {printable(role)} does not exist yet. Create it before you run these")
+        say("Run these as the outbox's owner, so that the role can use it:")
+        print(*granted, sep="\n")
+
+    made = {"outbox": where, "created": is_made, "role": role, "grants": granted}
+    conclude({"ok": True, **made}, show, output)
 
 
 @outbox_app.command()
@@ -125,19 +126,13 @@ def drop(yes: YesOpt = False, config: ConfigOpt = None, output: FormatOpt = "tex
 
 def _remove(settings: Settings) -> None:
     if settings.place.kind == "postgres":
-        from psycopg.errors import InsufficientPrivilege  # noqa: PLC0415
-
-        from ..outbox.postgres_schema import drop as drop_schema  # noqa: PLC0415
-
         try:
-            drop_schema(postgres_dsn(settings))
+            postgres_schema.drop(postgres_dsn(settings))
         except OutboxError as error:
             if not isinstance(error.__cause__, InsufficientPrivilege):
                 raise
             raise OutboxError(
                 "this role does not own the outbox", "Its owner removes it"
             ) from error
-        return
-    from ..outbox.sqlite_file import drop as drop_files  # noqa: PLC0415
-
-    drop_files(sqlite_path(settings))
+    else:
+        sqlite_file.drop(sqlite_path(settings))

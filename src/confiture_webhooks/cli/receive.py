@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from ..receiver.server import answer_of
 from ..terminal import say
 from ..verification import Verified
 from .options import FormatOpt
-from .tables import CONFIG_INVALID, FAILED, WRONG_COMMAND, CommandError, line, print_json
+from .tables import CONFIG_INVALID, WRONG_COMMAND, CommandError, conclude, line
 
 DEFAULT_PORT = 8000
 
@@ -183,12 +184,7 @@ def verify_command(
         problem = f"{file} is not a captured request: {error}"
         raise CommandError(problem, code=WRONG_COMMAND) from error
     document = _checked(capture, secrets, timedelta(seconds=tolerance) or None)
-    if output == "json":
-        print_json(document)
-    else:
-        _show_verdict(document)
-    if not document["valid"]:
-        raise typer.Exit(FAILED)
+    conclude(document, partial(_show_verdict, document), output)
 
 
 def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None) -> dict[str, Any]:

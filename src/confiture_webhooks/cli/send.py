@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -28,13 +29,11 @@ from .status import open_document, open_lines
 from .tables import (
     CONFIG_INVALID,
     FAILED,
-    answer,
     conclude,
     fault_rows,
     line,
     milliseconds,
     print_block,
-    print_json,
     say_faults,
 )
 
@@ -101,13 +100,13 @@ def test(
         result["event_type"] = kind.value
         result["remedy"] = None if one.is_delivered else remedy_of(one.failure, one.reason)
     is_valid = name is not None or not settings.faults
-    is_well = is_valid and all(result["delivered"] for result in results)
-    if output == "json":
-        print_json({"ok": is_well, "results": results, "faults": fault_rows(settings.faults)})
-    else:
-        show_pings(results)
-    if not is_well:
-        raise typer.Exit(FAILED if is_valid else CONFIG_INVALID)
+    document = {
+        "ok": is_valid and all(result["delivered"] for result in results),
+        "results": results,
+        "faults": fault_rows(settings.faults),
+    }
+    code = FAILED if is_valid else CONFIG_INVALID
+    conclude(document, partial(show_pings, results), output, code=code)
 
 
 def _warn_off(settings: Settings, names: list[str]) -> None:
@@ -182,7 +181,7 @@ def deliver(
         raise context.explained(error) from error
     document = {**_document(result), **open_document(result.open)}
     document["faults"] = fault_rows(settings.faults)
-    (answer if watch else conclude)(document, _lines(result), output)
+    conclude(document, _lines(result), output, code=0 if watch else FAILED)
 
 
 def send_now(context: Context, names: Collection[str], output: str) -> dict[str, Any]:
@@ -221,16 +220,11 @@ def _watch(context: Context) -> PassResult:
     where = f"environment {shown_environment(context.environment)}, outbox {context.where}"
     say(f"Sending deliveries as they become due ({where}). Ctrl-C or SIGTERM ends it.")
     return deliver_until(
-        stopped,
-        context.settings,
-        context.ask,
-        source=context.source(),
-        database=context.database,
+        stopped, context.settings, context.ask, source=context.source(), database=context.database
     )
 
 
 def _document(result: PassResult) -> dict[str, Any]:
-    """*result* as JSON has it."""
     now = datetime.now(UTC)
     return {
         "ok": result.is_clean,
@@ -252,7 +246,6 @@ def _document(result: PassResult) -> dict[str, Any]:
 
 
 def _lines(result: PassResult) -> list[str]:
-    """*result* in words."""
     done = f"{result.delivered} delivered, {counted(result.dead, 'dead letter', 'dead letters')}"
     done += f", {result.gone} gone" if result.gone else ""
     in_vain = [wait for wait in result.waits if wait.is_in_vain]

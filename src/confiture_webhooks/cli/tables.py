@@ -32,12 +32,7 @@ class CommandError(WebhooksError):
     """A command cannot do what it was asked; *lines* go with it, and *more* by its key in JSON."""
 
     def __init__(
-        self,
-        problem: str,
-        *,
-        code: int = FAILED,
-        lines: Sequence[str] = (),
-        **more: Sequence[Any],
+        self, problem: str, *, code: int = FAILED, lines: Sequence[str] = (), **more: Sequence[Any]
     ) -> None:
         self.code, self.lines, self.more = code, lines, more
         super().__init__(problem)
@@ -88,29 +83,36 @@ def _fail(error: CommandError, output: str) -> NoReturn:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """One JSON document on stdout."""
     print(json.dumps(document, indent=2))
 
 
 def line(text: str, style: str | None = None) -> None:
     """A line for people, on stdout."""
-    Console(soft_wrap=True, highlight=False).print(escape(printable(text)), style=style)
+    _console().print(escape(printable(text)), style=style)
 
 
-def answer(document: Mapping[str, Any], lines: Iterable[str], output: str) -> None:
-    """What a command has to show: *document* or *lines*."""
+def _console() -> Console:
+    """Breaks no line, and shows numbers and ``:words:`` as they are."""
+    return Console(soft_wrap=True, highlight=False, emoji=False)
+
+
+def conclude(
+    document: Mapping[str, Any],
+    shown: Iterable[str] | Callable[[], object],
+    output: str,
+    *,
+    code: int = FAILED,
+) -> None:
+    """The end of a command: its document, or what is *shown* to people; unless ok, exit *code*."""
     if output == "json":
         print_json(document)
+    elif callable(shown):
+        shown()
     else:
-        for text in lines:
+        for text in shown:
             line(text)
-
-
-def conclude(document: Mapping[str, Any], lines: Iterable[str], output: str) -> None:
-    """The end of a command: its answer, and exit code 1 unless that is ok."""
-    answer(document, lines, output)
     if not document["ok"]:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(code)
 
 
 def say_faults(faults: Sequence[Fault]) -> None:
@@ -121,7 +123,6 @@ def say_faults(faults: Sequence[Fault]) -> None:
 
 
 def fault_rows(faults: Sequence[Fault]) -> list[dict[str, str | None]]:
-    """The faults as JSON has them."""
     return [asdict(fault) for fault in faults]
 
 
@@ -164,7 +165,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def _print_for_people(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A frame where it fits; else a few lines for each row, so that no cell is ever cut."""
-    console = Console(highlight=False)
+    console = _console()
     lines = [columns, *rows]
     widths = [max(cell_len(line[place]) for line in lines) for place in range(len(columns))]
     if sum(widths) + 3 * len(columns) + 1 <= console.width:
@@ -174,11 +175,11 @@ def _print_for_people(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         console.print(table)
         return
     for head, *rest in rows:
-        console.print(f"[bold]{escape(columns[0])} {escape(head)}[/bold]", soft_wrap=True)
+        console.print(f"[bold]{escape(columns[0])} {escape(head)}[/bold]")
         facts = [(f"{name}: ", cell) for name, cell in zip(columns[1:], rest, strict=True)]
         for line in _filled(facts, console.width - len(_INDENT)):
             shown = _GAP.join(f"{escape(name)}{_styled(cell)}" for name, cell in line)
-            console.print(f"{_INDENT}{shown}", soft_wrap=True)
+            console.print(f"{_INDENT}{shown}")
 
 
 def _filled(facts: Iterable[tuple[str, str]], width: int) -> list[list[tuple[str, str]]]:
@@ -198,7 +199,7 @@ def _filled(facts: Iterable[tuple[str, str]], width: int) -> list[list[tuple[str
 
 def print_block(title: str, facts: Iterable[tuple[str, str]]) -> None:
     """A title, and under it a ``name: value`` line for each fact, however long."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = _console()
     console.print(f"[bold]{escape(printable(title))}[/bold]")
     for name, value in facts:
         console.print(f"{_INDENT}{escape(name)}: {escape(printable(value))}")
@@ -208,10 +209,9 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     """A name and a value on each line."""
     listed = [(name, printable(value)) for name, value in facts]
     width = max((len(name) for name, _ in listed), default=0)
-    console = Console(soft_wrap=True, highlight=False)
     for name, value in listed:
         if is_terminal(sys.stdout):
-            console.print(f"[bold]{escape(name.ljust(width))}[/bold]  {_styled(value)}")
+            _console().print(f"[bold]{escape(name.ljust(width))}[/bold]  {_styled(value)}")
         else:
             print(f"{name.ljust(width)}  {value}".rstrip())
 
