@@ -30,9 +30,7 @@ def containing(where: str, report: Callable[[str, Exception], object]) -> Iterat
             report(where, error)
 
 
-def contained(
-    method: Callable[Concatenate[S, P], R],
-) -> Callable[Concatenate[S, P], R | None]:
+def contained(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R | None]:
     """*method*, whose faults go to ``self.report`` and whose answer then is ``None``."""
     where = method.__name__.strip("_")
 

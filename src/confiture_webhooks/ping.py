@@ -106,9 +106,7 @@ def sample(kind: EventType, settings: Settings, trace_id: str) -> Event:
 
 
 def ping(
-    settings: Settings,
-    name: str | None,
-    kind: EventType = EventType.PING,
+    settings: Settings, name: str | None, kind: EventType = EventType.PING
 ) -> list[PingResult]:
     """Send a ping, or a sample of *kind*, to the endpoint called *name* or to all, as a run would.
 

@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import remedy, terminal
+from .adapters.backend import database_of, dsn_of, named, project_dsn
+from .adapters.confiture import observe, observe_resume, report_unloadable
+from .adapters.failure import explain
+from .adapters.ledger import Ledger, ask_over
 from .command_watch import HOOKS, MUTATING
 from .config import Settings, is_configured, load
 from .config.variables import OUTBOX, URL
@@ -36,9 +40,6 @@ def migrate_on(run: Run, connection: Any) -> str | None:
     """*run* migrates on *connection*, and asks its database how killed runs ended: its DSN."""
     run.connection = connection
     with containing("reading the database's address", run.report):
-        from .adapters.backend import database_of, dsn_of  # noqa: PLC0415
-        from .adapters.ledger import Ledger, ask_over  # noqa: PLC0415
-
         run.database = database_of(connection)
         run.ask_here = partial(ask_over, connection)
         dsn = dsn_of(connection)
@@ -83,8 +84,6 @@ class CommandSession:
     def _make_engine(self, make: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         made = self._engine = make(*args, **kwargs)
         with containing("observing the engine", self.run.report):
-            from .adapters.confiture import observe, observe_resume  # noqa: PLC0415
-
             observe(made, self.run, self._is_active)
             if self.invocation.resumes:
                 self._connected(made.connection, self.invocation.command)
@@ -102,8 +101,6 @@ class CommandSession:
             return load(path)
         except Exception as error:  # a migration that cannot be loaded has failed
             with containing("recording a migration", self.run.report):
-                from .adapters.confiture import report_unloadable  # noqa: PLC0415
-
                 if self._is_active(self._engine):
                     way = self.invocation.direction
                     report_unloadable(self._engine, self.run, path, way, error)
@@ -144,13 +141,9 @@ class CommandSession:
             failure = self._sigterm.failure
             if error is not None:
                 failure = failure or _failure(error)
-                from .adapters.failure import explain  # noqa: PLC0415
-
                 for migration in self.run.unsettled:
                     migration.error = migration.error or explain(error)
             if not self._connections:
-                from .adapters.backend import named  # noqa: PLC0415
-
                 self.run.database = named(self.dsn())
         self.run.finish(failure.type if failure else None, failure)
         self._sigterm.pass_on()
@@ -159,8 +152,6 @@ class CommandSession:
         """Of what is migrated; before there is a connection, as it is configured."""
         if self.database is not None:
             return self.database
-        from .adapters.backend import project_dsn  # noqa: PLC0415
-
         given = self.invocation
         return given.database_url or project_dsn(given.config_file, os.environ)
 
@@ -175,8 +166,6 @@ def _failure(error: BaseException) -> ErrorInfo | None:
     is_exit = hasattr(error, "exit_code") or isinstance(error, SystemExit)
     if is_exit and error.__cause__ is None and error.__context__ is None:
         return ErrorInfo(type=f"exit_{code}", message=f"the command ended with exit code {code}")
-    from .adapters.failure import explain  # noqa: PLC0415
-
     found = explain(error)
     if found.type == BrokenPipeError.__name__:  # one that a migration raised is its event's
         found = replace(found, message="standard output was closed before the command had ended")
@@ -220,7 +209,7 @@ class Sigterm:
         raise SIGTERM
 
 
-NEEDED = ("telemetry", "run.outgoing", "outbox.sqlite", "adapters.http_session")
+NEEDED = ("telemetry", "adapters.http_session")
 
 
 def preload() -> None:
@@ -352,29 +341,25 @@ def attach(
     wait and is raised. Raises ConfigError when the settings are wrong, before anything runs. Log
     events and lines for people go to the ``logging`` logger ``confiture_webhooks``.
     """
-    from .adapters.confiture import observe  # noqa: PLC0415
-
     chosen = settings or load(os.environ, Path(config_file) if config_file else None)
     engine = getattr(session, "migrator", session)
     remedy.use(config_file)
     run = _library_run(chosen, engine.connection)
     run.begin(command)
     migrate_on(run, engine.connection)
-    undo = observe(engine, run)
+    undo, failed = observe(engine, run), None
     try:
         yield run
     except BaseException as error:
-        undo()
-        if run.finish(type(error).__name__):
-            raise KeyboardInterrupt from error
+        failed = error
         raise
-    undo()
-    if run.finish():
-        raise KeyboardInterrupt
+    finally:
+        undo()
+        if run.finish(type(failed).__name__ if failed else None):
+            raise KeyboardInterrupt from failed
 
 
 def _library_run(settings: Settings, connection: Any) -> Run:
-    from .adapters.backend import dsn_of  # noqa: PLC0415
     from .telemetry.logs import note  # noqa: PLC0415
 
     telemetry = make_telemetry(settings, is_library=True)

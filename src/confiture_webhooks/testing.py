@@ -87,9 +87,7 @@ def captured(session: Any) -> Iterator[list[Sent]]:
         for_library({}), endpoints=["captured"], log="off", log_level="info", is_library=True
     )
     parts = Parts(
-        telemetry=lambda: telemetry,
-        outbox=lambda _: InMemoryOutbox(),
-        transport=lambda: transport,
+        telemetry=lambda: telemetry, outbox=lambda _: InMemoryOutbox(), transport=lambda: transport
     )
     run = Run(settings, parts)
     sent: list[Sent] = []

@@ -106,7 +106,6 @@ class _Delivering:
         )
 
     def close(self) -> None:
-        """End the worker, and close its parts."""
         self.worker.stop()
         self.telemetry.shutdown(TELEMETRY_BUDGET)
         self.transport.close()
@@ -142,7 +141,6 @@ class _Delivering:
         progress(f"{done} delivered, {failed} failed … Ctrl-C ends it")
 
     def next_at(self) -> datetime | None:
-        """When the next delivery is due. Raises OutboxError."""
         one, now = self.settings, datetime.now(UTC)
         return min(self.outbox.due(one.endpoints, one.environment, now=now).values(), default=None)
 
@@ -151,7 +149,6 @@ class _Delivering:
         return sum((pace.outcomes for pace in self.worker.paces), self.before)
 
     def result(self, *, is_done: bool) -> PassResult:
-        """The result so far."""
         outcomes, paces, now = self.outcomes(), self.worker.paces, datetime.now(UTC)
         try:
             summaries = self.outbox.summaries()

@@ -9,16 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .adapters.hook_files import HookFile, find, forget, load
+from .adapters.http import HttpTransport
 from .config import Settings, read
 from .config.settings import OutboxPlace
 from .config.variables import OF_DEFAULT
 from .errors import OutboxError
+from .outbox import Outbox, postgres_schema, sqlite, sqlite_file
+from .outbox.postgres import PostgresOutbox
+from .outbox.postgres_session import is_at
 from .run import HookSource, Parts
 
 if TYPE_CHECKING:
-    from .adapters.hook_files import HookFile
     from .adapters.http_exchange import Exchange
-    from .outbox import Outbox
     from .telemetry import Telemetry
     from .transport import Transport
 
@@ -29,8 +32,6 @@ def found_settings(config_file: Path | None) -> tuple[Settings, list[HookFile]]:
     A hook file that reads CONFITURE_WEBHOOK_URL itself sends to that address: the variable then
     makes no endpoint here, so that no event is sent there twice.
     """
-    from .adapters.hook_files import find  # noqa: PLC0415
-
     settings = read(os.environ, config_file)
     files = find(here(), settings.hooks)
     if any(file.reads_url for file in files):
@@ -49,26 +50,20 @@ def here() -> Path:
 
 def hook_sources(files: Sequence[HookFile]) -> list[HookSource]:
     """What a run imports for its hooks, of *files*."""
-    from .adapters.hook_files import forget, load  # noqa: PLC0415
-
     forget()
     return [HookSource(one.module, partial(load, one, here())) for one in files]
 
 
 def make_transport(on_end: Callable[[str, Exchange], None] | None = None) -> Transport:
     """The HTTP transport; *on_end* gets the endpoint and the exchange of each attempt."""
-    from .adapters.http import HttpTransport  # noqa: PLC0415
-
     return HttpTransport(on_end)
 
 
 def sqlite_path(settings: Settings) -> Path:
     """Where the SQLite outbox of the project in the current directory lies."""
-    from .outbox.sqlite_file import default_path  # noqa: PLC0415
-
     given = settings.place.rest
     if not given:
-        return default_path(here(), os.environ)
+        return sqlite_file.default_path(here(), os.environ)
     return Path(os.path.expanduser(given))  # noqa: PTH111  no shell expands it; never raises
 
 
@@ -83,16 +78,12 @@ def outbox_exists(settings: Settings, *, is_asked: bool = False) -> bool:
     """Whether the outbox's file is there; of a database only if it *is_asked*. Makes none."""
     place = settings.place
     if place.kind == "sqlite":
-        from .outbox.sqlite_file import may_be_there  # noqa: PLC0415
-
-        return may_be_there(sqlite_path(settings))
+        return sqlite_file.may_be_there(sqlite_path(settings))
     if not is_asked:
         return True
     if place.kind == "memory" or not place.rest:
         return False
-    from .outbox.postgres_schema import has_outbox  # noqa: PLC0415
-
-    return has_outbox(place.rest)
+    return postgres_schema.has_outbox(place.rest)
 
 
 def in_database(settings: Settings, find: Callable[[], str | None]) -> Settings:
@@ -113,26 +104,19 @@ def postgres_dsn(settings: Settings) -> str:
 
 
 def make_outbox(
-    settings: Settings,
-    notice: Callable[[str], None],
-    *,
-    connects: bool = True,
+    settings: Settings, notice: Callable[[str], None], *, connects: bool = True
 ) -> Outbox:
     """The outbox the settings name. Raises OutboxError when it cannot be opened.
 
     Without *connects* PostgreSQL is connected to when something is asked of it.
     """
     if settings.place.kind == "postgres":
-        from .outbox.postgres import PostgresOutbox  # noqa: PLC0415
-
         return PostgresOutbox(
             postgres_dsn(settings), connects=connects, environment=settings.environment
         )
-    from .outbox.sqlite import InMemoryOutbox, open_outbox  # noqa: PLC0415
-
     if settings.place.kind == "memory":
-        return InMemoryOutbox()
-    return open_outbox(sqlite_path(settings), notice)
+        return sqlite.InMemoryOutbox()
+    return sqlite.open_outbox(sqlite_path(settings), notice)
 
 
 _ELSEWHERE = (
@@ -142,10 +126,7 @@ _ELSEWHERE = (
 
 
 def operators_outbox(
-    settings: Settings,
-    *,
-    creates: bool = False,
-    notice: Callable[[str], None] = lambda _: None,
+    settings: Settings, *, creates: bool = False, notice: Callable[[str], None] = lambda _: None
 ) -> Outbox:
     """The outbox that runs share, for a command of its own; nothing stands in for a broken one.
 
@@ -160,16 +141,11 @@ def operators_outbox(
             "Set `outbox`, or CONFITURE_WEBHOOK_OUTBOX, to sqlite or postgres",
         )
     if settings.place.kind == "sqlite":
-        from .outbox import sqlite, sqlite_file  # noqa: PLC0415
-
         path = sqlite_path(settings)
         if creates or sqlite_file.is_there(path):
             return sqlite.SqliteOutbox(path, follows=creates)
-    else:
-        from .outbox.postgres_schema import is_there  # noqa: PLC0415
-
-        if creates or is_there(postgres_dsn(settings)):
-            return make_outbox(settings, notice)
+    elif creates or postgres_schema.is_there(postgres_dsn(settings)):
+        return make_outbox(settings, notice)
     is_here = settings.place == OutboxPlace("sqlite", "")
     notice(f"There is no outbox at {outbox_place(settings)}{_ELSEWHERE if is_here else ''}")
     return make_outbox(Settings(outbox="memory"), notice)
@@ -206,8 +182,6 @@ def is_outbox_in(settings: Settings, connection: Any) -> bool:
     place = settings.place
     if place.kind != "postgres" or not place.rest:
         return place.kind == "postgres"
-    from .outbox.postgres_session import is_at  # noqa: PLC0415
-
     return is_at(place.rest, connection.info)
 
 

@@ -189,18 +189,15 @@ def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | N
         return None
 
 
-def address_setting(config_file: Path | None, environ: Mapping[str, str]) -> str:
-    """The setting that names the database here, for a sentence."""
+def address_setting(
+    config_file: Path | None, environ: Mapping[str, str], *, is_own: bool = False
+) -> str:
+    """The setting that names the database, for a sentence; *is_own*: that of the outbox alone."""
+    if is_own:
+        return OUTBOX if environ.get(OUTBOX) else "`outbox`"
     if config_file is not None and names_database(config_file, {}):
         return f"`database_url` of {config_file}"
     return next((name for name in VARIABLES if environ.get(name)), VARIABLES[0])
-
-
-def outbox_setting(config_file: Path | None, environ: Mapping[str, str], *, is_own: bool) -> str:
-    """The setting that names the database of the outbox: *is_own*, it is not the migrated one."""
-    if is_own:
-        return OUTBOX if environ.get(OUTBOX) else "`outbox`"
-    return address_setting(config_file, environ)
 
 
 def names_database(config_file: Path | None, environ: Mapping[str, str]) -> bool:

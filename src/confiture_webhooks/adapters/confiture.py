@@ -88,7 +88,6 @@ class _Watch:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """Report a migration up."""
         if kwargs.get("commit", True) is False or not self._is_active(self._engine):
             return apply(migration, force, *args, **kwargs)
         is_one = kwargs.get("strategy") is None and getattr(migration, "transactional", True)
@@ -98,7 +97,6 @@ class _Watch:
     def rollback(
         self, rollback: Callable[..., Any], /, migration: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """Report a migration down."""
         if not self._is_active(self._engine):
             return rollback(migration, *args, **kwargs)
         is_one = getattr(migration, "transactional", True)
@@ -271,7 +269,6 @@ class Commit:
 
 
 def _question(ledger: Ledger, migration: Migration) -> Callable[[], bool | None]:
-    """Asks whether the ledger has *migration*."""
     backend = migration.backend
     return partial(ledger.has, backend.ledger_table, migration.ref.version, backend.backend_pid)
 

@@ -50,7 +50,6 @@ class HookFile:
 
     @property
     def shown(self) -> str:
-        """Its name for people."""
         return _shown(self.path) if self.path is not None else self.module
 
 

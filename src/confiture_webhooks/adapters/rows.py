@@ -110,8 +110,8 @@ class RowTally:
         self._is_unknown = True
 
     def add_results(self, cursor: Any, query: Any) -> None:
-        """Count every result *cursor* holds for *query*."""
         # The public ways to the results move the user's cursor.
+        """Count every result *cursor* holds for *query*."""
         results = [result for result in cursor._results if result is not None]  # noqa: SLF001
         tags = [one.command_status or b"" for one in results if one.status in _RESULTS]
         is_one = len(results) == 1

@@ -204,6 +204,7 @@ def opened(
 
 
 def refusal(setting: str, problem: str, remedy: str) -> ConfigError:
+    """One fault, to be raised."""
     return ConfigError([Fault(setting, problem, remedy)])
 
 

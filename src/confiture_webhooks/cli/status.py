@@ -176,4 +176,5 @@ def open_lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def runs(count: int, kind: str = "unsettled") -> str:
+    """So many of them."""
     return counted(count, f"{kind} migration", f"{kind} migrations")

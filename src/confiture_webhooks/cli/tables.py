@@ -83,6 +83,7 @@ def _fail(error: CommandError, output: str) -> NoReturn:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
+    """One JSON document on stdout."""
     print(json.dumps(document, indent=2))
 
 
@@ -123,6 +124,7 @@ def say_faults(faults: Sequence[Fault]) -> None:
 
 
 def fault_rows(faults: Sequence[Fault]) -> list[dict[str, str | None]]:
+    """The faults as JSON has them."""
     return [asdict(fault) for fault in faults]
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ..adapters.backend import address_setting
 from ..bounded import bounded
-from ..command_watch import is_off
+from ..command_watch import is_off, sees_commands
 from ..config.variables import SWITCH
 from ..endpoint import Tls
 from ..networks import origin
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
     from ..errors import Fault
     from ..run.invocation import Invocation
 
-_PACKAGES = {
-    GRPC: "opentelemetry.exporter.otlp.proto.grpc",
-    "http/protobuf": "opentelemetry.exporter.otlp.proto.http",
-}
 _COLLECTORS = {GRPC: "http://localhost:4317", "http/protobuf": "http://localhost:4318"}
 
 
@@ -65,10 +60,8 @@ def diagnose(
         yield from address(endpoint)
     yield from database(invocation, dsn)
     if settings.recorded:
-        from ..adapters.backend import outbox_setting  # noqa: PLC0415
-
         is_own = bool(settings.place.rest)
-        setting = outbox_setting(invocation.config_file, os.environ, is_own=is_own)
+        setting = address_setting(invocation.config_file, os.environ, is_own=is_own)
         yield from outbox_checks(in_database(settings, lambda: dsn), setting)
         yield from _pings(settings, is_pinging=is_pinging)
     yield from _collector()
@@ -89,8 +82,6 @@ def _commands(refused: Fault | None) -> Check:
     """
     if refused is not None:
         return wrong("commands", refused.what, refused.remedy)
-    from ..command_watch import sees_commands  # noqa: PLC0415
-
     why = "this Confiture does not show it to plugins"
     try:
         if sees_commands():
@@ -152,13 +143,12 @@ def _address(export: Export) -> str:
 
 def _exporter(protocol: str, address: str, exports: Sequence[Export]) -> Check:
     """Whether the collector is reached, and takes an empty batch of each signal."""
-    from ..telemetry.sdk import probe  # noqa: PLC0415
+    from ..telemetry.sdk import maker_of, probe  # noqa: PLC0415
 
     name = f"collector: {', '.join(export.signal for export in exports)}"
-    is_installed = False
-    with suppress(ImportError):  # of a package above it
-        is_installed = find_spec(_PACKAGES[protocol]) is not None
-    if not is_installed:
+    try:
+        maker_of(exports[0])
+    except ImportError:
         remedy = INSTALL if protocol != GRPC else "Install opentelemetry-exporter-otlp-proto-grpc"
         return wrong(name, "the exporter's package is not installed", remedy)
     tls = Tls(ca_bundle=os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE"))

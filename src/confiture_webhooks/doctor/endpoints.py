@@ -17,6 +17,7 @@ from ..event import EventType, body
 from ..formats import FORMATS
 from ..networks import Networks, origin
 from ..remedy import command
+from ..telemetry.context import without_http_spans
 from ..transport import Request, prepare
 from ..verification import verify
 from .health import Check, ok, skipped, warn, wrong
@@ -113,7 +114,6 @@ def reach(
     An export of OpenTelemetry takes the proxies that ``requests`` takes, also to this machine.
     """
     from ..adapters.http_session import EndpointSession  # noqa: PLC0415
-    from ..telemetry.context import without_http_spans  # noqa: PLC0415
 
     request = Request(
         url=f"{origin(url)}/",

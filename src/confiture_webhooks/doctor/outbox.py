@@ -11,11 +11,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, LiteralString
 
+import psycopg
+
+from ..adapters.backend import address_setting, names_database
 from ..bounded import bounded
 from ..delivery import State
 from ..errors import OutboxError
 from ..event import rfc3339
 from ..outbox import Summary, Unreadable
+from ..outbox.postgres_schema import may_make
+from ..outbox.postgres_session import ADDRESS, NAMED, init, reason_of
+from ..outbox.sqlite_file import is_there
 from ..outlook import LATE, Standing, Wait, elsewhere, outlook, shown_environment, unserved
 from ..remedy import shown
 from ..run.summary import undelivered
@@ -178,8 +184,6 @@ def outbox_checks(settings: Settings, setting: str) -> Iterator[Check]:
     except OutboxError as error:
         remedy = error.remedy or OTHER_OUTBOX
         if settings.place.kind == "postgres":
-            from ..outbox.postgres_session import ADDRESS  # noqa: PLC0415
-
             remedy = (error.remedy or _init(settings)).replace(ADDRESS, setting)
         yield wrong("outbox", error.problem.removeprefix("outbox "), remedy)
 
@@ -211,8 +215,6 @@ def _missing(settings: Settings) -> Check:
     """Whether the first run can create the outbox that is not there yet."""
     place = outbox_place(settings)
     if settings.place.kind == "postgres":
-        from ..outbox.postgres_schema import may_make  # noqa: PLC0415
-
         if not may_make(postgres_dsn(settings)):
             problem = f"there is none in the database ({place}), and this role may not create it"
             return wrong("outbox", problem, f"{_init(settings)}, as a role that may")
@@ -226,8 +228,6 @@ def check_path(settings: Settings) -> None:
     """Whether the SQLite outbox is there, or can be created. Raises OutboxError."""
     if settings.place.kind != "sqlite":
         return
-    from ..outbox.sqlite_file import is_there  # noqa: PLC0415
-
     path = sqlite_path(settings)
     if is_there(path):
         return
@@ -241,8 +241,6 @@ def check_path(settings: Settings) -> None:
 
 
 def _init(settings: Settings) -> str:
-    from ..outbox.postgres_session import init  # noqa: PLC0415
-
     command = init(postgres_dsn(settings), settings.environment)
     return f"Create it, and print a role's GRANTs: {command}"
 
@@ -314,11 +312,6 @@ def database(invocation: Invocation, dsn: str | None) -> Iterator[Check]:
 
 def _not_reached(error: Exception, config_file: Path | None) -> Check:
     """Why the database does not answer, without the server's words, and what to do."""
-    import psycopg  # noqa: PLC0415
-
-    from ..adapters.backend import address_setting, names_database  # noqa: PLC0415
-    from ..outbox.postgres_session import ADDRESS, NAMED, reason_of  # noqa: PLC0415
-
     if config_file is not None and not names_database(config_file, os.environ):
         problem = f"{config_file} names none, and the default of Confiture does not answer"
         remedy = "Set CONFITURE_DATABASE_URL, or `database_url` in the file"
@@ -341,7 +334,5 @@ def missing_rights(dsn: str) -> list[str]:
 
 
 def _asked(dsn: str, question: LiteralString) -> list[tuple[Any, ...]]:
-    import psycopg  # noqa: PLC0415
-
     with psycopg.connect(dsn, autocommit=True, connect_timeout=WAIT_S) as connection:
         return connection.execute(question, prepare=False).fetchall()

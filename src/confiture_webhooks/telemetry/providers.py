@@ -164,7 +164,6 @@ def _set_up(
 
 
 def _read_cap(environ: Mapping[str, str], found: Providers) -> None:
-    """Read the number of migration spans a run may have."""
     given = environ.get(CAP_SETTING, "").strip()
     if given.isascii() and given.isdigit():
         found.migration_spans = int(given)

@@ -174,7 +174,6 @@ def probe(export: Export) -> str | None:
 
 
 def _fault_of(export: Export, error: Exception) -> Fault:
-    """The reason *export* has no exporter."""
     if not isinstance(error, ImportError):  # its text may quote a header or a password
         problem = f"the exporter cannot be made ({type(error).__name__})"
         return Fault(export.setting, problem, "Check the OTEL_* variables")

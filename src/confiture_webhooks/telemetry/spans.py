@@ -20,15 +20,7 @@ from ..contained import contained
 from ..delivery import Attempt, Delivery, TraceContext
 from ..event import Direction, ErrorInfo, MigrationRef, rfc3339
 from . import names
-from .context import (
-    Attributes,
-    around,
-    from_stored,
-    nanoseconds,
-    set_failed,
-    storable,
-    to_stored,
-)
+from .context import Attributes, around, from_stored, nanoseconds, set_failed, storable, to_stored
 from .metrics import Metrics
 
 if TYPE_CHECKING:
