@@ -19,7 +19,6 @@ from .event import Database
 from .outbox import Summary
 from .outlook import Wait, elsewhere, outlook
 from .run import TELEMETRY_BUDGET
-from .run.run_outbox import KEPT_DELIVERED, KEPT_FOR
 from .run.settling import settle_outbox
 from .run.summary import undelivered
 from .terminal import counted, progress, say
@@ -129,7 +128,7 @@ class _Delivering:
             self.open = settle_outbox(
                 self.outbox, one.recorded, self.ask, self.telemetry, environment=one.environment
             )
-            self.outbox.prune(before=datetime.now(UTC) - KEPT_FOR, keep=KEPT_DELIVERED)
+            self.outbox.prune()
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
 

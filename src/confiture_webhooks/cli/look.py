@@ -15,9 +15,9 @@ import typer
 
 from ..delivery import Attempt, State
 from ..event import EventType, rfc3339
+from ..outbox import KEPT_FOR
 from ..outlook import NO_ENVIRONMENT, in_environment, shown_environment
 from ..remedy import shown
-from ..run.run_outbox import KEPT_FOR
 from ..terminal import say
 from .context import Context, opened
 from .options import (

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..outlook import Standing
 
+KEPT_FOR = timedelta(days=30)
+KEPT_DELIVERED = 10_000
+"""Delivered deliveries are kept so long and so many, for operators to look at."""
 PRUNE_BATCH = 500
 LONGEST_LEASE = timedelta(days=1)
 """A lease that ends later is of a wrong clock."""
@@ -266,12 +269,13 @@ class Outbox:
         [count] = self._store.write(("discard", _unheld(delivery_id, now)))
         return bool(count)
 
-    def prune(self, *, before: datetime, keep: int) -> int:
+    def prune(self, *, before: datetime | None = None, keep: int = KEPT_DELIVERED) -> int:
         """Forget deliveries delivered before *before*, and all but the last *keep* delivered.
 
         Returns how many. An event id released before *before*, by this machine's clock, may be
         forgotten once it has no delivery left.
         """
+        before = (before or datetime.now(UTC) - KEPT_FOR) - self._ahead()
         cutoff = (rows.instant(before), 0)
         [surplus] = self._store.read(("newest_surplus", {"keep": keep}))
         for row in surplus:
@@ -282,6 +286,10 @@ class Outbox:
         rows.write_all(self._store, "forget_released", forgetting)
         self._store.write(("forget_standing", forgetting))
         return pruned
+
+    def _ahead(self) -> timedelta:
+        """By how much this machine's clock is ahead of the store's."""
+        return timedelta()
 
     def deliveries(
         self,

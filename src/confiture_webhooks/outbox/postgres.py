@@ -257,11 +257,10 @@ class PostgresOutbox(Outbox):
         lent.holder, lent.killed, lent.environment = self.holder, self.killed, self.environment
         return lent
 
-    def prune(self, *, before: datetime, keep: int) -> int:
-        """Forget no delivery because this machine's clock is ahead of the server's."""
+    def _ahead(self) -> timedelta:
         [[server]] = self._store.read(("clock", {}))
-        ahead = datetime.now(UTC) - (rows.at_best(server["now"]) or before)
-        return super().prune(before=before - max(ahead, timedelta()), keep=keep)
+        now = datetime.now(UTC)
+        return max(now - (rows.at_best(server["now"]) or now), timedelta())
 
     def listen(
         self, wake: Callable[[], None], on_change: Callable[[bool], None]

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from ..bounded import TimedOut, bounded
@@ -33,9 +32,6 @@ BACK_WITHIN_S = 1.5
 """How long an outbox that broke is asked again at the end: a server that restarts is soon back."""
 ASK_EVERY_S = 0.1
 ALL = 1_000_000
-KEPT_FOR = timedelta(days=30)
-KEPT_DELIVERED = 10_000
-"""Delivered deliveries are kept so long and so many, for operators to look at."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from ..outlook import outlook
 from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..worker import Worker
-from .run_outbox import IMPATIENCE_S, KEPT_DELIVERED, KEPT_FOR, PATIENCE_S
+from .run_outbox import IMPATIENCE_S, PATIENCE_S
 from .summary import LOOKED_AT, Loss, given_up_line, is_all_due, leftover_line
 
 if TYPE_CHECKING:
@@ -113,9 +113,8 @@ class Sending:
                 return [self._broken_line(why)]
             left_s, outbox = until - time.monotonic(), self._outbox.current
             if outbox is not None and left_s > 0 and not is_late:
-                before = datetime.now(UTC) - KEPT_FOR
                 with suppress(OutboxError, TimedOut):  # a later run does it
-                    bounded(lambda: outbox.prune(before=before, keep=KEPT_DELIVERED), left_s)
+                    bounded(outbox.prune, left_s)
         if self._outbox.has_left:
             return [self._broken_line(self._outbox.refusal), *lines]
         return lines
