@@ -43,7 +43,7 @@ class Front:
         """The oldest runs that can be claimed at *now*, as values of ``lease``; empty: none can."""
         at, latest = rows.instant(now), horizon(now, max_wait)
         (off_since, rests_until), heads = self._look()
-        if off_since or (rests_until and _rests(rests_until, now, max_wait)):
+        if off_since or _rests(rests_until, now, max_wait):
             return {}
         waking = {**self.place, "now": at, "horizon": latest, "limit": WAKE_BATCH}
         is_woken = False
@@ -55,10 +55,9 @@ class Front:
         if is_woken:
             self._cost_s = 0.0
             _, heads = self._look()
-        values: dict[str, Any] = {}
-        for number in range(CANDIDATES if heads else 0):
-            values[f"head{number}"] = heads[min(number, len(heads) - 1)]["head"]
-        return values
+        seqs = [head["head"] for head in heads[:CANDIDATES]]
+        seqs += seqs[-1:] * (CANDIDATES - len(seqs))
+        return {f"head{number}": seq for number, seq in enumerate(seqs)}
 
     def next_at(
         self, now: datetime, max_wait: timedelta | None, *, is_seen: bool
@@ -117,8 +116,8 @@ def horizon(now: datetime, max_wait: timedelta | None) -> int:
     return rows.instant(now + max_wait) if max_wait is not None else END_OF_TIME
 
 
-def _rests(until: datetime, now: datetime, max_wait: timedelta | None) -> bool:
-    return not _is_due(rows.instant(until), rows.instant(now), horizon(now, max_wait))
+def _rests(until: datetime | None, now: datetime, max_wait: timedelta | None) -> bool:
+    return until is not None and now < until and (max_wait is None or until <= now + max_wait)
 
 
 def _is_due(stored: object, now: int | None, latest: int) -> bool:
