@@ -22,7 +22,7 @@ from ..event import Database
 from ..outbox import NO_ROW
 from ..outbox.postgres_session import is_plain
 from ..outbox.rows import at_best
-from ..run.migration import Backend
+from ..run.migration import Backend, is_idle
 
 KEYS = ("database_url", "database")
 VARIABLES = ("CONFITURE_DATABASE_URL", "DATABASE_URL")
@@ -117,11 +117,6 @@ def table(name: str) -> pgsql.Identifier:
     """The ledger's *name*, with its schema or without, as an identifier."""
     schema, _, bare = name.rpartition(".")
     return pgsql.Identifier(*filter(None, (schema, bare)))
-
-
-def is_idle(connection: Any) -> bool:
-    """Whether *connection* is outside a transaction."""
-    return bool(connection.info.transaction_status == TransactionStatus.IDLE)
 
 
 def _asked(connection: Any, query: Any, values: tuple[object, ...] = ()) -> Any:

@@ -19,9 +19,9 @@ from psycopg.pq import TransactionStatus
 from ..contained import containing
 from ..event import Direction, MigrationRef
 from ..run.invocation import Invocation
-from ..run.migration import Backend, Migration
+from ..run.migration import Backend, Migration, is_idle
 from ..run.run import Run
-from .backend import backend_of, before, dsn_of, is_idle
+from .backend import backend_of, before, dsn_of
 from .failure import explain
 from .ledger import Ledger
 from .rows import RowTally

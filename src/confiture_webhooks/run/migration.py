@@ -24,7 +24,15 @@ from ..outbox import Facts
 if TYPE_CHECKING:
     from ..telemetry import MigrationSpan
 
+IDLE = 0
+"""libpq's ``PQTRANS_IDLE``."""
 UNKNOWN = ErrorInfo(type="Interrupted", message="how this migration ended is not known")
+
+
+def is_idle(connection: Any) -> bool:
+    """Whether *connection* is alive and outside a transaction."""
+    is_alive = connection is not None and not (connection.closed or connection.broken)
+    return is_alive and connection.info.transaction_status == IDLE
 
 
 def new_event_id() -> str:

@@ -15,6 +15,7 @@ from ..delivery import Delivery, TraceContext
 from ..errors import OutboxError
 from ..event import Event, EventType
 from ..formats import deliveries_of
+from .migration import is_idle
 from .run_outbox import Kept, RunOutbox
 from .sending import Sending
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from ..telemetry import Telemetry
     from . import Parts
 
-IDLE = 0
-"""libpq's ``PQTRANS_IDLE``."""
 SLOW_S = 0.15
 """A refusal that takes longer (somebody keeps the tables locked) is not asked for twice."""
 
@@ -110,7 +109,7 @@ class Outgoing:
 
     def _write_kept(self) -> None:
         """Write what waits, if this is the run's thread and its connection is idle."""
-        if threading.get_ident() != self._thread or not _is_idle(self._connection):
+        if threading.get_ident() != self._thread or not is_idle(self._connection):
             return
         while self._kept and self._over and self._is_done(partial(self._kept[0].into, self._over)):
             with self._has_kept:
@@ -205,9 +204,3 @@ class Outgoing:
                 return self._over.intents()
             return self.outbox.ask(lambda outbox: outbox.intents())
         return []
-
-
-def _is_idle(connection: Any) -> bool:
-    """Whether *connection* is alive and outside a transaction."""
-    is_alive = connection is not None and not (connection.closed or connection.broken)
-    return is_alive and connection.info.transaction_status == IDLE

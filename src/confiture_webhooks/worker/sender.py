@@ -46,11 +46,10 @@ class _NoSpan:
     def current(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def attempt_failed(self, *_: Any, **__: Any) -> None:
-        """Nothing."""
-
     def finish(self, *_: Any, **__: Any) -> None:
         """Nothing."""
+
+    attempt_failed = finish
 
 
 @dataclass(eq=False, repr=False)
