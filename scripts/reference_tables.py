@@ -35,8 +35,9 @@ def settings(table: Table, plain: object) -> Rows:
     yield "setting", "type", "default", "meaning"
     for name, one in table.items():
         takes, _, meaning = one.row.partition(": ")
-        default = one.absent or f"`{_written(getattr(plain, name))}`"
-        yield f"`{name}`", takes, default, meaning
+        value = getattr(plain, name, None)
+        default = "none" if value is None else f"`{_written(value)}`"
+        yield f"`{name}`", takes, one.default or default, meaning
 
 
 def _written(value: Any) -> str:

@@ -61,8 +61,8 @@ class Setting:
 
     kind: Kind
     row: str = ""
-    absent: str = ""
-    """What the documentation shows as default; empty: that of the field. ``required``: has none."""
+    default: str = ""
+    """As the documentation shows it, where it is not the field's. ``required``: there is none."""
     variable: str = ""
     """The variable that sets it, too."""
     into: Callable[[Any], Any] = lambda found: found
@@ -110,7 +110,7 @@ class Reading:
             if key in given:
                 value = self.value(one.kind, given[key], (*at, key), one.row)
                 found.update({} if value is _WRONG else {key: one.into(value)})
-            elif one.absent == "required":
+            elif one.default == "required":
                 self.fault((*at, key), Invalid("is missing", "Add it"))
         return found
 
@@ -214,15 +214,11 @@ TLS: Table = {
     "client_certificate": Setting(
         rules.text,
         "path: a PEM file with the certificate that is shown to the receiver, and its chain",
-        absent="none",
     ),
-    "client_key": Setting(
-        rules.text, "path: a PEM file with its key, if that is in another file", absent="none"
-    ),
+    "client_key": Setting(rules.text, "path: a PEM file with its key, if that is in another file"),
     "ca_bundle": Setting(
         rules.text,
         "path: a PEM file with the authorities to trust in place of the system's",
-        absent="none",
     ),
 }
 ENDPOINT: Table = {
@@ -230,13 +226,13 @@ ENDPOINT: Table = {
         rules.name,
         "name: the endpoint's only name in logs, traces, metrics and commands: up to 64 letters, "
         "digits, `.`, `-` and `_`, a letter or digit first; no two alike",
-        absent="required",
+        default="required",
     ),
     "url": Setting(
         rules.address,
         "URL: `https://…`, or `http://…` as `allow_http` says; no fragment. A user and password in "
         "it are percent-decoded, sent as Basic authentication and shown nowhere",
-        absent="required",
+        default="required",
         variable=variables.URL,
     ),
     "allow_http": Setting(
@@ -251,7 +247,6 @@ ENDPOINT: Table = {
         "text, or list of text: signs every request. A list while a secret is rotated, the current "
         "one first; an empty one among others is skipped. After `whsec_` comes base64. 24 bytes or "
         "more are safe",
-        absent="none",
         variable=variables.SECRET,
     ),
     "send_secret": Setting(
@@ -274,7 +269,7 @@ ENDPOINT: Table = {
     "environments": Setting(
         Many(rules.text),
         "list of text: only migrations of these environments",
-        absent="all",
+        default="all",
         into=frozenset,
     ),
     "migrations": Setting(
@@ -282,7 +277,7 @@ ENDPOINT: Table = {
         'list of patterns: only migrations whose `<version>_<name>` fits one, as in `["*_billing_*'
         '"]`: `*`, `?` and `[…]`, case and all. An event of a run is sent if one of its migrations '
         "fits",
-        absent="all",
+        default="all",
     ),
     "routing_key": Setting(
         rules.matching(
@@ -292,7 +287,6 @@ ENDPOINT: Table = {
         ),
         "text: the integration key of a PagerDuty service: 32 letters and digits, for `format: "
         "pagerduty`",
-        absent="none",
     ),
     "format": Setting(
         rules.one_of(FORMATS, "a format"),
@@ -324,7 +318,6 @@ ENDPOINT: Table = {
     "rate": Setting(
         rules.rate,
         "rate, as in `1/s`, `30/m` or `100/h`: the most requests in a second, minute or hour",
-        absent="none",
     ),
     "tls": Setting(
         TLS,
@@ -337,13 +330,12 @@ ENDPOINT: Table = {
         "list of networks: the only addresses that may be dialled, asked after the name is "
         "resolved: `10.0.0.0/8`, `2001:db8::1`, `private`, `link-local`, `metadata`. Takes the "
         "place of the file's",
-        absent="all",
+        default="all",
     ),
     "deny_networks": Setting(
         Many(rules.network),
         "list of networks: addresses that are never dialled, even if allowed. Takes the place of "
         "the file's",
-        absent="none",
     ),
     "include_sql": Setting(
         rules.flag,
@@ -379,12 +371,11 @@ WEBHOOKS: Table = {
     "allow_networks": Setting(
         Many(rules.network),
         "list of networks: the same for every endpoint that has none of its own",
-        absent="all",
+        default="all",
     ),
     "deny_networks": Setting(
         Many(rules.network),
         "list of networks: the same for every endpoint that has none of its own",
-        absent="none",
     ),
     "trace_url": Setting(
         rules.matching(
@@ -394,7 +385,6 @@ WEBHOOKS: Table = {
         ),
         "URL: a link to a trace for payloads and messages, as in `https://jaeger.example/trace/"
         "{trace_id}`",
-        absent="none",
     ),
     "database_label": Setting(
         rules.flag,
