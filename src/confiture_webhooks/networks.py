@@ -44,10 +44,10 @@ class Networks:
 
     def refusal(self, address: str) -> str | None:
         """Why *address* (an IP, as it is dialled) is refused; ``None`` when it may be used."""
-        faces = _faces(ipaddress.ip_address(address.partition("%")[0]))
-        if denied := _first(faces, self.denied):
+        known = faces(ipaddress.ip_address(address.partition("%")[0]))
+        if denied := _first(known, self.denied):
             return f"deny_networks has {denied}"
-        if self.allowed and not _first(faces[-1:], self.allowed):
+        if self.allowed and not _first(known[-1:], self.allowed):
             return "allow_networks has no network for it"
         return None
 
@@ -69,7 +69,7 @@ def is_loopback(host: str) -> bool:
     """Whether *host* is this machine, whatever a resolver would answer (RFC 6761, 6.3)."""
     found, name = ip(host), host.lower().removesuffix(".")
     if found is not None:
-        return any(face.is_loopback for face in _faces(found))
+        return any(face.is_loopback for face in faces(found))
     return name == "localhost" or name.endswith(".localhost")
 
 
@@ -79,15 +79,15 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
-def _first(faces: Sequence[Ip], names: Sequence[str]) -> str | None:
-    """The first of *names* that holds one of the *faces*."""
+def _first(known: Sequence[Ip], names: Sequence[str]) -> str | None:
+    """The first of *names* that holds one of the *known*."""
     return next(
-        (name for name in names if any(face in one for one in members(name) for face in faces)),
+        (name for name in names if any(face in one for one in members(name) for face in known)),
         None,
     )
 
 
-def _faces(address: Ip) -> list[Ip]:
+def faces(address: Ip) -> list[Ip]:
     """*address*, and the IPv4 address that is reached through it, if it is a form of one."""
     if isinstance(address, ipaddress.IPv4Address):
         return [address]

@@ -19,7 +19,7 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 from ..errors import Fault
-from ..networks import ip, is_loopback
+from ..networks import faces, ip, is_loopback
 from ..trust import stamp
 
 if TYPE_CHECKING:
@@ -178,7 +178,9 @@ def _matches(entry: str, host: str, port: int) -> bool:
     if address is not None:
         with suppress(ValueError):
             network = ip_network(name, strict=False)
-            return network.version == address.version and address in network
+            return any(face in network for face in faces(address))
         return False
     name = name.removeprefix("*").strip(".")
+    with suppress(UnicodeError):
+        name = name.encode("idna").decode()  # as requests writes a host
     return bool(name) and (host == name or host.endswith(f".{name}"))
