@@ -223,7 +223,7 @@ def _endpoints(
 
 
 def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, Any]:
-    """The fields of ``Settings``, with every fault there is.
+    """Every setting by its name, the fields of ``Settings`` among them, with every fault there is.
 
     ``CONFITURE_WEBHOOKS=off`` does not empty them: what is switched off can still be checked.
     """
@@ -255,7 +255,7 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
         **({"outbox": "memory"} if outbox_fault else {}),
         "environment": environment,
         "sources": _sources(environ, file, is_on=own.get("switch", True)),
-        "run_url": run_url(environ),
+        "run_url": variables.run_url(environ),
         "outbox_fault": outbox_fault,
         "faults": tuple(dict.fromkeys(faults)),
         "warnings": tuple(_slips(environ, reading.texts, is_used=is_used)),
@@ -272,15 +272,3 @@ def _sources(environ: Mapping[str, str], file: File, *, is_on: bool) -> tuple[st
     if not is_on:
         sources.append(f"{variables.SWITCH} is off: nothing is sent")
     return tuple(sources)
-
-
-def run_url(environ: Mapping[str, str]) -> str | None:
-    """The address of the CI run: OpenTelemetry's attribute, else the CI's own variables."""
-    key = "cicd.pipeline.run.url.full"
-    candidates = (
-        variables.resource_attributes(environ).get(key),
-        environ.get("CI_JOB_URL"),
-        variables.ci_run(environ).get(key),
-    )
-    found = next(filter(None, candidates), "")
-    return found if variables.PLAIN_URL.fullmatch(found) else None

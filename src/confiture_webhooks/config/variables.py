@@ -59,7 +59,7 @@ ON_WORDS = frozenset({"true", "yes", "on", "1"})
 
 RESOURCE = "OTEL_RESOURCE_ATTRIBUTES"
 # A web address without user and password, of printable characters.
-PLAIN_URL = re.compile(r"https?://[\w.:\[\]-]+(/[\x21-\x7e]*)?")
+_PLAIN_URL = re.compile(r"https?://[\w.:\[\]-]+(/[\x21-\x7e]*)?")
 # By the variable that marks it: those of a pipeline's name, its run, its page, and the commit.
 _CI = {
     "GITHUB_ACTIONS": ("GITHUB_WORKFLOW", "GITHUB_RUN_ID", "", "GITHUB_SHA"),
@@ -82,7 +82,7 @@ def ci_run(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         "cicd.pipeline.name": name,
         "cicd.pipeline.run.id": run_id,
-        "cicd.pipeline.run.url.full": url if PLAIN_URL.fullmatch(url) else "",
+        "cicd.pipeline.run.url.full": url if _PLAIN_URL.fullmatch(url) else "",
         "vcs.ref.head.revision": revision,
     }
 
@@ -91,3 +91,15 @@ def resource_attributes(environ: Mapping[str, str]) -> dict[str, str]:
     """The attributes that the environment gives to OpenTelemetry's resource."""
     pairs = (pair.partition("=") for pair in environ.get(RESOURCE, "").split(","))
     return {unquote(key.strip()): unquote(value.strip()) for key, _, value in pairs}
+
+
+def run_url(environ: Mapping[str, str]) -> str | None:
+    """The address of the CI run: OpenTelemetry's attribute, else the CI's own variables."""
+    key = "cicd.pipeline.run.url.full"
+    candidates = (
+        resource_attributes(environ).get(key),
+        environ.get("CI_JOB_URL"),
+        ci_run(environ).get(key),
+    )
+    found = next(filter(None, candidates), "")
+    return found if _PLAIN_URL.fullmatch(found) else None
