@@ -120,6 +120,18 @@ def test_a_delivery_of_another_version_costs_itself_alone(
     assert project.confiture("webhooks", "status", env=env).returncode == 0
 
 
+def test_a_state_of_another_version_makes_status_fail(project: Any, receiver: Any) -> None:
+    """Nobody sends what only a newer version knows, so an operator has to."""
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url}
+    outbox = SqliteOutbox(Path(project.path) / ".confiture" / "webhooks.db")
+    with closing(outbox):
+        outbox.release(event_id(1), [delivery(1, "default", environment="local")])
+        with outbox._store._lent() as connection:
+            connection.execute("UPDATE deliveries SET state = 'paused', is_ready = 0")
+    done = project.confiture("webhooks", "status", env=env)
+    assert (done.returncode, "1 record cannot be read" in done.stdout) == (1, True)
+
+
 @pytest.mark.parametrize("column", ["id", "endpoint", "environment"])
 def test_a_record_whose_names_are_bytes_stops_no_command(
     project: Any, receiver: Any, column: str

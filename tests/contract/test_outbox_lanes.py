@@ -329,10 +329,11 @@ def test_a_lease_without_an_end_holds_nothing(outbox: Outbox) -> None:
 
 
 def test_a_state_of_another_version_is_listed(outbox: Outbox) -> None:
-    """It counts as pending, and is discarded like any other."""
+    """It counts and is found as pending, and is discarded like any other."""
     release(outbox, 1)
     spoil(outbox, "deliveries", "state = 'paused'")
-    [row] = outbox.deliveries()
+    [row] = outbox.deliveries(state=State.PENDING)
+    assert outbox.deliveries(state=State.DELIVERED) == []
     assert isinstance(row.delivery, Unreadable)
     assert outbox.summary("production").counts == {State.PENDING: 1}
     assert outbox.discard("dlv_a_1", now=NOW)

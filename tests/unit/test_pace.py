@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from confiture_webhooks.delivery import Decision, Outcome
@@ -99,6 +100,16 @@ def test_a_rate_gives_turns() -> None:
     assert (slow.width, slow.limit) == (1, 1)
     free = Pace(endpoint())
     assert [free.turn(5.0), free.turn(5.0)] == [0.0, 0.0]
+
+
+def test_a_clock_that_is_set_during_an_attempt_makes_no_rest_longer() -> None:
+    """The turn after an attempt that began hours ahead is one interval away, not hours."""
+    pace = Pace(endpoint(rate=timedelta(minutes=1)))
+    began_at = NOW + timedelta(hours=5)
+    made = replace(attempt(status_code=200), started_at=began_at)
+    until = pace.note(made, Decision(outcome=Outcome.DELIVERED), NOW)
+    assert until == NOW + timedelta(minutes=1) - made.duration
+    assert not pace.is_resting(until)
 
 
 def test_a_record_that_cannot_be_sent_rests_no_endpoint() -> None:

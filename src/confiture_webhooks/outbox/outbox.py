@@ -309,7 +309,8 @@ class Outbox:
         if "environment" in named:
             named["environment"] = named["environment"] or ""
         wanted = named | {
-            "state": state and state.value,
+            "state": state.value if state and state is not State.PENDING else None,
+            "pending": state is State.PENDING or None,
             "endpoint": endpoint,
             "event_type": event_type and event_type.value,
             "since": rows.instant(since) if since else None,
@@ -384,6 +385,7 @@ NEWS: rows.Step = ("notify", {"payload": ""})
 
 _FILTERS = {
     "state": "deliveries.state = :state",
+    "pending": f"deliveries.state NOT IN {tuple(str(one) for one in State)[1:]}",
     "endpoint": "endpoint = :endpoint",
     "event_type": "event_type = :event_type",
     "since": "created_at >= :since",

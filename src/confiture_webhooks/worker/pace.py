@@ -119,14 +119,14 @@ class Pace:
         Until when every worker has to leave the endpoint alone, as its receiver or its rate asks.
         One that *is_ours*, a record that cannot be sent, costs the endpoint nothing.
         """
-        self.outcomes[decision.outcome] += 1
         self.last_failure = attempt.failure
         self.failed = attempt.failure or self.failed
         if is_ours:
             return None
         rests = [decision.rests_until] if decision.rests_until else []
         if self.endpoint.rate and self.endpoint.rate > RATED_AHEAD:
-            rests.append(attempt.started_at + self.endpoint.rate)
+            # Not from when it started: the clock may have been set meanwhile.
+            rests.append(now - attempt.duration + self.endpoint.rate)
         asked = max(rests, default=None)
         if attempt.is_success:
             self.failures = 0

@@ -183,9 +183,10 @@ class Sender:
             # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
             self.close_open(pace, delivery_id)
             return
-        if until := rest_of(stands, pace.endpoint, at):
-            with self.guard:  # another worker was asked to rest
-                pace.rest(until, at)
+        with self.guard:
+            pace.outcomes[decision.outcome] += 1
+            if until := rest_of(stands, pace.endpoint, at):
+                pace.rest(until, at)  # another worker was asked to rest
         if delivery_id not in pace.open:
             return  # the worker was stopped during the record, and has reported it
         wait = decision.next_attempt_at - at if decision.next_attempt_at else None
