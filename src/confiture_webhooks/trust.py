@@ -68,10 +68,10 @@ def doubt_of(path: Path) -> str | None:
 
 
 def stamp(path: str | os.PathLike[str]) -> tuple[object, ...]:
-    """Another value when the file, or the target of a symbolic link to it, has changed."""
+    """Another value when the file, who may read it, or the target of a link to it has changed."""
     try:
         real = os.path.realpath(path)
         found = os.stat(real)  # noqa: PTH116
     except OSError:
         return ()
-    return real, found.st_mtime_ns, found.st_ino, found.st_size
+    return real, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size

@@ -52,6 +52,27 @@ def test_a_link_that_moves_on_is_a_change(tmp_path: Path) -> None:
     assert names(changes.news()) == ["v2"]
 
 
+def test_a_file_that_becomes_readable_is_a_change(tmp_path: Path) -> None:
+    """Its text was the same when it could not be read, and is taken over now."""
+    path = tmp_path / "local.yaml"
+    path.write_text(GOOD % "first")
+    may_read = False
+
+    def reading() -> Any:
+        if not may_read:
+            raise PermissionError
+        return read({}, path), None
+
+    changes = Source((path,), reading)
+    path.write_text(GOOD % "second")
+    path.chmod(0)
+    assert [changes.news(), changes.news()] == [None, None]
+    may_read = True
+    path.chmod(0o600)
+    changes.news()
+    assert names(changes.news()) == ["second"]
+
+
 def test_a_wrong_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file with a fault, without an endpoint, or that is gone leaves the old one in force."""
     path = tmp_path / "local.yaml"
