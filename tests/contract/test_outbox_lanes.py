@@ -317,6 +317,20 @@ def test_a_name_that_is_no_text_costs_its_record_alone(
     assert [row.delivery.id for row in outbox.deliveries()] == ["dlv_a_2"]
 
 
+@pytest.mark.parametrize("since", ["9223372036854775807", "'soon'", "x'ff'"])
+def test_an_endpoint_is_off_though_nobody_can_read_since_when(outbox: Outbox, since: str) -> None:
+    """Nothing is sent to it until it is switched on."""
+    if "'" in since and isinstance(outbox, PostgresOutbox):
+        pytest.skip("PostgreSQL keeps no such value")
+    release(outbox, 1)
+    outbox.disable("a", "production", NOW)
+    spoil(outbox, "endpoints", f"off_since = {since}")
+    assert list(disabled(outbox, "production")) == ["a"]
+    assert claim_ids(outbox) == []
+    assert outbox.enable("a", "production")
+    assert claim_ids(outbox) == ["dlv_a_1"]
+
+
 def test_a_lease_without_an_end_holds_nothing(outbox: Outbox) -> None:
     """An operator redelivers or discards it."""
     release(outbox, 1, 2)

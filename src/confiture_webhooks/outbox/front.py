@@ -105,10 +105,12 @@ class Front:
 
 
 def standing_of(found: rows.Found) -> Standing:
-    """Whether an endpoint is off or rests, by its row, if it has one."""
+    """Whether an endpoint is off or rests, by its row; off also if since when cannot be read."""
     if not found:
         return Standing(None, None)
-    return Standing(rows.at_best(found[0]["off_since"]), rows.at_best(found[0]["rests_until"]))
+    off_since = found[0]["off_since"]
+    off_at = None if off_since is None else rows.at_best(off_since) or rows.EPOCH
+    return Standing(off_at, rows.at_best(found[0]["rests_until"]))
 
 
 def horizon(now: datetime, max_wait: timedelta | None) -> int:
