@@ -16,7 +16,6 @@ from .config.settings import OutboxPlace
 from .config.variables import OF_DEFAULT
 from .errors import OutboxError
 from .outbox import Outbox, postgres_schema, sqlite, sqlite_file
-from .outbox.postgres import PostgresOutbox
 from .outbox.postgres_session import is_at
 from .run import HookSource, Parts
 
@@ -111,6 +110,8 @@ def make_outbox(
     Without *connects* PostgreSQL is connected to when something is asked of it.
     """
     if settings.place.kind == "postgres":
+        from .outbox.postgres import PostgresOutbox  # noqa: PLC0415  not for a run on SQLite
+
         return PostgresOutbox(
             postgres_dsn(settings), connects=connects, environment=settings.environment
         )

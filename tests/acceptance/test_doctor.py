@@ -381,6 +381,17 @@ def test_a_collector_is_looked_for_the_way_exports_go(
         assert "(the proxy) | Check HTTPS_PROXY" in problems(diagnosed(here, {}, proxied)[1])[row]
 
 
+def test_an_exporter_that_is_not_installed_has_a_row(here: Project) -> None:
+    """A protocol whose package is missing is named with the package, before anything is sent."""
+    env = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+    }
+    row = diagnosed(here, {}, env)[1]["collector: traces, metrics, logs"]
+    assert row["detail"] == "the exporter's package is not installed"
+    assert row["remedy"] == "Install opentelemetry-exporter-otlp-proto-grpc"
+
+
 def test_the_doctor_names_what_is_wrong(project: Any, receiver: Any) -> None:
     """A dead receiver, a missing collector and a missing secret each come with a remedy."""
     endpoints = [

@@ -94,7 +94,12 @@ def redeliver(
         raise typer.BadParameter(reason, param_hint="ID")
     with opened(config, is_sending=not later) as context:
         rows, nothing = chosen(context, "redeliver", ids, states, endpoint, everywhere)
-        waits = _waits(context, rows)
+        waits = outlook(
+            _mine(context, rows),
+            configured=context.settings.recorded,
+            standing=context.outbox.standing(context.environment),
+            now=datetime.now(UTC),
+        )
         if rows and not later:
             _refuse(context, rows, waits, output)
         if rows:
@@ -107,16 +112,6 @@ def redeliver(
         again = f"{_deliveries(len(done))} due again: {_where(done)}"
         line(again if done else nothing)
     _send(context, done, waits, output, is_later=later)
-
-
-def _waits(context: Context, rows: Iterable[Row]) -> list[Wait]:
-    """The endpoints of *rows* that are not sent to from here."""
-    return outlook(
-        _mine(context, rows),
-        configured=context.settings.recorded,
-        standing=context.outbox.standing(context.environment),
-        now=datetime.now(UTC),
-    )
 
 
 def _mine(context: Context, rows: Iterable[Row]) -> Counter[str]:
