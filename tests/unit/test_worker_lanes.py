@@ -31,8 +31,8 @@ class Meeting(ScriptedTransport):
     def __init__(self, expected: int = 1, **terms: Any) -> None:
         super().__init__(**terms)
         self.most = 0
+        self.expected = expected
         self._here = 0
-        self._expected = expected
         self._changed = threading.Condition()
 
     def send(self, request: Request, **terms: Any) -> Response:
@@ -40,7 +40,7 @@ class Meeting(ScriptedTransport):
             self._here += 1
             self.most = max(self.most, self._here)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self.most >= self._expected, 20)
+            self._changed.wait_for(lambda: self.most >= self.expected, 20)
         answer = super().send(request, **terms)
         with self._changed:
             self._here -= 1
@@ -349,3 +349,44 @@ def test_a_lane_that_has_no_turn_waits_for_the_other_and_asks_nothing() -> None:
     worker._changed.wait = wait  # type: ignore[method-assign]
     assert not worker._wait(pace)
     assert patience == [None]
+
+
+def released(outbox: InMemoryOutbox, run: int, name: str) -> None:
+    """Put one delivery of *run* into *outbox*."""
+    one = delivery(id=f"dlv_{name}", event_id=f"evt_{name}", correlation_id=f"{run:032x}")
+    outbox.release(one.event_id, [one])
+
+
+def test_a_run_does_not_wait_for_another_that_went_out_before() -> None:
+    """Two runs that are due at once are sent side by side, although one was sent before."""
+    outbox, transport = InMemoryOutbox(), Meeting()
+    released(outbox, 0, "0_0")
+    worker = worker_of(outbox, transport)
+    worker.start()
+    assert worker.drain(LONG_ENOUGH)
+    transport.expected = 2
+    released(outbox, 0, "0_1")
+    released(outbox, 1, "1_0")
+    worker.wake()
+    assert worker.drain(timedelta(seconds=10))
+    worker.stop()
+    assert transport.most == 2
+
+
+def test_lanes_are_back_once_the_endpoint_accepts_again() -> None:
+    """After a failure the runs do not wait for each other once the endpoint accepts again."""
+    outbox = backlog(2, 60)
+    under_way: set[str] = set()
+    met: list[bool] = []
+
+    class Hiccup(ScriptedTransport):
+        def send(self, request: Request, **terms: Any) -> Response:
+            under_way.add(request.headers["webhook-id"])
+            threading.Event().wait(0.005)
+            met.append(len(under_way) > 1)
+            under_way.discard(request.headers["webhook-id"])
+            return super().send(request, **terms)
+
+    replies = [200] * 8 + [503] * 2
+    assert pass_once(worker_of(outbox, Hiccup({"analytics": replies})))
+    assert sum(met[14:60]) > 20  # of two lanes; at their end one may be left

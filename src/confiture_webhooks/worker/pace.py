@@ -55,7 +55,7 @@ class Pace:
     runs: set[str] = field(default_factory=set)
     """Those whose deliveries lanes send: these lanes look for more of them before they end."""
     widened_for: str | None = None
-    """The run for which another lane was last asked to look, too."""
+    """The run for which another lane has looked, too, and nothing else came since."""
     ended: int = 0
     """How often a lane had nothing more to do."""
     batch: int = 1
@@ -133,7 +133,7 @@ class Pace:
         else:
             self.is_gone = decision.outcome is Outcome.GONE
             self.failures += 1
-            self.batch = 1
+            self.batch, self.widened_for = 1, None  # lanes end; they are asked again
             if not self.is_gone and self.failures >= FAILING_AFTER:
                 rests.append(now + rest(self.failures))
         if rests:

@@ -64,7 +64,10 @@ class Worker(Sender):
         """
         with self._changed:
             for pace in self.paces:
-                pace.should_look |= not (runs and pace.runs.issuperset(runs))
+                if not (runs and pace.runs.issuperset(runs)):
+                    pace.should_look = True
+                    if runs != (pace.widened_for,):
+                        pace.widened_for = None
             self._changed.notify_all()
 
     def poll_every(self, poll: timedelta) -> None:
@@ -168,10 +171,10 @@ class Worker(Sender):
                 # A broken outbox is not asked more often because others may have news for it.
                 polls = self.poll is not None and not (is_resting or pace.faults)
                 if polls and clock >= pace.polls_at:
-                    pace.should_look = True
-                is_due = (pace.should_look and not is_resting) or (
-                    pace.due_at and pace.due_at <= now
-                )
+                    pace.should_look, pace.widened_for = True, None
+                if is_due := pace.due_at is not None and pace.due_at <= now:
+                    pace.widened_for = None
+                is_due |= pace.should_look and not is_resting
                 has_turn = clock >= pace.next_start
                 if is_due and has_turn and pace.busy < pace.width:
                     pace.should_look, pace.due_at = False, None
@@ -218,8 +221,7 @@ class Worker(Sender):
             run = claims[0].delivery.correlation_id
             pace.runs.add(run)
             if run != pace.widened_for:
-                pace.widened_for = run
-                self._widen(pace)
+                self._widen(pace, run)
             try:
                 self.deliver(pace, claims, stale_at)
             finally:
@@ -243,12 +245,12 @@ class Worker(Sender):
             endpoint.name, self.environment, now=now, max_wait=longest, is_seen=is_seen
         )
 
-    def _widen(self, pace: Pace) -> None:
-        """Other runs may be due, too: have another lane look."""
+    def _widen(self, pace: Pace, run: str) -> None:
+        """Others than *run* may be due, too: have another lane look."""
         with self._changed:
             if pace.busy >= pace.width:
                 return
-            pace.should_look = True
+            pace.should_look, pace.widened_for = True, run
             if pace.busy == len(self._threads[pace.endpoint.name]):
                 self._add_lane(pace)
             self._changed.notify_all()
