@@ -179,6 +179,7 @@ FAULTS = {
         "Hook files that raise, exit, hang or print without end": "unharmed kept said",
         "A hook that changes the working directory": "unharmed",
         "A hook file that replaces parts of the standard library": "unharmed said",
+        "A hook file that is too large": "unharmed kept said",
         "A fault of our own code": "unharmed said",
     },
     "Secrets and strangers": {

@@ -88,6 +88,24 @@ def test_bad_hook_files_are_one_line_each_and_the_good_one_runs(hooked: Any) -> 
     assert json.loads(checked.stdout)["faults"][0]["setting"] == "confiture_hooks/a_syntax.py:1"
 
 
+@pytest.mark.survived("A hook file that is too large", "unharmed", "kept", "said")
+def test_a_hook_file_that_is_too_large_is_not_read(hooked: Any, receiver: Any) -> None:
+    """One line names it, the migration does not wait for it, and the other hooks run."""
+    project = hooked(
+        a_large="print('large')\n" + "x = 1\n" * 200_000,
+        b_good=f"{HEAD}@register_hook('post_execute')\ndef f(c): print('good', c.event)\n",
+    )
+    done = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url})
+    assert done.returncode == 0
+    assert done.stderr.count("confiture_hooks/a_large.py: is larger than 256 KiB") == 1
+    assert "good post_execute" in done.stderr
+    assert "large" not in done.stderr.splitlines()
+    assert len(receiver.requests) == 1
+    checked = project.confiture("webhooks", "check")
+    assert checked.returncode == 5
+    assert "is larger than 256 KiB" in checked.stderr
+
+
 @pytest.mark.survived(
     "Hook files that raise, exit, hang or print without end", "unharmed", "kept", "said"
 )

@@ -29,7 +29,10 @@ from ..trust import doubt_of
 DIRECTORY = HOOKS
 """Beside ``db/``, in the directory ``confiture`` is run in; a package of this name, too."""
 REMEDY = "Correct it; until then its hooks do not run"
+SHORTEN = "Keep only hooks in it; until then its hooks do not run"
 DOTTED = "has a dot in its name, with which nothing can import it"
+LARGEST = 256 * 1024
+"""Bytes of a file that is read: to read one of 8 MiB takes minutes, and the run waits for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,10 @@ class HookFile:
     Itself, or in a private module beside it that it imports.
     """
     is_trusted: bool = True
-    """Whether it is this user's or root's, and no other user may write it; else it is not read."""
+    """Whether it is this user's or root's, no other user may write it, and it is not too large.
+
+    Else it is not read.
+    """
 
     @property
     def shown(self) -> str:
@@ -127,6 +133,9 @@ def _imported_with(origin: Path, project: Path) -> Iterator[Path]:
 def _read(module: str, path: Path, private: frozenset[str] = frozenset()) -> HookFile:
     place = _shown(path)
     try:
+        if path.stat().st_size > LARGEST:
+            fault = Fault(place, f"is larger than {LARGEST // 1024} KiB", SHORTEN)
+            return HookFile(module=module, path=path, fault=fault, is_trusted=False)
         reads_url, imported = _parsed(path)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # by the parser
         line = getattr(error, "lineno", None)
