@@ -61,9 +61,11 @@ def now(store: LogStore) -> list[Panel | Row]:
             about="What fires now, of the chosen services and environments and of the collector. An alert's name is a "
             "section of the runbooks.",
             kind="table",
-            width=11,
+            width=14,
             height=8,
             when_empty="no alert fires",
+            sort_by="Severity",
+            is_ascending=True,
             queries=[
                 Query(
                     f'ALERTS{{alertname=~"ConfitureRun.+|ConfitureWebhook.+", alertstate="firing", {CHOSEN}}} '
@@ -71,10 +73,11 @@ def now(store: LogStore) -> list[Panel | Row]:
                 )
             ],
             columns=[
-                Column("alertname", "Alert", width=285, links=[runbook()]),
+                Column("alertname", "Alert", width=270, links=[runbook()]),
                 Column(
                     "severity",
                     "Severity",
+                    width=80,
                     words=[
                         ("critical", "critical", RED),
                         ("warning", "warning", YELLOW),
@@ -90,7 +93,7 @@ def now(store: LogStore) -> list[Panel | Row]:
             about="Of the deliveries that ended in the last 30 days, whatever time range is chosen. The budget is the part "
             "that may be lost, one delivery at least. Below 0: runbook ConfitureWebhookErrorBudgetBurnSlow.",
             kind="table",
-            width=13,
+            width=10,
             height=8,
             when_empty="no delivery ended in 30 days",
             sort_by="Budget left",
@@ -101,9 +104,9 @@ def now(store: LogStore) -> list[Panel | Row]:
             ],
             columns=[
                 *of_endpoint(store),
-                Column("Value #A", "Delivered", "percentunit"),
-                Column("Value #B", "Budget left", "percentunit"),
-                Column("Value #C", "Lost", "locale"),
+                Column("Value #A", "Delivered", "percentunit", width=85),
+                Column("Value #B", "Budget left", "percentunit", width=90),
+                Column("Value #C", "Lost", "locale", width=60),
             ],
         ),
     ]
@@ -123,7 +126,7 @@ def outcome(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             "Red: look at the deliveries by endpoint below, then at the reasons.",
             kind="stat",
             unit="percentunit",
-            width=4,
+            width=3,
             height=5,
             red_below=0.99,
             when_empty="no delivery ended",
@@ -135,7 +138,7 @@ def outcome(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             "run `confiture webhooks check`.",
             kind="stat",
             unit="locale",
-            width=4,
+            width=3,
             height=5,
             queries=[Query(f"{ended} or vector(0)", "ended")],
         ),
@@ -145,7 +148,7 @@ def outcome(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             "`confiture webhooks redeliver --dead`. Runbook: ConfitureWebhookDeadLetter.",
             kind="stat",
             unit="locale",
-            width=4,
+            width=3,
             height=5,
             red_above=1,
             queries=[Query(f"{dead} or vector(0)", "dead letters")],
@@ -156,7 +159,7 @@ def outcome(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             "red after a day, when the default schedule is used up. Runbook: ConfitureWebhookOutboxStuck.",
             kind="stat",
             unit="s",
-            width=4,
+            width=3,
             height=5,
             yellow_above=3600,
             red_above=86400,
@@ -167,9 +170,9 @@ def outcome(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             about="What the last process of each service, environment and database left there. The next run or "
             "`confiture webhooks deliver` sends what is pending; a dead letter is sent when you redeliver it.",
             kind="table",
-            width=8,
             height=5,
             when_empty="nothing waits",
+            sort_by="Dead letters",
             queries=[Query(_held("pending")), Query(_held("dead_letter"))],
             columns=[
                 *of_owner(store),
@@ -200,14 +203,15 @@ def outcome(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             about="Every endpoint's outcomes over the whole time range. One endpoint with dead letters: its receiver. "
             "All of them: the network of the machine that migrates.",
             kind="table",
-            width=12,
+            sort_by="Outcome",
+            is_ascending=True,
             queries=[
                 Query(f"{count(chosen(DELIVERIES), by=f'{WHO}, confiture_webhook_outcome')} > 0")
             ],
             columns=[
                 *of_endpoint(store),
                 Column("confiture_webhook_outcome", "Outcome", words=OUTCOME_WORDS),
-                Column("Value", "Deliveries", "locale"),
+                Column("Value", "Deliveries", "locale", width=100),
             ],
         ),
         Panel(
@@ -218,10 +222,12 @@ def outcome(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             unit="percentunit",
             width=24,
             height=6,
-            when_empty="no delivery ended",
+            when_empty="no delivery was lost",
+            yellow_above=0.5,
+            red_above=1,
             queries=[
                 Query(
-                    f"{spent_in(window)}{{{OF_ENDPOINT}}}",
+                    f"{spent_in(window)}{{{OF_ENDPOINT}}} > 0",
                     f"{{{{confiture_webhook_endpoint}}}} ({{{{deployment_environment_name}}}}, {{{{job}}}}), {window}",
                     is_instant=False,
                 )
@@ -234,7 +240,7 @@ def outcome(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
 def latency(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
     """How long it took."""
     of_span = f'{SPANS}{{confiture_webhook_outcome!="", {OF_ENDPOINT}}}'
-    legend = "{{confiture_webhook_endpoint}} ({{deployment_environment_name}})"
+    legend = "{{confiture_webhook_endpoint}} ({{deployment_environment_name}}, {{job}})"
     attempts = f"http_client_request_duration_seconds_count{{{CHOSEN}}}"
     return [
         Row("Latency"),
@@ -268,7 +274,7 @@ def latency(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
                         95,
                         chosen("confiture_webhook_delivery_duration_seconds_bucket"),
                         "$__range",
-                        f"deployment_environment_name, {ENDPOINT}",
+                        WHO,
                     ),
                     legend,
                 )
@@ -288,7 +294,7 @@ def latency(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
                         95,
                         chosen("confiture_webhook_delivery_lag_seconds_bucket"),
                         "$__range",
-                        f"deployment_environment_name, {ENDPOINT}",
+                        WHO,
                     ),
                     legend,
                 )
@@ -300,6 +306,7 @@ def latency(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             "difference is waiting for a retry.",
             kind="timeseries",
             unit="s",
+            width=10,
             min_interval="5m",
             queries=[
                 Query(
@@ -318,6 +325,8 @@ def latency(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             title="Attempts by server and status",
             about="Single HTTP requests over the whole time range, by server and status code or error.",
             kind="table",
+            width=14,
+            sort_by="Error",
             queries=[
                 Query(
                     dialect.count(
@@ -331,10 +340,10 @@ def latency(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             columns=[
                 *of_owner(store)[:2],
                 Column("server_address", "Server"),
-                Column("server_port", "Port", width=80),
-                Column("http_response_status_code", "Status", width=80),
+                Column("server_port", "Port", width=70),
+                Column("http_response_status_code", "Status", width=70),
                 Column("error_type", "Error"),
-                Column("Value", "Attempts", "locale"),
+                Column("Value", "Attempts", "locale", width=90),
             ],
         ),
     ]
@@ -370,11 +379,12 @@ def retries(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             about=about,
             kind="table",
             when_empty=when_empty,
+            sort_by=heading,
             queries=[Query(f"{dialect.count(selector, by=f'{WHO}, error_type')} > 0")],
             columns=[
                 *of_endpoint(store),
                 Column("error_type", "Reason"),
-                Column("Value", heading, "locale"),
+                Column("Value", heading, "locale", width=90),
             ],
         )
 

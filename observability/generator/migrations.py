@@ -26,14 +26,14 @@ def where(metric: str, *conditions: str) -> str:
 def of_record(store: LogStore) -> list[Column]:
     """The columns of a migration's log record."""
     return [
-        Column("Time", "When", width=170),
-        Column(store.field("deployment.environment.name"), "Environment"),
+        Column("Time", "When", width=180),
+        Column(store.field("deployment.environment.name"), "Environment", width=100),
         Column(store.field("service.name"), "Service"),
         Column("database", "Database"),
-        Column("migration_version", "Version", width=110),
-        Column("migration_name", "Name"),
-        Column("event_name", "Result", words=RESULTS),
-        Column("error_type", "Reason", width=190),
+        Column("migration_version", "Version", width=120),
+        Column("migration_name", "Name", width=220),
+        Column("event_name", "Result", words=RESULTS, width=125),
+        Column("error_type", "Reason", width=160),
         Column("duration_ms", "Duration", "ms", width=100),
         of_trace(store),
     ]
@@ -59,7 +59,10 @@ def now(store: LogStore) -> list[Panel | Row]:
             ],
             columns=[
                 Column(
-                    "Value #A", "Last run", words=[("0", "succeeded", GREEN), ("1", "failed", RED)]
+                    "Value #A",
+                    "Last run",
+                    width=100,
+                    words=[("0", "succeeded", GREEN), ("1", "failed", RED)],
                 ),
                 *of_owner(store),
                 Column("Value #B", "Last success", "dateTimeFromNow"),
@@ -109,7 +112,7 @@ def numbers(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             is_bad=True,
         ),
         number(
-            "Failed",
+            "Failed migrations",
             "Migrations and rollbacks that ended with an error. Red: the reason is in the table below. "
             "Runbook: ConfitureRunFailed.",
             where(COUNT, 'error_type!=""', 'error_type!="Interrupted"'),
@@ -191,6 +194,7 @@ def numbers(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             "LockAcquisitionError: another run holds the migration lock.",
             kind="table",
             when_empty="no run failed",
+            sort_by="Runs",
             queries=[
                 Query(f"{count(failed_runs, by=f'{OWNER}, confiture_command, error_type')} > 0")
             ],
@@ -198,7 +202,7 @@ def numbers(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
                 *of_owner(store),
                 Column("confiture_command", "Command"),
                 Column("error_type", "Reason"),
-                Column("Value", "Runs", "locale"),
+                Column("Value", "Runs", "locale", width=70),
             ],
         ),
         Panel(
@@ -206,6 +210,7 @@ def numbers(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             about="Failed migrations and rollbacks over the whole time range, by the SQLSTATE or class of the error.",
             kind="table",
             when_empty="no migration failed",
+            sort_by="Migrations",
             queries=[
                 Query(
                     count(
@@ -219,7 +224,7 @@ def numbers(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
                 *of_owner(store)[:2],
                 Column("confiture_migration_direction", "Direction"),
                 Column("error_type", "Reason"),
-                Column("Value", "Migrations", "locale"),
+                Column("Value", "Migrations", "locale", width=100),
             ],
         ),
     ]

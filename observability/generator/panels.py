@@ -121,6 +121,8 @@ class Panel:
             panel |= {"datasource": source, "targets": [target]}
         if self.min_interval:
             panel["interval"] = self.min_interval
+        if self.kind == "stat" and len(self.queries) > 1:
+            panel["options"] = panel["options"] | {"textMode": "value_and_name"}
         if is_table:
             panel["transformations"] = self._transformations()
         return panel
@@ -190,6 +192,8 @@ class Panel:
             }
             if self.unit == "percentunit":
                 defaults["custom"]["axisSoftMax"] = 1  # nothing but zeros would be up to 10000 %
+            if len(self._steps()) > 1:
+                defaults["custom"]["thresholdsStyle"] = {"mode": "dashed"}
         return defaults
 
     def _color(self) -> Json:

@@ -23,7 +23,9 @@ def own(name: str, where: str = COLLECTOR) -> str:
 def lost(dialect: Dialect, stage: str, labels: str) -> list[Query]:
     """How much was lost at *stage*, of each signal."""
     return [
-        Query(dialect.count(own(f"{stage}_{signal}"), by=labels), f"{name} {{{{{labels}}}}}")
+        Query(
+            f"{dialect.count(own(f'{stage}_{signal}'), by=labels)} > 0", f"{name} {{{{{labels}}}}}"
+        )
         for signal, name in SIGNALS
     ]
 
@@ -71,7 +73,7 @@ def health(dialect: Dialect) -> list[Panel | Row]:
             width=4,
             height=5,
             red_above=1,
-            when_empty="0",
+            when_empty="nothing",
             queries=lost(dialect, "receiver_refused", "receiver"),
         ),
         Panel(
@@ -82,7 +84,7 @@ def health(dialect: Dialect) -> list[Panel | Row]:
             width=4,
             height=5,
             red_above=1,
-            when_empty="0",
+            when_empty="nothing",
             queries=lost(dialect, "exporter_send_failed", "exporter"),
         ),
         Panel(
@@ -93,7 +95,7 @@ def health(dialect: Dialect) -> list[Panel | Row]:
             width=4,
             height=5,
             red_above=1,
-            when_empty="0",
+            when_empty="nothing",
             queries=lost(dialect, "exporter_enqueue_failed", "exporter"),
         ),
     ]
@@ -111,12 +113,17 @@ def flow(dialect: Dialect) -> list[Panel | Row]:
     ]
     sent = [
         Query(
-            dialect.count(own(f"exporter_sent_{signal}"), dialect.along, "exporter"),
+            dialect.count(
+                own(f"exporter_sent_{signal}", f'{COLLECTOR}, exporter!="debug"'),
+                dialect.along,
+                "exporter",
+            ),
             f"{name} {{{{exporter}}}}",
             is_instant=False,
         )
         for signal, name in SIGNALS
     ]
+    points = dialect.count(own("deltatocumulative_datapoints"), dialect.along, "error")
     return [
         Row("Flow"),
         Panel(
@@ -161,9 +168,11 @@ def flow(dialect: Dialect) -> list[Panel | Row]:
             is_stacked=True,
             min_interval=dialect.shortest,
             when_empty="no metric point yet",
+            shades=RED,
+            colors=[("added up", GREEN)],
             queries=[
                 Query(
-                    dialect.count(own("deltatocumulative_datapoints"), dialect.along, "error"),
+                    f'label_replace({points}, "error", "added up", "error", "")',
                     "{{error}}",
                     is_instant=False,
                 )

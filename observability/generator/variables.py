@@ -71,7 +71,7 @@ def links(store: LogStore, *, is_by_endpoint: bool = False) -> list[Json]:
 def of_owner(store: LogStore) -> list[Column]:
     """The columns that say whose a row is."""
     return [
-        Column(ENVIRONMENT, "Environment"),
+        Column(ENVIRONMENT, "Environment", width=100),
         Column(SERVICE, "Service", links=links(store)),
         Column(DATABASE, "Database"),
     ]
@@ -80,7 +80,7 @@ def of_owner(store: LogStore) -> list[Column]:
 def of_endpoint(store: LogStore) -> list[Column]:
     """The columns that say to whom a row's deliveries went."""
     return [
-        Column(ENVIRONMENT, "Environment"),
+        Column(ENVIRONMENT, "Environment", width=100),
         Column(SERVICE, "Service"),
         Column(ENDPOINT, "Endpoint", links=links(store, is_by_endpoint=True)),
     ]

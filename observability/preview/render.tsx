@@ -31,7 +31,7 @@ standardFieldConfigEditorRegistry.setInit(() => properties as any);
 standardTransformersRegistry.setInit(() => [...new Map(Object.values(standardTransformers).map((t: any) => [t.id, t])).values()].map((t: any) => ({ id: t.id, name: t.name, transformation: async () => t, editor: () => null })) as any);
 const registry = new FieldConfigOptionsRegistry(() => [
   ...properties,
-  ...['width', 'minWidth', 'cellOptions', 'drawStyle', 'fillOpacity', 'showPoints', 'stacking', 'axisSoftMax'].map((name) =>
+  ...['width', 'minWidth', 'cellOptions', 'drawStyle', 'fillOpacity', 'showPoints', 'stacking', 'axisSoftMax', 'thresholdsStyle'].map((name) =>
     ({ ...property(`custom.${name}`, name, identityOverrideProcessor), isCustom: true })),
 ] as any);
 
@@ -114,7 +114,7 @@ function Body({ panel, frames, width, height }: { panel: any; frames: DataFrame[
   const values = getFieldDisplayValues({ data: frames, fieldConfig: panel.fieldConfig, reduceOptions: { calcs: [ReducerID.lastNotNull], values: false }, replaceVariables: (text) => text, theme, timeZone: 'utc' });
   if (panel.type === 'stat') {
     return <div style={{ display: 'flex', flexWrap: 'wrap' }}>{values.map((value, number) =>
-      <BigValue key={number} value={{ ...value.display, title: values.length > 1 ? value.display.title : undefined }} width={Math.max(width / values.length, 90)} height={height} colorMode={BigValueColorMode.Value} graphMode={BigValueGraphMode.None} textMode={BigValueTextMode.Auto} theme={theme} />)}</div>;
+      <BigValue key={number} value={{ ...value.display, title: values.length > 1 || panel.options.textMode ? value.display.title : undefined }} width={Math.max(width / values.length, 90)} height={height} colorMode={BigValueColorMode.Value} graphMode={BigValueGraphMode.None} textMode={panel.options.textMode ?? BigValueTextMode.Auto} theme={theme} />)}</div>;
   }
   const each = Math.min(height / values.length, 60);
   return <>{values.map((value, number) => <BarGauge key={number} value={value.display} field={value.field} display={value.view?.getFieldDisplayProcessor(value.colIndex!)} width={width} height={each} orientation={VizOrientation.Horizontal} theme={theme} itemSpacing={8} lcdCellWidth={12} displayMode={'basic' as any} namePlacement={'top' as any} />)}</>;

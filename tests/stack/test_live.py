@@ -147,7 +147,7 @@ def test_failures_and_retries_are_counted_exactly(shown: Views, sent: Deliveries
 def test_migrations_are_counted_exactly(shown: Views, scenario: Scenario) -> None:
     """Runs, applied and failed migrations are what the commands did."""
     assert shown.number("Applied") == scenario.applied
-    assert shown.number("Failed") == scenario.failed
+    assert shown.number("Failed migrations") == scenario.failed
     assert shown.number("Runs") == scenario.runs
     assert shown.number("Failed runs") == scenario.failed
     assert shown.number("Interrupted") == 0
