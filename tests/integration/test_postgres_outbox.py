@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -790,3 +791,26 @@ def test_an_open_release_keeps_no_worker_waiting(
     assert outbox.prune(before=NOW + timedelta(days=1), keep=0) == 1
     migrating.commit()
     assert claim_ids(outbox) == ["dlv_a_1"]
+
+
+@pytest.mark.parametrize("name", ["redeliver", "discard", "attempts", "list id = :id"])
+def test_what_is_asked_by_id_costs_the_same_however_many_are_stored(
+    outbox: PostgresOutbox, name: str
+) -> None:
+    """No statement about one delivery reads the others."""
+    release(outbox, *range(1, 6))
+    values = dict.fromkeys(("seq", "now", "horizon", "limit"), 1) | {"id": "dlv_a_1"}
+    copied = (
+        "INSERT INTO confiture_webhooks.deliveries (id, event_id, event_type, endpoint, "
+        "environment, content_type, traceparent, correlation_id, created_at, due_at) "
+        "SELECT id || number, event_id, event_type, endpoint, environment, content_type, "
+        "traceparent, correlation_id, created_at, due_at "
+        "FROM confiture_webhooks.deliveries, generate_series(1, 1000) AS number; "
+        "INSERT INTO confiture_webhooks.attempts (seq, number, started_at, duration) "
+        "SELECT seq, 1, 1, 1 FROM confiture_webhooks.deliveries; ANALYZE"
+    )
+    with outbox._store.lent() as connection:
+        connection.execute(copied)
+        text = psycopg.ClientCursor(connection).mogrify(postgres.statement(name), values)
+        plan = postgres_session.ask(connection, postgres_session.settings(), f"EXPLAIN {text}")[-1]
+    assert all(int(rows) < 10 for rows in re.findall(r"rows=(\d+)", str(plan))), plan

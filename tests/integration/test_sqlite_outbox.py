@@ -247,6 +247,8 @@ HOT = (
     "move",
     "give_back",
     "redeliver",
+    "discard",
+    "attempts",
     "newest_surplus",
     "prune",
     "undelivered",

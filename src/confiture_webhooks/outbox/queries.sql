@@ -227,15 +227,19 @@ WHERE off_since IS NULL AND (rests_until IS NULL OR rests_until < :at)
 (state <> 'in_flight' OR is_ready = 1 OR wakes_at IS NULL OR wakes_at <= :now
  OR wakes_at > :horizon)
 
+-- Part of the next three: by its id, else by its place. With OR, no index might be used.
+-- name: named
+seq = coalesce((SELECT seq FROM main.deliveries WHERE id = :id), :seq)
+
 -- name: redeliver
 UPDATE main.deliveries
 SET state = 'pending', is_ready = 1, wakes_at = NULL, due_at = :now, tries = 0,
     finished_at = NULL, token = NULL
-WHERE (id = :id OR seq = :seq) AND {free}
+WHERE {named} AND {free}
 
 -- name: discard
 DELETE FROM main.deliveries
-WHERE (id = :id OR seq = :seq) AND {free}
+WHERE {named} AND {free}
 
 -- PostgreSQL's own: SQLite has no clock but this machine's.
 -- name: clock
@@ -275,8 +279,7 @@ WHERE {filters}
 ORDER BY deliveries.seq DESC LIMIT :limit
 
 -- name: attempts
-SELECT attempts.* FROM main.attempts JOIN main.deliveries USING (seq)
-WHERE id = :id OR seq = :seq ORDER BY number
+SELECT * FROM main.attempts WHERE {named} ORDER BY number
 
 -- name: undelivered
 SELECT environment, endpoint, state, count(*) AS count, min(created_at) AS oldest_at

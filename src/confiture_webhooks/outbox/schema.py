@@ -75,6 +75,6 @@ def _queries() -> dict[str, str]:
         name: re.sub(r"^--.*\n?|^\n", "", body.strip(), flags=re.MULTILINE).rstrip()
         for name, body in zip(parts[::2], parts[1::2], strict=True)
     }
-    for part in ("heads", "free"):
+    for part in ("heads", "free", "named"):
         found = {name: text.replace(f"{{{part}}}", found[part]) for name, text in found.items()}
     return found
