@@ -113,6 +113,35 @@ def test_python_migration_that_touches_no_database(project: Any, receiver: Any, 
     assert reported(receiver) == [("migration_success", "001_p", None)]
 
 
+@pytest.mark.survived("A migration that leaves its connection changed", "unharmed", "kept")
+@pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
+@pytest.mark.parametrize(
+    ("change", "proof"),
+    [
+        (
+            "self.kept = self.connection.pipeline(); self.kept.__enter__()",
+            "self.execute('CREATE TABLE b ()')",
+        ),
+        (
+            "import psycopg; self.connection.cursor_factory = psycopg.ClientCursor",
+            "import psycopg; assert isinstance(self.connection.cursor(), psycopg.ClientCursor)",
+        ),
+    ],
+)
+def test_what_a_migration_does_to_its_connection_stays(
+    project: Any, receiver: Any, outbox: str, change: str, proof: str
+) -> None:
+    """Later migrations have a pipeline that is open, or cursors of another class, as without us."""
+    for version, up in (("001", change), ("002", proof), ("003", "pass")):
+        project.python_migration(version, "p", python(version, "p", up))
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_OUTBOX": outbox}
+    done = project.confiture("migrate", "up", env=env)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert [one[:2] for one in reported(receiver)] == [
+        ("migration_success", f"{version}_p") for version in ("001", "002", "003")
+    ]
+
+
 @pytest.mark.survived("20 MB of SQL on one line", "unharmed")
 @pytest.mark.timeout(120)
 def test_a_statement_of_20_mb_is_counted_and_not_read(project: Any, receiver: Any, up: Any) -> None:

@@ -89,7 +89,8 @@ class RowTally:
         try:
             yield
         finally:
-            connection.cursor_factory = factory
+            if connection.cursor_factory is CountingCursor:  # else the migration chose its own
+                connection.cursor_factory = factory
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from ..errors import OutboxError
 from . import rows
@@ -192,6 +192,8 @@ class _LentStore:
         self, steps: Sequence[Step], *, is_question: bool, is_synced: bool = True
     ) -> list[Any]:
         status = self._connection.info.transaction_status
+        if self._connection.info.pipeline_status != PipelineStatus.OFF:  # a migration left it open
+            raise OutboxError(f"outbox {self.where}: the connection is a pipeline")
         with translated(self.where):
             if status == TransactionStatus.IDLE:
                 return self._committed(steps, is_synced=is_synced)
