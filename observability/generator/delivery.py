@@ -327,6 +327,7 @@ def latency(dialect: Dialect, store: LogStore) -> list[Panel | Row]:
             kind="table",
             width=14,
             sort_by="Error",
+            is_ascending=True,
             queries=[
                 Query(
                     dialect.count(

@@ -52,7 +52,7 @@ function framesOf(panel: Panel, results: any[]): DataFrame[] {
       const value = (panel.targets ?? []).length > 1 ? `Value #${refId}` : 'Value';
       return [toDataFrame({ refId, fields: [
         { name: 'Time', type: FieldType.time, values: found.map((one: any) => one.value[0] * 1000) },
-        ...names.map((name) => ({ name, type: FieldType.string, values: found.map((one: any) => one.metric[name]) })),
+        ...names.map((name) => ({ name, type: FieldType.string, values: found.map((one: any) => one.metric[name] ?? '') })),
         { name: value, type: FieldType.number, values: found.map((one: any) => Number(one.value[1])) },
       ] })];
     }
