@@ -149,6 +149,7 @@ class _Delivering:
 
     def result(self, *, is_done: bool) -> PassResult:
         outcomes, paces, now = self.outcomes(), self.worker.paces, datetime.now(UTC)
+        dead, gone = outcomes[Outcome.DEAD_LETTER], outcomes[Outcome.GONE]
         try:
             summaries = self.outbox.summaries()
             standing = self.outbox.standing(self.settings.environment)
@@ -157,9 +158,12 @@ class _Delivering:
             self.telemetry.outbox_failed(str(error))
             summaries, next_at, standing, is_done = {}, None, {}, False
         mine = summaries.get(self.settings.environment, Summary())
-        gone = [one.endpoint.name for one in paces if one.outcomes[Outcome.GONE]]
+        if summaries:  # one that was redelivered may have ended so twice
+            dead = min(dead, mine.counts[State.DEAD_LETTER])
+            gone = min(gone, mine.counts[State.GONE])
+        off = [one.endpoint.name for one in paces if one.outcomes[Outcome.GONE]]
         waits = outlook(
-            {**dict.fromkeys(gone, 0), **mine.undelivered},
+            {**dict.fromkeys(off, 0), **mine.undelivered},
             configured=self.settings.recorded,
             standing=standing,
             oldest=mine.oldest,
@@ -167,9 +171,8 @@ class _Delivering:
         )
         return PassResult(
             delivered=outcomes[Outcome.DELIVERED],
-            # One that was redelivered may have ended so twice.
-            dead=min(outcomes[Outcome.DEAD_LETTER], mine.counts[State.DEAD_LETTER]),
-            gone=min(outcomes[Outcome.GONE], mine.counts[State.GONE]),
+            dead=dead,
+            gone=gone,
             left=sum(mine.undelivered.values()),
             next_at=next_at,
             elsewhere=elsewhere(undelivered(summaries), self.settings.environment),

@@ -349,3 +349,17 @@ def test_one_that_was_dead_twice_is_one_dead_letter(outside: Project) -> None:
         eventually(lambda: len(receiver.requests) == 2 and states(outside) == [State.DEAD_LETTER])
         worker.terminate()
         assert "0 delivered, 1 dead letter, 0 left" in worker.stdout.read()
+
+
+def test_a_worker_whose_outbox_is_gone_still_counts_what_it_did(outside: Project) -> None:
+    """Its last line has what it delivered and what was given up, as it saw it."""
+    with LocalReceiver(answers=[500, 200]) as receiver:
+        configured(outside, receiver.url, retry={"schedule": []})
+        release(outside, 1, 2)
+        worker = outside.spawn("webhooks", "deliver", "--watch")
+        eventually(lambda: states(outside) == [State.DEAD_LETTER, State.DELIVERED])
+        with closing(sqlite3.connect(database(outside))) as connection:
+            connection.execute("PRAGMA foreign_keys = OFF")
+            connection.execute("DROP TABLE deliveries")
+        worker.terminate()
+        assert "1 delivered, 1 dead letter, 0 left" in worker.stdout.read()
