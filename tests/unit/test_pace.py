@@ -38,7 +38,7 @@ def test_gone_needs_no_rest() -> None:
     """An endpoint that is off is not claimed for: its pace does not wait for a rest to end."""
     pace = Pace(endpoint(), failures=FAILING_AFTER)
     pace.note(attempt(status_code=410), Decision(outcome=Outcome.GONE), NOW)
-    assert pace.is_gone
+    assert pace.is_off
     assert not pace.is_resting(NOW)
 
 

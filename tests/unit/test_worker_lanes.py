@@ -221,6 +221,25 @@ def test_a_rest_that_another_worker_was_asked_for_is_heeded_in_mid_batch() -> No
     assert outbox.summary("production").counts == {State.DELIVERED: 5, State.PENDING: 35}
 
 
+def test_an_endpoint_that_is_switched_off_gets_nothing_more_in_mid_batch() -> None:
+    """By an operator, or because another worker got a 410: what is claimed already waits."""
+    outbox = backlog(1, 40)
+
+    class Asked(ScriptedTransport):
+        def send(self, request: Request, **terms: Any) -> Response:
+            if len(self.sent) == 4:  # the second of a batch of four
+                outbox.disable(request.endpoint, "production", datetime.now(UTC))
+            return super().send(request, **terms)
+
+    transport = Asked()
+    assert pass_once(worker_of(outbox, transport))
+    assert len(transport.sent) == 5
+    assert outbox.summary("production").counts == {State.DELIVERED: 5, State.PENDING: 35}
+    outbox.enable("analytics", "production")
+    assert pass_once(worker_of(outbox, ScriptedTransport()))
+    assert outbox.summary("production").counts == {State.DELIVERED: 40}
+
+
 def test_a_limit_rests_every_lane_and_uses_up_no_try() -> None:
     """After a 429 with Retry-After nothing is sent until then, also by another worker."""
     limited = Response(status_code=429, retry_after=timedelta(seconds=20))

@@ -68,8 +68,8 @@ class Pace:
     """Failed attempts in a row."""
     faults: int = 0
     """Faults of the outbox, or ours, in a row."""
-    is_gone: bool = False
-    """The endpoint answered 410: it is off from then on."""
+    is_off: bool = False
+    """The endpoint answered 410, or was switched off: nothing is sent until there are claims."""
     rests_until: datetime | None = None
     longest_rest: timedelta = timedelta()
     """How long that rest was when it began: one that seems longer is of another clock."""
@@ -131,10 +131,10 @@ class Pace:
         if attempt.is_success:
             self.failures = 0
         else:
-            self.is_gone = decision.outcome is Outcome.GONE
+            self.is_off |= decision.outcome is Outcome.GONE
             self.failures += 1
             self.batch, self.widened_for = 1, None  # lanes end; they are asked again
-            if not self.is_gone and self.failures >= FAILING_AFTER:
+            if not self.is_off and self.failures >= FAILING_AFTER:
                 rests.append(now + rest(self.failures))
         if rests:
             self.rest(max(rests), now)

@@ -101,7 +101,7 @@ class Sender:
             if rests_until is not None:
                 self._rest(pace, rests_until, now)
             is_whole = is_whole and attempt.is_success
-            if pace.is_gone or pace.is_resting(now):
+            if pace.is_off or pace.is_resting(now):
                 return
         if is_whole and not claims:  # all was accepted: claim more at once
             with self.guard:
@@ -109,7 +109,7 @@ class Sender:
 
     def _may_begin(self, pace: Pace, stale_at: float) -> bool:
         """Wait for the endpoint's rate; whether an attempt may begin then."""
-        if pace.is_gone or pace.is_resting(self.clock.now()):
+        if pace.is_off or pace.is_resting(self.clock.now()):
             return False  # another lane found out
         with self.guard:
             wait = pace.turn(self.clock.monotonic())
@@ -185,6 +185,7 @@ class Sender:
             return
         with self.guard:
             pace.outcomes[decision.outcome] += 1
+            pace.is_off |= stands.off_since is not None
             if until := rest_of(stands, pace.endpoint, at):
                 pace.rest(until, at)  # another worker was asked to rest
         if delivery_id not in pace.open:

@@ -217,7 +217,7 @@ class Worker(Sender):
             )
             if not claims:
                 return True
-            pace.is_gone = False  # the outbox gives nothing for an endpoint that is off
+            pace.is_off = False  # the outbox gives nothing for an endpoint that is off
             run = claims[0].delivery.correlation_id
             pace.runs.add(run)
             if run != pace.widened_for:
