@@ -20,13 +20,16 @@ def own(name: str, where: str = COLLECTOR) -> str:
     return f'{{__name__=~"otelcol_{name}(_total)?", {where}}}'
 
 
-def lost(dialect: Dialect, stage: str, labels: str) -> list[Query]:
+def lost(stage: str, labels: str) -> list[Query]:
     """How much was lost at *stage*, of each signal."""
+    # A counter is there after its first failure: what has no earlier value, or a larger one, began at 0.
     return [
         Query(
-            f"{dialect.count(own(f'{stage}_{signal}'), by=labels)} > 0", f"{name} {{{{{labels}}}}}"
+            f"sum by ({labels}) ({counter} - {counter} offset $__range >= 0 or {counter}) > 0",
+            f"{name} {{{{{labels}}}}}",
         )
         for signal, name in SIGNALS
+        for counter in (own(f"{stage}_{signal}"),)
     ]
 
 
@@ -74,7 +77,7 @@ def health(dialect: Dialect) -> list[Panel | Row]:
             height=5,
             red_above=1,
             when_empty="nothing",
-            queries=lost(dialect, "receiver_refused", "receiver"),
+            queries=lost("receiver_refused", "receiver"),
         ),
         Panel(
             title="Failed to send",
@@ -85,7 +88,7 @@ def health(dialect: Dialect) -> list[Panel | Row]:
             height=5,
             red_above=1,
             when_empty="nothing",
-            queries=lost(dialect, "exporter_send_failed", "exporter"),
+            queries=lost("exporter_send_failed", "exporter"),
         ),
         Panel(
             title="Failed to queue",
@@ -96,7 +99,7 @@ def health(dialect: Dialect) -> list[Panel | Row]:
             height=5,
             red_above=1,
             when_empty="nothing",
-            queries=lost(dialect, "exporter_enqueue_failed", "exporter"),
+            queries=lost("exporter_enqueue_failed", "exporter"),
         ),
     ]
 

@@ -218,6 +218,15 @@ def test_a_number_says_whose_it_is_and_a_graph_where_it_is_bad(path: Path) -> No
             assert ("thresholdsStyle" in defaults["custom"]) is has_limit, panel["title"]
 
 
+@pytest.mark.parametrize("path", DASHBOARDS, ids=named)
+def test_the_first_loss_of_the_collector_counts(path: Path) -> None:
+    """Its counters of losses begin with their first loss: an increase would leave that out."""
+    for panel in panels(json.loads(path.read_text())):
+        for target in panel["targets"]:
+            if re.search(r"otelcol_\w+_(refused|failed)_", target["expr"]):
+                assert "increase(" not in target["expr"], panel["title"]
+
+
 OF_RUNS = [path for path in DASHBOARDS if path.stem != "telemetry-pipeline"]
 
 
