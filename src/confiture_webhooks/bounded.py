@@ -19,11 +19,18 @@ class NoThreadError(TimedOut):
     """No thread is to be had, so the call was not begun: a limit on processes, or the end."""
 
 
-def bounded(call: Callable[[], R], seconds: float, *, cut: Callable[[], object] | None = None) -> R:
+def bounded(
+    call: Callable[[], R],
+    seconds: float,
+    *,
+    cut: Callable[[], object] | None = None,
+    is_patient: bool = False,
+) -> R:
     """What *call* returns or raises, if it does within *seconds*. Raises TimedOut.
 
     It runs on a daemon thread of its own, in the caller's context. *cut* ends a call that is not
-    waited for any longer (it closes a socket), also when Ctrl-C ends the wait.
+    waited for any longer (it closes a socket), also when Ctrl-C ends the wait. One that
+    *is_patient*, with a bound of its own, runs in the caller's thread where none is to be had.
     """
     answers: list[R] = []
     faults: list[BaseException] = []
@@ -39,6 +46,8 @@ def bounded(call: Callable[[], R], seconds: float, *, cut: Callable[[], object] 
     try:
         thread.start()
     except RuntimeError:
+        if is_patient:
+            return call()
         raise NoThreadError("no thread is to be had") from None
     try:
         thread.join(max(0.0, seconds))

@@ -110,7 +110,7 @@ class _Stderr:
         self._put = self._taken = 0
         self._dropped = 0
         self._busy_since: float | None = None
-        self._is_held = self._is_progressing = self._is_ending = False
+        self._is_held = self._is_progressing = self._is_ending = self._is_alone = False
         self._process = 0
         self._begin = self._wanted = self._shown = ""
 
@@ -145,7 +145,8 @@ class _Stderr:
         At most *within* seconds, and no longer than the thread makes headway.
         """
         deadline = time.monotonic() + within
-        if self._is_held or not self._process or self._stuck_at() <= time.monotonic():
+        is_written = bool(self._process) and not self._is_alone
+        if self._is_held or not is_written or self._stuck_at() <= time.monotonic():
             return
         mark: SimpleQueue[None] = SimpleQueue()
         self._queue.put(mark)
@@ -181,14 +182,27 @@ class _Stderr:
         if not self._process:
             atexit.register(self._end)
         self._queue, self._busy_since, self._process = SimpleQueue(), None, os.getpid()
-        with suppress(RuntimeError):  # the interpreter ends: nothing is shown any more
+        try:
             threading.Thread(target=self._run, name="webhooks-stderr", daemon=True).start()
+        except RuntimeError:  # no thread is to be had, or the interpreter ends
+            self._is_alone = True
 
     def _end(self) -> None:
         """The host writes no more, so the room kept for it is free."""
         self._is_ending = True
         time.sleep(0.04 if self._busy_since is not None else 0)
+        while self._is_alone and not self._queue.empty():
+            self._write_at_once(self._queue.get())
         self.flush()
+
+    def _write_at_once(self, piece: Any) -> None:
+        """Write *piece* in this thread if nothing has to be waited for; else drop it."""
+        with suppress(Exception):  # a mark, a closed stream
+            stream, text = piece
+            ready = select.poll()
+            ready.register(stream.fileno(), select.POLLOUT)
+            if text and ready.poll(0) and len(text) <= _ATOMIC:
+                self._write(stream, text)
 
     def _run(self) -> None:
         while True:

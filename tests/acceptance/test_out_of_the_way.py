@@ -45,3 +45,32 @@ def test_a_hanging_receiver_holds_neither_lock_nor_migration(project: Any) -> No
                 (locks,) = server.execute(LOCKS).fetchone() or (1,)
         assert (applied, locks) == (3, 0)
         assert process.poll() is None  # it waits for the receiver, with nothing in its hands
+
+
+@pytest.mark.survived("A limit on processes: no thread can be started", "unharmed", "kept", "said")
+@pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
+def test_without_threads_everything_is_kept_and_said(
+    project: Any, receiver: Any, outbox: str
+) -> None:
+    """The run waits for no flush; a line says what is kept, and the next command sends it."""
+    project.migration("001", "t", up="CREATE TABLE t ()", down="DROP TABLE t")
+    limit = project.path / "limit"
+    limit.mkdir()
+    (limit / "sitecustomize.py").write_text(
+        "import threading\n"
+        'def start(self): raise RuntimeError("can\'t start new thread")\n'
+        "threading.Thread.start = start\n"
+    )
+    env = {
+        "CONFITURE_WEBHOOK_URL": receiver.url,
+        "CONFITURE_WEBHOOK_OUTBOX": outbox,
+        "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "300",
+    }
+    done = project.confiture("migrate", "up", env={**env, "PYTHONPATH": str(limit)})
+    assert done.returncode == 0
+    assert "Successfully applied" in done.stdout
+    assert "1 delivery not sent" in done.stderr
+    assert "confiture webhooks deliver" in done.stderr
+    assert not receiver.requests
+    project.confiture("webhooks", "deliver", env=env)
+    assert [one.payload["event_type"] for one in receiver.requests] == ["migration_success"]

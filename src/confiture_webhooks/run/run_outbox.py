@@ -117,7 +117,7 @@ class RunOutbox:
                 return call(self.opened())
 
         try:
-            return bounded(asked, seconds)
+            return bounded(asked, seconds, is_patient=hurry_s is None)
         except OutboxError as error:
             broken = error
         except TimedOut:

@@ -139,7 +139,7 @@ class Sending:
             loss,
         )
         left_s = max(IMPATIENCE_S, until - time.monotonic())
-        left = bounded(lambda: self._left(worker, outbox, loss), left_s)
+        left = bounded(lambda: self._left(worker, outbox, loss), left_s, is_patient=True)
         return [line for line in (None if is_restored else given_up, left) if line]
 
     def _left(self, worker: Worker, outbox: Outbox, loss: Loss | None) -> str | None:

@@ -93,6 +93,8 @@ class Worker(Sender):
             with self._changed:
                 left = timedelta(seconds=max(0.0, deadline - self.clock.monotonic()))
                 until = self.clock.now() + (left if horizon is None else min(left, horizon))
+                if not any(self._threads.values()):
+                    return False  # no thread was to be had
                 if not any(
                     pace.busy or pace.should_look or (pace.due_at and pace.due_at <= until)
                     for pace in self.paces
