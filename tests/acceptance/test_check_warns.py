@@ -158,3 +158,27 @@ def test_a_module_shows_commands_that_exist(project: Project) -> None:
         check=False,
     )
     assert "`confiture webhooks check --config db/environments/other.yaml`" in done.stderr
+
+
+@pytest.mark.parametrize("output", [(), ("--format", "json")])
+@pytest.mark.parametrize("command", ["check", "test", "deliver"])
+def test_a_misspelt_name_of_the_address_is_named_where_no_endpoint_is(
+    tmp_path: Path, command: str, output: tuple[str, ...]
+) -> None:
+    """The variable that was meant to have it is the likely reason."""
+    empty = Project(tmp_path / "empty", DSN)
+    done = empty.confiture("webhooks", command, *output, env={"CONFITURE_WEBHOK_URL": URL})
+    assert done.returncode == 5
+    said = done.stdout if output else done.stderr
+    assert "no endpoint is configured" in said
+    assert "CONFITURE_WEBHOK_URL" in said
+    assert "Did you mean CONFITURE_WEBHOOK_URL?" in said
+
+
+def test_check_names_misspelt_variables_beside_faults(project: Project) -> None:
+    """All that is wrong is said at once, as a run says it."""
+    env = {"CONFITURE_WEBHOOK_SECERT": "x", "CONFITURE_WEBHOOK_LOG": "jsn"}
+    done = project.confiture("webhooks", "check", env=env)
+    assert done.returncode == 5
+    assert "CONFITURE_WEBHOOK_LOG: is not a kind of log" in done.stderr
+    assert "CONFITURE_WEBHOOK_SECERT: is a variable that nothing reads" in done.stderr

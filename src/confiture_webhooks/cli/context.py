@@ -125,7 +125,7 @@ class Context:
         settings, files = found_settings(self.invocation.settings_file)
         of_files = [file.fault for file in files if file.fault is not None]
         if faults := settings.faults or of_files:
-            raise ConfigError(faults)
+            raise ConfigError([*faults, *settings.warnings])
         if not (settings.recorded or files):
             raise self._nothing_configured()
         return in_database(settings, lambda: self.dsn), files
@@ -175,7 +175,8 @@ class Context:
             return ConfigError([self.unread])
         file = self.invocation.config_file or "the environment file"
         remedy = _other_blocks() or f"Set it, or write a `webhooks:` block into {file}"
-        return refusal(URL, "no endpoint is configured", remedy)
+        nothing = Fault(URL, "no endpoint is configured", remedy)
+        return ConfigError([nothing, *self.settings.warnings])  # a slip in its name may be why
 
 
 @contextmanager
