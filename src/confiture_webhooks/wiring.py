@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .adapters.backend import address_setting
 from .adapters.hook_files import HookFile, find, forget, load
 from .adapters.http import HttpTransport
 from .config import Settings, read
@@ -16,7 +17,7 @@ from .config.settings import OutboxPlace
 from .config.variables import OF_DEFAULT
 from .errors import OutboxError
 from .outbox import Outbox, postgres_schema, sqlite, sqlite_file
-from .outbox.postgres_session import is_at
+from .outbox.postgres_session import ADDRESS, is_at
 from .run import HookSource, Parts
 
 if TYPE_CHECKING:
@@ -103,25 +104,34 @@ def postgres_dsn(settings: Settings) -> str:
 
 
 def make_outbox(
-    settings: Settings, notice: Callable[[str], None], *, connects: bool = True
+    settings: Settings,
+    notice: Callable[[str], None],
+    *,
+    connects: bool = True,
+    setting: str = ADDRESS,
 ) -> Outbox:
     """The outbox the settings name. Raises OutboxError when it cannot be opened.
 
-    Without *connects* PostgreSQL is connected to when something is asked of it.
+    Without *connects* PostgreSQL is connected to when something is asked of it. *setting*: what
+    names its database, for remedies.
     """
     if settings.place.kind == "postgres":
         from .outbox.postgres import PostgresOutbox  # noqa: PLC0415  not for a run on SQLite
 
         return PostgresOutbox(
-            postgres_dsn(settings), connects=connects, environment=settings.environment
+            postgres_dsn(settings),
+            connects=connects,
+            environment=settings.environment,
+            setting=setting,
         )
     if settings.place.kind == "memory":
         return sqlite.InMemoryOutbox()
     return sqlite.open_outbox(sqlite_path(settings), notice)
 
 
+_MADE = ": the first `confiture migrate up` that has an endpoint makes it"
 _ELSEWHERE = (
-    ". Start the command in the directory in which the migrations run, or set "
+    ". If one has run, start the command in its directory, or set "
     "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
 )
 
@@ -148,7 +158,8 @@ def operators_outbox(
     elif creates or postgres_schema.is_there(postgres_dsn(settings)):
         return make_outbox(settings, notice)
     is_here = settings.place == OutboxPlace("sqlite", "")
-    notice(f"There is no outbox at {outbox_place(settings)}{_ELSEWHERE if is_here else ''}")
+    advice = f"{_MADE}{_ELSEWHERE if is_here else ''}"
+    notice(f"There is no outbox at {outbox_place(settings)}{advice}")
     return make_outbox(Settings(outbox="memory"), notice)
 
 
@@ -167,7 +178,9 @@ def parts(
             if not settings.is_logged:
                 say(f"confiture-webhooks: {text}")
 
-        return make_outbox(in_database(settings, database), report, connects=False)
+        own = address_setting(None, os.environ, is_own=True) if settings.place.rest else ADDRESS
+        used = in_database(settings, database)
+        return make_outbox(used, report, connects=False, setting=own)
 
     return Parts(
         telemetry=telemetry,

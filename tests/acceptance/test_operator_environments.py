@@ -413,10 +413,11 @@ def test_the_outbox_is_removed_after_a_question(shared: Shared) -> None:
     assert not shared.file.parent.exists()
     again = shared.confiture("webhooks", "outbox", "drop", "--yes", *of("staging"))
     assert (again.returncode, again.stdout) == (0, "")
-    advice = ". Start the command in the directory in which the migrations run, or set "
+    made = ": the first `confiture migrate up` that has an endpoint makes it"
+    advice = ". If one has run, start the command in its directory, or set "
     advice += "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
     is_default = shared.outbox == "sqlite"
-    assert again.stderr == f"There is no outbox at {shared.place}{advice * is_default}\n"
+    assert again.stderr == f"There is no outbox at {shared.place}{made}{advice * is_default}\n"
 
 
 def test_doctor_knows_who_needs_no_secret_and_which_format(tmp_path: Path) -> None:

@@ -333,3 +333,22 @@ def test_a_look_at_an_unreachable_outbox_fails(project: Any, receiver: Any) -> N
     assert done.returncode == 1
     assert "outbox postgres 127.0.0.1:1/x: the server does not answer" in done.stderr
     assert "CANARY" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("place", ["variable", "block"])
+def test_a_run_names_the_setting_of_an_outbox_elsewhere(
+    one_migration: Any, receiver: Any, place: str
+) -> None:
+    """Not that of the migrated database, which is right."""
+    outbox = "postgres:postgresql://nobody@127.0.0.1:1/none"
+    env, block = {"CONFITURE_WEBHOOK_URL": receiver.url}, {}
+    if place == "variable":
+        env["CONFITURE_WEBHOOK_OUTBOX"] = outbox
+    else:
+        block = {"webhooks": {"outbox": outbox}}
+    one_migration.environment_file(**block)
+    done = one_migration.confiture("migrate", "up", env=env)
+    assert done.returncode == 0, done.stderr
+    setting = "CONFITURE_WEBHOOK_OUTBOX" if place == "variable" else "`outbox`"
+    assert f"Check that it runs, and its address in {setting}." in done.stderr
+    assert "database_url" not in done.stderr

@@ -25,6 +25,7 @@ from .outbox import Outbox
 from .postgres_listener import Listener
 from .postgres_schema import SCHEMA, fitted, prepare
 from .postgres_session import (
+    ADDRESS,
     PATIENCE_S,
     LateError,
     ask,
@@ -92,10 +93,10 @@ class _Store:
     has_made = False
     """Whether the outbox was not there before."""
 
-    def __init__(self, dsn: str, environment: str | None) -> None:
+    def __init__(self, dsn: str, environment: str | None, setting: str) -> None:
         self.dsn = conninfo_of(dsn)
         self.where = described(self.dsn)
-        self._init = init(self.dsn, environment)
+        self._init, self._setting = init(self.dsn, environment), setting
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._connection: psycopg.Connection[Any] | None = None
@@ -109,7 +110,7 @@ class _Store:
         if not self._lock.acquire(timeout=PATIENCE_S):
             raise OutboxError(f"outbox {self.where}: busy with other threads' work")
         try:
-            with translated(self.where, self._init):
+            with translated(self.where, self._init, self._setting):
                 yield self._open()
         finally:
             self._lock.release()
@@ -230,13 +231,20 @@ class PostgresOutbox(Outbox):
     Makes its schema where there is none, if the role may. Raises OutboxError when it may not,
     when the server does not answer, or when a newer version has been at the database. A server
     that comes back is used again. Without *connects* the first use opens the connection.
-    *environment*: the run's, if known.
+    *environment*: the run's, if known; *setting*: what holds *dsn*, for remedies.
     """
 
     _store: _Store
 
-    def __init__(self, dsn: str, *, connects: bool = True, environment: str | None = None) -> None:
-        super().__init__(_Store(dsn, environment))
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        connects: bool = True,
+        environment: str | None = None,
+        setting: str = ADDRESS,
+    ) -> None:
+        super().__init__(_Store(dsn, environment, setting))
         self.environment = environment
         if connects:
             with self._store.lent():

@@ -178,15 +178,16 @@ def described(dsn: str) -> str:
 
 
 @contextmanager
-def translated(where: str, init: str | None = None) -> Iterator[None]:
+def translated(where: str, init: str | None = None, setting: str = ADDRESS) -> Iterator[None]:
     """Turn psycopg's errors into OutboxError. Their texts may hold values: they are left out.
 
-    *init*: the command for a role that has not the rights.
+    *init*: the command for a role that has not the rights; *setting*: what holds the address.
     """
     try:
         yield
     except psycopg.Error as error:
         reason, remedy = reason_of(error, init)
+        remedy = remedy.replace(ADDRESS, setting)
         raise OutboxError(f"outbox {where}: {reason}", remedy) from error
     except UnicodeError as error:  # of the migration's connection: ours is UTF-8
         problem = "a value that the connection's client_encoding cannot hold"
