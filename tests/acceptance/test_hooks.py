@@ -362,7 +362,10 @@ WRITES = (
 def test_hook_files_of_others_are_not_used(
     hooked: Any, receiver: Any, path: str, mode: int, owner: int | None
 ) -> None:
-    """One line says why, nothing of it is run, and the built-in endpoint does not stand down."""
+    """One line says why, nothing of it is run, and the built-in endpoint does not stand down.
+
+    The command that the line shows settles it.
+    """
     project = hooked(a=WRITES + "import os\nos.environ.get('CONFITURE_WEBHOOK_URL')\n", _shared="")
     (project.path / "confiture_hooks" / "sub").mkdir()
     (project.path / "confiture_hooks" / "sub" / "__init__.py").touch()
@@ -381,6 +384,10 @@ def test_hook_files_of_others_are_not_used(
     checked = project.confiture("webhooks", "check")
     assert checked.returncode == 5
     assert why in checked.stderr
+    command = checked.stderr.split("if you trust it, `")[1].split("`")[0]
+    subprocess.run(["sh", "-c", command], cwd=project.path, check=True)  # noqa: S603, S607
+    done = project.confiture("migrate", "down")
+    assert (project.path / "ran").exists(), done.stderr
 
 
 @pytest.mark.survived("Hook files of another user", "unharmed", "private", "said")
@@ -489,3 +496,13 @@ def test_what_a_migration_replaces_stays_while_hooks_run(hooked: Any) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "hooked" in done.stderr
     assert "replaced" not in done.stderr
+
+
+def test_a_payload_without_any_endpoint_says_so(hooked: Any) -> None:
+    """In words, and not as the name of an endpoint."""
+    project = hooked(a=f"{HEAD}@register_hook('post_execute')\ndef f(c):\n    c.send({{}})\n")
+    done = project.confiture("migrate", "up")
+    [failed] = events(done.stderr, "hook.failed")
+    assert failed["reason"] == (
+        "no endpoint is configured, so context.send has none to send to; it is not sent"
+    )

@@ -23,8 +23,9 @@ from ..command_watch import HOOKS
 from ..config.variables import URL
 from ..errors import Fault, HookError
 from ..hooks import Hook, registry
+from ..remedy import quoted
 from ..run.hook_runner import LoadFault
-from ..trust import doubt_of
+from ..trust import FOREIGN, doubt_of
 
 DIRECTORY = HOOKS
 """Beside ``db/``, in the directory ``confiture`` is run in; a package of this name, too."""
@@ -72,7 +73,7 @@ def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
     # Importing a file may use the others, and what was compiled before.
     used = [path for one in directory.rglob("*.py") for path in (one.parent, one)] if paths else []
     used += [path / "__pycache__" for path in {*used} if path.suffix != ".py"]
-    faults = (fault for path in dict.fromkeys(used) if (fault := _distrust(path)))
+    faults = (fault for path in dict.fromkeys(used) if (fault := _distrust(path, directory)))
     fault = next(faults, None)
     if not os.access(directory, os.R_OK | os.X_OK):
         remedy = "No hook of it runs. See `ls -ld`"
@@ -87,13 +88,15 @@ def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
     return files + named
 
 
-def _distrust(path: Path) -> Fault | None:
-    """Why what lies at *path* is not used, if it is not ours alone."""
+def _distrust(path: Path, whole: Path) -> Fault | None:
+    """Why what lies at *path*, in *whole*, is not used, if it is not ours alone."""
     try:
         why = doubt_of(path)
     except OSError:  # not there, or it cannot be read, nor imported
         return None
-    remedy = "No hook of this directory runs. See `ls -l`, then chown it, or `chmod go-w` it"
+    change = "chown -hR $(id -u)" if why == FOREIGN else "chmod -R go-w"
+    command = f"`{change} {quoted(_shown(whole))}`"
+    remedy = f"No hook of {_shown(whole)} runs. Read what is there; if you trust it, {command}"
     return Fault(_shown(path), why, remedy) if why else None
 
 
@@ -114,7 +117,7 @@ def _module(name: str, project: Path) -> HookFile:
     if origin is None:
         return HookFile(module=name, path=None)
     for path in _imported_with(origin, project):
-        if doubt := _distrust(path):
+        if doubt := _distrust(path, path):
             return HookFile(module=name, path=origin, fault=doubt, is_trusted=False)
     return _read(name, origin)
 

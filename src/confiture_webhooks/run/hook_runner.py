@@ -271,7 +271,9 @@ def _chosen(endpoints: Sequence[Endpoint], name: str | None) -> Endpoint:
     meant = [endpoint for endpoint in endpoints if name in (None, endpoint.name)]
     if len(meant) == 1:
         return meant[0]
-    known = ", ".join(endpoint.name for endpoint in endpoints) or "none is configured"
+    if not endpoints:
+        raise HookError("no endpoint is configured, so context.send has none to send to")
+    known = ", ".join(endpoint.name for endpoint in endpoints)
     if name is None:
         raise HookError(f"context.send needs endpoint=…, one of: {known}")
     # An address that was given in its place may hold a secret.
