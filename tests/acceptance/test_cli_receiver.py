@@ -110,7 +110,17 @@ def test_listen_as_text(here: Project) -> None:
     assert "4bf9" * 8 in first
     code, rest, err = listener.interrupt()
     assert (code, err) == (0, "")
-    assert "❌ not valid" in rest
+    assert "❌ not valid\n" in rest
+    assert "none in it was made with this secret, or the request was changed since. " in rest
+    assert "Compare the secret with the sender's (CONFITURE_WEBHOOK_SECRET, or" in rest
+
+
+def test_listen_says_that_a_signature_is_too_old(here: Project) -> None:
+    """With the age, and without an option that ``listen`` does not have."""
+    listener = Listener(here, "--secret", SECRET)
+    assert listener.post(**signed(at=datetime.now(UTC) - timedelta(hours=1))) == 401
+    _, shown, _ = listener.interrupt()
+    assert re.search(r"too old: signed with this secret, but 36\d\d s ago\n", shown)
 
 
 def test_listen_shows_no_secret(here: Project) -> None:

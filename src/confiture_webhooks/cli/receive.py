@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ..config import variables
 from ..errors import ConfigError, SignatureError, WebhooksError
-from ..receiver import LocalReceiver, Received, verify
+from ..receiver import DEFAULT_TOLERANCE, LocalReceiver, Received, verify
 from ..receiver.capture import LARGEST, Captured, as_document, describe, is_signed, read_capture
 from ..receiver.local import payload_of
 from ..receiver.server import answer_of
@@ -28,6 +28,8 @@ from .options import FormatOpt
 from .tables import CONFIG_INVALID, WRONG_COMMAND, CommandError, conclude, line
 
 DEFAULT_PORT = 8000
+_ANY_TIME = "; --tolerance 0 accepts any time"
+"""What ``verify`` has an option for, and ``listen`` has not."""
 
 SecretOpt = Annotated[
     list[str] | None,
@@ -114,7 +116,15 @@ def listen(
                 if output == "json":
                     print(json.dumps(document), flush=True)
                 else:
-                    console.print(describe(document))
+                    why = _why_not(received, secrets) if received.verified is False else ""
+                    console.print(describe(document, why))
+
+
+def _why_not(received: Received, secrets: list[str]) -> str:
+    """Why the signature of *received* is not valid."""
+    capture = Captured(headers=received.headers, body=received.body)
+    found = _checked(capture, secrets, DEFAULT_TOLERANCE)
+    return str(found.get("reason", "")).removesuffix(_ANY_TIME)
 
 
 def _secrets(given: list[str] | None) -> list[str]:
@@ -224,7 +234,7 @@ def _reason_of_time(sent_at: datetime | None) -> str:
     age = (datetime.now(UTC) - sent_at).total_seconds()
     kind, when = ("too old", "ago") if age >= 0 else ("too early", "from now")
     signed = f"signed with this secret, but {abs(age):.0f} s {when}"
-    return f"{kind}: {signed}; --tolerance 0 accepts any time"
+    return f"{kind}: {signed}{_ANY_TIME}"
 
 
 def _unreadable(capture: Captured) -> str:
@@ -237,7 +247,10 @@ def _unreadable(capture: Captured) -> str:
         return f"unreadable: it has no {' and no '.join(sorted(missing))} header"
     if not isinstance(payload_of(capture.body), dict):
         return "unreadable: its body is not a JSON object"
-    return "signature: none in it was made with this secret, or the request was changed since"
+    return (
+        "signature: none in it was made with this secret, or the request was changed since. "
+        f"Compare the secret with the sender's ({variables.SECRET}, or `secret` of the endpoint)"
+    )
 
 
 def _show_verdict(document: dict[str, Any]) -> None:

@@ -92,8 +92,8 @@ def _body_as_text(body: bytes) -> dict[str, str]:
         return {"body_base64": base64.b64encode(body).decode()}
 
 
-def describe(document: dict[str, Any]) -> Text:
-    """A request for human eyes: event, signature and run."""
+def describe(document: dict[str, Any], why_not: str = "") -> Text:
+    """A request for human eyes: event, signature, and *why_not* if that is not valid, and run."""
     payload = document["payload"] if isinstance(document["payload"], dict) else {}
     migration, execution, error, run = (
         part if isinstance(part, dict) else {}
@@ -111,6 +111,8 @@ def describe(document: dict[str, Any]) -> Text:
     text.append(f"  {attempt}answered {document['answer']}\n", style="dim")
     text.append("  signature       ")
     text.append_text(_verdict(document))
+    if why_not and is_signed(document["headers"]):
+        text.append(f"\n                  {why_not}", style="red")
     facts = {
         "text": _text_of(payload) if known else None,
         "correlation id": document["correlation_id"],
