@@ -218,7 +218,9 @@ class Source:
             refuse(f"{faults[0]}{more}")
             return None
         if not settings.endpoints:
-            refuse("no endpoint is configured")
+            gone = [str(file) for file, one in zip(self._files, seen, strict=True) if not one]
+            is_gone = f" ({', '.join(gone)} cannot be read)" if gone else ""
+            refuse(f"no endpoint is configured{is_gone}")
             return None
         return settings, ask
 

@@ -104,3 +104,21 @@ def test_a_file_that_is_gone_is_said_by_name(
         "The changed configuration is wrong, the one before it stays in force: "
         "--config: there.yaml is no file. Check the path\n"
     )
+
+
+def test_the_projects_own_file_that_is_gone_is_said_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it there is no endpoint: the line says where it was."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("db/environments/local.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text(GOOD % "first")
+    source = Context(config=None).source()
+    path.unlink()
+    assert [source.news() for _ in range(3)] == [None] * 3
+    terminal.settle()
+    assert capsys.readouterr().err == (
+        "The changed configuration is wrong, the one before it stays in force: "
+        "no endpoint is configured (db/environments/local.yaml cannot be read)\n"
+    )

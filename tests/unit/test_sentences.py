@@ -97,6 +97,11 @@ def test_a_failed_attempt() -> None:
             "migrate up failed on shop: ChecksumError, 1 migration applied",
         ),
         (
+            "run.failed",
+            {"command": "migrate up", "database": "shop", "error_type": "Interrupted"},
+            "migrate up failed on shop: Interrupted (the run was killed, or lost its database)",
+        ),
+        (
             "telemetry.flush_incomplete",
             dict(zip(("lost", *names.LOST), (27, 4, 20, 3), strict=True)),
             "telemetry lost: 27 items (4 spans, 20 metric points, 3 log records)",
