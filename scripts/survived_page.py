@@ -181,7 +181,7 @@ FAULTS = {
         "A hook that changes the working directory": "unharmed",
         "A hook file that replaces parts of the standard library": "unharmed said",
         "A hook file that is too large": "unharmed kept said",
-        "A limit on processes: no thread can be started": "unharmed said",
+        "A limit on processes: no thread can be started": "unharmed kept said",
         "A fault of our own code": "unharmed said",
     },
     "Secrets and strangers": {
