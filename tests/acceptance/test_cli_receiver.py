@@ -115,6 +115,17 @@ def test_listen_as_text(here: Project) -> None:
     assert "Compare the secret with the sender's (CONFITURE_WEBHOOK_SECRET, or" in rest
 
 
+def test_listen_says_what_a_sender_without_a_secret_lacks(here: Project) -> None:
+    """Of an event of ours; another request is just not signed."""
+    listener = Listener(here, "--secret", SECRET)
+    unsigned = {"X-Confiture-Event": "migration_success"}
+    assert [listener.post(**unsigned), listener.post()] == [401, 401]
+    _, shown, _ = listener.interrupt()
+    lacks = "the sender has no secret (CONFITURE_WEBHOOK_SECRET, or `secret` of the endpoint)"
+    assert shown.count(f"- not signed: {lacks}\n") == 1
+    assert shown.count("- not signed\n") == 1
+
+
 def test_listen_says_that_a_signature_is_too_old(here: Project) -> None:
     """With the age, and without an option that ``listen`` does not have."""
     listener = Listener(here, "--secret", SECRET)

@@ -613,6 +613,9 @@ def test_pagerduty_needs_its_key(project: Project) -> None:
     """Without a routing key every event would be refused, so it is a fault."""
     fault = project.endpoint_fault("format", format="pagerduty")
     assert "routing_key" in fault.problem
+    [fault] = faults_of({"CONFITURE_WEBHOOK_URL": URL, "CONFITURE_WEBHOOK_FORMAT": "pagerduty"})
+    assert fault.setting == "CONFITURE_WEBHOOK_FORMAT"
+    assert fault.remedy == "No variable holds one: write the endpoint into a `webhooks:` block"
 
 
 @pytest.mark.parametrize("chosen", ["confiture", "opsgenie"])

@@ -19,7 +19,15 @@ from rich.console import Console
 from ..config import variables
 from ..errors import ConfigError, SignatureError, WebhooksError
 from ..receiver import DEFAULT_TOLERANCE, LocalReceiver, Received, verify
-from ..receiver.capture import LARGEST, Captured, as_document, describe, is_signed, read_capture
+from ..receiver.capture import (
+    LARGEST,
+    SENDERS_SETTING,
+    Captured,
+    as_document,
+    describe,
+    is_signed,
+    read_capture,
+)
 from ..receiver.local import payload_of
 from ..receiver.server import answer_of
 from ..terminal import say
@@ -249,7 +257,7 @@ def _unreadable(capture: Captured) -> str:
         return "unreadable: its body is not a JSON object"
     return (
         "signature: none in it was made with this secret, or the request was changed since. "
-        f"Compare the secret with the sender's ({variables.SECRET}, or `secret` of the endpoint)"
+        f"Compare the secret with the sender's ({SENDERS_SETTING})"
     )
 
 

@@ -134,8 +134,8 @@ def _contradictions(
 ) -> Iterator[tuple[Sequence[str], str, str]]:
     """What is wrong with settings that are right each by itself: the one to change comes first."""
     is_http = made.url.startswith("http:")
+    is_default = at == DEFAULT_ENDPOINT
     if is_http and not (found.get("allow_http") or is_loopback(urlsplit(made.url).hostname or "")):
-        is_default = at == DEFAULT_ENDPOINT
         way = f"{variables.ALLOW_HTTP}=true" if is_default else "allow_http: true"
         remedy = f"Use https, or allow it: `{way}`"
         yield ("url", "allow_http"), "is plain http to another machine", remedy
@@ -147,7 +147,8 @@ def _contradictions(
         remedy = "Use a secret of printable Latin-1 characters, or remove `send_secret`"
         yield ("send_secret", "secret"), "needs a secret that a header can carry", remedy
     if made.format == "pagerduty" and not made.routing_key:
-        remedy = "Set `routing_key` to the integration key"
+        in_block = "No variable holds one: write the endpoint into a `webhooks:` block"
+        remedy = in_block if is_default else "Set `routing_key` to the integration key"
         yield ("format", "routing_key"), "needs a `routing_key`", remedy
     if made.format != "pagerduty" and made.routing_key:
         remedy = "Remove it, or set that format"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .local import Received
 
 HIDDEN = "(hidden)"
+SENDERS_SETTING = "CONFITURE_WEBHOOK_SECRET, or `secret` of the endpoint"
+"""Where a sender of ours has its secret."""
 LARGEST = 64 * 1024 * 1024
 """Bytes of a file that is read: a body of the largest size, twice and in base64, fits."""
 _KEYS = {
@@ -144,7 +146,8 @@ def _verdict(document: dict[str, Any]) -> Text:
     if document["verified"] is None:
         return Text("not checked", style="yellow")
     if not is_signed(document["headers"]):
-        return Text("- not signed", style="yellow")
+        ours = f": the sender has no secret ({SENDERS_SETTING})" if document["format"] else ""
+        return Text(f"- not signed{ours}", style="yellow")
     if not document["verified"]:
         return Text("❌ not valid", style="bold red")
     names = {name.lower() for name in document["headers"]}
