@@ -195,6 +195,44 @@ def test_what_is_recorded_as_a_lane_ends_is_sent() -> None:
     assert len(transport.sent) == 6
 
 
+class Outdated(InMemoryOutbox):
+    """One lane looks in vain, and hears of it only when the other has met a broken outbox."""
+
+    worker: Worker
+    looks = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_looked = threading.Event()
+
+    def claim(self, *args: Any, **kwargs: Any) -> Any:
+        self.looks += 1
+        if self.looks == 3:
+            raise OutboxError("locked")
+        found = super().claim(*args, **kwargs)
+        if self.looks == 2:
+            self.has_looked.set()
+            with self.worker._changed:
+                self.worker._changed.wait_for(lambda: self.worker.paces[0].ended, 10)
+        return found
+
+    def record(self, *args: Any) -> Any:
+        self.has_looked.wait(10)
+        return super().record(*args)
+
+
+def test_a_broken_outbox_is_not_forgotten_by_a_lane_that_looked_before() -> None:
+    """The run's next delivery is sent, although the last lane to end saw the run in other hands."""
+    outbox, transport = Outdated(), ScriptedTransport()
+    record(outbox, 0)
+    record(outbox, 1)
+    worker = outbox.worker = worker_of(outbox, transport)
+    worker.start()
+    assert worker.drain(LONG_ENOUGH)
+    worker.stop()
+    assert [one.headers["webhook-id"] for one in transport.sent] == ["evt_0", "evt_1"]
+
+
 def test_one_lane_keeps_the_order_of_all() -> None:
     """``concurrency: 1`` sends everything in the order in which it was recorded."""
     transport = Meeting()

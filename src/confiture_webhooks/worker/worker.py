@@ -138,9 +138,9 @@ class Worker(Sender):
         while self._wait(pace):
             ended = pace.ended
             try:
-                is_seen = self._work(pace)
-                ended = pace.ended
-                due_at = self._next_due_at(pace, is_seen=is_seen)
+                seen = self._work(pace)
+                ended = pace.ended if seen is None else seen
+                due_at = self._next_due_at(pace, is_seen=seen is not None)
                 pace.faults = 0
             except OutboxError as error:
                 self.telemetry.outbox_failed(str(error))
@@ -195,12 +195,13 @@ class Worker(Sender):
                 self._changed.wait(min(waits, default=None))
             return False
 
-    def _work(self, pace: Pace) -> bool:
+    def _work(self, pace: Pace) -> int | None:
         """Deliver what is due: a claim's deliveries are of one run, in their order.
 
-        Whether the last look at the outbox found nothing.
+        If the last look at the outbox found nothing, how often lanes had ended before it.
         """
         while not self.stopping.is_set():
+            ended = pace.ended
             # Another worker has made an attempt that was due so long ago.
             long_ago = self.clock.now() - LONGEST_REST
             for delivery_id, waiting in list(pace.open.items()):
@@ -218,7 +219,7 @@ class Worker(Sender):
                 )
             )
             if not claims:
-                return True
+                return ended
             pace.is_off = False  # the outbox gives nothing for an endpoint that is off
             run = claims[0].delivery.correlation_id
             pace.runs.add(run)
@@ -233,7 +234,7 @@ class Worker(Sender):
                         self.outbox.give_back(claim)
             if pace.is_resting(self.clock.now()) or pace.busy > pace.width:
                 break
-        return False
+        return None
 
     def _next_due_at(self, pace: Pace, *, is_seen: bool) -> datetime | None:
         """When to look again; *is_seen*: the outbox has just been looked at."""
