@@ -148,6 +148,12 @@ def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiv
         project.migration("002", "item", up="CREATE TABLE tb_item (id int)", down="SELECT 1")
         done = project.confiture("migrate", "up", *named, env=env)
         assert "outbox" not in done.stderr
+        project.environment_file("other", **NO_HELPERS)
+        other = ("--config", "db/environments/other.yaml")
+        predicted = project.confiture("webhooks", "doctor", *other, env=env)
+        assert predicted.returncode == 1
+        assert "this role may not write rows of environment other in" in predicted.stdout
+        assert "init --role powerless --environment other --config" in predicted.stdout
         rows = admin.execute("SELECT environment, state FROM confiture_webhooks.deliveries")
         assert rows.fetchall() == [("my staging", "delivered")]
     finally:

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from confiture_webhooks.delivery import Delivery
-from confiture_webhooks.doctor.outbox import missing_rights
+from confiture_webhooks.doctor.outbox import is_shut_out, missing_rights
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import Intent, Outbox, postgres, postgres_session
 from confiture_webhooks.outbox import postgres_schema as schema
@@ -379,6 +379,41 @@ def test_the_printed_grants_are_all_the_rights_that_doctor_misses(
         delete = "REVOKE DELETE ON confiture_webhooks.deliveries FROM {}"
         admin.execute(sql.SQL(delete).format(named))
     assert missing_rights(dsn) == ["DELETE", "EXECUTE"]
+
+
+@pytest.mark.parametrize("granted", ["production", "", "o'dd \\ 100%"])
+def test_grants_of_another_environment_are_seen_before_a_run(
+    role: tuple[str, str], database: str, granted: str
+) -> None:
+    """As a run finds them: it may record nothing of an environment that is not the role's."""
+    name, dsn = role
+    PostgresOutbox(database).close()
+    with psycopg.connect(database, autocommit=True) as admin:
+        for statement in schema.grants(name, granted):
+            admin.execute(statement)
+        assert missing_rights(dsn) == []
+        for environment in ("production", None, "o'dd \\ 100%", "staging"):
+            with closing(PostgresOutbox(dsn)) as outbox:
+                refused: Any = nullcontext()
+                if (environment or "") != granted:
+                    refused = pytest.raises(OutboxError, match="may not use")
+                with refused:
+                    outbox.stage(replace(intent(1), environment=environment))
+            assert is_shut_out(dsn, environment) == ((environment or "") != granted)
+        assert not is_shut_out(database, "staging")  # the owner's
+        own = "CREATE POLICY own ON confiture_webhooks.intents USING (environment LIKE 's%')"
+        admin.execute(own)
+        assert not is_shut_out(dsn, "staging")
+
+
+def test_grants_of_every_environment_shut_no_one_out(role: tuple[str, str], database: str) -> None:
+    """Those that ``outbox init`` prints without ``--environment``."""
+    PostgresOutbox(database).close()
+    with psycopg.connect(database, autocommit=True) as admin:
+        for statement in schema.grants(role[0]):
+            admin.execute(statement)
+    assert not is_shut_out(role[1], "staging")
+    assert not is_shut_out(role[1], None)
 
 
 @pytest.mark.survived("A clock that was ahead by days", "kept")

@@ -21,6 +21,7 @@ from ..event import rfc3339
 from ..outbox import Summary, Unreadable
 from ..outbox.postgres_schema import may_make
 from ..outbox.postgres_session import ADDRESS, NAMED, init, reason_of
+from ..outbox.rows import text
 from ..outbox.sqlite_file import is_there
 from ..outlook import LATE, Standing, Wait, elsewhere, outlook, shown_environment, unserved
 from ..remedy import shown
@@ -199,6 +200,15 @@ def _checked(settings: Settings) -> Iterator[Check]:
         problem = f"this role may not {', '.join(lacking)} in {outbox_place(settings)}"
         yield wrong("outbox", problem, f"{_init(settings)}, and run them as the outbox's owner")
         return
+    if settings.place.kind == "postgres" and is_shut_out(
+        dsn := postgres_dsn(settings), settings.environment
+    ):
+        here = f"environment {shown_environment(settings.environment)}"
+        problem = f"this role may not write rows of {here} in {outbox_place(settings)}"
+        remedy = "Use a role of that environment, or the environment of this role. To change it: "
+        command = init(dsn, settings.environment)
+        yield wrong("outbox", problem, f"{remedy}{command}, then its GRANTs")
+        return
     yield _kept(settings, findings)
     for wait in findings.waits:
         check = wrong if wait.is_in_vain else warn
@@ -281,6 +291,17 @@ WHERE home.nspname = 'confiture_webhooks' AND relname = 'deliveries' AND NOT CAS
   ELSE has_any_column_privilege(pg_class.oid, right_) END  -- the GRANTs are of columns
 ORDER BY right_
 """
+# What an administrator wrote by hand is not judged.
+_SHUT_OUT = r"""
+SELECT row_security_active(home.oid) AND NOT EXISTS (
+  SELECT FROM pg_policy WHERE polrelid = home.oid AND EXISTS (
+    SELECT FROM unnest(polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE')
+  ) AND (
+    polname NOT LIKE 'confiture\_webhooks %%'
+    OR pg_get_expr(polwithcheck, polrelid) IN ('true', %s)
+  )
+) FROM (SELECT 'confiture_webhooks.intents'::regclass AS oid) AS home
+"""
 _STANDBY = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
 
 
@@ -333,6 +354,17 @@ def missing_rights(dsn: str) -> list[str]:
         return []
 
 
-def _asked(dsn: str, question: LiteralString) -> list[tuple[Any, ...]]:
+def is_shut_out(dsn: str, environment: str | None) -> bool:
+    """Whether the GRANTs of the role of *dsn* are for another environment; not if it is unclear."""
+    name = text(environment or "").replace("'", "''")
+    rule = f"(environment = '{name}'::text)"  # as PostgreSQL writes that of ``outbox init``
+    try:
+        [[found]] = bounded(lambda: _asked(dsn, _SHUT_OUT, rule), WAIT_S + 1)
+    except Exception:  # noqa: BLE001  the outbox's own check names the fault
+        return False
+    return bool(found)
+
+
+def _asked(dsn: str, question: LiteralString, *values: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn, autocommit=True, connect_timeout=WAIT_S) as connection:
-        return connection.execute(question, prepare=False).fetchall()
+        return connection.execute(question, values or None, prepare=False).fetchall()
