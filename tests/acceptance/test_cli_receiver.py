@@ -286,3 +286,10 @@ def test_listen_then_verify(here: Project) -> None:
     listener.interrupt()
     done = here.confiture("webhooks", "verify", "-", "--secret", SECRET, stdin=captured)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_piped_and_no_request_is_called_by_its_name(here: Project) -> None:
+    """Not by the dash that stands for it."""
+    done = here.confiture("webhooks", "verify", "-", "--secret", SECRET, stdin="{}")
+    assert done.returncode == 2
+    assert "standard input is not a captured request: no " in done.stderr

@@ -225,6 +225,9 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     assert (
         "a: 1 delivery waits (no endpoint of that name is configured). Configure it" in left.stdout
     )
+    wrong = project.confiture("webhooks", "discard", "--endpoint", "aa", "--yes")
+    assert wrong.returncode == 5
+    assert "One of: renamed, a\n" in wrong.stderr
     gone = project.confiture("webhooks", "discard", "--endpoint", "a", "--yes")
     assert "Discarded 1 delivery (local 1)" in gone.stdout
     assert [row["endpoint"] for row in listed(project)] == ["renamed"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -164,9 +164,9 @@ class Context:
         remedy = f"Set {DSN}, or `database_url` in the environment file"
         return refusal(str(file or "outbox postgres"), "names no database", remedy)
 
-    def unknown_endpoint(self, name: str) -> ConfigError:
-        """That *name* is no endpoint's."""
-        names = ", ".join(endpoint.name for endpoint in self.settings.recorded)
+    def unknown_endpoint(self, name: str, removed: Iterable[str] = ()) -> ConfigError:
+        """That *name* is no endpoint's, nor one of the *removed*."""
+        names = ", ".join([*(endpoint.name for endpoint in self.settings.recorded), *removed])
         remedy = f"One of: {names}" if names else _other_blocks() or "None is configured"
         return refusal("endpoint", f"none is called {name!r}", remedy)
 

@@ -191,15 +191,16 @@ def verify_command(
     if not secrets:
         problem = f"no secret: set {variables.SECRET} or give --secret"
         raise CommandError(problem, code=CONFIG_INVALID)
+    is_piped = str(file) == "-"
+    place = "standard input" if is_piped else file
     try:
-        is_piped = str(file) == "-"
         with open(0 if is_piped else file, "rb", closefd=not is_piped) as source:
             capture = read_capture(source.read(LARGEST + 1))
     except OSError as error:
-        problem = f"cannot read {file}: {error.strerror}"
+        problem = f"cannot read {place}: {error.strerror}"
         raise CommandError(problem, code=WRONG_COMMAND) from error
     except WebhooksError as error:
-        problem = f"{file} is not a captured request: {error}"
+        problem = f"{place} is not a captured request: {error}"
         raise CommandError(problem, code=WRONG_COMMAND) from error
     document = _checked(capture, secrets, timedelta(seconds=tolerance) or None)
     conclude(document, partial(_show_verdict, document), output)

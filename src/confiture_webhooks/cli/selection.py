@@ -235,4 +235,5 @@ def check_endpoint(context: Context, name: str | None) -> None:
     configured = {endpoint.name for endpoint in context.settings.recorded}
     if name is None or name in configured or context.outbox.deliveries(endpoint=name, limit=1):
         return
-    raise context.unknown_endpoint(name)
+    waiting = {one for each in context.outbox.summaries().values() for one in each.undelivered}
+    raise context.unknown_endpoint(name, sorted(waiting - configured))
