@@ -259,6 +259,20 @@ def test_a_rest_that_another_worker_was_asked_for_is_heeded_in_mid_batch() -> No
     assert outbox.summary("production").counts == {State.DELIVERED: 5, State.PENDING: 35}
 
 
+def test_a_rest_of_a_wrong_clock_is_not_heeded_in_mid_batch() -> None:
+    """One that is longer than the schedule allows stops nothing."""
+    outbox = backlog(1, 8)
+
+    class Asked(ScriptedTransport):
+        def send(self, request: Request, **terms: Any) -> Response:
+            now = datetime.now(UTC)
+            outbox.rest(request.endpoint, "production", now + timedelta(days=3650), now=now)
+            return super().send(request, **terms)
+
+    assert pass_once(worker_of(outbox, Asked()))
+    assert outbox.summary("production").counts == {State.DELIVERED: 8}
+
+
 def test_an_endpoint_that_is_switched_off_gets_nothing_more_in_mid_batch() -> None:
     """By an operator, or because another worker got a 410: what is claimed already waits."""
     outbox = backlog(1, 40)
