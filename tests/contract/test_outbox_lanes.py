@@ -54,6 +54,26 @@ def spoil(outbox: Any, table: str, change: str) -> None:
 # Runs
 
 
+def test_what_is_switched_off_between_two_looks_is_not_claimed(outbox: Any) -> None:
+    """A lane that saw the run in other hands looks again, and sees how the endpoint stands then."""
+    release_of(outbox, "x", 1, 2)
+    held = claim_one(outbox)
+    store = outbox._store
+    read = store.read
+
+    def meanwhile(*steps: Any) -> Any:
+        if any(name == "look_elsewhere" for name, _ in steps):
+            store.read = read
+            outbox.disable("a", "production", NOW)
+            outbox.give_back(held)
+        return read(*steps)
+
+    store.read = meanwhile
+    assert not claim_ids(outbox)
+    outbox.enable("a", "production")
+    assert claim_ids(outbox)
+
+
 def test_a_claim_returns_deliveries_of_one_run_in_order(outbox: Outbox) -> None:
     """Those of the run whose first is the oldest, up to the limit."""
     release_of(outbox, "x", 1)

@@ -98,10 +98,11 @@ class Front:
             self._origin = self._floor
         free = [row for row in seen if not row["is_held"]]
         if seen and not free:  # runs that are held may hide others
-            [seen] = self._store.read(("look_elsewhere", looking))
+            standing, seen = self._store.read(("standing", self.place), ("look_elsewhere", looking))
             free = [row for row in seen if not row["is_held"]]
-        self._seen = standing_of(standing), free
-        return self._seen
+        # Another lane's look may replace what is kept, but not what this one answers.
+        found = self._seen = standing_of(standing), free
+        return found
 
 
 def standing_of(found: rows.Found) -> Standing:
