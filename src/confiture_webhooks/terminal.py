@@ -182,6 +182,7 @@ class _Stderr:
         if not self._process:
             atexit.register(self._end)
         self._queue, self._busy_since, self._process = SimpleQueue(), None, os.getpid()
+        self._is_alone = False
         try:
             threading.Thread(target=self._run, name="webhooks-stderr", daemon=True).start()
         except RuntimeError:  # no thread is to be had, or the interpreter ends
@@ -201,7 +202,7 @@ class _Stderr:
             stream, text = piece
             ready = select.poll()
             ready.register(stream.fileno(), select.POLLOUT)
-            if text and ready.poll(0) and len(text) <= _ATOMIC:
+            if text and ready.poll(0) and len(text.encode(errors="replace")) <= _ATOMIC:
                 self._write(stream, text)
 
     def _run(self) -> None:

@@ -374,3 +374,15 @@ def test_after_the_end_the_stream_is_as_before() -> None:
     """The command's standard output keeps nothing of ours."""
     code = f"{HOST}\nend(); print([n for n in ('write', 'flush') if n in vars(sys.stdout)])"
     assert python(code, stderr=subprocess.STDOUT).stdout.splitlines()[-1] == "[]"
+
+
+def test_a_fork_of_a_process_without_threads_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writer has a thread again, so its end leaves the queue to that."""
+    stderr = terminal._Stderr()
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError))
+        stderr._start()
+    assert stderr._is_alone
+    monkeypatch.setattr(terminal.os, "getpid", lambda: -1)
+    stderr._start()
+    assert not stderr._is_alone
