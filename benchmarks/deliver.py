@@ -3,7 +3,8 @@
 Thousands of deliveries of hundreds of runs wait for one endpoint. ``confiture webhooks deliver``
 sends them, with traces, metrics and logs going to a collector in a process of its own. The
 alternatives send the same bodies and headers from a process of their own: a loop over one
-``requests.Session`` as one writes it, and the guide's ``requests.post`` for each event. All three
+``requests.Session`` as one writes it, the same with the OpenTelemetry SDK's spans, metrics and logs
+to the same collector, and the guide's ``requests.post`` for each event. All
 meet the same receiver, which reports the time from the first to the last request.
 
 A ``requests.Session`` looks for proxies, certificates and a netrc before each request. One that is
@@ -26,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -37,6 +38,18 @@ import psycopg
 import requests
 import trustme
 from harness import CONFITURE, Comparison, bench, environment
+from opentelemetry._logs import SeverityNumber
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.requests import RequestsInstrumentor
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from peers import Peer, peer
 
 from confiture_webhooks.delivery import Delivery, TraceContext
@@ -58,6 +71,7 @@ METRICS = {
     "http.client.request.duration",
 }
 BLIND = "requests.Session that does not look at its environment"
+SIGNALLING = "requests.Session with the same signals"
 BATCH = 64
 FIRST = counting(0, max(COUNT, FAR_COUNT))
 """No delivery is stored twice."""
@@ -123,7 +137,8 @@ REQUESTS = {
     BLIND: "none",
     "requests.post": "ratio at least 2",
 }
-AT_ONCE = dict.fromkeys(REQUESTS, "none") | {"requests.Session": "ratio at least 0.7"}
+AT_ONCE = dict.fromkeys((*REQUESTS, SIGNALLING), "none")
+AT_ONCE["requests.Session"] = "ratio at least 0.7"
 TABLE = {"a table and requests.Session": "ratio at least 0.9"}
 SIDE_BY_SIDE = {"requests.Session": "ratio at least 4"}
 """One after the other."""
@@ -210,12 +225,14 @@ def is_exported(count: int, exported: Mapping[str, Mapping[str, int]]) -> bool:
     )
 
 
-def alone(way: Way, kind: str) -> tuple[float, float]:
+def alone(way: Way, collector: Peer, kind: str) -> tuple[float, float]:
     """The same for the loop *kind*, in a process of its own."""
     started = time.perf_counter()
     command = [sys.executable, __file__, kind, way.receiver.url, str(way.count), way.dsn]
-    subprocess.run(command, env=environment(way.env), check=True)
+    env = environment({**way.env, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
+    subprocess.run(command, env=env, check=True)
     took = time.perf_counter() - started
+    collector.reported()
     reported = way.receiver.reported()
     assert reported["count"] == way.count
     return way.count / reported["seconds"], took
@@ -237,8 +254,47 @@ def loop(kind: str, url: str, count: int, dsn: str) -> None:
         if dsn:
             work(dsn, send, deliveries(count))
             return
-        for one in deliveries(count):
+        with signalling(send) if kind == SIGNALLING else nullcontext(send) as deliver:
+            for one in deliveries(count):
+                deliver(one)
+
+
+@contextmanager
+def signalling(send: Callable[[Delivery], None]) -> Iterator[Callable[[Delivery], None]]:
+    """*send* with a span, three metrics and a log line for each delivery, by the SDK alone."""
+    resource = Resource.create({"service.name": "loop"})
+    tracers = TracerProvider(resource=resource)
+    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
+    loggers = LoggerProvider(resource)
+    loggers.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
+    RequestsInstrumentor().instrument(tracer_provider=tracers, meter_provider=meters)
+    tracer, meter = tracers.get_tracer("loop"), meters.get_meter("loop")
+    logger = loggers.get_logger("loop")
+    durations = meter.create_histogram("duration", "s")
+    lags = meter.create_histogram("lag", "s")
+    sent = meter.create_counter("deliveries", "{delivery}")
+
+    def deliver(one: Delivery) -> None:
+        owner = {"endpoint": one.endpoint, "environment": "production", "type": one.event_type}
+        about = {**owner, "id": one.id, "event": one.event_id, "migration": one.migration_name}
+        started = time.time()
+        with tracer.start_as_current_span("deliver webhook default", attributes=about):
             send(one)
+            outcome = {**owner, "outcome": "delivered"}
+            durations.record(time.time() - started, outcome)
+            lags.record(time.time() - one.created_at.timestamp(), outcome)
+            sent.add(1, outcome)
+            logger.emit(
+                event_name="webhook.delivered",
+                severity_number=SeverityNumber.INFO,
+                body=f"default: {one.event_type} delivered",
+                attributes={**about, **outcome, "status": 200},
+            )
+
+    yield deliver
+    for provider in (tracers, meters, loggers):
+        provider.shutdown()
 
 
 def work(dsn: str, send: Callable[[Delivery], None], waiting: list[Delivery]) -> None:
@@ -271,7 +327,7 @@ def compare(way: Way, collector: Peer) -> None:
     rows = []
     measured = {
         "ours": lambda: ours(way, collector),
-        **{kind: partial(alone, way, kind) for kind in way.against},
+        **{kind: partial(alone, way, collector, kind) for kind in way.against},
     }
     for number in range(ROUNDS + 1):
         names = list(measured)

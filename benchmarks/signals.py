@@ -13,8 +13,9 @@ import statistics
 import subprocess
 import time
 from collections.abc import Mapping
+from functools import partial
 
-from harness import CONFITURE, Bench, Comparison, bench, environment
+from harness import CONFITURE, Bench, Comparison, bench, environment, undisturbed
 from peers import peer
 
 DELIVERIES = 1000
@@ -59,7 +60,7 @@ def compare(project: Bench, away_ms: float) -> tuple[Comparison, Comparison]:
         taken: dict[str, list[float]] = {name: [] for name in arms}
         for number in range(ROUNDS):
             for name in sorted(arms, reverse=bool(number % 2)):
-                taken[name].append(seconds(project, arms[name]))
+                taken[name].append(undisturbed(partial(seconds, project, arms[name])))
     bare = statistics.median(taken["off"])
     above = {
         name: [(took_s - bare) / DELIVERIES * 1000 for took_s in taken[name]]
