@@ -9,8 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from .event import rfc3339
-from .remedy import command, shown, shown_for
-from .terminal import counted
+from .remedy import shown, shown_for
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -93,13 +92,14 @@ class Wait:
         }[self.why]
 
     @property
+    def detail(self) -> str:
+        """Why, and how many."""
+        return self.reason + (f" ({self.count} waiting)" if self.count else "")
+
+    @property
     def line(self) -> str:
-        """All of it: how many, to which endpoint, why, and the remedy."""
-        if not self.count:
-            return f"{self.endpoint}: {self.reason}. {self.remedy}"
-        verb = "waits" if self.count == 1 else "wait"
-        waiting = f"{counted(self.count, 'delivery', 'deliveries')} {verb}"
-        return f"{self.endpoint}: {waiting} ({self.reason}). {self.remedy}"
+        """All of it: to which endpoint, why, how many, and the remedy."""
+        return f"{self.endpoint}: {self.detail}. {self.remedy}"
 
 
 def rest_of(standing: Standing, endpoint: Endpoint | None, now: datetime) -> datetime | None:
@@ -188,47 +188,13 @@ def listed(counts: Mapping[str | None, int]) -> str:
 
 def elsewhere_line(counts: Mapping[str | None, int]) -> str:
     """How many deliveries wait in other environments, and whose job sends them."""
-    ways = [
-        f"The job of {name} sends them: {in_environment(name, 'deliver')}" if name else _WITHOUT
+    jobs = [
+        f"The job of {shown_environment(name)} sends them: {in_environment(name, 'deliver')}"
         for name in counts
     ]
-    return ". ".join([f"Other environments have deliveries that wait: {listed(counts)}", *ways])
-
-
-def dead_elsewhere_line(environment: str | None, count: int) -> str:
-    """How many dead letters another *environment* has, and how they are sent again."""
-    letters = counted(count, "dead letter", "dead letters")
-    again = in_environment(environment, "redeliver", "--dead")
-    them = "it" if count == 1 else "them"
-    return f"Environment {shown_environment(environment)} has {letters}. Send {them} again: {again}"
-
-
-_WITHOUT = (
-    f"To send those of {NO_ENVIRONMENT}, run `{command('deliver')}` with the variables of "
-    "the run that recorded them, without CONFITURE_ENVIRONMENT and --config"
-)
+    return ". ".join([f"Other environments have deliveries that wait: {listed(counts)}", *jobs])
 
 
 def in_environment(environment: str | None, *words: str) -> str:
     """The command that the job of *environment* runs; here, its variables may lead elsewhere."""
-    ours = shown_for(environment, *words)
-    if ours is None:
-        return f"run `{words[0]}` there"
-    return f"{ours}, with the variables that its migrations run with"
-
-
-def unserved(
-    environment: str | None, count: int, since: datetime, *, mine: str | None
-) -> tuple[str, str]:
-    """That no worker serves *environment*, and which run needs which setting.
-
-    *mine*: the environment of the command that says so.
-    """
-    late = (
-        f"No worker serves environment {shown_environment(environment)}: "
-        f"{counted(count, 'delivery', 'deliveries')} due since {rfc3339(since)}"
-    )
-    if environment:
-        return late, f"Send them: {in_environment(environment, 'deliver')}"
-    wanted = f"CONFITURE_ENVIRONMENT={mine}" if mine else "CONFITURE_ENVIRONMENT"
-    return late, f"Set {wanted} for the run that recorded them. {_WITHOUT}"
+    return f"{shown_for(environment, *words)}, with the variables that its migrations run with"

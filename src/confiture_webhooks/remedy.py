@@ -50,16 +50,17 @@ def usual_file(environment: str | None) -> Path | None:
     return Path(ENVIRONMENTS, f"{environment}.yaml") if is_name else None
 
 
-def shown_for(environment: str | None, *words: str) -> str | None:
-    """A command as :func:`shown` has it, for another *environment*; ``None``: it has no file.
+def shown_for(environment: str | None, *words: str) -> str:
+    """A command as :func:`shown` has it, for another *environment*.
 
-    Where this process read no file, a variable names the environment.
+    It names the file of that environment, or, where this process read none or that is none, it
+    sets the variable.
     """
     has_variables = os.environ.get("CONFITURE_DATABASE_URL") or not os.access(USUAL_FILE, os.F_OK)
-    if _used is None and has_variables:
-        return f"`CONFITURE_ENVIRONMENT={quoted(environment or '')} {command(*words)}`"
-    file = usual_file(environment)
-    return f"`{command(*words, config=file)}`" if file and os.access(file, os.R_OK) else None
+    file = None if _used is None and has_variables else usual_file(environment)
+    if file is not None and os.access(file, os.R_OK):
+        return f"`{command(*words, config=file)}`"
+    return f"`CONFITURE_ENVIRONMENT={quoted(environment or '')} {command(*words)}`"
 
 
 def quoted(word: str) -> str:

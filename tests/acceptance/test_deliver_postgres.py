@@ -117,7 +117,7 @@ def test_a_limit_rests_the_endpoint_for_every_worker(project: Project, receiver:
     with closing(PostgresOutbox(project.database_url)) as outbox:
         eventually(lambda: outbox.standing("local"))
     done = project.confiture("webhooks", "deliver")
-    assert "a: 20 deliveries wait (rests until" in done.stdout
+    assert "a: rests until" in done.stdout
     assert len(receiver.requests) <= 4  # one for each lane of the first worker, at most
     watching.terminate()
     assert watching.wait(BOUND_S) == 0

@@ -112,7 +112,7 @@ def test_a_pass_does_not_wait_an_hour_for_its_next_turn(outside: Project) -> Non
             done = outside.confiture("webhooks", "deliver", timeout=60)
             assert done.returncode == 0, done.stdout
             assert f"{sent} delivered, 0 dead letters, 2 left for later" in done.stdout
-            assert "a: 2 deliveries wait (rests until" in done.stdout
+            assert "a: rests until" in done.stdout
         assert len(receiver.requests) == 1
 
 
@@ -213,7 +213,7 @@ def test_a_clock_that_was_ahead_delays_nothing(outside: Project) -> None:
             created_at=datetime.now(UTC) + timedelta(days=3),
         )
         outbox.release(made_ahead.event_id, [made_ahead])
-        ahead = "Made in the future by a clock that was wrong: dlv_ahead"
+        ahead = "from the future: made by a clock that was wrong: dlv_ahead"
         assert ahead in outside.confiture("webhooks", "status").stdout
         assert outside.confiture("webhooks", "deliver").returncode == 0
         assert [request.answer.status for request in receiver.requests] == [503, 200, 200]

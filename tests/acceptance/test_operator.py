@@ -117,9 +117,11 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         deliver = project.confiture("webhooks", "deliver", env=env)
         assert deliver.returncode == 1
         assert deliver.stdout.startswith(
-            "0 delivered, 0 dead letters, 1 left\ndefault: 1 delivery waits (switched off since 20"
+            "0 delivered, 0 dead letters, 1 left\ndefault: switched off since 20"
         )
-        assert deliver.stdout.endswith("Z). Switch it on: `confiture webhooks enable default`\n")
+        assert deliver.stdout.endswith(
+            "Z (1 waiting). Switch it on: `confiture webhooks enable default`\n"
+        )
         kept = project.confiture("webhooks", "redeliver", "--pending", "--yes", env=env)
         assert kept.returncode == 1
         first, second = kept.stdout.splitlines()
@@ -133,7 +135,7 @@ def test_gone_is_off_until_enabled(project: Any) -> None:
         assert project.confiture("webhooks", "deliver", env=env).returncode == 0
         assert len(receiver.requests) == 3
         assert project.confiture("webhooks", "status", env=env).returncode == 1
-        assert enabled.stdout.splitlines()[1].startswith("1 delivery is waiting for it. Send now: ")
+        assert enabled.stdout.splitlines()[1].startswith("Waiting deliveries: 1. Send now: ")
         words = enabled.stdout.splitlines()[2].partition("`confiture ")[2].strip("`").split()
         assert words == ["webhooks", "redeliver", "--gone", "--endpoint", "default", "--yes"]
         assert project.confiture(*words, env=env).returncode == 0
@@ -210,21 +212,19 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     project.environment_file(webhooks={"endpoints": [one]})
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     up = project.confiture("migrate", "up")
-    assert "It is kept and due at" in up.stderr
+    assert "sent by the next run when it is due, the first at" in up.stderr
     assert "`confiture webhooks redeliver --pending --yes`" in up.stderr
     waits = project.confiture("webhooks", "deliver")
     assert "0 delivered, 0 dead letters, 1 left for later; the next is due at" in waits.stdout
     again = project.confiture("webhooks", "redeliver", "--pending", "--yes")
-    assert again.stdout.splitlines()[0] == "1 delivery due again: local 1"
+    assert again.stdout.splitlines()[0] == "Due again: 1 delivery (local 1)"
     assert "1 left for later; a: 503" in again.stdout
     assert again.returncode == 1
     project.environment_file(webhooks={"endpoints": [{**one, "name": "renamed"}]})
     down = project.confiture("migrate", "down")
     assert "a: 1, no endpoint of that name is configured" in down.stderr
     left = project.confiture("webhooks", "deliver")
-    assert (
-        "a: 1 delivery waits (no endpoint of that name is configured). Configure it" in left.stdout
-    )
+    assert "a: no endpoint of that name is configured (1 waiting). Configure it" in left.stdout
     wrong = project.confiture("webhooks", "discard", "--endpoint", "aa", "--yes")
     assert wrong.returncode == 5
     assert "One of: renamed, a\n" in wrong.stderr

@@ -179,7 +179,7 @@ def test_what_a_locked_file_kept_out_is_in_it_in_the_end(project: Any, receiver:
     _, stderr = running.communicate(timeout=110)
     assert running.returncode == 0
     assert "locked by another process" in stderr
-    assert "They are kept" in stderr
+    assert "Each is kept" in stderr
     project.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
     assert project.confiture("webhooks", "redeliver", "--pending", "--yes").returncode == 0
     assert project.confiture("webhooks", "deliver").returncode == 0

@@ -271,7 +271,7 @@ def test_a_directory_that_is_no_project_stays_as_it_is(
     assert list(elsewhere.path.iterdir()) == []
     env |= {"CONFITURE_WEBHOOK_URL": "http://127.0.0.1:1/", "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "0"}
     lost = elsewhere.confiture("migrate", "up", env=env)
-    assert "It is lost with this process" in lost.stderr
+    assert "Each is lost with this process" in lost.stderr
     assert "this directory is no Confiture project, so no outbox was created" in lost.stderr
     assert "OUTBOX=sqlite" not in lost.stderr
     elsewhere.confiture("migrate", "up", env={**env, "CONFITURE_WEBHOOK_OUTBOX": "sqlite"})

@@ -206,7 +206,7 @@ def test_a_migration_under_way_is_left_alone(shop: Any, receiver: Any) -> None:
         document = json.loads(status.stdout)
         assert document["unsettled"] == 0
         assert [one["migration"] for one in document["under_way"]] == ["002_waits"]
-        assert "under way      002_waits since" in shop.confiture("webhooks", "status").stdout
+        assert "Under way: 002_waits since" in shop.confiture("webhooks", "status").stdout
         assert running.poll() is None
     running.communicate(timeout=60)
     assert reported(receiver) == [("migration_success", None)] * 2

@@ -8,7 +8,7 @@ import pytest
 
 from confiture_webhooks.cli.check import endpoint_facts
 from confiture_webhooks.cli.send import show_pings
-from confiture_webhooks.cli.tables import print_block
+from confiture_webhooks.cli.tables import print_facts
 from confiture_webhooks.config import Settings, redacted
 from confiture_webhooks.event import SUBSCRIBABLE
 from confiture_webhooks.retry import RetryPolicy
@@ -35,16 +35,16 @@ def test_an_endpoint_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
         include_sql=True,
     )
     (document,) = redacted(Settings(endpoints=(one,)))["endpoints"]
-    print_block(document["name"], endpoint_facts(document))
+    print_facts(endpoint_facts(document), title=document["name"])
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "a"
     assert shown[1:] == [
-        "  address: https://a-host-with-a-long-name.department.example.com/…",
+        "  url: https://a-host-with-a-long-name.department.example.com/…",
         f"  events: {', '.join(sorted(kind.value for kind in SUBSCRIBABLE))}",
         "  environments: production, staging",
         "  migrations: all",
         "  format: confiture",
-        "  header names: Authorization, X-Team",
+        "  headers: Authorization, X-Team",
         "  secrets: 2",
         "  send_secret: no",
         "  include_sql: yes",
@@ -61,7 +61,7 @@ def test_every_fact_of_an_endpoint_is_shown() -> None:
     assert len(facts) == len(document) - 1
     assert facts["retry"] == "none: one attempt"
     assert facts["environments"] == "all"
-    assert facts["header names"] == "none"
+    assert facts["headers"] == "none"
     assert facts["timeout"] == "1 min 30 s"
 
 

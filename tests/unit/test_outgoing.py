@@ -228,7 +228,7 @@ def test_what_memory_holds_goes_back_into_a_store_that_works_again(is_opened: bo
     line = bench.end()
     assert line is not None
     assert line.startswith("confiture-webhooks: 2 deliveries not sent (a: 2")
-    assert "They are kept, and the next run sends them." in line
+    assert "Each is kept, and sent by the next run when it is due" in line
     kept = [(row.delivery.event_id, row.delivery.endpoint) for row in store.deliveries()]
     assert sorted(kept) == [(event_id(1), "a"), (event_id(3), "a")]
     assert store.intents() == []
@@ -648,7 +648,7 @@ def test_nothing_is_pruned_when_no_time_is_left() -> None:
         ),
         (
             500,
-            "a: 1 dead letter, last answer 500. Once it works again: `confiture webhooks redeliver",
+            "a: 1 dead letter, last answer 500. Send dead letters again: `confiture webhooks redeliver",
         ),
     ],
 )

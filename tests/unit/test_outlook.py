@@ -21,7 +21,6 @@ from confiture_webhooks.outlook import (
     by_environment,
     elsewhere,
     outlook,
-    unserved,
 )
 from confiture_webhooks.remedy import command
 from samples import endpoint
@@ -60,7 +59,7 @@ def test_a_reason_for_each_kind_of_wait(
     (wait,) = outlook({"a": 2}, now=NOW, **given)
     assert (wait.endpoint, wait.count, wait.why) == ("a", 2, why)
     monkeypatch.setattr(remedy, "_used", "x.yaml")
-    assert wait.line.startswith("a: 2 deliveries wait (")
+    assert wait.line.startswith("a: ") and "(2 waiting). " in wait.line
     assert "`confiture webhooks " in wait.remedy
     assert wait.remedy.endswith("--config x.yaml`")
 
@@ -91,24 +90,6 @@ def test_the_environment_without_a_name_is_none_on_screens() -> None:
     assert elsewhere({None: 1, "a": 2, "b": 0}, "a") == {None: 1}
     assert elsewhere({"": 1, "a": 2}, None) == {"a": 2}
     assert by_environment({None: 1}) == by_environment({"": 1}) == {"(none)": 1}
-
-
-def test_a_run_without_an_environment_is_named_with_its_setting() -> None:
-    """The line says which setting the run lacks."""
-    problem, what_to_do = unserved(None, 1, EARLIER, mine="production")
-    assert problem.startswith("No worker serves environment (none): 1 delivery due since ")
-    assert "CONFITURE_ENVIRONMENT=production" in what_to_do
-    assert what_to_do.endswith("without CONFITURE_ENVIRONMENT and --config")
-
-
-def test_an_environment_is_served_with_its_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here variables of the same names may lead to another receiver: the line says whose."""
-    monkeypatch.setenv("CONFITURE_DATABASE_URL", "postgresql://shop")
-    _, what_to_do = unserved("my staging", 2, EARLIER, mine="production")
-    command = "CONFITURE_ENVIRONMENT='my staging' confiture webhooks deliver"
-    assert what_to_do == (
-        f"Send them: `{command}`, with the variables that its migrations run with"
-    )
 
 
 def test_plain_words_stay_plain() -> None:

@@ -36,16 +36,6 @@ if TYPE_CHECKING:
     from ..outlook import Wait
     from ..run.settling import Judged
 
-MOST_EVENTS = 5
-"""A question names so many events."""
-_KINDS = {
-    State.DEAD_LETTER: ("dead letter", "dead letters"),
-    State.PENDING: ("waiting delivery", "waiting deliveries"),
-    State.GONE: ("delivery answered with 410", "deliveries answered with 410"),
-    State.IN_FLIGHT: ("delivery in flight", "deliveries in flight"),
-    State.DELIVERED: ("delivered one", "delivered ones"),
-}
-
 
 def redeliver(
     ids: IdsArg = None,
@@ -103,14 +93,11 @@ def redeliver(
         if rows and not later:
             _refuse(context, rows, waits, output)
         if rows:
-            of_ids = f"{_deliveries(len(rows))} of {_events(rows)}"
-            what = of_ids if ids else counted(len(rows), *_KINDS[states[0]])
-            agree(f"Redeliver {what}: {_where(rows)}", yes=yes)
+            agree(f"Redeliver {_counted(rows)}", yes=yes)
         now = datetime.now(UTC)
         done = [row for row in rows if context.outbox.redeliver(row.delivery.id, now=now)]
     if output == "text":
-        again = f"{_deliveries(len(done))} due again: {_where(done)}"
-        line(again if done else nothing)
+        line(f"Due again: {_counted(done)}" if done else nothing)
     _send(context, done, waits, output, is_later=later)
 
 
@@ -129,7 +116,7 @@ def _refuse(context: Context, rows: Sequence[Row], waits: Sequence[Wait], output
         return
     here = shown_environment(context.environment)
     problem = f"Nothing can be sent from environment {here}, so nothing was changed"
-    lines = [f"❌ {problem} ({_where(rows)}). --later makes them due for a worker"]
+    lines = [f"❌ {problem}: {_counted(rows)}. --later makes them due for a worker"]
     lines += [wait.line for wait in in_vain]
     conclude({"ok": False, **_document((), waits, Counter(), {})}, lines, output)
 
@@ -205,8 +192,7 @@ def discard(
         undelivered = [] if ids else [state for state in State if state is not State.DELIVERED]
         rows, nothing = chosen(context, "discard", others, undelivered, endpoint, everywhere)
         lost = [runs(len(broken), "unreadable")] if broken else []
-        of = f" of {_events(rows)}" if ids else ""
-        plan = [f"{_deliveries(len(rows))}{of}: {_where(rows)} ({_kinds(rows)})"] if rows else []
+        plan = [_counted(rows)] if rows else []
         if killed:
             each = (f"{intent.migration.name}: {verdict.reason}" for intent, verdict in killed)
             plan.append(f"{runs(len(killed))} ({', '.join(each)})")
@@ -225,10 +211,10 @@ def discard(
         "unsettled": len(killed) + len(broken),
         "under_way": left,
     }
-    gone = [f"{_deliveries(len(done))} ({_where(done)})"] if done else []
+    gone = [_counted(done)] if done else []
     gone += [runs(len(killed)), *lost] if killed else lost
     lines = [f"Discarded {' and '.join(gone)}" if gone else nothing]
-    lines += [f"❌ {_deliveries(left)} in flight: not discarded"] if left else []
+    lines += [f"❌ Not discarded, because in flight: {left}"] if left else []
     conclude(document, lines, output)
 
 
@@ -245,33 +231,9 @@ def _forget(context: Context, killed: Judged) -> None:
         telemetry.shutdown(TELEMETRY_BUDGET)
 
 
-def _where(rows: Sequence[Row]) -> str:
-    return listed(environments(rows))
-
-
-def _events(rows: Sequence[Row]) -> str:
-    """The events of *rows* with the endpoints of each: ``evt_1 (005_shop) to a, b``."""
-    events: dict[str, list[Row]] = {}
-    for row in rows:
-        events.setdefault(row.delivery.event_id, []).append(row)
-    texts = []
-    for event_id, each in list(events.items())[:MOST_EVENTS]:
-        name = each[0].delivery.migration_name
-        to = ", ".join(sorted({row.delivery.endpoint for row in each}))
-        texts.append(f"{event_id}{f' ({name})' if name else ''} to {to}")
-    left = len(events) - len(texts)
-    return "; ".join([*texts, *([counted(left, "more event", "more events")] if left else [])])
-
-
-def _kinds(rows: Sequence[Row]) -> str:
-    where = Counter((row.delivery.endpoint, row.state) for row in rows)
-    return ", ".join(
-        f"{counted(count, *_KINDS[state])} to {name}" for (name, state), count in where.items()
-    )
-
-
-def _deliveries(count: int) -> str:
-    return counted(count, "delivery", "deliveries")
+def _counted(rows: Sequence[Row]) -> str:
+    """How many there are, and how many of each environment: ``2 deliveries (staging 2)``."""
+    return f"{counted(len(rows), 'delivery', 'deliveries')} ({listed(environments(rows))})"
 
 
 def enable(name: NameArg, config: ConfigOpt = None, output: FormatOpt = "text") -> None:
@@ -298,8 +260,7 @@ def enable(name: NameArg, config: ConfigOpt = None, output: FormatOpt = "text") 
     lines = [f"Endpoint {name} is on in environment {shown_environment(environment)}"]
     lines += [wait.line for wait in waits]
     if waiting and not waits:
-        are = "delivery is" if waiting == 1 else "deliveries are"
-        lines.append(f"{waiting} {are} waiting for it. Send now: {shown('deliver')}")
+        lines.append(f"Waiting deliveries: {waiting}. Send now: {shown('deliver')}")
     lines += again_lines(0, len(gone), "--endpoint", name)
     conclude({"ok": True, "endpoint": name, "waiting": waiting, "gone": gone}, lines, output)
 

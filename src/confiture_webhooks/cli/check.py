@@ -24,11 +24,8 @@ from ..outlook import shown_environment
 from ..wiring import outbox_exists, outbox_place
 from .context import Context, refusal
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, one_of
-from .tables import CONFIG_INVALID, FAILED, conclude, length, line, print_block
+from .tables import CONFIG_INVALID, FAILED, conclude, length, line, print_facts
 
-_NAMES = {"url": "address", "headers": "header names", "timeout_s": "timeout"}
-WHEN_NOTHING = {"environments": "all", "migrations": "all"}
-"""What an empty list of an endpoint stands for, where it is not nothing."""
 _MARKS = {
     Health.OK: ("✅", "green"),
     Health.WARNING: ("⚠️ ", "yellow"),
@@ -127,10 +124,10 @@ def _show(document: dict[str, Any]) -> None:
     if "explain" in document:
         words = {True: "sent", False: "not sent", None: "depends"}
         for one in document["explain"]["endpoints"]:
-            print_block(f"{one['endpoint']}: {words[one['sent']]}", [("why", one["reason"])])
+            line(f"{one['endpoint']}: {words[one['sent']]}. Why: {one['reason']}")
         return
     for endpoint in document["endpoints"]:
-        print_block(endpoint["name"], endpoint_facts(endpoint))
+        print_facts(endpoint_facts(endpoint), title=endpoint["name"])
     for file in document["hook_files"]:
         line(f"hooks: {file['file']}")
     if taken := document["default_taken_over_by"]:
@@ -150,31 +147,19 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def endpoint_facts(endpoint: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every setting of a redacted *endpoint* but its name, each on a line."""
-    return [
-        (_NAMES.get(key, key), _shown(key, value))
-        for key, value in endpoint.items()
-        if key != "name"
-    ]
+    """Every setting of a redacted *endpoint* but its name, as text."""
+    found = {**endpoint, "timeout_s": length(timedelta(seconds=endpoint["timeout_s"]))}
+    waits = [length(timedelta(seconds=wait)) for wait in endpoint["retry"]["schedule_s"]]
+    spread = f"; each ± {endpoint['retry']['jitter']:.0%}"
+    found["retry"] = f"after {', '.join(waits)}{spread}" if waits else "none: one attempt"
+    found |= {key: "all" for key in ("environments", "migrations") if found[key] is None}
+    return [(key.removesuffix("_s"), _shown(found[key])) for key in found if key != "name"]
 
 
-def _shown(key: str, value: Any) -> str:
-    if key == "retry":
-        return _retry(value)
-    if key == "timeout_s":
-        return length(timedelta(seconds=value))
+def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list | tuple) or value is None:
-        return ", ".join(str(one) for one in value or ()) or WHEN_NOTHING.get(key, "none")
-    return str(value)
-
-
-def _retry(retry: Mapping[str, Any]) -> str:
-    waits = [length(timedelta(seconds=wait)) for wait in retry["schedule_s"]]
-    if not waits:
-        return "none: one attempt"
-    return f"after {', '.join(waits)}; each ± {retry['jitter']:.0%}"
+    return (", ".join(value) or "none") if isinstance(value, list) else str(value)
 
 
 def doctor(

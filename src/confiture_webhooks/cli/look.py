@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from operator import itemgetter
@@ -16,7 +15,7 @@ import typer
 from ..delivery import Attempt, State
 from ..event import EventType, rfc3339
 from ..outbox import KEPT_FOR
-from ..outlook import NO_ENVIRONMENT, in_environment, shown_environment
+from ..outlook import NO_ENVIRONMENT, in_environment, listed, shown_environment
 from ..remedy import shown
 from ..terminal import say
 from .context import Context, opened
@@ -31,19 +30,19 @@ from .options import (
     since,
     whole_trace,
 )
-from .selection import EVERY, MOST_SHOWN, candidates, check_endpoint, documents, find, is_unsettled
+from .selection import ambiguous, check_endpoint, documents, find
 from .tables import CommandError, conclude, length, line, milliseconds, print_facts, print_table
 
 if TYPE_CHECKING:
     from ..delivery import Delivery
-    from ..outbox import Row
+    from ..outbox import Row, Summary
 
 LIMIT = 100
 
 
 def _next(row: dict[str, Any]) -> str:
     rests_until = row.get("rests_until")
-    return f"rests until {rests_until}" if rests_until else row["next_attempt_at"] or ""
+    return _to_second(f"rests until {rests_until}" if rests_until else row["next_attempt_at"] or "")
 
 
 def _to_second(instant: str) -> str:
@@ -60,7 +59,7 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "tries": lambda row: str(row["attempts"]),
     "answer": itemgetter("last_answer"),
     "created": lambda row: _to_second(row["created_at"]),
-    "next attempt": lambda row: _to_second(_next(row)),
+    "next attempt": _next,
     "trace": lambda row: row["correlation_id"][:SHORTEST],
 }
 """Of the list: beginnings of ids, and whole seconds."""
@@ -137,25 +136,23 @@ def list_deliveries(
             **({"environment": named} if named is not None else {}),
         )
         rows = documents(context, found)
-        others = [] if found else context.outbox.deliveries(limit=EVERY)
+        others = {} if found else context.outbox.summaries()
     document = {"ok": True, "outbox": context.where, "deliveries": rows}
     conclude(document, partial(_print_list, rows, others, limit), output)
 
 
-def _print_list(rows: Sequence[dict[str, Any]], others: Sequence[Row], limit: int) -> None:
-    """*others*: all deliveries, if none was found."""
+def _print_list(
+    rows: Sequence[dict[str, Any]], others: Mapping[str | None, Summary], limit: int
+) -> None:
+    """*others*: of all deliveries, if none was found."""
     cells = {name: [str(cell(row) or "-") for row in rows] for name, cell in _COLUMNS.items()}
     columns = [name for name in cells if set(cells[name]) != {"-"}]
     print_table(columns, zip(*(cells[name] for name in columns), strict=True))
     if len(rows) == limit:
         say(f"The newest are listed, at most {limit}; --limit lists more")
     if others:
-        where = Counter((one.delivery.endpoint, one.delivery.environment) for one in others)
-        there_are = ", ".join(
-            f"{count} to {name} in {shown_environment(there)}"
-            for (name, there), count in where.items()
-        )
-        say(f"No delivery matches. There are: {there_are}")
+        counts = {name: sum(one.counts.values()) for name, one in others.items()}
+        say(f"No delivery matches. There are, by environment: {listed(counts)}")
 
 
 def show(
@@ -280,18 +277,13 @@ def _sought(context: Context, given: str) -> Sequence[Row]:
     rows, ids = find(context.outbox, given)
     if len(ids) > 1:
         problem = f"{len(ids)} ids begin with {given}. Give more characters"
-        meant = documents(context, rows[:MOST_SHOWN])
-        raise CommandError(problem, lines=candidates(rows), candidates=meant)
+        raise ambiguous(context, problem, rows)
     if rows:
         return rows
-    if is_unsettled(context, given):
-        problem = f"{given} is the event of a migration whose end is not known yet"
-        raise CommandError(f"{problem}. See {shown('status')}")
     hints = (
-        "Another --config may name another outbox, and another directory may have its own",
-        "A run whose outbox did not open sends from memory",
+        f"List what is here: {shown('list')}. Migrations whose end is not known: {shown('status')}",
+        "Another --config, or another directory, may have another outbox",
         f"Delivered ones are forgotten after {KEPT_FOR.days} days",
         "The log lines of the run have the event id and the trace id: search for either",
-        f"List what is here: {shown('list')}",
     )
     raise CommandError(f"There is no delivery {given} in {context.where}", lines=hints, hints=hints)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ..config import variables
 from ..errors import ConfigError, SignatureError, WebhooksError
@@ -33,11 +32,9 @@ from ..receiver.server import answer_of
 from ..terminal import say
 from ..verification import Verified
 from .options import FormatOpt
-from .tables import CONFIG_INVALID, WRONG_COMMAND, CommandError, conclude, line
+from .tables import CONFIG_INVALID, WRONG_COMMAND, CommandError, conclude, line, print_facts
 
 DEFAULT_PORT = 8000
-_ANY_TIME = "; --tolerance 0 accepts any time"
-"""What ``verify`` has an option for, and ``listen`` has not."""
 
 SecretOpt = Annotated[
     list[str] | None,
@@ -117,22 +114,17 @@ def listen(
     with receiver:
         note = "signatures are checked" if secrets else "no secret: signatures are not checked"
         say(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends it")
-        console = Console(soft_wrap=True)
         with _interrupt_is_the_end(arrived):
             while (received := arrived.get()) is not None:
                 document = as_document(received)
                 if output == "json":
                     print(json.dumps(document), flush=True)
                 else:
-                    why = _why_not(received, secrets) if received.verified is False else ""
-                    console.print(describe(document, why))
-
-
-def _why_not(received: Received, secrets: list[str]) -> str:
-    """Why the signature of *received* is not valid."""
-    capture = Captured(headers=received.headers, body=received.body)
-    found = _checked(capture, secrets, DEFAULT_TOLERANCE)
-    return str(found.get("reason", "")).removesuffix(_ANY_TIME)
+                    capture = Captured(headers=received.headers, body=received.body)
+                    is_wrong = received.verified is False
+                    found = _checked(capture, secrets, DEFAULT_TOLERANCE) if is_wrong else {}
+                    title, facts = describe(document, found.get("reason", ""))
+                    print_facts(facts.items(), title=title)
 
 
 def _secrets(given: list[str] | None) -> list[str]:
@@ -238,21 +230,20 @@ def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None)
 
 def _reason_of_time(sent_at: datetime | None) -> str:
     """Why a request is refused that has a good signature."""
+    accept = "`verify --tolerance 0` accepts it"
     if sent_at is None:
-        return "no time: only X-Confiture-Signature, which has no time; --tolerance 0 accepts it"
+        return f"no time: X-Confiture-Signature has no time; {accept}"
     age = (datetime.now(UTC) - sent_at).total_seconds()
     kind, when = ("too old", "ago") if age >= 0 else ("too early", "from now")
-    signed = f"signed with this secret, but {abs(age):.0f} s {when}"
-    return f"{kind}: {signed}{_ANY_TIME}"
+    return f"{kind}: signed with this secret, but {abs(age):.0f} s {when}; {accept}"
 
 
 def _unreadable(capture: Captured) -> str:
     """Why the signature of a request cannot be checked, or is not good."""
-    names = {name.lower() for name in capture.headers}
-    if not is_signed(names):
+    if not is_signed(capture.headers):
         return "it is not signed: it has no signature header"
-    missing = {"webhook-id", "webhook-timestamp"} - names
-    if "webhook-signature" in names and missing:
+    missing = {"webhook-id", "webhook-timestamp"} - {name.lower() for name in capture.headers}
+    if "webhook-signature" in capture.headers and missing:
         return f"unreadable: it has no {' and no '.join(sorted(missing))} header"
     if not isinstance(payload_of(capture.body), dict):
         return "unreadable: its body is not a JSON object"
@@ -267,6 +258,5 @@ def _show_verdict(document: dict[str, Any]) -> None:
         line(f"❌ Not valid: {document['reason']}", "red")
         return
     line("✅ The signature is valid", "green")
-    for name, value in document.items():
-        if name not in {"ok", "valid"} and value is not None:
-            line(f"   {name.replace('_', ' '):<15} {value}")
+    facts = {name: str(value) for name, value in document.items() if value is not None}
+    print_facts((name, facts[name]) for name in facts if name not in {"ok", "valid"})

@@ -79,21 +79,14 @@ def _ids(row: Row) -> tuple[str, str, str]:
     return row.delivery.id, row.delivery.event_id, row.delivery.correlation_id
 
 
-def candidates(rows: Sequence[Row]) -> list[str]:
-    """A line for each of *rows*, which may be meant."""
-    lines = []
-    for row in rows[:MOST_SHOWN]:
-        one = row.delivery
-        ids = f"{one.id}  {one.event_id}  {one.event_type.value}  {one.migration_name or '-'}"
-        where = f"{one.endpoint}  {shown_environment(one.environment)}  {row.state.value}"
-        lines.append(f"{ids}  {where}  {rfc3339(one.created_at)}")
-    left = len(rows) - len(lines)
-    return [*lines, f"and {left} more"] if left > 0 else lines
-
-
-def is_unsettled(context: Context, given: str) -> bool:
-    """Whether *given* is the event of a migration whose end is not known yet."""
-    return any(intent.event_id.startswith(given) for intent in context.outbox.intents())
+def ambiguous(context: Context, problem: str, rows: Sequence[Row]) -> CommandError:
+    """That *problem*, with the *rows* that may be meant: a line for each, and in JSON."""
+    meant = documents(context, rows[:MOST_SHOWN])
+    shown_of = ("id", "event_id", "migration_name", "endpoint", "environment", "created_at")
+    lines = ["  ".join(str(one[key] or "-") for key in shown_of) for one in meant]
+    if len(rows) > MOST_SHOWN:
+        lines.append(f"and {len(rows) - MOST_SHOWN} more")
+    return CommandError(problem, lines=lines, candidates=meant)
 
 
 def is_short(given: str) -> bool:
@@ -128,34 +121,30 @@ def _named(
     unclear: list[Row] = []
     for given in ids:
         found, whole = find(context.outbox, given)
-        meant = [row for row in found if endpoint in (None, row.delivery.endpoint)]
-        why = None if meant else f"not to {endpoint}"
-        if len(whole) > 1:
+        meant = {row.delivery.id: row for row in found if endpoint in (None, row.delivery.endpoint)}
+        away = {row.delivery.environment for row in meant.values()} - {context.environment}
+        why = None
+        if not whole:
+            why = f"unknown. See {shown('list')}, or {shown('status')} for killed runs"
+        elif len(whole) > 1:
             why = f"the beginning of {len(whole)} ids"
             unclear += found
-        elif not found:
-            is_open = is_unsettled(context, given)
-            why = "its end is not known yet" if is_open else f"unknown. See {shown('list')}"
         elif is_short(given) and given not in whole:
             least = f"give {SHORTEST} characters of the id or more"
             why = f"too short: {least}, as in {', '.join(whole)}"
-        for row in meant:
-            why = why or _why_not(context, verb, given, row, everywhere)
-            rows[row.delivery.id] = row
-        if why is not None:
-            refused.append(f"{given} ({why})")
+        elif not meant:
+            why = f"not to {endpoint}"
+        elif away and not everywhere:
+            names = ", ".join(map(shown_environment, away))
+            why = f"of environment {names}: {_ways(away, verb, given)}"
+        elif verb != "discard" and any(row.state is State.IN_FLIGHT for row in meant.values()):
+            why = "in flight"
+        refused += [f"{given} ({why})"] if why else []
+        rows |= meant
     if refused:
         problem = f"Not possible: {', '.join(refused)}. Nothing was changed"
-        may_be = documents(context, unclear[:MOST_SHOWN])
-        raise CommandError(problem, lines=candidates(unclear), candidates=may_be)
+        raise ambiguous(context, problem, unclear)
     return list(rows.values())
-
-
-def _why_not(context: Context, verb: str, given: str, row: Row, everywhere: bool) -> str | None:
-    name = row.delivery.environment
-    if not everywhere and name != context.environment:
-        return f"of environment {shown_environment(name)}: {_ways([name], verb, given)}"
-    return "in flight" if verb != "discard" and row.state is State.IN_FLIGHT else None
 
 
 def _in_states(
@@ -187,9 +176,9 @@ def _nothing(context: Context, verb: str, states: Iterable[State], endpoint: str
 
 def _ways(environments: Iterable[str | None], *words: str) -> str:
     """The commands that do it in *environments*, or all at once."""
-    found = [shown_for(name, *words) for name in environments]
     added = "--all-environments --later" if words[0] == "redeliver" else "--all-environments"
-    return "".join([*(f"use {one}, or " for one in found if one), f"add {added}"])
+    each = (f"use {shown_for(name, *words)}, or " for name in environments)
+    return f"{''.join(each)}add {added}"
 
 
 def environments(rows: Iterable[Row]) -> Counter[str | None]:
@@ -223,8 +212,7 @@ def _why_kept(intent: Intent, verdict: Verdict, context: Context) -> str | None:
     """Why the intent is not to be discarded; ``None``: it may be."""
     if intent.environment != context.environment:
         there = shown_for(intent.environment, "discard", intent.event_id)
-        name = shown_environment(intent.environment)
-        return f"of environment {name}" + (f": use {there}" if there else "")
+        return f"of environment {shown_environment(intent.environment)}: use {there}"
     if verdict.ending is Ending.OPEN:
         return verdict.reason
     return f"its end is known: {shown('deliver')} reports it" if verdict.is_settled else None

@@ -33,7 +33,7 @@ from .tables import (
     fault_rows,
     line,
     milliseconds,
-    print_block,
+    print_facts,
     say_faults,
 )
 
@@ -123,7 +123,7 @@ def show_pings(results: Iterable[Mapping[str, Any]]) -> None:
     """A block for each test: whether it arrived, the answer, the remedy, the whole trace id."""
     for result in results:
         mark, end = ("✅", "delivered") if result["delivered"] else ("❌", "not delivered")
-        print_block(f"{mark} {result['endpoint']}: {end}", _ping_facts(result))
+        print_facts(_ping_facts(result), title=f"{mark} {result['endpoint']}: {end}")
 
 
 def _ping_facts(result: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

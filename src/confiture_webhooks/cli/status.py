@@ -7,23 +7,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import State
-from ..doctor.outbox import UNSETTLED_FOR, Findings, examine, unreadable
+from ..doctor.outbox import Findings, examine, needs
 from ..event import rfc3339
-from ..outlook import (
-    again_lines,
-    by_environment,
-    dead_elsewhere_line,
-    listed,
-    shown_environment,
-    unserved,
-)
+from ..outlook import by_environment, listed, shown_environment
 from ..remedy import shown
 from ..run import settling
 from ..settlement import Ending
 from ..terminal import counted
 from .context import Context, opened
 from .options import ConfigOpt, FormatOpt
-from .tables import conclude, length, print_facts
+from .tables import conclude, length
 
 if TYPE_CHECKING:
     from ..outbox import Intent
@@ -55,21 +48,19 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     }
     lines = []
     if is_there:
-        lines += _lines(context, findings)
-        lines += [
-            f"  {row['event_id']}  {row['migration']} since {row['since']}: {row['why']}"
-            for row in document["intents"]
-        ]
-        if output == "text":
-            print_facts(_facts(document))
+        lines += [f"{name}: {value}" for name, value in _facts(document)]
+        lines += [wait.line for wait in findings.waits]
+        for row in needs(findings, context.environment):
+            lines.append(f"{row.check}: {row.detail}. {row.remedy}")
+        lines += open_lines(document)
     conclude(document, lines, output)
 
 
 def _document(context: Context, findings: Findings) -> dict[str, Any]:
     summary, oldest_at = findings.summary, findings.summary.oldest_at
-    stuck = {one.endpoint: f"{one.reason} ({one.count} waiting)" for one in findings.in_vain}
+    stuck = {wait.endpoint: wait.detail for wait in findings.in_vain}
     if findings.old_intents:
-        stuck["unsettled"] = _unsettled(findings)
+        stuck["unsettled"] = f"{findings.old_intents} for more than a day"
     return {
         "ok": findings.is_well,
         "outbox": context.where,
@@ -84,7 +75,7 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
         "endpoints_resting": {
             wait.endpoint: rfc3339(until) for wait in findings.waits if (until := wait.rests_until)
         },
-        "waits": {one.endpoint: f"{one.reason} ({one.count} waiting)" for one in findings.waits},
+        "waits": {wait.endpoint: wait.detail for wait in findings.waits},
         "unreadable": findings.unreadable,
         "from_the_future": findings.future,
         "unserved": {
@@ -93,10 +84,6 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
         },
         "stuck": stuck,
     }
-
-
-def _unsettled(findings: Findings) -> str:
-    return f"{findings.old_intents} for more than {length(UNSETTLED_FOR)}"
 
 
 def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -111,30 +98,6 @@ def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "oldest", "-" if age_s is None else f"{length(timedelta(seconds=max(age_s, 0)))} ago"
     yield "endpoints off", ", ".join(document["endpoints_off"]) or "-"
     yield "unsettled", str(document["unsettled"])
-    for row in document["under_way"]:
-        yield "under way", f"{row['migration']} since {row['since']}"
-
-
-def _lines(context: Context, findings: Findings) -> list[str]:
-    """What an operator has to do, a line each."""
-    lines = [wait.line for wait in findings.waits]
-    dead, gone = (findings.summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE))
-    lines += again_lines(dead, gone)
-    lines += [dead_elsewhere_line(*one) for one in findings.dead_elsewhere.items()]
-    lines += [
-        ". ".join(unserved(name, count, since, mine=context.environment))
-        for name, (count, since) in findings.unserved.items()
-    ]
-    if findings.unreadable:
-        lines.append(". ".join(unreadable(findings.unreadable)))
-    if findings.future:
-        lines.append(
-            f"Made in the future by a clock that was wrong: {', '.join(findings.future)}. "
-            f"Send them now: {shown('redeliver', '--pending')}"
-        )
-    if findings.old_intents:
-        lines.append(f"Not settled: {_unsettled(findings)}")
-    return lines
 
 
 def judged(intents: Sequence[Intent], context: Context) -> Judged:
@@ -165,13 +128,12 @@ def open_document(judged: Judged) -> dict[str, Any]:
 
 
 def open_lines(document: Mapping[str, Any]) -> list[str]:
-    """A line for the migrations that are under way, and one for those that are not settled."""
-    under_way = [f"{row['migration']} since {row['since']}" for row in document["under_way"]]
-    each = ", ".join(f"{row['migration']}: {row['why']}" for row in document["intents"])
-    lines = [f"Under way: {', '.join(under_way)}. Its end is reported later"] if under_way else []
-    if each:
-        unsettled = f"{runs(document['unsettled'])} ({each})"
-        lines.append(f"Not settled: {unsettled}. Show them: {shown('status')}")
+    """A line for each migration that is under way, or not settled."""
+    under_way, intents = document["under_way"], document["intents"]
+    lines = [f"Under way: {row['migration']} since {row['since']}" for row in under_way]
+    for row in intents:
+        since = f"{row['migration']} since {row['since']}"
+        lines.append(f"Not settled: {row['event_id']}  {since}: {row['why']}")
     return lines
 
 

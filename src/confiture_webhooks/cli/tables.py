@@ -147,8 +147,6 @@ STYLES = {
     "dead_letter": "red",
     "gone": "red",
 }
-_INDENT = "  "
-_GAP = "   "
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -166,7 +164,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def _print_for_people(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A frame where it fits; else a few lines for each row, so that no cell is ever cut."""
+    """A frame where it fits; else a block for each row, so that no cell is ever cut."""
     console = _console()
     lines = [columns, *rows]
     widths = [max(cell_len(line[place]) for line in lines) for place in range(len(columns))]
@@ -177,45 +175,17 @@ def _print_for_people(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         console.print(table)
         return
     for head, *rest in rows:
-        console.print(f"[bold]{escape(columns[0])} {escape(head)}[/bold]")
-        facts = [(f"{name}: ", cell) for name, cell in zip(columns[1:], rest, strict=True)]
-        for line in _filled(facts, console.width - len(_INDENT)):
-            shown = _GAP.join(f"{escape(name)}{_styled(cell)}" for name, cell in line)
-            console.print(f"{_INDENT}{shown}")
+        print_facts(zip(columns[1:], rest, strict=True), title=f"{columns[0]} {head}")
 
 
-def _filled(facts: Iterable[tuple[str, str]], width: int) -> list[list[tuple[str, str]]]:
-    """*facts* in lines of *width*; one that is wider has a line to itself."""
-    lines: list[list[tuple[str, str]]] = []
-    left = 0
-    for name, cell in facts:
-        size = cell_len(name) + cell_len(cell)
-        if lines and len(_GAP) + size <= left:
-            lines[-1].append((name, cell))
-            left -= len(_GAP) + size
-        else:
-            lines.append([(name, cell)])
-            left = width - size
-    return lines
-
-
-def print_block(title: str, facts: Iterable[tuple[str, str]]) -> None:
-    """A title, and under it a ``name: value`` line for each fact, however long."""
+def print_facts(facts: Iterable[tuple[str, str]], *, title: str = "") -> None:
+    """A ``name: value`` line for each fact, however long; below the *title*, if there is one."""
     console = _console()
-    console.print(f"[bold]{escape(printable(title))}[/bold]")
+    if title:
+        console.print(f"[bold]{escape(printable(title))}[/bold]")
     for name, value in facts:
-        console.print(f"{_INDENT}{escape(name)}: {escape(printable(value))}")
-
-
-def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """A name and a value on each line."""
-    listed = [(name, printable(value)) for name, value in facts]
-    width = max((len(name) for name, _ in listed), default=0)
-    for name, value in listed:
-        if is_terminal(sys.stdout):
-            _console().print(f"[bold]{escape(name.ljust(width))}[/bold]  {_styled(value)}")
-        else:
-            print(f"{name.ljust(width)}  {value}".rstrip())
+        indent = "  " if title else ""
+        console.print(f"{indent}{escape(name)}: {_styled(printable(value))}")
 
 
 def length(span: timedelta) -> str:

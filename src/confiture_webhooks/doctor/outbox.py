@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,7 @@ from ..outbox.postgres_schema import may_make
 from ..outbox.postgres_session import ADDRESS, NAMED, init, reason_of
 from ..outbox.rows import text
 from ..outbox.sqlite_file import is_there
-from ..outlook import LATE, Standing, Wait, elsewhere, outlook, shown_environment, unserved
+from ..outlook import LATE, Standing, Wait, elsewhere, in_environment, outlook, shown_environment
 from ..remedy import shown
 from ..run.summary import undelivered
 from ..terminal import counted
@@ -55,8 +55,6 @@ class Findings:
     """The endpoints whose deliveries wait, and why."""
     off: Mapping[str, datetime]
     """Since when each endpoint that is off is."""
-    next_at: datetime | None
-    """When the next delivery is due."""
     others: Mapping[str | None, int]
     """By other environment, how many deliveries wait."""
     dead_elsewhere: Mapping[str | None, int]
@@ -83,8 +81,8 @@ class Findings:
     @property
     def is_well(self) -> bool:
         """Whether nothing waits for an operator."""
-        dead = [self.summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE)]
-        return not any((*dead, self.in_vain, self.unserved, self.unreadable, self.old_intents))
+        ended = [self.summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE)]
+        return not any((*ended, self.in_vain, self.unserved, self.unreadable, self.old_intents))
 
 
 def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
@@ -108,7 +106,6 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
             now=now,
         ),
         off=off,
-        next_at=min(due.values(), default=None),
         others=elsewhere(undelivered(summaries), environment),
         dead_elsewhere=elsewhere(dead, environment),
         unserved={
@@ -155,11 +152,38 @@ def _unreadable(outbox: Outbox, environment: str | None) -> list[str]:
     ]
 
 
-def unreadable(ids: Sequence[str]) -> tuple[str, str]:
-    """That the records *ids* cannot be read, and the command that drops them."""
-    drop = shown("discard", *ids[:MOST_NAMED])
-    are = f"{counted(len(ids), 'record', 'records')} cannot be read by this version"
-    return are, f"Drop {'it' if len(ids) == 1 else 'them'}: {drop}"
+def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
+    """What needs somebody beside the endpoints that wait, each with the command that changes it.
+
+    *environment*: that of the command, which a run without one may have meant.
+    """
+    ended = {
+        "dead letters": (State.DEAD_LETTER, "--dead"),
+        "answered with 410": (State.GONE, "--gone"),
+    }
+    for name, (state, option) in ended.items():
+        if count := findings.summary.counts.get(state, 0):
+            yield warn(name, str(count), f"Send them again: {shown('redeliver', option)}")
+    for other, count in findings.dead_elsewhere.items():
+        again = in_environment(other, "redeliver", "--dead")
+        yield warn(
+            f"dead letters of {shown_environment(other)}", str(count), f"Send again: {again}"
+        )
+    for other, (count, since) in findings.unserved.items():
+        late = f"no worker serves it, {count} due since {rfc3339(since)}"
+        wanted = f"CONFITURE_ENVIRONMENT={environment}" if environment else "CONFITURE_ENVIRONMENT"
+        set_it = "" if other else f"Set {wanted} for the run that recorded them. "
+        send = f"{set_it}Send them: {in_environment(other, 'deliver')}"
+        yield wrong(f"environment {shown_environment(other)}", late, send)
+    if ids := findings.unreadable:
+        are = f"{counted(len(ids), 'record', 'records')} cannot be read by this version"
+        yield wrong("unreadable", are, f"Drop them: {shown('discard', *ids[:MOST_NAMED])}")
+    if findings.future:
+        ahead = f"made by a clock that was wrong: {', '.join(findings.future)}"
+        yield warn("from the future", ahead, f"Send them now: {shown('redeliver', '--pending')}")
+    if findings.old_intents:
+        lasting = f"{findings.old_intents} for more than a day"
+        yield wrong("unsettled", lasting, f"See which, and why: {shown('status')}")
 
 
 def _from_the_future(outbox: Outbox, environment: str | None, now: datetime) -> list[str]:
@@ -212,13 +236,9 @@ def _checked(settings: Settings) -> Iterator[Check]:
     yield _kept(settings, findings)
     for wait in findings.waits:
         check = wrong if wait.is_in_vain else warn
-        row = f"{wait.endpoint}: outbox"
-        yield check(row, f"{wait.reason} ({wait.count} waiting)", wait.remedy)
-    if findings.unreadable:
-        yield wrong("outbox: unreadable", *unreadable(findings.unreadable))
-    for name, (count, since) in findings.unserved.items():
-        row = f"outbox: environment {shown_environment(name)}"
-        yield wrong(row, *unserved(name, count, since, mine=settings.environment))
+        yield check(f"{wait.endpoint}: outbox", wait.detail, wait.remedy)
+    for row in needs(findings, settings.environment):
+        yield replace(row, check=f"outbox: {row.check}")
 
 
 def _missing(settings: Settings) -> Check:
@@ -258,21 +278,12 @@ def _init(settings: Settings) -> str:
 def _kept(settings: Settings, findings: Findings) -> Check:
     summary = findings.summary
     waiting = sum(summary.undelivered.values())
-    dead, gone = (summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE))
-    counts = f"{waiting} waiting, {counted(dead, 'dead letter', 'dead letters')}"
-    counts += f", {gone} gone" if gone else ""
-    if dead or gone:
-        again = shown("redeliver", "--dead" if dead else "--gone")
-        return warn("outbox", counts, f"Send them again: {again}")
-    waiting -= sum(wait.count for wait in findings.in_vain)  # which have rows of their own
-    if waiting:
-        now = shown("deliver")
-        if (next_at := findings.next_at) is not None and next_at > findings.now:
-            counts += f"; the next is due at {rfc3339(next_at)}"
-            now = shown("redeliver", "--pending")
-        return warn("outbox", counts, f"Send them now: {now}")
+    dead = counted(summary.counts.get(State.DEAD_LETTER, 0), "dead letter", "dead letters")
     where = f"environment {shown_environment(settings.environment)} in {outbox_place(settings)}"
-    return ok("outbox", f"{counts}; {where}")
+    counts = f"{waiting} waiting, {dead}; {where}"
+    if waiting > sum(wait.count for wait in findings.waits):  # which have rows of their own
+        return warn("outbox", counts, f"Send them now: {shown('redeliver', '--pending')}")
+    return ok("outbox", counts)
 
 
 # The database

@@ -10,11 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
 from ..errors import WebhooksError
 from ..event import rfc3339
-from ..terminal import printable
 from .local import payload_of
 from .server import Headers
 
@@ -94,42 +91,38 @@ def _body_as_text(body: bytes) -> dict[str, str]:
         return {"body_base64": base64.b64encode(body).decode()}
 
 
-def describe(document: dict[str, Any], why_not: str = "") -> Text:
-    """A request for human eyes: event, signature, and *why_not* if that is not valid, and run."""
+def describe(document: dict[str, Any], why_not: str = "") -> tuple[str, dict[str, str]]:
+    """A request for human eyes, as a title and facts; *why_not*: why its signature is not valid."""
     payload = document["payload"] if isinstance(document["payload"], dict) else {}
     migration, execution, error, run = (
         part if isinstance(part, dict) else {}
         for part in map(payload.get, ("migration", "execution", "error", "run"))
     )
-    duration_s = execution.get("duration_seconds")
-    text = Text()
-    text.append(f"{document['received_at'][11:19]} ", style="dim")
     known = document["format"] not in {None, "confiture"}
-    title = f"{document['event_type']} ({document['format']})" if known else document["event_type"]
-    text.append(printable(title or "not an event of ours"), style="bold")
-    text.append(f" {printable(migration.get('name') or '')}")
-    text.append(f"  {document['method']} {printable(document['path'])}", style="dim")
-    attempt = f"attempt {printable(document['attempt'])}, " if document["attempt"] else ""
-    text.append(f"  {attempt}answered {document['answer']}\n", style="dim")
-    text.append("  signature       ")
-    text.append_text(_verdict(document))
-    if why_not and is_signed(document["headers"]):
-        text.append(f"\n                  {why_not}", style="red")
+    kind = document["event_type"] or "not an event of ours"
+    words = (
+        document["received_at"][11:19],
+        f"{kind} ({document['format']})" if known else kind,
+        migration.get("name"),
+        document["method"],
+        document["path"],
+        f"attempt {document['attempt']}" if document["attempt"] else None,
+        f"answered {document['answer']}",
+    )
     facts = {
+        "signature": _verdict(document),
+        "reason": why_not if is_signed(document["headers"]) else None,
         "text": _text_of(payload) if known else None,
         "correlation id": document["correlation_id"],
         "event id": document["event_id"],
         "environment": migration.get("environment") or payload.get("environment"),
         "command": run.get("command"),
-        "duration": None if duration_s is None else f"{duration_s} s",
+        "seconds": execution.get("duration_seconds"),
         "rows affected": execution.get("rows_affected"),
         "error": f"{error.get('type')}: {error.get('message')}" if error else None,
     }
-    for name, value in facts.items():
-        if value is not None:
-            style = "red" if name == "error" else ""
-            text.append(f"\n  {name:<15} {printable(value)}", style=style)
-    return text
+    title = " ".join(str(word) for word in words if word)
+    return title, {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
 def _text_of(value: Any, depth: int = 6) -> str | None:
@@ -142,17 +135,13 @@ def _text_of(value: Any, depth: int = 6) -> str | None:
     return text or _text_of(list(value.values()), depth - 1)
 
 
-def _verdict(document: dict[str, Any]) -> Text:
+def _verdict(document: dict[str, Any]) -> str:
     if document["verified"] is None:
-        return Text("not checked", style="yellow")
+        return "not checked"
     if not is_signed(document["headers"]):
         ours = f": the sender has no secret ({SENDERS_SETTING})" if document["format"] else ""
-        return Text(f"- not signed{ours}", style="yellow")
-    if not document["verified"]:
-        return Text("❌ not valid", style="bold red")
-    names = {name.lower() for name in document["headers"]}
-    checked = "webhook-signature" if "webhook-signature" in names else "X-Confiture-Signature"
-    return Text(f"✅ valid ({checked})", style="green")
+        return f"- not signed{ours}"
+    return "✅ valid" if document["verified"] else "❌ not valid"
 
 
 def is_signed(headers: Iterable[str]) -> bool:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ..bounded import TimedOut, bounded
-from ..delivery import State
 from ..errors import OutboxError
 from ..outbox import Summary
 from ..outlook import outlook
@@ -17,7 +16,7 @@ from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..worker import Worker
 from .run_outbox import IMPATIENCE_S, PATIENCE_S
-from .summary import LOOKED_AT, Loss, given_up_line, is_all_due, leftover_line
+from .summary import Loss, given_up_line, leftover_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -147,7 +146,6 @@ class Sending:
         summary = summaries.get(environment, Summary())
         if not summary.undelivered:
             return None
-        names = {endpoint.name for endpoint in self._settings.endpoints}
         now = datetime.now(UTC)
         waits = outlook(
             summary.undelivered,
@@ -156,18 +154,15 @@ class Sending:
             oldest=summary.oldest,
             now=now,
         )
-        sent = names - {wait.endpoint for wait in waits if wait.is_in_vain}
         next_at = min(
             outbox.due(self._settings.endpoints, environment, now=now).values(), default=now
         )
-        pending = outbox.deliveries(state=State.PENDING, limit=LOOKED_AT)
         return leftover_line(
             summaries,
             environment,
             {one.endpoint.name: one.last_failure for one in worker.paces if one.last_failure},
             waits=waits,
             next_at=next_at if next_at > now else None,
-            is_all_due=is_all_due(pending, environment, sent, now),
             loss=loss,
         )
 
