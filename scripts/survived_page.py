@@ -24,17 +24,17 @@ COLUMNS = {
 }
 HEAD = """# What it survives
 
-Each fault below is produced by a test, most of them on the real command with a real PostgreSQL and real
-receivers. A cell names the tests that assert it, by file in `tests/` and name. A cell without a test says
-nothing: there the fault has no bearing on that promise, or it is asserted by tests of other rows.
+A test produces each fault below, mostly on the real command with a real PostgreSQL and real receivers. A cell names the
+tests that assert it, by file in `tests/` and name. An empty cell says nothing: the fault does not touch that promise,
+or tests of other rows assert it.
 
 | column | the promise |
 |---|---|
 | migration unharmed | exit code, standard output, result and time are those of a run without webhooks |
 | nothing lost | every event is delivered, or kept and shown |
-| nothing invented | no event of what did not happen, and no second event of what happened once |
+| nothing invented | no event without a cause, and no second event for one cause |
 | nothing leaked | no secret, address, SQL or row value reaches anyone it is not for |
-| said once | the fault is named in one line, with what fixes it |
+| said once | one line names the fault and its remedy |
 
 `make test-kill N=1000` strikes as often as asked at random instants and counts what was lost, invented and
 sent twice; `OUTBOX=postgres` does so on the other outbox.
@@ -44,12 +44,12 @@ sent twice; `OUTBOX=postgres` does so on the other outbox.
 | SQLite, commit 9349d82 | 1000: 634 runs, 119 passes, 140 workers, 107 times the server | 2612 | 0 | 0 | 137 |
 | PostgreSQL, commit 59a5f04 | 1000: 567 runs, 154 passes, 156 workers, 123 times the server | 3834 | 0 | 0 | 129 |
 
-Of the 129, 11 are failures of migrations whose server was killed with the outbox in it: a run reported each from
-memory, and a later run once more, with the same `webhook-id` and as `Interrupted`. A run waits for such a server for
-1.5 seconds at its end; one that is away for longer has two texts for one failure.
+11 of the 129 are failures of migrations whose server was killed with the outbox in it. A run reported each from memory,
+and a later run once more, with the same `webhook-id` and as `Interrupted`. A run waits for such a server for 1.5
+seconds at its end. If the server is away for longer, one failure gets two texts.
 
-`make test-fuzz` gives 10,000 inputs to each property. On the same day none failed of those about configuration,
-signatures, captured requests, stored rows, OTLP, `Retry-After`, headers and terminals.
+`make test-fuzz` gives 10,000 inputs to each property. On the same day none of these failed: configuration, signatures,
+captured requests, stored rows, OTLP, `Retry-After`, headers and terminals.
 
 <!-- made by scripts/survived_page.py: change the marks of the tests, not this page -->
 """
