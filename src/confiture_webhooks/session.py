@@ -299,7 +299,8 @@ def _say(
         notices.append(f"{none}. Show the endpoints: {remedy.shown('check')}")
     if settings.faults:
         notices += [_costs(settings), *map(str, settings.faults)]
-    terminal.say(*(f"confiture-webhooks: {notice}" for notice in notices))
+    if notices:
+        terminal.say(*(f"confiture-webhooks: {notice}" for notice in notices))
 
 
 def _costs(settings: Settings) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .adapters.backend import address_setting
-from .adapters.hook_files import HookFile, find, forget, load
 from .adapters.http import HttpTransport
+from .command_watch import HOOKS
 from .config import Settings, read
 from .config.settings import OutboxPlace
 from .config.variables import OF_DEFAULT
@@ -21,6 +21,7 @@ from .outbox.postgres_session import ADDRESS, is_at
 from .run import HookSource, Parts
 
 if TYPE_CHECKING:
+    from .adapters.hook_files import HookFile
     from .adapters.http_exchange import Exchange
     from .telemetry import Telemetry
     from .transport import Transport
@@ -33,6 +34,10 @@ def found_settings(config_file: Path | None) -> tuple[Settings, list[HookFile]]:
     makes no endpoint here, so that no event is sent there twice.
     """
     settings = read(os.environ, config_file)
+    if not (settings.hooks or os.path.isdir(HOOKS)):  # noqa: PTH112  never raises
+        return settings, []
+    from .adapters.hook_files import find  # noqa: PLC0415  not for a run without hooks
+
     files = find(here(), settings.hooks)
     if any(file.reads_url for file in files):
         rest = {name: value for name, value in os.environ.items() if name not in OF_DEFAULT}
@@ -50,6 +55,8 @@ def here() -> Path:
 
 def hook_sources(files: Sequence[HookFile]) -> list[HookSource]:
     """What a run imports for its hooks, of *files*."""
+    from .adapters.hook_files import forget, load  # noqa: PLC0415  not for a run without hooks
+
     forget()
     return [HookSource(one.module, partial(load, one, here())) for one in files]
 

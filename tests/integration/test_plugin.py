@@ -30,7 +30,6 @@ HEAVY = (
 OURS_UNCONFIGURED = [
     "confiture_webhooks",
     "confiture_webhooks.command_watch",
-    "confiture_webhooks.hook_alias",
     "confiture_webhooks.plugin",
 ]
 

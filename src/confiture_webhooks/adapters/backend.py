@@ -33,11 +33,8 @@ LOCK_NAMESPACE = 1751936052
 """The first key of every migration lock, ``MigrationLock.DEFAULT_LOCK_NAMESPACE``."""
 
 
-def micros(instant: str) -> str:
-    """SQL for *instant* as the outbox keeps one: its text depends on no DateStyle."""
-    return f"(extract(epoch FROM {instant}) * 1000000)::bigint"
-
-
+MICROS = "(extract(epoch FROM {}) * 1000000)::bigint"
+"""SQL for an instant as the outbox keeps one: its text depends on no DateStyle."""
 IDENTITY = (
     "SELECT system_identifier || '/' || database.oid, timeline_id "
     "FROM pg_catalog.pg_control_system(), pg_catalog.pg_control_checkpoint(), "
@@ -45,7 +42,7 @@ IDENTITY = (
 )
 _PROCESS = (
     "SELECT current_schema(), pg_backend_pid(), "
-    f"(SELECT {micros('backend_start')} FROM pg_catalog.pg_stat_activity "
+    f"(SELECT {MICROS.format('backend_start')} FROM pg_catalog.pg_stat_activity "
     "WHERE pid = pg_backend_pid())"
 )
 _TABLE = (
@@ -57,7 +54,9 @@ _LOCK = (
     "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted "
     "AND classid = %s AND pid = pg_backend_pid())"
 )
-_ROW = f"SELECT {micros('clock_timestamp()')}, (SELECT id::text FROM {{}} WHERE version = %s)"
+_ROW = (
+    f"SELECT {MICROS.format('clock_timestamp()')}, (SELECT id::text FROM {{}} WHERE version = %s)"
+)
 
 
 def backend_of(engine: Any) -> Backend:

@@ -357,6 +357,8 @@ SOCKS_POOLS = {
 
 def permitted(addresses: list[Any], networks: Networks, *, every: bool = False) -> list[Any]:
     """Those of *addresses* that may be dialled. Raises DeniedError when none, or not *every*."""
+    if not (networks.allowed or networks.denied):
+        return addresses
     refusals = [networks.refusal(one[4][0]) for one in addresses]
     allowed = [one for one, refusal in zip(addresses, refusals, strict=True) if refusal is None]
     if len(allowed) < (len(addresses) if every else min(1, len(addresses))):

@@ -10,17 +10,17 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg import conninfo
 from psycopg import sql as pgsql
 
 from ..outbox import Intent
 from ..outbox.rows import EPOCH, at_best
 from ..settlement import Known, LedgerRow
-from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, micros, run, table
+from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, MICROS, run, table
 
 TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
@@ -28,7 +28,7 @@ _STATE = "SELECT state FROM pg_catalog.pg_stat_activity WHERE pid = %s"
 _FRESH = "SELECT pg_stat_clear_snapshot(), current_setting('transaction_isolation')"
 _STANDBY = "SELECT pg_is_in_recovery()"
 _PIDS = (
-    f"SELECT pid, {micros('backend_start')} FROM pg_catalog.pg_stat_activity "
+    f"SELECT pid, {MICROS.format('backend_start')} FROM pg_catalog.pg_stat_activity "
     "WHERE pid = ANY(%s) AND datname = current_database()"
 )
 _LOCKS = (
@@ -38,11 +38,12 @@ _LOCKS = (
 )
 _HAS = "SELECT 1 FROM {} WHERE version = %s"
 _ROW = (
-    f"SELECT id::text, {micros('applied_at')}, execution_time_ms, to_jsonb(ledger) ->> 'name', "
-    "to_jsonb(ledger) ->> 'slug' FROM {} AS ledger WHERE version = %s"
+    f"SELECT id::text, {MICROS.format('applied_at')}, execution_time_ms, "
+    "to_jsonb(ledger) ->> 'name', to_jsonb(ledger) ->> 'slug' "
+    "FROM {} AS ledger WHERE version = %s"
 )
 _REINIT = "WHERE to_jsonb(ledger) ->> 'slug' ~ '_reinit$'"
-_WRITTEN_ANEW = f"SELECT {micros('max(applied_at)')} FROM {{}} AS ledger {_REINIT}"
+_WRITTEN_ANEW = f"SELECT {MICROS.format('max(applied_at)')} FROM {{}} AS ledger {_REINIT}"
 """When the host last emptied the ledger and marked what is in it: ``reinit`` and ``rebuild``."""
 _REASON = re.compile(r"[0-9]{8}_[0-9]{6}_.")
 """After name and version a slug has the time, and of a row without a run why it was written."""
@@ -50,13 +51,11 @@ _OID = "SELECT to_regclass(%s)::oid"
 _NO_ANSWER = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
+@dataclass(frozen=True, slots=True)
 class Ledger:
     """The host's table of applied migrations, and what the server says of its backends."""
 
-    def __init__(self, dsn: str) -> None:
-        self._dsn = conninfo.make_conninfo(
-            dsn, connect_timeout=str(TIMEOUT_S), application_name="confiture-webhooks"
-        )
+    dsn: str = field(repr=False)
 
     def has(self, ledger_table: str, version: str, pid: int | None) -> bool | None:
         """Whether *version* is recorded; ``None`` when nobody can say in time.
@@ -82,7 +81,13 @@ class Ledger:
             return {}
 
     def _connected(self) -> psycopg.Connection[Any]:
-        connection = psycopg.connect(self._dsn, autocommit=True, prepare_threshold=None)
+        connection = psycopg.connect(
+            self.dsn,
+            autocommit=True,
+            prepare_threshold=None,
+            connect_timeout=TIMEOUT_S,
+            application_name="confiture-webhooks",
+        )
         # Not as the role or the database may have it: an older snapshot would miss a COMMIT.
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         connection.read_only = True

@@ -108,7 +108,7 @@ def _parsed(content: str) -> tuple[Any, int | None]:
     try:
         loader = _Loader(content)
         root = loader.get_single_node()
-        repeated = _repeated(root, set()) if root else None
+        repeated = _repeated(root, set()) if root and BLOCK in content else None
         return (loader.construct_document(root) if root else None), repeated
     except yaml.MarkedYAMLError as error:
         if mark := error.problem_mark:

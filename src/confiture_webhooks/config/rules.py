@@ -293,7 +293,7 @@ def address(value: object) -> tuple[str, tuple[str, str] | None]:
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
     if not _is_host(bare) or port == 0 or parts.netloc.endswith(":"):
         raise bad_host
-    return bare.geturl(), _basic_auth(parts)
+    return bare.geturl(), _basic_auth(parts) if "@" in parts.netloc else None
 
 
 def _is_host(bare: SplitResult) -> bool:

@@ -47,7 +47,6 @@ class Outgoing:
     ) -> None:
         self._settings = settings
         self._command = command
-        self._is_in = parts.is_in
         self._telemetry = telemetry
         self.outbox = RunOutbox(settings, parts, telemetry)
         self.sending = Sending(settings, parts, telemetry, self.outbox)
@@ -67,9 +66,7 @@ class Outgoing:
 
     def write_over(self, connection: Any) -> None:
         """From now on write over *connection*, where the outbox lies in its database."""
-        if not (self._settings.recorded and self._is_in(connection)):
-            return
-        over = self.outbox.opened().over(connection)
+        over = self.outbox.opened().over(connection) if self._settings.recorded else None
         if over is not None and self._is_done(over.intents):
             self._connection, self._over, self._thread = connection, over, threading.get_ident()
             self.outbox.is_over_connection = True

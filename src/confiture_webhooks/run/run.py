@@ -18,7 +18,6 @@ from ..contained import contained, containing
 from ..event import Database, Direction, ErrorInfo, Event, EventType, MigrationRef
 from ..settlement import INTERRUPTED, killed_run_id
 from . import TELEMETRY_BUDGET, Parts
-from .hook_runner import HookRunner
 from .migration import UNKNOWN, Backend, Migration, new_event_id
 from .outgoing import Outgoing
 from .run_outbox import IMPATIENCE_S, PATIENCE_S
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from ..config import Settings
     from ..endpoint import Endpoint
     from ..telemetry import Telemetry
+    from .hook_runner import HookRunner
     from .settling import Ask
 
 SUMMARY_S = 0.5
@@ -137,9 +137,10 @@ class Run:
 
         Nothing is certain before ``conclude``, which records the same event once more.
         """
-        if self._settling is not None:
+        used = self._settling
+        if used is not None and used.outgoing.outbox.is_over_connection:
             event = migration.ended_event(rows_affected)
-            self._settling.outgoing.record_on(connection, event, migration.span.trace)
+            used.outgoing.record_on(connection, event, migration.span.trace)
 
     def conclude(
         self,
@@ -269,10 +270,12 @@ class Run:
         self.database = database or self.database
         self._traced()
         used = self._opened()
-        if self.connection is not None:
-            with containing("reaching the outbox", self.report):
+        with containing("reaching the outbox", self.report):
+            if self.connection is not None and self._parts.is_in(self.connection):
                 used.outgoing.write_over(self.connection)
         if self._parts.hooks is not None:
+            from .hook_runner import HookRunner  # noqa: PLC0415  not for a run without hooks
+
             release = used.outgoing.release
             self._hooks = HookRunner(self._settings, self._parts, used.telemetry, release)
         return used
@@ -317,9 +320,9 @@ class Run:
         elif error_type is None and self._has_unknown:
             error_type = UNKNOWN.type
         endpoints: Sequence[Endpoint] = self._settings.recorded
-        if not (failed or self._has_unknown):
-            endpoints = [endpoint.for_silent_run() for endpoint in endpoints]
         kind = EventType.RUN_SUCCESS if error_type is None else EventType.RUN_ERROR
+        if kind is EventType.RUN_ERROR and not (failed or self._has_unknown):
+            endpoints = [endpoint.for_silent_run() for endpoint in endpoints]
         wanting = [endpoint for endpoint in endpoints if kind in endpoint.events]
         if wanting and (self._ended or error_type):
             used = self._begun()

@@ -16,7 +16,7 @@ from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..worker import Worker
 from .run_outbox import IMPATIENCE_S, PATIENCE_S
-from .summary import Loss, given_up_line, leftover_line
+from .summary import GIVEN_UP, Loss, given_up_line, leftover_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -132,14 +132,16 @@ class Sending:
         assert outbox is not None
         is_kept = outbox.is_durable
         loss = None if is_kept else Loss(self._outbox.refusal, self._parts.is_project)
-        given_up = given_up_line(
-            {pace.endpoint.name: pace.outcomes for pace in worker.paces},
-            {pace.endpoint.name: pace.failed for pace in worker.paces if pace.failed},
-            loss,
-        )
+        lines, paces = [], {pace.endpoint.name: pace for pace in worker.paces}
+        given_up = {
+            name: one.outcomes for name, one in paces.items() if one.outcomes.keys() & GIVEN_UP
+        }
+        if given_up and not is_restored:
+            failures = {name: one.failed for name, one in paces.items() if one.failed}
+            lines.append(given_up_line(given_up, failures, loss))
         left_s = max(IMPATIENCE_S, until - time.monotonic())
         left = bounded(lambda: self._left(worker, outbox, loss), left_s, is_patient=True)
-        return [line for line in (None if is_restored else given_up, left) if line]
+        return [*lines, left] if left else lines
 
     def _left(self, worker: Worker, outbox: Outbox, loss: Loss | None) -> str | None:
         environment, summaries = self._settings.environment, outbox.summaries()

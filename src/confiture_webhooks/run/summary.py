@@ -15,6 +15,8 @@ from ..outlook import Wait, again_lines, elsewhere, elsewhere_line
 from ..remedy import shown
 from ..terminal import counted
 
+GIVEN_UP = frozenset({Outcome.DEAD_LETTER, Outcome.GONE})
+
 
 def undelivered(summaries: Mapping[str | None, Summary]) -> dict[str | None, int]:
     """How many deliveries wait, by environment."""
@@ -84,8 +86,8 @@ def given_up_line(
     given_up: Mapping[str, Counter[Outcome]],
     failures: Mapping[str, str],
     loss: Loss | None = None,
-) -> str | None:
-    """Which deliveries the run will not send again, and what to do; ``None``: none."""
+) -> str:
+    """Which deliveries the run will not send again, *given_up* by endpoint, and what to do."""
     parts = []
     for name, counts in sorted(given_up.items()):
         dead, gone = counts[Outcome.DEAD_LETTER], counts[Outcome.GONE]
@@ -97,9 +99,9 @@ def given_up_line(
         if loss is None:
             on = [f"Once it works again: {shown('enable', name)}"] if gone else []
             parts += [f"{one}." for one in [*on, *again_lines(dead, gone, "--endpoint", name)]]
-    if parts and loss is not None:
+    if loss is not None:
         parts.append(loss.line)
-    return f"confiture-webhooks: {' '.join(parts)}" if parts else None
+    return f"confiture-webhooks: {' '.join(parts)}"
 
 
 def _reason(failure: str | None, wait: Wait | None = None) -> str:

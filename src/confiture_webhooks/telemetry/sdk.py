@@ -116,8 +116,8 @@ class CollectorSession(requests.Session):
         if code in _REDIRECTS or (answer.ok and kind.startswith("text/html")):
             self._refused(f"no collector answers there (HTTP {code})", code)
             raise ValueError(self._tally.reason)
-        is_partial = answer.ok and kind.startswith(_PROTOBUF)
-        rejected = _rejected(answer.content) if is_partial else 0
+        may_reject = answer.ok and answer.content and kind.startswith(_PROTOBUF)
+        rejected = _rejected(answer.content) if may_reject else 0
         self._tally.made(rejected)
         if rejected:
             self._refused("the collector took a part", code, "its log")
