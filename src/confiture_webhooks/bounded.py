@@ -26,7 +26,7 @@ def bounded(
     cut: Callable[[], object] | None = None,
     is_patient: bool = False,
 ) -> R:
-    """What *call* returns or raises, if it does within *seconds*. Raises TimedOut.
+    """Return or raise as *call* does, if it does within *seconds*. Raises TimedOut.
 
     It runs on a daemon thread of its own, in the caller's context. *cut* ends a call that is not
     waited for any longer (it closes a socket), also when Ctrl-C ends the wait. One that

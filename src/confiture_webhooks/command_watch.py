@@ -29,7 +29,7 @@ ENVIRONMENTS = "db/environments"
 USUAL_FILE = f"{ENVIRONMENTS}/local.yaml"
 """The environment file that Confiture reads when it is given none."""
 APPLY_AS_FILE = "confiture.yaml"
-"""That of ``migrate apply-as``."""
+"""The environment file of ``migrate apply-as``."""
 HOOKS = "confiture_hooks"
 PREFIX = "CONFITURE_WEBHOOK"
 OFF_WORDS = frozenset({"false", "no", "off", "0"})

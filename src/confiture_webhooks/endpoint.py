@@ -66,7 +66,7 @@ class Endpoint:
     signatures: tuple[str, ...] = SIGNATURES
     """Which signatures are sent when there is a secret."""
     faults: tuple[Fault, ...] = ()
-    """What is wrong with it: its events are recorded and wait, and nothing is sent."""
+    """Its faults: its events are recorded and wait, and nothing is sent."""
 
     def wants(self, event: Event) -> bool:
         """Whether *event* is sent here. A ping always is."""

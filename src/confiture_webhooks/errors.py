@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree.
+"""The errors of this package, as one tree.
 
 An HTTP status is data on an ``Attempt``, never an exception.
 """

@@ -1,4 +1,4 @@
-"""What happened: an ``Event``, its kinds, and its wire form."""
+"""An ``Event``: something that happened, its kinds, and its wire form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 class EventType(StrEnum):
     """The kinds of event; the value is ``event_type`` in the payload."""
 
-    # What stands below one is its row in the documentation.
+    # The text below a member is its row in the documentation.
     MIGRATION_SUCCESS = "migration_success"
     """`up` committed"""
     MIGRATION_ERROR = "migration_error"
@@ -132,7 +132,7 @@ class Event:
     migrations: Sequence[Mapping[str, Any]] | None = None
     """For ``run_*`` events: one row per migration, oldest first."""
     command: str | None = None
-    """What was run: ``confiture migrate up``."""
+    """The command that ran: ``confiture migrate up``."""
     run_url: str | None = None
     """The CI run it was part of: ``Settings.run_url``."""
     trace_url: str | None = None

@@ -41,7 +41,7 @@ def _outside(_: Mapping[str, Any], __: str | None) -> NoReturn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HookContext:
-    """What happened, as a hook sees it. Instants are aware and in UTC."""
+    """The event, as a hook sees it. Instants are aware and in UTC."""
 
     event: str
     """``pre_execute``, ``post_execute``, ``on_error`` or ``post_rollback``."""
@@ -68,7 +68,7 @@ class HookContext:
     sender: Callable[[Mapping[str, Any], str | None], str] = field(
         default=_outside, repr=False, compare=False
     )
-    """What ``send`` hands over to; set by the run."""
+    """Gets the payloads of ``send``; set by the run."""
 
     @property
     def correlation_id(self) -> str:
@@ -114,7 +114,7 @@ class Registry:
     def __init__(self) -> None:
         self._hooks: list[Hook] = []
         self._loading: dict[int, list[Hook]] = {}
-        """What is registered by each thread that loads a file: one may have been left behind."""
+        """The hooks of each thread that loads a file: one may have been left behind."""
         self._guard = threading.Lock()
 
     def add(self, hook: Hook) -> None:

@@ -25,7 +25,7 @@ MOST_KEPT = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What to answer: a status, a document to send as JSON, and headers."""
+    """The answer to send: a status, a document to send as JSON, and headers."""
 
     status: int
     document: Mapping[str, str]

@@ -78,7 +78,7 @@ class Wait:
 
     @property
     def remedy(self) -> str:
-        """What to do, with the command, as a sentence without its end."""
+        """The remedy with its command, as a sentence without its end."""
         name = self.endpoint
         again = "Set CONFITURE_WEBHOOK_URL" if name == "default" else "Configure it again"
         discard = shown("discard", "--endpoint", name)

@@ -1,4 +1,4 @@
-"""What ``confiture`` calls on every command. Imports nothing heavy, does nothing unconfigured."""
+"""The entry: ``confiture`` calls it on every command. Imports little, does nothing unconfigured."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _environments() -> list[str]:
 
 
 def _values(word: str) -> set[str]:
-    """What *word* may hold an option's value in: ``FILE``, ``--config=FILE``, ``-cFILE``."""
+    """The parts of *word* that may hold a value: ``FILE``, ``--config=FILE``, ``-cFILE``."""
     is_short = word.startswith("-") and not word.startswith("--")
     marks = "ce" if is_short else "="
     return {word, *(word.partition(mark)[2] for mark in marks)} - {""}
@@ -95,7 +95,7 @@ def _open(arguments: list[str]) -> command_watch.Finish | None:
 
         session = open_session(arguments)
     except Exception as error:  # noqa: BLE001  whatever is wrong with us, the migration goes on
-        # Of an error only the missing module is shown: other texts may hold settings.
+        # Only the missing module is shown of an error: other texts may hold settings.
         name = f" {error.name}" if isinstance(error, ImportError) and error.name else ""
         with suppress(Exception):  # this part may be the one that cannot be imported
             from .terminal import say  # noqa: PLC0415

@@ -50,7 +50,7 @@ _FAST: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes":
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to start. It travels over the pipe: a password has no place in an argument list."""
+    """The server to start. It travels over the pipe: no password belongs in an argument list."""
 
     bin_dir: str
     copy: bool

@@ -149,7 +149,7 @@ class CommandSession:
         self._sigterm.pass_on()
 
     def dsn(self) -> str | None:
-        """Of what is migrated; before there is a connection, as it is configured."""
+        """The DSN of the migrated database; before there is a connection, the configured one."""
         if self.database is not None:
             return self.database
         given = self.invocation
@@ -304,7 +304,7 @@ def _say(
 
 
 def _costs(settings: Settings) -> str:
-    """What becomes of the events, as the settings have faults."""
+    """The effect of faulty settings on the events."""
     here = settings.environment
     waiting = ", ".join(endpoint.name for endpoint in settings.faulty if endpoint.is_for(here))
     is_kept = settings.place.kind != "memory"

@@ -30,7 +30,7 @@ says. The first row that fits decides.
 | down, no row (the host refuses) | any | not committed |
 | any, not known | otherwise | unsettled |
 
-Pure: whoever asks the server asks first for the backend, then for the ledger. The other way
+Pure: the caller asks the server first for the backend, then for the ledger. The other way
 round, a COMMIT in between would be missed.
 """
 
@@ -65,7 +65,7 @@ LATE = timedelta(minutes=1)
 
 
 class Ending(StrEnum):
-    """What is known of how an intent's migration ended."""
+    """How an intent's migration ended, as far as it is known."""
 
     OPEN = "open"
     COMMITTED = "committed"
@@ -86,7 +86,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What a server says of one intent. What it would not say is ``None``."""
+    """A server's answers about one intent; ``None`` where it gave none."""
 
     identity: str | None
     timeline: int | None

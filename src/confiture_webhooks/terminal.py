@@ -31,7 +31,7 @@ END_S: Final = 1.0
 GAP_S: Final = 0.01
 """The longest wait between two lines of the host's."""
 USUAL_COLUMNS: Final = 80
-"""Of a terminal that does not report its width."""
+"""The width of a terminal that does not report it."""
 _ATOMIC: Final = 4096
 _BACK: Final = "\r\x1b[2K"
 """To the start of the line, and nothing is on it."""

@@ -1,4 +1,4 @@
-"""Whose a file is, and whether it changed: what others own or may write is not used."""
+"""The owner of a file, and its changes: a file that others own or may write is not used."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def here() -> Path:
 
 
 def hook_sources(files: Sequence[HookFile]) -> list[HookSource]:
-    """What a run imports for its hooks, of *files*."""
+    """The modules that a run imports for its hooks, from *files*."""
     from .adapters.hook_files import forget, load  # noqa: PLC0415  not for a run without hooks
 
     forget()
@@ -176,7 +176,7 @@ def parts(
     database: Callable[[], str | None],
     say: Callable[[str], None],
 ) -> Parts:
-    """What a run with *settings* is put together from; *database* finds the migrated one's DSN."""
+    """The parts of a run with *settings*; *database* finds the migrated database's DSN."""
 
     def outbox(telemetry: Telemetry) -> Outbox:
         def report(text: str) -> None:
