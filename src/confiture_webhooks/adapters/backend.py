@@ -60,7 +60,7 @@ _ROW = (
 
 
 def backend_of(engine: Any) -> Backend:
-    """What is known of *engine*'s server process and ledger, the same for all its migrations.
+    """The facts about *engine*'s server process and ledger, the same for all its migrations.
 
     To be asked under the migration lock, if the run takes it.
     """
@@ -138,7 +138,7 @@ def run(
 
 
 def dsn_of(connection: Any) -> str:
-    """What *connection* (open: afterwards libpq forgets it) was made with.
+    """The DSN that *connection* (open: afterwards libpq forgets it) was made with.
 
     psycopg's own list of it needs a home directory, which not every user has.
     """

@@ -76,7 +76,7 @@ class _Watch:
         self._ledger: Ledger | None = None
         self._tally = RowTally()
         self._commit: Commit | None = None
-        """That of the migration under way; ``None``: there is none."""
+        """The commit of the migration under way; ``None``: there is none."""
         self._direction = Direction.UP
 
     def apply(
@@ -219,7 +219,7 @@ class _Watch:
             # The COMMIT may have happened although the call raised: when the connection broke, or
             # when Ctrl-C came in between. Then only the ledger knows.
             is_seen = isinstance(error, Exception) and not (connection.closed or connection.broken)
-            # What Ctrl-C leaves in order the host commits, too: with the release of its lock.
+            # A transaction that Ctrl-C leaves in order the host commits, too: with its lock's release.
             may_have |= connection.info.transaction_status == TransactionStatus.INTRANS
             is_open = can_settle and may_have and not is_seen and not migration.backend.is_gone
             if is_open and self._ledger is not None:

@@ -237,7 +237,7 @@ def forget() -> None:
 
 
 def _fault(file: HookFile, error: BaseException) -> LoadFault:
-    """What *error* says of *file*, in words that hold nothing of the users'."""
+    """The fault of *file* that *error* is, in words that hold nothing of the users'."""
     frames = traceback.extract_tb(error.__traceback__)
     path, line = _place(file.path, frames)
     if isinstance(error, SyntaxError) and error.filename:

@@ -282,7 +282,7 @@ _CERTIFICATE = {
     62: "wrong_host",
     64: "wrong_host",
 }
-"""Of OpenSSL's codes for a certificate that does not verify."""
+"""Reasons by OpenSSL's code for a certificate that does not verify."""
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNSUPPORTED_PROTOCOL"})
 """OpenSSL's reasons for bytes that are no TLS."""
 

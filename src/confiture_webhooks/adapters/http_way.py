@@ -59,7 +59,7 @@ class Way:
     files: dict[str, str]
     """For TLS, by the setting or variable that names each."""
     stamp: tuple[Any, ...]
-    """Of the certificates' files: another one when a file has changed."""
+    """The state of the certificates' files: another value when a file has changed."""
     looked_at: float
     fault: Fault | None = None
     """Why no connection can begin, as its session found."""

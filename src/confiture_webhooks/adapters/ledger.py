@@ -73,7 +73,7 @@ class Ledger:
             return None
 
     def ask(self, intents: Sequence[Intent]) -> Mapping[str, Known]:
-        """What the server says of each of *intents*, by event id; none when it does not answer."""
+        """The server's answers about *intents*, by event id; none when it does not answer."""
         try:
             with self._connected() as connection, _asking(connection):
                 return _known(connection, intents)

@@ -30,7 +30,7 @@ LOOKED_THROUGH = 16_384
 SEARCHED = 262_144
 """Characters that are searched for the word ``with``, as quickly; a longer text is not read."""
 PIECE = 256
-"""What one piece of a composed text counts for at least: the time is in their number, too."""
+"""One piece of a composed text counts for this at least: many pieces take time, too."""
 _RESULTS = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
@@ -122,7 +122,7 @@ class RowTally:
             if verb in _DML and not (is_one and self._is_hosts(query)):
                 self._rows += int(rest.rpartition(b" ")[2])
             elif verb == b"COPY":
-                # Of a text with several statements no tag says which was the COPY FROM.
+                # With several statements in a text, no tag says which was the COPY FROM.
                 text = query[:LOOKED_THROUGH] if is_one and isinstance(query, str) else ""
                 if _COPY_FROM.match(text):
                     self._rows += int(rest)
