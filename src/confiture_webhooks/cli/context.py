@@ -1,4 +1,4 @@
-"""What a ``confiture migrate`` here would use: settings, hook files, database and outbox."""
+"""The parts a ``confiture migrate`` here would use: settings, hook files, database, outbox."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 class Context:
     """The project of the current directory, as one command sees it: each part is read once.
 
-    What is wrong with a part is raised as ConfigError.
+    A fault of a part is raised as ConfigError.
     """
 
     config: Path | None
     is_sending: bool = False
     outbox: Outbox = field(init=False)
-    """Of a context that ``opened`` made."""
+    """Only a context that ``opened`` made has it."""
 
     @cached_property
     def invocation(self) -> Invocation:
-        """What a ``confiture migrate up`` here would be asked for."""
+        """The command line of a ``confiture migrate up`` here."""
         words = ["migrate", "up", *(["--config", str(self.config)] if self.config else [])]
         invocation = parse(words, os.environ)
         assert invocation is not None
@@ -60,14 +60,14 @@ class Context:
 
     @cached_property
     def unread(self) -> Fault | None:
-        """That an environment's file has a block which this command does not read."""
+        """The fault that an environment's file has a block which this command does not read."""
         words = sys.argv[1:]  # those of ``python -m confiture_webhooks`` lack the group
         words = words if "webhooks" in words else ["webhooks", *words]
         return unread_block(os.environ, self.invocation, words)
 
     @property
     def two_databases(self) -> Fault | None:
-        """That ``--config`` and a variable each name the database, and whose commands use.
+        """The fault that ``--config`` and a variable each name the database; which one is used.
 
         Confiture refuses the two: its CONFIG_007.
         """
@@ -165,7 +165,7 @@ class Context:
         return refusal(str(file or "outbox postgres"), "names no database", remedy)
 
     def unknown_endpoint(self, name: str, removed: Iterable[str] = ()) -> ConfigError:
-        """That *name* is no endpoint's, nor one of the *removed*."""
+        """The error that *name* is no endpoint's, nor one of the *removed*."""
         names = ", ".join([*(endpoint.name for endpoint in self.settings.recorded), *removed])
         remedy = f"One of: {names}" if names else _other_blocks() or "None is configured"
         return refusal("endpoint", f"none is called {name!r}", remedy)
@@ -210,6 +210,6 @@ def refusal(setting: str, problem: str, remedy: str) -> ConfigError:
 
 
 def _other_blocks() -> str:
-    """That other environment files have a block, if they have; no block is read here."""
+    """Says which other environment files have a block, if any; no block is read here."""
     files = ", ".join(map(str, blocks_here()))
     return f"Add --config: a `webhooks:` block is in {files}" if files else ""

@@ -62,7 +62,7 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "next attempt": _next,
     "trace": lambda row: row["correlation_id"][:SHORTEST],
 }
-"""Of the list: beginnings of ids, and whole seconds."""
+"""The columns of the list: beginnings of ids, and whole seconds."""
 
 
 def list_deliveries(
@@ -257,7 +257,7 @@ def _payload(delivery: Delivery) -> dict[str, Any] | None:
 
 
 def _of_body(delivery: Delivery) -> dict[str, str]:
-    """What happened, where, and in which run, as far as the body says so."""
+    """The error, the database and the run, as far as the body has them."""
     payload = _payload(delivery) or {}
     error, database, run = (
         found if isinstance(found := payload.get(key), dict) else {}

@@ -80,7 +80,7 @@ def _ids(row: Row) -> tuple[str, str, str]:
 
 
 def ambiguous(context: Context, problem: str, rows: Sequence[Row]) -> CommandError:
-    """That *problem*, with the *rows* that may be meant: a line for each, and in JSON."""
+    """The error *problem*, with the *rows* that may be meant: a line for each, and in JSON."""
     meant = documents(context, rows[:MOST_SHOWN])
     shown_of = ("id", "event_id", "migration_name", "endpoint", "environment", "created_at")
     lines = ["  ".join(str(one[key] or "-") for key in shown_of) for one in meant]
@@ -162,7 +162,7 @@ def _in_states(
 
 
 def _nothing(context: Context, verb: str, states: Iterable[State], endpoint: str | None) -> str:
-    """That there is nothing to *verb* here, and which other environments have something."""
+    """Says that there is nothing to *verb* here, and which other environments have something."""
     others = environments(_in_states(context, states, endpoint, everywhere=True))
     if not others:
         return f"Nothing to {verb}"

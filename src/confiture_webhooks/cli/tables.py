@@ -1,4 +1,4 @@
-"""What commands show: lines, documents, tables, faults and questions; and their exit codes."""
+"""The output of commands: lines, documents, tables, faults and questions; their exit codes."""
 
 from __future__ import annotations
 
