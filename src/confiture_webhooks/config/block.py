@@ -34,7 +34,7 @@ _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """A list, each item of it by *rule*. Of tables, it is read as a mapping with their places."""
+    """A list, each item of it by *rule*. A list of tables is read as a mapping with their places."""
 
     rule: Kind
     most: int | None = None
@@ -66,7 +66,7 @@ class Setting:
     variable: str = ""
     """The variable that sets it, too."""
     into: Callable[[Any], Any] = lambda found: found
-    """What a value that is right becomes."""
+    """Makes the setting of a value that is right."""
 
 
 class Reading:
@@ -87,7 +87,7 @@ class Reading:
         self._found.append((at, invalid, remedy))
 
     def faults_in(self, at: Place = (), kind: type[Invalid] = Invalid) -> tuple[Fault, ...]:
-        """What is wrong at a place, or in it; the block's faults come first."""
+        """The faults at a place, or in it; the block's come first."""
         faults = (
             Fault(shown(place), invalid.problem, remedy, self.names.get(place[:3]))
             for place, invalid, remedy in sorted(self._found, key=lambda one: one[0][0] != BLOCK)
@@ -407,4 +407,4 @@ VARIABLES: Table = {
         variable=variables.LOG_LEVEL,
     ),
 }
-"""What variables hold beside an endpoint; their rows stand below their names."""
+"""The settings of variables beside an endpoint; their rows stand below their names."""

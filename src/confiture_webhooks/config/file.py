@@ -42,7 +42,7 @@ class File:
         self.path = Path(given) if given else config_file
         self.content: dict[str, Any] = {}
         self.faults: list[Fault] = []
-        """Of the file itself."""
+        """The faults of the file itself."""
         self.environment: str | None = None
         """Its ``name:``, else its stem.
 

@@ -30,7 +30,7 @@ _NEAR = 0.9
 
 
 def _given(environ: Mapping[str, str], table: Table) -> dict[str, Any]:
-    """What variables hold of the settings in *table*; one that is set to nothing holds none."""
+    """The settings of *table* that variables hold; an empty variable holds none."""
     return {key: environ[one.variable] for key, one in table.items() if environ.get(one.variable)}
 
 
@@ -132,7 +132,7 @@ def endpoint(
 def _contradictions(
     made: Endpoint, found: Mapping[str, Any], at: Place
 ) -> Iterator[tuple[Sequence[str], str, str]]:
-    """What is wrong with settings that are right each by itself: the one to change comes first."""
+    """The faults of settings that are right each by itself: the one to change comes first."""
     is_http = made.url.startswith("http:")
     is_default = at == DEFAULT_ENDPOINT
     if is_http and not (found.get("allow_http") or is_loopback(urlsplit(made.url).hostname or "")):

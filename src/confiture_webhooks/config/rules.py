@@ -1,4 +1,4 @@
-"""What one setting may be, wherever it was written: each rule returns it or says why not.
+"""The rules for one setting, wherever it was written: each returns the value or says why not.
 
 No problem here holds what the user wrote: it may be a secret. A rule without a remedy of its own
 leaves it to the setting's row in the documentation.

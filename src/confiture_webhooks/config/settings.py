@@ -50,7 +50,7 @@ class OutboxPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What was configured. Its ``repr`` shows no secret, address or DSN."""
+    """The configuration. Its ``repr`` shows no secret, address or DSN."""
 
     endpoints: tuple[Endpoint, ...] = ()
     outbox: str = field(default="sqlite", repr=False)
@@ -80,9 +80,9 @@ class Settings:
     faults: tuple[Fault, ...] = ()
     """Everything that is wrong; each costs only what it is about."""
     warnings: tuple[Fault, ...] = ()
-    """What is probably a slip, and costs nothing: a variable that nothing reads."""
+    """Probable slips that cost nothing: a variable that nothing reads."""
     advice: tuple[Fault, ...] = ()
-    """What could be better: a secret that could be guessed."""
+    """Possible improvements: a secret that could be guessed."""
 
     @property
     def place(self) -> OutboxPlace:

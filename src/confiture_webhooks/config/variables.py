@@ -1,6 +1,6 @@
 """The environment variables that are read, by name.
 
-What stands below one is its row in the documentation: what it takes, the default, what it means.
+The text below a variable is its row in the documentation: type, default and meaning.
 """
 
 from __future__ import annotations
