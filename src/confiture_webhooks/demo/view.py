@@ -1,4 +1,4 @@
-"""What the demo shows and what it misses, from the data that its receiver and collector got."""
+"""The demo's output, and its missing parts, from the data that its receiver and collector got."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ EXPECTED = {
     f"metric {names.MIGRATION_DURATION.name}": 1,
     "metric http.client.request.duration": 1,
 }
-"""What the five migrations lead to, and how often."""
+"""The signals that the five migrations lead to, and how often."""
 
 
 def missing(seen: Seen) -> list[str]:
@@ -275,7 +275,7 @@ def missing(seen: Seen) -> list[str]:
 
 
 def _found(seen: Seen) -> Counter[str]:
-    """What was received, as ``EXPECTED`` names it."""
+    """The received signals, as ``EXPECTED`` names them."""
     accepted = [request for request in seen.requests if request.answer.is_success]
     refused = [request for request in seen.requests if not request.answer.is_success]
     again = {_event_id(request) for request in accepted} & {_event_id(one) for one in refused}
@@ -300,7 +300,7 @@ def _event_id(request: Received) -> str:
 
 
 def _loose_ends(seen: Seen) -> Iterator[str]:
-    """What was received without a valid signature, or without the id of a run."""
+    """The signals without a valid signature, or without the id of a run."""
     ids = {trace_id for _, trace_id in seen.runs}
     for request in seen.requests:
         if request.verified is not True:

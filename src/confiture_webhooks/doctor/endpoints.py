@@ -93,7 +93,7 @@ class Reach:
     With a proxy the first two are the proxy's.
     """
     error_type: str | None = None
-    """Of those a delivery can have; of step ``proxy``, the proxy's status where it answered."""
+    """One that a delivery can have; at step ``proxy``, the proxy's status where it answered."""
     reason: str | None = None
     """More about it, where that is known: ``expired``, ``wrong_host``, ``socks_missing``, …"""
     is_proxied: bool = False
@@ -220,7 +220,7 @@ _TLS = {
 
 
 def remedy_of(failure: str, reason: str | None = None) -> str:
-    """What to do about an attempt that failed with *failure*, an error type or a status.
+    """The remedy for an attempt that failed with *failure*, an error type or a status.
 
     *reason*: more about it, where that is known.
     """
@@ -230,7 +230,7 @@ def remedy_of(failure: str, reason: str | None = None) -> str:
 
 
 def obstacle(found: Reach, scheme: str) -> tuple[str, str] | None:
-    """What stopped *found* on its way to an address of *scheme*, and the remedy, if anything."""
+    """The obstacle of *found* on its way to an address of *scheme*, and the remedy, if any."""
     if found.error_type is None:
         return None
     variable = f"{scheme.upper()}_PROXY"

@@ -1,4 +1,4 @@
-"""What a check of a set-up came to: one row, with what to do about it."""
+"""The result of a check of a set-up: one row, with its remedy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 
 
 class Health(StrEnum):
-    """What a check came to."""
+    """The result of a check."""
 
     OK = "ok"
     WARNING = "warning"

@@ -66,7 +66,7 @@ class Findings:
     unreadable: list[str]
     """The ids of undelivered records that this version cannot read."""
     intents: list[Intent]
-    """Of migrations whose end was not reported yet."""
+    """The intents of migrations whose end was not reported yet."""
 
     @property
     def old_intents(self) -> int:
@@ -153,7 +153,7 @@ def _unreadable(outbox: Outbox, environment: str | None) -> list[str]:
 
 
 def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
-    """What needs somebody beside the endpoints that wait, each with the command that changes it.
+    """The tasks for an operator, beside the endpoints that wait, each with its command.
 
     *environment*: that of the command, which a run without one may have meant.
     """
@@ -302,7 +302,7 @@ WHERE home.nspname = 'confiture_webhooks' AND relname = 'deliveries' AND NOT CAS
   ELSE has_any_column_privilege(pg_class.oid, right_) END  -- the GRANTs are of columns
 ORDER BY right_
 """
-# What an administrator wrote by hand is not judged.
+# Policies that an administrator wrote by hand are not judged.
 _SHUT_OUT = r"""
 SELECT row_security_active(home.oid) AND NOT EXISTS (
   SELECT FROM pg_policy WHERE polrelid = home.oid AND EXISTS (

@@ -27,7 +27,7 @@ BUDGETS = (1000, 500, 200, 80, 40)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """What is stored and sent."""
+    """A body that is stored and sent."""
 
     body: bytes = field(repr=False)
     content_type: str = JSON
@@ -95,11 +95,11 @@ def complete(endpoint: Endpoint, delivery: Delivery) -> Completed:
     """The request of *delivery*, with what *endpoint*'s provider needs. The same every time."""
     plain = Completed(url=endpoint.url, body=delivery.body)
     add = FORMATS.get(endpoint.format, Format()).complete
-    # What a user's hook sends is its own: it is sent as it was given.
+    # The payload of a user's hook is its own: it is sent as it was given.
     if delivery.event_type is EventType.CUSTOM or add is None:
         return plain
     document = json.loads(delivery.body)
-    # What was stored before the endpoint's format was changed is sent as it is.
+    # A body that was stored before the endpoint's format was changed is sent as it is.
     return add(endpoint, document, plain) if isinstance(document, dict) else plain
 
 

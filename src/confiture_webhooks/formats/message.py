@@ -20,7 +20,7 @@ TITLES = {
     EventType.MIGRATION_STARTED: "Migration started",
     EventType.PING: "Ping: webhooks arrive here",
 }
-"""Of events that are about one migration, or none; a run's is made of its migrations."""
+"""Titles of events about one migration, or none; a run's is made of its migrations."""
 RUNS = frozenset({EventType.RUN_SUCCESS, EventType.RUN_ERROR})
 _FAILURES = frozenset(
     {EventType.MIGRATION_ERROR, EventType.MIGRATION_ROLLBACK_ERROR, EventType.RUN_ERROR}
@@ -44,7 +44,7 @@ class Tone(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What happened, as a title, one line of text, and facts in the order they are read."""
+    """An event as a title, one line of text, and facts in the order they are read."""
 
     tone: Tone
     title: str
@@ -119,7 +119,7 @@ def cut(text: str, limit: int) -> str:
 
 
 def key(event: Event, limit: int) -> str:
-    """What names the trouble *event* is about: the same for its failure and its next success.
+    """The name of the trouble *event* is about: the same for its failure and its next success.
 
     A migration in one environment and database, or a run there, in one direction: a rollback
     ends no trouble of an ``up``. Events that open and close nothing have a key of their own.
@@ -137,7 +137,7 @@ def key(event: Event, limit: int) -> str:
 
 
 def _run_title(event: Event) -> str:
-    """What a run did, to which migrations, where: the failed one, or the first few."""
+    """The title of a run: its work, its migrations (the failed one, or the first few), and where."""
     rows = event.migrations or ()
     where = f" in {event.environment}" if event.environment else ""
     failed = [str(row["name"]) for row in rows if row["status"] != "success"]

@@ -1,4 +1,4 @@
-"""What a provider wants that the outbox may not keep, or that is no part of the body.
+"""The parts of a request that the outbox may not keep, or that do not belong to the body.
 
 The stored body of a delivery holds no secret and no address. PagerDuty wants its routing key
 in the body; OpsGenie closes an alert under an address of its own; CloudEvents in binary mode

@@ -1,12 +1,12 @@
-"""What services for chat and for paging take, made of an event's ``Message``.
+"""The bodies for services of chat and of paging, made of an event's ``Message``.
 
 Slack and Discord look as the host's own renderers make them. Its Teams renderer makes a
 MessageCard, which the workflows that replaced connectors do not all take. Its renderers for paging
 name an alert by the migration's version alone: a success in one environment ends that of another.
 
-An alert is opened by a failure and closed by the next success. What the outbox may not keep is put
-in when a delivery is sent, by ``provider``: PagerDuty's routing key, and the address that closes an
-alert of OpsGenie.
+A failure opens an alert, the next success closes it. ``provider`` adds the parts that the outbox
+may not keep when a delivery is sent: PagerDuty's routing key, and the address that closes an alert
+of OpsGenie.
 """
 
 from __future__ import annotations
