@@ -76,7 +76,7 @@ class Outbox:
         self.killed: dict[str, str] = {}
         """By event that another one staged, that one's holder."""
         self.environment: str | None = None
-        """Of an event that is released without intent and deliveries."""
+        """The environment of an event that is released without intent and deliveries."""
         self._fronts: dict[tuple[Any, ...], Front] = {}
 
     # A run
@@ -381,7 +381,7 @@ class Outbox:
 
 
 NEWS: rows.Step = ("notify", {"payload": ""})
-"""Whoever listens looks again, once it is committed."""
+"""The listeners look again, once it is committed."""
 
 _FILTERS = {
     "state": "deliveries.state = :state",

@@ -125,7 +125,7 @@ class _Store:
         return self._done(steps, _beginning(is_synced=is_synced))[: -1 if is_intent else None]
 
     def _done(self, steps: Sequence[Step], beginning: str) -> list[Any]:
-        """What *steps* answer, in one transaction.
+        """The answers of *steps*, in one transaction.
 
         A connection that was ended while it was idle is made anew, once. Asking again is safe:
         each thing that is asked may be done twice.
@@ -205,7 +205,7 @@ class _LentStore:
         raise OutboxError(f"outbox {self.where}: the connection is in a transaction")
 
     def _committed(self, steps: Sequence[Step], *, is_synced: bool) -> list[Any]:
-        """What *steps* answer in a transaction of their own: the connection is idle."""
+        """The answers of *steps* in a transaction of their own: the connection is idle."""
         connection = self._connection
         was = connection.autocommit
         connection.autocommit = True
@@ -286,7 +286,7 @@ class PostgresOutbox(Outbox):
 def _within(
     connection: psycopg.Connection[Any], steps: Sequence[Step], *, is_question: bool
 ) -> list[Any]:
-    """What *steps* answer in a savepoint of the transaction that is open: one round trip.
+    """The answers of *steps* in a savepoint of the open transaction: one round trip.
 
     It waits for no lock for long. The transaction's own settings are back when it returns.
     """

@@ -58,7 +58,7 @@ class Listener:
         """End it. Nothing is called afterwards."""
         self._stopped.set()
         if (connection := self._connection) is not None:
-            # Whoever waits on the socket gets an error at once.
+            # The thread that waits on the socket gets an error at once.
             with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as cut:
                 cut.shutdown(socket.SHUT_RDWR)
         self._thread.join(CONNECT_TIMEOUT_S)

@@ -127,8 +127,8 @@ _VERSION_TABLE = (
     f"CREATE TABLE {SCHEMA}.outbox_version (version integer NOT NULL); "
     f"INSERT INTO {SCHEMA}.outbox_version VALUES (0)"
 )
-# Whoever brings an outbox forward, maybe an administrator: the function is of the tables' owner,
-# and those who may release by GRANTs that do not name it yet may call it.
+# If an administrator brings an outbox forward, the function still belongs to the tables' owner.
+# Roles that may release by GRANTs that do not name it yet may call it.
 _RIGHTS = f"""DO $rights$ DECLARE one record; BEGIN
     FOR one IN
         SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC'

@@ -93,7 +93,7 @@ def connect(dsn: str) -> psycopg.Connection[Any]:
 
 
 def ask(connection: psycopg.Connection[Any], *messages: str) -> list[Any]:
-    """What each of *messages* answers in one transaction: its rows, or how many it changed."""
+    """The answer of each of *messages* in one transaction: its rows, or how many it changed."""
     cursor = psycopg.ClientCursor(connection, row_factory=dict_row)
     cursor.execute(";\n".join(messages))
     answers: list[Any] = []

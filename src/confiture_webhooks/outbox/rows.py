@@ -26,7 +26,7 @@ _FAR = datetime(9000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _HEADERS = ("id", "event_id", "content_type", "correlation_id")
 _FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
-"""What reading a value that another version wrote may raise."""
+"""The errors of reading a value that another version wrote."""
 
 
 class Store(Protocol):
@@ -127,7 +127,7 @@ def delivery(row: Stored) -> Delivery:
 
 
 def named(delivery_id: str) -> dict[str, Any]:
-    """What *delivery_id* names: an id, or the place of a record without one that can be read."""
+    """The values of *delivery_id*: an id, or the place of a record without one that can be read."""
     place = fullmatch(r"row-([0-9]{1,18})", delivery_id)
     return {"id": text(delivery_id), "seq": int(place[1]) if place else 0}
 

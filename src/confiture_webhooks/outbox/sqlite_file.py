@@ -1,9 +1,8 @@
 """The outbox's file: where it lies, whether it is ours, and how a broken one is set aside.
 
 Before SQLite opens it, it is looked at by descriptor. A file or directory of another user, or one
-that others may write, is not used: whoever can write it could have forged events signed and sent,
-or read what is sent. A symbolic link is not followed, and a file that is no outbox is left as it
-is.
+that others may write, is not used: its writer could have forged events signed and sent, or could
+read the bodies. A symbolic link is not followed, and a file that is no outbox is left as it is.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ..trust import FOREIGN, SHARED, doubt
 DIRECTORY = ".confiture"
 FILE = "webhooks.db"
 BESIDE = ("-wal", "-shm", "-journal")
-"""What SQLite adds to the file's name for the files beside it."""
+"""The suffixes that SQLite adds to the file's name for the files beside it."""
 SETTING = "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
 ELSEWHERE = f"or name another file: {SETTING}"
 RUN_AS = f"Run this as {{}}, or give each user an outbox of its own: {SETTING}"
@@ -103,12 +102,12 @@ def code_of(error: sqlite3.Error) -> int:
 
 
 def untrusted(path: Path, problem: str, remedy: str) -> OutboxError:
-    """That the outbox at *path* is not used."""
+    """The error that the outbox at *path* is not used."""
     return OutboxError(f"outbox {path}: {problem}", remedy)
 
 
 def closed(path: Path) -> OutboxError:
-    """That this user may not read what is there."""
+    """The error that this user may not read the file there."""
     place = next(one for one in (path, *path.parents) if os.path.lexists(one))
     owner = place.lstat().st_uid
     problem = f"closed to this user; it belongs to {_name(owner)}"
@@ -118,7 +117,7 @@ def closed(path: Path) -> OutboxError:
 
 
 def not_ours(path: Path) -> OutboxError:
-    """That there is another program's database."""
+    """The error that another program's database is there."""
     return untrusted(
         path, "this is another program's SQLite database", f"Name another file: {SETTING}"
     )

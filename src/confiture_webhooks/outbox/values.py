@@ -1,4 +1,4 @@
-"""What an outbox keeps and gives back."""
+"""The values that an outbox keeps and gives back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_ROW = ""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What was seen of a migration's ledger and server process; ``None``: it could not be.
+    """A migration's ledger and server process, as seen; ``None``: it could not be seen.
 
     While the process lives the migration's outcome is open; once it is gone the ledger knows.
     """
@@ -25,7 +25,7 @@ class Facts:
     database_identity: str | None = None
     """``<system identifier>/<oid>``: every other database, a copy included, has another."""
     timeline: int | None = None
-    """Of the server's history: another one after a failover or a restored backup."""
+    """The timeline of the server: another one after a failover or a restored backup."""
     ledger_oid: int | None = None
     """A table that is made later under the ledger's name has another."""
     ledger_before: str | None = None

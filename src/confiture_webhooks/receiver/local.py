@@ -143,7 +143,7 @@ class LocalReceiver(LoopbackServer):
 
 
 def payload_of(body: bytes) -> Any:
-    """What *body* is as JSON; ``None``: it is none."""
+    """The JSON value of *body*; ``None``: it is no JSON."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

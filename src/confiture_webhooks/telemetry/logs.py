@@ -29,7 +29,7 @@ Form = Literal["json", "console", "off"]
 Records = Callable[[LogSpec, Mapping[str, object], SpanContext], None]
 """Takes log events, their fields cleaned, as records that belong to a span."""
 _LIBRARY = logging.getLogger("confiture_webhooks")
-"""What ``attach()`` writes to. Without a handler of its owner's it is silent."""
+"""``attach()`` writes to it. Without a handler of its owner's it is silent."""
 _LIBRARY.addHandler(logging.NullHandler())
 SENTENCES: Final = MappingProxyType({spec.event: spec.sentence for spec in names.LOG_EVENTS})
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}

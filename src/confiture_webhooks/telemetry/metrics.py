@@ -33,7 +33,7 @@ class Metrics:
     read: Read | None = None
     """Gives the state of the outbox at every collection."""
     _record: dict[str, Any] = field(default_factory=dict)
-    """What records an amount, by the name of its metric."""
+    """The functions that record an amount, by the name of its metric."""
     _ended: dict[tuple[str, str], float] = field(default_factory=dict)
     """When a run of a command last ended, by gauge."""
 

@@ -152,9 +152,9 @@ def service_name(environ: Mapping[str, str]) -> str | None:
 
 @contextmanager
 def complaints() -> Iterator[list[Fault]]:
-    """What ``opentelemetry`` logs about settings in the block, as faults. It is not shown.
+    """The log lines of ``opentelemetry`` about settings in the block, as faults. They are not shown.
 
-    Nor is what it logs later: the tally of exports reports a dead collector, not a traceback.
+    Nor are its later ones: the tally of exports reports a dead collector, not a traceback.
     """
     logger = logging.getLogger("opentelemetry")
     logger.propagate = False

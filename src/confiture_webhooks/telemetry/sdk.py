@@ -77,7 +77,7 @@ _CHECK = {
     "SSLError": f"the scheme of the address, and {_CERTIFICATE}",
     "ProxyError": "HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
 }
-"""What to look at, by status or class of error: otherwise the address, or the collector's log."""
+"""Where to look, by status or class of error: otherwise the address, or the collector's log."""
 RUN_EVENTS = 2000
 """Successes beyond the cap of migration spans are events of the run's span, 128 by default."""
 _TUNING = {"traces": "OTEL_BSP_*", "metrics": "OTEL_METRIC_EXPORT_*", "logs": "OTEL_BLRP_*"}

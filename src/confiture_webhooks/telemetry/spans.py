@@ -411,7 +411,7 @@ def _start(signals: Signals, delivery: Delivery, worker_pass: SpanContext | None
     if worker_pass is not None:
         here = worker_pass
     elif stored and here and here.trace_id != stored.trace_id:
-        # What an earlier run left behind is as far away as another machine.
+        # A delivery of an earlier run is as far away as one of another machine.
         is_remote, stored = True, from_stored(delivery.trace, is_remote=True)
     parent, linked = stored, here if is_remote else None
     # A continuation would stand alone where nothing was recorded, or it is gone by now.

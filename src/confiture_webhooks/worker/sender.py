@@ -71,7 +71,7 @@ class Sender:
     clock: Clock = field(default_factory=Clock)
     stopping: threading.Event = field(default_factory=threading.Event)
     guard: threading.Lock = field(default_factory=threading.Lock)
-    """Of the paces that lanes share."""
+    """Guards the paces that lanes share."""
 
     def deliver(self, pace: Pace, claims: deque[Claim], stale_at: float) -> None:
         """Make one attempt for each of *claims*, from the front; the rest stays in it.
