@@ -27,13 +27,13 @@ class HookSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a run is put together from; each is made on first use and at most once."""
+    """The parts of a run; each is made on first use and at most once."""
 
     telemetry: Callable[[], Telemetry]
     outbox: Callable[[Telemetry], Outbox]
     transport: Callable[[], Transport]
     hooks: Callable[[], Sequence[HookSource]] | None = None
-    """What finds users' hooks; ``None``: there are none."""
+    """Finds users' hooks; ``None``: there are none."""
     shows_progress: bool = False
     """Whether a terminal may show what is waited for at the end."""
     exports: Callable[[], bool] = lambda: False

@@ -71,7 +71,7 @@ class HookRunner:
         self._settings = settings
         self._telemetry = telemetry
         self._release = release
-        """What keeps and sends a delivery of a hook's own."""
+        """Keeps and sends a delivery of a hook's own."""
         self._hooks: list[Hook] = []
         self._calls: queue.SimpleQueue[tuple[HookContext, TraceContext] | None] = (
             queue.SimpleQueue()
@@ -82,7 +82,7 @@ class HookRunner:
         """Calls that were made, by ours."""
         self._is_over = threading.Event()
         self._output = OutputGuard()
-        # What a migration has replaced looks the same, and has to stay.
+        # A replacement by a migration looks the same, and has to stay.
         self._library = LibraryGuard(is_active=not parts.has_python)
         self._set_variable = False
         self._thread = threading.Thread(target=self._work, name="webhooks-hooks", daemon=True)
@@ -240,7 +240,7 @@ def _line_in(hook: Hook, error: BaseException) -> int:
 
 
 def _context(migration: Migration, rows_affected: int | None) -> HookContext:
-    """What hooks are given of *migration*: how it ended, if it has."""
+    """The context of *migration* for hooks: how it ended, if it has."""
     is_over, error = migration.ended_at is not None, migration.error
     event = _ENDED[migration.direction] if error is None else "on_error"
     return HookContext(

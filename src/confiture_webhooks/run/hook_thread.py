@@ -96,7 +96,7 @@ def end_left_behind() -> None:
 
 
 class _HookOutput(io.TextIOBase):
-    """What hooks print, on standard error: in whole lines, and it raises nothing in them.
+    """The output of hooks, on standard error: in whole lines, and it raises nothing in them.
 
     Nothing stays in a buffer: what cannot be written would fail again at the interpreter's end.
     """
@@ -137,8 +137,8 @@ _output = _HookOutput()
 class _Aware:
     """A stream of the command's for its own threads; for hooks' it is ``_HookOutput``.
 
-    What a hook prints must not end up in what the command prints, which scripts may read, and
-    must not fail as the command would where standard error is full, broken or closed.
+    A hook's text must not get into the command's standard output, which scripts may read. It must
+    not fail as the command would where standard error is full, broken or closed.
     """
 
     def __init__(self, behind: Any, modules: set[str]) -> None:
@@ -174,7 +174,7 @@ class OutputGuard:
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
-        """Whose functions count as hooks' in threads that hooks started."""
+        """The modules whose functions count as hooks' in threads that hooks started."""
         self._guards: dict[str, _Aware] = {}
 
     def start(self) -> None:
@@ -211,7 +211,7 @@ NEEDED = (
 class LibraryGuard:
     """Public functions and classes of the standard library that Confiture and a run need.
 
-    What a hook's thread replaces is replaced for all threads, until ``restore``; for good if it is
+    A replacement by a hook's thread holds for all threads, until ``restore``; for good if it is
     not active.
     """
 

@@ -1,4 +1,4 @@
-"""What a ``confiture migrate …`` command line asks for, as far as webhooks must know it.
+"""A ``confiture migrate …`` command line, as far as webhooks must know it.
 
 Cheap to import: this is read before it is known whether webhooks are wanted.
 """
@@ -38,7 +38,7 @@ class Invocation:
     config_file: Path | None
     """The environment file the host reads, or ``None`` when the DSN comes from elsewhere."""
     named_file: Path | None
-    """What ``--config`` is in commands that read the same file; ``None``: they need none."""
+    """The ``--config`` of commands that read the same file; ``None``: they need none."""
     settings_file: Path | None
     """Where the ``webhooks:`` block is looked for: there, or in CONFITURE_ENVIRONMENT's file."""
     missing: Path | None = None
@@ -94,7 +94,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
 def unread_block(
     environ: Mapping[str, str], invocation: Invocation, words: Sequence[str]
 ) -> Fault | None:
-    """That an environment's file has a block which is not used, as no file is read; else None.
+    """The fault that an environment's file has a block which is not read, as no file is; else None.
 
     *words*: the command after ``confiture``, which the remedy shows with ``--config``.
     """

@@ -63,9 +63,9 @@ class Migration:
     span: MigrationSpan
     environment: str | None
     trace_id: str
-    """Of the run."""
+    """The run's trace id."""
     event_id: str
-    """Of the event of how it ends."""
+    """The id of the event of how it ends."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     ended_at: datetime | None = None
     duration_s: float = 0.0

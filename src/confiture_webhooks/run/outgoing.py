@@ -60,7 +60,7 @@ class Outgoing:
         self._is_slow = False
         """Whether a refusal there took long: nothing more is tried before it is given back."""
         self._kept: list[Kept] = []
-        """What waits until that connection is idle, or given back."""
+        """The records that wait until that connection is idle, or given back."""
         self._has_kept = threading.Lock()
         """Held to look at or change these, never while anything is waited for."""
 

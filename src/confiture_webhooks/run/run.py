@@ -35,7 +35,7 @@ SUMMARY_S = 0.5
 MOMENT_S = 0.4
 """Receivers have this long at least, also after a silent outbox."""
 REST_S = 1.0
-"""Of the time after that, what telemetry leaves to receivers then."""
+"""The part of the time after that which telemetry leaves to receivers."""
 LAST_S = 0.1
 """The same for exporting, and for closing."""
 
@@ -261,7 +261,7 @@ class Run:
         return self._telemetry
 
     def _begun(self, database: Database | None = None) -> Settling:
-        """What is in use, with the run's span open and the hooks being imported.
+        """The parts in use, with the run's span open and the hooks being imported.
 
         *database*: the one that the run is about to migrate.
         """
@@ -341,7 +341,7 @@ class Run:
     def _event(self, used: Settling, kind: EventType, error: ErrorInfo | None) -> Event:
         outbox, now = used.outgoing.outbox.current, datetime.now(UTC)
         return Event(
-            # Whoever settles what is not known reports this run, too.
+            # The command that settles the unknown outcome reports this run, too.
             id=killed_run_id(outbox.holder) if outbox and self._has_unknown else new_event_id(),
             type=kind,
             occurred_at=now,

@@ -66,7 +66,7 @@ class RunOutbox:
         self._parts = parts
         self._telemetry = telemetry
         self.current: Outbox | None = None
-        """What is used now; ``None``: nothing was opened."""
+        """The outbox in use; ``None``: nothing was opened."""
         self.refusal: str | None = None
         """Why memory stands in for the configured one."""
         self.has_left = False
@@ -129,7 +129,7 @@ class RunOutbox:
         return call(self._replaced(broken, guard))
 
     def silence(self, seconds: float) -> OutboxError:
-        """That it did not answer."""
+        """The error that it did not answer."""
         kind = self.current.where.partition(":")[0] if self.current is not None else self._kind
         return OutboxError(f"outbox {kind}: it did not answer within {seconds:.2g} s")
 
@@ -143,7 +143,7 @@ class RunOutbox:
             self._is_holding = True
 
     def opened(self) -> Outbox:
-        """What is used now, opened on first use. Raises OutboxError."""
+        """The outbox in use, opened on first use. Raises OutboxError."""
         if self.current is None:
             made = self._parts.outbox(self._telemetry)
             if self.current is not None:  # it took too long, and memory has its place
@@ -250,7 +250,7 @@ class RunOutbox:
 
 
 def undelivered(memory: Outbox) -> Sequence[Row]:
-    """What would be lost with *memory*, the longest there first; what it gave up, too."""
+    """The deliveries that would be lost with *memory*, oldest first; given-up ones, too."""
     rows = memory.deliveries(limit=ALL)
     return [row for row in reversed(rows) if row.state is not State.DELIVERED]
 

@@ -126,7 +126,7 @@ class Sending:
         )
 
     def _rest(self, worker: Worker, until: float) -> list[str]:
-        """What is left, in lines to read, until *until*. Raises OutboxError or TimedOut."""
+        """The rest, in lines to read, until *until*. Raises OutboxError or TimedOut."""
         is_restored = self._outbox.restored(until - time.monotonic())
         outbox = self._outbox.current
         assert outbox is not None

@@ -30,7 +30,7 @@ LONGEST_QUESTION_S = 6.0
 """How long a database may take to answer, at most."""
 
 Ask = Callable[[Sequence[Intent]], Mapping[str, Known]]
-"""What is known of each intent, by event id; of none when the database does not answer."""
+"""The answers about each intent, by event id; none when the database does not answer."""
 R = TypeVar("R")
 Traced = tuple[Event, TraceContext]
 """An event, with the trace that its deliveries continue."""
@@ -103,7 +103,7 @@ def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
 def recording(
     release: Callable[..., bool], deliveries: Callable[[Event, TraceContext], Sequence[Delivery]]
 ) -> Record:
-    """What releases events, as these *deliveries*, in one step."""
+    """A function that releases events, as these *deliveries*, in one step."""
 
     def record(*events: Traced) -> bool:
         first, *then = ((event.id, deliveries(event, trace)) for event, trace in events)
@@ -162,11 +162,11 @@ class Settling:
         self.report = report
         self._own: set[str] = set()
         self._expected: tuple[MigrationRef, Direction, str] | None = None
-        """What is staged and has not begun, with its event id."""
+        """The migration that is staged and has not begun, with its event id."""
         self._earlier: list[Intent] = []
-        """Of the version that runs now, the intents of killed runs that could not be settled."""
+        """The intents of killed runs, of the version that runs now, that could not be settled."""
         self._committed: list[Migration] = []
-        """Of this run."""
+        """The migrations that this run committed."""
 
     def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
         """Stage what is to begin next: its connection is idle, which it may not be then."""

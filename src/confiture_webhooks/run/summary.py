@@ -33,7 +33,7 @@ class Loss(NamedTuple):
 
     @property
     def line(self) -> str:
-        """What is lost, why, and how that is avoided."""
+        """Says what is lost, why, and how to avoid it."""
         if self.refusal:
             why = f", which could not use its {self.refusal}."
         elif self.is_project:
