@@ -219,7 +219,7 @@ class _Watch:
             # The COMMIT may have happened although the call raised: when the connection broke, or
             # when Ctrl-C came in between. Then only the ledger knows.
             is_seen = isinstance(error, Exception) and not (connection.closed or connection.broken)
-            # A transaction that Ctrl-C leaves in order the host commits, too: with its lock's release.
+            # The host also commits what Ctrl-C leaves in order: with the release of its lock.
             may_have |= connection.info.transaction_status == TransactionStatus.INTRANS
             is_open = can_settle and may_have and not is_seen and not migration.backend.is_gone
             if is_open and self._ledger is not None:

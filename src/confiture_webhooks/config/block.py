@@ -34,7 +34,7 @@ _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """A list, each item of it by *rule*. A list of tables is read as a mapping with their places."""
+    """A list, each item by *rule*. A list of tables is read as a mapping with their places."""
 
     rule: Kind
     most: int | None = None

@@ -137,7 +137,7 @@ def key(event: Event, limit: int) -> str:
 
 
 def _run_title(event: Event) -> str:
-    """The title of a run: its work, its migrations (the failed one, or the first few), and where."""
+    """The title of a run: its work, where, and its migrations: the failed one, or the first few."""
     rows = event.migrations or ()
     where = f" in {event.environment}" if event.environment else ""
     failed = [str(row["name"]) for row in rows if row["status"] != "success"]

@@ -152,7 +152,7 @@ def service_name(environ: Mapping[str, str]) -> str | None:
 
 @contextmanager
 def complaints() -> Iterator[list[Fault]]:
-    """The log lines of ``opentelemetry`` about settings in the block, as faults. They are not shown.
+    """The log lines of ``opentelemetry`` about settings in the block, as faults. None is shown.
 
     Nor are its later ones: the tally of exports reports a dead collector, not a traceback.
     """

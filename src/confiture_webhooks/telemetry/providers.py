@@ -51,7 +51,7 @@ class Tally:
 
 @dataclass(slots=True, kw_only=True)
 class Providers:
-    """Where the signals of a run go. A signal with ``None`` is silent; ids are real all the same."""
+    """Where the signals of a run go. ``None`` makes a signal silent; ids are real all the same."""
 
     tracer_provider: TracerProvider | None = None
     meter_provider: MeterProvider | None = None
