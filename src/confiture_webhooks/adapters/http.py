@@ -26,11 +26,11 @@ SPARE_THREADS = 2
 class HttpTransport:
     """Sends webhooks with ``requests``, one kept session per endpoint.
 
-    An attempt runs in a daemon thread with the caller's context: the caller gets an answer in
-    time even where nothing can interrupt what the thread is waiting for. At an address that has
-    just answered, every wait is a socket's, which ends in time: there it needs no thread.
+    An attempt runs in a daemon thread with the caller's context. So the caller gets an answer in
+    time, even if nothing can interrupt the thread. If the address has just answered, every wait is
+    a socket's, which ends in time: then there is no thread.
     Proxies and trusted certificates come from the environment, as with ``requests``; it is
-    looked at once a second. *on_end* gets the endpoint and the exchange of each attempt.
+    read once a second. *on_end* gets the endpoint and the exchange of each attempt.
     """
 
     def __init__(self, on_end: Callable[[str, Exchange], None] | None = None) -> None:

@@ -1,7 +1,7 @@
 """The questions that settle a migration, asked of the server over a connection of our own.
 
-Never over the migration's, and each within a few seconds: a database that is gone, or a table
-that somebody keeps locked, is no answer and costs no more than that.
+The migration's connection is never used, and each question takes a few seconds at most. If the
+database is gone, or somebody keeps a table locked, there is no answer.
 """
 
 from __future__ import annotations

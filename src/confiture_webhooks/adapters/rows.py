@@ -38,9 +38,9 @@ class RowTally:
     """The sum of the command tags of one migration's INSERT, UPDATE, DELETE, MERGE and COPY FROM.
 
     It counts what runs through the migration's connection between ``counting`` and its end.
-    ``total`` is ``None`` when nothing ran through it, or when a statement hides what it
-    does (``DO``, ``CALL``, a data-modifying WITH, a ``stream`` that writes, a server-side COPY
-    that may be an export).
+    ``total`` is ``None`` when nothing ran through it, or when a statement hides its work: ``DO``,
+    ``CALL``, a data-modifying WITH, a ``stream`` that writes, a server-side COPY that may be an
+    export.
     """
 
     def __init__(self, ledger: str = "tb_confiture") -> None:
