@@ -1,7 +1,7 @@
 """A receiver of events without a framework: authentic, each handled once, within its trace.
 
-A request that was not answered comes again, so a second one is no attack. It is answered with
-success when the first was handled, and put off while the first is at work.
+If a request is not answered, the sender repeats it, so a second one is no attack. It is answered
+with success when the first was handled, and put off while the first is at work.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ class ReplayWindow:
 
 
 class Inbox:
-    """Receives requests for *handle*: what any framework's view calls, in one line.
+    """Receives requests for *handle*; any framework's view calls it in one line.
 
-    *handle* gets each authentic event once, within a span of the run's trace. What it raises
-    is raised by ``receive`` too: the framework answers with an error, and the sender repeats.
+    *handle* gets each authentic event once, within a span of the run's trace. If it raises,
+    ``receive`` raises, too: the framework answers with an error, and the sender repeats.
     Raises ConfigError when a secret is empty or not base64 after ``whsec_``.
     """
 

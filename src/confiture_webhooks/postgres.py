@@ -2,14 +2,14 @@
 
 It needs no root, no account, and no port that is free by convention. ``LocalPostgres`` starts a
 process that runs ``guard``: it reads an order from standard input, answers with one line of JSON,
-and waits. Its input is a pipe held by the process that asked: the pipe ends however that process
-ends, SIGKILL included, and the server is then stopped and what was made for it removed. One path
-for all endings.
+and waits. Its input is a pipe held by the process that asked. When that process ends, even by
+SIGKILL, the pipe ends. Then ``guard`` stops the server and removes its files: one path for all
+endings.
 
-PostgreSQL refuses to run as root. As root it runs as an unprivileged account that exists
+PostgreSQL refuses to run as root. Under root it runs as an unprivileged account that exists
 already. Only its data directory belongs to that account: root creates and writes nothing in a
 directory where the account could plant a name. No account is made, and no directory above is
-changed. Where that account cannot read the wheel, it is copied beside the data.
+changed. If that account cannot read the wheel, the wheel is copied beside the data.
 """
 
 from __future__ import annotations

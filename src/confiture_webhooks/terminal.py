@@ -1,7 +1,7 @@
 """Standard error: one writer thread, a bounded queue, and no caller that waits for a reader.
 
-Whatever another party can set passes ``printable`` before it is shown. While the command's own
-line on standard output is open, lines are held, so that it stays whole.
+Every text that another party can set passes ``printable`` before it is shown. While the command's
+own line on standard output is open, lines are held, so that it stays whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 LIMIT: Final = 4_000_000
-"""Characters that wait for a reader. What comes beyond them is dropped and counted."""
+"""Characters that wait for a reader. Those beyond are dropped and counted."""
 STUCK_S: Final = 0.2
 """A write that takes longer has no reader: it is not waited for."""
 END_S: Final = 1.0
@@ -241,8 +241,8 @@ class _Stderr:
     def _write(self, stream: Any, text: str) -> None:
         """Write *text*; where *stream* is a file, past its buffer.
 
-        What stays in a buffer and cannot be written would fail again when the interpreter flushes
-        at exit, and change the command's exit code.
+        If a text stays in a buffer and cannot be written, it fails again when the interpreter
+        flushes at exit, and changes the command's exit code.
         """
         encoding = getattr(stream, "encoding", None) or "utf-8"
         data = text.encode(encoding, "backslashreplace")

@@ -53,7 +53,7 @@ def _has_list(at: str | Path | int) -> bool:
 def doubt_of(path: Path) -> str | None:
     """The same of a path, which is opened without waiting, and of a link there. Raises OSError.
 
-    What lies on a read-only mount (a ConfigMap) may have any mode: no one writes there.
+    A file on a read-only mount (a ConfigMap) may have any mode: no one writes there.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:

@@ -1,8 +1,9 @@
 """The bodies for services of chat and of paging, made of an event's ``Message``.
 
-Slack and Discord look as the host's own renderers make them. Its Teams renderer makes a
-MessageCard, which the workflows that replaced connectors do not all take. Its renderers for paging
-name an alert by the migration's version alone: a success in one environment ends that of another.
+The bodies for Slack and Discord look like those of the host's own renderers. Its Teams renderer
+makes a MessageCard, which not all workflows that replaced connectors accept. Its renderers for
+paging name an alert by the migration's version alone: a success in one environment would close the
+alert of another.
 
 A failure opens an alert, the next success closes it. ``provider`` adds the parts that the outbox
 may not keep when a delivery is sent: PagerDuty's routing key, and the address that closes an alert
