@@ -3,28 +3,28 @@
 Guarantees, each checked by the contract suite on each store:
 
 - ``release`` is atomic and idempotent: the intent is gone and every delivery is there, or
-  neither; releasing an event id a second time changes nothing, until ``prune`` has forgotten
-  the first. A released delivery is due at once.
+  neither. A second release of an event id changes nothing, until ``prune`` has deleted the
+  first. A released delivery is due at once.
 - A delivery comes back from ``claim`` byte for byte as it was released: body, trace context,
   correlation id. One that cannot be read comes back as an ``Unreadable`` and costs itself alone.
 - A claim is a lease. Until ``lease`` has passed by the ``now`` of the claims, no other claim
   returns the delivery; from then on it is claimable again. The lease is lost when another
   claim takes the delivery: nothing recorded under it is kept, ``record`` answers ``None``.
-- A claim returns deliveries of one run (``correlation_id``) to one endpoint, those that are due,
-  in the order they were released, and of no run that another lease of that endpoint holds. Of
-  several runs the one with the oldest comes first.
+- A claim returns the due deliveries of one run (``correlation_id``) to one endpoint, in the order
+  they were released. It returns none of a run that another lease of that endpoint holds. If
+  several runs have some, the run with the oldest comes first.
 - A delivery is claimed for its endpoint in its own environment only (none is one, too): the
   same name may be another receiver there. An endpoint rests, or is off, in one environment.
-- When an outbox releases an event that another one staged, that one's process is over: its leases
+- If an outbox releases an event that another one staged, the other's process is over: its leases
   end, and no others.
 - ``record`` moves a delivery and keeps the attempt in one step. A ``GONE`` decision switches
   the endpoint off in that step, in the delivery's environment; nothing is claimed for an
   endpoint that is off or rests.
 - A killed process undoes nothing that returned. A power cut undoes no release and nothing an
   operator did; it may undo the latest claims and records, whose deliveries are sent again.
-- Instants are aware and come from the caller. With *max_wait*, one that lies further ahead than
-  that is of a wrong clock: the retry, lease or rest is over. A clock set forward ends leases
-  early: one more attempt with the same event id follows, and the token lets one record stand.
+- Instants are aware and come from the caller. If one lies further ahead than *max_wait*, a wrong
+  clock wrote it: the retry, lease or rest is over. A clock set forward ends leases early: one more
+  attempt with the same event id follows, and the token lets one record stand.
 - Only delivered deliveries are pruned. A dead letter stays until an operator redelivers or
   discards it.
 - It keeps no URL, no secret, no header value and no body of an answer.
@@ -332,7 +332,7 @@ class Outbox:
     def look_up(self, beginning: str, *, limit: int = 20) -> Sequence[Row]:
         """Deliveries whose id, event id or trace id is *beginning*, else begins so; newest first.
 
-        Of an event or a run they are all its deliveries, in every environment.
+        For an event or a run it returns all its deliveries, in every environment.
         """
         if not beginning:
             return []

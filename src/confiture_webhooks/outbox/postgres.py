@@ -1,8 +1,8 @@
 """The durable outbox in PostgreSQL, shared by any number of machines.
 
 A release is on the server's disk when it returns, or when the migration's transaction that it
-was part of has committed. A claim and a record are not waited for: a crash of the server may undo
-the latest of them, and leaves their deliveries to be sent again, with the same event id.
+was part of has committed. A claim and a record do not wait for the disk. A crash of the server may
+undo the latest of them; their deliveries are then sent again, with the same event id.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class _Store:
         return self._connection
 
     def close(self) -> None:
-        """Close the connection. What is called afterwards raises OutboxError."""
+        """Close the connection. Every later call raises OutboxError."""
         # A lane stuck on the server is freed by its deadline, or by the process's end.
         if not self._lock.acquire(timeout=0.5):
             return

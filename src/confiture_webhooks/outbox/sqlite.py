@@ -1,9 +1,9 @@
 """The durable outbox in one SQLite file, shared by any number of processes of one machine.
 
-A release is on the disk when it returns, as is what an operator changes. A claim and a record
-are with the operating system: a killed process loses neither. A power cut may undo the latest of
-them, in order, and leaves their deliveries to be sent again, with the same event id; in return a
-delivery waits for no disk.
+A release is on the disk when it returns, and so is an operator's change. A claim and a record are
+with the operating system: a killed process loses neither. A power cut may undo the latest of them,
+in order; their deliveries are then sent again, with the same event id. In return a delivery waits
+for no disk.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _SYNC_EVERY_COMMIT = "PRAGMA synchronous = FULL"
 _SYNC_AT_CHECKPOINT = "PRAGMA synchronous = NORMAL"
 
 _left_open: list[sqlite3.Connection] = []
-"""Never closed: a parent process's, which SQLite forbids a fork to touch, and those of files that
-are gone, which by their name would take the log of the file that came after."""
+"""Never closed. A fork must not touch a parent process's. If the file of one is gone, closing would
+take the log of the file that came after it, by its name."""
 
 CLOSE_TIMEOUT_S = 0.5
 PATIENCE_STEP_S = 0.05
@@ -84,8 +84,8 @@ class InMemoryOutbox(Outbox):
 def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
     """The outbox at *path*; *notice* gets what its user must know.
 
-    A damaged file is set aside, never deleted, and a fresh one takes its place. What cannot be
-    opened otherwise is left as it is: raises OutboxError.
+    A damaged file is set aside, never deleted, and a fresh one takes its place. Any other file
+    that cannot be opened is left as it is: raises OutboxError.
     """
     try:
         return SqliteOutbox(path)

@@ -120,10 +120,9 @@ Scripted = int | str | tuple[int, Mapping[str, str]] | tuple[int, Mapping[str, s
 def answer_of(entry: Scripted) -> Answer:
     """The answer a script's *entry* stands for.
 
-    A status (``503``), a status with headers (``(503, {"Retry-After": "1"})``) and a
-    body, ``"429:20"`` (a status and its Retry-After), ``"slow"`` (200 after a second), a fault by
-    its name, or an ``Answer``.
-    Raises ValueError for anything else.
+    An entry is a status (``503``), or one with headers (``(503, {"Retry-After": "1"})``) and a
+    body. It may also be ``"429:20"`` (a status and its Retry-After), ``"slow"`` (200 after a
+    second), a fault by its name, or an ``Answer``. Raises ValueError for anything else.
     """
     if isinstance(entry, Answer):
         return entry

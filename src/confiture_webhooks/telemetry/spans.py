@@ -440,9 +440,9 @@ def _start(signals: Signals, delivery: Delivery, worker_pass: SpanContext | None
 def handling(event: Verified) -> Iterator[None]:
     """A span around the handling of *event*, by the global providers, current in the block.
 
-    It continues the sender's trace. Where a framework's instrumentation has opened a span it is
-    that one's child, linked to the sender when that is another trace. What is raised leaves its
-    class on the span and nothing of its text.
+    It continues the sender's trace. If a framework's instrumentation has opened a span, it is a
+    child of that, linked to the sender if the trace is another. An error leaves its class on the
+    span and nothing of its text.
     """
     sender = None
     if event.traceparent is not None:
