@@ -1,6 +1,6 @@
 """Runs users' hooks: in order, one at a time, each bounded, on threads of their own.
 
-Nothing here waits for a hook but ``drain``, when the migrations are over; it is bounded.
+Only ``drain`` waits for hooks, when the migrations are over; it is bounded.
 """
 
 from __future__ import annotations

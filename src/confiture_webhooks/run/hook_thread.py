@@ -98,7 +98,7 @@ def end_left_behind() -> None:
 class _HookOutput(io.TextIOBase):
     """The output of hooks, on standard error: in whole lines, and it raises nothing in them.
 
-    Nothing stays in a buffer: what cannot be written would fail again at the interpreter's end.
+    Nothing stays in a buffer: an unwritten text would fail again at the interpreter's end.
     """
 
     encoding = "utf-8"

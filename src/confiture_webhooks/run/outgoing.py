@@ -33,9 +33,9 @@ SLOW_S = 0.15
 class Outgoing:
     """Records the events of one run, and has them sent.
 
-    An outbox in the migrated database is written over the migration's own connection while the run
-    has that, whenever it is idle outside a transaction; no other session is opened, and nothing is
-    sent until then.
+    If the outbox is in the migrated database, it is written over the migration's own connection,
+    whenever that is idle outside a transaction. While the run has that connection, no other
+    session is opened and nothing is sent.
     """
 
     def __init__(
@@ -167,8 +167,8 @@ class Outgoing:
     def record_on(self, connection: Any, event: Event, trace: TraceContext) -> None:
         """Release *event* in the transaction of *connection*, where the outbox can.
 
-        What waits to be released goes first, so that the run's events keep their order. All is
-        recorded once more afterwards: that changes nothing, or repairs it.
+        Events that wait for their release go first, so that the run's events keep their order. All
+        is recorded once more afterwards: that changes nothing, or repairs it.
         """
         if self._over is not None and self._connection is connection:
             deliveries = self.deliveries(event, trace)

@@ -85,7 +85,7 @@ class Run:
     def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
         """A migration is to begin next, and its connection is idle outside a transaction.
 
-        What takes time is done now: the outbox is opened, and it is staged.
+        The slow work is done now: the outbox is opened, and the migration is staged.
         """
         if not self._is_finished:
             settling = self._begun(backend.database)
@@ -218,7 +218,7 @@ class Run:
     def end_within(self, flush_timeout: timedelta) -> float:
         """The run is over: returns the deadline that there is from now on.
 
-        What the run has waited for a silent outbox is taken off, but for a moment.
+        The run's wait for a silent outbox shortens it, but leaves a moment.
         """
         now, flush_s = time.monotonic(), flush_timeout.total_seconds()
         outbox = self._settling.outgoing.outbox if self._settling is not None else None

@@ -54,7 +54,7 @@ class Kept:
 
 
 class RunOutbox:
-    """The configured outbox while it works; from when it breaks or is silent, one in memory.
+    """The configured outbox while it works; once it breaks or is silent, one in memory.
 
     Hooks record from threads of their own: the outbox is asked one thing at a time.
     """
@@ -256,11 +256,10 @@ def undelivered(memory: Outbox) -> Sequence[Row]:
 
 
 def hand_over(memory: Outbox, outbox: Outbox, event_ids: Sequence[str]) -> None:
-    """Put what *memory* did not deliver into *outbox*, to be begun anew there.
+    """Put the undelivered rows of *memory* into *outbox*, to be begun anew there.
 
-    *event_ids*: what was released into memory. Of those that *outbox* staged nothing is open
-    any more, also where everything was delivered. Raises OutboxError; a second time it
-    changes nothing.
+    *event_ids*: the events released into memory. If *outbox* staged some of them, these are no
+    longer open, even if all was delivered. Raises OutboxError; a second call changes nothing.
     """
     left: defaultdict[str, list[Delivery]] = defaultdict(list)
     for row in undelivered(memory):

@@ -97,8 +97,8 @@ class Sending:
     def stop(self, *, is_late: bool = False, seconds: float = PATIENCE_S) -> list[str]:
         """End the worker; the lines to read when not everything was delivered.
 
-        The outbox may take *seconds* to answer. What was delivered long ago is forgotten, unless
-        *is_late*: no time is left for it.
+        The outbox may take *seconds* to answer. Old delivered rows are deleted, unless *is_late*:
+        then no time is left for it.
         """
         lines: list[str] = []
         if self._worker is not None:

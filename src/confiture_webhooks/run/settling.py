@@ -84,7 +84,7 @@ def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
     """Record how the migrations of killed runs ended, and that these runs failed.
 
     A run is recorded with the last of its migrations: a process that is killed before that leaves
-    it to the next one. Of two processes that record one, the first counts it.
+    it to the next one. If two processes record a run, the first counts it.
     """
     now = datetime.now(UTC)
     runs: defaultdict[str, list[Traced]] = defaultdict(list)
@@ -176,9 +176,9 @@ class Settling:
         self.stage(event_id, ref, direction, backend, self.telemetry.trace_of_run())
 
     def take_expected(self, *begun: MigrationRef | Direction) -> str | None:
-        """The event id under which what has *begun* was staged; ``None``: something else was.
+        """The event id under which the *begun* migration was staged; ``None``: another one was.
 
-        That does not begin any more.
+        The other one does not begin any more.
         """
         expected, self._expected = self._expected, None
         if expected is None:
