@@ -62,7 +62,7 @@ def redeliver(
     PROCESS:
       Asks first, unless --yes, and sends at once. Deliveries of an endpoint that is off or not
       configured wait until that is changed; those of other environments for their own worker.
-      Nothing is changed if none of them can be sent, unless --later.
+      If none of them can be sent, nothing changes, unless --later is given.
 
     EXAMPLES:
       confiture webhooks redeliver --dead --endpoint analytics
@@ -169,8 +169,8 @@ def discard(
     """Delete deliveries, or killed runs that cannot be settled.
 
     PROCESS:
-      Asks first, unless --yes. For an endpoint that was renamed or removed, and for a database
-      that is gone: the end of its killed migrations stays unknown, and `status` shows their ids.
+      Asks first, unless --yes. Use it if an endpoint was renamed or removed. Use it also if a
+      database is gone: the end of its killed migrations stays unknown, and `status` shows the ids.
 
     EXAMPLES:
       confiture webhooks discard --endpoint former
@@ -219,7 +219,7 @@ def discard(
 
 
 def _forget(context: Context, killed: Judged) -> None:
-    """Forget the intents: their end is never reported. That is logged."""
+    """Delete the intents, and log it: their end is never reported."""
     if not killed:
         return
     telemetry = make_telemetry(context.settings)

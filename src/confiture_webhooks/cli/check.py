@@ -172,10 +172,10 @@ def doctor(
     """Find the faults of this project's webhooks, each with its remedy.
 
     PROCESS:
-      Checks the configuration, the hook files and whether the host shows its commands; for each
-      endpoint name resolution, connection, proxy, TLS, signature, format and clock; then the
-      database, the outbox, the telemetry exporter and its collector. Sends receivers a bare HEAD
-      request, and a ping only with --ping.
+      Checks the configuration, the hook files and whether the host shows its commands. For each
+      endpoint it checks name resolution, connection, proxy, TLS, signature, format and clock.
+      Then come the database, the outbox, the telemetry exporter and its collector. Receivers
+      get a bare HEAD request, and a ping only with --ping.
 
     EXIT CODES:
       0  Nothing is wrong; there may be warnings.

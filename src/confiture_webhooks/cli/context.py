@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Context:
-    """The project of the current directory, as one command sees it: each part is read once.
+    """The project of the current directory, as one command sees it. Each part is read once.
 
     A fault of a part is raised as ConfigError.
     """

@@ -106,8 +106,8 @@ def list_deliveries(
     """List the outbox's deliveries, newest first, of every environment.
 
     PROCESS:
-      Ids and traces are shown by their beginnings, which every command takes; `show` and
-      --format json have them whole. A column in which nothing stands is left out.
+      Shows the beginnings of ids and traces, which every command takes; `show` and --format json
+      have them whole. An empty column is left out.
 
     EXAMPLES:
       confiture webhooks list --state dead_letter --since 7d
@@ -171,7 +171,7 @@ def show(
 
     EXAMPLES:
       confiture webhooks show evt_4bf92f35
-        ↳ What a receiver has: the `webhook-id`. The beginning is enough if it names one event
+        ↳ By a receiver's `webhook-id`. The beginning is enough if it names one event
 
     EXIT CODES:
       0  Shown.

@@ -61,9 +61,9 @@ def test(
     """Send a ping, or a sample of any event, to an endpoint now: signed, retried, traced.
 
     PROCESS:
-      A sample is sent whatever the endpoint's `events` say. It names the migration
-      `000_confiture_webhooks_test`; a sample of a failure alarms a pager as a real one does, and a
-      sample of `migration_success` ends that alarm.
+      A sample is sent even if the endpoint's `events` leave it out. It names the migration
+      `000_confiture_webhooks_test`. A sample of a failure alarms a pager like a real one; a sample
+      of `migration_success` ends that alarm.
 
     EXAMPLES:
       confiture webhooks test
@@ -151,11 +151,11 @@ def deliver(
     """Send every delivery that is due: once, or as a worker that goes on.
 
     PROCESS:
-      Without --watch, everything that is due now is tried once; if five attempts of one endpoint
-      fail in a row, the rest of its deliveries stay due. With --watch, also everything that becomes
-      due or that other processes record. On SIGTERM or Ctrl-C the attempt in flight ends (without
-      --watch it is cut and not counted), and everything else that was claimed is given back. A
-      second one ends the worker at once.
+      Without --watch, each delivery that is due now is tried once. If five attempts of one endpoint
+      fail in a row, the rest of its deliveries stay due. With --watch, deliveries that become due
+      later or that other processes record are sent, too. On SIGTERM or Ctrl-C the attempt in flight
+      ends (without --watch it is cut and not counted), and all other claims are given back. A
+      second signal ends the worker at once.
 
     EXAMPLES:
       confiture webhooks deliver

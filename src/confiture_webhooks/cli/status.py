@@ -29,8 +29,9 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     PROCESS:
       Exit code 1 counts dead letters, deliveries that a 410 ended, records that cannot be read,
       and killed runs that a day could not settle. It also counts deliveries whose endpoint is off,
-      not configured or wrongly configured, that are due for 15 minutes without a worker (in any
-      environment of this outbox), or that answers of 429 or 503 put off for more than a day.
+      not configured or wrongly configured, and deliveries that answers of 429 or 503 put off for
+      more than a day. In any environment of this outbox, it counts deliveries that are due for
+      15 minutes without a worker.
 
     EXIT CODES:
       0  Nothing waits for an operator.
