@@ -118,6 +118,14 @@ def another_authority(_: trustme.CA, directory: Path) -> ssl.SSLContext:
     return issued("localhost")(trustme.CA(), directory)
 
 
+def asks_for_a_certificate(authority: trustme.CA, directory: Path) -> ssl.SSLContext:
+    """A receiver's side of TLS that takes only clients with a certificate."""
+    context = issued("localhost")(authority, directory)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # later ones let the client begin to send
+    return context
+
+
 def of_localhost(peer: Peer, scheme: str = "https") -> str:
     """The address of *peer* by the name that its certificate is for."""
     return f"{scheme}://localhost:{peer.port}"
@@ -144,6 +152,11 @@ FAULTS: dict[str, tuple[Side, str, str]] = {
         another_authority,
         "the certificate is of an authority that is not trusted here",
         "Set REQUESTS_CA_BUNDLE to the authority's file",
+    ),
+    "refused": (
+        asks_for_a_certificate,
+        "the receiver refused the connection",
+        "If it asks for a certificate, set `tls.client_certificate`",
     ),
 }
 

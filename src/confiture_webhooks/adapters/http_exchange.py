@@ -25,14 +25,18 @@ GRACE_S = 0.05
 ANSWER_BODY_S = 1.0
 """How long is waited for the body of an answer, only to use its connection again."""
 LONGEST_RETRY_AFTER = timedelta(days=365)
+_LEAP_SECOND = re.compile(r"(?<=:\d\d):60\b")
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?", re.ASCII)
 
 
 def retry_after(text: str | None, now: datetime) -> timedelta | None:
-    """The wait that a ``Retry-After`` asks for (RFC 9110, 10.2.3); ``None``: it is unreadable."""
-    text = (text or "").strip()
-    if _SECONDS.fullmatch(text):
-        return timedelta(seconds=min(float(text), LONGEST_RETRY_AFTER.total_seconds()))
+    """The wait that a ``Retry-After`` asks for (RFC 9110, 10.2.3); ``None``: it is unreadable.
+
+    Of several with commas, as gateways join two headers, the longest.
+    """
+    parts = map(str.strip, (text or "").split(","))
+    if seconds := [float(part) for part in parts if _SECONDS.fullmatch(part)]:
+        return timedelta(seconds=min(max(seconds), LONGEST_RETRY_AFTER.total_seconds()))
     wait = ahead(text, now)
     return None if wait is None else min(max(wait, timedelta(0)), LONGEST_RETRY_AFTER)
 
@@ -40,7 +44,7 @@ def retry_after(text: str | None, now: datetime) -> timedelta | None:
 def ahead(date: str | None, now: datetime) -> timedelta | None:
     """By how much the HTTP *date* is later than *now*; ``None``: it is none."""
     try:
-        at = parsedate_to_datetime(date or "")
+        at = parsedate_to_datetime(_LEAP_SECOND.sub(":59", date or ""))
         return (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
     except (ValueError, TypeError, OverflowError):
         return None

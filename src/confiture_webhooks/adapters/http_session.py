@@ -309,6 +309,8 @@ def _reason(error: BaseException) -> str | None:
         reason = _CERTIFICATE.get(getattr(error, "verify_code", 0), "not_verified")
     elif isinstance(error, ssl.SSLError) and of_openssl in _NOT_TLS:
         reason = "no_tls"
+    elif isinstance(error, ssl.SSLError) and "_ALERT_" in (of_openssl or ""):
+        reason = "refused"  # the peer's word for why it ends the handshake
     return reason
 
 

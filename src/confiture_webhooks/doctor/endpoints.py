@@ -176,6 +176,7 @@ _REMEDIES = {
     "401": _SECRETS,
     "403": _SECRETS,
     "404": "Check the path in `url`",
+    "407": "Put the user and password of the proxy into HTTP_PROXY: it is a proxy that answers so",
     "410": "The receiver is gone for good: remove the endpoint, or correct the path in `url`",
 }
 _OTHER = "Read the receiver's own log, and correct what it names"
@@ -212,6 +213,10 @@ _TLS = {
         "what names the proxy is not its address",
         "Write it as http://host:port, or unset it",
     ),
+    "refused": (
+        "the receiver refused the connection",
+        "If it asks for a certificate, set `tls.client_certificate`. Else check its TLS versions",
+    ),
     "no_tls": (
         "what answers there does not speak TLS",
         "Check the port in `url`, and that it is meant to be https",
@@ -226,6 +231,8 @@ def remedy_of(failure: str, reason: str | None = None) -> str:
     """
     if reason is not None and "_networks" in reason:
         return f"Its address is refused, {reason}. Change allow_networks or deny_networks"
+    if failure == "proxy" and (reason or "").isdigit():
+        return _of_proxy(str(reason), "HTTPS_PROXY")
     return _TLS[reason][1] if reason in _TLS else _REMEDIES.get(failure, _OTHER)
 
 
