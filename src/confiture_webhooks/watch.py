@@ -36,6 +36,8 @@ POLL = timedelta(seconds=1)
 POLL_WHEN_WOKEN = timedelta(minutes=1)
 """How often where the outbox wakes it."""
 TEND_EVERY = timedelta(minutes=1)
+HANDOVER = timedelta(seconds=3)
+"""So long may attempts under way keep a new configuration waiting; then they are cut."""
 LOOK_EVERY_S = 1.0
 """How often a watching worker looks whether its files have changed."""
 
@@ -266,7 +268,7 @@ def deliver_until(
     """Send every delivery when it is due, until *stopped* is set.
 
     Now and then, *ask* the database how the migrations of killed runs ended. When *source* has
-    changed, attempts under way end, and a new worker goes on with the new configuration.
+    changed, attempts under way end or are cut, and a new worker has the new configuration.
 
     At the end attempts under way end, and other claims go back.
     KeyboardInterrupt cuts that short. Raises OutboxError when the outbox cannot be opened.
@@ -310,7 +312,7 @@ def _serve(
             command.show(0)
             if not stopped.wait(LOOK_EVERY_S):
                 news = source.news()
-        command.worker.finish()
+        command.worker.finish(*([HANDOVER] if news else []))
     except KeyboardInterrupt:
         command.worker.stop()
         stopped.set()

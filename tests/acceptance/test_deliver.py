@@ -19,6 +19,7 @@ from confiture_webhooks.delivery import State
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
 from confiture_webhooks.receiver import LocalReceiver
 from confiture_webhooks.receiver.server import Answer
+from peer import Peer
 from project import Project
 from samples import TRACE_ID, delivery
 from usage import ticks_of
@@ -338,6 +339,22 @@ def test_a_watching_worker_takes_a_changed_file_over(outside: Project) -> None:
         assert "3 delivered" in worker.stdout.read()
         said += worker.stderr.read()
     assert said.count("the one before it stays in force") == 2
+
+
+def test_a_receiver_that_hangs_does_not_keep_a_new_file_waiting(outside: Project) -> None:
+    """Its attempt is cut, is none, and goes to the new address with the same id."""
+    with Peer(lambda talk: (talk.read(), talk.hang())) as silent, LocalReceiver() as receiver:
+        configured(outside, silent.url, timeout=60)
+        release(outside, 1)
+        worker = outside.spawn("webhooks", "deliver", "--watch")
+        eventually(lambda: silent.requests)
+        configured(outside, receiver.url, timeout=60)
+        eventually(lambda: receiver.requests)
+        worker.terminate()
+        assert "1 delivered" in worker.stdout.read()
+    [request] = receiver.requests
+    assert request.headers["X-Confiture-Attempt"] == "1"
+    assert f"webhook-id: {request.headers['webhook-id']}".encode() in silent.requests[0]
 
 
 def test_one_that_was_dead_twice_is_one_dead_letter(outside: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -337,6 +338,18 @@ def test_a_name_that_is_no_text_costs_its_record_alone(
     assert [row.delivery.id for row in outbox.deliveries()] == ["dlv_a_2"]
 
 
+@pytest.mark.parametrize("column", ["id", "event_id", "correlation_id"])
+@pytest.mark.parametrize("value", ["", "-1"])
+def test_an_id_that_no_command_can_name_is_none(outbox: Outbox, column: str, value: str) -> None:
+    """Empty, or like an option: the record is one that cannot be read, and has a name."""
+    release(outbox, 1)
+    spoil(outbox, "deliveries", f"{column} = '{value}'")
+    [row] = outbox.deliveries()
+    assert isinstance(row.delivery, Unreadable)
+    assert row.delivery.id[:1].isalnum()
+    assert outbox.discard(row.delivery.id, now=NOW)
+
+
 @pytest.mark.parametrize("since", ["9223372036854775807", "'soon'", "x'ff'"])
 def test_an_endpoint_is_off_though_nobody_can_read_since_when(outbox: Outbox, since: str) -> None:
     """Nothing is sent to it until it is switched on."""
@@ -402,8 +415,25 @@ def test_an_intent_that_cannot_be_read_costs_itself_alone(outbox: Outbox, change
     [bad] = outbox.unreadable_intents()
     assert bad.event_id == "evt_1"
     assert bad.reason
-    outbox.release("evt_1", [])
+    outbox.discard_intent(bad)
     assert not outbox.unreadable_intents()
+
+
+@pytest.mark.parametrize("stored", ["''", "'-1'", "'evt_\x1b[31m'", "x'ff41'", "'caf\xe9'", "NULL"])
+def test_an_intent_without_an_id_is_discarded_by_a_name_of_its_own(
+    outbox: Outbox, stored: str
+) -> None:
+    """Whatever stands in the place of its id, it can be named, and only it goes."""
+    if isinstance(outbox, PostgresOutbox) and stored[0] != "'":
+        pytest.skip("its columns have types")
+    outbox.stage(intent(1))
+    outbox.stage(intent(2))
+    spoil(outbox, "intents", f"event_id = {stored} WHERE event_id = 'evt_1'")
+    [bad] = outbox.unreadable_intents()
+    assert re.fullmatch("intent-[0-9a-f]{8}", bad.event_id)
+    outbox.discard_intent(bad)
+    assert not outbox.unreadable_intents()
+    assert outbox.intents() == [intent(2)]
 
 
 # Looking up

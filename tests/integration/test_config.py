@@ -775,6 +775,7 @@ def test_nearly_webhooks_is_a_fault(project: Project) -> None:
     project.path.write_text("webhook:\n  endpoints: []\n")
     fault = faults_of({}, project.path)[0]
     assert fault.setting == "webhook"
+    assert fault.problem == f"is a key of {project.path} that nothing reads"
     assert "`webhooks`" in fault.remedy
     project.path.write_text("webhook: {mine: 1}\n")
     assert load({}, project.path).endpoints == ()

@@ -201,8 +201,8 @@ def discard(
         now = datetime.now(UTC)
         done = [row for row in rows if context.outbox.discard(row.delivery.id, now=now)]
         _forget(context, killed)
-        for event_id in broken:
-            context.outbox.release(event_id, [])
+        for one in broken:
+            context.outbox.discard_intent(one)
     left = len(rows) - len(done)
     document = {
         "ok": not left,

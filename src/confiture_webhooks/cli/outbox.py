@@ -36,7 +36,7 @@ def init(
         str | None, typer.Option("--role", help="The role that migrates, for the GRANTs")
     ] = None,
     environment: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option("--environment", help="The GRANTs are for this environment's rows only"),
     ] = None,
     config: ConfigOpt = None,
@@ -53,14 +53,16 @@ def init(
         ↳ Create it, and print the GRANTs for the role called deployer
 
       confiture webhooks outbox init --role staging --environment staging
-        ↳ A role that reads and writes its own environment's rows, and no others
+        ↳ A role that reads and writes its own environment's rows, and no others. Repeat the
+          option for a role of several: what was granted before does not add up
 
     EXIT CODES:
       0  It is there.
       1  It could not be created.
       5  The configuration is invalid, or names another outbox.
     """
-    for option, name in (("--role", role or ""), ("--environment", environment or "")):
+    names = environment or []
+    for option, name in (("--role", role or ""), *(("--environment", one) for one in names)):
         if not name.isprintable():  # it would be pasted into a terminal
             raise refusal(option, "has characters that cannot be shown", "Correct it")
     context = Context(config=config)
@@ -68,14 +70,14 @@ def init(
     if settings.place.kind != "postgres":
         problem = f"is {settings.place.kind}, which needs no setting up"
         raise refusal("outbox", problem, f"Set it, or {OUTBOX}, to `postgres`")
-    known = environment or settings.environment
+    known = names[0] if names else settings.environment
     try:
         with closing(PostgresOutbox(postgres_dsn(settings), environment=known)) as outbox:
             where, is_made = outbox_place(settings), outbox.has_made
             is_missing = role is not None and not outbox.has_role(role)
     except OutboxError as error:
         raise context.explained(error) from error
-    granted = postgres_schema.grants(role or PLACEHOLDER, environment)
+    granted = postgres_schema.grants(role or PLACEHOLDER, *names)
 
     def show() -> None:
         done = "created" if is_made else "already there, nothing to do"
@@ -85,6 +87,9 @@ def init(
         elif is_missing:
             say(f"The role {printable(role)} does not exist yet. Create it before you run these")
         say("Run these as the outbox's owner, so that the role can use it:")
+        if names:
+            only = ", ".join(map(printable, names))
+            say(f"They end what it was granted before: it is then for {only} only")
         print(*granted, sep="\n")
 
     made = {"outbox": where, "created": is_made, "role": role, "grants": granted}

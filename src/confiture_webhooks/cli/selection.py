@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..delivery import State
 from ..event import rfc3339
-from ..outbox import Unreadable
+from ..outbox import Unreadable, UnreadableIntent
 from ..outlook import Standing, listed, rest_of, shown_environment
 from ..remedy import shown, shown_for
 from ..settlement import Ending
@@ -186,7 +186,9 @@ def environments(rows: Iterable[Row]) -> Counter[str | None]:
     return Counter(row.delivery.environment for row in rows)
 
 
-def intents_of(context: Context, ids: Sequence[str]) -> tuple[list[str], Judged, list[str]]:
+def intents_of(
+    context: Context, ids: Sequence[str]
+) -> tuple[list[str], Judged, list[UnreadableIntent]]:
     """Those of *ids* that name deliveries, the intents of the others, and unreadable intents."""
     intents, unreadable = context.outbox.intents(), context.outbox.unreadable_intents()
     known = {one.event_id for one in intents} | {one.event_id for one in unreadable}
@@ -202,10 +204,13 @@ def intents_of(context: Context, ids: Sequence[str]) -> tuple[list[str], Judged,
     ]
     if refused:
         raise CommandError(f"Not possible: {', '.join(refused)}. Nothing was changed")
-    mine = {one.event_id for one in unreadable if one.environment == context.environment}
-    events = {intent.event_id for intent, _ in killed}
-    others = [one for one in whole if one not in mine | events]
-    return others, killed, [one for one in whole if one in mine]
+    broken = [
+        one
+        for one in unreadable
+        if one.environment == context.environment and one.event_id in whole
+    ]
+    events = {one.event_id for one in broken} | {intent.event_id for intent, _ in killed}
+    return [one for one in whole if one not in events], killed, broken
 
 
 def _why_kept(intent: Intent, verdict: Verdict, context: Context) -> str | None:

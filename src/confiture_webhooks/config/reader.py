@@ -96,7 +96,8 @@ def _block(file: File, reading: Reading) -> Mapping[str, Any]:
         is_block = isinstance(value, dict) and not value.keys().isdisjoint(WEBHOOKS)
         if is_block and rules.did_you_mean(key, [BLOCK]):
             remedy = f"Did you mean `{BLOCK}`?"
-            file.faults.append(Fault(str(key), "is a key that nothing reads", remedy))
+            problem = f"is a key of {file.path} that nothing reads"
+            file.faults.append(Fault(str(key), problem, remedy))
     return {}
 
 

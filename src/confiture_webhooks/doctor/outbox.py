@@ -309,7 +309,8 @@ SELECT row_security_active(home.oid) AND NOT EXISTS (
     SELECT FROM unnest(polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE')
   ) AND (
     polname NOT LIKE 'confiture\_webhooks %%'
-    OR pg_get_expr(polwithcheck, polrelid) IN ('true', %s)
+    OR pg_get_expr(polwithcheck, polrelid) = 'true'
+    OR strpos(pg_get_expr(polwithcheck, polrelid), %s) > 0
   )
 ) FROM (SELECT 'confiture_webhooks.intents'::regclass AS oid) AS home
 """

@@ -121,6 +121,13 @@ class Outbox:
         """Those staged and not released that this version cannot read."""
         return [one for one in self._intents() if isinstance(one, UnreadableIntent)]
 
+    def discard_intent(self, intent: UnreadableIntent) -> None:
+        """Forget one that cannot be read: its event is released with no delivery."""
+        if intent.key == intent.event_id:
+            self.release(intent.event_id, [])
+        else:
+            self._store.write(("forget_intent", {"key": rows.stored_key(intent.key)}))
+
     def _intents(self) -> list[Intent | UnreadableIntent]:
         [found] = self._store.read(("intents", {}))
         read = [rows.intent(row) for row in found]

@@ -161,10 +161,10 @@ _MOVED = "state, due_at, is_ready, wakes_at, token, attempts, tries, finished_at
 _ON_DELIVERIES = f"SELECT, INSERT ({_RELEASED}), UPDATE ({_MOVED}), DELETE"
 
 
-def grants(role: str, environment: str | None = None) -> list[str]:
+def grants(role: str, *environments: str) -> list[str]:
     """The statements that let *role* use an outbox it may not create.
 
-    With *environment* it may read and write the rows of that environment only.
+    With *environments* it may read and write the rows of these only, whatever it might before.
     """
     import hashlib  # noqa: PLC0415  loads OpenSSL, which no run needs here
 
@@ -172,8 +172,8 @@ def grants(role: str, environment: str | None = None) -> list[str]:
     # Longer names lose their end, which may be all that two roles differ in.
     digest = hashlib.sha256(role.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     policy = pgsql.Identifier(f"confiture_webhooks {digest}").as_string(None)
-    own = pgsql.Literal(rows.text(environment or "")).as_string(None)
-    is_own = f"environment = {own}" if environment is not None else "true"
+    own = [pgsql.Literal(rows.text(one)).as_string(None) for one in environments]
+    is_own = " OR ".join(f"environment = {one}" for one in own) or "true"
     is_of_own = f"EXISTS (SELECT 1 FROM {SCHEMA}.deliveries WHERE deliveries.seq = {{}}.seq)"
     rules = {
         table: is_of_own.format(table) if table in ("bodies", "attempts") else is_own

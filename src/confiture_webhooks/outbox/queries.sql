@@ -29,6 +29,11 @@ DELETE FROM main.intents WHERE event_id IN (
     SELECT event_id FROM main.intents WHERE event_id = :event_id FOR UPDATE SKIP LOCKED
 )
 
+-- Of an id that is none: SQLite may hold bytes, NULL, and text that is no UTF-8.
+-- name: forget_intent
+DELETE FROM main.intents
+WHERE event_id = :key OR event_id = CAST(:key AS text) OR (event_id IS NULL AND :key IS NULL)
+
 -- Asked twice where the first answer was lost.
 -- name: add_delivery
 INSERT INTO main.deliveries (

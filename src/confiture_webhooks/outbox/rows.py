@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from json import dumps, loads
 from re import fullmatch
 from typing import Any, Protocol, cast, get_type_hints
+from zlib import crc32
 
 from ..delivery import Attempt, Delivery, State, TraceContext
 from ..event import Direction, EventType, MigrationRef, utf8
@@ -24,7 +25,7 @@ MOST = 1_000_000_000
 _FAR = datetime(9000, 1, 1, tzinfo=UTC)
 """From here on there is no room to reckon."""
 _MICROSECOND = timedelta(microseconds=1)
-_HEADERS = ("id", "event_id", "content_type", "correlation_id")
+_IDS = ("id", "event_id", "correlation_id")
 _FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
 """The errors of reading a value that another version wrote."""
 
@@ -109,7 +110,8 @@ def delivery(row: Stored) -> Delivery:
         _counter(row["tries"])
         tracestate = row["tracestate"]
         return Delivery(
-            **{name: _header(row[name]) for name in _HEADERS},
+            **{name: _id(row[name]) for name in _IDS},
+            content_type=_header(row["content_type"]),
             event_type=EventType(row["event_type"]),
             endpoint=_text(row["endpoint"]),
             body=body,
@@ -142,13 +144,9 @@ class _UnknownType(str):
 def _unreadable(row: Stored, fault: Exception) -> Unreadable:
     event_type = shown(row["event_type"])
     is_known = event_type in set(EventType)
-    try:
-        own_id = _header(row["id"])
-    except _FAULTS:
-        own_id = ""
     return Unreadable(
-        id=own_id or f"row-{row['seq']}",
-        **{name: shown(row[name]) for name in (*_HEADERS[1:], "endpoint")},
+        id=_id_of(row["id"]) or f"row-{row['seq']}",
+        **{name: shown(row[name]) for name in (*_IDS[1:], "content_type", "endpoint")},
         event_type=EventType(event_type) if is_known else cast("Any", _UnknownType(event_type)),
         body=b"",
         trace=TraceContext(traceparent=shown(row["traceparent"])),
@@ -255,7 +253,8 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
             raise ValueError("its document is of another event")
     except (*_FAULTS, RecursionError) as fault:
         return UnreadableIntent(
-            event_id=shown(row["event_id"]),
+            event_id=_id_of(row["event_id"]) or f"intent-{_digest(row['event_id'])}",
+            key=row["event_id"],
             environment=shown(row["environment"]) or None,
             reason=text(str(fault)),
         )
@@ -281,6 +280,26 @@ def _typed(hint: Any, value: Any) -> Any:
     return _text(value) if isinstance(value, str) else value
 
 
+def _id_of(value: object) -> str | None:
+    """The id that *value* is; ``None``: none that a command line could name."""
+    try:
+        return _id(value)
+    except _FAULTS:
+        return None
+
+
+def _digest(value: object) -> str:
+    """Eight characters for a stored value that is no id: the same each time."""
+    raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+    return f"{crc32(raw):08x}"
+
+
+def stored_key(value: object) -> object:
+    """An id that a store gave, as it takes it back: SQLite's text may be no UTF-8."""
+    is_odd = isinstance(value, str) and utf8(value) != value
+    return value.encode("utf-8", "surrogateescape") if is_odd else value  # type: ignore[attr-defined]
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} where text belongs")
@@ -293,6 +312,13 @@ def _header(value: object) -> str:
     found = _text(value)
     if not (found.isascii() and found.isprintable() and found == found.strip()):
         raise ValueError("a header cannot carry it")
+    return found
+
+
+def _id(value: object) -> str:
+    """An id that headers and commands can carry."""
+    if not (found := _header(value))[:1].isalnum():
+        raise ValueError("it has no id")
     return found
 
 

@@ -71,9 +71,12 @@ class Unreadable(Delivery):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnreadableIntent:
-    """A stored intent that this version cannot read. ``release(event_id, [])`` discards it."""
+    """A stored intent that this version cannot read. ``discard_intent`` is for it."""
 
     event_id: str
+    """Made up, ``intent-…``, where what is stored is no id."""
+    key: object = field(repr=False)
+    """Its id as it is stored."""
     environment: str | None
     reason: str
 

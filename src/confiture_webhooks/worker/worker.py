@@ -107,10 +107,10 @@ class Worker(Sender):
             if show is not None:
                 show(max(0.0, deadline - self.clock.monotonic()))
 
-    def finish(self) -> None:
-        """Stop, letting every attempt under way come to its end; nothing new is begun."""
+    def finish(self, within: timedelta = timedelta.max) -> None:
+        """Stop, letting attempts under way come to their end *within*; nothing new is begun."""
         longest = max((pace.endpoint.timeout for pace in self.paces), default=timedelta())
-        self._end(longest + FINISHING, cuts=False)
+        self._end(min(longest + FINISHING, within), cuts=False)
         self.stop()
 
     def stop(self, grace: timedelta = timedelta(milliseconds=500)) -> None:
