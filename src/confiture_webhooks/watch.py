@@ -17,13 +17,13 @@ from .delivery import Outcome, State
 from .errors import ConfigError, OutboxError
 from .event import Database
 from .outbox import Summary
-from .outlook import Wait, elsewhere, outlook
+from .outlook import Wait, elsewhere, outlook, shown_environment
 from .run import TELEMETRY_BUDGET
 from .run.settling import settle_outbox
 from .run.summary import undelivered
 from .terminal import counted, progress, say
 from .trust import stamp
-from .wiring import make_telemetry, make_transport, operators_outbox
+from .wiring import make_telemetry, make_transport, operators_outbox, outbox_place
 from .worker import FAILING_AFTER, Worker
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class Source:
             refuse(f"{faults[0]}{more}")
             return None
         if not settings.endpoints:
-            gone = [str(file) for file, one in zip(self._files, seen, strict=True) if not one]
+            gone = [str(path) for path in self._files if not os.path.isfile(path)]  # noqa: PTH113
             is_gone = f" ({', '.join(gone)} cannot be read)" if gone else ""
             refuse(f"no endpoint is configured{is_gone}")
             return None
@@ -282,8 +282,7 @@ def deliver_until(
                 ending.callback(command.close)
                 ending.callback(command.listen())
                 if current is not in_force:
-                    names = ", ".join(endpoint.name for endpoint in current[0].endpoints)
-                    say(f"The configuration has changed. Endpoints now: {names}")
+                    say(f"The configuration has changed. {_now(current[0], in_force[0])}")
                 news = _serve(command, stopped, source)
                 result = command.result(is_done=True)
         except OutboxError as error:
@@ -295,6 +294,16 @@ def deliver_until(
         if news is None:
             return result
         before, in_force, current = command.outcomes(), current, news
+
+
+def _now(settings: Settings, before: Settings) -> str:
+    """The endpoints of *settings*, and whose deliveries are sent if that is not as *before*."""
+    now = [f"Endpoints now: {', '.join(endpoint.name for endpoint in settings.endpoints)}"]
+    if settings.environment != before.environment:
+        now.append(f"environment now: {shown_environment(settings.environment)}")
+    if settings.outbox != before.outbox:
+        now.append(f"outbox now: {outbox_place(settings)}")
+    return "; ".join(now)
 
 
 def _serve(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from confiture_webhooks import terminal
 from confiture_webhooks.cli.context import Context
-from confiture_webhooks.config import read
-from confiture_webhooks.watch import Source
+from confiture_webhooks.config import Settings, read
+from confiture_webhooks.endpoint import Endpoint
+from confiture_webhooks.watch import Source, _now
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Callable
 
 GOOD = "webhooks: {endpoints: [{name: %s, url: 'https://a.example/'}]}\n"
 
@@ -106,8 +111,12 @@ def test_a_file_that_is_gone_is_said_by_name(
     )
 
 
+@pytest.mark.parametrize("instead", [None, Path.mkdir, os.mkfifo])
 def test_the_projects_own_file_that_is_gone_is_said_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    instead: Callable[[Path], None] | None,
 ) -> None:
     """Without it there is no endpoint: the line says where it was."""
     monkeypatch.chdir(tmp_path)
@@ -116,9 +125,24 @@ def test_the_projects_own_file_that_is_gone_is_said_by_name(
     path.write_text(GOOD % "first")
     source = Context(config=None).source()
     path.unlink()
+    if instead:
+        instead(path)
     assert [source.news() for _ in range(3)] == [None] * 3
     terminal.settle()
     assert capsys.readouterr().err == (
         "The changed configuration is wrong, the one before it stays in force: "
         "no endpoint is configured (db/environments/local.yaml cannot be read)\n"
+    )
+
+
+def test_a_changed_file_says_whose_deliveries_are_sent_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another environment or outbox is named: what waits in the one before is left there."""
+    monkeypatch.chdir(tmp_path)
+    one = Settings(endpoints=(Endpoint(name="a", url="https://a.test"),), environment="local")
+    assert _now(one, one) == "Endpoints now: a"
+    other = replace(one, environment=None, outbox="sqlite:b.db")
+    assert _now(other, one) == (
+        f"Endpoints now: a; environment now: (none); outbox now: sqlite:{tmp_path / 'b.db'}"
     )
