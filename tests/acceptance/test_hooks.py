@@ -472,7 +472,7 @@ def test_what_a_hook_file_replaces_is_put_back(hooked: Any, receiver: Any, repla
     assert len(receiver.requests) == 3
     assert done.stderr.count("hooked ") == 3
     name = ".".join(replaced.split(".")[-2:])
-    assert f"confiture_hooks.a replaced {name}. That is put back" in done.stderr
+    assert f"confiture_hooks.a replaced {name}. It was put back" in done.stderr
 
 
 def test_what_a_migration_replaces_stays_while_hooks_run(hooked: Any) -> None:

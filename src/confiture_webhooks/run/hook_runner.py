@@ -187,7 +187,7 @@ class HookRunner:
         if replaced:
             say(
                 f"confiture-webhooks: {label} replaced {', '.join(replaced[:SHOWN])}"
-                f"{' …' if replaced[SHOWN:] else ''}. That is put back: migrations and webhooks "
+                f"{' …' if replaced[SHOWN:] else ''}. It was put back: migrations and webhooks "
                 "need it. Replace it in the hook, and for its call only"
             )
         return is_ended
