@@ -1,4 +1,4 @@
-"""A call that nothing can interrupt, waited for only so long."""
+"""Waits a bounded time for a call that nothing can interrupt."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The hook files' API: ``register_hook`` and what a hook is given, a ``HookContext``.
 
 Hook files import it as ``confiture.hooks`` wherever Confiture has no module of that name.
-Standard library only, and no effects: what finds, imports and runs hooks is elsewhere.
+Standard library only, and no effects: other modules find, import and run hooks.
 """
 
 from __future__ import annotations

@@ -173,14 +173,14 @@ def _failure(error: BaseException) -> ErrorInfo | None:
 
 
 class SIGTERM(KeyboardInterrupt):
-    """The signal: Ctrl-C to the host, and what a migration under way failed with."""
+    """The signal: Ctrl-C to the host, and the error of a migration under way."""
 
 
 @dataclass
 class Sigterm:
     """A run that is asked to end: it rolls back as with Ctrl-C, and then ends by the signal.
 
-    Only where nothing else has been chosen for the signal. A second one ends the process at once.
+    If the signal has another handler, that stays. A second signal ends the process at once.
     """
 
     failure: ErrorInfo | None = None

@@ -187,7 +187,7 @@ class _Delivering:
 
 
 class Source:
-    """Where the configuration comes from, for a worker that takes changes over."""
+    """The source of the configuration, for a worker that follows its changes."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The migrated database: its address, and what its connection says before a migration."""
+"""The migrated database: its address, and the facts its connection has before a migration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hook files on the disk: where they are, what can be said of them unread, and importing them.
+"""Hook files on the disk: their places, checks of their text, and their import.
 
 Reading looks at a file's syntax alone; only ``load`` runs what is in it.
 """

@@ -1,7 +1,7 @@
 """The ``webhooks:`` block as tables of settings, and how a mapping is read by its table.
 
-A row stands in the documentation and is the remedy of a rule that has none of its own: what the
-setting takes, a colon, what it means.
+Each row is in the documentation: the values of the setting, a colon, its meaning. If a rule has no
+remedy of its own, the row is its remedy.
 """
 
 from __future__ import annotations

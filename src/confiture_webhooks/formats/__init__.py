@@ -1,4 +1,4 @@
-"""The deliveries of an event: one for each endpoint that wants it, in the format it asks for.
+"""The deliveries of an event: one for each endpoint that subscribes to it, in its format.
 
 The body is made once and stored. A format's size limit is kept by cutting texts, never the JSON.
 """

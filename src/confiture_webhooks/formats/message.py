@@ -35,7 +35,7 @@ LONGEST_LIST = 50
 
 
 class Tone(StrEnum):
-    """How an event is to be taken."""
+    """Whether an event is good news."""
 
     GOOD = "good"
     BAD = "bad"

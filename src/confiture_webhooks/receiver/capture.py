@@ -1,4 +1,4 @@
-"""A request on paper: as ``listen`` shows it, and read back from a file."""
+"""A captured request: as ``listen`` shows it, and read back from a file."""
 
 from __future__ import annotations
 
