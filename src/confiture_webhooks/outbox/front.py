@@ -24,8 +24,8 @@ PASSED = 1_000
 class Front:
     """The front of one endpoint's line, in one environment.
 
-    Rows that a long transaction keeps alive for others are passed over by each look. Where that
-    takes long, what the last look found is used for a while.
+    Each look passes over the rows that a long transaction keeps alive for others. If that takes
+    long, the result of the last look is used for a while.
     """
 
     def __init__(self, store: rows.Store, place: Mapping[str, Any]) -> None:

@@ -86,7 +86,7 @@ class _Store:
     """The statements on PostgreSQL. Makes the schema where there is none, if the role may.
 
     It gives the connection to one thread at a time, and makes a new one when it has broken.
-    Everything raises OutboxError. *environment*: of the rows that are asked for, if known.
+    Everything raises OutboxError. *environment*: that of the wanted rows, if known.
     """
 
     is_durable = True

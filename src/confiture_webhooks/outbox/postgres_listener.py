@@ -29,10 +29,10 @@ LONGEST_REST_S = 60.0
 class Listener:
     """Calls *wake* after every NOTIFY on *channel*, in a thread, until it is stopped.
 
-    A pooler may take a LISTEN and pass on nothing. So it is tried, and now and then again: what
-    *notify* sends over another connection has to come back. *on_change* is called with ``True``
-    when it first does, and with ``False`` when it no longer does. A connection that breaks, or over
-    which nothing comes, is given up and made anew after a rest.
+    A pooler may take a LISTEN and pass on nothing. So it is tested at first, and now and then: the
+    NOTIFY that *notify* sends over another connection has to come back. *on_change* is called with
+    ``True`` when it first does, and with ``False`` when it no longer does. If a connection breaks,
+    or nothing comes over it, it is closed, and made anew after a rest.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """A connection to the PostgreSQL outbox: never waited for without end; why it is refused.
 
-Each question is one message in the simple protocol, which the server runs as one transaction.
+Each query is one message in the simple protocol, which the server runs as one transaction.
 Nothing outlives it: no prepared statement, no lock, no setting. So a pooler may give the session
-to others, and no setting of a role or database changes what is asked or how the answer reads.
+to others, and no setting of a role or database changes the query or its answer.
 """
 
 from __future__ import annotations

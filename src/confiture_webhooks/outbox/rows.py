@@ -1,4 +1,4 @@
-"""Values as what a store keeps, and rows as values; a row that cannot be read says why."""
+"""Makes rows of values, and values of rows; a row that cannot be read says why."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ class SqliteOutbox(Outbox):
     version. An operation waits at most two seconds for other processes, then raises it.
 
     A file that is removed or set aside stays in use while it is open, so that a run loses nothing
-    of its own. With *follows* the file that comes in its place is taken instead: a worker is for
-    what others record.
+    of its own. With *follows* the file in its place is used instead: a worker delivers the records
+    of others.
     """
 
     def __init__(self, path: Path, *, follows: bool = False) -> None:

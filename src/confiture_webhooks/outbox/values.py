@@ -40,7 +40,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent(Facts):
-    """An event whose outcome is not known yet: what must be known to settle it later."""
+    """An event whose outcome is not known yet, with the facts that settle it later."""
 
     event_id: str
     direction: Direction
