@@ -36,8 +36,8 @@ _LONGEST_LINE = 65536
 _MOST_LINES = 1000
 """More of a header that http.client refuses are not looked at."""
 _NO_LINE = (b"\r\n", b"\n", b"")
-MOST_INTERIM = 1000
-"""More of them before an answer are a flood: one a second is how a receiver says it is at work."""
+MOST_INTERIM = 5
+"""A receiver that sends more of them before its answer speaks no HTTP."""
 IDLE_AT_MOST_S = 60.0
 """A connection that was idle for longer is not used again: a gateway may have forgotten it."""
 _PROBES = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
