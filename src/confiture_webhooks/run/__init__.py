@@ -1,4 +1,4 @@
-"""One run of migrations; here, the parts that it is put together from."""
+"""One run of migrations; this file has its parts."""
 
 from __future__ import annotations
 

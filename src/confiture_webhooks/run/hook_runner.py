@@ -59,7 +59,7 @@ class LoadFault(HookError):  # noqa: N818  a fault with a place, as in the setti
 
 
 class HookRunner:
-    """The hooks of one run. No method raises; what hooks raise is a log line."""
+    """The hooks of one run. No method raises; an error of a hook is a log line."""
 
     def __init__(
         self,

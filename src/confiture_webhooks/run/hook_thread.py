@@ -21,7 +21,7 @@ _ENDING_S = 0.2
 
 
 class HookThread(threading.Thread):
-    """One call of users' code. ``error`` is what it raised, whatever that was."""
+    """One call of users' code. ``error`` is the exception that it raised, of any kind."""
 
     def __init__(
         self, call: Callable[[], object], at_end: Callable[[], object] = lambda: None

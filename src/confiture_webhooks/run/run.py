@@ -1,4 +1,4 @@
-"""One run of migrations: what happened goes in, deliveries go out, and the run ends in time.
+"""One run of migrations: events go in, deliveries go out, and the run ends in time.
 
 Nothing here may cost the migration anything: a fault of ours is one log line and a ``None``, never
 an exception.

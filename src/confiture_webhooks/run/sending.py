@@ -1,4 +1,4 @@
-"""Sends what the outbox of a run holds: the worker, the wait at the end, and what is said then."""
+"""Sends the deliveries of a run's outbox: the worker, the wait at the end, the last lines."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def undelivered(summaries: Mapping[str | None, Summary]) -> dict[str | None, int
 
 
 class Loss(NamedTuple):
-    """Why what is not sent is lost: it is in memory."""
+    """Why undelivered events are lost: they are in memory."""
 
     refusal: str | None = None
     """Why memory stands in for the configured outbox."""
