@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from .adapters import http_session  # noqa: F401  here, for an attempt's time would include it
+from .adapters.http import HttpTransport
 from .delivery import Attempt, State
 from .event import SUBSCRIBABLE, Database, Direction, ErrorInfo, Event, EventType, MigrationRef
 from .formats import deliveries_of
 from .outbox.sqlite import InMemoryOutbox
 from .run import TELEMETRY_BUDGET
 from .run.migration import new_event_id
-from .wiring import make_telemetry, make_transport
+from .wiring import make_telemetry
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def ping(
     telemetry = make_telemetry(replace(settings, endpoints=chosen))
     outbox = InMemoryOutbox()
     ended: defaultdict[str, list[Exchange]] = defaultdict(list)
-    transport = make_transport(lambda name, exchange: ended[name].append(exchange))
+    transport = HttpTransport(lambda name, exchange: ended[name].append(exchange))
     telemetry.start_run("confiture webhooks test", is_counted=False)
     event = sample(kind, settings, telemetry.correlation_id)
     trace = telemetry.trace_of_run()

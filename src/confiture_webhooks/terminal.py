@@ -90,7 +90,13 @@ def keep_whole() -> Callable[[], None]:
     """
     out = getattr(sys.stdout, "behind", sys.stdout)
     with suppress(Exception):  # a stand-in that cannot be watched
-        if _may_meet(os.fstat(itself().fileno()), os.fstat(out.fileno())):
+        ours, theirs = (os.fstat(one.fileno()) for one in (itself(), out))
+        null = os.stat(os.devnull)  # noqa: PTH116
+        # A reader may see both mixed, unless one is a file of its own, or none.
+        are_apart = any(
+            stat.S_ISREG(one.st_mode) or os.path.samestat(one, null) for one in (ours, theirs)
+        )
+        if os.path.samestat(ours, theirs) or not are_apart:
             return _HostLines(out).end
     return lambda: None
 
@@ -301,15 +307,6 @@ class _HostLines:
         with suppress(Exception):  # the host meets the same fault
             self._flush()
         stderr.release(begin="\n" if self._is_open else "")
-
-
-def _may_meet(ours: os.stat_result, theirs: os.stat_result) -> bool:
-    """Whether a reader may see both files mixed: unless one is a file of its own, or none."""
-    null = os.stat(os.devnull)  # noqa: PTH116
-    are_apart = any(
-        stat.S_ISREG(one.st_mode) or os.path.samestat(one, null) for one in (ours, theirs)
-    )
-    return os.path.samestat(ours, theirs) or not are_apart
 
 
 def _has_room(descriptor: int) -> bool:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .adapters.http import HttpTransport
 from .delivery import Outcome, State
 from .errors import ConfigError, OutboxError
 from .event import Database
@@ -23,7 +24,7 @@ from .run.settling import settle_outbox
 from .run.summary import undelivered
 from .terminal import counted, progress, say
 from .trust import stamp
-from .wiring import make_telemetry, make_transport, operators_outbox, outbox_place
+from .wiring import make_telemetry, operators_outbox, outbox_place
 from .worker import FAILING_AFTER, Worker
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class _Delivering:
         if self.outbox.is_durable:  # else there is none, and an empty one stands in
             self.telemetry.observe_outbox(partial(self.outbox.summary, settings.environment))
         self.telemetry.connected(database)
-        self.transport, self.passes = make_transport(), self.telemetry.passes()
+        self.transport, self.passes = HttpTransport(), self.telemetry.passes()
         self.worker = Worker(
             settings.endpoints,
             self.outbox,

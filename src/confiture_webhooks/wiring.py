@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .adapters.backend import address_setting
 from .adapters.http import HttpTransport
@@ -22,9 +22,7 @@ from .run import HookSource, Parts
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
-    from .adapters.http_exchange import Exchange
     from .telemetry import Telemetry
-    from .transport import Transport
 
 
 def found_settings(config_file: Path | None) -> tuple[Settings, list[HookFile]]:
@@ -59,11 +57,6 @@ def hook_sources(files: Sequence[HookFile]) -> list[HookSource]:
 
     forget()
     return [HookSource(one.module, partial(load, one, here())) for one in files]
-
-
-def make_transport(on_end: Callable[[str, Exchange], None] | None = None) -> Transport:
-    """The HTTP transport; *on_end* gets the endpoint and the exchange of each attempt."""
-    return HttpTransport(on_end)
 
 
 def sqlite_path(settings: Settings) -> Path:
@@ -177,6 +170,7 @@ def parts(
     say: Callable[[str], None],
 ) -> Parts:
     """The parts of a run with *settings*; *database* finds the migrated database's DSN."""
+    place = settings.place
 
     def outbox(telemetry: Telemetry) -> Outbox:
         def report(text: str) -> None:
@@ -185,25 +179,19 @@ def parts(
             if not settings.is_logged:
                 say(f"confiture-webhooks: {text}")
 
-        own = address_setting(None, os.environ, is_own=True) if settings.place.rest else ADDRESS
+        own = address_setting(None, os.environ, is_own=True) if place.rest else ADDRESS
         used = in_database(settings, database)
         return make_outbox(used, report, connects=False, setting=own)
 
     return Parts(
         telemetry=telemetry,
         outbox=outbox,
-        transport=make_transport,
-        is_in=partial(is_outbox_in, settings),
+        transport=HttpTransport,
+        is_in=lambda connection: (
+            place.kind == "postgres" and (not place.rest or is_at(place.rest, connection.info))
+        ),
         has_leftovers=lambda: outbox_exists(in_database(settings, database), is_asked=True),
     )
-
-
-def is_outbox_in(settings: Settings, connection: Any) -> bool:
-    """Whether the outbox lies in the database of *connection*."""
-    place = settings.place
-    if place.kind != "postgres" or not place.rest:
-        return place.kind == "postgres"
-    return is_at(place.rest, connection.info)
 
 
 def exports() -> bool:

@@ -52,7 +52,7 @@ def test_attach_lets_ctrl_c_through(
 ) -> None:
     """Ctrl-C while the block is left is raised, after the engine and the outbox were let go."""
     transport = Pressed()
-    monkeypatch.setattr(wiring, "make_transport", lambda: transport)
+    monkeypatch.setattr(wiring, "HttpTransport", lambda: transport)
     settings = Settings(endpoints=(endpoint(name="a"),), outbox="memory", log="off")
     engine: Any = FakeEngine(error)
 

@@ -10,9 +10,17 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from confiture_webhooks.config.variables import ci_run
+from confiture_webhooks.telemetry import sdk
 from confiture_webhooks.telemetry.context import made_here
-from confiture_webhooks.telemetry.plan import Export, complaints, describe, plan, service_name
-from confiture_webhooks.telemetry.providers import MIGRATION_SPANS, for_command, has_owner
+from confiture_webhooks.telemetry.plan import Export, complaints, plan
+from confiture_webhooks.telemetry.providers import (
+    MIGRATION_SPANS,
+    Providers,
+    for_command,
+    has_owner,
+)
+from confiture_webhooks.telemetry.sdk import _resource
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 COLLECTOR = "http://collector:4318"
@@ -109,11 +117,13 @@ class TestPlan:
 class TestResource:
     def test_environment(self) -> None:
         """The environment's name is the deployment's."""
-        assert describe({}, "production") == {"deployment.environment.name": "production"}
+        made = _resource({}, "production", Providers()).attributes
+        assert made["deployment.environment.name"] == "production"
 
     def test_nothing_known(self) -> None:
         """What is not known is left out."""
-        assert describe({"GITHUB_ACTIONS": "true"}, None) == {}
+        assert ci_run({"GITHUB_ACTIONS": "true"}) == {}
+        assert "deployment.environment.name" not in _resource({}, "", Providers()).attributes
 
     @pytest.mark.parametrize(
         "environ",
@@ -144,7 +154,7 @@ class TestResource:
     )
     def test_pipeline(self, environ: dict[str, str]) -> None:
         """GitHub, GitLab and Jenkins report pipeline, run and revision."""
-        assert describe(environ, None) == {
+        assert ci_run(environ) == {
             "cicd.pipeline.name": "deploy",
             "cicd.pipeline.run.id": "42",
             "cicd.pipeline.run.url.full": "https://ci.example/shop/db/actions/runs/42",
@@ -154,20 +164,32 @@ class TestResource:
     def test_a_password_in_the_url_of_a_run(self) -> None:
         """An address with a user in it is left out."""
         environ = {"JENKINS_URL": "x", "BUILD_URL": "https://me:CANARY@ci/1"}
-        assert describe(environ, None) == {}
+        assert ci_run(environ) == {}
 
     @pytest.mark.parametrize(
         ("environ", "name"),
         [
             ({}, "confiture"),
-            ({"OTEL_SERVICE_NAME": "shop"}, None),
-            ({"OTEL_RESOURCE_ATTRIBUTES": "a=b, service.name=shop"}, None),
+            ({"OTEL_SERVICE_NAME": "shop"}, "shop"),
+            ({"OTEL_RESOURCE_ATTRIBUTES": "a=b, service.name=shop"}, "shop"),
             ({"OTEL_RESOURCE_ATTRIBUTES": "a=b"}, "confiture"),
         ],
     )
-    def test_service(self, environ: dict[str, str], name: str | None) -> None:
+    def test_service(
+        self, environ: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The service is ``confiture`` unless the environment names it."""
-        assert service_name(environ) == name
+        for variable, value in environ.items():
+            monkeypatch.setenv(variable, value)
+        assert _resource(environ, None, Providers()).attributes["service.name"] == name
+
+    def test_service_beside_a_broken_detector(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the resource cannot be read, the name that the environment gives stays."""
+        monkeypatch.setattr(sdk.Resource, "create", lambda: 1 // 0)
+        found = Providers()
+        environ = {"OTEL_SERVICE_NAME": "shop"}
+        assert _resource(environ, None, found).attributes["service.name"] == "shop"
+        assert [fault.setting for fault in found.faults] == ["OTEL_RESOURCE_ATTRIBUTES"]
 
 
 class TestProviders:

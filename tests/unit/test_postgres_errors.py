@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -11,7 +12,7 @@ from confiture_webhooks.adapters.backend import named
 from confiture_webhooks.config import Settings
 from confiture_webhooks.event import Database
 from confiture_webhooks.outbox.postgres_session import described, is_at, reason_of
-from confiture_webhooks.wiring import is_outbox_in
+from confiture_webhooks.wiring import parts
 
 FATAL = 'connection to server at "db.internal", port 5432 failed: FATAL:  {}'
 
@@ -107,7 +108,9 @@ def test_a_connection_is_to_the_database_of_a_dsn(dsn: str, is_same: bool) -> No
 def test_an_outbox_is_found_in_the_migrated_database(outbox: str, is_in: bool) -> None:
     """A DSN that leaves the port out is of the usual one."""
     connection = SimpleNamespace(info=Info("db", 5432, "shop"))
-    assert is_outbox_in(Settings(outbox=outbox), connection) == is_in
+    nothing: Any = None
+    made = parts(Settings(outbox=outbox), nothing, nothing, nothing)
+    assert made.is_in(connection) == is_in
 
 
 def test_no_password_is_shown() -> None:

@@ -293,7 +293,7 @@ def test_sigterm_in_the_moment_it_is_first_caught_ends_the_command(
 def test_attach_reports_what_happens_in_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the block migrations are reported; after it the same engine is silent."""
     transport = ScriptedTransport()
-    monkeypatch.setattr(wiring, "make_transport", lambda: transport)
+    monkeypatch.setattr(wiring, "HttpTransport", lambda: transport)
     settings = Settings(endpoints=(endpoint(name="a"),), outbox="memory", log="off")
     engine: Any = FakeEngine()
     with attach(engine, settings) as run:
@@ -310,7 +310,7 @@ def test_attach_writes_nothing_to_standard_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Log events and lines for people go to the owner's logging, also what is left to send."""
-    monkeypatch.setattr(wiring, "make_transport", lambda: ScriptedTransport({"a": [503]}))
+    monkeypatch.setattr(wiring, "HttpTransport", lambda: ScriptedTransport({"a": [503]}))
     settings = Settings(
         endpoints=(endpoint(name="a"),), outbox="memory", log="json", flush_timeout=timedelta()
     )
@@ -329,7 +329,7 @@ def test_attach_leaves_standard_error_alone_where_nothing_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """With ``log: off`` a notice about the outbox goes to the owner's logging."""
-    monkeypatch.setattr(wiring, "make_transport", ScriptedTransport)
+    monkeypatch.setattr(wiring, "HttpTransport", ScriptedTransport)
 
     def open_outbox(_: object, notice: Callable[[str], None]) -> Outbox:
         notice("it was damaged")
@@ -355,7 +355,7 @@ def test_attach_with_nothing_configured_says_so(caplog: pytest.LogCaptureFixture
 def test_attach_lets_errors_through(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the block raises is raised, after the failure was reported."""
     transport = ScriptedTransport()
-    monkeypatch.setattr(wiring, "make_transport", lambda: transport)
+    monkeypatch.setattr(wiring, "HttpTransport", lambda: transport)
     settings = Settings(endpoints=(endpoint(name="a"),), outbox="memory", log="off")
     engine: Any = FakeEngine(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError), attach(engine, settings):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -62,22 +62,22 @@ def observe(
     return undo
 
 
+@dataclass(eq=False, repr=False)
 class _Watch:
     """One engine under observation: the run it is reported to, and the migration under way.
 
     Its public methods stand in for the engine's; each is given the original first.
     """
 
-    def __init__(self, engine: Any, run: Run, is_active: Callable[[Any], bool]) -> None:
-        self._engine = engine
-        self._run = run
-        self._is_active = is_active
-        self._backend: Backend | None = None
-        self._ledger: Ledger | None = None
-        self._tally = RowTally()
-        self._commit: Commit | None = None
-        """The commit of the migration under way; ``None``: there is none."""
-        self._direction = Direction.UP
+    _engine: Any
+    _run: Run
+    _is_active: Callable[[Any], bool]
+    _backend: Backend | None = None
+    _ledger: Ledger | None = None
+    _tally: RowTally = field(default_factory=RowTally)
+    _commit: Commit | None = None
+    """The commit of the migration under way; ``None``: there is none."""
+    _direction: Direction = Direction.UP
 
     def apply(
         self,

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..bounded import NoThreadError, TimedOut, bounded
@@ -23,6 +24,7 @@ SPARE_THREADS = 2
 """Beyond an endpoint's lanes, so many attempts may hang where nothing can interrupt them."""
 
 
+@dataclass(eq=False, repr=False)
 class HttpTransport:
     """Sends webhooks with ``requests``, one kept session per endpoint.
 
@@ -33,11 +35,10 @@ class HttpTransport:
     read once a second. *on_end* gets the endpoint and the exchange of each attempt.
     """
 
-    def __init__(self, on_end: Callable[[str, Exchange], None] | None = None) -> None:
-        self._on_end = on_end
-        self._changed = threading.Condition()
-        self._sessions: dict[str, EndpointSession] = {}
-        self._is_aborted = False
+    on_end: Callable[[str, Exchange], None] | None = None
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _sessions: dict[str, EndpointSession] = field(default_factory=dict)
+    _is_aborted: bool = False
 
     def send(self, request: Request, *, timeout: timedelta) -> Response:
         """POST *request*; raises ``TransportError`` with why there was no answer."""
@@ -63,8 +64,8 @@ class HttpTransport:
         try:
             return exchange.outcome()
         finally:
-            if self._on_end is not None:
-                self._on_end(request.endpoint, exchange)
+            if self.on_end is not None:
+                self.on_end(request.endpoint, exchange)
 
     def _enter(self, exchange: Exchange, timeout: timedelta) -> EndpointSession:
         # requests costs a tenth of a second: not for a command that sends nothing.

@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -103,12 +104,12 @@ def _resolve(key: tuple[str, int], found: Future[list[Any]]) -> None:
             del _lookups[key]
 
 
+@dataclass(eq=False)
 class Plug:
-    """A second handle on a socket, so that another thread can end its use."""
+    """A second handle on a socket, its ``dup``, so that another thread can end its use."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock.dup()
-        self._lock = threading.Lock()
+    _sock: socket.socket
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def pull(self) -> None:
         """Shut the connection down: whoever reads, writes or connects goes on at once."""
@@ -258,7 +259,7 @@ class _Bounded(HTTPConnection):
             left = exchange.left()
             share = max(left / (len(addresses) - tried), min(left, LEAST_PER_ADDRESS_S))
             sock, target = self._socket(kind, address)
-            plug = Plug(sock)
+            plug = Plug(sock.dup())
             try:
                 for option in KEEP_ALIVE:
                     sock.setsockopt(*option)

@@ -198,11 +198,13 @@ def _prepare(request: Request, url: str) -> requests.PreparedRequest:
 
 
 def _response(answer: requests.Response) -> Response:
-    date, now = answer.headers.get("Date"), datetime.now(UTC)
-    theirs = now + (ahead(date, now) or timedelta())  # a date of theirs is by their clock
-    # A gateway may add one to the receiver's own.
-    waits = [retry_after(one, theirs) for one in answer.raw.headers.getlist("Retry-After")]
-    longest = max((wait for wait in waits if wait is not None), default=None)
+    date, longest = answer.headers.get("Date"), None
+    if given := answer.raw.headers.getlist("Retry-After"):
+        now = datetime.now(UTC)
+        theirs = now + (ahead(date, now) or timedelta())  # a date of theirs is by their clock
+        # A gateway may add one to the receiver's own.
+        waits = [retry_after(one, theirs) for one in given]
+        longest = max((wait for wait in waits if wait is not None), default=None)
     return Response(status_code=answer.status_code, retry_after=longest, date=date)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..endpoint import SIGNATURES, Tls
@@ -69,17 +69,17 @@ class Setting:
     """Makes the setting of a value that is right."""
 
 
+@dataclass(eq=False, repr=False)
 class Reading:
     """One reading of settings by their tables; keeps what is wrong, and where."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self._left = MOST
-        self.texts: list[str] = []
-        """Every text of the block, as it was written."""
-        self.names: dict[Place, str] = {}
-        """The names of the block's endpoints, by place: faults in it have them."""
-        self._found: list[tuple[Place, Invalid, str]] = []
+    _environ: Mapping[str, str]
+    texts: list[str] = field(default_factory=list)
+    """Every text of the block, as it was written."""
+    names: dict[Place, str] = field(default_factory=dict)
+    """The names of the block's endpoints, by place: faults in it have them."""
+    _found: list[tuple[Place, Invalid, str]] = field(default_factory=list)
+    _left: int = MOST
 
     def fault(self, at: Place, invalid: Invalid, row: str = "") -> None:
         """Keep what is wrong at a place; *row* is the setting's in the documentation."""

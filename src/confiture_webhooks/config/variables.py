@@ -58,6 +58,7 @@ ALL = (*OF_DEFAULT, CONFIG, OUTBOX, FLUSH_TIMEOUT, LOG, LOG_LEVEL, ENVIRONMENT, 
 ON_WORDS = frozenset({"true", "yes", "on", "1"})
 
 RESOURCE = "OTEL_RESOURCE_ATTRIBUTES"
+_RUN_URL = "cicd.pipeline.run.url.full"
 # A web address without user and password, of printable characters.
 _PLAIN_URL = re.compile(r"https?://[\w.:\[\]-]+(/[\x21-\x7e]*)?")
 # By the variable that marks it: those of a pipeline's name, its run, its page, and the commit.
@@ -79,27 +80,18 @@ def ci_run(environ: Mapping[str, str]) -> dict[str, str]:
         url = f"{server}/{repository}/actions/runs/{run_id}"
     if mark == "GITLAB_CI":
         name = name or environ.get("CI_PROJECT_PATH", "")
-    return {
+    about = {
         "cicd.pipeline.name": name,
         "cicd.pipeline.run.id": run_id,
-        "cicd.pipeline.run.url.full": url if _PLAIN_URL.fullmatch(url) else "",
+        _RUN_URL: url if _PLAIN_URL.fullmatch(url) else "",
         "vcs.ref.head.revision": revision,
     }
-
-
-def resource_attributes(environ: Mapping[str, str]) -> dict[str, str]:
-    """The attributes that the environment gives to OpenTelemetry's resource."""
-    pairs = (pair.partition("=") for pair in environ.get(RESOURCE, "").split(","))
-    return {unquote(key.strip()): unquote(value.strip()) for key, _, value in pairs}
+    return {key: value for key, value in about.items() if value}
 
 
 def run_url(environ: Mapping[str, str]) -> str | None:
     """The address of the CI run: OpenTelemetry's attribute, else the CI's own variables."""
-    key = "cicd.pipeline.run.url.full"
-    candidates = (
-        resource_attributes(environ).get(key),
-        environ.get("CI_JOB_URL"),
-        ci_run(environ).get(key),
-    )
-    found = next(filter(None, candidates), "")
+    pairs = (pair.partition("=") for pair in environ.get(RESOURCE, "").split(","))
+    given = {unquote(key.strip()): unquote(value.strip()) for key, _, value in pairs}
+    found = given.get(_RUN_URL) or environ.get("CI_JOB_URL") or ci_run(environ).get(_RUN_URL, "")
     return found if _PLAIN_URL.fullmatch(found) else None

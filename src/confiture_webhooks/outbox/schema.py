@@ -6,7 +6,6 @@ Versions only go forward: a released one is never edited, the next is appended.
 from __future__ import annotations
 
 import re
-from functools import cache
 from pathlib import Path
 
 from ..errors import OutboxError
@@ -64,17 +63,20 @@ def check(found: int, where: str, setting: str) -> None:
 def query(name: str) -> str:
     """The statement *name*, with ``:name`` for values; ``list <filters>`` has its filters in it."""
     name, _, filters = name.partition(" ")
-    return _queries()[name].replace("{filters}", filters)
-
-
-@cache
-def _queries() -> dict[str, str]:
-    text = Path(__file__).with_name("queries.sql").read_text(encoding="utf-8")
-    _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
-    found = {
-        name: re.sub(r"^--.*\n?|^\n", "", body.strip(), flags=re.MULTILINE).rstrip()
-        for name, body in zip(parts[::2], parts[1::2], strict=True)
-    }
-    for part in ("heads", "free", "named"):
-        found = {name: text.replace(f"{{{part}}}", found[part]) for name, text in found.items()}
+    found = _QUERIES[name].replace("{filters}", filters)
+    for part in _PARTS:
+        found = found.replace(f"{{{part}}}", _QUERIES[part])
     return found
+
+
+_PARTS = ("heads", "free", "named")
+"""What several statements have in common, in the order in which one has another in it."""
+_, *_PIECES = re.split(
+    r"^-- name: (\w+)\n",
+    Path(__file__).with_name("queries.sql").read_text(encoding="utf-8"),
+    flags=re.MULTILINE,
+)
+_QUERIES = {
+    name: re.sub(r"^--.*\n?|^\n", "", body.strip(), flags=re.MULTILINE).rstrip()
+    for name, body in zip(_PIECES[::2], _PIECES[1::2], strict=True)
+}

@@ -73,7 +73,8 @@ class Outgoing:
 
     def give_back(self) -> None:
         """The run needs its connection no more: write what is left, over another if need be."""
-        self._write_kept()
+        if self._connection is not None:
+            self._write_kept()
         with self._has_kept:
             self._connection, self._over, self.outbox.is_over_connection = None, None, False
             left, self._kept = self._kept, []

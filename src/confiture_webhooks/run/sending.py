@@ -127,9 +127,11 @@ class Sending:
 
     def _rest(self, worker: Worker, until: float) -> list[str]:
         """The rest, in lines to read, until *until*. Raises OutboxError or TimedOut."""
-        is_restored = self._outbox.restored(until - time.monotonic())
+        assert self._outbox.current is not None
+        is_restored = not self._outbox.current.is_durable and self._outbox.restored(
+            until - time.monotonic()
+        )
         outbox = self._outbox.current
-        assert outbox is not None
         is_kept = outbox.is_durable
         loss = None if is_kept else Loss(self._outbox.refusal, self._parts.is_project)
         lines, paces = [], {pace.endpoint.name: pace for pace in worker.paces}

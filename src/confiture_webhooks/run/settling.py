@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -144,29 +144,25 @@ PARTING_STEP_S = 0.02
 """A server process lets go of the migration lock some milliseconds before it is seen gone."""
 
 
+@dataclass(eq=False, repr=False)
 class Settling:
     """The intents of a run: those that it stages, and those of killed runs that it settles."""
 
-    def __init__(
-        self,
-        telemetry: Telemetry,
-        outgoing: Outgoing,
-        environment: str | None,
-        report: Callable[[str, Exception], None],
-    ) -> None:
-        self.telemetry = telemetry
-        self.outgoing = outgoing
-        self._record = recording(outgoing.release, outgoing.deliveries)
-        self._environment = environment
-        """Killed runs of another one are left to it: their endpoints are configured there."""
-        self.report = report
-        self._own: set[str] = set()
-        self._expected: tuple[MigrationRef, Direction, str] | None = None
-        """The migration that is staged and has not begun, with its event id."""
-        self._earlier: list[Intent] = []
-        """The intents of killed runs, of the version that runs now, that could not be settled."""
-        self._committed: list[Migration] = []
-        """The migrations that this run committed."""
+    telemetry: Telemetry
+    outgoing: Outgoing
+    environment: str | None
+    """Killed runs of another one are left to it: their endpoints are configured there."""
+    report: Callable[[str, Exception], None]
+    _own: set[str] = field(default_factory=set)
+    _expected: tuple[MigrationRef, Direction, str] | None = None
+    """The migration that is staged and has not begun, with its event id."""
+    _earlier: list[Intent] = field(default_factory=list)
+    """The intents of killed runs, of the version that runs now, that could not be settled."""
+    _committed: list[Migration] = field(default_factory=list)
+    """The migrations that this run committed."""
+
+    def _record(self, *events: Traced) -> bool:
+        return recording(self.outgoing.release, self.outgoing.deliveries)(*events)
 
     def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
         """Stage what is to begin next: its connection is idle, which it may not be then."""
@@ -204,7 +200,7 @@ class Settling:
                 event_id=event_id,
                 direction=direction,
                 migration=ref,
-                environment=self._environment,
+                environment=self.environment,
                 database_host=backend.database.host,
                 database_port=backend.database.port,
                 database_name=backend.database.name,
@@ -282,7 +278,7 @@ class Settling:
         return [
             intent
             for intent in intents
-            if intent.event_id not in self._own and intent.environment == self._environment
+            if intent.event_id not in self._own and intent.environment == self.environment
         ]
 
 

@@ -1,4 +1,4 @@
-"""The exporters and the resource that ``OTEL_*`` variables ask for, and their faults."""
+"""The exporters that ``OTEL_*`` variables ask for, and their faults."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from ..config.variables import RESOURCE, ci_run, resource_attributes
+from ..config.variables import RESOURCE
 from ..errors import Fault
-from .names import SERVICE_NAME
 
 TEMPORALITY: Final = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 SIGNALS: Final = ("traces", "metrics", "logs")
@@ -135,19 +134,6 @@ def _timeout(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> fl
         return seconds
     faults.append(Fault(setting, "is not a number of seconds above 0", "Correct or unset it"))
     return DEFAULT_TIMEOUT_S
-
-
-def describe(environ: Mapping[str, str], environment: str | None) -> dict[str, str]:
-    """Resource attributes of ours; those of ``OTEL_RESOURCE_ATTRIBUTES`` come before them."""
-    about = {"deployment.environment.name": environment or "", **ci_run(environ)}
-    return {key: value for key, value in about.items() if value}
-
-
-def service_name(environ: Mapping[str, str]) -> str | None:
-    """Our default, unless the environment names the service."""
-    named = resource_attributes(environ).get("service.name")
-    is_named = named or environ.get("OTEL_SERVICE_NAME", "").strip()
-    return None if is_named else SERVICE_NAME
 
 
 @contextmanager

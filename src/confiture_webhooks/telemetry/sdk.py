@@ -28,13 +28,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 from opentelemetry.trace import TracerProvider as AnyTracerProvider
 
-from ..config.variables import RESOURCE
+from ..config.variables import RESOURCE, ci_run
 from ..errors import Fault
 from ..networks import origin
 from ..terminal import stderr
 from ..transport import version
 from .context import ensure_propagators, made_here, storable
 from .logs import records
+from .names import SERVICE_NAME
 from .plan import (
     CONSOLE,
     GRPC,
@@ -43,8 +44,6 @@ from .plan import (
     TEMPORALITY,
     Export,
     Plan,
-    describe,
-    service_name,
     setting_in,
 )
 from .providers import Providers, Tally
@@ -78,6 +77,8 @@ _CHECK = {
     "ProxyError": "HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
 }
 """Where to look, by status or class of error: otherwise the address, or the collector's log."""
+UNNAMED = "unknown_service"
+"""OpenTelemetry's name for a service without one."""
 RUN_EVENTS = 2000
 """Successes beyond the cap of migration spans are events of the run's span, 128 by default."""
 _TUNING = {"traces": "OTEL_BSP_*", "metrics": "OTEL_METRIC_EXPORT_*", "logs": "OTEL_BLRP_*"}
@@ -284,7 +285,8 @@ def _exporters(
 
 def _resource(environ: Mapping[str, str], environment: str | None, found: Providers) -> Resource:
     """The process's own resource over ours, as our service unless it is named already."""
-    ours: dict[str, object] = dict(describe(environ, environment))
+    ours: dict[str, object] = {"deployment.environment.name": environment or None}
+    ours |= ci_run(environ)
     schema_url = ""
     try:
         detected = Resource.create()
@@ -293,9 +295,8 @@ def _resource(environ: Mapping[str, str], environment: str | None, found: Provid
     except Exception as error:  # noqa: BLE001  a detector of the user's
         problem = f"cannot be read ({type(error).__name__}), so it is left out"
         found.faults.append(Fault(RESOURCE, problem, "Correct or unset it"))
-    service = service_name(environ)
-    if service is not None:
-        ours["service.name"] = service
+    if str(ours.get("service.name", UNNAMED)).startswith(UNNAMED):
+        ours["service.name"] = environ.get("OTEL_SERVICE_NAME", "").strip() or SERVICE_NAME
     return Resource(storable(ours), schema_url)
 
 
