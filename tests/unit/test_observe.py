@@ -47,6 +47,7 @@ class FakeRun:
         self.reports: list[str] = []
         self.hurries: list[bool] = []
         self._error = error
+        self.has_hooks = False
 
     def migration(self, ref: Any, direction: Direction, backend: Any) -> Reported:
         if self._error is not None:
@@ -284,7 +285,7 @@ def test_an_engine_whose_server_does_not_answer_still_migrates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """When asking the server about itself raises, the migration runs without webhooks, and the fault is reported."""
-    monkeypatch.setattr(confiture, "backend_of", lambda _: 1 // 0)
+    monkeypatch.setattr(confiture, "backend_of", lambda *_, **__: 1 // 0)
     engine: Any = FakeEngine()
     run = watched(engine)
     assert engine.apply(a_migration()) == "applied"

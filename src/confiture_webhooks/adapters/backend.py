@@ -59,7 +59,7 @@ _ROW = (
 )
 
 
-def backend_of(engine: Any) -> Backend:
+def backend_of(engine: Any, *, for_hooks: bool = False) -> Backend:
     """The facts about *engine*'s server process and ledger, the same for all its migrations.
 
     To be asked under the migration lock, if the run takes it.
@@ -75,7 +75,7 @@ def backend_of(engine: Any) -> Backend:
     return Backend(
         database=replace(database_of(connection), schema=schema),
         ledger_table=f"{found[0]}.{found[1]}" if found else ledger,
-        database_url=masked_url(info),
+        database_url=masked_url(info) if for_hooks else "",
         backend_pid=pid if is_direct else None,
         backend_started_at=at_best(started_at) if is_direct else None,
         database_identity=identity,

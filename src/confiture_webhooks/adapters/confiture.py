@@ -196,7 +196,7 @@ class _Watch:
         """Where *version* is about to run."""
         if self._backend is None:
             self._ledger = Ledger(dsn_of(self._engine.connection))
-            self._backend = backend_of(self._engine)
+            self._backend = backend_of(self._engine, for_hooks=self._run.has_hooks)
         return before(self._backend, self._engine, version)
 
     def _end(
@@ -291,7 +291,8 @@ def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
             slug = found.name.removesuffix(".up.sql").removeprefix(f"{version}_")
             ledger = Ledger(dsn_of(engine.connection))
             ref = MigrationRef(version=version, slug=slug)
-            backend = before(backend_of(engine), engine, version)
+            at = backend_of(engine, for_hooks=run.has_hooks)
+            backend = before(at, engine, version)
             migration = run.migration(ref, Direction.UP, backend)
             if migration is not None:
                 run.settle_later(migration, _question(ledger, migration))
@@ -304,7 +305,8 @@ def report_unloadable(
     engine: Any, run: Run, path: Path, direction: Direction, error: Exception
 ) -> None:
     """Report to *run* that the migration in *path* could not even be loaded."""
-    migration = run.migration(_ref_of(path), direction, backend_of(engine))
+    at = backend_of(engine, for_hooks=run.has_hooks)
+    migration = run.migration(_ref_of(path), direction, at)
     if migration is not None:
         run.conclude(migration, None, explain(error))
 

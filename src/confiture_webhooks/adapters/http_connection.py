@@ -122,14 +122,14 @@ class Plug:
             self._sock.close()
 
 
+@dataclass(eq=False, repr=False)
 class _Incoming(io.RawIOBase):
     """The bytes of a socket, each read bounded by the exchange's time left."""
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, exchange: Exchange) -> None:
-        self._raw = raw
-        self._sock = sock
-        self._exchange = exchange
-        self.is_ended = False
+    _raw: io.RawIOBase
+    _sock: socket.socket
+    _exchange: Exchange
+    is_ended: bool = False
 
     def readable(self) -> bool:
         return True

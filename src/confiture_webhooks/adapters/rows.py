@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg.pq import ExecStatus
@@ -34,6 +35,7 @@ PIECE = 256
 _RESULTS = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
+@dataclass(eq=False)
 class RowTally:
     """The sum of the command tags of one migration's INSERT, UPDATE, DELETE, MERGE and COPY FROM.
 
@@ -43,15 +45,13 @@ class RowTally:
     export.
     """
 
-    def __init__(self, ledger: str = "tb_confiture") -> None:
-        """*ledger*: the host's table of migrations, with or without its schema."""
-        self._hosts_table = f"{ledger.rpartition('.')[2]}_steps"
-        """Where the host keeps the checkpoints of ``--online`` migrations while one runs."""
-        self._rows = 0
-        self._statements = 0
-        self._is_unknown = False
-        self.is_paused = False
-        """Whether what runs now is no work of the migration."""
+    ledger: str = "tb_confiture"
+    """The host's table of migrations, with or without its schema."""
+    is_paused: bool = False
+    """Whether what runs now is no work of the migration."""
+    _rows: int = 0
+    _statements: int = 0
+    _is_unknown: bool = False
 
     @property
     def total(self) -> int | None:
@@ -133,8 +133,12 @@ class RowTally:
         self._note_hidden(query, tags, is_one=is_one)
 
     def _is_hosts(self, query: Any) -> bool:
-        """Whether a composed statement writes the host's own table. Plain SQL is the user's."""
-        return not isinstance(query, str | bytes) and self._hosts_table in _read(query)[0]
+        """Whether a composed statement writes the host's own table. Plain SQL is the user's.
+
+        That is where the host keeps the checkpoints of ``--online`` migrations while one runs.
+        """
+        theirs = f"{self.ledger.rpartition('.')[2]}_steps"
+        return not isinstance(query, str | bytes) and theirs in _read(query)[0]
 
     def add_stream(self, query: Any) -> None:
         """A ``stream`` has its rows one by one, and no sum."""

@@ -50,6 +50,7 @@ class Outgoing:
         self._telemetry = telemetry
         self.outbox = RunOutbox(settings, parts, telemetry)
         self.sending = Sending(settings, parts, telemetry, self.outbox)
+        self.outbox.abandon = self.sending.abandon
         self._in_transaction: dict[str, tuple[EventType, Sequence[Delivery]]] = {}
         """By event, what the open transaction records: recorded again, it has the same bytes."""
         self._connection: Any = None

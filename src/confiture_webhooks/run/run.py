@@ -56,6 +56,8 @@ class Run:
         self._settling: Settling | None = None
         """With all that is in use once something happens, or an earlier run left something."""
         self._hooks: HookRunner | None = None
+        self.has_hooks = parts.hooks is not None
+        """Whether users' hooks may be called."""
         self._has_span = self._has_reported = self._is_finished = False
         self.database = Database()
         """As far as it is known: of the command's address, its connection, its first migration."""
@@ -273,7 +275,7 @@ class Run:
         with containing("reaching the outbox", self.report):
             if self.connection is not None and self._parts.is_in(self.connection):
                 used.outgoing.write_over(self.connection)
-        if self._parts.hooks is not None:
+        if self.has_hooks:
             from .hook_runner import HookRunner  # noqa: PLC0415  not for a run without hooks
 
             release = used.outgoing.release

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from ..bounded import TimedOut, bounded
@@ -53,41 +53,39 @@ class Kept:
             self.is_first = outbox.release(event_id, deliveries, *then)
 
 
+@dataclass(eq=False, repr=False)
 class RunOutbox:
     """The configured outbox while it works; once it breaks or is silent, one in memory.
 
     Hooks record from threads of their own: the outbox is asked one thing at a time.
     """
 
-    def __init__(self, settings: Settings, parts: Parts, telemetry: Telemetry) -> None:
-        self._kind, self._environment = settings.place.kind, settings.environment
-        flush_s = settings.flush_timeout.total_seconds()
-        self._patience_s = min(PATIENCE_S, BEYOND_FLUSH_S + flush_s)
-        self._parts = parts
-        self._telemetry = telemetry
-        self.current: Outbox | None = None
-        """The outbox in use; ``None``: nothing was opened."""
-        self.refusal: str | None = None
-        """Why memory stands in for the configured one."""
-        self.has_left = False
-        """Whether the configured one held something of this run when it broke."""
-        self.is_over_connection = False
-        """Whether it is written over the connection that migrates."""
-        self.waited_s = 0.0
-        """How long this run has waited in vain."""
-        self.deadline: float | None = None
-        """Until when it is waited for (monotonic); ``None``: the run migrates."""
-        self.abandon: Callable[[], Sequence[Callable[[], object]]] = tuple
-        """Takes whatever uses a broken outbox out of use; what it returns ends that."""
-        self._is_holding = False
-        self._has_staged = False
-        """Whether the configured one was given an intent of this run."""
-        self._in_memory: list[str] | None = None
-        """Events that were released into memory instead; ``None``: the outbox works."""
-        self._hurry = threading.local()
-        self._guard = threading.Lock()
-        self._swap = threading.Lock()
-        """Held while the outbox is replaced, never while one is asked."""
+    _settings: Settings
+    _parts: Parts
+    _telemetry: Telemetry
+    current: Outbox | None = None
+    """The outbox in use; ``None``: nothing was opened."""
+    refusal: str | None = None
+    """Why memory stands in for the configured one."""
+    has_left: bool = False
+    """Whether the configured one held something of this run when it broke."""
+    is_over_connection: bool = False
+    """Whether it is written over the connection that migrates."""
+    waited_s: float = 0.0
+    """How long this run has waited in vain."""
+    deadline: float | None = None
+    """Until when it is waited for (monotonic); ``None``: the run migrates."""
+    abandon: Callable[[], Sequence[Callable[[], object]]] = tuple
+    """Takes whatever uses a broken outbox out of use; what it returns ends that."""
+    _is_holding: bool = False
+    _has_staged: bool = False
+    """Whether the configured one was given an intent of this run."""
+    _in_memory: list[str] | None = None
+    """Events that were released into memory instead; ``None``: the outbox works."""
+    _hurry: threading.local = field(default_factory=threading.local)
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _swap: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the outbox is replaced, never while one is asked."""
 
     @contextmanager
     def hurried(self, *, when: bool) -> Iterator[None]:
@@ -107,7 +105,8 @@ class RunOutbox:
         Hurried: raises TimedOut if it takes longer, and the call goes on.
         """
         guard, hurry_s = self._guard, getattr(self._hurry, "seconds", None)
-        left_s = self._patience_s - self.waited_s
+        flush_s = self._settings.flush_timeout.total_seconds()
+        left_s = min(PATIENCE_S, BEYOND_FLUSH_S + flush_s) - self.waited_s
         if self.deadline is not None:
             left_s = min(left_s, self.deadline - time.monotonic())
         seconds = max(IMPATIENCE_S, left_s) if hurry_s is None else hurry_s
@@ -130,7 +129,11 @@ class RunOutbox:
 
     def silence(self, seconds: float) -> OutboxError:
         """The error that it did not answer."""
-        kind = self.current.where.partition(":")[0] if self.current is not None else self._kind
+        kind = (
+            self.current.where.partition(":")[0]
+            if self.current is not None
+            else self._settings.place.kind
+        )
         return OutboxError(f"outbox {kind}: it did not answer within {seconds:.2g} s")
 
     def note(self, kept: Kept) -> None:
@@ -158,9 +161,11 @@ class RunOutbox:
         """For metrics: of its own environment. Raises OutboxError where no point is better."""
         if self.current is None or self.is_over_connection:
             raise OutboxError("the outbox is not read while the run migrates its database")
-        if not self.current.is_durable and (self._kind != "memory" or not self._parts.is_project):
+        if not self.current.is_durable and (
+            self._settings.place.kind != "memory" or not self._parts.is_project
+        ):
             raise OutboxError("memory does not say what the outbox holds that it stands in for")
-        return self.current.summary(self._environment)
+        return self.current.summary(self._settings.environment)
 
     def _replaced(self, error: OutboxError, guard: threading.Lock) -> Outbox:
         """Memory from now on: what the broken outbox holds stays there for a later run.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -29,20 +30,17 @@ if TYPE_CHECKING:
     from .run_outbox import RunOutbox
 
 
+@dataclass(eq=False, repr=False)
 class Sending:
     """The worker and the transport of one run, made on first use."""
 
-    def __init__(
-        self, settings: Settings, parts: Parts, telemetry: Telemetry, outbox: RunOutbox
-    ) -> None:
-        self._settings = settings
-        self._parts = parts
-        self._telemetry = telemetry
-        self._outbox = outbox
-        outbox.abandon = self._abandon
-        self._transport: Transport | None = None
-        self._worker: Worker | None = None
-        self._making = threading.Lock()
+    _settings: Settings
+    _parts: Parts
+    _telemetry: Telemetry
+    _outbox: RunOutbox
+    _transport: Transport | None = None
+    _worker: Worker | None = None
+    _making: threading.Lock = field(default_factory=threading.Lock)
 
     def wake(self, *runs: str) -> Worker:
         """Begin to send what is in the outbox, which is open; *runs*: those of what is new."""
@@ -64,7 +62,8 @@ class Sending:
         worker.wake(*runs)
         return worker
 
-    def _abandon(self) -> Sequence[Callable[[], object]]:
+    def abandon(self) -> Sequence[Callable[[], object]]:
+        """Take worker and transport out of use; the calls that end them."""
         with self._making:
             worker, transport = self._worker, self._transport
             self._worker = self._transport = None
