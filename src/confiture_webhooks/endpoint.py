@@ -48,7 +48,7 @@ class Endpoint:
     environments: frozenset[str] | None = None
     """``None``: all of them."""
     migrations: tuple[str, ...] = ()
-    """Patterns of ``<version>_<name>``, case and all; none: every migration."""
+    """Patterns of ``<version>_<name>``, where case matters; none: every migration."""
     routing_key: str | None = field(default=None, repr=False)
     """PagerDuty's, for the format of that name: put into a body when it is sent."""
     format: str = DEFAULT_FORMAT

@@ -275,7 +275,7 @@ ENDPOINT: Table = {
     "migrations": Setting(
         Many(rules.text),
         'list of patterns: only migrations whose `<version>_<name>` fits one, as in `["*_billing_*'
-        '"]`: `*`, `?` and `[…]`, case and all. An event of a run is sent if one of its migrations '
+        '"]`: `*`, `?` and `[…]`; case matters. An event of a run is sent if one of its migrations '
         "fits",
         default="all",
     ),
@@ -327,7 +327,7 @@ ENDPOINT: Table = {
     ),
     "allow_networks": Setting(
         Many(rules.network),
-        "list of networks: the only addresses that may be dialled, asked after the name is "
+        "list of networks: the only addresses that may be dialled, checked after the name is "
         "resolved: `10.0.0.0/8`, `2001:db8::1`, `private`, `link-local`, `metadata`. Takes the "
         "place of the file's",
         default="all",
@@ -366,16 +366,16 @@ WEBHOOKS: Table = {
     ),
     "hook_timeout": Setting(
         rules.seconds(300),
-        "seconds, above 0, up to 300: for one call of a hook, and for importing one file of them",
+        "seconds, above 0, up to 300: for one call of a hook, and for the import of one hook file",
     ),
     "allow_networks": Setting(
         Many(rules.network),
-        "list of networks: the same for every endpoint that has none of its own",
+        "list of networks: for every endpoint that has no such list of its own",
         default="all",
     ),
     "deny_networks": Setting(
         Many(rules.network),
-        "list of networks: the same for every endpoint that has none of its own",
+        "list of networks: for every endpoint that has no such list of its own",
     ),
     "trace_url": Setting(
         rules.matching(

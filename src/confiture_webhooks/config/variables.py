@@ -43,7 +43,7 @@ that is logged
 MIGRATION_SPANS = "CONFITURE_WEBHOOK_MIGRATION_SPANS"
 ENVIRONMENT = "CONFITURE_ENVIRONMENT"
 """text (none): the environment's name when no file is read. With `CONFITURE_DATABASE_URL` set, the
-block is that of `db/environments/<it>.yaml`
+block comes from `db/environments/<it>.yaml`
 """
 SWITCH = "CONFITURE_WEBHOOKS"
 """true or false (`on`): `off` (or `false`, `no`, `0`): nothing is sent, whatever else is set.
