@@ -179,7 +179,7 @@ def _shown(path: Path) -> str:
 
 
 def load(file: HookFile, project: Path) -> list[Hook]:
-    """Import *file* and return the hooks it registers. Raises LoadFault for whatever it raises."""
+    """Import *file* and return the hooks it registers. Any error of it is raised as LoadFault."""
     try:
         with _importable(file, project), registry.loading() as found:
             importlib.import_module(file.module)

@@ -112,7 +112,7 @@ class Plug:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def pull(self) -> None:
-        """Shut the connection down: whoever reads, writes or connects goes on at once."""
+        """Shut the connection down: every read, write or connect on it ends at once."""
         with self._lock, suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 

@@ -32,7 +32,7 @@ _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?", re.ASCII)
 def retry_after(text: str | None, now: datetime) -> timedelta | None:
     """The wait that a ``Retry-After`` asks for (RFC 9110, 10.2.3); ``None``: it is unreadable.
 
-    Of several with commas, as gateways join two headers, the longest.
+    If gateways joined several headers with commas, the longest counts.
     """
     parts = map(str.strip, (text or "").split(","))
     if seconds := [float(part) for part in parts if _SECONDS.fullmatch(part)]:

@@ -73,7 +73,7 @@ class Way:
 
 
 def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> Way:
-    """The way to *address* as the environment is now; an export's is that of ``requests``."""
+    """The way to *address* in the present environment; an export goes as ``requests`` does."""
     plain = requests.PreparedRequest()
     plain.prepare_url(address, None)
     url = plain.url or ""

@@ -58,7 +58,7 @@ class Ledger:
     dsn: str = field(repr=False)
 
     def has(self, ledger_table: str, version: str, pid: int | None) -> bool | None:
-        """Whether *version* is recorded; ``None`` when nobody can say in time.
+        """Whether *version* is recorded; ``None`` when there is no answer in time.
 
         A server process *pid* that is still at work may be inside its COMMIT: it is waited for.
         """

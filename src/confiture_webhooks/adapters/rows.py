@@ -55,7 +55,7 @@ class RowTally:
 
     @property
     def total(self) -> int | None:
-        """Rows so far, or ``None`` when nobody can know."""
+        """Rows so far, or ``None`` when they cannot be known."""
         return None if self._is_unknown or self._statements == 0 else self._rows
 
     @contextmanager
@@ -135,7 +135,7 @@ class RowTally:
     def _is_hosts(self, query: Any) -> bool:
         """Whether a composed statement writes the host's own table. Plain SQL is the user's.
 
-        That is where the host keeps the checkpoints of ``--online`` migrations while one runs.
+        There the host keeps the checkpoints of ``--online`` migrations while one runs.
         """
         theirs = f"{self.ledger.rpartition('.')[2]}_steps"
         return not isinstance(query, str | bytes) and theirs in _read(query)[0]
