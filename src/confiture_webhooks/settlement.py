@@ -59,7 +59,7 @@ INTERRUPTED = ErrorInfo(
 )
 KILLED = ErrorInfo(type="Interrupted", message="the run ended before it reported its end")
 UNSEEN_FOR = timedelta(days=1)
-"""So old, and no migration lock held: a backend that nobody can see is taken to be gone."""
+"""So old, and no migration lock held: a backend that cannot be seen counts as gone."""
 LATE = timedelta(minutes=1)
 """A ledger row that began later than this after its intent is another run's."""
 
@@ -100,7 +100,7 @@ class Known:
     lock_holders: AbstractSet[int] = frozenset()
     """The pids that hold the migration lock of the database."""
     is_lock_ours: bool = False
-    """Whether whoever asks holds it: then no other run does."""
+    """Whether the asking process holds it: then no other run does."""
     is_ledger_read: bool = True
     ledger_oid: int | None = None
     written_anew_at: datetime | None = None
@@ -194,7 +194,7 @@ def killed_run_event(run: str, ended: Sequence[Event]) -> Event:
 
 
 def killed_run_id(run: str) -> str:
-    """The id of the event that *run* did not end: the same, whoever reports it."""
+    """The id of the event that *run* did not end: the same for every process that reports it."""
     return f"evt_{uuid.uuid5(uuid.NAMESPACE_OID, run).hex}"
 
 

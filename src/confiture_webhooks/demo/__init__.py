@@ -91,9 +91,9 @@ def demo(
     PROCESS:
       Starts a PostgreSQL from a wheel, a webhook receiver and an OTLP
       collector, all on 127.0.0.1. Then it runs the real `confiture`, set up by
-      environment variables alone: two migrations that succeed (the webhook of
-      the second is answered 503 at first), one that fails, a rollback, and a
-      run that is killed and settled by the next command. Shows what arrived.
+      environment variables alone. Two migrations succeed (the webhook of the
+      second is answered 503 at first), one fails, one is rolled back, and one
+      run is killed and settled by the next command. Shows what arrived.
 
     EXAMPLES:
       confiture webhooks demo

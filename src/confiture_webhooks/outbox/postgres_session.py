@@ -55,7 +55,7 @@ class _Connection(psycopg.Connection[Any]):
     """Is closed when an answer does not come in time."""
 
     def wait(self, gen: Any, *_: Any, **__: Any) -> Any:
-        """The answer that *gen* waits for; psycopg's names for it are those of ``selectors``."""
+        """The answer that *gen* waits for; psycopg names it as ``selectors`` does."""
         deadline = time.monotonic() + PATIENCE_S
         try:
             with selectors.DefaultSelector() as selector:

@@ -70,7 +70,7 @@ def query(name: str) -> str:
 
 
 _PARTS = ("heads", "free", "named")
-"""What several statements have in common, in the order in which one has another in it."""
+"""The parts that several statements share, in the order in which one contains another."""
 _, *_PIECES = re.split(
     r"^-- name: (\w+)\n",
     Path(__file__).with_name("queries.sql").read_text(encoding="utf-8"),

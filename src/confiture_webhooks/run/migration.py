@@ -48,7 +48,7 @@ class Backend(Facts):
     database_url: str = field(default="", repr=False)
     """For users' hooks; without the password."""
     is_idle: bool = True
-    """Its connection is outside a transaction: waiting now costs nobody's locks."""
+    """Its connection is outside a transaction: a wait now holds no locks."""
     is_gone: bool = False
     """Its connection is broken before the migration begins: nothing can be committed on it."""
 

@@ -145,7 +145,7 @@ def _loads(name: str) -> bool:
 
 
 def without_http_spans() -> AbstractContextManager[None]:
-    """Requests in the block make no spans, whoever has switched their instrumentation on."""
+    """Requests in the block make no spans, even if their instrumentation is on."""
     try:
         ensure_propagators()
         from opentelemetry.instrumentation.utils import (  # noqa: PLC0415

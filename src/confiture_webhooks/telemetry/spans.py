@@ -186,7 +186,7 @@ class MigrationSpan(Part):
 
     @contained
     def leave(self, *, duration_s: float) -> None:
-        """End it without a result: whoever settles the migration logs and counts that."""
+        """End it without a result: the command that settles the migration logs and counts that."""
         if not self._is_finished:
             self._is_finished = True
             self._mark(duration_s, None, None)
