@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from confiture_webhooks.delivery import Decision, Outcome, State
-from confiture_webhooks.outbox import Outbox, Unreadable
+from confiture_webhooks.outbox import Claims, Outbox, Unreadable, front
 from confiture_webhooks.outbox.postgres import PostgresOutbox
 from confiture_webhooks.outlook import Standing
 from confiture_webhooks.retry import RetryPolicy
@@ -141,7 +143,67 @@ def test_a_long_run_hides_no_other(outbox: Outbox) -> None:
     assert outbox.next_due_at("a", "production") == NOW + LEASE
 
 
+def claim_of(outbox: Outbox, **terms: Any) -> Claims:
+    """A claim for endpoint ``a``."""
+    defaults = {"environment": "production", "now": NOW, "lease": LEASE}
+    return outbox.claim("a", **(defaults | terms))
+
+
+def test_a_claim_says_when_another_run_is_due(outbox: Outbox) -> None:
+    """One that is free is due now; one that is held when its lease ends; its own run is not."""
+    release_of(outbox, "x", 1, 2)
+    assert claim_of(outbox).next_due_at is None
+    release_of(outbox, "y", 3)
+    release_of(outbox, "z", 4)
+    assert claim_of(outbox).next_due_at == NOW
+    claims = claim_of(outbox)
+    assert [claim.delivery.id for claim in claims] == ["dlv_a_4"]
+    assert claims.next_due_at == NOW + LEASE
+    assert claim_of(outbox).next_due_at == NOW + LEASE
+
+
+@pytest.mark.parametrize("ready", [front.WINDOW - 1, front.WINDOW])
+def test_a_claim_says_whether_its_run_may_hide_another(outbox: Outbox, ready: int) -> None:
+    """Where more is ready than a look sees, somebody else has to look behind it."""
+    release_of(outbox, "x", *range(ready))
+    assert claim_of(outbox).next_due_at == (NOW if ready == front.WINDOW else None)
+
+
+def test_runs_that_are_held_hide_others(outbox: Outbox) -> None:
+    """Behind as many runs as a look sees, another is free."""
+    for number in range(2 * front.RUNS + 2):
+        one = replace(delivery(number), correlation_id=f"{number // 2:032x}")
+        outbox.release(event_id(number), [one])
+    for _ in range(front.RUNS - 1):
+        claim_one(outbox)
+    assert claim_of(outbox).next_due_at == NOW
+    assert claim_ids(outbox, limit=1) == [f"dlv_a_{2 * front.RUNS}"]
+
+
+def test_what_becomes_ready_is_seen_in_front_of_what_was_passed(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks that take long begin where the last one ended, but not once a retry is due."""
+    clock = count()
+    monkeypatch.setattr(front, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(front, "PASSED", 0)
+    release_of(outbox, "x", 1)
+    release_of(outbox, "y", 2, 3)
+    finish(outbox, retry(NOW + AN_HOUR))
+    finish(outbox)
+    assert claim_ids(outbox, now=NOW + AN_HOUR) == ["dlv_a_1"]
+
+
 # Rests
+
+
+def test_the_later_of_rest_and_retry_is_waited_for(outbox: Outbox) -> None:
+    """A retry that comes after the rest is not due at its end."""
+    release(outbox, 1)
+    finish(outbox, retry(NOW + 2 * AN_HOUR))
+    outbox.rest("a", "production", NOW + AN_HOUR, now=NOW)
+    assert outbox.next_due_at("a", "production", now=NOW) == NOW + 2 * AN_HOUR
+    assert claim_of(outbox).next_due_at == NOW + 2 * AN_HOUR
 
 
 def test_nothing_is_claimed_for_one_that_rests(outbox: Outbox) -> None:

@@ -545,7 +545,7 @@ PORTS = {
         "correlation_id", "start_run", "end_run", "migration", "trace_of_run", "delivery",
         "observe_outbox", "shutdown",
     ],
-    "outbox": ["stage", "release", "claim", "record", "next_due_at", "summaries", "close"],
+    "outbox": ["stage", "release", "claim", "record", "summaries", "close"],
     "transport": ["send", "abort", "close"],
 }  # fmt: skip
 EVERY_CALL = [(part, method) for part, methods in PORTS.items() for method in methods]

@@ -341,7 +341,7 @@ class WithUnreadable(InMemoryOutbox):
     """One of its deliveries cannot be read."""
 
     def claim(self, *args: Any, **kwargs: Any) -> Any:
-        claims = list(super().claim(*args, **kwargs))
+        claims = super().claim(*args, **kwargs)
         for claim in claims:
             if claim.delivery.id == "dlv_0_1":
                 fields = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,11 +15,61 @@ WAKE_BATCH = 5_000
 """So many retries become ready at once: a statement must end in its time."""
 WINDOW = 64
 """So many of the first deliveries are looked at to find a run to claim."""
+RUNS = 16
 CANDIDATES = 4
 END_OF_TIME = 2**62
 QUICK_S = 0.005
 PASSED = 1_000
 """A look that takes longer is not repeated for each claim, once so many have been passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at *now* saw of the front of a line."""
+
+    now: datetime
+    max_wait: timedelta | None
+    standing: Standing
+    heads: Sequence[rows.Stored]
+    """The first deliveries of runs that no lease holds, oldest first."""
+    hides: bool
+    """Whether there may be more of them."""
+    waiting: Sequence[object]
+    """When the first and the last of those that wait become ready."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing may be claimed: the endpoint is off, or rests."""
+        return self.standing.off_since is not None or self._rests_until is not None
+
+    @property
+    def _rests_until(self) -> datetime | None:
+        until = self.standing.rests_until
+        is_wrong = until and self.max_wait is not None and until > self.now + self.max_wait
+        return None if until is None or until <= self.now or is_wrong else until
+
+    def candidates(self) -> dict[str, Any]:
+        """The oldest runs that can be claimed, as values of ``lease``; empty: none can."""
+        if self.is_closed or not self.heads:
+            return {}
+        seqs = [head["head"] for head in self.heads[:CANDIDATES]]
+        seqs += seqs[-1:] * (CANDIDATES - len(seqs))
+        return {f"head{number}": seq for number, seq in enumerate(seqs)}
+
+    def next_at(self, claimed: object = None) -> datetime | None:
+        """When something can be claimed, which may be past, beside the run that is *claimed*."""
+        if self.standing.off_since is not None:
+            return None
+        others = [head for head in self.heads if claimed is None or head["run"] != claimed]
+        due = [rows.at_best(head["due_at"]) or self.now for head in others]
+        if claimed is not None and self.hides:
+            due.append(self.now)
+        for wakes_at in self.waiting:
+            is_over = _is_due(wakes_at, None, horizon(self.now, self.max_wait))
+            due.append(self.now if is_over else rows.at_best(wakes_at) or self.now)
+        if due and self._rests_until is not None:
+            due = [max(min(due), self._rests_until)]
+        return min(due, default=None)
 
 
 class Front:
@@ -37,46 +88,28 @@ class Front:
         self._cost_s = self._looked_at = 0.0
         self._waiting: Sequence[object] = ()
         """When the first and the last of those that wait become ready."""
-        self._seen: tuple[Standing, list[rows.Stored]] | None = None
 
-    def runs(self, now: datetime, max_wait: timedelta | None) -> dict[str, Any]:
-        """The oldest runs that can be claimed at *now*, as values of ``lease``; empty: none can."""
-        at, latest = rows.instant(now), horizon(now, max_wait)
-        (off_since, rests_until), heads = self._look()
-        if off_since or _rests(rests_until, now, max_wait):
-            return {}
+    def woken(self, now: datetime, max_wait: timedelta | None) -> Look:
+        """Look, and once more if something that waited was due, which is ready then."""
+        look, latest = self.look(now, max_wait), horizon(now, max_wait)
+        if look.is_closed:
+            return look
+        at = rows.instant(now)
         waking = {**self.place, "now": at, "horizon": latest, "limit": WAKE_BATCH}
         is_woken = False
         names = ("make_ready", at), ("make_unbelievable_ready", None)
-        for wakes_at, (name, bound) in zip(self._waiting, names, strict=False):
+        for wakes_at, (name, bound) in zip(look.waiting, names, strict=False):
             if _is_due(wakes_at, bound, latest):
                 is_woken = True
                 rows.write_all(self._store, name, waking, is_synced=False)
-        if is_woken:
-            self._cost_s = 0.0
-            _, heads = self._look()
-        seqs = [head["head"] for head in heads[:CANDIDATES]]
-        seqs += seqs[-1:] * (CANDIDATES - len(seqs))
-        return {f"head{number}": seq for number, seq in enumerate(seqs)}
+        if not is_woken:
+            return look
+        self._cost_s = 0.0
+        return self.look(now, max_wait)
 
-    def next_at(
-        self, now: datetime, max_wait: timedelta | None, *, is_seen: bool
-    ) -> datetime | None:
-        """When something can be claimed, which may be past; *is_seen*: by the last look."""
-        (off_since, rests_until), heads = (is_seen and self._seen) or self._look()
-        if off_since is not None:
-            return None
-        due = [rows.at_best(head["due_at"]) or now for head in heads]
-        for wakes_at in self._waiting:
-            is_over = _is_due(wakes_at, None, horizon(now, max_wait))
-            due.append(now if is_over else rows.at_best(wakes_at) or now)
-        if due and rests_until is not None and _rests(rests_until, now, max_wait):
-            due = [max(min(due), rests_until)]
-        return min(due, default=None)
-
-    def _look(self) -> tuple[Standing, list[rows.Stored]]:
+    def look(self, now: datetime, max_wait: timedelta | None) -> Look:
         """Whether the endpoint is on, and the first deliveries of runs that no lease holds."""
-        looking = {**self.place, "window": WINDOW, "floor": 0}
+        looking = {**self.place, "window": WINDOW, "runs": RUNS, "floor": 0}
         has_passed = self._origin is not None and self._floor - self._origin > PASSED
         is_slow = has_passed and self._cost_s > QUICK_S
         standing: rows.Found = ()
@@ -96,13 +129,12 @@ class Front:
         self._floor = seen[0]["first"] if seen else 0
         if self._origin is None and seen:
             self._origin = self._floor
+        hides = len(seen) >= RUNS or sum(row["ready"] for row in seen) >= WINDOW
         free = [row for row in seen if not row["is_held"]]
         if seen and not free:  # runs that are held may hide others
             standing, seen = self._store.read(("standing", self.place), ("look_elsewhere", looking))
             free = [row for row in seen if not row["is_held"]]
-        # Another lane's look may replace what is kept, but not what this one answers.
-        found = self._seen = standing_of(standing), free
-        return found
+        return Look(now, max_wait, standing_of(standing), free, hides, self._waiting)
 
 
 def standing_of(found: rows.Found) -> Standing:
@@ -117,10 +149,6 @@ def standing_of(found: rows.Found) -> Standing:
 def horizon(now: datetime, max_wait: timedelta | None) -> int:
     """The latest instant that a clock that is right can have put anything off to."""
     return rows.instant(now + max_wait) if max_wait is not None else END_OF_TIME
-
-
-def _rests(until: datetime | None, now: datetime, max_wait: timedelta | None) -> bool:
-    return until is not None and now < until and (max_wait is None or until <= now + max_wait)
 
 
 def _is_due(stored: object, now: int | None, latest: int) -> bool:

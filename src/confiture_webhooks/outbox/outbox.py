@@ -45,7 +45,7 @@ from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..event import EventType
 from . import rows
 from .front import END_OF_TIME, Front, horizon, standing_of
-from .values import Claim, Intent, Row, Summary, UnreadableIntent
+from .values import Claim, Claims, Intent, Row, Summary, UnreadableIntent
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
@@ -147,21 +147,23 @@ class Outbox:
         lease: timedelta,
         limit: int = 1,
         max_wait: timedelta | None = None,
-    ) -> Sequence[Claim]:
+    ) -> Claims:
         """Up to *limit* of one run of *environment* for *endpoint* that are due at *now*."""
         front = self._front(endpoint, environment)
         for _ in range(3):  # another worker may take the runs that were seen
-            runs = front.runs(now, max_wait)
+            look = front.woken(now, max_wait)
+            runs = look.candidates()
             if not runs:
-                return []
+                break
             token = self.holder + os.urandom(8).hex()
             lease_until = rows.instant(now + lease)
             leasing = {"token": token, "limit": limit, "lease_until": lease_until}
             leasing |= {**front.place, **runs}
             _, found = self._store.write(("lease", leasing), ("leased", leasing), is_synced=False)
             if found:
-                return [rows.claim(row, token) for row in found]
-        return []
+                claims = (rows.claim(row, token) for row in found)
+                return Claims(claims, look.next_at(found[0]["correlation_id"]))
+        return Claims((), look.next_at())
 
     def record(self, claim: Claim, attempt: Attempt, decision: Decision) -> Standing | None:
         """Keep *attempt* and move the delivery as decided; ``None``: the lease was lost.
@@ -202,15 +204,13 @@ class Outbox:
         *,
         now: datetime | None = None,
         max_wait: timedelta | None = None,
-        is_seen: bool = False,
     ) -> datetime | None:
         """When there is something to claim for *endpoint* there; ``None``: nothing is waiting.
 
-        The end of a lease counts, so that a crashed worker's delivery is taken up. *is_seen*: as
-        the latest ``claim`` found it, which costs no question.
+        The end of a lease counts, so that a crashed worker's delivery is taken up.
         """
         front = self._front(endpoint, environment)
-        return front.next_at(now or datetime.now(UTC), max_wait, is_seen=is_seen)
+        return front.look(now or datetime.now(UTC), max_wait).next_at()
 
     def due(
         self, endpoints: Iterable[Endpoint], environment: str | None, *, now: datetime

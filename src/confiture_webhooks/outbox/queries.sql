@@ -109,10 +109,10 @@ WITH front AS (
     WHERE endpoint = :endpoint AND environment = :environment AND is_ready = 1 AND seq >= :floor
     ORDER BY seq LIMIT :window
 ), runs AS (
-    SELECT correlation_id AS run, min(seq) AS first FROM front
-    GROUP BY correlation_id ORDER BY 2 LIMIT 16
+    SELECT correlation_id AS run, min(seq) AS first, count(*) AS ready FROM front
+    GROUP BY correlation_id ORDER BY 2 LIMIT :runs
 )
-SELECT run, first, {heads}
+SELECT run, first, ready, {heads}
 ORDER BY first
 
 -- The same for runs in the order of their ids: a run with many deliveries hides none of them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -93,6 +94,15 @@ class Claim:
     """Attempts recorded before this claim, over all schedules."""
     tries: int
     """Attempts recorded in the current schedule; 0 again after a redelivery."""
+
+
+class Claims(list[Claim]):
+    """The deliveries of one claim, and what its look at the outbox saw beside them."""
+
+    def __init__(self, claims: Iterable[Claim], next_due_at: datetime | None) -> None:
+        super().__init__(claims)
+        self.next_due_at = next_due_at
+        """When something else can be claimed, past: now; ``None``: nothing else is waiting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

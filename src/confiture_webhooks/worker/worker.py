@@ -139,8 +139,7 @@ class Worker(Sender):
             ended = pace.ended
             try:
                 seen = self._work(pace)
-                ended = pace.ended if seen is None else seen
-                due_at = self._next_due_at(pace, is_seen=seen is not None)
+                ended, due_at = seen or (pace.ended, self._next_due_at(pace))
                 pace.faults = 0
             except OutboxError as error:
                 self.telemetry.outbox_failed(str(error))
@@ -195,10 +194,11 @@ class Worker(Sender):
                 self._changed.wait(min(waits, default=None))
             return False
 
-    def _work(self, pace: Pace) -> int | None:
+    def _work(self, pace: Pace) -> tuple[int, datetime | None] | None:
         """Deliver what is due: a claim's deliveries are of one run, in their order.
 
-        If the last look at the outbox found nothing, how often lanes had ended before it.
+        If the last look at the outbox found nothing, how often lanes had ended before it, and when
+        something is due.
         """
         while not self.stopping.is_set():
             ended = pace.ended
@@ -208,18 +208,17 @@ class Worker(Sender):
                 if waiting.next_attempt_at is not None and waiting.next_attempt_at < long_ago:
                     self.close_open(pace, delivery_id)
             stale_at = self.clock.monotonic() + FRESH_FOR.total_seconds()
-            claims = deque(
-                self.outbox.claim(
-                    pace.endpoint.name,
-                    environment=self.environment,
-                    now=self.clock.now(),
-                    lease=pace.endpoint.timeout + LEASE_MARGIN,
-                    limit=pace.limit,
-                    max_wait=pace.endpoint.retry.longest_wait,
-                )
+            found = self.outbox.claim(
+                pace.endpoint.name,
+                environment=self.environment,
+                now=self.clock.now(),
+                lease=pace.endpoint.timeout + LEASE_MARGIN,
+                limit=pace.limit,
+                max_wait=pace.endpoint.retry.longest_wait,
             )
+            claims = deque(found)
             if not claims:
-                return ended
+                return ended, found.next_due_at
             pace.is_off = False  # the outbox gives nothing for an endpoint that is off
             run = claims[0].delivery.correlation_id
             pace.runs.add(run)
@@ -236,17 +235,15 @@ class Worker(Sender):
                 break
         return None
 
-    def _next_due_at(self, pace: Pace, *, is_seen: bool) -> datetime | None:
-        """When to look again; *is_seen*: the outbox has just been looked at."""
+    def _next_due_at(self, pace: Pace) -> datetime | None:
+        """When to look again."""
         if self.stopping.is_set():
             return None
         now, endpoint = self.clock.now(), pace.endpoint
         if pace.is_resting(now):
             return pace.rests_until
         longest = endpoint.retry.longest_wait
-        return self.outbox.next_due_at(
-            endpoint.name, self.environment, now=now, max_wait=longest, is_seen=is_seen
-        )
+        return self.outbox.next_due_at(endpoint.name, self.environment, now=now, max_wait=longest)
 
     def _widen(self, pace: Pace, run: str) -> None:
         """Others than *run* may be due, too: have another lane look."""
