@@ -182,6 +182,28 @@ def test_what_a_later_run_applied_did_not_commit_before() -> None:
 
 
 @pytest.mark.parametrize(
+    ("version", "differs"),
+    [
+        ("006", {}),
+        ("005", {"timeline": 2}),
+        ("005", {"ledger_oid": 2}),
+        ("005", {"database_identity": "7/2"}),
+        ("005", {"ledger_before": "old"}),
+    ],
+)
+def test_a_later_run_says_nothing_of_other_work(version: str, differs: dict[str, Any]) -> None:
+    """Of another version, or where the ledger before it was another: it stays unsettled."""
+    left = replace(KILLED, has_lock=False, backend_pid=None, database_identity="7/1")
+    bench = Bench(left, ask=lambda _: {})
+    ref = replace(left.migration, version=version)
+    migration = bench.run.migration(ref, Direction.UP, backend_after(left, **differs))
+    assert migration is not None
+    bench.run.conclude(migration, 1, None)
+    assert [kind for _, kind in bench.sent()] == ["migration_success"]
+    assert bench.outbox.intents() == [left]
+
+
+@pytest.mark.parametrize(
     ("direction", "ledger_before", "versions"),
     [(Direction.UP, NO_ROW, ("005",)), (Direction.DOWN, "old", ())],
 )
