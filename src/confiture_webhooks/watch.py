@@ -148,10 +148,10 @@ class _Delivering:
 
     def outcomes(self) -> Counter[Outcome]:
         """How many attempts led to which outcome, since the command began."""
-        return sum((pace.outcomes for pace in self.worker.paces), self.before)
+        return sum((pace.outcomes for pace in self.worker.snapshot()), self.before)
 
     def result(self, *, is_done: bool) -> PassResult:
-        outcomes, paces, now = self.outcomes(), self.worker.paces, datetime.now(UTC)
+        outcomes, paces, now = self.outcomes(), self.worker.snapshot(), datetime.now(UTC)
         dead, gone = outcomes[Outcome.DEAD_LETTER], outcomes[Outcome.GONE]
         try:
             summaries = self.outbox.summaries()

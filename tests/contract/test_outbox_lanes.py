@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from confiture_webhooks.delivery import Decision, Outcome, State
-from confiture_webhooks.outbox import Claims, Outbox, Unreadable, front
+from confiture_webhooks.outbox import Outbox, Unreadable, front
 from confiture_webhooks.outbox.postgres import PostgresOutbox
+from confiture_webhooks.outbox.values import Claims
 from confiture_webhooks.outlook import Standing
 from confiture_webhooks.retry import RetryPolicy
 from contract.acts import claim_ids, claim_one, disabled, finish, release, row_of

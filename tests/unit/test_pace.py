@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from confiture_webhooks.delivery import Decision, Outcome
-from confiture_webhooks.worker.pace import FAILING_AFTER, LARGEST_BATCH, LONGEST_REST, Pace, rest
+from confiture_webhooks.worker.pace import (
+    FAILING_AFTER,
+    FIRST_REST,
+    LARGEST_BATCH,
+    LONGEST_REST,
+    NEVER,
+    Pace,
+    doubled,
+)
 from samples import attempt, endpoint
 
 NOW = datetime(2026, 1, 9, tzinfo=UTC)
@@ -21,7 +31,7 @@ def test_batches_shrink_at_once() -> None:
 
 def test_rests_grow_to_a_bound() -> None:
     """Each further failure doubles the rest, never beyond the longest; success ends it."""
-    rests = [rest(FAILING_AFTER + more) for more in range(100)]
+    rests = [doubled(FIRST_REST, more) for more in range(100)]
     assert rests[:4] == [timedelta(seconds=s) for s in (2, 4, 8, 16)]
     assert set(rests[4:]) == {LONGEST_REST}
     pace = Pace(endpoint())
@@ -38,8 +48,55 @@ def test_gone_needs_no_rest() -> None:
     """An endpoint that is off is not claimed for: its pace does not wait for a rest to end."""
     pace = Pace(endpoint(), failures=FAILING_AFTER)
     pace.note(attempt(status_code=410), Decision(outcome=Outcome.GONE), NOW)
-    assert pace.is_off
+    assert pace.off
     assert not pace.is_resting(NOW)
+
+
+def test_an_endpoint_that_is_off_stays_off_until_a_later_look_claims() -> None:
+    """Neither another lane's answer that was under way ends it, nor what was claimed before it."""
+    pace = Pace(endpoint())
+    before = pace.begin_look()
+    pace.note(attempt(status_code=410), Decision(outcome=Outcome.GONE), NOW)
+    pace.note(attempt(status_code=500), Decision(outcome=Outcome.RETRY), NOW)
+    pace.end_look(before, "a run", NEVER, 0.0)
+    assert pace.off
+    pace.end_look(pace.begin_look(), None, NEVER, 0.0)
+    assert pace.off
+    pace.end_look(pace.begin_look(), "a run", NEVER, 0.0)
+    assert not pace.off
+
+
+def test_a_look_that_something_came_after_sets_nothing() -> None:
+    """What is new, or a later look has seen, is not forgotten for what an earlier one saw."""
+    pace = Pace(endpoint())
+    first = pace.begin_look()
+    pace.news()
+    assert not pace.end_look(first, None, NEVER, 1.0)
+    assert pace.due_in(NOW, 1.0) == 0
+    earlier, later = pace.begin_look(), pace.begin_look()
+    pace.end_look(later, None, 9.0, 1.0)
+    pace.end_look(earlier, None, NEVER, 1.0)
+    assert pace.due_in(NOW, 1.0) == 8
+
+
+@pytest.mark.parametrize(
+    ("run", "due", "is_needed"),
+    [
+        ("a", 1.0, True),
+        ("a", 4.0, True),
+        ("a", 5.0, False),
+        ("a", NEVER, False),
+        (None, 1.0, False),
+    ],
+)
+def test_another_lane_is_needed_for_what_is_due_beside_a_claim(
+    run: str | None, due: float, *, is_needed: bool
+) -> None:
+    """Now, or sooner than it was expected; a lane that claimed nothing looks itself."""
+    pace = Pace(endpoint(), due=5.0)
+    assert pace.end_look(pace.begin_look(), run, due, 1.0) is is_needed
+    pace = Pace(endpoint(), due=0.5)
+    assert pace.end_look(pace.begin_look(), "a", 1.0, 1.0)
 
 
 def test_a_clock_that_is_set_back_ends_a_rest() -> None:
@@ -124,7 +181,8 @@ def test_a_record_that_cannot_be_sent_rests_no_endpoint() -> None:
 
 def test_faults_are_counted_up_to_a_bound() -> None:
     """An outbox that is away for weeks is asked as seldom as one that is away for minutes."""
-    pace = Pace(endpoint())
+    pace = Pace(endpoint(), due=NEVER)
     for _ in range(5000):
-        pace.note_fault()
-    assert timedelta(seconds=1) * 2**pace.faults > LONGEST_REST
+        pace.due = NEVER
+        pace.note_fault(10.0, is_ours=False)
+    assert pace.due == 10.0 + LONGEST_REST.total_seconds()

@@ -297,8 +297,8 @@ def test_an_endpoint_that_keeps_failing_is_given_a_rest() -> None:
 class Impatient(threading.Condition):
     """Counts how often somebody waits, and says so when it never ends."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, lock: Any) -> None:
+        super().__init__(lock)
         self.waits = 0
         self.never_ends = threading.Event()
 
@@ -313,7 +313,8 @@ def test_endpoints_that_rest_let_each_other_rest() -> None:
     """Several endpoints that keep failing wait for the end of their rest, not for each other."""
     endpoints = [endpoint(name, 60) for name in "abc"]
     bench = Bench(*endpoints, transport=ScriptedTransport({name: [503] * 100 for name in "abc"}))
-    bench.worker._changed = changed = Impatient()
+    idle = {name: Impatient(bench.worker.lock) for name in "abc"}
+    bench.worker._idle.update(idle)
     bench.stop_the_clock()
     for name in "abc":
         for number in range(FAILING_AFTER + 1):
@@ -323,7 +324,7 @@ def test_endpoints_that_rest_let_each_other_rest() -> None:
     bench.worker.wake()
     assert bench.worker.drain(LONG_ENOUGH, horizon=A_SECOND)
     bench.worker.wake()
-    assert not changed.never_ends.wait(0.2)
+    assert not any(one.never_ends.wait(0.1) for one in idle.values())
     bench.worker.stop()
     assert len(bench.transport.sent) == len(endpoints) * FAILING_AFTER
 

@@ -132,11 +132,11 @@ class Passing(threading.Condition):
     """A wait that has an end is over at once, and the clock stands there; or *early*."""
 
     def __init__(self, bench: Bench, early: float = 1e9) -> None:
-        super().__init__()
+        super().__init__(bench.worker.lock)
         self._began, self._early = datetime.now(UTC), early
         self.passed = 0.0
         worker = bench.worker
-        worker._changed = self
+        worker._idle = {endpoint().name: self}
         clock = Clock(
             now=lambda: self._began + timedelta(seconds=self.passed), monotonic=lambda: self.passed
         )

@@ -20,6 +20,7 @@ from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
 from confiture_webhooks.worker import Worker
+from confiture_webhooks.worker.pace import NEVER
 from samples import delivery, endpoint
 
 LONG_ENOUGH = timedelta(seconds=20)
@@ -168,6 +169,26 @@ def test_no_other_lane_looks_for_the_run_that_a_lane_sends() -> None:
     assert outbox.claims <= 21 + 3  # the last look, and those of a lane that saw a new run
 
 
+def test_a_lane_is_roused_unless_all_that_is_new_is_of_runs_that_are_sent() -> None:
+    """Whoever sends one of the runs does not look for the other."""
+    worker = worker_of(InMemoryOutbox(), ScriptedTransport())
+    [pace] = worker.paces
+    pace.busy, pace.due, pace.runs = 4, NEVER, {"a", "b"}
+    worker.wake("a")
+    worker.wake("b", "a")
+    assert pace.due == NEVER
+    worker.wake("a", "c")
+    assert pace.due == 0
+
+
+def test_one_lane_looks_for_what_is_new() -> None:
+    """Until its look says that there is more, the others wait."""
+    worker = worker_of(InMemoryOutbox(), ScriptedTransport())
+    [pace] = worker.paces
+    assert worker._wait(pace)
+    assert (pace.busy, pace.due) == (1, NEVER)
+
+
 class Late(InMemoryOutbox):
     """The run records one more just after a look that found nothing, *left* times."""
 
@@ -212,12 +233,14 @@ class Outdated(InMemoryOutbox):
         found = super().claim(*args, **kwargs)
         if self.looks == 2:
             self.has_looked.set()
-            with self.worker._changed:
-                self.worker._changed.wait_for(lambda: self.worker.paces[0].ended, 10)
+            with self.worker.lock:
+                self.worker._ended.wait_for(lambda: self.worker.paces[0].faults, 10)
         return found
 
     def record(self, *args: Any) -> Any:
-        self.has_looked.wait(10)
+        if not self.has_looked.is_set():
+            self.worker.wake()
+            self.has_looked.wait(10)
         return super().record(*args)
 
 
@@ -407,9 +430,9 @@ def test_telemetry_that_cannot_begin_a_span_breaks_no_delivery() -> None:
 def test_a_lane_that_has_no_turn_waits_for_the_other_and_asks_nothing() -> None:
     """While a failing endpoint's one lane is busy, the others sleep until it is done."""
     worker = worker_of(InMemoryOutbox(), Meeting())
-    worker.poll_every(timedelta(milliseconds=1))
     [pace] = worker.paces
     pace.busy = pace.failures = 1
+    worker.poll_every(timedelta(milliseconds=1))
     patience: list[float | None] = []
 
     def wait(timeout: float | None = None) -> bool:
@@ -417,7 +440,7 @@ def test_a_lane_that_has_no_turn_waits_for_the_other_and_asks_nothing() -> None:
         worker.stopping.set()
         return True
 
-    worker._changed.wait = wait  # type: ignore[method-assign]
+    worker._idle["analytics"].wait = wait  # type: ignore[method-assign]
     assert not worker._wait(pace)
     assert patience == [None]
 

@@ -28,8 +28,10 @@ class Look:
     """What a look at *now* saw of the front of a line."""
 
     now: datetime
-    max_wait: timedelta | None
-    standing: Standing
+    latest: int
+    """The latest instant that a clock that is right can have put anything off to."""
+    closed: Standing
+    """Since when the endpoint is off, and until when it rests; ``None`` what it does not."""
     heads: Sequence[rows.Stored]
     """The first deliveries of runs that no lease holds, oldest first."""
     hides: bool
@@ -37,20 +39,9 @@ class Look:
     waiting: Sequence[object]
     """When the first and the last of those that wait become ready."""
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing may be claimed: the endpoint is off, or rests."""
-        return self.standing.off_since is not None or self._rests_until is not None
-
-    @property
-    def _rests_until(self) -> datetime | None:
-        until = self.standing.rests_until
-        is_wrong = until and self.max_wait is not None and until > self.now + self.max_wait
-        return None if until is None or until <= self.now or is_wrong else until
-
     def candidates(self) -> dict[str, Any]:
         """The oldest runs that can be claimed, as values of ``lease``; empty: none can."""
-        if self.is_closed or not self.heads:
+        if any(self.closed) or not self.heads:
             return {}
         seqs = [head["head"] for head in self.heads[:CANDIDATES]]
         seqs += seqs[-1:] * (CANDIDATES - len(seqs))
@@ -58,18 +49,20 @@ class Look:
 
     def next_at(self, claimed: object = None) -> datetime | None:
         """When something can be claimed, which may be past, beside the run that is *claimed*."""
-        if self.standing.off_since is not None:
+        if self.closed.off_since is not None:
             return None
-        others = [head for head in self.heads if claimed is None or head["run"] != claimed]
-        due = [rows.at_best(head["due_at"]) or self.now for head in others]
+        # One that is ready was put off by a clock that was ahead, if at all.
+        due = [
+            min(rows.at_best(head["due_at"]) or self.now, self.now)
+            for head in self.heads
+            if claimed is None or head["run"] != claimed
+        ]
         if claimed is not None and self.hides:
             due.append(self.now)
         for wakes_at in self.waiting:
-            is_over = _is_due(wakes_at, None, horizon(self.now, self.max_wait))
+            is_over = _is_due(wakes_at, None, self.latest)
             due.append(self.now if is_over else rows.at_best(wakes_at) or self.now)
-        if due and self._rests_until is not None:
-            due = [max(min(due), self._rests_until)]
-        return min(due, default=None)
+        return max(min(due), self.closed.rests_until or min(due)) if due else None
 
 
 class Front:
@@ -91,15 +84,14 @@ class Front:
 
     def woken(self, now: datetime, max_wait: timedelta | None) -> Look:
         """Look, and once more if something that waited was due, which is ready then."""
-        look, latest = self.look(now, max_wait), horizon(now, max_wait)
-        if look.is_closed:
+        look, at = self.look(now, max_wait), rows.instant(now)
+        if any(look.closed):
             return look
-        at = rows.instant(now)
-        waking = {**self.place, "now": at, "horizon": latest, "limit": WAKE_BATCH}
+        waking = {**self.place, "now": at, "horizon": look.latest, "limit": WAKE_BATCH}
         is_woken = False
         names = ("make_ready", at), ("make_unbelievable_ready", None)
         for wakes_at, (name, bound) in zip(look.waiting, names, strict=False):
-            if _is_due(wakes_at, bound, latest):
+            if _is_due(wakes_at, bound, look.latest):
                 is_woken = True
                 rows.write_all(self._store, name, waking, is_synced=False)
         if not is_woken:
@@ -134,7 +126,10 @@ class Front:
         if seen and not free:  # runs that are held may hide others
             standing, seen = self._store.read(("standing", self.place), ("look_elsewhere", looking))
             free = [row for row in seen if not row["is_held"]]
-        return Look(now, max_wait, standing_of(standing), free, hides, self._waiting)
+        latest, (off_since, until) = horizon(now, max_wait), standing_of(standing)
+        rests = until is not None and now < until and rows.instant(until) <= latest
+        closed = Standing(off_since, until if rests else None)
+        return Look(now, latest, closed, free, hides, self._waiting)
 
 
 def standing_of(found: rows.Found) -> Standing:

@@ -133,7 +133,7 @@ class Sending:
         outbox = self._outbox.current
         is_kept = outbox.is_durable
         loss = None if is_kept else Loss(self._outbox.refusal, self._parts.is_project)
-        lines, paces = [], {pace.endpoint.name: pace for pace in worker.paces}
+        lines, paces = [], {pace.endpoint.name: pace for pace in worker.snapshot()}
         given_up = {
             name: one.outcomes for name, one in paces.items() if one.outcomes.keys() & GIVEN_UP
         }
@@ -163,7 +163,7 @@ class Sending:
         return leftover_line(
             summaries,
             environment,
-            {one.endpoint.name: one.last_failure for one in worker.paces if one.last_failure},
+            {one.endpoint.name: one.last_failure for one in worker.snapshot() if one.last_failure},
             waits=waits,
             next_at=next_at if next_at > now else None,
             loss=loss,

@@ -18,8 +18,8 @@ FAILING_AFTER = 5
 FIRST_REST = timedelta(seconds=2)
 LONGEST_REST = timedelta(seconds=30)
 LARGEST_BATCH = 64
-MOST_FAULTS = 30
-"""Faults in a row that are counted: each doubles the time until the outbox is asked again."""
+OUTBOX_REST = timedelta(seconds=1)
+NEVER = float("inf")
 RATED_AHEAD = timedelta(seconds=10)
 """With a rate, no more is claimed than is sent in this time: a lease lasts not much longer.
 
@@ -35,29 +35,24 @@ class OpenDelivery:
     attempts: int = 0
     last: Attempt | None = None
     next_attempt_at: datetime | None = None
-    is_ours: bool = False
-    """The last attempt failed before anything was sent: it says nothing of the endpoint."""
 
 
 @dataclass(slots=True)
 class Pace:
-    """The state that the lanes of one endpoint share; guarded by the worker."""
+    """The state that the lanes of one endpoint share.
+
+    Whoever reads or changes any of it holds the worker's lock, and does nothing else meanwhile.
+    """
 
     endpoint: Endpoint
-    should_look: bool = True
-    """Something may be due: a lane has to look."""
-    due_at: datetime | None = None
-    """When something is due again, as the outbox said last."""
-    polls_at: float = 0.0
-    """When to look for deliveries of other processes, by the monotonic clock."""
+    due: float = 0.0
+    """When a lane has to look at the outbox, by the monotonic clock."""
+    looks: int = 0
+    """Looks begun, and news: with either, what an earlier look will answer is out of date."""
     busy: int = 0
-    """Lanes that claim or send."""
+    """Lanes that look or send."""
     runs: set[str] = field(default_factory=set)
     """Those whose deliveries lanes send: these lanes look for more of them before they end."""
-    widened_for: str | None = None
-    """The run for which another lane has looked, too, and nothing else came since."""
-    ended: int = 0
-    """How often a lane had nothing more to do."""
     batch: int = 1
     """How many deliveries to claim at once: more while all goes well, one after a failure."""
     last_failure: str | None = None
@@ -68,8 +63,8 @@ class Pace:
     """Failed attempts in a row."""
     faults: int = 0
     """Faults of the outbox, or ours, in a row."""
-    is_off: bool = False
-    """The endpoint answered 410, or was switched off: nothing is sent until there are claims."""
+    off: int = 0
+    """The endpoint answered 410, or was switched off: nothing is sent until a later look claims."""
     rests_until: datetime | None = None
     longest_rest: timedelta = timedelta()
     """How long that rest was when it began: one that seems longer is of another clock."""
@@ -94,6 +89,35 @@ class Pace:
     def _in_time(self, most: int) -> int:
         assert self.endpoint.rate
         return max(1, min(most, RATED_AHEAD // self.endpoint.rate))
+
+    def due_in(self, now: datetime, clock: float) -> float:
+        """Seconds until a lane has to look, not before a rest is over; at most 0: now."""
+        until = self.rests_until if self.is_resting(now) else None
+        return max(self.due - clock, (until - now).total_seconds() if until else 0.0)
+
+    def news(self, due: float = 0.0) -> None:
+        """Something may be due then that a look under way does not see."""
+        self.looks += 1
+        self.due = min(self.due, due)
+
+    def begin_look(self) -> int:
+        """The number of a look that begins."""
+        self.looks += 1
+        return self.looks
+
+    def end_look(self, look: int, run: str | None, due: float, clock: float) -> bool:
+        """It claimed deliveries of *run*, if any; what there is beside them is *due* then.
+
+        Whether another lane is needed sooner than it expects: this one has something to send.
+        """
+        if run is not None:
+            self.runs.add(run)
+            if look > self.off:  # the outbox gives nothing for an endpoint that is off
+                self.off = 0
+        if look != self.looks:
+            return False
+        before, self.due = self.due, due
+        return run is not None and (due <= clock or due < before)
 
     def is_resting(self, now: datetime) -> bool:
         """Whether the endpoint is left alone for a while.
@@ -131,11 +155,12 @@ class Pace:
         if attempt.is_success:
             self.failures = 0
         else:
-            self.is_off |= decision.outcome is Outcome.GONE
+            if decision.outcome is Outcome.GONE:
+                self.switch_off()
             self.failures += 1
-            self.batch, self.widened_for = 1, None  # lanes end; they are asked again
-            if not self.is_off and self.failures >= FAILING_AFTER:
-                rests.append(now + rest(self.failures))
+            self.batch = 1
+            if not self.off and self.failures >= FAILING_AFTER:
+                rests.append(now + doubled(FIRST_REST, self.failures - FAILING_AFTER))
         if rests:
             self.rest(max(rests), now)
         return asked
@@ -146,12 +171,18 @@ class Pace:
         if until > (known or now):
             self.rests_until, self.longest_rest = until, until - now
 
-    def note_fault(self) -> None:
-        """The outbox failed, or we did: so often in a row, up to what the longest rest needs."""
-        self.faults = min(self.faults + 1, MOST_FAULTS)
+    def switch_off(self) -> None:
+        """Send nothing more of what is claimed, or what a look under way claims."""
+        self.news()
+        self.off = self.looks
+
+    def note_fault(self, clock: float, *, is_ours: bool) -> None:
+        """The outbox failed, or we did: ask again, the later the more faults came in a row."""
+        wait = LONGEST_REST if is_ours else doubled(OUTBOX_REST, self.faults)
+        self.faults += 1
+        self.news(clock + wait.total_seconds())
 
 
-def rest(failures: int) -> timedelta:
-    """How long an endpoint is left alone after so many failures in a row."""
-    doublings = min(failures - FAILING_AFTER, LONGEST_REST // FIRST_REST)
-    return min(LONGEST_REST, FIRST_REST * (1 << doublings))
+def doubled(first: timedelta, times: int) -> timedelta:
+    """A rest of *first* that was doubled so often, up to the longest."""
+    return min(LONGEST_REST, first * (1 << min(times, LONGEST_REST // first)))

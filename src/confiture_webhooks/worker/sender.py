@@ -70,8 +70,8 @@ class Sender:
     passes: Passes | None = None
     clock: Clock = field(default_factory=Clock)
     stopping: threading.Event = field(default_factory=threading.Event)
-    guard: threading.Lock = field(default_factory=threading.Lock)
-    """Guards the paces that lanes share."""
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    """Guards all paces."""
 
     def deliver(self, pace: Pace, claims: deque[Claim], stale_at: float) -> None:
         """Make one attempt for each of *claims*, from the front; the rest stays in it.
@@ -79,39 +79,35 @@ class Sender:
         It ends early when the worker stops, the endpoint needs a rest or is off, and at
         *stale_at* (monotonic): later attempts could outlast the lease.
         """
-        is_whole = len(claims) == pace.limit
+        with self.lock:
+            is_whole = len(claims) == pace.limit
         while claims and self._may_begin(pace, stale_at):
             claim = claims.popleft()
-            waiting = pace.open.get(claim.delivery.id)
-            if waiting is None:
-                waiting = OpenDelivery(self._begin_span(claim), attempts=claim.attempts)
-                pace.open[claim.delivery.id] = waiting
-            attempt = self._attempt(pace, claim, waiting)
+            waiting = self._opened(pace, claim)
+            attempt, is_ours = self._attempt(pace, claim, waiting)
             if attempt is None:
                 self._give_up_attempt(pace, claim, waiting)
                 return
             now = self.clock.now()
             retry, spread = pace.endpoint.retry, self.clock.spread()
             decision = decide(retry, attempt, tries=claim.tries + 1, now=now, spread=spread)
-            waiting.attempts, waiting.last = attempt.number, attempt
-            waiting.next_attempt_at = decision.next_attempt_at
-            with self.guard:
-                rests_until = pace.note(attempt, decision, now, is_ours=waiting.is_ours)
+            with self.lock:
+                waiting.attempts, waiting.last = attempt.number, attempt
+                waiting.next_attempt_at = decision.next_attempt_at
+                rests_until = pace.note(attempt, decision, now, is_ours=is_ours)
             self._record_and_report(pace, claim, waiting, decision, now)
             if rests_until is not None:
                 self._rest(pace, rests_until, now)
             is_whole = is_whole and attempt.is_success
-            if pace.is_off or pace.is_resting(now):
-                return
         if is_whole and not claims:  # all was accepted: claim more at once
-            with self.guard:
+            with self.lock:
                 pace.batch = min(2 * pace.batch, LARGEST_BATCH)
 
     def _may_begin(self, pace: Pace, stale_at: float) -> bool:
         """Wait for the endpoint's rate; whether an attempt may begin then."""
-        if pace.is_off or pace.is_resting(self.clock.now()):
-            return False  # another lane found out
-        with self.guard:
+        with self.lock:
+            if pace.off or pace.is_resting(self.clock.now()):
+                return False
             wait = pace.turn(self.clock.monotonic())
         if self.clock.monotonic() + wait >= stale_at:
             return False
@@ -119,11 +115,22 @@ class Sender:
             self.stopping.wait(wait)
         return not self.stopping.is_set()
 
+    def _opened(self, pace: Pace, claim: Claim) -> OpenDelivery:
+        """The delivery with its span, which is new, or open since an earlier attempt."""
+        with self.lock:
+            waiting = pace.open.get(claim.delivery.id)
+        if waiting is None:
+            waiting = OpenDelivery(self._begin_span(claim), attempts=claim.attempts)
+            with self.lock:
+                pace.open[claim.delivery.id] = waiting
+        return waiting
+
     def close_open(
         self, pace: Pace, delivery_id: str, outcome: str = "deferred", at: datetime | None = None
     ) -> None:
         """End the span of a delivery, now or *at*; of two threads that do, one does."""
-        waiting = pace.open.pop(delivery_id, None)
+        with self.lock:
+            waiting = pace.open.pop(delivery_id, None)
         if waiting is not None:
             waiting.span.finish(
                 outcome,
@@ -141,12 +148,17 @@ class Sender:
             self.telemetry.failed("span", error)
             return _NoSpan()  # type: ignore[return-value]
 
-    def _attempt(self, pace: Pace, claim: Claim, waiting: OpenDelivery) -> Attempt | None:
-        """Send it; ``None``: we cut the attempt ourselves, which says nothing of the receiver."""
+    def _attempt(
+        self, pace: Pace, claim: Claim, waiting: OpenDelivery
+    ) -> tuple[Attempt | None, bool]:
+        """Send it; ``None``: we cut the attempt ourselves.
+
+        And whether a failure is ours, which says nothing of the receiver.
+        """
         started_at, started = self.clock.now(), self.clock.monotonic()
         number = claim.attempts + 1
         response = error_type = reason = None
-        waiting.is_ours = isinstance(claim.delivery, Unreadable)
+        is_ours = isinstance(claim.delivery, Unreadable)
         try:
             if isinstance(claim.delivery, Unreadable):
                 error_type, reason = "other", claim.delivery.reason
@@ -156,13 +168,13 @@ class Sender:
                     response = self.transport.send(request, timeout=pace.endpoint.timeout)
         except TransportError as error:
             if error.error_type == CUT:
-                return None
+                return None, True
             error_type, reason = error.error_type, error.reason
         except Exception as error:  # noqa: BLE001  one delivery costs itself alone
-            waiting.is_ours = True
+            is_ours = True
             error_type, reason = "other", type(error).__name__
             self.telemetry.failed("attempt", error)
-        return Attempt(
+        made = Attempt(
             number=number,
             started_at=started_at,
             duration=timedelta(seconds=max(0.0, self.clock.monotonic() - started)),
@@ -171,6 +183,7 @@ class Sender:
             retry_after=response.retry_after if response else None,
             reason=reason,
         )
+        return made, is_ours
 
     def _record_and_report(
         self, pace: Pace, claim: Claim, waiting: OpenDelivery, decision: Decision, at: datetime
@@ -183,12 +196,14 @@ class Sender:
             # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
             self.close_open(pace, delivery_id)
             return
-        with self.guard:
+        with self.lock:
             pace.outcomes[decision.outcome] += 1
-            pace.is_off |= stands.off_since is not None
+            if stands.off_since is not None:
+                pace.switch_off()
             if until := rest_of(stands, pace.endpoint, at):
                 pace.rest(until, at)  # another worker was asked to rest
-        if delivery_id not in pace.open:
+            is_open = delivery_id in pace.open
+        if not is_open:
             return  # the worker was stopped during the record, and has reported it
         wait = decision.next_attempt_at - at if decision.next_attempt_at else None
         if not attempt.is_success:
@@ -216,8 +231,9 @@ class Sender:
 
     def _give_up_attempt(self, pace: Pace, claim: Claim, waiting: OpenDelivery) -> None:
         """Give back a delivery whose attempt was cut: it is due as before, with as many tries."""
-        pace.last_failure = CUT
-        waiting.next_attempt_at = self.clock.now()
+        with self.lock:
+            pace.last_failure = CUT
+            waiting.next_attempt_at = self.clock.now()
         try:
             self.outbox.give_back(claim)
         finally:

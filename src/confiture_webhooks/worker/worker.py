@@ -1,4 +1,9 @@
-"""The worker: lanes for each endpoint, their threads, and when they wait, rest and end."""
+"""The worker: lanes for each endpoint, their threads, and when they wait, rest and end.
+
+A lane waits until its endpoint is due. It looks at the outbox, claims deliveries of one run and
+sends them, and looks again, until a look finds nothing. Each look says when something else is due:
+where that is sooner than other lanes expect, one of them is roused.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,21 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from ..errors import OutboxError
-from .pace import LONGEST_REST, Pace
+from .pace import LONGEST_REST, NEVER, Pace
 from .sender import Sender
+
+if TYPE_CHECKING:
+    from ..outbox.values import Claims
 
 LEASE_MARGIN = timedelta(seconds=30)
 """A lease outlasts the longest attempt by this."""
 FRESH_FOR = LEASE_MARGIN - timedelta(seconds=5)
 """So long after a claim an attempt may begin that the lease outlasts; then the rest goes back."""
-OUTBOX_REST = timedelta(seconds=1)
 SHOW_EVERY_S = 0.25
 FINISHING = timedelta(seconds=1)
 """How long an attempt may take to wind up beyond its endpoint's timeout."""
@@ -36,8 +44,11 @@ class Worker(Sender):
     """
 
     def __post_init__(self) -> None:
-        self._changed = threading.Condition()
         self.paces = [Pace(endpoint) for endpoint in self.endpoints]
+        self._idle = {one.name: threading.Condition(self.lock) for one in self.endpoints}
+        """Where lanes wait until their endpoint is due."""
+        self._ended = threading.Condition(self.lock)
+        """Where drains wait until a lane has nothing more to do."""
         self._threads: defaultdict[str, list[threading.Thread]] = defaultdict(list)
 
     def start(self) -> None:
@@ -62,19 +73,22 @@ class Worker(Sender):
 
         A lane that sends deliveries of these looks again in any case.
         """
-        with self._changed:
+        with self.lock:
             for pace in self.paces:
                 if not (runs and pace.runs.issuperset(runs)):
-                    pace.should_look = True
-                    if runs != (pace.widened_for,):
-                        pace.widened_for = None
-            self._changed.notify_all()
+                    pace.news()
+                    self._rouse(pace)
 
     def poll_every(self, poll: timedelta) -> None:
         """Look now, and from now on so often, for deliveries of other processes."""
-        with self._changed:
+        with self.lock:
             self.poll = poll
-        self.wake()
+            self.wake()
+
+    def snapshot(self) -> list[Pace]:
+        """A copy of each endpoint's state, for whoever reports it."""
+        with self.lock:
+            return [replace(pace, outcomes=pace.outcomes.copy()) for pace in self.paces]
 
     def drain(
         self,
@@ -86,24 +100,21 @@ class Worker(Sender):
         """Wait until nothing is due within *budget*, at most that long; whether all was done.
 
         With *horizon*, deliveries due later than that from now are not waited for. *show* is called
-        now and then with the seconds left.
+        now and then with the seconds left. A worker that polls is never done.
         """
         deadline = self.clock.monotonic() + budget.total_seconds()
         while True:
-            with self._changed:
-                left = timedelta(seconds=max(0.0, deadline - self.clock.monotonic()))
-                until = self.clock.now() + (left if horizon is None else min(left, horizon))
+            with self.lock:
+                now, clock = self.clock.now(), self.clock.monotonic()
+                left = max(0.0, deadline - clock)
+                until = left if horizon is None else min(left, horizon.total_seconds())
                 if not any(self._threads.values()):
                     return False  # no thread was to be had
-                if not any(
-                    pace.busy or pace.should_look or (pace.due_at and pace.due_at <= until)
-                    for pace in self.paces
-                ):
+                if not any(pace.busy or pace.due_in(now, clock) <= until for pace in self.paces):
                     return True
                 if not left:
                     return False
-                step = left.total_seconds()
-                self._changed.wait(step if show is None else min(step, SHOW_EVERY_S))
+                self._ended.wait(left if show is None else min(left, SHOW_EVERY_S))
             if show is not None:
                 show(max(0.0, deadline - self.clock.monotonic()))
 
@@ -117,16 +128,16 @@ class Worker(Sender):
         """End the lanes, cutting attempts under way; what is open ends as ``deferred``."""
         self._end(grace, cuts=True)
         for pace in self.paces:
-            for delivery_id in list(pace.open):
-                self.close_open(pace, delivery_id)
+            self._close_all(pace)
         if self.passes is not None:
             self.passes.end()
 
     def _end(self, patience: timedelta, *, cuts: bool) -> None:
         """Have the lanes end, and wait for them."""
-        with self._changed:
+        with self.lock:
             self.stopping.set()
-            self._changed.notify_all()
+            for idle in (self._ended, *self._idle.values()):
+                idle.notify_all()
         if cuts:
             self.transport.abort()
         deadline = self.clock.monotonic() + patience.total_seconds()
@@ -136,121 +147,98 @@ class Worker(Sender):
 
     def _run(self, pace: Pace) -> None:
         while self._wait(pace):
-            ended = pace.ended
+            is_ours = None
             try:
-                seen = self._work(pace)
-                ended, due_at = seen or (pace.ended, self._next_due_at(pace))
-                pace.faults = 0
+                self._work(pace)
             except OutboxError as error:
                 self.telemetry.outbox_failed(str(error))
-                due_at = self.clock.now() + min(OUTBOX_REST * 2**pace.faults, LONGEST_REST)
-                pace.note_fault()
+                is_ours = False
             # A bug of ours must cost this endpoint a rest, never the run.
             except Exception as error:  # noqa: BLE001
                 self.telemetry.failed("worker", error)
-                due_at = self.clock.now() + LONGEST_REST
-                pace.note_fault()
-            with self._changed:
+                is_ours = True
+            with self.lock:
+                now, clock = self.clock.now(), self.clock.monotonic()
                 pace.busy -= 1
-                if pace.busy:  # another lane may know of something that is due earlier
-                    due_at = min((at for at in (pace.due_at, due_at) if at), default=None)
-                elif ended != pace.ended and not pace.faults:  # one ended meanwhile: ask again
-                    pace.should_look = True
-                pace.due_at = due_at
-                pace.ended += 1
-                is_over = not any(one.busy or one.should_look for one in self.paces)
-                self._changed.notify_all()
+                if is_ours is None:
+                    pace.faults = 0
+                else:
+                    pace.note_fault(clock, is_ours=is_ours)
+                is_over = not any(one.busy or one.due_in(now, clock) <= 0 for one in self.paces)
+                self._ended.notify_all()
             if is_over and self.passes is not None:
                 self.passes.end()
 
     def _wait(self, pace: Pace) -> bool:
         """Block until a lane of *pace* has something to do; ``False``: the worker is stopping."""
-        with self._changed:
+        with self.lock:
             while not self.stopping.is_set():
-                now, clock = self.clock.now(), self.clock.monotonic()
-                is_resting = pace.is_resting(now)
-                # A broken outbox is not asked more often because others may have news for it.
-                polls = self.poll is not None and not (is_resting or pace.faults)
-                if polls and clock >= pace.polls_at:
-                    pace.should_look, pace.widened_for = True, None
-                if is_due := pace.due_at is not None and pace.due_at <= now:
-                    pace.widened_for = None
-                is_due |= pace.should_look and not is_resting
-                has_turn = clock >= pace.next_start
-                if is_due and has_turn and pace.busy < pace.width:
-                    pace.should_look, pace.due_at = False, None
+                clock = self.clock.monotonic()
+                wait = max(pace.due_in(self.clock.now(), clock), pace.next_start - clock)
+                if pace.busy >= pace.width:
+                    wait = NEVER
+                if wait <= 0:
+                    pace.due = NEVER
                     pace.busy += 1
-                    if self.poll is not None:
-                        pace.polls_at = clock + self.poll.total_seconds()
                     return True
-                # Noted only once: two resting lanes would wake each other without end.
-                if is_resting and (pace.should_look or pace.due_at != pace.rests_until):
-                    pace.should_look = False
-                    pace.due_at = pace.rests_until
-                    self._changed.notify_all()
-                waits = [] if is_due or not pace.due_at else [(pace.due_at - now).total_seconds()]
-                waits += [pace.polls_at - clock] if polls and not is_due else []
-                waits += [] if has_turn else [pace.next_start - clock]
-                self._changed.wait(min(waits, default=None))
+                self._idle[pace.endpoint.name].wait(None if wait == NEVER else wait)
             return False
 
-    def _work(self, pace: Pace) -> tuple[int, datetime | None] | None:
-        """Deliver what is due: a claim's deliveries are of one run, in their order.
-
-        If the last look at the outbox found nothing, how often lanes had ended before it, and when
-        something is due.
-        """
+    def _work(self, pace: Pace) -> None:
+        """Deliver what is due: a claim's deliveries are of one run, in their order."""
         while not self.stopping.is_set():
-            ended = pace.ended
             # Another worker has made an attempt that was due so long ago.
-            long_ago = self.clock.now() - LONGEST_REST
-            for delivery_id, waiting in list(pace.open.items()):
-                if waiting.next_attempt_at is not None and waiting.next_attempt_at < long_ago:
-                    self.close_open(pace, delivery_id)
+            self._close_all(pace, self.clock.now() - LONGEST_REST)
+            with self.lock:
+                look, limit = pace.begin_look(), pace.limit
             stale_at = self.clock.monotonic() + FRESH_FOR.total_seconds()
             found = self.outbox.claim(
                 pace.endpoint.name,
                 environment=self.environment,
                 now=self.clock.now(),
                 lease=pace.endpoint.timeout + LEASE_MARGIN,
-                limit=pace.limit,
+                limit=limit,
                 max_wait=pace.endpoint.retry.longest_wait,
             )
+            run = found[0].delivery.correlation_id if found else None
+            self._end_look(pace, look, found, run)
+            if run is None:
+                return
             claims = deque(found)
-            if not claims:
-                return ended, found.next_due_at
-            pace.is_off = False  # the outbox gives nothing for an endpoint that is off
-            run = claims[0].delivery.correlation_id
-            pace.runs.add(run)
-            if run != pace.widened_for:
-                self._widen(pace, run)
             try:
                 self.deliver(pace, claims, stale_at)
             finally:
-                pace.runs.discard(run)  # what is released from here on is seen by the next look
+                with self.lock:
+                    pace.runs.discard(run)  # what is released from here on the next look sees
                 for claim in claims:
                     with suppress(OutboxError):  # its lease ends
                         self.outbox.give_back(claim)
-            if pace.is_resting(self.clock.now()) or pace.busy > pace.width:
-                break
-        return None
+            with self.lock:
+                if pace.is_resting(self.clock.now()) or pace.busy > pace.width:
+                    pace.news()  # there may be more
+                    return
 
-    def _next_due_at(self, pace: Pace) -> datetime | None:
-        """When to look again."""
-        if self.stopping.is_set():
-            return None
-        now, endpoint = self.clock.now(), pace.endpoint
-        if pace.is_resting(now):
-            return pace.rests_until
-        longest = endpoint.retry.longest_wait
-        return self.outbox.next_due_at(endpoint.name, self.environment, now=now, max_wait=longest)
+    def _end_look(self, pace: Pace, look: int, found: Claims, run: str | None) -> None:
+        """Take over what a look saw, and have another lane look for what is due beside it."""
+        with self.lock:
+            clock, at = self.clock.monotonic(), found.next_due_at
+            due = NEVER if at is None else clock + (at - self.clock.now()).total_seconds()
+            if self.poll is not None:
+                due = min(due, clock + self.poll.total_seconds())
+            if pace.end_look(look, run, due, clock):
+                self._rouse(pace)
 
-    def _widen(self, pace: Pace, run: str) -> None:
-        """Others than *run* may be due, too: have another lane look."""
-        with self._changed:
-            if pace.busy >= pace.width:
-                return
-            pace.should_look, pace.widened_for = True, run
+    def _close_all(self, pace: Pace, before: datetime | None = None) -> None:
+        """End the spans of deliveries; with *before*, of those whose next attempt was due then."""
+        with self.lock:
+            waiting = [(key, one.next_attempt_at) for key, one in pace.open.items()]
+        for delivery_id, at in waiting:
+            if before is None or (at is not None and at < before):
+                self.close_open(pace, delivery_id)
+
+    def _rouse(self, pace: Pace) -> None:
+        """Have one lane more look when it is due; it is started if all are busy."""
+        if pace.busy < pace.width:
             if pace.busy == len(self._threads[pace.endpoint.name]):
                 self._add_lane(pace)
-            self._changed.notify_all()
+            self._idle[pace.endpoint.name].notify()
