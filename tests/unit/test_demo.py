@@ -211,7 +211,8 @@ def test_nothing_missing() -> None:
 def test_everything_missing() -> None:
     """When nothing arrived, every event, trace, delivery, log record and metric is named."""
     said = missing(Seen(spans=(), points=(), logs=(), requests=(), killed=KILLED))
-    assert said == [f"{count} x {thing} (received 0)" for thing, count in EXPECTED.items()]
+    expected_here = {thing: count for thing, count in EXPECTED.items() if count}
+    assert said == [f"{count} x {thing} (received 0)" for thing, count in expected_here.items()]
 
 
 def _without(seen: Seen) -> dict[str, tuple[Seen, str]]:
@@ -225,10 +226,19 @@ def _without(seen: Seen) -> dict[str, tuple[Seen, str]]:
     no_503 = tuple(r for r in seen.requests if r.answer.is_success)
     return {
         "a signature": (replace(seen, requests=(forged, *rest)), "valid signature"),
-        "the header's id": (replace(seen, requests=(stray, *rest)), "trace id of a run on evt_"),
-        "the payload's id": (replace(seen, requests=(lost, *rest)), "trace id of a run on evt_"),
+        "the header's id": (
+            replace(seen, requests=(stray, *rest)),
+            "webhook without the trace id of a run",
+        ),
+        "the payload's id": (
+            replace(seen, requests=(lost, *rest)),
+            "webhook without the trace id of a run",
+        ),
         "the retry": (replace(seen, requests=no_503), "answered 503"),
-        "a log's id": (replace(seen, logs=(late, *seen.logs[1:])), "on the log record"),
+        "a log's id": (
+            replace(seen, logs=(late, *seen.logs[1:])),
+            "log record without the trace id of a run",
+        ),
         "one metric": (replace(seen, points=seen.points[1:]), seen.points[0].name),
         "an attempt": (
             replace(seen, spans=[s for s in seen.spans if s.span_id != "d2a0"]),
@@ -269,10 +279,9 @@ def test_trace_is_a_tree() -> None:
 
 
 def test_trace_says_what_and_how_long() -> None:
-    """Each span says what it was about, its duration, and when it was."""
+    """Each span says what it was about, and its duration."""
     text = shown(trace_table(whole(), UP))
     assert "2 done, 1 failed" in row(text, "confiture migrate up")
-    assert "━" * 24 in row(text, "confiture migrate up")
     assert "001_create_customers" in row(text, "apply migration")
     assert "50.0 ms" in row(text, "apply migration")
     assert "migration_success, delivered, retry in 2.2 s" in text
@@ -291,15 +300,6 @@ def test_trace_without_its_root() -> None:
     assert shown(trace_table(orphans, UP)).count("deliver webhook") == 3
 
 
-def test_narrow_trace() -> None:
-    """On a narrow terminal the tree stays whole and the bars are left out."""
-    out = io.StringIO()
-    table = trace_table(whole(), UP, is_wide=False)
-    Console(file=out, width=70).print(table)
-    assert "━" not in out.getvalue()
-    assert out.getvalue().count("deliver webhook default") == 3
-
-
 def test_no_trace() -> None:
     """A trace of which nothing arrived is an empty table."""
     assert shown(trace_table(whole(), "f" * 32)).count("\n") == 1
@@ -311,7 +311,7 @@ def test_deliveries_attempt_by_attempt() -> None:
     assert len(lines) == 6
     assert lines[1].split()[:4] == ["migration_success", "001_create_customers", "1", "503"]
     assert "again in 2.2 s" in lines[1]
-    assert lines[2].split() == ["2", "200", "5.0", "ms", "delivered"]
+    assert lines[2].split()[-5:] == ["2", "200", "5.0", "ms", "delivered"]
 
 
 def test_attempt_without_an_answer() -> None:

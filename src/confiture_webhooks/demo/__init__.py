@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -138,7 +138,7 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
     killed = secrets.token_hex(16)
     with ExitStack() as stack:
-        stack.enter_context(_orderly_end())
+        stack.enter_context(_sigterm_as_ctrl_c())
         project = stack.enter_context(_project(console, is_kept=is_kept))
         collector = stack.enter_context(LocalCollector())
         receiver = stack.enter_context(LocalReceiver(secret=secret, answers=ANSWERS))
@@ -151,7 +151,11 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
             "CONFITURE_WEBHOOK_SECRET": secret,
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         }
-        console.print(_exports(settings))
+        hidden = ("CONFITURE_DATABASE_URL", "CONFITURE_WEBHOOK_SECRET")
+        for name, value in settings.items():
+            console.print(
+                f"export {name}={'…' if name in hidden else value}", style="dim", soft_wrap=True
+            )
         ran = [_confiture(arguments, project, settings) for arguments in COMMANDS]
         ran.append(_killed(project, {**settings, "TRACEPARENT": f"00-{killed}-{killed[:16]}-01"}))
         ran.append(_confiture(SETTLING, project, settings))
@@ -184,21 +188,13 @@ def _send_on(otlp: str, bodies: Iterable[tuple[str, bytes]]) -> str | None:
 
 
 @contextmanager
-def _orderly_end() -> Iterator[None]:
-    """Ctrl-C and SIGTERM both end what runs; a second one does not interrupt the tidying up."""
-    chosen = (signal.SIGINT, signal.SIGTERM)
-
-    def end(_: int, __: object) -> NoReturn:
-        for number in chosen:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = [signal.signal(number, end) for number in chosen]
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM ends what runs as Ctrl-C does: everything is tidied up."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in zip(chosen, before, strict=True):
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -272,13 +268,6 @@ def _killed(project: Path, settings: Mapping[str, str]) -> Ran:
     return ran
 
 
-def _exports(settings: Mapping[str, str]) -> Text:
-    """The settings as a shell would have them, without what is secret."""
-    hidden = ("CONFITURE_DATABASE_URL", "CONFITURE_WEBHOOK_SECRET")
-    lines = [f"export {k}={'…' if k in hidden else v}" for k, v in settings.items()]
-    return Text("\n".join(lines), style="dim", no_wrap=True, overflow="ignore")
-
-
 def _show(console: Console, ran: list[Ran], seen: Any) -> None:
     from . import view  # noqa: PLC0415
 
@@ -295,8 +284,7 @@ def _show(console: Console, ran: list[Ran], seen: Any) -> None:
         ended = f"   {how}{intended} after {one.duration_s:.1f} s"
         console.print(Text(line, style="bold") + Text(ended, style="dim"))
     for name, trace_id in seen.runs:
-        trace = view.trace_table(seen, trace_id, is_wide=console.width >= PLAIN_WIDTH)
-        section(f"Trace of {name}", trace)
+        section(f"Trace of {name}", view.trace_table(seen, trace_id))
     section("Deliveries, attempt by attempt", view.deliveries_table(seen))
     section("Metrics", view.metrics_table(seen.points))
     section("Log lines", view.logs_table(seen.logs))
