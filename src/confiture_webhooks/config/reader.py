@@ -164,27 +164,23 @@ def _contradictions(
 
 
 def _astray(endpoints: Sequence[Endpoint], environment: str | None) -> list[Fault]:
-    """Advice about endpoints that are not for *environment*, if a misspelt name may be why.
+    """Advice about endpoints that are not for *environment*, where a misspelt name may be why.
 
-    It is not if each of theirs has a file, unless no endpoint at all is for *environment*.
+    It is not where each of their environments has a file, and another endpoint is for this one.
     """
-    strays = [one for one in endpoints if not (one.is_for(environment) or one.faults)]
-    if not strays:
-        return []
-    names = {path.stem for path in Path(command_watch.ENVIRONMENTS).glob("*.yaml")}
-    names |= {environment} if environment else set()
+    files = {path.stem for path in Path(command_watch.ENVIRONMENTS).glob("*.yaml")}
+    names = files | ({environment} if environment else set())
     is_served = any(one.is_for(environment) for one in endpoints)
     here = shown_environment(environment)
-    return [
-        Fault(
-            one.name,
-            f"is sent nothing in environment {here}: its environments are {', '.join(only)}",
-            "".join(rules.did_you_mean(one, names) for one in only if one not in names).strip()
-            or f"Add {here} if it should be",
-        )
-        for one in strays
-        if (only := sorted(one.environments or ())) and not (is_served and names.issuperset(only))
-    ]
+    advice = []
+    for one in endpoints:
+        only = sorted(one.environments or ())
+        if one.faults or one.is_for(environment) or (is_served and names.issuperset(only)):
+            continue
+        problem = f"is sent nothing in environment {here}: its environments are {', '.join(only)}"
+        meant = "".join(rules.did_you_mean(word, names) for word in only if word not in names)
+        advice.append(Fault(one.name, problem, meant.strip() or f"Add {here} if it should be"))
+    return advice
 
 
 def _endpoints(
