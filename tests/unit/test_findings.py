@@ -8,7 +8,7 @@ import pytest
 
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import Decision, Outcome
-from confiture_webhooks.doctor.outbox import examine
+from confiture_webhooks.doctor.findings import examine
 from confiture_webhooks.testing import InMemoryOutbox
 from samples import attempt, delivery, endpoint
 

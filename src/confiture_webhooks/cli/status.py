@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import State
-from ..doctor.outbox import Findings, examine, needs
+from ..doctor.findings import Findings, examine, needs
 from ..event import rfc3339
 from ..outlook import by_environment, listed, shown_environment
 from ..remedy import shown

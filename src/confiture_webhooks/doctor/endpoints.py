@@ -10,16 +10,13 @@ from urllib.parse import urlsplit
 
 from ..adapters.http_exchange import Exchange, ahead
 from ..bounded import TimedOut, bounded
-from ..delivery import ERROR_TYPES, Delivery, TraceContext
+from ..delivery import ERROR_TYPES
 from ..endpoint import DEFAULT_FORMAT, Tls
-from ..errors import ConfigError, SignatureError
-from ..event import EventType, body
 from ..formats import FORMATS
 from ..networks import Networks, origin
 from ..remedy import command
 from ..telemetry.context import without_http_spans
-from ..transport import Request, prepare
-from ..verification import verify
+from ..transport import Request
 from .health import Check, ok, skipped, warn, wrong
 
 if TYPE_CHECKING:
@@ -27,39 +24,15 @@ if TYPE_CHECKING:
 
 
 def signs(endpoint: Endpoint) -> Check:
-    """Whether a sample verifies, or the receiver knows the sender by other means."""
+    """Whether the receiver can know the sender: by a signature, headers or the address."""
     name = f"{endpoint.name}: signs"
-    if not endpoint.secrets:
-        if endpoint.basic_auth or endpoint.headers:
-            return ok(name, "no secret; the receiver knows the sender by its headers")
-        if FORMATS[endpoint.format].hosts or _format_of(endpoint.url):
-            return ok(name, "no secret; the receiver knows the sender by the address")
-        return warn(name, "no secret: the receiver cannot verify the sender", "Set `secret`")
-    at = datetime.now(UTC)
-    sample = Delivery(
-        id="dlv_doctor",
-        event_id="evt_doctor",
-        event_type=EventType.PING,
-        endpoint=endpoint.name,
-        body=body({"event_id": "evt_doctor", "event_type": "ping"}),
-        content_type="application/json",
-        trace=TraceContext(traceparent=f"00-{'1' * 32}-{'1' * 16}-01"),
-        correlation_id="1" * 32,
-        created_at=at,
-    )
-    request = prepare(endpoint, sample, attempt=1, at=at)
-    try:
-        for secret in endpoint.secrets:
-            verify(
-                request.headers,
-                request.body,
-                secret,
-                require_timestamp="standard" in endpoint.signatures,
-            )
-    except (SignatureError, ConfigError):
-        return wrong(name, "a sample does not verify", "Set another secret, and report this")
-    each = "each" if len(endpoint.secrets) > 1 else "the"
-    return ok(name, f"a sample verifies with {each} secret")
+    if endpoint.secrets:
+        return ok(name, "every request is signed")
+    if endpoint.basic_auth or endpoint.headers:
+        return ok(name, "no secret; the receiver knows the sender by its headers")
+    if FORMATS[endpoint.format].hosts or _format_of(endpoint.url):
+        return ok(name, "no secret; the receiver knows the sender by the address")
+    return warn(name, "no secret: the receiver cannot verify the sender", "Set `secret`")
 
 
 def address(endpoint: Endpoint) -> Iterator[Check]:
@@ -78,8 +51,14 @@ def _format_of(url: str) -> str | None:
 
 # The way
 
-_OF_THE_PROXY = frozenset({403, 407, 502, 503, 504})
-"""Answers to a plain request that a proxy makes itself."""
+_LET_THROUGH = "Have the proxy let this host through, or name the host in NO_PROXY"
+_NOT_REACHED = "The proxy does not reach that host: check `url`, and where the proxy may go"
+_OF_THE_PROXY = {
+    403: _LET_THROUGH,
+    407: "Put the proxy's user and password into {}",
+    **dict.fromkeys((502, 503, 504), _NOT_REACHED),
+}
+"""What to do about answers to a plain request that a proxy makes itself."""
 _ANSWER_WITHIN_S = 2.0
 
 
@@ -137,25 +116,20 @@ def reach(
         error_type = "timeout"
     finally:
         session.close()
-    answer = exchange.response
-    skew = None if answer is None else ahead(answer.date, datetime.now(UTC))
-    return _found(exchange, error_type, skew)
-
-
-def _found(exchange: Exchange, error_type: str | None, skew: timedelta | None) -> Reach:
     answer, step, reason = exchange.response, exchange.step, exchange.reason
-    is_proxied = exchange.is_proxied
     if answer is not None:
-        if is_proxied and answer.status_code in _OF_THE_PROXY:
-            return Reach("proxy", str(answer.status_code), is_proxied=True)
-        return Reach("answers", is_proxied=is_proxied, skew=skew)
+        status = answer.status_code
+        if exchange.is_proxied and status in _OF_THE_PROXY:
+            return Reach("proxy", str(status), is_proxied=True)
+        skew = ahead(answer.date, datetime.now(UTC))
+        return Reach("answers", is_proxied=exchange.is_proxied, skew=skew)
     if error_type == "tls":
         step = "tls"
     elif step == "answers":
-        return Reach(step, is_proxied=is_proxied)
-    if error_type == "proxy" and reason and (reason.isdecimal() or reason in ERROR_TYPES):
+        error_type = reason = None
+    elif error_type == "proxy" and reason and (reason.isdecimal() or reason in ERROR_TYPES):
         error_type, reason = reason, None
-    return Reach(step, error_type, reason, is_proxied)
+    return Reach(step, error_type, reason, exchange.is_proxied)
 
 
 CLOCK_OFF = timedelta(seconds=60)
@@ -242,7 +216,8 @@ def obstacle(found: Reach, scheme: str) -> tuple[str, str] | None:
         return None
     variable = f"{scheme.upper()}_PROXY"
     if found.step == "proxy" and found.error_type.isdigit():
-        return f"{found.error_type} from the proxy", _of_proxy(found.error_type, variable)
+        remedy = _OF_THE_PROXY.get(int(found.error_type), _LET_THROUGH)
+        return f"{found.error_type} from the proxy", remedy.format(variable)
     if found.reason in _TLS:
         symptom, _ = _TLS[found.reason]
         return f"{found.error_type}, {symptom}", remedy_of(found.error_type, found.reason)
@@ -250,14 +225,6 @@ def obstacle(found: Reach, scheme: str) -> tuple[str, str] | None:
         remedy = f"Check {variable}; NO_PROXY names hosts that are reached without it"
         return f"{found.error_type} (the proxy)", remedy
     return found.error_type, remedy_of(found.error_type, found.reason)
-
-
-def _of_proxy(status: str, variable: str) -> str:
-    if status == "407":
-        return f"Put the proxy's user and password into {variable}"
-    if status in ("502", "503", "504"):
-        return "The proxy does not reach that host: check `url`, and where the proxy may go"
-    return "Have the proxy let this host through, or name the host in NO_PROXY"
 
 
 def way_to(endpoint: Endpoint) -> Iterator[Check]:
@@ -283,8 +250,8 @@ def way_to(endpoint: Endpoint) -> Iterator[Check]:
 def _steps(found: Reach, scheme: str) -> list[str]:
     if found.reason == "bundle":
         return ["tls"]  # nothing else was tried
-    steps = ["resolves", "connects", *(["proxy"] if found.is_proxied else [])]
-    return [*steps, "tls"] if scheme == "https" else steps
+    proxy = ["proxy"] if found.is_proxied else []
+    return ["resolves", "connects", *proxy, *(["tls"] if scheme == "https" else [])]
 
 
 def _clock(endpoint: str, skew: timedelta | None) -> Check:

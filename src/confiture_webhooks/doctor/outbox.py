@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, LiteralString
@@ -17,180 +17,22 @@ from ..adapters.backend import address_setting, names_database
 from ..bounded import bounded
 from ..delivery import State
 from ..errors import OutboxError
-from ..event import rfc3339
-from ..outbox import Summary, Unreadable
 from ..outbox.postgres_schema import may_make
 from ..outbox.postgres_session import ADDRESS, NAMED, init, reason_of
 from ..outbox.rows import text
 from ..outbox.sqlite_file import is_there
-from ..outlook import LATE, Standing, Wait, elsewhere, in_environment, outlook, shown_environment
+from ..outlook import shown_environment
 from ..remedy import shown
-from ..run.summary import undelivered
 from ..terminal import counted
 from ..wiring import operators_outbox, outbox_place, postgres_dsn, sqlite_path
+from .findings import Findings, examine, needs
 from .health import Check, ok, skipped, warn, wrong
 
 if TYPE_CHECKING:
     from ..config import Settings
-    from ..outbox import Intent, Outbox
     from ..run.invocation import Invocation
 
-UNSETTLED_FOR = timedelta(days=1)
-"""A run that has ended is settled by the next one; after so long, by no run."""
-FUTURE = timedelta(minutes=1)
-"""A delivery made so far in the future was made by a clock that was wrong."""
-MOST_NAMED = 20
 OTHER_OUTBOX = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
-SEARCHED = 1000
-"""Among so many of the newest, unreadable records are looked for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """An outbox, as far as one environment is concerned."""
-
-    now: datetime
-    summary: Summary
-    waits: list[Wait]
-    """The endpoints whose deliveries wait, and why."""
-    off: Mapping[str, datetime]
-    """Since when each endpoint that is off is."""
-    others: Mapping[str | None, int]
-    """By other environment, how many deliveries wait."""
-    dead_elsewhere: Mapping[str | None, int]
-    """By other environment, how many dead letters it has."""
-    unserved: Mapping[str | None, tuple[int, datetime]]
-    """By other environment, how many deliveries are due without a worker, and since when."""
-    future: list[str]
-    """The ids of deliveries that wait and were made in the future."""
-    unreadable: list[str]
-    """The ids of undelivered records that this version cannot read."""
-    intents: list[Intent]
-    """The intents of migrations whose end was not reported yet."""
-
-    @property
-    def old_intents(self) -> int:
-        """How many of them no run will settle any more."""
-        return sum(1 for intent in self.intents if intent.staged_at < self.now - UNSETTLED_FOR)
-
-    @property
-    def in_vain(self) -> list[Wait]:
-        """Those that only an operator can change."""
-        return [wait for wait in self.waits if wait.is_in_vain]
-
-    @property
-    def is_well(self) -> bool:
-        """Whether nothing waits for an operator."""
-        ended = [self.summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE)]
-        return not any((*ended, self.in_vain, self.unserved, self.unreadable, self.old_intents))
-
-
-def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
-    """Look at everything once."""
-    environment = settings.environment or None
-    summaries = outbox.summaries()
-    summary = summaries.get(environment, Summary())
-    standing = outbox.standing(environment)
-    off = _off(standing)
-    dead = {name: one.counts.get(State.DEAD_LETTER, 0) for name, one in summaries.items()}
-    due = outbox.due(settings.recorded, environment, now=now)
-    return Findings(
-        now=now,
-        summary=summary,
-        waits=outlook(
-            {**dict.fromkeys(off, 0), **summary.undelivered},
-            configured=settings.recorded,
-            standing=standing,
-            due=due,
-            oldest=summary.oldest,
-            now=now,
-        ),
-        off=off,
-        others=elsewhere(undelivered(summaries), environment),
-        dead_elsewhere=elsewhere(dead, environment),
-        unserved={
-            name: late
-            for name, one in summaries.items()
-            if name != environment and (late := _late(outbox, name, one, now))
-        },
-        future=_from_the_future(outbox, environment, now),
-        unreadable=_unreadable(outbox, environment),
-        intents=[one for one in outbox.intents() if one.environment == environment],
-    )
-
-
-def _off(standing: Mapping[str, Standing]) -> dict[str, datetime]:
-    return {name: since for name, (since, _) in standing.items() if since is not None}
-
-
-def _late(
-    outbox: Outbox, environment: str | None, summary: Summary, now: datetime
-) -> tuple[int, datetime] | None:
-    """How many deliveries of another environment are due without a worker, since when."""
-    off = _off(outbox.standing(environment))
-    due = {
-        name: at
-        for name in summary.undelivered
-        if name not in off
-        and (at := outbox.next_due_at(name, environment)) is not None
-        and at < now - LATE
-    }
-    if not due:
-        return None
-    return sum(summary.undelivered[name] for name in due), min(due.values())
-
-
-def _unreadable(outbox: Outbox, environment: str | None) -> list[str]:
-    return [
-        *(
-            row.delivery.id
-            for state in (State.PENDING, State.DEAD_LETTER)
-            for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
-            if isinstance(row.delivery, Unreadable)
-        ),
-        *(one.event_id for one in outbox.unreadable_intents() if one.environment == environment),
-    ]
-
-
-def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
-    """The tasks for an operator, beside the endpoints that wait, each with its command.
-
-    *environment*: that of the command, which a run without one may have meant.
-    """
-    ended = {
-        "dead letters": (State.DEAD_LETTER, "--dead"),
-        "answered with 410": (State.GONE, "--gone"),
-    }
-    for name, (state, option) in ended.items():
-        if count := findings.summary.counts.get(state, 0):
-            yield warn(name, str(count), f"Send them again: {shown('redeliver', option)}")
-    for other, count in findings.dead_elsewhere.items():
-        again = in_environment(other, "redeliver", "--dead")
-        yield warn(
-            f"dead letters of {shown_environment(other)}", str(count), f"Send again: {again}"
-        )
-    for other, (count, since) in findings.unserved.items():
-        late = f"no worker serves it, {count} due since {rfc3339(since)}"
-        wanted = f"CONFITURE_ENVIRONMENT={environment}" if environment else "CONFITURE_ENVIRONMENT"
-        set_it = "" if other else f"Set {wanted} for the run that recorded them. "
-        send = f"{set_it}Send them: {in_environment(other, 'deliver')}"
-        yield wrong(f"environment {shown_environment(other)}", late, send)
-    if ids := findings.unreadable:
-        are = f"{counted(len(ids), 'record', 'records')} cannot be read by this version"
-        yield wrong("unreadable", are, f"Drop them: {shown('discard', *ids[:MOST_NAMED])}")
-    if findings.future:
-        ahead = f"made by a clock that was wrong: {', '.join(findings.future)}"
-        yield warn("from the future", ahead, f"Send them now: {shown('redeliver', '--pending')}")
-    if findings.old_intents:
-        lasting = f"{findings.old_intents} for more than a day"
-        yield wrong("unsettled", lasting, f"See which, and why: {shown('status')}")
-
-
-def _from_the_future(outbox: Outbox, environment: str | None, now: datetime) -> list[str]:
-    newest = outbox.deliveries(
-        state=State.PENDING, environment=environment, since=now + FUTURE, limit=MOST_NAMED
-    )
-    return [row.delivery.id for row in newest if row.delivery.created_at > now + FUTURE]
 
 
 def outbox_checks(settings: Settings, setting: str) -> Iterator[Check]:
