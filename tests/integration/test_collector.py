@@ -23,7 +23,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExp
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from confiture_webhooks.errors import WebhooksError
 from confiture_webhooks.receiver.collector import PROTOBUF, LocalCollector
@@ -45,8 +45,7 @@ def export_spans(url: str, compression: Compression = Compression.NoCompression)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("scope", "1.2", "https://example.test/schema")
     with tracer.start_as_current_span("parent", attributes={"list": ["a", "b"]}) as parent:
-        linked = Link(parent.get_span_context(), {"why": "test"})
-        child = tracer.start_span("child", kind=SpanKind.CLIENT, links=[linked])
+        child = tracer.start_span("child", kind=SpanKind.CLIENT)
         child.add_event("retry", {"delay_s": 1.5})
         child.set_status(Status(StatusCode.ERROR, "503"))
         child.end()
@@ -56,7 +55,7 @@ def export_spans(url: str, compression: Compression = Compression.NoCompression)
 
 @pytest.mark.parametrize("compression", list(Compression))
 def test_spans(collector: LocalCollector, compression: Compression) -> None:
-    """A span arrives with ids, parent, kind, status, attributes, events, links and origin."""
+    """A span arrives with ids, parent, kind, status, attributes, events and origin."""
     context = export_spans(collector.url, compression)
     child, parent = collector.spans
     assert (parent.name, parent.kind, parent.status) == ("parent", "INTERNAL", "UNSET")
@@ -66,7 +65,6 @@ def test_spans(collector: LocalCollector, compression: Compression) -> None:
     assert (child.kind, child.parent_id) == ("CLIENT", parent.span_id)
     assert child.status == "ERROR"
     assert [(e.name, e.attributes) for e in child.events] == [("retry", {"delay_s": 1.5})]
-    assert [(n.trace_id, n.span_id) for n in child.links] == [(parent.trace_id, parent.span_id)]
     assert child.resource["service.name"] == "confiture"
     assert 0 <= child.duration_s <= parent.duration_s
     assert parent.start_ns <= child.start_ns <= child.end_ns <= parent.end_ns
@@ -147,10 +145,10 @@ def test_scripted_refusal(caplog: pytest.LogCaptureFixture) -> None:
             413,
         ),
         ("POST", "/v1/logs", {"Content-Type": PROTOBUF, "Content-Encoding": "gzip"}, b"x", 400),
-        ("POST", "/v1/logs", {"Content-Type": PROTOBUF, "Content-Encoding": "br"}, b"", 415),
-        ("POST", "/v1/metrics", {"Content-Type": "application/json"}, b"{}", 415),
-        ("GET", "/v1/traces", {}, b"", 405),
-        ("POST", "/v2/traces", {"Content-Type": PROTOBUF}, b"", 404),
+        ("POST", "/v1/logs", {"Content-Type": PROTOBUF, "Content-Encoding": "br"}, b"", 400),
+        ("POST", "/v1/metrics", {"Content-Type": "application/json"}, b"{}", 400),
+        ("GET", "/v1/traces", {}, b"", 400),
+        ("POST", "/v2/traces", {"Content-Type": PROTOBUF}, b"", 400),
     ],
 )
 def test_not_otlp(  # noqa: PLR0913
@@ -161,7 +159,7 @@ def test_not_otlp(  # noqa: PLR0913
     body: bytes,
     status: int,
 ) -> None:
-    """What is not OTLP in protobuf is refused with the status that says why."""
+    """What is not OTLP in protobuf is refused: with 413 if it grows too large, else with 400."""
     answer = requests.request(method, collector.url + path, headers=headers, data=body, timeout=5)
     assert answer.status_code == status
 
@@ -179,7 +177,7 @@ def test_wait_for(collector: LocalCollector) -> None:
     """``wait_for`` returns once its predicate holds, and says what there is when it does not."""
     export_spans(collector.url)
     collector.wait_for(lambda seen: len(seen.spans) == 2)
-    with pytest.raises(TimeoutError, match="2 from /v1/traces"):
+    with pytest.raises(TimeoutError, match="so far: 2 requests"):
         collector.wait_for(lambda seen: seen.logs, timeout=0.01)
 
 

@@ -11,15 +11,12 @@ import pytest
 
 from confiture_webhooks.cli.tables import print_facts
 from confiture_webhooks.errors import ConfigError, SignatureError, WebhooksError
-from confiture_webhooks.event import ErrorInfo, EventType
 from confiture_webhooks.event import body as body_of
-from confiture_webhooks.formats import FORMATS, render
 from confiture_webhooks.receiver import Received, verify
 from confiture_webhooks.receiver.capture import HIDDEN, as_document, describe, read_capture
 from confiture_webhooks.receiver.local import payload_of
 from confiture_webhooks.receiver.server import Answer, Headers, answer_of
 from confiture_webhooks.signature import body_signature, webhook_signature
-from samples import endpoint, event
 
 NOW = datetime(2026, 1, 9, 14, 23, 45, tzinfo=UTC)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -381,30 +378,6 @@ def test_no_duration_is_shown_where_none_is_known() -> None:
     assert "None" not in text
     assert "seconds" not in text
     assert "rows affected" in text
-
-
-@pytest.mark.parametrize("chosen", FORMATS)
-def test_our_own_formats_are_named(chosen: str) -> None:
-    """A body in another format is shown with the event that its header names, and the format."""
-    key = {"routing_key": "0" * 32} if chosen == "pagerduty" else {}
-    body = render(event(), endpoint(format=chosen, **key)).body
-    binary = {"ce-specversion": "1.0"} if chosen == "cloudevents-binary" else {}
-    headers = Headers({**signed(), **binary, "X-Confiture-Event": "migration_success"})
-    document = as_document(received(body=body, payload=json.loads(body), headers=headers))
-    assert (document["event_type"], document["format"]) == ("migration_success", chosen)
-    title, _ = describe(document)
-    assert ("migration_success (" in title) is (chosen != "confiture")
-
-
-@pytest.mark.parametrize("chosen", ["slack", "discord", "teams", "pagerduty", "opsgenie"])
-def test_the_text_of_a_message_or_an_alert_is_shown(chosen: str) -> None:
-    """What people will read, wherever the format has it."""
-    failed = event(type=EventType.MIGRATION_ERROR, error=ErrorInfo(type="E", message="m"))
-    key = {"routing_key": "0" * 32} if chosen == "pagerduty" else {}
-    body = render(failed, endpoint(format=chosen, **key)).body
-    headers = Headers({**signed(), "X-Confiture-Event": "migration_error"})
-    document = as_document(received(body=body, payload=json.loads(body), headers=headers))
-    assert "\ntext: Migration failed" in shown(document)
 
 
 def test_a_run_is_shown_with_its_environment_and_command() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..delivery import Attempt, State
+from ..delivery import State
 from ..event import EventType, rfc3339
 from ..outbox import KEPT_FOR
 from ..outlook import NO_ENVIRONMENT, in_environment, listed, shown_environment
@@ -31,7 +31,7 @@ from .options import (
     whole_trace,
 )
 from .selection import ambiguous, check_endpoint, documents, find
-from .tables import CommandError, conclude, length, line, milliseconds, print_facts, print_table
+from .tables import CommandError, conclude, line, milliseconds, print_facts, print_table
 
 if TYPE_CHECKING:
     from ..delivery import Delivery
@@ -181,21 +181,15 @@ def show(
     """
     with opened(config) as context:
         rows = _sought(context, identifier)
-        attempts_of = [context.outbox.attempts(row.delivery.id) for row in rows]
-        found = list(zip(rows, documents(context, rows), attempts_of, strict=True))
-    wholes = [_whole(*one) for one in found]
-
-    def print_each() -> None:
-        for index, one in enumerate(found):
-            if index:
-                print()
-            _show(*one, context.environment)
-
+        facts = documents(context, rows)
+        wholes = [_whole(context, *one) for one in zip(rows, facts, strict=True)]
+        here = context.environment
     document = wholes[0] if len(wholes) == 1 else {"deliveries": wholes}
-    conclude({"ok": True, **document}, print_each, output)
+    conclude({"ok": True, **document}, partial(_show, wholes, here), output)
 
 
-def _whole(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> dict[str, Any]:
+def _whole(context: Context, row: Row, facts: dict[str, Any]) -> dict[str, Any]:
+    """All that is known of a delivery, as JSON has it."""
     payload = _payload(row.delivery)
     return {
         **facts,
@@ -209,41 +203,33 @@ def _whole(row: Row, facts: dict[str, Any], attempts: Sequence[Attempt]) -> dict
                 "status_code": attempt.status_code,
                 "error_type": attempt.failure,
             }
-            for attempt in attempts
+            for attempt in context.outbox.attempts(row.delivery.id)
         ],
     }
 
 
-def _show(
-    row: Row, facts: dict[str, Any], attempts: Sequence[Attempt], environment: str | None
-) -> None:
-    """*environment*: that of the command."""
-    named = {**facts, "environment": shown_environment(row.delivery.environment)}
-    named["trace_id"] = named.pop("correlation_id")
-    named |= _of_body(row.delivery)
-    print_facts(
-        (key.replace("_", " "), "-" if value is None else str(value))
-        for key, value in named.items()
-    )
-    print()
-    made_at = row.delivery.created_at
-    print_table(
-        ("attempt", "after", "started", "took", "result"),
-        (
+def _show(wholes: Sequence[dict[str, Any]], here: str | None) -> None:
+    """*here*: the environment of the command."""
+    for whole in wholes:
+        hidden = ("payload", "timeline", "correlation_id")
+        named = {name: value for name, value in whole.items() if name not in hidden}
+        named["environment"] = shown_environment(whole["environment"])
+        named |= _of_body(whole.get("payload") or {})
+        print_facts((name.replace("_", " "), str(value or "-")) for name, value in named.items())
+        rows = [
             (
-                str(attempt.number),
-                f"+{length(max(attempt.started_at - made_at, timedelta()))}",
-                rfc3339(attempt.started_at),
-                milliseconds(attempt.duration),
-                str(attempt.failure or attempt.status_code),
+                str(one["number"]),
+                one["started_at"],
+                milliseconds(timedelta(milliseconds=one["duration_ms"])),
+                str(one["error_type"] or one["status_code"]),
             )
-            for attempt in attempts
-        ),
-    )
-    if row.state is State.DEAD_LETTER:
-        words, there = ("redeliver", row.delivery.id), row.delivery.environment
-        again = shown(*words) if there == environment else in_environment(there, *words)
-        line(f"Send it again: {again}")
+            for one in whole["timeline"]
+        ]
+        print_table(("attempt", "started", "took", "result"), rows)
+        if whole["state"] == State.DEAD_LETTER:
+            words, there = ("redeliver", whole["id"]), whole["environment"]
+            again = shown(*words) if there == here else in_environment(there, *words)
+            line(f"Send it again: {again}")
 
 
 def _payload(delivery: Delivery) -> dict[str, Any] | None:
@@ -256,9 +242,8 @@ def _payload(delivery: Delivery) -> dict[str, Any] | None:
     return found if is_ours and "event_type" in found else None
 
 
-def _of_body(delivery: Delivery) -> dict[str, str]:
-    """The error, the database and the run, as far as the body has them."""
-    payload = _payload(delivery) or {}
+def _of_body(payload: dict[str, Any]) -> dict[str, str]:
+    """What happened, where, and in which run, as far as the body says so."""
     error, database, run = (
         found if isinstance(found := payload.get(key), dict) else {}
         for key in ("error", "database", "run")

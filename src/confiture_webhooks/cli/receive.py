@@ -6,8 +6,7 @@ import json
 import os
 import queue
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -97,7 +96,7 @@ def listen(
       2  Wrong option, or the port is not free.
       5  The secret cannot be used.
     """
-    arrived: queue.SimpleQueue[Received | None] = queue.SimpleQueue()
+    arrived: queue.SimpleQueue[Received] = queue.SimpleQueue()
     try:
         answers = [answer_of(part.strip()) for word in answer or () for part in word.split(",")]
     except ValueError as error:
@@ -114,38 +113,28 @@ def listen(
     with receiver:
         note = "signatures are checked" if secrets else "no secret: signatures are not checked"
         say(f"Listening on {receiver.url}/ ({note}). Ctrl-C ends it")
-        with _interrupt_is_the_end(arrived):
-            while (received := arrived.get()) is not None:
-                document = as_document(received)
-                if output == "json":
-                    print(json.dumps(document), flush=True)
-                else:
-                    capture = Captured(headers=received.headers, body=received.body)
-                    is_wrong = received.verified is False
-                    found = _checked(capture, secrets, DEFAULT_TOLERANCE) if is_wrong else {}
-                    title, facts = describe(document, found.get("reason", ""))
-                    print_facts(facts.items(), title=title)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+        with suppress(KeyboardInterrupt):
+            while True:
+                _show_request(arrived.get(), secrets, output)
+    while not arrived.empty():
+        _show_request(arrived.get(), secrets, output)
+
+
+def _show_request(received: Received, secrets: list[str], output: str) -> None:
+    document = as_document(received)
+    if output == "json":
+        print(json.dumps(document), flush=True)
+        return
+    capture = Captured(headers=received.headers, body=received.body)
+    is_wrong = received.verified is False
+    found = _checked(capture, secrets, DEFAULT_TOLERANCE) if is_wrong else {}
+    title, facts = describe(document, found.get("reason", ""))
+    print_facts(facts.items(), title=title)
 
 
 def _secrets(given: list[str] | None) -> list[str]:
     return given or [value for value in [os.environ.get(variables.SECRET)] if value]
-
-
-@contextmanager
-def _interrupt_is_the_end(arrived: queue.SimpleQueue[Received | None]) -> Iterator[None]:
-    """Ctrl-C ends the queue, so that what arrived before it is shown; a second one is at once."""
-
-    def end(_: int, __: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        arrived.put(None)
-
-    before = signal.signal(signal.SIGINT, end)
-    try:
-        yield
-    except KeyboardInterrupt:
-        return
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def verify_command(

@@ -23,17 +23,6 @@ SENDERS_SETTING = "CONFITURE_WEBHOOK_SECRET, or `secret` of the endpoint"
 """Where a sender of ours has its secret."""
 LARGEST = 64 * 1024 * 1024
 """Bytes of a file that is read: a body of the largest size, twice and in base64, fits."""
-_KEYS = {
-    "cloudevents": "specversion",
-    "confiture": "event_id",
-    "pagerduty": "event_action",
-    "discord": "embeds",
-    "teams": "type",
-    "slack": "attachments",
-    "opsgenie": "source",
-}
-"""A key that only the body of this format has, among those that follow."""
-_TEXTS = ("fallback", "fallbackText", "title", "summary", "message", "note")
 _HIDDEN_HEADERS = frozenset(
     {"authorization", "cookie", "proxy-authorization", "x-confiture-secret"}
 )
@@ -59,7 +48,6 @@ def as_document(received: Received) -> dict[str, Any]:
         "method": received.method,
         "path": received.path,
         "event_type": payload.get("event_type") or received.headers.get("X-Confiture-Event"),
-        "format": _format_of(payload, received.headers),
         "event_id": received.headers.get("webhook-id") or payload.get("event_id"),
         "correlation_id": received.headers.get("X-Correlation-ID") or payload.get("trace_id"),
         "attempt": received.headers.get("X-Confiture-Attempt"),
@@ -72,16 +60,6 @@ def as_document(received: Received) -> dict[str, Any]:
         "payload": received.payload,
         **_body_as_text(received.body),
     }
-
-
-def _format_of(payload: dict[str, Any], headers: Headers) -> str | None:
-    """The format of a request of ours; ``None``: it is none."""
-    if "X-Confiture-Event" not in headers:
-        return None
-    if "ce-specversion" in headers:
-        return "cloudevents-binary"
-    found = (name for name, key in _KEYS.items() if key in payload)
-    return next(found, "another format")
 
 
 def _body_as_text(body: bytes) -> dict[str, str]:
@@ -98,11 +76,9 @@ def describe(document: dict[str, Any], why_not: str = "") -> tuple[str, dict[str
         part if isinstance(part, dict) else {}
         for part in map(payload.get, ("migration", "execution", "error", "run"))
     )
-    known = document["format"] not in {None, "confiture"}
-    kind = document["event_type"] or "not an event of ours"
     words = (
         document["received_at"][11:19],
-        f"{kind} ({document['format']})" if known else kind,
+        document["event_type"] or "not an event of ours",
         migration.get("name"),
         document["method"],
         document["path"],
@@ -112,7 +88,6 @@ def describe(document: dict[str, Any], why_not: str = "") -> tuple[str, dict[str
     facts = {
         "signature": _verdict(document),
         "reason": why_not if is_signed(document["headers"]) else None,
-        "text": _text_of(payload) if known else None,
         "correlation id": document["correlation_id"],
         "event id": document["event_id"],
         "environment": migration.get("environment") or payload.get("environment"),
@@ -125,22 +100,12 @@ def describe(document: dict[str, Any], why_not: str = "") -> tuple[str, dict[str
     return title, {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
-def _text_of(value: Any, depth: int = 6) -> str | None:
-    """The first text of a chat message or an alert, wherever its format has it."""
-    if depth and isinstance(value, list):
-        return next(filter(None, (_text_of(one, depth - 1) for one in value)), None)
-    if not (depth and isinstance(value, dict)):
-        return None
-    text = next((value[key] for key in _TEXTS if isinstance(value.get(key), str)), None)
-    return text or _text_of(list(value.values()), depth - 1)
-
-
 def _verdict(document: dict[str, Any]) -> str:
     if document["verified"] is None:
         return "not checked"
     if not is_signed(document["headers"]):
-        ours = f": the sender has no secret ({SENDERS_SETTING})" if document["format"] else ""
-        return f"- not signed{ours}"
+        is_ours = "x-confiture-event" in map(str.lower, document["headers"])
+        return f"- not signed{f': the sender has no secret ({SENDERS_SETTING})' if is_ours else ''}"
     return "✅ valid" if document["verified"] else "❌ not valid"
 
 
