@@ -125,7 +125,9 @@ def test_another_fault_of_another_environments_endpoint_is_a_fault(one_migration
     words = ("webhooks", "check", "--config", "db/environments/staging.yaml")
     refused = one_migration.confiture(*words)
     assert refused.returncode == 5
-    assert "endpoints[0].url (pager): is not an address that webhooks can be sent to" in refused.stderr
+    assert (
+        "endpoints[0].url (pager): is not an address that webhooks can be sent to" in refused.stderr
+    )
     assert "endpoints[1].url (x): needs" in refused.stderr
 
 
@@ -312,7 +314,10 @@ def test_a_command_in_a_message_names_the_file_that_was_given(one_migration: Any
     assert printed in done.stderr
     words = printed.strip("`").split()[1:]
     again = one_migration.confiture(*words, "--later", env=env)
-    assert (again.returncode, again.stdout.splitlines()[0]) == (0, "Due again: 1 delivery (local 1)")
+    assert (again.returncode, again.stdout.splitlines()[0]) == (
+        0,
+        "Due again: 1 delivery (local 1)",
+    )
 
 
 @pytest.mark.parametrize(

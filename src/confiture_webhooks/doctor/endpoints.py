@@ -58,7 +58,7 @@ _OF_THE_PROXY = {
     407: "Put the proxy's user and password into {}",
     **dict.fromkeys((502, 503, 504), _NOT_REACHED),
 }
-"""What to do about answers to a plain request that a proxy makes itself."""
+"""The remedies of answers to a plain request that a proxy makes itself."""
 _ANSWER_WITHIN_S = 2.0
 
 

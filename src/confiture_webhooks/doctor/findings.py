@@ -1,4 +1,4 @@
-"""What waits in an outbox: counted for status, and as rows with the command for each."""
+"""The deliveries that wait in an outbox: counted for status, and as rows with their commands."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _unreadable(outbox: Outbox, environment: str | None) -> list[str]:
 
 
 def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
-    """What needs somebody beside the endpoints that wait, each with the command that changes it.
+    """Everything that needs somebody, beside endpoints that wait, with the command that helps.
 
     *environment*: that of the command, which a run without one may have meant.
     """
