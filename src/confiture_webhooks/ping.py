@@ -6,14 +6,14 @@ import re
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from .adapters import http_session  # noqa: F401  here, for an attempt's time would include it
 from .adapters.http import HttpTransport
-from .delivery import Attempt, State
+from .delivery import State
 from .event import SUBSCRIBABLE, Database, Direction, ErrorInfo, Event, EventType, MigrationRef
 from .formats import deliveries_of
 from .outbox.sqlite import InMemoryOutbox
@@ -35,38 +35,6 @@ SAMPLE = MigrationRef(version="000", slug="confiture_webhooks_test")
 _FAILURES = (EventType.MIGRATION_ERROR, EventType.MIGRATION_ROLLBACK_ERROR, EventType.RUN_ERROR)
 _DOWN = (EventType.MIGRATION_ROLLBACK, EventType.MIGRATION_ROLLBACK_ERROR)
 _RUNS = (EventType.RUN_SUCCESS, EventType.RUN_ERROR)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PingResult:
-    """How the ping to one endpoint went."""
-
-    endpoint: str
-    is_delivered: bool
-    attempts: tuple[Attempt, ...]
-    correlation_id: str
-    answer: str = field(default="", repr=False)
-    """The beginning of the last answer's body, in one line, without our credentials; not stored."""
-    reason: str | None = None
-    """More about why the last attempt failed, where it is known; not stored."""
-
-    @property
-    def failure(self) -> str:
-        """Why its last attempt failed; one that did not end was cut at the flush timeout."""
-        return (self.attempts[-1].failure if self.attempts else None) or "timeout"
-
-    def as_dict(self) -> dict[str, object]:
-        """The result as ``--format json`` prints it; durations in milliseconds."""
-        last = self.attempts[-1] if self.attempts else None
-        return {
-            "endpoint": self.endpoint,
-            "delivered": self.is_delivered,
-            "status_code": last.status_code if last else None,
-            "error_type": last.failure if last else self.failure,
-            "attempts": len(self.attempts),
-            "duration_ms": round(last.duration.total_seconds() * 1000, 1) if last else None,
-            "trace_id": self.correlation_id,
-        }
 
 
 def sample(kind: EventType, settings: Settings, trace_id: str) -> Event:
@@ -108,10 +76,12 @@ def sample(kind: EventType, settings: Settings, trace_id: str) -> Event:
 
 def ping(
     settings: Settings, name: str | None, kind: EventType = EventType.PING
-) -> list[PingResult]:
+) -> list[dict[str, Any]]:
     """Send a ping, or a sample of *kind*, to the endpoint called *name* or to all, as a run would.
 
-    An endpoint gets it whatever it subscribes to.
+    An endpoint gets it whatever it subscribes to. A result is as ``--format json`` has it, with
+    ``answer``, the beginning of the last answer's body without our credentials, and ``reason``,
+    more about why the last attempt failed, where it is known. Neither is stored.
     """
     chosen = tuple(
         replace(e, events=SUBSCRIBABLE, environments=None, migrations=())
@@ -132,20 +102,27 @@ def ping(
     worker.drain(patience)
     worker.stop()
     rows = {row.delivery.endpoint: row for row in outbox.deliveries()}
-    results = [
-        PingResult(
-            endpoint=endpoint.name,
-            is_delivered=row.state is State.DELIVERED,
-            attempts=tuple(outbox.attempts(row.delivery.id)),
-            correlation_id=telemetry.correlation_id,
-            answer=_excerpt(ended[endpoint.name], endpoint),
-            reason=ended[endpoint.name][-1].reason if ended[endpoint.name] else None,
-        )
-        for endpoint in chosen
-        if (row := rows.get(endpoint.name)) is not None
-    ]
-    failed = [result for result in results if not result.is_delivered]
-    telemetry.end_run(applied=0, failed=0, error_type=failed[0].failure if failed else None)
+    results: list[dict[str, Any]] = []
+    for endpoint in chosen:
+        if (row := rows.get(endpoint.name)) is None:
+            continue
+        attempts, exchanges = outbox.attempts(row.delivery.id), ended[endpoint.name]
+        last = attempts[-1] if attempts else None
+        result = {
+            "endpoint": endpoint.name,
+            "delivered": row.state is State.DELIVERED,
+            "status_code": last.status_code if last else None,
+            "error_type": last.failure if last else "timeout",
+            "attempts": len(attempts),
+            "duration_ms": round(last.duration.total_seconds() * 1000, 1) if last else None,
+            "trace_id": telemetry.correlation_id,
+            "answer": _excerpt(exchanges, endpoint),
+            "reason": exchanges[-1].reason if exchanges else None,
+        }
+        results.append(result)
+    failed = [result for result in results if not result["delivered"]]
+    error_type = failed[0]["error_type"] if failed else None
+    telemetry.end_run(applied=0, failed=0, error_type=error_type)
     telemetry.shutdown(TELEMETRY_BUDGET)
     transport.close()
     outbox.close()

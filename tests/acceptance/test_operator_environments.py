@@ -698,4 +698,4 @@ def test_a_directory_is_no_configuration(shared: Shared, command: str) -> None:
     """A path that is no file is a fault of --config, as one that is not there."""
     done = shared.confiture("webhooks", command, "--config", "db/environments")
     assert (done.returncode, done.stdout) == (5, "")
-    assert "--config: db/environments is a directory\n   Name a file in it" in done.stderr
+    assert "--config: db/environments is no file\n   Check the path" in done.stderr

@@ -52,10 +52,8 @@ class Context:
         assert invocation is not None
         if self.is_sending and is_off(os.environ):
             raise refusal(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")
-        if self.config is not None and invocation.missing is not None:
+        if self.config is not None and (invocation.missing or self.config.is_dir()):
             raise refusal("--config", f"{self.config} is no file", "Check the path")
-        if self.config is not None and self.config.is_dir():
-            raise refusal("--config", f"{self.config} is a directory", "Name a file in it")
         return invocation
 
     @cached_property

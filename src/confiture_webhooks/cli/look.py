@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,14 +24,13 @@ from .options import (
     SHORTEST,
     ConfigOpt,
     FormatOpt,
-    at_least_one,
     not_empty,
     one_of,
     since,
     whole_trace,
 )
 from .selection import ambiguous, check_endpoint, documents, find
-from .tables import CommandError, conclude, line, milliseconds, print_facts, print_table
+from .tables import CommandError, conclude, line, print_facts, print_table
 
 if TYPE_CHECKING:
     from ..delivery import Delivery
@@ -98,7 +97,7 @@ def list_deliveries(
         ),
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", parser=at_least_one, metavar="NUMBER", help="At most so many")
+        int, typer.Option("--limit", min=1, metavar="NUMBER", help="At most so many")
     ] = LIMIT,
     config: ConfigOpt = None,
     output: FormatOpt = "text",
@@ -215,12 +214,12 @@ def _show(wholes: Sequence[dict[str, Any]], here: str | None) -> None:
         named = {name: value for name, value in whole.items() if name not in hidden}
         named["environment"] = shown_environment(whole["environment"])
         named |= _of_body(whole.get("payload") or {})
-        print_facts((name.replace("_", " "), str(value or "-")) for name, value in named.items())
+        print_facts((name, str(value or "-")) for name, value in named.items())
         rows = [
             (
                 str(one["number"]),
                 one["started_at"],
-                milliseconds(timedelta(milliseconds=one["duration_ms"])),
+                f"{one['duration_ms']:g} ms",
                 str(one["error_type"] or one["status_code"]),
             )
             for one in whole["timeline"]

@@ -45,13 +45,6 @@ def not_empty(given: Given) -> Given:
     return given
 
 
-def at_least_one(value: str) -> int:
-    """The whole number that *value* means. Raises BadParameter."""
-    if str(value).isdecimal() and int(value) > 0:
-        return int(value)
-    raise typer.BadParameter(f"{value!r} is not a whole number of 1 or more")
-
-
 def whole_trace(given: str | None) -> str | None:
     """Refuse the beginning of a trace id: a filter would find nothing."""
     if given is not None and len(given) != TRACE_DIGITS:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -32,7 +32,6 @@ from .tables import (
     conclude,
     fault_rows,
     line,
-    milliseconds,
     print_facts,
     say_faults,
 )
@@ -91,14 +90,15 @@ def test(
     if name is None and output == "text":
         say_faults(settings.faults)
     _warn_off(settings, [name] if name is not None else names)
-    pinged = ping(settings, name, kind)
-    results = [result.as_dict() for result in pinged]
+    results = ping(settings, name, kind)
     is_shown = show_answer or (output == "text" and is_terminal(sys.stdout))
-    for result, one in zip(results, pinged, strict=True):
-        if is_shown and one.answer:
-            result["answer"] = one.answer
+    for result in results:
+        answer, reason = result.pop("answer"), result.pop("reason")
+        if is_shown and answer:
+            result["answer"] = answer
         result["event_type"] = kind.value
-        result["remedy"] = None if one.is_delivered else remedy_of(one.failure, one.reason)
+        is_sent = result["delivered"]
+        result["remedy"] = None if is_sent else remedy_of(result["error_type"], reason)
     is_valid = name is not None or not settings.faults
     document = {
         "ok": is_valid and all(result["delivered"] for result in results),
@@ -120,27 +120,12 @@ def _warn_off(settings: Settings, names: list[str]) -> None:
 
 
 def show_pings(results: Iterable[Mapping[str, Any]]) -> None:
-    """A block for each test: whether it arrived, the answer, the remedy, the whole trace id."""
+    """A block for each test: whether it arrived, and each fact of its JSON that is known."""
     for result in results:
-        mark, end = ("✅", "delivered") if result["delivered"] else ("❌", "not delivered")
-        print_facts(_ping_facts(result), title=f"{mark} {result['endpoint']}: {end}")
-
-
-def _ping_facts(result: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    if result["status_code"] is not None:
-        yield "answer", str(result["status_code"])
-    elif result["duration_ms"] is not None:
-        yield "reason", str(result["error_type"])
-    else:
-        yield "reason", "no attempt ended within the flush timeout"
-    if result.get("answer"):
-        yield "it said", result["answer"]
-    if result.get("remedy"):
-        yield "remedy", result["remedy"]
-    yield "attempts", str(result["attempts"])
-    if result["duration_ms"] is not None:
-        yield "last took", milliseconds(timedelta(milliseconds=result["duration_ms"]))
-    yield "trace id", result["trace_id"]
+        end = "✅ {}: delivered" if result["delivered"] else "❌ {}: not delivered"
+        facts = {name: result[name] for name in result if name not in ("endpoint", "delivered")}
+        known = ((name, str(value)) for name, value in facts.items() if value is not None)
+        print_facts(known, title=end.format(result["endpoint"]))
 
 
 def deliver(

@@ -185,7 +185,8 @@ def print_facts(facts: Iterable[tuple[str, str]], *, title: str = "") -> None:
         console.print(f"[bold]{escape(printable(title))}[/bold]")
     for name, value in facts:
         indent = "  " if title else ""
-        console.print(f"{indent}{escape(name)}: {_styled(printable(value))}")
+        shown = escape(name.replace("_", " "))
+        console.print(f"{indent}{shown}: {_styled(printable(value))}")
 
 
 def length(span: timedelta) -> str:
@@ -199,11 +200,6 @@ def length(span: timedelta) -> str:
         if count:
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2])
-
-
-def milliseconds(duration: timedelta) -> str:
-    """How long an attempt took, to a tenth: ``12.5 ms``, ``1200 ms``."""
-    return f"{duration.total_seconds() * 1000:.1f}".removesuffix(".0") + " ms"
 
 
 def _styled(cell: str) -> str:

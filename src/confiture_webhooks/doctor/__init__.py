@@ -110,14 +110,13 @@ def _pings(settings: Settings, *, is_pinging: bool) -> Iterator[Check]:
         return
     from ..ping import ping  # noqa: PLC0415
 
-    for result in ping(settings, None):
-        name = f"{result.endpoint}: ping"
-        row = result.as_dict()
-        if result.is_delivered:
+    for row in ping(settings, None):
+        name = f"{row['endpoint']}: ping"
+        if row["delivered"]:
             yield ok(name, f"delivered with {row['status_code']} in {row['duration_ms']} ms")
         else:
-            remedy = remedy_of(result.failure, result.reason)
-            yield wrong(name, f"not delivered: {result.failure}", remedy)
+            remedy = remedy_of(row["error_type"], row["reason"])
+            yield wrong(name, f"not delivered: {row['error_type']}", remedy)
 
 
 def _collector() -> Iterator[Check]:
