@@ -216,8 +216,7 @@ def obstacle(found: Reach, scheme: str) -> tuple[str, str] | None:
         return None
     variable = f"{scheme.upper()}_PROXY"
     if found.step == "proxy" and found.error_type.isdigit():
-        remedy = _OF_THE_PROXY.get(int(found.error_type), _LET_THROUGH)
-        return f"{found.error_type} from the proxy", remedy.format(variable)
+        return f"{found.error_type} from the proxy", _of_proxy(found.error_type, variable)
     if found.reason in _TLS:
         symptom, _ = _TLS[found.reason]
         return f"{found.error_type}, {symptom}", remedy_of(found.error_type, found.reason)
@@ -225,6 +224,11 @@ def obstacle(found: Reach, scheme: str) -> tuple[str, str] | None:
         remedy = f"Check {variable}; NO_PROXY names hosts that are reached without it"
         return f"{found.error_type} (the proxy)", remedy
     return found.error_type, remedy_of(found.error_type, found.reason)
+
+
+def _of_proxy(status: str, variable: str) -> str:
+    """The remedy for the *status* that a proxy answers, whose address is in *variable*."""
+    return _OF_THE_PROXY.get(int(status), _LET_THROUGH).format(variable)
 
 
 def way_to(endpoint: Endpoint) -> Iterator[Check]:
