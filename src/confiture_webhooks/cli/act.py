@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,7 +32,6 @@ from .tables import CommandError, agree, conclude, line
 
 if TYPE_CHECKING:
     from ..outbox import Row
-    from ..outlook import Wait
     from ..run.settling import Judged
 
 
@@ -84,76 +82,46 @@ def redeliver(
         raise typer.BadParameter(reason, param_hint="ID")
     with opened(config, is_sending=not later) as context:
         rows, nothing = chosen(context, "redeliver", ids, states, endpoint, everywhere)
+        here = context.environment
+        mine = Counter(r.delivery.endpoint for r in rows if r.delivery.environment == here)
+        if mine and not later:
+            _ = context.sending_settings  # which raises that there is none, as for `deliver`
         waits = outlook(
-            _mine(context, rows),
+            mine,
             configured=context.settings.recorded,
-            standing=context.outbox.standing(context.environment),
+            standing=context.outbox.standing(here),
             now=datetime.now(UTC),
         )
-        if rows and not later:
-            _refuse(context, rows, waits, output)
-        if rows:
+        due = sorted(mine.keys() - {wait.endpoint for wait in waits})
+        is_refused = bool(rows) and not (due or later)
+        if rows and not is_refused:
             agree(f"Redeliver {_counted(rows)}", yes=yes)
-        now = datetime.now(UTC)
-        done = [row for row in rows if context.outbox.redeliver(row.delivery.id, now=now)]
+        now, acted_on = datetime.now(UTC), [] if is_refused else rows
+        done = [row for row in acted_on if context.outbox.redeliver(row.delivery.id, now=now)]
     if output == "text":
-        line(f"Due again: {_counted(done)}" if done else nothing)
-    _send(context, done, waits, output, is_later=later)
-
-
-def _mine(context: Context, rows: Iterable[Row]) -> Counter[str]:
-    """How many of *rows* the environment of the command has, by endpoint."""
-    mine = (row.delivery for row in rows if row.delivery.environment == context.environment)
-    return Counter(one.endpoint for one in mine)
-
-
-def _refuse(context: Context, rows: Sequence[Row], waits: Sequence[Wait], output: str) -> None:
-    """End the command if none of *rows* can be sent from here, before anything is changed."""
-    if mine := _mine(context, rows):
-        _ = context.sending_settings  # which raises that there is none, as for `deliver`
-    in_vain = [replace(wait, count=0) for wait in waits if wait.is_in_vain]
-    if mine.keys() - {wait.endpoint for wait in in_vain}:
-        return
-    here = shown_environment(context.environment)
-    problem = f"Nothing can be sent from environment {here}, so nothing was changed"
-    lines = [f"❌ {problem}: {_counted(rows)}. --later makes them due for a worker"]
-    lines += [wait.line for wait in in_vain]
-    conclude({"ok": False, **_document((), waits, Counter(), {})}, lines, output)
-
-
-def _document(
-    rows: Sequence[Row],
-    waits: Sequence[Wait],
-    due: Mapping[str, int],
-    others: Mapping[str | None, int],
-) -> dict[str, Any]:
-    return {
-        "redelivered": len(rows),
-        "environments": by_environment(environments(rows)),
-        "due": sum(due.values()),
+        line(f"Due again: {_counted(done)}" if done else _not_done(rows, here) or nothing)
+    sent = send_now(context, due, output) if done and due and not later else {"ok": True}
+    others = elsewhere(environments(done), here)
+    document = {
+        **sent,
+        "ok": sent["ok"] and not is_refused and (later or not waits),
+        "redelivered": len(done),
+        "environments": by_environment(environments(done)),
+        "due": sum(mine[name] for name in due),
         "not_sent": {wait.endpoint: wait.why.value for wait in waits},
         "elsewhere": by_environment(others),
     }
-
-
-def _send(
-    context: Context, rows: Sequence[Row], waits: Sequence[Wait], output: str, *, is_later: bool
-) -> None:
-    """Send those of *rows* that are sent from here, or say how; end with the exit code of that."""
-    waiting = {wait.endpoint for wait in waits}
-    due = {name: count for name, count in _mine(context, rows).items() if name not in waiting}
-    others = elsewhere(environments(rows), context.environment)
-    document: dict[str, Any] = {"ok": True}
-    if due and not is_later:
-        document = send_now(context, sorted(due), output)
-    document |= {
-        **_document(rows, waits, due, others),
-        "ok": document["ok"] and (is_later or not waits),
-    }
-    lines = [f"Send now: {shown('deliver')}"] if due and is_later else []
+    lines = [f"Send now: {shown('deliver')}"] if due and later else []
     lines += [wait.line for wait in waits]
     lines += [elsewhere_line(others)] if others else []
     conclude(document, lines, output)
+
+
+def _not_done(rows: Sequence[Row], here: str | None) -> str | None:
+    """That none of *rows*, if there are any, can be sent from the command's environment."""
+    problem = f"Nothing can be sent from environment {shown_environment(here)}, "
+    left = f"so nothing was changed: {_counted(rows)}. --later makes them due for a worker"
+    return f"❌ {problem}{left}" if rows else None
 
 
 def discard(

@@ -62,19 +62,16 @@ def _checked(settings: Settings) -> Iterator[Check]:
     if not is_there:
         yield _missing(settings)
         return
-    if settings.place.kind == "postgres" and (lacking := missing_rights(postgres_dsn(settings))):
-        problem = f"this role may not {', '.join(lacking)} in {outbox_place(settings)}"
-        yield wrong("outbox", problem, f"{_init(settings)}, and run them as the outbox's owner")
-        return
-    if settings.place.kind == "postgres" and is_shut_out(
-        dsn := postgres_dsn(settings), settings.environment
-    ):
-        here = f"environment {shown_environment(settings.environment)}"
-        problem = f"this role may not write rows of {here} in {outbox_place(settings)}"
-        remedy = "Use a role of that environment, or the environment of this role. To change it: "
-        command = init(dsn, settings.environment)
-        yield wrong("outbox", problem, f"{remedy}{command}, then its GRANTs")
-        return
+    if settings.place.kind == "postgres":
+        dsn, environment = postgres_dsn(settings), settings.environment
+        may_not = ", ".join(missing_rights(dsn))
+        if not may_not and is_shut_out(dsn, environment):
+            may_not = f"write rows of environment {shown_environment(environment)}"
+        if may_not:
+            problem = f"this role may not {may_not} in {outbox_place(settings)}"
+            remedy = f"{_init(settings)}, and run them as the outbox's owner"
+            yield wrong("outbox", problem, remedy)
+            return
     yield _kept(settings, findings)
     for wait in findings.waits:
         check = wrong if wait.is_in_vain else warn
