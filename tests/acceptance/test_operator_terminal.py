@@ -105,7 +105,7 @@ def test_what_cannot_be_done_is_said_in_a_line(operated: Project) -> None:
         (("enable", "nosuch"), 5, "One of: a, b"),
         (("redeliver", "--dead", "--endpoint", "nosuch"), 5, "endpoint: none is called 'nosuch'"),
         (("list", "--since", "yesterday"), 2, "neither an instant"),
-        (("list", "--limit", "0"), 2, "0 is not in the range x>=1"),
+        (("list", "--limit", "0"), 2, "Invalid value for '--limit'"),
         (("redeliver", "dlv_0", "--endpoint", "b"), 1, "dlv_0 (not to b)"),
         (("redeliver", "evt_"), 1, "evt_ (the beginning of 4 ids)"),
         (

@@ -23,7 +23,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExp
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from confiture_webhooks.errors import WebhooksError
 from confiture_webhooks.receiver.collector import PROTOBUF, LocalCollector
@@ -45,7 +45,8 @@ def export_spans(url: str, compression: Compression = Compression.NoCompression)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("scope", "1.2", "https://example.test/schema")
     with tracer.start_as_current_span("parent", attributes={"list": ["a", "b"]}) as parent:
-        child = tracer.start_span("child", kind=SpanKind.CLIENT)
+        linked = Link(parent.get_span_context(), {"why": "test"})
+        child = tracer.start_span("child", kind=SpanKind.CLIENT, links=[linked])
         child.add_event("retry", {"delay_s": 1.5})
         child.set_status(Status(StatusCode.ERROR, "503"))
         child.end()
@@ -55,7 +56,7 @@ def export_spans(url: str, compression: Compression = Compression.NoCompression)
 
 @pytest.mark.parametrize("compression", list(Compression))
 def test_spans(collector: LocalCollector, compression: Compression) -> None:
-    """A span arrives with ids, parent, kind, status, attributes, events and origin."""
+    """A span arrives with ids, parent, kind, status, attributes, events, links and origin."""
     context = export_spans(collector.url, compression)
     child, parent = collector.spans
     assert (parent.name, parent.kind, parent.status) == ("parent", "INTERNAL", "UNSET")
@@ -65,6 +66,7 @@ def test_spans(collector: LocalCollector, compression: Compression) -> None:
     assert (child.kind, child.parent_id) == ("CLIENT", parent.span_id)
     assert child.status == "ERROR"
     assert [(e.name, e.attributes) for e in child.events] == [("retry", {"delay_s": 1.5})]
+    assert [(n.trace_id, n.span_id) for n in child.links] == [(parent.trace_id, parent.span_id)]
     assert child.resource["service.name"] == "confiture"
     assert 0 <= child.duration_s <= parent.duration_s
     assert parent.start_ns <= child.start_ns <= child.end_ns <= parent.end_ns

@@ -35,6 +35,14 @@ class SpanEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpanLink:
+    """Another span that a span points at."""
+
+    trace_id: str
+    span_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
     """A finished span; ids are lower-case hex, kind and status the names in the specification."""
 
@@ -48,6 +56,7 @@ class Span:
     status: str
     attributes: Attributes = field(default_factory=dict)
     events: tuple[SpanEvent, ...] = ()
+    links: tuple[SpanLink, ...] = ()
     resource: Attributes = field(default_factory=dict)
 
     @property
@@ -191,6 +200,10 @@ def spans(content: bytes) -> list[Span]:
             attributes=_attributes(span),
             events=tuple(
                 SpanEvent(name=event.name, attributes=_attributes(event)) for event in span.events
+            ),
+            links=tuple(
+                SpanLink(trace_id=link.trace_id.hex(), span_id=link.span_id.hex())
+                for link in span.links
             ),
             resource=_attributes(resource),
         )
