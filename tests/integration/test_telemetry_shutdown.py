@@ -199,7 +199,7 @@ def test_what_is_refused_in_part_is_lost(rejected: int, message: str, reason: st
         (
             "https",
             {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nosuch.pem"},
-            "no collector answers (OSError). Check OTEL_EXPORTER_OTLP_CERTIFICATE",
+            "no collector answers (OSError). Check OTEL_EXPORTER_OTLP_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_*",
         ),
         (
             "http",
@@ -311,6 +311,9 @@ def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) 
         ("OTEL_PROPAGATORS", "tracecontext,CANARY", "OTEL_PROPAGATORS"),
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "CANARY", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
         (TEMPORALITY, "CANARY", TEMPORALITY),
+        ("OTEL_BSP_SCHEDULE_DELAY", "99999999999999999999", "OTEL_BSP_SCHEDULE_DELAY"),
+        ("OTEL_BLRP_SCHEDULE_DELAY", "99999999999999999999", "OTEL_BLRP_SCHEDULE_DELAY"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "99999999999999999999", "OTEL_METRIC_EXPORT_INTERVAL"),
     ],
 )
 def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
@@ -322,11 +325,50 @@ def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
     assert "CANARY" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", ""),
+        ("OTEL_METRIC_EXPORT_INTERVAL", " "),
+        ("OTEL_TRACES_SAMPLER", ""),
+        ("OTEL_EXPORTER_OTLP_HEADERS", ""),
+        (TEMPORALITY, ""),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "999999999999"),
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "3"),
+        ("TRACEPARENT", "x" * 1000),
+    ],
+)
+def test_a_variable_that_costs_nothing(setting: str, value: str) -> None:
+    """An empty variable is one that is not set; no library writes a line of its own about others."""
+    with LocalCollector() as collector:
+        ended = run(**{ENDPOINT: collector.url, setting: value})
+        assert (len(collector.spans), len(collector.logs)) == (3, 2)
+        assert [point for point in collector.metrics if point.name == "confiture.runs"]
+    assert ended.events() == ["migration.applied", "webhook.delivered"]
+
+
+def test_an_empty_choice_of_names_is_none() -> None:
+    """OTEL_SEMCONV_STABILITY_OPT_IN="" leaves the names that dashboards are made for."""
+    with LocalReceiver() as receiver, LocalCollector() as collector:
+        call = f"import requests; requests.get({receiver.url!r})"
+        run(during=call, **{ENDPOINT: collector.url, "OTEL_SEMCONV_STABILITY_OPT_IN": ""})
+        assert "http.client.request.duration" in {point.name for point in collector.metrics}
+
+
+def test_a_header_that_cannot_be_sent_is_named() -> None:
+    """No header carries U+FFFD, which %FF stands for."""
+    with LocalCollector() as collector:
+        ended = run(**{ENDPOINT: collector.url, "OTEL_EXPORTER_OTLP_HEADERS": "x=%ff"})
+    (line,) = [one for one in ended.lines() if one["event"] == "telemetry.flush_incomplete"]
+    assert line["reason"].endswith("Check OTEL_EXPORTER_OTLP_HEADERS")
+
+
 def test_the_console_is_stderr() -> None:
-    """Console exporters write to stderr: stdout belongs to Confiture."""
+    """Console exporters write to stderr, a JSON line each: stdout belongs to Confiture."""
     signals = ("TRACES", "METRICS", "LOGS")
     ended = run(**{f"OTEL_{signal}_EXPORTER": "console" for signal in signals})
     assert ended.stdout == ""
+    assert ended.lines()
     assert '"name": "apply migration"' in ended.stderr
     assert "confiture.webhook.deliveries" in ended.stderr
     assert '"event_name": "webhook.delivered"' in ended.stderr

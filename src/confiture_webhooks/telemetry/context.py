@@ -43,7 +43,8 @@ made_here: WeakSet[TracerProvider] = WeakSet()
 _W3C = TraceContextTextMapPropagator()
 _reading: ContextVar[bool] = ContextVar("confiture_webhooks_reading", default=False)
 # Its warnings quote the refused value, and Python writes them to standard error by default.
-logging.getLogger("opentelemetry.trace.span").addFilter(lambda _: not _reading.get())
+for _name in ("span", "propagation.tracecontext"):
+    logging.getLogger(f"opentelemetry.trace.{_name}").addFilter(lambda _: not _reading.get())
 
 
 def fresh() -> SpanContext:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +23,8 @@ CONSOLE: Final = "console"
 _OTLP = {"otlp": None, "otlp_proto_http": HTTP, "otlp_proto_grpc": GRPC}
 TEMPORALITIES: Final = ("delta", "cumulative", "lowmemory")
 DEFAULT_TIMEOUT_S: Final = 2.0
+LONGEST_S: Final = 3600.0
+"""A socket refuses much longer ones, and no run waits so long."""
 _SETTING = re.compile(r"OTEL_[A-Z_]+[A-Z]")
 _HINTS = (
     ("ompression", "OTEL_EXPORTER_OTLP_COMPRESSION"),
@@ -131,7 +134,7 @@ def _timeout(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> fl
     except ValueError:
         seconds = math.nan
     if math.isfinite(seconds) and seconds > 0:
-        return seconds
+        return min(seconds, LONGEST_S)
     faults.append(Fault(setting, "is not a number of seconds above 0", "Correct or unset it"))
     return DEFAULT_TIMEOUT_S
 
@@ -140,7 +143,8 @@ def _timeout(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> fl
 def complaints() -> Iterator[list[Fault]]:
     """The log lines of ``opentelemetry`` about settings in the block, as faults. None is shown.
 
-    Nor are its later ones: the tally of exports reports a dead collector, not a traceback.
+    Nor are its later ones: the tally of exports reports a dead collector, not a traceback. A
+    variable that is empty counts as unset, as OpenTelemetry's specification has it.
     """
     logger = logging.getLogger("opentelemetry")
     logger.propagate = False
@@ -153,7 +157,8 @@ def complaints() -> Iterator[list[Fault]]:
         with suppress(Exception):  # a message that cannot be formatted names nothing
             found = setting_in(record.getMessage())
             hints = (setting for hint, setting in _HINTS if hint in str(record.msg))
-            if setting := found or next(hints, None):
+            setting = found or next(hints, None)
+            if setting and os.environ.get(setting, "?").strip():
                 problem = "has a value OpenTelemetry does not accept, so its default is used"
                 faults.append(Fault(setting, problem, "Correct or unset it"))
 

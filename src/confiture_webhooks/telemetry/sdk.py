@@ -6,6 +6,8 @@ A finished flush proves nothing, so every exporter keeps count of what did not a
 from __future__ import annotations
 
 import os
+import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -67,12 +69,15 @@ _REFUSED_DELTA = (
 )
 _HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 _CERTIFICATE = "OTEL_EXPORTER_OTLP_CERTIFICATE"
+_CERTIFICATES = f"{_CERTIFICATE} and OTEL_EXPORTER_OTLP_CLIENT_*"
 _CHECK = {
     "401": _HEADERS,
     "403": _HEADERS,
     "413": "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "431": _HEADERS,
     "InvalidHeader": _HEADERS,
-    "OSError": _CERTIFICATE,
+    "UnicodeEncodeError": _HEADERS,
+    "OSError": _CERTIFICATES,
     "SSLError": f"the scheme of the address, and {_CERTIFICATE}",
     "ProxyError": "HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
 }
@@ -82,7 +87,13 @@ UNNAMED = "unknown_service"
 RUN_EVENTS = 2000
 """Successes beyond the cap of migration spans are events of the run's span, 128 by default."""
 _TUNING = {"traces": "OTEL_BSP_*", "metrics": "OTEL_METRIC_EXPORT_*", "logs": "OTEL_BLRP_*"}
+_WAITS = {
+    "traces": "OTEL_BSP_SCHEDULE_DELAY",
+    "metrics": "OTEL_METRIC_EXPORT_INTERVAL",
+    "logs": "OTEL_BLRP_SCHEDULE_DELAY",
+}
 _DELTA = dict.fromkeys((Counter, Histogram, ObservableCounter), AggregationTemporality.DELTA)
+_OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
 _ADDRESSES = ("url.full", "http.url")
 
 
@@ -117,7 +128,7 @@ class CollectorSession(requests.Session):
         if code in _REDIRECTS or (answer.ok and kind.startswith("text/html")):
             self._refused(f"no collector answers there (HTTP {code})", code)
             raise ValueError(self._tally.reason)
-        may_reject = answer.ok and answer.content and kind.startswith(_PROTOBUF)
+        may_reject = answer.ok and answer.content and kind.lower().startswith(_PROTOBUF)
         rejected = _rejected(answer.content) if may_reject else 0
         self._tally.made(rejected)
         if rejected:
@@ -136,7 +147,7 @@ def _rejected(content: bytes) -> int:
 
     with suppress(Exception):  # not what its type says
         answer = trace_service_pb2.ExportTraceServiceResponse.FromString(content)
-        return int(answer.partial_success.rejected_spans)
+        return max(0, int(answer.partial_success.rejected_spans))
     return 0
 
 
@@ -154,10 +165,14 @@ def exporter_for(export: Export, **preferences: Any) -> tuple[Any, Tally]:
     late = f"the collector did not take them in time. Check {export.setting}"
     tally, make = Tally(export, late), maker_of(export)
     if export.protocol == CONSOLE:
-        return make(out=stderr, **preferences), tally
+        return make(out=stderr, formatter=_one_line, **preferences), tally
     if export.protocol != GRPC:
         preferences["session"] = CollectorSession(tally)
     return make(endpoint=export.endpoint, timeout=export.timeout_s, **preferences), tally
+
+
+def _one_line(item: Any) -> str:
+    return f"{item.to_json(indent=None)}\n"
 
 
 def probe(export: Export) -> str | None:
@@ -239,10 +254,13 @@ def set_up(
     found: Providers, asked: Plan, environ: Mapping[str, str], environment: str | None
 ) -> None:
     """Fill *found* as *asked*; they are also the global ones, and ``requests`` is traced."""
+    # It would be a line of its own on standard error, about a limit that the user has set.
+    warnings.filterwarnings("ignore", "Log record attributes were dropped")
     resource = _resource(environ, environment, found)
     made: dict[str, Any] = {}
     for signal in SIGNALS:
         try:
+            _refuse_endless(environ, _WAITS[signal])
             if exporters := list(_exporters(asked, signal, environ, found)):
                 made[signal] = _provider(signal, exporters, environ, resource)
         except Exception as error:  # noqa: BLE001  its text may quote the value
@@ -262,6 +280,13 @@ def set_up(
         _logs.set_logger_provider(loggers)
         found.records = records(loggers, version())
     _instrument_requests(found)
+
+
+def _refuse_endless(environ: Mapping[str, str], setting: str) -> None:
+    """Raise OverflowError if no thread can wait so many milliseconds: the SDK's would die."""
+    with suppress(ValueError):  # no number: the SDK uses its default, and says so
+        if float(environ.get(setting, "")) / 1000 > threading.TIMEOUT_MAX:
+            raise OverflowError(setting)
 
 
 def _exporters(
@@ -325,7 +350,7 @@ def _instrument_requests(found: Providers) -> None:
     if tracers is None and meters is None:
         return
     # Read once per process, at the first instrumentor: without it the HTTP names are the old ones.
-    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
+    os.environ[_OPT_IN] = os.environ.get(_OPT_IN, "").strip() or "http"
     try:
         ensure_propagators()
         from opentelemetry.instrumentation.requests import RequestsInstrumentor  # noqa: PLC0415
