@@ -6,7 +6,7 @@ It is seen by the public methods of click's groups: ``resolve_command`` finds a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,16 @@ MUTATING = frozenset(
 NOT_MIGRATING = frozenset(
     (
         *("current", "diff", "fix", "generate", "introspect", "preflight", "status", "validate"),
-        *("verify", "verify-checksums"),
+        *("fix-signatures", "schema-to-schema", "verify", "verify-checksums"),
     )
 )
 """Those that change no database: they are not watched. One that is new in the host is."""
+CHANGING_WORDS: dict[str, frozenset[str]] = {
+    "fix-signatures": frozenset({"apply", "--mode=apply"}),
+    "schema-to-schema": frozenset({"cleanup", "migrate", "migrate-table", "setup"}),
+    "verify-checksums": frozenset({"--fix"}),
+}
+"""Of those, the ones that do change it when one of these words follows."""
 ENVIRONMENTS = "db/environments"
 USUAL_FILE = f"{ENVIRONMENTS}/local.yaml"
 """The environment file that Confiture reads when it is given none."""
@@ -38,6 +44,17 @@ OFF_WORDS = frozenset({"false", "no", "off", "0"})
 def is_off(environ: Mapping[str, str]) -> bool:
     """Whether webhooks are switched off."""
     return environ.get("CONFITURE_WEBHOOKS", "").strip().lower() in OFF_WORDS
+
+
+def changes(command: str, words: Iterable[str]) -> bool:
+    """Whether *command* of ``migrate`` with *words* changes a database or its ledger."""
+    return command in MUTATING or not CHANGING_WORDS.get(command, frozenset()).isdisjoint(words)
+
+
+def is_watched(words: list[str]) -> bool:
+    """Whether the command line *words* is one that may change a database."""
+    name = next(iter(words[1:]), "")
+    return words[:1] == [GROUP] and (name not in NOT_MIGRATING or changes(name, words[2:]))
 
 
 Finish = Callable[[BaseException | None], None]

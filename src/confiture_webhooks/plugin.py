@@ -86,7 +86,7 @@ def _mentions_webhooks(path: str) -> bool:
 
 def _open(arguments: list[str]) -> command_watch.Finish | None:
     """Begin to observe a migrating command that has webhooks configured."""
-    if arguments[:1] != ["migrate"] or not command_watch.NOT_MIGRATING.isdisjoint(arguments[1:2]):
+    if not command_watch.is_watched(arguments):
         return None
     try:
         if not may_be_configured(arguments, os.environ):

@@ -20,7 +20,7 @@ from .adapters.backend import database_of, dsn_of, named, project_dsn
 from .adapters.confiture import observe, observe_resume, report_unloadable
 from .adapters.failure import explain
 from .adapters.ledger import Ledger, ask_over
-from .command_watch import HOOKS, MUTATING
+from .command_watch import HOOKS
 from .config import Settings, is_configured, load
 from .config.variables import OUTBOX, URL
 from .contained import containing
@@ -234,15 +234,13 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     remedy.use(invocation.named_file)
     file = invocation.settings_file
     is_meant = is_configured(os.environ, file)
-    unread = (
-        unread_block(os.environ, invocation, arguments) if invocation.command in MUTATING else None
-    )
+    unread = unread_block(os.environ, invocation, arguments) if invocation.is_changing else None
     if not (is_meant or unread or Path(HOOKS).is_dir()):
         return None
     settings, files = found_settings(file)
     _say(settings, files, unread, is_run=invocation.is_run)
     files = [one for one in files if one.is_trusted]
-    if not (settings.recorded or files or (settings.faults and exports())):
+    if not (settings.recorded or files or ((settings.faults or unread) and exports())):
         _log_faults(settings)
         return None
     session = _session_of(settings, files, invocation)

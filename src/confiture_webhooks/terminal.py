@@ -200,16 +200,20 @@ class _Stderr:
         time.sleep(0.04 if self._busy_since is not None else 0)
         while self._is_alone and not self._queue.empty():
             self._write_at_once(self._queue.get())
+        if self._is_alone and self._dropped:
+            self._write_at_once((itself(), self._loss()))
         self.flush()
 
     def _write_at_once(self, piece: Any) -> None:
-        """Write *piece* in this thread if nothing has to be waited for; else drop it."""
+        """Write *piece* in this thread if nothing has to be waited for; else drop and count it."""
         with suppress(Exception):  # a mark, a closed stream
             stream, text = piece
             ready = select.poll()
             ready.register(stream.fileno(), select.POLLOUT)
             if text and ready.poll(0) and len(text.encode(errors="replace")) <= _ATOMIC:
                 self._write(stream, text)
+            elif text:
+                self._dropped += text.count("\n")
 
     def _run(self) -> None:
         while True:
@@ -227,13 +231,15 @@ class _Stderr:
             with suppress(Exception):  # closed, a broken pipe, a full disk
                 self._write(stream, self._shown_with(text))
                 if self._dropped and self._queue.empty():
-                    dropped, self._dropped = self._dropped, 0
-                    lost = counted(dropped, "line was", "lines were")
-                    loss = f"confiture-webhooks: {lost} dropped: standard error was not read\n"
-                    self._write(stream, loss)
+                    self._write(stream, self._loss())
             self._busy_since = None
             if self._queue.empty():
                 self._put = self._taken  # sums of several threads may have gone apart
+
+    def _loss(self) -> str:
+        dropped, self._dropped = self._dropped, 0
+        lost = counted(dropped, "line was", "lines were")
+        return f"confiture-webhooks: {lost} dropped: standard error was not read\n"
 
     def _shown_with(self, text: str | None) -> str:
         """*text* with what a terminal shows below it."""

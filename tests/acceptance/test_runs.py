@@ -18,6 +18,15 @@ from project import Project
 pytestmark = pytest.mark.timeout(60)
 LOCK = 1751936052
 NOWHERE = "postgresql://app@127.0.0.1:1/shop"
+LOCAL = "db/environments/local.yaml"
+OWNED = {
+    "confiture.runs",
+    "confiture.run.last_success_timestamp",
+    "confiture.run.last_failure_timestamp",
+    "confiture.webhook.outbox.size",
+    "confiture.webhook.outbox.oldest_timestamp",
+}
+"""The metrics that are about one database."""
 CUT_OFF = """
 from confiture.models.migration import Migration
 
@@ -180,6 +189,70 @@ def test_a_run_that_connects_unseen_names_its_database(shop: Any, collector: Any
     assert shop.confiture("migrate", "down", env=env).returncode == 0
     (counted,) = [point for point in collector.metrics if point.name == "confiture.runs"]
     assert counted.attributes["db.namespace"] == shop.database_url.rpartition("/")[2]
+
+
+def test_libpqs_variables_name_the_owner(shop: Any, collector: Any) -> None:
+    """A run without a connection, one with it, and a worker count for one database."""
+    given = shop.database_url
+    address, _, name = given.rpartition("/")
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "PGDATABASE": name}
+    for url in (address, f"{address.rpartition('@')[0]}@127.0.0.1:1"):
+        shop.database_url = url
+        shop.environment_file(webhooks=shop.webhooks)
+        shop.confiture("migrate", "up", env=env)
+        shop.confiture("webhooks", "deliver", env=env)
+    shop.database_url = given
+    points = [point for point in collector.metrics if point.name in OWNED]
+    assert {point.name for point in points} == OWNED
+    assert {point.attributes.get("db.namespace") for point in points} == {name}
+
+
+@pytest.mark.parametrize(
+    ("line", "outcome"),
+    [
+        (f"fix-signatures --schema s.sql --config {LOCAL}", None),
+        (f"fix-signatures --schema s.sql --config {LOCAL} --mode apply", "success"),
+        ("fix-signatures --schema nosuch.sql --env local --mode=apply", "failure"),
+        ("verify-checksums", None),
+        ("verify-checksums --fix", "success"),
+        ("schema-to-schema analyze --source local --target local", None),
+        (f"schema-to-schema setup --source {NOWHERE} --target local", "failure"),
+    ],
+)
+def test_a_command_that_changes_a_database_is_a_run(
+    shop: Any, receiver: Any, collector: Any, line: str, outcome: str | None
+) -> None:
+    """Also without a migration; the same command that only looks is none."""
+    assert shop.confiture("migrate", "up").returncode == 0
+    (shop.path / "s.sql").write_text("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    before = len(receiver.requests)
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    done = shop.confiture("migrate", *line.split(), env=env)
+    counted = [point.attributes for point in collector.metrics if point.name == "confiture.runs"]
+    assert [one["confiture.run.outcome"] for one in counted] == ([outcome] if outcome else [])
+    kinds = [kind for kind, _ in sent(receiver, before)]
+    assert kinds == (["run_error"] if outcome == "failure" else [])
+    for one in counted:
+        assert one["confiture.command"] == f"migrate {line.split(maxsplit=1)[0]}"
+        assert one["db.namespace"] == shop.database_url.rpartition("/")[2]
+        assert (done.returncode == 0) is (outcome == "success")
+
+
+@pytest.mark.parametrize("has_address", [False, True], ids=["missing", "not read"])
+def test_a_run_whose_block_is_not_read_is_counted(
+    shop: Any, collector: Any, has_address: bool
+) -> None:
+    """Nobody is sent a webhook of it: the number is all there is."""
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    words = [] if has_address else ["--config", "db/environments/nosuch.yaml"]
+    if has_address:
+        env["CONFITURE_DATABASE_URL"] = shop.database_url
+    done = shop.confiture("migrate", "up", *words, env=env)
+    (counted,) = [point for point in collector.metrics if point.name == "confiture.runs"]
+    outcome = counted.attributes["confiture.run.outcome"]
+    assert (done.returncode == 0, outcome) == (has_address, "success" if has_address else "failure")
+    assert ("run.failed" in done.stderr) is not has_address
+    assert "is not used" in done.stderr
 
 
 @pytest.mark.survived("SIGTERM or SIGINT of a migrating run", "unharmed", "said")

@@ -386,3 +386,17 @@ def test_a_fork_of_a_process_without_threads_ends(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(terminal.os, "getpid", lambda: -1)
     stderr._start()
     assert not stderr._is_alone
+
+
+def test_a_long_line_without_a_thread_is_counted() -> None:
+    """It could block on a pipe, so it is dropped; its end says so."""
+    code = (
+        "import threading\n"
+        "def none(_): raise RuntimeError\n"
+        "threading.Thread.start = none\n"
+        "from confiture_webhooks import terminal\n"
+        "terminal.say('short'); terminal.say('x' * 5000); terminal.say('last')"
+    )
+    said = python(code, stderr=subprocess.PIPE).stderr
+    loss = "confiture-webhooks: 1 line was dropped: standard error was not read"
+    assert said.splitlines() == ["short", "last", loss]

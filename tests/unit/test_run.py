@@ -27,6 +27,7 @@ from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.run import TELEMETRY_BUDGET, Parts, run_outbox
 from confiture_webhooks.run.migration import Backend, Migration
+from confiture_webhooks.run.outgoing import Outgoing
 from confiture_webhooks.run.run import MOMENT_S, Run
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
@@ -490,6 +491,18 @@ def test_ctrl_c_a_second_time_ends_at_once() -> None:
     bench.run.conclude(bench.begin(), 1, None)
     assert bench.run.finish()
     assert bench.faults() == []
+
+
+@pytest.mark.parametrize("method", ["give_back", "record"])
+def test_ctrl_c_before_the_run_is_concluded_leaves_it_counted(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C costs the event of the run at most: the number and the span say it failed."""
+    bench = Bench()
+    bench.run.expect(REF, UP, BACKEND)
+    monkeypatch.setattr(Outgoing, method, Breaking(None, method, KeyboardInterrupt())._call)
+    assert bench.run.finish("KeyboardInterrupt")
+    assert [end["error_type"] for end in bench.telemetry.run_ends] == ["KeyboardInterrupt"]
 
 
 def test_a_run_that_nobody_interrupts_says_so() -> None:

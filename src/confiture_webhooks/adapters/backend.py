@@ -12,7 +12,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import conninfo
 from psycopg import sql as pgsql
-from psycopg.pq import TransactionStatus
+from psycopg.pq import Conninfo, TransactionStatus
 from psycopg.rows import tuple_row
 
 from ..config.file import expand, read
@@ -147,20 +147,30 @@ def dsn_of(connection: Any) -> str:
 
 
 def named(dsn: str | None) -> Database:
-    """The database that *dsn* names, without asking it."""
+    """The database that *dsn* names, with libpq's variables and defaults, without asking it."""
+    if dsn is None:
+        return Database()
     try:
-        named = conninfo.conninfo_to_dict(dsn or "")
+        named = conninfo.conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         return Database()
     if not is_plain(named):
         return Database()
-    given = {key: str(value) for key, value in named.items() if value}
+    given = _defaults() | {key: str(value) for key, value in named.items() if value}
     port = given.get("port", "")
     return Database(
         host=given.get("host"),
         port=int(port) if port.isdecimal() else None,
-        name=given.get("dbname"),
+        name=given.get("dbname") or given.get("user"),
     )
+
+
+def _defaults() -> dict[str, str]:
+    """What libpq takes where an address says nothing: PGDATABASE, PGSERVICE, the system's user."""
+    with suppress(Exception):  # a user without an entry or a home directory
+        found = [(one.keyword, one.val) for one in Conninfo.get_defaults() if one.val]
+        return {name.decode(): value.decode(errors="replace") for name, value in found}
+    return {}
 
 
 def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | None:

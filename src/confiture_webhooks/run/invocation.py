@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import command_watch
-from ..command_watch import MUTATING
 from ..config import has_block
 from ..config.variables import CONFIG, DSN, ENVIRONMENT
 from ..errors import Fault
@@ -23,7 +22,7 @@ from ..remedy import usual_file
 ENVIRONMENTS = Path(command_watch.ENVIRONMENTS)
 DEFAULT_CONFIG = Path(command_watch.USUAL_FILE)
 DEFAULT_MIGRATIONS = Path("db/migrations")
-FILE_ONLY = frozenset({"apply-as", "squash-ledger", "steps"})
+FILE_ONLY = frozenset({"apply-as", "squash-ledger", "steps", "verify-checksums"})
 """Mutating commands that take the DSN from their file and from nowhere else."""
 _FLAGS = "vy"
 """Short options without a value, which others may follow in one word: ``-vc FILE``."""
@@ -43,6 +42,8 @@ class Invocation:
     """Where the ``webhooks:`` block is looked for: there, or in CONFITURE_ENVIRONMENT's file."""
     missing: Path | None = None
     """The environment file the host reads, if it does not exist."""
+    is_changing: bool = False
+    """Whether such a command changes a database, unless this one is a rehearsal."""
     is_rehearsal: bool
     """Whether nothing it does is meant to last."""
     resumes: str | None = None
@@ -56,7 +57,7 @@ class Invocation:
     def is_run(self) -> bool:
         """Whether it is meant to change a database."""
         is_steps = self.command == "steps" and self.resumes is None  # it only shows them
-        return self.command in MUTATING and not (self.is_rehearsal or is_steps)
+        return self.is_changing and not (self.is_rehearsal or is_steps)
 
     @property
     def direction(self) -> Direction:
@@ -84,9 +85,10 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
         named_file=config_file if given is not None or config_file != DEFAULT_CONFIG else None,
         missing=config_file if config_file and not os.access(config_file, os.F_OK) else None,
         settings_file=_readable(usual_file(named)) if config_file is None else readable,
+        is_changing=command_watch.changes(command, rest),
         is_rehearsal=any(word.startswith("--dry-run") for word in rest),
         resumes=resumes,
-        database_url=_option(rest, "--database-url", "-d"),
+        database_url=_option(rest, "--database-url", "-d") or _target_url(command, rest),
         migrations_dir=Path(migrations) if migrations else DEFAULT_MIGRATIONS,
     )
 
@@ -129,13 +131,29 @@ def blocks_here() -> list[Path]:
 
 def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:
     """The file that the host reads if none is given: an explicit DSN beats the default."""
-    if command == "apply-as":
+    if command == "schema-to-schema":
+        return None if _target_url(command, rest) else _file_of(_option(rest, "--target"))
+    if command in ("apply-as", "fix-signatures"):
         name = _option(rest, "--env", "-e")
         return ENVIRONMENTS / f"{name}.yaml" if name else Path(command_watch.APPLY_AS_FILE)
     if command in FILE_ONLY:
         return DEFAULT_CONFIG
     has_dsn = _option(rest, "--database-url", "-d") is not None or environ.get(DSN)
     return None if has_dsn or "--no-config" in rest else DEFAULT_CONFIG
+
+
+def _target_url(command: str, rest: Sequence[str]) -> str | None:
+    """The address of ``schema-to-schema``'s target, if it is given as one."""
+    target = _option(rest, "--target") if command == "schema-to-schema" else None
+    return target if target and target.startswith(("postgres://", "postgresql://")) else None
+
+
+def _file_of(target: str | None) -> Path | None:
+    """The environment file that *target* stands for: a path, or an environment's name."""
+    if not target:
+        return None
+    is_path = target.endswith(".yaml") or Path(target).exists()
+    return Path(target) if is_path else ENVIRONMENTS / f"{target}.yaml"
 
 
 def _readable(path: Path | None) -> Path | None:

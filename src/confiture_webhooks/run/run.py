@@ -197,16 +197,18 @@ class Run:
         deadline = self.end_within(self._settings.flush_timeout)
         is_interrupted = True
         try:
-            for owed in list(self._owed.values()):
-                self.conclude(*owed)
-            with containing("give_back", self.report):
-                if self._settling is not None:
-                    self._settling.take_expected()
-                    self._settling.outgoing.give_back()
-                self.connection = None
-            for migration in self.unsettled:
-                self._settle(migration, deadline - time.monotonic())
-            self._conclude_run(error_type, error)
+            try:
+                for owed in list(self._owed.values()):
+                    self.conclude(*owed)
+                with containing("give_back", self.report):
+                    if self._settling is not None:
+                        self._settling.take_expected()
+                        self._settling.outgoing.give_back()
+                    self.connection = None
+                for migration in self.unsettled:
+                    self._settle(migration, deadline - time.monotonic())
+            finally:
+                self._conclude_run(error_type, error)
             self._flush(deadline)
             is_interrupted = False
         except KeyboardInterrupt:
@@ -256,8 +258,8 @@ class Run:
         if self._telemetry is None:
             self._telemetry = self._parts.telemetry()
         if not self._has_span:
-            self._has_span = True
             self._telemetry.start_run(self._command, self.database, started_at=self._started_at)
+            self._has_span = True
             if self._settings.faults:
                 self._telemetry.config_invalid(self._settings.faults, is_said=True)
         return self._telemetry
@@ -311,7 +313,7 @@ class Run:
 
     @contained
     def _conclude_run(self, error_type: str | None, error: ErrorInfo | None) -> None:
-        """Close the run's span, count it, and release its event."""
+        """Close the run's span, count it, and release its event; Ctrl-C leaves it counted."""
         if self._settings.faults:
             self._traced()  # which logs them
         failed = [migration for migration in self._ended if migration.error is not None]
@@ -326,19 +328,31 @@ class Run:
         if kind is EventType.RUN_ERROR and not (failed or self._has_unknown):
             endpoints = [endpoint.for_silent_run() for endpoint in endpoints]
         wanting = [endpoint for endpoint in endpoints if kind in endpoint.events]
+        try:
+            self._record_run(kind, wanting, error_type, error)
+        finally:
+            if error_type is not None or self._has_span or self._parts.exports():
+                self._traced().end_run(
+                    applied=len(self._ended) - len(failed),
+                    failed=len(failed),
+                    error_type=error_type,
+                    is_known=not self._has_unknown,
+                )
+
+    @contained
+    def _record_run(
+        self,
+        kind: EventType,
+        wanting: Sequence[Endpoint],
+        error_type: str | None,
+        error: ErrorInfo | None,
+    ) -> None:
         if wanting and (self._ended or error_type):
             used = self._begun()
             if error is None and error_type:
                 error = ErrorInfo(type=error_type, message="the run failed")
             trace = used.telemetry.trace_of_run()
             used.outgoing.record(self._event(used, kind, error), trace, wanting)
-        if error_type is not None or self._has_span or self._parts.exports():
-            self._traced().end_run(
-                applied=len(self._ended) - len(failed),
-                failed=len(failed),
-                error_type=error_type,
-                is_known=not self._has_unknown,
-            )
 
     def _event(self, used: Settling, kind: EventType, error: ErrorInfo | None) -> Event:
         outbox, now = used.outgoing.outbox.current, datetime.now(UTC)
