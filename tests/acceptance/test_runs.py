@@ -279,6 +279,31 @@ def test_a_run_that_is_asked_to_end_reports_its_migration(
 
 
 @pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
+def test_a_killed_run_is_counted_by_one_that_is_killed(
+    shop: Any, collector: Any, outbox: str
+) -> None:
+    """Where every run is killed, each is seen as soon as the next one settles it."""
+    shop.migration("002", "wait", "SELECT pg_sleep(60)", "SELECT 1")
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "CONFITURE_WEBHOOK_OUTBOX": outbox}
+    asked = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND datname = current_database() AND pid <> pg_backend_pid()"
+    failed = "confiture.run.last_failure_timestamp"
+    with psycopg.connect(shop.database_url, autocommit=True) as admin:
+        for is_second in (False, True):
+            process = shop.spawn("migrate", "up", env=env)
+            if is_second:
+                collector.wait_for(lambda seen: failed in {one.name for one in seen.metrics}, 30)
+                assert process.poll() is None
+            while admin.execute(asked.replace("pg_terminate_backend(pid)", "1")).fetchone() is None:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.05)
+            process.kill()
+            process.communicate(timeout=30)
+            assert admin.execute(asked).fetchone()
+    (counted,) = [point for point in collector.metrics if point.name == "confiture.runs"]
+    assert (counted.value, counted.attributes["error.type"]) == (1, "Interrupted")
+
+
+@pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
 def test_what_the_host_commits_after_ctrl_c_is_a_success(
     shop: Any, receiver: Any, outbox: str
 ) -> None:

@@ -180,6 +180,7 @@ class Telemetry(Signals):
             self.metrics.count_run(command, names.INTERRUPTED, ended_at, span)
             context = span.get_span_context()
             self._log_failed_run(command, names.INTERRUPTED, context, **whose)
+            self._providers.export_metrics()
         migrated(
             self,
             event.migration,

@@ -71,6 +71,13 @@ class Providers:
         """Keep *error* until there is a log: a run without telemetry is still a run."""
         self.error = error
 
+    def export_metrics(self) -> None:
+        """Begin to export what is measured so far: a run that is killed exports nothing more."""
+        if self.meter_provider in self.made:
+            flush = self.meter_provider.force_flush  # type: ignore[union-attr]
+            with suppress(RuntimeError):  # no thread is to be had: it is exported at the end
+                threading.Thread(target=flush, daemon=True, name="webhooks-export").start()
+
     def shutdown(self, budget: timedelta) -> dict[str, object] | None:
         """Export what is left, all signals at once, and leave after *budget* whatever happens.
 
