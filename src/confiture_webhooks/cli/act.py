@@ -118,7 +118,7 @@ def redeliver(
 
 
 def _not_done(rows: Sequence[Row], here: str | None) -> str | None:
-    """That none of *rows*, if there are any, can be sent from the command's environment."""
+    """Says that none of *rows*, if any, can be sent from the command's environment."""
     problem = f"Nothing can be sent from environment {shown_environment(here)}, "
     left = f"so nothing was changed: {_counted(rows)}. --later makes them due for a worker"
     return f"❌ {problem}{left}" if rows else None

@@ -242,7 +242,7 @@ def _payload(delivery: Delivery) -> dict[str, Any] | None:
 
 
 def _of_body(payload: dict[str, Any]) -> dict[str, str]:
-    """What happened, where, and in which run, as far as the body says so."""
+    """The error, the database and the run, as far as the body has them."""
     error, database, run = (
         found if isinstance(found := payload.get(key), dict) else {}
         for key in ("error", "database", "run")

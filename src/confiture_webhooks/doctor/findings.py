@@ -50,7 +50,7 @@ class Findings:
     unreadable: list[str]
     """The ids of undelivered records that this version cannot read."""
     intents: list[Intent]
-    """Of migrations whose end was not reported yet."""
+    """The intents of migrations whose end was not reported yet."""
 
     @property
     def old_intents(self) -> int:

@@ -25,7 +25,7 @@ PASSED = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look at *now* saw of the front of a line."""
+    """The front of a line as a look at *now* saw it."""
 
     now: datetime
     latest: int

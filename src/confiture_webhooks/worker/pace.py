@@ -41,7 +41,7 @@ class OpenDelivery:
 class Pace:
     """The state that the lanes of one endpoint share.
 
-    Whoever reads or changes any of it holds the worker's lock, and does nothing else meanwhile.
+    A thread that reads or changes it holds the worker's lock, and does nothing else meanwhile.
     """
 
     endpoint: Endpoint
