@@ -354,7 +354,10 @@ def attach(
         raise
     finally:
         undo()
-        if run.finish(type(failed).__name__ if failed else None):
+        failure = None
+        with containing("ending a run", run.report):
+            failure = _failure(failed) if failed is not None else None
+        if run.finish(failure.type if failure else None, failure):
             raise KeyboardInterrupt from failed
 
 

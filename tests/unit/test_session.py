@@ -363,6 +363,23 @@ def test_attach_lets_errors_through(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [r.headers["X-Confiture-Event"] for r in transport.sent] == ["migration_error"]
 
 
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [(SystemExit(0), None), (SystemExit(), None), (SystemExit(3), "exit_3"), (OSError(), "OSError")],
+)
+def test_attach_judges_the_end_of_its_block_as_a_command_is_judged(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, error: str | None
+) -> None:
+    """Exit code 0 is no failure; any other end is one, with its code or its class."""
+    transport = ScriptedTransport()
+    monkeypatch.setattr(wiring, "HttpTransport", lambda: transport)
+    settings = Settings(endpoints=(endpoint(name="a"),), outbox="memory", log="off")
+    with pytest.raises(type(raised)), attach(FakeEngine(), settings):
+        raise raised
+    errors = [json.loads(request.body)["error"]["type"] for request in transport.sent]
+    assert errors == ([error] if error else [])
+
+
 def test_attach_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without settings, ``attach`` takes those of the environment, and refuses wrong ones."""
     monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "ftp://a.invalid")
