@@ -365,7 +365,12 @@ def test_attach_lets_errors_through(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("raised", "error"),
-    [(SystemExit(0), None), (SystemExit(), None), (SystemExit(3), "exit_3"), (OSError(), "OSError")],
+    [
+        (SystemExit(0), None),
+        (SystemExit(), None),
+        (SystemExit(3), "exit_3"),
+        (OSError(), "OSError"),
+    ],
 )
 def test_attach_judges_the_end_of_its_block_as_a_command_is_judged(
     monkeypatch: pytest.MonkeyPatch, raised: BaseException, error: str | None
