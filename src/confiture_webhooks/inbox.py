@@ -154,7 +154,7 @@ class Inbox:
         return RECEIVED
 
     def _handle_traced(self, event: Verified) -> None:
-        from .telemetry.spans import handling  # noqa: PLC0415
+        from .telemetry.deliveries import handling  # noqa: PLC0415
 
         with handling(event):
             self._handle(event)

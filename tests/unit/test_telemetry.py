@@ -34,7 +34,7 @@ from confiture_webhooks.event import (
     MigrationRef,
 )
 from confiture_webhooks.outbox import Summary
-from confiture_webhooks.telemetry import Telemetry, names
+from confiture_webhooks.telemetry import Telemetry, deliveries, names
 from confiture_webhooks.telemetry.context import from_stored
 from confiture_webhooks.telemetry.logs import records, sentence
 from confiture_webhooks.telemetry.providers import Providers, for_command
@@ -417,6 +417,19 @@ class TestDelivery:
         assert found.parent.is_remote
         assert [link.context for link in found.links] == [drained.context]
         assert dict(drained.attributes or {}) == {"confiture.webhook.claimed": 3}
+
+    def test_a_worker_that_is_never_idle(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It begins a new pass after a minute, so that the one before is seen."""
+        made, clock = make(now=lambda: NOW), [100.0]
+        monkeypatch.setattr(deliveries, "monotonic", lambda: clock[0])
+        passes = made.telemetry.passes()
+        first = passes.begin()
+        clock[0] += deliveries.LONGEST_PASS_S - 1
+        assert passes.begin() == first
+        clock[0] += 1
+        assert passes.begin() != first
+        ended = made.span("drain webhook outbox")
+        assert dict(ended.attributes or {}) == {"confiture.webhook.claimed": 2}
 
     @pytest.mark.parametrize(
         ("traceparent", "age"), [(PARENT, timedelta(hours=25)), (f"{PARENT[:-1]}0", timedelta())]

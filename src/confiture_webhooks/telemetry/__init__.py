@@ -25,10 +25,11 @@ from ..outbox import Intent
 from ..transport import version
 from . import names
 from .context import fresh, from_stored, set_failed, storable, to_stored
+from .deliveries import DeliverySpan, Passes
 from .logs import Form, Logs
 from .metrics import Read
 from .providers import Providers, for_command, for_library
-from .spans import DeliverySpan, HookSpan, MigrationSpan, Passes, Signals, migrated
+from .spans import HookSpan, MigrationSpan, Signals, migrated
 
 __all__ = [
     "DeliverySpan",
