@@ -215,7 +215,10 @@ def test_a_socks_proxy_without_pysocks(
 
 @pytest.mark.parametrize(
     "proxy",
-    ["http://[::1", "http://127.0.0.1:99999", "http://", "http://a:0", "ftp://a:1", "a b:1"],
+    [
+        *("http://[::1", "http://127.0.0.1:99999", "http://", "http://a:0", "ftp://a:1", "a b:1"),
+        *('"http://a:1"', "'a:1'"),
+    ],
 )
 def test_what_is_no_proxys_address_is_named(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, proxy: str

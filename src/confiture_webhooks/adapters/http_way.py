@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import time
 from contextlib import suppress
@@ -42,6 +43,8 @@ _PROBLEMS = {
     ),
 }
 _OTHER_FILE = "Correct the path or the file; a path is relative to the directory of the command"
+_HOST = re.compile(r"[\w.-]+|\[[^\[\]]+\]")
+"""A name or an address: a variable that keeps its quotes has none."""
 _NO_BRACKETS = str.maketrans("", "", "[]")
 
 
@@ -141,7 +144,8 @@ def proxy_problem(proxy: str | None) -> str | None:
     except LocationParseError:
         return "proxy_address"
     is_socks = parts.scheme in _SOCKS
-    if not parts.host or parts.port == 0 or not (is_socks or parts.scheme in ("http", "https")):
+    is_host = _HOST.fullmatch(parts.host or "")
+    if not is_host or parts.port == 0 or not (is_socks or parts.scheme in ("http", "https")):
         return "proxy_address"
     return "socks_missing" if is_socks and find_spec("socks") is None else None
 

@@ -145,7 +145,7 @@ _REMEDIES = {
     "connection_reset": "Something on the way closes connections: check proxy and firewall",
     "timeout": "Check firewall and network; a receiver that is only slow needs a higher `timeout`",
     "tls": "Check the certificate; for a private authority set REQUESTS_CA_BUNDLE to its file",
-    "proxy": "Check HTTPS_PROXY; NO_PROXY names hosts that are reached without it",
+    "proxy": "Check HTTPS_PROXY, HTTP_PROXY or ALL_PROXY; NO_PROXY names hosts without a proxy",
     "protocol": "Something else than an HTTP server answers there: check the port in `url`",
     "401": _SECRETS,
     "403": _SECRETS,
