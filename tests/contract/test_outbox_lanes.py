@@ -438,6 +438,23 @@ def test_a_lease_without_an_end_holds_nothing(outbox: Outbox) -> None:
     assert not outbox.redeliver("dlv_a_1", now=NOW)
 
 
+@pytest.mark.parametrize(
+    "change", ["state = 'in_flight', is_ready = 0, token = 'x'", "is_ready = 0", "is_ready = 7"]
+)
+def test_one_that_no_worker_takes_is_seen_and_keeps_no_other(outbox: Outbox, change: str) -> None:
+    """The next of its run is sent; it counts as one that cannot be read, and is redelivered."""
+    release_of(outbox, "x", 1, 2)
+    spoil(outbox, "deliveries", f"{change} WHERE id = 'dlv_a_1'")
+    assert claim_ids(outbox) == ["dlv_a_2"]
+    row = row_of(outbox, "dlv_a_1")
+    assert row is not None
+    assert isinstance(row.delivery, Unreadable)
+    assert outbox.redeliver("dlv_a_1", now=NOW)
+    row = row_of(outbox, "dlv_a_1")
+    assert row is not None
+    assert not isinstance(row.delivery, Unreadable)
+
+
 def test_a_state_of_another_version_is_listed(outbox: Outbox) -> None:
     """It counts and is found as pending, and is discarded like any other."""
     release(outbox, 1)

@@ -19,7 +19,16 @@ NOW = datetime(2026, 1, 9, 14, 23, 45, tzinfo=UTC)
 COLUMNS = (
     *("id", "event_id", "event_type", "endpoint", "body", "content_type", "traceparent", "state"),
     *("tracestate", "correlation_id", "created_at", "migration_version", "migration_name", "seq"),
-    *("environment", "attempts", "tries", "due_at", "last_number", "last_started_at"),
+    *(
+        "environment",
+        "attempts",
+        "tries",
+        "due_at",
+        "wakes_at",
+        "is_ready",
+        "last_number",
+        "last_started_at",
+    ),
     *("last_duration", "last_status_code", "last_error_type", "last_retry_after"),
 )
 VALUES = st.none() | st.integers() | st.floats() | st.text() | st.binary()

@@ -128,7 +128,7 @@ def _unreadable(outbox: Outbox, environment: str | None) -> list[str]:
     return [
         *(
             row.delivery.id
-            for state in (State.PENDING, State.DEAD_LETTER)
+            for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)
             for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
             if isinstance(row.delivery, Unreadable)
         ),

@@ -93,6 +93,7 @@ head.seq AS head, head.due_at,
            SELECT 1 FROM main.deliveries AS held
            WHERE held.endpoint = :endpoint AND held.environment = :environment
              AND held.correlation_id = run AND held.state = 'in_flight' AND held.is_ready = 0
+             AND held.wakes_at IS NOT NULL  -- a damaged lease, without an end, holds nothing
            LIMIT 1
        ) AS is_held
 FROM runs JOIN main.deliveries AS head ON head.seq = (
@@ -143,7 +144,7 @@ WITH head AS (
         SELECT 1 FROM main.deliveries AS held
         WHERE held.endpoint = :endpoint AND held.environment = :environment
           AND held.correlation_id = one.correlation_id
-          AND held.state = 'in_flight' AND held.is_ready = 0
+          AND held.state = 'in_flight' AND held.is_ready = 0 AND held.wakes_at IS NOT NULL
         LIMIT 1
     ) IS NULL
     ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED

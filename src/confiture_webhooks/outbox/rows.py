@@ -26,6 +26,7 @@ _FAR = datetime(9000, 1, 1, tzinfo=UTC)
 """From here on there is no room to reckon."""
 _MICROSECOND = timedelta(microseconds=1)
 _IDS = ("id", "event_id", "correlation_id")
+_MOVES = (State.PENDING, State.IN_FLIGHT)
 _FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
 """The errors of reading a value that another version wrote."""
 
@@ -105,7 +106,8 @@ def delivery(row: Stored) -> Delivery:
             raise TypeError("it has no body" if body is None else "its body is not bytes")
         if "json" in row["content_type"]:
             body.decode()  # JSON is UTF-8, and a signature is made of text
-        State(row["state"])
+        if State(row["state"]) in _MOVES and row["wakes_at"] is None and row["is_ready"] != 1:
+            raise ValueError("no worker takes it: it is neither due nor put off")
         _counter(row["attempts"])
         _counter(row["tries"])
         tracestate = row["tracestate"]
