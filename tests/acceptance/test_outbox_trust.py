@@ -132,6 +132,22 @@ def test_a_state_of_another_version_makes_status_fail(project: Any, receiver: An
     assert (done.returncode, "1 record cannot be read" in done.stdout) == (1, True)
 
 
+def test_a_lease_without_an_end_is_redelivered(project: Any, receiver: Any) -> None:
+    """Damage that no worker would ever take makes status fail; redeliver sends it."""
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url}
+    outbox = SqliteOutbox(Path(project.path) / ".confiture" / "webhooks.db")
+    with closing(outbox):
+        outbox.release(event_id(1), [delivery(1, "default", environment="local")])
+        with outbox._store._lent() as connection:
+            connection.execute("UPDATE deliveries SET state = 'in_flight', is_ready = 0")
+    done = project.confiture("webhooks", "status", env=env)
+    assert (done.returncode, "1 record cannot be read" in done.stdout) == (1, True)
+    done = project.confiture("webhooks", "redeliver", "dlv_default_1", "--yes", env=env)
+    assert done.returncode == 0, done.stderr
+    assert len(receiver.requests) == 1
+    assert project.confiture("webhooks", "status", env=env).returncode == 0
+
+
 @pytest.mark.parametrize("column", ["id", "endpoint", "environment"])
 def test_a_record_whose_names_are_bytes_stops_no_command(
     project: Any, receiver: Any, column: str

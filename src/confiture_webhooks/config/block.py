@@ -312,8 +312,8 @@ ENDPOINT: Table = {
     ),
     "concurrency": Setting(
         rules.number(1, 64, is_whole=True),
-        "whole number, 1 to 64: how many runs' deliveries are sent at once; those of one run keep "
-        "their order. `1` keeps the order of all",
+        "whole number, 1 to 64: how many runs' deliveries a process sends at once; those of one "
+        "run keep their order. If one process sends, `1` keeps the order of all",
     ),
     "rate": Setting(
         rules.rate,
