@@ -52,7 +52,7 @@ def gate(project: Any) -> Iterator[psycopg.Connection[Any]]:
 def killed_at_the_gate(project: Any, admin: psycopg.Connection[Any]) -> None:
     """Kill a run while its migration waits on the server."""
     process = project.spawn("migrate", "up")
-    waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
+    waits = "SELECT 1 FROM pg_locks JOIN pg_database d ON d.oid = database WHERE datname = current_database() AND locktype = 'advisory' AND objid = 4711 AND NOT granted"
     while admin.execute(waits).fetchone() is None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
