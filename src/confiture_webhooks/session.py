@@ -129,8 +129,12 @@ class CommandSession:
 
     def finish(self, error: BaseException | None) -> None:
         """The command is over, its output written."""
-        with suppress(Exception):  # its result is not lost if the process is killed from here on
+        try:  # its result is not lost if the process is killed from here on
             sys.stdout.flush()
+        except OSError as unwritten:  # the interpreter meets it again, and the command fails
+            error = error or unwritten
+        except Exception:  # noqa: BLE001, S110  none, a closed one, or a stand-in
+            pass
         with containing("ending a run", self.run.report):
             self._installed.close()
         if self._sigterm is None:

@@ -197,12 +197,13 @@ class _Stderr:
     def _end(self) -> None:
         """The host writes no more, so the room kept for it is free."""
         self._is_ending = True
-        time.sleep(0.04 if self._busy_since is not None else 0)
-        while self._is_alone and not self._queue.empty():
-            self._write_at_once(self._queue.get())
-        if self._is_alone and self._dropped:
-            self._write_at_once((itself(), self._loss()))
-        self.flush()
+        with suppress(KeyboardInterrupt):  # a Ctrl-C more: Python would show where it came
+            time.sleep(0.04 if self._busy_since is not None else 0)
+            while self._is_alone and not self._queue.empty():
+                self._write_at_once(self._queue.get())
+            if self._is_alone and self._dropped:
+                self._write_at_once((itself(), self._loss()))
+            self.flush()
 
     def _write_at_once(self, piece: Any) -> None:
         """Write *piece* in this thread if nothing has to be waited for; else drop and count it."""

@@ -142,6 +142,61 @@ def test_what_a_migration_does_to_its_connection_stays(
     ]
 
 
+FOR_THE_PROCESS = """
+        import psycopg
+        from psycopg.types.string import StrDumper
+
+        class Nothing(psycopg.adapt.Loader):
+            def load(self, data):
+                return None
+
+        class Other(StrDumper):
+            def dump(self, value):
+                return b"other"
+
+        for name in ("bool", "int8", "numeric", "text"):
+            psycopg.adapters.register_loader(name, Nothing)
+        psycopg.adapters.register_dumper(str, Other)
+"""
+
+
+@pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
+def test_what_a_migration_registers_for_the_process_is_not_ours(
+    project: Any, receiver: Any, outbox: str
+) -> None:
+    """Connections made after it read and write their values as before, and all is sent."""
+    project.python_migration("001", "p", python("001", "p", FOR_THE_PROCESS.strip()))
+    project.python_migration("002", "p", python("002", "p", "self.execute('SELECT 1')"))
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_OUTBOX": outbox}
+    done = project.confiture("migrate", "up", env=env)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert [one[1] for one in reported(receiver)] == ["001_p", "002_p"]
+
+
+AFTER_THE_COMMIT = """
+        connection, commit = self.connection, self.connection.commit
+
+        def late():
+            del connection.commit
+            commit()
+            raise RuntimeError("late")
+
+        connection.commit = late
+"""
+
+
+@pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
+def test_an_error_after_the_commit_is_no_failed_migration(
+    project: Any, receiver: Any, outbox: str
+) -> None:
+    """The migration is in the ledger, so it is a success; that the run failed is said as well."""
+    project.python_migration("001", "p", python("001", "p", AFTER_THE_COMMIT.strip()))
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_OUTBOX": outbox}
+    assert project.confiture("migrate", "up", env=env).returncode != 0
+    events = [one[:2] for one in reported(receiver)]
+    assert events == [("migration_success", "001_p"), ("run_error", None)]
+
+
 @pytest.mark.survived("20 MB of SQL on one line", "unharmed")
 @pytest.mark.timeout(120)
 def test_a_statement_of_20_mb_is_counted_and_not_read(project: Any, receiver: Any, up: Any) -> None:

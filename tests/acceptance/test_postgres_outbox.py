@@ -352,3 +352,15 @@ def test_a_run_names_the_setting_of_an_outbox_elsewhere(
     setting = "CONFITURE_WEBHOOK_OUTBOX" if place == "variable" else "`outbox`"
     assert f"Check that it runs, and its address in {setting}." in done.stderr
     assert "database_url" not in done.stderr
+
+
+def test_a_migration_that_drops_the_outbox_loses_no_event(project: Any, receiver: Any) -> None:
+    """What the run had recorded before is recorded again in the new one, and sent once."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    project.migration("002", "b", up="DROP SCHEMA confiture_webhooks CASCADE", down="SELECT 1")
+    project.migration("003", "c", up="CREATE TABLE c (id int)", down="DROP TABLE c")
+    up = project.confiture("migrate", "up", env=on(receiver))
+    assert up.returncode == 0, up.stderr
+    sent = [json.loads(request.body)["migration"]["version"] for request in receiver.requests]
+    assert sent == ["001", "002", "003"]
+    assert stored(project.database_url) == [("migration_success", "delivered")] * 3

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -351,6 +352,13 @@ def test_a_run_whose_output_is_not_read_fails_and_says_why(shop: Any, receiver: 
     assert sent(receiver)[-1] == ("run_error", "BrokenPipeError")
     words = "standard output was closed before the command had ended"
     assert receiver.requests[-1].payload["error"]["message"] == words
+
+
+def test_a_run_whose_result_cannot_be_written_fails_and_says_why(shop: Any, receiver: Any) -> None:
+    """On a full disk the interpreter ends with 120: whoever reads the result would find none."""
+    with Path("/dev/full").open("w") as full:
+        assert shop.spawn("migrate", "up", "--format", "json", stdout=full).wait(60) == 120
+    assert sent(receiver)[-1] == ("run_error", "OSError")
 
 
 @pytest.mark.parametrize("has_address", [False, True], ids=["no file", "no migrations"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 from confiture_webhooks.adapters.confiture import Commit
@@ -58,3 +59,26 @@ def test_what_others_put_there_stays_underneath(done: list[str]) -> None:
         connection.commit()
     assert done == ["before", "theirs"]
     assert connection.commit is theirs
+
+
+@pytest.mark.parametrize(
+    ("error", "is_open"),
+    [(psycopg.errors.ForeignKeyViolation, False), (psycopg.OperationalError, True)],
+)
+def test_only_the_servers_answer_closes_it(
+    done: list[str], error: type[Exception], is_open: bool
+) -> None:
+    """An error with a SQLSTATE is the server's refusal; after any other the ledger is asked."""
+    connection = Connection(done)
+
+    def refuse() -> None:
+        raise error
+
+    connection.commit = refuse  # type: ignore[method-assign]
+    commit = Commit(connection, lambda: done.append("before"))
+    with commit.awaited():
+        commit.is_due = True
+        with pytest.raises(error):
+            connection.commit()
+    assert commit.was_sent
+    assert commit.is_open is is_open

@@ -14,6 +14,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from psycopg.pq import TransactionStatus
 
 from ..contained import containing
@@ -185,7 +186,13 @@ class _Watch:
                 yield
         except BaseException as error:
             may_have = commit.was_sent or not is_one
-            self._end(begun, error, can_settle=can_settle, may_have=may_have)
+            self._end(
+                begun,
+                error,
+                can_settle=can_settle,
+                may_have=may_have,
+                is_answered=not commit.is_open,
+            )
             raise
         else:
             self._end(begun, None, can_settle=can_settle)
@@ -206,6 +213,7 @@ class _Watch:
         *,
         can_settle: bool,
         may_have: bool = True,
+        is_answered: bool = True,
     ) -> None:
         connection = self._engine.connection
         with containing("recording a migration", self._run.report):
@@ -216,9 +224,11 @@ class _Watch:
                 self._run.conclude(migration, self._tally.total, None, is_idle=is_over)
                 return
             migration.error = explain(error)
-            # The COMMIT may have happened although the call raised: when the connection broke, or
-            # when Ctrl-C came in between. Then only the ledger knows.
-            is_seen = isinstance(error, Exception) and not (connection.closed or connection.broken)
+            # The COMMIT may have happened although the call raised: when the connection broke, when
+            # Ctrl-C came in between, or when it was raised after the server's answer, say by a
+            # handler of the migration's. Then only the ledger knows.
+            is_alive = not (connection.closed or connection.broken)
+            is_seen = is_alive and is_answered and isinstance(error, Exception)
             # The host also commits what Ctrl-C leaves in order: with the release of its lock.
             may_have |= connection.info.transaction_status == TransactionStatus.INTRANS
             is_open = can_settle and may_have and not is_seen and not migration.backend.is_gone
@@ -240,6 +250,8 @@ class Commit:
     is_due: bool = False
     was_sent: bool = False
     """Whether the migration's COMMIT was sent, or that is not known."""
+    is_open: bool = False
+    """Whether it was sent, and the server has not refused it."""
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
@@ -255,8 +267,12 @@ class Commit:
             if self.is_due:
                 self.is_due = False
                 self.before()
-                self.was_sent = True
-            return original()
+                self.was_sent = self.is_open = True
+            try:
+                return original()
+            except psycopg.Error as error:
+                self.is_open = self.is_open and error.sqlstate is None
+                raise
 
         attributes["commit"] = commit
         try:

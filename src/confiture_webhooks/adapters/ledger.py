@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql as pgsql
 
 from ..outbox import Intent
+from ..outbox.postgres_session import ADAPTERS
 from ..outbox.rows import EPOCH, at_best
 from ..settlement import Known, LedgerRow
 from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, MICROS, run, table
@@ -87,6 +88,7 @@ class Ledger:
             prepare_threshold=None,
             connect_timeout=TIMEOUT_S,
             application_name="confiture-webhooks",
+            context=ADAPTERS,
         )
         # Not as the role or the database may have it: an older snapshot would miss a COMMIT.
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED

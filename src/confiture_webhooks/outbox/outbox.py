@@ -94,6 +94,10 @@ class Outbox:
         """
         return None
 
+    def is_made_anew(self) -> bool:
+        """Whether it was not there when this process first asked it past another's connection."""
+        return False
+
     def release(self, event_id: str, deliveries: Sequence[Delivery], *then: Release) -> bool:
         """The outcome is known: replace the intent, if any, by its deliveries (maybe none).
 

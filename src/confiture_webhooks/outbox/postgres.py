@@ -255,6 +255,10 @@ class PostgresOutbox(Outbox):
         """Whether the outbox was not there before."""
         return self._store.has_made
 
+    def is_made_anew(self) -> bool:
+        with self._store.lent():
+            return self.has_made
+
     def has_role(self, name: str) -> bool:
         """Whether the server has a role called *name*."""
         return bool(self._store.read(("role", {"role": name}))[0])

@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 from psycopg import conninfo, errors
+from psycopg.adapt import AdaptersMap
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
@@ -36,6 +37,11 @@ _SETTINGS = {
     "jit": "off",
 }
 """Not as role or database may have them; a plan made for an empty table must suit a full one."""
+ADAPTERS = AdaptersMap(psycopg.adapters)
+"""How values are written and read on sessions of ours, as psycopg has it when a run begins.
+
+What a migration or a hook registers in ``psycopg.adapters`` is for every connection made later.
+"""
 _BEGINNING = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
 ADDRESS = "`database_url` or CONFITURE_DATABASE_URL"
 """In a remedy, where the address is set; a command that knows which of them puts that here."""
@@ -87,7 +93,7 @@ class _LenientLoader(TextLoader):
 
 def connect(dsn: str) -> psycopg.Connection[Any]:
     """A connection in autocommit with rows by name, which is closed when it is not answered."""
-    connection = _Connection.connect(dsn, autocommit=True, row_factory=dict_row)
+    connection = _Connection.connect(dsn, autocommit=True, row_factory=dict_row, context=ADAPTERS)
     connection.adapters.register_loader("text", _LenientLoader)
     return connection
 

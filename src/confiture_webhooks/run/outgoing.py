@@ -62,6 +62,8 @@ class Outgoing:
         """Whether a refusal there took long: nothing more is tried before it is given back."""
         self._kept: list[Kept] = []
         """The records that wait until that connection is idle, or given back."""
+        self._written: list[Release] = []
+        """The releases written over it: a later migration may drop the outbox with all it holds."""
         self._has_kept = threading.Lock()
         """Held to look at or change these, never while anything is waited for."""
 
@@ -79,6 +81,10 @@ class Outgoing:
         with self._has_kept:
             self._connection, self._over, self.outbox.is_over_connection = None, None, False
             left, self._kept = self._kept, []
+            written, self._written = self._written, []
+        is_lost = bool(written) and self.outbox.ask(lambda outbox: outbox.is_made_anew())
+        if is_lost:
+            left = [Kept(released=written), *left]
         self._write(left)
 
     def _write(self, left: Sequence[Kept]) -> None:
@@ -113,6 +119,7 @@ class Outgoing:
         while self._kept and self._over and self._is_done(partial(self._kept[0].into, self._over)):
             with self._has_kept:
                 kept = self._kept.pop(0)
+                self._written += kept.released
             self.outbox.note(kept)
 
     def _is_done(self, call: Callable[[], object]) -> bool:
