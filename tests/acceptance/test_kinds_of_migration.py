@@ -197,6 +197,36 @@ def test_an_error_after_the_commit_is_no_failed_migration(
     assert events == [("migration_success", "001_p"), ("run_error", None)]
 
 
+PROCESSES = """
+        import multiprocessing, os, signal, time
+
+        fork = multiprocessing.get_context("fork")
+        process = fork.Process(target=time.sleep, args=(60,))
+        process.start()
+        process.terminate()
+        process.join()
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        codes = process.exitcode, os.waitpid(child, 0)[1]
+        with fork.Pool(2) as pool:
+            pool.map(abs, [1, 2])
+        assert codes == (-signal.SIGTERM, signal.SIGTERM), codes
+"""
+
+
+def test_sigterm_ends_the_processes_of_a_migration_and_no_run(
+    project: Any, receiver: Any, up: Any
+) -> None:
+    """What a migration forks dies of the signal as without us: in silence, and nothing is said."""
+    project.python_migration("001", "p", python("001", "p", PROCESSES.strip()))
+    done = up()
+    assert "SIGTERM" not in done.stderr
+    assert [one[:2] for one in reported(receiver)] == [("migration_success", "001_p")]
+
+
 @pytest.mark.survived("20 MB of SQL on one line", "unharmed")
 @pytest.mark.timeout(120)
 def test_a_statement_of_20_mb_is_counted_and_not_read(project: Any, receiver: Any, up: Any) -> None:
