@@ -7,6 +7,7 @@ It is seen by the public methods of click's groups: ``resolve_command`` finds a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -76,46 +77,42 @@ def watching(group: type[TyperGroup], open_: Open) -> type[TyperGroup]:
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
             name, command, rest = super().resolve_command(ctx, args)
             if name == GROUP and hasattr(command, "resolve_command"):
-                _watch_group(command, open_)
+                resolve = command.resolve_command
+                command.resolve_command = partial(_resolve, command, resolve, open_)
             return name, command, rest
 
     return WatchedGroup
 
 
-def _watch_group(group: Any, open_: Open) -> None:
-    resolve = group.resolve_command
-
-    def resolve_command(ctx: Any, args: list[str]) -> Any:
-        group.resolve_command = resolve
-        words = [GROUP, *args]
-        name, command, rest = resolve(ctx, args)
-        if command is not None:
-            _watch_command(command, words, open_)
-        return name, command, rest
-
-    group.resolve_command = resolve_command
+def _resolve(
+    group: Any, resolve: Callable[..., Any], open_: Open, ctx: Any, args: list[str]
+) -> Any:
+    """*resolve* a command of *group*, once, and watch it."""
+    group.resolve_command = resolve
+    name, command, rest = resolve(ctx, args)
+    if command is not None:
+        command.invoke = partial(_invoke, command, command.invoke, [GROUP, *args], open_)
+    return name, command, rest
 
 
-def _watch_command(command: Any, words: list[str], open_: Open) -> None:
-    run = command.invoke
-
-    def invoke(ctx: Any) -> Any:
-        command.invoke = run
-        if _seen is not None:
-            _seen.append(words)
-            return run(ctx)
-        finish = open_(words)
-        if finish is None:
-            return run(ctx)
-        try:
-            result = run(ctx)
-        except BaseException as error:
-            finish(error)
-            raise
-        finish(None)
-        return result
-
-    command.invoke = invoke
+def _invoke(
+    command: Any, run: Callable[[Any], Any], words: list[str], open_: Open, ctx: Any
+) -> Any:
+    """*run* the command, once, under observation."""
+    command.invoke = run
+    if _seen is not None:
+        _seen.append(words)
+        return run(ctx)
+    finish = open_(words)
+    if finish is None:
+        return run(ctx)
+    try:
+        result = run(ctx)
+    except BaseException as error:
+        finish(error)
+        raise
+    finish(None)
+    return result
 
 
 def sees_commands(app: Any = None) -> bool:

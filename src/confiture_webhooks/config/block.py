@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..endpoint import SIGNATURES, Tls
@@ -201,12 +202,12 @@ def shown(at: Place) -> str:
 
 RETRY: Table = {
     "schedule": Setting(
-        Many(rules.seconds(rules.LONGEST_WAIT), most=100, may_be_empty=True),
+        Many(partial(rules.seconds, rules.LONGEST_WAIT), most=100, may_be_empty=True),
         "list of seconds, each above 0, up to 604800: the waits between attempts, at most 100; "
         "`[]` is one attempt and no more",
     ),
     "jitter": Setting(
-        rules.number(0, 1),
+        partial(rules.number, 0, 1),
         "number, 0 to 1: spreads each wait evenly over ± this share of it",
     ),
 }
@@ -254,13 +255,13 @@ ENDPOINT: Table = {
         "true or false: also sends the current secret itself, as `X-Confiture-Secret`; needs https",
     ),
     "signatures": Setting(
-        Many(rules.one_of(SIGNATURES, "a signature")),
+        Many(partial(rules.one_of, SIGNATURES, "a signature")),
         "list of signatures: those that are sent if there is a secret: `standard` "
         "(`webhook-signature`, over id, time and body), `confiture` (`X-Confiture-Signature`, over "
         "the body alone). `[standard]` is for receivers that check the time",
     ),
     "events": Setting(
-        Many(rules.one_of(_EVENTS, "an event"), most=100),
+        Many(partial(rules.one_of, _EVENTS, "an event"), most=100),
         "list of events: the events that are sent; `migration_started`, `run_success` and "
         "`run_error` can be added",
         variable=variables.EVENTS,
@@ -280,7 +281,8 @@ ENDPOINT: Table = {
         default="all",
     ),
     "routing_key": Setting(
-        rules.matching(
+        partial(
+            rules.matching,
             "[A-Za-z0-9]{32}",
             "is not 32 letters and digits",
             "Copy the integration key of an Events API v2 integration",
@@ -289,7 +291,7 @@ ENDPOINT: Table = {
         "pagerduty`",
     ),
     "format": Setting(
-        rules.one_of(FORMATS, "a format"),
+        partial(rules.one_of, [*FORMATS], "a format"),
         f"format: the shape of the body: {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}, see "
         "[payload](payload.md) and [formats](formats.md)",
         variable=variables.FORMAT,
@@ -300,7 +302,7 @@ ENDPOINT: Table = {
         variable=variables.HEADERS,
     ),
     "timeout": Setting(
-        rules.seconds(300),
+        partial(rules.seconds, 300),
         "seconds, above 0, up to 300: for a whole attempt: name resolution, connecting, TLS, and "
         "the answer to its end",
     ),
@@ -311,7 +313,7 @@ ENDPOINT: Table = {
         into=lambda found: RetryPolicy(**found),
     ),
     "concurrency": Setting(
-        rules.number(1, 64, is_whole=True),
+        partial(rules.number, 1, 64, is_whole=True),
         "whole number, 1 to 64: how many runs' deliveries a process sends at once; those of one "
         "run keep their order. If one process sends, `1` keeps the order of all",
     ),
@@ -354,7 +356,7 @@ WEBHOOKS: Table = {
         variable=variables.OUTBOX,
     ),
     "flush_timeout": Setting(
-        rules.seconds(3600, may_be_zero=True),
+        partial(rules.seconds, 3600, may_be_zero=True),
         "seconds, 0 to 3600: how long a command waits for deliveries when its migrations are over; "
         "the rest is sent later",
         variable=variables.FLUSH_TIMEOUT,
@@ -365,7 +367,7 @@ WEBHOOKS: Table = {
         "`confiture_hooks/`",
     ),
     "hook_timeout": Setting(
-        rules.seconds(300),
+        partial(rules.seconds, 300),
         "seconds, above 0, up to 300: for one call of a hook, and for the import of one hook file",
     ),
     "allow_networks": Setting(
@@ -378,7 +380,8 @@ WEBHOOKS: Table = {
         "list of networks: for every endpoint that has no such list of its own",
     ),
     "trace_url": Setting(
-        rules.matching(
+        partial(
+            rules.matching,
             r"(?=.*\{trace_id\})https?://[^\s/@]+/.*",
             "is not a link to a trace",
             "Write it as `https://jaeger.example/trace/{trace_id}`",
@@ -397,12 +400,15 @@ VARIABLES: Table = {
     "switch": Setting(rules.flag, variable=variables.SWITCH),
     "environment": Setting(rules.text, variable=variables.ENVIRONMENT),
     "log": Setting(
-        rules.one_of(("json", "console", "off"), "a kind of log", in_any_case=True),
+        partial(rules.one_of, ("json", "console", "off"), "a kind of log", in_any_case=True),
         variable=variables.LOG,
     ),
     "log_level": Setting(
-        rules.one_of(
-            ("debug", "info", "warning", "error", "critical"), "a log level", in_any_case=True
+        partial(
+            rules.one_of,
+            ("debug", "info", "warning", "error", "critical"),
+            "a log level",
+            in_any_case=True,
         ),
         variable=variables.LOG_LEVEL,
     ),

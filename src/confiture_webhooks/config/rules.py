@@ -10,7 +10,7 @@ import ipaddress
 import keyword
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from difflib import get_close_matches
@@ -69,21 +69,14 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     return f"Did you mean `{near[0]}`? " if near else ""
 
 
-def one_of(
-    known: Iterable[str], what: str, *, in_any_case: bool = False
-) -> Callable[[object], str]:
-    """The rule for a word out of *known*."""
-    names = list(known)
-
-    def rule(value: object) -> str:
-        if isinstance(value, str) and in_any_case:
-            value = value.strip().lower()
-        if isinstance(value, str) and value in names:
-            return value
-        near = did_you_mean(value, names)
-        raise Invalid(f"is not {what}", f"{near}It can be: {', '.join(names)}")
-
-    return rule
+def one_of(known: Sequence[str], what: str, value: object, *, in_any_case: bool = False) -> str:
+    """A word out of *known*."""
+    if isinstance(value, str) and in_any_case:
+        value = value.strip().lower()
+    if isinstance(value, str) and value in known:
+        return value
+    near = did_you_mean(value, known)
+    raise Invalid(f"is not {what}", f"{near}It can be: {', '.join(known)}")
 
 
 def text(value: object) -> str:
@@ -121,49 +114,36 @@ def flag(value: object) -> bool:
     return word in ON_WORDS
 
 
-def number(least: float, most: float, *, is_whole: bool = False) -> Callable[[object], float]:
-    """The rule for a finite number, or the text of one."""
-
-    def rule(value: object) -> float:
-        found = math.nan
-        if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-            found = float(value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found = math.inf if abs(value) > most else float(value)
-        if math.isnan(found):
-            raise Invalid("must be a number")
-        if not least <= found <= most:
-            raise Invalid("is out of range")
-        if is_whole and found != int(found):
-            raise Invalid("must be a whole number")
-        return int(found) if is_whole else found
-
-    return rule
+def number(least: float, most: float, value: object, *, is_whole: bool = False) -> float:
+    """A finite number, or the text of one."""
+    found = math.nan
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        found = float(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        found = math.inf if abs(value) > most else float(value)
+    if math.isnan(found):
+        raise Invalid("must be a number")
+    if not least <= found <= most:
+        raise Invalid("is out of range")
+    if is_whole and found != int(found):
+        raise Invalid("must be a whole number")
+    return int(found) if is_whole else found
 
 
-def seconds(most: float, *, may_be_zero: bool = False) -> Callable[[object], timedelta]:
-    """The rule for a time of up to *most* seconds."""
-    is_number = number(0, most)
-
-    def rule(value: object) -> timedelta:
-        found = timedelta(seconds=is_number(value))
-        if not found and not may_be_zero:
-            raise Invalid("must be more than 0")
-        return found
-
-    return rule
+def seconds(most: float, value: object, *, may_be_zero: bool = False) -> timedelta:
+    """A time of up to *most* seconds."""
+    found = timedelta(seconds=number(0, most, value))
+    if not found and not may_be_zero:
+        raise Invalid("must be more than 0")
+    return found
 
 
-def matching(form: str, problem: str, remedy: str) -> Callable[[object], str]:
-    """The rule for a text of a *form*, which is a regular expression."""
-
-    def rule(value: object) -> str:
-        found = text(value)
-        if not re.fullmatch(form, found):
-            raise Invalid(problem, remedy)
-        return found
-
-    return rule
+def matching(form: str, problem: str, remedy: str, value: object) -> str:
+    """A text of a *form*, which is a regular expression."""
+    found = text(value)
+    if not re.fullmatch(form, found):
+        raise Invalid(problem, remedy)
+    return found
 
 
 def rate(value: object) -> timedelta:

@@ -6,6 +6,7 @@ Versions only go forward: a released one is never edited, the next is appended.
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 from ..errors import OutboxError
@@ -60,12 +61,15 @@ def check(found: int, where: str, setting: str) -> None:
         )
 
 
-def query(name: str) -> str:
+@cache
+def query(name: str, dialect: str = "postgres") -> str:
     """The statement *name*, with ``:name`` for values; ``list <filters>`` has its filters in it."""
     name, _, filters = name.partition(" ")
     found = _QUERIES[name].replace("{filters}", filters)
     for part in _PARTS:
         found = found.replace(f"{{{part}}}", _QUERIES[part])
+    if dialect == "sqlite":
+        found = found.replace("FOR UPDATE SKIP LOCKED", "").replace("FOR UPDATE", "")
     return found
 
 

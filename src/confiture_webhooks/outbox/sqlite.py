@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,8 @@ def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
     return outbox
 
 
-@cache
-def statement(name: str) -> str:
-    """The statement *name* in SQLite's dialect."""
-    return schema.query(name).replace("FOR UPDATE SKIP LOCKED", "").replace("FOR UPDATE", "")
+statement = partial(schema.query, dialect="sqlite")
+"""A statement by its name."""
 
 
 class _Store:

@@ -37,6 +37,7 @@ _MAGIC = b"SQLite format 3\0"
 _HEADER = 100
 _LOOK = getattr(os, "O_PATH", os.O_RDONLY)
 """A directory that this user may not list can be looked at."""
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 Place = tuple[int, int]
 """A file's device and inode."""
 in_use: Counter[Place | None] = Counter()
@@ -203,10 +204,12 @@ def own(path: Path, *, makes: bool) -> Place:
         _check(os.fstat(directory), path.parent, path, is_file=False)
         if makes:
             if ignored:
-                with suppress(OSError), open(_made(".gitignore", directory, 0o644), "w") as file:
-                    file.write(f"{ignored}\n")
+                with suppress(OSError):
+                    made = os.open(".gitignore", _NEW, 0o644, dir_fd=directory)
+                    with os.fdopen(made, "w") as file:
+                        file.write(f"{ignored}\n")
             with suppress(FileExistsError):
-                os.close(_made(path.name, directory, 0o600))
+                os.close(os.open(path.name, _NEW, 0o600, dir_fd=directory))
         for suffix in BESIDE:
             with suppress(FileNotFoundError):
                 beside = os.stat(path.name + suffix, dir_fd=directory, follow_symlinks=False)
@@ -215,7 +218,7 @@ def own(path: Path, *, makes: bool) -> Place:
         found = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
         _check(found, path, path)
         place = found.st_dev, found.st_ino
-        if not in_use[place]:
+        if found.st_size and not in_use[place]:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
             with os.fdopen(os.open(path.name, flags, dir_fd=directory), "rb") as file:
                 _judge(path, found, file.read(_HEADER))
@@ -229,7 +232,7 @@ def _plain(path: Path, *, makes: bool) -> Place:
     if makes:
         path.touch()
     found = path.stat()
-    if not in_use[found.st_dev, found.st_ino]:
+    if found.st_size and not in_use[found.st_dev, found.st_ino]:
         with path.open("rb") as file:
             _judge(path, found, file.read(_HEADER))
     return found.st_dev, found.st_ino
@@ -247,11 +250,6 @@ def _make_directory(path: Path) -> str | None:
     if missing:
         return "*"
     return f"{path.name}*" if directory.name == DIRECTORY else None
-
-
-def _made(name: str, place: int, mode: int) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    return os.open(name, flags, mode, dir_fd=place)
 
 
 @contextmanager
@@ -302,8 +300,6 @@ def _name(uid: int) -> str:
 
 def _judge(path: Path, found: os.stat_result, header: bytes) -> None:
     """Raise OutboxError unless *header* is an outbox's, or of a file that is to be one."""
-    if not header:
-        return
     if header.startswith(_MAGIC) and len(header) == _HEADER:
         page = int.from_bytes(header[16:18], "big")
         is_fresh = not any(header[40:44]) and found.st_size <= (page if page > 1 else 65536)
