@@ -12,8 +12,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import psycopg
@@ -96,7 +97,7 @@ class _Store:
     def __init__(self, dsn: str, environment: str | None, setting: str) -> None:
         self.dsn = conninfo_of(dsn)
         self.where = described(self.dsn)
-        self._init, self._setting = init(self.dsn, environment), setting
+        self._init, self._setting = partial(init, self.dsn, environment), setting
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._connection: psycopg.Connection[Any] | None = None
@@ -167,6 +168,7 @@ class _Store:
             self._lock.release()
 
 
+@dataclass(eq=False, repr=False)
 class _LentStore:
     """The statements over another's connection, in its transaction if it has one open.
 
@@ -174,11 +176,9 @@ class _LentStore:
     """
 
     is_durable = True
-
-    def __init__(self, connection: psycopg.Connection[Any], where: str) -> None:
-        self._connection = connection
-        self.where = where
-        self._is_prepared = False
+    _connection: psycopg.Connection[Any]
+    where: str
+    _is_prepared: bool = False
 
     def read(self, *steps: Step) -> list[Found]:
         return self._done(steps, is_question=True)

@@ -11,8 +11,9 @@ import os
 import re
 import selectors
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -184,10 +185,12 @@ def described(dsn: str) -> str:
 
 
 @contextmanager
-def translated(where: str, init: str | None = None, setting: str = ADDRESS) -> Iterator[None]:
+def translated(
+    where: str, init: Callable[[], str] | None = None, setting: str = ADDRESS
+) -> Iterator[None]:
     """Turn psycopg's errors into OutboxError. Their texts may hold values: they are left out.
 
-    *init*: the command for a role that has not the rights; *setting*: what holds the address.
+    *init* makes the command for a role that has not the rights; *setting*: what holds the address.
     """
     try:
         yield
@@ -242,16 +245,16 @@ _REFUSALS = (
 MISSING = (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
 
 
-def reason_of(error: psycopg.Error, init: str | None = None) -> tuple[str, str]:
+def reason_of(error: psycopg.Error, init: Callable[[], str] | None = None) -> tuple[str, str]:
     """Why *error*, and what to do, without the server's words."""
-    name, init = type(error).__name__, init or shown("outbox", "init")
+    name, init = type(error).__name__, init or partial(shown, "outbox", "init")
     if isinstance(error, errors.InsufficientPrivilege):
         return (
             "the role may not use or create it",
-            f"Have an administrator run {init} once, then its GRANTs",
+            f"Have an administrator run {init()} once, then its GRANTs",
         )
     if isinstance(error, MISSING):
-        return f"its tables are not there ({name})", f"Create them: {init}"
+        return f"its tables are not there ({name})", f"Create them: {init()}"
     text = f"SQLSTATE {error.sqlstate}" if error.sqlstate else str(error)
     for pattern, reason, remedy in _REFUSALS:
         if re.search(pattern, text, re.DOTALL):

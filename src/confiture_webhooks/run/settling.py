@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ..bounded import TimedOut, bounded
@@ -100,16 +101,14 @@ def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
                 telemetry.settled(*one, run)
 
 
-def recording(
-    release: Callable[..., bool], deliveries: Callable[[Event, TraceContext], Sequence[Delivery]]
-) -> Record:
-    """A function that releases events, as these *deliveries*, in one step."""
-
-    def record(*events: Traced) -> bool:
-        first, *then = ((event.id, deliveries(event, trace)) for event, trace in events)
-        return release(*first, *then)
-
-    return record
+def release_as(
+    release: Callable[..., bool],
+    deliveries: Callable[[Event, TraceContext], Sequence[Delivery]],
+    *events: Traced,
+) -> bool:
+    """*release* events as these *deliveries*, in one step."""
+    first, *then = ((event.id, deliveries(event, trace)) for event, trace in events)
+    return release(*first, *then)
 
 
 def settle_outbox(
@@ -124,11 +123,12 @@ def settle_outbox(
 
     A fault in it is reported, and stops no delivery. Raises OutboxError.
     """
-
-    def deliveries(event: Event, trace: TraceContext) -> Sequence[Delivery]:
-        return deliveries_of(event, endpoints, trace, report=telemetry.failed)
-
-    record = recording(outbox.release, deliveries)
+    report = telemetry.failed
+    record = partial(
+        release_as,
+        outbox.release,
+        lambda event, trace: deliveries_of(event, endpoints, trace, report=report),
+    )
     try:
         mine = [intent for intent in outbox.intents() if intent.environment == environment]
         return settle(mine, ask, record, telemetry, seconds=LONGEST_QUESTION_S)
@@ -162,7 +162,7 @@ class Settling:
     """The migrations that this run committed."""
 
     def _record(self, *events: Traced) -> bool:
-        return recording(self.outgoing.release, self.outgoing.deliveries)(*events)
+        return release_as(self.outgoing.release, self.outgoing.deliveries, *events)
 
     def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
         """Stage what is to begin next: its connection is idle, which it may not be then."""
@@ -256,7 +256,7 @@ class Settling:
 
     def _record_outlived_in(self, outbox: Outbox) -> None:
         """The same of those in *outbox*, which was silent when their versions ran again."""
-        record = recording(outbox.release, self.outgoing.deliveries)
+        record = partial(release_as, outbox.release, self.outgoing.deliveries)
         self._without_outlived(self._killed(outbox.intents()), record)
 
     def _without_outlived(self, intents: Sequence[Intent], record: Record) -> list[Intent]:
