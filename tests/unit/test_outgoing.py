@@ -52,7 +52,11 @@ class Bench:
             "outbox": lambda _: self._make("outbox"),
             "transport": lambda: self._make("transport"),
         }
-        return Outgoing(self.settings, Parts(**usual | parts), self.telemetry, "up")  # type: ignore[arg-type]
+        made = Parts(**usual | parts)  # type: ignore[arg-type]
+        outbox = run_outbox.RunOutbox(self.settings, made, self.telemetry)
+        sends = sending.Sending(self.settings, made, self.telemetry, outbox)
+        outbox.abandon = sends.abandon
+        return Outgoing(self.settings, self.telemetry, "up", outbox, sends)
 
     @property
     def spare(self) -> Outbox:

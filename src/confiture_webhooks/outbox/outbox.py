@@ -65,6 +65,9 @@ Release = tuple[str, Sequence[Delivery]]
 class Outbox:
     """Keeps every event until each endpoint has it."""
 
+    _ahead: Callable[[], timedelta] = timedelta
+    """By how much this machine's clock is ahead of the store's."""
+
     def __init__(self, store: rows.Store) -> None:
         self._store = store
         self.is_durable = store.is_durable
@@ -297,10 +300,6 @@ class Outbox:
         rows.write_all(self._store, "forget_released", forgetting)
         self._store.write(("forget_standing", forgetting))
         return pruned
-
-    def _ahead(self) -> timedelta:
-        """By how much this machine's clock is ahead of the store's."""
-        return timedelta()
 
     def deliveries(
         self,

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +16,21 @@ from ..errors import OutboxError
 from ..event import Event, EventType
 from ..formats import deliveries_of
 from .migration import is_idle
-from .run_outbox import Kept, RunOutbox
-from .sending import Sending
+from .run_outbox import Kept
 
 if TYPE_CHECKING:
     from ..config import Settings
     from ..endpoint import Endpoint
     from ..outbox import Intent, Outbox, Release
     from ..telemetry import Telemetry
-    from . import Parts
+    from .run_outbox import RunOutbox
+    from .sending import Sending
 
 SLOW_S = 0.15
 """A refusal that takes longer (somebody keeps the tables locked) is not asked for twice."""
 
 
+@dataclass(eq=False, repr=False)
 class Outgoing:
     """Records the events of one run, and has them sent.
 
@@ -38,34 +39,26 @@ class Outgoing:
     session is opened and nothing is sent.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        parts: Parts,
-        telemetry: Telemetry,
-        command: str,
-    ) -> None:
-        self._settings = settings
-        self._command = command
-        self._telemetry = telemetry
-        self.outbox = RunOutbox(settings, parts, telemetry)
-        self.sending = Sending(settings, parts, telemetry, self.outbox)
-        self.outbox.abandon = self.sending.abandon
-        self._in_transaction: dict[str, tuple[EventType, Sequence[Delivery]]] = {}
-        """By event, what the open transaction records: recorded again, it has the same bytes."""
-        self._connection: Any = None
-        """The connection that migrates the database in which the outbox lies, while it does."""
-        self._over: Outbox | None = None
-        """The outbox by way of it."""
-        self._thread = 0
-        self._is_slow = False
-        """Whether a refusal there took long: nothing more is tried before it is given back."""
-        self._kept: list[Kept] = []
-        """The records that wait until that connection is idle, or given back."""
-        self._written: list[Release] = []
-        """The releases written over it: a later migration may drop the outbox with all it holds."""
-        self._has_kept = threading.Lock()
-        """Held to look at or change these, never while anything is waited for."""
+    _settings: Settings
+    _telemetry: Telemetry
+    _command: str
+    outbox: RunOutbox
+    sending: Sending
+    _in_transaction: dict[str, tuple[EventType, Sequence[Delivery]]] = field(default_factory=dict)
+    """By event, what the open transaction records: recorded again, it has the same bytes."""
+    _connection: Any = None
+    """The connection that migrates the database in which the outbox lies, while it does."""
+    _over: Outbox | None = None
+    """The outbox by way of it."""
+    _thread: int = 0
+    _is_slow: bool = False
+    """Whether a refusal there took long: nothing more is tried before it is given back."""
+    _kept: list[Kept] = field(default_factory=list)
+    """The records that wait until that connection is idle, or given back."""
+    _written: list[Release] = field(default_factory=list)
+    """The releases written over it: a later migration may drop the outbox with all it holds."""
+    _has_kept: threading.Lock = field(default_factory=threading.Lock)
+    """Held to look at or change these, never while anything is waited for."""
 
     def write_over(self, connection: Any) -> None:
         """From now on write over *connection*, where the outbox lies in its database."""

@@ -20,7 +20,8 @@ from ..settlement import INTERRUPTED, killed_run_id
 from . import TELEMETRY_BUDGET, Parts
 from .migration import UNKNOWN, Backend, Migration, new_event_id
 from .outgoing import Outgoing
-from .run_outbox import IMPATIENCE_S, PATIENCE_S
+from .run_outbox import IMPATIENCE_S, PATIENCE_S, RunOutbox
+from .sending import Sending
 from .settling import LONGEST_QUESTION_S, Settling, answered
 
 if TYPE_CHECKING:
@@ -287,9 +288,12 @@ class Run:
     def _opened(self) -> Settling:
         telemetry = self._telemetry = self._telemetry or self._parts.telemetry()
         telemetry.connected(self.database)  # a run with nothing to do may settle another
-        outgoing = Outgoing(self._settings, self._parts, telemetry, self._command)
+        outbox = RunOutbox(self._settings, self._parts, telemetry)
+        sending = Sending(self._settings, self._parts, telemetry, outbox)
+        outbox.abandon = sending.abandon
         if self.deadline is not None:
-            outgoing.outbox.deadline = self.deadline - MOMENT_S
+            outbox.deadline = self.deadline - MOMENT_S
+        outgoing = Outgoing(self._settings, telemetry, self._command, outbox, sending)
         environment = self._settings.environment
         self._settling = Settling(telemetry, outgoing, environment, self.report)
         return self._settling
