@@ -168,14 +168,17 @@ def _astray(endpoints: Sequence[Endpoint], environment: str | None) -> list[Faul
 
     It is not where each of their environments has a file, and another endpoint is for this one.
     """
+    strays = [one for one in endpoints if not (one.faults or one.is_for(environment))]
+    if not strays:
+        return []
     files = {path.stem for path in Path(command_watch.ENVIRONMENTS).glob("*.yaml")}
     names = files | ({environment} if environment else set())
     is_served = any(one.is_for(environment) for one in endpoints)
     here = shown_environment(environment)
     advice = []
-    for one in endpoints:
+    for one in strays:
         only = sorted(one.environments or ())
-        if one.faults or one.is_for(environment) or (is_served and names.issuperset(only)):
+        if is_served and names.issuperset(only):
             continue
         problem = f"is sent nothing in environment {here}: its environments are {', '.join(only)}"
         meant = "".join(rules.did_you_mean(word, names) for word in only if word not in names)

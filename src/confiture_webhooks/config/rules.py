@@ -260,7 +260,7 @@ def address(value: object) -> tuple[str, tuple[str, str] | None]:
     is_bad = _BLANK_OR_CONTROL.search(found) or "#" in found or port == 0
     if is_bad or parts.scheme not in ("http", "https") or not _is_host(bare):
         raise wrong
-    return bare.geturl(), _basic_auth(parts)
+    return bare.geturl(), _basic_auth(parts) if "@" in parts.netloc else None
 
 
 def _is_host(bare: SplitResult) -> bool:

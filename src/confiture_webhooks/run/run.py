@@ -333,7 +333,8 @@ class Run:
             endpoints = [endpoint.for_silent_run() for endpoint in endpoints]
         wanting = [endpoint for endpoint in endpoints if kind in endpoint.events]
         try:
-            self._record_run(kind, wanting, error_type, error)
+            if wanting and (self._ended or error_type):
+                self._record_run(kind, wanting, error_type, error)
         finally:
             if error_type is not None or self._has_span or self._parts.exports():
                 self._traced().end_run(
@@ -351,12 +352,11 @@ class Run:
         error_type: str | None,
         error: ErrorInfo | None,
     ) -> None:
-        if wanting and (self._ended or error_type):
-            used = self._begun()
-            if error is None and error_type:
-                error = ErrorInfo(type=error_type, message="the run failed")
-            trace = used.telemetry.trace_of_run()
-            used.outgoing.record(self._event(used, kind, error), trace, wanting)
+        used = self._begun()
+        if error is None and error_type:
+            error = ErrorInfo(type=error_type, message="the run failed")
+        trace = used.telemetry.trace_of_run()
+        used.outgoing.record(self._event(used, kind, error), trace, wanting)
 
     def _event(self, used: Settling, kind: EventType, error: ErrorInfo | None) -> Event:
         outbox, now = used.outgoing.outbox.current, datetime.now(UTC)
