@@ -125,9 +125,7 @@ def test_another_fault_of_another_environments_endpoint_is_a_fault(one_migration
     words = ("webhooks", "check", "--config", "db/environments/staging.yaml")
     refused = one_migration.confiture(*words)
     assert refused.returncode == 5
-    assert (
-        "endpoints[0].url (pager): is not an address that webhooks can be sent to" in refused.stderr
-    )
+    assert "endpoints[0].url (pager): is neither http nor https" in refused.stderr
     assert "endpoints[1].url (x): needs" in refused.stderr
 
 

@@ -331,6 +331,22 @@ def test_unknown_event_lists_the_known_ones(project: Project) -> None:
     assert all(event.value in fault.remedy for event in SUBSCRIBABLE)
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("webhooks: {endpoints: [{name: a, url: 'https://a.example/', name: b}]}", 1),
+        ("webhooks: {endpoints: []}\nx: 1\nwebhooks: {flush_timeout: 1}", 3),
+        ("a: 1\na: 2\nb: &b {c: 1}\nwebhooks:\n  hooks: [{<<: *b, c: 2}, *b, *b]", None),
+    ],
+)
+def test_a_key_that_stands_twice_is_named(project: Project, text: str, line: int | None) -> None:
+    """YAML keeps the last in silence. What is not in the block is the host's."""
+    project.path.write_text(text)
+    found = [fault for fault in faults_of({}, project.path) if "twice" in fault.problem]
+    expected = [f"{project.path}:{line}"] if line else []
+    assert [fault.setting for fault in found] == expected
+
+
 def test_duplicate_names_point_at_the_first(project: Project) -> None:
     """The later of two endpoints of one name is at fault."""
     row = {"name": "a", "url": URL}

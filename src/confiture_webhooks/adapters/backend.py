@@ -183,7 +183,7 @@ def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | N
     if config_file is None:
         return next((environ[name] for name in VARIABLES if environ.get(name)), None)
     try:
-        content = read(config_file)
+        content, _ = read(config_file)
         if not any(map(content.get, KEYS)) and environ.get(VARIABLES[0]):
             return environ[VARIABLES[0]]
         # No more than this: a variable of another part that is not set is no fault of the address.
@@ -209,7 +209,7 @@ def names_database(config_file: Path | None, environ: Mapping[str, str]) -> bool
     if config_file is None or environ.get(VARIABLES[0]):
         return any(map(environ.get, VARIABLES))
     try:
-        content = read(config_file)
+        content, _ = read(config_file)
     except Invalid:
         return False
     return any(map(content.get, KEYS))

@@ -51,12 +51,16 @@ class File:
         """
         if self.path is None:
             return
+        line = None
         try:
-            self.content = read(self.path, needs=BLOCK if given else None)
+            self.content, line = read(self.path, needs=BLOCK if given else None)
         except Invalid as invalid:
             problem = f"names a file that {invalid.problem}" if given else invalid.problem
             setting = variables.CONFIG if given else str(self.path)
             self.faults.append(Fault(setting, problem, invalid.remedy))
+        if line is not None:
+            problem = f"a key of `{BLOCK}:` stands there twice: the last one counts"
+            self.faults.append(Fault(f"{self.path}:{line}", problem, "Remove one of them"))
         name = self.content.get("name")
         if isinstance(name, str) and name.strip():
             self.environment = name
@@ -67,8 +71,11 @@ class File:
             self.environment = named or self.path.stem or None
 
 
-def read(path: Path, needs: str | None = None) -> dict[str, Any]:
-    """The mapping in the file. Raises Invalid when there is none, or no key that it *needs*."""
+def read(path: Path, needs: str | None = None) -> tuple[dict[str, Any], int | None]:
+    """The mapping in the file, and the line of the first key that our block has twice.
+
+    Raises Invalid when there is none, or no key that it *needs*.
+    """
     content = None
     try:
         found = path.stat()
@@ -83,25 +90,50 @@ def read(path: Path, needs: str | None = None) -> dict[str, Any]:
         raise Invalid("is not UTF-8", "Save it as UTF-8") from None
     if content is None:
         raise Invalid("is not a plain file of up to 1 MiB", "Name an environment file")
-    document = _parsed(content)
+    document, repeated = _parsed(content)
     if not isinstance(document, dict):
-        raise Invalid("holds no `key: value` lines", "Write `key: value` lines")
+        kind = {type(None): "nothing", list: "a list"}.get(type(document), "a single value")
+        raise Invalid(f"holds {kind} instead of `key: value` lines", "Write `key: value` lines")
     if needs is not None and needs not in document:
         raise Invalid(f"has no `{needs}:` block", f"Put the settings below `{needs}:`")
-    return document
+    return document, repeated
 
 
-def _parsed(content: str) -> Any:
-    """The document. PyYAML quotes the offending line in its messages: only its place is kept."""
+def _parsed(content: str) -> tuple[Any, int | None]:
+    """The document, and the line of what stands twice in our block.
+
+    PyYAML quotes the offending line in its messages: only its place is kept.
+    """
     place = ""
     try:
-        return yaml.load(content, _Loader)  # noqa: S506  a safe one
+        loader = _Loader(content)
+        root = loader.get_single_node()
+        repeated = _repeated(root, set()) if root and BLOCK in content else None
+        return (loader.construct_document(root) if root else None), repeated
     except yaml.MarkedYAMLError as error:
         if mark := error.problem_mark:
             place = f" (line {mark.line + 1}, column {mark.column + 1})"
     except Exception:  # noqa: BLE001, S110  its constructors raise whatever they trip over
         pass
     raise Invalid(f"is not valid YAML{place}", "Check indentation, quotes and colons")
+
+
+def _repeated(node: Any, seen: set[int], *, is_ours: bool = False) -> int | None:
+    """The line of the first key below *node* that its mapping has twice, in the block or of it."""
+    known: set[str | None] = set()
+    if isinstance(node, yaml.ScalarNode) or id(node) in seen:
+        return None
+    seen.add(id(node))
+    for key, value in (one if isinstance(one, tuple) else (None, one) for one in node.value):
+        name = key.value if isinstance(key, yaml.ScalarNode) else None
+        if not (is_ours or name == BLOCK):
+            continue
+        if key and name in known:
+            return int(key.start_mark.line) + 1
+        known.add(name)
+        if found := _repeated(value, seen, is_ours=True):
+            return found
+    return None
 
 
 def expand(value: Any, environ: Mapping[str, str]) -> Any:

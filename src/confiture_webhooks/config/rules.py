@@ -21,6 +21,7 @@ from ..networks import NAMED, members
 from ..signature import signing_key
 from .variables import ON_WORDS
 
+OUTBOXES = ("sqlite", "postgres", "memory")
 LONGEST_HOST = 253
 LONGEST_WAIT = 7 * 24 * 3600
 RESERVED_HEADERS = frozenset(
@@ -221,17 +222,24 @@ def network(value: object) -> str:
 
 def outbox(value: object) -> str:
     """``sqlite[:path]``, ``postgres[:dsn]`` or ``memory``."""
+    remedy = "Write `sqlite`, `sqlite:<path>`, `postgres`, `postgres:<dsn>` or `memory`"
     found = text(value)
     kind, colon, rest = found.partition(":")
-    # An address taken as a path would be shown with the password in it.
+    if kind == "postgresql" or (kind == "postgres" and rest.startswith("//")):
+        raise Invalid("is a bare DSN", "Put `postgres:` before it: `postgres:postgresql://…`")
+    if kind not in OUTBOXES:
+        raise Invalid("is not an outbox", did_you_mean(kind, OUTBOXES) + remedy)
+    if colon and (kind == "memory" or not rest.strip()):
+        raise Invalid(f"has {'something' if rest.strip() else 'nothing'} after the colon", remedy)
     is_address = _ADDRESS.match(rest) is not None
+    if kind == "sqlite" and rest and rest.rpartition("/")[2].strip() in ("", ".", "..", "~"):
+        raise Invalid("names a directory", "Write `sqlite:<path>` with the name of a file")
+    if kind == "sqlite" and is_address:
+        # Taken as a path, it would be shown with the password in it.
+        raise Invalid("is an address, not a file", "Write `sqlite:<path>`, or `postgres:<dsn>`")
     is_dsn = rest.startswith(("postgresql://", "postgres://")) or ("=" in rest and not is_address)
-    is_file = not is_address and rest.rpartition("/")[2].strip() not in ("", ".", "..", "~")
-    is_right = {"memory": False, "sqlite": is_file, "postgres": is_dsn}
-    if not (is_right.get(kind) if colon else kind in is_right):
-        near = did_you_mean(kind, is_right) if kind not in is_right else ""
-        remedy = "Write `sqlite`, `sqlite:<path of a file>`, `memory`, `postgres` or "
-        raise Invalid("is not an outbox", f"{near}{remedy}`postgres:postgresql://…`")
+    if rest and kind == "postgres" and not is_dsn:
+        raise Invalid("has no DSN after the colon", "Write `postgres:postgresql://…`")
     return found
 
 
@@ -241,15 +249,21 @@ def address(value: object) -> tuple[str, tuple[str, str] | None]:
     Whether plain ``http`` will do is not asked here.
     """
     found = text(value)
-    wrong = Invalid(
-        "is not an address that webhooks can be sent to",
-        "Write it as `https://host[:port]/path`, without blanks and `#`",
-    )
+    form = "Write it as `https://host[:port]/path`"
+    bad_host = Invalid("has a bad host or port", form)
+    if _BLANK_OR_CONTROL.search(found):
+        raise Invalid(
+            "holds a blank, a backslash or a control character", "Remove it, or percent-encode it"
+        )
     try:
         parts = urlsplit(found)
         port = parts.port
     except ValueError:
-        raise wrong from None
+        raise bad_host from None
+    if parts.scheme not in ("http", "https"):
+        raise Invalid("is neither http nor https", form)
+    if "#" in found:
+        raise Invalid("has a fragment (`#…`), which is never sent", "Remove it")
     if "@" in parts.netloc and found.count("@") > 1:
         # A bare "@", "/" or "?" in a password would make part of it the host, and hosts are shown.
         raise Invalid(
@@ -257,9 +271,8 @@ def address(value: object) -> tuple[str, tuple[str, str] | None]:
             "Write `%40` for each `@` but the one before the host",
         )
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
-    is_bad = _BLANK_OR_CONTROL.search(found) or "#" in found or port == 0
-    if is_bad or parts.scheme not in ("http", "https") or not _is_host(bare):
-        raise wrong
+    if not _is_host(bare) or port == 0 or parts.netloc.endswith(":"):
+        raise bad_host
     return bare.geturl(), _basic_auth(parts) if "@" in parts.netloc else None
 
 
@@ -278,8 +291,7 @@ def _is_host(bare: SplitResult) -> bool:
         labels = host.encode("idna").decode().removesuffix(".").split(".")
     except ValueError:
         return False
-    is_short = len(host) <= LONGEST_HOST and not bare.netloc.endswith(":")
-    return is_short and all(_LABEL.fullmatch(label) for label in labels)
+    return len(host) <= LONGEST_HOST and all(_LABEL.fullmatch(label) for label in labels)
 
 
 def _basic_auth(parts: SplitResult) -> tuple[str, str] | None:
@@ -289,10 +301,15 @@ def _basic_auth(parts: SplitResult) -> tuple[str, str] | None:
             unquote(part or "", errors="strict") for part in (parts.username, parts.password)
         )
     except UnicodeDecodeError:
-        user, password = ":", ""
+        raise Invalid(
+            "has a user or password that is not UTF-8 when decoded",
+            "Percent-encode its UTF-8 bytes, or use an `Authorization` header",
+        ) from None
+    if not user and not password:
+        return None
     if ":" in user or CONTROL.search(user + password):
         raise Invalid(
-            "has a user or password that Basic authentication cannot carry",
+            "has a user with a colon, or a control character in user or password",
             "Use an `Authorization` header instead",
         )
-    return (user, password) if user or password else None
+    return user, password
