@@ -344,19 +344,21 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 NAMES = st.text(alphabet=string.ascii_letters + string.digits + "-_. \u00e9", min_size=1)
 HEADERS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30).map(str.strip)
 """What a header carries as it is."""
+IDS = HEADERS.filter(lambda one: one[:1].isalnum())
+"""What a command line can name, too."""
 INSTANTS = st.datetimes(
     min_value=datetime(1971, 1, 1), max_value=datetime(2199, 1, 1), timezones=st.just(UTC)
 )
 DELIVERIES = st.builds(
     Delivery,
-    id=HEADERS,
+    id=IDS,
     event_id=st.just("evt"),
     event_type=st.sampled_from(EventType),
     endpoint=NAMES,
     body=st.binary(),
     content_type=HEADERS,
     trace=st.builds(TraceContext, traceparent=HEADERS, tracestate=st.none() | HEADERS),
-    correlation_id=HEADERS,
+    correlation_id=IDS,
     created_at=INSTANTS,
     migration_version=st.none() | TEXT,
     migration_name=st.none() | TEXT,

@@ -29,7 +29,7 @@ def test_the_line_reports_how_many_where_why_and_what_to_do() -> None:
         "confiture-webhooks: 6 deliveries not sent (analytics: 3, last answer 503, "
         "chat: 2, last attempt failed: timeout, ops: 1, waiting for the next attempt). Each is kept, "
         "and sent by the next run when it is due. "
-        "Send all now: `confiture webhooks redeliver --pending --yes`."
+        "Send those due now: `confiture webhooks deliver`."
     )
 
 
@@ -93,9 +93,9 @@ def test_the_line_says_when_the_next_is_due() -> None:
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        (None, "--yes`"),
-        ("db/environments/ci.yaml", "--yes --config db/environments/ci.yaml`"),
-        ("my files/ci.yaml", "--yes --config 'my files/ci.yaml'`"),
+        (None, "deliver`"),
+        ("db/environments/ci.yaml", "deliver --config db/environments/ci.yaml`"),
+        ("my files/ci.yaml", "deliver --config 'my files/ci.yaml'`"),
     ],
 )
 def test_a_command_that_is_advised_names_the_environment_file(
@@ -106,7 +106,7 @@ def test_a_command_that_is_advised_names_the_environment_file(
     monkeypatch.setattr(remedy, "_used", config)
     line = leftover_line(left, None, {})
     assert line is not None
-    assert f"Send all now: `confiture webhooks redeliver --pending {named}. Other" in line
+    assert f"Send those due now: `confiture webhooks {named}. Other" in line
     theirs = "`CONFITURE_ENVIRONMENT=b confiture webhooks deliver`, with the variables that its migrations run with"
     assert f"The job of b sends them: {theirs}." in line
     assert "deliver --config b.yaml" not in line

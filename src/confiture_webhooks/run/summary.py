@@ -75,7 +75,9 @@ def leftover_line(
         remedies = [f"Each is kept, and sent by the next run when it is due{due}."]
         remedies += [f"{wait.endpoint}: {wait.remedy}." for wait in waits]
         if left.keys() - by_name:
-            remedies.append(f"Send all now: {shown('redeliver', '--pending')}.")
+            all_now, due_now = shown("redeliver", "--pending"), shown("deliver")
+            how = f"Send all now: {all_now}." if next_at else f"Send those due now: {due_now}."
+            remedies.append(how)
     if others := elsewhere(undelivered(summaries), environment):
         remedies.append(f"{elsewhere_line(others)}.")
     total = counted(sum(left.values()), "delivery", "deliveries")
