@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import psycopg
@@ -14,6 +15,23 @@ BOUND_S = 60
 LOCKS = """
     SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
     WHERE locktype = 'advisory' AND datname = current_database()
+"""
+WANTS_DESCRIPTORS = """
+import time
+from confiture.models.migration import Migration
+
+class Wanting(Migration):
+    version, name = "{number:03}", "t{number}"
+
+    def up(self):
+        time.sleep(0.3)
+        opened = [open("/dev/null") for _ in range(8)]
+        self.execute("CREATE TABLE t{number} ()")
+        for one in opened:
+            one.close()
+
+    def down(self):
+        pass
 """
 
 
@@ -74,3 +92,27 @@ def test_without_threads_everything_is_kept_and_said(
     assert not receiver.requests
     project.confiture("webhooks", "deliver", env=env)
     assert [one.payload["event_type"] for one in receiver.requests] == ["migration_success"]
+
+
+@pytest.mark.survived("A limit on open files that is nearly reached", "unharmed", "kept")
+def test_endpoints_leave_descriptors_to_the_migration(project: Any, receiver: Any) -> None:
+    """Two dozen endpoints, and few descriptors: the migrations that need some have them."""
+    for number in range(1, 6):
+        source = WANTS_DESCRIPTORS.format(number=number)
+        project.python_migration(f"{number:03}", f"t{number}", source)
+    limit = project.path / "limit"
+    limit.mkdir()
+    (limit / "sitecustomize.py").write_text(
+        "import resource\n"
+        "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))\n"
+    )
+    names = [f"e{number}" for number in range(24)]
+    endpoints = [{"name": name, "url": receiver.url} for name in names]
+    project.environment_file(webhooks={"endpoints": endpoints, "flush_timeout": 20})
+    done = project.confiture("migrate", "up", env={"PYTHONPATH": str(limit)})
+    assert done.returncode == 0, done.stderr
+    assert "Successfully applied" in done.stdout
+    project.confiture("webhooks", "redeliver", "--pending", "--yes")
+    found = Counter(one.payload["webhook_target"] for one in receiver.requests)
+    assert found == dict.fromkeys(names, 5)

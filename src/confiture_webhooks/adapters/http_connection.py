@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
+import math
+import os
 import re
+import resource
 import socket
 import ssl
 import threading
@@ -37,6 +41,8 @@ _LONGEST_LINE = 65536
 _MOST_LINES = 1000
 """More of a header that http.client refuses are not looked at."""
 _NO_LINE = (b"\r\n", b"\n", b"")
+LEFT_TO_MIGRATION = 16
+"""So many file descriptors no connection takes: the migration may need them."""
 MOST_INTERIM = 5
 """A receiver that sends more of them before its answer speaks no HTTP."""
 IDLE_AT_MOST_S = 60.0
@@ -116,6 +122,10 @@ class Plug:
         with self._lock, suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
+    def fileno(self) -> int:
+        """The number of its descriptor: always the lowest that is free."""
+        return self._sock.fileno()
+
     def close(self) -> None:
         """Close it."""
         with self._lock:
@@ -169,6 +179,7 @@ class _Answer(http.client.HTTPResponse):
         self._exchange = UNDER_WAY.get()
         self._incoming = _Incoming(self.fp.detach(), sock, self._exchange)
         self._is_receivers = False
+        self._is_scarce = _room(sock.fileno()) <= 2 * LEFT_TO_MIGRATION
         self.fp = _Lines(self._incoming)
 
     def begin(self) -> None:
@@ -184,6 +195,7 @@ class _Answer(http.client.HTTPResponse):
             raise
         if self._incoming.is_ended:
             raise ConnectionResetError
+        self.will_close |= self._is_scarce  # another endpoint has its turn
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(1 + MOST_INTERIM):
@@ -261,6 +273,7 @@ class _Bounded(HTTPConnection):
             sock, target = self._socket(kind, address)
             plug = Plug(sock.dup())
             try:
+                _leave_some(plug)
                 for option in KEEP_ALIVE:
                     sock.setsockopt(*option)
                 exchange.stops_with(plug.pull)
@@ -283,6 +296,17 @@ class _Bounded(HTTPConnection):
     def _socket(self, kind: list[int], address: Any) -> tuple[socket.socket, Any]:
         """A socket, and what it is to connect to."""
         return socket.socket(*kind), address
+
+
+def _leave_some(plug: Plug) -> None:
+    if _room(plug.fileno()) <= LEFT_TO_MIGRATION:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def _room(descriptor: int) -> float:
+    """How many descriptors this process may still open: *descriptor* was the lowest free one."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if most == resource.RLIM_INFINITY else most - descriptor
 
 
 class _Tls(HTTPSConnection):
