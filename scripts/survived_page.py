@@ -182,6 +182,7 @@ FAULTS = {
         "A hook file that replaces parts of the standard library": "unharmed said",
         "A hook file that is too large": "unharmed kept said",
         "A limit on processes: no thread can be started": "unharmed kept said",
+        "A limit on open files that is nearly reached": "unharmed kept",
         "A fault of our own code": "unharmed said",
     },
     "Secrets and strangers": {
