@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from confiture_webhooks import remedy
-from confiture_webhooks.delivery import Outcome
+from confiture_webhooks.delivery import Outcome, State
 from confiture_webhooks.outbox import Summary
 from confiture_webhooks.outlook import Wait, Why
 from confiture_webhooks.run.summary import Loss, given_up_line, leftover_line
@@ -123,9 +123,31 @@ def test_deliveries_that_wait_in_vain_are_not_promised(monkeypatch: pytest.Monke
     line = leftover_line(left, None, {}, waits=waits)
     assert line == (
         "confiture-webhooks: 3 deliveries not sent (former: 2, no endpoint of that name is "
-        "configured, ops: 1, switched off since 2026-01-09T14:00:00.000Z). Each is kept, and sent "
-        "by the next run when it is due. former: Configure it again, or discard its deliveries: `confiture webhooks discard --endpoint former "
+        "configured, ops: 1, switched off since 2026-01-09T14:00:00.000Z). Each is kept. "
+        "former: Configure it again, or discard its deliveries: `confiture webhooks discard --endpoint former "
         "--config x.yaml`. ops: Switch it on: `confiture webhooks enable ops --config x.yaml`."
+    )
+
+
+def test_the_next_run_is_promised_to_those_that_it_sends() -> None:
+    """Beside an endpoint that is off, the others' deliveries go out."""
+    left = {None: Summary(undelivered={"chat": 2, "ops": 1})}
+    off = Wait(endpoint="ops", count=1, why=Why.OFF, at=AT)
+    line = leftover_line(left, None, {"chat": "503"}, waits=[off], next_at=AT)
+    assert line is not None
+    assert (
+        "Each is kept. The next run sends those to chat, the first at 2026-01-09T14:00:00.000Z. "
+        "ops: Switch it on: "
+    ) in line
+
+
+def test_deliveries_that_another_worker_sends_are_not_asked_for() -> None:
+    """If that worker was killed, its lease has an end."""
+    left = {None: Summary(undelivered={"ops": 1}, counts={State.IN_FLIGHT: 1})}
+    line = leftover_line(left, None, {}, next_at=AT)
+    assert line == (
+        "confiture-webhooks: 1 delivery not sent (ops: 1, under way). Another worker is sending them. "
+        "If it was killed, send them from 2026-01-09T14:00:00.000Z on: `confiture webhooks deliver`."
     )
 
 

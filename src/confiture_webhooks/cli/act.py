@@ -93,7 +93,8 @@ def redeliver(
             now=datetime.now(UTC),
         )
         due = sorted(mine.keys() - {wait.endpoint for wait in waits})
-        is_refused = bool(rows) and not (due or later)
+        in_vain = {wait.endpoint for wait in waits if wait.is_in_vain}
+        is_refused = bool(rows) and not (later or mine.keys() - in_vain)
         if rows and not is_refused:
             agree(f"Redeliver {_counted(rows)}", yes=yes)
         now, acted_on = datetime.now(UTC), [] if is_refused else rows

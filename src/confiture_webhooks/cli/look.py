@@ -214,7 +214,9 @@ def _show(wholes: Sequence[dict[str, Any]], here: str | None) -> None:
         named = {name: value for name, value in whole.items() if name not in hidden}
         named["environment"] = shown_environment(whole["environment"])
         named |= _of_body(whole.get("payload") or {})
-        print_facts((name, str(value or "-")) for name, value in named.items())
+        print_facts(
+            (name, "-" if value in (None, "") else str(value)) for name, value in named.items()
+        )
         rows = [
             (
                 str(one["number"]),

@@ -52,7 +52,8 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
         lines += [f"{name}: {value}" for name, value in _facts(document)]
         lines += [wait.line for wait in findings.waits]
         for row in needs(findings, context.environment):
-            lines.append(f"{row.check}: {row.detail}. {row.remedy}")
+            if row.check != "unsettled":  # they follow, each with its reason
+                lines.append(f"{row.check}: {row.detail}. {row.remedy}")
         lines += open_lines(document)
     conclude(document, lines, output)
 

@@ -161,7 +161,8 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
         yield wrong(f"environment {shown_environment(other)}", late, send)
     if ids := findings.unreadable:
         are = f"{counted(len(ids), 'record', 'records')} cannot be read by this version"
-        yield wrong("unreadable", are, f"Drop them: {shown('discard', *ids[:MOST_NAMED])}")
+        again, drop = (shown(verb, *ids[:MOST_NAMED]) for verb in ("redeliver", "discard"))
+        yield wrong("unreadable", are, f"Try them again: {again}, or drop them: {drop}")
     if findings.future:
         ahead = f"made by a clock that was wrong: {', '.join(findings.future)}"
         yield warn("from the future", ahead, f"Send them now: {shown('redeliver', '--pending')}")

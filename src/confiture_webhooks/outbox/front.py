@@ -106,6 +106,7 @@ class Front:
         is_slow = has_passed and self._cost_s > QUICK_S
         standing: rows.Found = ()
         seen: rows.Found = ()
+        ends = self._waiting
         if is_slow and time.monotonic() - self._looked_at < 20 * self._cost_s:
             from_floor = looking | {"floor": self._floor}
             standing, seen = self._store.read(("standing", self.place), ("look", from_floor))
@@ -116,8 +117,8 @@ class Front:
             )
             self._looked_at = time.monotonic()
             self._cost_s = self._looked_at - started
-            ends = (waiting["first_at"], waiting["last_at"])
-            self._waiting = [at for at in ends if at is not None]
+            found = (waiting["first_at"], waiting["last_at"])
+            ends = self._waiting = [at for at in found if at is not None]
         self._floor = seen[0]["first"] if seen else 0
         if self._origin is None and seen:
             self._origin = self._floor
@@ -129,7 +130,7 @@ class Front:
         latest, (off_since, until) = horizon(now, max_wait), standing_of(standing)
         rests = until is not None and now < until and rows.instant(until) <= latest
         closed = Standing(off_since, until if rests else None)
-        return Look(now, latest, closed, free, hides, self._waiting)
+        return Look(now, latest, closed, free, hides, ends)
 
 
 def standing_of(found: rows.Found) -> Standing:

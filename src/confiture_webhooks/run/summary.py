@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from ..delivery import Outcome
+from ..delivery import Outcome, State
 from ..errors import CUT
 from ..event import rfc3339
 from ..outbox import Summary
@@ -61,27 +61,44 @@ def leftover_line(
     *next_at*: when the next is due, ``None``: now, or never. *loss*: ``None`` when the outbox
     keeps them.
     """
-    left = summaries.get(environment, Summary()).undelivered
+    summary = summaries.get(environment, Summary())
+    left = summary.undelivered
     if not left:
         return None
     by_name = {wait.endpoint: wait for wait in waits}
+    is_claimed = loss is None and summary.counts.get(State.IN_FLIGHT) == sum(left.values())
     where = ", ".join(
-        f"{name}: {count}, {_reason(failures.get(name), by_name.get(name))}"
+        f"{name}: {count}, "
+        + ("under way" if is_claimed else _reason(failures.get(name), by_name.get(name)))
         for name, count in sorted(left.items())
     )
-    remedies = [] if loss is None else [loss.line]
-    if loss is None:
-        due = f", the first at {rfc3339(next_at)}" if next_at else ""
-        remedies = [f"Each is kept, and sent by the next run when it is due{due}."]
-        remedies += [f"{wait.endpoint}: {wait.remedy}." for wait in waits]
-        if left.keys() - by_name:
-            all_now, due_now = shown("redeliver", "--pending"), shown("deliver")
-            how = f"Send all now: {all_now}." if next_at else f"Send those due now: {due_now}."
-            remedies.append(how)
+    if loss is not None:
+        remedies = [loss.line]
+    elif is_claimed:
+        at = f"from {rfc3339(next_at)} on" if next_at else "now"
+        killed = f"If it was killed, send them {at}: {shown('deliver')}."
+        remedies = [f"Another worker is sending them. {killed}"]
+    else:
+        remedies = _kept(left, waits, next_at)
     if others := elsewhere(undelivered(summaries), environment):
         remedies.append(f"{elsewhere_line(others)}.")
     total = counted(sum(left.values()), "delivery", "deliveries")
     return f"confiture-webhooks: {total} not sent ({where}). {' '.join(remedies)}"
+
+
+def _kept(left: Mapping[str, int], waits: Sequence[Wait], next_at: datetime | None) -> list[str]:
+    """How the outbox's deliveries go out: by the next run, or once somebody has acted."""
+    going = sorted(left.keys() - {wait.endpoint for wait in waits if wait.is_in_vain})
+    due = f", the first at {rfc3339(next_at)}" if next_at else ""
+    kept = [f"Each is kept, and sent by the next run when it is due{due}."]
+    if len(going) < len(left):
+        kept = ["Each is kept."]
+        kept += [f"The next run sends those to {', '.join(going)}{due}."] if going else []
+    kept += [f"{wait.endpoint}: {wait.remedy}." for wait in waits]
+    if left.keys() - {wait.endpoint for wait in waits}:
+        all_now, due_now = shown("redeliver", "--pending"), shown("deliver")
+        kept.append(f"Send all now: {all_now}." if next_at else f"Send those due now: {due_now}.")
+    return kept
 
 
 def given_up_line(

@@ -94,7 +94,10 @@ class Sender:
             with self.lock:
                 waiting.attempts, waiting.last = attempt.number, attempt
                 waiting.next_attempt_at = decision.next_attempt_at
+                width = pace.width
                 rests_until = pace.note(attempt, decision, now, is_ours=is_ours)
+                if pace.width > width:
+                    self.rouse(pace)  # what is due beside this run waited for the one lane
             self._record_and_report(pace, claim, waiting, decision, now)
             if rests_until is not None:
                 self._rest(pace, rests_until, now)
@@ -102,6 +105,9 @@ class Sender:
         if is_whole and not claims:  # all was accepted: claim more at once
             with self.lock:
                 pace.batch = min(2 * pace.batch, LARGEST_BATCH)
+
+    def rouse(self, pace: Pace) -> None:
+        """Have one lane more look when it is due."""
 
     def _may_begin(self, pace: Pace, stale_at: float) -> bool:
         """Wait for the endpoint's rate; whether an attempt may begin then."""
@@ -113,12 +119,16 @@ class Sender:
             return False
         if wait > 0:
             self.stopping.wait(wait)
-        return not self.stopping.is_set()
+        with self.lock:  # another lane may have been told to wait meanwhile
+            is_closed = pace.off or pace.is_resting(self.clock.now())
+        return not (is_closed or self.stopping.is_set())
 
     def _opened(self, pace: Pace, claim: Claim) -> OpenDelivery:
         """The delivery with its span, which is new, or open since an earlier attempt."""
         with self.lock:
             waiting = pace.open.get(claim.delivery.id)
+            if waiting is not None:
+                waiting.next_attempt_at = None  # it is under way
         if waiting is None:
             waiting = OpenDelivery(self._begin_span(claim), attempts=claim.attempts)
             with self.lock:

@@ -26,6 +26,8 @@ LEASE_MARGIN = timedelta(seconds=30)
 """A lease outlasts the longest attempt by this."""
 FRESH_FOR = LEASE_MARGIN - timedelta(seconds=5)
 """So long after a claim an attempt may begin that the lease outlasts; then the rest goes back."""
+AGAIN_S = 0.1
+"""So long after a look in vain the next one is made, whatever seemed to be due."""
 SHOW_EVERY_S = 0.25
 FINISHING = timedelta(seconds=1)
 """How long an attempt may take to wind up beyond its endpoint's timeout."""
@@ -77,7 +79,7 @@ class Worker(Sender):
             for pace in self.paces:
                 if not (runs and pace.runs.issuperset(runs)):
                     pace.news()
-                    self._rouse(pace)
+                    self.rouse(pace)
 
     def poll_every(self, poll: timedelta) -> None:
         """Look now, and from now on so often, for deliveries of other processes."""
@@ -223,10 +225,12 @@ class Worker(Sender):
         with self.lock:
             clock, at = self.clock.monotonic(), found.next_due_at
             due = NEVER if at is None else clock + (at - self.clock.now()).total_seconds()
+            if run is None:  # another one has locked what is due, or it is damaged
+                due = max(due, clock + AGAIN_S)
             if self.poll is not None:
                 due = min(due, clock + self.poll.total_seconds())
             if pace.end_look(look, run, due, clock):
-                self._rouse(pace)
+                self.rouse(pace)
 
     def _close_all(self, pace: Pace, before: datetime | None = None) -> None:
         """End the spans of deliveries; with *before*, of those whose next attempt was due then."""
@@ -236,7 +240,7 @@ class Worker(Sender):
             if before is None or (at is not None and at < before):
                 self.close_open(pace, delivery_id)
 
-    def _rouse(self, pace: Pace) -> None:
+    def rouse(self, pace: Pace) -> None:
         """Have one lane more look when it is due; it is started if all are busy."""
         if pace.busy < pace.width:
             if pace.busy == len(self._threads[pace.endpoint.name]):
