@@ -170,7 +170,8 @@ def test_a_record_whose_names_are_bytes_stops_no_command(
     assert status.returncode == (column != "environment")  # else it is another environment's
     if column == "id":
         [printed] = [line for line in status.stdout.splitlines() if "cannot be read" in line]
-        words = (*printed.split("`")[1].split()[1:], "--yes")
+        [drop] = [part for part in printed.split("`") if " discard " in part]
+        words = (*drop.split()[1:], "--yes")
     else:
         words = ("webhooks", "discard", "dlv_default_1", "--all-environments", "--yes")
     assert project.confiture(*words, env=env).returncode == 0
