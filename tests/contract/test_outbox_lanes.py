@@ -163,6 +163,36 @@ def test_a_claim_says_when_another_run_is_due(outbox: Outbox) -> None:
     assert claim_of(outbox).next_due_at == NOW + LEASE
 
 
+def test_a_look_answers_with_what_it_saw_itself(outbox: Any) -> None:
+    """Not with what another lane's look, which read before a retry was recorded, puts in place."""
+    release_of(outbox, "x", 1, 2)
+    release_of(outbox, "y", 3)
+    claim_one(outbox)
+    mine = claim_one(outbox)
+    store, early = outbox._store, []
+    read = store.read
+
+    def reads_early(*steps: Any) -> Any:
+        early.append(read(*steps))
+        return early[-1]
+
+    def is_overtaken(*steps: Any) -> Any:
+        if any(name == "look_elsewhere" for name, _ in steps):
+            answers = iter(early)
+            store.read = lambda *_: next(answers)
+            claim_of(outbox)  # the early look goes on
+            store.read = read
+        return read(*steps)
+
+    store.read = reads_early
+    assert claim_of(outbox).next_due_at == NOW + LEASE
+    store.read = read
+    assert outbox.record(mine, attempt(status_code=503), retry(NOW + A_SECOND))
+    store.read = is_overtaken
+    assert claim_of(outbox).next_due_at == NOW + A_SECOND
+    assert store.read == read
+
+
 @pytest.mark.parametrize("ready", [front.WINDOW - 1, front.WINDOW])
 def test_a_claim_says_whether_its_run_may_hide_another(outbox: Outbox, ready: int) -> None:
     """Where more is ready than a look sees, somebody else has to look behind it."""

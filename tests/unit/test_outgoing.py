@@ -426,6 +426,22 @@ def test_what_was_kept_survives_a_fault_while_it_is_written(error: BaseException
     assert len(bench.transport.sent) == 1
 
 
+def test_what_was_kept_survives_ctrl_c_while_the_outbox_is_asked_what_it_holds() -> None:
+    """What went over the connection before is asked for: what waits is written with the next try."""
+    bench, connection = lent(outbox := Lying())
+    bench.outgoing.record(event(), TRACE)
+    connection.info.transaction_status = TransactionStatus.INTRANS
+    bench.outgoing.record(event(id="evt_2"), TRACE)
+    assert outbox.written == ["release evt_1"]
+    outbox.is_made_anew = Breaking(None, "_", KeyboardInterrupt())._call  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        bench.outgoing.give_back()
+    bench.outgoing.give_back()
+    assert outbox.beside == ["release evt_2"]
+    assert bench.end() is None
+    assert len(bench.transport.sent) == 2
+
+
 def test_an_outbox_that_cannot_be_opened_is_lent_no_connection() -> None:
     """Memory takes its place at the first event, as everywhere."""
 

@@ -26,7 +26,7 @@ from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
 from confiture_webhooks.worker import Worker
-from confiture_webhooks.worker.pace import FAILING_AFTER
+from confiture_webhooks.worker.pace import FAILING_AFTER, LONGEST_REST
 from confiture_webhooks.worker.sender import Clock
 
 A_SECOND = timedelta(seconds=1)
@@ -384,6 +384,29 @@ def test_what_another_worker_took_over_is_not_kept_open() -> None:
     assert bench.worker.drain(LONG_ENOUGH, horizon=timedelta())
     assert bench.spans.finished == [("dlv_a_1", "deferred", 1), ("dlv_a_2", "delivered", 1)]
     bench.worker.stop()
+
+
+def test_the_span_of_a_delivery_under_way_is_not_ended_by_another_lanes_look() -> None:
+    """However long ago its attempt was due: the retry's outcome is reported in the span."""
+    now = datetime.now(UTC) + timedelta(minutes=1)
+
+    class Long(ScriptedTransport):
+        def send(self, request: Request, **terms: Any) -> Response:
+            nonlocal now
+            if self.sent:
+                now += LONGEST_REST + 2 * A_SECOND
+                bench.worker._work(pace)  # as another lane; the run is held
+            return super().send(request, **terms)
+
+    bench = Bench(endpoint("a", 5), transport=Long({"a": [503]}))
+    [pace] = bench.worker.paces
+    bench.worker.clock = Clock(now=lambda: now)
+    bench.outbox.release("evt_1", [delivery()])
+    for _ in range(2):
+        bench.worker._work(pace)
+        now += 6 * A_SECOND
+    assert len(bench.transport.sent) == 2
+    assert bench.spans.finished == [("dlv_a_1", "delivered", 2)]
 
 
 @pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(hours=-1)])

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from confiture_webhooks.delivery import State
+from confiture_webhooks.delivery import Decision, Outcome, State
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.outbox import Unreadable
+from confiture_webhooks.outbox import Claim, Unreadable
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.telemetry import Telemetry
@@ -21,7 +21,8 @@ from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
 from confiture_webhooks.worker import Worker
 from confiture_webhooks.worker.pace import NEVER
-from samples import delivery, endpoint
+from confiture_webhooks.worker.sender import Clock
+from samples import attempt, delivery, endpoint
 
 LONG_ENOUGH = timedelta(seconds=20)
 
@@ -492,3 +493,68 @@ def test_lanes_are_back_once_the_endpoint_accepts_again() -> None:
     replies = [200] * 8 + [503] * 2
     assert pass_once(worker_of(outbox, Hiccup({"analytics": replies})))
     assert sum(met[14:60]) > 20  # of two lanes; at their end one may be left
+
+
+def claimed(outbox: InMemoryOutbox, limit: int) -> deque[Claim]:
+    """What a lane would claim now."""
+    now, lease = datetime.now(UTC), timedelta(minutes=1)
+    return deque(
+        outbox.claim("analytics", environment="production", now=now, lease=lease, limit=limit)
+    )
+
+
+def test_another_run_does_not_wait_for_the_batch_that_is_accepted_again() -> None:
+    """A lane that slept while the endpoint failed is roused by the first success of a batch."""
+    outbox, sleeps, is_sent, met = backlog(2, 2), threading.Event(), threading.Event(), []
+
+    class Batch(ScriptedTransport):
+        def send(self, request: Request, **terms: Any) -> Response:
+            if request.headers["webhook-id"] == "evt_1_0":
+                is_sent.set()
+            if request.headers["webhook-id"] == "evt_0_1":
+                met.append(is_sent.wait(10))
+            return super().send(request, **terms)
+
+    worker = worker_of(outbox, Batch())
+    [pace] = worker.paces
+    idle = worker._idle["analytics"]
+    wait = idle.wait
+
+    def noted(timeout: float | None = None) -> bool:
+        sleeps.set()
+        return wait(timeout)
+
+    idle.wait = noted  # type: ignore[method-assign]
+    pace.busy = pace.failures = 1  # the one lane is this thread
+    worker.start()
+    assert sleeps.wait(10)
+    worker.deliver(pace, claimed(outbox, 2), NEVER)
+    worker.stop()
+    assert met == [True]
+
+
+@pytest.mark.parametrize("answer", [429, 410])
+def test_a_lane_that_waits_for_its_turn_heeds_what_another_is_told(answer: int) -> None:
+    """Asked to rest, or switched off, meanwhile: nothing more is sent, and all goes back."""
+    outbox, transport = backlog(1, 2), ScriptedTransport()
+    worker = worker_of(outbox, transport, rate=timedelta(seconds=1))
+    [pace] = worker.paces
+    now = datetime.now(UTC)
+    worker.clock = Clock(now=lambda: now, monotonic=lambda: 0.0)
+    pace.next_start = 1.0
+    until = now + timedelta(minutes=1)
+    told = {
+        429: Decision(outcome=Outcome.RETRY, next_attempt_at=until, rests_until=until),
+        410: Decision(outcome=Outcome.GONE),
+    }
+
+    def wait(timeout: float | None = None) -> bool:
+        assert timeout == 1.0
+        pace.note(attempt(status_code=answer), told[answer], now)
+        return False
+
+    worker.stopping.wait = wait  # type: ignore[method-assign]
+    claims = claimed(outbox, 2)
+    worker.deliver(pace, claims, 60.0)
+    assert transport.sent == []
+    assert len(claims) == 2
