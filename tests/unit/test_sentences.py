@@ -99,7 +99,7 @@ def test_a_failed_attempt() -> None:
         (
             "run.failed",
             {"command": "migrate up", "database": "shop", "error_type": "Interrupted"},
-            "migrate up failed on shop: Interrupted (the run was killed, or lost its database)",
+            "migrate up failed on shop: Interrupted (that run was killed, or lost its database)",
         ),
         (
             "telemetry.flush_incomplete",

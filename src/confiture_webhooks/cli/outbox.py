@@ -9,6 +9,7 @@ import typer
 from psycopg.errors import InsufficientPrivilege
 
 from ..config.variables import OUTBOX
+from ..delivery import State
 from ..errors import OutboxError
 from ..outbox import postgres_schema, sqlite_file
 from ..outbox.postgres import PostgresOutbox
@@ -117,11 +118,17 @@ def drop(yes: YesOpt = False, config: ConfigOpt = None, output: FormatOpt = "tex
     with opened(config) as context:
         place, is_there = context.where, context.outbox.is_durable
         summaries = context.outbox.summaries()
-        counts = {name: sum(one.counts.values()) for name, one in summaries.items()}
+        total = sum(sum(one.counts.values()) for one in summaries.values())
+        left = {
+            name: count
+            for name, one in summaries.items()
+            if (count := sum(one.counts.values()) - one.counts.get(State.DELIVERED, 0))
+        }
         intents = len(context.outbox.intents())
     if is_there:
-        held = counted(sum(counts.values()), "delivery", "deliveries")
-        held += f" ({listed(counts)})" if counts else ""
+        held = counted(total, "delivery", "deliveries")
+        if left:
+            held += f", {sum(left.values())} of them not delivered ({listed(left)})"
         held += f" and {runs(intents)}" if intents else ""
         agree(f"Remove the outbox {place} with {held}", yes=yes)
         _remove(context.settings)

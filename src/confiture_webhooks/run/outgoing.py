@@ -73,14 +73,12 @@ class Outgoing:
             self._write_kept()
         with self._has_kept:
             self._connection, self._over, self.outbox.is_over_connection = None, None, False
-            written, self._written = self._written, []
-        # What is kept stays there for the next try until this is known.
-        is_lost = bool(written) and self.outbox.ask(lambda outbox: outbox.is_made_anew())
+        # Both stay for the next try until this is known.
+        is_lost = bool(self._written) and self.outbox.ask(lambda outbox: outbox.is_made_anew())
         with self._has_kept:
             left, self._kept = self._kept, []
-        if is_lost:
-            left = [Kept(released=written), *left]
-        self._write(left)
+            written, self._written = self._written, []
+        self._write([Kept(released=written), *left] if is_lost else left)
 
     def _write(self, left: Sequence[Kept]) -> None:
         """Write *left*, in order, over a connection of the outbox's own, and begin to send it."""

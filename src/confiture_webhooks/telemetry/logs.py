@@ -182,7 +182,7 @@ def _shown(name: str, value: Any) -> str:
     if name in _COUNTED and isinstance(value, int):
         return terminal.counted(value, *_COUNTED[name])
     if value == names.INTERRUPTED:
-        return f"{value} (the run was killed, or lost its database)"
+        return f"{value} (that run was killed, or lost its database)"
     if name == "duration_ms":
         return f"{value:.0f} ms" if value >= _EXACT_BELOW_MS else f"{value:g} ms"
     if isinstance(value, list | tuple):
