@@ -436,6 +436,7 @@ def test_what_was_kept_survives_ctrl_c_while_the_outbox_is_asked_what_it_holds()
     outbox.is_made_anew = Breaking(None, "_", KeyboardInterrupt())._call  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         bench.outgoing.give_back()
+    outbox.is_made_anew = lambda: False  # type: ignore[method-assign]
     bench.outgoing.give_back()
     assert outbox.beside == ["release evt_2"]
     assert bench.end() is None
