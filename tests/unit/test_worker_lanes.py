@@ -15,6 +15,7 @@ from confiture_webhooks.delivery import Decision, Outcome, State
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import Claim, Unreadable
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
+from confiture_webhooks.outbox.values import Claims
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport
@@ -22,6 +23,7 @@ from confiture_webhooks.transport import Request, Response
 from confiture_webhooks.worker import Worker
 from confiture_webhooks.worker.pace import NEVER
 from confiture_webhooks.worker.sender import Clock
+from confiture_webhooks.worker.worker import AGAIN_S
 from samples import attempt, delivery, endpoint
 
 LONG_ENOUGH = timedelta(seconds=20)
@@ -558,3 +560,24 @@ def test_a_lane_that_waits_for_its_turn_heeds_what_another_is_told(answer: int) 
     worker.deliver(pace, claims, 60.0)
     assert transport.sent == []
     assert len(claims) == 2
+
+
+def test_a_look_in_vain_is_not_repeated_at_once() -> None:
+    """Somebody else has locked the row that is due, or it is damaged: no lane spins on it."""
+    clock = FixedClock()
+    worker = worker_of(InMemoryOutbox(), ScriptedTransport())
+    worker.clock = clock
+    [pace] = worker.paces
+    pace.due = NEVER
+    worker._end_look(pace, pace.begin_look(), Claims((), clock.now()), None)
+    assert pace.due_in(clock.now(), clock.monotonic()) == pytest.approx(AGAIN_S)
+
+
+class FixedClock(Clock):
+    """A clock that stands."""
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 9, tzinfo=UTC)
+
+    def monotonic(self) -> float:
+        return 100.0

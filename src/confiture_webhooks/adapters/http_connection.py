@@ -123,7 +123,7 @@ class Plug:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def fileno(self) -> int:
-        """The number of its descriptor: always the lowest that is free."""
+        """The number of its descriptor: the lowest that was free when it was made."""
         return self._sock.fileno()
 
     def close(self) -> None:
@@ -304,7 +304,7 @@ def _leave_some(plug: Plug) -> None:
 
 
 def _room(descriptor: int) -> float:
-    """How many descriptors this process may still open: *descriptor* was the lowest free one."""
+    """How many descriptors at most this process may still open, as *descriptor* is in use."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return math.inf if most == resource.RLIM_INFINITY else most - descriptor
 

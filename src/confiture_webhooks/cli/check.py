@@ -173,9 +173,9 @@ def doctor(
 
     PROCESS:
       Checks the configuration, the hook files and whether the host shows its commands. For each
-      endpoint it checks name resolution, connection, proxy, TLS, signature, format and clock.
-      Then come the database, the outbox, the telemetry exporter and its collector. Receivers
-      get a bare HEAD request, and a ping only with --ping.
+      endpoint it checks name resolution, connection, proxy, TLS, format and clock, and whether
+      requests are signed. Then come the database, the outbox, the telemetry exporter and its
+      collector. Receivers get a bare HEAD request, and a ping only with --ping.
 
     EXIT CODES:
       0  Nothing is wrong; there may be warnings.

@@ -31,11 +31,11 @@ class Look:
     latest: int
     """The latest instant that a clock that is right can have put anything off to."""
     closed: Standing
-    """Since when the endpoint is off, and until when it rests; ``None`` what it does not."""
+    """Since when the endpoint is off, and until when it rests; ``None``: it is on, it does not."""
     heads: Sequence[rows.Stored]
     """The first deliveries of runs that no lease holds, oldest first."""
     hides: bool
-    """Whether there may be more of them."""
+    """Whether there may be more runs than these: the look ends after some rows."""
     waiting: Sequence[object]
     """When the first and the last of those that wait become ready."""
 
@@ -69,7 +69,7 @@ class Front:
     """The front of one endpoint's line, in one environment.
 
     Each look passes over the rows that a long transaction keeps alive for others. If that takes
-    long, the result of the last look is used for a while.
+    long, looks begin for a while where the last whole one found its first row.
     """
 
     def __init__(self, store: rows.Store, place: Mapping[str, Any]) -> None:

@@ -65,9 +65,6 @@ Release = tuple[str, Sequence[Delivery]]
 class Outbox:
     """Keeps every event until each endpoint has it."""
 
-    _ahead: Callable[[], timedelta] = timedelta
-    """By how much this machine's clock is ahead of the store's."""
-
     def __init__(self, store: rows.Store) -> None:
         self._store = store
         self.is_durable = store.is_durable
@@ -98,7 +95,7 @@ class Outbox:
         return None
 
     def is_made_anew(self) -> bool:
-        """Whether it was not there when this process first asked it past another's connection."""
+        """Whether our own connection had to make it: what was written over another's is gone."""
         return False
 
     def release(self, event_id: str, deliveries: Sequence[Delivery], *then: Release) -> bool:
@@ -300,6 +297,10 @@ class Outbox:
         rows.write_all(self._store, "forget_released", forgetting)
         self._store.write(("forget_standing", forgetting))
         return pruned
+
+    def _ahead(self) -> timedelta:
+        """By how much this machine's clock is ahead of the store's."""
+        return timedelta()
 
     def deliveries(
         self,

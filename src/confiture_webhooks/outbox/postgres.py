@@ -256,7 +256,7 @@ class PostgresOutbox(Outbox):
         return self._store.has_made
 
     def is_made_anew(self) -> bool:
-        """Whether another dropped it after it was asked over the migration's connection."""
+        """Whether our own connection had to make it, say because a migration dropped it."""
         with self._store.lent():
             return self.has_made
 

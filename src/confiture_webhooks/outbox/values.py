@@ -102,7 +102,7 @@ class Claims(list[Claim]):
     def __init__(self, claims: Iterable[Claim], next_due_at: datetime | None) -> None:
         super().__init__(claims)
         self.next_due_at = next_due_at
-        """When something else can be claimed, past: now; ``None``: nothing else is waiting."""
+        """When something else can be claimed; past means now, ``None`` that nothing else waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

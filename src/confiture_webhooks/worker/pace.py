@@ -64,7 +64,10 @@ class Pace:
     faults: int = 0
     """Faults of the outbox, or ours, in a row."""
     off: int = 0
-    """The endpoint answered 410, or was switched off: nothing is sent until a later look claims."""
+    """Not 0: the endpoint answered 410, or was switched off, during the look of this number.
+
+    Nothing is sent until a later look claims: the outbox gives nothing while it is off.
+    """
     rests_until: datetime | None = None
     longest_rest: timedelta = timedelta()
     """How long that rest was when it began: one that seems longer is of another clock."""

@@ -119,7 +119,7 @@ class Sender:
             return False
         if wait > 0:
             self.stopping.wait(wait)
-        with self.lock:  # another lane may have been told to wait meanwhile
+        with self.lock:  # another lane may have noted a rest meanwhile
             is_closed = pace.off or pace.is_resting(self.clock.now())
         return not (is_closed or self.stopping.is_set())
 

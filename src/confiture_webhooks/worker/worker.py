@@ -102,7 +102,7 @@ class Worker(Sender):
         """Wait until nothing is due within *budget*, at most that long; whether all was done.
 
         With *horizon*, deliveries due later than that from now are not waited for. *show* is called
-        now and then with the seconds left. A worker that polls is never done.
+        now and then with the seconds left. A poll that is due within *budget* counts as work.
         """
         deadline = self.clock.monotonic() + budget.total_seconds()
         while True:
