@@ -564,20 +564,10 @@ def test_a_lane_that_waits_for_its_turn_heeds_what_another_is_told(answer: int) 
 
 def test_a_look_in_vain_is_not_repeated_at_once() -> None:
     """Somebody else has locked the row that is due, or it is damaged: no lane spins on it."""
-    clock = FixedClock()
+    clock = Clock(now=lambda: datetime(2026, 1, 9, tzinfo=UTC), monotonic=lambda: 100.0)
     worker = worker_of(InMemoryOutbox(), ScriptedTransport())
     worker.clock = clock
     [pace] = worker.paces
     pace.due = NEVER
     worker._end_look(pace, pace.begin_look(), Claims((), clock.now()), None)
     assert pace.due_in(clock.now(), clock.monotonic()) == pytest.approx(AGAIN_S)
-
-
-class FixedClock(Clock):
-    """A clock that stands."""
-
-    def now(self) -> datetime:
-        return datetime(2026, 1, 9, tzinfo=UTC)
-
-    def monotonic(self) -> float:
-        return 100.0
