@@ -96,7 +96,7 @@ FAULTS = {
         "DateStyle, IntervalStyle, search_path and TimeZone of a database": "kept",
         "The outbox's connection is ended while it is idle": "kept",
         "A server of the outbox that takes a question and never answers": "unharmed",
-        "A release that the outbox's database refuses, inside the migration's transaction": "unharmed",
+        "A success that the outbox's database refuses, inside the migration's transaction": "unharmed",
         "A role without rights on the outbox": "unharmed kept said",
         "Killed behind a pooler, and nothing runs again": "kept true",
         "A time-out of idle transactions, and an outbox or hook files that are slow": "unharmed",

@@ -16,6 +16,8 @@ says. The first row that fits decides.
 | it cannot be seen, took no lock, and is not a day old | unsettled, unless the ledger has it |
 | … and is older | over |
 
+| over, and its transaction has recorded its event | committed, whatever the ledger says |
+
 | over, direction, the ledger before | the ledger now | verdict |
 |---|---|---|
 | any | cannot be read, or was made or written anew since | unsettled |
@@ -132,18 +134,27 @@ def judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
     if under_way is not None:
         return Verdict(ending=Ending.OPEN, reason=under_way)
     unseen = _unseen(intent, known, now)
-    if not known.is_ledger_read:
-        return _unsettled(unseen or "the ledger cannot be read")
-    if _is_anew(intent, known):
-        return _unsettled("the ledger was made anew since")
-    judge_row = _judge_up if intent.direction is Direction.UP else _judge_down
-    verdict = judge_row(intent, known.row)
+    if intent.committed is not None:
+        reason = "it committed, and its event is recorded"
+        return _unsettled(unseen) if unseen else Verdict(ending=Ending.COMMITTED, reason=reason)
+    verdict = _judge_ledger(intent, known)
     # A ledger that has what was to be written proves it; one that does not may have it soon.
     return verdict if unseen is None or verdict.ending is Ending.COMMITTED else _unsettled(unseen)
 
 
+def _judge_ledger(intent: Intent, known: Known) -> Verdict:
+    if not known.is_ledger_read:
+        return _unsettled("the ledger cannot be read")
+    if _is_anew(intent, known):
+        return _unsettled("the ledger was made anew since")
+    judge_row = _judge_up if intent.direction is Direction.UP else _judge_down
+    return judge_row(intent, known.row)
+
+
 def settled_event(intent: Intent, verdict: Verdict, now: datetime) -> Event:
     """The event that *verdict*, a settled one, makes of *intent*: under the intent's own id."""
+    if intent.committed is not None:
+        return intent.committed
     is_success = verdict.ending is Ending.COMMITTED
     row = verdict.row
     duration_ms = row.execution_time_ms if row is not None else None

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from confiture_webhooks.receiver import LocalReceiver
+from crashing import crash
 from passage import Passage
 
 TABLE = "CREATE TABLE a (id int)"
@@ -59,7 +60,7 @@ def events(receiver: Any) -> list[str]:
 
 
 def test_up_and_down_are_reported_and_kept_in_the_database(project: Any, receiver: Any) -> None:
-    """Success and rollback are delivered, kept as delivered, and released in the transaction."""
+    """Success and rollback are delivered, and kept as delivered."""
     project.migration("001", "a", up=f"{TABLE}; INSERT INTO a VALUES (1), (2)", down="DROP TABLE a")
     up = project.confiture("migrate", "up", env=on(receiver))
     assert up.returncode == 0, up.stderr
@@ -80,7 +81,7 @@ def test_up_and_down_are_reported_and_kept_in_the_database(project: Any, receive
 def test_a_success_goes_with_the_migrations_transaction(
     project: Any, receiver: Any, direction: str
 ) -> None:
-    """The delivery and the ledger's change have one transaction id: all of it, or nothing."""
+    """The event and the ledger's change have one transaction id: all of it, or nothing."""
     project.migration("001", "a", up=TABLE, down="DROP TABLE a")
     assert project.confiture("migrate", "up", env=on(receiver)).returncode == 0
     kind = {"up": "migration_success", "down": "migration_rollback"}[direction]
@@ -92,7 +93,7 @@ def test_a_success_goes_with_the_migrations_transaction(
             "INSERT INTO spy.seen VALUES (TG_TABLE_NAME, pg_current_xact_id()); RETURN NULL; END $$"
         )
         for event, table in (
-            ("INSERT", "confiture_webhooks.released"),
+            ("UPDATE", "confiture_webhooks.intents"),
             ("INSERT OR DELETE", "tb_confiture"),
         ):
             admin.execute(
@@ -104,7 +105,7 @@ def test_a_success_goes_with_the_migrations_transaction(
     done = project.confiture("migrate", direction, env=on(receiver))
     assert done.returncode == 0, done.stderr
     seen = asked(project.database_url, "SELECT what, xid::text FROM spy.seen")
-    assert {what for what, _ in seen} == {"released", "tb_confiture"}
+    assert {what for what, _ in seen} == {"intents", "tb_confiture"}
     assert len({xid for _, xid in seen}) == 1, seen
     assert stored(project.database_url)[-1] == (kind, "delivered")
 
@@ -182,17 +183,20 @@ def test_a_migration_without_a_transaction_is_reported(project: Any, receiver: A
 
 
 @pytest.mark.survived(
-    "A release that the outbox's database refuses, inside the migration's transaction", "unharmed"
+    "A success that the outbox's database refuses, inside the migration's transaction", "unharmed"
 )
-def test_a_refused_insert_costs_the_migration_nothing(project: Any, receiver: Any) -> None:
-    """With the release broken in the database, the migration commits as it would without us."""
+@pytest.mark.parametrize("refused", ["UPDATE ON confiture_webhooks.intents", "INSERT ON {}"])
+def test_a_refused_statement_costs_the_migration_nothing(
+    project: Any, receiver: Any, refused: str
+) -> None:
+    """With the outbox broken in the database, the migration commits as it would without us."""
     project.migration("001", "a", up=TABLE, down="DROP TABLE a")
     assert project.confiture("migrate", "up", env=on(receiver)).returncode == 0
     with psycopg.connect(project.database_url, autocommit=True) as admin:
         admin.execute(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql "
-            "AS $$ BEGIN RAISE 'no'; END $$; CREATE TRIGGER refuse BEFORE INSERT "
-            "ON confiture_webhooks.deliveries EXECUTE FUNCTION refuse()"
+            "AS $$ BEGIN RAISE 'no'; END $$; CREATE TRIGGER refuse BEFORE "
+            f"{refused.format('confiture_webhooks.deliveries')} EXECUTE FUNCTION refuse()"
         )
     project.migration("002", "b", up="CREATE TABLE b (id int)", down="DROP TABLE b")
     done = project.confiture("migrate", "up", env=on(receiver))
@@ -201,9 +205,9 @@ def test_a_refused_insert_costs_the_migration_nothing(project: Any, receiver: An
         ("001",),
         ("002",),
     ]
-    # The outbox in memory stands in, and says so.
+    # Without deliveries, the outbox in memory stands in, and says so.
     assert events(receiver) == ["migration_success"] * 2
-    assert "outbox" in done.stderr
+    assert ("outbox postgres" in done.stderr) is ("INSERT" in refused)
 
 
 def test_what_a_dead_receiver_misses_is_delivered_later(project: Any, receiver: Any) -> None:
@@ -270,6 +274,29 @@ def test_killed_after_the_commit_the_delivery_is_there(project: Any) -> None:
         assert done.returncode == 0, done.stderr
         # The second migration is settled too, if its backend has found out by now.
         assert events(receiver).count("migration_success") == 1
+
+
+@pytest.mark.survived("SIGKILL after the COMMIT, before the event is recorded", "kept", "true")
+@pytest.mark.parametrize("command", [("webhooks", "deliver"), ("migrate", "up")])
+def test_killed_at_the_commit_the_event_is_there(
+    project: Any, receiver: Any, command: tuple[str, str]
+) -> None:
+    """It went with the COMMIT, with its rows and its run: the ledger is not needed."""
+    sql = f"{TABLE}; INSERT INTO a VALUES (1), (2)"
+    project.migration("001", "a", up=sql, down="DROP TABLE a")
+    crash(project, "after commit", "migrate", "up", **on(receiver))
+    looked = project.confiture("webhooks", "status", env=on(receiver))
+    assert "it committed, and its event is recorded" in looked.stdout, looked.stdout
+    asked(project.database_url, "UPDATE tb_confiture SET execution_time_ms = 99999 RETURNING 1")
+    done = project.confiture(*command, env=on(receiver))
+    assert done.returncode == 0, done.stderr
+    assert events(receiver) == ["migration_success"]
+    payload = json.loads(receiver.requests[0].body)
+    assert payload["execution"]["rows_affected"] == 2
+    assert payload["execution"]["duration_seconds"] < 99
+    assert payload["run"]["command"] == "confiture migrate up"
+    assert stored(project.database_url) == [("migration_success", "delivered")]
+    assert asked(project.database_url, "SELECT * FROM confiture_webhooks.intents") == []
 
 
 def test_the_outbox_may_be_in_another_database(project: Any, receiver: Any, postgres: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from confiture_webhooks.delivery import Attempt, Decision, Delivery, Outcome, TraceContext
-from confiture_webhooks.event import Direction, EventType, MigrationRef
+from confiture_webhooks.event import Database, Direction, Event, EventType, MigrationRef
 from confiture_webhooks.outbox import Intent
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
 
@@ -81,6 +82,27 @@ def intent(number: int, *, staged_at: datetime = NOW) -> Intent:
         correlation_id="a" * 32,
         staged_at=staged_at,
     )
+
+
+def committed(number: int) -> Intent:
+    """The same with the event that its migration's transaction has recorded."""
+    event = Event(
+        id=event_id(number),
+        type=EventType.MIGRATION_ROLLBACK,
+        occurred_at=NOW,
+        trace_id="a" * 32,
+        database=Database(host="db.internal", port=5432, name="shop", schema="public"),
+        direction=Direction.DOWN,
+        migration=MigrationRef(version=f"{number:03}", slug="add_café"),
+        started_at=NOW - timedelta(seconds=1),
+        ended_at=NOW,
+        duration_s=1.5,
+        rows_affected=7,
+        command="confiture migrate down",
+        run_url="https://ci.example/1",
+        trace_url="https://traces.example/1",
+    )
+    return replace(intent(number), committed=event)
 
 
 def attempt(

@@ -26,6 +26,7 @@ from contract.made import (
     LEASE,
     NOW,
     attempt,
+    committed,
     delivery,
     event_id,
     intent,
@@ -527,6 +528,23 @@ def test_an_intent_that_cannot_be_read_costs_itself_alone(outbox: Outbox, change
     assert bad.reason
     outbox.discard_intent(bad)
     assert not outbox.unreadable_intents()
+
+
+@pytest.mark.parametrize(
+    ("had", "has"),
+    [
+        ('"id": "evt_1"', '"id": "evt_2"'),
+        ('"migration_rollback"', '"later"'),
+        ('"duration_s": 1.5', '"duration_s": "1.5"'),
+        ('"rows_affected": 7', '"rows_affected": 7.5'),
+    ],
+)
+def test_an_event_that_cannot_be_read_is_none(outbox: Outbox, had: str, has: str) -> None:
+    """An intent with the event of another, or of a kind that is not known, is not believed."""
+    outbox.commit(committed(1))
+    spoil(outbox, "intents", f"intent = replace(intent, '{had}', '{has}')")
+    assert outbox.intents() == []
+    assert len(outbox.unreadable_intents()) == 1
 
 
 @pytest.mark.parametrize("stored", ["''", "'-1'", "'evt_\x1b[31m'", "x'ff41'", "'caf\xe9'", "NULL"])

@@ -18,6 +18,7 @@ from contract.made import (
     LEASE,
     NOW,
     attempt,
+    committed,
     delivery,
     event_id,
     intent,
@@ -89,6 +90,19 @@ def test_a_release_replaces_the_intent_by_its_deliveries(outbox: Outbox) -> None
     assert not outbox.intents()
     assert {row.delivery.id for row in outbox.deliveries()} == {"dlv_a_1", "dlv_b_1"}
     assert {row.state for row in outbox.deliveries()} == {State.PENDING}
+
+
+@pytest.mark.parametrize("is_staged", [True, False])
+def test_an_intent_that_committed_has_its_event(outbox: Outbox, is_staged: bool) -> None:
+    """The event comes back whole, however late the intent is staged, until it is released."""
+    if is_staged:
+        outbox.stage(intent(1))
+    outbox.commit(committed(1))
+    outbox.stage(intent(1))
+    assert outbox.intents() == [committed(1)]
+    release(outbox, 1)
+    outbox.commit(committed(1))
+    assert not outbox.intents()
 
 
 def test_a_release_of_nothing_ends_the_intent(outbox: Outbox) -> None:

@@ -28,7 +28,18 @@ from confiture_webhooks.outbox import schema as versions
 from confiture_webhooks.outbox.postgres import PostgresOutbox
 from confiture_webhooks.outbox.postgres_schema import has_outbox
 from contract.acts import claim_ids, claim_one, finish, release
-from contract.made import A_SECOND, DEAD, DELIVERED, LEASE, NOW, attempt, delivery, event_id, intent
+from contract.made import (
+    A_SECOND,
+    DEAD,
+    DELIVERED,
+    LEASE,
+    NOW,
+    attempt,
+    committed,
+    delivery,
+    event_id,
+    intent,
+)
 from outbox_databases import count, emptied
 from passage import Passage
 
@@ -80,48 +91,67 @@ def release_on(outbox: Outbox, connection: Any, event: str, deliveries: list[Del
     return is_done(lambda: over(outbox, connection).release(event, deliveries))
 
 
+def commit_on(outbox: Outbox, connection: Any, number: int = 1, **changes: Any) -> bool:
+    """Whether the success of an event could go with the connection's transaction."""
+    intent = replace(committed(number), **changes)
+    return is_done(lambda: over(outbox, connection).commit(intent))
+
+
 def stage_on(outbox: Outbox, connection: Any, staged: Intent) -> bool:
     """Whether the intent could be staged over the connection."""
     return is_done(lambda: over(outbox, connection).stage(staged))
 
 
-def test_a_release_comes_with_the_transaction(
-    outbox: PostgresOutbox, migrating: psycopg.Connection[Any]
+@pytest.mark.parametrize("is_staged", [True, False])
+def test_a_success_comes_with_the_transaction(
+    outbox: PostgresOutbox, migrating: psycopg.Connection[Any], is_staged: bool
 ) -> None:
-    """Nothing is there before the commit, all of it afterwards; a second release adds nothing."""
-    outbox.stage(intent(1))
-    assert release_on(outbox, migrating, event_id(1), [delivery(1), delivery(1, "b")])
-    assert not outbox.deliveries()
-    assert outbox.intents()
+    """Before the commit its event is not there, afterwards it is: one row, released by anybody."""
+    if is_staged:
+        outbox.stage(intent(1))
+    assert commit_on(outbox, migrating)
+    assert outbox.intents() == ([intent(1)] if is_staged else [])
     migrating.commit()
-    outbox.release(event_id(1), [delivery(1), delivery(1, "b")])
+    assert outbox.intents() == [committed(1)]
+    assert outbox.release(event_id(1), [delivery(1), delivery(1, "b")])
     assert [row.delivery for row in outbox.deliveries()] == [delivery(1, "b"), delivery(1)]
     assert not outbox.intents()
 
 
-def test_a_release_goes_with_the_transaction(
+def test_a_success_goes_with_the_transaction(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any]
 ) -> None:
-    """After a rollback there is no delivery, the intent is there, and the event can be reported."""
+    """After a rollback the intent is as it was, and the event can be released as another."""
     outbox.stage(intent(1))
-    assert release_on(outbox, migrating, event_id(1), [delivery(1)])
+    assert commit_on(outbox, migrating)
     migrating.rollback()
-    assert not outbox.deliveries()
     assert outbox.intents() == [intent(1)]
     release(outbox, 1)
     assert claim_ids(outbox) == ["dlv_a_1"]
 
 
-@pytest.mark.survived(
-    "A release that the outbox's database refuses, inside the migration's transaction", "unharmed"
-)
-def test_a_refused_release_leaves_the_transaction_as_it_was(
+def test_nothing_else_goes_with_the_transaction(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any]
 ) -> None:
+    """An intent or a release would be undone with it."""
+    assert not stage_on(outbox, migrating, intent(1))
+    assert not release_on(outbox, migrating, event_id(1), [delivery(1)])
+    assert migrating.info.transaction_status == TransactionStatus.INTRANS
+
+
+@pytest.mark.survived(
+    "A success that the outbox's database refuses, inside the migration's transaction", "unharmed"
+)
+def test_a_refused_success_leaves_the_transaction_as_it_was(
+    outbox: PostgresOutbox, migrating: psycopg.Connection[Any], outbox_database: str
+) -> None:
     """An INSERT that fails costs its savepoint: the transaction goes on and commits."""
-    release(outbox, 1)
-    again = replace(delivery(2), id="dlv_a_1")
-    assert not release_on(outbox, migrating, event_id(2), [again])
+    with psycopg.connect(outbox_database, autocommit=True) as admin:
+        admin.execute("ALTER TABLE confiture_webhooks.intents ADD CONSTRAINT c CHECK (false)")
+        try:
+            assert not commit_on(outbox, migrating)
+        finally:
+            admin.execute("ALTER TABLE confiture_webhooks.intents DROP CONSTRAINT c")
     migrating.execute("INSERT INTO made VALUES (1)")
     migrating.commit()
     row = migrating.execute("SELECT count(*) FROM made").fetchone()
@@ -131,28 +161,30 @@ def test_a_refused_release_leaves_the_transaction_as_it_was(
 def test_a_lock_on_the_outbox_does_not_hold_the_transaction_up(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any], outbox_database: str
 ) -> None:
-    """Where another session keeps a table locked, a release gives up at once."""
-    with psycopg.connect(outbox_database) as other:
-        other.execute("LOCK TABLE confiture_webhooks.deliveries IN ACCESS EXCLUSIVE MODE")
-        migrating.execute("SET LOCAL lock_timeout = '1min'")
-        began = time.monotonic()
-        assert not release_on(outbox, migrating, event_id(1), [delivery(1)])
-        assert time.monotonic() - began < 30  # noqa: PLR2004
-        other.rollback()
+    """Where another session keeps a table or the intent locked, a success gives up at once."""
+    outbox.stage(intent(1))
+    for lock in ("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", "SELECT 1 FROM {} FOR UPDATE"):
+        with psycopg.connect(outbox_database) as other:
+            other.execute(lock.format("confiture_webhooks.intents"))
+            migrating.execute("SET LOCAL lock_timeout = '1min'")
+            began = time.monotonic()
+            assert not commit_on(outbox, migrating)
+            assert time.monotonic() - began < 30  # noqa: PLR2004
+            other.rollback()
     assert migrating.info.transaction_status == TransactionStatus.INTRANS
     assert migrating.execute("SHOW lock_timeout").fetchone() == ("1min",)
 
 
 @pytest.mark.parametrize("scope", ["SET LOCAL", "SET"])
-def test_a_release_leaves_the_settings_of_the_transaction(
+def test_a_success_leaves_the_settings_of_the_transaction(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any], scope: str
 ) -> None:
-    """What the migration has set holds after the release, and after the commit if it is to."""
+    """What the migration has set holds after it, and after the commit if it is to."""
     migrating.execute("SET LOCAL enable_nestloop = off")
     migrating.execute(f"{scope} lock_timeout = '3s'")
     migrating.execute(f"{scope} statement_timeout = '1min'")
     shown = "SELECT current_setting('lock_timeout'), current_setting('statement_timeout')"
-    assert release_on(outbox, migrating, event_id(1), [delivery(1)])
+    assert commit_on(outbox, migrating)
     assert migrating.execute(shown).fetchone() == ("3s", "1min")
     migrating.commit()
     after = ("3s", "1min") if scope == "SET" else ("0", "0")
@@ -164,17 +196,17 @@ def test_a_release_leaves_the_settings_of_the_transaction(
     assert migrating.execute(left).fetchone() == (0, None)
 
 
-def test_a_release_needs_its_database_and_a_sound_transaction(
+def test_a_success_needs_its_database_and_a_sound_transaction(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any], database: str
 ) -> None:
     """After a failure, and in another database, it does nothing."""
     with suppress(psycopg.Error):
         migrating.execute("SELECT nosuch")
-    assert not release_on(outbox, migrating, event_id(1), [delivery(1)])
+    assert not commit_on(outbox, migrating)
     with psycopg.connect(database) as elsewhere:
         elsewhere.execute("SELECT 1")
         assert outbox.over(elsewhere) is None
-    assert not outbox.deliveries()
+    assert not outbox.intents()
 
 
 def test_over_an_idle_connection_it_has_a_transaction_of_its_own(
@@ -208,7 +240,7 @@ def test_a_connection_of_another_encoding_refuses_what_it_cannot_hold(
     with psycopg.connect(outbox_database, client_encoding="latin1") as idle:
         assert not release_on(outbox, idle, event_id(1), [there])
         idle.execute("SELECT 1")
-        assert not release_on(outbox, idle, event_id(1), [there])
+        assert not commit_on(outbox, idle, environment=there.environment)
         assert idle.info.transaction_status == TransactionStatus.INTRANS
     outbox.release(event_id(1), [there])
     assert [row.delivery.environment for row in outbox.deliveries()] == [there.environment]
@@ -255,13 +287,14 @@ def test_no_setting_of_a_database_changes_anything(outbox_database: str, setting
                     idle.execute("SELECT 1")
                 assert stage_on(outbox, idle, intent(2)) == ("read_only" in setting)
                 outbox.stage(intent(3))
-                assert release_on(outbox, idle, event_id(1), [odd])
+                assert commit_on(outbox, idle, 4)
                 idle.commit()
+                outbox.release(event_id(1), [odd])
                 [claim] = outbox.claim("a", environment="production", now=NOW, lease=LEASE)
                 assert claim.delivery == odd
                 assert outbox.record(claim, attempt(retry_after=A_SECOND), DELIVERED)
                 assert outbox.attempts(odd.id) == [attempt(retry_after=A_SECOND)]
-                assert intent(3) in outbox.intents()
+                assert {intent(3), committed(4)} <= set(outbox.intents())
         finally:
             admin.execute("SET default_transaction_read_only = off")
             admin.execute(f"ALTER DATABASE {admin.info.dbname} RESET ALL")
@@ -302,6 +335,7 @@ def test_every_field_of_an_intent_is_kept() -> None:
     values = documents.intent_values(intent(1))
     assert set(json.loads(values["intent"])) == set(Intent.__dataclass_fields__)
     assert documents.intent(values) == intent(1)
+    assert documents.intent(documents.intent_values(committed(1))) == committed(1)
 
 
 def test_what_no_text_can_hold_is_escaped(outbox: PostgresOutbox) -> None:
@@ -336,7 +370,7 @@ def test_a_role_that_may_not_create_is_shown_what_to_do(role: tuple[str, str]) -
 
 
 def test_the_printed_grants_are_enough(role: tuple[str, str], database: str) -> None:
-    """With them, and nothing else, every method works and a migration can release."""
+    """With them, and nothing else, every method works and a success goes with its migration."""
     name, dsn = role
     PostgresOutbox(database).close()
     with psycopg.connect(database, autocommit=True) as admin:
@@ -355,8 +389,8 @@ def test_the_printed_grants_are_enough(role: tuple[str, str], database: str) -> 
         assert outbox.prune(before=NOW + timedelta(days=1), keep=0) == 1
         with psycopg.connect(dsn) as migrating:
             migrating.execute("SELECT 1")
-            assert release_on(outbox, migrating, event_id(9), [delivery(9)])
-        assert outbox.deliveries()[0].delivery.id == "dlv_a_9"
+            assert commit_on(outbox, migrating, 9)
+        assert outbox.intents() == [committed(9)]
 
 
 def test_the_printed_grants_are_all_the_rights_that_doctor_misses(
@@ -816,16 +850,16 @@ def test_workers_share_the_work(opened: Callable[[], PostgresOutbox]) -> None:
     assert count(dsn, "attempts") == 60
 
 
-def test_an_open_release_keeps_no_worker_waiting(
+def test_an_open_success_keeps_no_worker_waiting(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any]
 ) -> None:
     """While a migration has yet to commit its event, others report, claim and record theirs."""
-    assert release_on(outbox, migrating, event_id(1), [delivery(1)])
+    assert commit_on(outbox, migrating)
     release(outbox, 2)
     finish(outbox)
     assert outbox.prune(before=NOW + timedelta(days=1), keep=0) == 1
     migrating.commit()
-    assert claim_ids(outbox) == ["dlv_a_1"]
+    assert outbox.intents() == [committed(1)]
 
 
 @pytest.mark.parametrize("name", ["redeliver", "discard", "attempts", "list id = :id"])

@@ -16,7 +16,7 @@ from confiture_webhooks.bounded import bounded
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.event import EventType, payload
+from confiture_webhooks.event import EventType, body, payload
 from confiture_webhooks.formats import FORMATS, Format
 from confiture_webhooks.outbox import Intent, Outbox
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
@@ -471,7 +471,7 @@ def test_a_slow_refusal_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Over, "stage", refuse)
     for number in (1, 2):
         bench.outgoing.stage(intent(number))
-    bench.outgoing.record_on(connection, event(), TRACE)
+    bench.outgoing.commit(connection, intent(1), event(), TRACE)
     bench.outgoing.record(event(), TRACE)
     assert (asked, outbox.written) == ([event_id(1)], [])
     bench.outgoing.give_back()
@@ -608,19 +608,20 @@ def test_a_silent_outbox_does_not_keep_the_end_waiting(monkeypatch: pytest.Monke
 def test_what_went_with_a_transaction_is_reported_elsewhere_with_the_same_bytes() -> None:
     """When the store is gone after the COMMIT, memory delivers what the store still holds."""
     bench, connection = lent(Joining())
-    bench.outgoing.record_on(connection, event(duration_s=1.0), TRACE)
+    bench.outgoing.commit(connection, intent(1), event(duration_s=1.0), TRACE)
     connection.broken = True
     bench.outgoing.record(event(duration_s=1.1), TRACE)
     bench.outgoing.give_back()
-    [held], [reported] = bench.outbox.deliveries(), bench.spare.deliveries()
-    assert reported.delivery == held.delivery
+    [held], [reported] = bench.outbox.intents(), bench.spare.deliveries()
+    assert held.committed is not None
+    assert reported.delivery.body == body(payload(held.committed, "a"))
     bench.end()
 
 
 def test_an_error_is_not_reported_as_the_success_that_was_to_commit() -> None:
     """After a COMMIT that failed, what was to go with it is not reported."""
     bench, connection = lent(Joining())
-    bench.outgoing.record_on(connection, event(), TRACE)
+    bench.outgoing.commit(connection, intent(1), event(), TRACE)
     connection.broken = True
     bench.outgoing.record(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
     bench.outgoing.give_back()

@@ -21,7 +21,7 @@ from confiture_webhooks.settlement import (
     judge,
     settled_event,
 )
-from samples import AT, DATABASE, REF, TRACE, TRACE_ID
+from samples import AT, DATABASE, REF, TRACE, TRACE_ID, event
 
 OPEN, COMMITTED, NOT_COMMITTED, UNSETTLED = Ending
 STARTED = AT - timedelta(minutes=5)
@@ -143,6 +143,25 @@ def test_what_cannot_be_seen_is_over_after_a_day(intent: Intent) -> None:
     assert judge(intent, seen, AT + UNSEEN_FOR).ending is NOT_COMMITTED
     locked = replace(seen, lock_holders=frozenset({1}))
     assert judge(intent, locked, AT + UNSEEN_FOR).ending is UNSETTLED
+
+
+@pytest.mark.parametrize(
+    ("intent", "seen", "ending"),
+    [
+        pytest.param(up(), known(), COMMITTED, id="over"),
+        pytest.param(down(), known(row=None, is_ledger_read=False), COMMITTED, id="no ledger"),
+        pytest.param(up(), alive(pid_started_at=STARTED), OPEN, id="its run goes on"),
+        pytest.param(POOLED, known(row=ROW, lock_holders={1}), UNSETTLED, id="it may go on"),
+    ],
+)
+def test_an_event_that_its_transaction_recorded_is_believed(
+    intent: Intent, seen: Known, ending: Ending
+) -> None:
+    """Whatever the ledger says by now; whether its run is over is asked all the same."""
+    intent = replace(intent, committed=event())
+    verdict = judge(intent, seen, SOON)
+    assert verdict.ending is ending
+    assert settled_event(intent, verdict, SOON) == event()
 
 
 @pytest.mark.survived("A clock that jumps while a killed run is judged", "true")

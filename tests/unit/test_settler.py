@@ -13,7 +13,15 @@ import pytest
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import TraceContext
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.event import Database, Direction, EventType, MigrationRef
+from confiture_webhooks.event import (
+    Database,
+    Direction,
+    Event,
+    EventType,
+    MigrationRef,
+    body,
+    payload,
+)
 from confiture_webhooks.outbox import NO_ROW, Intent
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.run import Parts, settling
@@ -116,6 +124,49 @@ def test_a_run_that_migrates_nothing_settles() -> None:
     assert [event.id for event, _ in bench.telemetry.settlements] == ["evt_5", "evt_6"]
     trace = TraceContext(traceparent=KILLED.traceparent, tracestate=KILLED.tracestate)
     assert {found.traceparent for _, found in bench.telemetry.settlements} == {trace.traceparent}
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_an_event_that_went_with_its_commit_is_sent_as_it_is(is_alive: bool) -> None:
+    """At once, as it was recorded. Whether its run was killed is another question."""
+    event = event_of(KILLED, rows_affected=7)
+    database = Database7()
+
+    def ask(intents: Sequence[Intent]) -> Mapping[str, Known]:
+        found = database.ask(intents)
+        return {} if is_alive else found
+
+    bench = Bench(ask=ask)
+    bench.outbox.commit(replace(KILLED, committed=event))
+    assert bench.sent() == [("evt_5", "migration_success")]
+    assert bench.transport.sent[0].body == body(payload(event, "a"))
+    assert bench.outbox.intents() == []
+    assert len(bench.telemetry.settlements) == (not is_alive)
+
+
+def test_an_event_that_went_with_its_commit_is_no_failure_of_a_later_run() -> None:
+    """A version that is applied again, after a rollback elsewhere, takes nothing back."""
+    bench = Bench()
+    killed = replace(KILLED, committed=event_of(KILLED))
+    bench.outbox.commit(killed)
+    migration = bench.run.migration(killed.migration, Direction.UP, backend_after(killed))
+    assert migration is not None
+    bench.run.conclude(migration, 0, None)
+    assert [kind for _, kind in bench.sent()] == ["migration_success"] * 2
+
+
+def event_of(intent: Intent, **facts: Any) -> Event:
+    """The event of its success."""
+    return Event(
+        id=intent.event_id,
+        type=EventType.MIGRATION_SUCCESS,
+        occurred_at=NOW,
+        trace_id=intent.correlation_id,
+        environment=intent.environment,
+        direction=intent.direction,
+        migration=intent.migration,
+        **facts,
+    )
 
 
 def test_what_was_staged_is_reported_not_what_is_now() -> None:

@@ -1,7 +1,7 @@
 """The durable outbox in PostgreSQL, shared by any number of machines.
 
-A release is on the server's disk when it returns, or when the migration's transaction that it
-was part of has committed. A claim and a record do not wait for the disk. A crash of the server may
+A release is on the server's disk when it returns, and the event of a success when the migration
+has committed. A claim and a record do not wait for the disk. A crash of the server may
 undo the latest of them; their deliveries are then sent again, with the same event id.
 """
 
@@ -43,8 +43,9 @@ from .rows import Found, Step
 _OWN = {
     "notify": f"SELECT pg_catalog.pg_notify('{SCHEMA}', %(payload)s)",
     "role": "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = CAST(%(role)s AS pg_catalog.name)",
-    "release": f"SELECT 1 WHERE {SCHEMA}.release(%(given)s, %(wait)s)",
 }
+_CALLED = ("release", "stage_committed")
+_CALL = f"SELECT 1 WHERE {SCHEMA}.release(%(given)s, %(wait)s)"
 _HURRY = "200ms"
 """How long a statement in a migration's transaction may wait for a lock."""
 _PATIENCE = "500ms"
@@ -63,7 +64,7 @@ def _bytea(body: bytes) -> str:
 @cache
 def statement(name: str) -> str:
     """The statement *name* with its values as psycopg wants them."""
-    return _OWN.get(name) or fitted(name, r"%(\1)s")
+    return _CALL if name in _CALLED else _OWN.get(name) or fitted(name, r"%(\1)s")
 
 
 def _composed(
@@ -71,12 +72,12 @@ def _composed(
 ) -> list[str]:
     """*steps* with their values in them, as *connection* writes literals.
 
-    *wait*: how long a release may wait for a lock.
+    *wait*: how long those that call our function may wait for a lock.
     """
     cursor = psycopg.ClientCursor(connection)
     composed = []
     for name, values in steps:
-        if name == "release":
+        if name in _CALLED:
             given = json.dumps(values, ensure_ascii=False, default=_bytea)
             values = {"given": given, "wait": wait}  # noqa: PLW2901
         composed.append(cursor.mogrify(statement(name), dict(values)))
@@ -198,8 +199,8 @@ class _LentStore:
         with translated(self.where):
             if status == TransactionStatus.IDLE:
                 return self._committed(steps, is_synced=is_synced)
-            # An intent would go with the transaction.
-            is_fit = is_question or all(name == "release" for name, _ in steps)
+            # All else would go with the transaction.
+            is_fit = is_question or all(name == "stage_committed" for name, _ in steps)
             if status == TransactionStatus.INTRANS and is_fit:
                 return _within(self._connection, steps, is_question=is_question)
         raise OutboxError(f"outbox {self.where}: the connection is in a transaction")

@@ -4,7 +4,7 @@
 -- Instants and durations are whole microseconds (since 1970, UTC): no session setting changes
 -- how they read. An environment without a name is the empty text.
 
--- Of a release: mark_released, unstage, add_delivery, add_body and end_leases are also PostgreSQL's
+-- mark_released, unstage, add_delivery, add_body, end_leases and stage_committed are also PostgreSQL's
 -- function `release`, so a change of them is a new version of the schema.
 
 -- name: stage
@@ -12,6 +12,13 @@ INSERT INTO main.intents (event_id, environment, staged_at, intent)
 SELECT :event_id, :environment, :staged_at, :intent
 WHERE NOT EXISTS (SELECT 1 FROM main.released WHERE event_id = :event_id)
 ON CONFLICT DO NOTHING
+
+-- In a migration's transaction, with the event of its success: the event is there if that commits.
+-- name: stage_committed
+INSERT INTO main.intents (event_id, environment, staged_at, intent)
+SELECT :event_id, :environment, :staged_at, :intent
+WHERE NOT EXISTS (SELECT 1 FROM main.released WHERE event_id = :event_id)
+ON CONFLICT (event_id) DO UPDATE SET intent = excluded.intent
 
 -- name: intents
 SELECT event_id, environment, intent FROM main.intents ORDER BY staged_at, event_id

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from json import dumps, loads
 from re import fullmatch
 from typing import Any, Protocol, cast, get_type_hints
 from zlib import crc32
 
 from ..delivery import Attempt, Delivery, State, TraceContext
-from ..event import Direction, EventType, MigrationRef, utf8
+from ..event import EventType, utf8
 from .values import Claim, Intent, Row, Unreadable, UnreadableIntent
 
 Stored = Mapping[str, Any]
@@ -218,22 +219,31 @@ def attempt(row: Stored) -> Attempt | None:
 
 
 def intent_values(intent: Intent) -> dict[str, Any]:
-    """*intent* as values of ``stage``: a document with every field it has."""
+    """*intent* as values of ``stage``: a document with every field it has, a nested one too."""
     return {
         "event_id": text(intent.event_id),
         "environment": text(intent.environment or ""),
         "staged_at": instant(intent.staged_at),
-        "intent": dumps(_document(intent)),
+        "intent": _document(intent),
     }
 
 
-def _document(value: object) -> Any:
-    """An intent, or a part of it, as JSON has it."""
-    if isinstance(value, Intent | MigrationRef):
-        return {field.name: _document(getattr(value, field.name)) for field in fields(value)}
+def _document(intent: Intent) -> str:
+    document = dumps(intent, default=_plain)
+    if "\\u" in document:
+        document = dumps(loads(document, object_hook=_escaped))
+    return document
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass or an instant as JSON has it."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="microseconds")
-    return text(value) if isinstance(value, str) else value
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def _escaped(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: text(one) if isinstance(one, str) else one for key, one in values.items()}
 
 
 def intent(row: Stored) -> Intent | UnreadableIntent:
@@ -243,15 +253,8 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
     default, else ``None`` where that may be.
     """
     try:
-        document = loads(_text(row["intent"]))
-        hints = get_type_hints(Intent)
-        values: dict[str, Any] = {}
-        for field in fields(Intent):
-            has_default = field.default is not field.default_factory  # both: missing
-            if field.name in document or not has_default:
-                values[field.name] = _typed(hints[field.name], document.get(field.name))
-        found = Intent(**values)
-        if found.event_id != row["event_id"]:
+        found = cast("Intent", _made(Intent, loads(_text(row["intent"]))))
+        if {found.event_id, getattr(found.committed, "id", found.event_id)} != {row["event_id"]}:
             raise ValueError("its document is of another event")
     except (*_FAULTS, RecursionError) as fault:
         return UnreadableIntent(
@@ -261,6 +264,16 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
             reason=text(str(fault)),
         )
     return found
+
+
+def _made(kind: Any, document: Mapping[str, Any]) -> Any:
+    """The dataclass *kind* out of JSON."""
+    hints, values = get_type_hints(kind), {}
+    for field in fields(kind):
+        has_default = field.default is not MISSING
+        if field.name in document or not has_default:
+            values[field.name] = _typed(hints[field.name], document.get(field.name))
+    return kind(**values)
 
 
 def _typed(hint: Any, value: Any) -> Any:
@@ -273,10 +286,11 @@ def _typed(hint: Any, value: Any) -> Any:
         if found.tzinfo is None or not EPOCH <= found < _FAR:
             raise ValueError("an instant without a time zone, or of no clock")
         return found
-    if Direction in kinds:
-        return Direction(value)
-    if MigrationRef in kinds:
-        return MigrationRef(version=_text(value["version"]), slug=_text(value["slug"]))
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            return kind(value)
+        if is_dataclass(kind):
+            return _made(kind, value)
     if type(value) not in kinds:  # to Python a truth value is a number, too
         raise TypeError(f"{type(value).__name__} where {hint} belongs")
     return _text(value) if isinstance(value, str) else value

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ..delivery import Attempt, Delivery, State
-from ..event import Direction, MigrationRef
+from ..event import Direction, Event, MigrationRef
 
 NO_ROW = ""
 """In the place of a ledger row's id: the version had none."""
@@ -55,6 +55,8 @@ class Intent(Facts):
     tracestate: str | None
     correlation_id: str
     staged_at: datetime
+    committed: Event | None = None
+    """The event that it becomes: written in the migration's transaction, which has committed."""
     holder: str | None = field(default=None, compare=False)
     """The outbox that staged it, one of one process: runs may share their trace."""
 

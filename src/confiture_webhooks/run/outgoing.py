@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..bounded import TimedOut
 from ..delivery import Delivery, TraceContext
 from ..errors import OutboxError
-from ..event import Event, EventType
+from ..event import Event
 from ..formats import deliveries_of
 from .migration import is_idle
 from .run_outbox import Kept
@@ -44,8 +44,8 @@ class Outgoing:
     _command: str
     outbox: RunOutbox
     sending: Sending
-    _in_transaction: dict[str, tuple[EventType, Sequence[Delivery]]] = field(default_factory=dict)
-    """By event, what the open transaction records: recorded again, it has the same bytes."""
+    _committing: dict[str, Event] = field(default_factory=dict)
+    """By id, the events that went with a COMMIT: a release by anybody has the same bytes."""
     _connection: Any = None
     """The connection that migrates the database in which the outbox lies, while it does."""
     _over: Outbox | None = None
@@ -147,10 +147,10 @@ class Outgoing:
 
         *wanting*: of these endpoints, instead of all.
         """
-        type_, deliveries = self._in_transaction.pop(event.id, (None, ()))
-        if type_ is not event.type:
-            deliveries = self.deliveries(event, trace, wanting)
-        self.release(event.id, deliveries)
+        committed = self._committing.pop(event.id, event)
+        if committed.type is event.type:
+            event = committed
+        self.release(event.id, self.deliveries(event, trace, wanting))
 
     def release(self, event_id: str, deliveries: Sequence[Delivery], *then: Release) -> bool:
         """Keep *deliveries* in place of the intent *event_id*, and begin to send them.
@@ -166,33 +166,39 @@ class Outgoing:
             self._write([*late, kept])
         return kept.is_first
 
-    def record_on(self, connection: Any, event: Event, trace: TraceContext) -> None:
-        """Release *event* in the transaction of *connection*, where the outbox can.
+    def commit(self, connection: Any, intent: Intent, event: Event, trace: TraceContext) -> None:
+        """Stage *intent* with *event* in the transaction of *connection*, where the outbox can.
 
-        Events that wait for their release go first, so that the run's events keep their order. All
-        is recorded once more afterwards: that changes nothing, or repairs it.
+        It is one small row, however many endpoints there are. ``record`` releases the event after
+        the COMMIT; if the process is killed before that, whoever finds the row does.
         """
         if self._over is not None and self._connection is connection:
-            deliveries = self.deliveries(event, trace)
-            with self._has_kept:
-                waiting = [one for kept in self._kept for one in kept.released]
-            first, *then = (*waiting, (event.id, deliveries))
-            if self._is_done(partial(self._over.release, *first, *then)):
-                self._in_transaction[event.id] = event.type, deliveries
+            event = self._linked(event)
+            intent = replace(
+                intent,
+                committed=event,
+                traceparent=trace.traceparent,
+                tracestate=trace.tracestate,
+            )
+            if self._is_done(partial(self._over.commit, intent)):
+                self._committing[event.id] = event
 
     def deliveries(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
     ) -> Sequence[Delivery]:
         """One of *event* for each endpoint that wants it, of *wanting* if they are given."""
         endpoints = self._settings.recorded if wanting is None else wanting
+        return deliveries_of(self._linked(event), endpoints, trace, report=self._telemetry.failed)
+
+    def _linked(self, event: Event) -> Event:
+        """*event* with its run and the link to its trace."""
         is_ours = event.trace_id == self._telemetry.correlation_id  # not a killed run's
-        event = replace(
+        return replace(
             event,
             trace_url=self._settings.trace_link(event.trace_id),
             command=self._command if is_ours else event.command,
             run_url=self._settings.run_url if is_ours else event.run_url,
         )
-        return deliveries_of(event, endpoints, trace, report=self._telemetry.failed)
 
     def intents(self) -> Sequence[Intent]:
         """Those that are staged and not released, of earlier runs too, oldest first."""

@@ -138,12 +138,12 @@ class Run:
     def committing(self, migration: Migration, rows_affected: int | None, connection: Any) -> None:
         """A migration is about to commit on *connection*: its success may go with it.
 
-        Nothing is certain before ``conclude``, which records the same event once more.
+        Nothing is certain before ``conclude``, which releases the same event.
         """
         used = self._settling
         if used is not None and used.outgoing.outbox.is_over_connection:
             event = migration.ended_event(rows_affected)
-            used.outgoing.record_on(connection, event, migration.span.trace)
+            used.commit(connection, event, migration.span.trace)
 
     def conclude(
         self,

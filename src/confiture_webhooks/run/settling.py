@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bounded import TimedOut, bounded
 from ..contained import contained
@@ -78,7 +78,11 @@ def settle(
     """
     judged = examine(intents, ask, seconds)
     conclude([one for one in judged if one[1].is_settled], record, telemetry)
-    return [one for one in judged if not one[1].is_settled]
+    left = [one for one in judged if not one[1].is_settled]
+    for intent, _ in left:
+        if intent.committed is not None:  # that is sure, whatever became of its run
+            record((intent.committed, _trace(intent)))
+    return [one for one in left if one[0].committed is None]
 
 
 def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
@@ -90,15 +94,18 @@ def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
     now = datetime.now(UTC)
     runs: defaultdict[str, list[Traced]] = defaultdict(list)
     for intent, verdict in judged:
-        trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
         run = intent.holder or intent.correlation_id
-        runs[run].append((settled_event(intent, verdict, now), trace))
+        runs[run].append((settled_event(intent, verdict, now), _trace(intent)))
     for run, ended in runs.items():
         last = ended[-1]
         whole = (killed_run_event(run, [event for event, _ in ended]), last[1])
         for one in ended:
             if record(one, *([whole] if one is last else [])):
                 telemetry.settled(*one, run)
+
+
+def _trace(intent: Intent) -> TraceContext:
+    return TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
 
 
 def release_as(
@@ -154,6 +161,8 @@ class Settling:
     """Killed runs of another one are left to it: their endpoints are configured there."""
     report: Callable[[str, Exception], None]
     _own: set[str] = field(default_factory=set)
+    _staged: Intent | None = None
+    """The last one that this run staged."""
     _expected: tuple[MigrationRef, Direction, str] | None = None
     """The migration that is staged and has not begun, with its event id."""
     _earlier: list[Intent] = field(default_factory=list)
@@ -195,23 +204,27 @@ class Settling:
     ) -> None:
         """Have the outbox keep the facts that settle a migration if its process is killed."""
         self._own.add(event_id)
-        self.outgoing.stage(
-            Intent(
-                event_id=event_id,
-                direction=direction,
-                migration=ref,
-                environment=self.environment,
-                database_host=backend.database.host,
-                database_port=backend.database.port,
-                database_name=backend.database.name,
-                database_schema=backend.database.schema,
-                **{one.name: getattr(backend, one.name) for one in fields(Facts)},
-                traceparent=trace.traceparent,
-                tracestate=trace.tracestate,
-                correlation_id=self.telemetry.correlation_id,
-                staged_at=datetime.now(UTC),
-            )
+        self._staged = Intent(
+            event_id=event_id,
+            direction=direction,
+            migration=ref,
+            environment=self.environment,
+            database_host=backend.database.host,
+            database_port=backend.database.port,
+            database_name=backend.database.name,
+            database_schema=backend.database.schema,
+            **{one.name: getattr(backend, one.name) for one in fields(Facts)},
+            traceparent=trace.traceparent,
+            tracestate=trace.tracestate,
+            correlation_id=self.telemetry.correlation_id,
+            staged_at=datetime.now(UTC),
         )
+        self.outgoing.stage(self._staged)
+
+    def commit(self, connection: Any, event: Event, trace: TraceContext) -> None:
+        """A migration is about to commit on *connection* with *event*, its success."""
+        if self._staged is not None and self._staged.event_id == event.id:
+            self.outgoing.commit(connection, self._staged, event, trace)
 
     @contained
     def record_killed(self, ask: Ask | None, deadline: float) -> None:
@@ -287,6 +300,8 @@ def _is_outlived(intent: Intent, migration: Migration) -> bool:
 
     A forced re-application leaves no trace in the ledger, so that of it nothing is known.
     """
+    if intent.committed is not None:
+        return False
     is_known = (intent.ledger_before == NO_ROW) is (intent.direction is Direction.UP)
     is_same = all(getattr(intent, name) == getattr(migration.backend, name) for name in _SAME)
     meant = (intent.migration.version, intent.direction)
