@@ -51,7 +51,8 @@ _HURRY = "200ms"
 _PATIENCE = "500ms"
 """The same over its connection while that is idle."""
 _REHEARSAL: Step = ("release", {"event_id": "", "deliveries": [{}]})
-"""It changes nothing: the server has all of a release planned and at hand afterwards."""
+_REHEARSALS = (_REHEARSAL, ("stage_committed", {"event_id": "", "intent": ""}))
+"""They change nothing: the server has all that our function does planned and at hand afterwards."""
 
 
 def _bytea(body: bytes) -> str:
@@ -213,7 +214,7 @@ class _LentStore:
         try:
             if not self._is_prepared:
                 prepare(connection, self.where, wait="2s")
-                ask(connection, settings(), *_composed(connection, [_REHEARSAL]))
+                ask(connection, settings(), *_composed(connection, _REHEARSALS))
                 self._is_prepared = True
             beginning = _beginning(is_synced=is_synced, lock_timeout=_PATIENCE)
             return ask(connection, beginning, *_composed(connection, steps, _PATIENCE))[2:]

@@ -17,7 +17,7 @@ ON CONFLICT DO NOTHING
 -- name: stage_committed
 INSERT INTO main.intents (event_id, environment, staged_at, intent)
 SELECT :event_id, :environment, :staged_at, :intent
-WHERE NOT EXISTS (SELECT 1 FROM main.released WHERE event_id = :event_id)
+WHERE :event_id <> '' AND NOT EXISTS (SELECT 1 FROM main.released WHERE event_id = :event_id)
 ON CONFLICT (event_id) DO UPDATE SET intent = excluded.intent
 
 -- name: intents
