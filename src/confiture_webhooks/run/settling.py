@@ -165,6 +165,8 @@ class Settling:
     """The last one that this run staged."""
     _expected: tuple[MigrationRef, Direction, str] | None = None
     """The migration that is staged and has not begun, with its event id."""
+    _found: list[Intent] | None = None
+    """The intents of killed runs when this run began its first migration."""
     _earlier: list[Intent] = field(default_factory=list)
     """The intents of killed runs, of the version that runs now, that could not be settled."""
     _committed: list[Migration] = field(default_factory=list)
@@ -245,8 +247,9 @@ class Settling:
         theirs. So *ask* is over the connection that will write it, which is there in any case. It
         has no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
         """
-        killed = self._killed(self.outgoing.intents())
-        left = [one for one in killed if one.migration.version == version]
+        if self._found is None:  # while it holds the migration lock, no other run adds one
+            self._found = self._killed(self.outgoing.intents())
+        left = [one for one in self._found if one.migration.version == version]
         until = time.monotonic() + PARTING_S
         while left and ask is not None:
             judged = settle(left, ask, self._record, self.telemetry, seconds=None)
