@@ -118,6 +118,13 @@ MUTANTS = (
         'ending=Ending.COMMITTED, reason="the ledger does not have it"',
     ),
     mutant(
+        "committed-event",
+        "an event that went with a COMMIT is sent, whoever finds it",
+        "settle",
+        r"if intent\.committed is not None:  # that is sure",
+        "if False:  # that is sure",
+    ),
+    mutant(
         "settled-later",
         "a ledger row of a later run settles nothing",
         "settlement",
