@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
-from crashing import crash
+from contract.made import intent
+from crashing import crash, outbox_of
+from samples import event
 
 
 @pytest.fixture
@@ -68,6 +72,25 @@ def test_a_run_whose_database_is_gone_is_dropped(killed: Any, receiver: Any, dat
     project.environment_file(webhooks={"endpoints": [endpoint]})
     assert project.confiture("webhooks", "deliver").returncode == 0
     assert not receiver.requests
+
+
+def test_a_success_that_committed_with_its_event_is_not_dropped(
+    project: Any, receiver: Any
+) -> None:
+    """Whatever the database says of its run: deliver reports it."""
+    endpoint = {"name": "a", "url": receiver.url}
+    environment = project.environment_file("production", webhooks={"endpoints": [endpoint]})
+    one = replace(intent(1), environment="production")
+    success = event(id=one.event_id, environment=one.environment)
+    with closing(SqliteOutbox(outbox_of(project))) as outbox:
+        outbox.commit(replace(one, committed=success))
+    words = ("--config", str(environment))
+    assert "The next run reports it" in project.confiture("webhooks", "status", *words).stdout
+    done = project.confiture("webhooks", "discard", one.event_id, "--yes", *words)
+    assert done.returncode == 1
+    assert "`confiture webhooks deliver --config" in done.stderr
+    assert project.confiture("webhooks", "deliver", *words).returncode == 0
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [one.event_id]
 
 
 def test_a_migration_under_way_is_not_dropped(project: Any, receiver: Any) -> None:

@@ -116,7 +116,8 @@ def open_document(judged: Judged) -> dict[str, Any]:
         if verdict.ending is Ending.OPEN:
             under_way.append({"migration": name, "since": since})
             continue
-        is_next = f". The next run reports it, or {shown('deliver')}" if verdict.is_settled else ""
+        is_sure = verdict.is_settled or intent.committed is not None
+        is_next = f". The next run reports it, or {shown('deliver')}" if is_sure else ""
         intents.append(
             {
                 "event_id": intent.event_id,
