@@ -299,6 +299,52 @@ def test_killed_at_the_commit_the_event_is_there(
     assert asked(project.database_url, "SELECT * FROM confiture_webhooks.intents") == []
 
 
+NAMED_OTHERWISE = """
+from confiture.models.migration import Migration
+class Named(Migration):
+    version, name = "002", "otherwise"
+    def up(self):
+        self.execute("SELECT 1")
+    def down(self):
+        pass
+"""
+
+
+def test_killed_at_the_commit_nothing_before_it_is_missing(project: Any, receiver: Any) -> None:
+    """What waited for the COMMIT went with it; one that is not named as its file is sent once."""
+    kinds = ["migration_started", "migration_success"]
+    endpoint = {"name": "a", "url": receiver.url, "events": kinds}
+    project.environment_file(webhooks={"outbox": "postgres", "endpoints": [endpoint]})
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    assert project.confiture("migrate", "up").returncode == 0
+    project.python_migration("002", "file", NAMED_OTHERWISE)
+    crash(project, "after commit", "migrate", "up")
+    assert project.confiture("webhooks", "deliver").returncode == 0
+    assert [
+        (request.payload["event_type"], request.payload["migration"]["name"])
+        for request in receiver.requests[2:]
+    ] == [(kind, "002_otherwise") for kind in kinds]
+
+
+def test_a_later_run_of_the_pipeline_adds_nothing_to_a_killed_ones_event(
+    project: Any, receiver: Any
+) -> None:
+    """They share its TRACEPARENT, and not their command, nor the link to their CI run."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    pipeline = {"TRACEPARENT": f"00-{'c' * 32}-{'d' * 16}-01", "GITHUB_REPOSITORY": "o/r"}
+    pipeline |= {"GITHUB_ACTIONS": "true", "GITHUB_SERVER_URL": "https://github.example"}
+    killed = on(receiver, **pipeline, GITHUB_RUN_ID="7")
+    crash(project, "after commit", "migrate", "up", **killed)
+    done = project.confiture("migrate", "down", env=on(receiver, **pipeline, GITHUB_RUN_ID="8"))
+    assert done.returncode == 0, done.stderr
+    assert events(receiver) == ["migration_success", "migration_rollback"]
+    link = "https://github.example/o/r/actions/runs/"
+    assert [request.payload["run"] for request in receiver.requests] == [
+        {"command": "confiture migrate up", "url": f"{link}7"},
+        {"command": "confiture migrate down", "url": f"{link}8"},
+    ]
+
+
 def test_the_outbox_may_be_in_another_database(project: Any, receiver: Any, postgres: Any) -> None:
     """With a DSN, nothing of ours is in the migrated database."""
     with psycopg.connect(postgres.dsn(), autocommit=True) as admin:

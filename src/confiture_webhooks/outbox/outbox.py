@@ -85,13 +85,14 @@ class Outbox:
         """Remember that a migration is about to run; a second time, or late, changes nothing."""
         self._store.write(("stage", rows.intent_values(replace(intent, holder=self.holder))))
 
-    def commit(self, intent: Intent) -> None:
+    def commit(self, intent: Intent, *waiting: Release) -> None:
         """Stage *intent* with its ``committed`` event, in a transaction that is about to commit.
 
         The event is released after that; by whoever finds it, if this process is killed before.
+        *waiting*: what came before it and is not released yet.
         """
         values = rows.intent_values(replace(intent, holder=self.holder))
-        self._store.write(("stage_committed", values))
+        self._store.write(*self._steps(waiting), ("stage_committed", values))
 
     def over(self, _connection: Any, /) -> Outbox | None:
         """This outbox by way of another's connection to its database; ``None``: it is to another.
@@ -111,8 +112,11 @@ class Outbox:
 
         *then*: what is released after it in the same step. ``False``: another one released it.
         """
+        return bool(self._store.write(*self._steps([(event_id, deliveries), *then]))[0])
+
+    def _steps(self, releases: Sequence[Release]) -> list[rows.Step]:
         steps: list[rows.Step] = []
-        for event, released in ((event_id, deliveries), *then):
+        for event, released in releases:
             environment = released[0].environment if released else self.environment
             values = {
                 "event_id": rows.text(event),
@@ -123,7 +127,7 @@ class Outbox:
             }
             each = [values | rows.delivery_values(one) for one in released]
             steps.append(("release", {**values, "deliveries": each}))
-        return bool(self._store.write(*steps)[0])
+        return steps
 
     def intents(self) -> Sequence[Intent]:
         """Those staged and not released, oldest first, without those that cannot be read."""

@@ -201,7 +201,7 @@ class _LentStore:
             if status == TransactionStatus.IDLE:
                 return self._committed(steps, is_synced=is_synced)
             # All else would go with the transaction.
-            is_fit = is_question or all(name == "stage_committed" for name, _ in steps)
+            is_fit = is_question or steps[-1][0] == "stage_committed"
             if status == TransactionStatus.INTRANS and is_fit:
                 return _within(self._connection, steps, is_question=is_question)
         raise OutboxError(f"outbox {self.where}: the connection is in a transaction")

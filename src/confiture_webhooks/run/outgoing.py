@@ -147,6 +147,7 @@ class Outgoing:
 
         *wanting*: of these endpoints, instead of all.
         """
+        event = self._of_this_run(event)
         committed = self._committing.pop(event.id, event)
         if committed.type is event.type:
             event = committed
@@ -170,17 +171,20 @@ class Outgoing:
         """Stage *intent* with *event* in the transaction of *connection*, where the outbox can.
 
         It is one small row, however many endpoints there are. ``record`` releases the event after
-        the COMMIT; if the process is killed before that, whoever finds the row does.
+        the COMMIT; if the process is killed before that, whoever finds the row does. What waits
+        for its release goes first, and is released once more afterwards: that changes nothing.
         """
         if self._over is not None and self._connection is connection:
-            event = self._linked(event)
+            event = self._of_this_run(event)
             intent = replace(
                 intent,
                 committed=event,
                 traceparent=trace.traceparent,
                 tracestate=trace.tracestate,
             )
-            if self._is_done(partial(self._over.commit, intent)):
+            with self._has_kept:
+                waiting = [one for kept in self._kept for one in kept.released]
+            if self._is_done(partial(self._over.commit, intent, *waiting)):
                 self._committing[event.id] = event
 
     def deliveries(
@@ -188,16 +192,17 @@ class Outgoing:
     ) -> Sequence[Delivery]:
         """One of *event* for each endpoint that wants it, of *wanting* if they are given."""
         endpoints = self._settings.recorded if wanting is None else wanting
-        return deliveries_of(self._linked(event), endpoints, trace, report=self._telemetry.failed)
+        link = event.trace_url or self._settings.trace_link(event.trace_id)
+        event = replace(event, trace_url=link)
+        return deliveries_of(event, endpoints, trace, report=self._telemetry.failed)
 
-    def _linked(self, event: Event) -> Event:
-        """*event* with its run and the link to its trace."""
-        is_ours = event.trace_id == self._telemetry.correlation_id  # not a killed run's
+    def _of_this_run(self, event: Event) -> Event:
+        """*event* with this run's command, and the links to it. A killed run's has its own."""
         return replace(
             event,
             trace_url=self._settings.trace_link(event.trace_id),
-            command=self._command if is_ours else event.command,
-            run_url=self._settings.run_url if is_ours else event.run_url,
+            command=self._command,
+            run_url=self._settings.run_url,
         )
 
     def intents(self) -> Sequence[Intent]:
