@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -142,6 +142,39 @@ def test_an_event_that_went_with_its_commit_is_sent_as_it_is(is_alive: bool) -> 
     assert bench.transport.sent[0].body == body(payload(event, "a"))
     assert bench.outbox.intents() == []
     assert len(bench.telemetry.settlements) == (not is_alive)
+
+
+def test_an_event_that_has_just_committed_is_left_to_its_run() -> None:
+    """That makes its deliveries in a moment, for the endpoints that it knows."""
+    event = replace(event_of(KILLED), occurred_at=datetime.now(UTC))
+    bench = Bench(ask=lambda _: {})
+    bench.outbox.commit(replace(KILLED, committed=event))
+    assert bench.sent() == []
+    assert len(bench.outbox.intents()) == 1
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+@pytest.mark.parametrize("looks", ["a run", "a worker"])
+def test_a_run_that_ends_while_it_is_looked_at_was_not_killed(
+    looks: str, is_committed: bool
+) -> None:
+    """Its intent was read before, and its process is gone after: nothing says that it failed."""
+    on_call = endpoint(name="a", events=frozenset({EventType.RUN_ERROR}))
+    database = Database7("005")
+
+    def ask(intents: Sequence[Intent]) -> Mapping[str, Known]:
+        bench.outbox.release(KILLED.event_id, [delivery(event_id=KILLED.event_id)])
+        return database.ask(intents)
+
+    bench = Bench(ask=ask, events=on_call.events)
+    event = event_of(KILLED) if is_committed else None
+    bench.outbox.commit(replace(KILLED, committed=event))
+    if looks == "a run":
+        bench.sent()
+    else:
+        settle_outbox(bench.outbox, [on_call], ask, Telemetry(), environment="production")
+    assert database.asked == [["005"]]
+    assert [row.delivery.event_id for row in bench.outbox.deliveries()] == [KILLED.event_id]
 
 
 def test_an_event_that_went_with_its_commit_is_no_failure_of_a_later_run() -> None:

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 LONGEST_QUESTION_S = 6.0
 """How long a database may take to answer, at most."""
+ITS_RUNS_FOR = timedelta(minutes=1)
+"""So long after its COMMIT an event is left to its run, if nothing proves that this was killed."""
 
 Ask = Callable[[Sequence[Intent]], Mapping[str, Known]]
 """The answers about each intent, by event id; none when the database does not answer."""
@@ -70,19 +72,30 @@ def settle(
     telemetry: Telemetry,
     *,
     seconds: float | None,
+    look_again: Callable[[], Sequence[Intent]] | None = None,
 ) -> Judged:
     """Report how those of *intents* ended that can be settled; returns the others.
 
     Each is reported under the id and in the trace it was staged with: of two processes that settle
-    one at once, the second changes nothing.
+    one at once, the second changes nothing. *look_again* reads the intents anew: a run that has
+    released its own and ended since was not killed. ``None``: no other run can be at work.
     """
     judged = examine(intents, ask, seconds)
+    if look_again is not None and any(verdict.is_settled for _, verdict in judged):
+        there = {intent.event_id for intent in look_again()}
+        judged = [one for one in judged if one[0].event_id in there]
     conclude([one for one in judged if one[1].is_settled], record, telemetry)
-    left = [one for one in judged if not one[1].is_settled]
-    for intent, _ in left:
-        if intent.committed is not None:  # that is sure, whatever became of its run
+    left = []
+    before = datetime.now(UTC) - ITS_RUNS_FOR
+    for intent, verdict in judged:
+        if verdict.is_settled:
+            continue
+        # Its success is sure, whatever became of its run. If that lives, it knows its endpoints.
+        if intent.committed is not None and intent.committed.occurred_at <= before:
             record((intent.committed, _trace(intent)))
-    return [one for one in left if one[0].committed is None]
+        else:
+            left.append((intent, verdict))
+    return left
 
 
 def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
@@ -138,7 +151,9 @@ def settle_outbox(
     )
     try:
         mine = [intent for intent in outbox.intents() if intent.environment == environment]
-        return settle(mine, ask, record, telemetry, seconds=LONGEST_QUESTION_S)
+        return settle(
+            mine, ask, record, telemetry, seconds=LONGEST_QUESTION_S, look_again=outbox.intents
+        )
     except OutboxError:
         raise
     except Exception as error:  # noqa: BLE001  a database that answers oddly, a bug of ours
@@ -234,7 +249,8 @@ class Settling:
         if killed := self._killed(self.outgoing.intents()):
             left = self._without_outlived(killed, self._record)
             left_s = deadline - time.monotonic()  # the outbox may have taken long
-            settle(left, ask, self._record, self.telemetry, seconds=left_s)
+            look = self.outgoing.intents
+            settle(left, ask, self._record, self.telemetry, seconds=left_s, look_again=look)
         outbox = self.outgoing.outbox
         if self._committed and outbox.refusal is not None:
             outbox.beside(self._record_outlived_in)
