@@ -129,7 +129,7 @@ def make_outbox(
     return sqlite.open_outbox(sqlite_path(settings), notice)
 
 
-_MADE = ": the first `confiture migrate up` that has an endpoint makes it"
+_MADE = ": the first `confiture migrate up` that has an endpoint creates it"
 _ELSEWHERE = (
     ". If one has run, start the command in its directory, or set "
     "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"

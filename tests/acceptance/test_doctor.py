@@ -485,7 +485,9 @@ def test_a_database_that_does_not_answer_has_words_and_a_remedy(here: Project) -
         env = {**variable, **url, "CONFITURE_WEBHOOK_OUTBOX": outbox}
         for command in (["status"], ["list"], ["doctor"], ["outbox", "init"]):
             done = here.confiture("webhooks", *command, env=env)
-            assert f"{remedy} {setting}. For an outbox elsewhere" in done.stdout + done.stderr
+            said = done.stdout + done.stderr
+            assert f"{remedy} {setting}" in said
+            assert (f"{setting}. For an outbox elsewhere" in said) == (outbox == "postgres")
     here.database_url = "no address"
     assert diagnosed(here, {})[1]["database"]["detail"] == "its address cannot be read"
 

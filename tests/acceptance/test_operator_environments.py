@@ -412,7 +412,7 @@ def test_the_outbox_is_removed_after_a_question(shared: Shared) -> None:
     assert not shared.file.parent.exists()
     again = shared.confiture("webhooks", "outbox", "drop", "--yes", *of("staging"))
     assert (again.returncode, again.stdout) == (0, "")
-    made = ": the first `confiture migrate up` that has an endpoint makes it"
+    made = ": the first `confiture migrate up` that has an endpoint creates it"
     advice = ". If one has run, start the command in its directory, or set "
     advice += "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
     is_default = shared.outbox == "sqlite"

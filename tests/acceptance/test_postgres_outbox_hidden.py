@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -105,6 +106,12 @@ def test_a_role_without_create_migrates_with_what_init_printed(project: Any, rec
         assert [r.headers["X-Confiture-Event"] for r in receiver.requests] == ["migration_success"]
         rows = admin.execute("SELECT state FROM confiture_webhooks.deliveries").fetchall()
         assert rows == [("delivered",)]
+        refused = project.confiture("webhooks", "outbox", "drop")
+        owner = admin.info.user
+        assert refused.returncode == 1
+        assert "Add --yes" not in refused.stderr  # nothing is asked of a role that may not
+        assert f"belongs to the role {owner}. Remove it as that role: `" in refused.stderr
+        assert f"=postgres:postgresql://{owner}@" in refused.stderr
     finally:
         admin.execute("DROP OWNED BY deployer CASCADE")
         admin.execute("DROP ROLE deployer")
@@ -120,7 +127,9 @@ def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiv
     admin.execute("CREATE ROLE powerless LOGIN PASSWORD 'p'")
     try:
         admin.execute("GRANT USAGE, CREATE ON SCHEMA public TO powerless")
-        owner = {"CONFITURE_WEBHOOK_OUTBOX": f"postgres:{project.database_url}"}
+        server = admin.info
+        place = f"{quote(server.host, safe='')}:{server.port}/{server.dbname}"
+        admins = f"CONFITURE_WEBHOOK_OUTBOX=postgres:postgresql://ADMIN@{place}"
         project.database_url = conninfo_url(project.database_url, "powerless", "p")
         project.environment_file("my staging", **NO_HELPERS)
         named = ("--config", "db/environments/my staging.yaml")
@@ -133,14 +142,16 @@ def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiv
         predicted = project.confiture("webhooks", "doctor", *named, env=env)
         assert predicted.returncode == 1
         assert "this role may not create it" in predicted.stdout
-        assert f"`CONFITURE_WEBHOOK_OUTBOX=postgres {init}`" in predicted.stdout
+        assert f"`{admins} {init}`" in predicted.stdout
         done = project.confiture("migrate", "up", *named, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         assert [one.method for one in receiver.requests] == ["HEAD", "POST"]  # the doctor's look
-        assert f"`CONFITURE_WEBHOOK_OUTBOX=postgres {init}`" in done.stderr
+        assert f"`{admins} {init}`" in done.stderr
         refused = project.confiture("webhooks", "outbox", "init", *named, env=env)
         assert refused.returncode == 1
-        assert f"`CONFITURE_WEBHOOK_OUTBOX=postgres {init}`" in refused.stderr
+        assert f"`{admins} {init}`" in refused.stderr
+        name, _, outbox = admins.replace("ADMIN", server.user).partition("=")
+        owner = {name: outbox, "PGPASSWORD": server.password}
         granted = project.confiture(*shlex.split(init)[1:], env=env | owner)
         assert "does not exist" not in granted.stderr
         for statement in granted.stdout.splitlines():

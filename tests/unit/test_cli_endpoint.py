@@ -74,7 +74,11 @@ def test_every_fact_of_an_endpoint_is_shown() -> None:
         ),
         (
             {"delivered": False, "status_code": None, "error_type": "dns", "duration_ms": 1.0},
-            [f"❌ {LONG}: not delivered", "  error type: dns", "  duration ms: 1.0"],
+            [
+                f"❌ {LONG}: not delivered. A test is not sent again later",
+                "  error type: dns",
+                "  duration ms: 1.0",
+            ],
         ),
     ],
 )

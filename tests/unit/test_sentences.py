@@ -58,7 +58,7 @@ def test_a_failed_attempt() -> None:
     }
     assert line(event, colors=False) == (
         "14:23:45Z warning webhook.attempt_failed: 005_add_payment_table not accepted by "
-        "analytics: 503, attempt 1, 12 ms, again in 2 s (trace 4bf92f35)"
+        "analytics: 503, attempt 1, 12 ms, due again in 2 s (trace 4bf92f35)"
     )
     assert "\x1b[33mwarning\x1b[0m" in line(event, colors=True)
 

@@ -20,7 +20,7 @@ from ..config.file import BLOCK
 from ..config.variables import CONFIG, DSN, OUTBOX, SWITCH, URL
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
-from ..outbox.postgres_session import ADDRESS
+from ..outbox.postgres_session import placed
 from ..run.invocation import Invocation, blocks_here, parse, unread_block
 from ..run.settling import Ask
 from ..terminal import say
@@ -157,7 +157,7 @@ class Context:
         is_project = place.rest in {"", self.dsn}
         if not is_project or names_database(file, os.environ):
             setting = address_setting(file, os.environ, is_own=not is_project)
-            remedy = error.remedy and error.remedy.replace(ADDRESS, setting)
+            remedy = error.remedy and placed(error.remedy, setting)
             return OutboxError(error.problem, remedy)
         remedy = f"Set {DSN}, or `database_url` in the environment file"
         return refusal(str(file or "outbox postgres"), "names no database", remedy)

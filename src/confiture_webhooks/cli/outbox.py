@@ -6,14 +6,15 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from psycopg.errors import InsufficientPrivilege
 
 from ..config.variables import OUTBOX
 from ..delivery import State
 from ..errors import OutboxError
 from ..outbox import postgres_schema, sqlite_file
 from ..outbox.postgres import PostgresOutbox
+from ..outbox.postgres_session import as_role
 from ..outlook import listed
+from ..remedy import shown
 from ..terminal import counted, printable, say
 from ..wiring import outbox_place, postgres_dsn, sqlite_path
 from .context import Context, opened, refusal
@@ -53,6 +54,9 @@ def init(
       CONFITURE_WEBHOOK_OUTBOX=postgres confiture webhooks outbox init --role deployer
         ↳ Create it, and print the GRANTs for the role called deployer
 
+      CONFITURE_WEBHOOK_OUTBOX=postgres:postgresql://ADMIN@HOST/DB confiture webhooks outbox init
+        ↳ Create it as another role, if that of `database_url` may not
+
       confiture webhooks outbox init --role staging --environment staging
         ↳ A role that reads and writes its own environment's rows, and no others. Repeat the
           option for a role of several: what was granted before does not add up
@@ -90,7 +94,7 @@ def init(
         say("Run these as the outbox's owner, so that the role can use it:")
         if names:
             only = ", ".join(map(printable, names))
-            say(f"They end what it was granted before: it is then for {only} only")
+            say(f"They replace its earlier policies. Afterwards it has only: {only}")
         print(*granted, sep="\n")
 
     made = {"outbox": where, "created": is_made, "role": role, "grants": granted}
@@ -112,7 +116,8 @@ def drop(yes: YesOpt = False, config: ConfigOpt = None, output: FormatOpt = "tex
 
     EXIT CODES:
       0  It is removed, or there was none.
-      1  It cannot be read or removed, the answer was no, or there is no terminal.
+      1  It cannot be read or removed, the role does not own it, the answer was no, or there
+         is no terminal.
       5  The configuration is invalid.
     """
     with opened(config) as context:
@@ -130,21 +135,27 @@ def drop(yes: YesOpt = False, config: ConfigOpt = None, output: FormatOpt = "tex
         if left:
             held += f", {sum(left.values())} of them not delivered ({listed(left)})"
         held += f" and {runs(intents)}" if intents else ""
+        _check_owner(context.settings)
         agree(f"Remove the outbox {place} with {held}", yes=yes)
         _remove(context.settings)
     removed = [f"Removed the outbox {place}"] if is_there else []
     conclude({"ok": True, "outbox": place, "dropped": is_there}, removed, output)
 
 
+def _check_owner(settings: Settings) -> None:
+    """Raise OutboxError if the role may not remove the outbox, with the command of its owner."""
+    if settings.place.kind != "postgres":
+        return
+    dsn = postgres_dsn(settings)
+    name, may = postgres_schema.owner(dsn)
+    if not may:
+        command = shown("outbox", "drop", variable=as_role(name, dsn))
+        problem = f"the outbox {settings.place.shown} belongs to the role {printable(name)}"
+        raise OutboxError(problem, f"Remove it as that role: {command}")
+
+
 def _remove(settings: Settings) -> None:
     if settings.place.kind == "postgres":
-        try:
-            postgres_schema.drop(postgres_dsn(settings))
-        except OutboxError as error:
-            if not isinstance(error.__cause__, InsufficientPrivilege):
-                raise
-            raise OutboxError(
-                "this role does not own the outbox", "Its owner removes it"
-            ) from error
+        postgres_schema.drop(postgres_dsn(settings))
     else:
         sqlite_file.drop(sqlite_path(settings))

@@ -122,7 +122,11 @@ def _warn_off(settings: Settings, names: list[str]) -> None:
 def show_pings(results: Iterable[Mapping[str, Any]]) -> None:
     """A block for each test: whether it arrived, and each fact of its JSON that is known."""
     for result in results:
-        end = "✅ {}: delivered" if result["delivered"] else "❌ {}: not delivered"
+        end = (
+            "✅ {}: delivered"
+            if result["delivered"]
+            else "❌ {}: not delivered. A test is not sent again later"
+        )
         facts = {name: result[name] for name in result if name not in ("endpoint", "delivered")}
         known = ((name, str(value)) for name, value in facts.items() if value is not None)
         print_facts(known, title=end.format(result["endpoint"]))
@@ -235,7 +239,8 @@ def _lines(result: PassResult) -> list[str]:
     done += f", {result.gone} gone" if result.gone else ""
     in_vain = [wait for wait in result.waits if wait.is_in_vain]
     done += f", {result.left} {'left' if in_vain else 'left for later'}"
-    for name, why in result.failures.items():
+    lost = result.left or result.dead or result.gone  # what failed may have been sent since
+    for name, why in result.failures.items() if lost else ():
         done += f"; {name}: {why}"
         done += f", paused after {FAILING_AFTER} failures in a row" if name in result.paused else ""
     if result.next_at:  # a worker that was asked to end may leave some that are due

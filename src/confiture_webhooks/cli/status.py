@@ -117,7 +117,7 @@ def open_document(judged: Judged) -> dict[str, Any]:
             under_way.append({"migration": name, "since": since})
             continue
         is_sure = verdict.is_settled or intent.committed is not None
-        is_next = f". The next run reports it, or {shown('deliver')}" if is_sure else ""
+        is_next = f". The next run reports it, or now: {shown('deliver')}" if is_sure else ""
         intents.append(
             {
                 "event_id": intent.event_id,

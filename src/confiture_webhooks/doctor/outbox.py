@@ -18,7 +18,7 @@ from ..bounded import bounded
 from ..delivery import State
 from ..errors import OutboxError
 from ..outbox.postgres_schema import may_make
-from ..outbox.postgres_session import ADDRESS, NAMED, init, reason_of
+from ..outbox.postgres_session import ADDRESS, ADMIN, NAMED, by_admin, init, placed, reason_of
 from ..outbox.rows import text
 from ..outbox.sqlite_file import is_there
 from ..outlook import shown_environment
@@ -51,7 +51,7 @@ def outbox_checks(settings: Settings, setting: str) -> Iterator[Check]:
     except OutboxError as error:
         remedy = error.remedy or OTHER_OUTBOX
         if settings.place.kind == "postgres":
-            remedy = (error.remedy or _init(settings)).replace(ADDRESS, setting)
+            remedy = placed(error.remedy or _init(settings), setting)
         yield wrong("outbox", error.problem.removeprefix("outbox "), remedy)
 
 
@@ -69,8 +69,7 @@ def _checked(settings: Settings) -> Iterator[Check]:
             may_not = f"write rows of environment {shown_environment(environment)}"
         if may_not:
             problem = f"this role may not {may_not} in {outbox_place(settings)}"
-            remedy = f"{_init(settings)}, and run them as the outbox's owner"
-            yield wrong("outbox", problem, remedy)
+            yield wrong("outbox", problem, _init(settings))
             return
     yield _kept(settings, findings)
     for wait in findings.waits:
@@ -86,9 +85,8 @@ def _missing(settings: Settings) -> Check:
     if settings.place.kind == "postgres":
         if not may_make(postgres_dsn(settings)):
             problem = f"there is none in the database ({place}), and this role may not create it"
-            return wrong("outbox", problem, f"{_init(settings)}, as a role that may")
-        problem = f"there is none in the database yet ({place}); the first run creates it"
-        return warn("outbox", problem, _init(settings))
+            return wrong("outbox", problem, _init(settings))
+        return ok("outbox", f"there is none yet; the first run creates {place}")
     check_path(settings)
     return ok("outbox", f"there is none yet; the first run creates {place}")
 
@@ -110,8 +108,7 @@ def check_path(settings: Settings) -> None:
 
 
 def _init(settings: Settings) -> str:
-    command = init(postgres_dsn(settings), settings.environment)
-    return f"Create it, and print a role's GRANTs: {command}"
+    return by_admin(init(postgres_dsn(settings), settings.environment, admin=ADMIN))
 
 
 def _kept(settings: Settings, findings: Findings) -> Check:

@@ -234,6 +234,22 @@ def may_make(dsn: str) -> bool:
         return bool(row["may"])
 
 
+def owner(dsn: str) -> tuple[str, bool]:
+    """The role that owns the outbox there, and whether that of *dsn* may drop it as its owner may.
+
+    Raises OutboxError when it cannot be asked, or there is none.
+    """
+    question = (
+        "SELECT pg_get_userbyid(nspowner) AS name, pg_has_role(nspowner, 'USAGE') AS may "
+        f"FROM pg_namespace WHERE nspname = '{SCHEMA}'"
+    )
+    with _briefly(dsn) as connection:
+        *_, rows = ask(connection, settings(), question)
+        if not rows:
+            raise OutboxError(f"outbox {described(conninfo_of(dsn))}: there is none")
+        return str(rows[0]["name"]), bool(rows[0]["may"])
+
+
 def drop(dsn: str) -> None:
     """Remove the outbox from the database, with all it holds."""
     with _briefly(dsn) as connection:

@@ -13,8 +13,8 @@ import selectors
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 from psycopg import conninfo, errors
@@ -24,7 +24,7 @@ from psycopg.types.string import TextLoader
 
 from ..config.variables import OUTBOX
 from ..errors import OutboxError
-from ..remedy import shown
+from ..remedy import quoted, shown
 
 CONNECT_TIMEOUT_S = 3
 PATIENCE_S = 8.0
@@ -47,6 +47,15 @@ _BEGINNING = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
 ADDRESS = "`database_url` or CONFITURE_DATABASE_URL"
 """In a remedy, where the address is set; a command that knows which of them puts that here."""
 NAMED = ". For an outbox elsewhere, set CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
+
+
+def placed(remedy: str, setting: str) -> str:
+    """*remedy* with *setting*, which holds the address.
+
+    How to have the outbox elsewhere is left out where it is elsewhere already.
+    """
+    is_elsewhere = setting in {OUTBOX, "`outbox`"}
+    return (remedy.removesuffix(NAMED) if is_elsewhere else remedy).replace(ADDRESS, setting)
 
 
 def settings(**more: str) -> str:
@@ -131,14 +140,27 @@ def _parameters(dsn: str) -> dict[str, str]:
     return defaults | {key: str(value) for key, value in conninfo.conninfo_to_dict(dsn).items()}
 
 
-def init(dsn: str, environment: str | None) -> str:
+def init(dsn: str, environment: str | None, *, admin: str = "") -> str:
     """The command that creates the outbox and prints the GRANTs of the role of *dsn*.
 
-    They are for the rows of *environment*, if that is known.
+    They are for the rows of *environment*, if that is known. *admin*: the role that runs it.
     """
     given = {"--role": _parameters(dsn).get("user"), "--environment": environment}
     words = [word for option, value in given.items() if value for word in (option, value)]
-    return shown("outbox", "init", *words, variable=_variable())
+    variable = as_role(admin, dsn) if admin else _variable()
+    return shown("outbox", "init", *words, variable=variable)
+
+
+def as_role(role: str, dsn: str) -> str:
+    """The variable that has a command connect to the database of *dsn* as *role*."""
+    parameters = _parameters(dsn)
+    host, port, name = (parameters.get(key, "") for key in ("host", "port", "dbname"))
+    host = host or parameters.get("hostaddr", "")
+    address = "DSN"
+    if is_plain(parameters) and not {",", ":"} & {*host}:
+        who, where, what = (quote(part, safe="") for part in (role, host, name))
+        address = f"postgresql://{who}@{where}{f':{port}' if port else ''}/{what}"
+    return f"{OUTBOX}={quoted(f'postgres:{address}')}"
 
 
 def _variable() -> str:
@@ -186,7 +208,7 @@ def described(dsn: str) -> str:
 
 @contextmanager
 def translated(
-    where: str, init: Callable[[], str] | None = None, setting: str = ADDRESS
+    where: str, init: Callable[..., str] | None = None, setting: str = ADDRESS
 ) -> Iterator[None]:
     """Turn psycopg's errors into OutboxError. Their texts may hold values: they are left out.
 
@@ -196,7 +218,7 @@ def translated(
         yield
     except psycopg.Error as error:
         reason, remedy = reason_of(error, init)
-        remedy = remedy.replace(ADDRESS, setting)
+        remedy = placed(remedy, setting)
         raise OutboxError(f"outbox {where}: {reason}", remedy) from error
     except UnicodeError as error:  # of the migration's connection: ours is UTF-8
         problem = "a value that the connection's client_encoding cannot hold"
@@ -242,16 +264,30 @@ _REFUSALS = (
         _DSN,
     ),
 )
+ADMIN = "ADMIN"
+"""In a command, the role that may create the outbox."""
+
+
+def by_admin(command: str) -> str:
+    """The remedy that an administrator runs *command*, which names ADMIN."""
+    named = f"Run this once as an administrator (put its name for {ADMIN}): {command}"
+    return f"{named}. Then run the GRANTs that it prints"
+
+
+def _init(*, admin: str = "") -> str:
+    return shown("outbox", "init", variable=f"{OUTBOX}=postgres:DSN" if admin else "")
+
+
 MISSING = (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
 
 
-def reason_of(error: psycopg.Error, init: Callable[[], str] | None = None) -> tuple[str, str]:
+def reason_of(error: psycopg.Error, init: Callable[..., str] | None = None) -> tuple[str, str]:
     """Why *error*, and what to do, without the server's words."""
-    name, init = type(error).__name__, init or partial(shown, "outbox", "init")
+    name, init = type(error).__name__, init or _init
     if isinstance(error, errors.InsufficientPrivilege):
         return (
             "the role may not use or create it",
-            f"Have an administrator run {init()} once, then its GRANTs",
+            by_admin(init(admin=ADMIN)),
         )
     if isinstance(error, MISSING):
         return f"its tables are not there ({name})", f"Create them: {init()}"

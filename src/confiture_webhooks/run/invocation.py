@@ -112,6 +112,8 @@ def unread_block(
         others = f" (or {', '.join(path.name for path in blocks[1:])})" if blocks[1:] else ""
         problem = f"does not exist, so {unused}"
         return Fault(str(DEFAULT_CONFIG), problem, f"Name the file: `{named}`{others}")
+    if invocation.missing is not None:
+        return Fault(str(invocation.missing), "does not exist", "Correct the path")
     if given := environ.get(ENVIRONMENT, "").strip():
         problem = f"is {given}, but there is no {ENVIRONMENTS}/{given}.yaml, so {unused}"
         return Fault(ENVIRONMENT, problem, f"Set it to {names}")

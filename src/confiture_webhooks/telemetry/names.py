@@ -162,7 +162,7 @@ LOG_ATTEMPT_FAILED: Final = LogSpec(
     "warning",
     (*_DELIVERY, *_ABOUT, "attempt", "status_code", *_WHY, "duration_ms", "retry_in_s"),
     "{subject} |not accepted| by {endpoint}|: {error_type}|, {reason}|, attempt {attempt}"
-    "|, {duration_ms}|, again in {retry_in_s} s",
+    "|, {duration_ms}|, due again in {retry_in_s} s",
 )
 LOG_DEFERRED: Final = LogSpec(
     "webhook.deferred",
