@@ -338,6 +338,27 @@ def test_every_field_of_an_intent_is_kept() -> None:
     assert documents.intent(documents.intent_values(committed(1))) == committed(1)
 
 
+@pytest.mark.parametrize("of", ["the intent", "its event"])
+def test_an_intent_of_another_environment_than_its_rows_is_not_read(
+    outbox: PostgresOutbox, outbox_database: str, of: str
+) -> None:
+    """A role that is kept to rows of one environment reports nothing in another."""
+    there = replace(committed(1), environment="production")
+    assert there.committed is not None
+    event = replace(there.committed, environment="production")
+    outbox.stage(replace(there, committed=event))
+    assert len(outbox.intents()) == 1
+    forged = replace(there, environment="staging") if of == "its event" else there
+    document = documents.intent_values(replace(forged, committed=event))["intent"]
+    with psycopg.connect(outbox_database, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE confiture_webhooks.intents SET environment = 'staging', intent = %s", [document]
+        )
+    assert not outbox.intents()
+    [found] = outbox.unreadable_intents()
+    assert (found.event_id, found.environment) == (event_id(1), "staging")
+
+
 def test_what_no_text_can_hold_is_escaped(outbox: PostgresOutbox) -> None:
     """NUL and half a surrogate pair are reported as escapes, and the release is not lost."""
     odd = replace(delivery(1), environment="a\0b\udcff", migration_name="\\")

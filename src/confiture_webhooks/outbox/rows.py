@@ -262,6 +262,10 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
         found = cast("Intent", _made(Intent, loads(_text(row["intent"]))))
         if {found.event_id, getattr(found.committed, "id", found.event_id)} != {row["event_id"]}:
             raise ValueError("its document is of another event")
+        parts = [found, found.committed or found]
+        if {one.environment or "" for one in parts} != {row["environment"]}:
+            # By that of the row a role is kept to its environment.
+            raise ValueError("its document is of another environment")
     except (*_FAULTS, RecursionError) as fault:
         return UnreadableIntent(
             event_id=_id_of(row["event_id"]) or f"intent-{_digest(row['event_id'])}",
