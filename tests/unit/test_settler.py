@@ -153,6 +153,14 @@ def test_an_event_that_has_just_committed_is_left_to_its_run() -> None:
     assert len(bench.outbox.intents()) == 1
 
 
+def test_an_event_of_a_wrong_clock_waits_for_no_run() -> None:
+    """Dated days ahead it is sent at once, not on that day."""
+    event = replace(event_of(KILLED), occurred_at=datetime.now(UTC) + timedelta(days=3))
+    bench = Bench(ask=lambda _: {})
+    bench.outbox.commit(replace(KILLED, committed=event))
+    assert bench.sent() == [("evt_5", "migration_success")]
+
+
 @pytest.mark.parametrize("is_committed", [True, False])
 @pytest.mark.parametrize("looks", ["a run", "a worker"])
 def test_a_run_that_ends_while_it_is_looked_at_was_not_killed(

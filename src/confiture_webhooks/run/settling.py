@@ -86,13 +86,14 @@ def settle(
         judged = [one for one in judged if one[0].event_id in there]
     conclude([one for one in judged if one[1].is_settled], record, telemetry)
     left = []
-    before = datetime.now(UTC) - ITS_RUNS_FOR
+    now = datetime.now(UTC)
     for intent, verdict in judged:
         if verdict.is_settled:
             continue
         # Its success is sure, whatever became of its run. If that lives, it knows its endpoints.
-        if intent.committed is not None and intent.committed.occurred_at <= before:
-            record((intent.committed, _trace(intent)))
+        event = intent.committed
+        if event is not None and abs(now - event.occurred_at) >= ITS_RUNS_FOR:  # or a wrong clock
+            record((event, _trace(intent)))
         else:
             left.append((intent, verdict))
     return left
