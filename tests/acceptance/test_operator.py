@@ -216,6 +216,7 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     assert "`confiture webhooks redeliver --pending --yes`" in up.stderr
     waits = project.confiture("webhooks", "deliver")
     assert "0 delivered, 0 dead letters, 1 left for later; the next is due at" in waits.stdout
+    assert "Unless a worker runs, send them then: `confiture webhooks deliver" in waits.stdout
     again = project.confiture("webhooks", "redeliver", "--pending", "--yes")
     assert again.stdout.splitlines()[0] == "Due again: 1 delivery (local 1)"
     assert "1 left for later; a: 503" in again.stdout

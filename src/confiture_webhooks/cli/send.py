@@ -243,11 +243,15 @@ def _lines(result: PassResult) -> list[str]:
     for name, why in result.failures.items() if lost else ():
         done += f"; {name}: {why}"
         done += f", paused after {FAILING_AFTER} failures in a row" if name in result.paused else ""
+    later = []
     if result.next_at:  # a worker that was asked to end may leave some that are due
         is_due = result.next_at <= datetime.now(UTC)
         done += f"; the next is due {'now' if is_due else f'at {rfc3339(result.next_at)}'}"
+        if not (is_due or any(wait.rests_until for wait in result.waits)):
+            later = [f"Unless a worker runs, send them then: {shown('deliver')}"]
     return [
         done,
+        *later,
         *(wait.line for wait in result.waits),
         *open_lines(open_document(result.open)),
         *again_lines(result.dead, result.gone),
