@@ -121,8 +121,8 @@ MUTANTS = (
         "committed-event",
         "an event that went with a COMMIT is sent, whoever finds it",
         "settle",
-        r"if intent\.committed is not None:  # that is sure",
-        "if False:  # that is sure",
+        r"if intent\.committed is None or verdict\.is_settled:",
+        "if True:",
     ),
     mutant(
         "settled-later",

@@ -16,8 +16,6 @@ says. The first row that fits decides.
 | it cannot be seen, took no lock, and is not a day old | unsettled, unless the ledger has it |
 | … and is older | over |
 
-| over, and its transaction has recorded its event | committed, whatever the ledger says |
-
 | over, direction, the ledger before | the ledger now | verdict |
 |---|---|---|
 | any | cannot be read, or was made or written anew since | unsettled |
@@ -31,6 +29,10 @@ says. The first row that fits decides.
 | down, a row | another row: applied again since | unsettled |
 | down, no row (the host refuses) | any | not committed |
 | any, not known | otherwise | unsettled |
+
+If the migration's transaction has recorded its event, the migration committed, and the ledger is
+not read. Where the backend lives or the verdict would be unsettled, the event is left to its run
+for a minute. Then it is committed, too, but its run may go on.
 
 Pure: the caller asks the server first for the backend, then for the ledger. The other way
 round, a COMMIT in between would be missed.
@@ -64,6 +66,9 @@ UNSEEN_FOR = timedelta(days=1)
 """So old, and no migration lock held: a backend that cannot be seen counts as gone."""
 LATE = timedelta(minutes=1)
 """A ledger row that began later than this after its intent is another run's."""
+ITS_RUNS_FOR = timedelta(minutes=1)
+"""So long after its COMMIT an event is left to its run, which knows its endpoints."""
+_RECORDED = "it committed, and its event is recorded"
 
 
 class Ending(StrEnum):
@@ -117,6 +122,8 @@ class Verdict:
     ending: Ending
     reason: str
     row: LedgerRow | None = None
+    may_go_on: bool = False
+    """Whether it committed in a run that may not be over: that is no killed run."""
 
     @property
     def is_settled(self) -> bool:
@@ -126,6 +133,15 @@ class Verdict:
 
 def judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
     """How the migration of *intent* ended; ``None`` for *known*: the database did not answer."""
+    verdict = _judge(intent, known, now)
+    if intent.committed is None or verdict.is_settled:
+        return verdict
+    if abs(now - intent.committed.occurred_at) < ITS_RUNS_FOR:  # else also of a wrong clock
+        return Verdict(ending=Ending.OPEN, reason="it has just committed")
+    return Verdict(ending=Ending.COMMITTED, reason=_RECORDED, may_go_on=True)
+
+
+def _judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
     if known is None:
         return _unsettled("its database does not answer")
     if stranger := _not_its_database(intent, known):
@@ -135,8 +151,7 @@ def judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
         return Verdict(ending=Ending.OPEN, reason=under_way)
     unseen = _unseen(intent, known, now)
     if intent.committed is not None:
-        reason = "it committed, and its event is recorded"
-        return _unsettled(unseen) if unseen else Verdict(ending=Ending.COMMITTED, reason=reason)
+        return _unsettled(unseen) if unseen else Verdict(ending=Ending.COMMITTED, reason=_RECORDED)
     verdict = _judge_ledger(intent, known)
     # A ledger that has what was to be written proves it; one that does not may have it soon.
     return verdict if unseen is None or verdict.ending is Ending.COMMITTED else _unsettled(unseen)

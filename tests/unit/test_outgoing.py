@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -608,7 +609,8 @@ def test_a_silent_outbox_does_not_keep_the_end_waiting(monkeypatch: pytest.Monke
 def test_what_went_with_a_transaction_is_reported_elsewhere_with_the_same_bytes() -> None:
     """When the store is gone after the COMMIT, memory delivers what the store still holds."""
     bench, connection = lent(Joining())
-    bench.outgoing.commit(connection, intent(1), event(duration_s=1.0), TRACE)
+    staged = replace(intent(1), environment="production")
+    bench.outgoing.commit(connection, staged, event(duration_s=1.0), TRACE)
     connection.broken = True
     bench.outgoing.record(event(duration_s=1.1), TRACE)
     bench.outgoing.give_back()
@@ -616,6 +618,25 @@ def test_what_went_with_a_transaction_is_reported_elsewhere_with_the_same_bytes(
     assert held.committed is not None
     assert reported.delivery.body == body(payload(held.committed, "a"))
     bench.end()
+
+
+def test_what_went_with_a_transaction_is_taken_back_once_memory_has_sent_it() -> None:
+    """Else a later run would send it again, and count this run as killed."""
+    gone = Joining()
+    gone.is_durable = True
+    bench, connection = lent(gone)
+    gone.close = lambda: None  # type: ignore[method-assign]
+    staged = replace(intent(1), environment="production")
+    bench.outgoing.commit(connection, staged, event(), TRACE)
+    connection.broken = True
+    bench.outgoing.record(event(), TRACE)
+    bench.outgoing.give_back()
+    bench.outbox = back = Outbox(gone._store)  # type: ignore[assignment]
+    back.is_durable = True
+    back.close = lambda: None  # type: ignore[method-assign]
+    assert bench.end() is None
+    assert len(bench.transport.sent) == 1
+    assert back.intents() == []
 
 
 def test_an_error_is_not_reported_as_the_success_that_was_to_commit() -> None:

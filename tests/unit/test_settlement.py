@@ -12,6 +12,7 @@ from confiture_webhooks.event import Direction, EventType
 from confiture_webhooks.outbox import NO_ROW, Intent
 from confiture_webhooks.settlement import (
     INTERRUPTED,
+    ITS_RUNS_FOR,
     LATE,
     UNSEEN_FOR,
     Ending,
@@ -146,22 +147,27 @@ def test_what_cannot_be_seen_is_over_after_a_day(intent: Intent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("intent", "seen", "ending"),
+    ("intent", "seen", "is_killed"),
     [
-        pytest.param(up(), known(), COMMITTED, id="over"),
-        pytest.param(down(), known(row=None, is_ledger_read=False), COMMITTED, id="no ledger"),
-        pytest.param(up(), alive(pid_started_at=STARTED), OPEN, id="its run goes on"),
-        pytest.param(POOLED, known(row=ROW, lock_holders={1}), UNSETTLED, id="it may go on"),
+        pytest.param(up(), known(), True, id="over"),
+        pytest.param(down(), known(row=None, is_ledger_read=False), True, id="no ledger"),
+        pytest.param(up(), alive(pid_started_at=STARTED), False, id="its run goes on"),
+        pytest.param(POOLED, known(row=ROW, lock_holders={1}), False, id="it may go on"),
+        pytest.param(up(), known(identity="8/1"), False, id="another database"),
+        pytest.param(up(), None, False, id="no answer"),
     ],
 )
+@pytest.mark.parametrize("ago", [timedelta(), ITS_RUNS_FOR, -timedelta(days=9999)])
 def test_an_event_that_its_transaction_recorded_is_believed(
-    intent: Intent, seen: Known, ending: Ending
+    intent: Intent, seen: Known | None, is_killed: bool, ago: timedelta
 ) -> None:
-    """Whatever the ledger says by now; whether its run is over is asked all the same."""
-    intent = replace(intent, committed=event())
+    """Whatever the ledger says; a run that may go on has a minute for it, by a clock that is right."""
+    committed = event(occurred_at=SOON - ago)
+    intent = replace(intent, committed=committed)
     verdict = judge(intent, seen, SOON)
-    assert verdict.ending is ending
-    assert settled_event(intent, verdict, SOON) == event()
+    assert verdict.ending is (COMMITTED if is_killed or ago else OPEN)
+    assert verdict.may_go_on is (not is_killed and bool(ago))
+    assert settled_event(intent, verdict, SOON) == committed
 
 
 @pytest.mark.survived("A clock that jumps while a killed run is judged", "true")

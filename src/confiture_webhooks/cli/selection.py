@@ -220,8 +220,7 @@ def _why_kept(intent: Intent, verdict: Verdict, context: Context) -> str | None:
         return f"of environment {shown_environment(intent.environment)}: use {there}"
     if verdict.ending is Ending.OPEN:
         return verdict.reason
-    is_sure = verdict.is_settled or intent.committed is not None
-    return f"its end is known: {shown('deliver')} reports it" if is_sure else None
+    return f"its end is known: {shown('deliver')} reports it" if verdict.is_settled else None
 
 
 def _is_held(row: Row) -> bool:

@@ -116,8 +116,8 @@ def open_document(judged: Judged) -> dict[str, Any]:
         if verdict.ending is Ending.OPEN:
             under_way.append({"migration": name, "since": since})
             continue
-        is_sure = verdict.is_settled or intent.committed is not None
-        is_next = f". The next run reports it, or now: {shown('deliver')}" if is_sure else ""
+        known = f". The next run reports it, or now: {shown('deliver')}"
+        is_next = known if verdict.is_settled else ""
         intents.append(
             {
                 "event_id": intent.event_id,

@@ -45,6 +45,7 @@ _OWN = {
     "role": "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = CAST(%(role)s AS pg_catalog.name)",
 }
 _CALLED = ("release", "stage_committed")
+"""The steps that the schema's function does, whose lock timeout ends with it."""
 _CALL = f"SELECT 1 WHERE {SCHEMA}.release(%(given)s, %(wait)s)"
 _HURRY = "200ms"
 """How long a statement in a migration's transaction may wait for a lock."""

@@ -186,6 +186,7 @@ class Outgoing:
                 waiting = [one for kept in self._kept for one in kept.released]
             if self._is_done(partial(self._over.commit, intent, *waiting)):
                 self._committing[event.id] = event
+                self.outbox.note(Kept(intent=intent))
 
     def deliveries(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None

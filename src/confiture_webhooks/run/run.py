@@ -140,10 +140,9 @@ class Run:
 
         Nothing is certain before ``conclude``, which releases the same event.
         """
-        used = self._settling
-        if used is not None and used.outgoing.outbox.is_over_connection:
+        if self._settling is not None:
             event = migration.ended_event(rows_affected)
-            used.commit(connection, event, migration.span.trace)
+            self._settling.commit(connection, event, migration.span.trace)
 
     def conclude(
         self,

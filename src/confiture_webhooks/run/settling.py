@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 LONGEST_QUESTION_S = 6.0
 """How long a database may take to answer, at most."""
-ITS_RUNS_FOR = timedelta(minutes=1)
-"""So long after its COMMIT an event is left to its run, if nothing proves that this was killed."""
 
 Ask = Callable[[Sequence[Intent]], Mapping[str, Known]]
 """The answers about each intent, by event id; none when the database does not answer."""
@@ -68,35 +66,24 @@ def examine(intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -
 def settle(
     intents: Sequence[Intent],
     ask: Ask | None,
+    look_again: Callable[[], Sequence[Intent]],
     record: Record,
     telemetry: Telemetry,
     *,
     seconds: float | None,
-    look_again: Callable[[], Sequence[Intent]] | None = None,
 ) -> Judged:
     """Report how those of *intents* ended that can be settled; returns the others.
 
     Each is reported under the id and in the trace it was staged with: of two processes that settle
     one at once, the second changes nothing. *look_again* reads the intents anew: a run that has
-    released its own and ended since was not killed. ``None``: no other run can be at work.
+    released its own and ended since was not killed.
     """
     judged = examine(intents, ask, seconds)
-    if look_again is not None and any(verdict.is_settled for _, verdict in judged):
+    if any(verdict.is_settled for _, verdict in judged):
         there = {intent.event_id for intent in look_again()}
         judged = [one for one in judged if one[0].event_id in there]
     conclude([one for one in judged if one[1].is_settled], record, telemetry)
-    left = []
-    now = datetime.now(UTC)
-    for intent, verdict in judged:
-        if verdict.is_settled:
-            continue
-        # Its success is sure, whatever became of its run. If that lives, it knows its endpoints.
-        event = intent.committed
-        if event is not None and abs(now - event.occurred_at) >= ITS_RUNS_FOR:  # or a wrong clock
-            record((event, _trace(intent)))
-        else:
-            left.append((intent, verdict))
-    return left
+    return [one for one in judged if not one[1].is_settled]
 
 
 def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
@@ -108,18 +95,18 @@ def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
     now = datetime.now(UTC)
     runs: defaultdict[str, list[Traced]] = defaultdict(list)
     for intent, verdict in judged:
-        run = intent.holder or intent.correlation_id
-        runs[run].append((settled_event(intent, verdict, now), _trace(intent)))
+        trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
+        one = (settled_event(intent, verdict, now), trace)
+        if verdict.may_go_on:
+            record(one)
+        else:
+            runs[intent.holder or intent.correlation_id].append(one)
     for run, ended in runs.items():
         last = ended[-1]
         whole = (killed_run_event(run, [event for event, _ in ended]), last[1])
         for one in ended:
             if record(one, *([whole] if one is last else [])):
                 telemetry.settled(*one, run)
-
-
-def _trace(intent: Intent) -> TraceContext:
-    return TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
 
 
 def release_as(
@@ -152,9 +139,8 @@ def settle_outbox(
     )
     try:
         mine = [intent for intent in outbox.intents() if intent.environment == environment]
-        return settle(
-            mine, ask, record, telemetry, seconds=LONGEST_QUESTION_S, look_again=outbox.intents
-        )
+        seconds = LONGEST_QUESTION_S
+        return settle(mine, ask, outbox.intents, record, telemetry, seconds=seconds)
     except OutboxError:
         raise
     except Exception as error:  # noqa: BLE001  a database that answers oddly, a bug of ours
@@ -181,8 +167,6 @@ class Settling:
     """The last one that this run staged."""
     _expected: tuple[MigrationRef, Direction, str] | None = None
     """The migration that is staged and has not begun, with its event id."""
-    _found: list[Intent] | None = None
-    """The intents of killed runs when this run began its first migration."""
     _earlier: list[Intent] = field(default_factory=list)
     """The intents of killed runs, of the version that runs now, that could not be settled."""
     _committed: list[Migration] = field(default_factory=list)
@@ -250,8 +234,7 @@ class Settling:
         if killed := self._killed(self.outgoing.intents()):
             left = self._without_outlived(killed, self._record)
             left_s = deadline - time.monotonic()  # the outbox may have taken long
-            look = self.outgoing.intents
-            settle(left, ask, self._record, self.telemetry, seconds=left_s, look_again=look)
+            self._settle(left, ask, left_s)
         outbox = self.outgoing.outbox
         if self._committed and outbox.refusal is not None:
             outbox.beside(self._record_outlived_in)
@@ -264,12 +247,12 @@ class Settling:
         theirs. So *ask* is over the connection that will write it, which is there in any case. It
         has no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
         """
-        if self._found is None:  # while it holds the migration lock, no other run adds one
-            self._found = self._killed(self.outgoing.intents())
-        left = [one for one in self._found if one.migration.version == version]
+        # Looked for each time: a block of Python, or --no-lock, lets others migrate in between.
+        killed = self._killed(self.outgoing.intents())
+        left = [one for one in killed if one.migration.version == version]
         until = time.monotonic() + PARTING_S
         while left and ask is not None:
-            judged = settle(left, ask, self._record, self.telemetry, seconds=None)
+            judged = self._settle(left, ask, None)
             left = [intent for intent, _ in judged]
             # With the lock in our hands, whoever held it is about to be gone.
             is_parting = (backend.has_lock and backend.is_idle) and any(
@@ -279,6 +262,10 @@ class Settling:
                 break
             time.sleep(PARTING_STEP_S)
         self._earlier = left
+
+    def _settle(self, intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -> Judged:
+        look = self.outgoing.intents
+        return settle(intents, ask, look, self._record, self.telemetry, seconds=seconds)
 
     def record_outlived(self, migration: Migration) -> None:
         """*migration* committed: what killed runs of it left open did not commit, then."""
