@@ -329,7 +329,7 @@ def test_a_name_that_does_not_resolve(here: Project) -> None:
     code, rows = diagnosed(here, {"a": "https://receiver.invalid"})
     assert code == 1
     assert problems(rows) == {
-        "a: resolves": "dns | Check the host's name in `url`, and that this machine can resolve it"
+        "a: resolves": "no | Check the host's name in `url`, and that this machine can resolve it"
     }
     assert "a: connects" not in rows
 

@@ -245,7 +245,9 @@ def way_to(endpoint: Endpoint) -> Iterator[Check]:
             continue
         # A receiver may answer a bare HEAD with a 403 of its own.
         is_open = step == "proxy" and scheme == "http" and found.error_type == "403"
-        yield (warn if is_open else wrong)(name, *stopped)
+        detail, remedy = stopped
+        detail = "no" if step == "resolves" and detail == "dns" else detail
+        yield (warn if is_open else wrong)(name, detail, remedy)
         break
     if stopped is None or found.skew is not None:
         yield _clock(endpoint.name, found.skew)
