@@ -11,7 +11,7 @@ says. The first row that fits decides.
 | its pid is gone, belongs to another start or works in another database | over |
 | its start cannot be seen, but it held the migration lock: the pid still holds it | open |
 | … and the pid does not hold it | over |
-| it cannot be seen (a pooler), but it held the lock: that is free, or the asker's now | over |
+| it cannot be seen (a pooler), but it held the lock: that is free, or the asking run's now | over |
 | it cannot be seen, and another process holds the lock | unsettled, unless the ledger has it |
 | it cannot be seen, took no lock, and is not a day old | unsettled, unless the ledger has it |
 | … and is older | over |
@@ -107,7 +107,7 @@ class Known:
     lock_holders: AbstractSet[int] = frozenset()
     """The pids that hold the migration lock of the database."""
     is_lock_ours: bool = False
-    """Whether the asking process holds it: then no other run does."""
+    """Whether the asking run holds it: then no other run does."""
     is_ledger_read: bool = True
     ledger_oid: int | None = None
     written_anew_at: datetime | None = None

@@ -18,10 +18,11 @@ from psycopg import conninfo, sql
 
 from confiture_webhooks.adapters import ledger
 from confiture_webhooks.adapters.backend import LOCK_NAMESPACE, backend_of, before, project_dsn
-from confiture_webhooks.adapters.ledger import TIMEOUT_S, Ledger
+from confiture_webhooks.adapters.ledger import TIMEOUT_S, Ledger, ask_over
 from confiture_webhooks.outbox import NO_ROW, Intent
 from confiture_webhooks.settlement import Ending, Known, judge
 from ledgers import ADD, LEDGER, Engine, intent
+from pooler import PROGRAM, PgBouncer
 
 
 @contextmanager
@@ -203,6 +204,25 @@ def test_behind_a_pooler_no_process_is_named(shop: str) -> None:
         one = staged(pooled)
         assert (one.backend_pid, one.backend_started_at) == (None, None)
         assert ending(shop, one) is Ending.UNSETTLED
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed")
+def test_the_lock_of_a_run_that_shares_the_process_of_the_pooler_is_its_own(
+    shop: str, tmp_path: Any
+) -> None:
+    """Who asks took no lock: a pooler gave it the process that holds the run's, which goes on."""
+    with (
+        PgBouncer(shop, tmp_path / "pooler", mode="transaction") as pooler,
+        connected(pooler.url) as running,
+    ):
+        running.execute("SELECT pg_advisory_lock(%s, 1)", (LOCK_NAMESPACE,))
+        one = staged(running)
+        running.commit()
+        known = asked(pooler.url, one)
+        assert (one.has_lock, one.backend_pid) == (True, None)
+        assert known.lock_holders
+        assert ending(pooler.url, one) is Ending.UNSETTLED
+        assert ask_over(running, [one])[one.event_id].is_lock_ours
 
 
 @pytest.mark.survived("The ledger is locked by somebody else", "true")

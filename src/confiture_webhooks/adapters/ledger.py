@@ -116,13 +116,19 @@ def ask_over(connection: Any, intents: Sequence[Intent]) -> Mapping[str, Known]:
         with connection.transaction():
             if _one(connection, _FRESH)[1] != "read committed":
                 return {}
-            return _known(connection, intents)
+            return _known(connection, intents, migrates=True)
     except psycopg.Error:
         return {}
 
 
-def _known(connection: psycopg.Connection[Any], intents: Sequence[Intent]) -> dict[str, Known]:
-    """The backends first: read afterwards, the ledger has whatever they committed."""
+def _known(
+    connection: psycopg.Connection[Any], intents: Sequence[Intent], *, migrates: bool = False
+) -> dict[str, Known]:
+    """The backends first: read afterwards, the ledger has whatever they committed.
+
+    *migrates*: *connection* may have taken the migration lock. Another has not, though a pooler may
+    give it the very process that holds it.
+    """
     info = connection.info
     is_standby = _one(connection, _STANDBY)[0]
     identity, timeline = _identity(connection)
@@ -142,7 +148,7 @@ def _known(connection: psycopg.Connection[Any], intents: Sequence[Intent]) -> di
             has_pid=intent.backend_pid in started,
             pid_started_at=at_best(started.get(intent.backend_pid)),
             lock_holders=frozenset(pid for pid, _ in locks),
-            is_lock_ours=any(is_ours for _, is_ours in locks),
+            is_lock_ours=migrates and any(is_ours for _, is_ours in locks),
             is_ledger_read=is_read,
             ledger_oid=oid,
             written_anew_at=written_anew_at,
