@@ -26,6 +26,7 @@ from confiture_webhooks.outbox import NO_ROW, Intent
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.run import Parts, settling
 from confiture_webhooks.run.migration import Backend
+from confiture_webhooks.run.outgoing import Outgoing
 from confiture_webhooks.run.run import Run
 from confiture_webhooks.run.settling import examine, settle_outbox
 from confiture_webhooks.settlement import Ending, Known, LedgerRow
@@ -254,6 +255,22 @@ def test_a_run_that_is_killed_between_two_migrations_of_another_is_settled() -> 
     database.versions = ()
     bench.run.conclude(down, 0, None)
     assert dict(bench.sent())[KILLED.event_id] == "migration_success"
+
+
+def test_what_ctrl_c_kept_from_beginning_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no migration that failed, and its run, which ends in order, was not killed."""
+    bench = Bench(events=frozenset({EventType.MIGRATION_STARTED}))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as now:
+        now.setattr(Outgoing, "record", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run.migration(REF, Direction.UP, backend_after(KILLED))
+    assert len(bench.outbox.intents()) == 1
+    assert bench.sent() == []
+    assert bench.outbox.intents() == []
 
 
 def test_the_connection_that_migrates_is_asked_before_any_other() -> None:

@@ -132,6 +132,7 @@ class Run:
             wanted = {kind for endpoint in self._settings.recorded for kind in endpoint.events}
             if direction is Direction.UP and EventType.MIGRATION_STARTED in wanted:
                 outgoing.record(migration.started_event(), trace)
+            settling.begun = migration.event_id
             return migration
 
     @contained
@@ -202,7 +203,7 @@ class Run:
                     self.conclude(*owed)
                 with containing("give_back", self.report):
                     if self._settling is not None:
-                        self._settling.take_expected()
+                        self._settling.forget_unbegun()
                         self._settling.outgoing.give_back()
                     self.connection = None
                 for migration in self.unsettled:

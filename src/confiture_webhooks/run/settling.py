@@ -162,6 +162,8 @@ class Settling:
     environment: str | None
     """Killed runs of another one are left to it: their endpoints are configured there."""
     report: Callable[[str, Exception], None]
+    begun: str | None = None
+    """The event id of the last migration that began."""
     _own: set[str] = field(default_factory=set)
     _staged: Intent | None = None
     """The last one that this run staged."""
@@ -195,6 +197,14 @@ class Settling:
             return event_id
         self.outgoing.release(event_id, [])
         return None
+
+    def forget_unbegun(self) -> None:
+        """The run is over: what it staged last is not to be settled if that has not begun.
+
+        It was expected, or Ctrl-C came just before it began.
+        """
+        if self._staged is not None and self._staged.event_id != self.begun:
+            self.outgoing.release(self._staged.event_id, [])
 
     def stage(
         self,
