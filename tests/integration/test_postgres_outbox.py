@@ -21,7 +21,13 @@ from psycopg.pq import TransactionStatus
 from confiture_webhooks.delivery import Delivery
 from confiture_webhooks.doctor.outbox import is_shut_out, missing_rights
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.outbox import Intent, Outbox, postgres, postgres_session
+from confiture_webhooks.outbox import (
+    Intent,
+    Outbox,
+    UnreadableIntent,
+    postgres,
+    postgres_session,
+)
 from confiture_webhooks.outbox import postgres_schema as schema
 from confiture_webhooks.outbox import rows as documents
 from confiture_webhooks.outbox import schema as versions
@@ -357,6 +363,16 @@ def test_an_intent_of_another_environment_than_its_rows_is_not_read(
     assert not outbox.intents()
     [found] = outbox.unreadable_intents()
     assert (found.event_id, found.environment) == (event_id(1), "staging")
+
+
+@pytest.mark.parametrize("missing", ["migration", "direction"])
+def test_an_intent_whose_event_is_of_no_migration_is_not_read(missing: str) -> None:
+    """It would be reported as a migration's end, and keep all others from being reported."""
+    values = documents.intent_values(committed(1))
+    document = json.loads(values["intent"])
+    document["committed"][missing] = None
+    found = documents.intent(values | {"intent": json.dumps(document)})
+    assert isinstance(found, UnreadableIntent)
 
 
 def test_what_no_text_can_hold_is_escaped(outbox: PostgresOutbox) -> None:

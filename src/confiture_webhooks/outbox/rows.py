@@ -266,6 +266,8 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
         if {one.environment or "" for one in parts} != {row["environment"]}:
             # By that of the row a role is kept to its environment.
             raise ValueError("its document is of another environment")
+        if any(None in (one.migration, one.direction) for one in parts):
+            raise ValueError("its event is of no migration")
     except (*_FAULTS, RecursionError) as fault:
         return UnreadableIntent(
             event_id=_id_of(row["event_id"]) or f"intent-{_digest(row['event_id'])}",
