@@ -32,3 +32,9 @@ def _is_pure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", _refuse)
     for module in (builtins, io):
         monkeypatch.setattr(module, "open", _opened)
+
+
+@pytest.fixture(autouse=True)
+def _no_file_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands in messages name no file that an earlier test of this process used."""
+    monkeypatch.setattr("confiture_webhooks.remedy._used", None)
