@@ -480,6 +480,30 @@ def test_a_slow_refusal_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) 
     bench.end()
 
 
+def test_after_a_slow_refusal_the_connection_is_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A kill is then survived again; never in a transaction, and not for ever."""
+    monkeypatch.setattr(outgoing, "SLOW_S", -1.0)
+    monkeypatch.setattr(outgoing, "AGAIN_S", 0.0)
+    bench, connection = lent(outbox := Lying())
+    outbox.refuses = True
+    bench.outgoing.stage(intent(1))
+    outbox.refuses = False
+    bench.outgoing.commit(connection, intent(1), event(), TRACE)
+    assert outbox.written == []
+    bench.outgoing.stage(intent(2))
+    assert outbox.written == [f"stage {event_id(1)}", f"stage {event_id(2)}"]
+    outbox.refuses = True
+    bench.outgoing.outbox.waited_s = 10.0
+    bench.outgoing.stage(intent(3))
+    outbox.refuses = False
+    bench.outgoing.stage(intent(4))
+    assert len(outbox.written) == 2
+    bench.outgoing.give_back()
+    bench.end()
+
+
 def test_what_a_silent_outbox_took_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that has waited for it waits that much less for receivers."""
     monkeypatch.setattr(run_outbox, "PATIENCE_S", 0.05)

@@ -107,13 +107,13 @@ def unread_block(
         return None
     names = " or ".join(path.stem for path in blocks)
     unused = f"the `webhooks:` block of {', '.join(map(str, blocks))} is not used"
+    absent = f"does not exist, so {unused}"
     if invocation.missing == DEFAULT_CONFIG:
         named = shown_command(*words[1:], config=blocks[0], group=words[0])
         others = f" (or {', '.join(path.name for path in blocks[1:])})" if blocks[1:] else ""
-        problem = f"does not exist, so {unused}"
-        return Fault(str(DEFAULT_CONFIG), problem, f"Name the file: `{named}`{others}")
+        return Fault(str(DEFAULT_CONFIG), absent, f"Name the file: `{named}`{others}")
     if invocation.missing is not None:
-        return Fault(str(invocation.missing), "does not exist", "Correct the path")
+        return Fault(str(invocation.missing), absent, "Correct the path")
     if given := environ.get(ENVIRONMENT, "").strip():
         problem = f"is {given}, but there is no {ENVIRONMENTS}/{given}.yaml, so {unused}"
         return Fault(ENVIRONMENT, problem, f"Set it to {names}")

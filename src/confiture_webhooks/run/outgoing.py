@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
     from .sending import Sending
 
 SLOW_S = 0.15
-"""A refusal that takes longer (somebody keeps the tables locked) is not asked for twice."""
+"""A refusal that takes longer (somebody keeps the tables locked) is not asked for again at once."""
+AGAIN_S = 10.0
+"""But so much later, outside a transaction: what only memory has is lost if the run is killed."""
+WAITED_AT_MOST_S = 1.2
+"""Not once this run has waited for so long in all."""
 
 
 @dataclass(eq=False, repr=False)
@@ -51,8 +56,8 @@ class Outgoing:
     _over: Outbox | None = None
     """The outbox by way of it."""
     _thread: int = 0
-    _is_slow: bool = False
-    """Whether a refusal there took long: nothing more is tried before it is given back."""
+    _again_at: float = 0.0
+    """Not 0: a refusal there took long. When to try again, outside a transaction (monotonic)."""
     _kept: list[Kept] = field(default_factory=list)
     """The records that wait until that connection is idle, or given back."""
     _written: list[Release] = field(default_factory=list)
@@ -115,11 +120,14 @@ class Outgoing:
                 self._written += kept.released
             self.outbox.note(kept)
 
-    def _is_done(self, call: Callable[[], object]) -> bool:
-        """Whether *call* was done over the connection that migrates."""
-        if self._is_slow:
-            return False
+    def _is_done(self, call: Callable[[], object], *, is_idle: bool = True) -> bool:
+        """Whether *call* was done over the connection that migrates; *is_idle*: in no transaction.
+
+        After a slow refusal it is tried again only then, and not soon.
+        """
         started = time.monotonic()
+        if self._again_at and not (is_idle and started >= self._again_at):
+            return False
         try:
             call()
         except Exception as error:  # noqa: BLE001  a fault there costs no event: it is kept
@@ -127,9 +135,11 @@ class Outgoing:
                 self._telemetry.failed("outbox", error)
             took_s = time.monotonic() - started
             if took_s > SLOW_S:
-                self._is_slow = True
                 self.outbox.waited_s += took_s
+                is_last = self.outbox.waited_s > WAITED_AT_MOST_S
+                self._again_at = math.inf if is_last else started + took_s + AGAIN_S
             return False
+        self._again_at = 0.0
         return True
 
     def stage(self, intent: Intent) -> None:
@@ -184,7 +194,7 @@ class Outgoing:
             )
             with self._has_kept:
                 waiting = [one for kept in self._kept for one in kept.released]
-            if self._is_done(partial(self._over.commit, intent, *waiting)):
+            if self._is_done(partial(self._over.commit, intent, *waiting), is_idle=False):
                 self._committing[event.id] = event
                 self.outbox.note(Kept(intent=intent))
 
