@@ -218,6 +218,17 @@ def test_a_started_event_goes_out_before_the_migration_ends() -> None:
     bench.finish()
 
 
+def test_a_started_event_that_cannot_be_made_costs_itself_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """How the migration ends is reported all the same."""
+    monkeypatch.delattr(Migration, "started_event")
+    bench = Bench()
+    bench.run.conclude(bench.begin(), 1, None)
+    assert bench.kinds() == ["migration_success", "run_success"]
+    assert len(bench.faults()) == 1
+
+
 def test_the_summary_lists_every_migration() -> None:
     """The event of the run lists its migrations, oldest first, each with how it ended."""
     bench = Bench(SUMMARY)

@@ -127,11 +127,12 @@ class Run:
             trace = migration.span.trace
             if staged is None and not backend.is_gone:  # else it fails: nothing is to be settled
                 settling.stage(migration.event_id, ref, direction, backend, trace)
-            if self._hooks is not None:
-                self._hooks.call(migration)
-            wanted = {kind for endpoint in self._settings.recorded for kind in endpoint.events}
-            if direction is Direction.UP and EventType.MIGRATION_STARTED in wanted:
-                outgoing.record(migration.started_event(), trace)
+            with containing("announcing a migration", self.report):
+                if self._hooks is not None:
+                    self._hooks.call(migration)
+                wanted = {kind for one in self._settings.recorded for kind in one.events}
+                if direction is Direction.UP and EventType.MIGRATION_STARTED in wanted:
+                    outgoing.record(migration.started_event(), trace)
             settling.begun = migration.event_id
             return migration
 
