@@ -87,7 +87,7 @@ def test_any_document_is_settings_or_faults(
         assert found.faults
         shown = "".join(traceback.format_exception(found))
         for fault in found.faults:  # an endpoint's name is shown, whatever it is
-            shown = shown.replace(fault.setting, fault.setting.partition(" (")[0])
+            shown = shown.replace(fault.what, f"{fault.setting}: {fault.problem}")
         assert CANARY not in shown
         assert all(f.setting and f.problem and f.remedy for f in found.faults)
         assert len(set(found.faults)) == len(found.faults)
