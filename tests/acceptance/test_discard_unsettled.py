@@ -83,7 +83,7 @@ def test_a_success_that_committed_with_its_event_is_not_dropped(
     one = replace(intent(1), environment="production")
     success = event(id=one.event_id, environment=one.environment)
     with closing(SqliteOutbox(outbox_of(project))) as outbox:
-        outbox.commit(replace(one, committed=success))
+        outbox.stage_committed(replace(one, committed=success))
     words = ("--config", str(environment))
     assert "The next run reports it" in project.confiture("webhooks", "status", *words).stdout
     done = project.confiture("webhooks", "discard", one.event_id, "--yes", *words)

@@ -541,7 +541,7 @@ def test_an_intent_that_cannot_be_read_costs_itself_alone(outbox: Outbox, change
 )
 def test_an_event_that_cannot_be_read_is_none(outbox: Outbox, had: str, has: str) -> None:
     """An intent with the event of another, or of a kind that is not known, is not believed."""
-    outbox.commit(committed(1))
+    outbox.stage_committed(committed(1))
     spoil(outbox, "intents", f"intent = replace(intent, '{had}', '{has}')")
     assert outbox.intents() == []
     assert len(outbox.unreadable_intents()) == 1

@@ -97,11 +97,11 @@ def test_an_intent_that_committed_has_its_event(outbox: Outbox, is_staged: bool)
     """The event comes back whole, however late the intent is staged, until it is released."""
     if is_staged:
         outbox.stage(intent(1))
-    outbox.commit(committed(1))
+    outbox.stage_committed(committed(1))
     outbox.stage(intent(1))
     assert outbox.intents() == [committed(1)]
     release(outbox, 1)
-    outbox.commit(committed(1))
+    outbox.stage_committed(committed(1))
     assert not outbox.intents()
 
 

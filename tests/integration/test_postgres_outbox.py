@@ -100,7 +100,7 @@ def release_on(outbox: Outbox, connection: Any, event: str, deliveries: list[Del
 def commit_on(outbox: Outbox, connection: Any, number: int = 1, **changes: Any) -> bool:
     """Whether the success of an event could go with the connection's transaction."""
     intent = replace(committed(number), **changes)
-    return is_done(lambda: over(outbox, connection).commit(intent))
+    return is_done(lambda: over(outbox, connection).stage_committed(intent))
 
 
 def stage_on(outbox: Outbox, connection: Any, staged: Intent) -> bool:

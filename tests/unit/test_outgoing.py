@@ -472,7 +472,7 @@ def test_a_slow_refusal_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Over, "stage", refuse)
     for number in (1, 2):
         bench.outgoing.stage(intent(number))
-    bench.outgoing.commit(connection, intent(1), event(), TRACE)
+    bench.outgoing.stage_committed(connection, intent(1), event(), TRACE)
     bench.outgoing.record(event(), TRACE)
     assert (asked, outbox.written) == ([event_id(1)], [])
     bench.outgoing.give_back()
@@ -490,7 +490,7 @@ def test_after_a_slow_refusal_the_connection_is_tried_again_later(
     outbox.refuses = True
     bench.outgoing.stage(intent(1))
     outbox.refuses = False
-    bench.outgoing.commit(connection, intent(1), event(), TRACE)
+    bench.outgoing.stage_committed(connection, intent(1), event(), TRACE)
     assert outbox.written == []
     bench.outgoing.stage(intent(2))
     assert outbox.written == [f"stage {event_id(1)}", f"stage {event_id(2)}"]
@@ -634,7 +634,7 @@ def test_what_went_with_a_transaction_is_reported_elsewhere_with_the_same_bytes(
     """When the store is gone after the COMMIT, memory delivers what the store still holds."""
     bench, connection = lent(Joining())
     staged = replace(intent(1), environment="production")
-    bench.outgoing.commit(connection, staged, event(duration_s=1.0), TRACE)
+    bench.outgoing.stage_committed(connection, staged, event(duration_s=1.0), TRACE)
     connection.broken = True
     bench.outgoing.record(event(duration_s=1.1), TRACE)
     bench.outgoing.give_back()
@@ -651,7 +651,7 @@ def test_what_went_with_a_transaction_is_taken_back_once_memory_has_sent_it() ->
     bench, connection = lent(gone)
     gone.close = lambda: None  # type: ignore[method-assign]
     staged = replace(intent(1), environment="production")
-    bench.outgoing.commit(connection, staged, event(), TRACE)
+    bench.outgoing.stage_committed(connection, staged, event(), TRACE)
     connection.broken = True
     bench.outgoing.record(event(), TRACE)
     bench.outgoing.give_back()
@@ -666,7 +666,7 @@ def test_what_went_with_a_transaction_is_taken_back_once_memory_has_sent_it() ->
 def test_an_error_is_not_reported_as_the_success_that_was_to_commit() -> None:
     """After a COMMIT that failed, what was to go with it is not reported."""
     bench, connection = lent(Joining())
-    bench.outgoing.commit(connection, intent(1), event(), TRACE)
+    bench.outgoing.stage_committed(connection, intent(1), event(), TRACE)
     connection.broken = True
     bench.outgoing.record(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
     bench.outgoing.give_back()

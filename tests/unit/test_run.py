@@ -229,6 +229,20 @@ def test_a_started_event_that_cannot_be_made_costs_itself_alone(
     assert len(bench.faults()) == 1
 
 
+def test_before_the_commit_nothing_is_made_for_an_outbox_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The transaction is open: the event is made when it is over."""
+    bench = Bench()
+    migration = bench.begin()
+    with monkeypatch.context() as patched:
+        patched.delattr(Migration, "ended_event")
+        bench.run.committing(migration, 1, None)
+    bench.run.conclude(migration, 1, None)
+    assert bench.kinds() == ["migration_started", "migration_success", "run_success"]
+    assert bench.faults() == []
+
+
 def test_the_summary_lists_every_migration() -> None:
     """The event of the run lists its migrations, oldest first, each with how it ended."""
     bench = Bench(SUMMARY)

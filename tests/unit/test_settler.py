@@ -138,7 +138,7 @@ def test_an_event_that_went_with_its_commit_is_sent_as_it_is(is_over: bool) -> N
         return found if is_over else {}
 
     bench = Bench(ask=ask)
-    bench.outbox.commit(replace(KILLED, committed=event))
+    bench.outbox.stage_committed(replace(KILLED, committed=event))
     assert bench.sent() == [("evt_5", "migration_success")]
     assert bench.transport.sent[0].body == body(payload(event, "a"))
     assert bench.outbox.intents() == []
@@ -149,7 +149,7 @@ def test_an_event_that_has_just_committed_is_left_to_its_run() -> None:
     """That makes its deliveries in a moment, for the endpoints that it knows."""
     event = replace(event_of(KILLED), occurred_at=datetime.now(UTC))
     bench = Bench(ask=lambda _: {})
-    bench.outbox.commit(replace(KILLED, committed=event))
+    bench.outbox.stage_committed(replace(KILLED, committed=event))
     assert bench.sent() == []
     assert len(bench.outbox.intents()) == 1
 
@@ -158,7 +158,7 @@ def test_an_event_of_a_wrong_clock_waits_for_no_run() -> None:
     """Dated days ahead it is sent at once, not on that day."""
     event = replace(event_of(KILLED), occurred_at=datetime.now(UTC) + timedelta(days=3))
     bench = Bench(ask=lambda _: {})
-    bench.outbox.commit(replace(KILLED, committed=event))
+    bench.outbox.stage_committed(replace(KILLED, committed=event))
     assert bench.sent() == [("evt_5", "migration_success")]
 
 
@@ -177,7 +177,7 @@ def test_a_run_that_ends_while_it_is_looked_at_was_not_killed(
 
     bench = Bench(ask=ask, events=on_call.events)
     event = event_of(KILLED) if is_committed else None
-    bench.outbox.commit(replace(KILLED, committed=event))
+    bench.outbox.stage_committed(replace(KILLED, committed=event))
     if looks == "a run":
         bench.sent()
     else:
@@ -190,7 +190,7 @@ def test_an_event_that_went_with_its_commit_is_no_failure_of_a_later_run() -> No
     """A version that is applied again, after a rollback elsewhere, takes nothing back."""
     bench = Bench()
     killed = replace(KILLED, committed=event_of(KILLED))
-    bench.outbox.commit(killed)
+    bench.outbox.stage_committed(killed)
     migration = bench.run.migration(killed.migration, Direction.UP, backend_after(killed))
     assert migration is not None
     bench.run.conclude(migration, 0, None)

@@ -239,8 +239,8 @@ def _lines(result: PassResult) -> list[str]:
     done += f", {result.gone} gone" if result.gone else ""
     in_vain = [wait for wait in result.waits if wait.is_in_vain]
     done += f", {result.left} {'left' if in_vain else 'left for later'}"
-    lost = result.left or result.dead or result.gone  # what failed may have been sent since
-    for name, why in result.failures.items() if lost else ():
+    is_rest = result.left or result.dead or result.gone  # else all that failed was sent later
+    for name, why in result.failures.items() if is_rest else ():
         done += f"; {name}: {why}"
         done += f", paused after {FAILING_AFTER} failures in a row" if name in result.paused else ""
     later = []

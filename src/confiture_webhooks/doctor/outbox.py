@@ -82,12 +82,11 @@ def _checked(settings: Settings) -> Iterator[Check]:
 def _missing(settings: Settings) -> Check:
     """Whether the first run can create the outbox that is not there yet."""
     place = outbox_place(settings)
-    if settings.place.kind == "postgres":
-        if not may_make(postgres_dsn(settings)):
-            problem = f"there is none in the database ({place}), and this role may not create it"
-            return wrong("outbox", problem, _init(settings))
-        return ok("outbox", f"there is none yet; the first run creates {place}")
-    check_path(settings)
+    if settings.place.kind != "postgres":
+        check_path(settings)
+    elif not may_make(postgres_dsn(settings)):
+        problem = f"there is none in the database ({place}), and this role may not create it"
+        return wrong("outbox", problem, _init(settings))
     return ok("outbox", f"there is none yet; the first run creates {place}")
 
 

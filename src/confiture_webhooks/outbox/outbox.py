@@ -85,7 +85,7 @@ class Outbox:
         """Remember that a migration is about to run; a second time, or late, changes nothing."""
         self._store.write(("stage", rows.intent_values(replace(intent, holder=self.holder))))
 
-    def commit(self, intent: Intent, *waiting: Release) -> None:
+    def stage_committed(self, intent: Intent, *waiting: Release) -> None:
         """Stage *intent* with its ``committed`` event, in a transaction that is about to commit.
 
         The event is released after that; by whoever finds it, if this process is killed before.
@@ -98,8 +98,8 @@ class Outbox:
         """This outbox by way of another's connection to its database; ``None``: it is to another.
 
         While the connection is idle each step is a transaction of its own. In one that is open
-        intents are read and ``commit`` is done: it stays if the transaction does. A step that is
-        refused leaves the transaction as it was. Nothing is left on the session.
+        intents are read and ``stage_committed`` is done: it stays if the transaction does. A step
+        that is refused leaves the transaction as it was. Nothing is left on the session.
         """
         return None
 

@@ -177,7 +177,9 @@ class Outgoing:
             self._write([*late, kept])
         return kept.is_first
 
-    def commit(self, connection: Any, intent: Intent, event: Event, trace: TraceContext) -> None:
+    def stage_committed(
+        self, connection: Any, intent: Intent, event: Event, trace: TraceContext
+    ) -> None:
         """Stage *intent* with *event* in the transaction of *connection*, where the outbox can.
 
         It is one small row, however many endpoints there are. ``record`` releases the event after
@@ -194,7 +196,7 @@ class Outgoing:
             )
             with self._has_kept:
                 waiting = [one for kept in self._kept for one in kept.released]
-            if self._is_done(partial(self._over.commit, intent, *waiting), is_idle=False):
+            if self._is_done(partial(self._over.stage_committed, intent, *waiting), is_idle=False):
                 self._committing[event.id] = event
                 self.outbox.note(Kept(intent=intent))
 

@@ -142,9 +142,10 @@ class Run:
 
         Nothing is certain before ``conclude``, which releases the same event.
         """
-        if self._settling is not None:
+        used = self._settling
+        if used is not None and used.outgoing.outbox.is_over_connection:
             event = migration.ended_event(rows_affected)
-            self._settling.commit(connection, event, migration.span.trace)
+            used.stage_committed(connection, event, migration.span.trace)
 
     def conclude(
         self,

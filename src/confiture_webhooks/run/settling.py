@@ -233,10 +233,10 @@ class Settling:
         )
         self.outgoing.stage(self._staged)
 
-    def commit(self, connection: Any, event: Event, trace: TraceContext) -> None:
+    def stage_committed(self, connection: Any, event: Event, trace: TraceContext) -> None:
         """A migration is about to commit on *connection* with *event*, its success."""
         if self._staged is not None and self._staged.event_id == event.id:
-            self.outgoing.commit(connection, self._staged, event, trace)
+            self.outgoing.stage_committed(connection, self._staged, event, trace)
 
     @contained
     def record_killed(self, ask: Ask | None, deadline: float) -> None:
