@@ -20,8 +20,8 @@ import psycopg
 from harness import Comparison, bench, paired
 
 from confiture_webhooks.delivery import Attempt, Decision, Delivery, Outcome, TraceContext
-from confiture_webhooks.event import Database, Direction, Event, EventType, MigrationRef
-from confiture_webhooks.outbox import Intent
+from confiture_webhooks.event import Direction, EventType, MigrationRef
+from confiture_webhooks.outbox import Committed, Intent
 from confiture_webhooks.outbox.postgres import PostgresOutbox
 
 FEW = 10
@@ -65,36 +65,22 @@ def delivery(number: int, run: int, kind: str = "one") -> Delivery:
 
 
 def staged(number: int) -> Intent:
-    """A migration that is about to commit, with its event."""
+    """A migration that is about to commit, with its end."""
     now = datetime.now(UTC)
-    place = Database(host="localhost", port=5432, name="shop", schema="public")
-    event = Event(
-        id=f"evt_{number}_{time.monotonic_ns()}",
-        type=EventType.MIGRATION_SUCCESS,
-        occurred_at=now,
-        trace_id="a" * 32,
-        environment="production",
-        database=place,
+    success = Committed(started_at=now, ended_at=now, duration_s=1.5, rows_affected=None)
+    return Intent(
+        event_id=f"evt_{number}_{time.monotonic_ns()}",
         direction=Direction.UP,
         migration=MigrationRef(version=f"{number:03}", slug="add_table"),
-        started_at=now,
-        ended_at=now,
-        duration_s=1.5,
-    )
-    assert event.migration is not None
-    return Intent(
-        event_id=event.id,
-        direction=Direction.UP,
-        migration=event.migration,
-        environment=event.environment,
+        environment="production",
         ledger_table="public.tb_confiture",
-        database_host=place.host,
-        database_name=place.name,
+        database_host="localhost",
+        database_name="shop",
         traceparent=TRACEPARENT,
         tracestate=None,
-        correlation_id=event.trace_id,
+        correlation_id="a" * 32,
         staged_at=now,
-        committed=event,
+        committed=success,
     )
 
 

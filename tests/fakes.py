@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.outbox import Outbox
+from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.run.migration import UNKNOWN
 from samples import TRACE, TRACE_ID
 
@@ -125,3 +128,13 @@ class Breaking:
         if self.calls > self._spared:
             raise self._error
         return getattr(self._part, self._name)(*args, **kwargs)
+
+
+class Joining(InMemoryOutbox):
+    """Goes with a transaction, and refuses all afterwards: its server was killed."""
+
+    def over(self, _: Any) -> Outbox:
+        return Outbox(self._store)
+
+    def release(self, *_: Any) -> bool:
+        raise OutboxError("gone")

@@ -43,9 +43,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from .event import (
     Database,
@@ -56,7 +57,7 @@ from .event import (
     migration_row,
     outcome_event,
 )
-from .outbox import NO_ROW, Intent
+from .outbox import NO_ROW, Committed, Intent
 
 INTERRUPTED = ErrorInfo(
     type="Interrupted", message="the run ended before this migration did, and it did not commit"
@@ -136,7 +137,7 @@ def judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
     verdict = _judge(intent, known, now)
     if intent.committed is None or verdict.is_settled:
         return verdict
-    if abs(now - intent.committed.occurred_at) < ITS_RUNS_FOR:  # else also of a wrong clock
+    if abs(now - intent.committed.ended_at) < ITS_RUNS_FOR:  # else also of a wrong clock
         return Verdict(ending=Ending.OPEN, reason="it has just committed")
     return Verdict(ending=Ending.COMMITTED, reason=_RECORDED, may_go_on=True)
 
@@ -168,16 +169,10 @@ def _judge_ledger(intent: Intent, known: Known) -> Verdict:
 
 def settled_event(intent: Intent, verdict: Verdict, now: datetime) -> Event:
     """The event that *verdict*, a settled one, makes of *intent*: under the intent's own id."""
-    if intent.committed is not None:
-        return intent.committed
     is_success = verdict.ending is Ending.COMMITTED
-    row = verdict.row
-    duration_ms = row.execution_time_ms if row is not None else None
-    duration = None if duration_ms is None else timedelta(milliseconds=duration_ms)
     return Event(
         id=intent.event_id,
         type=outcome_event(intent.direction, is_success=is_success),
-        occurred_at=row.applied_at if row is not None else now,
         trace_id=intent.correlation_id,
         environment=intent.environment,
         database=Database(
@@ -188,11 +183,28 @@ def settled_event(intent: Intent, verdict: Verdict, now: datetime) -> Event:
         ),
         direction=intent.direction,
         migration=intent.migration,
-        started_at=intent.staged_at,
-        ended_at=intent.staged_at + duration if duration is not None else None,
-        duration_s=duration.total_seconds() if duration is not None else None,
         error=None if is_success else INTERRUPTED,
+        command=intent.command,
+        run_url=intent.run_url,
+        trace_url=intent.trace_url,
+        **_times(intent, verdict.row, now),
     )
+
+
+def _times(intent: Intent, row: LedgerRow | None, now: datetime) -> dict[str, Any]:
+    """When it happened: as its transaction recorded it, else as far as the ledger's *row* says."""
+    if intent.committed is not None:
+        recorded = {one.name: getattr(intent.committed, one.name) for one in fields(Committed)}
+        return {"occurred_at": intent.committed.ended_at, **recorded}
+    times = {"occurred_at": now if row is None else row.applied_at, "started_at": intent.staged_at}
+    if row is None or row.execution_time_ms is None:
+        return times
+    duration = timedelta(milliseconds=row.execution_time_ms)
+    return {
+        **times,
+        "ended_at": intent.staged_at + duration,
+        "duration_s": duration.total_seconds(),
+    }
 
 
 def killed_run_event(run: str, ended: Sequence[Event]) -> Event:
@@ -216,6 +228,9 @@ def killed_run_event(run: str, ended: Sequence[Event]) -> Event:
         started_at=ended[0].started_at,
         error=KILLED,
         migrations=rows,
+        command=last.command,
+        run_url=last.run_url,
+        trace_url=last.trace_url,
     )
 
 

@@ -11,9 +11,8 @@ import psycopg
 import pytest
 
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
-from contract.made import intent
+from contract.made import committed
 from crashing import crash, outbox_of
-from samples import event
 
 
 @pytest.fixture
@@ -80,10 +79,9 @@ def test_a_success_that_committed_with_its_event_is_not_dropped(
     """Whatever the database says of its run: deliver reports it."""
     endpoint = {"name": "a", "url": receiver.url}
     environment = project.environment_file("production", webhooks={"endpoints": [endpoint]})
-    one = replace(intent(1), environment="production")
-    success = event(id=one.event_id, environment=one.environment)
+    one = replace(committed(1), environment="production")
     with closing(SqliteOutbox(outbox_of(project))) as outbox:
-        outbox.stage_committed(replace(one, committed=success))
+        outbox.stage_committed(one)
     words = ("--config", str(environment))
     assert "The next run reports it" in project.confiture("webhooks", "status", *words).stdout
     done = project.confiture("webhooks", "discard", one.event_id, "--yes", *words)

@@ -52,8 +52,8 @@ def reported(receiver: Any) -> list[tuple[str, str | None]]:
 def test_the_next_run_settles_a_killed_one(
     shop: Any, receiver: Any, moment: Moment, first: tuple[str, str | None]
 ) -> None:
-    """Killed before its COMMIT it is an error, after it a success: same id, trace and intent."""
-    crash(shop, moment, "migrate", "up")
+    """Killed before its COMMIT it is an error, after it a success: same id, trace, intent, CI run."""
+    crash(shop, moment, "migrate", "up", CI_JOB_URL="https://ci.example/7")
     (intent,) = staged(shop)
     assert not receiver.requests
     done = shop.confiture("migrate", "up")
@@ -65,6 +65,10 @@ def test_the_next_run_settles_a_killed_one(
     assert request.headers["traceparent"].split("-")[1] == intent.correlation_id
     assert request.payload["migration"]["environment"] == intent.environment == "local"
     assert request.payload["database"]["schema"] == "public"
+    assert request.payload["run"] == {
+        "command": "confiture migrate up",
+        "url": "https://ci.example/7",
+    }
     later = [request.headers["X-Correlation-ID"] for request in receiver.requests[1:]]
     assert intent.correlation_id not in later
     if moment == "before commit":
@@ -174,6 +178,7 @@ def test_deliver_settles_a_killed_rollback(
     assert json.loads(done.stdout)["delivered"] == 1
     assert reported(receiver)[1:] == [first]
     assert receiver.requests[1].headers["webhook-id"] == intent.event_id
+    assert receiver.requests[1].payload["run"]["command"] == "confiture migrate down"
 
 
 @pytest.mark.survived("Four processes that settle the same killed run", "true")

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from confiture_webhooks.delivery import Attempt, Decision, Delivery, Outcome, TraceContext
-from confiture_webhooks.event import Database, Direction, Event, EventType, MigrationRef
-from confiture_webhooks.outbox import Intent
+from confiture_webhooks.event import Direction, EventType, MigrationRef
+from confiture_webhooks.outbox import Committed, Intent
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
 
 NOW = datetime(2020, 1, 9, 14, 23, 45, 123456, tzinfo=UTC)
@@ -81,28 +81,21 @@ def intent(number: int, *, staged_at: datetime = NOW) -> Intent:
         tracestate=None,
         correlation_id="a" * 32,
         staged_at=staged_at,
-    )
-
-
-def committed(number: int) -> Intent:
-    """The same with the event that its migration's transaction has recorded."""
-    event = Event(
-        id=event_id(number),
-        type=EventType.MIGRATION_ROLLBACK,
-        occurred_at=NOW,
-        trace_id="a" * 32,
-        database=Database(host="db.internal", port=5432, name="shop", schema="public"),
-        direction=Direction.DOWN,
-        migration=MigrationRef(version=f"{number:03}", slug="add_café"),
-        started_at=NOW - timedelta(seconds=1),
-        ended_at=NOW,
-        duration_s=1.5,
-        rows_affected=7,
         command="confiture migrate down",
         run_url="https://ci.example/1",
         trace_url="https://traces.example/1",
     )
-    return replace(intent(number), committed=event)
+
+
+def committed(number: int) -> Intent:
+    """The same with the end that its migration's transaction has recorded, and that span's trace."""
+    return replace(
+        intent(number),
+        traceparent=TRACEPARENT.replace("-b", "-c"),
+        committed=Committed(
+            started_at=NOW - timedelta(seconds=1), ended_at=NOW, duration_s=1.5, rows_affected=7
+        ),
+    )
 
 
 def attempt(

@@ -533,14 +533,14 @@ def test_an_intent_that_cannot_be_read_costs_itself_alone(outbox: Outbox, change
 @pytest.mark.parametrize(
     ("had", "has"),
     [
-        ('"id": "evt_1"', '"id": "evt_2"'),
-        ('"migration_rollback"', '"later"'),
+        ('"ended_at": "2', '"ended_at": "nine'),
         ('"duration_s": 1.5', '"duration_s": "1.5"'),
         ('"rows_affected": 7', '"rows_affected": 7.5'),
     ],
 )
-def test_an_event_that_cannot_be_read_is_none(outbox: Outbox, had: str, has: str) -> None:
-    """An intent with the event of another, or of a kind that is not known, is not believed."""
+def test_an_end_that_cannot_be_read_is_none(outbox: Outbox, had: str, has: str) -> None:
+    """An intent whose recorded end is damaged is not believed: the ledger may say otherwise."""
+    outbox.stage(intent(1))
     outbox.stage_committed(committed(1))
     spoil(outbox, "intents", f"intent = replace(intent, '{had}', '{has}')")
     assert outbox.intents() == []

@@ -93,10 +93,11 @@ def test_a_release_replaces_the_intent_by_its_deliveries(outbox: Outbox) -> None
 
 
 @pytest.mark.parametrize("is_staged", [True, False])
-def test_an_intent_that_committed_has_its_event(outbox: Outbox, is_staged: bool) -> None:
-    """The event comes back whole, however late the intent is staged, until it is released."""
+def test_an_intent_that_committed_has_its_end(outbox: Outbox, is_staged: bool) -> None:
+    """Its end comes back whole, written once or twice, however late the intent is staged, until it is released."""
     if is_staged:
         outbox.stage(intent(1))
+    outbox.stage_committed(dataclasses.replace(committed(1), tracestate="a=b"))
     outbox.stage_committed(committed(1))
     outbox.stage(intent(1))
     assert outbox.intents() == [committed(1)]

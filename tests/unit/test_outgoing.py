@@ -17,7 +17,7 @@ from confiture_webhooks.bounded import bounded
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.event import EventType, body, payload
+from confiture_webhooks.event import EventType, payload
 from confiture_webhooks.formats import FORMATS, Format
 from confiture_webhooks.outbox import Intent, Outbox
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
@@ -25,9 +25,9 @@ from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.run import Parts, outgoing, run_outbox, sending
 from confiture_webhooks.run.outgoing import Outgoing
 from confiture_webhooks.testing import ScriptedTransport
-from contract.made import event_id, intent
+from contract.made import committed, event_id, intent
 from engines import FakeConnection
-from fakes import Breaking, FakeTelemetry
+from fakes import Breaking, FakeTelemetry, Joining
 from samples import ERROR, TRACE, TRACE_ID, delivery, endpoint, event
 
 LATER = RetryPolicy(schedule=(timedelta(hours=1),))
@@ -311,16 +311,6 @@ def test_what_memory_holds_stays_there_while_the_store_refuses() -> None:
     assert closed == ["outbox", "outbox"]
 
 
-class Joining(InMemoryOutbox):
-    """Goes with a transaction, and refuses all afterwards: its server was killed."""
-
-    def over(self, _: Any) -> Outbox:
-        return Outbox(self._store)
-
-    def release(self, *_: Any) -> bool:
-        raise OutboxError("gone")
-
-
 class Lying(InMemoryOutbox):
     """Lies in the migrated database: notes what is written over its connection, and what not."""
 
@@ -472,7 +462,7 @@ def test_a_slow_refusal_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Over, "stage", refuse)
     for number in (1, 2):
         bench.outgoing.stage(intent(number))
-    bench.outgoing.stage_committed(connection, intent(1), event(), TRACE)
+    assert not bench.outgoing.stage_committed(connection, committed(1))
     bench.outgoing.record(event(), TRACE)
     assert (asked, outbox.written) == ([event_id(1)], [])
     bench.outgoing.give_back()
@@ -490,7 +480,7 @@ def test_after_a_slow_refusal_the_connection_is_tried_again_later(
     outbox.refuses = True
     bench.outgoing.stage(intent(1))
     outbox.refuses = False
-    bench.outgoing.stage_committed(connection, intent(1), event(), TRACE)
+    assert not bench.outgoing.stage_committed(connection, committed(1))
     assert outbox.written == []
     bench.outgoing.stage(intent(2))
     assert outbox.written == [f"stage {event_id(1)}", f"stage {event_id(2)}"]
@@ -630,28 +620,14 @@ def test_a_silent_outbox_does_not_keep_the_end_waiting(monkeypatch: pytest.Monke
     free.set()
 
 
-def test_what_went_with_a_transaction_is_reported_elsewhere_with_the_same_bytes() -> None:
-    """When the store is gone after the COMMIT, memory delivers what the store still holds."""
-    bench, connection = lent(Joining())
-    staged = replace(intent(1), environment="production")
-    bench.outgoing.stage_committed(connection, staged, event(duration_s=1.0), TRACE)
-    connection.broken = True
-    bench.outgoing.record(event(duration_s=1.1), TRACE)
-    bench.outgoing.give_back()
-    [held], [reported] = bench.outbox.intents(), bench.spare.deliveries()
-    assert held.committed is not None
-    assert reported.delivery.body == body(payload(held.committed, "a"))
-    bench.end()
-
-
 def test_what_went_with_a_transaction_is_taken_back_once_memory_has_sent_it() -> None:
     """Else a later run would send it again, and count this run as killed."""
     gone = Joining()
     gone.is_durable = True
     bench, connection = lent(gone)
     gone.close = lambda: None  # type: ignore[method-assign]
-    staged = replace(intent(1), environment="production")
-    bench.outgoing.stage_committed(connection, staged, event(), TRACE)
+    staged = replace(committed(1), environment="production")
+    assert bench.outgoing.stage_committed(connection, staged)
     connection.broken = True
     bench.outgoing.record(event(), TRACE)
     bench.outgoing.give_back()
@@ -661,18 +637,6 @@ def test_what_went_with_a_transaction_is_taken_back_once_memory_has_sent_it() ->
     assert bench.end() is None
     assert len(bench.transport.sent) == 1
     assert back.intents() == []
-
-
-def test_an_error_is_not_reported_as_the_success_that_was_to_commit() -> None:
-    """After a COMMIT that failed, what was to go with it is not reported."""
-    bench, connection = lent(Joining())
-    bench.outgoing.stage_committed(connection, intent(1), event(), TRACE)
-    connection.broken = True
-    bench.outgoing.record(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
-    bench.outgoing.give_back()
-    [reported] = bench.spare.deliveries()
-    assert reported.delivery.event_type is EventType.MIGRATION_ERROR
-    bench.end()
 
 
 def test_what_is_not_sent_is_reported_with_its_reason() -> None:

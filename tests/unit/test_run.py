@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from psycopg.pq import TransactionStatus
 
 from confiture_webhooks.bounded import bounded
 from confiture_webhooks.config import Settings
@@ -22,6 +23,8 @@ from confiture_webhooks.event import (
     ErrorInfo,
     EventType,
     MigrationRef,
+    body,
+    payload,
 )
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
@@ -29,10 +32,12 @@ from confiture_webhooks.run import TELEMETRY_BUDGET, Parts, run_outbox
 from confiture_webhooks.run.migration import Backend, Migration
 from confiture_webhooks.run.outgoing import Outgoing
 from confiture_webhooks.run.run import MOMENT_S, Run
+from confiture_webhooks.settlement import Ending, Verdict, settled_event
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
 from confiture_webhooks.worker import Worker
-from fakes import Breaking, FakeSpan, FakeTelemetry
+from engines import FakeConnection
+from fakes import Breaking, FakeSpan, FakeTelemetry, Joining
 from samples import DATABASE, ERROR, REF, TRACE_ID, delivery, endpoint
 
 if TYPE_CHECKING:
@@ -207,6 +212,25 @@ def test_a_migration_that_cannot_commit_leaves_nothing_to_settle() -> None:
     assert bench.outbox.intents() == []
     bench.run.conclude(migration, None, ErrorInfo(type="OperationalError", message="gone"))
     assert "migration_error" in bench.kinds()
+
+
+@pytest.mark.parametrize("error", [None, ERROR])
+def test_what_goes_with_a_commit_is_released_with_the_same_bytes(error: ErrorInfo | None) -> None:
+    """The server dies after it: memory sends what the outbox holds; an error if it failed."""
+    bench = Bench(endpoint(name="a", retry=LATER), is_in=lambda _: True)
+    bench.outbox = joining = Joining()
+    connection = bench.run.connection = FakeConnection()
+    migration = bench.begin()
+    connection.info.transaction_status = TransactionStatus.INTRANS
+    bench.run.committing(migration, 7, connection)
+    connection.broken = True
+    bench.run.conclude(migration, 7, error)
+    [held] = joining.intents()
+    bench.run.finish()
+    success = settled_event(held, Verdict(ending=Ending.COMMITTED, reason=""), migration.started_at)
+    [sent] = bench.transport.sent
+    assert (sent.body == body(payload(success, "a"))) is (error is None)
+    assert json.loads(sent.body)["execution"]["rows_affected"] == 7  # noqa: PLR2004
 
 
 def test_a_started_event_goes_out_before_the_migration_ends() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from confiture_webhooks.event import Direction, EventType
-from confiture_webhooks.outbox import NO_ROW, Intent
+from confiture_webhooks.outbox import NO_ROW, Committed, Intent
 from confiture_webhooks.settlement import (
     INTERRUPTED,
     ITS_RUNS_FOR,
@@ -22,7 +22,7 @@ from confiture_webhooks.settlement import (
     judge,
     settled_event,
 )
-from samples import AT, DATABASE, REF, TRACE, TRACE_ID, event
+from samples import AT, DATABASE, REF, TRACE, TRACE_ID
 
 OPEN, COMMITTED, NOT_COMMITTED, UNSETTLED = Ending
 STARTED = AT - timedelta(minutes=5)
@@ -162,12 +162,18 @@ def test_an_event_that_its_transaction_recorded_is_believed(
     intent: Intent, seen: Known | None, is_killed: bool, ago: timedelta
 ) -> None:
     """Whatever the ledger says; a run that may go on has a minute for it, by a clock that is right."""
-    committed = event(occurred_at=SOON - ago)
+    ended_at = SOON - ago
+    committed = Committed(
+        started_at=ended_at - A_SECOND, ended_at=ended_at, duration_s=1.5, rows_affected=7
+    )
     intent = replace(intent, committed=committed)
     verdict = judge(intent, seen, SOON)
     assert verdict.ending is (COMMITTED if is_killed or ago else OPEN)
     assert verdict.may_go_on is (not is_killed and bool(ago))
-    assert settled_event(intent, verdict, SOON) == committed
+    reported = settled_event(intent, verdict, SOON)
+    assert (reported.occurred_at, reported.ended_at) == (ended_at, ended_at)
+    assert (reported.started_at, reported.duration_s) == (ended_at - A_SECOND, 1.5)
+    assert reported.rows_affected == 7
 
 
 @pytest.mark.survived("A clock that jumps while a killed run is judged", "true")

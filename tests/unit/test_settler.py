@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from dataclasses import replace
@@ -16,13 +17,10 @@ from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import (
     Database,
     Direction,
-    Event,
     EventType,
     MigrationRef,
-    body,
-    payload,
 )
-from confiture_webhooks.outbox import NO_ROW, Intent
+from confiture_webhooks.outbox import NO_ROW, Committed, Intent
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.run import Parts, settling
 from confiture_webhooks.run.migration import Backend
@@ -49,6 +47,7 @@ KILLED = replace(
     ledger_read_at=NOW,
     environment="production",
 )
+END = Committed(started_at=NOW, ended_at=NOW, duration_s=1.5, rows_affected=7)
 
 
 class Database7:
@@ -130,7 +129,7 @@ def test_a_run_that_migrates_nothing_settles() -> None:
 @pytest.mark.parametrize("is_over", [True, False])
 def test_an_event_that_went_with_its_commit_is_sent_as_it_is(is_over: bool) -> None:
     """As it was recorded. Its run counts as killed only if the database says that it is over."""
-    event = event_of(KILLED, rows_affected=7)
+    killed = replace(KILLED, committed=END)
     database = Database7()
 
     def ask(intents: Sequence[Intent]) -> Mapping[str, Known]:
@@ -138,27 +137,31 @@ def test_an_event_that_went_with_its_commit_is_sent_as_it_is(is_over: bool) -> N
         return found if is_over else {}
 
     bench = Bench(ask=ask)
-    bench.outbox.stage_committed(replace(KILLED, committed=event))
+    bench.outbox.stage_committed(killed)
     assert bench.sent() == [("evt_5", "migration_success")]
-    assert bench.transport.sent[0].body == body(payload(event, "a"))
+    document = json.loads(bench.transport.sent[0].body)
+    assert document["execution"]["rows_affected"] == END.rows_affected
+    assert document["execution"]["duration_seconds"] == END.duration_s
+    assert document["run"] == {"command": KILLED.command, "url": KILLED.run_url}
+    assert document["trace_url"] == KILLED.trace_url
     assert bench.outbox.intents() == []
     assert len(bench.telemetry.settlements) == is_over
 
 
 def test_an_event_that_has_just_committed_is_left_to_its_run() -> None:
     """That makes its deliveries in a moment, for the endpoints that it knows."""
-    event = replace(event_of(KILLED), occurred_at=datetime.now(UTC))
+    end = replace(END, ended_at=datetime.now(UTC))
     bench = Bench(ask=lambda _: {})
-    bench.outbox.stage_committed(replace(KILLED, committed=event))
+    bench.outbox.stage_committed(replace(KILLED, committed=end))
     assert bench.sent() == []
     assert len(bench.outbox.intents()) == 1
 
 
 def test_an_event_of_a_wrong_clock_waits_for_no_run() -> None:
     """Dated days ahead it is sent at once, not on that day."""
-    event = replace(event_of(KILLED), occurred_at=datetime.now(UTC) + timedelta(days=3))
+    end = replace(END, ended_at=datetime.now(UTC) + timedelta(days=3))
     bench = Bench(ask=lambda _: {})
-    bench.outbox.stage_committed(replace(KILLED, committed=event))
+    bench.outbox.stage_committed(replace(KILLED, committed=end))
     assert bench.sent() == [("evt_5", "migration_success")]
 
 
@@ -176,8 +179,7 @@ def test_a_run_that_ends_while_it_is_looked_at_was_not_killed(
         return database.ask(intents)
 
     bench = Bench(ask=ask, events=on_call.events)
-    event = event_of(KILLED) if is_committed else None
-    bench.outbox.stage_committed(replace(KILLED, committed=event))
+    bench.outbox.stage_committed(replace(KILLED, committed=END if is_committed else None))
     if looks == "a run":
         bench.sent()
     else:
@@ -189,26 +191,12 @@ def test_a_run_that_ends_while_it_is_looked_at_was_not_killed(
 def test_an_event_that_went_with_its_commit_is_no_failure_of_a_later_run() -> None:
     """A version that is applied again, after a rollback elsewhere, takes nothing back."""
     bench = Bench()
-    killed = replace(KILLED, committed=event_of(KILLED))
+    killed = replace(KILLED, committed=END)
     bench.outbox.stage_committed(killed)
     migration = bench.run.migration(killed.migration, Direction.UP, backend_after(killed))
     assert migration is not None
     bench.run.conclude(migration, 0, None)
     assert [kind for _, kind in bench.sent()] == ["migration_success"] * 2
-
-
-def event_of(intent: Intent, **facts: Any) -> Event:
-    """The event of its success."""
-    return Event(
-        id=intent.event_id,
-        type=EventType.MIGRATION_SUCCESS,
-        occurred_at=NOW,
-        trace_id=intent.correlation_id,
-        environment=intent.environment,
-        direction=intent.direction,
-        migration=intent.migration,
-        **facts,
-    )
 
 
 def test_what_was_staged_is_reported_not_what_is_now() -> None:

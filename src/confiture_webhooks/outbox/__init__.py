@@ -1,12 +1,23 @@
 """The outbox: keeps every event until each endpoint has it, in SQLite, PostgreSQL or memory."""
 
 from .outbox import KEPT_FOR, Outbox, Release
-from .values import NO_ROW, Claim, Facts, Intent, Row, Summary, Unreadable, UnreadableIntent
+from .values import (
+    NO_ROW,
+    Claim,
+    Committed,
+    Facts,
+    Intent,
+    Row,
+    Summary,
+    Unreadable,
+    UnreadableIntent,
+)
 
 __all__ = [
     "KEPT_FOR",
     "NO_ROW",
     "Claim",
+    "Committed",
     "Facts",
     "Intent",
     "Outbox",

@@ -83,7 +83,7 @@ class Outbox:
 
     def stage(self, intent: Intent) -> None:
         """Remember that a migration is about to run; a second time, or late, changes nothing."""
-        self._store.write(("stage", rows.intent_values(replace(intent, holder=self.holder))))
+        self._store.write(self._staging(intent))
 
     def stage_committed(self, intent: Intent, *waiting: Release) -> None:
         """Stage *intent* with its ``committed`` event, in a transaction that is about to commit.
@@ -91,8 +91,13 @@ class Outbox:
         The event is released after that; by whoever finds it, if this process is killed before.
         *waiting*: what came before it and is not released yet.
         """
-        values = rows.intent_values(replace(intent, holder=self.holder))
-        self._store.write(*self._steps(waiting), ("stage_committed", values))
+        step = ("stage_committed", rows.committed_values(intent))
+        *_, is_there = self._store.write(*self._steps(waiting), step)
+        if not is_there:  # it could not be staged before, or was released by another one
+            self._store.write(self._staging(replace(intent, committed=None)), step)
+
+    def _staging(self, intent: Intent) -> rows.Step:
+        return ("stage", rows.intent_values(replace(intent, holder=self.holder)))
 
     def over(self, _connection: Any, /) -> Outbox | None:
         """This outbox by way of another's connection to its database; ``None``: it is to another.

@@ -44,7 +44,7 @@ _OWN = {
     "notify": f"SELECT pg_catalog.pg_notify('{SCHEMA}', %(payload)s)",
     "role": "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = CAST(%(role)s AS pg_catalog.name)",
 }
-_CALLED = ("release", "stage_committed")
+_CALLED = ("release", "stage", "stage_committed")
 """The steps that the schema's function does, whose lock timeout ends with it."""
 _CALL = f"SELECT 1 WHERE {SCHEMA}.release(%(given)s, %(wait)s)"
 _HURRY = "200ms"
@@ -52,7 +52,7 @@ _HURRY = "200ms"
 _PATIENCE = "500ms"
 """The same over its connection while that is idle."""
 _REHEARSAL: Step = ("release", {"event_id": "", "deliveries": [{}]})
-_REHEARSALS = (_REHEARSAL, ("stage_committed", {"event_id": "", "intent": ""}))
+_REHEARSALS = (_REHEARSAL, ("stage_committed", {"event_id": "", "changes": "{}"}))
 """They change nothing: the server has all that our function does planned and at hand afterwards."""
 
 

@@ -30,7 +30,7 @@ def fitted(name: str, value: str) -> str:
 
 
 def _release() -> str:
-    """The function that releases an event, or stages it committed: planned once for a session.
+    """The function that releases an event or stages it: planned once for a session.
 
     Its settings end with it, so that a migration's transaction keeps its own.
     """
@@ -47,10 +47,14 @@ BEGIN
     PERFORM set_config('lock_timeout', wait, true);
     SELECT * INTO head FROM json_to_record(given) AS head (
         event_id text, environment text, released_at bigint, token text, holder text,
-        deliveries json, staged_at bigint, intent text
+        deliveries json, staged_at bigint, intent text, changes text
     );
-    IF head.intent IS NOT NULL THEN
+    IF head.changes IS NOT NULL THEN
         {fitted("stage_committed", head)};
+        RETURN FOUND;
+    END IF;
+    IF head.intent IS NOT NULL THEN
+        {fitted("stage", head)};
         RETURN FOUND;
     END IF;
     IF head.event_id <> '' THEN

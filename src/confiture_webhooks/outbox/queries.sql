@@ -4,8 +4,8 @@
 -- Instants and durations are whole microseconds (since 1970, UTC): no session setting changes
 -- how they read. An environment without a name is the empty text.
 
--- mark_released, unstage, add_delivery, add_body, end_leases and stage_committed are also PostgreSQL's
--- function `release`, so a change of them is a new version of the schema.
+-- stage, stage_committed, mark_released, unstage, add_delivery, add_body and end_leases are also
+-- PostgreSQL's function `release`, so a change of them is a new version of the schema.
 
 -- name: stage
 INSERT INTO main.intents (event_id, environment, staged_at, intent)
@@ -13,12 +13,12 @@ SELECT :event_id, :environment, :staged_at, :intent
 WHERE NOT EXISTS (SELECT 1 FROM main.released WHERE event_id = :event_id)
 ON CONFLICT DO NOTHING
 
--- In a migration's transaction, with the event of its success: the event is there if that commits.
+-- In a migration's transaction: the event of its success is there if that commits. It is written
+-- at the end of the JSON document, where a key counts that stands there twice.
 -- name: stage_committed
-INSERT INTO main.intents (event_id, environment, staged_at, intent)
-SELECT :event_id, :environment, :staged_at, :intent
-WHERE :event_id <> '' AND NOT EXISTS (SELECT 1 FROM main.released WHERE event_id = :event_id)
-ON CONFLICT (event_id) DO UPDATE SET intent = excluded.intent
+UPDATE main.intents
+SET intent = substr(intent, 1, length(intent) - 1) || ', ' || substr(:changes, 2)
+WHERE event_id = :event_id
 
 -- name: intents
 SELECT event_id, environment, intent FROM main.intents ORDER BY staged_at, event_id

@@ -229,8 +229,15 @@ def intent_values(intent: Intent) -> dict[str, Any]:
     }
 
 
-def _document(intent: Intent) -> str:
-    document = dumps(intent, default=_plain)
+def committed_values(intent: Intent) -> dict[str, str]:
+    """What the COMMIT adds to *intent*, as values of ``stage_committed``."""
+    changed = ("traceparent", "tracestate", "committed")
+    document = _document({name: getattr(intent, name) for name in changed})
+    return {"event_id": text(intent.event_id), "changes": document}
+
+
+def _document(value: Intent | Mapping[str, Any]) -> str:
+    document = dumps(value, default=_plain)
     if "\\u" in document:
         document = dumps(loads(document, object_hook=_escaped))
     return document
@@ -260,14 +267,11 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
     """
     try:
         found = cast("Intent", _made(Intent, loads(_text(row["intent"]))))
-        if {found.event_id, getattr(found.committed, "id", found.event_id)} != {row["event_id"]}:
+        if found.event_id != row["event_id"]:
             raise ValueError("its document is of another event")
-        parts = [found, found.committed or found]
-        if {one.environment or "" for one in parts} != {row["environment"]}:
+        if (found.environment or "") != row["environment"]:
             # By that of the row a role is kept to its environment.
             raise ValueError("its document is of another environment")
-        if any(None in (one.migration, one.direction) for one in parts):
-            raise ValueError("its event is of no migration")
     except (*_FAULTS, RecursionError) as fault:
         return UnreadableIntent(
             event_id=_id_of(row["event_id"]) or f"intent-{_digest(row['event_id'])}",

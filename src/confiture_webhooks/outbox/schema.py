@@ -21,13 +21,14 @@ DIALECTS = {
         "ids": 'COLLATE "C"',
     },
 }
-LATER: tuple[str, ...] = ("", "")
+LATER: tuple[str, ...] = ("", "", "")
 """The statements, separated by semicolons, that lead from each version to the next.
 
 In PostgreSQL they are also done where they have been done: in a database that was made of a dump
 without data, of which the version is not known.
 To 3: PostgreSQL has its function ``release``, which is made anew with each version.
 To 4: ``release`` also takes an intent with its event.
+To 5: … and an intent alone, and what a COMMIT adds to one.
 """
 VERSION = FIRST + len(LATER)
 

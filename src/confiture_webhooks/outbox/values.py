@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ..delivery import Attempt, Delivery, State
-from ..event import Direction, Event, MigrationRef
+from ..event import Direction, MigrationRef
 
 NO_ROW = ""
 """In the place of a ledger row's id: the version had none."""
@@ -40,6 +40,16 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """How a migration ended: written in its transaction, which has committed."""
+
+    started_at: datetime
+    ended_at: datetime
+    duration_s: float
+    rows_affected: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Intent(Facts):
     """An event whose outcome is not known yet, with the facts that settle it later."""
 
@@ -55,8 +65,11 @@ class Intent(Facts):
     tracestate: str | None
     correlation_id: str
     staged_at: datetime
-    committed: Event | None = None
-    """The event that it becomes: written in the migration's transaction, which has committed."""
+    command: str | None = None
+    """The command, the CI run and the link to the trace, as the event has them."""
+    run_url: str | None = None
+    trace_url: str | None = None
+    committed: Committed | None = None
     holder: str | None = field(default=None, compare=False)
     """The outbox that staged it, one of one process: runs may share their trace."""
 

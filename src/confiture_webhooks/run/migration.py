@@ -19,7 +19,7 @@ from ..event import (
     migration_row,
     outcome_event,
 )
-from ..outbox import Facts
+from ..outbox import Committed, Facts
 
 if TYPE_CHECKING:
     from ..telemetry import MigrationSpan
@@ -69,6 +69,8 @@ class Migration:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     ended_at: datetime | None = None
     duration_s: float = 0.0
+    recorded: Committed | None = None
+    """What went with its COMMIT: a release by anybody has the same bytes."""
     error: ErrorInfo | None = None
     """Why the call failed; of a migration whose outcome is unknown, too."""
     ask_ledger: Callable[[], bool | None] = lambda: None
@@ -83,18 +85,29 @@ class Migration:
 
     def started_event(self) -> Event:
         """It is about to run."""
-        return self._event(EventType.MIGRATION_STARTED, new_event_id())
+        return self._event(
+            EventType.MIGRATION_STARTED, new_event_id(), occurred_at=datetime.now(UTC)
+        )
+
+    def success(self, rows_affected: int | None) -> Committed:
+        """How it ends if its transaction commits now."""
+        return Committed(
+            started_at=self.started_at,
+            ended_at=datetime.now(UTC),
+            duration_s=round(time.monotonic() - self._started, 6),
+            rows_affected=rows_affected,
+        )
 
     def ended_event(self, rows_affected: int | None, error: ErrorInfo | None = None) -> Event:
-        """How it ended: with *error*, or well; before that, how it would end now.
-
-        Its id is the same however often it is made.
-        """
+        """How it ended: with *error*, or well. Its id is the same however often it is made."""
+        recorded = self.recorded if error is None else None
+        ended_at = (recorded or self).ended_at or datetime.now(UTC)
         return self._event(
             outcome_event(self.direction, is_success=error is None),
             self.event_id,
-            ended_at=self.ended_at or datetime.now(UTC),
-            duration_s=self.duration_s or round(time.monotonic() - self._started, 6),
+            occurred_at=ended_at,
+            ended_at=ended_at,
+            duration_s=(recorded or self).duration_s,
             rows_affected=rows_affected,
             error=error,
         )
@@ -103,7 +116,6 @@ class Migration:
         return Event(
             id=event_id,
             type=kind,
-            occurred_at=datetime.now(UTC),
             trace_id=self.trace_id,
             environment=self.environment,
             database=self.backend.database,

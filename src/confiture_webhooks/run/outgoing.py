@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bounded import TimedOut
 from ..delivery import Delivery, TraceContext
@@ -34,6 +34,8 @@ AGAIN_S = 10.0
 WAITED_AT_MOST_S = 1.2
 """Not once this run has waited for so long in all."""
 
+E = TypeVar("E", "Event", "Intent")
+
 
 @dataclass(eq=False, repr=False)
 class Outgoing:
@@ -49,8 +51,6 @@ class Outgoing:
     _command: str
     outbox: RunOutbox
     sending: Sending
-    _committing: dict[str, Event] = field(default_factory=dict)
-    """By id, the events that went with a COMMIT: a release by anybody has the same bytes."""
     _connection: Any = None
     """The connection that migrates the database in which the outbox lies, while it does."""
     _over: Outbox | None = None
@@ -157,10 +157,7 @@ class Outgoing:
 
         *wanting*: of these endpoints, instead of all.
         """
-        event = self._of_this_run(event)
-        committed = self._committing.pop(event.id, event)
-        if committed.type is event.type:
-            event = committed
+        event = self.of_this_run(event, event.trace_id)
         self.release(event.id, self.deliveries(event, trace, wanting))
 
     def release(self, event_id: str, deliveries: Sequence[Delivery], *then: Release) -> bool:
@@ -177,43 +174,36 @@ class Outgoing:
             self._write([*late, kept])
         return kept.is_first
 
-    def stage_committed(
-        self, connection: Any, intent: Intent, event: Event, trace: TraceContext
-    ) -> None:
-        """Stage *intent* with *event* in the transaction of *connection*, where the outbox can.
+    def stage_committed(self, connection: Any, intent: Intent) -> bool:
+        """Whether *intent* could be staged as committed in the transaction of *connection*.
 
         It is one small row, however many endpoints there are. ``record`` releases the event after
         the COMMIT; if the process is killed before that, whoever finds the row does. What waits
         for its release goes first, and is released once more afterwards: that changes nothing.
         """
-        if self._over is not None and self._connection is connection:
-            event = self._of_this_run(event)
-            intent = replace(
-                intent,
-                committed=event,
-                traceparent=trace.traceparent,
-                tracestate=trace.tracestate,
-            )
-            with self._has_kept:
-                waiting = [one for kept in self._kept for one in kept.released]
-            if self._is_done(partial(self._over.stage_committed, intent, *waiting), is_idle=False):
-                self._committing[event.id] = event
-                self.outbox.note(Kept(intent=intent))
+        if self._over is None or self._connection is not connection:
+            return False
+        with self._has_kept:
+            waiting = [one for kept in self._kept for one in kept.released]
+        is_done = self._is_done(
+            partial(self._over.stage_committed, intent, *waiting), is_idle=False
+        )
+        if is_done:
+            self.outbox.note(Kept(intent=intent))
+        return is_done
 
     def deliveries(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
     ) -> Sequence[Delivery]:
         """One of *event* for each endpoint that wants it, of *wanting* if they are given."""
         endpoints = self._settings.recorded if wanting is None else wanting
-        link = event.trace_url or self._settings.trace_link(event.trace_id)
-        event = replace(event, trace_url=link)
         return deliveries_of(event, endpoints, trace, report=self._telemetry.failed)
 
-    def _of_this_run(self, event: Event) -> Event:
-        """*event* with this run's command, and the links to it. A killed run's has its own."""
+    def of_this_run(self, one: E, trace_id: str) -> E:
+        """*one* with this run's command, and the links to it. A killed run's has its own."""
         return replace(
-            event,
-            trace_url=self._settings.trace_link(event.trace_id),
+            one,
+            trace_url=self._settings.trace_link(trace_id),
             command=self._command,
             run_url=self._settings.run_url,
         )

@@ -144,8 +144,9 @@ class Run:
         """
         used = self._settling
         if used is not None and used.outgoing.outbox.is_over_connection:
-            event = migration.ended_event(rows_affected)
-            used.stage_committed(connection, event, migration.span.trace)
+            success = migration.success(rows_affected)
+            if used.stage_committed(connection, migration, success):
+                migration.recorded = success
 
     def conclude(
         self,

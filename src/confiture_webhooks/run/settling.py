@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +22,7 @@ from .migration import new_event_id
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
-    from ..outbox import Outbox
+    from ..outbox import Committed, Outbox
     from ..telemetry import Telemetry
     from .migration import Backend, Migration
     from .outgoing import Outgoing
@@ -216,7 +216,8 @@ class Settling:
     ) -> None:
         """Have the outbox keep the facts that settle a migration if its process is killed."""
         self._own.add(event_id)
-        self._staged = Intent(
+        correlation_id = self.telemetry.correlation_id
+        intent = Intent(
             event_id=event_id,
             direction=direction,
             migration=ref,
@@ -228,15 +229,21 @@ class Settling:
             **{one.name: getattr(backend, one.name) for one in fields(Facts)},
             traceparent=trace.traceparent,
             tracestate=trace.tracestate,
-            correlation_id=self.telemetry.correlation_id,
+            correlation_id=correlation_id,
             staged_at=datetime.now(UTC),
         )
+        self._staged = self.outgoing.of_this_run(intent, correlation_id)
         self.outgoing.stage(self._staged)
 
-    def stage_committed(self, connection: Any, event: Event, trace: TraceContext) -> None:
-        """A migration is about to commit on *connection* with *event*, its success."""
-        if self._staged is not None and self._staged.event_id == event.id:
-            self.outgoing.stage_committed(connection, self._staged, event, trace)
+    def stage_committed(self, connection: Any, migration: Migration, success: Committed) -> bool:
+        """Whether *migration*, about to commit on *connection*, takes its *success* along."""
+        staged, trace = self._staged, migration.span.trace
+        if staged is None or staged.event_id != migration.event_id:
+            return False
+        committed = replace(
+            staged, committed=success, traceparent=trace.traceparent, tracestate=trace.tracestate
+        )
+        return self.outgoing.stage_committed(connection, committed)
 
     @contained
     def record_killed(self, ask: Ask | None, deadline: float) -> None:
