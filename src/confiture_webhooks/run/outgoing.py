@@ -142,13 +142,15 @@ class Outgoing:
         self._again_at = 0.0
         return True
 
-    def stage(self, intent: Intent) -> None:
-        """Remember an event whose outcome is not known yet."""
+    def stage(self, intent: Intent) -> Intent:
+        """Remember an event whose outcome is not known yet; returns what is stored."""
+        intent = self._of_this_run(intent, intent.correlation_id)
         kept = Kept(intent=intent)
         if self._settings.recorded and not self._keep(kept):
             with suppress(TimedOut):  # hurried: it goes on
                 self.outbox.ask(kept.into)
             self.outbox.note(kept)
+        return intent
 
     def record(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
@@ -157,7 +159,7 @@ class Outgoing:
 
         *wanting*: of these endpoints, instead of all.
         """
-        event = self.of_this_run(event, event.trace_id)
+        event = self._of_this_run(event, event.trace_id)
         self.release(event.id, self.deliveries(event, trace, wanting))
 
     def release(self, event_id: str, deliveries: Sequence[Delivery], *then: Release) -> bool:
@@ -199,7 +201,7 @@ class Outgoing:
         endpoints = self._settings.recorded if wanting is None else wanting
         return deliveries_of(event, endpoints, trace, report=self._telemetry.failed)
 
-    def of_this_run(self, one: E, trace_id: str) -> E:
+    def _of_this_run(self, one: E, trace_id: str) -> E:
         """*one* with this run's command, and the links to it. A killed run's has its own."""
         return replace(
             one,

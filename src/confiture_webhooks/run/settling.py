@@ -216,7 +216,6 @@ class Settling:
     ) -> None:
         """Have the outbox keep the facts that settle a migration if its process is killed."""
         self._own.add(event_id)
-        correlation_id = self.telemetry.correlation_id
         intent = Intent(
             event_id=event_id,
             direction=direction,
@@ -229,11 +228,10 @@ class Settling:
             **{one.name: getattr(backend, one.name) for one in fields(Facts)},
             traceparent=trace.traceparent,
             tracestate=trace.tracestate,
-            correlation_id=correlation_id,
+            correlation_id=self.telemetry.correlation_id,
             staged_at=datetime.now(UTC),
         )
-        self._staged = self.outgoing.of_this_run(intent, correlation_id)
-        self.outgoing.stage(self._staged)
+        self._staged = self.outgoing.stage(intent)
 
     def stage_committed(self, connection: Any, migration: Migration, success: Committed) -> bool:
         """Whether *migration*, about to commit on *connection*, takes its *success* along."""
