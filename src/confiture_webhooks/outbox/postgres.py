@@ -24,7 +24,7 @@ from ..errors import OutboxError
 from . import rows
 from .outbox import Outbox
 from .postgres_listener import Listener
-from .postgres_schema import SCHEMA, fitted, prepare
+from .postgres_schema import HURRY, SCHEMA, fitted, prepare
 from .postgres_session import (
     ADDRESS,
     PATIENCE_S,
@@ -42,13 +42,12 @@ from .rows import Found, Step
 
 _OWN = {
     "notify": f"SELECT pg_catalog.pg_notify('{SCHEMA}', %(payload)s)",
+    "stage_committed": f"SELECT 1 WHERE {SCHEMA}.stage_committed(%(event_id)s, %(changes)s)",
     "role": "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = CAST(%(role)s AS pg_catalog.name)",
 }
-_CALLED = ("release", "stage", "stage_committed")
-"""The steps that the schema's function does, whose lock timeout ends with it."""
+_CALLED = ("release", "stage")
+"""The steps that the schema's function ``release`` does, whose lock timeout ends with it."""
 _CALL = f"SELECT 1 WHERE {SCHEMA}.release(%(given)s, %(wait)s)"
-_HURRY = "200ms"
-"""How long a statement in a migration's transaction may wait for a lock."""
 _PATIENCE = "500ms"
 """The same over its connection while that is idle."""
 _REHEARSAL: Step = ("release", {"event_id": "", "deliveries": [{}]})
@@ -300,11 +299,11 @@ def _within(
     """
     saved, released = f"SAVEPOINT {SCHEMA}", f"RELEASE SAVEPOINT {SCHEMA}"
     undone = f"ROLLBACK TO {saved}"
-    composed = _composed(connection, steps, _HURRY)
+    composed = _composed(connection, steps, HURRY)
     try:
         if not is_question:
             return ask(connection, saved, *composed, released)[1:-1]
-        hurry = f"SELECT pg_catalog.set_config('lock_timeout', '{_HURRY}', true)"
+        hurry = f"SELECT pg_catalog.set_config('lock_timeout', '{HURRY}', true)"
         return ask(connection, saved, hurry, *composed, undone, released)[2:-2]
     except psycopg.Error:
         if connection.pgconn.transaction_status == TransactionStatus.INERROR:

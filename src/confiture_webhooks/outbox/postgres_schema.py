@@ -17,7 +17,9 @@ from .postgres_session import MISSING, ask, connect, conninfo_of, described, set
 
 SCHEMA = "confiture_webhooks"
 TABLES = ("intents", "released", "deliveries", "bodies", "attempts", "endpoints")
-_RELEASE = f"{SCHEMA}.release(json, text)"
+_RELEASE, _COMMIT = (f"{SCHEMA}.release(json, text)", f"{SCHEMA}.stage_committed(text, text)")
+HURRY = "200ms"
+"""How long a statement in a migration's transaction may wait for a lock."""
 _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
 _VERSION = f"SELECT version FROM {SCHEMA}.outbox_version"
@@ -29,16 +31,29 @@ def fitted(name: str, value: str) -> str:
     return re.sub(r"(?<!:):(\w+)", value, schema.query(name).replace("main.", f"{SCHEMA}."))
 
 
-def _release() -> str:
-    """The function that releases an event or stages it: planned once for a session.
+_SETTINGS = """RETURNS boolean LANGUAGE plpgsql
+SET search_path = pg_catalog SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off"""
+"""Of our functions. They end with each, so that a migration's transaction keeps its own."""
 
-    Its settings end with it, so that a migration's transaction keeps its own.
-    """
-    head, one = r"head.\1", r"one.\1"
-    return f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.release(given json, wait text) RETURNS boolean LANGUAGE plpgsql
-SET search_path = pg_catalog SET lock_timeout = 0 SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+
+def _functions() -> list[str]:
+    """What releases or stages an event, and what a COMMIT takes along: planned once a session."""
+    head, one, given = r"head.\1", r"one.\1", r"stage_committed.\1"
+    return [
+        f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.stage_committed(event_id text, changes text)
+{_SETTINGS} SET lock_timeout = '{HURRY}'
+AS $commit$
+#variable_conflict use_column
+BEGIN
+    {fitted("stage_committed", given)};
+    RETURN FOUND;
+END
+$commit$""",
+        f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.release(given json, wait text)
+{_SETTINGS} SET lock_timeout = 0
 AS $release$
 DECLARE
     head record;
@@ -47,12 +62,8 @@ BEGIN
     PERFORM set_config('lock_timeout', wait, true);
     SELECT * INTO head FROM json_to_record(given) AS head (
         event_id text, environment text, released_at bigint, token text, holder text,
-        deliveries json, staged_at bigint, intent text, changes text
+        deliveries json, staged_at bigint, intent text
     );
-    IF head.changes IS NOT NULL THEN
-        {fitted("stage_committed", head)};
-        RETURN FOUND;
-    END IF;
     IF head.intent IS NOT NULL THEN
         {fitted("stage", head)};
         RETURN FOUND;
@@ -81,7 +92,8 @@ BEGIN
         WHERE mark.event_id = head.event_id AND mark.token = head.token
     );
 END
-$release$"""
+$release$""",
+    ]
 
 
 def version(connection: psycopg.Connection[Any]) -> int:
@@ -120,8 +132,8 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
             *schema.statements("postgres", had),
             # These lock the tables against everybody, so not where a backup may be reading them.
             *(_FITTINGS if had == 0 else ()),
-            _release(),
-            f"REVOKE ALL ON FUNCTION {_RELEASE} FROM PUBLIC",
+            *_functions(),
+            f"REVOKE ALL ON FUNCTION {_RELEASE}, {_COMMIT} FROM PUBLIC",
             _RIGHTS,
             f"DELETE FROM {SCHEMA}.outbox_version",
             f"INSERT INTO {SCHEMA}.outbox_version VALUES ({schema.VERSION})",
@@ -135,9 +147,9 @@ _VERSION_TABLE = (
     f"CREATE TABLE {SCHEMA}.outbox_version (version integer NOT NULL); "
     f"INSERT INTO {SCHEMA}.outbox_version VALUES (0)"
 )
-# If an administrator brings an outbox forward, the function still belongs to the tables' owner.
-# Roles that may release by GRANTs that do not name it yet may call it.
-_RIGHTS = f"""DO $rights$ DECLARE one record; BEGIN
+# If an administrator brings an outbox forward, the functions still belong to the tables' owner.
+# Roles that may release by GRANTs that do not name them yet may call them.
+_RIGHTS = f"""DO $rights$ DECLARE one record; given text; BEGIN
     FOR one IN
         SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC'
             ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)) END AS name
@@ -146,12 +158,14 @@ _RIGHTS = f"""DO $rights$ DECLARE one record; BEGIN
         WHERE pg_class.oid = '{SCHEMA}.deliveries'::pg_catalog.regclass
             AND privilege_type = 'INSERT'
     LOOP
-        EXECUTE 'GRANT EXECUTE ON FUNCTION {_RELEASE} TO ' || one.name;
+        EXECUTE 'GRANT EXECUTE ON FUNCTION {_RELEASE}, {_COMMIT} TO ' || one.name;
     END LOOP;
-    EXECUTE pg_catalog.format('ALTER FUNCTION {_RELEASE} OWNER TO %I', (
-        SELECT pg_catalog.pg_get_userbyid(relowner) FROM pg_catalog.pg_class
-        WHERE pg_class.oid = '{SCHEMA}.deliveries'::pg_catalog.regclass
-    ));
+    FOREACH given IN ARRAY ARRAY['{_RELEASE}', '{_COMMIT}'] LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO %I', given, (
+            SELECT pg_catalog.pg_get_userbyid(relowner) FROM pg_catalog.pg_class
+            WHERE pg_class.oid = '{SCHEMA}.deliveries'::pg_catalog.regclass
+        ));
+    END LOOP;
 END $rights$"""
 _FITTINGS = tuple(
     f"ALTER TABLE {SCHEMA}.{table} {change}"
@@ -196,7 +210,7 @@ def grants(role: str, *environments: str) -> list[str]:
         f"GRANT {_ON_DELIVERIES} ON {SCHEMA}.deliveries TO {name};",
         f"GRANT SELECT, INSERT, DELETE ON {SCHEMA}.released TO {name};",
         f"GRANT SELECT, INSERT ON {SCHEMA}.bodies, {SCHEMA}.attempts TO {name};",
-        f"GRANT EXECUTE ON FUNCTION {_RELEASE} TO {name};",
+        f"GRANT EXECUTE ON FUNCTION {_RELEASE}, {_COMMIT} TO {name};",
     ]
     for table, rule in rules.items():
         place = f"ON {SCHEMA}.{table}"

@@ -26,9 +26,9 @@ LATER: tuple[str, ...] = ("", "", "")
 
 In PostgreSQL they are also done where they have been done: in a database that was made of a dump
 without data, of which the version is not known.
-To 3: PostgreSQL has its function ``release``, which is made anew with each version.
+To 3: PostgreSQL has its function ``release``; functions are made anew with each version.
 To 4: ``release`` also takes an intent with its event.
-To 5: … and an intent alone, and what a COMMIT adds to one.
+To 5: … or an intent alone; what a COMMIT adds to one is ``stage_committed``.
 """
 VERSION = FIRST + len(LATER)
 
