@@ -17,7 +17,8 @@ from .config.settings import OutboxPlace
 from .config.variables import OF_DEFAULT
 from .errors import OutboxError
 from .outbox import Outbox, postgres_schema, sqlite, sqlite_file
-from .outbox.postgres_session import ADDRESS, is_at
+from .outbox.postgres_refusal import ADDRESS
+from .outbox.postgres_session import is_at
 from .run import HookSource, Parts
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import pytest
 from confiture_webhooks.adapters.backend import named
 from confiture_webhooks.config import Settings
 from confiture_webhooks.event import Database
-from confiture_webhooks.outbox.postgres_session import described, is_at, reason_of
+from confiture_webhooks.outbox.postgres_refusal import reason_of
+from confiture_webhooks.outbox.postgres_session import described, is_at
 from confiture_webhooks.wiring import parts
 
 FATAL = 'connection to server at "db.internal", port 5432 failed: FATAL:  {}'

@@ -20,7 +20,7 @@ from ..config.file import BLOCK
 from ..config.variables import CONFIG, DSN, OUTBOX, SWITCH, URL
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
-from ..outbox.postgres_session import placed
+from ..outbox.postgres_refusal import placed
 from ..run.invocation import Invocation, blocks_here, parse, unread_block
 from ..run.settling import Ask
 from ..terminal import say

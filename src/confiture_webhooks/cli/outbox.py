@@ -12,7 +12,7 @@ from ..delivery import State
 from ..errors import OutboxError
 from ..outbox import postgres_schema, sqlite_file
 from ..outbox.postgres import PostgresOutbox
-from ..outbox.postgres_session import as_role
+from ..outbox.postgres_refusal import as_role
 from ..outlook import listed
 from ..remedy import shown
 from ..terminal import counted, printable, say

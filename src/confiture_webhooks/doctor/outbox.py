@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, LiteralString
@@ -17,8 +18,8 @@ from ..adapters.backend import address_setting, names_database
 from ..bounded import bounded
 from ..delivery import State
 from ..errors import OutboxError
+from ..outbox.postgres_refusal import ADDRESS, NAMED, by_admin, init, placed, reason_of
 from ..outbox.postgres_schema import may_make
-from ..outbox.postgres_session import ADDRESS, ADMIN, NAMED, by_admin, init, placed, reason_of
 from ..outbox.rows import text
 from ..outbox.sqlite_file import is_there
 from ..outlook import shown_environment
@@ -107,7 +108,7 @@ def check_path(settings: Settings) -> None:
 
 
 def _init(settings: Settings) -> str:
-    return by_admin(init(postgres_dsn(settings), settings.environment, admin=ADMIN))
+    return by_admin(partial(init, postgres_dsn(settings), settings.environment))
 
 
 def _kept(settings: Settings, findings: Findings) -> Check:

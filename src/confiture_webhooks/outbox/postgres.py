@@ -24,19 +24,17 @@ from ..errors import OutboxError
 from . import rows
 from .outbox import Outbox
 from .postgres_listener import Listener
+from .postgres_refusal import ADDRESS, init, translated
 from .postgres_schema import HURRY, SCHEMA, fitted, prepare
 from .postgres_session import (
-    ADDRESS,
     PATIENCE_S,
     LateError,
     ask,
     connect,
     conninfo_of,
     described,
-    init,
     is_at,
     settings,
-    translated,
 )
 from .rows import Found, Step
 
@@ -99,7 +97,7 @@ class _Store:
     def __init__(self, dsn: str, environment: str | None, setting: str) -> None:
         self.dsn = conninfo_of(dsn)
         self.where = described(self.dsn)
-        self._init, self._setting = partial(init, self.dsn, environment), setting
+        self._create, self._setting = partial(init, self.dsn, environment), setting
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._connection: psycopg.Connection[Any] | None = None
@@ -113,7 +111,7 @@ class _Store:
         if not self._lock.acquire(timeout=PATIENCE_S):
             raise OutboxError(f"outbox {self.where}: busy with other threads' work")
         try:
-            with translated(self.where, self._init, self._setting):
+            with translated(self.where, self._create, self._setting):
                 yield self._open()
         finally:
             self._lock.release()

@@ -13,7 +13,8 @@ from psycopg import sql as pgsql
 
 from ..errors import OutboxError
 from . import rows, schema
-from .postgres_session import MISSING, ask, connect, conninfo_of, described, settings, translated
+from .postgres_refusal import MISSING, translated
+from .postgres_session import ask, connect, conninfo_of, described, settings
 
 SCHEMA = "confiture_webhooks"
 TABLES = ("intents", "released", "deliveries", "bodies", "attempts", "endpoints")

@@ -1,4 +1,4 @@
-"""A connection to the PostgreSQL outbox: never waited for without end; why it is refused.
+"""A connection to the PostgreSQL outbox, which is never waited for without end; its address.
 
 Each query is one message in the simple protocol, which the server runs as one transaction.
 Nothing outlives it: no prepared statement, no lock, no setting. So a pooler may give the session
@@ -7,24 +7,18 @@ to others, and no setting of a role or database changes the query or its answer.
 
 from __future__ import annotations
 
-import os
-import re
 import selectors
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
 import psycopg
-from psycopg import conninfo, errors
+from psycopg import conninfo
 from psycopg.adapt import AdaptersMap
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
-from ..config.variables import OUTBOX
 from ..errors import OutboxError
-from ..remedy import quoted, shown
 
 CONNECT_TIMEOUT_S = 3
 PATIENCE_S = 8.0
@@ -44,18 +38,6 @@ ADAPTERS = AdaptersMap(psycopg.adapters)
 What a migration or a hook registers in ``psycopg.adapters`` is for every connection made later.
 """
 _BEGINNING = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
-ADDRESS = "`database_url` or CONFITURE_DATABASE_URL"
-"""In a remedy, where the address is set; a command that knows which of them puts that here."""
-NAMED = ". For an outbox elsewhere, set CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
-
-
-def placed(remedy: str, setting: str) -> str:
-    """*remedy* with *setting*, which holds the address.
-
-    How to have the outbox elsewhere is left out where it is elsewhere already.
-    """
-    is_elsewhere = setting in {OUTBOX, "`outbox`"}
-    return (remedy.removesuffix(NAMED) if is_elsewhere else remedy).replace(ADDRESS, setting)
 
 
 def settings(**more: str) -> str:
@@ -121,7 +103,7 @@ def ask(connection: psycopg.Connection[Any], *messages: str) -> list[Any]:
 
 def is_at(dsn: str, info: Any) -> bool:
     """Whether *info* is of a connection to the database of *dsn*, by the names of both."""
-    ours = _parameters(dsn)
+    ours = parameters_of(dsn)
     hosts = f"{ours.get('host', '')},{ours.get('hostaddr', '')}".split(",")
     ports = ours.get("port", "5432").split(",")
     loopback = {"localhost", "127.0.0.1", "::1"}
@@ -130,7 +112,7 @@ def is_at(dsn: str, info: Any) -> bool:
     return is_host and str(info.port) in ports and info.dbname == name
 
 
-def _parameters(dsn: str) -> dict[str, str]:
+def parameters_of(dsn: str) -> dict[str, str]:
     """Those of *dsn*, and what libpq takes for the rest."""
     defaults = {
         option.keyword.decode(): option.val.decode()
@@ -138,35 +120,6 @@ def _parameters(dsn: str) -> dict[str, str]:
         if option.val is not None
     }
     return defaults | {key: str(value) for key, value in conninfo.conninfo_to_dict(dsn).items()}
-
-
-def init(dsn: str, environment: str | None, *, admin: str = "") -> str:
-    """The command that creates the outbox and prints the GRANTs of the role of *dsn*.
-
-    They are for the rows of *environment*, if that is known. *admin*: the role that runs it.
-    """
-    given = {"--role": _parameters(dsn).get("user"), "--environment": environment}
-    words = [word for option, value in given.items() if value for word in (option, value)]
-    variable = as_role(admin, dsn) if admin else _variable()
-    return shown("outbox", "init", *words, variable=variable)
-
-
-def as_role(role: str, dsn: str) -> str:
-    """The variable that has a command connect to the database of *dsn* as *role*."""
-    parameters = _parameters(dsn)
-    host, port, name = (parameters.get(key, "") for key in ("host", "port", "dbname"))
-    host = host or parameters.get("hostaddr", "")
-    address = "DSN"
-    if is_plain(parameters) and not {",", ":"} & {*host}:
-        who, where, what = (quote(part, safe="") for part in (role, host, name))
-        address = f"postgresql://{who}@{where}{f':{port}' if port else ''}/{what}"
-    return f"{OUTBOX}={quoted(f'postgres:{address}')}"
-
-
-def _variable() -> str:
-    """The variable that names the outbox, without its DSN, for a command; empty: it is not set."""
-    kind, has_dsn, _ = os.environ.get(OUTBOX, "").strip().partition(":")
-    return f"{OUTBOX}={kind}{':DSN' if has_dsn else ''}" if kind else ""
 
 
 def conninfo_of(dsn: str) -> str:
@@ -204,103 +157,3 @@ def described(dsn: str) -> str:
     port = f":{parameters['port']}" if parameters.get("port") else ""
     name = parameters.get("dbname") or parameters.get("user") or ""
     return f"postgres {host}{port}/{name}"
-
-
-@contextmanager
-def translated(
-    where: str, init: Callable[..., str] | None = None, setting: str = ADDRESS
-) -> Iterator[None]:
-    """Turn psycopg's errors into OutboxError. Their texts may hold values: they are left out.
-
-    *init* makes the command for a role that has not the rights; *setting*: what holds the address.
-    """
-    try:
-        yield
-    except psycopg.Error as error:
-        reason, remedy = reason_of(error, init)
-        remedy = placed(remedy, setting)
-        raise OutboxError(f"outbox {where}: {reason}", remedy) from error
-    except UnicodeError as error:  # of the migration's connection: ours is UTF-8
-        problem = "a value that the connection's client_encoding cannot hold"
-        raise OutboxError(f"outbox {where}: {problem}") from error
-
-
-_DSN = f"Check its address in {ADDRESS}{NAMED}"
-_REFUSALS = (
-    # libpq gives no SQLSTATE of a refused connection: its text, or the server's, has the words.
-    (
-        "SQLSTATE 28P01|password authentication failed|no password supplied",
-        "the password is wrong",
-        _DSN,
-    ),
-    ("certificate", "the TLS certificates do not fit", "Check sslmode, sslrootcert and sslcert"),
-    (
-        "no pg_hba.conf entry|pg_hba.conf rejects",
-        "pg_hba.conf does not let this role in from here",
-        "Add an entry for it to pg_hba.conf; if the server wants TLS, add sslmode=require",
-    ),
-    ("server does not support SSL", "the server does not speak TLS", "Check sslmode in the DSN"),
-    (
-        "SSL required|requires SSL|sslmode",
-        "the server wants TLS",
-        "Add sslmode=require to the DSN",
-    ),
-    (
-        "SQLSTATE 53300|too many (clients|connections)|remaining connection slots|no more conn",
-        "the server, role or database has no connection left",
-        "Raise max_connections or the role's CONNECTION LIMIT, or end idle sessions",
-    ),
-    ("role .* does not exist", "the role does not exist", _DSN),
-    ("SQLSTATE 3D000|database .* does not exist", "the database does not exist", _DSN),
-    (
-        "SQLSTATE 55P03|lock timeout",
-        "another session keeps its tables locked",
-        "Try again when they are free",
-    ),
-    ("SQLSTATE 25006|read-only", "the server is a standby", "Name its primary in the DSN"),
-    (
-        "could not translate host name|resolve host",
-        "the server's host name does not resolve",
-        _DSN,
-    ),
-)
-ADMIN = "ADMIN"
-"""In a command, the role that may create the outbox."""
-
-
-def by_admin(command: str) -> str:
-    """The remedy that an administrator runs *command*, which names ADMIN."""
-    named = f"Run this once as an administrator (put its name for {ADMIN}): {command}"
-    return f"{named}. Then run the GRANTs that it prints"
-
-
-def _init(*, admin: str = "") -> str:
-    return shown("outbox", "init", variable=f"{OUTBOX}=postgres:DSN" if admin else "")
-
-
-MISSING = (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
-
-
-def reason_of(error: psycopg.Error, init: Callable[..., str] | None = None) -> tuple[str, str]:
-    """Why *error*, and what to do, without the server's words."""
-    name, init = type(error).__name__, init or _init
-    if isinstance(error, errors.InsufficientPrivilege):
-        return (
-            "the role may not use or create it",
-            by_admin(init(admin=ADMIN)),
-        )
-    if isinstance(error, MISSING):
-        return f"its tables are not there ({name})", f"Create them: {init()}"
-    text = f"SQLSTATE {error.sqlstate}" if error.sqlstate else str(error)
-    for pattern, reason, remedy in _REFUSALS:
-        if re.search(pattern, text, re.DOTALL):
-            return reason, remedy
-    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
-        return (
-            "the server does not answer or has closed the connection",
-            f"Check that it runs, and its address in {ADDRESS}{NAMED}",
-        )
-    return (
-        f"the server refuses ({name}{f', {error.sqlstate}' if error.sqlstate else ''})",
-        f"See its log{NAMED}",
-    )
