@@ -104,11 +104,14 @@ class Attempt:
         return self.status_code in ACCEPTED
 
     @property
-    def failure(self) -> str | None:
-        """``error.type`` of a failed attempt: the status code as text, or why there was none."""
-        if self.is_success:
-            return None
+    def answer(self) -> str | None:
+        """The status code as text, or why there was none."""
         return str(self.status_code) if self.status_code is not None else self.error_type
+
+    @property
+    def failure(self) -> str | None:
+        """``error.type`` of a failed attempt: its answer; ``None``: it did not fail."""
+        return None if self.is_success else self.answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,8 +152,5 @@ class Row:
 
     @property
     def last_answer(self) -> str | None:
-        """The status code as text, or why there was none; ``None``: no attempt was made."""
-        last = self.last_attempt
-        if last is None:
-            return None
-        return str(last.status_code) if last.status_code is not None else last.error_type
+        """That of the latest attempt; ``None``: none was made."""
+        return self.last_attempt.answer if self.last_attempt is not None else None
