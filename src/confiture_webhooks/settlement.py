@@ -43,7 +43,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -57,7 +57,7 @@ from .event import (
     migration_row,
     outcome_event,
 )
-from .outbox import NO_ROW, Committed, Intent
+from .outbox import NO_ROW, Intent
 
 INTERRUPTED = ErrorInfo(
     type="Interrupted", message="the run ended before this migration did, and it did not commit"
@@ -194,8 +194,7 @@ def settled_event(intent: Intent, verdict: Verdict, now: datetime) -> Event:
 def _times(intent: Intent, row: LedgerRow | None, now: datetime) -> dict[str, Any]:
     """When it happened: as its transaction recorded it, else as far as the ledger's *row* says."""
     if intent.committed is not None:
-        recorded = {one.name: getattr(intent.committed, one.name) for one in fields(Committed)}
-        return {"occurred_at": intent.committed.ended_at, **recorded}
+        return {"occurred_at": intent.committed.ended_at, **asdict(intent.committed)}
     times = {"occurred_at": now if row is None else row.applied_at, "started_at": intent.staged_at}
     if row is None or row.execution_time_ms is None:
         return times
