@@ -161,7 +161,7 @@ def operators_outbox(
     is_here = settings.place == OutboxPlace("sqlite", "")
     advice = f"{_MADE}{_ELSEWHERE if is_here else ''}"
     notice(f"There is no outbox at {outbox_place(settings)}{advice}")
-    return make_outbox(Settings(outbox="memory"), notice)
+    return sqlite.InMemoryOutbox()
 
 
 def parts(
