@@ -1,23 +1,22 @@
-"""Send → record: the attempts of a worker for its claims, and their telemetry."""
+"""Send → record: an attempt for a claim, and its telemetry."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..delivery import Attempt, Decision, Outcome, decide
+from ..delivery import Attempt, Decision, Outcome
 from ..errors import CUT, OutboxError, TransportError
 from ..outbox import Unreadable
 from ..outlook import rest_of
 from ..transport import prepare
-from .pace import LARGEST_BATCH, OpenDelivery
+from .pace import OpenDelivery
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
@@ -54,7 +53,7 @@ class _NoSpan:
 
 @dataclass(eq=False, repr=False)
 class Sender:
-    """Sends one delivery after the other, lane by lane, and records each attempt before the next.
+    """Makes the attempts of a worker's lanes, and records them.
 
     Spans of deliveries stay open for the next attempt for *hold*, and are linked to *passes*.
     """
@@ -72,56 +71,6 @@ class Sender:
     stopping: threading.Event = field(default_factory=threading.Event)
     lock: threading.RLock = field(default_factory=threading.RLock)
     """Guards all paces."""
-
-    def deliver(self, pace: Pace, claims: deque[Claim], stale_at: float) -> None:
-        """Make one attempt for each of *claims*, from the front; the rest stays in it.
-
-        It ends early when the worker stops, the endpoint needs a rest or is off, and at
-        *stale_at* (monotonic): later attempts could outlast the lease.
-        """
-        with self.lock:
-            is_whole = len(claims) == pace.limit
-        while claims and self._may_begin(pace, stale_at):
-            claim = claims.popleft()
-            waiting = self._opened(pace, claim)
-            attempt, is_ours = self._attempt(pace, claim, waiting)
-            if attempt is None:
-                self._give_up_attempt(pace, claim, waiting)
-                return
-            now = self.clock.now()
-            retry, spread = pace.endpoint.retry, self.clock.spread()
-            decision = decide(retry, attempt, tries=claim.tries + 1, now=now, spread=spread)
-            with self.lock:
-                waiting.attempts, waiting.last = attempt.number, attempt
-                waiting.next_attempt_at = decision.next_attempt_at
-                width = pace.width
-                rests_until = pace.note(attempt, decision, now, is_ours=is_ours)
-                if pace.width > width:
-                    self.rouse(pace)  # what is due beside this run waited for the one lane
-            self._record_and_report(pace, claim, waiting, decision, now)
-            if rests_until is not None:
-                self._rest(pace, rests_until, now)
-            is_whole = is_whole and attempt.is_success
-        if is_whole and not claims:  # all was accepted: claim more at once
-            with self.lock:
-                pace.batch = min(2 * pace.batch, LARGEST_BATCH)
-
-    def rouse(self, pace: Pace) -> None:
-        """Have one lane more look when it is due."""
-
-    def _may_begin(self, pace: Pace, stale_at: float) -> bool:
-        """Wait for the endpoint's rate; whether an attempt may begin then."""
-        with self.lock:
-            if pace.off or pace.is_resting(self.clock.now()):
-                return False
-            wait = pace.turn(self.clock.monotonic())
-        if self.clock.monotonic() + wait >= stale_at:
-            return False
-        if wait > 0:
-            self.stopping.wait(wait)
-        with self.lock:  # another lane may have noted a rest meanwhile
-            is_closed = pace.off or pace.is_resting(self.clock.now())
-        return not (is_closed or self.stopping.is_set())
 
     def _opened(self, pace: Pace, claim: Claim) -> OpenDelivery:
         """The delivery with its span, which is new, or open since an earlier attempt."""

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from ..delivery import decide
 from ..errors import OutboxError
-from .pace import LONGEST_REST, NEVER, Pace
+from .pace import LARGEST_BATCH, LONGEST_REST, NEVER, Pace
 from .sender import Sender
 
 if TYPE_CHECKING:
+    from ..outbox import Claim
     from ..outbox.values import Claims
 
 LEASE_MARGIN = timedelta(seconds=30)
@@ -79,7 +81,7 @@ class Worker(Sender):
             for pace in self.paces:
                 if not (runs and pace.runs.issuperset(runs)):
                     pace.news()
-                    self.rouse(pace)
+                    self._rouse(pace)
 
     def poll_every(self, poll: timedelta) -> None:
         """Look now, and from now on so often, for deliveries of other processes."""
@@ -220,6 +222,53 @@ class Worker(Sender):
                     pace.news()  # there may be more
                     return
 
+    def deliver(self, pace: Pace, claims: deque[Claim], stale_at: float) -> None:
+        """Make one attempt for each of *claims*, from the front; the rest stays in it.
+
+        It ends early when the worker stops, the endpoint needs a rest or is off, and at
+        *stale_at* (monotonic): later attempts could outlast the lease.
+        """
+        with self.lock:
+            is_whole = len(claims) == pace.limit
+        while claims and self._may_begin(pace, stale_at):
+            claim = claims.popleft()
+            waiting = self._opened(pace, claim)
+            attempt, is_ours = self._attempt(pace, claim, waiting)
+            if attempt is None:
+                self._give_up_attempt(pace, claim, waiting)
+                return
+            now = self.clock.now()
+            retry, spread = pace.endpoint.retry, self.clock.spread()
+            decision = decide(retry, attempt, tries=claim.tries + 1, now=now, spread=spread)
+            with self.lock:
+                waiting.attempts, waiting.last = attempt.number, attempt
+                waiting.next_attempt_at = decision.next_attempt_at
+                width = pace.width
+                rests_until = pace.note(attempt, decision, now, is_ours=is_ours)
+                if pace.width > width:
+                    self._rouse(pace)  # what is due beside this run waited for the one lane
+            self._record_and_report(pace, claim, waiting, decision, now)
+            if rests_until is not None:
+                self._rest(pace, rests_until, now)
+            is_whole = is_whole and attempt.is_success
+        if is_whole and not claims:  # all was accepted: claim more at once
+            with self.lock:
+                pace.batch = min(2 * pace.batch, LARGEST_BATCH)
+
+    def _may_begin(self, pace: Pace, stale_at: float) -> bool:
+        """Wait for the endpoint's rate; whether an attempt may begin then."""
+        with self.lock:
+            if pace.off or pace.is_resting(self.clock.now()):
+                return False
+            wait = pace.turn(self.clock.monotonic())
+        if self.clock.monotonic() + wait >= stale_at:
+            return False
+        if wait > 0:
+            self.stopping.wait(wait)
+        with self.lock:  # another lane may have noted a rest meanwhile
+            is_closed = pace.off or pace.is_resting(self.clock.now())
+        return not (is_closed or self.stopping.is_set())
+
     def _end_look(self, pace: Pace, look: int, found: Claims, run: str | None) -> None:
         """Take over what a look saw, and have another lane look for what is due beside it."""
         with self.lock:
@@ -230,7 +279,7 @@ class Worker(Sender):
             if self.poll is not None:
                 due = min(due, clock + self.poll.total_seconds())
             if pace.end_look(look, run, due, clock):
-                self.rouse(pace)
+                self._rouse(pace)
 
     def _close_all(self, pace: Pace, before: datetime | None = None) -> None:
         """End the spans of deliveries; with *before*, of those whose next attempt was due then."""
@@ -240,7 +289,7 @@ class Worker(Sender):
             if before is None or (at is not None and at < before):
                 self.close_open(pace, delivery_id)
 
-    def rouse(self, pace: Pace) -> None:
+    def _rouse(self, pace: Pace) -> None:
         """Have one lane more look when it is due; it is started if all are busy."""
         if pace.busy < pace.width:
             if pace.busy == len(self._threads[pace.endpoint.name]):
