@@ -18,6 +18,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -226,8 +227,6 @@ def _serve(order: Order) -> None:
 
 def _identity() -> dict[str, Any]:
     """The keyword arguments that make subprocess run as the server's account; empty: as our own."""
-    import pwd  # absent on Windows, where the rest of this module still imports  # noqa: PLC0415
-
     if os.getuid() != 0:
         return {}
     for name in _ACCOUNTS:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from pathlib import Path
 
@@ -26,9 +28,6 @@ def _is_own(group: int) -> bool:
 
     In a container both may be numbers without names: then it is one that this process is in.
     """
-    import grp  # noqa: PLC0415  where there are users
-    import pwd  # noqa: PLC0415
-
     if group == 0:
         return True
     try:
@@ -55,10 +54,8 @@ def doubt_of(path: Path) -> str | None:
 
     A file on a read-only mount (a ConfigMap) may have any mode: no one writes there.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        if os.name != "posix":
-            return None
         is_ours = path.lstat().st_uid in (os.geteuid(), 0)
         why = doubt(os.fstat(descriptor), descriptor) if is_ours else FOREIGN
         is_read_only = why == SHARED and os.fstatvfs(descriptor).f_flag & os.ST_RDONLY

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import sqlite3
 import stat
 import threading
@@ -37,7 +38,7 @@ _MAGIC = b"SQLite format 3\0"
 _HEADER = 100
 _LOOK = getattr(os, "O_PATH", os.O_RDONLY)
 """A directory that this user may not list can be looked at."""
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 Place = tuple[int, int]
 """A file's device and inode."""
 in_use: Counter[Place | None] = Counter()
@@ -149,7 +150,7 @@ def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
 def _home(environ: Mapping[str, str]) -> Path:
     """This user's home directory; root, which may write in any, makes nothing in another's."""
     home = environ.get("HOME") or "~"
-    with suppress(AttributeError, OSError):
+    with suppress(OSError):
         if os.geteuid() == 0 and os.stat(home).st_uid != 0:  # noqa: PTH116
             home = "~root"
     return Path(os.path.expanduser(home))  # noqa: PTH111  never raises
@@ -291,9 +292,7 @@ def _check(found: os.stat_result, at: Path, path: Path, *, is_file: bool = True)
 
 
 def _name(uid: int) -> str:
-    with suppress(ImportError, KeyError):
-        import pwd  # noqa: PLC0415  where there are users
-
+    with suppress(KeyError):
         return pwd.getpwuid(uid).pw_name
     return f"uid {uid}"
 
