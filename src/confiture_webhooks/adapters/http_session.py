@@ -26,7 +26,7 @@ from urllib3.util.ssl_match_hostname import CertificateError
 
 from ..delivery import ERROR_TYPES
 from ..networks import origin
-from ..telemetry.context import without_http_spans
+from ..telemetry.http_spans import without_http_spans
 from ..transport import Response
 from .http_connection import POOLS, SOCKS_POOLS, DeniedError, look_up, permitted
 from .http_exchange import UNDER_WAY, ahead, retry_after

@@ -15,7 +15,7 @@ from ..endpoint import DEFAULT_FORMAT, Tls
 from ..formats import FORMATS
 from ..networks import Networks, origin
 from ..remedy import command
-from ..telemetry.context import without_http_spans
+from ..telemetry.http_spans import without_http_spans
 from ..transport import Request
 from .health import Check, ok, skipped, warn, wrong
 

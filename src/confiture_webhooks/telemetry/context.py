@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import os
 import secrets
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from datetime import datetime
-from importlib import metadata
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from opentelemetry.context import Context
@@ -28,7 +24,6 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..delivery import TraceContext
-from ..errors import Fault
 from ..event import utf8
 from .names import ERROR_TYPE
 
@@ -37,7 +32,6 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
 Attributes = Mapping[str, object]
-PROPAGATORS = "OTEL_PROPAGATORS"
 made_here: WeakSet[TracerProvider] = WeakSet()
 """Tracer providers of earlier runs in this process: no other owner has set them."""
 _W3C = TraceContextTextMapPropagator()
@@ -112,47 +106,3 @@ def clean(value: object) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     return utf8(str(value))
-
-
-@functools.cache
-def ensure_propagators() -> Fault | None:
-    """Import ``opentelemetry.propagate``, which fails when a propagator it reads is missing.
-
-    Every instrumentation imports it. The propagators that are installed are kept.
-    """
-    try:
-        import opentelemetry.propagate  # noqa: PLC0415
-    except Exception:  # noqa: BLE001  not installed, or broken
-        given = os.environ.get(PROPAGATORS, "")
-        names = [name.strip() for name in given.split(",")]
-        os.environ[PROPAGATORS] = ",".join(filter(_loads, names)) or "tracecontext"
-        try:
-            with suppress(Exception):
-                import opentelemetry.propagate  # noqa: F401, PLC0415
-        finally:
-            os.environ[PROPAGATORS] = given
-        problem = "names a propagator that is not installed or broken, so it is left out"
-        return Fault(PROPAGATORS, problem, "Install its package, or take its name out")
-    return None
-
-
-def _loads(name: str) -> bool:
-    try:
-        (found,) = metadata.entry_points(group="opentelemetry_propagator", name=name)
-        found.load()()
-    except Exception:  # noqa: BLE001  not installed, or broken
-        return False
-    return True
-
-
-def without_http_spans() -> AbstractContextManager[None]:
-    """Requests in the block make no spans, even if their instrumentation is on."""
-    try:
-        ensure_propagators()
-        from opentelemetry.instrumentation.utils import (  # noqa: PLC0415
-            suppress_http_instrumentation,
-        )
-
-        return cast("AbstractContextManager[None]", suppress_http_instrumentation())
-    except Exception:  # noqa: BLE001  a span too many; the delivery is what counts
-        return nullcontext()

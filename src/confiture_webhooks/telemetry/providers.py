@@ -22,7 +22,8 @@ from ..delivery import TraceContext
 from ..errors import Fault
 from ..transport import version
 from . import names
-from .context import PROPAGATORS, ensure_propagators, from_stored, made_here
+from .context import from_stored, made_here
+from .http_spans import PROPAGATORS, ensure_propagators
 from .logs import Records, records
 from .plan import SIGNALS, Export, Plan, complaints, plan, setting_in
 

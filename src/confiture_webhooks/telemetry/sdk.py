@@ -5,12 +5,10 @@ A finished flush proves nothing, so every exporter keeps count of what did not a
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -27,15 +25,13 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, Status, StatusCode, Tracer
-from opentelemetry.trace import TracerProvider as AnyTracerProvider
 
 from ..config.variables import RESOURCE, ci_run
 from ..errors import Fault
-from ..networks import origin
 from ..terminal import stderr
 from ..transport import version
-from .context import ensure_propagators, made_here, storable
+from .context import made_here, storable
+from .http_spans import trace_requests
 from .logs import records
 from .names import SERVICE_NAME
 from .plan import (
@@ -93,8 +89,6 @@ _WAITS = {
     "logs": "OTEL_BLRP_SCHEDULE_DELAY",
 }
 _DELTA = dict.fromkeys((Counter, Histogram, ObservableCounter), AggregationTemporality.DELTA)
-_OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
-_ADDRESSES = ("url.full", "http.url")
 
 
 class CollectorSession(requests.Session):
@@ -279,7 +273,14 @@ def set_up(
     if loggers := made.get("logs"):
         _logs.set_logger_provider(loggers)
         found.records = records(loggers, version())
-    _instrument_requests(found)
+    if tracers or meters:
+        try:
+            found.uninstrument = trace_requests(tracers, meters)
+        except Exception as error:  # noqa: BLE001  deliveries have no attempt spans then
+            problem = f"requests cannot be traced ({type(error).__name__})"
+            remedy = "Run: pip install -U opentelemetry-instrumentation-requests"
+            name = "opentelemetry-instrumentation-requests"
+            found.faults.append(Fault(name, problem, remedy))
 
 
 def _refuse_endless(environ: Mapping[str, str], setting: str) -> None:
@@ -342,69 +343,3 @@ def _provider(
     for one in made:
         tracers.add_span_processor(SpanProcessor(*one))
     return tracers
-
-
-def _instrument_requests(found: Providers) -> None:
-    """Trace every ``requests`` call of the process, users' hooks included."""
-    tracers, meters = found.tracer_provider, found.meter_provider
-    if tracers is None and meters is None:
-        return
-    # Read once per process, at the first instrumentor: without it the HTTP names are the old ones.
-    os.environ[_OPT_IN] = os.environ.get(_OPT_IN, "").strip() or "http"
-    try:
-        ensure_propagators()
-        from opentelemetry.instrumentation.requests import RequestsInstrumentor  # noqa: PLC0415
-
-        instrumentor = RequestsInstrumentor()
-        if not instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.instrument(
-                tracer_provider=DiscreetProvider(tracers or trace.NoOpTracerProvider()),
-                meter_provider=meters,
-                skip_dep_check=True,
-            )
-            found.uninstrument = instrumentor.uninstrument
-    except Exception as error:  # noqa: BLE001  deliveries have no attempt spans then
-        problem = f"requests cannot be traced ({type(error).__name__})"
-        remedy = "Run: pip install -U opentelemetry-instrumentation-requests"
-        found.faults.append(Fault("opentelemetry-instrumentation-requests", problem, remedy))
-
-
-@dataclass(frozen=True)
-class DiscreetProvider(AnyTracerProvider):
-    """Tracers of *provider* for `requests`: neither address nor error text in their spans."""
-
-    provider: AnyTracerProvider
-
-    def get_tracer(self, *args: Any, **kwargs: Any) -> Tracer:
-        """One of the provider's tracers."""
-        return _DiscreetTracer(self.provider.get_tracer(*args, **kwargs))
-
-
-@dataclass(frozen=True)
-class _DiscreetTracer(Tracer):
-    tracer: Tracer
-
-    def start_span(self, name: str, *args: Any, **kwargs: Any) -> Span:
-        return self.tracer.start_span(name, *args, **_cut(kwargs))
-
-    @contextmanager
-    def start_as_current_span(  # type: ignore[override]
-        self, name: str, *args: Any, **kwargs: Any
-    ) -> Iterator[Span]:
-        # An exception's text holds the address, and so would the span's status and event.
-        quiet = {"record_exception": False, "set_status_on_exception": False}
-        with self.tracer.start_as_current_span(name, *args, **_cut(kwargs) | quiet) as span:
-            try:
-                yield span
-            except BaseException:
-                span.set_status(Status(StatusCode.ERROR))
-                raise
-
-
-def _cut(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """*kwargs* whose attributes hold no more of an address than scheme, host and port."""
-    attributes = dict(kwargs.get("attributes") or {})
-    for name in _ADDRESSES:
-        if name in attributes:
-            attributes[name] = origin(str(attributes[name]))
-    return {**kwargs, "attributes": attributes}
