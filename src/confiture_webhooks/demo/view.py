@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..receiver import Received
     from ..receiver.collector import LogRecord, MetricPoint, Span
 
-RESEND_COUNT = "http.request.resend_count"
 _OF_SPANS = (names.MIGRATION_NAME, names.WEBHOOK_EVENT_TYPE, names.WEBHOOK_OUTCOME)
 _OF_ANSWERS = (names.HTTP_STATUS_CODE, names.ERROR_TYPE)
 _OF_LOGS = ("migration_name", "event_type", "status_code", "error_type", "attempts", "retry_in_s")
