@@ -43,7 +43,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -98,9 +98,8 @@ class Known:
 
     identity: str | None
     timeline: int | None
-    database_host: str | None
-    database_port: int | None
-    database_name: str | None
+    database: Database
+    """Without its schema."""
     is_standby: bool = False
     has_pid: bool = False
     """Whether a backend has the intent's pid, in the intent's database."""
@@ -175,12 +174,7 @@ def settled_event(intent: Intent, verdict: Verdict, now: datetime) -> Event:
         type=outcome_event(intent.direction, is_success=is_success),
         trace_id=intent.correlation_id,
         environment=intent.environment,
-        database=Database(
-            host=intent.database_host,
-            port=intent.database_port,
-            name=intent.database_name,
-            schema=intent.database_schema,
-        ),
+        database=intent.database,
         direction=intent.direction,
         migration=intent.migration,
         error=None if is_success else INTERRUPTED,
@@ -257,8 +251,7 @@ def _not_its_database(intent: Intent, known: Known) -> str | None:
     if intent.database_identity is not None or known.identity is not None:
         is_same = intent.database_identity == known.identity
     else:  # the role may not ask
-        address = (known.database_host, known.database_port, known.database_name)
-        is_same = address == (intent.database_host, intent.database_port, intent.database_name)
+        is_same = known.database == replace(intent.database, schema=None)
     if not is_same:
         return "it ran in another database than the one that answers"
     if intent.timeline != known.timeline:

@@ -30,6 +30,7 @@ A_SECOND = timedelta(seconds=1)
 ROW = LedgerRow(id="new", applied_at=AT, execution_time_ms=1500)
 MARKED = LedgerRow(id="new", applied_at=AT, execution_time_ms=0, is_marked=True)
 SOON = AT + timedelta(minutes=10)
+ADDRESS = replace(DATABASE, schema=None)
 
 _UP = Intent(
     event_id="evt_1",
@@ -57,9 +58,7 @@ _UP = Intent(
 _GONE = Known(
     identity="7/16384",
     timeline=1,
-    database_host=DATABASE.host,
-    database_port=DATABASE.port,
-    database_name=DATABASE.name,
+    database=ADDRESS,
     ledger_oid=16400,
 )
 
@@ -196,7 +195,7 @@ def test_a_clock_that_jumps_settles_nothing_early(jump: timedelta) -> None:
         ),
         pytest.param(
             up(database_identity=None),
-            known(identity=None, database_port=6432),
+            known(identity=None, database=replace(ADDRESS, port=6432)),
             "another database",
             id="another address",
         ),

@@ -64,9 +64,7 @@ class Database7:
             intent.event_id: Known(
                 identity="7/1",
                 timeline=None,
-                database_host=None,
-                database_port=None,
-                database_name=None,
+                database=Database(),
                 row=row if intent.migration.version in self.versions else None,
             )
             for intent in intents

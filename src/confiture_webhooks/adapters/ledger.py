@@ -21,7 +21,7 @@ from ..outbox import Intent
 from ..outbox.postgres_session import ADAPTERS
 from ..outbox.rows import EPOCH, at_best
 from ..settlement import Known, LedgerRow
-from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, MICROS, run, table
+from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, MICROS, database_of, run, table
 
 TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
@@ -129,7 +129,6 @@ def _known(
     *migrates*: *connection* may have taken the migration lock. Another has not, though a pooler may
     give it the very process that holds it.
     """
-    info = connection.info
     is_standby = _one(connection, _STANDBY)[0]
     identity, timeline = _identity(connection)
     pids = [intent.backend_pid for intent in intents if intent.backend_pid is not None]
@@ -141,9 +140,7 @@ def _known(
         known[intent.event_id] = Known(
             identity=identity,
             timeline=timeline,
-            database_host=info.host or None,
-            database_port=info.port or None,
-            database_name=info.dbname or None,
+            database=database_of(connection),
             is_standby=is_standby,
             has_pid=intent.backend_pid in started,
             pid_started_at=at_best(started.get(intent.backend_pid)),

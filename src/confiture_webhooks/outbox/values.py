@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from ..delivery import Attempt, Delivery, State
-from ..event import Direction, MigrationRef
+from ..delivery import Attempt, Delivery, State, TraceContext
+from ..event import Database, Direction, MigrationRef
 
 NO_ROW = ""
 """In the place of a ledger row's id: the version had none."""
@@ -72,6 +72,17 @@ class Intent(Facts):
     committed: Committed | None = None
     holder: str | None = field(default=None, compare=False)
     """The outbox that staged it, one of one process: runs may share their trace."""
+
+    @property
+    def database(self) -> Database:
+        """The migrated database."""
+        host, port, name = self.database_host, self.database_port, self.database_name
+        return Database(host=host, port=port, name=name, schema=self.database_schema)
+
+    @property
+    def trace(self) -> TraceContext:
+        """The trace that the deliveries of its event continue."""
+        return TraceContext(traceparent=self.traceparent, tracestate=self.tracestate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,8 +95,7 @@ def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
     now = datetime.now(UTC)
     runs: defaultdict[str, list[Traced]] = defaultdict(list)
     for intent, verdict in judged:
-        trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
-        one = (settled_event(intent, verdict, now), trace)
+        one = (settled_event(intent, verdict, now), intent.trace)
         if verdict.may_go_on:
             record(one)
         else:

@@ -195,10 +195,9 @@ class Telemetry(Signals):
     @contained
     def intent_discarded(self, intent: Intent, reason: str) -> None:
         """Log, in the run's trace, that no event reports how a killed run's migration ended."""
-        trace = TraceContext(traceparent=intent.traceparent, tracestate=intent.tracestate)
         self.log(
             names.LOG_INTENT_DISCARDED,
-            from_stored(trace, is_remote=True),
+            from_stored(intent.trace, is_remote=True),
             correlation_id=intent.correlation_id,
             event_id=intent.event_id,
             reason=reason,
