@@ -16,7 +16,8 @@ through the relay of ``distance.py``, which a new connection pays three times (T
 The latter once more from the PostgreSQL outbox, against a worker that is one table, psycopg and one
 ``requests.Session`` alone: claim a batch with ``SKIP LOCKED``, send each, mark it.
 
-And a backlog of 20 runs of 10 deliveries for a receiver 50 ms away, which lanes send side by side.
+And a backlog of 20 runs of 10 deliveries for a receiver 50 ms away, which lanes send side by side:
+against ``deliver`` with one lane, which sends one after the other, and against a loop.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from pathlib import Path
 import psycopg
 import requests
 import trustme
+import yaml
 from harness import CONFITURE, Comparison, bench, environment
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
@@ -140,7 +142,8 @@ REQUESTS = {
 AT_ONCE = dict.fromkeys((*REQUESTS, SIGNALLING), "none")
 AT_ONCE["requests.Session"] = "ratio at least 0.7"
 TABLE = {"a table and requests.Session": "ratio at least 0.9"}
-SIDE_BY_SIDE = {"requests.Session": "ratio at least 4"}
+ONE_LANE = "deliver with `concurrency: 1`"
+SIDE_BY_SIDE = {ONE_LANE: "ratio at least 4", "requests.Session": "ratio at least 4"}
 """One after the other."""
 
 
@@ -180,24 +183,27 @@ def many_runs() -> Iterator[Way]:
         yield Way("20 runs of 10, 50 ms away", 200, receiver, {}, SIDE_BY_SIDE, runs=20)
 
 
-def ours(way: Way, collector: Peer) -> tuple[float, float]:
+def ours(way: Way, collector: Peer, lanes: int = 4) -> tuple[float, float]:
     """Deliveries a second as the receiver saw them, and seconds of the whole process."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / ".confiture" / "webhooks.db"
         waiting = deliveries(way.count, first=next(FIRST), runs=way.runs)
         fill(way.dsn or file, waiting)
+        environments = Path(directory) / "db" / "environments"
+        environments.mkdir(parents=True)
+        endpoint = {"name": "default", "url": way.receiver.url, "secret": SECRET}
+        block = {"webhooks": {"endpoints": [{**endpoint, "concurrency": lanes}]}}
+        config = environments / "production.yaml"  # the deliveries' environment
+        config.write_text(yaml.safe_dump(block))
         env = {
             **way.env,
-            "CONFITURE_WEBHOOK_URL": way.receiver.url,
-            "CONFITURE_WEBHOOK_SECRET": SECRET,
-            "CONFITURE_ENVIRONMENT": "production",  # the deliveries'
             "CONFITURE_WEBHOOK_LOG": "off" if os.environ.get("NO_LINES") else "json",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "CONFITURE_WEBHOOK_OUTBOX": f"postgres:{way.dsn}" if way.dsn else "sqlite",
         }
         started = time.perf_counter()
         done = subprocess.run(
-            [str(CONFITURE), "webhooks", "deliver"],
+            [str(CONFITURE), "webhooks", "deliver", "--config", str(config)],
             cwd=directory,
             env=environment(env),
             capture_output=True,
@@ -329,6 +335,8 @@ def compare(way: Way, collector: Peer) -> None:
         "ours": lambda: ours(way, collector),
         **{kind: partial(alone, way, collector, kind) for kind in way.against},
     }
+    if ONE_LANE in measured:
+        measured[ONE_LANE] = lambda: ours(way, collector, lanes=1)
     for number in range(ROUNDS + 1):
         names = list(measured)
         shift = number % len(names)
