@@ -196,6 +196,11 @@ def utf8(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
+def stored_text(text: str) -> str:
+    """*text* as every store can hold it: with NUL, and halves of surrogate pairs, escaped."""
+    return utf8(text).replace("\0", "\\x00")
+
+
 def _encodable(value: Any) -> Any:
     if isinstance(value, str):
         return utf8(value)

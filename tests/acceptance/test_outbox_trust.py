@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from confiture_webhooks.outbox.postgres import PostgresOutbox
 from confiture_webhooks.outbox.sqlite import SqliteOutbox
-from contract.made import delivery, event_id
+from contract.made import delivery, event_id, intent
 
 TABLE = "CREATE TABLE a (id int)"
 
@@ -175,4 +176,23 @@ def test_a_record_whose_names_are_bytes_stops_no_command(
     else:
         words = ("webhooks", "discard", "dlv_default_1", "--all-environments", "--yes")
     assert project.confiture(*words, env=env).returncode == 0
+    assert project.confiture("webhooks", "status", env=env).returncode == 0
+
+
+def test_an_intent_that_cannot_be_read_is_dropped_by_what_status_prints(
+    project: Any, receiver: Any
+) -> None:
+    """It is no delivery, so that `redeliver` does not know it and is not proposed."""
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_ENVIRONMENT": "local"}
+    outbox = SqliteOutbox(Path(project.path) / ".confiture" / "webhooks.db")
+    with closing(outbox):
+        outbox.stage(replace(intent(1), environment="local"))
+        with outbox._store._lent() as connection:
+            connection.execute("UPDATE intents SET intent = '{'")
+    for command in ("doctor", "status"):
+        done = project.confiture("webhooks", command, env=env)
+        [printed] = [line for line in done.stdout.splitlines() if "cannot be read" in line]
+        assert (done.returncode, "redeliver" in printed) == (1, False)
+    [drop] = [part for part in printed.split("`") if " discard " in part]
+    assert project.confiture(*drop.split()[1:], "--yes", env=env).returncode == 0
     assert project.confiture("webhooks", "status", env=env).returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from contextlib import closing
 from typing import Any
@@ -262,5 +263,23 @@ def test_a_run_from_python_settles_too(shop: Any, receiver: Any) -> None:
         timeout=60,
         check=False,
     )
+    assert done.returncode == 0, done.stderr
+    assert reported(receiver) == [("migration_success", None)]
+
+
+@pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
+@pytest.mark.parametrize("named", [os.fsdecode(b"caf\xe9"), "a\0b"])
+def test_a_killed_run_of_an_oddly_named_environment_is_settled(
+    shop: Any, receiver: Any, outbox: str, named: str
+) -> None:
+    """A store escapes what it cannot hold: the environment is known by that name everywhere."""
+    block = {"outbox": outbox, "endpoints": [{"name": "a", "url": receiver.url}]}
+    is_path = "\0" not in named
+    path = shop.environment_file(named if is_path else "odd", webhooks=block)
+    if not is_path:
+        path.write_text(path.read_text() + f"name: {json.dumps(named)}\n")
+    config = str(path)
+    crash(shop, "after commit", "migrate", "up", "--config", config)
+    done = shop.confiture("webhooks", "deliver", "--config", config)
     assert done.returncode == 0, done.stderr
     assert reported(receiver) == [("migration_success", None)]

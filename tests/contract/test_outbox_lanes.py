@@ -535,6 +535,8 @@ def test_an_intent_that_cannot_be_read_costs_itself_alone(outbox: Outbox, change
     [
         ('"ended_at": "2', '"ended_at": "nine'),
         ('"duration_s": 1.5', '"duration_s": "1.5"'),
+        ('"duration_s": 1.5', '"duration_s": NaN'),
+        ('"duration_s": 1.5', '"duration_s": 1e999'),
         ('"rows_affected": 7', '"rows_affected": 7.5'),
     ],
 )
@@ -545,6 +547,24 @@ def test_an_end_that_cannot_be_read_is_none(outbox: Outbox, had: str, has: str) 
     spoil(outbox, "intents", f"intent = replace(intent, '{had}', '{has}')")
     assert outbox.intents() == []
     assert len(outbox.unreadable_intents()) == 1
+
+
+@pytest.mark.parametrize(
+    ("had", "has", "field"),
+    [
+        ("confiture migrate down", "x" * 100_000, "command"),
+        ("confiture migrate down", "confiture {a}", "command"),
+        ("https://ci.example/1", "javascript:alert(1)", "run_url"),
+        ("https://traces.example/1", "https://user:word@traces.example/1", "trace_url"),
+    ],
+)
+def test_what_others_write_for_labels_and_links_is_left_out(
+    outbox: Outbox, had: str, has: str, field: str
+) -> None:
+    """It would become a label of metrics, or a link in a chat. The event is reported without it."""
+    outbox.stage(intent(1))
+    spoil(outbox, "intents", f"intent = replace(intent, '{had}', '{has}')")
+    assert outbox.intents() == [replace(intent(1), **{field: None})]
 
 
 @pytest.mark.parametrize("stored", ["''", "'-1'", "'evt_\x1b[31m'", "x'ff41'", "'caf\xe9'", "NULL"])

@@ -685,6 +685,37 @@ def test_those_who_might_release_may_when_an_outbox_was_brought_forward(
             admin.execute(f"DROP ROLE {named}")
 
 
+@pytest.mark.parametrize("name", ["release", "stage_committed"])
+def test_a_function_that_was_dropped_is_made_anew(
+    opened: Callable[[], PostgresOutbox], outbox_database: str, name: str
+) -> None:
+    """A migration may drop it: the next one that may make it does, and loses nothing."""
+    with closing(opened()) as outbox:
+        outbox.stage(intent(1))
+    with psycopg.connect(outbox_database, autocommit=True) as admin:
+        admin.execute(f"DROP FUNCTION confiture_webhooks.{name}")  # type: ignore[arg-type]
+    with closing(PostgresOutbox(outbox_database)) as outbox:
+        assert outbox.has_made
+        outbox.stage_committed(committed(1))
+        assert outbox.intents() == [committed(1)]
+        release(outbox, 1)
+        assert claim_ids(outbox) == ["dlv_a_1"]
+    with closing(PostgresOutbox(outbox_database)) as outbox:
+        assert not outbox.has_made
+
+
+def test_an_intent_without_an_id_is_not_dropped_by_the_way(
+    outbox: PostgresOutbox, outbox_database: str
+) -> None:
+    """It is damaged, and somebody is to see it."""
+    outbox.stage(intent(1))
+    with psycopg.connect(outbox_database, autocommit=True) as admin:
+        admin.execute("UPDATE confiture_webhooks.intents SET event_id = ''")
+        assert stage_on(outbox, admin, intent(2))
+    outbox.stage(intent(3))
+    assert len(outbox.unreadable_intents()) == 1
+
+
 def test_an_outbox_in_a_copy_without_data_is_used(database: str) -> None:
     """A dump of the schema alone has its tables, and no row that says their version."""
     PostgresOutbox(database).close()

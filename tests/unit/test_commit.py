@@ -82,3 +82,19 @@ def test_only_the_servers_answer_closes_it(
             connection.commit()
     assert commit.was_sent
     assert commit.is_open is is_open
+
+
+def test_what_a_migration_puts_around_it_stays(done: list[str]) -> None:
+    """A wrapper that a migration leaves on its connection is there afterwards, as without ours."""
+    connection = Connection(done)
+    commit = Commit(connection, lambda: done.append("before"))
+    with commit.awaited():
+        inner = connection.commit
+
+        def wrapper() -> None:
+            done.append("around")
+            inner()
+
+        connection.commit = wrapper  # type: ignore[method-assign]
+    connection.commit()
+    assert done == ["around", "commit"]

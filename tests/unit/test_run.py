@@ -233,6 +233,36 @@ def test_what_goes_with_a_commit_is_released_with_the_same_bytes(error: ErrorInf
     assert json.loads(sent.body)["execution"]["rows_affected"] == 7  # noqa: PLR2004
 
 
+def test_what_went_with_a_commit_is_not_forgotten_when_the_ledger_is_asked() -> None:
+    """Ctrl-C comes right after the COMMIT, or its answer is lost: the rows are reported."""
+    bench = Bench(endpoint(name="a", retry=LATER), is_in=lambda _: True)
+    bench.outbox = Joining()
+    connection = bench.run.connection = FakeConnection()
+    migration = bench.begin()
+    connection.info.transaction_status = TransactionStatus.INTRANS
+    bench.run.committing(migration, 7, connection)
+    connection.broken = True
+    bench.run.settle_later(migration, lambda: True)
+    [sent] = bench.finish()
+    assert sent["execution"]["rows_affected"] == 7  # noqa: PLR2004
+
+
+def test_ctrl_c_while_an_intent_is_written_leaves_none() -> None:
+    """The migration has not begun: a later run would report that it was interrupted."""
+    bench = Bench()
+
+    class Interrupted(InMemoryOutbox):
+        def stage(self, intent: Any) -> None:
+            super().stage(intent)
+            raise KeyboardInterrupt
+
+    bench.outbox = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        bench.begin()
+    bench.finish("KeyboardInterrupt")
+    assert bench.outbox.intents() == []
+
+
 def test_a_started_event_goes_out_before_the_migration_ends() -> None:
     """``migration_started`` is on its way while the migration still runs."""
     bench = Bench()

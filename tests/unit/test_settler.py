@@ -17,6 +17,7 @@ from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import (
     Database,
     Direction,
+    Event,
     EventType,
     MigrationRef,
 )
@@ -27,7 +28,7 @@ from confiture_webhooks.run.migration import Backend
 from confiture_webhooks.run.outgoing import Outgoing
 from confiture_webhooks.run.run import Run
 from confiture_webhooks.run.settling import examine, settle_outbox
-from confiture_webhooks.settlement import Ending, Known, LedgerRow
+from confiture_webhooks.settlement import Ending, Known, LedgerRow, settled_event
 from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport
 from contract.made import NOW, intent
@@ -144,6 +145,23 @@ def test_an_event_that_went_with_its_commit_is_sent_as_it_is(is_over: bool) -> N
     assert document["trace_url"] == KILLED.trace_url
     assert bench.outbox.intents() == []
     assert len(bench.telemetry.settlements) == is_over
+
+
+def test_one_that_cannot_be_reported_costs_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours in front of other killed runs is reported, and they are settled."""
+    other = replace(
+        KILLED, event_id="evt_6", holder="b", migration=MigrationRef(version="006", slug="b")
+    )
+
+    def odd(intent: Intent, *known: Any) -> Event:
+        if intent.event_id == "evt_5":
+            raise ValueError
+        return settled_event(intent, *known)
+
+    monkeypatch.setattr(settling, "settled_event", odd)
+    bench = Bench(KILLED, other, ask=Database7("005", "006").ask)
+    assert bench.sent() == [("evt_6", "migration_success")]
+    assert [where for where, _ in bench.telemetry.faults] == ["settle"]
 
 
 def test_an_event_that_has_just_committed_is_left_to_its_run() -> None:

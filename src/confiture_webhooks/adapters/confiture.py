@@ -278,10 +278,9 @@ class Commit:
         try:
             yield
         finally:
-            if had is None:
-                attributes.pop("commit", None)
-            else:
-                attributes["commit"] = had
+            if attributes.get("commit") is commit:  # else a migration's own is around it
+                del attributes["commit"]
+                attributes |= {} if had is None else {"commit": had}
 
 
 def _question(ledger: Ledger, migration: Migration) -> Callable[[], bool | None]:

@@ -78,7 +78,7 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
             wait.endpoint: rfc3339(until) for wait in findings.waits if (until := wait.rests_until)
         },
         "waits": {wait.endpoint: wait.detail for wait in findings.waits},
-        "unreadable": findings.unreadable,
+        "unreadable": [*findings.unreadable, *findings.unreadable_intents],
         "from_the_future": findings.future,
         "unserved": {
             shown_environment(name): {"due": count, "since": rfc3339(since)}

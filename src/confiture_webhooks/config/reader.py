@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from .. import command_watch
 from ..endpoint import Endpoint, Tls
 from ..errors import Fault
+from ..event import stored_text
 from ..networks import Networks, is_loopback
 from ..outlook import shown_environment
 from ..signature import signing_key
@@ -241,6 +242,7 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
         given.pop("environment", None)
     own = reading.table(VARIABLES, given, ("",))
     environment = environment or own.get("environment")
+    environment = environment and stored_text(environment)
     faults = [*file.faults, *reading.faults_in()]
     faults = [fault for fault in faults if fault not in elsewhere]
     if environ.get(variables.SECRET) and not rows:

@@ -48,7 +48,9 @@ class Findings:
     future: list[str]
     """The ids of deliveries that wait and were made in the future."""
     unreadable: list[str]
-    """The ids of undelivered records that this version cannot read."""
+    """The ids of undelivered deliveries that this version cannot read."""
+    unreadable_intents: list[str]
+    """The same of killed runs."""
     intents: list[Intent]
     """The intents of migrations whose end was not reported yet."""
 
@@ -66,7 +68,16 @@ class Findings:
     def is_well(self) -> bool:
         """Whether nothing waits for an operator."""
         ended = [self.summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE)]
-        return not any((*ended, self.in_vain, self.unserved, self.unreadable, self.old_intents))
+        return not any(
+            (
+                *ended,
+                self.in_vain,
+                self.unserved,
+                self.unreadable,
+                self.unreadable_intents,
+                self.old_intents,
+            )
+        )
 
 
 def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
@@ -99,6 +110,9 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
         },
         future=_from_the_future(outbox, environment, now),
         unreadable=_unreadable(outbox, environment),
+        unreadable_intents=[
+            one.event_id for one in outbox.unreadable_intents() if one.environment == environment
+        ],
         intents=[one for one in outbox.intents() if one.environment == environment],
     )
 
@@ -126,13 +140,10 @@ def _late(
 
 def _unreadable(outbox: Outbox, environment: str | None) -> list[str]:
     return [
-        *(
-            row.delivery.id
-            for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)
-            for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
-            if isinstance(row.delivery, Unreadable)
-        ),
-        *(one.event_id for one in outbox.unreadable_intents() if one.environment == environment),
+        row.delivery.id
+        for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)
+        for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
+        if isinstance(row.delivery, Unreadable)
     ]
 
 
@@ -163,6 +174,10 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
         are = f"{counted(len(ids), 'record', 'records')} cannot be read by this version"
         again, drop = (shown(verb, *ids[:MOST_NAMED]) for verb in ("redeliver", "discard"))
         yield wrong("unreadable", are, f"Try them again: {again}, or drop them: {drop}")
+    if ids := findings.unreadable_intents:
+        are = f"{counted(len(ids), 'intent', 'intents')} cannot be read by this version"
+        drop = shown("discard", *ids[:MOST_NAMED])
+        yield wrong("unreadable", are, f"Deliver with the version that wrote them, or: {drop}")
     if findings.future:
         ahead = f"made by a clock that was wrong: {', '.join(findings.future)}"
         yield warn("from the future", ahead, f"Send them now: {shown('redeliver', '--pending')}")

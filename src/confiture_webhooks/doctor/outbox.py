@@ -18,9 +18,9 @@ from ..adapters.backend import address_setting, names_database
 from ..bounded import bounded
 from ..delivery import State
 from ..errors import OutboxError
+from ..event import stored_text
 from ..outbox.postgres_refusal import ADDRESS, NAMED, by_admin, init, placed, reason_of
 from ..outbox.postgres_schema import may_make
-from ..outbox.rows import text
 from ..outbox.sqlite_file import is_there
 from ..outlook import shown_environment
 from ..remedy import shown
@@ -204,7 +204,7 @@ def missing_rights(dsn: str) -> list[str]:
 
 def is_shut_out(dsn: str, environment: str | None) -> bool:
     """Whether the GRANTs of the role of *dsn* are for another environment; not if it is unclear."""
-    name = text(environment or "").replace("'", "''")
+    name = stored_text(environment or "").replace("'", "''")
     rule = f"(environment = '{name}'::text)"  # as PostgreSQL writes that of ``outbox init``
     try:
         [[found]] = bounded(lambda: _asked(dsn, _SHUT_OUT, rule), WAIT_S + 1)

@@ -27,7 +27,7 @@ Guarantees, each checked by the contract suite on each store:
   attempt with the same event id follows, and the token lets one record stand.
 - Only delivered deliveries are pruned. A dead letter stays until an operator redelivers or
   discards it.
-- It keeps no URL, no secret, no header value and no body of an answer.
+- It keeps no endpoint's URL, no secret, no header value and no body of an answer.
 
 Every method raises ``OutboxError`` when the store refuses, with the store's error as cause.
 """
@@ -42,7 +42,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
-from ..event import EventType
+from ..event import EventType, stored_text
 from . import rows
 from .front import END_OF_TIME, Front, horizon, standing_of
 from .values import Claim, Claims, Intent, Row, Summary, UnreadableIntent
@@ -124,8 +124,8 @@ class Outbox:
         for event, released in releases:
             environment = released[0].environment if released else self.environment
             values = {
-                "event_id": rows.text(event),
-                "environment": rows.text(environment or ""),
+                "event_id": stored_text(event),
+                "environment": stored_text(environment or ""),
                 "released_at": rows.instant(datetime.now(UTC)),
                 "token": os.urandom(8).hex(),
                 "holder": self.killed.get(event),
@@ -344,7 +344,7 @@ class Outbox:
             "since": rows.instant(since) if since else None,
         }
         values: dict[str, Any] = {
-            name: rows.text(one) if isinstance(one, str) else one
+            name: stored_text(one) if isinstance(one, str) else one
             for name, one in wanted.items()
             if one is not None
         }
@@ -432,7 +432,7 @@ _FILTERS = {
 
 
 def _place(endpoint: str, environment: str | None) -> dict[str, Any]:
-    return {"endpoint": rows.text(endpoint), "environment": rows.text(environment or "")}
+    return {"endpoint": stored_text(endpoint), "environment": stored_text(environment or "")}
 
 
 def _unheld(delivery_id: str, now: datetime) -> dict[str, Any]:

@@ -48,8 +48,8 @@ _CALLED = ("release", "stage")
 _CALL = f"SELECT 1 WHERE {SCHEMA}.release(%(given)s, %(wait)s)"
 _PATIENCE = "500ms"
 """The same over its connection while that is idle."""
-_REHEARSAL: Step = ("release", {"event_id": "", "deliveries": [{}]})
-_REHEARSALS = (_REHEARSAL, ("stage_committed", {"event_id": "", "changes": "{}"}))
+_REHEARSAL: Step = ("release", {"event_id": None, "deliveries": [{}]})
+_REHEARSALS = (_REHEARSAL, ("stage_committed", {"event_id": None, "changes": "{}"}))
 """They change nothing: the server has all that our function does planned and at hand afterwards."""
 
 

@@ -12,7 +12,8 @@ from psycopg import errors
 from psycopg import sql as pgsql
 
 from ..errors import OutboxError
-from . import rows, schema
+from ..event import stored_text
+from . import schema
 from .postgres_refusal import MISSING, translated
 from .postgres_session import ask, connect, conninfo_of, described, settings
 
@@ -23,7 +24,10 @@ HURRY = "200ms"
 """How long a statement in a migration's transaction may wait for a lock."""
 _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
-_VERSION = f"SELECT version FROM {SCHEMA}.outbox_version"
+_VERSION = (
+    f"SELECT version, to_regprocedure('{_RELEASE}') IS NOT NULL "
+    f"AND to_regprocedure('{_COMMIT}') IS NOT NULL AS is_whole FROM {SCHEMA}.outbox_version"
+)
 _OF_PGMQ = f"SELECT pg_catalog.to_regclass('{SCHEMA}.schema_version') IS NOT NULL AS is_there"
 
 
@@ -104,8 +108,11 @@ def version(connection: psycopg.Connection[Any]) -> int:
     except MISSING:
         *_, [old] = ask(connection, settings(), _OF_PGMQ)
         return 1 if old["is_there"] else 0
-    # A copy of a database without its data does not say its version.
-    return int(found[0]["version"]) if found else schema.FIRST
+    if not found:  # a copy of a database without its data
+        return schema.FIRST
+    # Without our functions, which a migration has dropped: they are made anew.
+    is_less = found[0]["version"] == schema.VERSION and not found[0]["is_whole"]
+    return int(found[0]["version"]) - is_less
 
 
 def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s") -> bool:
@@ -195,7 +202,7 @@ def grants(role: str, *environments: str) -> list[str]:
     # Longer names lose their end, which may be all that two roles differ in.
     digest = hashlib.sha256(role.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     policy = pgsql.Identifier(f"confiture_webhooks {digest}").as_string(None)
-    own = [pgsql.Literal(rows.text(one)).as_string(None) for one in environments]
+    own = [pgsql.Literal(stored_text(one)).as_string(None) for one in environments]
     is_own = " OR ".join(f"environment = {one}" for one in own) or "true"
     is_of_own = f"EXISTS (SELECT 1 FROM {SCHEMA}.deliveries WHERE deliveries.seq = {{}}.seq)"
     rules = {

@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cache
 from json import dumps, loads
+from math import isfinite
 from re import fullmatch
 from typing import Any, Protocol, cast, get_type_hints
 from zlib import crc32
 
 from ..delivery import Attempt, Delivery, State, TraceContext
-from ..event import EventType, utf8
+from ..event import EventType, stored_text, utf8
 from .values import Claim, Intent, Row, Unreadable, UnreadableIntent
 
 Stored = Mapping[str, Any]
@@ -76,26 +77,21 @@ def at_best(stored: object) -> datetime | None:
         return None
 
 
-def text(value: str) -> str:
-    """*value* with what a store cannot hold escaped: NUL, and halves of surrogate pairs."""
-    return utf8(value).replace("\0", "\\x00")
-
-
 def delivery_values(delivery: Delivery) -> dict[str, Any]:
     """*delivery* as values of ``add_delivery`` and ``add_body``."""
     return {
-        "id": text(delivery.id),
-        "event_id": text(delivery.event_id),
+        "id": stored_text(delivery.id),
+        "event_id": stored_text(delivery.event_id),
         "event_type": delivery.event_type.value,
-        "endpoint": text(delivery.endpoint),
-        "environment": text(delivery.environment or ""),
-        "content_type": text(delivery.content_type),
-        "traceparent": text(delivery.trace.traceparent),
-        "tracestate": delivery.trace.tracestate and text(delivery.trace.tracestate),
-        "correlation_id": text(delivery.correlation_id),
+        "endpoint": stored_text(delivery.endpoint),
+        "environment": stored_text(delivery.environment or ""),
+        "content_type": stored_text(delivery.content_type),
+        "traceparent": stored_text(delivery.trace.traceparent),
+        "tracestate": delivery.trace.tracestate and stored_text(delivery.trace.tracestate),
+        "correlation_id": stored_text(delivery.correlation_id),
         "created_at": instant(delivery.created_at),
-        "migration_version": delivery.migration_version and text(delivery.migration_version),
-        "migration_name": delivery.migration_name and text(delivery.migration_name),
+        "migration_version": delivery.migration_version and stored_text(delivery.migration_version),
+        "migration_name": delivery.migration_name and stored_text(delivery.migration_name),
         "body": delivery.body,
     }
 
@@ -135,7 +131,7 @@ def delivery(row: Stored) -> Delivery:
 def named(delivery_id: str) -> dict[str, Any]:
     """The values of *delivery_id*: an id, or the place of a record without one that can be read."""
     place = fullmatch(r"row-([0-9]{1,18})", delivery_id)
-    return {"id": text(delivery_id), "seq": int(place[1]) if place else 0}
+    return {"id": stored_text(delivery_id), "seq": int(place[1]) if place else 0}
 
 
 class _UnknownType(str):
@@ -158,7 +154,7 @@ def _unreadable(row: Stored, fault: Exception) -> Unreadable:
         migration_version=shown(row["migration_version"]) or None,
         migration_name=shown(row["migration_name"]) or None,
         environment=shown(row["environment"]) or None,
-        reason=text(str(fault)),
+        reason=stored_text(str(fault)),
     )
 
 
@@ -222,8 +218,8 @@ def attempt(row: Stored) -> Attempt | None:
 def intent_values(intent: Intent) -> dict[str, Any]:
     """*intent* as values of ``stage``: a document with every field it has, a nested one too."""
     return {
-        "event_id": text(intent.event_id),
-        "environment": text(intent.environment or ""),
+        "event_id": stored_text(intent.event_id),
+        "environment": stored_text(intent.environment or ""),
         "staged_at": instant(intent.staged_at),
         "intent": _document(intent),
     }
@@ -233,7 +229,7 @@ def committed_values(intent: Intent) -> dict[str, str]:
     """What the COMMIT adds to *intent*, as values of ``stage_committed``."""
     changed = ("traceparent", "tracestate", "committed")
     document = _document({name: getattr(intent, name) for name in changed})
-    return {"event_id": text(intent.event_id), "changes": document}
+    return {"event_id": stored_text(intent.event_id), "changes": document}
 
 
 def _document(value: Intent | Mapping[str, Any]) -> str:
@@ -256,7 +252,7 @@ def _names(kind: Any) -> tuple[str, ...]:
 
 
 def _escaped(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: text(one) if isinstance(one, str) else one for key, one in values.items()}
+    return {key: stored_text(one) if isinstance(one, str) else one for key, one in values.items()}
 
 
 def intent(row: Stored) -> Intent | UnreadableIntent:
@@ -266,7 +262,11 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
     default, else ``None`` where that may be.
     """
     try:
-        found = cast("Intent", _made(Intent, loads(_text(row["intent"]))))
+        document = loads(_text(row["intent"]))
+        for name, pattern in _PLAIN.items():
+            if not fullmatch(pattern, document.get(name) or ""):
+                document[name] = None
+        found = cast("Intent", _made(Intent, document))
         if found.event_id != row["event_id"]:
             raise ValueError("its document is of another event")
         if (found.environment or "") != row["environment"]:
@@ -277,9 +277,14 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
             event_id=_id_of(row["event_id"]) or f"intent-{_digest(row['event_id'])}",
             key=row["event_id"],
             environment=shown(row["environment"]) or None,
-            reason=text(str(fault)),
+            reason=stored_text(str(fault)),
         )
     return found
+
+
+# Others may write rows, and these become a metric's label, and links in a chat.
+_LINK = r"https?://[^\s/@]+(/\S*)?"
+_PLAIN = {"command": r"confiture [a-z -]{1,60}", "run_url": _LINK, "trace_url": _LINK}
 
 
 def _made(kind: Any, document: Mapping[str, Any]) -> Any:
@@ -309,6 +314,8 @@ def _typed(hint: Any, value: Any) -> Any:
             return _made(kind, value)
     if type(value) not in kinds:  # to Python a truth value is a number, too
         raise TypeError(f"{type(value).__name__} where {hint} belongs")
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError("a number that JSON does not have")
     return _text(value) if isinstance(value, str) else value
 
 
@@ -385,4 +392,4 @@ def shown(value: object) -> str:
     """Whatever a store gave, as text that every store and screen takes."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "backslashreplace")
-    return "" if value is None else text(str(value))
+    return "" if value is None else stored_text(str(value))

@@ -161,6 +161,8 @@ class Run:
         Unless *is_idle*, the host's transaction is open still: a slow outbox is not waited for.
         When Ctrl-C comes in between, ``finish`` does it again: the event id is the same.
         """
+        if error is None and migration.recorded is not None:
+            rows_affected = migration.recorded.rows_affected
         self._owed[migration.event_id] = (migration, rows_affected, error)
         with containing("conclude", self.report):
             migration.stop_clock()

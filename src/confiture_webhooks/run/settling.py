@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -95,17 +96,30 @@ def conclude(judged: Judged, record: Record, telemetry: Telemetry) -> None:
     now = datetime.now(UTC)
     runs: defaultdict[str, list[Traced]] = defaultdict(list)
     for intent, verdict in judged:
-        one = (settled_event(intent, verdict, now), intent.trace)
-        if verdict.may_go_on:
-            record(one)
-        else:
-            runs[intent.holder or intent.correlation_id].append(one)
+        with _alone(telemetry):
+            one = (settled_event(intent, verdict, now), intent.trace)
+            if verdict.may_go_on:
+                record(one)
+            else:
+                runs[intent.holder or intent.correlation_id].append(one)
     for run, ended in runs.items():
         last = ended[-1]
         whole = (killed_run_event(run, [event for event, _ in ended]), last[1])
         for one in ended:
-            if record(one, *([whole] if one is last else [])):
-                telemetry.settled(*one, run)
+            with _alone(telemetry):
+                if record(one, *([whole] if one is last else [])):
+                    telemetry.settled(*one, run)
+
+
+@contextmanager
+def _alone(telemetry: Telemetry) -> Iterator[None]:
+    """A fault in the block is reported, and costs nothing else. Raises OutboxError."""
+    try:
+        yield
+    except OutboxError:
+        raise
+    except Exception as error:  # noqa: BLE001  a database that answers oddly, a bug of ours
+        telemetry.failed("settle", error)
 
 
 def release_as(
@@ -136,15 +150,11 @@ def settle_outbox(
         outbox.release,
         lambda event, trace: deliveries_of(event, endpoints, trace, report=report),
     )
-    try:
+    with _alone(telemetry):
         mine = [intent for intent in outbox.intents() if intent.environment == environment]
         seconds = LONGEST_QUESTION_S
         return settle(mine, ask, outbox.intents, record, telemetry, seconds=seconds)
-    except OutboxError:
-        raise
-    except Exception as error:  # noqa: BLE001  a database that answers oddly, a bug of ours
-        telemetry.failed("settle", error)
-        return []
+    return []
 
 
 PARTING_S = 1.0
@@ -230,6 +240,7 @@ class Settling:
             correlation_id=self.telemetry.correlation_id,
             staged_at=datetime.now(UTC),
         )
+        self._staged = intent  # known before it is written: Ctrl-C may come in between
         self._staged = self.outgoing.stage(intent)
 
     def stage_committed(self, connection: Any, migration: Migration, success: Committed) -> bool:
