@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from confiture_webhooks.delivery import Decision, State
 from confiture_webhooks.outbox import Claim, Outbox, Row
+from confiture_webhooks.outbox.front import horizon
+from confiture_webhooks.outbox.rows import instant
 from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id
 
 
@@ -51,3 +53,17 @@ def disabled(outbox: Outbox, environment: str | None) -> dict[str, datetime]:
     """The endpoints that are off in *environment*, and since when."""
     standing = outbox.standing(environment)
     return {name: one.off_since for name, one in standing.items() if one.off_since}
+
+
+def rest(
+    outbox: Outbox,
+    until: datetime,
+    endpoint: str = "a",
+    *,
+    now: datetime = NOW,
+    max_wait: timedelta | None = None,
+) -> None:
+    """Have *endpoint* rest in production, as a record does that another worker makes."""
+    place = {"endpoint": endpoint, "environment": "production"}
+    values = {**place, "until": instant(until), "horizon": horizon(now, max_wait)}
+    outbox._store.write(("rest", values))

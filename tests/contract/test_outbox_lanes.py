@@ -18,7 +18,7 @@ from confiture_webhooks.outbox.postgres import PostgresOutbox
 from confiture_webhooks.outbox.values import Claims
 from confiture_webhooks.outlook import Standing
 from confiture_webhooks.retry import RetryPolicy
-from contract.acts import claim_ids, claim_one, disabled, finish, release, row_of
+from contract.acts import claim_ids, claim_one, disabled, finish, release, rest, row_of
 from contract.made import (
     A_SECOND,
     DEAD,
@@ -233,7 +233,7 @@ def test_the_later_of_rest_and_retry_is_waited_for(outbox: Outbox) -> None:
     """A retry that comes after the rest is not due at its end."""
     release(outbox, 1)
     finish(outbox, retry(NOW + 2 * AN_HOUR))
-    outbox.rest("a", "production", NOW + AN_HOUR, now=NOW)
+    rest(outbox, NOW + AN_HOUR)
     assert outbox.next_due_at("a", "production", now=NOW) == NOW + 2 * AN_HOUR
     assert claim_of(outbox).next_due_at == NOW + 2 * AN_HOUR
 
@@ -241,13 +241,61 @@ def test_the_later_of_rest_and_retry_is_waited_for(outbox: Outbox) -> None:
 def test_nothing_is_claimed_for_one_that_rests(outbox: Outbox) -> None:
     """Until the rest is over, in its environment, for every worker; then all is as before."""
     release(outbox, 1)
-    outbox.rest("a", "production", NOW + AN_HOUR, now=NOW)
+    rest(outbox, NOW + AN_HOUR)
     assert claim_ids(outbox) == []
     assert outbox.standing("production") == {"a": Standing(None, NOW + AN_HOUR)}
     assert outbox.standing("staging") == outbox.standing(None) == {}
     assert disabled(outbox, "production") == {}
     assert outbox.next_due_at("a", "production", now=NOW) == NOW + AN_HOUR
     assert claim_ids(outbox, now=NOW + AN_HOUR) == ["dlv_a_1"]
+
+
+LIMITED = Decision(outcome=Outcome.RETRY, next_attempt_at=NOW, rests_until=NOW + AN_HOUR)
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+@pytest.mark.parametrize("how", ["a low rate", "Retry-After"])
+def test_of_workers_that_wake_at_once_one_sends(
+    opened: Callable[[], Outbox], monkeypatch: pytest.MonkeyPatch, how: str, is_late: bool
+) -> None:
+    """Another may have looked before the rest was stored: it claims nothing, of another run too."""
+    first, second = opened(), opened()
+    for number in (1, 2):
+        one = replace(delivery(number), correlation_id=str(number) * 32)
+        first.release(event_id(number), [one])
+    low = {"rest": AN_HOUR} if how == "a low rate" else {}
+
+    def send() -> None:
+        [claim] = first.claim("a", environment="production", now=NOW, lease=LEASE, **low)
+        if how == "Retry-After":
+            first.record(claim, attempt(status_code=429), LIMITED, LIMITED.rests_until)
+
+    write = second._store.write
+
+    def late(*steps: Any, **terms: Any) -> Any:
+        monkeypatch.setattr(second._store, "write", write)
+        send()
+        return write(*steps, **terms)
+
+    if is_late:
+        monkeypatch.setattr(second._store, "write", late)
+    else:
+        send()
+    assert claim_ids(second, **low) == []
+    due_at = second.next_due_at("a", "production", now=NOW)
+    assert due_at is not None
+    assert NOW + AN_HOUR <= due_at < NOW + AN_HOUR + A_SECOND
+    assert len(claim_ids(second, now=due_at, **low)) == 1
+
+
+def test_a_turn_is_taken_again_when_a_clock_was_wrong(outbox: Outbox) -> None:
+    """A rest longer than there can be is none, and keeps no turn from being taken."""
+    release(outbox, 1)
+    rest(outbox, NOW + DAYS)
+    assert claim_ids(outbox, max_wait=MAX_WAIT, rest=AN_HOUR) == ["dlv_a_1"]
+    until = outbox.standing("production")["a"].rests_until
+    assert until is not None
+    assert NOW + AN_HOUR <= until < NOW + AN_HOUR + A_SECOND
 
 
 def test_a_record_sees_the_rest_that_another_worker_was_asked_for(
@@ -260,15 +308,15 @@ def test_a_record_sees_the_rest_that_another_worker_was_asked_for(
     one, two = first.claim("a", environment="production", now=NOW, lease=LEASE, limit=2)
     [elsewhere] = first.claim("a", environment="staging", now=NOW, lease=LEASE)
     assert first.record(one, attempt(), DELIVERED) == Standing(None, None)
-    second.rest("a", "production", NOW + AN_HOUR, now=NOW)
+    rest(second, NOW + AN_HOUR)
     assert first.record(two, attempt(), DELIVERED) == Standing(None, NOW + AN_HOUR)
     assert first.record(elsewhere, attempt(), DELIVERED) == Standing(None, None)
 
 
 def test_the_later_rest_holds(outbox: Outbox) -> None:
     """A shorter one that comes after it does not end it; enabling ends no rest."""
-    outbox.rest("a", "production", NOW + AN_HOUR, now=NOW)
-    outbox.rest("a", "production", NOW + A_SECOND, now=NOW)
+    rest(outbox, NOW + AN_HOUR)
+    rest(outbox, NOW + A_SECOND)
     outbox.disable("a", "production", NOW)
     assert outbox.standing("production") == {"a": Standing(NOW, NOW + AN_HOUR)}
     assert outbox.enable("a", "production")
@@ -330,9 +378,9 @@ def test_a_rest_of_a_wrong_clock_is_over(outbox: Outbox) -> None:
     """And the next one, by a right clock, takes its place."""
     release(outbox, 1)
     too_long = MAX_WAIT + A_SECOND
-    outbox.rest("a", "production", NOW + too_long, now=NOW)
+    rest(outbox, NOW + too_long)
     assert claim_ids(outbox, max_wait=MAX_WAIT) == ["dlv_a_1"]
-    outbox.rest("a", "production", NOW + AN_HOUR, now=NOW, max_wait=MAX_WAIT)
+    rest(outbox, NOW + AN_HOUR, max_wait=MAX_WAIT)
     assert outbox.standing("production")["a"].rests_until == NOW + AN_HOUR
 
 

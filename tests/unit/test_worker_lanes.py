@@ -24,6 +24,7 @@ from confiture_webhooks.worker import Worker
 from confiture_webhooks.worker.pace import NEVER
 from confiture_webhooks.worker.sender import Clock
 from confiture_webhooks.worker.worker import AGAIN_S
+from contract.acts import rest
 from samples import attempt, delivery, endpoint
 
 LONG_ENOUGH = timedelta(seconds=20)
@@ -276,7 +277,7 @@ def test_a_rest_that_another_worker_was_asked_for_is_heeded_in_mid_batch() -> No
         def send(self, request: Request, **terms: Any) -> Response:
             if len(self.sent) == 4:  # the second of a batch of four
                 now = datetime.now(UTC)
-                outbox.rest(request.endpoint, "production", now + timedelta(hours=1), now=now)
+                rest(outbox, now + timedelta(hours=1), request.endpoint, now=now)
             return super().send(request, **terms)
 
     transport = Asked()
@@ -292,7 +293,7 @@ def test_a_rest_of_a_wrong_clock_is_not_heeded_in_mid_batch() -> None:
     class Asked(ScriptedTransport):
         def send(self, request: Request, **terms: Any) -> Response:
             now = datetime.now(UTC)
-            outbox.rest(request.endpoint, "production", now + timedelta(days=3650), now=now)
+            rest(outbox, now + timedelta(days=3650), request.endpoint, now=now)
             return super().send(request, **terms)
 
     assert pass_once(worker_of(outbox, Asked()))

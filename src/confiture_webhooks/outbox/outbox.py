@@ -168,8 +168,12 @@ class Outbox:
         lease: timedelta,
         limit: int = 1,
         max_wait: timedelta | None = None,
+        rest: timedelta | None = None,
     ) -> Claims:
-        """Up to *limit* of one run of *environment* for *endpoint* that are due at *now*."""
+        """Up to *limit* of one run of *environment* for *endpoint* that are due at *now*.
+
+        *rest*: for so long nobody claims anything more for it.
+        """
         front = self._front(endpoint, environment)
         for _ in range(3):  # another worker may take the runs that were seen
             look = front.woken(now, max_wait)
@@ -179,18 +183,29 @@ class Outbox:
             token = self.holder + os.urandom(8).hex()
             lease_until = rows.instant(now + lease)
             leasing = {"token": token, "limit": limit, "lease_until": lease_until}
-            leasing |= {**front.place, **runs}
-            _, found = self._store.write(("lease", leasing), ("leased", leasing), is_synced=False)
+            leasing |= {**front.place, **runs, "now": rows.instant(now), "horizon": look.latest}
+            # Some microseconds more tell two claims of one instant apart.
+            own = int.from_bytes(os.urandom(2), "big")
+            leasing["turn_ends"] = rows.instant(now + rest) + own if rest else 0
+            steps = [*(["take_turn"] if rest else []), "lease", "leased"]
+            *_, found = self._store.write(*((one, leasing) for one in steps), is_synced=False)
             if found:
                 claims = (rows.claim(row, token) for row in found)
                 return Claims(claims, look.next_at(found[0]["correlation_id"]))
         return Claims((), look.next_at())
 
-    def record(self, claim: Claim, attempt: Attempt, decision: Decision) -> Standing | None:
+    def record(
+        self,
+        claim: Claim,
+        attempt: Attempt,
+        decision: Decision,
+        rests_until: datetime | None = None,
+        max_wait: timedelta | None = None,
+    ) -> Standing | None:
         """Keep *attempt* and move the delivery as decided; ``None``: the lease was lost.
 
         Else whether the endpoint was off or had to rest there before. An attempt after which it
-        rests is no try of the schedule.
+        rests is no try of the schedule. Nobody claims anything for it before *rests_until*.
         """
         is_over = decision.outcome is not Outcome.RETRY
         finished_at = rows.instant(attempt.started_at + attempt.duration)
@@ -207,6 +222,10 @@ class Outbox:
         steps = ["hold", "standing", "add_attempt", "move"]
         if decision.outcome is Outcome.GONE:
             steps.insert(3, "switch_off")
+        if rests_until is not None:  # with the move, which lets other workers claim the next
+            now = attempt.started_at + attempt.duration
+            values |= {"until": rows.instant(rests_until), "horizon": horizon(now, max_wait)}
+            steps.insert(3, "rest")
         is_held, standing, *_ = self._store.write(
             *((name, values) for name in steps), *(() if is_over else (NEWS,)), is_synced=False
         )
@@ -250,19 +269,6 @@ class Outbox:
         return self._fronts.setdefault(tuple(place.values()), Front(self._store, place))
 
     # Endpoints
-
-    def rest(
-        self,
-        endpoint: str,
-        environment: str | None,
-        until: datetime,
-        *,
-        now: datetime,
-        max_wait: timedelta | None = None,
-    ) -> None:
-        """Let *endpoint* rest there: nothing is claimed for it before the latest *until*."""
-        values = {"until": rows.instant(until), "horizon": horizon(now, max_wait)}
-        self._store.write(("rest", _place(endpoint, environment) | values), is_synced=False)
 
     def disable(self, endpoint: str, environment: str | None, at: datetime) -> None:
         """Switch *endpoint* off there: its deliveries wait. Off already: since when stays."""

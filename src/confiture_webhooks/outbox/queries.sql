@@ -143,6 +143,16 @@ WITH RECURSIVE runs (run, place) AS (
 SELECT run, {heads}
 ORDER BY head.seq
 
+-- An endpoint whose rate is low rests from the claim on, for every worker: of those that wake at
+-- once, one gets the turn.
+-- name: take_turn
+INSERT INTO main.endpoints (endpoint, environment, rests_until)
+VALUES (:endpoint, :environment, :turn_ends)
+ON CONFLICT (endpoint, environment) DO UPDATE SET rests_until = excluded.rests_until
+WHERE main.endpoints.rests_until IS NULL OR main.endpoints.rests_until <= :now
+   OR main.endpoints.rests_until > :horizon
+
+-- Nothing where the endpoint rests since the look, unless that rest is this claim's own turn.
 -- name: lease
 WITH head AS (
     SELECT correlation_id FROM main.deliveries AS one
@@ -153,7 +163,11 @@ WITH head AS (
           AND held.correlation_id = one.correlation_id
           AND held.state = 'in_flight' AND held.is_ready = 0 AND held.wakes_at IS NOT NULL
         LIMIT 1
-    ) IS NULL
+    ) IS NULL AND coalesce((
+        SELECT rests_until FROM main.endpoints
+        WHERE endpoint = :endpoint AND environment = :environment
+          AND rests_until > :now AND rests_until <= :horizon
+    ), :turn_ends) = :turn_ends
     ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED
 ), picked AS (  -- PostgreSQL may run a plain subquery again, and exceed the limit
     SELECT seq FROM main.deliveries

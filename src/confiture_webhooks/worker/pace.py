@@ -85,6 +85,11 @@ class Pace:
         return self.endpoint.concurrency if not rate else self._in_time(self.endpoint.concurrency)
 
     @property
+    def is_slow(self) -> bool:
+        """Whether its rate is a rest for every worker, from one request to the next."""
+        return self.endpoint.rate is not None and self.endpoint.rate > RATED_AHEAD
+
+    @property
     def limit(self) -> int:
         """How many deliveries to claim at once."""
         return self._in_time(self.batch) if self.endpoint.rate else self.batch
@@ -132,7 +137,7 @@ class Pace:
 
     def turn(self, clock: float) -> float:
         """Take the next turn that the rate allows; the seconds until then."""
-        if self.endpoint.rate is None or self.endpoint.rate > RATED_AHEAD:
+        if self.endpoint.rate is None or self.is_slow:
             return 0.0
         start = max(clock, self.next_start)
         self.next_start = start + self.endpoint.rate.total_seconds()
@@ -151,7 +156,7 @@ class Pace:
         if is_ours:
             return None
         rests = [decision.rests_until] if decision.rests_until else []
-        if self.endpoint.rate and self.endpoint.rate > RATED_AHEAD:
+        if self.endpoint.rate and self.is_slow:
             # Not from when it started: the clock may have been set meanwhile.
             rests.append(now - attempt.duration + self.endpoint.rate)
         asked = max(rests, default=None)

@@ -6,9 +6,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import Attempt, Decision, Outcome
@@ -145,12 +146,24 @@ class Sender:
         return made, is_ours
 
     def _record_and_report(
-        self, pace: Pace, claim: Claim, waiting: OpenDelivery, decision: Decision, at: datetime
+        self,
+        pace: Pace,
+        claim: Claim,
+        waiting: OpenDelivery,
+        decision: Decision,
+        rests_until: datetime | None,
+        at: datetime,
     ) -> None:
-        """Record the attempt that was over *at*, then report it."""
+        """Record the attempt that was over *at*, then report it.
+
+        Every worker leaves the endpoint alone until *rests_until*.
+        """
         attempt, delivery_id = waiting.last, claim.delivery.id
         assert attempt is not None
-        stands = self._record(claim, attempt, decision)
+        longest = pace.endpoint.retry.longest_wait
+        stands = self._record(
+            partial(self.outbox.record, claim, attempt, decision, rests_until, longest)
+        )
         if stands is None:
             # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
             self.close_open(pace, delivery_id)
@@ -172,21 +185,15 @@ class Sender:
         elif wait is not None and (wait > self.hold or self.stopping.is_set()):
             self.close_open(pace, delivery_id)
 
-    def _rest(self, pace: Pace, until: datetime, now: datetime) -> None:
-        """Have every worker leave the endpoint alone until then."""
-        endpoint, longest = pace.endpoint, pace.endpoint.retry.longest_wait
-        with suppress(OutboxError):  # this worker rests all the same
-            self.outbox.rest(endpoint.name, self.environment, until, now=now, max_wait=longest)
-
-    def _record(self, claim: Claim, attempt: Attempt, decision: Decision) -> Standing | None:
+    def _record(self, record: Callable[[], Standing | None]) -> Standing | None:
         for wait in RECORD_AGAIN_S:
             try:
-                return self.outbox.record(claim, attempt, decision)
+                return record()
             except OutboxError as error:
                 self.telemetry.outbox_failed(str(error))
                 if self.stopping.wait(wait):
                     break
-        return self.outbox.record(claim, attempt, decision)
+        return record()
 
     def _give_up_attempt(self, pace: Pace, claim: Claim, waiting: OpenDelivery) -> None:
         """Give back a delivery whose attempt was cut: it is due as before, with as many tries."""

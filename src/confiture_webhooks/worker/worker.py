@@ -203,6 +203,7 @@ class Worker(Sender):
                 lease=pace.endpoint.timeout + LEASE_MARGIN,
                 limit=limit,
                 max_wait=pace.endpoint.retry.longest_wait,
+                rest=pace.endpoint.rate if pace.is_slow else None,
             )
             run = found[0].delivery.correlation_id if found else None
             self._end_look(pace, look, found, run)
@@ -247,9 +248,7 @@ class Worker(Sender):
                 rests_until = pace.note(attempt, decision, now, is_ours=is_ours)
                 if pace.width > width:
                     self._rouse(pace)  # what is due beside this run waited for the one lane
-            self._record_and_report(pace, claim, waiting, decision, now)
-            if rests_until is not None:
-                self._rest(pace, rests_until, now)
+            self._record_and_report(pace, claim, waiting, decision, rests_until, now)
             is_whole = is_whole and attempt.is_success
         if is_whole and not claims:  # all was accepted: claim more at once
             with self.lock:
