@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
 from traceback import walk_tb
 from typing import TYPE_CHECKING
 
@@ -108,9 +107,9 @@ class Part:
     _signals: Signals
     span: Span
 
-    @cached_property
+    @property
     def trace(self) -> TraceContext:
-        """The context that deliveries from this part continue: made before a COMMIT needs it."""
+        """The context that deliveries from this part continue."""
         return to_stored(self.span.get_span_context())
 
     @contextmanager
@@ -187,7 +186,6 @@ class MigrationSpan(Part):
 
     def _start(self) -> None:
         self._has_span = True
-        self.__dict__.pop("trace", None)
         self.span = self._signals.start_span(
             names.APPLY if self._direction is Direction.UP else names.ROLL_BACK,
             parent=self._run.get_span_context(),
