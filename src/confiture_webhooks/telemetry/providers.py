@@ -1,7 +1,4 @@
-"""The providers a run uses: its own, which end in time, its process's, or none.
-
-A finished flush proves nothing, so every exporter keeps count of what did not arrive, and why.
-"""
+"""The providers a run uses: its own, which end in time, its process's, or none."""
 
 from __future__ import annotations
 
