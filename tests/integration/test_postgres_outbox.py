@@ -375,6 +375,11 @@ def test_what_no_text_can_hold_is_escaped(outbox: PostgresOutbox) -> None:
 
 # Rights and versions
 
+FUNCTIONS = (
+    "confiture_webhooks.release(json, text)",
+    "confiture_webhooks.stage_committed(text, text)",
+)
+
 
 @pytest.fixture
 def role(postgres: Any, database: str) -> Iterator[tuple[str, str]]:
@@ -437,6 +442,9 @@ def test_the_printed_grants_are_all_the_rights_that_doctor_misses(
             with pytest.raises(OutboxError, match="may not use"):
                 outbox.stage(intent(1))
             assert outbox.intents() == []
+        admin.execute(f"GRANT EXECUTE ON FUNCTION {FUNCTIONS[0]} TO {name}")
+        assert missing_rights(dsn) == []
+        admin.execute(f"REVOKE EXECUTE ON FUNCTION {FUNCTIONS[1]} FROM {name}")
         delete = "REVOKE DELETE ON confiture_webhooks.deliveries FROM {}"
         admin.execute(sql.SQL(delete).format(named))
     assert missing_rights(dsn) == ["DELETE", "EXECUTE"]
@@ -640,9 +648,11 @@ def test_an_outbox_that_another_role_brings_forward_stays_its_owners(
         at = sql.SQL("GRANT CREATE ON DATABASE {} TO {}")
         admin.execute(at.format(sql.Identifier(admin.info.dbname), sql.Identifier(name)))
         PostgresOutbox(dsn).close()
-        admin.execute("DROP FUNCTION confiture_webhooks.release")
+        admin.execute(f"DROP FUNCTION {', '.join(FUNCTIONS)}")
         admin.execute("UPDATE confiture_webhooks.outbox_version SET version = 2")
-    PostgresOutbox(database).close()
+        PostgresOutbox(database).close()
+        owner = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid = %s::regprocedure"
+        assert [admin.execute(owner, [one]).fetchone() for one in FUNCTIONS] == [(name,)] * 2
     with closing(PostgresOutbox(dsn)) as outbox:
         release(outbox, 1)
         assert claim_ids(outbox) == ["dlv_a_1"]
@@ -667,7 +677,7 @@ def test_those_who_might_release_may_when_an_outbox_was_brought_forward(
             named = sql.Identifier(other).as_string()
             admin.execute(f"CREATE ROLE {named}")
             admin.execute(f"GRANT {right} ON confiture_webhooks.deliveries TO {named}")
-        admin.execute("DROP FUNCTION confiture_webhooks.release")
+        admin.execute(f"DROP FUNCTION {', '.join(FUNCTIONS)}")
         admin.execute("UPDATE confiture_webhooks.outbox_version SET version = 2")
         PostgresOutbox(database).close()
         with closing(PostgresOutbox(dsn)) as outbox:
@@ -675,11 +685,13 @@ def test_those_who_might_release_may_when_an_outbox_was_brought_forward(
             release(outbox, 1)
             assert outbox.intents() == []
             assert claim_ids(outbox) == ["dlv_a_1"]
-        may = (
-            "SELECT has_function_privilege(%s, 'confiture_webhooks.release(json, text)', 'EXECUTE')"
-        )
+            with psycopg.connect(dsn) as migrating:
+                migrating.execute("SELECT 1")
+                assert commit_on(outbox, migrating, 9)
+        may = "SELECT has_function_privilege(%s, %s, 'EXECUTE')"
         for other, right in others.items():
-            assert admin.execute(may, [other]).fetchone() == (right == "INSERT",)
+            for function in FUNCTIONS:
+                assert admin.execute(may, [other, function]).fetchone() == (right == "INSERT",)
             named = sql.Identifier(other).as_string()
             admin.execute(f"DROP OWNED BY {named}")
             admin.execute(f"DROP ROLE {named}")

@@ -133,7 +133,7 @@ WHERE home.nspname = 'confiture_webhooks' AND relname = 'deliveries' AND NOT CAS
   WHEN right_ = 'DELETE' THEN has_table_privilege(pg_class.oid, right_)
   WHEN right_ = 'EXECUTE' THEN (
     SELECT bool_and(has_function_privilege(pg_proc.oid, right_)) FROM pg_proc
-    WHERE pronamespace = home.oid AND proname = 'release'
+    WHERE pronamespace = home.oid AND proname IN ('release', 'stage_committed')
   )
   ELSE has_any_column_privilege(pg_class.oid, right_) END  -- the GRANTs are of columns
 ORDER BY right_
