@@ -545,6 +545,9 @@ def test_a_killed_run_is_reported_once_however_many_of_its_migrations_are_settle
     settle_outbox(outbox, runs, Database7("005").ask, telemetry, environment="production")
     (row,) = outbox.deliveries()
     assert row.delivery.event_type == "run_error"
+    document = json.loads(row.delivery.body)
+    assert document["run"] == {"command": KILLED.command, "url": KILLED.run_url}
+    assert document["trace_url"] == KILLED.trace_url
     assert outbox.intents() == []
 
 
