@@ -86,10 +86,11 @@ class Outbox:
         self._store.write(self._staging(intent))
 
     def stage_committed(self, intent: Intent, *waiting: Release) -> None:
-        """Stage *intent* with its ``committed`` event, in a transaction that is about to commit.
+        """Add ``committed``, its end, to *intent*, in a transaction that is about to commit.
 
-        The event is released after that; by whoever finds it, if this process is killed before.
-        *waiting*: what came before it and is not released yet.
+        If *intent* is not there, it is staged first. Its event is released after the COMMIT; if
+        this process is killed before that, by whoever finds it. *waiting*: what came before it and
+        is not released yet.
         """
         step = ("stage_committed", rows.committed_values(intent))
         *_, is_there = self._store.write(*self._steps(waiting), step)

@@ -50,7 +50,7 @@ _PATIENCE = "500ms"
 """The same over its connection while that is idle."""
 _REHEARSAL: Step = ("release", {"event_id": None, "deliveries": [{}]})
 _REHEARSALS = (_REHEARSAL, ("stage_committed", {"event_id": None, "changes": "{}"}))
-"""They change nothing: the server has all that our function does planned and at hand afterwards."""
+"""They change nothing: the server has all that our functions do planned and at hand afterwards."""
 
 
 def _bytea(body: bytes) -> str:

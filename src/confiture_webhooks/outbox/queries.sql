@@ -13,8 +13,8 @@ SELECT :event_id, :environment, :staged_at, :intent
 WHERE NOT EXISTS (SELECT 1 FROM main.released WHERE event_id = :event_id)
 ON CONFLICT DO NOTHING
 
--- In a migration's transaction: the event of its success is there if that commits. It is written
--- at the end of the JSON document, where a key counts that stands there twice.
+-- In a migration's transaction: the intent has its end if that commits. It is appended to the JSON
+-- document. Of a key that is in it twice, the last one counts.
 -- name: stage_committed
 UPDATE main.intents
 SET intent = substr(intent, 1, length(intent) - 1) || ', ' || substr(:changes, 2)
