@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -89,6 +90,39 @@ def test_a_success_that_committed_with_its_event_is_not_dropped(
     assert "`confiture webhooks deliver --config" in done.stderr
     assert project.confiture("webhooks", "deliver", *words).returncode == 0
     assert [request.headers["webhook-id"] for request in receiver.requests] == [one.event_id]
+
+
+@pytest.mark.parametrize("is_readable", [True, False], ids=["old", "unreadable"])
+def test_a_killed_run_of_another_environment_is_named(
+    project: Any, receiver: Any, is_readable: bool
+) -> None:
+    """If it is old, or cannot be read, status and doctor name it; the command they show ends it."""
+    block = {"endpoints": [{"name": "a", "url": receiver.url}]}
+    project.environment_file(webhooks=block)
+    staging = str(project.environment_file("staging", webhooks=block))
+    project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
+    crash(project, "before commit", "migrate", "up", "--config", staging)
+    young = status(project)
+    assert (young["ok"], young["unsettled_elsewhere"]) == (True, {})
+    with closing(sqlite3.connect(outbox_of(project))) as rows, rows:
+        [[event_id, document]] = rows.execute("SELECT event_id, intent FROM intents")
+        old = {**json.loads(document), "staged_at": "2026-01-01T00:00:00+00:00"}
+        changed = json.dumps(old if is_readable else {})
+        rows.execute("UPDATE intents SET staged_at = 0, intent = ?", (changed,))
+    found = status(project)
+    assert found["unsettled_elsewhere"] == ({"staging": 1} if is_readable else {})
+    assert found["unreadable_elsewhere"] == ({} if is_readable else {"staging": [event_id]})
+    words = ["deliver"] if is_readable else ["discard", event_id]
+    command = ["webhooks", *words, "--config", "db/environments/staging.yaml"]
+    for verb in ("doctor", "status"):
+        done = project.confiture("webhooks", verb)
+        assert done.returncode == 1
+        assert f"`confiture {' '.join(command)}`" in " ".join(done.stdout.split())
+    here = project.confiture("webhooks", "discard", event_id, "--yes")
+    assert f"{event_id} (of environment staging: use `" in here.stderr
+    agreed = [] if is_readable else ["--yes"]
+    assert project.confiture(*command, *agreed).returncode == 0
+    assert status(project)["ok"] is True
 
 
 def test_a_migration_under_way_is_not_dropped(project: Any, receiver: Any) -> None:

@@ -197,27 +197,31 @@ def intents_of(
         found = [] if is_short(given) else [one for one in known if one.startswith(given)]
         whole.append(found[0] if len(found) == 1 else given)
     killed = judged([intent for intent in intents if intent.event_id in whole], context)
+    broken = [one for one in unreadable if one.event_id in whole]
+    named: list[tuple[Intent | UnreadableIntent, Verdict | None]] = [
+        *killed,
+        *((one, None) for one in broken),
+    ]
     refused = [
-        f"{intent.event_id} ({why})"
-        for intent, verdict in killed
-        if (why := _why_kept(intent, verdict, context))
+        f"{one.event_id} ({why})"
+        for one, verdict in named
+        if (why := _why_kept(one, verdict, context))
     ]
     if refused:
         raise CommandError(f"Not possible: {', '.join(refused)}. Nothing was changed")
-    broken = [
-        one
-        for one in unreadable
-        if one.environment == context.environment and one.event_id in whole
-    ]
     events = {one.event_id for one in broken} | {intent.event_id for intent, _ in killed}
     return [one for one in whole if one not in events], killed, broken
 
 
-def _why_kept(intent: Intent, verdict: Verdict, context: Context) -> str | None:
-    """Why the intent is not to be discarded; ``None``: it may be."""
+def _why_kept(
+    intent: Intent | UnreadableIntent, verdict: Verdict | None, context: Context
+) -> str | None:
+    """Why the intent is not to be discarded; ``None``: it may be. *verdict*: if it is readable."""
     if intent.environment != context.environment:
         there = shown_for(intent.environment, "discard", intent.event_id)
         return f"of environment {shown_environment(intent.environment)}: use {there}"
+    if verdict is None:
+        return None
     if verdict.ending is Ending.OPEN:
         return verdict.reason
     return f"its end is known: {shown('deliver')} reports it" if verdict.is_settled else None

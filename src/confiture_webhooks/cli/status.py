@@ -31,7 +31,8 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
       and killed runs that a day could not settle. It also counts deliveries whose endpoint is off,
       not configured or wrongly configured, and deliveries that answers of 429 or 503 put off for
       more than a day. In any environment of this outbox, it counts deliveries that are due for
-      15 minutes without a worker.
+      15 minutes without a worker, and killed runs that a day could not settle or that cannot be
+      read.
 
     EXIT CODES:
       0  Nothing waits for an operator.
@@ -79,6 +80,10 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
         },
         "waits": {wait.endpoint: wait.detail for wait in findings.waits},
         "unreadable": [*findings.unreadable, *findings.unreadable_intents],
+        "unreadable_elsewhere": {
+            shown_environment(name): ids for name, ids in findings.unreadable_elsewhere.items()
+        },
+        "unsettled_elsewhere": by_environment(findings.unsettled_elsewhere),
         "from_the_future": findings.future,
         "unserved": {
             shown_environment(name): {"due": count, "since": rfc3339(since)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -51,13 +52,17 @@ class Findings:
     """The ids of undelivered deliveries that this version cannot read."""
     unreadable_intents: list[str]
     """The same of killed runs."""
+    unreadable_elsewhere: Mapping[str | None, list[str]]
+    """By other environment, those of its killed runs."""
     intents: list[Intent]
     """The intents of migrations whose end was not reported yet."""
+    unsettled_elsewhere: Mapping[str | None, int]
+    """By other environment, how many of its migrations no run will settle any more."""
 
     @property
     def old_intents(self) -> int:
         """How many of them no run will settle any more."""
-        return sum(1 for intent in self.intents if intent.staged_at < self.now - UNSETTLED_FOR)
+        return len(_old(self.intents, self.now))
 
     @property
     def in_vain(self) -> list[Wait]:
@@ -75,7 +80,9 @@ class Findings:
                 self.unserved,
                 self.unreadable,
                 self.unreadable_intents,
+                self.unreadable_elsewhere,
                 self.old_intents,
+                self.unsettled_elsewhere,
             )
         )
 
@@ -89,6 +96,10 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
     off = _off(standing)
     dead = {name: one.counts.get(State.DEAD_LETTER, 0) for name, one in summaries.items()}
     due = outbox.due(settings.recorded, environment, now=now)
+    intents = outbox.intents()
+    unreadable: defaultdict[str | None, list[str]] = defaultdict(list)
+    for one in outbox.unreadable_intents():
+        unreadable[one.environment].append(one.event_id)
     return Findings(
         now=now,
         summary=summary,
@@ -110,11 +121,17 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
         },
         future=_from_the_future(outbox, environment, now),
         unreadable=_unreadable(outbox, environment),
-        unreadable_intents=[
-            one.event_id for one in outbox.unreadable_intents() if one.environment == environment
-        ],
-        intents=[one for one in outbox.intents() if one.environment == environment],
+        unreadable_intents=unreadable.pop(environment, []),
+        unreadable_elsewhere=unreadable,
+        intents=[one for one in intents if one.environment == environment],
+        unsettled_elsewhere=elsewhere(
+            Counter(one.environment for one in _old(intents, now)), environment
+        ),
     )
+
+
+def _old(intents: Iterable[Intent], now: datetime) -> list[Intent]:
+    return [one for one in intents if one.staged_at < now - UNSETTLED_FOR]
 
 
 def _off(standing: Mapping[str, Standing]) -> dict[str, datetime]:
@@ -159,17 +176,7 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
     for name, (state, option) in ended.items():
         if count := findings.summary.counts.get(state, 0):
             yield warn(name, str(count), f"Send them again: {shown('redeliver', option)}")
-    for other, count in findings.dead_elsewhere.items():
-        again = in_environment(other, "redeliver", "--dead")
-        yield warn(
-            f"dead letters of {shown_environment(other)}", str(count), f"Send again: {again}"
-        )
-    for other, (count, since) in findings.unserved.items():
-        late = f"no worker serves it, {count} due since {rfc3339(since)}"
-        wanted = f"CONFITURE_ENVIRONMENT={environment}" if environment else "CONFITURE_ENVIRONMENT"
-        set_it = "" if other else f"Set {wanted} for the run that recorded them. "
-        send = f"{set_it}Send them: {in_environment(other, 'deliver')}"
-        yield wrong(f"environment {shown_environment(other)}", late, send)
+    yield from _needs_elsewhere(findings, environment)
     if ids := findings.unreadable:
         are = f"{counted(len(ids), 'record', 'records')} cannot be read by this version"
         again, drop = (shown(verb, *ids[:MOST_NAMED]) for verb in ("redeliver", "discard"))
@@ -184,6 +191,29 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
     if findings.old_intents:
         lasting = f"{findings.old_intents} for more than a day"
         yield wrong("unsettled", lasting, f"See which, and why: {shown('status')}")
+
+
+def _needs_elsewhere(findings: Findings, environment: str | None) -> Iterator[Check]:
+    """The same of other environments."""
+    for other, count in findings.dead_elsewhere.items():
+        again = in_environment(other, "redeliver", "--dead")
+        yield warn(
+            f"dead letters of {shown_environment(other)}", str(count), f"Send again: {again}"
+        )
+    for other, (count, since) in findings.unserved.items():
+        late = f"no worker serves it, {count} due since {rfc3339(since)}"
+        wanted = f"CONFITURE_ENVIRONMENT={environment}" if environment else "CONFITURE_ENVIRONMENT"
+        set_it = "" if other else f"Set {wanted} for the run that recorded them. "
+        send = f"{set_it}Send them: {in_environment(other, 'deliver')}"
+        yield wrong(f"environment {shown_environment(other)}", late, send)
+    for other, ids in findings.unreadable_elsewhere.items():
+        are = f"{counted(len(ids), 'intent', 'intents')} cannot be read by this version"
+        drop = in_environment(other, "discard", *ids[:MOST_NAMED])
+        remedy = f"Deliver with the version that wrote them, or: {drop}"
+        yield wrong(f"unreadable of {shown_environment(other)}", are, remedy)
+    for other, count in findings.unsettled_elsewhere.items():
+        lasting, report = f"{count} for more than a day", in_environment(other, "deliver")
+        yield wrong(f"unsettled of {shown_environment(other)}", lasting, f"Report them: {report}")
 
 
 def _from_the_future(outbox: Outbox, environment: str | None, now: datetime) -> list[str]:
