@@ -102,15 +102,15 @@ class Wait:
         return f"{self.endpoint}: {self.detail}. {self.remedy}"
 
 
-def rest_of(standing: Standing, endpoint: Endpoint | None, now: datetime) -> datetime | None:
-    """Until when *endpoint* rests, or did; ``None``: it did not.
+def is_possible(until: datetime, endpoint: Endpoint | None, now: datetime) -> bool:
+    """Whether the policy of *endpoint* allows a wait until then; else a clock was wrong."""
+    return endpoint is None or until <= now + endpoint.retry.longest_wait
 
-    One that is longer than its policy allows was written by a clock that was wrong.
-    """
+
+def rest_of(standing: Standing, endpoint: Endpoint | None, now: datetime) -> datetime | None:
+    """Until when *endpoint* rests, or did; ``None``: it did not, or a clock was wrong."""
     until = standing.rests_until
-    if until is None or endpoint is None:
-        return until
-    return until if until <= now + endpoint.retry.longest_wait else None
+    return until if until is not None and is_possible(until, endpoint, now) else None
 
 
 def outlook(

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from base64 import b64encode
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -187,7 +188,7 @@ def test_the_answer_is_shown_on_request(outside: Project) -> None:
 @pytest.mark.survived("A first attempt with the clock three days ahead", "kept")
 @pytest.mark.skipif(shutil.which("faketime") is None, reason="needs Debian's faketime")
 def test_a_clock_that_was_ahead_delays_nothing(outside: Project) -> None:
-    """A retry that a wrong clock put off by days is due once the clock is right."""
+    """A retry that a wrong clock put off by days is due once the clock is right, and shown so."""
     with LocalReceiver(answers=[503]) as receiver:
         block = {"name": "a", "url": receiver.url, "retry": {"schedule": [5]}}
         outside.environment_file(webhooks={"endpoints": [block]})
@@ -205,6 +206,9 @@ def test_a_clock_that_was_ahead_delays_nothing(outside: Project) -> None:
         (row,) = outbox.deliveries()
         assert row.next_attempt_at is not None
         assert row.next_attempt_at > datetime.now(UTC) + timedelta(days=2)
+        for words in (("list",), ("show", one.id)):
+            shown = outside.confiture("webhooks", *words).stdout
+            assert f"{row.next_attempt_at:%Y-%m-%dT%H:%M:%S}" not in shown
         made_ahead = delivery(
             environment="local",
             endpoint="a",
@@ -215,7 +219,20 @@ def test_a_clock_that_was_ahead_delays_nothing(outside: Project) -> None:
         outbox.release(made_ahead.event_id, [made_ahead])
         ahead = "from the future: made by a clock that was wrong: dlv_ahead"
         assert ahead in outside.confiture("webhooks", "status").stdout
+        listed = json.loads(outside.confiture("webhooks", "list", "-f", "json").stdout)
+        for each in listed["deliveries"]:
+            assert each["next_attempt_at"] <= rfc3339(datetime.now(UTC)), each["id"]
         assert outside.confiture("webhooks", "deliver").returncode == 0
         assert [request.answer.status for request in receiver.requests] == [503, 200, 200]
         assert ahead not in outside.confiture("webhooks", "status").stdout
         outbox.close()
+
+
+def test_a_delivery_of_a_clock_half_an_hour_ahead_is_shown_as_due(outside: Project) -> None:
+    """Nothing has put it off, so that a worker takes it now, in whatever environment."""
+    made_at = datetime.now(UTC) + timedelta(minutes=30)
+    one = delivery(environment="staging", created_at=made_at)
+    with closing(SqliteOutbox(outside.path / ".confiture" / "webhooks.db")) as outbox:
+        outbox.release(one.event_id, [one])
+    [listed] = json.loads(outside.confiture("webhooks", "list", "-f", "json").stdout)["deliveries"]
+    assert listed["next_attempt_at"] <= rfc3339(datetime.now(UTC))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..delivery import State
 from ..event import rfc3339
 from ..outbox import Unreadable, UnreadableIntent
-from ..outlook import Standing, listed, rest_of, shown_environment
+from ..outlook import Standing, is_possible, listed, rest_of, shown_environment
 from ..remedy import shown, shown_for
 from ..settlement import Ending
 from ..terminal import say
@@ -30,7 +30,10 @@ MOST_SHOWN = 20
 
 
 def documents(context: Context, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Deliveries as JSON has them; of one that waits for an endpoint that rests, until when."""
+    """Deliveries as JSON has them; of one that waits for an endpoint that rests, until when.
+
+    One that a clock that was wrong put off is due now, as it is for a worker.
+    """
     now = datetime.now(UTC)
     environments = {row.delivery.environment for row in rows}
     standing = {one: context.outbox.standing(one) for one in environments}
@@ -39,8 +42,12 @@ def documents(context: Context, rows: Sequence[Row]) -> list[dict[str, Any]]:
     for row in rows:
         one = row.delivery
         stands = standing[one.environment].get(one.endpoint, Standing(None, None))
-        until = rest_of(stands, own.get((one.environment, one.endpoint)), now)
+        endpoint = own.get((one.environment, one.endpoint))
+        until = rest_of(stands, endpoint, now)
         is_resting = row.state is State.PENDING and until is not None and until > now
+        due_at = row.next_attempt_at
+        if due_at and (row.is_ready or not is_possible(due_at, endpoint, now)):
+            due_at = min(due_at, now)
         found.append(
             {
                 "id": one.id,
@@ -54,7 +61,7 @@ def documents(context: Context, rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "attempts": row.attempts,
                 "last_answer": row.last_answer,
                 "created_at": rfc3339(one.created_at),
-                "next_attempt_at": rfc3339(row.next_attempt_at) if row.next_attempt_at else None,
+                "next_attempt_at": rfc3339(due_at) if due_at else None,
                 "correlation_id": one.correlation_id,
                 **({"rests_until": rfc3339(until)} if until and is_resting else {}),
                 **({"unreadable": one.reason} if isinstance(one, Unreadable) else {}),

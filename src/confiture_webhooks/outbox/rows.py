@@ -178,6 +178,7 @@ def standing(row: Stored) -> Row:
         state=state,
         attempts=_count(row["attempts"]),
         next_attempt_at=at_best(row["due_at"]) if state is State.PENDING else None,
+        is_ready=row["is_ready"] == 1,
         last_attempt=attempt(last) if last.get("number") is not None else None,
     )
 

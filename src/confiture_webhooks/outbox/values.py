@@ -157,7 +157,9 @@ class Row:
     attempts: int
     """Attempts recorded, over all schedules."""
     next_attempt_at: datetime | None = None
-    """When a pending one is due; ``None`` in every other state."""
+    """When a pending one is due, as it is stored; ``None`` in every other state."""
+    is_ready: bool = field(default=False, compare=False)
+    """Whether it can be claimed now, whenever it is due."""
     last_attempt: Attempt | None = field(default=None, compare=False)
     """The latest one recorded."""
 
