@@ -391,6 +391,8 @@ def test_a_collector_is_looked_for_the_way_exports_go(
         known = {**env, "OTEL_EXPORTER_OTLP_CERTIFICATE": trusted["REQUESTS_CA_BUNDLE"]}
         assert row not in problems(diagnosed(here, {}, known)[1])
         proxied = {**known, "HTTPS_PROXY": "http://127.0.0.1:9"}
+        assert row not in problems(diagnosed(here, {}, proxied)[1])  # none to this machine
+        proxied["OTEL_EXPORTER_OTLP_ENDPOINT"] = "https://collector.example"
         assert "(the proxy) | Check HTTPS_PROXY" in problems(diagnosed(here, {}, proxied)[1])[row]
 
 

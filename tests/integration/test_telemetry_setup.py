@@ -17,10 +17,11 @@ from confiture_webhooks.telemetry.plan import Export, complaints, plan
 from confiture_webhooks.telemetry.providers import (
     MIGRATION_SPANS,
     Providers,
+    Tally,
     for_command,
     has_owner,
 )
-from confiture_webhooks.telemetry.sdk import _resource
+from confiture_webhooks.telemetry.sdk import CollectorSession, _resource
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 COLLECTOR = "http://collector:4318"
@@ -220,6 +221,21 @@ class TestProviders:
         found = for_command({"CONFITURE_WEBHOOK_MIGRATION_SPANS": given}, None)
         assert found.migration_spans == MIGRATION_SPANS
         assert [fault.setting for fault in found.faults] == ["CONFITURE_WEBHOOK_MIGRATION_SPANS"]
+
+
+class TestSession:
+    @pytest.mark.parametrize(
+        ("host", "is_proxied"),
+        [("[::1]", False), ("localhost.", False), ("127.1", False), ("collector.example", True)],
+    )
+    def test_only_other_hosts_are_proxied(
+        self, host: str, is_proxied: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """This machine, however it is written, is reached without the environment's proxy."""
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+        session = CollectorSession(Tally(Export(signal="logs", protocol="http/protobuf"), ""))
+        merged = session.merge_environment_settings(f"http://{host}:1/", {}, None, None, None)
+        assert bool(merged["proxies"]) is is_proxied
 
 
 class TestComplaints:

@@ -195,19 +195,19 @@ def test_what_is_refused_in_part_is_lost(rejected: int, message: str, reason: st
 @pytest.mark.parametrize(
     ("address", "environ", "reason"),
     [
-        ("http", {}, f"no collector answers (ConnectionError). Check {ENDPOINT}"),
+        ("http://127.0.0.1:9", {}, f"no collector answers (ConnectionError). Check {ENDPOINT}"),
         (
-            "https",
+            "https://127.0.0.1:9",
             {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nosuch.pem"},
             "no collector answers (OSError). Check OTEL_EXPORTER_OTLP_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_*",
         ),
         (
-            "http",
+            "http://127.0.0.1:9",
             {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=a%0d%0aCANARY"},
             "no collector answers (InvalidHeader). Check OTEL_EXPORTER_OTLP_HEADERS",
         ),
         (
-            "http",
+            "http://collector.example",
             {"http_proxy": "http://127.0.0.1:1"},
             "no collector answers (ProxyError). Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
         ),
@@ -218,7 +218,7 @@ def test_a_collector_that_is_not_reached(
     address: str, environ: dict[str, str], reason: str
 ) -> None:
     """Why nothing arrived is named, with the variable to check."""
-    ended = run(**{ENDPOINT: f"{address}://127.0.0.1:9", **environ})
+    ended = run(**{ENDPOINT: address, **environ})
     assert ended.lines()[-1]["reason"] == reason
     assert "CANARY" not in ended.stderr
 
@@ -245,6 +245,18 @@ def test_a_dead_collector(collector: Any) -> None:
     kinds = [line[f"lost_{what}"] for what in ("spans", "metric_points", "log_records")]
     assert all(kinds)
     assert line["lost"] == sum(kinds)
+
+
+@pytest.mark.parametrize("proxy", ["HTTP_PROXY=http", "ALL_PROXY=socks5h"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1"])
+def test_a_collector_on_this_machine_is_never_proxied(host: str, proxy: str) -> None:
+    """Whatever the proxy and however the host is written, all telemetry arrives."""
+    name, _, scheme = proxy.partition("=")
+    with LocalCollector() as collector:
+        address = collector.url.replace("127.0.0.1", host)
+        ended = run(**{ENDPOINT: address, name: f"{scheme}://127.0.0.1:9"})
+        assert len(collector.spans) == 3, ended.stderr
+    assert lost(ended) == 0
 
 
 def test_a_host_that_logs() -> None:

@@ -76,12 +76,15 @@ class Way:
 
 
 def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> Way:
-    """The way to *address* in the present environment; an export goes as ``requests`` does."""
+    """The way to *address* in the present environment.
+
+    Beyond this machine, an export goes as ``requests`` does.
+    """
     plain = requests.PreparedRequest()
     plain.prepare_url(address, None)
     url = plain.url or ""
-    is_ours = not is_export and is_direct(url)
-    proxies = {} if is_ours else dict(get_environ_proxies(url))
+    direct = is_loopback(address_of(url)[0]) if is_export else is_direct(url)
+    proxies = {} if direct else dict(get_environ_proxies(url))
     named = [("tls.ca_bundle", tls.ca_bundle if tls else None)]
     named += [(name, os.environ.get(name)) for name in _CA_VARIABLES]
     files = next(({name: path} for name, path in named if path), {})

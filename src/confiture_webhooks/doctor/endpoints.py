@@ -90,7 +90,7 @@ def reach(
 ) -> Reach:
     """Ask *url*'s host for its clock, in at most about *timeout*; sends no path or credentials.
 
-    An export of OpenTelemetry takes the proxies that ``requests`` takes, also to this machine.
+    An export of OpenTelemetry takes the proxies that ``requests`` takes, but none to this machine.
     """
     from ..adapters.http_session import EndpointSession  # noqa: PLC0415
 

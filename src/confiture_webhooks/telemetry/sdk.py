@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from opentelemetry import _logs, metrics, trace
@@ -28,6 +29,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from ..config.variables import RESOURCE, ci_run
 from ..errors import Fault
+from ..networks import is_loopback
 from ..terminal import stderr
 from ..transport import version
 from .context import made_here, storable
@@ -103,9 +105,11 @@ class CollectorSession(requests.Session):
         found = _CHECK.get(str(cause)) or check or self._tally.export.setting
         self._tally.reason = f"{why}. Check {found}"
 
-    def merge_environment_settings(self, *args: Any, **kwargs: Any) -> Any:
-        """REQUESTS_CA_BUNDLE holds only where OpenTelemetry's own variable names no file."""
-        merged = super().merge_environment_settings(*args, **kwargs)
+    def merge_environment_settings(self, url: Any, *args: Any, **kwargs: Any) -> Any:
+        """No proxy to this machine; REQUESTS_CA_BUNDLE only where no variable of OTLP's is set."""
+        merged = super().merge_environment_settings(url, *args, **kwargs)
+        if is_loopback(urlsplit(url).hostname or ""):
+            merged["proxies"] = {}
         if isinstance(self.verify, str):
             merged["verify"] = self.verify
         return merged
