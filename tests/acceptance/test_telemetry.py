@@ -48,6 +48,45 @@ def test_a_limit_that_is_no_number(project: Any, receiver: Any, collector: Any) 
     assert "CANARY" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "kept"),
+    [
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0", "traces, logs"),
+        ("OTEL_METRICS_EXEMPLAR_FILTER", "CANARY", "traces, logs"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "metrics, logs"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "99999", "metrics, logs"),
+        ("OTEL_SPAN_EVENT_COUNT_LIMIT", "-1", "metrics, logs"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "CANARY", None),
+        ("OTEL_TRACES_SAMPLER", "CANARY", "traces, metrics, logs"),
+        ("OTEL_PROPAGATORS", "CANARY", "traces, metrics, logs"),
+        ("OTEL_PYTHON_EXCLUDED_URLS", "(CANARY", "traces, metrics, logs"),
+    ],
+)
+def test_check_and_doctor_find_what_a_run_finds(
+    project: Any, receiver: Any, collector: Any, setting: str, value: str, kept: str | None
+) -> None:
+    """Each reports the same fault of a variable, and only the signals it costs are missing."""
+    project.migration("001", "a", up="SELECT 1", down="SELECT 1")
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, ENDPOINT: collector.url, setting: value}
+    checked = project.confiture("webhooks", "check", "-f", "json", env=env)
+    assert checked.returncode == 5
+    (fault,) = json.loads(checked.stdout)["faults"]
+    assert fault["setting"] == setting
+    found = project.confiture("webhooks", "doctor", "-f", "json", env=env)
+    assert found.returncode == 1
+    rows = [one for one in json.loads(found.stdout)["checks"] if "collector" in one["check"]]
+    wrong = {"check": "collector", "status": "problem", "detail": f"{setting}: {fault['problem']}"}
+    assert rows[0] == {**wrong, "remedy": fault["remedy"]}
+    assert [one["check"] for one in rows[1:]] == ([f"collector: {kept}"] if kept else [])
+    assert not (collector.spans or collector.metrics or collector.logs)
+    done = migrated(project, **env)
+    (line,) = [one for one in events(done) if one["event"] == "webhooks.config_invalid"]
+    assert line["faults"] == [f"{setting}: {fault['problem']}. {fault['remedy']}"]
+    signals = {"traces": collector.spans, "metrics": collector.metrics, "logs": collector.logs}
+    assert ", ".join(name for name, items in signals.items() if items) == (kept or "")
+    assert "CANARY" not in checked.stdout + found.stdout + done.stderr
+
+
 def test_runs_are_counted(project: Any, receiver: Any) -> None:
     """A run is a number with its command, outcome and database; a failed one is a line, too."""
     project.migration("001", "a", up="SELECT 1", down="SELECT 1")

@@ -21,6 +21,7 @@ from ..endpoint import explain
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import EventType
 from ..outlook import shown_environment
+from ..telemetry.providers import try_out
 from ..wiring import outbox_exists, outbox_place
 from .context import Context, refusal
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, one_of
@@ -101,10 +102,10 @@ def check(
 
 
 def _check_ways(settings: Settings) -> None:
-    """Refuse ways that no request can take, and an outbox that no run could create."""
+    """Refuse what a run meets later: faults of telemetry and of ways, an outbox not to be had."""
     from ..adapters.http_way import file_fault, proxy_fault, way_to  # noqa: PLC0415
 
-    faults: dict[Fault | None, None] = {}
+    faults: dict[Fault | None, None] = dict.fromkeys(try_out(os.environ).faults)
     for one in settings.endpoints:
         if one.is_for(settings.environment):
             file = file_fault(way_to(one.url, one.tls))

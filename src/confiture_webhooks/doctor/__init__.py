@@ -13,7 +13,8 @@ from ..command_watch import is_off, sees_commands
 from ..config.variables import SWITCH
 from ..endpoint import Tls
 from ..networks import origin
-from ..telemetry.plan import CONSOLE, GRPC, INSTALL, Export, complaints, plan
+from ..telemetry.plan import CONSOLE, GRPC, Export, complaints, plan
+from ..telemetry.providers import try_out
 from ..wiring import found_settings, in_database
 from .endpoints import PATIENCE, address, obstacle, reach, remedy_of, signs, way_to
 from .health import Check, ok, skipped, warn, wrong
@@ -120,18 +121,18 @@ def _pings(settings: Settings, *, is_pinging: bool) -> Iterator[Check]:
 
 
 def _collector() -> Iterator[Check]:
-    wanted = plan(os.environ)
-    for fault in wanted.faults:
+    wanted, found = plan(os.environ), try_out(os.environ)
+    for fault in found.faults:
         yield wrong("collector", fault.what, fault.remedy)
-    if not wanted.exports and not wanted.faults:
+    if not wanted.exports and not found.faults:
         how = "To export, set OTEL_EXPORTER_OTLP_ENDPOINT"
         yield skipped("collector", "nothing is exported", how)
     by_address: dict[tuple[str, str], list[Export]] = {}
     for export in wanted.exports:
-        if export.protocol != CONSOLE:
+        if export.protocol != CONSOLE and export not in found.refused:
             by_address.setdefault((export.protocol, _address(export)), []).append(export)
-    for (protocol, place), exports in by_address.items():
-        yield _exporter(protocol, place, exports)
+    for (_, place), exports in by_address.items():
+        yield _exporter(place, exports)
 
 
 def _address(export: Export) -> str:
@@ -140,16 +141,11 @@ def _address(export: Export) -> str:
     return origin(place if "://" in place else f"http://{place}")
 
 
-def _exporter(protocol: str, address: str, exports: Sequence[Export]) -> Check:
+def _exporter(address: str, exports: Sequence[Export]) -> Check:
     """Whether the collector is reached, and takes an empty batch of each signal."""
-    from ..telemetry.sdk import maker_of, probe  # noqa: PLC0415
+    from ..telemetry.sdk import probe  # noqa: PLC0415
 
     name = f"collector: {', '.join(export.signal for export in exports)}"
-    try:
-        maker_of(exports[0])
-    except ImportError:
-        remedy = INSTALL if protocol != GRPC else "Install opentelemetry-exporter-otlp-proto-grpc"
-        return wrong(name, "the exporter's package is not installed", remedy)
     tls = Tls(ca_bundle=os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE"))
     found = reach(address, PATIENCE, tls=tls, is_export=True)
     if stopped := obstacle(found, address.partition(":")[0]):

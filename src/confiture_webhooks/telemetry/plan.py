@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -169,6 +169,23 @@ def complaints() -> Iterator[list[Fault]]:
         yield faults
     finally:
         logger.removeHandler(collecting)
+
+
+def culprit(failed: Exception, again: Callable[[], object]) -> str | None:
+    """The variable whose value makes the difference: without it *again* does not fail so."""
+    if named := setting_in(str(failed)):
+        return named
+    for name in sorted(name for name in os.environ if name.startswith("OTEL_")):
+        value = os.environ.pop(name)
+        try:
+            again()
+        except Exception as error:  # noqa: BLE001  another fault, if this one is gone
+            if str(error) == str(failed):
+                continue
+        finally:
+            os.environ[name] = value
+        return name
+    return None
 
 
 def setting_in(text: str) -> str | None:

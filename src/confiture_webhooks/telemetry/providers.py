@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext, TracerProvider
 
 MIGRATION_SPANS = 200
+TRIED_OUT_WITHIN = timedelta(seconds=2)
+"""Nothing is exported, so it takes no time."""
 _LOST = dict(zip(SIGNALS, names.LOST, strict=True))
 
 
@@ -39,6 +41,8 @@ class Tally:
     export: Export
     reason: str
     lost: int = 0
+    is_silent: bool = False
+    """Whether nothing is exported."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def made(self, count: int) -> None:
@@ -62,6 +66,8 @@ class Providers:
     """The trace the environment asks to join."""
     migration_spans: int = MIGRATION_SPANS
     faults: list[Fault] = field(default_factory=list)
+    refused: list[Export] = field(default_factory=list)
+    """The exports that a fault costs."""
     error: BaseException | None = None
     """A fault while finding out; the run then goes on with the providers found."""
 
@@ -128,6 +134,15 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
     return found
 
 
+def try_out(environ: Mapping[str, str]) -> Providers:
+    """The providers of a run here, with their faults: set up, and ended with nothing exported."""
+    found = for_command(environ, None)
+    for tally in found.tallies:
+        tally.is_silent = True
+    found.shutdown(TRIED_OUT_WITHIN)
+    return found
+
+
 def for_library(environ: Mapping[str, str]) -> Providers:
     """The global providers; nothing is set up. Never raises."""
     found = Providers()
@@ -161,6 +176,7 @@ def _set_up(
             problem = "has a value OpenTelemetry refuses, so there is no telemetry"
             setting = setting_in(str(error)) or "OTEL_*"
             found.faults.append(Fault(setting, problem, "Correct or unset it"))
+            found.refused += asked.exports
             return
         set_up(found, asked, environ, environment)
     known = {fault.setting for fault in found.faults}

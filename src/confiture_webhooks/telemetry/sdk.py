@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,7 +45,7 @@ from .plan import (
     TEMPORALITY,
     Export,
     Plan,
-    setting_in,
+    culprit,
 )
 from .providers import Providers, Tally
 
@@ -84,7 +85,6 @@ UNNAMED = "unknown_service"
 """OpenTelemetry's name for a service without one."""
 RUN_EVENTS = 2000
 """Successes beyond the cap of migration spans are events of the run's span, 128 by default."""
-_TUNING = {"traces": "OTEL_BSP_*", "metrics": "OTEL_METRIC_EXPORT_*", "logs": "OTEL_BLRP_*"}
 _WAITS = {
     "traces": "OTEL_BSP_SCHEDULE_DELAY",
     "metrics": "OTEL_METRIC_EXPORT_INTERVAL",
@@ -187,10 +187,11 @@ def probe(export: Export) -> str | None:
     return None if result.name == "SUCCESS" else tally.reason
 
 
-def _fault_of(export: Export, error: Exception) -> Fault:
+def _fault_of(export: Export, error: Exception, again: Callable[[], object]) -> Fault:
     if not isinstance(error, ImportError):  # its text may quote a header or a password
         problem = f"the exporter cannot be made ({type(error).__name__})"
-        return Fault(export.setting, problem, "Check the OTEL_* variables")
+        setting = culprit(error, again) or export.setting
+        return Fault(setting, problem, "Check the OTEL_* variables")
     if export.protocol == GRPC:
         remedy = "Run: pip install opentelemetry-exporter-otlp-proto-grpc"
         return Fault("OTEL_EXPORTER_OTLP_PROTOCOL", "needs a package that is missing", remedy)
@@ -202,6 +203,8 @@ def _counted(exporter: Any, tally: Tally) -> Any:
     export, is_metric = exporter.export, tally.export.signal == "metrics"
 
     def counted(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        if tally.is_silent:
+            return
         count = _points(batch) if is_metric else len(batch)
         tally.made(count if is_metric else 0)  # data points are made when they are exported
         with suppress(Exception):  # said once, at the end, with the tally
@@ -257,12 +260,14 @@ def set_up(
     resource = _resource(environ, environment, found)
     made: dict[str, Any] = {}
     for signal in SIGNALS:
+        exporters = list(_exporters(asked, signal, environ, found))
+        make = partial(_provider, signal, exporters, environ, resource)
         try:
-            _refuse_endless(environ, _WAITS[signal])
-            if exporters := list(_exporters(asked, signal, environ, found)):
-                made[signal] = _provider(signal, exporters, environ, resource)
+            if exporters:
+                made[signal] = make()
         except Exception as error:  # noqa: BLE001  its text may quote the value
-            setting = setting_in(str(error)) or _TUNING[signal]
+            found.refused += [export for export in asked.exports if export.signal == signal]
+            setting = culprit(error, partial(_ended, make)) or "OTEL_*"
             problem = f"has a value OpenTelemetry refuses ({type(error).__name__}): no {signal}"
             found.faults.append(Fault(setting, problem, "Correct or unset it"))
     found.made = list(made.values())
@@ -282,9 +287,14 @@ def set_up(
             found.uninstrument = trace_requests(tracers, meters)
         except Exception as error:  # noqa: BLE001  deliveries have no attempt spans then
             problem = f"requests cannot be traced ({type(error).__name__})"
-            remedy = "Run: pip install -U opentelemetry-instrumentation-requests"
-            name = "opentelemetry-instrumentation-requests"
-            found.faults.append(Fault(name, problem, remedy))
+            package = "opentelemetry-instrumentation-requests"
+            named = culprit(error, lambda: trace_requests(tracers, meters)())  # noqa: PLW0108
+            remedy = "Correct or unset it" if named else f"Run: pip install -U {package}"
+            found.faults.append(Fault(named or package, problem, remedy))
+
+
+def _ended(make: Callable[[], Any]) -> None:
+    make().shutdown()
 
 
 def _refuse_endless(environ: Mapping[str, str], setting: str) -> None:
@@ -304,10 +314,12 @@ def _exporters(
     for export in asked.exports:
         if export.signal != signal:
             continue
+        make = partial(exporter_for, export, **preferences)
         try:
-            made = exporter_for(export, **preferences)
+            made = make()
         except Exception as error:  # noqa: BLE001  the other exporters go on
-            found.faults.append(_fault_of(export, error))
+            found.refused.append(export)
+            found.faults.append(_fault_of(export, error, make))
         else:
             found.tallies.append(made[1])
             yield made
@@ -333,6 +345,7 @@ def _resource(environ: Mapping[str, str], environment: str | None, found: Provid
 def _provider(
     signal: str, made: list[tuple[Any, Tally]], environ: Mapping[str, str], resource: Resource
 ) -> Any:
+    _refuse_endless(environ, _WAITS[signal])
     if signal == "metrics":
         readers = [PeriodicExportingMetricReader(_counted(*one)) for one in made]
         return MeterProvider(readers, resource=resource, shutdown_on_exit=False)
