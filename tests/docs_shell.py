@@ -174,7 +174,12 @@ class Reader:
         return {"CONFITURE_WEBHOOK_URL": f"{self.receiver_url}/hook", **self.environ}
 
     def _endless(self, block: Block, arguments: list[str]) -> None:
-        """Start what goes on until Ctrl-C, and end it; a busy machine gets more time to start."""
+        """Start what goes on until Ctrl-C, and end it; a busy machine gets more time to start.
+
+        A receiver takes a port that is free: the usual one may be somebody's.
+        """
+        if "listen" in arguments and "--port" not in arguments:
+            arguments = [*arguments, "--port", "0"]
         for seconds in (0.3, 1, 3, 10, 30):
             process = self.project.spawn(*arguments, env=self._with_endpoint())
             try:
