@@ -92,6 +92,25 @@ def test_a_success_that_committed_with_its_event_is_not_dropped(
     assert [request.headers["webhook-id"] for request in receiver.requests] == [one.event_id]
 
 
+def test_status_says_how_to_drop_one_that_stays_open(killed: tuple[Any, str]) -> None:
+    """After a day, beside the reason; what it prints drops it."""
+    project, event_id = killed
+    project.database_url = "postgresql://127.0.0.1:1/gone"
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": "http://127.0.0.1:9/"}]})
+    assert "discard" not in project.confiture("webhooks", "status").stdout
+    with closing(sqlite3.connect(outbox_of(project))) as rows, rows:
+        [[document]] = rows.execute("SELECT intent FROM intents")
+        old = json.dumps({**json.loads(document), "staged_at": "2026-01-01T00:00:00+00:00"})
+        rows.execute("UPDATE intents SET intent = ?", (old,))
+    [line] = [
+        one
+        for one in project.confiture("webhooks", "status").stdout.splitlines()
+        if one.startswith("Not settled")
+    ]
+    assert line.endswith(f"If that stays so, drop it: `confiture webhooks discard {event_id}`")
+    assert project.confiture("webhooks", "discard", event_id, "--yes").returncode == 0
+
+
 @pytest.mark.parametrize("is_readable", [True, False], ids=["old", "unreadable"])
 def test_a_killed_run_of_another_environment_is_named(
     project: Any, receiver: Any, is_readable: bool

@@ -716,6 +716,32 @@ def test_a_function_that_was_dropped_is_made_anew(
         assert not outbox.has_made
 
 
+@pytest.mark.parametrize("name", [*schema.TABLES, "outbox_version"])
+def test_a_table_that_was_dropped_is_made_anew(
+    opened: Callable[[], PostgresOutbox], outbox_database: str, name: str
+) -> None:
+    """The others keep what they hold, and no new delivery gets the body of an old one."""
+    with closing(opened()) as outbox:
+        outbox.stage(intent(1))
+        release(outbox, 2)
+    with psycopg.connect(outbox_database, autocommit=True) as admin:
+        admin.execute(f"DROP TABLE confiture_webhooks.{name} CASCADE")  # type: ignore[arg-type]
+        assert has_outbox(outbox_database)
+        with closing(PostgresOutbox(outbox_database)) as outbox:
+            assert outbox.has_made
+            assert len(outbox.intents()) == (name != "intents")
+            release(outbox, 3)
+            [*_, one] = outbox.claim("a", environment="production", now=NOW, lease=LEASE, limit=9)
+            assert one.delivery == delivery(3)
+            assert outbox.record(one, attempt(), DELIVERED) is not None
+        secured = (
+            "SELECT count(*) FROM pg_class WHERE relrowsecurity AND relnamespace = %s::regnamespace"
+        )
+        assert admin.execute(secured, ["confiture_webhooks"]).fetchone() == (len(schema.TABLES),)
+    with closing(PostgresOutbox(outbox_database)) as outbox:
+        assert not outbox.has_made
+
+
 def test_an_intent_without_an_id_is_not_dropped_by_the_way(
     outbox: PostgresOutbox, outbox_database: str
 ) -> None:

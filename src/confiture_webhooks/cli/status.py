@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import State
-from ..doctor.findings import Findings, examine, needs
+from ..doctor.findings import UNSETTLED_FOR, Findings, examine, needs
 from ..event import rfc3339
 from ..outlook import by_environment, listed, shown_environment
 from ..remedy import shown
@@ -121,15 +121,18 @@ def open_document(judged: Judged) -> dict[str, Any]:
         if verdict.ending is Ending.OPEN:
             under_way.append({"migration": name, "since": since})
             continue
-        known = f". The next run reports it, or now: {shown('deliver')}"
-        is_next = known if verdict.is_settled else ""
+        then = ""
+        if verdict.is_settled:
+            then = f". The next run reports it, or now: {shown('deliver')}"
+        elif intent.staged_at < datetime.now(UTC) - UNSETTLED_FOR:
+            then = f". If that stays so, drop it: {shown('discard', intent.event_id)}"
         intents.append(
             {
                 "event_id": intent.event_id,
                 "migration": name,
                 "direction": intent.direction.value,
                 "since": since,
-                "why": verdict.reason + is_next,
+                "why": verdict.reason + then,
             }
         )
     return {"unsettled": len(intents), "intents": intents, "under_way": under_way}

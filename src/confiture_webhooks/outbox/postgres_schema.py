@@ -24,11 +24,14 @@ HURRY = "200ms"
 """How long a statement in a migration's transaction may wait for a lock."""
 _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
+_HAS = {one: f"to_regclass('{SCHEMA}.{one}') IS NOT NULL" for one in (*TABLES, "outbox_version")}
 _VERSION = (
     f"SELECT version, to_regprocedure('{_RELEASE}') IS NOT NULL "
-    f"AND to_regprocedure('{_COMMIT}') IS NOT NULL AS is_whole FROM {SCHEMA}.outbox_version"
+    f"AND to_regprocedure('{_COMMIT}') IS NOT NULL AS has_functions, "
+    f"{' AND '.join(_HAS.values())} AS has_tables FROM {SCHEMA}.outbox_version"
 )
-_OF_PGMQ = f"SELECT pg_catalog.to_regclass('{SCHEMA}.schema_version') IS NOT NULL AS is_there"
+_IS_PGMQ = f"to_regclass('{SCHEMA}.schema_version') IS NOT NULL"
+_IS_THERE = f"SELECT {' OR '.join([_IS_PGMQ, *_HAS.values()])} AS is_there"
 
 
 def fitted(name: str, value: str) -> str:
@@ -102,17 +105,20 @@ $release$""",
 
 
 def version(connection: psycopg.Connection[Any]) -> int:
-    """The schema's version in the database; 0: it has no outbox."""
+    """The schema's version in the database; 0: it has no outbox, or not all of its tables."""
     try:
         *_, found = ask(connection, settings(), _VERSION)
     except MISSING:
-        *_, [old] = ask(connection, settings(), _OF_PGMQ)
+        *_, [old] = ask(connection, settings(), f"SELECT {_IS_PGMQ} AS is_there")
         return 1 if old["is_there"] else 0
     if not found:  # a copy of a database without its data
         return schema.FIRST
-    # Without our functions, which a migration has dropped: they are made anew.
-    is_less = found[0]["version"] == schema.VERSION and not found[0]["is_whole"]
-    return int(found[0]["version"]) - is_less
+    [row] = found
+    if row["version"] > schema.VERSION:
+        return int(row["version"])
+    # What somebody has dropped is made anew: the functions, or what is missing of the tables.
+    is_less = row["version"] == schema.VERSION and not row["has_functions"]
+    return int(row["version"]) - is_less if row["has_tables"] else 0
 
 
 def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s") -> bool:
@@ -136,7 +142,7 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
             connection,
             settings(statement_timeout=wait, lock_timeout=wait, search_path=SCHEMA),
             f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK})",
-            *([f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}", _VERSION_TABLE] if had == 0 else []),
+            *(_BEGINNING if had == 0 else ()),
             *schema.statements("postgres", had),
             # These lock the tables against everybody, so not where a backup may be reading them.
             *(_FITTINGS if had == 0 else ()),
@@ -151,9 +157,13 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
     return True
 
 
-_VERSION_TABLE = (
-    f"CREATE TABLE {SCHEMA}.outbox_version (version integer NOT NULL); "
-    f"INSERT INTO {SCHEMA}.outbox_version VALUES (0)"
+_BEGINNING = (
+    f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}",
+    f"CREATE TABLE IF NOT EXISTS {SCHEMA}.outbox_version (version integer NOT NULL)",
+    # What is left of deliveries that are gone would be taken for that of new ones.
+    f"""DO $rest$ BEGIN IF NOT ({_HAS["deliveries"]}) THEN
+        DROP TABLE IF EXISTS {SCHEMA}.bodies, {SCHEMA}.attempts;
+    END IF; END $rest$""",
 )
 # If an administrator brings an outbox forward, the functions still belong to the tables' owner.
 # Roles that may release by GRANTs that do not name them yet may call them.
@@ -240,9 +250,10 @@ def is_there(dsn: str) -> bool:
     """Whether the database at *dsn* has an outbox. Raises OutboxError when it cannot be asked."""
     with _briefly(dsn) as connection:
         try:
-            return version(connection) > 0
+            *_, [row] = ask(connection, settings(), _IS_THERE)
         except errors.InsufficientPrivilege:
             return True
+        return bool(row["is_there"])
 
 
 def has_outbox(dsn: str) -> bool:
@@ -279,5 +290,6 @@ def owner(dsn: str) -> tuple[str, bool]:
 def drop(dsn: str) -> None:
     """Remove the outbox from the database, with all it holds."""
     with _briefly(dsn) as connection:
-        if version(connection) > 0:
-            ask(connection, settings(statement_timeout="30s"), f"DROP SCHEMA {SCHEMA} CASCADE")
+        ask(
+            connection, settings(statement_timeout="30s"), f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"
+        )

@@ -1,21 +1,21 @@
 -- The tables of both stores. {serial}, {bytes} and {ids} are the dialect's.
 
-CREATE TABLE intents (
+CREATE TABLE IF NOT EXISTS intents (
     event_id text {ids} PRIMARY KEY,
     environment text NOT NULL,
     staged_at bigint NOT NULL,
     intent text NOT NULL                  -- a JSON document
 );
 
-CREATE TABLE released (                   -- event ids released once: a second time changes nothing
+CREATE TABLE IF NOT EXISTS released (                   -- event ids released once: a second time changes nothing
     event_id text {ids} PRIMARY KEY,
     environment text NOT NULL,
     released_at bigint NOT NULL,
     token text NOT NULL                   -- of the release that was the first
 );
-CREATE INDEX released_age ON released (released_at);
+CREATE INDEX IF NOT EXISTS released_age ON released (released_at);
 
-CREATE TABLE deliveries (
+CREATE TABLE IF NOT EXISTS deliveries (
     seq {serial},                         -- the order of release
     id text {ids} NOT NULL UNIQUE,
     event_id text {ids} NOT NULL,
@@ -40,12 +40,12 @@ CREATE TABLE deliveries (
 );
 
 -- Apart from the rest, so that moving a delivery does not rewrite its body.
-CREATE TABLE bodies (
+CREATE TABLE IF NOT EXISTS bodies (
     seq bigint PRIMARY KEY REFERENCES deliveries ON DELETE CASCADE,
     body {bytes} NOT NULL
 );
 
-CREATE TABLE attempts (
+CREATE TABLE IF NOT EXISTS attempts (
     seq bigint NOT NULL REFERENCES deliveries ON DELETE CASCADE,
     number integer NOT NULL,
     started_at bigint NOT NULL,
@@ -56,7 +56,7 @@ CREATE TABLE attempts (
     PRIMARY KEY (seq, number)
 );
 
-CREATE TABLE endpoints (                  -- those that are off, or asked for a rest
+CREATE TABLE IF NOT EXISTS endpoints (                  -- those that are off, or asked for a rest
     endpoint text NOT NULL,
     environment text NOT NULL,
     off_since bigint,
@@ -66,18 +66,18 @@ CREATE TABLE endpoints (                  -- those that are off, or asked for a 
 
 -- Each holds only the rows its question is about, so that a claim costs the same however many
 -- deliveries are stored, waiting, delivered or dead.
-CREATE INDEX deliveries_ready ON deliveries (endpoint, environment, seq) WHERE is_ready = 1;
+CREATE INDEX IF NOT EXISTS deliveries_ready ON deliveries (endpoint, environment, seq) WHERE is_ready = 1;
 -- Its condition is written otherwise than the first's, so that no planner takes one for the other.
-CREATE INDEX deliveries_runs ON deliveries (endpoint, environment, correlation_id, seq)
+CREATE INDEX IF NOT EXISTS deliveries_runs ON deliveries (endpoint, environment, correlation_id, seq)
     WHERE is_ready + 0 = 1;
-CREATE INDEX deliveries_held ON deliveries (endpoint, environment, correlation_id)
+CREATE INDEX IF NOT EXISTS deliveries_held ON deliveries (endpoint, environment, correlation_id)
     WHERE state = 'in_flight' AND is_ready = 0;
-CREATE INDEX deliveries_waiting ON deliveries (endpoint, environment, wakes_at)
+CREATE INDEX IF NOT EXISTS deliveries_waiting ON deliveries (endpoint, environment, wakes_at)
     WHERE wakes_at IS NOT NULL;
-CREATE INDEX deliveries_undelivered ON deliveries (environment, endpoint, state, created_at)
+CREATE INDEX IF NOT EXISTS deliveries_undelivered ON deliveries (environment, endpoint, state, created_at)
     WHERE finished_at IS NULL;
-CREATE INDEX deliveries_ended ON deliveries (state, finished_at, seq)
+CREATE INDEX IF NOT EXISTS deliveries_ended ON deliveries (state, finished_at, seq)
     WHERE finished_at IS NOT NULL;
-CREATE INDEX deliveries_counted ON deliveries (environment, state)
+CREATE INDEX IF NOT EXISTS deliveries_counted ON deliveries (environment, state)
     WHERE finished_at IS NOT NULL;
-CREATE INDEX deliveries_event ON deliveries (event_id);
+CREATE INDEX IF NOT EXISTS deliveries_event ON deliveries (event_id);
