@@ -280,7 +280,8 @@ class Commit:
         finally:
             if attributes.get("commit") is commit:  # else a migration's own is around it
                 del attributes["commit"]
-                attributes |= {} if had is None else {"commit": had}
+                if had is not None:
+                    attributes["commit"] = had
 
 
 def _question(ledger: Ledger, migration: Migration) -> Callable[[], bool | None]:

@@ -49,7 +49,7 @@ class Findings:
     future: list[str]
     """The ids of deliveries that wait and were made in the future."""
     unreadable: list[str]
-    """The ids of undelivered deliveries that this version cannot read."""
+    """The ids of deliveries that are not delivered and that this version cannot read."""
     unreadable_intents: list[str]
     """The same of killed runs."""
     unreadable_elsewhere: Mapping[str | None, list[str]]

@@ -173,7 +173,7 @@ class Outbox:
     ) -> Claims:
         """Up to *limit* of one run of *environment* for *endpoint* that are due at *now*.
 
-        *rest*: for so long nobody claims anything more for it.
+        *rest*: how long *endpoint* then rests, for every worker.
         """
         front = self._front(endpoint, environment)
         for _ in range(3):  # another worker may take the runs that were seen
@@ -185,10 +185,11 @@ class Outbox:
             lease_until = rows.instant(now + lease)
             leasing = {"token": token, "limit": limit, "lease_until": lease_until}
             leasing |= {**front.place, **runs, "now": rows.instant(now), "horizon": look.latest}
-            # Some microseconds more tell two claims of one instant apart.
-            own = int.from_bytes(os.urandom(2), "big")
-            leasing["turn_ends"] = rows.instant(now + rest) + own if rest else 0
-            steps = [*(["take_turn"] if rest else []), "lease", "leased"]
+            steps, leasing["turn_ends"] = ["lease", "leased"], 0
+            if rest:  # random microseconds: a claim of the same instant has another turn
+                microseconds = int.from_bytes(os.urandom(2), "big")
+                leasing["turn_ends"] = rows.instant(now + rest) + microseconds
+                steps.insert(0, "take_turn")
             *_, found = self._store.write(*((one, leasing) for one in steps), is_synced=False)
             if found:
                 claims = (rows.claim(row, token) for row in found)
@@ -206,7 +207,7 @@ class Outbox:
         """Keep *attempt* and move the delivery as decided; ``None``: the lease was lost.
 
         Else whether the endpoint was off or had to rest there before. An attempt after which it
-        rests is no try of the schedule. Nobody claims anything for it before *rests_until*.
+        rests is no try of the schedule. Until *rests_until* it rests, for every worker.
         """
         is_over = decision.outcome is not Outcome.RETRY
         finished_at = rows.instant(attempt.started_at + attempt.duration)

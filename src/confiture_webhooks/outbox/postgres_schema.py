@@ -142,7 +142,7 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
             connection,
             settings(statement_timeout=wait, lock_timeout=wait, search_path=SCHEMA),
             f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK})",
-            *(_BEGINNING if had == 0 else ()),
+            *(_FIRST if had == 0 else ()),
             *schema.statements("postgres", had),
             # These lock the tables against everybody, so not where a backup may be reading them.
             *(_FITTINGS if had == 0 else ()),
@@ -157,7 +157,7 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
     return True
 
 
-_BEGINNING = (
+_FIRST = (
     f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}",
     f"CREATE TABLE IF NOT EXISTS {SCHEMA}.outbox_version (version integer NOT NULL)",
     # What is left of deliveries that are gone would be taken for that of new ones.
