@@ -244,6 +244,8 @@ def preload() -> None:
     with suppress(Exception):  # the run meets the same fault, and reports it
         for name in NEEDED:
             import_module(f".{name}", __package__)
+        if not terminal.is_terminal():  # there will be lines
+            import_module("structlog")
         from .telemetry.plan import plan  # noqa: PLC0415
 
         for export in plan(os.environ).exports:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .adapters.http import HttpTransport
@@ -248,6 +249,8 @@ def deliver_due(settings: Settings, ask: Ask | None, database: Database) -> Pass
         with suppress(OutboxError):
             is_due = (command.next_at() or datetime.max.replace(tzinfo=UTC)) <= datetime.now(UTC)
         command.worker.start()
+        if is_due:  # imported while receivers answer, instead of for the first line about one
+            import_module("structlog")
         try:
             is_done = command.worker.drain(
                 LONGEST_PASS, horizon=timedelta(), show=command.show if is_due else None

@@ -11,6 +11,7 @@ import ssl
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -18,15 +19,16 @@ from opentelemetry import baggage, context, trace
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 from requests.exceptions import InvalidProxyURL, InvalidSchema
-from requests.exceptions import ProxyError as RequestsProxyError
+from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HeaderParsingError, ProxyError, ProxySchemeUnknown, ReadTimeoutError
 from urllib3.exceptions import SSLError as UrllibSSLError
-from urllib3.response import HTTPResponse
+from urllib3.response import BaseHTTPResponse, HTTPResponse
+from urllib3.util import Timeout
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from ..delivery import ERROR_TYPES
 from ..networks import origin
-from ..telemetry.http_spans import without_http_spans
+from ..telemetry.http_spans import ADDRESSES, without_http_spans
 from ..transport import Response
 from .http_connection import POOLS, SOCKS_POOLS, DeniedError, look_up, permitted
 from .http_exchange import UNDER_WAY, ahead, retry_after
@@ -96,7 +98,7 @@ class EndpointSession(requests.Session):
                 exchange.reason = "bundle"
                 return "tls"
             prepared = _prepare(exchange.request, way.url)
-            self.send(prepared, timeout=exchange.left(), **way.settings)
+            self.send(prepared, timeout=exchange.left(), way=way, **way.settings)
         except Exception as error:  # noqa: BLE001  (its text may hold the address)
             if way is not None:
                 way.has_answered = False
@@ -119,12 +121,18 @@ class EndpointSession(requests.Session):
         known = self._way
         if known and known.is_for(request.url, request.tls):
             return known
-        way = self._way = way_to(request.url, request.tls, is_export=self._is_export)
+        way = way_to(request.url, request.tls, is_export=self._is_export)
         if known is None or known.fault or known.stamp != way.stamp:
             way.fault = file_fault(way)
         if known and known.stamp != way.stamp:
             self.close()
+        self._way = way
         return way
+
+    def close(self) -> None:
+        """Close its connections. The next request opens new ones."""
+        self._way = None  # urllib3 closes a pool once nothing refers to it
+        super().close()
 
 
 def _error_type(exchange: Exchange, error: Exception) -> str:
@@ -154,34 +162,58 @@ class _CleanAdapter(HTTPAdapter):
         manager.pool_classes_by_scheme = SOCKS_POOLS if is_socks else POOLS
         return manager
 
-    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+    def send(  # type: ignore[override]
+        self, request: requests.PreparedRequest, *, way: Way, **_: Any
+    ) -> requests.Response:
         """Send *request*; raises NoAnswer, made outside the handler so that it has no context."""
         exchange = UNDER_WAY.get()
         try:
             _describe_span(request.url or "", exchange.request.resend_count)
             with without_http_spans():
-                answer = self._send(request, exchange, kwargs)
-            exchange.unread = answer.raw
+                answer = exchange.unread = self._send(request, exchange, way)
             exchange.answered(_response(answer))
         except Exception as error:  # noqa: BLE001  (its text may hold the address)
             if exchange.response is not None:
                 return _shown(exchange.response.status_code, {}, 11)
             error_type = _error_type(exchange, error)
         else:
-            return _shown(answer.status_code, answer.headers, answer.raw.version)
+            return _shown(answer.status, answer.headers, answer.version)
         raise _NO_ANSWER[error_type](error_type)
 
     def _send(
-        self, request: requests.PreparedRequest, exchange: Exchange, kwargs: dict[str, Any]
-    ) -> requests.Response:
+        self, request: requests.PreparedRequest, exchange: Exchange, way: Way
+    ) -> BaseHTTPResponse:
         """Send it; again if a kept connection turns out to be closed. Same ``webhook-id``."""
+        pool = way.pool = way.pool or self._pool(request, way)
         while True:
             try:
-                return super().send(request, **kwargs | {"timeout": exchange.left()})
+                left = exchange.left()
+                answer: BaseHTTPResponse = pool.urlopen(
+                    request.method,
+                    way.target,
+                    request.body,
+                    request.headers,
+                    self.max_retries,
+                    redirect=False,
+                    assert_same_host=False,
+                    timeout=Timeout(connect=left, read=left),
+                    preload_content=False,
+                    decode_content=False,
+                )
             except Exception as error:
                 is_stale = not (exchange.is_fresh or exchange.is_heard)
                 if not is_stale or why(error)[0] != "connection_reset":
                     raise
+            else:
+                return answer
+
+    def _pool(self, request: requests.PreparedRequest, way: Way) -> Any:
+        """The pool that requests would look for at each request, at the cost of half of it."""
+        verify, cert, proxies = (way.settings[name] for name in ("verify", "cert", "proxies"))
+        way.target = self.request_url(request, proxies)
+        pool = self.get_connection_with_tls_context(request, verify, proxies, cert)
+        self.cert_verify(pool, request.url, verify, cert)  # type: ignore[no-untyped-call]
+        return pool
 
 
 def _prepare(request: Request, url: str) -> requests.PreparedRequest:
@@ -189,7 +221,7 @@ def _prepare(request: Request, url: str) -> requests.PreparedRequest:
     prepared = requests.PreparedRequest()
     prepared.prepare_method(request.method)
     prepared.url = url
-    prepared.prepare_headers(dict(request.headers))
+    prepared.headers = CaseInsensitiveDict(request.headers)
     prepared.prepare_body(request.body, None)
     if request.basic_auth and "Authorization" not in prepared.headers:
         user, password = (part.encode() for part in request.basic_auth)
@@ -197,15 +229,15 @@ def _prepare(request: Request, url: str) -> requests.PreparedRequest:
     return prepared
 
 
-def _response(answer: requests.Response) -> Response:
+def _response(answer: BaseHTTPResponse) -> Response:
     date, longest = answer.headers.get("Date"), None
-    if given := answer.raw.headers.getlist("Retry-After"):
+    if given := answer.headers.getlist("Retry-After"):
         now = datetime.now(UTC)
         theirs = now + (ahead(date, now) or timedelta())  # a date of theirs is by their clock
         # A gateway may add one to the receiver's own.
         waits = [retry_after(one, theirs) for one in given]
         longest = max((wait for wait in waits if wait is not None), default=None)
-    return Response(status_code=answer.status_code, retry_after=longest, date=date)
+    return Response(status_code=answer.status, retry_after=longest, date=date)
 
 
 def _shown(status_code: int, headers: Mapping[str, str], version: int) -> requests.Response:
@@ -213,9 +245,14 @@ def _shown(status_code: int, headers: Mapping[str, str], version: int) -> reques
     shown = requests.Response()
     shown.status_code = status_code
     shown.reason = ""
-    shown.raw = HTTPResponse(io.BytesIO(), version=version, preload_content=False)
+    shown.raw = _without_body(version)
     shown.headers.update({name: headers[name] for name in _PLAIN_ANSWER_HEADERS if name in headers})
     return shown
+
+
+@cache
+def _without_body(version: int) -> HTTPResponse:
+    return HTTPResponse(io.BytesIO(), version=version, preload_content=False)
 
 
 def _drain(exchange: Exchange) -> None:
@@ -237,20 +274,19 @@ def _describe_span(url: str, resend_count: int) -> None:
     span = trace.get_current_span()
     if span is _CALLER.get() or not span.is_recording():
         return
+    # An attribute cannot be removed. Spans without the SDK do not show theirs.
+    given: Mapping[str, Any] | None = getattr(span, "attributes", None)
+    known = dict(given or {})
     host, port = address_of(url)
     attributes: dict[str, str | int] = {"server.address": host, "server.port": port}
     if resend_count:
         attributes["http.request.resend_count"] = resend_count
-    # An attribute cannot be removed. Spans without the SDK do not show theirs.
-    given: Mapping[str, Any] | None = getattr(span, "attributes", None)
-    for name in ("url.full", "http.url"):
-        if given is None or name in given:
-            attributes[name] = origin(url)
-    for name in given or ():
+    attributes |= {one: origin(url) for one in ADDRESSES if given is None or one in known}
+    for name in known:
         header = name.removeprefix("http.request.header.")
         if header != name and not _PLAIN_REQUEST_HEADER.fullmatch(header):
             attributes[name] = "REDACTED"
-    span.set_attributes(attributes)
+    span.set_attributes({name: one for name, one in attributes.items() if known.get(name) != one})
 
 
 def _is_not_ours(record: logging.LogRecord) -> bool:  # noqa: ARG001
@@ -263,7 +299,7 @@ def _is_not_ours(record: logging.LogRecord) -> bool:  # noqa: ARG001
 _TYPES: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
     ("timeout", (TimeoutError, ReadTimeoutError)),
     # Whatever went wrong before the proxy connected us says nothing of the receiver.
-    ("proxy", (ProxyError, ProxySchemeUnknown, RequestsProxyError, InvalidProxyURL, InvalidSchema)),
+    ("proxy", (ProxyError, ProxySchemeUnknown, InvalidProxyURL, InvalidSchema)),
     ("dns", (socket.gaierror,)),
     ("connection_refused", (ConnectionRefusedError,)),
     (

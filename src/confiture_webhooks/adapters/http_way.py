@@ -68,6 +68,10 @@ class Way:
     """Why no connection can begin, as its session found."""
     has_answered: bool = False
     """Whether the latest attempt on it had an answer, and from no proxy."""
+    pool: Any = None
+    """urllib3's pool of its connections, once a request was sent."""
+    target: str = ""
+    """What a request names there: the path, to a proxy the whole address."""
 
     def is_for(self, address: str, tls: Tls | None) -> bool:
         """Whether it leads there, and the environment need not be looked at again."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 PROPAGATORS = "OTEL_PROPAGATORS"
 _OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
-_ADDRESSES = ("url.full", "http.url")
+ADDRESSES = ("url.full", "http.url")
+"""Attributes of a span that hold a whole address."""
 
 
 @functools.cache
@@ -125,7 +126,7 @@ class _DiscreetTracer(Tracer):
 def _cut(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """*kwargs* whose attributes hold no more of an address than scheme, host and port."""
     attributes = dict(kwargs.get("attributes") or {})
-    for name in _ADDRESSES:
+    for name in ADDRESSES:
         if name in attributes:
             attributes[name] = origin(str(attributes[name]))
     return {**kwargs, "attributes": attributes}
