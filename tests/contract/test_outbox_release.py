@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -104,6 +105,23 @@ def test_an_intent_that_committed_has_its_end(outbox: Outbox, is_staged: bool) -
     release(outbox, 1)
     outbox.stage_committed(committed(1))
     assert not outbox.intents()
+
+
+def test_a_commit_takes_one_statement_along(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction holds locks: it stages the intent anew only if that is gone."""
+    write, written = outbox._store.write, []
+
+    def count(*steps: Any) -> Any:
+        written.append([name for name, _ in steps])
+        return write(*steps)
+
+    outbox.stage(intent(1))
+    monkeypatch.setattr(outbox._store, "write", count)
+    outbox.stage_committed(committed(1))
+    outbox.stage_committed(committed(2))
+    assert written == [["stage_committed"], ["stage_committed"], ["stage", "stage_committed"]]
 
 
 def test_a_release_of_nothing_ends_the_intent(outbox: Outbox) -> None:

@@ -123,6 +123,25 @@ def test_a_success_comes_with_the_transaction(
     assert not outbox.intents()
 
 
+@pytest.mark.parametrize("is_staged", [True, False])
+def test_a_commit_reads_no_table_as_a_whole(
+    outbox: PostgresOutbox, migrating: psycopg.Connection[Any], is_staged: bool
+) -> None:
+    """Its plan is kept for a session: one made while a table is small reads it all when it has grown."""
+    outbox.stage(intent(2))
+    if is_staged:
+        outbox.stage(intent(1))
+    migrating.execute("ANALYZE confiture_webhooks.intents, confiture_webhooks.released")
+    assert commit_on(outbox, migrating)
+    scans = (
+        "SELECT sum(seq_scan), sum(seq_tup_read), max(idx_scan) FROM pg_stat_xact_user_tables "
+        "WHERE schemaname = 'confiture_webhooks'"
+    )
+    read = migrating.execute(scans).fetchone()
+    assert read is not None
+    assert (read[0], read[1], read[2] > 0) == (0, 0, True)
+
+
 def test_a_success_goes_with_the_transaction(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any]
 ) -> None:

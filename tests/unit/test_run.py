@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 
 from confiture_webhooks.bounded import bounded
 from confiture_webhooks.config import Settings
-from confiture_webhooks.delivery import State
+from confiture_webhooks.delivery import State, TraceContext
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import (
     SUBSCRIBABLE,
@@ -245,6 +245,20 @@ def test_what_went_with_a_commit_is_not_forgotten_when_the_ledger_is_asked() -> 
     bench.run.settle_later(migration, lambda: True)
     [sent] = bench.finish()
     assert sent["execution"]["rows_affected"] == 7  # noqa: PLR2004
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_after_a_kill_a_success_continues_the_trace_of_its_migration(stays: bool) -> None:
+    """It is staged in the run's trace: the span of a migration begins later. A refusal changes nothing."""
+    bench = Bench(is_in=lambda _: True)
+    bench.outbox = joining = Joining()
+    connection = bench.run.connection = FakeConnection()
+    migration = bench.begin()
+    migration.span.trace = other = TraceContext(traceparent=f"00-{TRACE_ID}-{7:016x}-01")
+    bench.run.committing(migration, 7, connection if stays else FakeConnection())
+    [held] = joining.intents()
+    assert (held.trace == other, held.committed == migration.recorded) == (stays, True)
+    assert (migration.recorded is not None) is stays
 
 
 def test_ctrl_c_while_an_intent_is_written_leaves_none() -> None:
