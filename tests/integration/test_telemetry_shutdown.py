@@ -320,6 +320,8 @@ def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) 
         ("OTEL_METRICS_EXEMPLAR_FILTER", "CANARY", "OTEL_METRICS_EXEMPLAR_FILTER"),
         ("OTEL_PYTHON_EXCLUDED_URLS", "(CANARY", "OTEL_PYTHON_EXCLUDED_URLS"),
         ("OTEL_TRACES_SAMPLER", "CANARY", "OTEL_TRACES_SAMPLER"),
+        ("OTEL_TRACES_SAMPLER_ARG", "CANARY", "OTEL_TRACES_SAMPLER_ARG"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2", "OTEL_TRACES_SAMPLER_ARG"),
         ("OTEL_RESOURCE_ATTRIBUTES", "CANARY", "OTEL_RESOURCE_ATTRIBUTES"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "CANARY", "OTEL_EXPORTER_OTLP_HEADERS"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "CANARY", "OTEL_EXPORTER_OTLP_COMPRESSION"),
@@ -334,8 +336,9 @@ def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) 
 )
 def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
     """A value OpenTelemetry does not take is one line that names it and does not quote it."""
+    sampler = {"OTEL_TRACES_SAMPLER": "traceidratio"}  # it has an argument
     with LocalCollector() as collector:
-        ended = run(**{ENDPOINT: collector.url, setting: value})
+        ended = run(**{**sampler, ENDPOINT: collector.url, setting: value})
     (line,) = [one for one in ended.lines() if one["event"] == "webhooks.config_invalid"]
     assert [fault.partition(":")[0] for fault in line["faults"]] == [named]
     assert "CANARY" not in ended.stderr
@@ -347,6 +350,7 @@ def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
         ("OTEL_BSP_MAX_QUEUE_SIZE", ""),
         ("OTEL_METRIC_EXPORT_INTERVAL", " "),
         ("OTEL_TRACES_SAMPLER", ""),
+        ("OTEL_TRACES_SAMPLER", "traceidratio"),
         ("OTEL_EXPORTER_OTLP_HEADERS", ""),
         (TEMPORALITY, ""),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "999999999999"),

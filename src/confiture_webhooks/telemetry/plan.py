@@ -31,6 +31,7 @@ _HINTS = (
     ("eader", "OTEL_EXPORTER_OTLP_HEADERS"),
     ("export interval", "OTEL_METRIC_EXPORT_INTERVAL"),
     ("export timeout", "OTEL_METRIC_EXPORT_TIMEOUT"),
+    ("TRACES_SAMPLER_ARG", "OTEL_TRACES_SAMPLER_ARG"),
     ("sampler", "OTEL_TRACES_SAMPLER"),
     ("resource attribute", RESOURCE),
 )
@@ -158,7 +159,9 @@ def complaints() -> Iterator[list[Fault]]:
             found = setting_in(record.getMessage())
             hints = (setting for hint, setting in _HINTS if hint in str(record.msg))
             setting = found or next(hints, None)
-            if setting and os.environ.get(setting, "?").strip():
+            # Where a signal may have a variable of its own, that may be the one that is wrong.
+            unset = "?" if setting and "_OTLP_" in setting else ""
+            if setting and os.environ.get(setting, unset).strip():
                 problem = "has a value OpenTelemetry does not accept, so its default is used"
                 faults.append(Fault(setting, problem, "Correct or unset it"))
 
