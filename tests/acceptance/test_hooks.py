@@ -338,7 +338,7 @@ def test_a_stream_that_takes_nothing_is_no_hooks_trouble(
 
     plain = ended(CONFITURE_WEBHOOKS="off")
     project.confiture("migrate", "down", env={"CONFITURE_WEBHOOKS": "off"})
-    assert ended() == plain
+    assert ended(CONFITURE_WEBHOOK_FLUSH_TIMEOUT="60") == plain
     assert len(receiver.requests) == 1
 
 
