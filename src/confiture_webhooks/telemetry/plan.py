@@ -26,12 +26,13 @@ DEFAULT_TIMEOUT_S: Final = 2.0
 LONGEST_S: Final = 3600.0
 """A socket refuses much longer ones, and no run waits so long."""
 _SETTING = re.compile(r"OTEL_[A-Z_]+[A-Z]")
+_SAMPLER_ARG = "OTEL_TRACES_SAMPLER_ARG"
 _HINTS = (
     ("ompression", "OTEL_EXPORTER_OTLP_COMPRESSION"),
     ("eader", "OTEL_EXPORTER_OTLP_HEADERS"),
     ("export interval", "OTEL_METRIC_EXPORT_INTERVAL"),
     ("export timeout", "OTEL_METRIC_EXPORT_TIMEOUT"),
-    ("TRACES_SAMPLER_ARG", "OTEL_TRACES_SAMPLER_ARG"),
+    ("TRACES_SAMPLER_ARG", _SAMPLER_ARG),
     ("sampler", "OTEL_TRACES_SAMPLER"),
     ("resource attribute", RESOURCE),
 )
@@ -159,8 +160,8 @@ def complaints() -> Iterator[list[Fault]]:
             found = setting_in(record.getMessage())
             hints = (setting for hint, setting in _HINTS if hint in str(record.msg))
             setting = found or next(hints, None)
-            # Where a signal may have a variable of its own, that may be the one that is wrong.
-            unset = "?" if setting and "_OTLP_" in setting else ""
+            # A sampler's argument that is not given has a default, and a complaint all the same.
+            unset = "" if setting == _SAMPLER_ARG else "?"
             if setting and os.environ.get(setting, unset).strip():
                 problem = "has a value OpenTelemetry does not accept, so its default is used"
                 faults.append(Fault(setting, problem, "Correct or unset it"))
