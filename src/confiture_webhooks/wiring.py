@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from .adapters.backend import address_setting
 from .adapters.http import HttpTransport
 from .command_watch import HOOKS
-from .config import Settings, read
-from .config.settings import OutboxPlace
+from .config import OutboxPlace, Settings, read
 from .config.variables import OF_DEFAULT
 from .errors import OutboxError
 from .outbox import Outbox, postgres_schema, sqlite, sqlite_file
