@@ -15,7 +15,7 @@ import pytest
 from confiture_webhooks import formats
 from confiture_webhooks.delivery import Delivery
 from confiture_webhooks.doctor.endpoints import signs
-from confiture_webhooks.doctor.health import Health
+from confiture_webhooks.doctor.findings import Health
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.event import (
     Database,

@@ -15,7 +15,7 @@ from ..command_watch import is_off
 from ..config import Settings, redacted
 from ..config.variables import SWITCH, URL
 from ..doctor import diagnose
-from ..doctor.health import Health
+from ..doctor.findings import Health
 from ..doctor.outbox import OTHER_OUTBOX, check_path
 from ..endpoint import explain
 from ..errors import ConfigError, Fault, OutboxError

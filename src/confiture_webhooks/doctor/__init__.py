@@ -17,7 +17,7 @@ from ..telemetry.plan import CONSOLE, GRPC, Export, complaints, plan
 from ..telemetry.providers import try_out
 from ..wiring import found_settings, in_database
 from .endpoints import PATIENCE, address, obstacle, reach, remedy_of, signs, way_to
-from .health import Check, ok, skipped, warn, wrong
+from .findings import Check, ok, skipped, warn, wrong
 from .outbox import database, outbox_checks
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ..networks import Networks, origin
 from ..remedy import command
 from ..telemetry.http_spans import without_http_spans
 from ..transport import Request
-from .health import Check, ok, skipped, warn, wrong
+from .findings import Check, ok, skipped, warn, wrong
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint

@@ -1,4 +1,4 @@
-"""The deliveries that wait in an outbox: counted for status, and as rows with their commands."""
+"""A row of the doctor's table; and what waits in an outbox: counted, and as such rows."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from functools import partial
 
+from ..config import Settings
 from ..delivery import State
 from ..event import rfc3339
-from ..outbox import Summary, Unreadable
+from ..outbox import Intent, Outbox, Summary, Unreadable
 from ..outlook import LATE, Standing, Wait, elsewhere, in_environment, outlook, shown_environment
 from ..remedy import shown
 from ..run.summary import undelivered
 from ..terminal import counted
-from .health import Check, warn, wrong
-
-if TYPE_CHECKING:
-    from ..config import Settings
-    from ..outbox import Intent, Outbox
 
 UNSETTLED_FOR = timedelta(days=1)
 """A run that has ended is settled by the next one; after so long, by no run."""
@@ -28,6 +25,32 @@ FUTURE = timedelta(minutes=1)
 MOST_NAMED = 20
 SEARCHED = 1000
 """Among so many of the newest, unreadable records are looked for."""
+
+
+class Health(StrEnum):
+    """The result of a check."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One row of the table, as ``--format json`` prints it."""
+
+    status: Health
+    check: str
+    detail: str
+    remedy: str | None = None
+
+
+ok = partial(Check, Health.OK)
+warn = partial(Check, Health.WARNING)
+"""It works, and might not always."""
+wrong = partial(Check, Health.PROBLEM)
+skipped = partial(Check, Health.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

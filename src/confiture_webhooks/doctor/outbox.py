@@ -26,8 +26,7 @@ from ..outlook import shown_environment
 from ..remedy import shown
 from ..terminal import counted
 from ..wiring import operators_outbox, outbox_place, postgres_dsn, sqlite_path
-from .findings import Findings, examine, needs
-from .health import Check, ok, skipped, warn, wrong
+from .findings import Check, Findings, examine, needs, ok, skipped, warn, wrong
 
 if TYPE_CHECKING:
     from ..config import Settings
