@@ -21,8 +21,8 @@ from .event import Database
 from .outbox import Summary
 from .outlook import Wait, elsewhere, outlook, shown_environment
 from .run import TELEMETRY_BUDGET
+from .run.sending import undelivered
 from .run.settling import settle_outbox
-from .run.summary import undelivered
 from .terminal import counted, progress, say
 from .trust import stamp
 from .wiring import make_telemetry, operators_outbox, outbox_place

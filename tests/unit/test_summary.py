@@ -11,7 +11,7 @@ from confiture_webhooks import remedy
 from confiture_webhooks.delivery import Outcome, State
 from confiture_webhooks.outbox import Summary
 from confiture_webhooks.outlook import Wait, Why
-from confiture_webhooks.run.summary import Loss, given_up_line, leftover_line
+from confiture_webhooks.run.sending import Loss, given_up_line, leftover_line
 
 AT = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 

@@ -15,7 +15,7 @@ from ..event import rfc3339
 from ..outbox import Intent, Outbox, Summary, Unreadable
 from ..outlook import LATE, Standing, Wait, elsewhere, in_environment, outlook, shown_environment
 from ..remedy import shown
-from ..run.summary import undelivered
+from ..run.sending import undelivered
 from ..terminal import counted
 
 UNSETTLED_FOR = timedelta(days=1)
