@@ -29,8 +29,8 @@ from confiture_webhooks.event import (
     payload,
 )
 from confiture_webhooks.formats import render
+from confiture_webhooks.signature import DEFAULT_TOLERANCE
 from confiture_webhooks.transport import prepare
-from confiture_webhooks.verification import DEFAULT_TOLERANCE
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 AT = datetime(2026, 1, 9, 14, 23, 45, 123000, tzinfo=UTC)

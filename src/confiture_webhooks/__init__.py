@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .hooks import HookContext, register_hook
     from .inbox import Inbox
     from .session import attach
-    from .verification import verify
+    from .signature import verify
 
 __all__ = [
     "ConfigError",
@@ -49,7 +49,7 @@ _HOMES = {
     "attach": "session",
     "load": "config",
     "register_hook": "hooks",
-    "verify": "verification",
+    "verify": "signature",
 }
 
 

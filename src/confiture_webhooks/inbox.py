@@ -16,7 +16,7 @@ from enum import Enum
 from http import HTTPStatus
 
 from .errors import SignatureError
-from .verification import DEFAULT_MAX_BODY, DEFAULT_TOLERANCE, Verified, signing_keys, verify
+from .signature import DEFAULT_MAX_BODY, DEFAULT_TOLERANCE, Verified, signing_keys, verify
 
 KEPT_FOR = timedelta(days=1)
 """Longer than the default schedule of a sender, so that no attempt counts as new."""

@@ -12,8 +12,7 @@ from confiture_webhooks.errors import ConfigError
 from confiture_webhooks.event import Database, Direction, EventType, body, payload
 from confiture_webhooks.formats import render
 from confiture_webhooks.inbox import Inbox, ReplayWindow, Turn
-from confiture_webhooks.signature import body_signature, webhook_signature
-from confiture_webhooks.verification import Verified, verify
+from confiture_webhooks.signature import Verified, body_signature, verify, webhook_signature
 from samples import AT, DATABASE, ERROR, REF, TRACE, TRACE_ID, endpoint, event
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

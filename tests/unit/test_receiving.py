@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
 
+from confiture_webhooks.signature import Verified
 from confiture_webhooks.telemetry.deliveries import handling
-from confiture_webhooks.verification import Verified
 from samples import TRACE, TRACE_ID
 
 EVENT = Verified(

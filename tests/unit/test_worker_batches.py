@@ -19,10 +19,10 @@ from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import Claim
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
+from confiture_webhooks.signature import verify
 from confiture_webhooks.telemetry import Passes, Telemetry
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response, prepare
-from confiture_webhooks.verification import verify
 from confiture_webhooks.worker import Worker, sender
 from confiture_webhooks.worker.pace import LARGEST_BATCH
 from confiture_webhooks.worker.sender import Clock

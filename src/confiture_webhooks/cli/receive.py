@@ -28,8 +28,8 @@ from ..receiver.capture import (
 )
 from ..receiver.local import payload_of
 from ..receiver.server import answer_of
+from ..signature import Verified
 from ..terminal import say
-from ..verification import Verified
 from .options import FormatOpt
 from .tables import CONFIG_INVALID, WRONG_COMMAND, CommandError, conclude, line, print_facts
 

@@ -2,7 +2,7 @@
 
 from ..errors import SignatureError
 from ..inbox import Inbox, ReplayWindow, Reply, Turn
-from ..verification import DEFAULT_MAX_BODY, DEFAULT_TOLERANCE, Verified, verify
+from ..signature import DEFAULT_MAX_BODY, DEFAULT_TOLERANCE, Verified, verify
 from .local import LocalReceiver, Received
 
 __all__ = [

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SignatureError
-from ..verification import DEFAULT_TOLERANCE, signing_keys, verify
+from ..signature import DEFAULT_TOLERANCE, signing_keys, verify
 from .server import Answer, Incoming, LoopbackServer, Scripted, answer_of
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from .context import around, from_stored, set_failed, storable
 from .spans import Part, Signals, milliseconds
 
 if TYPE_CHECKING:
-    from ..verification import Verified
+    from ..signature import Verified
 
 LINK_ONLY_AFTER = timedelta(hours=24)
 """Traces are often kept no longer: a span that continues an older one would stand alone."""
