@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from confiture_webhooks.errors import SignatureError, WebhooksError
 from confiture_webhooks.event import body as body_of
 from confiture_webhooks.receiver import verify
-from confiture_webhooks.receiver.capture import read_capture
+from confiture_webhooks.receiver.local import read_capture
 from confiture_webhooks.signature import body_signature, webhook_signature
 from often import often
 

@@ -13,8 +13,13 @@ from confiture_webhooks.cli.tables import print_facts
 from confiture_webhooks.errors import ConfigError, SignatureError, WebhooksError
 from confiture_webhooks.event import body as body_of
 from confiture_webhooks.receiver import Received, verify
-from confiture_webhooks.receiver.capture import HIDDEN, as_document, describe, read_capture
-from confiture_webhooks.receiver.local import payload_of
+from confiture_webhooks.receiver.local import (
+    HIDDEN,
+    as_document,
+    describe,
+    payload_of,
+    read_capture,
+)
 from confiture_webhooks.receiver.server import Answer, Headers, answer_of
 from confiture_webhooks.signature import body_signature, webhook_signature
 

@@ -17,16 +17,16 @@ import typer
 from ..config import variables
 from ..errors import ConfigError, SignatureError, WebhooksError
 from ..receiver import DEFAULT_TOLERANCE, LocalReceiver, Received, verify
-from ..receiver.capture import (
+from ..receiver.local import (
     LARGEST,
     SENDERS_SETTING,
     Captured,
     as_document,
     describe,
     is_signed,
+    payload_of,
     read_capture,
 )
-from ..receiver.local import payload_of
 from ..receiver.server import answer_of
 from ..signature import Verified
 from ..terminal import say

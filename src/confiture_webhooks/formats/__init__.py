@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from ..delivery import Delivery, TraceContext
 from ..endpoint import DEFAULT_FORMAT, Endpoint
 from ..event import Event, EventType, body, payload
-from . import provider, services
+from . import services
 from .message import Message, message
-from .provider import CLOUDEVENTS_TYPE, Completed, attributes
+from .services import CLOUDEVENTS_TYPE, Completed, attributes
 
 JSON = "application/json"
 Report = Callable[[str, Exception], None]
@@ -49,7 +49,7 @@ class Format(NamedTuple):
 FORMATS: Mapping[str, Format] = {
     DEFAULT_FORMAT: Format(),
     "cloudevents": Format(),
-    "cloudevents-binary": Format(complete=provider.cloudevents_binary),
+    "cloudevents-binary": Format(complete=services.in_headers),
     "slack": Format(services.slack, hosts=("hooks.slack.com", "hooks.slack-gov.com")),
     "discord": Format(
         services.discord, services.discord_fits, hosts=("discord.com", "discordapp.com")
@@ -61,20 +61,20 @@ FORMATS: Mapping[str, Format] = {
     ),
     "pagerduty": Format(
         services.pagerduty,
-        complete=provider.pagerduty,
+        complete=services.with_routing_key,
         hosts=("events.pagerduty.com", "events.eu.pagerduty.com"),
     ),
     "opsgenie": Format(
         services.opsgenie,
         services.opsgenie_fits,
-        provider.opsgenie,
+        services.closed_by_address,
         hosts=("api.opsgenie.com", "api.eu.opsgenie.com"),
     ),
 }
 
 
 def render(event: Event, endpoint: Endpoint) -> Rendered:
-    """*event* as *endpoint* asked for it. Holds no secret: ``provider`` adds what is one."""
+    """*event* as *endpoint* asked for it. Holds no secret: ``complete`` adds what is one."""
     chosen = FORMATS.get(endpoint.format, Format())
     if chosen.make is not None:
         said = message(event, include_sql=endpoint.include_sql)

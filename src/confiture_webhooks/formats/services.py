@@ -5,18 +5,21 @@ makes a MessageCard, which not all workflows that replaced connectors accept. It
 paging name an alert by the migration's version alone: a success in one environment would close the
 alert of another.
 
-A failure opens an alert, the next success closes it. ``provider`` adds the parts that the outbox
-may not keep when a delivery is sent: PagerDuty's routing key, and the address that closes an alert
-of OpsGenie.
+A failure opens an alert, the next success closes it. The stored body of a delivery holds no secret
+and no address: PagerDuty's routing key, and the address that closes an alert of OpsGenie, are added
+when it is sent, as are the headers of CloudEvents in binary mode.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
 
-from ..event import Event, rfc3339, utf8
+from ..endpoint import Endpoint
+from ..event import Event, body, rfc3339, utf8
 from .message import Message, Tone, cut, key
 
 _DISCORD_TOTAL = 6000
@@ -30,6 +33,12 @@ _SHORT = 40
 _RGB = {Tone.GOOD: 0x36A64F, Tone.BAD: 0xCC0000, Tone.NEUTRAL: 0x5865A6}
 _MARKS = re.compile(r"[\\*_~`|\[\]<>#@]|(?m:^[-+])")
 _COLORS = {Tone.GOOD: "Good", Tone.BAD: "Attention", Tone.NEUTRAL: "Default"}
+
+CLOUDEVENTS_TYPE = "application/cloudevents+json"
+_EVENT_TYPE_PREFIX = "com.github.fraiseql.confiture."
+_NEEDED = frozenset({"event_id", "event_type", "timestamp", "trace_id"})
+# The HTTP binding escapes all but printable ASCII without space, quotation mark and percent.
+_PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
 def slack(event: Event, message: Message) -> dict[str, Any]:
@@ -95,18 +104,18 @@ def teams(_: Event, message: Message) -> dict[str, Any]:
         "color": _COLORS[message.tone],
         "wrap": True,
     }
-    body: list[dict[str, Any]] = [title]
+    blocks: list[dict[str, Any]] = [title]
     if message.text:
-        body.append({"type": "TextBlock", "text": _no_link(message.text), "wrap": True})
+        blocks.append({"type": "TextBlock", "text": _no_link(message.text), "wrap": True})
     facts = [{"title": name, "value": _no_link(value)} for name, value in message.facts]
     facts += [{"title": name, "value": _open(url)} for name, url in message.links]
-    body.append({"type": "FactSet", "facts": facts})
+    blocks.append({"type": "FactSet", "facts": facts})
     card = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
         "version": "1.4",
         "fallbackText": message.summary,
-        "body": body,
+        "body": blocks,
     }
     kind = "application/vnd.microsoft.card.adaptive"
     attachment = {"contentType": kind, "contentUrl": None, "content": card}
@@ -188,3 +197,63 @@ def _open(url: str) -> str:
 def _slack_text(text: str) -> str:
     """*text* with the three characters escaped that Slack gives a meaning to."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+# What is added when a delivery is sent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """Where a request goes, and the bytes that are signed and sent."""
+
+    url: str = field(repr=False)
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def attributes(document: Mapping[str, Any]) -> dict[str, str]:
+    """The CloudEvents 1.0 context attributes of an event in the default format.
+
+    ``correlationid`` is the extension of that name; ``source`` and ``id`` name the event.
+    """
+    database, migration = document.get("database") or {}, document.get("migration") or {}
+    place = (migration.get("environment") or document.get("environment"), database.get("name"))
+    found = {
+        "specversion": "1.0",
+        "id": document["event_id"],
+        "source": "/confiture/" + "/".join(quote(part or "-", safe="") for part in place),
+        "type": _EVENT_TYPE_PREFIX + document["event_type"],
+        "time": document["timestamp"],
+        "subject": migration.get("name"),
+        "correlationid": document["trace_id"],
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def in_headers(_: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
+    """CloudEvents in binary mode: the attributes of the event go in headers."""
+    if not document.keys() >= _NEEDED:
+        return plain
+    headers = {
+        f"ce-{name}": quote(value, safe=_PLAIN) for name, value in attributes(document).items()
+    }
+    return replace(plain, headers=headers)
+
+
+def with_routing_key(endpoint: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
+    """PagerDuty's body with the routing key, unless a hook gave a body of its own."""
+    if "event_action" not in document or endpoint.routing_key is None:
+        return plain
+    return replace(plain, body=body({**document, "routing_key": endpoint.routing_key}))
+
+
+def closed_by_address(_: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:
+    """An alert of OpsGenie that ends is closed under its own address."""
+    if "alias" not in document or "message" in document:
+        return plain
+    closing = {name: value for name, value in document.items() if name != "alias"}
+    parts = urlsplit(plain.url)
+    path = f"{parts.path.rstrip('/')}/{quote(document['alias'], safe='')}/close"
+    query = "&".join(part for part in (parts.query, "identifierType=alias") if part)
+    url = urlunsplit(parts._replace(path=path, query=query))
+    return Completed(url=url, body=body(closing))

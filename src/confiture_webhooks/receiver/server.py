@@ -11,18 +11,16 @@ import os
 import re
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from ..errors import WebhooksError
-
-if TYPE_CHECKING:
-    import ssl
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_MAX_BODY = 16 * 1024 * 1024
