@@ -1,13 +1,15 @@
-"""Waits a bounded time for a call that nothing can interrupt."""
+"""Calls that cannot harm their caller: ``bounded`` in time, their faults ``contained``."""
 
 from __future__ import annotations
 
 import contextvars
+import functools
 import threading
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -63,3 +65,36 @@ def bounded(
     if not answers:
         raise TimedOut(f"no answer within {max(0.0, seconds):g} s")
     return answers[0]
+
+
+class Reporting(Protocol):
+    """An object that can report a fault of ours."""
+
+    def report(self, where: str, error: Exception, /) -> None:
+        """Report *error*, which happened during *where*."""
+
+
+S = TypeVar("S", bound=Reporting)
+
+
+@contextmanager
+def containing(where: str, report: Callable[[str, Exception], object]) -> Iterator[None]:
+    """Any ``Exception`` of the block goes to *report*, and no further; Ctrl-C passes."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  the one place that swallows faults of ours
+        with suppress(Exception):
+            report(where, error)
+
+
+def contained(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R | None]:
+    """*method*, whose faults go to ``self.report`` and whose answer then is ``None``."""
+    where = method.__name__.strip("_")
+
+    @functools.wraps(method)
+    def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        with containing(where, self.report):
+            return method(self, *args, **kwargs)
+        return None
+
+    return wrapper

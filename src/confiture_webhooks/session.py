@@ -20,10 +20,10 @@ from .adapters.backend import database_of, dsn_of, named, project_dsn
 from .adapters.confiture import observe, observe_resume, report_unloadable
 from .adapters.failure import explain
 from .adapters.ledger import Ledger, ask_over
+from .bounded import containing
 from .command_watch import HOOKS
 from .config import Settings, is_configured, load
 from .config.variables import OUTBOX, URL
-from .contained import containing
 from .event import ErrorInfo
 from .outlook import shown_environment
 from .run import TELEMETRY_BUDGET

@@ -5,8 +5,7 @@ import threading
 
 import pytest
 
-from confiture_webhooks.bounded import TimedOut, bounded
-from confiture_webhooks.contained import contained, containing
+from confiture_webhooks.bounded import TimedOut, bounded, contained, containing
 
 
 def test_a_call_in_time_gives_its_answer() -> None:

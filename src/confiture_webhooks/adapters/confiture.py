@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from ..contained import containing
+from ..bounded import containing
 from ..event import Direction, MigrationRef
 from ..run.invocation import Invocation
 from ..run.migration import Backend, Migration, is_idle

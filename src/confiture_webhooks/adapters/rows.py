@@ -11,7 +11,7 @@ from typing import Any
 from psycopg.pq import ExecStatus
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
-from ..contained import containing
+from ..bounded import containing
 
 _DML = frozenset({b"INSERT", b"UPDATE", b"DELETE", b"MERGE"})
 _OPAQUE = frozenset({b"DO", b"CALL", b"EXPLAIN"})

@@ -17,7 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..contained import contained
+from ..bounded import contained
 from ..delivery import Delivery, TraceContext
 from ..errors import HookError
 from ..event import Direction, EventType, body

@@ -13,8 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from .. import terminal
-from ..bounded import TimedOut, bounded
-from ..contained import contained, containing
+from ..bounded import TimedOut, bounded, contained, containing
 from ..event import Database, Direction, ErrorInfo, Event, EventType, MigrationRef
 from ..settlement import INTERRUPTED, killed_run_id
 from . import TELEMETRY_BUDGET, Parts

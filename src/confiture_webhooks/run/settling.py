@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..bounded import TimedOut, bounded
-from ..contained import contained
+from ..bounded import TimedOut, bounded, contained
 from ..delivery import Delivery, TraceContext
 from ..errors import OutboxError
 from ..event import Direction, Event, MigrationRef

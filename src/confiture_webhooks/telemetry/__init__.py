@@ -17,7 +17,7 @@ from opentelemetry.trace import (
     get_current_span,
 )
 
-from ..contained import contained, containing
+from ..bounded import contained, containing
 from ..delivery import Delivery, TraceContext
 from ..errors import Fault
 from ..event import Database, Direction, Event, MigrationRef

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind
 
-from ..contained import contained
+from ..bounded import contained
 from ..delivery import Attempt, Delivery, TraceContext
 from ..event import rfc3339
 from . import names

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
+from ..bounded import containing
 from ..config.variables import MIGRATION_SPANS as CAP_SETTING
-from ..contained import containing
 from ..delivery import TraceContext
 from ..errors import Fault
 from ..transport import version

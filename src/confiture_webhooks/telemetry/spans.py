@@ -13,7 +13,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind
 
-from ..contained import contained
+from ..bounded import contained
 from ..delivery import TraceContext
 from ..event import Direction, ErrorInfo, MigrationRef
 from . import names
