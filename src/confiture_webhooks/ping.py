@@ -8,12 +8,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .adapters import http_session  # noqa: F401  here, for an attempt's time would include it
 from .adapters.http import HttpTransport
+from .adapters.http_exchange import Exchange
+from .config import Settings
 from .delivery import State
+from .endpoint import Endpoint
 from .event import SUBSCRIBABLE, Database, Direction, ErrorInfo, Event, EventType, MigrationRef
 from .formats import deliveries_of
 from .outbox.sqlite import InMemoryOutbox
@@ -21,11 +24,6 @@ from .run import TELEMETRY_BUDGET
 from .run.migration import new_event_id
 from .wiring import make_telemetry
 from .worker import Worker
-
-if TYPE_CHECKING:
-    from .adapters.http_exchange import Exchange
-    from .config import Settings
-    from .endpoint import Endpoint
 
 LONGEST_EXCERPT = 300
 SHORTEST_SECRET = 4

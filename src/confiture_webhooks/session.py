@@ -24,6 +24,7 @@ from .bounded import containing
 from .command_watch import HOOKS
 from .config import Settings, is_configured, load
 from .config.variables import OUTBOX, URL
+from .errors import Fault
 from .event import ErrorInfo
 from .outlook import shown_environment
 from .run import TELEMETRY_BUDGET
@@ -33,7 +34,6 @@ from .wiring import exports, found_settings, hook_sources, make_telemetry, outbo
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
-    from .errors import Fault
 
 
 def migrate_on(run: Run, connection: Any) -> str | None:

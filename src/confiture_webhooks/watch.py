@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from .adapters.http import HttpTransport
+from .config import Settings
 from .delivery import Outcome, State
 from .errors import ConfigError, OutboxError
 from .event import Database
@@ -22,15 +22,11 @@ from .outbox import Summary
 from .outlook import Wait, elsewhere, outlook, shown_environment
 from .run import TELEMETRY_BUDGET
 from .run.sending import undelivered
-from .run.settling import settle_outbox
+from .run.settling import Ask, Judged, settle_outbox
 from .terminal import counted, progress, say
 from .trust import stamp
 from .wiring import make_telemetry, operators_outbox, outbox_place
 from .worker import FAILING_AFTER, Worker
-
-if TYPE_CHECKING:
-    from .config import Settings
-    from .run.settling import Ask, Judged
 
 LONGEST_PASS = timedelta(hours=1)
 POLL = timedelta(seconds=1)

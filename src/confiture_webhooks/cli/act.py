@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..delivery import State
+from ..outbox import Row
 from ..outlook import (
     again_lines,
     by_environment,
@@ -21,6 +22,7 @@ from ..outlook import (
 )
 from ..remedy import shown
 from ..run import TELEMETRY_BUDGET
+from ..run.settling import Judged
 from ..terminal import counted
 from ..wiring import make_telemetry
 from .context import Context, opened
@@ -29,10 +31,6 @@ from .selection import chosen, environments, intents_of
 from .send import send_now
 from .status import runs
 from .tables import CommandError, agree, conclude, line
-
-if TYPE_CHECKING:
-    from ..outbox import Row
-    from ..run.settling import Judged
 
 
 def redeliver(

@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..adapters.backend import address_setting, named, names_database, project_dsn
 from ..adapters.hook_files import HookFile
@@ -20,6 +19,7 @@ from ..config.file import BLOCK
 from ..config.variables import CONFIG, DSN, OUTBOX, SWITCH, URL
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
+from ..outbox import Outbox
 from ..outbox.postgres_refusal import placed
 from ..run.invocation import Invocation, blocks_here, parse, unread_block
 from ..run.settling import Ask
@@ -27,9 +27,6 @@ from ..terminal import say
 from ..watch import Source
 from ..wiring import found_settings, in_database, operators_outbox, outbox_place
 from .tables import say_faults
-
-if TYPE_CHECKING:
-    from ..outbox import Outbox
 
 
 @dataclass(kw_only=True)

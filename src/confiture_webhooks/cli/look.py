@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ..delivery import State
+from ..delivery import Delivery, State
 from ..event import EventType, rfc3339
-from ..outbox import KEPT_FOR
+from ..outbox import KEPT_FOR, Row, Summary
 from ..outlook import NO_ENVIRONMENT, in_environment, listed, shown_environment
 from ..remedy import shown
 from ..terminal import say
@@ -31,10 +31,6 @@ from .options import (
 )
 from .selection import ambiguous, check_endpoint, documents, find
 from .tables import CommandError, conclude, line, print_facts, print_table
-
-if TYPE_CHECKING:
-    from ..delivery import Delivery
-    from ..outbox import Row, Summary
 
 LIMIT = 100
 

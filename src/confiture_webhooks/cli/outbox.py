@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ..config import Settings
 from ..config.variables import OUTBOX
 from ..delivery import State
 from ..errors import OutboxError
@@ -21,9 +22,6 @@ from .context import Context, opened, refusal
 from .options import ConfigOpt, FormatOpt, YesOpt
 from .status import runs
 from .tables import agree, conclude, with_exit_codes
-
-if TYPE_CHECKING:
-    from ..config import Settings
 
 PLACEHOLDER = "the_role"
 """In the GRANTs, if no role is named."""

@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..delivery import State
 from ..event import rfc3339
-from ..outbox import Unreadable, UnreadableIntent
+from ..outbox import Intent, Outbox, Row, Unreadable, UnreadableIntent
 from ..outlook import Standing, is_possible, listed, rest_of, shown_environment
 from ..remedy import shown, shown_for
-from ..settlement import Ending
+from ..run.settling import Judged
+from ..settlement import Ending, Verdict
 from ..terminal import say
 from .context import Context
 from .options import SHORTEST
 from .status import judged
 from .tables import CommandError
-
-if TYPE_CHECKING:
-    from ..outbox import Intent, Outbox, Row
-    from ..run.settling import Judged
-    from ..settlement import Verdict
 
 EVERY = 10_000
 """So many are read at once: a year of dead letters fits into no memory."""

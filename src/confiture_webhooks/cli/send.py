@@ -10,15 +10,17 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ..config import Settings
 from ..doctor.endpoints import remedy_of
 from ..errors import ConfigError, OutboxError
 from ..event import Database, EventType, rfc3339
 from ..outlook import again_lines, by_environment, elsewhere_line, shown_environment
 from ..remedy import shown
+from ..run.settling import Ask
 from ..terminal import counted, is_terminal, say
 from ..watch import PassResult, deliver_due, deliver_until
 from ..wiring import operators_outbox
@@ -35,10 +37,6 @@ from .tables import (
     print_facts,
     say_faults,
 )
-
-if TYPE_CHECKING:
-    from ..config import Settings
-    from ..run.settling import Ask
 
 
 def test(

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..delivery import State
 from ..doctor.findings import UNSETTLED_FOR, Findings, examine, needs
 from ..event import rfc3339
+from ..outbox import Intent
 from ..outlook import by_environment, listed, shown_environment
 from ..remedy import shown
 from ..run import settling
+from ..run.settling import Judged
 from ..settlement import Ending
 from ..terminal import counted
 from .context import Context, opened
 from .options import ConfigOpt, FormatOpt
 from .tables import conclude, length
-
-if TYPE_CHECKING:
-    from ..outbox import Intent
-    from ..run.settling import Judged
 
 
 def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
+from ..receiver import Received
+from ..receiver.collector import LogRecord, MetricPoint, Span
 from ..telemetry import names
 from ..terminal import counted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from ..receiver import Received
-    from ..receiver.collector import LogRecord, MetricPoint, Span
 
 _OF_SPANS = (names.MIGRATION_NAME, names.WEBHOOK_EVENT_TYPE, names.WEBHOOK_OUTCOME)
 _OF_ANSWERS = (names.HTTP_STATUS_CODE, names.ERROR_TYPE)

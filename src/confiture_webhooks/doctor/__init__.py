@@ -5,26 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..adapters.backend import address_setting
+from ..adapters.hook_files import HookFile
 from ..bounded import bounded
 from ..command_watch import is_off, sees_commands
+from ..config import Settings
 from ..config.variables import SWITCH
 from ..endpoint import Tls
+from ..errors import Fault
 from ..networks import origin
+from ..run.invocation import Invocation
 from ..telemetry.plan import CONSOLE, GRPC, Export, complaints, plan
 from ..telemetry.providers import try_out
 from ..wiring import found_settings, in_database
 from .endpoints import PATIENCE, address, obstacle, reach, remedy_of, signs, way_to
 from .findings import Check, ok, skipped, warn, wrong
 from .outbox import database, outbox_checks
-
-if TYPE_CHECKING:
-    from ..adapters.hook_files import HookFile
-    from ..config import Settings
-    from ..errors import Fault
-    from ..run.invocation import Invocation
 
 _COLLECTORS = {GRPC: "http://localhost:4317", "http/protobuf": "http://localhost:4318"}
 

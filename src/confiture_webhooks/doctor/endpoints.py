@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..adapters.http_exchange import Exchange, ahead
 from ..bounded import TimedOut, bounded
 from ..delivery import ERROR_TYPES
-from ..endpoint import DEFAULT_FORMAT, Tls
+from ..endpoint import DEFAULT_FORMAT, Endpoint, Tls
 from ..formats import FORMATS
 from ..networks import Networks, origin
 from ..remedy import command
 from ..telemetry.http_spans import without_http_spans
 from ..transport import Request
 from .findings import Check, ok, skipped, warn, wrong
-
-if TYPE_CHECKING:
-    from ..endpoint import Endpoint
 
 
 def signs(endpoint: Endpoint) -> Check:

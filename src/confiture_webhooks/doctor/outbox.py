@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 
 from ..adapters.backend import address_setting, names_database
 from ..bounded import bounded
+from ..config import Settings
 from ..delivery import State
 from ..errors import OutboxError
 from ..event import stored_text
@@ -24,13 +25,10 @@ from ..outbox.postgres_schema import may_make
 from ..outbox.sqlite_file import is_there
 from ..outlook import shown_environment
 from ..remedy import shown
+from ..run.invocation import Invocation
 from ..terminal import counted
 from ..wiring import operators_outbox, outbox_place, postgres_dsn, sqlite_path
 from .findings import Check, Findings, examine, needs, ok, skipped, warn, wrong
-
-if TYPE_CHECKING:
-    from ..config import Settings
-    from ..run.invocation import Invocation
 
 OTHER_OUTBOX = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
 

@@ -18,21 +18,20 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..bounded import contained
+from ..config import Settings
 from ..delivery import Delivery, TraceContext
+from ..endpoint import Endpoint
 from ..errors import HookError
-from ..event import Direction, EventType, body
+from ..event import Direction, ErrorInfo, EventType, body
 from ..formats import JSON
 from ..hooks import Hook, HookContext, MigrationFailed
 from ..terminal import counted, say
+from . import HookSource, Parts
 from .hook_thread import HookThread, LibraryGuard, OutputGuard, end_left_behind
 from .migration import Migration, new_event_id
 
 if TYPE_CHECKING:
-    from ..config import Settings
-    from ..endpoint import Endpoint
-    from ..event import ErrorInfo
     from ..telemetry import Telemetry
-    from . import HookSource, Parts
 
 CORRELATION_ID = "CORRELATION_ID"
 """The variable hook files read the run's id from."""

@@ -12,19 +12,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bounded import TimedOut
+from ..config import Settings
 from ..delivery import Delivery, TraceContext
+from ..endpoint import Endpoint
 from ..errors import OutboxError
 from ..event import Event
 from ..formats import deliveries_of
+from ..outbox import Intent, Outbox, Release
 from .migration import is_idle
-from .run_outbox import Kept
+from .run_outbox import Kept, RunOutbox
 
 if TYPE_CHECKING:
-    from ..config import Settings
-    from ..endpoint import Endpoint
-    from ..outbox import Intent, Outbox, Release
     from ..telemetry import Telemetry
-    from .run_outbox import RunOutbox
     from .sending import Sending
 
 SLOW_S = 0.15

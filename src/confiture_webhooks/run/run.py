@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import terminal
 from ..bounded import TimedOut, bounded, contained, containing
+from ..config import Settings
+from ..endpoint import Endpoint
 from ..event import Database, Direction, ErrorInfo, Event, EventType, MigrationRef
 from ..settlement import INTERRUPTED, killed_run_id
 from . import TELEMETRY_BUDGET, Parts
@@ -21,14 +23,11 @@ from .migration import UNKNOWN, Backend, Migration, new_event_id
 from .outgoing import Outgoing
 from .run_outbox import IMPATIENCE_S, PATIENCE_S, RunOutbox
 from .sending import Sending
-from .settling import LONGEST_QUESTION_S, Settling, answered
+from .settling import LONGEST_QUESTION_S, Ask, Settling, answered
 
 if TYPE_CHECKING:
-    from ..config import Settings
-    from ..endpoint import Endpoint
     from ..telemetry import Telemetry
     from .hook_runner import HookRunner
-    from .settling import Ask
 
 SUMMARY_S = 0.5
 """How long the outbox may take to say what is left, after the flush took its whole time."""

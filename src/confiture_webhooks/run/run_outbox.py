@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from ..bounded import TimedOut, bounded
+from ..config import Settings
 from ..delivery import Delivery, State
 from ..errors import OutboxError
+from ..outbox import Intent, Outbox, Release, Row, Summary
+from . import Parts
 
 if TYPE_CHECKING:
-    from ..config import Settings
-    from ..outbox import Intent, Outbox, Release, Row, Summary
     from ..telemetry import Telemetry
-    from . import Parts
 
 R = TypeVar("R")
 

@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bounded import TimedOut, bounded, contained
 from ..delivery import Delivery, TraceContext
+from ..endpoint import Endpoint
 from ..errors import OutboxError
 from ..event import Direction, Event, MigrationRef
 from ..formats import deliveries_of
-from ..outbox import NO_ROW, Facts, Intent
+from ..outbox import NO_ROW, Committed, Facts, Intent, Outbox
 from ..settlement import Ending, Known, Verdict, judge, killed_run_event, settled_event
-from .migration import new_event_id
+from .migration import Backend, Migration, new_event_id
 
 if TYPE_CHECKING:
-    from ..endpoint import Endpoint
-    from ..outbox import Committed, Outbox
     from ..telemetry import Telemetry
-    from .migration import Backend, Migration
     from .outgoing import Outgoing
 
 LONGEST_QUESTION_S = 6.0
