@@ -51,19 +51,12 @@ def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
     values = {value for word in arguments for value in _values(word)}
     named = {path for value in values for path in (value, f"{ENVIRONMENTS}/{value}.yaml")}
     if environ.get("CONFITURE_DATABASE_URL") or any(word.startswith(NO_FILE) for word in arguments):
-        named |= set(_environments())
+        with suppress(OSError):  # Confiture reads no file: any environment's may be meant
+            named |= {f"{ENVIRONMENTS}/{name}" for name in os.listdir(ENVIRONMENTS)}  # noqa: PTH208
     return any(
         _mentions_webhooks(path)
         for path in {*named, command_watch.USUAL_FILE, command_watch.APPLY_AS_FILE}
     )
-
-
-def _environments() -> list[str]:
-    """The environment files: where Confiture reads none, any of them may be meant."""
-    try:
-        return [f"{ENVIRONMENTS}/{name}" for name in os.listdir(ENVIRONMENTS)]  # noqa: PTH208
-    except OSError:
-        return []
 
 
 def _values(word: str) -> set[str]:

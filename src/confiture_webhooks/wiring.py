@@ -129,13 +129,6 @@ def make_outbox(
     return sqlite.open_outbox(sqlite_path(settings), notice)
 
 
-_MADE = ": the first `confiture migrate up` that has an endpoint creates it"
-_ELSEWHERE = (
-    ". If one has run, start the command in its directory, or set "
-    "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
-)
-
-
 def operators_outbox(
     settings: Settings, *, creates: bool = False, notice: Callable[[str], None] = lambda _: None
 ) -> Outbox:
@@ -157,9 +150,11 @@ def operators_outbox(
             return sqlite.SqliteOutbox(path, follows=creates)
     elif creates or postgres_schema.is_there(postgres_dsn(settings)):
         return make_outbox(settings, notice)
-    is_here = settings.place == OutboxPlace("sqlite", "")
-    advice = f"{_MADE}{_ELSEWHERE if is_here else ''}"
-    notice(f"There is no outbox at {outbox_place(settings)}{advice}")
+    advice = "the first `confiture migrate up` that has an endpoint creates it"
+    if settings.place == OutboxPlace("sqlite", ""):
+        advice += ". If one has run, start the command in its directory, or set "
+        advice += "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
+    notice(f"There is no outbox at {outbox_place(settings)}: {advice}")
     return sqlite.InMemoryOutbox()
 
 

@@ -140,7 +140,11 @@ def _named(
         elif away and not everywhere:
             names = ", ".join(map(shown_environment, away))
             why = f"of environment {names}: {_ways(away, verb, given)}"
-        elif verb != "discard" and any(map(_is_held, meant.values())):
+        elif verb != "discard" and any(
+            # Of one that cannot be read the outbox decides.
+            row.state is State.IN_FLIGHT and not isinstance(row.delivery, Unreadable)
+            for row in meant.values()
+        ):
             why = "in flight"
         refused += [f"{given} ({why})"] if why else []
         rows |= meant
@@ -228,11 +232,6 @@ def _why_kept(
     if verdict.ending is Ending.OPEN:
         return verdict.reason
     return f"its end is known: {shown('deliver')} reports it" if verdict.is_settled else None
-
-
-def _is_held(row: Row) -> bool:
-    """Whether a lease holds it; of one that cannot be read the outbox decides."""
-    return row.state is State.IN_FLIGHT and not isinstance(row.delivery, Unreadable)
 
 
 def check_endpoint(context: Context, name: str | None) -> None:

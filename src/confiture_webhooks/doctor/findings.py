@@ -119,6 +119,9 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
     off = _off(standing)
     dead = {name: one.counts.get(State.DEAD_LETTER, 0) for name, one in summaries.items()}
     due = outbox.due(settings.recorded, environment, now=now)
+    newest = outbox.deliveries(
+        state=State.PENDING, environment=environment, since=now + FUTURE, limit=MOST_NAMED
+    )
     intents = outbox.intents()
     unreadable: defaultdict[str | None, list[str]] = defaultdict(list)
     for one in outbox.unreadable_intents():
@@ -142,8 +145,13 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
             for name, one in summaries.items()
             if name != environment and (late := _late(outbox, name, one, now))
         },
-        future=_from_the_future(outbox, environment, now),
-        unreadable=_unreadable(outbox, environment),
+        future=[row.delivery.id for row in newest if row.delivery.created_at > now + FUTURE],
+        unreadable=[
+            row.delivery.id
+            for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)
+            for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
+            if isinstance(row.delivery, Unreadable)
+        ],
         unreadable_intents=unreadable.pop(environment, []),
         unreadable_elsewhere=unreadable,
         intents=[one for one in intents if one.environment == environment],
@@ -176,15 +184,6 @@ def _late(
     if not due:
         return None
     return sum(summary.undelivered[name] for name in due), min(due.values())
-
-
-def _unreadable(outbox: Outbox, environment: str | None) -> list[str]:
-    return [
-        row.delivery.id
-        for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)
-        for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
-        if isinstance(row.delivery, Unreadable)
-    ]
 
 
 def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
@@ -237,10 +236,3 @@ def _needs_elsewhere(findings: Findings, environment: str | None) -> Iterator[Ch
     for other, count in findings.unsettled_elsewhere.items():
         lasting, report = f"{count} for more than a day", in_environment(other, "deliver")
         yield wrong(f"unsettled of {shown_environment(other)}", lasting, f"Report them: {report}")
-
-
-def _from_the_future(outbox: Outbox, environment: str | None, now: datetime) -> list[str]:
-    newest = outbox.deliveries(
-        state=State.PENDING, environment=environment, since=now + FUTURE, limit=MOST_NAMED
-    )
-    return [row.delivery.id for row in newest if row.delivery.created_at > now + FUTURE]

@@ -358,12 +358,8 @@ class Run:
         used = self._begun()
         if error is None and error_type:
             error = ErrorInfo(type=error_type, message="the run failed")
-        trace = used.telemetry.trace_of_run()
-        used.outgoing.record(self._event(used, kind, error), trace, wanting)
-
-    def _event(self, used: Settling, kind: EventType, error: ErrorInfo | None) -> Event:
         outbox, now = used.outgoing.outbox.current, datetime.now(UTC)
-        return Event(
+        event = Event(
             # The command that settles the unknown outcome reports this run, too.
             id=killed_run_id(outbox.holder) if outbox and self._has_unknown else new_event_id(),
             type=kind,
@@ -377,6 +373,7 @@ class Run:
             error=error,
             migrations=[migration.row() for migration in self._ended],
         )
+        used.outgoing.record(event, used.telemetry.trace_of_run(), wanting)
 
     @contained
     def _flush(self, deadline: float) -> None:

@@ -141,16 +141,14 @@ def settle_outbox(
 
     A fault in it is reported, and stops no delivery. Raises OutboxError.
     """
-    report = telemetry.failed
-    record = partial(
-        release_as,
-        outbox.release,
-        lambda event, trace: deliveries_of(event, endpoints, trace, report=report),
-    )
+
+    def deliveries(event: Event, trace: TraceContext) -> Sequence[Delivery]:
+        return deliveries_of(event, endpoints, trace, report=telemetry.failed)
+
+    record = partial(release_as, outbox.release, deliveries)
     with _alone(telemetry):
         mine = [intent for intent in outbox.intents() if intent.environment == environment]
-        seconds = LONGEST_QUESTION_S
-        return settle(mine, ask, outbox.intents, record, telemetry, seconds=seconds)
+        return settle(mine, ask, outbox.intents, record, telemetry, seconds=LONGEST_QUESTION_S)
     return []
 
 
