@@ -1,6 +1,6 @@
-"""Signatures: how a request is signed, and ``verify``, which makes its event of a signed one.
+"""Signatures: how a sender makes them; and ``verify``, from a signed request to its event.
 
-There is the guide's HMAC over the body, and Standard Webhooks' over id, time and body.
+There are two: the guide's HMAC over the body, and Standard Webhooks over id, time and body.
 Source: Standard Webhooks 1.0.0, https://github.com/standard-webhooks/standard-webhooks
 """
 

@@ -1,4 +1,4 @@
-"""A row of the doctor's table; and what waits in an outbox: counted, and as such rows."""
+"""What waits in an outbox: counted for ``status``, and as rows of the doctor's table."""
 
 from __future__ import annotations
 
