@@ -98,6 +98,8 @@ FAULTS = {
         "A server of the outbox that takes a question and never answers": "unharmed",
         "A success that the outbox's database refuses, inside the migration's transaction": "unharmed",
         "A role without rights on the outbox": "unharmed kept said",
+        "A role that may see no row of its environment": "kept",
+        "A role that may not record attempts": "unharmed kept true",
         "Killed behind a pooler, and nothing runs again": "kept true",
         "A time-out of idle transactions, and an outbox or hook files that are slow": "unharmed",
         "A session that is ended in mid-statement": "true",

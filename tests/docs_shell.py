@@ -133,6 +133,9 @@ class Reader:
         arguments = [self._argument(argument) for argument in arguments]
         if "--port" in arguments:
             arguments[arguments.index("--port") + 1] = "0"  # another may have the page's
+        if "--role" in arguments:  # the page's is not here
+            here = urlsplit(self.project.database_url).username or ""
+            arguments[arguments.index("--role") + 1] = here
         expected = EXIT.search(line)
         if arguments == ["webhooks", "demo"]:
             return  # has acceptance tests of its own, and takes long

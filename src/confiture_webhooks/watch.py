@@ -125,6 +125,7 @@ class _Delivering:
         """
         one = self.settings
         try:
+            self.outbox.check_role()
             self.open = settle_outbox(
                 self.outbox, one.recorded, self.ask, self.telemetry, environment=one.environment
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from .config import OutboxPlace, Settings, read
 from .config.variables import OF_DEFAULT
 from .errors import OutboxError
 from .outbox import Outbox, postgres_schema, sqlite, sqlite_file
-from .outbox.postgres_refusal import ADDRESS
+from .outbox.postgres_refusal import ADDRESS, by_admin, init
 from .outbox.postgres_session import is_at
 from .run import HookSource, Parts
 
@@ -129,6 +130,11 @@ def make_outbox(
     return sqlite.open_outbox(sqlite_path(settings), notice)
 
 
+def init_by_admin(settings: Settings) -> str:
+    """The remedy that an administrator creates the PostgreSQL outbox, and gives the role rights."""
+    return by_admin(partial(init, postgres_dsn(settings), settings.environment))
+
+
 def operators_outbox(
     settings: Settings, *, creates: bool = False, notice: Callable[[str], None] = lambda _: None
 ) -> Outbox:
@@ -149,7 +155,16 @@ def operators_outbox(
         if creates or sqlite_file.is_there(path):
             return sqlite.SqliteOutbox(path, follows=creates)
     elif creates or postgres_schema.is_there(postgres_dsn(settings)):
-        return make_outbox(settings, notice)
+        outbox = make_outbox(settings, notice)
+        with ExitStack() as refused:
+            refused.callback(outbox.close)
+            outbox.check_role()
+            refused.pop_all()
+        return outbox
+    if settings.place.kind == "postgres" and not postgres_schema.may_make(postgres_dsn(settings)):
+        nobody = f"There is no outbox at {outbox_place(settings)}, and this role may not create it"
+        notice(f"{nobody}. {init_by_admin(settings)}")
+        return sqlite.InMemoryOutbox()
     advice = "the first `confiture migrate up` that has an endpoint creates it"
     if settings.place == OutboxPlace("sqlite", ""):
         advice += ". If one has run, start the command in its directory, or set "

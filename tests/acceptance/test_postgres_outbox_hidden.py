@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -76,22 +77,21 @@ def test_a_role_without_create_migrates_with_what_init_printed(project: Any, rec
     project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
     admin = psycopg.connect(project.database_url, autocommit=True)
     admin.execute("DROP ROLE IF EXISTS deployer")
-    made = project.confiture("webhooks", "outbox", "init", "--role", "deployer", "--format", "json")
+    made = project.confiture("webhooks", "outbox", "init", "--format", "json")
     assert made.returncode == 0, made.stderr
     document = json.loads(made.stdout)
     assert document["created"]
     status = project.confiture("webhooks", "status", "-f", "json")
     assert document["outbox"] == json.loads(status.stdout)["outbox"]
-    unnamed = project.confiture("webhooks", "outbox", "init", "-f", "json")
-    assert (document["role"], json.loads(unnamed.stdout)["role"]) == ("deployer", None)
-    hint = "Below, the_role is a placeholder: name the role that migrates with --role"
-    assert hint in project.confiture("webhooks", "outbox", "init").stderr
-    again = project.confiture("webhooks", "outbox", "init", "--role", "deployer")
-    assert again.returncode == 0
-    assert "The role deployer does not exist yet. Create it" in again.stderr
-    assert again.stdout.splitlines() == document["grants"]
+    init = ("webhooks", "outbox", "init", "--role", "deployer")
+    refused = project.confiture(*init)
+    assert (refused.returncode, refused.stdout) == (1, "")  # nothing that psql could not run
+    assert "the role deployer is not. Create the role, then run this again" in refused.stderr
     admin.execute("CREATE ROLE deployer LOGIN PASSWORD 'p'")
     try:
+        document = json.loads(project.confiture(*init, "--format", "json").stdout)
+        assert (document["created"], document["role"]) == (False, "deployer")
+        assert project.confiture(*init).stdout.splitlines() == document["grants"]
         admin.execute("GRANT USAGE, CREATE ON SCHEMA public TO deployer")
         for statement in document["grants"]:
             admin.execute(statement)
@@ -163,7 +163,7 @@ def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiv
         other = ("--config", "db/environments/other.yaml")
         predicted = project.confiture("webhooks", "doctor", *other, env=env)
         assert predicted.returncode == 1
-        assert "this role may not write rows of environment other in" in predicted.stdout
+        assert "this role may not read or write rows of environment other" in predicted.stdout
         assert "init --role powerless --environment other --config" in predicted.stdout
         rows = admin.execute("SELECT environment, state FROM confiture_webhooks.deliveries")
         assert rows.fetchall() == [("my staging", "delivered")]
@@ -171,6 +171,110 @@ def test_without_rights_the_run_goes_on_and_says_what_to_do(project: Any, receiv
         admin.execute("DROP OWNED BY powerless CASCADE")
         admin.execute("DROP ROLE powerless")
         admin.close()
+
+
+ALSO = ("--config", "db/environments/also.yaml")
+"""A second environment of a role that has ``local``."""
+
+
+@pytest.fixture
+def limited(project: Any, receiver: Any) -> Iterator[tuple[Any, psycopg.Connection[Any]]]:
+    """A project whose role has the outbox's rows of environment local only; an administrator."""
+    block = {"outbox": "postgres", "endpoints": [{"name": "a", "url": receiver.url}]}
+    with psycopg.connect(project.database_url, autocommit=True) as admin:
+        admin.execute("DROP ROLE IF EXISTS limited")
+        admin.execute("CREATE ROLE limited LOGIN PASSWORD 'p'")
+        try:
+            admin.execute("GRANT USAGE, CREATE ON SCHEMA public TO limited")
+            project.environment_file("admin", webhooks=block)
+            grant(project, admin, "local")
+            project.database_url = conninfo_url(project.database_url, "limited", "p")
+            for name in ("local", "also"):
+                project.environment_file(name, webhooks=block, **NO_HELPERS)
+            yield project, admin
+        finally:
+            admin.execute("DROP OWNED BY limited CASCADE")
+            admin.execute("DROP ROLE limited")
+
+
+def grant(project: Any, admin: psycopg.Connection[Any], *words: str) -> str:
+    """Run what ``outbox init`` prints for environment *words*; what it says."""
+    init = ("webhooks", "outbox", "init", "--role", "limited", "--environment", *words)
+    done = project.confiture(*init, "--config", "db/environments/admin.yaml")
+    assert done.returncode == 0, done.stderr
+    for statement in done.stdout.splitlines():
+        admin.execute(statement)
+    return str(done.stderr)
+
+
+@pytest.mark.survived("A role that may see no row of its environment", "kept")
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("words", [("status",), ("deliver",), ("deliver", "--watch"), ("list",)])
+def test_a_command_that_sees_no_row_of_its_environment_says_so(
+    limited: tuple[Any, Any], words: tuple[str, ...]
+) -> None:
+    """It fails with the remedy, and does not count zeros."""
+    project, _ = limited
+    done = project.confiture("webhooks", *words, *ALSO)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "this role may not read or write rows of environment also. Run this" in done.stderr
+    assert "init --role limited --environment also --config" in done.stderr
+
+
+@pytest.mark.timeout(240)
+def test_two_environments_of_a_role_do_not_take_turns(limited: tuple[Any, Any]) -> None:
+    """The remedy for one keeps the other; --replace takes it away."""
+    project, admin = limited
+    said = grant(project, admin, "also")
+    kept = "it has the rows of local, also. It keeps what it has; to take that away, add --replace"
+    assert kept in said
+    for config in ((), ALSO):
+        assert project.confiture("webhooks", "status", *config).returncode == 0
+    assert "it has the rows of also\n" in grant(project, admin, "also", "--replace")
+    assert project.confiture("webhooks", "status").returncode == 1
+
+
+@pytest.mark.survived("A role that may not record attempts", "unharmed", "kept", "true")
+@pytest.mark.timeout(240)
+def test_what_cannot_be_recorded_is_not_sent(limited: tuple[Any, Any], receiver: Any) -> None:
+    """The run and deliver name the fault, doctor the right, and the delivery waits."""
+    project, admin = limited
+    admin.execute("REVOKE INSERT ON confiture_webhooks.attempts FROM limited")
+    project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
+    done = project.confiture("migrate", "up")
+    assert done.returncode == 0, done.stderr
+    assert "webhooks.outbox_failed" in done.stderr
+    assert "Another worker" not in done.stderr
+    assert project.confiture("webhooks", "deliver").returncode == 1
+    assert not receiver.requests
+    found = project.confiture("webhooks", "doctor")
+    assert "this role has no right to INSERT on attempts in postgres:" in found.stdout
+    grant(project, admin, "local")
+    assert project.confiture("webhooks", "deliver").returncode == 0
+    assert [one.method for one in receiver.requests] == ["HEAD", "POST"]  # the doctor's look
+
+
+@pytest.mark.timeout(240)
+def test_who_must_create_the_outbox_is_said(limited: tuple[Any, Any]) -> None:
+    """status and list promise nothing to a role whose run may not create it."""
+    project, admin = limited
+    admin.execute("DROP SCHEMA confiture_webhooks CASCADE")
+    for word in ("status", "list"):
+        done = project.confiture("webhooks", word)
+        assert "and this role may not create it. Run this once as an administrator" in done.stderr
+        assert "`confiture migrate up` that has" not in done.stderr
+
+
+def test_init_says_what_it_did(project: Any) -> None:
+    """A dropped table is no new outbox."""
+    init = ("webhooks", "outbox", "init")
+    said = [project.confiture(*init, env=ON).stderr for _ in range(2)]
+    with psycopg.connect(project.database_url, autocommit=True) as admin:
+        admin.execute("DROP TABLE confiture_webhooks.attempts")
+    said += [project.confiture(*init, env=ON).stderr]
+    done = ("created", "already there", "what was missing of it is there now")
+    for text, words in zip(said, done, strict=True):
+        assert f": {words}\n" in text
 
 
 def test_init_of_another_outbox_is_a_fault(project: Any) -> None:

@@ -18,9 +18,10 @@ import pytest
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import Delivery
-from confiture_webhooks.doctor.outbox import is_shut_out, missing_rights
 from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.event import Database
 from confiture_webhooks.outbox import (
     Intent,
     Outbox,
@@ -31,7 +32,8 @@ from confiture_webhooks.outbox import postgres_schema as schema
 from confiture_webhooks.outbox import rows as documents
 from confiture_webhooks.outbox import schema as versions
 from confiture_webhooks.outbox.postgres import PostgresOutbox
-from confiture_webhooks.outbox.postgres_schema import has_outbox
+from confiture_webhooks.outbox.postgres_schema import has_outbox, missing_rights
+from confiture_webhooks.watch import _Delivering
 from contract.acts import claim_ids, claim_one, finish, release
 from contract.made import (
     A_SECOND,
@@ -466,7 +468,53 @@ def test_the_printed_grants_are_all_the_rights_that_doctor_misses(
         admin.execute(f"REVOKE EXECUTE ON FUNCTION {FUNCTIONS[1]} FROM {name}")
         delete = "REVOKE DELETE ON confiture_webhooks.deliveries FROM {}"
         admin.execute(sql.SQL(delete).format(named))
-    assert missing_rights(dsn) == ["DELETE", "EXECUTE"]
+    assert missing_rights(dsn) == ["DELETE on deliveries", "EXECUTE on stage_committed"]
+
+
+def test_doctor_names_each_printed_grant_that_is_missing(
+    role: tuple[str, str], database: str
+) -> None:
+    """The right and its table, also where the role has it on some of the columns."""
+    name, dsn = role
+    PostgresOutbox(database).close()
+    granted = [one for one in schema.grants(name) if one.startswith("GRANT")][1:]  # but USAGE
+    with psycopg.connect(database, autocommit=True) as admin:
+        for statement in schema.grants(name):
+            admin.execute(statement)
+        for statement in granted:
+            rights, _, rest = statement.removeprefix("GRANT ").partition(" ON ")
+            admin.execute(f"REVOKE {rights} ON {rest.replace(' TO ', ' FROM ')}")  # type: ignore[arg-type]
+            table = rest.removeprefix("FUNCTION ").removeprefix("confiture_webhooks.").split()[0]
+            missing = missing_rights(dsn)
+            for right in re.findall("[A-Z]+", rights):
+                assert any(one.startswith(right) and table[:7] in one for one in missing)
+            admin.execute(statement)
+        assert missing_rights(dsn) == []
+        admin.execute(f"REVOKE UPDATE (tries) ON confiture_webhooks.deliveries FROM {name}")
+    assert missing_rights(dsn) == ["UPDATE on deliveries"]
+
+
+@pytest.mark.parametrize(
+    "right",
+    ["INSERT ON confiture_webhooks.attempts", "UPDATE (tries) ON confiture_webhooks.deliveries"],
+)
+def test_a_role_that_may_not_record_claims_nothing(
+    role: tuple[str, str], database: str, right: str
+) -> None:
+    """It would send the delivery again after each lease; its lease is undone."""
+    name, dsn = role
+    with closing(PostgresOutbox(database)) as outbox:
+        release(outbox, 1)
+        with psycopg.connect(database, autocommit=True) as admin:
+            for statement in schema.grants(name):
+                admin.execute(statement)
+            admin.execute(f"REVOKE {right} FROM {name}")  # type: ignore[arg-type]
+        with (
+            closing(PostgresOutbox(dsn)) as theirs,
+            pytest.raises(OutboxError, match="may not use"),
+        ):
+            theirs.claim("a", environment="production", now=NOW, lease=LEASE)
+        assert claim_ids(outbox) == ["dlv_a_1"]
 
 
 @pytest.mark.parametrize("granted", [["production"], [""], ["o'dd \\ 100%"], ["", "production"]])
@@ -492,6 +540,62 @@ def test_grants_of_another_environment_are_seen_before_a_run(
         own = "CREATE POLICY own ON confiture_webhooks.intents USING (environment LIKE 's%')"
         admin.execute(own)
         assert not is_shut_out(dsn, "staging")
+
+
+def is_shut_out(dsn: str, environment: str | None) -> bool:
+    """Whether the role of *dsn* is refused there, with the remedy."""
+    with closing(PostgresOutbox(dsn, environment=environment)) as outbox:
+        try:
+            outbox.check_role()
+        except OutboxError as error:
+            remedy = "--environment " if environment else "Set CONFITURE_ENVIRONMENT"
+            assert remedy in str(error)
+            return True
+        return False
+
+
+def test_a_worker_that_loses_the_rows_of_its_environment_says_so(
+    role: tuple[str, str], database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that watches would see nothing more to do."""
+    name, dsn = role
+    PostgresOutbox(database).close()
+    settings = Settings(outbox=f"postgres:{dsn}", environment="production", log="json")
+    with psycopg.connect(database, autocommit=True) as admin:
+        for statement in schema.grants(name, "production"):
+            admin.execute(statement)
+        with closing(_Delivering(settings, None, database=Database())) as command:
+            command.tend()
+            assert "webhooks.outbox_failed" not in capsys.readouterr().err
+            for statement in schema.grants(name, "staging"):
+                admin.execute(statement)
+            command.tend()
+            assert "not read or write rows of environment production" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("before", "named", "after"),
+    [
+        (None, ["staging"], ["staging"]),
+        (None, [], []),
+        (["o'dd \\ 100%", ""], ["staging", ""], ["o'dd \\ 100%", "", "staging"]),
+        (["production"], [], ["production"]),
+        ([], ["staging"], []),
+    ],
+)
+def test_a_role_keeps_the_environments_that_it_had(
+    role: tuple[str, str], database: str, before: Any, named: list[str], after: list[str]
+) -> None:
+    """New GRANTs add to earlier ones; none named is all, whatever a session setting is."""
+    name, _ = role
+    PostgresOutbox(database).close()
+    with psycopg.connect(database, autocommit=True) as admin:
+        for statement in schema.grants(name, *before) if before is not None else ():
+            admin.execute(statement)
+        own = sql.Identifier(admin.info.dbname)
+        setting = sql.SQL("ALTER DATABASE {} SET standard_conforming_strings = off")
+        admin.execute(setting.format(own))
+    assert schema.added(database, name, named) == after
 
 
 def test_grants_of_every_environment_shut_no_one_out(role: tuple[str, str], database: str) -> None:

@@ -14,7 +14,7 @@ from ..errors import OutboxError
 from ..outbox import postgres_schema, sqlite_file
 from ..outbox.postgres import PostgresOutbox
 from ..outbox.postgres_refusal import as_role
-from ..outlook import listed
+from ..outlook import listed, shown_environment
 from ..remedy import shown
 from ..terminal import counted, printable, say
 from ..wiring import outbox_place, postgres_dsn, sqlite_path
@@ -22,9 +22,6 @@ from .context import Context, opened, refusal
 from .options import ConfigOpt, FormatOpt, YesOpt
 from .status import runs
 from .tables import agree, conclude, with_exit_codes
-
-PLACEHOLDER = "the_role"
-"""In the GRANTs, if no role is named."""
 
 outbox_app = typer.Typer(no_args_is_help=True, help="Create or remove the outbox")
 
@@ -39,6 +36,9 @@ def init(
         list[str] | None,
         typer.Option("--environment", help="The GRANTs are for this environment's rows only"),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="The role does not keep the environments it has")
+    ] = False,
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:
@@ -46,7 +46,8 @@ def init(
 
     PROCESS:
       Connects as `database_url` says, or as CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn> does, and
-      creates the schema confiture_webhooks. An outbox that is there already does not change.
+      creates the schema confiture_webhooks, or what is missing of it. With --role it prints
+      statements for psql, and nothing else, on standard output.
 
     EXAMPLES:
       CONFITURE_WEBHOOK_OUTBOX=postgres confiture webhooks outbox init --role deployer
@@ -56,12 +57,12 @@ def init(
         ↳ Create it as another role, if that of `database_url` may not
 
       confiture webhooks outbox init --role staging --environment staging
-        ↳ A role that reads and writes its own environment's rows, and no others. Repeat the
-          option for a role of several: what was granted before does not add up
+        ↳ A role that reads and writes its own environment's rows, and no others. The role keeps
+          the environments that it has, unless --replace is given
 
     EXIT CODES:
       0  It is there.
-      1  It could not be created.
+      1  It could not be created, or there is no such role.
       5  The configuration is invalid, or names another outbox.
     """
     names = environment or []
@@ -74,28 +75,34 @@ def init(
         problem = f"is {settings.place.kind}, which needs no setting up"
         raise refusal("outbox", problem, f"Set it, or {OUTBOX}, to `postgres`")
     known = names[0] if names else settings.environment
+    where = outbox_place(settings)
     try:
-        with closing(PostgresOutbox(postgres_dsn(settings), environment=known)) as outbox:
-            where, is_made = outbox_place(settings), outbox.has_made
+        dsn = postgres_dsn(settings)
+        was_there = postgres_schema.is_there(dsn)
+        with closing(PostgresOutbox(dsn, environment=known)) as outbox:
+            is_made = outbox.has_made
             is_missing = role is not None and not outbox.has_role(role)
+        all_of = names if replace or role is None else postgres_schema.added(dsn, role, names)
     except OutboxError as error:
         raise context.explained(error) from error
-    granted = postgres_schema.grants(role or PLACEHOLDER, *names)
+    if is_missing:
+        problem = f"the outbox {where} is there, but the role {printable(role)} is not"
+        raise OutboxError(problem, "Create the role, then run this again for its GRANTs")
+    granted = postgres_schema.grants(role, *all_of) if role is not None else []
 
     def show() -> None:
-        done = "created" if is_made else "already there, nothing to do"
-        say(f"✅ outbox {where}: {done}", style="green")
+        done = "what was missing of it is there now" if was_there else "created"
+        say(f"✅ outbox {where}: {done if is_made else 'already there'}", style="green")
         if role is None:
-            say(f"Below, {PLACEHOLDER} is a placeholder: name the role that migrates with --role")
-        elif is_missing:
-            say(f"The role {printable(role)} does not exist yet. Create it before you run these")
-        say("Run these as the outbox's owner, so that the role can use it:")
-        if names:
-            only = ", ".join(map(printable, names))
-            say(f"They replace its earlier policies. Afterwards it has only: {only}")
+            say("A role that may not create it needs GRANTs: name the role with --role")
+            return
+        say("Run these as the outbox's owner, so that the role can use it.")
+        rows = ", ".join(map(shown_environment, all_of)) or "every environment"
+        kept = ". It keeps what it has; to take that away, add --replace" if all_of != names else ""
+        say(f"Afterwards it has the rows of {rows}{kept}")
         print(*granted, sep="\n")
 
-    made = {"outbox": where, "created": is_made, "role": role, "grants": granted}
+    made = {"outbox": where, "created": is_made and not was_there, "role": role, "grants": granted}
     conclude({"ok": True, **made}, show, output)
 
 

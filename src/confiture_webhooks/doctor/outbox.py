@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 
@@ -19,15 +18,14 @@ from ..bounded import bounded
 from ..config import Settings
 from ..delivery import State
 from ..errors import OutboxError
-from ..event import stored_text
-from ..outbox.postgres_refusal import ADDRESS, NAMED, by_admin, init, placed, reason_of
-from ..outbox.postgres_schema import may_make
+from ..outbox.postgres_refusal import ADDRESS, NAMED, placed, reason_of
+from ..outbox.postgres_schema import may_make, missing_rights
 from ..outbox.sqlite_file import is_there
 from ..outlook import shown_environment
 from ..remedy import shown
 from ..run.invocation import Invocation
 from ..terminal import counted
-from ..wiring import operators_outbox, outbox_place, postgres_dsn, sqlite_path
+from ..wiring import init_by_admin, operators_outbox, outbox_place, postgres_dsn, sqlite_path
 from .findings import Check, Findings, examine, needs, ok, skipped, warn, wrong
 
 OTHER_OUTBOX = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
@@ -49,7 +47,7 @@ def outbox_checks(settings: Settings, setting: str) -> Iterator[Check]:
     except OutboxError as error:
         remedy = error.remedy or OTHER_OUTBOX
         if settings.place.kind == "postgres":
-            remedy = placed(error.remedy or _init(settings), setting)
+            remedy = placed(error.remedy or init_by_admin(settings), setting)
         yield wrong("outbox", error.problem.removeprefix("outbox "), remedy)
 
 
@@ -61,13 +59,10 @@ def _checked(settings: Settings) -> Iterator[Check]:
         yield _missing(settings)
         return
     if settings.place.kind == "postgres":
-        dsn, environment = postgres_dsn(settings), settings.environment
-        may_not = ", ".join(missing_rights(dsn))
-        if not may_not and is_shut_out(dsn, environment):
-            may_not = f"write rows of environment {shown_environment(environment)}"
+        may_not = "; ".join(missing_rights(postgres_dsn(settings)))
         if may_not:
-            problem = f"this role may not {may_not} in {outbox_place(settings)}"
-            yield wrong("outbox", problem, _init(settings))
+            problem = f"this role has no right to {may_not} in {outbox_place(settings)}"
+            yield wrong("outbox", problem, init_by_admin(settings))
             return
     yield _kept(settings, findings)
     for wait in findings.waits:
@@ -84,7 +79,7 @@ def _missing(settings: Settings) -> Check:
         check_path(settings)
     elif not may_make(postgres_dsn(settings)):
         problem = f"there is none in the database ({place}), and this role may not create it"
-        return wrong("outbox", problem, _init(settings))
+        return wrong("outbox", problem, init_by_admin(settings))
     return ok("outbox", f"there is none yet; the first run creates {place}")
 
 
@@ -104,10 +99,6 @@ def check_path(settings: Settings) -> None:
         raise OutboxError(problem, OTHER_OUTBOX) from error
 
 
-def _init(settings: Settings) -> str:
-    return by_admin(partial(init, postgres_dsn(settings), settings.environment))
-
-
 def _kept(settings: Settings, findings: Findings) -> Check:
     summary = findings.summary
     waiting = sum(summary.undelivered.values())
@@ -122,31 +113,6 @@ def _kept(settings: Settings, findings: Findings) -> Check:
 # The database
 
 WAIT_S = 5
-_RIGHTS = """
-SELECT DISTINCT right_ FROM pg_class JOIN pg_namespace AS home ON home.oid = relnamespace,
-unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'EXECUTE']) AS right_
-WHERE home.nspname = 'confiture_webhooks' AND relname = 'deliveries' AND NOT CASE
-  WHEN NOT has_schema_privilege(home.oid, 'USAGE') THEN NULL
-  WHEN right_ = 'DELETE' THEN has_table_privilege(pg_class.oid, right_)
-  WHEN right_ = 'EXECUTE' THEN (
-    SELECT bool_and(has_function_privilege(pg_proc.oid, right_)) FROM pg_proc
-    WHERE pronamespace = home.oid AND proname IN ('release', 'stage_committed')
-  )
-  ELSE has_any_column_privilege(pg_class.oid, right_) END  -- the GRANTs are of columns
-ORDER BY right_
-"""
-# Policies that an administrator wrote by hand are not judged.
-_SHUT_OUT = r"""
-SELECT row_security_active(home.oid) AND NOT EXISTS (
-  SELECT FROM pg_policy WHERE polrelid = home.oid AND EXISTS (
-    SELECT FROM unnest(polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE')
-  ) AND (
-    polname NOT LIKE 'confiture\_webhooks %%'
-    OR pg_get_expr(polwithcheck, polrelid) = 'true'
-    OR strpos(pg_get_expr(polwithcheck, polrelid), %s) > 0
-  )
-) FROM (SELECT 'confiture_webhooks.intents'::regclass AS oid) AS home
-"""
 _STANDBY = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
 
 
@@ -161,7 +127,7 @@ def database(invocation: Invocation, dsn: str | None) -> Iterator[Check]:
         yield skipped("database", "no address is configured")
         return
     try:
-        [[is_standby, read_only]] = bounded(lambda: _asked(dsn, _STANDBY), WAIT_S + 1)
+        [[is_standby, read_only]] = bounded(lambda: _asked(dsn), WAIT_S + 1)
     except Exception as error:  # noqa: BLE001  its text may hold the address
         yield _not_reached(error, invocation.config_file)
         return
@@ -191,25 +157,6 @@ def _not_reached(error: Exception, config_file: Path | None) -> Check:
     return wrong("database", f"not reached: {reason}", remedy)
 
 
-def missing_rights(dsn: str) -> list[str]:
-    """The rights on the outbox that the role of *dsn* lacks; none if it cannot be asked."""
-    try:
-        return [row[0] for row in bounded(lambda: _asked(dsn, _RIGHTS), WAIT_S + 1)]
-    except Exception:  # noqa: BLE001  the outbox's own check names the fault
-        return []
-
-
-def is_shut_out(dsn: str, environment: str | None) -> bool:
-    """Whether the GRANTs of the role of *dsn* are for another environment; not if it is unclear."""
-    name = stored_text(environment or "").replace("'", "''")
-    rule = f"(environment = '{name}'::text)"  # as PostgreSQL writes that of ``outbox init``
-    try:
-        [[found]] = bounded(lambda: _asked(dsn, _SHUT_OUT, rule), WAIT_S + 1)
-    except Exception:  # noqa: BLE001  the outbox's own check names the fault
-        return False
-    return bool(found)
-
-
-def _asked(dsn: str, question: LiteralString, *values: str) -> list[tuple[Any, ...]]:
+def _asked(dsn: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn, autocommit=True, connect_timeout=WAIT_S) as connection:
-        return connection.execute(question, values or None, prepare=False).fetchall()
+        return connection.execute(_STANDBY, prepare=False).fetchall()

@@ -109,6 +109,9 @@ class Outbox:
         """
         return None
 
+    def check_role(self) -> None:
+        """Raise OutboxError if this role may see no row of the environment."""
+
     def is_made_anew(self) -> bool:
         """Whether our own connection had to make it: what was written over another's is gone."""
         return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,10 +22,12 @@ import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from ..errors import OutboxError
+from ..event import stored_text
+from ..outlook import shown_environment
 from . import rows
 from .outbox import Outbox
 from .postgres_listener import Listener
-from .postgres_refusal import ADDRESS, init, translated
+from .postgres_refusal import ADDRESS, by_admin, init, translated
 from .postgres_schema import HURRY, SCHEMA, fitted, prepare
 from .postgres_session import (
     PATIENCE_S,
@@ -42,6 +45,16 @@ _OWN = {
     "notify": f"SELECT pg_catalog.pg_notify('{SCHEMA}', %(payload)s)",
     "stage_committed": f"SELECT 1 WHERE {SCHEMA}.stage_committed(%(event_id)s, %(changes)s)",
     "role": "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = CAST(%(role)s AS pg_catalog.name)",
+    # Policies that an administrator wrote by hand are not judged.
+    "shut_out": f"""
+SELECT 1 WHERE row_security_active('{SCHEMA}.intents') AND NOT EXISTS (
+  SELECT FROM pg_policy WHERE polrelid = '{SCHEMA}.intents'::regclass AND EXISTS (
+    SELECT FROM unnest(polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE')
+  ) AND (
+    polname !~ '^confiture_webhooks ' OR pg_get_expr(polwithcheck, polrelid) = 'true'
+    OR strpos(pg_get_expr(polwithcheck, polrelid), %(rule)s) > 0
+  )
+)""",
 }
 _CALLED = ("release", "stage")
 """The steps that the schema's function ``release`` does, whose lock timeout ends with it."""
@@ -64,6 +77,22 @@ def _bytea(body: bytes) -> str:
 def statement(name: str) -> str:
     """The statement *name* with its values as psycopg wants them."""
     return _CALL if name in _CALLED else _OWN.get(name) or fitted(name, r"%(\1)s")
+
+
+def _of_nothing(name: str) -> Step:
+    """The step *name*, which then changes nothing."""
+    return name, dict.fromkeys(re.findall(r"%\((\w+)\)s", statement(name)))
+
+
+_LATER = {
+    "stage": (_REHEARSAL,),
+    "lease": tuple(map(_of_nothing, ("add_attempt", "switch_off", "move"))),
+}
+"""What a role must be able to do later, or it does not begin.
+
+An intent that it may not release would stay, and be settled falsely. A delivery whose attempt it
+may not record would be sent again and again.
+"""
 
 
 def _composed(
@@ -97,7 +126,7 @@ class _Store:
     def __init__(self, dsn: str, environment: str | None, setting: str) -> None:
         self.dsn = conninfo_of(dsn)
         self.where = described(self.dsn)
-        self._create, self._setting = partial(init, self.dsn, environment), setting
+        self.create, self._setting = partial(init, self.dsn, environment), setting
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._connection: psycopg.Connection[Any] | None = None
@@ -111,7 +140,7 @@ class _Store:
         if not self._lock.acquire(timeout=PATIENCE_S):
             raise OutboxError(f"outbox {self.where}: busy with other threads' work")
         try:
-            with translated(self.where, self._create, self._setting):
+            with translated(self.where, self.create, self._setting):
                 yield self._open()
         finally:
             self._lock.release()
@@ -120,10 +149,8 @@ class _Store:
         return self._done(steps, settings())
 
     def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
-        # A role that may not release stages nothing: its intent would stay, and be settled falsely.
-        is_intent = steps[0][0] == "stage"
-        steps = (*steps, _REHEARSAL) if is_intent else steps
-        return self._done(steps, _beginning(is_synced=is_synced))[: -1 if is_intent else None]
+        later = [step for name, _ in steps for step in _LATER.get(name, ())]
+        return self._done((*steps, *later), _beginning(is_synced=is_synced))[: len(steps)]
 
     def _done(self, steps: Sequence[Step], beginning: str) -> list[Any]:
         """The answers of *steps*, in one transaction.
@@ -263,6 +290,18 @@ class PostgresOutbox(Outbox):
     def has_role(self, name: str) -> bool:
         """Whether the server has a role called *name*."""
         return bool(self._store.read(("role", {"role": name}))[0])
+
+    def check_role(self) -> None:
+        """Raise OutboxError if the role's GRANTs are for other environments only."""
+        name = stored_text(self.environment or "").replace("'", "''")
+        rule = f"(environment = '{name}'::text)"  # as PostgreSQL writes that of ``grants``
+        if self._store.read(("shut_out", {"rule": rule}))[0]:
+            shown = shown_environment(self.environment)
+            remedy = by_admin(self._store.create)
+            if not self.environment:
+                remedy = "Set CONFITURE_ENVIRONMENT, or name an environment's file with --config"
+            problem = f"this role may not read or write rows of environment {shown}"
+            raise OutboxError(f"outbox {self.where}: {problem}", remedy)
 
     def over(self, connection: psycopg.Connection[Any], /) -> Outbox | None:
         """This outbox over *connection*, if that is to its database."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -198,7 +198,18 @@ _RELEASED = (
     "correlation_id, created_at, migration_version, migration_name, due_at"
 )
 _MOVED = "state, due_at, is_ready, wakes_at, token, attempts, tries, finished_at"
-_ON_DELIVERIES = f"SELECT, INSERT ({_RELEASED}), UPDATE ({_MOVED}), DELETE"
+_ALL = {"SELECT": "", "INSERT": "", "UPDATE": "", "DELETE": ""}
+_GRANTED = {
+    "outbox_version": {"SELECT": ""},
+    "endpoints": _ALL,
+    "intents": _ALL,
+    # No role chooses a seq, which is another's next.
+    "deliveries": {"SELECT": "", "INSERT": _RELEASED, "UPDATE": _MOVED, "DELETE": ""},
+    "released": {"SELECT": "", "INSERT": "", "DELETE": ""},
+    "bodies": {"SELECT": "", "INSERT": ""},
+    "attempts": {"SELECT": "", "INSERT": ""},
+}
+"""The rights of a role that uses the outbox, by table: of the named columns, or of all."""
 
 
 def grants(role: str, *environments: str) -> list[str]:
@@ -206,12 +217,7 @@ def grants(role: str, *environments: str) -> list[str]:
 
     With *environments* it may read and write the rows of these only, whatever it might before.
     """
-    import hashlib  # noqa: PLC0415  loads OpenSSL, which no run needs here
-
-    name = pgsql.Identifier(role).as_string(None)
-    # Longer names lose their end, which may be all that two roles differ in.
-    digest = hashlib.sha256(role.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    policy = pgsql.Identifier(f"confiture_webhooks {digest}").as_string(None)
+    name, policy = pgsql.Identifier(role).as_string(None), _policy(role)
     own = [pgsql.Literal(stored_text(one)).as_string(None) for one in environments]
     is_own = " OR ".join(f"environment = {one}" for one in own) or "true"
     is_of_own = f"EXISTS (SELECT 1 FROM {SCHEMA}.deliveries WHERE deliveries.seq = {{}}.seq)"
@@ -219,17 +225,11 @@ def grants(role: str, *environments: str) -> list[str]:
         table: is_of_own.format(table) if table in ("bodies", "attempts") else is_own
         for table in TABLES
     }
-    whole = ("endpoints", "intents")
-    statements = [
-        f"GRANT USAGE ON SCHEMA {SCHEMA} TO {name};",
-        f"GRANT SELECT ON {SCHEMA}.outbox_version TO {name};",
-        *(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.{one} TO {name};" for one in whole),
-        # No role chooses a seq, which is another's next.
-        f"GRANT {_ON_DELIVERIES} ON {SCHEMA}.deliveries TO {name};",
-        f"GRANT SELECT, INSERT, DELETE ON {SCHEMA}.released TO {name};",
-        f"GRANT SELECT, INSERT ON {SCHEMA}.bodies, {SCHEMA}.attempts TO {name};",
-        f"GRANT EXECUTE ON FUNCTION {_RELEASE}, {_COMMIT} TO {name};",
-    ]
+    statements = [f"GRANT USAGE ON SCHEMA {SCHEMA} TO {name};"]
+    for table, rights in _GRANTED.items():
+        listed = ", ".join(f"{one} ({of})" if of else one for one, of in rights.items())
+        statements.append(f"GRANT {listed} ON {SCHEMA}.{table} TO {name};")
+    statements.append(f"GRANT EXECUTE ON FUNCTION {_RELEASE}, {_COMMIT} TO {name};")
     for table, rule in rules.items():
         place = f"ON {SCHEMA}.{table}"
         statements += [
@@ -237,6 +237,59 @@ def grants(role: str, *environments: str) -> list[str]:
             f"CREATE POLICY {policy} {place} TO {name} USING ({rule}) WITH CHECK ({rule});",
         ]
     return statements
+
+
+def _policy(role: str) -> str:
+    import hashlib  # noqa: PLC0415  loads OpenSSL, which no run needs here
+
+    # Longer names lose their end, which may be all that two roles differ in.
+    digest = hashlib.sha256(role.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return pgsql.Identifier(f"confiture_webhooks {digest}").as_string(None)
+
+
+def added(dsn: str, role: str, environments: Sequence[str]) -> list[str]:
+    """*environments*, and those that earlier ``grants`` gave *role*; empty: all of them."""
+    question = (
+        "SELECT pg_get_expr(polqual, polrelid) AS rule FROM pg_policy "
+        f"WHERE polrelid = '{SCHEMA}.deliveries'::regclass "
+        f"AND quote_ident(polname) = {pgsql.Literal(_policy(role)).as_string(None)}"
+    )
+    with _briefly(dsn) as connection:
+        *_, found = ask(connection, settings(standard_conforming_strings="on"), question)
+    rule = found[0]["rule"] if found else ""
+    if rule == "true":
+        return []
+    had = re.findall(r"environment = '((?:[^']|'')*)'::text", rule)
+    return list(dict.fromkeys([*(one.replace("''", "'") for one in had), *environments]))
+
+
+def missing_rights(dsn: str) -> list[str]:
+    """The rights of ``grants`` that the role of *dsn* lacks, if it sees the schema.
+
+    Raises OutboxError when it cannot be asked.
+    """
+    wanted = ", ".join(
+        f"('{table}', '{right}', '{{{of}}}'::text[])"
+        for table, rights in _GRANTED.items()
+        for right, of in rights.items()
+    )
+    question = f"""
+SELECT privilege || ' on ' || string_agg(name, ', ' ORDER BY name) AS missing FROM (
+  SELECT privilege, name FROM (VALUES {wanted}) AS one (name, privilege, columns)
+  CROSS JOIN LATERAL to_regclass('{SCHEMA}.' || name) AS place
+  WHERE NOT CASE privilege WHEN 'DELETE' THEN has_table_privilege(place, privilege) ELSE (
+    SELECT bool_and(has_column_privilege(place, attnum, privilege)) FROM pg_attribute
+    WHERE attrelid = place AND attnum > 0 AND NOT attisdropped
+      AND (columns = '{{}}' OR attname = ANY (columns))
+  ) END
+  UNION ALL
+  SELECT 'EXECUTE', proname FROM pg_proc
+  WHERE oid IN (to_regprocedure('{_RELEASE}'), to_regprocedure('{_COMMIT}'))
+    AND NOT has_function_privilege(oid, 'EXECUTE')
+) AS lacking GROUP BY privilege ORDER BY privilege"""
+    with _briefly(dsn) as connection:
+        *_, found = ask(connection, settings(), question)
+        return [row["missing"] for row in found]
 
 
 @contextmanager
