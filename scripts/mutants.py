@@ -114,8 +114,8 @@ MUTANTS = (
         "settled-up",
         "a killed migration that the ledger does not have did not commit",
         "settlement",
-        r"ending=Ending\.NOT_COMMITTED, reason=\"the ledger does not have it\"",
-        'ending=Ending.COMMITTED, reason="the ledger does not have it"',
+        r"ending=Ending\.NOT_COMMITTED, reason=f\"{table} does not have it\"",
+        'ending=Ending.COMMITTED, reason=f"{table} does not have it"',
     ),
     mutant(
         "committed-event",

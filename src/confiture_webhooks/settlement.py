@@ -159,9 +159,9 @@ def _judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
 
 def _judge_ledger(intent: Intent, known: Known) -> Verdict:
     if not known.is_ledger_read:
-        return _unsettled("the ledger cannot be read")
+        return _unsettled(f"{intent.ledger_table} cannot be read")
     if _is_anew(intent, known):
-        return _unsettled("the ledger was made anew since")
+        return _unsettled(f"{intent.ledger_table} was made anew since")
     judge_row = _judge_up if intent.direction is Direction.UP else _judge_down
     return judge_row(intent, known.row)
 
@@ -287,29 +287,31 @@ def _unseen(intent: Intent, known: Known, now: datetime) -> str | None:
 
 
 def _judge_up(intent: Intent, row: LedgerRow | None) -> Verdict:
+    table = intent.ledger_table
     if intent.ledger_before not in (None, NO_ROW):
         return _unsettled("it was applied before, and a second application leaves no trace")
     if row is None:
-        return Verdict(ending=Ending.NOT_COMMITTED, reason="the ledger does not have it")
+        return Verdict(ending=Ending.NOT_COMMITTED, reason=f"{table} does not have it")
     if intent.ledger_before is None or intent.ledger_read_at is None:
-        return _unsettled("what the ledger had before it is not known")
+        return _unsettled(f"what {table} had before it is not known")
     if row.is_marked:
-        reason = "the ledger has it only as marked"
+        reason = f"{table} has it only as marked"
         return Verdict(ending=Ending.NOT_COMMITTED, reason=reason)
     if _began_at(row) > intent.ledger_read_at + LATE:
         return _unsettled("a later run applied it")
-    return Verdict(ending=Ending.COMMITTED, reason="the ledger has it", row=row)
+    return Verdict(ending=Ending.COMMITTED, reason=f"{table} has it", row=row)
 
 
 def _judge_down(intent: Intent, row: LedgerRow | None) -> Verdict:
+    table = intent.ledger_table
     if intent.ledger_before is None:
-        return _unsettled("what the ledger had before it is not known")
+        return _unsettled(f"what {table} had before it is not known")
     if intent.ledger_before == NO_ROW:
         return Verdict(ending=Ending.NOT_COMMITTED, reason="there was nothing to roll back")
     if row is None:
-        return Verdict(ending=Ending.COMMITTED, reason="the ledger has it no more")
+        return Verdict(ending=Ending.COMMITTED, reason=f"{table} has it no more")
     if row.id == intent.ledger_before:
-        return Verdict(ending=Ending.NOT_COMMITTED, reason="the ledger still has it")
+        return Verdict(ending=Ending.NOT_COMMITTED, reason=f"{table} still has it")
     return _unsettled("it was applied again since")
 
 

@@ -140,7 +140,7 @@ def test_a_ledger_written_anew_does_not_say_how_a_killed_run_ended(
     ran(shop, "migrate", "reinit", "--through", "001", "--yes")
     ran(shop, "webhooks", "deliver")
     assert reported(receiver) == []
-    assert unsettled(shop) == ["the ledger was made anew since"]
+    assert unsettled(shop) == ["public.tb_confiture was made anew since"]
 
 
 def test_marking_migrations_reports_nothing(shop: Any, receiver: Any) -> None:
