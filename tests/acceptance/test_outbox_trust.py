@@ -111,7 +111,7 @@ def test_a_delivery_of_another_version_costs_itself_alone(
         1,
         "other",
     )
-    named = "1 record cannot be read by this version"
+    named = "unreadable deliveries: 1 cannot be read by this version"
     for command in ("status", "doctor"):
         done = project.confiture("webhooks", command, env=env)
         assert (done.returncode, named in done.stdout) == (1, True), done.stdout
@@ -130,7 +130,7 @@ def test_a_state_of_another_version_makes_status_fail(project: Any, receiver: An
         with outbox._store._lent() as connection:
             connection.execute("UPDATE deliveries SET state = 'paused', is_ready = 0")
     done = project.confiture("webhooks", "status", env=env)
-    assert (done.returncode, "1 record cannot be read" in done.stdout) == (1, True)
+    assert (done.returncode, "unreadable deliveries: 1 cannot" in done.stdout) == (1, True)
 
 
 def test_a_lease_without_an_end_is_redelivered(project: Any, receiver: Any) -> None:
@@ -142,7 +142,7 @@ def test_a_lease_without_an_end_is_redelivered(project: Any, receiver: Any) -> N
         with outbox._store._lent() as connection:
             connection.execute("UPDATE deliveries SET state = 'in_flight', is_ready = 0")
     done = project.confiture("webhooks", "status", env=env)
-    assert (done.returncode, "1 record cannot be read" in done.stdout) == (1, True)
+    assert (done.returncode, "unreadable deliveries: 1 cannot" in done.stdout) == (1, True)
     done = project.confiture("webhooks", "redeliver", "dlv_default_1", "--yes", env=env)
     assert done.returncode == 0, done.stderr
     assert len(receiver.requests) == 1

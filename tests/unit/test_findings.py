@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import Decision, Outcome
-from confiture_webhooks.doctor.findings import examine
+from confiture_webhooks.doctor.findings import examine, needs
 from confiture_webhooks.testing import InMemoryOutbox
 from samples import attempt, delivery, endpoint
 
@@ -74,6 +75,16 @@ def test_deliveries_of_the_future_are_named(outbox: InMemoryOutbox) -> None:
     put(outbox, environment="production", at=NOW + timedelta(days=1))
     put(outbox, environment="production", at=NOW)
     assert examine(outbox, SETTINGS, NOW).future == ["dlv_0"]
+
+
+def test_no_two_rows_have_one_name(outbox: InMemoryOutbox) -> None:
+    """Deliveries, killed runs and those of other environments that cannot be read are told apart."""
+    broken = {"unreadable": ["dlv_1"], "unreadable_intents": ["evt_1"]}
+    found = replace(
+        examine(outbox, SETTINGS, NOW), unreadable_elsewhere={None: ["evt_2"]}, **broken
+    )
+    names = [row.check for row in needs(found, "production")]
+    assert len(set(names)) == len(names) == 3
 
 
 def test_an_endpoint_that_is_off_is_not_late(outbox: InMemoryOutbox) -> None:

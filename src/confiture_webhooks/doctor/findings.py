@@ -16,7 +16,6 @@ from ..outbox import Intent, Outbox, Summary, Unreadable
 from ..outlook import LATE, Standing, Wait, elsewhere, in_environment, outlook, shown_environment
 from ..remedy import shown
 from ..run.sending import undelivered
-from ..terminal import counted
 
 UNSETTLED_FOR = timedelta(days=1)
 """A run that has ended is settled by the next one; after so long, by no run."""
@@ -200,13 +199,14 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
             yield warn(name, str(count), f"Send them again: {shown('redeliver', option)}")
     yield from _needs_elsewhere(findings, environment)
     if ids := findings.unreadable:
-        are = f"{counted(len(ids), 'record', 'records')} cannot be read by this version"
+        are = f"{len(ids)} cannot be read by this version"
         again, drop = (shown(verb, *ids[:MOST_NAMED]) for verb in ("redeliver", "discard"))
-        yield wrong("unreadable", are, f"Try them again: {again}, or drop them: {drop}")
+        yield wrong("unreadable deliveries", are, f"Try them again: {again}, or drop them: {drop}")
     if ids := findings.unreadable_intents:
-        are = f"{counted(len(ids), 'intent', 'intents')} cannot be read by this version"
+        are = f"{len(ids)} cannot be read by this version"
         drop = shown("discard", *ids[:MOST_NAMED])
-        yield wrong("unreadable", are, f"Deliver with the version that wrote them, or: {drop}")
+        remedy = f"Deliver with the version that wrote them, or: {drop}"
+        yield wrong("unreadable killed runs", are, remedy)
     if findings.future:
         ahead = f"made by a clock that was wrong: {', '.join(findings.future)}"
         yield warn("from the future", ahead, f"Send them now: {shown('redeliver', '--pending')}")
@@ -229,10 +229,10 @@ def _needs_elsewhere(findings: Findings, environment: str | None) -> Iterator[Ch
         send = f"{set_it}Send them: {in_environment(other, 'deliver')}"
         yield wrong(f"environment {shown_environment(other)}", late, send)
     for other, ids in findings.unreadable_elsewhere.items():
-        are = f"{counted(len(ids), 'intent', 'intents')} cannot be read by this version"
+        are = f"{len(ids)} cannot be read by this version"
         drop = in_environment(other, "discard", *ids[:MOST_NAMED])
         remedy = f"Deliver with the version that wrote them, or: {drop}"
-        yield wrong(f"unreadable of {shown_environment(other)}", are, remedy)
+        yield wrong(f"unreadable killed runs of {shown_environment(other)}", are, remedy)
     for other, count in findings.unsettled_elsewhere.items():
         lasting, report = f"{count} for more than a day", in_environment(other, "deliver")
         yield wrong(f"unsettled of {shown_environment(other)}", lasting, f"Report them: {report}")
