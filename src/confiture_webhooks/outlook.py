@@ -151,6 +151,12 @@ def outlook(
     return waits
 
 
+def first(failure: str | None) -> str:
+    """What is to be corrected before a webhook that failed with *failure* is sent again."""
+    is_refused = failure in {"401", "403"}
+    return ", so correct its secret or credentials first" if is_refused else ""
+
+
 def again_lines(dead: int, gone: int, *narrowed: str) -> list[str]:
     """How so many *dead* letters, and deliveries that a 410 ended, are sent again."""
     lines = []

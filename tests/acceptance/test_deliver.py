@@ -370,6 +370,20 @@ def test_one_that_was_dead_twice_is_one_dead_letter(outside: Project) -> None:
         assert "0 delivered, 1 dead letter, 0 left" in worker.stdout.read()
 
 
+@pytest.mark.parametrize(("option", "schedule"), [("--dead", []), ("--pending", [300])])
+def test_a_refused_secret_is_corrected_before_it_is_sent_again(
+    one_migration: Project, option: str, schedule: list[int]
+) -> None:
+    """The run and redeliver say so: without that, a receiver that answers 401 does so again."""
+    with LocalReceiver(answers=[401] * 2) as receiver:
+        configured(one_migration, receiver.url, retry={"schedule": schedule})
+        done = one_migration.confiture("migrate", "up")
+        assert done.returncode == 0
+        again = one_migration.confiture("webhooks", "redeliver", option, "--yes")
+    for text in (done.stderr, again.stdout):
+        assert "401, so correct its secret or credentials first" in text
+
+
 def test_a_worker_whose_outbox_is_gone_still_counts_what_it_did(outside: Project) -> None:
     """Its last line has what it delivered and what was given up, as it saw it."""
     with LocalReceiver(answers=[500, 200]) as receiver:

@@ -17,7 +17,7 @@ from ..delivery import Outcome, State
 from ..errors import CUT, OutboxError
 from ..event import rfc3339
 from ..outbox import Outbox, Summary
-from ..outlook import Wait, again_lines, elsewhere, elsewhere_line, outlook
+from ..outlook import Wait, again_lines, elsewhere, elsewhere_line, first, outlook
 from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..transport import Transport
@@ -294,4 +294,6 @@ def _reason(failure: str | None, wait: Wait | None = None) -> str:
         return "waiting for the next attempt"
     if failure == CUT:
         return "no answer before the run's flush_timeout"
-    return f"last answer {failure}" if failure.isdigit() else f"last attempt failed: {failure}"
+    if failure.isdigit():
+        return f"last answer {failure}{first(failure)}"
+    return f"last attempt failed: {failure}"
