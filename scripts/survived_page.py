@@ -99,6 +99,7 @@ FAULTS = {
         "A success that the outbox's database refuses, inside the migration's transaction": "unharmed",
         "A role without rights on the outbox": "unharmed kept said",
         "A role that may see no row of its environment": "kept",
+        "Deliveries in the SQLite outbox when the setting changes": "kept said",
         "A role that may not record attempts": "unharmed kept true",
         "Killed behind a pooler, and nothing runs again": "kept true",
         "A time-out of idle transactions, and an outbox or hook files that are slow": "unharmed",

@@ -201,6 +201,7 @@ def elsewhere_line(counts: Mapping[str | None, int]) -> str:
     return ". ".join([f"Other environments have deliveries that wait: {listed(counts)}", *jobs])
 
 
-def in_environment(environment: str | None, *words: str) -> str:
+def in_environment(environment: str | None, *words: str, variable: str = "") -> str:
     """The command that the job of *environment* runs; here, its variables may lead elsewhere."""
-    return f"{shown_for(environment, *words)}, with the variables that its migrations run with"
+    job = shown_for(environment, *words, variable=variable)
+    return f"{job}, with the variables that its migrations run with"

@@ -50,7 +50,7 @@ def usual_file(environment: str | None) -> Path | None:
     return Path(ENVIRONMENTS, f"{environment}.yaml") if is_name else None
 
 
-def shown_for(environment: str | None, *words: str) -> str:
+def shown_for(environment: str | None, *words: str, variable: str = "") -> str:
     """A command as :func:`shown` has it, for another *environment*.
 
     It names the file of that environment, or, where this process read none or that is none, it
@@ -58,9 +58,10 @@ def shown_for(environment: str | None, *words: str) -> str:
     """
     has_variables = os.environ.get("CONFITURE_DATABASE_URL") or not os.access(USUAL_FILE, os.F_OK)
     file = None if _used is None and has_variables else usual_file(environment)
+    before = f"{variable} " if variable else ""
     if file is not None and os.access(file, os.R_OK):
-        return f"`{command(*words, config=file)}`"
-    return f"`CONFITURE_ENVIRONMENT={quoted(environment or '')} {command(*words)}`"
+        return f"`{before}{command(*words, config=file)}`"
+    return f"`{before}CONFITURE_ENVIRONMENT={quoted(environment or '')} {command(*words)}`"
 
 
 def quoted(word: str) -> str:

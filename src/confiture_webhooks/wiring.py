@@ -75,6 +75,13 @@ def outbox_place(settings: Settings) -> str:
     return settings.place.shown
 
 
+def left_behind(settings: Settings) -> dict[str | None, int]:
+    """By environment, what waits in the project's SQLite file, if that is not the outbox."""
+    path, place = sqlite_file.default_path(here(), os.environ), sqlite_file.place_of
+    is_used = settings.place.kind == "sqlite" and place(path) == place(sqlite_path(settings))
+    return {} if is_used else sqlite.waiting_in(path)
+
+
 def outbox_exists(settings: Settings, *, is_asked: bool = False) -> bool:
     """Whether the outbox's file is there; of a database only if it *is_asked*. Makes none."""
     place = settings.place

@@ -265,6 +265,36 @@ def test_who_must_create_the_outbox_is_said(limited: tuple[Any, Any]) -> None:
         assert "`confiture migrate up` that has" not in done.stderr
 
 
+@pytest.mark.survived("Deliveries in the SQLite outbox when the setting changes", "kept", "said")
+def test_what_waits_in_the_outbox_before_is_named(project: Any, receiver: Any) -> None:
+    """status and doctor name the command that sends it, and leave the file alone; a run does not."""
+    receiver.script("/", [503, 503])
+    for name in ("local", "also"):
+        endpoint = {"name": "a", "url": receiver.url, "retry": {"schedule": [0.1, 300]}}
+        project.environment_file(name, webhooks={"endpoints": [endpoint], "flush_timeout": 1})
+    project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
+    assert project.confiture("migrate", "up").returncode == 0
+    before = files(project)
+    again = "`CONFITURE_WEBHOOK_OUTBOX=sqlite confiture webhooks deliver"
+    assert project.confiture("webhooks", "status").returncode == 0
+    for word in ("status", "doctor"):
+        for config, file in (((), ""), (ALSO, " --config db/environments/local.yaml")):
+            found = project.confiture("webhooks", word, *config, env=ON)
+            assert found.returncode == 1
+            assert "SQLite outbox of local: 1 delivery waits in it, and it is not" in found.stdout
+            assert f"Send what waits: {again}{file}`" in found.stdout
+    assert project.confiture("migrate", "up", env=ON).returncode == 0
+    assert files(project) == before
+    project.confiture("webhooks", "redeliver", "--pending", "--yes")
+    assert project.confiture("webhooks", "status", env=ON).returncode == 0
+
+
+def files(project: Any) -> dict[str, tuple[int, bytes]]:
+    """Those of its SQLite outbox, with their times and contents."""
+    found = (project.path / ".confiture").iterdir()
+    return {one.name: (one.stat().st_mtime_ns, one.read_bytes()) for one in found}
+
+
 def test_init_says_what_it_did(project: Any) -> None:
     """A dropped table is no new outbox."""
     init = ("webhooks", "outbox", "init")

@@ -12,7 +12,7 @@ import pytest
 
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import schema, sqlite_file
-from confiture_webhooks.outbox.sqlite import SqliteOutbox, open_outbox
+from confiture_webhooks.outbox.sqlite import SqliteOutbox, open_outbox, waiting_in
 from confiture_webhooks.outbox.sqlite_file import default_path
 from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, filled, intent
 
@@ -23,6 +23,26 @@ def mode(path: Path) -> int:
 
 
 # Where it is, and who may read it
+
+
+def test_what_waits_is_counted_beside_its_writer(outbox_path: Path, tmp_path: Path) -> None:
+    """Also in the log of a writer that lives, or was killed; nothing is made, taken or written."""
+    assert waiting_in(outbox_path) == {}
+    assert not outbox_path.parent.exists()
+    killed = tmp_path / "killed.db"
+    with closing(SqliteOutbox(outbox_path)) as outbox:
+        for number, environment in enumerate(("production", "", "")):
+            one = delivery(number, environment=environment)
+            outbox.release(one.event_id, [one])
+            assert waiting_in(outbox_path)[environment or None] == max(number, 1)
+        for suffix in ("", "-wal"):
+            written = outbox_path.with_name(outbox_path.name + suffix).read_bytes()
+            killed.with_name(killed.name + suffix).write_bytes(written)
+        assert waiting_in(killed) == {"production": 1, None: 2}
+        assert killed.read_bytes() == outbox_path.read_bytes()
+    killed.with_name(f"{killed.name}-wal").unlink()
+    killed.write_bytes(b"no outbox")
+    assert waiting_in(killed) == {}
 
 
 def test_only_the_owner_may_read_it(outbox_path: Path) -> None:

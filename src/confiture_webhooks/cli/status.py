@@ -30,7 +30,7 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
       not configured or wrongly configured, and deliveries that answers of 429 or 503 put off for
       more than a day. In any environment of this outbox, it counts deliveries that are due for
       15 minutes without a worker, and killed runs that a day could not settle or that cannot be
-      read.
+      read. It counts deliveries that wait in the project's SQLite file, if that was the outbox.
 
     EXIT CODES:
       0  Nothing waits for an operator.
@@ -46,14 +46,12 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
         "is_there": is_there,
         **open_document(judged(findings.intents, context)),
     }
-    lines = []
-    if is_there:
-        lines += [f"{name}: {value}" for name, value in _facts(document)]
-        lines += [wait.line for wait in findings.waits]
-        for row in needs(findings, context.environment):
-            if row.check != "unsettled":  # they follow, each with its reason
-                lines.append(f"{row.check}: {row.detail}. {row.remedy}")
-        lines += open_lines(document)
+    lines = [f"{name}: {value}" for name, value in _facts(document)] if is_there else []
+    lines += [wait.line for wait in findings.waits]
+    for row in needs(findings, context.environment):
+        if row.check != "unsettled":  # they follow, each with its reason
+            lines.append(f"{row.check}: {row.detail}. {row.remedy}")
+    lines += open_lines(document)
     conclude(document, lines, output)
 
 
@@ -83,6 +81,7 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
         },
         "unsettled_elsewhere": by_environment(findings.unsettled_elsewhere),
         "from_the_future": findings.future,
+        "left_in_sqlite": by_environment(findings.left_behind),
         "unserved": {
             shown_environment(name): {"due": count, "since": rfc3339(since)}
             for name, (count, since) in findings.unserved.items()

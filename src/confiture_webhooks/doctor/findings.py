@@ -10,12 +10,15 @@ from enum import StrEnum
 from functools import partial
 
 from ..config import Settings
+from ..config.variables import OUTBOX
 from ..delivery import State
 from ..event import rfc3339
 from ..outbox import Intent, Outbox, Summary, Unreadable
 from ..outlook import LATE, Standing, Wait, elsewhere, in_environment, outlook, shown_environment
 from ..remedy import shown
 from ..run.sending import undelivered
+from ..terminal import counted
+from ..wiring import left_behind
 
 UNSETTLED_FOR = timedelta(days=1)
 """A run that has ended is settled by the next one; after so long, by no run."""
@@ -80,6 +83,8 @@ class Findings:
     """The intents of migrations whose end was not reported yet."""
     unsettled_elsewhere: Mapping[str | None, int]
     """By other environment, how many of its migrations no run will settle any more."""
+    left_behind: Mapping[str | None, int]
+    """By environment, how many deliveries wait in the SQLite file that was the outbox."""
 
     @property
     def old_intents(self) -> int:
@@ -105,6 +110,7 @@ class Findings:
                 self.unreadable_elsewhere,
                 self.old_intents,
                 self.unsettled_elsewhere,
+                self.left_behind,
             )
         )
 
@@ -157,6 +163,7 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
         unsettled_elsewhere=elsewhere(
             Counter(one.environment for one in _old(intents, now)), environment
         ),
+        left_behind=left_behind(settings),
     )
 
 
@@ -198,6 +205,13 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
         if count := findings.summary.counts.get(state, 0):
             yield warn(name, str(count), f"Send them again: {shown('redeliver', option)}")
     yield from _needs_elsewhere(findings, environment)
+    for left, count in findings.left_behind.items():
+        waits, sqlite = counted(count, "delivery waits", "deliveries wait"), f"{OUTBOX}=sqlite"
+        send = shown("deliver", variable=sqlite)
+        if left != (environment or None):
+            send = in_environment(left, "deliver", variable=sqlite)
+        name, why = f"SQLite outbox of {shown_environment(left)}", "and it is not in use any more"
+        yield wrong(name, f"{waits} in it, {why}", f"Send what waits: {send}")
     if ids := findings.unreadable:
         are = f"{len(ids)} cannot be read by this version"
         again, drop = (shown(verb, *ids[:MOST_NAMED]) for verb in ("redeliver", "discard"))

@@ -55,16 +55,12 @@ def _checked(settings: Settings) -> Iterator[Check]:
     with closing(operators_outbox(settings)) as outbox:
         findings = examine(outbox, settings, datetime.now(UTC))
         is_there = outbox.is_durable
-    if not is_there:
-        yield _missing(settings)
+    has_role = is_there and settings.place.kind == "postgres"
+    if has_role and (lacks := missing_rights(postgres_dsn(settings))):
+        problem = f"this role has no right to {'; '.join(lacks)} in {outbox_place(settings)}"
+        yield wrong("outbox", problem, init_by_admin(settings))
         return
-    if settings.place.kind == "postgres":
-        may_not = "; ".join(missing_rights(postgres_dsn(settings)))
-        if may_not:
-            problem = f"this role has no right to {may_not} in {outbox_place(settings)}"
-            yield wrong("outbox", problem, init_by_admin(settings))
-            return
-    yield _kept(settings, findings)
+    yield _kept(settings, findings) if is_there else _missing(settings)
     for wait in findings.waits:
         check = wrong if wait.is_in_vain else warn
         yield check(f"{wait.endpoint}: outbox", wait.detail, wait.remedy)

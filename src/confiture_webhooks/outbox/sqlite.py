@@ -12,14 +12,15 @@ import os
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutboxError
-from . import schema
+from . import rows, schema
 from .outbox import Outbox
 from .rows import Found, Step
 from .sqlite_file import (
@@ -98,6 +99,22 @@ def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
             "holds is not sent, and a fresh one takes its place"
         )
     return outbox
+
+
+def waiting_in(path: Path) -> dict[str | None, int]:
+    """By environment, the deliveries that wait in the file at *path*, which is only read.
+
+    None where there is none, or it is not to be trusted or read.
+    """
+    found: Counter[str | None] = Counter()
+    with suppress(OutboxError), translated(path):
+        own(path, makes=False)
+        # With a log beside it, another process may have it open; else reading would make one.
+        mode = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
+        with closing(_connected(f"{path.absolute().as_uri()}?mode={mode}")) as connection:
+            for row in connection.execute(statement("undelivered")):
+                found[rows.shown(row["environment"]) or None] += row["count"]
+    return dict(found)
 
 
 statement = partial(schema.query, dialect="sqlite")
@@ -244,7 +261,11 @@ def _open_file(path: Path) -> tuple[sqlite3.Connection, Place]:
 def _connected(path: Path | str) -> sqlite3.Connection:
     """A connection with rows by name, whose deletions take along what belongs to them."""
     connection = sqlite3.connect(
-        path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
+        path,
+        timeout=PATIENCE_S,
+        isolation_level=None,
+        check_same_thread=False,
+        uri=isinstance(path, str),
     )
     connection.row_factory = sqlite3.Row
     connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
