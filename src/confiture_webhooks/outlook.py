@@ -151,7 +151,7 @@ def outlook(
     return waits
 
 
-def first(failure: str | None) -> str:
+def correct_first(failure: str | None) -> str:
     """What is to be corrected before a webhook that failed with *failure* is sent again."""
     is_refused = failure in {"401", "403"}
     return ", so correct its secret or credentials first" if is_refused else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -163,10 +162,11 @@ def operators_outbox(
             return sqlite.SqliteOutbox(path, follows=creates)
     elif creates or postgres_schema.is_there(postgres_dsn(settings)):
         outbox = make_outbox(settings, notice)
-        with ExitStack() as refused:
-            refused.callback(outbox.close)
+        try:
             outbox.check_role()
-            refused.pop_all()
+        except OutboxError:
+            outbox.close()
+            raise
         return outbox
     if settings.place.kind == "postgres" and not postgres_schema.may_make(postgres_dsn(settings)):
         nobody = f"There is no outbox at {outbox_place(settings)}, and this role may not create it"

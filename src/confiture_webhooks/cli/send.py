@@ -18,7 +18,7 @@ from ..config import Settings
 from ..doctor.endpoints import remedy_of
 from ..errors import ConfigError, OutboxError
 from ..event import Database, EventType, rfc3339
-from ..outlook import again_lines, by_environment, elsewhere_line, first, shown_environment
+from ..outlook import again_lines, by_environment, correct_first, elsewhere_line, shown_environment
 from ..remedy import shown
 from ..run.settling import Ask
 from ..terminal import counted, is_terminal, say
@@ -239,7 +239,7 @@ def _lines(result: PassResult) -> list[str]:
     done += f", {result.left} {'left' if in_vain else 'left for later'}"
     is_rest = result.left or result.dead or result.gone  # else all that failed was sent later
     for name, why in result.failures.items() if is_rest else ():
-        done += f"; {name}: {why}{first(why)}"
+        done += f"; {name}: {why}{correct_first(why)}"
         done += f", paused after {FAILING_AFTER} failures in a row" if name in result.paused else ""
     later = []
     if result.next_at:  # a worker that was asked to end may leave some that are due

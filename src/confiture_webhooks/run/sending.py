@@ -17,7 +17,7 @@ from ..delivery import Outcome, State
 from ..errors import CUT, OutboxError
 from ..event import rfc3339
 from ..outbox import Outbox, Summary
-from ..outlook import Wait, again_lines, elsewhere, elsewhere_line, first, outlook
+from ..outlook import Wait, again_lines, correct_first, elsewhere, elsewhere_line, outlook
 from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..transport import Transport
@@ -295,5 +295,5 @@ def _reason(failure: str | None, wait: Wait | None = None) -> str:
     if failure == CUT:
         return "no answer before the run's flush_timeout"
     if failure.isdigit():
-        return f"last answer {failure}{first(failure)}"
+        return f"last answer {failure}{correct_first(failure)}"
     return f"last attempt failed: {failure}"
