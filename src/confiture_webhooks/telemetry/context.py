@@ -53,7 +53,9 @@ def fresh() -> SpanContext:
 
 def from_stored(stored: TraceContext, *, is_remote: bool) -> SpanContext | None:
     """The context *stored* names, ``None`` when it is not a valid one."""
-    carrier = {"traceparent": stored.traceparent, "tracestate": stored.tracestate or ""}
+    carrier = {"traceparent": stored.traceparent}
+    if stored.tracestate:
+        carrier["tracestate"] = stored.tracestate
     token = _reading.set(True)
     found = get_current_span(_W3C.extract(carrier, Context())).get_span_context()
     _reading.reset(token)

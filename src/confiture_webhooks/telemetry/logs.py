@@ -31,7 +31,6 @@ Records = Callable[[LogSpec, Mapping[str, object], SpanContext], None]
 _LIBRARY = logging.getLogger("confiture_webhooks")
 """``attach()`` writes to it. Without a handler of its owner's it is silent."""
 _LIBRARY.addHandler(logging.NullHandler())
-SENTENCES: Final = MappingProxyType({spec.event: spec.sentence for spec in names.LOG_EVENTS})
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _COLORS = {"info": "32", "warning": "33", "error": "31"}
 _COUNTED = {
@@ -44,6 +43,13 @@ _COUNTED = {
     "lost_log_records": ("log record", "log records"),
 }
 _FIELD = re.compile(r"{(\w+)}")
+_SENTENCES: Final = MappingProxyType(
+    {
+        one.event: [_FIELD.split(part) for part in one.sentence.split("|")]
+        for one in names.LOG_EVENTS
+    }
+)
+"""Each part of a sentence: its text, or the text around a field and the field between."""
 _TRACE_DIGITS = 8
 _EXACT_BELOW_MS = 10
 
@@ -160,12 +166,11 @@ def sentence(name: str, fields: Mapping[str, Any]) -> str:
     subject = fields.get("migration_name") or fields.get("event_type")
     known = {**fields, "subject": subject}
     shown = ""
-    for part in SENTENCES[name].split("|"):
-        field = _FIELD.search(part)
-        if field is None:
-            shown += part
-        elif (value := known.get(field[1])) is not None:
-            shown += part.replace(field[0], _shown(field[1], value))
+    for before, *rest in _SENTENCES[name]:
+        if not rest:
+            shown += before
+        elif (value := known.get(rest[0])) is not None:
+            shown += f"{before}{_shown(rest[0], value)}{rest[1]}"
     return terminal.printable(shown)
 
 
