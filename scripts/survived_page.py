@@ -100,7 +100,7 @@ FAULTS = {
         "A role without rights on the outbox": "unharmed kept said",
         "A role that may see no row of its environment": "kept",
         "Deliveries in the SQLite outbox when the setting changes": "kept said",
-        "A role that may not record attempts": "unharmed kept true",
+        "A role that lacks one right on the outbox": "unharmed kept true said",
         "Killed behind a pooler, and nothing runs again": "kept true",
         "A time-out of idle transactions, and an outbox or hook files that are slow": "unharmed",
         "A session that is ended in mid-statement": "true",

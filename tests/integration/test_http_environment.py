@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+from requests import adapters
 
 from confiture_webhooks.adapters import http_way
 from confiture_webhooks.adapters.http import HttpTransport
@@ -296,6 +297,19 @@ def test_a_changed_bundle_is_seen_soon(
         with pytest.raises(TransportError) as raised:
             transport.send(request(peer.url), timeout=PATIENCE)
     assert raised.value.error_type == "tls"
+
+
+def test_without_a_bundle_requests_own_is_trusted(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As ``requests`` does: certifi's, whatever the system trusts."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "certifi.pem")
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(adapters, "DEFAULT_CA_BUNDLE_PATH", str(tmp_path / "certifi.pem"))
+    with Peer(answers(OK), tls=server(authority, "127.0.0.1")) as peer:
+        assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
 
 
 def test_each_address_of_an_endpoint_is_reached(transport: HttpTransport) -> None:

@@ -19,10 +19,9 @@ from opentelemetry import baggage, context, trace
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 from requests.exceptions import InvalidProxyURL, InvalidSchema
-from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HeaderParsingError, ProxyError, ProxySchemeUnknown, ReadTimeoutError
 from urllib3.exceptions import SSLError as UrllibSSLError
-from urllib3.response import BaseHTTPResponse, HTTPResponse
+from urllib3.response import HTTPResponse
 from urllib3.util import Timeout
 from urllib3.util.ssl_match_hostname import CertificateError
 
@@ -36,6 +35,8 @@ from .http_way import Way, address_of, file_fault, proxy_problem, way_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from urllib3.response import BaseHTTPResponse
 
     from ..transport import Request
     from .http_exchange import Exchange
@@ -221,7 +222,7 @@ def _prepare(request: Request, url: str) -> requests.PreparedRequest:
     prepared = requests.PreparedRequest()
     prepared.prepare_method(request.method)
     prepared.url = url
-    prepared.headers = CaseInsensitiveDict(request.headers)
+    prepared.prepare_headers(dict(request.headers))
     prepared.prepare_body(request.body, None)
     if request.basic_auth and "Authorization" not in prepared.headers:
         user, password = (part.encode() for part in request.basic_auth)

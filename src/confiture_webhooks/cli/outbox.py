@@ -57,8 +57,8 @@ def init(
         ↳ Create it as another role, if that of `database_url` may not
 
       confiture webhooks outbox init --role staging --environment staging
-        ↳ A role that reads and writes its own environment's rows, and no others. The role keeps
-          the environments that it has, unless --replace is given
+        ↳ A role that reads and writes its own environment's rows, and no others. It keeps the
+          environments that were named for it before, unless --replace is given
 
     EXIT CODES:
       0  It is there.
@@ -98,7 +98,7 @@ def init(
             return
         say("Run these as the outbox's owner, so that the role can use it.")
         rows = ", ".join(map(shown_environment, all_of)) or "every environment"
-        kept = ". It keeps what it has; to take that away, add --replace" if all_of != names else ""
+        kept = ". To take away what it had before, add --replace" if all_of != names else ""
         say(f"Afterwards it has the rows of {rows}{kept}")
         print(*granted, sep="\n")
 

@@ -207,11 +207,12 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
     yield from _needs_elsewhere(findings, environment)
     for left, count in findings.left_behind.items():
         waits, sqlite = counted(count, "delivery waits", "deliveries wait"), f"{OUTBOX}=sqlite"
-        send = shown("deliver", variable=sqlite)
+        words = ("redeliver", "--pending", "--yes")  # also those that are due later
+        send = shown(*words, variable=sqlite)
         if left != (environment or None):
-            send = in_environment(left, "deliver", variable=sqlite)
+            send = in_environment(left, *words, variable=sqlite)
         name, why = f"SQLite outbox of {shown_environment(left)}", "and it is not in use any more"
-        yield wrong(name, f"{waits} in it, {why}", f"Send what waits: {send}")
+        yield wrong(name, f"{waits} in it, {why}", f"Send them: {send}")
     if ids := findings.unreadable:
         are = f"{len(ids)} cannot be read by this version"
         again, drop = (shown(verb, *ids[:MOST_NAMED]) for verb in ("redeliver", "discard"))

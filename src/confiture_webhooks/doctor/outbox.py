@@ -19,7 +19,7 @@ from ..config import Settings
 from ..delivery import State
 from ..errors import OutboxError
 from ..outbox.postgres_refusal import ADDRESS, NAMED, placed, reason_of
-from ..outbox.postgres_schema import may_make, missing_rights
+from ..outbox.postgres_schema import may_make
 from ..outbox.sqlite_file import is_there
 from ..outlook import shown_environment
 from ..remedy import shown
@@ -55,11 +55,6 @@ def _checked(settings: Settings) -> Iterator[Check]:
     with closing(operators_outbox(settings)) as outbox:
         findings = examine(outbox, settings, datetime.now(UTC))
         is_there = outbox.is_durable
-    has_role = is_there and settings.place.kind == "postgres"
-    if has_role and (lacks := missing_rights(postgres_dsn(settings))):
-        problem = f"this role has no right to {'; '.join(lacks)} in {outbox_place(settings)}"
-        yield wrong("outbox", problem, init_by_admin(settings))
-        return
     yield _kept(settings, findings) if is_there else _missing(settings)
     for wait in findings.waits:
         check = wrong if wait.is_in_vain else warn

@@ -127,12 +127,20 @@ _REFUSALS = (
         _DSN,
     ),
 )
+
+
+class LackingError(errors.InsufficientPrivilege):
+    """The role lacks rights on the outbox: its text names them, and nothing else."""
+
+
 MISSING = (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
 
 
 def reason_of(error: psycopg.Error, create: Callable[..., str] = init) -> tuple[str, str]:
     """Why *error*, and what to do, without the server's words."""
     name = type(error).__name__
+    if isinstance(error, LackingError):
+        return f"this role has no right to {error}", by_admin(create)
     if isinstance(error, errors.InsufficientPrivilege):
         return "the role may not use or create it", by_admin(create)
     if isinstance(error, MISSING):

@@ -14,7 +14,7 @@ from psycopg import sql as pgsql
 from ..errors import OutboxError
 from ..event import stored_text
 from . import schema
-from .postgres_refusal import MISSING, translated
+from .postgres_refusal import MISSING, LackingError, translated
 from .postgres_session import ask, connect, conninfo_of, described, settings
 
 SCHEMA = "confiture_webhooks"
@@ -124,8 +124,8 @@ def version(connection: psycopg.Connection[Any]) -> int:
 def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s") -> bool:
     """Bring the database to the newest schema, in one transaction; whether anything was made.
 
-    Raises OutboxError for a database that another version has been at; psycopg.Error when the
-    server refuses.
+    Raises OutboxError for a database that another version has been at; LackingError for a role
+    that could not do all that follows; another psycopg.Error when the server refuses.
     """
     had = version(connection)
     if had == 1:
@@ -136,6 +136,8 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
         )
     schema.check(had, f"outbox {where}", "CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>")
     if had == schema.VERSION:
+        if lacking := missing_rights(connection):
+            raise LackingError("; ".join(lacking))
         return False
     try:
         ask(
@@ -225,7 +227,8 @@ def grants(role: str, *environments: str) -> list[str]:
         table: is_of_own.format(table) if table in ("bodies", "attempts") else is_own
         for table in TABLES
     }
-    statements = [f"GRANT USAGE ON SCHEMA {SCHEMA} TO {name};"]
+    # In one transaction: with a part of them, rows would be hidden from the role.
+    statements = ["BEGIN;", f"GRANT USAGE ON SCHEMA {SCHEMA} TO {name};"]
     for table, rights in _GRANTED.items():
         listed = ", ".join(f"{one} ({of})" if of else one for one, of in rights.items())
         statements.append(f"GRANT {listed} ON {SCHEMA}.{table} TO {name};")
@@ -236,7 +239,7 @@ def grants(role: str, *environments: str) -> list[str]:
             f"DROP POLICY IF EXISTS {policy} {place};",
             f"CREATE POLICY {policy} {place} TO {name} USING ({rule}) WITH CHECK ({rule});",
         ]
-    return statements
+    return [*statements, "COMMIT;"]
 
 
 def _policy(role: str) -> str:
@@ -248,31 +251,28 @@ def _policy(role: str) -> str:
 
 
 def added(dsn: str, role: str, environments: Sequence[str]) -> list[str]:
-    """*environments*, and those that earlier ``grants`` gave *role*; empty: all of them."""
+    """*environments* and those that earlier ``grants`` named for *role*; empty: all of them."""
     question = (
         "SELECT pg_get_expr(polqual, polrelid) AS rule FROM pg_policy "
         f"WHERE polrelid = '{SCHEMA}.deliveries'::regclass "
         f"AND quote_ident(polname) = {pgsql.Literal(_policy(role)).as_string(None)}"
     )
+    if not environments:
+        return []
     with _briefly(dsn) as connection:
         *_, found = ask(connection, settings(standard_conforming_strings="on"), question)
-    rule = found[0]["rule"] if found else ""
-    if rule == "true":
-        return []
-    had = re.findall(r"environment = '((?:[^']|'')*)'::text", rule)
+    had = re.findall(r"environment = '((?:[^']|'')*)'::text", found[0]["rule"] if found else "")
     return list(dict.fromkeys([*(one.replace("''", "'") for one in had), *environments]))
 
 
-def missing_rights(dsn: str) -> list[str]:
-    """The rights of ``grants`` that the role of *dsn* lacks, if it sees the schema.
-
-    Raises OutboxError when it cannot be asked.
-    """
+def missing_rights(connection: psycopg.Connection[Any]) -> list[str]:
+    """The rights of ``grants`` that the role of *connection* lacks: ``INSERT on attempts``, …"""
     wanted = ", ".join(
         f"('{table}', '{right}', '{{{of}}}'::text[])"
         for table, rights in _GRANTED.items()
         for right, of in rights.items()
     )
+    rows = ", ".join(f"('{table}')" for table in TABLES)
     question = f"""
 SELECT privilege || ' on ' || string_agg(name, ', ' ORDER BY name) AS missing FROM (
   SELECT privilege, name FROM (VALUES {wanted}) AS one (name, privilege, columns)
@@ -283,13 +283,19 @@ SELECT privilege || ' on ' || string_agg(name, ', ' ORDER BY name) AS missing FR
       AND (columns = '{{}}' OR attname = ANY (columns))
   ) END
   UNION ALL
+  SELECT 'use rows', name FROM (VALUES {rows}) AS one (name)
+  CROSS JOIN LATERAL to_regclass('{SCHEMA}.' || name) AS place
+  WHERE row_security_active(place) AND NOT EXISTS (
+    SELECT FROM pg_policy, unnest(polroles) AS role
+    WHERE polrelid = place AND (role = 0 OR pg_has_role(role, 'USAGE'))
+  )
+  UNION ALL
   SELECT 'EXECUTE', proname FROM pg_proc
   WHERE oid IN (to_regprocedure('{_RELEASE}'), to_regprocedure('{_COMMIT}'))
     AND NOT has_function_privilege(oid, 'EXECUTE')
 ) AS lacking GROUP BY privilege ORDER BY privilege"""
-    with _briefly(dsn) as connection:
-        *_, found = ask(connection, settings(), question)
-        return [row["missing"] for row in found]
+    *_, found = ask(connection, settings(), question)
+    return [row["missing"] for row in found]
 
 
 @contextmanager
