@@ -293,7 +293,7 @@ def _judge_up(intent: Intent, row: LedgerRow | None) -> Verdict:
     if row is None:
         return Verdict(ending=Ending.NOT_COMMITTED, reason=f"{table} does not have it")
     if intent.ledger_before is None or intent.ledger_read_at is None:
-        return _unsettled(f"what {table} had before it is not known")
+        return _unsettled(f"{table} could not be read before it began")
     if row.is_marked:
         reason = f"{table} has it only as marked"
         return Verdict(ending=Ending.NOT_COMMITTED, reason=reason)
@@ -305,7 +305,7 @@ def _judge_up(intent: Intent, row: LedgerRow | None) -> Verdict:
 def _judge_down(intent: Intent, row: LedgerRow | None) -> Verdict:
     table = intent.ledger_table
     if intent.ledger_before is None:
-        return _unsettled(f"what {table} had before it is not known")
+        return _unsettled(f"{table} could not be read before it began")
     if intent.ledger_before == NO_ROW:
         return Verdict(ending=Ending.NOT_COMMITTED, reason="there was nothing to roll back")
     if row is None:

@@ -74,8 +74,8 @@ def outbox_place(settings: Settings) -> str:
     return settings.place.shown
 
 
-def left_behind(settings: Settings) -> dict[str | None, int]:
-    """By environment, what waits in the project's SQLite file, if that is not the outbox."""
+def left_behind(settings: Settings) -> dict[tuple[str | None, bool], int]:
+    """What waits in the project's SQLite file, as ``waiting_in``, if that is not the outbox."""
     path, place = sqlite_file.default_path(here(), os.environ), sqlite_file.place_of
     is_used = settings.place.kind == "sqlite" and place(path) == place(sqlite_path(settings))
     return {} if is_used else sqlite.waiting_in(path)

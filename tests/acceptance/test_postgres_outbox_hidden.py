@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 import psycopg
 import pytest
 from psycopg import conninfo
+
+from confiture_webhooks.outbox.sqlite import SqliteOutbox
+from contract.made import intent
 
 TABLE = "CREATE TABLE tb_order (pk_order int PRIMARY KEY)"
 NO_HELPERS: dict[str, Any] = {"migration": {"view_helpers": "off"}}
@@ -310,6 +315,23 @@ def test_what_waits_in_the_outbox_before_is_named(project: Any, receiver: Any) -
     variable, _, *words = again.split()
     assert project.confiture(*words, env=dict([variable.split("=")])).returncode == 0
     assert project.confiture("webhooks", "status", env=ON).returncode == 0
+
+
+@pytest.mark.survived("Deliveries in the SQLite outbox when the setting changes", "kept", "said")
+@pytest.mark.timeout(240)
+def test_a_run_that_was_killed_before_the_switch_is_named(project: Any, receiver: Any) -> None:
+    """Its end was not reported yet, and no run that follows opens the file."""
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+    project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
+    assert project.confiture("migrate", "up").returncode == 0
+    with closing(SqliteOutbox(project.path / ".confiture" / "webhooks.db")) as outbox:
+        outbox.stage(replace(intent(1), environment="local", committed=None))
+    found = project.confiture("webhooks", "status", env=ON)
+    assert found.returncode == 1
+    assert "SQLite outbox of local: 1 killed run waits in it" in found.stdout
+    assert (
+        "Report them: `CONFITURE_WEBHOOK_OUTBOX=sqlite confiture webhooks deliver`" in found.stdout
+    )
 
 
 def files(project: Any) -> dict[str, tuple[int, bytes]]:

@@ -33,12 +33,17 @@ def test_what_waits_is_counted_beside_its_writer(outbox_path: Path, tmp_path: Pa
     with closing(SqliteOutbox(outbox_path)) as outbox:
         for number, environment in enumerate(("production", "", "")):
             one = delivery(number, environment=environment)
-            outbox.release(one.event_id, [one])
-            assert waiting_in(outbox_path)[environment or None] == max(number, 1)
+            outbox.release(one.event_id, [one, delivery(number, "b", environment=environment)])
+            staged = dataclasses.replace(intent(number + 10), environment=environment or None)
+            outbox.stage(staged)
+            for is_killed in (False, True):
+                count = max(number, 1) * (1 if is_killed else 2)
+                assert waiting_in(outbox_path)[environment or None, is_killed] == count
         for suffix in ("", "-wal"):
             written = outbox_path.with_name(outbox_path.name + suffix).read_bytes()
             killed.with_name(killed.name + suffix).write_bytes(written)
-        assert waiting_in(killed) == {"production": 1, None: 2}
+        counts = {("production", False): 2, (None, False): 4}
+        assert waiting_in(killed) == counts | {("production", True): 1, (None, True): 2}
         assert killed.read_bytes() == outbox_path.read_bytes()
     killed.with_name(f"{killed.name}-wal").unlink()
     killed.write_bytes(b"no outbox")

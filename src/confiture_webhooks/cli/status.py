@@ -81,7 +81,9 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
         },
         "unsettled_elsewhere": by_environment(findings.unsettled_elsewhere),
         "from_the_future": findings.future,
-        "left_in_sqlite": by_environment(findings.left_behind),
+        "left_in_sqlite": by_environment(
+            {name: one for (name, is_killed), one in findings.left_behind.items() if not is_killed}
+        ),
         "unserved": {
             shown_environment(name): {"due": count, "since": rfc3339(since)}
             for name, (count, since) in findings.unserved.items()

@@ -20,6 +20,8 @@ from ..run.sending import undelivered
 from ..terminal import counted
 from ..wiring import left_behind
 
+SQLITE = f"{OUTBOX}=sqlite"
+"""Before a command: it acts on the project's SQLite file."""
 UNSETTLED_FOR = timedelta(days=1)
 """A run that has ended is settled by the next one; after so long, by no run."""
 FUTURE = timedelta(minutes=1)
@@ -83,8 +85,8 @@ class Findings:
     """The intents of migrations whose end was not reported yet."""
     unsettled_elsewhere: Mapping[str | None, int]
     """By other environment, how many of its migrations no run will settle any more."""
-    left_behind: Mapping[str | None, int]
-    """By environment, how many deliveries wait in the SQLite file that was the outbox."""
+    left_behind: Mapping[tuple[str | None, bool], int]
+    """What waits in the SQLite file that was the outbox: see ``waiting_in``."""
 
     @property
     def old_intents(self) -> int:
@@ -205,14 +207,7 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
         if count := findings.summary.counts.get(state, 0):
             yield warn(name, str(count), f"Send them again: {shown('redeliver', option)}")
     yield from _needs_elsewhere(findings, environment)
-    for left, count in findings.left_behind.items():
-        waits, sqlite = counted(count, "delivery waits", "deliveries wait"), f"{OUTBOX}=sqlite"
-        words = ("redeliver", "--pending", "--yes")  # also those that are due later
-        send = shown(*words, variable=sqlite)
-        if left != (environment or None):
-            send = in_environment(left, *words, variable=sqlite)
-        name, why = f"SQLite outbox of {shown_environment(left)}", "and it is not in use any more"
-        yield wrong(name, f"{waits} in it, {why}", f"Send them: {send}")
+    yield from _needs_left_behind(findings, environment)
     if ids := findings.unreadable:
         are = f"{len(ids)} cannot be read by this version"
         again, drop = (shown(verb, *ids[:MOST_NAMED]) for verb in ("redeliver", "discard"))
@@ -228,6 +223,21 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
     if findings.old_intents:
         lasting = f"{findings.old_intents} for more than a day"
         yield wrong("unsettled", lasting, f"See which, and why: {shown('status')}")
+
+
+def _needs_left_behind(findings: Findings, environment: str | None) -> Iterator[Check]:
+    for (left, is_killed), count in findings.left_behind.items():
+        waits = counted(count, "delivery waits", "deliveries wait")
+        words: tuple[str, ...] = ("redeliver", "--pending", "--yes")  # also those due later
+        if is_killed:
+            waits = counted(count, "killed run waits", "killed runs wait")
+            words = ("deliver",)
+        command = shown(*words, variable=SQLITE)
+        if left != (environment or None):
+            command = in_environment(left, *words, variable=SQLITE)
+        detail = f"{waits} in it, and it is not in use any more"
+        remedy = f"{'Report' if is_killed else 'Send'} them: {command}"
+        yield wrong(f"SQLite outbox of {shown_environment(left)}", detail, remedy)
 
 
 def _needs_elsewhere(findings: Findings, environment: str | None) -> Iterator[Check]:

@@ -101,19 +101,22 @@ def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
     return outbox
 
 
-def waiting_in(path: Path) -> dict[str | None, int]:
-    """By environment, the deliveries that wait in the file at *path*, which is only read.
+def waiting_in(path: Path) -> dict[tuple[str | None, bool], int]:
+    """The deliveries that wait in the file at *path*, and the killed runs (``True``).
 
-    None where there is none, or it is not to be trusted or read.
+    Each by environment. The file is only read. None where there is none, or it is not to be
+    trusted or read.
     """
-    found: Counter[str | None] = Counter()
+    found: Counter[tuple[str | None, bool]] = Counter()
     with suppress(OutboxError), translated(path):
         own(path, makes=False)
         # With a log beside it, another process may have it open; else reading would make one.
         mode = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
         with closing(_connected(f"{path.absolute().as_uri()}?mode={mode}")) as connection:
             for row in connection.execute(statement("undelivered")):
-                found[rows.shown(row["environment"]) or None] += row["count"]
+                found[rows.shown(row["environment"]) or None, False] += row["count"]
+            for row in connection.execute(statement("intents")):
+                found[rows.shown(row["environment"]) or None, True] += 1
     return dict(found)
 
 
