@@ -310,6 +310,8 @@ def test_what_waits_in_the_outbox_before_is_named(project: Any, receiver: Any) -
             assert found.returncode == 1
             assert "SQLite outbox of local: 1 delivery waits in it, and it is not" in found.stdout
             assert f"Send them: `{again}{file}`" in found.stdout
+    other = {"CONFITURE_WEBHOOK_OUTBOX": "sqlite:elsewhere/other.db"}
+    assert again in project.confiture("webhooks", "status", env=other).stdout
     assert project.confiture("migrate", "up", env=ON).returncode == 0
     assert files(project) == before
     variable, _, *words = again.split()

@@ -501,7 +501,11 @@ def test_doctor_names_each_printed_grant_that_is_missing(
 
 @pytest.mark.parametrize(
     "right",
-    ["INSERT ON confiture_webhooks.attempts", "UPDATE (tries) ON confiture_webhooks.deliveries"],
+    [
+        "INSERT ON confiture_webhooks.attempts",
+        "INSERT ON confiture_webhooks.endpoints",
+        "UPDATE (tries) ON confiture_webhooks.deliveries",
+    ],
 )
 def test_a_role_that_may_not_record_claims_nothing(
     role: tuple[str, str], database: str, right: str

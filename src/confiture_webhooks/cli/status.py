@@ -30,7 +30,7 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
       not configured or wrongly configured, and deliveries that answers of 429 or 503 put off for
       more than a day. In any environment of this outbox, it counts deliveries that are due for
       15 minutes without a worker, and killed runs that a day could not settle or that cannot be
-      read. It counts deliveries that wait in the project's SQLite file, if that was the outbox.
+      read. It counts what waits in the project's SQLite file, if that was the outbox before.
 
     EXIT CODES:
       0  Nothing waits for an operator.
