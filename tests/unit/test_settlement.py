@@ -206,14 +206,23 @@ def test_a_clock_that_jumps_settles_nothing_early(jump: timedelta) -> None:
         pytest.param(up(), known(written_anew_at=SOON), "made anew", id="up, written anew"),
         pytest.param(down(), known(written_anew_at=SOON), "made anew", id="down, written anew"),
         pytest.param(
-            up(ledger_before=None), known(row=MARKED), "could not be read before", id="marked, maybe before"
+            up(ledger_before=None),
+            known(row=MARKED),
+            "could not be read before",
+            id="marked, maybe before",
         ),
         pytest.param(up(ledger_before="old"), known(), "before", id="forced, and gone"),
         pytest.param(up(ledger_before="old"), known(row=ROW), "before", id="forced"),
-        pytest.param(up(ledger_before=None), known(row=ROW), "could not be read before", id="up, not known"),
-        pytest.param(up(ledger_read_at=None), known(row=ROW), "could not be read before", id="no time"),
+        pytest.param(
+            up(ledger_before=None), known(row=ROW), "could not be read before", id="up, not known"
+        ),
+        pytest.param(
+            up(ledger_read_at=None), known(row=ROW), "could not be read before", id="no time"
+        ),
         pytest.param(down(), known(row=ROW), "again", id="down, and applied again"),
-        pytest.param(down(ledger_before=None), known(), "could not be read before", id="down, not known"),
+        pytest.param(
+            down(ledger_before=None), known(), "could not be read before", id="down, not known"
+        ),
     ],
 )
 def test_what_cannot_be_reported_is_not_guessed(
