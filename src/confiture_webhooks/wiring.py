@@ -169,8 +169,8 @@ def operators_outbox(
             raise
         return outbox
     if settings.place.kind == "postgres" and not postgres_schema.may_make(postgres_dsn(settings)):
-        nobody = f"There is no outbox at {outbox_place(settings)}, and this role may not create it"
-        notice(f"{nobody}. {init_by_admin(settings)}")
+        missing = f"There is no outbox at {outbox_place(settings)}, and this role may not create it"
+        notice(f"{missing}. {init_by_admin(settings)}")
         return sqlite.InMemoryOutbox()
     advice = "the first `confiture migrate up` that has an endpoint creates it"
     if settings.place == OutboxPlace("sqlite", ""):

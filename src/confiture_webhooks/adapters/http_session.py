@@ -209,7 +209,7 @@ class _CleanAdapter(HTTPAdapter):
                 return answer
 
     def _pool(self, request: requests.PreparedRequest, way: Way) -> Any:
-        """The pool that requests would look for at each request, at the cost of half of it."""
+        """The pool of connections for *way*. Only requests itself looks it up for each request."""
         verify, cert, proxies = (way.settings[name] for name in ("verify", "cert", "proxies"))
         way.target = self.request_url(request, proxies)
         pool = self.get_connection_with_tls_context(request, verify, proxies, cert)
