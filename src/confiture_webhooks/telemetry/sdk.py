@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
@@ -325,6 +325,17 @@ def _exporters(
             yield made
 
 
+class _OneResource(Resource):
+    """A resource whose hash is worked out once: the exporters ask for it with every item."""
+
+    @cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 def _resource(environ: Mapping[str, str], environment: str | None, found: Providers) -> Resource:
     """The process's own resource over ours, as our service unless it is named already."""
     ours: dict[str, object] = {"deployment.environment.name": environment or None}
@@ -339,7 +350,7 @@ def _resource(environ: Mapping[str, str], environment: str | None, found: Provid
         found.faults.append(Fault(RESOURCE, problem, "Correct or unset it"))
     if str(ours.get("service.name", UNNAMED)).startswith(UNNAMED):
         ours["service.name"] = environ.get("OTEL_SERVICE_NAME", "").strip() or SERVICE_NAME
-    return Resource(storable(ours), schema_url)
+    return _OneResource(storable(ours), schema_url)
 
 
 def _provider(
