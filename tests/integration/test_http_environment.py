@@ -16,7 +16,7 @@ from requests import adapters
 from confiture_webhooks.adapters import http_way
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S, way_to
-from confiture_webhooks.doctor.endpoints import reach
+from confiture_webhooks.doctor.endpoints import obstacle, reach
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.networks import Networks
 from confiture_webhooks.transport import Request
@@ -324,6 +324,15 @@ def test_the_variable_that_names_the_proxy(
         monkeypatch.setenv(name, value)
     way = way_to(url)
     assert (way.proxy_variable, way.proxy) == (expected, environ.get(expected))
+
+
+def test_a_receivers_name_is_not_the_proxys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is looked up here for a SOCKS proxy, and is not found, is the endpoint's."""
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    stopped = obstacle(reach("http://receiver.invalid/", PATIENCE))
+    assert stopped is not None
+    assert stopped[0] == "dns"
+    assert stopped[1].startswith("Check the host's name in `url`")
 
 
 def test_a_socks_proxy_that_is_not_there(

@@ -147,6 +147,7 @@ def _exporter(address: str, exports: Sequence[Export]) -> Check:
     found = reach(address, PATIENCE, tls=tls, is_export=True)
     if stopped := obstacle(found):
         symptom, remedy = stopped
+        remedy = remedy.replace("`url`", "OTEL_EXPORTER_OTLP_ENDPOINT")
         if not found.proxy and found.reason is None:
             remedy = "Start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT"
         return wrong(name, f"{address} is not reached: {symptom}", remedy)

@@ -80,7 +80,6 @@ _CHECK = {
     "SSLError": f"the scheme of the address, and {_CERTIFICATE}",
 }
 """Where to look, by status or class of error: otherwise the address, or the collector's log."""
-_OF_PROXY = ("ProxyError", "407")
 UNNAMED = "unknown_service"
 """OpenTelemetry's name for a service without one."""
 RUN_EVENTS = 2000
@@ -104,7 +103,7 @@ class CollectorSession(requests.Session):
         """Keep *why*, and what to check: by its *cause*, else *check*, else the address."""
         export = self._tally.export
         found = _CHECK.get(str(cause)) or check or export.setting
-        if str(cause) in _OF_PROXY:
+        if cause == "ProxyError":
             found = f"{proxy_variable(export.endpoint or '')} and NO_PROXY"
         self._tally.reason = f"{why}. Check {found}"
 
