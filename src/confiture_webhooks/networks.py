@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +78,16 @@ def origin(url: str) -> str:
     """Scheme, host and port of *url*: no user, password, path or query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def proxy_variable(url: str) -> str:
+    """The variable that names the proxy for *url*, by the rules of ``requests``."""
+    from urllib.request import getproxies  # noqa: PLC0415  slow, and rarely needed
+
+    scheme = urlsplit(url).scheme
+    name = f"{scheme if scheme in getproxies() else 'all'}_proxy"
+    # Lower case wins, and sorts last.
+    return max((one for one in os.environ if one.lower() == name), default=name.upper())
 
 
 def _first(known: Sequence[Ip], names: Sequence[str]) -> str | None:

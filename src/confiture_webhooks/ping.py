@@ -78,8 +78,8 @@ def ping(
     """Send a ping, or a sample of *kind*, to the endpoint called *name* or to all, as a run would.
 
     An endpoint gets it whatever it subscribes to. A result is as ``--format json`` has it, with
-    ``answer``, the beginning of the last answer's body without our credentials, and ``reason``,
-    more about why the last attempt failed, where it is known. Neither is stored.
+    ``answer``, the beginning of the last answer's body without our credentials, and ``exchange``,
+    the last attempt's, if any. Neither is stored.
     """
     chosen = tuple(
         replace(e, events=SUBSCRIBABLE, environments=None, migrations=())
@@ -115,7 +115,7 @@ def ping(
             "duration_ms": round(last.duration.total_seconds() * 1000, 1) if last else None,
             "trace_id": telemetry.correlation_id,
             "answer": _excerpt(exchanges, endpoint),
-            "reason": exchanges[-1].reason if exchanges else None,
+            "exchange": exchanges[-1] if exchanges else None,
         }
         results.append(result)
     failed = [result for result in results if not result["delivered"]]

@@ -155,7 +155,7 @@ FAULTS: dict[str, tuple[Side, str, str]] = {
     ),
     "refused": (
         asks_for_a_certificate,
-        "the receiver refused the connection",
+        "the handshake was refused",
         "If it asks for a certificate, set `tls.client_certificate`",
     ),
 }
@@ -198,7 +198,8 @@ def test_a_right_certificate_and_none(
         gone = {"REQUESTS_CA_BUNDLE": str(tmp_path / "nosuch.pem")}
         code, rows = diagnosed(here, {"a": of_localhost(right)}, gone)
     assert code == 1
-    assert "names cannot be read | Correct the setting" in problems(rows)["a: tls"]
+    unread = "tls, REQUESTS_CA_BUNDLE names a file that cannot be read: No such file or directory"
+    assert problems(rows)["a: tls"].startswith(f"{unread} | Correct REQUESTS_CA_BUNDLE or its file")
 
 
 @pytest.mark.survived("A file for TLS that is not there, or holds something else", "said")
@@ -231,7 +232,8 @@ def test_a_file_for_tls_that_cannot_be_used(
         locked = serialization.BestAvailableEncryption(b"word")
         pem, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
         files["client_key"].write_bytes(key.private_bytes(pem, kind, locked))
-    setting = {"missing": "tls.client_key (a)", "empty": "tls.ca_bundle (a)"}.get(fault, "tls (a)")
+    wrong = {"empty": "tls.ca_bundle", "certificate": "tls.client_certificate"}
+    setting = wrong.get(fault, "tls.client_key")
     with Peer(answers(OK), tls=context) as peer:
         tls = {name: str(path) for name, path in files.items()}
         one = {"name": "a", "url": of_localhost(peer), "tls": tls}
@@ -239,20 +241,30 @@ def test_a_file_for_tls_that_cannot_be_used(
         here.environment_file(webhooks={"endpoints": [one, away]})
         checked = here.confiture("webhooks", "check")
         assert checked.returncode == 5
-        assert f"{setting}: names " in checked.stdout + checked.stderr
+        assert f"{setting} (a): names " in checked.stdout + checked.stderr
         here.environment_file(webhooks={"endpoints": [one]})
         diagnosis = here.confiture("webhooks", "doctor", "--format", "json")
         rows = [row for row in json.loads(diagnosis.stdout)["checks"] if row["check"][0] == "a"]
         assert (diagnosis.returncode, peer.requests) == (1, [])
         assert [(row["check"], row["status"]) for row in rows[:1]] == [("a: tls", "problem")]
+        assert rows[0]["detail"].startswith(f"tls, {setting} names ")
+        assert rows[0]["remedy"].startswith(f"Correct {setting} or its file; ")
         tested = here.confiture("webhooks", "test", "--format", "json")
         [result] = json.loads(tested.stdout)["results"]
         assert (tested.returncode, result["error_type"]) == (1, "tls")
         assert result["remedy"] == rows[0]["remedy"]
+        line, *_ = logged(tested.stderr, "webhook.attempt_failed")
+        assert line["reason"] == ("bundle" if fault == "empty" else "client_certificate")
         write()
         here.environment_file(webhooks={"endpoints": [one, away]})
         for command in ("check", "test a"):
             assert here.confiture("webhooks", *command.split()).returncode == 0
+
+
+def logged(stderr: str, event: str) -> list[dict[str, Any]]:
+    """The log lines of *event*."""
+    lines = (json.loads(line) for line in stderr.splitlines())
+    return [line for line in lines if line["event"] == event]
 
 
 def refuses(status: int) -> Callable[[Talk], None]:
@@ -262,23 +274,34 @@ def refuses(status: int) -> Callable[[Talk], None]:
 
 @pytest.mark.survived("A proxy that refuses, hangs or is none", "said")
 @pytest.mark.parametrize(
-    ("scheme", "status", "remedy"),
+    ("variable", "scheme", "status", "remedy"),
     [
-        ("https", 403, "Have the proxy let this host through, or name the host in NO_PROXY"),
-        ("https", 407, "Put the proxy's user and password into HTTPS_PROXY"),
-        ("https", 502, "The proxy does not reach that host"),
-        ("http", 407, "Put the proxy's user and password into HTTP_PROXY"),
-        ("http", 503, "The proxy does not reach that host"),
+        ("HTTPS_PROXY", "https", 403, "Have the proxy let this host through, or name the host in"),
+        ("HTTPS_PROXY", "https", 407, "Put the proxy's user and password into HTTPS_PROXY"),
+        ("all_proxy", "https", 407, "Put the proxy's user and password into all_proxy"),
+        ("ALL_PROXY", "https", 502, "The proxy does not reach that host"),
+        ("HTTP_PROXY", "http", 407, "Put the proxy's user and password into HTTP_PROXY"),
+        ("ALL_PROXY", "http", 407, "Put the proxy's user and password into ALL_PROXY"),
+        ("HTTP_PROXY", "http", 503, "The proxy does not reach that host"),
     ],
 )
-def test_a_proxy_that_refuses(here: Project, scheme: str, status: int, remedy: str) -> None:
+def test_a_proxy_that_refuses(
+    here: Project, *, variable: str, scheme: str, status: int, remedy: str
+) -> None:
     """What a proxy answers instead of passing on is the proxy's problem, and exit 1."""
     with Peer(refuses(status)) as proxy:
-        env = {f"{scheme.upper()}_PROXY": f"http://user:CANARY@127.0.0.1:{proxy.port}"}
+        env = {variable: f"http://user:CANARY@127.0.0.1:{proxy.port}"}
         code, rows = diagnosed(here, {"a": f"{scheme}://receiver.test"}, env)
         verb = b"CONNECT receiver.test:443" if scheme == "https" else b"HEAD http://receiver.test"
         assert proxy.requests[0].startswith(verb)
         assert b"Proxy-Authorization: Basic " in proxy.requests[0]
+        tested = here.confiture("webhooks", "test", "--format", "json", env=env)
+        assert "CANARY" not in tested.stdout + tested.stderr
+        [result] = json.loads(tested.stdout)["results"]
+        if scheme == "https" or status == 407:  # no other status says whose it is
+            assert (result["error_type"], result["remedy"]) == ("proxy", rows["a: proxy"]["remedy"])
+            line, *_ = logged(tested.stderr, "webhook.attempt_failed")
+            assert (line["error_type"], line["reason"]) == ("proxy", str(status))
     assert code == 1
     assert list(problems(rows)) == ["a: proxy"]
     assert problems(rows)["a: proxy"].startswith(f"{status} from the proxy | {remedy}")
@@ -293,15 +316,32 @@ def test_a_403_through_a_proxy_may_be_the_receivers(here: Project) -> None:
     assert rows["a: proxy"]["status"] == "warning"
 
 
-def test_a_proxy_that_is_not_there_and_hosts_without_one(here: Project, receiver: Any) -> None:
-    """A dead proxy is the proxy's fault; this machine and hosts of NO_PROXY are reached without."""
-    env = {"HTTPS_PROXY": "http://127.0.0.1:9"}
-    code, rows = diagnosed(here, {"a": "https://receiver.test"}, env)
+@pytest.mark.parametrize(
+    ("variable", "proxy", "scheme"),
+    [
+        ("HTTPS_PROXY", "http", "https"),
+        ("https_proxy", "socks5h", "https"),
+        ("ALL_PROXY", "http", "http"),
+        ("all_proxy", "socks4a", "http"),
+    ],
+)
+def test_a_proxy_that_is_not_there(
+    here: Project, *, variable: str, proxy: str, scheme: str
+) -> None:
+    """No step is said to have gone well that did not, and ``test`` names the same variable."""
+    env = {variable: f"{proxy}://user:CANARY@127.0.0.1:9"}
+    code, rows = diagnosed(here, {"a": f"{scheme}://receiver.test"}, env)
     assert code == 1
-    assert problems(rows) == {
-        "a: connects": "connection_refused (the proxy) | Check HTTPS_PROXY; "
-        "NO_PROXY names hosts that are reached without it"
-    }
+    remedy = f"Check {variable}; NO_PROXY names hosts that are reached without it"
+    assert problems(rows) == {"a: connects": f"connection_refused (the proxy) | {remedy}"}
+    tested = here.confiture("webhooks", "test", "--format", "json", env=env)
+    assert "CANARY" not in tested.stdout + tested.stderr
+    [result] = json.loads(tested.stdout)["results"]
+    assert (result["error_type"], result["remedy"]) == ("proxy", remedy)
+
+
+def test_hosts_without_a_proxy(here: Project, receiver: Any) -> None:
+    """This machine is reached without a proxy."""
     code, rows = diagnosed(here, {"a": receiver.url}, {"HTTP_PROXY": "http://127.0.0.1:9"})
     assert (code, problems(rows)) == (0, {})
     assert rows["a: connects"]["detail"] == "yes"

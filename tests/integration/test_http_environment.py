@@ -16,11 +16,11 @@ from requests import adapters
 from confiture_webhooks.adapters import http_way
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S, way_to
-from confiture_webhooks.doctor.endpoints import reach
+from confiture_webhooks.doctor.endpoints import obstacle, reach
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.networks import Networks
 from confiture_webhooks.transport import Request
-from peer import OK, Peer, Talk, answers, says, socks, tunnel
+from peer import OK, Peer, Talk, answers, hello_then, says, socks, tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -206,12 +206,12 @@ def test_a_socks_proxy_without_pysocks(
 ) -> None:
     """Without the extra, sender and inspector name the same reason."""
     monkeypatch.setattr(http_way, "find_spec", lambda _: None)
-    monkeypatch.setenv("all_proxy", "socks5://proxy.test")
+    monkeypatch.setenv("ALL_PROXY", "socks5://proxy.test")
     with pytest.raises(TransportError) as caught:
         transport.send(request("http://receiver.test/"), timeout=PATIENCE)
     assert (caught.value.error_type, caught.value.reason) == ("proxy", "socks_missing")
     found = reach("http://receiver.test/", PATIENCE)
-    assert (found.error_type, found.reason, found.is_proxied) == ("proxy", "socks_missing", True)
+    assert (found.error_type, found.reason, found.proxy) == ("proxy", "socks_missing", "ALL_PROXY")
 
 
 @pytest.mark.parametrize(
@@ -227,14 +227,14 @@ def test_what_is_no_proxys_address_is_named(
     """By ``check``, and by sender and inspector as the proxy's fault, not the receiver's."""
     for name in ("all_proxy", "http_proxy"):
         monkeypatch.setenv(name, proxy)
-    fault = http_way.proxy_fault("http://receiver.test/")
-    assert fault is not None
-    assert fault.setting == "HTTP_PROXY"
+    obstacle = http_way.proxy_obstacle(way_to("http://receiver.test/"))
+    assert obstacle is not None
+    assert obstacle.fault.setting == "http_proxy"
     with pytest.raises(TransportError) as caught:
         transport.send(request("http://receiver.test/"), timeout=PATIENCE)
     assert (caught.value.error_type, caught.value.reason) == ("proxy", "proxy_address")
     found = reach("http://receiver.test/", PATIENCE)
-    assert (found.error_type, found.reason, found.is_proxied) == ("proxy", "proxy_address", True)
+    assert (found.error_type, found.reason, found.fault) == obstacle
 
 
 @pytest.mark.survived("An address in a denied network, behind a name or a proxy", "private")
@@ -251,17 +251,195 @@ def test_a_proxy_reaches_no_network_that_is_denied(
         assert (caught.value.error_type, proxy.talks) == ("other", [])
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 def test_the_proxys_status_is_known(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """Sender and inspector know that a proxy asks for credentials, whatever it was asked for."""
+    with Peer(says(b"HTTP/1.1 407 Authentication required\r\n\r\n")) as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        with pytest.raises(TransportError) as caught:
+            transport.send(request(f"{scheme}://receiver.test/"), timeout=PATIENCE)
+        found = reach(f"{scheme}://receiver.test/", PATIENCE)
+    assert (caught.value.error_type, caught.value.reason) == ("proxy", "407")
+    assert (found.step, found.error_type, found.reason) == ("proxy", "proxy", "407")
+
+
+@pytest.mark.parametrize("status", [407, 503])
+@pytest.mark.parametrize("way", ["direct", "socks", "tunnel"])
+def test_a_receivers_status_is_not_the_proxys(
+    transport: HttpTransport,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    *,
+    way: str,
+    status: int,
+) -> None:
+    """A proxy that only connects answers no request: sender and inspector take it so."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    resolves_to_loopback(monkeypatch)
+    refusal = says(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())
+    side = server(authority) if way == "tunnel" else None
+    with Peer(socks if way == "socks" else tunnel) as proxy, Peer(refusal, tls=side) as peer:
+        if way != "direct":
+            scheme = "socks5h" if way == "socks" else "http"
+            monkeypatch.setenv("all_proxy", proxy.url.replace("http", scheme))
+        url = peer.url.replace("127.0.0.1", "receiver.test")
+        assert transport.send(request(url), timeout=PATIENCE).status_code == status
+        assert reach(url, PATIENCE).step == "answers"
+        assert len(proxy.talks) == (0 if way == "direct" else 2)
+
+
+@pytest.mark.parametrize(
+    ("environ", "url", "expected"),
+    [
+        ({"HTTPS_PROXY": "a:1", "ALL_PROXY": "b:1"}, "https://receiver.test/", "HTTPS_PROXY"),
+        ({"HTTPS_PROXY": "a:1", "https_proxy": "b:1"}, "https://receiver.test/", "https_proxy"),
+        ({"HTTPS_PROXY": "a:1", "ALL_PROXY": "b:1"}, "http://receiver.test/", "ALL_PROXY"),
+        ({"ALL_PROXY": "a:1", "all_proxy": "b:1"}, "http://receiver.test/", "all_proxy"),
+        # An empty one in lower case unsets the other.
+        ({"HTTPS_PROXY": "a:1", "https_proxy": "", "ALL_PROXY": "b:1"}, "https://a/", "ALL_PROXY"),
+        # A server that runs CGI sets HTTP_PROXY from a request's header.
+        (
+            {"HTTP_PROXY": "a:1", "ALL_PROXY": "b:1", "REQUEST_METHOD": "GET"},
+            "http://a/",
+            "ALL_PROXY",
+        ),
+        (
+            {"http_proxy": "a:1", "ALL_PROXY": "b:1", "REQUEST_METHOD": "GET"},
+            "http://a/",
+            "http_proxy",
+        ),
+        ({"Http_Proxy": "a:1"}, "http://receiver.test/", "Http_Proxy"),
+        ({}, "http://receiver.test/", ""),
+    ],
+)
+def test_the_variable_that_names_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, *, environ: dict[str, str], url: str, expected: str
+) -> None:
+    """It is the one whose value requests takes."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    way = way_to(url)
+    assert (way.proxy_variable, way.proxy) == (expected, environ.get(expected))
+
+
+def test_a_receivers_name_is_not_the_proxys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is looked up here for a SOCKS proxy, and is not found, is the endpoint's."""
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    stopped = obstacle(reach("http://receiver.invalid/", PATIENCE))
+    assert stopped is not None
+    assert stopped[0] == "dns"
+    assert stopped[1].startswith("Check the host's name in `url`")
+
+
+def test_a_socks_proxy_that_is_not_there(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sender and inspector know what the proxy answered to CONNECT."""
-    with Peer(says(b"HTTP/1.1 407 Authentication required\r\n\r\n")) as proxy:
-        monkeypatch.setenv("https_proxy", proxy.url)
+    """Sender and inspector know that no connection to the proxy was made."""
+    monkeypatch.setenv("ALL_PROXY", "socks5h://127.0.0.1:9")
+    with pytest.raises(TransportError) as caught:
+        transport.send(request("http://receiver.test/"), timeout=PATIENCE)
+    found = reach("http://receiver.test/", PATIENCE)
+    assert (caught.value.error_type, caught.value.reason) == ("proxy", "connection_refused")
+    assert (found.step, found.error_type, found.reason) == (
+        "connects",
+        "proxy",
+        "connection_refused",
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"\x05\xff", "credentials"),
+        (b"\x05\x00\x05\x05\x00\x01" + bytes(6), "not_reached"),
+        (b"HTTP/1.1 400 No\r\n\r\n", "protocol"),
+    ],
+    ids=["credentials", "host", "no SOCKS"],
+)
+def test_why_a_socks_proxy_lets_nothing_through(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, *, answer: bytes, reason: str
+) -> None:
+    """Sender and inspector know whether its credentials, the host or the address are wrong."""
+    with Peer(hello_then(lambda talk: talk.sock.sendall(answer))) as proxy:
+        monkeypatch.setenv("all_proxy", proxy.url.replace("http", "socks5h"))
         with pytest.raises(TransportError) as caught:
-            transport.send(request("https://receiver.test/"), timeout=PATIENCE)
-        found = reach("https://receiver.test/", PATIENCE)
-    assert caught.value.reason == "407"
-    assert (found.step, found.error_type, found.is_proxied) == ("proxy", "407", True)
+            transport.send(request("http://receiver.test/"), timeout=PATIENCE)
+        found = reach("http://receiver.test/", PATIENCE)
+    assert (caught.value.error_type, caught.value.reason) == ("proxy", reason)
+    assert (found.step, found.error_type, found.reason) == ("proxy", "proxy", reason)
+
+
+@pytest.mark.parametrize("way", ["forwarded", "socks", "tunnel"])
+def test_a_connection_that_ends_behind_a_proxy(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str
+) -> None:
+    """A kept one is replaced; a new one that ends is the receiver's failure, if it was connected."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    answered = [OK, b"", OK, b"", b""]
+
+    def behave(talk: Talk) -> None:
+        while talk.read() is not None and (answer := answered.pop(0)):
+            talk.sock.sendall(answer)
+
+    side = server(authority) if way == "tunnel" else None
+    with Peer(behave, tls=side) as peer, Peer(socks if way == "socks" else tunnel) as between:
+        url = peer.url.replace("127.0.0.1", "receiver.test")
+        proxy = peer if way == "forwarded" else between
+        scheme = "socks5h" if way == "socks" else "http"
+        monkeypatch.setenv("all_proxy", f"{scheme}://127.0.0.1:{proxy.port}")
+        for _ in range(2):
+            assert transport.send(request(url), timeout=PATIENCE).status_code == 200
+        with pytest.raises(TransportError) as caught:
+            transport.send(request(url), timeout=PATIENCE)
+    assert answered == []
+    expected = "proxy" if way == "forwarded" else "connection_reset"
+    assert caught.value.error_type == expected
+
+
+@pytest.mark.parametrize("answer", [b"", b"rubbish\r\n\r\n"], ids=["closes", "no HTTP"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_without_an_answer(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, *, scheme: str, answer: bytes
+) -> None:
+    """A proxy that closes or speaks no HTTP is at fault, also where it is asked for everything."""
+    with Peer(says(answer)) as proxy:
+        monkeypatch.setenv("all_proxy", proxy.url)
+        with pytest.raises(TransportError) as caught:
+            transport.send(request(f"{scheme}://receiver.test/"), timeout=PATIENCE)
+        found = reach(f"{scheme}://receiver.test/", PATIENCE)
+    reason = "protocol" if answer else "connection_reset"
+    assert (caught.value.error_type, caught.value.reason) == ("proxy", reason)
+    assert (found.step, found.error_type, found.reason) == ("proxy", "proxy", reason)
+
+
+@pytest.mark.survived("A certificate that is expired, unknown or of another host", "private")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_certificate_of_a_proxy_is_verified(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scheme: str
+) -> None:
+    """Neither its password nor a request goes to a proxy whose certificate is not trusted."""
+    trusted, other = trustme.CA(), trustme.CA()
+    trusted.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with (
+        Peer(answers(OK), tls=server(trusted, "127.0.0.1")) as good,
+        Peer(answers(OK), tls=server(other, "127.0.0.1")) as bad,
+    ):
+        monkeypatch.setenv(f"{scheme}_proxy", bad.url.replace("//", "//user:word@"))
+        with pytest.raises(TransportError) as caught:
+            transport.send(request(f"{scheme}://receiver.test/"), timeout=PATIENCE)
+        found = reach(f"{scheme}://receiver.test/", PATIENCE)
+        assert bad.requests == []
+        assert (caught.value.error_type, caught.value.reason) == ("proxy", "untrusted")
+        assert (found.step, found.error_type, found.reason) == ("proxy", "proxy", "untrusted")
+        monkeypatch.setenv("http_proxy", good.url)
+        assert reach("http://receiver.test/", PATIENCE).step == "answers"
 
 
 @pytest.mark.usefixtures("looks_at_once")

@@ -153,7 +153,7 @@ def test_a_client_certificate(
     with Peer(answers(OK), tls=server) as peer:
         sent = replace(request(peer.url), tls=files)
         assert error_type(transport, sent) == "tls"  # the files are not there
-        assert reach(peer.url, PATIENCE, tls=files).reason == "bundle"
+        assert reach(peer.url, PATIENCE, tls=files).reason == "client_certificate"
         renew(clients)
         for _ in range(2):
             assert transport.send(sent, timeout=PATIENCE).status_code == 200

@@ -209,7 +209,7 @@ def test_what_is_refused_in_part_is_lost(rejected: int, message: str, reason: st
         (
             "http://collector.example",
             {"http_proxy": "http://127.0.0.1:1"},
-            "no collector answers (ProxyError). Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+            "no collector answers (ProxyError). Check http_proxy and NO_PROXY",
         ),
     ],
     ids=["address", "certificate", "header", "proxy"],

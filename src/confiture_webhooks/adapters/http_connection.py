@@ -208,6 +208,10 @@ class _Answer(http.client.HTTPResponse):
                 pass  # its headers say nothing of the answer
         if status in _INTERIM:
             raise http.client.UnknownProtocol(str(status))
+        is_refusal = status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
+        if is_refusal and self._is_receivers and self._exchange.is_forwarded:
+            self._exchange.reason = str(status)
+            raise ProxyError("no way through", OSError(status))
         if self._is_receivers and version.startswith(("HTTP/1.", "HTTP/0.9")):
             self._exchange.answered(Response(status_code=status), is_whole=False)
         return version, status, reason
@@ -244,7 +248,6 @@ class _Bounded(HTTPConnection):
 
     def _tunnel(self) -> None:
         exchange = UNDER_WAY.get()
-        exchange.step = "proxy"
         try:
             super()._tunnel()
         except (OSError, http.client.HTTPException) as error:
@@ -289,7 +292,7 @@ class _Bounded(HTTPConnection):
                 fault = error
             else:
                 self._plug = plug
-                exchange.step = "tls"
+                exchange.step = "proxy" if self.proxy else "tls"
                 return sock
         raise NewConnectionError(self, "no connection") from fault
 
@@ -334,6 +337,14 @@ class _BoundedTls(_Bounded, _Tls):
     pass
 
 
+class _Dials(socket.socket):
+    """Notes when it is connected to a SOCKS proxy, which then connects it further."""
+
+    def connect(self, address: Any, /) -> None:
+        super().connect(address)
+        UNDER_WAY.get().step = "proxy"
+
+
 class _Socks(_Bounded):
     """A connection through a SOCKS proxy, with PySocks."""
 
@@ -358,10 +369,9 @@ class _Socks(_Bounded):
         import socks  # noqa: PLC0415  the extra of that name; without it there is no such pool
 
         o = self._options
-        sock = socks.socksocket(*kind)
+        sock = type("Sock", (socks.socksocket, _Dials), {})(*kind)
         version, rdns = o["socks_version"], o["rdns"]
         sock.set_proxy(version, address[0], address[1], rdns, o["username"], o["password"])
-        UNDER_WAY.get().step = "proxy"
         return sock, self._target
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from urllib3.response import BaseHTTPResponse
 
+    from ..errors import Fault
     from ..transport import Request, Response
 
 GRACE_S = 0.05
@@ -57,7 +58,12 @@ class Exchange:
         self, request: Request, timeout: timedelta, *, answer_within: float | None = None
     ) -> None:
         self.request = request
-        self.is_proxied = False
+        self.proxy = ""
+        """The variable that names the proxy it goes through."""
+        self.is_forwarded = False
+        """Whether that proxy reads the request, and may answer it itself."""
+        self.fault: Fault | None = None
+        """What has to be corrected before any request can be sent."""
         self.step = "resolves"
         """How far it came: ``resolves``, ``connects``, ``proxy``, ``tls``, ``answers``."""
         self.reason: str | None = None

@@ -31,7 +31,7 @@ from ..telemetry.http_spans import ADDRESSES, without_http_spans
 from ..transport import Response
 from .http_connection import POOLS, SOCKS_POOLS, DeniedError, look_up, permitted
 from .http_exchange import UNDER_WAY, ahead, retry_after
-from .http_way import Way, address_of, file_fault, proxy_problem, way_to
+from .http_way import Way, address_of, file_obstacle, is_socks, proxy_obstacle, way_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -92,12 +92,14 @@ class EndpointSession(requests.Session):
         way = None
         try:
             way = self._way_of(exchange.request)
-            if way.proxy is not None:
-                exchange.is_proxied = True
-                _check_proxy(way, exchange)
-            if way.fault is not None:
-                exchange.reason = "bundle"
-                return "tls"
+            exchange.proxy, exchange.is_forwarded = way.proxy_variable, way.is_forwarded
+            if way.obstacle is not None:
+                error_type, exchange.reason, exchange.fault = way.obstacle
+                return error_type
+            networks = exchange.request.networks
+            if way.proxy and (networks.allowed or networks.denied):
+                # The proxy will reach the host: its addresses are looked at here first.
+                permitted(look_up(*address_of(way.url), exchange), networks, every=True)
             prepared = _prepare(exchange.request, way.url)
             self.send(prepared, timeout=exchange.left(), way=way, **way.settings)
         except Exception as error:  # noqa: BLE001  (its text may hold the address)
@@ -106,7 +108,7 @@ class EndpointSession(requests.Session):
             return _error_type(exchange, error)
         finally:
             _drain(exchange)
-        way.has_answered = not exchange.is_proxied
+        way.has_answered = not way.proxy
         return None
 
     def has_answered(self, request: Request) -> bool:
@@ -123,8 +125,9 @@ class EndpointSession(requests.Session):
         if known and known.is_for(request.url, request.tls):
             return known
         way = way_to(request.url, request.tls, is_export=self._is_export)
-        if known is None or known.fault or known.stamp != way.stamp:
-            way.fault = file_fault(way)
+        way.obstacle = proxy_obstacle(way)
+        if way.obstacle is None and (known is None or known.obstacle or known.stamp != way.stamp):
+            way.obstacle = file_obstacle(way)
         if known and known.stamp != way.stamp:
             self.close()
         self._way = way
@@ -139,19 +142,16 @@ class EndpointSession(requests.Session):
 def _error_type(exchange: Exchange, error: Exception) -> str:
     if isinstance(error, NoAnswer):
         return type(error).__name__
-    error_type, reason = why(error)
-    exchange.reason = exchange.reason or reason
-    return exchange.verdict(error_type)
-
-
-def _check_proxy(way: Way, exchange: Exchange) -> None:
-    """Refuse what is no proxy; resolve here the host that one will reach, if there are rules."""
-    exchange.reason = proxy_problem(way.proxy)
-    if exchange.reason:
-        raise InvalidProxyURL
-    networks = exchange.request.networks
-    if networks.allowed or networks.denied:
-        permitted(look_up(*address_of(way.url), exchange), networks, every=True)
+    is_connected = exchange.step in ("tls", "answers")
+    error_type, reason = why(error, is_past_proxy=is_connected and not exchange.is_forwarded)
+    if exchange.is_forwarded and error_type == "protocol":
+        error_type, reason = "proxy", error_type
+    if error_type == "proxy" and is_connected:
+        exchange.step = "proxy"  # the receiver was not heard
+    verdict = exchange.verdict(error_type)
+    if verdict == error_type:
+        exchange.reason = exchange.reason or reason
+    return verdict
 
 
 class _CleanAdapter(HTTPAdapter):
@@ -159,8 +159,7 @@ class _CleanAdapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs)
-        is_socks = proxy.lower().startswith("socks")
-        manager.pool_classes_by_scheme = SOCKS_POOLS if is_socks else POOLS
+        manager.pool_classes_by_scheme = SOCKS_POOLS if is_socks(proxy) else POOLS
         return manager
 
     def send(  # type: ignore[override]
@@ -203,7 +202,7 @@ class _CleanAdapter(HTTPAdapter):
                 )
             except Exception as error:
                 is_stale = not (exchange.is_fresh or exchange.is_heard)
-                if not is_stale or why(error)[0] != "connection_reset":
+                if not is_stale or why(error, is_past_proxy=True)[0] != "connection_reset":
                     raise
             else:
                 return answer
@@ -213,7 +212,8 @@ class _CleanAdapter(HTTPAdapter):
         verify, cert, proxies = (way.settings[name] for name in ("verify", "cert", "proxies"))
         way.target = self.request_url(request, proxies)
         pool = self.get_connection_with_tls_context(request, verify, proxies, cert)
-        self.cert_verify(pool, request.url, verify, cert)  # type: ignore[no-untyped-call]
+        # By the pool's scheme: requests does not verify a proxy's certificate for plain http.
+        self.cert_verify(pool, pool.scheme, verify, cert)  # type: ignore[no-untyped-call]
         return pool
 
 
@@ -326,22 +326,33 @@ _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNSUPPORT
 """OpenSSL's reasons for bytes that are no TLS."""
 
 
-def why(error: BaseException) -> tuple[str, str | None]:
+_OF_SOCKS = {
+    "SOCKS5AuthError": "credentials",
+    "SOCKS5Error": "not_reached",
+    "SOCKS4Error": "not_reached",
+}
+"""Reasons by PySocks' errors."""
+
+
+def why(error: BaseException, *, is_past_proxy: bool = False) -> tuple[str, str | None]:
     """The error type of *error*, and more about it, where it is known: ``expired``, ``no_tls``, …
 
     The type is the first in the table that its chain has. More about a proxy that is not reached
-    is the error type that a receiver would have.
+    is the error type that a receiver would have. urllib3 blames the proxy for all that its
+    connection meets; *is_past_proxy* says that it is the receiver's.
     """
     chain = list(_chain(error))
     types = [name for name, kinds in _TYPES if any(isinstance(link, kinds) for link in chain)]
-    types.append("other")
-    reasons = [*map(_reason, chain), types[1] if types[0] == "proxy" else None]
-    return types[0], next((reason for reason in reasons if reason), None)
+    if is_past_proxy:
+        types = [name for name in types if name != "proxy"]
+    of_proxy = [*types[1:], "protocol"] if types[:1] == ["proxy"] else []
+    reasons = [*map(_reason, chain), *of_proxy]
+    return next(iter(types), "other"), next((reason for reason in reasons if reason), None)
 
 
 def _reason(error: BaseException) -> str | None:
     of_openssl = getattr(error, "reason", None)
-    reason: str | None = None
+    reason = _OF_SOCKS.get(type(error).__name__)
     if isinstance(error, DeniedError):
         reason = str(error)
     elif isinstance(error, ssl.SSLCertVerificationError):

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
 from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 from urllib3.exceptions import LocationParseError
-from urllib3.util import parse_url
+from urllib3.util import Url, parse_url
 
 from ..errors import Fault
-from ..networks import faces, ip, is_loopback
+from ..networks import faces, ip, is_loopback, proxy_variable
 from ..trust import stamp
 
 if TYPE_CHECKING:
@@ -28,24 +28,22 @@ if TYPE_CHECKING:
 
 LOOKS_AROUND_EVERY_S = 1.0
 """How soon a change of proxies and certificates is seen, at the latest."""
-_CLIENT = ("tls.client_certificate", "tls.client_key")
+_CERTIFICATE, _KEY = _CLIENT = ("tls.client_certificate", "tls.client_key")
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
-_PROBLEMS = {
-    "proxy_address": (
-        "is not the address of an HTTP or SOCKS proxy",
-        "Write it as http://host:port, or unset it",
-    ),
-    "socks_missing": (
-        "names a SOCKS proxy, which needs PySocks",
-        "Install it: pip install 'confiture-webhooks[socks]'",
-    ),
-}
-_OTHER_FILE = "Correct the path or the file; a path is relative to the directory of the command"
 _HOST = re.compile(r"[\w.-]+|\[[^\[\]]+\]")
 """A name or an address: a variable that keeps its quotes has none."""
 _NO_BRACKETS = str.maketrans("", "", "[]")
+
+
+class Obstacle(NamedTuple):
+    """Why no request can begin."""
+
+    error_type: str
+    reason: str
+    fault: Fault
+    """The same for people: what has to be corrected."""
 
 
 @dataclass(slots=True)
@@ -57,6 +55,8 @@ class Way:
     url: str
     """As requests writes it."""
     proxy: str | None
+    proxy_variable: str
+    """The one of the environment that names it; empty without a proxy."""
     settings: dict[str, Any]
     """As ``requests.Session.send`` takes them."""
     files: dict[str, str]
@@ -64,14 +64,19 @@ class Way:
     stamp: tuple[Any, ...]
     """The state of the certificates' files: another value when a file has changed."""
     looked_at: float
-    fault: Fault | None = None
-    """Why no connection can begin, as its session found."""
+    obstacle: Obstacle | None = None
+    """As its session found."""
     has_answered: bool = False
     """Whether the latest attempt on it had an answer, and from no proxy."""
     pool: Any = None
     """urllib3's pool of its connections, once a request was sent."""
     target: str = ""
     """What a request names there: the path, to a proxy the whole address."""
+
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether the proxy reads the requests, and may answer them itself."""
+        return bool(self.proxy and self.url.startswith("http:") and not is_socks(self.proxy))
 
     def is_for(self, address: str, tls: Tls | None) -> bool:
         """Whether it leads there, and the environment need not be looked at again."""
@@ -89,7 +94,8 @@ def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> 
     url = plain.url or ""
     direct = is_loopback(address_of(url)[0]) if is_export else is_direct(url)
     proxies = {} if direct else dict(get_environ_proxies(url))
-    named = [("tls.ca_bundle", tls.ca_bundle if tls else None)]
+    setting = "OTEL_EXPORTER_OTLP_CERTIFICATE" if is_export else "tls.ca_bundle"
+    named = [(setting, tls.ca_bundle if tls else None)]
     named += [(name, os.environ.get(name)) for name in _CA_VARIABLES]
     files = next(({name: path} for name, path in named if path), {})
     verify, cert = next(iter(files.values()), True), None
@@ -97,10 +103,12 @@ def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> 
         cert = (tls.client_certificate, tls.client_key or tls.client_certificate)
         files |= zip(_CLIENT, cert, strict=True)
     settings = {"proxies": proxies, "verify": verify, "cert": cert}
+    proxy = select_proxy(url, proxies)
     return Way(
         (address, tls),
         url,
-        select_proxy(url, proxies),
+        proxy,
+        proxy_variable(url) if proxy else "",
         settings | {"stream": True, "allow_redirects": False},
         files,
         tuple(map(stamp, files.values())),
@@ -108,53 +116,61 @@ def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> 
     )
 
 
-def file_fault(way: Way) -> Fault | None:
-    """Which of the files for TLS cannot be used, and why: no connection on *way* can begin."""
-    if not (way.files and way.url.startswith("https:")):
+def file_obstacle(way: Way) -> Obstacle | None:
+    """Which of the files for TLS cannot be used, and why."""
+    is_tls = way.url.startswith("https:") or (way.proxy or "").lower().startswith("https:")
+    if not (way.files and is_tls):
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     setting = ""
     try:
         for setting, path in way.files.items():
-            if setting in _CLIENT:
-                Path(path).open("rb").close()
-            else:
-                context.load_verify_locations(*([None, path] if Path(path).is_dir() else [path]))
+            if setting not in _CLIENT and Path(path).is_dir():
+                context.load_verify_locations(None, path)
+                continue
+            Path(path).open("rb").close()
+            if setting != _KEY:
+                context.load_verify_locations(path)
         if cert := way.settings["cert"]:
-            setting = "tls"
             context.load_cert_chain(cert[0], cert[1], "")
     except ssl.SSLError:
-        its_key = " with its key, without a passphrase" if setting == "tls" else ""
-        return Fault(setting, f"names no file with a certificate{its_key}", _OTHER_FILE)
+        problem = "names no file with a certificate"
+        if setting == _KEY:
+            problem = f"names no file with the key of {_CERTIFICATE}, without a passphrase"
     except OSError as error:
-        return Fault(setting, f"names a file that cannot be read: {error.strerror}", _OTHER_FILE)
-    return None
-
-
-def proxy_fault(url: str) -> Fault | None:
-    """Why no request to *url* can pass through the proxy that the environment names."""
-    problem = proxy_problem(way_to(url).proxy)
-    if problem is None:
+        problem = f"names a file that cannot be read: {error.strerror}"
+    else:
         return None
-    names = (f"{urlsplit(url).scheme}_proxy", "all_proxy")
-    given = (one for name in names for one in (name, name.upper()) if os.environ.get(one))
-    variable = next(given, "all_proxy").upper()
-    return Fault(variable, *_PROBLEMS[problem])
+    remedy = f"Correct {setting} or its file; a path is relative to the directory of the command"
+    reason = "client_certificate" if setting in _CLIENT else "bundle"
+    return Obstacle("tls", reason, Fault(setting, problem, remedy))
 
 
-def proxy_problem(proxy: str | None) -> str | None:
-    """Why no request can pass through *proxy*, a key of ``_PROBLEMS``; ``None``: one may."""
-    if proxy is None:
+def proxy_obstacle(way: Way) -> Obstacle | None:
+    """Why no request can pass through the proxy."""
+    if way.proxy is None:
         return None
     try:
-        parts = parse_url(prepend_scheme_if_needed(proxy, "http"))  # type: ignore[no-untyped-call]
+        parts = parse_url(prepend_scheme_if_needed(way.proxy, "http"))  # type: ignore[no-untyped-call]
     except LocationParseError:
-        return "proxy_address"
-    is_socks = parts.scheme in _SOCKS
+        parts = Url()
     is_host = _HOST.fullmatch(parts.host or "")
-    if not is_host or parts.port == 0 or not (is_socks or parts.scheme in ("http", "https")):
-        return "proxy_address"
-    return "socks_missing" if is_socks and find_spec("socks") is None else None
+    if not is_host or parts.port == 0 or parts.scheme not in ("http", "https", *_SOCKS):
+        problem = "is not the address of an HTTP or SOCKS proxy"
+        remedy = f"Write {way.proxy_variable} as http://host:port, or unset it"
+        reason = "proxy_address"
+    elif parts.scheme in _SOCKS and find_spec("socks") is None:
+        problem = "names a SOCKS proxy, which needs PySocks"
+        remedy = "Install it: pip install 'confiture-webhooks[socks]'"
+        reason = "socks_missing"
+    else:
+        return None
+    return Obstacle("proxy", reason, Fault(way.proxy_variable, problem, remedy))
+
+
+def is_socks(proxy: str) -> bool:
+    """Whether *proxy*, an address, is that of a SOCKS proxy, as ``requests`` sees it."""
+    return proxy.lower().startswith("socks")
 
 
 def is_direct(url: str) -> bool:

@@ -103,17 +103,17 @@ def check(
 
 def _check_ways(settings: Settings) -> None:
     """Refuse what a run meets later: faults of telemetry and of ways, an outbox not to be had."""
-    from ..adapters.http_way import file_fault, proxy_fault, way_to  # noqa: PLC0415
+    from ..adapters.http_way import file_obstacle, proxy_obstacle, way_to  # noqa: PLC0415
 
-    faults: dict[Fault | None, None] = dict.fromkeys(try_out(os.environ).faults)
+    faults: dict[Fault, None] = dict.fromkeys(try_out(os.environ).faults)
     for one in settings.endpoints:
         if one.is_for(settings.environment):
-            file = file_fault(way_to(one.url, one.tls))
-            if file and file.setting not in os.environ:
-                file = replace(file, endpoint=one.name)
-            faults |= dict.fromkeys((proxy_fault(one.url), file))
-    if found := [fault for fault in faults if fault is not None]:
-        raise ConfigError(found)
+            way = way_to(one.url, one.tls)
+            for found in filter(None, (proxy_obstacle(way), file_obstacle(way))):
+                is_shared = found.fault.setting in os.environ
+                faults[found.fault if is_shared else replace(found.fault, endpoint=one.name)] = None
+    if faults:
+        raise ConfigError([*faults])
     try:
         check_path(settings)
     except OutboxError as error:

@@ -91,12 +91,12 @@ def test(
     results = ping(settings, name, kind)
     is_shown = show_answer or (output == "text" and is_terminal(sys.stdout))
     for result in results:
-        answer, reason = result.pop("answer"), result.pop("reason")
+        answer, exchange = result.pop("answer"), result.pop("exchange")
         if is_shown and answer:
             result["answer"] = answer
         result["event_type"] = kind.value
         is_sent = result["delivered"]
-        result["remedy"] = None if is_sent else remedy_of(result["error_type"], reason)
+        result["remedy"] = None if is_sent else remedy_of(result["error_type"], exchange)
     is_valid = name is not None or not settings.faults
     document = {
         "ok": is_valid and all(result["delivered"] for result in results),

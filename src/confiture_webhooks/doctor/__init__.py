@@ -113,7 +113,7 @@ def _pings(settings: Settings, *, is_pinging: bool) -> Iterator[Check]:
         if row["delivered"]:
             yield ok(name, f"delivered with {row['status_code']} in {row['duration_ms']} ms")
         else:
-            remedy = remedy_of(row["error_type"], row["reason"])
+            remedy = remedy_of(row["error_type"], row["exchange"])
             yield wrong(name, f"not delivered: {row['error_type']}", remedy)
 
 
@@ -145,9 +145,10 @@ def _exporter(address: str, exports: Sequence[Export]) -> Check:
     name = f"collector: {', '.join(export.signal for export in exports)}"
     tls = Tls(ca_bundle=os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE"))
     found = reach(address, PATIENCE, tls=tls, is_export=True)
-    if stopped := obstacle(found, address.partition(":")[0]):
+    if stopped := obstacle(found):
         symptom, remedy = stopped
-        if not found.is_proxied and found.reason is None:
+        remedy = remedy.replace("`url`", "OTEL_EXPORTER_OTLP_ENDPOINT")
+        if not found.proxy and found.reason is None:
             remedy = "Start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT"
         return wrong(name, f"{address} is not reached: {symptom}", remedy)
     for export in exports:

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from ..adapters.http_exchange import Exchange, ahead
 from ..bounded import TimedOut, bounded
-from ..delivery import ERROR_TYPES
 from ..endpoint import DEFAULT_FORMAT, Endpoint, Tls
+from ..errors import Fault
 from ..formats import FORMATS
 from ..networks import Networks, origin
 from ..remedy import command
@@ -50,11 +50,12 @@ def _format_of(url: str) -> str | None:
 _LET_THROUGH = "Have the proxy let this host through, or name the host in NO_PROXY"
 _NOT_REACHED = "The proxy does not reach that host: check `url`, and where the proxy may go"
 _OF_THE_PROXY = {
-    403: _LET_THROUGH,
-    407: "Put the proxy's user and password into {}",
-    **dict.fromkeys((502, 503, 504), _NOT_REACHED),
+    "403": _LET_THROUGH,
+    **dict.fromkeys(("407", "credentials"), "Put the proxy's user and password into {proxy}"),
+    **dict.fromkeys(("502", "503", "504", "not_reached"), _NOT_REACHED),
 }
-"""The remedies of answers to a plain request that a proxy makes itself."""
+"""The remedies of answers that a proxy makes itself."""
+_CHECK_PROXY = "Check {proxy}; NO_PROXY names hosts that are reached without it"
 _ANSWER_WITHIN_S = 2.0
 
 
@@ -68,10 +69,13 @@ class Reach:
     With a proxy the first two are the proxy's.
     """
     error_type: str | None = None
-    """One that a delivery can have; at step ``proxy``, the proxy's status where it answered."""
+    """One that a delivery can have."""
     reason: str | None = None
-    """More about it, where that is known: ``expired``, ``wrong_host``, ``socks_missing``, …"""
-    is_proxied: bool = False
+    """More about it, where that is known: ``expired``, ``wrong_host``, a proxy's status, …"""
+    proxy: str = ""
+    """The variable that names the proxy in use."""
+    fault: Fault | None = None
+    """What has to be corrected before a request can be sent."""
     skew: timedelta | None = None
     """By how much the clock there is ahead, where its answer has a ``Date``."""
 
@@ -114,18 +118,16 @@ def reach(
         session.close()
     answer, step, reason = exchange.response, exchange.step, exchange.reason
     if answer is not None:
-        status = answer.status_code
-        if exchange.is_proxied and status in _OF_THE_PROXY:
-            return Reach("proxy", str(status), is_proxied=True)
+        status = str(answer.status_code)
+        if exchange.is_forwarded and status in _OF_THE_PROXY:
+            return Reach("proxy", "proxy", status, exchange.proxy)
         skew = ahead(answer.date, datetime.now(UTC))
-        return Reach("answers", is_proxied=exchange.is_proxied, skew=skew)
-    if error_type == "tls":
-        step = "tls"
+        return Reach("answers", proxy=exchange.proxy, skew=skew)
+    if exchange.fault is not None or error_type == "tls":
+        step = error_type or step
     elif step == "answers":
         error_type = reason = None
-    elif error_type == "proxy" and reason and (reason.isdecimal() or reason in ERROR_TYPES):
-        error_type, reason = reason, None
-    return Reach(step, error_type, reason, exchange.is_proxied)
+    return Reach(step, error_type, reason, exchange.proxy, exchange.fault)
 
 
 CLOCK_OFF = timedelta(seconds=60)
@@ -141,20 +143,15 @@ _REMEDIES = {
     "connection_reset": "Something on the way closes connections: check proxy and firewall",
     "timeout": "Check firewall and network; a receiver that is only slow needs a higher `timeout`",
     "tls": "Check the certificate; for a private authority set REQUESTS_CA_BUNDLE to its file",
-    "proxy": "Check HTTPS_PROXY, HTTP_PROXY or ALL_PROXY; NO_PROXY names hosts without a proxy",
     "protocol": "Something else than an HTTP server answers there: check the port in `url`",
     "401": _SECRETS,
     "403": _SECRETS,
     "404": "Check the path in `url`",
-    "407": "Put the user and password of the proxy into HTTP_PROXY: it is a proxy that answers so",
+    "407": "A proxy answers there: correct host and port in `url`",
     "410": "The receiver is gone for good: remove the endpoint, or correct the path in `url`",
 }
 _OTHER = "Read the receiver's own log, and correct what it names"
 _TLS = {
-    "bundle": (
-        "a file of certificates or keys that `tls` or REQUESTS_CA_BUNDLE names cannot be read",
-        f"Correct the setting, or unset it. To see which, run `{command('check')}`",
-    ),
     "expired": (
         "the certificate has expired",
         "Renew the certificate there; when it is new, set this machine's clock",
@@ -175,16 +172,8 @@ _TLS = {
         "the certificate is for another host",
         "Write the host into `url` that the certificate is for, or have one made for this host",
     ),
-    "socks_missing": (
-        "the proxy speaks SOCKS, and its package is not installed",
-        "pip install 'confiture-webhooks[socks]'",
-    ),
-    "proxy_address": (
-        "what names the proxy is not its address",
-        "Write it as http://host:port, or unset it",
-    ),
     "refused": (
-        "the receiver refused the connection",
+        "the handshake was refused",
         "If it asks for a certificate, set `tls.client_certificate`. Else check its TLS versions",
     ),
     "no_tls": (
@@ -194,37 +183,46 @@ _TLS = {
 }
 
 
-def remedy_of(failure: str, reason: str | None = None) -> str:
+def remedy_of(failure: str, found: Exchange | Reach | None = None) -> str:
     """The remedy for an attempt that failed with *failure*, an error type or a status.
 
-    *reason*: more about it, where that is known.
+    *found*: what is known of the attempt, or of its way.
     """
-    if reason is not None and "_networks" in reason:
+    if found is None:
+        return _REMEDIES.get(failure, _OTHER)
+    reason = found.reason or ""
+    of_reason = _TLS[reason][1] if reason in _TLS else None
+    if found.fault is not None:
+        return found.fault.remedy
+    if "_networks" in reason:
         return f"Its address is refused, {reason}. Change allow_networks or deny_networks"
-    if failure == "proxy" and (reason or "").isdigit():
-        return _of_proxy(str(reason), "HTTPS_PROXY")
-    return _TLS[reason][1] if reason in _TLS else _REMEDIES.get(failure, _OTHER)
+    if _is_at_proxy(failure, found):
+        of_reason = (of_reason or _CHECK_PROXY).replace("`url`", "{proxy}")
+        other = _LET_THROUGH if reason.isdigit() else of_reason
+        return _OF_THE_PROXY.get(reason, other).replace("{proxy}", found.proxy)
+    return of_reason or _REMEDIES.get(failure, _OTHER)
 
 
-def obstacle(found: Reach, scheme: str) -> tuple[str, str] | None:
-    """The obstacle of *found* on its way to an address of *scheme*, and the remedy, if any."""
-    if found.error_type is None:
+def _is_at_proxy(failure: str, found: Exchange | Reach) -> bool:
+    """Whether the way ended at a proxy."""
+    is_before = found.step in ("resolves", "connects", "proxy")
+    return failure == "proxy" or bool(failure == "timeout" and found.proxy and is_before)
+
+
+def obstacle(found: Reach) -> tuple[str, str] | None:
+    """The obstacle of *found* on its way, and the remedy, if any."""
+    failure, reason = found.error_type, found.reason
+    if failure is None:
         return None
-    variable = f"{scheme.upper()}_PROXY"
-    if found.step == "proxy" and found.error_type.isdigit():
-        return f"{found.error_type} from the proxy", _of_proxy(found.error_type, variable)
-    if found.reason in _TLS:
-        symptom, _ = _TLS[found.reason]
-        return f"{found.error_type}, {symptom}", remedy_of(found.error_type, found.reason)
-    if found.is_proxied and found.step in ("resolves", "connects", "proxy"):
-        remedy = f"Check {variable}; NO_PROXY names hosts that are reached without it"
-        return f"{found.error_type} (the proxy)", remedy
-    return found.error_type, remedy_of(found.error_type, found.reason)
-
-
-def _of_proxy(status: str, variable: str) -> str:
-    """The remedy for the *status* that a proxy answers, whose address is in *variable*."""
-    return _OF_THE_PROXY.get(int(status), _LET_THROUGH).format(variable)
+    symptom = _TLS[reason][0] if reason in _TLS else reason
+    if found.fault is not None:
+        symptom = f"{failure}, {found.fault.setting} {found.fault.problem}"
+    elif _is_at_proxy(failure, found):
+        is_status = (reason or "").isdigit()
+        symptom = f"{reason} from the proxy" if is_status else f"{symptom or failure} (the proxy)"
+    else:
+        symptom = f"{failure}, {symptom}" if reason in _TLS else failure
+    return symptom, remedy_of(failure, found)
 
 
 def way_to(endpoint: Endpoint) -> Iterator[Check]:
@@ -232,15 +230,15 @@ def way_to(endpoint: Endpoint) -> Iterator[Check]:
     scheme = endpoint.url.partition(":")[0]
     patience = min(endpoint.timeout, PATIENCE)
     found = reach(endpoint.url, patience, tls=endpoint.tls, networks=endpoint.networks)
-    stopped = obstacle(found, scheme)
+    stopped = obstacle(found)
     for step in _steps(found, scheme):
         name = f"{endpoint.name}: {step}"
         if stopped is None or found.step != step:
-            is_theirs = found.is_proxied and step in ("resolves", "connects")
+            is_theirs = found.proxy and step in ("resolves", "connects")
             yield ok(name, "yes (the proxy)" if is_theirs else "yes")
             continue
         # A receiver may answer a bare HEAD with a 403 of its own.
-        is_open = step == "proxy" and scheme == "http" and found.error_type == "403"
+        is_open = step == "proxy" and scheme == "http" and found.reason == "403"
         detail, remedy = stopped
         detail = "no" if step == "resolves" and detail == "dns" else detail
         yield (warn if is_open else wrong)(name, detail, remedy)
@@ -250,9 +248,9 @@ def way_to(endpoint: Endpoint) -> Iterator[Check]:
 
 
 def _steps(found: Reach, scheme: str) -> list[str]:
-    if found.reason == "bundle":
-        return ["tls"]  # nothing else was tried
-    proxy = ["proxy"] if found.is_proxied else []
+    if found.fault is not None:
+        return [found.step]  # nothing else was tried
+    proxy = ["proxy"] if found.proxy else []
     return ["resolves", "connects", *proxy, *(["tls"] if scheme == "https" else [])]
 
 

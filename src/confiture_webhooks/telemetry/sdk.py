@@ -30,7 +30,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from ..config.variables import RESOURCE, ci_run
 from ..errors import Fault
-from ..networks import is_loopback
+from ..networks import is_loopback, proxy_variable
 from ..terminal import stderr
 from ..transport import version
 from .context import made_here, storable
@@ -78,7 +78,6 @@ _CHECK = {
     "UnicodeEncodeError": _HEADERS,
     "OSError": _CERTIFICATES,
     "SSLError": f"the scheme of the address, and {_CERTIFICATE}",
-    "ProxyError": "HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
 }
 """Where to look, by status or class of error: otherwise the address, or the collector's log."""
 UNNAMED = "unknown_service"
@@ -102,7 +101,10 @@ class CollectorSession(requests.Session):
 
     def _refused(self, why: str, cause: object, check: str | None = None) -> None:
         """Keep *why*, and what to check: by its *cause*, else *check*, else the address."""
-        found = _CHECK.get(str(cause)) or check or self._tally.export.setting
+        export = self._tally.export
+        found = _CHECK.get(str(cause)) or check or export.setting
+        if cause == "ProxyError":
+            found = f"{proxy_variable(export.endpoint or '')} and NO_PROXY"
         self._tally.reason = f"{why}. Check {found}"
 
     def merge_environment_settings(self, url: Any, *args: Any, **kwargs: Any) -> Any:
