@@ -203,8 +203,9 @@ def limited(project: Any, receiver: Any) -> Iterator[tuple[Any, psycopg.Connecti
 
 
 def grant(project: Any, admin: psycopg.Connection[Any], *words: str) -> str:
-    """Run what ``outbox init`` prints for environment *words*; what it says."""
-    init = ("webhooks", "outbox", "init", "--role", "limited", "--environment", *words)
+    """Run what ``outbox init`` prints for environment *words*, or for all; what it says."""
+    init = ["webhooks", "outbox", "init", "--role", "limited"]
+    init += ["--environment", *words] if words else []
     done = project.confiture(*init, "--config", "db/environments/admin.yaml")
     assert done.returncode == 0, done.stderr
     for statement in done.stdout.splitlines():
@@ -279,6 +280,30 @@ def test_an_outbox_that_a_role_may_use_in_part_is_not_used(
     assert project.confiture("webhooks", "status").returncode == 0
     sent = [one.headers["X-Confiture-Event"] for one in receiver.requests if one.method == "POST"]
     assert sent == ["migration_success"]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("had", "fault"),
+    [
+        ([[]], "REVOKE INSERT ON confiture_webhooks.attempts FROM limited"),
+        ([["local"], ["also"]], HIDDEN.format("deliveries")),
+    ],
+)
+def test_the_remedy_of_a_missing_right_takes_none_away(
+    limited: tuple[Any, Any], had: list[list[str]], fault: str
+) -> None:
+    """It names one environment. A role that had all, or others too, keeps them."""
+    project, admin = limited
+    for words in had:
+        grant(project, admin, *words, *(["--replace"] if words == ["local"] else []))
+    admin.execute(fault)
+    refused = project.confiture("webhooks", "status").stderr
+    assert "outbox init --role limited --environment local`" in refused
+    said = grant(project, admin, "local")
+    assert f"it has the rows of {'every environment' if had == [[]] else 'local, also'}. " in said
+    for config in ((), ALSO):
+        assert project.confiture("webhooks", "status", *config).returncode == 0
 
 
 @pytest.mark.timeout(240)

@@ -587,13 +587,13 @@ def test_a_worker_that_loses_the_rows_of_its_environment_says_so(
         (None, [], []),
         (["o'dd \\ 100%", ""], ["staging", ""], ["o'dd \\ 100%", "", "staging"]),
         (["production"], [], []),
-        ([], ["staging"], ["staging"]),
+        ([], ["staging"], []),
     ],
 )
 def test_a_role_keeps_the_environments_that_it_had(
     role: tuple[str, str], database: str, before: Any, named: list[str], after: list[str]
 ) -> None:
-    """Named ones add to those named before; none named is all, whatever a session setting is."""
+    """Named ones add to those before, to all too; none is all, whatever a session setting is."""
     name, _ = role
     PostgresOutbox(database).close()
     with psycopg.connect(database, autocommit=True) as admin:

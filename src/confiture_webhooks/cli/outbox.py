@@ -66,7 +66,7 @@ def init(
 
       confiture webhooks outbox init --role staging --environment staging
         ↳ A role that reads and writes its own environment's rows, and no others. It keeps the
-          environments that were named for it before, unless --replace is given
+          environments that it had before, or all of them, unless --replace is given
 
     EXIT CODES:
       0  It is there.
@@ -75,14 +75,14 @@ def init(
       5  The configuration is invalid, or names another outbox.
     """
     names = environment or []
+    for option, name in (("--role", role or ""), *(("--environment", one) for one in names)):
+        if not name.isprintable():  # it would be pasted into a terminal
+            raise refusal(option, "has characters that cannot be shown", "Correct it")
     if names and role is None:
         raise typer.BadParameter("needs --role with the role's name", param_hint="--environment")
     if replace and not names:
         problem = "needs --role, and --environment with what the role is to have"
         raise typer.BadParameter(problem, param_hint="--replace")
-    for option, name in (("--role", role or ""), *(("--environment", one) for one in names)):
-        if not name.isprintable():  # it would be pasted into a terminal
-            raise refusal(option, "has characters that cannot be shown", "Correct it")
     context = Context(config=config)
     settings = context.settings
     if settings.place.kind != "postgres":

@@ -251,17 +251,23 @@ def _policy(role: str) -> str:
 
 
 def added(dsn: str, role: str, environments: Sequence[str]) -> list[str]:
-    """*environments* and those that earlier ``grants`` named for *role*; empty: all of them."""
+    """*environments* and those that earlier ``grants`` named for *role*; empty: all of them.
+
+    Of each table: the policy of one may be what is missing.
+    """
     question = (
         "SELECT pg_get_expr(polqual, polrelid) AS rule FROM pg_policy "
-        f"WHERE polrelid = '{SCHEMA}.deliveries'::regclass "
-        f"AND quote_ident(polname) = {pgsql.Literal(_policy(role)).as_string(None)}"
+        f"WHERE polrelid = ANY (ARRAY{[f'{SCHEMA}.{one}' for one in TABLES]}::regclass[]) "
+        f"AND quote_ident(polname) = {pgsql.Literal(_policy(role)).as_string(None)} ORDER BY 1"
     )
     if not environments:
         return []
     with _briefly(dsn) as connection:
         *_, found = ask(connection, settings(standard_conforming_strings="on"), question)
-    had = re.findall(r"environment = '((?:[^']|'')*)'::text", found[0]["rule"] if found else "")
+    rules = [row["rule"] for row in found]
+    if "true" in rules:
+        return []
+    had = re.findall(r"environment = '((?:[^']|'')*)'::text", "; ".join(rules))
     return list(dict.fromkeys([*(one.replace("''", "'") for one in had), *environments]))
 
 
