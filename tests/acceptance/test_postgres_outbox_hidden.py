@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -359,6 +361,68 @@ def test_a_run_that_was_killed_before_the_switch_is_named(project: Any, receiver
     assert (
         "Report them: `CONFITURE_WEBHOOK_OUTBOX=sqlite confiture webhooks deliver`" in found.stdout
     )
+
+
+@pytest.mark.survived("Deliveries in the SQLite outbox when the setting changes", "said")
+@pytest.mark.parametrize(
+    ("before", "after", "name", "code"),
+    [("sqlite", "postgres", "SQLite", 1), ("postgres", "sqlite", "PostgreSQL", 0)],
+)
+def test_what_failed_in_the_outbox_before_is_named(
+    project: Any, receiver: Any, before: str, after: str, name: str, code: int
+) -> None:
+    """With its commands. Others may use an outbox in the database: it is no fault of this one."""
+    receiver.script("/", [503, 410])
+    endpoint = {"name": "a", "url": receiver.url, "retry": {"schedule": []}}
+    project.environment_file(webhooks={"endpoints": [endpoint]})
+    for number in ("001", "002"):
+        project.migration(number, "order", up="SELECT 1", down="SELECT 1")
+    used = {"CONFITURE_WEBHOOK_OUTBOX": before}
+    assert project.confiture("migrate", "up", env=used).returncode == 0
+    again = f"Send them: `CONFITURE_WEBHOOK_OUTBOX={before} confiture webhooks redeliver"
+    env = {"CONFITURE_WEBHOOK_OUTBOX": after}
+    for word in ("status", "doctor"):
+        found = project.confiture("webhooks", word, env=env)
+        assert found.returncode == code
+        assert (
+            f"{name} outbox of local: 1 dead letter is in it, and it is not in use" in found.stdout
+        )
+        assert f"{name} outbox of local: 1 delivery answered with 410 is in it, " in found.stdout
+        assert f"{again} --dead --yes`" in found.stdout
+        assert f"{again} --gone --yes`" in found.stdout
+    for option in ("--dead", "--gone"):
+        project.confiture("webhooks", "enable", "a", env=used)
+        done = project.confiture("webhooks", "redeliver", option, "--yes", env=used)
+        assert done.returncode == 0, done.stdout + done.stderr
+    found = project.confiture("webhooks", "status", env=env)
+    assert (found.returncode, f"{name} outbox" in found.stdout) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda file: file.write_bytes(b"rubbish" * 1000), "the file is damaged, and it is not"),
+        (lambda file: file.chmod(0o666), "others may write it (mode 0666), and it is not"),
+        (lambda file: file.write_bytes(b""), None),
+        (lambda file: executed(file, "PRAGMA application_id = 1"), None),
+    ],
+)
+def test_a_file_before_that_cannot_be_read_is_named(project: Any, spoil: Any, why: Any) -> None:
+    """In one line, with the reason; another program's is none of ours."""
+    SqliteOutbox(file := project.path / ".confiture" / "webhooks.db").close()
+    spoil(file)
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": "http://127.0.0.1:1"}]})
+    found = project.confiture("webhooks", "status", env=ON)
+    said = f"SQLite outbox: {file}: {why} in use any more. Correct that, or delete it if nothing"
+    assert (found.returncode, said in found.stdout) == (int(why is not None), why is not None)
+    assert ("SQLite" in found.stdout) is (why is not None)
+
+
+def executed(file: Path, statement: str) -> None:
+    """Run *statement* in the SQLite database *file*."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(statement)
+        connection.commit()
 
 
 def files(project: Any) -> dict[str, tuple[int, bytes]]:

@@ -31,10 +31,10 @@ from .findings import Check, Findings, examine, needs, ok, skipped, warn, wrong
 OTHER_OUTBOX = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
 
 
-def outbox_checks(settings: Settings, setting: str) -> Iterator[Check]:
+def outbox_checks(settings: Settings, setting: str, dsn: str | None) -> Iterator[Check]:
     """Whether a run can use it, and whether deliveries in it wait for an operator.
 
-    *setting*: what names the database of a PostgreSQL outbox.
+    *setting*: what names the database of a PostgreSQL outbox. *dsn*: the migrated database.
     """
     if fault := settings.outbox_fault:
         yield wrong("outbox", fault.what, fault.remedy)
@@ -43,7 +43,7 @@ def outbox_checks(settings: Settings, setting: str) -> Iterator[Check]:
         yield warn("outbox", "in memory", "Use `sqlite`: memory ends with the command")
         return
     try:
-        yield from _checked(settings)
+        yield from _checked(settings, dsn)
     except OutboxError as error:
         remedy = error.remedy or OTHER_OUTBOX
         if settings.place.kind == "postgres":
@@ -51,9 +51,9 @@ def outbox_checks(settings: Settings, setting: str) -> Iterator[Check]:
         yield wrong("outbox", error.problem.removeprefix("outbox "), remedy)
 
 
-def _checked(settings: Settings) -> Iterator[Check]:
+def _checked(settings: Settings, dsn: str | None) -> Iterator[Check]:
     with closing(operators_outbox(settings)) as outbox:
-        findings = examine(outbox, settings, datetime.now(UTC))
+        findings = examine(outbox, settings, datetime.now(UTC), dsn=dsn)
         is_there = outbox.is_durable
     yield _kept(settings, findings) if is_there else _missing(settings)
     for wait in findings.waits:

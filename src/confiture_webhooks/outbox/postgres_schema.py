@@ -13,9 +13,10 @@ from psycopg import sql as pgsql
 
 from ..errors import OutboxError
 from ..event import stored_text
-from . import schema
+from . import rows, schema
 from .postgres_refusal import MISSING, LackingError, translated
 from .postgres_session import ask, connect, conninfo_of, described, settings
+from .values import Left
 
 SCHEMA = "confiture_webhooks"
 TABLES = ("intents", "released", "deliveries", "bodies", "attempts", "endpoints")
@@ -326,6 +327,15 @@ def has_outbox(dsn: str) -> bool:
     with suppress(OutboxError):
         return is_there(dsn)
     return False
+
+
+def left_in(dsn: str) -> dict[str | None, Left]:
+    """What waits in an outbox at *dsn*, by environment; nothing where it cannot be asked."""
+    with suppress(OutboxError), _briefly(dsn) as connection:
+        if version(connection) == schema.VERSION:
+            questions = (fitted(one, "") for one in rows.OF_LEFT)
+            return rows.left(*ask(connection, settings(), *questions)[2:])
+    return {}
 
 
 def may_make(dsn: str) -> bool:
