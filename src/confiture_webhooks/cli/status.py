@@ -77,6 +77,7 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
             wait.endpoint: rfc3339(until) for wait in findings.waits if (until := wait.rests_until)
         },
         "waits": {wait.endpoint: wait.detail for wait in findings.waits},
+        "refused": dict(findings.refused),
         "unreadable": [*findings.unreadable, *findings.unreadable_intents],
         "unreadable_elsewhere": {
             shown_environment(name): ids for name, ids in findings.unreadable_elsewhere.items()

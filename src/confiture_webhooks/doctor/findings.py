@@ -15,7 +15,16 @@ from ..delivery import State
 from ..errors import OutboxError
 from ..event import rfc3339
 from ..outbox import Intent, Left, Outbox, Summary, Unreadable
-from ..outlook import LATE, Standing, Wait, elsewhere, in_environment, outlook, shown_environment
+from ..outlook import (
+    LATE,
+    Standing,
+    Wait,
+    correct_first,
+    elsewhere,
+    in_environment,
+    outlook,
+    shown_environment,
+)
 from ..remedy import shown
 from ..run.sending import undelivered
 from ..terminal import counted
@@ -27,7 +36,7 @@ FUTURE = timedelta(minutes=1)
 """A delivery made so far in the future was made by a clock that was wrong."""
 MOST_NAMED = 20
 SEARCHED = 1000
-"""Among so many of the newest, unreadable records are looked for."""
+"""Among so many of the newest, unreadable and refused ones are looked for."""
 
 
 class Health(StrEnum):
@@ -76,6 +85,8 @@ class Findings:
     """The ids of deliveries that wait and were made in the future."""
     unreadable: list[str]
     """The ids of deliveries that are not delivered and that this version cannot read."""
+    refused: Mapping[str, str]
+    """The answer of each endpoint that refused the sender of deliveries that it has not yet."""
     unreadable_intents: list[str]
     """The same of killed runs."""
     unreadable_elsewhere: Mapping[str | None, list[str]]
@@ -138,6 +149,11 @@ def examine(
         in_file = left_in_file(settings)
     except OutboxError as error:
         in_file = error
+    held = [
+        row
+        for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)
+        for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
+    ]
     unreadable: defaultdict[str | None, list[str]] = defaultdict(list)
     for one in outbox.unreadable_intents():
         unreadable[one.environment].append(one.event_id)
@@ -161,12 +177,12 @@ def examine(
             if name != environment and (late := _late(outbox, name, one, now))
         },
         future=[row.delivery.id for row in newest if row.delivery.created_at > now + FUTURE],
-        unreadable=[
-            row.delivery.id
-            for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)
-            for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
-            if isinstance(row.delivery, Unreadable)
-        ],
+        unreadable=[row.delivery.id for row in held if isinstance(row.delivery, Unreadable)],
+        refused={
+            row.delivery.endpoint: answer
+            for row in held
+            if (answer := row.last_answer) and correct_first(answer)
+        },
         unreadable_intents=unreadable.pop(environment, []),
         unreadable_elsewhere=unreadable,
         intents=[one for one in intents if one.environment == environment],
@@ -212,6 +228,9 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
         "dead letters": (State.DEAD_LETTER, "--dead"),
         "answered with 410": (State.GONE, "--gone"),
     }
+    for name, answer in findings.refused.items():
+        first = f"{answer}{correct_first(answer)}"
+        yield warn(f"{name}: last answer", first, f"Then try it: {shown('test', name)}")
     for name, (state, option) in ended.items():
         if count := findings.summary.counts.get(state, 0):
             yield warn(name, str(count), f"Send them again: {shown('redeliver', option)}")
