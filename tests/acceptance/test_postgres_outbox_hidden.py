@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -282,6 +283,31 @@ def test_an_outbox_that_a_role_may_use_in_part_is_not_used(
     assert project.confiture("webhooks", "status").returncode == 0
     sent = [one.headers["X-Confiture-Event"] for one in receiver.requests if one.method == "POST"]
     assert sent == ["migration_success"]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("words", [("migrate", "up"), ("webhooks", "deliver")])
+def test_a_right_that_goes_under_an_attempt_is_no_other_workers_fault(
+    limited: tuple[Any, Any], receiver: Any, words: tuple[str, ...]
+) -> None:
+    """The receiver has it, and the outbox could not record that."""
+    project, admin = limited
+    project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
+    if words[0] == "webhooks":
+        receiver.script("/", ["hang"])
+        env = {"CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "0"}
+        assert project.confiture("migrate", "up", env=env).returncode == 0
+    receiver.script("/", ["slow"])
+    before = len(receiver.requests)
+    command = project.spawn(*words)
+    until = time.monotonic() + 60
+    while len(receiver.requests) == before:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    admin.execute("REVOKE INSERT ON confiture_webhooks.attempts FROM limited")
+    said = "".join(command.communicate(timeout=60))
+    assert "a: 1, the outbox could not record what" in said or "a: the outbox could not" in said
+    assert "Another worker" not in said
 
 
 @pytest.mark.timeout(240)

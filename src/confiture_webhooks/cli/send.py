@@ -190,7 +190,10 @@ def send_now(context: Context, rows: Sequence[Row], output: str) -> dict[str, An
         dead=states[State.DEAD_LETTER],
         gone=states[State.GONE],
         left=states[State.PENDING] + states[State.IN_FLIGHT],
-        next_at=min((one.next_attempt_at for one in sent if one.next_attempt_at), default=None),
+        next_at=min(
+            (one.next_attempt_at for one in sent if one.next_attempt_at),
+            default=result.next_at if states[State.IN_FLIGHT] else None,
+        ),
         waits=[wait for wait in result.waits if wait.endpoint in names],
         open=[],
         elsewhere={},
