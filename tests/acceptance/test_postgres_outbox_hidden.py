@@ -286,6 +286,28 @@ def test_an_outbox_that_a_role_may_use_in_part_is_not_used(
 
 
 @pytest.mark.timeout(240)
+def test_a_role_that_may_delete_nothing_old_uses_the_outbox(
+    limited: tuple[Any, Any], receiver: Any
+) -> None:
+    """Its run keeps and sends its events; the doctor names the rights, and how to give them."""
+    project, admin = limited
+    for table in ("released", "deliveries", "endpoints"):
+        admin.execute(f"REVOKE DELETE ON confiture_webhooks.{table} FROM limited")
+    project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
+    done = project.confiture("migrate", "up")
+    assert "outbox" not in done.stderr
+    rows = admin.execute("SELECT state FROM confiture_webhooks.deliveries").fetchall()
+    assert rows == [("delivered",)]
+    assert project.confiture("webhooks", "deliver").stderr == ""
+    found = project.confiture("webhooks", "doctor")
+    lacks = "this role has no right to DELETE on deliveries, endpoints, released, so nothing old is"
+    assert (found.returncode, lacks in found.stdout) == (0, True)
+    assert "init --role limited --environment local" in found.stdout
+    grant(project, admin, "local")
+    assert "has no right" not in project.confiture("webhooks", "doctor").stdout
+
+
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("words", [("migrate", "up"), ("webhooks", "deliver")])
 def test_a_right_that_goes_under_an_attempt_is_no_other_workers_fault(
     limited: tuple[Any, Any], receiver: Any, words: tuple[str, ...]

@@ -19,7 +19,7 @@ from ..config import Settings
 from ..delivery import State
 from ..errors import OutboxError
 from ..outbox.postgres_refusal import ADDRESS, NAMED, placed, reason_of
-from ..outbox.postgres_schema import may_make
+from ..outbox.postgres_schema import lacking, may_make
 from ..outbox.sqlite_file import is_there
 from ..outlook import shown_environment
 from ..remedy import shown
@@ -56,6 +56,10 @@ def _checked(settings: Settings, dsn: str | None) -> Iterator[Check]:
         findings = examine(outbox, settings, datetime.now(UTC), dsn=dsn)
         is_there = outbox.is_durable
     yield _kept(settings, findings) if is_there else _missing(settings)
+    is_asked = is_there and settings.place.kind == "postgres"
+    if rights := lacking(postgres_dsn(settings)) if is_asked else "":
+        problem = f"this role has no right to {rights}, so nothing old is deleted"
+        yield warn("outbox: rights", problem, init_by_admin(settings))
     for wait in findings.waits:
         check = wrong if wait.is_in_vain else warn
         yield check(f"{wait.endpoint}: outbox", wait.detail, wait.remedy)

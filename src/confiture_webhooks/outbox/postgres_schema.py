@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -137,7 +137,7 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
         )
     schema.check(had, f"outbox {where}", "CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>")
     if had == schema.VERSION:
-        if lacking := missing_rights(connection):
+        if lacking := missing_rights(connection, _NEEDED):
             raise LackingError("; ".join(lacking))
         return False
     try:
@@ -213,6 +213,11 @@ _GRANTED = {
     "attempts": {"SELECT": "", "INSERT": ""},
 }
 """The rights of a role that uses the outbox, by table: of the named columns, or of all."""
+_NEEDED = {
+    table: {right: of for right, of in rights.items() if right != "DELETE" or table == "intents"}
+    for table, rights in _GRANTED.items()
+}
+"""Without the others a run delivers all the same, and nothing old is deleted."""
 
 
 def grants(role: str, *environments: str) -> list[str]:
@@ -272,11 +277,13 @@ def added(dsn: str, role: str, environments: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*(one.replace("''", "'") for one in had), *environments]))
 
 
-def missing_rights(connection: psycopg.Connection[Any]) -> list[str]:
+def missing_rights(
+    connection: psycopg.Connection[Any], granted: Mapping[str, Mapping[str, str]] = _GRANTED
+) -> list[str]:
     """The rights of ``grants`` that the role of *connection* lacks: ``INSERT on attempts``, …"""
     wanted = ", ".join(
         f"('{table}', '{right}', '{{{of}}}'::text[])"
-        for table, rights in _GRANTED.items()
+        for table, rights in granted.items()
         for right, of in rights.items()
     )
     rows = ", ".join(f"('{table}')" for table in TABLES)
@@ -336,6 +343,12 @@ def left_in(dsn: str) -> dict[str | None, Left]:
             questions = (fitted(one, "") for one in rows.OF_LEFT)
             return rows.left(*ask(connection, settings(), *questions)[2:])
     return {}
+
+
+def lacking(dsn: str) -> str:
+    """The rights that the role of *dsn* lacks on the outbox there, in words; empty: it has all."""
+    with _briefly(dsn) as connection:
+        return "; ".join(missing_rights(connection))
 
 
 def may_make(dsn: str) -> bool:
