@@ -435,7 +435,7 @@ def test_what_failed_in_the_outbox_before_is_named(
         assert (
             f"{name} outbox of local: 1 dead letter is in it, and it is not in use" in found.stdout
         )
-        assert f"{name} outbox of local: 1 delivery answered with 410 is in it, " in found.stdout
+        assert f"{name} outbox of local: 1 delivery with a 410 is in it, " in found.stdout
         assert f"{again} --dead --yes`" in found.stdout
         assert f"{again} --gone --yes`" in found.stdout
     for option in ("--dead", "--gone"):

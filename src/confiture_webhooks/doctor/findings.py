@@ -256,13 +256,7 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
 _OF_LEFT = (
     ("delivery waits", "deliveries wait", "Send", "redeliver", "--pending"),
     ("dead letter is", "dead letters are", "Send", "redeliver", "--dead"),
-    (
-        "delivery answered with 410 is",
-        "deliveries answered with 410 are",
-        "Send",
-        "redeliver",
-        "--gone",
-    ),
+    ("delivery with a 410 is", "deliveries with a 410 are", "Send", "redeliver", "--gone"),
     ("killed run waits", "killed runs wait", "Report", "deliver"),
 )
 """For each count of ``Left``: one of them, many, and what to do with them."""
