@@ -59,6 +59,7 @@ class HookError(WebhooksError):
 
 
 CUT = "cut"
+UNRECORDED = "the outbox could not record what became of it"
 
 
 class TransportError(WebhooksError):

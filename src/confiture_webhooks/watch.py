@@ -16,7 +16,7 @@ from importlib import import_module
 from .adapters.http import HttpTransport
 from .config import Settings
 from .delivery import Outcome, State
-from .errors import ConfigError, OutboxError
+from .errors import UNRECORDED, ConfigError, OutboxError
 from .event import Database
 from .outbox import Summary
 from .outlook import Wait, elsewhere, outlook, shown_environment
@@ -129,7 +129,8 @@ class _Delivering:
             self.open = settle_outbox(
                 self.outbox, one.recorded, self.ask, self.telemetry, environment=one.environment
             )
-            self.outbox.prune()
+            with suppress(OutboxError):  # a later pass does it; the doctor knows a missing right
+                self.outbox.prune()
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
 
@@ -177,7 +178,11 @@ class _Delivering:
             left=sum(mine.undelivered.values()),
             next_at=next_at,
             elsewhere=elsewhere(undelivered(summaries), self.settings.environment),
-            failures={one.endpoint.name: one.failed for one in paces if one.failed},
+            failures={
+                one.endpoint.name: failure
+                for one in paces
+                if (failure := UNRECORDED if one.is_unrecorded else one.failed)
+            },
             waits=waits,
             open=self.open,
             paused=[one.endpoint.name for one in paces if one.failures >= FAILING_AFTER],

@@ -234,3 +234,40 @@ def test_what_waits_is_made_now_or_dropped(project: Any, receiver: Any) -> None:
     assert [row["endpoint"] for row in listed(project)] == ["renamed"]
     nothing = project.confiture("webhooks", "redeliver", "--dead", "--yes")
     assert (nothing.returncode, nothing.stdout) == (0, "Nothing to redeliver\n")
+
+
+def test_redeliver_counts_what_it_was_asked_for(project: Any, receiver: Any) -> None:
+    """Of the same endpoint another delivery waits for later: it is not among those left."""
+    receiver.script("/", [500, 503, 200, 500])
+    for number, schedule in (("001", []), ("002", [600])):
+        endpoint = {"name": "a", "url": receiver.url, "retry": {"schedule": schedule}}
+        project.environment_file(webhooks={"endpoints": [endpoint]})
+        project.migration(number, "a", up="SELECT 1", down="SELECT 1")
+        project.confiture("migrate", "up")
+    assert [row["state"] for row in listed(project)] == ["pending", "dead_letter"]
+    done = project.confiture("webhooks", "redeliver", "--dead", "--yes")
+    assert done.stdout.splitlines()[1:] == ["1 delivered, 0 dead letters, 0 left for later"]
+    assert done.returncode == 0
+    again = document(project, "redeliver", "--pending", "--yes", code=1)
+    assert (again["delivered"], again["left"]) == (0, 1)
+    assert again["next_attempt_at"] == listed(project, "--state", "pending")[0]["next_attempt_at"]
+
+
+@pytest.mark.parametrize(("answer", "schedule"), [(401, []), (403, [600])])
+def test_status_repeats_what_is_to_be_corrected_first(
+    project: Any, receiver: Any, answer: int, schedule: list[int]
+) -> None:
+    """Of a dead letter, and of a delivery that waits for its next attempt: as the run said it."""
+    receiver.script("/", [answer])
+    endpoint = {"name": "a", "url": receiver.url, "retry": {"schedule": schedule}}
+    project.environment_file(webhooks={"endpoints": [endpoint]})
+    project.migration("001", "a", up="SELECT 1", down="SELECT 1")
+    first = f"last answer {answer}, so correct its secret or credentials first"
+    assert first in project.confiture("migrate", "up").stderr
+    again = f"a: {first.replace('answer', 'answer:')}. Then try it: `confiture webhooks test a`\n"
+    assert again in project.confiture("webhooks", "status").stdout
+    assert first.replace("answer", "answer:") in project.confiture("webhooks", "doctor").stdout
+    assert document(project, "status", code=int(not schedule))["refused"] == {"a": str(answer)}
+    option = "--pending" if schedule else "--dead"
+    assert project.confiture("webhooks", "redeliver", option, "--yes").returncode == 0
+    assert first.replace("answer", "answer:") not in project.confiture("webhooks", "status").stdout

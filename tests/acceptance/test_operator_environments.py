@@ -653,9 +653,19 @@ def test_nothing_here_names_the_environments_that_have_something(
 def test_a_wrong_argument_is_named_with_what_is_right(shared: Shared, down: LocalReceiver) -> None:
     """One sentence, exit code 2, and nothing is acted on, not even in part."""
     for words, said in (
-        (("show", ""), "an id is empty"),
-        (("redeliver", "dlv_staging_00001", "", "--yes"), "an id is empty"),
-        (("discard", "", "--yes"), "an id is empty"),
+        (("show", ""), "'ID': it is empty"),
+        (("redeliver", "dlv_staging_00001", "", "--yes"), "it is empty"),
+        (("discard", "", "--yes"), "it is empty"),
+        (("list", "--trace", ""), "'--trace': it is empty"),
+        (("list", "--migration", ""), "'--migration': it is empty"),
+        (("list", "--environment", ""), "'--environment': it is empty"),
+        (("check", "--explain", "run_error", "--migration", ""), "'--migration': it is empty"),
+        (("check", "--explain", "run_error", "--environment", ""), "'--environment': it is empty"),
+        (("outbox", "init", "--role", ""), "'--role': it is empty"),
+        (("outbox", "init", "--role", "x", "--environment", ""), "'--environment': it is empty"),
+        (("outbox", "init", "--environment", "x"), "--environment: needs --role"),
+        (("outbox", "init", "--replace"), "--replace: needs --role, and --environment with"),
+        (("outbox", "init", "--role", "x", "--replace"), "--replace: needs --role, and"),
         (
             ("redeliver", "--dead", "--pending"),
             "give ids, or only one of --dead, --pending and --gone",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -203,8 +206,9 @@ def limited(project: Any, receiver: Any) -> Iterator[tuple[Any, psycopg.Connecti
 
 
 def grant(project: Any, admin: psycopg.Connection[Any], *words: str) -> str:
-    """Run what ``outbox init`` prints for environment *words*; what it says."""
-    init = ("webhooks", "outbox", "init", "--role", "limited", "--environment", *words)
+    """Run what ``outbox init`` prints for environment *words*, or for all; what it says."""
+    init = ["webhooks", "outbox", "init", "--role", "limited"]
+    init += ["--environment", *words] if words else []
     done = project.confiture(*init, "--config", "db/environments/admin.yaml")
     assert done.returncode == 0, done.stderr
     for statement in done.stdout.splitlines():
@@ -282,6 +286,77 @@ def test_an_outbox_that_a_role_may_use_in_part_is_not_used(
 
 
 @pytest.mark.timeout(240)
+def test_a_role_that_may_delete_nothing_old_uses_the_outbox(
+    limited: tuple[Any, Any], receiver: Any
+) -> None:
+    """Its run keeps and sends its events; the doctor names the rights, and how to give them."""
+    project, admin = limited
+    for table in ("released", "deliveries", "endpoints"):
+        admin.execute(f"REVOKE DELETE ON confiture_webhooks.{table} FROM limited")
+    project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
+    done = project.confiture("migrate", "up")
+    assert "outbox" not in done.stderr
+    rows = admin.execute("SELECT state FROM confiture_webhooks.deliveries").fetchall()
+    assert rows == [("delivered",)]
+    assert project.confiture("webhooks", "deliver").stderr == ""
+    found = project.confiture("webhooks", "doctor")
+    lacks = "this role has no right to DELETE on deliveries, endpoints, released, so nothing old is"
+    assert (found.returncode, lacks in found.stdout) == (0, True)
+    assert "init --role limited --environment local" in found.stdout
+    grant(project, admin, "local")
+    assert "has no right" not in project.confiture("webhooks", "doctor").stdout
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("words", [("migrate", "up"), ("webhooks", "deliver")])
+def test_a_right_that_goes_under_an_attempt_is_no_other_workers_fault(
+    limited: tuple[Any, Any], receiver: Any, words: tuple[str, ...]
+) -> None:
+    """The receiver has it, and the outbox could not record that."""
+    project, admin = limited
+    project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
+    if words[0] == "webhooks":
+        receiver.script("/", ["hang"])
+        env = {"CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "0"}
+        assert project.confiture("migrate", "up", env=env).returncode == 0
+    receiver.script("/", ["slow"])
+    before = len(receiver.requests)
+    command = project.spawn(*words)
+    until = time.monotonic() + 60
+    while len(receiver.requests) == before:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    admin.execute("REVOKE INSERT ON confiture_webhooks.attempts FROM limited")
+    said = "".join(command.communicate(timeout=60))
+    assert "a: 1, the outbox could not record what" in said or "a: the outbox could not" in said
+    assert "Another worker" not in said
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("had", "fault"),
+    [
+        ([[]], "REVOKE INSERT ON confiture_webhooks.attempts FROM limited"),
+        ([["local"], ["also"]], HIDDEN.format("deliveries")),
+    ],
+)
+def test_the_remedy_of_a_missing_right_takes_none_away(
+    limited: tuple[Any, Any], had: list[list[str]], fault: str
+) -> None:
+    """It names one environment. A role that had all, or others too, keeps them."""
+    project, admin = limited
+    for words in had:
+        grant(project, admin, *words, *(["--replace"] if words == ["local"] else []))
+    admin.execute(fault)
+    refused = project.confiture("webhooks", "status").stderr
+    assert "outbox init --role limited --environment local`" in refused
+    said = grant(project, admin, "local")
+    assert f"it has the rows of {'every environment' if had == [[]] else 'local, also'}. " in said
+    for config in ((), ALSO):
+        assert project.confiture("webhooks", "status", *config).returncode == 0
+
+
+@pytest.mark.timeout(240)
 def test_who_must_create_the_outbox_is_said(limited: tuple[Any, Any]) -> None:
     """status and list promise nothing to a role whose run may not create it."""
     project, admin = limited
@@ -334,6 +409,68 @@ def test_a_run_that_was_killed_before_the_switch_is_named(project: Any, receiver
     assert (
         "Report them: `CONFITURE_WEBHOOK_OUTBOX=sqlite confiture webhooks deliver`" in found.stdout
     )
+
+
+@pytest.mark.survived("Deliveries in the SQLite outbox when the setting changes", "said")
+@pytest.mark.parametrize(
+    ("before", "after", "name", "code"),
+    [("sqlite", "postgres", "SQLite", 1), ("postgres", "sqlite", "PostgreSQL", 0)],
+)
+def test_what_failed_in_the_outbox_before_is_named(
+    project: Any, receiver: Any, before: str, after: str, name: str, code: int
+) -> None:
+    """With its commands. Others may use an outbox in the database: it is no fault of this one."""
+    receiver.script("/", [503, 410])
+    endpoint = {"name": "a", "url": receiver.url, "retry": {"schedule": []}}
+    project.environment_file(webhooks={"endpoints": [endpoint]})
+    for number in ("001", "002"):
+        project.migration(number, "order", up="SELECT 1", down="SELECT 1")
+    used = {"CONFITURE_WEBHOOK_OUTBOX": before}
+    assert project.confiture("migrate", "up", env=used).returncode == 0
+    again = f"Send them: `CONFITURE_WEBHOOK_OUTBOX={before} confiture webhooks redeliver"
+    env = {"CONFITURE_WEBHOOK_OUTBOX": after}
+    for word in ("status", "doctor"):
+        found = project.confiture("webhooks", word, env=env)
+        assert found.returncode == code
+        assert (
+            f"{name} outbox of local: 1 dead letter is in it, and it is not in use" in found.stdout
+        )
+        assert f"{name} outbox of local: 1 delivery with a 410 is in it, " in found.stdout
+        assert f"{again} --dead --yes`" in found.stdout
+        assert f"{again} --gone --yes`" in found.stdout
+    for option in ("--dead", "--gone"):
+        project.confiture("webhooks", "enable", "a", env=used)
+        done = project.confiture("webhooks", "redeliver", option, "--yes", env=used)
+        assert done.returncode == 0, done.stdout + done.stderr
+    found = project.confiture("webhooks", "status", env=env)
+    assert (found.returncode, f"{name} outbox" in found.stdout) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda file: file.write_bytes(b"rubbish" * 1000), "the file is damaged, and it is not"),
+        (lambda file: file.chmod(0o666), "others may write it (mode 0666), and it is not"),
+        (lambda file: file.write_bytes(b""), None),
+        (lambda file: executed(file, "PRAGMA application_id = 1"), None),
+    ],
+)
+def test_a_file_before_that_cannot_be_read_is_named(project: Any, spoil: Any, why: Any) -> None:
+    """In one line, with the reason; another program's is none of ours."""
+    SqliteOutbox(file := project.path / ".confiture" / "webhooks.db").close()
+    spoil(file)
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": "http://127.0.0.1:1"}]})
+    found = project.confiture("webhooks", "status", env=ON)
+    said = f"SQLite outbox: {file}: {why} in use any more. Correct that, or delete it if nothing"
+    assert (found.returncode, said in found.stdout) == (int(why is not None), why is not None)
+    assert ("SQLite" in found.stdout) is (why is not None)
+
+
+def executed(file: Path, statement: str) -> None:
+    """Run *statement* in the SQLite database *file*."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(statement)
+        connection.commit()
 
 
 def files(project: Any) -> dict[str, tuple[int, bytes]]:

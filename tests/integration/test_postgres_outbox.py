@@ -587,13 +587,13 @@ def test_a_worker_that_loses_the_rows_of_its_environment_says_so(
         (None, [], []),
         (["o'dd \\ 100%", ""], ["staging", ""], ["o'dd \\ 100%", "", "staging"]),
         (["production"], [], []),
-        ([], ["staging"], ["staging"]),
+        ([], ["staging"], []),
     ],
 )
 def test_a_role_keeps_the_environments_that_it_had(
     role: tuple[str, str], database: str, before: Any, named: list[str], after: list[str]
 ) -> None:
-    """Named ones add to those named before; none named is all, whatever a session setting is."""
+    """Named ones add to those before, to all too; none is all, whatever a session setting is."""
     name, _ = role
     PostgresOutbox(database).close()
     with psycopg.connect(database, autocommit=True) as admin:
@@ -613,6 +613,17 @@ def test_grants_of_every_environment_shut_no_one_out(role: tuple[str, str], data
             admin.execute(statement)
     assert not is_shut_out(role[1], "staging")
     assert not is_shut_out(role[1], None)
+
+
+def test_what_waits_is_counted_without_a_change(database: str) -> None:
+    """By environment; where there is no outbox, or none that can be asked, nothing is made."""
+    assert schema.left_in(database) == schema.left_in("postgresql://127.0.0.1:1/none") == {}
+    assert not schema.is_there(database)
+    with closing(PostgresOutbox(database)) as outbox:
+        outbox.stage(intent(9))
+        release(outbox, 1, 2)
+        outbox.record(claim_one(outbox), attempt(), DEAD)
+    assert schema.left_in(database) == {"production": (1, 1, 0, 0), None: (0, 0, 0, 1)}
 
 
 @pytest.mark.survived("A clock that was ahead by days", "kept")

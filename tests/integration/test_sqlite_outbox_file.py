@@ -12,9 +12,20 @@ import pytest
 
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import schema, sqlite_file
-from confiture_webhooks.outbox.sqlite import SqliteOutbox, open_outbox, waiting_in
+from confiture_webhooks.outbox.sqlite import SqliteOutbox, left_in, open_outbox
 from confiture_webhooks.outbox.sqlite_file import default_path
-from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, filled, intent
+from contract.made import (
+    DEAD,
+    DELIVERED,
+    GONE,
+    LEASE,
+    NOW,
+    attempt,
+    delivery,
+    event_id,
+    filled,
+    intent,
+)
 
 
 def mode(path: Path) -> int:
@@ -27,7 +38,7 @@ def mode(path: Path) -> int:
 
 def test_what_waits_is_counted_beside_its_writer(outbox_path: Path, tmp_path: Path) -> None:
     """Also in the log of a writer that lives, or was killed; nothing is made, taken or written."""
-    assert waiting_in(outbox_path) == {}
+    assert left_in(outbox_path) == {}
     assert not outbox_path.parent.exists()
     killed = tmp_path / "killed.db"
     with closing(SqliteOutbox(outbox_path)) as outbox:
@@ -36,18 +47,21 @@ def test_what_waits_is_counted_beside_its_writer(outbox_path: Path, tmp_path: Pa
             outbox.release(one.event_id, [one, delivery(number, "b", environment=environment)])
             staged = dataclasses.replace(intent(number + 10), environment=environment or None)
             outbox.stage(staged)
-            for is_killed in (False, True):
-                count = max(number, 1) * (1 if is_killed else 2)
-                assert waiting_in(outbox_path)[environment or None, is_killed] == count
+            count = max(number, 1)
+            assert left_in(outbox_path)[environment or None] == (2 * count, 0, 0, count)
         for suffix in ("", "-wal"):
             written = outbox_path.with_name(outbox_path.name + suffix).read_bytes()
             killed.with_name(killed.name + suffix).write_bytes(written)
-        counts = {("production", False): 2, (None, False): 4}
-        assert waiting_in(killed) == counts | {("production", True): 1, (None, True): 2}
-        assert killed.read_bytes() == outbox_path.read_bytes()
+        assert left_in(killed) == {"production": (2, 0, 0, 1), None: (4, 0, 0, 2)}
+        for endpoint, decision in (("a", DEAD), ("b", GONE)):
+            claims = outbox.claim(endpoint, environment="production", now=NOW, lease=LEASE)
+            outbox.record(claims[0], attempt(), decision)
+        assert left_in(outbox_path) == {"production": (0, 1, 1, 1), None: (4, 0, 0, 2)}
     killed.with_name(f"{killed.name}-wal").unlink()
     killed.write_bytes(b"no outbox")
-    assert waiting_in(killed) == {}
+    with pytest.raises(OutboxError, match="this file is not an outbox"):
+        left_in(killed)
+    assert killed.read_bytes() == b"no outbox"
 
 
 def test_only_the_owner_may_read_it(outbox_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from confiture_webhooks import remedy
 from confiture_webhooks.delivery import Outcome, State
+from confiture_webhooks.errors import UNRECORDED
 from confiture_webhooks.outbox import Summary
 from confiture_webhooks.outlook import Wait, Why
 from confiture_webhooks.run.sending import Loss, given_up_line, leftover_line
@@ -148,6 +149,17 @@ def test_deliveries_that_another_worker_sends_are_not_asked_for() -> None:
     assert line == (
         "confiture-webhooks: 1 delivery not sent (ops: 1, under way). Another worker is sending them. "
         "If it was killed, send them from 2026-01-09T14:00:00.000Z on: `confiture webhooks deliver`."
+    )
+
+
+def test_no_other_worker_is_blamed_for_what_could_not_be_recorded() -> None:
+    """The lease is this run's: the answer came, and the outbox did not take it."""
+    left = {None: Summary(undelivered={"ops": 2}, counts={State.IN_FLIGHT: 2})}
+    line = leftover_line(left, None, {"ops": UNRECORDED}, next_at=AT)
+    assert line == (
+        "confiture-webhooks: 2 deliveries not recorded as sent (ops: 2, the outbox could not record "
+        "what became of it). Each may have arrived. Send them again from 2026-01-09T14:00:00.000Z on: "
+        "`confiture webhooks deliver`."
     )
 
 

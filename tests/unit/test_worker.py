@@ -25,7 +25,7 @@ from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response
-from confiture_webhooks.worker import Worker
+from confiture_webhooks.worker import Worker, pace
 from confiture_webhooks.worker.pace import FAILING_AFTER, LONGEST_REST
 from confiture_webhooks.worker.sender import Clock
 
@@ -364,6 +364,24 @@ def test_a_lost_lease_keeps_nothing() -> None:
     bench.run(delivery())
     assert set(bench.spans.finished) == {("dlv_a_1", "deferred", 1)}
     assert bench.worker.paces[0].outcomes.total() == 0
+
+
+@pytest.mark.parametrize("step", ["record", "give_back"])
+def test_a_claim_that_could_not_be_ended_is_remembered(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease is ours, and no other worker is to be blamed for it."""
+    monkeypatch.setattr(pace, "OUTBOX_REST", timedelta(milliseconds=1))
+    cut = {"a": ["cut"]} if step == "give_back" else {}
+    bench = Bench(endpoint(), transport=ScriptedTransport(cut))
+
+    def failing(*_: Any) -> None:
+        raise OutboxError("disk full")
+
+    setattr(bench.outbox, step, failing)
+    bench.worker.stopping.wait = lambda _: True  # type: ignore[method-assign]
+    bench.run(delivery())
+    assert bench.worker.paces[0].is_unrecorded
 
 
 def test_what_another_worker_took_over_is_not_kept_open() -> None:

@@ -56,9 +56,10 @@ def redeliver(
     """Send deliveries again: new attempts, the same event id.
 
     PROCESS:
-      Asks first, unless --yes, and sends at once. Deliveries of an endpoint that is off or not
-      configured wait until that is changed; those of other environments for their own worker.
-      If none of them can be sent, nothing changes, unless --later is given.
+      Asks first, unless --yes, sends at once, and counts these deliveries alone. Those of an
+      endpoint that is off or not configured wait until that is changed; those of other
+      environments for their own worker. If none of them can be sent, nothing changes, unless
+      --later is given.
 
     EXAMPLES:
       confiture webhooks redeliver --dead --endpoint analytics
@@ -97,9 +98,14 @@ def redeliver(
             agree(f"Redeliver {_counted(rows)}", yes=yes)
         now, acted_on = datetime.now(UTC), [] if is_refused else rows
         done = [row for row in acted_on if context.outbox.redeliver(row.delivery.id, now=now)]
-    if output == "text":
-        line(f"Due again: {_counted(done)}" if done else _not_done(rows, here) or nothing)
-    sent = send_now(context, due, output) if done and due and not later else {"ok": True}
+        if output == "text":
+            line(f"Due again: {_counted(done)}" if done else _not_done(rows, here) or nothing)
+        sending = [
+            row
+            for row in done
+            if row.delivery.environment == here and row.delivery.endpoint in due and not later
+        ]
+        sent = send_now(context, sending, output) if sending else {"ok": True}
     others = elsewhere(environments(done), here)
     document = {
         **sent,

@@ -24,7 +24,7 @@ from ..outlook import shown_environment
 from ..telemetry.providers import try_out
 from ..wiring import outbox_exists, outbox_place
 from .context import Context, refusal
-from .options import SUBSCRIBED, ConfigOpt, FormatOpt, one_of
+from .options import SUBSCRIBED, ConfigOpt, FormatOpt, environment_of, not_empty, one_of
 from .tables import CONFIG_INVALID, FAILED, conclude, length, line, print_facts
 
 _MARKS = {
@@ -47,10 +47,17 @@ def check(
     ] = None,
     migration: Annotated[
         str | None,
-        typer.Option("--migration", help="With --explain: about this one, as <version>_<name>"),
+        typer.Option(
+            "--migration",
+            callback=not_empty,
+            help="With --explain: about this one, as <version>_<name>",
+        ),
     ] = None,
     environment: Annotated[
-        str | None, typer.Option("--environment", help="With --explain: in this environment")
+        str | None,
+        typer.Option(
+            "--environment", callback=environment_of, help="With --explain: in this environment"
+        ),
     ] = None,
     output: FormatOpt = "text",
 ) -> None:

@@ -24,6 +24,7 @@ from .options import (
     SHORTEST,
     ConfigOpt,
     FormatOpt,
+    environment_of,
     not_empty,
     one_of,
     since,
@@ -77,11 +78,19 @@ def list_deliveries(
     ] = None,
     migration: Annotated[
         str | None,
-        typer.Option("--migration", help="Only this migration: its version, or <version>_<name>"),
+        typer.Option(
+            "--migration",
+            callback=not_empty,
+            help="Only this migration: its version, or <version>_<name>",
+        ),
     ] = None,
     environment: Annotated[
         str | None,
-        typer.Option("--environment", help=f"Only this environment; {NO_ENVIRONMENT}: without one"),
+        typer.Option(
+            "--environment",
+            callback=environment_of,
+            help=f"Only this environment; {NO_ENVIRONMENT}: without one",
+        ),
     ] = None,
     trace: Annotated[
         str | None, typer.Option("--trace", callback=whole_trace, help="Only this trace id")
@@ -117,7 +126,6 @@ def list_deliveries(
       2  A filter is wrong: an unknown state or event type, no date, half a trace id.
       5  The configuration is invalid, or there is no endpoint of that name.
     """
-    named = "" if environment == NO_ENVIRONMENT else environment
     with opened(config) as context:
         check_endpoint(context, endpoint)
         found = context.outbox.deliveries(
@@ -128,7 +136,7 @@ def list_deliveries(
             limit=limit,
             migration=migration,
             trace=trace,
-            **({"environment": named} if named is not None else {}),
+            **({"environment": environment} if environment is not None else {}),
         )
         rows = documents(context, found)
         others = {} if found else context.outbox.summaries()

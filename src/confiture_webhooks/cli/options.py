@@ -12,6 +12,7 @@ import typer
 
 from .. import remedy
 from ..event import SUBSCRIBABLE, EventType
+from ..outlook import NO_ENVIRONMENT
 
 FORMATS = ("text", "json")
 SUBSCRIBED = [kind for kind in EventType if kind in SUBSCRIBABLE]
@@ -39,15 +40,23 @@ def one_of(among: Collection[Word]) -> Callable[[str], Word]:
 
 
 def not_empty(given: Given) -> Given:
-    """Refuse an id without a character: every id begins so."""
+    """Refuse an empty value: every id begins so, and no name is one."""
     if "" in ([given] if isinstance(given, str) else given or []):
-        raise typer.BadParameter("an id is empty")
+        raise typer.BadParameter("it is empty")
     return given
+
+
+def environment_of(given: Given) -> Given:
+    """The name as the outbox has it: ``(none)`` is the environment without one."""
+    not_empty(given)
+    if isinstance(given, str):
+        return "" if given == NO_ENVIRONMENT else given
+    return given and ["" if one == NO_ENVIRONMENT else one for one in given]
 
 
 def whole_trace(given: str | None) -> str | None:
     """Refuse the beginning of a trace id: a filter would find nothing."""
-    if given is not None and len(given) != TRACE_DIGITS:
+    if given is not None and len(not_empty(given)) != TRACE_DIGITS:
         reason = f"a trace id has {TRACE_DIGITS} digits. Its beginning is enough for "
         raise typer.BadParameter(reason + remedy.shown("show", given))
     return given

@@ -19,7 +19,7 @@ from ..remedy import shown
 from ..terminal import counted, printable, say
 from ..wiring import outbox_place, postgres_dsn, sqlite_path
 from .context import Context, opened, refusal
-from .options import ConfigOpt, FormatOpt, YesOpt
+from .options import ConfigOpt, FormatOpt, YesOpt, environment_of, not_empty
 from .status import runs
 from .tables import agree, conclude, with_exit_codes
 
@@ -30,14 +30,22 @@ outbox_app = typer.Typer(no_args_is_help=True, help="Create or remove the outbox
 @with_exit_codes
 def init(
     role: Annotated[
-        str | None, typer.Option("--role", help="The role that migrates, for the GRANTs")
+        str | None,
+        typer.Option("--role", callback=not_empty, help="The role that migrates, for the GRANTs"),
     ] = None,
     environment: Annotated[
         list[str] | None,
-        typer.Option("--environment", help="The GRANTs are for this environment's rows only"),
+        typer.Option(
+            "--environment",
+            callback=environment_of,
+            help="With --role: the GRANTs are for this environment's rows only",
+        ),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="The role does not keep the environments it has")
+        bool,
+        typer.Option(
+            "--replace", help="With --environment: the role does not keep the environments it has"
+        ),
     ] = False,
     config: ConfigOpt = None,
     output: FormatOpt = "text",
@@ -58,17 +66,23 @@ def init(
 
       confiture webhooks outbox init --role staging --environment staging
         ↳ A role that reads and writes its own environment's rows, and no others. It keeps the
-          environments that were named for it before, unless --replace is given
+          environments that it had before, or all of them, unless --replace is given
 
     EXIT CODES:
       0  It is there.
       1  It could not be created, or there is no such role.
+      2  --environment is given without --role, or --replace without --environment; or one is empty.
       5  The configuration is invalid, or names another outbox.
     """
     names = environment or []
     for option, name in (("--role", role or ""), *(("--environment", one) for one in names)):
         if not name.isprintable():  # it would be pasted into a terminal
             raise refusal(option, "has characters that cannot be shown", "Correct it")
+    if names and role is None:
+        raise typer.BadParameter("needs --role with the role's name", param_hint="--environment")
+    if replace and not names:
+        problem = "needs --role, and --environment with what the role is to have"
+        raise typer.BadParameter(problem, param_hint="--replace")
     context = Context(config=config)
     settings = context.settings
     if settings.place.kind != "postgres":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,9 +16,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..config import Settings
+from ..delivery import State
 from ..doctor.endpoints import remedy_of
 from ..errors import ConfigError, OutboxError
 from ..event import Database, EventType, rfc3339
+from ..outbox import Row
 from ..outlook import again_lines, by_environment, correct_first, elsewhere_line, shown_environment
 from ..remedy import shown
 from ..run.settling import Ask
@@ -171,13 +174,30 @@ def deliver(
     conclude(document, _lines(result), output, code=0 if watch else FAILED)
 
 
-def send_now(context: Context, names: Collection[str], output: str) -> dict[str, Any]:
-    """Send the due deliveries of endpoints *names*; the result as a document, shown as text."""
-    settings = context.settings
+def send_now(context: Context, rows: Sequence[Row], output: str) -> dict[str, Any]:
+    """Send what is due to the endpoints of *rows*; the result, which counts *rows* alone.
+
+    It is a document, and is shown as text.
+    """
+    settings, names = context.settings, {row.delivery.endpoint for row in rows}
     chosen = tuple(endpoint for endpoint in settings.endpoints if endpoint.name in names)
     result = _once(replace(settings, endpoints=chosen), None, context.database)
-    waits = [wait for wait in result.waits if wait.endpoint in names]
-    result = replace(result, waits=waits, open=[], elsewhere={})
+    sent = [one for row in rows for one in context.outbox.look_up(row.delivery.id, limit=1)]
+    states = Counter(one.state for one in sent)
+    result = replace(
+        result,
+        delivered=states[State.DELIVERED],
+        dead=states[State.DEAD_LETTER],
+        gone=states[State.GONE],
+        left=states[State.PENDING] + states[State.IN_FLIGHT],
+        next_at=min(
+            (one.next_attempt_at for one in sent if one.next_attempt_at),
+            default=result.next_at if states[State.IN_FLIGHT] else None,
+        ),
+        waits=[wait for wait in result.waits if wait.endpoint in names],
+        open=[],
+        elsewhere={},
+    )
     if output == "text":
         for text in _lines(result):
             line(text)

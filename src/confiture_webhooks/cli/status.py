@@ -8,8 +8,9 @@ from typing import Any
 
 from ..delivery import State
 from ..doctor.findings import UNSETTLED_FOR, Findings, examine, needs
+from ..errors import OutboxError
 from ..event import rfc3339
-from ..outbox import Intent
+from ..outbox import Intent, Left
 from ..outlook import by_environment, listed, shown_environment
 from ..remedy import shown
 from ..run import settling
@@ -30,7 +31,8 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
       not configured or wrongly configured, and deliveries that answers of 429 or 503 put off for
       more than a day. In any environment of this outbox, it counts deliveries that are due for
       15 minutes without a worker, and killed runs that a day could not settle or that cannot be
-      read. It counts what waits in the project's SQLite file, if that was the outbox before.
+      read. It counts what waits in the project's SQLite file, if that was the outbox before. An
+      outbox in the migrated database that is not this one is only named.
 
     EXIT CODES:
       0  Nothing waits for an operator.
@@ -39,7 +41,7 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """
     now = datetime.now(UTC)
     with opened(config) as context:
-        findings = examine(context.outbox, context.settings, now)
+        findings = examine(context.outbox, context.settings, now, dsn=context.dsn)
         is_there = context.outbox.is_durable
     document = {
         **_document(context, findings),
@@ -75,21 +77,27 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
             wait.endpoint: rfc3339(until) for wait in findings.waits if (until := wait.rests_until)
         },
         "waits": {wait.endpoint: wait.detail for wait in findings.waits},
+        "refused": dict(findings.refused),
         "unreadable": [*findings.unreadable, *findings.unreadable_intents],
         "unreadable_elsewhere": {
             shown_environment(name): ids for name, ids in findings.unreadable_elsewhere.items()
         },
         "unsettled_elsewhere": by_environment(findings.unsettled_elsewhere),
         "from_the_future": findings.future,
-        "left_in_sqlite": by_environment(
-            {name: one for (name, is_killed), one in findings.left_behind.items() if not is_killed}
-        ),
+        "left_in_sqlite": _left(findings.left_in_file),
+        "left_in_postgres": _left(findings.left_in_database),
         "unserved": {
             shown_environment(name): {"due": count, "since": rfc3339(since)}
             for name, (count, since) in findings.unserved.items()
         },
         "stuck": stuck,
     }
+
+
+def _left(found: Mapping[str | None, Left] | OutboxError) -> dict[str, Any]:
+    if isinstance(found, OutboxError):
+        return {"error": found.problem}
+    return {shown_environment(name): left._asdict() for name, left in found.items()}
 
 
 def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -60,7 +60,7 @@ def diagnose(
     if settings.recorded:
         is_own = bool(settings.place.rest)
         setting = address_setting(invocation.config_file, os.environ, is_own=is_own)
-        yield from outbox_checks(in_database(settings, lambda: dsn), setting)
+        yield from outbox_checks(in_database(settings, lambda: dsn), setting, dsn)
         yield from _pings(settings, is_pinging=is_pinging)
     yield from _collector()
 

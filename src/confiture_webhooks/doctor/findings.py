@@ -12,23 +12,31 @@ from functools import partial
 from ..config import Settings
 from ..config.variables import OUTBOX
 from ..delivery import State
+from ..errors import OutboxError
 from ..event import rfc3339
-from ..outbox import Intent, Outbox, Summary, Unreadable
-from ..outlook import LATE, Standing, Wait, elsewhere, in_environment, outlook, shown_environment
+from ..outbox import Intent, Left, Outbox, Summary, Unreadable
+from ..outlook import (
+    LATE,
+    Standing,
+    Wait,
+    correct_first,
+    elsewhere,
+    in_environment,
+    outlook,
+    shown_environment,
+)
 from ..remedy import shown
 from ..run.sending import undelivered
 from ..terminal import counted
-from ..wiring import left_behind
+from ..wiring import left_in_database, left_in_file
 
-SQLITE = f"{OUTBOX}=sqlite"
-"""Before a command: it acts on the project's SQLite file."""
 UNSETTLED_FOR = timedelta(days=1)
 """A run that has ended is settled by the next one; after so long, by no run."""
 FUTURE = timedelta(minutes=1)
 """A delivery made so far in the future was made by a clock that was wrong."""
 MOST_NAMED = 20
 SEARCHED = 1000
-"""Among so many of the newest, unreadable records are looked for."""
+"""Among so many of the newest, unreadable and refused ones are looked for."""
 
 
 class Health(StrEnum):
@@ -77,6 +85,8 @@ class Findings:
     """The ids of deliveries that wait and were made in the future."""
     unreadable: list[str]
     """The ids of deliveries that are not delivered and that this version cannot read."""
+    refused: Mapping[str, str]
+    """The answer of each endpoint that refused the sender of deliveries that it has not yet."""
     unreadable_intents: list[str]
     """The same of killed runs."""
     unreadable_elsewhere: Mapping[str | None, list[str]]
@@ -85,8 +95,10 @@ class Findings:
     """The intents of migrations whose end was not reported yet."""
     unsettled_elsewhere: Mapping[str | None, int]
     """By other environment, how many of its migrations no run will settle any more."""
-    left_behind: Mapping[tuple[str | None, bool], int]
-    """What waits in the SQLite file that was the outbox: see ``waiting_in``."""
+    left_in_file: Mapping[str | None, Left] | OutboxError
+    """By environment, what waits in the SQLite file that was the outbox; why it is not known."""
+    left_in_database: Mapping[str | None, Left]
+    """By environment, what waits in the migrated database, where others may send it."""
 
     @property
     def old_intents(self) -> int:
@@ -112,13 +124,15 @@ class Findings:
                 self.unreadable_elsewhere,
                 self.old_intents,
                 self.unsettled_elsewhere,
-                self.left_behind,
+                self.left_in_file,
             )
         )
 
 
-def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
-    """Look at everything once."""
+def examine(
+    outbox: Outbox, settings: Settings, now: datetime, *, dsn: str | None = None
+) -> Findings:
+    """Look at everything once; *dsn*: the migrated database, if known."""
     environment = settings.environment or None
     summaries = outbox.summaries()
     summary = summaries.get(environment, Summary())
@@ -130,6 +144,16 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
         state=State.PENDING, environment=environment, since=now + FUTURE, limit=MOST_NAMED
     )
     intents = outbox.intents()
+    in_file: Mapping[str | None, Left] | OutboxError
+    try:
+        in_file = left_in_file(settings)
+    except OutboxError as error:
+        in_file = error
+    held = [
+        row
+        for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)
+        for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
+    ]
     unreadable: defaultdict[str | None, list[str]] = defaultdict(list)
     for one in outbox.unreadable_intents():
         unreadable[one.environment].append(one.event_id)
@@ -153,19 +177,20 @@ def examine(outbox: Outbox, settings: Settings, now: datetime) -> Findings:
             if name != environment and (late := _late(outbox, name, one, now))
         },
         future=[row.delivery.id for row in newest if row.delivery.created_at > now + FUTURE],
-        unreadable=[
-            row.delivery.id
-            for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)
-            for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
-            if isinstance(row.delivery, Unreadable)
-        ],
+        unreadable=[row.delivery.id for row in held if isinstance(row.delivery, Unreadable)],
+        refused={
+            row.delivery.endpoint: answer
+            for row in held
+            if (answer := row.last_answer) and correct_first(answer)
+        },
         unreadable_intents=unreadable.pop(environment, []),
         unreadable_elsewhere=unreadable,
         intents=[one for one in intents if one.environment == environment],
         unsettled_elsewhere=elsewhere(
             Counter(one.environment for one in _old(intents, now)), environment
         ),
-        left_behind=left_behind(settings),
+        left_in_file=in_file,
+        left_in_database=left_in_database(settings, dsn),
     )
 
 
@@ -203,6 +228,9 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
         "dead letters": (State.DEAD_LETTER, "--dead"),
         "answered with 410": (State.GONE, "--gone"),
     }
+    for name, answer in findings.refused.items():
+        first = f"{answer}{correct_first(answer)}"
+        yield warn(f"{name}: last answer", first, f"Then try it: {shown('test', name)}")
     for name, (state, option) in ended.items():
         if count := findings.summary.counts.get(state, 0):
             yield warn(name, str(count), f"Send them again: {shown('redeliver', option)}")
@@ -225,19 +253,41 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
         yield wrong("unsettled", lasting, f"See which, and why: {shown('status')}")
 
 
+_OF_LEFT = (
+    ("delivery waits", "deliveries wait", "Send", "redeliver", "--pending"),
+    ("dead letter is", "dead letters are", "Send", "redeliver", "--dead"),
+    ("delivery with a 410 is", "deliveries with a 410 are", "Send", "redeliver", "--gone"),
+    ("killed run waits", "killed runs wait", "Report", "deliver"),
+)
+"""For each count of ``Left``: one of them, many, and what to do with them."""
+
+
 def _needs_left_behind(findings: Findings, environment: str | None) -> Iterator[Check]:
-    for (left, is_killed), count in findings.left_behind.items():
-        waits = counted(count, "delivery waits", "deliveries wait")
-        words: tuple[str, ...] = ("redeliver", "--pending", "--yes")  # also those due later
-        if is_killed:
-            waits = counted(count, "killed run waits", "killed runs wait")
-            words = ("deliver",)
-        command = shown(*words, variable=SQLITE)
-        if left != (environment or None):
-            command = in_environment(left, *words, variable=SQLITE)
-        detail = f"{waits} in it, and it is not in use any more"
-        remedy = f"{'Report' if is_killed else 'Send'} them: {command}"
-        yield wrong(f"SQLite outbox of {shown_environment(left)}", detail, remedy)
+    unused = "and it is not in use any more"
+    if isinstance(findings.left_in_file, OutboxError):
+        problem = findings.left_in_file.problem.removeprefix("outbox ")
+        remedy = "Correct that, or delete it if nothing in it is needed"
+        yield wrong("SQLite outbox", f"{problem}, {unused}", remedy)
+    else:
+        of_file = _left(findings.left_in_file, environment, "sqlite")
+        yield from (wrong(f"SQLite {name}", f"{are}, {unused}", do) for name, are, do in of_file)
+    of_database = _left(findings.left_in_database, environment, "postgres")
+    unused = "and it is not in use here"
+    yield from (warn(f"PostgreSQL {name}", f"{are}, {unused}", do) for name, are, do in of_database)
+
+
+def _left(
+    held: Mapping[str | None, Left], environment: str | None, kind: str
+) -> Iterator[tuple[str, str, str]]:
+    """Of whom, how many are left, and what to do with them."""
+    for name, left in held.items():
+        for count, (one, many, do, *words) in zip(left, _OF_LEFT, strict=True):
+            command = shown(*words, variable=f"{OUTBOX}={kind}")
+            if name != (environment or None):
+                command = in_environment(name, *words, variable=f"{OUTBOX}={kind}")
+            if count:
+                counts = f"{counted(count, one, many)} in it"
+                yield f"outbox of {shown_environment(name)}", counts, f"{do} them: {command}"
 
 
 def _needs_elsewhere(findings: Findings, environment: str | None) -> Iterator[Check]:

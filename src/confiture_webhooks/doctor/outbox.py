@@ -19,7 +19,7 @@ from ..config import Settings
 from ..delivery import State
 from ..errors import OutboxError
 from ..outbox.postgres_refusal import ADDRESS, NAMED, placed, reason_of
-from ..outbox.postgres_schema import may_make
+from ..outbox.postgres_schema import lacking, may_make
 from ..outbox.sqlite_file import is_there
 from ..outlook import shown_environment
 from ..remedy import shown
@@ -31,10 +31,10 @@ from .findings import Check, Findings, examine, needs, ok, skipped, warn, wrong
 OTHER_OUTBOX = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
 
 
-def outbox_checks(settings: Settings, setting: str) -> Iterator[Check]:
+def outbox_checks(settings: Settings, setting: str, dsn: str | None) -> Iterator[Check]:
     """Whether a run can use it, and whether deliveries in it wait for an operator.
 
-    *setting*: what names the database of a PostgreSQL outbox.
+    *setting*: what names the database of a PostgreSQL outbox. *dsn*: the migrated database.
     """
     if fault := settings.outbox_fault:
         yield wrong("outbox", fault.what, fault.remedy)
@@ -43,7 +43,7 @@ def outbox_checks(settings: Settings, setting: str) -> Iterator[Check]:
         yield warn("outbox", "in memory", "Use `sqlite`: memory ends with the command")
         return
     try:
-        yield from _checked(settings)
+        yield from _checked(settings, dsn)
     except OutboxError as error:
         remedy = error.remedy or OTHER_OUTBOX
         if settings.place.kind == "postgres":
@@ -51,11 +51,15 @@ def outbox_checks(settings: Settings, setting: str) -> Iterator[Check]:
         yield wrong("outbox", error.problem.removeprefix("outbox "), remedy)
 
 
-def _checked(settings: Settings) -> Iterator[Check]:
+def _checked(settings: Settings, dsn: str | None) -> Iterator[Check]:
     with closing(operators_outbox(settings)) as outbox:
-        findings = examine(outbox, settings, datetime.now(UTC))
+        findings = examine(outbox, settings, datetime.now(UTC), dsn=dsn)
         is_there = outbox.is_durable
     yield _kept(settings, findings) if is_there else _missing(settings)
+    is_asked = is_there and settings.place.kind == "postgres"
+    if rights := lacking(postgres_dsn(settings)) if is_asked else "":
+        problem = f"this role has no right to {rights}, so nothing old is deleted"
+        yield warn("outbox: rights", problem, init_by_admin(settings))
     for wait in findings.waits:
         check = wrong if wait.is_in_vain else warn
         yield check(f"{wait.endpoint}: outbox", wait.detail, wait.remedy)

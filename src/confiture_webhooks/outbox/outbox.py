@@ -35,7 +35,6 @@ Every method raises ``OutboxError`` when the store refuses, with the store's err
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -389,17 +388,7 @@ class Outbox:
 
     def summaries(self) -> dict[str | None, Summary]:
         """The same of each environment that has a delivery."""
-        undelivered, ended = self._store.read(("undelivered", {}), ("ended", {}))
-        sums: defaultdict[str | None, Summary] = defaultdict(Summary)
-        for row in (*undelivered, *ended):
-            sums[rows.shown(row["environment"]) or None].counts[rows.state_of(row)] += row["count"]
-        for row in undelivered:
-            one = sums[rows.shown(row["environment"]) or None]
-            name = rows.shown(row["endpoint"])
-            one.undelivered[name] += row["count"]
-            if made_at := rows.at_best(row["oldest_at"]):
-                one.oldest[name] = min(made_at, one.oldest.get(name, made_at))
-        return dict(sums)
+        return rows.summaries(*self._store.read(("undelivered", {}), ("ended", {})))
 
     def listen(
         self,

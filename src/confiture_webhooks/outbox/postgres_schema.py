@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,9 +13,10 @@ from psycopg import sql as pgsql
 
 from ..errors import OutboxError
 from ..event import stored_text
-from . import schema
+from . import rows, schema
 from .postgres_refusal import MISSING, LackingError, translated
 from .postgres_session import ask, connect, conninfo_of, described, settings
+from .values import Left
 
 SCHEMA = "confiture_webhooks"
 TABLES = ("intents", "released", "deliveries", "bodies", "attempts", "endpoints")
@@ -136,7 +137,7 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
         )
     schema.check(had, f"outbox {where}", "CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>")
     if had == schema.VERSION:
-        if lacking := missing_rights(connection):
+        if lacking := missing_rights(connection, _NEEDED):
             raise LackingError("; ".join(lacking))
         return False
     try:
@@ -212,6 +213,11 @@ _GRANTED = {
     "attempts": {"SELECT": "", "INSERT": ""},
 }
 """The rights of a role that uses the outbox, by table: of the named columns, or of all."""
+_NEEDED = {
+    table: {right: of for right, of in rights.items() if right != "DELETE" or table == "intents"}
+    for table, rights in _GRANTED.items()
+}
+"""Without the others a run delivers all the same, and nothing old is deleted."""
 
 
 def grants(role: str, *environments: str) -> list[str]:
@@ -251,25 +257,33 @@ def _policy(role: str) -> str:
 
 
 def added(dsn: str, role: str, environments: Sequence[str]) -> list[str]:
-    """*environments* and those that earlier ``grants`` named for *role*; empty: all of them."""
+    """*environments* and those that earlier ``grants`` named for *role*; empty: all of them.
+
+    Of each table: the policy of one may be what is missing.
+    """
     question = (
         "SELECT pg_get_expr(polqual, polrelid) AS rule FROM pg_policy "
-        f"WHERE polrelid = '{SCHEMA}.deliveries'::regclass "
-        f"AND quote_ident(polname) = {pgsql.Literal(_policy(role)).as_string(None)}"
+        f"WHERE polrelid = ANY (ARRAY{[f'{SCHEMA}.{one}' for one in TABLES]}::regclass[]) "
+        f"AND quote_ident(polname) = {pgsql.Literal(_policy(role)).as_string(None)} ORDER BY 1"
     )
     if not environments:
         return []
     with _briefly(dsn) as connection:
         *_, found = ask(connection, settings(standard_conforming_strings="on"), question)
-    had = re.findall(r"environment = '((?:[^']|'')*)'::text", found[0]["rule"] if found else "")
+    rules = [row["rule"] for row in found]
+    if "true" in rules:
+        return []
+    had = re.findall(r"environment = '((?:[^']|'')*)'::text", "; ".join(rules))
     return list(dict.fromkeys([*(one.replace("''", "'") for one in had), *environments]))
 
 
-def missing_rights(connection: psycopg.Connection[Any]) -> list[str]:
+def missing_rights(
+    connection: psycopg.Connection[Any], granted: Mapping[str, Mapping[str, str]] = _GRANTED
+) -> list[str]:
     """The rights of ``grants`` that the role of *connection* lacks: ``INSERT on attempts``, …"""
     wanted = ", ".join(
         f"('{table}', '{right}', '{{{of}}}'::text[])"
-        for table, rights in _GRANTED.items()
+        for table, rights in granted.items()
         for right, of in rights.items()
     )
     rows = ", ".join(f"('{table}')" for table in TABLES)
@@ -320,6 +334,21 @@ def has_outbox(dsn: str) -> bool:
     with suppress(OutboxError):
         return is_there(dsn)
     return False
+
+
+def left_in(dsn: str) -> dict[str | None, Left]:
+    """What waits in an outbox at *dsn*, by environment; nothing where it cannot be asked."""
+    with suppress(OutboxError), _briefly(dsn) as connection:
+        if version(connection) == schema.VERSION:
+            questions = (fitted(one, "") for one in rows.OF_LEFT)
+            return rows.left(*ask(connection, settings(), *questions)[2:])
+    return {}
+
+
+def lacking(dsn: str) -> str:
+    """The rights that the role of *dsn* lacks on the outbox there, in words; empty: it has all."""
+    with _briefly(dsn) as connection:
+        return "; ".join(missing_rights(connection))
 
 
 def may_make(dsn: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from zlib import crc32
 
 from ..delivery import Attempt, Delivery, State, TraceContext
 from ..event import EventType, stored_text, utf8
-from .values import Claim, Intent, Row, Unreadable, UnreadableIntent
+from .values import Claim, Intent, Left, Row, Summary, Unreadable, UnreadableIntent
 
 Stored = Mapping[str, Any]
 Found = Sequence[Stored]
@@ -186,6 +187,35 @@ def standing(row: Stored) -> Row:
 def state_of(row: Stored) -> State:
     """The state in *row*; one that another version made counts as pending."""
     return State(row["state"]) if row["state"] in set(State) else State.PENDING
+
+
+def summaries(undelivered: Found, ended: Found) -> dict[str | None, Summary]:
+    """By environment, from the rows of the two queries."""
+    sums: defaultdict[str | None, Summary] = defaultdict(Summary)
+    for row in (*undelivered, *ended):
+        sums[shown(row["environment"]) or None].counts[state_of(row)] += row["count"]
+    for row in undelivered:
+        one = sums[shown(row["environment"]) or None]
+        name = shown(row["endpoint"])
+        one.undelivered[name] += row["count"]
+        if made_at := at_best(row["oldest_at"]):
+            one.oldest[name] = min(made_at, one.oldest.get(name, made_at))
+    return dict(sums)
+
+
+OF_LEFT = ("undelivered", "ended", "intents")
+
+
+def left(undelivered: Found, ended: Found, intents: Found) -> dict[str | None, Left]:
+    """By environment, from the rows of the queries ``OF_LEFT``; without those that have nothing."""
+    sums = summaries(undelivered, ended)
+    killed = Counter(shown(row["environment"]) or None for row in intents)
+    found = {}
+    for name in sums | killed:
+        one = sums.get(name, Summary())
+        dead, gone = (one.counts.get(state, 0) for state in (State.DEAD_LETTER, State.GONE))
+        found[name] = Left(sum(one.undelivered.values()), dead, gone, killed[name])
+    return {name: one for name, one in found.items() if any(one)}
 
 
 def attempt_values(one: Attempt) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -29,12 +28,13 @@ from .sqlite_file import (
     DAMAGED,
     SETTING,
     DamagedError,
+    NotOursError,
     Place,
     closed,
     code_of,
     in_use,
     is_closed,
-    not_ours,
+    may_be_there,
     note_damage,
     own,
     place_of,
@@ -42,6 +42,7 @@ from .sqlite_file import (
     translated,
     untrusted,
 )
+from .values import Left
 
 PATIENCE_S = 2.0
 """The longest an operation waits for others that use the file."""
@@ -101,23 +102,24 @@ def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
     return outbox
 
 
-def waiting_in(path: Path) -> dict[tuple[str | None, bool], int]:
-    """The deliveries that wait in the file at *path*, and the killed runs (``True``).
+def left_in(path: Path) -> dict[str | None, Left]:
+    """What waits in the file at *path*, by environment. It is only read.
 
-    Each by environment. The file is only read. None where there is none, or it is not to be
-    trusted or read.
+    Nothing where there is none, or another program's. Raises OutboxError if it cannot be read.
     """
-    found: Counter[tuple[str | None, bool]] = Counter()
-    with suppress(OutboxError), translated(path):
+    if is_closed(path):
+        raise closed(path)
+    if not may_be_there(path):
+        return {}
+    with suppress(NotOursError), translated(path):
         own(path, makes=False)
         # With a log beside it, another process may have it open; else reading would make one.
         mode = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
         with closing(_connected(f"{path.absolute().as_uri()}?mode={mode}")) as connection:
-            for row in connection.execute(statement("undelivered")):
-                found[rows.shown(row["environment"]) or None, False] += row["count"]
-            for row in connection.execute(statement("intents")):
-                found[rows.shown(row["environment"]) or None, True] += 1
-    return dict(found)
+            if _version(connection, path):
+                of_left = (connection.execute(statement(one)) for one in rows.OF_LEFT)
+                return rows.left(*(one.fetchall() for one in of_left))
+    return {}
 
 
 statement = partial(schema.query, dialect="sqlite")
@@ -340,7 +342,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     if application_id != APPLICATION_ID and not is_empty:
-        raise not_ours(path)
+        raise NotOursError(path)
     found = 0 if is_empty else version
     schema.check(found, f"outbox {path}", SETTING)
     return found

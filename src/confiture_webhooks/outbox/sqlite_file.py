@@ -66,6 +66,14 @@ _REASONS = {
 }
 
 
+class NotOursError(OutboxError):
+    """Another program's database is there."""
+
+    def __init__(self, path: Path) -> None:
+        problem = f"outbox {path}: this is another program's SQLite database"
+        super().__init__(problem, f"Name another file: {SETTING}")
+
+
 class DamagedError(OutboxError):
     """The file is not, or no longer, a database that can be read."""
 
@@ -116,13 +124,6 @@ def closed(path: Path) -> OutboxError:
     if owner == os.geteuid():
         return untrusted(path, problem, f"Open {place} with chmod u+rwX, {ELSEWHERE}")
     return untrusted(path, problem, RUN_AS.format(_name(owner)))
-
-
-def not_ours(path: Path) -> OutboxError:
-    """The error that another program's database is there."""
-    return untrusted(
-        path, "this is another program's SQLite database", f"Name another file: {SETTING}"
-    )
 
 
 def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
@@ -305,7 +306,7 @@ def _judge(path: Path, found: os.stat_result, header: bytes) -> None:
         app = int.from_bytes(header[68:72], "big")
         if app == APPLICATION_ID or (app == 0 and is_fresh):
             return
-        raise not_ours(path)
+        raise NotOursError(path)
     if (path.parent.name, path.name) != (DIRECTORY, FILE):  # there it is an outbox that broke
         raise untrusted(path, "this file is not an outbox", f"Name another file: {SETTING}")
 

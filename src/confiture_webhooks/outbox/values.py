@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from ..delivery import Attempt, Delivery, State, TraceContext
 from ..event import Database, Direction, MigrationRef
@@ -145,6 +146,16 @@ class Summary:
     def oldest_at(self) -> datetime | None:
         """When the oldest undelivered delivery was made."""
         return min(self.oldest.values(), default=None)
+
+
+class Left(NamedTuple):
+    """What an outbox that is not used any more has of one environment: how many of each."""
+
+    waiting: int
+    dead_letter: int
+    gone: int
+    unsettled: int
+    """Killed runs whose end was not reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

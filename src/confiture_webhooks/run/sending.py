@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..bounded import TimedOut, bounded
 from ..config import Settings
 from ..delivery import Outcome, State
-from ..errors import CUT, OutboxError
+from ..errors import CUT, UNRECORDED, OutboxError
 from ..event import rfc3339
 from ..outbox import Outbox, Summary
 from ..outlook import Wait, again_lines, correct_first, elsewhere, elsewhere_line, outlook
@@ -162,7 +162,11 @@ class Sending:
         return leftover_line(
             summaries,
             environment,
-            {one.endpoint.name: one.last_failure for one in worker.snapshot() if one.last_failure},
+            {
+                one.endpoint.name: failure
+                for one in worker.snapshot()
+                if (failure := UNRECORDED if one.is_unrecorded else one.last_failure)
+            },
             waits=waits,
             next_at=next_at if next_at > now else None,
             loss=loss,
@@ -230,23 +234,26 @@ def leftover_line(
         return None
     by_name = {wait.endpoint: wait for wait in waits}
     is_claimed = loss is None and summary.counts.get(State.IN_FLIGHT) == sum(left.values())
+    is_anothers = is_claimed and UNRECORDED not in failures.values()
     where = ", ".join(
         f"{name}: {count}, "
-        + ("under way" if is_claimed else _reason(failures.get(name), by_name.get(name)))
+        + ("under way" if is_anothers else _reason(failures.get(name), by_name.get(name)))
         for name, count in sorted(left.items())
     )
     if loss is not None:
         remedies = [loss.line]
     elif is_claimed:
         at = f"from {rfc3339(next_at)} on" if next_at else "now"
-        killed = f"If it was killed, send them {at}: {shown('deliver')}."
-        remedies = [f"Another worker is sending them. {killed}"]
+        whose = "Another worker is sending them. If it was killed, send them"
+        whose = whose if is_anothers else "Each may have arrived. Send them again"
+        remedies = [f"{whose} {at}: {shown('deliver')}."]
     else:
         remedies = _kept(left, waits, next_at)
     if others := elsewhere(undelivered(summaries), environment):
         remedies.append(f"{elsewhere_line(others)}.")
     total = counted(sum(left.values()), "delivery", "deliveries")
-    return f"confiture-webhooks: {total} not sent ({where}). {' '.join(remedies)}"
+    sent = "not recorded as sent" if is_claimed and not is_anothers else "not sent"
+    return f"confiture-webhooks: {total} {sent} ({where}). {' '.join(remedies)}"
 
 
 def _kept(left: Mapping[str, int], waits: Sequence[Wait], next_at: datetime | None) -> list[str]:
@@ -294,6 +301,8 @@ def _reason(failure: str | None, wait: Wait | None = None) -> str:
         return "waiting for the next attempt"
     if failure == CUT:
         return "no answer before the run's flush_timeout"
+    if failure == UNRECORDED:
+        return failure
     if failure.isdigit():
         return f"last answer {failure}{correct_first(failure)}"
     return f"last attempt failed: {failure}"

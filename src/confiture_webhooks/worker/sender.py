@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -161,9 +161,9 @@ class Sender:
         attempt, delivery_id = waiting.last, claim.delivery.id
         assert attempt is not None
         longest = pace.endpoint.retry.longest_wait
-        stands = self._record(
-            partial(self.outbox.record, claim, attempt, decision, rests_until, longest)
-        )
+        record = partial(self.outbox.record, claim, attempt, decision, rests_until, longest)
+        with self._ending(pace):
+            stands = self._record(record)
         if stands is None:
             # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
             self.close_open(pace, delivery_id)
@@ -201,6 +201,21 @@ class Sender:
             pace.last_failure = CUT
             waiting.next_attempt_at = self.clock.now()
         try:
-            self.outbox.give_back(claim)
+            self.give_back(pace, claim)
         finally:
             self.close_open(pace, claim.delivery.id)
+
+    def give_back(self, pace: Pace, claim: Claim) -> None:
+        """Have another claim take it. Raises OutboxError: then its lease ends."""
+        with self._ending(pace):
+            self.outbox.give_back(claim)
+
+    @contextmanager
+    def _ending(self, pace: Pace) -> Iterator[None]:
+        """Notes that a claim was not ended, so that no other worker is blamed for its lease."""
+        try:
+            yield
+        except OutboxError:
+            with self.lock:
+                pace.is_unrecorded = True
+            raise

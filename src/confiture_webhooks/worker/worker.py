@@ -217,7 +217,7 @@ class Worker(Sender):
                     pace.runs.discard(run)  # what is released from here on the next look sees
                 for claim in claims:
                     with suppress(OutboxError):  # its lease ends
-                        self.outbox.give_back(claim)
+                        self.give_back(pace, claim)
             with self.lock:
                 if pace.is_resting(self.clock.now()) or pace.busy > pace.width:
                     pace.news()  # there may be more
