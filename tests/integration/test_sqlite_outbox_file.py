@@ -53,6 +53,7 @@ def test_what_waits_is_counted_beside_its_writer(outbox_path: Path, tmp_path: Pa
             written = outbox_path.with_name(outbox_path.name + suffix).read_bytes()
             killed.with_name(killed.name + suffix).write_bytes(written)
         assert left_in(killed) == {"production": (2, 0, 0, 1), None: (4, 0, 0, 2)}
+        assert killed.read_bytes() == outbox_path.read_bytes()
         for endpoint, decision in (("a", DEAD), ("b", GONE)):
             claims = outbox.claim(endpoint, environment="production", now=NOW, lease=LEASE)
             outbox.record(claims[0], attempt(), decision)
