@@ -87,6 +87,7 @@ FAULTS = {
         "A session is ended in mid-statement": "kept true",
         "A run fails before its first migration, or has no connection": "unharmed said",
         "20 MB of SQL on one line": "unharmed",
+        "A migration that forks": "unharmed true",
         "A migration that leaves its connection changed": "unharmed kept",
         "The migration lock is held by somebody else": "unharmed said",
     },

@@ -237,17 +237,24 @@ class Sigterm:
 
 
 NEEDED = ("telemetry", "adapters.http_session")
+FORK_WAITS_S = 2.0
 
 
 def preload() -> None:
-    """Import what a run will need, while the host connects and plans."""
+    """Import what threads of a run will need, while the host connects and plans.
+
+    A migration that forks waits for it: without this thread, the new process could not import for
+    ever what is half imported.
+    """
     with suppress(Exception):  # the run meets the same fault, and reports it
         for name in NEEDED:
             import_module(f".{name}", __package__)
-        if not terminal.is_terminal():  # there will be lines
-            import_module("structlog")
+        import_module("structlog")
+        from .telemetry.http_spans import without_http_spans  # noqa: PLC0415
         from .telemetry.plan import plan  # noqa: PLC0415
 
+        with without_http_spans():  # imports what it needs
+            pass
         for export in plan(os.environ).exports:
             import_module(".telemetry.sdk", __package__).maker_of(export)
 
@@ -278,7 +285,9 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         # ours are imported costs more than the imports.
         gc.freeze()
         with suppress(RuntimeError):  # no thread is to be had: it is imported when it is needed
-            threading.Thread(target=preload, name="webhooks-preload", daemon=True).start()
+            thread = threading.Thread(target=preload, name="webhooks-preload", daemon=True)
+            thread.start()
+            os.register_at_fork(before=partial(thread.join, FORK_WAITS_S))
     session.install()
     return session
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -225,6 +226,83 @@ def test_sigterm_ends_the_processes_of_a_migration_and_no_run(
     done = up()
     assert "SIGTERM" not in done.stderr
     assert [one[:2] for one in reported(receiver)] == [("migration_success", "001_p")]
+
+
+SLOW_IMPORT = """
+import importlib.machinery, os, sys, time
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name != "structlog._base":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        execute = spec.loader.exec_module
+
+        def slowly(module):
+            ends_at = time.monotonic() + 20
+            while not os.path.exists("forks") and time.monotonic() < ends_at:
+                time.sleep(0.02)
+            time.sleep(0.5)
+            execute(module)
+
+        spec.loader.exec_module = slowly
+        return spec
+
+sys.meta_path.insert(0, Slow())
+for name in [one for one in sys.modules if one.partition(".")[0] == "structlog"]:
+    del sys.modules[name]
+"""
+IMPORTS = """
+        import os, signal, time
+
+        open("forks", "w").close()
+        child = os.fork()
+        if not child:
+            import structlog
+            os._exit(0)
+        ends_at = time.monotonic() + 20
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > ends_at:
+                os.kill(child, signal.SIGKILL)
+                raise RuntimeError("what the migration has forked hangs")
+            time.sleep(0.02)
+"""
+UNWINDS = """
+        import os, sys
+
+        child = os.fork()
+        if not child:
+            sys.exit(0)
+        os.waitpid(child, 0)
+        raise ValueError("of the migration")
+"""
+
+
+@pytest.mark.survived("A migration that forks", "unharmed")
+def test_a_process_that_a_migration_forks_can_import(
+    project: Any, receiver: Any, tmp_path: Path
+) -> None:
+    """Also what a thread of ours was importing at that moment: it does not hang."""
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    (planted / "sitecustomize.py").write_text(SLOW_IMPORT, encoding="utf-8")
+    project.python_migration("001", "p", python("001", "p", IMPORTS.strip()))
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "PYTHONPATH": str(planted)}
+    done = project.confiture("migrate", "up", env=env)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert [one[:2] for one in reported(receiver)] == [("migration_success", "001_p")]
+
+
+@pytest.mark.survived("A migration that forks", "unharmed", "true")
+def test_a_process_that_a_migration_forks_reports_nothing(
+    project: Any, receiver: Any, up: Any
+) -> None:
+    """It leaves the migration by an exception: the run goes on in the process that forked it."""
+    project.python_migration("001", "p", python("001", "p", UNWINDS.strip()))
+    up(fails=True)
+    assert [one[:2] for one in reported(receiver)] == [("migration_error", "001_p")]
+    # The connection that both have was closed by the one that left.
+    assert receiver.requests[0].payload["error"]["type"] == "OperationalError"
 
 
 @pytest.mark.survived("20 MB of SQL on one line", "unharmed")

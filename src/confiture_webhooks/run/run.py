@@ -6,6 +6,7 @@ an exception.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -58,6 +59,7 @@ class Run:
         self.has_hooks = parts.hooks is not None
         """Whether users' hooks may be called."""
         self._has_span = self._has_reported = self._is_finished = False
+        self._process = os.getpid()
         self.database = Database()
         """As far as it is known: of the command's address, its connection, its first migration."""
         self.connection: Any = None
@@ -82,13 +84,22 @@ class Run:
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether it is finished, or this process was forked: then the run is the other's."""
+        return self._is_finished or self._is_forked
+
+    @property
+    def _is_forked(self) -> bool:
+        return self._process != os.getpid()
+
     @contained
     def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
         """A migration is to begin next, and its connection is idle outside a transaction.
 
         The slow work is done now: the outbox is opened, and the migration is staged.
         """
-        if not self._is_finished:
+        if not self._is_over:
             settling = self._begun(backend.database)
             settling.record_earlier(ref.version, self.ask_here, backend)
             settling.expect(ref, direction, backend)
@@ -101,7 +112,7 @@ class Run:
 
         ``None``: the run is over, or a fault of ours was reported.
         """
-        if self._is_finished:
+        if self._is_over:
             return None
         settling = self._begun(backend.database)
         telemetry, outgoing = settling.telemetry, settling.outgoing
@@ -141,7 +152,7 @@ class Run:
         Nothing is certain before ``conclude``, which releases the same event.
         """
         used = self._settling
-        if used is not None and used.outgoing.outbox.is_over_connection:
+        if used is not None and used.outgoing.outbox.is_over_connection and not self._is_forked:
             success = migration.success(rows_affected)
             if used.stage_committed(connection, migration, success):
                 migration.recorded = success
@@ -159,6 +170,8 @@ class Run:
         Unless *is_idle*, the host's transaction is open still: a slow outbox is not waited for.
         When Ctrl-C comes in between, ``finish`` does it again: the event id is the same.
         """
+        if self._is_forked:
+            return
         if error is None and migration.recorded is not None:
             rows_affected = migration.recorded.rows_affected
         self._owed[migration.event_id] = (migration, rows_affected, error)
@@ -195,7 +208,7 @@ class Run:
         *error_type*: why the run failed, ``None`` when it did not; *error*: more of it. Returns
         whether Ctrl-C cut it short: it is not raised, for the command has its result already.
         """
-        if self._is_finished:
+        if self._is_over:
             return False
         self._is_finished = True
         deadline = self.end_within(self._settings.flush_timeout)
