@@ -157,6 +157,8 @@ class CommandSession:
         if self.database is not None:
             return self.database
         given = self.invocation
+        if given.is_refused:  # the host has not connected, and no more do we
+            return None
         return given.database_url or project_dsn(given.config_file, os.environ)
 
 

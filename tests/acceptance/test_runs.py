@@ -403,3 +403,28 @@ def test_a_run_with_a_wrong_file_is_counted(shop: Any, collector: Any, content: 
     assert ("run.failed" in logged) is (outcome == "failure")
     assert done.stderr.count("webhooks.config_invalid") == 1
     assert not (shop.path / ".confiture").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "has_file"),
+    [((), "DATABASE_URL", False), (("-c", LOCAL), "CONFITURE_DATABASE_URL", True)],
+    ids=["an address that is only there", "two addresses"],
+)
+def test_a_database_that_confiture_refuses_is_not_touched(
+    shop: Any, receiver: Any, words: tuple[str, ...], variable: str, *, has_file: bool
+) -> None:
+    """Confiture would not choose it, so no outbox is made in it, and no event names it."""
+    if not has_file:
+        (shop.path / LOCAL).unlink()
+    env = {
+        variable: shop.database_url,
+        "CONFITURE_WEBHOOK_URL": receiver.url,
+        "CONFITURE_WEBHOOK_OUTBOX": "postgres",
+    }
+    done = shop.confiture("migrate", "up", *words, env=env)
+    assert done.returncode != 0
+    with psycopg.connect(shop.database_url) as admin:
+        found = admin.execute("SELECT to_regnamespace('confiture_webhooks')").fetchone()
+    assert found == (None,)
+    assert [request.payload["event_type"] for request in receiver.requests][:1] == ["run_error"]
+    assert receiver.requests[0].payload["database"]["name"] is None

@@ -42,6 +42,8 @@ class Invocation:
     """Where the ``webhooks:`` block is looked for: there, or in CONFITURE_ENVIRONMENT's file."""
     missing: Path | None = None
     """The environment file the host reads, if it does not exist."""
+    is_refused: bool = False
+    """Whether the host will not choose a database: no file, or two addresses on purpose."""
     is_changing: bool = False
     """Whether such a command changes a database, unless this one is a rehearsal."""
     is_rehearsal: bool
@@ -78,17 +80,21 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
     given = _option(rest, "--config", "-c")
     config_file = Path(given) if given is not None else _usual_file(command, rest, environ)
     readable = _readable(config_file)
+    missing = config_file if config_file and not os.access(config_file, os.F_OK) else None
+    url = _option(rest, "--database-url", "-d") or _target_url(command, rest)
+    is_singular = url or given is None or command in FILE_ONLY or "--no-config" in rest
     named = environ.get(ENVIRONMENT, "").strip()
     return Invocation(
         command=command,
         config_file=readable,
         named_file=config_file if given is not None or config_file != DEFAULT_CONFIG else None,
-        missing=config_file if config_file and not os.access(config_file, os.F_OK) else None,
+        missing=missing,
+        is_refused=missing is not None or bool(environ.get(DSN) and not is_singular),
         settings_file=_readable(usual_file(named)) if config_file is None else readable,
         is_changing=command_watch.changes(command, rest),
         is_rehearsal=any(word.startswith("--dry-run") for word in rest),
         resumes=resumes,
-        database_url=_option(rest, "--database-url", "-d") or _target_url(command, rest),
+        database_url=url,
         migrations_dir=Path(migrations) if migrations else DEFAULT_MIGRATIONS,
     )
 
