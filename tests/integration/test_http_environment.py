@@ -459,6 +459,22 @@ def test_a_changed_proxy_is_seen_soon(
         assert proxy.requests[0].startswith(f"POST {url}".encode())
 
 
+@pytest.mark.usefixtures("looks_at_once")
+def test_a_bundle_is_read_for_a_proxy_alone(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A wrong file costs an http endpoint nothing, until its proxy is an https one."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    resolves_to_loopback(monkeypatch)
+    with Peer(answers(OK)) as peer:
+        url = peer.url.replace("127.0.0.1", "receiver.test")
+        assert transport.send(request(url), timeout=PATIENCE).status_code == 200
+        monkeypatch.setenv("http_proxy", "https://127.0.0.1:9")
+        with pytest.raises(TransportError) as caught:
+            transport.send(request(url), timeout=PATIENCE)
+    assert (caught.value.error_type, caught.value.reason) == ("tls", "bundle")
+
+
 @pytest.mark.survived("A certificate authority that is taken away in mid-run", "private")
 @pytest.mark.usefixtures("looks_at_once")
 def test_a_changed_bundle_is_seen_soon(
