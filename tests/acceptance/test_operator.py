@@ -286,3 +286,17 @@ def test_redeliver_fails_for_no_other_delivery(project: Any, receiver: Any) -> N
     again = document(project, "redeliver", one, "--yes")
     assert (again["ok"], again["delivered"], again["failures"]) == (True, 1, {})
     assert [row["state"] for row in listed(project)] == ["dead_letter", "delivered"]
+
+
+@pytest.mark.parametrize(("schedule", "after"), [([], 200), ([], 500), ([600], 503)])
+def test_status_names_no_refusal_that_is_over(
+    project: Any, receiver: Any, schedule: list[int], after: int
+) -> None:
+    """A later answer is the last one, whatever still waits for an operator."""
+    receiver.script("/", [401, after])
+    for number, waits in (("001", []), ("002", schedule)):
+        endpoint = {"name": "a", "url": receiver.url, "retry": {"schedule": waits}}
+        project.environment_file(webhooks={"endpoints": [endpoint]})
+        project.migration(number, "a", up="SELECT 1", down="SELECT 1")
+        project.confiture("migrate", "up")
+    assert document(project, "status", code=1)["refused"] == {}
