@@ -569,6 +569,15 @@ def test_a_proxy_that_fails(
     assert caught.value.error_type == expected
 
 
+def test_a_proxy_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver was not asked: its time-out is no remedy."""
+    with Peer(Talk.hang) as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        stopped = obstacle(reach("https://receiver.test/", BRIEF))
+    remedy = "Check ALL_PROXY; NO_PROXY names hosts that are reached without it"
+    assert stopped == ("timeout (the proxy)", remedy)
+
+
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "http://", "gopher://a.test"])
 def test_a_proxy_that_is_not_there(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, proxy: str

@@ -384,6 +384,19 @@ def test_a_claim_that_could_not_be_ended_is_remembered(
     assert bench.worker.paces[0].unrecorded == {"dlv_a_1"}
 
 
+def test_a_claim_without_an_attempt_that_the_outbox_keeps_is_remembered() -> None:
+    """The endpoint went away before its turn, and the outbox did not take it back."""
+    bench = Bench(endpoint(), transport=ScriptedTransport({"a": [410]}))
+    bench.worker.paces[0].batch = 2
+
+    def failing(_: Any) -> None:
+        raise OutboxError("disk full")
+
+    bench.outbox.give_back = failing  # type: ignore[method-assign]
+    bench.run(delivery(), delivery(2))
+    assert bench.worker.paces[0].unrecorded == {"dlv_a_2"}
+
+
 def test_a_claim_that_was_ended_later_is_forgotten() -> None:
     """The outbox answers again: a later failure has its own reason."""
     bench = Bench(endpoint())
