@@ -196,7 +196,7 @@ def send_now(context: Context, rows: Sequence[Row], output: str) -> dict[str, An
             default=result.next_at if states[State.IN_FLIGHT] else None,
         ),
         failures={name: why for name, why in result.failures.items() if name in unsent},
-        waits=[wait for wait in result.waits if wait.endpoint in names],
+        waits=[wait for wait in result.waits if wait.endpoint in unsent],
         open=[],
         elsewhere={},
     )
