@@ -181,7 +181,7 @@ class _Delivering:
             failures={
                 one.endpoint.name: failure
                 for one in paces
-                if (failure := UNRECORDED if one.is_unrecorded else one.failed)
+                if (failure := UNRECORDED if one.unrecorded else one.failed)
             },
             waits=waits,
             open=self.open,

@@ -434,6 +434,10 @@ def test_a_collector_is_looked_for_the_way_exports_go(
         assert row not in problems(diagnosed(here, {}, proxied)[1])  # none to this machine
         proxied["OTEL_EXPORTER_OTLP_ENDPOINT"] = "https://collector.example"
         assert "(the proxy) | Check HTTPS_PROXY" in problems(diagnosed(here, {}, proxied)[1])[row]
+    with Peer(hello_then(lambda talk: talk.sock.sendall(OK))) as peer:
+        plain = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"https://localhost:{peer.port}"}
+        found = problems(diagnosed(here, {}, plain)[1])[row]
+        assert "Check the port in OTEL_EXPORTER_OTLP_ENDPOINT, and that" in found
 
 
 def test_an_exporter_that_is_not_installed_has_a_row(here: Project) -> None:

@@ -271,3 +271,36 @@ def test_status_repeats_what_is_to_be_corrected_first(
     option = "--pending" if schedule else "--dead"
     assert project.confiture("webhooks", "redeliver", option, "--yes").returncode == 0
     assert first.replace("answer", "answer:") not in project.confiture("webhooks", "status").stdout
+
+
+@pytest.mark.parametrize(("answer", "state"), [(500, "dead_letter"), (410, "gone")])
+def test_redeliver_fails_for_no_other_delivery(
+    project: Any, receiver: Any, answer: int, state: str
+) -> None:
+    """Another one that is due to the same endpoint is sent, too: its failure is not this one's."""
+    endpoint = {"name": "a", "url": receiver.url, "retry": {"schedule": []}, "concurrency": 1}
+    project.environment_file(webhooks={"endpoints": [endpoint]})
+    receiver.script("/", [500, 500, 200, answer])
+    for number in ("001", "002"):
+        project.migration(number, "a", up="SELECT 1", down="SELECT 1")
+        project.confiture("migrate", "up")
+    other, one = (row["id"] for row in listed(project))
+    document(project, "redeliver", other, "--later", "--yes")
+    again = document(project, "redeliver", one, "--yes")
+    assert (again["ok"], again["failures"]) == (True, {})
+    assert [again[name] for name in ("delivered", "dead_letter", "gone", "left")] == [1, 0, 0, 0]
+    assert [row["state"] for row in listed(project)] == [state, "delivered"]
+
+
+@pytest.mark.parametrize(("schedule", "after"), [([], 200), ([], 500), ([600], 503)])
+def test_status_names_no_refusal_that_is_over(
+    project: Any, receiver: Any, schedule: list[int], after: int
+) -> None:
+    """A later answer is the last one, whatever still waits for an operator."""
+    receiver.script("/", [401, after])
+    for number, waits in (("001", []), ("002", schedule)):
+        endpoint = {"name": "a", "url": receiver.url, "retry": {"schedule": waits}}
+        project.environment_file(webhooks={"endpoints": [endpoint]})
+        project.migration(number, "a", up="SELECT 1", down="SELECT 1")
+        project.confiture("migrate", "up")
+    assert document(project, "status", code=1)["refused"] == {}

@@ -252,6 +252,18 @@ def test_redeliver_sends_and_later_only_makes_due(shared: Shared, down: LocalRec
 
 
 @on_sqlite
+def test_redeliver_counts_no_delivery_that_another_worker_sends(
+    shared: Shared, down: LocalReceiver
+) -> None:
+    """Those of other environments are due again, and not among those left here."""
+    words = ("redeliver", "--dead", "--all-environments", "--yes", *of("staging"), "-f", "json")
+    found = json.loads(shared.confiture("webhooks", *words).stdout)
+    assert (found["delivered"], found["left"]) == (len(down.requests), 0)
+    assert found["redelivered"] == found["delivered"] + sum(found["elsewhere"].values())
+    assert found["elsewhere"]["production"] > 0
+
+
+@on_sqlite
 def test_redeliver_that_fails_says_so(shared: Shared, down: LocalReceiver) -> None:
     """Exit 1 when the receiver still refuses."""
     down.script("/", [500])

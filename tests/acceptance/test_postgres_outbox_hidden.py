@@ -257,6 +257,7 @@ HIDDEN = """DO $$ DECLARE one text; BEGIN
     [
         ("REVOKE INSERT ON confiture_webhooks.attempts FROM limited", "INSERT on attempts"),
         ("REVOKE INSERT ON confiture_webhooks.released FROM limited", "INSERT on released"),
+        ("REVOKE DELETE ON confiture_webhooks.intents FROM limited", "DELETE on intents"),
         ("REVOKE SELECT ON confiture_webhooks.bodies FROM limited", "SELECT on bodies"),
         (HIDDEN.format("attempts"), "use rows on attempts"),
         (HIDDEN.format("released"), "use rows on released"),

@@ -16,7 +16,7 @@ from requests import adapters
 from confiture_webhooks.adapters import http_way
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S, way_to
-from confiture_webhooks.doctor.endpoints import obstacle, reach
+from confiture_webhooks.doctor.endpoints import Reach, obstacle, reach, remedy_of
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.networks import Networks
 from confiture_webhooks.transport import Request
@@ -459,6 +459,23 @@ def test_a_changed_proxy_is_seen_soon(
         assert proxy.requests[0].startswith(f"POST {url}".encode())
 
 
+@pytest.mark.usefixtures("looks_at_once")
+def test_a_bundle_is_read_for_a_proxy_alone(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A wrong file costs an http endpoint nothing, until and while its proxy is an https one."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    resolves_to_loopback(monkeypatch)
+    with Peer(answers(OK)) as peer:
+        url = peer.url.replace("127.0.0.1", "receiver.test")
+        assert transport.send(request(url), timeout=PATIENCE).status_code == 200
+        monkeypatch.setenv("http_proxy", "https://127.0.0.1:9")
+        for _ in range(2):
+            with pytest.raises(TransportError) as caught:
+                transport.send(request(url), timeout=PATIENCE)
+            assert (caught.value.error_type, caught.value.reason) == ("tls", "bundle")
+
+
 @pytest.mark.survived("A certificate authority that is taken away in mid-run", "private")
 @pytest.mark.usefixtures("looks_at_once")
 def test_a_changed_bundle_is_seen_soon(
@@ -551,6 +568,25 @@ def test_a_proxy_that_fails(
         with pytest.raises(TransportError) as caught:
             transport.send(request("https://receiver.test/"), timeout=timeout)
     assert caught.value.error_type == expected
+
+
+@pytest.mark.parametrize("reason", ["wrong_host", "no_tls"])
+def test_a_remedy_at_a_proxy_names_its_variable(reason: str) -> None:
+    """The endpoint's address is right: the proxy's is to be corrected."""
+    found = Reach("proxy", "proxy", reason, proxy="https_proxy")
+    remedy = remedy_of("proxy", found)
+    assert "https_proxy" in remedy
+    assert "`url`" not in remedy
+    assert "`url`" in remedy_of("tls", Reach("tls", "tls", reason))
+
+
+def test_a_proxy_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver was not asked: its time-out is no remedy."""
+    with Peer(Talk.hang) as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        stopped = obstacle(reach("https://receiver.test/", BRIEF))
+    remedy = "Check ALL_PROXY; NO_PROXY names hosts that are reached without it"
+    assert stopped == ("timeout (the proxy)", remedy)
 
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "http://", "gopher://a.test"])

@@ -13,7 +13,7 @@ import requests
 import urllib3.exceptions as urllib3_errors
 
 from confiture_webhooks.adapters.http_exchange import LONGEST_RETRY_AFTER, Exchange, retry_after
-from confiture_webhooks.adapters.http_session import _TYPES, why
+from confiture_webhooks.adapters.http_session import _TYPES, _error_type, why
 from confiture_webhooks.delivery import ERROR_TYPES
 from confiture_webhooks.errors import CUT, TransportError
 from confiture_webhooks.transport import Request, Response
@@ -192,3 +192,11 @@ def test_a_finished_attempt_is_not_cut() -> None:
     assert stopped == []
     with pytest.raises(TransportError, match="tls"):
         exchange.outcome()
+
+
+def test_what_a_cut_breaks_is_no_reason() -> None:
+    """Time was up: what its end did to the connection says nothing of the way."""
+    exchange = Exchange(REQUEST, LONG)
+    broken = urllib3_errors.ProxyError("no tunnel", ConnectionResetError())
+    exchange.cut()
+    assert (_error_type(exchange, broken), exchange.reason) == ("timeout", None)

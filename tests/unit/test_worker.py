@@ -381,7 +381,44 @@ def test_a_claim_that_could_not_be_ended_is_remembered(
     setattr(bench.outbox, step, failing)
     bench.worker.stopping.wait = lambda _: True  # type: ignore[method-assign]
     bench.run(delivery())
-    assert bench.worker.paces[0].is_unrecorded
+    assert bench.worker.paces[0].unrecorded == {"dlv_a_1"}
+
+
+def test_a_claim_without_an_attempt_that_the_outbox_keeps_is_remembered() -> None:
+    """The endpoint went away before its turn, and the outbox did not take it back."""
+    bench = Bench(endpoint(), transport=ScriptedTransport({"a": [410]}))
+    bench.worker.paces[0].batch = 2
+
+    def failing(_: Any) -> None:
+        raise OutboxError("disk full")
+
+    bench.outbox.give_back = failing  # type: ignore[method-assign]
+    bench.run(delivery(), delivery(2))
+    assert bench.worker.paces[0].unrecorded == {"dlv_a_2"}
+
+
+def test_a_claim_that_was_ended_later_is_forgotten() -> None:
+    """The outbox answers again: a later failure has its own reason."""
+    bench = Bench(endpoint())
+    give_back, faults = bench.outbox.give_back, [OutboxError("disk full")]
+
+    def failing(claim: Any) -> None:
+        for fault in faults:
+            raise fault
+        give_back(claim)
+
+    bench.outbox.give_back = failing  # type: ignore[method-assign]
+    bench.outbox.release("evt_1", [delivery()])
+    [claim] = bench.outbox.claim(
+        "a", environment=None, now=datetime.now(UTC), lease=timedelta(minutes=1)
+    )
+    sender, paced = bench.worker, bench.worker.paces[0]
+    with pytest.raises(OutboxError):
+        sender.give_back(paced, claim)
+    assert paced.unrecorded == {"dlv_a_1"}
+    faults.clear()
+    sender.give_back(paced, claim)
+    assert paced.unrecorded == set()
 
 
 def test_what_another_worker_took_over_is_not_kept_open() -> None:

@@ -125,9 +125,8 @@ class EndpointSession(requests.Session):
         if known and known.is_for(request.url, request.tls):
             return known
         way = way_to(request.url, request.tls, is_export=self._is_export)
-        way.obstacle = proxy_obstacle(way)
-        if way.obstacle is None and (known is None or known.obstacle or known.stamp != way.stamp):
-            way.obstacle = file_obstacle(way)
+        if known is None or known.obstacle or (known.stamp, known.proxy) != (way.stamp, way.proxy):
+            way.obstacle = proxy_obstacle(way) or file_obstacle(way)
         if known and known.stamp != way.stamp:
             self.close()
         self._way = way

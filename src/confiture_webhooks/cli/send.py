@@ -184,6 +184,7 @@ def send_now(context: Context, rows: Sequence[Row], output: str) -> dict[str, An
     result = _once(replace(settings, endpoints=chosen), None, context.database)
     sent = [one for row in rows for one in context.outbox.look_up(row.delivery.id, limit=1)]
     states = Counter(one.state for one in sent)
+    unsent = {one.delivery.endpoint for one in sent if one.state is not State.DELIVERED}
     result = replace(
         result,
         delivered=states[State.DELIVERED],
@@ -194,7 +195,8 @@ def send_now(context: Context, rows: Sequence[Row], output: str) -> dict[str, An
             (one.next_attempt_at for one in sent if one.next_attempt_at),
             default=result.next_at if states[State.IN_FLIGHT] else None,
         ),
-        waits=[wait for wait in result.waits if wait.endpoint in names],
+        failures={name: why for name, why in result.failures.items() if name in unsent},
+        waits=[wait for wait in result.waits if wait.endpoint in unsent],
         open=[],
         elsewhere={},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -14,7 +14,7 @@ from ..config.variables import OUTBOX
 from ..delivery import State
 from ..errors import OutboxError
 from ..event import rfc3339
-from ..outbox import Intent, Left, Outbox, Summary, Unreadable
+from ..outbox import Intent, Left, Outbox, Row, Summary, Unreadable
 from ..outlook import (
     LATE,
     Standing,
@@ -86,7 +86,7 @@ class Findings:
     unreadable: list[str]
     """The ids of deliveries that are not delivered and that this version cannot read."""
     refused: Mapping[str, str]
-    """The answer of each endpoint that refused the sender of deliveries that it has not yet."""
+    """The latest answer of each endpoint that refuses the sender."""
     unreadable_intents: list[str]
     """The same of killed runs."""
     unreadable_elsewhere: Mapping[str | None, list[str]]
@@ -178,11 +178,7 @@ def examine(
         },
         future=[row.delivery.id for row in newest if row.delivery.created_at > now + FUTURE],
         unreadable=[row.delivery.id for row in held if isinstance(row.delivery, Unreadable)],
-        refused={
-            row.delivery.endpoint: answer
-            for row in held
-            if (answer := row.last_answer) and correct_first(answer)
-        },
+        refused=dict(_refused(outbox, environment, held)),
         unreadable_intents=unreadable.pop(environment, []),
         unreadable_elsewhere=unreadable,
         intents=[one for one in intents if one.environment == environment],
@@ -196,6 +192,20 @@ def examine(
 
 def _old(intents: Iterable[Intent], now: datetime) -> list[Intent]:
     return [one for one in intents if one.staged_at < now - UNSETTLED_FOR]
+
+
+def _refused(
+    outbox: Outbox, environment: str | None, held: Sequence[Row]
+) -> Iterator[tuple[str, str]]:
+    """Endpoints whose latest answer refuses the sender, and that answer. *held*: undelivered."""
+    for name in dict.fromkeys(r.delivery.endpoint for r in held if correct_first(r.last_answer)):
+        arrived = outbox.deliveries(
+            state=State.DELIVERED, environment=environment, endpoint=name, limit=1
+        )
+        tried = [r.last_attempt for r in (*held, *arrived) if r.delivery.endpoint == name]
+        latest = max(filter(None, tried), key=lambda one: one.started_at)
+        if (answer := latest.answer) and correct_first(answer):
+            yield name, answer
 
 
 def _off(standing: Mapping[str, Standing]) -> dict[str, datetime]:

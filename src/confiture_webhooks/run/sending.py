@@ -165,7 +165,7 @@ class Sending:
             {
                 one.endpoint.name: failure
                 for one in worker.snapshot()
-                if (failure := UNRECORDED if one.is_unrecorded else one.last_failure)
+                if (failure := UNRECORDED if one.unrecorded else one.last_failure)
             },
             waits=waits,
             next_at=next_at if next_at > now else None,

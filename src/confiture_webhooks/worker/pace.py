@@ -61,8 +61,8 @@ class Pace:
     """Why an attempt failed, the latest that did."""
     failures: int = 0
     """Failed attempts in a row."""
-    is_unrecorded: bool = False
-    """Whether the outbox kept a claim of ours, as it could not record what became of it."""
+    unrecorded: set[str] = field(default_factory=set)
+    """The deliveries that we claimed, and whose end the outbox could not record."""
     faults: int = 0
     """Faults of the outbox, or ours, in a row."""
     off: int = 0

@@ -162,7 +162,7 @@ class Sender:
         assert attempt is not None
         longest = pace.endpoint.retry.longest_wait
         record = partial(self.outbox.record, claim, attempt, decision, rests_until, longest)
-        with self._ending(pace):
+        with self._ending(pace, claim):
             stands = self._record(record)
         if stands is None:
             # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
@@ -207,15 +207,14 @@ class Sender:
 
     def give_back(self, pace: Pace, claim: Claim) -> None:
         """Have another claim take it. Raises OutboxError: then its lease ends."""
-        with self._ending(pace):
+        with self._ending(pace, claim):
             self.outbox.give_back(claim)
 
     @contextmanager
-    def _ending(self, pace: Pace) -> Iterator[None]:
-        """Notes that a claim was not ended, so that no other worker is blamed for its lease."""
-        try:
-            yield
-        except OutboxError:
-            with self.lock:
-                pace.is_unrecorded = True
-            raise
+    def _ending(self, pace: Pace, claim: Claim) -> Iterator[None]:
+        """Notes whether *claim* was ended, so that no other worker is blamed for its lease."""
+        with self.lock:
+            pace.unrecorded.add(claim.delivery.id)
+        yield
+        with self.lock:
+            pace.unrecorded.discard(claim.delivery.id)

@@ -1,4 +1,4 @@
-"""``--since``: an instant, or how long ago."""
+"""The values of options: ``--since``, an instant or how long ago; ``--environment``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 import typer
 
-from confiture_webhooks.cli.options import since
+from confiture_webhooks.cli.options import environment_of, since
 
 NOW = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 
@@ -42,3 +42,10 @@ def test_what_it_is_not(text: str) -> None:
 def test_an_offset_is_kept() -> None:
     """An instant with an offset is the same instant."""
     assert since("2026-01-08T10:30+02:00", NOW).tzinfo == timezone(timedelta(hours=2))
+
+
+def test_the_environment_without_a_name() -> None:
+    """It is ``(none)`` to people, also where several are named."""
+    assert (environment_of("(none)"), environment_of("a")) == ("", "a")
+    assert environment_of(["a", "(none)"]) == ["a", ""]
+    assert environment_of(None) is None
