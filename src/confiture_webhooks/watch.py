@@ -36,6 +36,8 @@ POLL_WHEN_WOKEN = timedelta(minutes=1)
 TEND_EVERY = timedelta(minutes=1)
 HANDOVER = timedelta(seconds=3)
 """So long may attempts under way keep a new configuration waiting; then they are cut."""
+LACKS_RIGHT = "42501"
+"""SQLSTATE of a statement that the role has no right for."""
 LOOK_EVERY_S = 1.0
 """How often a watching worker looks whether its files have changed."""
 
@@ -129,10 +131,14 @@ class _Delivering:
             self.open = settle_outbox(
                 self.outbox, one.recorded, self.ask, self.telemetry, environment=one.environment
             )
-            with suppress(OutboxError):  # a later pass does it; the doctor knows a missing right
-                self.outbox.prune()
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
+            return
+        try:
+            self.outbox.prune()
+        except OutboxError as error:
+            if getattr(error.__cause__, "sqlstate", None) != LACKS_RIGHT:  # the doctor names that
+                self.telemetry.outbox_failed(str(error))
 
     def show(self, _: float) -> None:
         """How far the pass is, on a terminal. The outbox has other things to do than to count."""

@@ -199,11 +199,15 @@ def test_a_right_certificate_and_none(
         code, rows = diagnosed(here, {"a": of_localhost(right)}, gone)
     assert code == 1
     unread = "tls, REQUESTS_CA_BUNDLE names a file that cannot be read: No such file or directory"
-    assert problems(rows)["a: tls"].startswith(f"{unread} | Correct REQUESTS_CA_BUNDLE or its file")
+    assert problems(rows)["a: tls"].startswith(f"{unread} | Correct REQUESTS_CA_BUNDLE, or correct")
+
+
+KEYS = ("missing", "other key", "locked key", "no key")
+"""Faults of a client certificate's key."""
 
 
 @pytest.mark.survived("A file for TLS that is not there, or holds something else", "said")
-@pytest.mark.parametrize("fault", ["missing", "empty", "certificate", "other key", "locked key"])
+@pytest.mark.parametrize("fault", [*KEYS, "empty", "certificate"])
 def test_a_file_for_tls_that_cannot_be_used(
     here: Project, authority: trustme.CA, tmp_path: Path, fault: str
 ) -> None:
@@ -227,7 +231,7 @@ def test_a_file_for_tls_that_cannot_be_used(
         files["client_certificate"].write_text("no certificate")
     elif fault == "other key":
         other.private_key_pem.write_to_path(files["client_key"])
-    else:
+    elif fault == "locked key":
         key = serialization.load_pem_private_key(client.private_key_pem.bytes(), None)
         locked = serialization.BestAvailableEncryption(b"word")
         pem, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
@@ -235,7 +239,8 @@ def test_a_file_for_tls_that_cannot_be_used(
     wrong = {"empty": "tls.ca_bundle", "certificate": "tls.client_certificate"}
     setting = wrong.get(fault, "tls.client_key")
     with Peer(answers(OK), tls=context) as peer:
-        tls = {name: str(path) for name, path in files.items()}
+        none = "client_key" if fault == "no key" else ""
+        tls = {name: str(path) for name, path in files.items() if name != none}
         one = {"name": "a", "url": of_localhost(peer), "tls": tls}
         away = {**one, "name": "b", "environments": ["away"], "tls": {"ca_bundle": "/away"}}
         here.environment_file(webhooks={"endpoints": [one, away]})
@@ -248,17 +253,32 @@ def test_a_file_for_tls_that_cannot_be_used(
         assert (diagnosis.returncode, peer.requests) == (1, [])
         assert [(row["check"], row["status"]) for row in rows[:1]] == [("a: tls", "problem")]
         assert rows[0]["detail"].startswith(f"tls, {setting} names ")
-        assert rows[0]["remedy"].startswith(f"Correct {setting} or its file; ")
+        assert ("Set tls.client_key to the file" in rows[0]["remedy"]) is (fault in KEYS)
         tested = here.confiture("webhooks", "test", "--format", "json")
         [result] = json.loads(tested.stdout)["results"]
-        assert (tested.returncode, result["error_type"]) == (1, "tls")
-        assert result["remedy"] == rows[0]["remedy"]
+        assert (result["error_type"], result["remedy"]) == ("tls", rows[0]["remedy"])
         line, *_ = logged(tested.stderr, "webhook.attempt_failed")
         assert line["reason"] == ("bundle" if fault == "empty" else "client_certificate")
         write()
+        one = {**one, "tls": {**tls, "client_key": str(files["client_key"])}}
         here.environment_file(webhooks={"endpoints": [one, away]})
         for command in ("check", "test a"):
             assert here.confiture("webhooks", *command.split()).returncode == 0
+
+
+def test_the_setting_of_an_authority_that_is_not_the_receivers(
+    here: Project, authority: trustme.CA, trusted: dict[str, str], tmp_path: Path
+) -> None:
+    """The remedy names ``tls.ca_bundle``: with it, the variable has no effect."""
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    with Peer(answers(OK), tls=issued("localhost")(authority, tmp_path)) as peer:
+        tls = {"ca_bundle": str(tmp_path / "other.pem")}
+        one = {"name": "a", "url": of_localhost(peer), "tls": tls}
+        here.environment_file(webhooks={"endpoints": [one]})
+        for words in (("doctor",), ("test", "a")):
+            told = here.confiture("webhooks", *words, env={**trusted, "COLUMNS": "200"})
+            assert told.returncode == 1
+            assert "Set tls.ca_bundle to the authority's file" in told.stdout
 
 
 def logged(stderr: str, event: str) -> list[dict[str, Any]]:

@@ -64,6 +64,8 @@ class Exchange:
         """Whether that proxy reads the request, and may answer it itself."""
         self.fault: Fault | None = None
         """What has to be corrected before any request can be sent."""
+        self.authority = ""
+        """The setting that names the certificates to trust, where one does."""
         self.step = "resolves"
         """How far it came: ``resolves``, ``connects``, ``proxy``, ``tls``, ``answers``."""
         self.reason: str | None = None

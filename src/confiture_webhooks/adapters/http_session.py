@@ -104,7 +104,7 @@ class EndpointSession(requests.Session):
             self.send(prepared, timeout=exchange.left(), way=way, **way.settings)
         except Exception as error:  # noqa: BLE001  (its text may hold the address)
             if way is not None:
-                way.has_answered = False
+                way.has_answered, exchange.authority = False, way.authority
             return _error_type(exchange, error)
         finally:
             _drain(exchange)

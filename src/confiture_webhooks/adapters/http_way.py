@@ -78,6 +78,11 @@ class Way:
         """Whether the proxy reads the requests, and may answer them itself."""
         return bool(self.proxy and self.url.startswith("http:") and not is_socks(self.proxy))
 
+    @property
+    def authority(self) -> str:
+        """The setting that names certificates to trust; empty: the built-in ones."""
+        return next((name for name in self.files if name not in _CLIENT), "")
+
     def is_for(self, address: str, tls: Tls | None) -> bool:
         """Whether it leads there, and the environment need not be looked at again."""
         is_recent = time.monotonic() - self.looked_at <= LOOKS_AROUND_EVERY_S
@@ -141,7 +146,8 @@ def file_obstacle(way: Way) -> Obstacle | None:
         problem = f"names a file that cannot be read: {error.strerror}"
     else:
         return None
-    remedy = f"Correct {setting} or its file; a path is relative to the directory of the command"
+    change = f"Set {_KEY} to the file of that key" if setting == _KEY else f"Correct {setting}"
+    remedy = f"{change}, or correct the file. A path is relative to the command's directory"
     reason = "client_certificate" if setting in _CLIENT else "bundle"
     return Obstacle("tls", reason, Fault(setting, problem, remedy))
 

@@ -263,7 +263,8 @@ ENDPOINT: Table = {
     "events": Setting(
         Many(partial(rules.one_of, _EVENTS, "an event"), most=100),
         "list of events: the events that are sent; `migration_started`, `run_success` and "
-        "`run_error` can be added",
+        "`run_error` can be added. Without a list, `run_error` reports a run that failed before a "
+        "migration",
         variable=variables.EVENTS,
         into=lambda found: frozenset(map(EventType, found)),
     ),

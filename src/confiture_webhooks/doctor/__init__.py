@@ -20,7 +20,7 @@ from ..telemetry.plan import CONSOLE, GRPC, Export, complaints, plan
 from ..telemetry.providers import try_out
 from ..wiring import found_settings, in_database
 from .endpoints import PATIENCE, address, obstacle, reach, remedy_of, signs, way_to
-from .findings import Check, ok, skipped, warn, wrong
+from .findings import Check, Health, ok, skipped, warn, wrong
 from .outbox import database, outbox_checks
 
 _COLLECTORS = {GRPC: "http://localhost:4317", "http/protobuf": "http://localhost:4318"}
@@ -56,11 +56,14 @@ def diagnose(
         yield from way_to(endpoint)
         yield signs(endpoint)
         yield from address(endpoint)
-    yield from database(invocation, dsn)
+    of_database = list(database(invocation, dsn))
+    yield from of_database
     if settings.recorded:
         is_own = bool(settings.place.rest)
         setting = address_setting(invocation.config_file, os.environ, is_own=is_own)
-        yield from outbox_checks(in_database(settings, lambda: dsn), setting, dsn)
+        is_reached = all(check.status is not Health.PROBLEM for check in of_database)
+        used = in_database(settings, lambda: dsn)
+        yield from outbox_checks(used, setting, dsn if is_reached else None)
         yield from _pings(settings, is_pinging=is_pinging)
     yield from _collector()
 

@@ -76,6 +76,8 @@ class Reach:
     """The variable that names the proxy in use."""
     fault: Fault | None = None
     """What has to be corrected before a request can be sent."""
+    authority: str = ""
+    """The setting that names the certificates to trust, where one does."""
     skew: timedelta | None = None
     """By how much the clock there is ahead, where its answer has a ``Date``."""
 
@@ -127,7 +129,7 @@ def reach(
         step = error_type or step
     elif step == "answers":
         error_type = reason = None
-    return Reach(step, error_type, reason, exchange.proxy, exchange.fault)
+    return Reach(step, error_type, reason, exchange.proxy, exchange.fault, exchange.authority)
 
 
 CLOCK_OFF = timedelta(seconds=60)
@@ -151,6 +153,7 @@ _REMEDIES = {
     "410": "The receiver is gone for good: remove the endpoint, or correct the path in `url`",
 }
 _OTHER = "Read the receiver's own log, and correct what it names"
+_BUNDLE = "REQUESTS_CA_BUNDLE"
 _TLS = {
     "expired": (
         "the certificate has expired",
@@ -162,11 +165,11 @@ _TLS = {
     ),
     "self_signed": (
         "the certificate is signed by itself",
-        "Set REQUESTS_CA_BUNDLE to its file, or use one of an authority that is trusted",
+        f"Set {_BUNDLE} to its file, or use one of an authority that is trusted",
     ),
     "untrusted": (
         "the certificate is of an authority that is not trusted here",
-        "Set REQUESTS_CA_BUNDLE to the authority's file, or have the whole chain sent",
+        f"Set {_BUNDLE} to the authority's file, or have the whole chain sent",
     ),
     "wrong_host": (
         "the certificate is for another host",
@@ -198,9 +201,11 @@ def remedy_of(failure: str, found: Exchange | Reach | None = None) -> str:
         return f"Its address is refused, {reason}. Change allow_networks or deny_networks"
     if _is_at_proxy(failure, found):
         of_reason = (of_reason or _CHECK_PROXY).replace("`url`", "{proxy}")
+        of_reason = of_reason.replace(_BUNDLE, found.authority or _BUNDLE)
         other = _LET_THROUGH if reason.isdigit() else of_reason
         return _OF_THE_PROXY.get(reason, other).replace("{proxy}", found.proxy)
-    return of_reason or _REMEDIES.get(failure, _OTHER)
+    remedy = of_reason or _REMEDIES.get(failure, _OTHER)
+    return remedy.replace(_BUNDLE, found.authority or _BUNDLE)
 
 
 def _is_at_proxy(failure: str, found: Exchange | Reach) -> bool:

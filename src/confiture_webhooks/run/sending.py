@@ -89,8 +89,9 @@ class Sending:
         assert outbox is not None
         with suppress(OutboxError, TimedOut):
             mine = bounded(lambda: outbox.summary(self._settings.environment), IMPATIENCE_S)
-            webhooks = counted(sum(mine.undelivered.values()), "webhook", "webhooks")
-            progress(f"{webhooks} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
+            if left := sum(mine.undelivered.values()):
+                webhooks = counted(left, "webhook", "webhooks")
+                progress(f"{webhooks} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
 
     def stop(self, *, is_late: bool = False, seconds: float = PATIENCE_S) -> list[str]:
         """End the worker; the lines to read when not everything was delivered.
