@@ -368,6 +368,19 @@ def test_who_must_create_the_outbox_is_said(limited: tuple[Any, Any]) -> None:
         assert "`confiture migrate up` that has" not in done.stderr
 
 
+@pytest.mark.timeout(240)
+def test_who_may_not_create_the_outbox_is_shown_the_command_that_was_given(
+    limited: tuple[Any, Any],
+) -> None:
+    """For the role that it names, not for the one that tried."""
+    project, admin = limited
+    admin.execute("DROP SCHEMA confiture_webhooks CASCADE")
+    options = ("--role", "deployer", "--environment", "a", "--environment", "b")
+    refused = project.confiture("webhooks", "outbox", "init", *options)
+    assert refused.returncode == 1
+    assert f"confiture webhooks outbox init {' '.join(options)}`" in refused.stderr
+
+
 @pytest.mark.survived("Deliveries in the SQLite outbox when the setting changes", "kept", "said")
 def test_what_waits_in_the_outbox_before_is_named(project: Any, receiver: Any) -> None:
     """status and doctor name the command that sends it, and leave the file alone; a run does not."""

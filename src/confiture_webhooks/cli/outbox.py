@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import Annotated
 
 import typer
+from psycopg.errors import InsufficientPrivilege
 
 from ..config import Settings
 from ..config.variables import OUTBOX
@@ -13,7 +14,7 @@ from ..delivery import State
 from ..errors import OutboxError
 from ..outbox import postgres_schema, sqlite_file
 from ..outbox.postgres import PostgresOutbox
-from ..outbox.postgres_refusal import as_role
+from ..outbox.postgres_refusal import ADMIN, as_role, by_admin
 from ..outlook import listed, shown_environment
 from ..remedy import shown
 from ..terminal import counted, printable, say
@@ -98,6 +99,7 @@ def init(
             is_missing = role is not None and not outbox.has_role(role)
         all_of = names if replace or role is None else postgres_schema.added(dsn, role, names)
     except OutboxError as error:
+        error.remedy = _by_admin(error, settings, role, names, replaces=replace)
         raise context.explained(error) from error
     if is_missing:
         problem = f"the outbox {where} is there, but the role {printable(role)} is not"
@@ -118,6 +120,23 @@ def init(
 
     made = {"outbox": where, "created": is_made and not was_there, "role": role, "grants": granted}
     conclude({"ok": True, **made}, show, output)
+
+
+def _by_admin(
+    error: OutboxError,
+    settings: Settings,
+    role: str | None,
+    names: list[str],
+    *,
+    replaces: bool,
+) -> str | None:
+    """The remedy of *error*; where a right is missing, the command that was given."""
+    if role is None or not isinstance(error.__cause__, InsufficientPrivilege):
+        return error.remedy
+    words = ["--role", role, *(["--replace"] if replaces else [])]
+    words += [word for one in names for word in ("--environment", shown_environment(one))]
+    variable = as_role(ADMIN, settings.place.rest)
+    return by_admin(lambda **_: shown("outbox", "init", *words, variable=variable))
 
 
 @outbox_app.command()

@@ -19,7 +19,7 @@ from .postgres_session import is_plain, parameters_of
 ADDRESS = "`database_url` or CONFITURE_DATABASE_URL"
 """In a remedy, where the address is set; a command that knows which of them puts that here."""
 NAMED = ". For an outbox elsewhere, set CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
-_ADMIN = "ADMIN"
+ADMIN = "ADMIN"
 """In a command, the role that may create the outbox."""
 
 
@@ -40,7 +40,7 @@ def init(dsn: str = "", environment: str | None = None, *, is_for_admin: bool = 
     role = parameters_of(dsn).get("user") if dsn else None
     given = {"--role": role, "--environment": environment}
     words = [word for option, value in given.items() if value for word in (option, value)]
-    variable = as_role(_ADMIN, dsn) if is_for_admin else dsn and _variable()
+    variable = as_role(ADMIN, dsn) if is_for_admin else dsn and _variable()
     return shown("outbox", "init", *words, variable=variable)
 
 
@@ -65,7 +65,7 @@ def _variable() -> str:
 def by_admin(create: Callable[..., str]) -> str:
     """The remedy that an administrator runs the command that *create* makes, an ``init``."""
     command = create(is_for_admin=True)
-    named = f"Run this once as an administrator (put its name for {_ADMIN}): {command}"
+    named = f"Run this once as an administrator (put its name for {ADMIN}): {command}"
     return f"{named}. Then run the GRANTs that it prints"
 
 
