@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from .event import rfc3339
-from .remedy import shown, shown_for
+from .remedy import shown
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -169,6 +169,12 @@ def again_lines(dead: int, gone: int, *narrowed: str) -> list[str]:
     return lines
 
 
+def once_possible(waits: Iterable[Wait], then: str) -> str:
+    """The sentence *then*, after the remedies of those of *waits* that are in vain."""
+    first = [f"{wait.endpoint}: {wait.remedy}" for wait in waits if wait.is_in_vain]
+    return ". ".join([*first, f"Then {then[0].lower()}{then[1:]}"]) if first else then
+
+
 def shown_environment(name: str | None) -> str:
     """*name* as screens show it."""
     return name or NO_ENVIRONMENT
@@ -190,18 +196,3 @@ def by_environment(counts: Mapping[str | None, int]) -> dict[str, int]:
 def listed(counts: Mapping[str | None, int]) -> str:
     """*counts* by environment in words: ``production 2, (none) 1``."""
     return ", ".join(f"{name} {count}" for name, count in by_environment(counts).items())
-
-
-def elsewhere_line(counts: Mapping[str | None, int]) -> str:
-    """How many deliveries wait in other environments, and whose job sends them."""
-    jobs = [
-        f"The job of {shown_environment(name)} sends them: {in_environment(name, 'deliver')}"
-        for name in counts
-    ]
-    return ". ".join([f"Other environments have deliveries that wait: {listed(counts)}", *jobs])
-
-
-def in_environment(environment: str | None, *words: str, variable: str = "") -> str:
-    """The command that the job of *environment* runs; here, its variables may lead elsewhere."""
-    job = shown_for(environment, *words, variable=variable)
-    return f"{job}, with the variables that its migrations run with"

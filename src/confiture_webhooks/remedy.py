@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shlex
 import sys
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-from .command_watch import ENVIRONMENTS, USUAL_FILE
+from .command_watch import ENVIRONMENTS
 from .terminal import is_terminal
 
 File = str | PathLike[str] | None
 
 INSTALL_DEMO = "`pip install 'confiture-webhooks[demo]'`, or in a clone `pip install '.[demo]'`"
 
+_URL = re.compile(r"(postgres(?:ql)?://)(?:([\w.%~+-]+)(?::[^@/?#]*)?(@))?([^@\s]+)")
+_SECRET = re.compile("pass|secret|key", re.IGNORECASE)
+"""In the name of a parameter."""
+
+
+class Assignment(str):
+    """``NAME=value`` for a shell: commands need it in place of a file."""
+
+    __slots__ = ()
+
+
 _used: File = None
 
 
 def use(file: File) -> None:
-    """From now on, commands name *file*: the one that this process was given."""
+    """From now on, commands name *file*: the one, or the variable, that this process was given."""
     global _used  # noqa: PLW0603  a fact of the process, as its arguments are
     _used = file
+
+
+def used() -> File:
+    """The file that commands name, or their ``Assignment``."""
+    return _used
+
+
+def address(url: str | None, environ: Mapping[str, str]) -> Assignment:
+    """The database *url* as a variable: by the name of one that holds it, else without a password.
+
+    It is only named ``DSN`` if it is not known, or if it may have secrets elsewhere.
+    """
+    for name, value in environ.items():
+        if url and value == url and name.isidentifier():
+            return Assignment(f'CONFITURE_DATABASE_URL="${name}"')
+    plain = _URL.fullmatch(url or "")
+    is_open = plain and not _SECRET.search(plain[4].partition("?")[2])
+    shown_url = "".join(part or "" for part in plain.groups()) if plain and is_open else "DSN"
+    return Assignment(f"CONFITURE_DATABASE_URL={quoted(shown_url)}")
 
 
 def command(*words: str, config: File = None, group: str = "webhooks") -> str:
@@ -40,28 +71,20 @@ def shown(*words: str, group: str = "webhooks", variable: str = "") -> str:
 
     *variable*: ``NAME=value``, which the command needs.
     """
-    before = f"{variable} " if variable else ""
-    return f"`{before}{command(*words, config=_used, group=group)}`"
+    file = None if isinstance(_used, Assignment) else _used
+    return f"`{assigned(variable)}{command(*words, config=file, group=group)}`"
+
+
+def assigned(*variables: str) -> str:
+    """What stands before a command: that of this process, and those of *variables* that are."""
+    given = _used if isinstance(_used, Assignment) else ""
+    return "".join(f"{one} " for one in (given, *variables) if one)
 
 
 def usual_file(environment: str | None) -> Path | None:
     """Where the file of *environment* usually lies; ``None``: its name is no file's."""
     is_name = environment and Path(environment).name == environment
     return Path(ENVIRONMENTS, f"{environment}.yaml") if is_name else None
-
-
-def shown_for(environment: str | None, *words: str, variable: str = "") -> str:
-    """A command as :func:`shown` has it, for another *environment*.
-
-    It names the file of that environment, or, where this process read none or that is none, it
-    sets the variable.
-    """
-    has_variables = os.environ.get("CONFITURE_DATABASE_URL") or not os.access(USUAL_FILE, os.F_OK)
-    file = None if _used is None and has_variables else usual_file(environment)
-    before = f"{variable} " if variable else ""
-    if file is not None and os.access(file, os.R_OK):
-        return f"`{before}{command(*words, config=file)}`"
-    return f"`{before}CONFITURE_ENVIRONMENT={quoted(environment or '')} {command(*words)}`"
 
 
 def quoted(word: str) -> str:

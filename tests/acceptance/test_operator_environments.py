@@ -528,7 +528,7 @@ def test_what_waits_elsewhere_is_sent_by_the_command_that_is_printed(shared: Sha
 
 @on_sqlite
 def test_a_hint_for_another_environment_works_as_printed(shared: Shared) -> None:
-    """Where no file is read, or the other environment has none, a variable names it."""
+    """Where no file is read, a variable names it; if no file here is its own, the words say so."""
     env = {
         "CONFITURE_DATABASE_URL": shared.database_url,
         "CONFITURE_ENVIRONMENT": "production",
@@ -543,10 +543,14 @@ def test_a_hint_for_another_environment_works_as_printed(shared: Shared) -> None
         f"{prefix} redeliver --dead --yes`"
         in shared.confiture("webhooks", "status", env=env).stdout
     )
-    assert "redeliver --dead --yes --config db/environments/nowhere" not in (
+    assert "--config db/environments/nowhere" not in (
         file_mode := shared.confiture("webhooks", "status", *of("production")).stdout
     )
-    assert "dead letters of nowhere: 1. Send again: `CONFITURE_ENVIRONMENT=nowhere" in file_mode
+    unknown = "--config FILE` (FILE: the one whose `name:` is nowhere), with the variables"
+    assert (
+        f"dead letters of nowhere: 1. Send again: `confiture webhooks redeliver --dead --yes {unknown}"
+        in file_mode
+    )
     shown = shared.confiture("webhooks", "show", "dlv_staging_00001", env=env).stdout
     assert f"Send it again: {prefix} redeliver dlv_staging_00001 --yes`" in shown
     shown = shared.confiture("webhooks", "show", "dlv_staging_00001", *of("production")).stdout

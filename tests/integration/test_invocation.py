@@ -163,6 +163,11 @@ def test_a_command_in_a_message_names_the_file_that_it_needs() -> None:
     assert parsed("apply-as postgres 005").named_file == Path("confiture.yaml")
     assert parsed("up").named_file is None
     assert parsed("up", CONFITURE_DATABASE_URL=DSN).named_file is None
+    assert parsed("steps", CONFITURE_DATABASE_URL=DSN).named_file == DEFAULT_CONFIG
+    assert parsed(f"up -d {DSN}", CONFITURE_DATABASE_URL=DSN).named_file is None
+    named = 'CONFITURE_DATABASE_URL="$DATABASE_URL"'
+    assert parsed("up --no-config", DATABASE_URL=DSN).named_file == named
+    assert parsed(f"up -d {DSN}", DATABASE_URL=DSN).named_file == named
 
 
 @pytest.mark.parametrize("name", REPORTING)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from confiture_webhooks.remedy import command
+from confiture_webhooks.remedy import address, command
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,26 @@ def test_a_shell_reads_back_every_word(word: str) -> None:
         "--config",
         "db/my env.yaml",
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (
+            "postgresql://app@db:5433/shop?sslmode=require",
+            "'postgresql://app@db:5433/shop?sslmode=require'",
+        ),
+        ("postgres://app:s3cret@db/shop", "postgres://app@db/shop"),
+        ("postgresql:///shop", "postgresql:///shop"),
+        ("postgresql://app:s3/cret@db/shop", "DSN"),
+        ("postgresql://app:s3@cret@db/shop", "DSN"),
+        ("postgresql://db/shop?user=app&password=s3cret", "DSN"),
+        ("host=db password=s3cret", "DSN"),
+        (None, "DSN"),
+    ],
+)
+def test_an_address_is_shown_without_a_password(url: str | None, shown: str) -> None:
+    """A variable that has it is named; nothing that may be a secret is shown."""
+    assert address(url, {}) == f"CONFITURE_DATABASE_URL={shown}"
+    held = {"OTHER": "x", "DATABASE_URL": url or ""}
+    assert not url or address(url, held) == 'CONFITURE_DATABASE_URL="$DATABASE_URL"'

@@ -152,6 +152,17 @@ def test_deliveries_that_another_worker_sends_are_not_asked_for() -> None:
     )
 
 
+def test_deliveries_behind_another_workers_are_not_made_due() -> None:
+    """Nothing failed here, and they are due: if that worker was killed, `deliver` sends them."""
+    left = {None: Summary(undelivered={"ops": 3}, counts={State.IN_FLIGHT: 1, State.PENDING: 2})}
+    line = leftover_line(left, None, {}, next_at=AT)
+    assert line is not None
+    assert line.endswith("Unless a worker runs, send them then: `confiture webhooks deliver`.")
+    failed = leftover_line(left, None, {"ops": "503"}, next_at=AT)
+    assert failed is not None
+    assert "Send all now: `confiture webhooks redeliver --pending" in failed
+
+
 def test_no_other_worker_is_blamed_for_what_could_not_be_recorded() -> None:
     """The lease is this run's: the answer came, and the outbox did not take it."""
     left = {None: Summary(undelivered={"ops": 2}, counts={State.IN_FLIGHT: 2})}

@@ -15,13 +15,14 @@ from ..outlook import (
     again_lines,
     by_environment,
     elsewhere,
-    elsewhere_line,
     listed,
+    once_possible,
     outlook,
     shown_environment,
 )
 from ..remedy import shown
 from ..run import TELEMETRY_BUDGET
+from ..run.other_environment import elsewhere_line
 from ..run.settling import Judged
 from ..terminal import counted
 from ..wiring import make_telemetry
@@ -230,11 +231,12 @@ def enable(name: NameArg, config: ConfigOpt = None, output: FormatOpt = "text") 
         gone = [row.delivery.id for row in found]
         configured = context.settings.recorded
         waits = outlook({name: waiting}, configured=configured, now=datetime.now(UTC))
+        first = outlook({name: len(gone)}, configured=configured, now=datetime.now(UTC))
     lines = [f"Endpoint {name} is on in environment {shown_environment(environment)}"]
     lines += [wait.line for wait in waits]
     if waiting and not waits:
         lines.append(f"Waiting deliveries: {waiting}. Send now: {shown('deliver')}")
-    lines += again_lines(0, len(gone), "--endpoint", name)
+    lines += [once_possible(first, one) for one in again_lines(0, len(gone), "--endpoint", name)]
     conclude({"ok": True, "endpoint": name, "waiting": waiting, "gone": gone}, lines, output)
 
 

@@ -66,7 +66,7 @@ class Context:
 
         Confiture refuses the two: its CONFIG_007.
         """
-        file = self.invocation.named_file
+        file = self.invocation.config_file
         if file is None or not os.environ.get(DSN):
             return None
         used = f"the database of {file}" if names_database(file, {}) else "the variable's database"

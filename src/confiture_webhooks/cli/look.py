@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from operator import itemgetter
 from typing import Annotated, Any
@@ -15,8 +15,9 @@ import typer
 from ..delivery import Delivery, State
 from ..event import EventType, rfc3339
 from ..outbox import KEPT_FOR, Row, Summary
-from ..outlook import NO_ENVIRONMENT, in_environment, listed, shown_environment
+from ..outlook import NO_ENVIRONMENT, Wait, listed, once_possible, outlook, shown_environment
 from ..remedy import shown
+from ..run.other_environment import in_environment
 from ..terminal import say
 from .context import Context, opened
 from .options import (
@@ -187,8 +188,14 @@ def show(
         facts = documents(context, rows)
         wholes = [_whole(context, *one) for one in zip(rows, facts, strict=True)]
         here = context.environment
+        waits = outlook(
+            dict.fromkeys((row.delivery.endpoint for row in rows), 1),
+            configured=context.settings.recorded,
+            standing=context.outbox.standing(here),
+            now=datetime.now(UTC),
+        )
     document = wholes[0] if len(wholes) == 1 else {"deliveries": wholes}
-    conclude({"ok": True, **document}, partial(_show, wholes, here), output)
+    conclude({"ok": True, **document}, partial(_show, wholes, here, waits), output)
 
 
 def _whole(context: Context, row: Row, facts: dict[str, Any]) -> dict[str, Any]:
@@ -211,8 +218,8 @@ def _whole(context: Context, row: Row, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _show(wholes: Sequence[dict[str, Any]], here: str | None) -> None:
-    """*here*: the environment of the command."""
+def _show(wholes: Sequence[dict[str, Any]], here: str | None, waits: Sequence[Wait]) -> None:
+    """*here*: the environment of the command. *waits*: its endpoints to which nothing is sent."""
     for whole in wholes:
         hidden = ("payload", "timeline", "correlation_id")
         named = {name: value for name, value in whole.items() if name not in hidden}
@@ -234,7 +241,8 @@ def _show(wholes: Sequence[dict[str, Any]], here: str | None) -> None:
         if whole["state"] == State.DEAD_LETTER:
             words, there = ("redeliver", whole["id"]), whole["environment"]
             again = shown(*words) if there == here else in_environment(there, *words)
-            line(f"Send it again: {again}")
+            first = [one for one in waits if there == here and one.endpoint == whole["endpoint"]]
+            line(once_possible(first, f"Send it again: {again}"))
 
 
 def _payload(delivery: Delivery) -> dict[str, Any] | None:

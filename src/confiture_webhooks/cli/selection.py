@@ -11,7 +11,8 @@ from ..delivery import State
 from ..event import rfc3339
 from ..outbox import Intent, Outbox, Row, Unreadable, UnreadableIntent
 from ..outlook import Standing, is_possible, listed, rest_of, shown_environment
-from ..remedy import shown, shown_for
+from ..remedy import shown
+from ..run.other_environment import shown_for
 from ..run.settling import Judged
 from ..settlement import Ending, Verdict
 from ..terminal import say

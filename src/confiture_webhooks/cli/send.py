@@ -21,8 +21,9 @@ from ..doctor.endpoints import remedy_of
 from ..errors import ConfigError, OutboxError
 from ..event import Database, EventType, rfc3339
 from ..outbox import Row
-from ..outlook import again_lines, by_environment, correct_first, elsewhere_line, shown_environment
+from ..outlook import again_lines, by_environment, correct_first, shown_environment
 from ..remedy import shown
+from ..run.other_environment import elsewhere_line
 from ..run.settling import Ask
 from ..terminal import counted, is_terminal, say
 from ..watch import PassResult, deliver_due, deliver_until

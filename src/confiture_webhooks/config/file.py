@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from .. import command_watch
 from ..errors import Fault
 from . import variables
 from .rules import Invalid, Unset
@@ -46,8 +45,8 @@ class File:
         self.environment: str | None = None
         """Its ``name:``, else its stem.
 
-        A file that holds nothing but the block is named for itself: then the file that Confiture
-        was given comes before it, and CONFITURE_ENVIRONMENT.
+        A file of CONFITURE_WEBHOOK_CONFIG without a name may serve many environments: then it is
+        that of the file which Confiture reads, if it reads one.
         """
         if self.path is None:
             return
@@ -64,11 +63,10 @@ class File:
         name = self.content.get("name")
         if isinstance(name, str) and name.strip():
             self.environment = name
-        elif given and config_file not in {None, Path(command_watch.USUAL_FILE)}:
+        elif given:
             self.environment = File(config_file, {}).environment
         else:
-            named = environ.get(variables.ENVIRONMENT, "").strip() if given else ""
-            self.environment = named or self.path.stem or None
+            self.environment = self.path.stem or None
 
 
 def read(path: Path, needs: str | None = None) -> tuple[dict[str, Any], int | None]:

@@ -21,11 +21,12 @@ from ..outlook import (
     Wait,
     correct_first,
     elsewhere,
-    in_environment,
+    once_possible,
     outlook,
     shown_environment,
 )
 from ..remedy import shown
+from ..run.other_environment import in_environment
 from ..run.sending import undelivered
 from ..terminal import counted
 from ..wiring import left_in_database, left_in_file
@@ -37,6 +38,13 @@ FUTURE = timedelta(minutes=1)
 MOST_NAMED = 20
 SEARCHED = 1000
 """Among so many of the newest, unreadable and refused ones are looked for."""
+
+
+_ENDED = {
+    State.DEAD_LETTER: ("dead letters", "--dead"),
+    State.GONE: ("answered with 410", "--gone"),
+}
+"""The states of what is not sent any more: in words, and the option of ``redeliver``."""
 
 
 class Health(StrEnum):
@@ -77,8 +85,10 @@ class Findings:
     """Since when each endpoint that is off is."""
     others: Mapping[str | None, int]
     """By other environment, how many deliveries wait."""
-    dead_elsewhere: Mapping[str | None, int]
-    """By other environment, how many dead letters it has."""
+    ended: Mapping[State, list[Wait]]
+    """The endpoints of dead letters, and of what a 410 ended, to which nothing is sent now."""
+    ended_elsewhere: Mapping[State, Mapping[str | None, int]]
+    """By other environment, how many dead letters it has, and deliveries that a 410 ended."""
     unserved: Mapping[str | None, tuple[int, datetime]]
     """By other environment, how many deliveries are due without a worker, and since when."""
     future: list[str]
@@ -113,7 +123,7 @@ class Findings:
     @property
     def is_well(self) -> bool:
         """Whether nothing waits for an operator."""
-        ended = [self.summary.counts.get(one, 0) for one in (State.DEAD_LETTER, State.GONE)]
+        ended = [self.summary.counts.get(one, 0) for one in _ENDED]
         return not any(
             (
                 *ended,
@@ -138,7 +148,6 @@ def examine(
     summary = summaries.get(environment, Summary())
     standing = outbox.standing(environment)
     off = _off(standing)
-    dead = {name: one.counts.get(State.DEAD_LETTER, 0) for name, one in summaries.items()}
     due = outbox.due(settings.recorded, environment, now=now)
     newest = outbox.deliveries(
         state=State.PENDING, environment=environment, since=now + FUTURE, limit=MOST_NAMED
@@ -154,6 +163,7 @@ def examine(
         for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)
         for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
     ]
+    gone = outbox.deliveries(state=State.GONE, environment=environment, limit=SEARCHED)
     unreadable: defaultdict[str | None, list[str]] = defaultdict(list)
     for one in outbox.unreadable_intents():
         unreadable[one.environment].append(one.event_id)
@@ -170,7 +180,21 @@ def examine(
         ),
         off=off,
         others=elsewhere(undelivered(summaries), environment),
-        dead_elsewhere=elsewhere(dead, environment),
+        ended={
+            state: outlook(
+                Counter(row.delivery.endpoint for row in (*held, *gone) if row.state is state),
+                configured=settings.recorded,
+                standing=standing,
+                now=now,
+            )
+            for state in _ENDED
+        },
+        ended_elsewhere={
+            state: elsewhere(
+                {name: one.counts.get(state, 0) for name, one in summaries.items()}, environment
+            )
+            for state in _ENDED
+        },
         unserved={
             name: late
             for name, one in summaries.items()
@@ -234,16 +258,13 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
 
     *environment*: that of the command, which a run without one may have meant.
     """
-    ended = {
-        "dead letters": (State.DEAD_LETTER, "--dead"),
-        "answered with 410": (State.GONE, "--gone"),
-    }
     for name, answer in findings.refused.items():
         first = f"{answer}{correct_first(answer)}"
         yield warn(f"{name}: last answer", first, f"Then try it: {shown('test', name)}")
-    for name, (state, option) in ended.items():
+    for state, (name, option) in _ENDED.items():
         if count := findings.summary.counts.get(state, 0):
-            yield warn(name, str(count), f"Send them again: {shown('redeliver', option)}")
+            again = f"Send them again: {shown('redeliver', option)}"
+            yield warn(name, str(count), once_possible(findings.ended[state], again))
     yield from _needs_elsewhere(findings, environment)
     yield from _needs_left_behind(findings, environment)
     if ids := findings.unreadable:
@@ -302,11 +323,12 @@ def _left(
 
 def _needs_elsewhere(findings: Findings, environment: str | None) -> Iterator[Check]:
     """The same of other environments."""
-    for other, count in findings.dead_elsewhere.items():
-        again = in_environment(other, "redeliver", "--dead")
-        yield warn(
-            f"dead letters of {shown_environment(other)}", str(count), f"Send again: {again}"
-        )
+    for state, (name, option) in _ENDED.items():
+        of = "of" if state is State.DEAD_LETTER else "in"
+        for other, count in findings.ended_elsewhere[state].items():
+            again = in_environment(other, "redeliver", option)
+            where = f"{name} {of} {shown_environment(other)}"
+            yield warn(where, str(count), f"Send again: {again}")
     for other, (count, since) in findings.unserved.items():
         late = f"no worker serves it, {count} due since {rfc3339(since)}"
         wanted = f"CONFITURE_ENVIRONMENT={environment}" if environment else "CONFITURE_ENVIRONMENT"

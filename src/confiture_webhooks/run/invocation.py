@@ -16,8 +16,8 @@ from ..config import has_block
 from ..config.variables import CONFIG, DSN, ENVIRONMENT
 from ..errors import Fault
 from ..event import Direction
+from ..remedy import Assignment, address, usual_file
 from ..remedy import command as shown_command
-from ..remedy import usual_file
 
 ENVIRONMENTS = Path(command_watch.ENVIRONMENTS)
 DEFAULT_CONFIG = Path(command_watch.USUAL_FILE)
@@ -36,8 +36,11 @@ class Invocation:
     """The word after ``migrate``; empty when there is none."""
     config_file: Path | None
     """The environment file the host reads, or ``None`` when the DSN comes from elsewhere."""
-    named_file: Path | None
-    """The ``--config`` of commands that read the same file; ``None``: they need none."""
+    named_file: Path | Assignment | None
+    """The ``--config`` of commands that read the same; the variable if the host reads no file.
+
+    ``None``: they need neither.
+    """
     settings_file: Path | None
     """Where the ``webhooks:`` block is looked for: there, or in CONFITURE_ENVIRONMENT's file."""
     missing: Path | None = None
@@ -84,10 +87,11 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
     url = _option(rest, "--database-url", "-d") or _target_url(command, rest)
     is_singular = url or given is None or command in FILE_ONLY or "--no-config" in rest
     named = environ.get(ENVIRONMENT, "").strip()
+    is_usual = given is None and config_file == DEFAULT_CONFIG and not environ.get(DSN)
     return Invocation(
         command=command,
         config_file=readable,
-        named_file=config_file if given is not None or config_file != DEFAULT_CONFIG else None,
+        named_file=None if is_usual else config_file or _variable(url, environ),
         missing=missing,
         is_refused=missing is not None or bool(environ.get(DSN) and not is_singular),
         settings_file=_readable(usual_file(named)) if config_file is None else readable,
@@ -148,6 +152,12 @@ def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -
         return DEFAULT_CONFIG
     has_dsn = _option(rest, "--database-url", "-d") is not None or environ.get(DSN)
     return None if has_dsn or "--no-config" in rest else DEFAULT_CONFIG
+
+
+def _variable(url: str | None, environ: Mapping[str, str]) -> Assignment | None:
+    """The variable with which other commands read no file, either; ``None``: it is set already."""
+    is_set = environ.get(DSN) and url in (None, environ[DSN])
+    return None if is_set else address(url or environ.get("DATABASE_URL"), environ)
 
 
 def _target_url(command: str, rest: Sequence[str]) -> str | None:

@@ -17,12 +17,13 @@ from ..delivery import Outcome, State
 from ..errors import CUT, UNRECORDED, OutboxError
 from ..event import rfc3339
 from ..outbox import Outbox, Summary
-from ..outlook import Wait, again_lines, correct_first, elsewhere, elsewhere_line, outlook
+from ..outlook import Wait, again_lines, correct_first, elsewhere, outlook
 from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..transport import Transport
 from ..worker import Worker
 from . import Parts
+from .other_environment import elsewhere_line
 from .run_outbox import IMPATIENCE_S, PATIENCE_S, RunOutbox
 
 if TYPE_CHECKING:
@@ -249,7 +250,8 @@ def leftover_line(
         whose = whose if is_anothers else "Each may have arrived. Send them again"
         remedies = [f"{whose} {at}: {shown('deliver')}."]
     else:
-        remedies = _kept(left, waits, next_at)
+        is_shared = bool(summary.counts.get(State.IN_FLIGHT)) and not failures
+        remedies = _kept(left, waits, next_at, is_shared=is_shared)
     if others := elsewhere(undelivered(summaries), environment):
         remedies.append(f"{elsewhere_line(others)}.")
     total = counted(sum(left.values()), "delivery", "deliveries")
@@ -257,8 +259,13 @@ def leftover_line(
     return f"confiture-webhooks: {total} {sent} ({where}). {' '.join(remedies)}"
 
 
-def _kept(left: Mapping[str, int], waits: Sequence[Wait], next_at: datetime | None) -> list[str]:
-    """How the outbox's deliveries go out: by the next run, or once somebody has acted."""
+def _kept(
+    left: Mapping[str, int], waits: Sequence[Wait], next_at: datetime | None, *, is_shared: bool
+) -> list[str]:
+    """How the outbox's deliveries go out: by the next run, or once somebody has acted.
+
+    *is_shared*: another worker has claimed some, and no attempt failed here.
+    """
     going = sorted(left.keys() - {wait.endpoint for wait in waits if wait.is_in_vain})
     due = f", the first at {rfc3339(next_at)}" if next_at else ""
     kept = [f"Each is kept, and sent by the next run when it is due{due}."]
@@ -268,7 +275,11 @@ def _kept(left: Mapping[str, int], waits: Sequence[Wait], next_at: datetime | No
     kept += [f"{wait.endpoint}: {wait.remedy}." for wait in waits]
     if left.keys() - {wait.endpoint for wait in waits}:
         all_now, due_now = shown("redeliver", "--pending"), shown("deliver")
-        kept.append(f"Send all now: {all_now}." if next_at else f"Send those due now: {due_now}.")
+        if next_at and is_shared:
+            kept.append(f"Unless a worker runs, send them then: {due_now}.")
+        else:
+            now = f"Send all now: {all_now}." if next_at else f"Send those due now: {due_now}."
+            kept.append(now)
     return kept
 
 
