@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -420,9 +421,23 @@ def test_a_run_that_was_killed_before_the_switch_is_named(project: Any, receiver
     found = project.confiture("webhooks", "status", env=ON)
     assert found.returncode == 1
     assert "SQLite outbox of local: 1 killed run waits in it" in found.stdout
-    assert (
-        "Report them: `CONFITURE_WEBHOOK_OUTBOX=sqlite confiture webhooks deliver`" in found.stdout
-    )
+    report = "Report them: `CONFITURE_WEBHOOK_OUTBOX=sqlite confiture webhooks deliver`"
+    assert report in found.stdout
+
+
+def test_a_run_that_may_be_under_way_with_the_other_outbox_is_no_fault(
+    project: Any, receiver: Any
+) -> None:
+    """It is named with the command that reports it, should it have been killed."""
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+    project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
+    assert project.confiture("migrate", "up").returncode == 0
+    fresh = replace(intent(1), environment="local", staged_at=datetime.now(UTC), committed=None)
+    with closing(SqliteOutbox(project.path / ".confiture" / "webhooks.db")) as outbox:
+        outbox.stage(fresh)
+    found = project.confiture("webhooks", "status", env=ON)
+    assert found.returncode == 0, found.stdout
+    assert "SQLite outbox of local: 1 run is under way, or was killed. Report" in found.stdout
 
 
 @pytest.mark.survived("Deliveries in the SQLite outbox when the setting changes", "said")

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ..delivery import State
-from ..doctor.findings import UNSETTLED_FOR, Findings, examine, needs
+from ..doctor.findings import Findings, examine, needs
 from ..errors import OutboxError
 from ..event import rfc3339
-from ..outbox import Intent, Left
+from ..outbox import UNSETTLED_FOR, Intent, Left
 from ..outlook import by_environment, listed, shown_environment
 from ..remedy import shown
 from ..run import settling

@@ -14,7 +14,7 @@ from ..config.variables import OUTBOX
 from ..delivery import State
 from ..errors import OutboxError
 from ..event import rfc3339
-from ..outbox import Intent, Left, Outbox, Row, Summary, Unreadable
+from ..outbox import UNSETTLED_FOR, Intent, Left, Outbox, Row, Summary, Unreadable
 from ..outlook import (
     LATE,
     Standing,
@@ -31,8 +31,6 @@ from ..run.sending import undelivered
 from ..terminal import counted
 from ..wiring import left_in_database, left_in_file
 
-UNSETTLED_FOR = timedelta(days=1)
-"""A run that has ended is settled by the next one; after so long, by no run."""
 FUTURE = timedelta(minutes=1)
 """A delivery made so far in the future was made by a clock that was wrong."""
 MOST_NAMED = 20
@@ -134,9 +132,15 @@ class Findings:
                 self.unreadable_elsewhere,
                 self.old_intents,
                 self.unsettled_elsewhere,
-                self.left_in_file,
+                self._is_left_in_file,
             )
         )
+
+    @property
+    def _is_left_in_file(self) -> bool:
+        """Whether the file holds more than runs that may be under way, or cannot be read."""
+        held = self.left_in_file
+        return isinstance(held, OutboxError) or any(any(one[:-1]) for one in held.values())
 
 
 def examine(
@@ -285,40 +289,49 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
 
 
 _OF_LEFT = (
-    ("delivery waits", "deliveries wait", "Send", "redeliver", "--pending"),
-    ("dead letter is", "dead letters are", "Send", "redeliver", "--dead"),
-    ("delivery with a 410 is", "deliveries with a 410 are", "Send", "redeliver", "--gone"),
-    ("killed run waits", "killed runs wait", "Report", "deliver"),
+    ("delivery waits in it", "deliveries wait in it", "Send", "redeliver", "--pending"),
+    ("dead letter is in it", "dead letters are in it", "Send", "redeliver", "--dead"),
+    (
+        "delivery with a 410 is in it",
+        "deliveries with a 410 are in it",
+        "Send",
+        "redeliver",
+        "--gone",
+    ),
+    ("killed run waits in it", "killed runs wait in it", "Report", "deliver"),
+    ("run is under way, or was killed", "runs are under way, or were killed", "Report", "deliver"),
 )
 """For each count of ``Left``: one of them, many, and what to do with them."""
 
 
 def _needs_left_behind(findings: Findings, environment: str | None) -> Iterator[Check]:
-    unused = "and it is not in use any more"
+    unused = ", and it is not in use any more"
     if isinstance(findings.left_in_file, OutboxError):
         problem = findings.left_in_file.problem.removeprefix("outbox ")
         remedy = "Correct that, or delete it if nothing in it is needed"
-        yield wrong("SQLite outbox", f"{problem}, {unused}", remedy)
+        yield wrong("SQLite outbox", f"{problem}{unused}", remedy)
     else:
-        of_file = _left(findings.left_in_file, environment, "sqlite")
-        yield from (wrong(f"SQLite {name}", f"{are}, {unused}", do) for name, are, do in of_file)
-    of_database = _left(findings.left_in_database, environment, "postgres")
-    unused = "and it is not in use here"
-    yield from (warn(f"PostgreSQL {name}", f"{are}, {unused}", do) for name, are, do in of_database)
+        for is_sure, name, are, do in _left(findings.left_in_file, environment, "sqlite"):
+            make, what = (wrong, f"{are}{unused}") if is_sure else (warn, are)
+            yield make(f"SQLite {name}", what, do)
+    for is_sure, name, are, do in _left(findings.left_in_database, environment, "postgres"):
+        what = f"{are}, and it is not in use here" if is_sure else are
+        yield warn(f"PostgreSQL {name}", what, do)
 
 
 def _left(
     held: Mapping[str | None, Left], environment: str | None, kind: str
-) -> Iterator[tuple[str, str, str]]:
-    """Of whom, how many are left, and what to do with them."""
+) -> Iterator[tuple[bool, str, str, str]]:
+    """Whether it is sure that it waits; of whom, how many are left, and what to do with them."""
     for name, left in held.items():
-        for count, (one, many, do, *words) in zip(left, _OF_LEFT, strict=True):
+        for count, of_left in zip(left, _OF_LEFT, strict=True):
+            one, many, do, *words = of_left
             command = shown(*words, variable=f"{OUTBOX}={kind}")
             if name != (environment or None):
                 command = in_environment(name, *words, variable=f"{OUTBOX}={kind}")
             if count:
-                counts = f"{counted(count, one, many)} in it"
-                yield f"outbox of {shown_environment(name)}", counts, f"{do} them: {command}"
+                are, whose = counted(count, one, many), f"outbox of {shown_environment(name)}"
+                yield of_left is not _OF_LEFT[-1], whose, are, f"{do} them: {command}"
 
 
 def _needs_elsewhere(findings: Findings, environment: str | None) -> Iterator[Check]:

@@ -3,6 +3,7 @@
 from .outbox import KEPT_FOR, Outbox, Release
 from .values import (
     NO_ROW,
+    UNSETTLED_FOR,
     Claim,
     Committed,
     Facts,
@@ -17,6 +18,7 @@ from .values import (
 __all__ = [
     "KEPT_FOR",
     "NO_ROW",
+    "UNSETTLED_FOR",
     "Claim",
     "Committed",
     "Facts",

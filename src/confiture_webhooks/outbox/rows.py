@@ -16,7 +16,7 @@ from zlib import crc32
 
 from ..delivery import Attempt, Delivery, State, TraceContext
 from ..event import EventType, stored_text, utf8
-from .values import Claim, Intent, Left, Row, Summary, Unreadable, UnreadableIntent
+from .values import UNSETTLED_FOR, Claim, Intent, Left, Row, Summary, Unreadable, UnreadableIntent
 
 Stored = Mapping[str, Any]
 Found = Sequence[Stored]
@@ -208,13 +208,19 @@ OF_LEFT = ("undelivered", "ended", "intents")
 
 def left(undelivered: Found, ended: Found, intents: Found) -> dict[str | None, Left]:
     """By environment, from the rows of the queries ``OF_LEFT``; without those that have nothing."""
-    sums = summaries(undelivered, ended)
-    killed = Counter(shown(row["environment"]) or None for row in intents)
+    sums, now = summaries(undelivered, ended), datetime.now(UTC)
+    killed: Counter[str | None] = Counter()
+    begun: Counter[str | None] = Counter()
+    for row in intents:
+        one = intent(row)
+        is_new = isinstance(one, Intent) and one.staged_at > now - UNSETTLED_FOR
+        (begun if is_new else killed)[shown(row["environment"]) or None] += 1
     found = {}
-    for name in sums | killed:
-        one = sums.get(name, Summary())
-        dead, gone = (one.counts.get(state, 0) for state in (State.DEAD_LETTER, State.GONE))
-        found[name] = Left(sum(one.undelivered.values()), dead, gone, killed[name])
+    for name in sums | killed | begun:
+        of = sums.get(name, Summary())
+        dead, gone = (of.counts.get(state, 0) for state in (State.DEAD_LETTER, State.GONE))
+        waiting = sum(of.undelivered.values())
+        found[name] = Left(waiting, dead, gone, killed[name], begun[name])
     return {name: one for name, one in found.items() if any(one)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from ..delivery import Attempt, Delivery, State, TraceContext
@@ -148,6 +148,10 @@ class Summary:
         return min(self.oldest.values(), default=None)
 
 
+UNSETTLED_FOR = timedelta(days=1)
+"""A run that has ended is settled by the next one; after so long, by no run."""
+
+
 class Left(NamedTuple):
     """What an outbox that is not used any more has of one environment: how many of each."""
 
@@ -156,6 +160,8 @@ class Left(NamedTuple):
     gone: int
     unsettled: int
     """Killed runs whose end was not reported."""
+    begun: int
+    """Those that began less than ``UNSETTLED_FOR`` ago: each may be under way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
