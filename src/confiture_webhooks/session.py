@@ -252,11 +252,8 @@ def preload() -> None:
         for name in NEEDED:
             import_module(f".{name}", __package__)
         import_module("structlog")
-        from .telemetry.http_spans import without_http_spans  # noqa: PLC0415
         from .telemetry.plan import plan  # noqa: PLC0415
 
-        with without_http_spans():  # imports what it needs
-            pass
         for export in plan(os.environ).exports:
             import_module(".telemetry.sdk", __package__).maker_of(export)
 
