@@ -1,7 +1,7 @@
 """Every OpenTelemetry and structlog touch of the package, behind one facade that never raises.
 
-The SDK, its exporters and structlog are imported only when they are needed. A run without an
-exporter imports the API alone; one without log lines does not import structlog.
+The SDK and its exporters are imported only when they are needed: a run without an exporter imports
+the API alone.
 """
 
 from __future__ import annotations
