@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ..config.variables import CONFIG, DSN, ENVIRONMENT
 from ..event import stored_text
 from ..outlook import listed, shown_environment
 from ..remedy import Assignment, assigned, command, quoted, used, usual_file
+from ..trust import stamp
 from .invocation import ENVIRONMENTS, parse
 
 MOST_FILES = 50
@@ -58,9 +60,20 @@ def _leads_to(environment: str | None, variables: Mapping[str, str], file: Path 
     invocation = parse(["migrate", "up", *(["--config", str(file)] if file else [])], environ)
     if invocation is None or (file and invocation.missing):
         return False
-    found = File(invocation.settings_file, environ)
-    name = found.environment or environ.get(ENVIRONMENT, "").strip()
-    return not found.faults and stored_text(name) == (environment or "")
+    settings, given = invocation.settings_file, environ.get(CONFIG, "")
+    is_right, found = _named(settings, given, (stamp(settings or ""), stamp(given)))
+    name = found or environ.get(ENVIRONMENT, "").strip()
+    return is_right and stored_text(name) == (environment or "")
+
+
+@lru_cache(maxsize=4 * MOST_FILES)
+def _named(settings: Path | None, given: str, _: object) -> tuple[bool, str | None]:
+    """Whether the file can be read, and its environment: once for each state of the files.
+
+    There may be as many environments to look for as there are files, at the end of a run.
+    """
+    found = File(settings, {CONFIG: given})
+    return not found.faults, found.environment
 
 
 def elsewhere_line(counts: Mapping[str | None, int]) -> str:
