@@ -54,14 +54,16 @@ def trusted(authority: trustme.CA, tmp_path: Path) -> dict[str, str]:
     return {"REQUESTS_CA_BUNDLE": str(tmp_path / "ca.pem")}
 
 
+AT_ONCE = {"retry": {"schedule": [0.1]}}
+"""``test`` does not wait seconds for its second attempt."""
+
+
 def diagnosed(
     project: Project, urls: dict[str, str], env: dict[str, str] | None = None
 ) -> tuple[int, dict[str, dict[str, Any]]]:
     """The exit code of the doctor for endpoints at *urls*, and its rows by name."""
-    endpoints = [
-        {"name": name, "url": url + SECRET_PATH, "secret": "s3cret", "allow_http": True}
-        for name, url in urls.items()
-    ]
+    common = {"secret": "s3cret", "allow_http": True, **AT_ONCE}
+    endpoints = [{"name": name, "url": url + SECRET_PATH, **common} for name, url in urls.items()]
     project.environment_file(webhooks={"endpoints": endpoints})
     # A machine without a name server is to say so at once.
     given = {"RES_OPTIONS": "timeout:1 attempts:1", **(env or {})}
@@ -241,7 +243,7 @@ def test_a_file_for_tls_that_cannot_be_used(
     with Peer(answers(OK), tls=context) as peer:
         none = "client_key" if fault == "no key" else ""
         tls = {name: str(path) for name, path in files.items() if name != none}
-        one = {"name": "a", "url": of_localhost(peer), "tls": tls}
+        one = {"name": "a", "url": of_localhost(peer), "tls": tls, **AT_ONCE}
         away = {**one, "name": "b", "environments": ["away"], "tls": {"ca_bundle": "/away"}}
         here.environment_file(webhooks={"endpoints": [one, away]})
         checked = here.confiture("webhooks", "check")
@@ -273,7 +275,7 @@ def test_the_setting_of_an_authority_that_is_not_the_receivers(
     trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
     with Peer(answers(OK), tls=issued("localhost")(authority, tmp_path)) as peer:
         tls = {"ca_bundle": str(tmp_path / "other.pem")}
-        one = {"name": "a", "url": of_localhost(peer), "tls": tls}
+        one = {"name": "a", "url": of_localhost(peer), "tls": tls, **AT_ONCE}
         here.environment_file(webhooks={"endpoints": [one]})
         for words in (("doctor",), ("test", "a")):
             told = here.confiture("webhooks", *words, env={**trusted, "COLUMNS": "200"})

@@ -6,18 +6,17 @@ import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from confiture_webhooks.receiver import LocalReceiver
-from project import CONFITURE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FAST = {"retry": {"schedule": []}}
+OF_THE_SHELL = {"BASH_FUNC_confiture%%", "OLDPWD", "PWD", "SHLVL", "_"}
 SHORT = {"CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "0.5"}
 
 
@@ -26,21 +25,25 @@ def shown(said: str, verb: str) -> str:
     return next(one for one in re.findall("`([^`]+)`", said) if f"webhooks {verb}" in one)
 
 
+RECORD = r"""confiture() { printf '%s\0' "$@" "" && env -0; }; export -f confiture; """
+"""A shell's reading of a command: its arguments, an empty one, its environment."""
+
+
 def paste(project: Any, command: str, env: Mapping[str, str] | None = None) -> Any:
-    """Run *command* in the project's directory, in a shell with the variables *env*."""
-    environ = project.environ(env)
-    environ["PATH"] = f"{Path(CONFITURE).parent}:{environ['PATH']}"
+    """Run *command* in the project's directory, as a shell with the variables *env* reads it."""
     bash = shutil.which("bash") or "bash"
-    return subprocess.run(
-        [bash, "-c", command],
-        cwd=project.path,
-        env=environ,
-        check=False,
+    read = subprocess.run(
+        [bash, "-c", RECORD + command],
+        env=project.environ(env),
+        check=True,
         capture_output=True,
         text=True,
-        stdin=subprocess.DEVNULL,
         timeout=60,
     )
+    arguments, _, variables = read.stdout.removesuffix("\0").partition("\0\0")
+    environ = dict(variable.split("=", 1) for variable in variables.split("\0"))
+    kept = {name: value for name, value in environ.items() if name not in OF_THE_SHELL}
+    return project.confiture(*arguments.split("\0"), env=kept)
 
 
 def states(project: Any) -> list[str]:
