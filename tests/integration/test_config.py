@@ -1025,6 +1025,28 @@ def test_a_faulty_endpoint_keeps_what_is_right(project: Project) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"events": ["run_success", "migration_sucess"]},
+        {"environments": ["staging", "${UNSET}"]},
+        {"migrations": ["9*", 5]},
+    ],
+)
+def test_a_filter_with_a_wrong_item_loses_no_event(
+    project: Project, filters: dict[str, list[object]]
+) -> None:
+    """What the wrong item was to choose is recorded, too, and what the right ones choose."""
+    project.path.write_text(
+        yaml.safe_dump({"webhooks": {"endpoints": [{"name": "a", "url": URL, **filters}]}})
+    )
+    (faulty,) = read({}, project.path).recorded
+    assert faulty.faults
+    assert faulty.events >= DEFAULT_SUBSCRIPTION
+    assert faulty.refusal(EventType.MIGRATION_SUCCESS, "production", ["001_a"]) is None
+    assert (EventType.RUN_SUCCESS in faulty.events) is ("events" in filters)
+
+
 def test_a_wrong_outbox_is_memory_and_said(project: Project) -> None:
     """A run keeps its events as far as it can; what was meant is not guessed."""
     project.path.write_text("webhooks: {outbox: postgre, flush_timeout: -1}")

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from .. import command_watch
 from ..endpoint import Endpoint, Tls
 from ..errors import Fault
-from ..event import stored_text
+from ..event import DEFAULT_SUBSCRIPTION, stored_text
 from ..networks import Networks, is_loopback
 from ..outlook import shown_environment
 from ..signature import signing_key
@@ -107,9 +107,12 @@ def endpoint(
 ) -> Endpoint | None:
     """The endpoint of the settings *found* at a place; ``None``: it has no good name.
 
-    A setting that is wrong or not there has its default.
+    A setting that is wrong or not there has its default. A list that chooses events lets all pass
+    if an item is wrong: nobody knows what it was to choose.
     """
     url, basic_auth = found.get("url", ("", None))
+    events = DEFAULT_SUBSCRIPTION | found.get("events", frozenset())
+    wide = {"events": events, "environments": None, "migrations": ()}
     allowed, denied = (
         found.get(key) or block.get(key, ()) for key in ("allow_networks", "deny_networks")
     )
@@ -117,6 +120,7 @@ def endpoint(
         **{
             "name": "",
             **{key: value for key, value in found.items() if key in _FIELDS},
+            **{key: value for key, value in wide.items() if reading.faults_in((*at, key))},
             "url": url,
             "basic_auth": basic_auth,
             "secrets": found.get("secret", ()),
