@@ -297,6 +297,16 @@ def test_requests_of_users_are_traced() -> None:
             "OTEL_EXPORTER_OTLP_PROTOCOL",
             "pip install opentelemetry-exporter-otlp-proto-grpc",
         ),
+        (
+            {"OTEL_LOGS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc"},
+            "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL",
+            "pip install opentelemetry-exporter-otlp-proto-grpc",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp_proto_grpc"},
+            "OTEL_TRACES_EXPORTER",
+            "pip install opentelemetry-exporter-otlp-proto-grpc",
+        ),
     ],
 )
 def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) -> None:
@@ -324,6 +334,7 @@ def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) 
         ("OTEL_TRACES_SAMPLER_ARG", "2", "OTEL_TRACES_SAMPLER_ARG"),
         ("OTEL_RESOURCE_ATTRIBUTES", "CANARY", "OTEL_RESOURCE_ATTRIBUTES"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "CANARY", "OTEL_EXPORTER_OTLP_HEADERS"),
+        ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "CANARY", "OTEL_EXPORTER_OTLP_LOGS_HEADERS"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "CANARY", "OTEL_EXPORTER_OTLP_COMPRESSION"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "CANARY", "OTEL_EXPORTER_OTLP_TIMEOUT"),
         ("OTEL_PROPAGATORS", "tracecontext,CANARY", "OTEL_PROPAGATORS"),
@@ -376,12 +387,15 @@ def test_an_empty_choice_of_names_is_none() -> None:
         assert "http.client.request.duration" in {point.name for point in collector.metrics}
 
 
-def test_a_header_that_cannot_be_sent_is_named() -> None:
+@pytest.mark.parametrize(
+    "setting", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_METRICS_HEADERS"]
+)
+def test_a_header_that_cannot_be_sent_is_named(setting: str) -> None:
     """No header carries U+FFFD, which %FF stands for."""
     with LocalCollector() as collector:
-        ended = run(**{ENDPOINT: collector.url, "OTEL_EXPORTER_OTLP_HEADERS": "x=%ff"})
+        ended = run(**{ENDPOINT: collector.url, setting: "x=%ff"})
     (line,) = [one for one in ended.lines() if one["event"] == "telemetry.flush_incomplete"]
-    assert line["reason"].endswith("Check OTEL_EXPORTER_OTLP_HEADERS")
+    assert line["reason"].endswith(f"Check {setting}")
 
 
 def test_the_console_is_stderr() -> None:

@@ -48,6 +48,8 @@ class Export:
     """``http/protobuf``, ``grpc`` or ``console``."""
     setting: str = ""
     """The variable that asked for it."""
+    protocol_setting: str = ""
+    """The variable that asked for its protocol."""
     endpoint: str | None = field(default=None, repr=False)
     timeout_s: float = DEFAULT_TIMEOUT_S
 
@@ -90,11 +92,11 @@ def _export(
         faults.append(Fault(exporter, problem, "Use otlp, console or none"))
         return None
     timeout_s = _timeout(environ, signal, faults)
-    setting, given = _either(environ, signal, "PROTOCOL")
+    protocol_setting, given = _either(environ, signal, "PROTOCOL")
     protocol = _OTLP[name] or given.lower() or HTTP
     if protocol not in (HTTP, GRPC):
         problem = "is not a protocol this command has"
-        faults.append(Fault(setting, problem, f"Use {HTTP} or {GRPC}"))
+        faults.append(Fault(protocol_setting, problem, f"Use {HTTP} or {GRPC}"))
         return None
     setting, endpoint = _either(environ, signal, "ENDPOINT")
     if protocol == HTTP and endpoint and not _is_address(endpoint):
@@ -107,6 +109,7 @@ def _export(
         signal=signal,
         protocol=protocol,
         setting=setting if endpoint else exporter,
+        protocol_setting=exporter if _OTLP[name] else protocol_setting,
         endpoint=endpoint or None,
         timeout_s=timeout_s,
     )
@@ -122,9 +125,14 @@ def _is_address(endpoint: str) -> bool:
 
 def _either(environ: Mapping[str, str], signal: str, suffix: str) -> tuple[str, str]:
     """The variable of *signal* ending in *suffix*, else the shared one, and its value."""
-    own, shared = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{suffix}", f"OTEL_EXPORTER_OTLP_{suffix}"
-    setting = own if environ.get(own, "").strip() else shared
+    setting = held(f"OTEL_EXPORTER_OTLP_{suffix}", environ, signal)
     return setting, environ.get(setting, "").strip()
+
+
+def held(shared: str, environ: Mapping[str, str], *signals: str) -> str:
+    """The variable of one of *signals* that holds a value for *shared*, else *shared* itself."""
+    own = (shared.replace("_OTLP_", f"_OTLP_{signal.upper()}_") for signal in signals)
+    return next((name for name in own if environ.get(name, "").strip()), shared)
 
 
 def _timeout(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> float:
@@ -160,6 +168,8 @@ def complaints() -> Iterator[list[Fault]]:
             found = setting_in(record.getMessage())
             hints = (setting for hint, setting in _HINTS if hint in str(record.msg))
             setting = found or next(hints, None)
+            if setting and not os.environ.get(setting, "").strip():
+                setting = held(setting, os.environ, *SIGNALS)
             # A sampler's argument that is not given has a default, and a complaint all the same.
             unset = "" if setting == _SAMPLER_ARG else "?"
             if setting and os.environ.get(setting, unset).strip():

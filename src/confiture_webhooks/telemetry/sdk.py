@@ -5,6 +5,7 @@ A finished flush proves nothing, so every exporter keeps count of what did not a
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +47,7 @@ from .plan import (
     Export,
     Plan,
     culprit,
+    held,
 )
 from .providers import Providers, Tally
 
@@ -105,6 +107,7 @@ class CollectorSession(requests.Session):
         found = _CHECK.get(str(cause)) or check or export.setting
         if cause == "ProxyError":
             found = f"{proxy_variable(export.endpoint or '')} and NO_PROXY"
+        found = held(found, os.environ, export.signal)
         self._tally.reason = f"{why}. Check {found}"
 
     def merge_environment_settings(self, url: Any, *args: Any, **kwargs: Any) -> Any:
@@ -196,7 +199,7 @@ def _fault_of(export: Export, error: Exception, again: Callable[[], object]) -> 
         return Fault(setting, problem, "Check the OTEL_* variables")
     if export.protocol == GRPC:
         remedy = "Run: pip install opentelemetry-exporter-otlp-proto-grpc"
-        return Fault("OTEL_EXPORTER_OTLP_PROTOCOL", "needs a package that is missing", remedy)
+        return Fault(export.protocol_setting, "needs a package that is missing", remedy)
     return Fault(export.setting, "needs the OTLP exporter, which is not installed", INSTALL)
 
 
