@@ -178,6 +178,7 @@ def test_port_in_use(here: Project) -> None:
         (["verify", "nowhere.txt"], 5, "CONFITURE_WEBHOOK_SECRET"),
         (["verify", "empty.txt", "--secret", "s"], 2, "not a captured request"),
         (["verify", "request.txt", "--secret", "whsec_?"], 5, "base64"),
+        (["verify", "request.txt", "--secret", "s", "--tolerance", "9" * 18], 2, "--tolerance"),
     ],
 )
 def test_bad_input(here: Project, arguments: list[str], code: int, words: str) -> None:
@@ -252,6 +253,11 @@ def test_verify_reads_no_file_without_end(here: Project) -> None:
         (raw({"webhook-id": "evt_1"}), "it is not signed: it has no signature header"),
         (raw({"webhook-signature": "v1,x"}), "no webhook-id and no webhook-timestamp header"),
         (raw(signed()).removesuffix(BODY) + b"[1]", "unreadable: its body is not a JSON object"),
+        (
+            raw(signed() | {"Transfer-Encoding": "chunked"}).removesuffix(BODY)
+            + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
+            "not a JSON object; decode it as its transfer-encoding says",
+        ),
     ],
 )
 def test_verify_says_which_check_failed(here: Project, content: bytes, reason: str) -> None:

@@ -143,7 +143,10 @@ def verify_command(
     tolerance: Annotated[
         int,
         typer.Option(
-            "--tolerance", help="Seconds a signature may be old or early; 0: any time", min=0
+            "--tolerance",
+            help="Seconds a signature may be old or early; 0: any time",
+            min=0,
+            max=10**9,
         ),
     ] = 300,
     output: FormatOpt = "text",
@@ -231,11 +234,14 @@ def _unreadable(capture: Captured) -> str:
     """Why the signature of a request cannot be checked, or is not good."""
     if not is_signed(capture.headers):
         return "it is not signed: it has no signature header"
-    missing = {"webhook-id", "webhook-timestamp"} - {name.lower() for name in capture.headers}
+    names = {name.lower() for name in capture.headers}
+    missing = {"webhook-id", "webhook-timestamp"} - names
     if "webhook-signature" in capture.headers and missing:
         return f"unreadable: it has no {' and no '.join(sorted(missing))} header"
     if not isinstance(payload_of(capture.body), dict):
-        return "unreadable: its body is not a JSON object"
+        coded = names & {"content-encoding", "transfer-encoding"}
+        remedy = f"; decode it as its {' and '.join(sorted(coded))} says" if coded else ""
+        return f"unreadable: its body is not a JSON object{remedy}"
     return (
         "signature: none in it was made with this secret, or the request was changed since. "
         f"Compare the secret with the sender's ({SENDERS_SETTING})"
