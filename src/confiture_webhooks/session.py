@@ -233,9 +233,9 @@ class Sigterm:
 
     def _interrupt(self, *_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        words = "the command was ended by SIGTERM"
-        self.failure = ErrorInfo(type=SIGTERM.__name__, message=words)
-        raise SIGTERM
+        ended = SIGTERM()
+        self.failure = explain(ended)
+        raise ended
 
 
 NEEDED = ("telemetry", "adapters.http_session")

@@ -18,6 +18,7 @@ MOST_DETAIL = 64 * 1024
 """Bytes of the whole text, at most."""
 _CUT = "\n[cut here: {} bytes in all]"
 _NO_TEXT = "the migration raised {}; its text is left out, it may hold data"
+_INTERRUPTED = "the command was ended by {}"
 LOCK = "LockAcquisitionError"
 """The host's class for a migration lock that somebody else holds."""
 _FOREIGN = "Check failed with error:"
@@ -43,7 +44,8 @@ def explain(error: BaseException) -> ErrorInfo:
         )
     root = lock or chain[-1]
     kind = type(root).__name__
-    message = _hosts_message(root) if _is_hosts(root) else _NO_TEXT.format(kind)
+    unsaid = _INTERRUPTED if isinstance(root, KeyboardInterrupt) else _NO_TEXT
+    message = _hosts_message(root) if _is_hosts(root) else unsaid.format(kind)
     return ErrorInfo(type=kind, message=message, detail=_cut(str(error)))
 
 
