@@ -54,7 +54,7 @@ def test_a_failed_attempt() -> None:
         "status_code": 503,
         "error_type": "503",
         "duration_ms": 12.5,
-        "retry_in_s": 2,
+        "retry_in_s": 2.0,
     }
     assert line(event, colors=False) == (
         "14:23:45Z warning webhook.attempt_failed: 005_add_payment_table not accepted by "
