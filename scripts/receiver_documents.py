@@ -126,8 +126,9 @@ def schema() -> dict[str, Any]:
 
 
 def _schema_of_kind(kind: EventType) -> dict[str, Any]:
-    by_hand = replace(full(kind), run_url=None)
-    made = ((full(kind), True), (full(kind), False), (by_hand, False), (sparse(kind), False))
+    by_hand, sample = replace(full(kind), run_url=None), replace(full(kind), command=None)
+    few = (full(kind), by_hand, sample, sparse(kind))
+    made = ((full(kind), True), *((event, False) for event in few))
     samples = [payload(event, "analytics", include_sql=is_whole) for event, is_whole in made]
     found = _schema_of(samples, "")
     found["properties"]["event_type"] = {"const": kind.value}

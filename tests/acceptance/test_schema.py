@@ -15,9 +15,17 @@ from providers import FORMATS
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "event.schema.json").read_text())
 
 
+CI = {
+    "GITHUB_ACTIONS": "true",
+    "GITHUB_SERVER_URL": "https://github.com",
+    "GITHUB_REPOSITORY": "a/b",
+    "GITHUB_RUN_ID": "1",
+}
+
+
 @pytest.mark.timeout(180)
 def test_every_event_is_valid_by_the_schema(project: Any, receiver: Any) -> None:
-    """A run that succeeds, one that fails, both ways down and a ping: each event, each kind."""
+    """A run that succeeds, one that fails, both ways down, and pings: each event, each kind."""
     endpoint = {
         "name": "a",
         "url": receiver.url,
@@ -35,7 +43,9 @@ def test_every_event_is_valid_by_the_schema(project: Any, receiver: Any) -> None
     (project.migrations / "003_broken.up.sql").unlink()
     (project.migrations / "003_broken.down.sql").unlink()
     assert project.confiture("migrate", "up").returncode == 0
-    assert project.confiture("webhooks", "test").returncode == 0
+    for words in ([], ["--event", "migration_error"], ["--event", "run_success"]):
+        for env in ({}, CI):  # they name the run of the CI
+            assert project.confiture("webhooks", "test", *words, env=env).returncode == 0
     validator = Draft202012Validator(SCHEMA, format_checker=FORMATS)
     for request in receiver.requests:
         validator.validate(request.payload)
