@@ -246,8 +246,11 @@ class TestComplaints:
             ("Header format invalid! CANARY %s", "OTEL_EXPORTER_OTLP_HEADERS"),
         ],
     )
-    def test_name_the_setting_and_quote_nothing(self, text: str, setting: str) -> None:
+    def test_name_the_setting_and_quote_nothing(
+        self, text: str, setting: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """What the SDK says about a variable becomes a fault without the variable's value."""
+        monkeypatch.setenv(setting, "CANARY")
         with complaints() as faults:
             logging.getLogger("opentelemetry.sdk").warning(text, setting)
         (fault,) = faults

@@ -302,11 +302,6 @@ def test_requests_of_users_are_traced() -> None:
             "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL",
             "pip install opentelemetry-exporter-otlp-proto-grpc",
         ),
-        (
-            {"OTEL_TRACES_EXPORTER": "otlp_proto_grpc"},
-            "OTEL_TRACES_EXPORTER",
-            "pip install opentelemetry-exporter-otlp-proto-grpc",
-        ),
     ],
 )
 def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) -> None:

@@ -26,13 +26,12 @@ DEFAULT_TIMEOUT_S: Final = 2.0
 LONGEST_S: Final = 3600.0
 """A socket refuses much longer ones, and no run waits so long."""
 _SETTING = re.compile(r"OTEL_[A-Z_]+[A-Z]")
-_SAMPLER_ARG = "OTEL_TRACES_SAMPLER_ARG"
 _HINTS = (
     ("ompression", "OTEL_EXPORTER_OTLP_COMPRESSION"),
     ("eader", "OTEL_EXPORTER_OTLP_HEADERS"),
     ("export interval", "OTEL_METRIC_EXPORT_INTERVAL"),
     ("export timeout", "OTEL_METRIC_EXPORT_TIMEOUT"),
-    ("TRACES_SAMPLER_ARG", _SAMPLER_ARG),
+    ("TRACES_SAMPLER_ARG", "OTEL_TRACES_SAMPLER_ARG"),
     ("sampler", "OTEL_TRACES_SAMPLER"),
     ("resource attribute", RESOURCE),
 )
@@ -48,8 +47,6 @@ class Export:
     """``http/protobuf``, ``grpc`` or ``console``."""
     setting: str = ""
     """The variable that asked for it."""
-    protocol_setting: str = ""
-    """The variable that asked for its protocol."""
     endpoint: str | None = field(default=None, repr=False)
     timeout_s: float = DEFAULT_TIMEOUT_S
 
@@ -92,11 +89,11 @@ def _export(
         faults.append(Fault(exporter, problem, "Use otlp, console or none"))
         return None
     timeout_s = _timeout(environ, signal, faults)
-    protocol_setting, given = _either(environ, signal, "PROTOCOL")
+    setting, given = _either(environ, signal, "PROTOCOL")
     protocol = _OTLP[name] or given.lower() or HTTP
     if protocol not in (HTTP, GRPC):
         problem = "is not a protocol this command has"
-        faults.append(Fault(protocol_setting, problem, f"Use {HTTP} or {GRPC}"))
+        faults.append(Fault(setting, problem, f"Use {HTTP} or {GRPC}"))
         return None
     setting, endpoint = _either(environ, signal, "ENDPOINT")
     if protocol == HTTP and endpoint and not _is_address(endpoint):
@@ -109,7 +106,6 @@ def _export(
         signal=signal,
         protocol=protocol,
         setting=setting if endpoint else exporter,
-        protocol_setting=exporter if _OTLP[name] else protocol_setting,
         endpoint=endpoint or None,
         timeout_s=timeout_s,
     )
@@ -167,12 +163,10 @@ def complaints() -> Iterator[list[Fault]]:
         with suppress(Exception):  # a message that cannot be formatted names nothing
             found = setting_in(record.getMessage())
             hints = (setting for hint, setting in _HINTS if hint in str(record.msg))
-            setting = found or next(hints, None)
-            if setting and not os.environ.get(setting, "").strip():
+            setting = found or next(hints, "")
+            if not os.environ.get(setting, "").strip():
                 setting = held(setting, os.environ, *SIGNALS)
-            # A sampler's argument that is not given has a default, and a complaint all the same.
-            unset = "" if setting == _SAMPLER_ARG else "?"
-            if setting and os.environ.get(setting, unset).strip():
+            if os.environ.get(setting, "").strip():  # a default is complained of, too
                 problem = "has a value OpenTelemetry does not accept, so its default is used"
                 faults.append(Fault(setting, problem, "Correct or unset it"))
 

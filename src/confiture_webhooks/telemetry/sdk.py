@@ -199,7 +199,8 @@ def _fault_of(export: Export, error: Exception, again: Callable[[], object]) -> 
         return Fault(setting, problem, "Check the OTEL_* variables")
     if export.protocol == GRPC:
         remedy = "Run: pip install opentelemetry-exporter-otlp-proto-grpc"
-        return Fault(export.protocol_setting, "needs a package that is missing", remedy)
+        setting = held("OTEL_EXPORTER_OTLP_PROTOCOL", os.environ, export.signal)
+        return Fault(setting, "needs a package that is missing", remedy)
     return Fault(export.setting, "needs the OTLP exporter, which is not installed", INSTALL)
 
 
