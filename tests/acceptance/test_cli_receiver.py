@@ -178,7 +178,6 @@ def test_port_in_use(here: Project) -> None:
         (["verify", "nowhere.txt"], 5, "CONFITURE_WEBHOOK_SECRET"),
         (["verify", "empty.txt", "--secret", "s"], 2, "not a captured request"),
         (["verify", "request.txt", "--secret", "whsec_?"], 5, "base64"),
-        (["verify", "request.txt", "--secret", "s", "--tolerance", "9" * 18], 2, "--tolerance"),
     ],
 )
 def test_bad_input(here: Project, arguments: list[str], code: int, words: str) -> None:
@@ -282,7 +281,8 @@ def test_verify_accepts_any_time_when_asked(
     assert (done.returncode, document["valid"]) == (1, False)
     assert reason in document["reason"]
     assert "with --tolerance 0 it is accepted" in document["reason"]
-    assert verify(here, raw(headers), "--tolerance", "0")[0].returncode == 0
+    for tolerance in ("0", "9" * 18) if "webhook-id" in headers else ("0",):
+        assert verify(here, raw(headers), "--tolerance", tolerance)[0].returncode == 0
 
 
 def test_verify_for_eyes(here: Project) -> None:

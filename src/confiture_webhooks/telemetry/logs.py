@@ -82,9 +82,8 @@ class Logs:
     def emit(self, spec: LogSpec, context: SpanContext, fields: Mapping[str, object]) -> None:
         """Write event *spec*; *fields* that are left out are null, unknown ones are dropped."""
         severity = _LEVELS[spec.level]
-        is_shown = self._form != "off" and severity >= self._least_shown
-        if fields.get("is_said") and self._is_for_people:
-            is_shown = False
+        is_said = fields.get("is_said") and self._is_for_people
+        is_shown = self._form != "off" and severity >= self._least_shown and not is_said
         records = self._records if severity >= self._least_recorded else None
         if records is None and not is_shown:
             return

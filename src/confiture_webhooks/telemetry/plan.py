@@ -135,12 +135,9 @@ def _timeout(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> fl
     setting, given = _either(environ, signal, "TIMEOUT")
     if not given:
         return DEFAULT_TIMEOUT_S
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if math.isfinite(seconds) and seconds > 0:
-        return min(seconds, LONGEST_S)
+    with suppress(ValueError):
+        if 0 < float(given) < math.inf:
+            return min(float(given), LONGEST_S)
     faults.append(Fault(setting, "is not a number of seconds above 0", "Correct or unset it"))
     return DEFAULT_TIMEOUT_S
 
