@@ -107,8 +107,7 @@ def endpoint(
 ) -> Endpoint | None:
     """The endpoint of the settings *found* at a place; ``None``: it has no good name.
 
-    A setting that is wrong or not there has its default. A list that chooses events lets all pass
-    if an item is wrong: nobody knows what it was to choose.
+    A setting that is wrong or not there has its default; a filter, also if one item is wrong.
     """
     url, basic_auth = found.get("url", ("", None))
     events = DEFAULT_SUBSCRIPTION | found.get("events", frozenset())

@@ -34,6 +34,7 @@ _HINTS = (
     ("TRACES_SAMPLER_ARG", "OTEL_TRACES_SAMPLER_ARG"),
     ("sampler", "OTEL_TRACES_SAMPLER"),
     ("resource attribute", RESOURCE),
+    ("resource detector", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"),
 )
 INSTALL: Final = "Run: pip install 'confiture-webhooks[otlp]'"
 
@@ -133,11 +134,10 @@ def held(shared: str, environ: Mapping[str, str], *signals: str) -> str:
 
 def _timeout(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> float:
     setting, given = _either(environ, signal, "TIMEOUT")
-    if not given:
-        return DEFAULT_TIMEOUT_S
     with suppress(ValueError):
-        if 0 < float(given) < math.inf:
-            return min(float(given), LONGEST_S)
+        seconds = float(given or DEFAULT_TIMEOUT_S)
+        if 0 < seconds < math.inf:
+            return min(seconds, LONGEST_S)
     faults.append(Fault(setting, "is not a number of seconds above 0", "Correct or unset it"))
     return DEFAULT_TIMEOUT_S
 
@@ -158,9 +158,8 @@ def complaints() -> Iterator[list[Fault]]:
     def collect(record: logging.LogRecord) -> None:
         """Keep the setting *record* is about, never its text: that quotes values."""
         with suppress(Exception):  # a message that cannot be formatted names nothing
-            found = setting_in(record.getMessage())
             hints = (setting for hint, setting in _HINTS if hint in str(record.msg))
-            setting = found or next(hints, "")
+            setting = setting_in(record.getMessage()) or next(hints, "")
             if not os.environ.get(setting, "").strip():
                 setting = held(setting, os.environ, *SIGNALS)
             if os.environ.get(setting, "").strip():  # a default is complained of, too

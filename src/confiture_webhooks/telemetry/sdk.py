@@ -107,8 +107,7 @@ class CollectorSession(requests.Session):
         found = _CHECK.get(str(cause)) or check or export.setting
         if cause == "ProxyError":
             found = f"{proxy_variable(export.endpoint or '')} and NO_PROXY"
-        found = held(found, os.environ, export.signal)
-        self._tally.reason = f"{why}. Check {found}"
+        self._tally.reason = f"{why}. Check {held(found, os.environ, export.signal)}"
 
     def merge_environment_settings(self, url: Any, *args: Any, **kwargs: Any) -> Any:
         """No proxy to this machine; REQUESTS_CA_BUNDLE only where no variable of OTLP's is set."""
