@@ -191,7 +191,7 @@ def _shown(name: str, value: Any) -> str:
         return f"{value:.0f} ms" if value >= _EXACT_BELOW_MS else f"{value:g} ms"
     if isinstance(value, list | tuple):
         return "; ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 class _StandardError:
