@@ -186,7 +186,8 @@ class SIGTERM(KeyboardInterrupt):
 class Sigterm:
     """A run that is asked to end: it rolls back as with Ctrl-C, and then ends by the signal.
 
-    If the signal has another handler, that stays. A second signal ends the process at once.
+    If the signal has another handler, that stays, and so does the first process of a container,
+    which the kernel spares. A second signal ends the process at once.
     """
 
     failure: ErrorInfo | None = None
@@ -197,7 +198,7 @@ class Sigterm:
 
     def catch(self) -> None:
         """From now on the signal interrupts the command: it may come at once."""
-        is_main = threading.current_thread() is threading.main_thread()
+        is_main = threading.current_thread() is threading.main_thread() and os.getpid() != 1
         self._is_caught = is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         if self._is_caught:
             signal.signal(signal.SIGTERM, self._interrupt)

@@ -290,6 +290,17 @@ def test_sigterm_in_the_moment_it_is_first_caught_ends_the_command(
     assert killed == [(os.getpid(), signal.SIGTERM)]
 
 
+def test_the_first_process_of_a_container_does_not_catch_sigterm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel spares it, so without webhooks its migrations go on."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    Bench()
+    with host_session() as session:
+        session._migration_lock(no_lock=True, lock_timeout=1)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_attach_reports_what_happens_in_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the block migrations are reported; after it the same engine is silent."""
     transport = ScriptedTransport()
