@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -74,3 +75,16 @@ def test_attach_reads_the_file_it_is_given(tmp_path: Path) -> None:
     file.write_text("webhooks:\n  endpoints:\n    - name: a\n")
     with pytest.raises(ConfigError), attach(FakeEngine(), config_file=file):
         pass
+
+
+def test_a_log_handler_that_raises_stops_no_migration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its owner's ``logging`` is broken, ``attach`` says nothing, and the block runs."""
+
+    def broken(_: logging.LogRecord) -> bool:
+        raise OSError("no log")
+
+    monkeypatch.setattr(logging.getLogger("confiture_webhooks"), "filters", [broken])
+    engine: Any = FakeEngine()
+    with attach(engine, Settings(outbox="memory")):
+        engine.apply(a_migration())
+    assert engine.applied

@@ -606,19 +606,6 @@ def test_a_run_that_nobody_interrupts_says_so() -> None:
     assert bench.run.finish() is False
 
 
-def test_a_closed_stderr_breaks_nothing() -> None:
-    """When not even a line can be written, the run still ends and closes its parts."""
-    bench = Bench(endpoint(name="a", retry=LATER))
-
-    def closed(_: str) -> None:
-        raise BrokenPipeError
-
-    bench.run._write = closed
-    unknown(bench, UP, None)
-    bench.run.finish()
-    assert len(bench.telemetry.shutdowns) == 1
-
-
 def whole_run(bench: Bench) -> None:
     """Everything a run can be asked to do."""
     bench.run.begin("confiture migrate up")

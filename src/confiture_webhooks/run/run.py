@@ -51,7 +51,7 @@ class Run:
     ) -> None:
         self._settings = settings
         self._parts = parts
-        self._write = say
+        self._say = say
         self._telemetry: Telemetry | None = None
         self._settling: Settling | None = None
         """With all that is in use once something happens, or an earlier run left something."""
@@ -265,10 +265,6 @@ class Run:
             f"confiture-webhooks: {where} failed ({type(error).__name__}); "
             "webhooks of this run may be missing, the migration goes on"
         )
-
-    def _say(self, line: str) -> None:
-        with suppress(Exception):  # standard error is closed
-            self._write(line)
 
     def _traced(self) -> Telemetry:
         """Telemetry, with the run's span open."""

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from json import dumps
 from types import MappingProxyType
@@ -126,9 +127,10 @@ class Logs:
 
 
 def note(text: str) -> None:
-    """Lines for the people behind a library: warnings of its owner's logger."""
+    """Lines for the people behind a library: warnings of its owner's logger. Never raises."""
     for one in text.split("\n"):
-        _LIBRARY.warning("%s", terminal.printable(one))
+        with suppress(Exception):  # a handler or a filter of its owner's
+            _LIBRARY.warning("%s", terminal.printable(one))
 
 
 def records(provider: LoggerProvider | None, version: str) -> Records:
