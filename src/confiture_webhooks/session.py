@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -374,9 +375,10 @@ def attach(
 
     Without *settings* they come from the environment variables and the ``webhooks:`` block of
     *config_file*, if given. Uses the global OpenTelemetry providers and configures nothing.
-    Leaving the block waits up to ``flush_timeout`` for deliveries that are due; Ctrl-C ends the
-    wait and is raised. Raises ConfigError when the settings are wrong, before anything runs. Log
-    events and lines for people go to the ``logging`` logger ``confiture_webhooks``.
+    Leaving the block, or Python's exit, waits up to ``flush_timeout`` for deliveries that are due;
+    Ctrl-C ends the wait and is raised. Raises ConfigError when the settings are wrong, before
+    anything runs. Log events and lines for people go to the ``logging`` logger
+    ``confiture_webhooks``.
     """
     chosen = settings or load(os.environ, Path(config_file) if config_file else None)
     engine = getattr(session, "migrator", session)
@@ -385,12 +387,15 @@ def attach(
     run.begin(command)
     migrate_on(run, engine.connection)
     undo, failed = observe(engine, run), None
+    if not threading.current_thread().daemon:  # else it may migrate still
+        atexit.register(run.finish)  # a block that is never left: later no thread runs
     try:
         yield run
     except BaseException as error:
         failed = error
         raise
     finally:
+        atexit.unregister(run.finish)
         undo()
         failure = None
         with containing("ending a run", run.report):

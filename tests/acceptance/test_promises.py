@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from typing import Any
@@ -232,6 +234,28 @@ def test_a_library_user_attaches_with_one_call(one_migration: Any, receiver: Any
     )
     with _session(one_migration) as session, attach(session, settings):
         assert session.up().success
+    assert [request.payload["event_type"] for request in receiver.requests] == ["migration_success"]
+
+
+def test_a_block_that_is_never_left_ends_with_python(one_migration: Any, receiver: Any) -> None:
+    """A script whose ``attach`` stays open sends its webhooks as it exits, and does not hang."""
+    script = (
+        "from confiture.core.migrator import Migrator\n"
+        "from confiture_webhooks import attach\n"
+        "file = 'db/environments/local.yaml'\n"
+        "session = Migrator.from_config(file).__enter__()\n"
+        "block = attach(session, config_file=file)\n"
+        "block.__enter__()\n"
+        "session.up()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=one_migration.path,
+        env=one_migration.environ({"CONFITURE_WEBHOOK_URL": receiver.url}),
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
     assert [request.payload["event_type"] for request in receiver.requests] == ["migration_success"]
 
 
