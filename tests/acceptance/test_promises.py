@@ -8,7 +8,9 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,6 +237,24 @@ def test_a_library_user_attaches_with_one_call(one_migration: Any, receiver: Any
     with _session(one_migration) as session, attach(session, settings):
         assert session.up().success
     assert [request.payload["event_type"] for request in receiver.requests] == ["migration_success"]
+
+
+def test_blocks_within_one_another_each_report_what_happened(
+    one_migration: Any, receiver: Any, tmp_path: Path
+) -> None:
+    """The migration under way of the outer block is none of a killed run's to the inner one."""
+    settings = Settings(
+        endpoints=(Endpoint(name="mine", url=receiver.url),), outbox=f"sqlite:{tmp_path}/o.db"
+    )
+    with (
+        _session(one_migration) as session,
+        attach(session, settings),
+        attach(session, settings),
+    ):
+        session.up()
+        session.down()
+    sent = Counter(request.payload["event_type"] for request in receiver.requests)
+    assert sent == {"migration_success": 2, "migration_rollback": 2}
 
 
 def test_a_block_that_is_never_left_ends_with_python(one_migration: Any, receiver: Any) -> None:

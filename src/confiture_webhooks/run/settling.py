@@ -270,6 +270,9 @@ class Settling:
         # Looked for each time: a block of Python, or --no-lock, lets others migrate in between.
         killed = self._killed(self.outgoing.intents())
         left = [one for one in killed if one.migration.version == version]
+        if (here := backend.backend_started_at) is not None:
+            # What this very session staged is another watch's over it, and not over.
+            left = [one for one in left if one.backend_started_at != here]
         until = time.monotonic() + PARTING_S
         while left and ask is not None:
             judged = self._settle(left, ask, None)
