@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -417,6 +418,19 @@ def test_finishing_twice_is_finishing_once() -> None:
     before = list(bench.transport.sent), list(bench.telemetry.shutdowns)
     bench.run.finish("Exit")
     assert (bench.transport.sent, bench.telemetry.shutdowns) == before
+
+
+def test_a_run_that_is_left_while_python_takes_itself_apart_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No thread runs any more: what it recorded stays in the outbox."""
+    bench = Bench()
+    bench.run.conclude(bench.begin(), 1, None)
+    monkeypatch.setattr(sys, "is_finalizing", lambda: True)
+    bench.run.finish()
+    assert bench.telemetry.shutdowns == []
+    monkeypatch.undo()
+    assert "migration_success" in bench.kinds()
 
 
 def test_a_finished_run_records_nothing_more() -> None:

@@ -7,6 +7,7 @@ an exception.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -86,8 +87,8 @@ class Run:
 
     @property
     def _is_over(self) -> bool:
-        """Whether it is finished, or this process was forked: then the run is the other's."""
-        return self._is_finished or self._is_forked
+        """Whether it is finished, is that of the process that forked this one, or Python ends."""
+        return self._is_finished or self._is_forked or sys.is_finalizing()
 
     @property
     def _is_forked(self) -> bool:
