@@ -115,6 +115,7 @@ def test_hooks_that_are_closed_to_this_user_are_not_passed_over(place: Place) ->
     done = place.run("migrate", "up", uid=ADA)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("confiture_hooks: is closed to this user") == 1
+    assert "`ls -ld confiture_hooks`" in done.stderr
     assert place.run("webhooks", "check", uid=ADA).returncode == 5
 
 

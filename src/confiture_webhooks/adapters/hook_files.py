@@ -76,7 +76,7 @@ def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
     faults = (fault for path in dict.fromkeys(used) if (fault := _distrust(path, directory)))
     fault = next(faults, None)
     if not os.access(directory, os.R_OK | os.X_OK):
-        remedy = "No hook of it runs. See `ls -ld`"
+        remedy = f"No hook of it runs. Who may read it: `ls -ld {quoted(_shown(directory))}`"
         fault = Fault(_shown(directory), "is closed to this user", remedy)
     if fault is not None:
         whole = HookFile(module=DIRECTORY, path=directory, fault=fault, is_trusted=False)
