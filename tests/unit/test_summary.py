@@ -9,7 +9,7 @@ import pytest
 
 from confiture_webhooks import remedy
 from confiture_webhooks.delivery import Outcome, State
-from confiture_webhooks.errors import UNRECORDED
+from confiture_webhooks.errors import CUT, UNRECORDED
 from confiture_webhooks.outbox import Summary
 from confiture_webhooks.outlook import Wait, Why
 from confiture_webhooks.run.sending import Loss, given_up_line, leftover_line
@@ -32,6 +32,13 @@ def test_the_line_reports_how_many_where_why_and_what_to_do() -> None:
         "and sent by the next run when it is due. "
         "Send those due now: `confiture webhooks deliver`."
     )
+
+
+def test_an_attempt_that_the_run_ended_is_not_put_down_to_a_setting() -> None:
+    """The run may have waited its whole time, or somebody has ended the wait: both are true of it."""
+    line = leftover_line({None: Summary(undelivered={"ops": 1})}, None, {"ops": CUT})
+    assert line is not None
+    assert "(ops: 1, no answer before the run stopped waiting)" in line
 
 
 def test_what_is_in_memory_is_said_to_be_lost() -> None:

@@ -312,7 +312,7 @@ def _reason(failure: str | None, wait: Wait | None = None) -> str:
     if failure is None:
         return "waiting for the next attempt"
     if failure == CUT:
-        return "no answer before the run's flush_timeout"
+        return "no answer before the run stopped waiting"
     if failure == UNRECORDED:
         return failure
     if failure.isdigit():
