@@ -150,7 +150,7 @@ class CommandSession:
                     migration.error = migration.error or explain(error)
             if not self._connections:
                 self.run.database = named(self.dsn())
-        self.run.finish(failure.type if failure else None, failure)
+        self.run.finish(failure)
         self._sigterm.pass_on()
 
     def dsn(self) -> str | None:
@@ -377,8 +377,7 @@ def attach(
     *config_file*, if given. Uses the global OpenTelemetry providers and configures nothing.
     Leaving the block, or Python's exit, waits up to ``flush_timeout`` for deliveries that are due;
     Ctrl-C ends the wait and is raised. Raises ConfigError when the settings are wrong, before
-    anything runs. Log events and lines for people go to the ``logging`` logger
-    ``confiture_webhooks``.
+    anything runs. Log events and lines for people go to the logger ``confiture_webhooks``.
     """
     chosen = settings or load(os.environ, Path(config_file) if config_file else None)
     engine = getattr(session, "migrator", session)
@@ -400,7 +399,7 @@ def attach(
         failure = None
         with containing("ending a run", run.report):
             failure = _failure(failed) if failed is not None else None
-        if run.finish(failure.type if failure else None, failure):
+        if run.finish(failure):
             raise KeyboardInterrupt from failed
 
 

@@ -82,7 +82,7 @@ class Bench:
 
     def finish(self, error_type: str | None = None) -> list[dict[str, Any]]:
         """End the run; what was sent."""
-        self.run.finish(error_type)
+        self.run.finish(error_type and ErrorInfo(type=error_type, message="the run failed"))
         return [json.loads(request.body) for request in self.transport.sent]
 
     def kinds(self, error_type: str | None = None) -> list[str]:
@@ -416,7 +416,7 @@ def test_finishing_twice_is_finishing_once() -> None:
     bench.run.conclude(bench.begin(), 1, None)
     bench.finish()
     before = list(bench.transport.sent), list(bench.telemetry.shutdowns)
-    bench.run.finish("Exit")
+    bench.run.finish(ErrorInfo(type="Exit", message="the run failed"))
     assert (bench.transport.sent, bench.telemetry.shutdowns) == before
 
 
@@ -511,7 +511,7 @@ def test_a_run_that_fails_before_its_first_migration_has_a_span() -> None:
     """No endpoint gets it and no outbox is made, but the trace has the failed run."""
     bench = Bench(endpoint(name="a", events=frozenset({EventType.MIGRATION_SUCCESS})))
     bench.run.begin("confiture migrate up")
-    bench.run.finish("ChecksumMismatchError")
+    bench.run.finish(ErrorInfo(type="ChecksumMismatchError", message="the run failed"))
     assert [command for command, _ in bench.telemetry.runs] == ["confiture migrate up"]
     (end,) = bench.telemetry.run_ends
     assert end == {
@@ -608,7 +608,7 @@ def test_ctrl_c_before_the_run_is_concluded_leaves_it_counted(
     bench = Bench()
     bench.run.expect(REF, UP, BACKEND)
     monkeypatch.setattr(Outgoing, method, Breaking(None, method, KeyboardInterrupt())._call)
-    assert bench.run.finish("KeyboardInterrupt")
+    assert bench.run.finish(ErrorInfo(type="KeyboardInterrupt", message="the run failed"))
     assert [end["error_type"] for end in bench.telemetry.run_ends] == ["KeyboardInterrupt"]
 
 
@@ -634,7 +634,7 @@ def whole_run(bench: Bench) -> None:
         migration = bench.run.migration(REF, direction, BACKEND)
         if migration is not None:
             end(migration)
-    bench.run.finish("Exit")
+    bench.run.finish(ErrorInfo(type="Exit", message="the run failed"))
 
 
 def breaking(part: str, method: str) -> Callable[[Bench], None]:

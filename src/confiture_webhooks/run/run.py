@@ -203,11 +203,11 @@ class Run:
         self.unsettled.append(migration)
 
     @contained
-    def finish(self, error_type: str | None = None, error: ErrorInfo | None = None) -> bool:
+    def finish(self, error: ErrorInfo | None = None) -> bool:
         """The migrations are over: send the rest within the flush budget. Later calls do nothing.
 
-        *error_type*: why the run failed, ``None`` when it did not; *error*: more of it. Returns
-        whether Ctrl-C cut it short: it is not raised, for the command has its result already.
+        *error*: why the run failed, ``None`` when it did not. Returns whether Ctrl-C cut it short:
+        it is not raised, for the command has its result already.
         """
         if self._is_over:
             return False
@@ -226,7 +226,7 @@ class Run:
                 for migration in self.unsettled:
                     self._settle(migration, deadline - time.monotonic())
             finally:
-                self._conclude_run(error_type, error)
+                self._conclude_run(error)
             self._flush(deadline)
             is_interrupted = False
         except KeyboardInterrupt:
@@ -329,27 +329,26 @@ class Run:
             self.conclude(migration, None, migration.error or INTERRUPTED)
 
     @contained
-    def _conclude_run(self, error_type: str | None, error: ErrorInfo | None) -> None:
+    def _conclude_run(self, error: ErrorInfo | None) -> None:
         """Close the run's span, count it, and release its event; Ctrl-C leaves it counted."""
         if self._settings.faults:
             self._traced()  # which logs them
         failed = [migration for migration in self._ended if migration.error is not None]
         if failed:
             error = failed[-1].error
-        if error is not None:
-            error_type = error.sqlstate or error.type
-        elif error_type is None and self._has_unknown:
-            error_type = UNKNOWN.type
+        elif error is None and self._has_unknown:
+            error = UNKNOWN
+        error_type = None if error is None else error.sqlstate or error.type
         endpoints: Sequence[Endpoint] = self._settings.recorded
-        kind = EventType.RUN_SUCCESS if error_type is None else EventType.RUN_ERROR
+        kind = EventType.RUN_SUCCESS if error is None else EventType.RUN_ERROR
         if kind is EventType.RUN_ERROR and not (failed or self._has_unknown):
             endpoints = [endpoint.for_silent_run() for endpoint in endpoints]
         wanting = [endpoint for endpoint in endpoints if kind in endpoint.events]
         try:
-            if wanting and (self._ended or error_type):
-                self._record_run(kind, wanting, error_type, error)
+            if wanting and (self._ended or error):
+                self._record_run(kind, wanting, error)
         finally:
-            if error_type is not None or self._has_span or self._parts.exports():
+            if error is not None or self._has_span or self._parts.exports():
                 self._traced().end_run(
                     applied=len(self._ended) - len(failed),
                     failed=len(failed),
@@ -359,15 +358,9 @@ class Run:
 
     @contained
     def _record_run(
-        self,
-        kind: EventType,
-        wanting: Sequence[Endpoint],
-        error_type: str | None,
-        error: ErrorInfo | None,
+        self, kind: EventType, wanting: Sequence[Endpoint], error: ErrorInfo | None
     ) -> None:
         used = self._begun()
-        if error is None and error_type:
-            error = ErrorInfo(type=error_type, message="the run failed")
         outbox, now = used.outgoing.outbox.current, datetime.now(UTC)
         event = Event(
             # The command that settles the unknown outcome reports this run, too.
