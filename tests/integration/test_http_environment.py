@@ -16,7 +16,7 @@ from requests import adapters
 from confiture_webhooks.adapters import http_way
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S, way_to
-from confiture_webhooks.doctor.endpoints import Reach, obstacle, reach, remedy_of
+from confiture_webhooks.doctor.endpoints import Reach, failure_of, reach, remedy_of
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.networks import Networks
 from confiture_webhooks.transport import Request
@@ -211,7 +211,11 @@ def test_a_socks_proxy_without_pysocks(
         transport.send(request("http://receiver.test/"), timeout=PATIENCE)
     assert (caught.value.error_type, caught.value.reason) == ("proxy", "socks_missing")
     found = reach("http://receiver.test/", PATIENCE)
-    assert (found.error_type, found.reason, found.proxy) == ("proxy", "socks_missing", "ALL_PROXY")
+    assert (found.error_type, found.reason, found.proxy_variable) == (
+        "proxy",
+        "socks_missing",
+        "ALL_PROXY",
+    )
 
 
 @pytest.mark.parametrize(
@@ -227,14 +231,14 @@ def test_what_is_no_proxys_address_is_named(
     """By ``check``, and by sender and inspector as the proxy's fault, not the receiver's."""
     for name in ("all_proxy", "http_proxy"):
         monkeypatch.setenv(name, proxy)
-    obstacle = http_way.proxy_obstacle(way_to("http://receiver.test/"))
-    assert obstacle is not None
-    assert obstacle.fault.setting == "http_proxy"
+    wrong = http_way.wrong_proxy(way_to("http://receiver.test/"))
+    assert wrong is not None
+    assert wrong.fault.setting == "http_proxy"
     with pytest.raises(TransportError) as caught:
         transport.send(request("http://receiver.test/"), timeout=PATIENCE)
     assert (caught.value.error_type, caught.value.reason) == ("proxy", "proxy_address")
     found = reach("http://receiver.test/", PATIENCE)
-    assert (found.error_type, found.reason, found.fault) == obstacle
+    assert (found.error_type, found.reason, found.fault) == wrong
 
 
 @pytest.mark.survived("An address in a denied network, behind a name or a proxy", "private")
@@ -329,7 +333,7 @@ def test_the_variable_that_names_the_proxy(
 def test_a_receivers_name_is_not_the_proxys(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that is looked up here for a SOCKS proxy, and is not found, is the endpoint's."""
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
-    stopped = obstacle(reach("http://receiver.invalid/", PATIENCE))
+    stopped = failure_of(reach("http://receiver.invalid/", PATIENCE))
     assert stopped is not None
     assert stopped[0] == "dns"
     assert stopped[1].startswith("Check the host's name in `url`")
@@ -573,7 +577,7 @@ def test_a_proxy_that_fails(
 @pytest.mark.parametrize("reason", ["wrong_host", "no_tls"])
 def test_a_remedy_at_a_proxy_names_its_variable(reason: str) -> None:
     """The endpoint's address is right: the proxy's is to be corrected."""
-    found = Reach("proxy", "proxy", reason, proxy="https_proxy")
+    found = Reach("proxy", "proxy", reason, proxy_variable="https_proxy")
     remedy = remedy_of("proxy", found)
     assert "https_proxy" in remedy
     assert "`url`" not in remedy
@@ -584,7 +588,7 @@ def test_a_proxy_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The receiver was not asked: its time-out is no remedy."""
     with Peer(Talk.hang) as proxy:
         monkeypatch.setenv("ALL_PROXY", proxy.url)
-        stopped = obstacle(reach("https://receiver.test/", BRIEF))
+        stopped = failure_of(reach("https://receiver.test/", BRIEF))
     remedy = "Check ALL_PROXY; NO_PROXY names hosts that are reached without it"
     assert stopped == ("timeout (the proxy)", remedy)
 

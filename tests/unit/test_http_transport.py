@@ -13,7 +13,7 @@ import requests
 import urllib3.exceptions as urllib3_errors
 
 from confiture_webhooks.adapters.http_exchange import LONGEST_RETRY_AFTER, Exchange, retry_after
-from confiture_webhooks.adapters.http_session import _TYPES, _error_type, why
+from confiture_webhooks.adapters.http_failure import TYPES, error_type_of, why
 from confiture_webhooks.delivery import ERROR_TYPES
 from confiture_webhooks.errors import CUT, TransportError
 from confiture_webhooks.transport import Request, Response
@@ -113,7 +113,7 @@ def test_every_error_has_a_type(error: Exception, expected: str) -> None:
 
 def test_only_the_closed_set_is_given() -> None:
     """The table has the words of the contract; all but two are in it."""
-    given = {error_type for error_type, _ in _TYPES}
+    given = {error_type for error_type, _ in TYPES}
     assert given == ERROR_TYPES - {"too_slow", "other"}
 
 
@@ -199,4 +199,4 @@ def test_what_a_cut_breaks_is_no_reason() -> None:
     exchange = Exchange(REQUEST, LONG)
     broken = urllib3_errors.ProxyError("no tunnel", ConnectionResetError())
     exchange.cut()
-    assert (_error_type(exchange, broken), exchange.reason) == ("timeout", None)
+    assert (error_type_of(exchange, broken), exchange.reason) == ("timeout", None)

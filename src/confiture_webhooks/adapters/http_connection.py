@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import errno
 import http.client
-import io
-import math
 import os
 import re
-import resource
 import socket
 import ssl
 import threading
 import time
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,30 +17,14 @@ from typing import TYPE_CHECKING, Any
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError, ProxyError
-from urllib3.util import connection
 
-from ..networks import ip, is_loopback
-from ..transport import Response
+from .http_answer import KEPT_FREE, Answer, room
 from .http_exchange import UNDER_WAY
+from .http_way import look_up, permitted
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
-    from ..networks import Networks
     from .http_exchange import Exchange
 
-_SWITCHES = 101
-"""An answer to a request for another protocol (RFC 9110, 15.2.2), which none of ours is."""
-_INTERIM = range(100, 200)
-"""Answers before the answer, known or not (RFC 9110, 15.2); http.client knows only 100."""
-_LONGEST_LINE = 65536
-_MOST_LINES = 1000
-"""More of a header that http.client refuses are not looked at."""
-_NO_LINE = (b"\r\n", b"\n", b"")
-LEFT_TO_MIGRATION = 16
-"""So many file descriptors no connection takes: the migration may need them."""
-MOST_INTERIM = 5
-"""A receiver that sends more of them before its answer speaks no HTTP."""
 IDLE_AT_MOST_S = 60.0
 """A connection that was idle for longer is not used again: a gateway may have forgotten it."""
 _PROBES = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
@@ -61,53 +41,6 @@ KEEP_ALIVE = [
 SOCKS_PORT = 1080
 LEAST_PER_ADDRESS_S = 2.0
 """An address gets its share of the time left, and at least this: as with Go's dialer."""
-
-
-class DeniedError(OSError):
-    """No address of the host may be dialled; its text is the rule that says so."""
-
-
-_lookups: dict[tuple[str, int], Future[list[Any]]] = {}
-"""Those under way. The C library cannot be interrupted: one that hangs is left behind."""
-_lookups_lock = threading.Lock()
-
-
-def look_up(host: str, port: int, exchange: Exchange) -> list[Any]:
-    """The addresses of *host*, as getaddrinfo has them, on one thread per name at most.
-
-    Raises gaierror, or TimeoutError when time is up.
-    """
-    if ":" in host:
-        host = host.replace("%25", "%")  # before a zone (RFC 6874)
-    elif is_loopback(host) and ip(host) is None:
-        host = "localhost"  # whatever a resolver would answer (RFC 6761, 6.3)
-    key = (host, port)
-    is_known = threading.Event()
-    exchange.stops_with(is_known.set)
-    with _lookups_lock:
-        if key not in _lookups:
-            made: Future[list[Any]] = Future()
-            threading.Thread(
-                target=_resolve, args=(key, made), name="webhooks-dns", daemon=True
-            ).start()
-            _lookups[key] = made
-        found = _lookups[key]
-    found.add_done_callback(lambda _: is_known.set())
-    is_known.wait(exchange.left())
-    return found.result(timeout=0)
-
-
-def _resolve(key: tuple[str, int], found: Future[list[Any]]) -> None:
-    family = connection.allowed_gai_family()
-    try:
-        found.set_result(socket.getaddrinfo(*key, family, socket.SOCK_STREAM))
-    except UnicodeError:
-        found.set_exception(socket.gaierror("not a host name"))
-    except Exception as error:  # noqa: BLE001  (raised again where it is waited for)
-        found.set_exception(error)
-    finally:
-        with _lookups_lock:
-            del _lookups[key]
 
 
 @dataclass(eq=False)
@@ -132,95 +65,10 @@ class Plug:
             self._sock.close()
 
 
-@dataclass(eq=False, repr=False)
-class _Incoming(io.RawIOBase):
-    """The bytes of a socket, each read bounded by the exchange's time left."""
-
-    _raw: io.RawIOBase
-    _sock: socket.socket
-    _exchange: Exchange
-    is_ended: bool = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
-        self._sock.settimeout(self._exchange.left())
-        count = self._raw.readinto(buffer)
-        if count:
-            self._exchange.is_heard = True
-        elif count == 0:
-            self.is_ended = True
-        return count
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _Lines(io.BufferedReader):
-    """An answer's lines; each that asks for a wait is noted at once."""
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        line = super().readline(size)
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"retry-after":
-            UNDER_WAY.get().asked_to_wait(value.decode("latin-1"))
-        return line
-
-
-class _Answer(http.client.HTTPResponse):
-    """An answer: its status line decides, whatever comes after it."""
-
-    fp: io.BufferedReader
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self._exchange = UNDER_WAY.get()
-        self._incoming = _Incoming(self.fp.detach(), sock, self._exchange)
-        self._is_receivers = False
-        self._is_scarce = _room(sock.fileno()) <= 2 * LEFT_TO_MIGRATION
-        self.fp = _Lines(self._incoming)
-
-    def begin(self) -> None:
-        """Read the header. http.client takes one that breaks off for a whole one."""
-        self._is_receivers = True
-        self._exchange.sent()
-        try:
-            super().begin()
-        except http.client.HTTPException:
-            for _ in range(_MOST_LINES):
-                if self.fp.readline(_LONGEST_LINE) in _NO_LINE:
-                    break
-            raise
-        if self._incoming.is_ended:
-            raise ConnectionResetError
-        self.will_close |= self._is_scarce  # another endpoint has its turn
-
-    def _read_status(self) -> tuple[str, int, str]:
-        for _ in range(1 + MOST_INTERIM):
-            version, status, reason = super()._read_status()  # type: ignore[misc]
-            if self._incoming.is_ended:
-                raise ConnectionResetError
-            if status not in _INTERIM or status == _SWITCHES:
-                break
-            while self.fp.readline(_LONGEST_LINE) not in _NO_LINE:
-                pass  # its headers say nothing of the answer
-        if status in _INTERIM:
-            raise http.client.UnknownProtocol(str(status))
-        is_refusal = status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
-        if is_refusal and self._is_receivers and self._exchange.is_forwarded:
-            self._exchange.reason = str(status)
-            raise ProxyError("no way through", OSError(status))
-        if self._is_receivers and version.startswith(("HTTP/1.", "HTTP/0.9")):
-            self._exchange.answered(Response(status_code=status), is_whole=False)
-        return version, status, reason
-
-
 class _Bounded(HTTPConnection):
     """A connection that is opened, used and ended within an exchange."""
 
-    response_class = _Answer
+    response_class = Answer
     debuglevel = 0
     """Whatever http.client's is set to: it prints headers and addresses."""
     _plug: Plug | None = None
@@ -302,14 +150,8 @@ class _Bounded(HTTPConnection):
 
 
 def _leave_some(plug: Plug) -> None:
-    if _room(plug.fileno()) <= LEFT_TO_MIGRATION:
+    if room(plug.fileno()) <= KEPT_FREE:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-
-def _room(descriptor: int) -> float:
-    """How many descriptors at most this process may still open, as *descriptor* is in use."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return math.inf if most == resource.RLIM_INFINITY else most - descriptor
 
 
 class _Tls(HTTPSConnection):
@@ -388,14 +230,3 @@ SOCKS_POOLS = {
     "http": type("SocksPool", (HTTPConnectionPool,), {"ConnectionCls": _Socks}),
     "https": type("TlsSocksPool", (HTTPSConnectionPool,), {"ConnectionCls": _TlsSocks}),
 }
-
-
-def permitted(addresses: list[Any], networks: Networks, *, every: bool = False) -> list[Any]:
-    """Those of *addresses* that may be dialled. Raises DeniedError when none, or not *every*."""
-    if not (networks.allowed or networks.denied):
-        return addresses
-    refusals = [networks.refusal(one[4][0]) for one in addresses]
-    allowed = [one for one, refusal in zip(addresses, refusals, strict=True) if refusal is None]
-    if len(allowed) < (len(addresses) if every else min(1, len(addresses))):
-        raise DeniedError(next(refusal for refusal in refusals if refusal))
-    return allowed

@@ -58,7 +58,7 @@ class Exchange:
         self, request: Request, timeout: timedelta, *, answer_within: float | None = None
     ) -> None:
         self.request = request
-        self.proxy = ""
+        self.proxy_variable = ""
         """The variable that names the proxy it goes through."""
         self.is_forwarded = False
         """Whether that proxy reads the request, and may answer it itself."""

@@ -1,11 +1,14 @@
-"""The way to an address: which proxy, which certificates. One answer for sender and inspector."""
+"""The way to an address: proxy, certificates, look-up. One answer for sender and inspector."""
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 import ssl
+import threading
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +20,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 from urllib3.exceptions import LocationParseError
-from urllib3.util import Url, parse_url
+from urllib3.util import Url, connection, parse_url
 
 from ..errors import Fault
 from ..networks import faces, ip, is_loopback, proxy_variable
@@ -25,6 +28,8 @@ from ..trust import stamp
 
 if TYPE_CHECKING:
     from ..endpoint import Tls
+    from ..networks import Networks
+    from .http_exchange import Exchange
 
 LOOKS_AROUND_EVERY_S = 1.0
 """How soon a change of proxies and certificates is seen, at the latest."""
@@ -37,7 +42,11 @@ _HOST = re.compile(r"[\w.-]+|\[[^\[\]]+\]")
 _NO_BRACKETS = str.maketrans("", "", "[]")
 
 
-class Obstacle(NamedTuple):
+class DeniedError(OSError):
+    """No address of the host may be dialled; its text is the rule that says so."""
+
+
+class WrongSetting(NamedTuple):
     """Why no request can begin."""
 
     error_type: str
@@ -64,7 +73,7 @@ class Way:
     stamp: tuple[Any, ...]
     """The state of the certificates' files: another value when a file has changed."""
     looked_at: float
-    obstacle: Obstacle | None = None
+    wrong_setting: WrongSetting | None = None
     """As its session found."""
     has_answered: bool = False
     """Whether the latest attempt on it had an answer, and from no proxy."""
@@ -121,7 +130,7 @@ def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> 
     )
 
 
-def file_obstacle(way: Way) -> Obstacle | None:
+def wrong_file(way: Way) -> WrongSetting | None:
     """Which of the files for TLS cannot be used, and why."""
     is_tls = way.url.startswith("https:") or (way.proxy or "").lower().startswith("https:")
     if not (way.files and is_tls):
@@ -149,10 +158,10 @@ def file_obstacle(way: Way) -> Obstacle | None:
     change = f"Set {_KEY} to the file of that key" if setting == _KEY else f"Correct {setting}"
     remedy = f"{change}, or correct the file. A path is relative to the command's directory"
     reason = "client_certificate" if setting in _CLIENT else "bundle"
-    return Obstacle("tls", reason, Fault(setting, problem, remedy))
+    return WrongSetting("tls", reason, Fault(setting, problem, remedy))
 
 
-def proxy_obstacle(way: Way) -> Obstacle | None:
+def wrong_proxy(way: Way) -> WrongSetting | None:
     """Why no request can pass through the proxy."""
     if way.proxy is None:
         return None
@@ -171,7 +180,7 @@ def proxy_obstacle(way: Way) -> Obstacle | None:
         reason = "socks_missing"
     else:
         return None
-    return Obstacle("proxy", reason, Fault(way.proxy_variable, problem, remedy))
+    return WrongSetting("proxy", reason, Fault(way.proxy_variable, problem, remedy))
 
 
 def is_socks(proxy: str) -> bool:
@@ -217,3 +226,57 @@ def _matches(entry: str, host: str, port: int) -> bool:
     with suppress(UnicodeError):
         name = name.encode("idna").decode()  # as requests writes a host
     return bool(name) and (host == name or host.endswith(f".{name}"))
+
+
+_lookups: dict[tuple[str, int], Future[list[Any]]] = {}
+"""Those under way. The C library cannot be interrupted: one that hangs is left behind."""
+_lookups_lock = threading.Lock()
+
+
+def look_up(host: str, port: int, exchange: Exchange) -> list[Any]:
+    """The addresses of *host*, as getaddrinfo has them, on one thread per name at most.
+
+    Raises gaierror, or TimeoutError when time is up.
+    """
+    if ":" in host:
+        host = host.replace("%25", "%")  # before a zone (RFC 6874)
+    elif is_loopback(host) and ip(host) is None:
+        host = "localhost"  # whatever a resolver would answer (RFC 6761, 6.3)
+    key = (host, port)
+    is_known = threading.Event()
+    exchange.stops_with(is_known.set)
+    with _lookups_lock:
+        if key not in _lookups:
+            made: Future[list[Any]] = Future()
+            threading.Thread(
+                target=_resolve, args=(key, made), name="webhooks-dns", daemon=True
+            ).start()
+            _lookups[key] = made
+        found = _lookups[key]
+    found.add_done_callback(lambda _: is_known.set())
+    is_known.wait(exchange.left())
+    return found.result(timeout=0)
+
+
+def _resolve(key: tuple[str, int], found: Future[list[Any]]) -> None:
+    family = connection.allowed_gai_family()
+    try:
+        found.set_result(socket.getaddrinfo(*key, family, socket.SOCK_STREAM))
+    except UnicodeError:
+        found.set_exception(socket.gaierror("not a host name"))
+    except Exception as error:  # noqa: BLE001  (raised again where it is waited for)
+        found.set_exception(error)
+    finally:
+        with _lookups_lock:
+            del _lookups[key]
+
+
+def permitted(addresses: list[Any], networks: Networks, *, every: bool = False) -> list[Any]:
+    """Those of *addresses* that may be dialled. Raises DeniedError when none, or not *every*."""
+    if not (networks.allowed or networks.denied):
+        return addresses
+    refusals = [networks.refusal(one[4][0]) for one in addresses]
+    allowed = [one for one, refusal in zip(addresses, refusals, strict=True) if refusal is None]
+    if len(allowed) < (len(addresses) if every else min(1, len(addresses))):
+        raise DeniedError(next(refusal for refusal in refusals if refusal))
+    return allowed

@@ -110,13 +110,13 @@ def check(
 
 def _check_ways(settings: Settings) -> None:
     """Refuse what a run meets later: faults of telemetry and of ways, an outbox not to be had."""
-    from ..adapters.http_way import file_obstacle, proxy_obstacle, way_to  # noqa: PLC0415
+    from ..adapters.http_way import way_to, wrong_file, wrong_proxy  # noqa: PLC0415
 
     faults: dict[Fault, None] = dict.fromkeys(try_out(os.environ).faults)
     for one in settings.endpoints:
         if one.is_for(settings.environment):
             way = way_to(one.url, one.tls)
-            for found in filter(None, (proxy_obstacle(way), file_obstacle(way))):
+            for found in filter(None, (wrong_proxy(way), wrong_file(way))):
                 is_shared = found.fault.setting in os.environ
                 faults[found.fault if is_shared else replace(found.fault, endpoint=one.name)] = None
     if faults:

@@ -19,7 +19,7 @@ from ..run.invocation import Invocation
 from ..telemetry.plan import CONSOLE, GRPC, Export, complaints, plan
 from ..telemetry.providers import try_out
 from ..wiring import found_settings, in_database
-from .endpoints import PATIENCE, address, obstacle, reach, remedy_of, signs, way_to
+from .endpoints import PATIENCE, address, failure_of, reach, remedy_of, signs, way_to
 from .findings import Check, Health, ok, skipped, warn, wrong
 from .outbox import database, outbox_checks
 
@@ -148,10 +148,10 @@ def _exporter(address: str, exports: Sequence[Export]) -> Check:
     name = f"collector: {', '.join(export.signal for export in exports)}"
     tls = Tls(ca_bundle=os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE"))
     found = reach(address, PATIENCE, tls=tls, is_export=True)
-    if stopped := obstacle(found):
+    if stopped := failure_of(found):
         symptom, remedy = stopped
         remedy = remedy.replace("`url`", "OTEL_EXPORTER_OTLP_ENDPOINT")
-        if not found.proxy and found.reason is None:
+        if not found.proxy_variable and found.reason is None:
             remedy = "Start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT"
         return wrong(name, f"{address} is not reached: {symptom}", remedy)
     for export in exports:

@@ -72,8 +72,8 @@ class Reach:
     """One that a delivery can have."""
     reason: str | None = None
     """More about it, where that is known: ``expired``, ``wrong_host``, a proxy's status, …"""
-    proxy: str = ""
-    """The variable that names the proxy in use."""
+    proxy_variable: str = ""
+    """The one that names the proxy in use."""
     fault: Fault | None = None
     """What has to be corrected before a request can be sent."""
     authority: str = ""
@@ -122,14 +122,16 @@ def reach(
     if answer is not None:
         status = str(answer.status_code)
         if exchange.is_forwarded and status in _OF_THE_PROXY:
-            return Reach("proxy", "proxy", status, exchange.proxy)
+            return Reach("proxy", "proxy", status, exchange.proxy_variable)
         skew = ahead(answer.date, datetime.now(UTC))
-        return Reach("answers", proxy=exchange.proxy, skew=skew)
+        return Reach("answers", proxy_variable=exchange.proxy_variable, skew=skew)
     if exchange.fault is not None or error_type == "tls":
         step = error_type or step
     elif step == "answers":
         error_type = reason = None
-    return Reach(step, error_type, reason, exchange.proxy, exchange.fault, exchange.authority)
+    return Reach(
+        step, error_type, reason, exchange.proxy_variable, exchange.fault, exchange.authority
+    )
 
 
 CLOCK_OFF = timedelta(seconds=60)
@@ -203,7 +205,7 @@ def remedy_of(failure: str, found: Exchange | Reach | None = None) -> str:
         of_reason = (of_reason or _CHECK_PROXY).replace("`url`", "{proxy}")
         of_reason = of_reason.replace(_BUNDLE, found.authority or _BUNDLE)
         other = _LET_THROUGH if reason.isdigit() else of_reason
-        return _OF_THE_PROXY.get(reason, other).replace("{proxy}", found.proxy)
+        return _OF_THE_PROXY.get(reason, other).replace("{proxy}", found.proxy_variable)
     remedy = of_reason or _REMEDIES.get(failure, _OTHER)
     return remedy.replace(_BUNDLE, found.authority or _BUNDLE)
 
@@ -211,11 +213,11 @@ def remedy_of(failure: str, found: Exchange | Reach | None = None) -> str:
 def _is_at_proxy(failure: str, found: Exchange | Reach) -> bool:
     """Whether the way ended at a proxy."""
     is_before = found.step in ("resolves", "connects", "proxy")
-    return failure == "proxy" or bool(failure == "timeout" and found.proxy and is_before)
+    return failure == "proxy" or bool(failure == "timeout" and found.proxy_variable and is_before)
 
 
-def obstacle(found: Reach) -> tuple[str, str] | None:
-    """The obstacle of *found* on its way, and the remedy, if any."""
+def failure_of(found: Reach) -> tuple[str, str] | None:
+    """How the way of *found* failed, and the remedy; ``None``: it did not."""
     failure, reason = found.error_type, found.reason
     if failure is None:
         return None
@@ -235,11 +237,11 @@ def way_to(endpoint: Endpoint) -> Iterator[Check]:
     scheme = endpoint.url.partition(":")[0]
     patience = min(endpoint.timeout, PATIENCE)
     found = reach(endpoint.url, patience, tls=endpoint.tls, networks=endpoint.networks)
-    stopped = obstacle(found)
+    stopped = failure_of(found)
     for step in _steps(found, scheme):
         name = f"{endpoint.name}: {step}"
         if stopped is None or found.step != step:
-            is_theirs = found.proxy and step in ("resolves", "connects")
+            is_theirs = found.proxy_variable and step in ("resolves", "connects")
             yield ok(name, "yes (the proxy)" if is_theirs else "yes")
             continue
         # A receiver may answer a bare HEAD with a 403 of its own.
@@ -255,7 +257,7 @@ def way_to(endpoint: Endpoint) -> Iterator[Check]:
 def _steps(found: Reach, scheme: str) -> list[str]:
     if found.fault is not None:
         return [found.step]  # nothing else was tried
-    proxy = ["proxy"] if found.proxy else []
+    proxy = ["proxy"] if found.proxy_variable else []
     return ["resolves", "connects", *proxy, *(["tls"] if scheme == "https" else [])]
 
 

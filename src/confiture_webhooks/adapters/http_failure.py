@@ -1,0 +1,126 @@
+"""Why an attempt had no answer, by the errors of its libraries."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from requests.exceptions import InvalidProxyURL, InvalidSchema
+from urllib3.exceptions import HeaderParsingError, ProxyError, ProxySchemeUnknown, ReadTimeoutError
+from urllib3.exceptions import SSLError as UrllibSSLError
+from urllib3.util.ssl_match_hostname import CertificateError
+
+from ..delivery import ERROR_TYPES
+from .http_way import DeniedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .http_exchange import Exchange
+
+
+class NoAnswer(Exception):  # noqa: N818  (its subclasses are the error types)
+    """An attempt had no answer. Holds its error type and nothing else."""
+
+
+NO_ANSWER = {
+    name: type(name, (NoAnswer,), {"__module__": __name__, "__qualname__": name})
+    for name in ERROR_TYPES
+}
+"""A class each: instrumentation takes the class's name for ``error.type``."""
+TYPES: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
+    ("timeout", (TimeoutError, ReadTimeoutError)),
+    # Whatever went wrong before the proxy connected us says nothing of the receiver.
+    ("proxy", (ProxyError, ProxySchemeUnknown, InvalidProxyURL, InvalidSchema)),
+    ("dns", (socket.gaierror,)),
+    ("connection_refused", (ConnectionRefusedError,)),
+    (
+        "connection_reset",
+        # TLS connections that just end: the peer closed, its certificate was not the matter.
+        (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError),
+    ),
+    ("tls", (ssl.SSLError, UrllibSSLError, CertificateError)),
+    ("protocol", (http.client.HTTPException, HeaderParsingError)),
+)
+"""In this order: a cause comes before its effects."""
+_CERTIFICATE = {
+    9: "not_yet_valid",
+    10: "expired",
+    18: "self_signed",
+    19: "untrusted",
+    20: "untrusted",
+    62: "wrong_host",
+    64: "wrong_host",
+}
+"""Reasons by OpenSSL's code for a certificate that does not verify."""
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNSUPPORTED_PROTOCOL"})
+"""OpenSSL's reasons for bytes that are no TLS."""
+
+
+_OF_SOCKS = {
+    "SOCKS5AuthError": "credentials",
+    "SOCKS5Error": "not_reached",
+    "SOCKS4Error": "not_reached",
+}
+"""Reasons by PySocks' errors."""
+
+
+def error_type_of(exchange: Exchange, error: Exception) -> str:
+    """The error type of *exchange*, which *error* has ended, and which keeps the reason."""
+    if isinstance(error, NoAnswer):
+        return type(error).__name__
+    is_connected = exchange.step in ("tls", "answers")
+    error_type, reason = why(error, is_past_proxy=is_connected and not exchange.is_forwarded)
+    if exchange.is_forwarded and error_type == "protocol":
+        error_type, reason = "proxy", error_type
+    if error_type == "proxy" and is_connected:
+        exchange.step = "proxy"  # the receiver was not heard
+    verdict = exchange.verdict(error_type)
+    if verdict == error_type:
+        exchange.reason = exchange.reason or reason
+    return verdict
+
+
+def why(error: BaseException, *, is_past_proxy: bool = False) -> tuple[str, str | None]:
+    """The error type of *error*, and more about it, where it is known: ``expired``, ``no_tls``, …
+
+    The type is the first in the table that its chain has. More about a proxy that is not reached
+    is the error type that a receiver would have. urllib3 blames the proxy for all that its
+    connection meets; *is_past_proxy* says that it is the receiver's.
+    """
+    chain = list(_chain(error))
+    types = [name for name, kinds in TYPES if any(isinstance(link, kinds) for link in chain)]
+    if is_past_proxy:
+        types = [name for name in types if name != "proxy"]
+    of_proxy = [*types[1:], "protocol"] if types[:1] == ["proxy"] else []
+    reasons = [*map(_reason, chain), *of_proxy]
+    return next(iter(types), "other"), next((reason for reason in reasons if reason), None)
+
+
+def _reason(error: BaseException) -> str | None:
+    of_openssl = getattr(error, "reason", None)
+    reason = _OF_SOCKS.get(type(error).__name__)
+    if isinstance(error, DeniedError):
+        reason = str(error)
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        reason = _CERTIFICATE.get(getattr(error, "verify_code", 0), "not_verified")
+    elif isinstance(error, ssl.SSLError) and of_openssl in _NOT_TLS:
+        reason = "no_tls"
+    elif isinstance(error, ssl.SSLError) and "_ALERT_" in (of_openssl or ""):
+        reason = "refused"  # the peer's word for why it ends the handshake
+    return reason
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """*error* and all it stands for: urllib3 and requests wrap in causes, reasons and arguments."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        link = waiting.pop()
+        if isinstance(link, BaseException) and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            waiting += [link.__cause__, link.__context__, getattr(link, "reason", None)]
+            waiting += [getattr(link, "original_error", None), *link.args]
