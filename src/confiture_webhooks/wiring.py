@@ -15,7 +15,7 @@ from .command_watch import HOOKS
 from .config import OutboxPlace, Settings, read
 from .config.variables import OF_DEFAULT
 from .errors import OutboxError
-from .outbox import Left, Outbox, postgres_schema, sqlite, sqlite_file
+from .outbox import LeftBehind, Outbox, postgres_schema, sqlite, sqlite_file
 from .outbox.postgres_refusal import ADDRESS, by_admin, init
 from .outbox.postgres_session import is_at
 from .run import HookSource, Parts
@@ -74,17 +74,17 @@ def outbox_place(settings: Settings) -> str:
     return settings.place.shown
 
 
-def left_in_file(settings: Settings) -> dict[str | None, Left]:
+def left_in_file(settings: Settings) -> dict[str | None, LeftBehind]:
     """What waits in the project's SQLite file, if that is not the outbox. Raises OutboxError."""
     path, place = sqlite_file.default_path(here(), os.environ), sqlite_file.place_of
     is_used = settings.place.kind == "sqlite" and place(path) == place(sqlite_path(settings))
-    return {} if is_used else sqlite.left_in(path)
+    return {} if is_used else sqlite.left_behind_in(path)
 
 
-def left_in_database(settings: Settings, dsn: str | None) -> dict[str | None, Left]:
+def left_in_database(settings: Settings, dsn: str | None) -> dict[str | None, LeftBehind]:
     """What waits in the migrated database, at *dsn*, if the outbox is none in PostgreSQL."""
     is_used = settings.place.kind == "postgres"
-    return {} if is_used or dsn is None else postgres_schema.left_in(dsn)
+    return {} if is_used or dsn is None else postgres_schema.left_behind_in(dsn)
 
 
 def outbox_exists(settings: Settings, *, is_asked: bool = False) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from confiture_webhooks.delivery import Decision, Outcome, State
 from confiture_webhooks.outbox import Outbox, Unreadable, front
 from confiture_webhooks.outbox.postgres import PostgresOutbox
-from confiture_webhooks.outbox.values import Claims
+from confiture_webhooks.outbox.values import Batch
 from confiture_webhooks.outlook import Standing
 from confiture_webhooks.retry import RetryPolicy
 from contract.acts import claim_ids, claim_one, disabled, finish, release, rest, row_of
@@ -145,7 +145,7 @@ def test_a_long_run_hides_no_other(outbox: Outbox) -> None:
     assert outbox.next_due_at("a", "production") == NOW + LEASE
 
 
-def claim_of(outbox: Outbox, **terms: Any) -> Claims:
+def claim_of(outbox: Outbox, **terms: Any) -> Batch:
     """A claim for endpoint ``a``."""
     defaults = {"environment": "production", "now": NOW, "lease": LEASE}
     return outbox.claim("a", **(defaults | terms))

@@ -22,7 +22,7 @@ from confiture_webhooks.errors import HookError
 from confiture_webhooks.event import EventType
 from confiture_webhooks.hooks import HookContext, Registry, hook_of, register_hook
 from confiture_webhooks.run import hook_thread
-from confiture_webhooks.run.hook_thread import HookThread, OutputGuard, end_left_behind
+from confiture_webhooks.run.hook_thread import HookThread, OutputGuard, end_running
 from samples import endpoint
 
 
@@ -217,7 +217,7 @@ def test_what_is_left_behind_ends(capsys: Any) -> None:
 
     thread = HookThread(endless)
     assert not thread.ends_within(timedelta(seconds=0.1), threading.Event())
-    end_left_behind()
+    end_running()
     thread.join(20)
     assert isinstance(thread.error, SystemExit)
 

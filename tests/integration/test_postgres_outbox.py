@@ -617,13 +617,17 @@ def test_grants_of_every_environment_shut_no_one_out(role: tuple[str, str], data
 
 def test_what_waits_is_counted_without_a_change(database: str) -> None:
     """By environment; where there is no outbox, or none that can be asked, nothing is made."""
-    assert schema.left_in(database) == schema.left_in("postgresql://127.0.0.1:1/none") == {}
+    assert (
+        schema.left_behind_in(database)
+        == schema.left_behind_in("postgresql://127.0.0.1:1/none")
+        == {}
+    )
     assert not schema.is_there(database)
     with closing(PostgresOutbox(database)) as outbox:
         outbox.stage(intent(9))
         release(outbox, 1, 2)
         outbox.record(claim_one(outbox), attempt(), DEAD)
-    assert schema.left_in(database) == {"production": (1, 1, 0, 0, 0), None: (0, 0, 0, 1, 0)}
+    assert schema.left_behind_in(database) == {"production": (1, 1, 0, 0, 0), None: (0, 0, 0, 1, 0)}
 
 
 @pytest.mark.survived("A clock that was ahead by days", "kept")

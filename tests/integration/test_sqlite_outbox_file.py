@@ -12,7 +12,7 @@ import pytest
 
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import schema, sqlite_file
-from confiture_webhooks.outbox.sqlite import SqliteOutbox, left_in, open_outbox
+from confiture_webhooks.outbox.sqlite import SqliteOutbox, left_behind_in, open_outbox
 from confiture_webhooks.outbox.sqlite_file import default_path
 from contract.made import (
     DEAD,
@@ -38,7 +38,7 @@ def mode(path: Path) -> int:
 
 def test_what_waits_is_counted_beside_its_writer(outbox_path: Path, tmp_path: Path) -> None:
     """Also in the log of a writer that lives, or was killed; nothing is made, taken or written."""
-    assert left_in(outbox_path) == {}
+    assert left_behind_in(outbox_path) == {}
     assert not outbox_path.parent.exists()
     killed = tmp_path / "killed.db"
     with closing(SqliteOutbox(outbox_path)) as outbox:
@@ -48,20 +48,20 @@ def test_what_waits_is_counted_beside_its_writer(outbox_path: Path, tmp_path: Pa
             staged = dataclasses.replace(intent(number + 10), environment=environment or None)
             outbox.stage(staged)
             count = max(number, 1)
-            assert left_in(outbox_path)[environment or None] == (2 * count, 0, 0, count, 0)
+            assert left_behind_in(outbox_path)[environment or None] == (2 * count, 0, 0, count, 0)
         for suffix in ("", "-wal"):
             written = outbox_path.with_name(outbox_path.name + suffix).read_bytes()
             killed.with_name(killed.name + suffix).write_bytes(written)
-        assert left_in(killed) == {"production": (2, 0, 0, 1, 0), None: (4, 0, 0, 2, 0)}
+        assert left_behind_in(killed) == {"production": (2, 0, 0, 1, 0), None: (4, 0, 0, 2, 0)}
         assert killed.read_bytes() == outbox_path.read_bytes()
         for endpoint, decision in (("a", DEAD), ("b", GONE)):
             claims = outbox.claim(endpoint, environment="production", now=NOW, lease=LEASE)
             outbox.record(claims[0], attempt(), decision)
-        assert left_in(outbox_path) == {"production": (0, 1, 1, 1, 0), None: (4, 0, 0, 2, 0)}
+        assert left_behind_in(outbox_path) == {"production": (0, 1, 1, 1, 0), None: (4, 0, 0, 2, 0)}
     killed.with_name(f"{killed.name}-wal").unlink()
     killed.write_bytes(b"no outbox")
     with pytest.raises(OutboxError, match="this file is not an outbox"):
-        left_in(killed)
+        left_behind_in(killed)
     assert killed.read_bytes() == b"no outbox"
 
 

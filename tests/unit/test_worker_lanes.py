@@ -15,7 +15,7 @@ from confiture_webhooks.delivery import Decision, Outcome, State
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import Claim, Unreadable
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
-from confiture_webhooks.outbox.values import Claims
+from confiture_webhooks.outbox.values import Batch
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.testing import ScriptedTransport
@@ -570,5 +570,5 @@ def test_a_look_in_vain_is_not_repeated_at_once() -> None:
     worker.clock = clock
     [pace] = worker.paces
     pace.due = NEVER
-    worker._end_look(pace, pace.begin_look(), Claims((), clock.now()), None)
+    worker._end_look(pace, pace.begin_look(), Batch((), clock.now()), None)
     assert pace.due_in(clock.now(), clock.monotonic()) == pytest.approx(AGAIN_S)

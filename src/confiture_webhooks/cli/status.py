@@ -10,7 +10,7 @@ from ..delivery import State
 from ..doctor.findings import Findings, examine, needs
 from ..errors import OutboxError
 from ..event import rfc3339
-from ..outbox import UNSETTLED_FOR, Intent, Left
+from ..outbox import UNSETTLED_FOR, Intent, LeftBehind
 from ..outlook import by_environment, listed, shown_environment
 from ..remedy import shown
 from ..run import settling
@@ -85,8 +85,8 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
         },
         "unsettled_elsewhere": by_environment(findings.unsettled_elsewhere),
         "from_the_future": findings.future,
-        "left_in_sqlite": _left(findings.left_in_file),
-        "left_in_postgres": _left(findings.left_in_database),
+        "left_in_sqlite": _left_behind(findings.left_in_file),
+        "left_in_postgres": _left_behind(findings.left_in_database),
         "unserved": {
             shown_environment(name): {"due": count, "since": rfc3339(since)}
             for name, (count, since) in findings.unserved.items()
@@ -95,7 +95,7 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
     }
 
 
-def _left(found: Mapping[str | None, Left] | OutboxError) -> dict[str, Any]:
+def _left_behind(found: Mapping[str | None, LeftBehind] | OutboxError) -> dict[str, Any]:
     if isinstance(found, OutboxError):
         return {"error": found.problem}
     return {shown_environment(name): left._asdict() for name, left in found.items()}

@@ -14,7 +14,7 @@ from ..config.variables import OUTBOX
 from ..delivery import State
 from ..errors import OutboxError
 from ..event import rfc3339
-from ..outbox import UNSETTLED_FOR, Intent, Left, Outbox, Row, Summary, Unreadable
+from ..outbox import UNSETTLED_FOR, Intent, LeftBehind, Outbox, Row, Summary, Unreadable
 from ..outlook import (
     LATE,
     Standing,
@@ -103,9 +103,9 @@ class Findings:
     """The intents of migrations whose end was not reported yet."""
     unsettled_elsewhere: Mapping[str | None, int]
     """By other environment, how many of its migrations no run will settle any more."""
-    left_in_file: Mapping[str | None, Left] | OutboxError
+    left_in_file: Mapping[str | None, LeftBehind] | OutboxError
     """By environment, what waits in the SQLite file that was the outbox; why it is not known."""
-    left_in_database: Mapping[str | None, Left]
+    left_in_database: Mapping[str | None, LeftBehind]
     """By environment, what waits in the migrated database, where others may send it."""
 
     @property
@@ -157,7 +157,7 @@ def examine(
         state=State.PENDING, environment=environment, since=now + FUTURE, limit=MOST_NAMED
     )
     intents = outbox.intents()
-    in_file: Mapping[str | None, Left] | OutboxError
+    in_file: Mapping[str | None, LeftBehind] | OutboxError
     try:
         in_file = left_in_file(settings)
     except OutboxError as error:
@@ -288,7 +288,7 @@ def needs(findings: Findings, environment: str | None) -> Iterator[Check]:
         yield wrong("unsettled", lasting, f"See which, and why: {shown('status')}")
 
 
-_OF_LEFT = (
+_LEFT_BEHIND = (
     ("delivery waits in it", "deliveries wait in it", "Send", "redeliver", "--pending"),
     ("dead letter is in it", "dead letters are in it", "Send", "redeliver", "--dead"),
     (
@@ -301,7 +301,7 @@ _OF_LEFT = (
     ("killed run waits in it", "killed runs wait in it", "Report", "deliver"),
     ("run is under way, or was killed", "runs are under way, or were killed", "Report", "deliver"),
 )
-"""For each count of ``Left``: one of them, many, and what to do with them."""
+"""For each count of ``LeftBehind``: one of them, many, and what to do with them."""
 
 
 def _needs_left_behind(findings: Findings, environment: str | None) -> Iterator[Check]:
@@ -311,27 +311,31 @@ def _needs_left_behind(findings: Findings, environment: str | None) -> Iterator[
         remedy = "Correct that, or delete it if nothing in it is needed"
         yield wrong("SQLite outbox", f"{problem}{unused}", remedy)
     else:
-        for is_sure, name, are, do in _left(findings.left_in_file, environment, "sqlite"):
+        for is_sure, name, are, do in _rows_left_behind(
+            findings.left_in_file, environment, "sqlite"
+        ):
             make, what = (wrong, f"{are}{unused}") if is_sure else (warn, are)
             yield make(f"SQLite {name}", what, do)
-    for is_sure, name, are, do in _left(findings.left_in_database, environment, "postgres"):
+    for is_sure, name, are, do in _rows_left_behind(
+        findings.left_in_database, environment, "postgres"
+    ):
         what = f"{are}, and it is not in use here" if is_sure else are
         yield warn(f"PostgreSQL {name}", what, do)
 
 
-def _left(
-    held: Mapping[str | None, Left], environment: str | None, kind: str
+def _rows_left_behind(
+    held: Mapping[str | None, LeftBehind], environment: str | None, kind: str
 ) -> Iterator[tuple[bool, str, str, str]]:
     """Whether it is sure that it waits; of whom, how many are left, and what to do with them."""
     for name, left in held.items():
-        for count, of_left in zip(left, _OF_LEFT, strict=True):
-            one, many, do, *words = of_left
+        for count, words_of in zip(left, _LEFT_BEHIND, strict=True):
+            one, many, do, *words = words_of
             command = shown(*words, variable=f"{OUTBOX}={kind}")
             if name != (environment or None):
                 command = in_environment(name, *words, variable=f"{OUTBOX}={kind}")
             if count:
                 are, whose = counted(count, one, many), f"outbox of {shown_environment(name)}"
-                yield of_left is not _OF_LEFT[-1], whose, are, f"{do} them: {command}"
+                yield words_of is not _LEFT_BEHIND[-1], whose, are, f"{do} them: {command}"
 
 
 def _needs_elsewhere(findings: Findings, environment: str | None) -> Iterator[Check]:

@@ -1,16 +1,14 @@
 """The outbox: keeps every event until each endpoint has it, in SQLite, PostgreSQL or memory."""
 
 from .outbox import KEPT_FOR, Outbox, Release
+from .summary import UNSETTLED_FOR, LeftBehind, Summary
 from .values import (
     NO_ROW,
-    UNSETTLED_FOR,
     Claim,
     Committed,
     Facts,
     Intent,
-    Left,
     Row,
-    Summary,
     Unreadable,
     UnreadableIntent,
 )
@@ -23,7 +21,7 @@ __all__ = [
     "Committed",
     "Facts",
     "Intent",
-    "Left",
+    "LeftBehind",
     "Outbox",
     "Release",
     "Row",

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ..outlook import Standing
-from . import rows
+from . import rows, schema
 
 WAKE_BATCH = 5_000
 """So many retries become ready at once: a statement must end in its time."""
@@ -32,7 +32,7 @@ class Look:
     """The latest instant that a clock that is right can have put anything off to."""
     closed: Standing
     """Since when the endpoint is off, and until when it rests; ``None``: it is on, it does not."""
-    heads: Sequence[rows.Stored]
+    heads: Sequence[schema.Stored]
     """The first deliveries of runs that no lease holds, oldest first."""
     hides: bool
     """Whether there may be more runs than these: the look ends after some rows."""
@@ -72,7 +72,7 @@ class Front:
     long, looks begin for a while where the last whole one found its first row.
     """
 
-    def __init__(self, store: rows.Store, place: Mapping[str, Any]) -> None:
+    def __init__(self, store: schema.Store, place: Mapping[str, Any]) -> None:
         self._store = store
         self.place = place
         self._origin: int | None = None
@@ -93,7 +93,7 @@ class Front:
         for wakes_at, (name, bound) in zip(look.waiting, names, strict=False):
             if _is_due(wakes_at, bound, look.latest):
                 is_woken = True
-                rows.write_all(self._store, name, waking, is_synced=False)
+                schema.write_all(self._store, name, waking, is_synced=False)
         if not is_woken:
             return look
         self._cost_s = 0.0
@@ -104,8 +104,8 @@ class Front:
         looking = {**self.place, "window": WINDOW, "runs": RUNS, "floor": 0}
         has_passed = self._origin is not None and self._floor - self._origin > PASSED
         is_slow = has_passed and self._cost_s > QUICK_S
-        standing: rows.Found = ()
-        seen: rows.Found = ()
+        standing: schema.Found = ()
+        seen: schema.Found = ()
         ends = self._waiting
         if is_slow and time.monotonic() - self._looked_at < 20 * self._cost_s:
             from_floor = looking | {"floor": self._floor}
@@ -133,7 +133,7 @@ class Front:
         return Look(now, latest, closed, free, hides, ends)
 
 
-def standing_of(found: rows.Found) -> Standing:
+def standing_of(found: schema.Found) -> Standing:
     """Whether an endpoint is off or rests, by its row; off also if since when cannot be read."""
     if not found:
         return Standing(None, None)

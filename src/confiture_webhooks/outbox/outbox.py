@@ -42,9 +42,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..event import EventType, stored_text
-from . import rows
+from . import rows, schema
 from .front import END_OF_TIME, Front, horizon, standing_of
-from .values import Claim, Claims, Intent, Row, Summary, UnreadableIntent
+from .summary import Summary, summaries
+from .values import Batch, Claim, Intent, Row, UnreadableIntent
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
@@ -64,7 +65,7 @@ Release = tuple[str, Sequence[Delivery]]
 class Outbox:
     """Keeps every event until each endpoint has it."""
 
-    def __init__(self, store: rows.Store) -> None:
+    def __init__(self, store: schema.Store) -> None:
         self._store = store
         self.is_durable = store.is_durable
         """Whether what is stored outlives this process."""
@@ -96,7 +97,7 @@ class Outbox:
         if not is_there:  # it could not be staged before, or was released by another one
             self._store.write(self._staging(replace(intent, committed=None)), step)
 
-    def _staging(self, intent: Intent) -> rows.Step:
+    def _staging(self, intent: Intent) -> schema.Step:
         return ("stage", rows.intent_values(replace(intent, holder=self.holder)))
 
     def over(self, _connection: Any, /) -> Outbox | None:
@@ -122,8 +123,8 @@ class Outbox:
         """
         return bool(self._store.write(*self._steps([(event_id, deliveries), *then]))[0])
 
-    def _steps(self, releases: Sequence[Release]) -> list[rows.Step]:
-        steps: list[rows.Step] = []
+    def _steps(self, releases: Sequence[Release]) -> list[schema.Step]:
+        steps: list[schema.Step] = []
         for event, released in releases:
             environment = released[0].environment if released else self.environment
             values = {
@@ -172,7 +173,7 @@ class Outbox:
         limit: int = 1,
         max_wait: timedelta | None = None,
         rest: timedelta | None = None,
-    ) -> Claims:
+    ) -> Batch:
         """Up to *limit* of one run of *environment* for *endpoint* that are due at *now*.
 
         *rest*: how long *endpoint* then rests, for every worker.
@@ -195,8 +196,8 @@ class Outbox:
             *_, found = self._store.write(*((one, leasing) for one in steps), is_synced=False)
             if found:
                 claims = (rows.claim(row, token) for row in found)
-                return Claims(claims, look.next_at(found[0]["correlation_id"]))
-        return Claims((), look.next_at())
+                return Batch(claims, look.next_at(found[0]["correlation_id"]))
+        return Batch((), look.next_at())
 
     def record(
         self,
@@ -320,8 +321,8 @@ class Outbox:
             cutoff = max(cutoff, (row["finished_at"], row["seq"]))
         forgetting = {"at": rows.instant(before), "limit": PRUNE_BATCH}
         pruning = forgetting | {"at": cutoff[0], "last": cutoff[1]}
-        pruned = rows.write_all(self._store, "prune", pruning)
-        rows.write_all(self._store, "forget_released", forgetting)
+        pruned = schema.write_all(self._store, "prune", pruning)
+        schema.write_all(self._store, "forget_released", forgetting)
         self._store.write(("forget_standing", forgetting))
         return pruned
 
@@ -388,7 +389,7 @@ class Outbox:
 
     def summaries(self) -> dict[str | None, Summary]:
         """The same of each environment that has a delivery."""
-        return rows.summaries(*self._store.read(("undelivered", {}), ("ended", {})))
+        return summaries(*self._store.read(("undelivered", {}), ("ended", {})))
 
     def listen(
         self,
@@ -408,7 +409,7 @@ class Outbox:
         self._store.close()
 
 
-NEWS: rows.Step = ("notify", {"payload": ""})
+NEWS: schema.Step = ("notify", {"payload": ""})
 """The listeners look again, once it is committed."""
 
 _FILTERS = {

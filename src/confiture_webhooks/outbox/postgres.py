@@ -39,7 +39,7 @@ from .postgres_session import (
     is_at,
     settings,
 )
-from .rows import Found, Step
+from .schema import Found, Step
 
 _OWN = {
     "notify": f"SELECT pg_catalog.pg_notify('{SCHEMA}', %(payload)s)",

@@ -13,10 +13,10 @@ from psycopg import sql as pgsql
 
 from ..errors import OutboxError
 from ..event import stored_text
-from . import rows, schema
+from . import schema
 from .postgres_refusal import MISSING, LackingError, translated
 from .postgres_session import ask, connect, conninfo_of, described, settings
-from .values import Left
+from .summary import LEFT_BEHIND, LeftBehind, left_behind
 
 SCHEMA = "confiture_webhooks"
 TABLES = ("intents", "released", "deliveries", "bodies", "attempts", "endpoints")
@@ -336,12 +336,12 @@ def has_outbox(dsn: str) -> bool:
     return False
 
 
-def left_in(dsn: str) -> dict[str | None, Left]:
+def left_behind_in(dsn: str) -> dict[str | None, LeftBehind]:
     """What waits in an outbox at *dsn*, by environment; nothing where it cannot be asked."""
     with suppress(OutboxError), _briefly(dsn) as connection:
         if version(connection) == schema.VERSION:
-            questions = (fitted(one, "") for one in rows.OF_LEFT)
-            return rows.left(*ask(connection, settings(), *questions)[2:])
+            questions = (fitted(one, "") for one in LEFT_BEHIND)
+            return left_behind(*ask(connection, settings(), *questions)[2:])
     return {}
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -11,17 +10,13 @@ from functools import cache
 from json import dumps, loads
 from math import isfinite
 from re import fullmatch
-from typing import Any, Protocol, cast, get_type_hints
+from typing import Any, cast, get_type_hints
 from zlib import crc32
 
 from ..delivery import Attempt, Delivery, State, TraceContext
 from ..event import EventType, stored_text, utf8
-from .values import UNSETTLED_FOR, Claim, Intent, Left, Row, Summary, Unreadable, UnreadableIntent
-
-Stored = Mapping[str, Any]
-Found = Sequence[Stored]
-Step = tuple[str, Mapping[str, Any]]
-"""A statement's name and values; ``release`` is several, and has a list of ``deliveries``."""
+from .schema import Stored
+from .values import Claim, Intent, Row, Unreadable, UnreadableIntent
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST = 1_000_000_000
@@ -33,36 +28,6 @@ _IDS = ("id", "event_id", "correlation_id")
 _MOVES = (State.PENDING, State.IN_FLIGHT)
 _FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
 """The errors of reading a value that another version wrote."""
-
-
-class Store(Protocol):
-    """Where the rows lie: the statements of ``queries.sql``, and transactions."""
-
-    is_durable: bool
-    """Whether what is stored outlives this process."""
-    where: str
-    """The file, or host and database, fit for any log."""
-
-    def read(self, *steps: Step) -> list[Found]:
-        """The rows that each of *steps* returns, of one moment or nearly."""
-
-    def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
-        """Do all of *steps* or none; the rows each returns, or how many it changed.
-
-        *is_synced*: what is done outlives a power cut.
-        """
-
-    def close(self) -> None:
-        """Close files and connections. Closing twice is allowed."""
-
-
-def write_all(store: Store, name: str, values: Mapping[str, Any], *, is_synced: bool = True) -> int:
-    """Repeat a statement with a limit until nothing is left for it; how many rows it changed."""
-    changed, count = 0, values["limit"]
-    while count == values["limit"]:
-        [count] = store.write((name, values), is_synced=is_synced)
-        changed += count
-    return changed
 
 
 def instant(at: datetime) -> int:
@@ -187,41 +152,6 @@ def standing(row: Stored) -> Row:
 def state_of(row: Stored) -> State:
     """The state in *row*; one that another version made counts as pending."""
     return State(row["state"]) if row["state"] in set(State) else State.PENDING
-
-
-def summaries(undelivered: Found, ended: Found) -> dict[str | None, Summary]:
-    """By environment, from the rows of the two queries."""
-    sums: defaultdict[str | None, Summary] = defaultdict(Summary)
-    for row in (*undelivered, *ended):
-        sums[shown(row["environment"]) or None].counts[state_of(row)] += row["count"]
-    for row in undelivered:
-        one = sums[shown(row["environment"]) or None]
-        name = shown(row["endpoint"])
-        one.undelivered[name] += row["count"]
-        if made_at := at_best(row["oldest_at"]):
-            one.oldest[name] = min(made_at, one.oldest.get(name, made_at))
-    return dict(sums)
-
-
-OF_LEFT = ("undelivered", "ended", "intents")
-
-
-def left(undelivered: Found, ended: Found, intents: Found) -> dict[str | None, Left]:
-    """By environment, from the rows of the queries ``OF_LEFT``; without those that have nothing."""
-    sums, now = summaries(undelivered, ended), datetime.now(UTC)
-    killed: Counter[str | None] = Counter()
-    begun: Counter[str | None] = Counter()
-    for row in intents:
-        one = intent(row)
-        is_new = isinstance(one, Intent) and one.staged_at > now - UNSETTLED_FOR
-        (begun if is_new else killed)[shown(row["environment"]) or None] += 1
-    found = {}
-    for name in sums | killed | begun:
-        of = sums.get(name, Summary())
-        dead, gone = (of.counts.get(state, 0) for state in (State.DEAD_LETTER, State.GONE))
-        waiting = sum(of.undelivered.values())
-        found[name] = Left(waiting, dead, gone, killed[name], begun[name])
-    return {name: one for name, one in found.items() if any(one)}
 
 
 def attempt_values(one: Attempt) -> dict[str, Any]:

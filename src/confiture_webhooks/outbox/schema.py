@@ -1,4 +1,4 @@
-"""The SQL of both stores: tables and their version from ``schema.sql``, ``queries.sql`` by name.
+"""The SQL of both stores (tables with their version, and queries by name), and their port.
 
 Versions only go forward: a released one is never edited, the next is appended.
 """
@@ -6,10 +6,17 @@ Versions only go forward: a released one is never edited, the next is appended.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, Protocol
 
 from ..errors import OutboxError
+
+Stored = Mapping[str, Any]
+Found = Sequence[Stored]
+Step = tuple[str, Mapping[str, Any]]
+"""A statement's name and values; ``release`` is several, and has a list of ``deliveries``."""
 
 FIRST = 2
 """Version 1 was never released."""
@@ -86,3 +93,33 @@ _QUERIES = {
     name: re.sub(r"^--.*\n?|^\n", "", body.strip(), flags=re.MULTILINE).rstrip()
     for name, body in zip(_PIECES[::2], _PIECES[1::2], strict=True)
 }
+
+
+class Store(Protocol):
+    """Where the rows lie: the statements of ``queries.sql``, and transactions."""
+
+    is_durable: bool
+    """Whether what is stored outlives this process."""
+    where: str
+    """The file, or host and database, fit for any log."""
+
+    def read(self, *steps: Step) -> list[Found]:
+        """The rows that each of *steps* returns, of one moment or nearly."""
+
+    def write(self, *steps: Step, is_synced: bool = True) -> list[Any]:
+        """Do all of *steps* or none; the rows each returns, or how many it changed.
+
+        *is_synced*: what is done outlives a power cut.
+        """
+
+    def close(self) -> None:
+        """Close files and connections. Closing twice is allowed."""
+
+
+def write_all(store: Store, name: str, values: Mapping[str, Any], *, is_synced: bool = True) -> int:
+    """Repeat a statement with a limit until nothing is left for it; how many rows it changed."""
+    changed, count = 0, values["limit"]
+    while count == values["limit"]:
+        [count] = store.write((name, values), is_synced=is_synced)
+        changed += count
+    return changed

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutboxError
-from . import rows, schema
+from . import schema
 from .outbox import Outbox
-from .rows import Found, Step
+from .schema import Found, Step
 from .sqlite_file import (
     APPLICATION_ID,
     DAMAGE,
@@ -42,7 +42,7 @@ from .sqlite_file import (
     translated,
     untrusted,
 )
-from .values import Left
+from .summary import LEFT_BEHIND, LeftBehind, left_behind
 
 PATIENCE_S = 2.0
 """The longest an operation waits for others that use the file."""
@@ -102,7 +102,7 @@ def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
     return outbox
 
 
-def left_in(path: Path) -> dict[str | None, Left]:
+def left_behind_in(path: Path) -> dict[str | None, LeftBehind]:
     """What waits in the file at *path*, by environment. It is only read.
 
     Nothing where there is none, or another program's. Raises OutboxError if it cannot be read.
@@ -117,8 +117,8 @@ def left_in(path: Path) -> dict[str | None, Left]:
         mode = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
         with closing(_connected(f"{path.absolute().as_uri()}?mode={mode}")) as connection:
             if _version(connection, path):
-                of_left = (connection.execute(statement(one)) for one in rows.OF_LEFT)
-                return rows.left(*(one.fetchall() for one in of_left))
+                of_left = (connection.execute(statement(one)) for one in LEFT_BEHIND)
+                return left_behind(*(one.fetchall() for one in of_left))
     return {}
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from datetime import datetime
 
 from ..delivery import Attempt, Delivery, State, TraceContext
 from ..event import Database, Direction, MigrationRef
@@ -123,45 +121,13 @@ class Claim:
     """Attempts recorded in the current schedule; 0 again after a redelivery."""
 
 
-class Claims(list[Claim]):
+class Batch(list[Claim]):
     """The deliveries of one claim, and what its look at the outbox saw beside them."""
 
     def __init__(self, claims: Iterable[Claim], next_due_at: datetime | None) -> None:
         super().__init__(claims)
         self.next_due_at = next_due_at
         """When something else can be claimed; past means now, ``None`` that nothing else waits."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """The outbox at a glance, for metrics and for the line a run ends with."""
-
-    counts: dict[State, int] = field(default_factory=Counter)
-    undelivered: dict[str, int] = field(default_factory=Counter)
-    """Pending and in-flight deliveries by endpoint name."""
-    oldest: dict[str, datetime] = field(default_factory=dict)
-    """By endpoint name, when the oldest of those was made."""
-
-    @property
-    def oldest_at(self) -> datetime | None:
-        """When the oldest undelivered delivery was made."""
-        return min(self.oldest.values(), default=None)
-
-
-UNSETTLED_FOR = timedelta(days=1)
-"""A run that has ended is settled by the next one; after so long, by no run."""
-
-
-class Left(NamedTuple):
-    """What an outbox that is not used any more has of one environment: how many of each."""
-
-    waiting: int
-    dead_letter: int
-    gone: int
-    unsettled: int
-    """Killed runs whose end was not reported."""
-    begun: int
-    """Those that began less than ``UNSETTLED_FOR`` ago: each may be under way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from ..formats import JSON
 from ..hooks import Hook, HookContext, MigrationFailed
 from ..terminal import counted, say
 from . import HookSource, Parts
-from .hook_thread import HookThread, LibraryGuard, OutputGuard, end_left_behind
+from .hook_thread import HookThread, LibraryGuard, OutputGuard, end_running
 from .migration import Migration, new_event_id
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class HookRunner:
                 f"{self._settings.flush_timeout.total_seconds():g} s): {events} did not reach "
                 "every hook. Make the hooks faster, or raise `flush_timeout`."
             )
-        end_left_behind()
+        end_running()
         self._output.stop()
         if self._set_variable:
             os.environ.pop(CORRELATION_ID, None)

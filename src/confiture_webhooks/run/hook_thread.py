@@ -74,7 +74,7 @@ def _has_own_directory() -> bool:
         return False
 
 
-def end_left_behind() -> None:
+def end_running() -> None:
     """Have the calls that still run raise SystemExit as soon as they run Python again.
 
     A thread that writes to a standard stream while the interpreter ends aborts it, and that

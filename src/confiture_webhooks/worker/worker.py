@@ -22,7 +22,7 @@ from .sender import Sender
 
 if TYPE_CHECKING:
     from ..outbox import Claim
-    from ..outbox.values import Claims
+    from ..outbox.values import Batch
 
 LEASE_MARGIN = timedelta(seconds=30)
 """A lease outlasts the longest attempt by this."""
@@ -268,7 +268,7 @@ class Worker(Sender):
             is_closed = pace.off or pace.is_resting(self.clock.now())
         return not (is_closed or self.stopping.is_set())
 
-    def _end_look(self, pace: Pace, look: int, found: Claims, run: str | None) -> None:
+    def _end_look(self, pace: Pace, look: int, found: Batch, run: str | None) -> None:
         """Take over what a look saw, and have another lane look for what is due beside it."""
         with self.lock:
             clock, at = self.clock.monotonic(), found.next_due_at
