@@ -72,6 +72,16 @@ def test_a_row_shows_where_a_delivery_stands(outbox: Outbox) -> None:
     assert row_of(outbox, "dlv_a_1") == Row(delivery=delivery(1), state=State.IN_FLIGHT, attempts=1)
 
 
+def test_deliveries_are_found_by_their_ids(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are there, however many are asked for."""
+    monkeypatch.setattr("confiture_webhooks.outbox.outbox.ASKED_AT_ONCE", 2)
+    for number in (1, 2, 3, 4):
+        outbox.release(event_id(number), [delivery(number)])
+    wanted = ["dlv_a_1", "nosuch", "dlv_a_3", "dlv_a_4"]
+    assert sorted(ids(outbox.named(wanted))) == ["dlv_a_1", "dlv_a_3", "dlv_a_4"]
+    assert list(outbox.named([])) == []
+
+
 def test_what_is_not_there_is_not_found(outbox: Outbox) -> None:
     """An unknown id has no row, no attempts and is not redelivered."""
     assert row_of(outbox, "nosuch") is None

@@ -183,7 +183,7 @@ def send_now(context: Context, rows: Sequence[Row], output: str) -> dict[str, An
     settings, names = context.settings, {row.delivery.endpoint for row in rows}
     chosen = tuple(endpoint for endpoint in settings.endpoints if endpoint.name in names)
     result = _once(replace(settings, endpoints=chosen), None, context.database)
-    sent = [one for row in rows for one in context.outbox.look_up(row.delivery.id, limit=1)]
+    sent = context.outbox.named([row.delivery.id for row in rows])
     states = Counter(one.state for one in sent)
     unsent = {one.delivery.endpoint for one in sent if one.state is not State.DELIVERED}
     result = replace(

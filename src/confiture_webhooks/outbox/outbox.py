@@ -55,6 +55,8 @@ KEPT_FOR = timedelta(days=30)
 KEPT_DELIVERED = 10_000
 """Delivered deliveries are kept so long and so many, for operators to look at."""
 PRUNE_BATCH = 500
+ASKED_AT_ONCE = 400
+"""Some builds of SQLite take no more than 999 values."""
 LONGEST_LEASE = timedelta(days=1)
 """A lease that ends later is of a wrong clock."""
 
@@ -367,6 +369,18 @@ class Outbox:
         values["limit"] = min(limit, END_OF_TIME)  # no store takes a larger number
         [found] = self._store.read((f"list {filters}", values))
         return [rows.standing(row) for row in found]
+
+    def named(self, delivery_ids: Sequence[str]) -> Sequence[Row]:
+        """The deliveries of these ids, as far as they are there."""
+        found: list[Row] = []
+        for start in range(0, len(delivery_ids), ASKED_AT_ONCE):
+            some = [rows.named(one) for one in delivery_ids[start : start + ASKED_AT_ONCE]]
+            values = {f"{key}{n}": one[key] for n, one in enumerate(some) for key in one}
+            ids, seqs = (", ".join(f":{key}{n}" for n in range(len(some))) for key in ("id", "seq"))
+            wanted = f"list (id IN ({ids}) OR deliveries.seq IN ({seqs}))"
+            [stored] = self._store.read((wanted, {**values, "limit": len(some)}))
+            found += map(rows.standing, stored)
+        return found
 
     def look_up(self, beginning: str, *, limit: int = 20) -> Sequence[Row]:
         """Deliveries whose id, event id or trace id is *beginning*, else begins so; newest first.
