@@ -19,6 +19,7 @@ from .delivery import Outcome, State
 from .errors import UNRECORDED, ConfigError, OutboxError
 from .event import Database
 from .outbox import Summary
+from .outbox.postgres_refusal import lacks_right
 from .outlook import Wait, elsewhere, outlook, shown_environment
 from .run import TELEMETRY_BUDGET
 from .run.sending import undelivered
@@ -36,8 +37,6 @@ POLL_WHEN_WOKEN = timedelta(minutes=1)
 TEND_EVERY = timedelta(minutes=1)
 HANDOVER = timedelta(seconds=3)
 """So long may attempts under way keep a new configuration waiting; then they are cut."""
-LACKS_RIGHT = "42501"
-"""SQLSTATE of a statement that the role has no right for."""
 LOOK_EVERY_S = 1.0
 """How often a watching worker looks whether its files have changed."""
 
@@ -137,7 +136,7 @@ class _Delivering:
         try:
             self.outbox.prune()
         except OutboxError as error:
-            if getattr(error.__cause__, "sqlstate", None) != LACKS_RIGHT:  # the doctor names that
+            if not lacks_right(error):  # the doctor names that
                 self.telemetry.outbox_failed(str(error))
 
     def show(self, _: float) -> None:

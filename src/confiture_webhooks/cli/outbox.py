@@ -6,7 +6,6 @@ from contextlib import closing
 from typing import Annotated
 
 import typer
-from psycopg.errors import InsufficientPrivilege
 
 from ..config import Settings
 from ..config.variables import OUTBOX
@@ -14,7 +13,7 @@ from ..delivery import State
 from ..errors import OutboxError
 from ..outbox import postgres_schema, sqlite_file
 from ..outbox.postgres import PostgresOutbox
-from ..outbox.postgres_refusal import ADMIN, as_role, by_admin
+from ..outbox.postgres_refusal import ADMIN, as_role, by_admin, lacks_right
 from ..outlook import listed, shown_environment
 from ..remedy import shown
 from ..terminal import counted, printable, say
@@ -131,7 +130,7 @@ def _by_admin(
     replaces: bool,
 ) -> str | None:
     """The remedy of *error*; where a right is missing, the command that was given."""
-    if role is None or not isinstance(error.__cause__, InsufficientPrivilege):
+    if role is None or not lacks_right(error):
         return error.remedy
     words = ["--role", role, *(["--replace"] if replaces else [])]
     words += [word for one in names for word in ("--environment", shown_environment(one))]

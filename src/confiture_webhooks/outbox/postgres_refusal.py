@@ -133,6 +133,11 @@ class LackingError(errors.InsufficientPrivilege):
     """The role lacks rights on the outbox: its text names them, and nothing else."""
 
 
+def lacks_right(error: OutboxError) -> bool:
+    """Whether PostgreSQL refused because the role has no right to it."""
+    return isinstance(error.__cause__, errors.InsufficientPrivilege)
+
+
 MISSING = (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
 
 
