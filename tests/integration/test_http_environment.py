@@ -15,8 +15,9 @@ from requests import adapters
 
 from confiture_webhooks.adapters import http_way
 from confiture_webhooks.adapters.http import HttpTransport
+from confiture_webhooks.adapters.http_exchange import Exchange
 from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S, way_to
-from confiture_webhooks.doctor.endpoints import Reach, failure_of, reach, remedy_of
+from confiture_webhooks.doctor.endpoints import failure_of, reach, remedy_of
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.networks import Networks
 from confiture_webhooks.transport import Request
@@ -577,11 +578,13 @@ def test_a_proxy_that_fails(
 @pytest.mark.parametrize("reason", ["wrong_host", "no_tls"])
 def test_a_remedy_at_a_proxy_names_its_variable(reason: str) -> None:
     """The endpoint's address is right: the proxy's is to be corrected."""
-    found = Reach("proxy", "proxy", reason, proxy_variable="https_proxy")
+    found = Exchange(request("https://receiver.test/"), PATIENCE)
+    found.step, found.reason, found.proxy_variable = "proxy", reason, "https_proxy"
     remedy = remedy_of("proxy", found)
     assert "https_proxy" in remedy
     assert "`url`" not in remedy
-    assert "`url`" in remedy_of("tls", Reach("tls", "tls", reason))
+    found.step, found.proxy_variable = "tls", ""
+    assert "`url`" in remedy_of("tls", found)
 
 
 def test_a_proxy_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

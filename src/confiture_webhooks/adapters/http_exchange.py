@@ -87,7 +87,8 @@ class Exchange:
         self._stop: Callable[[], None] | None = None
         self._is_cut = False
         self._is_aborted = False
-        self._error_type: str | None = None
+        self.error_type: str | None = None
+        """Why it has no answer, once that is known."""
 
     def left(self) -> float:
         """Seconds left; raises TimeoutError when the attempt is over."""
@@ -149,7 +150,7 @@ class Exchange:
     def finish(self, error_type: str | None) -> None:
         """The attempt's thread is through with it; *error_type* counts if there is no answer."""
         with self._lock:
-            self._error_type = error_type
+            self.error_type = error_type
             self._stop = None
             self._finished.set()
 
@@ -161,7 +162,7 @@ class Exchange:
                 return self.response
             if self._is_aborted:
                 raise TransportError(CUT)
-            raise TransportError(self._error_type or self.late(), self.reason)
+            raise TransportError(self.error_type or self.late(), self.reason)
 
 
 UNDER_WAY: ContextVar[Exchange] = ContextVar("confiture_webhooks_exchange")

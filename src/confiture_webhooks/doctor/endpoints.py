@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 from ..adapters.http_exchange import Exchange, ahead
 from ..bounded import TimedOut, bounded
 from ..endpoint import DEFAULT_FORMAT, Endpoint, Tls
-from ..errors import Fault
 from ..formats import FORMATS
 from ..networks import Networks, origin
 from ..remedy import command
@@ -59,29 +57,6 @@ _CHECK_PROXY = "Check {proxy}; NO_PROXY names hosts that are reached without it"
 _ANSWER_WITHIN_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How far it went; ``error_type`` is of the first step that failed."""
-
-    step: str = "resolves"
-    """``resolves``, ``connects``, ``proxy``, ``tls``, or ``answers`` when all went well.
-
-    With a proxy the first two are the proxy's.
-    """
-    error_type: str | None = None
-    """One that a delivery can have."""
-    reason: str | None = None
-    """More about it, where that is known: ``expired``, ``wrong_host``, a proxy's status, …"""
-    proxy_variable: str = ""
-    """The one that names the proxy in use."""
-    fault: Fault | None = None
-    """What has to be corrected before a request can be sent."""
-    authority: str = ""
-    """The setting that names the certificates to trust, where one does."""
-    skew: timedelta | None = None
-    """By how much the clock there is ahead, where its answer has a ``Date``."""
-
-
 def reach(
     url: str,
     timeout: timedelta,
@@ -89,8 +64,11 @@ def reach(
     tls: Tls | None = None,
     networks: Networks | None = None,
     is_export: bool = False,
-) -> Reach:
+) -> Exchange:
     """Ask *url*'s host for its clock, in at most about *timeout*; sends no path or credentials.
+
+    The exchange: how far it went, and the error of the first step that failed. With a proxy,
+    ``resolves`` and ``connects`` are the proxy's.
 
     An export of OpenTelemetry takes the proxies that ``requests`` takes, but none to this machine.
     """
@@ -113,25 +91,20 @@ def reach(
             return session.exchange(exchange)
 
     try:
-        error_type = bounded(look, timeout.total_seconds(), cut=exchange.cut)
+        exchange.error_type = bounded(look, timeout.total_seconds(), cut=exchange.cut)
     except TimedOut:
-        error_type = "timeout"
+        exchange.error_type = "timeout"
     finally:
         session.close()
-    answer, step, reason = exchange.response, exchange.step, exchange.reason
-    if answer is not None:
-        status = str(answer.status_code)
-        if exchange.is_forwarded and status in _OF_THE_PROXY:
-            return Reach("proxy", "proxy", status, exchange.proxy_variable)
-        skew = ahead(answer.date, datetime.now(UTC))
-        return Reach("answers", proxy_variable=exchange.proxy_variable, skew=skew)
-    if exchange.fault is not None or error_type == "tls":
-        step = error_type or step
-    elif step == "answers":
-        error_type = reason = None
-    return Reach(
-        step, error_type, reason, exchange.proxy_variable, exchange.fault, exchange.authority
-    )
+    status = str(exchange.response.status_code) if exchange.response is not None else ""
+    if exchange.is_forwarded and status in _OF_THE_PROXY:
+        exchange.step = exchange.error_type = "proxy"
+        exchange.reason = status
+    elif not status and (exchange.fault is not None or exchange.error_type == "tls"):
+        exchange.step = exchange.error_type or exchange.step
+    elif status or exchange.step == "answers":
+        exchange.step, exchange.error_type, exchange.reason = "answers", None, None
+    return exchange
 
 
 CLOCK_OFF = timedelta(seconds=60)
@@ -188,10 +161,10 @@ _TLS = {
 }
 
 
-def remedy_of(failure: str, found: Exchange | Reach | None = None) -> str:
+def remedy_of(failure: str, found: Exchange | None = None) -> str:
     """The remedy for an attempt that failed with *failure*, an error type or a status.
 
-    *found*: what is known of the attempt, or of its way.
+    *found*: what is known of the attempt.
     """
     if found is None:
         return _REMEDIES.get(failure, _OTHER)
@@ -210,13 +183,13 @@ def remedy_of(failure: str, found: Exchange | Reach | None = None) -> str:
     return remedy.replace(_BUNDLE, found.authority or _BUNDLE)
 
 
-def _is_at_proxy(failure: str, found: Exchange | Reach) -> bool:
+def _is_at_proxy(failure: str, found: Exchange) -> bool:
     """Whether the way ended at a proxy."""
     is_before = found.step in ("resolves", "connects", "proxy")
     return failure == "proxy" or bool(failure == "timeout" and found.proxy_variable and is_before)
 
 
-def failure_of(found: Reach) -> tuple[str, str] | None:
+def failure_of(found: Exchange) -> tuple[str, str] | None:
     """How the way of *found* failed, and the remedy; ``None``: it did not."""
     failure, reason = found.error_type, found.reason
     if failure is None:
@@ -250,11 +223,13 @@ def way_to(endpoint: Endpoint) -> Iterator[Check]:
         detail = "no" if step == "resolves" and detail == "dns" else detail
         yield (warn if is_open else wrong)(name, detail, remedy)
         break
-    if stopped is None or found.skew is not None:
-        yield _clock(endpoint.name, found.skew)
+    answer = found.response
+    skew = ahead(answer.date, datetime.now(UTC)) if answer is not None else None
+    if stopped is None or skew is not None:
+        yield _clock(endpoint.name, skew)
 
 
-def _steps(found: Reach, scheme: str) -> list[str]:
+def _steps(found: Exchange, scheme: str) -> list[str]:
     if found.fault is not None:
         return [found.step]  # nothing else was tried
     proxy = ["proxy"] if found.proxy_variable else []

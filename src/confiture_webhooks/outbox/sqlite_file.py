@@ -200,8 +200,6 @@ def own(path: Path, *, makes: bool) -> Place:
     not to be trusted or is none; OSError.
     """
     ignored = _make_directory(path) if makes else None
-    if os.name != "posix":  # no owners and modes of this kind
-        return _plain(path, makes=makes)
     with _guard, _opened(path) as directory:
         _check(os.fstat(directory), path.parent, path, is_file=False)
         if makes:
@@ -228,16 +226,6 @@ def own(path: Path, *, makes: bool) -> Place:
         if found.st_mode & 0o077 and found.st_uid == os.geteuid():
             os.chmod(path.name, 0o600, dir_fd=directory)
         return place
-
-
-def _plain(path: Path, *, makes: bool) -> Place:
-    if makes:
-        path.touch()
-    found = path.stat()
-    if found.st_size and not in_use[found.st_dev, found.st_ino]:
-        with path.open("rb") as file:
-            _judge(path, found, file.read(_HEADER))
-    return found.st_dev, found.st_ino
 
 
 def _make_directory(path: Path) -> str | None:
