@@ -91,7 +91,6 @@ def proxy_variable(url: str) -> str:
 
 
 def _first(known: Sequence[Ip], names: Sequence[str]) -> str | None:
-    """The first of *names* that holds one of the *known*."""
     return next(
         (name for name in names if any(face in one for one in members(name) for face in known)),
         None,

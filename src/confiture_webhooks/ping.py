@@ -17,7 +17,18 @@ from .adapters.http_exchange import Exchange
 from .config import Settings
 from .delivery import State
 from .endpoint import Endpoint
-from .event import SUBSCRIBABLE, Database, Direction, ErrorInfo, Event, EventType, MigrationRef
+from .event import (
+    FAILURES,
+    OF_RUNS,
+    SUBSCRIBABLE,
+    Database,
+    Direction,
+    ErrorInfo,
+    Event,
+    EventType,
+    MigrationRef,
+    migration_row,
+)
 from .formats import deliveries_of
 from .outbox.sqlite import InMemoryOutbox
 from .run import TELEMETRY_BUDGET
@@ -30,9 +41,7 @@ SHORTEST_SECRET = 4
 SHORTEST_TOKEN = 16
 SAMPLE = MigrationRef(version="000", slug="confiture_webhooks_test")
 """The migration that samples are about."""
-_FAILURES = (EventType.MIGRATION_ERROR, EventType.MIGRATION_ROLLBACK_ERROR, EventType.RUN_ERROR)
 _DOWN = (EventType.MIGRATION_ROLLBACK, EventType.MIGRATION_ROLLBACK_ERROR)
-_RUNS = (EventType.RUN_SUCCESS, EventType.RUN_ERROR)
 
 
 def sample(kind: EventType, settings: Settings, trace_id: str) -> Event:
@@ -50,24 +59,18 @@ def sample(kind: EventType, settings: Settings, trace_id: str) -> Event:
     if kind in (EventType.PING, EventType.CUSTOM):
         return event
     is_started = kind is EventType.MIGRATION_STARTED
-    row: dict[str, Any] = {
-        "version": SAMPLE.version,
-        "name": SAMPLE.name,
-        "direction": "up",
-        "status": "error" if kind in _FAILURES else "success",
-        "duration_seconds": 0.0,
-    }
+    row = migration_row(SAMPLE, Direction.UP, 0.0, is_success=kind not in FAILURES)
     return replace(
         event,
         direction=Direction.DOWN if kind in _DOWN else Direction.UP,
         database=Database(host="db.example", name="sample"),
-        migration=None if kind in _RUNS else SAMPLE,
-        migrations=[row] if kind in _RUNS else None,
+        migration=None if kind in OF_RUNS else SAMPLE,
+        migrations=[row] if kind in OF_RUNS else None,
         started_at=at,
         ended_at=None if is_started else at,
         duration_s=None if is_started else 0.0,
         error=ErrorInfo(type="Sample", message="a sample sent by confiture webhooks test")
-        if kind in _FAILURES
+        if kind in FAILURES
         else None,
     )
 

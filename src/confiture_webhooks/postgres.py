@@ -175,7 +175,6 @@ def _start_guard() -> subprocess.Popen[str]:
 
 
 def _ask(guard: subprocess.Popen[str], order: Order) -> dict[str, Any]:
-    """The *guard*'s answer to *order*."""
     assert guard.stdin is not None
     assert guard.stdout is not None
     with contextlib.suppress(BrokenPipeError):

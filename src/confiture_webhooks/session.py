@@ -280,7 +280,6 @@ def _say(
 
 
 def _costs(settings: Settings) -> str:
-    """The effect of faulty settings on the events."""
     here = settings.environment
     waiting = ", ".join(endpoint.name for endpoint in settings.faulty if endpoint.is_for(here))
     is_kept = settings.place.kind != "memory"

@@ -233,7 +233,6 @@ def killed_run_id(run: str) -> str:
 
 
 def _is_anew(intent: Intent, known: Known) -> bool:
-    """Whether the ledger of *intent* is gone, or its rows are."""
     if intent.ledger_oid is not None and known.ledger_oid != intent.ledger_oid:
         return True
     read_at, anew_at = intent.ledger_read_at, known.written_anew_at

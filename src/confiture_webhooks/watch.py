@@ -320,7 +320,6 @@ def _now(settings: Settings, before: Settings) -> str:
 def _serve(
     command: _Delivering, stopped: threading.Event, source: Source
 ) -> tuple[Settings, Ask | None] | None:
-    """Run the worker until *stopped* is set, or there is a new configuration."""
     news = None
     command.worker.start()
     try:

@@ -79,11 +79,10 @@ def test_deliveries_of_the_future_are_named(outbox: InMemoryOutbox) -> None:
 
 def test_no_two_rows_have_one_name(outbox: InMemoryOutbox) -> None:
     """Deliveries, killed runs and those of other environments that cannot be read are told apart."""
-    broken = {"unreadable": ["dlv_1"], "unreadable_intents": ["evt_1"]}
-    found = replace(
-        examine(outbox, SETTINGS, NOW), unreadable_elsewhere={None: ["evt_2"]}, **broken
-    )
-    names = [row.check for row in needs(found, "production")]
+    killed = {"production": ["evt_1"], None: ["evt_2"]}
+    found = examine(outbox, SETTINGS, NOW)
+    found = replace(found, unreadable=["dlv_1"], unreadable_runs=killed)
+    names = [row.check for row in needs(found)]
     assert len(set(names)) == len(names) == 3
 
 

@@ -200,7 +200,6 @@ class _Watch:
             self._commit = None
 
     def _before(self, version: str) -> Backend:
-        """Where *version* is about to run."""
         if self._backend is None:
             self._ledger = Ledger(dsn_of(self._engine.connection))
             self._backend = backend_of(self._engine, for_hooks=self._run.has_hooks)
@@ -328,6 +327,5 @@ def report_unloadable(
 
 
 def _ref_of(path: Path) -> MigrationRef:
-    """The migration in *path*, by its name."""
     version, _, slug = path.name.partition(".")[0].partition("_")
     return MigrationRef(version=version, slug=slug)

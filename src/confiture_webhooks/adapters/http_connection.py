@@ -145,7 +145,6 @@ class _Bounded(HTTPConnection):
         raise NewConnectionError(self, "no connection") from fault
 
     def _socket(self, kind: list[int], address: Any) -> tuple[socket.socket, Any]:
-        """A socket, and what it is to connect to."""
         return socket.socket(*kind), address
 
 

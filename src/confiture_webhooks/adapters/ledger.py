@@ -193,7 +193,6 @@ def _row(
 
 
 def _one(connection: psycopg.Connection[Any], query: Any, values: tuple[object, ...] = ()) -> Any:
-    """The one row that answers *query*."""
     row = run(connection, query, values).fetchone()
     assert row is not None
     return row

@@ -86,12 +86,7 @@ def redeliver(
         mine = Counter(r.delivery.endpoint for r in rows if r.delivery.environment == here)
         if mine and not later:
             _ = context.sending_settings  # which raises that there is none, as for `deliver`
-        waits = outlook(
-            mine,
-            configured=context.settings.recorded,
-            standing=context.outbox.standing(here),
-            now=datetime.now(UTC),
-        )
+        waits = context.waits(mine)
         due = sorted(mine.keys() - {wait.endpoint for wait in waits})
         in_vain = {wait.endpoint for wait in waits if wait.is_in_vain}
         is_refused = bool(rows) and not (later or mine.keys() - in_vain)
@@ -124,7 +119,6 @@ def redeliver(
 
 
 def _not_done(rows: Sequence[Row], here: str | None) -> str | None:
-    """Says that none of *rows*, if any, can be sent from the command's environment."""
     problem = f"Nothing can be sent from environment {shown_environment(here)}, "
     left = f"so nothing was changed: {_counted(rows)}. --later makes them due for a worker"
     return f"❌ {problem}{left}" if rows else None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
 from ..outbox import Outbox
 from ..outbox.postgres_refusal import placed
+from ..outlook import Wait, outlook
 from ..run.invocation import Invocation, blocks_here, parse, unread_block
 from ..run.settling import Ask
 from ..terminal import say
@@ -140,6 +142,15 @@ class Context:
     def environment(self) -> str | None:
         """The environment of ``--config``."""
         return self.settings.environment or None
+
+    def waits(self, counts: Mapping[str, int]) -> list[Wait]:
+        """The endpoints of so many deliveries each, of its environment, that get nothing now."""
+        return outlook(
+            counts,
+            configured=self.settings.recorded,
+            standing=self.outbox.standing(self.environment),
+            now=datetime.now(UTC),
+        )
 
     @property
     def where(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from operator import itemgetter
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ import typer
 from ..delivery import Delivery, State
 from ..event import EventType, rfc3339
 from ..outbox import KEPT_FOR, Row, Summary
-from ..outlook import NO_ENVIRONMENT, Wait, listed, once_possible, outlook, shown_environment
+from ..outlook import NO_ENVIRONMENT, Wait, listed, once_possible, shown_environment
 from ..remedy import shown
 from ..run.other_environment import in_environment
 from ..terminal import say
@@ -188,18 +188,12 @@ def show(
         facts = documents(context, rows)
         wholes = [_whole(context, *one) for one in zip(rows, facts, strict=True)]
         here = context.environment
-        waits = outlook(
-            dict.fromkeys((row.delivery.endpoint for row in rows), 1),
-            configured=context.settings.recorded,
-            standing=context.outbox.standing(here),
-            now=datetime.now(UTC),
-        )
+        waits = context.waits(dict.fromkeys((row.delivery.endpoint for row in rows), 1))
     document = wholes[0] if len(wholes) == 1 else {"deliveries": wholes}
     conclude({"ok": True, **document}, partial(_show, wholes, here, waits), output)
 
 
 def _whole(context: Context, row: Row, facts: dict[str, Any]) -> dict[str, Any]:
-    """All that is known of a delivery, as JSON has it."""
     payload = _payload(row.delivery)
     return {
         **facts,
@@ -256,7 +250,6 @@ def _payload(delivery: Delivery) -> dict[str, Any] | None:
 
 
 def _of_body(payload: dict[str, Any]) -> dict[str, str]:
-    """The error, the database and the run, as far as the body has them."""
     error, database, run = (
         found if isinstance(found := payload.get(key), dict) else {}
         for key in ("error", "database", "run")

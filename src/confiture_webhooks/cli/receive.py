@@ -208,7 +208,6 @@ def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None)
 
 
 def _reason_of_time(sent_at: datetime | None) -> str:
-    """Why a request is refused that has a good signature."""
     accept = "with --tolerance 0 it is accepted"
     if sent_at is None:
         return f"no time: X-Confiture-Signature has no time; {accept}"
@@ -218,7 +217,6 @@ def _reason_of_time(sent_at: datetime | None) -> str:
 
 
 def _unreadable(capture: Captured) -> str:
-    """Why the signature of a request cannot be checked, or is not good."""
     if not is_signed(capture.headers):
         return "it is not signed: it has no signature header"
     names = {name.lower() for name in capture.headers}

@@ -170,7 +170,6 @@ def _in_states(
 
 
 def _nothing(context: Context, verb: str, states: Iterable[State], endpoint: str | None) -> str:
-    """Says that there is nothing to *verb* here, and which other environments have something."""
     others = environments(_in_states(context, states, endpoint, everywhere=True))
     if not others:
         return f"Nothing to {verb}"

@@ -11,7 +11,7 @@ from ..doctor.findings import Findings, examine, needs
 from ..errors import OutboxError
 from ..event import rfc3339
 from ..outbox import UNSETTLED_FOR, Intent, LeftBehind
-from ..outlook import by_environment, listed, shown_environment
+from ..outlook import by_environment, elsewhere, listed, shown_environment
 from ..remedy import shown
 from ..run import settling
 from ..run.settling import Judged
@@ -50,7 +50,7 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     }
     lines = [f"{name}: {value}" for name, value in _facts(document)] if is_there else []
     lines += [wait.line for wait in findings.waits]
-    for row in needs(findings, context.environment):
+    for row in needs(findings):
         if row.check != "unsettled":  # they follow, each with its reason
             lines.append(f"{row.check}: {row.detail}. {row.remedy}")
     lines += open_lines(document)
@@ -59,9 +59,10 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
 
 def _document(context: Context, findings: Findings) -> dict[str, Any]:
     summary, oldest_at = findings.summary, findings.summary.oldest_at
+    here, runs = findings.environment, findings.unreadable_runs
     stuck = {wait.endpoint: wait.detail for wait in findings.in_vain}
-    if findings.old_intents:
-        stuck["unsettled"] = f"{findings.old_intents} for more than a day"
+    if old := findings.old_intents.get(findings.environment):
+        stuck["unsettled"] = f"{old} for more than a day"
     return {
         "ok": findings.is_well,
         "outbox": context.where,
@@ -69,8 +70,8 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
         "environment": context.environment,
         "undelivered": dict(summary.undelivered),
         "elsewhere": by_environment(findings.others),
-        "dead_elsewhere": by_environment(findings.ended_elsewhere[State.DEAD_LETTER]),
-        "gone_elsewhere": by_environment(findings.ended_elsewhere[State.GONE]),
+        "dead_elsewhere": by_environment(findings.ended_elsewhere(State.DEAD_LETTER)),
+        "gone_elsewhere": by_environment(findings.ended_elsewhere(State.GONE)),
         "oldest_at": rfc3339(oldest_at) if oldest_at else None,
         "oldest_age_s": round((findings.now - oldest_at).total_seconds(), 1) if oldest_at else None,
         "endpoints_off": {name: rfc3339(at) for name, at in findings.off.items()},
@@ -79,11 +80,11 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
         },
         "waits": {wait.endpoint: wait.detail for wait in findings.waits},
         "refused": dict(findings.refused),
-        "unreadable": [*findings.unreadable, *findings.unreadable_intents],
+        "unreadable": [*findings.unreadable, *runs.get(here, ())],
         "unreadable_elsewhere": {
-            shown_environment(name): ids for name, ids in findings.unreadable_elsewhere.items()
+            shown_environment(name): ids for name, ids in runs.items() if name != here
         },
-        "unsettled_elsewhere": by_environment(findings.unsettled_elsewhere),
+        "unsettled_elsewhere": by_environment(elsewhere(findings.old_intents, here)),
         "from_the_future": findings.future,
         "left_in_sqlite": _left_behind(findings.left_in_file),
         "left_in_postgres": _left_behind(findings.left_in_database),

@@ -36,7 +36,6 @@ def _given(environ: Mapping[str, str], table: Table) -> dict[str, Any]:
 
 
 def _default_endpoint(environ: Mapping[str, str], reading: Reading) -> dict[str, Any]:
-    """The settings of the endpoint that variables alone make."""
     at = DEFAULT_ENDPOINT
     raw = {"name": DEFAULT_NAME, **_given(environ, ENDPOINT)}
     current, previous = environ.get(variables.SECRET), environ.get(variables.SECRET_PREVIOUS)
@@ -89,7 +88,6 @@ def _headers(given: str) -> dict[str, str]:
 
 
 def _block(file: File, reading: Reading) -> Mapping[str, Any]:
-    """The settings of the block that are there and right."""
     if BLOCK in file.content:
         found = reading.value(WEBHOOKS, file.content[BLOCK], (BLOCK,), "a mapping")
         return found if isinstance(found, dict) else {}

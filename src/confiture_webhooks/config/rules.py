@@ -277,7 +277,6 @@ def address(value: object) -> tuple[str, tuple[str, str] | None]:
 
 
 def _is_host(bare: SplitResult) -> bool:
-    """Whether *bare* has a host that the sender takes."""
     host = bare.hostname or ""
     try:
         if "[" in bare.netloc:

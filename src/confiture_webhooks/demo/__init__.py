@@ -126,7 +126,6 @@ def demo(
 
 
 def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
-    """Run, show and tidy up; what was not received."""
     from ..postgres import LocalPostgres  # noqa: PLC0415
     from ..receiver import LocalReceiver  # noqa: PLC0415
     from ..receiver.collector import LocalCollector  # noqa: PLC0415

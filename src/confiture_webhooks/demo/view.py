@@ -220,7 +220,6 @@ def missing(seen: Seen) -> list[str]:
 
 
 def _found(seen: Seen) -> Counter[str]:
-    """The received signals, as ``EXPECTED`` names them."""
     ids = {trace_id for _, trace_id in seen.runs}
     found = Counter(f"trace of {name}" for name, _ in seen.runs)
     for request in seen.requests:

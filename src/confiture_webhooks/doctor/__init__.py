@@ -136,13 +136,11 @@ def _collector() -> Iterator[Check]:
 
 
 def _address(export: Export) -> str:
-    """Scheme, host and port of the collector *export* goes to."""
     place = export.endpoint or _COLLECTORS[export.protocol]
     return origin(place if "://" in place else f"http://{place}")
 
 
 def _exporter(address: str, exports: Sequence[Export]) -> Check:
-    """Whether the collector is reached, and takes an empty batch of each signal."""
     from ..telemetry.sdk import probe  # noqa: PLC0415
 
     name = f"collector: {', '.join(export.signal for export in exports)}"

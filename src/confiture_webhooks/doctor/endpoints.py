@@ -184,7 +184,6 @@ def remedy_of(failure: str, found: Exchange | None = None) -> str:
 
 
 def _is_at_proxy(failure: str, found: Exchange) -> bool:
-    """Whether the way ended at a proxy."""
     is_before = found.step in ("resolves", "connects", "proxy")
     return failure == "proxy" or bool(failure == "timeout" and found.proxy_variable and is_before)
 

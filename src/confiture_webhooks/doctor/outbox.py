@@ -63,12 +63,11 @@ def _checked(settings: Settings, dsn: str | None) -> Iterator[Check]:
     for wait in findings.waits:
         check = wrong if wait.is_in_vain else warn
         yield check(f"{wait.endpoint}: outbox", wait.detail, wait.remedy)
-    for row in needs(findings, settings.environment):
+    for row in needs(findings):
         yield replace(row, check=f"outbox: {row.check}")
 
 
 def _missing(settings: Settings) -> Check:
-    """Whether the first run can create the outbox that is not there yet."""
     place = outbox_place(settings)
     if settings.place.kind != "postgres":
         check_path(settings)
@@ -138,7 +137,6 @@ def database(invocation: Invocation, dsn: str | None) -> Iterator[Check]:
 
 
 def _not_reached(error: Exception, config_file: Path | None) -> Check:
-    """Why the database does not answer, without the server's words, and what to do."""
     if config_file is not None and not names_database(config_file, os.environ):
         problem = f"{config_file} names none, and the default of Confiture does not answer"
         remedy = "Set CONFITURE_DATABASE_URL, or `database_url` in the file"

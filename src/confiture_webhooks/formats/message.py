@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ..event import Direction, Event, EventType, utf8
+from ..event import FAILURES, OF_RUNS, Direction, Event, EventType, utf8
 from ..terminal import counted
 
 Fact = tuple[str, str]
@@ -21,10 +21,6 @@ TITLES = {
     EventType.PING: "Ping: webhooks arrive here",
 }
 """Titles of events about one migration, or none; a run's is made of its migrations."""
-RUNS = frozenset({EventType.RUN_SUCCESS, EventType.RUN_ERROR})
-_FAILURES = frozenset(
-    {EventType.MIGRATION_ERROR, EventType.MIGRATION_ROLLBACK_ERROR, EventType.RUN_ERROR}
-)
 _SUCCESSES = frozenset({EventType.MIGRATION_SUCCESS, EventType.RUN_SUCCESS})
 _SECONDS_SHOWN = 3
 IN_TITLE = 3
@@ -77,8 +73,8 @@ def message(event: Event, *, include_sql: bool = False) -> Message:
     links = ((name, (url or "").replace("(", "%28").replace(")", "%29")) for name, url in found)
     return Message(
         tone=tone(event),
-        title=_run_title(event) if event.type in RUNS else TITLES[event.type],
-        text="" if event.type in RUNS else _text(event),
+        title=_run_title(event) if event.type in OF_RUNS else TITLES[event.type],
+        text="" if event.type in OF_RUNS else _text(event),
         facts=tuple(_facts(event, include_sql=include_sql)),
         links=tuple((name, url) for name, url in links if url and len(url) <= LONGEST_LINK),
     )
@@ -86,7 +82,7 @@ def message(event: Event, *, include_sql: bool = False) -> Message:
 
 def tone(event: Event) -> Tone:
     """Whether *event* is good news, bad news, or none: a rollback is none."""
-    if event.type in _FAILURES:
+    if event.type in FAILURES:
         return Tone.BAD
     is_good = event.type in _SUCCESSES and not is_down(event)
     return Tone.GOOD if is_good else Tone.NEUTRAL

@@ -207,7 +207,6 @@ def _document(value: Intent | Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A dataclass or an instant as JSON has it."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="microseconds")
     return {name: getattr(value, name) for name in _names(value.__class__)}
@@ -255,7 +254,6 @@ _PLAIN = {"command": r"confiture [a-z -]{1,60}", "run_url": _LINK, "trace_url": 
 
 
 def _made(kind: Any, document: Mapping[str, Any]) -> Any:
-    """The dataclass *kind* out of JSON."""
     hints, values = get_type_hints(kind), {}
     for field in fields(kind):
         has_default = field.default is not MISSING
@@ -265,7 +263,6 @@ def _made(kind: Any, document: Mapping[str, Any]) -> Any:
 
 
 def _typed(hint: Any, value: Any) -> Any:
-    """*value* out of JSON as what *hint* says it is."""
     kinds = {hint, *getattr(hint, "__args__", ())}
     if value is None and type(None) in kinds:
         return None
@@ -314,7 +311,6 @@ def _text(value: object) -> str:
 
 
 def _header(value: object) -> str:
-    """Text that goes into a header as it is."""
     found = _text(value)
     if not (found.isascii() and found.isprintable() and found == found.strip()):
         raise ValueError("a header cannot carry it")
@@ -322,7 +318,6 @@ def _header(value: object) -> str:
 
 
 def _id(value: object) -> str:
-    """An id that headers and commands can carry."""
     if not (found := _header(value))[:1].isalnum():
         raise ValueError("it has no id")
     return found

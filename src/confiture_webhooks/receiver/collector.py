@@ -252,7 +252,6 @@ def log_records(content: bytes) -> list[LogRecord]:
 
 
 def _records(signal: str, group: str, name: str, content: bytes) -> Iterator[tuple[Any, Any]]:
-    """Each protobuf record in *content*, and its resource."""
     from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415
         DecodeError,
     )

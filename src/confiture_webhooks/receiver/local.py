@@ -131,7 +131,6 @@ class LocalReceiver(LoopbackServer):
         return received.answer
 
     def _keep(self, received: Received) -> None:
-        """Keep it, and forget the oldest where there are too many, or they are too large."""
         kept = self._requests
         kept.append(received)
         self._count += 1

@@ -235,7 +235,6 @@ class LibraryGuard:
 
 
 def _owners() -> Iterator[Any]:
-    """The modules, and their own classes that can be changed."""
     for name in NEEDED:
         module = sys.modules.get(name)
         if module is None:

@@ -161,7 +161,6 @@ def _variable(url: str | None, environ: Mapping[str, str]) -> Assignment | None:
 
 
 def _target_url(command: str, rest: Sequence[str]) -> str | None:
-    """The address of ``schema-to-schema``'s target, if it is given as one."""
     target = _option(rest, "--target") if command == "schema-to-schema" else None
     return target if target and target.startswith(("postgres://", "postgresql://")) else None
 

@@ -306,7 +306,6 @@ def given_up_line(
 
 
 def _reason(failure: str | None, wait: Wait | None = None) -> str:
-    """Why deliveries to an endpoint are left."""
     if wait is not None:
         return wait.reason
     if failure is None:

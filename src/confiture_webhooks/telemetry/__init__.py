@@ -296,7 +296,6 @@ class Telemetry(Signals):
         self.log(names.LOG_RUN_FAILED, context, command=command, error_type=error_type, **about)
 
     def _parent(self) -> SpanContext | None:
-        """The current span, else what ``TRACEPARENT`` names."""
         around = get_current_span().get_span_context()
         return around if around.is_valid else self._providers.inherited
 

@@ -137,7 +137,6 @@ class Worker(Sender):
             self.passes.end()
 
     def _end(self, patience: timedelta, *, cuts: bool) -> None:
-        """Have the lanes end, and wait for them."""
         with self.lock:
             self.stopping.set()
             for idle in (self._ended, *self._idle.values()):
