@@ -8,7 +8,7 @@ from functools import partial
 import psycopg
 
 from confiture_webhooks.outbox.postgres import PostgresOutbox
-from confiture_webhooks.outbox.postgres_schema import SCHEMA, TABLES
+from confiture_webhooks.outbox.postgres_rights import SCHEMA, TABLES
 
 
 def emptied(dsn: str) -> Callable[[], PostgresOutbox]:

@@ -26,6 +26,7 @@ from confiture_webhooks.outbox import (
     Intent,
     Outbox,
     postgres,
+    postgres_rights,
     postgres_session,
 )
 from confiture_webhooks.outbox import postgres_schema as schema
@@ -428,7 +429,7 @@ def test_the_printed_grants_are_enough(role: tuple[str, str], database: str) -> 
     name, dsn = role
     PostgresOutbox(database).close()
     with psycopg.connect(database, autocommit=True) as admin:
-        for statement in schema.grants(name):
+        for statement in postgres_rights.grants(name):
             admin.execute(statement)
     with closing(PostgresOutbox(dsn)) as outbox:
         outbox.stage(intent(1))
@@ -450,7 +451,7 @@ def test_the_printed_grants_are_enough(role: tuple[str, str], database: str) -> 
 def missing_rights(dsn: str) -> list[str]:
     """Those of ``grants`` that the role of *dsn* lacks."""
     with connect(conninfo_of(dsn)) as connection:
-        return schema.missing_rights(connection)
+        return postgres_rights.missing_rights(connection)
 
 
 def test_the_printed_grants_are_all_the_rights_that_doctor_misses(
@@ -460,7 +461,7 @@ def test_the_printed_grants_are_all_the_rights_that_doctor_misses(
     name, dsn = role
     PostgresOutbox(database).close()
     with psycopg.connect(database, autocommit=True) as admin:
-        for statement in schema.grants(name):
+        for statement in postgres_rights.grants(name):
             admin.execute(statement)
         assert missing_rights(dsn) == []
         named = sql.Identifier(name)
@@ -482,9 +483,11 @@ def test_doctor_names_each_printed_grant_that_is_missing(
     """The right and its table, also where the role has it on some of the columns."""
     name, dsn = role
     PostgresOutbox(database).close()
-    granted = [one for one in schema.grants(name) if one.startswith("GRANT")][1:]  # but USAGE
+    granted = [one for one in postgres_rights.grants(name) if one.startswith("GRANT")][
+        1:
+    ]  # but USAGE
     with psycopg.connect(database, autocommit=True) as admin:
-        for statement in schema.grants(name):
+        for statement in postgres_rights.grants(name):
             admin.execute(statement)
         for statement in granted:
             rights, _, rest = statement.removeprefix("GRANT ").partition(" ON ")
@@ -515,7 +518,7 @@ def test_a_role_that_may_not_record_claims_nothing(
     with closing(PostgresOutbox(database)) as outbox:
         release(outbox, 1)
         with psycopg.connect(database, autocommit=True) as admin:
-            for statement in schema.grants(name):
+            for statement in postgres_rights.grants(name):
                 admin.execute(statement)
             with closing(PostgresOutbox(dsn)) as theirs:
                 admin.execute(f"REVOKE {right} FROM {name}")  # type: ignore[arg-type]
@@ -532,7 +535,7 @@ def test_grants_of_another_environment_are_seen_before_a_run(
     name, dsn = role
     PostgresOutbox(database).close()
     with psycopg.connect(database, autocommit=True) as admin:
-        for statement in schema.grants(name, *granted):
+        for statement in postgres_rights.grants(name, *granted):
             admin.execute(statement)
         assert missing_rights(dsn) == []
         for environment in ("production", None, "o'dd \\ 100%", "staging"):
@@ -569,12 +572,12 @@ def test_a_worker_that_loses_the_rows_of_its_environment_says_so(
     PostgresOutbox(database).close()
     settings = Settings(outbox=f"postgres:{dsn}", environment="production", log="json")
     with psycopg.connect(database, autocommit=True) as admin:
-        for statement in schema.grants(name, "production"):
+        for statement in postgres_rights.grants(name, "production"):
             admin.execute(statement)
         with closing(_Delivering(settings, None, database=Database())) as command:
             command.tend()
             assert "webhooks.outbox_failed" not in capsys.readouterr().err
-            for statement in schema.grants(name, "staging"):
+            for statement in postgres_rights.grants(name, "staging"):
                 admin.execute(statement)
             command.tend()
             assert "not read or write rows of environment production" in capsys.readouterr().err
@@ -597,19 +600,19 @@ def test_a_role_keeps_the_environments_that_it_had(
     name, _ = role
     PostgresOutbox(database).close()
     with psycopg.connect(database, autocommit=True) as admin:
-        for statement in schema.grants(name, *before) if before is not None else ():
+        for statement in postgres_rights.grants(name, *before) if before is not None else ():
             admin.execute(statement)
         own = sql.Identifier(admin.info.dbname)
         setting = sql.SQL("ALTER DATABASE {} SET standard_conforming_strings = off")
         admin.execute(setting.format(own))
-    assert schema.added(database, name, named) == after
+    assert postgres_rights.added(database, name, named) == after
 
 
 def test_grants_of_every_environment_shut_no_one_out(role: tuple[str, str], database: str) -> None:
     """Those that ``outbox init`` prints without ``--environment``."""
     PostgresOutbox(database).close()
     with psycopg.connect(database, autocommit=True) as admin:
-        for statement in schema.grants(role[0]):
+        for statement in postgres_rights.grants(role[0]):
             admin.execute(statement)
     assert not is_shut_out(role[1], "staging")
     assert not is_shut_out(role[1], None)
@@ -651,7 +654,7 @@ def test_no_printed_grant_is_too_much(role: tuple[str, str], database: str) -> N
     name, dsn = role
     PostgresOutbox(database).close()
     idle = ("DROP POLICY", "BEGIN", "COMMIT")
-    granted = [one for one in schema.grants(name) if not one.startswith(idle)]
+    granted = [one for one in postgres_rights.grants(name) if not one.startswith(idle)]
     for number, missing in enumerate(granted):
         with psycopg.connect(database, autocommit=True) as admin:
             admin.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
@@ -666,7 +669,11 @@ def test_roles_with_long_names_have_policies_of_their_own() -> None:
     """Two that differ only at the end of 63 bytes share none."""
     long = "svc_migrations_production_eu_west_1_customers_"
     policies = [
-        {one.split('"')[1] for one in schema.grants(long + end) if one.startswith("CREATE POLICY")}
+        {
+            one.split('"')[1]
+            for one in postgres_rights.grants(long + end)
+            if one.startswith("CREATE POLICY")
+        }
         for end in "ab"
     ]
     assert policies[0].isdisjoint(policies[1])
@@ -693,7 +700,7 @@ def test_a_role_has_the_rows_of_its_environment_only(role: tuple[str, str], data
         psycopg.connect(database, autocommit=True) as admin,
     ):
         for _ in range(2):  # granted twice is granted once
-            for statement in schema.grants(name, "staging"):
+            for statement in postgres_rights.grants(name, "staging"):
                 admin.execute(statement)
         theirs, mine = delivery(1), replace(delivery(2), environment="staging")
         outbox.stage(replace(intent(5), environment="production"))
@@ -813,7 +820,7 @@ def test_those_who_might_release_may_when_an_outbox_was_brought_forward(
     others = {f'{name} "writes"': "INSERT", f"{name} 'reads'": "SELECT"}
     PostgresOutbox(database).close()
     with psycopg.connect(database, autocommit=True) as admin:
-        for statement in schema.grants(name):
+        for statement in postgres_rights.grants(name):
             if "EXECUTE" not in statement and (of_columns or "POLICY" in statement):
                 admin.execute(statement)
         if not of_columns:
@@ -862,7 +869,7 @@ def test_a_function_that_was_dropped_is_made_anew(
         assert not outbox.has_made
 
 
-@pytest.mark.parametrize("name", [*schema.TABLES, "outbox_version"])
+@pytest.mark.parametrize("name", [*postgres_rights.TABLES, "outbox_version"])
 def test_a_table_that_was_dropped_is_made_anew(
     opened: Callable[[], PostgresOutbox], outbox_database: str, name: str
 ) -> None:
@@ -883,7 +890,9 @@ def test_a_table_that_was_dropped_is_made_anew(
         secured = (
             "SELECT count(*) FROM pg_class WHERE relrowsecurity AND relnamespace = %s::regnamespace"
         )
-        assert admin.execute(secured, ["confiture_webhooks"]).fetchone() == (len(schema.TABLES),)
+        assert admin.execute(secured, ["confiture_webhooks"]).fetchone() == (
+            len(postgres_rights.TABLES),
+        )
     with closing(PostgresOutbox(outbox_database)) as outbox:
         assert not outbox.has_made
 
@@ -925,7 +934,7 @@ def test_a_backup_does_not_keep_an_outbox_from_being_brought_forward(
         admin.execute("DROP FUNCTION confiture_webhooks.release")
         admin.execute("UPDATE confiture_webhooks.outbox_version SET version = 2")
     with psycopg.connect(outbox_database) as backup, psycopg.connect(outbox_database) as idle:
-        for table in (*schema.TABLES, "outbox_version"):
+        for table in (*postgres_rights.TABLES, "outbox_version"):
             backup.execute(f"LOCK TABLE confiture_webhooks.{table} IN ACCESS SHARE MODE")
         with closing(PostgresOutbox(outbox_database, connects=False)) as outbox:
             assert stage_on(outbox, idle, intent(1))

@@ -11,7 +11,7 @@ from ..config import Settings
 from ..config.variables import OUTBOX
 from ..delivery import State
 from ..errors import OutboxError
-from ..outbox import postgres_schema, sqlite_file
+from ..outbox import postgres_rights, postgres_schema, sqlite_file
 from ..outbox.postgres import PostgresOutbox
 from ..outbox.postgres_refusal import ADMIN, as_role, by_admin, lacks_right
 from ..outlook import listed, shown_environment
@@ -96,14 +96,14 @@ def init(
         with closing(PostgresOutbox(dsn, environment=known)) as outbox:
             is_made = outbox.has_made
             is_missing = role is not None and not outbox.has_role(role)
-        all_of = names if replace or role is None else postgres_schema.added(dsn, role, names)
+        all_of = names if replace or role is None else postgres_rights.added(dsn, role, names)
     except OutboxError as error:
         error.remedy = _by_admin(error, settings, role, names, replaces=replace)
         raise context.explained(error) from error
     if is_missing:
         problem = f"the outbox {where} is there, but the role {printable(role)} is not"
         raise OutboxError(problem, "Create the role, then run this again for its GRANTs")
-    granted = postgres_schema.grants(role, *all_of) if role is not None else []
+    granted = postgres_rights.grants(role, *all_of) if role is not None else []
 
     def show() -> None:
         done = "what was missing of it is there now" if was_there else "created"

@@ -19,7 +19,8 @@ from ..config import Settings
 from ..delivery import State
 from ..errors import OutboxError
 from ..outbox.postgres_refusal import ADDRESS, NAMED, placed, reason_of
-from ..outbox.postgres_schema import lacking, may_make
+from ..outbox.postgres_rights import lacking
+from ..outbox.postgres_schema import may_make
 from ..outbox.sqlite_file import is_there
 from ..outlook import shown_environment
 from ..remedy import shown

@@ -28,7 +28,8 @@ from . import rows
 from .outbox import Outbox
 from .postgres_listener import Listener
 from .postgres_refusal import ADDRESS, by_admin, init, translated
-from .postgres_schema import HURRY, SCHEMA, fitted, prepare
+from .postgres_rights import SCHEMA
+from .postgres_schema import HURRY, fitted, prepare
 from .postgres_session import (
     PATIENCE_S,
     LateError,
