@@ -31,7 +31,7 @@ def intent(backend: Backend, direction: Direction = Direction.UP) -> Intent:
     """The intent of a migration of version 005 on *backend*, as a run stages it."""
     staged: list[Intent] = []
     telemetry: Any = FakeTelemetry()
-    outgoing: Any = SimpleNamespace(stage=staged.append, release=None, deliveries=None)
-    settling = Settling(telemetry, outgoing, None, telemetry.failed)
+    recorder: Any = SimpleNamespace(stage=staged.append, release=None, deliveries=None)
+    settling = Settling(telemetry, recorder, None, telemetry.failed)
     settling.stage("evt_1", MigrationRef(version="005", slug="a"), direction, backend, TRACE)
     return staged[0]

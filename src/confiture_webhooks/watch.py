@@ -35,7 +35,7 @@ POLL = timedelta(seconds=1)
 POLL_WHEN_WOKEN = timedelta(minutes=1)
 """How often where the outbox wakes it."""
 TEND_EVERY = timedelta(minutes=1)
-HANDOVER = timedelta(seconds=3)
+CHANGE_WITHIN = timedelta(seconds=3)
 """So long may attempts under way keep a new configuration waiting; then they are cut."""
 LOOK_EVERY_S = 1.0
 """How often a watching worker looks whether its files have changed."""
@@ -331,7 +331,7 @@ def _serve(
             command.show(0)
             if not stopped.wait(LOOK_EVERY_S):
                 news = source.news()
-        command.worker.finish(*([HANDOVER] if news else []))
+        command.worker.finish(*([CHANGE_WITHIN] if news else []))
     except KeyboardInterrupt:
         command.worker.stop()
         stopped.set()

@@ -17,7 +17,7 @@ from confiture_webhooks.adapters import http_way
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.adapters.http_exchange import Exchange
 from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S, way_to
-from confiture_webhooks.doctor.endpoints import failure_of, reach, remedy_of
+from confiture_webhooks.doctor.endpoints import failure_of, remedy_of, try_connection
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.networks import Networks
 from confiture_webhooks.transport import Request
@@ -174,7 +174,7 @@ def test_tls_through_a_socks_proxy(
         monkeypatch.setenv("all_proxy", proxy.url.replace("http", "socks5h"))
         for host, is_good in (("receiver.test", True), ("another.test", False)):
             url = f"https://{host}:{peer.port}/"
-            found = reach(url, PATIENCE)
+            found = try_connection(url, PATIENCE)
             assert (found.step, found.reason) == (
                 ("answers", None) if is_good else ("tls", "wrong_host")
             )
@@ -211,7 +211,7 @@ def test_a_socks_proxy_without_pysocks(
     with pytest.raises(TransportError) as caught:
         transport.send(request("http://receiver.test/"), timeout=PATIENCE)
     assert (caught.value.error_type, caught.value.reason) == ("proxy", "socks_missing")
-    found = reach("http://receiver.test/", PATIENCE)
+    found = try_connection("http://receiver.test/", PATIENCE)
     assert (found.error_type, found.reason, found.proxy_variable) == (
         "proxy",
         "socks_missing",
@@ -238,7 +238,7 @@ def test_what_is_no_proxys_address_is_named(
     with pytest.raises(TransportError) as caught:
         transport.send(request("http://receiver.test/"), timeout=PATIENCE)
     assert (caught.value.error_type, caught.value.reason) == ("proxy", "proxy_address")
-    found = reach("http://receiver.test/", PATIENCE)
+    found = try_connection("http://receiver.test/", PATIENCE)
     assert (found.error_type, found.reason, found.fault) == wrong
 
 
@@ -265,7 +265,7 @@ def test_the_proxys_status_is_known(
         monkeypatch.setenv("ALL_PROXY", proxy.url)
         with pytest.raises(TransportError) as caught:
             transport.send(request(f"{scheme}://receiver.test/"), timeout=PATIENCE)
-        found = reach(f"{scheme}://receiver.test/", PATIENCE)
+        found = try_connection(f"{scheme}://receiver.test/", PATIENCE)
     assert (caught.value.error_type, caught.value.reason) == ("proxy", "407")
     assert (found.step, found.error_type, found.reason) == ("proxy", "proxy", "407")
 
@@ -293,7 +293,7 @@ def test_a_receivers_status_is_not_the_proxys(
             monkeypatch.setenv("all_proxy", proxy.url.replace("http", scheme))
         url = peer.url.replace("127.0.0.1", "receiver.test")
         assert transport.send(request(url), timeout=PATIENCE).status_code == status
-        assert reach(url, PATIENCE).step == "answers"
+        assert try_connection(url, PATIENCE).step == "answers"
         assert len(proxy.talks) == (0 if way == "direct" else 2)
 
 
@@ -334,7 +334,7 @@ def test_the_variable_that_names_the_proxy(
 def test_a_receivers_name_is_not_the_proxys(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that is looked up here for a SOCKS proxy, and is not found, is the endpoint's."""
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
-    stopped = failure_of(reach("http://receiver.invalid/", PATIENCE))
+    stopped = failure_of(try_connection("http://receiver.invalid/", PATIENCE))
     assert stopped is not None
     assert stopped[0] == "dns"
     assert stopped[1].startswith("Check the host's name in `url`")
@@ -347,7 +347,7 @@ def test_a_socks_proxy_that_is_not_there(
     monkeypatch.setenv("ALL_PROXY", "socks5h://127.0.0.1:9")
     with pytest.raises(TransportError) as caught:
         transport.send(request("http://receiver.test/"), timeout=PATIENCE)
-    found = reach("http://receiver.test/", PATIENCE)
+    found = try_connection("http://receiver.test/", PATIENCE)
     assert (caught.value.error_type, caught.value.reason) == ("proxy", "connection_refused")
     assert (found.step, found.error_type, found.reason) == (
         "connects",
@@ -373,7 +373,7 @@ def test_why_a_socks_proxy_lets_nothing_through(
         monkeypatch.setenv("all_proxy", proxy.url.replace("http", "socks5h"))
         with pytest.raises(TransportError) as caught:
             transport.send(request("http://receiver.test/"), timeout=PATIENCE)
-        found = reach("http://receiver.test/", PATIENCE)
+        found = try_connection("http://receiver.test/", PATIENCE)
     assert (caught.value.error_type, caught.value.reason) == ("proxy", reason)
     assert (found.step, found.error_type, found.reason) == ("proxy", "proxy", reason)
 
@@ -417,7 +417,7 @@ def test_a_proxy_without_an_answer(
         monkeypatch.setenv("all_proxy", proxy.url)
         with pytest.raises(TransportError) as caught:
             transport.send(request(f"{scheme}://receiver.test/"), timeout=PATIENCE)
-        found = reach(f"{scheme}://receiver.test/", PATIENCE)
+        found = try_connection(f"{scheme}://receiver.test/", PATIENCE)
     reason = "protocol" if answer else "connection_reset"
     assert (caught.value.error_type, caught.value.reason) == ("proxy", reason)
     assert (found.step, found.error_type, found.reason) == ("proxy", "proxy", reason)
@@ -439,12 +439,12 @@ def test_the_certificate_of_a_proxy_is_verified(
         monkeypatch.setenv(f"{scheme}_proxy", bad.url.replace("//", "//user:word@"))
         with pytest.raises(TransportError) as caught:
             transport.send(request(f"{scheme}://receiver.test/"), timeout=PATIENCE)
-        found = reach(f"{scheme}://receiver.test/", PATIENCE)
+        found = try_connection(f"{scheme}://receiver.test/", PATIENCE)
         assert bad.requests == []
         assert (caught.value.error_type, caught.value.reason) == ("proxy", "untrusted")
         assert (found.step, found.error_type, found.reason) == ("proxy", "proxy", "untrusted")
         monkeypatch.setenv("http_proxy", good.url)
-        assert reach("http://receiver.test/", PATIENCE).step == "answers"
+        assert try_connection("http://receiver.test/", PATIENCE).step == "answers"
 
 
 @pytest.mark.usefixtures("looks_at_once")
@@ -591,7 +591,7 @@ def test_a_proxy_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The receiver was not asked: its time-out is no remedy."""
     with Peer(Talk.hang) as proxy:
         monkeypatch.setenv("ALL_PROXY", proxy.url)
-        stopped = failure_of(reach("https://receiver.test/", BRIEF))
+        stopped = failure_of(try_connection("https://receiver.test/", BRIEF))
     remedy = "Check ALL_PROXY; NO_PROXY names hosts that are reached without it"
     assert stopped == ("timeout (the proxy)", remedy)
 

@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from confiture_webhooks.adapters.http import HttpTransport
-from confiture_webhooks.doctor.endpoints import reach
+from confiture_webhooks.doctor.endpoints import try_connection
 from confiture_webhooks.endpoint import Tls
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.transport import Request
@@ -153,12 +153,12 @@ def test_a_client_certificate(
     with Peer(answers(OK), tls=server) as peer:
         sent = replace(request(peer.url), tls=files)
         assert error_type(transport, sent) == "tls"  # the files are not there
-        assert reach(peer.url, PATIENCE, tls=files).reason == "client_certificate"
+        assert try_connection(peer.url, PATIENCE, tls=files).reason == "client_certificate"
         renew(clients)
         for _ in range(2):
             assert transport.send(sent, timeout=PATIENCE).status_code == 200
         assert len(peer.talks) == 1
-        assert reach(peer.url, PATIENCE, tls=files).step == "answers"
+        assert try_connection(peer.url, PATIENCE, tls=files).step == "answers"
         renew(authority)
         assert error_type(transport, sent) in {"tls", "connection_reset"}
         renew(clients)

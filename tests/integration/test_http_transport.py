@@ -11,7 +11,7 @@ import pytest
 from confiture_webhooks.adapters import http_connection
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.delivery import ERROR_TYPES
-from confiture_webhooks.doctor.endpoints import reach
+from confiture_webhooks.doctor.endpoints import try_connection
 from confiture_webhooks.errors import TransportError
 from confiture_webhooks.networks import Networks
 from confiture_webhooks.transport import Request, Response
@@ -162,17 +162,17 @@ def test_a_kept_connection_is_probed(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system finds out that the other end is gone while nothing is sent."""
-    plugs: list[http_connection.Plug] = []
-    made = http_connection.Plug.__init__
+    handles: list[http_connection.SocketHandle] = []
+    made = http_connection.SocketHandle.__init__
 
-    def keep(plug: http_connection.Plug, sock: socket.socket) -> None:
-        made(plug, sock)
-        plugs.append(plug)
+    def keep(handle: http_connection.SocketHandle, sock: socket.socket) -> None:
+        made(handle, sock)
+        handles.append(handle)
 
-    monkeypatch.setattr(http_connection.Plug, "__init__", keep)
+    monkeypatch.setattr(http_connection.SocketHandle, "__init__", keep)
     with Peer(answers(OK)) as peer:
         transport.send(request(peer.url), timeout=PATIENCE)
-        assert plugs[0]._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert handles[0]._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 @pytest.mark.survived("An address in a denied network, behind a name or a proxy", "private")
@@ -205,7 +205,7 @@ def test_a_name_of_this_machine_is_not_asked_of_a_resolver(
     with Peer(answers(OK)) as peer:
         sent = request(peer.url.replace("127.0.0.1", host))
         assert transport.send(sent, timeout=PATIENCE).status_code == 200
-        assert reach(sent.url, PATIENCE).step == "answers"
+        assert try_connection(sent.url, PATIENCE).step == "answers"
 
 
 def test_a_zone_is_a_part_of_the_address(transport: HttpTransport) -> None:

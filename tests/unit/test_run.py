@@ -31,7 +31,7 @@ from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.run import TELEMETRY_BUDGET, Parts, run_outbox
 from confiture_webhooks.run.migration import Backend, Migration
-from confiture_webhooks.run.outgoing import Outgoing
+from confiture_webhooks.run.recorder import Recorder
 from confiture_webhooks.run.run import MOMENT_S, Run
 from confiture_webhooks.settlement import Ending, Verdict, settled_event
 from confiture_webhooks.testing import ScriptedTransport
@@ -607,7 +607,7 @@ def test_ctrl_c_before_the_run_is_concluded_leaves_it_counted(
     """A second Ctrl-C costs the event of the run at most: the number and the span say it failed."""
     bench = Bench()
     bench.run.expect(REF, UP, BACKEND)
-    monkeypatch.setattr(Outgoing, method, Breaking(None, method, KeyboardInterrupt())._call)
+    monkeypatch.setattr(Recorder, method, Breaking(None, method, KeyboardInterrupt())._call)
     assert bench.run.finish(ErrorInfo(type="KeyboardInterrupt", message="the run failed"))
     assert [end["error_type"] for end in bench.telemetry.run_ends] == ["KeyboardInterrupt"]
 
@@ -761,7 +761,7 @@ def test_the_wait_for_a_silent_outbox_is_taken_off_the_end(flush_s: float, left_
     bench = Bench()
     whole_run(bench)
     assert bench.run._settling is not None
-    outbox = bench.run._settling.outgoing.outbox
+    outbox = bench.run._settling.recorder.outbox
     outbox.waited_s = 3.0
     before = time.monotonic()
     deadline = bench.run.end_within(timedelta(seconds=flush_s))

@@ -25,7 +25,7 @@ from confiture_webhooks.outbox import NO_ROW, Committed, Intent
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.run import Parts, settling
 from confiture_webhooks.run.migration import Backend
-from confiture_webhooks.run.outgoing import Outgoing
+from confiture_webhooks.run.recorder import Recorder
 from confiture_webhooks.run.run import Run
 from confiture_webhooks.run.settling import examine, settle_outbox
 from confiture_webhooks.settlement import Ending, Known, LedgerRow, settled_event
@@ -269,7 +269,7 @@ def test_what_ctrl_c_kept_from_beginning_is_not_reported(monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as now:
-        now.setattr(Outgoing, "record", interrupted)
+        now.setattr(Recorder, "record", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bench.run.migration(REF, Direction.UP, backend_after(KILLED))
     assert len(bench.outbox.intents()) == 1

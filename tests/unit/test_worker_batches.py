@@ -20,7 +20,7 @@ from confiture_webhooks.outbox import Claim
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.signature import verify
-from confiture_webhooks.telemetry import Passes, Telemetry
+from confiture_webhooks.telemetry import PassSpans, Telemetry
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response, prepare
 from confiture_webhooks.worker import Worker, sender
@@ -379,7 +379,7 @@ def test_a_pass_ends_when_nothing_is_left() -> None:
             ended.put(self.claimed)
 
     bench = Bench(3)
-    bench.worker.passes = passes = Passes(Span, bench.worker.telemetry.report)
+    bench.worker.passes = passes = PassSpans(Span, bench.worker.telemetry.report)
     bench.worker.start()
     assert ended.get(timeout=20) == 3
     one = delivery(id="dlv_x", event_id="evt_x", created_at=datetime.now(UTC))

@@ -17,7 +17,7 @@ from urllib3.exceptions import ProxyError
 from urllib3.response import HTTPResponse
 
 from ..transport import Response
-from .http_exchange import UNDER_WAY, ahead, retry_after
+from .http_exchange import UNDER_WAY, retry_after, time_until
 
 if TYPE_CHECKING:
     import socket
@@ -141,7 +141,7 @@ def response_of(answer: BaseHTTPResponse) -> Response:
     date, longest = answer.headers.get("Date"), None
     if given := answer.headers.getlist("Retry-After"):
         now = datetime.now(UTC)
-        theirs = now + (ahead(date, now) or timedelta())  # a date of theirs is by their clock
+        theirs = now + (time_until(date, now) or timedelta())  # a date of theirs is by their clock
         # A gateway may add one to the receiver's own.
         waits = [retry_after(one, theirs) for one in given]
         longest = max((wait for wait in waits if wait is not None), default=None)

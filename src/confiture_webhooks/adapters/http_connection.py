@@ -44,13 +44,13 @@ LEAST_PER_ADDRESS_S = 2.0
 
 
 @dataclass(eq=False)
-class Plug:
+class SocketHandle:
     """A second handle on a socket, its ``dup``, so that another thread can end its use."""
 
     _sock: socket.socket
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def pull(self) -> None:
+    def shut_down(self) -> None:
         """Shut the connection down: every read, write or connect on it ends at once."""
         with self._lock, suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -71,13 +71,13 @@ class _Bounded(HTTPConnection):
     response_class = Answer
     debuglevel = 0
     """Whatever http.client's is set to: it prints headers and addresses."""
-    _plug: Plug | None = None
+    _handle: SocketHandle | None = None
     used_at = 0.0
     """When the last request over it began, by the monotonic clock."""
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        if self._plug:
-            UNDER_WAY.get().stops_with(self._plug.pull)
+        if self._handle:
+            UNDER_WAY.get().stops_with(self._handle.shut_down)
         self.used_at = time.monotonic()
         super().request(*args, **kwargs)
 
@@ -87,12 +87,12 @@ class _Bounded(HTTPConnection):
         return is_recent and super().is_connected
 
     def close(self) -> None:
-        plug, self._plug = self._plug, None
+        handle, self._handle = self._handle, None
         try:
             super().close()
         finally:
-            if plug:
-                plug.close()
+            if handle:
+                handle.close()
 
     def _tunnel(self) -> None:
         exchange = UNDER_WAY.get()
@@ -122,24 +122,24 @@ class _Bounded(HTTPConnection):
             left = exchange.left()
             share = max(left / (len(addresses) - tried), min(left, LEAST_PER_ADDRESS_S))
             sock, target = self._socket(kind, address)
-            plug = Plug(sock.dup())
+            handle = SocketHandle(sock.dup())
             try:
-                _leave_some(plug)
+                _leave_some(handle)
                 for option in KEEP_ALIVE:
                     sock.setsockopt(*option)
-                exchange.stops_with(plug.pull)
+                exchange.stops_with(handle.shut_down)
                 sock.settimeout(share)
                 sock.connect(target)
                 # A TLS handshake takes at most the socket's timeout, however it drips.
                 sock.settimeout(exchange.left())
             except BaseException as error:
-                plug.close()
+                handle.close()
                 sock.close()
                 if not isinstance(error, OSError):
                     raise
                 fault = error
             else:
-                self._plug = plug
+                self._handle = handle
                 exchange.step = "proxy" if self.proxy else "tls"
                 return sock
         raise NewConnectionError(self, "no connection") from fault
@@ -148,8 +148,8 @@ class _Bounded(HTTPConnection):
         return socket.socket(*kind), address
 
 
-def _leave_some(plug: Plug) -> None:
-    if room(plug.fileno()) <= KEPT_FREE:
+def _leave_some(handle: SocketHandle) -> None:
+    if room(handle.fileno()) <= KEPT_FREE:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 

@@ -38,11 +38,11 @@ def retry_after(text: str | None, now: datetime) -> timedelta | None:
     parts = map(str.strip, (text or "").split(","))
     if seconds := [float(part) for part in parts if _SECONDS.fullmatch(part)]:
         return timedelta(seconds=min(max(seconds), LONGEST_RETRY_AFTER.total_seconds()))
-    wait = ahead(text, now)
+    wait = time_until(text, now)
     return None if wait is None else min(max(wait, timedelta(0)), LONGEST_RETRY_AFTER)
 
 
-def ahead(date: str | None, now: datetime) -> timedelta | None:
+def time_until(date: str | None, now: datetime) -> timedelta | None:
     """By how much the HTTP *date* is later than *now*; ``None``: it is none."""
     try:
         at = parsedate_to_datetime(_LEAP_SECOND.sub(":59", date or ""))

@@ -19,7 +19,7 @@ from ..run.invocation import Invocation
 from ..telemetry.plan import CONSOLE, GRPC, Export, complaints, plan
 from ..telemetry.providers import try_out
 from ..wiring import found_settings, in_database
-from .endpoints import PATIENCE, address, failure_of, reach, remedy_of, signs, way_to
+from .endpoints import PATIENCE, address, failure_of, remedy_of, signs, try_connection, way_to
 from .findings import Check, Health, ok, skipped, warn, wrong
 from .outbox import database, outbox_checks
 
@@ -145,7 +145,7 @@ def _exporter(address: str, exports: Sequence[Export]) -> Check:
 
     name = f"collector: {', '.join(export.signal for export in exports)}"
     tls = Tls(ca_bundle=os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE"))
-    found = reach(address, PATIENCE, tls=tls, is_export=True)
+    found = try_connection(address, PATIENCE, tls=tls, is_export=True)
     if stopped := failure_of(found):
         symptom, remedy = stopped
         remedy = remedy.replace("`url`", "OTEL_EXPORTER_OTLP_ENDPOINT")

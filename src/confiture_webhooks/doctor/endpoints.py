@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
-from ..adapters.http_exchange import Exchange, ahead
+from ..adapters.http_exchange import Exchange, time_until
 from ..bounded import TimedOut, bounded
 from ..endpoint import DEFAULT_FORMAT, Endpoint, Tls
 from ..formats import FORMATS
@@ -57,7 +57,7 @@ _CHECK_PROXY = "Check {proxy}; NO_PROXY names hosts that are reached without it"
 _ANSWER_WITHIN_S = 2.0
 
 
-def reach(
+def try_connection(
     url: str,
     timeout: timedelta,
     *,
@@ -78,7 +78,7 @@ def reach(
         url=f"{origin(url)}/",
         headers={"Connection": "close"},
         body=b"",
-        endpoint="reach",
+        endpoint="doctor",
         method="HEAD",
         tls=tls or Tls(),
         networks=networks or Networks(),
@@ -208,7 +208,7 @@ def way_to(endpoint: Endpoint) -> Iterator[Check]:
     """Each step to *endpoint*, up to the first that fails, and what the clock there says."""
     scheme = endpoint.url.partition(":")[0]
     patience = min(endpoint.timeout, PATIENCE)
-    found = reach(endpoint.url, patience, tls=endpoint.tls, networks=endpoint.networks)
+    found = try_connection(endpoint.url, patience, tls=endpoint.tls, networks=endpoint.networks)
     stopped = failure_of(found)
     for step in _steps(found, scheme):
         name = f"{endpoint.name}: {step}"
@@ -223,7 +223,7 @@ def way_to(endpoint: Endpoint) -> Iterator[Check]:
         yield (warn if is_open else wrong)(name, detail, remedy)
         break
     answer = found.response
-    skew = ahead(answer.date, datetime.now(UTC)) if answer is not None else None
+    skew = time_until(answer.date, datetime.now(UTC)) if answer is not None else None
     if stopped is None or skew is not None:
         yield _clock(endpoint.name, skew)
 

@@ -22,7 +22,7 @@ from ..event import Database, Direction, ErrorInfo, Event, EventType, MigrationR
 from ..settlement import INTERRUPTED, killed_run_id
 from . import TELEMETRY_BUDGET, Parts
 from .migration import UNKNOWN, Backend, Migration, new_event_id
-from .outgoing import Outgoing
+from .recorder import Recorder
 from .run_outbox import IMPATIENCE_S, PATIENCE_S, RunOutbox
 from .sending import Sending
 from .settling import LONGEST_QUESTION_S, Ask, Settling, answered
@@ -116,8 +116,8 @@ class Run:
         if self._is_over:
             return None
         settling = self._begun(backend.database)
-        telemetry, outgoing = settling.telemetry, settling.outgoing
-        with outgoing.outbox.hurried(when=not backend.is_idle):
+        telemetry, recorder = settling.telemetry, settling.recorder
+        with recorder.outbox.hurried(when=not backend.is_idle):
             for earlier in [m for m in self.unsettled if m.ref.version == ref.version]:
                 # Asked later, its ledger row could be the one this attempt is about to write.
                 self.unsettled.remove(earlier)
@@ -142,7 +142,7 @@ class Run:
                     self._hooks.call(migration)
                 wanted = {kind for one in self._settings.recorded for kind in one.events}
                 if direction is Direction.UP and EventType.MIGRATION_STARTED in wanted:
-                    outgoing.record(migration.started_event(), trace)
+                    recorder.record(migration.started_event(), trace)
             settling.begun = migration.event_id
             return migration
 
@@ -153,7 +153,7 @@ class Run:
         Nothing is certain before ``conclude``, which releases the same event.
         """
         used = self._settling
-        if used is not None and used.outgoing.outbox.is_over_connection and not self._is_forked:
+        if used is not None and used.recorder.outbox.is_over_connection and not self._is_forked:
             success = migration.success(rows_affected)
             if used.stage_committed(connection, migration, success):
                 migration.recorded = success
@@ -185,9 +185,9 @@ class Run:
                 duration_s=migration.duration_s, rows_affected=rows_affected, error=error
             )
             settling = self._begun()
-            outgoing = settling.outgoing
-            with outgoing.outbox.hurried(when=not is_idle):
-                outgoing.record(migration.ended_event(rows_affected, error), migration.span.trace)
+            recorder = settling.recorder
+            with recorder.outbox.hurried(when=not is_idle):
+                recorder.record(migration.ended_event(rows_affected, error), migration.span.trace)
                 if error is None:
                     settling.record_outlived(migration)
             if self._hooks is not None:
@@ -221,7 +221,7 @@ class Run:
                 with containing("give_back", self.report):
                     if self._settling is not None:
                         self._settling.forget_unbegun()
-                        self._settling.outgoing.give_back()
+                        self._settling.recorder.give_back()
                     self.connection = None
                 for migration in self.unsettled:
                     self._settle(migration, deadline - time.monotonic())
@@ -243,7 +243,7 @@ class Run:
         The run's wait for a silent outbox shortens it, but leaves a moment.
         """
         now, flush_s = time.monotonic(), flush_timeout.total_seconds()
-        outbox = self._settling.outgoing.outbox if self._settling is not None else None
+        outbox = self._settling.recorder.outbox if self._settling is not None else None
         waited_s = outbox.waited_s if outbox is not None else 0.0
         left_s = min(flush_s, flush_s - waited_s + REST_S)
         self.deadline = now + max(left_s, min(flush_s, MOMENT_S))
@@ -290,11 +290,11 @@ class Run:
         used = self._opened()
         with containing("reaching the outbox", self.report):
             if self.connection is not None and self._parts.is_in(self.connection):
-                used.outgoing.write_over(self.connection)
+                used.recorder.write_over(self.connection)
         if self.has_hooks:
             from .hook_runner import HookRunner  # noqa: PLC0415  not for a run without hooks
 
-            release = used.outgoing.release
+            release = used.recorder.release
             self._hooks = HookRunner(self._settings, self._parts, used.telemetry, release)
         return used
 
@@ -306,9 +306,9 @@ class Run:
         outbox.abandon = sending.abandon
         if self.deadline is not None:
             outbox.deadline = self.deadline - MOMENT_S
-        outgoing = Outgoing(self._settings, telemetry, self._command, outbox, sending)
+        recorder = Recorder(self._settings, telemetry, self._command, outbox, sending)
         environment = self._settings.environment
-        self._settling = Settling(telemetry, outgoing, environment, self.report)
+        self._settling = Settling(telemetry, recorder, environment, self.report)
         return self._settling
 
     @contained
@@ -361,7 +361,7 @@ class Run:
         self, kind: EventType, wanting: Sequence[Endpoint], error: ErrorInfo | None
     ) -> None:
         used = self._begun()
-        outbox, now = used.outgoing.outbox.current, datetime.now(UTC)
+        outbox, now = used.recorder.outbox.current, datetime.now(UTC)
         event = Event(
             # The command that settles the unknown outcome reports this run, too.
             id=killed_run_id(outbox.holder) if outbox and self._has_unknown else new_event_id(),
@@ -376,7 +376,7 @@ class Run:
             error=error,
             migrations=[migration.row() for migration in self._ended],
         )
-        used.outgoing.record(event, used.telemetry.trace_of_run(), wanting)
+        used.recorder.record(event, used.telemetry.trace_of_run(), wanting)
 
     @contained
     def _flush(self, deadline: float) -> None:
@@ -390,24 +390,24 @@ class Run:
         if self._hooks is not None:
             self._hooks.drain(deadline)
         if used is not None:
-            used.outgoing.sending.flush(deadline)
+            used.recorder.sending.flush(deadline)
 
     def _stop(self, deadline: float) -> None:
         """End hooks and worker, say what is left, and close all while there is time."""
-        outgoing = self._settling.outgoing if self._settling is not None else None
+        recorder = self._settling.recorder if self._settling is not None else None
         with containing("stop", self.report):
             if self._hooks is not None:
                 self._hooks.stop()
-            if outgoing is not None:
+            if recorder is not None:
                 left_s = deadline - time.monotonic()
-                least_s = IMPATIENCE_S if outgoing.outbox.waited_s else SUMMARY_S
+                least_s = IMPATIENCE_S if recorder.outbox.waited_s else SUMMARY_S
                 seconds = min(PATIENCE_S, max(least_s, left_s))
-                for line in outgoing.sending.stop(is_late=left_s <= 0, seconds=seconds):
+                for line in recorder.sending.stop(is_late=left_s <= 0, seconds=seconds):
                     self._say(line)
         with containing("close", self.report):
             if self._telemetry is not None:
                 left = timedelta(seconds=max(LAST_S, self._end - time.monotonic()))
                 self._telemetry.shutdown(min(TELEMETRY_BUDGET, left))
-            if outgoing is not None:
+            if recorder is not None:
                 with suppress(TimedOut):  # the process ends
-                    bounded(outgoing.sending.close, max(LAST_S, self._end - time.monotonic()))
+                    bounded(recorder.sending.close, max(LAST_S, self._end - time.monotonic()))

@@ -23,7 +23,7 @@ from .migration import Backend, Migration, new_event_id
 
 if TYPE_CHECKING:
     from ..telemetry import Telemetry
-    from .outgoing import Outgoing
+    from .recorder import Recorder
 
 LONGEST_QUESTION_S = 6.0
 """How long a database may take to answer, at most."""
@@ -162,7 +162,7 @@ class Settling:
     """The intents of a run: those that it stages, and those of killed runs that it settles."""
 
     telemetry: Telemetry
-    outgoing: Outgoing
+    recorder: Recorder
     environment: str | None
     """Killed runs of another one are left to it: their endpoints are configured there."""
     report: Callable[[str, Exception], None]
@@ -179,7 +179,7 @@ class Settling:
     """The migrations that this run committed."""
 
     def _record(self, *events: Traced) -> bool:
-        return release_as(self.outgoing.release, self.outgoing.deliveries, *events)
+        return release_as(self.recorder.release, self.recorder.deliveries, *events)
 
     def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
         """Stage what is to begin next: its connection is idle, which it may not be then."""
@@ -199,7 +199,7 @@ class Settling:
         *staged, event_id = expected
         if staged == [*begun]:
             return event_id
-        self.outgoing.release(event_id, [])
+        self.recorder.release(event_id, [])
         return None
 
     def forget_unbegun(self) -> None:
@@ -208,7 +208,7 @@ class Settling:
         It was expected, or Ctrl-C came just before it began.
         """
         if self._staged is not None and self._staged.event_id != self.begun:
-            self.outgoing.release(self._staged.event_id, [])
+            self.recorder.release(self._staged.event_id, [])
 
     def stage(
         self,
@@ -236,7 +236,7 @@ class Settling:
             staged_at=datetime.now(UTC),
         )
         self._staged = intent  # known before it is written: Ctrl-C may come in between
-        self._staged = self.outgoing.stage(intent)
+        self._staged = self.recorder.stage(intent)
 
     def stage_committed(self, connection: Any, migration: Migration, success: Committed) -> bool:
         """Whether *migration*, about to commit on *connection*, takes its *success* along."""
@@ -246,16 +246,16 @@ class Settling:
         committed = replace(
             staged, committed=success, traceparent=trace.traceparent, tracestate=trace.tracestate
         )
-        return self.outgoing.stage_committed(connection, committed)
+        return self.recorder.stage_committed(connection, committed)
 
     @contained
     def record_killed(self, ask: Ask | None, deadline: float) -> None:
         """Report how the migrations of killed runs ended, as *ask* knows before *deadline*."""
-        if killed := self._killed(self.outgoing.intents()):
+        if killed := self._killed(self.recorder.intents()):
             left = self._without_outlived(killed, self._record)
             left_s = deadline - time.monotonic()  # the outbox may have taken long
             self._settle(left, ask, left_s)
-        outbox = self.outgoing.outbox
+        outbox = self.recorder.outbox
         if self._committed and outbox.refusal is not None:
             outbox.beside(self._record_outlived_in)
 
@@ -268,7 +268,7 @@ class Settling:
         has no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
         """
         # Looked for each time: a block of Python, or --no-lock, lets others migrate in between.
-        killed = self._killed(self.outgoing.intents())
+        killed = self._killed(self.recorder.intents())
         left = [one for one in killed if one.migration.version == version]
         if (here := backend.backend_started_at) is not None:
             # What this very session staged is another watch's over it, and not over.
@@ -287,7 +287,7 @@ class Settling:
         self._earlier = left
 
     def _settle(self, intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -> Judged:
-        look = self.outgoing.intents
+        look = self.recorder.intents
         return settle(intents, ask, look, self._record, self.telemetry, seconds=seconds)
 
     def record_outlived(self, migration: Migration) -> None:
@@ -299,7 +299,7 @@ class Settling:
 
     def _record_outlived_in(self, outbox: Outbox) -> None:
         """The same of those in *outbox*, which was silent when their versions ran again."""
-        record = partial(release_as, outbox.release, self.outgoing.deliveries)
+        record = partial(release_as, outbox.release, self.recorder.deliveries)
         self._without_outlived(self._killed(outbox.intents()), record)
 
     def _without_outlived(self, intents: Sequence[Intent], record: Record) -> list[Intent]:

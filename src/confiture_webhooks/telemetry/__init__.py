@@ -25,7 +25,7 @@ from ..outbox import Intent
 from ..transport import version
 from . import names
 from .context import fresh, from_stored, set_failed, storable, to_stored
-from .deliveries import DeliverySpan, Passes
+from .deliveries import DeliverySpan, PassSpans
 from .logs import Form, Logs
 from .metrics import Read
 from .providers import Providers, for_command, for_library
@@ -35,7 +35,7 @@ __all__ = [
     "DeliverySpan",
     "HookSpan",
     "MigrationSpan",
-    "Passes",
+    "PassSpans",
     "Telemetry",
     "for_command",
     "for_library",
@@ -221,14 +221,14 @@ class Telemetry(Signals):
         )
         return HookSpan(self, span)
 
-    def passes(self) -> Passes:
+    def passes(self) -> PassSpans:
         """A worker's passes over the outbox, under the current span, else ``TRACEPARENT``."""
 
         def start() -> Span:
             self._log_faults()
             return self.start_span(names.DRAIN, parent=self._parent())
 
-        return Passes(start, self.report)
+        return PassSpans(start, self.report)
 
     def observe_outbox(self, read: Read) -> None:
         """Measure the outbox with *read* whenever metrics are collected."""

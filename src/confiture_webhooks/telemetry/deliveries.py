@@ -28,8 +28,8 @@ LONGEST_PASS_S = 60
 """A worker that is never idle begins a new pass so often: a span that never ends is never seen."""
 
 
-class Passes:
-    """Passes of a worker that belongs to no run: from a claim until nothing is left to do."""
+class PassSpans:
+    """The passes of a worker that belongs to no run: from a claim until nothing is left to do."""
 
     def __init__(
         self, start: Callable[[], Span], report: Callable[[str, BaseException], None]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..outbox import Claim, Outbox
     from ..outlook import Standing
-    from ..telemetry import DeliverySpan, Passes, Telemetry
+    from ..telemetry import DeliverySpan, PassSpans, Telemetry
     from ..transport import Transport
     from .pace import Pace
 
@@ -67,7 +67,7 @@ class Sender:
     environment: str | None
     hold: timedelta
     poll: timedelta | None = None
-    passes: Passes | None = None
+    passes: PassSpans | None = None
     clock: Clock = field(default_factory=Clock)
     stopping: threading.Event = field(default_factory=threading.Event)
     lock: threading.RLock = field(default_factory=threading.RLock)

@@ -37,7 +37,7 @@ E = TypeVar("E", "Event", "Intent")
 
 
 @dataclass(eq=False, repr=False)
-class Outgoing:
+class Recorder:
     """Records the events of one run, and has them sent.
 
     If the outbox is in the migrated database, it is written over the migration's own connection,

@@ -22,8 +22,8 @@ from confiture_webhooks.formats import FORMATS, Format
 from confiture_webhooks.outbox import Intent, Outbox
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
-from confiture_webhooks.run import Parts, outgoing, run_outbox, sending
-from confiture_webhooks.run.outgoing import Outgoing
+from confiture_webhooks.run import Parts, recorder, run_outbox, sending
+from confiture_webhooks.run.recorder import Recorder
 from confiture_webhooks.testing import ScriptedTransport
 from contract.made import committed, event_id, intent
 from engines import FakeConnection
@@ -44,9 +44,9 @@ class Bench:
         self.settings = Settings(
             endpoints=endpoints or (endpoint(name="a", retry=LATER),), environment="production"
         )
-        self.outgoing = self.with_parts(**parts)
+        self.recorder = self.with_parts(**parts)
 
-    def with_parts(self, **parts: Any) -> Outgoing:
+    def with_parts(self, **parts: Any) -> Recorder:
         """What goes out over the usual parts and these."""
         usual: dict[str, Any] = {
             "telemetry": lambda: self.telemetry,
@@ -57,13 +57,13 @@ class Bench:
         outbox = run_outbox.RunOutbox(self.settings, made, self.telemetry)
         sends = sending.Sending(self.settings, made, self.telemetry, outbox)
         outbox.abandon = sends.abandon
-        return Outgoing(self.settings, self.telemetry, "up", outbox, sends)
+        return Recorder(self.settings, self.telemetry, "up", outbox, sends)
 
     @property
     def spare(self) -> Outbox:
         """What is used now, once memory stands in."""
-        assert self.outgoing.outbox.current is not None
-        return self.outgoing.outbox.current
+        assert self.recorder.outbox.current is not None
+        return self.recorder.outbox.current
 
     def _make(self, name: str) -> Any:
         self.made.append(name)
@@ -71,9 +71,9 @@ class Bench:
 
     def end(self) -> str | None:
         """Flush, stop and close; the lines to read."""
-        self.outgoing.sending.flush(time.monotonic() + 20)
-        lines = self.outgoing.sending.stop()
-        self.outgoing.sending.close()
+        self.recorder.sending.flush(time.monotonic() + 20)
+        lines = self.recorder.sending.stop()
+        self.recorder.sending.close()
         return "\n".join(lines) or None
 
 
@@ -87,7 +87,7 @@ def test_nothing_reported_writes_nothing() -> None:
 def test_an_event_without_an_endpoint_starts_no_worker() -> None:
     """An event without a subscriber opens the outbox alone."""
     bench = Bench()
-    bench.outgoing.record(event(type=EventType.RUN_SUCCESS), TRACE)
+    bench.recorder.record(event(type=EventType.RUN_SUCCESS), TRACE)
     assert bench.made == ["outbox"]
     assert bench.end() is None
 
@@ -98,7 +98,7 @@ def test_a_format_that_cannot_be_made_is_reported_and_delivered_as_it_is(
     """A renderer that breaks costs its endpoint the format, and the others nothing."""
     monkeypatch.setitem(FORMATS, "slack", Format(make=broken))
     bench = Bench(endpoint(name="a", format="slack"), endpoint(name="b", format="discord"))
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     assert bench.end() is None
     bodies = {sent.endpoint: json.loads(sent.body) for sent in bench.transport.sent}
     assert bodies["a"] == payload(event(command="up"), "a")
@@ -117,7 +117,7 @@ def test_an_event_is_one_delivery_for_each_that_wants_it() -> None:
         endpoint(name="b", events=frozenset({EventType.RUN_ERROR})),
         endpoint(name="c"),
     )
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     assert bench.end() is None
     bodies = [json.loads(request.body) for request in bench.transport.sent]
     assert sorted(body["webhook_target"] for body in bodies) == ["a", "c"]
@@ -127,7 +127,7 @@ def test_an_event_is_one_delivery_for_each_that_wants_it() -> None:
 def test_a_delivery_holds_what_is_needed_to_continue() -> None:
     """Trace, correlation id, times and names of the event are kept with its delivery."""
     bench = Bench()
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     bench.end()
     (row,) = bench.outbox.deliveries()
     kept = row.delivery
@@ -142,7 +142,7 @@ def test_a_delivery_holds_what_is_needed_to_continue() -> None:
 def test_sql_goes_only_where_it_was_asked_for() -> None:
     """The whole text of an error is in the body for the endpoint that asks, and in no other."""
     bench = Bench(endpoint(name="a"), endpoint(name="b", include_sql=True))
-    bench.outgoing.record(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
+    bench.recorder.record(event(type=EventType.MIGRATION_ERROR, error=ERROR), TRACE)
     bench.end()
     bodies = {request.endpoint: request.body for request in bench.transport.sent}
     assert b"SELECT" in bodies["b"]
@@ -153,7 +153,7 @@ def test_each_part_is_made_once() -> None:
     """Many events share one outbox and one transport."""
     bench = Bench()
     for number in range(5):
-        bench.outgoing.record(event(id=f"evt_{number}"), TRACE)
+        bench.recorder.record(event(id=f"evt_{number}"), TRACE)
     bench.end()
     assert sorted(bench.made) == ["outbox", "transport"]
     assert len(bench.transport.sent) == 5
@@ -163,12 +163,12 @@ def test_the_configured_outbox_is_the_one_that_is_measured() -> None:
     """Metrics read the configured outbox; after it broke, memory does not answer in its place."""
     bench = Bench()
     bench.outbox.is_durable = True  # type: ignore[misc]
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     bench.end()
     assert bench.telemetry.observed[-1]().counts == {State.DELIVERED: 1}
     bench = Bench()
     bench.outbox = Breaking(bench.outbox, "release", OutboxError("full"))  # type: ignore[assignment]
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     bench.end()
     assert len(bench.telemetry.observed) == 2
     with pytest.raises(OutboxError, match="stands in"):
@@ -181,7 +181,7 @@ def test_a_store_that_breaks_is_closed_and_replaced() -> None:
     closed: list[str] = []
     bench.outbox.close = lambda: closed.append("outbox")  # type: ignore[method-assign]
     bench.outbox = Breaking(bench.outbox, "release", OutboxError("full"))  # type: ignore[assignment]
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     assert bench.end() is None
     assert bench.made == ["outbox", "transport"]
     assert bench.telemetry.outbox_failures == ["full"]
@@ -194,7 +194,7 @@ def test_a_store_that_cannot_even_be_closed_is_replaced() -> None:
     bench = Bench()
     broken = Breaking(bench.outbox, "release", OutboxError("full"))
     bench.outbox = Breaking(broken, "close", OutboxError("worse"))  # type: ignore[assignment]
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     assert bench.end() is None
     assert len(bench.transport.sent) == 1
 
@@ -207,7 +207,7 @@ def test_a_store_that_cannot_be_opened_is_replaced_once() -> None:
 
     bench = Bench(outbox=refuse)
     for number in range(3):
-        bench.outgoing.record(event(id=f"evt_{number}"), TRACE)
+        bench.recorder.record(event(id=f"evt_{number}"), TRACE)
     assert bench.end() is None
     assert bench.telemetry.outbox_failures == ["read-only"]
 
@@ -225,11 +225,11 @@ def test_what_memory_holds_goes_back_into_a_store_that_works_again(is_opened: bo
             store,
         ]
     )
-    bench.outgoing = bench.with_parts(outbox=lambda _: next(states))
+    bench.recorder = bench.with_parts(outbox=lambda _: next(states))
     store.stage(intent(1))
     for number in (1, 2, 3):
-        bench.outgoing.record(event(id=event_id(number)), TRACE)
-        bench.outgoing.sending.flush(time.monotonic() + 20)
+        bench.recorder.record(event(id=event_id(number)), TRACE)
+        bench.recorder.sending.flush(time.monotonic() + 20)
     line = bench.end()
     assert line is not None
     assert line.startswith("confiture-webhooks: 2 deliveries not sent (a: 2")
@@ -255,10 +255,10 @@ def test_what_memory_delivered_is_not_settled_later(monkeypatch: pytest.MonkeyPa
         return store if tries > 3 else Breaking(store, "release", OutboxError("starting"))
 
     monkeypatch.setattr(run_outbox, "time", SimpleNamespace(monotonic=time.monotonic, sleep=int))
-    bench.outgoing = bench.with_parts(outbox=make)
-    bench.outgoing.stage(intent(1))
-    bench.outgoing.record(event(id=event_id(1)), TRACE)
-    bench.outgoing._write([run_outbox.Kept(intent=intent(2))])
+    bench.recorder = bench.with_parts(outbox=make)
+    bench.recorder.stage(intent(1))
+    bench.recorder.record(event(id=event_id(1)), TRACE)
+    bench.recorder._write([run_outbox.Kept(intent=intent(2))])
     assert bench.end() is None
     assert len(bench.transport.sent) == 1
     assert [one.event_id for one in store.intents()] == [event_id(2)]
@@ -272,8 +272,8 @@ def test_what_memory_gave_up_is_not_lost_either() -> None:
     store = bench.outbox
     store.is_durable = True
     states = iter([Breaking(store, "release", OutboxError("locked")), store])
-    bench.outgoing = bench.with_parts(outbox=lambda _: next(states))
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder = bench.with_parts(outbox=lambda _: next(states))
+    bench.recorder.record(event(), TRACE)
     line = bench.end()
     assert line is not None
     assert "lost" not in line
@@ -287,10 +287,10 @@ def test_what_memory_gave_up_of_a_killed_run_is_handed_over_whole() -> None:
     store = bench.outbox
     store.is_durable = True
     states = iter([Breaking(store, "release", OutboxError("locked")), store])
-    bench.outgoing = bench.with_parts(outbox=lambda _: next(states))
+    bench.recorder = bench.with_parts(outbox=lambda _: next(states))
     last = delivery(id="dlv_1", event_id="evt_1", endpoint="a")
     whole = delivery(id="dlv_2", event_id="evt_2", endpoint="a", event_type=EventType.RUN_ERROR)
-    bench.outgoing.release("evt_1", [last], ("evt_2", [whole]))
+    bench.recorder.release("evt_1", [last], ("evt_2", [whole]))
     bench.end()
     assert {row.delivery.event_id for row in store.deliveries()} == {"evt_1", "evt_2"}
 
@@ -303,7 +303,7 @@ def test_what_memory_holds_stays_there_while_the_store_refuses() -> None:
     bench.outbox.close = lambda: closed.append("outbox")  # type: ignore[method-assign]
     bench.outbox.is_durable = True
     bench.outbox = Breaking(bench.outbox, "release", OutboxError("full"))  # type: ignore[assignment]
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     line = bench.end()
     assert line is not None
     assert "lost with this process" in line
@@ -357,18 +357,18 @@ def lent(outbox: Any) -> tuple[Any, Any]:
     """A bench whose outbox lies in the database of a connection that it was lent."""
     bench, connection = Bench(is_in=lambda _: True), FakeConnection()
     bench.outbox = outbox
-    bench.outgoing.write_over(connection)
+    bench.recorder.write_over(connection)
     return bench, connection
 
 
 def test_while_the_run_migrates_everything_goes_over_its_connection() -> None:
     """No second session, and no worker, until the connection is given back."""
     bench, _ = lent(outbox := Lying())
-    bench.outgoing.stage(intent(1))
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.stage(intent(1))
+    bench.recorder.record(event(), TRACE)
     assert outbox.written == [f"stage {event_id(1)}", "release evt_1"]
     assert bench.made == ["outbox"]
-    bench.outgoing.give_back()
+    bench.recorder.give_back()
     assert bench.end() is None
     assert outbox.beside == []
     assert len(bench.transport.sent) == 1
@@ -385,8 +385,8 @@ def test_what_cannot_be_written_over_it_is_written_afterwards_once(why: str) -> 
         connection.info.transaction_status = TransactionStatus.INTRANS
 
     def record() -> None:
-        bench.outgoing.stage(intent(1))
-        bench.outgoing.record(event(), TRACE)
+        bench.recorder.stage(intent(1))
+        bench.recorder.record(event(), TRACE)
 
     if why == "thread":
         bounded(record, 5)
@@ -394,7 +394,7 @@ def test_what_cannot_be_written_over_it_is_written_afterwards_once(why: str) -> 
         record()
     assert outbox.written == outbox.beside == []
     connection.closed = True
-    bench.outgoing.give_back()
+    bench.recorder.give_back()
     assert outbox.beside == [f"stage {event_id(1)}", "release evt_1"]
     assert bench.end() is None
 
@@ -404,14 +404,14 @@ def test_what_was_kept_survives_a_fault_while_it_is_written(error: BaseException
     """Ctrl-C, or a fault of ours, loses nothing that waits: it is written with the next try."""
     bench, connection = lent(outbox := Lying())
     outbox.refuses = True
-    bench.outgoing.stage(intent(1))
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.stage(intent(1))
+    bench.recorder.record(event(), TRACE)
     connection.closed = True
     release, outbox.release = outbox.release, Breaking(None, "_", error)._call
     with pytest.raises(type(error)):
-        bench.outgoing.give_back()
+        bench.recorder.give_back()
     outbox.release = release
-    bench.outgoing.give_back()
+    bench.recorder.give_back()
     assert outbox.beside[-1] == "release evt_1"
     assert bench.end() is None
     assert len(bench.transport.sent) == 1
@@ -420,15 +420,15 @@ def test_what_was_kept_survives_a_fault_while_it_is_written(error: BaseException
 def test_what_was_kept_survives_ctrl_c_while_the_outbox_is_asked_what_it_holds() -> None:
     """What went over the connection before is asked for: what waits is written with the next try."""
     bench, connection = lent(outbox := Lying())
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     connection.info.transaction_status = TransactionStatus.INTRANS
-    bench.outgoing.record(event(id="evt_2"), TRACE)
+    bench.recorder.record(event(id="evt_2"), TRACE)
     assert outbox.written == ["release evt_1"]
     outbox.is_made_anew = Breaking(None, "_", KeyboardInterrupt())._call  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        bench.outgoing.give_back()
+        bench.recorder.give_back()
     outbox.is_made_anew = lambda: False  # type: ignore[method-assign]
-    bench.outgoing.give_back()
+    bench.recorder.give_back()
     assert outbox.beside == ["release evt_2"]
     assert bench.end() is None
     assert len(bench.transport.sent) == 2
@@ -442,16 +442,16 @@ def test_an_outbox_that_cannot_be_opened_is_lent_no_connection() -> None:
 
     bench = Bench(is_in=lambda _: True, outbox=refuse)
     with pytest.raises(OutboxError):
-        bench.outgoing.write_over(FakeConnection())
-    bench.outgoing.record(event(), TRACE)
-    assert bench.outgoing.intents() == []
+        bench.recorder.write_over(FakeConnection())
+    bench.recorder.record(event(), TRACE)
+    assert bench.recorder.intents() == []
     assert bench.end() is None
     assert len(bench.transport.sent) == 1
 
 
 def test_a_slow_refusal_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody keeps the tables locked: the rest waits until the connection is given back."""
-    monkeypatch.setattr(outgoing, "SLOW_S", -1.0)
+    monkeypatch.setattr(recorder, "SLOW_S", -1.0)
     bench, connection = lent(outbox := Lying())
     asked: list[str] = []
 
@@ -461,11 +461,11 @@ def test_a_slow_refusal_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Over, "stage", refuse)
     for number in (1, 2):
-        bench.outgoing.stage(intent(number))
-    assert not bench.outgoing.stage_committed(connection, committed(1))
-    bench.outgoing.record(event(), TRACE)
+        bench.recorder.stage(intent(number))
+    assert not bench.recorder.stage_committed(connection, committed(1))
+    bench.recorder.record(event(), TRACE)
     assert (asked, outbox.written) == ([event_id(1)], [])
-    bench.outgoing.give_back()
+    bench.recorder.give_back()
     assert outbox.beside == [f"stage {event_id(1)}", f"stage {event_id(2)}", "release evt_1"]
     bench.end()
 
@@ -474,23 +474,23 @@ def test_after_a_slow_refusal_the_connection_is_tried_again_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A kill is then survived again; never in a transaction, and not for ever."""
-    monkeypatch.setattr(outgoing, "SLOW_S", -1.0)
-    monkeypatch.setattr(outgoing, "AGAIN_S", 0.0)
+    monkeypatch.setattr(recorder, "SLOW_S", -1.0)
+    monkeypatch.setattr(recorder, "AGAIN_S", 0.0)
     bench, connection = lent(outbox := Lying())
     outbox.refuses = True
-    bench.outgoing.stage(intent(1))
+    bench.recorder.stage(intent(1))
     outbox.refuses = False
-    assert not bench.outgoing.stage_committed(connection, committed(1))
+    assert not bench.recorder.stage_committed(connection, committed(1))
     assert outbox.written == []
-    bench.outgoing.stage(intent(2))
+    bench.recorder.stage(intent(2))
     assert outbox.written == [f"stage {event_id(1)}", f"stage {event_id(2)}"]
     outbox.refuses = True
-    bench.outgoing.outbox.waited_s = 10.0
-    bench.outgoing.stage(intent(3))
+    bench.recorder.outbox.waited_s = 10.0
+    bench.recorder.stage(intent(3))
     outbox.refuses = False
-    bench.outgoing.stage(intent(4))
+    bench.recorder.stage(intent(4))
     assert len(outbox.written) == 2
-    bench.outgoing.give_back()
+    bench.recorder.give_back()
     bench.end()
 
 
@@ -500,20 +500,20 @@ def test_what_a_silent_outbox_took_is_counted(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(run_outbox, "IMPATIENCE_S", 0.01)
     bench = Bench()
     bench.outbox = silent = Silent()
-    bench.outgoing.stage(intent(1))
-    assert 0.05 <= bench.outgoing.outbox.waited_s < 5
+    bench.recorder.stage(intent(1))
+    assert 0.05 <= bench.recorder.outbox.waited_s < 5
     silent.free.set()
 
 
 def test_a_store_that_is_gone_at_the_end_is_named_with_what_it_keeps() -> None:
     """What was recorded in it is not lost, and the run says what sends it."""
     bench, connection = lent(outbox := Lying())
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     connection.closed = True
-    bench.outgoing.give_back()
+    bench.recorder.give_back()
     bench.outbox = outbox
     outbox.intents = broken_outbox  # type: ignore[method-assign]
-    assert bench.outgoing.intents() == []
+    assert bench.recorder.intents() == []
     line = bench.end()
     assert line is not None
     assert "gone. Deliveries recorded before that are kept in it" in line
@@ -541,10 +541,10 @@ def test_a_silent_outbox_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(run_outbox, "IMPATIENCE_S", 0.01)
     bench = Bench()
     bench.outbox = silent = Silent()
-    with bench.outgoing.outbox.hurried(when=True):
-        bench.outgoing.stage(intent(1))
+    with bench.recorder.outbox.hurried(when=True):
+        bench.recorder.stage(intent(1))
     assert bench.telemetry.outbox_failures == []
-    bench.outgoing.stage(intent(2))
+    bench.recorder.stage(intent(2))
     (reason,) = bench.telemetry.outbox_failures
     assert "did not answer" in reason
     assert [one.event_id for one in bench.spare.intents()] == [event_id(2)]
@@ -571,7 +571,7 @@ def test_two_that_meet_a_silent_outbox_replace_it_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(run_outbox, "PATIENCE_S", 0.05)
     bench = Bench()
     bench.outbox = silent = Silent()
-    at_once(2, lambda number: bench.outgoing.stage(intent(number)))
+    at_once(2, lambda number: bench.recorder.stage(intent(number)))
     assert len(bench.telemetry.outbox_failures) == 1
     assert {one.event_id for one in bench.spare.intents()} == {event_id(0), event_id(1)}
     silent.free.set()
@@ -585,9 +585,9 @@ def test_two_first_releases_start_one_worker() -> None:
         threading.Event().wait(0.05)
         return bench._make("transport")
 
-    bench.outgoing = bench.with_parts(transport=slow)
+    bench.recorder = bench.with_parts(transport=slow)
     mine = [delivery(id=f"dlv_{n}", event_id=f"evt_{n}", endpoint="a") for n in range(2)]
-    at_once(2, lambda n: bench.outgoing.release(f"evt_{n}", [mine[n]]))
+    at_once(2, lambda n: bench.recorder.release(f"evt_{n}", [mine[n]]))
     assert bench.made.count("transport") == 1
     bench.end()
 
@@ -596,14 +596,14 @@ def test_what_a_hook_records_while_the_connection_is_given_back_is_sent() -> Non
     """It finds the connection gone, or is among what is written over another."""
     bench, connection = lent(Lying())
     connection.info.transaction_status = TransactionStatus.INTRANS
-    keep = bench.outgoing._keep
+    keep = bench.recorder._keep
 
     def late(kept: Any) -> Any:
-        bench.outgoing.give_back()
+        bench.recorder.give_back()
         return keep(kept)
 
-    bench.outgoing._keep = late
-    bench.outgoing.release("evt_2", [delivery(endpoint="a", event_id="evt_2")])
+    bench.recorder._keep = late
+    bench.recorder.release("evt_2", [delivery(endpoint="a", event_id="evt_2")])
     assert bench.end() is None
     assert len(bench.transport.sent) == 1
 
@@ -612,10 +612,10 @@ def test_a_silent_outbox_does_not_keep_the_end_waiting(monkeypatch: pytest.Monke
     """The line says that it did not answer and still holds what was recorded."""
     monkeypatch.setattr(sending, "IMPATIENCE_S", 0.01)
     bench, free = Bench(), threading.Event()
-    bench.outgoing.record(event(), TRACE)
-    bench.outgoing.sending.flush(time.monotonic() + 20)
+    bench.recorder.record(event(), TRACE)
+    bench.recorder.sending.flush(time.monotonic() + 20)
     bench.outbox.summaries = lambda: free.wait(20)  # type: ignore[method-assign, assignment, return-value]
-    [line] = bounded(lambda: bench.outgoing.sending.stop(seconds=0.05), 5)
+    [line] = bounded(lambda: bench.recorder.sending.stop(seconds=0.05), 5)
     assert "did not answer within 0.05 s" in line
     free.set()
 
@@ -627,10 +627,10 @@ def test_what_went_with_a_transaction_is_taken_back_once_memory_has_sent_it() ->
     bench, connection = lent(gone)
     gone.close = lambda: None  # type: ignore[method-assign]
     staged = replace(committed(1), environment="production")
-    assert bench.outgoing.stage_committed(connection, staged)
+    assert bench.recorder.stage_committed(connection, staged)
     connection.broken = True
-    bench.outgoing.record(event(), TRACE)
-    bench.outgoing.give_back()
+    bench.recorder.record(event(), TRACE)
+    bench.recorder.give_back()
     bench.outbox = back = Outbox(gone._store)  # type: ignore[assignment]
     back.is_durable = True
     back.close = lambda: None  # type: ignore[method-assign]
@@ -643,7 +643,7 @@ def test_what_is_not_sent_is_reported_with_its_reason() -> None:
     """After a failed attempt the line names the endpoint, the number and the answer."""
     bench = Bench()
     bench.transport = ScriptedTransport({"a": [503]})
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     line = bench.end()
     assert line is not None
     assert "1 delivery not sent (a: 1, last answer 503)" in line
@@ -654,7 +654,7 @@ def test_a_store_that_will_not_prune_keeps_no_line_back() -> None:
     bench = Bench()
     bench.outbox = Breaking(bench.outbox, "prune", OutboxError("busy"))  # type: ignore[assignment]
     bench.transport = ScriptedTransport({"a": [503]})
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     line = bench.end()
     assert line is not None
     assert "1 delivery not sent" in line
@@ -664,9 +664,9 @@ def test_nothing_is_pruned_when_no_time_is_left() -> None:
     """At the end of its time a run does not begin to tidy up."""
     bench = Bench()
     bench.outbox = broken = Breaking(bench.outbox, "prune", OutboxError("busy"))  # type: ignore[assignment]
-    bench.outgoing.record(event(), TRACE)
-    bench.outgoing.sending.flush(time.monotonic() + 20)
-    bench.outgoing.sending.stop(is_late=True)
+    bench.recorder.record(event(), TRACE)
+    bench.recorder.sending.flush(time.monotonic() + 20)
+    bench.recorder.sending.stop(is_late=True)
     assert broken.calls == 0
 
 
@@ -689,7 +689,7 @@ def test_what_is_given_up_is_reported(answer: int, said: str) -> None:
     bench = Bench(endpoint(name="a", retry=once))
     bench.outbox.is_durable = True  # type: ignore[misc]
     bench.transport = ScriptedTransport({"a": [answer]})
-    bench.outgoing.record(event(), TRACE)
+    bench.recorder.record(event(), TRACE)
     line = bench.end()
     assert line is not None
     assert said in line
@@ -703,9 +703,9 @@ def test_a_part_that_cannot_be_closed_does_not_keep_the_other_open(part: str) ->
     closed: list[str] = []
     getattr(bench, other).close = lambda: closed.append(other)
     setattr(bench, part, Breaking(getattr(bench, part), "close", ZeroDivisionError()))
-    bench.outgoing.record(event(), TRACE)
-    bench.outgoing.sending.flush(time.monotonic() + 20)
-    bench.outgoing.sending.stop()
+    bench.recorder.record(event(), TRACE)
+    bench.recorder.sending.flush(time.monotonic() + 20)
+    bench.recorder.sending.stop()
     with pytest.raises(ZeroDivisionError):
-        bench.outgoing.sending.close()
+        bench.recorder.sending.close()
     assert closed == [other]
