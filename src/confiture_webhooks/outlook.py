@@ -22,7 +22,7 @@ PATIENCE = timedelta(days=1)
 """A delivery that a receiver has put off for so long waits for an operator."""
 
 
-class Standing(NamedTuple):
+class EndpointStatus(NamedTuple):
     """Why nothing is claimed for an endpoint in an environment."""
 
     off_since: datetime | None
@@ -107,9 +107,9 @@ def is_possible(until: datetime, endpoint: Endpoint | None, now: datetime) -> bo
     return endpoint is None or until <= now + endpoint.retry.longest_wait
 
 
-def rest_of(standing: Standing, endpoint: Endpoint | None, now: datetime) -> datetime | None:
+def rest_of(status: EndpointStatus, endpoint: Endpoint | None, now: datetime) -> datetime | None:
     """Until when *endpoint* rests, or did; ``None``: it did not, or a clock was wrong."""
-    until = standing.rests_until
+    until = status.rests_until
     return until if until is not None and is_possible(until, endpoint, now) else None
 
 
@@ -118,20 +118,20 @@ def outlook(
     *,
     configured: Iterable[Endpoint],
     now: datetime,
-    standing: Mapping[str, Standing] | None = None,
+    statuses: Mapping[str, EndpointStatus] | None = None,
     due: Mapping[str, datetime | None] | None = None,
     oldest: Mapping[str, datetime] | None = None,
 ) -> list[Wait]:
     """The endpoints of one environment whose deliveries are not sent, by name.
 
     *undelivered*: how many wait, by endpoint; one without any is named only if it is off.
-    *configured*: those that are wrong, too. *standing*: as the outbox has it.
+    *configured*: those that are wrong, too. *statuses*: as the outbox has it.
     *due*: when the next delivery of each is due. *oldest*: when the oldest of each was made.
     """
     waits, endpoints = [], {endpoint.name: endpoint for endpoint in configured}
     for name, count in sorted(undelivered.items()):
-        stands = (standing or {}).get(name, Standing(None, None))
-        off_since, rests_until = stands.off_since, rest_of(stands, endpoints.get(name), now)
+        status = (statuses or {}).get(name, EndpointStatus(None, None))
+        off_since, rests_until = status.off_since, rest_of(status, endpoints.get(name), now)
         due_at, made_at = (due or {}).get(name), (oldest or {}).get(name, now)
         reason: tuple[Why, datetime | None] | None = None
         if name not in endpoints:

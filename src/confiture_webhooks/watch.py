@@ -159,11 +159,11 @@ class _Delivering:
         dead, gone = outcomes[Outcome.DEAD_LETTER], outcomes[Outcome.GONE]
         try:
             summaries = self.outbox.summaries()
-            standing = self.outbox.standing(self.settings.environment)
+            statuses = self.outbox.statuses(self.settings.environment)
             next_at = self.next_at()
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
-            summaries, next_at, standing, is_done = {}, None, {}, False
+            summaries, next_at, statuses, is_done = {}, None, {}, False
         mine = summaries.get(self.settings.environment, Summary())
         if summaries:  # one that was redelivered may have ended so twice
             dead = min(dead, mine.counts[State.DEAD_LETTER])
@@ -172,7 +172,7 @@ class _Delivering:
         waits = outlook(
             {**dict.fromkeys(off, 0), **mine.undelivered},
             configured=self.settings.recorded,
-            standing=standing,
+            statuses=statuses,
             oldest=mine.oldest,
             now=now,
         )

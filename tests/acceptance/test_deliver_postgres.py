@@ -115,7 +115,7 @@ def test_a_limit_rests_the_endpoint_for_every_worker(project: Project, receiver:
     watching = project.spawn("webhooks", "deliver", "--watch")
     eventually(lambda: receiver.requests)
     with closing(PostgresOutbox(project.database_url)) as outbox:
-        eventually(lambda: outbox.standing("local"))
+        eventually(lambda: outbox.statuses("local"))
     done = project.confiture("webhooks", "deliver")
     assert "a: rests until" in done.stdout
     assert len(receiver.requests) <= 4  # one for each lane of the first worker, at most

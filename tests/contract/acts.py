@@ -51,8 +51,8 @@ def state(outbox: Outbox, delivery_id: str) -> State:
 
 def disabled(outbox: Outbox, environment: str | None) -> dict[str, datetime]:
     """The endpoints that are off in *environment*, and since when."""
-    standing = outbox.standing(environment)
-    return {name: one.off_since for name, one in standing.items() if one.off_since}
+    statuses = outbox.statuses(environment)
+    return {name: one.off_since for name, one in statuses.items() if one.off_since}
 
 
 def rest(

@@ -16,7 +16,7 @@ from confiture_webhooks.delivery import Decision, Outcome, State
 from confiture_webhooks.outbox import Outbox, Unreadable, front
 from confiture_webhooks.outbox.postgres import PostgresOutbox
 from confiture_webhooks.outbox.values import Batch
-from confiture_webhooks.outlook import Standing
+from confiture_webhooks.outlook import EndpointStatus
 from confiture_webhooks.retry import RetryPolicy
 from contract.acts import claim_ids, claim_one, disabled, finish, release, rest, row_of
 from contract.made import (
@@ -243,8 +243,8 @@ def test_nothing_is_claimed_for_one_that_rests(outbox: Outbox) -> None:
     release(outbox, 1)
     rest(outbox, NOW + AN_HOUR)
     assert claim_ids(outbox) == []
-    assert outbox.standing("production") == {"a": Standing(None, NOW + AN_HOUR)}
-    assert outbox.standing("staging") == outbox.standing(None) == {}
+    assert outbox.statuses("production") == {"a": EndpointStatus(None, NOW + AN_HOUR)}
+    assert outbox.statuses("staging") == outbox.statuses(None) == {}
     assert disabled(outbox, "production") == {}
     assert outbox.next_due_at("a", "production", now=NOW) == NOW + AN_HOUR
     assert claim_ids(outbox, now=NOW + AN_HOUR) == ["dlv_a_1"]
@@ -293,7 +293,7 @@ def test_a_turn_is_taken_again_when_a_clock_was_wrong(outbox: Outbox) -> None:
     release(outbox, 1)
     rest(outbox, NOW + DAYS)
     assert claim_ids(outbox, max_wait=MAX_WAIT, rest=AN_HOUR) == ["dlv_a_1"]
-    until = outbox.standing("production")["a"].rests_until
+    until = outbox.statuses("production")["a"].rests_until
     assert until is not None
     assert NOW + AN_HOUR <= until < NOW + AN_HOUR + A_SECOND
 
@@ -307,10 +307,10 @@ def test_a_record_sees_the_rest_that_another_worker_was_asked_for(
     first.release(event_id(3), [replace(delivery(3), environment="staging")])
     one, two = first.claim("a", environment="production", now=NOW, lease=LEASE, limit=2)
     [elsewhere] = first.claim("a", environment="staging", now=NOW, lease=LEASE)
-    assert first.record(one, attempt(), DELIVERED) == Standing(None, None)
+    assert first.record(one, attempt(), DELIVERED) == EndpointStatus(None, None)
     rest(second, NOW + AN_HOUR)
-    assert first.record(two, attempt(), DELIVERED) == Standing(None, NOW + AN_HOUR)
-    assert first.record(elsewhere, attempt(), DELIVERED) == Standing(None, None)
+    assert first.record(two, attempt(), DELIVERED) == EndpointStatus(None, NOW + AN_HOUR)
+    assert first.record(elsewhere, attempt(), DELIVERED) == EndpointStatus(None, None)
 
 
 def test_the_later_rest_holds(outbox: Outbox) -> None:
@@ -318,9 +318,9 @@ def test_the_later_rest_holds(outbox: Outbox) -> None:
     rest(outbox, NOW + AN_HOUR)
     rest(outbox, NOW + A_SECOND)
     outbox.disable("a", "production", NOW)
-    assert outbox.standing("production") == {"a": Standing(NOW, NOW + AN_HOUR)}
+    assert outbox.statuses("production") == {"a": EndpointStatus(NOW, NOW + AN_HOUR)}
     assert outbox.enable("a", "production")
-    assert outbox.standing("production") == {"a": Standing(None, NOW + AN_HOUR)}
+    assert outbox.statuses("production") == {"a": EndpointStatus(None, NOW + AN_HOUR)}
 
 
 def test_a_try_that_a_limit_refused_is_not_counted(outbox: Outbox) -> None:
@@ -381,7 +381,7 @@ def test_a_rest_of_a_wrong_clock_is_over(outbox: Outbox) -> None:
     rest(outbox, NOW + too_long)
     assert claim_ids(outbox, max_wait=MAX_WAIT) == ["dlv_a_1"]
     rest(outbox, NOW + AN_HOUR, max_wait=MAX_WAIT)
-    assert outbox.standing("production")["a"].rests_until == NOW + AN_HOUR
+    assert outbox.statuses("production")["a"].rests_until == NOW + AN_HOUR
 
 
 # Rows that cannot be read

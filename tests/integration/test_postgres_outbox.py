@@ -719,7 +719,7 @@ def test_a_role_has_the_rows_of_its_environment_only(role: tuple[str, str], data
             assert not staging.attempts(theirs.id)
             assert not staging.intents()
             assert set(staging.summaries()) == {"staging"}
-            assert not staging.standing("production")
+            assert not staging.statuses("production")
             assert not staging.redeliver(theirs.id, now=NOW)
             assert not staging.discard(theirs.id, now=NOW)
             assert not staging.enable("a", "production")

@@ -16,7 +16,7 @@ from confiture_webhooks.errors import Fault
 from confiture_webhooks.outlook import (
     LATE,
     PATIENCE,
-    Standing,
+    EndpointStatus,
     Why,
     by_environment,
     elsewhere,
@@ -33,19 +33,22 @@ A = endpoint(name="a")
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"configured": [A], "standing": {"a": Standing(EARLIER, None)}}, Why.OFF),
+        ({"configured": [A], "statuses": {"a": EndpointStatus(EARLIER, None)}}, Why.OFF),
         ({"configured": []}, Why.UNKNOWN),
-        ({"configured": [], "standing": {"a": Standing(EARLIER, None)}}, Why.UNKNOWN),
+        ({"configured": [], "statuses": {"a": EndpointStatus(EARLIER, None)}}, Why.UNKNOWN),
         ({"configured": [replace(A, faults=(Fault("url", "is blank", "Add it"),))]}, Why.FAULTY),
         (
-            {"configured": [A], "standing": {"a": Standing(None, NOW + timedelta(minutes=1))}},
+            {
+                "configured": [A],
+                "statuses": {"a": EndpointStatus(None, NOW + timedelta(minutes=1))},
+            },
             Why.RESTS,
         ),
         ({"configured": [A], "due": {"a": EARLIER}}, Why.UNSERVED),
         (
             {
                 "configured": [A],
-                "standing": {"a": Standing(None, NOW)},
+                "statuses": {"a": EndpointStatus(None, NOW)},
                 "oldest": {"a": NOW - 2 * PATIENCE},
             },
             Why.LIMITED,
@@ -67,9 +70,12 @@ def test_a_reason_for_each_kind_of_wait(
 @pytest.mark.parametrize(
     "given",
     [
-        {"standing": {"a": Standing(None, NOW)}, "oldest": {"a": NOW - PATIENCE}},
-        {"standing": {"a": Standing(None, NOW - 2 * LATE)}, "oldest": {"a": NOW - 2 * PATIENCE}},
-        {"standing": {"a": Standing(None, NOW + timedelta(days=3))}},
+        {"statuses": {"a": EndpointStatus(None, NOW)}, "oldest": {"a": NOW - PATIENCE}},
+        {
+            "statuses": {"a": EndpointStatus(None, NOW - 2 * LATE)},
+            "oldest": {"a": NOW - 2 * PATIENCE},
+        },
+        {"statuses": {"a": EndpointStatus(None, NOW + timedelta(days=3))}},
         {"due": {"a": NOW - timedelta(minutes=14)}},
         {"due": {"a": None}},
         {},

@@ -359,7 +359,7 @@ def test_no_worker_waits_for_a_turn_that_is_far() -> None:
     for _ in range(2):
         assert pass_once(worker_of(outbox, transport, rate=timedelta(hours=1)))
     assert len(transport.sent) == 1
-    until = outbox.standing("production")["analytics"].rests_until
+    until = outbox.statuses("production")["analytics"].rests_until
     assert until is not None
     assert until > datetime.now(UTC) + timedelta(minutes=59)
 

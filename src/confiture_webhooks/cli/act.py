@@ -262,8 +262,8 @@ def disable(name: NameArg, config: ConfigOpt = None, output: FormatOpt = "text")
 
 def _standing_of(context: Context, name: str) -> tuple[bool, int]:
     """Whether endpoint *name* is off, and how many deliveries wait; refuses an unknown one."""
-    standing = context.outbox.standing(context.environment).get(name)
-    is_off = standing is not None and standing.off_since is not None
+    status = context.outbox.statuses(context.environment).get(name)
+    is_off = status is not None and status.off_since is not None
     if not is_off and name not in {endpoint.name for endpoint in context.settings.recorded}:
         raise context.unknown_endpoint(name)
     summary = context.outbox.summaries().get(context.environment)

@@ -148,7 +148,7 @@ class Context:
         return outlook(
             counts,
             configured=self.settings.recorded,
-            standing=self.outbox.standing(self.environment),
+            statuses=self.outbox.statuses(self.environment),
             now=datetime.now(UTC),
         )
 

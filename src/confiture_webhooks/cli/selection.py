@@ -10,7 +10,7 @@ from typing import Any
 from ..delivery import State
 from ..event import rfc3339
 from ..outbox import Intent, Outbox, Row, Unreadable, UnreadableIntent
-from ..outlook import Standing, is_possible, listed, rest_of, shown_environment
+from ..outlook import EndpointStatus, is_possible, listed, rest_of, shown_environment
 from ..remedy import shown
 from ..run.other_environment import shown_for
 from ..run.settling import Judged
@@ -33,14 +33,14 @@ def documents(context: Context, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """
     now = datetime.now(UTC)
     environments = {row.delivery.environment for row in rows}
-    standing = {one: context.outbox.standing(one) for one in environments}
+    statuses = {one: context.outbox.statuses(one) for one in environments}
     own = {(context.environment, one.name): one for one in context.settings.recorded}
     found = []
     for row in rows:
         one = row.delivery
-        stands = standing[one.environment].get(one.endpoint, Standing(None, None))
+        status = statuses[one.environment].get(one.endpoint, EndpointStatus(None, None))
         endpoint = own.get((one.environment, one.endpoint))
-        until = rest_of(stands, endpoint, now)
+        until = rest_of(status, endpoint, now)
         is_resting = row.state is State.PENDING and until is not None and until > now
         due_at = row.next_attempt_at
         if due_at and (row.is_ready or not is_possible(due_at, endpoint, now)):

@@ -114,9 +114,9 @@ def test(
 def _warn_off(settings: Settings, names: list[str]) -> None:
     """Say which of *names* are off: a test is sent all the same, events are not."""
     with suppress(OutboxError), closing(operators_outbox(settings)) as outbox:
-        standing = outbox.standing(settings.environment)
+        statuses = outbox.statuses(settings.environment)
         for name in names:
-            if name in standing and standing[name].off_since:
+            if name in statuses and statuses[name].off_since:
                 remedy = f"Switch it on: {shown('enable', name)}"
                 say(f"Endpoint {name} is off: this test is sent, events are not. {remedy}")
 

@@ -18,7 +18,7 @@ from ..event import rfc3339
 from ..outbox import UNSETTLED_FOR, Intent, LeftBehind, Outbox, Row, Summary, Unreadable
 from ..outlook import (
     LATE,
-    Standing,
+    EndpointStatus,
     Wait,
     correct_first,
     elsewhere,
@@ -147,9 +147,9 @@ def examine(
     environment = settings.environment or None
     summaries = outbox.summaries()
     summary = summaries.get(environment, Summary())
-    standing = outbox.standing(environment)
-    off = _off(standing)
-    waiting = partial(outlook, configured=settings.recorded, standing=standing, now=now)
+    statuses = outbox.statuses(environment)
+    off = _off(statuses)
+    waiting = partial(outlook, configured=settings.recorded, statuses=statuses, now=now)
     newest = outbox.deliveries(
         state=State.PENDING, environment=environment, since=now + FUTURE, limit=MOST_NAMED
     )
@@ -215,15 +215,15 @@ def _refused(
             yield name, answer
 
 
-def _off(standing: Mapping[str, Standing]) -> dict[str, datetime]:
-    return {name: since for name, (since, _) in standing.items() if since is not None}
+def _off(statuses: Mapping[str, EndpointStatus]) -> dict[str, datetime]:
+    return {name: since for name, (since, _) in statuses.items() if since is not None}
 
 
 def _late(
     outbox: Outbox, environment: str | None, summary: Summary, now: datetime
 ) -> tuple[int, datetime] | None:
     """How many deliveries of another environment are due without a worker, since when."""
-    off = _off(outbox.standing(environment))
+    off = _off(outbox.statuses(environment))
     due = {
         name: at
         for name in summary.undelivered

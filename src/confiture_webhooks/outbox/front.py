@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from ..outlook import Standing
+from ..outlook import EndpointStatus
 from . import rows, schema
 
 WAKE_BATCH = 5_000
@@ -30,7 +30,7 @@ class Look:
     now: datetime
     latest: int
     """The latest instant that a clock that is right can have put anything off to."""
-    closed: Standing
+    closed: EndpointStatus
     """Since when the endpoint is off, and until when it rests; ``None``: it is on, it does not."""
     heads: Sequence[schema.Stored]
     """The first deliveries of runs that no lease holds, oldest first."""
@@ -104,16 +104,16 @@ class Front:
         looking = {**self.place, "window": WINDOW, "runs": RUNS, "floor": 0}
         has_passed = self._origin is not None and self._floor - self._origin > PASSED
         is_slow = has_passed and self._cost_s > QUICK_S
-        standing: schema.Found = ()
+        status: schema.Found = ()
         seen: schema.Found = ()
         ends = self._waiting
         if is_slow and time.monotonic() - self._looked_at < 20 * self._cost_s:
             from_floor = looking | {"floor": self._floor}
-            standing, seen = self._store.read(("standing", self.place), ("look", from_floor))
+            status, seen = self._store.read(("status", self.place), ("look", from_floor))
         if not seen:
             started = time.monotonic()
-            standing, [waiting], seen = self._store.read(
-                ("standing", self.place), ("waiting", self.place), ("look", looking)
+            status, [waiting], seen = self._store.read(
+                ("status", self.place), ("waiting", self.place), ("look", looking)
             )
             self._looked_at = time.monotonic()
             self._cost_s = self._looked_at - started
@@ -125,21 +125,21 @@ class Front:
         hides = len(seen) >= RUNS or sum(row["ready"] for row in seen) >= WINDOW
         free = [row for row in seen if not row["is_held"]]
         if seen and not free:  # runs that are held may hide others
-            standing, seen = self._store.read(("standing", self.place), ("look_elsewhere", looking))
+            status, seen = self._store.read(("status", self.place), ("look_elsewhere", looking))
             free = [row for row in seen if not row["is_held"]]
-        latest, (off_since, until) = horizon(now, max_wait), standing_of(standing)
+        latest, (off_since, until) = horizon(now, max_wait), status_of(status)
         rests = until is not None and now < until and rows.instant(until) <= latest
-        closed = Standing(off_since, until if rests else None)
+        closed = EndpointStatus(off_since, until if rests else None)
         return Look(now, latest, closed, free, hides, ends)
 
 
-def standing_of(found: schema.Found) -> Standing:
+def status_of(found: schema.Found) -> EndpointStatus:
     """Whether an endpoint is off or rests, by its row; off also if since when cannot be read."""
     if not found:
-        return Standing(None, None)
+        return EndpointStatus(None, None)
     off_since = found[0]["off_since"]
     off_at = None if off_since is None else rows.at_best(off_since) or rows.EPOCH
-    return Standing(off_at, rows.at_best(found[0]["rests_until"]))
+    return EndpointStatus(off_at, rows.at_best(found[0]["rests_until"]))
 
 
 def horizon(now: datetime, max_wait: timedelta | None) -> int:

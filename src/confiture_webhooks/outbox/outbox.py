@@ -43,13 +43,13 @@ from typing import TYPE_CHECKING, Any
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
 from ..event import EventType, stored_text
 from . import rows, schema
-from .front import END_OF_TIME, Front, horizon, standing_of
+from .front import END_OF_TIME, Front, horizon, status_of
 from .summary import Summary, summaries
 from .values import Batch, Claim, Intent, Row, UnreadableIntent
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
-    from ..outlook import Standing
+    from ..outlook import EndpointStatus
 
 KEPT_FOR = timedelta(days=30)
 KEPT_DELIVERED = 10_000
@@ -208,7 +208,7 @@ class Outbox:
         decision: Decision,
         rests_until: datetime | None = None,
         max_wait: timedelta | None = None,
-    ) -> Standing | None:
+    ) -> EndpointStatus | None:
         """Keep *attempt* and move the delivery as decided; ``None``: the lease was lost.
 
         Else whether the endpoint was off or had to rest there before. An attempt after which it
@@ -226,19 +226,19 @@ class Outbox:
             "ended_at": finished_at if is_over else None,
             "counts": int(decision.rests_until is None),
         }
-        steps = ["hold", "standing", "add_attempt", "move"]
+        steps = ["hold", "status", "add_attempt", "move"]
         if decision.outcome is Outcome.GONE:
             steps.insert(3, "switch_off")
         if rests_until is not None:  # with the move, which lets other workers claim the next
             now = attempt.started_at + attempt.duration
             values |= {"until": rows.instant(rests_until), "horizon": horizon(now, max_wait)}
             steps.insert(3, "rest")
-        is_held, standing, *_ = self._store.write(
+        is_held, status, *_ = self._store.write(
             *((name, values) for name in steps), *(() if is_over else (NEWS,)), is_synced=False
         )
         # It may be recorded already, and the store's answer was lost.
         is_kept = is_held or self._store.read(("recorded", values))[0]
-        return standing_of(standing) if is_kept else None
+        return status_of(status) if is_kept else None
 
     def give_back(self, claim: Claim) -> None:
         """End the lease without an attempt; the delivery is due as before."""
@@ -286,13 +286,11 @@ class Outbox:
         count, *_ = self._store.write(("enable", _place(endpoint, environment)), NEWS)
         return bool(count)
 
-    def standing(self, environment: str | None) -> Mapping[str, Standing]:
+    def statuses(self, environment: str | None) -> Mapping[str, EndpointStatus]:
         """The endpoints that are off in *environment*, or were asked to rest, and until when."""
-        [found] = self._store.read(("standing", _place("", environment)))
+        [found] = self._store.read(("status", _place("", environment)))
         return {
-            rows.shown(row["endpoint"]): standing
-            for row in found
-            if any(standing := standing_of([row]))
+            rows.shown(row["endpoint"]): status for row in found if any(status := status_of([row]))
         }
 
     # Operators
@@ -325,7 +323,7 @@ class Outbox:
         pruning = forgetting | {"at": cutoff[0], "last": cutoff[1]}
         pruned = schema.write_all(self._store, "prune", pruning)
         schema.write_all(self._store, "forget_released", forgetting)
-        self._store.write(("forget_standing", forgetting))
+        self._store.write(("forget_status", forgetting))
         return pruned
 
     def _ahead(self) -> timedelta:
@@ -368,7 +366,7 @@ class Outbox:
             values["seq"] = rows.named(values["any_id"])["seq"]
         values["limit"] = min(limit, END_OF_TIME)  # no store takes a larger number
         [found] = self._store.read((f"list {filters}", values))
-        return [rows.standing(row) for row in found]
+        return [rows.row_of(row) for row in found]
 
     def named(self, delivery_ids: Sequence[str]) -> Sequence[Row]:
         """The deliveries of these ids, as far as they are there."""
@@ -379,7 +377,7 @@ class Outbox:
             ids, seqs = (", ".join(f":{key}{n}" for n in range(len(some))) for key in ("id", "seq"))
             wanted = f"list (id IN ({ids}) OR deliveries.seq IN ({seqs}))"
             [stored] = self._store.read((wanted, {**values, "limit": len(some)}))
-            found += map(rows.standing, stored)
+            found += map(rows.row_of, stored)
         return found
 
     def look_up(self, beginning: str, *, limit: int = 20) -> Sequence[Row]:

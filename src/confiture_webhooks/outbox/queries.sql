@@ -63,7 +63,7 @@ WHERE endpoint = :endpoint AND environment = :environment AND correlation_id = :
   AND state = 'in_flight' AND is_ready = 0
   AND substr(token, 1, length(:holder)) = :holder
 
--- name: standing
+-- name: status
 SELECT endpoint, off_since, rests_until FROM main.endpoints
 WHERE environment = :environment AND (:endpoint = '' OR endpoint = :endpoint) ORDER BY endpoint
 
@@ -245,7 +245,7 @@ SET off_since = coalesce(main.endpoints.off_since, excluded.off_since)
 UPDATE main.endpoints SET off_since = NULL
 WHERE endpoint = :endpoint AND environment = :environment AND off_since IS NOT NULL
 
--- name: forget_standing
+-- name: forget_status
 DELETE FROM main.endpoints
 WHERE off_since IS NULL AND (rests_until IS NULL OR rests_until < :at)
 

@@ -134,7 +134,7 @@ def claim(row: Stored, token: str) -> Claim:
     )
 
 
-def standing(row: Stored) -> Row:
+def row_of(row: Stored) -> Row:
     """The delivery in *row* and where it stands."""
     state = state_of(row)
     # A Row of SQLite iterates over its values.

@@ -154,7 +154,7 @@ class Sending:
         waits = outlook(
             summary.undelivered,
             configured=self._settings.recorded,
-            standing=outbox.standing(environment),
+            statuses=outbox.statuses(environment),
             oldest=summary.oldest,
             now=now,
         )

@@ -22,7 +22,7 @@ from .pace import OpenDelivery
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..outbox import Claim, Outbox
-    from ..outlook import Standing
+    from ..outlook import EndpointStatus
     from ..telemetry import DeliverySpan, PassSpans, Telemetry
     from ..transport import Transport
     from .pace import Pace
@@ -185,7 +185,7 @@ class Sender:
         elif wait is not None and (wait > self.hold or self.stopping.is_set()):
             self.close_open(pace, delivery_id)
 
-    def _record(self, record: Callable[[], Standing | None]) -> Standing | None:
+    def _record(self, record: Callable[[], EndpointStatus | None]) -> EndpointStatus | None:
         for wait in RECORD_AGAIN_S:
             try:
                 return record()
