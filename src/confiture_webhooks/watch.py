@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
+from typing import NamedTuple
 
 from .adapters.http import HttpTransport
 from .config import Settings
@@ -39,6 +40,16 @@ CHANGE_WITHIN = timedelta(seconds=3)
 """So long may attempts under way keep a new configuration waiting; then they are cut."""
 LOOK_EVERY_S = 1.0
 """How often a watching worker looks whether its files have changed."""
+
+
+class Configuration(NamedTuple):
+    """What a worker goes by."""
+
+    settings: Settings
+    ask: Ask | None = None
+    """Asks the migrated database how the migrations of killed runs ended."""
+    database: Database = Database()
+    """That database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +87,13 @@ class _Delivering:
 
     def __init__(
         self,
-        settings: Settings,
-        ask: Ask | None,
+        given: Configuration,
         *,
-        database: Database,
         is_pass: bool = False,
         before: Counter[Outcome] | None = None,
     ) -> None:
-        self.settings, self.ask = settings, ask
+        settings, self.ask, database = given
+        self.settings = settings
         self.before = before or Counter()
         """Outcomes of the workers before this one, with an older configuration."""
         self.open: Judged = []
@@ -201,13 +211,13 @@ class Source:
     def __init__(
         self,
         files: Sequence[str | os.PathLike[str]],
-        read: Callable[[], tuple[Settings, Ask | None]],
+        read: Callable[[], Configuration],
     ) -> None:
         self._files = files
         self._read = read
         self._known = self._seen = [stamp(path) for path in files]
 
-    def news(self) -> tuple[Settings, Ask | None] | None:
+    def news(self) -> Configuration | None:
         """The configuration to take over: it has changed, and is whole, unchanged since last asked.
 
         A wrong one is said in a line.
@@ -217,8 +227,8 @@ class Source:
             return None
         self._known = self._seen
         try:
-            settings, ask = self._read()
-            faults = settings.faults
+            found = self._read()
+            faults = found.settings.faults
         except ConfigError as error:  # the file is gone
             faults = error.faults
         except Exception as error:  # noqa: BLE001  nothing in a file ends a worker
@@ -228,12 +238,12 @@ class Source:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             refuse(f"{faults[0]}{more}")
             return None
-        if not settings.endpoints:
+        if not found.settings.endpoints:
             gone = [str(path) for path in self._files if not os.path.isfile(path)]  # noqa: PTH113
             is_gone = f" ({', '.join(gone)} cannot be read)" if gone else ""
             refuse(f"no endpoint is configured{is_gone}")
             return None
-        return settings, ask
+        return found
 
 
 def refuse(why: str) -> None:
@@ -241,15 +251,14 @@ def refuse(why: str) -> None:
     say(f"The changed configuration is wrong, the one before it stays in force: {why}")
 
 
-def deliver_due(settings: Settings, ask: Ask | None, database: Database) -> PassResult:
+def deliver_due(given: Configuration) -> PassResult:
     """Send every delivery that is due now, once; one that fails is put off on its schedule.
 
-    First, *ask* the database how the migrations of killed runs ended.
+    First, the database is asked how the migrations of killed runs ended.
 
     Raises OutboxError when the outbox cannot be opened.
     """
-    made = _Delivering(settings, ask, database=database, is_pass=True)
-    with closing(made) as command:
+    with closing(_Delivering(given, is_pass=True)) as command:
         command.passes.begin(claims=0)  # a pass that finds nothing is seen, too
         command.tend()
         is_due = False  # with nothing to send, nothing flashes on a terminal
@@ -268,32 +277,26 @@ def deliver_due(settings: Settings, ask: Ask | None, database: Database) -> Pass
         return command.result(is_done=is_done)
 
 
-def deliver_until(
-    stopped: threading.Event,
-    settings: Settings,
-    ask: Ask | None,
-    *,
-    source: Source,
-    database: Database,
-) -> PassResult:
+def deliver_until(stopped: threading.Event, given: Configuration, *, source: Source) -> PassResult:
     """Send every delivery when it is due, until *stopped* is set.
 
-    Now and then, *ask* the database how the migrations of killed runs ended. When *source* has
+    Now and then, the database is asked how the migrations of killed runs ended. When *source* has
     changed, attempts under way end or are cut, and a new worker has the new configuration.
 
     At the end attempts under way end, and other claims go back.
     KeyboardInterrupt cuts that short. Raises OutboxError when the outbox cannot be opened.
     """
     before = Counter[Outcome]()
-    in_force = current = settings, ask
+    in_force = current = given
     while True:
         try:
             with ExitStack() as ending:
-                command = _Delivering(*current, database=database, before=before)
+                command = _Delivering(current, before=before)
                 ending.callback(command.close)
                 ending.callback(command.listen())
                 if current is not in_force:
-                    say(f"The configuration has changed. {_now(current[0], in_force[0])}")
+                    now = _now(current.settings, in_force.settings)
+                    say(f"The configuration has changed. {now}")
                 news = _serve(command, stopped, source)
                 result = command.result(is_done=True)
         except OutboxError as error:
@@ -317,9 +320,7 @@ def _now(settings: Settings, before: Settings) -> str:
     return "; ".join(now)
 
 
-def _serve(
-    command: _Delivering, stopped: threading.Event, source: Source
-) -> tuple[Settings, Ask | None] | None:
+def _serve(command: _Delivering, stopped: threading.Event, source: Source) -> Configuration | None:
     news = None
     command.worker.start()
     try:

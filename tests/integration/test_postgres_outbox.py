@@ -21,7 +21,6 @@ from psycopg.pq import TransactionStatus
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import Delivery
 from confiture_webhooks.errors import OutboxError
-from confiture_webhooks.event import Database
 from confiture_webhooks.outbox import (
     Intent,
     Outbox,
@@ -35,7 +34,7 @@ from confiture_webhooks.outbox import schema as versions
 from confiture_webhooks.outbox.postgres import PostgresOutbox
 from confiture_webhooks.outbox.postgres_schema import has_outbox
 from confiture_webhooks.outbox.postgres_session import connect, conninfo_of
-from confiture_webhooks.watch import _Delivering
+from confiture_webhooks.watch import Configuration, _Delivering
 from contract.acts import claim_ids, claim_one, finish, release
 from contract.made import (
     A_SECOND,
@@ -574,7 +573,7 @@ def test_a_worker_that_loses_the_rows_of_its_environment_says_so(
     with psycopg.connect(database, autocommit=True) as admin:
         for statement in postgres_rights.grants(name, "production"):
             admin.execute(statement)
-        with closing(_Delivering(settings, None, database=Database())) as command:
+        with closing(_Delivering(Configuration(settings))) as command:
             command.tend()
             assert "webhooks.outbox_failed" not in capsys.readouterr().err
             for statement in postgres_rights.grants(name, "staging"):

@@ -13,7 +13,7 @@ from confiture_webhooks import terminal
 from confiture_webhooks.cli.context import Context
 from confiture_webhooks.config import Settings, read
 from confiture_webhooks.endpoint import Endpoint
-from confiture_webhooks.watch import Source, _now
+from confiture_webhooks.watch import Configuration, Source, _now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ GOOD = "webhooks: {endpoints: [{name: %s, url: 'https://a.example/'}]}\n"
 
 def changes_of(path: Path) -> Source:
     """Of the configuration in *path*."""
-    return Source((path,), lambda: (read({}, path), None))
+    return Source((path,), lambda: Configuration(read({}, path)))
 
 
 def names(news: Any) -> list[str] | None:
@@ -66,7 +66,7 @@ def test_a_file_that_becomes_readable_is_a_change(tmp_path: Path) -> None:
     def reading() -> Any:
         if not may_read:
             raise PermissionError
-        return read({}, path), None
+        return Configuration(read({}, path))
 
     changes = Source((path,), reading)
     path.write_text(GOOD % "second")

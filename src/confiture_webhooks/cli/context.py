@@ -26,7 +26,7 @@ from ..outlook import Wait, outlook
 from ..run.invocation import Invocation, blocks_here, parse, unread_block
 from ..run.settling import Ask
 from ..terminal import say
-from ..watch import Source
+from ..watch import Configuration, Source
 from ..wiring import found_settings, in_database, operators_outbox, outbox_place
 from .tables import say_faults
 
@@ -130,9 +130,9 @@ class Context:
     def source(self) -> Source:
         """Where the settings come from, to be read again when its files change."""
 
-        def again() -> tuple[Settings, Ask | None]:
+        def again() -> Configuration:
             fresh = Context(config=self.config)
-            return fresh._read(), fresh.ask
+            return Configuration(fresh._read(), fresh.ask, fresh.database)
 
         given = self.invocation
         named = (given.settings_file, given.config_file, os.environ.get(CONFIG))

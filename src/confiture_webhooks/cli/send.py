@@ -19,14 +19,13 @@ from ..config import Settings
 from ..delivery import State
 from ..doctor.endpoints import remedy_of
 from ..errors import ConfigError, OutboxError
-from ..event import Database, EventType, rfc3339
+from ..event import EventType, rfc3339
 from ..outbox import Row
 from ..outlook import again_lines, by_environment, correct_first, shown_environment
 from ..remedy import shown
 from ..run.other_environment import elsewhere_line
-from ..run.settling import Ask
 from ..terminal import counted, is_terminal, say
-from ..watch import PassResult, deliver_due, deliver_until
+from ..watch import Configuration, PassResult, deliver_due, deliver_until
 from ..wiring import operators_outbox
 from ..worker.pace import FAILING_AFTER
 from .context import Context
@@ -166,8 +165,9 @@ def deliver(
     settings = context.sending_settings
     if output == "text":
         say_faults((*settings.faults, *settings.warnings))
+    configuration = Configuration(settings, context.ask, context.database)
     try:
-        result = _watch(context) if watch else _once(settings, context.ask, context.database)
+        result = _watch(context, configuration) if watch else _once(configuration)
     except OutboxError as error:
         raise context.explained(error) from error
     document = {**_document(result), **open_document(result.open)}
@@ -182,7 +182,7 @@ def send_now(context: Context, rows: Sequence[Row], output: str) -> dict[str, An
     """
     settings, names = context.settings, {row.delivery.endpoint for row in rows}
     chosen = tuple(endpoint for endpoint in settings.endpoints if endpoint.name in names)
-    result = _once(replace(settings, endpoints=chosen), None, context.database)
+    result = _once(Configuration(replace(settings, endpoints=chosen), None, context.database))
     sent = context.outbox.named([row.delivery.id for row in rows])
     states = Counter(one.state for one in sent)
     unsent = {one.delivery.endpoint for one in sent if one.state is not State.DELIVERED}
@@ -207,17 +207,17 @@ def send_now(context: Context, rows: Sequence[Row], output: str) -> dict[str, An
     return _document(result)
 
 
-def _once(settings: Settings, ask: Ask | None, database: Database) -> PassResult:
+def _once(given: Configuration) -> PassResult:
     """One pass. SIGTERM cuts it as Ctrl-C does: leases are given back, telemetry is exported."""
 
     def stop(number: int, _: Any) -> NoReturn:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
-    return deliver_due(settings, ask, database)
+    return deliver_due(given)
 
 
-def _watch(context: Context) -> PassResult:
+def _watch(context: Context, given: Configuration) -> PassResult:
     stopped = threading.Event()
 
     def stop(*_: Any) -> None:
@@ -229,9 +229,7 @@ def _watch(context: Context) -> PassResult:
         signal.signal(number, stop)
     where = f"environment {shown_environment(context.environment)}, outbox {context.where}"
     say(f"Sending deliveries as they become due ({where}). Ctrl-C or SIGTERM ends it.")
-    return deliver_until(
-        stopped, context.settings, context.ask, source=context.source(), database=context.database
-    )
+    return deliver_until(stopped, given, source=context.source())
 
 
 def _document(result: PassResult) -> dict[str, Any]:
