@@ -18,6 +18,7 @@ from confiture_webhooks.doctor.endpoints import signs
 from confiture_webhooks.doctor.findings import Health
 from confiture_webhooks.endpoint import Endpoint
 from confiture_webhooks.event import (
+    OF_RUNS,
     Database,
     Direction,
     ErrorInfo,
@@ -27,7 +28,7 @@ from confiture_webhooks.event import (
     payload,
 )
 from confiture_webhooks.formats import complete, render
-from confiture_webhooks.formats.message import RUNS, TITLES, cut, message
+from confiture_webhooks.formats.message import TITLES, cut, message
 from confiture_webhooks.signature import body_signature
 from confiture_webhooks.transport import Request, prepare
 from providers import ROUTING_KEY, accept
@@ -107,7 +108,7 @@ def accepted(chosen: str, what: Event, **changes: Any) -> str:
 
 def test_every_event_has_a_title_and_a_sample_here() -> None:
     """No kind is left out, of the formats or of these tests, but a hook's own, sent as it is."""
-    assert set(EVENTS) == set(TITLES) | RUNS == set(EventType) - {EventType.CUSTOM}
+    assert set(EVENTS) == set(TITLES) | OF_RUNS == set(EventType) - {EventType.CUSTOM}
 
 
 @pytest.mark.parametrize("kind", EVENTS)
