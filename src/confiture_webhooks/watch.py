@@ -19,11 +19,10 @@ from .config import Settings
 from .delivery import Outcome, State
 from .errors import UNRECORDED, ConfigError, OutboxError
 from .event import Database
-from .outbox import Summary
+from .outbox import Summary, waiting_elsewhere
 from .outbox.postgres_refusal import lacks_right
-from .outlook import Wait, elsewhere, outlook, shown_environment
+from .outlook import Wait, outlook, shown_environment
 from .run import TELEMETRY_BUDGET
-from .run.sending import undelivered
 from .run.settling import Ask, Judged, settle_outbox
 from .terminal import counted, progress, say
 from .trust import stamp
@@ -190,9 +189,9 @@ class _Delivering:
             delivered=outcomes[Outcome.DELIVERED],
             dead=dead,
             gone=gone,
-            left=sum(mine.undelivered.values()),
+            left=mine.waiting,
             next_at=next_at,
-            elsewhere=elsewhere(undelivered(summaries), self.settings.environment),
+            elsewhere=waiting_elsewhere(summaries, self.settings.environment),
             failures={
                 one.endpoint.name: failure
                 for one in paces

@@ -155,7 +155,7 @@ def _print_list(
     if len(rows) == limit:
         say(f"The newest are listed, at most {limit}; --limit lists more")
     if others:
-        counts = {name: sum(one.counts.values()) for name, one in others.items()}
+        counts = {name: one.total for name, one in others.items()}
         say(f"No delivery matches. There are, by environment: {listed(counts)}")
 
 

@@ -160,11 +160,11 @@ def drop(yes: YesOpt = False, config: ConfigOpt = None, output: FormatOpt = "tex
     with opened(config) as context:
         place, is_there = context.where, context.outbox.is_durable
         summaries = context.outbox.summaries()
-        total = sum(sum(one.counts.values()) for one in summaries.values())
+        total = sum(one.total for one in summaries.values())
         left = {
             name: count
             for name, one in summaries.items()
-            if (count := sum(one.counts.values()) - one.counts.get(State.DELIVERED, 0))
+            if (count := one.total - one.counts.get(State.DELIVERED, 0))
         }
         intents = len(context.outbox.intents())
     if is_there:

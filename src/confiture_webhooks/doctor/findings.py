@@ -15,7 +15,16 @@ from ..config.variables import ENVIRONMENT, OUTBOX
 from ..delivery import State
 from ..errors import OutboxError
 from ..event import rfc3339
-from ..outbox import UNSETTLED_FOR, Intent, LeftBehind, Outbox, Row, Summary, Unreadable
+from ..outbox import (
+    UNSETTLED_FOR,
+    Intent,
+    LeftBehind,
+    Outbox,
+    Row,
+    Summary,
+    Unreadable,
+    waiting_elsewhere,
+)
 from ..outlook import (
     LATE,
     EndpointStatus,
@@ -28,7 +37,6 @@ from ..outlook import (
 )
 from ..remedy import shown
 from ..run.other_environment import in_environment
-from ..run.sending import undelivered
 from ..terminal import counted
 from ..wiring import left_in_database, left_in_file
 
@@ -112,7 +120,7 @@ class Findings:
     @property
     def others(self) -> dict[str | None, int]:
         """By other environment, how many deliveries wait."""
-        return elsewhere(undelivered(self.summaries), self.environment)
+        return waiting_elsewhere(self.summaries, self.environment)
 
     def ended_elsewhere(self, state: State) -> dict[str | None, int]:
         """By other environment, how many deliveries are in *state*."""

@@ -96,11 +96,10 @@ def check_path(settings: Settings) -> None:
 
 def _kept(settings: Settings, findings: Findings) -> Check:
     summary = findings.summary
-    waiting = sum(summary.undelivered.values())
     dead = counted(summary.counts.get(State.DEAD_LETTER, 0), "dead letter", "dead letters")
     where = f"environment {shown_environment(settings.environment)} in {outbox_place(settings)}"
-    counts = f"{waiting} waiting, {dead}; {where}"
-    if waiting > sum(wait.count for wait in findings.waits):  # which have rows of their own
+    counts = f"{summary.waiting} waiting, {dead}; {where}"
+    if summary.waiting > sum(wait.count for wait in findings.waits):  # which have rows of their own
         return warn("outbox", counts, f"Send them now: {shown('redeliver', '--pending')}")
     return ok("outbox", counts)
 

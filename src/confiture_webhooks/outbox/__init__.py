@@ -1,7 +1,7 @@
 """The outbox: keeps every event until each endpoint has it, in SQLite, PostgreSQL or memory."""
 
 from .outbox import KEPT_FOR, Outbox, Release
-from .summary import UNSETTLED_FOR, LeftBehind, Summary
+from .summary import UNSETTLED_FOR, LeftBehind, Summary, waiting_elsewhere
 from .values import (
     NO_ROW,
     Claim,
@@ -28,4 +28,5 @@ __all__ = [
     "Summary",
     "Unreadable",
     "UnreadableIntent",
+    "waiting_elsewhere",
 ]

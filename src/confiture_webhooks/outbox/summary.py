@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from ..delivery import State
+from ..outlook import elsewhere
 from .rows import at_best, intent, shown, state_of
 from .schema import Found
 from .values import Intent
@@ -25,6 +27,16 @@ class Summary:
     """Pending and in-flight deliveries by endpoint name."""
     oldest: dict[str, datetime] = field(default_factory=dict)
     """By endpoint name, when the oldest of those was made."""
+
+    @property
+    def total(self) -> int:
+        """How many deliveries there are."""
+        return sum(self.counts.values())
+
+    @property
+    def waiting(self) -> int:
+        """How many are undelivered."""
+        return sum(self.undelivered.values())
 
     @property
     def oldest_at(self) -> datetime | None:
@@ -58,6 +70,13 @@ def summaries(undelivered: Found, ended: Found) -> dict[str | None, Summary]:
     return dict(sums)
 
 
+def waiting_elsewhere(
+    by_environment: Mapping[str | None, Summary], environment: str | None
+) -> dict[str | None, int]:
+    """How many deliveries wait in each environment that is not *environment*."""
+    return elsewhere({name: one.waiting for name, one in by_environment.items()}, environment)
+
+
 LEFT_BEHIND = ("undelivered", "ended", "intents")
 
 
@@ -74,6 +93,5 @@ def left_behind(undelivered: Found, ended: Found, intents: Found) -> dict[str | 
     for name in sums | killed | begun:
         of = sums.get(name, Summary())
         dead, gone = (of.counts.get(state, 0) for state in (State.DEAD_LETTER, State.GONE))
-        waiting = sum(of.undelivered.values())
-        found[name] = LeftBehind(waiting, dead, gone, killed[name], begun[name])
+        found[name] = LeftBehind(of.waiting, dead, gone, killed[name], begun[name])
     return {name: one for name, one in found.items() if any(one)}

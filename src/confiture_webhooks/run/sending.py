@@ -16,8 +16,8 @@ from ..config import Settings
 from ..delivery import Outcome, State
 from ..errors import CUT, UNRECORDED, OutboxError
 from ..event import rfc3339
-from ..outbox import Outbox, Summary
-from ..outlook import Wait, again_lines, correct_first, elsewhere, outlook
+from ..outbox import Outbox, Summary, waiting_elsewhere
+from ..outlook import Wait, again_lines, correct_first, outlook
 from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..transport import Transport
@@ -90,7 +90,7 @@ class Sending:
         assert outbox is not None
         with suppress(OutboxError, TimedOut):
             mine = bounded(lambda: outbox.summary(self._settings.environment), IMPATIENCE_S)
-            if left := sum(mine.undelivered.values()):
+            if left := mine.waiting:
                 webhooks = counted(left, "webhook", "webhooks")
                 progress(f"{webhooks} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
 
@@ -187,11 +187,6 @@ class Sending:
 GIVEN_UP = frozenset({Outcome.DEAD_LETTER, Outcome.GONE})
 
 
-def undelivered(summaries: Mapping[str | None, Summary]) -> dict[str | None, int]:
-    """How many deliveries wait, by environment."""
-    return {name: sum(one.undelivered.values()) for name, one in summaries.items()}
-
-
 class Loss(NamedTuple):
     """Why undelivered events are lost: they are in memory."""
 
@@ -235,7 +230,7 @@ def leftover_line(
     if not left:
         return None
     by_name = {wait.endpoint: wait for wait in waits}
-    is_claimed = loss is None and summary.counts.get(State.IN_FLIGHT) == sum(left.values())
+    is_claimed = loss is None and summary.counts.get(State.IN_FLIGHT) == summary.waiting
     is_anothers = is_claimed and UNRECORDED not in failures.values()
     where = ", ".join(
         f"{name}: {count}, "
@@ -252,9 +247,9 @@ def leftover_line(
     else:
         is_shared = bool(summary.counts.get(State.IN_FLIGHT)) and not failures
         remedies = _kept(left, waits, next_at, is_shared=is_shared)
-    if others := elsewhere(undelivered(summaries), environment):
+    if others := waiting_elsewhere(summaries, environment):
         remedies.append(f"{elsewhere_line(others)}.")
-    total = counted(sum(left.values()), "delivery", "deliveries")
+    total = counted(summary.waiting, "delivery", "deliveries")
     sent = "not recorded as sent" if is_claimed and not is_anothers else "not sent"
     return f"confiture-webhooks: {total} {sent} ({where}). {' '.join(remedies)}"
 
