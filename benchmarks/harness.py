@@ -158,7 +158,7 @@ class Bench:
 @contextmanager
 def bench(settings: Mapping[str, str] | None = None) -> Iterator[Bench]:
     """A project on a PostgreSQL from the wheel, with these server settings; gone afterwards."""
-    from confiture_webhooks.postgres import LocalPostgres
+    from confiture_webhooks.local_postgres import LocalPostgres
 
     with tempfile.TemporaryDirectory() as directory, LocalPostgres(settings=settings) as server:
         yield Bench(Path(directory), server.dsn)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from confiture_webhooks import terminal
-from confiture_webhooks.postgres import LocalPostgres
+from confiture_webhooks.local_postgres import LocalPostgres
 from often import often
 from project import Project
 

@@ -13,11 +13,11 @@ import psycopg
 import pytest
 
 from confiture_webhooks.errors import WebhooksError
-from confiture_webhooks.postgres import LocalPostgres, find_binaries
+from confiture_webhooks.local_postgres import LocalPostgres, find_binaries
 
 HOLDER = """
 import sys, time
-from confiture_webhooks.postgres import LocalPostgres
+from confiture_webhooks.local_postgres import LocalPostgres
 with LocalPostgres() as server:
     print(server.pid, server.log, flush=True)
     sys.stdin.read()

@@ -30,7 +30,7 @@ from kill.toll import HISTORY, Toll
 from project import Project
 
 if TYPE_CHECKING:
-    from confiture_webhooks.postgres import LocalPostgres
+    from confiture_webhooks.local_postgres import LocalPostgres
     from confiture_webhooks.receiver import LocalReceiver
 
 VERSIONS = 12
@@ -225,7 +225,7 @@ def keeping_server(directory: Path) -> LocalPostgres:
 
     This machine does not lose its power: what is written need not be on the disk.
     """
-    from confiture_webhooks.postgres import LocalPostgres
+    from confiture_webhooks.local_postgres import LocalPostgres
 
     directory.chmod(0o755)  # where tests run as root, the server does not
     return LocalPostgres(directory / "server", settings={"synchronous_commit": "on"})

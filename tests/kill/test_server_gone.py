@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from confiture_webhooks.postgres import LocalPostgres
+from confiture_webhooks.local_postgres import LocalPostgres
 from crashing import crash
 from project import Project
 from vanishing import Vanishing

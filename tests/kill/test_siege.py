@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from confiture_webhooks.postgres import LocalPostgres
+from confiture_webhooks.local_postgres import LocalPostgres
 from confiture_webhooks.receiver import LocalReceiver
 from kill.siege import ANSWERS, WAVE, Siege, besiege, keeping_server
 from often import IS_CI

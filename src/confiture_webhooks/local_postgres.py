@@ -45,7 +45,7 @@ _START_S: Final = 60.0
 _ACCOUNTS: Final = ("nobody", "daemon")
 _PORTS_TRIED: Final = 5
 GUARD_ENDED: Final = '{"error": "its guard process ended"}'
-_GUARD: Final = "from confiture_webhooks.postgres import guard; guard()"
+_GUARD: Final = "from confiture_webhooks.local_postgres import guard; guard()"
 _FAST: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
