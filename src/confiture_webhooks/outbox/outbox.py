@@ -373,10 +373,15 @@ class Outbox:
         found: list[Row] = []
         for start in range(0, len(delivery_ids), ASKED_AT_ONCE):
             some = [rows.named(one) for one in delivery_ids[start : start + ASKED_AT_ONCE]]
-            values = {f"{key}{n}": one[key] for n, one in enumerate(some) for key in one}
-            ids, seqs = (", ".join(f":{key}{n}" for n in range(len(some))) for key in ("id", "seq"))
-            wanted = f"list (id IN ({ids}) OR deliveries.seq IN ({seqs}))"
-            [stored] = self._store.read((wanted, {**values, "limit": len(some)}))
+            values = {
+                f"{key}{n}": one[key] for n, one in enumerate(some) for key in one if one[key]
+            }
+            wanted = " OR ".join(
+                f"deliveries.{key} IN ({', '.join(places)})"
+                for key in ("id", "seq")
+                if (places := [f":{name}" for name in values if name.startswith(key)])
+            )
+            [stored] = self._store.read((f"list {wanted}", {**values, "limit": len(some)}))
             found += map(rows.row_of, stored)
         return found
 
