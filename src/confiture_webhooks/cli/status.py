@@ -59,7 +59,7 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
 
 def _document(context: Context, findings: Findings) -> dict[str, Any]:
     summary, oldest_at = findings.summary, findings.summary.oldest_at
-    here, runs = findings.environment, findings.unreadable_runs
+    here, unreadable = findings.environment, findings.unreadable_runs
     stuck = {wait.endpoint: wait.detail for wait in findings.in_vain}
     if old := findings.old_intents.get(findings.environment):
         stuck["unsettled"] = f"{old} for more than a day"
@@ -80,9 +80,9 @@ def _document(context: Context, findings: Findings) -> dict[str, Any]:
         },
         "waits": {wait.endpoint: wait.detail for wait in findings.waits},
         "refused": dict(findings.refused),
-        "unreadable": [*findings.unreadable, *runs.get(here, ())],
+        "unreadable": [*findings.unreadable, *unreadable.get(here, ())],
         "unreadable_elsewhere": {
-            shown_environment(name): ids for name, ids in runs.items() if name != here
+            shown_environment(name): ids for name, ids in unreadable.items() if name != here
         },
         "unsettled_elsewhere": by_environment(elsewhere(findings.old_intents, here)),
         "from_the_future": findings.future,
