@@ -31,7 +31,7 @@ CHANGING_WORDS: dict[str, frozenset[str]] = {
     "schema-to-schema": frozenset({"cleanup", "migrate", "migrate-table", "setup"}),
     "verify-checksums": frozenset({"--fix"}),
 }
-"""Of those, the ones that do change it when one of these words follows."""
+"""Some of those do change it when one of these words follows."""
 ENVIRONMENTS = "db/environments"
 USUAL_FILE = f"{ENVIRONMENTS}/local.yaml"
 """The environment file that Confiture reads when it is given none."""

@@ -152,7 +152,7 @@ def outlook(
 
 
 def correct_first(failure: str | None) -> str:
-    """What is to be corrected before a webhook that failed with *failure* is sent again."""
+    """The correction that is needed before a webhook that failed with *failure* is sent again."""
     is_refused = failure in {"401", "403"}
     return ", so correct its secret or credentials first" if is_refused else ""
 

@@ -76,7 +76,7 @@ def shown(*words: str, group: str = "webhooks", variable: str = "") -> str:
 
 
 def assigned(*variables: str) -> str:
-    """What stands before a command: that of this process, and those of *variables* that are."""
+    """The assignments before a command: this process's own, and *variables* that are not empty."""
     given = _used if isinstance(_used, Assignment) else ""
     return "".join(f"{one} " for one in (given, *variables) if one)
 

@@ -42,13 +42,13 @@ LOOK_EVERY_S = 1.0
 
 
 class Configuration(NamedTuple):
-    """What a worker goes by."""
+    """The values that a worker uses until its file changes."""
 
     settings: Settings
     ask: Ask | None = None
     """Asks the migrated database how the migrations of killed runs ended."""
     database: Database = Database()
-    """That database."""
+    """The name of that database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,14 +75,14 @@ def outbox_place(settings: Settings) -> str:
 
 
 def left_in_file(settings: Settings) -> dict[str | None, LeftBehind]:
-    """What waits in the project's SQLite file, if that is not the outbox. Raises OutboxError."""
+    """The deliveries in the project's SQLite file, if it is not the outbox. Raises OutboxError."""
     path, place = sqlite_file.default_path(here(), os.environ), sqlite_file.place_of
     is_used = settings.place.kind == "sqlite" and place(path) == place(sqlite_path(settings))
     return {} if is_used else sqlite.left_behind_in(path)
 
 
 def left_in_database(settings: Settings, dsn: str | None) -> dict[str | None, LeftBehind]:
-    """What waits in the migrated database, at *dsn*, if the outbox is none in PostgreSQL."""
+    """The deliveries in the migrated database, at *dsn*, if the outbox is not in PostgreSQL."""
     is_used = settings.place.kind == "postgres"
     return {} if is_used or dsn is None else postgres_schema.left_behind_in(dsn)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import os
 import socket
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -109,6 +110,15 @@ def test_every_error_has_a_type(error: Exception, expected: str) -> None:
     hidden = RuntimeError()
     hidden.__context__ = error
     assert why(wrapped(hidden))[0] == expected
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EMFILE, errno.EPERM]
+)
+def test_the_systems_reason_is_kept(number: int) -> None:
+    """An attempt that the system refused is of the type ``other``, with the system's words."""
+    error = wrapped(OSError(number, "CANARY"))
+    assert why(error) == ("other", os.strerror(number).lower())
 
 
 def test_only_the_closed_set_is_given() -> None:

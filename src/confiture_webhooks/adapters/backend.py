@@ -166,7 +166,7 @@ def named(dsn: str | None) -> Database:
 
 
 def _defaults() -> dict[str, str]:
-    """What libpq takes where an address says nothing: PGDATABASE, PGSERVICE, the system's user."""
+    """Libpq takes these where an address says nothing: PGDATABASE, PGSERVICE, the system's user."""
     with suppress(Exception):  # a user without an entry or a home directory
         found = [(one.keyword, one.val) for one in Conninfo.get_defaults() if one.val]
         return {name.decode(): value.decode(errors="replace") for name, value in found}

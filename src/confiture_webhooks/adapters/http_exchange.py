@@ -63,7 +63,7 @@ class Exchange:
         self.is_forwarded = False
         """Whether that proxy reads the request, and may answer it itself."""
         self.fault: Fault | None = None
-        """What has to be corrected before any request can be sent."""
+        """The setting to correct before any request can be sent."""
         self.authority = ""
         """The setting that names the certificates to trust, where one does."""
         self.step = "resolves"

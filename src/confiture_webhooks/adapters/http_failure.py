@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import ssl
 from typing import TYPE_CHECKING
@@ -110,6 +111,8 @@ def _reason(error: BaseException) -> str | None:
         reason = "no_tls"
     elif isinstance(error, ssl.SSLError) and "_ALERT_" in (of_openssl or ""):
         reason = "refused"  # the peer's word for why it ends the handshake
+    elif type(error) in (OSError, PermissionError) and error.errno:
+        reason = os.strerror(error.errno).lower()  # "no route to host", "too many open files"
     return reason
 
 

@@ -80,7 +80,7 @@ class Way:
     pool: Any = None
     """urllib3's pool of its connections, once a request was sent."""
     target: str = ""
-    """What a request names there: the path, to a proxy the whole address."""
+    """A request names this there: the path, to a proxy the whole address."""
 
     @property
     def is_forwarded(self) -> bool:

@@ -142,7 +142,7 @@ def _named(
             names = ", ".join(map(shown_environment, away))
             why = f"of environment {names}: {_ways(away, verb, given)}"
         elif verb != "discard" and any(
-            # Of one that cannot be read the outbox decides.
+            # The outbox decides about one that cannot be read.
             row.state is State.IN_FLIGHT and not isinstance(row.delivery, Unreadable)
             for row in meant.values()
         ):

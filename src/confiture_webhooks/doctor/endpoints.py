@@ -120,6 +120,7 @@ _REMEDIES = {
     "connection_reset": "Something on the way closes connections: check proxy and firewall",
     "timeout": "Check firewall and network; a receiver that is only slow needs a higher `timeout`",
     "tls": "Check the certificate; for a private authority set REQUESTS_CA_BUNDLE to its file",
+    "other": "Check this machine's route to the host in `url`, its firewall, and `ulimit -n`",
     "protocol": "Something else than an HTTP server answers there: check the port in `url`",
     "401": _SECRETS,
     "403": _SECRETS,
@@ -200,7 +201,7 @@ def failure_of(found: Exchange) -> tuple[str, str] | None:
         is_status = (reason or "").isdigit()
         symptom = f"{reason} from the proxy" if is_status else f"{symptom or failure} (the proxy)"
     else:
-        symptom = f"{failure}, {symptom}" if reason in _TLS else failure
+        symptom = f"{failure}, {symptom}" if reason in _TLS or failure == "other" else failure
     return symptom, remedy_of(failure, found)
 
 

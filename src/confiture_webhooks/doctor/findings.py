@@ -1,4 +1,4 @@
-"""What waits in an outbox: counted for ``status``, and as rows of the doctor's table."""
+"""Deliveries that wait in an outbox: counted for ``status``, and as rows of the doctor's table."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Findings:
 
     @property
     def summary(self) -> Summary:
-        """That of the command's environment."""
+        """The summary of the command's environment."""
         return self.summaries.get(self.environment, Summary())
 
     @property

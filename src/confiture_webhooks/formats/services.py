@@ -199,7 +199,7 @@ def _slack_text(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# What is added when a delivery is sent
+# Added when a delivery is sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,11 +38,11 @@ def fitted(name: str, value: str) -> str:
 _SETTINGS = """RETURNS boolean LANGUAGE plpgsql
 SET search_path = pg_catalog SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off"""
-"""Of our functions. They end with each, so that a migration's transaction keeps its own."""
+"""Settings of our functions. They end with each call: a transaction keeps its own."""
 
 
 def _functions() -> list[str]:
-    """What releases or stages an event, and what a COMMIT takes along: planned once a session."""
+    """The functions that release or stage an event, or go with a COMMIT: planned once a session."""
     head, one, given = r"head.\1", r"one.\1", r"stage_committed.\1"
     return [
         f"""
@@ -112,7 +112,7 @@ def version(connection: psycopg.Connection[Any]) -> int:
     [row] = found
     if row["version"] > schema.VERSION:
         return int(row["version"])
-    # What somebody has dropped is made anew: the functions, or what is missing of the tables.
+    # Functions and parts of tables that somebody has dropped are made anew.
     is_less = row["version"] == schema.VERSION and not row["has_functions"]
     return int(row["version"]) - is_less if row["has_tables"] else 0
 
@@ -158,7 +158,7 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
 _FIRST = (
     f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}",
     f"CREATE TABLE IF NOT EXISTS {SCHEMA}.outbox_version (version integer NOT NULL)",
-    # What is left of deliveries that are gone would be taken for that of new ones.
+    # Rows left of deliveries that are gone would be taken for rows of new ones.
     f"""DO $rest$ BEGIN IF NOT ({_HAS["deliveries"]}) THEN
         DROP TABLE IF EXISTS {SCHEMA}.bodies, {SCHEMA}.attempts;
     END IF; END $rest$""",
@@ -209,7 +209,7 @@ def has_outbox(dsn: str) -> bool:
 
 
 def left_behind_in(dsn: str) -> dict[str | None, LeftBehind]:
-    """What waits in an outbox at *dsn*, by environment; nothing where it cannot be asked."""
+    """The deliveries in an outbox at *dsn*; none if it cannot be asked."""
     with suppress(OutboxError), briefly(dsn) as connection:
         if version(connection) == schema.VERSION:
             questions = (fitted(one, "") for one in LEFT_BEHIND)

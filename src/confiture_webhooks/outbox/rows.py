@@ -193,7 +193,7 @@ def intent_values(intent: Intent) -> dict[str, Any]:
 
 
 def committed_values(intent: Intent) -> dict[str, str]:
-    """What the COMMIT adds to *intent*, as values of ``stage_committed``."""
+    """The values of ``stage_committed``: the COMMIT adds them to *intent*."""
     changed = ("traceparent", "tracestate", "committed")
     document = _document({name: getattr(intent, name) for name in changed})
     return {"event_id": stored_text(intent.event_id), "changes": document}

@@ -103,7 +103,7 @@ def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
 
 
 def left_behind_in(path: Path) -> dict[str | None, LeftBehind]:
-    """What waits in the file at *path*, by environment. It is only read.
+    """The deliveries in the file at *path*, counted by environment. It is only read.
 
     Nothing where there is none, or another program's. Raises OutboxError if it cannot be read.
     """

@@ -45,7 +45,7 @@ class Summary:
 
 
 class LeftBehind(NamedTuple):
-    """What an outbox that is not used any more has of one environment: how many of each."""
+    """How much an outbox that is not used any more holds of one environment."""
 
     waiting: int
     dead_letter: int

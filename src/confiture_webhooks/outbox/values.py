@@ -148,5 +148,5 @@ class Row:
 
     @property
     def last_answer(self) -> str | None:
-        """That of the latest attempt; ``None``: none was made."""
+        """The answer to the latest attempt; ``None``: no attempt was made."""
         return self.last_attempt.answer if self.last_attempt is not None else None

@@ -70,7 +70,7 @@ class Migration:
     ended_at: datetime | None = None
     duration_s: float = 0.0
     recorded: Committed | None = None
-    """What went with its COMMIT: a release by anybody has the same bytes."""
+    """The event that went with its COMMIT: a release by anybody has the same bytes."""
     error: ErrorInfo | None = None
     """Why the call failed; of a migration whose outcome is unknown, too."""
     ask_ledger: Callable[[], bool | None] = lambda: None

@@ -271,7 +271,7 @@ class Settling:
         killed = self._killed(self.recorder.intents())
         left = [one for one in killed if one.migration.version == version]
         if (here := backend.backend_started_at) is not None:
-            # What this very session staged is another watch's over it, and not over.
+            # Another watch over this very session staged these, and they are not over.
             left = [one for one in left if one.backend_started_at != here]
         until = time.monotonic() + PARTING_S
         while left and ask is not None:
