@@ -68,6 +68,10 @@ _OF_SOCKS = {
 """Reasons by PySocks' errors."""
 
 
+_OF_THE_SYSTEM = (OSError, PermissionError)
+"""The other classes of its errors have a type of their own, or a reason."""
+
+
 def error_type_of(exchange: Exchange, error: Exception) -> str:
     """The error type of *exchange*, which *error* has ended, and which keeps the reason."""
     if isinstance(error, NoAnswer):
@@ -111,7 +115,7 @@ def _reason(error: BaseException) -> str | None:
         reason = "no_tls"
     elif isinstance(error, ssl.SSLError) and "_ALERT_" in (of_openssl or ""):
         reason = "refused"  # the peer's word for why it ends the handshake
-    elif type(error) in (OSError, PermissionError) and error.errno:
+    elif isinstance(error, OSError) and type(error) in _OF_THE_SYSTEM and error.errno:
         reason = os.strerror(error.errno).lower()  # "no route to host", "too many open files"
     return reason
 
