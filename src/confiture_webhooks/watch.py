@@ -215,6 +215,7 @@ class Source:
         self._files = files
         self._read = read
         self._known = self._seen = [stamp(path) for path in files]
+        self._used = self._there()
 
     def news(self) -> Configuration | None:
         """The configuration to take over: it has changed, and is whole, unchanged since last asked.
@@ -237,12 +238,18 @@ class Source:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             refuse(f"{faults[0]}{more}")
             return None
-        if not found.settings.endpoints:
-            gone = [str(path) for path in self._files if not os.path.isfile(path)]  # noqa: PTH113
-            is_gone = f" ({', '.join(gone)} cannot be read)" if gone else ""
-            refuse(f"no endpoint is configured{is_gone}")
+        there = self._there()
+        if gone := [str(path) for path in self._used if path not in there]:
+            refuse(f"{', '.join(gone)} cannot be read")
             return None
+        if not found.settings.endpoints:
+            refuse("no endpoint is configured")
+            return None
+        self._used = there
         return found
+
+    def _there(self) -> list[str | os.PathLike[str]]:
+        return [path for path in self._files if os.path.isfile(path)]  # noqa: PTH113
 
 
 def refuse(why: str) -> None:

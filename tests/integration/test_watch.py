@@ -118,8 +118,9 @@ def test_the_projects_own_file_that_is_gone_is_said_by_name(
     capsys: pytest.CaptureFixture[str],
     instead: Callable[[Path], None] | None,
 ) -> None:
-    """Without it there is no endpoint: the line says where it was."""
+    """A variable does not take its place: the worker would leave its environment alone."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "https://b.example/")
     path = Path("db/environments/local.yaml")
     path.parent.mkdir(parents=True)
     path.write_text(GOOD % "first")
@@ -131,7 +132,7 @@ def test_the_projects_own_file_that_is_gone_is_said_by_name(
     terminal.settle()
     assert capsys.readouterr().err == (
         "The changed configuration is wrong, the one before it stays in force: "
-        "no endpoint is configured (db/environments/local.yaml cannot be read)\n"
+        "db/environments/local.yaml cannot be read\n"
     )
 
 
