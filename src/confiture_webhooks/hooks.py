@@ -7,6 +7,7 @@ Standard library only, and no effects: other modules find, import and run hooks.
 from __future__ import annotations
 
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ __all__ = ["HookContext", "HookError", "MigrationFailed", "register_hook"]
 
 EVENTS = ("pre_execute", "post_execute", "on_error", "post_rollback")
 """Before a migration; after ``up`` committed; after either way failed; after ``down`` committed."""
+
+_AS_WRITTEN: dict[str, Any] = {"annotation_format": 4} if sys.version_info >= (3, 14) else {}
+"""``annotationlib.Format.STRING``: what annotations name may be there for type checkers alone."""
 
 
 class MigrationFailed(Exception):  # noqa: N818  what a hook sees reads as the root cause's class
@@ -150,10 +154,8 @@ class Registry:
 
 
 def _is_same(one: Hook, other: Hook) -> bool:
-    if one.event != other.event:
-        return False
     is_name_theirs = one.is_named and (one.module, one.name) == (other.module, other.name)
-    return is_name_theirs or one.function is other.function
+    return one.event == other.event and (is_name_theirs or one.function is other.function)
 
 
 registry = Registry()
@@ -189,7 +191,7 @@ def hook_of(event: str, function: Any) -> Hook:
     if inspect.isgeneratorfunction(function):
         raise HookError(f"{name} is a generator, which calling does not run; remove its `yield`")
     try:
-        inspect.signature(function).bind(None)
+        inspect.signature(function, **_AS_WRITTEN).bind(None)
     except TypeError:
         problem = f"{name} cannot be called with one argument; a hook takes one, the context"
         raise HookError(problem) from None

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -440,6 +441,17 @@ def test_what_a_hook_file_changes_for_everyone_changes_no_run(
     off = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOKS": "off"})
     timeless = [re.sub(r"[\d.]+ ?m?s\b", "", one.stdout) for one in (done, off)]
     assert (done.returncode, timeless[0]) == (off.returncode, timeless[1])
+
+
+@pytest.mark.newest
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="an earlier Python needs what they name")
+@pytest.mark.parametrize("annotation", ["HookContext", "int | 'Later'"])
+def test_a_hook_runs_whatever_its_annotations_name(hooked: Any, annotation: str) -> None:
+    """Nobody looks up what an annotation names: it may be imported for type checkers alone."""
+    function = f"@register_hook('post_execute')\ndef f(c: {annotation}): print('ran', c.event)\n"
+    done = hooked(a=f"{HEAD}{function}").confiture("migrate", "up")
+    assert done.returncode == 0, done.stderr
+    assert "ran post_execute" in done.stderr
 
 
 @pytest.mark.survived("A hook that changes the working directory", "unharmed")
