@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 class FakeCursor:
     """Answers which process it is, before a migration, and refuses to say more."""
+
+    connection = SimpleNamespace(pgconn=SimpleNamespace(pipeline_status=PipelineStatus.OFF))
 
     pgresult = None
     answer: tuple[object, ...] | None = None

@@ -107,6 +107,24 @@ def test_python_migration_with_parameters_executemany_and_copy(
     assert reported(receiver) == [("migration_success", "001_p", 14)]
 
 
+@pytest.mark.parametrize("many", [True, False])
+def test_rows_of_a_pipeline_are_not_known(
+    project: Any, receiver: Any, up: Any, *, many: bool
+) -> None:
+    """In a pipeline the server's answers come later, so rows_affected is null and not 0."""
+    insert = 'cur.execute("INSERT INTO p VALUES (1)")'
+    if many:
+        insert = 'cur.executemany("INSERT INTO p VALUES (%s)", [(1,), (2,)])'
+    body = f"""
+        self.execute("CREATE TABLE p (id int)")
+        with self.connection.pipeline(), self.connection.cursor() as cur:
+            {insert}
+    """
+    project.python_migration("001", "p", python("001", "p", body))
+    up()
+    assert reported(receiver) == [("migration_success", "001_p", None)]
+
+
 def test_python_migration_that_touches_no_database(project: Any, receiver: Any, up: Any) -> None:
     """A migration that runs nothing through the connection has unknown rows."""
     project.python_migration("001", "p", python("001", "p", "pass"))

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg.pq import ExecStatus
+from psycopg.pq import ExecStatus, PipelineStatus
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from ..bounded import containing
 
 _DML = frozenset({b"INSERT", b"UPDATE", b"DELETE", b"MERGE"})
-_OPAQUE = frozenset({b"DO", b"CALL", b"EXPLAIN"})
-"""Tags that do not say what was done inside."""
+_OPAQUE = frozenset({b"COPY", b"DO", b"CALL", b"EXPLAIN"})
+"""Tags that do not say what was done: of several statements, none says which was a COPY FROM."""
 _MAY_HIDE = _DML | {b"SELECT", b"PREPARE"}
 """Tags of statements that may have a data-modifying WITH, which they do not count."""
 _COPY_FROM = re.compile(r"\s*+COPY\s++[^\s(]++\s*+(?:\([^)]*+\)\s*+)?FROM\b", re.IGNORECASE)
@@ -42,7 +42,7 @@ class RowTally:
     It counts what runs through the migration's connection between ``counting`` and its end.
     ``total`` is ``None`` when nothing ran through it, or when a statement hides its work: ``DO``,
     ``CALL``, a data-modifying WITH, a ``stream`` that writes, a server-side COPY that may be an
-    export.
+    export, a pipeline, whose answers come later.
     """
 
     ledger: str = "tb_confiture"
@@ -50,13 +50,13 @@ class RowTally:
     is_paused: bool = False
     """Whether what runs now is no work of the migration."""
     _rows: int = 0
-    _statements: int = 0
+    _has_run: bool = False
     _is_unknown: bool = False
 
     @property
     def total(self) -> int | None:
         """Rows so far, or ``None`` when they cannot be known."""
-        return None if self._is_unknown or self._statements == 0 else self._rows
+        return self._rows if self._has_run and not self._is_unknown else None
 
     @contextmanager
     def counting(self, connection: Any) -> Iterator[None]:
@@ -74,7 +74,7 @@ class RowTally:
                 tally.count(tally.add_many, self, query)
 
             def stream(self, query: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-                tally.count(tally.add_stream, query)
+                tally.count(tally.add_stream, self, query)
                 return super().stream(query, *args, **kwargs)  # type: ignore[no-any-return]
 
             @contextmanager
@@ -101,11 +101,13 @@ class RowTally:
         finally:
             self.is_paused = before
 
-    def count(self, add: Callable[..., None], *what: Any, **facts: Any) -> None:
-        """Have *add* count *what*; if that breaks, no migration fails, and the total is unknown."""
+    def count(self, add: Callable[..., None], cursor: Any, *what: Any, **facts: Any) -> None:
+        """Have *add* count what *cursor* did; if that breaks, no migration fails: it is unknown."""
         if not self.is_paused:
+            self._has_run = True
             with containing("counting rows", self._give_up):
-                add(*what, **facts)
+                self._is_unknown |= cursor.connection.pgconn.pipeline_status != PipelineStatus.OFF
+                add(cursor, *what, **facts)
 
     def _give_up(self, *_: object) -> None:
         self._is_unknown = True
@@ -118,16 +120,10 @@ class RowTally:
         is_one = len(results) == 1
         for tag in tags:
             verb, _, rest = tag.partition(b" ")
-            self._statements += 1
             if verb in _DML and not (is_one and self._is_hosts(query)):
                 self._rows += int(rest.rpartition(b" ")[2])
-            elif verb == b"COPY":
-                # With several statements in a text, no tag says which was the COPY FROM.
-                text = query[:LOOKED_THROUGH] if is_one and isinstance(query, str) else ""
-                if _COPY_FROM.match(text):
-                    self._rows += int(rest)
-                else:
-                    self._is_unknown = True
+            elif verb == b"COPY" and is_one and _COPY_FROM.match(_read(query)[0][:LOOKED_THROUGH]):
+                self._rows += int(rest)
             elif verb in _OPAQUE:
                 self._is_unknown = True
         self._note_hidden(query, tags, is_one=is_one)
@@ -140,9 +136,8 @@ class RowTally:
         theirs = f"{self.ledger.rpartition('.')[2]}_steps"
         return not isinstance(query, str | bytes) and theirs in _read(query)[0]
 
-    def add_stream(self, query: Any) -> None:
+    def add_stream(self, _: Any, query: Any) -> None:
         """A ``stream`` has its rows one by one, and no sum."""
-        self._statements += 1
         text, is_whole = _read(query)
         if not is_whole or len(text) > LOOKED_THROUGH or _WRITES.search(text):
             self._is_unknown = True
@@ -151,7 +146,6 @@ class RowTally:
         """Count an ``executemany``, whose ``rowcount`` is already the sum."""
         tag = (cursor.statusmessage or "").encode()
         verb = tag.partition(b" ")[0]
-        self._statements += 1
         if verb in _DML:
             self._rows += max(cursor.rowcount, 0)
         elif verb in _OPAQUE:
@@ -160,7 +154,6 @@ class RowTally:
 
     def add_copy(self, cursor: Any, *, is_import: bool) -> None:
         """Count a client-side COPY once it has ended."""
-        self._statements += 1
         if is_import:
             self._rows += max(cursor.rowcount, 0)
 
