@@ -169,7 +169,7 @@ def _start_guard() -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**environ, "LC_ALL": "C", "TZ": "UTC"},
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
 
@@ -313,7 +313,7 @@ def _run_initdb(order: Order, identity: dict[str, Any], bin_dir: Path, home: Pat
         cwd=home,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         **identity,
     )
@@ -356,7 +356,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], home: Path) -> None:
         if server.poll() is not None:
             log = (home / "server.log").read_text(encoding="utf-8", errors="replace")
             raise WebhooksError(_last_line(log))
-        with contextlib.suppress(OSError), open(status, opener=plain) as file:
+        with contextlib.suppress(OSError), open(status, encoding="utf-8", opener=plain) as file:
             lines = file.read().splitlines()
             # A file left by a killed server names another process.
             if lines[:1] == [str(server.pid)] and lines[-1].strip() == "ready":

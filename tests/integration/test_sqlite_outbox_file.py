@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -94,6 +96,17 @@ def test_a_directory_of_its_own_is_out_of_version_control(outbox_path: Path) -> 
     other.parent.mkdir(parents=True)
     filled(other)
     assert (other.parent / ".gitignore").read_text() == "webhooks.db*\n"
+
+
+def test_no_file_is_written_in_the_locales_encoding(outbox_path: Path) -> None:
+    """Where Python makes an error of that (PEP 597), there is an outbox all the same."""
+    code = (
+        "import pathlib, sys; from confiture_webhooks.outbox.sqlite import SqliteOutbox; "
+        "SqliteOutbox(pathlib.Path(sys.argv[1])).close()"
+    )
+    strict = ["-X", "warn_default_encoding", "-W", "error::EncodingWarning"]
+    subprocess.run([sys.executable, *strict, "-c", code, outbox_path], check=True)
+    assert (outbox_path.parent / ".gitignore").read_text(encoding="utf-8") == "*\n"
 
 
 def test_a_directory_of_others_is_left_as_it_is(tmp_path: Path) -> None:

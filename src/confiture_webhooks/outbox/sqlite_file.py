@@ -206,8 +206,8 @@ def own(path: Path, *, makes: bool) -> Place:
             if ignored:
                 with suppress(OSError):
                     made = os.open(".gitignore", _NEW, 0o644, dir_fd=directory)
-                    with os.fdopen(made, "w") as file:
-                        file.write(f"{ignored}\n")
+                    with os.fdopen(made, "wb") as file:
+                        file.write(f"{ignored}\n".encode())
             with suppress(FileExistsError):
                 os.close(os.open(path.name, _NEW, 0o600, dir_fd=directory))
         for suffix in BESIDE:
