@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import sqlite3
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from confiture_webhooks.errors import CUT, TransportError
-from confiture_webhooks.testing import ScriptedTransport, captured
+from confiture_webhooks.testing import InMemoryOutbox, ScriptedTransport, captured
 from confiture_webhooks.transport import Request, Response, prepare
 from engines import FakeEngine, a_migration
 from samples import AT, delivery, endpoint
@@ -109,6 +111,18 @@ def test_captured_sees_a_failure_and_lets_it_through() -> None:
     (failure,) = [w.payload for w in sent if w.payload["event_type"] == "migration_error"]
     assert failure["error"]["type"] == "ZeroDivisionError"
     assert "canary" not in str(failure)
+
+
+def test_an_outbox_in_memory_that_nobody_holds_leaves_nothing_open() -> None:
+    """It can be read after a run; Python warns of a connection that is never closed."""
+    outbox = InMemoryOutbox()
+    outbox.close()
+    assert outbox.deliveries() == []
+    connection = vars(vars(outbox)["_store"])["_connection"]
+    del outbox
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
 
 
 def test_a_rehearsal_is_not_captured() -> None:

@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -80,7 +81,7 @@ class InMemoryOutbox(Outbox):
         super().__init__(_Store(None))
 
     def close(self) -> None:
-        """Keep everything: it is gone with the process."""
+        """Keep everything, until nobody holds this object."""
 
 
 def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
@@ -151,6 +152,7 @@ class _Store:
         else:
             self._connection, self._place = _connected(":memory:"), None
             _migrate(self._connection, self._path)
+            weakref.finalize(self, self._connection.close).atexit = False
         in_use[self._place] += 1
         with translated(self._path):
             mode = self._connection.execute("PRAGMA journal_mode").fetchone()[0]
