@@ -65,13 +65,15 @@ def test_no_check_of_the_host_sees_it(migrated: Any) -> None:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("drops", [True, False])
 def test_a_rebuild_keeps_it_unless_it_drops_every_schema(migrated: Any, drops: bool) -> None:
-    """--drop-schemas drops the outbox with all else; without it, the outbox stays."""
+    """--drop-schemas drops the outbox with all else, and says so; without it, the outbox stays."""
     with psycopg.connect(migrated.database_url, autocommit=True) as admin:
         if not drops:
             admin.execute("DROP TABLE tb_order")
     words = ["migrate", "rebuild", "--yes", "--config", "db/environments/local.yaml"]
     done = migrated.confiture(*words, *(["--drop-schemas"] if drops else []))
     assert done.returncode == 0, done.stdout + done.stderr
+    sentence = "--drop-schemas drops the outbox, too, with all that waits in it. Send that before"
+    assert (sentence in done.stderr) is drops
     with psycopg.connect(migrated.database_url, autocommit=True) as admin:
         row = admin.execute("SELECT to_regclass('confiture_webhooks.deliveries')::text").fetchone()
     assert row == (None if drops else "confiture_webhooks.deliveries",)
