@@ -59,7 +59,7 @@ test-kill: $(VENV)/tests.stamp ## SIGKILL at N random instants (OUTBOX=sqlite|po
 test-fuzz: $(VENV)/tests.stamp ## Each property N times (N=10000)
 	EXAMPLES=$(if $(filter-out 50,$(N)),$(N),10000) $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal --timeout 3600 $(PYTEST_ARGS) tests/properties
 
-test-newest: $(VENV)/tests.stamp ## The acceptance tests on the newest Confiture (Python 3.14)
+test-newest: $(VENV)/tests.stamp ## Unit, contract and acceptance tests on the newest Confiture (Python 3.14)
 	@$(BIN)/python scripts/test_newest.py
 
 test-lowest: $(VENV)/tests.stamp ## The main path on the lowest versions that are allowed, and on PostgreSQL 15

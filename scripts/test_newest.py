@@ -1,4 +1,4 @@
-"""Runs the acceptance tests on the newest Confiture, which needs Python 3.14.
+"""Runs unit, contract and acceptance tests on the newest Confiture, which needs Python 3.14.
 
 Uses a python3.14 that is installed. Otherwise, on Debian as root, a folder made by debootstrap
 from the suite that has it; the mirror's address is read from apt's own configuration. Where
@@ -22,12 +22,13 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "conf
 SUITE = "forky"
 PACKAGES = "python3.14,python3.14-venv,ca-certificates"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-TARGET = "tests/acceptance"
+TARGET = "tests/unit tests/contract tests/acceptance"
 TRACKED = (
     "src",
     "tests",
     "examples",
     "requirements",
+    "scripts",
     "docs",
     "pyproject.toml",
     "README.md",
@@ -53,7 +54,7 @@ def answer(*command: str) -> str:
 
 
 def test_with(python: str, prefix: Sequence[str], tree: str, environ: Mapping[str, str]) -> int:
-    """Make an environment with *python* in *tree* and run the acceptance tests in it."""
+    """Make an environment with *python* in *tree* and run the tests in it."""
     venv = f"{tree}/.venv-newest"
     script = f"""
 cd {tree}
