@@ -443,6 +443,18 @@ def test_what_a_hook_file_changes_for_everyone_changes_no_run(
     assert (done.returncode, timeless[0]) == (off.returncode, timeless[1])
 
 
+def test_what_a_process_of_a_hook_prints_is_not_the_commands(hooked: Any) -> None:
+    """A process that a hook forks prints to standard error, as the hook does."""
+    process = "get_context('fork').Process(target=print, args=['from a child'])"
+    call = f"@register_hook('post_execute')\ndef f(c): p = {process}; p.start(); p.join()\n"
+    done = hooked(a=f"{HEAD}from multiprocessing import get_context\n{call}").confiture(
+        "migrate", "up"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "from a child" in done.stderr
+    assert "from a child" not in done.stdout
+
+
 @pytest.mark.newest
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="an earlier Python needs what they name")
 @pytest.mark.parametrize("annotation", ["HookContext", "int | 'Later'"])

@@ -146,7 +146,9 @@ class _Aware:
         self._modules = modules
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(_output if self._is_hooks() else self.behind, name)
+        is_forked = isinstance(threading.main_thread(), HookThread)  # by a hook: it has no writer
+        hooks = (is_forked and terminal.itself()) or _output
+        return getattr(hooks if is_forked or self._is_hooks() else self.behind, name)
 
     def _is_hooks(self) -> bool:
         thread = threading.current_thread()
