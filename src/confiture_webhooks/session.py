@@ -164,9 +164,9 @@ class CommandSession:
 
 
 def _failure(error: BaseException) -> ErrorInfo | None:
-    """Why a command failed: the root cause of what it ended with; ``None`` for exit code 0."""
+    """Why a command failed: the root cause of what it ended with; ``None``: it did not."""
     code = getattr(error, "exit_code", getattr(error, "code", 1))
-    if code in (0, None):
+    if code in (0, None) or isinstance(error, GeneratorExit):  # a block that is dropped
         return None
     if isinstance(error, KeyboardInterrupt):
         return ErrorInfo(type="KeyboardInterrupt", message="the command was interrupted")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import logging
 import signal
 import threading
@@ -13,6 +15,7 @@ import pytest
 from confiture_webhooks import wiring
 from confiture_webhooks.config import Settings
 from confiture_webhooks.errors import ConfigError
+from confiture_webhooks.event import EventType
 from confiture_webhooks.session import attach
 from confiture_webhooks.testing import ScriptedTransport
 from engines import FakeEngine, a_migration
@@ -88,3 +91,22 @@ def test_a_log_handler_that_raises_stops_no_migration(monkeypatch: pytest.Monkey
     with attach(engine, Settings(outbox="memory")):
         engine.apply(a_migration())
     assert engine.applied
+
+
+def test_a_block_that_is_dropped_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entered by hand and let go of, it ends as one that is left: its run has no error."""
+    transport = ScriptedTransport()
+    monkeypatch.setattr(wiring, "HttpTransport", lambda: transport)
+    events = frozenset({EventType.RUN_SUCCESS, EventType.RUN_ERROR})
+    settings = Settings(endpoints=(endpoint(name="a", events=events),), outbox="memory", log="off")
+    engine: Any = FakeEngine()
+
+    def migrate() -> None:
+        block = attach(engine, settings)
+        block.__enter__()
+        engine.apply(a_migration())
+
+    migrate()
+    gc.collect()
+    sent = [json.loads(request.body)["event_type"] for request in transport.sent]
+    assert sent == ["run_success"]
