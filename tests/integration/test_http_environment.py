@@ -587,6 +587,24 @@ def test_a_remedy_at_a_proxy_names_its_variable(reason: str) -> None:
     assert "`url`" in remedy_of("tls", found)
 
 
+@pytest.mark.parametrize(
+    ("error", "reason", "symptom"),
+    [
+        ("other", None, "other"),
+        ("other", "no route to host", "other, no route to host"),
+        ("tls", "expired", "tls, the certificate has expired"),
+        ("tls", "not_verified", "tls"),
+    ],
+)
+def test_the_symptom_has_the_reason_where_one_is_known(
+    error: str, reason: str | None, symptom: str
+) -> None:
+    """A reason that has no words of its own is left out, and so is one that is not known."""
+    found = Exchange(request("https://receiver.test/"), PATIENCE)
+    found.step, found.error_type, found.reason = "connects", error, reason
+    assert failure_of(found) == (symptom, remedy_of(error, found))
+
+
 def test_a_proxy_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The receiver was not asked: its time-out is no remedy."""
     with Peer(Talk.hang) as proxy:

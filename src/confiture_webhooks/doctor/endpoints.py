@@ -201,7 +201,8 @@ def failure_of(found: Exchange) -> tuple[str, str] | None:
         is_status = (reason or "").isdigit()
         symptom = f"{reason} from the proxy" if is_status else f"{symptom or failure} (the proxy)"
     else:
-        symptom = f"{failure}, {symptom}" if reason in _TLS or failure == "other" else failure
+        is_known = reason in _TLS or (failure == "other" and reason)
+        symptom = f"{failure}, {symptom}" if is_known else failure
     return symptom, remedy_of(failure, found)
 
 
