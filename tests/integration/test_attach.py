@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import logging
@@ -110,3 +111,24 @@ def test_a_block_that_is_dropped_has_not_failed(monkeypatch: pytest.MonkeyPatch)
     gc.collect()
     sent = [json.loads(request.body)["event_type"] for request in transport.sent]
     assert sent == ["run_success"]
+
+
+@pytest.mark.parametrize("is_daemon", [False, True])
+def test_pythons_exit_ends_a_block_that_lasts(
+    monkeypatch: pytest.MonkeyPatch, *, is_daemon: bool
+) -> None:
+    """Nothing stays of one that is left; one of a daemon thread may migrate still."""
+    at_exit: list[object] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    monkeypatch.setattr(atexit, "unregister", lambda one: one in at_exit and at_exit.remove(one))
+    ended: list[bool] = []
+
+    def migrate() -> None:
+        with attach(FakeEngine(), Settings(outbox="memory")) as run:
+            ended.append(run.finish in at_exit)
+        ended.append(run.finish in at_exit)
+
+    thread = threading.Thread(target=migrate, daemon=is_daemon)
+    thread.start()
+    thread.join()
+    assert ended == [not is_daemon, False]

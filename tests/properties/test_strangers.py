@@ -63,8 +63,8 @@ def test_any_text_is_shown_on_one_line(text: object) -> None:
 @given(st.fixed_dictionaries(dict.fromkeys(COLUMNS, VALUES)))
 def test_any_row_of_a_delivery_can_be_claimed_and_listed(row: dict[str, Any]) -> None:
     """One that cannot be read says why, and stands where it stands."""
-    claim, row = rows.claim(row, "token"), rows.row_of(row)
-    assert claim.delivery.id == row.delivery.id
+    claim, listed = rows.claim(row, "token"), rows.row_of(row)
+    assert claim.delivery.id == listed.delivery.id
     assert claim.attempts >= 0
     assert claim.tries >= 0
 
