@@ -489,6 +489,7 @@ def test_an_id_that_no_command_can_name_is_none(outbox: Outbox, column: str, val
     [row] = outbox.deliveries()
     assert isinstance(row.delivery, Unreadable)
     assert row.delivery.id[:1].isalnum()
+    assert outbox.named([row.delivery.id, "dlv_a_2"]) == [row]
     assert outbox.discard(row.delivery.id, now=NOW)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import Decision, Outcome
-from confiture_webhooks.doctor.findings import examine, needs
+from confiture_webhooks.doctor.findings import Health, examine, needs
+from confiture_webhooks.errors import OutboxError
+from confiture_webhooks.outbox import LeftBehind
 from confiture_webhooks.testing import InMemoryOutbox
 from samples import attempt, delivery, endpoint
 
@@ -84,6 +87,40 @@ def test_no_two_rows_have_one_name(outbox: InMemoryOutbox) -> None:
     found = replace(found, unreadable=["dlv_1"], unreadable_runs=killed)
     names = [row.check for row in needs(found)]
     assert len(set(names)) == len(names) == 3
+
+
+@pytest.mark.parametrize(
+    ("found", "is_well"),
+    [
+        ({"unreadable": ["dlv_1"]}, False),
+        ({"unreadable_runs": {"production": ["evt_1"]}}, False),
+        ({"unreadable_runs": {"staging": ["evt_1"]}}, False),
+        ({"old_intents": {"production": 1}}, False),
+        ({"old_intents": {"staging": 1}}, False),
+        ({"left_in_file": OutboxError("it is damaged")}, False),
+        ({"left_in_file": {"staging": LeftBehind(1, 0, 0, 0, 0)}}, False),
+        ({"left_in_file": {"staging": LeftBehind(0, 0, 0, 1, 0)}}, False),
+        ({"left_in_file": {"staging": LeftBehind(0, 0, 0, 0, 1)}}, True),
+        ({"left_in_database": {"production": LeftBehind(1, 1, 1, 1, 1)}}, True),
+    ],
+)
+def test_a_row_that_is_a_problem_is_not_well(
+    outbox: InMemoryOutbox, found: dict[str, Any], is_well: bool
+) -> None:
+    """A run that may be under way, and deliveries that others may send, are only warned of."""
+    findings = replace(examine(outbox, SETTINGS, NOW), **found)
+    assert findings.is_well is is_well
+    statuses = {row.status for row in needs(findings)}
+    assert statuses == {Health.WARNING if is_well else Health.PROBLEM}
+
+
+def test_old_killed_runs_are_looked_at_here_and_reported_elsewhere(outbox: InMemoryOutbox) -> None:
+    """`status` names each of this environment; another's are settled by its own `deliver`."""
+    killed = {"production": 1, "staging": 2}
+    here, there = needs(replace(examine(outbox, SETTINGS, NOW), old_intents=killed))
+    assert (here.check, there.check) == ("unsettled", "unsettled of staging")
+    assert "webhooks status" in here.remedy
+    assert "webhooks deliver" in there.remedy
 
 
 def test_an_endpoint_that_is_off_is_not_late(outbox: InMemoryOutbox) -> None:
