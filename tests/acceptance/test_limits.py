@@ -56,14 +56,14 @@ def test_a_limit_is_the_receivers(outside: Project) -> None:
         assert len(receiver.requests) == before
         tried = [row for row in outbox.deliveries() if row.attempts]
         assert {row.state for row in tried} == {State.PENDING}
-        statuses = outbox.statuses("local")["a"]
-        assert statuses.rests_until is not None
+        resting = outbox.statuses("local")["a"]
+        assert resting.rests_until is not None
         outbox.close()
-        words = f"rests until {rfc3339(statuses.rests_until)}"
+        words = f"rests until {rfc3339(resting.rests_until)}"
         assert words in outside.confiture("webhooks", "status").stdout
         assert words.partition(".")[0] in outside.confiture("webhooks", "list").stdout
         status = json.loads(outside.confiture("webhooks", "status", "--format", "json").stdout)
-        assert status["endpoints_resting"] == {"a": rfc3339(statuses.rests_until)}
+        assert status["endpoints_resting"] == {"a": rfc3339(resting.rests_until)}
         assert status["waits"]["a"].startswith(words)
         rows = json.loads(outside.confiture("webhooks", "list", "--format", "json").stdout)
         assert {row["rests_until"] for row in rows["deliveries"]} == {words.rsplit(maxsplit=1)[-1]}

@@ -95,6 +95,22 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert names(changes.news()) == ["again"]
 
 
+def test_a_changed_file_may_name_another_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's telemetry is about the database of the file as it is now."""
+    monkeypatch.delenv("CONFITURE_DATABASE_URL", raising=False)
+    path = tmp_path / "local.yaml"
+    text = GOOD % "a" + "database_url: postgresql://db.example/%s\n"
+    path.write_text(text % "first")
+    source = Context(config=path).source()
+    path.write_text(text % "second")
+    source.news()
+    news = source.news()
+    assert news is not None
+    assert news.database.name == "second"
+
+
 def test_a_file_that_is_gone_is_said_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -218,7 +218,7 @@ def enable(name: NameArg, config: ConfigOpt = None, output: FormatOpt = "text") 
     """
     with opened(config) as context:
         outbox, environment = context.outbox, context.environment
-        _, waiting = _standing_of(context, name)
+        _, waiting = _status_of(context, name)
         if not outbox.enable(name, environment):
             raise CommandError(f"Endpoint {name} is not off")
         found = outbox.deliveries(state=State.GONE, endpoint=name, environment=environment)
@@ -247,7 +247,7 @@ def disable(name: NameArg, config: ConfigOpt = None, output: FormatOpt = "text")
       5  The configuration is invalid, or there is no endpoint of that name.
     """
     with opened(config, creates=True) as context:
-        is_off, waiting = _standing_of(context, name)
+        is_off, waiting = _status_of(context, name)
         if is_off:
             on = shown("enable", name)
             raise CommandError(f"Endpoint {name} is off already. Switch it on: {on}")
@@ -260,7 +260,7 @@ def disable(name: NameArg, config: ConfigOpt = None, output: FormatOpt = "text")
     conclude({"ok": True, "endpoint": name, "waiting": waiting}, lines, output)
 
 
-def _standing_of(context: Context, name: str) -> tuple[bool, int]:
+def _status_of(context: Context, name: str) -> tuple[bool, int]:
     """Whether endpoint *name* is off, and how many deliveries wait; refuses an unknown one."""
     status = context.outbox.statuses(context.environment).get(name)
     is_off = status is not None and status.off_since is not None
