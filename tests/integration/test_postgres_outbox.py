@@ -563,6 +563,24 @@ def is_shut_out(dsn: str, environment: str | None) -> bool:
         return False
 
 
+def test_a_worker_that_may_delete_nothing_delivers_without_a_word(
+    role: tuple[str, str], database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing old is deleted, which `doctor` says: no log event of each minute does."""
+    name, dsn = role
+    PostgresOutbox(database).close()
+    settings = Settings(outbox=f"postgres:{dsn}", environment="production", log="json")
+    with psycopg.connect(database, autocommit=True) as admin:
+        for statement in postgres_rights.grants(name, "production"):
+            admin.execute(statement)
+        admin.execute(f"REVOKE DELETE ON confiture_webhooks.deliveries FROM {name}")
+    with closing(_Delivering(Configuration(settings))) as command:
+        with pytest.raises(OutboxError):
+            command.outbox.prune()
+        command.tend()
+    assert "webhooks.outbox_failed" not in capsys.readouterr().err
+
+
 def test_a_worker_that_loses_the_rows_of_its_environment_says_so(
     role: tuple[str, str], database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
