@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import signal
@@ -256,6 +257,10 @@ def test_verify_reads_no_file_without_end(here: Project) -> None:
             raw(signed() | {"Transfer-Encoding": "chunked"}).removesuffix(BODY)
             + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
             "not a JSON object; decode it as its transfer-encoding says",
+        ),
+        (
+            raw(signed() | {"Content-Encoding": "gzip"}).removesuffix(BODY) + gzip.compress(BODY),
+            "not a JSON object; decode it as its content-encoding says",
         ),
     ],
 )

@@ -28,9 +28,9 @@ def killed(request: pytest.FixtureRequest, project: Any, receiver: Any) -> tuple
     return project, one["event_id"]
 
 
-def status(project: Any) -> dict[str, Any]:
+def status(project: Any, *options: str) -> dict[str, Any]:
     """What ``status`` says."""
-    done = project.confiture("webhooks", "status", "--format", "json")
+    done = project.confiture("webhooks", "status", "--format", "json", *options)
     return dict(json.loads(done.stdout))
 
 
@@ -131,6 +131,9 @@ def test_a_killed_run_of_another_environment_is_named(
     found = status(project)
     assert found["unsettled_elsewhere"] == ({"staging": 1} if is_readable else {})
     assert found["unreadable_elsewhere"] == ({} if is_readable else {"staging": [event_id]})
+    own = status(project, "--config", staging)
+    assert own["unreadable"] == ([] if is_readable else [event_id])
+    assert own["unreadable_elsewhere"] == own["unsettled_elsewhere"] == {}
     words = ["deliver"] if is_readable else ["discard", event_id]
     command = ["webhooks", *words, "--config", "db/environments/staging.yaml"]
     for verb in ("doctor", "status"):

@@ -277,6 +277,8 @@ def test_a_run_that_is_asked_to_end_reports_its_migration(
         assert process.returncode == code
         assert admin.execute(asked).fetchone() is None
     assert sent(receiver) == [("migration_success", None), ("migration_error", error)]
+    words = receiver.requests[-1].payload["error"]["message"]
+    assert words == f"the command was ended by {error}"
 
 
 @pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
