@@ -469,7 +469,8 @@ def test_a_sample_of_any_event_is_sent(shared: Shared, down: LocalReceiver) -> N
     assert shared.confiture("webhooks", *words).returncode == 0
     (request,) = down.requests
     assert request.payload["event_type"] == "run_error"
-    assert request.payload["migrations"][0]["name"] == "000_confiture_webhooks_test"
+    (row,) = request.payload["migrations"]
+    assert (row["name"], row["status"]) == ("000_confiture_webhooks_test", "error")
     wrong = shared.confiture("webhooks", "test", "--event", "nosuch", *of("staging"))
     assert wrong.returncode == 2
 

@@ -526,6 +526,24 @@ def test_a_role_that_may_not_record_claims_nothing(
         assert claim_ids(outbox) == ["dlv_a_1"]
 
 
+@pytest.mark.parametrize("table", ["intents", "deliveries"])
+def test_a_role_needs_to_delete_intents_alone(
+    role: tuple[str, str], database: str, table: str
+) -> None:
+    """An intent that it cannot release would be settled falsely; old deliveries only stay."""
+    name, dsn = role
+    PostgresOutbox(database).close()
+    with psycopg.connect(database, autocommit=True) as admin:
+        for statement in postgres_rights.grants(name):
+            admin.execute(statement)
+        admin.execute(f"REVOKE DELETE ON confiture_webhooks.{table} FROM {name}")  # type: ignore[arg-type]
+    if table == "deliveries":
+        PostgresOutbox(dsn).close()
+    else:
+        with pytest.raises(OutboxError, match="DELETE on intents"):
+            PostgresOutbox(dsn)
+
+
 @pytest.mark.parametrize("granted", [["production"], [""], ["o'dd \\ 100%"], ["", "production"]])
 def test_grants_of_another_environment_are_seen_before_a_run(
     role: tuple[str, str], database: str, granted: list[str]

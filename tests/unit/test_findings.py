@@ -114,6 +114,20 @@ def test_a_row_that_is_a_problem_is_not_well(
     assert statuses == {Health.WARNING if is_well else Health.PROBLEM}
 
 
+def test_the_remedy_for_what_ended_is_about_its_own_endpoints(outbox: InMemoryOutbox) -> None:
+    """An endpoint that is off keeps its 410 from being sent again, and no one's dead letter."""
+    ends = {"a": Outcome.DEAD_LETTER, "b": Outcome.GONE}
+    for name, outcome in ends.items():
+        put(outbox, environment="production", at=NOW, name=name)
+        (claim,) = outbox.claim(name, environment="production", now=NOW, lease=timedelta(seconds=1))
+        outbox.record(claim, attempt(2, status_code=410), Decision(outcome=outcome))
+    both = Settings(endpoints=tuple(endpoint(name=name) for name in ends), environment="production")
+    dead, gone = needs(examine(outbox, both, NOW))
+    assert (dead.check, gone.check) == ("dead letters", "answered with 410")
+    assert str(dead.remedy).startswith("Send them again: ")
+    assert str(gone.remedy).startswith("b: Switch it on")
+
+
 def test_old_killed_runs_are_looked_at_here_and_reported_elsewhere(outbox: InMemoryOutbox) -> None:
     """`status` names each of this environment; another's are settled by its own `deliver`."""
     killed = {"production": 1, "staging": 2}
