@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from confiture_webhooks.adapters import http_connection
+from confiture_webhooks.adapters import http_answer, http_connection
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.delivery import ERROR_TYPES
 from confiture_webhooks.doctor.endpoints import try_connection
@@ -156,6 +158,25 @@ def test_a_connection_that_was_idle_for_long_is_not_used(
             monkeypatch.setattr(http_connection, "IDLE_AT_MOST_S", 0)
         transport.send(request(peer.url), timeout=PATIENCE)
         assert len(peer.talks) == 1 + is_old
+
+
+@pytest.mark.parametrize("is_scarce", [False, True])
+def test_a_connection_is_not_kept_where_descriptors_are_scarce(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, *, is_scarce: bool
+) -> None:
+    """Another endpoint has its turn; of the last ones none is taken, which the attempt says."""
+    left = 2 * http_answer.KEPT_FREE + (not is_scarce)
+    monkeypatch.setattr(http_answer, "room", lambda _: left)
+    with Peer(answers(OK)) as peer:
+        for _ in range(2):
+            assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
+        assert len(peer.talks) == 1 + is_scarce
+        transport.close()
+        monkeypatch.setattr(http_connection, "room", lambda _: http_answer.KEPT_FREE)
+        with pytest.raises(TransportError) as caught:
+            transport.send(request(peer.url), timeout=PATIENCE)
+        words = os.strerror(errno.EMFILE).lower()
+        assert (caught.value.error_type, caught.value.reason) == ("other", words)
 
 
 def test_a_kept_connection_is_probed(
