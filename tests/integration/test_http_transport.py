@@ -166,13 +166,13 @@ def test_a_connection_is_not_kept_where_descriptors_are_scarce(
 ) -> None:
     """Another endpoint has its turn; of the last ones none is taken, which the attempt says."""
     left = 2 * http_answer.KEPT_FREE + (not is_scarce)
-    monkeypatch.setattr(http_answer, "room", lambda _: left)
+    monkeypatch.setattr(http_answer, "descriptors_left", lambda _: left)
     with Peer(answers(OK)) as peer:
         for _ in range(2):
             assert transport.send(request(peer.url), timeout=PATIENCE).status_code == 200
         assert len(peer.talks) == 1 + is_scarce
         transport.close()
-        monkeypatch.setattr(http_connection, "room", lambda _: http_answer.KEPT_FREE)
+        monkeypatch.setattr(http_connection, "descriptors_left", lambda _: http_answer.KEPT_FREE)
         with pytest.raises(TransportError) as caught:
             transport.send(request(peer.url), timeout=PATIENCE)
         words = os.strerror(errno.EMFILE).lower()

@@ -92,7 +92,7 @@ class Answer(http.client.HTTPResponse):
         self._exchange = UNDER_WAY.get()
         self._incoming = _Incoming(self.fp.detach(), sock, self._exchange)
         self._is_receivers = False
-        self._is_scarce = room(sock.fileno()) <= 2 * KEPT_FREE
+        self._is_scarce = descriptors_left(sock.fileno()) <= 2 * KEPT_FREE
         self.fp = _Lines(self._incoming)
 
     def begin(self) -> None:
@@ -130,7 +130,7 @@ class Answer(http.client.HTTPResponse):
         return version, status, reason
 
 
-def room(descriptor: int) -> float:
+def descriptors_left(descriptor: int) -> float:
     """How many descriptors at most this process may still open, as *descriptor* is in use."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return math.inf if most == resource.RLIM_INFINITY else most - descriptor
@@ -148,7 +148,7 @@ def response_of(answer: BaseHTTPResponse) -> Response:
     return Response(status_code=answer.status, retry_after=longest, date=date)
 
 
-def shown(status_code: int, headers: Mapping[str, str], version: int) -> requests.Response:
+def bare_answer(status_code: int, headers: Mapping[str, str], version: int) -> requests.Response:
     """The answer as instrumentation sees it: without body, address, and possible secrets."""
     answer = requests.Response()
     answer.status_code = status_code

@@ -18,7 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError, ProxyError
 
-from .http_answer import KEPT_FREE, Answer, room
+from .http_answer import KEPT_FREE, Answer, descriptors_left
 from .http_exchange import UNDER_WAY
 from .http_way import look_up, permitted
 
@@ -149,7 +149,7 @@ class _Bounded(HTTPConnection):
 
 
 def _leave_some(handle: SocketHandle) -> None:
-    if room(handle.fileno()) <= KEPT_FREE:
+    if descriptors_left(handle.fileno()) <= KEPT_FREE:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 

@@ -15,7 +15,7 @@ from urllib3.util import Timeout
 
 from ..networks import origin
 from ..telemetry.http_spans import ADDRESSES, without_http_spans
-from .http_answer import drain, response_of, shown
+from .http_answer import bare_answer, drain, response_of
 from .http_connection import POOLS, SOCKS_POOLS
 from .http_exchange import UNDER_WAY
 from .http_failure import NO_ANSWER, error_type_of, why
@@ -136,10 +136,10 @@ class _CleanAdapter(HTTPAdapter):
             exchange.answered(response_of(answer))
         except Exception as error:  # noqa: BLE001  (its text may hold the address)
             if exchange.response is not None:
-                return shown(exchange.response.status_code, {}, 11)
+                return bare_answer(exchange.response.status_code, {}, 11)
             error_type = error_type_of(exchange, error)
         else:
-            return shown(answer.status, answer.headers, answer.version)
+            return bare_answer(answer.status, answer.headers, answer.version)
         raise NO_ANSWER[error_type](error_type)
 
     def _send(

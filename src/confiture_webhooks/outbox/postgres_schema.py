@@ -14,7 +14,7 @@ from . import schema
 from .postgres_refusal import MISSING, LackingError
 from .postgres_rights import COMMIT, NEEDED, RELEASE, SCHEMA, TABLES, briefly, missing_rights
 from .postgres_session import ask, conninfo_of, described, settings
-from .summary import LEFT_BEHIND, LeftBehind, left_behind
+from .summary import LEFT_BEHIND_QUERIES, LeftBehind, left_behind
 
 HURRY = "200ms"
 """How long a statement in a migration's transaction may wait for a lock."""
@@ -212,7 +212,7 @@ def left_behind_in(dsn: str) -> dict[str | None, LeftBehind]:
     """The deliveries in an outbox at *dsn*; none if it cannot be asked."""
     with suppress(OutboxError), briefly(dsn) as connection:
         if version(connection) == schema.VERSION:
-            questions = (fitted(one, "") for one in LEFT_BEHIND)
+            questions = (fitted(one, "") for one in LEFT_BEHIND_QUERIES)
             return left_behind(*ask(connection, settings(), *questions)[2:])
     return {}
 

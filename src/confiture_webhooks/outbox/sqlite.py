@@ -43,7 +43,7 @@ from .sqlite_file import (
     translated,
     untrusted,
 )
-from .summary import LEFT_BEHIND, LeftBehind, left_behind
+from .summary import LEFT_BEHIND_QUERIES, LeftBehind, left_behind
 
 PATIENCE_S = 2.0
 """The longest an operation waits for others that use the file."""
@@ -118,7 +118,7 @@ def left_behind_in(path: Path) -> dict[str | None, LeftBehind]:
         mode = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
         with closing(_connected(f"{path.absolute().as_uri()}?mode={mode}")) as connection:
             if _version(connection, path):
-                of_left = (connection.execute(statement(one)) for one in LEFT_BEHIND)
+                of_left = (connection.execute(statement(one)) for one in LEFT_BEHIND_QUERIES)
                 return left_behind(*(one.fetchall() for one in of_left))
     return {}
 

@@ -77,11 +77,11 @@ def waiting_elsewhere(
     return elsewhere({name: one.waiting for name, one in by_environment.items()}, environment)
 
 
-LEFT_BEHIND = ("undelivered", "ended", "intents")
+LEFT_BEHIND_QUERIES = ("undelivered", "ended", "intents")
 
 
 def left_behind(undelivered: Found, ended: Found, intents: Found) -> dict[str | None, LeftBehind]:
-    """By environment that has something, from the rows of the queries ``LEFT_BEHIND``."""
+    """By environment that has something, from the rows of the queries ``LEFT_BEHIND_QUERIES``."""
     sums, now = summaries(undelivered, ended), datetime.now(UTC)
     killed: Counter[str | None] = Counter()
     begun: Counter[str | None] = Counter()
