@@ -58,16 +58,12 @@ _CERTIFICATE = {
 """Reasons by OpenSSL's code for a certificate that does not verify."""
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNSUPPORTED_PROTOCOL"})
 """OpenSSL's reasons for bytes that are no TLS."""
-
-
 _OF_SOCKS = {
     "SOCKS5AuthError": "credentials",
     "SOCKS5Error": "not_reached",
     "SOCKS4Error": "not_reached",
 }
 """Reasons by PySocks' errors."""
-
-
 _OF_THE_SYSTEM = (OSError, PermissionError)
 """The other classes of its errors have a type of their own, or a reason."""
 
