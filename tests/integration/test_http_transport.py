@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -177,6 +178,21 @@ def test_a_connection_is_not_kept_where_descriptors_are_scarce(
             transport.send(request(peer.url), timeout=PATIENCE)
         words = os.strerror(errno.EMFILE).lower()
         assert (caught.value.error_type, caught.value.reason) == ("other", words)
+
+
+def test_an_attempt_without_a_thread_says_so(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on processes, or the end of Python: the receiver was not asked."""
+
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as now:
+        now.setattr(threading.Thread, "start", none)
+        with pytest.raises(TransportError) as caught:
+            transport.send(request("http://127.0.0.1:9"), timeout=PATIENCE)
+    assert (caught.value.error_type, caught.value.reason) == ("other", "no thread is to be had")
 
 
 def test_a_kept_connection_is_probed(

@@ -57,7 +57,8 @@ class HttpTransport:
                 contextvars.copy_context().run(attempt)
             else:
                 bounded(attempt, exchange.ends_at - time.monotonic(), cut=exchange.cut)
-        except NoThreadError:
+        except NoThreadError as error:
+            exchange.reason = str(error)
             self._leave(session, exchange, "other")
         except TimedOut:
             pass  # the thread ends with its exchange

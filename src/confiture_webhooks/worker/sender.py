@@ -163,16 +163,16 @@ class Sender:
         longest = pace.endpoint.retry.longest_wait
         record = partial(self.outbox.record, claim, attempt, decision, rests_until, longest)
         with self._ending(pace, claim):
-            stands = self._record(record)
-        if stands is None:
+            status = self._record(record)
+        if status is None:
             # Our lease ran out under the attempt: whoever claimed it since reports the outcome.
             self.close_open(pace, delivery_id)
             return
         with self.lock:
             pace.outcomes[decision.outcome] += 1
-            if stands.off_since is not None:
+            if status.off_since is not None:
                 pace.switch_off()
-            if until := rest_of(stands, pace.endpoint, at):
+            if until := rest_of(status, pace.endpoint, at):
                 pace.rest(until, at)  # another worker was asked to rest
             is_open = delivery_id in pace.open
         if not is_open:
