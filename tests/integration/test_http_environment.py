@@ -256,6 +256,17 @@ def test_a_proxy_reaches_no_network_that_is_denied(
         assert (caught.value.error_type, proxy.talks) == ("other", [])
 
 
+def test_a_proxy_may_dial_any_address_of_a_name() -> None:
+    """Here one that is permitted is dialled; a proxy chooses itself, so all of them must be."""
+    open_, private = ((0, 0, 0, "", (address, 443)) for address in ("192.0.2.1", "10.0.0.1"))
+    rule = Networks(denied=("10.0.0.0/8",))
+    assert http_way.permitted([private, open_], rule) == [open_]
+    assert http_way.permitted([open_], rule, every=True) == [open_]
+    for addresses, every in (([private, open_], True), ([private], False)):
+        with pytest.raises(http_way.DeniedError, match="deny_networks has"):
+            http_way.permitted(addresses, rule, every=every)
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_the_proxys_status_is_known(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch, scheme: str

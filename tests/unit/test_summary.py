@@ -11,6 +11,7 @@ from confiture_webhooks import remedy
 from confiture_webhooks.delivery import Outcome, State
 from confiture_webhooks.errors import CUT, UNRECORDED
 from confiture_webhooks.outbox import Summary
+from confiture_webhooks.outbox.summary import summaries
 from confiture_webhooks.outlook import Wait, Why
 from confiture_webhooks.run.sending import Loss, given_up_line, leftover_line
 
@@ -206,3 +207,16 @@ def test_given_up_deliveries_are_reported_with_the_remedy() -> None:
         "Deliveries answered with 410 are not retried. Send them again: "
         "`confiture webhooks redeliver --gone --endpoint ops --yes`."
     )
+
+
+def test_the_oldest_is_of_whatever_is_undelivered() -> None:
+    """An endpoint's deliveries are counted by state; the oldest of all of them counts."""
+    instants = (1_000_000, 2_000_000)
+    for of_states in (instants, instants[::-1]):
+        rows = [
+            {"environment": "", "endpoint": "a", "state": state, "count": 2, "oldest_at": at}
+            for state, at in zip((State.PENDING, State.IN_FLIGHT), of_states, strict=True)
+        ]
+        summary = summaries(rows, [])[None]
+        assert (summary.waiting, summary.total) == (4, 4)
+        assert summary.oldest_at == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
