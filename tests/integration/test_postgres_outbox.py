@@ -211,6 +211,24 @@ def test_a_lock_on_the_outbox_does_not_hold_the_transaction_up(
     assert migrating.execute("SHOW lock_timeout").fetchone() == ("1min",)
 
 
+def test_a_transaction_timeout_does_not_end_the_migrations_session(
+    outbox: PostgresOutbox, outbox_database: str
+) -> None:
+    """What waits for a lock over the idle connection is refused; the session keeps its setting."""
+    with (
+        psycopg.connect(outbox_database) as idle,
+        psycopg.connect(outbox_database) as other,
+    ):
+        if idle.info.server_version < 170000:  # noqa: PLR2004
+            pytest.skip("this server has no such setting")
+        idle.execute("SET transaction_timeout = '400ms'")
+        idle.commit()
+        assert stage_on(outbox, idle, intent(1))
+        other.execute("LOCK TABLE confiture_webhooks.intents IN ACCESS EXCLUSIVE MODE")
+        assert not stage_on(outbox, idle, intent(2))
+        assert idle.execute("SHOW transaction_timeout").fetchone() == ("400ms",)
+
+
 @pytest.mark.parametrize("scope", ["SET LOCAL", "SET"])
 def test_a_success_leaves_the_settings_of_the_transaction(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any], scope: str

@@ -38,6 +38,9 @@ ADAPTERS = AdaptersMap(psycopg.adapters)
 What a migration or a hook registers in ``psycopg.adapters`` is for every connection made later.
 """
 _BEGINNING = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
+_NO_LIMIT = """CASE WHEN pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL
+THEN pg_catalog.set_config('transaction_timeout', '0', true) END"""
+"""Since PostgreSQL 17: it would end the session, which may be the migration's."""
 
 
 def settings(**more: str) -> str:
@@ -46,7 +49,7 @@ def settings(**more: str) -> str:
         f"pg_catalog.set_config('{name}', '{value}', true)"
         for name, value in {**_SETTINGS, **more}.items()
     )
-    return f"{_BEGINNING} SELECT {calls}"
+    return f"{_BEGINNING} SELECT {calls}, {_NO_LIMIT}"
 
 
 class _Connection(psycopg.Connection[Any]):
