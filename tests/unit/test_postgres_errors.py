@@ -40,6 +40,11 @@ FATAL = 'connection to server at "db.internal", port 5432 failed: FATAL:  {}'
         ('root certificate file "/CANARY" does not exist', "the TLS certificates do not fit"),
         ("connection requires a valid client certificate", "the TLS certificates do not fit"),
         ('could not translate host name "CANARY"', "the server's host name does not resolve"),
+        ("server is in hot standby mode", "the server is a standby"),
+        (
+            'database "CANARY" is not currently accepting connections',
+            "the database takes no connections",
+        ),
         ("Connection refused", "the server does not answer"),
     ],
 )
@@ -65,6 +70,7 @@ def test_a_refusal_in_another_language_is_one_all_the_same() -> None:
         (psycopg.errors.TooManyConnections, "the server, role or database has no connection left"),
         (psycopg.errors.LockNotAvailable, "another session keeps its tables locked"),
         (psycopg.errors.ReadOnlySqlTransaction, "the server is a standby"),
+        (psycopg.errors.UntranslatableCharacter, "its database's encoding cannot hold a name"),
         (psycopg.errors.DiskFull, "the server refuses (DiskFull, 53100)"),
     ],
 )

@@ -120,7 +120,21 @@ _REFUSALS = (
         "another session keeps its tables locked",
         "Try again when they are free",
     ),
-    ("SQLSTATE 25006|read-only", "the server is a standby", "Name its primary in the DSN"),
+    (
+        "SQLSTATE 25006|read-only|is in hot standby",
+        "the server is a standby",
+        "Name its primary in the DSN",
+    ),
+    (
+        "not currently accepting connections",
+        "the database takes no connections",
+        "Let it: ALTER DATABASE … ALLOW_CONNECTIONS true",
+    ),
+    (
+        "SQLSTATE 22P05",
+        "its database's encoding cannot hold a name or text of an event",
+        "Keep the outbox in a UTF8 database: CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>",
+    ),
     (
         "could not translate host name|resolve host",
         "the server's host name does not resolve",
