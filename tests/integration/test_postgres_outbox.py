@@ -942,6 +942,35 @@ def test_an_outbox_in_a_copy_without_data_is_used(database: str) -> None:
     assert not has_outbox(database)
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("integer", [f"{versions.VERSION}", f"{versions.VERSION}"]),
+        ("integer", ["2", f"{versions.VERSION}"]),
+        ("integer", ["NULL"]),
+        ("text", ["'1.2'"]),
+    ],
+)
+def test_a_version_that_somebody_wrote_is_read_or_refused(
+    database: str, kind: str, values: list[str]
+) -> None:
+    """Several rows, none or another's text are no fault that a run does not know how to take."""
+    PostgresOutbox(database).close()
+    with psycopg.connect(database, autocommit=True) as admin:
+        place = "confiture_webhooks.outbox_version"
+        admin.execute(f"DROP TABLE {place}")  # type: ignore[arg-type]
+        admin.execute(f"CREATE TABLE {place} (version {kind})")  # type: ignore[arg-type]
+        for value in values:
+            admin.execute(f"INSERT INTO {place} VALUES ({value})")  # type: ignore[arg-type]
+    if kind == "text":
+        with pytest.raises(OutboxError, match="the server refuses"):
+            PostgresOutbox(database)
+    else:
+        with closing(PostgresOutbox(database)) as outbox:
+            release(outbox, 1)
+            assert claim_ids(outbox) == ["dlv_a_1"]
+
+
 def test_a_backup_does_not_keep_an_outbox_from_being_brought_forward(
     opened: Callable[[], PostgresOutbox], outbox_database: str
 ) -> None:

@@ -22,7 +22,7 @@ _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
 _HAS = {one: f"to_regclass('{SCHEMA}.{one}') IS NOT NULL" for one in (*TABLES, "outbox_version")}
 _VERSION = (
-    f"SELECT version, to_regprocedure('{RELEASE}') IS NOT NULL "
+    f"SELECT max(version::integer) AS version, to_regprocedure('{RELEASE}') IS NOT NULL "
     f"AND to_regprocedure('{COMMIT}') IS NOT NULL AS has_functions, "
     f"{' AND '.join(_HAS.values())} AS has_tables FROM {SCHEMA}.outbox_version"
 )
@@ -103,13 +103,12 @@ $release$""",
 def version(connection: psycopg.Connection[Any]) -> int:
     """The schema's version in the database; 0: it has no outbox, or not all of its tables."""
     try:
-        *_, found = ask(connection, settings(), _VERSION)
+        *_, [row] = ask(connection, settings(), _VERSION)
     except MISSING:
         *_, [old] = ask(connection, settings(), f"SELECT {_IS_PGMQ} AS is_there")
         return 1 if old["is_there"] else 0
-    if not found:  # a copy of a database without its data
+    if row["version"] is None:  # a copy of a database without its data
         return schema.FIRST
-    [row] = found
     if row["version"] > schema.VERSION:
         return int(row["version"])
     # Functions and parts of tables that somebody has dropped are made anew.
