@@ -987,6 +987,22 @@ def test_a_backup_does_not_keep_an_outbox_from_being_brought_forward(
             assert outbox.intents() == [intent(1)]
 
 
+def test_an_event_trigger_that_fails_is_not_answered_with_the_command_that_failed(
+    database: str,
+) -> None:
+    """To create the tables once more would fail in the same way."""
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute("CREATE TABLE ddl_log (tag text)")
+        admin.execute(
+            "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN INSERT INTO ddl_log VALUES (tg_tag); END $$"
+        )
+        admin.execute("CREATE EVENT TRIGGER noted ON ddl_command_end EXECUTE FUNCTION note()")
+    with pytest.raises(OutboxError, match="making its tables fails.*See the server's log") as info:
+        PostgresOutbox(database)
+    assert "outbox init" not in str(info.value)
+
+
 def test_two_that_find_no_outbox_make_one(database: str) -> None:
     """Several first runs at once all end up with the same outbox."""
     assert not has_outbox(database)

@@ -151,6 +151,10 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
         )
     except (errors.DuplicateTable, errors.DuplicateObject):
         return False  # another run has just made it
+    except MISSING as error:  # an event trigger's, which does not find what is its own
+        raise OutboxError(
+            f"outbox {where}: making its tables fails", "See the server's log"
+        ) from error
     return True
 
 
