@@ -70,6 +70,7 @@ def test_a_refusal_in_another_language_is_one_all_the_same() -> None:
         (psycopg.errors.TooManyConnections, "the server, role or database has no connection left"),
         (psycopg.errors.LockNotAvailable, "another session keeps its tables locked"),
         (psycopg.errors.ReadOnlySqlTransaction, "the server is a standby"),
+        (psycopg.errors.FeatureNotSupported, "the server is a standby"),
         (psycopg.errors.UntranslatableCharacter, "its database's encoding cannot hold a name"),
         (psycopg.errors.DiskFull, "the server refuses (DiskFull, 53100)"),
     ],

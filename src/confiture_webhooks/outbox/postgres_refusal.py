@@ -129,7 +129,7 @@ _REFUSALS = (
         "Try again when they are free",
     ),
     (
-        "SQLSTATE 25006|read-only|is in hot standby",
+        "SQLSTATE (25006|0A000)|read-only|is in hot standby",  # 0A000: READ WRITE there
         "the server is a standby",
         "Name its primary in the DSN",
     ),
