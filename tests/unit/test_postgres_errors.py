@@ -11,7 +11,7 @@ import pytest
 from confiture_webhooks.adapters.backend import named
 from confiture_webhooks.config import Settings
 from confiture_webhooks.event import Database
-from confiture_webhooks.outbox.postgres_refusal import reason_of
+from confiture_webhooks.outbox.postgres_refusal import as_role, reason_of
 from confiture_webhooks.outbox.postgres_session import described, is_at
 from confiture_webhooks.wiring import parts
 
@@ -119,6 +119,20 @@ def test_an_outbox_is_found_in_the_migrated_database(outbox: str, is_in: bool) -
     nothing: Any = None
     made = parts(Settings(outbox=outbox), nothing, nothing, nothing)
     assert made.is_in(connection) == is_in
+
+
+@pytest.mark.parametrize(
+    ("dsn", "address"),
+    [
+        ("postgresql://dep@db:5433/shop", "postgresql://ADMIN@db:5433/shop"),
+        ("postgresql://dep@db:5433", "postgresql://ADMIN@db:5433/dep"),
+        ("service=shop", "DSN"),
+        ("postgresql://dep@one,two/shop", "DSN"),
+    ],
+)
+def test_an_administrators_command_leads_to_the_same_database(dsn: str, address: str) -> None:
+    """Where its name is left out it is that of the role; what a service names is not known here."""
+    assert as_role("ADMIN", dsn) == f"CONFITURE_WEBHOOK_OUTBOX=postgres:{address}"
 
 
 def test_no_password_is_shown() -> None:

@@ -14,7 +14,7 @@ from psycopg import errors
 from ..config.variables import OUTBOX
 from ..errors import OutboxError
 from ..remedy import quoted, shown
-from .postgres_session import ask, connect, conninfo_of, is_plain, parameters_of
+from .postgres_session import ask, connect, conninfo_of, database_of, is_plain, parameters_of
 
 ADDRESS = "`database_url` or CONFITURE_DATABASE_URL"
 """In a remedy, where the address is set; a command that knows which of them puts that here."""
@@ -55,10 +55,10 @@ def acting_role(dsn: str) -> str | None:
 def as_role(role: str, dsn: str) -> str:
     """The variable that has a command connect to the database of *dsn*, if known, as *role*."""
     parameters = parameters_of(dsn)
-    host, port, name = (parameters.get(key, "") for key in ("host", "port", "dbname"))
-    host = host or parameters.get("hostaddr", "")
+    host, port, service = (parameters.get(key, "") for key in ("host", "port", "service"))
+    host, name = host or parameters.get("hostaddr", ""), database_of(parameters)
     address = "DSN"
-    if dsn and is_plain(parameters) and not {",", ":"} & {*host}:
+    if dsn and is_plain(parameters) and not service and not {",", ":"} & {*host}:
         who, where, what = (quote(part, safe="") for part in (role, host, name))
         address = f"postgresql://{who}@{where}{f':{port}' if port else ''}/{what}"
     return f"{OUTBOX}={quoted(f'postgres:{address}')}"

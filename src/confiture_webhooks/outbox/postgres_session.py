@@ -111,8 +111,12 @@ def is_at(dsn: str, info: Any) -> bool:
     ports = ours.get("port", "5432").split(",")
     loopback = {"localhost", "127.0.0.1", "::1"}
     is_host = info.host in hosts or (info.host in loopback and not loopback.isdisjoint(hosts))
-    name = ours.get("dbname") or ours.get("user")
-    return is_host and str(info.port) in ports and info.dbname == name
+    return is_host and str(info.port) in ports and info.dbname == database_of(ours)
+
+
+def database_of(parameters: Mapping[str, Any]) -> str:
+    """The database that *parameters* lead to, unless a service names it: libpq takes the user's."""
+    return str(parameters.get("dbname") or parameters.get("user") or "")
 
 
 def parameters_of(dsn: str) -> dict[str, str]:
@@ -158,5 +162,4 @@ def described(dsn: str) -> str:
         return "postgres …"
     host = parameters.get("host") or parameters.get("hostaddr") or "the local server"
     port = f":{parameters['port']}" if parameters.get("port") else ""
-    name = parameters.get("dbname") or parameters.get("user") or ""
-    return f"postgres {host}{port}/{name}"
+    return f"postgres {host}{port}/{database_of(parameters)}"
