@@ -111,11 +111,7 @@ _REFUSALS = (
         "Add an entry for it to pg_hba.conf; if the server wants TLS, add sslmode=require",
     ),
     ("server does not support SSL", "the server does not speak TLS", "Check sslmode in the DSN"),
-    (
-        "SSL required|requires SSL|sslmode",
-        "the server wants TLS",
-        "Add sslmode=require to the DSN",
-    ),
+    ("SSL required|requires SSL|sslmode", "the server wants TLS", "Add sslmode=require to the DSN"),
     (
         "SQLSTATE 53300|too many (clients|connections)|remaining connection slots|no more conn",
         "the server, role or database has no connection left",
@@ -143,11 +139,7 @@ _REFUSALS = (
         "its database's encoding cannot hold a name or text of an event",
         "Keep the outbox in a UTF8 database: CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>",
     ),
-    (
-        "could not translate host name|resolve host",
-        "the server's host name does not resolve",
-        _DSN,
-    ),
+    ("could not translate host name|resolve host", "the server's host name does not resolve", _DSN),
 )
 
 

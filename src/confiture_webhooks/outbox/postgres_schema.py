@@ -22,7 +22,9 @@ _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
 _HAS = {one: f"to_regclass('{SCHEMA}.{one}') IS NOT NULL" for one in (*TABLES, "outbox_version")}
 _VERSION = (
-    f"SELECT max(version::integer) AS version, to_regprocedure('{RELEASE}') IS NOT NULL "
+    # Without a row it is a copy of a database without its data.
+    f"SELECT coalesce(max(version::integer), {schema.FIRST}) AS version, "
+    f"to_regprocedure('{RELEASE}') IS NOT NULL "
     f"AND to_regprocedure('{COMMIT}') IS NOT NULL AS has_functions, "
     f"{' AND '.join(_HAS.values())} AS has_tables FROM {SCHEMA}.outbox_version"
 )
@@ -107,13 +109,10 @@ def version(connection: psycopg.Connection[Any]) -> int:
     except MISSING:
         *_, [old] = ask(connection, settings(), f"SELECT {_IS_PGMQ} AS is_there")
         return 1 if old["is_there"] else 0
-    if row["version"] is None:  # a copy of a database without its data
-        return schema.FIRST
-    if row["version"] > schema.VERSION:
-        return int(row["version"])
+    found: int = row["version"]
     # Functions and parts of tables that somebody has dropped are made anew.
-    is_less = row["version"] == schema.VERSION and not row["has_functions"]
-    return int(row["version"]) - is_less if row["has_tables"] else 0
+    is_less = found == schema.VERSION and not row["has_functions"]
+    return found - is_less if row["has_tables"] or found > schema.VERSION else 0
 
 
 def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s") -> bool:
@@ -152,9 +151,8 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
     except (errors.DuplicateTable, errors.DuplicateObject):
         return False  # another run has just made it
     except MISSING as error:  # an event trigger's, which does not find what is its own
-        raise OutboxError(
-            f"outbox {where}: making its tables fails", "See the server's log"
-        ) from error
+        problem = f"outbox {where}: making its tables fails"
+        raise OutboxError(problem, "See the server's log") from error
     return True
 
 
