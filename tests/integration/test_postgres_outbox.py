@@ -1010,6 +1010,17 @@ def test_a_backup_does_not_keep_an_outbox_from_being_brought_forward(
             assert outbox.intents() == [intent(1)]
 
 
+def test_a_publication_of_all_tables_keeps_no_outbox_from_being_made(database: str) -> None:
+    """Where every table is replicated, PostgreSQL deletes from none without a key."""
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+        PostgresOutbox(database).close()
+        admin.execute("DROP FUNCTION confiture_webhooks.release")
+    with closing(PostgresOutbox(database)) as outbox:
+        release(outbox, 1)
+        assert claim_ids(outbox) == ["dlv_a_1"]
+
+
 def test_an_event_trigger_that_fails_is_not_answered_with_the_command_that_failed(
     database: str,
 ) -> None:

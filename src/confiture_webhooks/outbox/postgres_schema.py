@@ -158,7 +158,7 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
 
 _FIRST = (
     f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}",
-    f"CREATE TABLE IF NOT EXISTS {SCHEMA}.outbox_version (version integer NOT NULL)",
+    f"CREATE TABLE IF NOT EXISTS {SCHEMA}.outbox_version (version integer PRIMARY KEY)",
     # Rows left of deliveries that are gone would be taken for rows of new ones.
     f"""DO $rest$ BEGIN IF NOT ({_HAS["deliveries"]}) THEN
         DROP TABLE IF EXISTS {SCHEMA}.bodies, {SCHEMA}.attempts;
