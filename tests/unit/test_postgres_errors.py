@@ -41,10 +41,9 @@ FATAL = 'connection to server at "db.internal", port 5432 failed: FATAL:  {}'
         ("connection requires a valid client certificate", "the TLS certificates do not fit"),
         ('could not translate host name "CANARY"', "the server's host name does not resolve"),
         ("server is in hot standby mode", "the server is a standby"),
-        (
-            'database "CANARY" is not currently accepting connections',
-            "the database takes no connections",
-        ),
+        ('database "CANARY" is not currently accepting connections', "the role may not log in"),
+        ('role "CANARY" is not permitted to log in', "the role may not log in to the database"),
+        ('permission denied for database "CANARY"', "the role may not log in to the database"),
         ("Connection refused", "the server does not answer"),
     ],
 )

@@ -130,9 +130,9 @@ _REFUSALS = (
         "Name its primary in the DSN",
     ),
     (
-        "not currently accepting connections",
-        "the database takes no connections",
-        "Let it: ALTER DATABASE … ALLOW_CONNECTIONS true",
+        "not currently accepting connections|not permitted to log in|denied for database",
+        "the role may not log in to the database",
+        "Let it: ALTER ROLE … LOGIN, GRANT CONNECT, ALTER DATABASE … ALLOW_CONNECTIONS true",
     ),
     (
         "SQLSTATE 22P05",
