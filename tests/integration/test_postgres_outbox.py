@@ -441,6 +441,25 @@ def test_a_role_that_may_not_create_is_shown_what_to_do(role: tuple[str, str]) -
         PostgresOutbox(role[1])
 
 
+def test_a_role_for_which_row_security_is_off_uses_the_outbox(
+    role: tuple[str, str], database: str
+) -> None:
+    """PostgreSQL would refuse it every row, as it refuses them to a dump."""
+    name, dsn = role
+    PostgresOutbox(database).close()
+    with psycopg.connect(database, autocommit=True) as admin:
+        for statement in postgres_rights.grants(name):
+            admin.execute(statement)  # type: ignore[arg-type]
+        admin.execute(f"ALTER ROLE {name} SET row_security = off")  # type: ignore[arg-type]
+    with closing(PostgresOutbox(dsn)) as outbox, psycopg.connect(dsn) as migrating:
+        outbox.stage(intent(1))
+        migrating.execute("SELECT 1")
+        assert commit_on(outbox, migrating)
+        migrating.commit()
+        release(outbox, 1)
+        assert claim_ids(outbox) == ["dlv_a_1"]
+
+
 def test_the_remedy_names_the_role_that_sessions_act_as(
     role: tuple[str, str], database: str
 ) -> None:
@@ -612,7 +631,7 @@ def test_a_worker_that_loses_the_rows_of_its_environment_says_so(
     PostgresOutbox(database).close()
     settings = Settings(outbox=f"postgres:{dsn}", environment="production", log="json")
     with psycopg.connect(database, autocommit=True) as admin:
-        for statement in postgres_rights.grants(name, "production"):
+        for statement in postgres_rights.grants(name):
             admin.execute(statement)
         with closing(_Delivering(Configuration(settings))) as command:
             command.tend()

@@ -30,6 +30,7 @@ _SETTINGS = {
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "jit": "off",
+    "row_security": "on",
 }
 """Not as role or database may have them; a plan made for an empty table must suit a full one."""
 ADAPTERS = AdaptersMap(psycopg.adapters)
