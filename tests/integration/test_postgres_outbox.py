@@ -229,6 +229,22 @@ def test_a_transaction_timeout_does_not_end_the_migrations_session(
         assert idle.execute("SHOW transaction_timeout").fetchone() == ("400ms",)
 
 
+def test_an_error_that_would_end_the_migrations_session_does_not(database: str) -> None:
+    """Not the question for an outbox that is not there yet, nor a lock on it in a transaction."""
+    with (
+        closing(PostgresOutbox(database, connects=False)) as outbox,
+        psycopg.connect(database) as migrating,
+        psycopg.connect(database) as other,
+    ):
+        migrating.execute("SET exit_on_error = on")
+        migrating.commit()
+        assert stage_on(outbox, migrating, intent(1))
+        migrating.execute("CREATE TEMPORARY TABLE made (id int)")
+        other.execute("LOCK TABLE confiture_webhooks.intents IN ACCESS EXCLUSIVE MODE")
+        assert not commit_on(outbox, migrating)
+        assert migrating.execute("SHOW exit_on_error").fetchone() == ("on",)
+
+
 @pytest.mark.parametrize("scope", ["SET LOCAL", "SET"])
 def test_a_success_leaves_the_settings_of_the_transaction(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any], scope: str

@@ -38,7 +38,7 @@ def fitted(name: str, value: str) -> str:
 
 
 _SETTINGS = """RETURNS boolean LANGUAGE plpgsql
-SET search_path = pg_catalog SET plan_cache_mode = force_generic_plan
+SET search_path = pg_catalog SET plan_cache_mode = force_generic_plan SET exit_on_error = off
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET row_security = on"""
 """Settings of our functions. They end with each call: a transaction keeps its own."""
 

@@ -31,6 +31,7 @@ _SETTINGS = {
     "enable_bitmapscan": "off",
     "jit": "off",
     "row_security": "on",
+    "exit_on_error": "off",
 }
 """Not as role or database may have them; a plan made for an empty table must suit a full one."""
 ADAPTERS = AdaptersMap(psycopg.adapters)
