@@ -48,15 +48,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from .event import (
-    Database,
-    Direction,
-    ErrorInfo,
-    Event,
-    EventType,
-    migration_row,
-    outcome_event,
-)
+from .event import Database, Direction, ErrorInfo, Event, EventType, migration_row, outcome_event
 from .outbox import NO_ROW, Intent
 
 INTERRUPTED = ErrorInfo(

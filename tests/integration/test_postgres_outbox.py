@@ -211,6 +211,40 @@ def test_a_lock_on_the_outbox_does_not_hold_the_transaction_up(
     assert migrating.execute("SHOW lock_timeout").fetchone() == ("1min",)
 
 
+def test_a_transaction_timeout_does_not_end_the_migrations_session(
+    outbox: PostgresOutbox, outbox_database: str
+) -> None:
+    """What waits for a lock over the idle connection is refused; the session keeps its setting."""
+    with (
+        psycopg.connect(outbox_database) as idle,
+        psycopg.connect(outbox_database) as other,
+    ):
+        if idle.info.server_version < 170000:  # noqa: PLR2004
+            pytest.skip("this server has no such setting")
+        idle.execute("SET transaction_timeout = '400ms'")
+        idle.commit()
+        assert stage_on(outbox, idle, intent(1))
+        other.execute("LOCK TABLE confiture_webhooks.intents IN ACCESS EXCLUSIVE MODE")
+        assert not stage_on(outbox, idle, intent(2))
+        assert idle.execute("SHOW transaction_timeout").fetchone() == ("400ms",)
+
+
+def test_an_error_that_would_end_the_migrations_session_does_not(database: str) -> None:
+    """Not the question for an outbox that is not there yet, nor a lock on it in a transaction."""
+    with (
+        closing(PostgresOutbox(database, connects=False)) as outbox,
+        psycopg.connect(database) as migrating,
+        psycopg.connect(database) as other,
+    ):
+        migrating.execute("SET exit_on_error = on")
+        migrating.commit()
+        assert stage_on(outbox, migrating, intent(1))
+        migrating.execute("CREATE TEMPORARY TABLE made (id int)")
+        other.execute("LOCK TABLE confiture_webhooks.intents IN ACCESS EXCLUSIVE MODE")
+        assert not commit_on(outbox, migrating)
+        assert migrating.execute("SHOW exit_on_error").fetchone() == ("on",)
+
+
 @pytest.mark.parametrize("scope", ["SET LOCAL", "SET"])
 def test_a_success_leaves_the_settings_of_the_transaction(
     outbox: PostgresOutbox, migrating: psycopg.Connection[Any], scope: str
@@ -423,6 +457,48 @@ def test_a_role_that_may_not_create_is_shown_what_to_do(role: tuple[str, str]) -
         PostgresOutbox(role[1])
 
 
+def test_a_role_for_which_row_security_is_off_uses_the_outbox(
+    role: tuple[str, str], database: str
+) -> None:
+    """PostgreSQL would refuse it every row, as it refuses them to a dump."""
+    name, dsn = role
+    PostgresOutbox(database).close()
+    with psycopg.connect(database, autocommit=True) as admin:
+        for statement in postgres_rights.grants(name):
+            admin.execute(statement)  # type: ignore[arg-type]
+        admin.execute(f"ALTER ROLE {name} SET row_security = off")  # type: ignore[arg-type]
+    with closing(PostgresOutbox(dsn)) as outbox, psycopg.connect(dsn) as migrating:
+        outbox.stage(intent(1))
+        migrating.execute("SELECT 1")
+        assert commit_on(outbox, migrating)
+        migrating.commit()
+        release(outbox, 1)
+        assert claim_ids(outbox) == ["dlv_a_1"]
+
+
+def test_the_remedy_names_the_role_that_sessions_act_as(
+    role: tuple[str, str], database: str
+) -> None:
+    """Rights of the role that logs in are none of a session that ALTER ROLE … SET role changes."""
+    name, dsn = role
+    owner = f"owner_of_{name}"
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {owner} ROLE {name}")  # type: ignore[arg-type]
+        admin.execute(f"ALTER ROLE {name} SET role = {owner}")  # type: ignore[arg-type]
+        try:
+            with pytest.raises(OutboxError, match=f"outbox init --role {owner}"):
+                PostgresOutbox(dsn)
+            PostgresOutbox(database).close()
+            for statement in postgres_rights.grants(owner):
+                admin.execute(statement)  # type: ignore[arg-type]
+            with closing(PostgresOutbox(dsn)) as outbox:
+                release(outbox, 1)
+                assert claim_ids(outbox) == ["dlv_a_1"]
+        finally:
+            admin.execute(f"DROP OWNED BY {owner}")  # type: ignore[arg-type]
+            admin.execute(f"DROP ROLE {owner}")  # type: ignore[arg-type]
+
+
 def test_the_printed_grants_are_enough(role: tuple[str, str], database: str) -> None:
     """With them, and nothing else, every method works and a success goes with its migration."""
     name, dsn = role
@@ -607,7 +683,7 @@ def test_a_worker_that_loses_the_rows_of_its_environment_says_so(
     PostgresOutbox(database).close()
     settings = Settings(outbox=f"postgres:{dsn}", environment="production", log="json")
     with psycopg.connect(database, autocommit=True) as admin:
-        for statement in postgres_rights.grants(name, "production"):
+        for statement in postgres_rights.grants(name):
             admin.execute(statement)
         with closing(_Delivering(Configuration(settings))) as command:
             command.tend()
@@ -960,6 +1036,35 @@ def test_an_outbox_in_a_copy_without_data_is_used(database: str) -> None:
     assert not has_outbox(database)
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("integer", [f"{versions.VERSION}", f"{versions.VERSION}"]),
+        ("integer", ["2", f"{versions.VERSION}"]),
+        ("integer", ["NULL"]),
+        ("text", ["'1.2'"]),
+    ],
+)
+def test_a_version_that_somebody_wrote_is_read_or_refused(
+    database: str, kind: str, values: list[str]
+) -> None:
+    """Several rows, none or another's text are no fault that a run does not know how to take."""
+    PostgresOutbox(database).close()
+    with psycopg.connect(database, autocommit=True) as admin:
+        place = "confiture_webhooks.outbox_version"
+        admin.execute(f"DROP TABLE {place}")  # type: ignore[arg-type]
+        admin.execute(f"CREATE TABLE {place} (version {kind})")  # type: ignore[arg-type]
+        for value in values:
+            admin.execute(f"INSERT INTO {place} VALUES ({value})")  # type: ignore[arg-type]
+    if kind == "text":
+        with pytest.raises(OutboxError, match="the server refuses"):
+            PostgresOutbox(database)
+    else:
+        with closing(PostgresOutbox(database)) as outbox:
+            release(outbox, 1)
+            assert claim_ids(outbox) == ["dlv_a_1"]
+
+
 def test_a_backup_does_not_keep_an_outbox_from_being_brought_forward(
     opened: Callable[[], PostgresOutbox], outbox_database: str
 ) -> None:
@@ -974,6 +1079,33 @@ def test_a_backup_does_not_keep_an_outbox_from_being_brought_forward(
         with closing(PostgresOutbox(outbox_database, connects=False)) as outbox:
             assert stage_on(outbox, idle, intent(1))
             assert outbox.intents() == [intent(1)]
+
+
+def test_a_publication_of_all_tables_keeps_no_outbox_from_being_made(database: str) -> None:
+    """Where every table is replicated, PostgreSQL deletes from none without a key."""
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+        PostgresOutbox(database).close()
+        admin.execute("DROP FUNCTION confiture_webhooks.release")
+    with closing(PostgresOutbox(database)) as outbox:
+        release(outbox, 1)
+        assert claim_ids(outbox) == ["dlv_a_1"]
+
+
+def test_an_event_trigger_that_fails_is_not_answered_with_the_command_that_failed(
+    database: str,
+) -> None:
+    """To create the tables once more would fail in the same way."""
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute("CREATE TABLE ddl_log (tag text)")
+        admin.execute(
+            "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN INSERT INTO ddl_log VALUES (tg_tag); END $$"
+        )
+        admin.execute("CREATE EVENT TRIGGER noted ON ddl_command_end EXECUTE FUNCTION note()")
+    with pytest.raises(OutboxError, match="making its tables fails.*See the server's log") as info:
+        PostgresOutbox(database)
+    assert "outbox init" not in str(info.value)
 
 
 def test_two_that_find_no_outbox_make_one(database: str) -> None:

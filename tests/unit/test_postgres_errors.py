@@ -11,7 +11,7 @@ import pytest
 from confiture_webhooks.adapters.backend import named
 from confiture_webhooks.config import Settings
 from confiture_webhooks.event import Database
-from confiture_webhooks.outbox.postgres_refusal import reason_of
+from confiture_webhooks.outbox.postgres_refusal import as_role, reason_of
 from confiture_webhooks.outbox.postgres_session import described, is_at
 from confiture_webhooks.wiring import parts
 
@@ -40,6 +40,10 @@ FATAL = 'connection to server at "db.internal", port 5432 failed: FATAL:  {}'
         ('root certificate file "/CANARY" does not exist', "the TLS certificates do not fit"),
         ("connection requires a valid client certificate", "the TLS certificates do not fit"),
         ('could not translate host name "CANARY"', "the server's host name does not resolve"),
+        ("server is in hot standby mode", "the server is a standby"),
+        ('database "CANARY" is not currently accepting connections', "the role may not log in"),
+        ('role "CANARY" is not permitted to log in', "the role may not log in to the database"),
+        ('permission denied for database "CANARY"', "the role may not log in to the database"),
         ("Connection refused", "the server does not answer"),
     ],
 )
@@ -65,6 +69,8 @@ def test_a_refusal_in_another_language_is_one_all_the_same() -> None:
         (psycopg.errors.TooManyConnections, "the server, role or database has no connection left"),
         (psycopg.errors.LockNotAvailable, "another session keeps its tables locked"),
         (psycopg.errors.ReadOnlySqlTransaction, "the server is a standby"),
+        (psycopg.errors.FeatureNotSupported, "the server is a standby"),
+        (psycopg.errors.UntranslatableCharacter, "its database's encoding cannot hold a name"),
         (psycopg.errors.DiskFull, "the server refuses (DiskFull, 53100)"),
     ],
 )
@@ -112,6 +118,20 @@ def test_an_outbox_is_found_in_the_migrated_database(outbox: str, is_in: bool) -
     nothing: Any = None
     made = parts(Settings(outbox=outbox), nothing, nothing, nothing)
     assert made.is_in(connection) == is_in
+
+
+@pytest.mark.parametrize(
+    ("dsn", "address"),
+    [
+        ("postgresql://dep@db:5433/shop", "postgresql://ADMIN@db:5433/shop"),
+        ("postgresql://dep@db:5433", "postgresql://ADMIN@db:5433/dep"),
+        ("service=shop", "DSN"),
+        ("postgresql://dep@one,two/shop", "DSN"),
+    ],
+)
+def test_an_administrators_command_leads_to_the_same_database(dsn: str, address: str) -> None:
+    """Where its name is left out it is that of the role; what a service names is not known here."""
+    assert as_role("ADMIN", dsn) == f"CONFITURE_WEBHOOK_OUTBOX=postgres:{address}"
 
 
 def test_no_password_is_shown() -> None:

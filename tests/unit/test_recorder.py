@@ -609,14 +609,15 @@ def test_what_a_hook_records_while_the_connection_is_given_back_is_sent() -> Non
 
 
 def test_a_silent_outbox_does_not_keep_the_end_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line says that it did not answer and still holds what was recorded."""
+    """The line says which one did not answer and still holds what was recorded."""
     monkeypatch.setattr(sending, "IMPATIENCE_S", 0.01)
     bench, free = Bench(), threading.Event()
+    bench.outbox.where = "postgres db:5433/shop"
     bench.recorder.record(event(), TRACE)
     bench.recorder.sending.flush(time.monotonic() + 20)
     bench.outbox.summaries = lambda: free.wait(20)  # type: ignore[method-assign, assignment, return-value]
     [line] = bounded(lambda: bench.recorder.sending.stop(seconds=0.05), 5)
-    assert "did not answer within 0.05 s" in line
+    assert "outbox postgres db:5433/shop: it did not answer within 0.05 s" in line
     free.set()
 
 

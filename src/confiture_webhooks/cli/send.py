@@ -31,15 +31,7 @@ from ..worker.pace import FAILING_AFTER
 from .context import Context
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, one_of
 from .status import open_document, open_lines
-from .tables import (
-    CONFIG_INVALID,
-    FAILED,
-    conclude,
-    fault_rows,
-    line,
-    print_facts,
-    say_faults,
-)
+from .tables import CONFIG_INVALID, FAILED, conclude, fault_rows, line, print_facts, say_faults
 
 
 def test(

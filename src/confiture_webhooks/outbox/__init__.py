@@ -2,16 +2,7 @@
 
 from .outbox import KEPT_FOR, Outbox, Release
 from .summary import UNSETTLED_FOR, LeftBehind, Summary, waiting_elsewhere
-from .values import (
-    NO_ROW,
-    Claim,
-    Committed,
-    Facts,
-    Intent,
-    Row,
-    Unreadable,
-    UnreadableIntent,
-)
+from .values import NO_ROW, Claim, Committed, Facts, Intent, Row, Unreadable, UnreadableIntent
 
 __all__ = [
     "KEPT_FOR",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import quote
 
 import psycopg
@@ -14,7 +14,7 @@ from psycopg import errors
 from ..config.variables import OUTBOX
 from ..errors import OutboxError
 from ..remedy import quoted, shown
-from .postgres_session import is_plain, parameters_of
+from .postgres_session import ask, connect, conninfo_of, database_of, is_plain, parameters_of
 
 ADDRESS = "`database_url` or CONFITURE_DATABASE_URL"
 """In a remedy, where the address is set; a command that knows which of them puts that here."""
@@ -37,20 +37,28 @@ def init(dsn: str = "", environment: str | None = None, *, is_for_admin: bool = 
 
     They are for the rows of *environment*, if that is known. *is_for_admin*: ADMIN runs it.
     """
-    role = parameters_of(dsn).get("user") if dsn else None
+    role = acting_role(dsn) if dsn else None
     given = {"--role": role, "--environment": environment}
     words = [word for option, value in given.items() if value for word in (option, value)]
     variable = as_role(ADMIN, dsn) if is_for_admin else dsn and _variable()
     return shown("outbox", "init", *words, variable=variable)
 
 
+def acting_role(dsn: str) -> str | None:
+    """The role that a session of *dsn* has: the one it names may be SET to act as another."""
+    with suppress(psycopg.Error), connect(conninfo_of(dsn)) as connection:
+        [[row]] = ask(connection, "SELECT CURRENT_USER AS name")
+        return str(row["name"])
+    return parameters_of(dsn).get("user")
+
+
 def as_role(role: str, dsn: str) -> str:
     """The variable that has a command connect to the database of *dsn*, if known, as *role*."""
     parameters = parameters_of(dsn)
-    host, port, name = (parameters.get(key, "") for key in ("host", "port", "dbname"))
-    host = host or parameters.get("hostaddr", "")
+    host, port, service = (parameters.get(key, "") for key in ("host", "port", "service"))
+    host, name = host or parameters.get("hostaddr", ""), database_of(parameters)
     address = "DSN"
-    if dsn and is_plain(parameters) and not {",", ":"} & {*host}:
+    if dsn and is_plain(parameters) and not service and not {",", ":"} & {*host}:
         who, where, what = (quote(part, safe="") for part in (role, host, name))
         address = f"postgresql://{who}@{where}{f':{port}' if port else ''}/{what}"
     return f"{OUTBOX}={quoted(f'postgres:{address}')}"
@@ -103,11 +111,7 @@ _REFUSALS = (
         "Add an entry for it to pg_hba.conf; if the server wants TLS, add sslmode=require",
     ),
     ("server does not support SSL", "the server does not speak TLS", "Check sslmode in the DSN"),
-    (
-        "SSL required|requires SSL|sslmode",
-        "the server wants TLS",
-        "Add sslmode=require to the DSN",
-    ),
+    ("SSL required|requires SSL|sslmode", "the server wants TLS", "Add sslmode=require to the DSN"),
     (
         "SQLSTATE 53300|too many (clients|connections)|remaining connection slots|no more conn",
         "the server, role or database has no connection left",
@@ -120,12 +124,22 @@ _REFUSALS = (
         "another session keeps its tables locked",
         "Try again when they are free",
     ),
-    ("SQLSTATE 25006|read-only", "the server is a standby", "Name its primary in the DSN"),
     (
-        "could not translate host name|resolve host",
-        "the server's host name does not resolve",
-        _DSN,
+        "SQLSTATE (25006|0A000)|read-only|is in hot standby",  # 0A000: READ WRITE there
+        "the server is a standby",
+        "Name its primary in the DSN",
     ),
+    (
+        "not currently accepting connections|not permitted to log in|denied for database",
+        "the role may not log in to the database",
+        "Let it: ALTER ROLE … LOGIN, GRANT CONNECT, ALTER DATABASE … ALLOW_CONNECTIONS true",
+    ),
+    (
+        "SQLSTATE 22P05",
+        "its database's encoding cannot hold a name or text of an event",
+        "Keep the outbox in a UTF8 database: CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>",
+    ),
+    ("could not translate host name|resolve host", "the server's host name does not resolve", _DSN),
 )
 
 

@@ -22,7 +22,9 @@ _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
 _HAS = {one: f"to_regclass('{SCHEMA}.{one}') IS NOT NULL" for one in (*TABLES, "outbox_version")}
 _VERSION = (
-    f"SELECT version, to_regprocedure('{RELEASE}') IS NOT NULL "
+    # Without a row it is a copy of a database without its data.
+    f"SELECT coalesce(max(version::integer), {schema.FIRST}) AS version, "
+    f"to_regprocedure('{RELEASE}') IS NOT NULL "
     f"AND to_regprocedure('{COMMIT}') IS NOT NULL AS has_functions, "
     f"{' AND '.join(_HAS.values())} AS has_tables FROM {SCHEMA}.outbox_version"
 )
@@ -36,8 +38,8 @@ def fitted(name: str, value: str) -> str:
 
 
 _SETTINGS = """RETURNS boolean LANGUAGE plpgsql
-SET search_path = pg_catalog SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off"""
+SET search_path = pg_catalog SET plan_cache_mode = force_generic_plan SET exit_on_error = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET row_security = on"""
 """Settings of our functions. They end with each call: a transaction keeps its own."""
 
 
@@ -103,18 +105,14 @@ $release$""",
 def version(connection: psycopg.Connection[Any]) -> int:
     """The schema's version in the database; 0: it has no outbox, or not all of its tables."""
     try:
-        *_, found = ask(connection, settings(), _VERSION)
+        *_, [row] = ask(connection, settings(), _VERSION)
     except MISSING:
         *_, [old] = ask(connection, settings(), f"SELECT {_IS_PGMQ} AS is_there")
         return 1 if old["is_there"] else 0
-    if not found:  # a copy of a database without its data
-        return schema.FIRST
-    [row] = found
-    if row["version"] > schema.VERSION:
-        return int(row["version"])
+    found: int = row["version"]
     # Functions and parts of tables that somebody has dropped are made anew.
-    is_less = row["version"] == schema.VERSION and not row["has_functions"]
-    return int(row["version"]) - is_less if row["has_tables"] else 0
+    is_less = found == schema.VERSION and not row["has_functions"]
+    return found - is_less if row["has_tables"] or found > schema.VERSION else 0
 
 
 def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s") -> bool:
@@ -152,12 +150,15 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
         )
     except (errors.DuplicateTable, errors.DuplicateObject):
         return False  # another run has just made it
+    except MISSING as error:  # an event trigger's, which does not find what is its own
+        problem = f"outbox {where}: making its tables fails"
+        raise OutboxError(problem, "See the server's log") from error
     return True
 
 
 _FIRST = (
     f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}",
-    f"CREATE TABLE IF NOT EXISTS {SCHEMA}.outbox_version (version integer NOT NULL)",
+    f"CREATE TABLE IF NOT EXISTS {SCHEMA}.outbox_version (version integer PRIMARY KEY)",
     # Rows left of deliveries that are gone would be taken for rows of new ones.
     f"""DO $rest$ BEGIN IF NOT ({_HAS["deliveries"]}) THEN
         DROP TABLE IF EXISTS {SCHEMA}.bodies, {SCHEMA}.attempts;

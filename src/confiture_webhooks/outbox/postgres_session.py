@@ -30,6 +30,8 @@ _SETTINGS = {
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "jit": "off",
+    "row_security": "on",
+    "exit_on_error": "off",
 }
 """Not as role or database may have them; a plan made for an empty table must suit a full one."""
 ADAPTERS = AdaptersMap(psycopg.adapters)
@@ -38,6 +40,9 @@ ADAPTERS = AdaptersMap(psycopg.adapters)
 What a migration or a hook registers in ``psycopg.adapters`` is for every connection made later.
 """
 _BEGINNING = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
+_NO_LIMIT = """CASE WHEN pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL
+THEN pg_catalog.set_config('transaction_timeout', '0', true) END"""
+"""Since PostgreSQL 17: it would end the session, which may be the migration's."""
 
 
 def settings(**more: str) -> str:
@@ -46,7 +51,7 @@ def settings(**more: str) -> str:
         f"pg_catalog.set_config('{name}', '{value}', true)"
         for name, value in {**_SETTINGS, **more}.items()
     )
-    return f"{_BEGINNING} SELECT {calls}"
+    return f"{_BEGINNING} SELECT {calls}, {_NO_LIMIT}"
 
 
 class _Connection(psycopg.Connection[Any]):
@@ -108,8 +113,12 @@ def is_at(dsn: str, info: Any) -> bool:
     ports = ours.get("port", "5432").split(",")
     loopback = {"localhost", "127.0.0.1", "::1"}
     is_host = info.host in hosts or (info.host in loopback and not loopback.isdisjoint(hosts))
-    name = ours.get("dbname") or ours.get("user")
-    return is_host and str(info.port) in ports and info.dbname == name
+    return is_host and str(info.port) in ports and info.dbname == database_of(ours)
+
+
+def database_of(parameters: Mapping[str, Any]) -> str:
+    """The database that *parameters* lead to, unless a service names it: libpq takes the user's."""
+    return str(parameters.get("dbname") or parameters.get("user") or "")
 
 
 def parameters_of(dsn: str) -> dict[str, str]:
@@ -155,5 +164,4 @@ def described(dsn: str) -> str:
         return "postgres …"
     host = parameters.get("host") or parameters.get("hostaddr") or "the local server"
     port = f":{parameters['port']}" if parameters.get("port") else ""
-    name = parameters.get("dbname") or parameters.get("user") or ""
-    return f"postgres {host}{port}/{name}"
+    return f"postgres {host}{port}/{database_of(parameters)}"

@@ -129,12 +129,8 @@ class RunOutbox:
 
     def silence(self, seconds: float) -> OutboxError:
         """The error that it did not answer."""
-        kind = (
-            self.current.where.partition(":")[0]
-            if self.current is not None
-            else self._settings.place.kind
-        )
-        return OutboxError(f"outbox {kind}: it did not answer within {seconds:.2g} s")
+        where = self._settings.place.kind if self.current is None else self.current.where
+        return OutboxError(f"outbox {where}: it did not answer within {seconds:.2g} s")
 
     def note(self, kept: Kept) -> None:
         """*kept* was written into whatever is used now."""
