@@ -476,29 +476,6 @@ def test_a_role_for_which_row_security_is_off_uses_the_outbox(
         assert claim_ids(outbox) == ["dlv_a_1"]
 
 
-def test_the_remedy_names_the_role_that_sessions_act_as(
-    role: tuple[str, str], database: str
-) -> None:
-    """Rights of the role that logs in are none of a session that ALTER ROLE … SET role changes."""
-    name, dsn = role
-    owner = f"owner_of_{name}"
-    with psycopg.connect(database, autocommit=True) as admin:
-        admin.execute(f"CREATE ROLE {owner} ROLE {name}")  # type: ignore[arg-type]
-        admin.execute(f"ALTER ROLE {name} SET role = {owner}")  # type: ignore[arg-type]
-        try:
-            with pytest.raises(OutboxError, match=f"outbox init --role {owner}"):
-                PostgresOutbox(dsn)
-            PostgresOutbox(database).close()
-            for statement in postgres_rights.grants(owner):
-                admin.execute(statement)  # type: ignore[arg-type]
-            with closing(PostgresOutbox(dsn)) as outbox:
-                release(outbox, 1)
-                assert claim_ids(outbox) == ["dlv_a_1"]
-        finally:
-            admin.execute(f"DROP OWNED BY {owner}")  # type: ignore[arg-type]
-            admin.execute(f"DROP ROLE {owner}")  # type: ignore[arg-type]
-
-
 def test_the_printed_grants_are_enough(role: tuple[str, str], database: str) -> None:
     """With them, and nothing else, every method works and a success goes with its migration."""
     name, dsn = role

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from urllib.parse import quote
 
 import psycopg
@@ -14,7 +14,7 @@ from psycopg import errors
 from ..config.variables import OUTBOX
 from ..errors import OutboxError
 from ..remedy import quoted, shown
-from .postgres_session import ask, connect, conninfo_of, database_of, is_plain, parameters_of
+from .postgres_session import database_of, is_plain, parameters_of
 
 ADDRESS = "`database_url` or CONFITURE_DATABASE_URL"
 """In a remedy, where the address is set; a command that knows which of them puts that here."""
@@ -37,19 +37,11 @@ def init(dsn: str = "", environment: str | None = None, *, is_for_admin: bool = 
 
     They are for the rows of *environment*, if that is known. *is_for_admin*: ADMIN runs it.
     """
-    role = acting_role(dsn) if dsn else None
+    role = parameters_of(dsn).get("user") if dsn else None
     given = {"--role": role, "--environment": environment}
     words = [word for option, value in given.items() if value for word in (option, value)]
     variable = as_role(ADMIN, dsn) if is_for_admin else dsn and _variable()
     return shown("outbox", "init", *words, variable=variable)
-
-
-def acting_role(dsn: str) -> str | None:
-    """The role that a session of *dsn* has: the one it names may be SET to act as another."""
-    with suppress(psycopg.Error), connect(conninfo_of(dsn)) as connection:
-        [[row]] = ask(connection, "SELECT CURRENT_USER AS name")
-        return str(row["name"])
-    return parameters_of(dsn).get("user")
 
 
 def as_role(role: str, dsn: str) -> str:
@@ -125,9 +117,14 @@ _REFUSALS = (
         "Try again when they are free",
     ),
     (
-        "SQLSTATE (25006|0A000)|read-only|is in hot standby",  # 0A000: READ WRITE there
+        "SQLSTATE 25006|read-only|is in hot standby",
         "the server is a standby",
         "Name its primary in the DSN",
+    ),
+    (
+        "SQLSTATE 0A000",  # a standby refuses READ WRITE with it
+        "the server is a standby, or cannot do what the outbox needs",
+        "Name a primary server of PostgreSQL in the DSN",
     ),
     (
         "not currently accepting connections|not permitted to log in|denied for database",
