@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 # Tests mostly wait for processes and sockets: more of them at once than there are cores.
-JOBS ?= 3
+JOBS ?= 4
 OTLP ?=
 DATA ?=
 BACKEND ?= prometheus
