@@ -97,7 +97,7 @@ def _is_scrubbed(name: str) -> bool:
 def _use_memory() -> None:
     """Keep temporary files in memory where there is much: a new database is 300 of them.
 
-    In a container no program may be run from there, which some tests do.
+    If it is mounted ``noexec``, as in many containers, it is not used: tests run programs there.
     """
     is_there = "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK | os.X_OK)
     is_there = is_there and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC

@@ -330,7 +330,7 @@ def attach(
     migrate_on(run, engine.connection)
     undo, failed = observe(engine, run), None
     if not threading.current_thread().daemon:  # else it may migrate still
-        atexit.register(run.finish)  # a block that is never left: later no thread runs
+        atexit.register(run.finish)  # for a block that is never left: no thread starts later
     try:
         yield run
     except BaseException as error:

@@ -320,10 +320,8 @@ def _left_behind(found: Findings) -> Iterator[Check]:
         for name, left in held.items():
             for key, count in filter(itemgetter(1), left._asdict().items()):
                 one, many, *words = _LEFT_BEHIND[key]
-                whose, are = (
-                    f"{store} outbox of {shown_environment(name)}",
-                    counted(count, one, many),
-                )
+                whose = f"{store} outbox of {shown_environment(name)}"
+                are = counted(count, one, many)
                 do = "Send" if "redeliver" in words else "Report"
                 command = _command(name, found.environment, *words, variable=f"{OUTBOX}={kind}")
                 if key == "begun":

@@ -89,7 +89,7 @@ _LATER = {
     "stage": (_REHEARSAL,),
     "lease": tuple(map(_of_nothing, ("add_attempt", "switch_off", "move"))),
 }
-"""Rights that a role needs later: without them a run does not begin to use the outbox.
+"""Rights that a role needs later: without them a run does not use the outbox at all.
 
 An intent that it may not release would stay, and be settled falsely. A delivery whose attempt it
 may not record would be sent again and again.

@@ -81,7 +81,7 @@ class InMemoryOutbox(Outbox):
         super().__init__(_Store(None))
 
     def close(self) -> None:
-        """Keep everything, until nobody holds this object."""
+        """Does nothing: deliveries can be read as long as this object is in use."""
 
 
 def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
