@@ -219,7 +219,7 @@ def open_session(arguments: list[str]) -> CommandSession | None:
     if not (settings.recorded or files or ((settings.faults or unread) and exports())):
         _log_faults(settings)
         return None
-    if invocation.is_run and "--drop-schemas" in arguments and settings.place.shown == "postgres":
+    if invocation.is_run and invocation.drops_schemas and settings.place.shown == "postgres":
         terminal.say(
             "confiture-webhooks: --drop-schemas drops the outbox, too, with all that waits in it. "
             f"Send that before you rebuild: {remedy.shown('deliver')}"

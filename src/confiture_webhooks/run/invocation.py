@@ -51,6 +51,8 @@ class Invocation:
     """Whether such a command changes a database, unless this one is a rehearsal."""
     is_rehearsal: bool
     """Whether nothing it does is meant to last."""
+    drops_schemas: bool = False
+    """Whether ``migrate rebuild`` drops every schema, the outbox's too."""
     resumes: str | None = None
     """The version ``migrate steps --resume`` continues."""
     migrations_dir: Path = DEFAULT_MIGRATIONS
@@ -97,6 +99,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
         settings_file=_readable(usual_file(named)) if config_file is None else readable,
         is_changing=command_watch.changes(command, rest),
         is_rehearsal=any(word.startswith("--dry-run") for word in rest),
+        drops_schemas="--drop-schemas" in rest,
         resumes=resumes,
         database_url=url,
         migrations_dir=Path(migrations) if migrations else DEFAULT_MIGRATIONS,
