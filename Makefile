@@ -118,7 +118,7 @@ lock: $(VENV)/bin/python ## Renew the hashed requirements
 	$(COMPILE) --group tests --group lint -o requirements/lint.txt && \
 	$(COMPILE) --group tests -c requirements/lint.txt -o requirements/tests.txt && \
 	$(COMPILE) --group docs -c requirements/lint.txt -o requirements/docs.txt && \
-	$(COMPILE) --group lowest --resolution lowest-direct -o requirements/lowest.txt && \
+	$(COMPILE) --group lowest --resolution lowest-direct --no-strip-extras -o requirements/lowest.txt && \
 	$(BIN)/uv pip compile --group publish --python-version 3.11 --universal --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --no-annotate --upgrade -q -o requirements/publish.txt
 

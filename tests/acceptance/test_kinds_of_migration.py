@@ -87,6 +87,7 @@ def test_a_do_block_hides_its_rows(project: Any, receiver: Any, up: Any) -> None
     assert reported(receiver) == [("migration_success", "001_t", None)]
 
 
+@pytest.mark.lowest
 def test_python_migration_with_parameters_executemany_and_copy(
     project: Any, receiver: Any, up: Any
 ) -> None:
@@ -483,6 +484,7 @@ def test_failed_commit(project: Any, receiver: Any, up: Any) -> None:
     assert receiver.requests[0].payload["error"]["sqlstate"] == "23503"
 
 
+@pytest.mark.lowest
 def test_rollback_and_its_failure(project: Any, receiver: Any, up: Any) -> None:
     """``down`` reports a rollback with its rows, and a failed one as a rollback error."""
     project.migration(

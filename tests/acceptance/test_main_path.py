@@ -11,6 +11,7 @@ from standardwebhooks import Webhook
 
 from confiture_webhooks import verify
 
+pytestmark = pytest.mark.lowest
 SECRET = "a plain secret"
 UP = "CREATE TABLE users (id int); INSERT INTO users VALUES (1), (2);"
 

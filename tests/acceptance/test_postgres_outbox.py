@@ -378,6 +378,7 @@ def test_an_unreachable_outbox_is_said_and_the_run_goes_on(project: Any, receive
     assert "CANARY" not in done.stderr + done.stdout
 
 
+@pytest.mark.lowest
 @pytest.mark.parametrize(
     ("words", "code", "stdout"),
     [

@@ -79,6 +79,7 @@ def test_a_rebuild_keeps_it_unless_it_drops_every_schema(migrated: Any, drops: b
     assert row == (None if drops else "confiture_webhooks.deliveries",)
 
 
+@pytest.mark.lowest
 @pytest.mark.timeout(240)
 def test_a_role_without_create_migrates_with_what_init_printed(project: Any, receiver: Any) -> None:
     """`outbox init` prints the GRANTs; with them a role that may not create schemas is reported."""
@@ -510,6 +511,7 @@ def files(project: Any) -> dict[str, tuple[int, bytes]]:
     return {one.name: (one.stat().st_mtime_ns, one.read_bytes()) for one in found}
 
 
+@pytest.mark.lowest
 def test_init_says_what_it_did(project: Any) -> None:
     """A dropped table is no new outbox."""
     init = ("webhooks", "outbox", "init")

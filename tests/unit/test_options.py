@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 import typer
 
-from confiture_webhooks.cli.options import environment_of, since
+from confiture_webhooks.cli.options import each, environment_of, not_empty, since
 
 NOW = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 
@@ -47,5 +47,12 @@ def test_an_offset_is_kept() -> None:
 def test_the_environment_without_a_name() -> None:
     """It is ``(none)`` to people, also where several are named."""
     assert (environment_of("(none)"), environment_of("a")) == ("", "a")
-    assert environment_of(["a", "(none)"]) == ["a", ""]
     assert environment_of(None) is None
+    assert each(environment_of)(["a", "(none)"]) == ["a", ""]
+
+
+def test_an_option_that_may_be_repeated_is_a_list_if_it_is_not_given() -> None:
+    """Typer 0.12 cannot take ``None``."""
+    assert each(not_empty)(None) == []
+    with pytest.raises(typer.BadParameter):
+        each(not_empty)(["a", ""])

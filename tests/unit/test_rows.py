@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.pq import ExecStatus, PipelineStatus
 
-from confiture_webhooks.adapters.rows import RowTally
+from confiture_webhooks.adapters.rows import RowTally, _read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,6 +186,30 @@ def test_executemany_counts_its_sum(tags: list[str], rows: int) -> None:
     with tally.counting(connection):
         connection.cursor().executemany("x", tags)
     assert tally.total == rows
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [("insert\ninto t", 4), (" DELETE FROM t", 4), ("WITH x AS () DELETE", None), ("-- x", None)],
+)
+def test_executemany_without_a_status_is_known_by_its_verb(query: str, rows: int | None) -> None:
+    """psycopg 3.1 keeps none: what its text does not say plainly is unknown, and not too few."""
+
+    class Without(Cursor):
+        statusmessage = property(lambda _: None, lambda *_: None)  # type: ignore[assignment]
+
+    tally, connection = RowTally(), Connection()
+    connection.cursor_factory = Without
+    with tally.counting(connection):
+        connection.cursor().executemany(query, ["INSERT 0 1"] * 4)
+    assert tally.total == rows
+
+
+def test_an_identifier_needs_no_connection() -> None:
+    """With psycopg 3.1 its own text does: the total would be unknown."""
+    query = sql.SQL("INSERT INTO {} VALUES (1)").format(sql.Identifier("s", 't"1'))
+    assert counted((query, ["INSERT 0 1"])) == 1
+    assert _read(query) == ('INSERT INTO "s"."t""1" VALUES (1)', True)
 
 
 @pytest.mark.parametrize(("status", "rows"), [(ExecStatus.COPY_IN, 6), (ExecStatus.COPY_OUT, 0)])

@@ -20,7 +20,7 @@ from ..config.rules import Invalid
 from ..config.variables import OUTBOX
 from ..event import Database
 from ..outbox import NO_ROW
-from ..outbox.postgres_session import is_plain
+from ..outbox.postgres_session import is_plain, quoted
 from ..outbox.rows import at_best
 from ..run.migration import Backend, is_idle
 
@@ -112,10 +112,10 @@ def before(backend: Backend, engine: Any, version: str) -> Backend:
     )
 
 
-def table(name: str) -> pgsql.Identifier:
+def table(name: str) -> pgsql.SQL:
     """The ledger's *name*, with its schema or without, as an identifier."""
     schema, _, bare = name.rpartition(".")
-    return pgsql.Identifier(*filter(None, (schema, bare)))
+    return pgsql.SQL(quoted(*filter(None, (schema, bare))))
 
 
 def _asked(connection: Any, query: Any, values: tuple[object, ...] = ()) -> Any:

@@ -107,6 +107,8 @@ def _reason(error: BaseException) -> str | None:
         reason = str(error)
     elif isinstance(error, ssl.SSLCertVerificationError):
         reason = _CERTIFICATE.get(getattr(error, "verify_code", 0), "not_verified")
+    elif isinstance(error, CertificateError):  # urllib3 1.26 compares the names itself
+        reason = "wrong_host"
     elif isinstance(error, ssl.SSLError) and of_openssl in _NOT_TLS:
         reason = "no_tls"
     elif isinstance(error, ssl.SSLError) and "_ALERT_" in (of_openssl or ""):

@@ -24,7 +24,7 @@ SHORTEST = 8
 TRACE_DIGITS = 32
 
 Word = TypeVar("Word", bound=str)
-Given = TypeVar("Given", str, list[str] | None)
+Given = TypeVar("Given", str, str | None)
 
 
 def one_of(among: Collection[Word]) -> Callable[[str], Word]:
@@ -41,17 +41,19 @@ def one_of(among: Collection[Word]) -> Callable[[str], Word]:
 
 def not_empty(given: Given) -> Given:
     """Refuse an empty value: every id begins so, and no name is one."""
-    if "" in ([given] if isinstance(given, str) else given or []):
+    if given == "":
         raise typer.BadParameter("it is empty")
     return given
 
 
 def environment_of(given: Given) -> Given:
     """The name as the outbox has it: ``(none)`` is the environment without one."""
-    not_empty(given)
-    if isinstance(given, str):
-        return "" if given == NO_ENVIRONMENT else given
-    return given and ["" if one == NO_ENVIRONMENT else one for one in given]
+    return "" if not_empty(given) == NO_ENVIRONMENT else given
+
+
+def each(read: Callable[[str], str]) -> Callable[[list[str] | None], list[str]]:
+    """How an option that may be repeated is read: each value by *read*. Typer 0.12 needs a list."""
+    return lambda given: [read(one) for one in given or []]
 
 
 def whole_trace(given: str | None) -> str | None:
@@ -118,7 +120,7 @@ IdsArg = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="ID",
-        callback=not_empty,
+        callback=each(not_empty),
         help="Ids of deliveries, events or traces (of `discard` also of events that stay "
         f"unsettled), or beginnings of {SHORTEST} characters",
     ),

@@ -19,7 +19,7 @@ from ..remedy import shown
 from ..terminal import counted, printable, say
 from ..wiring import outbox_place, postgres_dsn, sqlite_path
 from .context import Context, opened, refusal
-from .options import ConfigOpt, FormatOpt, YesOpt, environment_of, not_empty
+from .options import ConfigOpt, FormatOpt, YesOpt, each, environment_of, not_empty
 from .status import runs
 from .tables import agree, conclude, with_exit_codes
 
@@ -37,7 +37,7 @@ def init(
         list[str] | None,
         typer.Option(
             "--environment",
-            callback=environment_of,
+            callback=each(environment_of),
             help="With --role: the GRANTs are for this environment's rows only",
         ),
     ] = None,

@@ -106,6 +106,11 @@ def ask(connection: psycopg.Connection[Any], *messages: str) -> list[Any]:
             return answers
 
 
+def quoted(*names: str) -> str:
+    """*names* as one identifier of SQL. Before 3.2 psycopg needs a connection for that."""
+    return ".".join('"{}"'.format(name.replace('"', '""')) for name in names)
+
+
 def is_at(dsn: str, info: Any) -> bool:
     """Whether *info* is of a connection to the database of *dsn*, by the names of both."""
     ours = parameters_of(dsn)
