@@ -117,8 +117,9 @@ class Exchange:
         with self._lock:
             if self._is_cut:
                 raise TimeoutError
-            known = self.response.retry_after if self.response else None
-            self.response = replace(response, retry_after=response.retry_after or known)
+            if response.retry_after is None and self.response:
+                response = replace(response, retry_after=self.response.retry_after)
+            self.response = response
             if is_whole:
                 self.ends_at = min(self.ends_at, time.monotonic() + ANSWER_BODY_S)
 
