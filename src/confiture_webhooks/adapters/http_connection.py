@@ -79,12 +79,17 @@ class _Bounded(HTTPConnection):
         if self._handle:
             UNDER_WAY.get().stops_with(self._handle.shut_down)
         self.used_at = time.monotonic()
-        super().request(*args, **kwargs)
+        try:
+            super().request(*args, **kwargs)
+        except ssl.SSLEOFError as error:
+            raise BrokenPipeError from error  # urllib3 then reads the answer, or the alert
 
     @property
     def is_connected(self) -> bool:
         is_recent = time.monotonic() - self.used_at <= IDLE_AT_MOST_S
-        return is_recent and super().is_connected
+        # What came after an answer is no answer to the next request; TLS may have read it already.
+        has_more = getattr(self.sock, "pending", int)()
+        return is_recent and not has_more and super().is_connected
 
     def close(self) -> None:
         handle, self._handle = self._handle, None

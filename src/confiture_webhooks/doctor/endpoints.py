@@ -114,6 +114,7 @@ PATIENCE = timedelta(seconds=5)
 _SECRETS = (
     f"Compare the secret on both sides; `{command('verify', 'FILE')}` checks a captured request"
 )
+_MOVED = "Redirects are not followed: write the address that it leads to into `url`"
 _REMEDIES = {
     "dns": "Check the host's name in `url`, and that this machine can resolve it",
     "connection_refused": "Start the receiver, or correct host and port in `url`",
@@ -124,7 +125,9 @@ _REMEDIES = {
     "protocol": "Something else than an HTTP server answers there: check the port in `url`",
     "401": _SECRETS,
     "403": _SECRETS,
-    "404": "Check the path in `url`",
+    "too_slow": "Let the receiver answer first and then work, or set a higher `timeout`",
+    **dict.fromkeys(("404", "405"), "Check the path in `url`"),
+    **dict.fromkeys(("301", "302", "303", "307", "308"), _MOVED),
     "407": "A proxy answers there: correct host and port in `url`",
     "410": "The receiver is gone for good: remove the endpoint, or correct the path in `url`",
 }
@@ -153,7 +156,11 @@ _TLS = {
     ),
     "refused": (
         "the handshake was refused",
-        "If it asks for a certificate, set `tls.client_certificate`. Else check its TLS versions",
+        "If it asks for a certificate, set `tls.client_certificate`. Else check host and TLS there",
+    ),
+    "old_tls": (
+        "what answers there speaks no TLS version from 1.2 on",
+        "Switch TLS 1.2 or 1.3 on there",
     ),
     "no_tls": (
         "what answers there does not speak TLS",
