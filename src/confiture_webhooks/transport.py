@@ -128,7 +128,7 @@ def prepare(endpoint: Endpoint, delivery: Delivery, *, attempt: int, at: datetim
 
 
 def header_text(value: str) -> str:
-    """*value* as a header can carry it: all but printable ASCII is escaped, no blank at its ends."""
+    """*value* as a header can carry it: printable ASCII, the rest escaped, no blank at the ends."""
     return value.strip(" ").encode("ascii", "backslashreplace").decode().translate(_CONTROLS)
 
 
