@@ -97,12 +97,14 @@ def try_connection(
     finally:
         session.close()
     status = str(exchange.response.status_code) if exchange.response is not None else ""
+    failed = exchange.error_type
     if exchange.is_forwarded and status in _OF_THE_PROXY:
         exchange.step = exchange.error_type = "proxy"
         exchange.reason = status
-    elif not status and (exchange.fault is not None or exchange.error_type == "tls"):
-        exchange.step = exchange.error_type or exchange.step
-    elif status or exchange.step == "answers":
+    elif not status and (exchange.fault is not None or failed == "tls"):
+        exchange.step = failed or exchange.step
+    elif status or (exchange.step == "answers" and (is_export or failed != "protocol")):
+        # A receiver may not like a HEAD; a collector may speak gRPC.
         exchange.step, exchange.error_type, exchange.reason = "answers", None, None
     return exchange
 
@@ -241,7 +243,8 @@ def _steps(found: Exchange, scheme: str) -> list[str]:
     if found.fault is not None:
         return [found.step]  # nothing else was tried
     proxy = ["proxy"] if found.proxy_variable else []
-    return ["resolves", "connects", *proxy, *(["tls"] if scheme == "https" else [])]
+    last = ["answers"] if found.error_type == "protocol" else []
+    return ["resolves", "connects", *proxy, *(["tls"] if scheme == "https" else []), *last]
 
 
 def _clock(endpoint: str, skew: timedelta | None) -> Check:
