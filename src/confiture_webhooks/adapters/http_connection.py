@@ -39,8 +39,8 @@ KEEP_ALIVE = [
 ]
 """Socket options: probes find out that a connection is gone, and keep a gateway from forgetting."""
 SOCKS_PORT = 1080
-LEAST_PER_ADDRESS_S = 2.0
-"""An address gets its share of the time left, and at least this: as with Go's dialer."""
+MOST_PER_ADDRESS_S = 2.0
+"""An address gets its share of the time left, and only the last one more than this."""
 
 
 @dataclass(eq=False)
@@ -124,8 +124,9 @@ class _Bounded(HTTPConnection):
         exchange.step = "connects"
         fault: OSError = socket.gaierror("no address")
         for tried, (*kind, _, address) in enumerate(addresses):
-            left = exchange.left()
-            share = max(left / (len(addresses) - tried), min(left, LEAST_PER_ADDRESS_S))
+            share, others = exchange.left(), len(addresses) - tried - 1
+            if others:
+                share = min(share / (1 + others), MOST_PER_ADDRESS_S)
             sock, target = self._socket(kind, address)
             handle = SocketHandle(sock.dup())
             try:

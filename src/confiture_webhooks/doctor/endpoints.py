@@ -114,7 +114,8 @@ CLOCK_WRONG = timedelta(minutes=5)
 """Receivers refuse a timestamp that is further off."""
 PATIENCE = timedelta(seconds=5)
 _SECRETS = (
-    f"Compare the secret on both sides; `{command('verify', 'FILE')}` checks a captured request"
+    "Compare secret and credentials on both sides; "
+    f"`{command('verify', 'FILE')}` checks a captured request"
 )
 _MOVED = "Redirects are not followed: write the address that it leads to into `url`"
 _REMEDIES = {
