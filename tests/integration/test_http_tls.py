@@ -194,6 +194,7 @@ def test_a_refusal_is_read_though_the_connection_is_closed(
             assert (caught.value.error_type, caught.value.reason) == ("tls", "refused")
 
 
+@pytest.mark.survived("Bytes that follow an answer on its connection", "kept")
 def test_what_follows_an_answer_is_no_answer_to_the_next_request(
     transport: HttpTransport, authority: trustme.CA, bundle: Path
 ) -> None:
