@@ -114,7 +114,8 @@ def _reason(error: BaseException) -> str | None:
     elif isinstance(error, ssl.SSLCertVerificationError):
         reason = _CERTIFICATE.get(getattr(error, "verify_code", 0), "not_verified")
     elif isinstance(error, ssl.SSLError):
-        reason = _OF_OPENSSL.get(of_openssl, "refused" if _ALERT.search(str(error)) else None)
+        refused = "refused" if _ALERT.search(str(error)) else None
+        reason = _OF_OPENSSL.get(str(of_openssl), refused)
     elif isinstance(error, OSError) and type(error) in _OF_THE_SYSTEM and error.errno:
         reason = os.strerror(error.errno).lower()  # "no route to host", "too many open files"
     return reason
