@@ -604,6 +604,7 @@ def test_a_remedy_at_a_proxy_names_its_variable(reason: str) -> None:
         ("301", "Redirects are not followed"),
         ("308", "Redirects are not followed"),
         ("405", "Check the path"),
+        ("429", "Set `rate`"),
         ("too_slow", "higher `timeout`"),
         ("500", "receiver's own log"),
     ],

@@ -126,13 +126,13 @@ _REMEDIES = {
     "tls": "Check the certificate; for a private authority set REQUESTS_CA_BUNDLE to its file",
     "other": "Check this machine's route to the host in `url`, its firewall, and `ulimit -n`",
     "protocol": "Something else than an HTTP server answers there: check the port in `url`",
-    "401": _SECRETS,
-    "403": _SECRETS,
     "too_slow": "Let the receiver answer first and then work, or set a higher `timeout`",
-    **dict.fromkeys(("404", "405"), "Check the path in `url`"),
     **dict.fromkeys(("301", "302", "303", "307", "308"), _MOVED),
+    **dict.fromkeys(("401", "403"), _SECRETS),
+    **dict.fromkeys(("404", "405"), "Check the path in `url`"),
     "407": "A proxy answers there: correct host and port in `url`",
     "410": "The receiver is gone for good: remove the endpoint, or correct the path in `url`",
+    "429": "Set `rate` to what the receiver allows",
 }
 _OTHER = "Read the receiver's own log, and correct what it names"
 _BUNDLE = "REQUESTS_CA_BUNDLE"
