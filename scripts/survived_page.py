@@ -142,6 +142,8 @@ FAULTS = {
         "An answer whose body does not end": "unharmed",
         "Headers or interim answers that do not end": "unharmed",
         "A connection that is closed under a request": "true",
+        "Bytes that follow an answer on its connection": "kept",
+        "A name whose first address hangs": "kept",
         "A redirect": "private",
         "A 410": "kept",
         "An endpoint that fails all the time beside one that works": "kept",

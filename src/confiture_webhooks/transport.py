@@ -128,8 +128,8 @@ def prepare(endpoint: Endpoint, delivery: Delivery, *, attempt: int, at: datetim
 
 
 def header_text(value: str) -> str:
-    """*value* as a header can carry it: all but printable ASCII is escaped."""
-    return value.encode("ascii", "backslashreplace").decode().translate(_CONTROLS)
+    """*value* as a header can carry it: printable ASCII, the rest escaped, no blank at the ends."""
+    return value.strip(" ").encode("ascii", "backslashreplace").decode().translate(_CONTROLS)
 
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}

@@ -249,6 +249,10 @@ def test_verify_reads_no_file_without_end(here: Project) -> None:
     [
         (raw(signed(secret="x")), "signature: none in it was made with this secret"),
         (raw(signed()).replace(b"005_add", b"006_add"), "or the request was changed since"),
+        (
+            raw(signed()).removesuffix(BODY) + json.dumps(PAYLOAD, indent=2).encode(),
+            "or the request was changed since",
+        ),
         (raw(signed(datetime.now(UTC) + timedelta(days=1))), "too early: signed with this secret"),
         (raw({"webhook-id": "evt_1"}), "it is not signed: it has no signature header"),
         (raw({"webhook-signature": "v1,x"}), "no webhook-id and no webhook-timestamp header"),

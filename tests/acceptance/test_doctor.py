@@ -386,6 +386,17 @@ def test_what_is_behind_a_tunnel_is_looked_at(
     assert list(problems(rows)) == ["a: tls"]
 
 
+def test_what_is_no_http_server_is_named(here: Project) -> None:
+    """The doctor finds what a test finds: the port is another program's."""
+    with Peer(says(b"SSH-2.0-OpenSSH_9.2\r\n")) as peer:
+        code, rows = diagnosed(here, {"a": peer.url}, {})
+        tested = here.confiture("webhooks", "test", "a", "--format", "json")
+    [result] = json.loads(tested.stdout)["results"]
+    assert code == 1
+    assert problems(rows) == {"a: answers": f"protocol | {result['remedy']}"}
+    assert (rows["a: connects"]["status"], result["error_type"]) == ("ok", "protocol")
+
+
 def test_a_name_that_does_not_resolve(here: Project) -> None:
     """The name is the problem, and nothing after it is guessed at."""
     code, rows = diagnosed(here, {"a": "https://receiver.invalid"})

@@ -599,6 +599,22 @@ def test_a_remedy_at_a_proxy_names_its_variable(reason: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("failure", "remedy"),
+    [
+        ("301", "Redirects are not followed"),
+        ("308", "Redirects are not followed"),
+        ("405", "Check the path"),
+        ("429", "Set `rate`"),
+        ("too_slow", "higher `timeout`"),
+        ("500", "receiver's own log"),
+    ],
+)
+def test_a_remedy_is_that_of_the_troubleshooting_table(failure: str, remedy: str) -> None:
+    """The receiver's log explains no redirect, and no answer that was too slow."""
+    assert remedy in remedy_of(failure)
+
+
+@pytest.mark.parametrize(
     ("error", "reason", "symptom"),
     [
         ("other", None, "other"),

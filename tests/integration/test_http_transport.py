@@ -6,7 +6,8 @@ import errno
 import os
 import socket
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -319,6 +320,18 @@ def test_retry_after_is_read(transport: HttpTransport) -> None:
     with Peer(answers(answer)) as peer:
         response = transport.send(request(peer.url), timeout=PATIENCE)
     assert response == Response(status_code=503, retry_after=timedelta(seconds=120))
+
+
+def test_a_date_that_is_past_by_the_receivers_clock_asks_for_no_wait(
+    transport: HttpTransport,
+) -> None:
+    """Its clock may be ahead of ours: the answer's own Date says what is past."""
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    dates = format_datetime(ahead, usegmt=True), format_datetime(ahead - timedelta(minutes=1))
+    answer = "HTTP/1.1 503 No\r\nDate: {}\r\nRetry-After: {}\r\n\r\n".format(*dates)
+    with Peer(says(answer.encode())) as peer:
+        response = transport.send(request(peer.url), timeout=PATIENCE)
+    assert response.retry_after == timedelta(0)
 
 
 @pytest.mark.parametrize(

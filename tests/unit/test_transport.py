@@ -131,10 +131,11 @@ def _facts(of: Endpoint) -> dict[str, object]:
         ("a\r\nX-Forged: b", "a\\x0d\\x0aX-Forged: b"),
         ("tab\tdel\x7f", "tab\\x09del\\x7f"),
         ("\udce9", "\\udce9"),
+        (" a b ", "a b"),
     ],
 )
 def test_a_headers_value_is_printable_ascii(value: str, text: str) -> None:
-    """What a header cannot carry, line ends above all, is escaped."""
+    """What a header cannot carry, line ends above all, is escaped, and blanks around it left out."""
     assert header_text(value) == text
 
 

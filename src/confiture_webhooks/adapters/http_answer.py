@@ -143,8 +143,7 @@ def response_of(answer: BaseHTTPResponse) -> Response:
         now = datetime.now(UTC)
         theirs = now + (time_until(date, now) or timedelta())  # a date of theirs is by their clock
         # A gateway may add one to the receiver's own.
-        waits = [retry_after(one, theirs) for one in given]
-        longest = max((wait for wait in waits if wait is not None), default=None)
+        longest = retry_after(", ".join(given), theirs)
     return Response(status_code=answer.status, retry_after=longest, date=date)
 
 

@@ -39,8 +39,8 @@ KEEP_ALIVE = [
 ]
 """Socket options: probes find out that a connection is gone, and keep a gateway from forgetting."""
 SOCKS_PORT = 1080
-LEAST_PER_ADDRESS_S = 2.0
-"""An address gets its share of the time left, and at least this: as with Go's dialer."""
+MOST_PER_ADDRESS_S = 2.0
+"""An address gets its share of the time left, and only the last one more than this."""
 
 
 @dataclass(eq=False)
@@ -79,12 +79,17 @@ class _Bounded(HTTPConnection):
         if self._handle:
             UNDER_WAY.get().stops_with(self._handle.shut_down)
         self.used_at = time.monotonic()
-        super().request(*args, **kwargs)
+        try:
+            super().request(*args, **kwargs)
+        except ssl.SSLEOFError as error:
+            raise BrokenPipeError from error  # urllib3 then reads the answer, or the alert
 
     @property
     def is_connected(self) -> bool:
         is_recent = time.monotonic() - self.used_at <= IDLE_AT_MOST_S
-        return is_recent and super().is_connected
+        # What came after an answer is no answer to the next request; TLS may have read it already.
+        has_more = getattr(self.sock, "pending", int)()
+        return is_recent and not has_more and super().is_connected
 
     def close(self) -> None:
         handle, self._handle = self._handle, None
@@ -119,8 +124,9 @@ class _Bounded(HTTPConnection):
         exchange.step = "connects"
         fault: OSError = socket.gaierror("no address")
         for tried, (*kind, _, address) in enumerate(addresses):
-            left = exchange.left()
-            share = max(left / (len(addresses) - tried), min(left, LEAST_PER_ADDRESS_S))
+            share, others = exchange.left(), len(addresses) - tried - 1
+            if others:
+                share = min(share / (1 + others), MOST_PER_ADDRESS_S)
             sock, target = self._socket(kind, address)
             handle = SocketHandle(sock.dup())
             try:

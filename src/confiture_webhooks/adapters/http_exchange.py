@@ -27,6 +27,8 @@ ANSWER_BODY_S = 1.0
 """How long is waited for the body of an answer, only to use its connection again."""
 LONGEST_RETRY_AFTER = timedelta(days=365)
 _LEAP_SECOND = re.compile(r"(?<=:\d\d):60\b")
+_PARTS = re.compile(r"\s*(?:[A-Z][a-z]{2,8},)?[^,]+")
+"""The comma after a date's day of the week separates nothing."""
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?", re.ASCII)
 
 
@@ -35,11 +37,12 @@ def retry_after(text: str | None, now: datetime) -> timedelta | None:
 
     If gateways joined several headers with commas, the longest counts.
     """
-    parts = map(str.strip, (text or "").split(","))
-    if seconds := [float(part) for part in parts if _SECONDS.fullmatch(part)]:
-        return timedelta(seconds=min(max(seconds), LONGEST_RETRY_AFTER.total_seconds()))
-    wait = time_until(text, now)
-    return None if wait is None else min(max(wait, timedelta(0)), LONGEST_RETRY_AFTER)
+    parts = [part.strip() for part in _PARTS.findall(text or "")]
+    waits = [float(part) for part in parts if _SECONDS.fullmatch(part)]
+    waits += [wait.total_seconds() for part in parts if (wait := time_until(part, now)) is not None]
+    if not waits:
+        return None
+    return timedelta(seconds=min(max(0.0, *waits), LONGEST_RETRY_AFTER.total_seconds()))
 
 
 def time_until(date: str | None, now: datetime) -> timedelta | None:
@@ -117,8 +120,9 @@ class Exchange:
         with self._lock:
             if self._is_cut:
                 raise TimeoutError
-            known = self.response.retry_after if self.response else None
-            self.response = replace(response, retry_after=response.retry_after or known)
+            if response.retry_after is None and self.response:
+                response = replace(response, retry_after=self.response.retry_after)
+            self.response = response
             if is_whole:
                 self.ends_at = min(self.ends_at, time.monotonic() + ANSWER_BODY_S)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import ssl
 from typing import TYPE_CHECKING
@@ -56,8 +57,13 @@ _CERTIFICATE = {
     64: "wrong_host",
 }
 """Reasons by OpenSSL's code for a certificate that does not verify."""
-_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNSUPPORTED_PROTOCOL"})
-"""OpenSSL's reasons for bytes that are no TLS."""
+_OF_OPENSSL = {
+    **dict.fromkeys(("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"), "no_tls"),
+    **dict.fromkeys(("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"), "old_tls"),
+}
+"""Reasons by OpenSSL's. Bytes that are no TLS have a wrong version, too."""
+_ALERT = re.compile("alert|TLSV1_", re.IGNORECASE)
+"""In OpenSSL's text, if the peer has said why it ends the handshake. Some have no reason."""
 _OF_SOCKS = {
     "SOCKS5AuthError": "credentials",
     "SOCKS5Error": "not_reached",
@@ -109,10 +115,9 @@ def _reason(error: BaseException) -> str | None:
         reason = _CERTIFICATE.get(getattr(error, "verify_code", 0), "not_verified")
     elif isinstance(error, CertificateError):  # urllib3 1.26 compares the names itself
         reason = "wrong_host"
-    elif isinstance(error, ssl.SSLError) and of_openssl in _NOT_TLS:
-        reason = "no_tls"
-    elif isinstance(error, ssl.SSLError) and "_ALERT_" in (of_openssl or ""):
-        reason = "refused"  # the peer's word for why it ends the handshake
+    elif isinstance(error, ssl.SSLError):
+        refused = "refused" if _ALERT.search(str(error)) else None
+        reason = _OF_OPENSSL.get(str(of_openssl), refused)
     elif isinstance(error, OSError) and type(error) in _OF_THE_SYSTEM and error.errno:
         reason = os.strerror(error.errno).lower()  # "no route to host", "too many open files"
     return reason

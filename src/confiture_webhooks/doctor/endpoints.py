@@ -97,12 +97,14 @@ def try_connection(
     finally:
         session.close()
     status = str(exchange.response.status_code) if exchange.response is not None else ""
+    failed = exchange.error_type
     if exchange.is_forwarded and status in _OF_THE_PROXY:
         exchange.step = exchange.error_type = "proxy"
         exchange.reason = status
-    elif not status and (exchange.fault is not None or exchange.error_type == "tls"):
-        exchange.step = exchange.error_type or exchange.step
-    elif status or exchange.step == "answers":
+    elif not status and (exchange.fault is not None or failed == "tls"):
+        exchange.step = failed or exchange.step
+    elif status or (exchange.step == "answers" and (is_export or failed != "protocol")):
+        # A receiver may not like a HEAD; a collector may speak gRPC.
         exchange.step, exchange.error_type, exchange.reason = "answers", None, None
     return exchange
 
@@ -112,8 +114,10 @@ CLOCK_WRONG = timedelta(minutes=5)
 """Receivers refuse a timestamp that is further off."""
 PATIENCE = timedelta(seconds=5)
 _SECRETS = (
-    f"Compare the secret on both sides; `{command('verify', 'FILE')}` checks a captured request"
+    "Compare secret and credentials on both sides; "
+    f"`{command('verify', 'FILE')}` checks a captured request"
 )
+_MOVED = "Redirects are not followed: write the address that it leads to into `url`"
 _REMEDIES = {
     "dns": "Check the host's name in `url`, and that this machine can resolve it",
     "connection_refused": "Start the receiver, or correct host and port in `url`",
@@ -122,11 +126,13 @@ _REMEDIES = {
     "tls": "Check the certificate; for a private authority set REQUESTS_CA_BUNDLE to its file",
     "other": "Check this machine's route to the host in `url`, its firewall, and `ulimit -n`",
     "protocol": "Something else than an HTTP server answers there: check the port in `url`",
-    "401": _SECRETS,
-    "403": _SECRETS,
-    "404": "Check the path in `url`",
+    "too_slow": "Let the receiver answer first and then work, or set a higher `timeout`",
+    **dict.fromkeys(("301", "302", "303", "307", "308"), _MOVED),
+    **dict.fromkeys(("401", "403"), _SECRETS),
+    **dict.fromkeys(("404", "405"), "Check the path in `url`"),
     "407": "A proxy answers there: correct host and port in `url`",
     "410": "The receiver is gone for good: remove the endpoint, or correct the path in `url`",
+    "429": "Set `rate` to what the receiver allows",
 }
 _OTHER = "Read the receiver's own log, and correct what it names"
 _BUNDLE = "REQUESTS_CA_BUNDLE"
@@ -153,7 +159,11 @@ _TLS = {
     ),
     "refused": (
         "the handshake was refused",
-        "If it asks for a certificate, set `tls.client_certificate`. Else check its TLS versions",
+        "If it asks for a certificate, set `tls.client_certificate`. Else check host and TLS there",
+    ),
+    "old_tls": (
+        "what answers there speaks no TLS version from 1.2 on",
+        "Switch TLS 1.2 or 1.3 on there",
     ),
     "no_tls": (
         "what answers there does not speak TLS",
@@ -234,7 +244,8 @@ def _steps(found: Exchange, scheme: str) -> list[str]:
     if found.fault is not None:
         return [found.step]  # nothing else was tried
     proxy = ["proxy"] if found.proxy_variable else []
-    return ["resolves", "connects", *proxy, *(["tls"] if scheme == "https" else [])]
+    last = ["answers"] if found.error_type == "protocol" else []
+    return ["resolves", "connects", *proxy, *(["tls"] if scheme == "https" else []), *last]
 
 
 def _clock(endpoint: str, skew: timedelta | None) -> Check:

@@ -288,6 +288,8 @@ def _from_http(content: bytes) -> Captured:
     if not all(colon for _, colon, _ in pairs):
         raise WebhooksError("a header line without a colon")
     headers = Headers([(name.strip(), value.strip()) for name, _, value in pairs])
-    # Editors end a file with a line break that was not sent.
     sent = _LENGTH.fullmatch(headers.get("Content-Length", ""))
-    return Captured(headers=headers, body=parts[1][: int(sent[0])] if sent else parts[1])
+    length = int(sent[0]) if sent else len(parts[1])
+    # Editors end a file with a line break that was not sent. Anything else has been changed.
+    is_longer = parts[1][length:].strip()
+    return Captured(headers=headers, body=parts[1] if is_longer else parts[1][:length])
