@@ -58,8 +58,11 @@ class PassResult:
     delivered: int
     dead: int
     gone: int
-    left: int
-    """Deliveries still to make, due later or of endpoints that are off or not configured."""
+    left: int | None
+    """Deliveries still to make, due later or of endpoints that are off or not configured.
+
+    ``None``: the outbox does not say.
+    """
     next_at: datetime | None
     """When the next of them is due."""
     elsewhere: Mapping[str | None, int]
@@ -165,14 +168,14 @@ class _Delivering:
 
     def result(self, *, is_done: bool) -> PassResult:
         outcomes, paces, now = self.outcomes(), self.worker.snapshot(), datetime.now(UTC)
-        dead, gone = outcomes[Outcome.DEAD_LETTER], outcomes[Outcome.GONE]
+        dead, gone, is_known = outcomes[Outcome.DEAD_LETTER], outcomes[Outcome.GONE], True
         try:
             summaries = self.outbox.summaries()
             statuses = self.outbox.statuses(self.settings.environment)
             next_at = self.next_at()
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
-            summaries, next_at, statuses, is_done = {}, None, {}, False
+            summaries, next_at, statuses, is_done, is_known = {}, None, {}, False, False
         mine = summaries.get(self.settings.environment, Summary())
         if summaries:  # one that was redelivered may have ended so twice
             dead = min(dead, mine.counts[State.DEAD_LETTER])
@@ -189,7 +192,7 @@ class _Delivering:
             delivered=outcomes[Outcome.DELIVERED],
             dead=dead,
             gone=gone,
-            left=mine.waiting,
+            left=mine.waiting if is_known else None,
             next_at=next_at,
             elsewhere=waiting_elsewhere(summaries, self.settings.environment),
             failures={
