@@ -51,6 +51,7 @@ DAMAGED = ".damaged"
 _WRITABLE = f"Make it writable, {ELSEWHERE}"
 _BUSY = ("locked by another process", "End that process, or try again when it is done")
 _CLOSED = ("it, or its directory, cannot be written", _WRITABLE)
+_FULL = ("the disk is full", f"Make room on it, {ELSEWHERE}")
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _REASONS = {
     sqlite3.SQLITE_BUSY: _BUSY,
@@ -58,7 +59,8 @@ _REASONS = {
     sqlite3.SQLITE_READONLY: _CLOSED,
     sqlite3.SQLITE_PERM: _CLOSED,
     sqlite3.SQLITE_CANTOPEN: ("it cannot be opened or made", _WRITABLE),
-    sqlite3.SQLITE_FULL: ("the disk is full", f"Make room on it, {ELSEWHERE}"),
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR_SHMSIZE: _FULL,  # no room for the file beside a WAL
     sqlite3.SQLITE_IOERR: (
         "the disk failed to read or write",
         f"See what the system says of the disk, {ELSEWHERE}",
@@ -96,7 +98,8 @@ def translated(path: Path) -> Iterator[None]:
         if (code := code_of(error)) in DAMAGE:
             raise DamagedError(path) from error
         unknown = (f"SQLite refused ({type(error).__name__}: {error})", None)
-        reason, remedy = _REASONS.get(code, unknown)
+        whole = getattr(error, "sqlite_errorcode", code)
+        reason, remedy = _REASONS.get(whole, _REASONS.get(code, unknown))
         raise OutboxError(f"outbox {path}: {reason}", remedy) from error
     except (UnicodeError, OverflowError) as error:
         raise OutboxError(f"outbox {path}: a value that SQLite cannot hold") from error
