@@ -141,14 +141,20 @@ def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
     is_writable = os.access(place, os.W_OK | os.X_OK)
     if is_writable and (not path.exists() or os.access(path, os.W_OK)):
         return path
+    return default_paths(project_dir, environ)[-1]
+
+
+def default_paths(project_dir: Path, environ: Mapping[str, str]) -> list[Path]:
+    """The two places of ``default_path``; without a home directory only the one in the project."""
     import hashlib  # noqa: PLC0415  loads OpenSSL, which most runs need not wait for
 
+    path = project_dir / DIRECTORY / FILE
     given = Path(environ.get("XDG_STATE_HOME", ""))
     state = given if given.is_absolute() else _home(environ) / ".local" / "state"
     if not state.is_absolute():
-        return path
+        return [path]
     project = hashlib.sha256(os.fsencode(project_dir.resolve())).hexdigest()[:16]
-    return state / "confiture-webhooks" / project / FILE
+    return [path, state / "confiture-webhooks" / project / FILE]
 
 
 def _home(environ: Mapping[str, str]) -> Path:
