@@ -51,7 +51,6 @@ DAMAGED = ".damaged"
 _WRITABLE = f"Make it writable, {ELSEWHERE}"
 _BUSY = ("locked by another process", "End that process, or try again when it is done")
 _CLOSED = ("it, or its directory, cannot be written", _WRITABLE)
-_FULL = ("the disk is full", f"Make room on it, {ELSEWHERE}")
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _REASONS = {
     sqlite3.SQLITE_BUSY: _BUSY,
@@ -59,8 +58,11 @@ _REASONS = {
     sqlite3.SQLITE_READONLY: _CLOSED,
     sqlite3.SQLITE_PERM: _CLOSED,
     sqlite3.SQLITE_CANTOPEN: ("it cannot be opened or made", _WRITABLE),
-    sqlite3.SQLITE_FULL: _FULL,
-    sqlite3.SQLITE_IOERR_SHMSIZE: _FULL,  # no room for the file beside a WAL
+    sqlite3.SQLITE_FULL: ("the disk is full", f"Make room on it, {ELSEWHERE}"),
+    sqlite3.SQLITE_IOERR_SHMSIZE: (
+        "the disk is full, or broken: the file beside it cannot grow",
+        f"Make room on it, {ELSEWHERE}",
+    ),
     sqlite3.SQLITE_IOERR: (
         "the disk failed to read or write",
         f"See what the system says of the disk, {ELSEWHERE}",
