@@ -59,10 +59,7 @@ class PassResult:
     dead: int
     gone: int
     left: int | None
-    """Deliveries still to make, due later or of endpoints that are off or not configured.
-
-    ``None``: the outbox does not say.
-    """
+    """Deliveries still to make, if known: due later, or of endpoints that are off or missing."""
     next_at: datetime | None
     """When the next of them is due."""
     elsewhere: Mapping[str | None, int]
@@ -131,10 +128,10 @@ class _Delivering:
 
         return self.outbox.listen(self.worker.wake, on_change)
 
-    def tend(self) -> None:
+    def tend(self) -> bool:
         """Report how the migrations of killed runs ended, and forget what was delivered long ago.
 
-        A fault of the outbox is reported, and ends nothing.
+        A fault of the outbox is reported, and ends nothing. ``False``: killed runs were not seen.
         """
         one = self.settings
         try:
@@ -144,12 +141,13 @@ class _Delivering:
             )
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
-            return
+            return False
         try:
             self.outbox.prune()
         except OutboxError as error:
             if not lacks_right(error):  # the doctor names that
                 self.telemetry.outbox_failed(str(error))
+        return True
 
     def show(self, _: float) -> None:
         """How far the pass is, on a terminal. The outbox has other things to do than to count."""
@@ -269,7 +267,7 @@ def deliver_due(given: Configuration) -> PassResult:
     """
     with closing(_Delivering(given, is_pass=True)) as command:
         command.passes.begin(claims=0)  # a pass that finds nothing is seen, too
-        command.tend()
+        is_tended = command.tend()
         is_due = False  # with nothing to send, nothing flashes on a terminal
         with suppress(OutboxError):
             is_due = (command.next_at() or datetime.max.replace(tzinfo=UTC)) <= datetime.now(UTC)
@@ -283,7 +281,7 @@ def deliver_due(given: Configuration) -> PassResult:
         finally:
             progress("")
         command.worker.stop()
-        return command.result(is_done=is_done)
+        return command.result(is_done=is_done and is_tended)
 
 
 def deliver_until(stopped: threading.Event, given: Configuration, *, source: Source) -> PassResult:

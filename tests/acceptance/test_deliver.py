@@ -399,6 +399,17 @@ def test_a_worker_whose_outbox_is_gone_still_counts_what_it_did(outside: Project
     assert "1 delivered, 1 dead letter, the outbox does not say how many are left; a: 500" in last
 
 
+def test_a_pass_that_cannot_see_killed_runs_fails(outside: Project) -> None:
+    """It delivers all the same."""
+    with LocalReceiver() as receiver:
+        configured(outside, receiver.url)
+        release(outside, 1)
+        with closing(sqlite3.connect(database(outside))) as connection:
+            connection.execute("ALTER TABLE intents RENAME TO lost")
+        done = outside.confiture("webhooks", "deliver")
+    assert (done.returncode, len(receiver.requests)) == (1, 1)
+
+
 def test_a_pass_that_cannot_count_what_is_left_says_so(outside: Project) -> None:
     """It does not say that nothing is left, to people or to programs."""
     with LocalReceiver() as receiver:
