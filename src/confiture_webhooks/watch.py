@@ -58,8 +58,8 @@ class PassResult:
     delivered: int
     dead: int
     gone: int
-    left: int
-    """Deliveries still to make, due later or of endpoints that are off or not configured."""
+    left: int | None
+    """Deliveries still to make, if known: due later, or of endpoints that are off or missing."""
     next_at: datetime | None
     """When the next of them is due."""
     elsewhere: Mapping[str | None, int]
@@ -128,10 +128,10 @@ class _Delivering:
 
         return self.outbox.listen(self.worker.wake, on_change)
 
-    def tend(self) -> None:
+    def tend(self) -> bool:
         """Report how the migrations of killed runs ended, and forget what was delivered long ago.
 
-        A fault of the outbox is reported, and ends nothing.
+        A fault of the outbox is reported, and ends nothing. ``False``: killed runs were not seen.
         """
         one = self.settings
         try:
@@ -141,12 +141,13 @@ class _Delivering:
             )
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
-            return
+            return False
         try:
             self.outbox.prune()
         except OutboxError as error:
             if not lacks_right(error):  # the doctor names that
                 self.telemetry.outbox_failed(str(error))
+        return True
 
     def show(self, _: float) -> None:
         """How far the pass is, on a terminal. The outbox has other things to do than to count."""
@@ -165,14 +166,14 @@ class _Delivering:
 
     def result(self, *, is_done: bool) -> PassResult:
         outcomes, paces, now = self.outcomes(), self.worker.snapshot(), datetime.now(UTC)
-        dead, gone = outcomes[Outcome.DEAD_LETTER], outcomes[Outcome.GONE]
+        dead, gone, is_known = outcomes[Outcome.DEAD_LETTER], outcomes[Outcome.GONE], True
         try:
             summaries = self.outbox.summaries()
             statuses = self.outbox.statuses(self.settings.environment)
             next_at = self.next_at()
         except OutboxError as error:
             self.telemetry.outbox_failed(str(error))
-            summaries, next_at, statuses, is_done = {}, None, {}, False
+            summaries, next_at, statuses, is_done, is_known = {}, None, {}, False, False
         mine = summaries.get(self.settings.environment, Summary())
         if summaries:  # one that was redelivered may have ended so twice
             dead = min(dead, mine.counts[State.DEAD_LETTER])
@@ -189,7 +190,7 @@ class _Delivering:
             delivered=outcomes[Outcome.DELIVERED],
             dead=dead,
             gone=gone,
-            left=mine.waiting,
+            left=mine.waiting if is_known else None,
             next_at=next_at,
             elsewhere=waiting_elsewhere(summaries, self.settings.environment),
             failures={
@@ -266,7 +267,7 @@ def deliver_due(given: Configuration) -> PassResult:
     """
     with closing(_Delivering(given, is_pass=True)) as command:
         command.passes.begin(claims=0)  # a pass that finds nothing is seen, too
-        command.tend()
+        is_tended = command.tend()
         is_due = False  # with nothing to send, nothing flashes on a terminal
         with suppress(OutboxError):
             is_due = (command.next_at() or datetime.max.replace(tzinfo=UTC)) <= datetime.now(UTC)
@@ -280,7 +281,7 @@ def deliver_due(given: Configuration) -> PassResult:
         finally:
             progress("")
         command.worker.stop()
-        return command.result(is_done=is_done)
+        return command.result(is_done=is_done and is_tended)
 
 
 def deliver_until(stopped: threading.Event, given: Configuration, *, source: Source) -> PassResult:

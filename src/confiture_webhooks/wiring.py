@@ -74,11 +74,20 @@ def outbox_place(settings: Settings) -> str:
     return settings.place.shown
 
 
-def left_in_file(settings: Settings) -> dict[str | None, LeftBehind]:
-    """The deliveries in the project's SQLite file, if it is not the outbox. Raises OutboxError."""
-    path, place = sqlite_file.default_path(here(), os.environ), sqlite_file.place_of
-    is_used = settings.place.kind == "sqlite" and place(path) == place(sqlite_path(settings))
-    return {} if is_used else sqlite.left_behind_in(path)
+def left_in_file(settings: Settings) -> tuple[str, dict[str | None, LeftBehind]]:
+    """The deliveries in a SQLite file of the project that is not the outbox; the setting for it.
+
+    Raises OutboxError.
+    """
+    usual, place = sqlite_file.default_path(here(), os.environ), sqlite_file.place_of
+    used = place(sqlite_path(settings)) if settings.place.kind == "sqlite" else ()
+    project, *state = sqlite_file.default_paths(here(), os.environ)
+    for path in (project, *state):
+        if place(path) != used and (left := sqlite.left_behind_in(path)):
+            if path == project != usual:
+                raise OutboxError(f"outbox {path}: what it holds waits until it can be written")
+            return "sqlite" if path == usual else f"sqlite:{path}", left
+    return "sqlite", {}
 
 
 def left_in_database(settings: Settings, dsn: str | None) -> dict[str | None, LeftBehind]:
@@ -179,7 +188,7 @@ def operators_outbox(
         notice(f"{missing}. {init_by_admin(settings)}")
         return sqlite.InMemoryOutbox()
     advice = "the first `confiture migrate up` that has an endpoint creates it"
-    if settings.place == OutboxPlace("sqlite", ""):
+    if settings.place.kind == "sqlite" and not settings.place.rest.startswith(("/", "~")):
         advice += ". If one has run, start the command in its directory, or set "
         advice += "CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>"
     notice(f"There is no outbox at {outbox_place(settings)}: {advice}")

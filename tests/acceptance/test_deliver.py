@@ -385,7 +385,7 @@ def test_a_refused_secret_is_corrected_before_it_is_sent_again(
 
 
 def test_a_worker_whose_outbox_is_gone_still_counts_what_it_did(outside: Project) -> None:
-    """Its last line has what it delivered and what was given up, as it saw it."""
+    """Its last line has what it delivered and what was given up, as it saw it; not what is left."""
     with LocalReceiver(answers=[500, 200]) as receiver:
         configured(outside, receiver.url, retry={"schedule": []})
         release(outside, 1, 2)
@@ -395,4 +395,28 @@ def test_a_worker_whose_outbox_is_gone_still_counts_what_it_did(outside: Project
             connection.execute("PRAGMA foreign_keys = OFF")
             connection.execute("DROP TABLE deliveries")
         worker.terminate()
-        assert "1 delivered, 1 dead letter, 0 left" in worker.stdout.read()
+        last = worker.stdout.read()
+    assert "1 delivered, 1 dead letter, the outbox does not say how many are left; a: 500" in last
+
+
+def test_a_pass_that_cannot_see_killed_runs_fails(outside: Project) -> None:
+    """It delivers all the same."""
+    with LocalReceiver() as receiver:
+        configured(outside, receiver.url)
+        release(outside, 1)
+        with closing(sqlite3.connect(database(outside))) as connection:
+            connection.execute("ALTER TABLE intents RENAME TO lost")
+        done = outside.confiture("webhooks", "deliver")
+    assert (done.returncode, len(receiver.requests)) == (1, 1)
+
+
+def test_a_pass_that_cannot_count_what_is_left_says_so(outside: Project) -> None:
+    """It does not say that nothing is left, to people or to programs."""
+    with LocalReceiver() as receiver:
+        configured(outside, receiver.url)
+        release(outside, 1)
+        with closing(sqlite3.connect(database(outside))) as connection:
+            connection.execute("DROP TABLE endpoints")
+        done = outside.confiture("webhooks", "deliver", "--format", "json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["ok"], found["left"]) == (1, False, None)

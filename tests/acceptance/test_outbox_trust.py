@@ -48,6 +48,44 @@ def test_no_shell_is_needed_for_a_home(project: Any, receiver: Any) -> None:
     assert not (project.path / "~").exists()
 
 
+def test_what_the_users_state_kept_is_named_once_the_project_can_be_written(
+    project: Any, receiver: Any
+) -> None:
+    """The next run has its outbox in the project: `status` shows the command for the other."""
+    project.migration("001", "a", up=TABLE, down="DROP TABLE a")
+    in_the_way = Path(project.path) / ".confiture"
+    in_the_way.touch()
+    dead = {"CONFITURE_WEBHOOK_URL": "http://127.0.0.1:9/", "CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "0"}
+    project.confiture("migrate", "up", env=dead)
+    [kept] = project.home.rglob("webhooks.db")
+    in_the_way.unlink()
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url}
+    for _ in range(2):  # without an outbox in the project, and with one
+        found = project.confiture("webhooks", "status", env=env)
+        assert found.returncode == 1
+        assert (
+            "SQLite outbox of local: 1 delivery waits in it, and it is not in use" in found.stdout
+        )
+        shown = f"CONFITURE_WEBHOOK_OUTBOX=sqlite:{kept} confiture webhooks redeliver --pending"
+        assert shown in found.stdout
+        project.confiture("migrate", "up", env=env)
+    as_shown = {**env, "CONFITURE_WEBHOOK_OUTBOX": f"sqlite:{kept}"}
+    sent = project.confiture("webhooks", "redeliver", "--pending", "--yes", env=as_shown)
+    assert sent.returncode == 0, sent.stderr
+    assert len(receiver.requests) == 1
+    assert project.confiture("webhooks", "status", env=env).returncode == 0
+
+
+def test_a_relative_path_leads_nowhere_from_another_directory(project: Any, receiver: Any) -> None:
+    """A command that finds no outbox there says where to start it."""
+    env = {
+        "CONFITURE_WEBHOOK_URL": receiver.url,
+        "CONFITURE_WEBHOOK_OUTBOX": "sqlite:kept/webhooks.db",
+    }
+    found = project.confiture("webhooks", "status", env=env)
+    assert "If one has run, start the command in its directory" in found.stderr
+
+
 def test_a_directory_that_others_may_write_is_refused(project: Any, receiver: Any) -> None:
     """The run says why in a line and delivers from memory; nothing is put there."""
     project.migration("001", "a", up=TABLE, down="DROP TABLE a")

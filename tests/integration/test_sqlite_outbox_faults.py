@@ -18,7 +18,7 @@ from confiture_webhooks.delivery import State
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import sqlite
 from confiture_webhooks.outbox.sqlite import SqliteOutbox, open_outbox
-from confiture_webhooks.outbox.sqlite_file import DamagedError, set_aside
+from confiture_webhooks.outbox.sqlite_file import DamagedError, set_aside, translated
 from contract.made import DELIVERED, LEASE, NOW, attempt, delivery, event_id, filled, intent
 
 TESTS = Path(__file__).parents[1]
@@ -66,6 +66,14 @@ def test_a_full_disk_keeps_all_or_nothing(outbox_path: Path) -> None:
         connection.execute("PRAGMA max_page_count = 100000")
         outbox.release(event_id(1), many)
         assert outbox.summary("production").counts == {State.PENDING: 200}
+
+
+def test_a_disk_without_room_for_shared_memory_is_full(outbox_path: Path) -> None:
+    """An outbox with room for nothing beside it: SQLite calls that a fault of the disk."""
+    refused = sqlite3.OperationalError("disk I/O error")
+    refused.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    with pytest.raises(OutboxError, match="disk is full, .* Make room"), translated(outbox_path):
+        raise refused
 
 
 @pytest.mark.survived("A limit on the size of files", "kept")

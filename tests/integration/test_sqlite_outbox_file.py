@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from confiture_webhooks.config import Settings
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.outbox import schema, sqlite_file
 from confiture_webhooks.outbox.sqlite import SqliteOutbox, left_behind_in, open_outbox
 from confiture_webhooks.outbox.sqlite_file import default_path
+from confiture_webhooks.wiring import left_in_file
 from contract.made import (
     DEAD,
     DELIVERED,
@@ -133,6 +135,15 @@ def test_it_lies_in_the_users_state_when_the_project_is_read_only(read_only_proj
     assert (
         default_path(read_only_project, {"XDG_STATE_HOME": "state", "HOME": "/home/ada"}) == there
     )
+
+
+def test_what_waits_in_a_project_that_became_read_only_is_named(
+    read_only_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No command is shown for it: none can send it before it can be written."""
+    monkeypatch.chdir(read_only_project)
+    with pytest.raises(OutboxError, match="what it holds waits until it can be written"):
+        left_in_file(Settings())
 
 
 # Versions

@@ -617,7 +617,8 @@ def test_a_silent_outbox_does_not_keep_the_end_waiting(monkeypatch: pytest.Monke
     bench.recorder.sending.flush(time.monotonic() + 20)
     bench.outbox.summaries = lambda: free.wait(20)  # type: ignore[method-assign, assignment, return-value]
     [line] = bounded(lambda: bench.recorder.sending.stop(seconds=0.05), 5)
-    assert "outbox postgres db:5433/shop: it did not answer within 0.05 s" in line
+    silent = "outbox postgres db:5433/shop: it did not answer within 0.05 s. See whether it answers"
+    assert f"{silent} now: `confiture webhooks doctor`" in line
     free.set()
 
 

@@ -249,8 +249,9 @@ def _lines(result: PassResult) -> list[str]:
     done = f"{result.delivered} delivered, {counted(result.dead, 'dead letter', 'dead letters')}"
     done += f", {result.gone} gone" if result.gone else ""
     in_vain = [wait for wait in result.waits if wait.is_in_vain]
-    done += f", {result.left} {'left' if in_vain else 'left for later'}"
-    is_rest = result.left or result.dead or result.gone  # else all that failed was sent later
+    left = "the outbox does not say how many are" if result.left is None else result.left
+    done += f", {left} {'left' if in_vain or result.left is None else 'left for later'}"
+    is_rest = result.left != 0 or result.dead or result.gone  # else all that failed was sent later
     for name, why in result.failures.items() if is_rest else ():
         done += f"; {name}: {why}{correct_first(why)}"
         done += f", paused after {FAILING_AFTER} failures in a row" if name in result.paused else ""

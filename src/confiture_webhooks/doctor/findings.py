@@ -35,7 +35,7 @@ from ..outlook import (
     outlook,
     shown_environment,
 )
-from ..remedy import shown
+from ..remedy import quoted, shown
 from ..run.other_environment import in_environment
 from ..terminal import counted
 from ..wiring import left_in_database, left_in_file
@@ -111,6 +111,8 @@ class Findings:
     """By environment, what waits in the SQLite file that was the outbox; why it is not known."""
     left_in_database: Mapping[str | None, LeftBehind]
     """By environment, what waits in the migrated database, where others may send it."""
+    left_file: str = "sqlite"
+    """The setting that names that file."""
 
     @property
     def summary(self) -> Summary:
@@ -164,8 +166,9 @@ def examine(
     intents = outbox.intents()
     old = (one.environment for one in intents if one.staged_at < now - UNSETTLED_FOR)
     in_file: Mapping[str | None, LeftBehind] | OutboxError
+    left_file = "sqlite"
     try:
-        in_file = left_in_file(settings)
+        left_file, in_file = left_in_file(settings)
     except OutboxError as error:
         in_file = error
     held = [
@@ -205,6 +208,7 @@ def examine(
         intents=[one for one in intents if one.environment == environment],
         old_intents=Counter(old),
         left_in_file=in_file,
+        left_file=left_file,
         left_in_database=left_in_database(settings, dsn),
     )
 
@@ -314,7 +318,7 @@ def _left_behind(found: Findings) -> Iterator[Check]:
         yield wrong("SQLite outbox", f"{problem}, and it is not in use any more", remedy)
         in_file = {}
     for held, store, kind, make, unused in (
-        (in_file, "SQLite", "sqlite", wrong, "and it is not in use any more"),
+        (in_file, "SQLite", found.left_file, wrong, "and it is not in use any more"),
         (found.left_in_database, "PostgreSQL", "postgres", warn, "and it is not in use here"),
     ):
         for name, left in held.items():
@@ -323,7 +327,9 @@ def _left_behind(found: Findings) -> Iterator[Check]:
                 whose = f"{store} outbox of {shown_environment(name)}"
                 are = counted(count, one, many)
                 do = "Send" if "redeliver" in words else "Report"
-                command = _command(name, found.environment, *words, variable=f"{OUTBOX}={kind}")
+                command = _command(
+                    name, found.environment, *words, variable=f"{OUTBOX}={quoted(kind)}"
+                )
                 if key == "begun":
                     yield warn(whose, are, f"{do} them: {command}")
                 else:

@@ -59,6 +59,10 @@ _REASONS = {
     sqlite3.SQLITE_PERM: _CLOSED,
     sqlite3.SQLITE_CANTOPEN: ("it cannot be opened or made", _WRITABLE),
     sqlite3.SQLITE_FULL: ("the disk is full", f"Make room on it, {ELSEWHERE}"),
+    sqlite3.SQLITE_IOERR_SHMSIZE: (
+        "the disk is full, or broken: the file beside it cannot grow",
+        f"Make room on it, {ELSEWHERE}",
+    ),
     sqlite3.SQLITE_IOERR: (
         "the disk failed to read or write",
         f"See what the system says of the disk, {ELSEWHERE}",
@@ -96,7 +100,8 @@ def translated(path: Path) -> Iterator[None]:
         if (code := code_of(error)) in DAMAGE:
             raise DamagedError(path) from error
         unknown = (f"SQLite refused ({type(error).__name__}: {error})", None)
-        reason, remedy = _REASONS.get(code, unknown)
+        whole = getattr(error, "sqlite_errorcode", code)
+        reason, remedy = _REASONS.get(whole, _REASONS.get(code, unknown))
         raise OutboxError(f"outbox {path}: {reason}", remedy) from error
     except (UnicodeError, OverflowError) as error:
         raise OutboxError(f"outbox {path}: a value that SQLite cannot hold") from error
@@ -138,14 +143,20 @@ def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
     is_writable = os.access(place, os.W_OK | os.X_OK)
     if is_writable and (not path.exists() or os.access(path, os.W_OK)):
         return path
+    return default_paths(project_dir, environ)[-1]
+
+
+def default_paths(project_dir: Path, environ: Mapping[str, str]) -> list[Path]:
+    """The two places of ``default_path``; without a home directory only the one in the project."""
     import hashlib  # noqa: PLC0415  loads OpenSSL, which most runs need not wait for
 
+    path = project_dir / DIRECTORY / FILE
     given = Path(environ.get("XDG_STATE_HOME", ""))
     state = given if given.is_absolute() else _home(environ) / ".local" / "state"
     if not state.is_absolute():
-        return path
+        return [path]
     project = hashlib.sha256(os.fsencode(project_dir.resolve())).hexdigest()[:16]
-    return state / "confiture-webhooks" / project / FILE
+    return [path, state / "confiture-webhooks" / project / FILE]
 
 
 def _home(environ: Mapping[str, str]) -> Path:

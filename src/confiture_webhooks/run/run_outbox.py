@@ -15,6 +15,7 @@ from ..config import Settings
 from ..delivery import Delivery, State
 from ..errors import OutboxError
 from ..outbox import Intent, Outbox, Release, Row, Summary
+from ..remedy import shown
 from . import Parts
 
 if TYPE_CHECKING:
@@ -129,8 +130,9 @@ class RunOutbox:
 
     def silence(self, seconds: float) -> OutboxError:
         """The error that it did not answer."""
-        where = self._settings.place.kind if self.current is None else self.current.where
-        return OutboxError(f"outbox {where}: it did not answer within {seconds:.2g} s")
+        where = self._settings.place.shown if self.current is None else self.current.where
+        problem = f"outbox {where}: it did not answer within {seconds:.2g} s"
+        return OutboxError(problem, f"See whether it answers now: {shown('doctor')}")
 
     def note(self, kept: Kept) -> None:
         """*kept* was written into whatever is used now."""
