@@ -79,8 +79,9 @@ def _headers(given: str) -> dict[str, str]:
     for part in filter(str.strip, rules.text(given).split(",")):
         name, equals, value = part.partition("=")
         name = unquote(name.strip())
-        if not equals:
-            raise Invalid("has a part without `=`", "Write `name=value`, with commas between")
+        if not (equals and value.strip()):
+            problem = "has a part that is not `name=value`"
+            raise Invalid(problem, "Write `name=value`, with commas between")
         if name in found:
             raise Invalid("has a header twice", "Keep one of them")
         found[name] = unquote(value.strip())
