@@ -46,7 +46,7 @@ class Context:
     @cached_property
     def invocation(self) -> Invocation:
         """The command line of a ``confiture migrate up`` here."""
-        words = ["migrate", "up", *(["--config", str(self.config)] if self.config else [])]
+        words = ["migrate", "up", *([f"--config={self.config}"] if self.config else [])]
         invocation = parse(words, os.environ)
         assert invocation is not None
         if self.is_sending and is_off(os.environ):
@@ -117,15 +117,16 @@ class Context:
             raise self._nothing_configured()
         return self.settings
 
-    def whole_settings(self) -> tuple[Settings, list[HookFile]]:
-        """The settings and the hook files; any fault at all is raised."""
+    def whole_settings(self) -> tuple[Settings, list[HookFile], list[Fault]]:
+        """The settings, the hook files, and every fault of both.
+
+        Raises ConfigError if there is neither.
+        """
         settings, files = found_settings(self.invocation.settings_file)
         of_files = [file.fault for file in files if file.fault is not None]
-        if faults := settings.faults or of_files:
-            raise ConfigError([*faults, *settings.warnings])
-        if not (settings.recorded or files):
+        if not (settings.faults or settings.recorded or files):
             raise self._nothing_configured()
-        return in_database(settings, lambda: self.dsn), files
+        return in_database(settings, lambda: self.dsn), files, [*settings.faults, *of_files]
 
     def source(self) -> Source:
         """Where the settings come from, to be read again when its files change."""
