@@ -106,6 +106,23 @@ def test_an_outbox_whose_dsn_cannot_be_read_is_one_fault_everywhere(
     assert "p4ss" not in done.stderr
 
 
+def test_a_misspelt_network_that_is_denied_is_not_dialled(
+    one_migration: Any, receiver: Any
+) -> None:
+    """The endpoints that the file's list protects wait until it is right."""
+    block = {"endpoints": [{"name": "a", "url": receiver.url}], "deny_networks": ["privte"]}
+    one_migration.environment_file(webhooks=block)
+    done = one_migration.confiture("migrate", "up")
+    assert (done.returncode, receiver.requests) == (0, ())
+    assert "events for a are recorded and wait until this is fixed" in done.stderr
+    assert done.stderr.count("webhooks.deny_networks[0]: is not a network") == 2  # and a log line
+    assert one_migration.confiture("webhooks", "deliver").returncode == 5
+    assert one_migration.confiture("webhooks", "test").returncode == 5
+    one_migration.environment_file(webhooks=block | {"deny_networks": ["metadata"]})
+    assert one_migration.confiture("webhooks", "deliver").returncode == 0
+    assert _targets(receiver) == ["a"]
+
+
 def test_check_prints_every_fault_at_once(one_migration: Any) -> None:
     """Those of settings, hook files, telemetry, ways and the outbox's place: none hides another."""
     endpoint = {"name": "a", "url": "https://hooks.example.com/"}

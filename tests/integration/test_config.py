@@ -997,6 +997,23 @@ def test_a_number_out_of_range_is_named_with_the_range(project: Project) -> None
     assert "above 0, up to 300" in project.endpoint_fault("timeout", timeout=0).remedy
 
 
+@pytest.mark.parametrize("key", ["allow_networks", "deny_networks"])
+@pytest.mark.parametrize("networks", [["privte"], ["private", "privte"], "private", None])
+def test_a_wrong_list_of_the_files_networks_opens_no_network(
+    project: Project, key: str, networks: Any
+) -> None:
+    """Endpoints that it is for wait until it is right; one with a list of its own delivers."""
+    own = {"name": "own", "url": URL, key: ["private"]}
+    block = {key: networks, "endpoints": [own, {"name": "other", "url": URL}]}
+    project.path.write_text(yaml.safe_dump({"webhooks": block}))
+    settings = read({variables.URL: URL}, project.path)
+    assert [one.name for one in settings.endpoints] == ["own"]
+    assert [one.name for one in settings.faulty] == ["default", "other"]
+    [fault] = settings.faults
+    assert {one.faults for one in settings.faulty} == {(fault,)}
+    assert fault.setting.startswith(f"webhooks.{key}")
+
+
 def test_a_setting_of_an_empty_variable_is_blank(project: Project) -> None:
     """The remedy names the likely reason: the variable is set, so it is not missing."""
     block = {"endpoints": [{"name": "a", "url": URL, "secret": "${EMPTY}"}]}
