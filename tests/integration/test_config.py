@@ -997,6 +997,18 @@ def test_a_number_out_of_range_is_named_with_the_range(project: Project) -> None
     assert "above 0, up to 300" in project.endpoint_fault("timeout", timeout=0).remedy
 
 
+@pytest.mark.parametrize("key", ["deny_network", "Deny-Networks", "allowed_networks"])
+def test_a_misspelt_list_of_the_files_networks_opens_no_network(project: Project, key: str) -> None:
+    """Endpoints wait that have not both lists of their own; another unknown key costs nothing."""
+    own = {"name": "own", "url": URL, "deny_networks": ["private"], "allow_networks": ["metadata"]}
+    block = {key: ["private"], "endpoints": [own, {"name": "other", "url": URL}], "zzz": 1}
+    project.path.write_text(yaml.safe_dump({"webhooks": block}))
+    settings = read({}, project.path)
+    assert [one.name for one in settings.endpoints] == ["own"]
+    [other] = settings.faulty
+    assert [fault.setting for fault in other.faults] == [f"webhooks.{key}"]
+
+
 @pytest.mark.parametrize("key", ["allow_networks", "deny_networks"])
 @pytest.mark.parametrize("networks", [["privte"], ["private", "privte"], "private", None])
 def test_a_wrong_list_of_the_files_networks_opens_no_network(

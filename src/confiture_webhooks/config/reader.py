@@ -131,9 +131,12 @@ def endpoint(
     for keys, problem, remedy in _contradictions(made, found, at):
         if not any(reading.faults_in((*at, key)) for key in keys):
             reading.fault((*at, keys[0]), Invalid(problem, remedy))
-    shared = (reading.faults_in((BLOCK, key)) for key in _NETWORKS if key not in found)
-    faults = (*reading.faults_in(at), *chain.from_iterable(shared))
-    return replace(made, faults=faults) if made.name else None
+    shared: list[Place] = [(BLOCK, key) for key in _NETWORKS if key not in found]
+    if shared:
+        misspelt = [one for one in reading.unknown if rules.did_you_mean(one[-1], _NETWORKS)]
+        shared += [one for one in misspelt if one[:-1] == (BLOCK,)]
+    faults = chain.from_iterable(map(reading.faults_in, (at, *shared)))
+    return replace(made, faults=tuple(faults)) if made.name else None
 
 
 def _contradictions(
