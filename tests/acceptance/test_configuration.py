@@ -123,6 +123,19 @@ def test_a_misspelt_network_that_is_denied_is_not_dialled(
     assert _targets(receiver) == ["a"]
 
 
+def test_a_block_without_endpoints_is_not_named_as_another_file(one_migration: Any) -> None:
+    """The remedy names the file that is read, and --config only for one that is not."""
+    used = one_migration.environment_file(webhooks={"flush_timeout": 1})
+    done = one_migration.confiture("webhooks", "check")
+    assert done.returncode == 5
+    assert "an endpoint into the `webhooks:` block of db/environments/local.yaml" in done.stderr
+    one_migration.environment_file("other", webhooks={"endpoints": []})
+    done = one_migration.confiture("webhooks", "check", "--config", str(used))
+    assert "a `webhooks:` block is in db/environments/other.yaml\n" in done.stderr
+    done = one_migration.confiture("webhooks", "check", env={"CONFITURE_WEBHOOK_CONFIG": str(used)})
+    assert f"an endpoint into the `webhooks:` block of {used}\n" in done.stderr
+
+
 def test_check_prints_every_fault_at_once(one_migration: Any) -> None:
     """Those of settings, hook files, telemetry, ways and the outbox's place: none hides another."""
     endpoint = {"name": "a", "url": "https://hooks.example.com/"}

@@ -174,16 +174,24 @@ class Context:
     def unknown_endpoint(self, name: str, removed: Iterable[str] = ()) -> ConfigError:
         """The error that *name* is no endpoint's, nor one of the *removed*."""
         names = ", ".join([*(endpoint.name for endpoint in self.settings.recorded), *removed])
-        remedy = f"One of: {names}" if names else _other_blocks() or "None is configured"
+        remedy = f"One of: {names}" if names else self._other_blocks() or "None is configured"
         return refusal("endpoint", f"none is called {name!r}", remedy)
 
     def _nothing_configured(self) -> ConfigError:
         if self.unread is not None:
             return ConfigError([self.unread])
-        file = self.invocation.config_file or "the environment file"
-        remedy = _other_blocks() or f"Set it, or write a `webhooks:` block into {file}"
+        file = os.environ.get(CONFIG) or self.invocation.config_file or "the environment file"
+        block = f"Set it, or write an endpoint into the `webhooks:` block of {file}"
+        remedy = self._other_blocks() or block
         nothing = Fault(URL, "no endpoint is configured", remedy)
         return ConfigError([nothing, *self.settings.warnings])  # a slip in its name may be why
+
+    def _other_blocks(self) -> str:
+        """Says which other environment files have a block, if --config would have them read."""
+        used = self.invocation.settings_file
+        files = [str(one) for one in blocks_here() if not used or one.resolve() != used.resolve()]
+        is_choice = files and not os.environ.get(CONFIG)
+        return f"Add --config: a `webhooks:` block is in {', '.join(files)}" if is_choice else ""
 
 
 @contextmanager
@@ -214,9 +222,3 @@ def opened(
 def refusal(setting: str, problem: str, remedy: str) -> ConfigError:
     """One fault, to be raised."""
     return ConfigError([Fault(setting, problem, remedy)])
-
-
-def _other_blocks() -> str:
-    """Says which other environment files have a block, if any; no block is read here."""
-    files = ", ".join(map(str, blocks_here()))
-    return f"Add --config: a `webhooks:` block is in {files}" if files else ""
