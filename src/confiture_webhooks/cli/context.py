@@ -118,10 +118,7 @@ class Context:
         return self.settings
 
     def whole_settings(self) -> tuple[Settings, list[HookFile], list[Fault]]:
-        """The settings, the hook files, and every fault of both.
-
-        Raises ConfigError if there is neither.
-        """
+        """The settings, the hook files, and every fault of both. ConfigError: there is neither."""
         settings, files = found_settings(self.invocation.settings_file)
         of_files = [file.fault for file in files if file.fault is not None]
         if not (settings.faults or settings.recorded or files):
