@@ -83,6 +83,82 @@ def test_where_the_outbox_is_memory_no_event_is_kept(one_migration: Any, receive
     assert "are recorded and wait" not in done.stderr
 
 
+@pytest.mark.parametrize("dsn", ["postgresql://us3r:p4ss@[h/d", "nosuch=p4ss"])
+def test_an_outbox_whose_dsn_cannot_be_read_is_one_fault_everywhere(
+    one_migration: Any, receiver: Any, dsn: str
+) -> None:
+    """`check`, the run and commands say the same, without the password; the run delivers."""
+    env = {
+        "CONFITURE_WEBHOOK_URL": receiver.url,
+        "CONFITURE_WEBHOOK_OUTBOX": f"postgres:{dsn}",
+        "CONFITURE_WEBHOOK_LOG": "console",
+    }
+    fault = "CONFITURE_WEBHOOK_OUTBOX: has no valid DSN after the colon"
+    for command in ("check", "status"):
+        done = one_migration.confiture("webhooks", command, env=env)
+        assert done.returncode == 5, command
+        assert fault in done.stderr
+    done = one_migration.confiture("migrate", "up", env=env)
+    assert (done.returncode, _targets(receiver)) == (0, ["default"])
+    assert "events are kept in memory and are lost when the command ends" in done.stderr
+    assert fault in done.stderr
+    assert "internal fault" not in done.stderr
+    assert "p4ss" not in done.stderr
+
+
+def test_a_misspelt_network_that_is_denied_is_not_dialled(
+    one_migration: Any, receiver: Any
+) -> None:
+    """The endpoints that the file's list protects wait until it is right."""
+    block = {"endpoints": [{"name": "a", "url": receiver.url}], "deny_networks": ["privte"]}
+    one_migration.environment_file(webhooks=block)
+    done = one_migration.confiture("migrate", "up")
+    assert (done.returncode, receiver.requests) == (0, ())
+    assert "events for a are recorded and wait until this is fixed" in done.stderr
+    assert done.stderr.count("webhooks.deny_networks[0]: is not a network") == 2  # and a log line
+    assert one_migration.confiture("webhooks", "deliver").returncode == 5
+    assert one_migration.confiture("webhooks", "test").returncode == 5
+    one_migration.environment_file(webhooks=block | {"deny_networks": ["metadata"]})
+    assert one_migration.confiture("webhooks", "deliver").returncode == 0
+    assert _targets(receiver) == ["a"]
+
+
+def test_a_block_without_endpoints_is_not_named_as_another_file(one_migration: Any) -> None:
+    """The remedy names the file that is read, and --config only for one that is not."""
+    used = one_migration.environment_file(webhooks={"flush_timeout": 1})
+    done = one_migration.confiture("webhooks", "check")
+    assert done.returncode == 5
+    assert "an endpoint into the `webhooks:` block of db/environments/local.yaml" in done.stderr
+    one_migration.environment_file("other", webhooks={"endpoints": []})
+    done = one_migration.confiture("webhooks", "check", "--config", str(used))
+    assert "a `webhooks:` block is in db/environments/other.yaml\n" in done.stderr
+    done = one_migration.confiture("webhooks", "check", env={"CONFITURE_WEBHOOK_CONFIG": str(used)})
+    assert f"an endpoint into the `webhooks:` block of {used}\n" in done.stderr
+
+
+def test_check_prints_every_fault_at_once(one_migration: Any) -> None:
+    """Those of settings, hook files, telemetry, ways and the outbox's place: none hides another."""
+    endpoint = {"name": "a", "url": "https://hooks.example.com/"}
+    one_migration.environment_file(webhooks={"endpoints": [endpoint], "flush_timeout": "10s"})
+    hooks = one_migration.path / "confiture_hooks"
+    hooks.mkdir()
+    (hooks / "broken.py").write_text("def (:\n")
+    env = {
+        "CONFITURE_WEBHOOK_OUTBOX": "sqlite:db/environments/local.yaml",
+        "HTTPS_PROXY": "http://",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "nowhere",
+    }
+    done = one_migration.confiture("webhooks", "check", "--format", "json", env=env)
+    assert done.returncode == 5
+    assert [fault["setting"] for fault in json.loads(done.stdout)["faults"]] == [
+        "webhooks.flush_timeout",
+        "confiture_hooks/broken.py:1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "HTTPS_PROXY",
+        "outbox",
+    ]
+
+
 def test_an_environment_that_no_endpoint_is_for_is_named(one_migration: Any, receiver: Any) -> None:
     """A misspelt environment: check and doctor suggest the right one, and a run says so."""
     analytics = {"name": "analytics", "url": receiver.url, "environments": ["prodution"]}

@@ -220,6 +220,7 @@ def test_list_is_narrowed(shared: Shared) -> None:
     for filters, found in (
         (("--environment", "staging"), {"dlv_staging_00001", "dlv_staging_00002"}),
         (("--trace", "a" * 32), {"dlv_production_00001", "dlv_production_00002"}),
+        (("--trace", "A" * 32), {"dlv_production_00001", "dlv_production_00002"}),
         (("--environment", "(none)"), set()),
         (("--migration", "999"), set()),
         (
@@ -688,7 +689,8 @@ def test_a_wrong_argument_is_named_with_what_is_right(shared: Shared, down: Loca
             "give ids, or only one of --dead, --pending and --gone",
         ),
         (("discard", "dlv_staging_00001", "--endpoint", "ops"), "either ids, or --endpoint"),
-        (("list", "--trace", "bbbbbbbb"), "a trace id has 32 digits"),
+        (("list", "--trace", "bbbbbbbb"), "a trace id has 32 hexadecimal digits"),
+        (("list", "--trace", "z" * 32), "a trace id has 32 hexadecimal digits"),
         (("list", "--event", "nosuch"), "'nosuch' is not one of: migration_success"),
         (
             ("list", "--event-type", "error"),
@@ -726,3 +728,12 @@ def test_a_directory_is_no_configuration(shared: Shared, command: str) -> None:
     done = shared.confiture("webhooks", command, "--config", "db/environments")
     assert (done.returncode, done.stdout) == (5, "")
     assert "--config: db/environments is no file\n   Check the path" in done.stderr
+
+
+@on_sqlite
+def test_two_dashes_in_place_of_a_file_are_no_file(shared: Shared) -> None:
+    """With ``--config $FILE -- ID`` and no FILE, nothing is done to another file's deliveries."""
+    words = ("discard", "--yes", "--config", "--", "dlv_staging_00001")
+    done = shared.confiture("webhooks", *words)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "--config: -- is no file" in done.stderr

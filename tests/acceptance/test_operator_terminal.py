@@ -113,6 +113,14 @@ def test_what_cannot_be_done_is_said_in_a_line(operated: Project) -> None:
             1,
             "dlv_x (unknown. See `confiture webhooks list`, or `confiture webhooks status` for killed",
         ),
+        (
+            ("discard", "dlv_x", "dlv_x"),
+            1,
+            (
+                "Not possible: dlv_x (unknown. See `confiture webhooks list`, or `confiture webhooks "
+                "status` for killed runs). Nothing was changed"
+            ),
+        ),
         (("redeliver", "--dead"), 1, "Add --yes"),
         (("redeliver", "dlv_0"), 1, "Add --yes"),
     ):

@@ -94,6 +94,9 @@ def test_another_users_outbox_is_named_and_left_alone(place: Place, receiver: An
         status = place.run("webhooks", "status", uid=uid)
         assert status.returncode == 1
         assert "uid 4242" in status.stderr
+        check = place.run("webhooks", "check", uid=uid)
+        assert check.returncode == 5
+        assert "uid 4242" in check.stderr
     assert len(receiver.requests) == 3
     assert place.outbox.stat() == before
 

@@ -651,11 +651,13 @@ def test_good_outbox(project: Project, outbox: str) -> None:
         *("postgres: ", "postgresql://h/d", "postgres://h/d", "postgres:db"),
         *("sqlite://u:p@h/x", "sqlite:mysql://u:p@h/x", "sqlite:///x.db", "mysql://u:p@h/x"),
         *("postgres:mysql://u:p@h/x?y=z", "sqlite+aiosqlite://x"),
+        *("postgres:postgresql://u:p@[h/d", "postgres:postgresql://u:p%@h/d"),
+        *("postgres:postgresql://h/d?nosuch=1", "postgres:nosuch=1"),
         *(5, None, ["sqlite"]),
     ],
 )
 def test_bad_outbox(project: Project, outbox: Any) -> None:
-    """An outbox that does not exist, or a DSN in the wrong place, is a fault."""
+    """An outbox that does not exist, or a DSN in the wrong place or that is none, is a fault."""
     assert list(project.faults({"outbox": outbox})) == ["webhooks.outbox"]
 
 
@@ -995,11 +997,51 @@ def test_a_number_out_of_range_is_named_with_the_range(project: Project) -> None
     assert "above 0, up to 300" in project.endpoint_fault("timeout", timeout=0).remedy
 
 
-def test_a_variable_set_to_nothing_counts_as_not_set(project: Project) -> None:
-    """A setting that is nothing but an empty variable is a fault that says so."""
+@pytest.mark.parametrize("key", ["deny_network", "Deny-Networks", "allowed_networks"])
+def test_a_misspelt_list_of_the_files_networks_opens_no_network(project: Project, key: str) -> None:
+    """Endpoints wait that have not both lists of their own; another unknown key costs nothing."""
+    own = {"name": "own", "url": URL, "deny_networks": ["private"], "allow_networks": ["metadata"]}
+    block = {key: ["private"], "endpoints": [own, {"name": "other", "url": URL}], "zzz": 1}
+    project.path.write_text(yaml.safe_dump({"webhooks": block}))
+    settings = read({}, project.path)
+    assert [one.name for one in settings.endpoints] == ["own"]
+    [other] = settings.faulty
+    assert [fault.setting for fault in other.faults] == [f"webhooks.{key}"]
+
+
+@pytest.mark.parametrize("key", ["allow_networks", "deny_networks"])
+@pytest.mark.parametrize("networks", [["privte"], ["private", "privte"], "private", None])
+def test_a_wrong_list_of_the_files_networks_opens_no_network(
+    project: Project, key: str, networks: Any
+) -> None:
+    """Endpoints that it is for wait until it is right; one with a list of its own delivers."""
+    own = {"name": "own", "url": URL, key: ["private"]}
+    block = {key: networks, "endpoints": [own, {"name": "other", "url": URL}]}
+    project.path.write_text(yaml.safe_dump({"webhooks": block}))
+    settings = read({variables.URL: URL}, project.path)
+    assert [one.name for one in settings.endpoints] == ["own"]
+    assert [one.name for one in settings.faulty] == ["default", "other"]
+    [fault] = settings.faults
+    assert {one.faults for one in settings.faulty} == {(fault,)}
+    assert fault.setting.startswith(f"webhooks.{key}")
+
+
+def test_a_setting_of_an_empty_variable_is_blank(project: Project) -> None:
+    """The remedy names the likely reason: the variable is set, so it is not missing."""
     block = {"endpoints": [{"name": "a", "url": URL, "secret": "${EMPTY}"}]}
     (fault,) = project.faults(block, {"EMPTY": ""}).values()
-    assert "set to nothing counts as not set" in fault.remedy
+    assert fault.problem == "is blank"
+    assert fault.remedy.endswith("A variable may be set, but empty")
+
+
+@pytest.mark.parametrize("headers", ["X-A=", "X-A=1, X-B= ,X-C=2", "X-A", "="])
+def test_a_header_without_a_value_does_not_make_its_variable_blank(headers: str) -> None:
+    """The fault is about a part of the variable, and shows how one is written."""
+    [fault] = faults_of({variables.URL: URL, variables.HEADERS: headers})
+    assert (fault.setting, fault.problem) == (
+        variables.HEADERS,
+        "has a part that is not `name=value`",
+    )
 
 
 def test_a_variable_that_the_block_names_is_no_slip(project: Project) -> None:

@@ -55,6 +55,16 @@ def test_narrow_rows_say_what_each_cell_is(
     ]
 
 
+def test_no_columns_hide_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some jobs set COLUMNS=0; Rich would then print no line at all."""
+    monkeypatch.setenv("COLUMNS", "0")
+    line("outbox: there")
+    print_facts([("state", "delivered")], title="one")
+    assert STYLE.sub("", capsys.readouterr().out) == "outbox: there\none\n  state: delivered\n"
+
+
 def test_a_pipe_gets_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
     """In a pipe there are columns, as wide as their widest cell."""
     print_table(COLUMNS, ROWS)

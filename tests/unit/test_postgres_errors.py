@@ -55,6 +55,21 @@ def test_the_kind_of_a_refusal_is_named(text: str, reason: str) -> None:
     assert "CANARY" not in found + remedy
 
 
+@pytest.mark.parametrize(
+    "option",
+    ["sslmode=CANARY", "target_session_attrs=CANARY", "port=CANARY", "keepalives_idle=CANARY"],
+)
+def test_a_wrong_value_in_a_dsn_is_no_server_that_is_down(option: str) -> None:
+    """libpq refuses it before it dials; its words differ for each kind."""
+    with pytest.raises(psycopg.OperationalError) as refused:
+        psycopg.connect(f"host=127.0.0.1 {option}")
+    found, remedy = reason_of(refused.value)
+    assert found == "an option of its DSN has a wrong value"
+    assert "CANARY" not in remedy
+    text = "could not match 2 port numbers to 3 hosts"
+    assert reason_of(psycopg.OperationalError(text)) == (found, remedy)
+
+
 def test_a_refusal_in_another_language_is_one_all_the_same() -> None:
     """What no rule knows is the server that does not answer or has closed the connection."""
     error = psycopg.OperationalError(FATAL.format("Passwort-Authentifizierung fehlgeschlagen"))

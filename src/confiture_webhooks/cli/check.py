@@ -23,7 +23,7 @@ from ..event import EventType
 from ..outlook import shown_environment
 from ..telemetry.providers import try_out
 from ..wiring import outbox_exists, outbox_place
-from .context import Context, refusal
+from .context import Context
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, environment_of, not_empty, one_of
 from .tables import CONFIG_INVALID, FAILED, conclude, length, line, print_facts
 
@@ -83,8 +83,10 @@ def check(
         given = "--migration" if migration is not None else "--environment"
         raise typer.BadParameter("needs --explain with an event", param_hint=given)
     context = Context(config=config)
-    settings, files = context.whole_settings()
-    _check_ways(settings)
+    settings, files, faults = context.whole_settings()
+    faults += _of_a_run(settings)
+    if faults:
+        raise ConfigError([*dict.fromkeys(faults), *settings.warnings])
     document: dict[str, Any] = {
         **redacted(settings),
         "outbox_at": outbox_place(settings),
@@ -108,24 +110,23 @@ def check(
     conclude({"ok": True, **document}, partial(_show, document), output)
 
 
-def _check_ways(settings: Settings) -> None:
-    """Refuse what a run meets later: faults of telemetry and of ways, an outbox not to be had."""
+def _of_a_run(settings: Settings) -> list[Fault]:
+    """What a run meets later: faults of telemetry and of ways, an outbox not to be had."""
     from ..adapters.http_way import way_to, wrong_file, wrong_proxy  # noqa: PLC0415
 
-    faults: dict[Fault, None] = dict.fromkeys(try_out(os.environ).faults)
+    faults = [*try_out(os.environ).faults]
     for one in settings.endpoints:
         if one.is_for(settings.environment):
             way = way_to(one.url, one.tls)
             for found in filter(None, (wrong_proxy(way), wrong_file(way))):
                 is_shared = found.fault.setting in os.environ
-                faults[found.fault if is_shared else replace(found.fault, endpoint=one.name)] = None
-    if faults:
-        raise ConfigError([*faults])
+                faults.append(found.fault if is_shared else replace(found.fault, endpoint=one.name))
     try:
         check_path(settings)
     except OutboxError as error:
         problem = error.problem.removeprefix("outbox ")
-        raise refusal("outbox", problem, error.remedy or OTHER_OUTBOX) from error
+        faults.append(Fault("outbox", problem, error.remedy or OTHER_OUTBOX))
+    return faults
 
 
 def _show(document: dict[str, Any]) -> None:

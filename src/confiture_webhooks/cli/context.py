@@ -46,7 +46,7 @@ class Context:
     @cached_property
     def invocation(self) -> Invocation:
         """The command line of a ``confiture migrate up`` here."""
-        words = ["migrate", "up", *(["--config", str(self.config)] if self.config else [])]
+        words = ["migrate", "up", *([f"--config={self.config}"] if self.config else [])]
         invocation = parse(words, os.environ)
         assert invocation is not None
         if self.is_sending and is_off(os.environ):
@@ -117,15 +117,13 @@ class Context:
             raise self._nothing_configured()
         return self.settings
 
-    def whole_settings(self) -> tuple[Settings, list[HookFile]]:
-        """The settings and the hook files; any fault at all is raised."""
+    def whole_settings(self) -> tuple[Settings, list[HookFile], list[Fault]]:
+        """The settings, the hook files, and every fault of both. ConfigError: there is neither."""
         settings, files = found_settings(self.invocation.settings_file)
         of_files = [file.fault for file in files if file.fault is not None]
-        if faults := settings.faults or of_files:
-            raise ConfigError([*faults, *settings.warnings])
-        if not (settings.recorded or files):
+        if not (settings.faults or settings.recorded or files):
             raise self._nothing_configured()
-        return in_database(settings, lambda: self.dsn), files
+        return in_database(settings, lambda: self.dsn), files, [*settings.faults, *of_files]
 
     def source(self) -> Source:
         """Where the settings come from, to be read again when its files change."""
@@ -173,16 +171,24 @@ class Context:
     def unknown_endpoint(self, name: str, removed: Iterable[str] = ()) -> ConfigError:
         """The error that *name* is no endpoint's, nor one of the *removed*."""
         names = ", ".join([*(endpoint.name for endpoint in self.settings.recorded), *removed])
-        remedy = f"One of: {names}" if names else _other_blocks() or "None is configured"
+        remedy = f"One of: {names}" if names else self._other_blocks() or "None is configured"
         return refusal("endpoint", f"none is called {name!r}", remedy)
 
     def _nothing_configured(self) -> ConfigError:
         if self.unread is not None:
             return ConfigError([self.unread])
-        file = self.invocation.config_file or "the environment file"
-        remedy = _other_blocks() or f"Set it, or write a `webhooks:` block into {file}"
+        file = os.environ.get(CONFIG) or self.invocation.config_file or "the environment file"
+        block = f"Set it, or write an endpoint into the `webhooks:` block of {file}"
+        remedy = self._other_blocks() or block
         nothing = Fault(URL, "no endpoint is configured", remedy)
         return ConfigError([nothing, *self.settings.warnings])  # a slip in its name may be why
+
+    def _other_blocks(self) -> str:
+        """Says which other environment files have a block, if --config would have them read."""
+        used = self.invocation.settings_file
+        files = [str(one) for one in blocks_here() if not used or one.resolve() != used.resolve()]
+        is_choice = files and not os.environ.get(CONFIG)
+        return f"Add --config: a `webhooks:` block is in {', '.join(files)}" if is_choice else ""
 
 
 @contextmanager
@@ -213,9 +219,3 @@ def opened(
 def refusal(setting: str, problem: str, remedy: str) -> ConfigError:
     """One fault, to be raised."""
     return ConfigError([Fault(setting, problem, remedy)])
-
-
-def _other_blocks() -> str:
-    """Says which other environment files have a block, if any; no block is read here."""
-    files = ", ".join(map(str, blocks_here()))
-    return f"Add --config: a `webhooks:` block is in {files}" if files else ""

@@ -21,7 +21,7 @@ RECORDED = [kind for kind in EventType if kind is not EventType.PING]
 """The events that an outbox may have."""
 SHORTEST = 8
 """A command that changes something takes a beginning with so many characters after its prefix."""
-TRACE_DIGITS = 32
+_TRACE = re.compile("[0-9a-fA-F]{32}")
 
 Word = TypeVar("Word", bound=str)
 Given = TypeVar("Given", str, str | None)
@@ -57,11 +57,11 @@ def each(read: Callable[[str], str]) -> Callable[[list[str] | None], list[str]]:
 
 
 def whole_trace(given: str | None) -> str | None:
-    """Refuse the beginning of a trace id: a filter would find nothing."""
-    if given is not None and len(not_empty(given)) != TRACE_DIGITS:
-        reason = f"a trace id has {TRACE_DIGITS} digits. Its beginning is enough for "
+    """Refuse the beginning of a trace id: a filter would find nothing. Capitals are small ones."""
+    if given is not None and not _TRACE.fullmatch(not_empty(given)):
+        reason = "a trace id has 32 hexadecimal digits. Its beginning is enough for "
         raise typer.BadParameter(reason + remedy.shown("show", given))
-    return given
+    return given and given.lower()
 
 
 _AGO = re.compile(r"(\d{1,6})\s*(s|min|m|h|d|w)")

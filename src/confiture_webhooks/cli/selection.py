@@ -123,7 +123,7 @@ def _named(
     rows: dict[str, Row] = {}
     refused: list[str] = []
     unclear: list[Row] = []
-    for given in ids:
+    for given in dict.fromkeys(ids):
         found, whole = find(context.outbox, given)
         meant = {row.delivery.id: row for row in found if endpoint in (None, row.delivery.endpoint)}
         away = {row.delivery.environment for row in meant.values()} - {context.environment}

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ConfigError, Fault, OutboxError, WebhooksError
-from ..terminal import is_terminal, printable, say
+from ..terminal import USUAL_COLUMNS, is_terminal, printable, say
 
 FAILED = 1
 WRONG_COMMAND = 2
@@ -93,8 +93,10 @@ def line(text: str, style: str | None = None) -> None:
 
 
 def _console() -> Console:
-    """Breaks no line, and shows numbers and ``:words:`` as they are."""
-    return Console(soft_wrap=True, highlight=False, emoji=False)
+    """Breaks no line, and shows numbers and ``:words:`` as they are; also if COLUMNS is 0."""
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
+    console.width = console.width or USUAL_COLUMNS
+    return console
 
 
 def conclude(

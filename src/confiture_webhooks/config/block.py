@@ -79,6 +79,8 @@ class Reading:
     """Every text of the block, as it was written."""
     names: dict[Place, str] = field(default_factory=dict)
     """The names of the block's endpoints, by place: faults in it have them."""
+    unknown: list[Place] = field(default_factory=list)
+    """The places of keys that are no settings."""
     _found: list[tuple[Place, Invalid, str]] = field(default_factory=list)
     _left: int = MOST
 
@@ -106,6 +108,7 @@ class Reading:
             if key not in table:
                 remedy = f"{rules.did_you_mean(key, table)}Known here: {', '.join(table)}"
                 self.fault((*at, key), Invalid("is not a known setting", remedy))
+                self.unknown.append((*at, key))
         found = {}
         for key, one in table.items():
             if key in given:

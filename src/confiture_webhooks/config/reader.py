@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,6 +27,7 @@ DEFAULT_NAME = "default"
 SAFE_SECRET = 24
 """Bytes of a signing key, at least; the standard's own secrets have 24 to 64."""
 _FIELDS = frozenset(one.name for one in fields(Endpoint))
+_NETWORKS = ("allow_networks", "deny_networks")
 _NEAR = 0.9
 """How like a known variable's name another program's would not be."""
 
@@ -79,8 +81,9 @@ def _headers(given: str) -> dict[str, str]:
     for part in filter(str.strip, rules.text(given).split(",")):
         name, equals, value = part.partition("=")
         name = unquote(name.strip())
-        if not equals:
-            raise Invalid("has a part without `=`", "Write `name=value`, with commas between")
+        if not (equals and value.strip()):
+            problem = "has a part that is not `name=value`"
+            raise Invalid(problem, "Write `name=value`, with commas between")
         if name in found:
             raise Invalid("has a header twice", "Keep one of them")
         found[name] = unquote(value.strip())
@@ -106,13 +109,12 @@ def endpoint(
     """The endpoint of the settings *found* at a place; ``None``: it has no good name.
 
     A setting that is wrong or not there has its default; a filter, also if one item is wrong.
+    A wrong list of the file's networks is a fault of each endpoint that it would protect.
     """
     url, basic_auth = found.get("url", ("", None))
     events = DEFAULT_SUBSCRIPTION | found.get("events", frozenset())
     wide = {"events": events, "environments": None, "migrations": ()}
-    allowed, denied = (
-        found.get(key) or block.get(key, ()) for key in ("allow_networks", "deny_networks")
-    )
+    allowed, denied = (found.get(key) or block.get(key, ()) for key in _NETWORKS)
     made = Endpoint(
         **{
             "name": "",
@@ -129,7 +131,12 @@ def endpoint(
     for keys, problem, remedy in _contradictions(made, found, at):
         if not any(reading.faults_in((*at, key)) for key in keys):
             reading.fault((*at, keys[0]), Invalid(problem, remedy))
-    return replace(made, faults=reading.faults_in(at)) if made.name else None
+    shared: list[Place] = [(BLOCK, key) for key in _NETWORKS if key not in found]
+    if shared:
+        misspelt = [one for one in reading.unknown if rules.did_you_mean(one[-1], _NETWORKS)]
+        shared += [one for one in misspelt if one[:-1] == (BLOCK,)]
+    faults = chain.from_iterable(map(reading.faults_in, (at, *shared)))
+    return replace(made, faults=tuple(faults)) if made.name else None
 
 
 def _contradictions(

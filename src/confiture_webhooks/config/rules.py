@@ -85,8 +85,7 @@ def text(value: object) -> str:
     if not isinstance(value, str):
         raise Invalid("must be text", "Put it in quotes if it is meant as text")
     if not value.strip():
-        unset = "a variable that is set to nothing counts as not set"
-        raise Invalid("is blank", f"Give it a value, or remove it; {unset}")
+        raise Invalid("is blank", "Give it a value, or remove it. A variable may be set, but empty")
     if value != value.strip():
         remedy = "Remove it; the last line break of a file is often the reason"
         raise Invalid("begins or ends with white space", remedy)
@@ -231,16 +230,27 @@ def outbox(value: object) -> str:
         raise Invalid("is not an outbox", did_you_mean(kind, OUTBOXES) + remedy)
     if colon and (kind == "memory" or not rest.strip()):
         raise Invalid(f"has {'something' if rest.strip() else 'nothing'} after the colon", remedy)
-    is_address = _ADDRESS.match(rest) is not None
     if kind == "sqlite" and rest and rest.rpartition("/")[2].strip() in ("", ".", "..", "~"):
         raise Invalid("names a directory", "Write `sqlite:<path>` with the name of a file")
-    if kind == "sqlite" and is_address:
+    if kind == "sqlite" and _ADDRESS.match(rest):
         # Taken as a path, it would be shown with the password in it.
         raise Invalid("is an address, not a file", "Write `sqlite:<path>`, or `postgres:<dsn>`")
-    is_dsn = rest.startswith(("postgresql://", "postgres://")) or ("=" in rest and not is_address)
-    if rest and kind == "postgres" and not is_dsn:
-        raise Invalid("has no DSN after the colon", "Write `postgres:postgresql://…`")
+    if kind == "postgres" and rest and not _is_dsn(rest):
+        form = "Write `postgres:postgresql://user:password@host:5432/database`"
+        encode = "percent-encode `@`, `/`, `:`, `?`, `#` and `%` in user and password"
+        raise Invalid("has no valid DSN after the colon", f"{form}; {encode}")
     return found
+
+
+def _is_dsn(given: str) -> bool:
+    """Whether libpq can read it."""
+    from psycopg import Error, conninfo  # noqa: PLC0415  only who names a database pays
+
+    try:
+        conninfo.conninfo_to_dict(given)
+    except Error:  # its text quotes the DSN
+        return False
+    return True
 
 
 def address(value: object) -> tuple[str, tuple[str, str] | None]:

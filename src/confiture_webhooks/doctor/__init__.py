@@ -72,7 +72,8 @@ def _configured(settings: Settings, files: list[HookFile]) -> Check:
     counts = f"endpoints: {len(settings.endpoints)}, hook files: {len(files)}"
     if settings.endpoints or files:
         return ok("configuration", f"{counts}; {'; '.join(settings.sources) or 'hook files'}")
-    remedy = "Set CONFITURE_WEBHOOK_URL, or write a `webhooks:` block into the environment file"
+    block = "the `webhooks:` block of the environment file"
+    remedy = f"Set CONFITURE_WEBHOOK_URL, or write an endpoint into {block}"
     return wrong("configuration", "no endpoint and no hook file: no webhook is sent", remedy)
 
 

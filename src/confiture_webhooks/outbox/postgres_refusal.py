@@ -96,6 +96,11 @@ _REFUSALS = (
         "the password is wrong",
         _DSN,
     ),
+    (
+        'invalid (\\w+ value: |port number: |integer value )"|could not match \\d+ port',
+        "an option of its DSN has a wrong value",
+        _DSN,
+    ),
     ("certificate", "the TLS certificates do not fit", "Check sslmode, sslrootcert and sslcert"),
     (
         "no pg_hba.conf entry|pg_hba.conf rejects",

@@ -181,12 +181,10 @@ def may_be_there(path: Path) -> bool:
 
 def is_there(path: Path) -> bool:
     """Whether there is an outbox. Raises OutboxError where no run would use or make one."""
-    try:
-        with translated(path), suppress(FileNotFoundError):
-            own(path, makes=False)
-    except OutboxError:
-        if not is_closed(path):
-            raise
+    if is_closed(path):
+        raise closed(path)
+    with translated(path), suppress(FileNotFoundError):
+        own(path, makes=False)
     return may_be_there(path)
 
 
