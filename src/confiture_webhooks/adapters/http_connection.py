@@ -85,11 +85,10 @@ class _Bounded(HTTPConnection):
             raise BrokenPipeError from error  # urllib3 then reads the answer, or the alert
 
     @property
-    def is_connected(self) -> bool:
-        is_recent = time.monotonic() - self.used_at <= IDLE_AT_MOST_S
-        # What came after an answer is no answer to the next request; TLS may have read it already.
-        has_more = getattr(self.sock, "pending", int)()
-        return is_recent and not has_more and super().is_connected
+    def is_spent(self) -> bool:
+        """Whether it was idle for long, or more than an answer came: that answers no request."""
+        has_more = getattr(self.sock, "pending", int)()  # TLS may have read it already
+        return has_more > 0 or time.monotonic() - self.used_at > IDLE_AT_MOST_S
 
     def close(self) -> None:
         handle, self._handle = self._handle, None
@@ -226,12 +225,22 @@ class _TlsSocks(_Socks, _Tls):
     pass
 
 
+class _Pool:
+    """Gives out no connection that is spent."""
+
+    def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
+        connection = super()._get_conn(*args, **kwargs)  # type: ignore[misc]
+        if connection.is_spent:
+            connection.close()
+        return connection
+
+
 POOLS = {
-    "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": _Bounded}),
-    "https": type("TlsPool", (HTTPSConnectionPool,), {"ConnectionCls": _BoundedTls}),
+    "http": type("Pool", (_Pool, HTTPConnectionPool), {"ConnectionCls": _Bounded}),
+    "https": type("TlsPool", (_Pool, HTTPSConnectionPool), {"ConnectionCls": _BoundedTls}),
 }
 """The classes of pools for a urllib3 ``PoolManager``."""
 SOCKS_POOLS = {
-    "http": type("SocksPool", (HTTPConnectionPool,), {"ConnectionCls": _Socks}),
-    "https": type("TlsSocksPool", (HTTPSConnectionPool,), {"ConnectionCls": _TlsSocks}),
+    "http": type("SocksPool", (_Pool, HTTPConnectionPool), {"ConnectionCls": _Socks}),
+    "https": type("TlsSocksPool", (_Pool, HTTPSConnectionPool), {"ConnectionCls": _TlsSocks}),
 }
