@@ -189,10 +189,11 @@ def test_a_worker_survives_the_removal_of_the_file(outside: Project, receiver: A
 
 
 @pytest.mark.survived("SIGTERM of a worker", "kept")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_sigterm_finishes_what_is_in_hand_and_gives_the_rest_back(
-    outside: Project, collector: Any
+    outside: Project, collector: Any, number: signal.Signals
 ) -> None:
-    """On SIGTERM the attempt under way is made and recorded, nothing stays claimed, exit 0."""
+    """Asked to end, it makes and records the attempt under way, nothing stays claimed, exit 0."""
     answers = [Answer()] * 6 + [Answer(delay_s=2.0)] * 100
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
     with LocalReceiver(answers=answers) as receiver:
@@ -200,7 +201,7 @@ def test_sigterm_finishes_what_is_in_hand_and_gives_the_rest_back(
         release(outside, *range(20))
         worker = outside.spawn("webhooks", "deliver", "--watch", env=env)
         eventually(lambda: len(receiver.requests) == 7)
-        worker.send_signal(signal.SIGTERM)
+        worker.send_signal(number)
         said, _ = worker.communicate(timeout=BOUND_S)
         assert worker.returncode == 0
         assert said == "7 delivered, 0 dead letters, 13 left for later; the next is due now\n"
@@ -211,16 +212,19 @@ def test_sigterm_finishes_what_is_in_hand_and_gives_the_rest_back(
 
 
 @pytest.mark.survived("SIGTERM of a single pass", "kept")
-def test_sigterm_cuts_a_single_pass_and_keeps_no_lease(outside: Project, collector: Any) -> None:
-    """A CronJob at its deadline: nothing stays claimed, the trace is exported, exit 143."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_cuts_a_single_pass_and_keeps_no_lease(
+    outside: Project, collector: Any, number: signal.Signals
+) -> None:
+    """A CronJob at its deadline, a terminal that is gone: nothing stays claimed, the trace is sent."""
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
     with LocalReceiver(answers=["hang"]) as receiver:
         configured(outside, receiver.url)
         release(outside, 1, 2)
         one = outside.spawn("webhooks", "deliver", env=env)
         eventually(lambda: len(receiver.requests) == 1)
-        one.send_signal(signal.SIGTERM)
-        assert one.wait(BOUND_S) == 128 + signal.SIGTERM
+        one.send_signal(number)
+        assert one.wait(BOUND_S) == 128 + number
     assert states(outside) == [State.PENDING] * 2
     (span,) = [span for span in collector.spans if span.name == "deliver webhook a"]
     assert span.attributes["confiture.webhook.outcome"] == "deferred"

@@ -200,13 +200,20 @@ def send_now(context: Context, rows: Sequence[Row], output: str) -> dict[str, An
 
 
 def _once(given: Configuration) -> PassResult:
-    """One pass. SIGTERM cuts it as Ctrl-C does: leases are given back, telemetry is exported."""
+    """One pass. A signal cuts it as Ctrl-C does: leases are given back, telemetry is exported."""
 
     def stop(number: int, _: Any) -> NoReturn:
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in _asked_to_end():
+        signal.signal(number, stop)
     return deliver_due(given)
+
+
+def _asked_to_end() -> list[signal.Signals]:
+    """The signals that ask a command to end: also that its terminal is gone, unless by nohup."""
+    is_kept = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM] if is_kept else [signal.SIGTERM, signal.SIGHUP]
 
 
 def _watch(context: Context, given: Configuration) -> PassResult:
@@ -217,7 +224,7 @@ def _watch(context: Context, given: Configuration) -> PassResult:
             raise KeyboardInterrupt
         stopped.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGINT, *_asked_to_end()):
         signal.signal(number, stop)
     where = f"environment {shown_environment(context.environment)}, outbox {context.where}"
     say(f"Sending deliveries as they become due ({where}). Ctrl-C or SIGTERM ends it.")
