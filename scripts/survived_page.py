@@ -66,7 +66,7 @@ FAULTS = {
         "Run again at once after a kill, at the limit of connections": "true",
         "SIGTERM of a worker": "kept",
         "SIGTERM of a single pass": "kept",
-        "SIGTERM or SIGINT of a migrating run": "unharmed said",
+        "SIGTERM, SIGHUP or SIGINT of a migrating run": "unharmed said",
         "Two runs at the same time": "true",
         "Four processes that settle the same killed run": "true",
         "Workers that claim at the same time": "true",

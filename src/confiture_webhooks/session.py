@@ -24,13 +24,13 @@ from .bounded import containing
 from .command_watch import HOOKS
 from .config import Settings, is_configured, load
 from .config.variables import OUTBOX, URL
+from .end_signals import EndSignals
 from .errors import Fault
 from .event import ErrorInfo
 from .outlook import shown_environment
 from .run import TELEMETRY_BUDGET
 from .run.invocation import Invocation, parse, unread_block
 from .run.run import Run
-from .sigterm import Sigterm
 from .wiring import exports, found_settings, hook_sources, make_telemetry, outbox_exists, parts
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class CommandSession:
     database: str | None = None
     """The DSN of what is migrated, once it is known."""
     _engine: Any = None
-    _sigterm: Sigterm | None = None
+    _end_signals: EndSignals | None = None
     """Caught as soon as the command is a run."""
     _connections: list[Any] = field(default_factory=list)
     """Held, not only known by id: an id is given again once its connection is gone."""
@@ -109,12 +109,12 @@ class CommandSession:
 
     def _begin(self, command: str) -> None:
         """The command is a run, also if it fails before it has a connection."""
-        self._sigterm = Sigterm()
-        self._sigterm.catch()
+        self._end_signals = EndSignals()
+        self._end_signals.catch()
         self.run.begin(command)
 
     def _connected(self, connection: Any, command: str) -> None:
-        if self._sigterm is None:
+        if self._end_signals is None:
             self._begin(command)
         self._connections.append(connection)
         dsn = migrate_on(self.run, connection)
@@ -138,12 +138,12 @@ class CommandSession:
             pass
         with containing("ending a run", self.run.report):
             self._installed.close()
-        if self._sigterm is None:
+        if self._end_signals is None:
             _log_faults(self.settings)
             return  # nothing was to be changed: left-overs wait for a real run
         failure = None
         with containing("ending a run", self.run.report):
-            failure = self._sigterm.failure
+            failure = self._end_signals.failure
             if error is not None:
                 failure = failure or _failure(error)
                 for migration in self.run.unsettled:
@@ -151,7 +151,7 @@ class CommandSession:
             if not self._connections:
                 self.run.database = named(self.dsn())
         self.run.finish(failure)
-        self._sigterm.pass_on()
+        self._end_signals.pass_on()
 
     def dsn(self) -> str | None:
         """The DSN of the migrated database; before there is a connection, the configured one."""

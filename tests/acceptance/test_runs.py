@@ -256,10 +256,14 @@ def test_a_run_whose_block_is_not_read_is_counted(
     assert "is not used" in done.stderr
 
 
-@pytest.mark.survived("SIGTERM or SIGINT of a migrating run", "unharmed", "said")
+@pytest.mark.survived("SIGTERM, SIGHUP or SIGINT of a migrating run", "unharmed", "said")
 @pytest.mark.parametrize(
     ("name", "code", "error"),
-    [("SIGINT", 130, "KeyboardInterrupt"), ("SIGTERM", -signal.SIGTERM, "SIGTERM")],
+    [
+        ("SIGINT", 130, "KeyboardInterrupt"),
+        ("SIGTERM", -signal.SIGTERM, "SIGTERM"),
+        ("SIGHUP", -signal.SIGHUP, "SIGHUP"),
+    ],
 )
 def test_a_run_that_is_asked_to_end_reports_its_migration(
     shop: Any, receiver: Any, name: str, code: int, error: str

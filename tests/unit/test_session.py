@@ -18,6 +18,7 @@ from confiture.core._migrator.session import MigratorSession
 from confiture_webhooks import session as sessions
 from confiture_webhooks import wiring
 from confiture_webhooks.config import Settings
+from confiture_webhooks.end_signals import EndSignals
 from confiture_webhooks.errors import ConfigError, OutboxError
 from confiture_webhooks.event import SUBSCRIBABLE
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
@@ -271,14 +272,15 @@ def test_a_part_that_cannot_be_imported_costs_the_webhooks_alone(
     assert "migration_success" not in bench.kinds()
 
 
-def test_sigterm_in_the_moment_it_is_first_caught_ends_the_command(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("came", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_moment_it_is_first_caught_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch, came: signal.Signals
 ) -> None:
     """It is reported and passed on, as at any other instant."""
     bench, killed = Bench("status"), []
 
     def at_once(number: int, handler: Any) -> None:
-        if handler is not signal.SIG_DFL:
+        if number == came and callable(handler) and handler is not signal.SIG_DFL:
             handler(number, None)
 
     monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_DFL)
@@ -287,7 +289,23 @@ def test_sigterm_in_the_moment_it_is_first_caught_ends_the_command(
     with pytest.raises(KeyboardInterrupt) as caught, host_session() as session:
         session._migration_lock(no_lock=True, lock_timeout=1)
     assert bench.kinds(caught.value) == ["run_error"]
-    assert killed == [(os.getpid(), signal.SIGTERM)]
+    assert killed == [(os.getpid(), came)]
+
+
+def test_a_terminal_that_closes_sends_sighup_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second must not kill the run that rolls back; a second SIGTERM does."""
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    for came, then in ((signal.SIGHUP, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)):
+        ends = EndSignals()
+        ends.catch()
+        try:
+            with pytest.raises(KeyboardInterrupt) as caught:
+                signal.raise_signal(came)
+            assert type(caught.value).__name__ == came.name
+            assert signal.getsignal(came) is then
+        finally:
+            ends.pass_on()
+        assert signal.getsignal(came) is signal.SIG_DFL
 
 
 def test_the_first_process_of_a_container_does_not_catch_sigterm(
@@ -299,6 +317,7 @@ def test_the_first_process_of_a_container_does_not_catch_sigterm(
     with host_session() as session:
         session._migration_lock(no_lock=True, lock_timeout=1)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
 def test_attach_reports_what_happens_in_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
