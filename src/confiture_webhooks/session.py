@@ -169,7 +169,7 @@ def _failure(error: BaseException) -> ErrorInfo | None:
     if code in (0, None) or isinstance(error, GeneratorExit):  # a block that is dropped
         return None
     if isinstance(error, KeyboardInterrupt):
-        return ErrorInfo(type="KeyboardInterrupt", message="the command was interrupted")
+        return explain(KeyboardInterrupt())
     is_exit = hasattr(error, "exit_code") or isinstance(error, SystemExit)
     if is_exit and error.__cause__ is None and error.__context__ is None:
         return ErrorInfo(type=f"exit_{code}", message=f"the command ended with exit code {code}")
