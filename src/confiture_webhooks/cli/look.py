@@ -73,6 +73,7 @@ def list_deliveries(
         typer.Option(
             "--event-type",
             "--event",
+            metavar="EVENT",
             parser=one_of(RECORDED),
             help=f"Only this event type: {', '.join(RECORDED)}",
         ),
