@@ -107,7 +107,9 @@ def ping(
     for endpoint in chosen:
         if (row := rows.get(endpoint.name)) is None:
             continue
-        attempts, exchanges = outbox.attempts(row.delivery.id), ended[endpoint.name]
+        attempts = outbox.attempts(row.delivery.id)
+        # The flush timeout may have cut one more, which says nothing of the receiver.
+        exchanges = ended[endpoint.name][: len(attempts)] or ended[endpoint.name]
         last = attempts[-1] if attempts else None
         result = {
             "endpoint": endpoint.name,
