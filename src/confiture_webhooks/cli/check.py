@@ -41,7 +41,7 @@ def check(
         EventType | None,
         typer.Option(
             "--explain",
-            metavar="EVENT",
+            metavar="<event>",
             parser=one_of(SUBSCRIBED),
             help=f"Say which endpoints get this event, and why not: {', '.join(SUBSCRIBED)}",
         ),

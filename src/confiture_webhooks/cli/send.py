@@ -40,7 +40,7 @@ def test(
         EventType | None,
         typer.Option(
             "--event",
-            metavar="EVENT",
+            metavar="<event>",
             parser=one_of(SUBSCRIBED),
             help=f"A sample of this event type: {', '.join(SUBSCRIBED)}",
         ),

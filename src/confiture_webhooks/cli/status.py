@@ -109,7 +109,7 @@ def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield state.replace("_", " "), str(count)
     yield "undelivered", listed(document["undelivered"]) or "-"
     if document["elsewhere"]:
-        yield "elsewhere", listed(document["elsewhere"])
+        yield "other environments", listed(document["elsewhere"])
     age_s = document["oldest_age_s"]
     yield "oldest", "-" if age_s is None else f"{length(timedelta(seconds=max(age_s, 0)))} ago"
     yield "endpoints off", ", ".join(document["endpoints_off"]) or "-"
