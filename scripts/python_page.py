@@ -17,8 +17,8 @@ from attributes import described
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "python.md"
 HEAD = """# Python
 
-What may be imported, by module. Nothing is imported before it is used. Names that are not here
-may change without a word.
+These names may be imported, by module. Nothing is imported before it is used. Names that are not
+here may change without a word.
 
 <!-- made by scripts/python_page.py: change the docstrings, not this page -->
 """

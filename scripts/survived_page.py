@@ -30,7 +30,7 @@ or tests of other rows assert it.
 
 | column | the promise |
 |---|---|
-| migration unharmed | exit code, standard output, result and time are those of a run without webhooks |
+| migration unharmed | exit code, standard output and result are those of a run without webhooks; no transaction or lock lasts longer for a fault |
 | nothing lost | every event is delivered, or kept and shown |
 | nothing invented | no event without a cause, and no second event for one cause |
 | nothing leaked | no secret, address, SQL or row value reaches anyone it is not for |

@@ -56,7 +56,7 @@ def sample(kind: EventType, settings: Settings, trace_id: str) -> Event:
         trace_url=settings.trace_link(trace_id),
         run_url=settings.run_url,
     )
-    if kind in (EventType.PING, EventType.CUSTOM):
+    if kind is EventType.PING:
         return event
     is_started = kind is EventType.MIGRATION_STARTED
     row = migration_row(SAMPLE, Direction.UP, 0.0, is_success=kind not in FAILURES)
@@ -107,7 +107,8 @@ def ping(
     for endpoint in chosen:
         if (row := rows.get(endpoint.name)) is None:
             continue
-        attempts, exchanges = outbox.attempts(row.delivery.id), ended[endpoint.name]
+        attempts, begun = outbox.attempts(row.delivery.id), ended[endpoint.name]
+        exchanges = begun[: len(attempts)] or begun  # not one more, which the flush timeout cut
         last = attempts[-1] if attempts else None
         result = {
             "endpoint": endpoint.name,

@@ -204,6 +204,25 @@ def test_a_right_certificate_and_none(
     assert problems(rows)["a: tls"].startswith(f"{unread} | Correct REQUESTS_CA_BUNDLE, or correct")
 
 
+def test_the_remedy_of_a_test_is_that_of_its_last_attempt(here: Project) -> None:
+    """The flush timeout cuts a second attempt, in which the receiver says nothing."""
+
+    def behave(talk: Talk) -> None:
+        if len(peer.talks) == 1:
+            talk.sock.sendall(b"HTTP/1.1 400 No\r\n\r\n")
+        else:
+            talk.is_over.wait()
+
+    with Peer(hello_then(behave)) as peer:
+        one = {"name": "a", "url": of_localhost(peer), "retry": {"schedule": [0.1]}}
+        here.environment_file(webhooks={"endpoints": [one], "flush_timeout": 1})
+        tested = here.confiture("webhooks", "test", "--format", "json")
+        assert len(peer.talks) == 2
+    [result] = json.loads(tested.stdout)["results"]
+    assert (result["attempts"], result["error_type"]) == (1, "tls")
+    assert "Check the port" in result["remedy"]
+
+
 KEYS = ("missing", "other key", "locked key", "no key")
 """Faults of a client certificate's key."""
 

@@ -220,8 +220,8 @@ def test_a_refused_payload_says_why(hooked: Any) -> None:
     assert done.returncode == 0
     reported = [(one["line"], one["reason"]) for one in events(done.stderr, "hook.failed")]
     assert [reason for _, reason in reported] == [
-        "no endpoint is called 'b'; there are: a; it is not sent",
-        "no endpoint is called that; there are: a; it is not sent",
+        "no endpoint is called 'b'; there are: a; the payload is not sent",
+        "no endpoint is called that; there are: a; the payload is not sent",
         None,
     ]
     assert [line for line, _ in reported][:2] == [4, 7]
@@ -528,5 +528,5 @@ def test_a_payload_without_any_endpoint_says_so(hooked: Any) -> None:
     done = project.confiture("migrate", "up")
     [failed] = events(done.stderr, "hook.failed")
     assert failed["reason"] == (
-        "no endpoint is configured, so context.send has none to send to; it is not sent"
+        "no endpoint is configured, so context.send has none to send to; the payload is not sent"
     )

@@ -323,6 +323,7 @@ def test_events_that_no_worker_serves_are_named(shared: Shared) -> None:
     shared.confiture("webhooks", "discard", "--endpoint", "ops", "--yes", *of("production"))
     done = shared.confiture("webhooks", "status", *of("production"))
     assert done.returncode == 1
+    assert "\nother environments: (none) 1\n" in done.stdout
     assert "environment (none): no worker serves it, 1 due since" in done.stdout
     assert "Set CONFITURE_ENVIRONMENT=production for the run that recorded them" in done.stdout
     document = shared.confiture("webhooks", "status", *of("production"), "-f", "json")

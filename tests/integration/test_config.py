@@ -1031,7 +1031,7 @@ def test_a_setting_of_an_empty_variable_is_blank(project: Project) -> None:
     block = {"endpoints": [{"name": "a", "url": URL, "secret": "${EMPTY}"}]}
     (fault,) = project.faults(block, {"EMPTY": ""}).values()
     assert fault.problem == "is blank"
-    assert fault.remedy.endswith("A variable may be set, but empty")
+    assert fault.remedy.endswith("Its variable may be empty")
 
 
 @pytest.mark.parametrize("headers", ["X-A=", "X-A=1, X-B= ,X-C=2", "X-A", "="])

@@ -11,7 +11,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from confiture_webhooks.cli import app
-from confiture_webhooks.cli.options import RECORDED
+from confiture_webhooks.cli.options import RECORDED, SUBSCRIBED
 from confiture_webhooks.delivery import State
 from confiture_webhooks.receiver.server import FAULTS
 
@@ -72,6 +72,14 @@ def test_list_names_what_its_filters_take() -> None:
     """States and event types are in the help of the options that take them."""
     assert all(state.value in option("list", "--state") for state in State)
     assert all(kind.value in option("list", "--event-type") for kind in RECORDED)
+    assert "|ping" not in helped("list")
+
+
+@pytest.mark.parametrize(("name", "flag"), [("check", "--explain"), ("test", "--event")])
+def test_an_option_shows_the_events_that_it_takes(name: str, flag: str) -> None:
+    """The help has each event that an endpoint can ask for, and no ping, which is refused."""
+    assert all(kind.value in option(name, flag) for kind in SUBSCRIBED)
+    assert "|ping" not in helped(name)
 
 
 def test_listen_says_what_each_answer_does() -> None:

@@ -41,8 +41,9 @@ def check(
         EventType | None,
         typer.Option(
             "--explain",
+            metavar="<event>",
             parser=one_of(SUBSCRIBED),
-            help="Say which endpoints are sent this event, and why not",
+            help=f"Say which endpoints get this event, and why not: {', '.join(SUBSCRIBED)}",
         ),
     ] = None,
     migration: Annotated[
@@ -77,7 +78,7 @@ def check(
     EXIT CODES:
       0  The configuration is valid.
       2  --explain names no event, or --migration or --environment is given without it.
-      5  It is not, or there is neither an endpoint nor a hook file; every fault is printed.
+      5  It is invalid, or there is neither an endpoint nor a hook file; every fault is printed.
     """
     if explained is None and (migration, environment) != (None, None):
         given = "--migration" if migration is not None else "--environment"
@@ -188,7 +189,7 @@ def doctor(
 
     EXIT CODES:
       0  Nothing is wrong; there may be warnings.
-      1  Something is.
+      1  Something is wrong.
       5  The configuration is invalid, or nothing is configured.
     """
     context = Context(config=config)

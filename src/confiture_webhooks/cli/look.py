@@ -73,6 +73,7 @@ def list_deliveries(
         typer.Option(
             "--event-type",
             "--event",
+            metavar="<event>",
             parser=one_of(RECORDED),
             help=f"Only this event type: {', '.join(RECORDED)}",
         ),

@@ -50,7 +50,7 @@ def init(
     config: ConfigOpt = None,
     output: FormatOpt = "text",
 ) -> None:
-    """Create the PostgreSQL outbox, and print what a role that may not needs to use it.
+    """Create the PostgreSQL outbox, and print the rights that another role needs to use it.
 
     PROCESS:
       Connects as `database_url` says, or as CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn> does, and

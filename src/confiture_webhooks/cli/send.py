@@ -40,6 +40,7 @@ def test(
         EventType | None,
         typer.Option(
             "--event",
+            metavar="<event>",
             parser=one_of(SUBSCRIBED),
             help=f"A sample of this event type: {', '.join(SUBSCRIBED)}",
         ),
@@ -86,12 +87,11 @@ def test(
     results = ping(settings, name, kind)
     is_shown = show_answer or (output == "text" and is_terminal(sys.stdout))
     for result in results:
-        answer, exchange = result.pop("answer"), result.pop("exchange")
+        answer, last = result.pop("answer"), result.pop("exchange")
         if is_shown and answer:
             result["answer"] = answer
         result["event_type"] = kind.value
-        is_sent = result["delivered"]
-        result["remedy"] = None if is_sent else remedy_of(result["error_type"], exchange)
+        result["remedy"] = None if result["delivered"] else remedy_of(result["error_type"], last)
     is_valid = name is not None or not settings.faults
     document = {
         "ok": is_valid and all(result["delivered"] for result in results),
@@ -115,11 +115,8 @@ def _warn_off(settings: Settings, names: list[str]) -> None:
 def show_pings(results: Iterable[Mapping[str, Any]]) -> None:
     """A block for each test: whether it arrived, and each fact of its JSON that is known."""
     for result in results:
-        end = (
-            "✅ {}: delivered"
-            if result["delivered"]
-            else "❌ {}: not delivered. A test is not sent again later"
-        )
+        sent, lost = "✅ {}: delivered", "❌ {}: not delivered. A test is not sent again later"
+        end = sent if result["delivered"] else lost
         facts = {name: result[name] for name in result if name not in ("endpoint", "delivered")}
         known = ((name, str(value)) for name, value in facts.items() if value is not None)
         print_facts(known, title=end.format(result["endpoint"]))

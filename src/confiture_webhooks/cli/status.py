@@ -26,13 +26,13 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
     """Count the deliveries of the environment in the outbox; a check for monitoring.
 
     PROCESS:
-      Exit code 1 counts dead letters, deliveries that a 410 ended, records that cannot be read,
-      and killed runs that a day could not settle. It also counts deliveries whose endpoint is off,
-      not configured or wrongly configured, and deliveries that answers of 429 or 503 put off for
-      more than a day. In any environment of this outbox, it counts deliveries that are due for
-      15 minutes without a worker, and killed runs that a day could not settle or that cannot be
-      read. It counts what waits in the project's SQLite file, if that was the outbox before. An
-      outbox in the migrated database that is not this one is only named.
+      Exits with 1 for dead letters, deliveries that a 410 ended, records that cannot be read,
+      and killed runs that a day could not settle. It does so too for deliveries whose endpoint is
+      off, not configured or wrongly configured, and for those that answers of 429 or 503 put off
+      for more than a day. In any environment of this outbox, it does so for deliveries that are
+      due for 15 minutes without a worker, and for killed runs that cannot be settled or read. If
+      the project's SQLite file was the outbox before, it counts the deliveries in that, too. If
+      the migrated database has an outbox that is not this one, the command only names it.
 
     EXIT CODES:
       0  Nothing waits for an operator.
@@ -109,7 +109,7 @@ def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield state.replace("_", " "), str(count)
     yield "undelivered", listed(document["undelivered"]) or "-"
     if document["elsewhere"]:
-        yield "elsewhere", listed(document["elsewhere"])
+        yield "other environments", listed(document["elsewhere"])
     age_s = document["oldest_age_s"]
     yield "oldest", "-" if age_s is None else f"{length(timedelta(seconds=max(age_s, 0)))} ago"
     yield "endpoints off", ", ".join(document["endpoints_off"]) or "-"

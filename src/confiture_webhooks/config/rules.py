@@ -85,7 +85,7 @@ def text(value: object) -> str:
     if not isinstance(value, str):
         raise Invalid("must be text", "Put it in quotes if it is meant as text")
     if not value.strip():
-        raise Invalid("is blank", "Give it a value, or remove it. A variable may be set, but empty")
+        raise Invalid("is blank", "Give it a value, or remove it. Its variable may be empty")
     if value != value.strip():
         remedy = "Remove it; the last line break of a file is often the reason"
         raise Invalid("begins or ends with white space", remedy)

@@ -167,6 +167,6 @@ def described(dsn: str) -> str:
     parameters = conninfo.conninfo_to_dict(dsn)
     if not is_plain(parameters):
         return "postgres …"
-    host = parameters.get("host") or parameters.get("hostaddr") or "the local server"
+    host = parameters.get("host") or parameters.get("hostaddr") or "(local)"
     port = f":{parameters['port']}" if parameters.get("port") else ""
     return f"postgres {host}{port}/{database_of(parameters)}"

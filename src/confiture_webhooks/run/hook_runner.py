@@ -223,7 +223,7 @@ class HookRunner:
         span.finish(error_type)
         # Only our own words: what else a hook raises may hold what is not to be read here.
         is_ours = any(error is refusal for refusal in refusals)
-        reason = f"{error}; it is not sent" if is_ours else None
+        reason = f"{error}; the payload is not sent" if is_ours else None
         if reason is not None and not self._settings.is_logged:
             say(f"confiture-webhooks: {hook.label}, line {line}: {reason}")
         self._telemetry.hook_failed(
