@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -30,7 +31,7 @@ from .outlook import shown_environment
 from .run import TELEMETRY_BUDGET
 from .run.invocation import Invocation, parse, unread_block
 from .run.run import Run
-from .sigterm import Sigterm
+from .sigterm import FLUSH, Sigterm
 from .wiring import exports, found_settings, hook_sources, make_telemetry, outbox_exists, parts
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class CommandSession:
                     migration.error = migration.error or explain(error)
             if not self._connections:
                 self.run.database = named(self.dsn())
-        self.run.finish(failure)
+        self.run.finish(failure, FLUSH if self._sigterm.failure else timedelta.max)
         self._sigterm.pass_on()
 
     def dsn(self) -> str | None:

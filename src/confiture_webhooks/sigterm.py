@@ -6,10 +6,14 @@ import os
 import signal
 import threading
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from . import terminal
 from .adapters.failure import explain
 from .event import ErrorInfo
+
+FLUSH = timedelta(seconds=5)
+"""How long deliveries are waited for after it, at most: many send SIGKILL after ten seconds."""
 
 
 class SIGTERM(KeyboardInterrupt):
