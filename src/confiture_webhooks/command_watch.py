@@ -70,10 +70,15 @@ _seen: list[list[str]] | None = None
 def watching(group: type[TyperGroup], open_: Open) -> type[TyperGroup]:
     """*group* as the root of commands, with a watch over every command of ``migrate``.
 
-    The watch begins when the command line is parsed, and ends when the command has.
+    The watch begins when the command line is parsed, and ends when the command has. One is enough:
+    this plugin may be installed under two names.
     """
+    if getattr(group, "is_watched", False):
+        return group
 
     class WatchedGroup(group):  # type: ignore[misc, valid-type]
+        is_watched = True
+
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
             name, command, rest = super().resolve_command(ctx, args)
             if name == GROUP and hasattr(command, "resolve_command"):

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from . import terminal
 from .adapters.failure import explain
@@ -20,6 +21,8 @@ class SIGHUP(KeyboardInterrupt):
     """The same: the terminal is gone, maybe with the connection to this machine."""
 
 
+FLUSH = timedelta(seconds=5)
+"""How long deliveries are waited for after one, at most: many send SIGKILL after ten seconds."""
 _ERRORS = {signal.SIGTERM: SIGTERM, signal.SIGHUP: SIGHUP}
 
 

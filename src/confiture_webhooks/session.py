@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +25,7 @@ from .bounded import containing
 from .command_watch import HOOKS
 from .config import Settings, is_configured, load
 from .config.variables import OUTBOX, URL
-from .end_signals import EndSignals
+from .end_signals import FLUSH, EndSignals
 from .errors import Fault
 from .event import ErrorInfo
 from .outlook import shown_environment
@@ -150,7 +151,7 @@ class CommandSession:
                     migration.error = migration.error or explain(error)
             if not self._connections:
                 self.run.database = named(self.dsn())
-        self.run.finish(failure)
+        self.run.finish(failure, FLUSH if self._end_signals.failure else timedelta.max)
         self._end_signals.pass_on()
 
     def dsn(self) -> str | None:

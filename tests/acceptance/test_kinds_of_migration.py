@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
@@ -392,6 +393,22 @@ def test_non_transactional_failure_is_an_error(project: Any, receiver: Any, up: 
     up(fails=True)
     assert reported(receiver) == [("migration_error", "001_half", None)]
     assert receiver.requests[0].payload["error"]["sqlstate"] == "42703"
+
+
+@pytest.mark.parametrize("then", ["SELECT 1", "SELECT nosuch"])
+def test_a_begin_in_a_non_transactional_migration(
+    project: Any, receiver: Any, up: Any, then: str
+) -> None:
+    """The host fails at it, and commits it with its lock's release: the ledger says how it ended."""
+    body = f'self.execute("BEGIN"); self.execute("CREATE TABLE b (a int)"); self.execute("{then}")'
+    source = python("001", "b", body, attributes="transactional = False")
+    project.python_migration("001", "b", source)
+    up(fails=True)
+    with psycopg.connect(project.database_url) as connection:
+        has_it = connection.execute("SELECT 1 FROM tb_confiture").fetchone() is not None
+    kind = "migration_success" if has_it else "migration_error"
+    assert (kind, "001_b") in [one[:2] for one in reported(receiver)]
+    assert has_it is (then == "SELECT 1")
 
 
 def test_online_migration_counts_its_backfill_and_not_the_checkpoints(

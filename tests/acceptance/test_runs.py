@@ -285,6 +285,18 @@ def test_a_run_that_is_asked_to_end_reports_its_migration(
     assert words == f"the command was ended by {error}"
 
 
+def test_a_cancelled_job_has_time_for_its_last_line(shop: Any, receiver: Any) -> None:
+    """Ten seconds are what ``docker stop`` and many runners give it before they kill it."""
+    receiver.script("/", ["hang"] * 9)
+    shop.migration("002", "wait", "SELECT pg_sleep(60)", "SELECT 1")
+    process = shop.spawn("migrate", "up")
+    receiver.wait_for(1, timeout=60)
+    process.terminate()
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGTERM
+    assert "no answer before the run stopped waiting" in err
+
+
 @pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
 def test_a_killed_run_is_counted_by_one_that_is_killed(
     shop: Any, collector: Any, outbox: str

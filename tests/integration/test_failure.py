@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from confiture.core._migrator.state import _run_coroutine
 from confiture.core.preconditions import CustomSQL, TableExists
 from confiture.exceptions import (
     MigrationError,
@@ -271,6 +272,18 @@ def test_a_suppressed_context_is_no_cause() -> None:
             raise RuntimeError from None
     except RuntimeError as error:
         assert explain(error).type == "RuntimeError"
+
+
+@pytest.mark.parametrize("kind", [KeyError, KeyboardInterrupt])
+def test_what_a_hook_of_the_host_raises_is_its_own_cause(kind: type[BaseException]) -> None:
+    """The host runs hooks while it handles asyncio's word that no event loop runs."""
+
+    async def hook() -> None:
+        raise kind(CANARY)
+
+    with pytest.raises(kind) as raised:
+        _run_coroutine(hook())
+    assert explain(raised.value).type == kind.__name__
 
 
 def test_a_chain_that_bites_its_tail_ends() -> None:

@@ -132,6 +132,14 @@ def test_a_command_of_the_group_is_found_and_an_unknown_one_is_refused() -> None
     assert run(host(), "webhooks", "nosuch").exit_code == 2
 
 
+def test_installed_under_two_names_a_command_is_watched_once(watch: Watch) -> None:
+    """Two distributions that name this plugin make no second event of each."""
+    app = host()
+    plugin.register(app)
+    assert run(app, "migrate", "up").output == "migrated\n"
+    assert len(watch.ends) == 1
+
+
 def test_a_command_that_succeeds_is_finished_once(watch: Watch) -> None:
     """The watch ends after the command has, with no error."""
     result = run(host(), "migrate", "up")

@@ -191,7 +191,7 @@ class _Watch:
                 error,
                 can_settle=can_settle,
                 may_have=may_have,
-                is_answered=not commit.is_open,
+                is_answered=not commit.is_open and (is_one or is_idle(connection)),
             )
             raise
         else:
@@ -225,7 +225,8 @@ class _Watch:
             migration.error = explain(error)
             # The COMMIT may have happened although the call raised: when the connection broke, when
             # Ctrl-C came in between, or when it was raised after the server's answer, say by a
-            # handler of the migration's. Then only the ledger knows.
+            # handler of the migration's; or when a BEGIN of a non-transactional one is left open,
+            # which the host commits with the release of its lock. Then only the ledger knows.
             is_alive = not (connection.closed or connection.broken)
             is_seen = is_alive and is_answered and isinstance(error, Exception)
             # The host also commits what Ctrl-C leaves in order: with the release of its lock.

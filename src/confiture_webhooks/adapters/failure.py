@@ -23,6 +23,8 @@ LOCK = "LockAcquisitionError"
 """The host's class for a migration lock that somebody else holds."""
 _FOREIGN = "Check failed with error:"
 """The host's words before the text of whatever a precondition's own check raised."""
+NO_LOOP = ("no running event loop",)
+"""Of asyncio: the host runs hooks while it handles that, so it is behind what they raise."""
 
 
 def explain(error: BaseException) -> ErrorInfo:
@@ -56,6 +58,8 @@ def _chain(error: BaseException) -> list[BaseException]:
     while link is not None and not any(link is known for known in links):
         links.append(link)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        if type(link) is RuntimeError and link.args == NO_LOOP:
+            break
     return links
 
 

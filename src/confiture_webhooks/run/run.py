@@ -203,7 +203,7 @@ class Run:
         self.unsettled.append(migration)
 
     @contained
-    def finish(self, error: ErrorInfo | None = None) -> bool:
+    def finish(self, error: ErrorInfo | None = None, at_most: timedelta = timedelta.max) -> bool:
         """The migrations are over: send the rest within the flush budget. Later calls do nothing.
 
         *error*: why the run failed, ``None`` when it did not. Returns whether Ctrl-C cut it short:
@@ -212,7 +212,7 @@ class Run:
         if self._is_over:
             return False
         self._is_finished = True
-        deadline = self.end_within(self._settings.flush_timeout)
+        deadline = self.end_within(min(self._settings.flush_timeout, at_most))
         is_interrupted = True
         try:
             try:
