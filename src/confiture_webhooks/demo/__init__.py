@@ -37,15 +37,12 @@ PLAIN_WIDTH = 120
 ANSWERS = (200, 503)
 """The second webhook's first attempt is refused; everything after is accepted."""
 COMMANDS = (("migrate", "up"), ("migrate", "down"))
-KILLED = ("migrate", "up")
-"""Killed in the middle of the migration that was just rolled back."""
 SLOW = "SELECT pg_sleep(60);\n"
 ASLEEP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 END_SLEEP = """\
 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'
 """
 WAIT_S = 20.0
-SETTLING = ("webhooks", "deliver")
 MIGRATIONS = {
     "001_create_customers": (
         """\
@@ -157,7 +154,7 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
             )
         ran = [_confiture(arguments, project, settings) for arguments in COMMANDS]
         ran.append(_killed(project, {**settings, "TRACEPARENT": f"00-{killed}-{killed[:16]}-01"}))
-        ran.append(_confiture(SETTLING, project, settings))
+        ran.append(_confiture(("webhooks", "deliver"), project, settings))
         receiver.close()
         collector.close()
         seen = Seen(collector.spans, collector.metrics, collector.logs, receiver.requests, killed)
@@ -262,7 +259,7 @@ def _killed(project: Path, settings: Mapping[str, str]) -> Ran:
                     return
                 time.sleep(0.02)
 
-        ran = _confiture(KILLED, project, settings, until_asleep)
+        ran = _confiture(("migrate", "up"), project, settings, until_asleep)
         watch.execute(END_SLEEP)
     return ran
 

@@ -31,10 +31,8 @@ from .sqlite_file import (
     DamagedError,
     NotOursError,
     Place,
-    closed,
     code_of,
     in_use,
-    is_closed,
     may_be_there,
     note_damage,
     own,
@@ -108,8 +106,6 @@ def left_behind_in(path: Path) -> dict[str | None, LeftBehind]:
 
     Nothing where there is none, or another program's. Raises OutboxError if it cannot be read.
     """
-    if is_closed(path):
-        raise closed(path)
     if not may_be_there(path):
         return {}
     with suppress(NotOursError), translated(path):
@@ -237,8 +233,6 @@ def _open_file(path: Path) -> tuple[sqlite3.Connection, Place]:
     Nothing of the file is touched before it is known to be an outbox of ours. Raises OutboxError;
     DamagedError when the file is broken.
     """
-    if is_closed(path):
-        raise closed(path)
     with translated(path):
         place = own(path, makes=True)
         connection = _connected(path)

@@ -181,8 +181,6 @@ def may_be_there(path: Path) -> bool:
 
 def is_there(path: Path) -> bool:
     """Whether there is an outbox. Raises OutboxError where no run would use or make one."""
-    if is_closed(path):
-        raise closed(path)
     with translated(path), suppress(FileNotFoundError):
         own(path, makes=False)
     return may_be_there(path)
@@ -208,6 +206,8 @@ def own(path: Path, *, makes: bool) -> Place:
     With *makes* a missing one, and its directory, are made. Raises OutboxError for one that is
     not to be trusted or is none; OSError.
     """
+    if is_closed(path):
+        raise closed(path)
     ignored = _make_directory(path) if makes else None
     with _guard, _opened(path) as directory:
         _check(os.fstat(directory), path.parent, path, is_file=False)

@@ -167,14 +167,11 @@ def exporter_for(export: Export, **preferences: Any) -> tuple[Any, Tally]:
     late = f"the collector did not take them in time. Check {export.setting}"
     tally, make = Tally(export, late), maker_of(export)
     if export.protocol == CONSOLE:
-        return make(out=stderr, formatter=_one_line, **preferences), tally
+        preferences["formatter"] = lambda item: f"{item.to_json(indent=None)}\n"
+        return make(out=stderr, **preferences), tally
     if export.protocol != GRPC:
         preferences["session"] = CollectorSession(tally)
     return make(endpoint=export.endpoint, timeout=export.timeout_s, **preferences), tally
-
-
-def _one_line(item: Any) -> str:
-    return f"{item.to_json(indent=None)}\n"
 
 
 def probe(export: Export) -> str | None:
@@ -302,13 +299,6 @@ def _ended(make: Callable[[], Any]) -> None:
     make().shutdown()
 
 
-def _refuse_endless(environ: Mapping[str, str], setting: str) -> None:
-    """Raise OverflowError if no thread can wait so many milliseconds: the SDK's would die."""
-    with suppress(ValueError):  # no number: the SDK uses its default, and says so
-        if float(environ.get(setting, "")) / 1000 > threading.TIMEOUT_MAX:
-            raise OverflowError(setting)
-
-
 def _exporters(
     asked: Plan, signal: str, environ: Mapping[str, str], found: Providers
 ) -> Iterator[tuple[Any, Tally]]:
@@ -361,7 +351,9 @@ def _resource(environ: Mapping[str, str], environment: str | None, found: Provid
 def _provider(
     signal: str, made: list[tuple[Any, Tally]], environ: Mapping[str, str], resource: Resource
 ) -> Any:
-    _refuse_endless(environ, _WAITS[signal])
+    with suppress(ValueError):  # no number: the SDK uses its default, and says so
+        if float(environ.get(_WAITS[signal], "")) / 1000 > threading.TIMEOUT_MAX:
+            raise OverflowError  # no thread can wait so long: the SDK's would die
     if signal == "metrics":
         readers = [PeriodicExportingMetricReader(_counted(*one)) for one in made]
         return MeterProvider(readers, resource=resource, shutdown_on_exit=False)
