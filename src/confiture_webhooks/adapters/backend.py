@@ -32,7 +32,6 @@ ASKABLE = (TransactionStatus.IDLE, TransactionStatus.INTRANS)
 LOCK_NAMESPACE = 1751936052
 """The first key of every migration lock, ``MigrationLock.DEFAULT_LOCK_NAMESPACE``."""
 
-
 MICROS = "(extract(epoch FROM {}) * 1000000)::bigint"
 """SQL for an instant as the outbox keeps one: its text depends on no DateStyle."""
 IDENTITY = (

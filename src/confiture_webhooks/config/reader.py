@@ -109,8 +109,8 @@ def endpoint(
     """The endpoint of the settings *found* at a place; ``None``: it has no good name.
 
     A setting that is wrong or not there has its default; a filter, also if one item is wrong.
-    A wrong list of the file's networks is a fault of each endpoint that it would protect; a block
-    that was not read to its end is one of all: what was left may be a secret or a network.
+    A wrong list of the file's networks is a fault of each endpoint that it would protect; so is a
+    block that was not read to its end.
     """
     url, basic_auth = found.get("url", ("", None))
     events = DEFAULT_SUBSCRIPTION | found.get("events", frozenset())

@@ -134,7 +134,8 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
     killed = secrets.token_hex(16)
     with ExitStack() as stack:
-        stack.enter_context(_sigterm_as_ctrl_c())
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # all is tidied up
+        stack.callback(signal.signal, signal.SIGTERM, before)
         project = stack.enter_context(_project(console, is_kept=is_kept))
         collector = stack.enter_context(LocalCollector())
         receiver = stack.enter_context(LocalReceiver(secret=secret, answers=ANSWERS))
@@ -181,16 +182,6 @@ def _send_on(otlp: str, bodies: Iterable[tuple[str, bytes]]) -> str | None:
         if not answer.ok:
             return f"{path}: HTTP {answer.status_code}"
     return None
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM ends what runs as Ctrl-C does: everything is tidied up."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -34,7 +34,6 @@ from .sqlite_file import (
     code_of,
     in_use,
     may_be_there,
-    note_damage,
     own,
     place_of,
     set_aside,
@@ -120,7 +119,6 @@ def left_behind_in(path: Path) -> dict[str | None, LeftBehind]:
 
 
 statement = partial(schema.query, dialect="sqlite")
-"""A statement by its name."""
 
 
 class _Store:
@@ -195,7 +193,8 @@ class _Store:
                     self._patience_s = left_s
                 yield self._connection
         except DamagedError:
-            note_damage(self._path)
+            with suppress(OSError):  # examined when it is next opened: it may be broken deep inside
+                self._path.with_name(self._path.name + DAMAGED).touch(mode=0o600)
             raise
         finally:
             self._lock.release()

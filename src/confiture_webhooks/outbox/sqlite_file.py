@@ -308,12 +308,6 @@ def _judge(path: Path, found: os.stat_result, header: bytes) -> None:
         raise untrusted(path, "this file is not an outbox", f"Name another file: {SETTING}")
 
 
-def note_damage(path: Path) -> None:
-    """Have the file examined when it is next opened: what broke now may be deep inside."""
-    with suppress(OSError):
-        path.with_name(path.name + DAMAGED).touch(mode=0o600)
-
-
 def set_aside(path: Path, damage: DamagedError) -> Path | None:
     """Rename the broken file, and what lies beside it, to ``<name>.corrupt-<time>``.
 
@@ -350,10 +344,8 @@ def drop(path: Path) -> None:
             for suffix in (*BESIDE, DAMAGED, ""):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
         except OSError as error:
-            reason = f"outbox {path}: it cannot be removed ({error.strerror})"
-            raise OutboxError(
-                reason, "Make its directory writable, or remove it by hand"
-            ) from error
+            remedy = "Make its directory writable, or remove it by hand"
+            raise untrusted(path, f"it cannot be removed ({error.strerror})", remedy) from error
         ignore = path.with_name(".gitignore")
         if path.parent.name == DIRECTORY and {*path.parent.iterdir()} <= {ignore}:
             ignore.unlink(missing_ok=True)
