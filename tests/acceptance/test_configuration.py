@@ -164,10 +164,10 @@ def test_check_prints_every_fault_at_once(one_migration: Any) -> None:
 
 def test_a_fault_without_an_endpoint_is_what_check_names(one_migration: Any) -> None:
     """That no endpoint is configured would hide it."""
-    env = {"CONFITURE_WEBHOOK_OUTBOX": "sqlit"}
+    env = {"CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "10s"}
     done = one_migration.confiture("webhooks", "check", env=env)
     assert done.returncode == 5
-    assert "CONFITURE_WEBHOOK_OUTBOX: is not an outbox" in done.stderr
+    assert "CONFITURE_WEBHOOK_FLUSH_TIMEOUT: must be a number" in done.stderr
 
 
 def test_an_environment_that_no_endpoint_is_for_is_named(one_migration: Any, receiver: Any) -> None:
