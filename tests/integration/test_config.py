@@ -652,6 +652,7 @@ def test_good_outbox(project: Project, outbox: str) -> None:
         *("sqlite://u:p@h/x", "sqlite:mysql://u:p@h/x", "sqlite:///x.db", "mysql://u:p@h/x"),
         *("postgres:mysql://u:p@h/x?y=z", "sqlite+aiosqlite://x"),
         *("postgres:postgresql://u:p@[h/d", "postgres:postgresql://u:p%@h/d"),
+        "postgres:postgresql://u:%CA@h/d",
         *("postgres:postgresql://h/d?nosuch=1", "postgres:nosuch=1"),
         *(5, None, ["sqlite"]),
     ],

@@ -151,7 +151,7 @@ def named(dsn: str | None) -> Database:
         return Database()
     try:
         is_clear, given = is_plain(conninfo.conninfo_to_dict(dsn)), parameters_of(dsn)
-    except psycopg.ProgrammingError:
+    except (psycopg.ProgrammingError, UnicodeError):
         return Database()
     if not is_clear:
         return Database()

@@ -252,7 +252,7 @@ def _is_dsn(given: str) -> bool:
 
     try:
         conninfo.conninfo_to_dict(given)
-    except Error:  # its text quotes the DSN
+    except (Error, UnicodeError):  # its text quotes the DSN
         return False
     return True
 

@@ -141,7 +141,7 @@ def conninfo_of(dsn: str) -> str:
     """*dsn* with our bounds on connecting and on a network that drops packets."""
     try:
         parameters = conninfo.conninfo_to_dict(dsn)
-    except psycopg.Error:
+    except (psycopg.Error, UnicodeError):
         # Its text quotes the DSN.
         raise OutboxError(
             "outbox postgres: its DSN cannot be read",
