@@ -138,7 +138,9 @@ def _excerpt(ended: Sequence[Exchange], endpoint: Endpoint) -> str:
     parts = urlsplit(endpoint.url)
     hidden = {*endpoint.secrets, *endpoint.headers.values(), endpoint.routing_key or ""}
     words = re.split("[/&= ]", " ".join([parts.path, parts.query, *endpoint.headers.values()]))
-    hidden |= {parts.path, parts.query, *filter(_is_no_word, words)}
+    # A part may be a token, and not a word such as ``hooks``.
+    tokens = (one for one in words if len(one) >= SHORTEST_TOKEN or any(map(str.isdigit, one)))
+    hidden |= {parts.path, parts.query, *tokens}
     if endpoint.basic_auth is not None:
         pair = ":".join(endpoint.basic_auth)
         hidden |= {*endpoint.basic_auth, pair, b64encode(pair.encode()).decode()}
@@ -147,8 +149,3 @@ def _excerpt(ended: Sequence[Exchange], endpoint: Endpoint) -> str:
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, "(hidden)")
     return text[:LONGEST_EXCERPT]
-
-
-def _is_no_word(text: str) -> bool:
-    """Whether a part of an address or a header may be a token, and not a word such as ``hooks``."""
-    return len(text) >= SHORTEST_TOKEN or any(map(str.isdigit, text))

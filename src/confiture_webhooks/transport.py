@@ -44,7 +44,6 @@ class Response:
     retry_after: timedelta | None = None
     """From ``Retry-After``, seconds or HTTP date; never negative; ``None`` when unreadable."""
     date: str | None = field(default=None, compare=False)
-    """Its ``Date``."""
 
 
 class Transport(Protocol):

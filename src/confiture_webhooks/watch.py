@@ -205,17 +205,15 @@ class _Delivering:
         )
 
 
+@dataclass(eq=False, repr=False)
 class Source:
     """The source of the configuration, for a worker that follows its changes."""
 
-    def __init__(
-        self,
-        files: Sequence[str | os.PathLike[str]],
-        read: Callable[[], Configuration],
-    ) -> None:
-        self._files = files
-        self._read = read
-        self._known = self._seen = [stamp(path) for path in files]
+    _files: Sequence[str | os.PathLike[str]]
+    _read: Callable[[], Configuration]
+
+    def __post_init__(self) -> None:
+        self._known = self._seen = [stamp(path) for path in self._files]
         self._used = self._there()
 
     def news(self) -> Configuration | None:

@@ -81,10 +81,10 @@ def left_in_file(settings: Settings) -> tuple[str, dict[str | None, LeftBehind]]
     """
     usual, place = sqlite_file.default_path(here(), os.environ), sqlite_file.place_of
     used = place(sqlite_path(settings)) if settings.place.kind == "sqlite" else ()
-    project, *state = sqlite_file.default_paths(here(), os.environ)
-    for path in (project, *state):
+    paths = sqlite_file.default_paths(here(), os.environ)
+    for path in paths:
         if place(path) != used and (left := sqlite.left_behind_in(path)):
-            if path == project != usual:
+            if path == paths[0] != usual:
                 raise OutboxError(f"outbox {path}: what it holds waits until it can be written")
             return "sqlite" if path == usual else f"sqlite:{path}", left
     return "sqlite", {}

@@ -138,8 +138,9 @@ def test_a_block_without_endpoints_is_not_named_as_another_file(one_migration: A
 
 def test_check_prints_every_fault_at_once(one_migration: Any) -> None:
     """Those of settings, hook files, telemetry, ways and the outbox's place: none hides another."""
-    endpoint = {"name": "a", "url": "https://hooks.example.com/"}
-    one_migration.environment_file(webhooks={"endpoints": [endpoint], "flush_timeout": "10s"})
+    urls = {"url": "https://hooks.example.com/"}
+    endpoints = [{"name": "a", **urls}, {"name": "b", **urls, "tls": {"ca_bundle": "no.pem"}}]
+    one_migration.environment_file(webhooks={"endpoints": endpoints, "flush_timeout": "10s"})
     hooks = one_migration.path / "confiture_hooks"
     hooks.mkdir()
     (hooks / "broken.py").write_text("def (:\n")
@@ -150,13 +151,23 @@ def test_check_prints_every_fault_at_once(one_migration: Any) -> None:
     }
     done = one_migration.confiture("webhooks", "check", "--format", "json", env=env)
     assert done.returncode == 5
-    assert [fault["setting"] for fault in json.loads(done.stdout)["faults"]] == [
-        "webhooks.flush_timeout",
-        "confiture_hooks/broken.py:1",
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "HTTPS_PROXY",
-        "outbox",
+    faults = json.loads(done.stdout)["faults"]
+    assert [(fault["setting"], fault["endpoint"]) for fault in faults] == [
+        ("webhooks.flush_timeout", None),
+        ("confiture_hooks/broken.py:1", None),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", None),
+        ("HTTPS_PROXY", None),  # once, though it is in the way of both
+        ("tls.ca_bundle", "b"),
+        ("outbox", None),
     ]
+
+
+def test_a_fault_without_an_endpoint_is_what_check_names(one_migration: Any) -> None:
+    """That no endpoint is configured would hide it."""
+    env = {"CONFITURE_WEBHOOK_FLUSH_TIMEOUT": "10s"}
+    done = one_migration.confiture("webhooks", "check", env=env)
+    assert done.returncode == 5
+    assert "CONFITURE_WEBHOOK_FLUSH_TIMEOUT: must be a number" in done.stderr
 
 
 def test_an_environment_that_no_endpoint_is_for_is_named(one_migration: Any, receiver: Any) -> None:

@@ -84,6 +84,10 @@ def test_a_relative_path_leads_nowhere_from_another_directory(project: Any, rece
     }
     found = project.confiture("webhooks", "status", env=env)
     assert "If one has run, start the command in its directory" in found.stderr
+    env["CONFITURE_WEBHOOK_OUTBOX"] = f"sqlite:{project.home}/webhooks.db"
+    found = project.confiture("webhooks", "status", env=env)
+    assert "There is no outbox" in found.stderr
+    assert "in its directory" not in found.stderr  # it is the same from everywhere
 
 
 def test_a_directory_that_others_may_write_is_refused(project: Any, receiver: Any) -> None:

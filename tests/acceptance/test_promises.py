@@ -64,7 +64,8 @@ def test_nothing_secret_leaves(project: Any, collector: Any) -> None:
     assert collector.logs
     outbox = b"".join(p.read_bytes() for p in (project.path / ".confiture").iterdir())
     assert b"evt_" in outbox
-    seen = collector.raw + outbox + done.stderr.encode()
+    sent = b"".join(body for _, body in collector.bodies)
+    seen = sent + outbox + done.stderr.encode()
     for name, canary in canaries.items():
         assert canary.encode() not in seen, name
     for command in (("check",), ("check", "--format", "json")):

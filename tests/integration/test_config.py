@@ -652,6 +652,7 @@ def test_good_outbox(project: Project, outbox: str) -> None:
         *("sqlite://u:p@h/x", "sqlite:mysql://u:p@h/x", "sqlite:///x.db", "mysql://u:p@h/x"),
         *("postgres:mysql://u:p@h/x?y=z", "sqlite+aiosqlite://x"),
         *("postgres:postgresql://u:p@[h/d", "postgres:postgresql://u:p%@h/d"),
+        "postgres:postgresql://u:%CA@h/d",
         *("postgres:postgresql://h/d?nosuch=1", "postgres:nosuch=1"),
         *(5, None, ["sqlite"]),
     ],
@@ -1024,6 +1025,28 @@ def test_a_wrong_list_of_the_files_networks_opens_no_network(
     [fault] = settings.faults
     assert {one.faults for one in settings.faulty} == {(fault,)}
     assert fault.setting.startswith(f"webhooks.{key}")
+
+
+def test_a_misspelt_list_of_one_endpoint_costs_that_endpoint(project: Project) -> None:
+    """The lists of the file are right, and protect the others."""
+    endpoints = [{"name": "a", "url": URL, "deny_network": ["private"]}, {"name": "b", "url": URL}]
+    block = {"deny_networks": ["metadata"], "endpoints": endpoints}
+    project.path.write_text(yaml.safe_dump({"webhooks": block}))
+    settings = read({variables.URL: URL}, project.path)
+    assert [one.name for one in settings.endpoints] == ["default", "b"]
+    assert [one.name for one in settings.faulty] == ["a"]
+
+
+def test_nothing_is_sent_by_a_block_that_was_not_read_to_its_end(project: Project) -> None:
+    """What was left may be a secret, a header or a list of networks, so its endpoints wait."""
+    long = {"name": "long", "url": URL, "migrations": ["x"] * 10_000, "headers": {"A": "b"}}
+    block = {"deny_networks": ["private"], "endpoints": [long, {"name": "late", "url": URL}]}
+    project.path.write_text(yaml.safe_dump({"webhooks": block}))
+    settings = read({variables.URL: URL}, project.path)
+    assert settings.endpoints == ()
+    assert [one.name for one in settings.faulty] == ["default", "long"]
+    [fault] = settings.faults
+    assert fault.problem == "holds more than 10000 values"
 
 
 def test_a_setting_of_an_empty_variable_is_blank(project: Project) -> None:

@@ -417,3 +417,14 @@ def test_an_address_that_hangs_leaves_time_for_the_next(
         began, timeout = time.monotonic(), timedelta(seconds=timeout_s)
         assert transport.send(request("http://two.test"), timeout=timeout).status_code == 200
         assert time.monotonic() - began < 10
+
+
+def test_the_last_address_has_all_the_time_that_is_left(
+    transport: HttpTransport, hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A receiver that is slow to connect is waited for as long as its endpoint says."""
+    monkeypatch.setattr("confiture_webhooks.adapters.http_connection.MOST_PER_ADDRESS_S", 0.1)
+    began = time.monotonic()
+    with pytest.raises(TransportError, match="timeout"):
+        transport.send(request(hang.connect()), timeout=timedelta(seconds=1))
+    assert time.monotonic() - began >= 0.9

@@ -598,6 +598,14 @@ def test_a_remedy_at_a_proxy_names_its_variable(reason: str) -> None:
     assert "`url`" in remedy_of("tls", found)
 
 
+def test_a_collector_is_reached_whatever_protocol_it_speaks() -> None:
+    """Its exporter finds out whether it takes an export; of a receiver it is the fault."""
+    for is_export in (True, False):
+        with Peer(says(b"\0\0\x06\x04\0\0\0\0\0\0\x05")) as peer:
+            found = try_connection(peer.url, PATIENCE, is_export=is_export)
+        assert found.error_type == (None if is_export else "protocol")
+
+
 @pytest.mark.parametrize(
     ("failure", "remedy"),
     [

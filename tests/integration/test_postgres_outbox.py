@@ -948,13 +948,13 @@ def test_a_function_that_was_dropped_is_made_anew(
     with psycopg.connect(outbox_database, autocommit=True) as admin:
         admin.execute(f"DROP FUNCTION confiture_webhooks.{name}")  # type: ignore[arg-type]
     with closing(PostgresOutbox(outbox_database)) as outbox:
-        assert outbox.has_made
+        assert outbox.is_made_anew()
         outbox.stage_committed(committed(1))
         assert outbox.intents() == [committed(1)]
         release(outbox, 1)
         assert claim_ids(outbox) == ["dlv_a_1"]
     with closing(PostgresOutbox(outbox_database)) as outbox:
-        assert not outbox.has_made
+        assert not outbox.is_made_anew()
 
 
 @pytest.mark.parametrize("name", [*postgres_rights.TABLES, "outbox_version"])
@@ -969,7 +969,7 @@ def test_a_table_that_was_dropped_is_made_anew(
         admin.execute(f"DROP TABLE confiture_webhooks.{name} CASCADE")  # type: ignore[arg-type]
         assert has_outbox(outbox_database)
         with closing(PostgresOutbox(outbox_database)) as outbox:
-            assert outbox.has_made
+            assert outbox.is_made_anew()
             assert len(outbox.intents()) == (name != "intents")
             release(outbox, 3)
             [*_, one] = outbox.claim("a", environment="production", now=NOW, lease=LEASE, limit=9)
@@ -982,7 +982,7 @@ def test_a_table_that_was_dropped_is_made_anew(
             len(postgres_rights.TABLES),
         )
     with closing(PostgresOutbox(outbox_database)) as outbox:
-        assert not outbox.has_made
+        assert not outbox.is_made_anew()
 
 
 def test_an_intent_without_an_id_is_not_dropped_by_the_way(
@@ -1109,7 +1109,7 @@ def test_an_outbox_on_pgmq_is_refused_and_left_alone(database: str) -> None:
         admin.execute("CREATE SCHEMA confiture_webhooks")
         admin.execute("CREATE TABLE confiture_webhooks.schema_version (version integer)")
         admin.execute("CREATE TABLE confiture_webhooks.deliveries (seq bigint)")
-    with pytest.raises(OutboxError, match="on pgmq.*DROP SCHEMA confiture_webhooks CASCADE"):
+    with pytest.raises(OutboxError, match="an unreleased confiture-webhooks .*remove it"):
         PostgresOutbox(database)
     with psycopg.connect(database) as admin:
         rows = admin.execute(

@@ -78,6 +78,6 @@ def test_behind_a_pooler_it_has_its_settings_in_a_transaction(outbox_database: s
 def test_a_new_outbox_is_made_through_a_pooler(database: str) -> None:
     """Making it needs nothing that a pooler would not give."""
     with Passage(database, pools=True) as pooler, closing(PostgresOutbox(pooler.dsn)) as outbox:
-        assert outbox.has_made
+        assert outbox.is_made_anew()
         outbox.release(event_id(1), [delivery(1)])
         assert claim_ids(outbox) == ["dlv_a_1"]

@@ -146,6 +146,18 @@ def test_what_waits_in_a_project_that_became_read_only_is_named(
         left_in_file(Settings())
 
 
+def test_what_waits_in_the_usual_place_is_named_by_the_short_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command for it is then right in every copy of the project."""
+    monkeypatch.chdir(tmp_path)
+    with closing(SqliteOutbox(default_path(tmp_path, {}))) as outbox:
+        outbox.release(delivery(1).event_id, [delivery(1)])
+        setting, left = left_in_file(Settings(outbox="memory"))
+    assert (setting, sum(one.waiting for one in left.values())) == ("sqlite", 1)
+    assert left_in_file(Settings()) == ("sqlite", {})
+
+
 # Versions
 
 

@@ -114,6 +114,15 @@ def test_a_row_that_is_a_problem_is_not_well(
     assert statuses == {Health.WARNING if is_well else Health.PROBLEM}
 
 
+def test_the_command_for_what_was_left_in_a_file_can_be_pasted(outbox: InMemoryOutbox) -> None:
+    """The file's path may have a blank."""
+    left = {"production": LeftBehind(1, 0, 0, 0, 0)}
+    found = examine(outbox, SETTINGS, NOW)
+    (row,) = needs(replace(found, left_in_file=left, left_file="sqlite:/my files/webhooks.db"))
+    shown = "CONFITURE_WEBHOOK_OUTBOX='sqlite:/my files/webhooks.db' confiture webhooks redeliver"
+    assert shown in (row.remedy or "")
+
+
 def test_the_remedy_for_what_ended_is_about_its_own_endpoints(outbox: InMemoryOutbox) -> None:
     """An endpoint that is off keeps its 410 from being sent again, and no one's dead letter."""
     ends = {"a": Outcome.DEAD_LETTER, "b": Outcome.GONE}

@@ -608,6 +608,16 @@ def test_what_a_hook_records_while_the_connection_is_given_back_is_sent() -> Non
     assert len(bench.transport.sent) == 1
 
 
+def test_an_outbox_that_is_silent_from_the_start_is_named_by_its_setting() -> None:
+    """Without user and password: which server did not answer is known all the same."""
+    bench = Bench()
+    bench.settings = replace(bench.settings, outbox="postgres:postgresql://u:p4ss@db:5433/shop")
+    silent = bench.with_parts().outbox.silence(3)
+    assert silent.problem == (
+        "outbox postgres:postgresql://db:5433/shop: it did not answer within 3 s"
+    )
+
+
 def test_a_silent_outbox_does_not_keep_the_end_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line says which one did not answer and still holds what was recorded."""
     monkeypatch.setattr(sending, "IMPATIENCE_S", 0.01)

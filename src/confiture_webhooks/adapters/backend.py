@@ -12,7 +12,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import conninfo
 from psycopg import sql as pgsql
-from psycopg.pq import Conninfo, TransactionStatus
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from ..config.file import expand, read
@@ -20,7 +20,7 @@ from ..config.rules import Invalid
 from ..config.variables import OUTBOX
 from ..event import Database
 from ..outbox import NO_ROW
-from ..outbox.postgres_session import is_plain, quoted
+from ..outbox.postgres_session import identifier, is_plain, parameters_of
 from ..outbox.rows import at_best
 from ..run.migration import Backend, is_idle
 
@@ -31,7 +31,6 @@ ASKABLE = (TransactionStatus.IDLE, TransactionStatus.INTRANS)
 """The states in which a connection takes a question."""
 LOCK_NAMESPACE = 1751936052
 """The first key of every migration lock, ``MigrationLock.DEFAULT_LOCK_NAMESPACE``."""
-
 
 MICROS = "(extract(epoch FROM {}) * 1000000)::bigint"
 """SQL for an instant as the outbox keeps one: its text depends on no DateStyle."""
@@ -115,7 +114,7 @@ def before(backend: Backend, engine: Any, version: str) -> Backend:
 def table(name: str) -> pgsql.SQL:
     """The ledger's *name*, with its schema or without, as an identifier."""
     schema, _, bare = name.rpartition(".")
-    return pgsql.SQL(quoted(*filter(None, (schema, bare))))
+    return pgsql.SQL(identifier(*filter(None, (schema, bare))))
 
 
 def _asked(connection: Any, query: Any, values: tuple[object, ...] = ()) -> Any:
@@ -151,26 +150,17 @@ def named(dsn: str | None) -> Database:
     if dsn is None:
         return Database()
     try:
-        named = conninfo.conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
+        is_clear, given = is_plain(conninfo.conninfo_to_dict(dsn)), parameters_of(dsn)
+    except (psycopg.ProgrammingError, UnicodeError):
         return Database()
-    if not is_plain(named):
+    if not is_clear:
         return Database()
-    given = _defaults() | {key: str(value) for key, value in named.items() if value}
     port = given.get("port", "")
     return Database(
         host=given.get("host"),
         port=int(port) if port.isdecimal() else None,
         name=given.get("dbname") or given.get("user"),
     )
-
-
-def _defaults() -> dict[str, str]:
-    """Libpq takes these where an address says nothing: PGDATABASE, PGSERVICE, the system's user."""
-    with suppress(Exception):  # a user without an entry or a home directory
-        found = [(one.keyword, one.val) for one in Conninfo.get_defaults() if one.val]
-        return {name.decode(): value.decode(errors="replace") for name, value in found}
-    return {}
 
 
 def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | None:

@@ -191,11 +191,10 @@ def load(file: HookFile, project: Path) -> list[Hook]:
 @contextmanager
 def _importable(file: HookFile, project: Path) -> Iterator[None]:
     """Make *file* importable: the directory as a package, the project behind all other places."""
-    if file.module.startswith(f"{DIRECTORY}."):
+    is_ours = file.module.startswith(f"{DIRECTORY}.")
+    if is_ours:
         _package(project / DIRECTORY)
-        yield
-        return
-    if str(project) in sys.path:
+    if is_ours or str(project) in sys.path:
         yield
         return
     sys.path.append(str(project))

@@ -139,11 +139,10 @@ def descriptors_left(descriptor: int) -> float:
 def response_of(answer: BaseHTTPResponse) -> Response:
     """*answer* as the port has it, with the longest wait that it asks for."""
     date, longest = answer.headers.get("Date"), None
-    if given := answer.headers.getlist("Retry-After"):
+    if given := answer.headers.get("Retry-After"):  # several, with commas, if a gateway added one
         now = datetime.now(UTC)
         theirs = now + (time_until(date, now) or timedelta())  # a date of theirs is by their clock
-        # A gateway may add one to the receiver's own.
-        longest = retry_after(", ".join(given), theirs)
+        longest = retry_after(given, theirs)
     return Response(status_code=answer.status, retry_after=longest, date=date)
 
 

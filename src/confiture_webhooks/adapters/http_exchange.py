@@ -27,17 +27,16 @@ ANSWER_BODY_S = 1.0
 """How long is waited for the body of an answer, only to use its connection again."""
 LONGEST_RETRY_AFTER = timedelta(days=365)
 _LEAP_SECOND = re.compile(r"(?<=:\d\d):60\b")
-_PARTS = re.compile(r"\s*(?:[A-Z][a-z]{2,8},)?[^,]+")
-"""The comma after a date's day of the week separates nothing."""
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?", re.ASCII)
 
 
 def retry_after(text: str | None, now: datetime) -> timedelta | None:
     """The wait that a ``Retry-After`` asks for (RFC 9110, 10.2.3); ``None``: it is unreadable.
 
-    If gateways joined several headers with commas, the longest counts.
+    If gateways joined several headers with commas, the longest counts. A date can be read without
+    its day of the week, and the comma after that.
     """
-    parts = [part.strip() for part in _PARTS.findall(text or "")]
+    parts = [part.strip() for part in (text or "").split(",")]
     waits = [float(part) for part in parts if _SECONDS.fullmatch(part)]
     waits += [wait.total_seconds() for part in parts if (wait := time_until(part, now)) is not None]
     if not waits:

@@ -47,7 +47,6 @@ class EndpointSession(requests.Session):
         super().__init__()
         self._is_export = is_export
         self.under_way: set[Exchange] = set()
-        """Its attempts under way."""
         self._way: Way | None = None
         """The way of the latest attempt."""
         self.adapters.clear()

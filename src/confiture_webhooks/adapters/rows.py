@@ -12,15 +12,13 @@ from psycopg.pq import ExecStatus, PipelineStatus
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from ..bounded import containing
-from ..outbox.postgres_session import quoted
+from ..outbox.postgres_session import identifier
 
 _DML = frozenset({b"INSERT", b"UPDATE", b"DELETE", b"MERGE"})
 _OPAQUE = frozenset({b"COPY", b"DO", b"CALL", b"EXPLAIN"})
 """Tags that do not say what was done: of several statements, none says which was a COPY FROM."""
 _MAY_HIDE = _DML | {b"SELECT", b"PREPARE"}
 """Tags of statements that may have a data-modifying WITH, which they do not count."""
-LONGEST_VERB = 7
-"""No verb that counts is longer, with the white space after it."""
 _COPY_FROM = re.compile(r"\s*+COPY\s++[^\s(]++\s*+(?:\([^)]*+\)\s*+)?FROM\b", re.IGNORECASE)
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE)
 _COMMENT = re.compile(r"'(?:[^']|'')*+'|--[^\n]*+|/\*(?:[^*]|\*(?!/))*+(?:\*/|\Z)")
@@ -148,13 +146,12 @@ class RowTally:
     def add_many(self, cursor: Any, query: Any) -> None:
         """Count an ``executemany``, whose ``rowcount`` is already the sum."""
         known = cursor.statusmessage  # older psycopgs keep none
-        tag = (known or _read(query)[0].lstrip().upper()[:LONGEST_VERB]).encode()
-        verb = re.split(rb"\s", tag, maxsplit=1)[0]
+        [verb, *_] = (known or _read(query)[0]).upper().encode().split(None, 1)
         if verb in _DML:
             self._rows += max(cursor.rowcount, 0)
         elif verb in _OPAQUE or not known:
             self._is_unknown = True
-        self._note_hidden(query, [tag], is_one=True)
+        self._note_hidden(query, [verb], is_one=True)
 
     def add_copy(self, cursor: Any, *, is_import: bool) -> None:
         """Count a client-side COPY once it has ended."""
@@ -205,7 +202,7 @@ def _pieces(query: Any) -> Iterator[str]:
     elif isinstance(query, SQL):
         yield query.as_string(None)
     elif isinstance(query, Identifier):
-        yield quoted(*query._obj)  # noqa: SLF001  before 3.2 psycopg needs a connection for it
+        yield identifier(*query._obj)  # noqa: SLF001  before 3.2 psycopg needs a connection for it
     elif isinstance(query, Composable):
         yield " "
     elif hasattr(query, "interpolations"):  # a template string

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -83,10 +83,8 @@ class Context:
 
     @property
     def ask(self) -> Ask | None:
-        """How to ask that database; ``None``: its address is not known, or cannot be read."""
-        with suppress(Exception):
-            return Ledger(self.dsn).ask if self.dsn is not None else None
-        return None
+        """How to ask that database; ``None``: its address is not known."""
+        return Ledger(self.dsn).ask if self.dsn is not None else None
 
     @property
     def database(self) -> Database:

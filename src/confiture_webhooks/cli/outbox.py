@@ -94,7 +94,7 @@ def init(
         dsn = postgres_dsn(settings)
         was_there = postgres_schema.is_there(dsn)
         with closing(PostgresOutbox(dsn, environment=known)) as outbox:
-            is_made = outbox.has_made
+            is_made = outbox.is_made_anew()
             is_missing = role is not None and not outbox.has_role(role)
         all_of = names if replace or role is None else postgres_rights.added(dsn, role, names)
     except OutboxError as error:
@@ -174,7 +174,10 @@ def drop(yes: YesOpt = False, config: ConfigOpt = None, output: FormatOpt = "tex
         held += f" and {runs(intents)}" if intents else ""
         _check_owner(context.settings)
         agree(f"Remove the outbox {place} with {held}", yes=yes)
-        _remove(context.settings)
+        if context.settings.place.kind == "postgres":
+            postgres_schema.drop(postgres_dsn(context.settings))
+        else:
+            sqlite_file.drop(sqlite_path(context.settings))
     removed = [f"Removed the outbox {place}"] if is_there else []
     conclude({"ok": True, "outbox": place, "dropped": is_there}, removed, output)
 
@@ -189,10 +192,3 @@ def _check_owner(settings: Settings) -> None:
         command = shown("outbox", "drop", variable=as_role(name, dsn))
         problem = f"the outbox {settings.place.shown} belongs to the role {printable(name)}"
         raise OutboxError(problem, f"Remove it as that role: {command}")
-
-
-def _remove(settings: Settings) -> None:
-    if settings.place.kind == "postgres":
-        postgres_schema.drop(postgres_dsn(settings))
-    else:
-        sqlite_file.drop(sqlite_path(settings))

@@ -205,10 +205,8 @@ def intents_of(
         whole.append(found[0] if len(found) == 1 else given)
     killed = judged([intent for intent in intents if intent.event_id in whole], context)
     broken = [one for one in unreadable if one.event_id in whole]
-    named: list[tuple[Intent | UnreadableIntent, Verdict | None]] = [
-        *killed,
-        *((one, None) for one in broken),
-    ]
+    named: list[tuple[Intent | UnreadableIntent, Verdict | None]] = [*killed]
+    named += [(one, None) for one in broken]
     refused = [
         f"{one.event_id} ({why})"
         for one, verdict in named

@@ -115,11 +115,12 @@ def _warn_off(settings: Settings, names: list[str]) -> None:
 def show_pings(results: Iterable[Mapping[str, Any]]) -> None:
     """A block for each test: whether it arrived, and each fact of its JSON that is known."""
     for result in results:
-        sent, lost = "✅ {}: delivered", "❌ {}: not delivered. A test is not sent again later"
-        end = sent if result["delivered"] else lost
+        title = f"✅ {result['endpoint']}: delivered"
+        if not result["delivered"]:
+            title = f"❌ {result['endpoint']}: not delivered. A test is not sent again later"
         facts = {name: result[name] for name in result if name not in ("endpoint", "delivered")}
         known = ((name, str(value)) for name, value in facts.items() if value is not None)
-        print_facts(known, title=end.format(result["endpoint"]))
+        print_facts(known, title=title)
 
 
 def deliver(

@@ -19,7 +19,7 @@ from ..formats import FORMATS
 from ..retry import RetryPolicy
 from . import rules, variables
 from .file import BLOCK, MOST, expand
-from .rules import Invalid
+from .rules import Invalid, TooMany
 
 Rule = Callable[[Any], Any]
 Place = tuple[str | int, ...]
@@ -123,8 +123,8 @@ class Reading:
         if at[0] == BLOCK:
             self._left -= 1
             if self._left == 0:
-                invalid = Invalid(f"holds more than {MOST} values", "Remove aliases (`*name`)")
-                self.fault((BLOCK,), invalid)
+                problem = f"holds more than {MOST} values"
+                self.fault((BLOCK,), TooMany(problem, "Remove aliases (`*name`)"))
             if self._left <= 0:
                 return _WRONG
         try:

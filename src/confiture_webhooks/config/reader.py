@@ -20,7 +20,7 @@ from ..signature import signing_key
 from . import rules, variables
 from .block import DEFAULT_ENDPOINT, ENDPOINT, VARIABLES, WEBHOOKS, Place, Reading, Table, shown
 from .file import BLOCK, File
-from .rules import Invalid, Unset
+from .rules import Invalid, TooMany, Unset
 
 DEFAULT_NAME = "default"
 """The name of the endpoint that ``CONFITURE_WEBHOOK_URL`` makes."""
@@ -109,7 +109,8 @@ def endpoint(
     """The endpoint of the settings *found* at a place; ``None``: it has no good name.
 
     A setting that is wrong or not there has its default; a filter, also if one item is wrong.
-    A wrong list of the file's networks is a fault of each endpoint that it would protect.
+    A wrong list of the file's networks is a fault of each endpoint that it would protect; so is a
+    block that was not read to its end.
     """
     url, basic_auth = found.get("url", ("", None))
     events = DEFAULT_SUBSCRIPTION | found.get("events", frozenset())
@@ -135,8 +136,8 @@ def endpoint(
     if shared:
         misspelt = [one for one in reading.unknown if rules.did_you_mean(one[-1], _NETWORKS)]
         shared += [one for one in misspelt if one[:-1] == (BLOCK,)]
-    faults = chain.from_iterable(map(reading.faults_in, (at, *shared)))
-    return replace(made, faults=tuple(faults)) if made.name else None
+    faults = [reading.faults_in((BLOCK,), TooMany), *map(reading.faults_in, (at, *shared))]
+    return replace(made, faults=tuple(chain(*faults))) if made.name else None
 
 
 def _contradictions(

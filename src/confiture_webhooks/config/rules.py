@@ -63,6 +63,10 @@ class Unset(Invalid):
         super().__init__(problem, f"Set {variable}")
 
 
+class TooMany(Invalid):
+    """The rest of the block was not read."""
+
+
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """``Did you mean …? `` for a near miss, else nothing."""
     names = list(known)
@@ -248,7 +252,7 @@ def _is_dsn(given: str) -> bool:
 
     try:
         conninfo.conninfo_to_dict(given)
-    except Error:  # its text quotes the DSN
+    except (Error, UnicodeError):  # its text quotes the DSN
         return False
     return True
 

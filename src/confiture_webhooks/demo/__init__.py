@@ -37,15 +37,12 @@ PLAIN_WIDTH = 120
 ANSWERS = (200, 503)
 """The second webhook's first attempt is refused; everything after is accepted."""
 COMMANDS = (("migrate", "up"), ("migrate", "down"))
-KILLED = ("migrate", "up")
-"""Killed in the middle of the migration that was just rolled back."""
 SLOW = "SELECT pg_sleep(60);\n"
 ASLEEP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 END_SLEEP = """\
 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'
 """
 WAIT_S = 20.0
-SETTLING = ("webhooks", "deliver")
 MIGRATIONS = {
     "001_create_customers": (
         """\
@@ -137,7 +134,8 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
     killed = secrets.token_hex(16)
     with ExitStack() as stack:
-        stack.enter_context(_sigterm_as_ctrl_c())
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # all is tidied up
+        stack.callback(signal.signal, signal.SIGTERM, before)
         project = stack.enter_context(_project(console, is_kept=is_kept))
         collector = stack.enter_context(LocalCollector())
         receiver = stack.enter_context(LocalReceiver(secret=secret, answers=ANSWERS))
@@ -157,7 +155,7 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
             )
         ran = [_confiture(arguments, project, settings) for arguments in COMMANDS]
         ran.append(_killed(project, {**settings, "TRACEPARENT": f"00-{killed}-{killed[:16]}-01"}))
-        ran.append(_confiture(SETTLING, project, settings))
+        ran.append(_confiture(("webhooks", "deliver"), project, settings))
         receiver.close()
         collector.close()
         seen = Seen(collector.spans, collector.metrics, collector.logs, receiver.requests, killed)
@@ -184,16 +182,6 @@ def _send_on(otlp: str, bodies: Iterable[tuple[str, bytes]]) -> str | None:
         if not answer.ok:
             return f"{path}: HTTP {answer.status_code}"
     return None
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM ends what runs as Ctrl-C does: everything is tidied up."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -262,7 +250,7 @@ def _killed(project: Path, settings: Mapping[str, str]) -> Ran:
                     return
                 time.sleep(0.02)
 
-        ran = _confiture(KILLED, project, settings, until_asleep)
+        ran = _confiture(("migrate", "up"), project, settings, until_asleep)
         watch.execute(END_SLEEP)
     return ran
 

@@ -131,14 +131,11 @@ def _collector() -> Iterator[Check]:
     by_address: dict[tuple[str, str], list[Export]] = {}
     for export in wanted.exports:
         if export.protocol != CONSOLE and export not in found.refused:
-            by_address.setdefault((export.protocol, _address(export)), []).append(export)
+            given = export.endpoint or _COLLECTORS[export.protocol]
+            address = origin(given if "://" in given else f"http://{given}")
+            by_address.setdefault((export.protocol, address), []).append(export)
     for (_, place), exports in by_address.items():
         yield _exporter(place, exports)
-
-
-def _address(export: Export) -> str:
-    place = export.endpoint or _COLLECTORS[export.protocol]
-    return origin(place if "://" in place else f"http://{place}")
 
 
 def _exporter(address: str, exports: Sequence[Export]) -> Check:

@@ -46,7 +46,6 @@ MOST_NAMED = 20
 SEARCHED = 1000
 """Among so many of the newest, unreadable and refused ones are looked for."""
 
-
 _ENDED = {
     State.DEAD_LETTER: ("dead letters", "--dead"),
     State.GONE: ("answered with 410", "--gone"),
@@ -166,11 +165,10 @@ def examine(
     intents = outbox.intents()
     old = (one.environment for one in intents if one.staged_at < now - UNSETTLED_FOR)
     in_file: Mapping[str | None, LeftBehind] | OutboxError
-    left_file = "sqlite"
     try:
         left_file, in_file = left_in_file(settings)
     except OutboxError as error:
-        in_file = error
+        left_file, in_file = "sqlite", error
     held = [
         row
         for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)

@@ -22,7 +22,6 @@ TITLES = {
 }
 """Titles of events about one migration, or none; a run's is made of its migrations."""
 _SUCCESSES = frozenset({EventType.MIGRATION_SUCCESS, EventType.RUN_SUCCESS})
-_SECONDS_SHOWN = 3
 IN_TITLE = 3
 LONGEST_LINK = 1000
 """Discord takes fields of 1024; a longer address is left out, for part of one leads nowhere."""
@@ -167,7 +166,7 @@ def _facts(event: Event, *, include_sql: bool) -> list[Fact]:
         ("Direction", event.direction.value if event.direction else None),
         ("Environment", event.environment),
         ("Database", "/".join(part for part in (database.host, database.name) if part)),
-        ("Duration", None if seconds is None else f"{round(seconds, _SECONDS_SHOWN):g} s"),
+        ("Duration", None if seconds is None else f"{round(seconds, 3):g} s"),
         ("Rows", event.rows_affected),
         ("Migrations", _listed(named, LONGEST_LIST)),
     ]

@@ -69,10 +69,7 @@ class Outbox:
 
     def __init__(self, store: schema.Store) -> None:
         self._store = store
-        self.is_durable = store.is_durable
-        """Whether what is stored outlives this process."""
-        self.where = store.where
-        """The file, or host and database, fit for any log."""
+        self.is_durable, self.where = store.is_durable, store.where
         self.holder = os.urandom(8).hex()
         """Begins this one's tokens, and is in the intents it stages."""
         self.killed: dict[str, str] = {}

@@ -278,15 +278,10 @@ class PostgresOutbox(Outbox):
             with self._store.lent():
                 pass
 
-    @property
-    def has_made(self) -> bool:
-        """Whether the outbox was not there before."""
-        return self._store.has_made
-
     def is_made_anew(self) -> bool:
         """Whether our own connection had to make it, say because a migration dropped it."""
         with self._store.lent():
-            return self.has_made
+            return self._store.has_made
 
     def has_role(self, name: str) -> bool:
         """Whether the server has a role called *name*."""

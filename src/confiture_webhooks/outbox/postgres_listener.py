@@ -10,12 +10,12 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from psycopg import sql as pgsql
 
-from .postgres_session import CONNECT_TIMEOUT_S, ask, connect
+from .postgres_session import CONNECT_TIMEOUT_S, ask, connect, identifier
 
 ECHO = "echo "
 """How a NOTIFY begins that says nothing but that it came."""
@@ -26,6 +26,7 @@ FIRST_REST_S = 1.0
 LONGEST_REST_S = 60.0
 
 
+@dataclass(eq=False, repr=False)
 class Listener:
     """Calls *wake* after every NOTIFY on *channel*, in a thread, until it is stopped.
 
@@ -35,22 +36,16 @@ class Listener:
     or nothing comes over it, it is closed, and made anew after a rest.
     """
 
-    def __init__(
-        self,
-        dsn: str,
-        channel: str,
-        notify: Callable[[str], object],
-        wake: Callable[[], None],
-        on_change: Callable[[bool], None],
-    ) -> None:
-        self._dsn = dsn
-        self._channel = pgsql.Identifier(channel)
-        self._notify = notify
-        self._wake = wake
-        self._on_change = on_change
-        self._works = False
-        self._stopped = threading.Event()
-        self._connection: psycopg.Connection[Any] | None = None
+    _dsn: str
+    _channel: str
+    _notify: Callable[[str], object]
+    _wake: Callable[[], None]
+    _on_change: Callable[[bool], None]
+    _works: bool = False
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _connection: psycopg.Connection[Any] | None = None
+
+    def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="webhooks-listen", daemon=True)
         self._thread.start()
 
@@ -84,7 +79,7 @@ class Listener:
         [[row]] = ask(connection, "SELECT pg_catalog.pg_backend_pid() AS pid")
         if row["pid"] != connection.pgconn.backend_pid:
             return  # a pooler's: a LISTEN would stay on a session that others are given
-        connection.execute(pgsql.SQL("LISTEN {}").format(self._channel))
+        connection.execute(f"LISTEN {identifier(self._channel)}")
         # Nothing more is asked of it: one that has fallen silent would never answer.
         while not self._stopped.is_set():
             echo = f"{ECHO}{uuid.uuid4().hex}"

@@ -12,7 +12,7 @@ from psycopg import sql as pgsql
 
 from ..event import stored_text
 from .postgres_refusal import translated
-from .postgres_session import ask, connect, conninfo_of, described, quoted, settings
+from .postgres_session import ask, connect, conninfo_of, described, identifier, settings
 
 SCHEMA = "confiture_webhooks"
 TABLES = ("intents", "released", "deliveries", "bodies", "attempts", "endpoints")
@@ -47,7 +47,7 @@ def grants(role: str, *environments: str) -> list[str]:
 
     With *environments* it may read and write the rows of these only, whatever it might before.
     """
-    name, policy = quoted(role), _policy(role)
+    name, policy = identifier(role), _policy(role)
     own = [pgsql.Literal(stored_text(one)).as_string(None) for one in environments]
     is_own = " OR ".join(f"environment = {one}" for one in own) or "true"
     is_of_own = f"EXISTS (SELECT 1 FROM {SCHEMA}.deliveries WHERE deliveries.seq = {{}}.seq)"
@@ -75,7 +75,7 @@ def _policy(role: str) -> str:
 
     # Longer names lose their end, which may be all that two roles differ in.
     digest = hashlib.sha256(role.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return quoted(f"confiture_webhooks {digest}")
+    return identifier(f"confiture_webhooks {digest}")
 
 
 def added(dsn: str, role: str, environments: Sequence[str]) -> list[str]:

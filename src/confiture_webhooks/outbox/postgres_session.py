@@ -10,6 +10,7 @@ from __future__ import annotations
 import selectors
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -106,8 +107,8 @@ def ask(connection: psycopg.Connection[Any], *messages: str) -> list[Any]:
             return answers
 
 
-def quoted(*names: str) -> str:
-    """*names* as one identifier of SQL. Before 3.2 psycopg needs a connection for that."""
+def identifier(*names: str) -> str:
+    """*names*, quoted, as one of SQL. Before 3.2 psycopg needs a connection for that."""
     return ".".join('"{}"'.format(name.replace('"', '""')) for name in names)
 
 
@@ -127,20 +128,20 @@ def database_of(parameters: Mapping[str, Any]) -> str:
 
 
 def parameters_of(dsn: str) -> dict[str, str]:
-    """Those of *dsn*, and what libpq takes for the rest."""
-    defaults = {
-        option.keyword.decode(): option.val.decode()
-        for option in psycopg.pq.Conninfo.get_defaults()
-        if option.val is not None
-    }
-    return defaults | {key: str(value) for key, value in conninfo.conninfo_to_dict(dsn).items()}
+    """Those of *dsn*; for the rest libpq takes PGDATABASE, PGSERVICE, the system's user, …"""
+    found = {}
+    with suppress(Exception):  # a user without an entry or a home directory
+        options = [(one.keyword, one.val) for one in psycopg.pq.Conninfo.get_defaults() if one.val]
+        found = {name.decode(): value.decode(errors="replace") for name, value in options}
+    named = conninfo.conninfo_to_dict(dsn)
+    return found | {key: str(value) for key, value in named.items() if value}
 
 
 def conninfo_of(dsn: str) -> str:
     """*dsn* with our bounds on connecting and on a network that drops packets."""
     try:
         parameters = conninfo.conninfo_to_dict(dsn)
-    except psycopg.Error:
+    except (psycopg.Error, UnicodeError):
         # Its text quotes the DSN.
         raise OutboxError(
             "outbox postgres: its DSN cannot be read",

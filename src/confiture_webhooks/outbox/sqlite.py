@@ -31,12 +31,9 @@ from .sqlite_file import (
     DamagedError,
     NotOursError,
     Place,
-    closed,
     code_of,
     in_use,
-    is_closed,
     may_be_there,
-    note_damage,
     own,
     place_of,
     set_aside,
@@ -108,8 +105,6 @@ def left_behind_in(path: Path) -> dict[str | None, LeftBehind]:
 
     Nothing where there is none, or another program's. Raises OutboxError if it cannot be read.
     """
-    if is_closed(path):
-        raise closed(path)
     if not may_be_there(path):
         return {}
     with suppress(NotOursError), translated(path):
@@ -124,7 +119,6 @@ def left_behind_in(path: Path) -> dict[str | None, LeftBehind]:
 
 
 statement = partial(schema.query, dialect="sqlite")
-"""A statement by its name."""
 
 
 class _Store:
@@ -199,7 +193,8 @@ class _Store:
                     self._patience_s = left_s
                 yield self._connection
         except DamagedError:
-            note_damage(self._path)
+            with suppress(OSError):  # examined when it is next opened: it may be broken deep inside
+                self._path.with_name(self._path.name + DAMAGED).touch(mode=0o600)
             raise
         finally:
             self._lock.release()
@@ -237,8 +232,6 @@ def _open_file(path: Path) -> tuple[sqlite3.Connection, Place]:
     Nothing of the file is touched before it is known to be an outbox of ours. Raises OutboxError;
     DamagedError when the file is broken.
     """
-    if is_closed(path):
-        raise closed(path)
     with translated(path):
         place = own(path, makes=True)
         connection = _connected(path)

@@ -181,8 +181,6 @@ def may_be_there(path: Path) -> bool:
 
 def is_there(path: Path) -> bool:
     """Whether there is an outbox. Raises OutboxError where no run would use or make one."""
-    if is_closed(path):
-        raise closed(path)
     with translated(path), suppress(FileNotFoundError):
         own(path, makes=False)
     return may_be_there(path)
@@ -208,6 +206,8 @@ def own(path: Path, *, makes: bool) -> Place:
     With *makes* a missing one, and its directory, are made. Raises OutboxError for one that is
     not to be trusted or is none; OSError.
     """
+    if is_closed(path):
+        raise closed(path)
     ignored = _make_directory(path) if makes else None
     with _guard, _opened(path) as directory:
         _check(os.fstat(directory), path.parent, path, is_file=False)
@@ -308,12 +308,6 @@ def _judge(path: Path, found: os.stat_result, header: bytes) -> None:
         raise untrusted(path, "this file is not an outbox", f"Name another file: {SETTING}")
 
 
-def note_damage(path: Path) -> None:
-    """Have the file examined when it is next opened: what broke now may be deep inside."""
-    with suppress(OSError):
-        path.with_name(path.name + DAMAGED).touch(mode=0o600)
-
-
 def set_aside(path: Path, damage: DamagedError) -> Path | None:
     """Rename the broken file, and what lies beside it, to ``<name>.corrupt-<time>``.
 
@@ -350,10 +344,8 @@ def drop(path: Path) -> None:
             for suffix in (*BESIDE, DAMAGED, ""):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
         except OSError as error:
-            reason = f"outbox {path}: it cannot be removed ({error.strerror})"
-            raise OutboxError(
-                reason, "Make its directory writable, or remove it by hand"
-            ) from error
+            remedy = "Make its directory writable, or remove it by hand"
+            raise untrusted(path, f"it cannot be removed ({error.strerror})", remedy) from error
         ignore = path.with_name(".gitignore")
         if path.parent.name == DIRECTORY and {*path.parent.iterdir()} <= {ignore}:
             ignore.unlink(missing_ok=True)

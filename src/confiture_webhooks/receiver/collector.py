@@ -105,7 +105,7 @@ class LocalCollector(LoopbackServer):
         if importlib.util.find_spec("opentelemetry.proto") is None:
             raise WebhooksError(MISSING)
         self._script = deque(answer_of(entry) for entry in answers)
-        self._changed = threading.Condition()
+        self._guard = threading.Lock()
         self._bodies: deque[tuple[str, bytes]] = deque()
         self._kept: dict[str, deque[Any]] = {path: deque(maxlen=KEPT) for path in _DECODERS}
         super().__init__(self._receive, max_body=MAX_BODY)
@@ -128,24 +128,11 @@ class LocalCollector(LoopbackServer):
     @property
     def bodies(self) -> tuple[tuple[str, bytes], ...]:
         """Path and unpacked body of the last requests, in order of arrival."""
-        with self._changed:
+        with self._guard:
             return tuple(self._bodies)
 
-    @property
-    def raw(self) -> bytes:
-        """The last bodies, to search for a text that must not be there."""
-        return b"\n".join(body for _, body in self.bodies)
-
-    def wait_for(
-        self, predicate: Callable[[LocalCollector], object], timeout: float = 10.0
-    ) -> None:
-        """Return once *predicate* holds of this collector; raises TimeoutError if never."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: predicate(self), timeout):
-                raise TimeoutError(f"not in {timeout} s; so far: {len(self._bodies)} requests")
-
     def _kept_at(self, path: str) -> tuple[Any, ...]:
-        with self._changed:
+        with self._guard:
             return tuple(self._kept[path])
 
     def _receive(self, request: Incoming) -> Answer:
@@ -160,14 +147,13 @@ class LocalCollector(LoopbackServer):
             return Answer(status=413)
         except (ValueError, LookupError, EOFError, zlib.error):
             return Answer(status=400)
-        with self._changed:
+        with self._guard:
             answer = self._script.popleft() if self._script else Answer()
             self._bodies.append((request.path, body))
             while sum(len(kept) for _, kept in self._bodies) > MAX_BODY:
                 self._bodies.popleft()
             if answer.is_success:
                 self._kept[request.path].extend(records)
-            self._changed.notify_all()
         # An empty body is an empty Export…ServiceResponse: everything was accepted.
         return answer if answer.headers else replace(answer, headers={"Content-Type": PROTOBUF})
 

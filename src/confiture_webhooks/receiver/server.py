@@ -34,7 +34,6 @@ DRIP_S = 0.1
 CLOSE_S = 2.0
 _NO_BODY = frozenset({204, 304})
 
-
 FAULTS: Mapping[str, tuple[bytes, bytes, float]] = {
     "close": (b"", b"", 0),
     "drip": (b"HTTP/1.1 200 OK\r\nX-Drip: ", b".", DRIP_S),

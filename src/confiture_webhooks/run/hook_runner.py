@@ -13,7 +13,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ SHOWN = 3
 LARGEST = 1024 * 1024
 """Bytes of a payload, at most."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+Call = tuple[HookContext, TraceContext]
 
 
 class LoadFault(HookError):  # noqa: N818  a fault with a place, as in the settings
@@ -57,41 +58,36 @@ class LoadFault(HookError):  # noqa: N818  a fault with a place, as in the setti
         return f"{place}: {self.args[0]}"
 
 
+@dataclass(eq=False, repr=False)
 class HookRunner:
     """The hooks of one run. No method raises; an error of a hook is a log line."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        parts: Parts,
-        telemetry: Telemetry,
-        release: Callable[[str, Sequence[Delivery]], object],
-    ) -> None:
-        self._settings = settings
-        self._telemetry = telemetry
-        self._release = release
-        """Keeps and sends a delivery of a hook's own."""
-        self._hooks: list[Hook] = []
-        self._calls: queue.SimpleQueue[tuple[HookContext, TraceContext] | None] = (
-            queue.SimpleQueue()
-        )
-        self._given: set[tuple[str, str]] = set()
-        """By the run's thread: a migration's id, and the hooks' event."""
-        self._made = 0
-        """Calls that were made, by ours."""
-        self._is_over = threading.Event()
-        self._output = OutputGuard()
+    _settings: Settings
+    _parts: Parts
+    _telemetry: Telemetry
+    _release: Callable[[str, Sequence[Delivery]], object]
+    """Keeps and sends a delivery of a hook's own."""
+    _hooks: list[Hook] = field(default_factory=list)
+    _calls: queue.SimpleQueue[Call | None] = field(default_factory=queue.SimpleQueue)
+    _given: set[tuple[str, str]] = field(default_factory=set)
+    """By the run's thread: a migration's id, and the hooks' event."""
+    _made: int = 0
+    """Calls that were made, by ours."""
+    _is_over: threading.Event = field(default_factory=threading.Event)
+    _output: OutputGuard = field(default_factory=OutputGuard)
+    _set_variable: bool = False
+    _sources: Sequence[HookSource] = ()
+
+    def __post_init__(self) -> None:
         # A replacement by a migration looks the same, and has to stay.
-        self._library = LibraryGuard(is_active=not parts.has_python)
-        self._set_variable = False
+        self._library = LibraryGuard(is_active=not self._parts.has_python)
         self._thread = threading.Thread(target=self._work, name="webhooks-hooks", daemon=True)
-        self._sources: Sequence[HookSource] = ()
-        self._start(parts)
+        self._start()
 
     @contained
-    def _start(self, parts: Parts) -> None:
+    def _start(self) -> None:
         """Begin to import, with the run's id in the environment."""
-        self._sources = parts.hooks() if parts.hooks is not None else ()
+        self._sources = self._parts.hooks() if self._parts.hooks is not None else ()
         if not os.environ.get(CORRELATION_ID):
             os.environ[CORRELATION_ID] = self._telemetry.correlation_id
             self._set_variable = True

@@ -172,8 +172,6 @@ def _runs(frame: FrameType | None, modules: set[str]) -> bool:
 class OutputGuard:
     """Keeps what hooks print apart from the command's streams, from ``start`` to ``stop``."""
 
-    NAMES = ("stdout", "stderr")
-
     def __init__(self) -> None:
         self.modules: set[str] = set()
         """The modules whose functions count as hooks' in threads that hooks started."""
@@ -184,7 +182,7 @@ class OutputGuard:
 
         A closed one is ``None``, to which ``print`` prints nothing: that has to stay so.
         """
-        for name in self.NAMES:
+        for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
             if stream is not None:
                 self._guards[name] = _Aware(stream, self.modules)

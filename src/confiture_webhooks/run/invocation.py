@@ -147,7 +147,11 @@ def blocks_here() -> list[Path]:
 def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:
     """The file that the host reads if none is given: an explicit DSN beats the default."""
     if command == "schema-to-schema":
-        return None if _target_url(command, rest) else _file_of(_option(rest, "--target"))
+        target = _option(rest, "--target")
+        if not target or _target_url(command, rest):
+            return None
+        is_path = target.endswith(".yaml") or Path(target).exists()  # else an environment's name
+        return Path(target) if is_path else ENVIRONMENTS / f"{target}.yaml"
     if command in ("apply-as", "fix-signatures"):
         name = _option(rest, "--env", "-e")
         return ENVIRONMENTS / f"{name}.yaml" if name else Path(command_watch.APPLY_AS_FILE)
@@ -166,14 +170,6 @@ def _variable(url: str | None, environ: Mapping[str, str]) -> Assignment | None:
 def _target_url(command: str, rest: Sequence[str]) -> str | None:
     target = _option(rest, "--target") if command == "schema-to-schema" else None
     return target if target and target.startswith(("postgres://", "postgresql://")) else None
-
-
-def _file_of(target: str | None) -> Path | None:
-    """The environment file that *target* stands for: a path, or an environment's name."""
-    if not target:
-        return None
-    is_path = target.endswith(".yaml") or Path(target).exists()
-    return Path(target) if is_path else ENVIRONMENTS / f"{target}.yaml"
 
 
 def _readable(path: Path | None) -> Path | None:

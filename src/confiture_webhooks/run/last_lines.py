@@ -35,10 +35,8 @@ class Loss(NamedTuple):
         elif self.is_project:
             why = ". To keep deliveries for a later run, set CONFITURE_WEBHOOK_OUTBOX=sqlite."
         else:
-            why = (
-                ": this directory is no Confiture project, so no outbox was created. "
-                "Run the command in the project's directory."
-            )
+            why = ": this directory is no Confiture project, so no outbox was created. "
+            why += "Run the command in the project's directory."
         return f"Each is lost with this process{why}"
 
 

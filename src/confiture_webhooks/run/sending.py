@@ -118,8 +118,7 @@ class Sending:
     def _broken_line(self, why: object) -> str:
         return (
             f"confiture-webhooks: {why}. Deliveries recorded before that are kept in it. Once it "
-            "answers, the next run sends them. Or send them then: "
-            f"{shown('deliver')}."
+            f"answers, the next run sends them. Or send them then: {shown('deliver')}."
         )
 
     def _rest(self, worker: Worker, until: float) -> list[str]:

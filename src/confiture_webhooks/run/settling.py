@@ -176,7 +176,6 @@ class Settling:
     _earlier: list[Intent] = field(default_factory=list)
     """The intents of killed runs, of the version that runs now, that could not be settled."""
     _committed: list[Migration] = field(default_factory=list)
-    """The migrations that this run committed."""
 
     def _record(self, *events: Traced) -> bool:
         return release_as(self.recorder.release, self.recorder.deliveries, *events)

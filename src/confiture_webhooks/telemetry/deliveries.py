@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -28,18 +29,16 @@ LONGEST_PASS_S = 60
 """A worker that is never idle begins a new pass so often: a span that never ends is never seen."""
 
 
+@dataclass(eq=False, repr=False)
 class PassSpans:
     """The passes of a worker that belongs to no run: from a claim until nothing is left to do."""
 
-    def __init__(
-        self, start: Callable[[], Span], report: Callable[[str, BaseException], None]
-    ) -> None:
-        self._start = start
-        self.report = report
-        self._lock = threading.Lock()
-        self._span: Span | None = None
-        self._claimed = 0
-        self._ends_at = 0.0
+    _start: Callable[[], Span]
+    report: Callable[[str, BaseException], None]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _span: Span | None = None
+    _claimed: int = 0
+    _ends_at: float = 0.0
 
     def begin(self, claims: int = 1) -> SpanContext:
         """The pass under way, to which *claims* more belong; it is begun if there is none."""

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from json import dumps
 from types import MappingProxyType
@@ -55,37 +56,32 @@ _TRACE_DIGITS = 8
 _EXACT_BELOW_MS = 10
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Logs:
     """Writes log events, each with the ids of the span it belongs to."""
 
-    def __init__(
-        self,
-        *,
-        form: Form | None,
-        level: str | None,
-        records: Records | None,
-        now: Callable[[], datetime],
-        is_library: bool,
-    ) -> None:
-        self._form = form
-        is_on_terminal = form is None and terminal.is_terminal()
-        self._is_for_people = (form == "console" or is_on_terminal) and not is_library
-        given = _LEVELS.get(level.strip().lower()) if level is not None else None
+    form: Form | None
+    level: str | None
+    records: Records | None
+    now: Callable[[], datetime]
+    is_library: bool
+    _logger: Any = None
+
+    def __post_init__(self) -> None:
+        is_on_terminal = self.form is None and terminal.is_terminal()
+        self._is_for_people = (self.form == "console" or is_on_terminal) and not self.is_library
+        given = _LEVELS.get(self.level.strip().lower()) if self.level is not None else None
         self._least_recorded = given or logging.INFO
         self._least_shown = given or (logging.WARNING if self._is_for_people else logging.INFO)
-        if is_library:
+        if self.is_library:
             self._least_shown = 0  # its owner's logging decides
-        self._records = records
-        self._now = now
-        self._logger: Any = None
-        self._is_library = is_library
 
     def emit(self, spec: LogSpec, context: SpanContext, fields: Mapping[str, object]) -> None:
         """Write event *spec*; *fields* that are left out are null, unknown ones are dropped."""
         severity = _LEVELS[spec.level]
         is_said = fields.get("is_said") and self._is_for_people
-        is_shown = self._form != "off" and severity >= self._least_shown and not is_said
-        records = self._records if severity >= self._least_recorded else None
+        is_shown = self.form != "off" and severity >= self._least_shown and not is_said
+        records = self.records if severity >= self._least_recorded else None
         if records is None and not is_shown:
             return
         known = {name: clean(fields.get(name)) for name in ("correlation_id", *spec.fields)}
@@ -99,7 +95,7 @@ class Logs:
             "trace_id": format_trace_id(context.trace_id),
             "span_id": format_span_id(context.span_id),
         }
-        if self._is_library:
+        if self.is_library:
             extra = {"event": spec.event, **ids, **known}
             _LIBRARY.log(_LEVELS[spec.level], "%s", sentence(spec.event, known), extra=extra)
             return
@@ -115,7 +111,7 @@ class Logs:
                 cache_logger_on_first_use=True,
             )
         write = getattr(self._logger, spec.level)
-        write(spec.event, timestamp=rfc3339(self._now()), **ids, **known)
+        write(spec.event, timestamp=rfc3339(self.now()), **ids, **known)
 
     def _render(self, _: object, level: str, event: MutableMapping[str, Any]) -> str:
         event["level"] = level

@@ -167,14 +167,11 @@ def exporter_for(export: Export, **preferences: Any) -> tuple[Any, Tally]:
     late = f"the collector did not take them in time. Check {export.setting}"
     tally, make = Tally(export, late), maker_of(export)
     if export.protocol == CONSOLE:
-        return make(out=stderr, formatter=_one_line, **preferences), tally
+        preferences["formatter"] = lambda item: f"{item.to_json(indent=None)}\n"
+        return make(out=stderr, **preferences), tally
     if export.protocol != GRPC:
         preferences["session"] = CollectorSession(tally)
     return make(endpoint=export.endpoint, timeout=export.timeout_s, **preferences), tally
-
-
-def _one_line(item: Any) -> str:
-    return f"{item.to_json(indent=None)}\n"
 
 
 def probe(export: Export) -> str | None:
@@ -272,7 +269,7 @@ def set_up(
                 made[signal] = make()
         except Exception as error:  # noqa: BLE001  its text may quote the value
             found.refused += [export for export in asked.exports if export.signal == signal]
-            setting = culprit(error, partial(_ended, make)) or "OTEL_*"
+            setting = culprit(error, lambda make=make: make().shutdown()) or "OTEL_*"  # type: ignore[misc]
             problem = f"has a value OpenTelemetry refuses ({type(error).__name__}): no {signal}"
             found.faults.append(Fault(setting, problem, "Correct or unset it"))
     found.made = list(made.values())
@@ -296,17 +293,6 @@ def set_up(
             named = culprit(error, lambda: trace_requests(tracers, meters)())  # noqa: PLW0108
             remedy = "Correct or unset it" if named else f"Run: pip install -U {package}"
             found.faults.append(Fault(named or package, problem, remedy))
-
-
-def _ended(make: Callable[[], Any]) -> None:
-    make().shutdown()
-
-
-def _refuse_endless(environ: Mapping[str, str], setting: str) -> None:
-    """Raise OverflowError if no thread can wait so many milliseconds: the SDK's would die."""
-    with suppress(ValueError):  # no number: the SDK uses its default, and says so
-        if float(environ.get(setting, "")) / 1000 > threading.TIMEOUT_MAX:
-            raise OverflowError(setting)
 
 
 def _exporters(
@@ -361,7 +347,9 @@ def _resource(environ: Mapping[str, str], environment: str | None, found: Provid
 def _provider(
     signal: str, made: list[tuple[Any, Tally]], environ: Mapping[str, str], resource: Resource
 ) -> Any:
-    _refuse_endless(environ, _WAITS[signal])
+    with suppress(ValueError):  # no number: the SDK uses its default, and says so
+        if float(environ.get(_WAITS[signal], "")) / 1000 > threading.TIMEOUT_MAX:
+            raise OverflowError  # no thread can wait so long: the SDK's would die
     if signal == "metrics":
         readers = [PeriodicExportingMetricReader(_counted(*one)) for one in made]
         return MeterProvider(readers, resource=resource, shutdown_on_exit=False)
