@@ -122,6 +122,12 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
     that could not do all that follows; another psycopg.Error when the server refuses.
     """
     had = version(connection)
+    if had == 1:
+        raise OutboxError(
+            f"outbox {where}: made by an unreleased confiture-webhooks, on pgmq",
+            "Deliver what it holds with that version, then remove it: DROP SCHEMA "
+            f"{SCHEMA} CASCADE; SELECT pgmq.drop_queue('{SCHEMA}')",
+        )
     schema.check(had, f"outbox {where}", "CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>")
     if had == schema.VERSION:
         if lacking := missing_rights(connection, NEEDED):
