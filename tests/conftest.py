@@ -53,6 +53,8 @@ _SCRUBBED = {
     "TRACESTATE",
 }
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, in all that tests start
+
 
 @pytest.fixture
 def capsys(capsys: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
