@@ -38,6 +38,7 @@ class EndSignals:
     failure: ErrorInfo | None = None
     """Why the run failed, if a signal has come."""
     _came: int = 0
+    """Its number."""
     _caught: set[signal.Signals] = field(default_factory=set)
     _held: threading.local = field(default_factory=threading.local)
     """The signals that a thread held back before it forked."""
