@@ -269,7 +269,7 @@ def set_up(
                 made[signal] = make()
         except Exception as error:  # noqa: BLE001  its text may quote the value
             found.refused += [export for export in asked.exports if export.signal == signal]
-            setting = culprit(error, lambda make=make: make().shutdown()) or "OTEL_*"  # type: ignore[misc]
+            setting = culprit(error, partial(_ended, make)) or "OTEL_*"
             problem = f"has a value OpenTelemetry refuses ({type(error).__name__}): no {signal}"
             found.faults.append(Fault(setting, problem, "Correct or unset it"))
     found.made = list(made.values())
@@ -293,6 +293,10 @@ def set_up(
             named = culprit(error, lambda: trace_requests(tracers, meters)())  # noqa: PLW0108
             remedy = "Correct or unset it" if named else f"Run: pip install -U {package}"
             found.faults.append(Fault(named or package, problem, remedy))
+
+
+def _ended(make: Callable[[], Any]) -> None:
+    make().shutdown()
 
 
 def _exporters(
