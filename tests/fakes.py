@@ -69,7 +69,7 @@ class FakeTelemetry:
         pass
 
     def end_run(self, **facts: Any) -> None:
-        self.run_ends.append(facts)
+        self.run_ends = self.run_ends or [facts]  # later calls do nothing
 
     def migration(self, ref: MigrationRef, direction: Direction) -> FakeSpan:
         return FakeSpan((ref.name, direction.value), self.migration_ends)

@@ -131,6 +131,12 @@ class CommandSession:
 
     def finish(self, error: BaseException | None) -> None:
         """The command is over, its output written."""
+        try:
+            self._finish(error)
+        except KeyboardInterrupt:  # before its end is recorded: that comes first
+            self._finish(error)
+
+    def _finish(self, error: BaseException | None) -> None:
         try:  # its result is not lost if the process is killed from here on
             sys.stdout.flush()
         except OSError as unwritten:  # the interpreter meets it again, and the command fails
@@ -234,7 +240,11 @@ def open_session(arguments: list[str]) -> CommandSession | None:
             thread = threading.Thread(target=preload, name="webhooks-preload", daemon=True)
             thread.start()
             os.register_at_fork(before=partial(thread.join, FORK_WAITS_S))
-    session.install()
+    try:
+        session.install()
+    except KeyboardInterrupt as error:
+        session.finish(error)
+        raise
     return session
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import weakref
+from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -290,6 +291,65 @@ def test_a_signal_in_the_moment_it_is_first_caught_ends_the_command(
         session._migration_lock(no_lock=True, lock_timeout=1)
     assert bench.kinds(caught.value) == ["run_error"]
     assert killed == [(os.getpid(), came)]
+
+
+def test_a_signal_at_any_instant_of_the_end_loses_no_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever of ours runs when it comes: the run is recorded once, and ends by the signal."""
+    killed: list[Any] = []
+    monkeypatch.setattr(os, "kill", lambda *to: killed.append(to))
+
+    def end(instant: str | None) -> tuple[list[str], dict[str, None]]:
+        """The events of a run that a signal meets at the first call of *instant*; all calls."""
+        bench, calls = Bench(), dict[str, None]()
+        with host_session() as session:
+            session._migration_lock(no_lock=True, lock_timeout=1)
+            session.migrator.apply(a_migration())
+
+        def traced(frame: Any, *_: Any) -> None:
+            code = frame.f_code
+            name = f"{code.co_filename.rpartition('confiture_webhooks/')[2]}:{code.co_qualname}"
+            if name != code.co_filename + ":" + code.co_qualname and name not in calls:
+                calls[name] = None
+                if name == instant:
+                    sys.settrace(None)
+                    signal.raise_signal(signal.SIGTERM)
+
+        sys.settrace(traced)
+        try:
+            bench.session.finish(SystemExit(1))
+        finally:
+            sys.settrace(None)
+        settling = bench.run._settling
+        assert settling is not None
+        outbox = settling.recorder.outbox.current
+        assert outbox is not None
+        rows = outbox.deliveries(limit=9)
+        return sorted(row.delivery.event_type.value for row in rows), calls
+
+    events, calls = end(None)
+    assert events == ["migration_started", "migration_success", "run_error"]
+    assert killed == []
+    del calls["session.py:CommandSession.finish"]  # nothing of ours has begun
+    for instant in calls:
+        assert end(instant)[0] == events, instant
+    assert killed == [(os.getpid(), signal.SIGTERM)] * len(calls)
+
+
+def test_a_signal_before_a_command_begins_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is a run by then, and the host has not been called yet."""
+    bench, killed = Bench("status"), []
+    monkeypatch.setattr(os, "kill", lambda *to: killed.append(to))
+    session = replace(bench.session, invocation=parse(["migrate", "up"], {}))
+    monkeypatch.setattr(sessions, "_session_of", lambda *_: session)
+    monkeypatch.setattr(Run, "begin", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "https://receiver.example")
+    with pytest.raises(KeyboardInterrupt):
+        open_session(["migrate", "up"])
+    assert [json.loads(one.body)["event_type"] for one in bench.transport.sent] == ["run_error"]
+    assert killed == [(os.getpid(), signal.SIGTERM)]
+    bench.session.finish(None)
 
 
 def test_a_terminal_that_closes_sends_sighup_twice(monkeypatch: pytest.MonkeyPatch) -> None:

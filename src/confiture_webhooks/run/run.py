@@ -77,6 +77,8 @@ class Run:
         self._has_unknown = False
         self._ended: list[Migration] = []
         self._owed: dict[str, tuple[Migration, int | None, ErrorInfo | None]] = {}
+        self._id = new_event_id()
+        """The run's own event's: recorded twice, it is one."""
         self.begin("confiture migrate")
 
     def begin(self, command: str) -> None:
@@ -211,22 +213,21 @@ class Run:
         """
         if self._is_over:
             return False
-        self._is_finished = True
         deadline = self.end_within(min(self._settings.flush_timeout, at_most))
         is_interrupted = True
         try:
             try:
-                for owed in list(self._owed.values()):
-                    self.conclude(*owed)
-                with containing("give_back", self.report):
-                    if self._settling is not None:
-                        self._settling.forget_unbegun()
-                        self._settling.recorder.give_back()
-                    self.connection = None
+                self._is_finished = True
+                self._hand_over()
                 for migration in self.unsettled:
                     self._settle(migration, deadline - time.monotonic())
-            finally:
                 self._conclude_run(error)
+            except KeyboardInterrupt:  # the database is not asked again; what is done stays
+                try:
+                    self._hand_over()
+                finally:
+                    self._conclude_run(error)
+                raise
             self._flush(deadline)
             is_interrupted = False
         except KeyboardInterrupt:
@@ -236,6 +237,16 @@ class Run:
         except KeyboardInterrupt:  # asked twice: end at once, with the migration's answer
             is_interrupted = True
         return is_interrupted
+
+    def _hand_over(self) -> None:
+        """Write what is still to be written of migrations that ended, without their connection."""
+        for owed in list(self._owed.values()):
+            self.conclude(*owed)
+        with containing("give_back", self.report):
+            if self._settling is not None:
+                self._settling.forget_unbegun()
+                self._settling.recorder.give_back()
+            self.connection = None
 
     def end_within(self, flush_timeout: timedelta) -> float:
         """The run is over: returns the deadline that there is from now on.
@@ -364,7 +375,7 @@ class Run:
         outbox, now = used.recorder.outbox.current, datetime.now(UTC)
         event = Event(
             # The command that settles the unknown outcome reports this run, too.
-            id=killed_run_id(outbox.holder) if outbox and self._has_unknown else new_event_id(),
+            id=killed_run_id(outbox.holder) if outbox and self._has_unknown else self._id,
             type=kind,
             occurred_at=now,
             trace_id=used.telemetry.correlation_id,
