@@ -7,6 +7,7 @@ It is seen by the public methods of click's groups: ``resolve_command`` finds a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -81,9 +82,10 @@ def watching(group: type[TyperGroup], open_: Open) -> type[TyperGroup]:
 
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
             name, command, rest = super().resolve_command(ctx, args)
-            if name == GROUP and hasattr(command, "resolve_command"):
-                resolve = command.resolve_command
-                command.resolve_command = partial(_resolve, command, resolve, open_)
+            if name == GROUP:
+                with suppress(Exception):  # no group, or one of another make: it is not watched
+                    resolve = command.resolve_command
+                    command.resolve_command = partial(_resolve, command, resolve, open_)
             return name, command, rest
 
     return WatchedGroup
@@ -95,7 +97,7 @@ def _resolve(
     """*resolve* a command of *group*, once, and watch it."""
     group.resolve_command = resolve
     name, command, rest = resolve(ctx, args)
-    if command is not None:
+    with suppress(Exception):
         command.invoke = partial(_invoke, command, command.invoke, [GROUP, *args], open_)
     return name, command, rest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,26 +80,33 @@ def _mentions_webhooks(path: str) -> bool:
 
 def _open(arguments: list[str]) -> command_watch.Finish | None:
     """Begin to observe a migrating command that has webhooks configured."""
-    if not command_watch.is_watched(arguments):
-        return None
     try:
-        if not may_be_configured(arguments, os.environ):
+        is_watched = command_watch.is_watched(arguments)
+        if not (is_watched and may_be_configured(arguments, os.environ)):
             return None
         from .session import open_session  # noqa: PLC0415
 
         session = open_session(arguments)
     except Exception as error:  # noqa: BLE001  whatever is wrong with us, the migration goes on
-        # Only the missing module is shown of an error: other texts may hold settings.
-        name = f" {error.name}" if isinstance(error, ImportError) and error.name else ""
-        with suppress(Exception):  # this part may be the one that cannot be imported
-            from .terminal import say  # noqa: PLC0415
-
-            say(
-                f"confiture-webhooks: cannot start ({type(error).__name__}{name}); "
-                "this run sends no webhooks, the migration goes on"
-            )
+        _say("cannot start", error, "this run sends no webhooks, the migration goes on")
         return None
-    return session.finish if session is not None else None
+    return partial(_finish, session.finish) if session is not None else None
+
+
+def _finish(finish: command_watch.Finish, failure: BaseException | None) -> None:
+    try:
+        finish(failure)
+    except Exception as error:  # noqa: BLE001  the command has its result already
+        _say("cannot end", error, "webhooks of this run may be missing")
+
+
+def _say(what: str, error: Exception, consequence: str) -> None:
+    # Only the missing module is shown of an error: other texts may hold settings.
+    name = f" {error.name}" if isinstance(error, ImportError) and error.name else ""
+    with suppress(Exception):  # this part may be the one that cannot be imported
+        from .terminal import say  # noqa: PLC0415
+
+        say(f"confiture-webhooks: {what} ({type(error).__name__}{name}); {consequence}")
 
 
 def webhooks_app() -> typer.Typer:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,12 +199,15 @@ def test_other_commands_are_not_watched(watch: Watch) -> None:
     assert watch.ends == []
 
 
+@pytest.mark.parametrize(
+    "broken", ["command_watch.is_watched", "plugin.may_be_configured", "session.open_session"]
+)
 def test_a_watch_that_cannot_be_opened_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str
 ) -> None:
     """A fault of our own in starting costs the run its webhooks and one line, nothing else."""
     monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "https://canary.invalid")
-    monkeypatch.setattr("confiture_webhooks.session.open_session", _fail)
+    monkeypatch.setattr(f"confiture_webhooks.{broken}", _fail)
     assert plugin._open(["migrate", "up"]) is None
     reported = capsys.readouterr()
     assert reported.out == ""
@@ -212,7 +216,40 @@ def test_a_watch_that_cannot_be_opened_is_one_line(
     assert "canary" not in reported.err
 
 
-def _fail(_: list[str]) -> None:
+def test_a_watch_that_cannot_be_closed_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fault of our own at the end of a command leaves its result as it is."""
+    monkeypatch.setenv("CONFITURE_WEBHOOK_URL", "https://canary.invalid")
+    session = SimpleNamespace(finish=_fail)
+    monkeypatch.setattr("confiture_webhooks.session.open_session", lambda _: session)
+    finish = plugin._open(["migrate", "up"])
+    assert finish is not None
+    finish(None)
+    assert capsys.readouterr().err == (
+        "confiture-webhooks: cannot end (RuntimeError); webhooks of this run may be missing\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["resolve_command", "invoke"])
+def test_a_command_that_cannot_be_watched_runs(watch: Watch, name: str) -> None:
+    """A host whose groups and commands take no attributes, say: its commands go on."""
+    tree: Any = typer.main.get_command(host())
+    group = tree.commands["migrate"]
+    rigid = group if name == "resolve_command" else group.commands["up"]
+
+    class Rigid(type(rigid)):  # type: ignore[misc]
+        def __setattr__(self, attribute: str, value: object) -> None:
+            if attribute == name:
+                raise AttributeError(attribute)
+            super().__setattr__(attribute, value)
+
+    rigid.__class__ = Rigid
+    assert tree.main(["migrate", "up", "--code", "3"], standalone_mode=False) == 3
+    assert watch.ends == []
+
+
+def _fail(*_: object) -> None:
     raise RuntimeError("the secret is canary")
 
 
