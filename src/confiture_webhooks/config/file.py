@@ -28,8 +28,9 @@ class _Loader(yaml.SafeLoader):
     """The safe loader; merge keys (``<<``) that multiply are refused."""
 
     def flatten_mapping(self, node: Any) -> None:
+        most = max(MOST, len(node.value))
         super().flatten_mapping(node)
-        if len(node.value) > MOST:
+        if len(node.value) > most:
             raise yaml.MarkedYAMLError(problem_mark=node.start_mark)
 
 
