@@ -175,7 +175,8 @@ def _facts(event: Event, *, include_sql: bool) -> list[Fact]:
         if include_sql:
             found.append(("Detail", error.detail))
     found += [("Command", event.command), ("Trace", event.trace_id)]
-    return [(name, utf8(str(value))) for name, value in found if value not in (None, "")]
+    texts = [(name, utf8(str(value))) for name, value in found if value is not None]
+    return [(name, text) for name, text in texts if text.strip()]
 
 
 def _listed(names: Sequence[str], most: int) -> str:
