@@ -131,7 +131,7 @@ class Reading:
             self._left -= 1
             if self._left == 0:
                 problem = f"holds more than {MOST} values"
-                self.fault((BLOCK,), TooMany(problem, "Remove aliases (`*name`)"))
+                self.fault((BLOCK,), TooMany(problem, "Write fewer, or remove aliases (`*name`)"))
             if self._left <= 0:
                 return _WRONG
         try:
