@@ -96,7 +96,9 @@ def redeliver(
         again = context.outbox.redeliver
         done = [row for row in acted_on if again(row.delivery.id, now=now, was=row.state)]
         if output == "text":
-            unsent = _not_done(rows, here) if is_refused else nothing or _SENT_SINCE
+            unsent = (
+                _not_done(rows, here) if is_refused else nothing or "A worker sent it meanwhile"
+            )
             line(f"Due again: {_counted(done)}" if done else unsent)
         sending = [
             row
@@ -118,9 +120,6 @@ def redeliver(
     lines += [wait.line for wait in waits]
     lines += [elsewhere_line(others)] if others else []
     conclude(document, lines, output)
-
-
-_SENT_SINCE = "Nothing to redeliver: a worker has sent it meanwhile, or is sending it"
 
 
 def _not_done(rows: Sequence[Row], here: str | None) -> str:

@@ -63,11 +63,10 @@ def id_of(given: str) -> str:
 
 def whole_trace(given: str | None) -> str | None:
     """Refuse the beginning of a trace id: a filter would find nothing."""
-    found = given if given is None else id_of(given)
-    if found is not None and not _TRACE.fullmatch(found):
+    if given is not None and not _TRACE.fullmatch(given := id_of(given)):
         reason = "a trace id has 32 hexadecimal digits. Its beginning is enough for "
-        raise typer.BadParameter(reason + remedy.shown("show", found))
-    return found
+        raise typer.BadParameter(reason + remedy.shown("show", given))
+    return given
 
 
 _AGO = re.compile(r"(\d{1,6})\s*(s|min|m|h|d|w)")

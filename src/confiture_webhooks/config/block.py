@@ -82,7 +82,7 @@ class Reading:
     """The names of the block's endpoints, by place: faults in it have them."""
     unknown: list[Place] = field(default_factory=list)
     """The places of keys that are no settings."""
-    _found: dict[tuple[Place, type[Invalid]], list[tuple[Place, Invalid, str]]] = field(
+    _found: dict[tuple[Place, object], list[tuple[Place, Invalid, str]]] = field(
         default_factory=dict
     )
     """What is wrong, by each place that it is in and by kind."""
@@ -91,17 +91,15 @@ class Reading:
     def fault(self, at: Place, invalid: Invalid, row: str = "") -> None:
         """Keep what is wrong at a place; *row* is the setting's in the documentation."""
         remedy = invalid.remedy or f"It takes: {row.partition(': ')[0]}"
-        kinds: set[type[Invalid]] = {Invalid, type(invalid)}
-        for depth, kind in product(range(len(at) + 1), kinds):
+        for depth, kind in product(range(len(at) + 1), (Invalid, type(invalid))):
             self._found.setdefault((at[:depth], kind), []).append((at, invalid, remedy))
 
     def faults_in(self, at: Place = (), kind: type[Invalid] = Invalid) -> tuple[Fault, ...]:
         """The faults at a place, or in it; the block's come first."""
+        found = sorted(self._found.get((at, kind), ()), key=lambda one: one[0][0] != BLOCK)
         faults = (
             Fault(shown(place), invalid.problem, remedy, self.names.get(place[:3]))
-            for place, invalid, remedy in sorted(
-                self._found.get((at, kind), ()), key=lambda one: one[0][0] != BLOCK
-            )
+            for place, invalid, remedy in found
         )
         return tuple(dict.fromkeys(faults))
 

@@ -175,8 +175,8 @@ def _facts(event: Event, *, include_sql: bool) -> list[Fact]:
         if include_sql:
             found.append(("Detail", error.detail))
     found += [("Command", event.command), ("Trace", event.trace_id)]
-    texts = [(name, utf8(str(value))) for name, value in found if value is not None]
-    return [(name, text) for name, text in texts if text.strip()]
+    texts = ((name, "" if value is None else utf8(str(value))) for name, value in found)
+    return [fact for fact in texts if fact[1].strip()]
 
 
 def _listed(names: Sequence[str], most: int) -> str:
