@@ -82,9 +82,7 @@ class Reading:
     """The names of the block's endpoints, by place: faults in it have them."""
     unknown: list[Place] = field(default_factory=list)
     """The places of keys that are no settings."""
-    _found: dict[tuple[Place, object], list[tuple[Place, Invalid, str]]] = field(
-        default_factory=dict
-    )
+    _found: dict[tuple[Any, ...], list[tuple[Place, Invalid, str]]] = field(default_factory=dict)
     """What is wrong, by each place that it is in and by kind."""
     _left: int = MOST
 
