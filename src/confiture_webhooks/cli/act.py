@@ -57,10 +57,10 @@ def redeliver(
     """Send deliveries again: new attempts, the same event id.
 
     PROCESS:
-      Asks first, unless --yes, sends at once, and counts these deliveries alone. Those of an
-      endpoint that is off or not configured wait until that is changed; those of other
-      environments for their own worker. If none of them can be sent, nothing changes, unless
-      --later is given.
+      Asks first, unless --yes, sends at once, and counts these deliveries alone, without those
+      that a worker sent meanwhile. Those of an endpoint that is off or not configured wait until
+      that is changed; those of other environments for their own worker. If none of them can be
+      sent, nothing changes, unless --later is given.
 
     EXAMPLES:
       confiture webhooks redeliver --dead --endpoint analytics
