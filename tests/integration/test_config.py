@@ -1041,6 +1041,13 @@ def test_faults_of_many_endpoints_are_found_one_by_one(project: Project) -> None
     assert calls(100) < 2.2 * calls(50)
 
 
+def test_a_file_with_many_keys_of_others_is_read(project: Project) -> None:
+    """Only merge keys that multiply are refused."""
+    others = "".join(f"key_{i}: 1\n" for i in range(10_001))
+    project.path.write_text(f"{others}webhooks: {{endpoints: [{{name: a, url: '{URL}'}}]}}\n")
+    assert [one.name for one in load({}, project.path).endpoints] == ["a"]
+
+
 def test_a_misspelt_list_of_one_endpoint_costs_that_endpoint(project: Project) -> None:
     """The lists of the file are right, and protect the others."""
     endpoints = [{"name": "a", "url": URL, "deny_network": ["private"]}, {"name": "b", "url": URL}]
