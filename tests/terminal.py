@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import forked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from project import Project
 
@@ -19,10 +19,14 @@ def on_terminal(
     project: Project,
     *arguments: str,
     typed: str = "",
+    asked: Callable[[], str] | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float = 60,
 ) -> tuple[int, str]:
-    """Run ``confiture`` with all three streams on a pseudo-terminal: exit code, what it showed."""
+    """Run ``confiture`` with all three streams on a pseudo-terminal: exit code, what it showed.
+
+    *asked* is called when the command asks a question, and returns what is typed then.
+    """
     ours, theirs = pty.openpty()
     try:
         process = forked.popen(
@@ -46,6 +50,9 @@ def on_terminal(
             if not chunk:
                 break
             shown += chunk
+            if asked and b"[y/N]" in shown:
+                os.write(ours, asked().encode())
+                asked = None
         return process.wait(10), shown.decode(errors="replace")
     finally:
         os.close(ours)

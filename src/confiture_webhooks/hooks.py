@@ -170,8 +170,8 @@ def register_hook(event: str) -> Callable[[F], F]:
         raise HookError(f"register_hook needs an event: @register_hook('{EVENTS[1]}')")
     if event not in EVENTS:
         near = get_close_matches(str(event), EVENTS, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise HookError(f"unknown hook event '{event}'; the events are {', '.join(EVENTS)}.{hint}")
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise HookError(f"unknown hook event '{event}'{hint}; the events are {', '.join(EVENTS)}")
 
     def register(function: F) -> F:
         registry.add(hook_of(event, function))

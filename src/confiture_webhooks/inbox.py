@@ -53,7 +53,7 @@ class Turn(Enum):
 class ReplayWindow:
     """The events handled lately, by id, in this process; any thread may ask.
 
-    With several processes give ``Inbox`` one of your own with these three methods, on a store
+    With several processes give ``Inbox`` a subclass of it that has these three methods on a store
     they share.
     """
 
@@ -120,7 +120,7 @@ class Inbox:
         self._handle = handle
         self._tolerance = tolerance
         self._require_timestamp = require_timestamp
-        self._window = window or ReplayWindow()
+        self._window = ReplayWindow() if window is None else window
         self.max_body = max_body
         """The most bytes a body may have: reading more is of no use."""
 

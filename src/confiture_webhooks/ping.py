@@ -93,11 +93,12 @@ def ping(
     outbox = InMemoryOutbox()
     ended: defaultdict[str, list[Exchange]] = defaultdict(list)
     transport = HttpTransport(lambda name, exchange: ended[name].append(exchange))
-    telemetry.start_run("confiture webhooks test", is_counted=False)
+    patience = settings.flush_timeout
+    telemetry.start_run("confiture webhooks test", test_for=patience)
     event = sample(kind, settings, telemetry.correlation_id)
     trace = telemetry.trace_of_run()
     outbox.release(event.id, deliveries_of(event, chosen, trace, report=telemetry.failed))
-    place, patience = settings.environment, settings.flush_timeout
+    place = settings.environment
     worker = Worker(chosen, outbox, transport, telemetry, environment=place, hold=patience)
     worker.start()
     worker.drain(patience)

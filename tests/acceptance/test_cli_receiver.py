@@ -175,14 +175,20 @@ def test_port_in_use(here: Project) -> None:
         (["listen", "--port", "70000"], 2, "--port"),
         (["listen", "--format", "xml"], 2, "xml"),
         (["listen", "--secret", "whsec_?"], 5, "base64"),
+        (["listen", "--secret", "'quoted'"], 5, "--secret: is in quotes"),
+        (["listen", "--secret", "ends "], 5, "--secret: begins or ends with white space"),
         (["verify", "nowhere.txt", "--secret", "s"], 2, "nowhere.txt"),
         (["verify", "nowhere.txt"], 5, "CONFITURE_WEBHOOK_SECRET"),
         (["verify", "empty.txt", "--secret", "s"], 2, "not a captured request"),
         (["verify", "request.txt", "--secret", "whsec_?"], 5, "base64"),
+        (["verify", "request.txt", "--secret", ""], 5, "--secret: is blank"),
     ],
 )
 def test_bad_input(here: Project, arguments: list[str], code: int, words: str) -> None:
-    """Bad input is a clear message and the host's exit code, never a traceback."""
+    """Bad input is a clear message and the host's exit code, never a traceback.
+
+    A secret that `check` refuses is refused here, too.
+    """
     (here.path / "empty.txt").touch()
     (here.path / "request.txt").write_text("a: b\n\n{}")
     done = here.confiture("webhooks", *arguments)

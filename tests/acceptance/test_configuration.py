@@ -158,7 +158,7 @@ def test_check_prints_every_fault_at_once(one_migration: Any) -> None:
         ("OTEL_EXPORTER_OTLP_ENDPOINT", None),
         ("HTTPS_PROXY", None),  # once, though it is in the way of both
         ("tls.ca_bundle", "b"),
-        ("outbox", None),
+        ("CONFITURE_WEBHOOK_OUTBOX", None),
     ]
 
 

@@ -32,6 +32,10 @@ def test_a_left_over_never_goes_to_another_environments_receiver(project: Any, o
         assert environments == {"staging"}
         status = json.loads(run("staging", "webhooks", "status", "--format", "json").stdout)
         assert (status["counts"]["pending"], status["elsewhere"]) == (0, {"production": 1})
+        assert (
+            "; waiting in other environments: production 1"
+            in run("staging", "webhooks", "doctor").stdout
+        )
         delivered = run("staging", "webhooks", "deliver")
         assert "Other environments have deliveries that wait: production 1" in delivered.stdout
         assert len(production.requests) == 1

@@ -151,6 +151,22 @@ def test_a_terminal_is_asked(operated: Project) -> None:
     }
 
 
+def test_what_is_sent_while_the_operator_is_asked_is_not_sent_twice(
+    operated: Project, receiver: LocalReceiver
+) -> None:
+    """What another command has delivered meanwhile stays delivered."""
+    again = ["webhooks", "redeliver", "--dead", "--endpoint", "a"]
+    operated.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+
+    def meanwhile() -> str:
+        assert operated.confiture(*again, "--yes").returncode == 0
+        return "y\n"
+
+    code, shown = on_terminal(operated, *again, asked=meanwhile)
+    assert (code, len(receiver.requests)) == (0, 2)
+    assert "A worker sent it meanwhile" in shown
+
+
 def test_show_is_a_timeline_with_the_trace_id(operated: Project) -> None:
     """show has the event, each attempt with its distance from it, and the trace id."""
     done = operated.confiture("webhooks", "show", "dlv_3")

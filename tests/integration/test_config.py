@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import os
 import time
 from datetime import timedelta
@@ -1025,6 +1026,26 @@ def test_a_wrong_list_of_the_files_networks_opens_no_network(
     [fault] = settings.faults
     assert {one.faults for one in settings.faulty} == {(fault,)}
     assert fault.setting.startswith(f"webhooks.{key}")
+
+
+def test_faults_of_many_endpoints_are_found_one_by_one(project: Project) -> None:
+    """Twice as many endpoints with faults are twice the work, and no more."""
+
+    def calls(count: int) -> int:
+        endpoints = [{"name": f"a{i}", "url": "x", "frmat": "z"} for i in range(count)]
+        project.path.write_text(yaml.safe_dump({"webhooks": {"endpoints": endpoints, "zz": 1}}))
+        with cProfile.Profile() as profile:
+            read({}, project.path)
+        return sum(one.callcount for one in profile.getstats())
+
+    assert calls(100) < 2.2 * calls(50)
+
+
+def test_a_file_with_many_keys_of_others_is_read(project: Project) -> None:
+    """Only merge keys that multiply are refused."""
+    others = "".join(f"key_{i}: 1\n" for i in range(10_001))
+    project.path.write_text(f"{others}webhooks: {{endpoints: [{{name: a, url: '{URL}'}}]}}\n")
+    assert [one.name for one in load({}, project.path).endpoints] == ["a"]
 
 
 def test_a_misspelt_list_of_one_endpoint_costs_that_endpoint(project: Project) -> None:

@@ -63,7 +63,7 @@ def _yields(_: object) -> Any:
 @pytest.mark.parametrize(
     ("event", "function", "said"),
     [
-        ("on_eror", lambda _: None, "Did you mean 'on_error'"),
+        ("on_eror", lambda _: None, "did you mean 'on_error'"),
         ("on_error", lambda: None, "one argument"),
         ("on_error", 7, "not a function"),
         ("on_error", _yields, "is a generator"),

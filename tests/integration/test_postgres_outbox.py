@@ -1263,7 +1263,8 @@ def test_what_is_asked_by_id_costs_the_same_however_many_are_stored(
 ) -> None:
     """No statement about one delivery reads the others."""
     release(outbox, *range(1, 6))
-    values = dict.fromkeys(("seq", "now", "horizon", "limit"), 1) | {"id": "dlv_a_1"}
+    numbers = ("seq", "now", "horizon", "limit", "was_delivered")
+    values = dict.fromkeys(numbers, 1) | {"id": "dlv_a_1"}
     copied = (
         "INSERT INTO confiture_webhooks.deliveries (id, event_id, event_type, endpoint, "
         "environment, content_type, traceparent, correlation_id, created_at, due_at) "

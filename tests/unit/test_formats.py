@@ -249,6 +249,23 @@ def test_headers_of_cloudevents_are_escaped() -> None:
     assert sent(odd, to("cloudevents-binary")).headers["ce-subject"] == "1_%C3%A9%20%22%25"
 
 
+def test_attributes_of_cloudevents_hold_no_control_character() -> None:
+    """The specification allows none, and the name of a file may."""
+    odd = event(migration=MigrationRef(version="1", slug="a\nb\x85é"))
+    assert json.loads(sent(odd, to("cloudevents")).body)["subject"] == r"1_a\nb\x85é"
+    assert sent(odd, to("cloudevents-binary")).headers["ce-subject"] == r"1_a\nb\x85%C3%A9"
+
+
+@pytest.mark.parametrize("chosen", WORDS)
+def test_a_fact_that_is_blank_is_left_out(chosen: str) -> None:
+    """Discord refuses a field without text; nothing is a number of rows, too."""
+    error = ErrorInfo(type="Exception", message="m", detail=" \n")
+    blank = event(type=EventType.MIGRATION_ERROR, error=error, rows_affected=0)
+    body = sent(blank, to(chosen, include_sql=True)).body.decode()
+    assert "Detail" not in body
+    assert "Rows" in body
+
+
 def test_nobody_is_mentioned() -> None:
     """A name or an error cannot call a whole channel."""
     loud = event(

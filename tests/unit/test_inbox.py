@@ -129,6 +129,27 @@ def test_the_window_forgets_what_is_old() -> None:
     assert window.begin("a") is Turn.FIRST
 
 
+def test_a_window_of_the_receivers_own_is_used_while_it_is_empty() -> None:
+    """One that counts its ids is false before the first: two processes would each handle it."""
+
+    class Shared(ReplayWindow):
+        ids: set[str] = set()  # noqa: RUF012  what processes share
+
+        def __len__(self) -> int:
+            return len(self.ids)
+
+        def begin(self, event_id: str) -> Turn:
+            return Turn.DONE if event_id in self.ids else Turn.FIRST
+
+        def done(self, event_id: str) -> None:
+            self.ids.add(event_id)
+
+    handled: list[Verified] = []
+    processes = [Inbox(SECRET, handled.append, window=Shared()) for _ in range(2)]
+    assert [one.receive(signed(), CONTENT).status for one in processes] == [200, 200]
+    assert len(handled) == 1
+
+
 def test_the_window_is_bounded() -> None:
     """However many ids come, it keeps the latest and no more."""
     window = ReplayWindow(most=2)

@@ -624,10 +624,21 @@ class TestRuns:
     def test_a_ping_is_no_run(self) -> None:
         """What is not counted has a span and neither number nor line."""
         bench = make()
-        bench.telemetry.start_run("confiture webhooks test", is_counted=False)
+        bench.telemetry.start_run("confiture webhooks test", test_for=timedelta(10))
         bench.telemetry.end_run(applied=0, failed=0, error_type="timeout")
         assert bench.points("confiture.runs") == {}
         assert bench.log.get_finished_logs() == ()
+
+    def test_a_test_announces_no_attempt_after_its_end(self) -> None:
+        """A retry that the flush timeout leaves no time for is neither logged nor counted."""
+        bench = make()
+        bench.telemetry.start_run("confiture webhooks test", test_for=timedelta(seconds=10))
+        delivery = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
+        for seconds in (4, 11):
+            attempt = an_attempt(status_code=503)
+            delivery.attempt_failed(attempt, retry_in=timedelta(seconds=seconds))
+        said = [one.log_record.attributes or {} for one in bench.log.get_finished_logs()]
+        assert [one.get("retry_in_s") for one in said] == [4.0, None]
 
     def test_an_unknown_end_is_not_counted(self, bench: Bench) -> None:
         """Whoever settles the run counts it; until then it is neither success nor failure."""

@@ -57,10 +57,10 @@ def redeliver(
     """Send deliveries again: new attempts, the same event id.
 
     PROCESS:
-      Asks first, unless --yes, sends at once, and counts these deliveries alone. Those of an
-      endpoint that is off or not configured wait until that is changed; those of other
-      environments for their own worker. If none of them can be sent, nothing changes, unless
-      --later is given.
+      Asks first, unless --yes, sends at once, and counts these deliveries alone, without those
+      that a worker sent meanwhile. Those of an endpoint that is off or not configured wait until
+      that is changed; those of other environments for their own worker. If none of them can be
+      sent, nothing changes, unless --later is given.
 
     EXAMPLES:
       confiture webhooks redeliver --dead --endpoint analytics
@@ -93,9 +93,13 @@ def redeliver(
         if rows and not is_refused:
             agree(f"Redeliver {_counted(rows)}", yes=yes)
         now, acted_on = datetime.now(UTC), [] if is_refused else rows
-        done = [row for row in acted_on if context.outbox.redeliver(row.delivery.id, now=now)]
+        again = context.outbox.redeliver
+        done = [row for row in acted_on if again(row.delivery.id, now=now, was=row.state)]
         if output == "text":
-            line(f"Due again: {_counted(done)}" if done else _not_done(rows, here) or nothing)
+            unsent = (
+                _not_done(rows, here) if is_refused else nothing or "A worker sent it meanwhile"
+            )
+            line(f"Due again: {_counted(done)}" if done else unsent)
         sending = [
             row
             for row in done
@@ -118,10 +122,10 @@ def redeliver(
     conclude(document, lines, output)
 
 
-def _not_done(rows: Sequence[Row], here: str | None) -> str | None:
+def _not_done(rows: Sequence[Row], here: str | None) -> str:
     problem = f"Nothing can be sent from environment {shown_environment(here)}, "
     left = f"so nothing was changed: {_counted(rows)}. --later makes them due for a worker"
-    return f"❌ {problem}{left}" if rows else None
+    return f"❌ {problem}{left}"
 
 
 def discard(

@@ -13,7 +13,7 @@ import typer
 
 from ..command_watch import is_off
 from ..config import Settings, redacted
-from ..config.variables import SWITCH, URL
+from ..config.variables import OUTBOX, SWITCH, URL
 from ..doctor import diagnose
 from ..doctor.findings import Health
 from ..doctor.outbox import OTHER_OUTBOX, check_path
@@ -126,7 +126,8 @@ def _of_a_run(settings: Settings) -> list[Fault]:
         check_path(settings)
     except OutboxError as error:
         problem = error.problem.removeprefix("outbox ")
-        faults.append(Fault("outbox", problem, error.remedy or OTHER_OUTBOX))
+        setting = OUTBOX if os.environ.get(OUTBOX) else "outbox"
+        faults.append(Fault(setting, problem, error.remedy or OTHER_OUTBOX))
     return faults
 
 

@@ -26,6 +26,7 @@ from .options import (
     ConfigOpt,
     FormatOpt,
     environment_of,
+    id_of,
     not_empty,
     one_of,
     since,
@@ -165,7 +166,7 @@ def show(
         str,
         typer.Argument(
             metavar="ID",
-            callback=not_empty,
+            callback=id_of,
             help="The id of a delivery, an event or a trace, or its beginning",
         ),
     ],

@@ -21,7 +21,7 @@ RECORDED = [kind for kind in EventType if kind is not EventType.PING]
 """The events that an outbox may have."""
 SHORTEST = 8
 """A command that changes something takes a beginning with so many characters after its prefix."""
-_TRACE = re.compile("[0-9a-fA-F]{32}")
+_TRACE = re.compile("[0-9a-f]{32}")
 
 Word = TypeVar("Word", bound=str)
 Given = TypeVar("Given", str, str | None)
@@ -56,12 +56,17 @@ def each(read: Callable[[str], str]) -> Callable[[list[str] | None], list[str]]:
     return lambda given: [read(one) for one in given or []]
 
 
+def id_of(given: str) -> str:
+    """An id or its beginning, as the outbox has it: in small letters, without blanks around it."""
+    return not_empty(given.strip()).lower()
+
+
 def whole_trace(given: str | None) -> str | None:
-    """Refuse the beginning of a trace id: a filter would find nothing. Capitals are small ones."""
-    if given is not None and not _TRACE.fullmatch(not_empty(given)):
+    """Refuse the beginning of a trace id: a filter would find nothing."""
+    if given is not None and not _TRACE.fullmatch(given := id_of(given)):
         reason = "a trace id has 32 hexadecimal digits. Its beginning is enough for "
         raise typer.BadParameter(reason + remedy.shown("show", given))
-    return given and given.lower()
+    return given
 
 
 _AGO = re.compile(r"(\d{1,6})\s*(s|min|m|h|d|w)")
@@ -120,7 +125,7 @@ IdsArg = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="ID",
-        callback=each(not_empty),
+        callback=each(id_of),
         help="Ids of deliveries, events or traces (of `discard` also of events that stay "
         f"unsettled), or beginnings of {SHORTEST} characters",
     ),

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import variables
-from ..errors import ConfigError, SignatureError, WebhooksError
+from ..config import rules, variables
+from ..errors import SignatureError, WebhooksError
 from ..receiver import DEFAULT_TOLERANCE, LocalReceiver, Received, verify
 from ..receiver.local import (
     LARGEST,
@@ -29,6 +29,7 @@ from ..receiver.local import (
 )
 from ..receiver.server import answer_of
 from ..terminal import say
+from .context import refusal
 from .options import FormatOpt
 from .tables import CONFIG_INVALID, WRONG_COMMAND, CommandError, conclude, line, print_facts
 
@@ -105,8 +106,6 @@ def listen(
         receiver = LocalReceiver(
             port, secrets or None, answers, arrived.put, keeps=100, refuses=not answers
         )
-    except ConfigError:
-        raise
     except WebhooksError as error:
         raise CommandError(f"{error}. Choose another with --port", code=WRONG_COMMAND) from error
     with receiver:
@@ -133,7 +132,13 @@ def _show_request(received: Received, secrets: list[str], output: str) -> None:
 
 
 def _secrets(given: list[str] | None) -> list[str]:
-    return given or [value for value in [os.environ.get(variables.SECRET)] if value]
+    """The secrets, each one that a sender takes, too. Raises ConfigError."""
+    setting = "--secret" if given else variables.SECRET
+    try:
+        named = given or filter(None, [os.environ.get(variables.SECRET)])
+        return [rules.secret(one) for one in named]
+    except rules.Invalid as invalid:
+        raise refusal(setting, invalid.problem, invalid.remedy) from None
 
 
 def verify_command(

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from typing import Any
 
 from ..endpoint import SIGNATURES, Tls
@@ -81,20 +82,22 @@ class Reading:
     """The names of the block's endpoints, by place: faults in it have them."""
     unknown: list[Place] = field(default_factory=list)
     """The places of keys that are no settings."""
-    _found: list[tuple[Place, Invalid, str]] = field(default_factory=list)
+    _found: dict[tuple[Any, ...], list[tuple[Place, Invalid, str]]] = field(default_factory=dict)
+    """What is wrong, by each place that it is in and by kind."""
     _left: int = MOST
 
     def fault(self, at: Place, invalid: Invalid, row: str = "") -> None:
         """Keep what is wrong at a place; *row* is the setting's in the documentation."""
         remedy = invalid.remedy or f"It takes: {row.partition(': ')[0]}"
-        self._found.append((at, invalid, remedy))
+        for depth, kind in product(range(len(at) + 1), (Invalid, type(invalid))):
+            self._found.setdefault((at[:depth], kind), []).append((at, invalid, remedy))
 
     def faults_in(self, at: Place = (), kind: type[Invalid] = Invalid) -> tuple[Fault, ...]:
         """The faults at a place, or in it; the block's come first."""
+        found = sorted(self._found.get((at, kind), ()), key=lambda one: one[0][0] != BLOCK)
         faults = (
             Fault(shown(place), invalid.problem, remedy, self.names.get(place[:3]))
-            for place, invalid, remedy in sorted(self._found, key=lambda one: one[0][0] != BLOCK)
-            if place[: len(at)] == at and isinstance(invalid, kind)
+            for place, invalid, remedy in found
         )
         return tuple(dict.fromkeys(faults))
 
@@ -124,7 +127,7 @@ class Reading:
             self._left -= 1
             if self._left == 0:
                 problem = f"holds more than {MOST} values"
-                self.fault((BLOCK,), TooMany(problem, "Remove aliases (`*name`)"))
+                self.fault((BLOCK,), TooMany(problem, "Write fewer, or remove aliases (`*name`)"))
             if self._left <= 0:
                 return _WRONG
         try:

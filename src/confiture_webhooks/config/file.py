@@ -28,8 +28,9 @@ class _Loader(yaml.SafeLoader):
     """The safe loader; merge keys (``<<``) that multiply are refused."""
 
     def flatten_mapping(self, node: Any) -> None:
+        most = max(MOST, len(node.value))
         super().flatten_mapping(node)
-        if len(node.value) > MOST:
+        if len(node.value) > most:
             raise yaml.MarkedYAMLError(problem_mark=node.start_mark)
 
 
@@ -50,16 +51,15 @@ class File:
         """
         if self.path is None:
             return
-        line = None
         try:
             self.content, line = read(self.path, needs=BLOCK if given else None)
+            if line is not None:
+                problem = f"a key of `{BLOCK}:` stands there twice: the last one counts"
+                self.faults.append(Fault(f"{self.path}:{line}", problem, "Remove one of them"))
         except Invalid as invalid:
             problem = f"names a file that {invalid.problem}" if given else invalid.problem
             setting = variables.CONFIG if given else str(self.path)
             self.faults.append(Fault(setting, problem, invalid.remedy))
-        if line is not None:
-            problem = f"a key of `{BLOCK}:` stands there twice: the last one counts"
-            self.faults.append(Fault(f"{self.path}:{line}", problem, "Remove one of them"))
         name = self.content.get("name")
         if isinstance(name, str) and name.strip():
             self.environment = name

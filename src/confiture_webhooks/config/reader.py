@@ -104,13 +104,17 @@ def _block(file: File, reading: Reading) -> Mapping[str, Any]:
 
 
 def endpoint(
-    reading: Reading, at: Place, found: Mapping[str, Any], block: Mapping[str, Any]
+    reading: Reading,
+    at: Place,
+    found: Mapping[str, Any],
+    block: Mapping[str, Any],
+    misspelt: Sequence[Place],
 ) -> Endpoint | None:
     """The endpoint of the settings *found* at a place; ``None``: it has no good name.
 
     A setting that is wrong or not there has its default; a filter, also if one item is wrong.
-    A wrong list of the file's networks is a fault of each endpoint that it would protect; so is a
-    block that was not read to its end.
+    A wrong list of the file's networks is a fault of each endpoint that it would protect, also one
+    that is *misspelt*; so is a block that was not read to its end.
     """
     url, basic_auth = found.get("url", ("", None))
     events = DEFAULT_SUBSCRIPTION | found.get("events", frozenset())
@@ -133,9 +137,7 @@ def endpoint(
         if not any(reading.faults_in((*at, key)) for key in keys):
             reading.fault((*at, keys[0]), Invalid(problem, remedy))
     shared: list[Place] = [(BLOCK, key) for key in _NETWORKS if key not in found]
-    if shared:
-        misspelt = [one for one in reading.unknown if rules.did_you_mean(one[-1], _NETWORKS)]
-        shared += [one for one in misspelt if one[:-1] == (BLOCK,)]
+    shared += misspelt if shared else ()
     faults = [reading.faults_in((BLOCK,), TooMany), *map(reading.faults_in, (at, *shared))]
     return replace(made, faults=tuple(chain(*faults))) if made.name else None
 
@@ -210,8 +212,10 @@ def _endpoints(
     endpoints: list[Endpoint] = []
     advice: list[Fault] = []
     elsewhere: dict[Fault, Fault] = {}
+    ours = (one for one in reading.unknown if one[:-1] == (BLOCK,))
+    misspelt = [one for one in ours if rules.did_you_mean(one[-1], _NETWORKS)]
     for at, row in rows.items():
-        made = endpoint(reading, at, row, block)
+        made = endpoint(reading, at, row, block, misspelt)
         if made is None:
             continue
         if (first := places.setdefault(made.name, at)) != at:

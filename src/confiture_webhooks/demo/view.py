@@ -173,16 +173,12 @@ def ties(seen: Seen) -> Text:
     for name, trace_id in seen.runs:
         own = [r for r in seen.requests if r.headers.get("X-Correlation-ID") == trace_id]
         logs = [r for r in seen.logs if r.attributes.get("correlation_id") == trace_id]
-        verdicts = Counter(request.verified for request in own)
-        carrying = sum(span.trace_id == trace_id for span in seen.spans)
-        spans = counted(carrying, "span", "spans")
+        spans = counted(sum(span.trace_id == trace_id for span in seen.spans), "span", "spans")
         webhooks = counted(len(own), "webhook", "webhooks")
-        signatures = counted(verdicts[True], "signature", "signatures")
-        lines = counted(len(logs), "log line", "log lines")
+        valid = counted(sum(one.verified is True for one in own), "signature", "signatures")
         text.append(f"{name}  ").append(trace_id, style="bold")
-        text.append(f"\n  trace id of {spans}, X-Correlation-ID of {webhooks}")
-        text.append(f" ({signatures} valid),\n")
-        text.append(f"  correlation_id of {lines}\n")
+        text.append(f"\n  trace id of {spans}, X-Correlation-ID of {webhooks} ({valid} valid),\n")
+        text.append(f"  correlation_id of {counted(len(logs), 'log line', 'log lines')}\n")
     text.rstrip()
     return text
 

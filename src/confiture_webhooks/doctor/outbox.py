@@ -22,7 +22,7 @@ from ..outbox.postgres_refusal import ADDRESS, NAMED, placed, reason_of
 from ..outbox.postgres_rights import lacking
 from ..outbox.postgres_schema import may_make
 from ..outbox.sqlite_file import is_there
-from ..outlook import shown_environment
+from ..outlook import listed, shown_environment
 from ..remedy import shown
 from ..run.invocation import Invocation
 from ..terminal import counted
@@ -98,7 +98,10 @@ def _kept(settings: Settings, findings: Findings) -> Check:
     summary = findings.summary
     dead = counted(summary.counts.get(State.DEAD_LETTER, 0), "dead letter", "dead letters")
     where = f"environment {shown_environment(settings.environment)} in {outbox_place(settings)}"
-    counts = f"{summary.waiting} waiting, {dead}; {where}"
+    others = (
+        f"; waiting in other environments: {listed(findings.others)}" if findings.others else ""
+    )
+    counts = f"{summary.waiting} waiting, {dead}; {where}{others}"
     if summary.waiting > sum(wait.count for wait in findings.waits):  # which have rows of their own
         return warn("outbox", counts, f"Send them now: {shown('redeliver', '--pending')}")
     return ok("outbox", counts)

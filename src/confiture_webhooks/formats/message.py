@@ -175,7 +175,8 @@ def _facts(event: Event, *, include_sql: bool) -> list[Fact]:
         if include_sql:
             found.append(("Detail", error.detail))
     found += [("Command", event.command), ("Trace", event.trace_id)]
-    return [(name, utf8(str(value))) for name, value in found if value not in (None, "")]
+    texts = ((name, "" if value is None else utf8(str(value))) for name, value in found)
+    return [fact for fact in texts if fact[1].strip()]
 
 
 def _listed(names: Sequence[str], most: int) -> str:

@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from ..endpoint import Endpoint
 from ..event import Event, body, rfc3339, utf8
+from ..terminal import printable
 from .message import Message, Tone, cut, key
 
 _DISCORD_TOTAL = 6000
@@ -227,7 +228,8 @@ def attributes(document: Mapping[str, Any]) -> dict[str, str]:
         "subject": migration.get("name"),
         "correlationid": document["trace_id"],
     }
-    return {name: value for name, value in found.items() if value}
+    # The specification allows no control character.
+    return {name: printable(value) for name, value in found.items() if value}
 
 
 def in_headers(_: Endpoint, document: dict[str, Any], plain: Completed) -> Completed:

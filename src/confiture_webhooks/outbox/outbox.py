@@ -292,12 +292,14 @@ class Outbox:
 
     # Operators
 
-    def redeliver(self, delivery_id: str, *, now: datetime) -> bool:
+    def redeliver(self, delivery_id: str, *, now: datetime, was: State = State.DELIVERED) -> bool:
         """Start the schedule of one that no lease holds over, due now; ``False``: no such one.
 
-        Attempt numbers count on, and its place in the endpoint's order stays.
+        Attempt numbers count on, and its place in the endpoint's order stays. One that *was* not
+        delivered when it was chosen, and is by now, is left alone: it would be sent twice.
         """
-        count, *_ = self._store.write(("redeliver", _unheld(delivery_id, now)), NEWS)
+        given = _unheld(delivery_id, now) | {"was_delivered": int(was is State.DELIVERED)}
+        count, *_ = self._store.write(("redeliver", given), NEWS)
         return bool(count)
 
     def discard(self, delivery_id: str, *, now: datetime) -> bool:

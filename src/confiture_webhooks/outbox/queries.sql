@@ -262,7 +262,7 @@ seq = coalesce((SELECT seq FROM main.deliveries WHERE id = :id), :seq)
 UPDATE main.deliveries
 SET state = 'pending', is_ready = 1, wakes_at = NULL, due_at = :now, tries = 0,
     finished_at = NULL, token = NULL
-WHERE {named} AND {free}
+WHERE {named} AND {free} AND (state <> 'delivered' OR :was_delivered = 1)
 
 -- name: discard
 DELETE FROM main.deliveries

@@ -102,13 +102,13 @@ class Telemetry(Signals):
         database: Database | None = None,
         *,
         started_at: datetime | None = None,
-        is_counted: bool = True,
+        test_for: timedelta | None = None,
     ) -> None:
         """Open the run's span, under the current span, else under ``TRACEPARENT``.
 
-        *is_counted*: whether it is a run in the sense of ``confiture.runs``.
+        *test_for*: so long nothing but a test is sent, which ``confiture.runs`` does not count.
         """
-        self.is_test = not is_counted
+        self.ends_at = self.now() + test_for if test_for is not None else None
         self._command = command.removeprefix("confiture ")
         about = {names.DB_SYSTEM: "postgresql"}
         self._run = self.start_span(
@@ -149,7 +149,7 @@ class Telemetry(Signals):
         if error_type is not None:
             set_failed(run, error_type)
         try:
-            if not is_known or self.is_test:
+            if not is_known or self.ends_at:
                 return
             self.metrics.count_run(self._command, error_type, self.now(), run)
             if error_type is not None:

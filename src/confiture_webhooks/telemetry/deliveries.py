@@ -79,6 +79,9 @@ class DeliverySpan(Part):
     @contained
     def attempt_failed(self, attempt: Attempt, *, retry_in: timedelta | None) -> None:
         """An attempt failed; *retry_in* is the wait before the next, ``None``: there is none."""
+        ends_at = self._signals.ends_at
+        if retry_in is not None and ends_at and self._signals.now() + retry_in > ends_at:
+            retry_in = None
         delay_s = retry_in.total_seconds() if retry_in is not None else None
         about = {names.WEBHOOK_ENDPOINT: self._delivery.endpoint, names.ERROR_TYPE: attempt.failure}
         self._signals.metrics.record(names.FAILURES, 1, about, self.span)
@@ -125,7 +128,7 @@ class DeliverySpan(Part):
                 set_failed(self.span, failure)
             if outcome == names.DEAD_LETTER:
                 self.span.add_event(names.DEAD_LETTERED)
-            if outcome == names.DEFERRED and self._signals.is_test:
+            if outcome == names.DEFERRED and self._signals.ends_at:
                 return
             self._measure(outcome, duration_s, lag_s, failure)
             self._log(

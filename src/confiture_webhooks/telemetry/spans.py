@@ -40,8 +40,8 @@ class Signals:
     tracer: Tracer | None = None
     is_started: bool = False
     """Whether the run's span has started."""
-    is_test: bool = False
-    """Whether nothing is sent later: a delivery that is put off is neither logged nor counted."""
+    ends_at: datetime | None = None
+    """When a test ends. Nothing is sent later: to put off is neither logged nor counted."""
     _reported: set[tuple[str, str]] = field(default_factory=set)
     _has_failed: bool = False
 
