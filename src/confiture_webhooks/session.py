@@ -93,9 +93,10 @@ class CommandSession:
         return made
 
     def _make_lock(self, make: Callable[..., Any], /, connection: Any, config: Any) -> Any:
-        command = getattr(config, "command", None)
-        if command and not self.invocation.is_rehearsal:
-            self._connected(connection, command)
+        with containing("observing the lock", self.run.report):
+            command = getattr(config, "command", None)
+            if command and not self.invocation.is_rehearsal:
+                self._connected(connection, command)
         return make(connection, config)
 
     def _load_migration(self, load: Callable[..., Any], /, path: Path) -> Any:

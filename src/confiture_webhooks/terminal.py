@@ -290,9 +290,10 @@ class _HostLines:
         stream.write, stream.flush = self.write, self.flush
 
     def write(self, text: str) -> Any:
-        if text:
-            stderr.hold()
-            self._is_open = not text.endswith("\n")
+        with suppress(Exception):  # the host's line is written in any case
+            if text:
+                stderr.hold()
+                self._is_open = not text.endswith("\n")
         written = self._write(text)
         at_once = ("line_buffering", "write_through")
         if not self._is_open and any(getattr(self._stream, name, False) for name in at_once):
@@ -302,9 +303,10 @@ class _HostLines:
     def flush(self) -> None:
         self._flush()
         if not self._is_open:
-            stderr.release()
-            if not stderr.is_idle:
-                stderr.flush(GAP_S)  # else the next line of the host's could open first
+            with suppress(Exception):
+                stderr.release()
+                if not stderr.is_idle:
+                    stderr.flush(GAP_S)  # else the next line of the host's could open first
 
     def end(self) -> None:
         """Write what was held, on a line of its own."""

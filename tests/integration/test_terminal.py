@@ -333,6 +333,14 @@ def test_lines_of_the_host_stay_whole() -> None:
     ]
 
 
+@pytest.mark.parametrize("broken", ["hold", "release", "flush"])
+def test_lines_of_the_host_are_written_whatever_breaks(broken: str) -> None:
+    """A fault of ours in keeping them whole costs no line of the host's."""
+    code = f"from confiture_webhooks import terminal\nterminal._Stderr.{broken} = None\n{HOST}"
+    done = python(f"{code}\nprint('bye')", stderr=subprocess.PIPE)
+    assert done.stdout.splitlines() == ["Applying 001... done", "Applying 002... done", "bye"]
+
+
 def test_a_line_that_stays_open_is_ended() -> None:
     """When the command leaves its line open, what was held begins a line of its own."""
     code = f"{HOST}\nprint('Applying 003...', end='', flush=True); terminal.write('log\\n'); end()"

@@ -261,6 +261,17 @@ def test_an_engine_that_cannot_be_watched_still_migrates() -> None:
     assert "AttributeError" in bench.said[0]
 
 
+def test_a_lock_that_cannot_be_watched_is_taken_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours when the connection is known costs the webhooks, with one line."""
+    bench = Bench()
+    monkeypatch.setattr(sessions, "migrate_on", lambda *_: 1 // 0)
+    with host_session() as session:
+        session._migration_lock(no_lock=True, lock_timeout=1)
+        session.migrator.apply(a_migration())
+    assert "ZeroDivisionError" in bench.said[0]
+    bench.session.finish(None)
+
+
 def test_a_part_that_cannot_be_imported_costs_the_webhooks_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
