@@ -238,6 +238,17 @@ class TestSession:
         assert bool(merged["proxies"]) is is_proxied
 
 
+def test_why_grpc_refused_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused header comes at once: "not in time" would send its user to the wrong place."""
+    monkeypatch.setattr(sdk, "maker_of", lambda _: lambda **_: None)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "a=b")
+    export = Export(signal="logs", protocol="grpc", setting="OTEL_EXPORTER_OTLP_ENDPOINT")
+    assert sdk.exporter_for(export)[1].reason == (
+        "the collector did not take them. "
+        "Check OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_LOGS_HEADERS and its log"
+    )
+
+
 class TestComplaints:
     @pytest.mark.parametrize(
         ("text", "setting"),

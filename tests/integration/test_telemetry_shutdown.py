@@ -148,7 +148,7 @@ def unavailable() -> AbstractContextManager[str]:
             f"no collector answers there (HTTP 301). Check {ENDPOINT}",
         ),
         (
-            answering(200, b"<p>hello", Content_Type="text/html"),
+            answering(200, b"<p>hello", Content_Type="Text/HTML; charset=utf-8"),
             f"no collector answers there (HTTP 200). Check {ENDPOINT}",
         ),
     ],
@@ -341,6 +341,7 @@ def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) 
         ("OTEL_BSP_SCHEDULE_DELAY", "99999999999999999999", "OTEL_BSP_SCHEDULE_DELAY"),
         ("OTEL_BLRP_SCHEDULE_DELAY", "99999999999999999999", "OTEL_BLRP_SCHEDULE_DELAY"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "99999999999999999999", "OTEL_METRIC_EXPORT_INTERVAL"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "nan", "OTEL_METRIC_EXPORT_INTERVAL"),
     ],
 )
 def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
@@ -364,6 +365,8 @@ def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
         (TEMPORALITY, ""),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "999999999999"),
         ("OTEL_ATTRIBUTE_COUNT_LIMIT", "3"),
+        ("OTEL_PYTHON_TRACER_PROVIDER", "sdk_tracer_provider"),
+        ("OTEL_PYTHON_TRACER_PROVIDER", "CANARY"),
         ("TRACEPARENT", "x" * 1000),
     ],
 )

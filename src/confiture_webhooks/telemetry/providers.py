@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext, TracerProvider
 
 MIGRATION_SPANS = 200
+_LOADED = "OTEL_PYTHON_TRACER_PROVIDER"
 TRIED_OUT_WITHIN = timedelta(seconds=2)
 """Nothing is exported, so it takes no time."""
 _LOST = dict(zip(SIGNALS, names.LOST, strict=True))
@@ -122,7 +124,7 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
             stored = TraceContext(traceparent=traceparent, tracestate=environ.get("TRACESTATE"))
             found.inherited = from_stored(stored, is_remote=True)
         _read_cap(environ, found)
-        if has_owner(trace.get_tracer_provider()):
+        if has_owner(_set_provider()):
             _use_global(found)
             return found
         if environ.get(PROPAGATORS):
@@ -150,6 +152,15 @@ def for_library(environ: Mapping[str, str]) -> Providers:
         _read_cap(environ, found)
         _use_global(found)
     return found
+
+
+def _set_provider() -> TracerProvider:
+    """The global one. A variable could load one there, which would export nothing: not yet."""
+    loaded = os.environ.pop(_LOADED, None)
+    try:
+        return trace.get_tracer_provider()
+    finally:
+        os.environ.update({_LOADED: loaded} if loaded is not None else {})
 
 
 def has_owner(provider: TracerProvider) -> bool:
