@@ -260,6 +260,19 @@ def test_a_collector_on_this_machine_is_never_proxied(host: str, proxy: str) -> 
     assert lost(ended) == 0
 
 
+def test_a_worker_reports_losses_while_it_runs() -> None:
+    """A dead collector is reported long before a worker ends, and no item of it twice."""
+    during = (
+        "telemetry._providers.tracer_provider.force_flush(); "
+        "telemetry.report_losses(); telemetry.report_losses()"
+    )
+    with refusing() as address:
+        ended = run(during=during, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=address)
+    first, last = (one for one in ended.lines() if one["event"] == "telemetry.flush_incomplete")
+    assert (first["budget_s"], first["lost"], last["lost"]) == (None, 1, 2)
+    assert ended.lines().index(first) < len(ended.lines()) - 2
+
+
 def test_a_host_that_logs() -> None:
     """Where the host has configured logging, the SDK still prints nothing of its own."""
     with refusing() as address:

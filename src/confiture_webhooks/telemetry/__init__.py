@@ -42,6 +42,9 @@ __all__ = [
 ]
 
 
+REPORT_LOSSES_EVERY = timedelta(hours=1)
+
+
 class Telemetry(Signals):
     """Traces, metrics and logs of one run. No method raises, whatever breaks.
 
@@ -73,6 +76,7 @@ class Telemetry(Signals):
         )
         self._database_label = database_label
         self._killed: set[str] = set()
+        self._quiet_until = datetime.min.replace(tzinfo=UTC)
         self._run: Span | None = None
         """The run's span while it is open."""
         self._command = ""
@@ -269,6 +273,13 @@ class Telemetry(Signals):
             error_type=error_type,
             reason=reason,
         )
+
+    @contained
+    def report_losses(self) -> None:
+        """Log what exports have lost so far, once an hour: a worker may run for months."""
+        if self.now() >= self._quiet_until and (lost := self._providers.losses(is_over=False)):
+            self._quiet_until = self.now() + REPORT_LOSSES_EVERY
+            self.log(names.LOG_FLUSH_INCOMPLETE, **lost)
 
     @contained
     def shutdown(self, budget: timedelta) -> None:

@@ -42,15 +42,24 @@ class Tally:
 
     export: Export
     reason: str
+    waiting: int = 0
     lost: int = 0
+    """Since that was last reported."""
     is_silent: bool = False
     """Whether nothing is exported."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def made(self, count: int) -> None:
-        """*count* more items want to be exported; fewer, when it is negative."""
+    def made(self, count: int, *, lost: int = 0) -> None:
+        """*count* more items wait for their export, fewer when it is negative; *lost* are lost."""
         with self._lock:
-            self.lost += count
+            self.waiting += count
+            self.lost += lost
+
+    def reported(self, *, is_over: bool) -> int:
+        """How many were lost since this was last asked; *is_over*: those that wait are, too."""
+        with self._lock:
+            lost, self.lost = self.lost, 0
+            return lost + self.waiting * is_over
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,12 +116,17 @@ class Providers:
             thread.join(max(0.0, deadline - time.monotonic()))
         self.uninstrument()
         is_cut = any(thread.is_alive() for thread in threads)
-        lost = dict.fromkeys(names.LOST, 0)
+        return self.losses(is_over=True, is_cut=is_cut) if made else None
+
+    def losses(self, *, is_over: bool, is_cut: bool = False) -> dict[str, object] | None:
+        """How much of each kind was lost since this was last asked, and why; ``None``: nothing."""
+        lost, reason = dict.fromkeys(names.LOST, 0), None
         for tally in self.tallies:
-            lost[_LOST[tally.export.signal]] += tally.lost
-        if not made or not (is_cut or any(lost.values())):
+            if count := tally.reported(is_over=is_over):
+                lost[_LOST[tally.export.signal]] += count
+                reason = reason or tally.reason
+        if not (is_cut or reason):
             return None
-        reason = next((tally.reason for tally in self.tallies if tally.lost), None)
         return {"lost": sum(lost.values()), **lost, "reason": reason}
 
 

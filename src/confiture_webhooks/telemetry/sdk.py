@@ -132,7 +132,7 @@ class CollectorSession(requests.Session):
             raise ValueError(self._tally.reason)
         may_reject = answer.ok and answer.content and kind.startswith(_PROTOBUF)
         rejected = _rejected(answer.content) if may_reject else 0
-        self._tally.made(rejected)
+        self._tally.made(0, lost=rejected)
         if rejected:
             self._refused("the collector took a part", code, "its log")
         elif code in _REFUSALS:
@@ -212,9 +212,10 @@ def _counted(exporter: Any, tally: Tally) -> Any:
             return
         count = _points(batch) if is_metric else len(batch)
         tally.made(count if is_metric else 0)  # data points are made when they are exported
-        with suppress(Exception):  # said once, at the end, with the tally
-            result = export(batch, *args, **kwargs)
-            tally.made(-count if result.name == "SUCCESS" else 0)
+        lost = count
+        with suppress(Exception):  # reported with the tally
+            lost *= export(batch, *args, **kwargs).name != "SUCCESS"
+        tally.made(-count, lost=lost)
 
     exporter.export = counted
     return exporter
