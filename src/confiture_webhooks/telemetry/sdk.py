@@ -121,7 +121,7 @@ class CollectorSession(requests.Session):
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """A redirect or a web page is no collector's answer: an error, which nothing retries."""
         try:
-            answer = super().request(*args, **kwargs)
+            answer = super().request(*args, **{**kwargs, "allow_redirects": False})
         except Exception as error:
             kind = type(error).__name__
             self._refused(f"no collector answers ({kind})", kind)
