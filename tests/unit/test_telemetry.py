@@ -518,7 +518,8 @@ class TestMetricsOfTheRun:
     def test_outbox(self, bench: Bench) -> None:
         """Size counts what is in flight as pending; the oldest is a time."""
         counts = {State.PENDING: 2, State.IN_FLIGHT: 1, State.DEAD_LETTER: 4, State.DELIVERED: 9}
-        bench.telemetry.observe_outbox(lambda: Summary(counts=counts, oldest={"a": NOW}))
+        summary = Summary(counts=counts, undelivered={"a": 2, "b": 1}, oldest={"a": NOW})
+        bench.telemetry.observe_outbox(lambda: summary)
         sizes = bench.points("confiture.webhook.outbox.size")
         assert {dict(key)["confiture.webhook.state"]: one.value for key, one in sizes.items()} == {
             "pending": 3,

@@ -254,25 +254,11 @@ class Telemetry(Signals):
 
     @contained
     def hook_failed(
-        self,
-        hook: str,
-        *,
-        file: str | None,
-        line: int | None,
-        error_type: str,
-        reason: str | None = None,
-        span: HookSpan | None = None,
+        self, /, hook: str, span: HookSpan | None = None, **why: str | int | None
     ) -> None:
-        """A user's hook raised or ran out of time; *reason*: in our own words, if any."""
-        self.log(
-            names.LOG_HOOK_FAILED,
-            span.span.get_span_context() if span is not None else None,
-            hook=hook,
-            file=file,
-            line=line,
-            error_type=error_type,
-            reason=reason,
-        )
+        """A user's hook raised or ran out of time; *why*: the other fields of its log event."""
+        context = span.span.get_span_context() if span is not None else None
+        self.log(names.LOG_HOOK_FAILED, context, hook=hook, **why)
 
     @contained
     def report_losses(self) -> None:

@@ -104,10 +104,8 @@ def _outboxes() -> Iterator[tuple[str | None, Summary]]:
 
 def _sizes(_: CallbackOptions) -> Iterator[Observation]:
     for database, summary in _outboxes():
-        counts = summary.counts
-        pending = counts.get(State.PENDING, 0) + counts.get(State.IN_FLIGHT, 0)
-        dead = counts.get(State.DEAD_LETTER, 0)
-        for state, size in zip(names.STATES, (pending, dead), strict=True):
+        sizes = summary.waiting, summary.counts.get(State.DEAD_LETTER, 0)
+        for state, size in zip(names.STATES, sizes, strict=True):
             about = {names.WEBHOOK_STATE: state, names.DB_NAMESPACE: database}
             yield Observation(size, storable(about))
 

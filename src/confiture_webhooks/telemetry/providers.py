@@ -170,11 +170,10 @@ def for_library(environ: Mapping[str, str]) -> Providers:
 
 def _set_provider() -> TracerProvider:
     """The global one. A variable could load one there, which would export nothing: not yet."""
-    loaded = os.environ.pop(_LOADED, None)
-    try:
-        return trace.get_tracer_provider()
-    finally:
-        os.environ.update({_LOADED: loaded} if loaded is not None else {})
+    loaded = {name: os.environ.pop(name) for name in (_LOADED,) if name in os.environ}
+    provider = trace.get_tracer_provider()
+    os.environ.update(loaded)
+    return provider
 
 
 def has_owner(provider: TracerProvider) -> bool:
