@@ -193,6 +193,17 @@ def test_what_is_refused_in_part_is_lost(rejected: int, message: str, reason: st
     assert line["reason"] == reason
 
 
+def test_each_signals_reason_is_named() -> None:
+    """Two collectors that refuse for two reasons are two variables to check, in one line."""
+    with answering(401) as first, answering(404) as second:
+        traces, logs = (f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT" for name in ("TRACES", "LOGS"))
+        ended = run(**{traces: first, logs: second})
+    assert ended.lines()[-1]["reason"] == (
+        "the collector answers 401. Check OTEL_EXPORTER_OTLP_HEADERS; "
+        "the collector answers 404. Check OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"
+    )
+
+
 @pytest.mark.parametrize(
     ("address", "environ", "reason"),
     [

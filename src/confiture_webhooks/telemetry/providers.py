@@ -120,14 +120,14 @@ class Providers:
 
     def losses(self, *, is_over: bool, is_cut: bool = False) -> dict[str, object] | None:
         """How much of each kind was lost since this was last asked, and why; ``None``: nothing."""
-        lost, reason = dict.fromkeys(names.LOST, 0), None
+        lost, reasons = dict.fromkeys(names.LOST, 0), dict[str, None]()
         for tally in self.tallies:
             if count := tally.reported(is_over=is_over):
                 lost[_LOST[tally.export.signal]] += count
-                reason = reason or tally.reason
-        if not (is_cut or reason):
+                reasons[tally.reason] = None
+        if not (is_cut or reasons):
             return None
-        return {"lost": sum(lost.values()), **lost, "reason": reason}
+        return {"lost": sum(lost.values()), **lost, "reason": "; ".join(reasons) or None}
 
 
 def for_command(environ: Mapping[str, str], environment: str | None) -> Providers:
