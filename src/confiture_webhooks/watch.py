@@ -333,6 +333,7 @@ def _serve(command: _Delivering, stopped: threading.Event, source: Source) -> Co
         while not stopped.is_set() and news is None:
             if time.monotonic() >= tends_at:
                 command.tend()
+                command.telemetry.report_losses()
                 tends_at = time.monotonic() + TEND_EVERY.total_seconds()
             command.show(0)
             if not stopped.wait(LOOK_EVERY_S):

@@ -470,6 +470,24 @@ def test_what_waits_for_an_operator(project: Any, receiver: Any) -> None:
     assert "outbox: 0 waiting, 0 dead letters; environment other in sqlite:" in other.stdout
 
 
+@pytest.mark.parametrize(
+    ("env", "remedy"),
+    [
+        ({}, "To export, set OTEL_EXPORTER_OTLP_ENDPOINT"),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9",
+                "OTEL_SDK_DISABLED": "true",
+            },
+            "To export, unset OTEL_SDK_DISABLED and OTEL_*_EXPORTER",
+        ),
+    ],
+)
+def test_why_nothing_is_exported(here: Project, env: dict[str, str], remedy: str) -> None:
+    """An address that is set already is no remedy."""
+    assert diagnosed(here, {}, env)[1]["collector"]["remedy"] == remedy
+
+
 def test_a_collector_is_looked_for_the_way_exports_go(
     here: Project, authority: trustme.CA, trusted: dict[str, str], tmp_path: Path
 ) -> None:

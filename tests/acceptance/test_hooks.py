@@ -147,6 +147,20 @@ def test_a_hook_that_prints_without_end_leaves_the_exit_code_alone(hooked: Any) 
     assert ended == [0, 0, 0]
 
 
+def test_a_line_that_a_hook_leaves_open_is_no_part_of_a_log_event(hooked: Any) -> None:
+    """``print(…, end="")``, flushed or not, is a line of its own: the next event stays readable."""
+    body = "def f(c):\n    print('half', end='', flush={flush})\n    1 / 0\n"
+    project = hooked(
+        **{
+            f"flush_{flush}".lower(): f"{HEAD}@register_hook('post_execute')\n{body.format(flush=flush)}"
+            for flush in (True, False)
+        }
+    )
+    done = project.confiture("migrate", "up")
+    assert [line for line in done.stderr.splitlines() if "half" in line] == ["half"] * 2
+    assert len(events(done.stderr, "hook.failed")) == 2
+
+
 def test_hook_files_share_what_they_like(hooked: Any, receiver: Any) -> None:
     """A file that another imports is reported once; an address in a private module is reported once."""
     project = hooked(

@@ -11,6 +11,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from confiture_webhooks.config.variables import ci_run
+from confiture_webhooks.receiver import LocalReceiver
 from confiture_webhooks.telemetry import sdk
 from confiture_webhooks.telemetry.context import made_here
 from confiture_webhooks.telemetry.plan import Export, complaints, plan
@@ -236,6 +237,27 @@ class TestSession:
         session = CollectorSession(Tally(Export(signal="logs", protocol="http/protobuf"), ""))
         merged = session.merge_environment_settings(f"http://{host}:1/", {}, None, None, None)
         assert bool(merged["proxies"]) is is_proxied
+
+
+def test_no_redirect_is_followed() -> None:
+    """Older exporters follow one, and their headers would reach a stranger."""
+    there = {"Location": "http://127.0.0.1:9/"}
+    tally = sdk.Tally(Export(signal="traces", protocol="http/protobuf", setting="X"), "")
+    with LocalReceiver(answers=[(307, there)]) as receiver, CollectorSession(tally) as session:
+        with pytest.raises(ValueError, match="HTTP 307"):
+            session.post(receiver.url, data=b"", headers={"x-api-key": "CANARY"})
+        assert tally.reason == "no collector answers there (HTTP 307). Check X"
+
+
+def test_why_grpc_refused_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused header comes at once: "not in time" would send its user to the wrong place."""
+    monkeypatch.setattr(sdk, "maker_of", lambda _: lambda **_: None)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "a=b")
+    export = Export(signal="logs", protocol="grpc", setting="OTEL_EXPORTER_OTLP_ENDPOINT")
+    assert sdk.exporter_for(export)[1].reason == (
+        "the collector did not take them. "
+        "Check OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_LOGS_HEADERS and its log"
+    )
 
 
 class TestComplaints:

@@ -148,7 +148,7 @@ def unavailable() -> AbstractContextManager[str]:
             f"no collector answers there (HTTP 301). Check {ENDPOINT}",
         ),
         (
-            answering(200, b"<p>hello", Content_Type="text/html"),
+            answering(200, b"<p>hello", Content_Type="Text/HTML; charset=utf-8"),
             f"no collector answers there (HTTP 200). Check {ENDPOINT}",
         ),
     ],
@@ -191,6 +191,17 @@ def test_what_is_refused_in_part_is_lost(rejected: int, message: str, reason: st
         rejected,
     )
     assert line["reason"] == reason
+
+
+def test_each_signals_reason_is_named() -> None:
+    """Two collectors that refuse for two reasons are two variables to check, in one line."""
+    with answering(401) as first, answering(404) as second:
+        traces, logs = (f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT" for name in ("TRACES", "LOGS"))
+        ended = run(**{traces: first, logs: second})
+    assert ended.lines()[-1]["reason"] == (
+        "the collector answers 401. Check OTEL_EXPORTER_OTLP_HEADERS; "
+        "the collector answers 404. Check OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"
+    )
 
 
 @pytest.mark.parametrize(
@@ -258,6 +269,19 @@ def test_a_collector_on_this_machine_is_never_proxied(host: str, proxy: str) -> 
         ended = run(**{ENDPOINT: address, name: f"{scheme}://127.0.0.1:9"})
         assert len(collector.spans) == 3, ended.stderr
     assert lost(ended) == 0
+
+
+def test_a_worker_reports_losses_while_it_runs() -> None:
+    """A dead collector is reported long before a worker ends, and no item of it twice."""
+    during = (
+        "telemetry._providers.tracer_provider.force_flush(); "
+        "telemetry.report_losses(); telemetry.report_losses()"
+    )
+    with refusing() as address:
+        ended = run(during=during, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=address)
+    first, last = (one for one in ended.lines() if one["event"] == "telemetry.flush_incomplete")
+    assert (first["budget_s"], first["lost"], last["lost"]) == (None, 1, 2)
+    assert ended.lines().index(first) < len(ended.lines()) - 2
 
 
 def test_a_host_that_logs() -> None:
@@ -341,6 +365,7 @@ def test_a_missing_exporter(environ: dict[str, str], setting: str, remedy: str) 
         ("OTEL_BSP_SCHEDULE_DELAY", "99999999999999999999", "OTEL_BSP_SCHEDULE_DELAY"),
         ("OTEL_BLRP_SCHEDULE_DELAY", "99999999999999999999", "OTEL_BLRP_SCHEDULE_DELAY"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "99999999999999999999", "OTEL_METRIC_EXPORT_INTERVAL"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "nan", "OTEL_METRIC_EXPORT_INTERVAL"),
     ],
 )
 def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
@@ -364,6 +389,8 @@ def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
         (TEMPORALITY, ""),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "999999999999"),
         ("OTEL_ATTRIBUTE_COUNT_LIMIT", "3"),
+        ("OTEL_PYTHON_TRACER_PROVIDER", "sdk_tracer_provider"),
+        ("OTEL_PYTHON_TRACER_PROVIDER", "CANARY"),
         ("TRACEPARENT", "x" * 1000),
     ],
 )

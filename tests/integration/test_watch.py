@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confiture_webhooks import terminal
+from confiture_webhooks import terminal, watch
 from confiture_webhooks.cli.context import Context
 from confiture_webhooks.config import Settings, read
 from confiture_webhooks.endpoint import Endpoint
+from confiture_webhooks.telemetry import Telemetry
 from confiture_webhooks.watch import Configuration, Source, _now
 
 if TYPE_CHECKING:
@@ -150,6 +153,28 @@ def test_the_projects_own_file_that_is_gone_is_said_by_name(
         "The changed configuration is wrong, the one before it stays in force: "
         "db/environments/local.yaml cannot be read\n"
     )
+
+
+def test_a_worker_reports_lost_telemetry_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it asks how killed runs ended, also when nothing was killed."""
+    asked: list[str] = []
+    stopped = threading.Event()
+
+    def tend(_: object) -> bool:
+        asked.append("tend")
+        if len(asked) > 2:
+            stopped.set()
+        return True
+
+    monkeypatch.setattr(watch._Delivering, "tend", tend)
+    monkeypatch.setattr(Telemetry, "report_losses", lambda _: asked.append("report"))
+    monkeypatch.setattr(watch, "TEND_EVERY", timedelta())
+    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.0)
+    given = Configuration(Settings(outbox=f"sqlite:{tmp_path / 'webhooks.db'}", log="off"))
+    watch.deliver_until(stopped, given, source=changes_of(tmp_path / "none.yaml"))
+    assert asked == ["tend", "report", "tend", "report"]
 
 
 def test_a_changed_file_says_whose_deliveries_are_sent_now(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -517,7 +518,8 @@ class TestMetricsOfTheRun:
     def test_outbox(self, bench: Bench) -> None:
         """Size counts what is in flight as pending; the oldest is a time."""
         counts = {State.PENDING: 2, State.IN_FLIGHT: 1, State.DEAD_LETTER: 4, State.DELIVERED: 9}
-        bench.telemetry.observe_outbox(lambda: Summary(counts=counts, oldest={"a": NOW}))
+        summary = Summary(counts=counts, undelivered={"a": 2, "b": 1}, oldest={"a": NOW})
+        bench.telemetry.observe_outbox(lambda: summary)
         sizes = bench.points("confiture.webhook.outbox.size")
         assert {dict(key)["confiture.webhook.state"]: one.value for key, one in sizes.items()} == {
             "pending": 3,
@@ -531,6 +533,21 @@ class TestMetricsOfTheRun:
         bench.telemetry.observe_outbox(Summary)
         (oldest,) = bench.points("confiture.webhook.outbox.oldest_timestamp").values()
         assert oldest.value == 0
+
+    def test_each_run_of_a_process_reports_its_outbox(self, bench: Bench) -> None:
+        """A later run on its owner's provider is read too: the latest one of each database."""
+        bench.telemetry.observe_outbox(Summary)
+        later = []
+        for name, dead in (("shop", 1), ("shop", 2), ("crm", 3)):
+            run = Telemetry(bench.telemetry._providers)  # noqa: SLF001
+            run.connected(Database(name=name))
+            run.observe_outbox(partial(Summary, counts={State.DEAD_LETTER: dead}))
+            later.append(run)
+        assert {
+            dict(key)["db.namespace"]: one.value
+            for key, one in bench.points("confiture.webhook.outbox.size").items()
+            if dict(key)["confiture.webhook.state"] == "dead_letter"
+        } == {"shop": 2, "crm": 3}
 
     def test_a_broken_outbox(self, bench: Bench) -> None:
         """An outbox that cannot be read costs its own points and no others."""

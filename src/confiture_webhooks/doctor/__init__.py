@@ -126,8 +126,9 @@ def _collector() -> Iterator[Check]:
     for fault in found.faults:
         yield wrong("collector", fault.what, fault.remedy)
     if not wanted.exports and not found.faults:
-        how = "To export, set OTEL_EXPORTER_OTLP_ENDPOINT"
-        yield skipped("collector", "nothing is exported", how)
+        how = ("set OTEL_EXPORTER_OTLP_ENDPOINT", "unset OTEL_SDK_DISABLED and OTEL_*_EXPORTER")
+        is_set = any("_OTLP_" in name and name.endswith("ENDPOINT") for name in os.environ)
+        yield skipped("collector", "nothing is exported", f"To export, {how[is_set]}")
     by_address: dict[tuple[str, str], list[Export]] = {}
     for export in wanted.exports:
         if export.protocol != CONSOLE and export not in found.refused:

@@ -115,10 +115,10 @@ class _HookOutput(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Write what the thread has begun."""
+        """Write what the thread has begun, as a line of its own."""
         begun, self._begun.text = getattr(self._begun, "text", ""), ""
         if begun:
-            terminal.write(begun)
+            terminal.write(f"{begun}\n")  # whole: a log event may be next
 
     def fileno(self) -> int:
         """Standard error's, for programs that hooks start."""

@@ -42,6 +42,9 @@ __all__ = [
 ]
 
 
+REPORT_LOSSES_EVERY = timedelta(hours=1)
+
+
 class Telemetry(Signals):
     """Traces, metrics and logs of one run. No method raises, whatever breaks.
 
@@ -73,6 +76,7 @@ class Telemetry(Signals):
         )
         self._database_label = database_label
         self._killed: set[str] = set()
+        self._quiet_until = datetime.min.replace(tzinfo=UTC)
         self._run: Span | None = None
         """The run's span while it is open."""
         self._command = ""
@@ -250,25 +254,18 @@ class Telemetry(Signals):
 
     @contained
     def hook_failed(
-        self,
-        hook: str,
-        *,
-        file: str | None,
-        line: int | None,
-        error_type: str,
-        reason: str | None = None,
-        span: HookSpan | None = None,
+        self, /, hook: str, span: HookSpan | None = None, **why: str | int | None
     ) -> None:
-        """A user's hook raised or ran out of time; *reason*: in our own words, if any."""
-        self.log(
-            names.LOG_HOOK_FAILED,
-            span.span.get_span_context() if span is not None else None,
-            hook=hook,
-            file=file,
-            line=line,
-            error_type=error_type,
-            reason=reason,
-        )
+        """A user's hook raised or ran out of time; *why*: the other fields of its log event."""
+        context = span.span.get_span_context() if span is not None else None
+        self.log(names.LOG_HOOK_FAILED, context, hook=hook, **why)
+
+    @contained
+    def report_losses(self) -> None:
+        """Log what exports have lost so far, once an hour: a worker may run for months."""
+        if self.now() >= self._quiet_until and (lost := self._providers.losses(is_over=False)):
+            self._quiet_until = self.now() + REPORT_LOSSES_EVERY
+            self.log(names.LOG_FLUSH_INCOMPLETE, **lost)
 
     @contained
     def shutdown(self, budget: timedelta) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import INVALID_SPAN, Span
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 Read = Callable[[], "Summary"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Metrics:
     """Measures nothing until it has made its instruments."""
 
@@ -52,8 +54,9 @@ class Metrics:
             elif spec.instrument == "gauge":
                 self._record[spec.name] = meter.create_gauge(spec.name, spec.unit).set
         size, oldest = names.OUTBOX_SIZE, names.OUTBOX_OLDEST
-        meter.create_observable_up_down_counter(size.name, [self._sizes], size.unit)
-        meter.create_observable_gauge(oldest.name, [self._oldest], oldest.unit)
+        _all[id(self)] = self
+        meter.create_observable_up_down_counter(size.name, [_sizes], size.unit)
+        meter.create_observable_gauge(oldest.name, [_oldest], oldest.unit)
         for endpoint in endpoints:
             about = {names.WEBHOOK_ENDPOINT: endpoint}
             for outcome in names.OUTCOMES:
@@ -86,22 +89,28 @@ class Metrics:
         self._ended[gauge.name, command] = last
         self.record(gauge, last, about)
 
-    def _summary(self) -> Summary | None:
-        try:
-            return self.read() if self.read is not None else None
-        except Exception:  # noqa: BLE001  the outbox reports its own faults; no point is better
-            return None
 
-    def _sizes(self, _: CallbackOptions) -> Iterator[Observation]:
-        if summary := self._summary():
-            counts = summary.counts
-            pending = counts.get(State.PENDING, 0) + counts.get(State.IN_FLIGHT, 0)
-            dead = counts.get(State.DEAD_LETTER, 0)
-            for state, size in zip(names.STATES, (pending, dead), strict=True):
-                about = {names.WEBHOOK_STATE: state, names.DB_NAMESPACE: self.database}
-                yield Observation(size, storable(about))
+_all: WeakValueDictionary[int, Metrics] = WeakValueDictionary()
+"""In the order they were made: an SDK calls only the callbacks of the first one's instruments."""
 
-    def _oldest(self, _: CallbackOptions) -> Iterator[Observation]:
-        if summary := self._summary():
-            oldest = summary.oldest_at.timestamp() if summary.oldest_at else 0
-            yield Observation(oldest, storable({names.DB_NAMESPACE: self.database}))
+
+def _outboxes() -> Iterator[tuple[str | None, Summary]]:
+    """The outbox of each database: that of the latest run, if it can be read."""
+    latest = {one.database: one.read for ref in _all.valuerefs() if (one := ref()) and one.read}
+    for database, read in latest.items():
+        with suppress(Exception):  # it reports its own faults; no point is better
+            yield database, read()
+
+
+def _sizes(_: CallbackOptions) -> Iterator[Observation]:
+    for database, summary in _outboxes():
+        sizes = summary.waiting, summary.counts.get(State.DEAD_LETTER, 0)
+        for state, size in zip(names.STATES, sizes, strict=True):
+            about = {names.WEBHOOK_STATE: state, names.DB_NAMESPACE: database}
+            yield Observation(size, storable(about))
+
+
+def _oldest(_: CallbackOptions) -> Iterator[Observation]:
+    for database, summary in _outboxes():
+        oldest = summary.oldest_at.timestamp() if summary.oldest_at else 0
+        yield Observation(oldest, storable({names.DB_NAMESPACE: database}))

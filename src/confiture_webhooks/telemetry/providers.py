@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext, TracerProvider
 
 MIGRATION_SPANS = 200
+_LOADED = "OTEL_PYTHON_TRACER_PROVIDER"
 TRIED_OUT_WITHIN = timedelta(seconds=2)
 """Nothing is exported, so it takes no time."""
 _LOST = dict(zip(SIGNALS, names.LOST, strict=True))
@@ -40,15 +42,24 @@ class Tally:
 
     export: Export
     reason: str
+    waiting: int = 0
     lost: int = 0
+    """Since that was last reported."""
     is_silent: bool = False
     """Whether nothing is exported."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def made(self, count: int) -> None:
-        """*count* more items want to be exported; fewer, when it is negative."""
+    def made(self, count: int, *, lost: int = 0) -> None:
+        """*count* more items wait for their export, fewer when it is negative; *lost* are lost."""
         with self._lock:
-            self.lost += count
+            self.waiting += count
+            self.lost += lost
+
+    def reported(self, *, is_over: bool) -> int:
+        """How many were lost since this was last asked; *is_over*: those that wait are, too."""
+        with self._lock:
+            lost, self.lost = self.lost, 0
+            return lost + self.waiting * is_over
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,13 +116,18 @@ class Providers:
             thread.join(max(0.0, deadline - time.monotonic()))
         self.uninstrument()
         is_cut = any(thread.is_alive() for thread in threads)
-        lost = dict.fromkeys(names.LOST, 0)
+        return self.losses(is_over=True, is_cut=is_cut) if made else None
+
+    def losses(self, *, is_over: bool, is_cut: bool = False) -> dict[str, object] | None:
+        """How much of each kind was lost since this was last asked, and why; ``None``: nothing."""
+        lost, reasons = dict.fromkeys(names.LOST, 0), dict[str, None]()
         for tally in self.tallies:
-            lost[_LOST[tally.export.signal]] += tally.lost
-        if not made or not (is_cut or any(lost.values())):
+            if count := tally.reported(is_over=is_over):
+                lost[_LOST[tally.export.signal]] += count
+                reasons[tally.reason] = None
+        if not (is_cut or reasons):
             return None
-        reason = next((tally.reason for tally in self.tallies if tally.lost), None)
-        return {"lost": sum(lost.values()), **lost, "reason": reason}
+        return {"lost": sum(lost.values()), **lost, "reason": "; ".join(reasons) or None}
 
 
 def for_command(environ: Mapping[str, str], environment: str | None) -> Providers:
@@ -122,7 +138,7 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
             stored = TraceContext(traceparent=traceparent, tracestate=environ.get("TRACESTATE"))
             found.inherited = from_stored(stored, is_remote=True)
         _read_cap(environ, found)
-        if has_owner(trace.get_tracer_provider()):
+        if has_owner(_set_provider()):
             _use_global(found)
             return found
         if environ.get(PROPAGATORS):
@@ -150,6 +166,14 @@ def for_library(environ: Mapping[str, str]) -> Providers:
         _read_cap(environ, found)
         _use_global(found)
     return found
+
+
+def _set_provider() -> TracerProvider:
+    """The global one. A variable could load one there, which would export nothing: not yet."""
+    loaded = {name: os.environ.pop(name) for name in (_LOADED,) if name in os.environ}
+    provider = trace.get_tracer_provider()
+    os.environ.update(loaded)
+    return provider
 
 
 def has_owner(provider: TracerProvider) -> bool:

@@ -121,18 +121,18 @@ class CollectorSession(requests.Session):
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """A redirect or a web page is no collector's answer: an error, which nothing retries."""
         try:
-            answer = super().request(*args, **kwargs)
+            answer = super().request(*args, **{**kwargs, "allow_redirects": False})
         except Exception as error:
             kind = type(error).__name__
             self._refused(f"no collector answers ({kind})", kind)
             raise
-        code, kind = answer.status_code, answer.headers.get("Content-Type", "")
+        code, kind = answer.status_code, answer.headers.get("Content-Type", "").lower()
         if code in _REDIRECTS or (answer.ok and kind.startswith("text/html")):
             self._refused(f"no collector answers there (HTTP {code})", code)
             raise ValueError(self._tally.reason)
-        may_reject = answer.ok and answer.content and kind.lower().startswith(_PROTOBUF)
+        may_reject = answer.ok and answer.content and kind.startswith(_PROTOBUF)
         rejected = _rejected(answer.content) if may_reject else 0
-        self._tally.made(rejected)
+        self._tally.made(0, lost=rejected)
         if rejected:
             self._refused("the collector took a part", code, "its log")
         elif code in _REFUSALS:
@@ -165,6 +165,9 @@ def maker_of(export: Export) -> Any:
 def exporter_for(export: Export, **preferences: Any) -> tuple[Any, Tally]:
     """The exporter, and the tally that gets a collector's reason to refuse. Raises ImportError."""
     late = f"the collector did not take them in time. Check {export.setting}"
+    if export.protocol == GRPC:  # why it refused is not seen
+        headers = held(_HEADERS, os.environ, export.signal)
+        late = f"the collector did not take them. Check {export.setting}, {headers} and its log"
     tally, make = Tally(export, late), maker_of(export)
     if export.protocol == CONSOLE:
         preferences["formatter"] = lambda item: f"{item.to_json(indent=None)}\n"
@@ -209,9 +212,10 @@ def _counted(exporter: Any, tally: Tally) -> Any:
             return
         count = _points(batch) if is_metric else len(batch)
         tally.made(count if is_metric else 0)  # data points are made when they are exported
-        with suppress(Exception):  # said once, at the end, with the tally
-            result = export(batch, *args, **kwargs)
-            tally.made(-count if result.name == "SUCCESS" else 0)
+        lost = count
+        with suppress(Exception):  # reported with the tally
+            lost *= export(batch, *args, **kwargs).name != "SUCCESS"
+        tally.made(-count, lost=lost)
 
     exporter.export = counted
     return exporter
@@ -352,8 +356,8 @@ def _provider(
     signal: str, made: list[tuple[Any, Tally]], environ: Mapping[str, str], resource: Resource
 ) -> Any:
     with suppress(ValueError):  # no number: the SDK uses its default, and says so
-        if float(environ.get(_WAITS[signal], "")) / 1000 > threading.TIMEOUT_MAX:
-            raise OverflowError  # no thread can wait so long: the SDK's would die
+        if not float(environ.get(_WAITS[signal], "")) / 1000 <= threading.TIMEOUT_MAX:
+            raise OverflowError  # no thread can wait so long, or for nan: the SDK's would die
     if signal == "metrics":
         readers = [PeriodicExportingMetricReader(_counted(*one)) for one in made]
         return MeterProvider(readers, resource=resource, shutdown_on_exit=False)
