@@ -344,8 +344,11 @@ def test_a_signal_at_any_instant_of_the_end_loses_no_event(
     assert killed == []
     del calls["session.py:CommandSession.finish"]  # nothing of ours has begun
     for instant in calls:
-        assert end(instant)[0] == events, instant
-    assert killed == [(os.getpid(), signal.SIGTERM)] * len(calls)
+        killed.clear()
+        recorded, called = end(instant)
+        assert recorded == events, instant
+        # Some are called in one run of a process alone.
+        assert killed == [(os.getpid(), signal.SIGTERM)] * (instant in called), instant
 
 
 def test_a_signal_before_a_command_begins_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from ..delivery import State
@@ -17,8 +18,6 @@ from .context import around, storable
 
 if TYPE_CHECKING:
     from datetime import datetime
-
-    from opentelemetry.metrics import Meter
 
     from ..outbox import Summary
     from .names import MetricSpec
@@ -54,9 +53,10 @@ class Metrics:
             elif spec.instrument == "gauge":
                 self._record[spec.name] = meter.create_gauge(spec.name, spec.unit).set
         size, oldest = names.OUTBOX_SIZE, names.OUTBOX_OLDEST
-        _all[id(self)] = self
-        meter.create_observable_up_down_counter(size.name, [_sizes], size.unit)
-        meter.create_observable_gauge(oldest.name, [_oldest], oldest.unit)
+        peers = _peers.setdefault(meter, WeakValueDictionary())
+        peers[id(self)] = self
+        meter.create_observable_up_down_counter(size.name, [partial(_sizes, peers)], size.unit)
+        meter.create_observable_gauge(oldest.name, [partial(_oldest, peers)], oldest.unit)
         for endpoint in endpoints:
             about = {names.WEBHOOK_ENDPOINT: endpoint}
             for outcome in names.OUTCOMES:
@@ -90,27 +90,28 @@ class Metrics:
         self.record(gauge, last, about)
 
 
-_all: WeakValueDictionary[int, Metrics] = WeakValueDictionary()
-"""In the order they were made: an SDK calls only the callbacks of the first one's instruments."""
+Peers = WeakValueDictionary[int, Metrics]
+_peers: WeakKeyDictionary[Meter, Peers] = WeakKeyDictionary()
+"""By meter, oldest first: an SDK calls only the callbacks of a meter's first instruments."""
 
 
-def _outboxes() -> Iterator[tuple[str | None, Summary]]:
+def _outboxes(peers: Peers) -> Iterator[tuple[str | None, Summary]]:
     """The outbox of each database: that of the latest run, if it can be read."""
-    latest = {one.database: one.read for ref in _all.valuerefs() if (one := ref()) and one.read}
+    latest = {one.database: one.read for ref in peers.valuerefs() if (one := ref()) and one.read}
     for database, read in latest.items():
         with suppress(Exception):  # it reports its own faults; no point is better
             yield database, read()
 
 
-def _sizes(_: CallbackOptions) -> Iterator[Observation]:
-    for database, summary in _outboxes():
+def _sizes(peers: Peers, _: CallbackOptions) -> Iterator[Observation]:
+    for database, summary in _outboxes(peers):
         sizes = summary.waiting, summary.counts.get(State.DEAD_LETTER, 0)
         for state, size in zip(names.STATES, sizes, strict=True):
             about = {names.WEBHOOK_STATE: state, names.DB_NAMESPACE: database}
             yield Observation(size, storable(about))
 
 
-def _oldest(_: CallbackOptions) -> Iterator[Observation]:
-    for database, summary in _outboxes():
+def _oldest(peers: Peers, _: CallbackOptions) -> Iterator[Observation]:
+    for database, summary in _outboxes(peers):
         oldest = summary.oldest_at.timestamp() if summary.oldest_at else 0
         yield Observation(oldest, storable({names.DB_NAMESPACE: database}))
