@@ -20,7 +20,7 @@ from ..config.rules import Invalid
 from ..config.variables import OUTBOX
 from ..event import Database
 from ..outbox import NO_ROW
-from ..outbox.postgres_session import identifier, is_plain, parameters_of
+from ..outbox.postgres_session import identifier, is_at, is_plain, parameters_of
 from ..outbox.rows import at_best
 from ..run.migration import Backend, is_idle
 
@@ -136,11 +136,15 @@ def run(
 # The address
 
 
-def dsn_of(connection: Any) -> str:
+def dsn_of(connection: Any, configured: str | None = None) -> str:
     """The DSN that *connection* (open: afterwards libpq forgets it) was made with.
 
+    It names one server. If *configured* names several, it is kept: another may take over.
     psycopg's own list of it needs a home directory, which not every user has.
     """
+    hosts = parameters_of(configured or "").get("host", "")
+    if configured and "," in hosts and is_at(configured, connection.info):
+        return configured
     options = [one for one in connection.pgconn.info if one.val not in (None, one.compiled)]
     return conninfo.make_conninfo(**{one.keyword.decode(): one.val.decode() for one in options})
 

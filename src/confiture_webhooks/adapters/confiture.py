@@ -201,7 +201,7 @@ class _Watch:
 
     def _before(self, version: str) -> Backend:
         if self._backend is None:
-            self._ledger = Ledger(dsn_of(self._engine.connection))
+            self._ledger = Ledger(self._run.dsn or dsn_of(self._engine.connection))
             self._backend = backend_of(self._engine, for_hooks=self._run.has_hooks)
         return before(self._backend, self._engine, version)
 
@@ -305,7 +305,7 @@ def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
             if found is None or version in engine.get_applied_versions():
                 return result
             slug = found.name.removesuffix(".up.sql").removeprefix(f"{version}_")
-            ledger = Ledger(dsn_of(engine.connection))
+            ledger = Ledger(run.dsn or dsn_of(engine.connection))
             ref = MigrationRef(version=version, slug=slug)
             at = backend_of(engine, for_hooks=run.has_hooks)
             backend = before(at, engine, version)

@@ -65,7 +65,7 @@ class Ledger:
         """
         try:
             with self._connected() as connection:
-                if not _is_at_rest(connection, pid):
+                if _one(connection, _STANDBY)[0] or not _is_at_rest(connection, pid):
                     return None
                 query = pgsql.SQL(_HAS).format(table(ledger_table))
                 with _asking(connection):
