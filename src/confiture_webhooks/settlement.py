@@ -5,6 +5,7 @@ says. The first row that fits decides.
 
 | what is known | verdict |
 |---|---|
+| a run of another environment saw it, before it ran the same version | what it saw |
 | the database does not answer, or the server is a standby | unsettled |
 | it is another database, or a restored or failed-over one (its timeline is another) | unsettled |
 | the backend lives: its pid, with its start | open |
@@ -134,6 +135,9 @@ def judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
 
 
 def _judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
+    if intent.has_committed is not None:
+        ending = Ending.COMMITTED if intent.has_committed else Ending.NOT_COMMITTED
+        return Verdict(ending=ending, reason="a later run saw it")
     if known is None:
         return _unsettled("its database does not answer")
     if stranger := _not_its_database(intent, known):

@@ -87,6 +87,8 @@ class Outbox:
     def stage_committed(self, intent: Intent, *waiting: Release) -> None:
         """Add ``committed``, its end, to *intent*, in a transaction that is about to commit.
 
+        Or ``has_committed``, in one of its own.
+
         If *intent* is not there, it is staged first. Its event is released after the COMMIT; if
         this process is killed before that, by whoever finds it. *waiting*: what came before it and
         is not released yet.
