@@ -295,7 +295,7 @@ class Settling:
         """
         judged = examine(intents, ask, None)
         for intent, verdict in judged:
-            if verdict.is_settled:
+            if verdict.is_settled and intent.committed is None:  # else it says so itself
                 has_committed = verdict.ending is Ending.COMMITTED
                 self.recorder.note(replace(intent, has_committed=has_committed))
         return [one for one in judged if not one[1].is_settled]
