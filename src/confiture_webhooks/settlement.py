@@ -156,7 +156,9 @@ def _judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
 def _judge_ledger(intent: Intent, known: Known) -> Verdict:
     if not known.is_ledger_read:
         return _unsettled(f"{intent.ledger_table} cannot be read")
-    if _is_anew(intent, known):
+    read_at, anew_at = intent.ledger_read_at, known.written_anew_at
+    is_anew = read_at is not None and anew_at is not None and anew_at > read_at
+    if is_anew or intent.ledger_oid not in (None, known.ledger_oid):
         return _unsettled(f"{intent.ledger_table} was made anew since")
     judge_row = _judge_up if intent.direction is Direction.UP else _judge_down
     return judge_row(intent, known.row)
@@ -228,13 +230,6 @@ def killed_run_id(run: str) -> str:
     return f"evt_{uuid.uuid5(uuid.NAMESPACE_OID, run).hex}"
 
 
-def _is_anew(intent: Intent, known: Known) -> bool:
-    if intent.ledger_oid is not None and known.ledger_oid != intent.ledger_oid:
-        return True
-    read_at, anew_at = intent.ledger_read_at, known.written_anew_at
-    return read_at is not None and anew_at is not None and anew_at > read_at
-
-
 def _unsettled(reason: str) -> Verdict:
     return Verdict(ending=Ending.UNSETTLED, reason=reason)
 
@@ -292,7 +287,9 @@ def _judge_up(intent: Intent, row: LedgerRow | None) -> Verdict:
     if row.is_marked:
         reason = f"{table} has it only as marked"
         return Verdict(ending=Ending.NOT_COMMITTED, reason=reason)
-    if _began_at(row) > intent.ledger_read_at + LATE:
+    # ``applied_at`` is when its transaction began; of a non-transactional one, when it ended.
+    began_at = row.applied_at - timedelta(milliseconds=row.execution_time_ms or 0)
+    if began_at > intent.ledger_read_at + LATE:
         return _unsettled("a later run applied it")
     return Verdict(ending=Ending.COMMITTED, reason=f"{table} has it", row=row)
 
@@ -308,11 +305,3 @@ def _judge_down(intent: Intent, row: LedgerRow | None) -> Verdict:
     if row.id == intent.ledger_before:
         return Verdict(ending=Ending.NOT_COMMITTED, reason=f"{table} still has it")
     return _unsettled("it was applied again since")
-
-
-def _began_at(row: LedgerRow) -> datetime:
-    """At the latest, when the migration of *row* began.
-
-    ``applied_at`` is when its transaction began; of a non-transactional one, when it ended.
-    """
-    return row.applied_at - timedelta(milliseconds=row.execution_time_ms or 0)

@@ -212,15 +212,16 @@ class Recorder:
 
     def intents(self) -> Sequence[Intent]:
         """Those that are staged and not released, of earlier runs too, oldest first."""
-        found = self._asked(lambda outbox: outbox.intents()) if self._settings.recorded else None
-        return found or []
+        return self._asked(lambda outbox: outbox.intents()) or []
 
     def note(self, intent: Intent) -> None:
         """Keep what is known of the end of *intent*, another environment's."""
         self._asked(lambda outbox: outbox.stage_committed(intent))
 
     def _asked(self, call: Callable[[Outbox], R]) -> R | None:
-        """The outbox's answer to *call*; ``None`` also if it gives none."""
+        """The outbox's answer to *call*; ``None`` also if it gives none, or nothing is recorded."""
+        if not self._settings.recorded:
+            return None
         with suppress(OutboxError, TimedOut):  # hurried: the run settles them when it ends
             return call(self._over) if self._over is not None else self.outbox.ask(call)
         return None

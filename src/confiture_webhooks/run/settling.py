@@ -53,10 +53,9 @@ def examine(intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -
     """
     if not intents:
         return []
-    if ask is None or seconds is None:
-        known = ask(intents) if ask is not None else None
-    else:
-        known = answered(lambda: ask(intents), seconds)
+    known = None
+    if ask is not None:
+        known = ask(intents) if seconds is None else answered(partial(ask, intents), seconds)
     now = datetime.now(UTC)
     return [(intent, judge(intent, (known or {}).get(intent.event_id), now)) for intent in intents]
 
