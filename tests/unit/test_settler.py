@@ -272,6 +272,25 @@ def test_another_environments_run_is_seen_before_the_same_version_runs_again(
     assert kinds == [EventType.MIGRATION_SUCCESS if before else EventType.MIGRATION_ERROR]
 
 
+def test_an_intent_of_another_environment_that_may_not_be_written_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The role may lack a right on its row: the run goes on with its outbox."""
+    killed = replace(KILLED, environment="staging")
+    bench = Bench(killed, ask=Database7().ask)
+    bench.run.ask_here = Database7().ask
+
+    def refuse(*_: Any) -> None:
+        raise OutboxError("outbox: refused")
+
+    monkeypatch.setattr(bench.outbox, "stage_committed", refuse)
+    migration = bench.run.migration(killed.migration, Direction.UP, backend_after(killed))
+    assert migration is not None
+    bench.run.conclude(migration, 1, None)
+    assert bench.sent() == [(migration.event_id, "migration_success")]
+    assert bench.telemetry.outbox_failures == []
+
+
 def test_a_run_that_is_killed_between_two_migrations_of_another_is_settled() -> None:
     """Without the lock in between, it may come at any time: its success is not undone by a down."""
     bench, database = Bench(), Database7("005")

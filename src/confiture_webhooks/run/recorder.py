@@ -216,7 +216,12 @@ class Recorder:
 
     def note(self, intent: Intent) -> None:
         """Keep what is known of the end of *intent*, another environment's."""
-        self._asked(lambda outbox: outbox.stage_committed(intent))
+
+        def noted(outbox: Outbox) -> None:
+            with suppress(OutboxError):  # a right that is missing for it costs this run nothing
+                outbox.stage_committed(intent)
+
+        self._asked(noted)
 
     def _asked(self, call: Callable[[Outbox], R]) -> R | None:
         """The outbox's answer to *call*; ``None`` also if it gives none, or nothing is recorded."""
