@@ -128,8 +128,8 @@ MUTANTS = (
         "settled-later",
         "a ledger row of a later run settles nothing",
         "settlement",
-        r"_began_at\(row\) > intent\.ledger_read_at \+ LATE",
-        "_began_at(row) > intent.ledger_read_at + 999 * LATE",
+        r"began_at > intent\.ledger_read_at \+ LATE",
+        "began_at > intent.ledger_read_at + 999 * LATE",
     ),
     mutant(
         "settled-open",

@@ -38,16 +38,14 @@ if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
 
 
-def migrate_on(run: Run, connection: Any) -> str | None:
-    """*run* migrates on *connection*, and asks its database how killed runs ended: its DSN."""
+def migrate_on(run: Run, connection: Any, configured: str | None = None) -> None:
+    """*run* migrates on *connection*, made with *configured*, and asks its database."""
     run.connection = connection
     with containing("reading the database's address", run.report):
         run.database = database_of(connection)
         run.ask_here = partial(ask_over, connection)
-        dsn = dsn_of(connection)
-        run.ask = Ledger(dsn).ask
-        return dsn
-    return None
+        run.dsn = run.dsn or dsn_of(connection, configured)  # it may be closed later
+        run.ask = Ledger(run.dsn).ask
 
 
 @dataclass(eq=False, repr=False)
@@ -57,8 +55,6 @@ class CommandSession:
     settings: Settings
     run: Run
     invocation: Invocation
-    database: str | None = None
-    """The DSN of what is migrated, once it is known."""
     _engine: Any = None
     _end_signals: EndSignals | None = None
     """Caught as soon as the command is a run."""
@@ -119,8 +115,7 @@ class CommandSession:
         if self._end_signals is None:
             self._begin(command)
         self._connections.append(connection)
-        dsn = migrate_on(self.run, connection)
-        self.database = self.database or dsn  # it may be closed later
+        migrate_on(self.run, connection, self.dsn())
 
     def _is_active(self, engine: Any) -> bool:
         """Whether *engine* belongs to the session that took the lock in a command's name.
@@ -163,8 +158,8 @@ class CommandSession:
 
     def dsn(self) -> str | None:
         """The DSN of the migrated database; before there is a connection, the configured one."""
-        if self.database is not None:
-            return self.database
+        if self.run.dsn is not None:
+            return self.run.dsn
         given = self.invocation
         if given.is_refused:  # the host has not connected, and no more do we
             return None

@@ -5,6 +5,7 @@ says. The first row that fits decides.
 
 | what is known | verdict |
 |---|---|
+| a run of another environment saw it, before it ran the same version | what it saw |
 | the database does not answer, or the server is a standby | unsettled |
 | it is another database, or a restored or failed-over one (its timeline is another) | unsettled |
 | the backend lives: its pid, with its start | open |
@@ -134,6 +135,9 @@ def judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
 
 
 def _judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
+    if intent.has_committed is not None:
+        ending = Ending.COMMITTED if intent.has_committed else Ending.NOT_COMMITTED
+        return Verdict(ending=ending, reason="a later run saw it")
     if known is None:
         return _unsettled("its database does not answer")
     if stranger := _not_its_database(intent, known):
@@ -152,7 +156,9 @@ def _judge(intent: Intent, known: Known | None, now: datetime) -> Verdict:
 def _judge_ledger(intent: Intent, known: Known) -> Verdict:
     if not known.is_ledger_read:
         return _unsettled(f"{intent.ledger_table} cannot be read")
-    if _is_anew(intent, known):
+    read_at, anew_at = intent.ledger_read_at, known.written_anew_at
+    is_anew = read_at is not None and anew_at is not None and anew_at > read_at
+    if is_anew or intent.ledger_oid not in (None, known.ledger_oid):
         return _unsettled(f"{intent.ledger_table} was made anew since")
     judge_row = _judge_up if intent.direction is Direction.UP else _judge_down
     return judge_row(intent, known.row)
@@ -224,13 +230,6 @@ def killed_run_id(run: str) -> str:
     return f"evt_{uuid.uuid5(uuid.NAMESPACE_OID, run).hex}"
 
 
-def _is_anew(intent: Intent, known: Known) -> bool:
-    if intent.ledger_oid is not None and known.ledger_oid != intent.ledger_oid:
-        return True
-    read_at, anew_at = intent.ledger_read_at, known.written_anew_at
-    return read_at is not None and anew_at is not None and anew_at > read_at
-
-
 def _unsettled(reason: str) -> Verdict:
     return Verdict(ending=Ending.UNSETTLED, reason=reason)
 
@@ -288,7 +287,9 @@ def _judge_up(intent: Intent, row: LedgerRow | None) -> Verdict:
     if row.is_marked:
         reason = f"{table} has it only as marked"
         return Verdict(ending=Ending.NOT_COMMITTED, reason=reason)
-    if _began_at(row) > intent.ledger_read_at + LATE:
+    # ``applied_at`` is when its transaction began; of a non-transactional one, when it ended.
+    began_at = row.applied_at - timedelta(milliseconds=row.execution_time_ms or 0)
+    if began_at > intent.ledger_read_at + LATE:
         return _unsettled("a later run applied it")
     return Verdict(ending=Ending.COMMITTED, reason=f"{table} has it", row=row)
 
@@ -304,11 +305,3 @@ def _judge_down(intent: Intent, row: LedgerRow | None) -> Verdict:
     if row.id == intent.ledger_before:
         return Verdict(ending=Ending.NOT_COMMITTED, reason=f"{table} still has it")
     return _unsettled("it was applied again since")
-
-
-def _began_at(row: LedgerRow) -> datetime:
-    """At the latest, when the migration of *row* began.
-
-    ``applied_at`` is when its transaction began; of a non-transactional one, when it ended.
-    """
-    return row.applied_at - timedelta(milliseconds=row.execution_time_ms or 0)

@@ -107,6 +107,20 @@ def test_an_intent_that_committed_has_its_end(outbox: Outbox, is_staged: bool) -
     assert not outbox.intents()
 
 
+@pytest.mark.parametrize("has_committed", [True, False])
+def test_what_another_environment_has_seen_of_an_intent_is_kept(
+    outbox: Outbox, has_committed: bool
+) -> None:
+    """Until it is released; afterwards nothing brings the intent back."""
+    seen = dataclasses.replace(intent(1), has_committed=has_committed)
+    outbox.stage(intent(1))
+    outbox.stage_committed(seen)
+    assert outbox.intents() == [seen]
+    release(outbox, 1)
+    outbox.stage_committed(seen)
+    assert not outbox.intents()
+
+
 def test_a_commit_takes_one_statement_along(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

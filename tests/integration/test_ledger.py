@@ -240,6 +240,15 @@ def test_a_locked_ledger_is_no_answer_in_time(shop: str, monkeypatch: pytest.Mon
     assert ending(shop, one) is Ending.NOT_COMMITTED
 
 
+def test_a_standby_does_not_say_how_a_migration_ended(
+    shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have yet to replay the COMMIT."""
+    assert Ledger(shop).has("tb_confiture", "005", None) is False
+    monkeypatch.setattr(ledger, "_STANDBY", "SELECT true")
+    assert Ledger(shop).has("tb_confiture", "005", None) is None
+
+
 def test_an_older_snapshot_does_not_hide_a_commit(shop: str) -> None:
     """Where the database's default is REPEATABLE READ, the ledger is read as it is."""
     with psycopg.connect(shop, autocommit=True) as admin:

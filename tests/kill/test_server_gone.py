@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -149,5 +150,41 @@ def test_a_server_that_vanishes_in_mid_commit(
     assert "the database does not say how 001_a ended" in done.stderr
     assert not receiver.requests
     configure(project, receiver, direct)
+    assert project.confiture("webhooks", "deliver").returncode == 0
+    assert reported(receiver) == [event]
+
+
+@pytest.mark.survived(
+    "Another server of the DSN takes over in the middle of a COMMIT", "kept", "true"
+)
+@pytest.mark.parametrize("outbox", ["sqlite", "postgres"])
+@pytest.mark.parametrize(
+    ("arrives", "event"),
+    [
+        (True, ("migration_success", "001", None)),
+        (False, ("migration_error", "001", "OperationalError")),
+    ],
+)
+def test_another_server_that_takes_over_is_asked_at_once(
+    project: Any,
+    receiver: Any,
+    outbox: str,
+    arrives: bool,  # noqa: FBT001
+    event: tuple[str, str, str | None],
+) -> None:
+    """If the DSN names several servers, the run asks another one how the migration ended."""
+    direct = urlsplit(project.database_url)
+    project.migration("001", "a", up="CREATE TABLE vanishing (id int)", down="SELECT 1")
+    with Vanishing(project.database_url, b"CREATE TABLE vanishing", arrives=arrives) as way:
+        several = way.dsn.replace("?", "?target_session_attrs=read-write&")
+        several = several.replace("/" + direct.path[1:], f",127.0.0.1:{direct.port}{direct.path}")
+        project.database_url = several
+        kinds = ["migration_success", "migration_error"]
+        endpoint = {"name": "a", "url": receiver.url, "events": kinds}
+        project.environment_file(webhooks={"outbox": outbox, "endpoints": [endpoint]})
+        done = project.confiture("migrate", "up")
+    assert done.returncode == 3
+    assert "webhooks.outbox_failed" not in done.stderr
+    assert reported(receiver) == [event]
     assert project.confiture("webhooks", "deliver").returncode == 0
     assert reported(receiver) == [event]

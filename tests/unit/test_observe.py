@@ -48,6 +48,7 @@ class FakeRun:
         self.hurries: list[bool] = []
         self._error = error
         self.has_hooks = False
+        self.dsn = "host=127.0.0.1 port=1"
 
     def migration(self, ref: Any, direction: Direction, backend: Any) -> Reported:
         if self._error is not None:

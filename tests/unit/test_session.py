@@ -103,7 +103,7 @@ def host_session(
 def test_a_session_shows_no_password() -> None:
     """A traceback with local variables shows what ends a command, and no DSN in it."""
     bench = Bench()
-    bench.session.database = "postgresql://app:canary@db/shop"
+    bench.run.dsn = "postgresql://app:canary@db/shop"
     assert "canary" not in repr(bench.session.finish)
     bench.session.finish(None)
 

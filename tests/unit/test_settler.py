@@ -15,6 +15,7 @@ from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import TraceContext
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import (
+    SUBSCRIBABLE,
     Database,
     Direction,
     Event,
@@ -243,6 +244,51 @@ def test_the_same_version_is_settled_before_it_runs_again() -> None:
         (migration.event_id, "migration_success"),
         ("evt_6", "migration_error"),
     ]
+
+
+@pytest.mark.survived(
+    "A run of another environment repeats a killed run's migration", "kept", "true"
+)
+@pytest.mark.parametrize("way", Direction)
+@pytest.mark.parametrize("before", [(), ("005",)])
+def test_another_environments_run_is_seen_before_the_same_version_runs_again(
+    way: Direction, before: tuple[str, ...]
+) -> None:
+    """It is reported by its own environment, as it was before this run changed the ledger."""
+    killed = replace(KILLED, environment="staging")
+    database = Database7(*before)
+    bench = Bench(killed, ask=database.ask)
+    bench.run.ask_here = database.ask
+    migration = bench.run.migration(killed.migration, way, backend_after(killed))
+    assert migration is not None
+    database.versions = ("005",) if way is Direction.UP else ()
+    bench.run.conclude(migration, 1, None)
+    assert [event_id for event_id, _ in bench.sent()] == [migration.event_id]
+    found = endpoint(name="a", events=SUBSCRIBABLE)
+    assert (
+        settle_outbox(bench.outbox, [found], database.ask, Telemetry(), environment="staging") == []
+    )
+    kinds = [row.delivery.event_type for row in bench.outbox.deliveries(event_id="evt_5")]
+    assert kinds == [EventType.MIGRATION_SUCCESS if before else EventType.MIGRATION_ERROR]
+
+
+def test_an_intent_of_another_environment_that_may_not_be_written_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The role may lack a right on its row: the run goes on with its outbox."""
+    killed = replace(KILLED, environment="staging")
+    bench = Bench(killed, ask=Database7().ask)
+    bench.run.ask_here = Database7().ask
+
+    def refuse(*_: Any) -> None:
+        raise OutboxError("outbox: refused")
+
+    monkeypatch.setattr(bench.outbox, "stage_committed", refuse)
+    migration = bench.run.migration(killed.migration, Direction.UP, backend_after(killed))
+    assert migration is not None
+    bench.run.conclude(migration, 1, None)
+    assert bench.sent() == [(migration.event_id, "migration_success")]
+    assert bench.telemetry.outbox_failures == []
 
 
 def test_a_run_that_is_killed_between_two_migrations_of_another_is_settled() -> None:

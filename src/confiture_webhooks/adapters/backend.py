@@ -20,7 +20,7 @@ from ..config.rules import Invalid
 from ..config.variables import OUTBOX
 from ..event import Database
 from ..outbox import NO_ROW
-from ..outbox.postgres_session import identifier, is_plain, parameters_of
+from ..outbox.postgres_session import identifier, is_at, is_plain, parameters_of
 from ..outbox.rows import at_best
 from ..run.migration import Backend, is_idle
 
@@ -65,10 +65,10 @@ def backend_of(engine: Any, *, for_hooks: bool = False) -> Backend:
     """
     connection, ledger = engine.connection, str(engine.migration_table)
     info = connection.info
-    schema, pid, started_at = _asked(connection, _PROCESS) or (None, None, None)
-    identity, timeline = _asked(connection, IDENTITY) or (None, None)
-    found = _asked(connection, _TABLE, (table(ledger).as_string(None),))
-    locked = _asked(connection, _LOCK, (LOCK_NAMESPACE,))
+    schema, pid, started_at = asked(connection, _PROCESS) or (None, None, None)
+    identity, timeline = asked(connection, IDENTITY) or (None, None)
+    found = asked(connection, _TABLE, (table(ledger).as_string(None),))
+    locked = asked(connection, _LOCK, (LOCK_NAMESPACE,))
     # A pooler answers with a pid of its own making, and gives each transaction another process.
     is_direct = pid == info.backend_pid
     return Backend(
@@ -101,7 +101,7 @@ def masked_url(info: Any) -> str:
 
 def before(backend: Backend, engine: Any, version: str) -> Backend:
     """*backend* with what its ledger says of *version* now."""
-    row = _asked(engine.connection, pgsql.SQL(_ROW).format(table(backend.ledger_table)), (version,))
+    row = asked(engine.connection, pgsql.SQL(_ROW).format(table(backend.ledger_table)), (version,))
     return replace(
         backend,
         ledger_read_at=at_best(row[0]) if row else None,
@@ -117,7 +117,7 @@ def table(name: str) -> pgsql.SQL:
     return pgsql.SQL(identifier(*filter(None, (schema, bare))))
 
 
-def _asked(connection: Any, query: Any, values: tuple[object, ...] = ()) -> Any:
+def asked(connection: Any, query: Any, values: tuple[object, ...] = ()) -> Any:
     """The row that answers *query*, ``None`` when refused; the transaction stays as it was."""
     if connection.info.transaction_status not in ASKABLE:
         return None
@@ -136,11 +136,15 @@ def run(
 # The address
 
 
-def dsn_of(connection: Any) -> str:
+def dsn_of(connection: Any, configured: str | None = None) -> str:
     """The DSN that *connection* (open: afterwards libpq forgets it) was made with.
 
+    It names one server. If *configured* names several, it is kept: another may take over.
     psycopg's own list of it needs a home directory, which not every user has.
     """
+    hosts = parameters_of(configured or "").get("host", "")
+    if configured and "," in hosts and is_at(configured, connection.info):
+        return configured
     options = [one for one in connection.pgconn.info if one.val not in (None, one.compiled)]
     return conninfo.make_conninfo(**{one.keyword.decode(): one.val.decode() for one in options})
 

@@ -22,7 +22,7 @@ from ..event import Direction, MigrationRef
 from ..run.invocation import Invocation
 from ..run.migration import Backend, Migration, is_idle
 from ..run.run import Run
-from .backend import backend_of, before, dsn_of
+from .backend import backend_of, before
 from .failure import explain
 from .ledger import Ledger
 from .rows import RowTally
@@ -74,7 +74,6 @@ class _Watch:
     _run: Run
     _is_active: Callable[[Any], bool]
     _backend: Backend | None = None
-    _ledger: Ledger | None = None
     _tally: RowTally = field(default_factory=RowTally)
     _commit: Commit | None = None
     """The commit of the migration under way; ``None``: there is none."""
@@ -201,7 +200,6 @@ class _Watch:
 
     def _before(self, version: str) -> Backend:
         if self._backend is None:
-            self._ledger = Ledger(dsn_of(self._engine.connection))
             self._backend = backend_of(self._engine, for_hooks=self._run.has_hooks)
         return before(self._backend, self._engine, version)
 
@@ -232,8 +230,8 @@ class _Watch:
             # The host also commits what Ctrl-C leaves in order: with the release of its lock.
             may_have |= connection.info.transaction_status == TransactionStatus.INTRANS
             is_open = can_settle and may_have and not is_seen and not migration.backend.is_gone
-            if is_open and self._ledger is not None:
-                self._run.settle_later(migration, _question(self._ledger, migration))
+            if is_open:
+                self._run.settle_later(migration, _question(self._run, migration))
             else:
                 self._run.conclude(migration, None, migration.error, is_idle=is_over)
 
@@ -284,9 +282,11 @@ class Commit:
                     attributes["commit"] = had
 
 
-def _question(ledger: Ledger, migration: Migration) -> Callable[[], bool | None]:
-    backend = migration.backend
-    return partial(ledger.has, backend.ledger_table, migration.ref.version, backend.backend_pid)
+def _question(run: Run, migration: Migration) -> Callable[[], bool | None]:
+    if run.dsn is None:
+        return lambda: None
+    of, version = migration.backend, migration.ref.version
+    return partial(Ledger(run.dsn).has, of.ledger_table, version, of.backend_pid)
 
 
 def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
@@ -305,13 +305,12 @@ def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
             if found is None or version in engine.get_applied_versions():
                 return result
             slug = found.name.removesuffix(".up.sql").removeprefix(f"{version}_")
-            ledger = Ledger(dsn_of(engine.connection))
             ref = MigrationRef(version=version, slug=slug)
             at = backend_of(engine, for_hooks=run.has_hooks)
             backend = before(at, engine, version)
             migration = run.migration(ref, Direction.UP, backend)
             if migration is not None:
-                run.settle_later(migration, _question(ledger, migration))
+                run.settle_later(migration, _question(run, migration))
         return result
 
     engine.initialize = observed

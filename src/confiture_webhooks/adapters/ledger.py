@@ -21,7 +21,7 @@ from ..outbox import Intent
 from ..outbox.postgres_session import ADAPTERS
 from ..outbox.rows import EPOCH, at_best
 from ..settlement import Known, LedgerRow
-from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, MICROS, database_of, run, table
+from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, MICROS, asked, database_of, run, table
 
 TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
@@ -65,7 +65,7 @@ class Ledger:
         """
         try:
             with self._connected() as connection:
-                if not _is_at_rest(connection, pid):
+                if _one(connection, _STANDBY)[0] or not _is_at_rest(connection, pid):
                     return None
                 query = pgsql.SQL(_HAS).format(table(ledger_table))
                 with _asking(connection):
@@ -130,7 +130,7 @@ def _known(
     give it the very process that holds it.
     """
     is_standby = _one(connection, _STANDBY)[0]
-    identity, timeline = _identity(connection)
+    identity, timeline = asked(connection, IDENTITY) or (None, None)
     pids = [intent.backend_pid for intent in intents if intent.backend_pid is not None]
     started = dict(run(connection, _PIDS, (pids,)).fetchall())
     locks = run(connection, _LOCKS, (LOCK_NAMESPACE,)).fetchall()
@@ -152,17 +152,6 @@ def _known(
             row=row,
         )
     return known
-
-
-def _identity(connection: psycopg.Connection[Any]) -> tuple[str | None, int | None]:
-    try:
-        with connection.transaction():
-            identity, timeline = _one(connection, IDENTITY)
-    except _NO_ANSWER:
-        raise
-    except psycopg.Error:
-        return None, None
-    return identity, timeline
 
 
 def _row(

@@ -193,8 +193,8 @@ def intent_values(intent: Intent) -> dict[str, Any]:
 
 
 def committed_values(intent: Intent) -> dict[str, str]:
-    """The values of ``stage_committed``: the COMMIT adds them to *intent*."""
-    changed = ("traceparent", "tracestate", "committed")
+    """The values of ``stage_committed``: it adds them to *intent*."""
+    changed = ("traceparent", "tracestate", "committed", "has_committed")
     document = _document({name: getattr(intent, name) for name in changed})
     return {"event_id": stored_text(intent.event_id), "changes": document}
 

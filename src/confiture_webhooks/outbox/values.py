@@ -69,6 +69,8 @@ class Intent(Facts):
     run_url: str | None = None
     trace_url: str | None = None
     committed: Committed | None = None
+    has_committed: bool | None = None
+    """What a run of another environment found before it did the same version; ``None``: none."""
     holder: str | None = field(default=None, compare=False)
     """The outbox that staged it, one of one process: runs may share their trace."""
 

@@ -34,6 +34,7 @@ WAITED_AT_MOST_S = 1.2
 """Not once this run has waited for so long in all."""
 
 E = TypeVar("E", "Event", "Intent")
+R = TypeVar("R")
 
 
 @dataclass(eq=False, repr=False)
@@ -211,10 +212,21 @@ class Recorder:
 
     def intents(self) -> Sequence[Intent]:
         """Those that are staged and not released, of earlier runs too, oldest first."""
+        return self._asked(lambda outbox: outbox.intents()) or []
+
+    def note(self, intent: Intent) -> None:
+        """Keep what is known of the end of *intent*, another environment's."""
+
+        def noted(outbox: Outbox) -> None:
+            with suppress(OutboxError):  # a right that is missing for it costs this run nothing
+                outbox.stage_committed(intent)
+
+        self._asked(noted)
+
+    def _asked(self, call: Callable[[Outbox], R]) -> R | None:
+        """The outbox's answer to *call*; ``None`` also if it gives none, or nothing is recorded."""
         if not self._settings.recorded:
-            return []
+            return None
         with suppress(OutboxError, TimedOut):  # hurried: the run settles them when it ends
-            if self._over is not None:
-                return self._over.intents()
-            return self.outbox.ask(lambda outbox: outbox.intents())
-        return []
+            return call(self._over) if self._over is not None else self.outbox.ask(call)
+        return None

@@ -65,6 +65,8 @@ class Run:
         """As far as it is known: of the command's address, its connection, its first migration."""
         self.connection: Any = None
         """The one that migrates: an outbox in its database is written over it."""
+        self.dsn: str | None = None
+        """Of the database that it migrates, once that is known."""
         self.ask: Ask | None = None
         """Asks the database of this run how the migrations of killed runs ended."""
         self.ask_here: Ask | None = None

@@ -53,10 +53,9 @@ def examine(intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -
     """
     if not intents:
         return []
-    if ask is None or seconds is None:
-        known = ask(intents) if ask is not None else None
-    else:
-        known = answered(lambda: ask(intents), seconds)
+    known = None
+    if ask is not None:
+        known = ask(intents) if seconds is None else answered(partial(ask, intents), seconds)
     now = datetime.now(UTC)
     return [(intent, judge(intent, (known or {}).get(intent.event_id), now)) for intent in intents]
 
@@ -267,14 +266,17 @@ class Settling:
         has no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
         """
         # Looked for each time: a block of Python, or --no-lock, lets others migrate in between.
-        killed = self._killed(self.recorder.intents())
-        left = [one for one in killed if one.migration.version == version]
+        earlier = self.recorder.intents()
+        left = [one for one in earlier if one.migration.version == version]
+        left = [one for one in left if one.event_id not in self._own]
         if (here := backend.backend_started_at) is not None:
             # Another watch over this very session staged these, and they are not over.
             left = [one for one in left if one.backend_started_at != here]
         until = time.monotonic() + PARTING_S
         while left and ask is not None:
-            judged = self._settle(left, ask, None)
+            mine = self._killed(left)
+            others = [one for one in left if one not in mine]
+            judged = [*self._settle(mine, ask, None), *self._note(others, ask)]
             left = [intent for intent, _ in judged]
             # With the lock in our hands, whoever held it is about to be gone.
             is_parting = (backend.has_lock and backend.is_idle) and any(
@@ -283,7 +285,19 @@ class Settling:
             if not is_parting or time.monotonic() >= until:
                 break
             time.sleep(PARTING_STEP_S)
-        self._earlier = left
+        self._earlier = self._killed(left)
+
+    def _note(self, intents: Sequence[Intent], ask: Ask) -> Judged:
+        """Note how *intents*, of other environments, ended; returns those that nobody can know of.
+
+        Their environments report them, maybe when this run has changed the ledger.
+        """
+        judged = examine(intents, ask, None)
+        for intent, verdict in judged:
+            if verdict.is_settled and intent.committed is None:  # else it says so itself
+                has_committed = verdict.ending is Ending.COMMITTED
+                self.recorder.note(replace(intent, has_committed=has_committed))
+        return [one for one in judged if not one[1].is_settled]
 
     def _settle(self, intents: Sequence[Intent], ask: Ask | None, seconds: float | None) -> Judged:
         look = self.recorder.intents
