@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 
 from confiture_webhooks.adapters import confiture
 from confiture_webhooks.adapters.backend import dsn_of
-from confiture_webhooks.adapters.confiture import observe
+from confiture_webhooks.adapters.confiture import Commit, observe
 from confiture_webhooks.adapters.ledger import Ledger
 from confiture_webhooks.event import Direction, ErrorInfo
 from engines import FakeConnection, FakeEngine, a_migration
@@ -249,7 +249,42 @@ def test_a_count_that_cannot_begin_costs_nothing() -> None:
     run = watched(engine)
     assert engine.apply(a_migration()) == "applied"
     assert run.ends == [("succeeded", None)]
-    assert run.reports == ["counting rows: AttributeError"]
+    assert run.reports == ["observing the connection: AttributeError"]
+
+
+def test_an_engine_that_cannot_be_judged_migrates() -> None:
+    """A fault of ours in whether to watch it costs its webhooks alone, in every method."""
+    engine: Any = FakeEngine()
+    engine.find_pending = lambda: ["005_add_payment_table.up.sql"]
+    run: Any = FakeRun()
+    observe(engine, run, lambda _: bool(1 // 0))
+    assert engine.find_pending() == ["005_add_payment_table.up.sql"]
+    assert engine.apply(a_migration()) == "applied"
+    assert engine.rollback(a_migration()) == "rolled back"
+    assert run.reports == ["observing the engine: ZeroDivisionError"] * 4
+    assert run.reported == []
+
+
+def test_a_commit_that_cannot_be_watched_may_have_been_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The migration runs, and if its connection breaks the ledger is asked."""
+    monkeypatch.setattr(Commit, "awaited", lambda _: 1 // 0)
+
+    class Losing(FakeEngine):
+        """Loses its connection when it has an error."""
+
+        def apply(self, *args: Any, **options: Any) -> str:
+            self.connection.broken = self.error is not None
+            return super().apply(*args, **options)
+
+    engine: Any = Losing()
+    run = watched(engine)
+    assert engine.apply(a_migration()) == "applied"
+    engine.error = psycopg.OperationalError()
+    with pytest.raises(psycopg.OperationalError):
+        engine.apply(a_migration())
+    assert [end for end, *_ in run.ends] == ["succeeded", "unknown"]
 
 
 def test_a_run_that_breaks_costs_the_migration_nothing() -> None:

@@ -88,7 +88,7 @@ class _Watch:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        if kwargs.get("commit", True) is False or not self._is_active(self._engine):
+        if kwargs.get("commit", True) is False or not self._is_watched():
             return apply(migration, force, *args, **kwargs)
         is_one = kwargs.get("strategy") is None and getattr(migration, "transactional", True)
         with self._observed(migration, Direction.UP, can_settle=not force, is_one=is_one):
@@ -97,7 +97,7 @@ class _Watch:
     def rollback(
         self, rollback: Callable[..., Any], /, migration: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        if not self._is_active(self._engine):
+        if not self._is_watched():
             return rollback(migration, *args, **kwargs)
         is_one = getattr(migration, "transactional", True)
         with self._observed(migration, Direction.DOWN, can_settle=True, is_one=is_one):
@@ -109,21 +109,27 @@ class _Watch:
 
         Otherwise the first migration begins in the transaction that reading has opened.
         """
-        connection = self._engine.connection
-        if not (self._is_active(self._engine) and is_idle(connection)):
+        if not self._is_watched(when_idle=True):
             return read(*args, **kwargs)
-        with connection.transaction():
+        with self._engine.connection.transaction():
             return read(*args, **kwargs)
 
     def find_pending(self, find: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Expect the first of the pending migrations while the connection is idle."""
         found = self.plan(find, *args, **kwargs)
-        if self._is_active(self._engine) and is_idle(self._engine.connection):
+        if self._is_watched(when_idle=True):
             with containing("expecting a migration", self._run.report):
                 for path in list(found)[:1]:
                     ref = _ref_of(path)
                     self._run.expect(ref, Direction.UP, self._before(ref.version))
         return found
+
+    def _is_watched(self, *, when_idle: bool = False) -> bool:
+        """Whether the engine works for the run, and *when_idle* in no transaction."""
+        with containing("observing the engine", self._run.report):
+            is_ready = not when_idle or is_idle(self._engine.connection)
+            return is_ready and self._is_active(self._engine)
+        return False
 
     def trigger_hook(
         self, trigger: Callable[..., Any], /, phase: Any, *args: Any, **kwargs: Any
@@ -172,29 +178,27 @@ class _Watch:
         connection = self._engine.connection
 
         def committing() -> None:
-            with tally.paused():  # what is recorded here are no rows of the migration
+            # What is recorded here are no rows of the migration.
+            with containing("committing", self._run.report), tally.paused():
                 self._run.committing(begun, tally.total, connection)
 
-        commit = Commit(connection, committing)
+        commit, window = Commit(connection, committing), ExitStack()
         self._tally, self._commit, self._direction = tally, commit, direction
         tally.is_paused = True  # until the host calls the migration
+        with containing("observing the connection", self._run.report):
+            window.enter_context(commit.awaited())
+            window.enter_context(tally.counting(connection))
         try:
-            with commit.awaited(), ExitStack() as window:
-                with containing("counting rows", self._run.report):
-                    window.enter_context(tally.counting(connection))
+            try:
                 yield
+            finally:
+                with containing("observing the connection", self._run.report):
+                    window.close()
         except BaseException as error:
-            may_have = commit.was_sent or not is_one
-            self._end(
-                begun,
-                error,
-                can_settle=can_settle,
-                may_have=may_have,
-                is_answered=not commit.is_open and (is_one or is_idle(connection)),
-            )
+            self._end(begun, commit, error, can_settle=can_settle, is_one=is_one)
             raise
         else:
-            self._end(begun, None, can_settle=can_settle)
+            self._end(begun, commit, None, can_settle=can_settle, is_one=is_one)
         finally:
             self._commit = None
 
@@ -206,11 +210,11 @@ class _Watch:
     def _end(
         self,
         migration: Migration,
+        commit: Commit,
         error: BaseException | None,
         *,
         can_settle: bool,
-        may_have: bool = True,
-        is_answered: bool = True,
+        is_one: bool,
     ) -> None:
         connection = self._engine.connection
         with containing("recording a migration", self._run.report):
@@ -226,8 +230,10 @@ class _Watch:
             # handler of the migration's; or when a BEGIN of a non-transactional one is left open,
             # which the host commits with the release of its lock. Then only the ledger knows.
             is_alive = not (connection.closed or connection.broken)
+            is_answered = not commit.is_open and (is_one or is_over)
             is_seen = is_alive and is_answered and isinstance(error, Exception)
             # The host also commits what Ctrl-C leaves in order: with the release of its lock.
+            may_have = commit.was_sent or not is_one
             may_have |= connection.info.transaction_status == TransactionStatus.INTRANS
             is_open = can_settle and may_have and not is_seen and not migration.backend.is_gone
             if is_open:
@@ -246,7 +252,7 @@ class Commit:
     connection: Any
     before: Callable[[], object]
     is_due: bool = False
-    was_sent: bool = False
+    was_sent: bool = True
     """Whether the migration's COMMIT was sent, or that is not known."""
     is_open: bool = False
     """Whether it was sent, and the server has not refused it."""
@@ -257,9 +263,9 @@ class Commit:
         attributes = vars(self.connection)
         had, original = attributes.get("commit"), getattr(self.connection, "commit", None)
         if original is None:
-            self.was_sent = True
             yield
             return
+        self.was_sent = False
 
         def commit() -> Any:
             if self.is_due:
