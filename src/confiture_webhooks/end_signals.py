@@ -12,17 +12,20 @@ from . import terminal
 from .adapters.failure import explain
 from .event import ErrorInfo
 
+FLUSH = timedelta(seconds=5)
+"""How long deliveries are waited for after one, at most: many send SIGKILL after ten seconds."""
+
 
 class SIGTERM(KeyboardInterrupt):
     """The signal: Ctrl-C to the host, and the error of a migration under way."""
 
+    flush = FLUSH
 
-class SIGHUP(KeyboardInterrupt):
+
+class SIGHUP(SIGTERM):
     """The same: the terminal is gone, maybe with the connection to this machine."""
 
 
-FLUSH = timedelta(seconds=5)
-"""How long deliveries are waited for after one, at most: many send SIGKILL after ten seconds."""
 _ERRORS = {signal.SIGTERM: SIGTERM, signal.SIGHUP: SIGHUP}
 
 

@@ -285,6 +285,20 @@ def test_a_run_that_is_asked_to_end_reports_its_migration(
     assert words == f"the command was ended by {error}"
 
 
+def test_a_job_that_is_cancelled_while_a_receiver_answers_hears_the_answer(
+    shop: Any, receiver: Any
+) -> None:
+    """The migrations are over: an answer within five seconds is no attempt that was cut."""
+    receiver.script("/", ["slow"])
+    process = shop.spawn("migrate", "up")
+    receiver.wait_for(1, timeout=60)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM
+    counts = json.loads(shop.confiture("webhooks", "status", "--format", "json").stdout)["counts"]
+    assert counts == dict.fromkeys(counts, 0) | {"delivered": len(receiver.requests)}
+
+
 def test_a_cancelled_job_has_time_for_its_last_line(shop: Any, receiver: Any) -> None:
     """Ten seconds are what ``docker stop`` and many runners give it before they kill it."""
     receiver.script("/", ["hang"] * 9)

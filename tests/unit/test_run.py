@@ -16,6 +16,7 @@ from psycopg.pq import TransactionStatus
 from confiture_webhooks.bounded import bounded
 from confiture_webhooks.config import Settings
 from confiture_webhooks.delivery import State, TraceContext
+from confiture_webhooks.end_signals import SIGHUP, SIGTERM
 from confiture_webhooks.errors import OutboxError
 from confiture_webhooks.event import (
     SUBSCRIBABLE,
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import tzinfo
 
-    from confiture_webhooks.endpoint import Endpoint
+    from confiture_webhooks.end_signals import SIGHUP, SIGTERM
+from confiture_webhooks.endpoint import Endpoint
 
 BACKEND = Backend(database=DATABASE, ledger_table="tb_confiture", backend_pid=7)
 LATER = RetryPolicy(schedule=(timedelta(hours=1),))
@@ -589,6 +591,28 @@ def test_ctrl_c_while_waiting_ends_the_wait_and_nothing_else(
     assert bench.transport.is_closed
     assert bench.said[0].startswith("confiture-webhooks: interrupted")
     assert len(bench.telemetry.shutdowns) == 1
+
+
+@pytest.mark.parametrize("came", [SIGTERM, SIGHUP])
+def test_a_signal_to_end_while_waiting_leaves_receivers_a_moment(
+    monkeypatch: pytest.MonkeyPatch, came: type[KeyboardInterrupt]
+) -> None:
+    """They are waited for as after a signal to a migration: for five seconds at most."""
+    waits: list[timedelta] = []
+
+    def drain(_: Worker, budget: timedelta, **__: Any) -> bool:
+        waits.append(budget)
+        if len(waits) == 1:
+            raise came
+        return True
+
+    monkeypatch.setattr(Worker, "drain", drain)
+    bench = Bench(SUMMARY)
+    bench.run.conclude(bench.begin(), 1, None)
+    assert bench.run.finish() is False
+    assert bench.said == []
+    first, second = waits
+    assert first > timedelta(seconds=5) >= second > timedelta(seconds=4)
 
 
 def test_ctrl_c_a_second_time_ends_at_once() -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import terminal
@@ -220,17 +221,14 @@ class Run:
         try:
             try:
                 self._is_finished = True
-                self._hand_over()
-                for migration in self.unsettled:
-                    self._settle(migration, deadline - time.monotonic())
-                self._conclude_run(error)
+                deadline = _hurried(partial(self._record_end, error), deadline)
             except KeyboardInterrupt:  # the database is not asked again; what is done stays
                 try:
                     self._hand_over()
                 finally:
                     self._conclude_run(error)
                 raise
-            self._flush(deadline)
+            deadline = _hurried(self._flush, deadline)
             is_interrupted = False
         except KeyboardInterrupt:
             self._say("confiture-webhooks: interrupted; what is not sent stays as it is")
@@ -239,6 +237,12 @@ class Run:
         except KeyboardInterrupt:  # asked twice: end at once, with the migration's answer
             is_interrupted = True
         return is_interrupted
+
+    def _record_end(self, error: ErrorInfo | None, deadline: float) -> None:
+        self._hand_over()
+        for migration in self.unsettled:
+            self._settle(migration, deadline - time.monotonic())
+        self._conclude_run(error)
 
     def _hand_over(self) -> None:
         """Write what is still to be written of migrations that ended, without their connection."""
@@ -424,3 +428,19 @@ class Run:
             if recorder is not None:
                 with suppress(TimedOut):  # the process ends
                     bounded(recorder.sending.close, max(LAST_S, self._end - time.monotonic()))
+
+
+def _hurried(step: Callable[[float], object], deadline: float) -> float:
+    """Do *step* until *deadline*; after a signal to end again, with less time. Returns its end.
+
+    Ctrl-C is raised: somebody does not want to wait.
+    """
+    try:
+        step(deadline)
+    except KeyboardInterrupt as came:
+        left: timedelta | None = getattr(came, "flush", None)
+        if left is None:
+            raise
+        deadline = min(deadline, time.monotonic() + left.total_seconds())
+        step(deadline)
+    return deadline
