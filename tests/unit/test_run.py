@@ -46,8 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import tzinfo
 
-    from confiture_webhooks.end_signals import SIGHUP, SIGTERM
-from confiture_webhooks.endpoint import Endpoint
+    from confiture_webhooks.endpoint import Endpoint
 
 BACKEND = Backend(database=DATABASE, ledger_table="tb_confiture", backend_pid=7)
 LATER = RetryPolicy(schedule=(timedelta(hours=1),))
