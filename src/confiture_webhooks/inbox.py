@@ -35,7 +35,7 @@ class Reply:
 RECEIVED = Reply(status=HTTPStatus.OK, document={"status": "received"})
 DUPLICATE = Reply(status=HTTPStatus.OK, document={"status": "handled before"})
 BUSY = Reply(
-    status=HTTPStatus.SERVICE_UNAVAILABLE,
+    status=HTTPStatus.CONFLICT,  # a 503 that asks for a wait would rest the sender's whole endpoint
     document={"error": "being handled"},
     headers={"Retry-After": "5"},
 )
@@ -54,7 +54,7 @@ class ReplayWindow:
     """The events handled lately, by id, in this process; any thread may ask.
 
     With several processes give ``Inbox`` a subclass of it that has these three methods on a store
-    they share.
+    they share. There an event at work must not stay so for ever: its process may be killed.
     """
 
     def __init__(

@@ -167,6 +167,44 @@ def test_what_is_sent_while_the_operator_is_asked_is_not_sent_twice(
     assert "A worker sent it meanwhile" in shown
 
 
+def test_what_changes_while_the_operator_is_asked_is_not_discarded(
+    operated: Project, receiver: LocalReceiver
+) -> None:
+    """What was sent meanwhile stays, and is counted apart; what came meanwhile was not asked for."""
+    operated.environment_file(webhooks={"endpoints": [{"name": "a", "url": receiver.url}]})
+
+    def meanwhile() -> str:
+        assert operated.confiture("webhooks", "redeliver", "dlv_3", "--yes").returncode == 0
+        with closing(SqliteOutbox(operated.path / ".confiture" / "webhooks.db")) as outbox:
+            put(outbox, 4, Outcome.DEAD_LETTER)
+        return "y\n"
+
+    code, shown = on_terminal(operated, "webhooks", "discard", "--endpoint", "a", asked=meanwhile)
+    assert (code, "Discarded 1 delivery (local 1)" in shown) == (0, True)
+    assert "Not discarded, because delivered or discarded meanwhile: 1" in shown
+    assert "in flight" not in shown
+    left = states(operated)
+    assert (left["dlv_3"], left["dlv_4"], "dlv_2" in left) == ("delivered", "dead_letter", False)
+
+
+@pytest.mark.parametrize(("second", "is_dropped"), [("y\n", True), ("n\n", False)])
+def test_an_outbox_that_changes_while_the_operator_is_asked_is_asked_about_again(
+    operated: Project, second: str, is_dropped: bool
+) -> None:
+    """drop removes what it has named, or nothing."""
+
+    def meanwhile() -> str:
+        with closing(SqliteOutbox(operated.path / ".confiture" / "webhooks.db")) as outbox:
+            put(outbox, 4, Outcome.DEAD_LETTER)
+        return f"y\n{second}"
+
+    code, shown = on_terminal(operated, "webhooks", "outbox", "drop", asked=meanwhile)
+    assert "with 4 deliveries, 3 of them not delivered (local 3)?" in shown
+    assert "with 5 deliveries, 4 of them not delivered (local 4)?" in shown
+    assert (code == 0) == is_dropped
+    assert (operated.path / ".confiture").exists() != is_dropped
+
+
 def test_show_is_a_timeline_with_the_trace_id(operated: Project) -> None:
     """show has the event, each attempt with its distance from it, and the trace id."""
     done = operated.confiture("webhooks", "show", "dlv_3")

@@ -105,12 +105,14 @@ def test_redelivery_starts_the_schedule_over(outbox: Outbox, decision: Decision)
     assert [a.number for a in outbox.attempts("dlv_a_1")] == [1, 2]
 
 
-def test_what_was_delivered_since_it_was_chosen_is_not_redelivered(outbox: Outbox) -> None:
+@pytest.mark.parametrize("verb", ["redeliver", "discard"])
+def test_what_was_delivered_since_it_was_chosen_is_left_alone(outbox: Outbox, verb: str) -> None:
     """A worker has sent it while the operator was asked; one that was delivered then is meant."""
     ended(outbox, delivery(1), DELIVERED)
+    act = getattr(outbox, verb)
     for was in (State.PENDING, State.DEAD_LETTER, State.GONE):
-        assert not outbox.redeliver("dlv_a_1", now=NOW, was=was)
-    assert outbox.redeliver("dlv_a_1", now=NOW, was=State.DELIVERED)
+        assert not act("dlv_a_1", now=NOW, was=was)
+    assert act("dlv_a_1", now=NOW, was=State.DELIVERED)
 
 
 def test_a_redelivered_one_is_undelivered_again(outbox: Outbox) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from confiture_webhooks.delivery import decide
 from confiture_webhooks.errors import ConfigError
 from confiture_webhooks.event import Database, Direction, EventType, body, payload
 from confiture_webhooks.formats import render
 from confiture_webhooks.inbox import Inbox, ReplayWindow, Turn
+from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.signature import Verified, body_signature, verify, webhook_signature
-from samples import AT, DATABASE, ERROR, REF, TRACE, TRACE_ID, endpoint, event
+from samples import AT, DATABASE, ERROR, REF, TRACE, TRACE_ID, attempt, endpoint, event
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 CONTENT = body(payload(event(), "a"))
@@ -83,7 +85,7 @@ def test_what_failed_is_handled_when_it_comes_again() -> None:
 
 
 def test_an_attempt_beside_one_at_work_is_put_off() -> None:
-    """A success said too early would lose an event whose handler then fails."""
+    """A success said too early would lose an event whose handler then fails. Others need not wait."""
     is_at_work, may_end = threading.Event(), threading.Event()
 
     def handle(_: Verified) -> None:
@@ -97,7 +99,9 @@ def test_an_attempt_beside_one_at_work_is_put_off() -> None:
     second = inbox.receive(signed(), CONTENT)
     may_end.set()
     first.join(20)
-    assert (second.status, second.headers) == (503, {"Retry-After": "5"})
+    assert (second.status, second.headers) == (409, {"Retry-After": "5"})
+    answered = attempt(status_code=second.status, retry_after=timedelta(seconds=5))
+    assert decide(RetryPolicy(), answered, tries=1, now=AT, spread=0.5).rests_until is None
     assert inbox.receive(signed(), CONTENT).document == {"status": "handled before"}
 
 

@@ -170,12 +170,14 @@ def discard(
             plan.append(f"{runs(len(killed))} ({', '.join(each)})")
         if plan or lost:
             agree(f"Discard {' and '.join(plan + lost)}", yes=yes)
-        now = datetime.now(UTC)
-        done = [row for row in rows if context.outbox.discard(row.delivery.id, now=now)]
-        _forget(context, killed)
+        now, drop = datetime.now(UTC), context.outbox.discard
+        done = [row for row in rows if drop(row.delivery.id, now=now, was=row.state)]
+        kept = {row.delivery.id for row in rows} - {row.delivery.id for row in done}
+        found = context.outbox.named([*kept])
+        left = sum(row.state is not State.DELIVERED for row in found)
+        killed = _forget(context, killed)
         for one in broken:
             context.outbox.discard_intent(one)
-    left = len(rows) - len(done)
     document = {
         "ok": not left,
         "discarded": len(done),
@@ -185,22 +187,26 @@ def discard(
     }
     gone = [_counted(done)] if done else []
     gone += [runs(len(killed)), *lost] if killed else lost
-    lines = [f"Discarded {' and '.join(gone)}" if gone else nothing]
+    lines = [f"Discarded {' and '.join(gone)}" if gone else nothing or "Nothing was discarded"]
+    if meanwhile := len(kept) - left:
+        lines.append(f"Not discarded, because delivered or discarded meanwhile: {meanwhile}")
     lines += [f"❌ Not discarded, because in flight: {left}"] if left else []
     conclude(document, lines, output)
 
 
-def _forget(context: Context, killed: Judged) -> None:
-    """Delete the intents, and log it: their end is never reported."""
+def _forget(context: Context, killed: Judged) -> Judged:
+    """Delete the intents that nobody settled meanwhile, and log it: their end is never reported."""
     if not killed:
-        return
-    telemetry = make_telemetry(context.settings)
+        return []
+    gone, telemetry = [], make_telemetry(context.settings)
     try:
         for intent, verdict in killed:
-            context.outbox.release(intent.event_id, [])
-            telemetry.intent_discarded(intent, verdict.reason)
+            if context.outbox.release(intent.event_id, []):
+                telemetry.intent_discarded(intent, verdict.reason)
+                gone.append((intent, verdict))
     finally:
         telemetry.shutdown(TELEMETRY_BUDGET)
+    return gone
 
 
 def _counted(rows: Sequence[Row]) -> str:

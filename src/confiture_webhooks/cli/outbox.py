@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -157,29 +158,38 @@ def drop(yes: YesOpt = False, config: ConfigOpt = None, output: FormatOpt = "tex
          is no terminal.
       5  The configuration is invalid.
     """
-    with opened(config) as context:
-        place, is_there = context.where, context.outbox.is_durable
-        summaries = context.outbox.summaries()
-        total = sum(one.total for one in summaries.values())
-        left = {
-            name: count
-            for name, one in summaries.items()
-            if (count := one.total - one.counts.get(State.DELIVERED, 0))
-        }
-        intents = len(context.outbox.intents())
-    if is_there:
-        held = counted(total, "delivery", "deliveries")
-        if left:
-            held += f", {sum(left.values())} of them not delivered ({listed(left)})"
-        held += f" and {runs(intents)}" if intents else ""
+    context, held = _held(config)
+    agreed = ""
+    while held and held != agreed:  # what comes while it is asked is asked about, too
         _check_owner(context.settings)
-        agree(f"Remove the outbox {place} with {held}", yes=yes)
-        if context.settings.place.kind == "postgres":
-            postgres_schema.drop(postgres_dsn(context.settings))
-        else:
-            sqlite_file.drop(sqlite_path(context.settings))
-    removed = [f"Removed the outbox {place}"] if is_there else []
-    conclude({"ok": True, "outbox": place, "dropped": is_there}, removed, output)
+        agree(f"Remove the outbox {context.where} with {held}", yes=yes)
+        agreed = held
+        if not yes:
+            context, held = _held(config)
+    if held and context.settings.place.kind == "postgres":
+        postgres_schema.drop(postgres_dsn(context.settings))
+    elif held:
+        sqlite_file.drop(sqlite_path(context.settings))
+    removed = [f"Removed the outbox {context.where}"] if held else []
+    conclude({"ok": True, "outbox": context.where, "dropped": bool(held)}, removed, output)
+
+
+def _held(config: Path | None) -> tuple[Context, str]:
+    """What is in the outbox, in words; empty if there is none."""
+    with opened(config) as context:
+        if not context.outbox.is_durable:
+            return context, ""
+        summaries = context.outbox.summaries()
+        intents = len(context.outbox.intents())
+    held = counted(sum(one.total for one in summaries.values()), "delivery", "deliveries")
+    left = {
+        name: count
+        for name, one in summaries.items()
+        if (count := one.total - one.counts.get(State.DELIVERED, 0))
+    }
+    if left:
+        held += f", {sum(left.values())} of them not delivered ({listed(left)})"
+    return context, held + (f" and {runs(intents)}" if intents else "")
 
 
 def _check_owner(settings: Settings) -> None:

@@ -159,13 +159,12 @@ def _in_states(
     context: Context, states: Iterable[State], endpoint: str | None, everywhere: bool
 ) -> list[Row]:
     named: dict[str, Any] = {} if everywhere else {"environment": context.environment}
-    rows = [
-        row
-        for state in states
-        for row in context.outbox.deliveries(state=state, endpoint=endpoint, limit=EVERY, **named)
-    ]
-    if len(rows) >= EVERY:
-        say(f"These are the newest {EVERY}. Run the command again for the others")
+    rows: list[Row] = []
+    for state in states:
+        left = EVERY - len(rows)
+        rows += context.outbox.deliveries(state=state, endpoint=endpoint, limit=left, **named)
+    if len(rows) == EVERY:
+        say(f"At most {EVERY} are taken at once. Run the command again for the others")
     return rows
 
 

@@ -298,13 +298,12 @@ class Outbox:
         Attempt numbers count on, and its place in the endpoint's order stays. One that *was* not
         delivered when it was chosen, and is by now, is left alone: it would be sent twice.
         """
-        given = _unheld(delivery_id, now) | {"was_delivered": int(was is State.DELIVERED)}
-        count, *_ = self._store.write(("redeliver", given), NEWS)
+        count, *_ = self._store.write(("redeliver", _free(delivery_id, now, was)), NEWS)
         return bool(count)
 
-    def discard(self, delivery_id: str, *, now: datetime) -> bool:
-        """Forget a delivery, unless a lease on it holds at *now*; ``False``: no such one."""
-        [count] = self._store.write(("discard", _unheld(delivery_id, now)))
+    def discard(self, delivery_id: str, *, now: datetime, was: State = State.DELIVERED) -> bool:
+        """Forget one that no lease holds at *now*, nor was delivered since; as ``redeliver``."""
+        [count] = self._store.write(("discard", _free(delivery_id, now, was)))
         return bool(count)
 
     def prune(self, *, before: datetime | None = None, keep: int = KEPT_DELIVERED) -> int:
@@ -452,9 +451,9 @@ def _place(endpoint: str, environment: str | None) -> dict[str, Any]:
     return {"endpoint": stored_text(endpoint), "environment": stored_text(environment or "")}
 
 
-def _unheld(delivery_id: str, now: datetime) -> dict[str, Any]:
-    latest = horizon(now, LONGEST_LEASE)
-    return rows.named(delivery_id) | {"now": rows.instant(now), "horizon": latest}
+def _free(delivery_id: str, now: datetime, was: State) -> dict[str, Any]:
+    lease = {"now": rows.instant(now), "horizon": horizon(now, LONGEST_LEASE)}
+    return rows.named(delivery_id) | lease | {"was_delivered": int(was is State.DELIVERED)}
 
 
 def _held(claim: Claim) -> dict[str, Any]:

@@ -249,10 +249,10 @@ WHERE endpoint = :endpoint AND environment = :environment AND off_since IS NOT N
 DELETE FROM main.endpoints
 WHERE off_since IS NULL AND (rests_until IS NULL OR rests_until < :at)
 
--- Part of the next two: no lease holds.
+-- Part of the next two: no lease holds, and it was not delivered since it was chosen.
 -- name: free
 (state <> 'in_flight' OR is_ready = 1 OR wakes_at IS NULL OR wakes_at <= :now
- OR wakes_at > :horizon)
+ OR wakes_at > :horizon) AND (state <> 'delivered' OR :was_delivered = 1)
 
 -- Part of the next three: by its id, else by its place. With OR, no index might be used.
 -- name: named
@@ -262,7 +262,7 @@ seq = coalesce((SELECT seq FROM main.deliveries WHERE id = :id), :seq)
 UPDATE main.deliveries
 SET state = 'pending', is_ready = 1, wakes_at = NULL, due_at = :now, tries = 0,
     finished_at = NULL, token = NULL
-WHERE {named} AND {free} AND (state <> 'delivered' OR :was_delivered = 1)
+WHERE {named} AND {free}
 
 -- name: discard
 DELETE FROM main.deliveries
