@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,10 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from ..delivery import State
+from ..transport import version
 from . import names
 from .context import around, storable
 
@@ -38,25 +40,16 @@ class Metrics:
     _ended: dict[tuple[str, str], float] = field(default_factory=dict)
     """When a run of a command last ended, by gauge."""
 
-    def make_instruments(self, meter: Meter, endpoints: Sequence[str]) -> None:
-        """Measure on *meter* from now on.
+    def measure(self, provider: MeterProvider, endpoints: Sequence[str]) -> None:
+        """Measure on a meter of *provider* from now on.
 
         Counters of *endpoints* start at 0, so that an outcome is on a dashboard before it happens.
         """
-        for spec in names.METRICS:
-            if spec.instrument == "histogram":
-                self._record[spec.name] = meter.create_histogram(
-                    spec.name, spec.unit, explicit_bucket_boundaries_advisory=list(spec.buckets)
-                ).record
-            elif spec.instrument == "counter":
-                self._record[spec.name] = meter.create_counter(spec.name, spec.unit).add
-            elif spec.instrument == "gauge":
-                self._record[spec.name] = meter.create_gauge(spec.name, spec.unit).set
-        size, oldest = names.OUTBOX_SIZE, names.OUTBOX_OLDEST
-        peers = _peers.setdefault(meter, WeakValueDictionary())
-        peers[id(self)] = self
-        meter.create_observable_up_down_counter(size.name, [partial(_sizes, peers)], size.unit)
-        meter.create_observable_gauge(oldest.name, [partial(_oldest, peers)], oldest.unit)
+        with _guard:
+            if provider not in _made:
+                _made[provider] = _instruments(provider)
+            self._record, peers = _made[provider]
+            peers[id(self)] = self
         for endpoint in endpoints:
             about = {names.WEBHOOK_ENDPOINT: endpoint}
             for outcome in names.OUTCOMES:
@@ -91,8 +84,31 @@ class Metrics:
 
 
 Peers = WeakValueDictionary[int, Metrics]
-_peers: WeakKeyDictionary[Meter, Peers] = WeakKeyDictionary()
-"""By meter, oldest first: an SDK calls only the callbacks of a meter's first instruments."""
+Made = tuple[dict[str, Any], Peers]
+_guard = threading.Lock()
+_made: WeakKeyDictionary[MeterProvider, Made] = WeakKeyDictionary()
+"""By provider, what measures, and who does, oldest first.
+
+Made once: an SDK calls only the callbacks of the first, and the API without one keeps them all.
+"""
+
+
+def _instruments(provider: MeterProvider) -> Made:
+    meter = provider.get_meter(names.SCOPE, version(), schema_url=names.SCHEMA_URL)
+    record: dict[str, Any] = {}
+    for spec in names.METRICS:
+        if spec.instrument == "histogram":
+            record[spec.name] = meter.create_histogram(
+                spec.name, spec.unit, explicit_bucket_boundaries_advisory=list(spec.buckets)
+            ).record
+        elif spec.instrument == "counter":
+            record[spec.name] = meter.create_counter(spec.name, spec.unit).add
+        elif spec.instrument == "gauge":
+            record[spec.name] = meter.create_gauge(spec.name, spec.unit).set
+    size, oldest, peers = names.OUTBOX_SIZE, names.OUTBOX_OLDEST, Peers()
+    meter.create_observable_up_down_counter(size.name, [partial(_sizes, peers)], size.unit)
+    meter.create_observable_gauge(oldest.name, [partial(_oldest, peers)], oldest.unit)
+    return record, peers
 
 
 def _outboxes(peers: Peers) -> Iterator[tuple[str | None, Summary]]:
