@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,11 +44,10 @@ class Metrics:
 
         Counters of *endpoints* start at 0, so that an outcome is on a dashboard before it happens.
         """
-        with _guard:
-            if provider not in _made:
-                _made[provider] = _instruments(provider)
-            self._record, peers = _made[provider]
-            peers[id(self)] = self
+        self._record, peers = _made.setdefault(provider, ({}, Peers()))
+        peers[id(self)] = self
+        if not self._record:
+            self._record.update(_instruments(provider, peers))
         for endpoint in endpoints:
             about = {names.WEBHOOK_ENDPOINT: endpoint}
             for outcome in names.OUTCOMES:
@@ -84,16 +82,11 @@ class Metrics:
 
 
 Peers = WeakValueDictionary[int, Metrics]
-Made = tuple[dict[str, Any], Peers]
-_guard = threading.Lock()
-_made: WeakKeyDictionary[MeterProvider, Made] = WeakKeyDictionary()
-"""By provider, what measures, and who does, oldest first.
-
-Made once: an SDK calls only the callbacks of the first, and the API without one keeps them all.
-"""
+_made: WeakKeyDictionary[MeterProvider, tuple[dict[str, Any], Peers]] = WeakKeyDictionary()
+"""By provider: made once, for an SDK calls the first callbacks only, and the bare API keeps all."""
 
 
-def _instruments(provider: MeterProvider) -> Made:
+def _instruments(provider: MeterProvider, peers: Peers) -> dict[str, Any]:
     meter = provider.get_meter(names.SCOPE, version(), schema_url=names.SCHEMA_URL)
     record: dict[str, Any] = {}
     for spec in names.METRICS:
@@ -105,10 +98,10 @@ def _instruments(provider: MeterProvider) -> Made:
             record[spec.name] = meter.create_counter(spec.name, spec.unit).add
         elif spec.instrument == "gauge":
             record[spec.name] = meter.create_gauge(spec.name, spec.unit).set
-    size, oldest, peers = names.OUTBOX_SIZE, names.OUTBOX_OLDEST, Peers()
+    size, oldest = names.OUTBOX_SIZE, names.OUTBOX_OLDEST
     meter.create_observable_up_down_counter(size.name, [partial(_sizes, peers)], size.unit)
     meter.create_observable_gauge(oldest.name, [partial(_oldest, peers)], oldest.unit)
-    return record, peers
+    return record
 
 
 def _outboxes(peers: Peers) -> Iterator[tuple[str | None, Summary]]:
