@@ -81,10 +81,8 @@ class Telemetry(Signals):
         """The run's span while it is open."""
         self._command = ""
         with containing("connect", self.report):  # a provider that breaks stays silent
-            if given.tracer_provider is not None:
-                self.tracer = given.tracer_provider.get_tracer(
-                    names.SCOPE, version(), schema_url=names.SCHEMA_URL
-                )
+            if (tracers := given.tracer_provider) is not None:
+                self.tracer = tracers.get_tracer(names.SCOPE, version(), names.SCHEMA_URL)
             if given.meter_provider is not None:
                 self.metrics.measure(given.meter_provider, endpoints)
         if given.error is not None:
