@@ -330,16 +330,23 @@ def attach(
     anything runs. Log events and lines for people go to the logger ``confiture_webhooks``.
     """
     chosen = settings or load(os.environ, Path(config_file) if config_file else None)
-    engine = getattr(session, "migrator", session)
     remedy.use(config_file)
-    run = _library_run(chosen, engine.connection)
+    run = _library_run(chosen, getattr(session, "migrator", session).connection)
+    with reported(session, run, command):
+        yield run
+
+
+@contextmanager
+def reported(session: Any, run: Run, command: str = "confiture migrate") -> Iterator[None]:
+    """*run* reports what *session* does in the block, and how the block ends."""
+    engine = getattr(session, "migrator", session)
     run.begin(command)
     migrate_on(run, engine.connection)
     undo, failed = observe(engine, run), None
     if not threading.current_thread().daemon:  # else it may migrate still
         atexit.register(run.finish)  # for a block that is never left: no thread starts later
     try:
-        yield run
+        yield
     except BaseException as error:
         failed = error
         raise

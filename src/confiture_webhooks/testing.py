@@ -73,9 +73,9 @@ def captured(session: Any) -> Iterator[list[Sent]]:
 
     The list is complete when the block has been left.
     """
-    from .adapters.confiture import observe  # noqa: PLC0415
     from .run import Parts  # noqa: PLC0415
     from .run.run import Run  # noqa: PLC0415
+    from .session import reported  # noqa: PLC0415
     from .telemetry import Telemetry, for_library  # noqa: PLC0415
 
     endpoint = Endpoint(name="captured", url="https://captured.invalid/", events=SUBSCRIBABLE)
@@ -89,12 +89,9 @@ def captured(session: Any) -> Iterator[list[Sent]]:
     parts = Parts(
         telemetry=lambda: telemetry, outbox=lambda _: InMemoryOutbox(), transport=lambda: transport
     )
-    run = Run(settings, parts)
     sent: list[Sent] = []
-    undo = observe(getattr(session, "migrator", session), run)
     try:
-        yield sent
+        with reported(session, Run(settings, parts)):
+            yield sent
     finally:
-        undo()
-        run.finish()
         sent.extend(Sent(request.headers, json.loads(request.body)) for request in transport.sent)

@@ -331,6 +331,17 @@ def test_hooks_that_use_up_the_flush_lose_no_webhook(
     assert sorted(answered.values()) == ["custom", "migration_success"]
 
 
+def test_only_events_that_a_hook_is_for_are_missed(hooked: Any) -> None:
+    """Two migrations ended without the hook; that they began is of no concern to it."""
+    project = hooked(
+        a=f"import time\n{HEAD}@register_hook('post_execute')\ndef f(_):\n    time.sleep(60)\n"
+    )
+    project.migration("002", "b", up="SELECT 1", down="SELECT 1")
+    project.environment_file(webhooks={"flush_timeout": 0.5})
+    done = project.confiture("migrate", "up")
+    assert "hooks ran out of time (flush_timeout 0.5 s): 2 events did not" in done.stderr
+
+
 @pytest.mark.parametrize("closed", [None, 2, 1])
 def test_a_stream_that_takes_nothing_is_no_hooks_trouble(
     hooked: Any, receiver: Any, closed: int | None

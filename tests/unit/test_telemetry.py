@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
+from opentelemetry.metrics import Meter, NoOpMeterProvider
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
@@ -548,6 +549,20 @@ class TestMetricsOfTheRun:
             for key, one in bench.points("confiture.webhook.outbox.size").items()
             if dict(key)["confiture.webhook.state"] == "dead_letter"
         } == {"shop": 2, "crm": 3}
+
+    def test_a_later_run_makes_no_more_instruments(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The API without an SDK keeps all that it ever made: a process of many runs would grow."""
+        kept: list[object] = []
+        provider, get_meter = NoOpMeterProvider(), NoOpMeterProvider.get_meter
+
+        def counted(*args: Any, **terms: Any) -> Meter:
+            kept.append(args)
+            return get_meter(*args, **terms)
+
+        monkeypatch.setattr(NoOpMeterProvider, "get_meter", counted)
+        for _ in range(3):
+            Telemetry(Providers(meter_provider=provider))
+        assert len(kept) == 1
 
     def test_a_broken_outbox(self, bench: Bench) -> None:
         """An outbox that cannot be read costs its own points and no others."""

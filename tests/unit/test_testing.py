@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sqlite3
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,16 @@ def test_captured_sees_a_failure_and_lets_it_through() -> None:
     (failure,) = [w.payload for w in sent if w.payload["event_type"] == "migration_error"]
     assert failure["error"]["type"] == "ZeroDivisionError"
     assert "canary" not in str(failure)
+
+
+def test_captured_sees_that_the_block_failed() -> None:
+    """An error after the last migration fails the run, as with ``attach``."""
+    engine: Any = FakeEngine()
+    with suppress(ZeroDivisionError), captured(engine) as sent:
+        engine.apply(a_migration())
+        raise ZeroDivisionError
+    kinds = [webhook.payload["event_type"] for webhook in sent]
+    assert kinds == ["migration_started", "migration_success", "run_error"]
 
 
 def test_an_outbox_in_memory_that_nobody_holds_leaves_nothing_open() -> None:

@@ -28,6 +28,7 @@ from confiture_webhooks.transport import Request, Response
 from confiture_webhooks.worker import Worker, pace
 from confiture_webhooks.worker.pace import FAILING_AFTER, LONGEST_REST
 from confiture_webhooks.worker.sender import Clock
+from confiture_webhooks.worker.worker import LONGEST_NAP_S
 
 A_SECOND = timedelta(seconds=1)
 LONG_ENOUGH = timedelta(seconds=20)
@@ -327,6 +328,34 @@ def test_endpoints_that_rest_let_each_other_rest() -> None:
     assert not any(one.never_ends.wait(0.1) for one in idle.values())
     bench.worker.stop()
     assert len(bench.transport.sent) == len(endpoints) * FAILING_AFTER
+
+
+def test_a_rest_ends_by_the_clock_though_the_machine_slept() -> None:
+    """A lane waits by the monotonic clock, which stood still: it looks at the other in between."""
+    limited = Response(status_code=503, retry_after=timedelta(hours=1))
+    is_sent_again = threading.Event()
+
+    class Limited(ScriptedTransport):
+        def send(self, request: Request, **terms: Any) -> Response:
+            if self.sent:
+                is_sent_again.set()
+            return super().send(request, **terms)
+
+    one_lane = replace(endpoint("a", 3600), concurrency=1)
+    bench = Bench(one_lane, transport=Limited({"a": [limited]}))
+
+    class Slept(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            if timeout is None:
+                return super().wait()
+            later = bench.worker.clock.now() + timedelta(hours=2)
+            bench.worker.clock = Clock(now=lambda: later)
+            return super().wait(timeout - LONGEST_NAP_S)
+
+    bench.worker._idle["a"] = Slept(bench.worker.lock)
+    bench.start(delivery())
+    assert is_sent_again.wait(LONG_ENOUGH.total_seconds())
+    bench.worker.stop()
 
 
 def test_a_fault_of_the_outbox_is_reported_and_the_lane_goes_on() -> None:

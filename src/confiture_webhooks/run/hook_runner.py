@@ -72,7 +72,7 @@ class HookRunner:
     _given: set[tuple[str, str]] = field(default_factory=set)
     """By the run's thread: a migration's id, and the hooks' event."""
     _made: int = 0
-    """Calls that were made, by ours."""
+    """Calls that hooks wanted and got."""
     _is_over: threading.Event = field(default_factory=threading.Event)
     _output: OutputGuard = field(default_factory=OutputGuard)
     _set_variable: bool = False
@@ -120,7 +120,8 @@ class HookRunner:
         """Make no more calls, say how many were left, and give back what was taken."""
         self._is_over.set()
         self.drain(time.monotonic() + 0.5)
-        if left := len(self._given) - self._made:
+        wanted = {hook.event for hook in self._hooks}
+        if left := sum(event in wanted for _, event in self._given) - self._made:
             events = counted(left, "event", "events")
             say(
                 f"confiture-webhooks: hooks ran out of time (flush_timeout "
@@ -136,10 +137,11 @@ class HookRunner:
         for source in self._sources:
             self._load(source)
         while (call := self._calls.get()) is not None and not self._is_over.is_set():
-            for hook in self._hooks:
-                if hook.event == call[0].event and not self._is_over.is_set():
+            hooks = [hook for hook in self._hooks if hook.event == call[0].event]
+            for hook in hooks:
+                if not self._is_over.is_set():
                     self._call(hook, *call)
-            if not self._is_over.is_set():
+            if hooks and not self._is_over.is_set():
                 self._made += 1
 
     @contained

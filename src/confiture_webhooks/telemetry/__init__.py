@@ -81,12 +81,10 @@ class Telemetry(Signals):
         """The run's span while it is open."""
         self._command = ""
         with containing("connect", self.report):  # a provider that breaks stays silent
-            scope, schema_url = (names.SCOPE, version()), names.SCHEMA_URL
-            if given.tracer_provider is not None:
-                self.tracer = given.tracer_provider.get_tracer(*scope, schema_url=schema_url)
+            if (tracers := given.tracer_provider) is not None:
+                self.tracer = tracers.get_tracer(names.SCOPE, version(), names.SCHEMA_URL)
             if given.meter_provider is not None:
-                meter = given.meter_provider.get_meter(*scope, schema_url=schema_url)
-                self.metrics.make_instruments(meter, endpoints)
+                self.metrics.measure(given.meter_provider, endpoints)
         if given.error is not None:
             self.failed("telemetry.set_up", given.error)
 

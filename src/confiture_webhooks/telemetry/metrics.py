@@ -9,10 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from ..delivery import State
+from ..transport import version
 from . import names
 from .context import around, storable
 
@@ -38,25 +39,15 @@ class Metrics:
     _ended: dict[tuple[str, str], float] = field(default_factory=dict)
     """When a run of a command last ended, by gauge."""
 
-    def make_instruments(self, meter: Meter, endpoints: Sequence[str]) -> None:
-        """Measure on *meter* from now on.
+    def measure(self, provider: MeterProvider, endpoints: Sequence[str]) -> None:
+        """Measure on a meter of *provider* from now on.
 
         Counters of *endpoints* start at 0, so that an outcome is on a dashboard before it happens.
         """
-        for spec in names.METRICS:
-            if spec.instrument == "histogram":
-                self._record[spec.name] = meter.create_histogram(
-                    spec.name, spec.unit, explicit_bucket_boundaries_advisory=list(spec.buckets)
-                ).record
-            elif spec.instrument == "counter":
-                self._record[spec.name] = meter.create_counter(spec.name, spec.unit).add
-            elif spec.instrument == "gauge":
-                self._record[spec.name] = meter.create_gauge(spec.name, spec.unit).set
-        size, oldest = names.OUTBOX_SIZE, names.OUTBOX_OLDEST
-        peers = _peers.setdefault(meter, WeakValueDictionary())
+        self._record, peers = _made.setdefault(provider, ({}, Peers()))
         peers[id(self)] = self
-        meter.create_observable_up_down_counter(size.name, [partial(_sizes, peers)], size.unit)
-        meter.create_observable_gauge(oldest.name, [partial(_oldest, peers)], oldest.unit)
+        if not self._record:
+            self._record.update(_instruments(provider, peers))
         for endpoint in endpoints:
             about = {names.WEBHOOK_ENDPOINT: endpoint}
             for outcome in names.OUTCOMES:
@@ -91,8 +82,26 @@ class Metrics:
 
 
 Peers = WeakValueDictionary[int, Metrics]
-_peers: WeakKeyDictionary[Meter, Peers] = WeakKeyDictionary()
-"""By meter, oldest first: an SDK calls only the callbacks of a meter's first instruments."""
+_made: WeakKeyDictionary[MeterProvider, tuple[dict[str, Any], Peers]] = WeakKeyDictionary()
+"""By provider: made once, for an SDK calls the first callbacks only, and the bare API keeps all."""
+
+
+def _instruments(provider: MeterProvider, peers: Peers) -> dict[str, Any]:
+    meter = provider.get_meter(names.SCOPE, version(), schema_url=names.SCHEMA_URL)
+    record: dict[str, Any] = {}
+    for spec in names.METRICS:
+        if spec.instrument == "histogram":
+            record[spec.name] = meter.create_histogram(
+                spec.name, spec.unit, explicit_bucket_boundaries_advisory=list(spec.buckets)
+            ).record
+        elif spec.instrument == "counter":
+            record[spec.name] = meter.create_counter(spec.name, spec.unit).add
+        elif spec.instrument == "gauge":
+            record[spec.name] = meter.create_gauge(spec.name, spec.unit).set
+    size, oldest = names.OUTBOX_SIZE, names.OUTBOX_OLDEST
+    meter.create_observable_up_down_counter(size.name, [partial(_sizes, peers)], size.unit)
+    meter.create_observable_gauge(oldest.name, [partial(_oldest, peers)], oldest.unit)
+    return record
 
 
 def _outboxes(peers: Peers) -> Iterator[tuple[str | None, Summary]]:

@@ -28,6 +28,8 @@ LEASE_MARGIN = timedelta(seconds=30)
 """A lease outlasts the longest attempt by this."""
 FRESH_FOR = LEASE_MARGIN - timedelta(seconds=5)
 """So long after a claim an attempt may begin that the lease outlasts; then the rest goes back."""
+LONGEST_NAP_S = 60.0
+"""A lane looks at the clock so often: while a machine sleeps, the monotonic one stands still."""
 AGAIN_S = 0.1
 """So long after a look in vain the next one is made, whatever seemed to be due."""
 SHOW_EVERY_S = 0.25
@@ -184,7 +186,8 @@ class Worker(Sender):
                     pace.due = NEVER
                     pace.busy += 1
                     return True
-                self._idle[pace.endpoint.name].wait(None if wait == NEVER else wait)
+                nap = None if wait == NEVER else min(wait, LONGEST_NAP_S)
+                self._idle[pace.endpoint.name].wait(nap)
             return False
 
     def _work(self, pace: Pace) -> None:
