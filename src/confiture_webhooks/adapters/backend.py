@@ -142,7 +142,8 @@ def dsn_of(connection: Any, configured: str | None = None) -> str:
     It names one server. If *configured* names several, it is kept: another may take over.
     psycopg's own list of it needs a home directory, which not every user has.
     """
-    hosts = parameters_of(configured or "").get("host", "")
+    given = parameters_of(configured or "")
+    hosts = given.get("host", given.get("hostaddr", ""))
     if configured and "," in hosts and is_at(configured, connection.info):
         return configured
     options = [one for one in connection.pgconn.info if one.val not in (None, one.compiled)]

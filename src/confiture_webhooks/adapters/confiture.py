@@ -1,9 +1,4 @@
-"""Confiture: what a run sees of it, through the two class attributes it offers embedders.
-
-``MigratorSession.default_engine`` makes the engine that every session drives. ``default_lock``
-makes the lock that every mutating command takes under its own name. Nothing else of the host is
-touched. ``observe`` wraps the ``apply`` and ``rollback`` of one engine object.
-"""
+"""Confiture: what a run sees of it. ``observe`` wraps methods of one engine object."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ class Settling:
         until = time.monotonic() + PARTING_S
         while left and ask is not None:
             mine = self._killed(left)
-            others = [one for one in left if one not in mine]
+            others = [one for one in left if one.environment != self.environment]
             judged = [*self._settle(mine, ask, None), *self._note(others, ask)]
             left = [intent for intent, _ in judged]
             # With the lock in our hands, whoever held it is about to be gone.
@@ -288,9 +288,9 @@ class Settling:
         self._earlier = self._killed(left)
 
     def _note(self, intents: Sequence[Intent], ask: Ask) -> Judged:
-        """Note how *intents*, of other environments, ended; returns those that nobody can know of.
+        """Note how *intents*, of other environments, ended; returns those of which it is not known.
 
-        Their environments report them, maybe when this run has changed the ledger.
+        Their environments report them, maybe after this run has changed the ledger.
         """
         judged = examine(intents, ask, None)
         for intent, verdict in judged:
