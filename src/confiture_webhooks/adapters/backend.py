@@ -152,14 +152,10 @@ def dsn_of(connection: Any, configured: str | None = None) -> str:
 
 def named(dsn: str | None) -> Database:
     """The database that *dsn* names, with libpq's variables and defaults, without asking it."""
-    if dsn is None:
-        return Database()
-    try:
-        is_clear, given = is_plain(conninfo.conninfo_to_dict(dsn)), parameters_of(dsn)
-    except (psycopg.ProgrammingError, UnicodeError):
-        return Database()
-    if not is_clear:
-        return Database()
+    given: dict[str, str] = {}
+    with suppress(psycopg.ProgrammingError, UnicodeError):
+        if dsn is not None and is_plain(conninfo.conninfo_to_dict(dsn)):
+            given = parameters_of(dsn)
     port = given.get("port", "")
     return Database(
         host=given.get("host"),

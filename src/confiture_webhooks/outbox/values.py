@@ -76,7 +76,6 @@ class Intent(Facts):
 
     @property
     def database(self) -> Database:
-        """The migrated database."""
         host, port, name = self.database_host, self.database_port, self.database_name
         return Database(host=host, port=port, name=name, schema=self.database_schema)
 
