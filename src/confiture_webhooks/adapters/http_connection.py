@@ -130,7 +130,8 @@ class _Bounded(HTTPConnection):
             sock, target = self._socket(kind, address)
             handle = SocketHandle(sock.dup())
             try:
-                _leave_some(handle)
+                if descriptors_left(handle.fileno()) <= KEPT_FREE:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # noqa: TRY301
                 for option in KEEP_ALIVE:
                     sock.setsockopt(*option)
                 exchange.stops_with(handle.shut_down)
@@ -152,11 +153,6 @@ class _Bounded(HTTPConnection):
 
     def _socket(self, kind: list[int], address: Any) -> tuple[socket.socket, Any]:
         return socket.socket(*kind), address
-
-
-def _leave_some(handle: SocketHandle) -> None:
-    if descriptors_left(handle.fileno()) <= KEPT_FREE:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class _Tls(HTTPSConnection):
