@@ -286,8 +286,8 @@ class Commit:
 def _question(run: Run, migration: Migration) -> Callable[[], bool | None]:
     if run.dsn is None:
         return lambda: None
-    of, version = migration.backend, migration.ref.version
-    return partial(Ledger(run.dsn).has, of.ledger_table, version, of.backend_pid)
+    backend, version = migration.backend, migration.ref.version
+    return partial(Ledger(run.dsn).has, backend.ledger_table, version, backend.backend_pid)
 
 
 def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:

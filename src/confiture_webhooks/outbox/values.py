@@ -70,7 +70,7 @@ class Intent(Facts):
     trace_url: str | None = None
     committed: Committed | None = None
     has_committed: bool | None = None
-    """What a run of another environment found before it did the same version; ``None``: none."""
+    """Whether it did, as a run of another environment saw before it did the same version."""
     holder: str | None = field(default=None, compare=False)
     """The outbox that staged it, one of one process: runs may share their trace."""
 

@@ -261,9 +261,10 @@ class Settling:
     def record_earlier(self, version: str, ask: Ask | None, backend: Backend) -> None:
         """Report how *version* ended in killed runs before it runs again, here on *backend*.
 
-        Reported later it may be wrong: the row that is about to be written looks like
-        theirs. So *ask* is over the connection that will write it, which is there in any case. It
-        has no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
+        Of runs of another environment, it is noted. Later it may be wrong: the row that is about
+        to be written looks like theirs. So *ask* is over the connection that will write it, which
+        is there in any case. It has no limit of its own: if the ledger is locked, the host waits
+        for it next.
         """
         # Looked for each time: a block of Python, or --no-lock, lets others migrate in between.
         earlier = self.recorder.intents()
