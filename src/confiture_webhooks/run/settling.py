@@ -140,10 +140,7 @@ def settle_outbox(
 
     A fault in it is reported, and stops no delivery. Raises OutboxError.
     """
-
-    def deliveries(event: Event, trace: TraceContext) -> Sequence[Delivery]:
-        return deliveries_of(event, endpoints, trace, report=telemetry.failed)
-
+    deliveries = partial(deliveries_of, endpoints=endpoints, report=telemetry.failed)
     record = partial(release_as, outbox.release, deliveries)
     with _alone(telemetry):
         mine = [intent for intent in outbox.intents() if intent.environment == environment]
