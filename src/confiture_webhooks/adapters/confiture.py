@@ -307,8 +307,7 @@ def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
                 return result
             slug = found.name.removesuffix(".up.sql").removeprefix(f"{version}_")
             ref = MigrationRef(version=version, slug=slug)
-            at = backend_of(engine, for_hooks=run.has_hooks)
-            backend = before(at, engine, version)
+            backend = before(backend_of(engine, for_hooks=run.has_hooks), engine, version)
             migration = run.migration(ref, Direction.UP, backend)
             if migration is not None:
                 run.settle_later(migration, _question(run, migration))
@@ -321,8 +320,7 @@ def report_unloadable(
     engine: Any, run: Run, path: Path, direction: Direction, error: Exception
 ) -> None:
     """Report to *run* that the migration in *path* could not even be loaded."""
-    at = backend_of(engine, for_hooks=run.has_hooks)
-    migration = run.migration(_ref_of(path), direction, at)
+    migration = run.migration(_ref_of(path), direction, backend_of(engine, for_hooks=run.has_hooks))
     if migration is not None:
         run.conclude(migration, None, explain(error))
 
