@@ -97,7 +97,7 @@ def _resolve(
     """*resolve* a command of *group*, once, and watch it."""
     group.resolve_command = resolve
     name, command, rest = resolve(ctx, args)
-    with suppress(Exception):
+    with suppress(Exception):  # no such command, or one that takes no attribute: the same
         command.invoke = partial(_invoke, command, command.invoke, [GROUP, *args], open_)
     return name, command, rest
 

@@ -97,7 +97,7 @@ def ping(
     telemetry.start_run("confiture webhooks test", test_for=patience)
     event = sample(kind, settings, telemetry.correlation_id)
     trace = telemetry.trace_of_run()
-    outbox.release(event.id, deliveries_of(event, chosen, trace, report=telemetry.failed))
+    outbox.release(event.id, deliveries_of(event, trace, chosen, report=telemetry.failed))
     place = settings.environment
     worker = Worker(chosen, outbox, transport, telemetry, environment=place, hold=patience)
     worker.start()

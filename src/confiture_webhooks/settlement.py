@@ -201,14 +201,11 @@ def _times(intent: Intent, row: LedgerRow | None, now: datetime) -> dict[str, An
 def killed_run_event(run: str, ended: Sequence[Event]) -> Event:
     """The event of a killed *run*, which has one id, whichever of its migrations *ended*."""
     last = ended[-1]
-    rows = []
-    for event in ended:
-        assert event.migration is not None
-        assert event.direction is not None
-        is_success = event.error is None
-        rows.append(
-            migration_row(event.migration, event.direction, event.duration_s, is_success=is_success)
-        )
+    rows = [
+        migration_row(one.migration, one.direction, one.duration_s, is_success=one.error is None)
+        for one in ended
+        if one.migration and one.direction
+    ]
     return Event(
         id=killed_run_id(run),
         type=EventType.RUN_ERROR,

@@ -90,12 +90,6 @@ def left_in_file(settings: Settings) -> tuple[str, dict[str | None, LeftBehind]]
     return "sqlite", {}
 
 
-def left_in_database(settings: Settings, dsn: str | None) -> dict[str | None, LeftBehind]:
-    """The deliveries in the migrated database, at *dsn*, if the outbox is not in PostgreSQL."""
-    is_used = settings.place.kind == "postgres"
-    return {} if is_used or dsn is None else postgres_schema.left_behind_in(dsn)
-
-
 def outbox_exists(settings: Settings, *, is_asked: bool = False) -> bool:
     """Whether the outbox's file is there; of a database only if it *is_asked*. Makes none."""
     place = settings.place

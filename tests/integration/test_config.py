@@ -1044,7 +1044,8 @@ def test_faults_of_many_endpoints_are_found_one_by_one(project: Project) -> None
 def test_a_file_with_many_keys_of_others_is_read(project: Project) -> None:
     """Only merge keys that multiply are refused."""
     others = "".join(f"key_{i}: 1\n" for i in range(10_001))
-    project.path.write_text(f"{others}webhooks: {{endpoints: [{{name: a, url: '{URL}'}}]}}\n")
+    shared = f"shared: &shared {{name: a, url: '{URL}', timeout: 5}}\n"
+    project.path.write_text(f"{others}{shared}webhooks: {{endpoints: [{{<<: *shared}}]}}\n")
     assert [one.name for one in load({}, project.path).endpoints] == ["a"]
 
 

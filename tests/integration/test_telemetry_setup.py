@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -237,6 +238,13 @@ class TestSession:
         session = CollectorSession(Tally(Export(signal="logs", protocol="http/protobuf"), ""))
         merged = session.merge_environment_settings(f"http://{host}:1/", {}, None, None, None)
         assert bool(merged["proxies"]) is is_proxied
+
+
+def test_a_variable_that_names_a_provider_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What users' hooks start gets it as it was."""
+    monkeypatch.setenv("OTEL_PYTHON_TRACER_PROVIDER", "nosuch")
+    assert for_command({}, None).error is None
+    assert os.environ["OTEL_PYTHON_TRACER_PROVIDER"] == "nosuch"
 
 
 def test_no_redirect_is_followed() -> None:

@@ -265,6 +265,17 @@ def test_an_engine_that_cannot_be_judged_migrates() -> None:
     assert run.reported == []
 
 
+def test_nothing_is_expected_in_an_open_transaction() -> None:
+    """What is staged there would go with it; the host plans as it would without a watch."""
+    engine: Any = FakeEngine()
+    engine.find_pending = lambda: ["005_add_payment_table.up.sql"]
+    engine.connection.info.transaction_status = TransactionStatus.INTRANS
+    engine.connection.transaction = None
+    run = watched(engine)
+    assert engine.find_pending() == ["005_add_payment_table.up.sql"]
+    assert run.reports == []
+
+
 def test_a_commit_that_cannot_be_watched_may_have_been_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -332,6 +343,23 @@ def test_an_engine_whose_server_does_not_answer_still_migrates(
 def test_a_ledger_never_shows_its_password() -> None:
     """The ledger's address, password and all, is in no ``repr``."""
     assert "canary" not in repr(Ledger(dsn_of(FakeEngine().connection)))
+
+
+@pytest.mark.parametrize(
+    ("configured", "is_kept"),
+    [
+        ("host=a,127.0.0.1 dbname=shop", True),
+        ("hostaddr=10.0.0.1,127.0.0.1 dbname=shop", True),
+        ("host=127.0.0.1 dbname=shop", False),
+        ("host=a,b dbname=shop", False),
+        ("host=a,127.0.0.1 dbname=other", False),
+    ],
+)
+def test_an_address_of_several_servers_is_kept(configured: str, is_kept: bool) -> None:
+    """If another one takes over, it can be asked; an address of another database is not used."""
+    connection = FakeEngine().connection
+    expected = configured if is_kept else dsn_of(connection)
+    assert dsn_of(connection, configured) == expected
 
 
 @pytest.mark.parametrize(

@@ -635,6 +635,26 @@ def test_ctrl_c_before_the_run_is_concluded_leaves_it_counted(
     assert [end["error_type"] for end in bench.telemetry.run_ends] == ["KeyboardInterrupt"]
 
 
+def test_ctrl_c_while_the_end_of_a_migration_is_written_again_loses_no_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first comes when it ends, the second when the run writes what is left: it is written."""
+    bench, presses, record = Bench(), [KeyboardInterrupt, KeyboardInterrupt], Recorder.record
+    migration = bench.begin()
+
+    def pressed(recorder: Recorder, *event: Any) -> None:
+        if presses:
+            raise presses.pop()
+        record(recorder, *event)
+
+    monkeypatch.setattr(Recorder, "record", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run.conclude(migration, 1, None)
+    assert bench.run.finish(ErrorInfo(type="KeyboardInterrupt", message="the run failed"))
+    kinds = {row.delivery.event_type for row in bench.outbox.deliveries()}
+    assert EventType.MIGRATION_SUCCESS in kinds
+
+
 def test_a_run_that_nobody_interrupts_says_so() -> None:
     """A run that ends by itself, and one that has ended already, was not interrupted."""
     bench = Bench()

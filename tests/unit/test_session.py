@@ -327,11 +327,12 @@ def test_a_signal_at_any_instant_of_the_end_loses_no_event(
                     sys.settrace(None)
                     signal.raise_signal(signal.SIGTERM)
 
+        before = sys.gettrace()  # of a measurement of coverage
         sys.settrace(traced)
         try:
             bench.session.finish(SystemExit(1))
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
         settling = bench.run._settling
         assert settling is not None
         outbox = settling.recorder.outbox.current

@@ -465,10 +465,16 @@ def test_an_outbox_that_memory_stood_in_for_makes_no_success_either() -> None:
 
 
 @pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("environment", ["production", "staging"])
 @pytest.mark.parametrize("has_lock", [True, False])
-def test_a_process_that_has_just_let_go_of_the_lock_is_waited_for(has_lock: bool) -> None:
-    """With the lock in our hands it is about to be gone: settled as soon as it is, not taken on."""
-    killed = replace(KILLED, has_lock=True, backend_started_at=NOW)
+def test_a_process_that_has_just_let_go_of_the_lock_is_waited_for(
+    has_lock: bool, environment: str
+) -> None:
+    """With the lock in our hands it is about to be gone: settled as soon as it is, not taken on.
+
+    The end of another environment's is noted then.
+    """
+    killed = replace(KILLED, has_lock=True, backend_started_at=NOW, environment=environment)
     gone = Database7()
     asked: list[object] = []
 
@@ -512,6 +518,22 @@ def test_another_environments_intent_is_left_to_it() -> None:
     assert bench.sent() == []
     telemetry: Any = FakeTelemetry()
     settle_outbox(bench.outbox, [], database.ask, telemetry, environment="production")
+    assert bench.outbox.intents() == [killed]
+
+
+@pytest.mark.parametrize("committed", [None, END])
+def test_another_environments_end_that_is_not_known_is_not_noted(
+    committed: Committed | None,
+) -> None:
+    """This run has done its work since; or its COMMIT took its end along, and its run may go on."""
+    killed = replace(KILLED, environment="staging", committed=committed)
+    bench = Bench()
+    bench.run.ask_here = lambda _: {}
+    bench.outbox.stage_committed(killed)
+    migration = bench.run.migration(killed.migration, Direction.UP, backend_after(killed))
+    assert migration is not None
+    bench.run.conclude(migration, 1, None)
+    assert bench.sent() == [(migration.event_id, "migration_success")]
     assert bench.outbox.intents() == [killed]
 
 

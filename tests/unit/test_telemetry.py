@@ -39,7 +39,8 @@ from confiture_webhooks.outbox import Summary
 from confiture_webhooks.telemetry import Telemetry, deliveries, names
 from confiture_webhooks.telemetry.context import from_stored
 from confiture_webhooks.telemetry.logs import records, sentence
-from confiture_webhooks.telemetry.providers import Providers, for_command
+from confiture_webhooks.telemetry.plan import Export
+from confiture_webhooks.telemetry.providers import Providers, Tally, for_command
 from contract.made import intent
 
 NOW = datetime(2026, 1, 9, 14, 23, 45, 123000, tzinfo=UTC)
@@ -669,8 +670,24 @@ class TestRuns:
         for seconds in (4, 11):
             attempt = an_attempt(status_code=503)
             delivery.attempt_failed(attempt, retry_in=timedelta(seconds=seconds))
+        delivery.finish(names.DEFERRED, last=attempt, attempts=2, at=NOW)
         said = [one.log_record.attributes or {} for one in bench.log.get_finished_logs()]
         assert [one.get("retry_in_s") for one in said] == [4.0, None]
+        counted = bench.points("confiture.webhook.deliveries").values()
+        assert not any(one.value for one in counted)
+
+    def test_losses_are_reported_once_an_hour(self) -> None:
+        """A dead collector costs something with every export: a line an hour has the sum."""
+        said: list[object] = []
+        tally, clock = Tally(Export(signal="traces", protocol="grpc"), "why"), [NOW]
+        given = Providers(records=lambda _, fields, __: said.append(fields["lost"]))
+        given.tallies.append(tally)
+        telemetry = Telemetry(given, now=lambda: clock[0])
+        for minutes in (0, 30, 61):
+            clock[0] = NOW + timedelta(minutes=minutes)
+            tally.made(0, lost=1)
+            telemetry.report_losses()
+        assert said == [1, 2]
 
     def test_an_unknown_end_is_not_counted(self, bench: Bench) -> None:
         """Whoever settles the run counts it; until then it is neither success nor failure."""

@@ -142,7 +142,8 @@ def dsn_of(connection: Any, configured: str | None = None) -> str:
     It names one server. If *configured* names several, it is kept: another may take over.
     psycopg's own list of it needs a home directory, which not every user has.
     """
-    hosts = parameters_of(configured or "").get("host", "")
+    given = parameters_of(configured or "")
+    hosts = given.get("host", given.get("hostaddr", ""))
     if configured and "," in hosts and is_at(configured, connection.info):
         return configured
     options = [one for one in connection.pgconn.info if one.val not in (None, one.compiled)]
@@ -151,14 +152,10 @@ def dsn_of(connection: Any, configured: str | None = None) -> str:
 
 def named(dsn: str | None) -> Database:
     """The database that *dsn* names, with libpq's variables and defaults, without asking it."""
-    if dsn is None:
-        return Database()
-    try:
-        is_clear, given = is_plain(conninfo.conninfo_to_dict(dsn)), parameters_of(dsn)
-    except (psycopg.ProgrammingError, UnicodeError):
-        return Database()
-    if not is_clear:
-        return Database()
+    given: dict[str, str] = {}
+    with suppress(psycopg.ProgrammingError, UnicodeError):
+        if dsn is not None and is_plain(conninfo.conninfo_to_dict(dsn)):
+            given = parameters_of(dsn)
     port = given.get("port", "")
     return Database(
         host=given.get("host"),

@@ -1,9 +1,4 @@
-"""Confiture: what a run sees of it, through the two class attributes it offers embedders.
-
-``MigratorSession.default_engine`` makes the engine that every session drives. ``default_lock``
-makes the lock that every mutating command takes under its own name. Nothing else of the host is
-touched. ``observe`` wraps the ``apply`` and ``rollback`` of one engine object.
-"""
+"""Confiture: what a run sees of it. ``observe`` wraps methods of one engine object."""
 
 from __future__ import annotations
 
@@ -291,8 +286,8 @@ class Commit:
 def _question(run: Run, migration: Migration) -> Callable[[], bool | None]:
     if run.dsn is None:
         return lambda: None
-    of, version = migration.backend, migration.ref.version
-    return partial(Ledger(run.dsn).has, of.ledger_table, version, of.backend_pid)
+    backend, version = migration.backend, migration.ref.version
+    return partial(Ledger(run.dsn).has, backend.ledger_table, version, backend.backend_pid)
 
 
 def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
@@ -312,8 +307,7 @@ def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:
                 return result
             slug = found.name.removesuffix(".up.sql").removeprefix(f"{version}_")
             ref = MigrationRef(version=version, slug=slug)
-            at = backend_of(engine, for_hooks=run.has_hooks)
-            backend = before(at, engine, version)
+            backend = before(backend_of(engine, for_hooks=run.has_hooks), engine, version)
             migration = run.migration(ref, Direction.UP, backend)
             if migration is not None:
                 run.settle_later(migration, _question(run, migration))
@@ -326,8 +320,7 @@ def report_unloadable(
     engine: Any, run: Run, path: Path, direction: Direction, error: Exception
 ) -> None:
     """Report to *run* that the migration in *path* could not even be loaded."""
-    at = backend_of(engine, for_hooks=run.has_hooks)
-    migration = run.migration(_ref_of(path), direction, at)
+    migration = run.migration(_ref_of(path), direction, backend_of(engine, for_hooks=run.has_hooks))
     if migration is not None:
         run.conclude(migration, None, explain(error))
 

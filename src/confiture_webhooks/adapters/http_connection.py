@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -129,7 +130,8 @@ class _Bounded(HTTPConnection):
             sock, target = self._socket(kind, address)
             handle = SocketHandle(sock.dup())
             try:
-                _leave_some(handle)
+                if descriptors_left(handle.fileno()) <= KEPT_FREE:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # noqa: TRY301
                 for option in KEEP_ALIVE:
                     sock.setsockopt(*option)
                 exchange.stops_with(handle.shut_down)
@@ -153,11 +155,6 @@ class _Bounded(HTTPConnection):
         return socket.socket(*kind), address
 
 
-def _leave_some(handle: SocketHandle) -> None:
-    if descriptors_left(handle.fileno()) <= KEPT_FREE:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-
 class _Tls(HTTPSConnection):
     """TLS that leaves no socket open when it fails."""
 
@@ -165,18 +162,11 @@ class _Tls(HTTPSConnection):
         try:
             super().connect()
         except OSError as error:
-            _close_lost(error)
+            # ``ssl`` made one, and lost it when the peer reset it before the handshake.
+            for frame, _ in walk_tb(error.__traceback__):
+                if isinstance(lost := frame.f_locals.get("self"), ssl.SSLSocket):
+                    lost.close()
             raise
-
-
-def _close_lost(error: OSError) -> None:
-    """Close the socket that ``ssl`` made, and lost when the peer reset it before the handshake."""
-    step = error.__traceback__
-    while step is not None:
-        lost = step.tb_frame.f_locals.get("self")
-        if isinstance(lost, ssl.SSLSocket):
-            lost.close()
-        step = step.tb_next
 
 
 class _BoundedTls(_Bounded, _Tls):

@@ -96,9 +96,8 @@ def redeliver(
         again = context.outbox.redeliver
         done = [row for row in acted_on if again(row.delivery.id, now=now, was=row.state)]
         if output == "text":
-            unsent = (
-                _not_done(rows, here) if is_refused else nothing or "A worker sent it meanwhile"
-            )
+            unsent = _not_done(rows, here) if is_refused else nothing
+            unsent = unsent or "Nothing is due again: a worker has sent it, or is sending it"
             line(f"Due again: {_counted(done)}" if done else unsent)
         sending = [
             row

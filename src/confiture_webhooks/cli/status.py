@@ -149,12 +149,11 @@ def open_document(judged: Judged) -> dict[str, Any]:
 
 def open_lines(document: Mapping[str, Any]) -> list[str]:
     """A line for each migration that is under way, or not settled."""
-    under_way, intents = document["under_way"], document["intents"]
-    lines = [f"Under way: {row['migration']} since {row['since']}" for row in under_way]
-    for row in intents:
-        since = f"{row['migration']} since {row['since']}"
-        lines.append(f"Not settled: {row['event_id']}  {since}: {row['why']}")
-    return lines
+    lines = [f"Under way: {row['migration']} since {row['since']}" for row in document["under_way"]]
+    return lines + [
+        f"Not settled: {row['event_id']}  {row['migration']} since {row['since']}: {row['why']}"
+        for row in document["intents"]
+    ]
 
 
 def runs(count: int, kind: str = "unsettled") -> str:

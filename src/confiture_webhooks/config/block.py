@@ -89,7 +89,7 @@ class Reading:
     def fault(self, at: Place, invalid: Invalid, row: str = "") -> None:
         """Keep what is wrong at a place; *row* is the setting's in the documentation."""
         remedy = invalid.remedy or f"It takes: {row.partition(': ')[0]}"
-        for depth, kind in product(range(len(at) + 1), (Invalid, type(invalid))):
+        for depth, kind in product(range(len(at) + 1), {Invalid, type(invalid)}):
             self._found.setdefault((at[:depth], kind), []).append((at, invalid, remedy))
 
     def faults_in(self, at: Place = (), kind: type[Invalid] = Invalid) -> tuple[Fault, ...]:

@@ -126,9 +126,10 @@ def _collector() -> Iterator[Check]:
     for fault in found.faults:
         yield wrong("collector", fault.what, fault.remedy)
     if not wanted.exports and not found.faults:
-        how = ("set OTEL_EXPORTER_OTLP_ENDPOINT", "unset OTEL_SDK_DISABLED and OTEL_*_EXPORTER")
         is_set = any("_OTLP_" in name and name.endswith("ENDPOINT") for name in os.environ)
-        yield skipped("collector", "nothing is exported", f"To export, {how[is_set]}")
+        off = "unset OTEL_SDK_DISABLED and OTEL_*_EXPORTER"
+        how = off if is_set else "set OTEL_EXPORTER_OTLP_ENDPOINT"
+        yield skipped("collector", "nothing is exported", f"To export, {how}")
     by_address: dict[tuple[str, str], list[Export]] = {}
     for export in wanted.exports:
         if export.protocol != CONSOLE and export not in found.refused:

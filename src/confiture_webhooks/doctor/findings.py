@@ -25,6 +25,7 @@ from ..outbox import (
     Unreadable,
     waiting_elsewhere,
 )
+from ..outbox.postgres_schema import left_behind_in
 from ..outlook import (
     LATE,
     EndpointStatus,
@@ -38,7 +39,7 @@ from ..outlook import (
 from ..remedy import quoted, shown
 from ..run.other_environment import in_environment
 from ..terminal import counted
-from ..wiring import left_in_database, left_in_file
+from ..wiring import left_in_file
 
 FUTURE = timedelta(minutes=1)
 """A delivery made so far in the future was made by a clock that was wrong."""
@@ -115,7 +116,6 @@ class Findings:
 
     @property
     def summary(self) -> Summary:
-        """The summary of the command's environment."""
         return self.summaries.get(self.environment, Summary())
 
     @property
@@ -164,6 +164,7 @@ def examine(
     )
     intents = outbox.intents()
     old = (one.environment for one in intents if one.staged_at < now - UNSETTLED_FOR)
+    is_elsewhere = settings.place.kind != "postgres"
     in_file: Mapping[str | None, LeftBehind] | OutboxError
     try:
         left_file, in_file = left_in_file(settings)
@@ -207,7 +208,7 @@ def examine(
         old_intents=Counter(old),
         left_in_file=in_file,
         left_file=left_file,
-        left_in_database=left_in_database(settings, dsn),
+        left_in_database=left_behind_in(dsn) if is_elsewhere and dsn is not None else {},
     )
 
 

@@ -98,10 +98,9 @@ def _kept(settings: Settings, findings: Findings) -> Check:
     summary = findings.summary
     dead = counted(summary.counts.get(State.DEAD_LETTER, 0), "dead letter", "dead letters")
     where = f"environment {shown_environment(settings.environment)} in {outbox_place(settings)}"
-    others = (
-        f"; waiting in other environments: {listed(findings.others)}" if findings.others else ""
-    )
-    counts = f"{summary.waiting} waiting, {dead}; {where}{others}"
+    elsewhere = listed(findings.others)
+    where += f"; waiting in other environments: {elsewhere}" if elsewhere else ""
+    counts = f"{summary.waiting} waiting, {dead}; {where}"
     if summary.waiting > sum(wait.count for wait in findings.waits):  # which have rows of their own
         return warn("outbox", counts, f"Send them now: {shown('redeliver', '--pending')}")
     return ok("outbox", counts)

@@ -104,7 +104,7 @@ def complete(endpoint: Endpoint, delivery: Delivery) -> Completed:
 
 
 def deliveries_of(
-    event: Event, endpoints: Sequence[Endpoint], trace: TraceContext, *, report: Report
+    event: Event, trace: TraceContext, endpoints: Sequence[Endpoint], *, report: Report
 ) -> list[Delivery]:
     """One delivery of *event* for each of *endpoints* that wants it, in the format it asks for.
 

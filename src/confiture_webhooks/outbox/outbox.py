@@ -85,7 +85,7 @@ class Outbox:
         self._store.write(self._staging(intent))
 
     def stage_committed(self, intent: Intent, *waiting: Release) -> None:
-        """Add its end to *intent*: ``committed`` in a transaction that is about to commit.
+        """Add its end to *intent*: in a transaction that is about to commit, or ``has_committed``.
 
         If *intent* is not there, it is staged first. Its event is released after the COMMIT; if
         this process is killed before that, by whoever finds it. *waiting*: what came before it and

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -10,7 +10,7 @@ from functools import cache
 from json import dumps, loads
 from math import isfinite
 from re import fullmatch
-from typing import Any, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 from zlib import crc32
 
 from ..delivery import Attempt, Delivery, State, TraceContext
@@ -28,6 +28,7 @@ _IDS = ("id", "event_id", "correlation_id")
 _MOVES = (State.PENDING, State.IN_FLIGHT)
 _FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
 """The errors of reading a value that another version wrote."""
+R = TypeVar("R")
 
 
 def instant(at: datetime) -> int:
@@ -37,10 +38,14 @@ def instant(at: datetime) -> int:
 
 def at_best(stored: object) -> datetime | None:
     """The instant *stored* is; ``None`` where it is none, or cannot be read."""
+    return _at_best(_instant, stored, None)
+
+
+def _at_best(read: Callable[[object], R], stored: object, otherwise: R) -> R:
     try:
-        return None if stored is None else _instant(stored)
+        return read(stored)
     except _FAULTS:
-        return None
+        return otherwise
 
 
 def delivery_values(delivery: Delivery) -> dict[str, Any]:
@@ -111,7 +116,7 @@ def _unreadable(row: Stored, fault: Exception) -> Unreadable:
     event_type = shown(row["event_type"])
     is_known = event_type in set(EventType)
     return Unreadable(
-        id=_id_of(row["id"]) or f"row-{row['seq']}",
+        id=_at_best(_id, row["id"], f"row-{row['seq']}"),
         **{name: shown(row[name]) for name in (*_IDS[1:], "content_type", "endpoint")},
         event_type=EventType(event_type) if is_known else cast("Any", _UnknownType(event_type)),
         body=b"",
@@ -129,8 +134,8 @@ def claim(row: Stored, token: str) -> Claim:
     return Claim(
         delivery=delivery(row),
         token=f"{row['seq']}.{token}",
-        attempts=_count(row["attempts"]),
-        tries=_count(row["tries"]),
+        attempts=_at_best(_counter, row["attempts"], 0),
+        tries=_at_best(_counter, row["tries"], 0),
     )
 
 
@@ -142,7 +147,7 @@ def row_of(row: Stored) -> Row:
     return Row(
         delivery=delivery(row),
         state=state,
-        attempts=_count(row["attempts"]),
+        attempts=_at_best(_counter, row["attempts"], 0),
         next_attempt_at=at_best(row["due_at"]) if state is State.PENDING else None,
         is_ready=row["is_ready"] == 1,
         last_attempt=attempt(last) if last.get("number") is not None else None,
@@ -240,7 +245,7 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
             raise ValueError("its document is of another environment")
     except (*_FAULTS, RecursionError) as fault:
         return UnreadableIntent(
-            event_id=_id_of(row["event_id"]) or f"intent-{_digest(row['event_id'])}",
+            event_id=_at_best(_id, row["event_id"], f"intent-{_digest(row['event_id'])}"),
             key=row["event_id"],
             environment=shown(row["environment"]) or None,
             reason=stored_text(str(fault)),
@@ -283,14 +288,6 @@ def _typed(hint: Any, value: Any) -> Any:
     return _text(value) if isinstance(value, str) else value
 
 
-def _id_of(value: object) -> str | None:
-    """The id that *value* is; ``None``: none that a command line could name."""
-    try:
-        return _id(value)
-    except _FAULTS:
-        return None
-
-
 def _digest(value: object) -> str:
     """Eight characters for a stored value that is no id: the same each time."""
     raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
@@ -318,7 +315,7 @@ def _header(value: object) -> str:
 
 
 def _id(value: object) -> str:
-    if not (found := _header(value))[:1].isalnum():
+    if not (found := _header(value))[:1].isalnum():  # a command line could not name it
         raise ValueError("it has no id")
     return found
 
@@ -341,13 +338,6 @@ def _counter(value: object) -> int:
     if not 0 <= _number(value) <= MOST:
         raise ValueError(f"{value} where a small number belongs")
     return _number(value)
-
-
-def _count(value: object) -> int:
-    try:
-        return _counter(value)
-    except _FAULTS:
-        return 0
 
 
 def shown(value: object) -> str:

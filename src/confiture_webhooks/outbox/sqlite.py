@@ -20,26 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutboxError
-from . import schema
+from . import schema, sqlite_file
 from .outbox import Outbox
 from .schema import Found, Step
-from .sqlite_file import (
-    APPLICATION_ID,
-    DAMAGE,
-    DAMAGED,
-    SETTING,
-    DamagedError,
-    NotOursError,
-    Place,
-    code_of,
-    in_use,
-    may_be_there,
-    own,
-    place_of,
-    set_aside,
-    translated,
-    untrusted,
-)
 from .summary import LEFT_BEHIND_QUERIES, LeftBehind, left_behind
 
 PATIENCE_S = 2.0
@@ -89,8 +72,8 @@ def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
     """
     try:
         return SqliteOutbox(path)
-    except DamagedError as damage:
-        aside = set_aside(path, damage)
+    except sqlite_file.DamagedError as damage:
+        aside = sqlite_file.set_aside(path, damage)
     outbox = SqliteOutbox(path)
     if aside is not None:
         notice(
@@ -105,10 +88,10 @@ def left_behind_in(path: Path) -> dict[str | None, LeftBehind]:
 
     Nothing where there is none, or another program's. Raises OutboxError if it cannot be read.
     """
-    if not may_be_there(path):
+    if not sqlite_file.may_be_there(path):
         return {}
-    with suppress(NotOursError), translated(path):
-        own(path, makes=False)
+    with suppress(sqlite_file.NotOursError), sqlite_file.translated(path):
+        sqlite_file.own(path, makes=False)
         # With a log beside it, another process may have it open; else reading would make one.
         mode = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
         with closing(_connected(f"{path.absolute().as_uri()}?mode={mode}")) as connection:
@@ -128,7 +111,7 @@ class _Store:
     survives a fork. With *follows* it goes over to the file that has taken the place of its own.
     """
 
-    _place: Place | None
+    _place: sqlite_file.Place | None
 
     def __init__(self, path: Path | None, *, follows: bool = False) -> None:
         self.is_durable = path is not None
@@ -147,8 +130,8 @@ class _Store:
             self._connection, self._place = _connected(":memory:"), None
             _migrate(self._connection, self._path)
             weakref.finalize(self, self._connection.close).atexit = False
-        in_use[self._place] += 1
-        with translated(self._path):
+        sqlite_file.in_use[self._place] += 1
+        with sqlite_file.translated(self._path):
             mode = self._connection.execute("PRAGMA journal_mode").fetchone()[0]
         # Only a WAL may be left unsynced: a power cut could leave a rollback journal in part.
         self._relaxed = _SYNC_AT_CHECKPOINT if mode == "wal" else _SYNC_EVERY_COMMIT
@@ -181,8 +164,8 @@ class _Store:
         if not self._lock.acquire(timeout=PATIENCE_S):
             raise OutboxError(f"outbox {self.where}: busy with other threads' work")
         try:
-            with translated(self._path):
-                if self._follows and place_of(self._path) not in (None, self._place):
+            with sqlite_file.translated(self._path):
+                if self._follows and sqlite_file.place_of(self._path) not in (None, self._place):
                     before = self._connection
                     self._open()
                     _left_open.append(before)
@@ -192,9 +175,9 @@ class _Store:
                     self._connection.execute(f"PRAGMA busy_timeout = {left_ms}")
                     self._patience_s = left_s
                 yield self._connection
-        except DamagedError:
+        except sqlite_file.DamagedError:
             with suppress(OSError):  # examined when it is next opened: it may be broken deep inside
-                self._path.with_name(self._path.name + DAMAGED).touch(mode=0o600)
+                self._path.with_name(self._path.name + sqlite_file.DAMAGED).touch(mode=0o600)
             raise
         finally:
             self._lock.release()
@@ -207,7 +190,7 @@ class _Store:
         try:
             with suppress(sqlite3.Error):
                 self._connection.close()
-            in_use[self._place] -= not self._is_closed
+            sqlite_file.in_use[self._place] -= not self._is_closed
             self._is_closed = True
         finally:
             self._lock.release()
@@ -226,30 +209,30 @@ def _answer(connection: sqlite3.Connection, name: str, values: Mapping[str, Any]
     return count
 
 
-def _open_file(path: Path) -> tuple[sqlite3.Connection, Place]:
+def _open_file(path: Path) -> tuple[sqlite3.Connection, sqlite_file.Place]:
     """A connection to the outbox at *path*, which is made, and migrated, when need be.
 
     Nothing of the file is touched before it is known to be an outbox of ours. Raises OutboxError;
     DamagedError when the file is broken.
     """
-    with translated(path):
-        place = own(path, makes=True)
+    with sqlite_file.translated(path):
+        place = sqlite_file.own(path, makes=True)
         connection = _connected(path)
     try:
-        with translated(path):
-            if place_of(path) != place:
-                raise untrusted(path, "another file took its place", "Try again")  # noqa: TRY301
+        with sqlite_file.translated(path):
+            if sqlite_file.place_of(path) != place:
+                raise sqlite_file.untrusted(path, "another file took its place", "Try again")  # noqa: TRY301
             if refusal := _refusal_of_wal(connection):
                 connection.close()
                 connection = _connected(path)
                 _use_rollback_journal(connection, refusal)
-            damage = path.with_name(path.name + DAMAGED)
+            damage = path.with_name(path.name + sqlite_file.DAMAGED)
             if damage.exists():
                 if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
-                    raise DamagedError(path)  # noqa: TRY301
+                    raise sqlite_file.DamagedError(path)  # noqa: TRY301
                 damage.unlink(missing_ok=True)
             _migrate(connection, path)
-    except DamagedError as error:
+    except sqlite_file.DamagedError as error:
         error.connection, error.place = connection, place
         raise
     except BaseException:
@@ -284,8 +267,8 @@ def _refusal_of_wal(connection: sqlite3.Connection) -> sqlite3.OperationalError 
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
-            code = code_of(error)
-            if code in (*DAMAGE, sqlite3.SQLITE_FULL):
+            code = sqlite_file.code_of(error)
+            if code in (*sqlite_file.DAMAGE, sqlite3.SQLITE_FULL):
                 raise
             if code != sqlite3.SQLITE_BUSY:
                 return error
@@ -327,7 +310,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         had = _version(connection, path)
         for statement in schema.statements("sqlite", had):
             connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA application_id = {sqlite_file.APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
 
 
@@ -336,8 +319,8 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    if application_id != APPLICATION_ID and not is_empty:
-        raise NotOursError(path)
+    if application_id != sqlite_file.APPLICATION_ID and not is_empty:
+        raise sqlite_file.NotOursError(path)
     found = 0 if is_empty else version
-    schema.check(found, f"outbox {path}", SETTING)
+    schema.check(found, f"outbox {path}", sqlite_file.SETTING)
     return found

@@ -30,7 +30,6 @@ class Summary:
 
     @property
     def total(self) -> int:
-        """How many deliveries there are."""
         return sum(self.counts.values())
 
     @property

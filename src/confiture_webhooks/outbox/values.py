@@ -70,13 +70,12 @@ class Intent(Facts):
     trace_url: str | None = None
     committed: Committed | None = None
     has_committed: bool | None = None
-    """What a run of another environment found before it did the same version; ``None``: none."""
+    """Whether it did, as a run of another environment saw before it did the same version."""
     holder: str | None = field(default=None, compare=False)
     """The outbox that staged it, one of one process: runs may share their trace."""
 
     @property
     def database(self) -> Database:
-        """The migrated database."""
         host, port, name = self.database_host, self.database_port, self.database_name
         return Database(host=host, port=port, name=name, schema=self.database_schema)
 

@@ -61,7 +61,6 @@ class Span:
 
     @property
     def duration_s(self) -> float:
-        """How long it took."""
         return (self.end_ns - self.start_ns) / 1e9
 
 

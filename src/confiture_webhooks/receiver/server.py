@@ -107,7 +107,6 @@ class Answer:
 
     @property
     def is_success(self) -> bool:
-        """Whether it accepts the request."""
         return self.fault is None and 200 <= self.status < 300  # noqa: PLR2004
 
 

@@ -68,7 +68,6 @@ class Invocation:
 
     @property
     def direction(self) -> Direction:
-        """Which way the command takes migrations."""
         return Direction.DOWN if self.command.startswith("down") else Direction.UP
 
 

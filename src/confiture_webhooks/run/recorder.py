@@ -199,7 +199,7 @@ class Recorder:
     ) -> Sequence[Delivery]:
         """One of *event* for each endpoint that wants it, of *wanting* if they are given."""
         endpoints = self._settings.recorded if wanting is None else wanting
-        return deliveries_of(event, endpoints, trace, report=self._telemetry.failed)
+        return deliveries_of(event, trace, endpoints, report=self._telemetry.failed)
 
     def _of_this_run(self, one: E, trace_id: str) -> E:
         """*one* with this run's command, and the links to it. A killed run's has its own."""

@@ -140,10 +140,7 @@ def settle_outbox(
 
     A fault in it is reported, and stops no delivery. Raises OutboxError.
     """
-
-    def deliveries(event: Event, trace: TraceContext) -> Sequence[Delivery]:
-        return deliveries_of(event, endpoints, trace, report=telemetry.failed)
-
+    deliveries = partial(deliveries_of, endpoints=endpoints, report=telemetry.failed)
     record = partial(release_as, outbox.release, deliveries)
     with _alone(telemetry):
         mine = [intent for intent in outbox.intents() if intent.environment == environment]
@@ -261,9 +258,10 @@ class Settling:
     def record_earlier(self, version: str, ask: Ask | None, backend: Backend) -> None:
         """Report how *version* ended in killed runs before it runs again, here on *backend*.
 
-        Reported later it may be wrong: the row that is about to be written looks like
-        theirs. So *ask* is over the connection that will write it, which is there in any case. It
-        has no limit of its own: where somebody keeps the ledger locked, the host waits for it next.
+        Of runs of another environment, it is noted. Later it may be wrong: the row that is about
+        to be written looks like theirs. So *ask* is over the connection that will write it, which
+        is there in any case. It has no limit of its own: if the ledger is locked, the host waits
+        for it next.
         """
         # Looked for each time: a block of Python, or --no-lock, lets others migrate in between.
         earlier = self.recorder.intents()
@@ -275,7 +273,7 @@ class Settling:
         until = time.monotonic() + PARTING_S
         while left and ask is not None:
             mine = self._killed(left)
-            others = [one for one in left if one not in mine]
+            others = [one for one in left if one.environment != self.environment]
             judged = [*self._settle(mine, ask, None), *self._note(others, ask)]
             left = [intent for intent, _ in judged]
             # With the lock in our hands, whoever held it is about to be gone.
@@ -288,9 +286,9 @@ class Settling:
         self._earlier = self._killed(left)
 
     def _note(self, intents: Sequence[Intent], ask: Ask) -> Judged:
-        """Note how *intents*, of other environments, ended; returns those that nobody can know of.
+        """Note how *intents*, of other environments, ended; returns those of which it is not known.
 
-        Their environments report them, maybe when this run has changed the ledger.
+        Their environments report them, maybe after this run has changed the ledger.
         """
         judged = examine(intents, ask, None)
         for intent, verdict in judged:

@@ -108,9 +108,9 @@ class Telemetry(Signals):
     ) -> None:
         """Open the run's span, under the current span, else under ``TRACEPARENT``.
 
-        *test_for*: so long nothing but a test is sent, which ``confiture.runs`` does not count.
+        *test_for*: it is a test of this length, which ``confiture.runs`` does not count.
         """
-        self.ends_at = self.now() + test_for if test_for is not None else None
+        self.test_ends_at = self.now() + test_for if test_for is not None else None
         self._command = command.removeprefix("confiture ")
         about = {names.DB_SYSTEM: "postgresql"}
         self._run = self.start_span(
@@ -151,7 +151,7 @@ class Telemetry(Signals):
         if error_type is not None:
             set_failed(run, error_type)
         try:
-            if not is_known or self.ends_at:
+            if not is_known or self.test_ends_at:
                 return
             self.metrics.count_run(self._command, error_type, self.now(), run)
             if error_type is not None:

@@ -79,7 +79,7 @@ class DeliverySpan(Part):
     @contained
     def attempt_failed(self, attempt: Attempt, *, retry_in: timedelta | None) -> None:
         """An attempt failed; *retry_in* is the wait before the next, ``None``: there is none."""
-        ends_at = self._signals.ends_at
+        ends_at = self._signals.test_ends_at
         if retry_in is not None and ends_at and self._signals.now() + retry_in > ends_at:
             retry_in = None
         delay_s = retry_in.total_seconds() if retry_in is not None else None
@@ -128,7 +128,7 @@ class DeliverySpan(Part):
                 set_failed(self.span, failure)
             if outcome == names.DEAD_LETTER:
                 self.span.add_event(names.DEAD_LETTERED)
-            if outcome == names.DEFERRED and self._signals.ends_at:
+            if outcome == names.DEFERRED and self._signals.test_ends_at:
                 return
             self._measure(outcome, duration_s, lag_s, failure)
             self._log(

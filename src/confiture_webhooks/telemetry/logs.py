@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from json import dumps
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
@@ -104,7 +104,7 @@ class Logs:
 
             # With processors of its own: the host's structlog configuration is not touched.
             self._logger = structlog.wrap_logger(
-                _StandardError(),
+                SimpleNamespace(info=terminal.write, warning=terminal.write, error=terminal.write),
                 processors=[self._render],
                 wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
                 context_class=dict,
@@ -190,9 +190,3 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return "; ".join(map(str, value))
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
-
-
-class _StandardError:
-    """Where structlog's lines go."""
-
-    info = warning = error = staticmethod(terminal.write)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ..outbox import Summary
-    from .names import MetricSpec
 
 Read = Callable[[], "Summary"]
 
@@ -57,7 +56,7 @@ class Metrics:
 
     def record(
         self,
-        spec: MetricSpec,
+        spec: names.MetricSpec,
         amount: float,
         attributes: Mapping[str, object],
         span: Span = INVALID_SPAN,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext, TracerProvider
 
 MIGRATION_SPANS = 200
-_LOADED = "OTEL_PYTHON_TRACER_PROVIDER"
+_NAMED = "OTEL_PYTHON_TRACER_PROVIDER"
 TRIED_OUT_WITHIN = timedelta(seconds=2)
 """Nothing is exported, so it takes no time."""
 _LOST = dict(zip(SIGNALS, names.LOST, strict=True))
@@ -59,7 +59,7 @@ class Tally:
         """How many were lost since this was last asked; *is_over*: those that wait are, too."""
         with self._lock:
             lost, self.lost = self.lost, 0
-            return lost + self.waiting * is_over
+            return lost + (self.waiting if is_over else 0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,7 +138,7 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
             stored = TraceContext(traceparent=traceparent, tracestate=environ.get("TRACESTATE"))
             found.inherited = from_stored(stored, is_remote=True)
         _read_cap(environ, found)
-        if has_owner(_set_provider()):
+        if has_owner(_global_provider()):
             _use_global(found)
             return found
         if environ.get(PROPAGATORS):
@@ -168,11 +168,12 @@ def for_library(environ: Mapping[str, str]) -> Providers:
     return found
 
 
-def _set_provider() -> TracerProvider:
-    """The global one. A variable could load one there, which would export nothing: not yet."""
-    loaded = {name: os.environ.pop(name) for name in (_LOADED,) if name in os.environ}
+def _global_provider() -> TracerProvider:
+    """The one that is set. Asked for with this variable set, the API would set another one."""
+    named = os.environ.pop(_NAMED, None)
     provider = trace.get_tracer_provider()
-    os.environ.update(loaded)
+    if named is not None:
+        os.environ[_NAMED] = named
     return provider
 
 

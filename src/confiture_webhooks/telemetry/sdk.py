@@ -214,7 +214,8 @@ def _counted(exporter: Any, tally: Tally) -> Any:
         tally.made(count if is_metric else 0)  # data points are made when they are exported
         lost = count
         with suppress(Exception):  # reported with the tally
-            lost *= export(batch, *args, **kwargs).name != "SUCCESS"
+            if export(batch, *args, **kwargs).name == "SUCCESS":
+                lost = 0
         tally.made(-count, lost=lost)
 
     exporter.export = counted

@@ -40,8 +40,8 @@ class Signals:
     tracer: Tracer | None = None
     is_started: bool = False
     """Whether the run's span has started."""
-    ends_at: datetime | None = None
-    """When a test ends. Nothing is sent later: to put off is neither logged nor counted."""
+    test_ends_at: datetime | None = None
+    """Of a test. It sends nothing later, so a delivery put off is neither logged nor counted."""
     _reported: set[tuple[str, str]] = field(default_factory=set)
     _has_failed: bool = False
 

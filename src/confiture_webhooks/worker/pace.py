@@ -93,7 +93,6 @@ class Pace:
 
     @property
     def limit(self) -> int:
-        """How many deliveries to claim at once."""
         return self._in_time(self.batch) if self.endpoint.rate else self.batch
 
     def _in_time(self, most: int) -> int:
