@@ -38,3 +38,20 @@ def test_so_many_are_taken_at_once_whatever_their_states(
     rows, _ = selection.chosen(context, "discard", [], states, "analytics", False)
     assert len(rows) == taken
     assert (f"At most {most} are taken at once" in capsys.readouterr().err) == (most < 4)
+
+
+@pytest.mark.parametrize("given", ["evt_4bf92f35aa", "EVT_4BF92F35AA", " evt_4bf92f35\n", "Odd_Id"])
+def test_an_id_may_be_in_capitals_and_among_blanks(given: str) -> None:
+    """As a log viewer or a mail shows it; one that has capitals itself is found as it is."""
+    outbox = InMemoryOutbox()
+    for number, event_id in enumerate(("evt_4bf92f35aa", "Odd_Id")):
+        outbox.release(event_id, [delivery(id=f"dlv_{number}", event_id=event_id)])
+    [row], [whole] = selection.find(outbox, given)
+    assert row.delivery.event_id == whole
+    assert whole.lower().startswith(given.strip().lower())
+
+
+@pytest.mark.parametrize(("given", "short"), [("EVT_4BF92F3", True), ("evt_4bf92f35", False)])
+def test_a_prefix_makes_no_beginning_longer(given: str, short: bool) -> None:
+    """In capitals neither."""
+    assert selection.is_short(given) is short

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 import typer
 
-from confiture_webhooks.cli.options import each, environment_of, id_of, not_empty, since
+from confiture_webhooks.cli.options import each, environment_of, not_empty, since
 
 NOW = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 
@@ -56,9 +56,3 @@ def test_an_option_that_may_be_repeated_is_a_list_if_it_is_not_given() -> None:
     assert each(not_empty)(None) == []
     with pytest.raises(typer.BadParameter):
         each(not_empty)(["a", ""])
-
-
-@pytest.mark.parametrize("given", ["EVT_4BF92F35", " evt_4bf92f35", "Evt_4bf92F35\n"])
-def test_an_id_may_be_in_capitals_and_among_blanks(given: str) -> None:
-    """As a log viewer or a mail shows it, and as it is copied there."""
-    assert id_of(given) == "evt_4bf92f35"

@@ -26,7 +26,6 @@ from .options import (
     ConfigOpt,
     FormatOpt,
     environment_of,
-    id_of,
     not_empty,
     one_of,
     since,
@@ -166,7 +165,7 @@ def show(
         str,
         typer.Argument(
             metavar="ID",
-            callback=id_of,
+            callback=not_empty,
             help="The id of a delivery, an event or a trace, or its beginning",
         ),
     ],

@@ -56,14 +56,9 @@ def each(read: Callable[[str], str]) -> Callable[[list[str] | None], list[str]]:
     return lambda given: [read(one) for one in given or []]
 
 
-def id_of(given: str) -> str:
-    """An id or its beginning, as the outbox has it: in small letters, without blanks around it."""
-    return not_empty(given.strip()).lower()
-
-
 def whole_trace(given: str | None) -> str | None:
-    """Refuse the beginning of a trace id: a filter would find nothing."""
-    if given is not None and not _TRACE.fullmatch(given := id_of(given)):
+    """Refuse the beginning of a trace id: a filter would find nothing. Capitals are small ones."""
+    if given is not None and not _TRACE.fullmatch(given := not_empty(given).strip().lower()):
         reason = "a trace id has 32 hexadecimal digits. Its beginning is enough for "
         raise typer.BadParameter(reason + remedy.shown("show", given))
     return given
@@ -125,7 +120,7 @@ IdsArg = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="ID",
-        callback=each(id_of),
+        callback=each(not_empty),
         help="Ids of deliveries, events or traces (of `discard` also of events that stay "
         f"unsettled), or beginnings of {SHORTEST} characters",
     ),

@@ -72,11 +72,21 @@ def find(outbox: Outbox, given: str) -> tuple[Sequence[Row], set[str]]:
 
     Several ids: it is ambiguous, which a whole id never is.
     """
-    rows = outbox.look_up(given, limit=EVERY)
-    ids = {one for row in rows for one in _ids(row) if one.startswith(given)}
-    if given in ids:
-        return [row for row in rows if given in _ids(row)], {given}
+    rows: Sequence[Row] = []
+    ids: set[str] = set()
+    for spelt in _spellings(given):
+        rows = outbox.look_up(spelt, limit=EVERY)
+        ids = {one for row in rows for one in _ids(row) if one.startswith(spelt)}
+        if spelt in ids:
+            return [row for row in rows if spelt in _ids(row)], {spelt}
+        if ids:
+            break
     return rows, ids
+
+
+def _spellings(given: str) -> dict[str, None]:
+    """As it is given, and as ids of ours are: a viewer may show capitals, a copy have blanks."""
+    return dict.fromkeys((given, given.strip().lower()))
 
 
 def _ids(row: Row) -> tuple[str, str, str]:
@@ -95,7 +105,7 @@ def ambiguous(context: Context, problem: str, rows: Sequence[Row]) -> CommandErr
 
 def is_short(given: str) -> bool:
     """Whether *given* is too short a beginning to change what it names."""
-    return len(given.removeprefix("dlv_").removeprefix("evt_")) < SHORTEST
+    return len(given.strip().lower().removeprefix("dlv_").removeprefix("evt_")) < SHORTEST
 
 
 def chosen(
@@ -200,7 +210,8 @@ def intents_of(
     known = {one.event_id for one in intents} | {one.event_id for one in unreadable}
     whole = []
     for given in ids:
-        found = [] if is_short(given) else [one for one in known if one.startswith(given)]
+        spelt = () if is_short(given) else tuple(_spellings(given))
+        found = [one for one in known if one.startswith(spelt)]
         whole.append(found[0] if len(found) == 1 else given)
     killed = judged([intent for intent in intents if intent.event_id in whole], context)
     broken = [one for one in unreadable if one.event_id in whole]
