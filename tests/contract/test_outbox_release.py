@@ -121,6 +121,14 @@ def test_what_another_environment_has_seen_of_an_intent_is_kept(
     assert not outbox.intents()
 
 
+def test_what_another_environment_sees_late_leaves_the_end_that_is_known(outbox: Outbox) -> None:
+    """The run itself has added it since the other one read the intents."""
+    outbox.stage_committed(committed(1))
+    outbox.stage_committed(dataclasses.replace(intent(1), has_committed=True))
+    [known] = outbox.intents()
+    assert known.committed == committed(1).committed
+
+
 def test_a_commit_takes_one_statement_along(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

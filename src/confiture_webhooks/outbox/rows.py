@@ -198,10 +198,11 @@ def intent_values(intent: Intent) -> dict[str, Any]:
 
 
 def committed_values(intent: Intent) -> dict[str, str]:
-    """The values of ``stage_committed``: it adds them to *intent*."""
-    changed = ("traceparent", "tracestate", "committed", "has_committed")
-    document = _document({name: getattr(intent, name) for name in changed})
-    return {"event_id": stored_text(intent.event_id), "changes": document}
+    """The values of ``stage_committed``: it adds them to *intent*. An end that is known stays."""
+    changes: dict[str, Any] = {one: getattr(intent, one) for one in ("traceparent", "tracestate")}
+    ends = {one: getattr(intent, one) for one in ("committed", "has_committed")}
+    changes |= {one: end for one, end in ends.items() if end is not None}
+    return {"event_id": stored_text(intent.event_id), "changes": _document(changes)}
 
 
 def _document(value: Intent | Mapping[str, Any]) -> str:
