@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from confiture_webhooks import terminal
+from confiture_webhooks.cli.tables import conclude
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -295,6 +296,27 @@ def test_progress_fits_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal.progress("")
     terminal.settle()
     assert len(screen.getvalue()) < 100
+
+
+def test_a_result_comes_after_the_progress_line_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the wipe would come after it, and the progress line stand before it."""
+    shown: list[str] = []
+
+    class Slow(Screen):
+        """A terminal that takes its time, as a busy machine's does."""
+
+        def write(self, text: str) -> int:
+            time.sleep(0.05)
+            shown.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Slow())
+    monkeypatch.setenv("TERM", "xterm")
+    terminal.progress("3 left")
+    terminal.settle()
+    terminal.progress("")
+    conclude({"ok": True}, lambda: shown.append("3 delivered"), "text")
+    assert shown[-1] == "3 delivered"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "dumb"])

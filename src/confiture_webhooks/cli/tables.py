@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ConfigError, Fault, OutboxError, WebhooksError
-from ..terminal import USUAL_COLUMNS, is_terminal, printable, say
+from ..terminal import USUAL_COLUMNS, is_terminal, printable, say, settle
 
 FAILED = 1
 WRONG_COMMAND = 2
@@ -107,6 +107,7 @@ def conclude(
     code: int = FAILED,
 ) -> None:
     """The end of a command: its document, or what is *shown* to people; unless ok, exit *code*."""
+    settle()  # a progress line is wiped before the result comes
     if output == "json":
         print_json(document)
     elif callable(shown):
