@@ -316,6 +316,7 @@ def test_a_result_comes_after_the_progress_line_is_wiped(monkeypatch: pytest.Mon
     terminal.settle()
     terminal.progress("")
     conclude({"ok": True}, lambda: shown.append("3 delivered"), "text")
+    terminal.settle()
     assert shown[-1] == "3 delivered"
 
 
