@@ -112,8 +112,8 @@ def list_deliveries(
     """List the outbox's deliveries, newest first, of every environment.
 
     PROCESS:
-      Shows the beginnings of ids and traces, which every command takes; `show` and --format json
-      have them whole. An empty column is left out.
+      Shows the beginnings of ids and traces, which `show`, `redeliver` and `discard` take. `show`
+      and --format json have them whole, as --trace needs one. An empty column is left out.
 
     EXAMPLES:
       confiture webhooks list --state dead_letter --since 7d
