@@ -6,6 +6,7 @@ It is seen by the public methods of click's groups: ``resolve_command`` finds a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -40,12 +41,39 @@ APPLY_AS_FILE = "confiture.yaml"
 """The environment file of ``migrate apply-as``."""
 HOOKS = "confiture_hooks"
 PREFIX = "CONFITURE_WEBHOOK"
+SWITCH = "CONFITURE_WEBHOOKS"
 OFF_WORDS = frozenset({"false", "no", "off", "0"})
+_KEY = re.compile(rb"""(?:^|[\r\n{,]|\xef\xbb\xbf)[ \t]*["']?([\w-]{4,12})["']?[ \t]*:""")
+_ALIKE = 5
+"""So many letters of a misspelt ``webhooks`` are right."""
 
 
 def is_off(environ: Mapping[str, str]) -> bool:
     """Whether webhooks are switched off."""
-    return environ.get("CONFITURE_WEBHOOKS", "").strip().lower() in OFF_WORDS
+    return environ.get(SWITCH, "").strip().lower() in OFF_WORDS
+
+
+def is_set_up(environ: Mapping[str, str]) -> bool:
+    """Whether a variable is one of ours, or nearly so. Errs only on the yes side."""
+    return any(
+        value and name != SWITCH and name.startswith("CONF") and "WEB" in name
+        for name, value in environ.items()
+    )
+
+
+def names_block(content: bytes) -> bool:
+    """Whether a key in YAML is ``webhooks``, or nearly so. Errs only on the yes side.
+
+    One that is longer, such as ``webhooks_old``, is meant to be another.
+    """
+    return any(
+        key == b"webhooks" or (b"webhooks" not in key and _is_near(key))
+        for key in map(bytes.lower, _KEY.findall(content))
+    )
+
+
+def _is_near(key: bytes) -> bool:
+    return b"hook" in key or len({*key} & {*b"webhooks"}) >= _ALIKE
 
 
 def changes(command: str, words: Iterable[str]) -> bool:

@@ -45,7 +45,7 @@ def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
     """Whether webhooks may be wanted: cheap, imports nothing, wrong only on the yes side."""
     if command_watch.is_off(environ):
         return False
-    if any(name.startswith(command_watch.PREFIX) and value for name, value in environ.items()):
+    if command_watch.is_set_up(environ):
         return True
     if os.path.isdir(command_watch.HOOKS):  # noqa: PTH112  pathlib would be an import
         return True
@@ -55,7 +55,7 @@ def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
         with suppress(OSError):  # Confiture reads no file: any environment's may be meant
             named |= {f"{ENVIRONMENTS}/{name}" for name in os.listdir(ENVIRONMENTS)}  # noqa: PTH208
     return any(
-        _mentions_webhooks(path)
+        _names_webhooks(path)
         for path in {*named, command_watch.USUAL_FILE, command_watch.APPLY_AS_FILE}
     )
 
@@ -67,13 +67,13 @@ def _values(word: str) -> set[str]:
     return {word, *(word.partition(mark)[2] for mark in marks)} - {""}
 
 
-def _mentions_webhooks(path: str) -> bool:
+def _names_webhooks(path: str) -> bool:
     try:
         # Not a pipe: what is read here would be missing where the host reads it.
         if not os.path.isfile(path):  # noqa: PTH113  pathlib would be an import
             return False
         with open(path, "rb") as file:  # noqa: PTH123
-            return b"webhooks" in file.read()
+            return command_watch.names_block(file.read())
     except (OSError, ValueError):
         return False
 

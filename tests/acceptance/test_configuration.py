@@ -339,11 +339,26 @@ def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(
         assert f"{name}: is a variable that nothing reads. Did you mean {meant}?" in done.stderr
 
 
-def test_a_misspelt_variable_alone_is_named(one_migration: Any) -> None:
+@pytest.mark.parametrize(
+    "name", ["CONFITURE_WEBHOOK_ULR", "CONFITURE_WEBHOOKS_URL", "CONFITURE_WEBHOK_URL"]
+)
+def test_a_misspelt_variable_alone_is_named(one_migration: Any, name: str) -> None:
     """Also when it was the only one."""
-    done = one_migration.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_ULR": "https://x/"})
+    done = one_migration.confiture("migrate", "up", env={name: "https://x/"})
     assert done.returncode == 0
-    assert "CONFITURE_WEBHOOK_ULR: is a variable that nothing reads" in done.stderr
+    assert f"{name}: is a variable that nothing reads" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["webhook", "webhoks", "Webhooks", "web-hooks", "'hooks'"])
+def test_a_misspelt_block_alone_is_named(one_migration: Any, key: str) -> None:
+    """A run sends nothing by it, and says so as check does."""
+    path = one_migration.environment_file()
+    block = f"{key}: {{endpoints: [{{name: a, url: 'https://a.invalid/'}}]}}\n"
+    path.write_text(path.read_text() + block)
+    done = one_migration.confiture("migrate", "up")
+    assert done.returncode == 0
+    assert "that nothing reads. Did you mean `webhooks`?" in done.stderr
+    assert one_migration.confiture("webhooks", "check").returncode == 5
 
 
 def test_a_file_without_end_is_no_configuration(one_migration: Any) -> None:

@@ -271,7 +271,13 @@ def test_off_beats_everything(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "may_be"), [("webhooks: {}\n", True), ("database_url: x\n", False), (None, False)]
+    ("text", "may_be"),
+    [
+        ("webhooks: {}\n", True),
+        ("a: {webhok: {}}\n", True),
+        ("database_url: postgresql:///webshop\nlock_timeout: 1\n# webhooks are elsewhere\n", False),
+        (None, False),
+    ],
 )
 def test_a_block_in_the_default_file_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, *, may_be: bool

@@ -109,19 +109,21 @@ def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
     """Whether webhooks may be wanted. Cheap; errs only on the yes side; never raises."""
     if command_watch.is_off(environ):
         return False
-    if any(
-        value and name.startswith(f"{command_watch.PREFIX}_") for name, value in environ.items()
-    ):
+    if command_watch.is_set_up(environ):
         return True
-    return config_file is not None and has_block(config_file)
+    return config_file is not None and command_watch.names_block(_content(config_file))
 
 
 def has_block(path: Path) -> bool:
     """Whether the file seems to have a ``webhooks:`` block. Cheap; never raises."""
+    return _BLOCK_KEY.search(_content(path)) is not None
+
+
+def _content(path: Path) -> bytes:
     try:
-        return path.is_file() and _BLOCK_KEY.search(path.read_bytes()) is not None
+        return path.read_bytes() if path.is_file() else b""
     except (OSError, ValueError):
-        return False
+        return b""
 
 
 def read(environ: Mapping[str, str], config_file: Path | None) -> Settings:

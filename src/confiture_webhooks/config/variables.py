@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from urllib.parse import unquote
 
+from .. import command_watch
+
 DSN = "CONFITURE_DATABASE_URL"
 """Confiture's own: with it, it reads no environment file."""
 
@@ -45,7 +47,7 @@ ENVIRONMENT = "CONFITURE_ENVIRONMENT"
 """text (none): the environment's name when no file is read. With `CONFITURE_DATABASE_URL` set, the
 block comes from `db/environments/<it>.yaml`
 """
-SWITCH = "CONFITURE_WEBHOOKS"
+SWITCH = command_watch.SWITCH
 """true or false (`on`): `off` (or `false`, `no`, `0`): nothing is sent, whatever else is set.
 `check` still checks
 """
