@@ -234,8 +234,8 @@ class Source:
             refuse(type(error).__name__)
             return None
         if faults:
-            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-            refuse(f"{faults[0]}{more}")
+            others = counted(len(faults) - 1, "more fault", "more faults")
+            refuse(f"{faults[0]}{f' (and {others})' if len(faults) > 1 else ''}")
             return None
         there = self._there()
         if gone := [str(path) for path in self._used if path not in there]:

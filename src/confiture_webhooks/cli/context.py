@@ -186,7 +186,8 @@ class Context:
         used = self.invocation.settings_file
         files = [str(one) for one in blocks_here() if not used or one.resolve() != used.resolve()]
         is_choice = files and not os.environ.get(CONFIG)
-        return f"Add --config: a `webhooks:` block is in {', '.join(files)}" if is_choice else ""
+        there = f"Name with --config a file that has a `webhooks:` block: {', '.join(files)}"
+        return there if is_choice else ""
 
 
 @contextmanager
