@@ -131,7 +131,7 @@ def test_a_block_without_endpoints_is_not_named_as_another_file(one_migration: A
     assert "an endpoint into the `webhooks:` block of db/environments/local.yaml" in done.stderr
     one_migration.environment_file("other", webhooks={"endpoints": []})
     done = one_migration.confiture("webhooks", "check", "--config", str(used))
-    assert "a `webhooks:` block is in db/environments/other.yaml\n" in done.stderr
+    assert "a file that has a `webhooks:` block: db/environments/other.yaml\n" in done.stderr
     done = one_migration.confiture("webhooks", "check", env={"CONFITURE_WEBHOOK_CONFIG": str(used)})
     assert f"an endpoint into the `webhooks:` block of {used}\n" in done.stderr
 
