@@ -6,6 +6,7 @@ It is seen by the public methods of click's groups: ``resolve_command`` finds a 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -42,6 +43,7 @@ APPLY_AS_FILE = "confiture.yaml"
 HOOKS = "confiture_hooks"
 PREFIX = "CONFITURE_WEBHOOK"
 SWITCH = "CONFITURE_WEBHOOKS"
+BLOCK = "webhooks"
 OFF_WORDS = frozenset({"false", "no", "off", "0"})
 _KEY = re.compile(rb"""(?:^|[\r\n{,]|\xef\xbb\xbf)[ \t]*["']?([\w-]{4,12})["']?[ \t]*:""")
 _ALIKE = 5
@@ -61,19 +63,35 @@ def is_set_up(environ: Mapping[str, str]) -> bool:
     )
 
 
+def content_of(path: str) -> bytes:
+    """The content of a file; nothing of what is no file, or cannot be read."""
+    try:
+        # Not of a pipe: what is read here would be missing where the host reads it.
+        if not os.path.isfile(path):  # noqa: PTH113  pathlib would be an import
+            return b""
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read()
+    except (OSError, ValueError):
+        return b""
+
+
+def has_block(content: bytes) -> bool:
+    """Whether YAML seems to have the key ``webhooks``."""
+    return BLOCK.encode() in _KEY.findall(content)
+
+
 def names_block(content: bytes) -> bool:
     """Whether a key in YAML is ``webhooks``, or nearly so. Errs only on the yes side.
 
     One that is longer, such as ``webhooks_old``, is meant to be another.
     """
-    return any(
-        key == b"webhooks" or (b"webhooks" not in key and _is_near(key))
-        for key in map(bytes.lower, _KEY.findall(content))
-    )
+    block = BLOCK.encode()
+    keys = map(bytes.lower, _KEY.findall(content))
+    return any(key == block or (block not in key and _is_near(key)) for key in keys)
 
 
 def _is_near(key: bytes) -> bool:
-    return b"hook" in key or len({*key} & {*b"webhooks"}) >= _ALIKE
+    return b"hook" in key or len({*key} & {*BLOCK.encode()}) >= _ALIKE
 
 
 def changes(command: str, words: Iterable[str]) -> bool:

@@ -55,7 +55,7 @@ def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
         with suppress(OSError):  # Confiture reads no file: any environment's may be meant
             named |= {f"{ENVIRONMENTS}/{name}" for name in os.listdir(ENVIRONMENTS)}  # noqa: PTH208
     return any(
-        _names_webhooks(path)
+        command_watch.names_block(command_watch.content_of(path))
         for path in {*named, command_watch.USUAL_FILE, command_watch.APPLY_AS_FILE}
     )
 
@@ -65,17 +65,6 @@ def _values(word: str) -> set[str]:
     is_short = word.startswith("-") and not word.startswith("--")
     marks = "ce" if is_short else "="
     return {word, *(word.partition(mark)[2] for mark in marks)} - {""}
-
-
-def _names_webhooks(path: str) -> bool:
-    try:
-        # Not a pipe: what is read here would be missing where the host reads it.
-        if not os.path.isfile(path):  # noqa: PTH113  pathlib would be an import
-            return False
-        with open(path, "rb") as file:  # noqa: PTH123
-            return command_watch.names_block(file.read())
-    except (OSError, ValueError):
-        return False
 
 
 def _open(arguments: list[str]) -> command_watch.Finish | None:

@@ -91,6 +91,37 @@ def test_the_next_run_settles_a_killed_one(
     assert (failed["environment"], failed["database"]) == ("local", intent.database_name)
 
 
+@pytest.mark.survived(
+    "A run of another environment repeats a killed run's migration", "kept", "true"
+)
+@pytest.mark.parametrize(
+    ("moment", "killed", "applied"),
+    [
+        ("before commit", ("migration_error", "Interrupted"), [("migration_success", None)]),
+        ("after commit", ("migration_success", None), []),
+    ],
+)
+def test_a_run_of_another_environment_invents_no_success_of_a_killed_one(
+    shop: Any,
+    receiver: Any,
+    moment: Moment,
+    killed: tuple[str, str | None],
+    applied: list[tuple[str, str | None]],
+) -> None:
+    """Both share database and outbox: it may apply the version that the killed run did not."""
+    webhooks = {"endpoints": [{"name": "a", "url": receiver.url}]}
+    production = shop.environment_file("production", webhooks=webhooks)
+    crash(shop, moment, "migrate", "up")
+    (intent,) = staged(shop)
+    done = shop.confiture("migrate", "up", "--config", str(production))
+    assert done.returncode == 0, done.stderr
+    assert reported(receiver) == applied
+    assert shop.confiture("webhooks", "deliver").returncode == 0
+    assert reported(receiver) == [*applied, killed]
+    assert receiver.requests[-1].headers["webhook-id"] == intent.event_id
+    assert staged(shop) == []
+
+
 def test_a_killed_runs_end_does_not_wait_for_its_own_attempt(project: Any, receiver: Any) -> None:
     """Its attempt under way was cut with it: the next run sends both, in their order."""
     receiver.script("/", ["hang"])

@@ -65,10 +65,10 @@ def backend_of(engine: Any, *, for_hooks: bool = False) -> Backend:
     """
     connection, ledger = engine.connection, str(engine.migration_table)
     info = connection.info
-    schema, pid, started_at = asked(connection, _PROCESS) or (None, None, None)
-    identity, timeline = asked(connection, IDENTITY) or (None, None)
-    found = asked(connection, _TABLE, (table(ledger).as_string(None),))
-    locked = asked(connection, _LOCK, (LOCK_NAMESPACE,))
+    schema, pid, started_at = _asked(connection, _PROCESS) or (None, None, None)
+    identity, timeline = _asked(connection, IDENTITY) or (None, None)
+    found = _asked(connection, _TABLE, (table(ledger).as_string(None),))
+    locked = _asked(connection, _LOCK, (LOCK_NAMESPACE,))
     # A pooler answers with a pid of its own making, and gives each transaction another process.
     is_direct = pid == info.backend_pid
     return Backend(
@@ -101,7 +101,7 @@ def masked_url(info: Any) -> str:
 
 def before(backend: Backend, engine: Any, version: str) -> Backend:
     """*backend* with what its ledger says of *version* now."""
-    row = asked(engine.connection, pgsql.SQL(_ROW).format(table(backend.ledger_table)), (version,))
+    row = _asked(engine.connection, pgsql.SQL(_ROW).format(table(backend.ledger_table)), (version,))
     return replace(
         backend,
         ledger_read_at=at_best(row[0]) if row else None,
@@ -117,7 +117,7 @@ def table(name: str) -> pgsql.SQL:
     return pgsql.SQL(identifier(*filter(None, (schema, bare))))
 
 
-def asked(connection: Any, query: Any, values: tuple[object, ...] = ()) -> Any:
+def _asked(connection: Any, query: Any, values: tuple[object, ...] = ()) -> Any:
     """The row that answers *query*, ``None`` when refused; the transaction stays as it was."""
     if connection.info.transaction_status not in ASKABLE:
         return None

@@ -21,7 +21,7 @@ from ..outbox import Intent
 from ..outbox.postgres_session import ADAPTERS
 from ..outbox.rows import EPOCH, at_best
 from ..settlement import Known, LedgerRow
-from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, MICROS, asked, database_of, run, table
+from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, MICROS, database_of, run, table
 
 TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
@@ -130,7 +130,7 @@ def _known(
     give it the very process that holds it.
     """
     is_standby = _one(connection, _STANDBY)[0]
-    identity, timeline = asked(connection, IDENTITY) or (None, None)
+    identity, timeline = _identity(connection)
     pids = [intent.backend_pid for intent in intents if intent.backend_pid is not None]
     started = dict(run(connection, _PIDS, (pids,)).fetchall())
     locks = run(connection, _LOCKS, (LOCK_NAMESPACE,)).fetchall()
@@ -152,6 +152,17 @@ def _known(
             row=row,
         )
     return known
+
+
+def _identity(connection: psycopg.Connection[Any]) -> tuple[str | None, int | None]:
+    try:
+        with connection.transaction():
+            identity, timeline = _one(connection, IDENTITY)
+    except _NO_ANSWER:  # not that it may not be asked
+        raise
+    except psycopg.Error:
+        return None, None
+    return identity, timeline
 
 
 def _row(

@@ -194,7 +194,7 @@ def discard(
 
 
 def _forget(context: Context, killed: Judged) -> Judged:
-    """Delete the intents that nobody settled meanwhile, and log it: their end is never reported."""
+    """Delete the intents that no other process has settled, and log each; returns the deleted."""
     if not killed:
         return []
     gone, telemetry = [], make_telemetry(context.settings)

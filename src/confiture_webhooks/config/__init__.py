@@ -19,7 +19,6 @@ from ..networks import origin
 
 Log = Literal["json", "console", "off"]
 
-_BLOCK_KEY = re.compile(rb"""(?:^|[\r\n{,]|\xef\xbb\xbf)[ \t]*["']?webhooks["']?[ \t]*:""")
 _HOSTS = re.compile(r"[\w.,:-]*|\[[0-9a-fA-F:]+\](:\d+)?")
 _DATABASE = re.compile(r"[\w.-]*")
 
@@ -111,19 +110,14 @@ def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
         return False
     if command_watch.is_set_up(environ):
         return True
-    return config_file is not None and command_watch.names_block(_content(config_file))
+    return config_file is not None and command_watch.names_block(
+        command_watch.content_of(str(config_file))
+    )
 
 
 def has_block(path: Path) -> bool:
     """Whether the file seems to have a ``webhooks:`` block. Cheap; never raises."""
-    return _BLOCK_KEY.search(_content(path)) is not None
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes() if path.is_file() else b""
-    except (OSError, ValueError):
-        return b""
+    return command_watch.has_block(command_watch.content_of(str(path)))
 
 
 def read(environ: Mapping[str, str], config_file: Path | None) -> Settings:

@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
+from .. import command_watch
 from ..errors import Fault
 from . import variables
 from .rules import Invalid, Unset
 
-BLOCK = "webhooks"
+BLOCK = command_watch.BLOCK
 LARGEST = 1024 * 1024
 """Bytes of a file."""
 MOST = 10_000
