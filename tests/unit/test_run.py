@@ -597,13 +597,13 @@ def test_a_signal_to_end_while_waiting_leaves_receivers_a_moment(
     monkeypatch: pytest.MonkeyPatch, came: type[KeyboardInterrupt]
 ) -> None:
     """They are waited for as after a signal to a migration: for five seconds at most."""
-    waits: list[timedelta] = []
+    waits, wait = list[timedelta](), Worker.drain
 
-    def drain(_: Worker, budget: timedelta, **__: Any) -> bool:
+    def drain(worker: Worker, budget: timedelta, **rest: Any) -> bool:
         waits.append(budget)
         if len(waits) == 1:
             raise came
-        return True
+        return wait(worker, budget, **rest)
 
     monkeypatch.setattr(Worker, "drain", drain)
     bench = Bench(SUMMARY)
