@@ -14,9 +14,8 @@ import typer
 from ..command_watch import is_off
 from ..config import Settings, redacted
 from ..config.variables import OUTBOX, SWITCH, URL
-from ..doctor import diagnose
+from ..doctor import OTHER_OUTBOX, check_path, diagnose
 from ..doctor.findings import Health
-from ..doctor.outbox import OTHER_OUTBOX, check_path
 from ..endpoint import explain
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import EventType

@@ -224,8 +224,7 @@ TLS: Table = {
     ),
     "client_key": Setting(rules.text, "path: a PEM file with its key, if that is in another file"),
     "ca_bundle": Setting(
-        rules.text,
-        "path: a PEM file with the authorities to trust in place of the system's",
+        rules.text, "path: a PEM file with the authorities to trust in place of the system's"
     ),
 }
 ENDPOINT: Table = {
@@ -383,8 +382,7 @@ WEBHOOKS: Table = {
         default="all",
     ),
     "deny_networks": Setting(
-        Many(rules.network),
-        "list of networks: for every endpoint that has no such list of its own",
+        Many(rules.network), "list of networks: for every endpoint that has no such list of its own"
     ),
     "trace_url": Setting(
         partial(

@@ -38,6 +38,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
@@ -260,13 +261,9 @@ class Outbox:
         self, endpoints: Iterable[Endpoint], environment: str | None, *, now: datetime
     ) -> dict[str, datetime]:
         """The same by endpoint, of those that something waits for."""
-        found = {
-            one.name: self.next_due_at(
-                one.name, environment, now=now, max_wait=one.retry.longest_wait
-            )
-            for one in endpoints
-        }
-        return {name: at for name, at in found.items() if at is not None}
+        due = partial(self.next_due_at, environment=environment, now=now)
+        found = ((one.name, due(one.name, max_wait=one.retry.longest_wait)) for one in endpoints)
+        return {name: at for name, at in found if at is not None}
 
     def _front(self, endpoint: str, environment: str | None) -> Front:
         place = _place(endpoint, environment)

@@ -57,9 +57,9 @@ SELECT 1 WHERE row_security_active('{SCHEMA}.intents') AND NOT EXISTS (
   )
 )""",
 }
-_CALLED = ("release", "stage")
-"""The steps that the schema's function ``release`` does, whose lock timeout ends with it."""
 _CALL = f"SELECT 1 WHERE {SCHEMA}.release(%(given)s, %(wait)s)"
+_CALLED = {"release": _CALL, "stage": _CALL}
+"""The steps that the schema's function ``release`` does, whose lock timeout ends with it."""
 _PATIENCE = "500ms"
 """The same over its connection while that is idle."""
 _REHEARSAL: Step = ("release", {"event_id": None, "deliveries": [{}]})
@@ -77,22 +77,20 @@ def _bytea(body: bytes) -> str:
 @cache
 def statement(name: str) -> str:
     """The statement *name* with its values as psycopg wants them."""
-    return _CALL if name in _CALLED else _OWN.get(name) or fitted(name, r"%(\1)s")
+    return (_CALLED | _OWN).get(name) or fitted(name, r"%(\1)s")
 
 
-def _of_nothing(name: str) -> Step:
-    """The step *name*, which then changes nothing."""
-    return name, dict.fromkeys(re.findall(r"%\((\w+)\)s", statement(name)))
-
-
-_LATER = {
-    "stage": (_REHEARSAL,),
-    "lease": tuple(map(_of_nothing, ("add_attempt", "switch_off", "move"))),
+_LATER: dict[str, Sequence[Step]] = {
+    "stage": [_REHEARSAL],
+    "lease": [
+        (name, dict.fromkeys(re.findall(r"%\((\w+)\)s", statement(name))))
+        for name in ("add_attempt", "switch_off", "move")
+    ],
 }
-"""Rights that a role needs later: without them a run does not use the outbox at all.
+"""Steps without values, which change nothing but need the rights that a role needs later.
 
-An intent that it may not release would stay, and be settled falsely. A delivery whose attempt it
-may not record would be sent again and again.
+Without these a run does not use the outbox at all. An intent that it may not release would stay,
+and be settled falsely. A delivery whose attempt it may not record would be sent again and again.
 """
 
 

@@ -42,16 +42,10 @@ VERSION = FIRST + len(LATER)
 
 def statements(dialect: str, had: int) -> list[str]:
     """The statements that lead from version *had* (0: nothing is there) to the newest."""
-    scripts = list(LATER[had - FIRST :] if had else LATER)
-    if had == 0:
-        scripts.insert(0, Path(__file__).with_name("schema.sql").read_text(encoding="utf-8"))
-    texts = [
-        one.strip()
-        for script in scripts
-        for one in re.sub(r"--.*", "", script).split(";")
-        if one.strip()
-    ]
-    return [text.format(**DIALECTS[dialect]) for text in texts]
+    first = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
+    script = ";".join(LATER[had - FIRST :] if had else (first, *LATER))
+    texts = map(str.strip, re.sub(r"--.*", "", script).split(";"))
+    return [text.format(**DIALECTS[dialect]) for text in texts if text]
 
 
 def check(found: int, where: str, setting: str) -> None:
@@ -75,15 +69,13 @@ def query(name: str, dialect: str = "postgres") -> str:
     """The statement *name*, with ``:name`` for values; ``list <filters>`` has its filters in it."""
     name, _, filters = name.partition(" ")
     found = _QUERIES[name].replace("{filters}", filters)
-    for part in _PARTS:
+    for part in ("heads", "free", "named"):  # an earlier one contains later ones
         found = found.replace(f"{{{part}}}", _QUERIES[part])
     if dialect == "sqlite":
         found = found.replace("FOR UPDATE SKIP LOCKED", "").replace("FOR UPDATE", "")
     return found
 
 
-_PARTS = ("heads", "free", "named")
-"""The parts that several statements share, in the order in which one contains another."""
 _, *_PIECES = re.split(
     r"^-- name: (\w+)\n",
     Path(__file__).with_name("queries.sql").read_text(encoding="utf-8"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
 
 from ..delivery import Outcome, State
 from ..errors import CUT, UNRECORDED
@@ -19,25 +18,19 @@ from .other_environment import elsewhere_line
 GIVEN_UP = frozenset({Outcome.DEAD_LETTER, Outcome.GONE})
 
 
-class Loss(NamedTuple):
-    """Why undelivered events are lost: they are in memory."""
+def loss_line(refusal: str | None = None, *, is_project: bool = True) -> str:
+    """That what is in memory is lost, why, and how to avoid it.
 
-    refusal: str | None = None
-    """Why memory stands in for the configured outbox."""
-    is_project: bool = True
-    """Whether the command ran in a Confiture project."""
-
-    @property
-    def line(self) -> str:
-        """Says what is lost, why, and how to avoid it."""
-        if self.refusal:
-            why = f", which could not use its {self.refusal}."
-        elif self.is_project:
-            why = ". To keep deliveries for a later run, set CONFITURE_WEBHOOK_OUTBOX=sqlite."
-        else:
-            why = ": this directory is no Confiture project, so no outbox was created. "
-            why += "Run the command in the project's directory."
-        return f"Each is lost with this process{why}"
+    *refusal*: why memory stands in for the configured outbox.
+    """
+    if refusal:
+        why = f", which could not use its {refusal}."
+    elif is_project:
+        why = ". To keep deliveries for a later run, set CONFITURE_WEBHOOK_OUTBOX=sqlite."
+    else:
+        why = ": this directory is no Confiture project, so no outbox was created. "
+        why += "Run the command in the project's directory."
+    return f"Each is lost with this process{why}"
 
 
 def leftover_line(
@@ -47,13 +40,13 @@ def leftover_line(
     *,
     waits: Sequence[Wait] = (),
     next_at: datetime | None = None,
-    loss: Loss | None = None,
+    loss: str | None = None,
 ) -> str | None:
     """How many deliveries are left, to which endpoints, why, and what to do; ``None``: none are.
 
     *failures*: by endpoint, why its latest attempt failed. *waits*: who rests, or waits in vain.
-    *next_at*: when the next is due, ``None``: now, or never. *loss*: ``None`` when the outbox
-    keeps them.
+    *next_at*: when the next is due, ``None``: now, or never. *loss*: as ``loss_line`` has it, if
+    no outbox keeps them.
     """
     summary = summaries.get(environment, Summary())
     left = summary.undelivered
@@ -68,7 +61,7 @@ def leftover_line(
         for name, count in sorted(left.items())
     )
     if loss is not None:
-        remedies = [loss.line]
+        remedies = [loss]
     elif is_claimed:
         at = f"from {rfc3339(next_at)} on" if next_at else "now"
         whose = "Another worker is sending them. If it was killed, send them"
@@ -109,9 +102,7 @@ def _kept(
 
 
 def given_up_line(
-    given_up: Mapping[str, Counter[Outcome]],
-    failures: Mapping[str, str],
-    loss: Loss | None = None,
+    given_up: Mapping[str, Counter[Outcome]], failures: Mapping[str, str], loss: str | None = None
 ) -> str:
     """Which deliveries the run will not send again, *given_up* by endpoint, and what to do."""
     parts = []
@@ -126,7 +117,7 @@ def given_up_line(
             on = [f"Once it works again: {shown('enable', name)}"] if gone else []
             parts += [f"{one}." for one in [*on, *again_lines(dead, gone, "--endpoint", name)]]
     if loss is not None:
-        parts.append(loss.line)
+        parts.append(loss)
     return f"confiture-webhooks: {' '.join(parts)}"
 
 

@@ -20,7 +20,7 @@ from ..terminal import counted, is_terminal, progress
 from ..transport import Transport
 from ..worker import Worker
 from . import Parts
-from .last_lines import GIVEN_UP, Loss, given_up_line, leftover_line
+from .last_lines import GIVEN_UP, given_up_line, leftover_line, loss_line
 from .run_outbox import IMPATIENCE_S, PATIENCE_S, RunOutbox
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ class Sending:
             until - time.monotonic()
         )
         outbox = self._outbox.current
-        is_kept = outbox.is_durable
-        loss = None if is_kept else Loss(self._outbox.refusal, self._parts.is_project)
+        lost = loss_line(self._outbox.refusal, is_project=self._parts.is_project)
+        loss = None if outbox.is_durable else lost
         lines, paces = [], {pace.endpoint.name: pace for pace in worker.snapshot()}
         given_up = {
             name: one.outcomes for name, one in paces.items() if one.outcomes.keys() & GIVEN_UP
@@ -141,7 +141,7 @@ class Sending:
         left = bounded(lambda: self._left(worker, outbox, loss), left_s, is_patient=True)
         return [*lines, left] if left else lines
 
-    def _left(self, worker: Worker, outbox: Outbox, loss: Loss | None) -> str | None:
+    def _left(self, worker: Worker, outbox: Outbox, loss: str | None) -> str | None:
         environment, summaries = self._settings.environment, outbox.summaries()
         summary = summaries.get(environment, Summary())
         if not summary.undelivered:
