@@ -106,18 +106,10 @@ class Settings:
 
 def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
     """Whether webhooks may be wanted. Cheap; errs only on the yes side; never raises."""
-    if command_watch.is_off(environ):
-        return False
-    if command_watch.is_set_up(environ):
-        return True
-    return config_file is not None and command_watch.names_block(
-        command_watch.content_of(str(config_file))
-    )
-
-
-def has_block(path: Path) -> bool:
-    """Whether the file seems to have a ``webhooks:`` block. Cheap; never raises."""
-    return command_watch.has_block(command_watch.content_of(str(path)))
+    if command_watch.is_off(environ) or command_watch.is_set_up(environ):
+        return not command_watch.is_off(environ)
+    content = command_watch.content_of(str(config_file)) if config_file is not None else b""
+    return command_watch.names_block(content)
 
 
 def read(environ: Mapping[str, str], config_file: Path | None) -> Settings:

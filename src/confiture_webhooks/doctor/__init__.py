@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -48,7 +49,6 @@ from .findings import Check, Findings, Health, examine, needs, ok, skipped, warn
 
 OTHER_OUTBOX = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
 WAIT_S = 5
-_COLLECTORS = {GRPC: "http://localhost:4317", "http/protobuf": "http://localhost:4318"}
 
 
 def diagnose(
@@ -76,7 +76,8 @@ def diagnose(
     if unread is not None:
         yield warn("environment file", f"{unread.setting} {unread.problem}", unread.remedy)
     yield _commands(two_databases)
-    yield from _hook_files(files)
+    for file in files:
+        yield _hook_file(file)
     for endpoint in settings.endpoints:
         yield from way_to(endpoint)
         yield signs(endpoint)
@@ -103,10 +104,7 @@ def _configured(settings: Settings, files: list[HookFile]) -> Check:
 
 
 def _commands(refused: Fault | None) -> Check:
-    """Whether the installed host takes its ``migrate`` commands, and shows them to us.
-
-    *refused*: why it does not take them here.
-    """
+    """Whether the host takes its ``migrate`` commands, or has *refused*, and shows them to us."""
     if refused is not None:
         return wrong("commands", refused.what, refused.remedy)
     why = "this Confiture does not show it to plugins"
@@ -119,16 +117,11 @@ def _commands(refused: Fault | None) -> Check:
     return wrong("commands", f"`confiture migrate up` sends no webhook: {why}", remedy)
 
 
-def _hook_files(files: list[HookFile]) -> Iterator[Check]:
-    for file in files:
-        if file.fault is not None:
-            problem = f"{file.fault.setting} {file.fault.problem}"
-            yield wrong("hook file", problem, file.fault.remedy)
-        elif file.reads_url:
-            sends = "sends to CONFITURE_WEBHOOK_URL in place of `default`"
-            yield ok("hook file", f"{file.shown}; {sends}")
-        else:
-            yield ok("hook file", f"{file.shown} (found, not run)")
+def _hook_file(file: HookFile) -> Check:
+    if fault := file.fault:
+        return wrong("hook file", f"{fault.setting} {fault.problem}", fault.remedy)
+    sends = "; sends to CONFITURE_WEBHOOK_URL in place of `default`"
+    return ok("hook file", f"{file.shown}{sends if file.reads_url else ' (found, not run)'}")
 
 
 def _database(invocation: Invocation, dsn: str | None) -> Iterator[Check]:
@@ -275,12 +268,12 @@ def _collector() -> Iterator[Check]:
         off = "unset OTEL_SDK_DISABLED and OTEL_*_EXPORTER"
         how = off if is_set else "set OTEL_EXPORTER_OTLP_ENDPOINT"
         yield skipped("collector", "nothing is exported", f"To export, {how}")
-    by_address: dict[tuple[str, str], list[Export]] = {}
+    by_address: defaultdict[tuple[str, str], list[Export]] = defaultdict(list)
     for export in wanted.exports:
         if export.protocol != CONSOLE and export not in found.refused:
-            given = export.endpoint or _COLLECTORS[export.protocol]
+            given = export.endpoint or f"localhost:{4317 if export.protocol == GRPC else 4318}"
             address = origin(given if "://" in given else f"http://{given}")
-            by_address.setdefault((export.protocol, address), []).append(export)
+            by_address[export.protocol, address].append(export)
     for (_, place), exports in by_address.items():
         yield _exporter(place, exports)
 

@@ -26,13 +26,13 @@ from ..event import stored_text
 from ..outlook import shown_environment
 from . import rows
 from .outbox import Outbox
-from .postgres_listener import Listener
 from .postgres_refusal import ADDRESS, by_admin, init, translated
 from .postgres_rights import SCHEMA
 from .postgres_schema import HURRY, fitted, prepare
 from .postgres_session import (
     PATIENCE_S,
     LateError,
+    Listener,
     ask,
     connect,
     conninfo_of,

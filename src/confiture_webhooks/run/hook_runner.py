@@ -282,23 +282,6 @@ def _custom(
     payload: Mapping[str, Any], endpoint: Endpoint, context: HookContext, trace: TraceContext
 ) -> Delivery:
     """*payload* for *endpoint*, about *context*'s migration. Raises HookError if it is not JSON."""
-    return Delivery(
-        id=f"dlv_{uuid.uuid4().hex}",
-        event_id=new_event_id(),
-        event_type=EventType.CUSTOM,
-        endpoint=endpoint.name,
-        body=_encoded(payload),
-        content_type=JSON,
-        trace=trace,
-        correlation_id=context.correlation_id,
-        created_at=datetime.now(UTC),
-        migration_version=context.migration_version,
-        migration_name=context.migration_name,
-        environment=context.environment,
-    )
-
-
-def _encoded(payload: Mapping[str, Any]) -> bytes:
     if not isinstance(payload, Mapping):
         raise HookError(f"a payload is a JSON object, not {type(payload).__name__}")
     try:
@@ -308,4 +291,17 @@ def _encoded(payload: Mapping[str, Any]) -> bytes:
         raise HookError(f"the payload is not JSON ({type(error).__name__})") from None
     if len(encoded) > LARGEST:
         raise HookError(f"the payload is larger than {LARGEST} bytes")
-    return encoded
+    return Delivery(
+        id=f"dlv_{uuid.uuid4().hex}",
+        event_id=new_event_id(),
+        event_type=EventType.CUSTOM,
+        endpoint=endpoint.name,
+        body=encoded,
+        content_type=JSON,
+        trace=trace,
+        correlation_id=context.correlation_id,
+        created_at=datetime.now(UTC),
+        migration_version=context.migration_version,
+        migration_name=context.migration_name,
+        environment=context.environment,
+    )

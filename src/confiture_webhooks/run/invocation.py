@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import command_watch
-from ..config import has_block
 from ..config.variables import CONFIG, DSN, ENVIRONMENT
 from ..errors import Fault
 from ..event import Direction
@@ -24,8 +23,6 @@ DEFAULT_CONFIG = Path(command_watch.USUAL_FILE)
 DEFAULT_MIGRATIONS = Path("db/migrations")
 FILE_ONLY = frozenset({"apply-as", "squash-ledger", "steps", "verify-checksums"})
 """Mutating commands that take the DSN from their file and from nowhere else."""
-_FLAGS = "vy"
-"""Short options without a value, which others may follow in one word: ``-vc FILE``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +137,8 @@ def unread_block(
 
 def blocks_here() -> list[Path]:
     """The environment files of this project that have a `webhooks:` block."""
-    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(path))
+    content, has_block = command_watch.content_of, command_watch.has_block
+    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(content(str(path))))
 
 
 def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:
@@ -186,7 +184,7 @@ def _option(words: Sequence[str], *names: str) -> str | None:
     value = None
     for index, word in enumerate(words):
         if word.startswith("-") and not word.startswith("--"):
-            letters = word[1:].lstrip(_FLAGS)
+            letters = word[1:].lstrip("vy")  # these have no value: ``-vc FILE``
             name, is_attached, attached = f"-{letters[:1]}", letters[1:], letters[1:]
         else:
             name, is_attached, attached = word.partition("=")
