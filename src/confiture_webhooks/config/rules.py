@@ -22,7 +22,6 @@ from ..signature import signing_key
 from .variables import ON_WORDS
 
 OUTBOXES = ("sqlite", "postgres", "memory")
-LONGEST_HOST = 253
 LONGEST_WAIT = 7 * 24 * 3600
 RESERVED_HEADERS = frozenset(
     (
@@ -40,7 +39,6 @@ _BLANK_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f\\]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*/\s*(s|m|h)")
-_RATE_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _ADDRESS = re.compile(r"([\w+.-]+:)?//")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _IN_BRACKETS = re.compile(r"\[[^]]*\](:[0-9]+)?")
@@ -80,8 +78,7 @@ def one_of(known: Sequence[str], what: str, value: object, *, in_any_case: bool 
         value = value.strip().lower()
     if isinstance(value, str) and value in known:
         return value
-    near = did_you_mean(value, known)
-    raise Invalid(f"is not {what}", f"{near}It can be: {', '.join(known)}")
+    raise Invalid(f"is not {what}", f"{did_you_mean(value, known)}It can be: {', '.join(known)}")
 
 
 def text(value: object) -> str:
@@ -112,10 +109,10 @@ def flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
     word = value.strip().lower() if isinstance(value, str) else ""
-    if word not in ON_WORDS | OFF_WORDS:
-        remedy = "Write true or false; on, off, yes, no, 1 and 0 will do"
-        raise Invalid("must be true or false", remedy)
-    return word in ON_WORDS
+    if word in ON_WORDS | OFF_WORDS:
+        return word in ON_WORDS
+    remedy = "Write true or false; on, off, yes, no, 1 and 0 will do"
+    raise Invalid("must be true or false", remedy)
 
 
 def number(least: float, most: float, value: object, *, is_whole: bool = False) -> float:
@@ -155,7 +152,7 @@ def rate(value: object) -> timedelta:
     found = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None or not float(found[1]):
         raise Invalid("is not a rate")
-    gap = timedelta(seconds=_RATE_SECONDS[found[2]] / float(found[1]))
+    gap = timedelta(seconds={"s": 1, "m": 60, "h": 3600}[found[2]] / float(found[1]))
     if not timedelta(milliseconds=1) <= gap <= timedelta(hours=1):
         raise Invalid("is out of range", "Write a rate from `1/h` to `1000/s`")
     return gap
@@ -258,10 +255,7 @@ def _is_dsn(given: str) -> bool:
 
 
 def address(value: object) -> tuple[str, tuple[str, str] | None]:
-    """An ``http`` or ``https`` address without user and password, and those.
-
-    Whether plain ``http`` will do is not asked here.
-    """
+    """An ``http`` or ``https`` address without user and password, and those."""
     found = text(value)
     form = "Write it as `https://host[:port]/path`"
     bad_host = Invalid("has a bad host or port", form)
@@ -304,7 +298,7 @@ def _is_host(bare: SplitResult) -> bool:
         labels = host.encode("idna").decode().removesuffix(".").split(".")
     except ValueError:
         return False
-    return len(host) <= LONGEST_HOST and all(_LABEL.fullmatch(label) for label in labels)
+    return len(host) <= 253 and all(map(_LABEL.fullmatch, labels))  # noqa: PLR2004  RFC 1035
 
 
 def _basic_auth(parts: SplitResult) -> tuple[str, str] | None:

@@ -58,8 +58,6 @@ KEPT_DELIVERED = 10_000
 PRUNE_BATCH = 500
 ASKED_AT_ONCE = 400
 """Some builds of SQLite take no more than 999 values."""
-LONGEST_LEASE = timedelta(days=1)
-"""A lease that ends later is of a wrong clock."""
 
 Release = tuple[str, Sequence[Delivery]]
 """An event's id and its deliveries."""
@@ -250,10 +248,7 @@ class Outbox:
         now: datetime | None = None,
         max_wait: timedelta | None = None,
     ) -> datetime | None:
-        """When there is something to claim for *endpoint* there; ``None``: nothing is waiting.
-
-        The end of a lease counts, so that a crashed worker's delivery is taken up.
-        """
+        """When something can be claimed for it, maybe at a lease's end; ``None``: nothing waits."""
         front = self._front(endpoint, environment)
         return front.look(now or datetime.now(UTC), max_wait).next_at()
 
@@ -304,10 +299,9 @@ class Outbox:
         return bool(count)
 
     def prune(self, *, before: datetime | None = None, keep: int = KEPT_DELIVERED) -> int:
-        """Forget deliveries delivered before *before*, and all but the last *keep* delivered.
+        """Forget deliveries delivered before *before*, and all but the last *keep*; how many.
 
-        Returns how many. An event id released before *before*, by this machine's clock, may be
-        forgotten once it has no delivery left.
+        An event id released before that may be forgotten once it has no delivery left.
         """
         before = (before or datetime.now(UTC) - KEPT_FOR) - self._ahead()
         cutoff = (rows.instant(before), 0)
@@ -449,7 +443,8 @@ def _place(endpoint: str, environment: str | None) -> dict[str, Any]:
 
 
 def _free(delivery_id: str, now: datetime, was: State) -> dict[str, Any]:
-    lease = {"now": rows.instant(now), "horizon": horizon(now, LONGEST_LEASE)}
+    # A lease that ends a day later is of a wrong clock.
+    lease = {"now": rows.instant(now), "horizon": horizon(now, timedelta(days=1))}
     return rows.named(delivery_id) | lease | {"was_delivered": int(was is State.DELIVERED)}
 
 

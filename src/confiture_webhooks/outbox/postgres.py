@@ -1,8 +1,7 @@
 """The durable outbox in PostgreSQL, shared by any number of machines.
 
-A release is on the server's disk when it returns, and the event of a success when the migration
-has committed. A claim and a record do not wait for the disk. A crash of the server may
-undo the latest of them; their deliveries are then sent again, with the same event id.
+Claims and records do not wait for the server's disk. The event of a success is on it when the
+migration has committed.
 """
 
 from __future__ import annotations
@@ -112,11 +111,7 @@ def _composed(
 
 
 class _Store:
-    """The statements on PostgreSQL. Makes the schema where there is none, if the role may.
-
-    It gives the connection to one thread at a time, and makes a new one when it has broken.
-    Everything raises OutboxError. *environment*: that of the wanted rows, if known.
-    """
+    """Gives the connection to one thread at a time, and makes a new one when it has broken."""
 
     is_durable = True
     has_made = False
@@ -196,10 +191,7 @@ class _Store:
 
 @dataclass(eq=False, repr=False)
 class _LentStore:
-    """The statements over another's connection, in its transaction if it has one open.
-
-    It waits for no lock for long.
-    """
+    """The statements over another's connection, in its transaction if it has one open."""
 
     is_durable = True
     _connection: psycopg.Connection[Any]

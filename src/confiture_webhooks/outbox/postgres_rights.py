@@ -79,10 +79,7 @@ def _policy(role: str) -> str:
 
 
 def added(dsn: str, role: str, environments: Sequence[str]) -> list[str]:
-    """*environments* and those that earlier ``grants`` named for *role*; empty: all of them.
-
-    Of each table: the policy of one may be what is missing.
-    """
+    """*environments* and those that earlier ``grants`` named for *role*; empty: all of them."""
     question = (
         "SELECT pg_get_expr(polqual, polrelid) AS rule FROM pg_policy "
         f"WHERE polrelid = ANY (ARRAY{[f'{SCHEMA}.{one}' for one in TABLES]}::regclass[]) "

@@ -29,7 +29,6 @@ _VERSION = (
     f"{' AND '.join(_HAS.values())} AS has_tables FROM {SCHEMA}.outbox_version"
 )
 _IS_PGMQ = f"to_regclass('{SCHEMA}.schema_version') IS NOT NULL"
-_IS_THERE = f"SELECT {' OR '.join([_IS_PGMQ, *_HAS.values()])} AS is_there"
 
 
 def fitted(name: str, value: str) -> str:
@@ -194,12 +193,11 @@ _FITTINGS = tuple(
 
 def is_there(dsn: str) -> bool:
     """Whether the database at *dsn* has an outbox. Raises OutboxError when it cannot be asked."""
-    with briefly(dsn) as connection:
-        try:
-            *_, [row] = ask(connection, settings(), _IS_THERE)
-        except errors.InsufficientPrivilege:
-            return True
+    question = f"SELECT {' OR '.join([_IS_PGMQ, *_HAS.values()])} AS is_there"
+    with briefly(dsn) as connection, suppress(errors.InsufficientPrivilege):
+        *_, [row] = ask(connection, settings(), question)
         return bool(row["is_there"])
+    return True
 
 
 def has_outbox(dsn: str) -> bool:
@@ -244,7 +242,6 @@ def owner(dsn: str) -> tuple[str, bool]:
 
 def drop(dsn: str) -> None:
     """Remove the outbox from the database, with all it holds."""
+    statement = f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"
     with briefly(dsn) as connection:
-        ask(
-            connection, settings(statement_timeout="30s"), f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"
-        )
+        ask(connection, settings(statement_timeout="30s"), statement)

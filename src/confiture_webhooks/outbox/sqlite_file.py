@@ -101,14 +101,13 @@ def translated(path: Path) -> Iterator[None]:
             raise DamagedError(path) from error
         unknown = (f"SQLite refused ({type(error).__name__}: {error})", None)
         whole = getattr(error, "sqlite_errorcode", code)
-        reason, remedy = _REASONS.get(whole, _REASONS.get(code, unknown))
-        raise OutboxError(f"outbox {path}: {reason}", remedy) from error
+        raise untrusted(path, *_REASONS.get(whole, _REASONS.get(code, unknown))) from error
     except (UnicodeError, OverflowError) as error:
-        raise OutboxError(f"outbox {path}: a value that SQLite cannot hold") from error
+        raise untrusted(path, "a value that SQLite cannot hold") from error
     except OSError as error:
         reason = f"it cannot be opened or made ({error.strerror or type(error).__name__})"
         remedy = f"Make room on it, {ELSEWHERE}" if error.errno == errno.ENOSPC else _WRITABLE
-        raise OutboxError(f"outbox {path}: {reason}", remedy) from error
+        raise untrusted(path, reason, remedy) from error
 
 
 def code_of(error: sqlite3.Error) -> int:
@@ -116,7 +115,7 @@ def code_of(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def untrusted(path: Path, problem: str, remedy: str) -> OutboxError:
+def untrusted(path: Path, problem: str, remedy: str | None = None) -> OutboxError:
     """The error that the outbox at *path* is not used."""
     return OutboxError(f"outbox {path}: {problem}", remedy)
 
@@ -201,10 +200,9 @@ def place_of(path: Path) -> Place | None:
 
 
 def own(path: Path, *, makes: bool) -> Place:
-    """Which file the outbox at *path* is, for its owner alone.
+    """Which file the outbox at *path* is, for its owner alone; with *makes* it is made.
 
-    With *makes* a missing one, and its directory, are made. Raises OutboxError for one that is
-    not to be trusted or is none; OSError.
+    Raises OutboxError for one that is not to be trusted or is none; OSError.
     """
     if is_closed(path):
         raise closed(path)

@@ -1,7 +1,4 @@
-"""Runs users' hooks: in order, one at a time, each bounded, on threads of their own.
-
-Only ``drain`` waits for hooks, when the migrations are over; it is bounded.
-"""
+"""Runs users' hooks: in order, one at a time, each bounded, on threads of their own."""
 
 from __future__ import annotations
 
@@ -231,9 +228,10 @@ class HookRunner:
 
 def _line_in(hook: Hook, error: BaseException) -> int:
     """The line of the hook's file that *error* came through last, else where the hook begins."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame.lineno for frame in frames if frame.filename == hook.file]
-    return next((line for line in reversed(own) if line is not None), hook.line)
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return next(
+        (one.lineno for one in frames if one.lineno and one.filename == hook.file), hook.line
+    )
 
 
 def _context(migration: Migration, rows_affected: int | None) -> HookContext:

@@ -24,10 +24,7 @@ Way = tuple[dict[str, str], Path | None]
 
 
 def shown_for(environment: str | None, *words: str, variable: str = "") -> str:
-    """A command as :func:`shown` has it, for another *environment*.
-
-    *variable*: ``NAME=value``, which the command needs, too.
-    """
+    """A command as ``remedy.shown`` has it, for another *environment*."""
     for variables, file in _ways(environment):
         if _leads_to(environment, variables, file):
             named = [f"{name}={quoted(value)}" for name, value in variables.items()]

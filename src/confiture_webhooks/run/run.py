@@ -43,10 +43,7 @@ LAST_S = 0.1
 
 
 class Run:
-    """The events of one run, sent to every endpoint that wants them.
-
-    Its parts are made on first use: a run in which nothing happens opens none.
-    """
+    """The events of one run, sent to every endpoint that wants them."""
 
     def __init__(
         self, settings: Settings, parts: Parts, say: Callable[[str], None] = terminal.say
@@ -101,10 +98,7 @@ class Run:
 
     @contained
     def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
-        """A migration is to begin next, and its connection is idle outside a transaction.
-
-        The slow work is done now: the outbox is opened, and the migration is staged.
-        """
+        """A migration is to begin next; its connection is still idle, so slow work is done now."""
         if not self._is_over:
             settling = self._begun(backend.database)
             settling.record_earlier(ref.version, self.ask_here, backend)
@@ -200,10 +194,7 @@ class Run:
         del self._owed[migration.event_id]
 
     def settle_later(self, migration: Migration, ask_ledger: Callable[[], bool | None]) -> None:
-        """The end of *migration* was not seen: ``finish`` asks whether the ledger has it.
-
-        The answer ``None``: it cannot say.
-        """
+        """The end of *migration* was not seen: ``finish`` asks whether the ledger has it."""
         migration.ask_ledger = ask_ledger
         self.unsettled.append(migration)
 
@@ -296,10 +287,7 @@ class Run:
         return self._telemetry
 
     def _begun(self, database: Database | None = None) -> Settling:
-        """The parts in use, with the run's span open and the hooks being imported.
-
-        *database*: the one that the run is about to migrate.
-        """
+        """The parts in use, of a run that is about to migrate *database*, with its span open."""
         if self._settling is not None:
             return self._settling
         self.database = database or self.database
@@ -324,9 +312,9 @@ class Run:
         if self.deadline is not None:
             outbox.deadline = self.deadline - MOMENT_S
         recorder = Recorder(self._settings, telemetry, self._command, outbox, sending)
-        environment = self._settings.environment
-        self._settling = Settling(telemetry, recorder, environment, self.report)
-        return self._settling
+        used = Settling(telemetry, recorder, self._settings.environment, self.report)
+        self._settling = used
+        return used
 
     @contained
     def _settle(self, migration: Migration, seconds: float) -> None:
@@ -431,15 +419,12 @@ class Run:
 
 
 def _hurried(step: Callable[[float], object], deadline: float) -> float:
-    """Do *step* until *deadline*; after a signal to end again, with less time. Returns its end.
-
-    Ctrl-C is raised: somebody does not want to wait.
-    """
+    """Do *step* until *deadline*; after a signal to end again, with less time. Returns its end."""
     try:
         step(deadline)
     except KeyboardInterrupt as came:
         left: timedelta | None = getattr(came, "flush", None)
-        if left is None:
+        if left is None:  # Ctrl-C: somebody does not want to wait
             raise
         deadline = min(deadline, time.monotonic() + left.total_seconds())
         step(deadline)
