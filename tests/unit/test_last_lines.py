@@ -13,7 +13,7 @@ from confiture_webhooks.errors import CUT, UNRECORDED
 from confiture_webhooks.outbox import Summary
 from confiture_webhooks.outbox.summary import summaries
 from confiture_webhooks.outlook import Wait, Why
-from confiture_webhooks.run.last_lines import given_up_line, leftover_line, loss_line
+from confiture_webhooks.run.sending import given_up_line, leftover_line, loss_line
 
 AT = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 

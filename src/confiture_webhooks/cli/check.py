@@ -141,10 +141,8 @@ def _show(document: dict[str, Any]) -> None:
     for file in document["hook_files"]:
         line(f"hooks: {file['file']}")
     if taken := document["default_taken_over_by"]:
-        line(
-            f"{taken} reads {URL} itself: the built-in endpoint `default` "
-            "is not used, so that no event is sent twice"
-        )
+        unused = "the built-in endpoint `default` is not used, so that no event is sent twice"
+        line(f"{taken} reads {URL} itself: {unused}")
     is_missing = "" if document["outbox_exists"] else " (not there yet)"
     line(
         f"environment: {shown_environment(document['environment'])}   "
@@ -203,8 +201,8 @@ def doctor(
     rows = []
     for row in found:
         rows.append(row)
+        mark, style = _MARKS[row.status]
         if output == "text":
-            mark, style = _MARKS[row.status]
             line(f"{mark} {row.check}: {row.detail}", style)
             if row.remedy is not None:
                 line(f"   {row.remedy}")

@@ -116,10 +116,7 @@ def chosen(
     endpoint: str | None,
     everywhere: bool,
 ) -> tuple[list[Row], str]:
-    """The deliveries to *verb*, by *ids* or *states*, and a line that there are none.
-
-    Raises CommandError if one of *ids* cannot be had.
-    """
+    """The deliveries to *verb*, by *ids* or *states*, and a line that there are none."""
     check_endpoint(context, endpoint)
     if not states:
         return _named(context, verb, ids or (), endpoint, everywhere), ""

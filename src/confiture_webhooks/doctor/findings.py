@@ -153,7 +153,7 @@ def examine(
     outbox: Outbox, settings: Settings, now: datetime, *, dsn: str | None = None
 ) -> Findings:
     """Look at everything once; *dsn*: the migrated database, if known."""
-    environment = settings.environment or None
+    environment = settings.environment
     summaries = outbox.summaries()
     summary = summaries.get(environment, Summary())
     statuses = outbox.statuses(environment)
@@ -164,7 +164,7 @@ def examine(
     )
     intents = outbox.intents()
     old = (one.environment for one in intents if one.staged_at < now - UNSETTLED_FOR)
-    is_elsewhere = settings.place.kind != "postgres"
+    in_database = left_behind_in(dsn) if dsn and settings.place.kind != "postgres" else {}
     in_file: Mapping[str | None, LeftBehind] | OutboxError
     try:
         left_file, in_file = left_in_file(settings)
@@ -208,7 +208,7 @@ def examine(
         old_intents=Counter(old),
         left_in_file=in_file,
         left_file=left_file,
-        left_in_database=left_behind_in(dsn) if is_elsewhere and dsn is not None else {},
+        left_in_database=in_database,
     )
 
 
@@ -235,16 +235,10 @@ def _late(
 ) -> tuple[int, datetime] | None:
     """How many deliveries of another environment are due without a worker, since when."""
     off = _off(outbox.statuses(environment))
-    due = {
-        name: at
-        for name in summary.undelivered
-        if name not in off
-        and (at := outbox.next_due_at(name, environment)) is not None
-        and at < now - LATE
-    }
-    if not due:
-        return None
-    return sum(summary.undelivered[name] for name in due), min(due.values())
+    on = summary.undelivered.keys() - off
+    due = {name: at for name in on if (at := outbox.next_due_at(name, environment))}
+    late = {name: at for name, at in due.items() if at < now - LATE}
+    return (sum(summary.undelivered[name] for name in late), min(late.values())) if late else None
 
 
 def needs(found: Findings) -> Iterator[Check]:

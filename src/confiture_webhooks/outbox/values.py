@@ -139,7 +139,6 @@ class Row:
     """An ``Unreadable`` when this version cannot read it."""
     state: State
     attempts: int
-    """Attempts recorded, over all schedules."""
     next_attempt_at: datetime | None = None
     """When a pending one is due, as it is stored; ``None`` in every other state."""
     is_ready: bool = field(default=False, compare=False)

@@ -56,7 +56,6 @@ class Run:
         """With all that is in use once something happens, or an earlier run left something."""
         self._hooks: HookRunner | None = None
         self.has_hooks = parts.hooks is not None
-        """Whether users' hooks may be called."""
         self._has_span = self._has_reported = self._is_finished = False
         self._process = os.getpid()
         self.database = Database()
