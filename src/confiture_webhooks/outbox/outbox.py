@@ -149,7 +149,7 @@ class Outbox:
         if intent.key == intent.event_id:
             self.release(intent.event_id, [])
         else:
-            self._store.write(("forget_intent", {"key": rows.stored_key(intent.key)}))
+            self._store.write(("forget_intent", {"key": intent.key}))
 
     def _intents(self) -> list[Intent | UnreadableIntent]:
         [found] = self._store.read(("intents", {}))
@@ -398,13 +398,11 @@ class Outbox:
         return summaries(*self._store.read(("undelivered", {}), ("ended", {})))
 
     def listen(
-        self,
-        wake: Callable[[], None],  # noqa: ARG002
-        on_change: Callable[[bool], None],  # noqa: ARG002
+        self, _wake: Callable[[], None], _on_change: Callable[[bool], None], /
     ) -> Callable[[], None]:
-        """Call *wake*, in a thread of its own, whenever there is something new; what ends it.
+        """Call the first, in a thread of its own, whenever there is something new; what ends it.
 
-        *on_change* is called with ``True`` when that can be relied on, and with ``False`` when not
+        The second is called with ``True`` when that can be relied on, and with ``False`` when not
         any more: at both instants something may have come without a call. It is a hint, not a
         promise: looking now and then is still needed. A store that cannot call never does.
         """

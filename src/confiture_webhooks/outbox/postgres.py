@@ -303,7 +303,7 @@ class PostgresOutbox(Outbox):
         return max(now - (rows.at_best(server["now"]) or now), timedelta())
 
     def listen(
-        self, wake: Callable[[], None], on_change: Callable[[bool], None]
+        self, wake: Callable[[], None], on_change: Callable[[bool], None], /
     ) -> Callable[[], None]:
         """Listen, over one more connection."""
 

@@ -237,7 +237,8 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
         raw = key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogateescape")
         return UnreadableIntent(
             event_id=_at_best(_id, key, f"intent-{crc32(raw):08x}"),
-            key=key,
+            # SQLite's text may be no UTF-8: it is asked for by its bytes.
+            key=raw if isinstance(key, str) and utf8(key) != key else key,
             environment=shown(row["environment"]) or None,
             reason=stored_text(str(fault)),
         )
@@ -277,12 +278,6 @@ def _typed(hint: Any, value: Any) -> Any:
     if isinstance(value, float) and not isfinite(value):
         raise ValueError("a number that JSON does not have")
     return _text(value) if isinstance(value, str) else value
-
-
-def stored_key(value: object) -> object:
-    """An id that a store gave, as it takes it back: SQLite's text may be no UTF-8."""
-    is_odd = isinstance(value, str) and utf8(value) != value
-    return value.encode("utf-8", "surrogateescape") if is_odd else value  # type: ignore[attr-defined]
 
 
 def _text(value: object) -> str:

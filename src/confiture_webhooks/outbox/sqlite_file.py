@@ -124,10 +124,9 @@ def closed(path: Path) -> OutboxError:
     """The error that this user may not read the file there."""
     place = next(one for one in (path, *path.parents) if os.path.lexists(one))
     owner = place.lstat().st_uid
-    problem = f"closed to this user; it belongs to {_name(owner)}"
-    if owner == os.geteuid():
-        return untrusted(path, problem, f"Open {place} with chmod u+rwX, {ELSEWHERE}")
-    return untrusted(path, problem, RUN_AS.format(_name(owner)))
+    remedy = f"Open {place} with chmod u+rwX, {ELSEWHERE}"
+    remedy = remedy if owner == os.geteuid() else RUN_AS.format(_name(owner))
+    return untrusted(path, f"closed to this user; it belongs to {_name(owner)}", remedy)
 
 
 def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
@@ -140,9 +139,8 @@ def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
         return path
     place = path.parent if path.parent.exists() else project_dir
     is_writable = os.access(place, os.W_OK | os.X_OK)
-    if is_writable and (not path.exists() or os.access(path, os.W_OK)):
-        return path
-    return default_paths(project_dir, environ)[-1]
+    is_usable = is_writable and (not path.exists() or os.access(path, os.W_OK))
+    return path if is_usable else default_paths(project_dir, environ)[-1]
 
 
 def default_paths(project_dir: Path, environ: Mapping[str, str]) -> list[Path]:

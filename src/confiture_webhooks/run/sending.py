@@ -76,13 +76,12 @@ class Sending:
                 return
             worker = self.wake()
         budget = timedelta(seconds=max(0.0, deadline - time.monotonic()))
-        if not (self._parts.shows_progress and is_terminal()):
-            worker.drain(budget)
-            return
+        shows = self._parts.shows_progress and is_terminal()
         try:
-            worker.drain(budget, show=self._show)
+            worker.drain(budget, show=self._show if shows else None)
         finally:
-            progress("")
+            if shows:
+                progress("")
 
     def _show(self, left_s: float) -> None:
         outbox = self._outbox.current
