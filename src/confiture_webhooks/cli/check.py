@@ -190,16 +190,9 @@ def doctor(
       1  Something is wrong.
       5  The configuration is invalid, or nothing is configured.
     """
-    context = Context(config=config)
-    found = diagnose(
-        context.invocation,
-        context.dsn,
-        unread=context.unread,
-        two_databases=context.two_databases,
-        is_pinging=is_pinging,
-    )
-    rows = []
-    for row in found:
+    context, rows = Context(config=config), []
+    known = (context.invocation, context.dsn, context.unread, context.two_databases)
+    for row in diagnose(*known, is_pinging=is_pinging):
         rows.append(row)
         mark, style = _MARKS[row.status]
         if output == "text":

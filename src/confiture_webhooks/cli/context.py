@@ -132,12 +132,8 @@ class Context:
 
     def waits(self, counts: Mapping[str, int]) -> list[Wait]:
         """The endpoints of so many deliveries each, of its environment, that get nothing now."""
-        return outlook(
-            counts,
-            configured=self.settings.recorded,
-            statuses=self.outbox.statuses(self.environment),
-            now=datetime.now(UTC),
-        )
+        recorded, statuses = self.settings.recorded, self.outbox.statuses(self.environment)
+        return outlook(counts, configured=recorded, statuses=statuses, now=datetime.now(UTC))
 
     @property
     def where(self) -> str:

@@ -28,7 +28,6 @@ class OutboxPlace:
     """The setting ``outbox`` in its two parts."""
 
     kind: str
-    """``sqlite``, ``postgres`` or ``memory``."""
     rest: str = field(repr=False)
     """The path or the DSN; empty: the project's own file, the migrated database."""
 
@@ -63,10 +62,8 @@ class Settings:
     """``None``: ``info``; lines in the console form from ``warning``."""
     environment: str | None = None
     sources: tuple[str, ...] = ()
-    """Where the settings came from, in words for people."""
     trace_url: str | None = None
     run_url: str | None = None
-    """The CI run's address, for payloads and messages."""
     database_label: bool = True
     outbox_fault: Fault | None = None
     """Why ``outbox`` is memory although something else was meant."""

@@ -65,7 +65,6 @@ class Setting:
     default: str = ""
     """As the documentation shows it, where it is not the field's. ``required``: there is none."""
     variable: str = ""
-    """The variable that sets it, too."""
     into: Callable[[Any], Any] = lambda found: found
     """Makes the setting of a value that is right."""
 
@@ -80,7 +79,6 @@ class Reading:
     names: dict[Place, str] = field(default_factory=dict)
     """The names of the block's endpoints, by place: faults in it have them."""
     unknown: list[Place] = field(default_factory=list)
-    """The places of keys that are no settings."""
     _found: dict[tuple[Any, ...], list[tuple[Place, Invalid, str]]] = field(default_factory=dict)
     """What is wrong, by each place that it is in and by kind."""
     _left: int = MOST

@@ -91,10 +91,8 @@ def text(value: object) -> str:
         remedy = "Remove it; the last line break of a file is often the reason"
         raise Invalid("begins or ends with white space", remedy)
     if CONTROL.search(value):
-        raise Invalid(
-            "holds a line break, a byte order mark or another character that cannot be seen",
-            "Write it on one line, without them",
-        )
+        problem = "holds a line break, a byte order mark or another character that cannot be seen"
+        raise Invalid(problem, "Write it on one line, without them")
     if len(value) > 1 and value[0] + value[-1] in _QUOTES:
         raise Invalid("is in quotes that are part of it", "Remove the quotes around it")
     try:
@@ -260,9 +258,8 @@ def address(value: object) -> tuple[str, tuple[str, str] | None]:
     form = "Write it as `https://host[:port]/path`"
     bad_host = Invalid("has a bad host or port", form)
     if _BLANK_OR_CONTROL.search(found):
-        raise Invalid(
-            "holds a blank, a backslash or a control character", "Remove it, or percent-encode it"
-        )
+        remedy = "Remove it, or percent-encode it"
+        raise Invalid("holds a blank, a backslash or a control character", remedy)
     try:
         parts = urlsplit(found)
         port = parts.port
@@ -274,10 +271,8 @@ def address(value: object) -> tuple[str, tuple[str, str] | None]:
         raise Invalid("has a fragment (`#…`), which is never sent", "Remove it")
     if "@" in parts.netloc and found.count("@") > 1:
         # A bare "@", "/" or "?" in a password would make part of it the host, and hosts are shown.
-        raise Invalid(
-            "has a user or password, and another `@`",
-            "Write `%40` for each `@` but the one before the host",
-        )
+        remedy = "Write `%40` for each `@` but the one before the host"
+        raise Invalid("has a user or password, and another `@`", remedy)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
     if not _is_host(bare) or port == 0 or parts.netloc.endswith(":"):
         raise bad_host
@@ -304,19 +299,14 @@ def _is_host(bare: SplitResult) -> bool:
 def _basic_auth(parts: SplitResult) -> tuple[str, str] | None:
     """User and password, decoded; refuses what Basic authentication (RFC 7617) cannot carry."""
     try:
-        user, password = (
-            unquote(part or "", errors="strict") for part in (parts.username, parts.password)
-        )
+        given = (parts.username or "", parts.password or "")
+        user, password = (unquote(part, errors="strict") for part in given)
     except UnicodeDecodeError:
-        raise Invalid(
-            "has a user or password that is not UTF-8 when decoded",
-            "Percent-encode its UTF-8 bytes, or use an `Authorization` header",
-        ) from None
+        remedy = "Percent-encode its UTF-8 bytes, or use an `Authorization` header"
+        raise Invalid("has a user or password that is not UTF-8 when decoded", remedy) from None
     if not user and not password:
         return None
     if ":" in user or CONTROL.search(user + password):
-        raise Invalid(
-            "has a user with a colon, or a control character in user or password",
-            "Use an `Authorization` header instead",
-        )
+        problem = "has a user with a colon, or a control character in user or password"
+        raise Invalid(problem, "Use an `Authorization` header instead")
     return user, password

@@ -54,9 +54,9 @@ WAIT_S = 5
 def diagnose(
     invocation: Invocation,
     dsn: str | None,
-    *,
     unread: Fault | None,
     two_databases: Fault | None,
+    *,
     is_pinging: bool,
 ) -> Iterator[Check]:
     """One check after the other; with *is_pinging* every endpoint is sent a ping.

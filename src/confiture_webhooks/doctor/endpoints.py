@@ -187,10 +187,8 @@ def failure_of(found: Exchange) -> tuple[str, str] | None:
     if found.fault is not None:
         symptom += f", {found.fault.setting} {found.fault.problem}"
     elif _is_at_proxy(failure, found):
-        is_status = (reason or "").isdigit()
-        symptom = (
-            f"{of_tls or reason or failure}{' from the proxy' if is_status else ' (the proxy)'}"
-        )
+        whose = "from the proxy" if (reason or "").isdigit() else "(the proxy)"
+        symptom = f"{of_tls or reason or failure} {whose}"
     elif of_tls or (failure == "other" and reason):
         symptom += f", {of_tls or reason}"
     return symptom, remedy_of(failure, found)

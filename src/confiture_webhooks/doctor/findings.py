@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -88,9 +88,7 @@ class Findings:
     environment: str | None
     summaries: Mapping[str | None, Summary]
     waits: list[Wait]
-    """The endpoints whose deliveries wait, and why."""
     off: Mapping[str, datetime]
-    """Since when each endpoint that is off is."""
     ended: Mapping[State, list[Wait]]
     """The endpoints of dead letters, and of what a 410 ended, to which nothing is sent now."""
     unserved: Mapping[str | None, tuple[int, datetime]]
@@ -104,7 +102,6 @@ class Findings:
     unreadable_runs: Mapping[str | None, list[str]]
     """By environment, the ids of killed runs that this version cannot read."""
     intents: list[Intent]
-    """The intents of migrations whose end was not reported yet."""
     old_intents: Mapping[str | None, int]
     """By environment, how many of its migrations no run will settle any more."""
     left_in_file: Mapping[str | None, LeftBehind] | OutboxError
@@ -159,9 +156,8 @@ def examine(
     statuses = outbox.statuses(environment)
     off = _off(statuses)
     waiting = partial(outlook, configured=settings.recorded, statuses=statuses, now=now)
-    newest = outbox.deliveries(
-        state=State.PENDING, environment=environment, since=now + FUTURE, limit=MOST_NAMED
-    )
+    find = partial(outbox.deliveries, environment=environment)
+    newest = find(state=State.PENDING, since=now + FUTURE, limit=MOST_NAMED)
     intents = outbox.intents()
     old = (one.environment for one in intents if one.staged_at < now - UNSETTLED_FOR)
     in_database = left_behind_in(dsn) if dsn and settings.place.kind != "postgres" else {}
@@ -173,9 +169,9 @@ def examine(
     held = [
         row
         for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)
-        for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
+        for row in find(state=state, limit=SEARCHED)
     ]
-    gone = outbox.deliveries(state=State.GONE, environment=environment, limit=SEARCHED)
+    gone = find(state=State.GONE, limit=SEARCHED)
     unreadable_runs: defaultdict[str | None, list[str]] = defaultdict(list)
     for one in outbox.unreadable_intents():
         unreadable_runs[one.environment].append(one.event_id)
@@ -202,7 +198,7 @@ def examine(
         },
         future=[row.delivery.id for row in newest if row.delivery.created_at > now + FUTURE],
         unreadable=[row.delivery.id for row in held if isinstance(row.delivery, Unreadable)],
-        refused=dict(_refused(outbox, environment, held)),
+        refused=dict(_refused(find, held)),
         unreadable_runs=unreadable_runs,
         intents=[one for one in intents if one.environment == environment],
         old_intents=Counter(old),
@@ -212,14 +208,10 @@ def examine(
     )
 
 
-def _refused(
-    outbox: Outbox, environment: str | None, held: Sequence[Row]
-) -> Iterator[tuple[str, str]]:
+def _refused(find: Callable[..., Sequence[Row]], held: Sequence[Row]) -> Iterator[tuple[str, str]]:
     """Endpoints whose latest answer refuses the sender, and that answer. *held*: undelivered."""
     for name in dict.fromkeys(r.delivery.endpoint for r in held if correct_first(r.last_answer)):
-        arrived = outbox.deliveries(
-            state=State.DELIVERED, environment=environment, endpoint=name, limit=1
-        )
+        arrived = find(state=State.DELIVERED, endpoint=name, limit=1)
         tried = [r.last_attempt for r in (*held, *arrived) if r.delivery.endpoint == name]
         latest = max(filter(None, tried), key=lambda one: one.started_at)
         if (answer := latest.answer) and correct_first(answer):
@@ -314,15 +306,14 @@ def _left_behind(found: Findings) -> Iterator[Check]:
         (in_file, "SQLite", found.left_file, wrong, "and it is not in use any more"),
         (found.left_in_database, "PostgreSQL", "postgres", warn, "and it is not in use here"),
     ):
+        variable = f"{OUTBOX}={quoted(kind)}"
         for name, left in held.items():
             for key, count in filter(itemgetter(1), left._asdict().items()):
                 one, many, *words = _LEFT_BEHIND[key]
                 whose = f"{store} outbox of {shown_environment(name)}"
                 are = counted(count, one, many)
                 do = "Send" if "redeliver" in words else "Report"
-                command = _command(
-                    name, found.environment, *words, variable=f"{OUTBOX}={quoted(kind)}"
-                )
+                command = _command(name, found.environment, *words, variable=variable)
                 if key == "begun":
                     yield warn(whose, are, f"{do} them: {command}")
                 else:

@@ -115,7 +115,6 @@ class _Store:
 
     is_durable = True
     has_made = False
-    """Whether the outbox was not there before."""
 
     def __init__(self, dsn: str, environment: str | None, setting: str) -> None:
         self.dsn = conninfo_of(dsn)

@@ -122,11 +122,10 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
     """
     had = version(connection)
     if had == 1:
-        raise OutboxError(
-            f"outbox {where}: made by an unreleased confiture-webhooks, on pgmq",
-            "Deliver what it holds with that version, then remove it: DROP SCHEMA "
-            f"{SCHEMA} CASCADE; SELECT pgmq.drop_queue('{SCHEMA}')",
-        )
+        problem = f"outbox {where}: made by an unreleased confiture-webhooks, on pgmq"
+        remove = f"DROP SCHEMA {SCHEMA} CASCADE; SELECT pgmq.drop_queue('{SCHEMA}')"
+        remedy = f"Deliver what it holds with that version, then remove it: {remove}"
+        raise OutboxError(problem, remedy)
     schema.check(had, f"outbox {where}", "CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>")
     if had == schema.VERSION:
         if lacking := missing_rights(connection, NEEDED):

@@ -154,11 +154,9 @@ def conninfo_of(dsn: str) -> str:
     try:
         parameters = conninfo.conninfo_to_dict(dsn)
     except (psycopg.Error, UnicodeError):
+        remedy = "Write it as `postgres:postgresql://user:password@host:5432/database`"
         # Its text quotes the DSN.
-        raise OutboxError(
-            "outbox postgres: its DSN cannot be read",
-            "Write it as `postgres:postgresql://user:password@host:5432/database`",
-        ) from None
+        raise OutboxError("outbox postgres: its DSN cannot be read", remedy) from None
     parameters |= {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "confiture-webhooks",

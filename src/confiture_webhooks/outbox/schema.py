@@ -50,18 +50,15 @@ def statements(dialect: str, had: int) -> list[str]:
 
 def check(found: int, where: str, setting: str) -> None:
     """Raise OutboxError when version *found* (0: nothing is there) is not one to go on with."""
+    elsewhere = f"or name another place: {setting}"
     if found > VERSION:
-        raise OutboxError(
-            f"{where}: written by a newer confiture-webhooks (schema {found}; this one knows "
-            f"{VERSION})",
-            f"Upgrade confiture-webhooks, or name another place: {setting}",
-        )
+        versions = f"schema {found}; this one knows {VERSION}"
+        problem = f"written by a newer confiture-webhooks ({versions})"
+        raise OutboxError(f"{where}: {problem}", f"Upgrade confiture-webhooks, {elsewhere}")
     if 0 < found < FIRST:
-        raise OutboxError(
-            f"{where}: made by an unreleased confiture-webhooks (schema {found})",
-            f"Deliver what it holds with that version and remove it, or name another place: "
-            f"{setting}",
-        )
+        problem = f"made by an unreleased confiture-webhooks (schema {found})"
+        remedy = f"Deliver what it holds with that version and remove it, {elsewhere}"
+        raise OutboxError(f"{where}: {problem}", remedy)
 
 
 @cache

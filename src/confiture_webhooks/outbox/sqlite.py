@@ -67,10 +67,8 @@ def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
         aside = sqlite_file.set_aside(path, damage)
     outbox = SqliteOutbox(path)
     if aside is not None:
-        notice(
-            f"outbox {path}: the file is damaged. It is kept as {aside.name}, what it "
-            "holds is not sent, and a fresh one takes its place"
-        )
+        kept = f"It is kept as {aside.name}, what it holds is not sent"
+        notice(f"outbox {path}: the file is damaged. {kept}, and a fresh one takes its place")
     return outbox
 
 

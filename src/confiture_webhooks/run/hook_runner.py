@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ..telemetry import Telemetry
 
 CORRELATION_ID = "CORRELATION_ID"
-"""The variable hook files read the run's id from."""
 TIMEOUT = "timeout"
 _ENDED = {Direction.UP: "post_execute", Direction.DOWN: "post_rollback"}
 SHOWN = 3
@@ -100,8 +99,7 @@ class HookRunner:
     def call(self, migration: Migration, rows_affected: int | None = None) -> None:
         """Have hooks called, once: *migration* is about to run, or has ended. Returns at once."""
         context = _context(migration, rows_affected)
-        given = (migration.event_id, context.event)
-        if given not in self._given:
+        if (given := (migration.event_id, context.event)) not in self._given:
             self._given.add(given)
             self._calls.put((context, migration.span.trace))
 
@@ -120,11 +118,9 @@ class HookRunner:
         wanted = {hook.event for hook in self._hooks}
         if left := sum(event in wanted for _, event in self._given) - self._made:
             events = counted(left, "event", "events")
-            say(
-                f"confiture-webhooks: hooks ran out of time (flush_timeout "
-                f"{self._settings.flush_timeout.total_seconds():g} s): {events} did not reach "
-                "every hook. Make the hooks faster, or raise `flush_timeout`."
-            )
+            limit = f"flush_timeout {self._settings.flush_timeout.total_seconds():g} s"
+            late = f"hooks ran out of time ({limit}): {events} did not reach every hook"
+            say(f"confiture-webhooks: {late}. Make the hooks faster, or raise `flush_timeout`.")
         end_running()
         self._output.stop()
         if self._set_variable:
@@ -179,11 +175,10 @@ class HookRunner:
         self._library.restore()  # it may run on
         replaced, self._library.replaced = self._library.replaced, []
         if replaced:
-            say(
-                f"confiture-webhooks: {label} replaced {', '.join(replaced[:SHOWN])}"
-                f"{' …' if replaced[SHOWN:] else ''}. It was put back: migrations and webhooks "
-                "need it. Replace it in the hook, and for its call only"
-            )
+            names = f"{', '.join(replaced[:SHOWN])}{' …' if replaced[SHOWN:] else ''}"
+            why = "It was put back: migrations and webhooks need it"
+            only = "Replace it in the hook, and for its call only"
+            say(f"confiture-webhooks: {label} replaced {names}. {why}. {only}")
         return is_ended
 
     @contained
@@ -229,9 +224,8 @@ class HookRunner:
 def _line_in(hook: Hook, error: BaseException) -> int:
     """The line of the hook's file that *error* came through last, else where the hook begins."""
     frames = reversed(traceback.extract_tb(error.__traceback__))
-    return next(
-        (one.lineno for one in frames if one.lineno and one.filename == hook.file), hook.line
-    )
+    own = (one.lineno for one in frames if one.lineno and one.filename == hook.file)
+    return next(own, hook.line)
 
 
 def _context(migration: Migration, rows_affected: int | None) -> HookContext:

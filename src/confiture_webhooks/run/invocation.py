@@ -34,10 +34,7 @@ class Invocation:
     config_file: Path | None
     """The environment file the host reads, or ``None`` when the DSN comes from elsewhere."""
     named_file: Path | Assignment | None
-    """The ``--config`` of commands that read the same; the variable if the host reads no file.
-
-    ``None``: they need neither.
-    """
+    """The ``--config``, or the variable, of commands that read the same, if they need one."""
     settings_file: Path | None
     """Where the ``webhooks:`` block is looked for: there, or in CONFITURE_ENVIRONMENT's file."""
     missing: Path | None = None
@@ -47,7 +44,6 @@ class Invocation:
     is_changing: bool = False
     """Whether such a command changes a database, unless this one is a rehearsal."""
     is_rehearsal: bool
-    """Whether nothing it does is meant to last."""
     drops_schemas: bool = False
     """Whether ``migrate rebuild`` drops every schema, the outbox's too."""
     resumes: str | None = None
@@ -55,7 +51,6 @@ class Invocation:
     migrations_dir: Path = DEFAULT_MIGRATIONS
 
     database_url: str | None = field(default=None, repr=False)
-    """The address that is given on the command line."""
 
     @property
     def is_run(self) -> bool:
@@ -126,13 +121,9 @@ def unread_block(
     if given := environ.get(ENVIRONMENT, "").strip():
         problem = f"is {given}, but there is no {ENVIRONMENTS}/{given}.yaml, so {unused}"
         return Fault(ENVIRONMENT, problem, f"Set it to {names}")
-    has_dsn = bool(environ.get(DSN))
-    return Fault(
-        DSN if has_dsn else "--config",
-        f"{'is set' if has_dsn else 'names no file'}, so Confiture reads no environment file, and "
-        f"{unused}",
-        f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file",
-    )
+    setting, what = (DSN, "is set") if environ.get(DSN) else ("--config", "names no file")
+    problem = f"{what}, so Confiture reads no environment file, and {unused}"
+    return Fault(setting, problem, f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file")
 
 
 def blocks_here() -> list[Path]:

@@ -63,7 +63,6 @@ class Migration:
     span: MigrationSpan
     environment: str | None
     trace_id: str
-    """The run's trace id."""
     event_id: str
     """The id of the event of how it ends."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -72,7 +72,6 @@ class Run:
         """Until when receivers and hooks are waited for (monotonic); ``None``: the run migrates."""
         self._end = 0.0  # until when telemetry is
         self.unsettled: list[Migration] = []
-        """Those of this run whose end was not seen."""
         self._has_unknown = False
         self._ended: list[Migration] = []
         self._owed: dict[str, tuple[Migration, int | None, ErrorInfo | None]] = {}
@@ -269,10 +268,8 @@ class Run:
                 self._telemetry.failed(where, error)
                 if self._settings.is_logged:
                     return
-        self._say(
-            f"confiture-webhooks: {where} failed ({type(error).__name__}); "
-            "webhooks of this run may be missing, the migration goes on"
-        )
+        missing = "webhooks of this run may be missing, the migration goes on"
+        self._say(f"confiture-webhooks: {where} failed ({type(error).__name__}); {missing}")
 
     def _traced(self) -> Telemetry:
         """Telemetry, with the run's span open."""
@@ -321,10 +318,9 @@ class Run:
         is_recorded = answered(migration.ask_ledger, seconds)
         if is_recorded is None:
             self._has_unknown = True
-            self._say(
-                f"confiture-webhooks: the database does not say how {migration.ref.name} ended. "
-                "The next run reports it, once the database answers"
-            )
+            problem = f"the database does not say how {migration.ref.name} ended"
+            then = "The next run reports it, once the database answers"
+            self._say(f"confiture-webhooks: {problem}. {then}")
             migration.stop_clock()
             migration.span.leave(duration_s=migration.duration_s)
         elif is_recorded is (migration.direction is Direction.UP):

@@ -117,17 +117,15 @@ class Sending:
         return lines
 
     def _broken_line(self, why: object) -> str:
-        return (
-            f"confiture-webhooks: {why}. Deliveries recorded before that are kept in it. Once it "
-            f"answers, the next run sends them. Or send them then: {shown('deliver')}."
-        )
+        kept = "Deliveries recorded before that are kept in it"
+        then = f"Once it answers, the next run sends them. Or send them then: {shown('deliver')}"
+        return f"confiture-webhooks: {why}. {kept}. {then}."
 
     def _rest(self, worker: Worker, until: float) -> list[str]:
         """The rest, in lines to read, until *until*. Raises OutboxError or TimedOut."""
         assert self._outbox.current is not None
-        is_restored = not self._outbox.current.is_durable and self._outbox.restored(
-            until - time.monotonic()
-        )
+        is_kept, left_s = self._outbox.current.is_durable, until - time.monotonic()
+        is_restored = not is_kept and self._outbox.restored(left_s)
         outbox = self._outbox.current
         lost = loss_line(self._outbox.refusal, is_project=self._parts.is_project)
         loss = None if outbox.is_durable else lost
