@@ -30,6 +30,7 @@ from .postgres_rights import SCHEMA
 from .postgres_schema import HURRY, fitted, prepare
 from .postgres_session import (
     PATIENCE_S,
+    Connection,
     LateError,
     Listener,
     ask,
@@ -93,9 +94,7 @@ and be settled falsely. A delivery whose attempt it may not record would be sent
 """
 
 
-def _composed(
-    connection: psycopg.Connection[Any], steps: Sequence[Step], wait: str = "2s"
-) -> list[str]:
+def _composed(connection: Connection, steps: Sequence[Step], wait: str = "2s") -> list[str]:
     """*steps* with their values in them, as *connection* writes literals.
 
     *wait*: how long those that call our function may wait for a lock.
@@ -122,11 +121,11 @@ class _Store:
         self.create, self._setting = partial(init, self.dsn, environment), setting
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: Connection | None = None
         self._is_closed = False
 
     @contextmanager
-    def lent(self) -> Iterator[psycopg.Connection[Any]]:
+    def lent(self) -> Iterator[Connection]:
         """The connection, for this thread alone."""
         if self._pid != os.getpid():  # the socket is the parent's
             self._lock, self._pid, self._connection = threading.Lock(), os.getpid(), None
@@ -160,7 +159,7 @@ class _Store:
             again = self._open()
             return ask(again, beginning, *_composed(again, steps))[2:]
 
-    def _open(self) -> psycopg.Connection[Any]:
+    def _open(self) -> Connection:
         if self._is_closed:
             raise OutboxError(f"outbox {self.where}: closed")
         if self._connection is None or self._connection.closed or self._connection.broken:
@@ -193,7 +192,7 @@ class _LentStore:
     """The statements over another's connection, in its transaction if it has one open."""
 
     is_durable = True
-    _connection: psycopg.Connection[Any]
+    _connection: Connection
     where: str
     _is_prepared: bool = False
 
@@ -288,7 +287,7 @@ class PostgresOutbox(Outbox):
             problem = f"this role may not read or write rows of environment {shown}"
             raise OutboxError(f"outbox {self.where}: {problem}", remedy)
 
-    def over(self, connection: psycopg.Connection[Any], /) -> Outbox | None:
+    def over(self, connection: Connection, /) -> Outbox | None:
         """This outbox over *connection*, if that is to its database."""
         if not is_at(self._store.dsn, connection.info):
             return None
@@ -312,9 +311,7 @@ class PostgresOutbox(Outbox):
         return Listener(self._store.dsn, SCHEMA, notify, wake, on_change).stop
 
 
-def _within(
-    connection: psycopg.Connection[Any], steps: Sequence[Step], *, is_question: bool
-) -> list[Any]:
+def _within(connection: Connection, steps: Sequence[Step], *, is_question: bool) -> list[Any]:
     """The answers of *steps* in a savepoint of the open transaction: one round trip.
 
     It waits for no lock for long. The transaction's own settings are back when it returns.

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Any
 
-import psycopg
 from psycopg import errors
 
 from ..errors import OutboxError
 from . import schema
 from .postgres_refusal import MISSING, LackingError
 from .postgres_rights import COMMIT, NEEDED, RELEASE, SCHEMA, TABLES, briefly, missing_rights
-from .postgres_session import ask, conninfo_of, described, settings
+from .postgres_session import Connection, ask, conninfo_of, described, settings
 from .summary import LEFT_BEHIND_QUERIES, LeftBehind, left_behind
 
 HURRY = "200ms"
@@ -101,7 +99,7 @@ $release$""",
     ]
 
 
-def version(connection: psycopg.Connection[Any]) -> int:
+def version(connection: Connection) -> int:
     """The schema's version in the database; 0: it has no outbox, or not all of its tables."""
     try:
         *_, [row] = ask(connection, settings(), _VERSION)
@@ -114,7 +112,7 @@ def version(connection: psycopg.Connection[Any]) -> int:
     return found - is_less if row["has_tables"] or found > schema.VERSION else 0
 
 
-def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s") -> bool:
+def prepare(connection: Connection, where: str, *, wait: str = "30s") -> bool:
     """Bring the database to the newest schema, in one transaction; whether anything was made.
 
     Raises OutboxError for a database that another version has been at; LackingError for a role

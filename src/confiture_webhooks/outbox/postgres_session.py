@@ -26,19 +26,13 @@ from psycopg.types.string import TextLoader
 
 from ..errors import OutboxError
 
+Connection = psycopg.Connection[Any]
 CONNECT_TIMEOUT_S = 3
 PATIENCE_S = 8.0
 """After so long without an answer the connection is cut: a server may accept and fall silent."""
-_SETTINGS = {
-    "statement_timeout": "5s",
-    "lock_timeout": "2s",
-    "search_path": "pg_catalog",
-    "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
-    "jit": "off",
-    "row_security": "on",
-    "exit_on_error": "off",
-}
+_SETTINGS = {"statement_timeout": "5s", "lock_timeout": "2s", "search_path": "pg_catalog"}
+_SETTINGS |= dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "jit", "exit_on_error"), "off")
+_SETTINGS["row_security"] = "on"
 """Not as role or database may have them; a plan made for an empty table must suit a full one."""
 ADAPTERS = AdaptersMap(psycopg.adapters)
 """How values are written and read on sessions of ours, as psycopg has it when a run begins.
@@ -67,7 +61,7 @@ def settings(**more: str) -> str:
     return f"{begin}; SELECT {calls}, {_NO_LIMIT}"
 
 
-class _Connection(psycopg.Connection[Any]):
+class _Bounded(psycopg.Connection[Any]):
     """Is closed when an answer does not come in time."""
 
     def wait(self, gen: Any, *_: Any, **__: Any) -> Any:
@@ -101,14 +95,14 @@ class _LenientLoader(TextLoader):
         return bytes(data).decode("utf-8", "surrogateescape")
 
 
-def connect(dsn: str) -> psycopg.Connection[Any]:
+def connect(dsn: str) -> Connection:
     """A connection in autocommit with rows by name, which is closed when it is not answered."""
-    connection = _Connection.connect(dsn, autocommit=True, row_factory=dict_row, context=ADAPTERS)
+    connection = _Bounded.connect(dsn, autocommit=True, row_factory=dict_row, context=ADAPTERS)
     connection.adapters.register_loader("text", _LenientLoader)
     return connection
 
 
-def ask(connection: psycopg.Connection[Any], *messages: str) -> list[Any]:
+def ask(connection: Connection, *messages: str) -> list[Any]:
     """The answer of each of *messages* in one transaction: its rows, or how many it changed."""
     cursor = psycopg.ClientCursor(connection, row_factory=dict_row)
     cursor.execute(";\n".join(messages))
@@ -200,7 +194,7 @@ class Listener:
     _on_change: Callable[[bool], None]
     _works: bool = False
     _stopped: threading.Event = field(default_factory=threading.Event)
-    _connection: psycopg.Connection[Any] | None = None
+    _connection: Connection | None = None
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="webhooks-listen", daemon=True)
@@ -231,7 +225,7 @@ class Listener:
             self._stopped.wait(rest_s)
             rest_s = min(2 * rest_s, LONGEST_REST_S)
 
-    def _attend(self, connection: psycopg.Connection[Any]) -> None:
+    def _attend(self, connection: Connection) -> None:
         """Pass on what comes, until nothing would."""
         [[row]] = ask(connection, "SELECT pg_catalog.pg_backend_pid() AS pid")
         if row["pid"] != connection.pgconn.backend_pid:
@@ -247,9 +241,7 @@ class Listener:
                 self._note(works=True)
             self._take(connection, CHECK_EVERY_S)
 
-    def _take(
-        self, connection: psycopg.Connection[Any], seconds: float, echo: str | None = None
-    ) -> bool:
+    def _take(self, connection: Connection, seconds: float, echo: str | None = None) -> bool:
         """Pass on what comes for so many *seconds*, or until *echo* does; whether it did."""
         until = time.monotonic() + seconds
         pgconn = connection.pgconn

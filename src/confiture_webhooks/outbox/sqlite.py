@@ -230,12 +230,9 @@ def _open_file(path: Path) -> tuple[sqlite3.Connection, sqlite_file.Place]:
 
 def _connected(path: Path | str) -> sqlite3.Connection:
     """A connection with rows by name, whose deletions take along what belongs to them."""
+    is_uri = isinstance(path, str)
     connection = sqlite3.connect(
-        path,
-        timeout=PATIENCE_S,
-        isolation_level=None,
-        check_same_thread=False,
-        uri=isinstance(path, str),
+        path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False, uri=is_uri
     )
     connection.row_factory = sqlite3.Row
     connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")

@@ -145,13 +145,9 @@ class Sending:
         if not summary.undelivered:
             return None
         now = datetime.now(UTC)
-        waits = outlook(
-            summary.undelivered,
-            configured=self._settings.recorded,
-            statuses=outbox.statuses(environment),
-            oldest=summary.oldest,
-            now=now,
-        )
+        recorded, statuses = self._settings.recorded, outbox.statuses(environment)
+        left, oldest = summary.undelivered, summary.oldest
+        waits = outlook(left, configured=recorded, statuses=statuses, oldest=oldest, now=now)
         due = outbox.due(self._settings.endpoints, environment, now=now)
         next_at = min(due.values(), default=now)
         failures = {
