@@ -232,10 +232,8 @@ def _unreadable(capture: Captured) -> str:
         coded = names & {"content-encoding", "transfer-encoding"}
         remedy = f"; decode it as its {' and '.join(sorted(coded))} says" if coded else ""
         return f"unreadable: its body is not a JSON object{remedy}"
-    return (
-        "signature: none in it was made with this secret, or the request was changed since. "
-        f"Compare the secret with the sender's ({SENDERS_SETTING})"
-    )
+    problem = "signature: none in it was made with this secret, or the request was changed since"
+    return f"{problem}. Compare the secret with the sender's ({SENDERS_SETTING})"
 
 
 def _show_verdict(document: dict[str, Any]) -> None:

@@ -181,10 +181,8 @@ def _nothing(context: Context, verb: str, states: Iterable[State], endpoint: str
         return f"Nothing to {verb}"
     words = [f"--{state.value.partition('_')[0]}" for state in states if verb == "redeliver"]
     words += ["--endpoint", endpoint] if endpoint is not None else []
-    return (
-        f"Nothing to {verb} in environment {shown_environment(context.environment)}. "
-        f"Others have some ({listed(others)}): {_ways(others, verb, *words)}"
-    )
+    nothing = f"Nothing to {verb} in environment {shown_environment(context.environment)}"
+    return f"{nothing}. Others have some ({listed(others)}): {_ways(others, verb, *words)}"
 
 
 def _ways(environments: Iterable[str | None], *words: str) -> str:

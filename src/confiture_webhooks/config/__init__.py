@@ -55,16 +55,22 @@ class Settings:
     """``sqlite[:path]``, ``postgres[:dsn]`` or ``memory``."""
     flush_timeout: timedelta = timedelta(seconds=10)
     hooks: tuple[str, ...] = ()
+    """Modules to import for their hooks."""
     hook_timeout: timedelta = timedelta(seconds=30)
+    """For one call of a hook, and for importing one file of them."""
     log: Log | None = None
     """``None``: JSON unless standard error is a terminal."""
     log_level: str | None = None
     """``None``: ``info``; lines in the console form from ``warning``."""
     environment: str | None = None
     sources: tuple[str, ...] = ()
+    """Where the settings came from, in words for people."""
     trace_url: str | None = None
+    """A link to a trace, with ``{trace_id}`` in it, for payloads and messages."""
     run_url: str | None = None
+    """The CI run's address, for payloads and messages."""
     database_label: bool = True
+    """Whether metrics of runs and of the outbox, and log events, name the database."""
     outbox_fault: Fault | None = None
     """Why ``outbox`` is memory although something else was meant."""
     faulty: tuple[Endpoint, ...] = ()

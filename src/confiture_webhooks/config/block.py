@@ -163,7 +163,7 @@ class Reading:
 
     def _is_empty(self, raw: object) -> bool:
         with suppress(Invalid):
-            return bool(expand(raw, self._environ) == "")
+            return isinstance(raw, str) and expand(raw, self._environ) == ""
         return False
 
     def _pairs(self, pairs: Pairs, raw: object, at: Place, row: str) -> Any:

@@ -44,7 +44,7 @@ class File:
         self.content: dict[str, Any] = {}
         self.faults: list[Fault] = []
         self.environment: str | None = None
-        """Its ``name:``, else its stem, but a file of CONFITURE_WEBHOOK_CONFIG may serve many."""
+        """Its ``name:``, else its stem; Confiture's file's, if CONFIG names one without a name."""
         if self.path is None:
             return
         try:

@@ -201,10 +201,9 @@ def is_latin(found: str) -> bool:
 
 def module(value: object) -> str:
     """The dotted name of a Python module."""
-    if isinstance(value, str) and all(
-        part.isidentifier() and not keyword.iskeyword(part) for part in value.split(".")
-    ):
-        return value
+    parts = value.split(".") if isinstance(value, str) else [""]
+    if all(part.isidentifier() and not keyword.iskeyword(part) for part in parts):
+        return str(value)
     raise Invalid("is not a module's name", "Write it as in an import: `package.module`")
 
 

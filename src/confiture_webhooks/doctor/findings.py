@@ -160,7 +160,7 @@ def examine(
     newest = find(state=State.PENDING, since=now + FUTURE, limit=MOST_NAMED)
     intents = outbox.intents()
     old = (one.environment for one in intents if one.staged_at < now - UNSETTLED_FOR)
-    in_database = left_behind_in(dsn) if dsn and settings.place.kind != "postgres" else {}
+    is_elsewhere = settings.place.kind != "postgres"
     in_file: Mapping[str | None, LeftBehind] | OutboxError
     try:
         left_file, in_file = left_in_file(settings)
@@ -204,7 +204,7 @@ def examine(
         old_intents=Counter(old),
         left_in_file=in_file,
         left_file=left_file,
-        left_in_database=in_database,
+        left_in_database=left_behind_in(dsn) if is_elsewhere and dsn is not None else {},
     )
 
 

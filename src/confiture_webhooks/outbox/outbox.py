@@ -375,10 +375,7 @@ class Outbox:
         return found
 
     def look_up(self, beginning: str, *, limit: int = 20) -> Sequence[Row]:
-        """Deliveries whose id, event id or trace id is *beginning*, else begins so; newest first.
-
-        For an event or a run it returns all its deliveries, in every environment.
-        """
+        """Deliveries of that id, event id or trace id, else those that begin so; newest first."""
         if not beginning:
             return []
         whole = self.deliveries(any_id=beginning, limit=limit)

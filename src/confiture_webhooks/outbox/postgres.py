@@ -95,10 +95,7 @@ and be settled falsely. A delivery whose attempt it may not record would be sent
 
 
 def _composed(connection: Connection, steps: Sequence[Step], wait: str = "2s") -> list[str]:
-    """*steps* with their values in them, as *connection* writes literals.
-
-    *wait*: how long those that call our function may wait for a lock.
-    """
+    """*steps* with their values, as *connection* writes them; our function may *wait* for locks."""
     cursor = psycopg.ClientCursor(connection)
     composed = []
     for name, values in steps:
@@ -280,10 +277,9 @@ class PostgresOutbox(Outbox):
         name = stored_text(self.environment or "").replace("'", "''")
         rule = f"(environment = '{name}'::text)"  # as PostgreSQL writes that of ``grants``
         if self._store.read(("shut_out", {"rule": rule}))[0]:
+            remedy = "Set CONFITURE_ENVIRONMENT, or name an environment's file with --config"
+            remedy = by_admin(self._store.create) if self.environment else remedy
             shown = shown_environment(self.environment)
-            remedy = by_admin(self._store.create)
-            if not self.environment:
-                remedy = "Set CONFITURE_ENVIRONMENT, or name an environment's file with --config"
             problem = f"this role may not read or write rows of environment {shown}"
             raise OutboxError(f"outbox {self.where}: {problem}", remedy)
 

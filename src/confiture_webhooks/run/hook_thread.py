@@ -77,11 +77,10 @@ def end_running() -> None:
         return
     import ctypes  # noqa: PLC0415  seldom needed
 
+    end = ctypes.pythonapi.PyThreadState_SetAsyncExc
     for thread in running:
         assert thread.ident is not None
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
-        )
+        end(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
     deadline = time.monotonic() + 0.2
     for thread in running:
         thread.join(max(0.0, deadline - time.monotonic()))

@@ -100,10 +100,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
 def unread_block(
     environ: Mapping[str, str], invocation: Invocation, words: Sequence[str]
 ) -> Fault | None:
-    """The fault that an environment's file has a block which is not read, as no file is; else None.
-
-    *words*: the command after ``confiture``, which the remedy shows with ``--config``.
-    """
+    """The fault that no file, and so no block here, is read by the command *words*; else None."""
     if invocation.settings_file is not None or environ.get(CONFIG):
         return None
     blocks = blocks_here()

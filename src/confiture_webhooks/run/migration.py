@@ -84,9 +84,8 @@ class Migration:
 
     def started_event(self) -> Event:
         """It is about to run."""
-        return self._event(
-            EventType.MIGRATION_STARTED, new_event_id(), occurred_at=datetime.now(UTC)
-        )
+        now = datetime.now(UTC)
+        return self._event(EventType.MIGRATION_STARTED, new_event_id(), occurred_at=now)
 
     def success(self, rows_affected: int | None) -> Committed:
         """How it ends if its transaction commits now."""

@@ -244,10 +244,7 @@ class Run:
             self.connection = None
 
     def end_within(self, flush_timeout: timedelta) -> float:
-        """The run is over: returns the deadline that there is from now on.
-
-        The run's wait for a silent outbox shortens it, but leaves a moment.
-        """
+        """The run is over: the deadline from now on, sooner if a silent outbox was waited for."""
         now, flush_s = time.monotonic(), flush_timeout.total_seconds()
         outbox = self._settling.recorder.outbox if self._settling is not None else None
         waited_s = outbox.waited_s if outbox is not None else 0.0

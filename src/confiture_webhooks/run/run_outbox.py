@@ -157,9 +157,8 @@ class RunOutbox:
         """For metrics: of its own environment. Raises OutboxError where no point is better."""
         if self.current is None or self.is_over_connection:
             raise OutboxError("the outbox is not read while the run migrates its database")
-        if not self.current.is_durable and (
-            self._settings.place.kind != "memory" or not self._parts.is_project
-        ):
+        is_meant = self._settings.place.kind == "memory" and self._parts.is_project
+        if not (self.current.is_durable or is_meant):
             raise OutboxError("memory does not say what the outbox holds that it stands in for")
         return self.current.summary(self._settings.environment)
 
