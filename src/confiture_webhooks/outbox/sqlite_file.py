@@ -116,7 +116,7 @@ def code_of(error: sqlite3.Error) -> int:
 
 
 def untrusted(path: Path, problem: str, remedy: str | None = None) -> OutboxError:
-    """The error that the outbox at *path* is not used."""
+    """The error that the outbox at *path* cannot be used, or is not to be trusted."""
     return OutboxError(f"outbox {path}: {problem}", remedy)
 
 

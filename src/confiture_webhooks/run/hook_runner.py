@@ -23,7 +23,7 @@ from ..event import Direction, ErrorInfo, EventType, body
 from ..formats import JSON
 from ..hooks import Hook, HookContext, MigrationFailed
 from ..terminal import counted, say
-from . import HookSource, Parts
+from . import Loads, Parts
 from .hook_thread import HookThread, LibraryGuard, OutputGuard, end_running
 from .migration import Migration, new_event_id
 
@@ -72,7 +72,7 @@ class HookRunner:
     _is_over: threading.Event = field(default_factory=threading.Event)
     _output: OutputGuard = field(default_factory=OutputGuard)
     _set_variable: bool = False
-    _sources: Sequence[HookSource] = ()
+    _sources: Loads = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # A replacement by a migration looks the same, and has to stay.
@@ -83,11 +83,11 @@ class HookRunner:
     @contained
     def _start(self) -> None:
         """Begin to import, with the run's id in the environment."""
-        self._sources = self._parts.hooks() if self._parts.hooks is not None else ()
+        self._sources = self._parts.hooks() if self._parts.hooks is not None else {}
         if not os.environ.get(CORRELATION_ID):
             os.environ[CORRELATION_ID] = self._telemetry.correlation_id
             self._set_variable = True
-        self._output.modules |= {source.module for source in self._sources}
+        self._output.modules.update(self._sources)
         self._output.start()
         self._thread.start()
 
@@ -127,8 +127,8 @@ class HookRunner:
             os.environ.pop(CORRELATION_ID, None)
 
     def _work(self) -> None:
-        for source in self._sources:
-            self._load(source)
+        for module, load in self._sources.items():
+            self._load(module, load)
         while (call := self._calls.get()) is not None and not self._is_over.is_set():
             hooks = [hook for hook in self._hooks if hook.event == call[0].event]
             for hook in hooks:
@@ -138,18 +138,18 @@ class HookRunner:
                 self._made += 1
 
     @contained
-    def _load(self, source: HookSource) -> None:
+    def _load(self, module: str, load: Callable[[], Sequence[Hook]]) -> None:
         loaded: list[Hook] = []
         timeout = self._settings.hook_timeout
-        thread = HookThread(lambda: loaded.extend(source.load()), self._library.restore)
-        is_ended = self._ends(thread, source.module)
+        thread = HookThread(lambda: loaded.extend(load()), self._library.restore)
+        is_ended = self._ends(thread, module)
         if not self._is_over.is_set():
             self._output.restore()
         if not is_ended:
             longer = f"takes longer than {timeout.total_seconds():g} s to import"
             is_cut = self._is_over.is_set()
             problem = "was still being imported when the run ended" if is_cut else longer
-            fault = LoadFault(problem, file=source.module, line=None, error_type=TIMEOUT)
+            fault = LoadFault(problem, file=module, line=None, error_type=TIMEOUT)
         elif isinstance(thread.error, LoadFault):
             fault = thread.error
         elif thread.error is not None:
@@ -162,7 +162,7 @@ class HookRunner:
         if not self._settings.is_logged:
             say(f"confiture-webhooks: {fault}; its hooks do not run, the migration goes on")
         self._telemetry.hook_failed(
-            source.module,
+            module,
             file=fault.file,
             line=fault.line,
             error_type=fault.error_type,

@@ -71,8 +71,6 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
     if "--" in rest:
         rest = rest[: rest.index("--")]
     command = next((word for word in rest if not word.startswith("-")), "")
-    resumes = _option(rest, "--resume") if command == "steps" else None
-    migrations = _option(rest, "--migrations-dir")
     given = _option(rest, "--config", "-c")
     config_file = Path(given) if given is not None else _usual_file(command, rest, environ)
     readable = _readable(config_file)
@@ -91,9 +89,9 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
         is_changing=command_watch.changes(command, rest),
         is_rehearsal=any(word.startswith("--dry-run") for word in rest),
         drops_schemas="--drop-schemas" in rest,
-        resumes=resumes,
+        resumes=_option(rest, "--resume") if command == "steps" else None,
         database_url=url,
-        migrations_dir=Path(migrations) if migrations else DEFAULT_MIGRATIONS,
+        migrations_dir=Path(_option(rest, "--migrations-dir") or DEFAULT_MIGRATIONS),
     )
 
 
