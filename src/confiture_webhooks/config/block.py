@@ -30,6 +30,11 @@ DEFAULT_ENDPOINT: Place = (variables.URL,)
 """The place of the endpoint that variables alone make."""
 _EVENTS = [kind.value for kind in EventType if kind in SUBSCRIBABLE]
 _FORMATS = [f"`{name}`" for name in FORMATS]
+_WORD = partial(rules.one_of, in_any_case=True)
+_LOGS, _LEVELS = ("json", "console", "off"), ("debug", "info", "warning", "error", "critical")
+_LINK = r"(?=.*\{trace_id\})https?://[^\s/@]+/.*"
+_EXAMPLE = "https://jaeger.example/trace/{trace_id}"
+_COPY_KEY = "Copy the integration key of an Events API v2 integration"
 _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -283,12 +288,7 @@ ENDPOINT: Table = {
         default="all",
     ),
     "routing_key": Setting(
-        partial(
-            rules.matching,
-            "[A-Za-z0-9]{32}",
-            "is not 32 letters and digits",
-            "Copy the integration key of an Events API v2 integration",
-        ),
+        partial(rules.matching, "[A-Za-z0-9]{32}", "is not 32 letters and digits", _COPY_KEY),
         "text: the integration key of a PagerDuty service: 32 letters and digits, for `format: "
         "pagerduty`",
     ),
@@ -381,14 +381,8 @@ WEBHOOKS: Table = {
         Many(rules.network), "list of networks: for every endpoint that has no such list of its own"
     ),
     "trace_url": Setting(
-        partial(
-            rules.matching,
-            r"(?=.*\{trace_id\})https?://[^\s/@]+/.*",
-            "is not a link to a trace",
-            "Write it as `https://jaeger.example/trace/{trace_id}`",
-        ),
-        "URL: a link to a trace for payloads and messages, as in `https://jaeger.example/trace/"
-        "{trace_id}`",
+        partial(rules.matching, _LINK, "is not a link to a trace", f"Write it as `{_EXAMPLE}`"),
+        f"URL: a link to a trace for payloads and messages, as in `{_EXAMPLE}`",
     ),
     "database_label": Setting(
         rules.flag,
@@ -400,18 +394,7 @@ VARIABLES: Table = {
     **{key: one for key, one in WEBHOOKS.items() if one.variable},
     "switch": Setting(rules.flag, variable=variables.SWITCH),
     "environment": Setting(rules.text, variable=variables.ENVIRONMENT),
-    "log": Setting(
-        partial(rules.one_of, ("json", "console", "off"), "a kind of log", in_any_case=True),
-        variable=variables.LOG,
-    ),
-    "log_level": Setting(
-        partial(
-            rules.one_of,
-            ("debug", "info", "warning", "error", "critical"),
-            "a log level",
-            in_any_case=True,
-        ),
-        variable=variables.LOG_LEVEL,
-    ),
+    "log": Setting(partial(_WORD, _LOGS, "a kind of log"), variable=variables.LOG),
+    "log_level": Setting(partial(_WORD, _LEVELS, "a log level"), variable=variables.LOG_LEVEL),
 }
 """The settings of variables beside an endpoint; their rows stand below their names."""

@@ -15,16 +15,7 @@ from ..config.variables import ENVIRONMENT, OUTBOX
 from ..delivery import State
 from ..errors import OutboxError
 from ..event import rfc3339
-from ..outbox import (
-    UNSETTLED_FOR,
-    Intent,
-    LeftBehind,
-    Outbox,
-    Row,
-    Summary,
-    Unreadable,
-    waiting_elsewhere,
-)
+from ..outbox import UNSETTLED_FOR, Intent, LeftBehind, Outbox, Row, Summary, Unreadable
 from ..outbox.postgres_schema import left_behind_in
 from ..outlook import (
     LATE,
@@ -118,7 +109,8 @@ class Findings:
     @property
     def others(self) -> dict[str | None, int]:
         """By other environment, how many deliveries wait."""
-        return waiting_elsewhere(self.summaries, self.environment)
+        waiting = {name: one.waiting for name, one in self.summaries.items()}
+        return elsewhere(waiting, self.environment)
 
     def ended_elsewhere(self, state: State) -> dict[str | None, int]:
         """By other environment, how many deliveries are in *state*."""

@@ -161,12 +161,9 @@ class HookRunner:
             return
         if not self._settings.is_logged:
             say(f"confiture-webhooks: {fault}; its hooks do not run, the migration goes on")
+        reason = f"{fault.args[0]}; its hooks do not run"
         self._telemetry.hook_failed(
-            module,
-            file=fault.file,
-            line=fault.line,
-            error_type=fault.error_type,
-            reason=f"{fault.args[0]}; its hooks do not run",
+            module, file=fault.file, line=fault.line, error_type=fault.error_type, reason=reason
         )
 
     def _ends(self, thread: HookThread, label: str) -> bool:

@@ -346,11 +346,9 @@ class Run:
                 self._record_run(kind, wanting, error)
         finally:
             if error is not None or self._has_span or self._parts.exports():
+                applied, is_known = len(self._ended) - len(failed), not self._has_unknown
                 self._traced().end_run(
-                    applied=len(self._ended) - len(failed),
-                    failed=len(failed),
-                    error_type=error_type,
-                    is_known=not self._has_unknown,
+                    applied=applied, failed=len(failed), error_type=error_type, is_known=is_known
                 )
 
     @contained
