@@ -127,8 +127,8 @@ class Sending:
         is_kept, left_s = self._outbox.current.is_durable, until - time.monotonic()
         is_restored = not is_kept and self._outbox.restored(left_s)
         outbox = self._outbox.current
-        lost = loss_line(self._outbox.refusal, is_project=self._parts.is_project)
-        loss = None if outbox.is_durable else lost
+        refusal, is_project = self._outbox.refusal, self._parts.is_project
+        loss = None if outbox.is_durable else loss_line(refusal, is_project=is_project)
         lines, paces = [], {pace.endpoint.name: pace for pace in worker.snapshot()}
         ends = {Outcome.DEAD_LETTER, Outcome.GONE}
         given_up = {name: one.outcomes for name, one in paces.items() if one.outcomes.keys() & ends}
