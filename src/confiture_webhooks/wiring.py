@@ -18,7 +18,7 @@ from .errors import OutboxError
 from .outbox import LeftBehind, Outbox, postgres_schema, sqlite, sqlite_file
 from .outbox.postgres_refusal import ADDRESS, by_admin, init
 from .outbox.postgres_session import is_at
-from .run import HookSource, Parts
+from .run import Loads, Parts
 
 if TYPE_CHECKING:
     from .adapters.hook_files import HookFile
@@ -51,12 +51,12 @@ def here() -> Path:
         return Path(os.devnull)
 
 
-def hook_sources(files: Sequence[HookFile]) -> list[HookSource]:
+def hook_sources(files: Sequence[HookFile]) -> Loads:
     """The modules that a run imports for its hooks, from *files*."""
     from .adapters.hook_files import forget, load  # noqa: PLC0415  not for a run without hooks
 
     forget()
-    return [HookSource(one.module, partial(load, one, here())) for one in files]
+    return {one.module: partial(load, one, here()) for one in files}
 
 
 def sqlite_path(settings: Settings) -> Path:

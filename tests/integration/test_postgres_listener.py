@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from confiture_webhooks.outbox import postgres_listener
+from confiture_webhooks.outbox import postgres_session
 from confiture_webhooks.outbox.postgres import PostgresOutbox
 from contract.acts import claim_one, finish, release
 from contract.made import LEASE, NOW, retry
@@ -49,7 +49,7 @@ def listening(outbox: PostgresOutbox) -> Iterator[Ears]:
 
 @pytest.fixture(autouse=True)
 def _listens_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_listener, "FIRST_REST_S", 0.05)
+    monkeypatch.setattr(postgres_session, "FIRST_REST_S", 0.05)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_way_that_loses_news_is_not_believed(
     opened: Callable[[], PostgresOutbox], outbox_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a LISTEN is taken and nothing comes of it, news are never said to come."""
-    monkeypatch.setattr(postgres_listener, "ECHO_S", 0.2)
+    monkeypatch.setattr(postgres_session, "ECHO_S", 0.2)
     asked = threading.Semaphore(0)
 
     def lose(question: bytes) -> bytes:
@@ -135,11 +135,11 @@ def test_news_that_stop_coming_are_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A way that passed news on and falls silent is found out by the next echo."""
-    monkeypatch.setattr(postgres_listener, "ECHO_S", 0.5)
-    monkeypatch.setattr(postgres_listener, "CHECK_EVERY_S", 0.2)
+    monkeypatch.setattr(postgres_session, "ECHO_S", 0.5)
+    monkeypatch.setattr(postgres_session, "CHECK_EVERY_S", 0.2)
     with Passage(outbox_database) as way, closing(opened()) as reporting:
         received: queue.Queue[bool] = queue.Queue()
-        listener = postgres_listener.Listener(
+        listener = postgres_session.Listener(
             way.dsn,
             "confiture_webhooks",
             lambda payload: reporting._store.read(("notify", {"payload": payload})),
@@ -192,7 +192,7 @@ def test_bytes_that_are_no_text_are_news_too(admin: psycopg.Connection[Any]) -> 
     try:
         with psycopg.connect(dsn, autocommit=True) as other:
             notify = "SELECT pg_notify('channel', %s)"
-            listener = postgres_listener.Listener(
+            listener = postgres_session.Listener(
                 dsn, "channel", lambda it: other.execute(notify, [it]), woken.release, received.put
             )
             try:

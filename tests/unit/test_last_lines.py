@@ -13,7 +13,7 @@ from confiture_webhooks.errors import CUT, UNRECORDED
 from confiture_webhooks.outbox import Summary
 from confiture_webhooks.outbox.summary import summaries
 from confiture_webhooks.outlook import Wait, Why
-from confiture_webhooks.run.last_lines import Loss, given_up_line, leftover_line
+from confiture_webhooks.run.sending import given_up_line, leftover_line, loss_line
 
 AT = datetime(2026, 1, 9, 14, 0, tzinfo=UTC)
 
@@ -44,7 +44,7 @@ def test_an_attempt_that_the_run_ended_is_not_put_down_to_a_setting() -> None:
 
 def test_what_is_in_memory_is_said_to_be_lost() -> None:
     """Without a durable outbox the line says so, and names the setting that keeps them."""
-    line = leftover_line({None: Summary(undelivered={"ops": 1})}, None, {}, loss=Loss())
+    line = leftover_line({None: Summary(undelivered={"ops": 1})}, None, {}, loss=loss_line())
     assert line is not None
     assert "lost with this process" in line
     assert "CONFITURE_WEBHOOK_OUTBOX=sqlite" in line
@@ -58,12 +58,12 @@ def test_what_an_outbox_refused_is_not_put_down_to_the_setting() -> None:
         {None: Summary(undelivered={"ops": 1})},
         None,
         {},
-        loss=Loss(why),
+        loss=loss_line(why),
     )
     assert line is not None
     assert line.endswith(f"lost with this process, which could not use its {why}.")
     lost = {"ops": Counter({Outcome.DEAD_LETTER: 1})}
-    given_up = given_up_line(lost, {}, loss=Loss(why))
+    given_up = given_up_line(lost, {}, loss=loss_line(why))
     assert given_up.endswith(f"which could not use its {why}.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -96,14 +97,15 @@ def redeliver(
         again = context.outbox.redeliver
         done = [row for row in acted_on if again(row.delivery.id, now=now, was=row.state)]
         if output == "text":
-            unsent = _not_done(rows, here) if is_refused else nothing
+            unsent = nothing
+            if is_refused:
+                unsent = f"❌ Nothing can be sent from environment {shown_environment(here)}, "
+                unsent += f"so nothing was changed: {_counted(rows)}. "
+                unsent += "--later makes them due for a worker"
             unsent = unsent or "Nothing is due again: a worker has sent it, or is sending it"
             line(f"Due again: {_counted(done)}" if done else unsent)
-        sending = [
-            row
-            for row in done
-            if row.delivery.environment == here and row.delivery.endpoint in due and not later
-        ]
+        own = [] if later else [row for row in done if row.delivery.environment == here]
+        sending = [row for row in own if row.delivery.endpoint in due]
         sent = send_now(context, sending, output) if sending else {"ok": True}
     others = elsewhere(environments(done), here)
     document = {
@@ -119,12 +121,6 @@ def redeliver(
     lines += [wait.line for wait in waits]
     lines += [elsewhere_line(others)] if others else []
     conclude(document, lines, output)
-
-
-def _not_done(rows: Sequence[Row], here: str | None) -> str:
-    problem = f"Nothing can be sent from environment {shown_environment(here)}, "
-    left = f"so nothing was changed: {_counted(rows)}. --later makes them due for a worker"
-    return f"❌ {problem}{left}"
 
 
 def discard(
@@ -233,8 +229,8 @@ def enable(name: NameArg, config: ConfigOpt = None, output: FormatOpt = "text") 
         found = outbox.deliveries(state=State.GONE, endpoint=name, environment=environment)
         gone = [row.delivery.id for row in found]
         configured = context.settings.recorded
-        waits = outlook({name: waiting}, configured=configured, now=datetime.now(UTC))
-        first = outlook({name: len(gone)}, configured=configured, now=datetime.now(UTC))
+        look = partial(outlook, configured=configured, now=datetime.now(UTC))
+        waits, first = look({name: waiting}), look({name: len(gone)})
     lines = [f"Endpoint {name} is on in environment {shown_environment(environment)}"]
     lines += [wait.line for wait in waits]
     if waiting and not waits:
@@ -261,11 +257,9 @@ def disable(name: NameArg, config: ConfigOpt = None, output: FormatOpt = "text")
             on = shown("enable", name)
             raise CommandError(f"Endpoint {name} is off already. Switch it on: {on}")
         context.outbox.disable(name, context.environment, datetime.now(UTC))
-    where = shown_environment(context.environment)
-    lines = [
-        f"Endpoint {name} is off in environment {where}: its events are recorded and wait",
-        f"Switch it on: {shown('enable', name)}",
-    ]
+    where = f"off in environment {shown_environment(context.environment)}"
+    lines = [f"Endpoint {name} is {where}: its events are recorded and wait"]
+    lines += [f"Switch it on: {shown('enable', name)}"]
     conclude({"ok": True, "endpoint": name, "waiting": waiting}, lines, output)
 
 
@@ -275,5 +269,4 @@ def _status_of(context: Context, name: str) -> tuple[bool, int]:
     is_off = status is not None and status.off_since is not None
     if not is_off and name not in {endpoint.name for endpoint in context.settings.recorded}:
         raise context.unknown_endpoint(name)
-    summary = context.outbox.summaries().get(context.environment)
-    return is_off, summary.undelivered.get(name, 0) if summary else 0
+    return is_off, context.outbox.summary(context.environment).undelivered.get(name, 0)

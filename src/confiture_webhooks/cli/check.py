@@ -14,9 +14,8 @@ import typer
 from ..command_watch import is_off
 from ..config import Settings, redacted
 from ..config.variables import OUTBOX, SWITCH, URL
-from ..doctor import diagnose
+from ..doctor import OTHER_OUTBOX, check_path, diagnose
 from ..doctor.findings import Health
-from ..doctor.outbox import OTHER_OUTBOX, check_path
 from ..endpoint import explain
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import EventType
@@ -142,10 +141,8 @@ def _show(document: dict[str, Any]) -> None:
     for file in document["hook_files"]:
         line(f"hooks: {file['file']}")
     if taken := document["default_taken_over_by"]:
-        line(
-            f"{taken} reads {URL} itself: the built-in endpoint `default` "
-            "is not used, so that no event is sent twice"
-        )
+        unused = "the built-in endpoint `default` is not used, so that no event is sent twice"
+        line(f"{taken} reads {URL} itself: {unused}")
     is_missing = "" if document["outbox_exists"] else " (not there yet)"
     line(
         f"environment: {shown_environment(document['environment'])}   "
@@ -193,19 +190,12 @@ def doctor(
       1  Something is wrong.
       5  The configuration is invalid, or nothing is configured.
     """
-    context = Context(config=config)
-    found = diagnose(
-        context.invocation,
-        context.dsn,
-        unread=context.unread,
-        two_databases=context.two_databases,
-        is_pinging=is_pinging,
-    )
-    rows = []
-    for row in found:
+    context, rows = Context(config=config), []
+    known = (context.invocation, context.dsn, context.unread, context.two_databases)
+    for row in diagnose(*known, is_pinging=is_pinging):
         rows.append(row)
+        mark, style = _MARKS[row.status]
         if output == "text":
-            mark, style = _MARKS[row.status]
             line(f"{mark} {row.check}: {row.detail}", style)
             if row.remedy is not None:
                 line(f"   {row.remedy}")

@@ -33,10 +33,7 @@ from .tables import say_faults
 
 @dataclass(kw_only=True)
 class Context:
-    """The project of the current directory, as one command sees it. Each part is read once.
-
-    A fault of a part is raised as ConfigError.
-    """
+    """The project of the current directory, each part read once. Faults of parts: ConfigError."""
 
     config: Path | None
     is_sending: bool = False
@@ -64,10 +61,7 @@ class Context:
 
     @property
     def two_databases(self) -> Fault | None:
-        """The fault that ``--config`` and a variable each name the database; which one is used.
-
-        Confiture refuses the two: its CONFIG_007.
-        """
+        """The fault that ``--config`` and a variable each name the database (CONFIG_007)."""
         file = self.invocation.config_file
         if file is None or not os.environ.get(DSN):
             return None
@@ -92,10 +86,7 @@ class Context:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings that a ``confiture migrate`` here would use.
-
-        A fault of one endpoint costs that endpoint alone.
-        """
+        """The settings that a ``confiture migrate`` here would use."""
         found = self._read()
         outbox = found.outbox_fault and found.outbox_fault.setting
         decisive = {CONFIG, BLOCK, outbox, str(self.invocation.settings_file)}
@@ -137,16 +128,12 @@ class Context:
     @property
     def environment(self) -> str | None:
         """The environment of ``--config``."""
-        return self.settings.environment or None
+        return self.settings.environment
 
     def waits(self, counts: Mapping[str, int]) -> list[Wait]:
         """The endpoints of so many deliveries each, of its environment, that get nothing now."""
-        return outlook(
-            counts,
-            configured=self.settings.recorded,
-            statuses=self.outbox.statuses(self.environment),
-            now=datetime.now(UTC),
-        )
+        recorded, statuses = self.settings.recorded, self.outbox.statuses(self.environment)
+        return outlook(counts, configured=recorded, statuses=statuses, now=datetime.now(UTC))
 
     @property
     def where(self) -> str:
@@ -185,9 +172,8 @@ class Context:
         """Says which other environment files have a block, if --config would have them read."""
         used = self.invocation.settings_file
         files = [str(one) for one in blocks_here() if not used or one.resolve() != used.resolve()]
-        is_choice = files and not os.environ.get(CONFIG)
         there = f"Name with --config a file that has a `webhooks:` block: {', '.join(files)}"
-        return there if is_choice else ""
+        return there if files and not os.environ.get(CONFIG) else ""
 
 
 @contextmanager

@@ -38,8 +38,8 @@ LIMIT = 100
 
 
 def _next(row: dict[str, Any]) -> str:
-    rests_until = row.get("rests_until")
-    return _to_second(f"rests until {rests_until}" if rests_until else row["next_attempt_at"] or "")
+    until = row.get("rests_until")
+    return _to_second(f"rests until {until}" if until else row["next_attempt_at"] or "")
 
 
 def _to_second(instant: str) -> str:
@@ -216,22 +216,15 @@ def _whole(context: Context, row: Row, facts: dict[str, Any]) -> dict[str, Any]:
 def _show(wholes: Sequence[dict[str, Any]], here: str | None, waits: Sequence[Wait]) -> None:
     """*here*: the environment of the command. *waits*: its endpoints to which nothing is sent."""
     for whole in wholes:
-        hidden = ("payload", "timeline", "correlation_id")
-        named = {name: value for name, value in whole.items() if name not in hidden}
-        named["environment"] = shown_environment(whole["environment"])
-        named |= _of_body(whole.get("payload") or {})
-        print_facts(
-            (name, "-" if value in (None, "") else str(value)) for name, value in named.items()
-        )
-        rows = [
-            (
-                str(one["number"]),
-                one["started_at"],
-                f"{one['duration_ms']:g} ms",
-                str(one["error_type"] or one["status_code"]),
-            )
-            for one in whole["timeline"]
-        ]
+        named = whole | {"environment": shown_environment(whole["environment"])}
+        named |= _of_body(named.pop("payload", {}))
+        hidden = ("timeline", "correlation_id")
+        facts = {name: value for name, value in named.items() if name not in hidden}
+        print_facts((name, "-" if one in (None, "") else str(one)) for name, one in facts.items())
+        rows = []
+        for one in whole["timeline"]:
+            took, result = f"{one['duration_ms']:g} ms", one["error_type"] or one["status_code"]
+            rows.append((str(one["number"]), one["started_at"], took, str(result)))
         print_table(("attempt", "started", "took", "result"), rows)
         if whole["state"] == State.DEAD_LETTER:
             words, there = ("redeliver", whole["id"]), whole["environment"]
@@ -251,10 +244,8 @@ def _payload(delivery: Delivery) -> dict[str, Any] | None:
 
 
 def _of_body(payload: dict[str, Any]) -> dict[str, str]:
-    error, database, run = (
-        found if isinstance(found := payload.get(key), dict) else {}
-        for key in ("error", "database", "run")
-    )
+    parts = map(payload.get, ("error", "database", "run"))
+    error, database, run = (one if isinstance(one, dict) else {} for one in parts)
     named = {
         "error": ": ".join(str(error[key]) for key in ("type", "message") if error.get(key)),
         "sqlstate": error.get("sqlstate"),

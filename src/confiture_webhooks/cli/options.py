@@ -92,24 +92,12 @@ def _used(config: Path | None) -> Path | None:
     return config
 
 
-ConfigOpt = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        callback=_used,
-        help="Configuration file (default: db/environments/local.yaml)",
-    ),
-]
+_FILE = "Configuration file (default: db/environments/local.yaml)"
+_OUTPUT = f"Output format: {' or '.join(FORMATS)}"
+ConfigOpt = Annotated[Path | None, typer.Option("--config", "-c", callback=_used, help=_FILE)]
 FormatOpt = Annotated[
     str,
-    typer.Option(
-        "--format",
-        "-f",
-        metavar=f"<{'|'.join(FORMATS)}>",
-        parser=one_of(FORMATS),
-        help="Output format: text or json",
-    ),
+    typer.Option("--format", "-f", metavar="<text|json>", parser=one_of(FORMATS), help=_OUTPUT),
 ]
 YesOpt = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether to go on")]
 EverywhereOpt = Annotated[

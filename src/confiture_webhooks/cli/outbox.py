@@ -123,12 +123,7 @@ def init(
 
 
 def _by_admin(
-    error: OutboxError,
-    settings: Settings,
-    role: str | None,
-    names: list[str],
-    *,
-    replaces: bool,
+    error: OutboxError, settings: Settings, role: str | None, names: list[str], *, replaces: bool
 ) -> str | None:
     """The remedy of *error*; where a right is missing, the command that was given."""
     if role is None or not lacks_right(error):

@@ -120,14 +120,14 @@ def listen(
 
 
 def _show_request(received: Received, secrets: list[str], output: str) -> None:
-    document = as_document(received)
+    document, why_not = as_document(received), ""
     if output == "json":
         print(json.dumps(document), flush=True)
         return
-    capture = Captured(headers=received.headers, body=received.body)
-    is_wrong = received.verified is False
-    found = _checked(capture, secrets, DEFAULT_TOLERANCE) if is_wrong else {}
-    title, facts = describe(document, found.get("reason", ""))
+    if received.verified is False:
+        capture = Captured(headers=received.headers, body=received.body)
+        why_not = _checked(capture, secrets, DEFAULT_TOLERANCE).get("reason", "")
+    title, facts = describe(document, why_not)
     print_facts(facts.items(), title=title)
 
 
@@ -232,10 +232,8 @@ def _unreadable(capture: Captured) -> str:
         coded = names & {"content-encoding", "transfer-encoding"}
         remedy = f"; decode it as its {' and '.join(sorted(coded))} says" if coded else ""
         return f"unreadable: its body is not a JSON object{remedy}"
-    return (
-        "signature: none in it was made with this secret, or the request was changed since. "
-        f"Compare the secret with the sender's ({SENDERS_SETTING})"
-    )
+    problem = "signature: none in it was made with this secret, or the request was changed since"
+    return f"{problem}. Compare the secret with the sender's ({SENDERS_SETTING})"
 
 
 def _show_verdict(document: dict[str, Any]) -> None:

@@ -116,10 +116,7 @@ def chosen(
     endpoint: str | None,
     everywhere: bool,
 ) -> tuple[list[Row], str]:
-    """The deliveries to *verb*, by *ids* or *states*, and a line that there are none.
-
-    Raises CommandError if one of *ids* cannot be had.
-    """
+    """The deliveries to *verb*, by *ids* or *states*, and a line that there are none."""
     check_endpoint(context, endpoint)
     if not states:
         return _named(context, verb, ids or (), endpoint, everywhere), ""
@@ -184,10 +181,8 @@ def _nothing(context: Context, verb: str, states: Iterable[State], endpoint: str
         return f"Nothing to {verb}"
     words = [f"--{state.value.partition('_')[0]}" for state in states if verb == "redeliver"]
     words += ["--endpoint", endpoint] if endpoint is not None else []
-    return (
-        f"Nothing to {verb} in environment {shown_environment(context.environment)}. "
-        f"Others have some ({listed(others)}): {_ways(others, verb, *words)}"
-    )
+    nothing = f"Nothing to {verb} in environment {shown_environment(context.environment)}"
+    return f"{nothing}. Others have some ({listed(others)}): {_ways(others, verb, *words)}"
 
 
 def _ways(environments: Iterable[str | None], *words: str) -> str:

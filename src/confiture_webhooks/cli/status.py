@@ -135,15 +135,8 @@ def open_document(judged: Judged) -> dict[str, Any]:
             then = f". The next run reports it, or now: {shown('deliver')}"
         elif intent.staged_at < datetime.now(UTC) - UNSETTLED_FOR:
             then = f". If that stays so, drop it: {shown('discard', intent.event_id)}"
-        intents.append(
-            {
-                "event_id": intent.event_id,
-                "migration": name,
-                "direction": intent.direction.value,
-                "since": since,
-                "why": verdict.reason + then,
-            }
-        )
+        row = {"event_id": intent.event_id, "migration": name, "direction": intent.direction.value}
+        intents.append(row | {"since": since, "why": verdict.reason + then})
     return {"unsettled": len(intents), "intents": intents, "under_way": under_way}
 
 

@@ -28,7 +28,6 @@ class OutboxPlace:
     """The setting ``outbox`` in its two parts."""
 
     kind: str
-    """``sqlite``, ``postgres`` or ``memory``."""
     rest: str = field(repr=False)
     """The path or the DSN; empty: the project's own file, the migrated database."""
 
@@ -108,23 +107,12 @@ def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
     """Whether webhooks may be wanted. Cheap; errs only on the yes side; never raises."""
     if command_watch.is_off(environ):
         return False
-    if command_watch.is_set_up(environ):
-        return True
-    return config_file is not None and command_watch.names_block(
-        command_watch.content_of(str(config_file))
-    )
-
-
-def has_block(path: Path) -> bool:
-    """Whether the file seems to have a ``webhooks:`` block. Cheap; never raises."""
-    return command_watch.has_block(command_watch.content_of(str(path)))
+    content = command_watch.content_of(str(config_file or ""))
+    return command_watch.is_set_up(environ) or command_watch.names_block(content)
 
 
 def read(environ: Mapping[str, str], config_file: Path | None) -> Settings:
-    """The settings as far as they are right; what is wrong is in ``faults``. Raises nothing.
-
-    *config_file* is Confiture's; CONFITURE_WEBHOOK_CONFIG comes before it.
-    """
+    """The settings as far as they are right; what is wrong is in ``faults``. Raises nothing."""
     from .reader import gathered  # noqa: PLC0415
 
     found = gathered(environ, config_file)
@@ -142,7 +130,7 @@ def load(environ: Mapping[str, str], config_file: Path | None) -> Settings:
 def redacted(settings: Settings) -> dict[str, Any]:
     """*settings* as ``confiture webhooks check --format json`` prints them: fit for any log."""
     return {
-        "endpoints": [_redacted_endpoint(endpoint) for endpoint in settings.endpoints],
+        "endpoints": list(map(_redacted_endpoint, settings.endpoints)),
         "outbox": settings.place.shown,
         "flush_timeout_s": settings.flush_timeout.total_seconds(),
         "hooks": list(settings.hooks),

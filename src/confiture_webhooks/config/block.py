@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -27,10 +28,13 @@ Place = tuple[str | int, ...]
 """``("webhooks", "endpoints", 0, "url")``; of a variable, where it stands for a setting."""
 DEFAULT_ENDPOINT: Place = (variables.URL,)
 """The place of the endpoint that variables alone make."""
-_WRONG = object()
-_EMPTY = Invalid("is empty", "Give it a value, or remove it")
 _EVENTS = [kind.value for kind in EventType if kind in SUBSCRIBABLE]
 _FORMATS = [f"`{name}`" for name in FORMATS]
+_WORD = partial(rules.one_of, in_any_case=True)
+_LOGS, _LEVELS = ("json", "console", "off"), ("debug", "info", "warning", "error", "critical")
+_LINK = r"(?=.*\{trace_id\})https?://[^\s/@]+/.*"
+_EXAMPLE = "https://jaeger.example/trace/{trace_id}"
+_COPY_KEY = "Copy the integration key of an Events API v2 integration"
 _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -66,7 +70,6 @@ class Setting:
     default: str = ""
     """As the documentation shows it, where it is not the field's. ``required``: there is none."""
     variable: str = ""
-    """The variable that sets it, too."""
     into: Callable[[Any], Any] = lambda found: found
     """Makes the setting of a value that is right."""
 
@@ -81,7 +84,6 @@ class Reading:
     names: dict[Place, str] = field(default_factory=dict)
     """The names of the block's endpoints, by place: faults in it have them."""
     unknown: list[Place] = field(default_factory=list)
-    """The places of keys that are no settings."""
     _found: dict[tuple[Any, ...], list[tuple[Place, Invalid, str]]] = field(default_factory=dict)
     """What is wrong, by each place that it is in and by kind."""
     _left: int = MOST
@@ -112,30 +114,30 @@ class Reading:
                 remedy = f"{rules.did_you_mean(key, table)}Known here: {', '.join(table)}"
                 self.fault((*at, key), Invalid("is not a known setting", remedy))
                 self.unknown.append((*at, key))
-        found = {}
+        found: dict[str, Any] = {}
         for key, one in table.items():
             if key in given:
                 value = self.value(one.kind, given[key], (*at, key), one.row)
-                found.update({} if value is _WRONG else {key: one.into(value)})
+                found |= {key: one.into(value)} if value is not None else {}
             elif one.default == "required":
                 self.fault((*at, key), Invalid("is missing", "Add it"))
         return found
 
     def value(self, kind: Kind, raw: object, at: Place, row: str) -> Any:
-        """*raw* as its kind has it; ``_WRONG``, and a fault, if it cannot be."""
+        """*raw* as its kind has it; ``None``, and a fault, if it cannot be."""
         if at[0] == BLOCK:
             self._left -= 1
             if self._left == 0:
                 problem = f"holds more than {MOST} values"
                 self.fault((BLOCK,), TooMany(problem, "Write fewer, or remove aliases (`*name`)"))
             if self._left <= 0:
-                return _WRONG
+                return None
         try:
             if isinstance(raw, str) and at[0] == BLOCK:
                 self.texts.append(raw)
                 raw = expand(raw, self._environ)
             if raw is None:
-                raise _EMPTY
+                raise Invalid("is empty", "Give it a value, or remove it")  # noqa: TRY301
             if isinstance(kind, Many):
                 return self._many(kind, raw, at, row)
             if isinstance(kind, Pairs):
@@ -143,12 +145,12 @@ class Reading:
             return self.table(kind, raw, at) if isinstance(kind, Mapping) else kind(raw)
         except Invalid as invalid:
             self.fault(at, invalid, row)
-            return _WRONG
+            return None
 
     def _many(self, many: Many, raw: object, at: Place, row: str) -> Any:
         if many.may_be_one and not isinstance(raw, list):
             one = self.value(many.rule, raw, at, row)
-            return one if one is _WRONG else (one,)
+            return None if one is None else (one,)
         if not isinstance(raw, list):
             raise Invalid("must be a list", "Write it as `[a, b]` or with a dash before each item")
         if not raw and not many.may_be_empty:
@@ -159,16 +161,15 @@ class Reading:
         if many.may_be_one:
             items = [(place, item) for place, item in items if not self._is_empty(item)] or items
         found = {place: self.value(many.rule, item, place, row) for place, item in items}
-        good = {place: item for place, item in found.items() if item is not _WRONG}
+        good = {place: item for place, item in found.items() if item is not None}
         if found and not good:
-            return _WRONG
+            return None
         return good if isinstance(many.rule, Mapping) else tuple(good.values())
 
     def _is_empty(self, raw: object) -> bool:
-        try:
+        with suppress(Invalid):
             return isinstance(raw, str) and expand(raw, self._environ) == ""
-        except Invalid:
-            return False
+        return False
 
     def _pairs(self, pairs: Pairs, raw: object, at: Place, row: str) -> Any:
         if not isinstance(raw, dict):
@@ -177,11 +178,11 @@ class Reading:
         for key, value in raw.items():
             place = (*at, _key(key))
             name = self.value(pairs.key, _key(key), place, row)
-            if name is not _WRONG:
+            if name is not None:
                 found[name] = self.value(pairs.value, value, place, row)
         if len({name.lower() for name in found}) < len(found):
             raise Invalid("has a header twice in different case", "Keep one of them")
-        return _WRONG if any(value is _WRONG for value in found.values()) else found
+        return None if None in found.values() else found
 
 
 def _key(key: object) -> str:
@@ -224,8 +225,7 @@ TLS: Table = {
     ),
     "client_key": Setting(rules.text, "path: a PEM file with its key, if that is in another file"),
     "ca_bundle": Setting(
-        rules.text,
-        "path: a PEM file with the authorities to trust in place of the system's",
+        rules.text, "path: a PEM file with the authorities to trust in place of the system's"
     ),
 }
 ENDPOINT: Table = {
@@ -288,12 +288,7 @@ ENDPOINT: Table = {
         default="all",
     ),
     "routing_key": Setting(
-        partial(
-            rules.matching,
-            "[A-Za-z0-9]{32}",
-            "is not 32 letters and digits",
-            "Copy the integration key of an Events API v2 integration",
-        ),
+        partial(rules.matching, "[A-Za-z0-9]{32}", "is not 32 letters and digits", _COPY_KEY),
         "text: the integration key of a PagerDuty service: 32 letters and digits, for `format: "
         "pagerduty`",
     ),
@@ -383,18 +378,11 @@ WEBHOOKS: Table = {
         default="all",
     ),
     "deny_networks": Setting(
-        Many(rules.network),
-        "list of networks: for every endpoint that has no such list of its own",
+        Many(rules.network), "list of networks: for every endpoint that has no such list of its own"
     ),
     "trace_url": Setting(
-        partial(
-            rules.matching,
-            r"(?=.*\{trace_id\})https?://[^\s/@]+/.*",
-            "is not a link to a trace",
-            "Write it as `https://jaeger.example/trace/{trace_id}`",
-        ),
-        "URL: a link to a trace for payloads and messages, as in `https://jaeger.example/trace/"
-        "{trace_id}`",
+        partial(rules.matching, _LINK, "is not a link to a trace", f"Write it as `{_EXAMPLE}`"),
+        f"URL: a link to a trace for payloads and messages, as in `{_EXAMPLE}`",
     ),
     "database_label": Setting(
         rules.flag,
@@ -406,18 +394,7 @@ VARIABLES: Table = {
     **{key: one for key, one in WEBHOOKS.items() if one.variable},
     "switch": Setting(rules.flag, variable=variables.SWITCH),
     "environment": Setting(rules.text, variable=variables.ENVIRONMENT),
-    "log": Setting(
-        partial(rules.one_of, ("json", "console", "off"), "a kind of log", in_any_case=True),
-        variable=variables.LOG,
-    ),
-    "log_level": Setting(
-        partial(
-            rules.one_of,
-            ("debug", "info", "warning", "error", "critical"),
-            "a log level",
-            in_any_case=True,
-        ),
-        variable=variables.LOG_LEVEL,
-    ),
+    "log": Setting(partial(_WORD, _LOGS, "a kind of log"), variable=variables.LOG),
+    "log_level": Setting(partial(_WORD, _LEVELS, "a log level"), variable=variables.LOG_LEVEL),
 }
 """The settings of variables beside an endpoint; their rows stand below their names."""

@@ -43,13 +43,8 @@ class File:
         self.path = Path(given) if given else config_file
         self.content: dict[str, Any] = {}
         self.faults: list[Fault] = []
-        """The faults of the file itself."""
         self.environment: str | None = None
-        """Its ``name:``, else its stem.
-
-        A file of CONFITURE_WEBHOOK_CONFIG without a name may serve many environments: then it is
-        that of the file which Confiture reads, if it reads one.
-        """
+        """Its ``name:``, else its stem; Confiture's file's, if CONFIG names one without a name."""
         if self.path is None:
             return
         try:
@@ -149,16 +144,12 @@ def expand(value: Any, environ: Mapping[str, str]) -> Any:
         raise Invalid("has a `${` without a `}`", "Write `${NAME}`")
     for variable in _REFERENCE.findall(value):
         if not _VARIABLE.fullmatch(variable):
-            raise Invalid(
-                "has a `${…}` that is not a plain variable",
-                "Write `${NAME}` in capitals; defaults such as `${NAME:-x}` are not supported",
-            )
+            remedy = "Write `${NAME}` in capitals; defaults such as `${NAME:-x}` are not supported"
+            raise Invalid("has a `${…}` that is not a plain variable", remedy)
         if variable not in environ:
             raise Unset(variable)
     result = _REFERENCE.sub(lambda match: environ[match[1]], value)
     if _REFERENCE.search(result):
-        raise Invalid(
-            "still holds a `${…}` after its variables were put in",
-            "Resolve it in the environment: variables are not expanded twice",
-        )
+        remedy = "Resolve it in the environment: variables are not expanded twice"
+        raise Invalid("still holds a `${…}` after its variables were put in", remedy)
     return result

@@ -22,14 +22,9 @@ from .block import DEFAULT_ENDPOINT, ENDPOINT, VARIABLES, WEBHOOKS, Place, Readi
 from .file import BLOCK, File
 from .rules import Invalid, TooMany, Unset
 
-DEFAULT_NAME = "default"
-"""The name of the endpoint that ``CONFITURE_WEBHOOK_URL`` makes."""
 SAFE_SECRET = 24
 """Bytes of a signing key, at least; the standard's own secrets have 24 to 64."""
-_FIELDS = frozenset(one.name for one in fields(Endpoint))
 _NETWORKS = ("allow_networks", "deny_networks")
-_NEAR = 0.9
-"""How like a known variable's name another program's would not be."""
 
 
 def _given(environ: Mapping[str, str], table: Table) -> dict[str, Any]:
@@ -39,15 +34,14 @@ def _given(environ: Mapping[str, str], table: Table) -> dict[str, Any]:
 
 def _default_endpoint(environ: Mapping[str, str], reading: Reading) -> dict[str, Any]:
     at = DEFAULT_ENDPOINT
-    raw = {"name": DEFAULT_NAME, **_given(environ, ENDPOINT)}
+    raw = {"name": "default", **_given(environ, ENDPOINT)}
     current, previous = environ.get(variables.SECRET), environ.get(variables.SECRET_PREVIOUS)
     if current is not None:
         raw["secret"] = [current, previous] if current and previous else current
     if "events" in raw:
         raw["events"] = [name.strip() for name in raw["events"].split(",") if name.strip()]
     if "headers" in raw:
-        headers = reading.value(_headers, raw["headers"], (*at, "headers"), "")
-        raw["headers"] = headers if isinstance(headers, dict) else {}
+        raw["headers"] = reading.value(_headers, raw["headers"], (*at, "headers"), "") or {}
     found = reading.table(ENDPOINT, raw, at)
     if previous and not current:
         invalid = Invalid("needs a current secret", f"Set {variables.SECRET}")
@@ -60,7 +54,8 @@ def _slips(environ: Mapping[str, str], texts: Sequence[str], *, is_used: bool) -
     known = (*variables.ALL, variables.MIGRATION_SPANS)
     found = []
     for name in sorted(environ.keys() - known):
-        near = get_close_matches(name, known, 1, _NEAR) if name.startswith("CONF") else []
+        # No other program's variable is so like one of these.
+        near = get_close_matches(name, known, 1, 0.9) if name.startswith("CONF") else []
         is_ours = near or name.startswith(command_watch.PREFIX)
         if is_ours and not any(f"${{{name}}}" in text for text in texts):
             near = near or get_close_matches(name, known, 1)
@@ -92,8 +87,7 @@ def _headers(given: str) -> dict[str, str]:
 
 def _block(file: File, reading: Reading) -> Mapping[str, Any]:
     if BLOCK in file.content:
-        found = reading.value(WEBHOOKS, file.content[BLOCK], (BLOCK,), "a mapping")
-        return found if isinstance(found, dict) else {}
+        return reading.value(WEBHOOKS, file.content[BLOCK], (BLOCK,), "a mapping") or {}
     for key, value in file.content.items():
         is_block = isinstance(value, dict) and not value.keys().isdisjoint(WEBHOOKS)
         if is_block and rules.did_you_mean(key, [BLOCK]):
@@ -123,7 +117,7 @@ def endpoint(
     made = Endpoint(
         **{
             "name": "",
-            **{key: value for key, value in found.items() if key in _FIELDS},
+            **{one.name: found[one.name] for one in fields(Endpoint) if one.name in found},
             **{key: value for key, value in wide.items() if reading.faults_in((*at, key))},
             "url": url,
             "basic_auth": basic_auth,
@@ -220,8 +214,8 @@ def _endpoints(
             continue
         if (first := places.setdefault(made.name, at)) != at:
             problem = f"is the name of {shown(first)} already"
-            invalid = Invalid(problem, "Give each endpoint a name of its own")
-            reading.fault((*at, "name"), invalid)
+            remedy = "Give each endpoint a name of its own"
+            reading.fault((*at, "name"), Invalid(problem, remedy))
             continue
         endpoints.append(made)
         if any(len(signing_key(secret)) < SAFE_SECRET for secret in made.secrets):
@@ -256,8 +250,8 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
     own = reading.table(VARIABLES, given, ("",))
     environment = environment or own.get("environment")
     environment = environment and stored_text(environment)
-    faults = [*file.faults, *reading.faults_in()]
-    faults = [fault for fault in faults if fault not in elsewhere]
+    found = (*file.faults, *reading.faults_in())
+    faults = [fault for fault in found if fault not in elsewhere]
     if environ.get(variables.SECRET) and not rows:
         remedy = f"Set {variables.URL} too, or write a `webhooks:` block with endpoints"
         faults.append(Fault(variables.SECRET, "is set, but no endpoint uses it", remedy))

@@ -22,7 +22,6 @@ from ..signature import signing_key
 from .variables import ON_WORDS
 
 OUTBOXES = ("sqlite", "postgres", "memory")
-LONGEST_HOST = 253
 LONGEST_WAIT = 7 * 24 * 3600
 RESERVED_HEADERS = frozenset(
     (
@@ -40,7 +39,6 @@ _BLANK_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f\\]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*/\s*(s|m|h)")
-_RATE_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _ADDRESS = re.compile(r"([\w+.-]+:)?//")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _IN_BRACKETS = re.compile(r"\[[^]]*\](:[0-9]+)?")
@@ -80,8 +78,7 @@ def one_of(known: Sequence[str], what: str, value: object, *, in_any_case: bool 
         value = value.strip().lower()
     if isinstance(value, str) and value in known:
         return value
-    near = did_you_mean(value, known)
-    raise Invalid(f"is not {what}", f"{near}It can be: {', '.join(known)}")
+    raise Invalid(f"is not {what}", f"{did_you_mean(value, known)}It can be: {', '.join(known)}")
 
 
 def text(value: object) -> str:
@@ -94,10 +91,8 @@ def text(value: object) -> str:
         remedy = "Remove it; the last line break of a file is often the reason"
         raise Invalid("begins or ends with white space", remedy)
     if CONTROL.search(value):
-        raise Invalid(
-            "holds a line break, a byte order mark or another character that cannot be seen",
-            "Write it on one line, without them",
-        )
+        problem = "holds a line break, a byte order mark or another character that cannot be seen"
+        raise Invalid(problem, "Write it on one line, without them")
     if len(value) > 1 and value[0] + value[-1] in _QUOTES:
         raise Invalid("is in quotes that are part of it", "Remove the quotes around it")
     try:
@@ -112,10 +107,10 @@ def flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
     word = value.strip().lower() if isinstance(value, str) else ""
-    if word not in ON_WORDS | OFF_WORDS:
-        remedy = "Write true or false; on, off, yes, no, 1 and 0 will do"
-        raise Invalid("must be true or false", remedy)
-    return word in ON_WORDS
+    if word in ON_WORDS | OFF_WORDS:
+        return word in ON_WORDS
+    remedy = "Write true or false; on, off, yes, no, 1 and 0 will do"
+    raise Invalid("must be true or false", remedy)
 
 
 def number(least: float, most: float, value: object, *, is_whole: bool = False) -> float:
@@ -155,7 +150,7 @@ def rate(value: object) -> timedelta:
     found = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None or not float(found[1]):
         raise Invalid("is not a rate")
-    gap = timedelta(seconds=_RATE_SECONDS[found[2]] / float(found[1]))
+    gap = timedelta(seconds={"s": 1, "m": 60, "h": 3600}[found[2]] / float(found[1]))
     if not timedelta(milliseconds=1) <= gap <= timedelta(hours=1):
         raise Invalid("is out of range", "Write a rate from `1/h` to `1000/s`")
     return gap
@@ -206,10 +201,9 @@ def is_latin(found: str) -> bool:
 
 def module(value: object) -> str:
     """The dotted name of a Python module."""
-    if isinstance(value, str) and all(
-        part.isidentifier() and not keyword.iskeyword(part) for part in value.split(".")
-    ):
-        return value
+    parts = value.split(".") if isinstance(value, str) else [""]
+    if all(part.isidentifier() and not keyword.iskeyword(part) for part in parts):
+        return str(value)
     raise Invalid("is not a module's name", "Write it as in an import: `package.module`")
 
 
@@ -258,17 +252,13 @@ def _is_dsn(given: str) -> bool:
 
 
 def address(value: object) -> tuple[str, tuple[str, str] | None]:
-    """An ``http`` or ``https`` address without user and password, and those.
-
-    Whether plain ``http`` will do is not asked here.
-    """
+    """An ``http`` or ``https`` address without user and password, and those."""
     found = text(value)
     form = "Write it as `https://host[:port]/path`"
     bad_host = Invalid("has a bad host or port", form)
     if _BLANK_OR_CONTROL.search(found):
-        raise Invalid(
-            "holds a blank, a backslash or a control character", "Remove it, or percent-encode it"
-        )
+        remedy = "Remove it, or percent-encode it"
+        raise Invalid("holds a blank, a backslash or a control character", remedy)
     try:
         parts = urlsplit(found)
         port = parts.port
@@ -280,10 +270,8 @@ def address(value: object) -> tuple[str, tuple[str, str] | None]:
         raise Invalid("has a fragment (`#…`), which is never sent", "Remove it")
     if "@" in parts.netloc and found.count("@") > 1:
         # A bare "@", "/" or "?" in a password would make part of it the host, and hosts are shown.
-        raise Invalid(
-            "has a user or password, and another `@`",
-            "Write `%40` for each `@` but the one before the host",
-        )
+        remedy = "Write `%40` for each `@` but the one before the host"
+        raise Invalid("has a user or password, and another `@`", remedy)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
     if not _is_host(bare) or port == 0 or parts.netloc.endswith(":"):
         raise bad_host
@@ -304,25 +292,20 @@ def _is_host(bare: SplitResult) -> bool:
         labels = host.encode("idna").decode().removesuffix(".").split(".")
     except ValueError:
         return False
-    return len(host) <= LONGEST_HOST and all(_LABEL.fullmatch(label) for label in labels)
+    return len(host) <= 253 and all(map(_LABEL.fullmatch, labels))  # noqa: PLR2004  RFC 1035
 
 
 def _basic_auth(parts: SplitResult) -> tuple[str, str] | None:
     """User and password, decoded; refuses what Basic authentication (RFC 7617) cannot carry."""
     try:
-        user, password = (
-            unquote(part or "", errors="strict") for part in (parts.username, parts.password)
-        )
+        given = (parts.username or "", parts.password or "")
+        user, password = (unquote(part, errors="strict") for part in given)
     except UnicodeDecodeError:
-        raise Invalid(
-            "has a user or password that is not UTF-8 when decoded",
-            "Percent-encode its UTF-8 bytes, or use an `Authorization` header",
-        ) from None
+        remedy = "Percent-encode its UTF-8 bytes, or use an `Authorization` header"
+        raise Invalid("has a user or password that is not UTF-8 when decoded", remedy) from None
     if not user and not password:
         return None
     if ":" in user or CONTROL.search(user + password):
-        raise Invalid(
-            "has a user with a colon, or a control character in user or password",
-            "Use an `Authorization` header instead",
-        )
+        problem = "has a user with a colon, or a control character in user or password"
+        raise Invalid(problem, "Use an `Authorization` header instead")
     return user, password

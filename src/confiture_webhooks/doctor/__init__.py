@@ -3,35 +3,60 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from ..adapters.backend import address_setting
+import psycopg
+
+from ..adapters.backend import address_setting, names_database
 from ..adapters.hook_files import HookFile
 from ..bounded import bounded
 from ..command_watch import is_off, sees_commands
 from ..config import Settings
 from ..config.variables import SWITCH
+from ..delivery import State
 from ..endpoint import Tls
-from ..errors import Fault
+from ..errors import Fault, OutboxError
 from ..networks import origin
+from ..outbox.postgres_refusal import ADDRESS, NAMED, placed, reason_of
+from ..outbox.postgres_rights import lacking
+from ..outbox.postgres_schema import may_make
+from ..outbox.sqlite_file import is_there
+from ..outlook import listed, shown_environment
+from ..remedy import shown
 from ..run.invocation import Invocation
 from ..telemetry.plan import CONSOLE, GRPC, Export, complaints, plan
 from ..telemetry.providers import try_out
-from ..wiring import found_settings, in_database
+from ..terminal import counted
+from ..wiring import (
+    found_settings,
+    in_database,
+    init_by_admin,
+    operators_outbox,
+    outbox_place,
+    postgres_dsn,
+    sqlite_path,
+)
 from .endpoints import PATIENCE, address, failure_of, remedy_of, signs, try_connection, way_to
-from .findings import Check, Health, ok, skipped, warn, wrong
-from .outbox import database, outbox_checks
+from .findings import Check, Findings, Health, examine, needs, ok, skipped, warn, wrong
 
-_COLLECTORS = {GRPC: "http://localhost:4317", "http/protobuf": "http://localhost:4318"}
+OTHER_OUTBOX = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
+WAIT_S = 5
 
 
 def diagnose(
     invocation: Invocation,
     dsn: str | None,
-    *,
     unread: Fault | None,
     two_databases: Fault | None,
+    *,
     is_pinging: bool,
 ) -> Iterator[Check]:
     """One check after the other; with *is_pinging* every endpoint is sent a ping.
@@ -51,19 +76,20 @@ def diagnose(
     if unread is not None:
         yield warn("environment file", f"{unread.setting} {unread.problem}", unread.remedy)
     yield _commands(two_databases)
-    yield from _hook_files(files)
+    for file in files:
+        yield _hook_file(file)
     for endpoint in settings.endpoints:
         yield from way_to(endpoint)
         yield signs(endpoint)
         yield from address(endpoint)
-    of_database = list(database(invocation, dsn))
+    of_database = list(_database(invocation, dsn))
     yield from of_database
     if settings.recorded:
         is_own = bool(settings.place.rest)
         setting = address_setting(invocation.config_file, os.environ, is_own=is_own)
         is_reached = all(check.status is not Health.PROBLEM for check in of_database)
         used = in_database(settings, lambda: dsn)
-        yield from outbox_checks(used, setting, dsn if is_reached else None)
+        yield from _outbox(used, setting, dsn if is_reached else None)
         yield from _pings(settings, is_pinging=is_pinging)
     yield from _collector()
 
@@ -78,10 +104,7 @@ def _configured(settings: Settings, files: list[HookFile]) -> Check:
 
 
 def _commands(refused: Fault | None) -> Check:
-    """Whether the installed host takes its ``migrate`` commands, and shows them to us.
-
-    *refused*: why it does not take them here.
-    """
+    """Whether the host takes its ``migrate`` commands, or has *refused*, and shows them to us."""
     if refused is not None:
         return wrong("commands", refused.what, refused.remedy)
     why = "this Confiture does not show it to plugins"
@@ -94,16 +117,131 @@ def _commands(refused: Fault | None) -> Check:
     return wrong("commands", f"`confiture migrate up` sends no webhook: {why}", remedy)
 
 
-def _hook_files(files: list[HookFile]) -> Iterator[Check]:
-    for file in files:
-        if file.fault is not None:
-            problem = f"{file.fault.setting} {file.fault.problem}"
-            yield wrong("hook file", problem, file.fault.remedy)
-        elif file.reads_url:
-            sends = "sends to CONFITURE_WEBHOOK_URL in place of `default`"
-            yield ok("hook file", f"{file.shown}; {sends}")
-        else:
-            yield ok("hook file", f"{file.shown} (found, not run)")
+def _hook_file(file: HookFile) -> Check:
+    if fault := file.fault:
+        return wrong("hook file", f"{fault.setting} {fault.problem}", fault.remedy)
+    sends = "; sends to CONFITURE_WEBHOOK_URL in place of `default`"
+    return ok("hook file", f"{file.shown}{sends if file.reads_url else ' (found, not run)'}")
+
+
+def _database(invocation: Invocation, dsn: str | None) -> Iterator[Check]:
+    """Whether it takes writes: a run fails without it."""
+    if invocation.missing is not None:
+        problem = f"a run here fails: {invocation.missing} does not exist"
+        remedy = "Go to the project's directory, name the file with --config, or set"
+        yield wrong("database", problem, f"{remedy} CONFITURE_DATABASE_URL")
+        return
+    if dsn is None:
+        yield skipped("database", "no address is configured")
+        return
+    try:
+        [[is_standby, read_only]] = bounded(lambda: _asked(dsn), WAIT_S + 1)
+    except Exception as error:  # noqa: BLE001  its text may hold the address
+        yield _not_reached(error, invocation.config_file)
+        return
+    if is_standby:
+        problem = "it is a standby, which takes no writes: no migration and no event in it"
+        remedy = "Set the address of the primary, or target_session_attrs=read-write"
+        yield wrong("database", problem, remedy)
+    elif read_only == "on":
+        remedy = "Reset default_transaction_read_only for the role or the database"
+        yield wrong("database", "its sessions are read-only for this role", remedy)
+    else:
+        yield ok("database", "it is reached and takes writes")
+
+
+def _not_reached(error: Exception, config_file: Path | None) -> Check:
+    if config_file is not None and not names_database(config_file, os.environ):
+        problem = f"{config_file} names none, and the default of Confiture does not answer"
+        remedy = "Set CONFITURE_DATABASE_URL, or `database_url` in the file"
+        return wrong("database", problem, remedy)
+    known = error if isinstance(error, psycopg.Error) else psycopg.OperationalError()
+    if isinstance(known, psycopg.ProgrammingError) and known.sqlstate is None:
+        remedy = "Write it as postgresql://user:password@host:5432/database"
+        return wrong("database", "its address cannot be read", remedy)
+    reason, remedy = reason_of(known)
+    remedy = remedy.removesuffix(NAMED).replace(ADDRESS, address_setting(config_file, os.environ))
+    return wrong("database", f"not reached: {reason}", remedy)
+
+
+def _asked(dsn: str) -> list[tuple[Any, ...]]:
+    question = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=WAIT_S) as connection:
+        return connection.execute(question, prepare=False).fetchall()
+
+
+def _outbox(settings: Settings, setting: str, dsn: str | None) -> Iterator[Check]:
+    """Whether a run can use it, and whether deliveries in it wait for an operator.
+
+    *setting*: what names the database of a PostgreSQL outbox. *dsn*: the migrated database.
+    """
+    if fault := settings.outbox_fault:
+        yield wrong("outbox", fault.what, fault.remedy)
+        return
+    if settings.place.kind == "memory":
+        yield warn("outbox", "in memory", "Use `sqlite`: memory ends with the command")
+        return
+    try:
+        yield from _checked(settings, dsn)
+    except OutboxError as error:
+        remedy = error.remedy or OTHER_OUTBOX
+        if settings.place.kind == "postgres":
+            remedy = placed(error.remedy or init_by_admin(settings), setting)
+        yield wrong("outbox", error.problem.removeprefix("outbox "), remedy)
+
+
+def _checked(settings: Settings, dsn: str | None) -> Iterator[Check]:
+    with closing(operators_outbox(settings)) as outbox:
+        findings = examine(outbox, settings, datetime.now(UTC), dsn=dsn)
+        is_there = outbox.is_durable
+    yield _kept(settings, findings) if is_there else _missing(settings)
+    is_asked = is_there and settings.place.kind == "postgres"
+    if rights := lacking(postgres_dsn(settings)) if is_asked else "":
+        problem = f"this role has no right to {rights}, so nothing old is deleted"
+        yield warn("outbox: rights", problem, init_by_admin(settings))
+    for wait in findings.waits:
+        check = wrong if wait.is_in_vain else warn
+        yield check(f"{wait.endpoint}: outbox", wait.detail, wait.remedy)
+    for row in needs(findings):
+        yield replace(row, check=f"outbox: {row.check}")
+
+
+def _missing(settings: Settings) -> Check:
+    place = outbox_place(settings)
+    if settings.place.kind != "postgres":
+        check_path(settings)
+    elif not may_make(postgres_dsn(settings)):
+        problem = f"there is none in the database ({place}), and this role may not create it"
+        return wrong("outbox", problem, init_by_admin(settings))
+    return ok("outbox", f"there is none yet; the first run creates {place}")
+
+
+def check_path(settings: Settings) -> None:
+    """Whether the SQLite outbox is there, or can be created. Raises OutboxError."""
+    if settings.place.kind != "sqlite":
+        return
+    path = sqlite_path(settings)
+    if is_there(path):
+        return
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with TemporaryDirectory(dir=above):
+            pass
+    except OSError as error:
+        problem = f"outbox {path}: {error.strerror or type(error).__name__}"
+        raise OutboxError(problem, OTHER_OUTBOX) from error
+
+
+def _kept(settings: Settings, findings: Findings) -> Check:
+    summary = findings.summary
+    dead = counted(summary.counts.get(State.DEAD_LETTER, 0), "dead letter", "dead letters")
+    where = f"environment {shown_environment(settings.environment)} in {outbox_place(settings)}"
+    elsewhere = listed(findings.others)
+    where += f"; waiting in other environments: {elsewhere}" if elsewhere else ""
+    counts = f"{summary.waiting} waiting, {dead}; {where}"
+    if summary.waiting > sum(wait.count for wait in findings.waits):  # which have rows of their own
+        return warn("outbox", counts, f"Send them now: {shown('redeliver', '--pending')}")
+    return ok("outbox", counts)
 
 
 def _pings(settings: Settings, *, is_pinging: bool) -> Iterator[Check]:
@@ -130,12 +268,12 @@ def _collector() -> Iterator[Check]:
         off = "unset OTEL_SDK_DISABLED and OTEL_*_EXPORTER"
         how = off if is_set else "set OTEL_EXPORTER_OTLP_ENDPOINT"
         yield skipped("collector", "nothing is exported", f"To export, {how}")
-    by_address: dict[tuple[str, str], list[Export]] = {}
+    by_address: defaultdict[tuple[str, str], list[Export]] = defaultdict(list)
     for export in wanted.exports:
         if export.protocol != CONSOLE and export not in found.refused:
-            given = export.endpoint or _COLLECTORS[export.protocol]
+            given = export.endpoint or f"localhost:{4317 if export.protocol == GRPC else 4318}"
             address = origin(given if "://" in given else f"http://{given}")
-            by_address.setdefault((export.protocol, address), []).append(export)
+            by_address[export.protocol, address].append(export)
     for (_, place), exports in by_address.items():
         yield _exporter(place, exports)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -15,16 +15,7 @@ from ..config.variables import ENVIRONMENT, OUTBOX
 from ..delivery import State
 from ..errors import OutboxError
 from ..event import rfc3339
-from ..outbox import (
-    UNSETTLED_FOR,
-    Intent,
-    LeftBehind,
-    Outbox,
-    Row,
-    Summary,
-    Unreadable,
-    waiting_elsewhere,
-)
+from ..outbox import UNSETTLED_FOR, Intent, LeftBehind, Outbox, Row, Summary, Unreadable
 from ..outbox.postgres_schema import left_behind_in
 from ..outlook import (
     LATE,
@@ -88,9 +79,7 @@ class Findings:
     environment: str | None
     summaries: Mapping[str | None, Summary]
     waits: list[Wait]
-    """The endpoints whose deliveries wait, and why."""
     off: Mapping[str, datetime]
-    """Since when each endpoint that is off is."""
     ended: Mapping[State, list[Wait]]
     """The endpoints of dead letters, and of what a 410 ended, to which nothing is sent now."""
     unserved: Mapping[str | None, tuple[int, datetime]]
@@ -104,7 +93,6 @@ class Findings:
     unreadable_runs: Mapping[str | None, list[str]]
     """By environment, the ids of killed runs that this version cannot read."""
     intents: list[Intent]
-    """The intents of migrations whose end was not reported yet."""
     old_intents: Mapping[str | None, int]
     """By environment, how many of its migrations no run will settle any more."""
     left_in_file: Mapping[str | None, LeftBehind] | OutboxError
@@ -121,7 +109,8 @@ class Findings:
     @property
     def others(self) -> dict[str | None, int]:
         """By other environment, how many deliveries wait."""
-        return waiting_elsewhere(self.summaries, self.environment)
+        waiting = {name: one.waiting for name, one in self.summaries.items()}
+        return elsewhere(waiting, self.environment)
 
     def ended_elsewhere(self, state: State) -> dict[str | None, int]:
         """By other environment, how many deliveries are in *state*."""
@@ -153,15 +142,14 @@ def examine(
     outbox: Outbox, settings: Settings, now: datetime, *, dsn: str | None = None
 ) -> Findings:
     """Look at everything once; *dsn*: the migrated database, if known."""
-    environment = settings.environment or None
+    environment = settings.environment
     summaries = outbox.summaries()
     summary = summaries.get(environment, Summary())
     statuses = outbox.statuses(environment)
     off = _off(statuses)
     waiting = partial(outlook, configured=settings.recorded, statuses=statuses, now=now)
-    newest = outbox.deliveries(
-        state=State.PENDING, environment=environment, since=now + FUTURE, limit=MOST_NAMED
-    )
+    find = partial(outbox.deliveries, environment=environment)
+    newest = find(state=State.PENDING, since=now + FUTURE, limit=MOST_NAMED)
     intents = outbox.intents()
     old = (one.environment for one in intents if one.staged_at < now - UNSETTLED_FOR)
     is_elsewhere = settings.place.kind != "postgres"
@@ -173,9 +161,9 @@ def examine(
     held = [
         row
         for state in (State.PENDING, State.IN_FLIGHT, State.DEAD_LETTER)
-        for row in outbox.deliveries(state=state, environment=environment, limit=SEARCHED)
+        for row in find(state=state, limit=SEARCHED)
     ]
-    gone = outbox.deliveries(state=State.GONE, environment=environment, limit=SEARCHED)
+    gone = find(state=State.GONE, limit=SEARCHED)
     unreadable_runs: defaultdict[str | None, list[str]] = defaultdict(list)
     for one in outbox.unreadable_intents():
         unreadable_runs[one.environment].append(one.event_id)
@@ -202,7 +190,7 @@ def examine(
         },
         future=[row.delivery.id for row in newest if row.delivery.created_at > now + FUTURE],
         unreadable=[row.delivery.id for row in held if isinstance(row.delivery, Unreadable)],
-        refused=dict(_refused(outbox, environment, held)),
+        refused=dict(_refused(find, held)),
         unreadable_runs=unreadable_runs,
         intents=[one for one in intents if one.environment == environment],
         old_intents=Counter(old),
@@ -212,14 +200,10 @@ def examine(
     )
 
 
-def _refused(
-    outbox: Outbox, environment: str | None, held: Sequence[Row]
-) -> Iterator[tuple[str, str]]:
+def _refused(find: Callable[..., Sequence[Row]], held: Sequence[Row]) -> Iterator[tuple[str, str]]:
     """Endpoints whose latest answer refuses the sender, and that answer. *held*: undelivered."""
     for name in dict.fromkeys(r.delivery.endpoint for r in held if correct_first(r.last_answer)):
-        arrived = outbox.deliveries(
-            state=State.DELIVERED, environment=environment, endpoint=name, limit=1
-        )
+        arrived = find(state=State.DELIVERED, endpoint=name, limit=1)
         tried = [r.last_attempt for r in (*held, *arrived) if r.delivery.endpoint == name]
         latest = max(filter(None, tried), key=lambda one: one.started_at)
         if (answer := latest.answer) and correct_first(answer):
@@ -235,16 +219,10 @@ def _late(
 ) -> tuple[int, datetime] | None:
     """How many deliveries of another environment are due without a worker, since when."""
     off = _off(outbox.statuses(environment))
-    due = {
-        name: at
-        for name in summary.undelivered
-        if name not in off
-        and (at := outbox.next_due_at(name, environment)) is not None
-        and at < now - LATE
-    }
-    if not due:
-        return None
-    return sum(summary.undelivered[name] for name in due), min(due.values())
+    on = summary.undelivered.keys() - off
+    due = {name: at for name in on if (at := outbox.next_due_at(name, environment))}
+    late = {name: at for name, at in due.items() if at < now - LATE}
+    return (sum(summary.undelivered[name] for name in late), min(late.values())) if late else None
 
 
 def needs(found: Findings) -> Iterator[Check]:
@@ -320,15 +298,14 @@ def _left_behind(found: Findings) -> Iterator[Check]:
         (in_file, "SQLite", found.left_file, wrong, "and it is not in use any more"),
         (found.left_in_database, "PostgreSQL", "postgres", warn, "and it is not in use here"),
     ):
+        variable = f"{OUTBOX}={quoted(kind)}"
         for name, left in held.items():
             for key, count in filter(itemgetter(1), left._asdict().items()):
                 one, many, *words = _LEFT_BEHIND[key]
                 whose = f"{store} outbox of {shown_environment(name)}"
                 are = counted(count, one, many)
                 do = "Send" if "redeliver" in words else "Report"
-                command = _command(
-                    name, found.environment, *words, variable=f"{OUTBOX}={quoted(kind)}"
-                )
+                command = _command(name, found.environment, *words, variable=variable)
                 if key == "begun":
                     yield warn(whose, are, f"{do} them: {command}")
                 else:

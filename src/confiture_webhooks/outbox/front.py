@@ -80,7 +80,6 @@ class Front:
         """No delivery that is ready was released before this one."""
         self._cost_s = self._looked_at = 0.0
         self._waiting: Sequence[object] = ()
-        """When the first and the last of those that wait become ready."""
 
     def woken(self, now: datetime, max_wait: timedelta | None) -> Look:
         """Look, and once more if something that waited was due, which is ready then."""

@@ -1,8 +1,7 @@
 """The durable outbox in PostgreSQL, shared by any number of machines.
 
-A release is on the server's disk when it returns, and the event of a success when the migration
-has committed. A claim and a record do not wait for the disk. A crash of the server may
-undo the latest of them; their deliveries are then sent again, with the same event id.
+Claims and records do not wait for the server's disk. The event of a success is on it when the
+migration has committed.
 """
 
 from __future__ import annotations
@@ -26,13 +25,14 @@ from ..event import stored_text
 from ..outlook import shown_environment
 from . import rows
 from .outbox import Outbox
-from .postgres_listener import Listener
 from .postgres_refusal import ADDRESS, by_admin, init, translated
 from .postgres_rights import SCHEMA
 from .postgres_schema import HURRY, fitted, prepare
 from .postgres_session import (
     PATIENCE_S,
+    Connection,
     LateError,
+    Listener,
     ask,
     connect,
     conninfo_of,
@@ -57,9 +57,9 @@ SELECT 1 WHERE row_security_active('{SCHEMA}.intents') AND NOT EXISTS (
   )
 )""",
 }
-_CALLED = ("release", "stage")
-"""The steps that the schema's function ``release`` does, whose lock timeout ends with it."""
 _CALL = f"SELECT 1 WHERE {SCHEMA}.release(%(given)s, %(wait)s)"
+_CALLED = {"release": _CALL, "stage": _CALL}
+"""The steps that the schema's function ``release`` does, whose lock timeout ends with it."""
 _PATIENCE = "500ms"
 """The same over its connection while that is idle."""
 _REHEARSAL: Step = ("release", {"event_id": None, "deliveries": [{}]})
@@ -77,32 +77,25 @@ def _bytea(body: bytes) -> str:
 @cache
 def statement(name: str) -> str:
     """The statement *name* with its values as psycopg wants them."""
-    return _CALL if name in _CALLED else _OWN.get(name) or fitted(name, r"%(\1)s")
+    return (_CALLED | _OWN).get(name) or fitted(name, r"%(\1)s")
 
 
-def _of_nothing(name: str) -> Step:
-    """The step *name*, which then changes nothing."""
-    return name, dict.fromkeys(re.findall(r"%\((\w+)\)s", statement(name)))
-
-
-_LATER = {
-    "stage": (_REHEARSAL,),
-    "lease": tuple(map(_of_nothing, ("add_attempt", "switch_off", "move"))),
+_LATER: dict[str, Sequence[Step]] = {
+    "stage": [_REHEARSAL],
+    "lease": [
+        (name, dict.fromkeys(re.findall(r"%\((\w+)\)s", statement(name))))
+        for name in ("add_attempt", "switch_off", "move")
+    ],
 }
-"""Rights that a role needs later: without them a run does not use the outbox at all.
+"""Steps without values, which change nothing but need the rights that a role needs later.
 
-An intent that it may not release would stay, and be settled falsely. A delivery whose attempt it
-may not record would be sent again and again.
+Without these a run does not use the outbox at all. An intent that it may not release would stay,
+and be settled falsely. A delivery whose attempt it may not record would be sent again and again.
 """
 
 
-def _composed(
-    connection: psycopg.Connection[Any], steps: Sequence[Step], wait: str = "2s"
-) -> list[str]:
-    """*steps* with their values in them, as *connection* writes literals.
-
-    *wait*: how long those that call our function may wait for a lock.
-    """
+def _composed(connection: Connection, steps: Sequence[Step], wait: str = "2s") -> list[str]:
+    """*steps* with their values, as *connection* writes them; our function may *wait* for locks."""
     cursor = psycopg.ClientCursor(connection)
     composed = []
     for name, values in steps:
@@ -114,15 +107,10 @@ def _composed(
 
 
 class _Store:
-    """The statements on PostgreSQL. Makes the schema where there is none, if the role may.
-
-    It gives the connection to one thread at a time, and makes a new one when it has broken.
-    Everything raises OutboxError. *environment*: that of the wanted rows, if known.
-    """
+    """Gives the connection to one thread at a time, and makes a new one when it has broken."""
 
     is_durable = True
     has_made = False
-    """Whether the outbox was not there before."""
 
     def __init__(self, dsn: str, environment: str | None, setting: str) -> None:
         self.dsn = conninfo_of(dsn)
@@ -130,11 +118,11 @@ class _Store:
         self.create, self._setting = partial(init, self.dsn, environment), setting
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: Connection | None = None
         self._is_closed = False
 
     @contextmanager
-    def lent(self) -> Iterator[psycopg.Connection[Any]]:
+    def lent(self) -> Iterator[Connection]:
         """The connection, for this thread alone."""
         if self._pid != os.getpid():  # the socket is the parent's
             self._lock, self._pid, self._connection = threading.Lock(), os.getpid(), None
@@ -168,7 +156,7 @@ class _Store:
             again = self._open()
             return ask(again, beginning, *_composed(again, steps))[2:]
 
-    def _open(self) -> psycopg.Connection[Any]:
+    def _open(self) -> Connection:
         if self._is_closed:
             raise OutboxError(f"outbox {self.where}: closed")
         if self._connection is None or self._connection.closed or self._connection.broken:
@@ -198,13 +186,10 @@ class _Store:
 
 @dataclass(eq=False, repr=False)
 class _LentStore:
-    """The statements over another's connection, in its transaction if it has one open.
-
-    It waits for no lock for long.
-    """
+    """The statements over another's connection, in its transaction if it has one open."""
 
     is_durable = True
-    _connection: psycopg.Connection[Any]
+    _connection: Connection
     where: str
     _is_prepared: bool = False
 
@@ -292,14 +277,13 @@ class PostgresOutbox(Outbox):
         name = stored_text(self.environment or "").replace("'", "''")
         rule = f"(environment = '{name}'::text)"  # as PostgreSQL writes that of ``grants``
         if self._store.read(("shut_out", {"rule": rule}))[0]:
+            remedy = "Set CONFITURE_ENVIRONMENT, or name an environment's file with --config"
+            remedy = by_admin(self._store.create) if self.environment else remedy
             shown = shown_environment(self.environment)
-            remedy = by_admin(self._store.create)
-            if not self.environment:
-                remedy = "Set CONFITURE_ENVIRONMENT, or name an environment's file with --config"
             problem = f"this role may not read or write rows of environment {shown}"
             raise OutboxError(f"outbox {self.where}: {problem}", remedy)
 
-    def over(self, connection: psycopg.Connection[Any], /) -> Outbox | None:
+    def over(self, connection: Connection, /) -> Outbox | None:
         """This outbox over *connection*, if that is to its database."""
         if not is_at(self._store.dsn, connection.info):
             return None
@@ -313,7 +297,7 @@ class PostgresOutbox(Outbox):
         return max(now - (rows.at_best(server["now"]) or now), timedelta())
 
     def listen(
-        self, wake: Callable[[], None], on_change: Callable[[bool], None]
+        self, wake: Callable[[], None], on_change: Callable[[bool], None], /
     ) -> Callable[[], None]:
         """Listen, over one more connection."""
 
@@ -323,9 +307,7 @@ class PostgresOutbox(Outbox):
         return Listener(self._store.dsn, SCHEMA, notify, wake, on_change).stop
 
 
-def _within(
-    connection: psycopg.Connection[Any], steps: Sequence[Step], *, is_question: bool
-) -> list[Any]:
+def _within(connection: Connection, steps: Sequence[Step], *, is_question: bool) -> list[Any]:
     """The answers of *steps* in a savepoint of the open transaction: one round trip.
 
     It waits for no lock for long. The transaction's own settings are back when it returns.

@@ -24,10 +24,7 @@ ADMIN = "ADMIN"
 
 
 def placed(remedy: str, setting: str) -> str:
-    """*remedy* with *setting*, which holds the address.
-
-    How to have the outbox elsewhere is left out where it is elsewhere already.
-    """
+    """*remedy* with *setting*, which holds the address; without ``NAMED`` if it is elsewhere."""
     is_elsewhere = setting in {OUTBOX, "`outbox`"}
     return (remedy.removesuffix(NAMED) if is_elsewhere else remedy).replace(ADDRESS, setting)
 
@@ -81,8 +78,7 @@ def translated(
         yield
     except psycopg.Error as error:
         reason, remedy = reason_of(error, create)
-        remedy = placed(remedy, setting)
-        raise OutboxError(f"outbox {where}: {reason}", remedy) from error
+        raise OutboxError(f"outbox {where}: {reason}", placed(remedy, setting)) from error
     except UnicodeError as error:  # of the migration's connection: ours is UTF-8
         problem = "a value that the connection's client_encoding cannot hold"
         raise OutboxError(f"outbox {where}: {problem}") from error
@@ -171,11 +167,7 @@ def reason_of(error: psycopg.Error, create: Callable[..., str] = init) -> tuple[
         if re.search(pattern, text, re.DOTALL):
             return reason, remedy
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
-        return (
-            "the server does not answer or has closed the connection",
-            f"Check that it runs, and its address in {ADDRESS}{NAMED}",
-        )
-    return (
-        f"the server refuses ({name}{f', {error.sqlstate}' if error.sqlstate else ''})",
-        f"See its log{NAMED}",
-    )
+        silent = "the server does not answer or has closed the connection"
+        return silent, f"Check that it runs, and its address in {ADDRESS}{NAMED}"
+    state = f", {error.sqlstate}" if error.sqlstate else ""
+    return f"the server refuses ({name}{state})", f"See its log{NAMED}"

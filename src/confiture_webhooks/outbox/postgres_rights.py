@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-import psycopg
 from psycopg import sql as pgsql
 
 from ..event import stored_text
 from .postgres_refusal import translated
-from .postgres_session import ask, connect, conninfo_of, described, identifier, settings
+from .postgres_session import Connection, ask, connect, conninfo_of, described, identifier, settings
 
 SCHEMA = "confiture_webhooks"
 TABLES = ("intents", "released", "deliveries", "bodies", "attempts", "endpoints")
@@ -79,10 +77,7 @@ def _policy(role: str) -> str:
 
 
 def added(dsn: str, role: str, environments: Sequence[str]) -> list[str]:
-    """*environments* and those that earlier ``grants`` named for *role*; empty: all of them.
-
-    Of each table: the policy of one may be what is missing.
-    """
+    """*environments* and those that earlier ``grants`` named for *role*; empty: all of them."""
     question = (
         "SELECT pg_get_expr(polqual, polrelid) AS rule FROM pg_policy "
         f"WHERE polrelid = ANY (ARRAY{[f'{SCHEMA}.{one}' for one in TABLES]}::regclass[]) "
@@ -100,7 +95,7 @@ def added(dsn: str, role: str, environments: Sequence[str]) -> list[str]:
 
 
 def missing_rights(
-    connection: psycopg.Connection[Any], granted: Mapping[str, Mapping[str, str]] = _GRANTED
+    connection: Connection, granted: Mapping[str, Mapping[str, str]] = _GRANTED
 ) -> list[str]:
     """The rights of ``grants`` that the role of *connection* lacks: ``INSERT on attempts``, …"""
     wanted = ", ".join(
@@ -141,7 +136,7 @@ def lacking(dsn: str) -> str:
 
 
 @contextmanager
-def briefly(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+def briefly(dsn: str) -> Iterator[Connection]:
     """A connection for a question. Raises OutboxError."""
     with translated(described(conninfo_of(dsn))), connect(conninfo_of(dsn)) as connection:
         yield connection

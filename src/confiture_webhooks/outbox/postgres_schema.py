@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Any
 
-import psycopg
 from psycopg import errors
 
 from ..errors import OutboxError
 from . import schema
 from .postgres_refusal import MISSING, LackingError
 from .postgres_rights import COMMIT, NEEDED, RELEASE, SCHEMA, TABLES, briefly, missing_rights
-from .postgres_session import ask, conninfo_of, described, settings
+from .postgres_session import Connection, ask, conninfo_of, described, settings
 from .summary import LEFT_BEHIND_QUERIES, LeftBehind, left_behind
 
 HURRY = "200ms"
@@ -29,7 +27,6 @@ _VERSION = (
     f"{' AND '.join(_HAS.values())} AS has_tables FROM {SCHEMA}.outbox_version"
 )
 _IS_PGMQ = f"to_regclass('{SCHEMA}.schema_version') IS NOT NULL"
-_IS_THERE = f"SELECT {' OR '.join([_IS_PGMQ, *_HAS.values()])} AS is_there"
 
 
 def fitted(name: str, value: str) -> str:
@@ -102,7 +99,7 @@ $release$""",
     ]
 
 
-def version(connection: psycopg.Connection[Any]) -> int:
+def version(connection: Connection) -> int:
     """The schema's version in the database; 0: it has no outbox, or not all of its tables."""
     try:
         *_, [row] = ask(connection, settings(), _VERSION)
@@ -115,7 +112,7 @@ def version(connection: psycopg.Connection[Any]) -> int:
     return found - is_less if row["has_tables"] or found > schema.VERSION else 0
 
 
-def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s") -> bool:
+def prepare(connection: Connection, where: str, *, wait: str = "30s") -> bool:
     """Bring the database to the newest schema, in one transaction; whether anything was made.
 
     Raises OutboxError for a database that another version has been at; LackingError for a role
@@ -123,11 +120,10 @@ def prepare(connection: psycopg.Connection[Any], where: str, *, wait: str = "30s
     """
     had = version(connection)
     if had == 1:
-        raise OutboxError(
-            f"outbox {where}: made by an unreleased confiture-webhooks, on pgmq",
-            "Deliver what it holds with that version, then remove it: DROP SCHEMA "
-            f"{SCHEMA} CASCADE; SELECT pgmq.drop_queue('{SCHEMA}')",
-        )
+        problem = f"outbox {where}: made by an unreleased confiture-webhooks, on pgmq"
+        remove = f"DROP SCHEMA {SCHEMA} CASCADE; SELECT pgmq.drop_queue('{SCHEMA}')"
+        remedy = f"Deliver what it holds with that version, then remove it: {remove}"
+        raise OutboxError(problem, remedy)
     schema.check(had, f"outbox {where}", "CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>")
     if had == schema.VERSION:
         if lacking := missing_rights(connection, NEEDED):
@@ -194,12 +190,11 @@ _FITTINGS = tuple(
 
 def is_there(dsn: str) -> bool:
     """Whether the database at *dsn* has an outbox. Raises OutboxError when it cannot be asked."""
-    with briefly(dsn) as connection:
-        try:
-            *_, [row] = ask(connection, settings(), _IS_THERE)
-        except errors.InsufficientPrivilege:
-            return True
+    question = f"SELECT {' OR '.join([_IS_PGMQ, *_HAS.values()])} AS is_there"
+    with briefly(dsn) as connection, suppress(errors.InsufficientPrivilege):
+        *_, [row] = ask(connection, settings(), question)
         return bool(row["is_there"])
+    return True
 
 
 def has_outbox(dsn: str) -> bool:
@@ -244,7 +239,6 @@ def owner(dsn: str) -> tuple[str, bool]:
 
 def drop(dsn: str) -> None:
     """Remove the outbox from the database, with all it holds."""
+    statement = f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"
     with briefly(dsn) as connection:
-        ask(
-            connection, settings(statement_timeout="30s"), f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"
-        )
+        ask(connection, settings(statement_timeout="30s"), statement)

@@ -1,4 +1,4 @@
-"""A connection to the PostgreSQL outbox, which is never waited for without end; its address.
+"""Connections to the PostgreSQL outbox, never waited for without end; ``Listener``; its address.
 
 Each query is one message in the simple protocol, which the server runs as one transaction.
 Nothing outlives it: no prepared statement, no lock, no setting. So a pooler may give the session
@@ -7,10 +7,15 @@ to others, and no setting of a role or database changes the query or its answer.
 
 from __future__ import annotations
 
+import os
 import selectors
+import socket
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -21,26 +26,26 @@ from psycopg.types.string import TextLoader
 
 from ..errors import OutboxError
 
+Connection = psycopg.Connection[Any]
 CONNECT_TIMEOUT_S = 3
 PATIENCE_S = 8.0
 """After so long without an answer the connection is cut: a server may accept and fall silent."""
-_SETTINGS = {
-    "statement_timeout": "5s",
-    "lock_timeout": "2s",
-    "search_path": "pg_catalog",
-    "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
-    "jit": "off",
-    "row_security": "on",
-    "exit_on_error": "off",
-}
+_SETTINGS = {"statement_timeout": "5s", "lock_timeout": "2s", "search_path": "pg_catalog"}
+_SETTINGS |= dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "jit", "exit_on_error"), "off")
+_SETTINGS["row_security"] = "on"
 """Not as role or database may have them; a plan made for an empty table must suit a full one."""
 ADAPTERS = AdaptersMap(psycopg.adapters)
 """How values are written and read on sessions of ours, as psycopg has it when a run begins.
 
 What a migration or a hook registers in ``psycopg.adapters`` is for every connection made later.
 """
-_BEGINNING = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
+ECHO = "echo "
+"""How a NOTIFY begins that says nothing but that it came."""
+ECHO_S = 5.0
+"""So long such a one may take."""
+CHECK_EVERY_S = 30.0
+FIRST_REST_S = 1.0
+LONGEST_REST_S = 60.0
 _NO_LIMIT = """CASE WHEN pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL
 THEN pg_catalog.set_config('transaction_timeout', '0', true) END"""
 """Since PostgreSQL 17: it would end the session, which may be the migration's."""
@@ -52,10 +57,11 @@ def settings(**more: str) -> str:
         f"pg_catalog.set_config('{name}', '{value}', true)"
         for name, value in {**_SETTINGS, **more}.items()
     )
-    return f"{_BEGINNING} SELECT {calls}, {_NO_LIMIT}"
+    begin = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE"
+    return f"{begin}; SELECT {calls}, {_NO_LIMIT}"
 
 
-class _Connection(psycopg.Connection[Any]):
+class _Bounded(psycopg.Connection[Any]):
     """Is closed when an answer does not come in time."""
 
     def wait(self, gen: Any, *_: Any, **__: Any) -> Any:
@@ -89,14 +95,14 @@ class _LenientLoader(TextLoader):
         return bytes(data).decode("utf-8", "surrogateescape")
 
 
-def connect(dsn: str) -> psycopg.Connection[Any]:
+def connect(dsn: str) -> Connection:
     """A connection in autocommit with rows by name, which is closed when it is not answered."""
-    connection = _Connection.connect(dsn, autocommit=True, row_factory=dict_row, context=ADAPTERS)
+    connection = _Bounded.connect(dsn, autocommit=True, row_factory=dict_row, context=ADAPTERS)
     connection.adapters.register_loader("text", _LenientLoader)
     return connection
 
 
-def ask(connection: psycopg.Connection[Any], *messages: str) -> list[Any]:
+def ask(connection: Connection, *messages: str) -> list[Any]:
     """The answer of each of *messages* in one transaction: its rows, or how many it changed."""
     cursor = psycopg.ClientCursor(connection, row_factory=dict_row)
     cursor.execute(";\n".join(messages))
@@ -142,11 +148,9 @@ def conninfo_of(dsn: str) -> str:
     try:
         parameters = conninfo.conninfo_to_dict(dsn)
     except (psycopg.Error, UnicodeError):
+        remedy = "Write it as `postgres:postgresql://user:password@host:5432/database`"
         # Its text quotes the DSN.
-        raise OutboxError(
-            "outbox postgres: its DSN cannot be read",
-            "Write it as `postgres:postgresql://user:password@host:5432/database`",
-        ) from None
+        raise OutboxError("outbox postgres: its DSN cannot be read", remedy) from None
     parameters |= {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "confiture-webhooks",
@@ -171,3 +175,90 @@ def described(dsn: str) -> str:
     host = parameters.get("host") or parameters.get("hostaddr") or "(local)"
     port = f":{parameters['port']}" if parameters.get("port") else ""
     return f"postgres {host}{port}/{database_of(parameters)}"
+
+
+@dataclass(eq=False, repr=False)
+class Listener:
+    """Calls *wake* after every NOTIFY on *channel*, in a thread, until it is stopped.
+
+    A pooler may take a LISTEN and pass on nothing. So it is tested at first, and now and then: the
+    NOTIFY that *notify* sends over another connection has to come back. *on_change* is called with
+    ``True`` when it first does, and with ``False`` when it no longer does. If a connection breaks,
+    or nothing comes over it, it is closed, and made anew after a rest.
+    """
+
+    _dsn: str
+    _channel: str
+    _notify: Callable[[str], object]
+    _wake: Callable[[], None]
+    _on_change: Callable[[bool], None]
+    _works: bool = False
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _connection: Connection | None = None
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="webhooks-listen", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it. Nothing is called afterwards."""
+        self._stopped.set()
+        if (connection := self._connection) is not None:
+            # The thread that waits on the socket gets an error at once.
+            with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as cut:
+                cut.shutdown(socket.SHUT_RDWR)
+        self._thread.join(CONNECT_TIMEOUT_S)
+
+    def _run(self) -> None:
+        rest_s = FIRST_REST_S
+        while not self._stopped.is_set():
+            with (
+                suppress(Exception),  # whatever it is, it does not work until it is tried again
+                closing(connect(self._dsn)) as connection,
+            ):
+                self._connection = connection
+                self._attend(connection)
+            if self._works and not self._stopped.is_set():
+                rest_s = FIRST_REST_S
+                with suppress(Exception):
+                    self._note(works=False)
+            self._stopped.wait(rest_s)
+            rest_s = min(2 * rest_s, LONGEST_REST_S)
+
+    def _attend(self, connection: Connection) -> None:
+        """Pass on what comes, until nothing would."""
+        [[row]] = ask(connection, "SELECT pg_catalog.pg_backend_pid() AS pid")
+        if row["pid"] != connection.pgconn.backend_pid:
+            return  # a pooler's: a LISTEN would stay on a session that others are given
+        connection.execute(f"LISTEN {identifier(self._channel)}")
+        # Nothing more is asked of it: one that has fallen silent would never answer.
+        while not self._stopped.is_set():
+            echo = f"{ECHO}{uuid.uuid4().hex}"
+            self._notify(echo)
+            if not self._take(connection, ECHO_S, echo):
+                return
+            if not self._works:
+                self._note(works=True)
+            self._take(connection, CHECK_EVERY_S)
+
+    def _take(self, connection: Connection, seconds: float, echo: str | None = None) -> bool:
+        """Pass on what comes for so many *seconds*, or until *echo* does; whether it did."""
+        until = time.monotonic() + seconds
+        pgconn = connection.pgconn
+        with selectors.DefaultSelector() as selector:
+            selector.register(pgconn.socket, selectors.EVENT_READ)
+            while (left := until - time.monotonic()) > 0 and not self._stopped.is_set():
+                if selector.select(left):
+                    pgconn.consume_input()
+                payloads = []
+                while one := pgconn.notifies():
+                    payloads.append(one.extra.decode(errors="replace"))
+                if any(not payload.startswith(ECHO) for payload in payloads):
+                    self._wake()
+                if echo in payloads:
+                    return True
+        return False
+
+    def _note(self, *, works: bool) -> None:
+        self._works = works
+        self._on_change(works)

@@ -42,32 +42,23 @@ VERSION = FIRST + len(LATER)
 
 def statements(dialect: str, had: int) -> list[str]:
     """The statements that lead from version *had* (0: nothing is there) to the newest."""
-    scripts = list(LATER[had - FIRST :] if had else LATER)
-    if had == 0:
-        scripts.insert(0, Path(__file__).with_name("schema.sql").read_text(encoding="utf-8"))
-    texts = [
-        one.strip()
-        for script in scripts
-        for one in re.sub(r"--.*", "", script).split(";")
-        if one.strip()
-    ]
-    return [text.format(**DIALECTS[dialect]) for text in texts]
+    first = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
+    script = ";".join(LATER[had - FIRST :] if had else (first, *LATER))
+    texts = map(str.strip, re.sub(r"--.*", "", script).split(";"))
+    return [text.format(**DIALECTS[dialect]) for text in texts if text]
 
 
 def check(found: int, where: str, setting: str) -> None:
     """Raise OutboxError when version *found* (0: nothing is there) is not one to go on with."""
+    elsewhere = f"or name another place: {setting}"
     if found > VERSION:
-        raise OutboxError(
-            f"{where}: written by a newer confiture-webhooks (schema {found}; this one knows "
-            f"{VERSION})",
-            f"Upgrade confiture-webhooks, or name another place: {setting}",
-        )
+        versions = f"schema {found}; this one knows {VERSION}"
+        problem = f"written by a newer confiture-webhooks ({versions})"
+        raise OutboxError(f"{where}: {problem}", f"Upgrade confiture-webhooks, {elsewhere}")
     if 0 < found < FIRST:
-        raise OutboxError(
-            f"{where}: made by an unreleased confiture-webhooks (schema {found})",
-            f"Deliver what it holds with that version and remove it, or name another place: "
-            f"{setting}",
-        )
+        problem = f"made by an unreleased confiture-webhooks (schema {found})"
+        remedy = f"Deliver what it holds with that version and remove it, {elsewhere}"
+        raise OutboxError(f"{where}: {problem}", remedy)
 
 
 @cache
@@ -75,15 +66,13 @@ def query(name: str, dialect: str = "postgres") -> str:
     """The statement *name*, with ``:name`` for values; ``list <filters>`` has its filters in it."""
     name, _, filters = name.partition(" ")
     found = _QUERIES[name].replace("{filters}", filters)
-    for part in _PARTS:
+    for part in ("heads", "free", "named"):  # an earlier one contains later ones
         found = found.replace(f"{{{part}}}", _QUERIES[part])
     if dialect == "sqlite":
         found = found.replace("FOR UPDATE SKIP LOCKED", "").replace("FOR UPDATE", "")
     return found
 
 
-_PARTS = ("heads", "free", "named")
-"""The parts that several statements share, in the order in which one contains another."""
 _, *_PIECES = re.split(
     r"^-- name: (\w+)\n",
     Path(__file__).with_name("queries.sql").read_text(encoding="utf-8"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,8 @@ TELEMETRY_BUDGET = timedelta(seconds=1.4)
 """For all that comes after the time-out of the flush: 2 s with our imports and the exit."""
 
 
-@dataclass(frozen=True, slots=True)
-class HookSource:
-    """A module with hooks, and how to import it: ``load`` raises LoadFault, or anything."""
-
-    module: str
-    load: Callable[[], Sequence[Hook]]
+Loads = Mapping[str, Callable[[], "Sequence[Hook]"]]
+"""Modules with hooks, and how to import each: that raises LoadFault, or anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +28,7 @@ class Parts:
     telemetry: Callable[[], Telemetry]
     outbox: Callable[[Telemetry], Outbox]
     transport: Callable[[], Transport]
-    hooks: Callable[[], Sequence[HookSource]] | None = None
+    hooks: Callable[[], Loads] | None = None
     """Finds users' hooks; ``None``: there are none."""
     shows_progress: bool = False
     """Whether a terminal may show what is waited for at the end."""

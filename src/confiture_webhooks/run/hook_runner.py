@@ -1,7 +1,4 @@
-"""Runs users' hooks: in order, one at a time, each bounded, on threads of their own.
-
-Only ``drain`` waits for hooks, when the migrations are over; it is bounded.
-"""
+"""Runs users' hooks: in order, one at a time, each bounded, on threads of their own."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from ..event import Direction, ErrorInfo, EventType, body
 from ..formats import JSON
 from ..hooks import Hook, HookContext, MigrationFailed
 from ..terminal import counted, say
-from . import HookSource, Parts
+from . import Loads, Parts
 from .hook_thread import HookThread, LibraryGuard, OutputGuard, end_running
 from .migration import Migration, new_event_id
 
@@ -34,7 +31,6 @@ if TYPE_CHECKING:
     from ..telemetry import Telemetry
 
 CORRELATION_ID = "CORRELATION_ID"
-"""The variable hook files read the run's id from."""
 TIMEOUT = "timeout"
 _ENDED = {Direction.UP: "post_execute", Direction.DOWN: "post_rollback"}
 SHOWN = 3
@@ -76,7 +72,7 @@ class HookRunner:
     _is_over: threading.Event = field(default_factory=threading.Event)
     _output: OutputGuard = field(default_factory=OutputGuard)
     _set_variable: bool = False
-    _sources: Sequence[HookSource] = ()
+    _sources: Loads = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # A replacement by a migration looks the same, and has to stay.
@@ -87,11 +83,11 @@ class HookRunner:
     @contained
     def _start(self) -> None:
         """Begin to import, with the run's id in the environment."""
-        self._sources = self._parts.hooks() if self._parts.hooks is not None else ()
+        self._sources = self._parts.hooks() if self._parts.hooks is not None else {}
         if not os.environ.get(CORRELATION_ID):
             os.environ[CORRELATION_ID] = self._telemetry.correlation_id
             self._set_variable = True
-        self._output.modules |= {source.module for source in self._sources}
+        self._output.modules.update(self._sources)
         self._output.start()
         self._thread.start()
 
@@ -103,8 +99,7 @@ class HookRunner:
     def call(self, migration: Migration, rows_affected: int | None = None) -> None:
         """Have hooks called, once: *migration* is about to run, or has ended. Returns at once."""
         context = _context(migration, rows_affected)
-        given = (migration.event_id, context.event)
-        if given not in self._given:
+        if (given := (migration.event_id, context.event)) not in self._given:
             self._given.add(given)
             self._calls.put((context, migration.span.trace))
 
@@ -123,19 +118,17 @@ class HookRunner:
         wanted = {hook.event for hook in self._hooks}
         if left := sum(event in wanted for _, event in self._given) - self._made:
             events = counted(left, "event", "events")
-            say(
-                f"confiture-webhooks: hooks ran out of time (flush_timeout "
-                f"{self._settings.flush_timeout.total_seconds():g} s): {events} did not reach "
-                "every hook. Make the hooks faster, or raise `flush_timeout`."
-            )
+            limit = f"flush_timeout {self._settings.flush_timeout.total_seconds():g} s"
+            late = f"hooks ran out of time ({limit}): {events} did not reach every hook"
+            say(f"confiture-webhooks: {late}. Make the hooks faster, or raise `flush_timeout`.")
         end_running()
         self._output.stop()
         if self._set_variable:
             os.environ.pop(CORRELATION_ID, None)
 
     def _work(self) -> None:
-        for source in self._sources:
-            self._load(source)
+        for module, load in self._sources.items():
+            self._load(module, load)
         while (call := self._calls.get()) is not None and not self._is_over.is_set():
             hooks = [hook for hook in self._hooks if hook.event == call[0].event]
             for hook in hooks:
@@ -145,18 +138,18 @@ class HookRunner:
                 self._made += 1
 
     @contained
-    def _load(self, source: HookSource) -> None:
+    def _load(self, module: str, load: Callable[[], Sequence[Hook]]) -> None:
         loaded: list[Hook] = []
         timeout = self._settings.hook_timeout
-        thread = HookThread(lambda: loaded.extend(source.load()), self._library.restore)
-        is_ended = self._ends(thread, source.module)
+        thread = HookThread(lambda: loaded.extend(load()), self._library.restore)
+        is_ended = self._ends(thread, module)
         if not self._is_over.is_set():
             self._output.restore()
         if not is_ended:
             longer = f"takes longer than {timeout.total_seconds():g} s to import"
             is_cut = self._is_over.is_set()
             problem = "was still being imported when the run ended" if is_cut else longer
-            fault = LoadFault(problem, file=source.module, line=None, error_type=TIMEOUT)
+            fault = LoadFault(problem, file=module, line=None, error_type=TIMEOUT)
         elif isinstance(thread.error, LoadFault):
             fault = thread.error
         elif thread.error is not None:
@@ -168,12 +161,9 @@ class HookRunner:
             return
         if not self._settings.is_logged:
             say(f"confiture-webhooks: {fault}; its hooks do not run, the migration goes on")
+        reason = f"{fault.args[0]}; its hooks do not run"
         self._telemetry.hook_failed(
-            source.module,
-            file=fault.file,
-            line=fault.line,
-            error_type=fault.error_type,
-            reason=f"{fault.args[0]}; its hooks do not run",
+            module, file=fault.file, line=fault.line, error_type=fault.error_type, reason=reason
         )
 
     def _ends(self, thread: HookThread, label: str) -> bool:
@@ -182,11 +172,10 @@ class HookRunner:
         self._library.restore()  # it may run on
         replaced, self._library.replaced = self._library.replaced, []
         if replaced:
-            say(
-                f"confiture-webhooks: {label} replaced {', '.join(replaced[:SHOWN])}"
-                f"{' …' if replaced[SHOWN:] else ''}. It was put back: migrations and webhooks "
-                "need it. Replace it in the hook, and for its call only"
-            )
+            names = f"{', '.join(replaced[:SHOWN])}{' …' if replaced[SHOWN:] else ''}"
+            why = "It was put back: migrations and webhooks need it"
+            only = "Replace it in the hook, and for its call only"
+            say(f"confiture-webhooks: {label} replaced {names}. {why}. {only}")
         return is_ended
 
     @contained
@@ -231,9 +220,9 @@ class HookRunner:
 
 def _line_in(hook: Hook, error: BaseException) -> int:
     """The line of the hook's file that *error* came through last, else where the hook begins."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame.lineno for frame in frames if frame.filename == hook.file]
-    return next((line for line in reversed(own) if line is not None), hook.line)
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    own = (one.lineno for one in frames if one.lineno and one.filename == hook.file)
+    return next(own, hook.line)
 
 
 def _context(migration: Migration, rows_affected: int | None) -> HookContext:
@@ -282,23 +271,6 @@ def _custom(
     payload: Mapping[str, Any], endpoint: Endpoint, context: HookContext, trace: TraceContext
 ) -> Delivery:
     """*payload* for *endpoint*, about *context*'s migration. Raises HookError if it is not JSON."""
-    return Delivery(
-        id=f"dlv_{uuid.uuid4().hex}",
-        event_id=new_event_id(),
-        event_type=EventType.CUSTOM,
-        endpoint=endpoint.name,
-        body=_encoded(payload),
-        content_type=JSON,
-        trace=trace,
-        correlation_id=context.correlation_id,
-        created_at=datetime.now(UTC),
-        migration_version=context.migration_version,
-        migration_name=context.migration_name,
-        environment=context.environment,
-    )
-
-
-def _encoded(payload: Mapping[str, Any]) -> bytes:
     if not isinstance(payload, Mapping):
         raise HookError(f"a payload is a JSON object, not {type(payload).__name__}")
     try:
@@ -308,4 +280,17 @@ def _encoded(payload: Mapping[str, Any]) -> bytes:
         raise HookError(f"the payload is not JSON ({type(error).__name__})") from None
     if len(encoded) > LARGEST:
         raise HookError(f"the payload is larger than {LARGEST} bytes")
-    return encoded
+    return Delivery(
+        id=f"dlv_{uuid.uuid4().hex}",
+        event_id=new_event_id(),
+        event_type=EventType.CUSTOM,
+        endpoint=endpoint.name,
+        body=encoded,
+        content_type=JSON,
+        trace=trace,
+        correlation_id=context.correlation_id,
+        created_at=datetime.now(UTC),
+        migration_version=context.migration_version,
+        migration_name=context.migration_name,
+        environment=context.environment,
+    )

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import command_watch
-from ..config import has_block
 from ..config.variables import CONFIG, DSN, ENVIRONMENT
 from ..errors import Fault
 from ..event import Direction
@@ -24,8 +23,6 @@ DEFAULT_CONFIG = Path(command_watch.USUAL_FILE)
 DEFAULT_MIGRATIONS = Path("db/migrations")
 FILE_ONLY = frozenset({"apply-as", "squash-ledger", "steps", "verify-checksums"})
 """Mutating commands that take the DSN from their file and from nowhere else."""
-_FLAGS = "vy"
-"""Short options without a value, which others may follow in one word: ``-vc FILE``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +34,7 @@ class Invocation:
     config_file: Path | None
     """The environment file the host reads, or ``None`` when the DSN comes from elsewhere."""
     named_file: Path | Assignment | None
-    """The ``--config`` of commands that read the same; the variable if the host reads no file.
-
-    ``None``: they need neither.
-    """
+    """The ``--config``, or the variable, of commands that read the same, if they need one."""
     settings_file: Path | None
     """Where the ``webhooks:`` block is looked for: there, or in CONFITURE_ENVIRONMENT's file."""
     missing: Path | None = None
@@ -50,7 +44,6 @@ class Invocation:
     is_changing: bool = False
     """Whether such a command changes a database, unless this one is a rehearsal."""
     is_rehearsal: bool
-    """Whether nothing it does is meant to last."""
     drops_schemas: bool = False
     """Whether ``migrate rebuild`` drops every schema, the outbox's too."""
     resumes: str | None = None
@@ -58,7 +51,6 @@ class Invocation:
     migrations_dir: Path = DEFAULT_MIGRATIONS
 
     database_url: str | None = field(default=None, repr=False)
-    """The address that is given on the command line."""
 
     @property
     def is_run(self) -> bool:
@@ -79,8 +71,6 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
     if "--" in rest:
         rest = rest[: rest.index("--")]
     command = next((word for word in rest if not word.startswith("-")), "")
-    resumes = _option(rest, "--resume") if command == "steps" else None
-    migrations = _option(rest, "--migrations-dir")
     given = _option(rest, "--config", "-c")
     config_file = Path(given) if given is not None else _usual_file(command, rest, environ)
     readable = _readable(config_file)
@@ -99,19 +89,16 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
         is_changing=command_watch.changes(command, rest),
         is_rehearsal=any(word.startswith("--dry-run") for word in rest),
         drops_schemas="--drop-schemas" in rest,
-        resumes=resumes,
+        resumes=_option(rest, "--resume") if command == "steps" else None,
         database_url=url,
-        migrations_dir=Path(migrations) if migrations else DEFAULT_MIGRATIONS,
+        migrations_dir=Path(_option(rest, "--migrations-dir") or DEFAULT_MIGRATIONS),
     )
 
 
 def unread_block(
     environ: Mapping[str, str], invocation: Invocation, words: Sequence[str]
 ) -> Fault | None:
-    """The fault that an environment's file has a block which is not read, as no file is; else None.
-
-    *words*: the command after ``confiture``, which the remedy shows with ``--config``.
-    """
+    """The fault that no file, and so no block here, is read by the command *words*; else None."""
     if invocation.settings_file is not None or environ.get(CONFIG):
         return None
     blocks = blocks_here()
@@ -129,18 +116,15 @@ def unread_block(
     if given := environ.get(ENVIRONMENT, "").strip():
         problem = f"is {given}, but there is no {ENVIRONMENTS}/{given}.yaml, so {unused}"
         return Fault(ENVIRONMENT, problem, f"Set it to {names}")
-    has_dsn = bool(environ.get(DSN))
-    return Fault(
-        DSN if has_dsn else "--config",
-        f"{'is set' if has_dsn else 'names no file'}, so Confiture reads no environment file, and "
-        f"{unused}",
-        f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file",
-    )
+    setting, what = (DSN, "is set") if environ.get(DSN) else ("--config", "names no file")
+    problem = f"{what}, so Confiture reads no environment file, and {unused}"
+    return Fault(setting, problem, f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file")
 
 
 def blocks_here() -> list[Path]:
     """The environment files of this project that have a `webhooks:` block."""
-    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(path))
+    content, has_block = command_watch.content_of, command_watch.has_block
+    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(content(str(path))))
 
 
 def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:
@@ -186,7 +170,7 @@ def _option(words: Sequence[str], *names: str) -> str | None:
     value = None
     for index, word in enumerate(words):
         if word.startswith("-") and not word.startswith("--"):
-            letters = word[1:].lstrip(_FLAGS)
+            letters = word[1:].lstrip("vy")  # these have no value: ``-vc FILE``
             name, is_attached, attached = f"-{letters[:1]}", letters[1:], letters[1:]
         else:
             name, is_attached, attached = word.partition("=")

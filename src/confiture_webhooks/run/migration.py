@@ -63,7 +63,6 @@ class Migration:
     span: MigrationSpan
     environment: str | None
     trace_id: str
-    """The run's trace id."""
     event_id: str
     """The id of the event of how it ends."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -85,9 +84,8 @@ class Migration:
 
     def started_event(self) -> Event:
         """It is about to run."""
-        return self._event(
-            EventType.MIGRATION_STARTED, new_event_id(), occurred_at=datetime.now(UTC)
-        )
+        now = datetime.now(UTC)
+        return self._event(EventType.MIGRATION_STARTED, new_event_id(), occurred_at=now)
 
     def success(self, rows_affected: int | None) -> Committed:
         """How it ends if its transaction commits now."""

@@ -24,10 +24,7 @@ Way = tuple[dict[str, str], Path | None]
 
 
 def shown_for(environment: str | None, *words: str, variable: str = "") -> str:
-    """A command as :func:`shown` has it, for another *environment*.
-
-    *variable*: ``NAME=value``, which the command needs, too.
-    """
+    """A command as ``remedy.shown`` has it, for another *environment*."""
     for variables, file in _ways(environment):
         if _leads_to(environment, variables, file):
             named = [f"{name}={quoted(value)}" for name, value in variables.items()]
@@ -68,10 +65,7 @@ def _leads_to(environment: str | None, variables: Mapping[str, str], file: Path 
 
 @lru_cache(maxsize=4 * MOST_FILES)
 def _named(settings: Path | None, given: str, _: object) -> tuple[bool, str | None]:
-    """Whether the file can be read, and its environment: once for each state of the files.
-
-    There may be as many environments to look for as there are files, at the end of a run.
-    """
+    """Whether the file can be read, and its environment: once for each state of the files."""
     found = File(settings, {CONFIG: given})
     return not found.faults, found.environment
 

@@ -155,10 +155,7 @@ class Recorder:
     def record(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
     ) -> None:
-        """Release *event*: one delivery for each endpoint that wants it, on its way at once.
-
-        *wanting*: of these endpoints, instead of all.
-        """
+        """Release the ``deliveries`` of *event*, on their way at once."""
         event = self._of_this_run(event, event.trace_id)
         self.release(event.id, self.deliveries(event, trace, wanting))
 
@@ -187,10 +184,8 @@ class Recorder:
             return False
         with self._has_kept:
             waiting = [one for kept in self._kept for one in kept.released]
-        is_done = self._is_done(
-            partial(self._over.stage_committed, intent, *waiting), is_idle=False
-        )
-        if is_done:
+        staging = partial(self._over.stage_committed, intent, *waiting)
+        if is_done := self._is_done(staging, is_idle=False):
             self.outbox.note(Kept(intent=intent))
         return is_done
 
@@ -203,12 +198,8 @@ class Recorder:
 
     def _of_this_run(self, one: E, trace_id: str) -> E:
         """*one* with this run's command, and the links to it. A killed run's has its own."""
-        return replace(
-            one,
-            trace_url=self._settings.trace_link(trace_id),
-            command=self._command,
-            run_url=self._settings.run_url,
-        )
+        link, run_url = self._settings.trace_link(trace_id), self._settings.run_url
+        return replace(one, trace_url=link, command=self._command, run_url=run_url)
 
     def intents(self) -> Sequence[Intent]:
         """Those that are staged and not released, of earlier runs too, oldest first."""

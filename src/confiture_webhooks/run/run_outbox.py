@@ -71,9 +71,7 @@ class RunOutbox:
     has_left: bool = False
     """Whether the configured one held something of this run when it broke."""
     is_over_connection: bool = False
-    """Whether it is written over the connection that migrates."""
     waited_s: float = 0.0
-    """How long this run has waited in vain."""
     deadline: float | None = None
     """Until when it is waited for (monotonic); ``None``: the run migrates."""
     abandon: Callable[[], Sequence[Callable[[], object]]] = tuple
@@ -159,9 +157,8 @@ class RunOutbox:
         """For metrics: of its own environment. Raises OutboxError where no point is better."""
         if self.current is None or self.is_over_connection:
             raise OutboxError("the outbox is not read while the run migrates its database")
-        if not self.current.is_durable and (
-            self._settings.place.kind != "memory" or not self._parts.is_project
-        ):
+        is_meant = self._settings.place.kind == "memory" and self._parts.is_project
+        if not (self.current.is_durable or is_meant):
             raise OutboxError("memory does not say what the outbox holds that it stands in for")
         return self.current.summary(self._settings.environment)
 

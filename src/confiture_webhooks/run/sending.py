@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,15 +13,17 @@ from typing import TYPE_CHECKING
 
 from ..bounded import TimedOut, bounded
 from ..config import Settings
-from ..errors import UNRECORDED, OutboxError
-from ..outbox import Outbox, Summary
-from ..outlook import outlook
+from ..delivery import Outcome, State
+from ..errors import CUT, UNRECORDED, OutboxError
+from ..event import rfc3339
+from ..outbox import Outbox, Summary, waiting_elsewhere
+from ..outlook import Wait, again_lines, correct_first, outlook
 from ..remedy import shown
 from ..terminal import counted, is_terminal, progress
 from ..transport import Transport
 from ..worker import Worker
 from . import Parts
-from .last_lines import GIVEN_UP, Loss, given_up_line, leftover_line
+from .other_environment import elsewhere_line
 from .run_outbox import IMPATIENCE_S, PATIENCE_S, RunOutbox
 
 if TYPE_CHECKING:
@@ -42,8 +45,7 @@ class Sending:
     def wake(self, *runs: str) -> Worker:
         """Begin to send what is in the outbox, which is open; *runs*: those of what is new."""
         with self._making:
-            worker = self._worker
-            if worker is None:
+            if (worker := self._worker) is None:
                 assert self._outbox.current is not None
                 self._transport = self._parts.transport()
                 worker = self._worker = Worker(
@@ -74,13 +76,12 @@ class Sending:
                 return
             worker = self.wake()
         budget = timedelta(seconds=max(0.0, deadline - time.monotonic()))
-        if not (self._parts.shows_progress and is_terminal()):
-            worker.drain(budget)
-            return
+        shows = self._parts.shows_progress and is_terminal()
         try:
-            worker.drain(budget, show=self._show)
+            worker.drain(budget, show=self._show if shows else None)
         finally:
-            progress("")
+            if shows:
+                progress("")
 
     def _show(self, left_s: float) -> None:
         outbox = self._outbox.current
@@ -116,24 +117,21 @@ class Sending:
         return lines
 
     def _broken_line(self, why: object) -> str:
-        return (
-            f"confiture-webhooks: {why}. Deliveries recorded before that are kept in it. Once it "
-            f"answers, the next run sends them. Or send them then: {shown('deliver')}."
-        )
+        kept = "Deliveries recorded before that are kept in it"
+        then = f"Once it answers, the next run sends them. Or send them then: {shown('deliver')}"
+        return f"confiture-webhooks: {why}. {kept}. {then}."
 
     def _rest(self, worker: Worker, until: float) -> list[str]:
         """The rest, in lines to read, until *until*. Raises OutboxError or TimedOut."""
         assert self._outbox.current is not None
-        is_restored = not self._outbox.current.is_durable and self._outbox.restored(
-            until - time.monotonic()
-        )
+        is_kept, left_s = self._outbox.current.is_durable, until - time.monotonic()
+        is_restored = not is_kept and self._outbox.restored(left_s)
         outbox = self._outbox.current
-        is_kept = outbox.is_durable
-        loss = None if is_kept else Loss(self._outbox.refusal, self._parts.is_project)
+        refusal, is_project = self._outbox.refusal, self._parts.is_project
+        loss = None if outbox.is_durable else loss_line(refusal, is_project=is_project)
         lines, paces = [], {pace.endpoint.name: pace for pace in worker.snapshot()}
-        given_up = {
-            name: one.outcomes for name, one in paces.items() if one.outcomes.keys() & GIVEN_UP
-        }
+        ends = {Outcome.DEAD_LETTER, Outcome.GONE}
+        given_up = {name: one.outcomes for name, one in paces.items() if one.outcomes.keys() & ends}
         if given_up and not is_restored:
             failures = {name: one.failed for name, one in paces.items() if one.failed}
             lines.append(given_up_line(given_up, failures, loss))
@@ -141,34 +139,24 @@ class Sending:
         left = bounded(lambda: self._left(worker, outbox, loss), left_s, is_patient=True)
         return [*lines, left] if left else lines
 
-    def _left(self, worker: Worker, outbox: Outbox, loss: Loss | None) -> str | None:
+    def _left(self, worker: Worker, outbox: Outbox, loss: str | None) -> str | None:
         environment, summaries = self._settings.environment, outbox.summaries()
         summary = summaries.get(environment, Summary())
         if not summary.undelivered:
             return None
         now = datetime.now(UTC)
-        waits = outlook(
-            summary.undelivered,
-            configured=self._settings.recorded,
-            statuses=outbox.statuses(environment),
-            oldest=summary.oldest,
-            now=now,
-        )
-        next_at = min(
-            outbox.due(self._settings.endpoints, environment, now=now).values(), default=now
-        )
-        return leftover_line(
-            summaries,
-            environment,
-            {
-                one.endpoint.name: failure
-                for one in worker.snapshot()
-                if (failure := UNRECORDED if one.unrecorded else one.last_failure)
-            },
-            waits=waits,
-            next_at=next_at if next_at > now else None,
-            loss=loss,
-        )
+        recorded, statuses = self._settings.recorded, outbox.statuses(environment)
+        left, oldest = summary.undelivered, summary.oldest
+        waits = outlook(left, configured=recorded, statuses=statuses, oldest=oldest, now=now)
+        due = outbox.due(self._settings.endpoints, environment, now=now)
+        next_at = min(due.values(), default=now)
+        failures = {
+            one.endpoint.name: failure
+            for one in worker.snapshot()
+            if (failure := UNRECORDED if one.unrecorded else one.last_failure)
+        }
+        at = next_at if next_at > now else None
+        return leftover_line(summaries, environment, failures, waits=waits, next_at=at, loss=loss)
 
     def close(self) -> None:
         """Close connections and files."""
@@ -176,3 +164,120 @@ class Sending:
             for part in (self._outbox.current, self._transport):
                 if part is not None:
                     last.callback(part.close)
+
+
+def loss_line(refusal: str | None = None, *, is_project: bool = True) -> str:
+    """That what is in memory is lost, why, and how to avoid it.
+
+    *refusal*: why memory stands in for the configured outbox.
+    """
+    if refusal:
+        why = f", which could not use its {refusal}."
+    elif is_project:
+        why = ". To keep deliveries for a later run, set CONFITURE_WEBHOOK_OUTBOX=sqlite."
+    else:
+        why = ": this directory is no Confiture project, so no outbox was created. "
+        why += "Run the command in the project's directory."
+    return f"Each is lost with this process{why}"
+
+
+def leftover_line(
+    summaries: Mapping[str | None, Summary],
+    environment: str | None,
+    failures: Mapping[str, str],
+    *,
+    waits: Sequence[Wait] = (),
+    next_at: datetime | None = None,
+    loss: str | None = None,
+) -> str | None:
+    """How many deliveries are left, to which endpoints, why, and what to do; ``None``: none are.
+
+    *failures*: by endpoint, why its latest attempt failed. *waits*: who rests, or waits in vain.
+    *next_at*: when the next is due, ``None``: now, or never. *loss*: as ``loss_line`` has it, if
+    no outbox keeps them.
+    """
+    summary = summaries.get(environment, Summary())
+    left = summary.undelivered
+    if not left:
+        return None
+    by_name = {wait.endpoint: wait for wait in waits}
+    is_claimed = loss is None and summary.counts.get(State.IN_FLIGHT) == summary.waiting
+    is_anothers = is_claimed and UNRECORDED not in failures.values()
+    where = ", ".join(
+        f"{name}: {count}, "
+        + ("under way" if is_anothers else _reason(failures.get(name), by_name.get(name)))
+        for name, count in sorted(left.items())
+    )
+    if loss is not None:
+        remedies = [loss]
+    elif is_claimed:
+        at = f"from {rfc3339(next_at)} on" if next_at else "now"
+        whose = "Another worker is sending them. If it was killed, send them"
+        whose = whose if is_anothers else "Each may have arrived. Send them again"
+        remedies = [f"{whose} {at}: {shown('deliver')}."]
+    else:
+        is_shared = bool(summary.counts.get(State.IN_FLIGHT)) and not failures
+        remedies = _kept(left, waits, next_at, is_shared=is_shared)
+    if others := waiting_elsewhere(summaries, environment):
+        remedies.append(f"{elsewhere_line(others)}.")
+    total = counted(summary.waiting, "delivery", "deliveries")
+    sent = "not recorded as sent" if is_claimed and not is_anothers else "not sent"
+    return f"confiture-webhooks: {total} {sent} ({where}). {' '.join(remedies)}"
+
+
+def _kept(
+    left: Mapping[str, int], waits: Sequence[Wait], next_at: datetime | None, *, is_shared: bool
+) -> list[str]:
+    """How the outbox's deliveries go out: by the next run, or once somebody has acted.
+
+    *is_shared*: another worker has claimed some, and no attempt failed here.
+    """
+    going = sorted(left.keys() - {wait.endpoint for wait in waits if wait.is_in_vain})
+    due = f", the first at {rfc3339(next_at)}" if next_at else ""
+    kept = [f"Each is kept, and sent by the next run when it is due{due}."]
+    if len(going) < len(left):
+        kept = ["Each is kept."]
+        kept += [f"The next run sends those to {', '.join(going)}{due}."] if going else []
+    kept += [f"{wait.endpoint}: {wait.remedy}." for wait in waits]
+    if left.keys() - {wait.endpoint for wait in waits}:
+        all_now, due_now = shown("redeliver", "--pending"), shown("deliver")
+        if next_at and is_shared:
+            kept.append(f"Unless a worker runs, send them then: {due_now}.")
+        else:
+            now = f"Send all now: {all_now}." if next_at else f"Send those due now: {due_now}."
+            kept.append(now)
+    return kept
+
+
+def given_up_line(
+    given_up: Mapping[str, Counter[Outcome]], failures: Mapping[str, str], loss: str | None = None
+) -> str:
+    """Which deliveries the run will not send again, *given_up* by endpoint, and what to do."""
+    parts = []
+    for name, counts in sorted(given_up.items()):
+        dead, gone = counts[Outcome.DEAD_LETTER], counts[Outcome.GONE]
+        if dead:
+            letters = counted(dead, "dead letter", "dead letters")
+            parts.append(f"{name}: {letters}, {_reason(failures.get(name))}.")
+        if gone:
+            parts.append(f"{name}: answered 410 and is switched off.")
+        if loss is None:
+            on = [f"Once it works again: {shown('enable', name)}"] if gone else []
+            parts += [f"{one}." for one in [*on, *again_lines(dead, gone, "--endpoint", name)]]
+    if loss is not None:
+        parts.append(loss)
+    return f"confiture-webhooks: {' '.join(parts)}"
+
+
+def _reason(failure: str | None, wait: Wait | None = None) -> str:
+    if wait is not None:
+        return wait.reason
+    if failure is None:
+        return "waiting for the next attempt"
+    if failure == CUT:
+        return "no answer before the run stopped waiting"
+    if failure == UNRECORDED:
+        return failure
+    if failure.isdigit():
+        return f"last answer {failure}{correct_first(failure)}"
+    return f"last attempt failed: {failure}"

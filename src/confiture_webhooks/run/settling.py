@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from .recorder import Recorder
 
 LONGEST_QUESTION_S = 6.0
-"""How long a database may take to answer, at most."""
 
 Ask = Callable[[Sequence[Intent]], Mapping[str, Known]]
 """The answers about each intent, by event id; none when the database does not answer."""
@@ -166,7 +165,6 @@ class Settling:
     """The event id of the last migration that began."""
     _own: set[str] = field(default_factory=set)
     _staged: Intent | None = None
-    """The last one that this run staged."""
     _expected: tuple[MigrationRef, Direction, str] | None = None
     """The migration that is staged and has not begun, with its event id."""
     _earlier: list[Intent] = field(default_factory=list)
@@ -319,21 +317,15 @@ class Settling:
         Judged by the ledger they may seem committed: it has the row of this run.
         """
         verdict = Verdict(ending=Ending.NOT_COMMITTED, reason="a later run did it")
-        outlived = [
-            (intent, verdict)
-            for intent in intents
-            if any(_is_outlived(intent, migration) for migration in self._committed)
-        ]
+        done = self._committed
+        outlived = [(one, verdict) for one in intents if any(_is_outlived(one, m) for m in done)]
         conclude(outlived, record, self.telemetry)
         return [intent for intent in intents if (intent, verdict) not in outlived]
 
     def _killed(self, intents: Sequence[Intent]) -> list[Intent]:
         """Those of *intents* that killed runs of this environment staged."""
-        return [
-            intent
-            for intent in intents
-            if intent.event_id not in self._own and intent.environment == self.environment
-        ]
+        mine = (one for one in intents if one.environment == self.environment)
+        return [one for one in mine if one.event_id not in self._own]
 
 
 def _is_outlived(intent: Intent, migration: Migration) -> bool:
