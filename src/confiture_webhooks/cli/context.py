@@ -33,7 +33,10 @@ from .tables import say_faults
 
 @dataclass(kw_only=True)
 class Context:
-    """The project of the current directory, each part read once. Faults of parts: ConfigError."""
+    """The project of the current directory, as one command sees it. Each part is read once.
+
+    A fault of a part is raised as ConfigError.
+    """
 
     config: Path | None
     is_sending: bool = False
@@ -61,7 +64,10 @@ class Context:
 
     @property
     def two_databases(self) -> Fault | None:
-        """The fault that ``--config`` and a variable each name the database (CONFIG_007)."""
+        """The fault that ``--config`` and a variable each name the database; which one is used.
+
+        Confiture refuses the two: its CONFIG_007.
+        """
         file = self.invocation.config_file
         if file is None or not os.environ.get(DSN):
             return None
@@ -86,7 +92,10 @@ class Context:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings that a ``confiture migrate`` here would use."""
+        """The settings that a ``confiture migrate`` here would use.
+
+        A fault of one endpoint costs that endpoint alone.
+        """
         found = self._read()
         outbox = found.outbox_fault and found.outbox_fault.setting
         decisive = {CONFIG, BLOCK, outbox, str(self.invocation.settings_file)}

@@ -116,7 +116,10 @@ def chosen(
     endpoint: str | None,
     everywhere: bool,
 ) -> tuple[list[Row], str]:
-    """The deliveries to *verb*, by *ids* or *states*, and a line that there are none."""
+    """The deliveries to *verb*, by *ids* or *states*, and a line that there are none.
+
+    Raises CommandError if one of *ids* cannot be had.
+    """
     check_endpoint(context, endpoint)
     if not states:
         return _named(context, verb, ids or (), endpoint, everywhere), ""

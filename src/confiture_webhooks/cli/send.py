@@ -118,9 +118,9 @@ def show_pings(results: Iterable[Mapping[str, Any]]) -> None:
         title = f"✅ {result['endpoint']}: delivered"
         if not result["delivered"]:
             title = f"❌ {result['endpoint']}: not delivered. A test is not sent again later"
-        facts = {name: str(value) for name, value in result.items() if value is not None}
-        hidden = ("endpoint", "delivered")
-        print_facts(((name, facts[name]) for name in facts if name not in hidden), title=title)
+        facts = {name: result[name] for name in result if name not in ("endpoint", "delivered")}
+        known = ((name, str(value)) for name, value in facts.items() if value is not None)
+        print_facts(known, title=title)
 
 
 def deliver(
@@ -166,7 +166,10 @@ def deliver(
 
 
 def send_now(context: Context, rows: Sequence[Row], output: str) -> dict[str, Any]:
-    """Send what is due to the endpoints of *rows*; the result, which is shown, counts these."""
+    """Send what is due to the endpoints of *rows*; the result, which counts *rows* alone.
+
+    It is a document, and is shown as text.
+    """
     settings, names = context.settings, {row.delivery.endpoint for row in rows}
     chosen = tuple(endpoint for endpoint in settings.endpoints if endpoint.name in names)
     result = _once(Configuration(replace(settings, endpoints=chosen), None, context.database))
@@ -188,8 +191,9 @@ def send_now(context: Context, rows: Sequence[Row], output: str) -> dict[str, An
         open=[],
         elsewhere={},
     )
-    for text in _lines(result) if output == "text" else ():
-        line(text)
+    if output == "text":
+        for text in _lines(result):
+            line(text)
     return _document(result)
 
 

@@ -39,7 +39,10 @@ class CommandError(WebhooksError):
 
 
 def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
-    """*command*, whose errors end it with the host's exit code, in lines or in one document."""
+    """*command*, whose errors end it with the host's exit code, in lines or in one document.
+
+    Where standard output takes no more, on a full disk, it fails in one line.
+    """
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -63,8 +66,7 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             if error.errno not in _FULL or error.filename:
                 raise
-            # A full disk, say: what is left is not tried again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is not tried again
             problem = f"standard output cannot be written ({error.strerror}). Make room for it"
             _fail(CommandError(problem), "text")
 
@@ -141,8 +143,13 @@ def agree(plan: str, *, yes: bool) -> None:
         raise CommandError("Nothing was changed")
 
 
-STYLES = {"delivered": "green", "pending": "yellow", "in_flight": "cyan"}
-STYLES |= dict.fromkeys(("dead_letter", "gone"), "red")
+STYLES = {
+    "delivered": "green",
+    "pending": "yellow",
+    "in_flight": "cyan",
+    "dead_letter": "red",
+    "gone": "red",
+}
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 

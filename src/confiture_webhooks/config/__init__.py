@@ -28,6 +28,7 @@ class OutboxPlace:
     """The setting ``outbox`` in its two parts."""
 
     kind: str
+    """``sqlite``, ``postgres`` or ``memory``."""
     rest: str = field(repr=False)
     """The path or the DSN; empty: the project's own file, the migrated database."""
 
@@ -112,7 +113,10 @@ def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
 
 
 def read(environ: Mapping[str, str], config_file: Path | None) -> Settings:
-    """The settings as far as they are right; what is wrong is in ``faults``. Raises nothing."""
+    """The settings as far as they are right; what is wrong is in ``faults``. Raises nothing.
+
+    *config_file* is Confiture's; CONFITURE_WEBHOOK_CONFIG comes before it.
+    """
     from .reader import gathered  # noqa: PLC0415
 
     found = gathered(environ, config_file)

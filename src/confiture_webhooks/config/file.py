@@ -44,7 +44,11 @@ class File:
         self.content: dict[str, Any] = {}
         self.faults: list[Fault] = []
         self.environment: str | None = None
-        """Its ``name:``, else its stem; Confiture's file's, if CONFIG names one without a name."""
+        """Its ``name:``, else its stem.
+
+        A file of CONFITURE_WEBHOOK_CONFIG without a name may serve many environments: then it is
+        that of the file which Confiture reads, if it reads one.
+        """
         if self.path is None:
             return
         try:

@@ -109,10 +109,14 @@ def try_connection(
     return exchange
 
 
+CLOCK_OFF = timedelta(seconds=60)
 CLOCK_WRONG = timedelta(minutes=5)
 """Receivers refuse a timestamp that is further off."""
 PATIENCE = timedelta(seconds=5)
-_VERIFY = f"`{command('verify', 'FILE')}` checks a captured request"
+_SECRETS = (
+    "Compare secret and credentials on both sides; "
+    f"`{command('verify', 'FILE')}` checks a captured request"
+)
 _MOVED = "Redirects are not followed: write the address that it leads to into `url`"
 _REMEDIES = {
     "dns": "Check the host's name in `url`, and that this machine can resolve it",
@@ -124,7 +128,7 @@ _REMEDIES = {
     "protocol": "Something else than an HTTP server answers there: check the port in `url`",
     "too_slow": "Let the receiver answer first and then work, or set a higher `timeout`",
     **dict.fromkeys(("301", "302", "303", "307", "308"), _MOVED),
-    **dict.fromkeys(("401", "403"), f"Compare secret and credentials on both sides; {_VERIFY}"),
+    **dict.fromkeys(("401", "403"), _SECRETS),
     **dict.fromkeys(("404", "405"), "Check the path in `url`"),
     "407": "A proxy answers there: correct host and port in `url`",
     "410": "The receiver is gone for good: remove the endpoint, or correct the path in `url`",
@@ -133,32 +137,50 @@ _REMEDIES = {
 _OTHER = "Read the receiver's own log, and correct what it names"
 _BUNDLE = "REQUESTS_CA_BUNDLE"
 _TLS = {
-    "expired": "the certificate has expired. Renew the certificate there; when it is new, set this "
-    "machine's clock",
-    "not_yet_valid": "the certificate is not valid yet. Set this machine's clock, or wait until "
-    "the certificate's first day",
-    "self_signed": f"the certificate is signed by itself. Set {_BUNDLE} to its file, or use one of "
-    "an authority that is trusted",
-    "untrusted": f"the certificate is of an authority that is not trusted here. Set {_BUNDLE} to "
-    "the authority's file, or have the whole chain sent",
-    "wrong_host": "the certificate is for another host. Write the host into `url` that the "
-    "certificate is for, or have one made for this host",
-    "refused": "the handshake was refused. If it asks for a certificate, set "
-    "`tls.client_certificate`. Else check host and TLS there",
-    "old_tls": "what answers there speaks no TLS version from 1.2 on. Switch TLS 1.2 or 1.3 on "
-    "there",
-    "no_tls": "what answers there does not speak TLS. Check the port in `url`, and that it is "
-    "meant to be https",
+    "expired": (
+        "the certificate has expired",
+        "Renew the certificate there; when it is new, set this machine's clock",
+    ),
+    "not_yet_valid": (
+        "the certificate is not valid yet",
+        "Set this machine's clock, or wait until the certificate's first day",
+    ),
+    "self_signed": (
+        "the certificate is signed by itself",
+        f"Set {_BUNDLE} to its file, or use one of an authority that is trusted",
+    ),
+    "untrusted": (
+        "the certificate is of an authority that is not trusted here",
+        f"Set {_BUNDLE} to the authority's file, or have the whole chain sent",
+    ),
+    "wrong_host": (
+        "the certificate is for another host",
+        "Write the host into `url` that the certificate is for, or have one made for this host",
+    ),
+    "refused": (
+        "the handshake was refused",
+        "If it asks for a certificate, set `tls.client_certificate`. Else check host and TLS there",
+    ),
+    "old_tls": (
+        "what answers there speaks no TLS version from 1.2 on",
+        "Switch TLS 1.2 or 1.3 on there",
+    ),
+    "no_tls": (
+        "what answers there does not speak TLS",
+        "Check the port in `url`, and that it is meant to be https",
+    ),
 }
-"""Why TLS failed, and the remedy, as two sentences."""
 
 
 def remedy_of(failure: str, found: Exchange | None = None) -> str:
-    """The remedy for an attempt that failed with *failure*, an error type or a status."""
+    """The remedy for an attempt that failed with *failure*, an error type or a status.
+
+    *found*: what is known of the attempt.
+    """
     if found is None:
         return _REMEDIES.get(failure, _OTHER)
     reason = found.reason or ""
-    of_reason = _TLS.get(reason, "").partition(". ")[2]
+    of_reason = _TLS[reason][1] if reason in _TLS else None
     if found.fault is not None:
         return found.fault.remedy
     if "_networks" in reason:
@@ -182,15 +204,15 @@ def failure_of(found: Exchange) -> tuple[str, str] | None:
     failure, reason = found.error_type, found.reason
     if failure is None:
         return None
-    of_tls = _TLS.get(reason or "", "").partition(". ")[0]
-    symptom = failure
+    symptom = _TLS[reason][0] if reason in _TLS else reason
     if found.fault is not None:
-        symptom += f", {found.fault.setting} {found.fault.problem}"
+        symptom = f"{failure}, {found.fault.setting} {found.fault.problem}"
     elif _is_at_proxy(failure, found):
-        whose = "from the proxy" if (reason or "").isdigit() else "(the proxy)"
-        symptom = f"{of_tls or reason or failure} {whose}"
-    elif of_tls or (failure == "other" and reason):
-        symptom += f", {of_tls or reason}"
+        is_status = (reason or "").isdigit()
+        symptom = f"{reason} from the proxy" if is_status else f"{symptom or failure} (the proxy)"
+    else:
+        is_known = reason in _TLS or (failure == "other" and reason)
+        symptom = f"{failure}, {symptom}" if is_known else failure
     return symptom, remedy_of(failure, found)
 
 
@@ -231,7 +253,7 @@ def _clock(endpoint: str, skew: timedelta | None) -> Check:
     if skew is None:
         return skipped(name, "no answer had a Date")
     off_s = round(skew.total_seconds())
-    if abs(skew) < timedelta(minutes=1):
+    if abs(skew) < CLOCK_OFF:
         return ok(name, f"agrees with the receiver's to within {max(abs(off_s), 1)} s")
     side = "ahead of" if off_s > 0 else "behind"
     remedy = "Set this machine's clock, or the receiver's: timestamps are part of the signature"

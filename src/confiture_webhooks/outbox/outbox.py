@@ -38,7 +38,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import Attempt, Decision, Delivery, Outcome, State
@@ -58,6 +57,8 @@ KEPT_DELIVERED = 10_000
 PRUNE_BATCH = 500
 ASKED_AT_ONCE = 400
 """Some builds of SQLite take no more than 999 values."""
+LONGEST_LEASE = timedelta(days=1)
+"""A lease that ends later is of a wrong clock."""
 
 Release = tuple[str, Sequence[Delivery]]
 """An event's id and its deliveries."""
@@ -149,7 +150,7 @@ class Outbox:
         if intent.key == intent.event_id:
             self.release(intent.event_id, [])
         else:
-            self._store.write(("forget_intent", {"key": intent.key}))
+            self._store.write(("forget_intent", {"key": rows.stored_key(intent.key)}))
 
     def _intents(self) -> list[Intent | UnreadableIntent]:
         [found] = self._store.read(("intents", {}))
@@ -248,7 +249,10 @@ class Outbox:
         now: datetime | None = None,
         max_wait: timedelta | None = None,
     ) -> datetime | None:
-        """When something can be claimed for it, maybe at a lease's end; ``None``: nothing waits."""
+        """When there is something to claim for *endpoint* there; ``None``: nothing is waiting.
+
+        The end of a lease counts, so that a crashed worker's delivery is taken up.
+        """
         front = self._front(endpoint, environment)
         return front.look(now or datetime.now(UTC), max_wait).next_at()
 
@@ -256,9 +260,13 @@ class Outbox:
         self, endpoints: Iterable[Endpoint], environment: str | None, *, now: datetime
     ) -> dict[str, datetime]:
         """The same by endpoint, of those that something waits for."""
-        due = partial(self.next_due_at, environment=environment, now=now)
-        found = ((one.name, due(one.name, max_wait=one.retry.longest_wait)) for one in endpoints)
-        return {name: at for name, at in found if at is not None}
+        found = {
+            one.name: self.next_due_at(
+                one.name, environment, now=now, max_wait=one.retry.longest_wait
+            )
+            for one in endpoints
+        }
+        return {name: at for name, at in found.items() if at is not None}
 
     def _front(self, endpoint: str, environment: str | None) -> Front:
         place = _place(endpoint, environment)
@@ -299,9 +307,10 @@ class Outbox:
         return bool(count)
 
     def prune(self, *, before: datetime | None = None, keep: int = KEPT_DELIVERED) -> int:
-        """Forget deliveries delivered before *before*, and all but the last *keep*; how many.
+        """Forget deliveries delivered before *before*, and all but the last *keep* delivered.
 
-        An event id released before that may be forgotten once it has no delivery left.
+        Returns how many. An event id released before *before*, by this machine's clock, may be
+        forgotten once it has no delivery left.
         """
         before = (before or datetime.now(UTC) - KEPT_FOR) - self._ahead()
         cutoff = (rows.instant(before), 0)
@@ -375,7 +384,10 @@ class Outbox:
         return found
 
     def look_up(self, beginning: str, *, limit: int = 20) -> Sequence[Row]:
-        """Deliveries of that id, event id or trace id, else those that begin so; newest first."""
+        """Deliveries whose id, event id or trace id is *beginning*, else begins so; newest first.
+
+        For an event or a run it returns all its deliveries, in every environment.
+        """
         if not beginning:
             return []
         whole = self.deliveries(any_id=beginning, limit=limit)
@@ -395,11 +407,13 @@ class Outbox:
         return summaries(*self._store.read(("undelivered", {}), ("ended", {})))
 
     def listen(
-        self, _wake: Callable[[], None], _on_change: Callable[[bool], None], /
+        self,
+        wake: Callable[[], None],  # noqa: ARG002
+        on_change: Callable[[bool], None],  # noqa: ARG002
     ) -> Callable[[], None]:
-        """Call the first, in a thread of its own, whenever there is something new; what ends it.
+        """Call *wake*, in a thread of its own, whenever there is something new; what ends it.
 
-        The second is called with ``True`` when that can be relied on, and with ``False`` when not
+        *on_change* is called with ``True`` when that can be relied on, and with ``False`` when not
         any more: at both instants something may have come without a call. It is a hint, not a
         promise: looking now and then is still needed. A store that cannot call never does.
         """
@@ -438,8 +452,7 @@ def _place(endpoint: str, environment: str | None) -> dict[str, Any]:
 
 
 def _free(delivery_id: str, now: datetime, was: State) -> dict[str, Any]:
-    # A lease that ends a day later is of a wrong clock.
-    lease = {"now": rows.instant(now), "horizon": horizon(now, timedelta(days=1))}
+    lease = {"now": rows.instant(now), "horizon": horizon(now, LONGEST_LEASE)}
     return rows.named(delivery_id) | lease | {"was_delivered": int(was is State.DELIVERED)}
 
 

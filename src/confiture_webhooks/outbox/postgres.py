@@ -1,7 +1,8 @@
 """The durable outbox in PostgreSQL, shared by any number of machines.
 
-Claims and records do not wait for the server's disk. The event of a success is on it when the
-migration has committed.
+A release is on the server's disk when it returns, and the event of a success when the migration
+has committed. A claim and a record do not wait for the disk. A crash of the server may
+undo the latest of them; their deliveries are then sent again, with the same event id.
 """
 
 from __future__ import annotations
@@ -107,7 +108,11 @@ def _composed(connection: Connection, steps: Sequence[Step], wait: str = "2s") -
 
 
 class _Store:
-    """Gives the connection to one thread at a time, and makes a new one when it has broken."""
+    """The statements on PostgreSQL. Makes the schema where there is none, if the role may.
+
+    It gives the connection to one thread at a time, and makes a new one when it has broken.
+    Everything raises OutboxError. *environment*: that of the wanted rows, if known.
+    """
 
     is_durable = True
     has_made = False
@@ -186,7 +191,10 @@ class _Store:
 
 @dataclass(eq=False, repr=False)
 class _LentStore:
-    """The statements over another's connection, in its transaction if it has one open."""
+    """The statements over another's connection, in its transaction if it has one open.
+
+    It waits for no lock for long.
+    """
 
     is_durable = True
     _connection: Connection
@@ -297,7 +305,7 @@ class PostgresOutbox(Outbox):
         return max(now - (rows.at_best(server["now"]) or now), timedelta())
 
     def listen(
-        self, wake: Callable[[], None], on_change: Callable[[bool], None], /
+        self, wake: Callable[[], None], on_change: Callable[[bool], None]
     ) -> Callable[[], None]:
         """Listen, over one more connection."""
 

@@ -30,9 +30,16 @@ Connection = psycopg.Connection[Any]
 CONNECT_TIMEOUT_S = 3
 PATIENCE_S = 8.0
 """After so long without an answer the connection is cut: a server may accept and fall silent."""
-_SETTINGS = {"statement_timeout": "5s", "lock_timeout": "2s", "search_path": "pg_catalog"}
-_SETTINGS |= dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "jit", "exit_on_error"), "off")
-_SETTINGS["row_security"] = "on"
+_SETTINGS = {
+    "statement_timeout": "5s",
+    "lock_timeout": "2s",
+    "search_path": "pg_catalog",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+    "row_security": "on",
+    "exit_on_error": "off",
+}
 """Not as role or database may have them; a plan made for an empty table must suit a full one."""
 ADAPTERS = AdaptersMap(psycopg.adapters)
 """How values are written and read on sessions of ours, as psycopg has it when a run begins.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import cache
 from json import dumps, loads
 from math import isfinite
 from re import fullmatch
@@ -24,7 +25,6 @@ _FAR = datetime(9000, 1, 1, tzinfo=UTC)
 """From here on there is no room to reckon."""
 _MICROSECOND = timedelta(microseconds=1)
 _IDS = ("id", "event_id", "correlation_id")
-_SHOWN = ("content_type", "endpoint")
 _MOVES = (State.PENDING, State.IN_FLIGHT)
 _FAULTS = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
 """The errors of reading a value that another version wrote."""
@@ -50,13 +50,19 @@ def _at_best(read: Callable[[object], R], stored: object, otherwise: R) -> R:
 
 def delivery_values(delivery: Delivery) -> dict[str, Any]:
     """*delivery* as values of ``add_delivery`` and ``add_body``."""
-    named = (*_IDS, *_SHOWN, "migration_version", "migration_name")
-    texts: dict[str, str | None] = {name: getattr(delivery, name) for name in named}
-    texts |= {"environment": delivery.environment or "", "event_type": delivery.event_type.value}
-    texts |= {name: getattr(delivery.trace, name) for name in ("traceparent", "tracestate")}
     return {
-        **{name: text and stored_text(text) for name, text in texts.items()},
+        "id": stored_text(delivery.id),
+        "event_id": stored_text(delivery.event_id),
+        "event_type": delivery.event_type.value,
+        "endpoint": stored_text(delivery.endpoint),
+        "environment": stored_text(delivery.environment or ""),
+        "content_type": stored_text(delivery.content_type),
+        "traceparent": stored_text(delivery.trace.traceparent),
+        "tracestate": delivery.trace.tracestate and stored_text(delivery.trace.tracestate),
+        "correlation_id": stored_text(delivery.correlation_id),
         "created_at": instant(delivery.created_at),
+        "migration_version": delivery.migration_version and stored_text(delivery.migration_version),
+        "migration_name": delivery.migration_name and stored_text(delivery.migration_name),
         "body": delivery.body,
     }
 
@@ -73,6 +79,7 @@ def delivery(row: Stored) -> Delivery:
             raise ValueError("no worker takes it: it is neither due nor put off")
         _counter(row["attempts"])
         _counter(row["tries"])
+        tracestate = row["tracestate"]
         return Delivery(
             **{name: _id(row[name]) for name in _IDS},
             content_type=_header(row["content_type"]),
@@ -81,11 +88,11 @@ def delivery(row: Stored) -> Delivery:
             body=body,
             trace=TraceContext(
                 traceparent=_header(row["traceparent"]),
-                tracestate=_unless_none(_header, row["tracestate"]),
+                tracestate=None if tracestate is None else _header(tracestate),
             ),
             created_at=_instant(row["created_at"]),
-            migration_version=_unless_none(_text, row["migration_version"]),
-            migration_name=_unless_none(_text, row["migration_name"]),
+            migration_version=_text_or_none(row["migration_version"]),
+            migration_name=_text_or_none(row["migration_name"]),
             environment=_text(row["environment"]) or None,
         )
     except _FAULTS as fault:
@@ -110,14 +117,14 @@ def _unreadable(row: Stored, fault: Exception) -> Unreadable:
     is_known = event_type in set(EventType)
     return Unreadable(
         id=_at_best(_id, row["id"], f"row-{row['seq']}"),
-        **{name: shown(row[name]) for name in (*_IDS[1:], *_SHOWN)},
-        migration_version=shown(row["migration_version"]) or None,
-        migration_name=shown(row["migration_name"]) or None,
-        environment=shown(row["environment"]) or None,
+        **{name: shown(row[name]) for name in (*_IDS[1:], "content_type", "endpoint")},
         event_type=EventType(event_type) if is_known else cast("Any", _UnknownType(event_type)),
         body=b"",
         trace=TraceContext(traceparent=shown(row["traceparent"])),
         created_at=at_best(row["created_at"]) or EPOCH,
+        migration_version=shown(row["migration_version"]) or None,
+        migration_name=shown(row["migration_name"]) or None,
+        environment=shown(row["environment"]) or None,
         reason=stored_text(str(fault)),
     )
 
@@ -167,14 +174,14 @@ def attempt_values(one: Attempt) -> dict[str, Any]:
 def attempt(row: Stored) -> Attempt | None:
     """The attempt in *row*; ``None`` when this version cannot read it."""
     try:
-        wished = _unless_none(_number, row["retry_after"])
+        wished, status = row["retry_after"], row["status_code"]
         return Attempt(
             number=_number(row["number"]),
             started_at=_instant(row["started_at"]),
             duration=_number(row["duration"]) * _MICROSECOND,
-            status_code=_unless_none(_number, row["status_code"]),
-            error_type=_unless_none(_text, row["error_type"]),
-            retry_after=None if wished is None else wished * _MICROSECOND,
+            status_code=None if status is None else _number(status),
+            error_type=_text_or_none(row["error_type"]),
+            retry_after=None if wished is None else _number(wished) * _MICROSECOND,
         )
     except _FAULTS:
         return None
@@ -208,7 +215,12 @@ def _document(value: Intent | Mapping[str, Any]) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="microseconds")
-    return {one.name: getattr(value, one.name) for one in fields(value)}
+    return {name: getattr(value, name) for name in _names(value.__class__)}
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def _escaped(values: dict[str, Any]) -> dict[str, Any]:
@@ -233,12 +245,9 @@ def intent(row: Stored) -> Intent | UnreadableIntent:
             # By that of the row a role is kept to its environment.
             raise ValueError("its document is of another environment")
     except (*_FAULTS, RecursionError) as fault:
-        key = row["event_id"]
-        raw = key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogateescape")
         return UnreadableIntent(
-            event_id=_at_best(_id, key, f"intent-{crc32(raw):08x}"),
-            # SQLite's text may be no UTF-8: it is asked for by its bytes.
-            key=raw if isinstance(key, str) and utf8(key) != key else key,
+            event_id=_at_best(_id, row["event_id"], f"intent-{_digest(row['event_id'])}"),
+            key=row["event_id"],
             environment=shown(row["environment"]) or None,
             reason=stored_text(str(fault)),
         )
@@ -280,6 +289,18 @@ def _typed(hint: Any, value: Any) -> Any:
     return _text(value) if isinstance(value, str) else value
 
 
+def _digest(value: object) -> str:
+    """Eight characters for a stored value that is no id: the same each time."""
+    raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+    return f"{crc32(raw):08x}"
+
+
+def stored_key(value: object) -> object:
+    """An id that a store gave, as it takes it back: SQLite's text may be no UTF-8."""
+    is_odd = isinstance(value, str) and utf8(value) != value
+    return value.encode("utf-8", "surrogateescape") if is_odd else value  # type: ignore[attr-defined]
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} where text belongs")
@@ -300,8 +321,8 @@ def _id(value: object) -> str:
     return found
 
 
-def _unless_none(read: Callable[[object], R], value: object) -> R | None:
-    return None if value is None else read(value)
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else _text(value)
 
 
 def _number(value: object) -> int:

@@ -1,6 +1,9 @@
 """The durable outbox in one SQLite file, shared by any number of processes of one machine.
 
-Claims and records are left with the operating system: no delivery waits for the disk.
+A release is on the disk when it returns, and so is an operator's change. A claim and a record are
+with the operating system: a killed process loses neither. A power cut may undo the latest of them,
+in order; their deliveries are then sent again, with the same event id. In return a delivery waits
+for no disk.
 """
 
 from __future__ import annotations
@@ -25,9 +28,15 @@ from .summary import LEFT_BEHIND_QUERIES, LeftBehind, left_behind
 PATIENCE_S = 2.0
 """The longest an operation waits for others that use the file."""
 _SYNC_EVERY_COMMIT = "PRAGMA synchronous = FULL"
+_SYNC_AT_CHECKPOINT = "PRAGMA synchronous = NORMAL"
+
 _left_open: list[sqlite3.Connection] = []
 """Never closed. A fork must not touch a parent process's. If the file of one is gone, closing would
 take the log of the file that came after it, by its name."""
+
+CLOSE_TIMEOUT_S = 0.5
+PATIENCE_STEP_S = 0.05
+"""Less than this is not worth a statement."""
 
 
 class SqliteOutbox(Outbox):
@@ -67,8 +76,10 @@ def open_outbox(path: Path, notice: Callable[[str], None]) -> SqliteOutbox:
         aside = sqlite_file.set_aside(path, damage)
     outbox = SqliteOutbox(path)
     if aside is not None:
-        kept = f"It is kept as {aside.name}, what it holds is not sent"
-        notice(f"outbox {path}: the file is damaged. {kept}, and a fresh one takes its place")
+        notice(
+            f"outbox {path}: the file is damaged. It is kept as {aside.name}, what it "
+            "holds is not sent, and a fresh one takes its place"
+        )
     return outbox
 
 
@@ -96,7 +107,8 @@ statement = partial(schema.query, dialect="sqlite")
 class _Store:
     """Gives the connection to one thread at a time; without *path* it is to this process's memory.
 
-    A file's store survives a fork.
+    Everything raises OutboxError, after at most two seconds of waiting for others. A file's store
+    survives a fork. With *follows* it goes over to the file that has taken the place of its own.
     """
 
     _place: sqlite_file.Place | None
@@ -122,7 +134,7 @@ class _Store:
         with sqlite_file.translated(self._path):
             mode = self._connection.execute("PRAGMA journal_mode").fetchone()[0]
         # Only a WAL may be left unsynced: a power cut could leave a rollback journal in part.
-        self._relaxed = "PRAGMA synchronous = NORMAL" if mode == "wal" else _SYNC_EVERY_COMMIT
+        self._relaxed = _SYNC_AT_CHECKPOINT if mode == "wal" else _SYNC_EVERY_COMMIT
         self._synced: str | None = None
         self._patience_s = 0.0
 
@@ -158,8 +170,9 @@ class _Store:
                     self._open()
                     _left_open.append(before)
                 left_s = deadline - time.monotonic()
-                if abs(left_s - self._patience_s) > 0.05:  # noqa: PLR2004  less is not worth it
-                    _set_patience(self._connection, left_s)
+                if abs(left_s - self._patience_s) > PATIENCE_STEP_S:
+                    left_ms = max(1, int(left_s * 1000))
+                    self._connection.execute(f"PRAGMA busy_timeout = {left_ms}")
                     self._patience_s = left_s
                 yield self._connection
         except sqlite_file.DamagedError:
@@ -172,7 +185,7 @@ class _Store:
     def close(self) -> None:
         """Close the connection, unless it is a parent's; the WAL when no other process has it."""
         # A lane stuck on the disk may hold the lock for ever: the process's end closes then.
-        if self._pid != os.getpid() or not self._lock.acquire(timeout=0.5):
+        if self._pid != os.getpid() or not self._lock.acquire(timeout=CLOSE_TIMEOUT_S):
             return
         try:
             with suppress(sqlite3.Error):
@@ -230,9 +243,12 @@ def _open_file(path: Path) -> tuple[sqlite3.Connection, sqlite_file.Place]:
 
 def _connected(path: Path | str) -> sqlite3.Connection:
     """A connection with rows by name, whose deletions take along what belongs to them."""
-    is_uri = isinstance(path, str)
     connection = sqlite3.connect(
-        path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False, uri=is_uri
+        path,
+        timeout=PATIENCE_S,
+        isolation_level=None,
+        check_same_thread=False,
+        uri=isinstance(path, str),
     )
     connection.row_factory = sqlite3.Row
     connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
@@ -240,15 +256,12 @@ def _connected(path: Path | str) -> sqlite3.Connection:
     return connection
 
 
-def _set_patience(connection: sqlite3.Connection, seconds: float) -> None:
-    connection.execute(f"PRAGMA busy_timeout = {max(1, int(seconds * 1000))}")
-
-
 def _refusal_of_wal(connection: sqlite3.Connection) -> sqlite3.OperationalError | None:
     """Put the file into WAL mode; why not, where the file system cannot share memory."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        _set_patience(connection, deadline - time.monotonic())
+        left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+        connection.execute(f"PRAGMA busy_timeout = {left_ms}")
         try:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("BEGIN IMMEDIATE")
@@ -284,7 +297,11 @@ def _use_rollback_journal(
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the file to the newest schema, in one transaction. Raises as ``_version``."""
+    """Bring the file to the newest schema, in one transaction.
+
+    Raises OutboxError for a file of another version that cannot be brought there, or of another
+    program.
+    """
     if _version(connection, path) == schema.VERSION:
         return
     with connection:
@@ -298,7 +315,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
-    """The schema's version in the file; 0: it has none. Raises OutboxError if it is no use."""
+    """The schema's version in the file; 0: it has none."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0

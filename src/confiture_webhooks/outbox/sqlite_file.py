@@ -101,13 +101,14 @@ def translated(path: Path) -> Iterator[None]:
             raise DamagedError(path) from error
         unknown = (f"SQLite refused ({type(error).__name__}: {error})", None)
         whole = getattr(error, "sqlite_errorcode", code)
-        raise untrusted(path, *_REASONS.get(whole, _REASONS.get(code, unknown))) from error
+        reason, remedy = _REASONS.get(whole, _REASONS.get(code, unknown))
+        raise OutboxError(f"outbox {path}: {reason}", remedy) from error
     except (UnicodeError, OverflowError) as error:
-        raise untrusted(path, "a value that SQLite cannot hold") from error
+        raise OutboxError(f"outbox {path}: a value that SQLite cannot hold") from error
     except OSError as error:
         reason = f"it cannot be opened or made ({error.strerror or type(error).__name__})"
         remedy = f"Make room on it, {ELSEWHERE}" if error.errno == errno.ENOSPC else _WRITABLE
-        raise untrusted(path, reason, remedy) from error
+        raise OutboxError(f"outbox {path}: {reason}", remedy) from error
 
 
 def code_of(error: sqlite3.Error) -> int:
@@ -115,8 +116,8 @@ def code_of(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def untrusted(path: Path, problem: str, remedy: str | None = None) -> OutboxError:
-    """The error that the outbox at *path* cannot be used, or is not to be trusted."""
+def untrusted(path: Path, problem: str, remedy: str) -> OutboxError:
+    """The error that the outbox at *path* is not used."""
     return OutboxError(f"outbox {path}: {problem}", remedy)
 
 
@@ -124,9 +125,10 @@ def closed(path: Path) -> OutboxError:
     """The error that this user may not read the file there."""
     place = next(one for one in (path, *path.parents) if os.path.lexists(one))
     owner = place.lstat().st_uid
-    remedy = f"Open {place} with chmod u+rwX, {ELSEWHERE}"
-    remedy = remedy if owner == os.geteuid() else RUN_AS.format(_name(owner))
-    return untrusted(path, f"closed to this user; it belongs to {_name(owner)}", remedy)
+    problem = f"closed to this user; it belongs to {_name(owner)}"
+    if owner == os.geteuid():
+        return untrusted(path, problem, f"Open {place} with chmod u+rwX, {ELSEWHERE}")
+    return untrusted(path, problem, RUN_AS.format(_name(owner)))
 
 
 def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
@@ -139,8 +141,9 @@ def default_path(project_dir: Path, environ: Mapping[str, str]) -> Path:
         return path
     place = path.parent if path.parent.exists() else project_dir
     is_writable = os.access(place, os.W_OK | os.X_OK)
-    is_usable = is_writable and (not path.exists() or os.access(path, os.W_OK))
-    return path if is_usable else default_paths(project_dir, environ)[-1]
+    if is_writable and (not path.exists() or os.access(path, os.W_OK)):
+        return path
+    return default_paths(project_dir, environ)[-1]
 
 
 def default_paths(project_dir: Path, environ: Mapping[str, str]) -> list[Path]:
@@ -198,9 +201,10 @@ def place_of(path: Path) -> Place | None:
 
 
 def own(path: Path, *, makes: bool) -> Place:
-    """Which file the outbox at *path* is, for its owner alone; with *makes* it is made.
+    """Which file the outbox at *path* is, for its owner alone.
 
-    Raises OutboxError for one that is not to be trusted or is none; OSError.
+    With *makes* a missing one, and its directory, are made. Raises OutboxError for one that is
+    not to be trusted or is none; OSError.
     """
     if is_closed(path):
         raise closed(path)

@@ -33,6 +33,7 @@ class Facts:
     ledger_read_at: datetime | None = None
     """When that was, by the server's clock."""
     has_lock: bool = False
+    """Whether the process held the migration lock."""
     backend_pid: int | None = None
     backend_started_at: datetime | None = None
 
@@ -138,11 +139,13 @@ class Row:
     """An ``Unreadable`` when this version cannot read it."""
     state: State
     attempts: int
+    """Attempts recorded, over all schedules."""
     next_attempt_at: datetime | None = None
     """When a pending one is due, as it is stored; ``None`` in every other state."""
     is_ready: bool = field(default=False, compare=False)
     """Whether it can be claimed now, whenever it is due."""
     last_attempt: Attempt | None = field(default=None, compare=False)
+    """The latest one recorded."""
 
     @property
     def last_answer(self) -> str | None:

@@ -16,6 +16,8 @@ from typing import Any
 from .. import terminal
 
 _POLL_S = 0.1
+_ENDING_S = 0.2
+"""For calls that were asked to end, all together."""
 
 
 class HookThread(threading.Thread):
@@ -57,13 +59,19 @@ class HookThread(threading.Thread):
         return not self.is_alive()
 
 
+_CLONE_FS = 0x200
+
+
 def _has_own_directory() -> bool:
     """Whether this thread now has a working directory of its own, as it can on Linux."""
+    if not sys.platform.startswith("linux"):
+        return False
     import ctypes  # noqa: PLC0415  only for hooks
 
-    with suppress(OSError, AttributeError):  # no other system has it
-        return bool(ctypes.CDLL(None).unshare(0x200) == 0)  # CLONE_FS
-    return False
+    try:
+        return bool(ctypes.CDLL(None).unshare(_CLONE_FS) == 0)
+    except (OSError, AttributeError):
+        return False
 
 
 def end_running() -> None:
@@ -77,11 +85,12 @@ def end_running() -> None:
         return
     import ctypes  # noqa: PLC0415  seldom needed
 
-    end = ctypes.pythonapi.PyThreadState_SetAsyncExc
     for thread in running:
         assert thread.ident is not None
-        end(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
-    deadline = time.monotonic() + 0.2
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
+        )
+    deadline = time.monotonic() + _ENDING_S
     for thread in running:
         thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -232,6 +241,10 @@ def _owners() -> Iterator[Any]:
             continue
         yield module
         for value in list(vars(module).values()):
-            # Not a class that is written in C, without Py_TPFLAGS_HEAPTYPE: it cannot be changed.
-            if isinstance(value, type) and value.__module__ == name and value.__flags__ & 1 << 9:
+            # A class that is written in C cannot be changed.
+            if isinstance(value, type) and value.__module__ == name and value.__flags__ & _HEAP:
                 yield value
+
+
+_HEAP = 1 << 9
+"""CPython's ``Py_TPFLAGS_HEAPTYPE``."""

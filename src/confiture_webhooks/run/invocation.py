@@ -34,7 +34,10 @@ class Invocation:
     config_file: Path | None
     """The environment file the host reads, or ``None`` when the DSN comes from elsewhere."""
     named_file: Path | Assignment | None
-    """The ``--config``, or the variable, of commands that read the same, if they need one."""
+    """The ``--config`` of commands that read the same; the variable if the host reads no file.
+
+    ``None``: they need neither.
+    """
     settings_file: Path | None
     """Where the ``webhooks:`` block is looked for: there, or in CONFITURE_ENVIRONMENT's file."""
     missing: Path | None = None
@@ -44,6 +47,7 @@ class Invocation:
     is_changing: bool = False
     """Whether such a command changes a database, unless this one is a rehearsal."""
     is_rehearsal: bool
+    """Whether nothing it does is meant to last."""
     drops_schemas: bool = False
     """Whether ``migrate rebuild`` drops every schema, the outbox's too."""
     resumes: str | None = None
@@ -98,7 +102,10 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Invocation | 
 def unread_block(
     environ: Mapping[str, str], invocation: Invocation, words: Sequence[str]
 ) -> Fault | None:
-    """The fault that no file, and so no block here, is read by the command *words*; else None."""
+    """The fault that an environment's file has a block which is not read, as no file is; else None.
+
+    *words*: the command after ``confiture``, which the remedy shows with ``--config``.
+    """
     if invocation.settings_file is not None or environ.get(CONFIG):
         return None
     blocks = blocks_here()

@@ -155,7 +155,10 @@ class Recorder:
     def record(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None
     ) -> None:
-        """Release the ``deliveries`` of *event*, on their way at once."""
+        """Release *event*: one delivery for each endpoint that wants it, on its way at once.
+
+        *wanting*: of these endpoints, instead of all.
+        """
         event = self._of_this_run(event, event.trace_id)
         self.release(event.id, self.deliveries(event, trace, wanting))
 

@@ -43,7 +43,10 @@ LAST_S = 0.1
 
 
 class Run:
-    """The events of one run, sent to every endpoint that wants them."""
+    """The events of one run, sent to every endpoint that wants them.
+
+    Its parts are made on first use: a run in which nothing happens opens none.
+    """
 
     def __init__(
         self, settings: Settings, parts: Parts, say: Callable[[str], None] = terminal.say
@@ -56,6 +59,7 @@ class Run:
         """With all that is in use once something happens, or an earlier run left something."""
         self._hooks: HookRunner | None = None
         self.has_hooks = parts.hooks is not None
+        """Whether users' hooks may be called."""
         self._has_span = self._has_reported = self._is_finished = False
         self._process = os.getpid()
         self.database = Database()
@@ -72,6 +76,7 @@ class Run:
         """Until when receivers and hooks are waited for (monotonic); ``None``: the run migrates."""
         self._end = 0.0  # until when telemetry is
         self.unsettled: list[Migration] = []
+        """Those of this run whose end was not seen."""
         self._has_unknown = False
         self._ended: list[Migration] = []
         self._owed: dict[str, tuple[Migration, int | None, ErrorInfo | None]] = {}
@@ -96,7 +101,10 @@ class Run:
 
     @contained
     def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
-        """A migration is to begin next; its connection is still idle, so slow work is done now."""
+        """A migration is to begin next, and its connection is idle outside a transaction.
+
+        The slow work is done now: the outbox is opened, and the migration is staged.
+        """
         if not self._is_over:
             settling = self._begun(backend.database)
             settling.record_earlier(ref.version, self.ask_here, backend)
@@ -192,7 +200,10 @@ class Run:
         del self._owed[migration.event_id]
 
     def settle_later(self, migration: Migration, ask_ledger: Callable[[], bool | None]) -> None:
-        """The end of *migration* was not seen: ``finish`` asks whether the ledger has it."""
+        """The end of *migration* was not seen: ``finish`` asks whether the ledger has it.
+
+        The answer ``None``: it cannot say.
+        """
         migration.ask_ledger = ask_ledger
         self.unsettled.append(migration)
 
@@ -244,7 +255,10 @@ class Run:
             self.connection = None
 
     def end_within(self, flush_timeout: timedelta) -> float:
-        """The run is over: the deadline from now on, sooner if a silent outbox was waited for."""
+        """The run is over: returns the deadline that there is from now on.
+
+        The run's wait for a silent outbox shortens it, but leaves a moment.
+        """
         now, flush_s = time.monotonic(), flush_timeout.total_seconds()
         outbox = self._settling.recorder.outbox if self._settling is not None else None
         waited_s = outbox.waited_s if outbox is not None else 0.0
@@ -265,8 +279,10 @@ class Run:
                 self._telemetry.failed(where, error)
                 if self._settings.is_logged:
                     return
-        missing = "webhooks of this run may be missing, the migration goes on"
-        self._say(f"confiture-webhooks: {where} failed ({type(error).__name__}); {missing}")
+        self._say(
+            f"confiture-webhooks: {where} failed ({type(error).__name__}); "
+            "webhooks of this run may be missing, the migration goes on"
+        )
 
     def _traced(self) -> Telemetry:
         """Telemetry, with the run's span open."""
@@ -280,7 +296,10 @@ class Run:
         return self._telemetry
 
     def _begun(self, database: Database | None = None) -> Settling:
-        """The parts in use, of a run that is about to migrate *database*, with its span open."""
+        """The parts in use, with the run's span open and the hooks being imported.
+
+        *database*: the one that the run is about to migrate.
+        """
         if self._settling is not None:
             return self._settling
         self.database = database or self.database
@@ -305,9 +324,9 @@ class Run:
         if self.deadline is not None:
             outbox.deadline = self.deadline - MOMENT_S
         recorder = Recorder(self._settings, telemetry, self._command, outbox, sending)
-        used = Settling(telemetry, recorder, self._settings.environment, self.report)
-        self._settling = used
-        return used
+        environment = self._settings.environment
+        self._settling = Settling(telemetry, recorder, environment, self.report)
+        return self._settling
 
     @contained
     def _settle(self, migration: Migration, seconds: float) -> None:
@@ -315,9 +334,10 @@ class Run:
         is_recorded = answered(migration.ask_ledger, seconds)
         if is_recorded is None:
             self._has_unknown = True
-            problem = f"the database does not say how {migration.ref.name} ended"
-            then = "The next run reports it, once the database answers"
-            self._say(f"confiture-webhooks: {problem}. {then}")
+            self._say(
+                f"confiture-webhooks: the database does not say how {migration.ref.name} ended. "
+                "The next run reports it, once the database answers"
+            )
             migration.stop_clock()
             migration.span.leave(duration_s=migration.duration_s)
         elif is_recorded is (migration.direction is Direction.UP):
@@ -346,9 +366,11 @@ class Run:
                 self._record_run(kind, wanting, error)
         finally:
             if error is not None or self._has_span or self._parts.exports():
-                applied, is_known = len(self._ended) - len(failed), not self._has_unknown
                 self._traced().end_run(
-                    applied=applied, failed=len(failed), error_type=error_type, is_known=is_known
+                    applied=len(self._ended) - len(failed),
+                    failed=len(failed),
+                    error_type=error_type,
+                    is_known=not self._has_unknown,
                 )
 
     @contained
@@ -409,12 +431,15 @@ class Run:
 
 
 def _hurried(step: Callable[[float], object], deadline: float) -> float:
-    """Do *step* until *deadline*; after a signal to end again, with less time. Returns its end."""
+    """Do *step* until *deadline*; after a signal to end again, with less time. Returns its end.
+
+    Ctrl-C is raised: somebody does not want to wait.
+    """
     try:
         step(deadline)
     except KeyboardInterrupt as came:
         left: timedelta | None = getattr(came, "flush", None)
-        if left is None:  # Ctrl-C: somebody does not want to wait
+        if left is None:
             raise
         deadline = min(deadline, time.monotonic() + left.total_seconds())
         step(deadline)

@@ -71,7 +71,9 @@ class RunOutbox:
     has_left: bool = False
     """Whether the configured one held something of this run when it broke."""
     is_over_connection: bool = False
+    """Whether it is written over the connection that migrates."""
     waited_s: float = 0.0
+    """How long this run has waited in vain."""
     deadline: float | None = None
     """Until when it is waited for (monotonic); ``None``: the run migrates."""
     abandon: Callable[[], Sequence[Callable[[], object]]] = tuple

@@ -165,6 +165,7 @@ class Settling:
     """The event id of the last migration that began."""
     _own: set[str] = field(default_factory=set)
     _staged: Intent | None = None
+    """The last one that this run staged."""
     _expected: tuple[MigrationRef, Direction, str] | None = None
     """The migration that is staged and has not begun, with its event id."""
     _earlier: list[Intent] = field(default_factory=list)
