@@ -22,6 +22,7 @@ from ..signature import signing_key
 from .variables import ON_WORDS
 
 OUTBOXES = ("sqlite", "postgres", "memory")
+LONGEST_HOST = 253
 LONGEST_WAIT = 7 * 24 * 3600
 RESERVED_HEADERS = frozenset(
     (
@@ -292,7 +293,7 @@ def _is_host(bare: SplitResult) -> bool:
         labels = host.encode("idna").decode().removesuffix(".").split(".")
     except ValueError:
         return False
-    return len(host) <= 253 and all(map(_LABEL.fullmatch, labels))  # noqa: PLR2004  RFC 1035
+    return len(host) <= LONGEST_HOST and all(map(_LABEL.fullmatch, labels))
 
 
 def _basic_auth(parts: SplitResult) -> tuple[str, str] | None:

@@ -65,7 +65,10 @@ def _leads_to(environment: str | None, variables: Mapping[str, str], file: Path 
 
 @lru_cache(maxsize=4 * MOST_FILES)
 def _named(settings: Path | None, given: str, _: object) -> tuple[bool, str | None]:
-    """Whether the file can be read, and its environment: once for each state of the files."""
+    """Whether the file can be read, and its environment: once for each state of the files.
+
+    There may be as many environments to look for as there are files, at the end of a run.
+    """
     found = File(settings, {CONFIG: given})
     return not found.faults, found.environment
 
