@@ -229,7 +229,8 @@ def exports() -> bool:
 
 def make_telemetry(settings: Settings, *, is_library: bool = False) -> Telemetry:
     """Telemetry of a ``confiture`` command, which sets the SDK up, or of a block of Python."""
-    from .telemetry import Telemetry, for_command, for_library  # noqa: PLC0415
+    from .telemetry import Telemetry  # noqa: PLC0415
+    from .telemetry.providers import for_command, for_library  # noqa: PLC0415
 
     environment = settings.environment
     return Telemetry(

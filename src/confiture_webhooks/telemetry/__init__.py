@@ -9,13 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    Span,
-    SpanContext,
-    format_trace_id,
-    get_current_span,
-)
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, get_current_span
 
 from ..bounded import contained, containing
 from ..delivery import Delivery, TraceContext
@@ -28,21 +22,8 @@ from .context import fresh, from_stored, set_failed, storable, to_stored
 from .deliveries import DeliverySpan, PassSpans
 from .logs import Form, Logs
 from .metrics import Read
-from .providers import Providers, for_command, for_library
-from .spans import HookSpan, MigrationSpan, Signals, migrated
-
-__all__ = [
-    "DeliverySpan",
-    "HookSpan",
-    "MigrationSpan",
-    "PassSpans",
-    "Telemetry",
-    "for_command",
-    "for_library",
-]
-
-
-REPORT_LOSSES_EVERY = timedelta(hours=1)
+from .providers import Providers
+from .spans import HookSpan, MigrationSpan, Signals
 
 
 class Telemetry(Signals):
@@ -91,7 +72,7 @@ class Telemetry(Signals):
     @property
     def correlation_id(self) -> str:
         """The run's trace id: 32 lower-case hex digits, never all zeros."""
-        return format_trace_id(self.run.trace_id)
+        return f"{self.run.trace_id:032x}"
 
     def trace_of_run(self) -> TraceContext:
         """The context that deliveries of the run's own events continue."""
@@ -170,13 +151,14 @@ class Telemetry(Signals):
 
         Its span died with the run, which counts as failed. An unknown duration counts as none.
         """
-        if event.migration is None or event.direction is None:
+        ref, direction = event.migration, event.direction
+        if ref is None or direction is None:
             return
         span = NonRecordingSpan(from_stored(trace, is_remote=True) or self.run)
         whose = {"environment": event.environment, "correlation_id": event.trace_id}
         if run not in self._killed:  # counted once, however many of its migrations are settled
             self._killed.add(run)
-            usual = "migrate up" if event.direction is Direction.UP else "migrate down"
+            usual = "migrate up" if direction is Direction.UP else "migrate down"
             command = (event.command or usual).removeprefix("confiture ")
             # It ended no later than any run after it: what is seen only now is not the last word.
             ended_at = event.started_at or event.occurred_at
@@ -184,15 +166,7 @@ class Telemetry(Signals):
             context = span.get_span_context()
             self._log_failed_run(command, names.INTERRUPTED, context, **whose)
             self._providers.export_metrics()
-        migrated(
-            self,
-            event.migration,
-            event.direction,
-            span,
-            event.error,
-            duration_s=event.duration_s,
-            **whose,
-        )
+        self.migrated(ref, direction, span, event.error, event.duration_s, None, **whose)
 
     @contained
     def intent_discarded(self, intent: Intent, reason: str) -> None:
@@ -262,7 +236,7 @@ class Telemetry(Signals):
     def report_losses(self) -> None:
         """Log what exports have lost so far, once an hour: a worker may run for months."""
         if self.now() >= self._quiet_until and (lost := self._providers.losses(is_over=False)):
-            self._quiet_until = self.now() + REPORT_LOSSES_EVERY
+            self._quiet_until = self.now() + timedelta(hours=1)
             self.log(names.LOG_FLUSH_INCOMPLETE, **lost)
 
     @contained
@@ -280,11 +254,7 @@ class Telemetry(Signals):
             self.log(names.LOG_FLUSH_INCOMPLETE, budget_s=budget.total_seconds(), **lost)
 
     def _log_failed_run(
-        self,
-        command: str,
-        error_type: str,
-        context: SpanContext | None = None,
-        **fields: object,
+        self, command: str, error_type: str, context: SpanContext | None = None, **fields: object
     ) -> None:
         """Log that a run failed: the one that *fields* are about, else this one."""
         about = {"environment": self.environment, "database": self.metrics.database, **fields}

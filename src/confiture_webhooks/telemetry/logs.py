@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from json import dumps
-from types import MappingProxyType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 
@@ -45,12 +45,9 @@ _COUNTED = {
     "lost_log_records": ("log record", "log records"),
 }
 _FIELD = re.compile(r"{(\w+)}")
-_SENTENCES: Final = MappingProxyType(
-    {
-        one.event: [_FIELD.split(part) for part in one.sentence.split("|")]
-        for one in names.LOG_EVENTS
-    }
-)
+_SENTENCES = {
+    one.event: [_FIELD.split(part) for part in one.sentence.split("|")] for one in names.LOG_EVENTS
+}
 """Each part of a sentence: its text, or the text around a field and the field between."""
 _TRACE_DIGITS = 8
 _EXACT_BELOW_MS = 10
@@ -136,20 +133,16 @@ def records(provider: LoggerProvider | None, version: str) -> Records:
     """
     from opentelemetry._logs import SeverityNumber, get_logger  # noqa: PLC0415
 
-    severities = {
-        "info": SeverityNumber.INFO,
-        "warning": SeverityNumber.WARN,
-        "error": SeverityNumber.ERROR,
-    }
     logger = get_logger(names.SCOPE, version, provider, names.SCHEMA_URL)
 
     def emit(spec: LogSpec, fields: Mapping[str, object], context: SpanContext) -> None:
         attributes: Any = {name: value for name, value in fields.items() if value is not None}
+        severity = SeverityNumber[spec.level.upper().removesuffix("ING")]  # a warning is ``WARN``
         logger.emit(
             timestamp=time.time_ns(),
             context=around(context),
-            severity_number=severities[spec.level],
-            severity_text=severities[spec.level].name,
+            severity_number=severity,
+            severity_text=severity.name,
             body=sentence(spec.event, fields),
             event_name=spec.event,
             attributes=attributes,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 SCOPE: Final = "confiture_webhooks"
@@ -230,11 +229,9 @@ LOG_FLUSH_INCOMPLETE: Final = LogSpec(
 )
 LOG_EVENTS: Final = tuple(value for value in list(globals().values()) if type(value) is LogSpec)
 """In the order they stand here."""
-ENDINGS: Final = MappingProxyType(
-    {
-        DELIVERED: LOG_DELIVERED,
-        DEFERRED: LOG_DEFERRED,
-        DEAD_LETTER: LOG_DEAD_LETTERED,
-        GONE: LOG_ENDPOINT_GONE,
-    }
-)
+ENDINGS: Final = {
+    DELIVERED: LOG_DELIVERED,
+    DEFERRED: LOG_DEFERRED,
+    DEAD_LETTER: LOG_DEAD_LETTERED,
+    GONE: LOG_ENDPOINT_GONE,
+}

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 MIGRATION_SPANS = 200
 _NAMED = "OTEL_PYTHON_TRACER_PROVIDER"
-TRIED_OUT_WITHIN = timedelta(seconds=2)
-"""Nothing is exported, so it takes no time."""
 _LOST = dict(zip(SIGNALS, names.LOST, strict=True))
 
 
@@ -155,7 +153,7 @@ def try_out(environ: Mapping[str, str]) -> Providers:
     found = for_command(environ, None)
     for tally in found.tallies:
         tally.is_silent = True
-    found.shutdown(TRIED_OUT_WITHIN)
+    found.shutdown(timedelta(seconds=2))  # nothing is exported, so it takes no time
     return found
 
 

@@ -38,31 +38,16 @@ from .context import made_here, storable
 from .http_spans import trace_requests
 from .logs import records
 from .names import SERVICE_NAME
-from .plan import (
-    CONSOLE,
-    GRPC,
-    INSTALL,
-    SIGNALS,
-    TEMPORALITY,
-    Export,
-    Plan,
-    culprit,
-    held,
-)
+from .plan import CONSOLE, GRPC, INSTALL, SIGNALS, TEMPORALITY, Export, Plan, culprit, held
 from .providers import Providers, Tally
 
-_OTLP = {
-    "traces": ("trace_exporter", "OTLPSpanExporter"),
-    "metrics": ("metric_exporter", "OTLPMetricExporter"),
-    "logs": ("_log_exporter", "OTLPLogExporter"),
+_EXPORTERS = {
+    "traces": ("trace_exporter", "OTLPSpanExporter", "trace.export", "ConsoleSpanExporter"),
+    "metrics": ("metric_exporter", "OTLPMetricExporter", "metrics.export", "ConsoleMetricExporter"),
+    "logs": ("_log_exporter", "OTLPLogExporter", "_logs.export", "ConsoleLogRecordExporter"),
 }
-_CONSOLE = {
-    "traces": ("trace.export", "ConsoleSpanExporter"),
-    "metrics": ("metrics.export", "ConsoleMetricExporter"),
-    "logs": ("_logs.export", "ConsoleLogRecordExporter"),
-}
+"""Module and class of each signal's exporter: of OTLP's, and of the console's."""
 _REDIRECTS = range(300, 400)
-_REFUSALS = range(400, 600)
 _PROTOBUF = "application/x-protobuf"
 _REFUSED_DELTA = (
     f"this collector refuses delta metrics. Set {TEMPORALITY}=cumulative, or send to an "
@@ -135,10 +120,10 @@ class CollectorSession(requests.Session):
         self._tally.made(0, lost=rejected)
         if rejected:
             self._refused("the collector took a part", code, "its log")
-        elif code in _REFUSALS:
+        elif not answer.ok:
             check = None if code in (404, 405) else "its log"
             self._refused(f"the collector answers {code}", code, check)
-        if (rejected or code in _REFUSALS) and b"temporality" in answer.content.lower():
+        if (rejected or not answer.ok) and b"temporality" in answer.content.lower():
             self._tally.reason = _REFUSED_DELTA
         return answer
 
@@ -155,11 +140,11 @@ def _rejected(content: bytes) -> int:
 
 def maker_of(export: Export) -> Any:
     """The exporter's class. Raises ImportError when its package is not installed."""
-    module, name = (_CONSOLE if export.protocol == CONSOLE else _OTLP)[export.signal]
-    package = "sdk"
-    if export.protocol != CONSOLE:
-        package = f"exporter.otlp.proto.{'grpc' if export.protocol == GRPC else 'http'}"
-    return getattr(import_module(f"opentelemetry.{package}.{module}"), name)
+    otlp_module, otlp_class, module, name = _EXPORTERS[export.signal]
+    if export.protocol == CONSOLE:
+        return getattr(import_module(f"opentelemetry.sdk.{module}"), name)
+    package = f"opentelemetry.exporter.otlp.proto.{'grpc' if export.protocol == GRPC else 'http'}"
+    return getattr(import_module(f"{package}.{otlp_module}"), otlp_class)
 
 
 def exporter_for(export: Export, **preferences: Any) -> tuple[Any, Tally]:

@@ -11,7 +11,7 @@ from ..delivery import Attempt, Decision, Outcome
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
-    from ..telemetry import DeliverySpan
+    from ..telemetry.deliveries import DeliverySpan
 
 FAILING_AFTER = 5
 """So many failures in a row, and the endpoint gets a rest instead of the next delivery."""
