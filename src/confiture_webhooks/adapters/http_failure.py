@@ -47,15 +47,8 @@ TYPES: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
     ("protocol", (http.client.HTTPException, HeaderParsingError)),
 )
 """In this order: a cause comes before its effects."""
-_CERTIFICATE = {
-    9: "not_yet_valid",
-    10: "expired",
-    18: "self_signed",
-    19: "untrusted",
-    20: "untrusted",
-    62: "wrong_host",
-    64: "wrong_host",
-}
+_CERTIFICATE = dict.fromkeys((19, 20), "untrusted") | dict.fromkeys((62, 64), "wrong_host")
+_CERTIFICATE |= {9: "not_yet_valid", 10: "expired", 18: "self_signed"}
 """Reasons by OpenSSL's code for a certificate that does not verify."""
 _OF_OPENSSL = {
     **dict.fromkeys(("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"), "no_tls"),

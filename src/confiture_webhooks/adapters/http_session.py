@@ -98,11 +98,7 @@ class EndpointSession(requests.Session):
         if known and known.is_for(request.url, request.tls):
             return known
         way = way_to(request.url, request.tls, is_export=self._is_export)
-        if (
-            known is None
-            or known.wrong_setting
-            or (known.stamp, known.proxy) != (way.stamp, way.proxy)
-        ):
+        if not known or known.wrong_setting or (known.stamp, known.proxy) != (way.stamp, way.proxy):
             way.wrong_setting = wrong_proxy(way) or wrong_file(way)
         if known and known.stamp != way.stamp:
             self.close()

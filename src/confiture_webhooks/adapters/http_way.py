@@ -39,7 +39,6 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
 _HOST = re.compile(r"[\w.-]+|\[[^\[\]]+\]")
 """A name or an address: a variable that keeps its quotes has none."""
-_NO_BRACKETS = str.maketrans("", "", "[]")
 
 
 class DeniedError(OSError):
@@ -216,7 +215,7 @@ def _matches(entry: str, host: str, port: int) -> bool:
         name = entry
     elif wanted != str(port):
         return False
-    address, name = ip(host), name.translate(_NO_BRACKETS)
+    address, name = ip(host), re.sub(r"[\[\]]", "", name)
     if address is not None:
         with suppress(ValueError):
             network = ip_network(name, strict=False)
