@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from . import command_watch
 from .command_watch import ENVIRONMENTS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 HELP = "Webhooks for migrations: check them, test them, see what was delivered"
 NO_FILE = ("-d", "--database-url", "--no-config")

@@ -13,18 +13,15 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError, ProxyError
 
 from .http_answer import KEPT_FREE, Answer, descriptors_left
-from .http_exchange import UNDER_WAY
+from .http_exchange import UNDER_WAY, Exchange
 from .http_way import look_up, permitted
-
-if TYPE_CHECKING:
-    from .http_exchange import Exchange
 
 IDLE_AT_MOST_S = 60.0
 """A connection that was idle for longer is not used again: a gateway may have forgotten it."""

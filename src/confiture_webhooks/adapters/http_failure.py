@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from requests.exceptions import InvalidProxyURL, InvalidSchema
 from urllib3.exceptions import HeaderParsingError, ProxyError, ProxySchemeUnknown, ReadTimeoutError
@@ -15,12 +15,8 @@ from urllib3.exceptions import SSLError as UrllibSSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from ..delivery import ERROR_TYPES
+from .http_exchange import Exchange
 from .http_way import DeniedError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from .http_exchange import Exchange
 
 
 class NoAnswer(Exception):  # noqa: N818  (its subclasses are the error types)

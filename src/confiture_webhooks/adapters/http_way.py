@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
@@ -22,14 +22,11 @@ from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, connection, parse_url
 
+from ..endpoint import Tls
 from ..errors import Fault
-from ..networks import faces, ip, is_loopback, proxy_variable
+from ..networks import Networks, faces, ip, is_loopback, proxy_variable
 from ..trust import stamp
-
-if TYPE_CHECKING:
-    from ..endpoint import Tls
-    from ..networks import Networks
-    from .http_exchange import Exchange
+from .http_exchange import Exchange
 
 LOOKS_AROUND_EVERY_S = 1.0
 """How soon a change of proxies and certificates is seen, at the latest."""

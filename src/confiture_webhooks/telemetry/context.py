@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet
 
 from opentelemetry.context import Context
@@ -18,18 +18,16 @@ from opentelemetry.trace import (
     Status,
     StatusCode,
     TraceFlags,
+    TracerProvider,
     get_current_span,
     set_span_in_context,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
 
 from ..delivery import TraceContext
 from ..event import utf8
 from .names import ERROR_TYPE
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import TracerProvider
-    from opentelemetry.util.types import AttributeValue
 
 Attributes = Mapping[str, object]
 made_here: WeakSet[TracerProvider] = WeakSet()

@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import NoOpTracerProvider, Span, Status, StatusCode, Tracer, TracerProvider
 
 from ..errors import Fault
 from ..networks import origin
-
-if TYPE_CHECKING:
-    from opentelemetry.metrics import MeterProvider
 
 PROPAGATORS = "OTEL_PROPAGATORS"
 _OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"

@@ -10,9 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.metrics import MeterProvider, get_meter_provider
+from opentelemetry.trace import SpanContext, TracerProvider
 
 from ..bounded import containing
 from ..config.variables import MIGRATION_SPANS as CAP_SETTING
@@ -24,10 +26,6 @@ from .context import from_stored, made_here
 from .http_spans import PROPAGATORS, ensure_propagators
 from .logs import Records, records
 from .plan import SIGNALS, Export, Plan, complaints, plan, setting_in
-
-if TYPE_CHECKING:
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import SpanContext, TracerProvider
 
 MIGRATION_SPANS = 200
 _NAMED = "OTEL_PYTHON_TRACER_PROVIDER"
@@ -181,8 +179,6 @@ def has_owner(provider: TracerProvider) -> bool:
 
 
 def _use_global(found: Providers) -> None:
-    from opentelemetry.metrics import get_meter_provider  # noqa: PLC0415
-
     found.tracer_provider = trace.get_tracer_provider()
     found.meter_provider = get_meter_provider()
     found.records = records(None, version())

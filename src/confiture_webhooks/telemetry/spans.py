@@ -7,23 +7,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from traceback import walk_tb
-from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Tracer
 
 from ..bounded import contained
 from ..delivery import TraceContext
 from ..event import Direction, ErrorInfo, MigrationRef
 from . import names
 from .context import Attributes, around, nanoseconds, set_failed, storable, to_stored
+from .logs import Logs
 from .metrics import Metrics
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
-
-    from .logs import Logs
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
