@@ -18,17 +18,10 @@ LIMITS = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE
 """With a ``Retry-After``, answers about the endpoint's limit (RFC 9110, 10.2.3; RFC 6585, 4)."""
 
 ERROR_TYPES = frozenset(
-    {
-        "timeout",
-        "connection_refused",
-        "connection_reset",
-        "dns",
-        "tls",
-        "protocol",
-        "proxy",
-        "too_slow",
-        "other",
-    }
+    (
+        *("timeout", "connection_refused", "connection_reset", "dns", "tls"),
+        *("protocol", "proxy", "too_slow", "other"),
+    )
 )
 """Why an attempt had no answer. With an answer, the status code is the error type."""
 

@@ -39,14 +39,6 @@ class EventType(StrEnum):
 
 
 SUBSCRIBABLE = frozenset(EventType) - {EventType.PING, EventType.CUSTOM}
-DEFAULT_SUBSCRIPTION = frozenset(
-    {
-        EventType.MIGRATION_SUCCESS,
-        EventType.MIGRATION_ERROR,
-        EventType.MIGRATION_ROLLBACK,
-        EventType.MIGRATION_ROLLBACK_ERROR,
-    }
-)
 FAILURES = frozenset(
     {EventType.MIGRATION_ERROR, EventType.MIGRATION_ROLLBACK_ERROR, EventType.RUN_ERROR}
 )
@@ -66,6 +58,11 @@ def outcome_event(direction: Direction, *, is_success: bool) -> EventType:
     if direction is Direction.UP:
         return EventType.MIGRATION_SUCCESS if is_success else EventType.MIGRATION_ERROR
     return EventType.MIGRATION_ROLLBACK if is_success else EventType.MIGRATION_ROLLBACK_ERROR
+
+
+DEFAULT_SUBSCRIPTION = frozenset(
+    outcome_event(way, is_success=is_success) for way in Direction for is_success in (True, False)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

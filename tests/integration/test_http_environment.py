@@ -234,7 +234,7 @@ def test_what_is_no_proxys_address_is_named(
         monkeypatch.setenv(name, proxy)
     wrong = http_way.wrong_proxy(way_to("http://receiver.test/"))
     assert wrong is not None
-    assert wrong.fault.setting == "http_proxy"
+    assert wrong[2].setting == "http_proxy"
     with pytest.raises(TransportError) as caught:
         transport.send(request("http://receiver.test/"), timeout=PATIENCE)
     assert (caught.value.error_type, caught.value.reason) == ("proxy", "proxy_address")

@@ -66,10 +66,8 @@ def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
     named = [_module(name, project) for name in modules]
     if not os.path.isdir(directory):  # noqa: PTH112  never raises
         return named
-    paths = []
-    with suppress(OSError):
-        found = sorted(one for one in directory.iterdir() if one.suffix == ".py")
-        paths = [one for one in found if os.path.isfile(one)]  # noqa: PTH113  never raises
+    found = sorted(directory.glob("*.py"))
+    paths = [one for one in found if os.path.isfile(one)]  # noqa: PTH113  never raises
     # Importing a file may use the others, and what was compiled before.
     used = [path for one in directory.rglob("*.py") for path in (one.parent, one)] if paths else []
     used += [path / "__pycache__" for path in {*used} if path.suffix != ".py"]

@@ -53,11 +53,8 @@ _OF_OPENSSL = {
 """Reasons by OpenSSL's. Bytes that are no TLS have a wrong version, too."""
 _ALERT = re.compile("alert|TLSV1_", re.IGNORECASE)
 """In OpenSSL's text, if the peer has said why it ends the handshake. Some have no reason."""
-_OF_SOCKS = {
-    "SOCKS5AuthError": "credentials",
-    "SOCKS5Error": "not_reached",
-    "SOCKS4Error": "not_reached",
-}
+_OF_SOCKS = dict.fromkeys(("SOCKS4Error", "SOCKS5Error"), "not_reached")
+_OF_SOCKS["SOCKS5AuthError"] = "credentials"
 """Reasons by PySocks' errors."""
 _OF_THE_SYSTEM = (OSError, PermissionError)
 """The other classes of its errors have a type of their own, or a reason."""

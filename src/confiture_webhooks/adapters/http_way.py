@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -38,17 +38,12 @@ _HOST = re.compile(r"[\w.-]+|\[[^\[\]]+\]")
 """A name or an address: a variable that keeps its quotes has none."""
 
 
+WrongSetting = tuple[str, str, Fault]
+"""Why no request can begin: error type and reason, and for people, what has to be corrected."""
+
+
 class DeniedError(OSError):
     """No address of the host may be dialled; its text is the rule that says so."""
-
-
-class WrongSetting(NamedTuple):
-    """Why no request can begin."""
-
-    error_type: str
-    reason: str
-    fault: Fault
-    """The same for people: what has to be corrected."""
 
 
 @dataclass(slots=True)
@@ -154,7 +149,7 @@ def wrong_file(way: Way) -> WrongSetting | None:
     change = f"Set {_KEY} to the file of that key" if setting == _KEY else f"Correct {setting}"
     remedy = f"{change}, or correct the file. A path is relative to the command's directory"
     reason = "client_certificate" if setting in _CLIENT else "bundle"
-    return WrongSetting("tls", reason, Fault(setting, problem, remedy))
+    return "tls", reason, Fault(setting, problem, remedy)
 
 
 def wrong_proxy(way: Way) -> WrongSetting | None:
@@ -176,7 +171,7 @@ def wrong_proxy(way: Way) -> WrongSetting | None:
         reason = "socks_missing"
     else:
         return None
-    return WrongSetting("proxy", reason, Fault(way.proxy_variable, problem, remedy))
+    return "proxy", reason, Fault(way.proxy_variable, problem, remedy)
 
 
 def is_socks(proxy: str) -> bool:

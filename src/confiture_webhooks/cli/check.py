@@ -119,9 +119,9 @@ def _of_a_run(settings: Settings) -> list[Fault]:
     for one in settings.endpoints:
         if one.is_for(settings.environment):
             way = way_to(one.url, one.tls)
-            for found in filter(None, (wrong_proxy(way), wrong_file(way))):
-                is_shared = found.fault.setting in os.environ
-                faults.append(found.fault if is_shared else replace(found.fault, endpoint=one.name))
+            for *_, fault in filter(None, (wrong_proxy(way), wrong_file(way))):
+                is_shared = fault.setting in os.environ
+                faults.append(fault if is_shared else replace(fault, endpoint=one.name))
     try:
         check_path(settings)
     except OutboxError as error:

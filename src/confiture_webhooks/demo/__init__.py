@@ -39,9 +39,7 @@ ANSWERS = (200, 503)
 COMMANDS = (("migrate", "up"), ("migrate", "down"))
 SLOW = "SELECT pg_sleep(60);\n"
 ASLEEP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-END_SLEEP = """\
-SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'
-"""
+END_SLEEP = ASLEEP.replace("SELECT 1", "SELECT pg_terminate_backend(pid, 10000)")
 WAIT_S = 20.0
 MIGRATIONS = {
     "001_create_customers": (

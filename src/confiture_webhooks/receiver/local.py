@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -166,17 +166,13 @@ def payload_of(body: bytes) -> Any:
 # A captured request
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Captured:
-    """A request whose signature is checked."""
-
-    headers: Headers = field(repr=False)
-    body: bytes = field(repr=False)
-
-
 def as_document(received: Received) -> dict[str, Any]:
     """*received* as JSON can say it; credentials in its headers are hidden."""
     payload = received.payload if isinstance(received.payload, dict) else {}
+    try:
+        body = {"body": received.body.decode()}
+    except UnicodeDecodeError:
+        body = {"body_base64": base64.b64encode(received.body).decode()}
     return {
         "received_at": rfc3339(received.received_at),
         "method": received.method,
@@ -192,15 +188,8 @@ def as_document(received: Received) -> dict[str, Any]:
             for name, value in received.headers.items()
         },
         "payload": received.payload,
-        **_body_as_text(received.body),
+        **body,
     }
-
-
-def _body_as_text(body: bytes) -> dict[str, str]:
-    try:
-        return {"body": body.decode()}
-    except UnicodeDecodeError:
-        return {"body_base64": base64.b64encode(body).decode()}
 
 
 def describe(document: dict[str, Any], why_not: str = "") -> tuple[str, dict[str, str]]:
@@ -248,7 +237,7 @@ def is_signed(headers: Iterable[str]) -> bool:
     return not _SIGNATURES.isdisjoint(name.lower() for name in headers)
 
 
-def read_capture(content: bytes) -> Captured:
+def read_capture(content: bytes) -> Incoming:
     """The request in *content*: JSON as ``listen --format json`` prints it, or raw HTTP.
 
     Raises WebhooksError when it is neither, or larger than ``LARGEST``.
@@ -260,7 +249,7 @@ def read_capture(content: bytes) -> Captured:
     return _from_http(content)
 
 
-def _from_json(content: bytes) -> Captured:
+def _from_json(content: bytes) -> Incoming:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -274,10 +263,10 @@ def _from_json(content: bytes) -> Captured:
         raise WebhooksError('neither "body" nor "body_base64" holds the body') from error
     if document.get("payload") not in (None, payload_of(body)):
         raise WebhooksError('"payload" is not what the body holds: one of them was changed')
-    return Captured(headers=Headers(headers), body=body)
+    return Incoming(headers=Headers(headers), body=body)
 
 
-def _from_http(content: bytes) -> Captured:
+def _from_http(content: bytes) -> Incoming:
     parts = _BLANK_LINE.split(content, maxsplit=1)
     if len(parts) == 1:
         raise WebhooksError("no blank line between headers and body")
@@ -292,4 +281,4 @@ def _from_http(content: bytes) -> Captured:
     length = int(sent[0]) if sent else len(parts[1])
     # Editors end a file with a line break that was not sent. Anything else has been changed.
     is_longer = parts[1][length:].strip()
-    return Captured(headers=headers, body=parts[1] if is_longer else parts[1][:length])
+    return Incoming(headers=headers, body=parts[1] if is_longer else parts[1][:length])

@@ -87,9 +87,9 @@ class Headers(Mapping[str, str]):
 class Incoming:
     """One request, read to its end."""
 
-    method: str
-    path: str
-    """With its query, as in the request line."""
+    method: str = ""
+    path: str = ""
+    """With its query, as in the request line; empty: of a captured one it is not known."""
     headers: Headers
     body: bytes
 
