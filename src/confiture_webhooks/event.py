@@ -43,7 +43,6 @@ FAILURES = frozenset(
     {EventType.MIGRATION_ERROR, EventType.MIGRATION_ROLLBACK_ERROR, EventType.RUN_ERROR}
 )
 OF_RUNS = frozenset({EventType.RUN_SUCCESS, EventType.RUN_ERROR})
-"""Those about a whole run."""
 
 
 class Direction(StrEnum):

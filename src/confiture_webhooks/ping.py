@@ -36,12 +36,9 @@ from .run.migration import new_event_id
 from .wiring import make_telemetry
 from .worker import Worker
 
-LONGEST_EXCERPT = 300
 SHORTEST_SECRET = 4
 SHORTEST_TOKEN = 16
 SAMPLE = MigrationRef(version="000", slug="confiture_webhooks_test")
-"""The migration that samples are about."""
-_DOWN = (EventType.MIGRATION_ROLLBACK, EventType.MIGRATION_ROLLBACK_ERROR)
 
 
 def sample(kind: EventType, settings: Settings, trace_id: str) -> Event:
@@ -62,7 +59,7 @@ def sample(kind: EventType, settings: Settings, trace_id: str) -> Event:
     row = migration_row(SAMPLE, Direction.UP, 0.0, is_success=kind not in FAILURES)
     return replace(
         event,
-        direction=Direction.DOWN if kind in _DOWN else Direction.UP,
+        direction=Direction.DOWN if "rollback" in kind else Direction.UP,
         database=Database(host="db.example", name="sample"),
         migration=None if kind in OF_RUNS else SAMPLE,
         migrations=[row] if kind in OF_RUNS else None,
@@ -149,4 +146,4 @@ def _excerpt(ended: Sequence[Exchange], endpoint: Endpoint) -> str:
     for secret in sorted(hidden, key=len, reverse=True):
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, "(hidden)")
-    return text[:LONGEST_EXCERPT]
+    return text[:300]

@@ -27,10 +27,8 @@ DEFAULT_MAX_BODY = 1024 * 1024
 REFUSAL = "the request is not authentic, too old, or cannot be read"
 _MAX_HEADER = 16 * 1024
 _MAX_TIMESTAMP_DIGITS = 11
-_SIGNED_HEADERS = frozenset(
-    {"webhook-id", "webhook-timestamp", "webhook-signature", "x-confiture-signature"}
-)
-_OTHER_HEADERS = frozenset({"x-correlation-id", "traceparent", "tracestate"})
+_SIGNED_HEADERS = {"webhook-id", "webhook-timestamp", "webhook-signature", "x-confiture-signature"}
+_OTHER_HEADERS = {"x-correlation-id", "traceparent", "tracestate"}
 
 E = TypeVar("E", bound=StrEnum)
 

@@ -32,7 +32,6 @@ KEEP_ALIVE = [
     *((socket.IPPROTO_TCP, getattr(socket, k), v) for k, v in _PROBES if hasattr(socket, k)),
 ]
 """Socket options: probes find out that a connection is gone, and keep a gateway from forgetting."""
-SOCKS_PORT = 1080
 MOST_PER_ADDRESS_S = 2.0
 """An address gets its share of the time left, and only the last one more than this."""
 
@@ -181,7 +180,7 @@ class _Socks(_Bounded):
             found = look_up(host, self.port, exchange)
             host = permitted(found, exchange.request.networks)[0][4][0]
         self._target = host, self.port
-        proxy = self._options["proxy_host"], int(self._options["proxy_port"] or SOCKS_PORT)
+        proxy = self._options["proxy_host"], int(self._options["proxy_port"] or 1080)
         try:
             return self._first(look_up(*proxy, exchange), exchange)
         except (OSError, NewConnectionError) as error:

@@ -31,8 +31,6 @@ from .http_exchange import Exchange
 LOOKS_AROUND_EVERY_S = 1.0
 """How soon a change of proxies and certificates is seen, at the latest."""
 _CERTIFICATE, _KEY = _CLIENT = ("tls.client_certificate", "tls.client_key")
-_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
 _HOST = re.compile(r"[\w.-]+|\[[^\[\]]+\]")
 """A name or an address: a variable that keeps its quotes has none."""
@@ -101,7 +99,7 @@ def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> 
     proxies = {} if direct else dict(get_environ_proxies(url))
     setting = "OTEL_EXPORTER_OTLP_CERTIFICATE" if is_export else "tls.ca_bundle"
     named = [(setting, tls.ca_bundle if tls else None)]
-    named += [(name, os.environ.get(name)) for name in _CA_VARIABLES]
+    named += [(name, os.environ.get(name)) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")]
     files = next(({name: path} for name, path in named if path), {})
     verify, cert = next(iter(files.values()), True), None
     if tls and tls.client_certificate:
@@ -195,7 +193,7 @@ def is_direct(url: str) -> bool:
 def address_of(url: str) -> tuple[str, int]:
     """Host and port of *url*."""
     parts = urlsplit(url)
-    return parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+    return parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
 
 
 def _matches(entry: str, host: str, port: int) -> bool:

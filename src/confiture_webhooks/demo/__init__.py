@@ -28,12 +28,9 @@ from ..terminal import say
 NOT_RECEIVED = 1
 NOT_RUN = 2
 INTERRUPTED = 130
-COMMAND_TIMEOUT_S = 60
-SEND_ON_TIMEOUT_S = 5
 NO_COLLECTOR = (
     "Start one, or give the http or https address at which one takes it, mostly port 4318"
 )
-PLAIN_WIDTH = 120
 ANSWERS = (200, 503)
 """The second webhook's first attempt is refused; everything after is accepted."""
 COMMANDS = (("migrate", "up"), ("migrate", "down"))
@@ -108,7 +105,7 @@ def demo(
       130  Ended with Ctrl-C; everything is cleaned up.
     """
     stdout = Console()
-    console = stdout if stdout.is_terminal else Console(width=PLAIN_WIDTH)
+    console = stdout if stdout.is_terminal else Console(width=120)
     try:
         lacking = _run(console, otlp, is_kept=keep)
     except WebhooksError as error:
@@ -174,7 +171,7 @@ def _send_on(otlp: str, bodies: Iterable[tuple[str, bytes]]) -> str | None:
     for path, body in bodies:
         url = otlp.rstrip("/") + path
         try:
-            answer = requests.post(url, body, headers=headers, timeout=SEND_ON_TIMEOUT_S)
+            answer = requests.post(url, body, headers=headers, timeout=5)
         except requests.RequestException as error:
             return f"{path}: {type(error).__name__}"
         if not answer.ok:
@@ -223,7 +220,7 @@ def _confiture(
             if until is not None:
                 until(process)
                 process.kill()
-            output, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
+            output, _ = process.communicate(timeout=60)
         except subprocess.TimeoutExpired as error:
             raise WebhooksError(f"`confiture {' '.join(arguments)}` did not end") from error
         finally:

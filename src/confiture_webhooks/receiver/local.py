@@ -28,13 +28,8 @@ SENDERS_SETTING = "CONFITURE_WEBHOOK_SECRET, or `secret` of the endpoint"
 """Where a sender of ours has its secret."""
 LARGEST = 64 * 1024 * 1024
 """Bytes of a file that is read: a body of the largest size, twice and in base64, fits."""
-_HIDDEN_HEADERS = frozenset(
-    {"authorization", "cookie", "proxy-authorization", "x-confiture-secret"}
-)
+_HIDDEN_HEADERS = {"authorization", "cookie", "proxy-authorization", "x-confiture-secret"}
 _SIGNATURES = frozenset({"webhook-signature", "x-confiture-signature"})
-_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-_LENGTH = re.compile(r"[0-9]{1,19}")
-_REQUEST_LINE = re.compile(r"[A-Z]+ \S+ HTTP/[\d.]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,17 +262,17 @@ def _from_json(content: bytes) -> Incoming:
 
 
 def _from_http(content: bytes) -> Incoming:
-    parts = _BLANK_LINE.split(content, maxsplit=1)
+    parts = re.split(rb"\r?\n\r?\n", content, maxsplit=1)
     if len(parts) == 1:
         raise WebhooksError("no blank line between headers and body")
     lines = [line.removesuffix("\r") for line in parts[0].decode("latin-1").split("\n")]
-    if lines and _REQUEST_LINE.fullmatch(lines[0]):
+    if re.fullmatch(r"[A-Z]+ \S+ HTTP/[\d.]+", lines[0]):
         del lines[0]
     pairs = [line.partition(":") for line in lines]
     if not all(colon for _, colon, _ in pairs):
         raise WebhooksError("a header line without a colon")
     headers = Headers([(name.strip(), value.strip()) for name, _, value in pairs])
-    sent = _LENGTH.fullmatch(headers.get("Content-Length", ""))
+    sent = re.fullmatch("[0-9]{1,19}", headers.get("Content-Length", ""))
     length = int(sent[0]) if sent else len(parts[1])
     # Editors end a file with a line break that was not sent. Anything else has been changed.
     is_longer = parts[1][length:].strip()

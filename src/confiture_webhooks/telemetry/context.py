@@ -10,18 +10,8 @@ from datetime import datetime
 from typing import Any
 from weakref import WeakSet
 
+from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    Span,
-    SpanContext,
-    Status,
-    StatusCode,
-    TraceFlags,
-    TracerProvider,
-    get_current_span,
-    set_span_in_context,
-)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -30,7 +20,7 @@ from ..event import utf8
 from .names import ERROR_TYPE
 
 Attributes = Mapping[str, object]
-made_here: WeakSet[TracerProvider] = WeakSet()
+made_here: WeakSet[trace.TracerProvider] = WeakSet()
 """Tracer providers of earlier runs in this process: no other owner has set them."""
 _W3C = TraceContextTextMapPropagator()
 _reading: ContextVar[bool] = ContextVar("confiture_webhooks_reading", default=False)
@@ -39,42 +29,42 @@ for _name in ("span", "propagation.tracecontext"):
     logging.getLogger(f"opentelemetry.trace.{_name}").addFilter(lambda _: not _reading.get())
 
 
-def fresh() -> SpanContext:
+def fresh() -> trace.SpanContext:
     """A random, sampled context, for when no SDK makes one."""
-    return SpanContext(
+    return trace.SpanContext(
         trace_id=secrets.randbits(128) or 1,
         span_id=secrets.randbits(64) or 1,
         is_remote=False,
-        trace_flags=TraceFlags(TraceFlags.SAMPLED),
+        trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED),
     )
 
 
-def from_stored(stored: TraceContext, *, is_remote: bool) -> SpanContext | None:
+def from_stored(stored: TraceContext, *, is_remote: bool) -> trace.SpanContext | None:
     """The context *stored* names, ``None`` when it is not a valid one."""
     carrier = {"traceparent": stored.traceparent}
     if stored.tracestate:
         carrier["tracestate"] = stored.tracestate
     token = _reading.set(True)
-    found = get_current_span(_W3C.extract(carrier, Context())).get_span_context()
+    found = trace.get_current_span(_W3C.extract(carrier, Context())).get_span_context()
     _reading.reset(token)
     if not found.is_valid:
         return None
-    return SpanContext(
+    return trace.SpanContext(
         found.trace_id, found.span_id, is_remote, found.trace_flags, found.trace_state
     )
 
 
-def to_stored(context: SpanContext) -> TraceContext:
+def to_stored(context: trace.SpanContext) -> TraceContext:
     """*context*, a valid one, as header values."""
     headers: dict[str, str] = {}
     _W3C.inject(headers, around(context))
     return TraceContext(**headers)
 
 
-def around(span: Span | SpanContext) -> Context:
+def around(span: trace.Span | trace.SpanContext) -> Context:
     """A context that holds *span* and nothing else, so no baggage."""
-    active = NonRecordingSpan(span) if isinstance(span, SpanContext) else span
-    return set_span_in_context(active, Context())
+    active = trace.NonRecordingSpan(span) if isinstance(span, trace.SpanContext) else span
+    return trace.set_span_in_context(active, Context())
 
 
 def nanoseconds(instant: datetime) -> int:
@@ -82,9 +72,9 @@ def nanoseconds(instant: datetime) -> int:
     return int(instant.timestamp() * 1e6) * 1000
 
 
-def set_failed(span: Span, error_type: str | None) -> None:
+def set_failed(span: trace.Span, error_type: str | None) -> None:
     """Mark *span* as failed. Its status has no description: that could hold anything."""
-    span.set_status(Status(StatusCode.ERROR))
+    span.set_status(trace.Status(trace.StatusCode.ERROR))
     if error_type is not None:
         span.set_attributes(storable({ERROR_TYPE: error_type}))
 

@@ -49,7 +49,6 @@ _SENTENCES = {
     one.event: [_FIELD.split(part) for part in one.sentence.split("|")] for one in names.LOG_EVENTS
 }
 """Each part of a sentence: its text, or the text around a field and the field between."""
-_TRACE_DIGITS = 8
 _EXACT_BELOW_MS = 10
 
 
@@ -168,7 +167,7 @@ def line(event: Mapping[str, Any], *, colors: bool) -> str:
     """``14:23:45Z warning webhook.deferred: 005_a deferred for ops: 503 (trace 4bf92f35)``."""
     level = str(event["level"])
     shown = f"\x1b[{_COLORS.get(level, '0')}m{level}\x1b[0m" if colors else level
-    moment, trace = event["timestamp"][11:19], event["trace_id"][:_TRACE_DIGITS]
+    moment, trace = event["timestamp"][11:19], event["trace_id"][:8]
     name = event["event"]
     return f"{moment}Z {shown} {name}: {sentence(name, event)} (trace {trace})"
 

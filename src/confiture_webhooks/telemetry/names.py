@@ -115,7 +115,6 @@ MIGRATION_DURATION: Final = MetricSpec(
     (0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 1800, 3600),
 )
 METRICS: Final = tuple(value for value in list(globals().values()) if type(value) is MetricSpec)
-"""In the order they stand here."""
 
 DELIVERED: Final = "delivered"
 DEFERRED: Final = "deferred"
@@ -228,7 +227,6 @@ LOG_FLUSH_INCOMPLETE: Final = LogSpec(
     "|, within {budget_s} s|: {reason}",
 )
 LOG_EVENTS: Final = tuple(value for value in list(globals().values()) if type(value) is LogSpec)
-"""In the order they stand here."""
 ENDINGS: Final = {
     DELIVERED: LOG_DELIVERED,
     DEFERRED: LOG_DEFERRED,

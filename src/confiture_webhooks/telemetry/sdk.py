@@ -47,15 +47,12 @@ _EXPORTERS = {
     "logs": ("_log_exporter", "OTLPLogExporter", "_logs.export", "ConsoleLogRecordExporter"),
 }
 """Module and class of each signal's exporter: of OTLP's, and of the console's."""
-_REDIRECTS = range(300, 400)
-_PROTOBUF = "application/x-protobuf"
 _REFUSED_DELTA = (
     f"this collector refuses delta metrics. Set {TEMPORALITY}=cumulative, or send to an "
     "OpenTelemetry collector with deltatocumulative"
 )
 _HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 _CERTIFICATE = "OTEL_EXPORTER_OTLP_CERTIFICATE"
-_CERTIFICATES = f"{_CERTIFICATE} and OTEL_EXPORTER_OTLP_CLIENT_*"
 _CHECK = {
     "401": _HEADERS,
     "403": _HEADERS,
@@ -63,7 +60,7 @@ _CHECK = {
     "431": _HEADERS,
     "InvalidHeader": _HEADERS,
     "UnicodeEncodeError": _HEADERS,
-    "OSError": _CERTIFICATES,
+    "OSError": f"{_CERTIFICATE} and OTEL_EXPORTER_OTLP_CLIENT_*",
     "SSLError": f"the scheme of the address, and {_CERTIFICATE}",
 }
 """Where to look, by status or class of error: otherwise the address, or the collector's log."""
@@ -112,10 +109,10 @@ class CollectorSession(requests.Session):
             self._refused(f"no collector answers ({kind})", kind)
             raise
         code, kind = answer.status_code, answer.headers.get("Content-Type", "").lower()
-        if code in _REDIRECTS or (answer.ok and kind.startswith("text/html")):
+        if code in range(300, 400) or (answer.ok and kind.startswith("text/html")):
             self._refused(f"no collector answers there (HTTP {code})", code)
             raise ValueError(self._tally.reason)
-        may_reject = answer.ok and answer.content and kind.startswith(_PROTOBUF)
+        may_reject = answer.ok and answer.content and kind.startswith("application/x-protobuf")
         rejected = _rejected(answer.content) if may_reject else 0
         self._tally.made(0, lost=rejected)
         if rejected:
