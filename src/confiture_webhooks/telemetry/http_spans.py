@@ -57,11 +57,9 @@ def without_http_spans() -> AbstractContextManager[None]:
     """Requests in the block make no spans, even if their instrumentation is on."""
     try:
         ensure_propagators()
-        from opentelemetry.instrumentation.utils import (  # noqa: PLC0415
-            suppress_http_instrumentation,
-        )
+        from opentelemetry.instrumentation import utils  # noqa: PLC0415
 
-        return cast("AbstractContextManager[None]", suppress_http_instrumentation())
+        return cast("AbstractContextManager[None]", utils.suppress_http_instrumentation())
     except Exception:  # noqa: BLE001  a span too many; the delivery is what counts
         return nullcontext()
 

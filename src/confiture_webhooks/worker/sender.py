@@ -55,10 +55,7 @@ class _NoSpan:
 
 @dataclass(eq=False, repr=False)
 class Sender:
-    """Makes the attempts of a worker's lanes, and records them.
-
-    Spans of deliveries stay open for the next attempt for *hold*, and are linked to *passes*.
-    """
+    """Makes the attempts of a worker's lanes, and records them."""
 
     endpoints: Sequence[Endpoint]
     outbox: Outbox
