@@ -63,7 +63,7 @@ def is_set_up(environ: Mapping[str, str]) -> bool:
     )
 
 
-def content_of(path: str) -> bytes:
+def _content_of(path: str | os.PathLike[str]) -> bytes:
     """The content of a file; nothing of what is no file, or cannot be read."""
     try:
         # Not of a pipe: what is read here would be missing where the host reads it.
@@ -75,18 +75,18 @@ def content_of(path: str) -> bytes:
         return b""
 
 
-def has_block(content: bytes) -> bool:
-    """Whether YAML seems to have the key ``webhooks``."""
-    return BLOCK.encode() in _KEY.findall(content)
+def has_block(path: str | os.PathLike[str]) -> bool:
+    """Whether the file seems to have a ``webhooks:`` block. Cheap; never raises."""
+    return BLOCK.encode() in _KEY.findall(_content_of(path))
 
 
-def names_block(content: bytes) -> bool:
-    """Whether a key in YAML is ``webhooks``, or nearly so. Errs only on the yes side.
+def names_block(path: str | os.PathLike[str]) -> bool:
+    """Whether a key in the file is ``webhooks``, or nearly so. Errs only on the yes side.
 
     One that is longer, such as ``webhooks_old``, is meant to be another.
     """
     block = BLOCK.encode()
-    keys = map(bytes.lower, _KEY.findall(content))
+    keys = map(bytes.lower, _KEY.findall(_content_of(path)))
     return any(key == block or (block not in key and _is_near(key)) for key in keys)
 
 

@@ -43,19 +43,16 @@ def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
     """Whether webhooks may be wanted: cheap, imports nothing, wrong only on the yes side."""
     if command_watch.is_off(environ):
         return False
-    if command_watch.is_set_up(environ):
-        return True
-    if os.path.isdir(command_watch.HOOKS):  # noqa: PTH112  pathlib would be an import
+    # pathlib would be an import
+    if command_watch.is_set_up(environ) or os.path.isdir(command_watch.HOOKS):  # noqa: PTH112
         return True
     values = {value for word in arguments for value in _values(word)}
     named = {path for value in values for path in (value, f"{ENVIRONMENTS}/{value}.yaml")}
     if environ.get("CONFITURE_DATABASE_URL") or any(word.startswith(NO_FILE) for word in arguments):
         with suppress(OSError):  # Confiture reads no file: any environment's may be meant
             named |= {f"{ENVIRONMENTS}/{name}" for name in os.listdir(ENVIRONMENTS)}  # noqa: PTH208
-    return any(
-        command_watch.names_block(command_watch.content_of(path))
-        for path in {*named, command_watch.USUAL_FILE, command_watch.APPLY_AS_FILE}
-    )
+    named |= {command_watch.USUAL_FILE, command_watch.APPLY_AS_FILE}
+    return any(map(command_watch.names_block, named))
 
 
 def _values(word: str) -> set[str]:

@@ -106,18 +106,8 @@ class Settings:
 
 def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
     """Whether webhooks may be wanted. Cheap; errs only on the yes side; never raises."""
-    if command_watch.is_off(environ):
-        return False
-    if command_watch.is_set_up(environ):
-        return True
-    return config_file is not None and command_watch.names_block(
-        command_watch.content_of(str(config_file))
-    )
-
-
-def has_block(path: Path) -> bool:
-    """Whether the file seems to have a ``webhooks:`` block. Cheap; never raises."""
-    return command_watch.has_block(command_watch.content_of(str(path)))
+    is_named = config_file is not None and command_watch.names_block(config_file)
+    return not command_watch.is_off(environ) and (is_named or command_watch.is_set_up(environ))
 
 
 def read(environ: Mapping[str, str], config_file: Path | None) -> Settings:

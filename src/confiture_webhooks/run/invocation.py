@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import command_watch
-from ..config import has_block
 from ..config.variables import CONFIG, DSN, ENVIRONMENT
 from ..errors import Fault
 from ..event import Direction
@@ -140,7 +139,7 @@ def unread_block(
 
 def blocks_here() -> list[Path]:
     """The environment files of this project that have a `webhooks:` block."""
-    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(path))
+    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if command_watch.has_block(path))
 
 
 def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:
