@@ -12,10 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from typer.core import TyperGroup
+from typing import Any
 
 GROUP = "migrate"
 MUTATING = frozenset(
@@ -114,7 +111,7 @@ _seen: list[list[str]] | None = None
 """During a proof, the commands that were seen: none of them is opened."""
 
 
-def watching(group: type[TyperGroup], open_: Open) -> type[TyperGroup]:
+def watching(group: type[Any], open_: Open) -> type[Any]:
     """*group* as the root of commands, with a watch over every command of ``migrate``.
 
     The watch begins when the command line is parsed, and ends when the command has. One is enough:
@@ -123,7 +120,7 @@ def watching(group: type[TyperGroup], open_: Open) -> type[TyperGroup]:
     if getattr(group, "is_watched", False):
         return group
 
-    class WatchedGroup(group):  # type: ignore[misc, valid-type]
+    class WatchedGroup(group):  # type: ignore[misc]
         is_watched = True
 
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:

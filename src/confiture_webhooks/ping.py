@@ -120,8 +120,7 @@ def ping(
             "exchange": exchanges[-1] if exchanges else None,
         }
         results.append(result)
-    failed = [result for result in results if not result["delivered"]]
-    error_type = failed[0]["error_type"] if failed else None
+    error_type = next((one["error_type"] for one in results if not one["delivered"]), None)
     telemetry.end_run(applied=0, failed=0, error_type=error_type)
     telemetry.shutdown(TELEMETRY_BUDGET)
     transport.close()

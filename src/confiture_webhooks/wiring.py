@@ -206,8 +206,7 @@ def parts(
                 say(f"confiture-webhooks: {text}")
 
         own = address_setting(None, os.environ, is_own=True) if place.rest else ADDRESS
-        used = in_database(settings, database)
-        return make_outbox(used, report, connects=False, setting=own)
+        return make_outbox(in_database(settings, database), report, connects=False, setting=own)
 
     return Parts(
         telemetry=telemetry,

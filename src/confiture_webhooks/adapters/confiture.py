@@ -230,8 +230,7 @@ class _Watch:
             # The host also commits what Ctrl-C leaves in order: with the release of its lock.
             may_have = commit.was_sent or not is_one
             may_have |= connection.info.transaction_status == TransactionStatus.INTRANS
-            is_open = can_settle and may_have and not is_seen and not migration.backend.is_gone
-            if is_open:
+            if can_settle and may_have and not is_seen and not migration.backend.is_gone:
                 self._run.settle_later(migration, _question(self._run, migration))
             else:
                 self._run.conclude(migration, None, migration.error, is_idle=is_over)

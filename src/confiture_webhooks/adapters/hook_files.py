@@ -82,8 +82,7 @@ def find(project: Path, modules: Sequence[str] = ()) -> list[HookFile]:
     hidden = [path for path in paths if path.name[0] in "._"]
     private = frozenset(path.stem for path in hidden if _read(path.stem, path).reads_url)
     own = [path for path in paths if path not in hidden]
-    files = [_read(f"{DIRECTORY}.{path.stem}", path, private) for path in own]
-    return files + named
+    return [_read(f"{DIRECTORY}.{path.stem}", path, private) for path in own] + named
 
 
 def _distrust(path: Path, whole: Path) -> Fault | None:

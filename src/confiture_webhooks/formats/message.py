@@ -82,8 +82,7 @@ def tone(event: Event) -> Tone:
     """Whether *event* is good news, bad news, or none: a rollback is none."""
     if event.type in FAILURES:
         return Tone.BAD
-    is_good = event.type in _SUCCESSES and not is_down(event)
-    return Tone.GOOD if is_good else Tone.NEUTRAL
+    return Tone.GOOD if event.type in _SUCCESSES and not is_down(event) else Tone.NEUTRAL
 
 
 def is_down(event: Event) -> bool:

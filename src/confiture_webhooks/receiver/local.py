@@ -103,8 +103,7 @@ class LocalReceiver(LoopbackServer):
     def _receive(self, request: Incoming) -> Answer:
         verdict = self._verdict(request)
         with self._changed:
-            own = self._scripts.get(request.path.partition("?")[0])
-            script = own or self._default
+            script = self._scripts.get(request.path.partition("?")[0]) or self._default
             # A look whether somebody is there, as `doctor` takes it, is no webhook.
             is_webhook = request.method == "POST"
             is_refused = is_webhook and self._refuses and verdict is False

@@ -142,8 +142,7 @@ class Telemetry(Signals):
 
     def migration(self, ref: MigrationRef, direction: Direction) -> MigrationSpan:
         """A migration begins."""
-        run = self._run or NonRecordingSpan(self.run)
-        return MigrationSpan(self, run, ref, direction)
+        return MigrationSpan(self, self._run or NonRecordingSpan(self.run), ref, direction)
 
     @contained
     def settled(self, event: Event, trace: TraceContext, run: str) -> None:
@@ -163,8 +162,7 @@ class Telemetry(Signals):
             # It ended no later than any run after it: what is seen only now is not the last word.
             ended_at = event.started_at or event.occurred_at
             self.metrics.count_run(command, names.INTERRUPTED, ended_at, span)
-            context = span.get_span_context()
-            self._log_failed_run(command, names.INTERRUPTED, context, **whose)
+            self._log_failed_run(command, names.INTERRUPTED, span.get_span_context(), **whose)
             self._providers.export_metrics()
         self.migrated(ref, direction, span, event.error, event.duration_s, None, **whose)
 
@@ -216,8 +214,7 @@ class Telemetry(Signals):
 
         *is_said*: the command has said so on standard error, and a console does not show it again.
         """
-        texts = [str(fault) for fault in faults]
-        self.log(names.LOG_CONFIG_INVALID, faults=texts, is_said=is_said)
+        self.log(names.LOG_CONFIG_INVALID, faults=[*map(str, faults)], is_said=is_said)
 
     @contained
     def outbox_failed(self, reason: str) -> None:

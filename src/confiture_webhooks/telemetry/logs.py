@@ -152,8 +152,7 @@ def records(provider: LoggerProvider | None, version: str) -> Records:
 
 def sentence(name: str, fields: Mapping[str, Any]) -> str:
     """``005_add_payment_table applied in 12 ms, 7 rows``, of the event *name*, on one line."""
-    subject = fields.get("migration_name") or fields.get("event_type")
-    known = {**fields, "subject": subject}
+    known = {**fields, "subject": fields.get("migration_name") or fields.get("event_type")}
     shown = ""
     for before, *rest in _SENTENCES[name]:
         if not rest:
