@@ -144,11 +144,8 @@ class DeliverySpan(Part):
         record = self._signals.metrics.record
         endpoint = {names.WEBHOOK_ENDPOINT: self._delivery.endpoint}
         ended = {**endpoint, names.WEBHOOK_OUTCOME: outcome}
-        detail: dict[str, object] = {
-            **ended,
-            names.WEBHOOK_EVENT_TYPE: self._delivery.event_type.value,
-            names.ERROR_TYPE: failure,
-        }
+        kind = self._delivery.event_type.value
+        detail = {**ended, names.WEBHOOK_EVENT_TYPE: kind, names.ERROR_TYPE: failure}
         record(names.DELIVERIES, 1, ended, self.span)
         record(names.DELIVERY_DURATION, duration_s, detail, self.span)
         if outcome == names.DELIVERED:
