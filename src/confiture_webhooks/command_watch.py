@@ -176,8 +176,7 @@ def sees_commands(app: Any = None) -> bool:
     if app is None:
         app = import_module("confiture.cli.main").app
     root: Any = typer.main.get_command(app)
-    group = root.commands[GROUP]
-    group.commands["up"].callback = None
+    root.commands[GROUP].commands["up"].callback = None
     seen: list[list[str]] = []
     _seen = seen
     try:

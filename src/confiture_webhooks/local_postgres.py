@@ -76,7 +76,7 @@ class LocalPostgres:
     _: KW_ONLY
     bin_dir: Path | None = None
     durable: bool = False
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] | None = None
     port: int = 0
     pid: int = 0
     log: Path = Path(os.devnull)
@@ -99,7 +99,7 @@ class LocalPostgres:
             copy=self.bin_dir is None,
             directory=str(self.directory.absolute()) if self.directory else None,
             password=self._password,
-            settings={**({} if self.durable else _FAST), **self.settings},
+            settings={**({} if self.durable else _FAST), **(self.settings or {})},
             port=self.port,
         )
         self._guard = _start_guard()

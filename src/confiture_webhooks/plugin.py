@@ -65,8 +65,7 @@ def _values(word: str) -> set[str]:
 def _open(arguments: list[str]) -> command_watch.Finish | None:
     """Begin to observe a migrating command that has webhooks configured."""
     try:
-        is_watched = command_watch.is_watched(arguments)
-        if not (is_watched and may_be_configured(arguments, os.environ)):
+        if not (command_watch.is_watched(arguments) and may_be_configured(arguments, os.environ)):
             return None
         from .session import open_session  # noqa: PLC0415
 

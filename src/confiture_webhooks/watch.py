@@ -29,7 +29,6 @@ from .trust import stamp
 from .wiring import make_telemetry, operators_outbox, outbox_place
 from .worker import FAILING_AFTER, Worker
 
-LONGEST_PASS = timedelta(hours=1)
 POLL = timedelta(seconds=1)
 """How often a watching worker looks for deliveries of other processes."""
 POLL_WHEN_WOKEN = timedelta(minutes=1)
@@ -270,7 +269,7 @@ def deliver_due(given: Configuration) -> PassResult:
             import_module("structlog")
         try:
             is_done = command.worker.drain(
-                LONGEST_PASS, horizon=timedelta(), show=command.show if is_due else None
+                timedelta(hours=1), horizon=timedelta(), show=command.show if is_due else None
             )
         finally:
             progress("")

@@ -234,8 +234,7 @@ def forget() -> None:
 
 def _fault(file: HookFile, error: BaseException) -> LoadFault:
     """The fault of *file* that *error* is, in words that hold nothing of the users'."""
-    frames = traceback.extract_tb(error.__traceback__)
-    path, line = _place(file.path, frames)
+    path, line = _place(file.path, traceback.extract_tb(error.__traceback__))
     if isinstance(error, SyntaxError) and error.filename:
         path, line = Path(error.filename), error.lineno
     problem = f"raised {type(error).__name__} when it was imported"

@@ -145,9 +145,8 @@ def _run(console: Console, otlp: str | None, *, is_kept: bool) -> list[str]:
         }
         hidden = ("CONFITURE_DATABASE_URL", "CONFITURE_WEBHOOK_SECRET")
         for name, value in settings.items():
-            console.print(
-                f"export {name}={'…' if name in hidden else value}", style="dim", soft_wrap=True
-            )
+            shown = "…" if name in hidden else value
+            console.print(f"export {name}={shown}", style="dim", soft_wrap=True)
         ran = [_confiture(arguments, project, settings) for arguments in COMMANDS]
         ran.append(_killed(project, {**settings, "TRACEPARENT": f"00-{killed}-{killed[:16]}-01"}))
         ran.append(_confiture(("webhooks", "deliver"), project, settings))
