@@ -214,14 +214,14 @@ def request(event: Event, *secrets: str, chosen: str = "confiture") -> dict[str,
     endpoint = Endpoint(
         name="analytics", url="https://hooks.example.com/", secrets=secrets, format=chosen
     )
-    made = render(event, endpoint)
+    body, content_type = render(event, endpoint)
     delivery = Delivery(
         id="dlv_5a3f3a0e5d1f4f0c8f8a2f6d7c1b0a9e",
         event_id=event.id,
         event_type=event.type,
         endpoint=endpoint.name,
-        body=made.body,
-        content_type=made.content_type,
+        body=body,
+        content_type=content_type,
         trace=TraceContext(traceparent=TRACEPARENT),
         correlation_id=event.trace_id,
         created_at=AT,

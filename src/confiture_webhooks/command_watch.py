@@ -12,10 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from typer.core import TyperGroup
+from typing import Any
 
 GROUP = "migrate"
 MUTATING = frozenset(
@@ -63,7 +60,7 @@ def is_set_up(environ: Mapping[str, str]) -> bool:
     )
 
 
-def content_of(path: str) -> bytes:
+def _content_of(path: str | os.PathLike[str]) -> bytes:
     """The content of a file; nothing of what is no file, or cannot be read."""
     try:
         # Not of a pipe: what is read here would be missing where the host reads it.
@@ -75,18 +72,18 @@ def content_of(path: str) -> bytes:
         return b""
 
 
-def has_block(content: bytes) -> bool:
-    """Whether YAML seems to have the key ``webhooks``."""
-    return BLOCK.encode() in _KEY.findall(content)
+def has_block(path: str | os.PathLike[str]) -> bool:
+    """Whether the file seems to have a ``webhooks:`` block. Cheap; never raises."""
+    return BLOCK.encode() in _KEY.findall(_content_of(path))
 
 
-def names_block(content: bytes) -> bool:
-    """Whether a key in YAML is ``webhooks``, or nearly so. Errs only on the yes side.
+def names_block(path: str | os.PathLike[str]) -> bool:
+    """Whether a key in the file is ``webhooks``, or nearly so. Errs only on the yes side.
 
     One that is longer, such as ``webhooks_old``, is meant to be another.
     """
     block = BLOCK.encode()
-    keys = map(bytes.lower, _KEY.findall(content))
+    keys = map(bytes.lower, _KEY.findall(_content_of(path)))
     return any(key == block or (block not in key and _is_near(key)) for key in keys)
 
 
@@ -114,7 +111,7 @@ _seen: list[list[str]] | None = None
 """During a proof, the commands that were seen: none of them is opened."""
 
 
-def watching(group: type[TyperGroup], open_: Open) -> type[TyperGroup]:
+def watching(group: type[Any], open_: Open) -> type[Any]:
     """*group* as the root of commands, with a watch over every command of ``migrate``.
 
     The watch begins when the command line is parsed, and ends when the command has. One is enough:
@@ -123,7 +120,7 @@ def watching(group: type[TyperGroup], open_: Open) -> type[TyperGroup]:
     if getattr(group, "is_watched", False):
         return group
 
-    class WatchedGroup(group):  # type: ignore[misc, valid-type]
+    class WatchedGroup(group):  # type: ignore[misc]
         is_watched = True
 
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -179,8 +176,7 @@ def sees_commands(app: Any = None) -> bool:
     if app is None:
         app = import_module("confiture.cli.main").app
     root: Any = typer.main.get_command(app)
-    group = root.commands[GROUP]
-    group.commands["up"].callback = None
+    root.commands[GROUP].commands["up"].callback = None
     seen: list[list[str]] = []
     _seen = seen
     try:

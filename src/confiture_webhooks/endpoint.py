@@ -72,10 +72,9 @@ class Endpoint:
         """Whether *event* is sent here. A ping always is."""
         if event.type is EventType.PING:
             return True
+        names = [str(row["name"]) for row in event.migrations or ()]
         if event.migration is not None:
             names = [event.migration.name]
-        else:
-            names = [str(row["name"]) for row in event.migrations or ()]
         return self.refusal(event.type, event.environment, names) is None
 
     def for_silent_run(self) -> Endpoint:

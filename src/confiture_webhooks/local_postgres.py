@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -62,6 +62,7 @@ class Order:
     """The port to try first; 0: any."""
 
 
+@dataclass(eq=False, repr=False)
 class LocalPostgres:
     """A PostgreSQL on a loopback port with a password of its own, for as long as the context.
 
@@ -71,22 +72,16 @@ class LocalPostgres:
     does. ``settings`` are server settings by name.
     """
 
-    def __init__(
-        self,
-        directory: Path | None = None,
-        *,
-        bin_dir: Path | None = None,
-        durable: bool = False,
-        settings: Mapping[str, str] | None = None,
-    ) -> None:
-        self._directory = directory
-        self._bin_dir = bin_dir
-        self._settings = {**({} if durable else _FAST), **(settings or {})}
-        self._password = ""
-        self._guard: subprocess.Popen[str] | None = None
-        self.port = 0
-        self.pid = 0
-        self.log = Path(os.devnull)
+    directory: Path | None = None
+    _: KW_ONLY
+    bin_dir: Path | None = None
+    durable: bool = False
+    settings: Mapping[str, str] | None = None
+    port: int = 0
+    pid: int = 0
+    log: Path = Path(os.devnull)
+    _password: str = ""
+    _guard: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -97,14 +92,14 @@ class LocalPostgres:
 
     def start(self) -> None:
         """Returns once the server accepts connections; raises WebhooksError in one line if not."""
-        bin_dir = self._bin_dir or find_binaries()
-        self._password = _password(self._directory)
+        bin_dir = self.bin_dir or find_binaries()
+        self._password = _password(self.directory)
         order = Order(
             bin_dir=str(bin_dir),
-            copy=self._bin_dir is None,
-            directory=str(self._directory.absolute()) if self._directory else None,
+            copy=self.bin_dir is None,
+            directory=str(self.directory.absolute()) if self.directory else None,
             password=self._password,
-            settings=self._settings,
+            settings={**({} if self.durable else _FAST), **(self.settings or {})},
             port=self.port,
         )
         self._guard = _start_guard()

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -56,10 +57,8 @@ class Networks:
 def ip(host: str) -> Ip | None:
     """The address that *host* is, in every form the system's resolver takes; else ``None``."""
     bare = host.strip("[]").partition("%")[0]
-    try:
+    with suppress(ValueError):
         return ipaddress.ip_address(bare)
-    except ValueError:
-        pass
     try:  # 127.1, 0x7f.1, 2130706433
         return ipaddress.IPv4Address(socket.inet_aton(bare)) if bare[:1].isdigit() else None
     except (OSError, UnicodeError):

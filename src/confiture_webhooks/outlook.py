@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from .endpoint import Endpoint
 from .event import rfc3339
 from .remedy import shown
-
-if TYPE_CHECKING:
-    from .endpoint import Endpoint
 
 NO_ENVIRONMENT = "(none)"
 """An environment without a name, on every screen."""

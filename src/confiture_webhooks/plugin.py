@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from . import command_watch
 from .command_watch import ENVIRONMENTS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 HELP = "Webhooks for migrations: check them, test them, see what was delivered"
 NO_FILE = ("-d", "--database-url", "--no-config")
@@ -45,19 +43,16 @@ def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
     """Whether webhooks may be wanted: cheap, imports nothing, wrong only on the yes side."""
     if command_watch.is_off(environ):
         return False
-    if command_watch.is_set_up(environ):
-        return True
-    if os.path.isdir(command_watch.HOOKS):  # noqa: PTH112  pathlib would be an import
+    # pathlib would be an import
+    if command_watch.is_set_up(environ) or os.path.isdir(command_watch.HOOKS):  # noqa: PTH112
         return True
     values = {value for word in arguments for value in _values(word)}
     named = {path for value in values for path in (value, f"{ENVIRONMENTS}/{value}.yaml")}
     if environ.get("CONFITURE_DATABASE_URL") or any(word.startswith(NO_FILE) for word in arguments):
         with suppress(OSError):  # Confiture reads no file: any environment's may be meant
             named |= {f"{ENVIRONMENTS}/{name}" for name in os.listdir(ENVIRONMENTS)}  # noqa: PTH208
-    return any(
-        command_watch.names_block(command_watch.content_of(path))
-        for path in {*named, command_watch.USUAL_FILE, command_watch.APPLY_AS_FILE}
-    )
+    named |= {command_watch.USUAL_FILE, command_watch.APPLY_AS_FILE}
+    return any(map(command_watch.names_block, named))
 
 
 def _values(word: str) -> set[str]:
@@ -70,8 +65,7 @@ def _values(word: str) -> set[str]:
 def _open(arguments: list[str]) -> command_watch.Finish | None:
     """Begin to observe a migrating command that has webhooks configured."""
     try:
-        is_watched = command_watch.is_watched(arguments)
-        if not (is_watched and may_be_configured(arguments, os.environ)):
+        if not (command_watch.is_watched(arguments) and may_be_configured(arguments, os.environ)):
             return None
         from .session import open_session  # noqa: PLC0415
 

@@ -274,10 +274,8 @@ def _say(
     """On standard error, whatever is wrong or not used, and what becomes of the events."""
     notices = [str(slip) for slip in settings.warnings]
     notices += [str(one.fault) for one in files if not one.is_trusted]
-    for one in files:
-        if one.is_trusted and one.reads_url and os.environ.get(URL):
-            notices.append(f"{one.shown} reads {URL} itself, so the endpoint default is not used")
-            break
+    own = [one.shown for one in files if one.is_trusted and one.reads_url and os.environ.get(URL)]
+    notices += [f"{one} reads {URL} itself, so the endpoint default is not used" for one in own[:1]]
     if unread is not None and not settings.recorded:
         notices.append(str(unread))
     is_anyones = any(one.is_for(settings.environment) for one in settings.recorded)

@@ -282,8 +282,7 @@ def _judge_up(intent: Intent, row: LedgerRow | None) -> Verdict:
     if intent.ledger_before is None or intent.ledger_read_at is None:
         return _unsettled(f"{table} could not be read before it began")
     if row.is_marked:
-        reason = f"{table} has it only as marked"
-        return Verdict(ending=Ending.NOT_COMMITTED, reason=reason)
+        return Verdict(ending=Ending.NOT_COMMITTED, reason=f"{table} has it only as marked")
     # ``applied_at`` is when its transaction began; of a non-transactional one, when it ended.
     began_at = row.applied_at - timedelta(milliseconds=row.execution_time_ms or 0)
     if began_at > intent.ledger_read_at + LATE:

@@ -27,10 +27,8 @@ DEFAULT_MAX_BODY = 1024 * 1024
 REFUSAL = "the request is not authentic, too old, or cannot be read"
 _MAX_HEADER = 16 * 1024
 _MAX_TIMESTAMP_DIGITS = 11
-_SIGNED_HEADERS = frozenset(
-    {"webhook-id", "webhook-timestamp", "webhook-signature", "x-confiture-signature"}
-)
-_OTHER_HEADERS = frozenset({"x-correlation-id", "traceparent", "tracestate"})
+_SIGNED_HEADERS = {"webhook-id", "webhook-timestamp", "webhook-signature", "x-confiture-signature"}
+_OTHER_HEADERS = {"x-correlation-id", "traceparent", "tracestate"}
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -203,7 +201,17 @@ def verify(
         payload = json.loads(content)
         if not isinstance(payload, dict):
             raise SignatureError(REFUSAL)
-        return _verified(fields, payload, sent_at)
+        document = _event_of(payload)
+        kind = _text(document, "event_type")
+        return Verified(
+            id=_text(document, "event_id") if sent_at is None else fields["webhook-id"],
+            type=_member(EventType, kind) or kind,
+            sent_at=sent_at,
+            correlation_id=_text(document, "trace_id") or fields.get("x-correlation-id"),
+            traceparent=fields.get("traceparent"),
+            tracestate=fields.get("tracestate"),
+            payload=payload,
+        )
     except Exception:  # noqa: BLE001  frameworks' headers and strangers' bodies are anything
         raise SignatureError(REFUSAL) from None
 
@@ -275,22 +283,6 @@ def _check_any_equal(expected: Iterable[bytes], candidates: Sequence[bytes]) -> 
     matches = [hmac.compare_digest(one, other) for one in expected for other in candidates]
     if not any(matches):
         raise SignatureError(REFUSAL)
-
-
-def _verified(
-    fields: Mapping[str, str], payload: dict[str, Any], sent_at: datetime | None
-) -> Verified:
-    document = _event_of(payload)
-    kind = _text(document, "event_type")
-    return Verified(
-        id=_text(document, "event_id") if sent_at is None else fields["webhook-id"],
-        type=_member(EventType, kind) or kind,
-        sent_at=sent_at,
-        correlation_id=_text(document, "trace_id") or fields.get("x-correlation-id"),
-        traceparent=fields.get("traceparent"),
-        tracestate=fields.get("tracestate"),
-        payload=payload,
-    )
 
 
 def _event_of(payload: dict[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,8 @@ def captured(session: Any) -> Iterator[list[Sent]]:
     from .run import Parts  # noqa: PLC0415
     from .run.run import Run  # noqa: PLC0415
     from .session import reported  # noqa: PLC0415
-    from .telemetry import Telemetry, for_library  # noqa: PLC0415
+    from .telemetry import Telemetry  # noqa: PLC0415
+    from .telemetry.providers import for_library  # noqa: PLC0415
 
     endpoint = Endpoint(name="captured", url="https://captured.invalid/", events=SUBSCRIBABLE)
     settings = Settings(

@@ -85,11 +85,7 @@ class _Delivering:
     """A worker of the command, and its parts. Raises OutboxError."""
 
     def __init__(
-        self,
-        given: Configuration,
-        *,
-        is_pass: bool = False,
-        before: Counter[Outcome] | None = None,
+        self, given: Configuration, *, is_pass: bool = False, before: Counter[Outcome] | None = None
     ) -> None:
         settings, self.ask, database = given
         self.settings = settings

@@ -206,8 +206,7 @@ def parts(
                 say(f"confiture-webhooks: {text}")
 
         own = address_setting(None, os.environ, is_own=True) if place.rest else ADDRESS
-        used = in_database(settings, database)
-        return make_outbox(used, report, connects=False, setting=own)
+        return make_outbox(in_database(settings, database), report, connects=False, setting=own)
 
     return Parts(
         telemetry=telemetry,
@@ -229,7 +228,8 @@ def exports() -> bool:
 
 def make_telemetry(settings: Settings, *, is_library: bool = False) -> Telemetry:
     """Telemetry of a ``confiture`` command, which sets the SDK up, or of a block of Python."""
-    from .telemetry import Telemetry, for_command, for_library  # noqa: PLC0415
+    from .telemetry import Telemetry  # noqa: PLC0415
+    from .telemetry.providers import for_command, for_library  # noqa: PLC0415
 
     environment = settings.environment
     return Telemetry(

@@ -298,7 +298,8 @@ class TestComplaints:
 
 IMPORTS = """
 import sys
-from confiture_webhooks.telemetry import Telemetry, for_command
+from confiture_webhooks.telemetry import Telemetry
+from confiture_webhooks.telemetry.providers import for_command
 telemetry = Telemetry(
     for_command({}, None), endpoints=["a"], log=sys.argv[1], log_level="info"
 )

@@ -40,7 +40,8 @@ from datetime import UTC, datetime, timedelta
 from confiture_webhooks.delivery import Attempt, Delivery
 from confiture_webhooks.event import Database, Direction, EventType, MigrationRef
 {before}
-from confiture_webhooks.telemetry import Telemetry, for_command
+from confiture_webhooks.telemetry import Telemetry
+from confiture_webhooks.telemetry.providers import for_command
 telemetry = Telemetry(
     for_command(os.environ, "production"), environment="production", endpoints=["analytics"],
     log="json", log_level="info",

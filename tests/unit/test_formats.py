@@ -90,8 +90,8 @@ def to(chosen: str, **changes: Any) -> Endpoint:
 
 def stored(what: Event, where: Endpoint) -> Delivery:
     """The delivery of *what* as an outbox keeps it."""
-    made = render(what, where)
-    return delivery(event_id=what.id, body=made.body, content_type=made.content_type)
+    body, content_type = render(what, where)
+    return delivery(event_id=what.id, body=body, content_type=content_type)
 
 
 def sent(what: Event, where: Endpoint) -> Request:

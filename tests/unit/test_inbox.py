@@ -191,7 +191,7 @@ def test_a_run_can_be_read() -> None:
 
 def test_a_cloudevent_can_be_read() -> None:
     """The event inside a CloudEvent is read the same."""
-    content = render(event(), endpoint(format="cloudevents")).body
+    content = render(event(), endpoint(format="cloudevents"))[0]
     found = verify(signed(content), content, SECRET)
     assert (found.type, found.migration) == (EventType.MIGRATION_SUCCESS, REF)
     assert found.correlation_id == TRACE_ID

@@ -20,7 +20,8 @@ from confiture_webhooks.outbox import Claim
 from confiture_webhooks.outbox.sqlite import InMemoryOutbox
 from confiture_webhooks.retry import RetryPolicy
 from confiture_webhooks.signature import verify
-from confiture_webhooks.telemetry import PassSpans, Telemetry
+from confiture_webhooks.telemetry import Telemetry
+from confiture_webhooks.telemetry.deliveries import PassSpans
 from confiture_webhooks.testing import ScriptedTransport
 from confiture_webhooks.transport import Request, Response, prepare
 from confiture_webhooks.worker import Worker, sender

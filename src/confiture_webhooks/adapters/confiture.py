@@ -22,9 +22,6 @@ from .failure import explain
 from .ledger import Ledger
 from .rows import RowTally
 
-NEEDED = ("apply", "rollback")
-"""An engine without one of these is not watched: that is a fault."""
-
 
 def observe(
     engine: Any, run: Run, is_active: Callable[[Any], bool] = lambda _: True
@@ -45,7 +42,8 @@ def observe(
         "_execute_sql": watch.execute_sql,
     }
     for name, method in watched.items():
-        if name in NEEDED or hasattr(engine, name):
+        # An engine without one of these two is not watched: that is a fault.
+        if name in ("apply", "rollback") or hasattr(engine, name):
             original = getattr(engine, name)
             setattr(engine, name, wraps(original)(partial(method, original)))
 
@@ -230,8 +228,7 @@ class _Watch:
             # The host also commits what Ctrl-C leaves in order: with the release of its lock.
             may_have = commit.was_sent or not is_one
             may_have |= connection.info.transaction_status == TransactionStatus.INTRANS
-            is_open = can_settle and may_have and not is_seen and not migration.backend.is_gone
-            if is_open:
+            if can_settle and may_have and not is_seen and not migration.backend.is_gone:
                 self._run.settle_later(migration, _question(self._run, migration))
             else:
                 self._run.conclude(migration, None, migration.error, is_idle=is_over)

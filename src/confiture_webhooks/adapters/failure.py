@@ -16,9 +16,7 @@ FOREIGN_FILES = ("pl", "copy", "dblink.", "connection.", "remote_commands.")
 """Sources of the server that report in others' words: RAISE, command lines, another server's."""
 MOST_DETAIL = 64 * 1024
 """Bytes of the whole text, at most."""
-_CUT = "\n[cut here: {} bytes in all]"
 _NO_TEXT = "the migration raised {}; its text is left out, it may hold data"
-_INTERRUPTED = "the command was ended by {}"
 LOCK = "LockAcquisitionError"
 """The host's class for a migration lock that somebody else holds."""
 _FOREIGN = "Check failed with error:"
@@ -46,7 +44,8 @@ def explain(error: BaseException) -> ErrorInfo:
         )
     root = lock or chain[-1]
     kind = type(root).__name__
-    unsaid = _INTERRUPTED if isinstance(root, KeyboardInterrupt) else _NO_TEXT
+    is_end = isinstance(root, KeyboardInterrupt)
+    unsaid = "the command was ended by {}" if is_end else _NO_TEXT
     message = _hosts_message(root) if _is_hosts(root) else unsaid.format(kind)
     return ErrorInfo(type=kind, message=message, detail=_cut(str(error)))
 
@@ -103,4 +102,5 @@ def _cut(text: str) -> str:
     whole = text.encode("utf-8", "backslashreplace")
     if len(whole) <= MOST_DETAIL:
         return text
-    return whole[:MOST_DETAIL].decode("utf-8", "ignore") + _CUT.format(len(whole))
+    begin = whole[:MOST_DETAIL].decode("utf-8", "ignore")
+    return f"{begin}\n[cut here: {len(whole)} bytes in all]"

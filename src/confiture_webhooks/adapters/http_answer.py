@@ -9,7 +9,6 @@ import resource
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
     from .http_exchange import Exchange
 
-_SWITCHES = 101
-"""An answer to a request for another protocol (RFC 9110, 15.2.2), which none of ours is."""
 _INTERIM = range(100, 200)
 """Answers before the answer, known or not (RFC 9110, 15.2); http.client knows only 100."""
 _LONGEST_LINE = 65536
@@ -115,7 +112,7 @@ class Answer(http.client.HTTPResponse):
             version, status, reason = super()._read_status()  # type: ignore[misc]
             if self._incoming.is_ended:
                 raise ConnectionResetError
-            if status not in _INTERIM or status == _SWITCHES:
+            if status not in _INTERIM or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
                 break
             while self.fp.readline(_LONGEST_LINE) not in _NO_LINE:
                 pass  # its headers say nothing of the answer
@@ -151,15 +148,9 @@ def bare_answer(status_code: int, headers: Mapping[str, str], version: int) -> r
     answer = requests.Response()
     answer.status_code = status_code
     answer.reason = ""
-    answer.raw = _without_body(version)
-    plain = {name: headers[name] for name in _PLAIN_HEADERS if name in headers}
-    answer.headers.update(plain)
+    answer.raw = HTTPResponse(io.BytesIO(), version=version, preload_content=False)
+    answer.headers.update({name: headers[name] for name in _PLAIN_HEADERS if name in headers})
     return answer
-
-
-@cache
-def _without_body(version: int) -> HTTPResponse:
-    return HTTPResponse(io.BytesIO(), version=version, preload_content=False)
 
 
 def drain(exchange: Exchange) -> None:

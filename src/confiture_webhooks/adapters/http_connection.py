@@ -13,18 +13,15 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError, ProxyError
 
 from .http_answer import KEPT_FREE, Answer, descriptors_left
-from .http_exchange import UNDER_WAY
+from .http_exchange import UNDER_WAY, Exchange
 from .http_way import look_up, permitted
-
-if TYPE_CHECKING:
-    from .http_exchange import Exchange
 
 IDLE_AT_MOST_S = 60.0
 """A connection that was idle for longer is not used again: a gateway may have forgotten it."""
@@ -32,11 +29,7 @@ _PROBES = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 KEEP_ALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    *(
-        (socket.IPPROTO_TCP, getattr(socket, name), value)
-        for name, value in _PROBES
-        if hasattr(socket, name)
-    ),
+    *((socket.IPPROTO_TCP, getattr(socket, k), v) for k, v in _PROBES if hasattr(socket, k)),
 ]
 """Socket options: probes find out that a connection is gone, and keep a gateway from forgetting."""
 SOCKS_PORT = 1080
@@ -55,10 +48,6 @@ class SocketHandle:
         """Shut the connection down: every read, write or connect on it ends at once."""
         with self._lock, suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-
-    def fileno(self) -> int:
-        """The number of its descriptor: the lowest that was free when it was made."""
-        return self._sock.fileno()
 
     def close(self) -> None:
         """Close it."""
@@ -128,9 +117,10 @@ class _Bounded(HTTPConnection):
             if others:
                 share = min(share / (1 + others), MOST_PER_ADDRESS_S)
             sock, target = self._socket(kind, address)
-            handle = SocketHandle(sock.dup())
+            twin = sock.dup()  # its descriptor is the lowest that is free
+            handle = SocketHandle(twin)
             try:
-                if descriptors_left(handle.fileno()) <= KEPT_FREE:
+                if descriptors_left(twin.fileno()) <= KEPT_FREE:
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # noqa: TRY301
                 for option in KEEP_ALIVE:
                     sock.setsockopt(*option)
@@ -167,10 +157,6 @@ class _Tls(HTTPSConnection):
                 if isinstance(lost := frame.f_locals.get("self"), ssl.SSLSocket):
                     lost.close()
             raise
-
-
-class _BoundedTls(_Bounded, _Tls):
-    pass
 
 
 class _Dials(socket.socket):
@@ -211,10 +197,6 @@ class _Socks(_Bounded):
         return sock, self._target
 
 
-class _TlsSocks(_Socks, _Tls):
-    pass
-
-
 class _Pool:
     """Gives out no connection that is spent."""
 
@@ -225,12 +207,13 @@ class _Pool:
         return connection
 
 
-POOLS = {
-    "http": type("Pool", (_Pool, HTTPConnectionPool), {"ConnectionCls": _Bounded}),
-    "https": type("TlsPool", (_Pool, HTTPSConnectionPool), {"ConnectionCls": _BoundedTls}),
-}
-"""The classes of pools for a urllib3 ``PoolManager``."""
-SOCKS_POOLS = {
-    "http": type("SocksPool", (_Pool, HTTPConnectionPool), {"ConnectionCls": _Socks}),
-    "https": type("TlsSocksPool", (_Pool, HTTPSConnectionPool), {"ConnectionCls": _TlsSocks}),
-}
+def _pools(plain: type[_Bounded]) -> dict[str, Any]:
+    """The classes of pools for a urllib3 ``PoolManager``, whose connections are *plain* or TLS."""
+    tls = type("Tls", (plain, _Tls), {})
+    return {
+        "http": type("Pool", (_Pool, HTTPConnectionPool), {"ConnectionCls": plain}),
+        "https": type("TlsPool", (_Pool, HTTPSConnectionPool), {"ConnectionCls": tls}),
+    }
+
+
+POOLS, SOCKS_POOLS = _pools(_Bounded), _pools(_Socks)

@@ -133,13 +133,11 @@ class Exchange:
                 longest = max(wait, self.response.retry_after or wait)
                 self.response = replace(self.response, retry_after=longest)
 
-    def late(self) -> str:
-        """The error type of an attempt that ran out of time."""
-        return "too_slow" if self.is_heard and not self._is_aborted else "timeout"
-
     def verdict(self, error_type: str) -> str:
         """Whatever went wrong once time was up, that it was up is the reason."""
-        return self.late() if self._is_cut or error_type == "timeout" else error_type
+        if error_type != "timeout" and not self._is_cut:
+            return error_type
+        return "too_slow" if self.is_heard and not self._is_aborted else "timeout"
 
     def cut(self, *, is_abort: bool = False) -> None:
         """End it now, from any thread; nothing happens when it is over."""
@@ -165,7 +163,7 @@ class Exchange:
                 return self.response
             if self._is_aborted:
                 raise TransportError(CUT)
-            raise TransportError(self.error_type or self.late(), self.reason)
+            raise TransportError(self.error_type or self.verdict("timeout"), self.reason)
 
 
 UNDER_WAY: ContextVar[Exchange] = ContextVar("confiture_webhooks_exchange")

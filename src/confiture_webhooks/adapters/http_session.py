@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import requests
 from opentelemetry import baggage, context, trace
@@ -15,19 +16,12 @@ from urllib3.util import Timeout
 
 from ..networks import origin
 from ..telemetry.http_spans import ADDRESSES, without_http_spans
+from ..transport import Request
 from .http_answer import bare_answer, drain, response_of
 from .http_connection import POOLS, SOCKS_POOLS
-from .http_exchange import UNDER_WAY
+from .http_exchange import UNDER_WAY, Exchange
 from .http_failure import NO_ANSWER, error_type_of, why
 from .http_way import Way, address_of, is_socks, look_up, permitted, way_to, wrong_file, wrong_proxy
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from urllib3.response import BaseHTTPResponse
-
-    from ..transport import Request
-    from .http_exchange import Exchange
 
 MOST_KEPT = 32
 """Connections that are kept for one endpoint, at most."""
@@ -98,11 +92,7 @@ class EndpointSession(requests.Session):
         if known and known.is_for(request.url, request.tls):
             return known
         way = way_to(request.url, request.tls, is_export=self._is_export)
-        if (
-            known is None
-            or known.wrong_setting
-            or (known.stamp, known.proxy) != (way.stamp, way.proxy)
-        ):
+        if not known or known.wrong_setting or (known.stamp, known.proxy) != (way.stamp, way.proxy):
             way.wrong_setting = wrong_proxy(way) or wrong_file(way)
         if known and known.stamp != way.stamp:
             self.close()
@@ -141,15 +131,13 @@ class _CleanAdapter(HTTPAdapter):
             return bare_answer(answer.status, answer.headers, answer.version)
         raise NO_ANSWER[error_type](error_type)
 
-    def _send(
-        self, request: requests.PreparedRequest, exchange: Exchange, way: Way
-    ) -> BaseHTTPResponse:
+    def _send(self, request: requests.PreparedRequest, exchange: Exchange, way: Way) -> Any:
         """Send it; again if a kept connection turns out to be closed. Same ``webhook-id``."""
         pool = way.pool = way.pool or self._pool(request, way)
         while True:
             try:
                 left = exchange.left()
-                answer: BaseHTTPResponse = pool.urlopen(
+                return pool.urlopen(
                     request.method,
                     way.target,
                     request.body,
@@ -165,8 +153,6 @@ class _CleanAdapter(HTTPAdapter):
                 is_stale = not (exchange.is_fresh or exchange.is_heard)
                 if not is_stale or why(error, is_past_proxy=True)[0] != "connection_reset":
                     raise
-            else:
-                return answer
 
     def _pool(self, request: requests.PreparedRequest, way: Way) -> Any:
         """The pool of connections for *way*. Only requests itself looks it up for each request."""

@@ -48,7 +48,6 @@ _WRITTEN_ANEW = f"SELECT {MICROS.format('max(applied_at)')} FROM {{}} AS ledger 
 """When the host last emptied the ledger and marked what is in it: ``reinit`` and ``rebuild``."""
 _REASON = re.compile(r"[0-9]{8}_[0-9]{6}_.")
 """After name and version a slug has the time, and of a row without a run why it was written."""
-_OID = "SELECT to_regclass(%s)::oid"
 _NO_ANSWER = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
@@ -172,7 +171,7 @@ def _row(
     try:
         ledger, version = table(intent.ledger_table), intent.migration.version
         with connection.transaction():
-            oid = _one(connection, _OID, (ledger.as_string(None),))[0]
+            oid = _one(connection, "SELECT to_regclass(%s)::oid", (ledger.as_string(None),))[0]
             anew = _one(connection, pgsql.SQL(_WRITTEN_ANEW).format(ledger))[0]
             found = run(connection, pgsql.SQL(_ROW).format(ledger), (version,)).fetchone()
     except _NO_ANSWER:

@@ -20,14 +20,13 @@ from ..receiver import DEFAULT_TOLERANCE, LocalReceiver, Received, verify
 from ..receiver.local import (
     LARGEST,
     SENDERS_SETTING,
-    Captured,
     as_document,
     describe,
     is_signed,
     payload_of,
     read_capture,
 )
-from ..receiver.server import answer_of
+from ..receiver.server import Incoming, answer_of
 from ..terminal import say
 from .context import refusal
 from .options import FormatOpt
@@ -125,8 +124,7 @@ def _show_request(received: Received, secrets: list[str], output: str) -> None:
         print(json.dumps(document), flush=True)
         return
     if received.verified is False:
-        capture = Captured(headers=received.headers, body=received.body)
-        why_not = _checked(capture, secrets, DEFAULT_TOLERANCE).get("reason", "")
+        why_not = _checked(received, secrets, DEFAULT_TOLERANCE).get("reason", "")
     title, facts = describe(document, why_not)
     print_facts(facts.items(), title=title)
 
@@ -191,7 +189,7 @@ def verify_command(
     conclude(document, partial(_show_verdict, document), output)
 
 
-def _checked(capture: Captured, secrets: list[str], tolerance: timedelta | None) -> dict[str, Any]:
+def _checked(capture: Incoming, secrets: list[str], tolerance: timedelta | None) -> dict[str, Any]:
     check = partial(verify, capture.headers, capture.body, secrets, max_body=len(capture.body))
     try:
         event = check(tolerance=tolerance, require_timestamp=tolerance is not None)
@@ -221,7 +219,7 @@ def _reason_of_time(sent_at: datetime | None) -> str:
     return f"{kind}: signed with this secret, but {abs(age):.0f} s {when}; {accept}"
 
 
-def _unreadable(capture: Captured) -> str:
+def _unreadable(capture: Incoming) -> str:
     if not is_signed(capture.headers):
         return "it is not signed: it has no signature header"
     names = {name.lower() for name in capture.headers}

@@ -108,8 +108,8 @@ def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
     """Whether webhooks may be wanted. Cheap; errs only on the yes side; never raises."""
     if command_watch.is_off(environ):
         return False
-    content = command_watch.content_of(str(config_file or ""))
-    return command_watch.is_set_up(environ) or command_watch.names_block(content)
+    is_named = config_file is not None and command_watch.names_block(config_file)
+    return is_named or command_watch.is_set_up(environ)
 
 
 def read(environ: Mapping[str, str], config_file: Path | None) -> Settings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..delivery import Delivery, TraceContext
@@ -23,14 +23,6 @@ Report = Callable[[str, Exception], None]
 """Called with where a fault of ours was, and the fault."""
 BUDGETS = (1000, 500, 200, 80, 40)
 """How long each text may be: the first with which the whole fits is taken."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rendered:
-    """A body that is stored and sent."""
-
-    body: bytes = field(repr=False)
-    content_type: str = JSON
 
 
 class Format(NamedTuple):
@@ -73,8 +65,11 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def render(event: Event, endpoint: Endpoint) -> Rendered:
-    """*event* as *endpoint* asked for it. Holds no secret: ``complete`` adds what is one."""
+def render(event: Event, endpoint: Endpoint) -> tuple[bytes, str]:
+    """The body of *event* as *endpoint* asked for it, and its content type.
+
+    Holds no secret: ``complete`` adds what is one.
+    """
     chosen = FORMATS.get(endpoint.format, Format())
     if chosen.make is not None:
         said = message(event, include_sql=endpoint.include_sql)
@@ -82,13 +77,13 @@ def render(event: Event, endpoint: Endpoint) -> Rendered:
             document = chosen.make(event, said.cut(budget))
             if chosen.fits(document):
                 break
-        return Rendered(body=body(document))
+        return body(document), JSON
     document = payload(event, endpoint.name, include_sql=endpoint.include_sql)
     if endpoint.format == "cloudevents":
         data = json.loads(body(document))
         whole = {**attributes(data), "datacontenttype": JSON, "data": data}
-        return Rendered(body=body(whole), content_type=CLOUDEVENTS_TYPE)
-    return Rendered(body=body(document))
+        return body(whole), CLOUDEVENTS_TYPE
+    return body(document), JSON
 
 
 def complete(endpoint: Endpoint, delivery: Delivery) -> Completed:
@@ -116,21 +111,21 @@ def deliveries_of(
         if not endpoint.wants(event):
             continue
         try:
-            rendered = render(event, endpoint)
+            content, content_type = render(event, endpoint)
         except Exception as error:
             if endpoint.format == DEFAULT_FORMAT:
                 raise
             # A fault of one endpoint's format costs no other endpoint.
             report("format", error)
-            rendered = render(event, replace(endpoint, format=DEFAULT_FORMAT))
+            content, content_type = render(event, replace(endpoint, format=DEFAULT_FORMAT))
         made.append(
             Delivery(
                 id=f"dlv_{uuid.uuid4().hex}",
                 event_id=event.id,
                 event_type=event.type,
                 endpoint=endpoint.name,
-                body=rendered.body,
-                content_type=rendered.content_type,
+                body=content,
+                content_type=content_type,
                 trace=trace,
                 correlation_id=event.trace_id,
                 created_at=event.occurred_at,

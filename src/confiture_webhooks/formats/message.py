@@ -22,7 +22,6 @@ TITLES = {
 }
 """Titles of events about one migration, or none; a run's is made of its migrations."""
 _SUCCESSES = frozenset({EventType.MIGRATION_SUCCESS, EventType.RUN_SUCCESS})
-IN_TITLE = 3
 LONGEST_LINK = 1000
 """Discord takes fields of 1024; a longer address is left out, for part of one leads nowhere."""
 LONGEST_LIST = 50
@@ -83,8 +82,7 @@ def tone(event: Event) -> Tone:
     """Whether *event* is good news, bad news, or none: a rollback is none."""
     if event.type in FAILURES:
         return Tone.BAD
-    is_good = event.type in _SUCCESSES and not is_down(event)
-    return Tone.GOOD if is_good else Tone.NEUTRAL
+    return Tone.GOOD if event.type in _SUCCESSES and not is_down(event) else Tone.NEUTRAL
 
 
 def is_down(event: Event) -> bool:
@@ -95,11 +93,6 @@ def is_down(event: Event) -> bool:
     if directions:
         return directions == {Direction.DOWN.value}
     return (event.command or "").partition("migrate ")[2].startswith("down")
-
-
-def is_over(event: Event) -> bool:
-    """Whether *event* ends the trouble that its ``key`` names."""
-    return event.type in {*_SUCCESSES, EventType.MIGRATION_ROLLBACK}
 
 
 def cut(text: str, limit: int) -> str:
@@ -120,7 +113,8 @@ def key(event: Event, limit: int) -> str:
     ends no trouble of an ``up``. Events that open and close nothing have a key of their own.
     """
     about = event.migration.version if event.migration else "run"
-    if tone(event) is not Tone.BAD and not is_over(event):
+    is_end = event.type in {*_SUCCESSES, EventType.MIGRATION_ROLLBACK}
+    if not (is_end or tone(event) is Tone.BAD):
         about = event.id
     place = [event.environment, event.database.host, event.database.name, about]
     whole = utf8("confiture:" + ":".join(part or "-" for part in place))
@@ -146,7 +140,7 @@ def _run_title(event: Event) -> str:
         return utf8(f"Run succeeded{where}: nothing to do")
     verb = "Rolled back" if is_down(event) else "Applied"
     number = counted(len(names), "migration", "migrations")
-    return utf8(f"{verb} {number}{where}: {_listed(names, IN_TITLE)}")
+    return utf8(f"{verb} {number}{where}: {_listed(names, 3)}")
 
 
 def _text(event: Event) -> str:

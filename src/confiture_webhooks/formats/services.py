@@ -36,7 +36,6 @@ _MARKS = re.compile(r"[\\*_~`|\[\]<>#@]|(?m:^[-+])")
 _COLORS = {Tone.GOOD: "Good", Tone.BAD: "Attention", Tone.NEUTRAL: "Default"}
 
 CLOUDEVENTS_TYPE = "application/cloudevents+json"
-_EVENT_TYPE_PREFIX = "com.github.fraiseql.confiture."
 _NEEDED = frozenset({"event_id", "event_type", "timestamp", "trace_id"})
 # The HTTP binding escapes all but printable ASCII without space, quotation mark and percent.
 _PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
@@ -139,7 +138,7 @@ def pagerduty(event: Event, message: Message) -> dict[str, Any]:
         "component": cut(utf8(event.database.name or ""), 255),
         "group": cut(utf8(event.environment or ""), 255),
         "class": event.type.value,
-        "custom_details": _details(message),
+        "custom_details": dict(message.facts + message.links),
     }
     return {
         "event_action": "trigger",
@@ -158,7 +157,7 @@ def opsgenie(event: Event, message: Message) -> dict[str, Any]:
     named = {"alias": key(event, 512), "source": _SOURCE}
     if message.tone is not Tone.BAD:
         return {**named, "note": cut(message.summary, 25_000)}
-    facts = _details(message)
+    facts = dict(message.facts + message.links)
     tags = [event.type.value, event.environment]
     alert: dict[str, Any] = {
         "message": cut(message.summary, 130),
@@ -175,10 +174,6 @@ def opsgenie_fits(document: Mapping[str, Any]) -> bool:
     """Whether Opsgenie takes *document*, whose details have a limit together."""
     details = document.get("details", {})
     return sum(len(name) + len(value) for name, value in details.items()) <= _OPSGENIE_DETAILS
-
-
-def _details(message: Message) -> dict[str, str]:
-    return dict(message.facts) | dict(message.links)
 
 
 def _marked(text: str) -> str:
@@ -223,7 +218,7 @@ def attributes(document: Mapping[str, Any]) -> dict[str, str]:
         "specversion": "1.0",
         "id": document["event_id"],
         "source": "/confiture/" + "/".join(quote(part or "-", safe="") for part in place),
-        "type": _EVENT_TYPE_PREFIX + document["event_type"],
+        "type": f"com.github.fraiseql.confiture.{document['event_type']}",
         "time": document["timestamp"],
         "subject": migration.get("name"),
         "correlationid": document["trace_id"],

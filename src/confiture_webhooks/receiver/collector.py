@@ -237,15 +237,13 @@ def log_records(content: bytes) -> list[LogRecord]:
 
 
 def _records(signal: str, group: str, name: str, content: bytes) -> Iterator[tuple[Any, Any]]:
-    from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415
-        DecodeError,
-    )
+    from google.protobuf import message  # type: ignore[import-untyped]  # noqa: PLC0415
 
     service = f"opentelemetry.proto.collector.{signal}.v1.{signal}_service_pb2"
     request = getattr(importlib.import_module(service), f"Export{signal.title()}ServiceRequest")()
     try:
         request.ParseFromString(content)
-    except DecodeError as error:
+    except message.DecodeError as error:
         raise ValueError("not an OTLP request") from error
     for entry in getattr(request, f"resource_{group}"):
         for scope in getattr(entry, f"scope_{group}"):

@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,13 +28,8 @@ SENDERS_SETTING = "CONFITURE_WEBHOOK_SECRET, or `secret` of the endpoint"
 """Where a sender of ours has its secret."""
 LARGEST = 64 * 1024 * 1024
 """Bytes of a file that is read: a body of the largest size, twice and in base64, fits."""
-_HIDDEN_HEADERS = frozenset(
-    {"authorization", "cookie", "proxy-authorization", "x-confiture-secret"}
-)
+_HIDDEN_HEADERS = {"authorization", "cookie", "proxy-authorization", "x-confiture-secret"}
 _SIGNATURES = frozenset({"webhook-signature", "x-confiture-signature"})
-_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-_LENGTH = re.compile(r"[0-9]{1,19}")
-_REQUEST_LINE = re.compile(r"[A-Z]+ \S+ HTTP/[\d.]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +103,7 @@ class LocalReceiver(LoopbackServer):
     def _receive(self, request: Incoming) -> Answer:
         verdict = self._verdict(request)
         with self._changed:
-            own = self._scripts.get(request.path.partition("?")[0])
-            script = own or self._default
+            script = self._scripts.get(request.path.partition("?")[0]) or self._default
             # A look whether somebody is there, as `doctor` takes it, is no webhook.
             is_webhook = request.method == "POST"
             is_refused = is_webhook and self._refuses and verdict is False
@@ -166,17 +160,13 @@ def payload_of(body: bytes) -> Any:
 # A captured request
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Captured:
-    """A request whose signature is checked."""
-
-    headers: Headers = field(repr=False)
-    body: bytes = field(repr=False)
-
-
 def as_document(received: Received) -> dict[str, Any]:
     """*received* as JSON can say it; credentials in its headers are hidden."""
     payload = received.payload if isinstance(received.payload, dict) else {}
+    try:
+        body = {"body": received.body.decode()}
+    except UnicodeDecodeError:
+        body = {"body_base64": base64.b64encode(received.body).decode()}
     return {
         "received_at": rfc3339(received.received_at),
         "method": received.method,
@@ -192,15 +182,8 @@ def as_document(received: Received) -> dict[str, Any]:
             for name, value in received.headers.items()
         },
         "payload": received.payload,
-        **_body_as_text(received.body),
+        **body,
     }
-
-
-def _body_as_text(body: bytes) -> dict[str, str]:
-    try:
-        return {"body": body.decode()}
-    except UnicodeDecodeError:
-        return {"body_base64": base64.b64encode(body).decode()}
 
 
 def describe(document: dict[str, Any], why_not: str = "") -> tuple[str, dict[str, str]]:
@@ -248,7 +231,7 @@ def is_signed(headers: Iterable[str]) -> bool:
     return not _SIGNATURES.isdisjoint(name.lower() for name in headers)
 
 
-def read_capture(content: bytes) -> Captured:
+def read_capture(content: bytes) -> Incoming:
     """The request in *content*: JSON as ``listen --format json`` prints it, or raw HTTP.
 
     Raises WebhooksError when it is neither, or larger than ``LARGEST``.
@@ -260,7 +243,7 @@ def read_capture(content: bytes) -> Captured:
     return _from_http(content)
 
 
-def _from_json(content: bytes) -> Captured:
+def _from_json(content: bytes) -> Incoming:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -274,22 +257,22 @@ def _from_json(content: bytes) -> Captured:
         raise WebhooksError('neither "body" nor "body_base64" holds the body') from error
     if document.get("payload") not in (None, payload_of(body)):
         raise WebhooksError('"payload" is not what the body holds: one of them was changed')
-    return Captured(headers=Headers(headers), body=body)
+    return Incoming(headers=Headers(headers), body=body)
 
 
-def _from_http(content: bytes) -> Captured:
-    parts = _BLANK_LINE.split(content, maxsplit=1)
+def _from_http(content: bytes) -> Incoming:
+    parts = re.split(rb"\r?\n\r?\n", content, maxsplit=1)
     if len(parts) == 1:
         raise WebhooksError("no blank line between headers and body")
     lines = [line.removesuffix("\r") for line in parts[0].decode("latin-1").split("\n")]
-    if lines and _REQUEST_LINE.fullmatch(lines[0]):
+    if re.fullmatch(r"[A-Z]+ \S+ HTTP/[\d.]+", lines[0]):
         del lines[0]
     pairs = [line.partition(":") for line in lines]
     if not all(colon for _, colon, _ in pairs):
         raise WebhooksError("a header line without a colon")
     headers = Headers([(name.strip(), value.strip()) for name, _, value in pairs])
-    sent = _LENGTH.fullmatch(headers.get("Content-Length", ""))
+    sent = re.fullmatch("[0-9]{1,19}", headers.get("Content-Length", ""))
     length = int(sent[0]) if sent else len(parts[1])
     # Editors end a file with a line break that was not sent. Anything else has been changed.
     is_longer = parts[1][length:].strip()
-    return Captured(headers=headers, body=parts[1] if is_longer else parts[1][:length])
+    return Incoming(headers=headers, body=parts[1] if is_longer else parts[1][:length])

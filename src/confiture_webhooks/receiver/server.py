@@ -87,9 +87,9 @@ class Headers(Mapping[str, str]):
 class Incoming:
     """One request, read to its end."""
 
-    method: str
-    path: str
-    """With its query, as in the request line."""
+    method: str = ""
+    path: str = ""
+    """With its query, as in the request line; empty: of a captured one it is not known."""
     headers: Headers
     body: bytes
 
@@ -172,11 +172,21 @@ class LoopbackServer(socketserver.TCPServer):
 
     def close(self) -> None:
         """Stop listening and end every connection. Closing twice is allowed."""
-        if not self.stopping.is_set():
-            self.shutdown()
-            self._end_connections()
-            self.server_close()
-            self._thread.join(CLOSE_S)
+        if self.stopping.is_set():
+            return
+        self.shutdown()
+        self.stopping.set()
+        with self._lock:
+            ending = dict(self._open)
+        for request in ending:  # its handler wakes
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+        deadline = time.monotonic() + CLOSE_S
+        for thread in ending.values():
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        self.server_close()
+        self._thread.join(CLOSE_S)
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -213,19 +223,6 @@ class LoopbackServer(socketserver.TCPServer):
             with self._lock:
                 self._open.pop(request, None)
             self.shutdown_request(request)
-
-    def _end_connections(self) -> None:
-        """Wake every handler by ending its socket, and wait for them, not for ever."""
-        self.stopping.set()
-        with self._lock:
-            ending = dict(self._open)
-        for request in ending:
-            with contextlib.suppress(OSError):
-                request.shutdown(socket.SHUT_RDWR)
-        deadline = time.monotonic() + CLOSE_S
-        for thread in ending.values():
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -130,8 +130,7 @@ def unread_block(
 
 def blocks_here() -> list[Path]:
     """The environment files of this project that have a `webhooks:` block."""
-    content, has_block = command_watch.content_of, command_watch.has_block
-    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if has_block(content(str(path))))
+    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if command_watch.has_block(path))
 
 
 def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:

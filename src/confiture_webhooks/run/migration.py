@@ -22,7 +22,7 @@ from ..event import (
 from ..outbox import Committed, Facts
 
 if TYPE_CHECKING:
-    from ..telemetry import MigrationSpan
+    from ..telemetry.spans import MigrationSpan
 
 IDLE = 0
 """libpq's ``PQTRANS_IDLE``."""

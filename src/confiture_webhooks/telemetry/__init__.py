@@ -9,13 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    Span,
-    SpanContext,
-    format_trace_id,
-    get_current_span,
-)
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, get_current_span
 
 from ..bounded import contained, containing
 from ..delivery import Delivery, TraceContext
@@ -28,19 +22,8 @@ from .context import fresh, from_stored, set_failed, storable, to_stored
 from .deliveries import DeliverySpan, PassSpans
 from .logs import Form, Logs
 from .metrics import Read
-from .providers import Providers, for_command, for_library
-from .spans import HookSpan, MigrationSpan, Signals, migrated
-
-__all__ = [
-    "DeliverySpan",
-    "HookSpan",
-    "MigrationSpan",
-    "PassSpans",
-    "Telemetry",
-    "for_command",
-    "for_library",
-]
-
+from .providers import Providers
+from .spans import HookSpan, MigrationSpan, Signals
 
 REPORT_LOSSES_EVERY = timedelta(hours=1)
 
@@ -91,7 +74,7 @@ class Telemetry(Signals):
     @property
     def correlation_id(self) -> str:
         """The run's trace id: 32 lower-case hex digits, never all zeros."""
-        return format_trace_id(self.run.trace_id)
+        return f"{self.run.trace_id:032x}"
 
     def trace_of_run(self) -> TraceContext:
         """The context that deliveries of the run's own events continue."""
@@ -161,8 +144,7 @@ class Telemetry(Signals):
 
     def migration(self, ref: MigrationRef, direction: Direction) -> MigrationSpan:
         """A migration begins."""
-        run = self._run or NonRecordingSpan(self.run)
-        return MigrationSpan(self, run, ref, direction)
+        return MigrationSpan(self, self._run or NonRecordingSpan(self.run), ref, direction)
 
     @contained
     def settled(self, event: Event, trace: TraceContext, run: str) -> None:
@@ -170,29 +152,21 @@ class Telemetry(Signals):
 
         Its span died with the run, which counts as failed. An unknown duration counts as none.
         """
-        if event.migration is None or event.direction is None:
+        ref, direction = event.migration, event.direction
+        if ref is None or direction is None:
             return
         span = NonRecordingSpan(from_stored(trace, is_remote=True) or self.run)
         whose = {"environment": event.environment, "correlation_id": event.trace_id}
         if run not in self._killed:  # counted once, however many of its migrations are settled
             self._killed.add(run)
-            usual = "migrate up" if event.direction is Direction.UP else "migrate down"
+            usual = "migrate up" if direction is Direction.UP else "migrate down"
             command = (event.command or usual).removeprefix("confiture ")
             # It ended no later than any run after it: what is seen only now is not the last word.
             ended_at = event.started_at or event.occurred_at
             self.metrics.count_run(command, names.INTERRUPTED, ended_at, span)
-            context = span.get_span_context()
-            self._log_failed_run(command, names.INTERRUPTED, context, **whose)
+            self._log_failed_run(command, names.INTERRUPTED, span.get_span_context(), **whose)
             self._providers.export_metrics()
-        migrated(
-            self,
-            event.migration,
-            event.direction,
-            span,
-            event.error,
-            duration_s=event.duration_s,
-            **whose,
-        )
+        self.migrated(ref, direction, span, event.error, event.duration_s, None, **whose)
 
     @contained
     def intent_discarded(self, intent: Intent, reason: str) -> None:
@@ -242,8 +216,7 @@ class Telemetry(Signals):
 
         *is_said*: the command has said so on standard error, and a console does not show it again.
         """
-        texts = [str(fault) for fault in faults]
-        self.log(names.LOG_CONFIG_INVALID, faults=texts, is_said=is_said)
+        self.log(names.LOG_CONFIG_INVALID, faults=[*map(str, faults)], is_said=is_said)
 
     @contained
     def outbox_failed(self, reason: str) -> None:
@@ -280,11 +253,7 @@ class Telemetry(Signals):
             self.log(names.LOG_FLUSH_INCOMPLETE, budget_s=budget.total_seconds(), **lost)
 
     def _log_failed_run(
-        self,
-        command: str,
-        error_type: str,
-        context: SpanContext | None = None,
-        **fields: object,
+        self, command: str, error_type: str, context: SpanContext | None = None, **fields: object
     ) -> None:
         """Log that a run failed: the one that *fields* are about, else this one."""
         about = {"environment": self.environment, "database": self.metrics.database, **fields}

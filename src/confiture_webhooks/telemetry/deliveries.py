@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind
@@ -16,12 +15,10 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 from ..bounded import contained
 from ..delivery import Attempt, Delivery, TraceContext
 from ..event import rfc3339
+from ..signature import Verified
 from . import names
 from .context import around, from_stored, set_failed, storable
 from .spans import Part, Signals, milliseconds
-
-if TYPE_CHECKING:
-    from ..signature import Verified
 
 LINK_ONLY_AFTER = timedelta(hours=24)
 """Traces are often kept no longer: a span that continues an older one would stand alone."""
@@ -147,11 +144,8 @@ class DeliverySpan(Part):
         record = self._signals.metrics.record
         endpoint = {names.WEBHOOK_ENDPOINT: self._delivery.endpoint}
         ended = {**endpoint, names.WEBHOOK_OUTCOME: outcome}
-        detail: dict[str, object] = {
-            **ended,
-            names.WEBHOOK_EVENT_TYPE: self._delivery.event_type.value,
-            names.ERROR_TYPE: failure,
-        }
+        kind = self._delivery.event_type.value
+        detail = {**ended, names.WEBHOOK_EVENT_TYPE: kind, names.ERROR_TYPE: failure}
         record(names.DELIVERIES, 1, ended, self.span)
         record(names.DELIVERY_DURATION, duration_s, detail, self.span)
         if outcome == names.DELIVERED:

@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import NoOpTracerProvider, Span, Status, StatusCode, Tracer, TracerProvider
 
 from ..errors import Fault
 from ..networks import origin
-
-if TYPE_CHECKING:
-    from opentelemetry.metrics import MeterProvider
 
 PROPAGATORS = "OTEL_PROPAGATORS"
 _OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
@@ -59,11 +57,9 @@ def without_http_spans() -> AbstractContextManager[None]:
     """Requests in the block make no spans, even if their instrumentation is on."""
     try:
         ensure_propagators()
-        from opentelemetry.instrumentation.utils import (  # noqa: PLC0415
-            suppress_http_instrumentation,
-        )
+        from opentelemetry.instrumentation import utils  # noqa: PLC0415
 
-        return cast("AbstractContextManager[None]", suppress_http_instrumentation())
+        return cast("AbstractContextManager[None]", utils.suppress_http_instrumentation())
     except Exception:  # noqa: BLE001  a span too many; the delivery is what counts
         return nullcontext()
 

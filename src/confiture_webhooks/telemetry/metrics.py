@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from ..delivery import State
+from ..outbox import Summary
 from ..transport import version
 from . import names
 from .context import around, storable
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from ..outbox import Summary
-
-Read = Callable[[], "Summary"]
+Read = Callable[[], Summary]
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 SCOPE: Final = "confiture_webhooks"
@@ -116,7 +115,6 @@ MIGRATION_DURATION: Final = MetricSpec(
     (0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 1800, 3600),
 )
 METRICS: Final = tuple(value for value in list(globals().values()) if type(value) is MetricSpec)
-"""In the order they stand here."""
 
 DELIVERED: Final = "delivered"
 DEFERRED: Final = "deferred"
@@ -229,12 +227,9 @@ LOG_FLUSH_INCOMPLETE: Final = LogSpec(
     "|, within {budget_s} s|: {reason}",
 )
 LOG_EVENTS: Final = tuple(value for value in list(globals().values()) if type(value) is LogSpec)
-"""In the order they stand here."""
-ENDINGS: Final = MappingProxyType(
-    {
-        DELIVERED: LOG_DELIVERED,
-        DEFERRED: LOG_DEFERRED,
-        DEAD_LETTER: LOG_DEAD_LETTERED,
-        GONE: LOG_ENDPOINT_GONE,
-    }
-)
+ENDINGS: Final = {
+    DELIVERED: LOG_DELIVERED,
+    DEFERRED: LOG_DEFERRED,
+    DEAD_LETTER: LOG_DEAD_LETTERED,
+    GONE: LOG_ENDPOINT_GONE,
+}

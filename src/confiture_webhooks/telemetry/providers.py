@@ -10,9 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.metrics import MeterProvider, get_meter_provider
+from opentelemetry.trace import SpanContext, TracerProvider
 
 from ..bounded import containing
 from ..config.variables import MIGRATION_SPANS as CAP_SETTING
@@ -25,14 +27,8 @@ from .http_spans import PROPAGATORS, ensure_propagators
 from .logs import Records, records
 from .plan import SIGNALS, Export, Plan, complaints, plan, setting_in
 
-if TYPE_CHECKING:
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import SpanContext, TracerProvider
-
 MIGRATION_SPANS = 200
 _NAMED = "OTEL_PYTHON_TRACER_PROVIDER"
-TRIED_OUT_WITHIN = timedelta(seconds=2)
-"""Nothing is exported, so it takes no time."""
 _LOST = dict(zip(SIGNALS, names.LOST, strict=True))
 
 
@@ -155,7 +151,7 @@ def try_out(environ: Mapping[str, str]) -> Providers:
     found = for_command(environ, None)
     for tally in found.tallies:
         tally.is_silent = True
-    found.shutdown(TRIED_OUT_WITHIN)
+    found.shutdown(timedelta(seconds=2))  # nothing is exported, so it takes no time
     return found
 
 
@@ -183,8 +179,6 @@ def has_owner(provider: TracerProvider) -> bool:
 
 
 def _use_global(found: Providers) -> None:
-    from opentelemetry.metrics import get_meter_provider  # noqa: PLC0415
-
     found.tracer_provider = trace.get_tracer_provider()
     found.meter_provider = get_meter_provider()
     found.records = records(None, version())

@@ -38,39 +38,21 @@ from .context import made_here, storable
 from .http_spans import trace_requests
 from .logs import records
 from .names import SERVICE_NAME
-from .plan import (
-    CONSOLE,
-    GRPC,
-    INSTALL,
-    SIGNALS,
-    TEMPORALITY,
-    Export,
-    Plan,
-    culprit,
-    held,
-)
+from .plan import CONSOLE, GRPC, INSTALL, SIGNALS, TEMPORALITY, Export, Plan, culprit, held
 from .providers import Providers, Tally
 
-_OTLP = {
-    "traces": ("trace_exporter", "OTLPSpanExporter"),
-    "metrics": ("metric_exporter", "OTLPMetricExporter"),
-    "logs": ("_log_exporter", "OTLPLogExporter"),
+_EXPORTERS = {
+    "traces": ("trace_exporter", "OTLPSpanExporter", "trace.export", "ConsoleSpanExporter"),
+    "metrics": ("metric_exporter", "OTLPMetricExporter", "metrics.export", "ConsoleMetricExporter"),
+    "logs": ("_log_exporter", "OTLPLogExporter", "_logs.export", "ConsoleLogRecordExporter"),
 }
-_CONSOLE = {
-    "traces": ("trace.export", "ConsoleSpanExporter"),
-    "metrics": ("metrics.export", "ConsoleMetricExporter"),
-    "logs": ("_logs.export", "ConsoleLogRecordExporter"),
-}
-_REDIRECTS = range(300, 400)
-_REFUSALS = range(400, 600)
-_PROTOBUF = "application/x-protobuf"
+"""Module and class of each signal's exporter: of OTLP's, and of the console's."""
 _REFUSED_DELTA = (
     f"this collector refuses delta metrics. Set {TEMPORALITY}=cumulative, or send to an "
     "OpenTelemetry collector with deltatocumulative"
 )
 _HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 _CERTIFICATE = "OTEL_EXPORTER_OTLP_CERTIFICATE"
-_CERTIFICATES = f"{_CERTIFICATE} and OTEL_EXPORTER_OTLP_CLIENT_*"
 _CHECK = {
     "401": _HEADERS,
     "403": _HEADERS,
@@ -78,7 +60,7 @@ _CHECK = {
     "431": _HEADERS,
     "InvalidHeader": _HEADERS,
     "UnicodeEncodeError": _HEADERS,
-    "OSError": _CERTIFICATES,
+    "OSError": f"{_CERTIFICATE} and OTEL_EXPORTER_OTLP_CLIENT_*",
     "SSLError": f"the scheme of the address, and {_CERTIFICATE}",
 }
 """Where to look, by status or class of error: otherwise the address, or the collector's log."""
@@ -127,18 +109,18 @@ class CollectorSession(requests.Session):
             self._refused(f"no collector answers ({kind})", kind)
             raise
         code, kind = answer.status_code, answer.headers.get("Content-Type", "").lower()
-        if code in _REDIRECTS or (answer.ok and kind.startswith("text/html")):
+        if code in range(300, 400) or (answer.ok and kind.startswith("text/html")):
             self._refused(f"no collector answers there (HTTP {code})", code)
             raise ValueError(self._tally.reason)
-        may_reject = answer.ok and answer.content and kind.startswith(_PROTOBUF)
+        may_reject = answer.ok and answer.content and kind.startswith("application/x-protobuf")
         rejected = _rejected(answer.content) if may_reject else 0
         self._tally.made(0, lost=rejected)
         if rejected:
             self._refused("the collector took a part", code, "its log")
-        elif code in _REFUSALS:
+        elif not answer.ok:
             check = None if code in (404, 405) else "its log"
             self._refused(f"the collector answers {code}", code, check)
-        if (rejected or code in _REFUSALS) and b"temporality" in answer.content.lower():
+        if (rejected or not answer.ok) and b"temporality" in answer.content.lower():
             self._tally.reason = _REFUSED_DELTA
         return answer
 
@@ -155,11 +137,11 @@ def _rejected(content: bytes) -> int:
 
 def maker_of(export: Export) -> Any:
     """The exporter's class. Raises ImportError when its package is not installed."""
-    module, name = (_CONSOLE if export.protocol == CONSOLE else _OTLP)[export.signal]
-    package = "sdk"
-    if export.protocol != CONSOLE:
-        package = f"exporter.otlp.proto.{'grpc' if export.protocol == GRPC else 'http'}"
-    return getattr(import_module(f"opentelemetry.{package}.{module}"), name)
+    otlp_module, otlp_class, module, name = _EXPORTERS[export.signal]
+    if export.protocol == CONSOLE:
+        return getattr(import_module(f"opentelemetry.sdk.{module}"), name)
+    package = f"opentelemetry.exporter.otlp.proto.{'grpc' if export.protocol == GRPC else 'http'}"
+    return getattr(import_module(f"{package}.{otlp_module}"), otlp_class)
 
 
 def exporter_for(export: Export, **preferences: Any) -> tuple[Any, Tally]:

@@ -7,23 +7,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from traceback import walk_tb
-from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Tracer
 
 from ..bounded import contained
 from ..delivery import TraceContext
 from ..event import Direction, ErrorInfo, MigrationRef
 from . import names
 from .context import Attributes, around, nanoseconds, set_failed, storable, to_stored
+from .logs import Logs
 from .metrics import Metrics
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
-
-    from .logs import Logs
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -78,6 +73,35 @@ class Signals:
         """Log the event *spec* with the ids of *context*, by default the run's."""
         fields["correlation_id"] = fields.get("correlation_id") or f"{self.run.trace_id:032x}"
         self.logs.emit(spec, context or self.run, fields)
+
+    def migrated(
+        self,
+        ref: MigrationRef,
+        direction: Direction,
+        span: Span,
+        error: ErrorInfo | None,
+        duration_s: float | None,
+        rows_affected: int | None,
+        **fields: object,
+    ) -> None:
+        """Count how long a migration took, and log how it ended."""
+        error_type = error.sqlstate or error.type if error else None
+        about = {names.MIGRATION_DIRECTION: direction.value, names.ERROR_TYPE: error_type}
+        self.metrics.record(names.MIGRATION_DURATION, duration_s or 0.0, about, span)
+        spec = names.LOG_APPLIED if direction is Direction.UP else names.LOG_ROLLED_BACK
+        self.log(
+            spec if error is None else names.LOG_MIGRATION_FAILED,
+            span.get_span_context(),
+            migration_version=ref.version,
+            migration_name=ref.name,
+            database=self.metrics.database,
+            direction=direction.value,
+            duration_ms=None if duration_s is None else milliseconds(duration_s),
+            rows_affected=rows_affected,
+            error_type=error_type,
+            sqlstate=error.sqlstate if error else None,
+            **{"environment": self.environment, **fields},
+        )
 
     def failed(self, where: str, error: BaseException) -> None:
         """Log a fault of our own, once for each place and class.
@@ -160,15 +184,8 @@ class MigrationSpan(Part):
             self._start()
         try:
             self._mark(duration_s, rows_affected, error)
-            migrated(
-                self._signals,
-                self._ref,
-                self._direction,
-                self.span,
-                error,
-                duration_s=duration_s,
-                rows_affected=rows_affected,
-                environment=self._signals.environment,
+            self._signals.migrated(
+                self._ref, self._direction, self.span, error, duration_s, rows_affected
             )
         finally:
             if self._has_span:
@@ -203,35 +220,6 @@ class MigrationSpan(Part):
         if error is not None:
             set_failed(self.span, error.sqlstate or error.type)
             self.span.set_attributes(storable({names.DB_STATUS_CODE: error.sqlstate}))
-
-
-def migrated(
-    signals: Signals,
-    ref: MigrationRef,
-    direction: Direction,
-    span: Span,
-    error: ErrorInfo | None,
-    *,
-    duration_s: float | None,
-    **fields: object,
-) -> None:
-    """Count how long a migration took, and log how it ended."""
-    error_type = error.sqlstate or error.type if error else None
-    about = {names.MIGRATION_DIRECTION: direction.value, names.ERROR_TYPE: error_type}
-    signals.metrics.record(names.MIGRATION_DURATION, duration_s or 0.0, about, span)
-    spec = names.LOG_APPLIED if direction is Direction.UP else names.LOG_ROLLED_BACK
-    signals.log(
-        spec if error is None else names.LOG_MIGRATION_FAILED,
-        span.get_span_context(),
-        migration_version=ref.version,
-        migration_name=ref.name,
-        database=signals.metrics.database,
-        direction=direction.value,
-        duration_ms=None if duration_s is None else milliseconds(duration_s),
-        error_type=error_type,
-        sqlstate=error.sqlstate if error else None,
-        **fields,
-    )
 
 
 def milliseconds(seconds: float) -> float:

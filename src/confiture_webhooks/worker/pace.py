@@ -11,7 +11,7 @@ from ..delivery import Attempt, Decision, Outcome
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
-    from ..telemetry import DeliverySpan
+    from ..telemetry.deliveries import DeliverySpan
 
 FAILING_AFTER = 5
 """So many failures in a row, and the endpoint gets a rest instead of the next delivery."""
@@ -81,10 +81,7 @@ class Pace:
     @property
     def width(self) -> int:
         """How many lanes may be busy: one where the endpoint failed last, and finds out."""
-        if self.failures:
-            return 1
-        rate = self.endpoint.rate
-        return self.endpoint.concurrency if not rate else self._in_time(self.endpoint.concurrency)
+        return 1 if self.failures else self._in_time(self.endpoint.concurrency)
 
     @property
     def is_slow(self) -> bool:
@@ -93,11 +90,11 @@ class Pace:
 
     @property
     def limit(self) -> int:
-        return self._in_time(self.batch) if self.endpoint.rate else self.batch
+        return self._in_time(self.batch)
 
     def _in_time(self, most: int) -> int:
-        assert self.endpoint.rate
-        return max(1, min(most, RATED_AHEAD // self.endpoint.rate))
+        rate = self.endpoint.rate
+        return max(1, min(most, RATED_AHEAD // rate)) if rate else most
 
     def due_in(self, now: datetime, clock: float) -> float:
         """Seconds until a lane has to look, not before a rest is over; at most 0: now."""

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from ..outbox import Claim, Outbox
     from ..outlook import EndpointStatus
-    from ..telemetry import DeliverySpan, PassSpans, Telemetry
+    from ..telemetry import Telemetry
+    from ..telemetry.deliveries import DeliverySpan, PassSpans
     from ..transport import Transport
     from .pace import Pace
 

@@ -13,16 +13,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from ..delivery import decide
 from ..errors import OutboxError
+from ..outbox import Claim
+from ..outbox.values import Batch
 from .pace import LARGEST_BATCH, LONGEST_REST, NEVER, Pace
 from .sender import Sender
-
-if TYPE_CHECKING:
-    from ..outbox import Claim
-    from ..outbox.values import Batch
 
 LEASE_MARGIN = timedelta(seconds=30)
 """A lease outlasts the longest attempt by this."""
