@@ -66,7 +66,8 @@ def check(
 
     PROCESS:
       Reads the environment, the file's `webhooks:` block and the hook files as
-      `confiture migrate` would. Sends nothing, and runs nothing of the hook files.
+      `confiture migrate` would. Sends nothing, runs nothing of the hook files, and does not
+      open the outbox: `doctor` finds one that is damaged, locked or of a newer version.
 
     EXAMPLES:
       confiture webhooks check

@@ -103,7 +103,12 @@ def test(
 
 
 def _warn_off(settings: Settings, names: list[str]) -> None:
-    """Say which of *names* are off: a test is sent all the same, events are not."""
+    """Say to which of *names* a run sends nothing: a test is sent all the same."""
+    for one in settings.endpoints:
+        if one.name in names and not one.is_for(settings.environment):
+            here = shown_environment(settings.environment)
+            why = f"its `environments` do not include {here}"
+            say(f"Endpoint {one.name}: this test is sent, events are not, because {why}")
     with suppress(OutboxError), closing(operators_outbox(settings)) as outbox:
         statuses = outbox.statuses(settings.environment)
         for name in names:

@@ -21,7 +21,7 @@ from ..errors import OutboxError
 from ..outbox.postgres_refusal import ADDRESS, NAMED, placed, reason_of
 from ..outbox.postgres_rights import lacking
 from ..outbox.postgres_schema import may_make
-from ..outbox.sqlite_file import is_there
+from ..outbox.sqlite_file import is_there, translated
 from ..outlook import listed, shown_environment
 from ..remedy import shown
 from ..run.invocation import Invocation
@@ -86,12 +86,8 @@ def check_path(settings: Settings) -> None:
     if is_there(path):
         return
     above = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        with TemporaryDirectory(dir=above):
-            pass
-    except OSError as error:
-        problem = f"outbox {path}: {error.strerror or type(error).__name__}"
-        raise OutboxError(problem, OTHER_OUTBOX) from error
+    with translated(path), TemporaryDirectory(dir=above):
+        pass
 
 
 def _kept(settings: Settings, findings: Findings) -> Check:

@@ -8,6 +8,7 @@ import json
 import re
 import ssl
 import threading
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -255,6 +256,7 @@ def read_capture(content: bytes) -> Captured:
     """
     if len(content) > LARGEST:
         raise WebhooksError("it is larger than 64 MiB")
+    content = content.removeprefix(BOM_UTF8)
     if content.lstrip().startswith(b"{"):
         return _from_json(content)
     return _from_http(content)
@@ -289,7 +291,7 @@ def _from_http(content: bytes) -> Captured:
         raise WebhooksError("a header line without a colon")
     headers = Headers([(name.strip(), value.strip()) for name, _, value in pairs])
     sent = _LENGTH.fullmatch(headers.get("Content-Length", ""))
-    length = int(sent[0]) if sent else len(parts[1])
+    length = int(sent[0]) if sent else len(parts[1].rstrip(b"\r\n"))
     # Editors end a file with a line break that was not sent. Anything else has been changed.
     is_longer = parts[1][length:].strip()
     return Captured(headers=headers, body=parts[1] if is_longer else parts[1][:length])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from ..errors import UNRECORDED, OutboxError
 from ..outbox import Outbox, Summary
 from ..outlook import outlook
 from ..remedy import shown
-from ..terminal import counted, is_terminal, progress
+from ..terminal import counted, is_terminal, progress, say
 from ..transport import Transport
 from ..worker import Worker
 from . import Parts
@@ -25,6 +26,9 @@ from .run_outbox import IMPATIENCE_S, PATIENCE_S, RunOutbox
 
 if TYPE_CHECKING:
     from ..telemetry import Telemetry
+
+SILENT_S = 2.0
+"""A wait that is longer is said also without a terminal."""
 
 
 @dataclass(eq=False, repr=False)
@@ -37,6 +41,8 @@ class Sending:
     _outbox: RunOutbox
     _transport: Transport | None = None
     _worker: Worker | None = None
+    _said_at: float = math.inf
+    """With less seconds left, a wait without a terminal is said; then no more."""
     _making: threading.Lock = field(default_factory=threading.Lock)
 
     def wake(self, *runs: str) -> Worker:
@@ -73,23 +79,30 @@ class Sending:
             if not self._settings.recorded or self._outbox.current is None:
                 return
             worker = self.wake()
-        budget = timedelta(seconds=max(0.0, deadline - time.monotonic()))
-        if not (self._parts.shows_progress and is_terminal()):
-            worker.drain(budget)
+        left_s = max(0.0, deadline - time.monotonic())
+        self._said_at = min(self._said_at, left_s - SILENT_S)
+        if not self._parts.shows_progress:
+            worker.drain(timedelta(seconds=left_s))
             return
         try:
-            worker.drain(budget, show=self._show)
+            worker.drain(timedelta(seconds=left_s), show=self._show)
         finally:
             progress("")
 
     def _show(self, left_s: float) -> None:
-        outbox = self._outbox.current
-        assert outbox is not None
+        """On a terminal, show what is left as it changes; elsewhere say it once."""
+        outbox, is_shown = self._outbox.current, is_terminal()
+        if outbox is None or not (is_shown or left_s < self._said_at):
+            return
         with suppress(OutboxError, TimedOut):
             mine = bounded(lambda: outbox.summary(self._settings.environment), IMPATIENCE_S)
             if left := mine.waiting:
-                webhooks = counted(left, "webhook", "webhooks")
-                progress(f"{webhooks} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
+                text = f"{counted(left, 'webhook', 'webhooks')} to deliver, {left_s:.0f} s at most"
+                if is_shown:
+                    progress(f"{text} … Ctrl-C skips")
+                else:
+                    self._said_at = 0.0
+                    say(f"confiture-webhooks: {text}")
 
     def stop(self, *, is_late: bool = False, seconds: float = PATIENCE_S) -> list[str]:
         """End the worker; the lines to read when not everything was delivered.
