@@ -34,6 +34,10 @@ _NAMED = "OTEL_PYTHON_TRACER_PROVIDER"
 TRIED_OUT_WITHIN = timedelta(seconds=2)
 """Nothing is exported, so it takes no time."""
 _LOST = dict(zip(SIGNALS, names.LOST, strict=True))
+_FULL = {
+    "traces": "the queue of spans was full. Raise OTEL_BSP_MAX_QUEUE_SIZE",
+    "logs": "the queue of log records was full. Raise OTEL_BLRP_MAX_QUEUE_SIZE",
+}
 
 
 @dataclass(slots=True)
@@ -122,9 +126,15 @@ class Providers:
         """How much of each kind was lost since this was last asked, and why; ``None``: nothing."""
         lost, reasons = dict.fromkeys(names.LOST, 0), dict[str, None]()
         for tally in self.tallies:
+            # Of a queue that was exported to its end, those are missing for which it had no room.
+            dropped = tally.waiting if is_over and not is_cut else 0
             if count := tally.reported(is_over=is_over):
-                lost[_LOST[tally.export.signal]] += count
-                reasons[tally.reason] = None
+                signal = tally.export.signal
+                lost[_LOST[signal]] += count
+                if count > dropped:
+                    reasons[tally.reason] = None
+                if dropped:
+                    reasons[f"{dropped} dropped, because {_FULL[signal]}"] = None
         if not (is_cut or reasons):
             return None
         return {"lost": sum(lost.values()), **lost, "reason": "; ".join(reasons) or None}
