@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext, TracerProvider
 
 MIGRATION_SPANS = 200
+_CONTEXT = "OTEL_PYTHON_CONTEXT"
 _NAMED = "OTEL_PYTHON_TRACER_PROVIDER"
 TRIED_OUT_WITHIN = timedelta(seconds=2)
 """Nothing is exported, so it takes no time."""
@@ -153,6 +155,10 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
             return found
         if environ.get(PROPAGATORS):
             found.faults += filter(None, [ensure_propagators()])
+        context = environ.get(_CONTEXT)
+        if context and not entry_points(group="opentelemetry_context", name=context):
+            problem = "names a context that is not installed, so the default is used"
+            found.faults.append(Fault(_CONTEXT, problem, "Correct or unset it"))
         asked = plan(environ)
         found.faults += asked.faults
         if asked.exports:
