@@ -208,8 +208,8 @@ def test_an_outbox_that_changes_while_the_operator_is_asked_is_asked_about_again
         return f"y\n{second}"
 
     code, shown = on_terminal(operated, "webhooks", "outbox", "drop", asked=meanwhile)
-    assert "with 4 deliveries, 3 of them not delivered (local 3)?" in shown
-    assert "with 5 deliveries, 4 of them not delivered (local 4)?" in shown
+    assert "with 4 deliveries, 3 not delivered (local 3)?" in shown
+    assert "with 5 deliveries, 4 not delivered (local 4)?" in shown
     assert (code == 0) == is_dropped
     assert (operated.path / ".confiture").exists() != is_dropped
 

@@ -123,7 +123,7 @@ def redeliver(
 
 def _not_done(rows: Sequence[Row], here: str | None) -> str:
     problem = f"Nothing can be sent from environment {shown_environment(here)}, "
-    left = f"so nothing was changed: {_counted(rows)}. --later makes them due for a worker"
+    left = f"so nothing was changed: {_counted(rows)}. Add --later to leave that to a worker"
     return f"❌ {problem}{left}"
 
 

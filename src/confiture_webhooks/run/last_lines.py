@@ -71,8 +71,9 @@ def leftover_line(
         remedies = [loss.line]
     elif is_claimed:
         at = f"from {rfc3339(next_at)} on" if next_at else "now"
-        whose = "Another worker is sending them. If it was killed, send them"
-        whose = whose if is_anothers else "Each may have arrived. Send them again"
+        them = "it" if summary.waiting == 1 else "them"
+        whose = f"Another worker is sending {them}. If that was killed, send {them}"
+        whose = whose if is_anothers else f"Each may have arrived. Send {them} again"
         remedies = [f"{whose} {at}: {shown('deliver')}."]
     else:
         is_shared = bool(summary.counts.get(State.IN_FLIGHT)) and not failures
