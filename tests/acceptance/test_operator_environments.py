@@ -483,8 +483,8 @@ def test_a_test_says_that_a_run_sends_nothing(shared: Shared, down: LocalReceive
     endpoint = {"name": "ops", "url": down.url, "environments": ["production"]}
     shared.environment_file("staging", webhooks={"endpoints": [endpoint]})
     done = shared.confiture("webhooks", "test", *of("staging"))
-    said = "Endpoint ops: this test is sent, events are not, because its `environments` do not "
-    assert f"{said}include staging\n" in done.stderr
+    said = "Endpoint ops: this test is sent, events are not, because its `environments` "
+    assert f"{said}leave staging out\n" in done.stderr
     assert len(down.requests) == 1
 
 

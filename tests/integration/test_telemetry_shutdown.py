@@ -204,8 +204,7 @@ def test_what_a_full_queue_drops_is_not_the_collectors_fault() -> None:
     line = ended.lines()[-1]
     assert line["lost_spans"] > 1
     assert line["reason"] == (
-        f"{line['lost_spans']} dropped, because the queue of spans was full. "
-        "Raise OTEL_BSP_MAX_QUEUE_SIZE"
+        f"{line['lost_spans']} dropped, because their queue was full. Raise OTEL_BSP_MAX_QUEUE_SIZE"
     )
 
 

@@ -16,10 +16,11 @@ from ..config import Settings, redacted
 from ..config.variables import OUTBOX, SWITCH, URL
 from ..doctor import diagnose
 from ..doctor.findings import Health
-from ..doctor.outbox import OTHER_OUTBOX, check_path
+from ..doctor.outbox import check_path
 from ..endpoint import explain
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import EventType
+from ..outbox.sqlite_file import OTHER
 from ..outlook import shown_environment
 from ..telemetry.providers import try_out
 from ..wiring import outbox_exists, outbox_place
@@ -128,7 +129,7 @@ def _of_a_run(settings: Settings) -> list[Fault]:
     except OutboxError as error:
         problem = error.problem.removeprefix("outbox ")
         setting = OUTBOX if os.environ.get(OUTBOX) else "outbox"
-        faults.append(Fault(setting, problem, error.remedy or OTHER_OUTBOX))
+        faults.append(Fault(setting, problem, error.remedy or OTHER))
     return faults
 
 

@@ -106,8 +106,7 @@ def _warn_off(settings: Settings, names: list[str]) -> None:
     """Say to which of *names* a run sends nothing: a test is sent all the same."""
     for one in settings.endpoints:
         if one.name in names and not one.is_for(settings.environment):
-            here = shown_environment(settings.environment)
-            why = f"its `environments` do not include {here}"
+            why = f"its `environments` leave {shown_environment(settings.environment)} out"
             say(f"Endpoint {one.name}: this test is sent, events are not, because {why}")
     with suppress(OutboxError), closing(operators_outbox(settings)) as outbox:
         statuses = outbox.statuses(settings.environment)

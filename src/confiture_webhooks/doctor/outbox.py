@@ -21,15 +21,13 @@ from ..errors import OutboxError
 from ..outbox.postgres_refusal import ADDRESS, NAMED, placed, reason_of
 from ..outbox.postgres_rights import lacking
 from ..outbox.postgres_schema import may_make
-from ..outbox.sqlite_file import is_there, translated
+from ..outbox.sqlite_file import OTHER, is_there, translated
 from ..outlook import listed, shown_environment
 from ..remedy import shown
 from ..run.invocation import Invocation
 from ..terminal import counted
 from ..wiring import init_by_admin, operators_outbox, outbox_place, postgres_dsn, sqlite_path
 from .findings import Check, Findings, examine, needs, ok, skipped, warn, wrong
-
-OTHER_OUTBOX = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
 
 
 def outbox_checks(settings: Settings, setting: str, dsn: str | None) -> Iterator[Check]:
@@ -46,7 +44,7 @@ def outbox_checks(settings: Settings, setting: str, dsn: str | None) -> Iterator
     try:
         yield from _checked(settings, dsn)
     except OutboxError as error:
-        remedy = error.remedy or OTHER_OUTBOX
+        remedy = error.remedy or OTHER
         if settings.place.kind == "postgres":
             remedy = placed(error.remedy or init_by_admin(settings), setting)
         yield wrong("outbox", error.problem.removeprefix("outbox "), remedy)

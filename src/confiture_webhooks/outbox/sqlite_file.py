@@ -50,7 +50,7 @@ _guard = threading.Lock()
 DAMAGED = ".damaged"
 """Added to the file's name for a note that it is to be examined when it is next opened."""
 
-_OTHER = f"Name another file: {SETTING}"
+OTHER = f"Name another file: {SETTING}"
 _ROOM = f"Make room on it, {ELSEWHERE}"
 _WRITABLE = f"Make it writable, {ELSEWHERE}"
 _BUSY = ("locked by another process", "End that process, or try again when it is done")
@@ -79,7 +79,7 @@ class NotOursError(OutboxError):
 
     def __init__(self, path: Path) -> None:
         problem = f"outbox {path}: this is another program's SQLite database"
-        super().__init__(problem, _OTHER)
+        super().__init__(problem, OTHER)
 
 
 class DamagedError(OutboxError):
@@ -112,7 +112,7 @@ def translated(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = f"it cannot be opened or made ({error.strerror or type(error).__name__})"
         is_closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-        remedy = _WRITABLE if is_closed else _ROOM if error.errno == errno.ENOSPC else _OTHER
+        remedy = _WRITABLE if is_closed else _ROOM if error.errno == errno.ENOSPC else OTHER
         raise OutboxError(f"outbox {path}: {reason}", remedy) from error
 
 
@@ -214,7 +214,7 @@ def own(path: Path, *, makes: bool) -> Place:
     if is_closed(path):
         raise closed(path)
     if len(os.fsencode(path.absolute())) > _LONGEST:
-        raise untrusted(path, f"its path is longer than {_LONGEST} bytes", _OTHER)
+        raise untrusted(path, f"its path is longer than {_LONGEST} bytes", OTHER)
     ignored = _make_directory(path) if makes else None
     with _guard, _opened(path) as directory:
         _check(os.fstat(directory), path.parent, path, is_file=False)
@@ -285,7 +285,7 @@ def _check(found: os.stat_result, at: Path, path: Path, *, is_file: bool = True)
     if stat.S_ISLNK(found.st_mode):
         raise _link(shown, path)
     if is_file and not stat.S_ISREG(found.st_mode):  # a device is others' to write
-        raise untrusted(path, f"{shown} is not a regular file", _OTHER)
+        raise untrusted(path, f"{shown} is not a regular file", OTHER)
     why = doubt(found, at)
     if why == FOREIGN:
         owner = _name(found.st_uid)
@@ -312,7 +312,7 @@ def _judge(path: Path, found: os.stat_result, header: bytes) -> None:
             return
         raise NotOursError(path)
     if (path.parent.name, path.name) != (DIRECTORY, FILE):  # there it is an outbox that broke
-        raise untrusted(path, "this file is not an outbox", _OTHER)
+        raise untrusted(path, "this file is not an outbox", OTHER)
 
 
 def set_aside(path: Path, damage: DamagedError) -> Path | None:

@@ -101,11 +101,9 @@ def _kept(
     kept += [f"{wait.endpoint}: {wait.remedy}." for wait in waits]
     if left.keys() - {wait.endpoint for wait in waits}:
         all_now, due_now = shown("redeliver", "--pending"), shown("deliver")
-        if next_at and is_shared:
-            kept.append(f"Unless a worker runs, send them then: {due_now}.")
-        else:
-            now = f"Send all now: {all_now}." if next_at else f"Send those due now: {due_now}."
-            kept.append(now)
+        now = f"Send all now: {all_now}." if next_at else f"Send those due now: {due_now}."
+        then = f"Unless a worker runs, send them then: {due_now}."
+        kept.append(then if next_at and is_shared else now)
     return kept
 
 

@@ -81,13 +81,12 @@ class Sending:
             worker = self.wake()
         left_s = max(0.0, deadline - time.monotonic())
         self._said_at = min(self._said_at, left_s - SILENT_S)
-        if not self._parts.shows_progress:
-            worker.drain(timedelta(seconds=left_s))
-            return
+        show = self._show if self._parts.shows_progress else None
         try:
-            worker.drain(timedelta(seconds=left_s), show=self._show)
+            worker.drain(timedelta(seconds=left_s), show=show)
         finally:
-            progress("")
+            if show is not None:
+                progress("")
 
     def _show(self, left_s: float) -> None:
         """On a terminal, show what is left as it changes; elsewhere say it once."""

@@ -36,10 +36,7 @@ _NAMED = "OTEL_PYTHON_TRACER_PROVIDER"
 TRIED_OUT_WITHIN = timedelta(seconds=2)
 """Nothing is exported, so it takes no time."""
 _LOST = dict(zip(SIGNALS, names.LOST, strict=True))
-_FULL = {
-    "traces": "the queue of spans was full. Raise OTEL_BSP_MAX_QUEUE_SIZE",
-    "logs": "the queue of log records was full. Raise OTEL_BLRP_MAX_QUEUE_SIZE",
-}
+_QUEUES = {"traces": "OTEL_BSP_MAX_QUEUE_SIZE", "logs": "OTEL_BLRP_MAX_QUEUE_SIZE"}
 
 
 @dataclass(slots=True)
@@ -136,7 +133,9 @@ class Providers:
                 if count > dropped:
                     reasons[tally.reason] = None
                 if dropped:
-                    reasons[f"{dropped} dropped, because {_FULL[signal]}"] = None
+                    reasons[
+                        f"{dropped} dropped, because their queue was full. Raise {_QUEUES[signal]}"
+                    ] = None
         if not (is_cut or reasons):
             return None
         return {"lost": sum(lost.values()), **lost, "reason": "; ".join(reasons) or None}
