@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from pkgutil import get_data
 from typing import Any, Protocol
 
 from ..errors import OutboxError
@@ -44,7 +44,7 @@ def statements(dialect: str, had: int) -> list[str]:
     """The statements that lead from version *had* (0: nothing is there) to the newest."""
     scripts = list(LATER[had - FIRST :] if had else LATER)
     if had == 0:
-        scripts.insert(0, Path(__file__).with_name("schema.sql").read_text(encoding="utf-8"))
+        scripts.insert(0, (get_data(__name__, "schema.sql") or b"").decode())
     texts = [
         one.strip()
         for script in scripts
@@ -84,11 +84,8 @@ def query(name: str, dialect: str = "postgres") -> str:
 
 _PARTS = ("heads", "free", "named")
 """The parts that several statements share, in the order in which one contains another."""
-_, *_PIECES = re.split(
-    r"^-- name: (\w+)\n",
-    Path(__file__).with_name("queries.sql").read_text(encoding="utf-8"),
-    flags=re.MULTILINE,
-)
+_TEXT = (get_data(__name__, "queries.sql") or b"").decode()  # also from a zip file
+_, *_PIECES = re.split(r"^-- name: (\w+)\n", _TEXT, flags=re.MULTILINE)
 _QUERIES = {
     name: re.sub(r"^--.*\n?|^\n", "", body.strip(), flags=re.MULTILINE).rstrip()
     for name, body in zip(_PIECES[::2], _PIECES[1::2], strict=True)
