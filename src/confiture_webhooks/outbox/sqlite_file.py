@@ -36,8 +36,7 @@ APPLICATION_ID = 0x43465748
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 100
-_LONGEST = 504
-"""The longest path that SQLite opens, with room for the suffixes."""
+_LONGEST = 504  # of a path that SQLite opens, with room for the suffixes
 _LOOK = getattr(os, "O_PATH", os.O_RDONLY)
 """A directory that this user may not list can be looked at."""
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
