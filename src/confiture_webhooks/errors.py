@@ -59,7 +59,7 @@ class HookError(WebhooksError):
 
 
 CUT = "cut"
-UNRECORDED = "the outbox could not record what became of it"
+UNRECORDED = "the outbox could not record the outcome"
 
 
 class TransportError(WebhooksError):

@@ -40,6 +40,10 @@ class Why(StrEnum):
     UNSERVED = "unserved"
 
 
+_DISCARDABLE = {Why.UNKNOWN, Why.LIMITED}
+"""Their remedies offer to discard the deliveries."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
     """Deliveries to one endpoint of one environment that wait, and why."""
@@ -169,8 +173,11 @@ def again_lines(dead: int, gone: int, *narrowed: str) -> list[str]:
 
 def once_possible(waits: Iterable[Wait], then: str) -> str:
     """The sentence *then*, after the remedies of those of *waits* that are in vain."""
-    first = [f"{wait.endpoint}: {wait.remedy}" for wait in waits if wait.is_in_vain]
-    return ". ".join([*first, f"Then {then[0].lower()}{then[1:]}"]) if first else then
+    vain = [wait for wait in waits if wait.is_in_vain]
+    first = [f"{wait.endpoint}: {wait.remedy}" for wait in vain]
+    # What was discarded is not there to be sent.
+    begin = "If you keep them, then" if {wait.why for wait in vain} & _DISCARDABLE else "Then"
+    return ". ".join([*first, f"{begin} {then[0].lower()}{then[1:]}"]) if first else then
 
 
 def shown_environment(name: str | None) -> str:

@@ -120,6 +120,10 @@ def _version(is_asked: bool) -> None:  # noqa: FBT001  typer's callback
 
 def register(app: typer.Typer) -> None:
     """The entry point of group ``confiture.plugins``: adds ``confiture webhooks`` and the watch."""
+    if os.environ.get("OTEL_PYTHON_CONTEXT"):  # telemetry reports a wrong one without a traceback
+        import logging  # noqa: PLC0415
+
+        logging.getLogger("opentelemetry.context").addFilter(lambda one: "load" not in str(one.msg))
     app.add_typer(webhooks_app(), name="webhooks")
     current = app.info.cls
     base = current if isinstance(current, type) else getattr(current, "value", None)

@@ -27,7 +27,7 @@ DEFAULT_MAX_BODY = 1024 * 1024
 REFUSAL = "the request is not authentic, too old, or cannot be read"
 _MAX_HEADER = 16 * 1024
 _MAX_TIMESTAMP_DIGITS = 11
-_SIGNED_HEADERS = {"webhook-id", "webhook-timestamp", "webhook-signature", "x-confiture-signature"}
+SIGNED_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature", "x-confiture-signature")
 _OTHER_HEADERS = {"x-correlation-id", "traceparent", "tracestate"}
 
 E = TypeVar("E", bound=StrEnum)
@@ -251,9 +251,9 @@ def _fields(headers: Any) -> dict[str, str]:
         if not isinstance(name, str) or not isinstance(value, str) or len(value) > _MAX_HEADER:
             continue
         key = name.lower()
-        if key in fields and key in _SIGNED_HEADERS:
+        if key in SIGNED_HEADERS and (key in fields or ", " in value):  # joined, as many servers do
             raise SignatureError(REFUSAL)
-        if key in _SIGNED_HEADERS or key in _OTHER_HEADERS:
+        if key in SIGNED_HEADERS or key in _OTHER_HEADERS:
             fields.setdefault(key, value)
     return fields
 

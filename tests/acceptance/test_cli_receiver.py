@@ -223,6 +223,17 @@ def test_verify(here: Project) -> None:
     assert (document["event_id"], document["correlation_id"]) == ("evt_1", "4bf9" * 8)
 
 
+def test_verify_reads_what_editors_and_servers_change(here: Project) -> None:
+    """Names in any case, a byte order mark before all, a last line break, and no length."""
+    headers = {name.upper(): value for name, value in signed().items() if "Length" not in name}
+    for content in (
+        b"\xef\xbb\xbf" + raw(headers) + b"\r\n",
+        b"\xef\xbb\xbf" + json.dumps({"headers": headers, "body": BODY.decode()}).encode(),
+        raw({**headers, "Transfer-Encoding": "chunked"}) + b"\n",
+    ):
+        assert verify(here, content)[1]["valid"]
+
+
 def test_verify_reads_one_document_whose_payload_is_its_body(here: Project) -> None:
     """A payload that was changed is none of the body's; several lines are given one at a time."""
     captured = {"headers": signed(), "body": BODY.decode(), "payload": PAYLOAD}
@@ -271,6 +282,14 @@ def test_verify_reads_no_file_without_end(here: Project) -> None:
         (
             raw(signed() | {"Content-Encoding": "gzip"}).removesuffix(BODY) + gzip.compress(BODY),
             "not a JSON object; decode it as its content-encoding says",
+        ),
+        (
+            raw(signed()).replace(b"webhook-sig", b"Webhook-Signature: v1,x\r\nWebhook-Sig"),
+            "unreadable: it has more than one webhook-signature header",
+        ),
+        (
+            raw(signed()).replace(b"\r\n\r\n", b"\r\n\r\n\xef\xbb\xbf"),
+            "changed: its body begins with a byte order mark",
         ),
     ],
 )

@@ -434,12 +434,16 @@ def test_another_users_link_to_hook_files_of_ours_is_not_followed(project: Any) 
 
 
 def test_that_the_default_endpoint_stands_down_is_said(hooked: Any, receiver: Any) -> None:
-    """The run names the file that reads the variable itself."""
+    """The run names the file that reads the variable itself; a test is sent, and says so."""
     project = hooked(a=f"{HEAD}import os\nos.environ.get('CONFITURE_WEBHOOK_URL')\n")
     done = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url})
     assert done.returncode == 0
     assert "confiture_hooks/a.py reads CONFITURE_WEBHOOK_URL itself" in done.stderr
     assert receiver.requests == ()
+    tested = project.confiture("webhooks", "test", env={"CONFITURE_WEBHOOK_URL": receiver.url})
+    said = "Endpoint default: this test is sent, events are not, because a hook file reads "
+    assert f"{said}CONFITURE_WEBHOOK_URL itself\n" in tested.stderr
+    assert len(receiver.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -90,6 +91,14 @@ def test_filters_narrow_the_list(operated: Project) -> None:
         done = operated.confiture("webhooks", "list", "--format", "json", *filters)
         ids = [row["id"] for row in json.loads(done.stdout)["deliveries"]]
         assert ids == [f"dlv_{number}" for number in found], filters
+
+
+def test_an_empty_outbox_is_said_to_be_empty(project: Project) -> None:
+    """The heads of columns alone do not say whether it was read."""
+    project.environment_file(webhooks={"endpoints": [{"name": "a", "url": "http://127.0.0.1:9/"}]})
+    assert project.confiture("webhooks", "disable", "a").returncode == 0
+    listed = project.confiture("webhooks", "list")
+    assert (listed.returncode, listed.stderr) == (0, "No delivery matches. There is none yet\n")
 
 
 def test_what_cannot_be_done_is_said_in_a_line(operated: Project) -> None:
@@ -199,8 +208,8 @@ def test_an_outbox_that_changes_while_the_operator_is_asked_is_asked_about_again
         return f"y\n{second}"
 
     code, shown = on_terminal(operated, "webhooks", "outbox", "drop", asked=meanwhile)
-    assert "with 4 deliveries, 3 of them not delivered (local 3)?" in shown
-    assert "with 5 deliveries, 4 of them not delivered (local 4)?" in shown
+    assert "with 4 deliveries, 3 not delivered (local 3)?" in shown
+    assert "with 5 deliveries, 4 not delivered (local 4)?" in shown
     assert (code == 0) == is_dropped
     assert (operated.path / ".confiture").exists() != is_dropped
 
@@ -281,10 +290,11 @@ def test_a_line_shows_how_far_a_pass_is(project: Any) -> None:
 
 
 def test_a_line_shows_what_a_run_waits_for_and_is_gone_afterwards(project: Any) -> None:
-    """On a terminal the flush is shown in one line that is wiped; in a pipe there is none."""
+    """On a terminal the flush is shown in one line that is wiped; in a pipe, once if it is long."""
     project.migration("001", "a", up="CREATE TABLE a (id int)", down="DROP TABLE a")
     waiting = "1 webhook to deliver"
-    with LocalReceiver(answers=[Answer(delay_s=1.5)] * 9) as receiver:
+    answers = [Answer(delay_s=1.5), Answer(), Answer(delay_s=4)]
+    with LocalReceiver(answers=answers) as receiver:
         env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_LOG": "off"}
         code, shown = on_terminal(project, "migrate", "up", env=env)
         assert code == 0
@@ -295,6 +305,10 @@ def test_a_line_shows_what_a_run_waits_for_and_is_gone_afterwards(project: Any) 
         project.migration("002", "b", up="CREATE TABLE b (id int)", down="DROP TABLE b")
         piped = project.confiture("migrate", "up", env=env)
         assert (piped.returncode, piped.stderr) == (0, "")
+        project.migration("003", "c", up="CREATE TABLE c (id int)", down="DROP TABLE c")
+        piped = project.confiture("migrate", "up", env=env)
+    assert piped.returncode == 0
+    assert re.fullmatch(rf"confiture-webhooks: {waiting}, \d s at most\n", piped.stderr)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")

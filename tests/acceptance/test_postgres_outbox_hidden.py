@@ -402,7 +402,7 @@ def test_what_waits_in_the_outbox_before_is_named(project: Any, receiver: Any) -
             found = project.confiture("webhooks", word, *config, env=ON)
             assert found.returncode == 1
             assert "SQLite outbox of local: 1 delivery waits in it, and it is not" in found.stdout
-            assert f"Send them: `{again}{file}`" in found.stdout
+            assert f"Send it: `{again}{file}`" in found.stdout
     other = {"CONFITURE_WEBHOOK_OUTBOX": "sqlite:elsewhere/other.db"}
     assert again in project.confiture("webhooks", "status", env=other).stdout
     assert project.confiture("migrate", "up", env=ON).returncode == 0
@@ -424,7 +424,7 @@ def test_a_run_that_was_killed_before_the_switch_is_named(project: Any, receiver
     found = project.confiture("webhooks", "status", env=ON)
     assert found.returncode == 1
     assert "SQLite outbox of local: 1 killed run waits in it" in found.stdout
-    report = "Report them: `CONFITURE_WEBHOOK_OUTBOX=sqlite confiture webhooks deliver`"
+    report = "Report it: `CONFITURE_WEBHOOK_OUTBOX=sqlite confiture webhooks deliver`"
     assert report in found.stdout
 
 
@@ -459,7 +459,7 @@ def test_what_failed_in_the_outbox_before_is_named(
         project.migration(number, "order", up="SELECT 1", down="SELECT 1")
     used = {"CONFITURE_WEBHOOK_OUTBOX": before}
     assert project.confiture("migrate", "up", env=used).returncode == 0
-    again = f"Send them: `CONFITURE_WEBHOOK_OUTBOX={before} confiture webhooks redeliver"
+    again = f"Send it: `CONFITURE_WEBHOOK_OUTBOX={before} confiture webhooks redeliver"
     env = {"CONFITURE_WEBHOOK_OUTBOX": after}
     for word in ("status", "doctor"):
         found = project.confiture("webhooks", word, env=env)

@@ -146,7 +146,10 @@ def test_what_comes_first_is_said_first(one_migration: Any, receiver: Any) -> No
     assert paste(project, first).returncode == 0
     status = project.confiture("webhooks", "status").stdout
     row = "answered with 410: 1. former: Configure it again, or discard its deliveries: "
-    assert f"{row}`{shown(status, 'discard')}`. Then send them again: `{again}`" in status
+    assert (
+        f"{row}`{shown(status, 'discard')}`. If you keep them, then send them again: `{again}`"
+        in status
+    )
     project.environment_file(webhooks={"endpoints": [former]})
     assert f"answered with 410: 1. Send them again: `{again}`" in (
         project.confiture("webhooks", "status").stdout

@@ -36,6 +36,17 @@ def test_a_propagator_that_is_not_installed(project: Any, receiver: Any, exports
     assert ("POST" in spans) is exports
 
 
+def test_a_context_that_is_not_installed(project: Any, receiver: Any) -> None:
+    """OpenTelemetry would report it with a traceback: one line names the variable."""
+    project.migration("001", "a", up="SELECT 1", down="SELECT 1")
+    done = migrated(project, CONFITURE_WEBHOOK_URL=receiver.url, OTEL_PYTHON_CONTEXT="CANARY")
+    assert (done.returncode, len(receiver.requests)) == (0, 1)
+    (line,) = [one for one in events(done) if one["event"] == "webhooks.config_invalid"]
+    assert [fault.partition(":")[0] for fault in line["faults"]] == ["OTEL_PYTHON_CONTEXT"]
+    assert "CANARY" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_limit_that_is_no_number(project: Any, receiver: Any, collector: Any) -> None:
     """The SDK cannot be imported then: one line names the variable, and the webhook is sent."""
     project.migration("001", "a", up="SELECT 1", down="SELECT 1")

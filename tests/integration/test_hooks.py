@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import subprocess
 import sys
 import threading
+from contextlib import redirect_stdout
 from datetime import timedelta
 from importlib.machinery import PathFinder
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -247,6 +249,34 @@ def test_a_hooks_print_goes_to_stderr_the_commands_to_output(capsys: Any) -> Non
     captured = capsys.readouterr()
     assert captured.out == "from the command\n"
     assert captured.err == "from the hook\nfrom a thread of the hook's\n"
+
+
+def test_a_stream_that_a_hook_replaces_is_its_threads_alone(capsys: Any) -> None:
+    """A line that the command prints meanwhile is on its standard output."""
+    replaced, printed, commands = threading.Event(), threading.Event(), sys.stdout
+
+    def hook() -> None:
+        with redirect_stdout(io.StringIO()) as text:
+            print("kept")
+            replaced.set()
+            printed.wait(20)
+        print(f"from the hook: {text.getvalue()}", end="")
+        sys.stdout = commands
+        print("again")
+
+    guard = OutputGuard()
+    guard.start()
+    try:
+        thread = HookThread(hook)
+        thread.start()
+        assert replaced.wait(20)
+        print("from the command")
+        printed.set()
+        thread.join()
+    finally:
+        guard.stop()
+    assert type(sys) is ModuleType
+    assert capsys.readouterr() == ("from the command\n", "from the hook: kept\nagain\n")
 
 
 def test_explaining_says_what_depends_on_the_migration() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -339,3 +341,16 @@ def test_commands_with_nothing_configured_load_none_of_it(tmp_path: Path) -> Non
     loaded = modules_after(code, tmp_path)
     assert ours(loaded) == OURS_UNCONFIGURED
     assert not {"structlog", "requests", "opentelemetry", "standardwebhooks"} & set(loaded)
+
+
+def test_the_package_runs_from_a_zip_file(tmp_path: Path) -> None:
+    """As in a zipapp: the SQL beside the modules is read from the archive."""
+    package = Path(plugin.__file__).parent
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", package.parent, package.name)
+    code = "from confiture_webhooks.outbox.sqlite import InMemoryOutbox, __file__ as file; "
+    code += "print(file, InMemoryOutbox().summaries())"
+    env = {"PYTHONPATH": archive, "PATH": os.defpath}
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith(archive), done.stderr

@@ -143,10 +143,28 @@ def test_what_belongs_to_another_user_is_not_used(outbox_path: Path, place: str)
 
 
 @pytest.mark.survived("A pipe in the outbox's place", "unharmed")
-def test_what_is_not_a_file_is_not_used(tmp_path: Path) -> None:
-    """A pipe is not waited for."""
-    os.mkfifo(tmp_path / "pipe.db")
-    refused(tmp_path / "pipe.db", "not a regular file")
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("pipe", "it is not a regular file. Name another file"),
+        ("", "it is not a regular file. Name another file"),
+        ("/dev/full", "it is not a regular file. Name another file"),
+        ("file/x.db", r"it cannot be opened or made \(Not a directory\). Name another file"),
+        ("n" * 300, r"it cannot be opened or made \(File name too long\). Name another file"),
+        ("directory/" * 200 + "x", "its path is longer than 504 bytes. Name another file"),
+        ("dangling", "it is a symbolic link. Name what it points to, or name another file"),
+    ],
+    ids=["pipe", "directory", "device", "below a file", "long name", "long path", "link"],
+)
+def test_what_is_not_a_file_is_not_used(tmp_path: Path, place: str, reason: str) -> None:
+    """A pipe is not waited for. No remedy changes a device, or what cannot be made writable."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OutboxError, match=f"{reason}: CONFITURE_WEBHOOK_OUTBOX=sqlite:<path>$"):
+        SqliteOutbox(tmp_path / place)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_dropped_outbox_leaves_nothing(outbox_path: Path) -> None:

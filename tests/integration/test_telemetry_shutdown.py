@@ -23,6 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 import forked
 from confiture_webhooks.receiver import LocalReceiver
 from confiture_webhooks.receiver.collector import LocalCollector
+from confiture_webhooks.receiver.server import Answer
 
 BUDGET_S = 0.5
 PATIENT_S = 60.0
@@ -192,6 +193,20 @@ def test_what_is_refused_in_part_is_lost(rejected: int, message: str, reason: st
         rejected,
     )
     assert line["reason"] == reason
+
+
+def test_what_a_full_queue_drops_is_not_the_collectors_fault() -> None:
+    """It takes all that it is sent: the variable to change is that of the queue."""
+    sizes = {"OTEL_BSP_MAX_QUEUE_SIZE": "1", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}
+    one = 'telemetry.migration(MigrationRef(version="1", slug="one"), Direction.UP)'
+    during = f"for _ in range(50): {one}.finish(duration_s=0.1, rows_affected=1, error=None)"
+    with LocalReceiver(answers=[Answer(delay_s=0.2)] * 100) as collector:
+        ended = run(during=during, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=collector.url, **sizes)
+    line = ended.lines()[-1]
+    assert line["lost_spans"] > 1
+    assert line["reason"] == (
+        f"{line['lost_spans']} dropped, because their queue was full. Raise OTEL_BSP_MAX_QUEUE_SIZE"
+    )
 
 
 def test_each_signals_reason_is_named() -> None:

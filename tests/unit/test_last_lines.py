@@ -155,8 +155,8 @@ def test_deliveries_that_another_worker_sends_are_not_asked_for() -> None:
     left = {None: Summary(undelivered={"ops": 1}, counts={State.IN_FLIGHT: 1})}
     line = leftover_line(left, None, {}, next_at=AT)
     assert line == (
-        "confiture-webhooks: 1 delivery not sent (ops: 1, under way). Another worker is sending them. "
-        "If it was killed, send them from 2026-01-09T14:00:00.000Z on: `confiture webhooks deliver`."
+        "confiture-webhooks: 1 delivery not sent (ops: 1, under way). Another worker is sending it. "
+        "If that was killed, send it from 2026-01-09T14:00:00.000Z on: `confiture webhooks deliver`."
     )
 
 
@@ -177,7 +177,7 @@ def test_no_other_worker_is_blamed_for_what_could_not_be_recorded() -> None:
     line = leftover_line(left, None, {"ops": UNRECORDED}, next_at=AT)
     assert line == (
         "confiture-webhooks: 2 deliveries not recorded as sent (ops: 2, the outbox could not record "
-        "what became of it). Each may have arrived. Send them again from 2026-01-09T14:00:00.000Z on: "
+        "the outcome). Each may have arrived. Send them again from 2026-01-09T14:00:00.000Z on: "
         "`confiture webhooks deliver`."
     )
 

@@ -130,6 +130,10 @@ def _refusals() -> dict[str, tuple[dict[str, Any], bytes]]:
         "lone surrogate": ({**right, "webhook-id": "\ud800"}, BODY),
         "header is a list": ({**right, "webhook-signature": ["v1,a"]}, BODY),
         "the same header twice": ({**right, "Webhook-Id": "evt_1"}, BODY),
+        "the same header twice, joined": (
+            {**right, "webhook-signature": f"v1,x, {right['webhook-signature']}"},
+            BODY,
+        ),
         "only the body's signature": (
             {"X-Confiture-Signature": body_signature(SECRET, BODY)},
             BODY,

@@ -101,7 +101,7 @@ def redeliver(
             if is_refused:
                 unsent = f"❌ Nothing can be sent from environment {shown_environment(here)}, "
                 unsent += f"so nothing was changed: {_counted(rows)}. "
-                unsent += "--later makes them due for a worker"
+                unsent += "Add --later to leave that to a worker"
             unsent = unsent or "Nothing is due again: a worker has sent it, or is sending it"
             line(f"Due again: {_counted(done)}" if done else unsent)
         own = [] if later else [row for row in done if row.delivery.environment == here]

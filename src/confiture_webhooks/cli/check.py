@@ -14,11 +14,12 @@ import typer
 from ..command_watch import is_off
 from ..config import Settings, redacted
 from ..config.variables import OUTBOX, SWITCH, URL
-from ..doctor import OTHER_OUTBOX, check_path, diagnose
+from ..doctor import check_path, diagnose
 from ..doctor.findings import Health
 from ..endpoint import explain
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import EventType
+from ..outbox.sqlite_file import OTHER
 from ..outlook import shown_environment
 from ..telemetry.providers import try_out
 from ..wiring import outbox_exists, outbox_place
@@ -65,7 +66,8 @@ def check(
 
     PROCESS:
       Reads the environment, the file's `webhooks:` block and the hook files as
-      `confiture migrate` would. Sends nothing, and runs nothing of the hook files.
+      `confiture migrate` would. Sends nothing, runs nothing of the hook files, and does not
+      open the outbox: `doctor` finds one that is damaged, locked or of a newer version.
 
     EXAMPLES:
       confiture webhooks check
@@ -126,7 +128,7 @@ def _of_a_run(settings: Settings) -> list[Fault]:
     except OutboxError as error:
         problem = error.problem.removeprefix("outbox ")
         setting = OUTBOX if os.environ.get(OUTBOX) else "outbox"
-        faults.append(Fault(setting, problem, error.remedy or OTHER_OUTBOX))
+        faults.append(Fault(setting, problem, error.remedy or OTHER))
     return faults
 
 

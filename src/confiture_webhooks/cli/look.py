@@ -141,23 +141,25 @@ def list_deliveries(
             **({"environment": environment} if environment is not None else {}),
         )
         rows = documents(context, found)
-        others = {} if found else context.outbox.summaries()
+        is_empty = not found and context.outbox.is_durable  # of a missing one a line is said
+        others = context.outbox.summaries() if is_empty else None
     document = {"ok": True, "outbox": context.where, "deliveries": rows}
     conclude(document, partial(_print_list, rows, others, limit), output)
 
 
 def _print_list(
-    rows: Sequence[dict[str, Any]], others: Mapping[str | None, Summary], limit: int
+    rows: Sequence[dict[str, Any]], others: Mapping[str | None, Summary] | None, limit: int
 ) -> None:
-    """*others*: of all deliveries, if none was found."""
+    """*others*: of all deliveries, if none was found in an outbox."""
     cells = {name: [str(cell(row) or "-") for row in rows] for name, cell in _COLUMNS.items()}
     columns = [name for name in cells if set(cells[name]) != {"-"}]
     print_table(columns, zip(*(cells[name] for name in columns), strict=True))
     if len(rows) == limit:
         say(f"The newest are listed, at most {limit}; --limit lists more")
-    if others:
-        counts = {name: one.total for name, one in others.items()}
-        say(f"No delivery matches. There are, by environment: {listed(counts)}")
+    if others is not None:
+        counts = listed({name: one.total for name, one in others.items()})
+        there = f"There are, by environment: {counts}" if counts else "There is none yet"
+        say(f"No delivery matches. {there}")
 
 
 def show(

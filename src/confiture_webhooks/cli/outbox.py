@@ -183,7 +183,7 @@ def _held(config: Path | None) -> tuple[Context, str]:
         if (count := one.total - one.counts.get(State.DELIVERED, 0))
     }
     if left:
-        held += f", {sum(left.values())} of them not delivered ({listed(left)})"
+        held += f", {sum(left.values())} not delivered ({listed(left)})"
     return context, held + (f" and {runs(intents)}" if intents else "")
 
 

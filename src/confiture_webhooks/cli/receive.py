@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import signal
+from codecs import BOM_UTF8
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,6 +28,7 @@ from ..receiver.local import (
     read_capture,
 )
 from ..receiver.server import Incoming, answer_of
+from ..signature import SIGNED_HEADERS
 from ..terminal import say
 from .context import refusal
 from .options import FormatOpt
@@ -226,6 +228,10 @@ def _unreadable(capture: Incoming) -> str:
     missing = {"webhook-id", "webhook-timestamp"} - names
     if "webhook-signature" in capture.headers and missing:
         return f"unreadable: it has no {' and no '.join(sorted(missing))} header"
+    if twice := [name for name in SIGNED_HEADERS if ", " in capture.headers.get(name, "")]:
+        return f"unreadable: it has more than one {twice[0]} header"
+    if capture.body.startswith(BOM_UTF8):
+        return "changed: its body begins with a byte order mark, which an editor adds. Remove it"
     if not isinstance(payload_of(capture.body), dict):
         coded = names & {"content-encoding", "transfer-encoding"}
         remedy = f"; decode it as its {' and '.join(sorted(coded))} says" if coded else ""

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ..config import Settings
+from ..config.variables import URL
 from ..delivery import State
 from ..doctor.endpoints import remedy_of
 from ..errors import ConfigError, OutboxError
@@ -26,7 +26,7 @@ from ..remedy import shown
 from ..run.other_environment import elsewhere_line
 from ..terminal import counted, is_terminal, say
 from ..watch import Configuration, PassResult, deliver_due, deliver_until
-from ..wiring import operators_outbox
+from ..wiring import found_settings, operators_outbox
 from ..worker.pace import FAILING_AFTER
 from .context import Context
 from .options import SUBSCRIBED, ConfigOpt, FormatOpt, one_of
@@ -83,7 +83,7 @@ def test(
         raise context.unknown_endpoint(name)
     if name is None and output == "text":
         say_faults(settings.faults)
-    _warn_off(settings, [name] if name is not None else names)
+    _warn_off(context, [name] if name is not None else names)
     results = ping(settings, name, kind)
     is_shown = show_answer or (output == "text" and is_terminal(sys.stdout))
     for result in results:
@@ -102,8 +102,15 @@ def test(
     conclude(document, partial(show_pings, results), output, code=code)
 
 
-def _warn_off(settings: Settings, names: list[str]) -> None:
-    """Say which of *names* are off: a test is sent all the same, events are not."""
+def _warn_off(context: Context, names: list[str]) -> None:
+    """Say to which of *names* a run sends nothing: a test is sent all the same."""
+    settings, here = context.settings, shown_environment(context.environment)
+    of_run = {one.name for one in found_settings(context.invocation.settings_file)[0].endpoints}
+    for one in settings.endpoints:
+        why = "" if one.is_for(settings.environment) else f"its `environments` leave {here} out"
+        why = why if one.name in of_run else f"a hook file reads {URL} itself"
+        if why and one.name in names:
+            say(f"Endpoint {one.name}: this test is sent, events are not, because {why}")
     with suppress(OutboxError), closing(operators_outbox(settings)) as outbox:
         statuses = outbox.statuses(settings.environment)
         for name in names:

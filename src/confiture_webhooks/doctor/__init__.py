@@ -28,7 +28,7 @@ from ..networks import origin
 from ..outbox.postgres_refusal import ADDRESS, NAMED, placed, reason_of
 from ..outbox.postgres_rights import lacking
 from ..outbox.postgres_schema import may_make
-from ..outbox.sqlite_file import is_there
+from ..outbox.sqlite_file import OTHER, is_there, translated
 from ..outlook import listed, shown_environment
 from ..remedy import shown
 from ..run.invocation import Invocation
@@ -47,7 +47,6 @@ from ..wiring import (
 from .endpoints import PATIENCE, address, failure_of, remedy_of, signs, try_connection, way_to
 from .findings import Check, Findings, Health, examine, needs, ok, skipped, warn, wrong
 
-OTHER_OUTBOX = "Make it writable, or set CONFITURE_WEBHOOK_OUTBOX"
 WAIT_S = 5
 
 
@@ -184,7 +183,7 @@ def _outbox(settings: Settings, setting: str, dsn: str | None) -> Iterator[Check
     try:
         yield from _checked(settings, dsn)
     except OutboxError as error:
-        remedy = error.remedy or OTHER_OUTBOX
+        remedy = error.remedy or OTHER
         if settings.place.kind == "postgres":
             remedy = placed(error.remedy or init_by_admin(settings), setting)
         yield wrong("outbox", error.problem.removeprefix("outbox "), remedy)
@@ -224,12 +223,8 @@ def check_path(settings: Settings) -> None:
     if is_there(path):
         return
     above = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        with TemporaryDirectory(dir=above):
-            pass
-    except OSError as error:
-        problem = f"outbox {path}: {error.strerror or type(error).__name__}"
-        raise OutboxError(problem, OTHER_OUTBOX) from error
+    with translated(path), TemporaryDirectory(dir=above):
+        pass
 
 
 def _kept(settings: Settings, findings: Findings) -> Check:

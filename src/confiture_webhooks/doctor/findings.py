@@ -305,11 +305,12 @@ def _left_behind(found: Findings) -> Iterator[Check]:
                 whose = f"{store} outbox of {shown_environment(name)}"
                 are = counted(count, one, many)
                 do = "Send" if "redeliver" in words else "Report"
+                do += " it" if count == 1 else " them"
                 command = _command(name, found.environment, *words, variable=variable)
                 if key == "begun":
-                    yield warn(whose, are, f"{do} them: {command}")
+                    yield warn(whose, are, f"{do}: {command}")
                 else:
-                    yield make(whose, f"{are} in it, {unused}", f"{do} them: {command}")
+                    yield make(whose, f"{are} in it, {unused}", f"{do}: {command}")
 
 
 def _of(name: str | None, here: str | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from pkgutil import get_data
 from typing import Any, Protocol
 
 from ..errors import OutboxError
@@ -42,7 +42,7 @@ VERSION = FIRST + len(LATER)
 
 def statements(dialect: str, had: int) -> list[str]:
     """The statements that lead from version *had* (0: nothing is there) to the newest."""
-    first = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
+    first = (get_data(__name__, "schema.sql") or b"").decode()
     script = ";".join(LATER[had - FIRST :] if had else (first, *LATER))
     texts = map(str.strip, re.sub(r"--.*", "", script).split(";"))
     return [text.format(**DIALECTS[dialect]) for text in texts if text]
@@ -73,11 +73,8 @@ def query(name: str, dialect: str = "postgres") -> str:
     return found
 
 
-_, *_PIECES = re.split(
-    r"^-- name: (\w+)\n",
-    Path(__file__).with_name("queries.sql").read_text(encoding="utf-8"),
-    flags=re.MULTILINE,
-)
+_TEXT = (get_data(__name__, "queries.sql") or b"").decode()  # also from a zip file
+_, *_PIECES = re.split(r"^-- name: (\w+)\n", _TEXT, flags=re.MULTILINE)
 _QUERIES = {
     name: re.sub(r"^--.*\n?|^\n", "", body.strip(), flags=re.MULTILINE).rstrip()
     for name, body in zip(_PIECES[::2], _PIECES[1::2], strict=True)

@@ -36,6 +36,7 @@ APPLICATION_ID = 0x43465748
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 100
+_LONGEST = 504  # of a path that SQLite opens, with room for the suffixes
 _LOOK = getattr(os, "O_PATH", os.O_RDONLY)
 """A directory that this user may not list can be looked at."""
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -48,6 +49,8 @@ _guard = threading.Lock()
 DAMAGED = ".damaged"
 """Added to the file's name for a note that it is to be examined when it is next opened."""
 
+OTHER = f"Name another file: {SETTING}"
+_ROOM = f"Make room on it, {ELSEWHERE}"
 _WRITABLE = f"Make it writable, {ELSEWHERE}"
 _BUSY = ("locked by another process", "End that process, or try again when it is done")
 _CLOSED = ("it, or its directory, cannot be written", _WRITABLE)
@@ -58,10 +61,10 @@ _REASONS = {
     sqlite3.SQLITE_READONLY: _CLOSED,
     sqlite3.SQLITE_PERM: _CLOSED,
     sqlite3.SQLITE_CANTOPEN: ("it cannot be opened or made", _WRITABLE),
-    sqlite3.SQLITE_FULL: ("the disk is full", f"Make room on it, {ELSEWHERE}"),
+    sqlite3.SQLITE_FULL: ("the disk is full", _ROOM),
     sqlite3.SQLITE_IOERR_SHMSIZE: (
         "the disk is full, or broken: the file beside it cannot grow",
-        f"Make room on it, {ELSEWHERE}",
+        _ROOM,
     ),
     sqlite3.SQLITE_IOERR: (
         "the disk failed to read or write",
@@ -75,7 +78,7 @@ class NotOursError(OutboxError):
 
     def __init__(self, path: Path) -> None:
         problem = f"outbox {path}: this is another program's SQLite database"
-        super().__init__(problem, f"Name another file: {SETTING}")
+        super().__init__(problem, OTHER)
 
 
 class DamagedError(OutboxError):
@@ -107,7 +110,8 @@ def translated(path: Path) -> Iterator[None]:
         raise OutboxError(f"outbox {path}: a value that SQLite cannot hold") from error
     except OSError as error:
         reason = f"it cannot be opened or made ({error.strerror or type(error).__name__})"
-        remedy = f"Make room on it, {ELSEWHERE}" if error.errno == errno.ENOSPC else _WRITABLE
+        is_closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        remedy = _WRITABLE if is_closed else _ROOM if error.errno == errno.ENOSPC else OTHER
         raise OutboxError(f"outbox {path}: {reason}", remedy) from error
 
 
@@ -208,6 +212,8 @@ def own(path: Path, *, makes: bool) -> Place:
     """
     if is_closed(path):
         raise closed(path)
+    if len(os.fsencode(path.absolute())) > _LONGEST:
+        raise untrusted(path, f"its path is longer than {_LONGEST} bytes", OTHER)
     ignored = _make_directory(path) if makes else None
     with _guard, _opened(path) as directory:
         _check(os.fstat(directory), path.parent, path, is_file=False)
@@ -277,6 +283,8 @@ def _check(found: os.stat_result, at: Path, path: Path, *, is_file: bool = True)
     shown = "it" if at == path else at
     if stat.S_ISLNK(found.st_mode):
         raise _link(shown, path)
+    if is_file and not stat.S_ISREG(found.st_mode):  # a device is others' to write
+        raise untrusted(path, f"{shown} is not a regular file", OTHER)
     why = doubt(found, at)
     if why == FOREIGN:
         owner = _name(found.st_uid)
@@ -285,8 +293,6 @@ def _check(found: os.stat_result, at: Path, path: Path, *, is_file: bool = True)
         problem = f"others may write {shown} (mode {stat.S_IMODE(found.st_mode):04o})"
         place = "a file in a new directory below it" if stat.S_ISDIR(found.st_mode) else "another"
         raise untrusted(path, problem, f"Close it with chmod go-w, or name {place}: {SETTING}")
-    if is_file and not stat.S_ISREG(found.st_mode):
-        raise untrusted(path, f"{shown} is not a regular file", f"Remove it, {ELSEWHERE}")
 
 
 def _name(uid: int) -> str:
@@ -305,7 +311,7 @@ def _judge(path: Path, found: os.stat_result, header: bytes) -> None:
             return
         raise NotOursError(path)
     if (path.parent.name, path.name) != (DIRECTORY, FILE):  # there it is an outbox that broke
-        raise untrusted(path, "this file is not an outbox", f"Name another file: {SETTING}")
+        raise untrusted(path, "this file is not an outbox", OTHER)
 
 
 def set_aside(path: Path, damage: DamagedError) -> Path | None:

@@ -8,6 +8,7 @@ import json
 import re
 import ssl
 import threading
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -238,6 +239,7 @@ def read_capture(content: bytes) -> Incoming:
     """
     if len(content) > LARGEST:
         raise WebhooksError("it is larger than 64 MiB")
+    content = content.removeprefix(BOM_UTF8)
     if content.lstrip().startswith(b"{"):
         return _from_json(content)
     return _from_http(content)
@@ -272,7 +274,7 @@ def _from_http(content: bytes) -> Incoming:
         raise WebhooksError("a header line without a colon")
     headers = Headers([(name.strip(), value.strip()) for name, _, value in pairs])
     sent = re.fullmatch("[0-9]{1,19}", headers.get("Content-Length", ""))
-    length = int(sent[0]) if sent else len(parts[1])
+    length = int(sent[0]) if sent else len(parts[1].rstrip(b"\r\n"))
     # Editors end a file with a line break that was not sent. Anything else has been changed.
     is_longer = parts[1][length:].strip()
     return Incoming(headers=headers, body=parts[1] if is_longer else parts[1][:length])

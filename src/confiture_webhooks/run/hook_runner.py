@@ -142,10 +142,7 @@ class HookRunner:
         loaded: list[Hook] = []
         timeout = self._settings.hook_timeout
         thread = HookThread(lambda: loaded.extend(load()), self._library.restore)
-        is_ended = self._ends(thread, module)
-        if not self._is_over.is_set():
-            self._output.restore()
-        if not is_ended:
+        if not self._ends(thread, module):
             longer = f"takes longer than {timeout.total_seconds():g} s to import"
             is_cut = self._is_over.is_set()
             problem = "was still being imported when the run ended" if is_cut else longer

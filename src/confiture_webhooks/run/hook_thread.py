@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 from .. import terminal
@@ -143,20 +143,34 @@ class _Aware:
 
     def __init__(self, behind: Any, modules: set[str]) -> None:
         self.behind = behind
+        self.threads = threading.local()
+        """``stream``: what the thread, of a hook, has put in the stream's place."""
         self._modules = modules
 
     def __getattr__(self, name: str) -> Any:
         is_forked = isinstance(threading.main_thread(), HookThread)  # by a hook: it has no writer
-        hooks = (is_forked and terminal.itself()) or _output
-        return getattr(hooks if is_forked or self._is_hooks() else self.behind, name)
+        hooks = (is_forked and terminal.itself()) or getattr(self.threads, "stream", _output)
+        return getattr(hooks if is_forked or self.is_hooks() else self.behind, name)
 
-    def _is_hooks(self) -> bool:
+    def is_hooks(self) -> bool:
+        """Whether the thread that asks runs a hook."""
         thread = threading.current_thread()
         if thread is threading.main_thread():
             # The command's own handlers have the stream itself: this one's was made by a hook.
             caller = sys._getframe(1).f_back  # noqa: SLF001
             return caller is not None and caller.f_globals.get("__name__") == "logging"
         return isinstance(thread, HookThread) or _runs(sys._getframe(), self._modules)  # noqa: SLF001
+
+
+class _Sys(ModuleType):
+    """``sys`` while there are hooks: one that replaces a stream does so for its thread alone."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        guard = vars(self).get(name)
+        if isinstance(guard, _Aware) and guard.is_hooks():
+            guard.threads.stream = _output if value in (guard, guard.behind) else value
+        else:
+            super().__setattr__(name, value)
 
 
 def _runs(frame: FrameType | None, modules: set[str]) -> bool:
@@ -187,16 +201,13 @@ class OutputGuard:
             if stream is not None:
                 self._guards[name] = _Aware(stream, self.modules)
                 setattr(sys, name, self._guards[name])
-
-    def restore(self) -> None:
-        """Take it again where a file put another stream there for good."""
-        for name, guard in self._guards.items():
-            setattr(sys, name, guard)
+        sys.__class__ = _Sys
 
     def stop(self) -> None:
         """Give them back, unless a hook that runs on could still print."""
         if any(isinstance(thread, HookThread) for thread in threading.enumerate()):
             return
+        sys.__class__ = ModuleType
         for name, guard in self._guards.items():
             if getattr(sys, name) is guard:
                 setattr(sys, name, guard.behind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from ..event import rfc3339
 from ..outbox import Outbox, Summary, waiting_elsewhere
 from ..outlook import Wait, again_lines, correct_first, outlook
 from ..remedy import shown
-from ..terminal import counted, is_terminal, progress
+from ..terminal import counted, is_terminal, progress, say
 from ..transport import Transport
 from ..worker import Worker
 from . import Parts
@@ -28,6 +29,9 @@ from .run_outbox import IMPATIENCE_S, PATIENCE_S, RunOutbox
 
 if TYPE_CHECKING:
     from ..telemetry import Telemetry
+
+SILENT_S = 2.0
+"""A wait that is longer is said also without a terminal."""
 
 
 @dataclass(eq=False, repr=False)
@@ -40,6 +44,8 @@ class Sending:
     _outbox: RunOutbox
     _transport: Transport | None = None
     _worker: Worker | None = None
+    _said_at: float = math.inf
+    """With less seconds left, a wait without a terminal is said; then no more."""
     _making: threading.Lock = field(default_factory=threading.Lock)
 
     def wake(self, *runs: str) -> Worker:
@@ -75,22 +81,29 @@ class Sending:
             if not self._settings.recorded or self._outbox.current is None:
                 return
             worker = self.wake()
-        budget = timedelta(seconds=max(0.0, deadline - time.monotonic()))
-        shows = self._parts.shows_progress and is_terminal()
+        left_s = max(0.0, deadline - time.monotonic())
+        self._said_at = min(self._said_at, left_s - SILENT_S)
+        show = self._show if self._parts.shows_progress else None
         try:
-            worker.drain(budget, show=self._show if shows else None)
+            worker.drain(timedelta(seconds=left_s), show=show)
         finally:
-            if shows:
+            if show is not None:
                 progress("")
 
     def _show(self, left_s: float) -> None:
-        outbox = self._outbox.current
-        assert outbox is not None
+        """On a terminal, show what is left as it changes; elsewhere say it once."""
+        outbox, is_shown = self._outbox.current, is_terminal()
+        if outbox is None or not (is_shown or left_s < self._said_at):
+            return
         with suppress(OutboxError, TimedOut):
             mine = bounded(lambda: outbox.summary(self._settings.environment), IMPATIENCE_S)
             if left := mine.waiting:
-                webhooks = counted(left, "webhook", "webhooks")
-                progress(f"{webhooks} to deliver, {left_s:.0f} s at most … Ctrl-C skips")
+                text = f"{counted(left, 'webhook', 'webhooks')} to deliver, {left_s:.0f} s at most"
+                if is_shown:
+                    progress(f"{text} … Ctrl-C skips")
+                else:
+                    self._said_at = 0.0
+                    say(f"confiture-webhooks: {text}")
 
     def stop(self, *, is_late: bool = False, seconds: float = PATIENCE_S) -> list[str]:
         """End the worker; the lines to read when not everything was delivered.
@@ -212,8 +225,9 @@ def leftover_line(
         remedies = [loss]
     elif is_claimed:
         at = f"from {rfc3339(next_at)} on" if next_at else "now"
-        whose = "Another worker is sending them. If it was killed, send them"
-        whose = whose if is_anothers else "Each may have arrived. Send them again"
+        them = "it" if summary.waiting == 1 else "them"
+        whose = f"Another worker is sending {them}. If that was killed, send {them}"
+        whose = whose if is_anothers else f"Each may have arrived. Send {them} again"
         remedies = [f"{whose} {at}: {shown('deliver')}."]
     else:
         is_shared = bool(summary.counts.get(State.IN_FLIGHT)) and not failures
@@ -241,11 +255,9 @@ def _kept(
     kept += [f"{wait.endpoint}: {wait.remedy}." for wait in waits]
     if left.keys() - {wait.endpoint for wait in waits}:
         all_now, due_now = shown("redeliver", "--pending"), shown("deliver")
-        if next_at and is_shared:
-            kept.append(f"Unless a worker runs, send them then: {due_now}.")
-        else:
-            now = f"Send all now: {all_now}." if next_at else f"Send those due now: {due_now}."
-            kept.append(now)
+        now = f"Send all now: {all_now}." if next_at else f"Send those due now: {due_now}."
+        then = f"Unless a worker runs, send them then: {due_now}."
+        kept.append(then if next_at and is_shared else now)
     return kept
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
 from opentelemetry import trace
@@ -28,8 +29,10 @@ from .logs import Records, records
 from .plan import SIGNALS, Export, Plan, complaints, plan, setting_in
 
 MIGRATION_SPANS = 200
+_CONTEXT = "OTEL_PYTHON_CONTEXT"
 _NAMED = "OTEL_PYTHON_TRACER_PROVIDER"
 _LOST = dict(zip(SIGNALS, names.LOST, strict=True))
+_QUEUES = {"traces": "OTEL_BSP_MAX_QUEUE_SIZE", "logs": "OTEL_BLRP_MAX_QUEUE_SIZE"}
 
 
 @dataclass(slots=True)
@@ -118,9 +121,17 @@ class Providers:
         """How much of each kind was lost since this was last asked, and why; ``None``: nothing."""
         lost, reasons = dict.fromkeys(names.LOST, 0), dict[str, None]()
         for tally in self.tallies:
+            # Of a queue that was exported to its end, those are missing for which it had no room.
+            dropped = tally.waiting if is_over and not is_cut else 0
             if count := tally.reported(is_over=is_over):
-                lost[_LOST[tally.export.signal]] += count
-                reasons[tally.reason] = None
+                signal = tally.export.signal
+                lost[_LOST[signal]] += count
+                if count > dropped:
+                    reasons[tally.reason] = None
+                if dropped:
+                    reasons[
+                        f"{dropped} dropped, because their queue was full. Raise {_QUEUES[signal]}"
+                    ] = None
         if not (is_cut or reasons):
             return None
         return {"lost": sum(lost.values()), **lost, "reason": "; ".join(reasons) or None}
@@ -139,6 +150,10 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
             return found
         if environ.get(PROPAGATORS):
             found.faults += filter(None, [ensure_propagators()])
+        context = environ.get(_CONTEXT)
+        if context and not entry_points(group="opentelemetry_context", name=context):
+            problem = "names a context that is not installed, so the default is used"
+            found.faults.append(Fault(_CONTEXT, problem, "Correct or unset it"))
         asked = plan(environ)
         found.faults += asked.faults
         if asked.exports:
