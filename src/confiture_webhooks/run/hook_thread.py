@@ -201,13 +201,15 @@ class OutputGuard:
             if stream is not None:
                 self._guards[name] = _Aware(stream, self.modules)
                 setattr(sys, name, self._guards[name])
-        sys.__class__ = _Sys
+        if type(sys) is ModuleType:  # else it is somebody's own already
+            sys.__class__ = _Sys
 
     def stop(self) -> None:
         """Give them back, unless a hook that runs on could still print."""
         if any(isinstance(thread, HookThread) for thread in threading.enumerate()):
             return
-        sys.__class__ = ModuleType
+        if type(sys) is _Sys:
+            sys.__class__ = ModuleType
         for name, guard in self._guards.items():
             if getattr(sys, name) is guard:
                 setattr(sys, name, guard.behind)
