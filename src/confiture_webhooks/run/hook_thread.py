@@ -208,8 +208,9 @@ class OutputGuard:
         """Give them back, unless a hook that runs on could still print."""
         if any(isinstance(thread, HookThread) for thread in threading.enumerate()):
             return
-        if type(sys) is _Sys:
-            sys.__class__ = ModuleType
+        module: Any = sys
+        if type(module) is _Sys:
+            module.__class__ = ModuleType
         for name, guard in self._guards.items():
             if getattr(sys, name) is guard:
                 setattr(sys, name, guard.behind)
