@@ -208,9 +208,9 @@ class OutputGuard:
         """Give them back, unless a hook that runs on could still print."""
         if any(isinstance(thread, HookThread) for thread in threading.enumerate()):
             return
-        module: Any = sys
-        if type(module) is _Sys:
-            module.__class__ = ModuleType
+        is_ours = type(sys) is _Sys
+        if is_ours:
+            sys.__class__ = ModuleType
         for name, guard in self._guards.items():
             if getattr(sys, name) is guard:
                 setattr(sys, name, guard.behind)
