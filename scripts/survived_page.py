@@ -97,6 +97,7 @@ FAULTS = {
         "A pooler that gives sessions to others": "unharmed",
         "A pooler's process in place of the migration's own": "true",
         "DateStyle, IntervalStyle, search_path and TimeZone of a database": "kept",
+        "A synchronous standby that is away, for a role that waits for none": "unharmed",
         "The outbox's connection is ended while it is idle": "kept",
         "A server of the outbox that takes a question and never answers": "unharmed",
         "A success that the outbox's database refuses, inside the migration's transaction": "unharmed",

@@ -40,7 +40,6 @@ class FakeConnection:
     cursor_factory: type[Any] = FakeCursor
 
     def __init__(self) -> None:
-        self.closed = self.broken = False
         self.info = SimpleNamespace(
             host="127.0.0.1",
             port=5432,
@@ -54,6 +53,16 @@ class FakeConnection:
         found = {b"host": b"127.0.0.1", b"port": b"1", b"dbname": b"shop", b"password": b"canary"}
         options = [SimpleNamespace(keyword=k, val=v, compiled=None) for k, v in found.items()]
         self.pgconn = SimpleNamespace(info=options)
+
+    @property
+    def closed(self) -> bool:
+        """As libpq has it: a closed or broken one has no transaction status."""
+        return bool(self.info.transaction_status == TransactionStatus.UNKNOWN)
+
+    @closed.setter
+    def closed(self, is_closed: bool) -> None:
+        now = TransactionStatus.UNKNOWN if is_closed else TransactionStatus.IDLE
+        self.info.transaction_status = now
 
     def cursor(self, **_: Any) -> Any:
         return self.cursor_factory()

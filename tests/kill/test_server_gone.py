@@ -188,3 +188,28 @@ def test_another_server_that_takes_over_is_asked_at_once(
     assert reported(receiver) == [event]
     assert project.confiture("webhooks", "deliver").returncode == 0
     assert reported(receiver) == [event]
+
+
+@pytest.mark.survived(
+    "A synchronous standby that is away, for a role that waits for none", "unharmed"
+)
+@pytest.mark.parametrize("commit", ["local", "off"])
+def test_a_standby_is_waited_for_only_where_the_role_waits_for_it(
+    shop: Any, server: Any, receiver: Any, commit: str
+) -> None:
+    """Such a role's migrations commit without the standby, and so does all that we write."""
+    endpoint = {"name": "a", "url": receiver.url}
+    shop.environment_file(webhooks={"outbox": "postgres", "endpoints": [endpoint]})
+    with psycopg.connect(server.dsn("shop"), autocommit=True) as admin:
+        admin.execute("SET synchronous_commit = local")
+        admin.execute(f"ALTER DATABASE shop SET synchronous_commit = '{commit}'")
+        admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'away'")
+        admin.execute("SELECT pg_reload_conf()")
+        try:
+            done = shop.confiture("migrate", "up", timeout=30)
+        finally:
+            admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            admin.execute("SELECT pg_reload_conf()")
+    assert done.returncode == 0
+    assert "webhooks.outbox_failed" not in done.stderr
+    assert reported(receiver) == [("migration_success", "001", None)]

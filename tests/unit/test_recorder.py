@@ -640,7 +640,7 @@ def test_what_went_with_a_transaction_is_taken_back_once_memory_has_sent_it() ->
     gone.close = lambda: None  # type: ignore[method-assign]
     staged = replace(committed(1), environment="production")
     assert bench.recorder.stage_committed(connection, staged)
-    connection.broken = True
+    connection.closed = True
     bench.recorder.record(event(), TRACE)
     bench.recorder.give_back()
     bench.outbox = back = Outbox(gone._store)  # type: ignore[assignment]

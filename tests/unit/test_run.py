@@ -225,7 +225,7 @@ def test_what_goes_with_a_commit_is_released_with_the_same_bytes(error: ErrorInf
     migration = bench.begin()
     connection.info.transaction_status = TransactionStatus.INTRANS
     bench.run.committing(migration, 7, connection)
-    connection.broken = True
+    connection.closed = True
     bench.run.conclude(migration, 7, error)
     [held] = joining.intents()
     bench.run.finish()
@@ -243,7 +243,7 @@ def test_what_went_with_a_commit_is_not_forgotten_when_the_ledger_is_asked() -> 
     migration = bench.begin()
     connection.info.transaction_status = TransactionStatus.INTRANS
     bench.run.committing(migration, 7, connection)
-    connection.broken = True
+    connection.closed = True
     bench.run.settle_later(migration, lambda: True)
     [sent] = bench.finish()
     assert sent["execution"]["rows_affected"] == 7  # noqa: PLR2004

@@ -107,7 +107,7 @@ def before(backend: Backend, engine: Any, version: str) -> Backend:
         ledger_read_at=at_best(row[0]) if row else None,
         ledger_before=(row[1] or NO_ROW) if row else None,
         is_idle=is_idle(engine.connection),
-        is_gone=bool(engine.connection.closed or engine.connection.broken),
+        is_gone=bool(engine.connection.closed),
     )
 
 

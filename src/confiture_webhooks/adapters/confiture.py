@@ -222,9 +222,8 @@ class _Watch:
             # Ctrl-C came in between, or when it was raised after the server's answer, say by a
             # handler of the migration's; or when a BEGIN of a non-transactional one is left open,
             # which the host commits with the release of its lock. Then only the ledger knows.
-            is_alive = not (connection.closed or connection.broken)
             is_answered = not commit.is_open and (is_one or is_over)
-            is_seen = is_alive and is_answered and isinstance(error, Exception)
+            is_seen = not connection.closed and is_answered and isinstance(error, Exception)
             # The host also commits what Ctrl-C leaves in order: with the release of its lock.
             may_have = commit.was_sent or not is_one
             may_have |= connection.info.transaction_status == TransactionStatus.INTRANS

@@ -61,6 +61,8 @@ SELECT 1 WHERE row_security_active('{SCHEMA}.intents') AND NOT EXISTS (
 _CALL = f"SELECT 1 WHERE {SCHEMA}.release(%(given)s, %(wait)s)"
 _CALLED = {"release": _CALL, "stage": _CALL}
 """The steps that the schema's function ``release`` does, whose lock timeout ends with it."""
+_ON_DISK = "pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'local')"
+"""A standby is waited for only where the session's own COMMITs wait for it: it may be away."""
 _PATIENCE = "500ms"
 """The same over its connection while that is idle."""
 _REHEARSAL: Step = ("release", {"event_id": None, "deliveries": [{}]})
@@ -156,7 +158,7 @@ class _Store:
             try:
                 return ask(connection, beginning, *_composed(connection, steps))[2:]
             except psycopg.Error as error:
-                if isinstance(error, LateError) or not (connection.closed or connection.broken):
+                if isinstance(error, LateError) or not connection.closed:
                     raise
             again = self._open()
             return ask(again, beginning, *_composed(again, steps))[2:]
@@ -164,8 +166,7 @@ class _Store:
     def _open(self) -> Connection:
         if self._is_closed:
             raise OutboxError(f"outbox {self.where}: closed")
-        if self._connection is None or self._connection.closed or self._connection.broken:
-            self._connection = None
+        if self._connection is None or self._connection.closed:
             made = connect(self.dsn)
             try:
                 self.has_made |= prepare(made, self.where)
@@ -243,7 +244,8 @@ class _LentStore:
 
 
 def _beginning(*, is_synced: bool, **more: str) -> str:
-    return settings(synchronous_commit="on" if is_synced else "off", **more)
+    value = _ON_DISK if is_synced else "'off'"
+    return f"{settings(**more)}, pg_catalog.set_config('synchronous_commit', {value}, true)"
 
 
 class PostgresOutbox(Outbox):

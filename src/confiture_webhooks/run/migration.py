@@ -31,8 +31,7 @@ UNKNOWN = ErrorInfo(type="Interrupted", message="how this migration ended is not
 
 def is_idle(connection: Any) -> bool:
     """Whether *connection* is alive and outside a transaction."""
-    is_alive = connection is not None and not (connection.closed or connection.broken)
-    return is_alive and connection.info.transaction_status == IDLE
+    return connection is not None and bool(connection.info.transaction_status == IDLE)
 
 
 def new_event_id() -> str:
