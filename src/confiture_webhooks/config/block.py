@@ -137,7 +137,8 @@ class Reading:
                 self.texts.append(raw)
                 raw = expand(raw, self._environ)
             if raw is None:
-                raise Invalid("is empty", "Give it a value, or remove it")  # noqa: TRY301
+                remedy = "Give it a value, indented if it is on lines of its own, or remove it"
+                raise Invalid("is empty", remedy)  # noqa: TRY301
             if isinstance(kind, Many):
                 return self._many(kind, raw, at, row)
             if isinstance(kind, Pairs):
