@@ -25,9 +25,10 @@ from ..delivery import State
 from ..endpoint import Tls
 from ..errors import Fault, OutboxError
 from ..networks import origin
-from ..outbox.postgres_refusal import ADDRESS, NAMED, placed, reason_of
+from ..outbox.postgres_refusal import NAMED, placed, reason_of
 from ..outbox.postgres_rights import lacking
 from ..outbox.postgres_schema import may_make
+from ..outbox.postgres_session import ADDRESS
 from ..outbox.sqlite_file import OTHER, is_there, translated
 from ..outlook import listed, shown_environment
 from ..remedy import shown

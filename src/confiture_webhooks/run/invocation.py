@@ -126,7 +126,9 @@ def unread_block(
         return Fault(str(invocation.missing), f"does not exist, so {unused}", remedy)
     if given:
         problem = f"is {given}, but there is no {ENVIRONMENTS}/{given}.yaml, so {unused}"
-        return Fault(ENVIRONMENT, problem, f"Set it to {names}")
+        misnamed = next((path for path in blocks if path.stem == given), None)
+        remedy = f"Rename {misnamed} to {given}.yaml" if misnamed else f"Set it to {names}"
+        return Fault(ENVIRONMENT, problem, remedy)
     setting, what = (DSN, "is set") if environ.get(DSN) else ("--config", "names no file")
     problem = f"{what}, so Confiture reads no environment file, and {unused}"
     return Fault(setting, problem, f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file")
@@ -134,7 +136,7 @@ def unread_block(
 
 def blocks_here() -> list[Path]:
     """The environment files of this project that have a `webhooks:` block."""
-    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if command_watch.has_block(path))
+    return sorted(path for path in ENVIRONMENTS.glob("*.y*ml") if command_watch.has_block(path))
 
 
 def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:
