@@ -45,7 +45,7 @@ from ..wiring import (
     postgres_dsn,
     sqlite_path,
 )
-from .endpoints import PATIENCE, address, failure_of, remedy_of, signs, try_connection, way_to
+from .endpoints import PATIENCE, failure_of, remedy_of, signs, try_connection, way_to
 from .findings import Check, Findings, Health, examine, needs, ok, skipped, warn, wrong
 
 WAIT_S = 5
@@ -81,7 +81,6 @@ def diagnose(
     for endpoint in settings.endpoints:
         yield from way_to(endpoint)
         yield signs(endpoint)
-        yield from address(endpoint)
     of_database = list(_database(invocation, dsn))
     yield from of_database
     if settings.recorded:
