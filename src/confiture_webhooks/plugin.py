@@ -46,7 +46,8 @@ def may_be_configured(arguments: list[str], environ: Mapping[str, str]) -> bool:
     # pathlib would be an import
     if command_watch.is_set_up(environ) or os.path.isdir(command_watch.HOOKS):  # noqa: PTH112
         return True
-    values = {value for word in arguments for value in _values(word)}
+    words = [*arguments, environ.get("CONFITURE_ENVIRONMENT", "").strip()]
+    values = {value for word in words for value in _values(word)}
     named = {path for value in values for path in (value, f"{ENVIRONMENTS}/{value}.yaml")}
     if environ.get("CONFITURE_DATABASE_URL") or any(word.startswith(NO_FILE) for word in arguments):
         with suppress(OSError):  # Confiture reads no file: any environment's may be meant

@@ -16,8 +16,8 @@ from .config import OutboxPlace, Settings, read
 from .config.variables import OF_DEFAULT
 from .errors import OutboxError
 from .outbox import LeftBehind, Outbox, postgres_schema, sqlite, sqlite_file
-from .outbox.postgres_refusal import ADDRESS, by_admin, init
-from .outbox.postgres_session import is_at
+from .outbox.postgres_refusal import by_admin, init
+from .outbox.postgres_session import ADDRESS, is_at
 from .run import Loads, Parts
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from typing import Any
 
@@ -277,6 +278,19 @@ def test_a_run_whose_block_is_not_read_says_so(one_migration: Any, receiver: Any
     )
     (line,) = mistyped.stderr.splitlines()
     assert "CONFITURE_ENVIRONMENT: is prod, but there is no db/environments/prod.yaml" in line
+    shutil.copy(
+        one_migration.environments / "production.yaml", one_migration.environments / "prod.yml"
+    )
+    env = {**dsn, "CONFITURE_ENVIRONMENT": "prod"}
+    misnamed = one_migration.confiture("webhooks", "status", env=env)
+    assert "Rename db/environments/prod.yml to prod.yaml\n" in misnamed.stderr
+    one_migration.environment_file("local", webhooks=None)
+    for command in (("migrate", "up"), ("webhooks", "status")):
+        local = one_migration.confiture(*command, env={"CONFITURE_ENVIRONMENT": "production"})
+        assert "is production, but Confiture reads db/environments/local.yaml" in local.stderr
+        named = f"`confiture {' '.join(command)} --config db/environments/production.yaml`"
+        assert f"Set CONFITURE_DATABASE_URL too, or name the file: {named}" in local.stderr
+    assert local.returncode == 5
     remedy = {"CONFITURE_WEBHOOK_CONFIG": "db/environments/production.yaml"}
     one_migration.migration("002", "b", up="SELECT 1")
     one_migration.confiture("migrate", "up", env={**dsn, **remedy})

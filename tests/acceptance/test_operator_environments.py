@@ -454,8 +454,13 @@ def test_doctor_knows_who_needs_no_secret_and_which_format(tmp_path: Path) -> No
     rows = {row["check"]: row for row in json.loads(done.stdout)["checks"]}
     signs = {name: rows[f"{name}: signs"]["status"] for name in ("open", "header", "slack")}
     assert signs == {"open": "warning", "header": "ok", "slack": "ok"}
-    assert rows["slip: format"]["remedy"] == "Set `format: slack`"
-    assert "slack: format" not in rows
+    slip = "webhooks.endpoints[3].format (slip): is `confiture`, which the service of this `url`"
+    assert f"{slip} does not read" == rows["settings"]["detail"]
+    assert rows["settings"]["remedy"] == "Set it to `slack`"
+    checked = project.confiture("webhooks", "check", env={"CONFITURE_WEBHOOK_URL": slack})
+    assert f"{slip} does not read. Set it to `slack`\n" in checked.stdout
+    assert "CONFITURE_WEBHOOK_FORMAT: is `confiture`" in checked.stdout
+    assert checked.stdout.count("does not read") == 2
     assert rows["commands"]["status"] == "ok"
     tried = project.confiture("webhooks", "test", "open")
     shown = " ".join(str(row["remedy"]) for row in rows.values())

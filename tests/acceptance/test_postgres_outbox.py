@@ -409,6 +409,19 @@ def test_a_look_at_an_unreachable_outbox_fails(project: Any, receiver: Any) -> N
     assert "CANARY" not in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize("place", ["CONFITURE_DATABASE_URL", "`database_url` of db/environments/"])
+def test_a_database_address_that_cannot_be_read_is_named(project: Any, place: str) -> None:
+    """The setting that it stands in, and the form that it has there."""
+    env = {"CONFITURE_WEBHOOK_OUTBOX": "postgres", "CONFITURE_WEBHOOK_URL": "https://h.example/"}
+    if place == "CONFITURE_DATABASE_URL":
+        env[place] = "shop"
+    else:
+        project.environment_file(database_url="shop")
+    done = project.confiture("webhooks", "status", env=env)
+    assert f"Write {place}" in done.stderr
+    assert " as `postgresql://user:password@host:5432/database`\n" in done.stderr
+
+
 @pytest.mark.parametrize("place", ["variable", "block"])
 def test_a_run_names_the_setting_of_an_outbox_elsewhere(
     one_migration: Any, receiver: Any, place: str

@@ -304,6 +304,11 @@ def test_every_fault_is_reported_at_once(project: Project) -> None:
             "events[0]",
             "migration_success",
         ),
+        (
+            {"endpoints": [{"name": "a", "url": URL, "events": ["migration_failed"]}]},
+            "events[0]",
+            "migration_error",
+        ),
         ({"endpoints": [{"name": "a", "url": URL, "format": "confitur"}]}, "format", "confiture"),
         ({"outbox": "postgre:x"}, "outbox", "postgres"),
     ],
@@ -678,6 +683,22 @@ def test_reference_of_another_form(project: Project, value: str) -> None:
     row = {"name": "a", "url": URL, "environments": ["x", value]}
     found = project.faults({"endpoints": [row]}, {"A": "a", "NESTED": "${A}"})
     assert list(found) == ["webhooks.endpoints[0].environments[1]"]
+
+
+@pytest.mark.parametrize("form", ["$CI_TOKEN", "$(CI_TOKEN)", "${CI_TOKEN}", "Bearer $CI_TOKEN"])
+def test_a_variable_that_nothing_replaced_is_no_value(project: Project, form: str) -> None:
+    """GitLab leaves ``$NAME`` if NAME is not defined: everybody knows that secret."""
+    environ = {variables.URL: URL, variables.SECRET: form}
+    assert [fault.setting for fault in faults_of(environ)] == [variables.SECRET]
+    if "{" not in form:
+        project.endpoint_fault("secret", secret=form)
+        project.endpoint_fault("headers.Authorization", headers={"Authorization": form})
+
+
+@pytest.mark.parametrize("good", ["pa$$WORD", "$A", "$word", "US$20", "x$WORD", "$WORD and more"])
+def test_a_dollar_in_a_secret_is_kept(project: Project, good: str) -> None:
+    """Only a whole word at its end can be a variable."""
+    assert project.endpoint(secret=good).secrets == (good,)
 
 
 def test_variables_expand_everywhere(project: Project) -> None:

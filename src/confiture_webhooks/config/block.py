@@ -137,7 +137,7 @@ class Reading:
                 self.texts.append(raw)
                 raw = expand(raw, self._environ)
             if raw is None:
-                raise Invalid("is empty", "Give it a value, or remove it")  # noqa: TRY301
+                raise Invalid("is empty", "Give it a value (indent its lines), or remove it")  # noqa: TRY301
             if isinstance(kind, Many):
                 return self._many(kind, raw, at, row)
             if isinstance(kind, Pairs):

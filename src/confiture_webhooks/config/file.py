@@ -113,7 +113,7 @@ def _parsed(content: str) -> tuple[Any, int | None]:
             place = f" (line {mark.line + 1}, column {mark.column + 1})"
     except Exception:  # noqa: BLE001, S110  its constructors raise whatever they trip over
         pass
-    raise Invalid(f"is not valid YAML{place}", "Check indentation, quotes and colons")
+    raise Invalid(f"is not valid YAML{place}", "Check indents, colons and quotes (of `${VAR}` too)")
 
 
 def _repeated(node: Any, seen: set[int], *, is_ours: bool = False) -> int | None:

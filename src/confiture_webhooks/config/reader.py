@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .. import command_watch
-from ..endpoint import Endpoint, Tls
+from ..endpoint import DEFAULT_FORMAT, Endpoint, Tls
 from ..errors import Fault
 from ..event import DEFAULT_SUBSCRIPTION, stored_text
+from ..formats import format_of
 from ..networks import Networks, is_loopback
 from ..outlook import shown_environment
 from ..signature import signing_key
@@ -222,6 +223,11 @@ def _endpoints(
             problem = f"is shorter than {SAFE_SECRET} bytes, so it could be guessed"
             remedy = "Use a long random one: `openssl rand -base64 32`"
             advice.append(Fault(shown((*at, "secret")), problem, remedy, reading.names.get(at)))
+        wanted = format_of(made.url) if made.format == DEFAULT_FORMAT else None
+        if wanted is not None:
+            problem = f"is `{DEFAULT_FORMAT}`, which the service of this `url` does not read"
+            place, remedy = shown((*at, "format")), f"Set it to `{wanted}`"
+            advice.append(Fault(place, problem, remedy, reading.names.get(at)))
         if not (made.is_for(environment) or reading.faults_in((*at, "environments"))):
             only = ", ".join(sorted(made.environments or ()))
             for fault in reading.faults_in(at, Unset):

@@ -43,6 +43,7 @@ _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*/\s*(s|m|h)")
 _ADDRESS = re.compile(r"([\w+.-]+:)?//")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _IN_BRACKETS = re.compile(r"\[[^]]*\](:[0-9]+)?")
+_UNREPLACED = re.compile(r"(.*[\s/=])?\$(\(|\{)?[A-Z_][A-Z0-9_]+[)}]?")
 _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
 
 
@@ -69,7 +70,8 @@ class TooMany(Invalid):
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """``Did you mean …? `` for a near miss, else nothing."""
     names = list(known)
-    near = get_close_matches(word.lower(), names, 1) if isinstance(word, str) else []
+    word = re.sub("fail(ed|ure)", "error", word.lower()) if isinstance(word, str) else ""
+    near = get_close_matches(word, names, 1)
     return f"Did you mean `{near[0]}`? " if near else ""
 
 
@@ -96,6 +98,9 @@ def text(value: object) -> str:
         raise Invalid(problem, "Write it on one line, without them")
     if len(value) > 1 and value[0] + value[-1] in _QUOTES:
         raise Invalid("is in quotes that are part of it", "Remove the quotes around it")
+    if _UNREPLACED.fullmatch(value):  # GitLab leaves `$NAME` if NAME is not defined
+        remedy = "Set it where this value comes from; in a file write `${NAME}`"
+        raise Invalid("is or ends with a variable that nothing replaced", remedy)
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -25,9 +25,10 @@ from ..delivery import State
 from ..endpoint import Tls
 from ..errors import Fault, OutboxError
 from ..networks import origin
-from ..outbox.postgres_refusal import ADDRESS, NAMED, placed, reason_of
+from ..outbox.postgres_refusal import NAMED, placed, reason_of
 from ..outbox.postgres_rights import lacking
 from ..outbox.postgres_schema import may_make
+from ..outbox.postgres_session import ADDRESS
 from ..outbox.sqlite_file import OTHER, is_there, translated
 from ..outlook import listed, shown_environment
 from ..remedy import shown
@@ -44,7 +45,7 @@ from ..wiring import (
     postgres_dsn,
     sqlite_path,
 )
-from .endpoints import PATIENCE, address, failure_of, remedy_of, signs, try_connection, way_to
+from .endpoints import PATIENCE, failure_of, remedy_of, signs, try_connection, way_to
 from .findings import Check, Findings, Health, examine, needs, ok, skipped, warn, wrong
 
 WAIT_S = 5
@@ -80,7 +81,6 @@ def diagnose(
     for endpoint in settings.endpoints:
         yield from way_to(endpoint)
         yield signs(endpoint)
-        yield from address(endpoint)
     of_database = list(_database(invocation, dsn))
     yield from of_database
     if settings.recorded:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
 
 from ..adapters.http_exchange import Exchange, time_until
 from ..bounded import TimedOut, bounded
-from ..endpoint import DEFAULT_FORMAT, Endpoint, Tls
-from ..formats import FORMATS
+from ..endpoint import Endpoint, Tls
+from ..formats import FORMATS, format_of
 from ..networks import Networks, origin
 from ..remedy import command
 from ..telemetry.http_spans import without_http_spans
@@ -24,23 +23,9 @@ def signs(endpoint: Endpoint) -> Check:
         return ok(name, "every request is signed")
     if endpoint.basic_auth or endpoint.headers:
         return ok(name, "no secret; the receiver knows the sender by its headers")
-    if FORMATS[endpoint.format].hosts or _format_of(endpoint.url):
+    if FORMATS[endpoint.format].hosts or format_of(endpoint.url):
         return ok(name, "no secret; the receiver knows the sender by the address")
     return warn(name, "no secret: the receiver cannot verify the sender", "Set `secret`")
-
-
-def address(endpoint: Endpoint) -> Iterator[Check]:
-    """A warning where the host reads another format than the endpoint's."""
-    wanted = _format_of(endpoint.url)
-    if wanted is not None and endpoint.format == DEFAULT_FORMAT:
-        problem = f"the address is {wanted}'s, which does not read the format `{DEFAULT_FORMAT}`"
-        yield warn(f"{endpoint.name}: format", problem, f"Set `format: {wanted}`")
-
-
-def _format_of(url: str) -> str | None:
-    host = f".{urlsplit(url).hostname or ''}"
-    found = (name for name, one in FORMATS.items() for end in one.hosts if host.endswith(f".{end}"))
-    return next(found, None)
 
 
 # The way

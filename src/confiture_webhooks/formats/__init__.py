@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from ..delivery import Delivery, TraceContext
 from ..endpoint import DEFAULT_FORMAT, Endpoint
@@ -63,6 +64,13 @@ FORMATS: Mapping[str, Format] = {
         hosts=("api.opsgenie.com", "api.eu.opsgenie.com"),
     ),
 }
+
+
+def format_of(url: str) -> str | None:
+    """The only format that the service at *url* reads; ``None``: it is none of those known here."""
+    host = f".{urlsplit(url).hostname or ''}"
+    found = (name for name, one in FORMATS.items() for end in one.hosts if host.endswith(f".{end}"))
+    return next(found, None)
 
 
 def render(event: Event, endpoint: Endpoint) -> tuple[bytes, str]:

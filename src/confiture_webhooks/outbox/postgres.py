@@ -26,10 +26,11 @@ from ..event import stored_text
 from ..outlook import shown_environment
 from . import rows
 from .outbox import Outbox
-from .postgres_refusal import ADDRESS, by_admin, init, translated
+from .postgres_refusal import by_admin, init, translated
 from .postgres_rights import SCHEMA
 from .postgres_schema import HURRY, fitted, prepare
 from .postgres_session import (
+    ADDRESS,
     PATIENCE_S,
     Connection,
     LateError,

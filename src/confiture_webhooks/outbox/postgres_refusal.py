@@ -14,10 +14,8 @@ from psycopg import errors
 from ..config.variables import OUTBOX
 from ..errors import OutboxError
 from ..remedy import quoted, shown
-from .postgres_session import database_of, is_plain, parameters_of
+from .postgres_session import ADDRESS, database_of, is_plain, parameters_of
 
-ADDRESS = "`database_url` or CONFITURE_DATABASE_URL"
-"""In a remedy, where the address is set; a command that knows which of them puts that here."""
 NAMED = ". For an outbox elsewhere, set CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>"
 ADMIN = "ADMIN"
 """In a command, the role that may create the outbox."""

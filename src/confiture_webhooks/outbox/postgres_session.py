@@ -26,6 +26,8 @@ from psycopg.types.string import TextLoader
 
 from ..errors import OutboxError
 
+ADDRESS = "`database_url` or CONFITURE_DATABASE_URL"
+"""In a remedy, where the address is set; a command that knows which of them puts that here."""
 Connection = psycopg.Connection[Any]
 CONNECT_TIMEOUT_S = 3
 PATIENCE_S = 8.0
@@ -155,8 +157,8 @@ def conninfo_of(dsn: str) -> str:
     try:
         parameters = conninfo.conninfo_to_dict(dsn)
     except (psycopg.Error, UnicodeError):
-        remedy = "Write it as `postgres:postgresql://user:password@host:5432/database`"
-        # Its text quotes the DSN.
+        remedy = f"Write {ADDRESS} as `postgresql://user:password@host:5432/database`"
+        # Its text quotes the DSN. One in the setting of the outbox was read with the settings.
         raise OutboxError("outbox postgres: its DSN cannot be read", remedy) from None
     parameters |= {
         "connect_timeout": CONNECT_TIMEOUT_S,

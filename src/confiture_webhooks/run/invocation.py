@@ -106,23 +106,29 @@ def unread_block(
 
     *words*: the command after ``confiture``, which the remedy shows with ``--config``.
     """
-    if invocation.settings_file is not None or environ.get(CONFIG):
+    given, used = environ.get(ENVIRONMENT, "").strip(), invocation.settings_file
+    meant = usual_file(given) if used and invocation.named_file is None else None
+    if environ.get(CONFIG) or (used and meant in (None, used)):
         return None
-    blocks = blocks_here()
+    blocks = [one for one in blocks_here() if meant in (None, one)]
     if not blocks:
         return None
     names = " or ".join(path.stem for path in blocks)
     unused = f"the `webhooks:` block of {', '.join(map(str, blocks))} is not used"
-    absent = f"does not exist, so {unused}"
-    if invocation.missing == DEFAULT_CONFIG:
-        named = shown_command(*words[1:], config=blocks[0], group=words[0])
-        others = f" (or {', '.join(path.name for path in blocks[1:])})" if blocks[1:] else ""
-        return Fault(str(DEFAULT_CONFIG), absent, f"Name the file: `{named}`{others}")
+    named = f"`{shown_command(*words[1:], config=blocks[0], group=words[0])}`"
+    if used is not None:
+        problem = f"is {given}, but Confiture reads {used}, so {unused}"
+        return Fault(ENVIRONMENT, problem, f"Set {DSN} too, or name the file: {named}")
     if invocation.missing is not None:
-        return Fault(str(invocation.missing), absent, "Correct the path")
-    if given := environ.get(ENVIRONMENT, "").strip():
+        others = f" (or {', '.join(path.name for path in blocks[1:])})" if blocks[1:] else ""
+        is_usual = invocation.missing == DEFAULT_CONFIG
+        remedy = f"Name the file: {named}{others}" if is_usual else "Correct the path"
+        return Fault(str(invocation.missing), f"does not exist, so {unused}", remedy)
+    if given:
         problem = f"is {given}, but there is no {ENVIRONMENTS}/{given}.yaml, so {unused}"
-        return Fault(ENVIRONMENT, problem, f"Set it to {names}")
+        misnamed = next((path for path in blocks if path.stem == given), None)
+        remedy = f"Rename {misnamed} to {given}.yaml" if misnamed else f"Set it to {names}"
+        return Fault(ENVIRONMENT, problem, remedy)
     setting, what = (DSN, "is set") if environ.get(DSN) else ("--config", "names no file")
     problem = f"{what}, so Confiture reads no environment file, and {unused}"
     return Fault(setting, problem, f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file")
@@ -130,7 +136,7 @@ def unread_block(
 
 def blocks_here() -> list[Path]:
     """The environment files of this project that have a `webhooks:` block."""
-    return sorted(path for path in ENVIRONMENTS.glob("*.yaml") if command_watch.has_block(path))
+    return sorted(path for path in ENVIRONMENTS.glob("*.y*ml") if command_watch.has_block(path))
 
 
 def _usual_file(command: str, rest: Sequence[str], environ: Mapping[str, str]) -> Path | None:
