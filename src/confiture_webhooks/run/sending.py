@@ -76,8 +76,7 @@ class Sending:
 
     def flush(self, deadline: float) -> None:
         """Wait until *deadline* (monotonic) for what is due, of earlier runs, too."""
-        worker = self._worker
-        if worker is None:
+        if (worker := self._worker) is None:
             if not self._settings.recorded or self._outbox.current is None:
                 return
             worker = self.wake()
