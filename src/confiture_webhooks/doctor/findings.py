@@ -17,6 +17,7 @@ from ..errors import OutboxError
 from ..event import rfc3339
 from ..outbox import UNSETTLED_FOR, Intent, LeftBehind, Outbox, Row, Summary, Unreadable
 from ..outbox.postgres_schema import left_behind_in
+from ..outbox.summary import waiting_elsewhere
 from ..outlook import (
     LATE,
     EndpointStatus,
@@ -109,8 +110,7 @@ class Findings:
     @property
     def others(self) -> dict[str | None, int]:
         """By other environment, how many deliveries wait."""
-        waiting = {name: one.waiting for name, one in self.summaries.items()}
-        return elsewhere(waiting, self.environment)
+        return waiting_elsewhere(self.summaries, self.environment)
 
     def ended_elsewhere(self, state: State) -> dict[str | None, int]:
         """By other environment, how many deliveries are in *state*."""
