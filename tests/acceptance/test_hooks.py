@@ -111,14 +111,17 @@ def test_a_hook_file_that_is_too_large_is_not_read(hooked: Any, receiver: Any) -
     "Hook files that raise, exit, hang or print without end", "unharmed", "kept", "said"
 )
 def test_what_hooks_raise_or_take_too_long_is_theirs(hooked: Any) -> None:
-    """Exits, interrupts and a hook that hangs are log lines; later hooks run, the end is bounded."""
+    """Exits, interrupts and a hook that hangs are log lines; later hooks run, the end is bounded.
+
+    What a thread of a hook prints is on standard error, too. The line is where it was raised.
+    """
+    prints = "last = Thread(target=lambda: print('last')); last.start(); last.join()"
     body = "".join(
         f"@register_hook('post_execute')\ndef h{n}(context):\n    {line}\n"
-        for n, line in enumerate(
-            ("raise SystemExit(3)", "raise KeyboardInterrupt", "time.sleep(60)", "print('last')")
-        )
+        for n, line in enumerate(("leave()", "raise KeyboardInterrupt", "time.sleep(60)", prints))
     )
-    project = hooked(many=f"import time\n{HEAD}{body}")
+    helper = "def leave():\n    raise SystemExit(3)\n"
+    project = hooked(many=f"import time; from threading import Thread\n{HEAD}{body}{helper}")
     project.environment_file(webhooks={"hook_timeout": 1.5})
     plain = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOKS": "off"})
     project.confiture("migrate", "down")
@@ -127,11 +130,12 @@ def test_what_hooks_raise_or_take_too_long_is_theirs(hooked: Any) -> None:
     assert time.monotonic() - started < 50
     assert done.returncode == plain.returncode == 0
     assert "last" in done.stderr
+    assert done.stdout.count("last") == plain.stdout.count("last")
     failed = events(done.stderr, "hook.failed")
     assert [one["error_type"] for one in failed] == ["SystemExit", "KeyboardInterrupt", "timeout"]
     assert failed[0]["hook"] == "confiture_hooks.many:h0"
     assert failed[0]["file"].endswith("many.py")
-    assert failed[0]["line"] == 5
+    assert failed[0]["line"] == 16
 
 
 @pytest.mark.survived(

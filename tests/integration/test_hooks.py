@@ -281,6 +281,17 @@ def test_a_stream_that_a_hook_replaces_is_its_threads_alone(capsys: Any) -> None
     assert capsys.readouterr() == ("from the command\n", "from the hook: kept\nagain\n")
 
 
+def test_a_class_that_somebody_else_has_given_sys_stays(monkeypatch: Any) -> None:
+    """Hooks' output is kept apart without it."""
+    theirs = type("Theirs", (ModuleType,), {})
+    monkeypatch.setattr(sys, "__class__", theirs)
+    guard = OutputGuard()
+    guard.start()
+    during = type(sys)
+    guard.stop()
+    assert (during, type(sys)) == (theirs, theirs)
+
+
 def test_a_wrapper_that_a_hook_leaves_around_its_stream_closes_nothing(capfd: Any) -> None:
     """What a run says later, and the command's error, are still to be read."""
 
