@@ -439,10 +439,12 @@ def test_another_users_link_to_hook_files_of_ours_is_not_followed(project: Any) 
 
 def test_that_the_default_endpoint_stands_down_is_said(hooked: Any, receiver: Any) -> None:
     """The run names the file that reads the variable itself; a test is sent, and says so."""
-    project = hooked(a=f"{HEAD}import os\nos.environ.get('CONFITURE_WEBHOOK_URL')\n")
+    reads = f"{HEAD}import os\nos.environ.get('CONFITURE_WEBHOOK_URL')\n"
+    project = hooked(a=reads, b=reads)
     done = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url})
     assert done.returncode == 0
     assert "confiture_hooks/a.py reads CONFITURE_WEBHOOK_URL itself" in done.stderr
+    assert done.stderr.count("so the endpoint default is not used") == 1
     assert receiver.requests == ()
     tested = project.confiture("webhooks", "test", env={"CONFITURE_WEBHOOK_URL": receiver.url})
     said = "Endpoint default: this test is sent, events are not, because a hook file reads "
