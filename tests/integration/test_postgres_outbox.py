@@ -598,6 +598,16 @@ def test_a_role_that_may_not_release_stages_nothing(
         assert outbox.intents() == []
 
 
+def test_an_outbox_that_a_role_may_not_look_at_is_there(
+    role: tuple[str, str], database: str
+) -> None:
+    """The rights are what is missing: commands name them, and not a missing outbox."""
+    _, dsn = role
+    assert not schema.is_there(dsn)
+    PostgresOutbox(database).close()
+    assert schema.is_there(dsn)
+
+
 @pytest.mark.parametrize("table", ["intents", "deliveries"])
 def test_a_role_needs_to_delete_intents_alone(
     role: tuple[str, str], database: str, table: str
