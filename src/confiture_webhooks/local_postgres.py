@@ -77,11 +77,11 @@ class LocalPostgres:
     bin_dir: Path | None = None
     durable: bool = False
     settings: Mapping[str, str] | None = None
-    port: int = 0
-    pid: int = 0
-    log: Path = Path(os.devnull)
-    _password: str = ""
-    _guard: subprocess.Popen[str] | None = None
+    port: int = field(default=0, init=False)
+    pid: int = field(default=0, init=False)
+    log: Path = field(default=Path(os.devnull), init=False)
+    _password: str = field(default="", init=False)
+    _guard: subprocess.Popen[str] | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
         self.start()

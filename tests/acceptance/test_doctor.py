@@ -497,6 +497,8 @@ def test_a_collector_is_looked_for_the_way_exports_go(
         row = "collector: traces, metrics, logs"
         wrong = diagnosed(here, {}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "foo"})[1]["collector"]
         assert wrong["status"] == "problem"  # and no row that nothing is exported
+        usual = diagnosed(here, {}, {"OTEL_TRACES_EXPORTER": "otlp"})[1]["collector: traces"]
+        assert usual["detail"].startswith("http://localhost:4318 ")
         assert "not trusted here" in problems(diagnosed(here, {}, env)[1])[row]
         known = {**env, "OTEL_EXPORTER_OTLP_CERTIFICATE": trusted["REQUESTS_CA_BUNDLE"]}
         assert row not in problems(diagnosed(here, {}, known)[1])

@@ -111,14 +111,17 @@ def test_a_hook_file_that_is_too_large_is_not_read(hooked: Any, receiver: Any) -
     "Hook files that raise, exit, hang or print without end", "unharmed", "kept", "said"
 )
 def test_what_hooks_raise_or_take_too_long_is_theirs(hooked: Any) -> None:
-    """Exits, interrupts and a hook that hangs are log lines; later hooks run, the end is bounded."""
+    """Exits, interrupts and a hook that hangs are log lines; later hooks run, the end is bounded.
+
+    What a thread of a hook prints is on standard error, too. The line is where it was raised.
+    """
+    prints = "one = Thread(target=lambda: print('last')); one.start(); one.join()"
     body = "".join(
         f"@register_hook('post_execute')\ndef h{n}(context):\n    {line}\n"
-        for n, line in enumerate(
-            ("raise SystemExit(3)", "raise KeyboardInterrupt", "time.sleep(60)", "print('last')")
-        )
+        for n, line in enumerate(("leave()", "raise KeyboardInterrupt", "time.sleep(60)", prints))
     )
-    project = hooked(many=f"import time\n{HEAD}{body}")
+    helper = f"def leave():\n    raise SystemExit(3)\n{prints.replace('last', 'first')}\n"
+    project = hooked(many=f"import time; from threading import Thread\n{HEAD}{body}{helper}")
     project.environment_file(webhooks={"hook_timeout": 1.5})
     plain = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOKS": "off"})
     project.confiture("migrate", "down")
@@ -126,12 +129,14 @@ def test_what_hooks_raise_or_take_too_long_is_theirs(hooked: Any) -> None:
     done = project.confiture("migrate", "up")
     assert time.monotonic() - started < 50
     assert done.returncode == plain.returncode == 0
-    assert "last" in done.stderr
+    for text in ("first", "last"):
+        assert f"{text}\n" in done.stderr
+        assert f"{text}\n" not in done.stdout
     failed = events(done.stderr, "hook.failed")
     assert [one["error_type"] for one in failed] == ["SystemExit", "KeyboardInterrupt", "timeout"]
     assert failed[0]["hook"] == "confiture_hooks.many:h0"
     assert failed[0]["file"].endswith("many.py")
-    assert failed[0]["line"] == 5
+    assert failed[0]["line"] == 16
 
 
 @pytest.mark.survived(
@@ -435,10 +440,12 @@ def test_another_users_link_to_hook_files_of_ours_is_not_followed(project: Any) 
 
 def test_that_the_default_endpoint_stands_down_is_said(hooked: Any, receiver: Any) -> None:
     """The run names the file that reads the variable itself; a test is sent, and says so."""
-    project = hooked(a=f"{HEAD}import os\nos.environ.get('CONFITURE_WEBHOOK_URL')\n")
+    reads = f"{HEAD}import os\nos.environ.get('CONFITURE_WEBHOOK_URL')\n"
+    project = hooked(a=reads, b=reads)
     done = project.confiture("migrate", "up", env={"CONFITURE_WEBHOOK_URL": receiver.url})
     assert done.returncode == 0
     assert "confiture_hooks/a.py reads CONFITURE_WEBHOOK_URL itself" in done.stderr
+    assert done.stderr.count("so the endpoint default is not used") == 1
     assert receiver.requests == ()
     tested = project.confiture("webhooks", "test", env={"CONFITURE_WEBHOOK_URL": receiver.url})
     said = "Endpoint default: this test is sent, events are not, because a hook file reads "

@@ -56,6 +56,8 @@ def test_a_dead_letter_is_seen_shown_and_redelivered(left_behind: Any, receiver:
     assert (dead["environment"], dead["migration_name"]) == ("local", "001_a")
     shown = left_behind.confiture("webhooks", "show", dead["id"], "--format", "json")
     assert [a["status_code"] for a in json.loads(shown.stdout)["timeline"]] == [503, 503]
+    read = left_behind.confiture("webhooks", "show", dead["id"]).stdout
+    assert read.count(dead["correlation_id"]) == 1  # as the trace's id, by which it is found
     assert left_behind.confiture("webhooks", "status").returncode == 1
     assert (
         left_behind.confiture("webhooks", "redeliver", "--dead", "--later", "--yes").returncode == 0

@@ -486,10 +486,12 @@ def test_a_sample_of_any_event_is_sent(shared: Shared, down: LocalReceiver) -> N
 def test_a_test_says_that_a_run_sends_nothing(shared: Shared, down: LocalReceiver) -> None:
     """An endpoint of other environments is tested all the same, so the success says too little."""
     endpoint = {"name": "ops", "url": down.url, "environments": ["production"]}
-    shared.environment_file("staging", webhooks={"endpoints": [endpoint]})
-    done = shared.confiture("webhooks", "test", *of("staging"))
+    other = {**endpoint, "name": "other"}
+    shared.environment_file("staging", webhooks={"endpoints": [endpoint, other]})
+    done = shared.confiture("webhooks", "test", "ops", *of("staging"))
     said = "Endpoint ops: this test is sent, events are not, because its `environments` "
     assert f"{said}leave staging out\n" in done.stderr
+    assert "Endpoint other" not in done.stderr
     assert len(down.requests) == 1
 
 

@@ -96,6 +96,9 @@ def test_filters_narrow_the_list(operated: Project) -> None:
 def test_an_empty_outbox_is_said_to_be_empty(project: Project) -> None:
     """The heads of columns alone do not say whether it was read."""
     project.environment_file(webhooks={"endpoints": [{"name": "a", "url": "http://127.0.0.1:9/"}]})
+    missing = project.confiture("webhooks", "list").stderr
+    assert missing.startswith("There is no outbox at")
+    assert missing.count("\n") == 1
     assert project.confiture("webhooks", "disable", "a").returncode == 0
     listed = project.confiture("webhooks", "list")
     assert (listed.returncode, listed.stderr) == (0, "No delivery matches. There is none yet\n")

@@ -501,6 +501,7 @@ def test_a_password_that_would_become_the_host_is_refused(project: Project, url:
         ({"a": "b"}, "secret"),
         ([], "secret"),
         (["good", ["x"]], "secret[1]"),
+        (["good", "${NOT_SET}"], "secret[1]"),
     ],
 )
 def test_bad_secret(project: Project, secret: Any, at: str) -> None:

@@ -257,6 +257,8 @@ def test_a_stream_that_a_hook_replaces_is_its_threads_alone(capsys: Any) -> None
 
     def hook() -> None:
         with redirect_stdout(io.StringIO()) as text:
+            with redirect_stdout(io.StringIO()):
+                print("not kept")
             print("kept")
             replaced.set()
             printed.wait(20)
@@ -277,6 +279,37 @@ def test_a_stream_that_a_hook_replaces_is_its_threads_alone(capsys: Any) -> None
         guard.stop()
     assert type(sys) is ModuleType
     assert capsys.readouterr() == ("from the command\n", "from the hook: kept\nagain\n")
+
+
+def test_a_class_that_somebody_else_has_given_sys_stays(monkeypatch: Any) -> None:
+    """Hooks' output is kept apart without it."""
+    theirs = type("Theirs", (ModuleType,), {})
+    monkeypatch.setattr(sys, "__class__", theirs)
+    guard = OutputGuard()
+    guard.start()
+    during = type(sys)
+    guard.stop()
+    assert (during, type(sys)) == (theirs, theirs)
+
+
+def test_a_wrapper_that_a_hook_leaves_around_its_stream_closes_nothing(capfd: Any) -> None:
+    """What a run says later, and the command's error, are still to be read."""
+
+    def hook() -> None:
+        sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")
+        print("from the hook", flush=True)
+
+    guard = OutputGuard()
+    guard.start()
+    try:
+        thread = HookThread(hook)
+        thread.start()
+        thread.join()
+    finally:
+        guard.stop()
+    assert not sys.stderr.buffer.closed
+    print("from the command", file=sys.stderr)
+    assert capfd.readouterr() == ("", "from the hook\nfrom the command\n")
 
 
 def test_explaining_says_what_depends_on_the_migration() -> None:

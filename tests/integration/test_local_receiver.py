@@ -179,6 +179,20 @@ def test_on_request() -> None:
         assert seen == list(receiver.requests)
 
 
+def test_on_request_may_close_the_receiver() -> None:
+    """As one does who waits for one webhook alone: its handler does not wait for itself."""
+    closed = threading.Event()
+
+    def close(_: Received) -> None:
+        receiver.close()
+        closed.set()
+
+    with LocalReceiver(on_request=close) as receiver:
+        with pytest.raises(requests.ConnectionError):
+            post(receiver)
+        assert closed.wait(20)
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
 def test_any_method(method: str) -> None:
     """Other methods are answered 200 and kept, and use up no answer that is for a webhook."""

@@ -272,6 +272,7 @@ def test_off_beats_everything(word: str) -> None:
     assert not plugin.may_be_configured(["migrate", "up"], environ)
 
 
+@pytest.mark.parametrize("name", ["db/environments/local.yaml", "confiture.yaml"])
 @pytest.mark.parametrize(
     ("text", "may_be"),
     [
@@ -282,13 +283,13 @@ def test_off_beats_everything(word: str) -> None:
     ],
 )
 def test_a_block_in_the_default_file_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, *, may_be: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, name: str, *, may_be: bool
 ) -> None:
-    """Without a variable, what counts is whether the file the host reads has a block."""
+    """Without a variable, what counts is whether a file that the host may read has a block."""
     monkeypatch.chdir(tmp_path)
     if text is not None:
-        file = tmp_path / "db" / "environments" / "local.yaml"
-        file.parent.mkdir(parents=True)
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     assert plugin.may_be_configured(["migrate", "up"], {}) is may_be
 

@@ -579,6 +579,35 @@ def test_a_role_that_may_not_record_claims_nothing(
         assert claim_ids(outbox) == ["dlv_a_1"]
 
 
+@pytest.mark.parametrize(
+    "right", ["INSERT ON confiture_webhooks.deliveries", "DELETE ON confiture_webhooks.intents"]
+)
+def test_a_role_that_may_not_release_stages_nothing(
+    role: tuple[str, str], database: str, right: str
+) -> None:
+    """An intent that stays would be settled falsely; that of a right that was taken is undone."""
+    name, dsn = role
+    with closing(PostgresOutbox(database)) as outbox:
+        with psycopg.connect(database, autocommit=True) as admin:
+            for statement in postgres_rights.grants(name):
+                admin.execute(statement)
+            with closing(PostgresOutbox(dsn)) as theirs:
+                admin.execute(f"REVOKE {right} FROM {name}")  # type: ignore[arg-type]
+                with pytest.raises(OutboxError, match="may not use"):
+                    theirs.stage(intent(1))
+        assert outbox.intents() == []
+
+
+def test_an_outbox_that_a_role_may_not_look_at_is_there(
+    role: tuple[str, str], database: str
+) -> None:
+    """The rights are what is missing: commands name them, and not a missing outbox."""
+    _, dsn = role
+    assert not schema.is_there(dsn)
+    PostgresOutbox(database).close()
+    assert schema.is_there(dsn)
+
+
 @pytest.mark.parametrize("table", ["intents", "deliveries"])
 def test_a_role_needs_to_delete_intents_alone(
     role: tuple[str, str], database: str, table: str

@@ -167,6 +167,15 @@ def test_what_is_not_a_file_is_not_used(tmp_path: Path, place: str, reason: str)
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_the_longest_path_that_sqlite_opens_is_used(tmp_path: Path) -> None:
+    """One byte more is refused by us, in words."""
+    directory = tmp_path / ("d" * 120) / ("d" * 120)
+    longest = directory / ("x" * (504 - len(os.fsencode(directory)) - 1))
+    filled(longest)
+    with pytest.raises(OutboxError, match="its path is longer than 504 bytes"):
+        SqliteOutbox(longest.with_name(f"{longest.name}x"))
+
+
 def test_a_dropped_outbox_leaves_nothing(outbox_path: Path) -> None:
     """Its files go, and its directory when nothing else is in it; what is no outbox stays."""
     filled(outbox_path)

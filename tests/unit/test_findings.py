@@ -77,6 +77,7 @@ def test_deliveries_of_the_future_are_named(outbox: InMemoryOutbox) -> None:
     """A delivery that was made tomorrow was made by a clock that was wrong."""
     put(outbox, environment="production", at=NOW + timedelta(days=1))
     put(outbox, environment="production", at=NOW)
+    put(outbox, environment="staging", at=NOW + timedelta(days=1))
     assert examine(outbox, SETTINGS, NOW).future == ["dlv_0"]
 
 

@@ -373,3 +373,12 @@ def test_nothing_is_waited_for_while_an_interrupted_migration_holds_its_locks(
     with pytest.raises(KeyboardInterrupt):
         engine.apply(a_migration(), force=True)
     assert run.hurries == [is_hurried]
+
+
+@pytest.mark.parametrize("missing", ["apply", "rollback"])
+def test_an_engine_that_cannot_be_watched_is_a_fault(missing: str) -> None:
+    """Its migrations would go unseen, and nobody would be told."""
+    methods = dict.fromkeys({"apply", "rollback"} - {missing}, print)
+    run: Any = None
+    with pytest.raises(AttributeError, match=missing):
+        observe(SimpleNamespace(**methods), run)

@@ -20,6 +20,7 @@ from confiture_webhooks.outlook import (
     Why,
     by_environment,
     elsewhere,
+    once_possible,
     outlook,
 )
 from confiture_webhooks.remedy import command
@@ -65,6 +66,10 @@ def test_a_reason_for_each_kind_of_wait(
     assert wait.line.startswith("a: ") and "(2 waiting). " in wait.line
     assert "`confiture webhooks " in wait.remedy
     assert wait.remedy.endswith("--config x.yaml`")
+    # What a remedy discards is not there to be sent, and one that only rests needs no remedy.
+    begin = "If you keep them, then s" if " discard " in wait.remedy else "Then s"
+    then = "Send it" if why is Why.RESTS else f"a: {wait.remedy}. {begin}end it"
+    assert once_possible([wait], "Send it") == then
 
 
 @pytest.mark.parametrize(

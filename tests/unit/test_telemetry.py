@@ -706,7 +706,7 @@ class TestRuns:
             type=EventType.MIGRATION_SUCCESS,
             occurred_at=NOW - timedelta(hours=1),
             trace_id="a" * 32,
-            environment="production",
+            environment="staging",
             direction=Direction.DOWN,
             migration=REF,
         )
@@ -733,10 +733,13 @@ class TestRuns:
         assert failed[0].attributes == {
             "correlation_id": "a" * 32,
             "command": "migrate down",
-            "environment": "production",
+            "environment": "staging",
             "database": "shop",
             "error_type": "Interrupted",
         }
+        records = [one.log_record for one in bench.log.get_finished_logs()]
+        ends = [one for one in records if one.event_name == "migration.rolled_back"]
+        assert [one.attributes["environment"] for one in ends] == ["staging"] * 3
 
     def test_a_killed_run_is_not_the_last_because_it_is_settled_last(self, bench: Bench) -> None:
         """It failed when it was seen last; a failure since then stays the last one."""

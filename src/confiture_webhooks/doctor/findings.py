@@ -17,9 +17,9 @@ from ..errors import OutboxError
 from ..event import rfc3339
 from ..outbox import UNSETTLED_FOR, Intent, LeftBehind, Outbox, Row, Summary, Unreadable
 from ..outbox.postgres_schema import left_behind_in
+from ..outbox.summary import waiting_elsewhere
 from ..outlook import (
     LATE,
-    EndpointStatus,
     Wait,
     correct_first,
     elsewhere,
@@ -109,8 +109,7 @@ class Findings:
     @property
     def others(self) -> dict[str | None, int]:
         """By other environment, how many deliveries wait."""
-        waiting = {name: one.waiting for name, one in self.summaries.items()}
-        return elsewhere(waiting, self.environment)
+        return waiting_elsewhere(self.summaries, self.environment)
 
     def ended_elsewhere(self, state: State) -> dict[str | None, int]:
         """By other environment, how many deliveries are in *state*."""
@@ -146,7 +145,7 @@ def examine(
     summaries = outbox.summaries()
     summary = summaries.get(environment, Summary())
     statuses = outbox.statuses(environment)
-    off = _off(statuses)
+    off = {name: since for name, (since, _) in statuses.items() if since is not None}
     waiting = partial(outlook, configured=settings.recorded, statuses=statuses, now=now)
     find = partial(outbox.deliveries, environment=environment)
     newest = find(state=State.PENDING, since=now + FUTURE, limit=MOST_NAMED)
@@ -210,17 +209,12 @@ def _refused(find: Callable[..., Sequence[Row]], held: Sequence[Row]) -> Iterato
             yield name, answer
 
 
-def _off(statuses: Mapping[str, EndpointStatus]) -> dict[str, datetime]:
-    return {name: since for name, (since, _) in statuses.items() if since is not None}
-
-
 def _late(
     outbox: Outbox, environment: str | None, summary: Summary, now: datetime
 ) -> tuple[int, datetime] | None:
     """How many deliveries of another environment are due without a worker, since when."""
-    off = _off(outbox.statuses(environment))
-    on = summary.undelivered.keys() - off
-    due = {name: at for name in on if (at := outbox.next_due_at(name, environment))}
+    names = summary.undelivered  # of one that is off nothing is due
+    due = {name: at for name in names if (at := outbox.next_due_at(name, environment))}
     late = {name: at for name, at in due.items() if at < now - LATE}
     return (sum(summary.undelivered[name] for name in late), min(late.values())) if late else None
 

@@ -66,7 +66,7 @@ def query(name: str, dialect: str = "postgres") -> str:
     """The statement *name*, with ``:name`` for values; ``list <filters>`` has its filters in it."""
     name, _, filters = name.partition(" ")
     found = _QUERIES[name].replace("{filters}", filters)
-    for part in ("heads", "free", "named"):  # an earlier one contains later ones
+    for part in ("heads", "free", "named"):
         found = found.replace(f"{{{part}}}", _QUERIES[part])
     if dialect == "sqlite":
         found = found.replace("FOR UPDATE SKIP LOCKED", "").replace("FOR UPDATE", "")

@@ -127,8 +127,8 @@ class _HookOutput(io.TextIOBase):
 
     @property
     def buffer(self) -> Any:
-        """Standard error's, for bytes."""
-        return terminal.itself().buffer
+        """Standard error's, for bytes; it stays open when a wrapper around this is closed."""
+        return os.fdopen(self.fileno(), "wb", closefd=False)
 
 
 _output = _HookOutput()
@@ -144,12 +144,13 @@ class _Aware:
     def __init__(self, behind: Any, modules: set[str]) -> None:
         self.behind = behind
         self.threads = threading.local()
-        """``stream``: what the thread, of a hook, has put in the stream's place."""
+        """``streams``: what the thread, of a hook, has put in the stream's place, the last last."""
         self._modules = modules
 
     def __getattr__(self, name: str) -> Any:
         is_forked = isinstance(threading.main_thread(), HookThread)  # by a hook: it has no writer
-        hooks = (is_forked and terminal.itself()) or getattr(self.threads, "stream", _output)
+        own = getattr(self.threads, "streams", None) or [_output]
+        hooks = (is_forked and terminal.itself()) or own[-1]
         return getattr(hooks if is_forked or self.is_hooks() else self.behind, name)
 
     def is_hooks(self) -> bool:
@@ -168,7 +169,9 @@ class _Sys(ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
         guard = vars(self).get(name)
         if isinstance(guard, _Aware) and guard.is_hooks():
-            guard.threads.stream = _output if value in (guard, guard.behind) else value
+            own = vars(guard.threads).setdefault("streams", [])
+            # All that a hook can read there, and put back, is the guard.
+            own[:] = own[:-1] if value in (guard, guard.behind) else [*own, value]
         else:
             super().__setattr__(name, value)
 
@@ -197,8 +200,7 @@ class OutputGuard:
         A closed one is ``None``, to which ``print`` prints nothing: that has to stay so.
         """
         for name in ("stdout", "stderr"):
-            stream = getattr(sys, name)
-            if stream is not None:
+            if (stream := getattr(sys, name)) is not None:
                 self._guards[name] = _Aware(stream, self.modules)
                 setattr(sys, name, self._guards[name])
         if type(sys) is ModuleType:  # else it is somebody's own already

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import Counter
@@ -44,7 +43,7 @@ class Sending:
     _outbox: RunOutbox
     _transport: Transport | None = None
     _worker: Worker | None = None
-    _said_at: float = math.inf
+    _said_at: float = 0.0
     """With less seconds left, a wait without a terminal is said; then no more."""
     _making: threading.Lock = field(default_factory=threading.Lock)
 
@@ -76,13 +75,12 @@ class Sending:
 
     def flush(self, deadline: float) -> None:
         """Wait until *deadline* (monotonic) for what is due, of earlier runs, too."""
-        worker = self._worker
-        if worker is None:
+        if (worker := self._worker) is None:
             if not self._settings.recorded or self._outbox.current is None:
                 return
             worker = self.wake()
         left_s = max(0.0, deadline - time.monotonic())
-        self._said_at = min(self._said_at, left_s - SILENT_S)
+        self._said_at = left_s - SILENT_S
         show = self._show if self._parts.shows_progress else None
         try:
             worker.drain(timedelta(seconds=left_s), show=show)

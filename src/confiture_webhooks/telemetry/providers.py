@@ -129,9 +129,8 @@ class Providers:
                 if count > dropped:
                     reasons[tally.reason] = None
                 if dropped:
-                    reasons[
-                        f"{dropped} dropped, because their queue was full. Raise {_QUEUES[signal]}"
-                    ] = None
+                    full = f"{dropped} dropped, because their queue was full"
+                    reasons[f"{full}. Raise {_QUEUES[signal]}"] = None
         if not (is_cut or reasons):
             return None
         return {"lost": sum(lost.values()), **lost, "reason": "; ".join(reasons) or None}
