@@ -688,7 +688,7 @@ def test_reference_of_another_form(project: Project, value: str) -> None:
 
 @pytest.mark.parametrize("form", ["$CI_TOKEN", "$(CI_TOKEN)", "${CI_TOKEN}", "Bearer $CI_TOKEN"])
 def test_a_variable_that_nothing_replaced_is_no_value(project: Project, form: str) -> None:
-    """GitLab leaves ``$NAME`` if NAME is not defined: everybody knows that secret."""
+    """A CI system can leave ``$NAME`` if NAME is not defined: everybody knows that secret."""
     environ = {variables.URL: URL, variables.SECRET: form}
     assert [fault.setting for fault in faults_of(environ)] == [variables.SECRET]
     if "{" not in form:

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -554,6 +554,19 @@ def test_doctor_names_each_printed_grant_that_is_missing(
     assert missing_rights(dsn) == ["UPDATE on deliveries"]
 
 
+@contextmanager
+def of_role_without(right: str, role: tuple[str, str], database: str) -> Iterator[PostgresOutbox]:
+    """The outbox as *role* has it once *right* is taken away; the block has to be refused."""
+    name, dsn = role
+    with psycopg.connect(database, autocommit=True) as admin:
+        for statement in postgres_rights.grants(name):
+            admin.execute(statement)
+        with closing(PostgresOutbox(dsn)) as theirs:
+            admin.execute(f"REVOKE {right} FROM {name}")  # type: ignore[arg-type]
+            with pytest.raises(OutboxError, match="may not use"):
+                yield theirs
+
+
 @pytest.mark.parametrize(
     "right",
     [
@@ -566,16 +579,10 @@ def test_a_role_that_may_not_record_claims_nothing(
     role: tuple[str, str], database: str, right: str
 ) -> None:
     """It would send the delivery again after each lease; its lease is undone."""
-    name, dsn = role
     with closing(PostgresOutbox(database)) as outbox:
         release(outbox, 1)
-        with psycopg.connect(database, autocommit=True) as admin:
-            for statement in postgres_rights.grants(name):
-                admin.execute(statement)
-            with closing(PostgresOutbox(dsn)) as theirs:
-                admin.execute(f"REVOKE {right} FROM {name}")  # type: ignore[arg-type]
-                with pytest.raises(OutboxError, match="may not use"):
-                    theirs.claim("a", environment="production", now=NOW, lease=LEASE)
+        with of_role_without(right, role, database) as theirs:
+            theirs.claim("a", environment="production", now=NOW, lease=LEASE)
         assert claim_ids(outbox) == ["dlv_a_1"]
 
 
@@ -586,15 +593,9 @@ def test_a_role_that_may_not_release_stages_nothing(
     role: tuple[str, str], database: str, right: str
 ) -> None:
     """An intent that stays would be settled falsely; that of a right that was taken is undone."""
-    name, dsn = role
     with closing(PostgresOutbox(database)) as outbox:
-        with psycopg.connect(database, autocommit=True) as admin:
-            for statement in postgres_rights.grants(name):
-                admin.execute(statement)
-            with closing(PostgresOutbox(dsn)) as theirs:
-                admin.execute(f"REVOKE {right} FROM {name}")  # type: ignore[arg-type]
-                with pytest.raises(OutboxError, match="may not use"):
-                    theirs.stage(intent(1))
+        with of_role_without(right, role, database) as theirs:
+            theirs.stage(intent(1))
         assert outbox.intents() == []
 
 

@@ -97,11 +97,7 @@ def redeliver(
         again = context.outbox.redeliver
         done = [row for row in acted_on if again(row.delivery.id, now=now, was=row.state)]
         if output == "text":
-            unsent = nothing
-            if is_refused:
-                unsent = f"❌ Nothing can be sent from environment {shown_environment(here)}, "
-                unsent += f"so nothing was changed: {_counted(rows)}. "
-                unsent += "Add --later to leave that to a worker"
+            unsent = _not_done(rows, here) if is_refused else nothing
             unsent = unsent or "Nothing is due again: a worker has sent it, or is sending it"
             line(f"Due again: {_counted(done)}" if done else unsent)
         own = [] if later else [row for row in done if row.delivery.environment == here]
@@ -121,6 +117,12 @@ def redeliver(
     lines += [wait.line for wait in waits]
     lines += [elsewhere_line(others)] if others else []
     conclude(document, lines, output)
+
+
+def _not_done(rows: Sequence[Row], here: str | None) -> str:
+    problem = f"Nothing can be sent from environment {shown_environment(here)}, "
+    left = f"so nothing was changed: {_counted(rows)}. Add --later to leave that to a worker"
+    return f"❌ {problem}{left}"
 
 
 def discard(

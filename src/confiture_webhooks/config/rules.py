@@ -98,7 +98,7 @@ def text(value: object) -> str:
         raise Invalid(problem, "Write it on one line, without them")
     if len(value) > 1 and value[0] + value[-1] in _QUOTES:
         raise Invalid("is in quotes that are part of it", "Remove the quotes around it")
-    if _UNREPLACED.fullmatch(value):  # GitLab leaves `$NAME` if NAME is not defined
+    if _UNREPLACED.fullmatch(value):  # so some CI systems leave it if NAME is not defined
         remedy = "Set it where this value comes from; in a file write `${NAME}`"
         raise Invalid("is or ends with a variable that nothing replaced", remedy)
     try:
