@@ -108,8 +108,9 @@ def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
     """Whether webhooks may be wanted. Cheap; errs only on the yes side; never raises."""
     if command_watch.is_off(environ):
         return False
-    is_named = config_file is not None and command_watch.names_block(config_file)
-    return is_named or command_watch.is_set_up(environ)
+    if command_watch.is_set_up(environ):
+        return True
+    return config_file is not None and command_watch.names_block(config_file)
 
 
 def read(environ: Mapping[str, str], config_file: Path | None) -> Settings:
