@@ -125,6 +125,6 @@ def explain(
             depends += [SILENT_ERROR] if kind in asked.events else []
         refusal = asked.refusal(kind, environment, [migration] if migration is not None else [])
         is_sent = None if depends and refusal is None else refusal is None
-        reason = refusal or " and ".join(depends) or "it asks for this"
+        reason = refusal or " and ".join(depends) or f"its `events` include {kind.value}"
         verdicts.append({"endpoint": endpoint.name, "sent": is_sent, "reason": reason})
     return verdicts

@@ -750,6 +750,18 @@ def test_a_directory_is_no_configuration(shared: Shared, command: str) -> None:
 
 
 @on_sqlite
+@pytest.mark.parametrize("given", ["staging", "staging.yaml"])
+def test_the_name_of_an_environment_in_place_of_its_file_gets_the_file(
+    shared: Shared, given: str
+) -> None:
+    """``--config staging``: the remedy is the path of that environment's file."""
+    done = shared.confiture("webhooks", "status", "--config", given)
+    assert (done.returncode, done.stdout) == (5, "")
+    usual = "db/environments/staging.yaml"
+    assert f"--config: {given} is no file\n   Write {usual}" in done.stderr
+
+
+@on_sqlite
 def test_two_dashes_in_place_of_a_file_are_no_file(shared: Shared) -> None:
     """With ``--config $FILE -- ID`` and no FILE, nothing is done to another file's deliveries."""
     words = ("discard", "--yes", "--config", "--", "dlv_staging_00001")

@@ -334,7 +334,7 @@ def test_explaining_a_run_error_names_the_runs_that_send_it_by_default() -> None
     rows = explain([endpoint(), everything, narrow], EventType.RUN_ERROR, None, None)
     assert [(row["sent"], row["reason"]) for row in rows] == [
         (None, silent),
-        (True, "it asks for this"),
+        (True, "its `events` include run_error"),
         (False, "its `events` do not include run_error"),
     ]
 

@@ -23,6 +23,7 @@ from ..event import Database
 from ..outbox import Outbox
 from ..outbox.postgres_refusal import placed
 from ..outlook import Wait, outlook
+from ..remedy import usual_file
 from ..run.invocation import Invocation, blocks_here, parse, unread_block
 from ..run.settling import Ask
 from ..terminal import say
@@ -52,7 +53,9 @@ class Context:
         if self.is_sending and is_off(os.environ):
             raise refusal(SWITCH, "switches webhooks off, so nothing is sent", "Unset it")
         if self.config is not None and (invocation.missing or self.config.is_dir()):
-            raise refusal("--config", f"{self.config} is no file", "Check the path")
+            meant = usual_file(self.config.stem)
+            remedy = f"Write {meant}" if meant and meant.is_file() else "Check the path"
+            raise refusal("--config", f"{self.config} is no file", remedy)
         return invocation
 
     @cached_property
