@@ -149,12 +149,18 @@ def unavailable() -> AbstractContextManager[str]:
             answering(301, Location="https://CANARY/"),
             f"no collector answers there (HTTP 301). Check {ENDPOINT}",
         ),
-        (
-            answering(200, b"<p>hello", Content_Type="Text/HTML; charset=utf-8"),
-            f"no collector answers there (HTTP 200). Check {ENDPOINT}",
+        *(
+            (
+                answering(200, body, Content_Type=kind),
+                f"no collector answers there (HTTP 200). Check {ENDPOINT}",
+            )
+            for body, kind in [
+                (b"hello", "Text/HTML; charset=utf-8"),
+                (b"\n<!doctype html>hello", "text/plain"),
+            ]
         ),
     ],
-    ids=["401", "404", "500", "temporality", "temporality-500", "redirect", "page"],
+    ids=["401", "404", "500", "temporality", "temporality-500", "redirect", "page", "plain-page"],
 )
 def test_what_is_refused_is_one_line(collector: AbstractContextManager[str], reason: str) -> None:
     """A collector that refuses, or is none, is one line with the reason and all that was lost."""

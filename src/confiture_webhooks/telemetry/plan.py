@@ -47,7 +47,7 @@ class Export:
     protocol: str
     """``http/protobuf``, ``grpc`` or ``console``."""
     setting: str = ""
-    """The variable that asked for it."""
+    """The variable that gives its address, whether it is set or not; a console's asks for it."""
     endpoint: str | None = field(default=None, repr=False)
     timeout_s: float = DEFAULT_TIMEOUT_S
 
@@ -106,7 +106,7 @@ def _export(
     return Export(
         signal=signal,
         protocol=protocol,
-        setting=setting if endpoint else exporter,
+        setting=setting,
         endpoint=endpoint or None,
         timeout_s=timeout_s,
     )
