@@ -177,7 +177,6 @@ class TestResource:
         [
             ({}, "confiture"),
             ({"OTEL_SERVICE_NAME": "shop"}, "shop"),
-            ({"OTEL_SERVICE_NAME": "  "}, "confiture"),
             ({"OTEL_RESOURCE_ATTRIBUTES": "a=b, service.name=shop"}, "shop"),
             ({"OTEL_RESOURCE_ATTRIBUTES": "a=b"}, "confiture"),
         ],

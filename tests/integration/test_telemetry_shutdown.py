@@ -408,6 +408,11 @@ def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
         ("OTEL_TRACES_SAMPLER", ""),
         ("OTEL_TRACES_SAMPLER", "traceidratio"),
         ("OTEL_EXPORTER_OTLP_HEADERS", ""),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", " "),
+        ("OTEL_METRICS_EXEMPLAR_FILTER", ""),
+        ("OTEL_PROPAGATORS", " "),
+        ("OTEL_PYTHON_METER_PROVIDER", ""),
+        ("OTEL_SERVICE_NAME", " "),
         (TEMPORALITY, ""),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "999999999999"),
         ("OTEL_ATTRIBUTE_COUNT_LIMIT", "3"),
@@ -422,6 +427,7 @@ def test_a_variable_that_costs_nothing(setting: str, value: str) -> None:
         ended = run(**{ENDPOINT: collector.url, setting: value})
         assert (len(collector.spans), len(collector.logs)) == (3, 2)
         assert [point for point in collector.metrics if point.name == "confiture.runs"]
+        assert collector.spans[0].resource["service.name"] == "confiture"
     assert ended.events() == ["migration.applied", "webhook.delivered"]
 
 

@@ -146,8 +146,7 @@ def _timeout(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> fl
 def complaints() -> Iterator[list[Fault]]:
     """The log lines of ``opentelemetry`` about settings in the block, as faults. None is shown.
 
-    Nor are its later ones: the tally of exports reports a dead collector, not a traceback. A
-    variable that is empty counts as unset, as OpenTelemetry's specification has it.
+    Nor are its later ones: the tally of exports reports a dead collector, not a traceback.
     """
     logger = logging.getLogger("opentelemetry")
     logger.propagate = False

@@ -329,7 +329,7 @@ def _resource(environ: Mapping[str, str], environment: str | None, found: Provid
     except Exception as error:  # noqa: BLE001  a detector of the user's
         problem = f"cannot be read ({type(error).__name__}), so it is left out"
         found.faults.append(Fault(RESOURCE, problem, "Correct or unset it"))
-    if (str(ours.get("service.name", "")).strip() or UNNAMED).startswith(UNNAMED):
+    if str(ours.get("service.name", UNNAMED)).startswith(UNNAMED):
         ours["service.name"] = environ.get("OTEL_SERVICE_NAME", "").strip() or SERVICE_NAME
     return _OneResource(storable(ours), schema_url)
 
@@ -348,9 +348,8 @@ def _provider(
         for one in made:
             loggers.add_log_record_processor(LogProcessor(*one))
         return loggers
-    is_limited = bool(environ.get("OTEL_SPAN_EVENT_COUNT_LIMIT"))
-    limits = SpanLimits() if is_limited else SpanLimits(max_events=RUN_EVENTS)
-    tracers = TracerProvider(resource=resource, shutdown_on_exit=False, span_limits=limits)
+    most = SpanLimits(max_events=None if "OTEL_SPAN_EVENT_COUNT_LIMIT" in environ else RUN_EVENTS)
+    tracers = TracerProvider(resource=resource, shutdown_on_exit=False, span_limits=most)
     for one in made:
         tracers.add_span_processor(SpanProcessor(*one))
     return tracers
