@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from confiture_webhooks.receiver import LocalReceiver, Received
 from project import Project
 
-ENVIRONMENT = "production"
+ENVIRONMENT = "eu.prod"
 QUICK = {"schedule": [0.2, 0.2], "jitter": 0}
 CANARIES = {
     part: f"canary{part}{secrets.token_hex(8)}" for part in ("path", "query", "secret", "header")

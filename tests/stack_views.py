@@ -29,10 +29,10 @@ SETTLED_S = (
 )
 VARIABLES = {
     "${service:regex}": ".+",
-    "${environment:regex}": "production",
+    "${environment:regex}": r"eu\.prod",  # as Grafana writes the name with a dot
     "${endpoint:regex}": ".*",
     "$service": ".+",
-    "$environment": "production",
+    "$environment": r"eu\\.prod",
     "$endpoint": ".*",
 }
 

@@ -87,10 +87,11 @@ class LogStore:
             found = '{service_name=~"$service", deployment_environment_name=~"$environment"}'
             found += f' | event_name=~"{"|".join(events)}"'
             return found + "".join(f' | {name}=~"${name}"' for name in where)
-        found = '{service.name=~"${service:regex}"} '
-        found += 'deployment.environment.name:~"^(${environment:regex})$"'
+        # A backslash that Grafana puts before a dot is an error between double quotes.
+        found = "{service.name=~`${service:regex}`} "
+        found += "deployment.environment.name:~`^(${environment:regex})$`"
         found += f' event_name:~"^({"|".join(events)})$"'
-        return found + "".join(f' {name}:~"^(${{{name}:regex}})$"' for name in where) + pipe
+        return found + "".join(f" {name}:~`^(${{{name}:regex}})$`" for name in where) + pipe
 
     def field(self, name: str) -> str:
         """The name of a field in this store."""

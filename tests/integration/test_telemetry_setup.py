@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from opentelemetry import trace
@@ -66,6 +67,8 @@ class TestPlan:
     def test_an_exporter_without_an_endpoint(self) -> None:
         """``otlp`` alone means the library's own default address."""
         assert exports(OTEL_LOGS_EXPORTER="otlp") == {"logs": None}
+        (export,) = plan({"OTEL_LOGS_EXPORTER": "otlp"}).exports
+        assert export.setting == ENDPOINT, "what to check when nobody answers there"
 
     def test_one_signal_off(self) -> None:
         """``none`` takes one signal out."""
@@ -238,6 +241,23 @@ class TestSession:
         session = CollectorSession(Tally(Export(signal="logs", protocol="http/protobuf"), ""))
         merged = session.merge_environment_settings(f"http://{host}:1/", {}, None, None, None)
         assert bool(merged["proxies"]) is is_proxied
+
+    @pytest.mark.parametrize(
+        ("user", "sent"), [("", "Bearer own"), ("me:mine@", "Basic bWU6bWluZQ==")]
+    )
+    def test_netrc_is_not_read(
+        self, user: str, sent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Credentials are those of the headers or of the address; requests prefers a .netrc's."""
+        (tmp_path / ".netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+        with LocalReceiver() as receiver:
+            address = receiver.url.replace("//", f"//{user}")
+            export = Export(signal="logs", protocol="http/protobuf", endpoint=address)
+            with CollectorSession(Tally(export, "")) as session:
+                session.headers["Authorization"] = "Bearer own"
+                session.post(address, data=b"")
+        assert receiver.requests[0].headers["Authorization"] == sent
 
 
 def test_a_variable_that_names_a_provider_stays(monkeypatch: pytest.MonkeyPatch) -> None:

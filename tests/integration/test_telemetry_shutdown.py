@@ -149,12 +149,18 @@ def unavailable() -> AbstractContextManager[str]:
             answering(301, Location="https://CANARY/"),
             f"no collector answers there (HTTP 301). Check {ENDPOINT}",
         ),
-        (
-            answering(200, b"<p>hello", Content_Type="Text/HTML; charset=utf-8"),
-            f"no collector answers there (HTTP 200). Check {ENDPOINT}",
+        *(
+            (
+                answering(200, body, Content_Type=kind),
+                f"no collector answers there (HTTP 200). Check {ENDPOINT}",
+            )
+            for body, kind in [
+                (b"hello", "Text/HTML; charset=utf-8"),
+                (b"\n<!doctype html>hello", "text/plain"),
+            ]
         ),
     ],
-    ids=["401", "404", "500", "temporality", "temporality-500", "redirect", "page"],
+    ids=["401", "404", "500", "temporality", "temporality-500", "redirect", "page", "plain-page"],
 )
 def test_what_is_refused_is_one_line(collector: AbstractContextManager[str], reason: str) -> None:
     """A collector that refuses, or is none, is one line with the reason and all that was lost."""
@@ -402,6 +408,11 @@ def test_a_wrong_variable(setting: str, value: str, named: str) -> None:
         ("OTEL_TRACES_SAMPLER", ""),
         ("OTEL_TRACES_SAMPLER", "traceidratio"),
         ("OTEL_EXPORTER_OTLP_HEADERS", ""),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", " "),
+        ("OTEL_METRICS_EXEMPLAR_FILTER", ""),
+        ("OTEL_PROPAGATORS", " "),
+        ("OTEL_PYTHON_METER_PROVIDER", ""),
+        ("OTEL_SERVICE_NAME", " "),
         (TEMPORALITY, ""),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "999999999999"),
         ("OTEL_ATTRIBUTE_COUNT_LIMIT", "3"),
@@ -416,6 +427,7 @@ def test_a_variable_that_costs_nothing(setting: str, value: str) -> None:
         ended = run(**{ENDPOINT: collector.url, setting: value})
         assert (len(collector.spans), len(collector.logs)) == (3, 2)
         assert [point for point in collector.metrics if point.name == "confiture.runs"]
+        assert collector.spans[0].resource["service.name"] == "confiture"
     assert ended.events() == ["migration.applied", "webhook.delivered"]
 
 

@@ -47,7 +47,7 @@ class Export:
     protocol: str
     """``http/protobuf``, ``grpc`` or ``console``."""
     setting: str = ""
-    """The variable that asked for it."""
+    """The variable that gives its address, whether it is set or not; a console's asks for it."""
     endpoint: str | None = field(default=None, repr=False)
     timeout_s: float = DEFAULT_TIMEOUT_S
 
@@ -106,7 +106,7 @@ def _export(
     return Export(
         signal=signal,
         protocol=protocol,
-        setting=setting if endpoint else exporter,
+        setting=setting,
         endpoint=endpoint or None,
         timeout_s=timeout_s,
     )
@@ -146,8 +146,7 @@ def _timeout(environ: Mapping[str, str], signal: str, faults: list[Fault]) -> fl
 def complaints() -> Iterator[list[Fault]]:
     """The log lines of ``opentelemetry`` about settings in the block, as faults. None is shown.
 
-    Nor are its later ones: the tally of exports reports a dead collector, not a traceback. A
-    variable that is empty counts as unset, as OpenTelemetry's specification has it.
+    Nor are its later ones: the tally of exports reports a dead collector, not a traceback.
     """
     logger = logging.getLogger("opentelemetry")
     logger.propagate = False

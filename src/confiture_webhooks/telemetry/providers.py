@@ -147,6 +147,9 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
         if has_owner(_global_provider()):
             _use_global(found)
             return found
+        for name, value in list(os.environ.items()):
+            if name.startswith("OTEL_") and not value.strip():
+                del os.environ[name]  # it counts as unset, but the SDK would read some
         if environ.get(PROPAGATORS):
             found.faults += filter(None, [ensure_propagators()])
         context = environ.get(_CONTEXT)

@@ -82,6 +82,9 @@ class CollectorSession(requests.Session):
     def __init__(self, tally: Tally) -> None:
         super().__init__()
         self._tally = tally
+        user = requests.utils.get_auth_from_url(tally.export.endpoint or "")
+        # Without one, requests puts a .netrc's credentials in the place of those of the headers.
+        self.auth = user if any(user) else lambda request: request
 
     def _refused(self, why: str, cause: object, check: str | None = None) -> None:
         """Keep *why*, and what to check: by its *cause*, else *check*, else the address."""
@@ -109,11 +112,11 @@ class CollectorSession(requests.Session):
             self._refused(f"no collector answers ({kind})", kind)
             raise
         code, kind = answer.status_code, answer.headers.get("Content-Type", "").lower()
-        if code in range(300, 400) or (answer.ok and kind.startswith("text/html")):
+        is_page = "html" in kind or answer.content.lstrip().startswith(b"<")
+        if code in range(300, 400) or (answer.ok and is_page):
             self._refused(f"no collector answers there (HTTP {code})", code)
             raise ValueError(self._tally.reason)
-        may_reject = answer.ok and answer.content and kind.startswith("application/x-protobuf")
-        rejected = _rejected(answer.content) if may_reject else 0
+        rejected = _rejected(answer.content) if answer.ok and "x-protobuf" in kind else 0
         self._tally.made(0, lost=rejected)
         if rejected:
             self._refused("the collector took a part", code, "its log")
@@ -256,7 +259,7 @@ def set_up(
                 made[signal] = make()
         except Exception as error:  # noqa: BLE001  its text may quote the value
             found.refused += [export for export in asked.exports if export.signal == signal]
-            setting = culprit(error, partial(_ended, make)) or "OTEL_*"
+            setting = culprit(error, lambda: make().shutdown()) or "OTEL_*"  # noqa: B023
             problem = f"has a value OpenTelemetry refuses ({type(error).__name__}): no {signal}"
             found.faults.append(Fault(setting, problem, "Correct or unset it"))
     found.made = list(made.values())
@@ -280,10 +283,6 @@ def set_up(
             named = culprit(error, lambda: trace_requests(tracers, meters)())  # noqa: PLW0108
             remedy = "Correct or unset it" if named else f"Run: pip install -U {package}"
             found.faults.append(Fault(named or package, problem, remedy))
-
-
-def _ended(make: Callable[[], Any]) -> None:
-    make().shutdown()
 
 
 def _exporters(
@@ -349,9 +348,8 @@ def _provider(
         for one in made:
             loggers.add_log_record_processor(LogProcessor(*one))
         return loggers
-    is_limited = bool(environ.get("OTEL_SPAN_EVENT_COUNT_LIMIT"))
-    limits = SpanLimits() if is_limited else SpanLimits(max_events=RUN_EVENTS)
-    tracers = TracerProvider(resource=resource, shutdown_on_exit=False, span_limits=limits)
+    most = SpanLimits(max_events=None if "OTEL_SPAN_EVENT_COUNT_LIMIT" in environ else RUN_EVENTS)
+    tracers = TracerProvider(resource=resource, shutdown_on_exit=False, span_limits=most)
     for one in made:
         tracers.add_span_processor(SpanProcessor(*one))
     return tracers
