@@ -140,9 +140,14 @@ _REFUSALS = (
         "Keep the outbox in a UTF8 database: CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>",
     ),
     (
-        "SQLSTATE (23...|2200[13]|428..|42703|42P10|P0001)",
+        "SQLSTATE (23...|2200[13]|428..|42703|42P10|P000[14])",
         "somebody has changed its tables, or put a trigger, rule or constraint on them",
         CHANGED,
+    ),
+    (
+        "channel binding|authentication method",
+        "the server has another way to log in than its DSN asks for",
+        "Check channel_binding and require_auth in the DSN",
     ),
     ("could not translate host name|resolve host", "the server's host name does not resolve", _DSN),
 )
