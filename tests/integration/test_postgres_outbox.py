@@ -1115,6 +1115,104 @@ def test_an_event_trigger_that_fails_is_not_answered_with_the_command_that_faile
     assert "outbox init" not in str(info.value)
 
 
+def test_slow_event_triggers_are_waited_for_once_not_for_each_statement(database: str) -> None:
+    """Making it is one statement with one limit; ``outbox init`` has more time."""
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute(
+            "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_sleep(0.06); END $$"
+        )
+        admin.execute("CREATE EVENT TRIGGER slow ON ddl_command_end EXECUTE FUNCTION slow()")
+    late = "making its tables takes longer.*Create it beforehand: `confiture webhooks outbox init"
+    with pytest.raises(OutboxError, match=late):
+        PostgresOutbox(database, making_s=0.5)
+    with (
+        closing(PostgresOutbox(database, connects=False)) as outbox,
+        psycopg.connect(database) as migrating,
+        pytest.raises(OutboxError, match=late),
+    ):
+        over(outbox, migrating).stage(intent(1))
+    assert not has_outbox(database)
+    PostgresOutbox(database, making_s=60).close()
+    assert has_outbox(database)
+
+
+BEFORE = "CREATE TRIGGER t BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION keep_out()"
+
+
+@pytest.mark.parametrize("table", ["released", "deliveries", "bodies", "intents"])
+def test_rows_that_a_trigger_keeps_out_are_not_taken_for_written(database: str, table: str) -> None:
+    """A trigger that returns NULL drops a row without an error: the event is recorded elsewhere."""
+    with (
+        closing(PostgresOutbox(database)) as outbox,
+        psycopg.connect(database, autocommit=True) as admin,
+    ):
+        release(outbox, 1)
+        admin.execute(
+            "CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RETURN NULL; END $$"
+        )
+        admin.execute(BEFORE.format(f"confiture_webhooks.{table}"))  # type: ignore[arg-type]
+        write = outbox.stage if table == "intents" else lambda _: release(outbox, 2)
+        with pytest.raises(OutboxError, match="put a trigger, rule or constraint on them"):
+            write(intent(2))
+        assert len(outbox.deliveries()) == 1
+        assert not outbox.release(event_id(1), [delivery(1)])  # released before is no fault
+        outbox.stage(intent(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("ALTER TABLE {}.deliveries RENAME COLUMN is_ready TO other", "deliveries.is_ready"),
+        ("ALTER TABLE {}.attempts DROP COLUMN retry_after", "attempts.retry_after"),
+        ("ALTER TABLE {}.deliveries ALTER environment TYPE varchar(5)", "deliveries.environment"),
+        ("ALTER TABLE {}.deliveries ALTER created_at TYPE integer", "deliveries.created_at"),
+        ("ALTER TABLE {}.bodies ALTER body TYPE text", "bodies.body"),
+        ("ALTER TABLE {}.deliveries ALTER state DROP DEFAULT", "deliveries.state"),
+        ("ALTER TABLE {}.deliveries ALTER seq DROP IDENTITY", "deliveries.seq"),
+        (
+            "ALTER TABLE {}.endpoints DROP off_since, ADD off_since bigint GENERATED ALWAYS AS (1) STORED",
+            "endpoints.off_since",
+        ),
+        ("ALTER TABLE {}.endpoints DROP CONSTRAINT endpoints_pkey", "endpoints"),
+        ("CREATE RULE r AS ON INSERT TO {}.deliveries DO INSTEAD NOTHING", "deliveries"),
+        (
+            "ALTER TABLE {0}.intents RENAME TO old; CREATE VIEW {0}.intents AS TABLE {0}.old",
+            "intents",
+        ),
+    ],
+)
+def test_tables_that_somebody_has_changed_are_refused(
+    database: str, change: str, named: str
+) -> None:
+    """Before anything is written, with what was changed; the remedy puts them aside."""
+    with psycopg.connect(database, autocommit=True) as admin:
+        PostgresOutbox(database).close()
+        admin.execute(change.format("confiture_webhooks"))  # type: ignore[arg-type]
+        with pytest.raises(
+            OutboxError, match=f"somebody has changed confiture_webhooks.{named}. Undo that"
+        ) as info:
+            PostgresOutbox(database)
+        admin.execute(str(info.value.remedy).split(": ")[-1])  # type: ignore[arg-type]
+    with closing(PostgresOutbox(database)) as outbox:
+        assert outbox.is_made_anew()
+
+
+def test_a_column_that_goes_while_a_worker_is_connected_is_an_error_of_the_outbox(
+    database: str,
+) -> None:
+    """The server names what is missing, not a lookup in Python."""
+    with closing(PostgresOutbox(database)) as outbox:
+        release(outbox, 1)
+        with psycopg.connect(database, autocommit=True) as admin:
+            admin.execute("ALTER TABLE confiture_webhooks.deliveries DROP COLUMN tracestate")
+        with pytest.raises(OutboxError, match="somebody has changed its tables"):
+            outbox.deliveries()
+        with pytest.raises(OutboxError, match="somebody has changed its tables"):
+            claim_ids(outbox)
+
+
 def test_two_that_find_no_outbox_make_one(database: str) -> None:
     """Several first runs at once all end up with the same outbox."""
     assert not has_outbox(database)

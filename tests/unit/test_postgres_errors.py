@@ -39,6 +39,8 @@ FATAL = 'connection to server at "db.internal", port 5432 failed: FATAL:  {}'
         ("SSL error: certificate verify failed", "the TLS certificates do not fit"),
         ('root certificate file "/CANARY" does not exist', "the TLS certificates do not fit"),
         ("connection requires a valid client certificate", "the TLS certificates do not fit"),
+        ("channel binding is required, but server did not offer", "the server has another way to"),
+        ('authentication method requirement "CANARY" failed', "the server has another way to"),
         ('could not translate host name "CANARY"', "the server's host name does not resolve"),
         ("server is in hot standby mode", "the server is a standby"),
         ('database "CANARY" is not currently accepting connections', "the role may not log in"),

@@ -114,16 +114,18 @@ class _Store:
     """The statements on PostgreSQL. Makes the schema where there is none, if the role may.
 
     It gives the connection to one thread at a time, and makes a new one when it has broken.
-    Everything raises OutboxError. *environment*: that of the wanted rows, if known.
+    Everything raises OutboxError. *environment*: that of the wanted rows, if known. *making_s*: how
+    long making may take.
     """
 
     is_durable = True
     has_made = False
 
-    def __init__(self, dsn: str, environment: str | None, setting: str) -> None:
+    def __init__(self, dsn: str, environment: str | None, setting: str, making_s: float) -> None:
         self.dsn = conninfo_of(dsn)
         self.where = described(self.dsn)
         self.create, self._setting = partial(init, self.dsn, environment), setting
+        self._making_s = making_s
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._connection: Connection | None = None
@@ -168,9 +170,9 @@ class _Store:
         if self._is_closed:
             raise OutboxError(f"outbox {self.where}: closed")
         if self._connection is None or self._connection.closed:
-            made = connect(self.dsn)
+            made = connect(self.dsn, self._making_s)
             try:
-                self.has_made |= prepare(made, self.where)
+                self.has_made |= prepare(made, self.where, wait_s=self._making_s)
             except BaseException:
                 made.close()
                 raise
@@ -234,7 +236,7 @@ class _LentStore:
         connection.autocommit = True
         try:
             if not self._is_prepared:
-                prepare(connection, self.where, wait="2s")
+                prepare(connection, self.where)
                 ask(connection, settings(), *_composed(connection, _REHEARSALS))
                 self._is_prepared = True
             beginning = _beginning(is_synced=is_synced, lock_timeout=_PATIENCE)
@@ -255,7 +257,8 @@ class PostgresOutbox(Outbox):
     Makes its schema where there is none, if the role may. Raises OutboxError when it may not,
     when the server does not answer, or when a newer version has been at the database. A server
     that comes back is used again. Without *connects* the first use opens the connection.
-    *environment*: the run's, if known; *setting*: what holds *dsn*, for remedies.
+    *environment*: the run's, if known; *setting*: what holds *dsn*, for remedies. *making_s*: how
+    long making it may take, over the connection of a run still less.
     """
 
     _store: _Store
@@ -267,8 +270,9 @@ class PostgresOutbox(Outbox):
         connects: bool = True,
         environment: str | None = None,
         setting: str = ADDRESS,
+        making_s: float = 1.5,
     ) -> None:
-        super().__init__(_Store(dsn, environment, setting))
+        super().__init__(_Store(dsn, environment, setting, making_s))
         self.environment = environment
         if connects:
             with self._store.lent():

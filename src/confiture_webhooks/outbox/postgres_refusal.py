@@ -82,6 +82,10 @@ def translated(
         raise OutboxError(f"outbox {where}: {problem}") from error
 
 
+CHANGED = (
+    "Undo that. Or put its schema aside, and the next run makes a new one; what waits in it is "
+    "not sent then: ALTER SCHEMA confiture_webhooks RENAME TO confiture_webhooks_old"
+)
 _DSN = f"Check its address in {ADDRESS}{NAMED}"
 _REFUSALS = (
     # libpq gives no SQLSTATE of a refused connection: its text, or the server's, has the words.
@@ -134,6 +138,16 @@ _REFUSALS = (
         "SQLSTATE 22P05",
         "its database's encoding cannot hold a name or text of an event",
         "Keep the outbox in a UTF8 database: CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>",
+    ),
+    (
+        "SQLSTATE (23...|2200[13]|428..|42703|42P10|P000[14])",
+        "somebody has changed its tables, or put a trigger, rule or constraint on them",
+        CHANGED,
+    ),
+    (
+        "channel binding|authentication method",
+        "the server has another way to log in than its DSN asks for",
+        "Check channel_binding and require_auth in the DSN",
     ),
     ("could not translate host name|resolve host", "the server's host name does not resolve", _DSN),
 )

@@ -9,7 +9,7 @@ from psycopg import errors
 
 from ..errors import OutboxError
 from . import schema
-from .postgres_refusal import MISSING, LackingError
+from .postgres_refusal import CHANGED, MISSING, LackingError, init
 from .postgres_rights import COMMIT, NEEDED, RELEASE, SCHEMA, TABLES, briefly, missing_rights
 from .postgres_session import Connection, ask, conninfo_of, described, settings
 from .summary import LEFT_BEHIND_QUERIES, LeftBehind, left_behind
@@ -19,12 +19,36 @@ HURRY = "200ms"
 _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
 _HAS = {one: f"to_regclass('{SCHEMA}.{one}') IS NOT NULL" for one in (*TABLES, "outbox_version")}
+_COLUMNS = ", ".join(
+    f"('{SCHEMA}.{table[1]}', '{name}', '{kind}', {' DEFAULT ' in rest})"
+    for text in schema.statements("postgres", 0)
+    if (table := re.match(r"CREATE TABLE IF NOT EXISTS (\w+)", text))
+    for name, kind, rest in re.findall(r"^ +([a-z_]+) (\w+)(.*)", text, re.MULTILINE)
+)
+_CHANGED = f"""(
+  SELECT string_agg(place || name, ', ' ORDER BY place || name) FROM (
+    SELECT place || '.' AS place, name
+    FROM (VALUES {_COLUMNS}) AS ours (place, name, kind, has_default)
+    LEFT JOIN pg_attribute ON attrelid = to_regclass(place) AND attname = name
+    WHERE format_type(atttypid, atttypmod) IS DISTINCT FROM kind OR attgenerated <> ''
+      OR has_default AND NOT atthasdef AND attidentity = ''
+    UNION ALL
+    SELECT place, ''
+    FROM (VALUES {", ".join(f"('{SCHEMA}.{one}')" for one in TABLES)}) AS ours (place)
+    JOIN pg_class ON pg_class.oid = to_regclass(place)
+    WHERE relkind <> 'r' OR relhasrules OR NOT EXISTS (
+      SELECT FROM pg_index WHERE indrelid = pg_class.oid AND indisprimary
+    )
+  ) AS changed
+)"""
+"""The columns and tables that are not as they were made: by others, so that writing would fail."""
 _VERSION = (
     # Without a row it is a copy of a database without its data.
     f"SELECT coalesce(max(version::integer), {schema.FIRST}) AS version, "
     f"to_regprocedure('{RELEASE}') IS NOT NULL "
     f"AND to_regprocedure('{COMMIT}') IS NOT NULL AS has_functions, "
-    f"{' AND '.join(_HAS.values())} AS has_tables FROM {SCHEMA}.outbox_version"
+    f"{' AND '.join(_HAS.values())} AS has_tables, {_CHANGED} AS changed "
+    f"FROM {SCHEMA}.outbox_version"
 )
 _IS_PGMQ = f"to_regclass('{SCHEMA}.schema_version') IS NOT NULL"
 
@@ -43,6 +67,7 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET row_secur
 def _functions() -> list[str]:
     """The functions that release or stage an event, or go with a COMMIT: planned once a session."""
     head, one, given = r"head.\1", r"one.\1", r"stage_committed.\1"
+    mark = f"SELECT FROM {SCHEMA}.released AS mark WHERE mark.event_id = head.event_id"
     return [
         f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.stage_committed(event_id text, changes text)
@@ -61,6 +86,7 @@ AS $release$
 DECLARE
     head record;
     one record;
+    is_first boolean;
 BEGIN
     PERFORM set_config('lock_timeout', wait, true);
     SELECT * INTO head FROM json_to_record(given) AS head (
@@ -69,7 +95,11 @@ BEGIN
     );
     IF head.intent IS NOT NULL THEN
         {fitted("stage", head)};
-        RETURN FOUND;
+        is_first := FOUND;
+        ASSERT is_first OR EXISTS ({mark}) OR EXISTS (
+            SELECT FROM {SCHEMA}.intents WHERE intents.event_id = head.event_id
+        );
+        RETURN is_first;
     END IF;
     IF head.event_id <> '' THEN
         {fitted("mark_released", head)};
@@ -90,17 +120,23 @@ BEGIN
             {fitted("end_leases", one)};
         END IF;
     END LOOP;
-    RETURN EXISTS (
-        SELECT 1 FROM {SCHEMA}.released AS mark
-        WHERE mark.event_id = head.event_id AND mark.token = head.token
-    );
+    is_first := EXISTS ({mark} AND mark.token = head.token);
+    -- A trigger or rule of others may keep rows out without an error.
+    ASSERT coalesce(head.event_id, '') = '' OR EXISTS ({mark}) AND (NOT is_first OR (
+        SELECT count(*) FROM {SCHEMA}.deliveries JOIN {SCHEMA}.bodies USING (seq)
+        WHERE deliveries.event_id = head.event_id
+    ) >= json_array_length(head.deliveries));
+    RETURN is_first;
 END
 $release$""",
     ]
 
 
-def version(connection: Connection) -> int:
-    """The schema's version in the database; 0: it has no outbox, or not all of its tables."""
+def version(connection: Connection, where: str = "") -> int:
+    """The schema's version in the database; 0: it has no outbox, or not all of its tables.
+
+    Raises OutboxError if somebody has changed them.
+    """
     try:
         *_, [row] = ask(connection, settings(), _VERSION)
     except MISSING:
@@ -109,16 +145,20 @@ def version(connection: Connection) -> int:
     found: int = row["version"]
     # Functions and parts of tables that somebody has dropped are made anew.
     is_less = found == schema.VERSION and not row["has_functions"]
+    if found == schema.VERSION and row["has_tables"] and row["changed"]:
+        raise OutboxError(f"outbox {where}: somebody has changed {row['changed']}", CHANGED)
     return found - is_less if row["has_tables"] or found > schema.VERSION else 0
 
 
-def prepare(connection: Connection, where: str, *, wait: str = "30s") -> bool:
-    """Bring the database to the newest schema, in one transaction; whether anything was made.
+def prepare(connection: Connection, where: str, *, wait_s: float = 1.0) -> bool:
+    """Bring the database to the newest schema, in one statement; whether anything was made.
+
+    It takes *wait_s* at most: slower event triggers of others are not waited for.
 
     Raises OutboxError for a database that another version has been at; LackingError for a role
     that could not do all that follows; another psycopg.Error when the server refuses.
     """
-    had = version(connection)
+    had = version(connection, where)
     if had == 1:
         problem = f"outbox {where}: made by an unreleased confiture-webhooks, on pgmq"
         remove = f"DROP SCHEMA {SCHEMA} CASCADE; SELECT pgmq.drop_queue('{SCHEMA}')"
@@ -129,26 +169,33 @@ def prepare(connection: Connection, where: str, *, wait: str = "30s") -> bool:
         if lacking := missing_rights(connection, NEEDED):
             raise LackingError("; ".join(lacking))
         return False
+    making = (
+        f"PERFORM pg_catalog.pg_advisory_xact_lock({_LOCK})",
+        *(_FIRST if had == 0 else ()),
+        *schema.statements("postgres", had),
+        # These lock the tables against everybody, so not where a backup may be reading them.
+        *(_FITTINGS if had == 0 else ()),
+        *_functions(),
+        f"REVOKE ALL ON FUNCTION {RELEASE}, {COMMIT} FROM PUBLIC",
+        _RIGHTS,
+        f"DELETE FROM {SCHEMA}.outbox_version",
+        f"INSERT INTO {SCHEMA}.outbox_version VALUES ({schema.VERSION})",
+    )
+    limit, for_locks = f"{wait_s}s", f"{800 * wait_s:.0f}ms"  # less: a lock has its own message
     try:
         ask(
             connection,
-            settings(statement_timeout=wait, lock_timeout=wait, search_path=SCHEMA),
-            f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK})",
-            *(_FIRST if had == 0 else ()),
-            *schema.statements("postgres", had),
-            # These lock the tables against everybody, so not where a backup may be reading them.
-            *(_FITTINGS if had == 0 else ()),
-            *_functions(),
-            f"REVOKE ALL ON FUNCTION {RELEASE}, {COMMIT} FROM PUBLIC",
-            _RIGHTS,
-            f"DELETE FROM {SCHEMA}.outbox_version",
-            f"INSERT INTO {SCHEMA}.outbox_version VALUES ({schema.VERSION})",
+            settings(statement_timeout=limit, lock_timeout=for_locks, search_path=SCHEMA),
+            "DO $make$ BEGIN\n{};\nEND $make$".format(";\n".join(making)),
         )
     except (errors.DuplicateTable, errors.DuplicateObject):
         return False  # another run has just made it
     except MISSING as error:  # an event trigger's, which does not find what is its own
         problem = f"outbox {where}: making its tables fails"
         raise OutboxError(problem, "See the server's log") from error
+    except errors.QueryCanceled as error:
+        problem = f"outbox {where}: making its tables takes longer than {limit}"
+        raise OutboxError(problem, f"Create it beforehand: {init()}") from error
     return True
 
 

@@ -73,9 +73,11 @@ def settings(**more: str) -> str:
 class _Bounded(psycopg.Connection[Any]):
     """Is closed when an answer does not come in time."""
 
+    more_s: float = 0.0
+
     def wait(self, gen: Any, *_: Any, **__: Any) -> Any:
         """The answer that *gen* waits for; psycopg names it as ``selectors`` does."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S + self.more_s
         try:
             with selectors.DefaultSelector() as selector:
                 wanted = next(gen)
@@ -104,10 +106,14 @@ class _LenientLoader(TextLoader):
         return bytes(data).decode("utf-8", "surrogateescape")
 
 
-def connect(dsn: str) -> Connection:
-    """A connection in autocommit with rows by name, which is closed when it is not answered."""
+def connect(dsn: str, more_s: float = 0.0) -> Connection:
+    """A connection in autocommit with rows by name, which is closed when it is not answered.
+
+    An answer may take *more_s* than usual.
+    """
     connection = _Bounded.connect(dsn, autocommit=True, row_factory=dict_row, context=ADAPTERS)
     connection.adapters.register_loader("text", _LenientLoader)
+    connection.more_s = more_s
     return connection
 
 

@@ -63,6 +63,15 @@ WHERE endpoint = :endpoint AND environment = :environment AND correlation_id = :
   AND state = 'in_flight' AND is_ready = 0
   AND substr(token, 1, length(:holder)) = :holder
 
+-- Part of leased and list: by name, so that the store refuses if somebody has dropped one.
+-- name: row
+deliveries.seq, deliveries.id, deliveries.event_id, deliveries.event_type, deliveries.endpoint,
+       deliveries.environment, deliveries.content_type, deliveries.traceparent,
+       deliveries.tracestate, deliveries.correlation_id, deliveries.created_at,
+       deliveries.migration_version, deliveries.migration_name, deliveries.state,
+       deliveries.due_at, deliveries.is_ready, deliveries.wakes_at, deliveries.attempts,
+       deliveries.tries, bodies.body
+
 -- name: status
 SELECT endpoint, off_since, rests_until FROM main.endpoints
 WHERE environment = :environment AND (:endpoint = '' OR endpoint = :endpoint) ORDER BY endpoint
@@ -180,7 +189,7 @@ SET state = 'in_flight', is_ready = 0, wakes_at = :lease_until, token = :token
 WHERE seq IN (SELECT seq FROM picked)
 
 -- name: leased
-SELECT deliveries.*, bodies.body FROM main.deliveries LEFT JOIN main.bodies USING (seq)
+SELECT {row} FROM main.deliveries LEFT JOIN main.bodies USING (seq)
 WHERE endpoint = :endpoint AND environment = :environment
   AND correlation_id IN (  -- not their values: a store may not take back a text that it gave
     (SELECT correlation_id FROM main.deliveries WHERE seq = :head0),
@@ -294,7 +303,7 @@ DELETE FROM main.released WHERE event_id IN (
 )
 
 -- name: list
-SELECT deliveries.*, bodies.body,
+SELECT {row},
        attempts.number AS last_number, attempts.started_at AS last_started_at,
        attempts.duration AS last_duration, attempts.status_code AS last_status_code,
        attempts.error_type AS last_error_type, attempts.retry_after AS last_retry_after
@@ -306,7 +315,7 @@ WHERE {filters}
 ORDER BY deliveries.seq DESC LIMIT :limit
 
 -- name: attempts
-SELECT * FROM main.attempts WHERE {named} ORDER BY number
+SELECT number, started_at, duration, status_code, error_type, retry_after FROM main.attempts WHERE {named} ORDER BY number
 
 -- name: undelivered
 SELECT environment, endpoint, state, count(*) AS count, min(created_at) AS oldest_at

@@ -28,7 +28,7 @@ DIALECTS = {
         "ids": 'COLLATE "C"',
     },
 }
-LATER: tuple[str, ...] = ("", "", "")
+LATER: tuple[str, ...] = ("", "", "", "")
 """The statements, separated by semicolons, that lead from each version to the next.
 
 In PostgreSQL they are also done where they have been done: in a database that was made of a dump
@@ -36,6 +36,7 @@ without data, of which the version is not known.
 To 3: PostgreSQL has its function ``release``; functions are made anew with each version.
 To 4: ``release`` also takes an intent with its event.
 To 5: … or an intent alone; what a COMMIT adds to one is ``stage_committed``.
+To 6: it fails if a trigger of others keeps its rows out.
 """
 VERSION = FIRST + len(LATER)
 
@@ -66,7 +67,7 @@ def query(name: str, dialect: str = "postgres") -> str:
     """The statement *name*, with ``:name`` for values; ``list <filters>`` has its filters in it."""
     name, _, filters = name.partition(" ")
     found = _QUERIES[name].replace("{filters}", filters)
-    for part in ("heads", "free", "named"):
+    for part in ("row", "heads", "free", "named"):
         found = found.replace(f"{{{part}}}", _QUERIES[part])
     if dialect == "sqlite":
         found = found.replace("FOR UPDATE SKIP LOCKED", "").replace("FOR UPDATE", "")
