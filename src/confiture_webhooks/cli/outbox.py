@@ -28,7 +28,7 @@ outbox_app = typer.Typer(no_args_is_help=True, help="Create or remove the outbox
 
 
 MAKING_S = 120.0
-"""How long ``init`` may take: event triggers of others may be slow."""
+"""How long ``init`` may take; a run waits less."""
 
 
 @outbox_app.command()

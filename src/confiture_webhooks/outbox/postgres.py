@@ -28,7 +28,7 @@ from . import rows
 from .outbox import Outbox
 from .postgres_refusal import by_admin, init, translated
 from .postgres_rights import SCHEMA
-from .postgres_schema import HURRY, fitted, prepare
+from .postgres_schema import HURRY, MAKING_S, fitted, prepare
 from .postgres_session import (
     ADDRESS,
     PATIENCE_S,
@@ -170,9 +170,11 @@ class _Store:
         if self._is_closed:
             raise OutboxError(f"outbox {self.where}: closed")
         if self._connection is None or self._connection.closed:
-            made = connect(self.dsn, self._making_s)
+            made = connect(self.dsn)
             try:
+                made.patience_s += self._making_s
                 self.has_made |= prepare(made, self.where, wait_s=self._making_s)
+                made.patience_s -= self._making_s
             except BaseException:
                 made.close()
                 raise
@@ -258,7 +260,7 @@ class PostgresOutbox(Outbox):
     when the server does not answer, or when a newer version has been at the database. A server
     that comes back is used again. Without *connects* the first use opens the connection.
     *environment*: the run's, if known; *setting*: what holds *dsn*, for remedies. *making_s*: how
-    long making it may take, over the connection of a run still less.
+    long making it may take.
     """
 
     _store: _Store
@@ -270,7 +272,7 @@ class PostgresOutbox(Outbox):
         connects: bool = True,
         environment: str | None = None,
         setting: str = ADDRESS,
-        making_s: float = 1.5,
+        making_s: float = MAKING_S,
     ) -> None:
         super().__init__(_Store(dsn, environment, setting, making_s))
         self.environment = environment

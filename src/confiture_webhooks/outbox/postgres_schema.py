@@ -16,6 +16,8 @@ from .summary import LEFT_BEHIND_QUERIES, LeftBehind, left_behind
 
 HURRY = "200ms"
 """How long a statement in a migration's transaction may wait for a lock."""
+MAKING_S = 2.0
+"""How long a run waits until its outbox is made: event triggers of others may be slow."""
 _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
 _HAS = {one: f"to_regclass('{SCHEMA}.{one}') IS NOT NULL" for one in (*TABLES, "outbox_version")}
@@ -150,7 +152,7 @@ def version(connection: Connection, where: str = "") -> int:
     return found - is_less if row["has_tables"] or found > schema.VERSION else 0
 
 
-def prepare(connection: Connection, where: str, *, wait_s: float = 1.0) -> bool:
+def prepare(connection: Connection, where: str, *, wait_s: float = MAKING_S) -> bool:
     """Bring the database to the newest schema, in one statement; whether anything was made.
 
     It takes *wait_s* at most: slower event triggers of others are not waited for.

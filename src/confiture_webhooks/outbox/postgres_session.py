@@ -73,11 +73,11 @@ def settings(**more: str) -> str:
 class _Bounded(psycopg.Connection[Any]):
     """Is closed when an answer does not come in time."""
 
-    more_s: float = 0.0
+    patience_s = PATIENCE_S
 
     def wait(self, gen: Any, *_: Any, **__: Any) -> Any:
         """The answer that *gen* waits for; psycopg names it as ``selectors`` does."""
-        deadline = time.monotonic() + PATIENCE_S + self.more_s
+        deadline = time.monotonic() + self.patience_s
         try:
             with selectors.DefaultSelector() as selector:
                 wanted = next(gen)
@@ -106,14 +106,10 @@ class _LenientLoader(TextLoader):
         return bytes(data).decode("utf-8", "surrogateescape")
 
 
-def connect(dsn: str, more_s: float = 0.0) -> Connection:
-    """A connection in autocommit with rows by name, which is closed when it is not answered.
-
-    An answer may take *more_s* than usual.
-    """
+def connect(dsn: str) -> _Bounded:
+    """A connection in autocommit with rows by name, which is closed when it is not answered."""
     connection = _Bounded.connect(dsn, autocommit=True, row_factory=dict_row, context=ADAPTERS)
     connection.adapters.register_loader("text", _LenientLoader)
-    connection.more_s = more_s
     return connection
 
 
