@@ -1120,7 +1120,7 @@ def test_slow_event_triggers_are_waited_for_once_not_for_each_statement(database
     with psycopg.connect(database, autocommit=True) as admin:
         admin.execute(
             "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN PERFORM pg_sleep(0.06); END $$"
+            "$$ BEGIN PERFORM pg_sleep(0.1); END $$"
         )
         admin.execute("CREATE EVENT TRIGGER slow ON ddl_command_end EXECUTE FUNCTION slow()")
     late = "making its tables takes longer.*Create it beforehand: `confiture webhooks outbox init"
@@ -1191,7 +1191,8 @@ def test_tables_that_somebody_has_changed_are_refused(
         PostgresOutbox(database).close()
         admin.execute(change.format("confiture_webhooks"))  # type: ignore[arg-type]
         with pytest.raises(
-            OutboxError, match=f"somebody has changed confiture_webhooks.{named}. Undo that"
+            OutboxError,
+            match=f"somebody has changed its tables: confiture_webhooks.{named}. Undo that",
         ) as info:
             PostgresOutbox(database)
         admin.execute(str(info.value.remedy).split(": ")[-1])  # type: ignore[arg-type]

@@ -261,3 +261,31 @@ def test_after_close_it_refuses(outbox_path: Path) -> None:
         outbox.summary("production")
     with pytest.raises(OutboxError):
         outbox.prune(before=NOW - timedelta(days=30), keep=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("ALTER TABLE deliveries RENAME COLUMN is_ready TO other", "deliveries.is_ready"),
+        ("ALTER TABLE attempts DROP COLUMN retry_after", "attempts.retry_after"),
+        ("DROP TABLE bodies", "bodies.seq, bodies.body"),
+        (
+            "DROP TABLE bodies; CREATE VIEW bodies AS SELECT seq, id AS body FROM deliveries",
+            "bodies.seq, bodies.body",
+        ),
+        (
+            "CREATE TRIGGER mine BEFORE INSERT ON deliveries BEGIN SELECT RAISE(IGNORE); END",
+            "trigger mine",
+        ),
+    ],
+)
+def test_tables_that_somebody_has_changed_are_refused(
+    outbox_path: Path, change: str, named: str
+) -> None:
+    """Before anything is written: a trigger may keep rows out without an error."""
+    SqliteOutbox(outbox_path).close()
+    with closing(sqlite3.connect(outbox_path)) as other:
+        other.executescript(change)
+    said = f"somebody has changed its tables: {named}. Undo that, or name another file"
+    with pytest.raises(OutboxError, match=said):
+        SqliteOutbox(outbox_path)
