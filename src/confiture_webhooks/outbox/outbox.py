@@ -86,7 +86,7 @@ class Outbox:
         Returns ``intents`` as they were before.
         """
         found, _ = self._store.write(_INTENTS, self._staging(intent))
-        return _readable(self._read(found))
+        return self._read(found)[0]
 
     def stage_committed(self, intent: Intent, *waiting: Release) -> None:
         """Add its end to *intent*: in a transaction that is about to commit, or ``has_committed``.
@@ -143,12 +143,11 @@ class Outbox:
 
     def intents(self) -> Sequence[Intent]:
         """Those staged and not released, oldest first, without those that cannot be read."""
-        return _readable(self._read(*self._store.read(_INTENTS)))
+        return self._read(*self._store.read(_INTENTS))[0]
 
     def unreadable_intents(self) -> Sequence[UnreadableIntent]:
         """Those staged and not released that this version cannot read."""
-        read = self._read(*self._store.read(_INTENTS))
-        return [one for one in read if isinstance(one, UnreadableIntent)]
+        return self._read(*self._store.read(_INTENTS))[1]
 
     def discard_intent(self, intent: UnreadableIntent) -> None:
         """Forget one that cannot be read: its event is released with no delivery."""
@@ -157,12 +156,13 @@ class Outbox:
         else:
             self._store.write(("forget_intent", {"key": rows.stored_key(intent.key)}))
 
-    def _read(self, found: schema.Found) -> list[Intent | UnreadableIntent]:
+    def _read(self, found: schema.Found) -> tuple[list[Intent], list[UnreadableIntent]]:
         read = [rows.intent(row) for row in found]
-        holders = {one.event_id: one.holder for one in read if isinstance(one, Intent)}
+        intents = [one for one in read if isinstance(one, Intent)]
+        holders = {one.event_id: one.holder for one in intents}
         self.killed.clear()
         self.killed |= {key: one for key, one in holders.items() if one and one != self.holder}
-        return read
+        return intents, [one for one in read if isinstance(one, UnreadableIntent)]
 
     # A worker
 
@@ -450,10 +450,6 @@ _FILTERS = {
         for column in ("id", "event_id", "correlation_id")
     ).join("()"),
 }
-
-
-def _readable(read: Iterable[Intent | UnreadableIntent]) -> list[Intent]:
-    return [one for one in read if isinstance(one, Intent)]
 
 
 def _place(endpoint: str, environment: str | None) -> dict[str, Any]:
