@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -97,9 +98,10 @@ def outbox_exists(settings: Settings, *, is_asked: bool = False) -> bool:
         return sqlite_file.may_be_there(sqlite_path(settings))
     if not is_asked:
         return True
-    if place.kind == "memory" or not place.rest:
-        return False
-    return postgres_schema.has_outbox(place.rest)
+    if place.kind == "postgres" and place.rest:
+        with suppress(OutboxError):  # one that cannot be asked has none
+            return postgres_schema.is_there(place.rest)
+    return False
 
 
 def in_database(settings: Settings, find: Callable[[], str | None]) -> Settings:
