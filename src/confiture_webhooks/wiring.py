@@ -18,7 +18,7 @@ from .config.variables import OF_DEFAULT
 from .errors import OutboxError
 from .outbox import LeftBehind, Outbox, postgres_schema, sqlite, sqlite_file
 from .outbox.postgres_refusal import by_admin, init
-from .outbox.postgres_session import ADDRESS, is_at
+from .outbox.postgres_session import ADDRESS
 from .run import Loads, Parts
 
 if TYPE_CHECKING:
@@ -198,7 +198,6 @@ def parts(
     say: Callable[[str], None],
 ) -> Parts:
     """The parts of a run with *settings*; *database* finds the migrated database's DSN."""
-    place = settings.place
 
     def outbox(telemetry: Telemetry) -> Outbox:
         def report(text: str) -> None:
@@ -207,16 +206,13 @@ def parts(
             if not settings.is_logged:
                 say(f"confiture-webhooks: {text}")
 
-        own = address_setting(None, os.environ, is_own=True) if place.rest else ADDRESS
+        own = address_setting(None, os.environ, is_own=True) if settings.place.rest else ADDRESS
         return make_outbox(in_database(settings, database), report, connects=False, setting=own)
 
     return Parts(
         telemetry=telemetry,
         outbox=outbox,
         transport=HttpTransport,
-        is_in=lambda connection: (
-            place.kind == "postgres" and (not place.rest or is_at(place.rest, connection.info))
-        ),
         has_leftovers=lambda: outbox_exists(in_database(settings, database), is_asked=True),
     )
 

@@ -301,7 +301,7 @@ class Run:
         self._traced()
         used = self._opened()
         with containing("reaching the outbox", self.report):
-            if self.connection is not None and self._parts.is_in(self.connection):
+            if self.connection is not None and self._settings.place.kind == "postgres":
                 used.recorder.write_over(self.connection)
         if self.has_hooks:
             from .hook_runner import HookRunner  # noqa: PLC0415  not for a run without hooks
