@@ -24,7 +24,7 @@ from ..outlook import shown_environment
 from ..telemetry.providers import try_out
 from ..wiring import outbox_exists, outbox_place
 from .context import Context
-from .options import SUBSCRIBED, ConfigOpt, FormatOpt, environment_of, not_empty, one_of
+from .options import SUBSCRIBED, ConfigOpt, FormatOpt, environment_of, not_empty, one_event
 from .tables import CONFIG_INVALID, FAILED, conclude, length, line, print_facts
 
 _MARKS = {
@@ -39,11 +39,8 @@ def check(
     config: ConfigOpt = None,
     explained: Annotated[
         EventType | None,
-        typer.Option(
-            "--explain",
-            metavar="<event>",
-            parser=one_of(SUBSCRIBED),
-            help=f"Say which endpoints get this event, and why not: {', '.join(SUBSCRIBED)}",
+        one_event(
+            "--explain", among=SUBSCRIBED, what="Say which endpoints get this event, and why not"
         ),
     ] = None,
     migration: Annotated[
