@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .adapters.backend import address_setting
 from .adapters.http import HttpTransport
 from .command_watch import HOOKS
 from .config import OutboxPlace, Settings, read
-from .config.variables import OF_DEFAULT
+from .config.variables import OF_DEFAULT, outbox_setting
 from .errors import OutboxError
 from .outbox import LeftBehind, Outbox, postgres_schema, sqlite, sqlite_file
 from .outbox.postgres_refusal import by_admin, init
@@ -206,7 +205,7 @@ def parts(
             if not settings.is_logged:
                 say(f"confiture-webhooks: {text}")
 
-        own = address_setting(None, os.environ, is_own=True) if settings.place.rest else ADDRESS
+        own = outbox_setting(os.environ) if settings.place.rest else ADDRESS
         return make_outbox(in_database(settings, database), report, connects=False, setting=own)
 
     return Parts(

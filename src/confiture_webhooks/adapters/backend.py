@@ -17,7 +17,6 @@ from psycopg.rows import tuple_row
 
 from ..config.file import expand, read
 from ..config.rules import Invalid
-from ..config.variables import OUTBOX
 from ..event import Database
 from ..outbox import NO_ROW
 from ..outbox.postgres_session import identifier, is_at, is_plain, parameters_of
@@ -179,12 +178,8 @@ def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | N
         return None
 
 
-def address_setting(
-    config_file: Path | None, environ: Mapping[str, str], *, is_own: bool = False
-) -> str:
-    """The setting that names the database, for a sentence; *is_own*: that of the outbox alone."""
-    if is_own:
-        return OUTBOX if environ.get(OUTBOX) else "`outbox`"
+def address_setting(config_file: Path | None, environ: Mapping[str, str]) -> str:
+    """The setting that names the migrated database, for a sentence."""
     if config_file is not None and names_database(config_file, {}):
         return f"`database_url` of {config_file}"
     return next((name for name in VARIABLES if environ.get(name)), VARIABLES[0])

@@ -13,7 +13,7 @@ import typer
 
 from ..command_watch import is_off
 from ..config import Settings, redacted
-from ..config.variables import OUTBOX, SWITCH, URL
+from ..config.variables import SWITCH, URL, outbox_setting
 from ..doctor import check_path, diagnose
 from ..doctor.findings import Health
 from ..endpoint import explain
@@ -124,7 +124,7 @@ def _of_a_run(settings: Settings) -> list[Fault]:
         check_path(settings)
     except OutboxError as error:
         problem = error.problem.removeprefix("outbox ")
-        setting = OUTBOX if os.environ.get(OUTBOX) else "outbox"
+        setting = outbox_setting(os.environ).strip("`")
         faults.append(Fault(setting, problem, error.remedy or OTHER))
     return faults
 
