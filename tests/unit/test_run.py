@@ -279,6 +279,16 @@ def test_ctrl_c_while_an_intent_is_written_leaves_none() -> None:
     assert bench.outbox.intents() == []
 
 
+def test_before_a_migration_the_outbox_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What killed runs have left comes with the staging, whether the migration was expected."""
+    bench, asked = Bench(), []
+    monkeypatch.setattr(bench.outbox, "intents", lambda: asked.append("intents") or [])
+    bench.run.expect(REF, UP, BACKEND)
+    bench.run.conclude(bench.begin(), 1, None)
+    bench.run.conclude(bench.begin(DOWN), 1, None)
+    assert asked == []
+
+
 def test_a_started_event_goes_out_before_the_migration_ends() -> None:
     """``migration_started`` is on its way while the migration still runs."""
     bench = Bench()
